@@ -1,0 +1,68 @@
+"""The one error a user's mistake may raise: it names the file, the field, the value and the way out."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A mistake in what the user gave us; shown as one message, never as a traceback.
+
+    `problem` says what is wrong, `fix` says what to do. `file` (with `line`), `field` and `value`
+    locate it; leave out what does not apply. Programs of this project exit with code 2 on it.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        fix: str,
+        file: object = None,
+        line: int | None = None,
+        field: str | None = None,
+        value: object = None,
+    ) -> None:
+        self.problem = problem
+        self.fix = fix
+        self.file = None if file is None else str(file)
+        self.line = line
+        self.field = field
+        self.value = value
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        place = ""
+        if self.file:
+            place = f"{self.file}:{self.line}: " if self.line else f"{self.file}: "
+        if self.field:
+            place += f"{self.field}: "
+        shown = "" if self.value is None else f" (got {_short(self.value)})"
+        return f"{place}{self.problem}{shown}. {self.fix}"
+
+    def as_dict(self) -> dict[str, object]:
+        """The same error for `--json` and for `result.json` (see `from_dict`)."""
+        value = None if self.value is None else _short(self.value)
+        return {
+            "problem": self.problem,
+            "fix": self.fix,
+            "file": self.file,
+            "line": self.line,
+            "field": self.field,
+            "value": value,
+        }
+
+    @classmethod
+    def from_dict(cls, error: dict[str, object]) -> UserError:
+        """The error that another program of this project wrote with `as_dict`."""
+        made = cls(str(error["problem"]), fix=str(error["fix"]))
+        made.file = None if error.get("file") is None else str(error["file"])
+        line = error.get("line")
+        made.line = line if isinstance(line, int) else None
+        made.field = None if error.get("field") is None else str(error["field"])
+        made.value = error.get("value")
+        made.args = (str(made),)
+        return made
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    text = repr(text) if isinstance(value, str) else text
+    return text if len(text) <= 120 else text[:117] + "..."

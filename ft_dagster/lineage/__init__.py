@@ -1,0 +1,1 @@
+"""What made what: digests, keys, manifests, the package's own source."""

@@ -1,0 +1,38 @@
+"""The stages of the graph and the version of each one's meaning.
+
+Raise a version by hand when what the stage computes changes; every artifact of the stage is then
+made anew. `tests/lineage/test_stages.py` fails when a stage's code changed and nobody decided.
+"""
+
+from __future__ import annotations
+
+STAGE_VERSIONS = {
+    "declaration": 1,
+    "base_model": 1,
+    "general_corpus": 1,
+    "evaluation_texts": 1,
+    "task_dataset": 1,
+    "training_mixture": 1,
+    "training_plan": 1,
+    "fine_tuned_model": 1,
+    "base_evaluation": 1,
+    "evaluation": 1,
+    "model_export": 1,
+    "release": 1,
+}
+
+# Which files give a stage its meaning: a folder of the package stands for the files in it.
+STAGE_CODE = {
+    "declaration": ["spec", "data/fingerprint.py"],
+    "base_model": ["data/base.py"],
+    "general_corpus": ["data/corpus.py", "data/sources.py"],
+    "evaluation_texts": ["evaluation/texts.py", "evaluation/tasks.py"],
+    "task_dataset": ["data"],
+    "training_mixture": ["data/mixture.py", "data/render.py"],
+    "training_plan": ["planning"],
+    "fine_tuned_model": ["training"],
+    "base_evaluation": ["evaluation"],
+    "evaluation": ["evaluation"],
+    "model_export": ["export"],
+    "release": ["lineage/release.py"],
+}

@@ -1,0 +1,89 @@
+"""Where this installation keeps things: `ft_dagster.yaml` in the project folder, over it the environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ft_dagster.errors import UserError
+from ft_dagster.spec.load import read_yaml
+from ft_dagster.store.blobs import Store
+
+PROJECT_VARIABLE = "FT_DAGSTER_PROJECT"
+FILE = "ft_dagster.yaml"
+
+
+class Host(BaseModel):
+    """What this host lends to trainings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cpu_slots: int | None = Field(None, ge=1, description="Cores lent where there is no GPU; null: all")
+    gpus: tuple[str, ...] | None = Field(None, description="GPU indices or UUIDs lent; null: found with NVML")
+    lock_folder: Path = Field(
+        Path("/tmp") / f"ft_dagster-leases-{os.getuid()}", description="Shared by all instances on this host"
+    )
+
+
+class Settings(BaseSettings):
+    """Settings of one project; FT_DAGSTER_STORE, FT_DAGSTER_WORK, FT_DAGSTER_HOST__CPU_SLOTS override."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FT_DAGSTER_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    project: Path
+    store: str = ".ft_dagster/store"
+    store_options: dict[str, Any] = Field({}, description="For the file system: endpoint_url, profile, ...")
+    work: Path = Field(Path(".ft_dagster/work"), description="Scratch space and caches of this host")
+    host: Host = Host()
+
+    def open_store(self) -> Store:
+        return Store(self._inside(self.store) if "://" not in self.store else self.store, self.store_options)
+
+    @property
+    def work_folder(self) -> Path:
+        return Path(self._inside(str(self.work)))
+
+    @property
+    def cache_folder(self) -> Path:
+        return self.work_folder / "cache"
+
+    @property
+    def dagster_home(self) -> Path:
+        """DAGSTER_HOME if set, else a folder of the project."""
+        given = os.environ.get("DAGSTER_HOME")
+        return Path(given) if given else self.project / ".ft_dagster" / "dagster_home"
+
+    def _inside(self, path: str) -> str:
+        return str((self.project / Path(path).expanduser()).resolve())
+
+
+def load_settings(project: Path | str | None = None) -> Settings:
+    """Settings of `project`, else of $FT_DAGSTER_PROJECT, else of the current folder. Raises UserError."""
+    folder = Path(project or os.environ.get(PROJECT_VARIABLE) or ".").expanduser().resolve()
+    file = folder / FILE
+    if not (folder / "tenants").is_dir():
+        raise UserError(
+            "not a project: it has no folder tenants/",
+            file=folder,
+            fix=f"Make one with `ft-dagster init`, or name it with --project or {PROJECT_VARIABLE}",
+        )
+    content = read_yaml(file) if file.exists() and file.read_text("utf-8").strip() else {}
+    from_environment = {name for name in content if f"FT_DAGSTER_{name.upper()}" in os.environ}
+    given = {name: value for name, value in content.items() if name not in from_environment}
+    try:
+        return Settings(project=folder, **{k: v for k, v in given.items() if k != "project"})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UserError(
+            str(first["msg"]),
+            file=file,
+            field=".".join(map(str, first["loc"])),
+            value=first["input"],
+            fix=f"Known settings: {', '.join(Settings.model_fields)}",
+        ) from None

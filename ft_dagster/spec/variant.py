@@ -1,0 +1,250 @@
+"""The declaration of a variant and of a general corpus, as frozen models; unknown keys are refused.
+
+Names are the field's own (transformers, peft, trl, lm-eval). `None` means: the plan decides, and
+says why. A value that later work will fill is parsed here and refused in `not_yet`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Format = Literal["auto", "chat", "prompt_completion", "alpaca", "sharegpt", "text"]
+MethodName = Literal["full", "lora", "qlora", "lora_8bit", "prompt_tuning", "prefix_tuning"]
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+def _from_string(field: str) -> BeforeValidator:
+    """Let a plain string stand for the object whose one needed field it is."""
+    return BeforeValidator(lambda value: {field: value} if isinstance(value, str) else value)
+
+
+class BaseModelSpec(Model):
+    """Where training starts from. A plain string stands for `source`."""
+
+    source: str | None = Field(None, description="A local folder, a hub id (org/name) or an s3:// prefix")
+    revision: str | None = Field(None, description="Commit of the hub repository; pinned and recorded")
+    keep: bool = Field(False, description="Copy the base into the store, beside its digests")
+    new_tokens: tuple[str, ...] = Field((), description="Tokens to add to the vocabulary")
+    variant: str | None = Field(None, description="Start from this variant's release instead")
+    alias: str = Field("production", description="Which release of that variant")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> BaseModelSpec:
+        if (self.source is None) == (self.variant is None):
+            raise ValueError("name either a source or a variant")
+        return self
+
+
+class SourceSpec(Model):
+    """One source of rows. A plain string stands for `path`."""
+
+    path: str = Field(description="A file, folder, glob, s3:// address or hub data set id (org/name)")
+    format: Format = Field("auto", description="Row format; detected from the first row unless said")
+    fields: dict[str, str] = Field({}, description="Rename columns: {prompt: question, completion: answer}")
+    system: str | None = Field(None, description="System message put before each row's conversation")
+    revision: str | None = Field(None, description="Commit of a hub data set; pinned and recorded")
+    split: str = Field("train", description="Split of a hub data set")
+    licence: str | None = Field(None, description="Licence of the rows, kept with each of them")
+
+
+Source = Annotated[SourceSpec, _from_string("path")]
+
+
+class SplitsSpec(Model):
+    validation: Fraction = Field(0.1, description="Share of the rows kept for validation loss")
+    test: Fraction = Field(0.1, description="Share of the rows kept for the task score")
+    minimum: int = Field(8, ge=1, description="A split with fewer rows than this is refused")
+
+    @model_validator(mode="after")
+    def _leaves_training_rows(self) -> SplitsSpec:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test together must leave rows to train on")
+        return self
+
+
+class DeduplicateSpec(Model):
+    """A plain string stands for `method`."""
+
+    method: Literal["exact", "near", "off"] = Field("exact", description="near: MinHash over word 5-grams")
+    threshold: float = Field(
+        0.85, gt=0.0, le=1.0, description="Jaccard similarity that makes a near duplicate"
+    )
+
+
+class DecontaminateSpec(Model):
+    enabled: bool = Field(True, description="Remove rows that overlap the evaluation sets")
+    ngram: int = Field(13, ge=3, le=50, description="Words in a row that make an overlap")
+
+
+class GeneralSpec(Model):
+    """General text mixed in against forgetting."""
+
+    corpus: str = Field(description="Name of corpora/<name>.yaml")
+    share: Annotated[float, Field(ge=0.0, le=0.5)] = Field(
+        0.08, description="Share of the trained tokens of the final mix, 0 to 0.5"
+    )
+
+
+class DataSpec(Model):
+    sources: tuple[Source, ...] = Field(min_length=1, description="Where the tenant's rows come from")
+    splits: SplitsSpec = SplitsSpec()
+    deduplicate: Annotated[DeduplicateSpec, _from_string("method")] = DeduplicateSpec()
+    decontaminate: DecontaminateSpec = DecontaminateSpec()
+    general: GeneralSpec | None = Field(None, description="General data mixed in against forgetting")
+    train_on: Literal["completions", "assistant_turns"] = Field(
+        "completions", description="Loss on the last answer only, or on every assistant turn"
+    )
+    on_too_long: Literal["truncate", "drop", "refuse"] = Field(
+        "truncate", description="What to do with a row longer than training.max_length"
+    )
+    samples: Literal["off", "store", "metadata"] = Field(
+        "store", description="Where sample rows may be shown; the event log cannot forget"
+    )
+
+
+class MethodSpec(Model):
+    """How it is taught. A plain string stands for `name`; unset values are the plan's."""
+
+    name: Literal["auto"] | MethodName = "auto"
+    rank: int | None = Field(None, ge=1, le=1024, description="LoRA rank r")
+    alpha: float | None = Field(None, gt=0, description="LoRA alpha; 2r unless said")
+    dropout: float | None = Field(None, ge=0.0, lt=1.0, description="LoRA dropout")
+    target_modules: tuple[str, ...] | Literal["all-linear"] | None = Field(
+        None, description="Module names, or all-linear"
+    )
+    use_rslora: bool = Field(False, description="Scale by alpha/sqrt(r)")
+    use_dora: bool = Field(False, description="Weight-decomposed LoRA")
+
+
+class TrainingSpec(Model):
+    """transformers' own names; an unset value is the plan's, with its reason."""
+
+    learning_rate: float | None = Field(None, gt=0, le=1)
+    num_train_epochs: float | None = Field(None, gt=0, le=1000)
+    max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps")
+    per_device_train_batch_size: int | None = Field(None, ge=1)
+    gradient_accumulation_steps: int | None = Field(None, ge=1)
+    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    warmup_ratio: Fraction = Field(0.03, description="Linear warmup over this share of the steps")
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    max_length: int | None = Field(None, ge=16, description="Longest example, in tokens")
+    packing: bool = Field(True, description="Fill each row of a batch with whole examples, kept apart")
+    gradient_checkpointing: bool | None = None
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="auto: bf16 where the hardware has it"
+    )
+    evaluations: int = Field(8, ge=1, le=100, description="Validation losses and checkpoints per training")
+    keep_best: int = Field(3, ge=1, description="Checkpoints kept, by validation loss")
+    keep_last: int = Field(2, ge=1, description="Newest checkpoints kept")
+    seed: int = Field(0, ge=0)
+
+
+class EvaluationSpec(Model):
+    task: tuple[str, ...] = Field(
+        (), description="lm-eval tasks: built-in names or YAML files; none: the variant's own test split"
+    )
+    general: tuple[str, ...] = Field(
+        ("mmlu", "arc_easy", "arc_challenge", "hellaswag"),
+        description="General benchmarks, watched against forgetting",
+    )
+    limit: int | None = Field(100, ge=1, description="Questions drawn per task, by seed; null: all of them")
+    max_new_tokens: int = Field(64, ge=1, le=4096, description="Longest answer in the variant's own task")
+    num_fewshot: int | None = Field(None, ge=0)
+    seed: int = Field(0, ge=0)
+
+
+Margin = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+class GatesSpec(Model):
+    """What a model must pass. Margins are the largest fall that is allowed."""
+
+    task_margin: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        0.0, description="The task's score may fall below the base's by this much"
+    )
+    general_margin: Margin = Field(0.05, description="Largest fall of any general benchmark (accuracy)")
+    general_loss_margin: Margin = Field(
+        0.1, description="Largest rise of the loss on held-out general text (nats a token)"
+    )
+
+
+class ExportSpec(Model):
+    """A plain string stands for `format`."""
+
+    format: Literal["adapter", "merged"] = "adapter"
+
+
+class ResourcesSpec(Model):
+    gpus: int = Field(1, ge=1, le=1024, description="GPUs of one training, where the host has any")
+    gpu_memory_gb: float | None = Field(None, gt=0, description="Least memory of each GPU, GB of 1e9 bytes")
+    cpu_slots: int | None = Field(
+        None, ge=1, description="Cores of one training on a host without GPU; null: all"
+    )
+    priority: int = Field(0, ge=-100, le=100, description="Higher is served first")
+
+
+class RetrainSpec(Model):
+    cron: str | None = Field(None, description="Five cron fields, for example '0 3 * * 1'")
+    timezone: str = Field("UTC", description="IANA name")
+    on_new_data: bool = Field(False, description="Retrain when a source changes")
+
+
+class VariantSpec(Model):
+    """One variant of one tenant, as declared in tenants/<tenant>/<variant>.yaml."""
+
+    schema_version: Literal[1] = 1
+    description: str = Field(min_length=1, description="What this variant is for, in a sentence")
+    owners: tuple[str, ...] = Field(min_length=1, description="Who answers for it")
+    base_model: Annotated[BaseModelSpec, _from_string("source")]
+    objective: Literal["instruction", "domain_knowledge", "task_specific"] = "instruction"
+    data: DataSpec
+    method: Annotated[MethodSpec, _from_string("name")] = MethodSpec()
+    training: TrainingSpec = TrainingSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    gates: GatesSpec = GatesSpec()
+    export: Annotated[ExportSpec, _from_string("format")] = ExportSpec()
+    resources: ResourcesSpec = ResourcesSpec()
+    retrain: RetrainSpec = RetrainSpec()
+
+    def slice(self, *fields: str) -> dict[str, Any]:
+        """The named parts as plain JSON, for a stage's key: `spec.slice("data.general", "objective")`."""
+        whole = self.model_dump(mode="json")
+        return {field: _pick(whole, field) for field in fields}
+
+
+class CorpusSpec(Model):
+    """General text for all tenants, as declared in corpora/<name>.yaml."""
+
+    schema_version: Literal[1] = 1
+    description: str = Field(min_length=1)
+    sources: tuple[Source, ...] = Field(min_length=1)
+    licence: str | None = None
+    max_megabytes: float = Field(64.0, gt=0, description="Read at most this much text (1e6 bytes)")
+    holdout: Annotated[float, Field(gt=0.0, le=0.5)] = Field(
+        0.05, description="Share of the documents never trained on: forgetting is measured on them"
+    )
+
+
+def _pick(tree: Any, path: str) -> Any:
+    for name in path.split("."):
+        tree = tree[name]
+    return tree
+
+
+def not_yet(spec: VariantSpec) -> tuple[str, object] | None:
+    """The first declared (field, value) that no stage acts on yet, or None."""
+    waiting: list[tuple[str, object, bool]] = [
+        ("base_model.variant", spec.base_model.variant, spec.base_model.variant is not None),
+        ("base_model.new_tokens", list(spec.base_model.new_tokens), bool(spec.base_model.new_tokens)),
+        ("objective", spec.objective, spec.objective != "instruction"),
+        ("method.name", spec.method.name, spec.method.name not in ("auto", "lora")),
+        ("retrain.on_new_data", True, spec.retrain.on_new_data),
+    ]
+    return next(((field, value) for field, value, used in waiting if used), None)

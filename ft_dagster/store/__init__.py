@@ -1,0 +1,18 @@
+"""Artifacts, heads and logs in a folder or under an s3:// prefix."""
+
+from ft_dagster.store.artifacts import Artifact, Attempt, Place, begin, commit, find, verify
+from ft_dagster.store.blobs import Store
+from ft_dagster.store.heads import read_head, write_head
+
+__all__ = [
+    "Artifact",
+    "Attempt",
+    "Place",
+    "Store",
+    "begin",
+    "commit",
+    "find",
+    "read_head",
+    "verify",
+    "write_head",
+]

@@ -1,0 +1,98 @@
+"""Bytes by path, in a local folder or under an s3:// prefix; nothing here knows what they mean."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import fsspec
+
+
+class Store:
+    """A tree of immutable blobs. Paths are POSIX, relative to the root; `..` is refused.
+
+    `url` is a folder or `s3://bucket/prefix`; `options` go to the file system (`endpoint_url`,
+    `profile`, ...). A write is whole or absent: local files are renamed into place, S3 puts are atomic.
+    """
+
+    def __init__(self, url: str, options: dict[str, Any] | None = None) -> None:
+        self.url = url.rstrip("/") or "/"
+        self.remote = "://" in self.url and not self.url.startswith("file://")
+        if self.remote:
+            protocol = self.url.split("://")[0]
+            self.fs = fsspec.filesystem(protocol, use_listings_cache=False, **(options or {}))
+            self.root = self.url.split("://", 1)[1]
+        else:
+            self.root = str(Path(self.url.removeprefix("file://")).expanduser().resolve())
+            self.fs = fsspec.filesystem("file")
+
+    def path(self, relative: str) -> str:
+        """The file system's own path of `relative`."""
+        parts = PurePosixPath(relative).parts
+        if not parts or ".." in parts or relative.startswith("/"):
+            raise ValueError(f"not a path inside the store: {relative!r}")
+        return f"{self.root}/{relative}"
+
+    def uri(self, relative: str) -> str:
+        """Where a person finds `relative`: the folder's path or the s3:// address."""
+        return f"{self.url}/{relative}" if self.remote else self.path(relative)
+
+    def local(self, relative: str) -> Path | None:
+        """The path on this machine, or None where the store is remote."""
+        return None if self.remote else Path(self.path(relative))
+
+    def exists(self, relative: str) -> bool:
+        return bool(self.fs.exists(self.path(relative)))
+
+    def read(self, relative: str) -> bytes:
+        """Raises FileNotFoundError."""
+        content: bytes = self.fs.cat_file(self.path(relative))
+        return content
+
+    def read_json(self, relative: str) -> Any:
+        return json.loads(self.read(relative))
+
+    def write(self, relative: str, content: bytes) -> None:
+        target = self.local(relative)
+        if target is None:
+            self.fs.pipe_file(self.path(relative), content)
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        try:
+            with draft.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def write_json(self, relative: str, value: Any) -> None:
+        self.write(relative, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+    def names(self, relative: str) -> list[str]:
+        """Names directly below a folder, sorted; none where it does not exist."""
+        try:
+            found = self.fs.ls(self.path(relative), detail=False)
+        except FileNotFoundError:
+            return []
+        names = {PurePosixPath(path).name for path in found}
+        return sorted(name for name in names if not name.startswith("."))
+
+    def upload(self, source: Path, relative: str) -> None:
+        """Copy one local file into the store."""
+        self.fs.put_file(str(source), self.path(relative))
+
+    def download(self, relative: str, target: Path) -> None:
+        """Copy one file out of the store, whole or not at all."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        try:
+            self.fs.get_file(self.path(relative), str(draft))
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
