@@ -1,0 +1,1 @@
+"""The world outside as Dagster resources: tenants' declarations, the store, devices and launchers."""

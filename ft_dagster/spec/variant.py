@@ -6,9 +6,12 @@ says why. A value that later work will fill is parsed here and refused in `not_y
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from cronsim import CronSim, CronSimError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Format = Literal["auto", "chat", "prompt_completion", "alpaca", "sharegpt", "text"]
@@ -194,6 +197,25 @@ class RetrainSpec(Model):
     cron: str | None = Field(None, description="Five cron fields, for example '0 3 * * 1'")
     timezone: str = Field("UTC", description="IANA name")
     on_new_data: bool = Field(False, description="Retrain when a source changes")
+
+    @field_validator("cron")
+    @classmethod
+    def _cron_is_valid(cls, cron: str | None) -> str | None:
+        if cron is not None:
+            try:
+                CronSim(cron, datetime(2000, 1, 1))
+            except CronSimError as error:
+                raise ValueError(f"not a cron expression: {error}") from None
+        return cron
+
+    @field_validator("timezone")
+    @classmethod
+    def _zone_is_known(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError):
+            raise ValueError("not an IANA time zone") from None
+        return name
 
 
 class VariantSpec(Model):

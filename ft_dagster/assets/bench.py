@@ -1,0 +1,235 @@
+"""What every stage's asset shares: the partitions, the variant's desk in a run, errors as failures."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from ft_dagster.errors import UserError
+from ft_dagster.launch.leases import Ask
+from ft_dagster.lineage.digest import sha256_json
+from ft_dagster.lineage.stages import STAGE_VERSIONS
+from ft_dagster.resources.artifacts import ArtifactStore
+from ft_dagster.resources.gpus import Gpus
+from ft_dagster.resources.launchers import LocalLauncher
+from ft_dagster.resources.tenants import Tenants
+from ft_dagster.spec import VariantKey, VariantSpec
+from ft_dagster.store import Artifact, Attempt, Store, read_head, write_head
+from ft_dagster.store.stage import Recipe, make
+
+PARTITIONS = "ft_dagster_variant"  # shared by every code location of an instance
+VARIANTS = dg.DynamicPartitionsDefinition(name=PARTITIONS)
+SHARED = "shared"
+Metadata = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One variant's desk in one run: its declaration, the store, the artifacts upstream."""
+
+    context: dg.AssetExecutionContext
+    key: VariantKey
+    tenants: Tenants
+    artifacts: ArtifactStore
+    launcher: LocalLauncher
+    gpus: Gpus
+
+    @property
+    def prefix(self) -> str:
+        """The variant's own part of the store."""
+        return f"tenants/{self.key.tenant}/{self.key.variant}"
+
+    @cached_property
+    def store(self) -> Store:
+        return self.artifacts.open()
+
+    @property
+    def project(self) -> Path:
+        return self.tenants.folder
+
+    @property
+    def cache(self) -> Path:
+        return self.artifacts.cache
+
+    @cached_property
+    def frozen(self) -> dict[str, Any]:
+        """declaration.json as the declaration stage froze it."""
+        folder = self.folder(self.upstream("declaration"))
+        content: dict[str, Any] = json.loads((folder / "payload" / "declaration.json").read_text("utf-8"))
+        return content
+
+    @cached_property
+    def spec(self) -> VariantSpec:
+        return VariantSpec.model_validate(self.frozen["spec"])
+
+    def upstream(self, stage: str) -> Artifact:
+        """The head of a stage: what this run just made, else the newest before it."""
+        artifact = read_head(self.store, self.prefix, stage)
+        if artifact is None:
+            raise UserError(
+                f"{self.key} has no {stage} yet", fix=f"Materialize {stage} of this partition first"
+            )
+        return artifact
+
+    def folder(self, artifact: Artifact) -> Path:
+        """The artifact's `payload/` and `evidence/` on this machine."""
+        return artifact.folder(self.store, self.cache)
+
+    def payload(self, artifact: Artifact) -> Path:
+        return self.folder(artifact) / "payload"
+
+    def make(
+        self,
+        stage: str,
+        build: Callable[[Attempt], dict[str, Any]],
+        *,
+        inputs: dict[str, str] | None = None,
+        spec: dict[str, Any] | None = None,
+        prefix: str | None = None,
+        seed: int | None = None,
+    ) -> Artifact:
+        """The stage's artifact, found or built, under the variant's own prefix or a shared one."""
+        recipe = Recipe(
+            stage,
+            prefix or self.prefix,
+            inputs or {},
+            spec or {},
+            str(self.key) if prefix is None else None,
+            seed,
+        )
+        artifact = make(self.store, self.artifacts.work, recipe, build)
+        how = "reused, no work done" if artifact.reused else "made"
+        self.context.log.info(f"{stage} {artifact.digest[:12]} {how}")
+        return artifact
+
+    def produce(
+        self, program: str, attempt: Attempt, run: Callable[[Path], dict[str, Any]], *, leased: bool = True
+    ) -> dict[str, Any]:
+        """Run a program of this project and take over what it wrote; returns its figures.
+
+        `run(output)` gives the content of run.json. The run folder is named by the key, so a second
+        try finds the checkpoints of the first; it is removed when the program has succeeded.
+        """
+        name = f"{attempt.place.stage}-{attempt.place.key[:16]}"
+        run_dir = self.artifacts.work / "runs" / str(self.key) / name
+        output = run_dir / "output"
+        output.mkdir(parents=True, exist_ok=True)
+        (run_dir / "run.json").write_text(json.dumps(run(output), indent=1, sort_keys=True), "utf-8")
+        ask = self._ask(program) if leased else None
+        result = self.launcher.run(self.context, program, run_dir, ask, reports=program == "training")
+        for part in ("payload", "evidence"):
+            for file in (output / part).glob("*"):
+                shutil.move(file, attempt.folder / part / file.name)
+        shutil.rmtree(run_dir)
+        figures: dict[str, Any] = result["figures"]
+        return figures
+
+    def _ask(self, program: str) -> Ask:
+        inventory, resources = self.gpus.inventory(), self.spec.resources
+        slots = resources.cpu_slots or len(inventory.devices)
+        return Ask(
+            variant=str(self.key),
+            tenant=self.key.tenant,
+            count=resources.gpus if inventory.kind == "gpu" else slots,
+            priority=resources.priority,
+            reason=f"{program} for run {self.context.run_id[:8]}",
+            run_id=self.context.run_id,
+        )
+
+    @property
+    def device(self) -> str:
+        """torch's name for what this host computes on."""
+        return "cuda" if self.gpus.inventory().kind == "gpu" else "cpu"
+
+    def report(
+        self, artifact: Artifact, metadata: Metadata, checks: Sequence[dg.AssetCheckResult] = ()
+    ) -> dg.MaterializeResult[Any]:
+        """Point the head at the artifact and show it in Dagster."""
+        write_head(self.store, self.prefix, artifact, self.context.run_id)
+        common = {
+            "digest": dg.MetadataValue.text(artifact.digest),
+            "reused": dg.MetadataValue.bool(artifact.reused),
+            "size_bytes": dg.MetadataValue.int(artifact.size),
+            "made_from": dg.MetadataValue.md(_digest_list(artifact.inputs)),
+            "owners": dg.MetadataValue.text(", ".join(self.spec.owners)),
+            "dagster/uri": dg.MetadataValue.text(self.store.uri(artifact.path)),
+        }
+        return dg.MaterializeResult(
+            metadata={**metadata, **common},
+            data_version=dg.DataVersion(artifact.digest),
+            check_results=list(checks),
+        )
+
+
+def stage_asset(
+    *,
+    group: str,
+    kinds: set[str],
+    deps: Sequence[str] = (),
+    checks: Mapping[str, str] | None = None,
+) -> Callable[[Callable[[Bench], dg.MaterializeResult[Any]]], dg.AssetsDefinition]:
+    """Make a stage's function over a Bench an asset partitioned by variant.
+
+    `checks` maps the names of its blocking, partitioned checks to their descriptions.
+    """
+
+    def wrap(function: Callable[[Bench], dg.MaterializeResult[Any]]) -> dg.AssetsDefinition:
+        name = function.__name__
+        specs = [
+            dg.AssetCheckSpec(check, asset=name, description=text, blocking=True, partitions_def=VARIANTS)
+            for check, text in (checks or {}).items()
+        ]
+
+        @dg.asset(
+            name=name,
+            description=function.__doc__,
+            partitions_def=VARIANTS,
+            deps=list(deps),
+            group_name=group,
+            kinds=kinds,
+            check_specs=specs,
+            code_version=str(STAGE_VERSIONS[name]),
+        )
+        def run(
+            context: dg.AssetExecutionContext,
+            tenants: Tenants,
+            artifacts: ArtifactStore,
+            launcher: LocalLauncher,
+            gpus: Gpus,
+        ) -> dg.MaterializeResult[Any]:
+            with failures():
+                key = VariantKey.parse(context.partition_key)
+                return function(Bench(context, key, tenants, artifacts, launcher, gpus))
+
+        return run
+
+    return wrap
+
+
+@contextmanager
+def failures() -> Iterator[None]:
+    """A user's mistake ends the step with its one message, and no retry."""
+    try:
+        yield
+    except UserError as error:
+        raise dg.Failure(str(error), allow_retries=False) from None
+
+
+def check(name: str, passed: bool, description: str, **metadata: Any) -> dg.AssetCheckResult:
+    """A result of one of the asset's own checks, with its figures."""
+    return dg.AssetCheckResult(check_name=name, passed=passed, description=description, metadata=metadata)
+
+
+def digest_of(value: Any) -> str:
+    """The digest by which a plain value enters a key."""
+    return sha256_json(value)
+
+
+def _digest_list(inputs: Mapping[str, str]) -> str:
+    return "\n".join(f"- {name}: `{digest}`" for name, digest in inputs.items()) or "-"

@@ -1,0 +1,320 @@
+"""Group data: what is declared, the base model, the general corpora, the tenant's rows, the mixture."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from ft_dagster.assets.bench import (
+    SHARED,
+    Bench,
+    check,
+    digest_of,
+    failures,
+    stage_asset,
+)
+from ft_dagster.data.base import locate_base, resolve_base
+from ft_dagster.data.corpus import build_general_corpus
+from ft_dagster.data.dataset import build_task_dataset
+from ft_dagster.data.fingerprint import fingerprint
+from ft_dagster.data.mixture import build_mixture
+from ft_dagster.errors import UserError
+from ft_dagster.evaluation.tasks import tasks_digest
+from ft_dagster.lineage.stages import STAGE_VERSIONS
+from ft_dagster.planning.defaults import MAX_LENGTH
+from ft_dagster.report.plots import as_markdown_image, mixture_bar
+from ft_dagster.report.tables import markdown_table
+from ft_dagster.resources.artifacts import ArtifactStore
+from ft_dagster.resources.tenants import Tenants
+from ft_dagster.store import Artifact, Attempt, read_head, write_head
+from ft_dagster.store.stage import Recipe, make
+
+GROUP = "data"
+
+
+@stage_asset(group=GROUP, kinds={"yaml"})
+def declaration(bench: Bench) -> dg.MaterializeResult[Any]:
+    """The tenant's declaration, frozen with the fingerprints of its sources and evaluation tasks.
+
+    Everything downstream reads this frozen form, so a run never mixes two states of the files.
+    """
+    declared = bench.tenants.declared(bench.key)
+    spec, project = declared.spec, bench.project
+    content = {
+        "schema_version": 1,
+        "variant": str(bench.key),
+        "spec": spec.model_dump(mode="json"),
+        "sources": [fingerprint(source, project) for source in spec.data.sources],
+        "tasks": {
+            role: tasks_digest(getattr(spec.evaluation, role), project) for role in ("task", "general")
+        },
+    }
+
+    def build(attempt: Attempt) -> dict[str, Any]:
+        text = json.dumps(content, indent=1, sort_keys=True)
+        (attempt.payload / "declaration.json").write_text(text, "utf-8")
+        (attempt.evidence / "declared.yaml").write_text(declared.file.read_text("utf-8"), "utf-8")
+        (attempt.evidence / "origins.json").write_text(json.dumps(declared.origins, indent=1), "utf-8")
+        return {"sources": len(spec.data.sources), "files": sum(len(s) for s in content["sources"])}
+
+    artifact = bench.make("declaration", build, spec=content)
+    write_head(bench.store, bench.prefix, artifact, bench.context.run_id)
+    values = [
+        [name, json.dumps(_value(content["spec"], name)), origin] for name, origin in declared.origins.items()
+    ]
+    return bench.report(
+        artifact,
+        {
+            "description": spec.description,
+            "objective": spec.objective,
+            "method": spec.method.name,
+            "file": dg.MetadataValue.path(str(declared.file)),
+            "values": dg.MetadataValue.md(markdown_table(["field", "value", "from"], values)),
+        },
+    )
+
+
+@stage_asset(group=GROUP, kinds={"huggingface"}, deps=["declaration"])
+def base_model(bench: Bench) -> dg.MaterializeResult[Any]:
+    """The model that training starts from: a reference plus the digest of each of its files.
+
+    Safetensors only; nothing is copied unless `base_model.keep` asks for it.
+    """
+    spec = bench.spec.base_model
+    base = resolve_base(spec, bench.project, bench.cache)
+
+    def build(attempt: Attempt) -> dict[str, Any]:
+        (attempt.payload / "base.json").write_text(
+            json.dumps(base.content, indent=1, sort_keys=True), "utf-8"
+        )
+        if spec.keep:
+            for file in base.files:
+                target = attempt.evidence / "files" / file.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(base.folder / file.path, target)
+        return {"parameters": base.content["parameters"], "weights_bytes": base.content["weights_bytes"]}
+
+    artifact = bench.make("base_model", build, spec={"base": base.content, "keep": spec.keep}, prefix=SHARED)
+    shown = ("reference", "revision", "architecture", "parameters", "weights_bytes", "dtype", "chat_template")
+    return bench.report(
+        artifact, {name: base.content[name] for name in shown if base.content[name] is not None}
+    )
+
+
+@dg.asset(
+    group_name=GROUP, kinds={"parquet"}, code_version=str(STAGE_VERSIONS["general_corpus"]),
+)  # fmt: skip
+def general_corpus(
+    context: dg.AssetExecutionContext, tenants: Tenants, artifacts: ArtifactStore
+) -> dg.MaterializeResult[Any]:
+    """Every general corpus of corpora/*.yaml, shared by all tenants, with a held-out part of its own.
+
+    Mixed into the training data against forgetting; a mixture's key takes only its own corpus' digest.
+    """
+    store = artifacts.open()
+    made: dict[str, Artifact] = {}
+    with failures():
+        for name, spec in tenants.corpora().items():
+            sources = [fingerprint(source, tenants.folder) for source in spec.sources]
+            recipe = Recipe(
+                "general_corpus", f"{SHARED}/corpora/{name}",
+                spec={"corpus": spec.model_dump(mode="json"), "sources": sources},
+            )  # fmt: skip
+
+            def build(attempt: Attempt, name: str = name, spec: Any = spec) -> dict[str, Any]:
+                return build_general_corpus(name, spec, tenants.folder, attempt.payload)
+
+            made[name] = make(store, artifacts.work, recipe, build)
+            write_head(store, f"{SHARED}/corpora/{name}", made[name], context.run_id)
+    rows = [[name, corpus.digest[:12], json.dumps(corpus.figures)] for name, corpus in made.items()]
+    return dg.MaterializeResult(
+        metadata={
+            "corpora": dg.MetadataValue.md(markdown_table(["corpus", "digest", "figures"], rows)),
+            "dagster/row_count": sum(c.figures["documents"]["train"] for c in made.values()),
+        },
+        data_version=dg.DataVersion(digest_of({name: corpus.digest for name, corpus in made.items()})),
+    )
+
+
+@stage_asset(
+    group=GROUP,
+    kinds={"parquet"},
+    deps=["declaration"],
+    checks={"rows_kept": "Rows remain to train on, and the share that was dropped is below a half"},
+)
+def task_dataset(bench: Bench) -> dg.MaterializeResult[Any]:
+    """The tenant's rows: validated, deduplicated, decontaminated against the evaluation, and split.
+
+    Every dropped row is counted by reason. Base-agnostic: nothing is rendered or tokenized yet.
+    """
+    spec, frozen = bench.spec, bench.frozen
+    now = [fingerprint(source, bench.project) for source in spec.data.sources]
+    if now != frozen["sources"]:
+        raise UserError(
+            "a source changed after the declaration was frozen",
+            field="data.sources",
+            fix="Materialize declaration again, then this",
+        )
+    texts = _evaluation_texts(bench) if spec.data.decontaminate.enabled else None
+    inputs = {"sources": digest_of(frozen["sources"])}
+    if texts is not None:
+        inputs["evaluation_texts"] = texts.digest
+
+    def build(attempt: Attempt) -> dict[str, Any]:
+        file = None if texts is None else bench.payload(texts) / "texts.parquet"
+        return build_task_dataset(spec, bench.project, file, attempt.payload, bench.context.log.info)
+
+    slices = spec.slice("data.sources", "data.splits", "data.deduplicate", "data.decontaminate")
+    artifact = bench.make("task_dataset", build, inputs=inputs, spec=slices)
+    figures = artifact.figures
+    dropped, read = sum(figures["dropped"].values()), figures["read"]
+    reasons = [[reason, count] for reason, count in figures["dropped"].items()]
+    return bench.report(
+        artifact,
+        {
+            "dagster/row_count": sum(figures["rows"].values()),
+            "rows": figures["rows"],
+            "rows_read": read,
+            "rows_dropped": dropped,
+            "dropped": dg.MetadataValue.md(markdown_table(["reason", "rows"], reasons)),
+        },
+        [
+            check(
+                "rows_kept",
+                dropped * 2 <= read,
+                f"{dropped:,} of {read:,} rows dropped",
+                dropped=dropped,
+                read=read,
+            )
+        ],
+    )
+
+
+@stage_asset(
+    group=GROUP,
+    kinds={"parquet"},
+    deps=["base_model", "task_dataset", "general_corpus"],
+    checks={
+        "trained_tokens": "Every source has tokens that carry a label: the loss mask is not silently empty",
+        "general_share": "The realized share of general text is the one that was asked for",
+    },
+)
+def training_mixture(bench: Bench) -> dg.MaterializeResult[Any]:
+    """The training examples: rendered with the base's template, tokenized, span-masked, mixed, unpacked.
+
+    General text is interleaved until its share of the trained tokens is the declared one.
+    """
+    spec = bench.spec
+    dataset, base = bench.upstream("task_dataset"), bench.upstream("base_model")
+    inputs = {"task_dataset": dataset.digest, "base_model": base.digest}
+    corpus = _corpus(bench)
+    if corpus is not None:
+        inputs["general_corpus"] = corpus.digest
+    base_folder = locate(bench, base)
+    max_length = spec.training.max_length or min(MAX_LENGTH.value, _context_length(base_folder))
+
+    def build(attempt: Attempt) -> dict[str, Any]:
+        corpus_folder = None if corpus is None else bench.payload(corpus)
+        return build_mixture(
+            spec, bench.payload(dataset), base_folder, corpus_folder, max_length, attempt.payload,
+            bench.context.log.info,
+        )  # fmt: skip
+
+    slices = spec.slice("data.general", "data.train_on", "data.on_too_long", "objective", "training.seed")
+    artifact = bench.make(
+        "training_mixture", build, inputs=inputs, spec={**slices, "max_length": max_length},
+        seed=spec.training.seed,
+    )  # fmt: skip
+    return bench.report(artifact, _mixture_metadata(bench, artifact), _mixture_checks(artifact))
+
+
+def _mixture_metadata(bench: Bench, artifact: Artifact) -> dict[str, Any]:
+    figures = artifact.figures
+    train = figures["splits"]["train"]
+    rows = [
+        [source, part["examples"], part["tokens"], part["trained_tokens"], part["truncated"]]
+        for source, part in train["by_source"].items()
+    ]
+    headers = ["source", "examples", "tokens", "trained tokens", "truncated"]
+    metadata = {
+        "dagster/row_count": train["examples"],
+        "tokens": train["tokens"],
+        "trained_tokens": train["trained_tokens"],
+        "general_share": figures["general_share"]["realized"],
+        "longest_example_tokens": figures["longest"],
+        "dropped": figures["dropped"],
+        "sources": dg.MetadataValue.md(markdown_table(headers, rows)),
+        "mixture": dg.MetadataValue.md(as_markdown_image(mixture_bar(train["by_source"]))),
+        "warnings": dg.MetadataValue.md("\n".join(f"- {w}" for w in figures["warnings"]) or "none"),
+    }
+    if bench.spec.data.samples == "metadata":
+        sample = (bench.folder(artifact) / "evidence" / "sample.txt").read_text("utf-8")
+        metadata["sample"] = dg.MetadataValue.md(f"```\n{sample}\n```")
+    return metadata
+
+
+def _mixture_checks(artifact: Artifact) -> list[dg.AssetCheckResult]:
+    figures = artifact.figures
+    sources = figures["splits"]["train"]["by_source"]
+    empty = [source for source, part in sources.items() if part["trained_tokens"] == 0]
+    share = figures["general_share"]
+    return [
+        check(
+            "trained_tokens", not empty,
+            f"no trained tokens in {', '.join(empty)}" if empty else "every source is trained on",
+            **{f"trained_tokens {source}": part["trained_tokens"] for source, part in sources.items()},
+        ),
+        check(
+            "general_share", abs(share["asked"] - share["realized"]) <= 0.01,
+            f"asked {share['asked']:.1%}, realized {share['realized']:.2%}", **share,
+        ),
+    ]  # fmt: skip
+
+
+def locate(bench: Bench, base: Artifact) -> Path:
+    """The base model's folder on this machine, its files' sizes checked."""
+    content = json.loads((bench.payload(base) / "base.json").read_text("utf-8"))
+    return locate_base(content, bench.project, bench.cache)
+
+
+def _corpus(bench: Bench) -> Artifact | None:
+    general = bench.spec.data.general
+    if general is None:
+        return None
+    artifact = read_head(bench.store, f"{SHARED}/corpora/{general.corpus}", "general_corpus")
+    if artifact is None:
+        bench.tenants.corpora()
+        raise UserError(
+            "this corpus has not been prepared",
+            field="data.general.corpus", value=general.corpus, fix="Materialize general_corpus first",
+        )  # fmt: skip
+    return artifact
+
+
+def _evaluation_texts(bench: Bench) -> Artifact | None:
+    """The texts of the declared evaluation tasks, read once for all variants that declare them."""
+    tasks = bench.frozen["tasks"]
+    digests = {**tasks["task"], **tasks["general"]}
+    if not digests:
+        return None
+
+    def build(attempt: Attempt) -> dict[str, Any]:
+        run = {"schema_version": 1, "tasks": sorted(digests), "project": str(bench.project)}
+        return bench.produce(
+            "evaluation.texts", attempt, lambda output: {**run, "output": str(output)}, leased=False
+        )
+
+    return bench.make("evaluation_texts", build, spec={"tasks": digests}, prefix=SHARED)
+
+
+def _context_length(base_folder: Path) -> int:
+    config = json.loads((base_folder / "config.json").read_text("utf-8"))
+    return int(config.get("max_position_embeddings") or MAX_LENGTH.value)
+
+
+def _value(tree: Any, path: str) -> Any:
+    for name in path.split("."):
+        tree = tree[name]
+    return tree

@@ -1,0 +1,190 @@
+"""Group evaluation: base and tuned model on the same questions, and the gate."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from ft_dagster.assets.bench import SHARED, Bench, check, digest_of, stage_asset
+from ft_dagster.assets.data import locate
+from ft_dagster.evaluation.gates import Verdict, gates_digest, judge, read_samples, to_json, write_samples
+from ft_dagster.lineage.digest import sha256_file
+from ft_dagster.report.plots import as_markdown_image, score_bars
+from ft_dagster.report.tables import markdown_table
+from ft_dagster.store import Artifact, Attempt
+
+GROUP = "evaluation"
+QUESTIONS = ("evaluation.limit", "evaluation.seed", "evaluation.num_fewshot")
+OWN_TASK = ("evaluation.max_new_tokens", "data.train_on")
+
+
+@stage_asset(group=GROUP, kinds={"huggingface"}, deps=["training_mixture"])
+def base_evaluation(bench: Bench) -> dg.MaterializeResult[Any]:
+    """The base model's scores, against which the tuned model is judged question by question.
+
+    General scores are shared by all variants of the base; the score on a tenant's own task stays theirs.
+    """
+    base, general = bench.upstream("base_model"), _general_scores(bench)
+    task = _task_run(bench)
+
+    def build(attempt: Attempt) -> dict[str, Any]:
+        figures = bench.produce("evaluation", attempt, lambda output: _run(bench, base, None, task, output))
+        samples = read_samples(bench.payload(general)) + read_samples(attempt.payload)
+        write_samples(samples, attempt.payload)
+        return {**figures, "scores": _scores(general) + _scores_in(attempt.payload)}
+
+    artifact = bench.make(
+        "base_evaluation", build, inputs={**_task_inputs(bench), "general_scores": general.digest},
+        spec={**bench.spec.slice(*QUESTIONS, *OWN_TASK), "tasks": bench.frozen["tasks"]["task"]},
+    )  # fmt: skip
+    return bench.report(artifact, {"scores": dg.MetadataValue.md(_score_table(artifact.figures["scores"]))})
+
+
+@stage_asset(
+    group=GROUP,
+    kinds={"huggingface"},
+    deps=["fine_tuned_model", "base_evaluation"],
+    checks={
+        "gate": "The task is not worse than the base's, and general ability fell by no more than declared",
+        "adapter_acts": "The adapter changes the base's logits",
+    },
+)
+def evaluation(bench: Bench) -> dg.MaterializeResult[Any]:
+    """The tuned model on the same questions as its base, and the verdict of the gate."""
+    base, tuned, before = (bench.upstream(s) for s in ("base_model", "fine_tuned_model", "base_evaluation"))
+    run = {**_task_run(bench), **_general_run(bench)}
+
+    def build(attempt: Attempt) -> dict[str, Any]:
+        adapter = bench.payload(tuned)
+        figures = bench.produce("evaluation", attempt, lambda output: _run(bench, base, adapter, run, output))
+        verdict = verdict_on(bench, before, attempt.payload)
+        text = json.dumps(to_json(verdict), indent=1, sort_keys=True)
+        (attempt.payload / "verdict.json").write_text(text, "utf-8")
+        return {**figures, "scores": _scores_in(attempt.payload), "verdict": to_json(verdict)}
+
+    artifact = bench.make(
+        "evaluation", build,
+        inputs={
+            "fine_tuned_model": tuned.digest, "base_evaluation": before.digest, "base_model": base.digest,
+            "gates": gates_digest(bench.spec.gates),
+        },
+        spec={**bench.spec.slice(*QUESTIONS, *OWN_TASK), "tasks": bench.frozen["tasks"]},
+    )  # fmt: skip
+    rules = artifact.figures["verdict"]["rules"]
+    difference = artifact.figures["adapter_logit_difference"]
+    return bench.report(
+        artifact,
+        {
+            "judgement": dg.MetadataValue.md("\n".join(f"- {rule['sentence']}" for rule in rules)),
+            "scores": dg.MetadataValue.md(as_markdown_image(score_bars(rules))),
+            **{f"{rule['task']} {rule['metric']}": rule["tuned"] for rule in rules},
+        },
+        [
+            check("gate", artifact.figures["verdict"]["passed"], _gate_sentence(rules)),
+            check("adapter_acts", difference > 0, f"largest logit difference {difference:.3g}"),
+        ],
+    )
+
+
+def verdict_on(bench: Bench, before: Artifact, payload: Path) -> Verdict:
+    """Judge a tuned model's stored samples against its base's by the declared gates."""
+    return judge(read_samples(bench.payload(before)), read_samples(payload), bench.spec.gates)
+
+
+def _general_scores(bench: Bench) -> Artifact:
+    base = bench.upstream("base_model")
+    run = _general_run(bench)
+    inputs = {"base_model": base.digest, **_heldout_input(bench)}
+
+    def build(attempt: Attempt) -> dict[str, Any]:
+        figures = bench.produce("evaluation", attempt, lambda output: _run(bench, base, None, run, output))
+        return {**figures, "scores": _scores_in(attempt.payload)}
+
+    return bench.make(
+        "base_evaluation",
+        build,
+        inputs=inputs, spec={**bench.spec.slice(*QUESTIONS), "tasks": bench.frozen["tasks"]["general"]},
+        prefix=SHARED,
+    )  # fmt: skip
+
+
+def _run(
+    bench: Bench, base: Artifact, adapter: Path | None, asked: dict[str, Any], output: Path
+) -> dict[str, Any]:
+    spec = bench.spec.evaluation
+    return {
+        "schema_version": 1,
+        "model": {"base": str(locate(bench, base)), "adapter": None if adapter is None else str(adapter)},
+        "device": bench.device,
+        "dtype": "bfloat16",
+        "general": [],
+        "task": [],
+        "own_task": None,
+        "general_holdout": None,
+        "limit": spec.limit,
+        "seed": spec.seed,
+        "num_fewshot": spec.num_fewshot,
+        "project": str(bench.project),
+        **asked,
+        "output": str(output),
+    }
+
+
+def _task_run(bench: Bench) -> dict[str, Any]:
+    """What is asked of the variant's own task: the declared tasks, else its test split."""
+    spec = bench.spec
+    if spec.evaluation.task:
+        return {"task": list(spec.evaluation.task)}
+    test = bench.payload(bench.upstream("task_dataset")) / "test.parquet"
+    own = {
+        "test": str(test),
+        "max_new_tokens": spec.evaluation.max_new_tokens,
+        "train_on": spec.data.train_on,
+    }
+    return {"own_task": own}
+
+
+def _general_run(bench: Bench) -> dict[str, Any]:
+    holdout = _heldout_file(bench)
+    return {
+        "general": list(bench.spec.evaluation.general),
+        "general_holdout": None if holdout is None else str(holdout),
+    }
+
+
+def _task_inputs(bench: Bench) -> dict[str, str]:
+    if bench.spec.evaluation.task:
+        return {}
+    test = bench.payload(bench.upstream("task_dataset")) / "test.parquet"
+    return {"test": sha256_file(test)}
+
+
+def _heldout_file(bench: Bench) -> Path | None:
+    file = bench.payload(bench.upstream("training_mixture")) / "general_holdout" / "texts.parquet"
+    return file if file.exists() else None
+
+
+def _heldout_input(bench: Bench) -> dict[str, str]:
+    file = _heldout_file(bench)
+    return {} if file is None else {"general_holdout": digest_of(sha256_file(file))}
+
+
+def _scores(artifact: Artifact) -> list[dict[str, Any]]:
+    scores: list[dict[str, Any]] = artifact.figures["scores"]
+    return scores
+
+
+def _scores_in(payload: Path) -> list[dict[str, Any]]:
+    scores: list[dict[str, Any]] = json.loads((payload / "scores.json").read_text("utf-8"))["scores"]
+    return scores
+
+
+def _score_table(scores: list[dict[str, Any]]) -> str:
+    rows = [[s["role"], s["task"], s["metric"], f"{s['value']:.3f}", s["questions"]] for s in scores]
+    return markdown_table(["role", "task", "metric", "base", "questions"], rows)
+
+
+def _gate_sentence(rules: list[dict[str, Any]]) -> str:
+    failed = [rule["sentence"] for rule in rules if not rule["passed"]]
+    return "; ".join(failed) if failed else "every rule of the gate holds"

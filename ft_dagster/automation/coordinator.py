@@ -1,0 +1,21 @@
+"""The run coordinator: tags each run of a variant before it is queued, whoever submits it.
+
+Dagster's own per-partition tags reach named jobs only; the UI's Materialize button and backfills use
+a job that gets none. Webserver and daemon load this class, as the instance's dagster.yaml says.
+"""
+
+from dagster import DagsterRun
+from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
+
+from ft_dagster.automation.tags import missing_tags
+
+
+class VariantRunCoordinator(QueuedRunCoordinator):
+    """Dagster's queue, with tenant, variant, reason and priority on every run of a variant."""
+
+    def submit_run(self, context: SubmitRunContext) -> DagsterRun:
+        run = context.dagster_run
+        tags = missing_tags(run)
+        if tags:
+            self._instance.add_run_tags(run.run_id, tags)
+        return super().submit_run(context)

@@ -1,0 +1,211 @@
+"""The Dagster instance of a project: made on first use, and runs launched through it as the UI does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import yaml
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import ModuleTarget
+from dagster._daemon.controller import get_daemon_statuses
+
+from ft_dagster.assets.bench import PARTITIONS
+from ft_dagster.automation.tags import PARTITION, variant_tags
+from ft_dagster.errors import UserError
+from ft_dagster.settings import PROJECT_VARIABLE, Settings
+from ft_dagster.spec import VariantKey
+
+LOCATION, MODULE, JOB = "ft_dagster", "ft_dagster.definitions", "variant_chain"
+HEARTBEAT_TOLERANCE_SECONDS = 30
+DAEMON_GRACE_SECONDS = 60
+FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+DAGSTER_YAML = {
+    "run_coordinator": {
+        "module": "ft_dagster.automation.coordinator",
+        "class": "VariantRunCoordinator",
+        "config": {
+            "max_concurrent_runs": 8,
+            "dequeue_interval_seconds": 1,
+            "tag_concurrency_limits": [
+                {"key": "ft/variant", "value": {"applyLimitPerUniqueValue": True}, "limit": 1},
+                {"key": "ft/tenant", "value": {"applyLimitPerUniqueValue": True}, "limit": 4},
+            ],
+        },
+    },
+    "run_monitoring": {"enabled": True, "free_slots_after_run_end_seconds": 60},
+    "telemetry": {"enabled": False},
+}
+LAUNCH = """
+mutation($params: ExecutionParams!) {
+  launchPipelineExecution(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+    ... on RunConfigValidationInvalid { errors { message } }
+    ... on PipelineNotFoundError { message }
+  }
+}
+"""
+
+
+@dataclass(frozen=True)
+class Launched:
+    key: VariantKey
+    run_id: str
+
+
+def prepare_environment(settings: Settings) -> None:
+    """Set DAGSTER_HOME and the project for this process and its children; write dagster.yaml if absent."""
+    home = settings.dagster_home
+    home.mkdir(parents=True, exist_ok=True)
+    config = home / "dagster.yaml"
+    if not config.exists():
+        note = "# The queue tags each run of a variant and admits one run per variant, four per tenant.\n"
+        config.write_text(note + yaml.safe_dump(DAGSTER_YAML, sort_keys=False), "utf-8")
+    os.environ["DAGSTER_HOME"] = str(home.resolve())
+    os.environ[PROJECT_VARIABLE] = str(settings.project)
+
+
+@contextmanager
+def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    prepare_environment(settings)
+    with dg.DagsterInstance.get() as instance:
+        yield instance
+
+
+def launch(instance: dg.DagsterInstance, keys: Sequence[VariantKey], reason: str) -> list[Launched]:
+    """Submit a run of the whole chain for each variant, through the coordinator, as the UI would.
+
+    Raises UserError where the code location does not load or a run is refused.
+    """
+    from dagster_graphql.schema import create_schema
+
+    instance.add_dynamic_partitions(PARTITIONS, [str(key) for key in keys])
+    schema = create_schema()
+    with WorkspaceProcessContext(instance, ModuleTarget(MODULE, None, None, LOCATION)) as process:
+        return [_launch_one(schema, process.create_request_context(), key, reason) for key in keys]
+
+
+def _launch_one(schema: Any, request: Any, key: VariantKey, reason: str) -> Launched:
+    tags = variant_tags(key, reason) | {PARTITION: str(key)}
+    selector = {
+        "repositoryLocationName": LOCATION, "repositoryName": "__repository__", "pipelineName": JOB
+    }  # fmt: skip
+    params = {
+        "selector": selector,
+        "mode": "default",
+        "executionMetadata": {"tags": [{"key": name, "value": value} for name, value in tags.items()]},
+    }
+    result = schema.execute(LAUNCH, context_value=request, variable_values={"params": params})
+    answer = (result.data or {}).get("launchPipelineExecution") or {}
+    if answer.get("__typename") != "LaunchRunSuccess":
+        said = answer.get("message") or result.errors or answer
+        raise UserError(f"Dagster refused a run of {key}: {said}", fix="See `dagster definitions validate`")
+    return Launched(key, answer["run"]["runId"])
+
+
+def daemon_lives(instance: dg.DagsterInstance) -> bool:
+    """Whether a daemon that takes runs from the queue has been heard of lately."""
+    statuses = get_daemon_statuses(
+        instance, ["QUEUED_RUN_COORDINATOR"], heartbeat_tolerance_seconds=HEARTBEAT_TOLERANCE_SECONDS
+    )
+    return all(status.healthy for status in statuses.values())
+
+
+@contextmanager
+def daemon(instance: dg.DagsterInstance, settings: Settings) -> Iterator[None]:
+    """A daemon for as long as the block lasts, unless one lives already."""
+    if daemon_lives(instance):
+        yield
+        return
+    log = settings.work_folder / "daemon.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).with_name("dagster-daemon")), "run", "-m", MODULE],
+            stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield
+    finally:
+        _end(process)
+        instance.wipe_daemon_heartbeats()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(DAEMON_GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def cancel(instance: dg.DagsterInstance, launched: Sequence[Launched], patience: float = 120) -> None:
+    """Cancel every unfinished run and wait until each has ended."""
+    for run in unfinished(instance, launched):
+        instance.run_coordinator.cancel_run(run.run_id)
+    end = time.monotonic() + patience
+    while unfinished(instance, launched) and time.monotonic() < end:
+        time.sleep(1)
+
+
+def unfinished(instance: dg.DagsterInstance, launched: Sequence[Launched]) -> list[Launched]:
+    return [run for run in launched if status_of(instance, run) not in FINISHED]
+
+
+def status_of(instance: dg.DagsterInstance, launched: Launched) -> dg.DagsterRunStatus:
+    run = instance.get_run_by_id(launched.run_id)
+    return dg.DagsterRunStatus.CANCELED if run is None else run.status
+
+
+def current_step(instance: dg.DagsterInstance, run_id: str) -> str:
+    """The asset that a run is making now, or the last it made."""
+    steps = [s for s in instance.get_run_step_stats(run_id) if s.start_time]
+    return max(steps, key=lambda step: step.start_time or 0).step_key if steps else ""
+
+
+def failure_of(instance: dg.DagsterInstance, run_id: str) -> str:
+    """Why a run failed, in the step's own words."""
+    for record in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+        event = record.dagster_event
+        if event is None:
+            continue
+        data = event.step_failure_data
+        if data.user_failure_data and data.user_failure_data.description:
+            return f"{event.step_key}: {data.user_failure_data.description}"
+        if data.error:
+            return f"{event.step_key}: {data.error.message.strip()}"
+    for record in instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_FAILURE):
+        if record.dagster_event and record.dagster_event.message:
+            return record.dagster_event.message
+    return "no step failed; a blocking check may have"
+
+
+def progress_of(settings: Settings, key: VariantKey) -> dict[str, Any]:
+    """What the running program of a variant last wrote about its progress on this host."""
+    files = sorted(
+        (settings.work_folder / "runs" / str(key)).glob("*/output/progress.json"),
+        key=lambda file: file.stat().st_mtime,
+    )
+    return dict(json.loads(files[-1].read_text("utf-8"))) if files else {}
+
+
+def reused_everything(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Whether each artifact that a run reported had been made before."""
+    events = [
+        r.dagster_event for r in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+    ]
+    said = [
+        event.step_materialization_data.materialization.metadata.get("reused") for event in events if event
+    ]
+    return bool(said) and all(value is None or value.value is True for value in said)

@@ -1,0 +1,48 @@
+"""Run tags: who a run is for and why it runs, on every path by which a run can start."""
+
+import os
+
+import dagster as dg
+
+from ft_dagster.errors import UserError
+from ft_dagster.settings import load_settings
+from ft_dagster.spec import VariantKey, load_variant
+
+TENANT, VARIANT, REASON, DUE = "ft/tenant", "ft/variant", "ft/reason", "ft/due"
+PARTITION, PRIORITY = "dagster/partition", "dagster/priority"
+STARTED_BY = {
+    "dagster/schedule_name": "schedule",
+    "dagster/sensor_name": "sensor",
+    "dagster/backfill": "backfill",
+    "dagster/auto_materialize": "automation",
+    "dagster/parent_run_id": "re-execution",
+}
+
+
+def variant_tags(key: VariantKey, reason: str) -> dict[str, str]:
+    return {TENANT: key.tenant, VARIANT: str(key), REASON: reason}
+
+
+def missing_tags(run: dg.DagsterRun) -> dict[str, str]:
+    """The tags that a submitted run of one partition lacks; none for other runs."""
+    try:
+        key = VariantKey.parse(run.tags.get(PARTITION, ""))
+    except UserError:
+        return {}
+    wanted = variant_tags(key, _reason(run)) | _priority(key)
+    return {name: value for name, value in wanted.items() if name not in run.tags}
+
+
+def _reason(run: dg.DagsterRun) -> str:
+    return next((reason for tag, reason in STARTED_BY.items() if tag in run.tags), "ui")
+
+
+def _priority(key: VariantKey) -> dict[str, str]:
+    """The declared priority; a declaration that cannot be read now fails later, in its own run."""
+    if not os.environ.get("FT_DAGSTER_PROJECT"):
+        return {}
+    try:
+        priority = load_variant(load_settings().project, key).spec.resources.priority
+    except UserError:
+        return {}
+    return {PRIORITY: str(priority)} if priority else {}

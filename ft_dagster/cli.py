@@ -1,0 +1,372 @@
+"""`ft-dagster`: the command line over the same core and the same Dagster instance as the UI."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from ft_dagster.errors import UserError
+from ft_dagster.settings import Settings, load_settings
+from ft_dagster.spec import CorpusSpec, VariantKey, VariantSpec, load_variant, variant_files
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+    from ft_dagster.automation.instance import Launched
+
+app = typer.Typer(
+    help="Fine-tune language models for many tenants: declare, run, compare, release.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+out = Console()
+Key = Annotated[str, typer.Argument(help="A variant, as tenant.variant", metavar="VARIANT")]
+Keys = Annotated[list[str] | None, typer.Argument(help="Variants, as tenant.variant", metavar="[VARIANT]...")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else")]
+POLL_SECONDS = 1.0
+
+
+@app.callback()
+def project(
+    context: typer.Context,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--project", envvar="FT_DAGSTER_PROJECT", help="The folder with tenants/; else the current one"
+        ),
+    ] = None,
+) -> None:
+    context.obj = folder
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="The project folder to make")],
+    base_model: Annotated[str, typer.Option(help="Local folder, hub id or s3:// prefix")],
+    data: Annotated[str, typer.Option(help="The tenant's rows: file, folder, glob, s3:// or hub id")],
+    variant: Annotated[str, typer.Option(help="tenant.variant")] = "acme.support",
+    as_json: Json = False,
+) -> None:
+    """Start a project: settings, defaults for all tenants, and a first declaration. Never overwrites."""
+    from ft_dagster.spec.start import start_project
+
+    made = start_project(folder, VariantKey.parse(variant), base_model, data)
+    if as_json:
+        _print_json({"project": str(folder), "made": [str(path) for path in made]})
+        return
+    for path in made:
+        out.print(f"made {path}")
+    out.print(f"Next: [bold]ft-dagster --project {folder} check[/] and [bold]run {variant}[/]")
+
+
+@app.command()
+def check(context: typer.Context, variants: Keys = None, as_json: Json = False) -> None:
+    """Read declarations, their sources, corpora, tasks and base models; report every mistake."""
+    from ft_dagster.report.check import check_variant
+
+    settings = load_settings(context.obj)
+    found: list[dict[str, Any]] = []
+    for key in _keys(settings, variants, every=True):
+        try:
+            found.append({"variant": str(key), "ok": True, **check_variant(settings, key)})
+        except UserError as error:
+            found.append({"variant": str(key), "ok": False, "error": error.as_dict(), "message": str(error)})
+    if as_json:
+        _print_json({"variants": found})
+    else:
+        for one in found:
+            mark = "[green]ok[/]" if one["ok"] else "[red]wrong[/]"
+            out.print(f"{mark} {one['variant']}", end="  ")
+            out.print(one.get("message") or one["summary"], markup=False, highlight=False, soft_wrap=True)
+    if not all(one["ok"] for one in found):
+        raise typer.Exit(2)
+
+
+@app.command()
+def schema(
+    corpus: Annotated[bool, typer.Option("--corpus", help="Of corpora/<name>.yaml instead")] = False,
+) -> None:
+    """Print the JSON Schema of a declaration, with which an editor completes and checks the file."""
+    _print_json((CorpusSpec if corpus else VariantSpec).model_json_schema())
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    variants: Keys = None,
+    every: Annotated[bool, typer.Option("--all", help="Every declared variant")] = False,
+    detach: Annotated[bool, typer.Option(help="Submit and leave; a running daemon takes them")] = False,
+    reason: Annotated[str, typer.Option(help="Tag on the runs: why")] = "cli",
+    as_json: Json = False,
+) -> None:
+    """Take variants through the whole graph, in the Dagster instance that the UI shows.
+
+    Unchanged stages are reused. Ctrl-C cancels the runs and waits until nothing of them is left.
+    """
+    from ft_dagster.automation import instance as dagster_instance
+
+    settings = load_settings(context.obj)
+    keys = _keys(settings, variants, every=every)
+    for key in keys:
+        load_variant(settings.project, key)
+    with dagster_instance.open_instance(settings) as instance:
+        if detach:
+            launched = dagster_instance.launch(instance, keys, reason)
+            _print_json([{"variant": str(r.key), "run_id": r.run_id} for r in launched])
+            return
+        with dagster_instance.daemon(instance, settings):
+            launched = dagster_instance.launch(instance, keys, reason)
+            _watch(instance, settings, launched, as_json)
+        _conclude(instance, settings, launched, as_json)
+
+
+@app.command()
+def status(context: typer.Context, variants: Keys = None, as_json: Json = False) -> None:
+    """Each variant's newest artifacts and release, from the store alone."""
+    from ft_dagster.report.summary import stage_digests, variant_row
+
+    settings = load_settings(context.obj)
+    store = settings.open_store()
+    rows = [
+        {**variant_row(store, key), "stages": stage_digests(store, key)}
+        for key in _keys(settings, variants, every=True)
+    ]
+    if as_json:
+        _print_json({"variants": rows})
+        return
+    table = Table("variant", "newest stage", "gate", "version", "digest")
+    for row in rows:
+        done = [stage for stage, digest in row["stages"].items() if digest]
+        gate = {True: "[green]pass[/]", False: "[red]fail[/]", None: "-"}[row["gate"]]
+        version = "-" if row["version"] is None else str(row["version"])
+        table.add_row(row["variant"], done[-1] if done else "-", gate, version, (row["digest"] or "-")[:12])
+    out.print(table)
+
+
+@app.command()
+def show(context: typer.Context, variant: Key, as_json: Json = False) -> None:
+    """Every value of a declaration and where it came from: the file, the defaults, or built in."""
+    settings = load_settings(context.obj)
+    declared = load_variant(settings.project, VariantKey.parse(variant))
+    values = _flat(declared.spec.model_dump(mode="json"))
+    planned = _planned(settings, declared.key)
+    if as_json:
+        fields = {name: {"value": value, "from": declared.origins[name]} for name, value in values.items()}
+        _print_json({"variant": variant, "file": str(declared.file), "fields": fields, "plan": planned})
+        return
+    table = Table("field", "value", "from", title=f"{variant} ({declared.file})")
+    for name, value in values.items():
+        shown = "[dim]the plan decides[/]" if value is None else json.dumps(value)
+        table.add_row(name, shown, declared.origins[name])
+    out.print(table)
+    if planned:
+        plan = Table("field", "value", "from", "why", title="newest plan")
+        for reason in planned:
+            plan.add_row(reason["field"], json.dumps(reason["value"]), reason["origin"], reason["reason"])
+        out.print(plan)
+
+
+@app.command()
+def compare(
+    context: typer.Context, variants: Annotated[list[str], typer.Argument(metavar="VARIANT...")],
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Base against tuned by every rule of the gate, for one variant or several side by side."""
+    from ft_dagster.report.summary import variant_row
+
+    settings = load_settings(context.obj)
+    store = settings.open_store()
+    rows = [variant_row(store, key) for key in _keys(settings, variants, every=False)]
+    if as_json:
+        _print_json({"variants": rows})
+        return
+    table = Table("variant", "rule", "task", "metric", "base", "tuned", "difference (95%)", "margin", "holds")
+    for row in rows:
+        if not row["rules"]:
+            table.add_row(row["variant"], "[dim]not evaluated yet[/]")
+        for rule in row["rules"]:
+            low, high = rule["interval"]
+            table.add_row(
+                row["variant"], rule["rule"], rule["task"], rule["metric"],
+                f"{rule['base']:.3f}", f"{rule['tuned']:.3f}",
+                f"{rule['difference']:+.3f} ({low:+.3f} to {high:+.3f})", f"{rule['margin']:g}",
+                "[green]yes[/]" if rule["passed"] else "[red]no[/]",
+            )  # fmt: skip
+    out.print(table)
+
+
+@app.command("try")
+def try_(
+    context: typer.Context,
+    variants: Keys = None,
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", help="Ask this; may be repeated")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A YAML file: variant -> list of prompts; asks all of them")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=4096)] = 64,
+    as_json: Json = False,
+) -> None:
+    """Talk to a variant's model and to its base, side by side. Without a prompt it asks for one."""
+    from ft_dagster.evaluation.answers import answer
+    from ft_dagster.report.answers import answers_table
+    from ft_dagster.report.models import newest_model
+    from ft_dagster.spec.load import read_yaml
+
+    settings = load_settings(context.obj)
+    asked = _asked(settings, variants, prompt, read_yaml(prompts) if prompts else {}, prompts)
+    printed = []
+    for key, texts in asked.items():
+        base, adapter = newest_model(settings, key)
+        answers = answer(base, adapter, texts, max_new_tokens)
+        printed.append(
+            {
+                "variant": str(key),
+                "answers": [{"prompt": a.prompt, "base": a.base, "tuned": a.tuned} for a in answers],
+            }
+        )
+        if not as_json:
+            out.print(answers_table(str(key), printed[-1]["answers"]))
+    if as_json:
+        _print_json(printed)
+
+
+def _asked(
+    settings: Settings,
+    variants: list[str] | None,
+    prompt: list[str] | None,
+    filed: dict[str, Any],
+    file: Path | None,
+) -> dict[VariantKey, list[str]]:
+    if not filed:
+        keys = _keys(settings, variants, every=False)
+        texts = prompt or [typer.prompt("prompt")]
+        return dict.fromkeys(keys, texts)
+    asked = {VariantKey.parse(name, file=file): texts for name, texts in filed.items()}
+    if not variants:
+        return asked
+    return {key: asked.get(key, prompt or []) for key in _keys(settings, variants, every=False)}
+
+
+def _keys(settings: Settings, variants: list[str] | None, *, every: bool) -> list[VariantKey]:
+    """The named variants, or with `every` all that are declared."""
+    if variants:
+        declared = variant_files(settings.project)
+        keys = [VariantKey.parse(text) for text in variants]
+        for key in keys:
+            if key not in declared:
+                load_variant(settings.project, key)
+        return keys
+    declared_keys = list(variant_files(settings.project)) if every else []
+    if not declared_keys:
+        raise UserError(
+            "no variant named", fix="Name one as tenant.variant, or use --all where it is offered"
+        )
+    return declared_keys
+
+
+def _watch(instance: DagsterInstance, settings: Settings, launched: list[Launched], quiet: bool) -> None:
+    """Show the runs until all have ended; an interrupt cancels them."""
+    from ft_dagster.automation.instance import cancel, unfinished
+
+    screen = Console(quiet=quiet, stderr=quiet)
+    try:
+        with Live(console=screen, refresh_per_second=2, transient=True) as live:
+            while True:
+                live.update(_progress(instance, settings, launched))
+                if not unfinished(instance, launched):
+                    return
+                time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("cancelling; waiting until no process of the runs is left")
+        cancel(instance, launched)
+        raise
+
+
+def _progress(instance: DagsterInstance, settings: Settings, launched: list[Launched]) -> Group:
+    from ft_dagster.automation.instance import current_step, progress_of, status_of
+    from ft_dagster.report.progress import bar
+
+    table = Table("variant", "run", "state", "asset", "progress", expand=True)
+    for run in launched:
+        state = status_of(instance, run).value.lower()
+        step = current_step(instance, run.run_id)
+        progress = progress_of(settings, run.key) if state == "started" else {}
+        table.add_row(str(run.key), run.run_id[:8], state, step, bar(progress))
+    return Group(table)
+
+
+def _conclude(instance: DagsterInstance, settings: Settings, launched: list[Launched], as_json: bool) -> None:
+    """Print what came out; exit 1 if a run did not succeed."""
+    from ft_dagster.automation.instance import failure_of, reused_everything, status_of
+    from ft_dagster.report.summary import variant_row
+    from ft_dagster.report.tables import release_table
+
+    store = settings.open_store()
+    rows, failed = [], False
+    for run in launched:
+        state = status_of(instance, run).value
+        row = {**variant_row(store, run.key), "run_id": run.run_id, "run_status": state}
+        row["reused"] = reused_everything(instance, run.run_id)
+        if state != "SUCCESS":
+            failed = True
+            row["failure"] = failure_of(instance, run.run_id)
+        rows.append(row)
+    if as_json:
+        _print_json({"variants": rows})
+    else:
+        out.print(release_table(rows))
+        for row in rows:
+            if row["run_status"] != "SUCCESS":
+                out.print(f"[red]{row['variant']} {row['run_status'].lower()}[/]", end=": ")
+                out.print(row["failure"], markup=False, highlight=False, soft_wrap=True)
+            elif row["reused"]:
+                out.print(f"{row['variant']}: nothing changed, every artifact was reused")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _planned(settings: Settings, key: VariantKey) -> list[dict[str, Any]]:
+    """The reasons of the variant's newest plan; none before the first."""
+    from ft_dagster.report.summary import newest_plan
+
+    plan = newest_plan(settings, key)
+    return [] if plan is None else list(plan["reasons"])
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}.{name}" if prefix else name)
+    return flat
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def main(call: Callable[[], Any] = app) -> None:
+    """Run the command line; a user's mistake is one message and exit code 2."""
+    try:
+        call()
+    except UserError as error:
+        if "--json" in sys.argv:
+            _print_json({"error": error.as_dict(), "message": str(error)})
+        Console(stderr=True).print(f"[red]error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,33 @@
+"""The code location, assembled; nothing else."""
+
+import dagster as dg
+
+from ft_dagster.assets import fleet
+from ft_dagster.automation.declared import new_declarations
+from ft_dagster.automation.due import due_variants
+from ft_dagster.automation.jobs import CHAIN, variant_chain
+from ft_dagster.resources.artifacts import ArtifactStore
+from ft_dagster.resources.gpus import Gpus
+from ft_dagster.resources.launchers import LocalLauncher
+from ft_dagster.resources.tenants import Tenants
+
+
+def resources(project: str = "") -> dict[str, object]:
+    """The resources of a project folder; empty: $FT_DAGSTER_PROJECT or the current folder."""
+    gpus = Gpus(project=project)
+    return {
+        "tenants": Tenants(project=project),
+        "artifacts": ArtifactStore(project=project),
+        "gpus": gpus,
+        "launcher": LocalLauncher(gpus=gpus),
+    }
+
+
+defs = dg.Definitions(
+    assets=[*CHAIN, fleet.gpus_board],
+    jobs=[variant_chain],
+    schedules=[due_variants],
+    sensors=[new_declarations],
+    resources=resources(),
+    executor=dg.in_process_executor,
+)

@@ -1,0 +1,20 @@
+"""The devices of this host, lent by lease."""
+
+import dagster as dg
+
+from ft_dagster.launch.inventory import Inventory, find_devices
+from ft_dagster.launch.leases import Leases
+from ft_dagster.settings import load_settings
+
+
+class Gpus(dg.ConfigurableResource[None]):
+    """GPUs found with NVML or declared; on a host without any, CPU slots."""
+
+    project: str = ""
+
+    def inventory(self) -> Inventory:
+        return find_devices(load_settings(self.project or None).host)
+
+    def leases(self) -> Leases:
+        host = load_settings(self.project or None).host
+        return Leases(host.lock_folder, find_devices(host))

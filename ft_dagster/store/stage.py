@@ -1,0 +1,91 @@
+"""Make a stage's artifact once: found by its key, or built, hashed and committed under a host lock."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.code import keep_source
+from ft_dagster.lineage.digest import stage_key
+from ft_dagster.lineage.manifest import statement
+from ft_dagster.lineage.stages import STAGE_VERSIONS
+from ft_dagster.store.artifacts import Artifact, Attempt, Place, abandon, begin, commit, files_of, find
+from ft_dagster.store.blobs import Store
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a stage's artifact is made from: all that its key covers, and who it is for."""
+
+    stage: str
+    prefix: str
+    inputs: dict[str, str] = field(default_factory=dict)  # name -> digest
+    spec: dict[str, Any] = field(default_factory=dict)
+    variant: str | None = None
+    seed: int | None = None
+
+    @property
+    def place(self) -> Place:
+        version = STAGE_VERSIONS[self.stage]
+        return Place(self.prefix, self.stage, stage_key(self.stage, version, self.inputs, self.spec))
+
+
+def make(store: Store, work: Path, recipe: Recipe, build: Callable[[Attempt], dict[str, Any]]) -> Artifact:
+    """The artifact of `recipe`: the committed one, else what `build` writes into an attempt.
+
+    `build` fills `attempt.payload` and `attempt.evidence` and returns the manifest's figures. When it
+    raises, nothing of the attempt stays. Two runs of this host never build the same key at once.
+    """
+    standing = find(store, recipe.place)
+    if standing:
+        return standing
+    with host_lock(work, recipe.place.path):
+        return find(store, recipe.place) or _build(store, work, recipe, build)
+
+
+def _build(store: Store, work: Path, recipe: Recipe, build: Callable[[Attempt], dict[str, Any]]) -> Artifact:
+    attempt = begin(store, recipe.place, work)
+    try:
+        figures = build(attempt)
+        payload, evidence = files_of(attempt)
+        manifest = statement(
+            stage=recipe.stage,
+            stage_version=STAGE_VERSIONS[recipe.stage],
+            key=recipe.place.key,
+            attempt=attempt.name,
+            payload=payload,
+            evidence=evidence,
+            inputs=recipe.inputs,
+            spec=recipe.spec,
+            figures=figures,
+            code=keep_source(store),
+            variant=recipe.variant,
+            seed=recipe.seed,
+        )
+        return commit(store, attempt, manifest)
+    except BaseException as error:
+        abandon(attempt)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise UserError(
+                "the disk is full; nothing was kept of this attempt",
+                file=attempt.folder,
+                fix="Free some space and run it again",
+            ) from error
+        raise
+
+
+@contextmanager
+def host_lock(work: Path, name: str) -> Iterator[None]:
+    """Hold a lock of this host by name; it ends with the process, however that ends."""
+    folder = work / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / hashlib.sha256(name.encode()).hexdigest()[:32]).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,158 @@
+import json
+
+import pytest
+
+from ft_dagster.errors import UserError
+from ft_dagster.spec import VariantKey, VariantSpec, load_corpus, load_variant, variant_files
+
+KEY = VariantKey("acme", "support")
+MINIMAL = """\
+description: answers support questions
+owners: [ml@acme.example]
+base_model: models/base
+data: {sources: [rows.jsonl]}
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    (tmp_path / "tenants" / "acme").mkdir(parents=True)
+    return tmp_path
+
+
+def declare(project, text, name="acme/support.yaml"):
+    file = project / "tenants" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, "utf-8")
+    return file
+
+
+def refusal(project):
+    with pytest.raises(UserError) as error:
+        load_variant(project, KEY)
+    return error.value
+
+
+def test_a_minimal_declaration_gets_every_default(project):
+    declare(project, MINIMAL)
+    spec = load_variant(project, KEY).spec
+    assert spec.base_model.source == "models/base"
+    assert spec.data.sources[0].format == "auto"
+    assert spec.method.name == "auto"
+    assert spec.export.format == "adapter"
+
+
+def test_each_value_says_where_it_came_from(project):
+    declare(project, MINIMAL + "training: {seed: 3}\n")
+    declare(project, "training: {seed: 1, num_train_epochs: 2}\nexport: merged\n", "defaults.yaml")
+    declared = load_variant(project, KEY)
+    assert declared.spec.training.seed == 3
+    assert declared.spec.training.num_train_epochs == 2
+    assert declared.origins["training.seed"] == "support.yaml"
+    assert declared.origins["training.num_train_epochs"] == "tenants/defaults.yaml"
+    assert declared.origins["export.format"] == "tenants/defaults.yaml"
+    assert declared.origins["gates.task_margin"] == "built-in"
+    assert declared.origins["base_model.source"] == "support.yaml"
+
+
+def test_an_unknown_field_gets_the_nearest_known_name(project):
+    file = declare(project, MINIMAL + "training: {learning_rat: 1e-4}\n")
+    error = refusal(project)
+    assert (error.file, error.field) == (str(file), "training.learning_rat")
+    assert "Did you mean learning_rate?" in error.fix
+
+
+def test_an_unknown_field_in_the_defaults_names_the_defaults_file(project):
+    declare(project, MINIMAL)
+    file = declare(project, "trainning: {seed: 1}\n", "defaults.yaml")
+    assert refusal(project).file == str(file)
+
+
+def test_a_share_of_two_is_refused_with_field_and_value(project):
+    declare(project, MINIMAL.replace("[rows.jsonl]", "[rows.jsonl], general: {corpus: g, share: 2.0}"))
+    error = refusal(project)
+    assert error.field == "data.general.share"
+    assert error.value == 2.0
+
+
+def test_a_key_given_twice_is_refused_with_its_line(project):
+    declare(project, MINIMAL + "description: again\n")
+    error = refusal(project)
+    assert error.line == 5
+    assert "given twice" in error.problem
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "empty"),
+        ("- a\n- b\n", "not a mapping"),
+        ("a: [", "expected"),
+        ("description: x\n", "needed, but not given"),
+    ],
+)
+def test_a_file_that_is_no_declaration_is_refused(project, text, problem):
+    declare(project, text)
+    assert problem in refusal(project).problem
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ("objective: domain_knowledge\n", "objective"),
+        ("method: qlora\n", "method.name"),
+        ("retrain: {on_new_data: true}\n", "retrain.on_new_data"),
+    ],
+)
+def test_what_is_not_built_yet_is_refused_not_ignored(project, more, field):
+    declare(project, MINIMAL + more)
+    error = refusal(project)
+    assert error.problem == "not yet built"
+    assert error.field == field
+
+
+def test_a_variant_as_base_is_parsed_and_refused_for_now(project):
+    declare(project, MINIMAL.replace("base_model: models/base", "base_model: {variant: acme.medical}"))
+    assert refusal(project).field == "base_model.variant"
+
+
+def test_an_unknown_variant_gets_the_nearest_known_one(project):
+    declare(project, MINIMAL)
+    with pytest.raises(UserError, match=r"Did you mean acme\.support\?"):
+        load_variant(project, VariantKey("acme", "suport"))
+
+
+@pytest.mark.parametrize("name", ["Acme/support.yaml", "acme/sup_port.yaml", f"acme/{'x' * 80}.yaml"])
+def test_a_file_whose_name_is_no_key_is_refused(project, name):
+    declare(project, MINIMAL, name)
+    with pytest.raises(UserError, match="not a variant key"):
+        variant_files(project)
+
+
+def test_a_variant_declared_twice_is_refused(project):
+    declare(project, MINIMAL)
+    declare(project, MINIMAL, "acme/support.yml")
+    with pytest.raises(UserError, match="declared twice"):
+        variant_files(project)
+
+
+def test_a_bad_cron_or_time_zone_is_refused(project):
+    declare(project, MINIMAL + "retrain: {cron: '61 * * * *'}\n")
+    assert refusal(project).field == "retrain.cron"
+    declare(project, MINIMAL + "retrain: {cron: '1 * * * *', timezone: Mars/Olympus}\n")
+    assert refusal(project).field == "retrain.timezone"
+
+
+def test_an_unknown_corpus_is_refused(project):
+    (project / "corpora").mkdir()
+    (project / "corpora" / "general.yaml").write_text("description: g\nsources: [g.jsonl]\n")
+    assert load_corpus(project, "general").holdout == 0.05
+    with pytest.raises(UserError, match=r"Did you mean general\?"):
+        load_corpus(project, "genral")
+
+
+def test_the_json_schema_describes_every_field():
+    schema = VariantSpec.model_json_schema()
+    assert set(schema["properties"]) == set(VariantSpec.model_fields)
+    assert schema["additionalProperties"] is False
+    assert json.loads(json.dumps(schema)) == schema

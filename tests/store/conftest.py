@@ -1,0 +1,17 @@
+import pytest
+
+from ft_dagster.store import Store
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(str(tmp_path / "store"))
+
+
+@pytest.fixture(params=["folder", "s3"])
+def any_store(request, tmp_path):
+    """A store in a folder, then one under an s3:// prefix of a real S3 server."""
+    if request.param == "folder":
+        return Store(str(tmp_path / "store"))
+    server = request.getfixturevalue("s3_server")
+    return Store(f"s3://{server.bucket}/{tmp_path.name}", server.options)

@@ -1,0 +1,178 @@
+import errno
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.manifest import PREDICATE, STATEMENT
+from ft_dagster.store import Place, find, read_head, verify, write_head
+from ft_dagster.store.stage import Recipe, make
+
+RECIPE = Recipe("task_dataset", "tenants/acme/support", {"sources": "a" * 64}, {"data": 1}, "acme.support")
+
+
+def builder(content="x", evidence="log"):
+    def build(attempt):
+        (attempt.payload / "sub").mkdir()
+        (attempt.payload / "sub" / "rows.txt").write_text(content)
+        (attempt.evidence / "log.txt").write_text(evidence)
+        return {"rows": 1}
+
+    return build
+
+
+def refuse_to_build(attempt):
+    raise AssertionError("built again")
+
+
+def test_an_artifact_is_found_again_by_its_inputs_and_not_built_twice(any_store, tmp_path):
+    first = make(any_store, tmp_path, RECIPE, builder())
+    second = make(any_store, tmp_path, RECIPE, refuse_to_build)
+    assert (first.reused, second.reused) == (False, True)
+    assert first.digest == second.digest
+    assert second.figures == {"rows": 1}
+
+
+def test_its_files_come_back_whole(any_store, tmp_path):
+    artifact = make(any_store, tmp_path, RECIPE, builder("hello"))
+    folder = artifact.folder(any_store, tmp_path / "cache")
+    assert (folder / "payload" / "sub" / "rows.txt").read_text() == "hello"
+    assert (folder / "evidence" / "log.txt").read_text() == "log"
+    verify(any_store, artifact, tmp_path / "cache")
+
+
+def test_the_digest_covers_the_payload_alone(any_store, tmp_path):
+    one = make(any_store, tmp_path, RECIPE, builder("x", evidence="Monday"))
+    other = make(
+        any_store, tmp_path, Recipe("task_dataset", "shared", spec={"b": 2}), builder("x", "Tuesday")
+    )
+    third = make(any_store, tmp_path, Recipe("task_dataset", "shared", spec={"b": 3}), builder("y"))
+    assert one.digest == other.digest
+    assert one.digest != third.digest
+
+
+def test_a_build_that_fails_leaves_nothing(any_store, tmp_path):
+    def fail(attempt):
+        (attempt.payload / "half").write_text("half")
+        raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        make(any_store, tmp_path, RECIPE, fail)
+    assert find(any_store, RECIPE.place) is None
+    assert any_store.names(RECIPE.place.path) == []
+
+
+def test_a_full_disk_is_one_message_and_leaves_nothing(any_store, tmp_path):
+    def fill(attempt):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(UserError, match="disk is full"):
+        make(any_store, tmp_path, RECIPE, fill)
+    assert find(any_store, RECIPE.place) is None
+
+
+def test_the_manifest_is_an_in_toto_statement_over_the_payload(any_store, tmp_path):
+    artifact = make(any_store, tmp_path, RECIPE, builder())
+    statement = any_store.read_json(RECIPE.place.manifest)
+    assert (statement["_type"], statement["predicateType"]) == (STATEMENT, PREDICATE)
+    assert [s["name"] for s in statement["subject"]] == ["sub/rows.txt"]
+    predicate = statement["predicate"]
+    assert predicate["inputs"] == RECIPE.inputs
+    assert predicate["digest"] == artifact.digest
+    assert any_store.exists(f"shared/code/{predicate['code']['sha256']}.tar.gz")
+
+
+def test_a_second_content_for_one_key_is_a_divergence_and_the_first_stands(any_store, tmp_path):
+    first = make(any_store, tmp_path, RECIPE, builder("first"))
+    statement = any_store.read_json(RECIPE.place.manifest)
+    any_store.fs.rm(any_store.path(RECIPE.place.manifest))
+
+    def race(attempt):
+        any_store.write_json(RECIPE.place.manifest, statement)  # another host commits meanwhile
+        return builder("second")(attempt)
+
+    late = make(any_store, tmp_path, RECIPE, race)
+    assert late.digest == first.digest
+    (name,) = any_store.names(f"{RECIPE.place.path}/divergences")
+    assert (
+        any_store.read_json(f"{RECIPE.place.path}/divergences/{name}")["predicate"]["digest"] != first.digest
+    )
+
+
+def test_changed_bytes_do_not_verify(store, tmp_path):
+    artifact = make(store, tmp_path, RECIPE, builder("good"))
+    (artifact.folder(store, tmp_path) / "payload" / "sub" / "rows.txt").write_text("evil")
+    with pytest.raises(UserError, match="other bytes"):
+        verify(store, artifact, tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove"])
+def test_a_missing_or_short_file_is_refused_on_reading(store, tmp_path, damage):
+    artifact = make(store, tmp_path, RECIPE, builder("good"))
+    file = store.local(artifact.path) / "payload" / "sub" / "rows.txt"
+    file.write_text("") if damage == "truncate" else file.unlink()
+    with pytest.raises(UserError, match=r"rows\.txt"):
+        artifact.folder(store, tmp_path)
+
+
+def test_a_manifest_of_a_newer_version_is_refused(any_store, tmp_path):
+    make(any_store, tmp_path, RECIPE, builder())
+    statement = any_store.read_json(RECIPE.place.manifest)
+    statement["predicate"]["schema_version"] = 99
+    any_store.write_json(RECIPE.place.manifest, statement)
+    with pytest.raises(UserError, match="newer ft-dagster"):
+        find(any_store, RECIPE.place)
+
+
+def test_a_head_points_at_the_newest_artifact_of_a_stage(any_store, tmp_path):
+    assert read_head(any_store, RECIPE.prefix, "task_dataset") is None
+    first = make(any_store, tmp_path, RECIPE, builder("1"))
+    second = make(any_store, tmp_path, Recipe("task_dataset", RECIPE.prefix, spec={"v": 2}), builder("2"))
+    for artifact in (first, second):
+        write_head(any_store, RECIPE.prefix, artifact, run_id="r")
+    assert read_head(any_store, RECIPE.prefix, "task_dataset").digest == second.digest
+
+
+def test_two_processes_of_a_host_build_a_key_once(store, tmp_path):
+    program = """
+import json, sys, time
+from pathlib import Path
+from ft_dagster.store import Store
+from ft_dagster.store.stage import Recipe, make
+work = Path(sys.argv[2])
+def build(attempt):
+    time.sleep(0.5)
+    (attempt.payload / "x").write_text("x")
+    return {}
+made = make(Store(sys.argv[1]), work, Recipe("task_dataset", "shared", spec={"race": 1}), build)
+print(json.dumps(made.reused))
+"""
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, store.url, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    assert sorted(json.loads(p.communicate(timeout=60)[0]) for p in both) == [False, True]
+
+
+@pytest.mark.parametrize("path", ["../x", "/etc/passwd", "", "a/../../x"])
+def test_a_path_outside_the_store_is_refused(store, path):
+    with pytest.raises(ValueError, match="inside the store"):
+        store.read(path)
+
+
+def test_a_place_keeps_tenants_apart():
+    assert Place("tenants/acme/support", "evaluation", "k").path == "tenants/acme/support/evaluation/k"
+
+
+def test_a_store_that_is_copied_still_reads(store, tmp_path):
+    from ft_dagster.store import Store
+
+    artifact = make(store, tmp_path, RECIPE, builder("moved"))
+    copy = Store(str(shutil.copytree(store.root, tmp_path / "copy")))
+    verify(copy, find(copy, RECIPE.place), tmp_path)
+    assert find(copy, RECIPE.place).digest == artifact.digest
