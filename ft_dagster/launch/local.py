@@ -1,0 +1,149 @@
+"""Start a program of this project on this host, wait for it, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from ft_dagster.launch import processes
+from ft_dagster.launch.leases import Lease
+
+GRACE = 45.0  # seconds; torchrun itself waits 30 for its workers
+KILL_AFTER = 5.0
+
+
+class Outcome(NamedTuple):
+    """What an exit code means; `explanation` is one line for a person."""
+
+    kind: Literal["done", "bad_input", "transient", "cancelled", "failed"]
+    explanation: str
+
+
+def run_program(
+    module: str,
+    run_dir: Path,
+    lease: Lease | None = None,
+    *,
+    environment: dict[str, str] | None = None,
+    poll: Callable[[], None] | None = None,
+    grace: float = GRACE,
+    kill_after: float = KILL_AFTER,
+    output: Path | None = None,
+    marker: str | None = None,
+) -> int:
+    """Run `python -m module RUN_DIR` under a supervisor; its exit code, 128 + signal where one killed it.
+
+    `environment` is added to this process' own, the lease's over it. Standard output and error are inherited,
+    or both appended to `output`. `poll` is called about once a second. Whatever is raised here meanwhile (an
+    interrupt, an error of `poll`) cancels the program: SIGINT, after `grace` seconds SIGTERM, after
+    `kill_after` SIGKILL, and is raised again once no process is left. `marker` is the FT_DAGSTER_RUN of all
+    its processes: unique, made up where it is not given.
+    """
+    marker = marker or f"{run_dir.name}-{uuid.uuid4().hex[:8]}"
+    command = _command(module, run_dir, marker, grace, kill_after)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with ExitStack() as stack:
+        log = stack.enter_context(output.open("ab")) if output is not None else None
+        supervisor = subprocess.Popen(
+            command,
+            env=_environment(lease, environment),
+            stdin=subprocess.PIPE,  # its end tells the supervisor that this process died
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # a Ctrl-C in a terminal reaches this process alone, which then decides
+        )
+        try:
+            code = _wait(supervisor, poll)
+        except BaseException:
+            cancel(supervisor, marker, grace + kill_after + 30, kill_after)
+            raise
+        finally:
+            if supervisor.stdin is not None:
+                supervisor.stdin.close()
+    if code < 0:  # the supervisor itself was killed
+        processes.sweep(marker, kill_after)
+        return 128 - code
+    return code
+
+
+def classify(exit_code: int) -> Outcome:
+    """What a program's exit code means. Negative codes (Python's for signals) count as 128 + signal."""
+    code = 128 - exit_code if exit_code < 0 else exit_code
+    known = {
+        0: Outcome("done", "done"),
+        2: Outcome("bad_input", "bad input: the error names the file, the field and the way out"),
+        75: Outcome(
+            "transient", "preempted or a passing trouble: run it again, it resumes from its checkpoint"
+        ),
+        127: Outcome("failed", "the program could not be started"),
+        128 + signal.SIGHUP: Outcome("transient", "hung up from outside: run it again"),
+        128 + signal.SIGINT: Outcome("cancelled", "cancelled"),
+        128 + signal.SIGKILL: Outcome(
+            "transient", "killed, maybe for want of memory (see `dmesg`): run it again"
+        ),
+        128 + signal.SIGTERM: Outcome("transient", "ended from outside (SIGTERM): run it again"),
+    }
+    if code in known:
+        return known[code]
+    if 128 < code <= 128 + signal.NSIG:
+        return Outcome("failed", f"crashed with {_signal_name(code - 128)}")
+    return Outcome("failed", f"failed with exit code {code}: its output says why")
+
+
+def _command(module: str, run_dir: Path, marker: str, grace: float, kill_after: float) -> list[str]:
+    python = [sys.executable, "-P", "-m"]  # -P: a folder we are started in must not shadow a library
+    options = ["--grace", str(grace), "--kill-after", str(kill_after), "--marker", marker]
+    return [*python, "ft_dagster.launch.supervisor", *options, "--", *python, module, str(run_dir)]
+
+
+def _environment(lease: Lease | None, extra: dict[str, str] | None) -> dict[str, str]:
+    # Unbuffered, so that Dagster's compute logs show each line when it is printed.
+    own = {"PYTHONUNBUFFERED": "1", **os.environ, **(extra or {})}
+    return {**own, **(lease.environment() if lease is not None else {})}
+
+
+def _wait(supervisor: subprocess.Popen[bytes], poll: Callable[[], None] | None) -> int:
+    while True:
+        try:
+            return supervisor.wait(timeout=1.0)
+        except subprocess.TimeoutExpired:
+            if poll is not None:
+                poll()
+
+
+def cancel(
+    supervisor: subprocess.Popen[bytes], marker: str, patience: float, kill_after: float = KILL_AFTER
+) -> None:
+    """Cancel what a supervisor runs and wait until nothing is left; further interrupts do not hurry it.
+
+    A supervisor that does not end in `patience` seconds (stopped, stuck) is killed, and its run swept.
+    """
+    deadline = time.monotonic() + patience
+    supervisor.send_signal(signal.SIGINT)
+    while supervisor.poll() is None:
+        try:
+            supervisor.wait(timeout=1.0)
+        except subprocess.TimeoutExpired:
+            if time.monotonic() > deadline:
+                supervisor.kill()
+        except BaseException as error:
+            with suppress(OSError):
+                print(f"still ending {marker} ({type(error).__name__})", file=sys.stderr, flush=True)
+    if supervisor.returncode < 0:
+        processes.sweep(marker, kill_after)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

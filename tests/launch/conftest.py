@@ -1,0 +1,51 @@
+"""Real processes for the tests of leases and launchers, ended by pid whatever a test does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ft_dagster.launch.leases import Leases
+from tests.launch.helpers import PROGRAMS, slots
+
+
+@pytest.fixture(autouse=True)
+def programs_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(PROGRAMS))
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start one of the programs with arguments; its output can be read."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start_program(name: str, *arguments: object, **options: object) -> subprocess.Popen[str]:
+        command = [sys.executable, str(PROGRAMS / name), *map(str, arguments)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
+        started.append(process)
+        return process
+
+    yield start_program
+    for process in started:
+        below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        process.kill()
+        for child in below:
+            child.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture
+def locks(tmp_path: Path) -> Path:
+    return tmp_path / "locks"
+
+
+@pytest.fixture
+def leases(locks: Path) -> Leases:
+    """Three CPU slots."""
+    return Leases(locks, slots(3), poll_seconds=0.02)

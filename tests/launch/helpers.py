@@ -1,0 +1,44 @@
+"""Small words of the launch tests."""
+
+from __future__ import annotations
+
+import select
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from ft_dagster.launch.inventory import Device, Inventory
+from ft_dagster.launch.leases import Ask
+
+PROGRAMS = Path(__file__).parent / "programs"
+
+
+def slots(count: int) -> Inventory:
+    return Inventory("cpu", tuple(Device(str(n), None, "CPU slot") for n in range(count)))
+
+
+def ask(count: int = 1, name: str = "support", priority: int = 0, memory_bytes: int = 0) -> Ask:
+    return Ask(f"acme.{name}", "acme", count, priority, "a test", name, memory_bytes)
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def line_of(process: subprocess.Popen[str], seconds: float = 30) -> str:
+    """The next line that a process prints."""
+    assert select.select([process.stdout], [], [], seconds)[0], "said nothing"
+    return process.stdout.readline()
+
+
+def lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
