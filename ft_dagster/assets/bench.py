@@ -54,6 +54,11 @@ class Bench:
         return self.tenants.folder
 
     @property
+    def declared_in(self) -> Path:
+        """The variant's file, for errors to name."""
+        return self.project / "tenants" / self.key.tenant / f"{self.key.variant}.yaml"
+
+    @property
     def cache(self) -> Path:
         return self.artifacts.cache
 

@@ -18,7 +18,7 @@ from ft_dagster.assets.bench import (
 from ft_dagster.data.base import locate_base, resolve_base
 from ft_dagster.data.corpus import build_general_corpus
 from ft_dagster.data.dataset import build_task_dataset
-from ft_dagster.data.fingerprint import fingerprint
+from ft_dagster.data.fingerprint import fingerprint_sources
 from ft_dagster.data.mixture import build_mixture
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.tasks import tasks_digest
@@ -42,11 +42,13 @@ def declaration(bench: Bench) -> dg.MaterializeResult[Any]:
     """
     declared = bench.tenants.declared(bench.key)
     spec, project = declared.spec, bench.project
-    content = {
+    content: dict[str, Any] = {
         "schema_version": 1,
         "variant": str(bench.key),
         "spec": spec.model_dump(mode="json"),
-        "sources": [fingerprint(source, project) for source in spec.data.sources],
+        "sources": fingerprint_sources(
+            spec.data.sources, project, declared_in=declared.file, cache=bench.cache
+        ),
         "tasks": {
             role: tasks_digest(getattr(spec.evaluation, role), project) for role in ("task", "general")
         },
@@ -83,7 +85,7 @@ def base_model(bench: Bench) -> dg.MaterializeResult[Any]:
     Safetensors only; nothing is copied unless `base_model.keep` asks for it.
     """
     spec = bench.spec.base_model
-    base = resolve_base(spec, bench.project, bench.cache)
+    base = resolve_base(spec, bench.project, bench.cache, declared_in=bench.declared_in)
 
     def build(attempt: Attempt) -> dict[str, Any]:
         (attempt.payload / "base.json").write_text(
@@ -117,14 +119,25 @@ def general_corpus(
     made: dict[str, Artifact] = {}
     with failures():
         for name, spec in tenants.corpora().items():
-            sources = [fingerprint(source, tenants.folder) for source in spec.sources]
+            sources = fingerprint_sources(
+                spec.sources,
+                tenants.folder,
+                declared_in=tenants.folder / "corpora" / f"{name}.yaml",
+                field="sources",
+                cache=artifacts.cache,
+            )
             recipe = Recipe(
                 "general_corpus", f"{SHARED}/corpora/{name}",
                 spec={"corpus": spec.model_dump(mode="json"), "sources": sources},
             )  # fmt: skip
 
-            def build(attempt: Attempt, name: str = name, spec: Any = spec) -> dict[str, Any]:
-                return build_general_corpus(name, spec, tenants.folder, attempt.payload)
+            def build(
+                attempt: Attempt, name: str = name, spec: Any = spec, sources: Any = sources
+            ) -> dict[str, Any]:
+                return build_general_corpus(
+                    name, spec, tenants.folder, attempt.payload, context.log.info,
+                    frozen=sources, cache=artifacts.cache,
+                )  # fmt: skip
 
             made[name] = make(store, artifacts.work, recipe, build)
             write_head(store, f"{SHARED}/corpora/{name}", made[name], context.run_id)
@@ -150,13 +163,6 @@ def task_dataset(bench: Bench) -> dg.MaterializeResult[Any]:
     Every dropped row is counted by reason. Base-agnostic: nothing is rendered or tokenized yet.
     """
     spec, frozen = bench.spec, bench.frozen
-    now = [fingerprint(source, bench.project) for source in spec.data.sources]
-    if now != frozen["sources"]:
-        raise UserError(
-            "a source changed after the declaration was frozen",
-            field="data.sources",
-            fix="Materialize declaration again, then this",
-        )
     texts = _evaluation_texts(bench) if spec.data.decontaminate.enabled else None
     inputs = {"sources": digest_of(frozen["sources"])}
     if texts is not None:
@@ -164,7 +170,10 @@ def task_dataset(bench: Bench) -> dg.MaterializeResult[Any]:
 
     def build(attempt: Attempt) -> dict[str, Any]:
         file = None if texts is None else bench.payload(texts) / "texts.parquet"
-        return build_task_dataset(spec, bench.project, file, attempt.payload, bench.context.log.info)
+        return build_task_dataset(
+            spec, bench.project, file, attempt.payload, bench.context.log.info,
+            declared_in=bench.declared_in, frozen=frozen["sources"], cache=bench.cache,
+        )  # fmt: skip
 
     slices = spec.slice("data.sources", "data.splits", "data.deduplicate", "data.decontaminate")
     artifact = bench.make("task_dataset", build, inputs=inputs, spec=slices)
@@ -217,10 +226,14 @@ def training_mixture(bench: Bench) -> dg.MaterializeResult[Any]:
 
     def build(attempt: Attempt) -> dict[str, Any]:
         corpus_folder = None if corpus is None else bench.payload(corpus)
-        return build_mixture(
+        figures = build_mixture(
             spec, bench.payload(dataset), base_folder, corpus_folder, max_length, attempt.payload,
-            bench.context.log.info,
+            bench.context.log.info, declared_in=bench.declared_in,
         )  # fmt: skip
+        sample = figures.pop("sample")
+        if spec.data.samples != "off":
+            (attempt.evidence / "sample.txt").write_text(sample, "utf-8")
+        return figures
 
     slices = spec.slice("data.general", "data.train_on", "data.on_too_long", "objective", "training.seed")
     artifact = bench.make(

@@ -8,7 +8,8 @@ import dagster as dg
 
 from ft_dagster.assets.bench import SHARED, Bench, check, digest_of, stage_asset
 from ft_dagster.assets.data import locate
-from ft_dagster.evaluation.gates import Verdict, gates_digest, judge, read_samples, to_json, write_samples
+from ft_dagster.evaluation.gates import Verdict, gates_digest, judge, to_json
+from ft_dagster.evaluation.samples import read_samples, write_samples, write_scores
 from ft_dagster.lineage.digest import sha256_file
 from ft_dagster.report.plots import as_markdown_image, score_bars
 from ft_dagster.report.tables import markdown_table
@@ -32,7 +33,8 @@ def base_evaluation(bench: Bench) -> dg.MaterializeResult[Any]:
         figures = bench.produce("evaluation", attempt, lambda output: _run(bench, base, None, task, output))
         samples = read_samples(bench.payload(general)) + read_samples(attempt.payload)
         write_samples(samples, attempt.payload)
-        return {**figures, "scores": _scores(general) + _scores_in(attempt.payload)}
+        write_scores(samples, attempt.payload)
+        return {**figures, "scores": _scores_in(attempt.payload)}
 
     artifact = bench.make(
         "base_evaluation", build, inputs={**_task_inputs(bench), "general_scores": general.digest},
@@ -170,18 +172,13 @@ def _heldout_input(bench: Bench) -> dict[str, str]:
     return {} if file is None else {"general_holdout": digest_of(sha256_file(file))}
 
 
-def _scores(artifact: Artifact) -> list[dict[str, Any]]:
-    scores: list[dict[str, Any]] = artifact.figures["scores"]
-    return scores
-
-
 def _scores_in(payload: Path) -> list[dict[str, Any]]:
     scores: list[dict[str, Any]] = json.loads((payload / "scores.json").read_text("utf-8"))["scores"]
     return scores
 
 
 def _score_table(scores: list[dict[str, Any]]) -> str:
-    rows = [[s["role"], s["task"], s["metric"], f"{s['value']:.3f}", s["questions"]] for s in scores]
+    rows = [[s["role"], s["task"], s["metric"], s["value"], s["questions"]] for s in scores]
     return markdown_table(["role", "task", "metric", "base", "questions"], rows)
 
 

@@ -13,14 +13,18 @@ from ft_dagster.resources.gpus import Gpus
 def gpus_board(gpus: Gpus) -> dg.MaterializeResult[Any]:
     """The devices of this host (GPUs, or CPU slots where there is none): who holds and who waits, and why."""
     with failures():
-        inventory, table = gpus.inventory(), gpus.leases().table()
-    rows = [[r.state, r.device, r.variant, r.since, r.reason] for r in table]
+        table = gpus.leases().table()
+    held = [d for d in table.devices if d.state != "free"]
+    rows = [[d.state, d.device, d.variant, d.since, d.why] for d in table.devices]
+    rows += [
+        [f"waiting, {w.position}.", f"needs {w.count}", w.variant, w.since, w.why] for w in table.waiting
+    ]
     return dg.MaterializeResult(
         metadata={
-            "kind": inventory.kind,
-            "devices": len(inventory.devices),
-            "held": sum(row.state == "held" for row in table),
-            "waiting": sum(row.state == "waiting" for row in table),
+            "kind": table.kind,
+            "devices": len(table.devices),
+            "held": len(held),
+            "waiting": len(table.waiting),
             "board": dg.MetadataValue.md(
                 markdown_table(["state", "device", "variant", "since", "reason"], rows)
             ),

@@ -1,0 +1,1 @@
+"""From declared sources to training examples: read, check, deduplicate, split, render, mix."""

@@ -1,0 +1,225 @@
+"""Base models: a reference plus the digest of each file, found again and checked wherever they are used.
+
+Safetensors only; code that comes with a model is never run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.data.hashes import cached_sha256
+from ft_dagster.data.hub import hub_errors, pin
+from ft_dagster.data.locations import HUB_ID, Asked, is_s3, s3, s3_errors
+from ft_dagster.data.weights import (
+    CONFIG,
+    INDEX,
+    TEMPLATES,
+    has_chat_template,
+    measure,
+    no_weights,
+    read_config,
+    tokenizer_files,
+    used_files,
+    weight_files,
+)
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.digest import FileDigest, payload_digest, sha256_json
+from ft_dagster.spec.variant import BaseModelSpec
+
+SCHEMA_VERSION = 1
+FIELD = "base_model"
+
+
+@dataclass(frozen=True)
+class ResolvedBase:
+    """A base on this machine. `reference` is its declared source, `revision` a hub commit or None.
+
+    `content` is that of base.json: reference, revision, files, architecture, parameters (as stored: tied
+    weights count once), weights_bytes (of the tensors), dtype, chat_template (whether it has one),
+    tokenizer (a digest over the tokenizer's files).
+    """
+
+    folder: Path
+    reference: str
+    revision: str | None
+    files: list[FileDigest]
+    content: dict[str, Any]
+
+
+def resolve_base(
+    spec: BaseModelSpec, project: Path, cache: Path, *, declared_in: object = None
+) -> ResolvedBase:
+    """Find the base of a local folder, a hub id or an s3:// prefix, and hash the files that loading reads.
+
+    What is not local is downloaded below `cache`. Raises UserError for a base that is missing or has
+    no config.json, no safetensors, no tokenizer, or needs code of its own.
+    """
+    if spec.source is None:
+        raise UserError("not yet built", file=declared_in, field=f"{FIELD}.variant", fix="Name a source")
+    revision = None
+    if is_s3(spec.source):
+        folder = _from_s3(spec.source, cache, Asked(declared_in, FIELD))
+    elif _is_local(spec, spec.source, project):
+        folder = _local(spec.source, project)
+        _check_folder(folder, spec.source, declared_in)
+    else:
+        revision = pin(spec.source, spec.revision, "model", file=declared_in, field=f"{FIELD}.source")
+        folder = _from_hub(spec.source, revision, cache, declared_in)
+    if not (folder / CONFIG).is_file():
+        fix = "Name the folder that holds config.json and the weights"
+        raise UserError("a base model without config.json", file=folder, field=f"{FIELD}.source", fix=fix)
+    files = _digests(folder, cache)
+    return ResolvedBase(folder, spec.source, revision, files, _content(folder, spec.source, revision, files))
+
+
+def locate_base(record: dict[str, Any], project: Path, cache: Path, *, verify: bool = False) -> Path:
+    """The folder of a recorded base (the content of base.json) on this machine, downloaded where it must be.
+
+    Sizes are always compared, hashes too: of a file that looks as it did when last hashed, the
+    remembered one; `verify` hashes each anew. Raises UserError when a file is not what it was.
+    """
+    reference, revision = record["reference"], record["revision"]
+    if is_s3(reference):
+        folder = _from_s3(reference, cache, Asked(None, FIELD))
+    elif revision:
+        folder = _from_hub(reference, revision, cache, None)
+    else:
+        folder = _local(reference, project)
+        _check_folder(folder, reference, None)
+    for file in record["files"]:
+        here = folder / file["path"]
+        if not here.is_file():
+            raise _changed(here, "is gone")
+        if here.stat().st_size != file["size"]:
+            raise _changed(here, "has another size")
+        if cached_sha256(here, cache, fresh=verify) != file["sha256"]:
+            raise _changed(here, "has other bytes")
+    return folder
+
+
+def _changed(file: Path, what: str) -> UserError:
+    return UserError(
+        f"base model changed on disk: the file {what} since it was recorded",
+        file=file,
+        fix="Restore the file, or materialize base_model again: what depends on it is then made anew",
+    )
+
+
+def _content(folder: Path, reference: str, revision: str | None, files: list[FileDigest]) -> dict[str, Any]:
+    config = read_config(folder)
+    weights = measure(folder, weight_files(folder))
+    tokenizer = set(tokenizer_files(folder))
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "reference": reference,
+        "revision": revision,
+        "files": [file._asdict() for file in files],
+        "architecture": (config.get("architectures") or [config["model_type"]])[0],
+        "parameters": weights.parameters,
+        "weights_bytes": weights.nbytes,
+        "dtype": weights.dtype,
+        "chat_template": has_chat_template(folder),
+        "tokenizer": payload_digest([file for file in files if file.path in tokenizer]),
+    }
+
+
+def _digests(folder: Path, cache: Path) -> list[FileDigest]:
+    weights = weight_files(folder)
+    index = [INDEX] if len(weights) > 1 or (folder / INDEX).is_file() else []
+    config = used_files([path.name for path in folder.iterdir()])
+    names = sorted({*weights, *index, *config, *tokenizer_files(folder)})
+    return [
+        FileDigest(name, (folder / name).stat().st_size, cached_sha256(folder / name, cache))
+        for name in names
+    ]
+
+
+def _local(source: str, project: Path) -> Path:
+    return project.absolute() / Path(source).expanduser()
+
+
+def _is_local(spec: BaseModelSpec, source: str, project: Path) -> bool:
+    """`models/x` is a missing folder, not a hub id, where the project has `models` and names no revision."""
+    if _local(source, project).exists() or not HUB_ID.fullmatch(source):
+        return True
+    return spec.revision is None and (project / source.split("/", maxsplit=1)[0]).is_dir()
+
+
+def _check_folder(folder: Path, source: str, declared_in: object) -> None:
+    if folder.is_dir():
+        return
+    parent = folder.parent
+    names = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
+    close = difflib.get_close_matches(folder.name, names, n=1)
+    fix = f"Did you mean {parent / close[0]}?" if close else "Name a folder, a hub id or an s3:// prefix"
+    what = "a file, not a model folder" if folder.is_file() else "no such base model folder"
+    raise UserError(what, file=declared_in, field=f"{FIELD}.source", value=source, fix=fix)
+
+
+def _from_hub(repo: str, revision: str, cache: Path, declared_in: object) -> Path:
+    """The snapshot of a hub repository at a commit: from the cache, or downloaded without pickles."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    wanted = {
+        "repo_id": repo,
+        "revision": revision,
+        "cache_dir": cache / "hub",
+        "allow_patterns": ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"],
+        "ignore_patterns": ["*/*.safetensors", "*/*.json", "consolidated*"],
+    }
+    with hub_errors(repo, "model", file=declared_in, field=f"{FIELD}.source"):
+        try:
+            folder = Path(snapshot_download(**wanted, local_files_only=True))
+            weight_files(folder)
+        except (LocalEntryNotFoundError, UserError):
+            folder = Path(snapshot_download(**wanted))
+    if not any(folder.glob("*.safetensors")):
+        raise no_weights(f"{repo}@{revision[:12]}", _hub_names(repo, revision))
+    return folder
+
+
+def _hub_names(repo: str, revision: str) -> list[str]:
+    from huggingface_hub import HfApi
+
+    with hub_errors(repo, "model"):
+        return list(HfApi().list_repo_files(repo, revision=revision))
+
+
+def _from_s3(url: str, cache: Path, asked: Asked) -> Path:
+    """A copy of an s3:// prefix. Its folder is named by the objects' sizes and ETags, so it never changes."""
+    root = url[5:].rstrip("/")
+    with s3_errors(url, asked):
+        fs = s3()
+        found = {path[len(root) + 1 :]: info for path, info in fs.find(root, detail=True).items()}
+        names = used_files(list(found)) + [n for n in found if n.endswith(".safetensors") and "/" not in n]
+        names += [INDEX] if INDEX in found else []
+        if CONFIG not in found:
+            raise asked.error("no config.json there", url, "Name the prefix of a model folder", "source")
+        if not any(name.endswith(".safetensors") for name in names):
+            raise no_weights(url, [*found])
+        listing = [[name, found[name]["size"], found[name].get("ETag")] for name in sorted(names)]
+        folder = cache / "bases" / sha256_json([url, listing])
+        if not folder.is_dir():
+            _download(fs, root, sorted(names), folder)
+    return folder
+
+
+def _download(fs: Any, root: str, names: list[str], folder: Path) -> None:
+    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    try:
+        (draft / TEMPLATES).mkdir(parents=True)
+        for name in names:
+            fs.get_file(f"{root}/{name}", str(draft / name))
+        try:
+            draft.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was first, with the same bytes
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

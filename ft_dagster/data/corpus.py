@@ -1,0 +1,181 @@
+"""Build a general corpus: plain documents from its sources, without duplicates, a part of them held out."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ft_dagster.data.dedup import SeenRows
+from ft_dagster.data.fingerprint import Fingerprint, check_unchanged, pinned
+from ft_dagster.data.locations import Asked
+from ft_dagster.data.rows import Row, normalize, rename
+from ft_dagster.data.sources import read_raw
+from ft_dagster.data.splits import position_of
+from ft_dagster.data.tables import TableWriter
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.digest import FileDigest, payload_digest, sha256_file
+from ft_dagster.spec.variant import CorpusSpec, SourceSpec
+
+SCHEMA_VERSION = 1
+EVERY = 20_000  # documents between two lines of progress
+SCHEMA = pa.schema([(name, pa.string()) for name in ("text", "source", "licence", "record", "salt")])
+PARTS = ("train", "holdout")
+FEW = 16  # held-out documents below which the held-out loss is a poor measure
+
+
+@dataclass
+class _Counts:
+    size: int = 0  # bytes of UTF-8
+    characters: int = 0
+    capped: bool = False
+    sources: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+def build_general_corpus(
+    name: str,
+    spec: CorpusSpec,
+    project: Path,
+    out: Path,
+    progress: Callable[[str], None] | None = None,
+    *,
+    frozen: Sequence[Fingerprint] | None = None,
+    cache: Path | None = None,
+) -> dict[str, Any]:
+    """Write out/<name>/train.parquet, holdout.parquet and corpus.json; returns the latter's content.
+
+    The sources take turns, a document each, until `max_megabytes` (1e6 bytes of UTF-8) are kept.
+    Documents without text are dropped and counted. Whether a document is held out depends on its
+    text alone. Raises UserError, also where either part would be empty.
+    """
+    folder, declared_in = out / name, project / "corpora" / f"{name}.yaml"
+    prints = list(frozen) if frozen is not None else [None] * len(spec.sources)
+    asked = [Asked(declared_in, f"sources[{i}]") for i in range(len(spec.sources))]
+    counts = _Counts()
+    streams = [
+        _documents(pinned(source, print_), spec, project, where, counts.dropped)
+        for source, print_, where in zip(spec.sources, prints, asked, strict=True)
+    ]
+    documents = _write(folder, spec, _kept(streams, spec, counts), counts, progress)
+    for source, print_, where in zip(spec.sources, prints, asked, strict=True):
+        check_unchanged(source, project, print_, where, cache)
+    _check_parts(documents, spec, declared_in)
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "documents": documents,
+        "characters": counts.characters,
+        "bytes": counts.size,
+        "capped": counts.capped,
+        "sources": dict(counts.sources),
+        "dropped": dict(sorted(counts.dropped.items())),
+        "digest": corpus_digest(folder),
+        "warnings": _warnings(documents),
+    }
+    (folder / "corpus.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
+    return content
+
+
+def corpus_digest(folder: Path) -> str:
+    """The digest of one corpus: the payload digest of its two Parquet files."""
+    files = [folder / f"{part}.parquet" for part in PARTS]
+    return payload_digest([FileDigest(f.name, f.stat().st_size, sha256_file(f)) for f in files])
+
+
+def _documents(
+    source: SourceSpec, spec: CorpusSpec, project: Path, asked: Asked, dropped: Counter[str]
+) -> Iterator[Row]:
+    """The documents of a source; only rows of plain text are documents."""
+    if source.format not in ("auto", "text"):
+        fix = "Map the column that holds the text: fields: {text: ...}"
+        raise asked.error("a corpus takes plain text only", source.format, fix, "format")
+    licensed = source.model_copy(update={"licence": source.licence or spec.licence})
+    for ordinal, raw in enumerate(read_raw(source, project, asked)):
+        fields = rename(raw, source.fields, asked.field)
+        text = fields.get("text", fields.get("content"))
+        if text is None or (isinstance(text, str) and not text.strip()):
+            if "text" not in fields and "content" not in fields:
+                has = ", ".join(map(str, fields))
+                fix = f"Map the column that holds it: fields: {{text: ...}}; the row has {has}"
+                raise raw.error("a document without text", fix, field=f"{asked.field}.fields")
+            dropped["empty"] += 1
+            continue
+        yield normalize(raw, licensed, "text", ordinal, asked.field)
+
+
+def _kept(streams: list[Iterator[Row]], spec: CorpusSpec, counts: _Counts) -> Iterator[Row]:
+    """The documents of all sources that are new, until there is enough text."""
+    seen = SeenRows()
+    for row in _in_turns(streams):
+        if not seen.add(row.identity):
+            counts.dropped["duplicate"] += 1
+            continue
+        nbytes = len(row.text.encode())
+        if counts.size + nbytes > spec.max_megabytes * 1e6:
+            counts.capped = True
+            return
+        counts.size += nbytes
+        counts.characters += len(row.text)
+        counts.sources[row.source] += 1
+        yield row
+
+
+def _write(
+    folder: Path,
+    spec: CorpusSpec,
+    rows: Iterator[Row],
+    counts: _Counts,
+    progress: Callable[[str], None] | None,
+) -> dict[str, int]:
+    """Write both parts; returns the documents of each. Row groups are small: a mixture reads a few."""
+    with ExitStack() as files:
+        parts = {
+            part: files.enter_context(
+                TableWriter(folder / f"{part}.parquet", SCHEMA, rows=256, nbytes=500_000)
+            )
+            for part in PARTS
+        }
+        for number, row in enumerate(rows, 1):
+            part = "holdout" if position_of(row.text) < spec.holdout else "train"
+            parts[part].add({name: getattr(row, name) for name in SCHEMA.names}, 200 + len(row.text))
+            if progress and number % EVERY == 0:
+                progress(
+                    f"{number:,} documents, {counts.size / 1e6:.1f} of at most {spec.max_megabytes:g} MB"
+                )
+    return {part: table.rows for part, table in parts.items()}
+
+
+def _in_turns(streams: list[Iterator[Row]]) -> Iterator[Row]:
+    while streams:
+        for stream in list(streams):
+            row = next(stream, None)
+            if row is None:
+                streams.remove(stream)
+            else:
+                yield row
+
+
+def _check_parts(counts: dict[str, int], spec: CorpusSpec, declared_in: Path) -> None:
+    for part in PARTS:
+        if counts[part] == 0:
+            raise UserError(
+                f"no document fell into the {part} part (of {sum(counts.values())} documents)",
+                file=declared_in,
+                field="holdout",
+                value=spec.holdout,
+                fix="Add documents, cut long ones into several, or change holdout",
+            )
+
+
+def _warnings(counts: dict[str, int]) -> list[str]:
+    if counts["holdout"] >= FEW:
+        return []
+    return [
+        f"only {counts['holdout']} documents are held out: the loss on them is a noisy measure of forgetting"
+    ]

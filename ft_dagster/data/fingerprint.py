@@ -1,0 +1,88 @@
+"""What a source was when it was declared: its files by digest, its objects by ETag, its hub commit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.data.hashes import cached_sha256
+from ft_dagster.data.hub import pin
+from ft_dagster.data.locations import Asked, DataFile, data_files, is_hub, is_s3, s3_errors
+from ft_dagster.data.sources import NOWHERE
+from ft_dagster.errors import UserError
+from ft_dagster.spec.variant import SourceSpec
+
+Fingerprint = list[dict[str, Any]]
+
+
+def fingerprint(
+    source: SourceSpec, project: Path, asked: Asked = NOWHERE, cache: Path | None = None
+) -> Fingerprint:
+    """One entry a file: {path, size, sha256}, of s3:// {path, size, etag}; a hub data set: {repo, revision}.
+
+    Paths are relative to the project where they are inside; sizes in bytes. `cache` is a folder that
+    remembers the hashes of unchanged files. Raises UserError for a source that is not there.
+    """
+    if is_hub(source, project):
+        field = f"{asked.field}.path"
+        commit = pin(source.path, source.revision, "dataset", file=asked.file, field=field)
+        return [{"repo": source.path, "revision": commit}]
+    files = data_files(source, project, asked)
+    with s3_errors(source.path, asked):
+        return [_remote(file) if is_s3(source.path) else _local(file, cache) for file in files]
+
+
+def fingerprint_sources(
+    sources: Sequence[SourceSpec],
+    project: Path,
+    *,
+    declared_in: object = None,
+    field: str = "data.sources",
+    cache: Path | None = None,
+) -> list[Fingerprint]:
+    """The fingerprint of each source, in order; errors name `field[i]`."""
+    return [
+        fingerprint(source, project, Asked(declared_in, f"{field}[{i}]"), cache)
+        for i, source in enumerate(sources)
+    ]
+
+
+def pinned(source: SourceSpec, frozen: Fingerprint | None) -> SourceSpec:
+    """The source at the commit that its fingerprint recorded."""
+    if frozen and "revision" in frozen[0]:
+        return source.model_copy(update={"revision": frozen[0]["revision"]})
+    return source
+
+
+def check_unchanged(
+    source: SourceSpec, project: Path, frozen: Fingerprint | None, asked: Asked, cache: Path | None
+) -> None:
+    """Raise UserError where a source is no longer what its fingerprint says."""
+    if frozen is None:
+        return
+    now = fingerprint(pinned(source, frozen), project, asked, cache)
+    if now != frozen:
+        changed = [entry for entry in (*now, *frozen) if (entry in now) != (entry in frozen)]
+        raise UserError(
+            "the source changed after it was declared",
+            file=changed[0].get("path", source.path),
+            field=asked.field,
+            fix="Run the variant again from its declaration",
+        )
+
+
+def _local(file: DataFile, cache: Path | None) -> dict[str, Any]:
+    path = Path(file.path)
+    return {"path": file.name, "size": path.stat().st_size, "sha256": cached_sha256(path, cache)}
+
+
+def _remote(file: DataFile) -> dict[str, Any]:
+    """An object without an ETag (some servers) is named by its bytes instead."""
+    info = file.fs.info(file.path)
+    etag = str(info.get("ETag") or "").strip('"')
+    if not etag:
+        with file.fs.open(file.path, "rb") as content:
+            etag = "sha256:" + hashlib.file_digest(content, "sha256").hexdigest()
+    return {"path": file.name, "size": int(info["size"]), "etag": etag}

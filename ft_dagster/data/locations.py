@@ -1,0 +1,185 @@
+"""Where a source's rows lie: the data files behind a path, folder, glob or s3:// address, or a hub data set.
+
+A local path wins if it exists; `org/name` without such a path is a hub id. S3 takes its credentials
+and endpoint from the standard AWS_* variables.
+"""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import fsspec
+
+from ft_dagster.errors import UserError
+from ft_dagster.spec.variant import SourceSpec
+
+TYPES = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+}
+GZIPPED = ("jsonl", "json", "csv", "tsv")
+SUPPORTED = ".jsonl, .json, .csv, .tsv (each also .gz), .parquet or .arrow"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class Asked(NamedTuple):
+    """Who asked for a source: the declaration's file, and the field in it ("data.sources[0]")."""
+
+    file: object = None
+    field: str = "data.sources"
+
+    def error(self, problem: str, value: object, fix: str, under: str = "path") -> UserError:
+        return UserError(problem, file=self.file, field=f"{self.field}.{under}", value=value, fix=fix)
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One file of rows. `path` is the file system's own (absolute, or bucket/key); `name` is for people."""
+
+    fs: Any
+    path: str
+    name: str
+    type: str
+
+    @property
+    def gzipped(self) -> bool:
+        return self.path.endswith(".gz")
+
+
+def file_type(path: str) -> str | None:
+    """The format that a file's name says, or None where it is not one of TYPES."""
+    bare = path.removesuffix(".gz")
+    found = TYPES.get(PurePosixPath(bare).suffix.lower())
+    return found if bare == path or found in GZIPPED else None
+
+
+def is_s3(path: str) -> bool:
+    return path.startswith("s3://")
+
+
+def is_hub(source: SourceSpec, project: Path) -> bool:
+    """Whether the path can only mean a hub data set.
+
+    `faq/part` is a missing path, not a hub id, where the project has a folder `faq` and no revision
+    is declared; so is a name that ends like a data file.
+    """
+    path = source.path
+    if is_s3(path) or not HUB_ID.fullmatch(path) or file_type(path) or (project / path).exists():
+        return False
+    return source.revision is not None or not (project / path.split("/")[0]).is_dir()
+
+
+def data_files(source: SourceSpec, project: Path, asked: Asked) -> list[DataFile]:
+    """The files of a local or s3:// source, sorted. Raises UserError where there are none."""
+    remote = is_s3(source.path)
+    fs = s3() if remote else fsspec.filesystem("file")
+    path = source.path[5:] if remote else _absolute(source.path, project)
+    with s3_errors(source.path, asked):
+        roots = _roots(fs, path)
+        if not roots:
+            raise _missing(fs, source, path, asked)
+        found = [file for root in roots for file in _expand(fs, root, source, asked)]
+    files = [path for path in dict.fromkeys(found) if file_type(path)]
+    if not files:
+        raise asked.error("no data file there", source.path, f"Supported are {SUPPORTED}")
+    return [DataFile(fs, path, _name(path, project, remote), str(file_type(path))) for path in files]
+
+
+def s3() -> Any:
+    """A fresh S3 file system: s3fs caches instances without looking at the environment."""
+    return fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
+
+
+@contextmanager
+def s3_errors(path: str, asked: Asked) -> Iterator[None]:
+    """Turn what goes wrong with an s3:// address outside this program into UserErrors."""
+    if not is_s3(path):
+        yield
+        return
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except FileNotFoundError:
+        raise asked.error("no such object or bucket", path, "Check the address") from None
+    except PermissionError as error:
+        fix = "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or AWS_PROFILE, and the bucket's policy"
+        raise asked.error(f"access denied: {error}", path, fix) from None
+    except (BotoCoreError, ClientError, ConnectionError, TimeoutError) as error:
+        fix = "Check the AWS_* variables, AWS_ENDPOINT_URL among them, and that the server answers"
+        raise asked.error(f"cannot read from S3: {error}", path, fix) from None
+
+
+def _absolute(path: str, project: Path) -> str:
+    return os.path.normpath(project.absolute() / Path(path).expanduser())
+
+
+def _roots(fs: Any, path: str) -> list[str]:
+    """The path itself if it exists, else what it matches as a glob."""
+    if fs.exists(path):
+        return [path.rstrip("/")]
+    return sorted(fs.glob(path)) if glob.has_magic(path) else []
+
+
+def _expand(fs: Any, path: str, source: SourceSpec, asked: Asked) -> list[str]:
+    """The files below `path` in order of name. A folder of `datasets` stands for its Arrow files."""
+    if not fs.isdir(path):
+        return [path]
+    names = {PurePosixPath(entry).name for entry in fs.ls(path, detail=False)}
+    if "dataset_dict.json" in names:
+        splits = json.loads(fs.cat_file(f"{path}/dataset_dict.json"))["splits"]
+        if source.split not in splits:
+            fix = f"It has: {', '.join(splits)}"
+            raise asked.error("the saved data set has no such split", source.split, fix, "split")
+        return _expand(fs, f"{path}/{source.split}", source, asked)
+    if "state.json" in names:
+        state = json.loads(fs.cat_file(f"{path}/state.json"))
+        return [f"{path}/{file['filename']}" for file in state["_data_files"]]
+    visible = sorted(name for name in names if name and not name.startswith("."))
+    return [file for name in visible for file in _expand(fs, f"{path}/{name}", source, asked)]
+
+
+def _missing(fs: Any, source: SourceSpec, path: str, asked: Asked) -> UserError:
+    what = "the glob matches nothing" if glob.has_magic(path) else "no such file or folder"
+    parent = PurePosixPath(path).parent
+    while len(parent.parts) > 1 and (glob.has_magic(str(parent)) or not fs.isdir(str(parent))):
+        parent = parent.parent
+    names = (
+        sorted(PurePosixPath(p).name for p in fs.ls(str(parent), detail=False)) if fs.isdir(parent) else []
+    )
+    wanted = PurePosixPath(path).relative_to(parent).parts[0]
+    close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
+    if close:
+        fix = f"Did you mean {close[0]} (in {parent})?"
+    else:
+        fix = f"{parent} holds: {', '.join(names[:8]) or 'nothing'}"
+    if source.revision is None and HUB_ID.fullmatch(source.path) and not file_type(source.path):
+        fix += " For a data set of the hub, give its revision"
+    return asked.error(what, source.path, fix)
+
+
+def _name(path: str, project: Path, remote: bool) -> str:
+    """How a person names the file: relative to the project where it is inside."""
+    if remote:
+        return f"s3://{path}"
+    inside = Path(path)
+    return inside.relative_to(project.absolute()).as_posix() if _is_inside(inside, project) else path
+
+
+def _is_inside(path: Path, project: Path) -> bool:
+    return path.is_relative_to(project.absolute())

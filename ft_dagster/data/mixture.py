@@ -1,0 +1,252 @@
+"""Build a training mixture: task rows tokenized and span-masked, general text mixed in at a stated share."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ft_dagster.data.dataset_io import read_split
+from ft_dagster.data.general import GeneralText, holdout_chunks
+from ft_dagster.data.render import Rendered, has_control_tokens, load_tokenizer, render_rows
+from ft_dagster.data.rows import Row
+from ft_dagster.data.shards import SplitWriter
+from ft_dagster.data.tables import TableWriter
+from ft_dagster.data.weights import tokenizer_digest
+from ft_dagster.errors import UserError
+from ft_dagster.spec.variant import VariantSpec
+
+SCHEMA_VERSION = 1
+ORDER = "permute shards then rows, seeded by (seed, epoch)"
+BATCH = 256  # rows given to the tokenizer at once
+USUAL_SHARE = (0.05, 0.10)
+MANY_CUT = 0.05  # share of rows cut or dropped above which a warning is due
+TOO_LONG, UNTRAINED = "too long", "no trained tokens"
+
+
+def build_mixture(  # noqa: PLR0917
+    spec: VariantSpec,
+    dataset_folder: Path,
+    base_folder: Path,
+    corpus_folder: Path | None,
+    max_length: int,
+    out: Path,
+    progress: Callable[[str], None] | None = None,
+    *,
+    declared_in: object = None,
+) -> dict[str, Any]:
+    """Write the shards of train, validation and general_holdout and mixture.json into `out`.
+
+    `corpus_folder` is a general corpus' payload, or the folder of the one corpus in it; `max_length` is
+    in tokens.
+    Returns mixture.json's content with `warnings` (lines) and `sample` (the first training example,
+    its trained text between « and »; the caller decides whether it may be shown). Raises UserError:
+    no chat template where one is needed, nothing trained, a corpus too small for the share.
+    """
+    build = _Build(
+        spec, load_tokenizer(base_folder), max_length, out, progress=progress, declared_in=declared_in
+    )
+    general = spec.data.general
+    if general is not None and corpus_folder is None:
+        raise ValueError("data.general is declared: its corpus is needed")
+    if general is not None and corpus_folder is not None and (corpus_folder / general.corpus).is_dir():
+        corpus_folder = corpus_folder / general.corpus
+    splits = {"train": build.train(dataset_folder / "train.parquet", corpus_folder)}
+    splits["validation"] = build.validation(dataset_folder / "validation.parquet")
+    splits["general_holdout"] = build.holdout(corpus_folder)
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "tokenizer": tokenizer_digest(base_folder),
+        "max_length": max_length,
+        "seed": spec.training.seed,
+        "order": ORDER,
+        "splits": splits,
+        "general_share": {"asked": general.share if general else 0.0, "realized": _share(splits["train"])},
+        "longest": build.longest,
+        "dropped": dict(sorted(build.dropped.items())),
+    }
+    (out / "mixture.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
+    return {**content, "warnings": build.warnings(content), "sample": build.sample}
+
+
+class _Build:
+    """The state of one build: the writers' counts, the rows dropped, the sample."""
+
+    def __init__(
+        self,
+        spec: VariantSpec,
+        tokenizer: Any,
+        max_length: int,
+        out: Path,
+        *,
+        progress: Callable[[str], None] | None,
+        declared_in: object,
+    ) -> None:
+        self._spec, self._tokenizer, self._max_length, self._out = spec, tokenizer, max_length, out
+        self._say = progress or (lambda line: None)
+        self._declared_in = declared_in
+        self._rows = 0
+        self._cut = 0
+        self._with_control_tokens = 0
+        self.dropped = Counter[str]()
+        self.longest = 0
+        self.sample: str | None = None
+
+    def train(self, file: Path, corpus: Path | None) -> dict[str, Any]:
+        general, trained = self._general(corpus), 0
+        name = f"general:{self._spec.data.general.corpus}" if self._spec.data.general else ""
+        writer = SplitWriter(self._out, "train")
+        for row, example in self._examples(file, writer):
+            writer.add(example, row.source, row.record)
+            self.sample = self.sample or self._marked(example)
+            trained += example.trained_tokens
+            if general:
+                for chunk, record in general.due(trained):
+                    writer.add(chunk, name, record)
+        self._refuse_empty(writer, "train")
+        if general:
+            for chunk, record in general.due(trained, last=True):
+                writer.add(chunk, name, record)
+            self._refuse_small(general, trained)
+        self.longest = max(self.longest, writer.longest)
+        return writer.close()
+
+    def validation(self, file: Path) -> dict[str, Any]:
+        writer = SplitWriter(self._out, "validation")
+        for row, example in self._examples(file, writer):
+            writer.add(example, row.source, row.record)
+        if writer.by_source and not writer.total("trained_tokens"):
+            raise self._empty("validation", next(iter(writer.by_source)))
+        self.longest = max(self.longest, writer.longest)
+        return writer.close()
+
+    def holdout(self, corpus: Path | None) -> dict[str, Any]:
+        writer = SplitWriter(self._out, "general_holdout")
+        general = self._spec.data.general
+        if general is None or corpus is None:
+            return writer.close()
+        chunks = holdout_chunks(corpus, self._tokenizer, self._max_length)
+        schema = pa.schema([("text", pa.string())])
+        with TableWriter(self._out / "general_holdout" / "texts.parquet", schema) as texts:
+            for chunk in chunks:
+                writer.add(chunk.rendered(), f"general:{general.corpus}", chunk.record)
+                texts.add({"text": chunk.text}, len(chunk.text))
+        return writer.close()
+
+    def warnings(self, content: dict[str, Any]) -> list[str]:
+        """What a person should know before training on this, one line each."""
+        lines, share = [], content["general_share"]["realized"]
+        low, high = USUAL_SHARE
+        if self._spec.method.name == "full" and not low <= share <= high:
+            lines.append(
+                f"general text is {share:.1%} of the trained tokens; "
+                f"{low:.0%} to {high:.0%} is usual for full fine-tuning"
+            )
+        lost = self._cut + sum(self.dropped.values())
+        if lost > MANY_CUT * self._rows:
+            dropped = ", ".join(f"{n} dropped: {reason}" for reason, n in sorted(self.dropped.items()))
+            lines.append(
+                f"of {self._rows} rows, {self._cut} were cut to {self._max_length} tokens"
+                + (f", {dropped}" if dropped else "")
+            )
+        if self._with_control_tokens:
+            lines.append(
+                f"{self._with_control_tokens} rows hold special tokens of the base as text "
+                "(rendered already?): they are read as special tokens"
+            )
+        return lines
+
+    def _general(self, corpus: Path | None) -> GeneralText | None:
+        general = self._spec.data.general
+        if general is None or corpus is None or general.share == 0:
+            return None
+        return GeneralText(corpus, self._tokenizer, general.share, self._max_length, self._spec.training.seed)
+
+    def _examples(self, file: Path, writer: SplitWriter) -> Iterator[tuple[Row, Rendered]]:
+        """The rows that give an example, in order; the others are counted by reason."""
+        rows = read_split(file)
+        while batch := list(islice(rows, BATCH)):
+            rendered = render_rows(
+                batch, self._tokenizer, train_on=self._spec.data.train_on, max_length=self._max_length
+            )
+            for row, example in zip(batch, rendered, strict=True):
+                self._rows += 1
+                self._with_control_tokens += has_control_tokens(row, self._tokenizer)
+                writer.counts_of(row.source)
+                reason = self._reason(row, example)
+                if reason:
+                    self.dropped[reason] += 1
+                else:
+                    self._cut += example.truncated
+                    yield row, example
+            self._say(f"{self._rows:,} rows tokenized")
+
+    def _reason(self, row: Row, example: Rendered) -> str | None:
+        if example.truncated and self._spec.data.on_too_long == "refuse":
+            raise UserError(
+                f"a row longer than {self._max_length} tokens (record {row.record[:16]})",
+                file=row.source,
+                field="data.on_too_long",
+                value="refuse",
+                fix="Shorten the row, raise training.max_length, or let data.on_too_long truncate or drop it",
+            )
+        if example.truncated and self._spec.data.on_too_long == "drop":
+            return TOO_LONG
+        return None if example.trained_tokens else UNTRAINED
+
+    def _refuse_empty(self, writer: SplitWriter, split: str) -> None:
+        untrained = [source for source, n in writer.by_source.items() if not n["trained_tokens"]]
+        if untrained:
+            raise self._empty(split, untrained[0])
+
+    def _empty(self, split: str, source: str) -> UserError:
+        dropped = ", ".join(f"{n} rows dropped: {reason}" for reason, n in sorted(self.dropped.items()))
+        return UserError(
+            f"the loss mask is empty: no token of this source would be trained on in the {split} split "
+            f"({dropped or 'no rows'})",
+            file=self._declared_in,
+            field="data.sources",
+            value=source,
+            fix=f"Raise training.max_length ({self._max_length}), shorten the prompts, or leave it out",
+        )
+
+    def _refuse_small(self, general: GeneralText, trained: int) -> None:
+        needed = general.needed(trained)
+        if general.given >= needed:
+            return
+        declared = self._spec.data.general
+        assert declared is not None
+        most = general.given / (general.given + trained)
+        raise UserError(
+            f"corpus {declared.corpus} is too small: it has {general.given} trained tokens, "
+            f"the share needs {needed}",
+            file=self._declared_in,
+            field="data.general.share",
+            value=declared.share,
+            fix=f"Lower the share to {int(most * 1e4) / 1e4}, or add text to corpora/{declared.corpus}.yaml",
+        )
+
+    def _marked(self, example: Rendered) -> str:
+        """The example as text, what is trained between « and »."""
+        parts, at = [], 0
+        for start, end in example.spans:
+            parts += [
+                self._decode(example.input_ids[at:start]),
+                f"«{self._decode(example.input_ids[start:end])}»",
+            ]
+            at = end
+        return "".join([*parts, self._decode(example.input_ids[at:])])
+
+    def _decode(self, ids: list[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
+        return text
+
+
+def _share(train: dict[str, Any]) -> float:
+    general = sum(n["trained_tokens"] for s, n in train["by_source"].items() if s.startswith("general:"))
+    return general / train["trained_tokens"] if train["trained_tokens"] else 0.0

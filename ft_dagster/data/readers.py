@@ -1,0 +1,204 @@
+"""Stream the rows of one data file: JSONL, JSON list, CSV, Parquet, Arrow; never the whole file at once.
+
+The one exception is a `.json` file that holds a list: JSON has no way to read half of it, so it is
+loaded whole. For anything large, use JSONL or Parquet.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from ft_dagster.data.locations import DataFile
+from ft_dagster.errors import UserError
+
+BATCH = 512  # rows of a columnar file held as Python objects at a time
+LONGEST_CELL = 64_000_000  # characters of one CSV cell: an unclosed quote must not swallow a large file
+
+
+class RawRow(NamedTuple):
+    """A row as the file has it. `line` counts from 1: the line of a text file, the row of any other."""
+
+    fields: dict[str, Any]
+    file: str
+    line: int
+
+    def error(self, problem: str, fix: str, *, field: str | None = None, value: object = None) -> UserError:
+        return UserError(problem, fix=fix, file=self.file, line=self.line, field=field, value=value)
+
+
+def read_file(file: DataFile) -> Iterator[RawRow]:
+    """Every row of a data file. Raises UserError for a malformed row and for a file without rows."""
+    empty = True
+    for row in READERS[file.type](file):
+        empty = False
+        yield row
+    if empty:
+        raise UserError("the file is empty", file=file.name, fix="Put rows into it, or leave it out")
+
+
+@contextmanager
+def _open(file: DataFile) -> Iterator[io.BufferedIOBase]:
+    with file.fs.open(file.path, "rb") as raw, io.BufferedReader(raw, 1 << 20) as buffered:
+        if file.gzipped:
+            with gzip.open(buffered) as content:
+                yield content
+        else:
+            yield buffered
+
+
+def _lines(file: DataFile) -> Iterator[tuple[int, str]]:
+    """(number, text) of every line, its line break kept."""
+    number = 0
+    with _open(file) as content:
+        try:
+            for number, line in enumerate(content, 1):
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError:
+            raise UserError("not UTF-8 text", file=file.name, line=number, fix="Save it as UTF-8") from None
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            fix = "Compress it anew"
+            raise UserError("damaged gzip file", file=file.name, line=number + 1, fix=fix) from None
+
+
+def _read_jsonl(file: DataFile) -> Iterator[RawRow]:
+    for number, line in _lines(file):
+        if line.strip():
+            yield _parsed(file, number, line)
+
+
+def _parsed(file: DataFile, number: int, line: str) -> RawRow:
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        what = getattr(error, "msg", "not JSON")
+        fix = "Mend the line: one JSON object a line"
+        raise UserError(
+            f"malformed line: {what}", file=file.name, line=number, value=line.strip(), fix=fix
+        ) from None
+    return _object(file, number, fields)
+
+
+def _object(file: DataFile, number: int, fields: Any) -> RawRow:
+    if not isinstance(fields, dict):
+        fix = "Each row is a JSON object with named fields"
+        raise UserError("malformed row: not an object", file=file.name, line=number, value=fields, fix=fix)
+    return RawRow(fields, file.name, number)
+
+
+def _read_json(file: DataFile) -> Iterator[RawRow]:
+    """A `.json` file is a list of objects, or JSON lines under another name."""
+    with _open(file) as content:
+        start = content.read(4096).decode("utf-8-sig", errors="replace").lstrip()
+    if not start.startswith("["):
+        yield from _read_jsonl(file)
+        return
+    text = "".join(line for _, line in _lines(file))
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line, what = getattr(error, "lineno", None), getattr(error, "msg", "not JSON")
+        raise UserError(f"malformed JSON: {what}", file=file.name, line=line, fix="Mend the file") from None
+    for number, fields in enumerate(rows, 1):
+        yield _object(file, number, fields)
+
+
+def _read_csv(file: DataFile, delimiter: str = ",") -> Iterator[RawRow]:
+    csv.field_size_limit(LONGEST_CELL)
+    reader = csv.reader((line for _, line in _lines(file)), delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    start = 1
+    try:
+        for cells in reader:
+            number, start = start, reader.line_num + 1
+            if not cells:
+                continue
+            if header is None:
+                header = _header(file, cells)
+                continue
+            if len(cells) != len(header):
+                problem = f"malformed line: {len(cells)} cells under {len(header)} columns"
+                fix = "Quote cells that hold a comma or a line break"
+                raise UserError(problem, file=file.name, line=number, fix=fix)
+            yield RawRow(dict(zip(header, cells, strict=True)), file.name, number)
+    except csv.Error as error:
+        fix = "Mend the quotes of this line"
+        raise UserError(f"malformed line: {error}", file=file.name, line=start, fix=fix) from None
+
+
+def _header(file: DataFile, cells: list[str]) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    double = next((name for name in names if names.count(name) > 1), None)
+    if double is not None:
+        fix = "The first line names each column once"
+        raise UserError("two columns of one name", file=file.name, line=1, value=double, fix=fix)
+    return names
+
+
+def _read_tsv(file: DataFile) -> Iterator[RawRow]:
+    return _read_csv(file, delimiter="\t")
+
+
+def _read_parquet(file: DataFile) -> Iterator[RawRow]:
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
+
+    with _open(file) as content:
+        if not content.read(1):
+            return
+        content.seek(0)
+        try:
+            table = ParquetFile(content, buffer_size=1 << 20, pre_buffer=False)
+            batches = table.iter_batches(batch_size=BATCH)
+            yield from _rows(file, batches)
+        except pa.ArrowInvalid as error:
+            raise _damaged(file, error) from None
+
+
+def _read_arrow(file: DataFile) -> Iterator[RawRow]:
+    """Both of Arrow's IPC layouts: the file (starts with ARROW1) and the stream (what `datasets` writes)."""
+    import pyarrow as pa
+
+    with _open(file) as content:
+        magic = content.read(6)
+        content.seek(0)
+        if not magic:
+            return
+        try:
+            if magic == b"ARROW1":
+                table = pa.ipc.open_file(content)
+                yield from _rows(file, (table.get_batch(i) for i in range(table.num_record_batches)))
+            else:
+                yield from _rows(file, pa.ipc.open_stream(content))
+        except pa.ArrowInvalid as error:
+            raise _damaged(file, error) from None
+
+
+def _rows(file: DataFile, batches: Any) -> Iterator[RawRow]:
+    number = 0
+    for batch in batches:
+        for start in range(0, batch.num_rows, BATCH):
+            for fields in batch.slice(start, BATCH).to_pylist():
+                number += 1
+                yield RawRow(fields, file.name, number)
+
+
+def _damaged(file: DataFile, error: Exception) -> UserError:
+    first = str(error).splitlines()[0].rstrip(".")
+    return UserError(f"not a whole {file.type} file: {first}", file=file.name, fix="Write the file anew")
+
+
+READERS: dict[str, Callable[[DataFile], Iterator[RawRow]]] = {
+    "jsonl": _read_jsonl,
+    "json": _read_json,
+    "csv": _read_csv,
+    "tsv": _read_tsv,
+    "parquet": _read_parquet,
+    "arrow": _read_arrow,
+}

@@ -1,0 +1,257 @@
+"""Render rows with the base's tokenizer: token ids, and the spans of tokens that are trained.
+
+The spans are found by rendering the conversation up to and with each answer and comparing characters,
+so a chat template needs no {% generation %} marks. A trained span covers the answer and its
+end-of-turn token: the model must learn to stop.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, groupby
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from ft_dagster.data.rows import Message, Row
+from ft_dagster.errors import UserError
+
+TrainOn = Literal["completions", "assistant_turns"]
+Spans = tuple[tuple[int, int], ...]
+DATE = "26 Jul 2024"  # what templates that print today's date get, as `date_string` too
+
+
+class Turn(NamedTuple):
+    """The last turn as text: what is asked, what is answered, and what ends the answer ("" for none).
+
+    `prompt + answer + end` tokenizes as training did, with `add_special_tokens` as said.
+    """
+
+    prompt: str
+    answer: str
+    end: str
+    add_special_tokens: bool
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """One example. `spans` are half open ranges of token positions that carry a label, from 1 on."""
+
+    input_ids: list[int]
+    spans: Spans
+    truncated: bool = False
+
+    @property
+    def trained_tokens(self) -> int:
+        return sum(end - start for start, end in self.spans)
+
+
+class _Marked(NamedTuple):
+    """Text with the character spans to train on; `eos`: the end-of-sequence token follows, trained too."""
+
+    text: str
+    spans: Spans
+    special: bool
+    eos: bool
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The fast tokenizer of a model folder, from local files. Raises UserError."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        first = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        fix = "Put the model's own tokenizer.json and tokenizer_config.json there"
+        raise UserError(f"the tokenizer does not load: {first}", file=folder, fix=fix) from None
+    if not tokenizer.is_fast:
+        fix = "Save it once as a fast one: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+        raise UserError("the tokenizer has no tokenizer.json", file=folder, fix=fix)
+    return tokenizer
+
+
+def render(
+    row: Row, tokenizer: Any, *, train_on: TrainOn = "completions", max_length: int | None = None
+) -> Rendered:
+    """One row as tokens, cut to `max_length`; see `render_rows`."""
+    return next(render_rows([row], tokenizer, train_on=train_on, max_length=max_length))
+
+
+def render_rows(
+    rows: Sequence[Row], tokenizer: Any, *, train_on: TrainOn = "completions", max_length: int | None = None
+) -> Iterator[Rendered]:
+    """Rows as tokens, in order. What is longer than `max_length` tokens is cut at its end and says so.
+
+    Raises UserError for a tokenizer without chat template or end-of-sequence token where one is
+    needed, and for a row that the template refuses or renders in a way that cannot be split.
+    """
+    marked = [_marked(row, tokenizer, train_on) for row in rows]
+    for special, group in groupby(marked, key=lambda item: item.special):
+        items = list(group)
+        encoded = _encode([item.text for item in items], tokenizer, special)
+        for item, (ids, ends) in zip(items, encoded, strict=True):
+            yield _cut(*_spanned(item, ids, ends, tokenizer.eos_token_id), max_length)
+
+
+def render_prompt(row: Row, tokenizer: Any) -> tuple[str, str]:
+    """(prompt, answer) of the row's last turn, as text; see `render_turn` for what ends the answer."""
+    turn = render_turn(row, tokenizer)
+    return turn.prompt, turn.answer
+
+
+def render_turn(row: Row, tokenizer: Any) -> Turn:
+    """The last turn of a row as text. A text row has an empty prompt. Raises UserError."""
+    if row.kind != "messages":
+        prompt = row.prompt if row.kind == "prompt_completion" else ""
+        answer = row.completion if row.kind == "prompt_completion" else row.text
+        return Turn(prompt, answer, _eos(row, tokenizer), True)
+    whole = _chat(row, row.messages, tokenizer)
+    start, stop, end, _ = _answer(row, len(row.messages) - 1, whole, tokenizer)
+    return Turn(whole[:start], whole[start:stop], whole[stop:end] or _eos(row, tokenizer), False)
+
+
+def has_control_tokens(row: Row, tokenizer: Any) -> bool:
+    """Whether the row's own words hold a special token (as `<|im_end|>`): it would be read as one."""
+    return _special(tokenizer).search(row.whole_text) is not None
+
+
+def encode_texts(texts: Iterable[str], tokenizer: Any) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
+    """(token ids, character offsets) of plain texts, with the special tokens that the tokenizer adds."""
+    for text in texts:
+        encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
+        yield encoded["input_ids"], encoded["offset_mapping"]
+
+
+def _marked(row: Row, tokenizer: Any, train_on: TrainOn) -> _Marked:
+    if row.kind == "text":
+        _eos(row, tokenizer)
+        return _Marked(row.text, ((0, len(row.text)),), True, True)
+    if row.kind == "prompt_completion":
+        _eos(row, tokenizer)
+        text = row.prompt + row.completion
+        return _Marked(text, ((len(row.prompt), len(text)),), True, True)
+    whole = _chat(row, row.messages, tokenizer)
+    turns = [len(row.messages) - 1]
+    if train_on == "assistant_turns":
+        # An answer to nothing, as the first message, has no prompt to be learned from.
+        turns = [i for i, message in enumerate(row.messages) if i and message.role == "assistant"]
+    answers = [_answer(row, i, whole, tokenizer) for i in turns]
+    spans = tuple((start, end) for start, _, end, _ in answers)
+    if answers[-1][3]:
+        _eos(row, tokenizer)
+        return _Marked(whole[: spans[-1][1]], spans, False, True)
+    return _Marked(whole, spans, False, False)
+
+
+def _answer(row: Row, i: int, whole: str, tokenizer: Any) -> tuple[int, int, int, bool]:
+    """Where the i-th message, an answer, stands in the rendered conversation.
+
+    (start, end of the answer, end of its end-of-turn token, whether nothing marks the end of the turn).
+    """
+    before = _chat(row, row.messages[:i], tokenizer, prompt=True) if i else ""
+    upto = whole if i == len(row.messages) - 1 else _chat(row, row.messages[: i + 1], tokenizer)
+    if not upto.startswith(before):
+        raise _unstable(row, i)
+    content = row.messages[i].content.strip()
+    at = upto.find(content, len(before))
+    found = _special(tokenizer).search(upto, at + len(content) if at >= 0 else len(before))
+    stop, end = (found.start(), found.end()) if found else (len(upto.rstrip()), len(upto))
+    if whole[:end] != upto[:end]:
+        raise _unstable(row, i)
+    return len(before), stop, end if found else stop, found is None
+
+
+def _unstable(row: Row, i: int) -> UserError:
+    return _row_error(
+        row,
+        "the chat template renders earlier turns differently once an answer follows, "
+        f"so the answer of message {i} cannot be told from its prompt",
+        "Use data.train_on: completions, another template, or prompt_completion rows",
+    )
+
+
+def _chat(row: Row, messages: tuple[Message, ...], tokenizer: Any, prompt: bool = False) -> str:
+    from jinja2 import TemplateError
+
+    if not tokenizer.chat_template:
+        raise _row_error(
+            row,
+            "the base model's tokenizer has no chat template, and this row is a conversation",
+            "Use a chat model as the base, put chat_template.jinja beside its tokenizer, "
+            "or declare prompt_completion rows",
+        )
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    try:
+        text: str = tokenizer.apply_chat_template(
+            turns,
+            chat_template=_dateless(tokenizer.get_chat_template()),
+            tokenize=False,
+            add_generation_prompt=prompt,
+            date_string=DATE,
+        )
+    except (TemplateError, TypeError, ValueError) as error:
+        fix = "Change the row, or use a base whose template takes it"
+        raise _row_error(row, f"the chat template refuses the row: {str(error).rstrip('.')}", fix) from None
+    return text
+
+
+def _dateless(template: str) -> str:
+    """The template with `strftime_now` shadowed, so that the same row gives the same tokens on every day."""
+    if "strftime_now" not in template:
+        return template
+    return f"{{% macro strftime_now(format) %}}{DATE}{{% endmacro %}}\n{template}"
+
+
+def _special(tokenizer: Any) -> re.Pattern[str]:
+    """A pattern that finds any special token; kept on the tokenizer, since it is asked for each row."""
+    kept: re.Pattern[str] | None = getattr(tokenizer, "_ft_dagster_special", None)
+    if kept is None:
+        words = {str(t.content) for t in tokenizer.added_tokens_decoder.values() if t.special}
+        words |= {str(word) for word in tokenizer.all_special_tokens}
+        longest_first = sorted(words - {""}, key=lambda word: (-len(word), word))
+        kept = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        tokenizer._ft_dagster_special = kept
+    return kept
+
+
+def _eos(row: Row, tokenizer: Any) -> str:
+    if tokenizer.eos_token is None:
+        fix = "Set eos_token in the base's tokenizer_config.json"
+        raise _row_error(row, "the tokenizer has no end-of-sequence token", fix)
+    return str(tokenizer.eos_token)
+
+
+def _encode(texts: list[str], tokenizer: Any, special: bool) -> list[tuple[list[int], list[int]]]:
+    """(token ids, end of each token in characters) of each text."""
+    encoded = tokenizer(texts, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
+    # A token that the tokenizer adds by itself has the offsets (0, 0): let it end where the one before does.
+    ends = (list(accumulate((end for _, end in offsets), max)) for offsets in encoded["offset_mapping"])
+    return list(zip(encoded["input_ids"], ends, strict=True))
+
+
+def _spanned(
+    item: _Marked, ids: list[int], ends: list[int], eos: int | None
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Token ids and spans from character spans; a token across a span's start belongs to the span."""
+    if item.eos and eos is not None and (not ids or ids[-1] != eos):
+        ids, ends = [*ids, eos], [*ends, len(item.text)]
+    spans = []
+    for start, end in item.spans:
+        first = bisect_right(ends, start)
+        last = len(ids) if item.eos and end == item.spans[-1][1] else bisect_right(ends, end)
+        spans.append((max(1, first), last))
+    return ids, [(first, last) for first, last in spans if last > first]
+
+
+def _cut(ids: list[int], spans: list[tuple[int, int]], max_length: int | None) -> Rendered:
+    if max_length is None or len(ids) <= max_length:
+        return Rendered(ids, tuple(spans))
+    kept = tuple((start, min(end, max_length)) for start, end in spans if start < max_length)
+    return Rendered(ids[:max_length], kept, truncated=True)
+
+
+def _row_error(row: Row, problem: str, fix: str) -> UserError:
+    return UserError(problem, file=row.source, field=f"record {row.record[:16]}", fix=fix)

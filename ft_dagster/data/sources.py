@@ -1,0 +1,69 @@
+"""Stream the rows of a declared source, wherever it lies: as they are, or checked and normalized."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ft_dagster.data.formats import detect
+from ft_dagster.data.hub import hub_errors, pin
+from ft_dagster.data.locations import Asked, data_files, is_hub, s3_errors
+from ft_dagster.data.readers import RawRow, read_file
+from ft_dagster.data.rows import Row, normalize, rename
+from ft_dagster.errors import UserError
+from ft_dagster.spec.variant import SourceSpec
+
+NOWHERE = Asked()
+
+
+def read_rows(
+    source: SourceSpec, project: Path, asked: Asked = NOWHERE, formats: dict[str, str] | None = None
+) -> Iterator[Row]:
+    """The checked, normalized rows of a source; its format is told by the first one and noted in `formats`.
+
+    Raises UserError for a missing source, an empty file and a malformed row.
+    """
+    format: str = source.format
+    for ordinal, raw in enumerate(read_raw(source, project, asked)):
+        if format == "auto":
+            format = detect(raw, rename(raw, source.fields, asked.field), asked.field)
+        if formats is not None:
+            formats[source.path] = format
+        yield normalize(raw, source, format, ordinal, asked.field)
+
+
+def read_raw(source: SourceSpec, project: Path, asked: Asked = NOWHERE) -> Iterator[RawRow]:
+    """Every row of a source, file by file in order of name; memory holds one batch of one file.
+
+    Raises UserError for a missing source, an empty file and a malformed row.
+    """
+    if is_hub(source, project):
+        yield from read_hub(source, asked)
+        return
+    for file in data_files(source, project, asked):
+        with s3_errors(source.path, asked):
+            yield from read_file(file)
+
+
+def read_hub(source: SourceSpec, asked: Asked = NOWHERE) -> Iterator[RawRow]:
+    """The rows of a split of a hub data set, streamed at a pinned commit."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+
+    field = f"{asked.field}.path"
+    commit = pin(source.path, source.revision, "dataset", file=asked.file, field=field)
+    with hub_errors(source.path, "data set", file=asked.file, field=field):
+        try:
+            rows = load_dataset(source.path, split=source.split, revision=commit, streaming=True)
+        except DatasetNotFoundError:
+            fix = "Check the name, the revision and HF_TOKEN"
+            raise asked.error("the hub has no such data set", source.path, fix) from None
+        except ValueError as error:
+            raise asked.error(
+                str(error).splitlines()[0], source.split, "Name one of its splits", "split"
+            ) from None
+        number = 0
+        for number, fields in enumerate(rows, 1):
+            yield RawRow(dict(fields), f"{source.path}@{commit[:12]}", number)
+    if not number:
+        raise UserError("the data set is empty", file=source.path, fix="Name another split")

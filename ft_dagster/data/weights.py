@@ -1,0 +1,177 @@
+"""What a model folder holds, read from its headers alone: weights, tokenizer, and what may not be loaded."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ft_dagster.data.hashes import cached_sha256
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.digest import FileDigest, payload_digest
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model",
+    "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
+TEMPLATES = "additional_chat_templates"
+SETTINGS = (CONFIG, "generation_config.json")
+DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I8": "int8",
+    "U8": "uint8",
+}
+
+
+class Weights(NamedTuple):
+    """Counted from the safetensors headers. `parameters` as stored: tied weights count once."""
+
+    parameters: int
+    nbytes: int
+    dtype: str
+
+
+def used_files(names: list[str]) -> list[str]:
+    """Of the files of a model folder (POSIX paths in it), those that loading it reads, without weights."""
+    return sorted(
+        name
+        for name in names
+        if name in TOKENIZER
+        or name in SETTINGS
+        or (name.startswith(f"{TEMPLATES}/") and name.endswith(".jinja"))
+    )
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Names of the safetensors files that make up the model. Raises UserError where some are missing."""
+    index = folder / INDEX
+    if index.is_file():
+        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing or not names:
+            problem = f"{len(missing)} of {len(names)} weight files are missing"
+            raise UserError(problem, file=index, value=(missing or [None])[0], fix="Download the model whole")
+        return names
+    if (folder / WEIGHTS).is_file():
+        return [WEIGHTS]
+    raise no_weights(folder, [path.name for path in folder.iterdir()])
+
+
+def no_weights(where: object, names: list[str]) -> UserError:
+    """The error for a model without safetensors, by what it has instead."""
+    pickles = sorted(name for name in names if name.endswith(PICKLES))
+    if pickles:
+        fix = (
+            "A pickle can run code when loaded: convert it once, in a sandbox, with "
+            "save_pretrained (safetensors), or take a revision that has safetensors"
+        )
+        return UserError(
+            "the weights are pickles only", file=where, field="base_model.source", value=pickles[0], fix=fix
+        )
+    if "adapter_config.json" in names:
+        fix = "Merge it into its base first, and name the merged folder"
+        return UserError("an adapter, not a base model", file=where, fix=fix)
+    if any(name.endswith(".gguf") for name in names):
+        fix = "Load it once with transformers (gguf_file=...) and save_pretrained it"
+        return UserError("a GGUF file, not safetensors", file=where, fix=fix)
+    return UserError(
+        "a base model without weights", file=where, field="base_model.source", fix=f"Put {WEIGHTS} into it"
+    )
+
+
+def measure(folder: Path, names: list[str]) -> Weights:
+    """Count the parameters in the headers of safetensors files. Raises UserError for a damaged file."""
+    parameters, nbytes, kinds = 0, 0, Counter[str]()
+    for name in names:
+        for tensor in _header(folder / name).values():
+            start, end = tensor["data_offsets"]
+            parameters += math.prod(tensor["shape"])
+            nbytes += end - start
+            kinds[tensor["dtype"]] += end - start
+    most = kinds.most_common(1)[0][0]
+    return Weights(parameters, nbytes, DTYPES.get(most, most.lower()))
+
+
+def _header(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            length = struct.unpack("<Q", file.read(8))[0]
+            if length > 100_000_000:
+                raise ValueError
+            tensors: dict[str, Any] = json.loads(file.read(length))
+        tensors.pop("__metadata__", None)
+        end = max(tensor["data_offsets"][1] for tensor in tensors.values())
+        if path.stat().st_size != 8 + length + end:
+            raise ValueError
+    except (ValueError, KeyError, TypeError, struct.error):
+        fix = "Download it again (a small file may be a git-lfs pointer: `git lfs pull`)"
+        raise UserError("not a whole safetensors file", file=path, fix=fix) from None
+    return tensors
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a model that transformers itself implements. Raises UserError."""
+    config = read_json(folder / CONFIG)
+    tokenizer = folder / "tokenizer_config.json"
+    settings = read_json(tokenizer) if tokenizer.is_file() else {}
+    kind = config.get("model_type")
+    fix = "Take a base that transformers implements itself"
+    if not isinstance(kind, str):
+        raise UserError("does not say its model_type", file=folder / CONFIG, field="model_type", fix=fix)
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    if kind not in CONFIG_MAPPING_NAMES:
+        what = "needs code of its own (auto_map)" if "auto_map" in config else "unknown architecture"
+        raise UserError(what, file=folder / CONFIG, field="model_type", value=kind, fix=fix)
+    if "auto_map" in settings and not (folder / "tokenizer.json").is_file():
+        raise UserError("the tokenizer needs code of its own (auto_map)", file=tokenizer, fix=fix)
+    return config
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (ValueError, UnicodeDecodeError):
+        raise UserError("not JSON", file=path, fix="Download it again") from None
+    if not isinstance(content, dict):
+        raise UserError("not a JSON object", file=path, fix="Download it again")
+    return content
+
+
+def has_chat_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
+        return True
+    settings = folder / "tokenizer_config.json"
+    return settings.is_file() and bool(read_json(settings).get("chat_template"))
+
+
+def tokenizer_files(folder: Path) -> list[str]:
+    """Names of the tokenizer's files, its chat templates among them. Raises UserError where it has none."""
+    inside = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    names = [name for name in used_files(inside) if name not in SETTINGS]
+    if not any(name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt") for name in names):
+        raise UserError(
+            "a model folder without a tokenizer", file=folder, fix="Put its tokenizer.json into it"
+        )
+    return names
+
+
+def tokenizer_digest(folder: Path, cache: Path | None = None) -> str:
+    """Digest over the tokenizer's files: what changes it, changes what is trained."""
+    return payload_digest(
+        [
+            FileDigest(name, (folder / name).stat().st_size, cached_sha256(folder / name, cache))
+            for name in tokenizer_files(folder)
+        ]
+    )

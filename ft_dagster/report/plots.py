@@ -1,0 +1,164 @@
+"""Plots as small PNGs, 700 pixels wide, to stand inside Dagster's markdown metadata."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from ft_dagster.report.tables import count, is_share
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH, DPI = 7.0, 100  # inches, dots an inch
+COLOURS = 48  # of the PNG's palette: enough for anti-aliased text, a third of the bytes
+INK, GREY, BLUE, ORANGE, GREEN = "#30363d", "#a3adb8", "#2563a8", "#c8641b", "#4a8a5c"
+GENERAL = "general:"  # prefix of a general corpus among the sources of a mixture
+
+
+def as_markdown_image(png: bytes) -> str:
+    """The image inline, for `MetadataValue.md`."""
+    return f"![](data:image/png;base64,{base64.b64encode(png).decode('ascii')})"
+
+
+def training_curves(log: Iterable[Mapping[str, Any]]) -> bytes:
+    """Training, validation and general loss, and below the learning rate, from the lines of log.jsonl."""
+    rows = list(log)
+    figure = _figure(3.4)
+    loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    _curve(loss, rows, "loss", "training loss (each step)", color=GREY, linewidth=1)
+    _curve(loss, rows, "validation_loss", "validation loss", color=BLUE, marker="o", markersize=4)
+    _curve(
+        loss, rows, "general_holdout_loss", "loss on held-out general text",
+        color=GREEN, marker="s", markersize=4, linestyle="--",
+    )  # fmt: skip
+    _curve(rate, rows, "learning_rate", "learning rate", color=ORANGE, linewidth=1.2)
+    loss.set_ylabel("nats a token")
+    rate.set_ylabel("learning rate")
+    rate.set_xlabel("optimizer step")
+    rate.set_ylim(bottom=0)
+    rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    if loss.lines:
+        loss.legend(frameon=False, fontsize=8)
+    return _png(figure, "both")
+
+
+def score_bars(rules: Iterable[Mapping[str, Any]]) -> bytes:
+    """Base against tuned per task, from the rules of a verdict; shares and losses each on their own scale.
+
+    The whisker is the 95% interval of the paired difference, set on the base's value.
+    """
+    known = [rule for rule in rules if rule["base"] is not None and rule["tuned"] is not None]
+    shares = [rule for rule in known if is_share(rule["metric"], (rule["base"], rule["tuned"]))]
+    others = [rule for rule in known if rule not in shares]
+    parts = [part for part in (shares, others) if part]
+    heights = [len(part) for part in parts] or [1]
+    figure = _figure(1.1 + 0.5 * sum(heights) + 0.4 * len(heights))
+    for axes, part in zip(
+        figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0], parts, strict=False
+    ):
+        _score_panel(axes, part, percent=part is shares)
+    if parts:
+        figure.legend(
+            *figure.axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False,
+            fontsize=8,
+        )  # fmt: skip
+    return _png(figure)
+
+
+def mixture_bar(by_source: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """Trained tokens per source of a mixture's split, with each one's share; general corpora in green."""
+    sources = sorted(by_source, key=lambda name: by_source[name]["trained_tokens"])
+    tokens = [by_source[name]["trained_tokens"] for name in sources]
+    whole = sum(tokens) or 1
+    figure = _figure(0.9 + 0.34 * max(1, len(sources)))
+    axes = figure.subplots()
+    colours = [GREEN if name.startswith(GENERAL) else BLUE for name in sources]
+    bars = axes.barh(range(len(sources)), tokens, color=colours, height=0.6)
+    axes.set_yticks(range(len(sources)), [_short(name) for name in sources])
+    labels = [f"{count(value)} ({value / whole:.1%})" for value in tokens]
+    axes.bar_label(bars, labels, padding=4, fontsize=8, color=INK)
+    axes.set_xlim(0, 1.3 * max(tokens, default=1) or 1)
+    axes.set_xlabel("trained tokens in one epoch")
+    axes.xaxis.set_major_formatter(lambda value, _: count(value))
+    return _png(figure)
+
+
+def _score_panel(axes: Axes, rules: Sequence[Mapping[str, Any]], *, percent: bool) -> None:
+    """Two bars a rule, the first on top."""
+    scale = 100.0 if percent else 1.0
+    at = list(range(len(rules), 0, -1))
+    for side, offset, colour in (("base", 0.18, GREY), ("tuned", -0.18, BLUE)):
+        values = [scale * rule[side] for rule in rules]
+        axes.barh([y + offset for y in at], values, height=0.34, color=colour, label=side)
+        for rule, y, value in zip(rules, at, values, strict=True):
+            end = max(value, scale * _interval(rule)[1]) if side == "tuned" else value
+            text = f"{value:.1f}" if percent else f"{value:.3f}"
+            axes.annotate(
+                text, (end, y + offset), (4, 0), textcoords="offset points", va="center", fontsize=8
+            )
+    _whiskers(axes, rules, [y - 0.18 for y in at], scale)
+    axes.set_yticks(at, [f"{_short(rule['task'])}\n{rule['metric']}" for rule in rules])
+    axes.set_xlabel("%" if percent else "nats a token" if _all_losses(rules) else "value")
+    axes.margins(x=0.12)
+
+
+def _whiskers(axes: Axes, rules: Sequence[Mapping[str, Any]], at: Sequence[float], scale: float) -> None:
+    label: str | None = "95% interval of the difference"
+    for rule, y in zip(rules, at, strict=True):
+        ends = [scale * end for end in _interval(rule)]
+        axes.plot(ends, [y, y], color=ORANGE, linewidth=2, marker="|", markersize=7, label=label)
+        label = None
+
+
+def _interval(rule: Mapping[str, Any]) -> tuple[float, float]:
+    """The 95% interval of the tuned value, given the base's; the value itself where that is unknown."""
+    low, high = rule["interval"]
+    if low is None or high is None:
+        return rule["tuned"], rule["tuned"]
+    return rule["base"] + low, rule["base"] + high
+
+
+def _all_losses(rules: Sequence[Mapping[str, Any]]) -> bool:
+    return all(rule["metric"].endswith("loss") for rule in rules)
+
+
+def _curve(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, label: str, **style: Any) -> None:
+    """The rows that have the value, in the order of their steps; nothing where none has."""
+    found = sorted((row["step"], row[name]) for row in rows if row.get(name) is not None)
+    if found:
+        steps, values = zip(*found, strict=True)
+        axes.plot(steps, values, label=label, **style)
+
+
+def _figure(height: float) -> Figure:
+    """A figure of its own, outside pyplot's global state; savefig draws it with Agg."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
+
+
+def _png(figure: Figure, grid: Literal["both", "x"] = "x") -> bytes:
+    from PIL import Image
+
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8, colors=INK)
+        axes.xaxis.label.set(size=8, color=INK)
+        axes.yaxis.label.set(size=8, color=INK)
+        axes.yaxis.offsetText.set(size=8)
+        axes.grid(axis=grid, color="#e5e8eb", linewidth=0.6)
+        axes.set_axisbelow(True)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", facecolor="white")
+    small = io.BytesIO()
+    Image.open(drawn).convert("RGB").quantize(COLOURS).save(small, format="PNG", optimize=True)
+    return small.getvalue()
+
+
+def _short(text: str, longest: int = 34) -> str:
+    """The end of a long path says more than its beginning."""
+    return text if len(text) <= longest else "…" + text[-(longest - 1) :]

@@ -1,0 +1,78 @@
+"""One variant's newest state in a row, read from the store alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ft_dagster.lineage.release import production
+from ft_dagster.settings import Settings
+from ft_dagster.spec import VariantKey
+from ft_dagster.store import Store, read_head
+
+STAGES = (
+    "declaration",
+    "base_model",
+    "task_dataset",
+    "training_mixture",
+    "training_plan",
+    "fine_tuned_model",
+    "base_evaluation",
+    "evaluation",
+    "model_export",
+)
+
+
+def stage_digests(store: Store, key: VariantKey) -> dict[str, str | None]:
+    """The digest of each stage's newest artifact, None where there is none."""
+    heads = {stage: read_head(store, prefix(key), stage) for stage in STAGES}
+    return {stage: None if head is None else head.digest for stage, head in heads.items()}
+
+
+def prefix(key: VariantKey) -> str:
+    """A variant's own part of the store."""
+    return f"tenants/{key.tenant}/{key.variant}"
+
+
+def variant_row(store: Store, key: VariantKey) -> dict[str, Any]:
+    """What a person asks of a variant first; a value is None where its stage has not run."""
+    dataset, mixture, plan, tuned, evaluation, export = (
+        _figures(store, key, stage)
+        for stage in (
+            "task_dataset", "training_mixture", "training_plan", "fine_tuned_model", "evaluation",
+            "model_export",
+        )
+    )  # fmt: skip
+    verdict = evaluation.get("verdict", {})
+    head, released = read_head(store, prefix(key), "model_export"), production(store, prefix(key))
+    return {
+        "variant": str(key),
+        "method": plan.get("method", {}).get("name"),
+        "rows_kept": sum(dataset["rows"].values()) if dataset else None,
+        "rows_dropped": sum(dataset["dropped"].values()) if dataset else None,
+        "general_share": mixture.get("general_share", {}).get("realized"),
+        "trained_tokens": mixture["splits"]["train"]["trained_tokens"] if mixture else None,
+        "validation_loss": [tuned.get("validation_loss_first"), tuned.get("validation_loss_best")],
+        "rules": verdict.get("rules", []),
+        "gate": verdict.get("passed"),
+        "export": export.get("format"),
+        "size_bytes": None if head is None else head.size,
+        "digest": None if head is None else head.digest,
+        "version": None if released is None else released["version"],
+    }
+
+
+def newest_plan(settings: Settings, key: VariantKey) -> dict[str, Any] | None:
+    """plan.json of the variant's newest plan."""
+    store = settings.open_store()
+    head = read_head(store, prefix(key), "training_plan")
+    if head is None:
+        return None
+    payload = head.folder(store, settings.cache_folder) / "payload"
+    plan: dict[str, Any] = json.loads((payload / "plan.json").read_text("utf-8"))
+    return plan
+
+
+def _figures(store: Store, key: VariantKey, stage: str) -> dict[str, Any]:
+    head = read_head(store, prefix(key), stage)
+    return {} if head is None else head.figures

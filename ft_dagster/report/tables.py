@@ -1,0 +1,158 @@
+"""Figures as people read them, markdown tables for Dagster's metadata, the terminal's table of variants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+ABSENT = "-"
+ARROW = " → "
+
+
+def count(value: float | None) -> str:
+    """1234 -> "1,234"."""
+    return ABSENT if value is None else f"{value:,.0f}"
+
+
+def size(value: float | None) -> str:
+    """Bytes, in powers of 1000: 1_234_000_000 -> "1.2 GB"."""
+    if value is None:
+        return ABSENT
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(value) < 999.5:
+            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def duration(seconds: float | None) -> str:
+    """200 -> "3m 20s"; 7500 -> "2h 05m"; 4.2 -> "4.2s"."""
+    if seconds is None:
+        return ABSENT
+    if seconds < 59.95:
+        return f"{seconds:.1f}s" if seconds < 10 else f"{seconds:.0f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m {rest:02d}s"
+    return f"{minutes // 60}h {minutes % 60:02d}m"
+
+
+def points(difference: float | None) -> str:
+    """A difference of two shares, signed: 0.032 -> "+3.2 points"."""
+    return ABSENT if difference is None else f"{100 * difference:+.1f} points"
+
+
+def percent(share: float | None) -> str:
+    """0.0799 -> "8.0%"."""
+    return ABSENT if share is None else f"{100 * share:.1f}%"
+
+
+def is_share(metric: str, values: Iterable[float | None]) -> bool:
+    """Whether a metric is a share of 1 (accuracy, F1), to be said in percent; a loss is not."""
+    return not metric.endswith("loss") and all(value is None or 0 <= value <= 1 for value in values)
+
+
+def change(metric: str, base: float | None, tuned: float | None) -> str:
+    """ "41.0% → 55.0%", or "4.66 → 1.42" for a loss."""
+    show = percent if is_share(metric, (base, tuned)) else _decimal
+    return f"{show(base)}{ARROW}{show(tuned)}"
+
+
+def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A GitHub-style table. Whole numbers get thousands separators, None a dash; pipes are escaped."""
+    lines = [headers, ["---"] * len(headers), *([_cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def release_table(rows: Iterable[dict[str, Any]]) -> Table:
+    """Variants as rows of `variant_row`: readable at 120 columns, folded below that."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=False, leading=1)
+    for header in HEADERS:
+        table.add_column(header, overflow="fold")
+    for row in rows:
+        table.add_row(*_variant_cells(row))
+    return table
+
+
+HEADERS = (
+    "variant\nmethod",
+    "rows kept\ndropped",
+    "trained tokens\ngeneral share",
+    "task\nbase → tuned",
+    "general, then its loss\nbase → tuned",
+    "gate",
+    "export\nsize",
+    "digest\nversion",
+)
+
+
+def _variant_cells(row: dict[str, Any]) -> list[Any]:
+    from rich.text import Text
+
+    version = row.get("version")
+    lines = [
+        (row["variant"], row.get("method")),
+        (count(row.get("rows_kept")), count(row.get("rows_dropped"))),
+        (count(row.get("trained_tokens")), percent(row.get("general_share"))),
+        _task(row.get("rules") or []),
+        _general(row.get("rules") or []),
+        (_GATE[row.get("gate")],),
+        (row.get("export"), size(row.get("size_bytes"))),
+        ((row.get("digest") or ABSENT)[:12], ABSENT if version is None else f"version {version}"),
+    ]
+    cells = [Text("\n".join(part or ABSENT for part in parts)) for parts in lines]
+    cells[0].stylize("bold", 0, len(row["variant"]))
+    cells[5].stylize(_STYLE[row.get("gate")])
+    return cells
+
+
+_GATE = {True: "pass", False: "fail", None: ABSENT}
+_STYLE = {True: "green", False: "red", None: "dim"}
+
+
+def _task(rules: list[dict[str, Any]]) -> tuple[str, ...]:
+    """The task's metric and its two values, for each task judged."""
+    found = [rule for rule in rules if rule["rule"] == "task"]
+    lines = [(rule["metric"], change(rule["metric"], rule["base"], rule["tuned"])) for rule in found]
+    return tuple(part for line in lines for part in line)
+
+
+def _general(rules: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Mean over the general benchmarks, then the loss on held-out general text; each only where asked."""
+    lines = []
+    benchmarks = [rule for rule in rules if rule["rule"] == "general_benchmark"]
+    if benchmarks:
+        base, tuned = (_mean([rule[side] for rule in benchmarks]) for side in ("base", "tuned"))
+        lines.append(change(benchmarks[0]["metric"], base, tuned))
+    lines += [
+        change(rule["metric"], rule["base"], rule["tuned"])
+        for rule in rules
+        if rule["rule"] == "general_loss"
+    ]
+    return tuple(lines)
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
+
+
+def _decimal(value: float | None) -> str:
+    return ABSENT if value is None else f"{value:.2f}"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ABSENT
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return count(value)
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")

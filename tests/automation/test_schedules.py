@@ -1,0 +1,116 @@
+"""What the clock and new files ask for."""
+
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import pytest
+import yaml
+
+from ft_dagster.assets.bench import PARTITIONS
+from ft_dagster.automation.declared import new_declarations
+from ft_dagster.automation.due import due_variants, last_due
+from ft_dagster.automation.tags import DUE
+from ft_dagster.definitions import resources
+from ft_dagster.spec.variant import RetrainSpec
+
+NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday
+
+
+def declare(folder, key, cron=None, **more):
+    tenant, variant = key.split(".")
+    file = folder / "tenants" / tenant / f"{variant}.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "description": "x", "owners": ["a"], "base_model": "models/x", "data": {"sources": ["r.jsonl"]},
+        "retrain": {"cron": cron}, **more,
+    }  # fmt: skip
+    file.write_text(yaml.safe_dump(content), "utf-8")
+
+
+@pytest.fixture
+def instance():
+    with dg.instance_for_test() as made:
+        yield made
+
+
+def tick(folder, instance, at):
+    with dg.build_schedule_context(
+        instance=instance, scheduled_execution_time=at, resources=resources(str(folder))
+    ) as context:
+        return [r for r in due_variants(context) if isinstance(r, dg.RunRequest)]
+
+
+def look(folder, instance):
+    with dg.build_sensor_context(instance=instance, resources=resources(str(folder))) as context:
+        return new_declarations(context)
+
+
+def test_a_tick_asks_for_one_run_per_due_variant(tmp_path, instance):
+    declare(tmp_path, "acme.daily", "0 12 * * *")
+    declare(tmp_path, "acme.later", "0 18 * * *")
+    declare(tmp_path, "globex.monday", "0 12 * * 1")
+    declare(tmp_path, "globex.never")
+    instance.add_dynamic_partitions(PARTITIONS, ["acme.daily", "acme.later", "globex.monday", "globex.never"])
+    requests = tick(tmp_path, instance, NOON)
+    assert [r.partition_key for r in requests] == ["acme.daily", "globex.monday"]
+    assert requests[0].tags["ft/tenant"] == "acme"
+    assert requests[0].tags["ft/variant"] == "acme.daily"
+    assert requests[0].tags["ft/reason"] == "schedule"
+
+
+def test_the_same_cron_time_is_never_asked_for_twice(tmp_path, instance):
+    declare(tmp_path, "acme.daily", "0 12 * * *")
+    instance.add_dynamic_partitions(PARTITIONS, ["acme.daily"])
+    (first,) = tick(tmp_path, instance, NOON)
+    assert first.run_key == "acme.daily@2026-03-02T12.00Z"
+    instance.create_run_for_job(job_def=_empty_job(), tags=first.tags)
+    assert tick(tmp_path, instance, NOON) == []
+    assert tick(tmp_path, instance, NOON + timedelta(minutes=1)) == []
+    assert len(tick(tmp_path, instance, NOON + timedelta(days=1))) == 1
+
+
+def test_a_tick_missed_while_the_daemon_was_down_is_made_up_for_an_hour(tmp_path, instance):
+    declare(tmp_path, "acme.daily", "0 12 * * *")
+    instance.add_dynamic_partitions(PARTITIONS, ["acme.daily"])
+    (late,) = tick(tmp_path, instance, NOON + timedelta(minutes=40))
+    assert late.tags[DUE] == "2026-03-02T12.00Z"
+    assert tick(tmp_path, instance, NOON + timedelta(hours=2)) == []
+
+
+def test_a_cron_is_read_in_its_own_time_zone():
+    retrain = RetrainSpec(cron="0 12 * * *", timezone="Asia/Tokyo")
+    assert last_due(retrain, datetime(2026, 3, 2, 3, 0, tzinfo=UTC)) == datetime(2026, 3, 2, 3, 0, tzinfo=UTC)
+    assert last_due(retrain, NOON) is None
+
+
+def test_a_broken_declaration_does_not_stop_the_others(tmp_path, instance):
+    declare(tmp_path, "acme.daily", "0 12 * * *")
+    declare(tmp_path, "acme.broken", "0 12 * * *", objectiv="x")
+    instance.add_dynamic_partitions(PARTITIONS, ["acme.daily", "acme.broken"])
+    assert [r.partition_key for r in tick(tmp_path, instance, NOON)] == ["acme.daily"]
+    instance.delete_dynamic_partition(PARTITIONS, "acme.daily")
+    (request,) = look(tmp_path, instance).dynamic_partitions_requests
+    assert request.partition_keys == ["acme.daily"]
+
+
+def test_a_new_declaration_becomes_a_partition_once(tmp_path, instance):
+    declare(tmp_path, "acme.support")
+    (request,) = look(tmp_path, instance).dynamic_partitions_requests
+    assert request.partition_keys == ["acme.support"]
+    instance.add_dynamic_partitions(PARTITIONS, request.partition_keys)
+    assert isinstance(look(tmp_path, instance), dg.SkipReason)
+    declare(tmp_path, "acme.second")
+    (request,) = look(tmp_path, instance).dynamic_partitions_requests
+    assert request.partition_keys == ["acme.second"]
+
+
+def _empty_job():
+    @dg.op
+    def nothing():
+        pass
+
+    @dg.job
+    def empty():
+        nothing()
+
+    return empty

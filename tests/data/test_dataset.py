@@ -1,0 +1,188 @@
+"""The task data set: every row is kept in its split or counted by the reason it was dropped."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from ft_dagster.data.dataset import build_task_dataset
+from ft_dagster.data.dataset_io import read_split
+from ft_dagster.data.fingerprint import fingerprint_sources
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.digest import hash_folder
+
+SPLITS = ("train", "validation", "test")
+COLUMNS = [
+    "kind", "messages", "prompt", "completion", "text", "source", "licence", "group", "weight", "record",
+    "salt",
+]  # fmt: skip
+
+
+def split_by_prompt(out: Path) -> dict[str, str]:
+    return {row.prompt: split for split in SPLITS for row in read_split(out / f"{split}.parquet")}
+
+
+def test_the_files_are_in_the_agreed_format(
+    project: Path, tmp_path: Path, write: Any, variant: Any, questions: Any
+) -> None:
+    chat = {"messages": [{"role": "user", "content": "ä"}, {"role": "assistant", "content": "a"}]}
+    write("faq.jsonl", questions)
+    write("chat.jsonl", [chat])
+    spec = variant(sources=["faq.jsonl", {"path": "chat.jsonl", "licence": "MIT"}])
+    figures = build_task_dataset(spec, project, [], tmp_path / "out")
+    tables = [parquet.read_table(tmp_path / "out" / f"{split}.parquet") for split in SPLITS]
+    assert all(table.column_names == COLUMNS for table in tables)
+    [row] = [r for table in tables for r in table.to_pylist() if r["kind"] == "messages"]
+    assert json.loads(row["messages"]) == chat["messages"]
+    assert (row["source"], row["licence"], row["prompt"], row["weight"]) == ("chat.jsonl", "MIT", None, 1.0)
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text()) == figures
+    assert figures["schema_version"] == 1
+    assert sum(figures["rows"].values()) == figures["read"] == 41
+    assert figures["formats"] == {"faq.jsonl": "prompt_completion", "chat.jsonl": "chat"}
+    assert figures["sources"]["chat.jsonl"] == {"read": 1, "kept": 1}
+
+
+def test_a_stored_row_reads_back_as_it_was(
+    project: Path, tmp_path: Path, write: Any, variant: Any, questions: Any
+) -> None:
+    write("faq.jsonl", questions)
+    build_task_dataset(variant(), project, [], tmp_path)
+    rows = parquet.read_table(tmp_path / "train.parquet").to_pylist()
+    assert [row.record for row in read_split(tmp_path / "train.parquet")] == [row["record"] for row in rows]
+
+
+def test_every_dropped_row_is_counted_by_reason(
+    project: Path, tmp_path: Path, write: Any, variant: Any, questions: Any
+) -> None:
+    known = "which of the following words is the one that we all look for here today"
+    write("faq.jsonl", [*questions, questions[0], questions[1], {"prompt": known, "completion": "none"}])
+    figures = build_task_dataset(variant(), project, [known], tmp_path)
+    assert figures["dropped"] == {"duplicate": 2, "overlaps an evaluation set": 1}
+    assert figures["read"] == 43
+    assert sum(figures["rows"].values()) == 40
+
+
+def test_evaluation_texts_may_come_as_a_parquet_file(
+    project: Path, tmp_path: Path, write: Any, variant: Any, questions: Any
+) -> None:
+    known = "which of the following words is the one that we all look for here today"
+    parquet.write_table(pa.table({"text": [known]}), tmp_path / "texts.parquet")
+    write("faq.jsonl", [*questions, {"prompt": known, "completion": "none"}])
+    figures = build_task_dataset(variant(), project, tmp_path / "texts.parquet", tmp_path / "out")
+    assert figures["dropped"] == {"overlaps an evaluation set": 1}
+
+
+def test_decontamination_and_deduplication_can_be_off(
+    project: Path, tmp_path: Path, write: Any, variant: Any, questions: Any
+) -> None:
+    write("faq.jsonl", [*questions, questions[0]])
+    spec = variant(deduplicate="off", decontaminate={"enabled": False})
+    figures = build_task_dataset(spec, project, [q["prompt"] * 5 for q in questions], tmp_path)
+    assert figures["dropped"] == {}
+
+
+def test_near_duplicates_go_when_asked(
+    project: Path, tmp_path: Path, write: Any, variant: Any, questions: Any
+) -> None:
+    long = (
+        "the permit for a small building is given by the town within thirty days of the day it was asked for"
+    )
+    near = [{"prompt": long, "completion": "a"}, {"prompt": long + " again", "completion": "a"}]
+    write("faq.jsonl", [*questions, *near])
+    figures = build_task_dataset(
+        variant(deduplicate={"method": "near", "threshold": 0.7}), project, [], tmp_path
+    )
+    assert figures["dropped"] == {"near duplicate": 1}
+
+
+def test_a_row_never_moves_between_splits(
+    project: Path, tmp_path: Path, write: Any, variant: Any, questions: Any
+) -> None:
+    write("faq.jsonl", questions)
+    build_task_dataset(variant(), project, [], tmp_path / "before")
+    more = [{"prompt": f"Another question {i}", "completion": "x"} for i in range(100)]
+    write("faq.jsonl", [*more[:50], *reversed(questions), *more[50:]])
+    build_task_dataset(variant(), project, [], tmp_path / "after")
+    before, after = split_by_prompt(tmp_path / "before"), split_by_prompt(tmp_path / "after")
+    assert before == {prompt: after[prompt] for prompt in before}
+
+
+def test_rows_of_one_first_turn_share_a_split(
+    project: Path, tmp_path: Path, write: Any, variant: Any, questions: Any
+) -> None:
+    twice = [{**q, "completion": f"answer {n}"} for q in questions for n in range(2)]
+    write("faq.jsonl", twice)
+    build_task_dataset(variant(), project, [], tmp_path)
+    seen = [(row.prompt, split) for split in SPLITS for row in read_split(tmp_path / f"{split}.parquet")]
+    assert len(seen) == 80
+    assert len(set(seen)) == 40
+
+
+def test_a_split_that_would_be_too_small_is_refused(
+    project: Path, tmp_path: Path, write: Any, variant: Any, questions: Any
+) -> None:
+    write("faq.jsonl", questions[:5])
+    with pytest.raises(UserError, match=r"data\.splits\.minimum: the \w+ split would have"):
+        build_task_dataset(variant(splits={"minimum": 8}), project, [], tmp_path)
+
+
+def test_a_malformed_line_stops_the_build(
+    project: Path, tmp_path: Path, write: Any, variant: Any, questions: Any
+) -> None:
+    write("faq.jsonl", "".join(json.dumps(q) + "\n" for q in questions) + '{"prompt": "cut\n')
+    with pytest.raises(UserError) as caught:
+        build_task_dataset(variant(), project, [], tmp_path)
+    assert (caught.value.file, caught.value.line) == ("faq.jsonl", 41)
+    assert not (tmp_path / "dataset.json").exists()
+
+
+def test_a_source_that_changed_after_its_declaration_is_refused(
+    project: Path, tmp_path: Path, write: Any, variant: Any, questions: Any
+) -> None:
+    write("faq.jsonl", questions)
+    spec = variant()
+    frozen = fingerprint_sources(spec.data.sources, project)
+    write("faq.jsonl", questions[1:])
+    with pytest.raises(UserError, match="changed after it was declared"):
+        build_task_dataset(spec, project, [], tmp_path, frozen=frozen)
+
+
+def test_the_same_rows_give_the_same_bytes(
+    project: Path, tmp_path: Path, write: Any, variant: Any, questions: Any
+) -> None:
+    write("faq.jsonl", questions)
+    for name in ("one", "two"):
+        build_task_dataset(variant(), project, [], tmp_path / name)
+    assert hash_folder(tmp_path / "one") == hash_folder(tmp_path / "two")
+
+
+def test_progress_is_told(project: Path, tmp_path: Path, write: Any, variant: Any, questions: Any) -> None:
+    write("faq.jsonl", questions)
+    lines: list[str] = []
+    build_task_dataset(variant(), project, [], tmp_path, lines.append)
+    assert lines == ["reading faq.jsonl"]
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_rows_beyond_their_hashes(
+    project: Path, tmp_path: Path, variant: Any
+) -> None:
+    def peak(rows: int) -> int:
+        with (project / "faq.jsonl").open("w") as file:
+            for i in range(rows):
+                file.write(json.dumps({"prompt": f"{i} " + "long question " * 40, "completion": "a"}) + "\n")
+        tracemalloc.start()
+        try:
+            build_task_dataset(variant(decontaminate={"enabled": False}), project, [], tmp_path / str(rows))
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    few, many = peak(7000), peak(14_000)  # each split fills a row group in either
+    assert many - few <= 64 * 7000 + 200_000

@@ -1,0 +1,316 @@
+"""The mixture: masked, mixed at the stated share, counted, the same bytes every time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+from ft_dagster.data.dataset import build_task_dataset
+from ft_dagster.data.mixture import build_mixture
+from ft_dagster.data.mixture_io import SplitReader, iter_examples, lengths, read_mixture
+from ft_dagster.data.render import Rendered
+from ft_dagster.data.shards import SplitWriter
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.digest import hash_folder, sha256_file
+
+GENERAL = {"corpus": "general", "share": 0.08}
+
+
+@pytest.fixture
+def mix(project: Path, tmp_path: Path, tiny_model_folder: Path, variant: Any) -> Callable[..., Any]:
+    """Build data set and mixture of `faq.jsonl`; returns the figures, the files are in `tmp_path / name`."""
+
+    def build(
+        corpus: Path | None = None,
+        max_length: int = 256,
+        name: str = "mixture",
+        rest: dict[str, Any] | None = None,
+        **data: Any,
+    ) -> dict[str, Any]:
+        spec = variant(rest, **data)
+        (tmp_path / f"{name}-rows").mkdir()
+        build_task_dataset(spec, project, [], tmp_path / f"{name}-rows")
+        out = tmp_path / name
+        out.mkdir()
+        return build_mixture(spec, tmp_path / f"{name}-rows", tiny_model_folder, corpus, max_length, out)
+
+    return build
+
+
+@pytest.fixture
+def faq(write: Any, questions: Any) -> None:
+    """Forty short rows in faq.jsonl."""
+    write("faq.jsonl", questions)
+
+
+def test_mixture_json_counts_what_the_shards_hold(tmp_path: Path, faq: None, mix: Any, corpus: Any) -> None:
+    figures = mix(corpus(60), general=GENERAL)
+    content = read_mixture(tmp_path / "mixture")
+    assert content == {k: v for k, v in figures.items() if k not in ("warnings", "sample")}
+    assert (content["schema_version"], content["max_length"], content["seed"]) == (1, 256, 0)
+    for split, counted in content["splits"].items():
+        examples = list(iter_examples(tmp_path / "mixture", split))
+        trained = [int((e.trained_spans[:, 1] - e.trained_spans[:, 0]).sum()) for e in examples]
+        assert counted["examples"] == len(examples) == sum(s["examples"] for s in counted["shards"])
+        assert counted["tokens"] == sum(len(e.input_ids) for e in examples)
+        assert counted["trained_tokens"] == sum(trained)
+        for shard in counted["shards"]:
+            assert sha256_file(tmp_path / "mixture" / shard["file"]) == shard["sha256"]
+        for source, part in counted["by_source"].items():
+            assert part["trained_tokens"] == sum(
+                n for n, e in zip(trained, examples, strict=True) if e.source == source
+            )
+    assert content["longest"] == max(
+        len(e.input_ids) for s in ("train", "validation") for e in iter_examples(tmp_path / "mixture", s)
+    )
+
+
+def test_the_shards_have_the_agreed_columns(tmp_path: Path, faq: None, mix: Any) -> None:
+    mix()
+    schema = parquet.read_schema(tmp_path / "mixture" / "train" / "shard-00000.parquet")
+    assert schema.names == ["input_ids", "trained_spans", "source", "record"]
+    assert [str(schema.field(i).type) for i in range(2)] == ["list<element: int32>"] * 2
+
+
+def test_every_train_row_is_there_with_its_record(tmp_path: Path, faq: None, mix: Any) -> None:
+    mix()
+    for split in ("train", "validation"):
+        records = parquet.read_table(tmp_path / "mixture-rows" / f"{split}.parquet").column("record")
+        assert [e.record for e in iter_examples(tmp_path / "mixture", split)] == records.to_pylist()
+
+
+@pytest.mark.parametrize("share", [0.03, 0.08, 0.25, 0.5])
+def test_the_share_of_trained_tokens_is_right_to_one_token(
+    faq: None, mix: Any, corpus: Any, share: float
+) -> None:
+    figures = mix(corpus(200, words=120), general={"corpus": "general", "share": share})
+    train = figures["splits"]["train"]
+    general = train["by_source"]["general:general"]["trained_tokens"]
+    assert abs(general - share * train["trained_tokens"]) <= 1
+    assert figures["general_share"] == {"asked": share, "realized": general / train["trained_tokens"]}
+
+
+def test_general_text_is_spread_over_the_train_split_alone(
+    tmp_path: Path, write: Any, questions: Any, mix: Any, corpus: Any
+) -> None:
+    write("faq.jsonl", [q | {"completion": q["completion"] * 4} for q in questions])
+    mix(corpus(200, words=24), general={"corpus": "general", "share": 0.5})
+    places = [e.source.startswith("general:") for e in iter_examples(tmp_path / "mixture", "train")]
+    halves = np.array_split(np.array(places), 2)
+    assert all(0.2 < half.mean() < 0.9 for half in halves)
+    assert not any(e.source.startswith("general:") for e in iter_examples(tmp_path / "mixture", "validation"))
+
+
+def test_no_general_text_is_repeated_or_from_the_holdout(
+    tmp_path: Path, faq: None, mix: Any, corpus: Any
+) -> None:
+    payload = corpus(100)
+    mix(payload, general={"corpus": "general", "share": 0.5})
+    used = [e for e in iter_examples(tmp_path / "mixture", "train") if e.source.startswith("general:")]
+    texts = [tuple(e.input_ids) for e in used]
+    held_out = set(parquet.read_table(payload / "general" / "holdout.parquet").column("record").to_pylist())
+    assert len(texts) == len(set(texts)) > 1
+    assert not held_out & {e.record for e in used}
+
+
+def test_long_documents_are_cut_into_chunks(tmp_path: Path, faq: None, mix: Any, corpus: Any) -> None:
+    figures = mix(corpus(20, words=1200), max_length=64, general={"corpus": "general", "share": 0.5})
+    tokens, trained = lengths(tmp_path / "mixture", "train")
+    assert tokens.max() == 64
+    assert figures["longest"] == 64
+    assert len(tokens) == len(trained) == figures["splits"]["train"]["examples"]
+
+
+def test_a_corpus_too_small_says_how_much_there_is_and_how_much_is_needed(
+    write: Any, questions: Any, mix: Any, corpus: Any
+) -> None:
+    payload = corpus(12, words=12)
+    write("faq.jsonl", [q | {"completion": q["completion"] * 9} for q in questions])
+    with pytest.raises(UserError) as caught:
+        mix(payload, general={"corpus": "general", "share": 0.5})
+    assert caught.value.field == "data.general.share"
+    there, needed = (int(word) for word in caught.value.problem.split() if word.isdigit())
+    assert 0 < there < needed
+    assert "Lower the share to 0." in caught.value.fix
+
+
+def test_the_share_that_the_error_proposes_fits(write: Any, questions: Any, mix: Any, corpus: Any) -> None:
+    payload = corpus(12, words=12)
+    write("faq.jsonl", [q | {"completion": q["completion"] * 9} for q in questions])
+    with pytest.raises(UserError) as caught:
+        mix(payload, general={"corpus": "general", "share": 0.5})
+    share = float(caught.value.fix.split()[4].rstrip(","))
+    mix(payload, name="again", general={"corpus": "general", "share": share})
+
+
+def test_the_holdout_is_small_and_its_texts_are_its_tokens(
+    tmp_path: Path, faq: None, mix: Any, corpus: Any, tiny_tokenizer: Any
+) -> None:
+    mix(corpus(600, words=12), general=GENERAL)
+    examples = list(iter_examples(tmp_path / "mixture", "general_holdout"))
+    texts = (
+        parquet.read_table(tmp_path / "mixture" / "general_holdout" / "texts.parquet")
+        .column("text")
+        .to_pylist()
+    )
+    assert len(examples) == len(texts) == 64
+    for example, text in zip(examples, texts, strict=True):
+        assert tiny_tokenizer.decode(example.input_ids, skip_special_tokens=True) == text
+        assert example.trained_spans.tolist() == [[1, len(example.input_ids)]]
+
+
+def test_the_holdout_of_few_long_documents_takes_several_chunks_of_each(
+    tmp_path: Path, faq: None, mix: Any, corpus: Any
+) -> None:
+    mix(corpus(20, words=2400), max_length=512, general=GENERAL)
+    tokens, _ = lengths(tmp_path / "mixture", "general_holdout")
+    assert len(tokens) > 5
+    assert tokens.max() <= 512
+
+
+def test_without_general_text_there_is_none(tmp_path: Path, faq: None, mix: Any) -> None:
+    figures = mix()
+    assert figures["general_share"] == {"asked": 0.0, "realized": 0.0}
+    assert figures["splits"]["general_holdout"]["shards"] == []
+    assert list(iter_examples(tmp_path / "mixture", "general_holdout")) == []
+
+
+def test_a_share_of_zero_still_measures_forgetting(tmp_path: Path, faq: None, mix: Any, corpus: Any) -> None:
+    figures = mix(corpus(60), general={"corpus": "general", "share": 0.0})
+    assert figures["general_share"]["realized"] == 0.0
+    assert figures["splits"]["general_holdout"]["examples"] > 0
+
+
+LONG = [{"prompt": f"Long question {i}?", "completion": "word " * 300} for i in range(20)]
+
+
+def test_a_completion_longer_than_max_length_is_cut_and_counted(write: Any, questions: Any, mix: Any) -> None:
+    write("faq.jsonl", [*questions, *LONG])
+    figures = mix(max_length=100)
+    cut = sum(figures["splits"][s]["by_source"]["faq.jsonl"]["truncated"] for s in ("train", "validation"))
+    assert 0 < cut <= 20
+    assert figures["longest"] == 100
+    assert f"{cut} were cut to 100 tokens" in figures["warnings"][-1]
+
+
+def test_rows_too_long_are_dropped_and_counted_where_asked(write: Any, questions: Any, mix: Any) -> None:
+    write("faq.jsonl", [*questions, *LONG])
+    figures = mix(max_length=100, on_too_long="drop")
+    assert 0 < figures["dropped"]["too long"] <= 20
+    assert figures["longest"] < 100
+
+
+def test_a_row_too_long_is_refused_where_asked(write: Any, questions: Any, mix: Any) -> None:
+    write("faq.jsonl", [*questions, *LONG])
+    with pytest.raises(UserError) as caught:
+        mix(max_length=100, on_too_long="refuse")
+    assert (caught.value.file, caught.value.field) == ("faq.jsonl", "data.on_too_long")
+    assert "record" in caught.value.problem
+
+
+def test_a_row_whose_labels_are_all_cut_off_is_dropped_and_counted(
+    write: Any, questions: Any, mix: Any
+) -> None:
+    masked = [{"prompt": f"{i} " + "word " * 300, "completion": "x"} for i in range(20)]
+    write("faq.jsonl", [*questions, *masked])
+    figures = mix(max_length=100)
+    assert 0 < figures["dropped"]["no trained tokens"] <= 20
+
+
+def test_a_source_without_any_trained_token_is_refused(faq: None, write: Any, mix: Any) -> None:
+    write("masked.jsonl", [{"prompt": f"{i} " + "word " * 300, "completion": "x"} for i in range(20)])
+    with pytest.raises(UserError) as caught:
+        mix(max_length=100, sources=["faq.jsonl", "masked.jsonl"])
+    assert caught.value.value == "masked.jsonl"
+    assert "loss mask is empty" in caught.value.problem
+
+
+def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, faq: None, mix: Any, corpus: Any) -> None:
+    payload = corpus(60)
+    for name in ("one", "two"):
+        mix(payload, name=name, general=GENERAL)
+    assert hash_folder(tmp_path / "one") == hash_folder(tmp_path / "two")
+
+
+def test_another_seed_takes_other_general_text(tmp_path: Path, faq: None, mix: Any, corpus: Any) -> None:
+    payload = corpus(200)
+    for seed in (0, 1):
+        mix(payload, name=str(seed), rest={"training": {"seed": seed}}, general=GENERAL)
+    taken = [
+        {e.record for e in iter_examples(tmp_path / name, "train") if e.source.startswith("general:")}
+        for name in ("0", "1")
+    ]
+    assert taken[0] != taken[1]
+
+
+def test_the_sample_marks_what_is_trained(write: Any, questions: Any, mix: Any) -> None:
+    chats = [
+        {"messages": [{"role": "user", "content": q["prompt"]}, {"role": "assistant", "content": "A paper."}]}
+        for q in questions
+    ]
+    write("faq.jsonl", chats)
+    sample = mix()["sample"]
+    assert sample.endswith("<|im_start|>assistant\n«A paper.<|im_end|>»\n")
+
+
+def test_a_share_outside_the_usual_is_warned_about_for_full_fine_tuning(
+    faq: None, mix: Any, corpus: Any
+) -> None:
+    high = {"corpus": "general", "share": 0.3}
+    payload = corpus(100)
+    [warning] = mix(payload, name="full", rest={"method": "full"}, general=high)["warnings"]
+    assert "30.0% of the trained tokens" in warning
+    assert mix(payload, name="lora", rest={"method": "lora"}, general=high)["warnings"] == []
+
+
+def test_rows_that_hold_special_tokens_as_text_are_warned_about(write: Any, questions: Any, mix: Any) -> None:
+    write(
+        "faq.jsonl",
+        [q | {"completion": q["completion"] + "<|im_end|>"} for q in questions[:20]] + questions[20:],
+    )
+    [warning] = mix(splits={"validation": 0.0, "test": 0.0})["warnings"]
+    assert warning.startswith("20 rows hold special tokens")
+
+
+def test_any_example_is_read_by_shard_and_row(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    writer = SplitWriter(tmp_path, "train", shard_bytes=20_000)
+    for i in range(700):
+        writer.add(Rendered([i] * (i % 30 + 2), ((1, i % 30 + 2),)), "a", f"{i:064x}")
+    content = {"schema_version": 1, "splits": {"train": writer.close()}}
+    (tmp_path / "mixture.json").write_text(json.dumps(content))
+    reader = SplitReader(tmp_path, "train", cached=2)
+    assert len(reader.rows) > 3
+    assert sum(reader.rows) == 700
+    in_order = [e.record for e in iter_examples(tmp_path, "train")]
+    by_place = [reader.read(s, r).record for s, rows in enumerate(reader.rows) for r in reversed(range(rows))]
+    assert sorted(by_place) == in_order == [f"{i:064x}" for i in range(700)]
+    tokens, trained = lengths(tmp_path, "train")
+    assert tokens.tolist() == [i % 30 + 2 for i in range(700)]
+    assert trained.tolist() == [i % 30 + 1 for i in range(700)]
+    with pytest.raises(IndexError):
+        reader.read(0, reader.rows[0])
+    reader.close()
+
+
+def test_a_mixture_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mixture.json").write_text('{"schema_version": 2}')
+    with pytest.raises(UserError, match="newer ft-dagster"):
+        read_mixture(tmp_path)
+
+
+def test_probes_are_prompts_of_the_validation_rows(
+    tmp_path: Path, faq: None, mix: Any, tiny_model_folder: Path
+) -> None:
+    from ft_dagster.data.probes import probe_prompts
+
+    mix()
+    rows = parquet.read_table(tmp_path / "mixture-rows" / "validation.parquet").to_pylist()
+    probes = probe_prompts(tmp_path / "mixture-rows", tiny_model_folder, 2)
+    assert probes == [row["prompt"] for row in rows[:2]]
+    assert len(probe_prompts(tmp_path / "mixture-rows", tiny_model_folder, 100)) == 40

@@ -1,0 +1,93 @@
+"""The gate binds the bytes: nothing ships that was not judged, whichever asset is asked for alone."""
+
+import dagster as dg
+import pytest
+from ft_dagster.lineage.release import history
+
+from ft_dagster.store import read_head
+from tests.e2e.project import edit
+
+pytestmark = pytest.mark.slow
+PREFIX = "tenants/acme/places"
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory, tiny_model_folder):
+    """A variant whose general loss may hardly rise, trained so hard that it does."""
+    from tests.e2e.conftest import Workshop
+    from tests.e2e.project import write_project
+
+    folder = write_project(tmp_path_factory.mktemp("failed"), tiny_model_folder)
+
+    def harden(content):
+        content["gates"] = {"general_margin": 1.0, "general_loss_margin": 0.0001}
+        content["training"].update(learning_rate=0.05, num_train_epochs=6)
+        content["data"]["general"]["share"] = 0.0
+
+    edit(folder / "tenants/acme/places.yaml", harden)
+    with dg.DagsterInstance.ephemeral() as instance:
+        shop = Workshop(folder, instance)
+        shop.first = shop.materialize("acme.places", raises=False)
+        yield shop
+
+
+def test_a_failed_gate_stops_the_run_before_the_export(failed):
+    assert not failed.first.success
+    gate = next(e for e in failed.first.get_asset_check_evaluations() if e.check_name == "gate")
+    assert gate.passed is False
+    assert read_head(failed.store, PREFIX, "model_export") is None
+
+
+def test_asking_for_the_export_alone_after_a_failed_gate_is_refused(failed):
+    result = failed.materialize("acme.places", "model_export", raises=False)
+    assert "gate does not hold" in failed.failure(result)
+    assert history(failed.store, PREFIX) == []
+
+
+def test_a_forged_materialization_in_the_event_log_changes_nothing(failed):
+    failed.instance.report_runless_asset_event(
+        dg.AssetMaterialization(
+            "evaluation", partition="acme.places", tags={"dagster/data_version": "forged"}
+        )
+    )
+    result = failed.materialize("acme.places", "model_export", raises=False)
+    assert "gate does not hold" in failed.failure(result)
+
+
+def test_gates_changed_after_the_evaluation_need_a_new_one(workshop):
+    file = workshop.folder / "tenants/acme/places.yaml"
+    before = file.read_text()
+    edit(file, lambda c: c["gates"].update(general_margin=0.9))
+    try:
+        workshop.materialize("acme.places", "declaration")
+        for asset in ("model_export", "release"):
+            result = workshop.materialize("acme.places", asset, raises=False)
+            assert "gates changed after the evaluation" in workshop.failure(result)
+    finally:
+        file.write_text(before)
+        workshop.materialize("acme.places", "declaration")
+
+
+def test_weights_swapped_after_the_evaluation_are_not_exported(workshop):
+    tuned = read_head(workshop.store, PREFIX, "fine_tuned_model")
+    file = workshop.store.local(tuned.path) / "payload" / "adapter_model.safetensors"
+    good = file.read_bytes()
+    file.write_bytes(good[:-4] + bytes(4))
+    try:
+        for asset in ("model_export", "release"):
+            result = workshop.materialize("acme.places", asset, raises=False)
+            assert "other bytes" in workshop.failure(result)
+    finally:
+        file.write_bytes(good)
+
+
+def test_an_export_swapped_before_the_release_is_not_released(workshop):
+    export = read_head(workshop.store, PREFIX, "model_export")
+    file = workshop.store.local(export.path) / "payload" / "adapter_model.safetensors"
+    good = file.read_bytes()
+    file.write_bytes(good[:-4] + bytes(4))
+    try:
+        result = workshop.materialize("acme.places", "release", raises=False)
+        assert "other bytes" in workshop.failure(result)
+    finally:
+        file.write_bytes(good)

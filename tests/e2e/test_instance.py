@@ -1,0 +1,217 @@
+"""The real programs: webserver and daemon over HTTP, and the command line on the same instance."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ft_dagster.automation.instance import prepare_environment
+from ft_dagster.settings import load_settings
+from ft_dagster.store import Store, read_head
+from tests.e2e.project import command_environment, edit, write_project
+
+pytestmark = pytest.mark.slow
+BIN = Path(sys.executable).parent
+LAUNCH = """
+mutation($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
+  __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }
+"""
+RUN = """
+query($id: ID!) { runOrError(runId: $id) { ... on Run { status tags { key value }
+  assetMaterializations { assetKey { path } partition metadataEntries { label } } } } }
+"""
+PARTITION = """
+mutation($selector: RepositorySelector!, $name: String!, $key: String!) {
+  addDynamicPartition(repositorySelector: $selector, partitionsDefName: $name, partitionKey: $key) {
+    __typename } }
+"""
+REPOSITORY = {"repositoryLocationName": "ft_dagster", "repositoryName": "__repository__"}
+EARLY = ["declaration", "base_model", "general_corpus", "task_dataset", "training_mixture", "training_plan"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_model_folder):
+    return write_project(tmp_path_factory.mktemp("instance"), tiny_model_folder)
+
+
+@contextmanager
+def running(command, environment):
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def ask(port, query, **variables):
+    body = json.dumps({"query": query, "variables": variables}).encode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/graphql", body, {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.loads(answer.read())["data"]
+
+
+def wait_until(question, patience=180):
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        try:
+            answer = question()
+        except OSError:
+            answer = None
+        if answer:
+            return answer
+        time.sleep(0.5)
+    raise TimeoutError(f"no answer in {patience} s")
+
+
+def ft_dagster(folder, *arguments, check=True):
+    result = subprocess.run(
+        [BIN / "ft-dagster", *arguments], env=command_environment(folder), capture_output=True, text=True,
+        timeout=400, check=False,
+    )  # fmt: skip
+    if check:
+        assert result.returncode == 0, result.stderr + result.stdout
+    return result
+
+
+def test_a_partition_launched_through_the_webserver_is_tagged_made_and_read_back(folder, monkeypatch):
+    for name in ("DAGSTER_HOME", "FT_DAGSTER_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    prepare_environment(load_settings(folder))
+    environment = command_environment(folder) | {
+        name: os.environ[name] for name in ("DAGSTER_HOME", "FT_DAGSTER_PROJECT")
+    }
+    port = free_port()
+    target = ["-m", "ft_dagster.definitions"]
+    web = [BIN / "dagster-webserver", "-p", str(port), *target]
+    with running(web, environment), running([BIN / "dagster-daemon", "run", *target], environment):
+        wait_until(lambda: ask(port, "{ version }"))
+        ask(port, PARTITION, selector=REPOSITORY, name="ft_dagster_variant", key="acme.places")
+        params = {
+            "selector": {
+                **REPOSITORY,
+                "pipelineName": "__ASSET_JOB",
+                "assetSelection": [{"path": [a]} for a in EARLY],
+            },
+            "mode": "default",
+            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": "acme.places"}]},
+        }
+        launched = ask(port, LAUNCH, params=params)["launchPipelineExecution"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        ended = ("SUCCESS", "FAILURE", "CANCELED")
+
+        def finished():
+            run = ask(port, RUN, id=launched["run"]["runId"])["runOrError"]
+            return run if run["status"] in ended else None
+
+        run = wait_until(finished)
+    assert run["status"] == "SUCCESS"
+    tags = {tag["key"]: tag["value"] for tag in run["tags"]}
+    assert (tags["ft/tenant"], tags["ft/variant"], tags["ft/reason"]) == ("acme", "acme.places", "ui")
+    made = {m["assetKey"]["path"][0]: m for m in run["assetMaterializations"]}
+    assert set(made) == set(EARLY)
+    assert {made[name]["partition"] for name in EARLY if name != "general_corpus"} == {"acme.places"}
+    labels = {entry["label"] for entry in made["training_plan"]["metadataEntries"]}
+    assert {"digest", "owners", "plan"} <= labels
+
+
+def test_the_command_line_runs_reuses_and_reports_through_the_same_instance(folder):
+    first = json.loads(ft_dagster(folder, "run", "acme.places", "--json").stdout)["variants"][0]
+    assert first["run_status"] == "SUCCESS"
+    assert first["gate"] is True
+    again = ft_dagster(folder, "run", "acme.places")
+    assert "nothing changed, every artifact was reused" in again.stdout
+    status = json.loads(ft_dagster(folder, "status", "--json").stdout)["variants"]
+    acme = next(v for v in status if v["variant"] == "acme.places")
+    assert acme["digest"] == first["digest"]
+    assert acme["version"] == 1
+    shown = json.loads(ft_dagster(folder, "show", "acme.places", "--json").stdout)
+    assert shown["fields"]["method.rank"] == {"value": 4, "from": "places.yaml"}
+    assert any(reason["field"] == "method.alpha" for reason in shown["plan"])
+    compared = json.loads(ft_dagster(folder, "compare", "acme.places", "--json").stdout)["variants"][0]
+    assert {rule["rule"] for rule in compared["rules"]} >= {"task", "general_benchmark", "general_loss"}
+    tried = json.loads(
+        ft_dagster(folder, "try", "acme.places", "--prompt", "Where is the ship?", "--json").stdout
+    )
+    assert tried[0]["answers"][0]["prompt"] == "Where is the ship?"
+
+
+def test_a_mistake_is_one_message_and_exit_code_two(folder, tmp_path):
+    for arguments in (["show", "../x"], ["run", "acme.plces"], ["show", "A" * 300], ["run"]):
+        result = ft_dagster(folder, *arguments, check=False)
+        assert result.returncode == 2, arguments
+        assert "Traceback" not in result.stderr + result.stdout
+        assert result.stderr.startswith("error:") or "Usage" in result.stderr
+    assert ft_dagster(tmp_path, "status", check=False).returncode == 2
+
+
+def test_check_reports_every_wrong_declaration_at_once(folder):
+    assert ft_dagster(folder, "check").returncode == 0
+    bad = folder / "tenants" / "acme" / "wrong.yaml"
+    bad.write_text((folder / "tenants/acme/places.yaml").read_text())
+    edit(bad, lambda c: c["data"].update(sources=["data/missing.jsonl"]))
+    try:
+        result = ft_dagster(folder, "check", "--json", check=False)
+        assert result.returncode == 2
+        found = {v["variant"]: v for v in json.loads(result.stdout)["variants"]}
+        assert found["acme.places"]["ok"] is True
+        assert found["acme.wrong"]["error"]["field"] == "data.sources[0].path"
+    finally:
+        bad.unlink()
+
+
+def test_every_command_has_help():
+    for command in ("init", "check", "schema", "run", "status", "show", "compare", "try"):
+        result = subprocess.run(
+            [BIN / "ft-dagster", command, "--help"], capture_output=True, text=True, check=True
+        )
+        assert "--help" in result.stdout
+
+
+def test_init_starts_a_project_that_checks_and_never_overwrites(tmp_path, folder, tiny_model_folder):
+    made = tmp_path / "new"
+    options = ["--base-model", str(tiny_model_folder), "--data", str(folder / "data/rows.jsonl")]
+    ft_dagster(tmp_path, "init", str(made), *options, "--variant", "acme.first")
+    assert ft_dagster(made, "check").returncode == 0
+    assert (
+        ft_dagster(tmp_path, "init", str(made), *options, "--variant", "acme.first", check=False).returncode
+        == 2
+    )
+
+
+def test_the_chain_runs_on_an_s3_store(tmp_path, tiny_model_folder, s3_server):
+    folder = write_project(tmp_path / "s3", tiny_model_folder)
+    store = f"s3://{s3_server.bucket}/chain"
+    edit(folder / "ft_dagster.yaml", lambda c: c.update(store=store))
+    environment = command_environment(folder) | s3_server.environment
+    result = subprocess.run(
+        [BIN / "ft-dagster", "run", "globex.places", "--json"],
+        env=environment, capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr + result.stdout
+    (row,) = json.loads(result.stdout)["variants"]
+    assert row["version"] == 1
+    export = read_head(Store(store, s3_server.options), "tenants/globex/places", "model_export")
+    assert export.digest == row["digest"]
+    assert not (folder / ".ft_dagster" / "store").exists()
