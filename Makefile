@@ -1,8 +1,11 @@
 # Every target sets itself up: the first call makes .venv and installs the project into it.
 PYTHON ?= python3
 BIN := .venv/bin
+DEMO := examples/demo
+RUN := $(BIN)/ft-dagster --project $(DEMO)
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: install lint format quick test test-all demo ui clean
+.PHONY: install demo ui test quick test-all lint format clean
 
 install: .venv/installed
 
@@ -10,6 +13,23 @@ install: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
+
+demo: install  ## three tenants' models: prepared, trained, judged, released; then asked
+	$(BIN)/python $(DEMO)/prepare.py
+	$(RUN) run --all
+	$(RUN) try --prompts $(DEMO)/prompts.yaml
+
+ui: install  ## the demo's instance in Dagster's UI
+	$(RUN) ui
+
+test: install  ## what CI runs
+	$(PYTEST) -m "not long"
+
+quick: install  ## the inner loop, under a minute
+	$(PYTEST) -m "not slow and not long"
+
+test-all: install  ## also what takes long: the whole demo
+	$(PYTEST)
 
 lint: install
 	$(BIN)/ruff check .
@@ -20,3 +40,6 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

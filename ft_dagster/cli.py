@@ -210,12 +210,15 @@ def try_(
     variants: Keys = None,
     prompt: Annotated[list[str] | None, typer.Option("--prompt", help="Ask this; may be repeated")] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="A YAML file: variant -> list of prompts; asks all of them")
+        Path | None, typer.Option(help="A YAML file of variant: [prompt, ...]; asks all of them")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, max=4096)] = 64,
     as_json: Json = False,
 ) -> None:
-    """Talk to a variant's model and to its base, side by side. Without a prompt it asks for one."""
+    """Talk to a variant's model and to its base, side by side. Without a prompt it asks for one.
+
+    The system message declared for the variant's first source is put before each prompt.
+    """
     from ft_dagster.evaluation.answers import answer
     from ft_dagster.report.answers import answers_table
     from ft_dagster.report.models import newest_model
@@ -223,10 +226,12 @@ def try_(
 
     settings = load_settings(context.obj)
     asked = _asked(settings, variants, prompt, read_yaml(prompts) if prompts else {}, prompts)
-    printed = []
+    printed: list[dict[str, Any]] = []
     for key, texts in asked.items():
         base, adapter = newest_model(settings, key)
-        answers = answer(base, adapter, texts, max_new_tokens)
+        declared = load_variant(settings.project, key)
+        system = next((source.system for source in declared.spec.data.sources if source.system), None)
+        answers = answer(base, adapter, texts, system=system, max_new_tokens=max_new_tokens)
         printed.append(
             {
                 "variant": str(key),
@@ -237,6 +242,22 @@ def try_(
             out.print(answers_table(str(key), printed[-1]["answers"]))
     if as_json:
         _print_json(printed)
+
+
+@app.command()
+def ui(
+    context: typer.Context,
+    host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 3000,
+) -> None:
+    """Open the project's instance in Dagster's UI, with its daemon, until Ctrl-C."""
+    import os
+
+    from ft_dagster.automation.instance import MODULE, prepare_environment
+
+    prepare_environment(load_settings(context.obj))
+    program = str(Path(sys.executable).with_name("dagster"))
+    os.execv(program, [program, "dev", "-m", MODULE, "-h", host, "-p", str(port)])
 
 
 def _asked(

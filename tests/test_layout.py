@@ -1,0 +1,33 @@
+"""The front door: links are signposts, the wheel has one top-level name, the code location stays light."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("room", ["assets", "resources"])
+def test_the_links_point_at_the_rooms_people_come_for(room):
+    link = ROOT / room
+    assert link.is_symlink()
+    assert link.resolve() == ROOT / "ft_dagster" / room
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_one_package(tmp_path):
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert {name for name in names if not name.endswith(".dist-info")} == {"ft_dagster"}
+
+
+def test_loading_the_code_location_imports_no_heavy_library():
+    heavy = "{'torch', 'transformers', 'peft', 'trl', 'datasets', 'lm_eval', 'matplotlib', 'deepspeed'}"
+    program = f"import sys, ft_dagster.definitions; print(sorted({heavy} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert result.stdout.strip() == "[]"
