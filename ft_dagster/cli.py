@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -165,8 +166,7 @@ def show(context: typer.Context, variant: Key, as_json: Json = False) -> None:
         return
     table = Table("field", "value", "from", title=f"{variant} ({declared.file})")
     for name, value in values.items():
-        shown = "[dim]the plan decides[/]" if value is None else json.dumps(value)
-        table.add_row(name, shown, declared.origins[name])
+        table.add_row(name, _shown(name, value), declared.origins[name])
     out.print(table)
     if planned:
         plan = Table("field", "value", "from", "why", title="newest plan")
@@ -253,11 +253,11 @@ def ui(
     """Open the project's instance in Dagster's UI, with its daemon, until Ctrl-C."""
     import os
 
-    from ft_dagster.automation.instance import MODULE, prepare_environment
+    from ft_dagster.automation.instance import prepare_environment, workspace_file
 
     prepare_environment(load_settings(context.obj))
     program = str(Path(sys.executable).with_name("dagster"))
-    os.execv(program, [program, "dev", "-m", MODULE, "-h", host, "-p", str(port)])
+    os.execv(program, [program, "dev", "-w", str(workspace_file()), "-h", host, "-p", str(port)])
 
 
 def _asked(
@@ -299,6 +299,7 @@ def _watch(instance: DagsterInstance, settings: Settings, launched: list[Launche
     from ft_dagster.automation.instance import cancel, unfinished
 
     screen = Console(quiet=quiet, stderr=quiet)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with Live(console=screen, refresh_per_second=2, transient=True) as live:
             while True:
@@ -355,6 +356,12 @@ def _conclude(instance: DagsterInstance, settings: Settings, launched: list[Laun
         raise typer.Exit(1)
 
 
+def _shown(field: str, value: Any) -> str:
+    if value is None:
+        return "[dim]the plan decides[/]" if field.startswith(("method.", "training.")) else "[dim]-[/]"
+    return _escape(json.dumps(value, ensure_ascii=False))
+
+
 def _planned(settings: Settings, key: VariantKey) -> list[dict[str, Any]]:
     """The reasons of the variant's newest plan; none before the first."""
     from ft_dagster.report.summary import newest_plan
@@ -377,9 +384,11 @@ def _print_json(value: Any) -> None:
 
 
 def main(call: Callable[[], Any] = app) -> None:
-    """Run the command line; a user's mistake is one message and exit code 2."""
+    """Run the command line; a user's mistake is one message and exit code 2, an interrupt 130."""
     try:
         call()
+    except KeyboardInterrupt:
+        sys.exit(130)
     except UserError as error:
         if "--json" in sys.argv:
             _print_json({"error": error.as_dict(), "message": str(error)})

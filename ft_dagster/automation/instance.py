@@ -1,5 +1,6 @@
 """The Dagster instance of a project: made on first use, and runs launched through it as the UI does."""
 
+import asyncio
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import Any
 import dagster as dg
 import yaml
 from dagster._core.workspace.context import WorkspaceProcessContext
-from dagster._core.workspace.load_target import ModuleTarget
+from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster._daemon.controller import get_daemon_statuses
 
 from ft_dagster.assets.bench import PARTITIONS
@@ -24,10 +25,13 @@ from ft_dagster.errors import UserError
 from ft_dagster.settings import PROJECT_VARIABLE, Settings
 from ft_dagster.spec import VariantKey
 
-LOCATION, MODULE, JOB = "ft_dagster", "ft_dagster.definitions", "variant_chain"
+LOCATION, JOB = "ft_dagster", "variant_chain"
 HEARTBEAT_TOLERANCE_SECONDS = 30
 DAEMON_GRACE_SECONDS = 60
 FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+WORKSPACE_YAML = {
+    "load_from": [{"python_module": {"module_name": "ft_dagster.definitions", "location_name": LOCATION}}]
+}
 DAGSTER_YAML = {
     "run_coordinator": {
         "module": "ft_dagster.automation.coordinator",
@@ -64,15 +68,23 @@ class Launched:
 
 
 def prepare_environment(settings: Settings) -> None:
-    """Set DAGSTER_HOME and the project for this process and its children; write dagster.yaml if absent."""
+    """Set DAGSTER_HOME and the project for this process and its children; write what is absent in it."""
     home = settings.dagster_home
     home.mkdir(parents=True, exist_ok=True)
-    config = home / "dagster.yaml"
-    if not config.exists():
-        note = "# The queue tags each run of a variant and admits one run per variant, four per tenant.\n"
-        config.write_text(note + yaml.safe_dump(DAGSTER_YAML, sort_keys=False), "utf-8")
+    note = "# The queue tags each run of a variant and admits one run per variant, four per tenant.\n"
+    for name, text in (
+        ("dagster.yaml", note + yaml.safe_dump(DAGSTER_YAML, sort_keys=False)),
+        ("workspace.yaml", yaml.safe_dump(WORKSPACE_YAML, sort_keys=False)),
+    ):
+        if not (home / name).exists():
+            (home / name).write_text(text, "utf-8")
     os.environ["DAGSTER_HOME"] = str(home.resolve())
     os.environ[PROJECT_VARIABLE] = str(settings.project)
+
+
+def workspace_file() -> Path:
+    """The workspace of the instance that `prepare_environment` chose."""
+    return Path(os.environ["DAGSTER_HOME"]) / "workspace.yaml"
 
 
 @contextmanager
@@ -91,7 +103,8 @@ def launch(instance: dg.DagsterInstance, keys: Sequence[VariantKey], reason: str
 
     instance.add_dynamic_partitions(PARTITIONS, [str(key) for key in keys])
     schema = create_schema()
-    with WorkspaceProcessContext(instance, ModuleTarget(MODULE, None, None, LOCATION)) as process:
+    target = WorkspaceFileTarget([str(workspace_file())])
+    with WorkspaceProcessContext(instance, target, code_server_log_level="WARNING") as process:
         return [_launch_one(schema, process.create_request_context(), key, reason) for key in keys]
 
 
@@ -105,7 +118,8 @@ def _launch_one(schema: Any, request: Any, key: VariantKey, reason: str) -> Laun
         "mode": "default",
         "executionMetadata": {"tags": [{"key": name, "value": value} for name, value in tags.items()]},
     }
-    result = schema.execute(LAUNCH, context_value=request, variable_values={"params": params})
+    asked = schema.execute_async(LAUNCH, context_value=request, variable_values={"params": params})
+    result = asyncio.run(asked)
     answer = (result.data or {}).get("launchPipelineExecution") or {}
     if answer.get("__typename") != "LaunchRunSuccess":
         said = answer.get("message") or result.errors or answer
@@ -131,7 +145,7 @@ def daemon(instance: dg.DagsterInstance, settings: Settings) -> Iterator[None]:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [str(Path(sys.executable).with_name("dagster-daemon")), "run", "-m", MODULE],
+            [str(Path(sys.executable).with_name("dagster-daemon")), "run", "-w", str(workspace_file())],
             stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     try:

@@ -16,6 +16,12 @@ from ft_dagster.spec.keys import VariantKey
 from ft_dagster.spec.variant import CorpusSpec, VariantSpec, not_yet
 
 DEFAULTS = "defaults.yaml"
+SHORTHANDS = {  # a plain string stands for this field
+    "base_model": "source",
+    "data.deduplicate": "method",
+    "method": "name",
+    "export": "format",
+}
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -65,10 +71,13 @@ def load_variant(project: Path, key: VariantKey) -> Declared:
         field, value = waiting
         raise UserError("not yet built", file=file, field=field, value=value, fix="Leave it out for now")
     name = f"tenants/{DEFAULTS}"
-    origins = {
-        path: name if _within(path, taken) else (file.name if _given(own, path) else "built-in")
-        for path in _leaves(spec.model_dump(mode="json"))
-    }
+
+    def origin(path: str) -> str:
+        if _within(path, taken):
+            return name if _given(defaults, path) else "built-in"
+        return file.name if _given(own, path) else "built-in"
+
+    origins = {path: origin(path) for path in _leaves(spec.model_dump(mode="json"))}
     return Declared(key, file, spec, origins)
 
 
@@ -203,11 +212,12 @@ def _within(path: str, taken: set[str]) -> bool:
 
 
 def _given(own: dict[str, Any], path: str) -> bool:
-    """Whether the declaration itself says `path`, or says a shorthand that stands for it."""
+    """Whether a file says `path`, or says a shorthand that stands for it."""
     tree: Any = own
-    for name in path.split("."):
+    names = path.split(".")
+    for depth, name in enumerate(names):
         if not isinstance(tree, dict):
-            return True
+            return SHORTHANDS.get(".".join(names[:depth])) == name
         if name not in tree:
             return False
         tree = tree[name]

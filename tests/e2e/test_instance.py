@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ft_dagster.automation.instance import prepare_environment
+from ft_dagster.automation.instance import prepare_environment, workspace_file
 from ft_dagster.settings import load_settings
 from ft_dagster.store import Store, read_head
 from tests.e2e.project import command_environment, edit, write_project
@@ -103,7 +103,7 @@ def test_a_partition_launched_through_the_webserver_is_tagged_made_and_read_back
         name: os.environ[name] for name in ("DAGSTER_HOME", "FT_DAGSTER_PROJECT")
     }
     port = free_port()
-    target = ["-m", "ft_dagster.definitions"]
+    target = ["-w", str(workspace_file())]
     web = [BIN / "dagster-webserver", "-p", str(port), *target]
     with running(web, environment), running([BIN / "dagster-daemon", "run", *target], environment):
         wait_until(lambda: ask(port, "{ version }"))

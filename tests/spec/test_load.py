@@ -156,3 +156,12 @@ def test_the_json_schema_describes_every_field():
     assert set(schema["properties"]) == set(VariantSpec.model_fields)
     assert schema["additionalProperties"] is False
     assert json.loads(json.dumps(schema)) == schema
+
+
+def test_a_shorthand_says_one_field_and_leaves_the_others_built_in(project):
+    declare(project, MINIMAL.replace("base_model: models/base\n", "") + "method: lora\n")
+    declare(project, "base_model: models/base\n", "defaults.yaml")
+    origins = load_variant(project, KEY).origins
+    assert origins["base_model.source"] == "tenants/defaults.yaml"
+    assert origins["base_model.keep"] == "built-in"
+    assert (origins["method.name"], origins["method.rank"]) == ("support.yaml", "built-in")

@@ -1,0 +1,181 @@
+"""`python -m ft_dagster.training RUN_DIR`: train every member of RUN_DIR/run.json, one after another.
+
+Exit: 0 done; 2 bad input, never to be retried; 75 preempted (SIGTERM), to be retried; 130 cancelled
+(SIGINT); 1 a failure nobody foresaw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+
+from ft_dagster.errors import UserError
+from ft_dagster.training.contract import (
+    RESULT_FILE,
+    SCHEMA_VERSION,
+    Member,
+    Result,
+    Run,
+    read_result,
+    read_run,
+    recipe_digest,
+    write_json,
+    write_result,
+)
+from ft_dagster.training.failures import explained
+from ft_dagster.training.progress import Channel, open_channel
+from ft_dagster.training.stop import STATUS, Stop, Stopped
+
+DONE, FAILED, BAD_INPUT = 0, 1, 2
+WORST = (DONE, BAD_INPUT, FAILED)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ft_dagster.training", description=__doc__)
+    parser.add_argument("run_dir", type=Path, help="folder with run.json")
+    folder = parser.parse_args(arguments).run_dir
+    stop = Stop()
+    stop.install()
+    try:
+        run = read_run(folder)
+        _check(run, folder)
+        _take_device()
+        with open_channel() as channel:
+            return train_all(run, channel, stop)
+    except Stopped as stopped:
+        return stopped.code
+    except UserError as error:
+        print(error, file=sys.stderr)
+        write_json(folder / RESULT_FILE, {"schema_version": SCHEMA_VERSION, "error": error.as_dict()})
+        return BAD_INPUT
+
+
+def _check(run: Run, folder: Path) -> None:
+    ranks = run.launch.nodes * run.launch.ranks_per_node
+    if ranks > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "training over several processes is not built yet",
+            file=folder / "run.json",
+            field="launch.ranks_per_node",
+            value=ranks,
+            fix="Ask for one GPU: resources.gpus 1",
+        )
+    outputs = [member.output for member in run.members]
+    if len(set(outputs)) < len(outputs):
+        raise UserError(
+            "two members share an output folder",
+            file=folder / "run.json",
+            field="members",
+            fix="Keep them apart",
+        )
+
+
+def _take_device() -> None:
+    """Hold the lease before anything touches the device, keep libraries offline and quiet."""
+    os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if os.environ.get("FT_DAGSTER_LEASE"):
+        from ft_dagster.launch.leases import hold_as_rank
+
+        hold_as_rank()
+    warnings.filterwarnings("ignore")
+    logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def train_all(run: Run, channel: Channel, stop: Stop) -> int:
+    """Train the members one after another; the worst of their exit codes. A signal ends the row."""
+    codes: list[int] = []
+    for member in run.members:
+        if codes:
+            gc.collect()  # a trainer is full of cycles, and this member needs its memory
+        try:
+            codes.append(_train_one(run, member, channel, stop))
+        except Stopped as stopped:
+            status = STATUS[stopped.code]
+            _write(run, member, status)
+            channel.say(f"{member.variant}: {status}")
+            return stopped.code
+    return max(codes, key=WORST.index)
+
+
+def _train_one(run: Run, member: Member, channel: Channel, stop: Stop) -> int:
+    """One member, its result written whatever happens; the others do not suffer from it."""
+    from ft_dagster.training.trainer import train_member
+
+    if _already_done(run, member):
+        channel.say(f"{member.variant}: already trained, kept")
+        return DONE
+    member.result.unlink(missing_ok=True)
+    try:
+        member.output.mkdir(parents=True, exist_ok=True)
+        _check_device(member)
+        train_member(run, member, channel, stop)
+        return DONE
+    except UserError as error:
+        return _failed(run, member, error)
+    except Exception as error:
+        known = explained(error, member)
+        if known:
+            return _failed(run, member, known)
+        traceback.print_exc()
+        problem = UserError(f"{type(error).__name__}: {error}", fix="See the traceback in the log")
+        _write(run, member, "failed", problem)
+        return FAILED
+
+
+def _check_device(member: Member) -> None:
+    import torch
+
+    if member.plan.device.kind == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # accelerate imports deepspeed, which else warns
+    elif not torch.cuda.is_available():
+        raise UserError(
+            "asks for a GPU, and torch sees none here",
+            field="device.kind",
+            value="cuda",
+            fix="Run it on a host with a GPU, or let the plan choose the CPU",
+        )
+
+
+def _already_done(run: Run, member: Member) -> bool:
+    try:
+        result = read_result(member.result)
+    except UserError:
+        return False
+    return result.status == "done" and result.recipe == recipe_digest(run, member) and member.payload.is_dir()
+
+
+def _failed(run: Run, member: Member, error: UserError) -> int:
+    print(f"{member.variant}: {error}", file=sys.stderr)
+    _write(run, member, "failed", error)
+    return BAD_INPUT
+
+
+def _write(run: Run, member: Member, status: str, error: UserError | None = None) -> None:
+    write_result(
+        member,
+        Result.model_validate(
+            {
+                "variant": member.variant,
+                "status": status,
+                "recipe": recipe_digest(run, member),
+                "error": error.as_dict() if error else None,
+            }
+        ),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

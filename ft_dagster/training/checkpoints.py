@@ -1,0 +1,126 @@
+"""Checkpoints: a folder is one once its hash manifest is renamed into place; only what verifies is used."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.lineage.digest import hash_folder, sha256_file
+from ft_dagster.training.contract import SCHEMA_VERSION, write_json
+
+MANIFEST = "checkpoint.json"
+PREFIX = "checkpoint-"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint, as its manifest states it; `verify` says whether the files still agree."""
+
+    folder: Path
+    step: int
+    recipe: str
+    validation_loss: float | None
+    files: tuple[tuple[str, int, str], ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(size for _, size, _ in self.files)
+
+    @property
+    def rank(self) -> tuple[float, int]:
+        """Lower is better: by validation loss, then the earlier; without a loss, after all with one."""
+        loss = self.validation_loss
+        return (math.inf if loss is None or not math.isfinite(loss) else loss, self.step)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "validation_loss": self.validation_loss,
+            "bytes": self.size,
+            "folder": self.folder.name,
+        }
+
+
+def folder_of(root: Path, step: int) -> Path:
+    return root / f"{PREFIX}{step}"
+
+
+def commit(folder: Path, step: int, recipe: str, validation_loss: float | None) -> None:
+    """Make the written folder a checkpoint: hash every file, then rename the manifest into place."""
+    write_json(
+        folder / MANIFEST,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "step": step,
+            "recipe": recipe,
+            "validation_loss": validation_loss,
+            "files": [list(file) for file in hash_folder(folder)],
+        },
+    )
+
+
+def complete(root: Path) -> list[Checkpoint]:
+    """All folders with a readable manifest, oldest first; their files are not verified."""
+    found = [_read(folder) for folder in root.glob(f"{PREFIX}*")]
+    return sorted((c for c in found if c is not None), key=lambda checkpoint: checkpoint.step)
+
+
+def damage(checkpoint: Checkpoint) -> str | None:
+    """The first file that is missing or differs from its hash, in words; None if all agree."""
+    for path, size, digest in checkpoint.files:
+        file = checkpoint.folder / path
+        if not file.is_file():
+            return f"{path} is missing"
+        if file.stat().st_size != size or sha256_file(file) != digest:
+            return f"{path} is damaged"
+    return None
+
+
+def usable(root: Path, recipe: str, say: Callable[[str], None]) -> list[Checkpoint]:
+    """Checkpoints of this recipe that verify, oldest first; what is passed over is said."""
+    good = []
+    for folder in sorted(root.glob(f"{PREFIX}*")):
+        checkpoint = _read(folder)
+        if checkpoint is None:
+            say(f"{folder.name}: incomplete, passed over")
+        elif checkpoint.recipe != recipe:
+            say(f"{folder.name}: made by another recipe (other data, settings or seed), passed over")
+        elif problem := damage(checkpoint):
+            say(f"{folder.name}: {problem}, passed over")
+        else:
+            good.append(checkpoint)
+    return sorted(good, key=lambda checkpoint: checkpoint.step)
+
+
+def prune(root: Path, recipe: str, keep_best: int, keep_last: int) -> None:
+    """Keep the best by validation loss and the newest of this recipe; remove its others."""
+    mine = [checkpoint for checkpoint in complete(root) if checkpoint.recipe == recipe]
+    judged = sorted((c for c in mine if c.validation_loss is not None), key=lambda c: c.rank)
+    kept = {c.step for c in [*judged[:keep_best], *mine[-keep_last:]]}
+    for checkpoint in mine:
+        if checkpoint.step not in kept:
+            discard(checkpoint.folder)
+
+
+def discard(folder: Path) -> None:
+    """Remove a checkpoint, its manifest first: half of one is never taken for a whole."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read(folder: Path) -> Checkpoint | None:
+    try:
+        content = json.loads((folder / MANIFEST).read_text("utf-8"))
+        if content["schema_version"] > SCHEMA_VERSION:
+            return None
+        files = tuple((str(path), int(size), str(digest)) for path, size, digest in content["files"])
+        loss = content["validation_loss"]
+        return Checkpoint(folder, int(content["step"]), str(content["recipe"]), loss, files)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

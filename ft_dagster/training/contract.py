@@ -1,0 +1,200 @@
+"""What goes into the trainer (run.json, each member's plan.json inside) and what comes out (result.json)."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.digest import sha256_json
+
+SCHEMA_VERSION = 1
+RUN_FILE = "run.json"
+RESULT_FILE = "result.json"
+T = TypeVar("T", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """Unknown fields are refused: a setting that would not act must not look as if it did."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TrainingSettings(Strict):
+    """transformers' own names; every value resolved by the plan."""
+
+    learning_rate: float = Field(gt=0)
+    num_train_epochs: float = Field(gt=0, description="A fraction ends within an epoch")
+    max_steps: int | None = Field(None, ge=1, description="Optimizer steps; overrides num_train_epochs")
+    per_device_train_batch_size: int = Field(ge=1, description="Bins of a micro-batch (examples, unpacked)")
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    lr_scheduler_type: str = "cosine"
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    max_length: int = Field(ge=2, description="Tokens of a bin: the longest example, and what packing fills")
+    packing: bool = True
+    gradient_checkpointing: bool = False
+    precision: Literal["bf16", "fp32"] = "bf16"
+    evaluations: int = Field(8, ge=1, description="Validation losses and checkpoints of one training")
+    keep_best: int = Field(3, ge=1)
+    keep_last: int = Field(2, ge=1)
+    seed: int = Field(0, ge=0, description="The seed declared; a member's own seed is the one used")
+
+
+class Device(Strict):
+    kind: Literal["cpu", "cuda"] = "cpu"
+    count: int = Field(1, ge=1)
+
+
+class Plan(BaseModel):
+    """The part of plan.json that acts on training; its reasons and predictions are for people."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    schema_version: int = SCHEMA_VERSION
+    method: dict[str, Any] = Field(description="name, and that method's own settings")
+    training: TrainingSettings
+    device: Device = Device()
+
+
+class Base(Strict):
+    """The base model: a folder in transformers' layout with safetensors, and the digest of its payload."""
+
+    folder: Path
+    digest: str
+    reference: str | None = None
+
+
+class Member(Strict):
+    """One training of the run."""
+
+    variant: str
+    mixture: Path
+    mixture_digest: str
+    plan: Plan
+    seed: int = Field(0, ge=0, lt=2**32)
+    output: Path
+
+    @property
+    def payload(self) -> Path:
+        return self.output / "payload"
+
+    @property
+    def evidence(self) -> Path:
+        return self.output / "evidence"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.output / "checkpoints"
+
+    @property
+    def result(self) -> Path:
+        return self.output / RESULT_FILE
+
+
+class Launch(Strict):
+    nodes: int = Field(1, ge=1)
+    ranks_per_node: int = Field(1, ge=1)
+    rendezvous: str | None = None
+
+
+class Run(Strict):
+    """run.json: everything resolved, local paths only."""
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    base: Base
+    members: Annotated[tuple[Member, ...], Field(min_length=1)]
+    launch: Launch = Launch()
+
+
+class Result(BaseModel):
+    """result.json of one member. `figures` are numbers (null where not measured)."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    schema_version: int = SCHEMA_VERSION
+    variant: str
+    status: Literal["done", "failed", "preempted", "cancelled"]
+    recipe: str = Field(description="Digest of what was asked; see `recipe_digest`")
+    figures: dict[str, Any] = {}
+    checkpoints: list[dict[str, Any]] = []
+    error: dict[str, Any] | None = None
+
+
+def recipe_digest(run: Run, member: Member) -> str:
+    """What makes two trainings the same: base, mixture, method, settings, device kind, seed."""
+    return sha256_json(
+        {
+            "base": run.base.digest,
+            "mixture": member.mixture_digest,
+            "method": member.plan.method,
+            "training": member.plan.training.model_dump(mode="json"),
+            "device": member.plan.device.kind,
+            "seed": member.seed,
+        }
+    )
+
+
+def read_run(run_folder: Path) -> Run:
+    """RUN_DIR/run.json. Raises UserError."""
+    return _read(run_folder / RUN_FILE, Run)
+
+
+def read_result(file: Path) -> Result:
+    """A member's result.json. Raises UserError if it is absent, broken or of a newer version."""
+    return _read(file, Result)
+
+
+def write_result(member: Member, result: Result) -> None:
+    write_json(member.result, result.model_dump(mode="json", exclude_none=True))
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write whole or not at all: readers never see half a file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    draft.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
+    draft.replace(file)
+
+
+def _read(file: Path, model: type[T]) -> T:
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UserError("no such file", file=file, fix="Give the folder of a prepared run") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"cannot be read: {error}", file=file, fix="Write the run again") from None
+    _refuse_newer(content, file)
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UserError(
+            str(first["msg"]),
+            file=file,
+            field=".".join(map(str, first["loc"])),
+            value=first["input"],
+            fix="Make the file with the version of ft_dagster that reads it",
+        ) from None
+
+
+def _refuse_newer(content: Any, file: Path) -> None:
+    if not isinstance(content, dict):
+        raise UserError("is not a JSON object", file=file, fix="Write the run again")
+    plans = [member.get("plan", {}) for member in content.get("members", []) if isinstance(member, dict)]
+    for part in [content, *[plan for plan in plans if isinstance(plan, dict)]]:
+        version = part.get("schema_version", SCHEMA_VERSION)
+        if not isinstance(version, int) or version > SCHEMA_VERSION:
+            raise UserError(
+                f"was written by a newer ft_dagster (this one reads up to {SCHEMA_VERSION})",
+                file=file,
+                field="schema_version",
+                value=version,
+                fix="Upgrade ft_dagster where the training runs",
+            )

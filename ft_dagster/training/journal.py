@@ -1,0 +1,129 @@
+"""What a training has done so far: consumption, evaluations, counters. Every checkpoint holds it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.training.contract import SCHEMA_VERSION, write_json
+from ft_dagster.training.packing import Bin
+
+FILE = "journal.json"
+
+
+@dataclass
+class Step:
+    """One optimizer step: its micro-batches' bins, the digest of their tensors, and what it cost and gave."""
+
+    bins: list[list[Bin]]
+    digest: str
+    tokens: int
+    trained_tokens: int
+    slots: int
+    loss: float = 0.0
+    grad_norm: float = 0.0
+
+
+@dataclass
+class Journal:
+    """Counters after `len(batches)` optimizer steps.
+
+    `times` counts per example ordinal; `slots` are positions computed, padding among them; `seconds` are
+    those of training steps alone. `evaluations` maps a split to {step: loss}.
+    """
+
+    times: list[int]
+    batches: list[str] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    tokens: int = 0
+    trained_tokens: int = 0
+    slots: int = 0
+    seconds: float = 0.0
+    evaluations: dict[str, dict[int, float]] = field(default_factory=dict)
+    resumed_from: list[int] = field(default_factory=list)
+
+    @property
+    def steps(self) -> int:
+        return len(self.batches)
+
+    @property
+    def epochs(self) -> float:
+        """Examples consumed over examples there are."""
+        return sum(self.times) / len(self.times)
+
+    def consume(self, step: Step, seconds: float) -> None:
+        for ordinal in (i for bins in step.bins for ordinals in bins for i in ordinals):
+            self.times[ordinal] += 1
+        self.batches.append(step.digest)
+        self.losses.append(step.loss)
+        self.tokens += step.tokens
+        self.trained_tokens += step.trained_tokens
+        self.slots += step.slots
+        self.seconds += seconds
+
+    def evaluated(self, split: str, step: int, loss: float) -> None:
+        self.evaluations.setdefault(split, {})[step] = loss
+
+    def loss_at(self, split: str, step: int) -> float | None:
+        return self.evaluations.get(split, {}).get(step)
+
+    def save(self, folder: Path) -> None:
+        (folder / FILE).write_text(json.dumps(asdict(self)), "utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Journal:
+        content = json.loads((folder / FILE).read_text("utf-8"))
+        content["evaluations"] = {
+            split: {int(step): loss for step, loss in losses.items()}
+            for split, losses in content["evaluations"].items()
+        }
+        return cls(**content)
+
+
+def write_ledger(
+    file: Path, whole: Journal, exported: Journal, records: list[str], mixture_digest: str
+) -> None:
+    """The ledger: per example (by ordinal) how often it was consumed, and the digest of each step's batch.
+
+    `times_exported` counts up to the step whose weights are exported; later steps only lost the comparison.
+    """
+    write_json(
+        file,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "mixture_digest": mixture_digest,
+            "steps": whole.steps,
+            "exported_step": exported.steps,
+            "records": records,
+            "times": whole.times,
+            "times_exported": exported.times,
+            "batches": whole.batches,
+        },
+    )
+
+
+class StepLog:
+    """evidence/log.jsonl: one line per step or evaluation; on resume the lines beyond the checkpoint go."""
+
+    def __init__(self, file: Path, resumed_step: int) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in _lines(file) if line["step"] <= resumed_step] if resumed_step else []
+        file.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
+        self._file = file
+
+    def write(self, line: dict[str, Any]) -> None:
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    """The whole lines; the last may be cut where the process was killed."""
+    lines = []
+    for text in file.read_text("utf-8").splitlines() if file.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines

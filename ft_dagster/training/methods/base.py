@@ -1,0 +1,63 @@
+"""Load the base model: local files, safetensors only, with the attention that packing relies on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ft_dagster.errors import UserError
+from ft_dagster.training.methods import Precision
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def load_base(folder: Path, precision: Precision, **options: Any) -> PreTrainedModel:
+    """The causal language model in `folder`, weights in `precision`. Raises UserError."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if not list(folder.glob("*.safetensors")):
+        raise UserError(
+            "holds no *.safetensors weights",
+            file=folder,
+            field="base_model",
+            fix="Convert the model with save_pretrained; pickled weights are never loaded",
+        )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
+            attn_implementation="sdpa",
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **options,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"is not a model that transformers can load: {error}",
+            file=folder,
+            field="base_model",
+            fix="Give a folder written by save_pretrained, of an architecture with SDPA attention",
+        ) from None
+    model.config.use_cache = False
+    return model
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in `folder`, with a pad token apart from eos where its vocabulary has one."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
+        tokenizer.pad_token = _pad_token(tokenizer)
+    return tokenizer
+
+
+def _pad_token(tokenizer: Any) -> str:
+    """Our batches never read padding, but whoever trains or serves this tokenizer next may mask pad = eos."""
+    names = ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|endoftext|>", "<unk>")
+    vocabulary = tokenizer.get_vocab()
+    usable = [name for name in names if name in vocabulary and name != tokenizer.eos_token]
+    return usable[0] if usable else tokenizer.eos_token

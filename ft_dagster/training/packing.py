@@ -1,0 +1,92 @@
+"""Packing: a pure function of example lengths, plan, seed and epoch; whole examples into bounded bins."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ft_dagster.training.contract import TrainingSettings
+
+OPEN_BINS = 64  # bounds the search and keeps an example near its place in the epoch's order
+Lengths = NDArray[np.int64]
+Bin = list[int]
+
+
+def epoch_order(shards: Sequence[int], seed: int, epoch: int) -> NDArray[np.int64]:
+    """Ordinals of all examples in the order of one epoch: shards permuted, then the rows within each.
+
+    `shards` is the number of examples of each shard. The stream is numpy's frozen MT19937.
+    """
+    key = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
+    random = np.random.RandomState(np.frombuffer(key, dtype=np.uint32))
+    firsts = np.concatenate([[0], np.cumsum(shards)]).astype(np.int64)
+    parts = [firsts[shard] + random.permutation(shards[shard]) for shard in random.permutation(len(shards))]
+    return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
+
+
+def pack(lengths: Lengths, order: NDArray[np.int64], capacity: int) -> list[Bin]:
+    """First-fit of the examples, in `order`, into bins of `capacity` tokens; of too many the fullest goes."""
+    packed: list[Bin] = []
+    opened: list[Bin] = []
+    room = np.zeros(OPEN_BINS + 1, np.int64)
+    for ordinal in order.tolist():
+        length = int(lengths[ordinal])
+        fits = np.flatnonzero(room[: len(opened)] >= length)
+        if len(fits):
+            place = int(fits[0])
+            opened[place].append(ordinal)
+        else:
+            place = len(opened)
+            opened.append([ordinal])
+            room[place] = capacity
+        room[place] -= length
+        if len(opened) > OPEN_BINS:
+            fullest = int(room.argmin())
+            packed.append(opened.pop(fullest))
+            room[fullest:-1] = room[fullest + 1 :].copy()
+    return packed + opened
+
+
+def epoch_bins(
+    lengths: Lengths, shards: Sequence[int], capacity: int | None, seed: int, epoch: int
+) -> list[Bin]:
+    """The bins of one epoch, in the order in which they are trained on; no capacity: one example each."""
+    order = epoch_order(shards, seed, epoch)
+    if capacity is None:
+        return [[ordinal] for ordinal in order.tolist()]
+    return pack(lengths, order, capacity)
+
+
+def schedule(
+    lengths: Lengths, shards: Sequence[int], settings: TrainingSettings, capacity: int | None, seed: int
+) -> list[Bin]:
+    """All bins of the training, in order: `max_steps` of them if given, else `num_train_epochs`."""
+    bins_a_step = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    wanted = None if settings.max_steps is None else settings.max_steps * bins_a_step
+    bins: list[Bin] = []
+    for epoch, share in _epochs(settings.num_train_epochs if wanted is None else math.inf):
+        packed = epoch_bins(lengths, shards, capacity, seed, epoch)
+        bins += packed[: math.ceil(share * len(packed))]
+        if wanted is not None and len(bins) >= wanted:
+            return bins[:wanted]
+    return bins
+
+
+def total_steps(bins: int, settings: TrainingSettings) -> int:
+    return math.ceil(bins / (settings.per_device_train_batch_size * settings.gradient_accumulation_steps))
+
+
+def evaluation_steps(steps: int, evaluations: int) -> list[int]:
+    """Where validation loss is measured and a checkpoint written: evenly spaced, the last step among them."""
+    return sorted({max(1, round(steps * i / evaluations)) for i in range(1, evaluations + 1)})
+
+
+def _epochs(count: float) -> Iterator[tuple[int, float]]:
+    epoch = 0
+    while epoch < count:
+        yield epoch, min(1.0, count - epoch)
+        epoch += 1

@@ -1,0 +1,130 @@
+"""How a training is seen from outside: live lines and messages through Dagster Pipes, else on stdout.
+
+The only file of the core that may import dagster_pipes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from ft_dagster.training.contract import write_json
+
+SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_FILES = 0.2
+
+
+class Channel(Protocol):
+    """Where lines and messages go."""
+
+    def say(self, line: str) -> None:
+        """One line for people."""
+
+    def report(self, message: dict[str, Any]) -> None:
+        """One JSON message for the asset that launched us."""
+
+
+class Console:
+    def say(self, line: str) -> None:
+        print(line, flush=True)
+
+    def report(self, message: dict[str, Any]) -> None:
+        """Without Dagster nobody collects messages: the result files say the same."""
+
+
+class Silent(Console):
+    """Of the ranks that are not the first."""
+
+    def say(self, line: str) -> None:
+        """Rank 0 speaks for all."""
+
+
+class Pipes:
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    def say(self, line: str) -> None:
+        self._context.log.info(line)
+
+    def report(self, message: dict[str, Any]) -> None:
+        self._context.report_custom_message(message)
+
+
+@contextmanager
+def open_channel() -> Iterator[Channel]:
+    """A Dagster Pipes session if one is offered (rank 0 only), else stdout."""
+    if os.environ.get("RANK", "0") != "0":
+        yield Silent()
+        return
+    if not os.environ.get("DAGSTER_PIPES_CONTEXT"):
+        yield Console()
+        return
+    from dagster_pipes import open_dagster_pipes
+
+    with open_dagster_pipes() as context:
+        yield Pipes(context)
+
+
+class Progress:
+    """Progress of one member: a line every few seconds, and progress.json for a bar in a terminal."""
+
+    def __init__(
+        self, channel: Channel, file: Path, variant: str, total_steps: int, prefix: str = ""
+    ) -> None:
+        self._channel = channel
+        self._file = file
+        self._variant = variant
+        self._total = total_steps
+        self._prefix = prefix
+        self._said = self._written = 0.0
+
+    def say(self, line: str) -> None:
+        self._channel.say(f"{self._prefix}{line}")
+
+    def warn(self, line: str) -> None:
+        """Said twice: a line of the log is easily missed."""
+        self.say(line)
+        print(f"{self._prefix}{line}", file=sys.stderr, flush=True)
+
+    def step(self, step: int, loss: float, tokens_per_second: float, eta_seconds: float) -> None:
+        now, ends = time.monotonic(), step in (1, self._total)
+        if ends or now - self._written >= SECONDS_BETWEEN_FILES:
+            self._written = now
+            self._write(step, loss, tokens_per_second, eta_seconds)
+        if ends or now - self._said >= SECONDS_BETWEEN_LINES:
+            self._said = now
+            self.say(
+                f"step {step}/{self._total}  loss {loss:.2f}  {tokens_per_second:,.0f} tok/s"
+                f"  ETA {duration(eta_seconds)}"
+            )
+
+    def evaluated(self, step: int, split: str, loss: float, best: bool) -> None:
+        self.say(f"step {step}/{self._total}  {split} loss {loss:.3f}{'  (best)' if best else ''}")
+        self._channel.report(
+            {"type": "evaluation", "variant": self._variant, "step": step, "split": split, "loss": loss}
+        )
+
+    def _write(self, step: int, loss: float, tokens_per_second: float, eta_seconds: float) -> None:
+        figures = {
+            "step": step,
+            "total_steps": self._total,
+            "loss": loss,
+            "tokens_per_second": tokens_per_second,
+            "eta_seconds": eta_seconds,
+        }
+        write_json(self._file, figures)
+        self._channel.report({"type": "progress", "variant": self._variant, **figures})
+
+
+def duration(seconds: float) -> str:
+    """80 -> "1m 20s"."""
+    whole = max(0, round(seconds))
+    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
+    if hours:
+        return f"{hours}h {minutes:02d}m"
+    return f"{minutes}m {rest:02d}s" if minutes else f"{rest}s"

@@ -1,0 +1,67 @@
+"""Signals: SIGTERM is preemption (finish the step, save, exit 75), SIGINT is a cancel (exit 130)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+GRACE_SECONDS = 10.0
+PREEMPTED, CANCELLED = 75, 130
+STATUS = {PREEMPTED: "preempted", CANCELLED: "cancelled"}
+
+
+class Stopped(BaseException):
+    """The process was asked to stop; `code` is its exit code. Not an Exception: no handler may swallow it."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(STATUS[code])
+        self.code = code
+
+
+class Stop:
+    """Handles the signals of this process. Inside `saving()` a SIGTERM waits for the next checkpoint.
+
+    If that takes longer than the grace, the process ends at once: the checkpoint before is whole.
+    """
+
+    def __init__(self, grace_seconds: float = GRACE_SECONDS) -> None:
+        self.requested = False
+        self._grace = grace_seconds
+        self._can_save = False
+        self._last_words: Callable[[], None] = lambda: None
+
+    def install(self) -> None:
+        signal.signal(signal.SIGTERM, self._terminate)
+        signal.signal(signal.SIGINT, self._interrupt)
+
+    @contextmanager
+    def saving(self, last_words: Callable[[], None]) -> Iterator[None]:
+        """While training: the loop watches `requested`. `last_words` runs if the grace is over."""
+        self._can_save, self._last_words = True, last_words
+        try:
+            yield
+        finally:
+            self._can_save = False
+        if self.requested:
+            raise Stopped(PREEMPTED)
+
+    def _terminate(self, _signal: int, _frame: FrameType | None) -> None:
+        if not self._can_save or self.requested:
+            raise Stopped(PREEMPTED)
+        self.requested = True
+        timer = threading.Timer(self._grace, self._give_up)
+        timer.daemon = True
+        timer.start()
+
+    def _give_up(self) -> None:
+        try:
+            self._last_words()
+        finally:
+            os._exit(PREEMPTED)
+
+    def _interrupt(self, _signal: int, _frame: FrameType | None) -> None:
+        raise Stopped(CANCELLED)

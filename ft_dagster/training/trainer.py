@@ -1,0 +1,283 @@
+"""Train one member of a run: build the model, train from the newest good checkpoint, export the best."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.errors import UserError
+from ft_dagster.training import checkpoints
+from ft_dagster.training.contract import Member, Result, Run, recipe_digest, write_result
+from ft_dagster.training.figures import training_figures
+from ft_dagster.training.journal import Journal, StepLog, write_ledger
+from ft_dagster.training.methods import Method, method_of
+from ft_dagster.training.mixture import Examples, open_split, read_records
+from ft_dagster.training.packing import Bin, evaluation_steps, pack, schedule, total_steps
+from ft_dagster.training.progress import Channel, Progress
+from ft_dagster.training.stop import Stop
+
+
+@dataclass
+class Work:
+    """One training in progress."""
+
+    member: Member
+    method: Method
+    recipe: str
+    train: Examples
+    held_out: dict[str, Examples]  # by split: what is measured, never trained on
+    bins: list[Bin]
+    journal: Journal
+    progress: Progress
+
+    @property
+    def steps(self) -> int:
+        return total_steps(len(self.bins), self.member.plan.training)
+
+    @property
+    def packs(self) -> bool:
+        return self.member.plan.training.packing and self.method.packs
+
+
+def train_member(run: Run, member: Member, channel: Channel, stop: Stop) -> Result:
+    """Train, export and report one member; its result is written. Raises UserError, Stopped."""
+    began = time.monotonic()
+    recipe = recipe_digest(run, member)
+    member.checkpoints.mkdir(parents=True, exist_ok=True)
+    work = prepare(run, member, recipe, channel)
+    resume = _newest(work)
+    if resume:
+        work.journal = Journal.load(resume.folder)
+        work.journal.resumed_from.append(resume.step)
+        work.progress.say(f"resuming at step {resume.step}/{work.steps}")
+    trainer = build_trainer(run, work, stop)
+    interrupted = Result(variant=member.variant, status="preempted", recipe=recipe)
+    with stop.saving(lambda: write_result(member, interrupted)):
+        trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
+    best = _choose(work)
+    exported = Journal.load(best.folder)
+    trainer.load_weights(best.folder)
+    _measure(work, trainer, "general_holdout", best.step)
+    _export(run, work, trainer)
+    write_ledger(
+        member.evidence / "ledger.json",
+        work.journal,
+        exported,
+        read_records(member.mixture),
+        member.mixture_digest,
+    )
+    result = Result(
+        variant=member.variant,
+        status="done",
+        recipe=recipe,
+        figures=training_figures(trainer.model, work.journal, best.step, time.monotonic() - began),
+        checkpoints=[checkpoint.as_dict() for checkpoint in checkpoints.complete(member.checkpoints)],
+    )
+    write_result(member, result)
+    return result
+
+
+def prepare(run: Run, member: Member, recipe: str, channel: Channel) -> Work:
+    """Read the mixture and lay out every bin of the training. Raises UserError."""
+    settings = member.plan.training
+    method = method_of(member.plan.method)
+    if not member.mixture.is_dir():
+        raise UserError(
+            "no such folder", file=member.mixture, field="mixture", fix="Stage the mixture in first"
+        )
+    train = open_split(member.mixture, "train", member.output)
+    if train is None or not train.trained_tokens:
+        raise UserError(
+            "has no trained tokens", file=member.mixture / "train", fix="Materialize training_mixture again"
+        )
+    longest = int(train.lengths.max())
+    if longest > settings.max_length:
+        raise UserError(
+            f"is below the longest example of the mixture, {longest} tokens",
+            field="training.max_length",
+            value=settings.max_length,
+            fix="Materialize training_mixture and training_plan again",
+        )
+    held_out = {
+        split: examples
+        for split in ("validation", "general_holdout")
+        if (examples := open_split(member.mixture, split, member.output)) and examples.trained_tokens
+    }
+    capacity = settings.max_length if settings.packing and method.packs else None
+    bins = schedule(train.lengths, train.shards, settings, capacity, member.seed)
+    prefix = f"{member.variant}  " if len(run.members) > 1 else ""
+    steps = total_steps(len(bins), settings)
+    progress = Progress(channel, member.output / "progress.json", member.variant, steps, prefix)
+    if "validation" not in held_out:
+        progress.say("no validation split: the last checkpoint is exported, not the best")
+    return Work(member, method, recipe, train, held_out, bins, Journal([0] * len(train)), progress)
+
+
+def _newest(work: Work) -> checkpoints.Checkpoint | None:
+    found = checkpoints.usable(work.member.checkpoints, work.recipe, work.progress.warn)
+    return found[-1] if found else None
+
+
+def build_trainer(run: Run, work: Work, stop: Stop) -> Any:
+    """The TokenTrainer of this work, with the model built and what happens at each step attached."""
+    from datasets import Dataset
+    from transformers import PrinterCallback
+
+    from ft_dagster.training.batches import Collator
+    from ft_dagster.training.callbacks import Watch
+    from ft_dagster.training.methods.base import load_tokenizer
+    from ft_dagster.training.sft import TokenTrainer
+
+    settings = work.member.plan.training
+    tokenizer = load_tokenizer(run.base.folder)
+    model = work.method.build(run.base.folder, settings.precision, work.member.seed)
+    _check_vocabulary(work, model)
+    trainer = TokenTrainer(
+        model,
+        args=_arguments(work),
+        data_collator=Collator(work.train, tokenizer.pad_token_id),
+        train_dataset=Dataset.from_dict({"bin": work.bins}),
+        processing_class=tokenizer,
+        diverged=lambda quantity, value, ordinals: _diverged(work, quantity, value, ordinals),
+        saved=lambda folder: _saved(work, folder),
+    )
+
+    def evaluate(step: int) -> None:
+        _measure(work, trainer, "validation", step)
+        if step == 0:
+            _measure(work, trainer, "general_holdout", step)
+
+    log = StepLog(work.member.evidence / "log.jsonl", work.journal.steps)
+    at = evaluation_steps(work.steps, settings.evaluations)
+    watch = Watch(
+        trainer,
+        journal=work.journal,
+        log=log,
+        progress=work.progress,
+        stop=stop,
+        evaluation_steps=at,
+        evaluate=evaluate,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(watch)
+    return trainer
+
+
+def _arguments(work: Work) -> Any:
+    from trl import SFTConfig
+
+    settings, device = work.member.plan.training, work.member.plan.device
+    return SFTConfig(
+        output_dir=str(work.member.checkpoints),
+        per_device_train_batch_size=settings.per_device_train_batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.lr_scheduler_type,
+        warmup_steps=settings.warmup_ratio,  # below 1: a share of the steps
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        max_steps=work.steps,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
+        bf16=settings.precision == "bf16",
+        use_cpu=device.kind == "cpu",
+        seed=work.member.seed,
+        optim="adamw_torch",
+        train_sampling_strategy="sequential",
+        remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        dataloader_pin_memory=device.kind == "cuda",
+        save_strategy="no",  # `Watch` says when
+        eval_strategy="no",
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to="none",
+    )
+
+
+def _check_vocabulary(work: Work, model: Any) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    largest = int(work.train.tokens.max())
+    if largest >= rows:
+        raise UserError(
+            f"holds a token id beyond the {rows} of the base model: it was made with another tokenizer",
+            file=work.member.mixture,
+            value=largest,
+            fix="Materialize training_mixture again",
+        )
+
+
+def _measure(work: Work, trainer: Any, split: str, step: int) -> None:
+    """Loss on a held-out split, into the journal and the log; nothing where the mixture has no such split."""
+    examples = work.held_out.get(split)
+    if examples is None:
+        return
+    settings = work.member.plan.training
+    loss = trainer.mean_loss(examples, _held_out_bins(work, examples), settings.per_device_train_batch_size)
+    known = [loss for at, loss in work.journal.evaluations.get(split, {}).items() if at]
+    best = split == "validation" and step > 0 and loss < min(known, default=float("inf"))
+    work.journal.evaluated(split, step, loss)
+    with (work.member.evidence / "log.jsonl").open("a", encoding="utf-8") as log:
+        log.write(f'{{"step": {step}, "{split}_loss": {loss!r}}}\n')
+    work.progress.evaluated(step, split.replace("_", " "), loss, best)
+
+
+def _held_out_bins(work: Work, examples: Examples) -> list[Bin]:
+    import numpy as np
+
+    longest_first = np.argsort(-examples.lengths, kind="stable")
+    if not work.packs:
+        return [[ordinal] for ordinal in longest_first.tolist()]
+    capacity = max(work.member.plan.training.max_length, int(examples.lengths.max()))
+    return pack(examples.lengths, longest_first, capacity)
+
+
+def _diverged(work: Work, quantity: str, value: float, ordinals: list[int]) -> None:
+    records = read_records(work.member.mixture)
+    named = ", ".join(records[ordinal] for ordinal in ordinals[:3])
+    kept = checkpoints.complete(work.member.checkpoints)
+    last = f"checkpoint-{kept[-1].step} is the last good one" if kept else "no checkpoint was written yet"
+    raise UserError(
+        f"the {quantity} became {value} at step {work.journal.steps + 1}, in the batch with examples"
+        f" {ordinals[:8]} (records {named}); {last}",
+        file=work.member.mixture,
+        field="training.learning_rate",
+        value=work.member.plan.training.learning_rate,
+        fix="Look at these rows, or lower the learning rate",
+    )
+
+
+def _saved(work: Work, folder: Path) -> None:
+    settings, step = work.member.plan.training, work.journal.steps
+    work.journal.save(folder)
+    checkpoints.commit(folder, step, work.recipe, work.journal.loss_at("validation", step))
+    checkpoints.prune(work.member.checkpoints, work.recipe, settings.keep_best, settings.keep_last)
+
+
+def _choose(work: Work) -> checkpoints.Checkpoint:
+    """The checkpoint to export: the best by validation loss, else the last, of those that verify."""
+    good = checkpoints.usable(work.member.checkpoints, work.recipe, work.progress.warn)
+    if not good:
+        raise UserError(
+            "no checkpoint of this training verifies",
+            file=work.member.checkpoints,
+            fix="Check the disk, then run it again: it starts from the beginning",
+        )
+    if "validation" not in work.held_out:
+        return good[-1]
+    return min(good, key=lambda checkpoint: checkpoint.rank)
+
+
+def _export(run: Run, work: Work, trainer: Any) -> None:
+    import shutil
+
+    from ft_dagster.training.methods.base import load_tokenizer
+
+    payload = work.member.payload
+    shutil.rmtree(payload, ignore_errors=True)
+    work.method.save(trainer.model, payload, run.base.digest)
+    load_tokenizer(run.base.folder).save_pretrained(payload)

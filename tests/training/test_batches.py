@@ -1,0 +1,131 @@
+"""The batch that the trainer really feeds: packed examples never see each other, the loss is the full one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from ft_dagster.training.contract import read_run, recipe_digest
+from ft_dagster.training.progress import Console
+from ft_dagster.training.stop import Stop
+from ft_dagster.training.trainer import Work, build_trainer, prepare
+from tests.training.runs import Runs
+
+
+def built(runs: Runs, **changes: Any) -> tuple[Work, Any]:
+    """The work and its trainer, with an adapter that already says something and no dropout."""
+    run = read_run(runs.prepare(method={"dropout": 0.0}, **changes))
+    member = run.members[0]
+    member.output.mkdir(parents=True)
+    work = prepare(run, member, recipe_digest(run, member), Console())
+    trainer = build_trainer(run, work, Stop())
+    torch.manual_seed(7)
+    for name, parameter in trainer.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return work, trainer
+
+
+def batches(trainer: Any) -> list[dict[str, Any]]:
+    return list(trainer.get_train_dataloader())
+
+
+def logits(trainer: Any, **inputs: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return trainer.model.eval()(use_cache=False, **inputs).logits
+
+
+def alone(work: Work, trainer: Any, ordinal: int) -> torch.Tensor:
+    ids, _ = work.train.read(ordinal)
+    return logits(trainer, input_ids=torch.from_numpy(ids)[None])[0]
+
+
+def test_each_packed_examples_logits_equal_those_of_the_example_alone(runs: Runs) -> None:
+    work, trainer = built(runs)
+    worst, packed = 0.0, 0
+    for batch in batches(trainer):
+        together = logits(trainer, input_ids=batch["input_ids"], position_ids=batch["position_ids"])
+        for row, ordinals in enumerate(batch["ordinals"]):
+            at = 0
+            for ordinal in ordinals:
+                expected = alone(work, trainer, ordinal)
+                difference = together[row, at : at + len(expected)] - expected
+                worst = max(worst, difference.abs().max().item())
+                at += len(expected)
+            packed = max(packed, len(ordinals))
+    assert packed > 1
+    assert worst < 1e-5
+
+
+def test_an_attention_mask_of_ones_would_let_examples_see_each_other(runs: Runs) -> None:
+    work, trainer = built(runs)
+    batch = batches(trainer)[0]
+    leaky = logits(
+        trainer,
+        input_ids=batch["input_ids"],
+        position_ids=batch["position_ids"],
+        attention_mask=torch.ones_like(batch["input_ids"]),
+    )
+    first, second = batch["ordinals"][0][:2]
+    start = int(work.train.lengths[first])
+    expected = alone(work, trainer, second)
+    assert (leaky[0, start : start + len(expected)] - expected).abs().max() > 1e-2
+
+
+def test_batches_carry_no_attention_mask(runs: Runs) -> None:
+    _, trainer = built(runs)
+    assert set(batches(trainer)[0]) == {"input_ids", "labels", "position_ids", "ordinals"}
+
+
+def test_padding_is_a_block_of_its_own_without_labels(runs: Runs) -> None:
+    work, trainer = built(runs, training={"packing": False, "per_device_train_batch_size": 4})
+    batch = batches(trainer)[0]
+    for row, (ordinal,) in enumerate(batch["ordinals"]):
+        length, width = int(work.train.lengths[ordinal]), batch["input_ids"].shape[1]
+        assert batch["position_ids"][row, length:].tolist() == list(range(width - length))
+        assert (batch["labels"][row, length:] == -100).all()
+
+
+def test_the_loss_at_trained_positions_equals_the_full_computation(runs: Runs) -> None:
+    _, trainer = built(runs)
+    for batch in batches(trainer):
+        ordinals = batch.pop("ordinals")
+        assert ordinals
+        fast = trainer.compute_loss(trainer.model.eval(), dict(batch)).item()
+        whole = logits(trainer, input_ids=batch["input_ids"], position_ids=batch["position_ids"])
+        full = cross_entropy(whole[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
+        assert fast == pytest.approx(full.item(), abs=1e-6)
+
+
+def test_the_loss_equals_that_of_trls_fused_head(runs: Runs) -> None:
+    from trl import SFTTrainer
+
+    _, trainer = built(runs)
+    batch = batches(trainer)[0]
+    batch.pop("ordinals")
+    ours = trainer.compute_loss(trainer.model.eval(), dict(batch), num_items_in_batch=torch.tensor(7))
+    theirs = SFTTrainer.compute_loss(trainer, trainer.model, dict(batch), num_items_in_batch=torch.tensor(7))
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
+
+
+def test_a_micro_batch_without_trained_tokens_adds_nothing(runs: Runs) -> None:
+    _, trainer = built(runs)
+    batch = batches(trainer)[0]
+    batch.pop("ordinals")
+    batch["labels"].fill_(-100)
+    loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(7))
+    loss.backward()
+    assert loss.item() == 0.0
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_trained_weights_are_fp32_and_frozen_ones_have_the_plans_precision(
+    runs: Runs, precision: str
+) -> None:
+    _, trainer = built(runs, training={"precision": precision})
+    kinds = {(p.requires_grad, p.dtype) for p in trainer.model.parameters()}
+    frozen = torch.bfloat16 if precision == "bf16" else torch.float32
+    assert kinds == {(True, torch.float32), (False, frozen)}

@@ -1,0 +1,78 @@
+"""A checkpoint exists once it is committed, is used only if it verifies, and is kept by rule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ft_dagster.training import checkpoints
+
+FILES = ("adapter_model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json", "journal.json")
+
+
+def write(root: Path, step: int, loss: float | None = None, recipe: str = "r") -> Path:
+    folder = checkpoints.folder_of(root, step)
+    folder.mkdir(parents=True)
+    for name in FILES:
+        (folder / name).write_text(f"{name} of step {step}")
+    checkpoints.commit(folder, step, recipe, loss)
+    return folder
+
+
+def steps(root: Path, said: list[str] | None = None) -> list[int]:
+    say = (said if said is not None else []).append
+    return [checkpoint.step for checkpoint in checkpoints.usable(root, "r", say)]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("harm", ["deleted", "changed", "cut"])
+def test_a_checkpoint_with_any_file_harmed_is_passed_over_for_the_one_before(
+    tmp_path: Path, name: str, harm: str
+) -> None:
+    write(tmp_path, 9)
+    file = write(tmp_path, 10) / name
+    text = file.read_text()
+    if harm == "deleted":
+        file.unlink()
+    else:
+        file.write_text(text[:-1] + "?" if harm == "changed" else text[:-1])
+    said: list[str] = []
+    assert steps(tmp_path, said) == [9]
+    assert len(said) == 1
+    assert name in said[0]
+
+
+def test_a_folder_without_manifest_is_not_a_checkpoint(tmp_path: Path) -> None:
+    (write(tmp_path, 3) / checkpoints.MANIFEST).unlink()
+    said: list[str] = []
+    assert (steps(tmp_path, said), said) == ([], ["checkpoint-3: incomplete, passed over"])
+
+
+def test_a_checkpoint_of_another_recipe_is_passed_over_out_loud(tmp_path: Path) -> None:
+    write(tmp_path, 3, recipe="other")
+    said: list[str] = []
+    assert steps(tmp_path, said) == []
+    assert "another recipe" in said[0]
+
+
+def test_the_best_by_validation_loss_and_the_newest_are_kept(tmp_path: Path) -> None:
+    for step, loss in enumerate([3.0, 1.0, 2.0, 4.0, 5.0, 6.0], start=1):
+        write(tmp_path, step, loss)
+        checkpoints.prune(tmp_path, "r", keep_best=2, keep_last=1)
+    assert steps(tmp_path) == [2, 3, 6]
+
+
+def test_retention_leaves_checkpoints_of_another_recipe_alone(tmp_path: Path) -> None:
+    write(tmp_path, 1, 1.0, recipe="other")
+    write(tmp_path, 2, 2.0)
+    write(tmp_path, 3, 3.0)
+    checkpoints.prune(tmp_path, "r", keep_best=1, keep_last=1)
+    assert [checkpoint.step for checkpoint in checkpoints.complete(tmp_path)] == [1, 2, 3]
+
+
+def test_a_loss_that_is_not_a_number_is_never_the_best(tmp_path: Path) -> None:
+    write(tmp_path, 1, float("nan"))
+    write(tmp_path, 2, 5.0)
+    good = checkpoints.usable(tmp_path, "r", print)
+    assert min(good, key=lambda checkpoint: checkpoint.rank).step == 2

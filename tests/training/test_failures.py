@@ -1,0 +1,34 @@
+"""Failures of the machine become errors that say what to do."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from ft_dagster.training.contract import read_run
+from ft_dagster.training.failures import explained
+from tests.training.runs import Runs
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out of memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), "out of memory"),
+        (MemoryError(), "out of memory"),
+    ],
+)
+def test_what_a_person_can_mend_is_explained(runs: Runs, error: Exception, said: str) -> None:
+    member = read_run(runs.prepare()).members[0]
+    member.output.mkdir(parents=True)
+    known = explained(error, member)
+    assert known is not None
+    assert said in known.problem
+
+
+def test_what_nobody_foresaw_stays_what_it_is(runs: Runs) -> None:
+    member = read_run(runs.prepare()).members[0]
+    member.output.mkdir(parents=True)
+    assert explained(KeyError("x"), member) is None

@@ -1,0 +1,173 @@
+"""Interrupted and resumed equals uninterrupted, bit for bit: real processes, real signals."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ft_dagster.training import checkpoints
+from tests.training.runs import Runs, payload_bytes, result_of, write_mixture
+
+Start = Callable[..., "subprocess.Popen[str]"]
+SETTINGS = {"num_train_epochs": 12.0, "evaluations": 4, "keep_last": 4}
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> tuple[Runs, Path]:
+    """Runs over one mixture, and the folder of one that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("resume")
+    runs = Runs(folder, tiny_model_folder, write_mixture(folder / "mixture"))
+    run_folder = runs.prepare("whole", training=SETTINGS)
+    subprocess.run(program(run_folder), check=True, capture_output=True)
+    return runs, run_folder
+
+
+def program(run_folder: Path) -> list[str]:
+    import sys
+
+    return [sys.executable, "-m", "ft_dagster.training", str(run_folder)]
+
+
+def ledger(run_folder: Path) -> bytes:
+    return (run_folder / "acme.support/evidence/ledger.json").read_bytes()
+
+
+def losses(run_folder: Path) -> list[float]:
+    lines = (run_folder / "acme.support/evidence/log.jsonl").read_text().splitlines()
+    return [line["loss"] for line in map(json.loads, lines) if "loss" in line]
+
+
+def wait_for_step(process: subprocess.Popen[str], run_folder: Path, step: int) -> None:
+    """Until the log has the line of that step; fails if the program ends before."""
+    log = run_folder / "acme.support/evidence/log.jsonl"
+    while f'"step": {step}, "epoch"' not in (log.read_text() if log.exists() else ""):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+
+
+def finish(start: Start, run_folder: Path) -> str:
+    """Run it to the end; what it said."""
+    process = start(run_folder)
+    said, complained = process.communicate()
+    assert process.returncode == 0, complained
+    return said
+
+
+def assert_same(run_folder: Path, whole: Path) -> None:
+    assert payload_bytes(run_folder) == payload_bytes(whole)
+    assert ledger(run_folder) == ledger(whole)
+    assert losses(run_folder) == losses(whole)
+
+
+def test_killed_at_a_random_step_and_resumed_equals_uninterrupted(
+    uninterrupted: tuple[Runs, Path], start: Start
+) -> None:
+    runs, whole = uninterrupted
+    steps = result_of(whole)["figures"]["steps"]
+    step = random.randint(steps // 4 + 1, steps - 2)
+    print(f"killed at step {step} of {steps}")
+    run_folder = runs.prepare(f"killed-{step}", training=SETTINGS)
+    process = start(run_folder)
+    wait_for_step(process, run_folder, step)
+    process.kill()
+    process.communicate()
+    assert not (run_folder / "acme.support/result.json").exists()
+    said = finish(start, run_folder)
+    assert "resuming at step" in said
+    assert_same(run_folder, whole)
+
+
+def test_sigterm_saves_a_checkpoint_and_exits_75_and_the_retry_equals_uninterrupted(
+    uninterrupted: tuple[Runs, Path], start: Start
+) -> None:
+    runs, whole = uninterrupted
+    run_folder = runs.prepare("preempted", training=SETTINGS)
+    process = start(run_folder)
+    wait_for_step(process, run_folder, 2)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    saved = checkpoints.complete(run_folder / "acme.support/checkpoints")
+    assert process.returncode == 75
+    assert result_of(run_folder)["status"] == "preempted"
+    assert saved
+    assert f"resuming at step {saved[-1].step}/" in finish(start, run_folder)
+    assert_same(run_folder, whole)
+
+
+def test_sigint_exits_130_and_leaves_no_payload(uninterrupted: tuple[Runs, Path], start: Start) -> None:
+    run_folder = uninterrupted[0].prepare("cancelled", training=SETTINGS)
+    process = start(run_folder)
+    wait_for_step(process, run_folder, 2)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert (process.returncode, result_of(run_folder)["status"]) == (130, "cancelled")
+    assert not (run_folder / "acme.support/payload").exists()
+
+
+def test_sigterm_before_training_exits_75_at_once(uninterrupted: tuple[Runs, Path], start: Start) -> None:
+    run_folder = uninterrupted[0].prepare("early", training=SETTINGS)
+    process = start(run_folder)
+    while not (run_folder / "acme.support").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 75
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_the_end_is_the_same(
+    uninterrupted: tuple[Runs, Path], start: Start
+) -> None:
+    runs, whole = uninterrupted
+    run_folder = runs.prepare("damaged", training=SETTINGS)
+    shutil.copytree(whole / "acme.support/checkpoints", run_folder / "acme.support/checkpoints")
+    shutil.copytree(whole / "acme.support/evidence", run_folder / "acme.support/evidence")
+    *_, before, newest = checkpoints.complete(run_folder / "acme.support/checkpoints")
+    state = newest.folder / "optimizer.pt"
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    state.write_bytes(content)
+    said = finish(start, run_folder)
+    assert f"checkpoint-{newest.step}: optimizer.pt is damaged, passed over" in said
+    assert f"resuming at step {before.step}/" in said
+    assert_same(run_folder, whole)
+
+
+def test_progress_is_reported_through_dagster_pipes(
+    uninterrupted: tuple[Runs, Path], start: Start, tmp_path: Path
+) -> None:
+    from dagster_pipes import encode_param
+
+    (tmp_path / "context.json").write_text(json.dumps({"extras": {}}))
+    messages = tmp_path / "messages.jsonl"
+    messages.touch()
+    process = start(
+        uninterrupted[0].prepare("piped", training={"max_steps": 2}),
+        DAGSTER_PIPES_CONTEXT=encode_param({"path": str(tmp_path / "context.json")}),
+        DAGSTER_PIPES_MESSAGES=encode_param({"path": str(messages)}),
+    )
+    printed, complained = process.communicate()
+    sent = [json.loads(line) for line in messages.read_text().splitlines()]
+    lines = [m["params"]["message"] for m in sent if m["method"] == "log"]
+    custom = [m["params"]["payload"] for m in sent if m["method"] == "report_custom_message"]
+    assert (process.returncode, printed) == (0, ""), complained
+    assert any(line.startswith("step 2/2  loss ") and "tok/s  ETA" in line for line in lines)
+    assert {message["type"] for message in custom} == {"progress", "evaluation"}
+
+
+def test_a_broken_run_file_exits_2_with_one_line(tmp_path: Path, start: Start) -> None:
+    (tmp_path / "run.json").write_text("{")
+    process = start(tmp_path)
+    _, complained = process.communicate()
+    assert process.returncode == 2
+    assert complained.count("\n") == 1
+    assert "error" in json.loads((tmp_path / "result.json").read_text())
