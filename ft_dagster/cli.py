@@ -189,19 +189,26 @@ def compare(
     if as_json:
         _print_json({"variants": rows})
         return
-    table = Table("variant", "rule", "task", "metric", "base", "tuned", "difference (95%)", "margin", "holds")
     for row in rows:
-        if not row["rules"]:
-            table.add_row(row["variant"], "[dim]not evaluated yet[/]")
-        for rule in row["rules"]:
-            low, high = rule["interval"]
-            table.add_row(
-                row["variant"], rule["rule"], rule["task"], rule["metric"],
-                f"{rule['base']:.3f}", f"{rule['tuned']:.3f}",
-                f"{rule['difference']:+.3f} ({low:+.3f} to {high:+.3f})", f"{rule['margin']:g}",
-                "[green]yes[/]" if rule["passed"] else "[red]no[/]",
-            )  # fmt: skip
-    out.print(table)
+        out.print(_rules_table(row) if row["rules"] else f"{row['variant']}: not evaluated yet")
+
+
+def _rules_table(row: dict[str, Any]) -> Table:
+    from ft_dagster.report.tables import change
+
+    table = Table(
+        "task", "base → tuned", "difference (95% interval)", "margin", "holds", title=row["variant"]
+    )
+    for rule in row["rules"]:
+        low, high = rule["interval"]
+        table.add_row(
+            f"{rule['task']}\n[dim]{rule['metric']}[/]",
+            change(rule["metric"], rule["base"], rule["tuned"]),
+            f"{rule['difference']:+.3f} ({low:+.3f} to {high:+.3f})",
+            f"{rule['margin']:g}",
+            "[green]yes[/]" if rule["passed"] else "[red]no[/]",
+        )
+    return table
 
 
 @app.command("try")

@@ -189,7 +189,12 @@ def current_step(instance: dg.DagsterInstance, run_id: str) -> str:
 
 
 def failure_of(instance: dg.DagsterInstance, run_id: str) -> str:
-    """Why a run failed, in the step's own words."""
+    """Why a run failed, in the words of its step or of its blocking check."""
+    for record in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION):
+        event = record.dagster_event
+        found = event.asset_check_evaluation_data if event else None
+        if found and found.blocking and not found.passed:
+            return f"{found.asset_key.to_user_string()}: check {found.check_name} failed: {found.description}"
     for record in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
         event = record.dagster_event
         if event is None:
@@ -202,7 +207,7 @@ def failure_of(instance: dg.DagsterInstance, run_id: str) -> str:
     for record in instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_FAILURE):
         if record.dagster_event and record.dagster_event.message:
             return record.dagster_event.message
-    return "no step failed; a blocking check may have"
+    return "no step of it failed; see the run in the UI"
 
 
 def progress_of(settings: Settings, key: VariantKey) -> dict[str, Any]:

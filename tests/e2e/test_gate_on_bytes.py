@@ -5,7 +5,7 @@ import pytest
 from ft_dagster.lineage.release import history
 
 from ft_dagster.store import read_head
-from tests.e2e.project import edit
+from tests.e2e.project import edit, write_lines
 
 pytestmark = pytest.mark.slow
 PREFIX = "tenants/acme/places"
@@ -13,7 +13,7 @@ PREFIX = "tenants/acme/places"
 
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory, tiny_model_folder):
-    """A variant whose general loss may hardly rise, trained so hard that it does."""
+    """A variant trained hard on its rows alone, so that its loss on quite other text rises."""
     from tests.e2e.conftest import Workshop
     from tests.e2e.project import write_project
 
@@ -21,9 +21,11 @@ def failed(tmp_path_factory, tiny_model_folder):
 
     def harden(content):
         content["gates"] = {"general_margin": 1.0, "general_loss_margin": 0.0001}
-        content["training"].update(learning_rate=0.05, num_train_epochs=6)
+        content["training"].update(num_train_epochs=8)
         content["data"]["general"]["share"] = 0.0
 
+    numbers = [{"text": " ".join(str(n * n * 7919 + k) for k in range(20))} for n in range(100)]
+    write_lines(folder / "data" / "general.jsonl", numbers)
     edit(folder / "tenants/acme/places.yaml", harden)
     with dg.DagsterInstance.ephemeral() as instance:
         shop = Workshop(folder, instance)

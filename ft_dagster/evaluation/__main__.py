@@ -1,0 +1,49 @@
+"""`python -m ft_dagster.evaluation RUN_DIR`: measure one model on the questions that RUN_DIR/run.json names.
+
+Writes `<output>/payload/` (samples.parquet, scores.json), `<output>/evidence/answers.parquet`, progress.json
+while it runs and result.json at the end. Exit: 0 done, 2 bad input, 75 preempted, 130 cancelled.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.evaluation.program import run_program
+from ft_dagster.evaluation.request import Request, read_request
+from ft_dagster.evaluation.samples import Role
+from ft_dagster.evaluation.tasks import TaskEntry, resolve
+
+
+def main(run_dir: Path) -> int:
+    @cache
+    def request() -> Request:
+        return read_request(run_dir, Request)
+
+    return run_program(lambda: request().output, lambda: _work(request()))
+
+
+def _work(request: Request) -> dict[str, Any]:
+    if os.environ.get("FT_DAGSTER_LEASE"):
+        from ft_dagster.launch.leases import hold_as_rank
+
+        hold_as_rank()
+    roles: tuple[Role, ...] = ("task", "general")
+    entries: dict[Role, tuple[TaskEntry, ...]] = {
+        role: resolve(getattr(request, role), request.project, field=f"evaluation.{role}") for role in roles
+    }
+    from ft_dagster.evaluation.load import prepare_environment
+
+    prepare_environment([entry for tasks in entries.values() for entry in tasks])
+    from ft_dagster.evaluation.run import evaluate
+
+    return evaluate(request, entries)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m ft_dagster.evaluation RUN_DIR")
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,63 @@
+"""Greedy answers of a base and of its tuned model to the same prompts, side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Answer:
+    prompt: str
+    base: str
+    tuned: str
+
+
+def answer(
+    base: Path, adapter: Path, prompts: list[str], *, system: str | None = None, max_new_tokens: int = 64
+) -> list[Answer]:
+    """Load `base` once, put `adapter` on it, and let both answer each prompt as a user's chat turn.
+
+    `system` is put before it. The tokenizer is the adapter's own. Without a chat template the prompt is continued as plain text.
+    """
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(adapter)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).to(device)
+    model = PeftModel.from_pretrained(loaded, adapter).eval()
+    answers = []
+    for prompt in prompts:
+        tuned = _generate(model, tokenizer, _render(tokenizer, prompt, system), max_new_tokens)
+        with model.disable_adapter():
+            plain = _generate(model, tokenizer, _render(tokenizer, prompt, system), max_new_tokens)
+        answers.append(Answer(prompt, plain, tuned))
+    return answers
+
+
+def _render(tokenizer: Any, prompt: str, system: str | None) -> str:
+    if not tokenizer.chat_template:
+        return prompt
+    before = [{"role": "system", "content": system}] if system else []
+    turns = [*before, {"role": "user", "content": prompt}]
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+
+def _generate(model: Any, tokenizer: Any, text: str, max_new_tokens: int) -> str:
+    import torch
+
+    inputs = tokenizer(text, return_tensors="pt", add_special_tokens=not tokenizer.chat_template)
+    inputs = inputs.to(model.device)
+    with torch.inference_mode():
+        output = model.generate(
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    new = output[0, inputs["input_ids"].shape[1] :]
+    return str(tokenizer.decode(new, skip_special_tokens=True)).strip()

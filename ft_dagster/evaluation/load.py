@@ -1,0 +1,88 @@
+"""lm-eval's task objects for declared tasks. Imports lm-eval: for the programs of this room alone."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ft_dagster.errors import UserError
+from ft_dagster.evaluation.tasks import TaskEntry, builtin_folder, needs_network, references
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A declared task and its lm-eval tasks by (sub)task name: one, or those of a group or tag."""
+
+    entry: TaskEntry
+    parts: dict[str, Any]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of documents that can be asked, by (sub)task."""
+        return {name: len(part.eval_docs) for name, part in self.parts.items()}
+
+
+def prepare_environment(entries: Iterable[TaskEntry]) -> None:
+    """Before lm-eval is imported: no bars, no chatter, and no network where none is needed."""
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    os.environ["TQDM_DISABLE"] = "1"
+    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if not any(needs_network(entry) for entry in entries):
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+
+def load_task(entry: TaskEntry) -> LoadedTask:
+    """Read the task's documents. Raises UserError where lm-eval cannot."""
+    from lm_eval.tasks import TaskManager
+
+    if entry.file is None:
+        return LoadedTask(entry, _load_builtin(entry))
+    references(entry.file)  # names the missing file, which lm-eval would not
+    manager = TaskManager(include_defaults=False)
+    try:
+        with contextlib.chdir(entry.file.parent):  # relative data files count from there
+            parts = manager.load([str(entry.file)])["tasks"]
+    except IndexError:
+        raise UserError(
+            "the task has no questions", file=entry.file, fix="Check its data and split"
+        ) from None
+    except Exception as error:  # whatever a YAML, its functions or its data can cause
+        raise UserError(
+            f"lm-eval cannot load the task: {_said(error)}", file=entry.file, fix="Mend the YAML or its data"
+        ) from error
+    return LoadedTask(entry, parts)
+
+
+def _load_builtin(entry: TaskEntry) -> dict[str, Any]:
+    from lm_eval.tasks import TaskManager
+
+    try:
+        try:  # lm-eval's whole index takes ten seconds, a family's far less than one
+            family = TaskManager(include_defaults=False, include_path=str(builtin_folder(entry.name)))
+            return family.load([entry.name])["tasks"]
+        except (KeyError, TypeError, AttributeError):  # a group with members in another family
+            return TaskManager().load([entry.name])["tasks"]
+    except ImportError as error:
+        raise UserError(
+            f"the task needs a package that is not installed: {_said(error)}",
+            value=entry.name,
+            fix="Install lm-eval with the extra that the task names",
+        ) from error
+    except Exception as error:  # datasets and the hub raise a dozen kinds
+        raise UserError(
+            f"the questions of the task cannot be had: {_said(error)}",
+            value=entry.name,
+            fix="Let this host reach the hub once (it caches them), or declare a YAML with local data_files",
+        ) from error
+
+
+def _said(error: Exception) -> str:
+    first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return first if len(first) <= 200 else first[:197] + "..."

@@ -1,0 +1,97 @@
+"""What `python -m ft_dagster.evaluation RUN_DIR` is asked to do: run.json, parsed once into frozen models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ft_dagster.errors import UserError
+
+SCHEMA_VERSION = 1
+T = TypeVar("T", bound=BaseModel)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Model(_Part):
+    """The base model's folder, and the payload folder of an adapter on it."""
+
+    base: Path
+    adapter: Path | None = None
+
+
+class OwnTask(_Part):
+    """The variant's test split: each row's last answer is asked for, `max_new_tokens` at most, greedily.
+
+    `train_on` is recorded, not acted on: the last answer is scored however many turns were trained.
+    """
+
+    test: Path
+    max_new_tokens: int = Field(64, ge=1)
+    train_on: Literal["completions", "assistant_turns"] = "completions"
+
+
+class Request(_Part):
+    """One evaluation. `task` and `general` are lm-eval names or YAML files, relative to `project`.
+
+    `limit`: questions drawn per task by `seed`; null: all. `general_holdout`: a parquet of held-out texts.
+    """
+
+    schema_version: Literal[1]
+    model: Model
+    device: Literal["cpu", "cuda"] = "cpu"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    task: tuple[str, ...] = ()
+    general: tuple[str, ...] = ()
+    own_task: OwnTask | None = None
+    general_holdout: Path | None = None
+    limit: int | None = Field(100, ge=1)
+    seed: int = Field(0, ge=0)
+    num_fewshot: int | None = Field(None, ge=0)
+    project: Path = Path("/")
+    output: Path
+
+
+class TextsRequest(_Part):
+    """Whose texts to write out: lm-eval names or YAML files, relative to `project`."""
+
+    schema_version: Literal[1] = 1
+    tasks: tuple[str, ...]
+    project: Path = Path("/")
+    output: Path
+
+
+def read_request(run_dir: Path, kind: type[T]) -> T:
+    """The request in `run_dir`/run.json. Raises UserError naming the field that is wrong."""
+    file = run_dir / "run.json"
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UserError("missing", file=file, fix="Name a folder that holds a run.json") from None
+    except ValueError as error:
+        raise UserError(f"not JSON: {error}", file=file, fix="Write it again") from None
+    found = content.get("schema_version") if isinstance(content, dict) else None
+    if isinstance(found, int) and found > SCHEMA_VERSION:
+        raise UserError(
+            "written by a newer ft-dagster",
+            file=file,
+            field="schema_version",
+            value=found,
+            fix=f"Upgrade ft-dagster (this one reads up to {SCHEMA_VERSION})",
+        )
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UserError(
+            str(first["msg"]),
+            file=file,
+            field=".".join(map(str, first["loc"])),
+            value=first["input"],
+            fix="Mend this field of run.json",
+        ) from None

@@ -1,0 +1,220 @@
+"""One evaluation: every declared question put to one loaded model, one row for each answer's score."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ft_dagster.errors import UserError
+from ft_dagster.evaluation.load import LoadedTask, load_task
+from ft_dagster.evaluation.progress import Progress
+from ft_dagster.evaluation.request import Request
+from ft_dagster.evaluation.samples import (
+    Answer,
+    Role,
+    Sample,
+    main_metric,
+    write_answers,
+    write_samples,
+    write_scores,
+)
+from ft_dagster.evaluation.sampling import draw
+from ft_dagster.evaluation.tasks import TaskEntry
+
+# Metrics that lm-eval gives as (log-likelihood, count) per document: stored as nats per counted unit.
+_PER_UNIT = {"word_perplexity": "word_loss", "byte_perplexity": "byte_loss"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One task as it will be asked: lm-eval's tasks, and which documents of each (None: all of them)."""
+
+    role: Role
+    task: str
+    parts: dict[str, Any]
+    chosen: dict[str, list[int]] | None
+
+    @property
+    def questions(self) -> int:
+        if self.chosen is not None:
+            return sum(map(len, self.chosen.values()))
+        return len({doc["index"] for part in self.parts.values() for doc in part.eval_docs})
+
+
+def evaluate(request: Request, entries: dict[Role, tuple[TaskEntry, ...]]) -> dict[str, Any]:
+    """Answer everything that `request` asks, write payload and evidence, and return the run's figures.
+
+    `entries`: the resolved tasks by role. Raises UserError, in any case before a long computation.
+    """
+    started = time.monotonic()
+    declared = list(_declared(entries, request))
+    if not declared and request.own_task is None and request.general_holdout is None:
+        _write(request, [], [])
+        return {"questions": 0, "seconds": 0.0}
+    from ft_dagster.evaluation.model import TokenBatchedLM, adapter_logit_difference, load_model
+    from ft_dagster.evaluation.own_task import end_tokens
+
+    base, adapter = request.model.base, request.model.adapter
+    model, tokenizer = load_model(base, adapter, device=request.device, dtype=request.dtype)
+    difference = None if adapter is None else adapter_logit_difference(model, tokenizer)
+    lm = TokenBatchedLM(model, tokenizer)
+    own = _own(request, lm)
+    lm.stop_at(end_tokens([part for asked in own for part in asked.parts.values()], tokenizer))
+    loaded = time.monotonic()
+    asked = [*own, *declared]
+    progress = Progress(request.output, sum(each.questions for each in asked))
+    samples: list[Sample] = []
+    answers: list[Answer] = []
+    for each in asked:
+        progress.start(each.task, each.questions)
+        found = list(_ask(lm, each, progress))
+        samples += [sample for rows, _ in found for sample in rows]
+        answers += [answer for _, answer in found]
+    progress.end()
+    _write(request, samples, answers)
+    figures = {
+        "questions": progress.total,
+        "seconds": round(time.monotonic() - loaded, 3),
+        "load_seconds": round(loaded - started, 3),
+    }
+    return figures if difference is None else {**figures, "adapter_logit_difference": difference}
+
+
+def _write(request: Request, samples: Sequence[Sample], answers: Sequence[Answer]) -> None:
+    write_samples(samples, request.output / "payload")
+    write_scores(samples, request.output / "payload")
+    write_answers(answers, request.output / "evidence")
+
+
+def _declared(entries: dict[Role, tuple[TaskEntry, ...]], request: Request) -> Iterator[Asked]:
+    for role, tasks in entries.items():
+        for entry in tasks:
+            loaded = load_task(entry)
+            chosen = draw(loaded.sizes, request.limit, request.seed)
+            if not chosen:
+                raise UserError(
+                    "the task has no questions", value=entry.entry, fix="Check its data and split"
+                )
+            parts = {name: part for name, part in loaded.parts.items() if name in chosen}
+            _configure(LoadedTask(entry, parts), request)
+            yield Asked(role, entry.name, parts, chosen)
+
+
+def _configure(loaded: LoadedTask, request: Request) -> None:
+    """Few-shot examples as lm-eval's own command sets them: a task that says 0 keeps it."""
+    for part in loaded.parts.values():
+        if getattr(part, "UNSAFE_CODE", False) or part.get_config("unsafe_code"):
+            raise UserError(
+                "the task runs code that the model wrote",
+                value=loaded.entry.entry,
+                fix="Declare another task",
+            )
+        said = part.get_config("num_fewshot")
+        if request.num_fewshot is not None and said != 0:
+            part.set_config("num_fewshot", request.num_fewshot)
+        elif said is None:
+            part.set_config("num_fewshot", 0)
+        part.set_fewshot_seed(seed=request.seed)
+
+
+def _own(request: Request, lm: Any) -> list[Asked]:
+    """The variant's own test split and the held-out general texts, where they are asked for."""
+    if request.own_task is None and request.general_holdout is None:
+        return []
+    from ft_dagster.evaluation.own_task import GENERAL_TEXT, OWN_TASK, general_text_task, own_tasks
+
+    tokenizer, limit, seed = lm.tokenizer, request.limit, request.seed
+    asked: list[Asked] = []
+    if request.own_task is not None:
+        new_tokens = request.own_task.max_new_tokens
+        tasks = own_tasks(
+            request.own_task.test,
+            tokenizer,
+            limit=limit,
+            seed=seed,
+            max_new_tokens=new_tokens,
+            max_length=lm.max_length,
+        )
+        asked.append(Asked("own_task", OWN_TASK, {task.config.task: task for task in tasks}, None))
+    if request.general_holdout is not None:
+        text = general_text_task(request.general_holdout, tokenizer, limit=limit, seed=seed)
+        asked.append(Asked("general_loss", GENERAL_TEXT, {text.config.task: text}, None))
+    return asked
+
+
+def _ask(lm: Any, asked: Asked, progress: Progress) -> Iterator[tuple[list[Sample], Answer]]:
+    """Each question's scores, and its answer in words."""
+    from lm_eval.evaluator import evaluate as lm_evaluate
+
+    kinds = 1 if asked.chosen else len(asked.parts)
+    finished = 0.0
+
+    def advance(share: float) -> None:
+        nonlocal finished
+        progress.advance((finished + share) / kinds)
+        finished += share >= 1.0
+
+    lm.on_progress = advance
+    # lm-eval looks each index up in a list: over all of a large task, asking for none is far quicker.
+    drawn = {
+        name: indices
+        for name, indices in (asked.chosen or {}).items()
+        if len(indices) < len(asked.parts[name].eval_docs)
+    }
+    logged = lm_evaluate(
+        lm=lm, task_dict={"tasks": asked.parts}, samples=drawn, bootstrap_iters=0, log_samples=True
+    )["samples"]
+    for name, part in asked.parts.items():
+        for row in logged[name]:
+            samples = _samples(asked, name, part, row)
+            yield samples, _answer(asked, name, part, row, [s.metric for s in samples])
+
+
+def _samples(asked: Asked, name: str, part: Any, row: dict[str, Any]) -> list[Sample]:
+    better = part.higher_is_better()
+    scored: list[Sample] = []
+    for metric in row["metrics"]:
+        value, weight, said = row[metric], 1.0, metric
+        if metric in _PER_UNIT:
+            value, weight, said = -row[metric][0] / row[metric][1], float(row[metric][1]), _PER_UNIT[metric]
+        elif metric in ("completion_loss", "general_loss"):
+            weight = float(row["doc"]["tokens"])
+        elif isinstance(value, tuple | list | dict | str):
+            continue  # only meaningful over all questions (f1, mcc): nothing to pair
+        said = said if row["filter"] == "none" else f"{said},{row['filter']}"
+        higher = bool(better.get(metric, True))
+        question = _question(asked, name, row)
+        scored.append(Sample(asked.role, asked.task, said, question, float(value), weight, higher))
+    if not scored:
+        raise UserError(
+            f"the task has no metric per question: {', '.join(row['metrics'])}",
+            value=asked.task,
+            fix="Declare one such as acc or exact_match in the task's metric_list",
+        )
+    return scored
+
+
+def _question(asked: Asked, name: str, row: dict[str, Any]) -> str:
+    """The question's id: (sub)task, number of the document, hash of its content."""
+    if asked.chosen is None:
+        return f"{asked.task}:{row['doc']['index']}:{row['doc']['record'][:16]}"
+    return f"{name}:{row['doc_id']}:{row['doc_hash'][:16]}"
+
+
+def _answer(asked: Asked, name: str, part: Any, row: dict[str, Any], metrics: list[str]) -> Answer:
+    """What was asked, expected and answered, in words; a loss has no answer."""
+    question = (asked.role, asked.task, _question(asked, name, row))
+    arguments, given, target = row["arguments"], row["filtered_resps"], row["target"]
+    if len(arguments) == 1:
+        answered = given[0] if isinstance(given[0], str) else ""
+        return Answer(*question, str(arguments[0][0]), str(target), answered)
+    # Multiple choice: one request a choice, told apart by the continuation, or else by the context.
+    which = 1 if len({argument[1] for argument in arguments}) > 1 else 0
+    choices = [str(argument[which]).strip() for argument in arguments]
+    normed = main_metric(metrics) == "acc_norm"
+    scores = [g[0] / max(1, len(c)) if normed else g[0] for g, c in zip(given, choices, strict=True)]
+    right = target if which else part.doc_to_text(row["doc"])
+    expected = choices[right] if isinstance(right, int) and 0 <= right < len(choices) else str(right)
+    return Answer(*question, str(arguments[0][1 - which]), expected, choices[scores.index(max(scores))])

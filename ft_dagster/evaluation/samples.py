@@ -1,0 +1,125 @@
+"""One score of one question: the table that gates, comparisons and later statistics are made from."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from ft_dagster.errors import UserError
+
+Role = Literal["task", "own_task", "general", "general_loss"]
+SAMPLES, SCORES, ANSWERS = "samples.parquet", "scores.json", "answers.parquet"
+SCHEMA_VERSION = 1
+
+
+class Sample(NamedTuple):
+    """`value` of `metric` on one question; `weight` is its number of tokens for a loss, else 1.
+
+    `question` is the same string for every model that was asked the same: (sub)task, number of the
+    document in it, and a hash of its content.
+    """
+
+    role: Role
+    task: str
+    metric: str
+    question: str
+    value: float
+    weight: float
+    higher_is_better: bool
+
+
+class Answer(NamedTuple):
+    """What one question asked, what was expected and what the model answered (a tenant's rows: evidence)."""
+
+    role: Role
+    task: str
+    question: str
+    asked: str
+    expected: str
+    answered: str
+
+
+class Score(NamedTuple):
+    """The weighted mean of one metric over the questions of one task."""
+
+    role: Role
+    task: str
+    metric: str
+    value: float
+    questions: int
+    higher_is_better: bool
+
+
+def read_samples(folder: Path) -> list[Sample]:
+    """The samples that a run wrote into `folder`, its payload, in the order written. Raises UserError."""
+    return [Sample(**row) for row in _read(folder / SAMPLES)]
+
+
+def write_samples(samples: Sequence[Sample], folder: Path) -> None:
+    """Write samples.parquet into `folder`."""
+    import pyarrow as pa
+
+    kinds = {"value": pa.float64(), "weight": pa.float64(), "higher_is_better": pa.bool_()}
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in Sample._fields])
+    _write(samples, schema, folder / SAMPLES)
+
+
+def read_answers(folder: Path) -> list[Answer]:
+    """The answers that a run wrote into `folder`, its evidence. Raises UserError."""
+    return [Answer(**row) for row in _read(folder / ANSWERS)]
+
+
+def write_answers(answers: Sequence[Answer], folder: Path) -> None:
+    """Write answers.parquet into `folder`."""
+    import pyarrow as pa
+
+    _write(answers, pa.schema([(name, pa.string()) for name in Answer._fields]), folder / ANSWERS)
+
+
+def scores(samples: Iterable[Sample]) -> list[Score]:
+    """Every metric of every task, in the order of the samples; not a number if any of its values is not."""
+    groups: dict[tuple[Role, str, str], list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault((sample.role, sample.task, sample.metric), []).append(sample)
+    found = []
+    for (role, task, metric), asked in groups.items():
+        weight = math.fsum(s.weight for s in asked)
+        value = math.fsum(s.value * s.weight for s in asked) / weight if weight else math.nan
+        found.append(Score(role, task, metric, value, len(asked), asked[0].higher_is_better))
+    return found
+
+
+def write_scores(samples: Iterable[Sample], folder: Path) -> None:
+    """Write scores.json into `folder`; a value that is not a number becomes null."""
+    rows = [
+        {**score._asdict(), "value": score.value if math.isfinite(score.value) else None}
+        for score in scores(samples)
+    ]
+    text = json.dumps({"schema_version": SCHEMA_VERSION, "scores": rows}, indent=1)
+    (folder / SCORES).write_text(text + "\n", "utf-8")
+
+
+def main_metric(metrics: Sequence[str]) -> str:
+    """The one metric a task is judged by: a loss of the own task, else acc_norm, else acc, else the first."""
+    preferred = ("completion_loss", "acc_norm", "acc")
+    return next((metric for metric in preferred if metric in metrics), metrics[0])
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    if not file.is_file():
+        raise UserError("no such file", file=file, fix="Materialize the evaluation again")
+    rows: list[dict[str, Any]] = pq.read_table(file).to_pylist()
+    return rows
+
+
+def _write(rows: Sequence[NamedTuple], schema: object, file: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist([row._asdict() for row in rows], schema=schema)
+    pq.write_table(table, file, compression="zstd")

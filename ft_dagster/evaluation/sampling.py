@@ -1,0 +1,39 @@
+"""Which questions are asked: drawn by seed, never the first N, and the same for every model."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Mapping
+
+
+def draw(sizes: Mapping[str, int], limit: int | None, seed: int) -> dict[str, list[int]]:
+    """Document indices to ask of each (sub)task of one declared task, ascending; all of them without a limit.
+
+    `sizes`: documents of each subtask, one entry for a plain task. A group such as mmlu gets `limit`
+    questions in all, shared among its subtasks in proportion to their sizes (largest remainder), so that
+    its plain mean is lm-eval's size-weighted one; a subtask whose share is none is left out.
+    """
+    total = sum(sizes.values())
+    shares = dict(sizes) if limit is None or limit >= total else _shares(sizes, limit, seed)
+    return {
+        name: sorted(_generator(seed, name).sample(range(sizes[name]), share))
+        for name, share in shares.items()
+        if share
+    }
+
+
+def _shares(sizes: Mapping[str, int], limit: int, seed: int) -> dict[str, int]:
+    total = sum(sizes.values())
+    shares = {name: limit * size // total for name, size in sizes.items()}
+    ties = _generator(seed, *sizes)
+    order = sorted(sizes, key=lambda name: (-(limit * sizes[name] % total), ties.random()))
+    for name in order[: limit - sum(shares.values())]:
+        shares[name] += 1
+    return shares
+
+
+def _generator(seed: int, *names: str) -> random.Random:
+    """Seeded by names too, so that a task added to a declaration leaves the draws of the others alone."""
+    digest = hashlib.sha256("\0".join((str(seed), *sorted(names))).encode()).digest()
+    return random.Random(int.from_bytes(digest[:8], "big"))

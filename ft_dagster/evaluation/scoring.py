@@ -1,0 +1,151 @@
+"""Log-likelihoods of many continuations of one context, with the context computed once.
+
+A multiple-choice question asks for each of its choices after the same words, and lm-eval computes the words
+again for each. Here a row holds the context once and then every continuation; an attention mask keeps the
+continuations from seeing one another, and each counts its positions from the end of the context. What comes
+out is the same to rounding (Medusa's tree attention, arXiv 2401.10774, is the same device).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+LONGEST_ROW = 2048  # tokens of a shared row: the mask grows with the square
+
+
+class Score(NamedTuple):
+    """Sum of the log-probabilities of a continuation (nats), and whether greedy decoding would say it."""
+
+    log_likelihood: float
+    is_greedy: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """A context and its continuations, as token ids; `numbers` says which request each one answers."""
+
+    context: tuple[int, ...]
+    continuations: tuple[tuple[int, ...], ...]
+    numbers: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        return len(self.context) + self.scored - len(self.continuations)
+
+    @property
+    def scored(self) -> int:
+        """Number of tokens whose log-probability is wanted."""
+        return sum(map(len, self.continuations))
+
+    def with_(self, other: Row) -> Row:
+        """One row for both, of the same context."""
+        return Row(self.context, self.continuations + other.continuations, self.numbers + other.numbers)
+
+    def alone(self) -> list[Row]:
+        """The same requests as rows of one continuation."""
+        pairs = zip(self.continuations, self.numbers, strict=True)
+        return [Row(self.context, (continuation,), (number,)) for continuation, number in pairs]
+
+
+def arrange(
+    requests: Sequence[tuple[Sequence[int], Sequence[int]]], *, max_length: int, shared: bool
+) -> list[Row]:
+    """Rows for (context, continuation) pairs, the longest first; a continuation has 1 to `max_length` tokens.
+
+    A pair longer than `max_length` + 1 tokens loses its beginning, as in lm-eval, and shares with none; nor
+    does one whose context is shorter than its continuation, since it would save nothing.
+    """
+    rows: list[Row] = []
+    open_rows: dict[tuple[int, ...], Row] = {}
+    for number, (said, continuation) in enumerate(requests):
+        kept = max_length + 1 - len(continuation)
+        added = Row(tuple(said[-kept:]), (tuple(continuation),), (number,))
+        if not (shared and len(continuation) <= len(said) <= kept):
+            rows.append(added)
+            continue
+        row = open_rows.get(added.context)
+        if row is not None and row.length + len(continuation) > LONGEST_ROW:
+            rows.append(row)
+            row = None
+        open_rows[added.context] = added if row is None else row.with_(added)
+    return sorted([*rows, *open_rows.values()], key=lambda row: (-row.length, row.context))
+
+
+def batches(rows: Sequence[Row], *, tokens: float, positions: float) -> Iterator[list[Row]]:
+    """Consecutive rows whose padded size is at most `tokens`, and whose logits fill at most `positions`."""
+    batch: list[Row] = []
+    for row in rows:
+        wider = [*batch, row]
+        longest = max(each.length for each in wider)
+        kept = longest - min(len(each.context) for each in wider) + 1
+        if batch and (len(wider) * longest > tokens or len(wider) * kept > positions):
+            yield batch
+            wider = [row]
+        batch = wider
+    if batch:
+        yield batch
+
+
+def score(rows: Sequence[Row], forward: Callable[..., Any], *, device: Any, dtype: Any) -> dict[int, Score]:
+    """The scores of every request in `rows`, by request number.
+
+    `forward(input_ids, keep, **inputs)` returns the logits of the last `keep` positions, float, shape
+    (rows, keep, vocabulary). Position ids and mask are given only if a row has several continuations.
+    """
+    longest = max(row.length for row in rows)
+    keep = longest - min(len(row.context) for row in rows) + 1
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    for number, row in enumerate(rows):
+        tokens = [*row.context, *(token for c in row.continuations for token in c[:-1])]
+        ids[number, : len(tokens)] = torch.tensor(tokens)
+    shared = any(len(row.continuations) > 1 for row in rows)
+    inputs = _apart(rows, longest, device, dtype) if shared else {}
+    with torch.inference_mode():
+        logits = forward(ids.to(device), keep, **inputs)
+        first = longest - logits.shape[1]
+        return {
+            number: found
+            for row, row_logits in zip(rows, logits, strict=True)
+            for number, found in _read_row(row, row_logits, first)
+        }
+
+
+def _read_row(row: Row, logits: Any, first: int) -> Iterator[tuple[int, Score]]:
+    """Pick the scored tokens; `logits[0]` is that of position `first`."""
+    where, start = [], len(row.context)
+    for continuation in row.continuations:
+        where += [len(row.context) - 1, *range(start, start + len(continuation) - 1)]
+        start += len(continuation) - 1
+    picked = logits[torch.tensor(where, device=logits.device) - first].float()
+    wanted = torch.tensor([token for c in row.continuations for token in c], device=logits.device)
+    likely = torch.log_softmax(picked, dim=-1).gather(1, wanted[:, None])[:, 0].double().cpu()
+    greedy = (picked.argmax(dim=-1) == wanted).cpu()
+    at = 0
+    for continuation, number in zip(row.continuations, row.numbers, strict=True):
+        span = slice(at, at + len(continuation))
+        yield number, Score(likely[span].sum().item(), bool(greedy[span].all()))
+        at += len(continuation)
+
+
+def _apart(rows: Sequence[Row], longest: int, device: Any, dtype: Any) -> dict[str, Any]:
+    """Position ids (rows, longest) and an additive mask (rows, 1, longest, longest) for shared contexts."""
+    segment = torch.full((len(rows), longest), -1)
+    positions = torch.zeros(len(rows), longest, dtype=torch.long)
+    for number, row in enumerate(rows):
+        start = len(row.context)
+        segment[number, :start] = 0
+        positions[number, :start] = torch.arange(start)
+        for part, continuation in enumerate(row.continuations, start=1):
+            end = start + len(continuation) - 1
+            segment[number, start:end] = part
+            positions[number, start:end] = len(row.context) + torch.arange(end - start)
+            start = end
+    order = torch.arange(longest)
+    seen = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
+    seen &= (order[None, :] <= order[:, None])[None]
+    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
+    return {"position_ids": positions.to(device), "attention_mask": mask[:, None].to(device)}

@@ -1,0 +1,113 @@
+"""Generated questions: task YAMLs with their data, rows of a test split, held-out texts, single scores."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from ft_dagster.evaluation.samples import Sample
+
+CHOICES = ["the bank", "a passport and the form", "the whale", "thirty days of rain"]
+COLUMNS = (
+    *("kind", "messages", "prompt", "completion", "text"),
+    *("source", "licence", "group", "weight", "record", "salt"),
+)
+ROW = {name: pa.float64() if name == "weight" else pa.string() for name in COLUMNS}
+
+
+def questions(count: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "question": f"Question {n}: which documents must I bring to open account {n}?",
+            "choices": CHOICES,
+            "gold": n % 4,
+        }
+        for n in range(count)
+    ]
+
+
+def write_task(folder: Path, name: str = "forms", count: int = 30, **changes: Any) -> Path:
+    """A multiple-choice task YAML with its data beside it; returns the YAML."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(question) for question in questions(count)]
+    (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    config = {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": f"{name}.jsonl"}},
+        "output_type": "multiple_choice",
+        "test_split": "test",
+        "doc_to_text": "{{question}}\nAnswer:",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "{{gold}}",
+        "metric_list": [
+            {"metric": metric, "aggregation": "mean", "higher_is_better": True}
+            for metric in ("acc", "acc_norm")
+        ],
+    }
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump({**config, **changes}))
+    return file
+
+
+def row(number: int, kind: str = "messages") -> dict[str, Any]:
+    question, answer = f"How do you close balcony {number}?", f"Close it with glass, {number} times."
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    content = {
+        "messages": {"messages": json.dumps(turns)},
+        "prompt_completion": {"prompt": question + "\n", "completion": answer},
+        "text": {"text": f"The whale rose slowly beside ship {number} and the men stood silent."},
+    }[kind]
+    record = hashlib.sha256(f"{kind}{number}".encode()).hexdigest()
+    empty = dict.fromkeys(ROW)
+    return {
+        **empty,
+        "kind": kind,
+        "source": "rows.jsonl",
+        "weight": 1.0,
+        "record": record,
+        "salt": "00" * 16,
+        **content,
+    }
+
+
+def write_run(folder: Path, base: Path, **asked: Any) -> Path:
+    """A run folder whose run.json asks `base` for what is given."""
+    folder.mkdir(parents=True, exist_ok=True)
+    run = {
+        "schema_version": 1,
+        "model": {"base": str(base), "adapter": asked.pop("adapter", None)},
+        "device": "cpu",
+        "dtype": "float32",
+        "project": str(folder.parent),
+        "output": str(folder / "output"),
+        **asked,
+    }
+    (folder / "run.json").write_text(json.dumps(run, default=str))
+    return folder
+
+
+def write_rows(file: Path, rows: list[dict[str, Any]]) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(list(ROW.items()))), file)
+    return file
+
+
+def write_texts(file: Path, count: int) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(
+        pa.table({"text": [f"The men of ship {n} stood silent. " * (1 + n % 3) for n in range(count)]}), file
+    )
+    return file
+
+
+def sample(number: int, value: float, **changes: Any) -> Sample:
+    """The score of question `number`: of the general benchmark `forms` by acc, unless said otherwise."""
+    fields = {"role": "general", "task": "forms", "metric": "acc", "question": f"forms:{number}:00"}
+    return Sample(**{**fields, "value": value, "weight": 1.0, "higher_is_better": True, **changes})

@@ -1,0 +1,244 @@
+"""Real runs of both programs on the tiny model."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pyarrow.parquet as pq
+import pytest
+
+from ft_dagster.evaluation import texts
+from ft_dagster.evaluation.__main__ import main
+from ft_dagster.evaluation.gates import judge
+from ft_dagster.evaluation.samples import read_answers, read_samples
+from ft_dagster.spec.variant import GatesSpec
+from tests.evaluation.questions import CHOICES, row, write_rows, write_run, write_task, write_texts
+
+pytestmark = pytest.mark.slow
+
+
+def result_of(run):
+    return json.loads((run / "output" / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("project")
+    write_task(folder, "forms", 30)
+    write_task(folder, "exam", 20)
+    write_rows(folder / "test.parquet", [row(n) for n in range(20)] + [row(n, "text") for n in range(4)])
+    write_texts(folder / "texts.parquet", 20)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def asked(project):
+    return {
+        "general": ["forms.yaml"],
+        "task": ["exam.yaml"],
+        "own_task": {"test": project / "test.parquet", "max_new_tokens": 6, "train_on": "completions"},
+        "general_holdout": project / "texts.parquet",
+        "limit": 12,
+        "seed": 0,
+        "num_fewshot": None,
+    }
+
+
+@pytest.fixture(scope="module")
+def base_run(project, asked, tiny_model_folder):
+    run = write_run(project / "base", tiny_model_folder, **asked)
+    assert main(run) == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def tuned_run(project, asked, tiny_model_folder, trained_adapter):
+    run = write_run(project / "tuned", tiny_model_folder, **asked, adapter=trained_adapter)
+    assert main(run) == 0
+    return run
+
+
+def test_every_role_is_measured(base_run):
+    found = {(s.role, s.task, s.metric) for s in read_samples(base_run / "output" / "payload")}
+    assert found == {
+        ("general", "forms", "acc"),
+        ("general", "forms", "acc_norm"),
+        ("task", "exam", "acc"),
+        ("task", "exam", "acc_norm"),
+        ("own_task", "own_task", "completion_loss"),
+        ("own_task", "own_task", "exact_match"),
+        ("own_task", "own_task", "token_f1"),
+        ("general_loss", "general_holdout", "general_loss"),
+    }
+
+
+def test_each_task_is_asked_as_many_questions_as_the_limit(base_run):
+    samples = read_samples(base_run / "output" / "payload")
+    counted = Counter((s.role, s.metric) for s in samples)
+    assert {counted[key] for key in counted if key[1] not in ("exact_match", "token_f1")} == {12}
+
+
+def test_base_and_tuned_are_asked_the_same_questions(base_run, tuned_run):
+    base, tuned = (
+        {(s.role, s.task, s.metric, s.question, s.weight) for s in read_samples(run / "output" / "payload")}
+        for run in (base_run, tuned_run)
+    )
+    assert base == tuned
+
+
+def test_the_tuned_model_gives_other_scores(base_run, tuned_run):
+    base, tuned = (read_samples(run / "output" / "payload") for run in (base_run, tuned_run))
+    assert [s.value for s in base] != [s.value for s in tuned]
+
+
+def test_the_logit_difference_of_the_adapter_is_a_figure(base_run, tuned_run):
+    assert result_of(tuned_run)["figures"]["adapter_logit_difference"] > 0.1
+    assert "adapter_logit_difference" not in result_of(base_run)["figures"]
+
+
+def test_the_runs_can_be_judged(base_run, tuned_run):
+    base, tuned = (read_samples(run / "output" / "payload") for run in (base_run, tuned_run))
+    rules = {(rule.rule, rule.task, rule.metric) for rule in judge(base, tuned, GatesSpec()).rules}
+    assert rules == {
+        ("task", "exam", "acc_norm"),
+        ("task", "own_task", "completion_loss"),
+        ("general_benchmark", "forms", "acc_norm"),
+        ("general_loss", "general_holdout", "general_loss"),
+    }
+
+
+def test_losses_match_a_forward_pass(base_run, project, tiny_model_folder, tiny_tokenizer):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from ft_dagster.data.render import render
+    from ft_dagster.evaluation.own_task import _row
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
+    rows = pq.read_table(project / "test.parquet").to_pylist()
+    losses = [s for s in read_samples(base_run / "output" / "payload") if s.metric == "completion_loss"]
+    for sample in losses:
+        given = rows[int(sample.question.split(":")[1])]
+        if given["kind"] == "text":
+            continue
+        rendered = render(_row(given), tiny_tokenizer)
+        start, end = rendered.spans[-1]
+        ids = torch.tensor([rendered.input_ids[:end]])
+        with torch.no_grad():
+            likely = torch.log_softmax(model(input_ids=ids).logits[0], dim=-1)
+        wanted = [-likely[at - 1, ids[0, at]].item() for at in range(start, end)]
+        assert sample.weight == end - start
+        assert sample.value == pytest.approx(math.fsum(wanted) / len(wanted), abs=1e-4)
+
+
+def test_scores_are_the_weighted_means_of_the_samples(base_run):
+    payload = base_run / "output" / "payload"
+    scores = json.loads((payload / "scores.json").read_text())["scores"]
+    samples = read_samples(payload)
+    for score in scores:
+        of = [
+            s
+            for s in samples
+            if (s.role, s.task, s.metric) == (score["role"], score["task"], score["metric"])
+        ]
+        assert score["questions"] == len(of)
+        assert score["value"] == pytest.approx(
+            sum(s.value * s.weight for s in of) / sum(s.weight for s in of)
+        )
+
+
+def test_the_answers_are_kept_in_words(base_run):
+    answers = read_answers(base_run / "output" / "evidence")
+    forms = [answer for answer in answers if answer.task == "forms"]
+    assert all(answer.asked.startswith("Question ") for answer in forms)
+    assert {answer.expected for answer in forms} <= set(CHOICES)
+    assert any("Close it with glass" in answer.expected for answer in answers if answer.role == "own_task")
+
+
+def test_progress_ends_with_every_question_done(base_run):
+    progress = json.loads((base_run / "output" / "progress.json").read_text())
+    assert progress["done"] == progress["total"] == 4 * 12
+
+
+def test_an_adapter_that_changes_nothing_is_refused(
+    project, asked, tiny_model_folder, untrained_adapter, capsys
+):
+    run = write_run(project / "untrained", tiny_model_folder, **asked, adapter=untrained_adapter)
+    assert main(run) == 2
+    assert "the adapter changes nothing" in result_of(run)["error"]["problem"]
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_adapter_of_another_model_is_refused(project, asked, tiny_model_folder, trained_adapter, tmp_path):
+    import safetensors.torch
+
+    for file in trained_adapter.glob("adapter_*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = safetensors.torch.load_file(tmp_path / "adapter_model.safetensors")
+    wider = {name: tensor.new_zeros(*(size + 1 for size in tensor.shape)) for name, tensor in weights.items()}
+    safetensors.torch.save_file(wider, tmp_path / "adapter_model.safetensors")
+    run = write_run(project / "other", tiny_model_folder, **asked, adapter=tmp_path)
+    assert main(run) == 2
+    assert "does not fit the base" in result_of(run)["error"]["problem"]
+
+
+def test_a_folder_without_an_adapter_is_refused(project, asked, tiny_model_folder, tmp_path):
+    run = write_run(project / "none", tiny_model_folder, **asked, adapter=tmp_path)
+    assert main(run) == 2
+    assert "not an adapter" in result_of(run)["error"]["problem"]
+
+
+def test_an_unknown_task_is_one_line_and_exit_code_2(project, tiny_model_folder):
+    run = write_run(project / "unknown", tiny_model_folder, general=["arc_eazy"])
+    command = [sys.executable, "-m", "ft_dagster.evaluation", str(run)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "arc_easy" in done.stderr
+
+
+def test_a_wrong_field_of_the_request_is_named(project, tiny_model_folder, capsys):
+    assert main(write_run(project / "wrong", tiny_model_folder, limit=0)) == 2
+    assert "limit" in capsys.readouterr().err
+
+
+def test_a_task_whose_data_cannot_be_read_is_refused(project, tiny_model_folder):
+    file = write_task(project, "broken")
+    file.with_suffix(".jsonl").write_text("no json\n")
+    run = write_run(project / "broken-run", tiny_model_folder, general=["broken.yaml"])
+    assert main(run) == 2
+    assert "lm-eval cannot load the task" in result_of(run)["error"]["problem"]
+
+
+def test_asking_nothing_leaves_empty_tables(project, tiny_model_folder):
+    run = write_run(project / "nothing", tiny_model_folder)
+    assert main(run) == 0
+    assert read_samples(run / "output" / "payload") == []
+
+
+def test_a_terminated_run_says_it_was_preempted(project, tiny_model_folder):
+    write_task(project, "endless", 20_000)
+    run = write_run(project / "stopped", tiny_model_folder, general=["endless.yaml"], limit=None)
+    command = [sys.executable, "-m", "ft_dagster.evaluation", str(run)]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while not (run / "output" / "progress.json").exists() and child.poll() is None:
+        time.sleep(0.05)
+    os.kill(child.pid, signal.SIGTERM)
+    assert child.wait() == 75
+    assert not (run / "output" / "result.json").exists()
+
+
+def test_the_texts_of_all_documents_are_written(project, tmp_path):
+    run = {"tasks": ["exam.yaml"], "project": str(project), "output": str(tmp_path / "out")}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    assert texts.main(tmp_path) == 0
+    rows = pq.read_table(tmp_path / "out" / "payload" / "texts.parquet").to_pylist()
+    assert len(rows) == 2 * 20
+    assert {row["task"] for row in rows} == {"exam"}
+    assert any(row["text"].startswith("Question 19:") for row in rows)
+    assert "a passport and the form" in {row["text"] for row in rows}

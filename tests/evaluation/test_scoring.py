@@ -1,0 +1,111 @@
+import pytest
+
+from ft_dagster.evaluation.scoring import arrange, batches
+
+pytestmark = pytest.mark.slow
+
+CONTEXT = [5, 6, 7, 8, 9, 10]
+QUESTION = "Which documents must I bring to the bank?"
+PAIRS = [(CONTEXT, [11]), (CONTEXT, [12, 13]), (CONTEXT, [14, 15, 16]), ([20, 21], [22, 23])]
+
+
+@pytest.fixture(scope="module")
+def lm(tiny_model_folder):
+    from ft_dagster.evaluation.model import TokenBatchedLM, load_model
+
+    model, tokenizer = load_model(tiny_model_folder, None, device="cpu", dtype="float32")
+    return TokenBatchedLM(model, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def plain(lm):
+    """lm-eval's own scoring of the same model."""
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=2)
+
+
+def requests(kind, *arguments):
+    from lm_eval.api.instance import Instance
+
+    return [Instance(kind, {}, argument, 0) for argument in arguments]
+
+
+def likelihoods(pairs):
+    return [pair[0] for pair in pairs]
+
+
+def test_continuations_of_one_context_share_a_row():
+    rows = arrange(PAIRS, max_length=512, shared=True)
+    assert [row.numbers for row in rows] == [(0, 1, 2), (3,)]
+    assert rows[0].length == len(CONTEXT) + 0 + 1 + 2
+
+
+def test_a_pair_too_long_for_the_model_loses_its_beginning():
+    (row,) = arrange([(list(range(20)), [1, 2])], max_length=9, shared=True)
+    assert row.context == tuple(range(12, 20))
+
+
+def test_texts_after_the_same_start_token_share_no_row():
+    rows = arrange([([0], [1, 2, 3]), ([0], [4, 5, 6])], max_length=512, shared=True)
+    assert [len(row.continuations) for row in rows] == [1, 1]
+
+
+def test_a_batch_stays_within_its_tokens():
+    rows = arrange([(list(range(10 + n)), [1, 2]) for n in range(20)], max_length=512, shared=True)
+    for batch in batches(rows, tokens=64, positions=1e9):
+        assert len(batch) * max(row.length for row in batch) <= 64
+
+
+def test_a_shared_context_scores_as_lm_eval_does(lm, plain):
+    asked = [(QUESTION, f" {answer}") for answer in ("passport", "the whale", "a form")]
+    asked += [("Bring your passport:", " yes"), ("", "The men stood silent.")]
+    ours = lm.loglikelihood(requests("loglikelihood", *asked))
+    theirs = plain.loglikelihood(requests("loglikelihood", *asked), disable_tqdm=True)
+    assert lm._shares is True
+    assert likelihoods(ours) == pytest.approx(likelihoods(theirs), abs=1e-4)
+    assert [pair[1] for pair in ours] == [pair[1] for pair in theirs]
+
+
+def test_an_architecture_that_cannot_share_scores_alone(lm, plain, monkeypatch):
+    asked = [(QUESTION, f" {answer}") for answer in ("passport", "the whale")]
+    real = lm._forward
+
+    def ignores_the_mask(input_ids, keep, **inputs):
+        return real(input_ids, keep)
+
+    monkeypatch.setattr(lm, "_forward", ignores_the_mask)
+    monkeypatch.setattr(lm, "_shares", None)
+    ours = lm.loglikelihood(requests("loglikelihood", *asked))
+    theirs = plain.loglikelihood(requests("loglikelihood", *asked), disable_tqdm=True)
+    assert lm._shares is False
+    assert likelihoods(ours) == pytest.approx(likelihoods(theirs), abs=1e-4)
+
+
+def test_whole_texts_score_as_lm_eval_does(lm, plain):
+    texts = [("The men stood silent. " * n,) for n in (1, 3, 80)]  # the last is longer than the model takes
+    ours = lm.loglikelihood_rolling(requests("loglikelihood_rolling", *texts))
+    theirs = plain.loglikelihood_rolling(requests("loglikelihood_rolling", *texts), disable_tqdm=True)
+    assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_a_context_longer_than_the_model_scores_as_lm_eval_does(lm, plain):
+    asked = [("whale " * 600, f" {answer}") for answer in ("passport", "the bank")]
+    ours = lm.loglikelihood(requests("loglikelihood", *asked))
+    theirs = plain.loglikelihood(requests("loglikelihood", *asked), disable_tqdm=True)
+    assert likelihoods(ours) == pytest.approx(likelihoods(theirs), abs=1e-4)
+
+
+def test_generation_answers_as_lm_eval_does_in_the_order_asked(lm, plain):
+    settings = {"until": [], "max_gen_toks": 8, "do_sample": False}
+    asked = [(prompt, settings) for prompt in ("The whale", "Which documents must I bring?", "A")]
+    ours = lm.generate_until(requests("generate_until", *asked))
+    theirs = plain.generate_until(requests("generate_until", *asked), disable_tqdm=True)
+    assert ours == theirs
+
+
+def test_an_answer_without_tokens_is_refused(lm):
+    from ft_dagster.errors import UserError
+
+    with pytest.raises(UserError, match="no tokens"):
+        lm._loglikelihood_tokens([(("a", ""), [1, 2], [])])
