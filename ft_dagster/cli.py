@@ -22,7 +22,7 @@ from ft_dagster.spec import CorpusSpec, VariantKey, VariantSpec, load_variant, v
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
-    from ft_dagster.automation.instance import Launched
+    from ft_dagster.automation.instance import Daemon, Launched
 
 app = typer.Typer(
     help="Fine-tune language models for many tenants: declare, run, compare, release.",
@@ -121,12 +121,12 @@ def run(
         load_variant(settings.project, key)
     with dagster_instance.open_instance(settings) as instance:
         if detach:
-            launched = dagster_instance.launch(instance, keys, reason)
+            launched = dagster_instance.launch(instance, settings, keys, reason)
             _print_json([{"variant": str(r.key), "run_id": r.run_id} for r in launched])
             return
-        with dagster_instance.daemon(instance, settings):
-            launched = dagster_instance.launch(instance, keys, reason)
-            _watch(instance, settings, launched, as_json)
+        with dagster_instance.Daemon(instance, settings) as daemon:
+            launched = dagster_instance.launch(instance, settings, keys, reason)
+            _watch(instance, settings, launched, daemon, as_json)
         _conclude(instance, settings, launched, as_json)
 
 
@@ -260,11 +260,13 @@ def ui(
     """Open the project's instance in Dagster's UI, with its daemon, until Ctrl-C."""
     import os
 
-    from ft_dagster.automation.instance import prepare_environment, workspace_file
+    from ft_dagster.automation.instance import open_instance, workspace_file
 
-    prepare_environment(load_settings(context.obj))
+    settings = load_settings(context.obj)
+    with open_instance(settings):  # made before webserver and daemon both find it absent
+        workspace = workspace_file(settings)
     program = str(Path(sys.executable).with_name("dagster"))
-    os.execv(program, [program, "dev", "-w", str(workspace_file()), "-h", host, "-p", str(port)])
+    os.execv(program, [program, "dev", "-w", str(workspace), "-h", host, "-p", str(port)])
 
 
 def _asked(
@@ -301,7 +303,9 @@ def _keys(settings: Settings, variants: list[str] | None, *, every: bool) -> lis
     return declared_keys
 
 
-def _watch(instance: DagsterInstance, settings: Settings, launched: list[Launched], quiet: bool) -> None:
+def _watch(
+    instance: DagsterInstance, settings: Settings, launched: list[Launched], daemon: Daemon, quiet: bool
+) -> None:
     """Show the runs until all have ended; an interrupt cancels them."""
     from ft_dagster.automation.instance import cancel, unfinished
 
@@ -313,6 +317,7 @@ def _watch(instance: DagsterInstance, settings: Settings, launched: list[Launche
                 live.update(_progress(instance, settings, launched))
                 if not unfinished(instance, launched):
                     return
+                daemon.ensure(launched)
                 time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         Console(stderr=True).print("cancelling; waiting until no process of the runs is left")

@@ -38,12 +38,18 @@ def model_export(bench: Bench) -> dg.MaterializeResult[Any]:
             f"the gate does not hold for weights {tuned.digest[:12]}: {failed}",
             fix="Train again with other data or settings, or change the gates and evaluate again",
         )
-    reference = str(base.predicate["spec"]["base"]["reference"])
+    recorded = base.predicate["spec"]["base"]
+    reference = str(recorded["reference"])
 
     def run(output: Path) -> dict[str, Any]:
         return {
             "schema_version": 1,
-            "base": {"folder": str(locate(bench, base)), "digest": base.digest, "reference": reference},
+            "base": {
+                "folder": str(locate(bench, base)),
+                "digest": base.digest,
+                "reference": reference,
+                "revision": recorded["revision"],
+            },
             "adapter": str(bench.payload(tuned)),
             "adapter_digest": tuned.digest,
             "format": bench.spec.export.format,

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import dagster as dg
 import yaml
@@ -27,7 +27,9 @@ from ft_dagster.spec import VariantKey
 
 LOCATION, JOB = "ft_dagster", "variant_chain"
 HEARTBEAT_TOLERANCE_SECONDS = 30
+QUEUE_PATIENCE_SECONDS = 10
 DAEMON_GRACE_SECONDS = 60
+IN_PROGRESS = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 WORKSPACE_YAML = {
     "load_from": [{"python_module": {"module_name": "ft_dagster.definitions", "location_name": LOCATION}}]
@@ -67,9 +69,9 @@ class Launched:
     run_id: str
 
 
-def prepare_environment(settings: Settings) -> None:
-    """Set DAGSTER_HOME and the project for this process and its children; write what is absent in it."""
-    home = settings.dagster_home
+def write_home(settings: Settings) -> dict[str, str]:
+    """Make the instance's folder; returns the environment by which programs find it and the project."""
+    home = settings.dagster_home.resolve()
     home.mkdir(parents=True, exist_ok=True)
     note = "# The queue tags each run of a variant and admits one run per variant, four per tenant.\n"
     for name, text in (
@@ -78,23 +80,23 @@ def prepare_environment(settings: Settings) -> None:
     ):
         if not (home / name).exists():
             (home / name).write_text(text, "utf-8")
-    os.environ["DAGSTER_HOME"] = str(home.resolve())
-    os.environ[PROJECT_VARIABLE] = str(settings.project)
+    return {"DAGSTER_HOME": str(home), PROJECT_VARIABLE: str(settings.project)}
 
 
-def workspace_file() -> Path:
-    """The workspace of the instance that `prepare_environment` chose."""
-    return Path(os.environ["DAGSTER_HOME"]) / "workspace.yaml"
+def workspace_file(settings: Settings) -> Path:
+    return settings.dagster_home.resolve() / "workspace.yaml"
 
 
 @contextmanager
 def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
-    prepare_environment(settings)
+    os.environ.update(write_home(settings))
     with dg.DagsterInstance.get() as instance:
         yield instance
 
 
-def launch(instance: dg.DagsterInstance, keys: Sequence[VariantKey], reason: str) -> list[Launched]:
+def launch(
+    instance: dg.DagsterInstance, settings: Settings, keys: Sequence[VariantKey], reason: str
+) -> list[Launched]:
     """Submit a run of the whole chain for each variant, through the coordinator, as the UI would.
 
     Raises UserError where the code location does not load or a run is refused.
@@ -103,7 +105,7 @@ def launch(instance: dg.DagsterInstance, keys: Sequence[VariantKey], reason: str
 
     instance.add_dynamic_partitions(PARTITIONS, [str(key) for key in keys])
     schema = create_schema()
-    target = WorkspaceFileTarget([str(workspace_file())])
+    target = WorkspaceFileTarget([str(workspace_file(settings))])
     with WorkspaceProcessContext(instance, target, code_server_log_level="WARNING") as process:
         return [_launch_one(schema, process.create_request_context(), key, reason) for key in keys]
 
@@ -127,32 +129,64 @@ def _launch_one(schema: Any, request: Any, key: VariantKey, reason: str) -> Laun
     return Launched(key, answer["run"]["runId"])
 
 
-def daemon_lives(instance: dg.DagsterInstance) -> bool:
-    """Whether a daemon that takes runs from the queue has been heard of lately."""
-    statuses = get_daemon_statuses(
-        instance, ["QUEUED_RUN_COORDINATOR"], heartbeat_tolerance_seconds=HEARTBEAT_TOLERANCE_SECONDS
-    )
-    return all(status.healthy for status in statuses.values())
+class Daemon:
+    """A daemon of our own for as long as the block lasts, if none takes runs from the queue.
 
+    Heartbeats tell: but one that was killed seems alive for a while, so `ensure` also starts ours when
+    queued runs lie untouched although the queue is idle.
+    """
 
-@contextmanager
-def daemon(instance: dg.DagsterInstance, settings: Settings) -> Iterator[None]:
-    """A daemon for as long as the block lasts, unless one lives already."""
-    if daemon_lives(instance):
-        yield
-        return
-    log = settings.work_folder / "daemon.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [str(Path(sys.executable).with_name("dagster-daemon")), "run", "-w", str(workspace_file())],
-            stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-    try:
-        yield
-    finally:
-        _end(process)
-        instance.wipe_daemon_heartbeats()
+    def __init__(self, instance: dg.DagsterInstance, settings: Settings) -> None:
+        self._instance = instance
+        self._settings = settings
+        self._process: subprocess.Popen[bytes] | None = None
+        self._idle_since: float | None = None
+
+    def __enter__(self) -> Self:
+        if not self._heard():
+            self._start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._process is not None:
+            _end(self._process)
+            self._instance.wipe_daemon_heartbeats()
+
+    def ensure(self, launched: Sequence[Launched]) -> None:
+        """Start a daemon if nobody takes the launched runs. To be called now and then."""
+        if self._process is not None:
+            if self._process.poll() is not None:
+                self._start()
+            return
+        if not self._idle(launched):
+            self._idle_since = None
+            return
+        self._idle_since = self._idle_since or time.monotonic()
+        if time.monotonic() - self._idle_since > QUEUE_PATIENCE_SECONDS:
+            self._start()
+
+    def _idle(self, launched: Sequence[Launched]) -> bool:
+        """Whether runs of ours wait while no run of the instance is in progress."""
+        waiting = any(status_of(self._instance, run) == dg.DagsterRunStatus.QUEUED for run in launched)
+        return waiting and self._instance.get_runs_count(dg.RunsFilter(statuses=IN_PROGRESS)) == 0
+
+    def _heard(self) -> bool:
+        statuses = get_daemon_statuses(
+            self._instance,
+            ["QUEUED_RUN_COORDINATOR"],
+            heartbeat_tolerance_seconds=HEARTBEAT_TOLERANCE_SECONDS,
+        )
+        return all(status.healthy for status in statuses.values())
+
+    def _start(self) -> None:
+        log = self._settings.work_folder / "daemon.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        program = str(Path(sys.executable).with_name("dagster-daemon"))
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [program, "run", "-w", str(workspace_file(self._settings))],
+                stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -12,7 +12,7 @@ from pyarrow.parquet import ParquetFile
 
 from ft_dagster.data.render import Rendered, encode_texts
 
-HOLDOUT_CHUNKS = 64
+HOLDOUT_CHUNKS = 32
 HOLDOUT_TOKENS = 512
 
 
@@ -67,7 +67,7 @@ class GeneralText:
 
 
 def holdout_chunks(corpus: Path, tokenizer: Any, max_length: int) -> list[Chunk]:
-    """At most 64 chunks of at most 512 tokens of held-out documents, the same for every variant of a base.
+    """At most 32 chunks of at most 512 tokens of held-out documents, the same for every variant of a base.
 
     Which documents: those of the smallest record leaves; each gives a first chunk before any gives a second.
     """

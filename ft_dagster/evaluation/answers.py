@@ -19,7 +19,8 @@ def answer(
 ) -> list[Answer]:
     """Load `base` once, put `adapter` on it, and let both answer each prompt as a user's chat turn.
 
-    `system` is put before it. The tokenizer is the adapter's own. Without a chat template the prompt is continued as plain text.
+    `system` is put before it. The tokenizer is the adapter's own. Without a chat template the prompt is
+    continued as plain text.
     """
     import torch
     from peft import PeftModel

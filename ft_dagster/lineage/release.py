@@ -103,8 +103,7 @@ def check_bytes(
 
 def history(store: Store, prefix: str) -> list[dict[str, Any]]:
     """All entries, oldest first. Raises UserError for one that this version cannot read."""
-    names = [name for name in store.names(_folder(prefix)) if name.endswith(".json")]
-    return [_read(store, f"{_folder(prefix)}/{name}") for name in names]
+    return [_read(store, f"{_folder(prefix)}/{name}") for name in _names(store, prefix)]
 
 
 def production(store: Store, prefix: str) -> dict[str, Any] | None:
@@ -126,10 +125,12 @@ def _append(store: Store, prefix: str, entry: dict[str, Any]) -> dict[str, Any] 
     In a folder the number is taken by an exclusive create. Elsewhere the entry read back decides between
     two writers; one run a variant makes that rare.
     """
-    past = history(store, prefix)
+    names = _names(store, prefix)
+    past = [_read(store, f"{_folder(prefix)}/{name}") for name in names]
     version = max((old["version"] for old in past if old["action"] == RELEASE), default=0) + 1
     numbered = {**entry, "version": version, "entry": uuid.uuid4().hex}
-    path = f"{_folder(prefix)}/{_last_number(store, prefix) + 1:06d}.json"
+    last = int(names[-1].removesuffix(".json")) if names else 0
+    path = f"{_folder(prefix)}/{last + 1:06d}.json"
     target = store.local(path)
     if target is not None:
         return numbered if _create(store, path, target, numbered) else None
@@ -151,10 +152,10 @@ def _create(store: Store, path: str, target: Path, entry: dict[str, Any]) -> boo
     return True
 
 
-def _last_number(store: Store, prefix: str) -> int:
-    """The highest number taken; 0 before the first entry."""
-    taken = [name.removesuffix(".json") for name in store.names(_folder(prefix))]
-    return max((int(name) for name in taken if name.isdigit()), default=0)
+def _names(store: Store, prefix: str) -> list[str]:
+    """The entries' file names, oldest first; what is not numbered is none of ours."""
+    names = store.names(_folder(prefix))
+    return [name for name in names if name.endswith(".json") and name.removesuffix(".json").isdigit()]
 
 
 def _read(store: Store, path: str) -> dict[str, Any]:

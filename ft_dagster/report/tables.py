@@ -63,7 +63,7 @@ def change(metric: str, base: float | None, tuned: float | None) -> str:
 
 def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A GitHub-style table. Whole numbers get thousands separators, None a dash; pipes are escaped."""
-    lines = [headers, ["---"] * len(headers), *([_cell(value) for value in row] for row in rows)]
+    lines = [[_cell(value) for value in row] for row in (headers, ["---"] * len(headers), *rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -85,7 +85,7 @@ HEADERS = (
     "rows kept\ndropped",
     "trained tokens\ngeneral share",
     "task\nbase → tuned",
-    "general, then its loss\nbase → tuned",
+    "general\nbase → tuned",
     "gate",
     "export\nsize",
     "digest\nversion",

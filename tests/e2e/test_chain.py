@@ -4,9 +4,9 @@ import json
 
 import dagster as dg
 import pytest
-from ft_dagster.lineage.release import history
 
 from ft_dagster.automation.jobs import CHAIN
+from ft_dagster.lineage.release import history
 from ft_dagster.report.summary import STAGES, variant_row
 from ft_dagster.spec import VariantKey
 from ft_dagster.store import read_head, verify

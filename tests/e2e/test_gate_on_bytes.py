@@ -2,8 +2,8 @@
 
 import dagster as dg
 import pytest
-from ft_dagster.lineage.release import history
 
+from ft_dagster.lineage.release import history
 from ft_dagster.store import read_head
 from tests.e2e.project import edit, write_lines
 

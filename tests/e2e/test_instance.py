@@ -1,7 +1,6 @@
 """The real programs: webserver and daemon over HTTP, and the command line on the same instance."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -11,9 +10,10 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
-from ft_dagster.automation.instance import prepare_environment, workspace_file
+from ft_dagster.automation.instance import workspace_file, write_home
 from ft_dagster.settings import load_settings
 from ft_dagster.store import Store, read_head
 from tests.e2e.project import command_environment, edit, write_project
@@ -95,15 +95,13 @@ def ft_dagster(folder, *arguments, check=True):
     return result
 
 
-def test_a_partition_launched_through_the_webserver_is_tagged_made_and_read_back(folder, monkeypatch):
-    for name in ("DAGSTER_HOME", "FT_DAGSTER_PROJECT"):
-        monkeypatch.delenv(name, raising=False)
-    prepare_environment(load_settings(folder))
-    environment = command_environment(folder) | {
-        name: os.environ[name] for name in ("DAGSTER_HOME", "FT_DAGSTER_PROJECT")
-    }
+def test_a_partition_launched_through_the_webserver_is_tagged_made_and_read_back(folder):
+    settings = load_settings(folder)
+    environment = command_environment(folder) | write_home(settings)
+    with dg.DagsterInstance.from_config(environment["DAGSTER_HOME"]):
+        pass  # its tables are made before webserver and daemon both find them absent
     port = free_port()
-    target = ["-w", str(workspace_file())]
+    target = ["-w", str(workspace_file(settings))]
     web = [BIN / "dagster-webserver", "-p", str(port), *target]
     with running(web, environment), running([BIN / "dagster-daemon", "run", *target], environment):
         wait_until(lambda: ask(port, "{ version }"))

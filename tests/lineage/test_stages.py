@@ -45,4 +45,6 @@ def test_a_stage_whose_code_changed_was_decided_upon(stage):
 
 
 if __name__ == "__main__":
-    RECORD.write_text(json.dumps({stage: code_of(stage) for stage in STAGE_VERSIONS}, indent=1) + "\n", "utf-8")
+    RECORD.write_text(
+        json.dumps({stage: code_of(stage) for stage in STAGE_VERSIONS}, indent=1) + "\n", "utf-8"
+    )

@@ -1,0 +1,106 @@
+"""The adapter as PEFT lays it out, with tokenizer and stop tokens: to be put on one base, beside others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.errors import UserError
+from ft_dagster.export.models import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from ft_dagster.export.serving import save_serving_files, write_json
+
+
+def export_adapter(base: Path, base_digest: str, adapter: Path, target: Path) -> dict[str, Any]:
+    """Write the adapter of a trained model into `target`; returns figures (rank, tensors, stop tokens).
+
+    Raises UserError for an adapter that its base cannot carry, or that servers do not load.
+    """
+    config = read_adapter_config(adapter, base_digest)
+    if config.get("modules_to_save"):
+        raise UserError(
+            "an adapter that carries whole modules is not loaded by servers such as vLLM",
+            file=adapter / ADAPTER_CONFIG,
+            field="modules_to_save",
+            value=config["modules_to_save"],
+            fix="Declare `export: merged`, or train without modules_to_save",
+        )
+    tensors = check_shapes(base, adapter)
+    copy_adapter(adapter, config, target)
+    stop = save_serving_files(base, adapter, target)
+    return {"rank": config.get("r"), "tensors": tensors, "stop_token_ids": stop}
+
+
+def read_adapter_config(adapter: Path, base_digest: str) -> dict[str, Any]:
+    """adapter_config.json, its base named by digest. Raises UserError if missing or of another base."""
+    file = adapter / ADAPTER_CONFIG
+    for needed in (file, adapter / ADAPTER_WEIGHTS):
+        if not needed.exists():
+            raise UserError("missing", file=needed, fix="Train the variant again: its adapter is not whole")
+    config: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    reference = f"sha256:{base_digest}"
+    if config.get("base_model_name_or_path") != reference:
+        raise UserError(
+            f"trained on another base than {reference}",
+            file=file,
+            field="base_model_name_or_path",
+            value=config.get("base_model_name_or_path"),
+            fix="Export with the base it was trained on, or train again on this one",
+        )
+    return config
+
+
+def copy_adapter(adapter: Path, config: dict[str, Any], target: Path) -> None:
+    """The weights byte for byte; the configuration with sorted keys and lists, since PEFT writes sets."""
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(adapter / ADAPTER_WEIGHTS, target / ADAPTER_WEIGHTS)
+    ordered = {name: sorted(value) if _is_set(name, value) else value for name, value in config.items()}
+    write_json(target / ADAPTER_CONFIG, ordered)
+
+
+def check_shapes(base: Path, adapter: Path) -> int:
+    """Compare each tensor's name and shape with what PEFT builds for this base; returns their number.
+
+    The base is built without memory (meta device). Raises UserError naming the first that differs.
+    """
+    from safetensors import safe_open
+
+    expected = _expected_shapes(base, adapter)
+    file = adapter / ADAPTER_WEIGHTS
+    with safe_open(file, "pt") as tensors:
+        found = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.offset_keys()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            has, takes = found.get(name, "none"), expected.get(name, "none")
+            raise UserError(
+                f"tensor {name} has shape {has}, the base takes {takes}",
+                file=file,
+                fix="Train the variant again; an adapter fits only the base it was trained on",
+            )
+    return len(found)
+
+
+def _expected_shapes(base: Path, adapter: Path) -> dict[str, tuple[int, ...]]:
+    import torch
+    from peft import PeftConfig, get_peft_model
+    from peft.utils import get_peft_model_state_dict
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = PeftConfig.from_pretrained(adapter)
+    config.base_model_name_or_path = str(base)  # PEFT looks up the base's vocabulary there
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base, local_files_only=True))
+            adapted = get_peft_model(model, config)
+    except ValueError as error:
+        raise UserError(
+            f"the base cannot carry this adapter: {str(error).splitlines()[0]}",
+            file=adapter / ADAPTER_CONFIG,
+            fix="Export with the base it was trained on",
+        ) from None
+    return {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(adapted).items()}
+
+
+def _is_set(name: str, value: Any) -> bool:
+    return name in ("target_modules", "exclude_modules") and isinstance(value, list)

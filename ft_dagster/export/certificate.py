@@ -1,0 +1,269 @@
+"""The certificate: an export, reloaded from disk as a user would, against the weights that were judged.
+
+Both sides compute in float32 from the bytes as stored, so that what differs is the export and not the
+rounding of the arithmetic. They are compared on the last positions of each probe prompt and on what they
+write after it.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from ft_dagster.data.render import load_tokenizer
+from ft_dagster.export.models import load_adapted, load_model, tokenizer_folder
+from ft_dagster.export.serving import stop_token_ids
+from ft_dagster.lineage.digest import hash_folder, payload_digest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ft_dagster.export.request import Request
+
+SCHEMA_VERSION = 1
+LONGEST = 512  # tokens of a probe, counted from its end
+POSITIONS = 64  # compared per probe, counted from its end
+GREEDY = 16  # tokens written after each probe
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What may differ between judged weights and export.
+
+    `mean_kl`: KL(judged || export) in nats a token. `share_kl`: the same as a share of KL(judged || base), so
+    that a merge that forgot the adapter never passes; below `noise_kl` it is not asked. `tie` in logits: a
+    token may be another where the judged model preferred its own by no more. `top1_lost`: share of
+    positions whose likeliest token may be another beyond a tie.
+    """
+
+    mean_kl: float
+    share_kl: float
+    noise_kl: float
+    top1_lost: float
+    tie: float
+
+
+# The same numbers in the same order (or a merge kept in float32): only what the order of a sum leaves open.
+EXACT = Tolerance(mean_kl=1e-6, share_kl=0.1, noise_kl=1e-6, top1_lost=0.0, tie=1e-3)
+# A merge rounded to bfloat16 or float16. Measured on SmolLM2-135M with a LoRA of rank 16 at 1, 0.3, 0.1, 0.03
+# and 0.01 of its strength: mean KL 3e-5 to 1e-4, the same likeliest token at 98.9% or more, another only
+# where the judged lead was below 0.1 logits. Rounding to the nearest instead gave up to 8e-2 and 74%.
+ROUNDED = Tolerance(mean_kl=1e-3, share_kl=0.1, noise_kl=3e-4, top1_lost=0.005, tie=0.25)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """`payload` behaves as `judged`, or `failures` say where not. `figures` are plain numbers."""
+
+    payload: str
+    judged: str
+    format: str
+    figures: dict[str, float]
+    tolerance: Tolerance
+    failures: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON; a figure that is not a number becomes null."""
+        known = {name: value if math.isfinite(value) else None for name, value in self.figures.items()}
+        return {
+            "schema_version": SCHEMA_VERSION,
+            **asdict(self),
+            "figures": known,
+            "failures": list(self.failures),
+            "passed": self.passed,
+        }
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a model did with one probe: logits of its last positions [positions, vocabulary], the token ids it
+    wrote greedily, and the logits it chose each of them from [written, vocabulary]. float32, on the CPU.
+    """
+
+    logits: Tensor
+    written: list[int]
+    steps: Tensor
+
+
+def certify(request: Request) -> Certificate:
+    """Load both sides, one after the other, and compare them on the request's probes."""
+    judged_by = load_tokenizer(tokenizer_folder(request.base.folder, request.adapter))
+    served_by = load_tokenizer(request.payload)
+    probes = [_token_ids(judged_by, text) for text in request.probes]
+    same = [_token_ids(served_by, text) == ids for text, ids in zip(request.probes, probes, strict=True)]
+    stop = stop_token_ids(judged_by)
+    judged, base_kl = _see_judged(request, probes, stop)
+    tolerance, export = _see_export(request, probes, stop)
+    figures = {
+        "probes": len(probes),
+        "positions": sum(len(seen.logits) for seen in judged),
+        **compare(judged, export, tolerance.tie),
+        "base_kl": base_kl,
+        "token_ids_equal": sum(same) / len(same),
+        "template_equal": float(judged_by.chat_template == served_by.chat_template),
+    }
+    return Certificate(
+        payload=payload_digest(hash_folder(request.payload)),
+        judged=request.adapter_digest,
+        format=request.format,
+        figures=figures,
+        tolerance=tolerance,
+        failures=tuple(_failures(figures, tolerance)),
+    )
+
+
+def compare(judged: list[Seen], export: list[Seen], tie: float) -> dict[str, float]:
+    """Largest logit difference; mean KL(judged || export) in nats a token; the shares of positions with the
+    same likeliest token and with another beyond a tie; of probes with equal text, and parting beyond a tie.
+    """
+    import torch
+
+    pairs = list(zip(judged, export, strict=True))
+    differences = torch.stack([(a.logits - b.logits).abs().max() for a, b in pairs])
+    leads = torch.cat([_lead(a.logits, b.logits) for a, b in pairs])
+    divergence = torch.cat([kl(a.logits, b.logits) for a, b in pairs])
+    return {
+        "max_logit_difference": float(differences.max()),
+        "mean_kl": float(divergence.mean()),
+        "top1_agreement": float((leads == 0).float().mean()),
+        "top1_lost": float((~(leads <= tie)).float().mean()),
+        "greedy_equal": sum(a.written == b.written for a, b in pairs) / len(pairs),
+        "greedy_parted": sum(_parts(a, b, tie) for a, b in pairs) / len(pairs),
+    }
+
+
+def kl(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p || q) in nats for each row of logits [positions, vocabulary]."""
+    log_p, log_q = p.log_softmax(-1), q.log_softmax(-1)
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def _lead(judged: Tensor, export: Tensor) -> Tensor:
+    """By how many logits the judged model prefers its likeliest token to the export's, at each position."""
+    theirs = judged.gather(-1, export.argmax(-1, keepdim=True)).squeeze(-1)
+    return judged.max(-1).values - theirs
+
+
+def _parts(judged: Seen, export: Seen, tie: float) -> bool:
+    """Whether the texts part where the judged model preferred its own token by more than `tie` logits."""
+    if judged.written == export.written:
+        return False
+    both = zip(judged.written, export.written, strict=False)
+    at = next((i for i, (a, b) in enumerate(both) if a != b), None)
+    if at is None:  # one is the beginning of the other
+        return True
+    lead = judged.steps[at, judged.written[at]] - judged.steps[at, export.written[at]]
+    return not float(lead) <= tie
+
+
+def _failures(figures: dict[str, float], tolerance: Tolerance) -> list[str]:
+    """What does not hold, in words. A figure that is not a number holds nothing."""
+    share = max(tolerance.noise_kl, tolerance.share_kl * figures["base_kl"])
+    rules = [
+        (figures["token_ids_equal"] == 1, "its tokenizer gives other token ids"),
+        (figures["template_equal"] == 1, "its chat template is another"),
+        (
+            figures["mean_kl"] <= tolerance.mean_kl,
+            f"mean KL {figures['mean_kl']:.2g} nats a token, {tolerance.mean_kl:.2g} allowed",
+        ),
+        (
+            figures["mean_kl"] <= share,
+            f"mean KL {figures['mean_kl']:.2g}, but the adapter itself changes only {figures['base_kl']:.2g}",
+        ),
+        (
+            figures["top1_lost"] <= tolerance.top1_lost,
+            f"another token is likeliest at {figures['top1_lost']:.1%} of the positions",
+        ),
+        (
+            figures["greedy_parted"] == 0,
+            f"it answers {figures['greedy_parted']:.0%} of the probes with other text",
+        ),
+    ]
+    return [said for holds, said in rules if not holds]
+
+
+def _see_judged(request: Request, probes: list[list[int]], stop: list[int]) -> tuple[list[Seen], float]:
+    """What base + adapter do, and the mean KL of the base alone from them."""
+    import torch
+
+    model = load_adapted(request.base.folder, request.adapter, request.device)
+    seen = _see(model, probes, stop)
+    with model.disable_adapter():
+        base = torch.cat([kl(a.logits, _logits(model, ids)) for a, ids in zip(seen, probes, strict=True)])
+    _free(model)
+    return seen, float(base.mean())
+
+
+def _see_export(request: Request, probes: list[list[int]], stop: list[int]) -> tuple[Tolerance, list[Seen]]:
+    """What the export does, and how closely its format and dtype can follow."""
+    import torch
+
+    if request.format == "adapter":
+        model, tolerance = load_adapted(request.base.folder, request.payload, request.device), EXACT
+    else:
+        model = load_model(request.payload, request.device)
+        tolerance = EXACT if model.dtype == torch.float32 else ROUNDED
+        model = model.float()
+    seen = _see(model, probes, stop)
+    _free(model)
+    return tolerance, seen
+
+
+def _see(model: Any, probes: list[list[int]], stop: list[int]) -> list[Seen]:
+    """Logits probe by probe; what it writes, for all probes at once."""
+    written = _write(model, probes, stop)
+    return [Seen(_logits(model, ids), *wrote) for ids, wrote in zip(probes, written, strict=True)]
+
+
+def _write(model: Any, probes: list[list[int]], stop: list[int]) -> list[tuple[list[int], Tensor]]:
+    """Greedy token ids after each probe, up to the first stop token, and the logits of each choice."""
+    import torch
+    from transformers import GenerationConfig
+
+    longest, pad = max(map(len, probes)), stop[0] if stop else 0
+    given = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in probes], device=model.device)
+    mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in probes], device=model.device)
+    settings = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=GREEDY,
+        eos_token_id=stop or None,
+        pad_token_id=pad,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    with torch.inference_mode():
+        wrote = model.generate(input_ids=given, attention_mask=mask, generation_config=settings)
+    steps = torch.stack(wrote.logits, dim=1).float().cpu()
+    texts = [_until_stop(ids, stop) for ids in wrote.sequences[:, longest:].tolist()]
+    return [(text, steps[row, : len(text)]) for row, text in enumerate(texts)]
+
+
+def _until_stop(ids: list[int], stop: list[int]) -> list[int]:
+    ends = [place + 1 for place, token in enumerate(ids) if token in stop]
+    return ids[: ends[0]] if ends else ids
+
+
+def _logits(model: Any, ids: list[int]) -> Tensor:
+    import torch
+
+    with torch.inference_mode():
+        given = torch.tensor([ids], device=model.device)
+        logits: Tensor = model(input_ids=given).logits[0, -min(POSITIONS, len(ids)) :].float().cpu()
+    return logits
+
+
+def _token_ids(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids[-LONGEST:]
+
+
+def _free(model: Any) -> None:
+    """Let go of one side before the other is loaded: two float32 models would not fit where one does."""
+    model.to("meta")
+    gc.collect()

@@ -1,0 +1,105 @@
+"""One export from request to figures: check what was judged, write the payload, certify it, add the card."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.errors import UserError
+from ft_dagster.export.adapter import export_adapter
+from ft_dagster.export.card import write_card
+from ft_dagster.export.certificate import Certificate, certify
+from ft_dagster.export.merged import export_merged
+from ft_dagster.export.request import Request
+from ft_dagster.export.serving import GENERATION_CONFIG, write_json
+from ft_dagster.lineage.digest import hash_folder, payload_digest
+
+WRITERS = {"adapter": export_adapter, "merged": export_merged}
+
+
+def export(request: Request) -> dict[str, Any]:
+    """Fill `payload/` and `evidence/` of the request's output; returns the figures of result.json.
+
+    Raises UserError: weights that are not those judged, a format the method cannot have, a certificate
+    that does not hold (its figures are in evidence/certificate.json all the same).
+    """
+    if os.environ.get("FT_DAGSTER_LEASE"):
+        from ft_dagster.launch.leases import hold_as_rank
+
+        hold_as_rank()
+    _quiet()
+    check_judged(request.adapter, request.adapter_digest)
+    started = time.monotonic()
+    _empty(request.payload)
+    _say(f"export: writing the {request.format} export")
+    figures = WRITERS[request.format](
+        request.base.folder, request.base.digest, request.adapter, request.payload
+    )
+    _share(request.payload)
+    written = time.monotonic()
+    _say("export: comparing it, reloaded from disk, with the weights that were judged")
+    certificate = certify(request)
+    write_json(request.evidence / "certificate.json", certificate.as_dict())
+    _demand(certificate)
+    write_card(request, certificate)
+    files = hash_folder(request.payload)
+    return {
+        "format": request.format,
+        **figures,
+        "size_bytes": sum(file.size for file in files),
+        "seconds_writing": round(written - started, 2),
+        "seconds_certifying": round(time.monotonic() - written, 2),
+        "certificate": certificate.figures,
+    }
+
+
+def check_judged(adapter: Path, digest: str) -> None:
+    """Raises UserError unless the files in `adapter` are those of this digest."""
+    found = payload_digest(hash_folder(adapter)) if adapter.is_dir() else None
+    if found != digest:
+        raise UserError(
+            f"not the weights that were judged: expected {digest[:12]}",
+            file=adapter,
+            value=found and found[:12],
+            fix="Restore them from a backup, or train and evaluate the variant again",
+        )
+
+
+def _demand(certificate: Certificate) -> None:
+    if not certificate.passed:
+        raise UserError(
+            f"the certificate does not hold: {'; '.join(certificate.failures)}",
+            field="export.format",
+            value=certificate.format,
+            fix="Declare `export: adapter`, which is served exactly as judged, or a base stored in float32",
+        )
+
+
+def _empty(folder: Path) -> None:
+    """Leave nothing of an earlier try that was cut off."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _share(payload: Path) -> None:
+    """Weights as readable as the files beside them: safetensors writes for the owner alone."""
+    mode = (payload / GENERATION_CONFIG).stat().st_mode
+    for file in payload.rglob("*.safetensors"):
+        file.chmod(mode)
+
+
+def _quiet() -> None:
+    """No progress bars and no notes of libraries to each other in a log, and no look-ups on a hub."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    warnings.simplefilter("ignore", FutureWarning)
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

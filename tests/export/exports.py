@@ -1,0 +1,82 @@
+"""What the tests of this room share: an adapter as the trainer leaves it, and what the card says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.export.request import Request
+
+DIGEST = "5" * 64
+QUESTIONS = ["Where is the bank?", "Which documents must I bring?", "What floats on the sea?"]
+
+
+MakeAdapter = Callable[..., Path]
+MakeRequest = Callable[..., dict[str, Any]]
+
+
+def save_adapter(model: Any, tokenizer: Any, folder: Path) -> Path:
+    """As the trainer leaves it: the base named by its digest, the tokenizer beside it, nothing else."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "README.md").unlink()
+    edit_json(folder / "adapter_config.json", base_model_name_or_path=f"sha256:{DIGEST}")
+    return folder
+
+
+def edit_json(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text("utf-8")), **values}), "utf-8")
+
+
+def prompt(tokenizer: Any, question: str) -> str:
+    turn = [{"role": "user", "content": question}]
+    rendered: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    return rendered
+
+
+def parse(content: dict[str, Any]) -> Request:
+    """The request, with its output folders made as the program makes them."""
+    request = Request.model_validate(content)
+    request.payload.mkdir(parents=True, exist_ok=True)
+    request.evidence.mkdir(parents=True, exist_ok=True)
+    return request
+
+
+CARD: dict[str, Any] = {
+    "variant": "acme.support",
+    "description": "Answers questions about permits | and accounts.",
+    "owners": ["ml@acme.example"],
+    "base_model": "models/tiny-llama",
+    "objective": "instruction",
+    "method": {"name": "lora", "rank": 4, "alpha": 8.0, "dropout": 0.05, "use_dora": False},
+    "training": {"learning_rate": 0.0002, "num_train_epochs": 2.0, "max_steps": None},
+    "figures": {"steps": 40, "trained_tokens": 12345, "best_step": None, "resumed": []},
+    "verdict": {
+        "schema_version": 1,
+        "passed": True,
+        "rules": [
+            {
+                "rule": "task",
+                "task": "own_task",
+                "metric": "answer_loss",
+                "base": 4.66,
+                "tuned": 1.42,
+                "difference": -3.24,
+                "interval": [-3.4, -3.1],
+                "margin": 0.0,
+                "questions": 60,
+                "higher_is_better": False,
+                "passed": True,
+                "sentence": "the task own_task (answer_loss) went from 4.660 to 1.420",
+            }
+        ],
+    },
+    "sources": [
+        {"path": "data/faq.jsonl", "licence": "CC-BY-4.0"},
+        {"path": "/srv/secret/place/rows.jsonl", "licence": None},
+    ],
+    "general": "encyclopedia",
+    "evaluation": "e" * 64,
+}

@@ -1,0 +1,84 @@
+"""The model card: read by the hub's own parser, complete, and the same every time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ft_dagster.export.card import write_card
+from ft_dagster.export.certificate import EXACT, Certificate
+from ft_dagster.export.run import WRITERS
+from tests.export.exports import MakeAdapter, MakeRequest, parse
+
+FIGURES = {
+    "probes": 3, "positions": 60, "max_logit_difference": 0.0, "mean_kl": 0.0, "base_kl": 0.4,
+    "top1_agreement": 1.0, "top1_lost": 0.0, "greedy_equal": 1.0, "greedy_parted": 0.0,
+    "token_ids_equal": 1.0, "template_equal": 1.0,
+}  # fmt: skip
+
+
+@pytest.fixture
+def card(make_adapter: MakeAdapter, make_request: MakeRequest) -> Any:
+    """Write the card of an export and return it as the hub's library reads it."""
+    from huggingface_hub import ModelCard
+
+    adapter = make_adapter()
+
+    def write(**base: str) -> ModelCard:
+        content = make_request(adapter, format=base.pop("format", "adapter"))
+        request = parse({**content, "base": {**content["base"], **base}})
+        if not any(request.payload.iterdir()):
+            WRITERS[request.format](request.base.folder, request.base.digest, adapter, request.payload)
+        write_card(request, Certificate("a" * 64, "b" * 64, request.format, FIGURES, EXACT, ()))
+        return ModelCard.load(request.evidence / "README.md")
+
+    return write
+
+
+def test_the_front_matter_names_library_tags_and_scores(card: Any) -> None:
+    data = card().data
+    assert (data.library_name, data.pipeline_tag) == ("peft", "text-generation")
+    assert {"ft-dagster", "instruction", "lora"} <= set(data.tags)
+    assert [(r.dataset_name, r.metric_type, r.metric_value) for r in data.eval_results] == [
+        ("own_task", "answer_loss", 1.42)
+    ]
+
+
+def test_a_base_is_linked_only_where_it_is_a_hub_repository(card: Any) -> None:
+    assert card().data.base_model is None
+    assert card(reference="acme/base-1b", revision="abc123").data.base_model == "acme/base-1b"
+
+
+def test_the_card_says_what_made_the_model_and_how_it_scored(card: Any) -> None:
+    text = card().text
+    for said in (
+        "# acme.support",
+        "ml@acme.example",
+        "| own_task | answer_loss | 4.6600 | 1.4200 | -3.2400 | -3.4000 to -3.1000 | 60 |",
+        "- holds: the task own_task (answer_loss) went from 4.660 to 1.420",
+        "| data/faq.jsonl | CC-BY-4.0 |",
+        "| training.learning_rate | 0.0002 |",
+        "| trained_tokens | 12,345 |",
+        "encyclopedia",
+        'PeftModel.from_pretrained(base, "EXPORT")',
+        "`<|im_end|>`",
+    ):
+        assert said in text
+
+
+def test_the_card_does_not_say_where_files_lie_on_this_machine(card: Any) -> None:
+    text = card().text
+    assert "rows.jsonl" in text
+    assert "/srv/secret" not in text
+
+
+def test_the_card_of_a_merged_model_loads_it_without_peft(card: Any) -> None:
+    written = card(format="merged")
+    assert written.data.library_name == "transformers"
+    assert "peft" not in written.text
+    assert "`adapter/`" in written.text
+
+
+def test_the_same_request_gives_the_same_card(card: Any) -> None:
+    assert card().content == card().content

@@ -1,0 +1,209 @@
+"""The release log: only what was judged, append-only, numbered, the same payload once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.manifest import statement
+from ft_dagster.lineage.release import history, production, record_release
+from ft_dagster.store import Artifact, Place, Store, begin, commit
+from ft_dagster.store.artifacts import files_of
+from tests.s3_server import serve_s3
+
+PREFIX = "tenants/acme/support"
+WEIGHTS, GATES = "a" * 64, "b" * 64
+VERDICT = {"schema_version": 1, "passed": True, "rules": [{"passed": True, "sentence": "the task improved"}]}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+def artifact(store: Store, stage: str, content: str, inputs: dict[str, str]) -> Artifact:
+    """A committed artifact with one payload file."""
+    work = Path(tempfile.mkdtemp())
+    place = Place(PREFIX, stage, f"key-{content}")
+    attempt = begin(store, place, work)
+    (attempt.payload / "file").write_text(content, "utf-8")
+    payload, evidence = files_of(attempt)
+    manifest = statement(
+        stage=stage, stage_version=1, key=place.key, attempt=attempt.name, payload=payload, evidence=evidence,
+        inputs=inputs, spec={}, figures={}, code="c" * 64,
+    )  # fmt: skip
+    try:
+        return commit(store, attempt, manifest)
+    finally:
+        shutil.rmtree(work)
+
+
+def judged(store: Store, content: str = "export", weights: str = WEIGHTS) -> dict[str, Any]:
+    """The arguments of a release that holds."""
+    evaluation = artifact(
+        store, "evaluation", f"scores of {content}", {"fine_tuned_model": weights, "gates": GATES}
+    )
+    inputs = {"fine_tuned_model": weights, "evaluation": evaluation.digest}
+    export = artifact(store, "model_export", content, inputs)
+    return {
+        "variant": "acme.support",
+        "export": export,
+        "evaluation": evaluation,
+        "verdict": VERDICT,
+        "gates": GATES,
+        "certificate": {"passed": True, "payload": export.digest, "judged": weights, "format": "adapter"},
+        "run_id": "run-1",
+        "reason": "materialized",
+        "by": "ann",
+    }
+
+
+def with_inputs(old: Artifact, **inputs: str) -> Artifact:
+    return replace(old, predicate={**old.predicate, "inputs": {**old.inputs, **inputs}})
+
+
+def test_a_release_says_what_was_released_and_why(store: Store) -> None:
+    given = judged(store)
+    entry = record_release(store, PREFIX, **given)
+
+    assert entry == store.read_json(f"{PREFIX}/releases/000001.json")
+    expected = {
+        "version": 1,
+        "action": "release",
+        "variant": "acme.support",
+        "export": given["export"].digest,
+        "export_key": "key-export",
+        "weights": WEIGHTS,
+        "evaluation": given["evaluation"].digest,
+        "gates": GATES,
+        "format": "adapter",
+        "run_id": "run-1",
+        "by": "ann",
+        "reason": "materialized",
+    }
+    assert {name: entry[name] for name in expected} == expected
+
+
+def test_releasing_the_same_payload_again_gives_the_standing_entry(store: Store) -> None:
+    first = record_release(store, PREFIX, **judged(store))
+    again = record_release(store, PREFIX, **{**judged(store), "run_id": "run-2"})
+
+    assert again == first
+    assert len(history(store, PREFIX)) == 1
+
+
+def test_versions_count_up_and_the_newest_is_in_production(store: Store) -> None:
+    assert production(store, PREFIX) is None
+    for content in ("one", "two", "three"):
+        record_release(store, PREFIX, **judged(store, content))
+
+    assert [entry["version"] for entry in history(store, PREFIX)] == [1, 2, 3]
+    newest = production(store, PREFIX)
+    assert newest is not None
+    assert newest["version"] == 3
+
+
+def test_an_export_made_again_after_another_becomes_a_version_of_its_own(store: Store) -> None:
+    one, two = judged(store, "one"), judged(store, "two")
+    for given in (one, two, one):
+        record_release(store, PREFIX, **given)
+
+    exports = [entry["export"] for entry in history(store, PREFIX)]
+    assert exports == [one["export"].digest, two["export"].digest, one["export"].digest]
+
+
+def test_two_releases_at_once_both_get_an_entry_of_their_own(store: Store) -> None:
+    given = [judged(store, f"export {number}") for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        entries = list(pool.map(lambda g: record_release(store, PREFIX, **g), given))
+
+    assert sorted(entry["version"] for entry in entries) == list(range(1, 9))
+    assert [entry["version"] for entry in history(store, PREFIX)] == list(range(1, 9))
+
+
+def test_entries_are_never_changed(store: Store) -> None:
+    record_release(store, PREFIX, **judged(store, "one"))
+    before = store.read(f"{PREFIX}/releases/000001.json")
+    record_release(store, PREFIX, **judged(store, "two"))
+
+    assert store.read(f"{PREFIX}/releases/000001.json") == before
+    assert store.names(f"{PREFIX}/releases") == ["000001.json", "000002.json"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda g: {"export": with_inputs(g["export"], fine_tuned_model="d" * 64)},
+            "other weights than the eval",
+        ),
+        (lambda g: {"evaluation": with_inputs(g["evaluation"], fine_tuned_model="d" * 64)}, "other weights"),
+        (lambda g: {"export": with_inputs(g["export"], evaluation="d" * 64)}, "made for another evaluation"),
+        (lambda g: {"gates": "d" * 64}, "the gates changed after the evaluation"),
+        (
+            lambda g: {"certificate": {**g["certificate"], "judged": "d" * 64}},
+            "certificate is of other weights",
+        ),
+        (lambda g: {"certificate": {**g["certificate"], "payload": "d" * 64}}, "of another payload"),
+        (
+            lambda g: {"certificate": {**g["certificate"], "passed": False}},
+            "certificate of the export does not",
+        ),
+        (lambda g: {"verdict": {**VERDICT, "passed": False}}, "the gate does not hold"),
+        (lambda g: {"verdict": {}}, "the gate does not hold"),
+    ],
+)
+def test_what_was_not_judged_as_it_stands_is_refused(store: Store, change: Any, said: str) -> None:
+    given = judged(store)
+    with pytest.raises(UserError, match=said):
+        record_release(store, PREFIX, **{**given, **change(given)})
+    assert history(store, PREFIX) == []
+
+
+def test_what_stands_in_production_is_refused_too_once_its_gates_changed(store: Store) -> None:
+    given = judged(store)
+    record_release(store, PREFIX, **given)
+    with pytest.raises(UserError, match="the gates changed"):
+        record_release(store, PREFIX, **{**given, "gates": "d" * 64})
+
+
+def test_an_export_that_names_no_weights_is_refused(store: Store) -> None:
+    given = judged(store)
+    bare = artifact(store, "model_export", "bare", {"evaluation": given["evaluation"].digest})
+    with pytest.raises(UserError, match="other weights"):
+        record_release(store, PREFIX, **{**given, "export": bare})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "not an entry of a release log"),
+        ("[]", "not an entry of a release log"),
+        (json.dumps({"schema_version": 2, "action": "release"}), "newer ft-dagster"),
+        (json.dumps({"schema_version": 1, "action": "teleport"}), "newer ft-dagster"),
+    ],
+)
+def test_an_entry_that_cannot_be_read_is_named(store: Store, content: str, said: str) -> None:
+    store.write(f"{PREFIX}/releases/000001.json", content.encode())
+    with pytest.raises(UserError, match=rf"000001\.json.*{said}"):
+        production(store, PREFIX)
+
+
+@pytest.mark.slow
+def test_the_log_is_the_same_on_s3(tmp_path: Path) -> None:
+    with serve_s3(tmp_path / "s3") as server:
+        remote = Store(f"s3://{server.bucket}/store", server.options)
+        given = [judged(remote, content) for content in ("one", "two")]
+        first, second = (record_release(remote, PREFIX, **g) for g in given)
+
+        assert record_release(remote, PREFIX, **given[1]) == second
+        assert history(remote, PREFIX) == [first, second]
+        assert [first["version"], second["version"]] == [1, 2]

@@ -1,0 +1,76 @@
+"""Plots: small PNGs, 700 pixels wide, of whatever figures there are."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from ft_dagster.report.plots import as_markdown_image, mixture_bar, score_bars, training_curves
+
+LOG: list[dict[str, Any]] = [{"step": 0, "validation_loss": 4.6}, {"step": 0, "general_holdout_loss": 3.4}]
+for number in range(1, 301):
+    LOG.append({"step": number, "loss": 1 + 3 * math.exp(-number / 40), "learning_rate": 2e-4 / number})
+    if number % 50 == 0:
+        LOG.append({"step": number, "validation_loss": 1.1 + 3 * math.exp(-number / 40)})
+
+
+def rule(
+    metric: str, base: float | None, tuned: float | None, interval: list[float | None]
+) -> dict[str, Any]:
+    return {
+        "rule": "task",
+        "task": "arc_easy",
+        "metric": metric,
+        "base": base,
+        "tuned": tuned,
+        "interval": interval,
+    }
+
+
+RULES = [rule("acc", 0.5, 0.45, [-0.1, 0.02]), rule("answer_loss", 4.6, 1.4, [-3.4, -3.0])]
+SOURCES = {
+    "data/faq.jsonl": {"trained_tokens": 9200},
+    "general:encyclopedia": {"trained_tokens": 800},
+}
+
+
+@pytest.mark.parametrize(
+    "png",
+    [
+        pytest.param(lambda: training_curves(LOG), id="curves"),
+        pytest.param(lambda: training_curves([]), id="curves of nothing"),
+        pytest.param(lambda: score_bars(RULES), id="scores"),
+        pytest.param(lambda: score_bars([rule("acc", 0.5, None, [None, None])]), id="scores not a number"),
+        pytest.param(lambda: score_bars([rule("acc", 0.5, 0.4, [None, None])]), id="scores without interval"),
+        pytest.param(lambda: mixture_bar(SOURCES), id="mixture"),
+        pytest.param(lambda: mixture_bar({"a": {"trained_tokens": 0}}), id="mixture of nothing"),
+    ],
+)
+def test_a_plot_is_a_small_png_700_pixels_wide(png: Any) -> None:
+    content = png()
+    image = Image.open(io.BytesIO(content))
+    assert (image.format, image.width) == ("PNG", 700)
+    assert len(content) <= 40_000
+
+
+def test_the_same_figures_give_the_same_picture_and_others_another() -> None:
+    assert score_bars(RULES) == score_bars(RULES)
+    assert score_bars(RULES) != score_bars(RULES[:1])
+
+
+def test_sources_of_the_same_shortened_name_keep_a_bar_each() -> None:
+    long = "/a/folder/with/a/very/long/name/indeed"
+    two = {f"one{long}": {"trained_tokens": 5}, f"two{long}": {"trained_tokens": 5}}
+    one = {f"one{long}": {"trained_tokens": 10}}
+    assert Image.open(io.BytesIO(mixture_bar(two))).height > Image.open(io.BytesIO(mixture_bar(one))).height
+
+
+def test_an_image_stands_in_markdown_by_itself() -> None:
+    png = mixture_bar(SOURCES)
+    text = as_markdown_image(png)
+    assert base64.b64decode(text.removeprefix("![](data:image/png;base64,").removesuffix(")")) == png

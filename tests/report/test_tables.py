@@ -1,0 +1,111 @@
+"""Figures as text, markdown tables, and the terminal's table of variants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from ft_dagster.report.tables import (
+    change,
+    count,
+    duration,
+    markdown_table,
+    percent,
+    points,
+    release_table,
+    size,
+)
+
+ROW: dict[str, Any] = {
+    "variant": "hospital.icd10-coder",
+    "method": "lora",
+    "rows_kept": 3201,
+    "rows_dropped": 45,
+    "general_share": 0.0799,
+    "trained_tokens": 45678,
+    "rules": [
+        {"rule": "task", "metric": "answer_loss", "base": 4.66, "tuned": 1.42},
+        {"rule": "general_benchmark", "metric": "acc", "base": 0.5, "tuned": 0.48},
+        {"rule": "general_benchmark", "metric": "acc", "base": 0.8, "tuned": 0.82},
+        {"rule": "general_loss", "metric": "token_loss", "base": 3.41, "tuned": 3.44},
+    ],
+    "gate": True,
+    "export": "adapter",
+    "size_bytes": 19_600_000,
+    "digest": "0123456789abcdef" * 4,
+    "version": 2,
+}
+
+
+def printed(rows: list[dict[str, Any]], width: int) -> str:
+    console = Console(width=width, record=True, file=None, no_color=True)
+    with console.capture() as capture:
+        console.print(release_table(rows))
+    return capture.get()
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (count(1234567), "1,234,567"),
+        (size(999), "999 B"),
+        (size(1_234_000_000), "1.2 GB"),
+        (size(999_960), "1.0 MB"),
+        (size(2.5e13), "25.0 TB"),
+        (duration(4.2), "4.2s"),
+        (duration(59.97), "1m 00s"),
+        (duration(200), "3m 20s"),
+        (duration(7500), "2h 05m"),
+        (percent(0.0799), "8.0%"),
+        (points(0.032), "+3.2 points"),
+        (points(-0.05), "-5.0 points"),
+        (change("acc", 0.41, 0.55), "41.0% → 55.0%"),
+        (change("answer_loss", 0.41, 0.25), "0.41 → 0.25"),
+        (change("perplexity", 12.0, 9.5), "12.00 → 9.50"),
+        (change("acc", None, 0.5), "- → 50.0%"),
+        (size(None), "-"),
+    ],
+)
+def test_a_figure_is_shown_as_people_read_it(shown: str, expected: str) -> None:
+    assert shown == expected
+
+
+def test_a_markdown_table_keeps_what_is_in_a_cell_in_its_cell() -> None:
+    assert markdown_table(["a|b", "n"], [["x|y\nz", 1234], [None, True], [0.25, ""]]).splitlines() == [
+        "| a\\|b | n |",
+        "| --- | --- |",
+        "| x\\|y z | 1,234 |",
+        "| - | yes |",
+        "| 0.25 |  |",
+    ]
+
+
+def test_the_table_of_variants_fits_in_120_columns_and_says_all() -> None:
+    text = printed([ROW, {**ROW, "gate": False}], 120)
+    assert max(map(len, text.splitlines())) <= 120
+    for said in (
+        "hospital.icd10-coder", "lora", "3,201", "45", "8.0%", "45,678", "answer_loss", "4.66 → 1.42",
+        "65.0% → 65.0%", "3.41 → 3.44", "pass", "fail", "adapter", "19.6 MB", "0123456789ab", "version 2",
+    ):  # fmt: skip
+        assert said in text
+
+
+def test_the_table_of_variants_folds_at_80_columns() -> None:
+    text = printed([ROW], 80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+
+
+def test_a_variant_whose_stages_have_not_run_is_shown_with_dashes() -> None:
+    nothing = dict.fromkeys(ROW) | {"variant": "acme.new", "rules": []}
+    assert "acme.new" in printed([nothing], 120)
+
+
+def test_a_benchmark_that_is_not_a_number_gives_no_mean() -> None:
+    rules = [
+        {"rule": "general_benchmark", "metric": "acc", "base": 0.5, "tuned": None},
+        {"rule": "general_benchmark", "metric": "acc", "base": 0.7, "tuned": 0.7},
+    ]
+    assert "60.0% → -" in printed([{**ROW, "rules": rules}], 120)
