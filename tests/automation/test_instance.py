@@ -1,0 +1,71 @@
+"""The instance that a project gets: its coordinator, its limits, and the tags of each run."""
+
+import dagster as dg
+import pytest
+import yaml
+
+from ft_dagster.automation.coordinator import VariantRunCoordinator
+from ft_dagster.automation.instance import write_home
+from ft_dagster.automation.tags import missing_tags
+from ft_dagster.settings import load_settings
+from tests.automation.test_schedules import declare
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.setenv("FT_DAGSTER_PROJECT", str(tmp_path))
+    declare(tmp_path, "acme.support", resources={"priority": 5})
+    return load_settings(tmp_path)
+
+
+def run_of(**tags):
+    return dg.DagsterRun(
+        job_name="__ASSET_JOB", tags={name.replace("__", "/"): v for name, v in tags.items()}
+    )
+
+
+def test_the_instance_queues_one_run_per_variant_with_our_coordinator(settings):
+    home = write_home(settings)["DAGSTER_HOME"]
+    with dg.DagsterInstance.from_config(home) as instance:
+        assert isinstance(instance.run_coordinator, VariantRunCoordinator)
+        limits = {
+            limit["key"]: limit["limit"]
+            for limit in instance.run_coordinator.get_run_queue_config().tag_concurrency_limits
+        }
+    assert limits == {"ft/variant": 1, "ft/tenant": 4}
+
+
+def test_what_a_platform_set_in_its_instance_is_kept(settings):
+    home = write_home(settings)["DAGSTER_HOME"]
+    file = settings.dagster_home / "dagster.yaml"
+    file.write_text(yaml.safe_dump({"telemetry": {"enabled": False}}))
+    assert write_home(settings)["DAGSTER_HOME"] == home
+    assert yaml.safe_load(file.read_text()) == {"telemetry": {"enabled": False}}
+
+
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ({}, "ui"),
+        ({"dagster__schedule_name": "due_variants"}, "schedule"),
+        ({"dagster__sensor_name": "s"}, "sensor"),
+        ({"dagster__backfill": "b"}, "backfill"),
+        ({"dagster__auto_materialize": "true"}, "automation"),
+    ],
+)
+def test_a_run_of_a_partition_gets_tenant_variant_and_reason(settings, tags, reason):
+    missing = missing_tags(run_of(dagster__partition="acme.support", **tags))
+    assert missing["ft/tenant"] == "acme"
+    assert missing["ft/variant"] == "acme.support"
+    assert missing["ft/reason"] == reason
+    assert missing["dagster/priority"] == "5"
+
+
+def test_tags_that_a_run_has_are_left_alone(settings):
+    assert "ft/reason" not in missing_tags(run_of(dagster__partition="acme.support", ft__reason="audit"))
+
+
+@pytest.mark.parametrize("partition", ["", "../x", "a|b", "x" * 300])
+def test_a_run_without_a_variant_as_partition_gets_none(settings, partition):
+    assert missing_tags(run_of(dagster__partition=partition)) == {}
