@@ -6,12 +6,13 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
@@ -29,7 +30,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-out = Console()
+out = Console(width=None if sys.stdout.isatty() else 120)
 Key = Annotated[str, typer.Argument(help="A variant, as tenant.variant", metavar="VARIANT")]
 Keys = Annotated[list[str] | None, typer.Argument(help="Variants, as tenant.variant", metavar="[VARIANT]...")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else")]
@@ -309,12 +310,13 @@ def _watch(
     """Show the runs until all have ended; an interrupt cancels them."""
     from ft_dagster.automation.instance import cancel, unfinished
 
-    screen = Console(quiet=quiet, stderr=quiet)
+    screen = Console(stderr=True) if quiet else out
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    shown = _lines if quiet or not screen.is_terminal else _table
     try:
-        with Live(console=screen, refresh_per_second=2, transient=True) as live:
+        with shown(screen) as show:
             while True:
-                live.update(_progress(instance, settings, launched))
+                show([_state(instance, settings, run) for run in launched])
                 if not unfinished(instance, launched):
                     return
                 daemon.ensure(launched)
@@ -325,17 +327,50 @@ def _watch(
         raise
 
 
-def _progress(instance: DagsterInstance, settings: Settings, launched: list[Launched]) -> Group:
+class _State(NamedTuple):
+    variant: str
+    run: str
+    state: str
+    asset: str
+    progress: str
+
+
+def _state(instance: DagsterInstance, settings: Settings, run: Launched) -> _State:
     from ft_dagster.automation.instance import current_step, progress_of, status_of
     from ft_dagster.report.progress import bar
 
-    table = Table("variant", "run", "state", "asset", "progress", expand=True)
-    for run in launched:
-        state = status_of(instance, run).value.lower()
-        step = current_step(instance, run.run_id)
-        progress = progress_of(settings, run.key) if state == "started" else {}
-        table.add_row(str(run.key), run.run_id[:8], state, step, bar(progress))
-    return Group(table)
+    state = status_of(instance, run).value.lower()
+    progress = progress_of(settings, run.key) if state == "started" else {}
+    return _State(str(run.key), run.run_id[:8], state, current_step(instance, run.run_id), bar(progress))
+
+
+@contextmanager
+def _table(screen: Console) -> Iterator[Callable[[list[_State]], None]]:
+    """A live table, for a terminal."""
+    with Live(console=screen, refresh_per_second=2, transient=True) as live:
+
+        def show(states: list[_State]) -> None:
+            table = Table(*_State._fields, expand=True)
+            for state in states:
+                table.add_row(*state)
+            live.update(table)
+
+        yield show
+
+
+@contextmanager
+def _lines(screen: Console) -> Iterator[Callable[[list[_State]], None]]:
+    """A line whenever a run comes to another asset, for logs."""
+    said: dict[str, tuple[str, str]] = {}
+
+    def show(states: list[_State]) -> None:
+        for state in states:
+            if said.get(state.run) != (state.state, state.asset):
+                said[state.run] = (state.state, state.asset)
+                line = f"{time.strftime('%H:%M:%S')} {state.variant} {state.state} {state.asset}"
+                screen.print(line.rstrip(), highlight=False, soft_wrap=True)
+
+    yield show
 
 
 def _conclude(instance: DagsterInstance, settings: Settings, launched: list[Launched], as_json: bool) -> None:

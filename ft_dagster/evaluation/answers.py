@@ -30,13 +30,11 @@ def answer(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).to(device)
     model = PeftModel.from_pretrained(loaded, adapter).eval()
-    answers = []
-    for prompt in prompts:
-        tuned = _generate(model, tokenizer, _render(tokenizer, prompt, system), max_new_tokens)
-        with model.disable_adapter():
-            plain = _generate(model, tokenizer, _render(tokenizer, prompt, system), max_new_tokens)
-        answers.append(Answer(prompt, plain, tuned))
-    return answers
+    texts = [_render(tokenizer, prompt, system) for prompt in prompts]
+    tuned = _generate(model, tokenizer, texts, max_new_tokens)
+    with model.disable_adapter():
+        plain = _generate(model, tokenizer, texts, max_new_tokens)
+    return [Answer(*row) for row in zip(prompts, plain, tuned, strict=True)]
 
 
 def _render(tokenizer: Any, prompt: str, system: str | None) -> str:
@@ -47,11 +45,17 @@ def _render(tokenizer: Any, prompt: str, system: str | None) -> str:
     return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
 
-def _generate(model: Any, tokenizer: Any, text: str, max_new_tokens: int) -> str:
+def _generate(model: Any, tokenizer: Any, texts: list[str], max_new_tokens: int) -> list[str]:
+    """All texts in one batch, padded on the left, so that each answer starts where its prompt ends."""
     import torch
 
-    inputs = tokenizer(text, return_tensors="pt", add_special_tokens=not tokenizer.chat_template)
-    inputs = inputs.to(model.device)
+    inputs = tokenizer(
+        texts,
+        return_tensors="pt",
+        padding=True,
+        padding_side="left",
+        add_special_tokens=not tokenizer.chat_template,
+    ).to(model.device)
     with torch.inference_mode():
         output = model.generate(
             **inputs,
@@ -60,5 +64,5 @@ def _generate(model: Any, tokenizer: Any, text: str, max_new_tokens: int) -> str
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )
-    new = output[0, inputs["input_ids"].shape[1] :]
-    return str(tokenizer.decode(new, skip_special_tokens=True)).strip()
+    new = output[:, inputs["input_ids"].shape[1] :]
+    return [str(text).strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
