@@ -227,11 +227,16 @@ def try_(
 
     The system message declared for the variant's first source is put before each prompt.
     """
+    import logging
+    import warnings
+
     from ft_dagster.evaluation.answers import answer
     from ft_dagster.report.answers import answers_table
     from ft_dagster.report.models import newest_model
     from ft_dagster.spec.load import read_yaml
 
+    logging.disable(logging.WARNING)  # libraries' talk at import, of no use to who asks a model
+    warnings.simplefilter("ignore", FutureWarning)
     settings = load_settings(context.obj)
     asked = _asked(settings, variants, prompt, read_yaml(prompts) if prompts else {}, prompts)
     printed: list[dict[str, Any]] = []

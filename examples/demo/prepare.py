@@ -148,6 +148,9 @@ def convert_model(gguf: Path, folder: Path, say: Callable[[str], None]) -> Step:
         )
     say(f"converting {name} ...")
     os.environ["TQDM_DISABLE"] = "1"  # one line a step is enough
+    os.environ.setdefault(
+        "DS_ACCELERATOR", "cpu"
+    )  # else deepspeed, imported by transformers, warns of no GPU
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 

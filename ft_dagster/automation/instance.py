@@ -49,6 +49,7 @@ DAGSTER_YAML = {
     },
     "run_monitoring": {"enabled": True, "free_slots_after_run_end_seconds": 60},
     "telemetry": {"enabled": False},
+    "nux": {"enabled": False},
 }
 LAUNCH = """
 mutation($params: ExecutionParams!) {

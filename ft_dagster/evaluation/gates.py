@@ -244,11 +244,12 @@ def _sentence(
     what = {"task": "the task", "general_benchmark": "the benchmark", "general_loss": "the loss on"}[rule]
     verdict = "within" if passed else "worse than allowed:"
     questions, noise = known
-    power = (
-        f"with {questions} questions a difference below about {unit(noise)} is noise"
-        if math.isfinite(noise)
-        else f"{questions} questions cannot tell change from noise"
-    )
+    if not math.isfinite(noise):
+        power = f"{questions} questions cannot tell change from noise"
+    elif noise == 0:
+        power = f"not one of {questions} questions was answered differently"
+    else:
+        power = f"with {questions} questions a difference below about {unit(noise)} is noise"
     return (
         f"{what} {task} ({metric}) went from {show(means[0])} to {show(means[1])}, {verdict} the margin of "
         f"{unit(margin)}; {power}"
