@@ -159,7 +159,7 @@ def test_the_holdout_is_small_and_its_texts_are_its_tokens(
         .column("text")
         .to_pylist()
     )
-    assert len(examples) == len(texts) == 64
+    assert len(examples) == len(texts) == 32
     for example, text in zip(examples, texts, strict=True):
         assert tiny_tokenizer.decode(example.input_ids, skip_special_tokens=True) == text
         assert example.trained_spans.tolist() == [[1, len(example.input_ids)]]
