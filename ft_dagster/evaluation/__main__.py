@@ -12,10 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.evaluation.program import run_program
 from ft_dagster.evaluation.request import Request, read_request
 from ft_dagster.evaluation.samples import Role
 from ft_dagster.evaluation.tasks import TaskEntry, resolve
+from ft_dagster.program import run_program
 
 
 def main(run_dir: Path) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from ft_dagster.evaluation.program import write_json
+from ft_dagster.program import write_json
 
 LINE_SECONDS = 5.0
 FILE_SECONDS = 1.0

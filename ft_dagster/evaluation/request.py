@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from ft_dagster.errors import UserError
+from ft_dagster.program import read_json_as
 
-SCHEMA_VERSION = 1
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -68,30 +66,4 @@ class TextsRequest(_Part):
 
 def read_request(run_dir: Path, kind: type[T]) -> T:
     """The request in `run_dir`/run.json. Raises UserError naming the field that is wrong."""
-    file = run_dir / "run.json"
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError("missing", file=file, fix="Name a folder that holds a run.json") from None
-    except ValueError as error:
-        raise UserError(f"not JSON: {error}", file=file, fix="Write it again") from None
-    found = content.get("schema_version") if isinstance(content, dict) else None
-    if isinstance(found, int) and found > SCHEMA_VERSION:
-        raise UserError(
-            "written by a newer ft-dagster",
-            file=file,
-            field="schema_version",
-            value=found,
-            fix=f"Upgrade ft-dagster (this one reads up to {SCHEMA_VERSION})",
-        )
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise UserError(
-            str(first["msg"]),
-            file=file,
-            field=".".join(map(str, first["loc"])),
-            value=first["input"],
-            fix="Mend this field of run.json",
-        ) from None
+    return read_json_as(run_dir / "run.json", kind)

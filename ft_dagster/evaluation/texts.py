@@ -12,9 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.evaluation.program import run_program
 from ft_dagster.evaluation.request import TextsRequest, read_request
 from ft_dagster.evaluation.tasks import resolve
+from ft_dagster.program import run_program
 
 
 def main(run_dir: Path) -> int:

@@ -11,10 +11,10 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from ft_dagster.evaluation.program import run_program
 from ft_dagster.evaluation.request import read_request
 from ft_dagster.export.request import Request
 from ft_dagster.export.run import export
+from ft_dagster.program import run_program
 
 
 def main(run_dir: Path) -> int:

@@ -9,7 +9,8 @@ from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.export.models import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from ft_dagster.export.serving import save_serving_files, write_json
+from ft_dagster.export.serving import save_serving_files
+from ft_dagster.program import write_json
 
 
 def export_adapter(base: Path, base_digest: str, adapter: Path, target: Path) -> dict[str, Any]:

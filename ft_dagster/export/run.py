@@ -15,8 +15,9 @@ from ft_dagster.export.card import write_card
 from ft_dagster.export.certificate import Certificate, certify
 from ft_dagster.export.merged import export_merged
 from ft_dagster.export.request import Request
-from ft_dagster.export.serving import GENERATION_CONFIG, write_json
+from ft_dagster.export.serving import GENERATION_CONFIG
 from ft_dagster.lineage.digest import hash_folder, payload_digest
+from ft_dagster.program import write_json
 
 WRITERS = {"adapter": export_adapter, "merged": export_merged}
 

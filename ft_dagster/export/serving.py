@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ft_dagster.data.render import load_tokenizer
 from ft_dagster.data.weights import tokenizer_files
 from ft_dagster.export.models import tokenizer_folder
+from ft_dagster.program import write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,11 +39,6 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase, declared: int | list[int]
     ids = set(declared if isinstance(declared, list) else [] if declared is None else [declared])
     ids |= {tokenizer.eos_token_id, _end_of_turn(tokenizer)} - {None}
     return sorted(ids)
-
-
-def write_json(file: Path, value: Any) -> None:
-    """Sorted keys, so that equal content gives equal bytes."""
-    file.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _generation_config(base: Path, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -16,16 +16,15 @@ import warnings
 from pathlib import Path
 
 from ft_dagster.errors import UserError
+from ft_dagster.program import SCHEMA_VERSION, write_json
 from ft_dagster.training.contract import (
     RESULT_FILE,
-    SCHEMA_VERSION,
     Member,
     Result,
     Run,
     read_result,
     read_run,
     recipe_digest,
-    write_json,
     write_result,
 )
 from ft_dagster.training.failures import explained

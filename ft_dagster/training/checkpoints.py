@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.lineage.digest import hash_folder, sha256_file
-from ft_dagster.training.contract import SCHEMA_VERSION, write_json
+from ft_dagster.program import SCHEMA_VERSION, write_json
 
 MANIFEST = "checkpoint.json"
 PREFIX = "checkpoint-"

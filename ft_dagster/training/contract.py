@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from ft_dagster.errors import UserError
 from ft_dagster.lineage.digest import sha256_json
+from ft_dagster.program import SCHEMA_VERSION, read_json_as, write_json
 
-SCHEMA_VERSION = 1
 RUN_FILE = "run.json"
 RESULT_FILE = "result.json"
-T = TypeVar("T", bound=BaseModel)
 
 
 class Strict(BaseModel):
@@ -143,58 +139,13 @@ def recipe_digest(run: Run, member: Member) -> str:
 
 def read_run(run_folder: Path) -> Run:
     """RUN_DIR/run.json. Raises UserError."""
-    return _read(run_folder / RUN_FILE, Run)
+    return read_json_as(run_folder / RUN_FILE, Run)
 
 
 def read_result(file: Path) -> Result:
     """A member's result.json. Raises UserError if it is absent, broken or of a newer version."""
-    return _read(file, Result)
+    return read_json_as(file, Result)
 
 
 def write_result(member: Member, result: Result) -> None:
     write_json(member.result, result.model_dump(mode="json", exclude_none=True))
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Write whole or not at all: readers never see half a file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
-    draft.replace(file)
-
-
-def _read(file: Path, model: type[T]) -> T:
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError("no such file", file=file, fix="Give the folder of a prepared run") from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"cannot be read: {error}", file=file, fix="Write the run again") from None
-    _refuse_newer(content, file)
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise UserError(
-            str(first["msg"]),
-            file=file,
-            field=".".join(map(str, first["loc"])),
-            value=first["input"],
-            fix="Make the file with the version of ft_dagster that reads it",
-        ) from None
-
-
-def _refuse_newer(content: Any, file: Path) -> None:
-    if not isinstance(content, dict):
-        raise UserError("is not a JSON object", file=file, fix="Write the run again")
-    plans = [member.get("plan", {}) for member in content.get("members", []) if isinstance(member, dict)]
-    for part in [content, *[plan for plan in plans if isinstance(plan, dict)]]:
-        version = part.get("schema_version", SCHEMA_VERSION)
-        if not isinstance(version, int) or version > SCHEMA_VERSION:
-            raise UserError(
-                f"was written by a newer ft_dagster (this one reads up to {SCHEMA_VERSION})",
-                file=file,
-                field="schema_version",
-                value=version,
-                fix="Upgrade ft_dagster where the training runs",
-            )

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.training.contract import SCHEMA_VERSION, write_json
+from ft_dagster.program import SCHEMA_VERSION, write_json
 from ft_dagster.training.packing import Bin
 
 FILE = "journal.json"

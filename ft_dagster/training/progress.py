@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from ft_dagster.training.contract import write_json
+from ft_dagster.program import write_json
 
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_FILES = 0.2

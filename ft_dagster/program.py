@@ -1,0 +1,108 @@
+"""What the child programs share: reading RUN_DIR/run.json, leaving result.json, and how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ft_dagster.errors import UserError
+
+SCHEMA_VERSION = 1
+DONE, BAD_INPUT, PREEMPTED, CANCELLED = 0, 2, 75, 130
+T = TypeVar("T", bound=BaseModel)
+
+
+def read_json_as(file: Path, kind: type[T]) -> T:
+    """The content of a JSON file as a model. Raises UserError: absent, broken, newer, or the wrong field."""
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UserError("no such file", file=file, fix="Give the folder of a prepared run") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"cannot be read: {error}", file=file, fix="Write the run again") from None
+    _refuse_newer(content, file)
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UserError(
+            str(first["msg"]),
+            file=file,
+            field=".".join(map(str, first["loc"])),
+            value=first["input"],
+            fix="Make the file with the version of ft_dagster that reads it",
+        ) from None
+
+
+def _refuse_newer(content: Any, file: Path) -> None:
+    """Of the file itself and of the plans inside it."""
+    if not isinstance(content, dict):
+        raise UserError("is not a JSON object", file=file, fix="Write the run again")
+    plans = [member.get("plan", {}) for member in content.get("members", []) if isinstance(member, dict)]
+    for part in [content, *[plan for plan in plans if isinstance(plan, dict)]]:
+        version = part.get("schema_version", SCHEMA_VERSION)
+        if not isinstance(version, int) or version > SCHEMA_VERSION:
+            raise UserError(
+                f"was written by a newer ft_dagster (this one reads up to {SCHEMA_VERSION})",
+                file=file,
+                field="schema_version",
+                value=version,
+                fix="Upgrade ft_dagster where the program runs",
+            )
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write whole or not at all: readers never see half a file. Sorted keys: equal content, equal bytes."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    draft.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
+    draft.replace(file)
+
+
+def run_program(output: Callable[[], Path], work: Callable[[], dict[str, Any]]) -> int:
+    """Do `work`, leave result.json with its figures in `output()`, and return the exit code.
+
+    0 done; 2 a user's mistake, said in one line on stderr and in result.json; 75 on SIGTERM, 130 on
+    SIGINT. Anything else is a defect: it ends in a traceback and leaves no result file.
+    """
+    handlers = {signal.SIGTERM: PREEMPTED, signal.SIGINT: CANCELLED}
+    before = {number: signal.signal(number, _exit_with(code)) for number, code in handlers.items()}
+    try:
+        return _run(output, work)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run(output: Callable[[], Path], work: Callable[[], dict[str, Any]]) -> int:
+    folder: Path | None = None
+    try:
+        folder = output()
+        for part in ("payload", "evidence"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        (folder / "result.json").unlink(missing_ok=True)
+        figures = work()
+    except UserError as error:
+        print(error, file=sys.stderr, flush=True)
+        if folder is not None:
+            write_json(folder / "result.json", {"schema_version": SCHEMA_VERSION, "error": error.as_dict()})
+        return BAD_INPUT
+    write_json(
+        folder / "result.json", {"schema_version": SCHEMA_VERSION, "status": "done", "figures": figures}
+    )
+    return DONE
+
+
+def _exit_with(code: int) -> Callable[[int, FrameType | None], None]:
+    def exit_now(number: int, frame: FrameType | None) -> None:
+        sys.exit(code)
+
+    return exit_now
