@@ -225,7 +225,8 @@ def try_(
 ) -> None:
     """Talk to a variant's model and to its base, side by side. Without a prompt it asks for one.
 
-    The system message declared for the variant's first source is put before each prompt.
+    Prompts are rendered as the rows were in training: as a chat turn after the declared system message, or
+    as plain text for prompt and completion rows.
     """
     import logging
     import warnings
@@ -241,10 +242,12 @@ def try_(
     asked = _asked(settings, variants, prompt, read_yaml(prompts) if prompts else {}, prompts)
     printed: list[dict[str, Any]] = []
     for key, texts in asked.items():
-        base, adapter = newest_model(settings, key)
+        model = newest_model(settings, key)
         declared = load_variant(settings.project, key)
         system = next((source.system for source in declared.spec.data.sources if source.system), None)
-        answers = answer(base, adapter, texts, system=system, max_new_tokens=max_new_tokens)
+        answers = answer(
+            model.base, model.adapter, texts, chat=model.chat, system=system, max_new_tokens=max_new_tokens
+        )
         printed.append(
             {
                 "variant": str(key),

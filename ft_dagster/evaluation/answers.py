@@ -15,12 +15,18 @@ class Answer:
 
 
 def answer(
-    base: Path, adapter: Path, prompts: list[str], *, system: str | None = None, max_new_tokens: int = 64
+    base: Path,
+    adapter: Path,
+    prompts: list[str],
+    *,
+    chat: bool = True,
+    system: str | None = None,
+    max_new_tokens: int = 64,
 ) -> list[Answer]:
-    """Load `base` once, put `adapter` on it, and let both answer each prompt as a user's chat turn.
+    """Load `base` once, put `adapter` on it, and let both answer each prompt.
 
-    `system` is put before it. The tokenizer is the adapter's own. Without a chat template the prompt is
-    continued as plain text.
+    With `chat` a prompt is a user's turn after `system`, in the template of the adapter's own tokenizer;
+    else it is continued as plain text. It must be what the model was trained on.
     """
     import torch
     from peft import PeftModel
@@ -32,22 +38,20 @@ def answer(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).to(device)
     model = PeftModel.from_pretrained(loaded, adapter).eval()
-    texts = [_render(tokenizer, prompt, system) for prompt in prompts]
-    tuned = _generate(model, tokenizer, texts, max_new_tokens)
+    texts = [_render(tokenizer, prompt, system) for prompt in prompts] if chat else prompts
+    tuned = _generate(model, tokenizer, texts, chat, max_new_tokens)
     with model.disable_adapter():
-        plain = _generate(model, tokenizer, texts, max_new_tokens)
+        plain = _generate(model, tokenizer, texts, chat, max_new_tokens)
     return [Answer(*row) for row in zip(prompts, plain, tuned, strict=True)]
 
 
 def _render(tokenizer: Any, prompt: str, system: str | None) -> str:
-    if not tokenizer.chat_template:
-        return prompt
     before = [{"role": "system", "content": system}] if system else []
     turns = [*before, {"role": "user", "content": prompt}]
     return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
 
-def _generate(model: Any, tokenizer: Any, texts: list[str], max_new_tokens: int) -> list[str]:
+def _generate(model: Any, tokenizer: Any, texts: list[str], chat: bool, max_new_tokens: int) -> list[str]:
     """All texts in one batch, padded on the left, so that each answer starts where its prompt ends."""
     import torch
 
@@ -56,7 +60,7 @@ def _generate(model: Any, tokenizer: Any, texts: list[str], max_new_tokens: int)
         return_tensors="pt",
         padding=True,
         padding_side="left",
-        add_special_tokens=not tokenizer.chat_template,
+        add_special_tokens=not chat,
     ).to(model.device)
     with torch.inference_mode():
         output = model.generate(

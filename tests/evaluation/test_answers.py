@@ -24,3 +24,15 @@ def test_prompts_answered_together_are_answered_as_alone(tiny_model_folder, tmp_
     assert [a.prompt for a in together] == prompts
     assert together == alone
     assert any(a.base != a.tuned for a in together)
+
+
+def test_a_plain_prompt_is_continued_without_a_template(tiny_model_folder, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder)
+    get_peft_model(model, LoraConfig(r=4, task_type="CAUSAL_LM")).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
+    tokenizer.save_pretrained(tmp_path)
+    plain = answer(tiny_model_folder, tmp_path, ["The whale rose"], chat=False, max_new_tokens=8)
+    ids = tokenizer("The whale rose", return_tensors="pt").input_ids
+    base = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.bfloat16)
+    expected = base.generate(ids, max_new_tokens=8, do_sample=False)[0, ids.shape[1] :]
+    assert plain[0].base == tokenizer.decode(expected, skip_special_tokens=True).strip()
