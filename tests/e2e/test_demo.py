@@ -1,0 +1,42 @@
+"""The whole demo: the real model, the real data, three tenants, from nothing and then again."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.project import command_environment
+
+pytestmark = pytest.mark.long
+DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"
+BIN = Path(sys.executable).parent
+
+
+def test_the_demo_releases_three_variants_and_then_reuses_them(tmp_path):
+    subprocess.run([sys.executable, DEMO / "prepare.py"], check=True)
+    environment = command_environment(DEMO) | {
+        "FT_DAGSTER_STORE": str(tmp_path / "store"),
+        "FT_DAGSTER_WORK": str(tmp_path / "work"),
+        "DAGSTER_HOME": str(tmp_path / "home"),
+    }
+
+    def run():
+        command = [BIN / "ft-dagster", "run", "--all", "--json"]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr + result.stdout
+        return json.loads(result.stdout)["variants"]
+
+    first = run()
+    assert len(first) == 3
+    assert len({row["variant"].split(".")[0] for row in first}) >= 2
+    assert {row["export"] for row in first} == {"adapter", "merged"}
+    for row in first:
+        (task,) = [rule for rule in row["rules"] if rule["rule"] == "task"]
+        assert task["tuned"] < 0.9 * task["base"]
+        assert row["gate"] is True
+        assert abs(row["general_share"] - 0.08) < 0.005
+    again = run()
+    assert all(row["reused"] for row in again)
+    assert [row["digest"] for row in again] == [row["digest"] for row in first]
