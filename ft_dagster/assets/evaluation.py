@@ -10,6 +10,7 @@ from ft_dagster.assets.bench import SHARED, Bench, check, digest_of, stage_asset
 from ft_dagster.assets.data import locate
 from ft_dagster.evaluation.gates import Verdict, gates_digest, judge, to_json
 from ft_dagster.evaluation.samples import read_samples, write_samples, write_scores
+from ft_dagster.evaluation.skills import skills
 from ft_dagster.lineage.digest import sha256_file
 from ft_dagster.report.plots import as_markdown_image, score_bars
 from ft_dagster.report.tables import markdown_table
@@ -80,6 +81,7 @@ def evaluation(bench: Bench) -> dg.MaterializeResult[Any]:
         {
             "judgement": dg.MetadataValue.md("\n".join(f"- {rule['sentence']}" for rule in rules)),
             "scores": dg.MetadataValue.md(as_markdown_image(score_bars(rules))),
+            "skills": dg.MetadataValue.md(_skill_table(bench, before, artifact)),
             **{f"{rule['task']} {rule['metric']}": rule["tuned"] for rule in rules},
         },
         [
@@ -180,6 +182,13 @@ def _scores_in(payload: Path) -> list[dict[str, Any]]:
 def _score_table(scores: list[dict[str, Any]]) -> str:
     rows = [[s["role"], s["task"], s["metric"], s["value"], s["questions"]] for s in scores]
     return markdown_table(["role", "task", "metric", "base", "questions"], rows)
+
+
+def _skill_table(bench: Bench, before: Artifact, after: Artifact) -> str:
+    """Per task or subject: how many questions were lost (right before, wrong now) and gained."""
+    found = skills(read_samples(bench.payload(before)), read_samples(bench.payload(after)))
+    rows = [[s.subject, s.metric, s.questions, s.base, s.tuned, len(s.lost), len(s.gained)] for s in found]
+    return markdown_table(["subject", "metric", "questions", "base", "tuned", "lost", "gained"], rows)
 
 
 def _gate_sentence(rules: list[dict[str, Any]]) -> str:

@@ -47,7 +47,7 @@ def read_split(file: Path) -> Iterator[Row]:
     with ParquetFile(file) as table:
         for batch in table.iter_batches(batch_size=512):
             for record in batch.to_pylist():
-                yield _row(record)
+                yield as_row(record)
 
 
 def read_texts(file: Path) -> Iterator[str]:
@@ -57,7 +57,8 @@ def read_texts(file: Path) -> Iterator[str]:
             yield from batch.column(0).to_pylist()
 
 
-def _row(record: dict[str, Any]) -> Row:
+def as_row(record: dict[str, Any]) -> Row:
+    """The row of a record as `as_record` makes it."""
     messages = json.loads(record["messages"]) if record["messages"] else []
     return Row(
         kind=record["kind"],

@@ -7,7 +7,6 @@ its loss alone. Rows are rendered and split into tokens exactly as training did.
 
 from __future__ import annotations
 
-import json
 import re
 import string
 from collections import Counter
@@ -18,8 +17,8 @@ from typing import Any
 import datasets
 from lm_eval.api.task import ConfigurableTask
 
+from ft_dagster.data.dataset_io import as_row
 from ft_dagster.data.render import render_turn
-from ft_dagster.data.rows import Message, Row
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.sampling import draw
 
@@ -213,7 +212,7 @@ def _answer_results(doc: Doc, answers: Sequence[str]) -> dict[str, float]:
 
 def _turn_doc(number: int, row: dict[str, Any], tokenizer: Any) -> Doc | None:
     """Prompt and answer of a row as text and tokens; None for a row without a prompt or an answer."""
-    turn = render_turn(_row(row), tokenizer)
+    turn = render_turn(as_row(row), tokenizer)
     whole = turn.prompt + turn.answer + turn.end
     encoded = tokenizer(
         whole, add_special_tokens=turn.add_special_tokens, return_offsets_mapping=True, verbose=False
@@ -233,18 +232,6 @@ def _turn_doc(number: int, row: dict[str, Any], tokenizer: Any) -> Doc | None:
         "answer_ids": ids[start:],
         "tokens": len(ids) - start,
     }
-
-
-def _row(row: dict[str, Any]) -> Row:
-    turns = json.loads(row["messages"]) if row["messages"] else []
-    return Row(
-        kind=row["kind"],
-        source=row["source"],
-        messages=tuple(Message(turn["role"], turn["content"]) for turn in turns),
-        prompt=row["prompt"] or "",
-        completion=row["completion"] or "",
-        salt=row["salt"] or "",
-    )
 
 
 def _text_doc(number: int, record: str, text: str, tokenizer: Any) -> Doc:

@@ -1,5 +1,6 @@
 import pytest
 
+from ft_dagster.data.dataset_io import as_row
 from ft_dagster.data.render import render
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation import own_task
@@ -41,7 +42,7 @@ def test_answers_are_compared_as_squad_does(answer, reference, exact, f1):
 def test_the_scored_tokens_are_the_trained_ones(tasks, tiny_tokenizer, kind):
     given = row(3, kind)
     doc = tasks([given])[0].eval_docs[0]
-    rendered = render(own_task._row(given), tiny_tokenizer)
+    rendered = render(as_row(given), tiny_tokenizer)
     (start, end) = rendered.spans[-1]
     assert doc["prompt_ids"] == rendered.input_ids[:start]
     assert doc["answer_ids"] == rendered.input_ids[start:end]
