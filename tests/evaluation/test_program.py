@@ -116,8 +116,8 @@ def test_losses_match_a_forward_pass(base_run, project, tiny_model_folder, tiny_
     import torch
     from transformers import AutoModelForCausalLM
 
+    from ft_dagster.data.dataset_io import as_row
     from ft_dagster.data.render import render
-    from ft_dagster.evaluation.own_task import _row
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
     rows = pq.read_table(project / "test.parquet").to_pylist()
@@ -126,7 +126,7 @@ def test_losses_match_a_forward_pass(base_run, project, tiny_model_folder, tiny_
         given = rows[int(sample.question.split(":")[1])]
         if given["kind"] == "text":
             continue
-        rendered = render(_row(given), tiny_tokenizer)
+        rendered = render(as_row(given), tiny_tokenizer)
         start, end = rendered.spans[-1]
         ids = torch.tensor([rendered.input_ids[:end]])
         with torch.no_grad():
