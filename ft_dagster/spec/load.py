@@ -20,6 +20,7 @@ SHORTHANDS = {  # a plain string stands for this field
     "base_model": "source",
     "data.deduplicate": "method",
     "method": "name",
+    "training.deepspeed": "stage",
     "export": "format",
 }
 T = TypeVar("T", bound=BaseModel)

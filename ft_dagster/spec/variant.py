@@ -27,6 +27,10 @@ def _from_string(field: str) -> BeforeValidator:
     return BeforeValidator(lambda value: {field: value} if isinstance(value, str) else value)
 
 
+def _from_number(field: str) -> BeforeValidator:
+    return BeforeValidator(lambda value: {field: value} if isinstance(value, int) else value)
+
+
 class BaseModelSpec(Model):
     """Where training starts from. A plain string stands for `source`."""
 
@@ -34,8 +38,12 @@ class BaseModelSpec(Model):
     revision: str | None = Field(None, description="Commit of the hub repository; pinned and recorded")
     keep: bool = Field(False, description="Copy the base into the store, beside its digests")
     new_tokens: tuple[str, ...] = Field((), description="Tokens to add to the vocabulary")
-    variant: str | None = Field(None, description="Start from this variant's release instead")
-    alias: str = Field("production", description="Which release of that variant")
+    variant: str | None = Field(None, description="Start from this variant's release instead; same tenant")
+    alias: Literal["production"] = Field("production", description="Which release of that variant")
+    parent_adapter: Literal["fold", "stack"] = Field(
+        "fold",
+        description="A parent's adapter: merged into a base of its own, or kept frozen beneath the new one",
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> BaseModelSpec:
@@ -123,6 +131,46 @@ class MethodSpec(Model):
     )
     use_rslora: bool = Field(False, description="Scale by alpha/sqrt(r)")
     use_dora: bool = Field(False, description="Weight-decomposed LoRA")
+    num_virtual_tokens: int | None = Field(
+        None, ge=1, le=512, description="Length of the learned prompt or prefix"
+    )
+
+
+class DeepspeedSpec(Model):
+    """How a training over several processes shards its states. A plain number stands for `stage`."""
+
+    stage: Literal["auto", 0, 2, 3] = Field(
+        "auto", description="ZeRO stage; 0: a copy on each process (data-parallel); auto: the plan decides"
+    )
+    offload: Literal["none", "cpu", "nvme"] = Field("none", description="Where optimizer states are kept")
+    nvme_path: str | None = Field(None, description="Folder on a fast disk, for offload: nvme")
+    bucket_mb: float = Field(500.0, gt=0, description="Size of the communication buckets, MB of 1e6 bytes")
+
+    @model_validator(mode="after")
+    def _nvme_has_a_folder(self) -> DeepspeedSpec:
+        if (self.offload == "nvme") != (self.nvme_path is not None):
+            raise ValueError("offload: nvme and nvme_path go together")
+        return self
+
+
+class WatchSpec(Model):
+    """Forgetting, watched at each evaluation of a training; past a limit the training stops."""
+
+    questions: int = Field(
+        0, ge=0, le=1000, description="Questions of each general benchmark asked at each evaluation; 0: none"
+    )
+    general_loss_limit: float | None = Field(
+        None, gt=0, description="Largest rise of the loss on held-out general text, nats a token"
+    )
+    benchmark_limit: float | None = Field(
+        None, gt=0, le=1, description="Largest fall of the mean accuracy on those questions"
+    )
+
+    @model_validator(mode="after")
+    def _limit_has_questions(self) -> WatchSpec:
+        if self.benchmark_limit is not None and not self.questions:
+            raise ValueError("benchmark_limit needs questions")
+        return self
 
 
 class TrainingSpec(Model):
@@ -143,6 +191,11 @@ class TrainingSpec(Model):
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="auto: bf16 where the hardware has it"
     )
+    deepspeed: Annotated[DeepspeedSpec, _from_number("stage")] = DeepspeedSpec()
+    watch: WatchSpec = WatchSpec()
+    report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        (), description="Also write the curves for these, where installed"
+    )
     evaluations: int = Field(8, ge=1, le=100, description="Validation losses and checkpoints per training")
     keep_best: int = Field(3, ge=1, description="Checkpoints kept, by validation loss")
     keep_last: int = Field(2, ge=1, description="Newest checkpoints kept")
@@ -159,8 +212,20 @@ class EvaluationSpec(Model):
     )
     limit: int | None = Field(100, ge=1, description="Questions drawn per task, by seed; null: all of them")
     max_new_tokens: int = Field(64, ge=1, le=4096, description="Longest answer in the variant's own task")
+    kind: Literal["text", "label", "json", "sql"] = Field(
+        "text",
+        description="What the answers of the variant's own task are: scored as free text, as one of a set "
+        "of labels (F1), field by field (F1), or by what the query returns",
+    )
+    database: str | None = Field(None, description="SQLite file that queries run on, for kind: sql")
     num_fewshot: int | None = Field(None, ge=0)
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _queries_have_a_database(self) -> EvaluationSpec:
+        if (self.kind == "sql") != (self.database is not None):
+            raise ValueError("kind: sql and database go together")
+        return self
 
 
 Margin = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -189,6 +254,9 @@ class ResourcesSpec(Model):
     gpu_memory_gb: float | None = Field(None, gt=0, description="Least memory of each GPU, GB of 1e9 bytes")
     cpu_slots: int | None = Field(
         None, ge=1, description="Cores of one training on a host without GPU; null: all"
+    )
+    cpu_ranks: int = Field(
+        1, ge=1, le=64, description="Processes of one training on a host without GPU, sharing its cores"
     )
     priority: int = Field(0, ge=-100, le=100, description="Higher is served first")
 
@@ -235,6 +303,14 @@ class VariantSpec(Model):
     resources: ResourcesSpec = ResourcesSpec()
     retrain: RetrainSpec = RetrainSpec()
 
+    @model_validator(mode="after")
+    def _task_has_a_kind(self) -> VariantSpec:
+        if self.objective == "task_specific" and self.evaluation.kind == "text" and not self.evaluation.task:
+            raise ValueError(
+                "objective task_specific needs evaluation.kind (label, json or sql) or evaluation.task"
+            )
+        return self
+
     def slice(self, *fields: str) -> dict[str, Any]:
         """The named parts as plain JSON, for a stage's key: `spec.slice("data.general", "objective")`."""
         whole = self.model_dump(mode="json")
@@ -263,10 +339,6 @@ def _pick(tree: Any, path: str) -> Any:
 def not_yet(spec: VariantSpec) -> tuple[str, object] | None:
     """The first declared (field, value) that no stage acts on yet, or None."""
     waiting: list[tuple[str, object, bool]] = [
-        ("base_model.variant", spec.base_model.variant, spec.base_model.variant is not None),
-        ("base_model.new_tokens", list(spec.base_model.new_tokens), bool(spec.base_model.new_tokens)),
-        ("objective", spec.objective, spec.objective != "instruction"),
-        ("method.name", spec.method.name, spec.method.name not in ("auto", "lora")),
         ("retrain.on_new_data", True, spec.retrain.on_new_data),
     ]
     return next(((field, value) for field, value, used in waiting if used), None)

@@ -20,6 +20,23 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Deepspeed(Strict):
+    """Sharding over the ranks: stage 0 is a copy on each; buckets in bytes."""
+
+    stage: Literal[0, 2, 3] = 0
+    offload: Literal["none", "cpu", "nvme"] = "none"
+    nvme_path: str | None = None
+    bucket_bytes: int = Field(500_000_000, ge=1)
+
+
+class Watch(Strict):
+    """Forgetting: questions of each benchmark at each evaluation, and the limits that end a training."""
+
+    questions: int = Field(0, ge=0)
+    general_loss_limit: float | None = Field(None, gt=0, description="Rise of the held-out loss, nats")
+    benchmark_limit: float | None = Field(None, gt=0, le=1, description="Fall of the mean accuracy")
+
+
 class TrainingSettings(Strict):
     """transformers' own names; every value resolved by the plan."""
 
@@ -36,6 +53,8 @@ class TrainingSettings(Strict):
     packing: bool = True
     gradient_checkpointing: bool = False
     precision: Literal["bf16", "fp32"] = "bf16"
+    deepspeed: Deepspeed = Deepspeed()
+    watch: Watch = Watch()
     evaluations: int = Field(8, ge=1, description="Validation losses and checkpoints of one training")
     keep_best: int = Field(3, ge=1)
     keep_last: int = Field(2, ge=1)
@@ -58,12 +77,32 @@ class Plan(BaseModel):
     device: Device = Device()
 
 
+class Parent(Strict):
+    """Another variant's adapter, kept frozen beneath the new one: its payload folder and digest."""
+
+    adapter: Path
+    digest: str
+
+
 class Base(Strict):
-    """The base model: a folder in transformers' layout with safetensors, and the digest of its payload."""
+    """The base model: a folder in transformers' layout with safetensors, and the digest of its payload.
+
+    `new_token_ids`: rows of its vocabulary that were added for this variant and are to be trained.
+    """
 
     folder: Path
     digest: str
     reference: str | None = None
+    new_token_ids: tuple[int, ...] = ()
+    parent: Parent | None = None
+
+
+class Benchmarks(Strict):
+    """lm-eval tasks asked while training, relative to `project`; `seed` draws the questions."""
+
+    tasks: tuple[str, ...]
+    project: Path
+    seed: int = 0
 
 
 class Member(Strict):
@@ -75,6 +114,11 @@ class Member(Strict):
     plan: Plan
     seed: int = Field(0, ge=0, lt=2**32)
     output: Path
+    benchmarks: Benchmarks | None = None
+    report_to: tuple[str, ...] = ()
+    rivals: dict[int, float] = Field(
+        {}, description="Evaluation (1, 2, ...) -> validation loss above which this training gives up"
+    )
 
     @property
     def payload(self) -> Path:
@@ -133,6 +177,9 @@ def recipe_digest(run: Run, member: Member) -> str:
             "training": member.plan.training.model_dump(mode="json"),
             "device": member.plan.device.kind,
             "seed": member.seed,
+            "ranks": run.launch.nodes * run.launch.ranks_per_node,
+            "new_token_ids": run.base.new_token_ids,
+            "parent": run.base.parent and run.base.parent.digest,
         }
     )
 

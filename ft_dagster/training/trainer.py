@@ -132,7 +132,7 @@ def build_trainer(run: Run, work: Work, stop: Stop) -> Any:
 
     settings = work.member.plan.training
     tokenizer = load_tokenizer(run.base.folder)
-    model = work.method.build(run.base.folder, settings.precision, work.member.seed)
+    model = work.method.build(run.base, settings.precision, work.member.seed)
     _check_vocabulary(work, model)
     trainer = TokenTrainer(
         model,

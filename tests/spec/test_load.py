@@ -99,8 +99,6 @@ def test_a_file_that_is_no_declaration_is_refused(project, text, problem):
 @pytest.mark.parametrize(
     ("more", "field"),
     [
-        ("objective: domain_knowledge\n", "objective"),
-        ("method: qlora\n", "method.name"),
         ("retrain: {on_new_data: true}\n", "retrain.on_new_data"),
     ],
 )

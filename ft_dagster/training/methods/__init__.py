@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ft_dagster.errors import UserError
+from ft_dagster.training.contract import Base
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
+
+    Weights = dict[str, Tensor]
 
 Precision = Literal["bf16", "fp32"]
 
@@ -19,24 +23,39 @@ class Method(ABC):
     """How a model is taught: built from the `method` part of plan.json, its settings validated."""
 
     packs: bool = True  # whether several examples may share a row (position_ids reach the model)
+    virtual_tokens: int = 0  # positions that the model puts before the given ones in its logits
 
     @abstractmethod
-    def build(self, base: Path, precision: Precision, seed: int) -> PreTrainedModel:
+    def build(self, base: Base, precision: Precision, seed: int) -> PreTrainedModel:
         """The model, on CPU: trained weights in fp32, frozen ones in `precision`. Raises UserError."""
 
     @abstractmethod
-    def save(self, model: PreTrainedModel, payload: Path, base_digest: str) -> None:
-        """Write what was learned in the layout that others load; the same weights give the same bytes."""
+    def save(
+        self, model: PreTrainedModel, payload: Path, base_digest: str, weights: Weights | None = None
+    ) -> None:
+        """Write what was learned in the layout that others load; the same weights give the same bytes.
+
+        `weights`: the model's state in fp32 by name, where it is spread over several processes.
+        """
+
+
+METHODS = {
+    "full": "Full",
+    "lora": "Lora",
+    "qlora": "Qlora",
+    "lora_8bit": "Lora8bit",
+    "prompt_tuning": "PromptTuning",
+    "prefix_tuning": "PrefixTuning",
+}
 
 
 def method_of(settings: dict[str, Any]) -> Method:
     """The method that a plan names. Raises UserError on an unknown name or setting."""
-    from ft_dagster.training.methods.lora import Lora
-
-    known: dict[str, Callable[[dict[str, Any]], Method]] = {"lora": Lora}
     name = settings.get("name")
-    if name not in known:
+    if name not in METHODS:
         raise UserError(
-            "no such training method", field="method.name", value=name, fix=f"Known: {', '.join(known)}"
+            "no such training method", field="method.name", value=name, fix=f"Known: {', '.join(METHODS)}"
         )
-    return known[name](settings)
+    module = importlib.import_module(f"{__name__}.{name}")
+    method: Method = getattr(module, METHODS[name])(settings)
+    return method

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationError
 
 from ft_dagster.errors import UserError
-from ft_dagster.training.contract import Strict
+from ft_dagster.training.contract import Base, Strict
 from ft_dagster.training.methods import Method, Precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from ft_dagster.training.methods import Weights
 
 
 class LoraSettings(Strict):
@@ -43,13 +45,13 @@ class Lora(Method):
                 fix=f"Settings of lora: {', '.join(LoraSettings.model_fields)}",
             ) from None
 
-    def build(self, base: Path, precision: Precision, seed: int) -> PreTrainedModel:
+    def build(self, base: Base, precision: Precision, seed: int) -> PreTrainedModel:
         from peft import LoraConfig, get_peft_model
         from transformers import set_seed
 
         from ft_dagster.training.methods.base import load_base
 
-        model = load_base(base, precision)
+        model = load_base(base.folder, precision)
         chosen = self._targets(model)
         self._check_rank(chosen)
         targets = self.settings.target_modules
@@ -66,10 +68,12 @@ class Lora(Method):
         set_seed(seed)  # A is drawn at random
         return get_peft_model(model, config)
 
-    def save(self, model: PreTrainedModel, payload: Path, base_digest: str) -> None:
+    def save(
+        self, model: PreTrainedModel, payload: Path, base_digest: str, weights: Weights | None = None
+    ) -> None:
         payload.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=payload.parent) as folder:
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, state_dict=weights)
             (Path(folder) / "adapter_model.safetensors").replace(payload / "adapter_model.safetensors")
             config = json.loads((Path(folder) / "adapter_config.json").read_text("utf-8"))
         (payload / "adapter_config.json").write_text(
