@@ -27,6 +27,8 @@ from ft_dagster.store.stage import Recipe, make
 PARTITIONS = "ft_dagster_variant"  # shared by every code location of an instance
 VARIANTS = dg.DynamicPartitionsDefinition(name=PARTITIONS)
 SHARED = "shared"
+EXPERIMENT, OVERRIDES, RIVALS = "ft/experiment", "ft/overrides", "ft/rivals"  # run tags
+STOPPED = "stopped_in"  # metadata of a failure: the run folder of a training that gave up against its rivals
 Metadata = Mapping[str, Any]
 
 
@@ -45,6 +47,28 @@ class Bench:
     def prefix(self) -> str:
         """The variant's own part of the store."""
         return f"tenants/{self.key.tenant}/{self.key.variant}"
+
+    @property
+    def heads(self) -> str:
+        """Whose heads this run reads and writes: the variant's, or those of a run of an experiment.
+
+        Artifacts lie under `prefix` by their key either way, so an experiment shares what is equal.
+        """
+        experiment = self._tag(EXPERIMENT)
+        return f"{self.prefix}/experiments/{experiment}" if experiment else self.prefix
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """What an experiment changes in the declaration: dotted field -> value."""
+        return dict(json.loads(self._tag(OVERRIDES) or "{}")) if self._tag(EXPERIMENT) else {}
+
+    @property
+    def rivals(self) -> dict[int, float]:
+        """Evaluation -> validation loss above which a training of an experiment gives up."""
+        return {int(number): loss for number, loss in json.loads(self._tag(RIVALS) or "{}").items()}
+
+    def _tag(self, name: str) -> str | None:
+        return self.context.run.tags.get(name)
 
     @cached_property
     def store(self) -> Store:
@@ -76,7 +100,7 @@ class Bench:
 
     def upstream(self, stage: str) -> Artifact:
         """The head of a stage: what this run just made, else the newest before it."""
-        artifact = read_head(self.store, self.prefix, stage)
+        artifact = read_head(self.store, self.heads, stage)
         if artifact is None:
             raise UserError(
                 f"{self.key} has no {stage} yet", fix=f"Materialize {stage} of this partition first"
@@ -129,6 +153,11 @@ class Bench:
         (run_dir / "run.json").write_text(json.dumps(run(output), indent=1, sort_keys=True), "utf-8")
         ask = self._ask(program) if leased else None
         result = self.launcher.run(self.context, program, run_dir, ask, reports=program == "training")
+        if result.get("status") == "stopped":
+            raise dg.Failure(
+                "stopped early: its validation loss was above the median of the runs before it",
+                metadata={STOPPED: str(run_dir)}, allow_retries=False,
+            )  # fmt: skip
         for part in ("payload", "evidence"):
             for file in (output / part).glob("*"):
                 shutil.move(file, attempt.folder / part / file.name)
@@ -158,7 +187,7 @@ class Bench:
         self, artifact: Artifact, metadata: Metadata, checks: Sequence[dg.AssetCheckResult] = ()
     ) -> dg.MaterializeResult[Any]:
         """Point the head at the artifact and show it in Dagster."""
-        write_head(self.store, self.prefix, artifact, self.context.run_id)
+        write_head(self.store, self.heads, artifact, self.context.run_id)
         common = {
             "digest": dg.MetadataValue.text(artifact.digest),
             "reused": dg.MetadataValue.bool(artifact.reused),
@@ -209,7 +238,14 @@ def stage_asset(
         ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # dagster reads it as a list with the parameter
             with failures():
                 key = VariantKey.parse(context.partition_key)
-                return function(Bench(context, key, tenants, artifacts, launcher, gpus))
+                bench = Bench(context, key, tenants, artifacts, launcher, gpus)
+                if group == "release" and bench.heads != bench.prefix:
+                    raise UserError(
+                        "an experiment is neither exported nor released",
+                        field=EXPERIMENT, value=context.run.tags[EXPERIMENT],
+                        fix="Declare its winner, then run the variant",
+                    )  # fmt: skip
+                return function(bench)
 
         return run
 

@@ -1,12 +1,12 @@
 """Group data: what is declared, the base model, the general corpora, the tenant's rows, the mixture."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from ft_dagster.assets.bases import make_base, read_record, refuse_unstacked
 from ft_dagster.assets.bench import (
     SHARED,
     Bench,
@@ -15,11 +15,11 @@ from ft_dagster.assets.bench import (
     failures,
     stage_asset,
 )
-from ft_dagster.data.base import locate_base, resolve_base
 from ft_dagster.data.corpus import build_general_corpus
 from ft_dagster.data.dataset import build_task_dataset
+from ft_dagster.data.derived import base_folder, parent_artifact
 from ft_dagster.data.fingerprint import fingerprint_sources
-from ft_dagster.data.mixture import build_mixture
+from ft_dagster.data.mixture import build_mixture, declared_warnings
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.tasks import tasks_digest
 from ft_dagster.lineage.stages import STAGE_VERSIONS
@@ -28,6 +28,8 @@ from ft_dagster.report.plots import as_markdown_image, mixture_bar
 from ft_dagster.report.tables import markdown_table
 from ft_dagster.resources.artifacts import ArtifactStore
 from ft_dagster.resources.tenants import Tenants
+from ft_dagster.spec import Declared
+from ft_dagster.spec.overrides import with_overrides
 from ft_dagster.store import Artifact, Attempt, read_head, write_head
 from ft_dagster.store.stage import Recipe, make
 
@@ -40,29 +42,20 @@ def declaration(bench: Bench) -> dg.MaterializeResult[Any]:
 
     Everything downstream reads this frozen form, so a run never mixes two states of the files.
     """
-    declared = bench.tenants.declared(bench.key)
-    spec, project = declared.spec, bench.project
-    content: dict[str, Any] = {
-        "schema_version": 1,
-        "variant": str(bench.key),
-        "spec": spec.model_dump(mode="json"),
-        "sources": fingerprint_sources(
-            spec.data.sources, project, declared_in=declared.file, cache=bench.cache
-        ),
-        "tasks": {
-            role: tasks_digest(getattr(spec.evaluation, role), project) for role in ("task", "general")
-        },
-    }
+    declared = with_overrides(bench.tenants.declared(bench.key), bench.overrides)
+    spec, content = declared.spec, frozen_declaration(declared, bench.project, bench.cache)
 
     def build(attempt: Attempt) -> dict[str, Any]:
         text = json.dumps(content, indent=1, sort_keys=True)
         (attempt.payload / "declaration.json").write_text(text, "utf-8")
         (attempt.evidence / "declared.yaml").write_text(declared.file.read_text("utf-8"), "utf-8")
         (attempt.evidence / "origins.json").write_text(json.dumps(declared.origins, indent=1), "utf-8")
+        if bench.overrides:
+            (attempt.evidence / "overrides.json").write_text(json.dumps(bench.overrides, indent=1), "utf-8")
         return {"sources": len(spec.data.sources), "files": sum(len(s) for s in content["sources"])}
 
     artifact = bench.make("declaration", build, spec=content)
-    write_head(bench.store, bench.prefix, artifact, bench.context.run_id)
+    write_head(bench.store, bench.heads, artifact, bench.context.run_id)
     values = [
         [name, json.dumps(_value(content["spec"], name)), origin] for name, origin in declared.origins.items()
     ]
@@ -78,31 +71,37 @@ def declaration(bench: Bench) -> dg.MaterializeResult[Any]:
     )
 
 
+def frozen_declaration(declared: Declared, project: Path, cache: Path) -> dict[str, Any]:
+    """declaration.json: the declaration with the fingerprints of its sources and tasks as they are now."""
+    spec = declared.spec
+    return {
+        "schema_version": 1,
+        "variant": str(declared.key),
+        "spec": spec.model_dump(mode="json"),
+        "sources": fingerprint_sources(spec.data.sources, project, declared_in=declared.file, cache=cache),
+        "tasks": {
+            role: tasks_digest(getattr(spec.evaluation, role), project) for role in ("task", "general")
+        },
+    }
+
+
 @stage_asset(group=GROUP, kinds={"huggingface"}, deps=["declaration"])
 def base_model(bench: Bench) -> dg.MaterializeResult[Any]:
     """The model that training starts from: a reference plus the digest of each of its files.
 
-    Safetensors only; nothing is copied unless `base_model.keep` asks for it.
+    Safetensors only; nothing is copied unless `base_model.keep` asks for it. With new tokens, or a parent's
+    adapter folded in, a folder is made; a parent's whole model is used where it lies.
     """
-    spec = bench.spec.base_model
-    base = resolve_base(spec, bench.project, bench.cache, declared_in=bench.declared_in)
-
-    def build(attempt: Attempt) -> dict[str, Any]:
-        (attempt.payload / "base.json").write_text(
-            json.dumps(base.content, indent=1, sort_keys=True), "utf-8"
-        )
-        if spec.keep:
-            for file in base.files:
-                target = attempt.evidence / "files" / file.path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(base.folder / file.path, target)
-        return {"parameters": base.content["parameters"], "weights_bytes": base.content["weights_bytes"]}
-
-    artifact = bench.make("base_model", build, spec={"base": base.content, "keep": spec.keep}, prefix=SHARED)
+    artifact = make_base(bench)
+    record = read_record(bench, artifact)
     shown = ("reference", "revision", "architecture", "parameters", "weights_bytes", "dtype", "chat_template")
-    return bench.report(
-        artifact, {name: base.content[name] for name in shown if base.content[name] is not None}
-    )
+    parent = artifact.figures.get("parent") or {}
+    more = {
+        "parent": f"{parent['variant']} v{parent['version']} ({parent['mode']})" if parent else None,
+        "new_tokens": ", ".join((record.get("derived") or {}).get("new_tokens", [])) or None,
+    }
+    metadata = {**{name: record[name] for name in shown}, **more}
+    return bench.report(artifact, {name: value for name, value in metadata.items() if value is not None})
 
 
 @dg.asset(
@@ -243,14 +242,15 @@ def training_mixture(bench: Bench) -> dg.MaterializeResult[Any]:
     return bench.report(artifact, _mixture_metadata(bench, artifact), _mixture_checks(artifact))
 
 
+_COUNTS = ("documents", "examples", "tokens", "trained_tokens", "truncated")
+
+
 def _mixture_metadata(bench: Bench, artifact: Artifact) -> dict[str, Any]:
     figures = artifact.figures
     train = figures["splits"]["train"]
-    rows = [
-        [source, part["examples"], part["tokens"], part["trained_tokens"], part["truncated"]]
-        for source, part in train["by_source"].items()
-    ]
-    headers = ["source", "examples", "tokens", "trained tokens", "truncated"]
+    rows = [[source, *map(part.get, _COUNTS)] for source, part in train["by_source"].items()]
+    headers = ["source", "documents", "examples", "tokens", "trained tokens", "truncated"]
+    warnings = [*figures["warnings"], *declared_warnings(bench.spec, figures)]
     metadata = {
         "dagster/row_count": train["examples"],
         "tokens": train["tokens"],
@@ -260,7 +260,7 @@ def _mixture_metadata(bench: Bench, artifact: Artifact) -> dict[str, Any]:
         "dropped": figures["dropped"],
         "sources": dg.MetadataValue.md(markdown_table(headers, rows)),
         "mixture": dg.MetadataValue.md(as_markdown_image(mixture_bar(train["by_source"]))),
-        "warnings": dg.MetadataValue.md("\n".join(f"- {w}" for w in figures["warnings"]) or "none"),
+        "warnings": dg.MetadataValue.md("\n".join(f"- {w}" for w in warnings) or "none"),
     }
     if bench.spec.data.samples == "metadata":
         sample = (bench.folder(artifact) / "evidence" / "sample.txt").read_text("utf-8")
@@ -288,8 +288,27 @@ def _mixture_checks(artifact: Artifact) -> list[dg.AssetCheckResult]:
 
 def locate(bench: Bench, base: Artifact) -> Path:
     """The base model's folder on this machine, its files' sizes checked."""
-    content = json.loads((bench.payload(base) / "base.json").read_text("utf-8"))
-    return locate_base(content, bench.project, bench.cache)
+    return base_folder(bench.store, base, bench.project, bench.cache)
+
+
+def new_token_ids(bench: Bench, base: Artifact) -> list[int]:
+    """Rows of the base's vocabulary that were added for this variant, and are to be trained."""
+    ids: list[int] = (read_record(bench, base).get("derived") or {}).get("new_token_ids", [])
+    return ids
+
+
+def parent_adapter(bench: Bench, base: Artifact) -> tuple[Path, str] | None:
+    """(payload folder, digest) of the adapter that stays frozen beneath the one to be trained, if any.
+
+    To be asked once there is a plan: raises UserError where its method trains no LoRA, or quantizes the base
+    otherwise than the parent was trained on.
+    """
+    parent = base.figures.get("parent")
+    if not parent or parent["mode"] != "stack":
+        return None
+    adapter = parent_artifact(bench.store, base, "model_export")
+    refuse_unstacked(bench, bench.upstream("training_plan").figures["method"]["name"], bench.payload(adapter))
+    return bench.payload(adapter), adapter.digest
 
 
 def _corpus(bench: Bench) -> Artifact | None:

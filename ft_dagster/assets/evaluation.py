@@ -8,8 +8,9 @@ import dagster as dg
 
 from ft_dagster.assets.bench import SHARED, Bench, check, digest_of, stage_asset
 from ft_dagster.assets.data import locate
+from ft_dagster.evaluation.answer_scores import find_database
 from ft_dagster.evaluation.gates import Verdict, gates_digest, judge, to_json
-from ft_dagster.evaluation.samples import read_samples, write_samples, write_scores
+from ft_dagster.evaluation.samples import LABELS, read_aggregates, read_samples, write_samples, write_scores
 from ft_dagster.evaluation.skills import skills
 from ft_dagster.lineage.digest import sha256_file
 from ft_dagster.report.plots import as_markdown_image, score_bars
@@ -18,7 +19,7 @@ from ft_dagster.store import Artifact, Attempt
 
 GROUP = "evaluation"
 QUESTIONS = ("evaluation.limit", "evaluation.seed", "evaluation.num_fewshot")
-OWN_TASK = ("evaluation.max_new_tokens", "data.train_on")
+OWN_TASK = ("evaluation.max_new_tokens", "evaluation.kind", "data.train_on")
 
 
 @stage_asset(group=GROUP, kinds={"huggingface"}, deps=["training_mixture"])
@@ -27,21 +28,22 @@ def base_evaluation(bench: Bench) -> dg.MaterializeResult[Any]:
 
     General scores are shared by all variants of the base; the score on a tenant's own task stays theirs.
     """
-    base, general = bench.upstream("base_model"), _general_scores(bench)
-    task = _task_run(bench)
+    base, task = bench.upstream("base_model"), _task_run(bench)
+    general = _general_scores(bench)
 
     def build(attempt: Attempt) -> dict[str, Any]:
         figures = bench.produce("evaluation", attempt, lambda output: _run(bench, base, None, task, output))
         samples = read_samples(bench.payload(general)) + read_samples(attempt.payload)
         write_samples(samples, attempt.payload)
-        write_scores(samples, attempt.payload)
+        write_scores(samples, attempt.payload, read_aggregates(attempt.payload))
         return {**figures, "scores": _scores_in(attempt.payload)}
 
     artifact = bench.make(
         "base_evaluation", build, inputs={**_task_inputs(bench), "general_scores": general.digest},
         spec={**bench.spec.slice(*QUESTIONS, *OWN_TASK), "tasks": bench.frozen["tasks"]["task"]},
     )  # fmt: skip
-    return bench.report(artifact, {"scores": dg.MetadataValue.md(_score_table(artifact.figures["scores"]))})
+    scores = dg.MetadataValue.md(_score_table(artifact.figures["scores"]))
+    return bench.report(artifact, {"scores": scores, **_label_table(bench, artifact)})
 
 
 @stage_asset(
@@ -50,7 +52,7 @@ def base_evaluation(bench: Bench) -> dg.MaterializeResult[Any]:
     deps=["fine_tuned_model", "base_evaluation"],
     checks={
         "gate": "The task is not worse than the base's, and general ability fell by no more than declared",
-        "adapter_acts": "The adapter changes the base's logits",
+        "weights_act": "The training changed the base's logits",
     },
 )
 def evaluation(bench: Bench) -> dg.MaterializeResult[Any]:
@@ -59,8 +61,8 @@ def evaluation(bench: Bench) -> dg.MaterializeResult[Any]:
     run = {**_task_run(bench), **_general_run(bench)}
 
     def build(attempt: Attempt) -> dict[str, Any]:
-        adapter = bench.payload(tuned)
-        figures = bench.produce("evaluation", attempt, lambda output: _run(bench, base, adapter, run, output))
+        weights = bench.payload(tuned)
+        figures = bench.produce("evaluation", attempt, lambda output: _run(bench, base, weights, run, output))
         verdict = verdict_on(bench, before, attempt.payload)
         text = json.dumps(to_json(verdict), indent=1, sort_keys=True)
         (attempt.payload / "verdict.json").write_text(text, "utf-8")
@@ -70,23 +72,25 @@ def evaluation(bench: Bench) -> dg.MaterializeResult[Any]:
         "evaluation", build,
         inputs={
             "fine_tuned_model": tuned.digest, "base_evaluation": before.digest, "base_model": base.digest,
-            "gates": gates_digest(bench.spec.gates),
+            "gates": gates_digest(bench.spec.gates), **_database_input(bench),
         },
         spec={**bench.spec.slice(*QUESTIONS, *OWN_TASK), "tasks": bench.frozen["tasks"]},
     )  # fmt: skip
     rules = artifact.figures["verdict"]["rules"]
-    difference = artifact.figures["adapter_logit_difference"]
+    difference = artifact.figures["tuned_logit_difference"]
     return bench.report(
         artifact,
         {
             "judgement": dg.MetadataValue.md("\n".join(f"- {rule['sentence']}" for rule in rules)),
             "scores": dg.MetadataValue.md(as_markdown_image(score_bars(rules))),
             "skills": dg.MetadataValue.md(_skill_table(bench, before, artifact)),
+            "every_score": dg.MetadataValue.md(_both_scores(before, artifact)),
+            **_label_table(bench, artifact),
             **{f"{rule['task']} {rule['metric']}": rule["tuned"] for rule in rules},
         },
         [
             check("gate", artifact.figures["verdict"]["passed"], _gate_sentence(rules)),
-            check("adapter_acts", difference > 0, f"largest logit difference {difference:.3g}"),
+            check("weights_act", difference > 0, f"largest logit difference {difference:.3g}"),
         ],
     )
 
@@ -109,17 +113,17 @@ def _general_scores(bench: Bench) -> Artifact:
         "base_evaluation",
         build,
         inputs=inputs, spec={**bench.spec.slice(*QUESTIONS), "tasks": bench.frozen["tasks"]["general"]},
-        prefix=SHARED,
+        prefix=SHARED if base.place.prefix == SHARED else None,  # a tenant's own base is nobody else's
     )  # fmt: skip
 
 
 def _run(
-    bench: Bench, base: Artifact, adapter: Path | None, asked: dict[str, Any], output: Path
+    bench: Bench, base: Artifact, tuned: Path | None, asked: dict[str, Any], output: Path
 ) -> dict[str, Any]:
     spec = bench.spec.evaluation
     return {
         "schema_version": 1,
-        "model": {"base": str(locate(bench, base)), "adapter": None if adapter is None else str(adapter)},
+        "model": {"base": str(locate(bench, base)), "tuned": None if tuned is None else str(tuned)},
         "device": bench.device,
         "dtype": "bfloat16",
         "general": [],
@@ -140,10 +144,13 @@ def _task_run(bench: Bench) -> dict[str, Any]:
     spec = bench.spec
     if spec.evaluation.task:
         return {"task": list(spec.evaluation.task)}
+    database = _database(bench)
     test = bench.payload(bench.upstream("task_dataset")) / "test.parquet"
     own = {
         "test": str(test),
         "max_new_tokens": spec.evaluation.max_new_tokens,
+        "kind": spec.evaluation.kind,
+        "database": None if database is None else str(database),
         "train_on": spec.data.train_on,
     }
     return {"own_task": own}
@@ -161,7 +168,20 @@ def _task_inputs(bench: Bench) -> dict[str, str]:
     if bench.spec.evaluation.task:
         return {}
     test = bench.payload(bench.upstream("task_dataset")) / "test.parquet"
-    return {"test": sha256_file(test)}
+    return {"test": sha256_file(test), **_database_input(bench)}
+
+
+def _database(bench: Bench) -> Path | None:
+    """The SQLite file that queries of the own task run on. Raises UserError, before anything is computed."""
+    declared = bench.spec.evaluation
+    if declared.task or declared.database is None:
+        return None
+    return find_database(declared.database, bench.project, bench.declared_in)
+
+
+def _database_input(bench: Bench) -> dict[str, str]:
+    file = _database(bench)
+    return {} if file is None else {"database": sha256_file(file)}
 
 
 def _heldout_file(bench: Bench) -> Path | None:
@@ -182,6 +202,27 @@ def _scores_in(payload: Path) -> list[dict[str, Any]]:
 def _score_table(scores: list[dict[str, Any]]) -> str:
     rows = [[s["role"], s["task"], s["metric"], s["value"], s["questions"]] for s in scores]
     return markdown_table(["role", "task", "metric", "base", "questions"], rows)
+
+
+def _both_scores(before: Artifact, after: Artifact) -> str:
+    """Every score of the tuned model beside the base's, those that no gate judges too."""
+    base = {(s["role"], s["task"], s["metric"]): s["value"] for s in before.figures["scores"]}
+    rows = [
+        [s["role"], s["task"], s["metric"], base.get((s["role"], s["task"], s["metric"])), s["value"]]
+        for s in after.figures["scores"]
+    ]
+    return markdown_table(["role", "task", "metric", "base", "tuned"], rows)
+
+
+def _label_table(bench: Bench, artifact: Artifact) -> dict[str, dg.MetadataValue[Any]]:
+    """F1 of each label, where the answers are labels and a tenant's words may be shown."""
+    file = bench.folder(artifact) / "evidence" / LABELS
+    if bench.spec.data.samples != "metadata" or not file.is_file():
+        return {}
+    labels = json.loads(file.read_text("utf-8"))["labels"]
+    rows = [[s["label"], s["questions"], s["precision"], s["recall"], s["f1"]] for s in labels]
+    headers = ["label", "questions", "precision", "recall", "F1"]
+    return {"labels": dg.MetadataValue.md(markdown_table(headers, rows))}
 
 
 def _skill_table(bench: Bench, before: Artifact, after: Artifact) -> str:

@@ -60,7 +60,8 @@ def resolve_base(
     no config.json, no safetensors, no tokenizer, or needs code of its own.
     """
     if spec.source is None:
-        raise UserError("not yet built", file=declared_in, field=f"{FIELD}.variant", fix="Name a source")
+        fix = "Name a source, or ask for the variant's release"
+        raise UserError("a variant, not a model folder", file=declared_in, field=f"{FIELD}.variant", fix=fix)
     revision = None
     if is_s3(spec.source):
         folder = _from_s3(spec.source, cache, Asked(declared_in, FIELD))
@@ -73,8 +74,9 @@ def resolve_base(
     if not (folder / CONFIG).is_file():
         fix = "Name the folder that holds config.json and the weights"
         raise UserError("a base model without config.json", file=folder, field=f"{FIELD}.source", fix=fix)
-    files = _digests(folder, cache)
-    return ResolvedBase(folder, spec.source, revision, files, _content(folder, spec.source, revision, files))
+    content = describe_base(folder, spec.source, revision, cache)
+    files = [FileDigest(**file) for file in content["files"]]
+    return ResolvedBase(folder, spec.source, revision, files, content)
 
 
 def locate_base(record: dict[str, Any], project: Path, cache: Path, *, verify: bool = False) -> Path:
@@ -110,7 +112,11 @@ def _changed(file: Path, what: str) -> UserError:
     )
 
 
-def _content(folder: Path, reference: str, revision: str | None, files: list[FileDigest]) -> dict[str, Any]:
+def describe_base(
+    folder: Path, reference: str, revision: str | None = None, cache: Path | None = None
+) -> dict[str, Any]:
+    """The content of base.json for a model folder; see ResolvedBase. Raises UserError for an unsafe one."""
+    files = _digests(folder, cache)
     config = read_config(folder)
     weights = measure(folder, weight_files(folder))
     tokenizer = set(tokenizer_files(folder))
@@ -128,7 +134,7 @@ def _content(folder: Path, reference: str, revision: str | None, files: list[Fil
     }
 
 
-def _digests(folder: Path, cache: Path) -> list[FileDigest]:
+def _digests(folder: Path, cache: Path | None) -> list[FileDigest]:
     weights = weight_files(folder)
     index = [INDEX] if len(weights) > 1 or (folder / INDEX).is_file() else []
     config = used_files([path.name for path in folder.iterdir()])

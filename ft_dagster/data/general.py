@@ -1,10 +1,11 @@
-"""General text for a mixture: chunks of a corpus in a seeded order, dealt out so that the share is right."""
+"""Raw text for a mixture: documents cut into chunks; general text dealt out so that the share is right."""
 
 from __future__ import annotations
 
 import hashlib
 import heapq
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,7 +74,7 @@ def holdout_chunks(corpus: Path, tokenizer: Any, max_length: int) -> list[Chunk]
     """
     rows = heapq.nsmallest(HOLDOUT_CHUNKS, _rows(corpus / "holdout.parquet"), key=lambda row: row["record"])
     length = min(HOLDOUT_TOKENS, max_length)
-    streams = [_chunks(row, tokenizer, length) for row in rows]
+    streams = [document_chunks(row["text"], row["record"], tokenizer, length) for row in rows]
     chosen: list[Chunk] = []
     while streams and len(chosen) < HOLDOUT_CHUNKS:
         found = [(stream, next(stream, None)) for stream in streams]
@@ -82,27 +83,34 @@ def holdout_chunks(corpus: Path, tokenizer: Any, max_length: int) -> list[Chunk]
     return chosen[:HOLDOUT_CHUNKS]
 
 
+def document_chunks(text: str, record: str, tokenizer: Any, length: int) -> Iterator[Chunk]:
+    """A document's tokens and the end-of-sequence token, cut every `length` tokens: all of them, in order.
+
+    A last token that would stand alone, and so could not be trained, takes the one before it along; a
+    document of one token has no chunk. Every chunk has the document's record leaf.
+    """
+    [(ids, offsets)] = encode_texts([text], tokenizer)
+    eos = tokenizer.eos_token_id
+    if eos is not None and ids and ids[-1] != eos:
+        ids, offsets = [*ids, eos], [*offsets, (len(text), len(text))]
+    cuts = [*range(0, len(ids), length), len(ids)]
+    if len(cuts) > 2 and cuts[-1] - cuts[-2] == 1:
+        cuts[-2] -= 1
+    for start, stop in pairwise(cuts):
+        places = offsets[start:stop]
+        if stop - start > 1:
+            first, last = min(place[0] for place in places), max(place[1] for place in places)
+            yield Chunk(ids[start:stop], record, text[first:last])
+
+
 def _train_chunks(corpus: Path, tokenizer: Any, max_length: int, seed: int) -> Iterator[Chunk]:
     """Chunks of the training documents: row groups in a seeded order, documents in one within each."""
     with ParquetFile(corpus / "train.parquet") as table:
         for group in _shuffled(table.num_row_groups, f"{seed}"):
             rows = table.read_row_group(group).to_pylist()
             for row in _shuffled(len(rows), f"{seed}:{group}"):
-                yield from _chunks(rows[row], tokenizer, max_length)
-
-
-def _chunks(row: dict[str, Any], tokenizer: Any, length: int) -> Iterator[Chunk]:
-    """A document's tokens and the end-of-sequence token, cut every `length`; a lone token is left out."""
-    text = row["text"]
-    [(ids, offsets)] = encode_texts([text], tokenizer)
-    eos = tokenizer.eos_token_id
-    if eos is not None and ids and ids[-1] != eos:
-        ids, offsets = [*ids, eos], [*offsets, (len(text), len(text))]
-    for start in range(0, len(ids), length):
-        part, places = ids[start : start + length], offsets[start : start + length]
-        if len(part) > 1:
-            end = max(end for _, end in places)
-            yield Chunk(part, row["record"], text[min(first for first, _ in places) : end])
+                document = rows[row]
+                yield from document_chunks(document["text"], document["record"], tokenizer, max_length)
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:

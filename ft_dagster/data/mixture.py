@@ -1,4 +1,9 @@
-"""Build a training mixture: task rows tokenized and span-masked, general text mixed in at a stated share."""
+"""Build a training mixture: task rows tokenized and span-masked, general text mixed in at a stated share.
+
+Under the objective `domain_knowledge` the rows are documents. One longer than `max_length` is cut into
+chunks, each an example of its own with the document's record: every token is trained but each chunk's
+first. Nothing is lost, so `data.on_too_long` and `data.train_on` have no say there.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +17,8 @@ from typing import Any
 import pyarrow as pa
 
 from ft_dagster.data.dataset_io import read_split
-from ft_dagster.data.general import GeneralText, holdout_chunks
-from ft_dagster.data.render import Rendered, has_control_tokens, load_tokenizer, render_rows
+from ft_dagster.data.general import GeneralText, document_chunks, holdout_chunks
+from ft_dagster.data.render import Rendered, eos_token, has_control_tokens, load_tokenizer, render_rows
 from ft_dagster.data.rows import Row
 from ft_dagster.data.shards import SplitWriter
 from ft_dagster.data.tables import TableWriter
@@ -46,7 +51,8 @@ def build_mixture(  # noqa: PLR0917
     in tokens.
     Returns mixture.json's content with `warnings` (lines) and `sample` (the first training example,
     its trained text between « and »; the caller decides whether it may be shown). Raises UserError:
-    no chat template where one is needed, nothing trained, a corpus too small for the share.
+    no chat template where one is needed, rows that the objective cannot use, nothing trained, a corpus
+    too small for the share.
     """
     build = _Build(
         spec, load_tokenizer(base_folder), max_length, out, progress=progress, declared_in=declared_in
@@ -71,7 +77,40 @@ def build_mixture(  # noqa: PLR0917
         "dropped": dict(sorted(build.dropped.items())),
     }
     (out / "mixture.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
-    return {**content, "warnings": build.warnings(content), "sample": build.sample}
+    return {**content, "warnings": build.warnings(), "sample": build.sample}
+
+
+def declared_warnings(spec: VariantSpec, content: dict[str, Any]) -> list[str]:
+    """What a person should know of a mixture (mixture.json) beside the rest of the declaration.
+
+    Not part of the mixture: it says things of fields that the mixture does not depend on.
+    """
+    lines, share = [], content["general_share"]["realized"]
+    low, high = USUAL_SHARE
+    if spec.method.name == "full" and not low <= share <= high:
+        lines.append(
+            f"general text is {share:.1%} of the trained tokens; "
+            f"{low:.0%} to {high:.0%} is usual for full fine-tuning"
+        )
+    if spec.objective == "domain_knowledge" and not spec.evaluation.task:
+        lines.append(
+            "perplexity alone shows style, not facts: declare evaluation.task with questions of the domain"
+        )
+    return lines
+
+
+def refuse_kind(spec: VariantSpec, row: Row, declared_in: object) -> None:
+    """Raise UserError for a row that the declared objective cannot train on."""
+    if spec.objective != "domain_knowledge" or row.kind == "text":
+        return
+    has = "conversations" if row.kind == "messages" else "prompts with completions"
+    raise UserError(
+        f"domain_knowledge trains on raw text, and the source {row.source} has {has}",
+        file=declared_in,
+        field="objective",
+        value=spec.objective,
+        fix="Declare objective: instruction for such rows, or give the source as plain text",
+    )
 
 
 class _Build:
@@ -93,6 +132,7 @@ class _Build:
         self._rows = 0
         self._cut = 0
         self._with_control_tokens = 0
+        self._ending_in_space = 0
         self.dropped = Counter[str]()
         self.longest = 0
         self.sample: str | None = None
@@ -138,21 +178,20 @@ class _Build:
                 texts.add({"text": chunk.text}, len(chunk.text))
         return writer.close()
 
-    def warnings(self, content: dict[str, Any]) -> list[str]:
-        """What a person should know before training on this, one line each."""
-        lines, share = [], content["general_share"]["realized"]
-        low, high = USUAL_SHARE
-        if self._spec.method.name == "full" and not low <= share <= high:
-            lines.append(
-                f"general text is {share:.1%} of the trained tokens; "
-                f"{low:.0%} to {high:.0%} is usual for full fine-tuning"
-            )
+    def warnings(self) -> list[str]:
+        """What a person should know of the rows before training on them, one line each."""
+        lines = []
         lost = self._cut + sum(self.dropped.values())
         if lost > MANY_CUT * self._rows:
             dropped = ", ".join(f"{n} dropped: {reason}" for reason, n in sorted(self.dropped.items()))
             lines.append(
                 f"of {self._rows} rows, {self._cut} were cut to {self._max_length} tokens"
                 + (f", {dropped}" if dropped else "")
+            )
+        if self._ending_in_space:
+            lines.append(
+                f"{self._ending_in_space} prompts end with a space, which training may read as part of the "
+                "answer's first word, while a server reads the prompt alone: begin the answer with the space"
             )
         if self._with_control_tokens:
             lines.append(
@@ -168,23 +207,39 @@ class _Build:
         return GeneralText(corpus, self._tokenizer, general.share, self._max_length, self._spec.training.seed)
 
     def _examples(self, file: Path, writer: SplitWriter) -> Iterator[tuple[Row, Rendered]]:
-        """The rows that give an example, in order; the others are counted by reason."""
+        """The rows' examples, in order; a row that gives none is counted by reason."""
         rows = read_split(file)
         while batch := list(islice(rows, BATCH)):
-            rendered = render_rows(
-                batch, self._tokenizer, train_on=self._spec.data.train_on, max_length=self._max_length
-            )
-            for row, example in zip(batch, rendered, strict=True):
-                self._rows += 1
+            for row in batch:
+                refuse_kind(self._spec, row, self._declared_in)
                 self._with_control_tokens += has_control_tokens(row, self._tokenizer)
+                self._ending_in_space += row.prompt.endswith(" ")
                 writer.counts_of(row.source)
-                reason = self._reason(row, example)
-                if reason:
-                    self.dropped[reason] += 1
-                else:
-                    self._cut += example.truncated
-                    yield row, example
+            self._rows += len(batch)
+            chunked = self._spec.objective == "domain_knowledge"
+            yield from self._chunks(batch) if chunked else self._whole(batch)
             self._say(f"{self._rows:,} rows tokenized")
+
+    def _whole(self, batch: list[Row]) -> Iterator[tuple[Row, Rendered]]:
+        """An example for each row, cut where `on_too_long` allows it."""
+        rendered = render_rows(
+            batch, self._tokenizer, train_on=self._spec.data.train_on, max_length=self._max_length
+        )
+        for row, example in zip(batch, rendered, strict=True):
+            if reason := self._reason(row, example):
+                self.dropped[reason] += 1
+            else:
+                self._cut += example.truncated
+                yield row, example
+
+    def _chunks(self, batch: list[Row]) -> Iterator[tuple[Row, Rendered]]:
+        """An example for each chunk of each document."""
+        for row in batch:
+            eos_token(row, self._tokenizer)
+            chunks = list(document_chunks(row.text, row.record, self._tokenizer, self._max_length))
+            if not chunks:
+                self.dropped[UNTRAINED] += 1
+            yield from ((row, chunk.rendered()) for chunk in chunks)
 
     def _reason(self, row: Row, example: Rendered) -> str | None:
         if example.truncated and self._spec.data.on_too_long == "refuse":

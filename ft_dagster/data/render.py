@@ -107,10 +107,10 @@ def render_turn(row: Row, tokenizer: Any) -> Turn:
     if row.kind != "messages":
         prompt = row.prompt if row.kind == "prompt_completion" else ""
         answer = row.completion if row.kind == "prompt_completion" else row.text
-        return Turn(prompt, answer, _eos(row, tokenizer), True)
+        return Turn(prompt, answer, eos_token(row, tokenizer), True)
     whole = _chat(row, row.messages, tokenizer)
     start, stop, end, _ = _answer(row, len(row.messages) - 1, whole, tokenizer)
-    return Turn(whole[:start], whole[start:stop], whole[stop:end] or _eos(row, tokenizer), False)
+    return Turn(whole[:start], whole[start:stop], whole[stop:end] or eos_token(row, tokenizer), False)
 
 
 def has_control_tokens(row: Row, tokenizer: Any) -> bool:
@@ -127,10 +127,10 @@ def encode_texts(texts: Iterable[str], tokenizer: Any) -> Iterator[tuple[list[in
 
 def _marked(row: Row, tokenizer: Any, train_on: TrainOn) -> _Marked:
     if row.kind == "text":
-        _eos(row, tokenizer)
+        eos_token(row, tokenizer)
         return _Marked(row.text, ((0, len(row.text)),), True, True)
     if row.kind == "prompt_completion":
-        _eos(row, tokenizer)
+        eos_token(row, tokenizer)
         text = row.prompt + row.completion
         return _Marked(text, ((len(row.prompt), len(text)),), True, True)
     whole = _chat(row, row.messages, tokenizer)
@@ -141,7 +141,7 @@ def _marked(row: Row, tokenizer: Any, train_on: TrainOn) -> _Marked:
     answers = [_answer(row, i, whole, tokenizer) for i in turns]
     spans = tuple((start, end) for start, _, end, _ in answers)
     if answers[-1][3]:
-        _eos(row, tokenizer)
+        eos_token(row, tokenizer)
         return _Marked(whole[: spans[-1][1]], spans, False, True)
     return _Marked(whole, spans, False, False)
 
@@ -217,7 +217,8 @@ def _special(tokenizer: Any) -> re.Pattern[str]:
     return kept
 
 
-def _eos(row: Row, tokenizer: Any) -> str:
+def eos_token(row: Row, tokenizer: Any) -> str:
+    """What ends a text. Raises UserError for a tokenizer that has nothing to end it with."""
     if tokenizer.eos_token is None:
         fix = "Set eos_token in the base's tokenizer_config.json"
         raise _row_error(row, "the tokenizer has no end-of-sequence token", fix)

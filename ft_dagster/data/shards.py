@@ -24,7 +24,11 @@ COUNTS = ("examples", "tokens", "trained_tokens")
 
 
 class SplitWriter:
-    """One split of a mixture; `figures` is what mixture.json says about it once it is closed."""
+    """One split of a mixture.
+
+    `documents` counts the rows and texts that the examples come from: the chunks of one follow each other
+    and have its record.
+    """
 
     def __init__(self, folder: Path, split: str, shard_bytes: int = SHARD_BYTES) -> None:
         self._folder, self._split, self._shard_bytes = folder, split, shard_bytes
@@ -32,6 +36,7 @@ class SplitWriter:
         self._shard = dict.fromkeys(COUNTS, 0)
         self._shards: list[dict[str, Any]] = []
         self.by_source: dict[str, dict[str, int]] = {}
+        self._last_record: dict[str, str] = {}
         self.longest = 0
 
     def add(self, example: Rendered, source: str, record: str) -> None:
@@ -45,13 +50,15 @@ class SplitWriter:
         for name, n in zip(COUNTS, (1, len(example.input_ids), example.trained_tokens), strict=True):
             counts[name] += n
             self._shard[name] += n
+        counts["documents"] += record != self._last_record.get(source)
         counts["truncated"] += example.truncated
+        self._last_record[source] = record
         self.longest = max(self.longest, len(example.input_ids))
         if self._table.nbytes >= self._shard_bytes:
             self._close_shard()
 
     def counts_of(self, source: str) -> dict[str, int]:
-        return self.by_source.setdefault(source, dict.fromkeys((*COUNTS, "truncated"), 0))
+        return self.by_source.setdefault(source, dict.fromkeys((*COUNTS, "documents", "truncated"), 0))
 
     def total(self, name: str) -> int:
         return sum(counts[name] for counts in self.by_source.values())
@@ -60,8 +67,8 @@ class SplitWriter:
         """Close the last shard; returns the split's part of mixture.json."""
         if self._table is not None:
             self._close_shard()
-        by_source = dict(sorted(self.by_source.items()))
-        return {**{name: self.total(name) for name in COUNTS}, "shards": self._shards, "by_source": by_source}
+        totals = {name: self.total(name) for name in (*COUNTS, "documents")}
+        return {**totals, "shards": self._shards, "by_source": dict(sorted(self.by_source.items()))}
 
     def _name(self) -> str:
         return f"{self._split}/shard-{len(self._shards):05d}.parquet"

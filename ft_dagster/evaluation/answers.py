@@ -6,6 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ft_dagster.data.render import load_tokenizer
+from ft_dagster.evaluation.weights import (
+    generate,
+    inner_model,
+    kind_of,
+    let_go,
+    load_base,
+    load_tuned,
+    tokenizer_folder,
+    virtual_tokens,
+)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -16,33 +28,36 @@ class Answer:
 
 def answer(
     base: Path,
-    adapter: Path,
+    tuned: Path,
     prompts: list[str],
     *,
     chat: bool = True,
     system: str | None = None,
     max_new_tokens: int = 64,
 ) -> list[Answer]:
-    """Load `base` once, put `adapter` on it, and let both answer each prompt.
+    """Let a base and what a training made of it (a payload folder of any kind) answer each prompt.
 
-    With `chat` a prompt is a user's turn after `system`, in the template of the adapter's own tokenizer;
-    else it is continued as plain text. It must be what the model was trained on.
+    With `chat` a prompt is a user's turn after `system`, in the template that training used; else it is
+    continued as plain text. It must be what the model was trained on. Raises UserError.
     """
     import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(adapter)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).to(device)
-    model = PeftModel.from_pretrained(loaded, adapter).eval()
+    tokenizer = load_tokenizer(tokenizer_folder(base, tuned))
     texts = [_render(tokenizer, prompt, system) for prompt in prompts] if chat else prompts
-    tuned = _generate(model, tokenizer, texts, chat, max_new_tokens)
-    with model.disable_adapter():
-        plain = _generate(model, tokenizer, texts, chat, max_new_tokens)
-    return [Answer(*row) for row in zip(prompts, plain, tuned, strict=True)]
+
+    def ask(model: Any) -> list[str]:
+        return _generate(model, tokenizer, texts, chat, max_new_tokens)
+
+    model = load_tuned(base, tuned, dtype="bfloat16", device=device)
+    said = ask(model)
+    if kind_of(tuned) == "adapter":
+        with model.disable_adapter():
+            plain = ask(inner_model(model))
+    else:
+        let_go(model)
+        plain = ask(load_base(base, dtype="bfloat16", device=device))
+    return [Answer(*row) for row in zip(prompts, plain, said, strict=True)]
 
 
 def _render(tokenizer: Any, prompt: str, system: str | None) -> str:
@@ -63,12 +78,14 @@ def _generate(model: Any, tokenizer: Any, texts: list[str], chat: bool, max_new_
         add_special_tokens=not chat,
     ).to(model.device)
     with torch.inference_mode():
-        output = model.generate(
-            **inputs,
+        output = generate(
+            model,
+            inputs["input_ids"],
+            inputs["attention_mask"],
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )
-    new = output[:, inputs["input_ids"].shape[1] :]
+    new = output[:, virtual_tokens(model) + inputs["input_ids"].shape[1] :]
     return [str(text).strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]

@@ -1,19 +1,30 @@
-"""The model under judgement: base, or base with its adapter, as an lm-eval model that batches by tokens."""
+"""The model under judgement, base or trained, as an lm-eval model that batches by tokens."""
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils_hf import stop_sequences_criteria
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.own_task import Encoded
 from ft_dagster.evaluation.scoring import Row, Score, arrange, batches, score
+from ft_dagster.evaluation.weights import (
+    generate,
+    inner_model,
+    kind_of,
+    let_go,
+    load_base,
+    load_tuned,
+    virtual_tokens,
+)
 
 # Tokens of one forward pass, padding included: more gains nothing on a CPU, and a GPU wants a few thousand.
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
@@ -25,70 +36,75 @@ _ONE_BATCH = 1_000_000  # for HFLM, which is handed one ready batch at a time
 PROBE = "The capital of France is Paris. Water boils at one hundred degrees. Q: Who are you?\nA: I am"
 
 
-def load_model(base: Path, adapter: Path | None, *, device: str, dtype: str) -> tuple[Any, Any]:
-    """(model, tokenizer) from local folders, in eval mode. Raises UserError.
+def load_model(base: Path, tuned: Path | None, *, device: str, dtype: str) -> tuple[Any, Any]:
+    """(model, tokenizer) of the base, or of what a training made of it, in eval mode. Raises UserError.
 
-    The adapter stays apart from the base: what is judged is what was trained, not a rounded merge. It
+    An adapter stays apart from its base: what is judged is what was trained, not a rounded merge. It
     computes in `dtype`, as it did under autocast in training and as servers load it (kept in float32 on a
-    bfloat16 base, it costs a CPU about 40% more).
+    bfloat16 base, it costs a CPU about 40% more). A whole model brings its own tokenizer.
     """
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
     from ft_dagster.data.render import load_tokenizer
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("this host has no usable GPU", field="device", value=device, fix="Evaluate on cpu")
-    tokenizer = load_tokenizer(base)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            base,
-            dtype=getattr(torch, dtype),
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
-    except (OSError, ValueError, KeyError) as error:
-        said = str(error).splitlines()[0].rstrip(".")
-        raise UserError(f"the base model does not load: {said}", file=base, fix="Check the folder") from None
-    model = model.to(device)
-    if adapter is not None:
-        model = _with_adapter(model, adapter)
+    whole = tuned if tuned is not None and kind_of(tuned) == "model" else base
+    tokenizer = load_tokenizer(whole)
+    if tuned is None:
+        model = load_base(base, dtype=dtype, device=device)
+    else:
+        model = load_tuned(base, tuned, dtype=dtype, device=device)
     # The last positions are a slice with gaps: on those, torch multiplies a frozen weight once a row, after
     # copying it for each (should_fold in aten), which doubled the time of a batch of 16 x 128 tokens.
-    model.get_output_embeddings().register_forward_pre_hook(lambda _, given: (given[0].contiguous(),))
-    return model.eval(), tokenizer
+    head = inner_model(model).get_output_embeddings()
+    head.register_forward_pre_hook(lambda _, given: (given[0].contiguous(),))
+    return model, tokenizer
 
 
-def adapter_logit_difference(model: Any, tokenizer: Any, texts: Sequence[str] = (PROBE,)) -> float:
-    """Largest absolute change that the adapter makes to any logit on `texts`. Raises UserError if it is 0.
+def load_judged(base: Path, tuned: Path | None, *, device: str, dtype: str) -> tuple[Any, Any, float | None]:
+    """(model, tokenizer, what training changed) of the model to be judged; see `tuned_logit_difference`."""
+    before = None
+    if tuned is not None and kind_of(tuned) == "model":
+        model, tokenizer = load_model(base, None, device=device, dtype=dtype)
+        before = probe_logits(model, tokenizer)
+        let_go(model)
+    model, tokenizer = load_model(base, tuned, device=device, dtype=dtype)
+    if tuned is None:
+        return model, tokenizer, None
+    return model, tokenizer, tuned_logit_difference(model, tokenizer, before)
 
-    An adapter that was not loaded, or not trained, would be judged equal to its base and pass every gate.
+
+def tuned_logit_difference(model: Any, tokenizer: Any, before: torch.Tensor | None = None) -> float:
+    """Largest absolute change of any logit on a probe between base and trained model. Raises UserError if 0.
+
+    `before`: the base's `probe_logits`; None: the model without its adapter. Weights that were not loaded, or
+    not trained, would be judged equal to their base and pass every gate.
     """
-    largest = 0.0
-    for text in texts:
-        ids = torch.tensor([tokenizer(text)["input_ids"]], device=model.device)
-        with torch.inference_mode():
-            tuned = model(input_ids=ids).logits[:, -ids.shape[1] :].float()
-            with model.disable_adapter():
-                base = model(input_ids=ids).logits.float()
-        change = (tuned - base).abs().max().item()
-        if not math.isfinite(change):
-            raise UserError(
-                "the tuned model's logits are not numbers",
-                field="model.adapter",
-                fix="Train it again at a lower learning rate",
-            )
-        largest = max(largest, change)
-    if largest == 0.0:
+    after = probe_logits(model, tokenizer)
+    if before is None:
+        with model.disable_adapter():
+            before = probe_logits(model, tokenizer)
+    change = (after - before).abs().max().item()
+    if not math.isfinite(change):
         raise UserError(
-            "the adapter changes nothing: every logit equals the base's",
-            field="model.adapter",
+            "the tuned model's logits are not numbers",
+            field="model.tuned",
+            fix="Train it again at a lower learning rate",
+        )
+    if change == 0.0:
+        raise UserError(
+            "the training changed nothing: every logit equals the base's",
+            field="model.tuned",
             fix="Train it for more than zero steps, at a learning rate above zero",
         )
-    return largest
+    return change
+
+
+def probe_logits(model: Any, tokenizer: Any) -> torch.Tensor:
+    """Logits [tokens, vocabulary] on PROBE, float32 on the CPU; positions of a learned prompt left out."""
+    ids = torch.tensor([tokenizer(PROBE)["input_ids"]], device=model.device)
+    with torch.inference_mode():
+        logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits[0, -ids.shape[1] :]
+    return logits.float().cpu()
 
 
 class TokenBatchedLM(HFLM):
@@ -98,15 +114,21 @@ class TokenBatchedLM(HFLM):
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
-        super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=_ONE_BATCH)
+        with _weights_tied_already(model):
+            super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=_ONE_BATCH)
         self.on_progress: Callable[[float], None] = lambda share: None
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        inner = inner_model(model)
+        self._virtual = virtual_tokens(model)
+        if self._virtual:  # a learned prompt or prefix takes its room from the text
+            self._max_length = self.max_length - self._virtual
         self._cuts_logits = "logits_to_keep" in inspect.signature(inner.forward).parameters
         self._vocabulary = int(inner.get_output_embeddings().weight.shape[0])
         self._on = "cuda" if str(self.device).startswith("cuda") else "cpu"
         self._dtype = inner.dtype
-        # None until tried; where keys fall out of a window, the mask of shared contexts would be wrong.
-        self._shares: bool | None = False if getattr(inner.config, "sliding_window", None) else None
+        # None until tried; where keys fall out of a window, the mask of shared contexts would be wrong, and
+        # PEFT takes no positions and masks of ours beside a learned prompt.
+        unshared = getattr(inner.config, "sliding_window", None) or self._virtual
+        self._shares: bool | None = False if unshared else None
         self._inner = inner
         self.stop_at({self.eot_token_id})
 
@@ -171,6 +193,23 @@ class TokenBatchedLM(HFLM):
             self.on_progress(len(answers) / len(requests))
         return [answers[number] for number in range(len(requests))]
 
+    def _model_generate(self, context: Any, max_length: int, stop: list[str], **settings: Any) -> Any:
+        if not self._virtual:
+            return super()._model_generate(context, max_length, stop, **settings)
+        if not settings.get("temperature"):
+            settings = {**settings, "temperature": None, "do_sample": False}
+        before = self._virtual + context.shape[1]
+        found = generate(
+            self.model,
+            context,
+            settings.pop("attention_mask"),
+            max_length=max_length + self._virtual,
+            stopping_criteria=stop_sequences_criteria(self.tokenizer, stop, before, len(context)),
+            pad_token_id=self.tokenizer.pad_token_id,
+            **settings,
+        )
+        return found[:, self._virtual :]
+
     def _generated_length(self, prompt: str, settings: dict[str, Any]) -> int:
         """Tokens of the prompt and of its longest answer."""
         ids = prompt.ids if isinstance(prompt, Encoded) else self.tok_encode(prompt)
@@ -188,7 +227,7 @@ class TokenBatchedLM(HFLM):
         """Whether this architecture scores a shared context as it does each continuation alone.
 
         Tried on one real question, since masks and positions are refused, ignored or replaced by some
-        (state-space models, prompt tuning).
+        (state-space models).
         """
         alone: dict[int, Score] = {}
         for single in row.alone():
@@ -201,28 +240,14 @@ class TokenBatchedLM(HFLM):
         return apart / row.scored <= (1e-3 if self._dtype == torch.float32 else 0.1)
 
 
-def _with_adapter(model: Any, adapter: Path) -> Any:
-    from peft import PeftModel
-
-    if (
-        not (adapter / "adapter_config.json").is_file()
-        or not (adapter / "adapter_model.safetensors").is_file()
-    ):
-        raise UserError(
-            "not an adapter: adapter_config.json or adapter_model.safetensors is missing",
-            file=adapter,
-            field="model.adapter",
-            fix="Name the payload folder of a fine_tuned_model",
-        )
+@contextlib.contextmanager
+def _weights_tied_already(model: Any) -> Iterator[None]:
+    """HFLM ties the weights again, and finds no embeddings where PEFT put trained token rows around them."""
+    if not hasattr(model, "get_base_model"):
+        yield
+        return
+    model.tie_weights = lambda: None
     try:
-        return PeftModel.from_pretrained(
-            model, str(adapter), is_trainable=False, autocast_adapter_dtype=False
-        )
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        said = str(error).strip().splitlines()[0].rstrip(":")
-        raise UserError(
-            f"the adapter does not fit the base: {said}",
-            file=adapter,
-            field="model.adapter",
-            fix="Use the base that the adapter was trained on",
-        ) from None
+        yield
+    finally:
+        del model.tie_weights

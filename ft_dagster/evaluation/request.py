@@ -17,20 +17,23 @@ class _Part(BaseModel):
 
 
 class Model(_Part):
-    """The base model's folder, and the payload folder of an adapter on it."""
+    """The base model's folder, and the payload folder of what training made of it; null: the base."""
 
     base: Path
-    adapter: Path | None = None
+    tuned: Path | None = None
 
 
 class OwnTask(_Part):
     """The variant's test split: each row's last answer is asked for, `max_new_tokens` at most, greedily.
 
+    `kind` says how an answer is scored; `database` is the SQLite file that queries run on (kind sql).
     `train_on` is recorded, not acted on: the last answer is scored however many turns were trained.
     """
 
     test: Path
     max_new_tokens: int = Field(64, ge=1)
+    kind: Literal["text", "label", "json", "sql"] = "text"
+    database: Path | None = None
     train_on: Literal["completions", "assistant_turns"] = "completions"
 
 

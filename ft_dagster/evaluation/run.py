@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.answer_scores import label_scores
 from ft_dagster.evaluation.load import LoadedTask, load_task
 from ft_dagster.evaluation.progress import Progress
 from ft_dagster.evaluation.request import Request
 from ft_dagster.evaluation.samples import (
+    LABELS,
     Answer,
     Role,
     Sample,
+    label_aggregates,
     main_metric,
     write_answers,
     write_samples,
@@ -22,6 +25,7 @@ from ft_dagster.evaluation.samples import (
 )
 from ft_dagster.evaluation.sampling import draw
 from ft_dagster.evaluation.tasks import TaskEntry
+from ft_dagster.program import write_json
 
 # Metrics that lm-eval gives as (log-likelihood, count) per document: stored as nats per counted unit.
 _PER_UNIT = {"word_perplexity": "word_loss", "byte_perplexity": "byte_loss"}
@@ -51,14 +55,13 @@ def evaluate(request: Request, entries: dict[Role, tuple[TaskEntry, ...]]) -> di
     started = time.monotonic()
     declared = list(_declared(entries, request))
     if not declared and request.own_task is None and request.general_holdout is None:
-        _write(request, [], [])
+        _write(request, [], [], [])
         return {"questions": 0, "seconds": 0.0}
-    from ft_dagster.evaluation.model import TokenBatchedLM, adapter_logit_difference, load_model
+    from ft_dagster.evaluation.model import TokenBatchedLM, load_judged
     from ft_dagster.evaluation.own_task import end_tokens
 
-    base, adapter = request.model.base, request.model.adapter
-    model, tokenizer = load_model(base, adapter, device=request.device, dtype=request.dtype)
-    difference = None if adapter is None else adapter_logit_difference(model, tokenizer)
+    base, tuned = request.model.base, request.model.tuned
+    model, tokenizer, difference = load_judged(base, tuned, device=request.device, dtype=request.dtype)
     lm = TokenBatchedLM(model, tokenizer)
     own = _own(request, lm)
     lm.stop_at(end_tokens([part for asked in own for part in asked.parts.values()], tokenizer))
@@ -67,25 +70,46 @@ def evaluate(request: Request, entries: dict[Role, tuple[TaskEntry, ...]]) -> di
     progress = Progress(request.output, sum(each.questions for each in asked))
     samples: list[Sample] = []
     answers: list[Answer] = []
+    labels: list[tuple[str, str]] = []
     for each in asked:
         progress.start(each.task, each.questions)
         found = list(_ask(lm, each, progress))
         samples += [sample for rows, _ in found for sample in rows]
         answers += [answer for _, answer in found]
+        labels += _labels(request, found)
     progress.end()
-    _write(request, samples, answers)
+    _write(request, samples, answers, labels)
     figures = {
         "questions": progress.total,
         "seconds": round(time.monotonic() - loaded, 3),
         "load_seconds": round(loaded - started, 3),
     }
-    return figures if difference is None else {**figures, "adapter_logit_difference": difference}
+    return figures if difference is None else {**figures, "tuned_logit_difference": difference}
 
 
-def _write(request: Request, samples: Sequence[Sample], answers: Sequence[Answer]) -> None:
+def _write(
+    request: Request,
+    samples: Sequence[Sample],
+    answers: Sequence[Answer],
+    labels: Sequence[tuple[str, str]],
+) -> None:
     write_samples(samples, request.output / "payload")
-    write_scores(samples, request.output / "payload")
+    write_scores(samples, request.output / "payload", label_aggregates(labels))
     write_answers(answers, request.output / "evidence")
+    if labels:
+        table = [score._asdict() for score in label_scores(labels)]
+        write_json(request.output / "evidence" / LABELS, {"schema_version": 1, "labels": table})
+
+
+def _labels(request: Request, found: Sequence[tuple[list[Sample], Answer]]) -> list[tuple[str, str]]:
+    """(answer, reference) of each question of the own task whose answer is a label."""
+    if request.own_task is None or request.own_task.kind != "label":
+        return []
+    return [
+        (answer.answered, answer.expected)
+        for samples, answer in found
+        if answer.role == "own_task" and samples[0].metric == "exact_match"
+    ]
 
 
 def _declared(entries: dict[Role, tuple[TaskEntry, ...]], request: Request) -> Iterator[Asked]:
@@ -136,6 +160,8 @@ def _own(request: Request, lm: Any) -> list[Asked]:
             seed=seed,
             max_new_tokens=new_tokens,
             max_length=lm.max_length,
+            kind=request.own_task.kind,
+            database=request.own_task.database,
         )
         asked.append(Asked("own_task", OWN_TASK, {task.config.task: task for task in tasks}, None))
     if request.general_holdout is not None:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.answer_scores import macro_f1, micro_f1
 
 Role = Literal["task", "own_task", "general", "general_loss"]
-SAMPLES, SCORES, ANSWERS = "samples.parquet", "scores.json", "answers.parquet"
+SAMPLES, SCORES, ANSWERS, LABELS = "samples.parquet", "scores.json", "answers.parquet", "labels.json"
+AGGREGATES = ("macro_f1", "micro_f1")
 SCHEMA_VERSION = 1
 
 
@@ -43,7 +45,7 @@ class Answer(NamedTuple):
 
 
 class Score(NamedTuple):
-    """The weighted mean of one metric over the questions of one task."""
+    """The weighted mean of one metric over the questions of one task, or an F1 over its labels."""
 
     role: Role
     task: str
@@ -92,19 +94,39 @@ def scores(samples: Iterable[Sample]) -> list[Score]:
     return found
 
 
-def write_scores(samples: Iterable[Sample], folder: Path) -> None:
+def label_aggregates(pairs: Sequence[tuple[str, str]]) -> list[Score]:
+    """F1 over the labels of the own task: (answer, reference) of each question; none without any."""
+    if not pairs:
+        return []
+    values = {"macro_f1": macro_f1(pairs), "micro_f1": micro_f1(pairs)}
+    return [Score("own_task", "own_task", name, value, len(pairs), True) for name, value in values.items()]
+
+
+def read_aggregates(folder: Path) -> list[Score]:
+    """The scores in `folder`, a payload, that no mean over the questions gives."""
+    rows = json.loads((folder / SCORES).read_text("utf-8"))["scores"]
+    return [Score(**row) for row in rows if row["metric"] in AGGREGATES]
+
+
+def write_scores(samples: Iterable[Sample], folder: Path, aggregates: Sequence[Score] = ()) -> None:
     """Write scores.json into `folder`; a value that is not a number becomes null."""
     rows = [
         {**score._asdict(), "value": score.value if math.isfinite(score.value) else None}
-        for score in scores(samples)
+        for score in (*scores(samples), *aggregates)
     ]
     text = json.dumps({"schema_version": SCHEMA_VERSION, "scores": rows}, indent=1)
     (folder / SCORES).write_text(text + "\n", "utf-8")
 
 
 def main_metric(metrics: Sequence[str]) -> str:
-    """The one metric a task is judged by: a loss of the own task, else acc_norm, else acc, else the first."""
-    preferred = ("completion_loss", "acc_norm", "acc")
+    """The one metric a task is judged by: acc_norm, else acc; of the own task, what its kind of answer says.
+
+    That is execution_accuracy of a query, json_f1, exact_match of a label, and the loss of a free text,
+    whose exact match says little (it has a token_f1 beside it). Else the first.
+    """
+    label = () if "token_f1" in metrics else ("exact_match",)
+    own = ("execution_accuracy", "json_f1", *label, "completion_loss") if "completion_loss" in metrics else ()
+    preferred = (*own, "acc_norm", "acc")
     return next((metric for metric in preferred if metric in metrics), metrics[0])
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ft_dagster.evaluation.samples import Role, Sample, main_metric
 
 # Scores that say right or wrong; a loss or an overlap does not.
-RIGHT_OR_WRONG = ("acc_norm", "acc", "exact_match")
+RIGHT_OR_WRONG = ("acc_norm", "acc", "exact_match", "execution_accuracy")
 
 
 @dataclass(frozen=True)

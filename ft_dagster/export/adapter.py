@@ -7,30 +7,46 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ft_dagster.data.quantize import QUANTIZATION_FILE, quantization_of
 from ft_dagster.errors import UserError
-from ft_dagster.export.models import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from ft_dagster.evaluation.weights import ADAPTER_CONFIG, ADAPTER_WEIGHTS, kind_of
 from ft_dagster.export.serving import save_serving_files
 from ft_dagster.program import write_json
 
 
-def export_adapter(base: Path, base_digest: str, adapter: Path, target: Path) -> dict[str, Any]:
+def export_adapter(base: Path, base_digest: str, weights: Path, target: Path) -> dict[str, Any]:
     """Write the adapter of a trained model into `target`; returns figures (rank, tensors, stop tokens).
 
-    Raises UserError for an adapter that its base cannot carry, or that servers do not load.
+    Raises UserError for a whole model, an adapter that its base cannot carry, or that servers do not load.
     """
-    config = read_adapter_config(adapter, base_digest)
+    if kind_of(weights) == "model":
+        raise UserError(
+            "a whole model was trained: it has no adapter",
+            file=weights,
+            field="export.format",
+            value="adapter",
+            fix="Declare `export: merged`",
+        )
+    config = read_adapter_config(weights, base_digest)
     if config.get("modules_to_save"):
         raise UserError(
             "an adapter that carries whole modules is not loaded by servers such as vLLM",
-            file=adapter / ADAPTER_CONFIG,
+            file=weights / ADAPTER_CONFIG,
             field="modules_to_save",
             value=config["modules_to_save"],
             fix="Declare `export: merged`, or train without modules_to_save",
         )
-    tensors = check_shapes(base, adapter)
-    copy_adapter(adapter, config, target)
-    stop = save_serving_files(base, adapter, target)
-    return {"rank": config.get("r"), "tensors": tensors, "stop_token_ids": stop}
+    tensors = check_shapes(base, weights)
+    copy_adapter(weights, config, target)
+    figures = {
+        "rank": config.get("r"),
+        "virtual_tokens": config.get("num_virtual_tokens"),
+        "trained_token_rows": _token_rows(config),
+        "quantization": quantization_of(weights),
+        "tensors": tensors,
+        "stop_token_ids": save_serving_files(base, weights, target),
+    }
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def read_adapter_config(adapter: Path, base_digest: str) -> dict[str, Any]:
@@ -53,11 +69,16 @@ def read_adapter_config(adapter: Path, base_digest: str) -> dict[str, Any]:
 
 
 def copy_adapter(adapter: Path, config: dict[str, Any], target: Path) -> None:
-    """The weights byte for byte; the configuration with sorted keys and lists, since PEFT writes sets."""
+    """The weights byte for byte; the configuration with sorted keys and lists, since PEFT writes sets.
+
+    How its base was quantized is kept beside it.
+    """
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(adapter / ADAPTER_WEIGHTS, target / ADAPTER_WEIGHTS)
     ordered = {name: sorted(value) if _is_set(name, value) else value for name, value in config.items()}
     write_json(target / ADAPTER_CONFIG, ordered)
+    if (adapter / QUANTIZATION_FILE).exists():
+        shutil.copyfile(adapter / QUANTIZATION_FILE, target / QUANTIZATION_FILE)
 
 
 def check_shapes(base: Path, adapter: Path) -> int:
@@ -105,3 +126,11 @@ def _expected_shapes(base: Path, adapter: Path) -> dict[str, tuple[int, ...]]:
 
 def _is_set(name: str, value: Any) -> bool:
     return name in ("target_modules", "exclude_modules") and isinstance(value, list)
+
+
+def _token_rows(config: dict[str, Any]) -> int | None:
+    """How many rows of the vocabulary the adapter carries; None without."""
+    trained = config.get("trainable_token_indices")
+    if not trained:
+        return None
+    return len(set().union(*trained.values())) if isinstance(trained, dict) else len(trained)

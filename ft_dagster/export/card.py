@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from ft_dagster.data.quantize import quantization_of
 from ft_dagster.data.render import load_tokenizer
+from ft_dagster.evaluation.weights import ADAPTER_CONFIG, kind_of
+from ft_dagster.export.merged import KEPT
 from ft_dagster.export.serving import GENERATION_CONFIG
 
 if TYPE_CHECKING:
@@ -16,6 +19,11 @@ if TYPE_CHECKING:
     from ft_dagster.export.request import Request
 
 FILE = "README.md"
+_LOADED_AS = {  # arguments of BitsAndBytesConfig
+    "nf4": 'load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, '
+    'bnb_4bit_compute_dtype="bfloat16"',
+    "int8": "load_in_8bit=True",
+}
 
 
 class Source(BaseModel):
@@ -91,6 +99,7 @@ def _metadata(request: Request) -> Any:
 def _content(request: Request, certificate: Certificate) -> dict[str, Any]:
     card, base = request.card, request.base
     reference = f"{base.reference}@{base.revision}" if base.revision else _shown(base.reference)
+    kind = quantization_of(request.weights)
     settings = [(f"{part}.{name}", _cell(value)) for part, name, value in _settings(card)]
     return {
         "card": card,
@@ -106,8 +115,10 @@ def _content(request: Request, certificate: Certificate) -> dict[str, Any]:
         ],
         "settings": settings,
         "figures": [(name, _cell(value)) for name, value in card.figures.items() if _is_number(value)],
-        "limits": _limits(request),
+        "limits": _limits(request, certificate),
         "stop": _stop_tokens(request),
+        "quantization": _LOADED_AS[kind] if kind and request.format == "adapter" else None,
+        "keeps_adapter": (request.payload / KEPT).is_dir(),
     }
 
 
@@ -133,13 +144,41 @@ def _rule(rule: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _limits(request: Request) -> list[str]:
-    if request.format == "merged":
+def _limits(request: Request, certificate: Certificate) -> list[str]:
+    """What this kind of export cannot do, or costs."""
+    kind = quantization_of(request.weights)
+    if kind_of(request.weights) == "model":
+        return ["The whole model was trained and is stored in bfloat16: no adapter can be taken off again."]
+    if request.format == "adapter":
+        return ["The adapter fits only the base named above, file by file.", *_adapter_limits(request, kind)]
+    if kind is None:
         return ["Base plus adapter is rounded to the base's dtype; the certificate says what that changed."]
-    limits = ["The adapter fits only the base named above, file by file."]
-    if request.card.method.get("use_dora"):
-        limits.append("It is a DoRA adapter, which vLLM does not load: export it merged to serve it there.")
+    limits = [
+        f"It was trained and judged on the base in {kind}. Merged here are the weights behind {kind}, in "
+        "bfloat16: it behaves as the quantized base with its adapter, and takes the memory of a plain model."
+    ]
+    if "arithmetic_kl" in certificate.figures:
+        limits.append(
+            "Judged in int8 arithmetic, which rounds what flows through the layers too: this model is "
+            f"{certificate.figures['arithmetic_kl']:.2g} nats a token from it."
+        )
     return limits
+
+
+def _adapter_limits(request: Request, kind: str | None) -> list[str]:
+    config = json.loads((request.weights / ADAPTER_CONFIG).read_text("utf-8"))
+    merged = "export it merged to serve it there."
+    said = {
+        f"It was trained and judged on the base in {kind} (quantization.json): load the base so.": kind,
+        f"It is a DoRA adapter, which vLLM does not load: {merged}": config.get("use_dora"),
+        f"It carries trained rows of the vocabulary, which vLLM does not load: {merged}": config.get(
+            "trainable_token_indices"
+        ),
+        "It is a learned prompt or prefix, which vLLM does not load: serve it with PEFT.": config.get(
+            "num_virtual_tokens"
+        ),
+    }
+    return [line for line, holds in said.items() if holds]
 
 
 def _stop_tokens(request: Request) -> list[str]:

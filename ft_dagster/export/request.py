@@ -26,15 +26,15 @@ class Base(_Part):
 
 
 class Request(_Part):
-    """One export. `adapter`: payload folder of the trained weights; `adapter_digest`: what was judged.
+    """One export. `weights`: payload folder of what training made; `weights_digest`: what was judged.
 
     `probes`: prompts, rendered with the chat template, on which the certificate compares.
     """
 
     schema_version: Literal[1]
     base: Base
-    adapter: Path
-    adapter_digest: str = Field(pattern=SHA256)
+    weights: Path
+    weights_digest: str = Field(pattern=SHA256)
     format: Literal["adapter", "merged"]
     card: Card
     probes: tuple[str, ...] = Field(min_length=1)

@@ -33,12 +33,12 @@ def export(request: Request) -> dict[str, Any]:
 
         hold_as_rank()
     _quiet()
-    check_judged(request.adapter, request.adapter_digest)
+    check_judged(request.weights, request.weights_digest)
     started = time.monotonic()
     _empty(request.payload)
     _say(f"export: writing the {request.format} export")
     figures = WRITERS[request.format](
-        request.base.folder, request.base.digest, request.adapter, request.payload
+        request.base.folder, request.base.digest, request.weights, request.payload
     )
     _share(request.payload)
     written = time.monotonic()
@@ -58,13 +58,13 @@ def export(request: Request) -> dict[str, Any]:
     }
 
 
-def check_judged(adapter: Path, digest: str) -> None:
-    """Raises UserError unless the files in `adapter` are those of this digest."""
-    found = payload_digest(hash_folder(adapter)) if adapter.is_dir() else None
+def check_judged(weights: Path, digest: str) -> None:
+    """Raises UserError unless the files in `weights` are those of this digest."""
+    found = payload_digest(hash_folder(weights)) if weights.is_dir() else None
     if found != digest:
         raise UserError(
             f"not the weights that were judged: expected {digest[:12]}",
-            file=adapter,
+            file=weights,
             value=found and found[:12],
             fix="Restore them from a backup, or train and evaluate the variant again",
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ft_dagster.data.render import load_tokenizer
 from ft_dagster.data.weights import tokenizer_files
-from ft_dagster.export.models import tokenizer_folder
+from ft_dagster.evaluation.weights import tokenizer_folder
 from ft_dagster.program import write_json
 
 if TYPE_CHECKING:
@@ -19,12 +19,12 @@ GENERATION_CONFIG = "generation_config.json"
 _MARK = "ANSWER"
 
 
-def save_serving_files(base: Path, adapter: Path, target: Path) -> list[int]:
+def save_serving_files(base: Path, weights: Path, target: Path) -> list[int]:
     """Write tokenizer, chat template and generation_config.json into `target`; returns the stop token ids.
 
     The tokenizer's files are copied, not saved again: a server sees the very bytes that training used.
     """
-    source = tokenizer_folder(base, adapter)
+    source = tokenizer_folder(base, weights)
     for name in tokenizer_files(source):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, target / name)

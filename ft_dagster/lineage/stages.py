@@ -25,7 +25,10 @@ STAGE_VERSIONS = {
 _ROWS = ["data/sources.py", "data/readers.py", "data/locations.py", "data/rows.py", "data/formats.py"]
 STAGE_CODE = {
     "declaration": ["spec", "data/fingerprint.py", "data/locations.py", "data/hub.py", "data/hashes.py"],
-    "base_model": ["data/base.py", "data/weights.py", "data/locations.py", "data/hub.py", "data/hashes.py"],
+    "base_model": [
+        "data/base.py", "data/derived.py", "data/new_tokens.py", "data/weights.py", "data/locations.py",
+        "data/hub.py", "data/hashes.py", "export/derived.py",
+    ],
     "general_corpus": ["data/corpus.py", "data/dedup.py", "data/splits.py", "data/tables.py", *_ROWS],
     "evaluation_texts": ["evaluation/texts.py", "evaluation/tasks.py", "evaluation/load.py"],
     "task_dataset": [
@@ -37,9 +40,9 @@ STAGE_CODE = {
         "data/dataset_io.py", "data/rows.py", "data/weights.py",
     ],
     "training_plan": ["planning"],
-    "fine_tuned_model": ["training"],
+    "fine_tuned_model": ["training", "data/quantize.py"],
     "base_evaluation": ["evaluation"],
-    "evaluation": ["evaluation"],
+    "evaluation": ["evaluation", "data/quantize.py"],
     "model_export": ["export"],
     "release": ["lineage/release.py"],
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Parameters of an adapter, counted from the shapes of the base's linear layers."""
+"""Trainable parameters, counted from the shapes of the base's layers before anything is loaded."""
 
 from __future__ import annotations
 
@@ -6,10 +6,19 @@ import json
 import struct
 from collections import defaultdict
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
+from ft_dagster.planning.facts import Facts
 
 EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "wpe", "word_embeddings", "embed_in", "embed_out")
+
+
+class Dimensions(NamedTuple):
+    hidden_size: int
+    layers: int
+    key_value_size: int
+    tied_embeddings: bool
 
 
 def linear_shapes(base_folder: Path) -> dict[str, list[list[int]]]:
@@ -23,6 +32,20 @@ def linear_shapes(base_folder: Path) -> dict[str, list[list[int]]]:
     return dict(shapes)
 
 
+def dimensions(base_folder: Path) -> Dimensions:
+    """What config.json says of the decoder, whatever its architecture calls it."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(base_folder, local_files_only=True, trust_remote_code=False)
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    keys = getattr(text, "num_key_value_heads", None) or heads
+    return Dimensions(
+        text.hidden_size, text.num_hidden_layers, keys * head_size, bool(text.tie_word_embeddings)
+    )
+
+
 def _header(file: Path) -> dict[str, dict[str, list[int]]]:
     with file.open("rb") as opened:
         (length,) = struct.unpack("<Q", opened.read(8))
@@ -31,14 +54,57 @@ def _header(file: Path) -> dict[str, dict[str, list[int]]]:
     return header
 
 
+def trainable_parameters(method: dict[str, Any], facts: Facts, new_tokens: int = 0) -> int:
+    """What the optimizer moves under `method` (the plan's); with LoRA the rows of `new_tokens` too."""
+    name = method["name"]
+    if name == "full":
+        return facts.parameters
+    if name == "prompt_tuning":
+        return int(method["num_virtual_tokens"]) * facts.hidden_size
+    if name == "prefix_tuning":
+        return int(method["num_virtual_tokens"]) * facts.layers * 2 * facts.key_value_size
+    rows = new_tokens * facts.hidden_size * (1 if facts.tied_embeddings else 2)
+    adapter = adapter_parameters(facts.linear_shapes, method["rank"], method["target_modules"])
+    return adapter + rows + (_magnitudes(method, facts) if method["use_dora"] else 0)
+
+
+def _magnitudes(method: dict[str, Any], facts: Facts) -> int:
+    """DoRA trains the length of each output's weights besides."""
+    targeted = _targeted(facts.linear_shapes, method["target_modules"])
+    return sum(shape[0] for name in targeted for shape in facts.linear_shapes[name])
+
+
+def smallest_dimension(
+    linear_shapes: dict[str, list[list[int]]], target_modules: str | list[str] | tuple[str, ...]
+) -> int:
+    """The largest rank that still saves anything. Raises UserError when a name matches no layer."""
+    names = _targeted(linear_shapes, target_modules)
+    return min(min(shape) for name in names for shape in linear_shapes[name])
+
+
 def adapter_parameters(
     linear_shapes: dict[str, list[list[int]]], rank: int, target_modules: str | list[str]
 ) -> int:
     """Sum of r * (in + out) over the targeted layers.
 
     `linear_shapes` maps a module's last name (`q_proj`) to the [out, in] shape of each such layer.
-    Raises UserError when a name matches no layer.
+    Raises UserError when a name matches no layer, or the rank is above a layer's smaller dimension.
     """
+    smallest = smallest_dimension(linear_shapes, target_modules)
+    if rank > smallest:
+        raise UserError(
+            f"above the smallest dimension of the targeted layers, {smallest}",
+            field="method.rank",
+            value=rank,
+            fix=f"Use at most {smallest}",
+        )
+    names = _targeted(linear_shapes, target_modules)
+    return sum(rank * sum(shape) for name in names for shape in linear_shapes[name])
+
+
+def _targeted(
+    linear_shapes: dict[str, list[list[int]]], target_modules: str | list[str] | tuple[str, ...]
+) -> list[str]:
     names = list(linear_shapes) if target_modules == "all-linear" else list(target_modules)
     for name in names:
         if name not in linear_shapes:
@@ -48,12 +114,11 @@ def adapter_parameters(
                 value=name,
                 fix=f"It has: {', '.join(sorted(linear_shapes))}",
             )
-    smallest = min(min(shape) for name in names for shape in linear_shapes[name])
-    if rank > smallest:
+    if not names:
         raise UserError(
-            f"above the smallest dimension of the targeted layers, {smallest}",
-            field="method.rank",
-            value=rank,
-            fix=f"Use at most {smallest}",
+            "the base model has no linear layers that LoRA can update",
+            field="method.name",
+            value="lora",
+            fix="Use full",
         )
-    return sum(rank * sum(shape) for name in names for shape in linear_shapes[name])
+    return names

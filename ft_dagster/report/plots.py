@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from ft_dagster.report.tables import count, is_share
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH, DPI = 7.0, 100  # inches, dots an inch
-COLOURS = 48  # of the PNG's palette: enough for anti-aliased text, a third of the bytes
+COLOURS = 64  # of the PNG's palette: enough for anti-aliased text, a third of the bytes
 INK, GREY, BLUE, ORANGE, GREEN = "#30363d", "#a3adb8", "#2563a8", "#c8641b", "#4a8a5c"
+LINES = ("-", ":", "-.", "--")
+LOWEST = 1e4  # a singular value this much below the largest has the darkest colour
 GENERAL = "general:"  # prefix of a general corpus among the sources of a mixture
 
 
@@ -25,25 +28,117 @@ def as_markdown_image(png: bytes) -> str:
 
 
 def training_curves(log: Iterable[Mapping[str, Any]]) -> bytes:
-    """Training, validation and general loss, and below the learning rate, from the lines of log.jsonl."""
+    """The lines of log.jsonl: the losses, below them how the steps went, and below that what was forgotten.
+
+    The last row is there where a general benchmark was asked or held-out general text was measured.
+    """
     rows = list(log)
-    figure = _figure(3.4)
-    loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    general = [row for row in rows if row.get("general_holdout_loss") is not None or "benchmark" in row]
+    figure = _figure(5.4 if general else 3.9)
+    heights = [2.2, 1.2, 1.5] if general else [2.2, 1.2]
+    parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
+    loss = parts[0].subplots()
     _curve(loss, rows, "loss", "training loss (each step)", color=GREY, linewidth=1)
     _curve(loss, rows, "validation_loss", "validation loss", color=BLUE, marker="o", markersize=4)
-    _curve(
-        loss, rows, "general_holdout_loss", "loss on held-out general text",
-        color=GREEN, marker="s", markersize=4, linestyle="--",
-    )  # fmt: skip
-    _curve(rate, rows, "learning_rate", "learning rate", color=ORANGE, linewidth=1.2)
     loss.set_ylabel("nats a token")
-    rate.set_ylabel("learning rate")
-    rate.set_xlabel("optimizer step")
-    rate.set_ylim(bottom=0)
-    rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    loss.set_xlabel("optimizer step")
     if loss.lines:
         loss.legend(frameon=False, fontsize=8)
+    _steps(parts[1], rows)
+    if general:
+        _forgetting(parts[2], rows)
     return _png(figure, "both")
+
+
+def _steps(figure: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Three small panels side by side: gradient norm, learning rate, tokens a second."""
+    norm, rate, speed = figure.subplots(1, 3)
+    _curve(norm, rows, "grad_norm", "", color=GREY, linewidth=1)
+    _curve(rate, rows, "learning_rate", "", color=ORANGE, linewidth=1.2)
+    timed = [
+        {"step": row["step"], "speed": row["tokens"] / row["seconds"]} for row in rows if row.get("seconds")
+    ]
+    _curve(speed, timed, "speed", "", color=BLUE, linewidth=1)
+    rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    speed.yaxis.set_major_formatter(lambda value, _: count(value))
+    for axes, name in ((norm, "gradient norm"), (rate, "learning rate"), (speed, "tokens a second")):
+        axes.set_title(name, fontsize=8, color=INK)
+        axes.set_ylim(bottom=0)
+
+
+def _forgetting(figure: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Two panels: loss on general text, and accuracy on general questions; one where there is one."""
+    asked = [{"step": row["step"], **row["benchmark"]} for row in rows if "benchmark" in row]
+    panels = figure.subplots(1, 2 if asked else 1, squeeze=False)[0]
+    _curve(panels[0], rows, "general_holdout_loss", "", color=GREEN, marker="s", markersize=4, linestyle="--")
+    panels[0].set_title("loss on held-out general text", fontsize=8, color=INK)
+    panels[0].set_ylabel("nats a token")
+    if not asked:
+        return
+    tasks = [name for name in asked[0] if name not in {"step", "mean"}]
+    for number, task in enumerate(tasks):
+        shade = {"color": GREY, "linewidth": 1, "linestyle": LINES[number % len(LINES)]}
+        _curve(panels[1], asked, task, _short(task, 18), **shade)
+    _curve(panels[1], asked, "mean", "mean", color=GREEN, marker="s", markersize=4)
+    panels[1].set_title("accuracy on general benchmarks", fontsize=8, color=INK)
+    panels[1].yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
+    panels[1].legend(frameon=False, fontsize=7)
+
+
+def spectrum_plot(layers: Sequence[Mapping[str, Any]]) -> bytes:
+    """The `layers` of spectrum.json: singular values (log scale) and effective rank of every update.
+
+    One column a layer, those of a kind (q_proj, ...) side by side in the order of the blocks.
+    """
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for layer in layers:
+        kinds.setdefault(layer["name"].rsplit(".", 1)[-1], []).append(layer)
+    ordered = [layer for kind in kinds.values() for layer in kind]
+    figure = _figure(3.8)
+    heat, ranks = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
+    _heat(figure, heat, ordered)
+    known = [(at, layer["effective_rank"]) for at, layer in enumerate(ordered) if "effective_rank" in layer]
+    ranks.plot([at for at, _ in known], [rank for _, rank in known], color=BLUE, marker=".", linestyle="none")
+    ranks.step(
+        range(len(ordered)), [layer["rank"] for layer in ordered], where="mid", color=GREY, linewidth=1
+    )
+    ranks.set_ylabel("effective rank")
+    ranks.set_ylim(bottom=0)
+    edges = [0]
+    for kind in kinds.values():
+        edges.append(edges[-1] + len(kind))
+    for axes in (heat, ranks):
+        for edge in edges[1:-1]:
+            axes.axvline(edge - 0.5, color="white" if axes is heat else GREY, linewidth=1)
+    middles = [(first + last - 1) / 2 for first, last in pairwise(edges)]
+    turned = {"rotation": 30, "ha": "right"} if len(kinds) > 8 else {}
+    ranks.set_xticks(middles, [_short(kind, 14) for kind in kinds], **turned)
+    ranks.set_xlabel("layers by kind, each in the order of the blocks")
+    return _png(figure, "y")
+
+
+def _heat(figure: Figure, axes: Axes, layers: Sequence[Mapping[str, Any]]) -> None:
+    """Values down (largest on top), layers across; what is zero or beyond a layer's rank stays empty."""
+    import numpy as np
+    from matplotlib.colors import LogNorm
+
+    deepest = max((len(layer["values"]) for layer in layers), default=1)
+    grid = np.full((deepest, max(1, len(layers))), np.nan)
+    for at, layer in enumerate(layers):
+        grid[: len(layer["values"]), at] = layer["values"]
+    grid[~(grid > 0)] = np.nan
+    axes.set_ylabel("singular value, largest first")
+    axes.set_ylim(deepest + 0.5, 0.5)
+    if np.isnan(grid).all():
+        return
+    largest = float(np.nanmax(grid))
+    scale = LogNorm(max(float(np.nanmin(grid)), largest / LOWEST), largest)
+    extent = (-0.5, len(layers) - 0.5, deepest + 0.5, 0.5)
+    drawn = axes.imshow(
+        grid, aspect="auto", norm=scale, cmap="viridis", extent=extent, interpolation="nearest", zorder=1
+    )
+    bar = figure.colorbar(drawn, ax=axes, pad=0.01)
+    bar.ax.tick_params(labelsize=7)
 
 
 def score_bars(rules: Iterable[Mapping[str, Any]]) -> bytes:
@@ -141,7 +236,7 @@ def _figure(height: float) -> Figure:
     return Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
 
 
-def _png(figure: Figure, grid: Literal["both", "x"] = "x") -> bytes:
+def _png(figure: Figure, grid: Literal["both", "x", "y"] = "x") -> bytes:
     from PIL import Image
 
     for axes in figure.axes:

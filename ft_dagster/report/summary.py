@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ft_dagster.data.derived import newer_parent
 from ft_dagster.lineage.release import production
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
@@ -59,7 +60,14 @@ def variant_row(store: Store, key: VariantKey) -> dict[str, Any]:
         "size_bytes": None if head is None else head.size,
         "digest": None if head is None else head.digest,
         "version": None if released is None else released["version"],
+        "stale": _stale(store, key),
     }
+
+
+def _stale(store: Store, key: VariantKey) -> str | None:
+    """Why the variant's newest model is out of date: its parent released another since."""
+    newer = newer_parent(store, key, read_head(store, prefix(key), "base_model"))
+    return None if newer is None else f"{newer[0]} v{newer[1]} was released since"
 
 
 def newest_plan(settings: Settings, key: VariantKey) -> dict[str, Any] | None:

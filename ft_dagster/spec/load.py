@@ -64,8 +64,7 @@ def load_variant(project: Path, key: VariantKey) -> Declared:
         )
     own = read_yaml(file)
     defaults_file = project / "tenants" / DEFAULTS
-    defaults = read_yaml(defaults_file) if defaults_file.exists() else {}
-    merged, taken = _merge(own, defaults)
+    merged, taken, defaults = _with_defaults(project, own)
     spec = _validate(VariantSpec, merged, lambda path: defaults_file if _within(path, taken) else file)
     waiting = not_yet(spec)
     if waiting:
@@ -78,8 +77,45 @@ def load_variant(project: Path, key: VariantKey) -> Declared:
             return name if _given(defaults, path) else "built-in"
         return file.name if _given(own, path) else "built-in"
 
+    if spec.base_model.variant is not None:
+        _check_parents(project, key, spec.base_model.variant)
     origins = {path: origin(path) for path in _leaves(spec.model_dump(mode="json"))}
     return Declared(key, file, spec, origins)
+
+
+def _check_parents(project: Path, key: VariantKey, named: str) -> None:
+    """Raises UserError for a parent that is undeclared or of another tenant, and for a cycle of parents."""
+    files = variant_files(project)
+    file, field = files[key], "base_model.variant"
+    parent = VariantKey.parse(named, file=file)
+    if parent.tenant != key.tenant:
+        fix = "Publish its model as a folder, and name that as base_model.source"
+        raise UserError(
+            "a variant of another tenant: tenants are sealed", file=file, field=field, value=named, fix=fix
+        )
+    if parent not in files:
+        known = [str(other) for other in files if other.tenant == key.tenant]
+        fix = _nearest(named, known, f"Declare it in tenants/{parent.tenant}/")
+        raise UserError("no such variant", file=file, field=field, value=named, fix=fix)
+    chain: list[VariantKey] = [key]
+    following: VariantKey | None = parent
+    while following is not None and following in files:
+        if following in chain:
+            cycle = " → ".join(str(link) for link in [*chain[chain.index(following) :], following])
+            fix = "Let one of them start from a base_model.source"
+            raise UserError(f"a cycle of parents: {cycle}", file=file, field=field, value=named, fix=fix)
+        chain.append(following)
+        following = _named_parent(files[following], project)
+
+
+def _named_parent(file: Path, project: Path) -> VariantKey | None:
+    """The parent that a declaration names. What else is wrong there is said when it is loaded."""
+    try:
+        base = _with_defaults(project, read_yaml(file))[0].get("base_model")
+        named = base.get("variant") if isinstance(base, dict) else None
+        return None if named is None else VariantKey.parse(str(named))
+    except UserError:
+        return None
 
 
 def load_corpus(project: Path, name: str, *, asked_by: object = None) -> CorpusSpec:
@@ -128,6 +164,13 @@ class _UniqueKeys(yaml.SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _with_defaults(project: Path, own: dict[str, Any]) -> tuple[dict[str, Any], set[str], dict[str, Any]]:
+    """(the declaration over the defaults, the paths that these supplied, the defaults)"""
+    file = project / "tenants" / DEFAULTS
+    defaults = read_yaml(file) if file.exists() else {}
+    return *_merge(own, defaults), defaults
 
 
 def _merge(own: dict[str, Any], defaults: dict[str, Any]) -> tuple[dict[str, Any], set[str]]:

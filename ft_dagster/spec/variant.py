@@ -11,11 +11,32 @@ from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from ft_dagster.spec.formats import export_problem
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Format = Literal["auto", "chat", "prompt_completion", "alpaca", "sharegpt", "text"]
 MethodName = Literal["full", "lora", "qlora", "lora_8bit", "prompt_tuning", "prefix_tuning"]
+LORA_SETTINGS = ("rank", "alpha", "dropout", "target_modules", "use_rslora", "use_dora")
+PROMPT_SETTINGS = ("num_virtual_tokens",)
+METHOD_SETTINGS: dict[str, tuple[str, ...]] = {  # of `method`, those that act
+    "auto": LORA_SETTINGS,
+    "full": (),
+    "lora": LORA_SETTINGS,
+    "qlora": LORA_SETTINGS,
+    "lora_8bit": LORA_SETTINGS,
+    "prompt_tuning": PROMPT_SETTINGS,
+    "prefix_tuning": PROMPT_SETTINGS,
+}
 
 
 class Model(BaseModel):
@@ -28,7 +49,7 @@ def _from_string(field: str) -> BeforeValidator:
 
 
 def _from_number(field: str) -> BeforeValidator:
-    return BeforeValidator(lambda value: {field: value} if isinstance(value, int) else value)
+    return BeforeValidator(lambda value: {field: value} if isinstance(value, int | str) else value)
 
 
 class BaseModelSpec(Model):
@@ -134,6 +155,19 @@ class MethodSpec(Model):
     num_virtual_tokens: int | None = Field(
         None, ge=1, le=512, description="Length of the learned prompt or prefix"
     )
+
+    @field_validator(*LORA_SETTINGS, *PROMPT_SETTINGS)
+    @classmethod
+    def _is_a_setting_of_the_method(cls, value: Any, info: ValidationInfo) -> Any:
+        name = info.data.get("name")  # None: already refused
+        if value is None or value is False or name is None or info.field_name in METHOD_SETTINGS[name]:
+            return value
+        own = " and ".join(METHOD_SETTINGS[name]) if len(METHOD_SETTINGS[name]) < 3 else "those of LoRA"
+        others = [other for other, settings in METHOD_SETTINGS.items() if info.field_name in settings]
+        raise ValueError(
+            f"not a setting of {name}, whose settings are {own or 'none'}: "
+            f"leave it out, or name {' or '.join(o for o in others if o != 'auto')}"
+        )
 
 
 class DeepspeedSpec(Model):
@@ -302,6 +336,13 @@ class VariantSpec(Model):
     export: Annotated[ExportSpec, _from_string("format")] = ExportSpec()
     resources: ResourcesSpec = ResourcesSpec()
     retrain: RetrainSpec = RetrainSpec()
+
+    @model_validator(mode="after")
+    def _method_has_the_export(self) -> VariantSpec:
+        problem = export_problem(self.method.name, self.export.format)
+        if problem:
+            raise ValueError(problem)
+        return self
 
     @model_validator(mode="after")
     def _task_has_a_kind(self) -> VariantSpec:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ft_dagster.errors import UserError
 from ft_dagster.program import SCHEMA_VERSION, write_json
+from ft_dagster.training import ranks
 from ft_dagster.training.contract import (
     RESULT_FILE,
     Member,
@@ -25,7 +26,6 @@ from ft_dagster.training.contract import (
     read_result,
     read_run,
     recipe_digest,
-    write_result,
 )
 from ft_dagster.training.failures import explained
 from ft_dagster.training.progress import Channel, open_channel
@@ -44,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run = read_run(folder)
         _check(run, folder)
+        if ranks.to_be_started(run.launch):
+            return ranks.start(run, folder)
         _take_device()
         with open_channel() as channel:
             return train_all(run, channel, stop)
@@ -56,15 +58,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _check(run: Run, folder: Path) -> None:
-    ranks = run.launch.nodes * run.launch.ranks_per_node
-    if ranks > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            "training over several processes is not built yet",
-            file=folder / "run.json",
-            field="launch.ranks_per_node",
-            value=ranks,
-            fix="Ask for one GPU: resources.gpus 1",
-        )
     outputs = [member.output for member in run.members]
     if len(set(outputs)) < len(outputs):
         raise UserError(
@@ -106,6 +99,7 @@ def train_all(run: Run, channel: Channel, stop: Stop) -> int:
             _write(run, member, status)
             channel.say(f"{member.variant}: {status}")
             return stopped.code
+    ranks.leave()
     return max(codes, key=WORST.index)
 
 
@@ -116,7 +110,8 @@ def _train_one(run: Run, member: Member, channel: Channel, stop: Stop) -> int:
     if _already_done(run, member):
         channel.say(f"{member.variant}: already trained, kept")
         return DONE
-    member.result.unlink(missing_ok=True)
+    if ranks.is_first():
+        member.result.unlink(missing_ok=True)
     try:
         member.output.mkdir(parents=True, exist_ok=True)
         _check_device(member)
@@ -129,8 +124,9 @@ def _train_one(run: Run, member: Member, channel: Channel, stop: Stop) -> int:
         if known:
             return _failed(run, member, known)
         traceback.print_exc()
-        problem = UserError(f"{type(error).__name__}: {error}", fix="See the traceback in the log")
-        _write(run, member, "failed", problem)
+        if ranks.world() == 1:  # else it may only be that another rank is gone
+            problem = UserError(f"{type(error).__name__}: {error}", fix="See the traceback in the log")
+            _write(run, member, "failed", problem)
         return FAILED
 
 
@@ -163,7 +159,7 @@ def _failed(run: Run, member: Member, error: UserError) -> int:
 
 
 def _write(run: Run, member: Member, status: str, error: UserError | None = None) -> None:
-    write_result(
+    ranks.report(
         member,
         Result.model_validate(
             {

@@ -20,7 +20,7 @@ class Collator:
     """Turns rows {"bin": [ordinal, …]} into one micro-batch.
 
     input_ids, labels (-100: not trained on), position_ids: int64 [bins, longest bin]; ordinals: the bins.
-    The tail of a shorter bin is padding, a block of its own without labels.
+    The tail of a shorter bin is padding, a block of its own without labels; so is the whole of an empty bin.
     """
 
     def __init__(self, examples: Examples, pad_token_id: int) -> None:
@@ -29,7 +29,7 @@ class Collator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         bins: list[Bin] = [list(map(int, row["bin"])) for row in rows]
-        width = max(sum(int(self.examples.lengths[i]) for i in ordinals) for ordinals in bins)
+        width = max(2, *(sum(int(self.examples.lengths[i]) for i in ordinals) for ordinals in bins))
         ids = np.full((len(bins), width), self.pad_token_id, np.int64)
         labels = np.full((len(bins), width), -100, np.int64)
         positions = np.zeros((len(bins), width), np.int64)

@@ -8,14 +8,19 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from ft_dagster.training.journal import Journal, StepLog
+from ft_dagster.training.figures import peak_device_bytes, peak_process_bytes
+from ft_dagster.training.journal import Journal, Step, StepLog
 from ft_dagster.training.progress import Progress
 from ft_dagster.training.sft import TokenTrainer
 from ft_dagster.training.stop import Stop
+from ft_dagster.training.watch.observer import Observer
 
 
 class Watch(TrainerCallback):
-    """Keeps the journal; evaluates and asks for a checkpoint at `evaluation_steps`, or when told to stop."""
+    """Keeps the journal; evaluates and asks for a checkpoint at `evaluation_steps`, or when told to stop.
+
+    `observer` looks at the model after each evaluation, and may end the training.
+    """
 
     def __init__(
         self,
@@ -27,9 +32,10 @@ class Watch(TrainerCallback):
         stop: Stop,
         evaluation_steps: list[int],
         evaluate: Callable[[int], None],
+        observer: Observer | None = None,
     ) -> None:
         self._trainer, self._journal, self._log, self._progress = trainer, journal, log, progress
-        self._stop, self._evaluate = stop, evaluate
+        self._stop, self._evaluate, self._observer = stop, evaluate, observer
         self._evaluation_steps = evaluation_steps
         self._evaluation_seconds = 0.0  # of the last one
         self._began = time.perf_counter()
@@ -46,31 +52,75 @@ class Watch(TrainerCallback):
         seconds = time.perf_counter() - self._began
         self._journal.consume(step, seconds)
         speed = self._journal.tokens / self._journal.seconds
+        rate = _used_rate(state, self._trainer)
+        self._write(done, step, rate, seconds)
+        eta = self._eta(done, state.max_steps)
+        self._progress.step(done, step.loss, speed, eta, step.grad_norm, rate)
+        if done in self._evaluation_steps:
+            self._timed_evaluation(done)
+            control.should_save = True
+            if self._observer and self._observer.stopped:
+                control.should_training_stop = True
+        if self._trainer.stop:
+            control.should_save = control.should_training_stop = True
+        return control
+
+    def _write(self, done: int, step: Step, rate: float, seconds: float) -> None:
+        """The step's line of log.jsonl, and its points of the curves that are reported elsewhere."""
+        flops = self._observer.flops_spent() if self._observer else None
         self._log.write(
             {
                 "step": done,
                 "epoch": round(self._journal.epochs, 4),
                 "loss": step.loss,
                 "grad_norm": step.grad_norm,
-                "learning_rate": _used_rate(state, self._trainer),
+                "learning_rate": rate,
                 "tokens": step.tokens,
                 "trained_tokens": step.trained_tokens,
                 "seconds": round(seconds, 4),
+                "flops": flops,
                 "batch": step.digest,
             }
         )
-        self._progress.step(done, step.loss, speed, self._eta(done, state.max_steps))
-        if done in self._evaluation_steps:
-            self._timed_evaluation(done)
-            control.should_save = True
-        if self._stop.requested:
-            control.should_save = control.should_training_stop = True
-        return control
+        if self._observer:
+            self._observer.reports.write(
+                {
+                    "loss": step.loss,
+                    "grad_norm": step.grad_norm,
+                    "learning_rate": rate,
+                    "tokens_per_second": step.tokens / seconds,
+                    "trained_tokens": self._journal.trained_tokens,
+                    "flops": flops,
+                }
+            )
 
     def _timed_evaluation(self, step: int) -> None:
         began = time.perf_counter()
         self._evaluate(step)
+        if self._observer:
+            self._observe(self._observer, step)
         self._evaluation_seconds = time.perf_counter() - began
+
+    def _observe(self, observer: Observer, step: int) -> None:
+        observer.observe(step)
+        memory = peak_device_bytes(self._trainer.model) or peak_process_bytes()
+        self._log.write({"step": step, "peak_memory_bytes": memory})
+        spent = observer.flops_spent()
+        self._progress.at(
+            step,
+            f"{self._journal.trained_tokens:,} trained tokens"
+            + (f"  {spent:.2e} FLOPs" if spent else "")
+            + f"  peak memory {memory / 1e9:.2f} GB",
+        )
+        benchmark = observer.last("benchmark", step) or {}
+        observer.reports.write(
+            {
+                "eval_validation_loss": self._journal.loss_at("validation", step),
+                "eval_general_loss": self._journal.loss_at("general_holdout", step),
+                "eval_benchmark": benchmark.get("mean"),
+                "peak_memory_bytes": memory,
+            }
+        )
 
     def _eta(self, done: int, steps: int) -> float:
         left = sum(step >= done for step in self._evaluation_steps)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ft_dagster.lineage.digest import sha256_json
 from ft_dagster.program import SCHEMA_VERSION, read_json_as, write_json
 
+Status = Literal["done", "stopped", "failed", "preempted", "cancelled"]
 RUN_FILE = "run.json"
 RESULT_FILE = "result.json"
 
@@ -154,13 +155,16 @@ class Run(Strict):
 
 
 class Result(BaseModel):
-    """result.json of one member. `figures` are numbers (null where not measured)."""
+    """result.json of one member. `figures` are numbers and words (null where not measured).
+
+    "stopped": it gave up against its rivals, and exported nothing.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     schema_version: int = SCHEMA_VERSION
     variant: str
-    status: Literal["done", "failed", "preempted", "cancelled"]
+    status: Status
     recipe: str = Field(description="Digest of what was asked; see `recipe_digest`")
     figures: dict[str, Any] = {}
     checkpoints: list[dict[str, Any]] = []

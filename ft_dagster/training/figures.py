@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ft_dagster.training.checkpoints import Checkpoint
 from ft_dagster.training.journal import Journal
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
+
+    from ft_dagster.training.watch.observer import Observer
 
 
 def peak_process_bytes() -> int:
@@ -32,30 +37,60 @@ def peak_device_bytes(model: PreTrainedModel) -> int | None:
 
 def parameter_counts(model: PreTrainedModel) -> tuple[int, int]:
     """(all, trainable)."""
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
     return sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)
 
 
 def flops_estimate(model: PreTrainedModel, journal: Journal) -> int:
-    """An estimate from parameter counts: forward and backward of every computed position.
+    """From parameter counts: the counted figure's cross-check, and all there is where it cannot be counted.
 
-    2 per weight forward, 2 for the gradient of its input, 2 more where the weight itself is trained; the
-    output head at trained positions only; attention scores and a checkpointed second forward left out.
+    For every computed position 2 per weight forward, 2 for the gradient of its input, 2 more where the weight
+    itself is trained; the output head at trained positions only; attention scores and a checkpointed second
+    forward left out. A 4-bit weight counts as half.
     """
-    everything, trainable = parameter_counts(model)
-    head = model.get_output_embeddings().weight
-    embedding = model.get_input_embeddings().weight
-    outside = head.numel() + (0 if embedding is head else embedding.numel())
-    body = everything - outside - trainable
-    return journal.slots * (4 * body + 6 * trainable) + journal.trained_tokens * 4 * head.numel()
+    head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    outside = {id(head), id(embedding)}
+    body = sum(
+        (6 if weight.requires_grad else 4) * getattr(weight, "ds_numel", weight.numel())
+        for weight in model.parameters()
+        if id(weight) not in outside
+    )
+    each = 6 if head.requires_grad else 4
+    return journal.slots * body + journal.trained_tokens * each * getattr(head, "ds_numel", head.numel())
+
+
+def checkpoint_storage(kept: Sequence[Checkpoint]) -> dict[str, int]:
+    """Bytes on disk of all kept checkpoints: weights, and apart from them optimizer states with the rest.
+
+    Under DeepSpeed the fp32 master weights lie with the optimizer's moments.
+    """
+    files = [(path, size) for checkpoint in kept for path, size, _ in checkpoint.files]
+    weights = sum(size for path, size in files if _holds_weights(path))
+    return {
+        "checkpoints_kept": len(kept),
+        "checkpoint_weights_bytes": weights,
+        "checkpoint_optimizer_bytes": sum(size for _, size in files) - weights,
+    }
+
+
+def _holds_weights(path: str) -> bool:
+    return path.endswith((".safetensors", "model_states.pt"))
 
 
 def training_figures(
-    model: PreTrainedModel, journal: Journal, best_step: int, whole_seconds: float
+    model: PreTrainedModel,
+    journal: Journal,
+    best_step: int,
+    whole_seconds: float,
+    *,
+    observer: Observer | None = None,
+    kept: Sequence[Checkpoint] = (),
+    weights: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Any]:
     """What result.json reports. Losses: nats a token. Tokens/s leaves out padding, evaluation and saving.
 
-    `training_seconds` are those of all steps; `seconds` those of this process, since the last resume.
+    `training_seconds` are those of all steps; `seconds` those of this process, since the last resume. The
+    model holds the exported weights, or `weights` does by name. What the observer saw is that of `best_step`.
     """
     everything, trainable = parameter_counts(model)
     validation = journal.evaluations.get("validation", {})
@@ -84,4 +119,30 @@ def training_figures(
         "parameters": everything,
         "trainable_parameters": trainable,
         "flops_estimate": flops_estimate(model, journal),
+        **checkpoint_storage(kept),
+        **(_seen(observer, best_step, weights) if observer else {}),
+    }
+
+
+def _seen(observer: Observer, best_step: int, weights: Mapping[str, Tensor] | None) -> dict[str, Any]:
+    """Of what was watched: the work, the spectrum, signs of forgetting before and after, why it stopped."""
+    summarized = observer.write_spectrum(weights)
+    first, last = (
+        {name: observer.last(name, step) or {} for name in ("benchmark", "degeneration")}
+        for step in (0, best_step)
+    )
+    return {
+        "method": observer.member.plan.method["name"],
+        "flops": observer.flops_spent(),
+        "effective_rank": summarized.get("effective_rank"),
+        "spectrum_condition": summarized.get("condition"),
+        "benchmark_first": first["benchmark"].get("mean"),
+        "benchmark_last": last["benchmark"].get("mean"),
+        "repeated_4grams_first": first["degeneration"].get("repeated"),
+        "repeated_4grams_last": last["degeneration"].get("repeated"),
+        "empty_answers_first": first["degeneration"].get("empty"),
+        "empty_answers_last": last["degeneration"].get("empty"),
+        "stopped": observer.stopped[0] if observer.stopped else None,
+        "stop_reason": observer.stopped[1] if observer.stopped else None,
+        "advice": observer.advice(summarized),
     }

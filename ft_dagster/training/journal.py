@@ -22,6 +22,7 @@ class Step:
     tokens: int
     trained_tokens: int
     slots: int
+    squares: int = 0
     loss: float = 0.0
     grad_norm: float = 0.0
 
@@ -30,8 +31,9 @@ class Step:
 class Journal:
     """Counters after `len(batches)` optimizer steps.
 
-    `times` counts per example ordinal; `slots` are positions computed, padding among them; `seconds` are
-    those of training steps alone. `evaluations` maps a split to {step: loss}.
+    `times` counts per example ordinal; `slots` are positions computed, padding among them, in `rows` of
+    `micro_batches`, and `squares` the sum of the rows' squared widths; `seconds` are those of training steps
+    alone. `evaluations` maps a split to {step: loss}; `observations` are log lines, each with its "step".
     """
 
     times: list[int]
@@ -40,8 +42,12 @@ class Journal:
     tokens: int = 0
     trained_tokens: int = 0
     slots: int = 0
+    squares: int = 0
+    rows: int = 0
+    micro_batches: int = 0
     seconds: float = 0.0
     evaluations: dict[str, dict[int, float]] = field(default_factory=dict)
+    observations: list[dict[str, Any]] = field(default_factory=list)
     resumed_from: list[int] = field(default_factory=list)
 
     @property
@@ -61,6 +67,9 @@ class Journal:
         self.tokens += step.tokens
         self.trained_tokens += step.trained_tokens
         self.slots += step.slots
+        self.squares += step.squares
+        self.rows += sum(map(len, step.bins))
+        self.micro_batches += len(step.bins)
         self.seconds += seconds
 
     def evaluated(self, split: str, step: int, loss: float) -> None:
@@ -107,13 +116,17 @@ def write_ledger(
 class StepLog:
     """evidence/log.jsonl: one line per step or evaluation; on resume the lines beyond the checkpoint go."""
 
-    def __init__(self, file: Path, resumed_step: int) -> None:
+    def __init__(self, file: Path | None, resumed_step: int) -> None:
+        self._file = file
+        if file is None:  # another rank writes
+            return
         file.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in _lines(file) if line["step"] <= resumed_step] if resumed_step else []
         file.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
-        self._file = file
 
     def write(self, line: dict[str, Any]) -> None:
+        if self._file is None:
+            return
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 

@@ -61,11 +61,32 @@ def epoch_bins(
     return pack(lengths, order, capacity)
 
 
-def schedule(
-    lengths: Lengths, shards: Sequence[int], settings: TrainingSettings, capacity: int | None, seed: int
+def schedule(  # noqa: PLR0917
+    lengths: Lengths,
+    shards: Sequence[int],
+    settings: TrainingSettings,
+    capacity: int | None,
+    seed: int,
+    ranks: int = 1,
 ) -> list[Bin]:
-    """All bins of the training, in order: `max_steps` of them if given, else `num_train_epochs`."""
-    bins_a_step = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    """All bins of the training, in order: `max_steps` of them if given, else `num_train_epochs`.
+
+    Over several ranks, empty bins fill up the last micro-batches: each rank gets as many as the others.
+    """
+    bins = _bins(lengths, shards, settings, capacity, seed, ranks)
+    missing = -len(bins) % (settings.per_device_train_batch_size * ranks) if ranks > 1 else 0
+    return bins + [[] for _ in range(missing)]
+
+
+def _bins(  # noqa: PLR0917
+    lengths: Lengths,
+    shards: Sequence[int],
+    settings: TrainingSettings,
+    capacity: int | None,
+    seed: int,
+    ranks: int,
+) -> list[Bin]:
+    bins_a_step = settings.per_device_train_batch_size * settings.gradient_accumulation_steps * ranks
     wanted = None if settings.max_steps is None else settings.max_steps * bins_a_step
     bins: list[Bin] = []
     for epoch, share in _epochs(settings.num_train_epochs if wanted is None else math.inf):
@@ -76,8 +97,9 @@ def schedule(
     return bins
 
 
-def total_steps(bins: int, settings: TrainingSettings) -> int:
-    return math.ceil(bins / (settings.per_device_train_batch_size * settings.gradient_accumulation_steps))
+def total_steps(bins: int, settings: TrainingSettings, ranks: int = 1) -> int:
+    batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps * ranks
+    return math.ceil(bins / batch)
 
 
 def evaluation_steps(steps: int, evaluations: int) -> list[int]:

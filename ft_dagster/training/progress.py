@@ -74,7 +74,7 @@ class Progress:
     """Progress of one member: a line every few seconds, and progress.json for a bar in a terminal."""
 
     def __init__(
-        self, channel: Channel, file: Path, variant: str, total_steps: int, prefix: str = ""
+        self, channel: Channel, file: Path | None, variant: str, total_steps: int, prefix: str = ""
     ) -> None:
         self._channel = channel
         self._file = file
@@ -91,7 +91,19 @@ class Progress:
         self.say(line)
         print(f"{self._prefix}{line}", file=sys.stderr, flush=True)
 
-    def step(self, step: int, loss: float, tokens_per_second: float, eta_seconds: float) -> None:
+    def at(self, step: int, line: str) -> None:
+        """What was seen at a step."""
+        self.say(f"step {step}/{self._total}  {line}")
+
+    def step(  # noqa: PLR0917
+        self,
+        step: int,
+        loss: float,
+        tokens_per_second: float,
+        eta_seconds: float,
+        grad_norm: float,
+        learning_rate: float,
+    ) -> None:
         now, ends = time.monotonic(), step in (1, self._total)
         if ends or now - self._written >= SECONDS_BETWEEN_FILES:
             self._written = now
@@ -99,8 +111,8 @@ class Progress:
         if ends or now - self._said >= SECONDS_BETWEEN_LINES:
             self._said = now
             self.say(
-                f"step {step}/{self._total}  loss {loss:.2f}  {tokens_per_second:,.0f} tok/s"
-                f"  ETA {duration(eta_seconds)}"
+                f"step {step}/{self._total}  loss {loss:.2f}  gradient {grad_norm:.2g}"
+                f"  rate {learning_rate:.1e}  {tokens_per_second:,.0f} tok/s  ETA {duration(eta_seconds)}"
             )
 
     def evaluated(self, step: int, split: str, loss: float, best: bool) -> None:
@@ -117,7 +129,8 @@ class Progress:
             "tokens_per_second": tokens_per_second,
             "eta_seconds": eta_seconds,
         }
-        write_json(self._file, figures)
+        if self._file is not None:
+            write_json(self._file, figures)
         self._channel.report({"type": "progress", "variant": self._variant, **figures})
 
 

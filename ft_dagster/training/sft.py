@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import math
 from collections.abc import Callable, Iterator
@@ -11,9 +12,10 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import Trainer
+from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from trl import SFTTrainer
 
-from ft_dagster.training import checkpoints
+from ft_dagster.training import checkpoints, ranks
 from ft_dagster.training.batches import Collator, batch_digest
 from ft_dagster.training.journal import Step
 from ft_dagster.training.mixture import Examples
@@ -25,23 +27,36 @@ def loss_at_trained_positions(model: Any, inputs: dict[str, Any], tokens: torch.
 
     TRL's own head does this on GPUs; elsewhere it computes every position.
     """
+    prompt = learned_prompt(model)
     labels = inputs["labels"][:, 1:]
     columns = (labels != -100).any(dim=0).nonzero().squeeze(1)
     logits = model(
         input_ids=inputs["input_ids"],
-        position_ids=inputs["position_ids"],
+        position_ids=inputs["position_ids"] if prompt is None else None,
         use_cache=False,
-        logits_to_keep=columns,
+        logits_to_keep=columns + (prompt or 0),
     ).logits
     total = cross_entropy(logits.flatten(0, 1).float(), labels[:, columns].flatten(), reduction="sum")
     return total / tokens
+
+
+def learned_prompt(model: Any) -> int | None:
+    """Positions that prompt or prefix tuning puts before those of the input, in the logits; None without it.
+
+    Such a model numbers its positions itself.
+    """
+    config = getattr(getattr(model, "module", model), "active_peft_config", None)
+    if config is None or not config.is_prompt_learning:
+        return None
+    return config.num_virtual_tokens if config.peft_type == "PROMPT_TUNING" else 0
 
 
 class TokenTrainer(SFTTrainer):
     """One optimizer step = the mean loss over all trained tokens of its micro-batches.
 
     `diverged(quantity, value, ordinals)` is called, and must raise, where a loss or gradient is not
-    finite; `saved(folder)` where a checkpoint's files are written.
+    finite; `saved(folder)` where a checkpoint's files are written; `stopping()` says whether this process was
+    asked to stop. Over several ranks, `current` and `stop` are of all of them after each step.
     """
 
     loss_is_scaled_for_ga = True  # by num_items_in_batch, in compute_loss
@@ -51,16 +66,19 @@ class TokenTrainer(SFTTrainer):
         *args: Any,
         diverged: Callable[[str, float, list[int]], None],
         saved: Callable[[Path], None],
+        stopping: Callable[[], bool] = lambda: False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True  # so that Trainer counts num_items_in_batch
         self.processing_class = None  # else every checkpoint holds the tokenizer
-        self._diverged, self._saved = diverged, saved
+        self._diverged, self._saved, self._stopping = diverged, saved, stopping
+        self.stop = False
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         self._keeps_logits = "logits_to_keep" in inspect.signature(type(base).forward).parameters
         self.current = Step([], "", 0, 0, 0)
         self._micro_batch = 0
+        self._measuring = False
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
         batches, tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -72,6 +90,7 @@ class TokenTrainer(SFTTrainer):
             tokens=sum(int(lengths[i]) for ordinals in bins for b in ordinals for i in b),
             trained_tokens=sum(int((batch["labels"] != -100).sum()) for batch in batches),
             slots=sum(batch["input_ids"].numel() for batch in batches),
+            squares=sum(rows * width**2 for rows, width in (batch["input_ids"].shape for batch in batches)),
         )
         self._micro_batch = 0
         return batches, tokens
@@ -79,12 +98,16 @@ class TokenTrainer(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        fused = inputs["input_ids"].device.type == "cuda"
+        prompt = learned_prompt(model) is not None
+        fused = inputs["input_ids"].device.type == "cuda" and not self._measuring and not prompt
         if fused or return_outputs or not self._keeps_logits:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            return loss / ranks.world() if self._measuring else loss  # which Trainer multiplies by it
         tokens = num_items_in_batch
         if tokens is None:
             tokens = (inputs["labels"][:, 1:] != -100).sum().clamp(min=1)
+        elif not self._measuring:
+            tokens = tokens / ranks.world()  # of all ranks, whose gradients will be averaged
         return loss_at_trained_positions(model, inputs, tokens)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -102,30 +125,70 @@ class TokenTrainer(SFTTrainer):
         if not math.isfinite(self.current.grad_norm):
             ordinals = [i for bins in self.current.bins for b in bins for i in b]
             self._diverged("gradient norm", self.current.grad_norm, ordinals)
+        everyones = ranks.gather((self.current, self._stopping()))
+        self.current, self.stop = together([step for step, _ in everyones]), any(s for _, s in everyones)
         return norm
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """DeepSpeed's own checkpoint holds the weights: a second, rounded copy would only cost storage."""
+        if not (self.is_deepspeed_enabled and _internal_call):
+            super().save_model(output_dir, _internal_call)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = checkpoints.folder_of(Path(self.args.output_dir), self.state.global_step)
-        checkpoints.discard(folder)  # a damaged one, or of another recipe
+        if ranks.is_first():
+            checkpoints.discard(folder)  # a damaged one, or of another recipe
+        ranks.wait()
+        folder.mkdir(parents=True, exist_ok=True)
         Trainer._save_checkpoint(self, model, trial)  # TRL's own adds a model card
-        self._saved(folder)
+        ranks.wait()
+        if ranks.is_first():
+            self._saved(folder)
+        ranks.wait()
 
     def load_weights(self, folder: Path) -> None:
         """Put the weights of a checkpoint, or an adapter, back into the model."""
-        self._load_from_checkpoint(str(folder))
+        if self.is_deepspeed_enabled:
+            adapter = hasattr(self.model, "peft_config")
+            deepspeed_load_checkpoint(self.model_wrapped, str(folder), load_module_strict=not adapter)
+        else:
+            self._load_from_checkpoint(str(folder))
 
     def mean_loss(self, examples: Examples, bins: list[Bin], rows: int) -> float:
-        """Loss of `examples`, nats a trained token, `rows` bins at a time; draws no random number."""
+        """Loss of `examples`, nats a trained token, `rows` bins at a time; draws no random number.
+
+        Each rank takes its share, in step with the others: a sharded model computes only together.
+        """
         collate = Collator(examples, self.data_collator.pad_token_id)
+        batches = [bins[first : first + rows] for first in range(0, len(bins), rows)]
+        batches += [[[]]] * (-len(batches) % ranks.world())
         was_training = self.model.training
         self.model.eval()
+        self._measuring = True
         total = 0.0
         with torch.no_grad():
-            for first in range(0, len(bins), rows):
-                batch = collate([{"bin": ordinals} for ordinals in bins[first : first + rows]])
+            for mine in batches[self.args.process_index :: ranks.world()]:
+                batch = collate([{"bin": ordinals} for ordinals in mine])
                 batch.pop("ordinals")
                 with self.compute_loss_context_manager():
                     inputs = self._prepare_inputs(batch)
                     total += self.compute_loss(self.model, inputs, num_items_in_batch=1).item()
+        self._measuring = False
         self.model.train(was_training)
-        return total / examples.trained_tokens
+        return sum(ranks.gather(total)) / examples.trained_tokens
+
+
+def together(steps: list[Step]) -> Step:
+    """The ranks' parts of one optimizer step as one: by micro-batch, then in the order of the ranks."""
+    if len(steps) == 1:
+        return steps[0]
+    return Step(
+        bins=[bins for micro in zip(*(step.bins for step in steps), strict=True) for bins in micro],
+        digest=hashlib.sha256("".join(step.digest for step in steps).encode()).hexdigest(),
+        tokens=sum(step.tokens for step in steps),
+        trained_tokens=sum(step.trained_tokens for step in steps),
+        slots=sum(step.slots for step in steps),
+        squares=sum(step.squares for step in steps),
+        loss=sum(step.loss for step in steps) / len(steps),
+        grad_norm=steps[0].grad_norm,
+    )

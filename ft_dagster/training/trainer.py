@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.training import checkpoints
-from ft_dagster.training.contract import Member, Result, Run, recipe_digest, write_result
+from ft_dagster.program import write_json
+from ft_dagster.training import checkpoints, ranks, zero
+from ft_dagster.training.contract import Member, Result, Run, Status, recipe_digest
 from ft_dagster.training.figures import training_figures
 from ft_dagster.training.journal import Journal, StepLog, write_ledger
 from ft_dagster.training.methods import Method, method_of
@@ -17,6 +18,10 @@ from ft_dagster.training.mixture import Examples, open_split, read_records
 from ft_dagster.training.packing import Bin, evaluation_steps, pack, schedule, total_steps
 from ft_dagster.training.progress import Channel, Progress
 from ft_dagster.training.stop import Stop
+from ft_dagster.training.watch.observer import Observer
+
+if TYPE_CHECKING:
+    from ft_dagster.training.methods import Weights
 
 
 @dataclass
@@ -31,10 +36,11 @@ class Work:
     bins: list[Bin]
     journal: Journal
     progress: Progress
+    began: float = field(default_factory=time.monotonic)
 
     @property
     def steps(self) -> int:
-        return total_steps(len(self.bins), self.member.plan.training)
+        return total_steps(len(self.bins), self.member.plan.training, ranks.world())
 
     @property
     def packs(self) -> bool:
@@ -43,40 +49,73 @@ class Work:
 
 def train_member(run: Run, member: Member, channel: Channel, stop: Stop) -> Result:
     """Train, export and report one member; its result is written. Raises UserError, Stopped."""
-    began = time.monotonic()
     recipe = recipe_digest(run, member)
     member.checkpoints.mkdir(parents=True, exist_ok=True)
     work = prepare(run, member, recipe, channel)
-    resume = _newest(work)
+    arguments = training_arguments(work)  # joins the ranks; DeepSpeed is known before a load
+    resume = ranks.agree(lambda: _newest(work))
     if resume:
         work.journal = Journal.load(resume.folder)
         work.journal.resumed_from.append(resume.step)
         work.progress.say(f"resuming at step {resume.step}/{work.steps}")
-    trainer = build_trainer(run, work, stop)
+    trainer, observer = build_trainer(run, work, stop, arguments)
+    if resume and observer.stopped:  # it was killed after its last step, before its export
+        trainer.args.max_steps = resume.step
     interrupted = Result(variant=member.variant, status="preempted", recipe=recipe)
-    with stop.saving(lambda: write_result(member, interrupted)):
+    with stop.saving(lambda: ranks.report(member, interrupted)):
         trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
-    best = _choose(work)
-    exported = Journal.load(best.folder)
-    trainer.load_weights(best.folder)
-    _measure(work, trainer, "general_holdout", best.step)
-    _export(run, work, trainer)
-    write_ledger(
-        member.evidence / "ledger.json",
-        work.journal,
-        exported,
-        read_records(member.mixture),
-        member.mixture_digest,
-    )
-    result = Result(
-        variant=member.variant,
-        status="done",
-        recipe=recipe,
-        figures=training_figures(trainer.model, work.journal, best.step, time.monotonic() - began),
-        checkpoints=[checkpoint.as_dict() for checkpoint in checkpoints.complete(member.checkpoints)],
-    )
-    write_result(member, result)
+    if observer.gave_up:
+        result = _reported(work, trainer, observer, work.journal.steps, status="stopped")
+    else:
+        best = ranks.agree(lambda: _choose(work, observer))
+        result = _exported(run, work, trainer, observer, best)
+    ranks.report(member, result)
+    ranks.wait()
     return result
+
+
+def _exported(run: Run, work: Work, trainer: Any, observer: Observer, best: checkpoints.Checkpoint) -> Result:
+    """Write the payload of the best checkpoint, and the ledger of what it consumed."""
+    member = work.member
+    trainer.load_weights(best.folder)
+    weights = None
+    if trainer.is_deepspeed_enabled and ranks.is_first():
+        weights = zero.whole_weights(best.folder, trained_only=hasattr(trainer.model, "peft_config"))
+    result = _reported(work, trainer, observer, best.step, weights=weights)
+    if ranks.is_first():
+        _export(run, work, trainer, weights)
+        exported, records = Journal.load(best.folder), read_records(member.mixture)
+        write_ledger(member.evidence / "ledger.json", work.journal, exported, records, member.mixture_digest)
+    return result
+
+
+def _reported(
+    work: Work,
+    trainer: Any,
+    observer: Observer,
+    step: int,
+    *,
+    status: Status = "done",
+    weights: Weights | None = None,
+) -> Result:
+    """The figures of the training, and of its model at `step`: the trainer or `weights` holds it."""
+    kept = checkpoints.complete(work.member.checkpoints)
+    figures = training_figures(
+        trainer.model,
+        work.journal,
+        step,
+        time.monotonic() - work.began,
+        observer=observer,
+        kept=kept,
+        weights=weights,
+    )
+    return Result(
+        variant=work.member.variant,
+        status=status,
+        recipe=work.recipe,
+        figures=figures,
+        checkpoints=[checkpoint.as_dict() for checkpoint in kept],
+    )
 
 
 def prepare(run: Run, member: Member, recipe: str, channel: Channel) -> Work:
@@ -106,10 +145,11 @@ def prepare(run: Run, member: Member, recipe: str, channel: Channel) -> Work:
         if (examples := open_split(member.mixture, split, member.output)) and examples.trained_tokens
     }
     capacity = settings.max_length if settings.packing and method.packs else None
-    bins = schedule(train.lengths, train.shards, settings, capacity, member.seed)
+    bins = schedule(train.lengths, train.shards, settings, capacity, member.seed, ranks.world())
     prefix = f"{member.variant}  " if len(run.members) > 1 else ""
-    steps = total_steps(len(bins), settings)
-    progress = Progress(channel, member.output / "progress.json", member.variant, steps, prefix)
+    steps = total_steps(len(bins), settings, ranks.world())
+    file = member.output / "progress.json" if ranks.is_first() else None
+    progress = Progress(channel, file, member.variant, steps, prefix)
     if "validation" not in held_out:
         progress.say("no validation split: the last checkpoint is exported, not the best")
     return Work(member, method, recipe, train, held_out, bins, Journal([0] * len(train)), progress)
@@ -120,8 +160,8 @@ def _newest(work: Work) -> checkpoints.Checkpoint | None:
     return found[-1] if found else None
 
 
-def build_trainer(run: Run, work: Work, stop: Stop) -> Any:
-    """The TokenTrainer of this work, with the model built and what happens at each step attached."""
+def build_trainer(run: Run, work: Work, stop: Stop, arguments: Any) -> tuple[Any, Observer]:
+    """The TokenTrainer of this work, with the model built, and who watches it at each evaluation."""
     from datasets import Dataset
     from transformers import PrinterCallback
 
@@ -136,21 +176,31 @@ def build_trainer(run: Run, work: Work, stop: Stop) -> Any:
     _check_vocabulary(work, model)
     trainer = TokenTrainer(
         model,
-        args=_arguments(work),
+        args=arguments,
         data_collator=Collator(work.train, tokenizer.pad_token_id),
         train_dataset=Dataset.from_dict({"bin": work.bins}),
         processing_class=tokenizer,
         diverged=lambda quantity, value, ordinals: _diverged(work, quantity, value, ordinals),
         saved=lambda folder: _saved(work, folder),
+        stopping=lambda: stop.requested,
     )
 
     def evaluate(step: int) -> None:
         _measure(work, trainer, "validation", step)
-        if step == 0:
-            _measure(work, trainer, "general_holdout", step)
+        _measure(work, trainer, "general_holdout", step)
 
-    log = StepLog(work.member.evidence / "log.jsonl", work.journal.steps)
+    log = StepLog(work.member.evidence / "log.jsonl" if ranks.is_first() else None, work.journal.steps)
     at = evaluation_steps(work.steps, settings.evaluations)
+    observer = Observer(
+        run,
+        work.member,
+        trainer,
+        journal=work.journal,
+        log=log,
+        progress=work.progress,
+        evaluation_steps=at,
+        can_generate=settings.deepspeed.stage != 3,
+    )
     watch = Watch(
         trainer,
         journal=work.journal,
@@ -159,17 +209,21 @@ def build_trainer(run: Run, work: Work, stop: Stop) -> Any:
         stop=stop,
         evaluation_steps=at,
         evaluate=evaluate,
+        observer=observer,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watch)
-    return trainer
+    return trainer, observer
 
 
-def _arguments(work: Work) -> Any:
+def training_arguments(work: Work) -> Any:
     from trl import SFTConfig
 
     settings, device = work.member.plan.training, work.member.plan.device
-    return SFTConfig(
+    deepspeed = zero.configuration(work.member, ranks.world())
+    if deepspeed and ranks.is_first():
+        write_json(work.member.evidence / zero.FILE, deepspeed)
+    arguments = SFTConfig(
         output_dir=str(work.member.checkpoints),
         per_device_train_batch_size=settings.per_device_train_batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
@@ -182,6 +236,7 @@ def _arguments(work: Work) -> Any:
         gradient_checkpointing=settings.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
         bf16=settings.precision == "bf16",
+        deepspeed=deepspeed,
         use_cpu=device.kind == "cpu",
         seed=work.member.seed,
         optim="adamw_torch",
@@ -197,10 +252,14 @@ def _arguments(work: Work) -> Any:
         disable_tqdm=True,
         report_to="none",
     )
+    if deepspeed:
+        zero.join()
+    return arguments
 
 
 def _check_vocabulary(work: Work, model: Any) -> None:
-    rows = model.get_input_embeddings().weight.shape[0]
+    weight = model.get_input_embeddings().weight
+    rows = getattr(weight, "ds_shape", weight.shape)[0]  # of a shard, that of the whole
     largest = int(work.train.tokens.max())
     if largest >= rows:
         raise UserError(
@@ -221,8 +280,9 @@ def _measure(work: Work, trainer: Any, split: str, step: int) -> None:
     known = [loss for at, loss in work.journal.evaluations.get(split, {}).items() if at]
     best = split == "validation" and step > 0 and loss < min(known, default=float("inf"))
     work.journal.evaluated(split, step, loss)
-    with (work.member.evidence / "log.jsonl").open("a", encoding="utf-8") as log:
-        log.write(f'{{"step": {step}, "{split}_loss": {loss!r}}}\n')
+    if ranks.is_first():
+        with (work.member.evidence / "log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(f'{{"step": {step}, "{split}_loss": {loss!r}}}\n')
     work.progress.evaluated(step, split.replace("_", " "), loss, best)
 
 
@@ -258,8 +318,10 @@ def _saved(work: Work, folder: Path) -> None:
     checkpoints.prune(work.member.checkpoints, work.recipe, settings.keep_best, settings.keep_last)
 
 
-def _choose(work: Work) -> checkpoints.Checkpoint:
-    """The checkpoint to export: the best by validation loss, else the last, of those that verify."""
+def _choose(work: Work, observer: Observer) -> checkpoints.Checkpoint:
+    """The checkpoint to export: the best by validation loss, else the last, of those that verify and forgot
+    no more than declared.
+    """
     good = checkpoints.usable(work.member.checkpoints, work.recipe, work.progress.warn)
     if not good:
         raise UserError(
@@ -267,17 +329,26 @@ def _choose(work: Work) -> checkpoints.Checkpoint:
             file=work.member.checkpoints,
             fix="Check the disk, then run it again: it starts from the beginning",
         )
+    good = [checkpoint for checkpoint in good if observer.within_limits(checkpoint.step)]
+    if not good:
+        raise UserError(
+            "no checkpoint is within the limits of forgetting"
+            + (f": {observer.stopped[1]}" if observer.stopped else ""),
+            field="training.watch",
+            fix="Lower the learning rate, mix in more general data, or raise the limit",
+        )
     if "validation" not in work.held_out:
         return good[-1]
     return min(good, key=lambda checkpoint: checkpoint.rank)
 
 
-def _export(run: Run, work: Work, trainer: Any) -> None:
+def _export(run: Run, work: Work, trainer: Any, weights: Weights | None) -> None:
     import shutil
 
     from ft_dagster.training.methods.base import load_tokenizer
 
     payload = work.member.payload
     shutil.rmtree(payload, ignore_errors=True)
-    work.method.save(trainer.model, payload, run.base.digest)
+    payload.mkdir(parents=True)
+    work.method.save(trainer.model, payload, run.base.digest, weights)
     load_tokenizer(run.base.folder).save_pretrained(payload)

@@ -10,8 +10,15 @@ from ft_dagster.assets.bench import PARTITIONS
 from ft_dagster.automation.declared import new_declarations
 from ft_dagster.automation.due import due_variants, last_due
 from ft_dagster.automation.tags import DUE
+from ft_dagster.data.derived import released_parent
 from ft_dagster.definitions import resources
-from ft_dagster.spec.variant import RetrainSpec
+from ft_dagster.report.summary import variant_row
+from ft_dagster.settings import load_settings
+from ft_dagster.spec import VariantKey
+from ft_dagster.spec.variant import BaseModelSpec, RetrainSpec
+from ft_dagster.store import write_head
+from ft_dagster.store.stage import Recipe, make
+from tests.releases import adapter, release
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday
 
@@ -102,6 +109,55 @@ def test_a_new_declaration_becomes_a_partition_once(tmp_path, instance):
     declare(tmp_path, "acme.second")
     (request,) = look(tmp_path, instance).dynamic_partitions_requests
     assert request.partition_keys == ["acme.second"]
+
+
+def start_from(folder, child, parent):
+    """What a run of `child` leaves when it starts from the parent's release: its base_model head."""
+    store, key = load_settings(folder).open_store(), VariantKey.parse(child)
+    found = released_parent(store, key, BaseModelSpec(variant=parent))
+    recipe = Recipe("base_model", f"tenants/{key.tenant}/{key.variant}", found.inputs)
+    base = make(store, folder / "work", recipe, lambda attempt: {"parent": found.figures})
+    write_head(store, recipe.prefix, base, None)
+
+
+def test_a_new_release_of_the_parent_asks_for_one_run_of_the_child(tmp_path, instance):
+    declare(tmp_path, "acme.medical")
+    declare(tmp_path, "acme.child", base_model={"variant": "acme.medical"})
+    declare(tmp_path, "acme.never-run", base_model={"variant": "acme.medical"})
+    instance.add_dynamic_partitions(PARTITIONS, ["acme.medical", "acme.child", "acme.never-run"])
+    store = load_settings(tmp_path).open_store()
+    assert tick(tmp_path, instance, NOON) == []
+    release(store, "acme.medical", adapter(1))
+    start_from(tmp_path, "acme.child", "acme.medical")
+    assert tick(tmp_path, instance, NOON) == []
+    assert variant_row(store, VariantKey("acme", "child"))["stale"] is None
+
+    release(store, "acme.medical", adapter(2))
+    (request,) = tick(tmp_path, instance, NOON)
+    assert (request.partition_key, request.run_key) == ("acme.child", "acme.child@acme.medical-v2")
+    assert request.tags["ft/reason"] == "parent acme.medical v2"
+    assert variant_row(store, VariantKey("acme", "child"))["stale"] == "acme.medical v2 was released since"
+
+    instance.create_run_for_job(job_def=_empty_job(), tags=request.tags)  # and that run fails
+    assert tick(tmp_path, instance, NOON + timedelta(days=3)) == []
+    release(store, "acme.medical", adapter(3))
+    (request,) = tick(tmp_path, instance, NOON + timedelta(days=3))
+    assert request.run_key == "acme.child@acme.medical-v3"
+    start_from(tmp_path, "acme.child", "acme.medical")
+    assert tick(tmp_path, instance, NOON + timedelta(days=4)) == []
+    assert variant_row(store, VariantKey("acme", "child"))["stale"] is None
+
+
+def test_a_parent_that_is_no_longer_declared_as_such_asks_for_nothing(tmp_path, instance):
+    declare(tmp_path, "acme.medical")
+    declare(tmp_path, "acme.child", base_model={"variant": "acme.medical"})
+    instance.add_dynamic_partitions(PARTITIONS, ["acme.medical", "acme.child"])
+    store = load_settings(tmp_path).open_store()
+    release(store, "acme.medical", adapter(1))
+    start_from(tmp_path, "acme.child", "acme.medical")
+    release(store, "acme.medical", adapter(2))
+    declare(tmp_path, "acme.child")
+    assert tick(tmp_path, instance, NOON) == []
 
 
 def _empty_job():

@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from ft_dagster.data.dataset import build_task_dataset
-from ft_dagster.data.mixture import build_mixture
+from ft_dagster.data.mixture import build_mixture, declared_warnings
 from ft_dagster.data.mixture_io import SplitReader, iter_examples, lengths, read_mixture
 from ft_dagster.data.render import Rendered
 from ft_dagster.data.shards import SplitWriter
@@ -259,14 +259,33 @@ def test_the_sample_marks_what_is_trained(write: Any, questions: Any, mix: Any) 
     assert sample.endswith("<|im_start|>assistant\n«A paper.<|im_end|>»\n")
 
 
+@pytest.mark.parametrize("train_on", ["completions", "assistant_turns"])
+def test_a_conversation_is_trained_on_its_last_answer_or_on_every_one(
+    tmp_path: Path, write: Any, mix: Any, tiny_tokenizer: Any, train_on: str
+) -> None:
+    turns = [("user", "Is {} it?"), ("assistant", "A paper."), ("user", "And?"), ("assistant", "So {}.")]
+    chats = [
+        {"messages": [{"role": role, "content": text.format(i)} for role, text in turns]} for i in range(40)
+    ]
+    write("faq.jsonl", chats)
+    mix(train_on=train_on)
+    rows = parquet.read_table(tmp_path / "mixture-rows" / "train.parquet").to_pylist()
+    for row, example in zip(rows, iter_examples(tmp_path / "mixture", "train"), strict=True):
+        number = json.loads(row["messages"])[-1]["content"].removeprefix("So ").rstrip(".")
+        spans = [tiny_tokenizer.decode(example.input_ids[start:end]) for start, end in example.trained_spans]
+        answers = ["A paper.<|im_end|>", f"So {number}.<|im_end|>"]
+        assert spans == (answers[1:] if train_on == "completions" else answers)
+
+
 def test_a_share_outside_the_usual_is_warned_about_for_full_fine_tuning(
-    faq: None, mix: Any, corpus: Any
+    faq: None, mix: Any, corpus: Any, variant: Any
 ) -> None:
     high = {"corpus": "general", "share": 0.3}
     payload = corpus(100)
-    [warning] = mix(payload, name="full", rest={"method": "full"}, general=high)["warnings"]
+    figures = mix(payload, general=high)
+    [warning] = declared_warnings(variant({"method": "full", "export": "merged"}), figures)
     assert "30.0% of the trained tokens" in warning
-    assert mix(payload, name="lora", rest={"method": "lora"}, general=high)["warnings"] == []
+    assert declared_warnings(variant({"method": "lora"}), figures) == []
 
 
 def test_rows_that_hold_special_tokens_as_text_are_warned_about(write: Any, questions: Any, mix: Any) -> None:
@@ -276,6 +295,12 @@ def test_rows_that_hold_special_tokens_as_text_are_warned_about(write: Any, ques
     )
     [warning] = mix(splits={"validation": 0.0, "test": 0.0})["warnings"]
     assert warning.startswith("20 rows hold special tokens")
+
+
+def test_prompts_that_end_with_a_space_are_warned_about(write: Any, questions: Any, mix: Any) -> None:
+    write("faq.jsonl", [q | {"prompt": q["prompt"] + " "} for q in questions[:20]] + questions[20:])
+    [warning] = mix(splits={"validation": 0.0, "test": 0.0})["warnings"]
+    assert warning.startswith("20 prompts end with a space")
 
 
 def test_any_example_is_read_by_shard_and_row(tmp_path: Path, tiny_tokenizer: Any) -> None:

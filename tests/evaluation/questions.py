@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +84,7 @@ def write_run(folder: Path, base: Path, **asked: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     run = {
         "schema_version": 1,
-        "model": {"base": str(base), "adapter": asked.pop("adapter", None)},
+        "model": {"base": str(base), "tuned": asked.pop("tuned", None)},
         "device": "cpu",
         "dtype": "float32",
         "project": str(folder.parent),
@@ -96,6 +98,15 @@ def write_run(folder: Path, base: Path, **asked: Any) -> Path:
 def write_rows(file: Path, rows: list[dict[str, Any]]) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(list(ROW.items()))), file)
+    return file
+
+
+def write_database(file: Path) -> Path:
+    """A table of four towns, two of the same name."""
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("CREATE TABLE town (name TEXT, people INTEGER, tax REAL)")
+        towns = [("Port", 300, 0.1), ("Hill", 20, 0.2), ("Port", 7, 0.3), ("Lake", 4000, None)]
+        connection.executemany("INSERT INTO town VALUES (?, ?, ?)", towns)
     return file
 
 

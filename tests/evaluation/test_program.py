@@ -17,6 +17,7 @@ from ft_dagster.evaluation.__main__ import main
 from ft_dagster.evaluation.gates import judge
 from ft_dagster.evaluation.samples import read_answers, read_samples
 from ft_dagster.spec.variant import GatesSpec
+from tests.evaluation.payloads import make_payload
 from tests.evaluation.questions import CHOICES, row, write_rows, write_run, write_task, write_texts
 
 pytestmark = pytest.mark.slow
@@ -58,7 +59,7 @@ def base_run(project, asked, tiny_model_folder):
 
 @pytest.fixture(scope="module")
 def tuned_run(project, asked, tiny_model_folder, trained_adapter):
-    run = write_run(project / "tuned", tiny_model_folder, **asked, adapter=trained_adapter)
+    run = write_run(project / "tuned", tiny_model_folder, **asked, tuned=trained_adapter)
     assert main(run) == 0
     return run
 
@@ -96,9 +97,22 @@ def test_the_tuned_model_gives_other_scores(base_run, tuned_run):
     assert [s.value for s in base] != [s.value for s in tuned]
 
 
-def test_the_logit_difference_of_the_adapter_is_a_figure(base_run, tuned_run):
-    assert result_of(tuned_run)["figures"]["adapter_logit_difference"] > 0.1
-    assert "adapter_logit_difference" not in result_of(base_run)["figures"]
+def test_what_training_changed_is_a_figure(base_run, tuned_run):
+    assert result_of(tuned_run)["figures"]["tuned_logit_difference"] > 0.1
+    assert "tuned_logit_difference" not in result_of(base_run)["figures"]
+
+
+@pytest.mark.parametrize("kind", ["full", "nf4", "prefix"])
+def test_trained_weights_of_every_kind_are_asked_what_the_base_was_asked(
+    project, asked, base_run, tiny_model_folder, kind
+):
+    weights = make_payload(kind, tiny_model_folder, project / f"weights-{kind}")
+    run = write_run(project / kind, tiny_model_folder, **asked, tuned=weights)
+    assert main(run) == 0
+    assert result_of(run)["figures"]["tuned_logit_difference"] > 0
+    base, tuned = (read_samples(each / "output" / "payload") for each in (base_run, run))
+    assert [s[:4] for s in base] == [s[:4] for s in tuned]
+    assert [s.value for s in base] != [s.value for s in tuned]
 
 
 def test_the_runs_can_be_judged(base_run, tuned_run):
@@ -168,9 +182,9 @@ def test_progress_ends_with_every_question_done(base_run):
 def test_an_adapter_that_changes_nothing_is_refused(
     project, asked, tiny_model_folder, untrained_adapter, capsys
 ):
-    run = write_run(project / "untrained", tiny_model_folder, **asked, adapter=untrained_adapter)
+    run = write_run(project / "untrained", tiny_model_folder, **asked, tuned=untrained_adapter)
     assert main(run) == 2
-    assert "the adapter changes nothing" in result_of(run)["error"]["problem"]
+    assert "the training changed nothing" in result_of(run)["error"]["problem"]
     assert "Traceback" not in capsys.readouterr().err
 
 
@@ -182,15 +196,15 @@ def test_an_adapter_of_another_model_is_refused(project, asked, tiny_model_folde
     weights = safetensors.torch.load_file(tmp_path / "adapter_model.safetensors")
     wider = {name: tensor.new_zeros(*(size + 1 for size in tensor.shape)) for name, tensor in weights.items()}
     safetensors.torch.save_file(wider, tmp_path / "adapter_model.safetensors")
-    run = write_run(project / "other", tiny_model_folder, **asked, adapter=tmp_path)
+    run = write_run(project / "other", tiny_model_folder, **asked, tuned=tmp_path)
     assert main(run) == 2
     assert "does not fit the base" in result_of(run)["error"]["problem"]
 
 
-def test_a_folder_without_an_adapter_is_refused(project, asked, tiny_model_folder, tmp_path):
-    run = write_run(project / "none", tiny_model_folder, **asked, adapter=tmp_path)
+def test_a_folder_without_trained_weights_is_refused(project, asked, tiny_model_folder, tmp_path):
+    run = write_run(project / "none", tiny_model_folder, **asked, tuned=tmp_path)
     assert main(run) == 2
-    assert "not an adapter" in result_of(run)["error"]["problem"]
+    assert "not trained weights" in result_of(run)["error"]["problem"]
 
 
 def test_an_unknown_task_is_one_line_and_exit_code_2(project, tiny_model_folder):

@@ -58,8 +58,8 @@ def make_request(tmp_path: Path, tiny_model_folder: Path, tiny_tokenizer: Any) -
         return {
             "schema_version": 1,
             "base": {"folder": str(base), "digest": DIGEST, "reference": "models/tiny-llama"},
-            "adapter": str(adapter),
-            "adapter_digest": digest,
+            "weights": str(adapter),
+            "weights_digest": digest,
             "format": format,
             "card": {**CARD, "weights": digest},
             "probes": [prompt(tiny_tokenizer, question) for question in QUESTIONS],

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.weights import load_tuned
 from ft_dagster.export.adapter import export_adapter
-from ft_dagster.export.models import load_adapted
 from ft_dagster.export.serving import stop_token_ids
 from ft_dagster.lineage.digest import hash_folder, payload_digest, sha256_file
 from tests.export.exports import DIGEST, QUESTIONS, MakeAdapter, edit_json, prompt
@@ -26,8 +26,8 @@ def test_an_exported_adapter_gives_the_logits_of_the_trained_one(
 
     given = tiny_tokenizer(prompt(tiny_tokenizer, QUESTIONS[0]), return_tensors="pt")
     with torch.inference_mode():
-        trained = load_adapted(tiny_model_folder, adapter)(**given).logits
-        exported = load_adapted(tiny_model_folder, tmp_path / "export")(**given).logits
+        trained = load_tuned(tiny_model_folder, adapter, dtype="float32")(**given).logits
+        exported = load_tuned(tiny_model_folder, tmp_path / "export", dtype="float32")(**given).logits
     assert torch.equal(trained, exported)
 
 

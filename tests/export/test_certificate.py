@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.evaluation.weights import load_base
 from ft_dagster.export.certificate import Seen, certify, compare
-from ft_dagster.export.models import load_model
 from ft_dagster.export.run import WRITERS
 from ft_dagster.lineage.digest import hash_folder, payload_digest
 from tests.export.exports import MakeAdapter, MakeRequest, edit_json, parse, save_adapter
@@ -19,7 +19,7 @@ from tests.export.exports import MakeAdapter, MakeRequest, edit_json, parse, sav
 def written(content: dict[str, Any]) -> Any:
     """The request, its payload written but not yet certified."""
     request = parse(content)
-    WRITERS[request.format](request.base.folder, request.base.digest, request.adapter, request.payload)
+    WRITERS[request.format](request.base.folder, request.base.digest, request.weights, request.payload)
     return request
 
 
@@ -34,7 +34,7 @@ def test_an_adapter_export_is_certified_as_the_same_to_the_last_bit(
     assert certificate.figures["greedy_equal"] == 1
     assert certificate.figures["base_kl"] > 0
     assert certificate.payload == payload_digest(hash_folder(request.payload))
-    assert certificate.judged == request.adapter_digest
+    assert certificate.judged == request.weights_digest
 
 
 def test_a_merge_rounded_to_bfloat16_is_certified_within_its_tolerance(
@@ -133,7 +133,7 @@ def test_a_tuned_prompt_is_exported_and_certified_too(
     from peft import PromptTuningConfig, get_peft_model
 
     config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
-    model = get_peft_model(load_model(tiny_model_folder), config)
+    model = get_peft_model(load_base(tiny_model_folder), config)
     certificate = certify(written(make_request(save_adapter(model, tiny_tokenizer, tmp_path / "adapter"))))
 
     assert certificate.passed, certificate.failures

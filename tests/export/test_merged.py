@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.export.merged import export_merged, round_unbiased
-from ft_dagster.export.models import load_adapted, load_model
+from ft_dagster.evaluation.weights import load_base, load_tuned
+from ft_dagster.export.merged import export_merged
 from ft_dagster.lineage.digest import hash_folder, payload_digest, sha256_file
+from ft_dagster.training.rounding import round_unbiased
 from tests.export.exports import DIGEST, QUESTIONS, MakeAdapter, prompt, save_adapter
 
 
@@ -30,9 +31,9 @@ def test_merged_logits_equal_base_plus_adapter(
 
     given = tiny_tokenizer(prompt(tiny_tokenizer, QUESTIONS[0]), return_tensors="pt")
     with torch.inference_mode():
-        trained = load_adapted(tiny_model_folder, adapter)(**given).logits
-        merged = load_model(tmp_path / "export")(**given).logits
-        base = load_model(tiny_model_folder)(**given).logits
+        trained = load_tuned(tiny_model_folder, adapter, dtype="float32")(**given).logits
+        merged = load_base(tmp_path / "export")(**given).logits
+        base = load_base(tiny_model_folder)(**given).logits
     assert (trained - merged).abs().max() < 1e-4
     assert (trained - base).abs().max() > 1e-2
 
@@ -86,7 +87,7 @@ def test_the_adapter_is_kept_inside_and_is_not_loaded_on_top(
 
     name = "adapter_model.safetensors"
     assert sha256_file(tmp_path / "export" / "adapter" / name) == sha256_file(adapter / name)
-    assert not getattr(load_model(tmp_path / "export"), "_hf_peft_config_loaded", False)
+    assert not getattr(load_base(tmp_path / "export"), "_hf_peft_config_loaded", False)
 
 
 def test_the_same_inputs_give_the_same_bytes(
@@ -122,7 +123,7 @@ def test_a_prompt_cannot_be_merged(tiny_model_folder: Path, tmp_path: Path) -> N
     from transformers import AutoTokenizer
 
     config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
-    model = get_peft_model(load_model(tiny_model_folder), config)
+    model = get_peft_model(load_base(tiny_model_folder), config)
     adapter = save_adapter(model, AutoTokenizer.from_pretrained(tiny_model_folder), tmp_path / "adapter")
 
     with pytest.raises(UserError, match="export: adapter"):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.export.models import load_model
+from ft_dagster.evaluation.weights import load_base
 from ft_dagster.lineage.digest import hash_folder, payload_digest
 from tests.export.exports import MakeAdapter, MakeRequest
 
@@ -48,7 +48,7 @@ def test_a_merged_export_leaves_payload_card_certificate_and_figures(
     assert result["figures"]["size_bytes"] == sum(file.size for file in files)
     assert certificate["passed"]
     assert certificate["payload"] == payload_digest(files)
-    assert certificate["judged"] == content["adapter_digest"]
+    assert certificate["judged"] == content["weights_digest"]
     assert (output / "evidence" / "README.md").exists()
     assert not stale.exists()
     assert {file.stat().st_mode & 0o777 for file in (output / "payload").glob("*.*")} == {0o644}
@@ -71,7 +71,7 @@ def test_a_certificate_that_does_not_hold_ends_the_program_with_the_way_out(
 ) -> None:
     """The base is stored in float16, whose largest number the merged weights exceed."""
     base = shutil.copytree(tiny_model_folder, tmp_path / "base")
-    load_model(base).half().save_pretrained(base)
+    load_base(base).half().save_pretrained(base)
     content = make_request(make_adapter(base, scale=1e6), base=base, format="merged")
 
     ended, result = run(tmp_path, content)

@@ -1,116 +1,216 @@
+import json
+
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.planning.plan import Facts, make_plan
-from ft_dagster.planning.shapes import adapter_parameters, linear_shapes
-from ft_dagster.spec import VariantSpec
-
-LLAMA_3_8B = {
-    "q_proj": [[4096, 4096]] * 32, "k_proj": [[1024, 4096]] * 32, "v_proj": [[1024, 4096]] * 32,
-    "o_proj": [[4096, 4096]] * 32, "gate_proj": [[14336, 4096]] * 32, "up_proj": [[14336, 4096]] * 32,
-    "down_proj": [[4096, 14336]] * 32,
-}  # fmt: skip
+from ft_dagster.planning.plan import make_plan
+from ft_dagster.spec.variant import METHOD_SETTINGS
+from ft_dagster.training.contract import Plan
+from ft_dagster.training.methods import METHODS as TRAINED
+from ft_dagster.training.methods import method_of
+from tests.planning.llama import A100_80, METHODS, facts, gpus, plan, reason, spec
 
 
-def spec(**more):
-    return VariantSpec.model_validate(
-        {"description": "x", "owners": ["a"], "base_model": "b", "data": {"sources": ["r.jsonl"]}, **more}
+def test_every_method_of_the_trainer_is_planned():
+    assert set(METHODS) == set(TRAINED) == set(METHOD_SETTINGS) - {"auto"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_trainer_takes_a_plan_as_it_is(method):
+    made = json.loads(json.dumps(plan(method)))
+    read = Plan.model_validate(made)
+    assert read.method == {"name": method} | {name: made["method"][name] for name in METHOD_SETTINGS[method]}
+    assert method_of(read.method).packs or not read.training.packing
+    assert read.training.model_dump(mode="json") == made["training"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_value_says_where_it_came_from_and_why(method):
+    made = plan(method, training={"weight_decay": 0.1})
+    rows = {row["field"]: row for row in made["reasons"]}
+    assert len(rows) == len(made["reasons"])
+    assert all(
+        row["reason"] and row["origin"] in {"declaration", "built-in", "host"} for row in rows.values()
     )
-
-
-def facts(**more):
-    given = {
-        "examples": 400, "tokens": 40_000, "trained_tokens": 20_000, "max_length": 512,
-        "parameters": 8_030_261_248, "linear_shapes": LLAMA_3_8B, "device_kind": "cpu", "device_count": 1,
-        "device_memory": None, "bf16": True,
-    }  # fmt: skip
-    return Facts(**{**given, **more})
+    values = {f"method.{name}": value for name, value in made["method"].items()}
+    values |= {f"training.{name}": value for name, value in made["training"].items()}
+    for part in ("deepspeed", "watch"):
+        nested = values.pop(f"training.{part}")
+        values |= {f"training.{part}.{name}": value for name, value in nested.items()}
+    assert {field: row["value"] for field, row in rows.items()} == values
+    assert rows["training.weight_decay"]["origin"] == "declaration"
 
 
 @pytest.mark.parametrize(
-    ("rank", "targets", "expected"),
+    ("method", "rate", "epochs"),
     [
-        (16, "all-linear", 41_943_040),
-        (32, "all-linear", 83_886_080),
-        (64, "all-linear", 167_772_160),
-        (16, ["q_proj", "k_proj", "v_proj", "o_proj"], 13_631_488),
-        (64, ["q_proj", "k_proj", "v_proj", "o_proj"], 54_525_952),
+        ("full", 2e-5, 2.0),
+        ("lora", 2e-4, 3.0),
+        ("qlora", 2e-4, 3.0),
+        ("lora_8bit", 2e-4, 3.0),
+        ("prompt_tuning", 3e-2, 10.0),
+        ("prefix_tuning", 1e-2, 5.0),
     ],
 )
-def test_adapter_parameters_of_llama_3_8b(rank, targets, expected):
-    assert adapter_parameters(LLAMA_3_8B, rank, targets) == expected
+def test_each_method_has_its_own_rate_and_epochs(method, rate, epochs):
+    training = plan(method)["training"]
+    assert (training["learning_rate"], training["num_train_epochs"]) == (rate, epochs)
+    assert (training["lr_scheduler_type"], training["warmup_ratio"]) == ("cosine", 0.03)
 
 
-def test_shapes_read_from_a_model_count_what_peft_makes(tiny_model_folder):
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder)
-    peft = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
-    trainable, _ = peft.get_nb_trainable_parameters()
-    assert adapter_parameters(linear_shapes(tiny_model_folder), 4, "all-linear") == trainable
-
-
-def test_defaults_follow_the_method_notes_and_carry_their_reason():
-    plan = make_plan(spec(), facts())
-    assert plan["method"]["name"] == "lora"
-    assert (plan["method"]["rank"], plan["method"]["alpha"]) == (16, 32.0)
-    assert plan["method"]["target_modules"] == "all-linear"
-    assert plan["training"]["learning_rate"] == 2e-4
-    assert plan["training"]["warmup_ratio"] == 0.03
-    assert all(reason["reason"] and reason["origin"] for reason in plan["reasons"])
+@pytest.mark.parametrize("method", ["lora", "qlora", "lora_8bit"])
+def test_an_adapter_covers_all_linear_layers_at_alpha_2r(method):
+    settings = plan(method)["method"]
+    assert settings == {
+        "name": method, "rank": 16, "alpha": 32.0, "dropout": 0.05, "target_modules": "all-linear",
+        "use_rslora": False, "use_dora": False,
+    }  # fmt: skip
 
 
-@pytest.mark.parametrize(("examples", "rank"), [(9_999, 16), (200_000, 32), (600_000, 64)])
-def test_more_data_gets_more_rank(examples, rank):
-    assert make_plan(spec(), facts(examples=examples))["method"]["rank"] == rank
+@pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning"])
+def test_soft_prompts_have_twenty_positions_and_are_not_packed(method):
+    made = plan(method)
+    assert made["method"] == {"name": method, "num_virtual_tokens": 20}
+    assert made["training"]["packing"] is False
+    assert plan({"name": method, "num_virtual_tokens": 8})["method"]["num_virtual_tokens"] == 8
+
+
+@pytest.mark.parametrize(
+    ("examples", "objective", "rank"),
+    [
+        (9_999, "instruction", 16),
+        (10_000, "instruction", 32),
+        (500_000, "instruction", 32),
+        (500_001, "instruction", 64),
+        (400, "domain_knowledge", 64),
+    ],
+)
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_more_data_and_new_knowledge_get_more_rank(method, examples, objective, rank):
+    made = plan(method, facts(examples=examples), objective=objective)
+    assert made["method"]["rank"] == rank
+
+
+def test_a_rank_by_default_stays_within_the_smallest_layer():
+    small = {"q_proj": [[64, 64]], "k_proj": [[32, 64]]}
+    made = plan("lora", facts(linear_shapes=small), objective="domain_knowledge")
+    assert made["method"]["rank"] == 32
+    assert "allows 32" in reason(made, "method.rank")["reason"]
 
 
 def test_what_is_declared_is_obeyed_and_said():
-    plan = make_plan(spec(method={"name": "lora", "rank": 64, "alpha": 16}), facts())
-    assert plan["method"]["rank"] == 64
-    assert {"field": "method.rank", "value": 64, "origin": "declaration", "reason": "as declared"} in plan[
-        "reasons"
-    ]
-    assert "scales by 0.25" in plan["warnings"][0]
+    made = plan({"name": "lora", "rank": 8, "dropout": 0.0})
+    assert (made["method"]["rank"], made["method"]["alpha"], made["method"]["dropout"]) == (8, 16.0, 0.0)
+    assert reason(made, "method.rank") == {
+        "field": "method.rank", "value": 8, "origin": "declaration", "reason": "as declared"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("objective", ["instruction", "task_specific"])
+def test_auto_teaches_behaviour_by_lora(objective):
+    assert plan(objective=objective, evaluation={"kind": "json"})["method"]["name"] == "lora"
+
+
+def test_auto_teaches_knowledge_by_full_where_it_fits():
+    made = plan(given=gpus(8), objective="domain_knowledge")
+    assert made["method"] == {"name": "full"}
+    assert made["training"]["num_train_epochs"] == 1.0
+    assert not any("style is learned" in line for line in made["warnings"])
+
+
+def test_auto_teaches_knowledge_by_lora_out_loud_where_full_does_not_fit():
+    made = plan(given=gpus(1), objective="domain_knowledge")
+    assert made["method"]["name"] == "lora"
+    assert made["method"]["rank"] == 64
+    assert "128.5 GB" in reason(made, "method.name")["reason"]
+    assert "style is learned, facts are not" in made["warnings"][0]
+
+
+def test_auto_with_settings_of_lora_is_lora():
+    made = plan({"dropout": 0.0}, gpus(8), objective="domain_knowledge")
+    assert made["method"]["name"] == "lora"
+    assert "dropout declared" in reason(made, "method.name")["reason"]
 
 
 def test_the_bf16_of_the_hardware_decides_the_precision():
-    assert make_plan(spec(), facts(bf16=False))["training"]["precision"] == "fp32"
-    assert make_plan(spec(training={"precision": "fp32"}), facts())["training"]["precision"] == "fp32"
+    made = plan(given=facts(bf16=False))
+    assert made["training"]["precision"] == "fp32"
+    assert reason(made, "training.precision")["origin"] == "host"
+    assert plan(training={"precision": "fp32"})["training"]["precision"] == "fp32"
 
 
-def test_weights_that_alone_exceed_the_device_do_not_fit():
-    plan = make_plan(spec(), facts(device_memory=8 * 10**9))
-    assert plan["fits"] is False
-    assert make_plan(spec(), facts(device_memory=24 * 10**9))["fits"] is True
+@pytest.mark.parametrize(
+    ("parameters", "on"), [(134_500_000, False), (3_000_000_000, True), (8_000_000_000, True)]
+)
+@pytest.mark.parametrize("method", ["full", "lora", "qlora", "lora_8bit", "prompt_tuning"])
+def test_large_models_recompute_their_activations(method, parameters, on):
+    made = plan(method, facts(parameters=parameters, linear_shapes={"q_proj": [[512, 512]]}))
+    assert made["training"]["gradient_checkpointing"] is on
 
 
-def test_steps_follow_from_rows_epochs_and_batch():
+def test_a_prefix_is_never_recomputed():
+    assert plan("prefix_tuning")["training"]["gradient_checkpointing"] is False
+    with pytest.raises(UserError) as error:
+        plan("prefix_tuning", training={"gradient_checkpointing": True})
+    assert error.value.field == "training.gradient_checkpointing"
+
+
+def test_what_watches_a_training_is_in_it_and_where_it_is_shown_is_not():
+    watch = {"questions": 20, "benchmark_limit": 0.1}
+    training = plan(training={"watch": watch, "report_to": ["tensorboard"]})["training"]
+    assert training["watch"] == {"questions": 20, "general_loss_limit": None, "benchmark_limit": 0.1}
+    assert training == plan(training={"watch": watch})["training"]
+
+
+def test_steps_follow_from_rows_epochs_batch_and_processes():
     training = {"num_train_epochs": 3, "gradient_accumulation_steps": 4, "per_device_train_batch_size": 1}
-    assert make_plan(spec(training=training), facts(tokens=51_200))["steps"] == 75
-    assert make_plan(spec(training={"max_steps": 7}), facts())["steps"] == 7
+    rows = {"tokens": 51_200}  # 100 rows of 512
+    assert plan("lora", facts(**rows), training=training)["steps"] == 75
+    assert plan("lora", facts(**rows, ranks=2), training=training)["steps"] == 38
+    assert plan("lora", facts(ranks=2), training={"max_steps": 7})["steps"] == 7
+    assert plan("prompt_tuning", facts(examples=100), training=training)["steps"] == 75  # a row each
 
 
-def test_a_share_outside_the_usual_is_said():
-    declared = spec(data={"sources": ["r.jsonl"], "general": {"corpus": "g", "share": 0.25}})
-    assert "25%" in make_plan(declared, facts())["warnings"][0]
+def test_the_batch_by_default_is_one_over_all_processes():
+    rows = {"tokens": 512 * 10_000}
+    sizes = [
+        plan("lora", facts(**rows, ranks=n))["training"]["gradient_accumulation_steps"] * n
+        for n in (1, 4, 16)
+    ]
+    assert sizes == [16, 16, 16]
+
+
+@pytest.mark.parametrize(("kind", "count"), [("cpu", 1), ("cuda", 4)])
+def test_processes_are_gpus_or_shares_of_a_cpu(kind, count):
+    made = make_plan(spec(), facts(device_kind=kind, ranks=4))
+    assert made["ranks"] == 4
+    assert made["device"] == {"kind": kind, "count": count}
 
 
 @pytest.mark.parametrize(
     ("method", "field"),
     [
         ({"name": "lora", "target_modules": ["q_prj"]}, "method.target_modules"),
-        ({"name": "lora", "rank": 1024}, "method.rank"),
+        ({"name": "qlora", "rank": 1024}, "method.rank"),
     ],
 )
 def test_settings_that_the_base_cannot_have_are_refused(method, field):
     small = {"q_proj": [[64, 64]], "k_proj": [[32, 64]]}
     with pytest.raises(UserError) as error:
-        make_plan(spec(method=method), facts(linear_shapes=small))
+        plan(method, facts(linear_shapes=small))
     assert error.value.field == field
+
+
+def test_a_base_without_linear_layers_is_refused():
+    with pytest.raises(UserError, match="Use full"):
+        plan("lora", facts(linear_shapes={}))
 
 
 def test_a_mixture_without_trained_tokens_is_refused():
     with pytest.raises(UserError, match="no trained token"):
-        make_plan(spec(), facts(trained_tokens=0))
+        plan(given=facts(trained_tokens=0))
+
+
+def test_a_plan_that_does_not_fit_says_so():
+    assert plan("full", gpus(1))["fits"] is False
+    assert plan("qlora", gpus(1, A100_80))["fits"] is True

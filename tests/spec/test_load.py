@@ -109,9 +109,55 @@ def test_what_is_not_built_yet_is_refused_not_ignored(project, more, field):
     assert error.field == field
 
 
-def test_a_variant_as_base_is_parsed_and_refused_for_now(project):
-    declare(project, MINIMAL.replace("base_model: models/base", "base_model: {variant: acme.medical}"))
-    assert refusal(project).field == "base_model.variant"
+def child_of(parent):
+    return MINIMAL.replace("base_model: models/base", f"base_model: {{variant: {parent}}}")
+
+
+def test_a_variant_may_start_from_another_of_its_tenant(project):
+    declare(project, MINIMAL, "acme/medical.yaml")
+    declare(project, child_of("acme.medical"))
+    spec = load_variant(project, KEY).spec.base_model
+    assert (spec.source, spec.variant, spec.parent_adapter) == (None, "acme.medical", "fold")
+
+
+def test_a_parent_that_is_not_declared_gets_the_nearest_of_the_tenant(project):
+    declare(project, MINIMAL, "acme/medical.yaml")
+    declare(project, MINIMAL, "globex/medica.yaml")
+    file = declare(project, child_of("acme.medica"))
+    error = refusal(project)
+    assert (error.file, error.field, error.value) == (str(file), "base_model.variant", "acme.medica")
+    assert error.fix == "Did you mean acme.medical?"
+
+
+def test_a_parent_of_another_tenant_is_refused(project):
+    declare(project, MINIMAL, "globex/medical.yaml")
+    declare(project, child_of("globex.medical"))
+    error = refusal(project)
+    assert "tenants are sealed" in error.problem
+    assert "base_model.source" in error.fix
+
+
+@pytest.mark.parametrize(
+    ("parents", "cycle"),
+    [
+        ({"support": "support"}, "acme.support → acme.support"),
+        ({"support": "b", "b": "c", "c": "support"}, "acme.support → acme.b → acme.c → acme.support"),
+        ({"support": "b", "b": "c", "c": "b"}, "acme.b → acme.c → acme.b"),
+    ],
+)
+def test_a_cycle_of_parents_is_named(project, parents, cycle):
+    for child, parent in parents.items():
+        declare(project, child_of(f"acme.{parent}"), f"acme/{child}.yaml")
+    error = refusal(project)
+    assert error.problem == f"a cycle of parents: {cycle}"
+    assert error.field == "base_model.variant"
+
+
+def test_a_chain_of_parents_is_no_cycle_and_a_broken_grandparent_is_its_own_error(project):
+    declare(project, "nonsense: [", "acme/c.yaml")
+    declare(project, child_of("acme.c"), "acme/b.yaml")
+    declare(project, child_of("acme.b"))
+    assert load_variant(project, KEY).spec.base_model.variant == "acme.b"
 
 
 def test_an_unknown_variant_gets_the_nearest_known_one(project):

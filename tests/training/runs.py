@@ -103,14 +103,18 @@ class Runs:
         training: dict[str, Any] | None = None,
         method: dict[str, Any] | None = None,
         members: dict[str, dict[str, Any]] | None = None,
+        ranks: int = 1,
         **member: Any,
     ) -> Path:
-        """Write run.json: one member, or `members`, variant -> what differs for it. The run folder."""
+        """Write run.json: one member, or `members`, variant -> what differs for it. The run folder.
+
+        `method`: changed settings of LoRA, or with a `name` another method with its settings.
+        """
         run_folder = self.folder / name
         run_folder.mkdir(parents=True, exist_ok=True)
         plan = {
             "schema_version": 1,
-            "method": {**LORA, **(method or {})},
+            "method": method if method and "name" in method else {**LORA, **(method or {})},
             "training": {**TRAINING, **(training or {})},
             "device": {"kind": "cpu", "count": 1},
             "reasons": [],
@@ -133,7 +137,7 @@ class Runs:
             "run_id": name,
             "base": {"folder": str(self.base), "digest": "b" * 64},
             "members": listed,
-            "launch": {"nodes": 1, "ranks_per_node": 1, "rendezvous": None},
+            "launch": {"nodes": 1, "ranks_per_node": ranks, "rendezvous": None},
         }
         (run_folder / "run.json").write_text(json.dumps(run))
         return run_folder

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from ft_dagster.training.contract import read_run, recipe_digest
 from ft_dagster.training.progress import Console
 from ft_dagster.training.stop import Stop
-from ft_dagster.training.trainer import Work, build_trainer, prepare
+from ft_dagster.training.trainer import Work, build_trainer, prepare, training_arguments
 from tests.training.runs import Runs
 
 
@@ -21,7 +21,7 @@ def built(runs: Runs, **changes: Any) -> tuple[Work, Any]:
     member = run.members[0]
     member.output.mkdir(parents=True)
     work = prepare(run, member, recipe_digest(run, member), Console())
-    trainer = build_trainer(run, work, Stop())
+    trainer, _ = build_trainer(run, work, Stop(), training_arguments(work))
     torch.manual_seed(7)
     for name, parameter in trainer.model.named_parameters():
         if "lora_B" in name:

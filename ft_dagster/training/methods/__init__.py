@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from pydantic import ValidationError
 
 from ft_dagster.errors import UserError
-from ft_dagster.training.contract import Base
+from ft_dagster.training.contract import Base, Strict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,13 +19,13 @@ if TYPE_CHECKING:
     Weights = dict[str, Tensor]
 
 Precision = Literal["bf16", "fp32"]
+S = TypeVar("S", bound=Strict)
 
 
 class Method(ABC):
     """How a model is taught: built from the `method` part of plan.json, its settings validated."""
 
     packs: bool = True  # whether several examples may share a row (position_ids reach the model)
-    virtual_tokens: int = 0  # positions that the model puts before the given ones in its logits
 
     @abstractmethod
     def build(self, base: Base, precision: Precision, seed: int) -> PreTrainedModel:
@@ -37,6 +39,20 @@ class Method(ABC):
 
         `weights`: the model's state in fp32 by name, where it is spread over several processes.
         """
+
+
+def settings_of(kind: type[S], settings: dict[str, Any]) -> S:
+    """The `method` part of plan.json as that method's own settings. Raises UserError naming the field."""
+    try:
+        return kind.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UserError(
+            str(first["msg"]),
+            field=".".join(("method", *map(str, first["loc"]))),
+            value=first["input"],
+            fix=f"Settings of {settings.get('name')}: {', '.join(kind.model_fields)}",
+        ) from None
 
 
 METHODS = {

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from ft_dagster.errors import UserError
-from ft_dagster.training.contract import Base, Strict
-from ft_dagster.training.methods import Method, Precision
+from ft_dagster.training.contract import Base, Parent, Strict
+from ft_dagster.training.methods import Precision, settings_of
+from ft_dagster.training.methods.adapter import Adapter
+from ft_dagster.training.methods.stacking import check_parent, concatenated, put_beneath
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 class LoraSettings(Strict):
     """The `method` part of plan.json."""
 
-    name: Literal["lora"] = "lora"
+    name: Literal["lora", "qlora", "lora_8bit"] = "lora"
     rank: int = Field(16, ge=1)
     alpha: float = Field(32.0, gt=0)
     dropout: float = Field(0.05, ge=0, lt=1)
@@ -31,58 +30,49 @@ class LoraSettings(Strict):
     use_dora: bool = False
 
 
-class Lora(Method):
+class Lora(Adapter):
+    name = "lora"
+
     def __init__(self, settings: dict[str, Any]) -> None:
-        try:
-            self.settings = LoraSettings.model_validate(settings)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            field = ".".join(("method", *map(str, first["loc"])))
-            raise UserError(
-                str(first["msg"]),
-                field=field,
-                value=first["input"],
-                fix=f"Settings of lora: {', '.join(LoraSettings.model_fields)}",
-            ) from None
+        self.settings = settings_of(LoraSettings, settings)
+        self.parent: Parent | None = None
+
+    def check(self, base: Base) -> None:
+        if base.parent:
+            check_parent(base.parent, use_dora=self.settings.use_dora)
 
     def build(self, base: Base, precision: Precision, seed: int) -> PreTrainedModel:
-        from peft import LoraConfig, get_peft_model
-        from transformers import set_seed
+        model = super().build(base, precision, seed)
+        self.parent = base.parent
+        if base.parent:
+            put_beneath(model, base.parent)
+        return model
 
-        from ft_dagster.training.methods.base import load_base
+    def configure(self, model: PreTrainedModel, base: Base) -> Any:
+        from peft import LoraConfig
 
-        model = load_base(base.folder, precision)
-        chosen = self._targets(model)
-        self._check_rank(chosen)
-        targets = self.settings.target_modules
-        config = LoraConfig(
+        settings = self.settings
+        self._check_rank(self._targets(model))
+        targets = settings.target_modules
+        return LoraConfig(
             task_type="CAUSAL_LM",
-            r=self.settings.rank,
-            lora_alpha=self.settings.alpha,
-            lora_dropout=self.settings.dropout,
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
             target_modules=targets if isinstance(targets, str) else sorted(targets),
-            use_rslora=self.settings.use_rslora,
-            use_dora=self.settings.use_dora,
+            use_rslora=settings.use_rslora,
+            use_dora=settings.use_dora,
             bias="none",
+            trainable_token_indices=_token_rows(model, base.new_token_ids),
         )
-        set_seed(seed)  # A is drawn at random
-        return get_peft_model(model, config)
 
-    def save(
-        self, model: PreTrainedModel, payload: Path, base_digest: str, weights: Weights | None = None
-    ) -> None:
-        payload.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=payload.parent) as folder:
-            model.save_pretrained(folder, state_dict=weights)
-            (Path(folder) / "adapter_model.safetensors").replace(payload / "adapter_model.safetensors")
-            config = json.loads((Path(folder) / "adapter_config.json").read_text("utf-8"))
-        (payload / "adapter_config.json").write_text(
-            json.dumps(_portable(config, base_digest), indent=2, sort_keys=True) + "\n", "utf-8"
-        )
+    def learned(self, model: PreTrainedModel, weights: Weights | None) -> tuple[dict[str, Any], Weights]:
+        config, tensors = super().learned(model, weights)
+        return concatenated(self.parent, config, tensors) if self.parent else (config, tensors)
 
     def _targets(self, model: PreTrainedModel) -> dict[str, Any]:
         """The linear layers that get an update, by name; every declared name must match one."""
-        linear = _linear_layers(model)
+        linear = self._linear_layers(model)
         if self.settings.target_modules == "all-linear":
             return linear
         chosen: dict[str, Any] = {}
@@ -99,6 +89,26 @@ class Lora(Method):
             chosen.update(matched)
         return chosen
 
+    def _linear_layers(self, model: PreTrainedModel) -> dict[str, Any]:
+        """By name, without the output head: the trained-positions loss would never train its adapter."""
+        from torch.nn import Linear
+        from transformers.pytorch_utils import Conv1D
+
+        head = model.get_output_embeddings()
+        found = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, Linear | Conv1D) and module is not head
+        }
+        if not found:
+            raise UserError(
+                "the base model has no linear layers that LoRA can update",
+                field="method.name",
+                value=self.name,
+                fix="Use full",
+            )
+        return found
+
     def _check_rank(self, chosen: dict[str, Any]) -> None:
         smallest, name = min((min(_sizes(layer)), name) for name, layer in chosen.items())
         if self.settings.rank > smallest:
@@ -110,27 +120,6 @@ class Lora(Method):
             )
 
 
-def _linear_layers(model: PreTrainedModel) -> dict[str, Any]:
-    """By name, without the output head: its adapter would never be trained by the trained-positions loss."""
-    from torch.nn import Linear
-    from transformers.pytorch_utils import Conv1D
-
-    head = model.get_output_embeddings()
-    found = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, (Linear, Conv1D)) and module is not head
-    }
-    if not found:
-        raise UserError(
-            "the base model has no linear layers that LoRA can update",
-            field="method.name",
-            value="lora",
-            fix="Use full",
-        )
-    return found
-
-
 def _sizes(layer: Any) -> tuple[int, int]:
     """(in, out); quantized weights are stored in another shape, so the layer's own word comes first."""
     if hasattr(layer, "in_features"):
@@ -138,11 +127,12 @@ def _sizes(layer: Any) -> tuple[int, int]:
     return layer.weight.shape[0], layer.weight.shape[1]
 
 
-def _portable(config: dict[str, Any], base_digest: str) -> dict[str, Any]:
-    """The configuration without this machine's paths, and with its sets in order."""
-    config["base_model_name_or_path"] = f"sha256:{base_digest.removeprefix('sha256:')}"
-    config.pop("peft_version", None)  # recorded in the manifest; an upgrade must not change the digest
-    for name in ("target_modules", "modules_to_save", "exclude_modules"):
-        if isinstance(config.get(name), list):
-            config[name] = sorted(config[name])
-    return config
+def _token_rows(model: PreTrainedModel, new: tuple[int, ...]) -> dict[str, list[int]] | None:
+    """The rows to train of the input embeddings, and of the output head where that has rows of its own."""
+    if not new:
+        return None
+    layers = [model.get_input_embeddings()]
+    if not model.config.tie_word_embeddings:  # by the same word PEFT ties a head to the rows of the input
+        layers.append(model.get_output_embeddings())
+    names = {id(module): name for name, module in model.named_modules()}
+    return {names[id(layer)]: sorted(new) for layer in layers}

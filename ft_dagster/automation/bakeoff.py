@@ -1,0 +1,104 @@
+"""A bake-off: one variant by several methods, each given the same FLOPs or the same minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from ft_dagster.automation.budget import Budget, steps_within
+from ft_dagster.automation.experiments import Experiment, Run, Say, carry_out, opened
+from ft_dagster.errors import UserError
+from ft_dagster.settings import Settings
+from ft_dagster.spec import Declared
+from ft_dagster.spec.overrides import value_at, with_overrides
+from ft_dagster.spec.variant import METHOD_SETTINGS, PROMPT_SETTINGS, MethodName, MethodSpec
+
+MAX_STEPS = "training.max_steps"
+
+
+def bakeoff(
+    settings: Settings, declared: Declared, methods: Sequence[str], budget: Budget, say: Say
+) -> Experiment:
+    """Plan every method's steps, then train and judge each; what was finished before is kept.
+
+    Raises UserError before anything is started where the methods are wrong, and before any training where
+    the budget does not pay for one step of a method.
+    """
+    runs = _runs(declared, methods)
+    arguments = {"methods": list(methods), "budget": str(budget)}
+    with opened(settings, declared, "bakeoff", arguments, runs) as experiment:
+        for run in experiment.runs:
+            if not run.finished and MAX_STEPS not in run.overrides:
+                say(f"{run.name}: finding out how many steps {budget} pay for")
+                _allot(experiment, run, budget)
+        for run in experiment.runs:
+            if run.finished:
+                say(f"{run.name}: {run.status} before, kept")
+            elif MAX_STEPS in run.overrides:
+                say(f"{run.name}: {run.overrides[MAX_STEPS]} steps for {budget}")
+                carry_out(experiment, run)
+                say(f"{run.name}: {run.status}{f': {run.error}' if run.status == 'failed' else ''}")
+        return experiment
+
+
+def _runs(declared: Declared, methods: Sequence[str]) -> list[Run]:
+    known = get_args(MethodName)
+    for method in methods:
+        if method not in known:
+            raise UserError(
+                "no such method", field="--methods", value=method, fix=f"There are: {', '.join(known)}"
+            )
+    if len(set(methods)) < 2 or len(set(methods)) < len(methods):
+        raise UserError(
+            "a bake-off needs two methods or more, each once",
+            field="--methods",
+            value=",".join(methods),
+            fix="Write --methods full,lora",
+        )
+    runs = []
+    for number, method in enumerate(methods, 1):
+        overrides, dropped = for_method(declared, method)
+        with_overrides(declared, overrides)
+        runs.append(Run(number, method, overrides, said(declared, dropped)))
+    return runs
+
+
+def _allot(experiment: Experiment, run: Run, budget: Budget) -> None:
+    """Give a run its steps; a method that cannot be planned on this base or host fails alone."""
+    found = steps_within(experiment, run, budget)
+    if isinstance(found, str):
+        run.status, run.error = "failed", found
+    else:
+        run.overrides[MAX_STEPS] = found
+    experiment.save()
+
+
+def for_method(declared: Declared, method: str) -> tuple[dict[str, Any], list[str]]:
+    """The overrides that turn a declaration to another method, and the declared fields that those drop.
+
+    Dropped: settings that the method does not have; and the learning rate, which was chosen for the declared
+    method: the plan's own default takes its place.
+    """
+    unset = {
+        f"method.{name}": setting.default
+        for name, setting in MethodSpec.model_fields.items()
+        if name != "name" and name not in METHOD_SETTINGS[method]
+    }
+    if declared.spec.method.name != method:
+        unset["training.learning_rate"] = None
+    dropped = {field: value for field, value in unset.items() if value_at(declared.spec, field) != value}
+    return {"method.name": method, **dropped, **_export(declared, method)}, list(dropped)
+
+
+def said(declared: Declared, dropped: Sequence[str]) -> list[str]:
+    return [f"{field} {value_at(declared.spec, field)}" for field in dropped]
+
+
+def _export(declared: Declared, method: str) -> dict[str, Any]:
+    """Nothing of an experiment is exported, but a declaration must say what the method can give."""
+    format = declared.spec.export.format
+    if method == "full" and format == "adapter":
+        return {"export.format": "merged"}
+    if METHOD_SETTINGS[method] == PROMPT_SETTINGS and format == "merged":
+        return {"export.format": "adapter"}
+    return {}

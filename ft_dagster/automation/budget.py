@@ -1,0 +1,204 @@
+"""Budgets of experiments: so many FLOPs or minutes, and how many optimizer steps they pay for."""
+
+import json
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
+
+import dagster as dg
+
+from ft_dagster.assets.bench import VARIANTS, Bench, failures
+from ft_dagster.assets.data import locate, new_token_ids, parent_adapter
+from ft_dagster.automation.experiments import PLANNED, TRAINED, Experiment, Run, materialize
+from ft_dagster.errors import UserError
+from ft_dagster.resources.artifacts import ArtifactStore
+from ft_dagster.resources.gpus import Gpus
+from ft_dagster.resources.launchers import LocalLauncher
+from ft_dagster.resources.tenants import Tenants
+from ft_dagster.spec import VariantKey
+
+if TYPE_CHECKING:
+    from ft_dagster.training.contract import TrainingSettings
+    from ft_dagster.training.mixture import Examples
+    from ft_dagster.training.watch.flops import FlopsModel
+
+CALIBRATION = {"training.max_steps": 5, "training.evaluations": 1}
+IN_MINUTES = "Give the budget in minutes"
+LOOK_AHEAD = 1.5
+MOST_STEPS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Budget:
+    kind: Literal["flops", "minutes"]
+    amount: float
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """`flops=2e14` or `minutes=3`. Raises UserError."""
+        kind, _, amount = text.partition("=")
+        try:
+            number = float(amount)
+        except ValueError:
+            number = math.nan
+        if kind not in ("flops", "minutes") or not 0 < number < math.inf:
+            raise UserError("not a budget", field="--budget", value=text, fix="Write flops=2e14 or minutes=3")
+        return cls(cast(Literal["flops", "minutes"], kind), number)
+
+    def spent(self, figures: dict[str, Any]) -> float:
+        """What a run with these figures took of such a budget; none before it is done."""
+        if not figures:
+            return 0.0
+        if self.kind == "minutes":
+            return float(figures["training_seconds"] / 60)
+        if figures["flops"] is None:
+            raise UserError("FLOPs of this architecture cannot be counted", fix=IN_MINUTES)
+        return float(figures["flops"])
+
+    def __str__(self) -> str:
+        return f"{self.kind}={self.amount:g}"
+
+
+def steps_within(experiment: Experiment, run: Run, budget: Budget) -> int | str:
+    """The optimizer steps whose cost comes nearest to the budget, or why the run cannot be planned.
+
+    FLOPs are counted over the very batches that will be trained on. Minutes are those of the steps alone,
+    at the speed of a training of five steps, its first one left out. Raises UserError where the budget does
+    not pay for one step.
+    """
+    if budget.kind == "minutes":
+        return _steps_in_minutes(experiment, run, budget)
+    found: list[FlopsModel] = []
+    label = str(run.number)
+    outcome = materialize(experiment, label, run.overrides, [*PLANNED, _counting(found)])
+    if outcome.error:
+        return outcome.error
+    plan, mixture = _plan(experiment, label), experiment.head(label, "training_mixture")
+    assert mixture is not None
+    folder = mixture.folder(experiment.store, experiment.settings.cache_folder) / "payload"
+    return _steps_for_flops(plan, folder, found[0], budget, run.name)
+
+
+def _counting(found: "list[FlopsModel]") -> dg.AssetsDefinition:
+    """An asset for this run alone that counts what a step of the plan costs."""
+
+    @dg.asset(partitions_def=VARIANTS, deps=["training_plan"])
+    def flops_a_step(
+        context: dg.AssetExecutionContext,
+        tenants: Tenants,
+        artifacts: ArtifactStore,
+        launcher: LocalLauncher,
+        gpus: Gpus,
+    ) -> None:
+        with failures():
+            bench = Bench(
+                context, VariantKey.parse(context.partition_key), tenants, artifacts, launcher, gpus
+            )
+            found.append(_flops_model(bench))
+
+    return flops_a_step
+
+
+def _flops_model(bench: Bench) -> "FlopsModel":
+    from ft_dagster.training.contract import Base, Parent
+    from ft_dagster.training.watch.flops import count
+
+    artifact = bench.upstream("base_model")
+    plan = json.loads((bench.payload(bench.upstream("training_plan")) / "plan.json").read_text("utf-8"))
+    beneath = parent_adapter(bench, artifact)
+    base = Base(
+        folder=locate(bench, artifact),
+        digest=artifact.digest,
+        new_token_ids=tuple(new_token_ids(bench, artifact)),
+        parent=None if beneath is None else Parent(adapter=beneath[0], digest=beneath[1]),
+    )
+    checkpointing = bool(plan["training"]["gradient_checkpointing"])
+    model = count(base, plan["method"], gradient_checkpointing=checkpointing)
+    if model is None:
+        raise UserError(
+            "the FLOPs of this architecture cannot be counted",
+            field="base_model", value=str(base.folder), fix=IN_MINUTES,
+        )  # fmt: skip
+    return model
+
+
+def _plan(experiment: Experiment, label: str) -> dict[str, Any]:
+    head = experiment.head(label, "training_plan")
+    assert head is not None
+    folder = head.folder(experiment.store, experiment.settings.cache_folder)
+    plan: dict[str, Any] = json.loads((folder / "payload" / "plan.json").read_text("utf-8"))
+    return plan
+
+
+def _steps_for_flops(
+    plan: dict[str, Any], mixture: Path, model: "FlopsModel", budget: Budget, method: str
+) -> int:
+    """Lay out the training's own bins until their FLOPs pass the budget; the step nearest to it."""
+    import numpy as np
+
+    from ft_dagster.training.contract import TrainingSettings
+    from ft_dagster.training.mixture import open_split
+
+    settings = TrainingSettings.model_validate(plan["training"])
+    with tempfile.TemporaryDirectory() as scratch:
+        examples = open_split(mixture, "train", Path(scratch))
+    assert examples is not None  # or there would be no plan
+    steps, spent = 8, np.zeros(1)
+    while spent[-1] < budget.amount:
+        if steps > MOST_STEPS:
+            raise UserError(
+                f"pays {method} for more than {MOST_STEPS:,} steps", field="--budget", value=str(budget),
+                fix="Give less",
+            )  # fmt: skip
+        steps = math.ceil(steps * LOOK_AHEAD * max(1.0, budget.amount / spent[-1] if spent[-1] else 1.0))
+        spent = np.cumsum(_flops_of_steps(model, examples, settings, steps, int(plan["ranks"])))
+    if spent[0] > 2 * budget.amount:
+        raise UserError(
+            f"does not pay for one step of {method}, which takes {spent[0]:.3g} FLOPs",
+            field="--budget", value=str(budget), fix="Give more, or declare smaller batches",
+        )  # fmt: skip
+    return int(np.abs(spent - budget.amount).argmin()) + 1
+
+
+def _flops_of_steps(
+    model: "FlopsModel", examples: "Examples", settings: "TrainingSettings", steps: int, ranks: int
+) -> list[int]:
+    """FLOPs of each of the first `steps` optimizer steps, from the bins that the trainer will lay out."""
+    import numpy as np
+
+    from ft_dagster.training.packing import schedule
+
+    labels = np.concatenate([[0], np.cumsum(examples.spans[1::2] - examples.spans[::2])])
+    trained = np.diff(labels[examples.span_starts // 2])
+    capacity = settings.max_length if settings.packing else None
+    asked = settings.model_copy(update={"max_steps": steps})
+    bins = schedule(examples.lengths, examples.shards, asked, capacity, settings.seed, ranks)
+    rows, micro_batches = settings.per_device_train_batch_size, settings.gradient_accumulation_steps * ranks
+    costs = []
+    for at in range(0, len(bins), rows):
+        batch = bins[at : at + rows]
+        chosen = [np.array(ordinals, np.int64) for ordinals in batch]
+        width = max(2, *(int(examples.lengths[ordinals].sum()) for ordinals in chosen))
+        tokens = sum(int(trained[ordinals].sum()) for ordinals in chosen)
+        costs.append(model.sum(len(batch) * width, len(batch) * width**2, tokens, len(batch), 1))
+    return [sum(costs[at : at + micro_batches]) for at in range(0, len(costs), micro_batches)]
+
+
+def _steps_in_minutes(experiment: Experiment, run: Run, budget: Budget) -> int | str:
+    label = f"{run.number}-speed"
+    outcome = materialize(experiment, label, run.overrides | CALIBRATION, TRAINED)
+    head = experiment.head(label, "fine_tuned_model") if "fine_tuned_model" in outcome.made else None
+    if head is None:
+        return outcome.error or "it made no model"
+    log = head.folder(experiment.store, experiment.settings.cache_folder) / "evidence" / "log.jsonl"
+    lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+    seconds = mean([line["seconds"] for line in lines if "seconds" in line][1:])
+    if seconds > 2 * 60 * budget.amount:
+        raise UserError(
+            f"does not pay for one step of {run.name}, which takes {seconds / 60:.3g} minutes",
+            field="--budget", value=str(budget), fix="Give more, or declare smaller batches",
+        )  # fmt: skip
+    return max(1, round(60 * budget.amount / seconds))

@@ -1,0 +1,220 @@
+"""A sweep: one variant with several values of its settings, ranked; losing trainings are stopped early."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import yaml
+
+from ft_dagster.automation.bakeoff import for_method, said
+from ft_dagster.automation.budget import Budget
+from ft_dagster.automation.experiments import Experiment, Run, Say, carry_out, opened
+from ft_dagster.errors import UserError
+from ft_dagster.settings import Settings
+from ft_dagster.spec import Declared, load_variant
+from ft_dagster.spec.load import SHORTHANDS
+from ft_dagster.spec.overrides import declared_text, value_at, with_overrides
+from ft_dagster.spec.variant import LORA_SETTINGS, METHOD_SETTINGS, PROMPT_SETTINGS
+
+FINISHED_BEFORE_STOPPING = 3
+SWEPT = ("method", "training", "base_model", "objective", "data.general", "data.train_on", "data.on_too_long")
+TASK, LOSS = "task", "validation loss"
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Runs from best to worst; `by`: what they are ranked by, and why."""
+
+    runs: list[Run]
+    by: str
+    reason: str
+
+    @property
+    def winner(self) -> Run | None:
+        return self.runs[0] if self.runs else None
+
+
+def sweep(
+    settings: Settings,
+    declared: Declared,
+    sets: Sequence[str],
+    say: Say,
+    *,
+    runs: int = 15,
+    seed: int = 0,
+    budget: Budget | None = None,
+) -> Experiment:
+    """Run every combination of the values, or `runs` of them drawn by `seed`; finished ones are kept.
+
+    `sets`: "field=value,value". From the fourth run on, a training gives up at an evaluation where its
+    validation loss is above the median of those that were finished. A `budget` is for all runs together: no
+    run is started once it is spent. Raises UserError before anything is started.
+    """
+    values = parse_sets(sets)
+    drawn = draw_runs(declared, values, runs, seed)
+    arguments = {"set": values, "runs": runs, "seed": seed}
+    with opened(settings, declared, "sweep", arguments, drawn) as experiment:
+        for run in experiment.runs:
+            name = f"{run.number}/{len(experiment.runs)} {run.name}"
+            spent = 0.0 if budget is None else sum(budget.spent(r.figures) for r in experiment.runs)
+            if run.finished:
+                say(f"{name}: {run.status} before, kept")
+            elif budget is not None and spent >= budget.amount:
+                say(f"{budget} are spent; the same command with more goes on")
+                break
+            else:
+                say(name)
+                carry_out(experiment, run, rivals(experiment.runs))
+                say(f"{name}: {run.status}{f': {run.error}' if run.status == 'failed' else ''}")
+        return experiment
+
+
+def parse_sets(sets: Sequence[str]) -> dict[str, list[Any]]:
+    """`method.rank=8,16` -> {"method.rank": [8, 16]}; a value is written as in YAML."""
+    found: dict[str, list[Any]] = {}
+    for text in sets:
+        field, given, listed = text.partition("=")
+        field = f"{field}.{SHORTHANDS[field]}" if field in SHORTHANDS else field
+        try:
+            values = yaml.safe_load(f"[{listed}]")
+        except yaml.YAMLError:
+            values = []
+        if not given or not values:
+            raise UserError("not a list of values", field="--set", value=text, fix="Write field=value,value")
+        if field in found:
+            raise UserError("set twice", field="--set", value=field, fix="Give all its values in one --set")
+        if not any(field == part or field.startswith(f"{part}.") for part in SWEPT):
+            raise UserError(
+                "cannot be swept: runs would not be judged alike, or it does not act on training",
+                field="--set", value=field, fix=f"Below these it can: {', '.join(SWEPT)}",
+            )  # fmt: skip
+        found[field] = values
+    if not found:
+        raise UserError("nothing to sweep", fix="Give --set field=value,value")
+    return found
+
+
+def draw_runs(declared: Declared, values: Mapping[str, Sequence[Any]], runs: int, seed: int) -> list[Run]:
+    """The grid if it has at most `runs` points, else as many of it without replacement, by `seed`.
+
+    Points that come to the same declaration (a rank of a method without one) are one run.
+    """
+    points = math.prod(len(options) for options in values.values())
+    chosen: Sequence[int] = range(points)
+    if points > runs:
+        chosen = random.Random(seed).sample(range(points), runs)
+    drawn: dict[str, Run] = {}
+    for point in chosen:
+        overrides, dropped = _overrides(declared, _point(values, point))
+        changed = with_overrides(declared, overrides)
+        plain = {field: value_at(changed.spec, field) for field in overrides}
+        run = Run(len(drawn) + 1, _name(plain, values), plain, dropped)
+        drawn.setdefault(changed.spec.model_dump_json(), run)
+    return list(drawn.values())
+
+
+def _point(values: Mapping[str, Sequence[Any]], number: int) -> dict[str, Any]:
+    """Point `number` of the grid; the last field changes fastest."""
+    point = {}
+    for field, options in reversed(list(values.items())):
+        number, place = divmod(number, len(options))
+        point[field] = options[place]
+    return {field: point[field] for field in values}
+
+
+def _overrides(declared: Declared, point: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A point as overrides, and what is dropped for its method; settings of other methods do not count."""
+    if "method.name" not in point:
+        return point, []
+    method = str(point["method.name"])
+    if method not in METHOD_SETTINGS or method == "auto":
+        return point, []
+    foreign = {f"method.{name}" for name in (*LORA_SETTINGS, *PROMPT_SETTINGS)}
+    foreign -= {f"method.{name}" for name in METHOD_SETTINGS[method]}
+    own = {field: value for field, value in point.items() if field not in foreign}
+    adapted, dropped = for_method(declared, method)
+    return {**adapted, **own}, said(declared, [field for field in dropped if field not in own])
+
+
+def rivals(runs: Sequence[Run]) -> dict[int, float]:
+    """Evaluation -> median validation loss of the finished runs; none before there are three of them.
+
+    The last evaluation is left out: a training that got there is finished.
+    """
+    curves = [run.curve for run in runs if run.status == "done" and run.curve]
+    if len(curves) < FINISHED_BEFORE_STOPPING:
+        return {}
+    shortest = min(len(curve) for curve in curves)
+    return {k: median(curve[k - 1] for curve in curves) for k in range(1, shortest)}
+
+
+def rank(runs: Sequence[Run]) -> Ranking:
+    """By the task's metric among the runs whose general rules hold; where none does, by validation loss."""
+    done = [run for run in runs if run.status == "done"]
+    sound = [run for run in done if _general_holds(run)]
+    by_loss = sorted(done, key=_loss)
+    if not done:
+        return Ranking([], TASK, "No run was finished.")
+    if not sound:
+        return Ranking(by_loss, LOSS, "The general rules of the gate hold for none.")
+    best = sorted(sound, key=lambda run: (-_gain(run), _loss(run)))
+    reason = "Runs for which the general rules of the gate do not hold come last, by validation loss."
+    return Ranking(best + [run for run in by_loss if run not in sound], TASK, reason)
+
+
+def _general_holds(run: Run) -> bool:
+    return all(rule["passed"] for rule in run.figures["rules"] if rule["rule"] != "task")
+
+
+def _gain(run: Run) -> float:
+    """Mean over the task's rules of what was gained on the base, by the rule's own metric."""
+    rules = [rule for rule in run.figures["rules"] if rule["rule"] == "task"]
+    gains = [
+        -math.inf if rule["difference"] is None
+        else rule["difference"] if rule["higher_is_better"] else -rule["difference"]
+        for rule in rules
+    ]  # fmt: skip
+    return sum(gains) / len(gains)
+
+
+def _loss(run: Run) -> float:
+    loss = run.figures["validation_loss_best"]
+    return math.inf if loss is None else float(loss)
+
+
+def _name(overrides: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    given = {field: overrides[field] for field in values if overrides.get(field) is not None}
+    return " ".join(f"{field.rpartition('.')[2]}={value}" for field, value in given.items())
+
+
+def write_winner(settings: Settings, declared: Declared, run: Run, file: Path | None) -> Path:
+    """Write a run's values into the declaration, comments kept, or the whole changed declaration into `file`.
+
+    The declaration must then say exactly what was run, so that its artifacts are found again; else it is put
+    back and UserError raised.
+    """
+    text = declared_text(declared, run.overrides)
+    if file is not None:
+        file.write_text(text, "utf-8")
+        return file
+    before = declared.file.read_text("utf-8")
+    declared.file.write_text(text, "utf-8")
+    try:
+        same = (
+            load_variant(settings.project, declared.key).spec == with_overrides(declared, run.overrides).spec
+        )
+    except UserError:
+        same = False
+    if not same:
+        declared.file.write_text(before, "utf-8")
+        raise UserError(
+            "this file cannot take the winner's values by itself; it is as it was",
+            file=declared.file, fix=f"Write them by hand: {run.name}",
+        )  # fmt: skip
+    return declared.file

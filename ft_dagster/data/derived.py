@@ -1,0 +1,177 @@
+"""Bases that had to be made: which release they start from, and where their folder lies.
+
+base.json of such a base says so: `derived` (from, new_tokens, new_token_ids, folded) where a folder was
+made, `parent` (variant, export, weights, base, mode) where it starts from another variant's release. The
+parent's version and the places of its artifacts are in the manifest's figures: what is the same is found
+under the same digest, whatever its number.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ft_dagster.data.base import locate_base
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.ancestors import find_digest
+from ft_dagster.lineage.release import WEIGHTS, production
+from ft_dagster.spec.keys import VariantKey
+from ft_dagster.spec.variant import BaseModelSpec
+from ft_dagster.store.artifacts import Artifact, Place, find
+from ft_dagster.store.blobs import Store
+
+FIELD = "base_model.variant"
+MODEL = "model"  # the folder of a derived base, inside its payload
+ADAPTER_CONFIG = "adapter_config.json"
+EXPORT, BASE = "model_export", "base_model"
+Mode = Literal["fold", "stack", "whole"]
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The release that a base starts from: its export, and the base of the export's weights.
+
+    `mode`: the export is an adapter to `fold` or to `stack`, or a `whole` model.
+    """
+
+    key: VariantKey
+    version: int
+    export: Artifact
+    base: Artifact
+    mode: Mode
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """As base.json has it."""
+        return {
+            "variant": str(self.key),
+            "export": self.export.digest,
+            "weights": self.export.inputs[WEIGHTS],
+            "base": self.base.digest,
+            "mode": self.mode,
+        }
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        return {
+            EXPORT: self.export.digest, WEIGHTS: self.export.inputs[WEIGHTS], BASE: self.base.digest
+        }  # fmt: skip
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        places = {EXPORT: self.export.place, BASE: self.base.place}
+        return {
+            "variant": str(self.key),
+            "version": self.version,
+            "mode": self.mode,
+            "places": {stage: [place.prefix, place.key] for stage, place in places.items()},
+        }
+
+
+def parent_prefix(child: VariantKey, parent: VariantKey) -> str:
+    """Where a parent's artifacts lie: always within the child's own tenant."""
+    return f"tenants/{child.tenant}/{parent.variant}"
+
+
+def released_parent(store: Store, child: VariantKey, spec: BaseModelSpec, *, file: object = None) -> Parent:
+    """The release in production of the variant that `spec` names.
+
+    Raises UserError where there is none, or its artifacts are gone.
+    """
+    key = VariantKey.parse(spec.variant or "", file=file)
+    prefix = parent_prefix(child, key)
+    entry = production(store, prefix)
+    if entry is None:
+        fix = f"Run it first (`ft-dagster run {key}`); once it is released, run {child} again"
+        raise UserError("this variant was never released", file=file, field=FIELD, value=str(key), fix=fix)
+    export = find(store, Place(prefix, EXPORT, entry["export_key"]))
+    if export is None or (export.digest, export.inputs[WEIGHTS]) != (entry["export"], entry["weights"]):
+        raise _gone(key, entry["version"], "its export", file)
+    base = find_digest(store, (prefix, "shared"), BASE, export.inputs[BASE])
+    if base is None:
+        raise _gone(key, entry["version"], "the record of its base", file)
+    adapter = any(part["path"] == ADAPTER_CONFIG for part in export.predicate["payload"])
+    if not adapter and spec.parent_adapter == "stack":
+        raise UserError(
+            f"the release of {key} is a whole model: there is no adapter to stack on",
+            file=file,
+            field="base_model.parent_adapter",
+            value="stack",
+            fix="Leave parent_adapter out",
+        )
+    return Parent(key, entry["version"], export, base, spec.parent_adapter if adapter else "whole")
+
+
+def check_adapter(parent: Parent, adapter: Path, *, file: object = None) -> None:
+    """Raises UserError where the parent's adapter (its payload folder) cannot be folded, or stacked."""
+    config = json.loads((adapter / ADAPTER_CONFIG).read_text("utf-8"))
+    if config.get("peft_type") != "LORA":
+        raise UserError(
+            f"{parent.key} is a learned prompt or prefix: it changes no weights to start from",
+            file=file,
+            field=FIELD,
+            value=str(parent.key),
+            fix="Train the parent by lora, qlora, lora_8bit or full",
+        )
+    keeps = {
+        "DoRA": config.get("use_dora"),
+        "trained tokens": config.get("trainable_token_indices"),
+        "whole trained modules": config.get("modules_to_save"),
+    }
+    kept = [name for name, used in keeps.items() if used]
+    if parent.mode == "stack" and kept:
+        raise UserError(
+            f"the adapter of {parent.key} has {', '.join(kept)}: no other adapter can be stacked on it",
+            file=file,
+            field="base_model.parent_adapter",
+            value="stack",
+            fix="Declare `parent_adapter: fold`",
+        )
+
+
+def base_folder(store: Store, base: Artifact, project: Path, cache: Path) -> Path:
+    """The folder of a base_model artifact on this machine, its files' sizes checked. Raises UserError."""
+    payload = base.folder(store, cache) / "payload"
+    record = json.loads((payload / "base.json").read_text("utf-8"))
+    if record.get("derived"):
+        return payload / MODEL
+    parent = record.get("parent")
+    if parent is None:
+        return locate_base(record, project, cache)
+    if parent["mode"] == "whole":
+        return parent_artifact(store, base, EXPORT).folder(store, cache) / "payload"
+    return base_folder(store, parent_artifact(store, base, BASE), project, cache)
+
+
+def parent_artifact(store: Store, base: Artifact, stage: str) -> Artifact:
+    """The model_export or base_model artifact of the release that `base` starts from. Raises UserError."""
+    parent = base.figures["parent"]
+    prefix, key = parent["places"][stage]
+    found = find(store, Place(prefix, stage, key))
+    if found is None or found.digest != base.inputs[stage]:
+        raise _gone(parent["variant"], parent["version"], stage, None)
+    return found
+
+
+def newer_parent(store: Store, child: VariantKey, base: Artifact | None) -> tuple[VariantKey, int] | None:
+    """(parent, version) of the release in production if `base` was made from another one; else None."""
+    used = None if base is None else base.figures.get("parent")
+    if base is None or not used:
+        return None
+    parent = VariantKey.parse(used["variant"])
+    entry = production(store, parent_prefix(child, parent))
+    if entry is None or entry["export"] == base.inputs[EXPORT]:
+        return None
+    return parent, int(entry["version"])
+
+
+def _gone(key: object, version: int, what: str, file: object) -> UserError:
+    return UserError(
+        f"version {version} of {key} is released, but {what} is no longer in the store",
+        file=file,
+        field=FIELD,
+        value=str(key),
+        fix="Restore the store from a backup, or run and release that variant again",
+    )

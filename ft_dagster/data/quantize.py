@@ -1,0 +1,75 @@
+"""How a frozen base is quantized: one place, so that what is judged and served is what was trained on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from ft_dagster.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+QUANTIZATION_FILE = "quantization.json"
+KINDS = ("nf4", "int8")
+
+Quantization = Literal["nf4", "int8"]
+
+
+def quantization_config(
+    kind: Quantization, compute_dtype: torch.dtype, storage: torch.dtype | None = None
+) -> BitsAndBytesConfig:
+    """nf4: 4-bit NormalFloat, its constants quantized too; int8: LLM.int8. The output head is left alone.
+
+    Load with `dtype=compute_dtype` as training does: the weights are rounded to it before they are quantized.
+    `storage`: the type that the 4-bit weights lie in (ZeRO-3 shards only floats); their values stay the same.
+    """
+    from transformers import BitsAndBytesConfig
+
+    if kind == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
+        bnb_4bit_quant_storage=storage,
+    )
+
+
+def settle(model: Any) -> None:
+    """Call it on every model loaded quantized: its weights then stay as they are, in training and after it.
+
+    On some CPUs bitsandbytes would repack 4-bit weights at the first evaluation, with rounded constants and
+    without a gradient.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def write_quantization(payload: Path, kind: Quantization) -> None:
+    """Say beside an adapter how the base it was trained on was quantized."""
+    (payload / QUANTIZATION_FILE).write_text(json.dumps({"quantization": kind}) + "\n", "utf-8")
+
+
+def quantization_of(payload: Path) -> Quantization | None:
+    """How the base of this adapter was quantized while training; None: it was not. Raises UserError."""
+    file = payload / QUANTIZATION_FILE
+    if not file.exists():
+        return None
+    try:
+        kind = json.loads(file.read_text("utf-8"))["quantization"]
+    except (ValueError, KeyError, TypeError):
+        kind = None
+    if kind not in KINDS:
+        raise UserError(
+            "does not say how the base was quantized",
+            file=file,
+            field="quantization",
+            value=kind,
+            fix=f"Known: {', '.join(KINDS)}. Materialize fine_tuned_model again",
+        )
+    return cast(Quantization, kind)

@@ -1,0 +1,213 @@
+"""Loading what is judged: a base, or a payload that a training left, from local safetensors alone.
+
+A payload is an adapter on its base (adapter_config.json; on a quantized base also quantization.json) or a
+whole model (config.json). Every room that loads a model to look at it does so here. Imports torch and
+transformers inside functions: Dagster imports this module.
+"""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ft_dagster.data.quantize import Quantization, quantization_config, quantization_of, settle
+from ft_dagster.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+Kind = Literal["adapter", "model"]
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+MODEL_CONFIG = "config.json"
+
+
+def kind_of(payload: Path) -> Kind:
+    """Whether trained weights are an adapter or a whole model. Raises UserError for neither."""
+    if (payload / ADAPTER_CONFIG).is_file():
+        return "adapter"
+    if (payload / MODEL_CONFIG).is_file():
+        return "model"
+    raise UserError(
+        f"not trained weights: neither {ADAPTER_CONFIG} nor {MODEL_CONFIG} is there",
+        file=payload,
+        fix="Name the payload folder of a fine_tuned_model",
+    )
+
+
+def load_base(
+    folder: Path, *, dtype: str = "auto", device: str = "cpu", quantization: Quantization | None = None
+) -> PreTrainedModel:
+    """A causal language model in evaluation mode. Raises UserError.
+
+    `dtype`: auto (as stored), bfloat16 or float32. `quantization`: nf4 or int8, computing in `dtype`.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    options: dict[str, Any] = {}
+    if quantization is not None:
+        _hush_bitsandbytes()
+        options["quantization_config"] = quantization_config(quantization, getattr(torch, dtype))
+        options["device_map"] = {"": device}  # a quantized model is not moved after it is loaded
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            **options,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"the model does not load: {_said(error)}",
+            file=folder,
+            fix="Give a folder with config.json and *.safetensors",
+        ) from None
+    if quantization is None:
+        return model.to(device).eval()
+    settle(model)
+    return model.eval()
+
+
+def load_dequantized(folder: Path, quantization: Quantization) -> PreTrainedModel:
+    """A plain float32 model on the CPU with the weights that the quantized base stands for."""
+    import torch
+    from peft.utils.integrations import dequantize_module_weight
+
+    model = load_base(folder, dtype="float32")
+    quantized = load_base(folder, dtype="float32", quantization=quantization)
+    for name, module in quantized.named_modules():
+        if hasattr(module, "weight") and module.weight.dtype in (torch.uint8, torch.int8):
+            model.get_submodule(name).weight.data = dequantize_module_weight(module).data.float()
+    let_go(quantized)
+    return model
+
+
+def load_tuned(base: Path, payload: Path, *, dtype: str, device: str = "cpu", widen: bool = False) -> Any:
+    """The trained model, whichever kind `payload` is: by itself, or on its base as it was trained on.
+
+    `widen`: an adapter computes in float32 whatever `dtype` is. Raises UserError.
+    """
+    if kind_of(payload) == "model":
+        return load_base(payload, dtype=dtype, device=device)
+    model = load_base(base, dtype=dtype, device=device, quantization=quantization_of(payload))
+    return put_adapter(model, payload, widen=widen)
+
+
+def put_adapter(model: Any, adapter: Path, *, widen: bool = False) -> Any:
+    """`model` with the adapter on it (a PeftModel), apart from it and unmerged. Raises UserError."""
+    from peft import PeftModel
+
+    if not (adapter / ADAPTER_CONFIG).is_file() or not (adapter / ADAPTER_WEIGHTS).is_file():
+        raise UserError(
+            f"not an adapter: {ADAPTER_CONFIG} or {ADAPTER_WEIGHTS} is missing",
+            file=adapter,
+            fix="Name the payload folder of a fine_tuned_model",
+        )
+    try:
+        adapted = PeftModel.from_pretrained(
+            model, str(adapter), is_trainable=False, autocast_adapter_dtype=widen
+        )
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"the adapter does not fit the base: {_said(error)}",
+            file=adapter,
+            fix="Use the base that the adapter was trained on",
+        ) from None
+    return adapted.eval()
+
+
+def tokenizer_folder(base: Path, payload: Path) -> Path:
+    """Where the tokenizer that was trained with is: beside the trained weights, else beside the base."""
+    return payload if (payload / "tokenizer_config.json").exists() else base
+
+
+def inner_model(model: Any) -> Any:
+    """The transformers model inside a PeftModel; any other model as it is."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def virtual_tokens(model: Any) -> int:
+    """Positions that a learned prompt or prefix takes before the given tokens."""
+    config = getattr(model, "active_peft_config", None)
+    return int(config.num_virtual_tokens) if config is not None and config.is_prompt_learning else 0
+
+
+def let_go(model: Any) -> None:
+    """Free one model before the next is loaded: two would not fit where one does."""
+    import torch
+
+    for part in model.modules():
+        part._parameters.clear()
+        part._buffers.clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def generate(model: Any, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Any:
+    """`model.generate` for rows padded on the left; what it returns starts with `virtual_tokens(model)`
+    positions more. Each row is answered as it is alone.
+
+    PEFT's own generation of a learned prompt puts the padding between prompt and text, and counts the
+    positions after a learned prefix from zero, where the forward pass counts on from the prefix.
+    """
+    if not virtual_tokens(model):
+        return model.generate(input_ids=input_ids, attention_mask=attention_mask, **options)
+    from peft import PeftType
+
+    if model.active_peft_config.peft_type == PeftType.PREFIX_TUNING:
+        given = _after_prefix(model, input_ids, attention_mask)
+    else:
+        given = _after_prompt(model, input_ids, attention_mask)
+    return inner_model(model).generate(**given, **options)
+
+
+def _after_prefix(model: Any, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
+    """The prefix stands in the cache; before the text stand as many ids, which are never read."""
+    import torch
+
+    rows, taken = len(input_ids), virtual_tokens(model)
+    return {
+        "input_ids": torch.cat([input_ids.new_zeros(rows, taken), input_ids], dim=1),
+        "attention_mask": torch.cat([attention_mask.new_ones(rows, taken), attention_mask], dim=1),
+        "past_key_values": model.get_prompt(rows),
+    }
+
+
+def _after_prompt(model: Any, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
+    """Embeddings of padding, prompt and text, in this order; the ids beside them are never read."""
+    import torch
+
+    rows, taken = len(input_ids), virtual_tokens(model)
+    words = model.word_embeddings(input_ids)
+    prompt = model.get_prompt(batch_size=rows).to(words.dtype)
+    embeddings, mask = [], []
+    for row, count in enumerate((attention_mask == 0).sum(dim=1).tolist()):
+        embeddings.append(torch.cat([words[row, :count], prompt[row], words[row, count:]]))
+        seen = attention_mask.new_ones(taken)
+        mask.append(torch.cat([attention_mask[row, :count], seen, attention_mask[row, count:]]))
+    return {
+        "input_ids": torch.cat([input_ids.new_zeros(rows, taken), input_ids], dim=1),
+        "inputs_embeds": torch.stack(embeddings),
+        "attention_mask": torch.stack(mask),
+    }
+
+
+def _hush_bitsandbytes() -> None:
+    """It says at each layer that int8 casts to float16, which is what int8 is."""
+    import logging
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def _said(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".:")

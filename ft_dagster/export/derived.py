@@ -1,0 +1,227 @@
+"""`python -m ft_dagster.export.derived RUN_DIR`: make a base model that exists nowhere yet.
+
+Reads RUN_DIR/run.json. Writes `<output>/payload/model/`, a plain transformers folder: the given base, a
+parent's adapter merged into it where one is given, and its vocabulary extended by new tokens. The same
+request gives the same bytes. result.json's figures name the ids of the new tokens. Exit: 0 done, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from ft_dagster.data.new_tokens import extend, pieces_of
+from ft_dagster.data.weights import CONFIG, INDEX, WEIGHTS, read_json, weight_files
+from ft_dagster.errors import UserError
+from ft_dagster.evaluation.request import read_request
+from ft_dagster.program import run_program, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHARD_BYTES = 4_000_000_000
+MODEL = "model"  # the folder of the payload that holds the base
+
+
+class Request(BaseModel):
+    """One base to make. `base_digest`: how `adapter` names its base; `declared_in`: for errors to name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1]
+    base: Path
+    base_digest: str
+    adapter: Path | None = None
+    new_tokens: tuple[str, ...] = ()
+    declared_in: str | None = None
+    output: Path
+
+
+def main(run_dir: Path) -> int:
+    @cache
+    def request() -> Request:
+        return read_request(run_dir, Request)
+
+    return run_program(lambda: request().output, lambda: derive(request()))
+
+
+def derive(request: Request) -> dict[str, Any]:
+    """Write the folder; returns {"new_token_ids": [...]}. Raises UserError."""
+    _quiet()
+    target, folded = request.output / "payload" / MODEL, request.output / "folded"
+    for folder in (target, folded):  # of an earlier try that was cut off
+        shutil.rmtree(folder, ignore_errors=True)
+    base, ids = request.base, []
+    if request.adapter is not None:
+        base = folded if request.new_tokens else target
+        _fold(request.base, request.base_digest, request.adapter, base)
+    if request.new_tokens:
+        ids = add_tokens(base, request.new_tokens, target, declared_in=request.declared_in)
+    shutil.rmtree(folded, ignore_errors=True)
+    for file in target.rglob("*.safetensors"):  # safetensors writes for the owner alone
+        file.chmod((target / CONFIG).stat().st_mode)
+    return {"new_token_ids": ids}
+
+
+def add_tokens(source: Path, tokens: Sequence[str], target: Path, *, declared_in: object = None) -> list[int]:
+    """Copy the model folder `source` to `target` with `tokens` in its vocabulary; returns their ids.
+
+    A new row of the embeddings, and of the output head where it has weights of its own, is the mean of the
+    rows of the pieces into which the token was split before. Rows that the base has beyond its tokens are
+    used first. All other values stay as they are, bit for bit. Raises UserError.
+    """
+    from ft_dagster.data.render import load_tokenizer
+
+    before = load_tokenizer(source)
+    pieces = pieces_of(tokens, before, file=declared_in)
+    known = max(before.get_vocab().values()) + 1
+    print(f"base model: adding {len(tokens)} tokens to {known}", flush=True)
+    target.mkdir(parents=True)
+    ids = extend(source, tokens, target, file=declared_in)
+    vocabulary = vocabulary_tensors(source)
+    rows = 0
+
+    def change(name: str, tensor: Tensor) -> Tensor:
+        nonlocal rows
+        if name not in vocabulary:
+            return tensor
+        if tensor.shape[0] < known:
+            raise UserError(
+                f"its tokenizer has {known} tokens, but {name} only {tensor.shape[0]} rows",
+                file=source,
+                fix="Give the base a row for each token once (resize_token_embeddings) and save it",
+            )
+        rows = max(tensor.shape[0], max(ids) + 1)
+        return with_rows(tensor, rows, ids, pieces)
+
+    write_weights(source, target, change)
+    config = read_json(source / CONFIG)
+    write_json(target / CONFIG, _with_vocabulary(config, rows))
+    if (source / "generation_config.json").is_file():
+        shutil.copyfile(source / "generation_config.json", target / "generation_config.json")
+    return ids
+
+
+def with_rows(tensor: Tensor, rows: int, ids: Sequence[int], pieces: Sequence[Sequence[int]]) -> Tensor:
+    """`tensor` (rows first) with at least `rows` rows, row `ids[i]` the mean of the rows `pieces[i]`."""
+    import torch
+
+    extended = torch.zeros((rows, *tensor.shape[1:]), dtype=tensor.dtype)
+    extended[: tensor.shape[0]] = tensor
+    for id_, parts in zip(ids, pieces, strict=True):
+        extended[id_] = tensor[list(parts)].double().mean(0).to(tensor.dtype)
+    return extended
+
+
+def vocabulary_tensors(folder: Path) -> set[str]:
+    """Names, in the folder's files, of the tensors with a row for each token: embeddings, output head.
+
+    The model is built without memory (meta device). Raises UserError where the embeddings are not found.
+    """
+    import torch
+    from safetensors import safe_open
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(config)
+    stored: set[str] = set()
+    for file in weight_files(folder):
+        with safe_open(folder / file, "pt") as opened:
+            stored |= set(opened.keys())
+    embeddings = _stored_as(model, model.get_input_embeddings(), stored)
+    if not embeddings:
+        raise UserError(
+            "which tensor holds the embeddings of its tokens cannot be told",
+            file=folder,
+            field="base_model.new_tokens",
+            fix="Load the base once with this transformers, save_pretrained it, and name that folder",
+        )
+    return embeddings | _stored_as(model, model.get_output_embeddings(), stored)
+
+
+def write_weights(source: Path, target: Path, change: Callable[[str, Tensor], Tensor]) -> None:
+    """Every tensor of `source`, as `change(name, tensor)` gives it, in files of at most 4 GB."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    shards: list[tuple[Path, list[str]]] = []
+    held: dict[str, Tensor] = {}
+    total = 0
+
+    def flush() -> None:
+        part = target / f"part-{len(shards)}"
+        save_file(held, part, metadata={"format": "pt"})
+        shards.append((part, list(held)))
+        held.clear()
+
+    for file in weight_files(source):
+        with safe_open(source / file, "pt") as opened:
+            for name in sorted(opened.keys()):
+                tensor = change(name, opened.get_tensor(name))
+                total += tensor.nbytes
+                if held and sum(t.nbytes for t in held.values()) + tensor.nbytes > SHARD_BYTES:
+                    flush()
+                held[name] = tensor.contiguous()
+    flush()
+    if len(shards) == 1:
+        shards[0][0].rename(target / WEIGHTS)
+        return
+    weight_map: dict[str, str] = {}
+    for number, (part, names) in enumerate(shards, 1):
+        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        part.rename(target / name)
+        weight_map |= dict.fromkeys(names, name)
+    write_json(target / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _stored_as(model: Any, layer: Any, stored: set[str]) -> set[str]:
+    """Under which of the stored names the weights of a layer lie; some files leave the model's prefix out."""
+    if layer is None:
+        return set()
+    own = {id(parameter) for parameter in layer.parameters()}
+    prefix = f"{model.base_model_prefix}."
+    parameters = model.named_parameters(remove_duplicate=False)
+    names = [name for name, parameter in parameters if id(parameter) in own]
+    return {as_ for name in names for as_ in (name, name.removeprefix(prefix)) if as_ in stored}
+
+
+def _fold(base: Path, digest: str, adapter: Path, target: Path) -> None:
+    from ft_dagster.export.merged import KEPT, export_merged
+
+    print("base model: merging the parent's adapter into its base", flush=True)
+    export_merged(base, digest, adapter, target)
+    shutil.rmtree(target / KEPT, ignore_errors=True)  # it stays with the parent's release
+
+
+def _with_vocabulary(config: dict[str, Any], rows: int) -> dict[str, Any]:
+    """config.json of a model with so many rows; a model of several parts keeps its vocabulary in one."""
+    part = config.get("text_config")
+    if isinstance(part, dict) and "vocab_size" in part:
+        part["vocab_size"] = rows
+    if not isinstance(part, dict) or "vocab_size" in config:
+        config["vocab_size"] = rows
+    return config
+
+
+def _quiet() -> None:
+    """No progress bars in a log, no look-ups on a hub."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    warnings.simplefilter("ignore", FutureWarning)
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m ft_dagster.export.derived RUN_DIR")
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,123 @@
+"""What a person should know before this is trained, one line each, the gravest first.
+
+Warnings about evaluation and export are kept apart: they are no part of plan.json, or a change of either
+would train anew.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ft_dagster.planning.defaults import LEARNING_RATES, LORA_LIKE
+from ft_dagster.planning.facts import Facts
+from ft_dagster.spec import VariantSpec
+
+USUAL_SHARE = (0.05, 0.10)
+ROUNDING = 0.0025  # a share comes out in whole examples
+USUAL_SCALING = 2.0
+
+
+def training_warnings(
+    spec: VariantSpec, facts: Facts, method: dict[str, Any], training: dict[str, Any]
+) -> list[str]:
+    """Warnings about what is trained, and on what."""
+    said = [
+        _knowledge(spec, method["name"]),
+        _general(spec, facts, method["name"]),
+        _scaling(method) if method["name"] in LORA_LIKE else None,
+        _rate(method["name"], training["learning_rate"]),
+        *_host(spec, facts, method["name"], training),
+    ]
+    return [line for line in said if line]
+
+
+def release_warnings(spec: VariantSpec, plan: dict[str, Any], sharing: int) -> list[str]:
+    """Warnings about how it is judged and served; `sharing`: declared variants on the same base."""
+    name, storage = plan["method"]["name"], plan["storage"]
+    said = []
+    if spec.objective == "domain_knowledge" and not spec.evaluation.task:
+        said.append(
+            "domain_knowledge without evaluation.task: perplexity falls when style is learned; "
+            "only factual questions of the domain show whether the facts were"
+        )
+    if name == "full" or storage["whole_bytes"] is None:
+        return said
+    adapter, whole = (f"{storage[f'{kind}_bytes'] / 1e6:,.1f} MB" for kind in ("adapter", "whole"))
+    if spec.export.format == "merged" and sharing > 1:
+        said.append(
+            f"export: merged writes {whole} for each of {sharing} variants on this base; "
+            f"an adapter is {adapter} beside the one base"
+        )
+    if spec.export.format == "adapter" and sharing == 1:
+        said.append(
+            f"export: adapter is {adapter} and needs its base beside it; no other variant shares that base, "
+            f"and merged ({whole}) would serve without the adapter's cost"
+        )
+    return said
+
+
+def scaling_of(method: dict[str, Any]) -> float:
+    """What the update BA is multiplied by: alpha/r, alpha/sqrt(r) with rsLoRA."""
+    return float(method["alpha"]) / (math.sqrt(method["rank"]) if method["use_rslora"] else method["rank"])
+
+
+def _knowledge(spec: VariantSpec, name: str) -> str | None:
+    if spec.objective != "domain_knowledge" or name == "full":
+        return None
+    return (
+        f"NEW KNOWLEDGE BY {name.upper()}: style is learned, facts are not; the evaluation needs factual "
+        "questions of the domain, not only perplexity. `method: full` is made for this"
+    )
+
+
+def _general(spec: VariantSpec, facts: Facts, name: str) -> str | None:
+    share, (low, high) = facts.general_share, USUAL_SHARE
+    if name == "full" and share < low - ROUNDING:
+        return (
+            f"full fine-tuning with {share:.1%} general data: it moves every weight; "
+            "at least 5% of the trained tokens should hold it to what it knew"
+        )
+    if spec.data.general is None:
+        return "no general data: frozen weights are not frozen behaviour; 5-10% is the usual share"
+    if not low - ROUNDING <= share <= high + ROUNDING:
+        return f"general share {share:.1%} is outside the usual 5-10%"
+    return None
+
+
+def _scaling(method: dict[str, Any]) -> str | None:
+    alpha, rank, scaling = method["alpha"], method["rank"], scaling_of(method)
+    if math.isclose(scaling, USUAL_SCALING, rel_tol=0.01):
+        return None
+    how, divisor = ("alpha/sqrt(r)", math.sqrt(rank)) if method["use_rslora"] else ("alpha/r", rank)
+    return (
+        f"alpha {alpha:g} with rank {rank} scales by {scaling:.3g} ({how}); "
+        f"2 is usual, which alpha {USUAL_SCALING * divisor:.3g} would give"
+    )
+
+
+def _rate(name: str, rate: float) -> str | None:
+    usual = LEARNING_RATES[name]
+    if usual.low <= rate <= usual.high:
+        return None
+    side = "above" if rate > usual.high else "below"
+    return f"learning rate {rate:g} is {side} the usual {usual.low:g} to {usual.high:g} of {name}"
+
+
+def _host(spec: VariantSpec, facts: Facts, name: str, training: dict[str, Any]) -> list[str]:
+    """What this host does otherwise than the declaration may expect."""
+    if facts.device_kind == "cuda":
+        return []
+    said = []
+    if spec.resources.gpus > 1:
+        said.append(
+            f"{spec.resources.gpus} GPUs are declared and this host has none: it trains on its cores, "
+            f"in {facts.ranks} process{'es' if facts.ranks > 1 else ''} (resources.cpu_ranks)"
+        )
+    if training["precision"] == "bf16" and not facts.bf16:
+        said.append("bf16 is declared and this CPU has no bf16 arithmetic: it is emulated, slower than fp32")
+    if name in ("qlora", "lora_8bit"):
+        said.append(
+            f"{name} on a CPU runs through bitsandbytes' CPU kernels: less memory, a slower step than lora"
+        )
+    return said

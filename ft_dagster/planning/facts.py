@@ -1,0 +1,40 @@
+"""What a plan is made from, besides the declaration."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Counted from the mixture, the base model's headers and the host; bytes are of tensors alone."""
+
+    examples: int  # training examples of the mixture, general ones among them
+    tokens: int
+    trained_tokens: int
+    general_share: float  # of the trained tokens, as it came out
+    max_length: int
+    parameters: int  # of the base, tied weights once
+    base_bytes: int  # of the base as stored
+    linear_shapes: dict[str, list[list[int]]]  # see planning.shapes
+    hidden_size: int
+    layers: int
+    key_value_size: int  # key heads x head size
+    tied_embeddings: bool
+    device_kind: str  # "cpu" or "cuda"
+    ranks: int  # processes that train together: GPUs, or shares of a CPU
+    device_memory: int | None  # bytes of one device, None where unknown
+    bf16: bool  # the hardware computes in bf16
+
+    @property
+    def linear_parameters(self) -> int:
+        """Weights of the linear layers, without embeddings and head: what quantization shrinks."""
+        return sum(math.prod(shape) for shapes in self.linear_shapes.values() for shape in shapes)
+
+    @property
+    def largest_layer(self) -> int:
+        """Weights of the largest linear layer."""
+        return max(
+            (math.prod(shape) for shapes in self.linear_shapes.values() for shape in shapes), default=0
+        )

@@ -1,0 +1,29 @@
+"""Every value that a plan settles, with where it came from and why."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from ft_dagster.planning.defaults import Default
+
+Origin = Literal["declaration", "built-in", "host"]
+AS_DECLARED = "as declared"
+
+
+class Reasons:
+    """The rows of plan.json's `reasons`: field, value, origin, reason."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def settle(self, field: str, declared: Any, default: Default) -> Any:
+        """The declared value, or the default where nothing is declared (None)."""
+        if declared is None:
+            return self.put(field, default.value, "built-in", default.reason)
+        return self.put(field, declared, "declaration", AS_DECLARED)
+
+    def put(self, field: str, value: Any, origin: Origin, reason: str) -> Any:
+        """A value settled already."""
+        shown = list(value) if isinstance(value, tuple) else value
+        self.rows.append({"field": field, "value": shown, "origin": origin, "reason": reason})
+        return shown

@@ -1,0 +1,132 @@
+"""Experiments as tables: methods side by side, and the runs of a sweep from best to worst."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ft_dagster.report.tables import ABSENT, change, count, duration, is_share, points, size
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Row = Mapping[str, Any]
+
+
+def bakeoff_table(runs: Sequence[Row], budget: str) -> Table:
+    """A column for each method, a row for each figure. A row: `Run` of automation.experiments as a dict."""
+    table = _table(f"{budget} for each method", ["", *(run["name"] for run in runs)])
+    kind, _, amount = budget.partition("=")
+    lines: dict[str, list[str]] = {
+        "status": [run["status"] for run in runs],
+        "steps": [count(_figure(run, "steps")) for run in runs],
+        "learning rate": [_general(_figure(run, "learning_rate")) for run in runs],
+        "FLOPs": [_of_budget(run, "flops", kind, float(amount)) for run in runs],
+        "time of the steps": [_of_budget(run, "minutes", kind, float(amount)) for run in runs],
+        "peak memory": [size(_figure(run, "peak_memory_bytes")) for run in runs],
+        "trainable parameters": [count(_figure(run, "trainable_parameters")) for run in runs],
+        "size of the artifact": [size(_figure(run, "size_bytes")) for run in runs],
+        "validation loss": [_losses(run) for run in runs],
+    }
+    for kind_of_rule, task in _judged(runs):
+        lines[f"{WORDS[kind_of_rule]} {task}"] = [_judgement(run, kind_of_rule, task) for run in runs]
+    lines["gate"] = [_gate(run) for run in runs]
+    for title, cells in lines.items():
+        table.add_row(title, *cells)
+    return table
+
+
+def sweep_table(runs: Sequence[Row], by: str) -> Table:
+    """A row for each run, in the order given."""
+    table = _table(
+        f"ranked by the {by}",
+        [
+            "", "run", "task base → tuned", "difference (95%)", "general", "validation loss", "time\nFLOPs",
+            "weights",
+        ],
+    )  # fmt: skip
+    for place, run in enumerate(runs, 1):
+        rules = [rule for rule in _rules(run) if rule["rule"] == "task"]
+        general = [rule["passed"] for rule in _rules(run) if rule["rule"] != "task"]
+        done = run["status"] == "done"
+        table.add_row(
+            str(place) if done else "",
+            run["name"],
+            "\n".join(change(rule["metric"], rule["base"], rule["tuned"]) for rule in rules) or run["status"],
+            "\n".join(_difference(rule) for rule in rules),
+            ("holds" if all(general) else "falls") if general else ABSENT,
+            _losses(run),
+            f"{duration(_figure(run, 'training_seconds'))}\n{_general(_figure(run, 'flops'))}"
+            if done
+            else "",
+            run["digests"].get("fine_tuned_model", "")[:12],
+        )
+    return table
+
+
+WORDS = {"task": "task", "general_benchmark": "general", "general_loss": "loss on general text,"}
+
+
+def _table(title: str, headers: Sequence[str]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(*headers, title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"
+    return table
+
+
+def _figure(run: Row, name: str) -> Any:
+    return run["figures"].get(name)
+
+
+def _rules(run: Row) -> list[dict[str, Any]]:
+    return run["figures"].get("rules", [])
+
+
+def _judged(runs: Sequence[Row]) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((rule["rule"], rule["task"]) for run in runs for rule in _rules(run)))
+
+
+def _judgement(run: Row, rule: str, task: str) -> str:
+    found = next((r for r in _rules(run) if (r["rule"], r["task"]) == (rule, task)), None)
+    if found is None:
+        return ABSENT
+    return f"{change(found['metric'], found['base'], found['tuned'])}\n{_difference(found)}"
+
+
+def _difference(rule: Mapping[str, Any]) -> str:
+    """The difference to the base and its 95% interval: points of a share, or the metric's own unit."""
+    values = [rule["difference"], *rule["interval"]]
+    if None in values:
+        return ABSENT
+    share = is_share(rule["metric"], (rule["base"], rule["tuned"]))
+    middle, low, high = ((points(v).removesuffix(" points") if share else f"{v:+.3f}") for v in values)
+    return f"{middle} ({low} to {high})"
+
+
+def _losses(run: Row) -> str:
+    """First → best, or how far the curve of a stopped run came."""
+    first, best = (_figure(run, f"validation_loss_{which}") for which in ("first", "best"))
+    if best is not None:
+        return f"{first:.3f} → {best:.3f}"
+    return f"{run['curve'][-1]:.3f} when stopped" if run["status"] == "stopped early" else ABSENT
+
+
+def _of_budget(run: Row, figure: str, kind: str, amount: float) -> str:
+    """The figure; where it is what the budget is in, also which share of that it came to."""
+    seconds = _figure(run, "training_seconds")
+    value = _figure(run, "flops") if figure == "flops" else None if seconds is None else seconds / 60
+    if value is None:
+        return ABSENT
+    shown = _general(value) if figure == "flops" else duration(seconds)
+    return f"{shown} ({value / amount:.1%})" if figure == kind else shown
+
+
+def _general(value: float | None) -> str:
+    return ABSENT if value is None else f"{value:.3g}"
+
+
+def _gate(run: Row) -> str:
+    return {True: "pass", False: "fail", None: ABSENT}[_figure(run, "gate")]

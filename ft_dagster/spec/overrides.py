@@ -1,0 +1,118 @@
+"""A declaration with some of its values changed, and those changes written into its file."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ft_dagster.errors import UserError
+from ft_dagster.spec.load import SHORTHANDS, Declared
+from ft_dagster.spec.variant import VariantSpec
+
+ORIGIN = "experiment"
+
+
+def with_overrides(declared: Declared, overrides: Mapping[str, Any]) -> Declared:
+    """`declared` with the values of `overrides` (dotted field -> value). Raises UserError."""
+    if not overrides:
+        return declared
+    tree = declared.spec.model_dump(mode="json")
+    for field, value in overrides.items():
+        _set(tree, field, value, declared.file)
+    try:
+        spec = VariantSpec.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        message = str(first["msg"]).removeprefix("Value error, ")
+        found = ".".join(str(part) for part in first["loc"])
+        blamed = next((field for field in overrides if found.startswith(field)), None) or found or None
+        raise UserError(
+            message[0].lower() + message[1:],
+            file=declared.file,
+            field=blamed or ", ".join(overrides),
+            value=first["input"] if blamed in overrides else json.dumps(dict(overrides)),
+            fix="See `ft-dagster schema` for what the field takes",
+        ) from None
+    origins = {
+        leaf: ORIGIN
+        if any(leaf == field or leaf.startswith(f"{field}.") for field in overrides)
+        else declared.origins.get(leaf, "built-in")
+        for leaf in _leaves(spec.model_dump(mode="json"))
+    }
+    return replace(declared, spec=spec, origins=origins)
+
+
+def value_at(spec: VariantSpec, field: str) -> Any:
+    """The plain JSON value of a dotted field; None below a part that is not declared."""
+    value: Any = spec.model_dump(mode="json")
+    for name in field.split("."):
+        value = None if value is None else value[name]
+    return value
+
+
+def declared_text(declared: Declared, overrides: Mapping[str, Any]) -> str:
+    """The declaration's YAML with those overrides in it that change something; comments stay."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 110
+    content = yaml.load(declared.file.read_text("utf-8"))
+    for field, value in changed(declared, overrides).items():
+        _write(content, field, value)
+    written = io.StringIO()
+    yaml.dump(content, written)
+    return written.getvalue()
+
+
+def changed(declared: Declared, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides whose value is not the declared one already."""
+    return {f: v for f, v in overrides.items() if value_at(declared.spec, f) != v}
+
+
+def _set(tree: dict[str, Any], field: str, value: Any, file: Path) -> None:
+    *parents, last = field.split(".")
+    here = tree
+    for name in parents:
+        if not isinstance(here.get(name, ""), dict | None):
+            raise _unknown(field, tree, file)
+        here[name] = here[name] or {}  # a part that is not declared: what it needs is judged with the rest
+        here = here[name]
+    if here and last not in here:
+        raise _unknown(field, tree, file)
+    here[last] = value
+
+
+def _unknown(field: str, tree: dict[str, Any], file: Path) -> UserError:
+    close = difflib.get_close_matches(field, _leaves(tree), n=1, cutoff=0.6)
+    fix = f"Did you mean {close[0]}?" if close else "See `ft-dagster show VARIANT` for the fields"
+    return UserError("unknown field", file=file, field=field, fix=fix)
+
+
+def _leaves(tree: Any, prefix: str = "") -> list[str]:
+    if not isinstance(tree, dict) or not tree:
+        return [prefix]
+    return [
+        leaf for name, below in tree.items() for leaf in _leaves(below, f"{prefix}.{name}".removeprefix("."))
+    ]
+
+
+def _write(content: Any, field: str, value: Any) -> None:
+    """Set a field in the file's own tree; a shorthand on the way becomes the mapping it stands for."""
+    *parents, last = field.split(".")
+    here, path = content, ""
+    for name in parents:
+        path = f"{path}.{name}".removeprefix(".")
+        if not isinstance(here.get(name), dict):
+            short = here.get(name)
+            here[name] = {} if short is None else {SHORTHANDS[path]: short}
+        here = here[name]
+    here[last] = copy.deepcopy(value)

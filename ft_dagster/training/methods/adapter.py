@@ -1,0 +1,143 @@
+"""What the adapter methods share: a small trained part on a frozen base, saved in a layout others load."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from abc import abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ft_dagster.data.quantize import Quantization, quantization_config, settle, write_quantization
+from ft_dagster.errors import UserError
+from ft_dagster.training.contract import Base
+from ft_dagster.training.methods import Method, Precision
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from ft_dagster.training.methods import Weights
+
+ADAPTER = "default"  # PEFT's name of the adapter that is trained, and the only one that is saved
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+
+
+class Adapter(Method):
+    """A method that PEFT knows; subclasses say with which configuration."""
+
+    name: str
+    quantization: Quantization | None = None  # of the frozen base
+
+    def build(self, base: Base, precision: Precision, seed: int) -> PreTrainedModel:
+        """A PEFT model: the base frozen in `precision` or quantized, the adapter in fp32."""
+        import torch
+        from peft import get_peft_model
+        from transformers import set_seed
+
+        from ft_dagster.training.methods.base import load_base
+
+        self.check(base)
+        if self.quantization:
+            model = _load_quantized(self.name, self.quantization, base.folder, precision)
+        else:
+            model = load_base(base.folder, precision)
+        config = self.configure(model, base)
+        set_seed(seed)  # the adapter's first weights are drawn at random
+        try:
+            model = get_peft_model(model, config)
+        except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+            raise UserError(
+                f"the base model cannot be taught this way: {error}",
+                file=base.folder,
+                field="method.name",
+                value=self.name,
+                fix="Use lora or full",
+            ) from None
+        if self.quantization:
+            # TRL rounds the trained weights of a model that says it is quantized to bf16.
+            model.is_loaded_in_4bit = model.is_loaded_in_8bit = False
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(torch.float32)
+        return model
+
+    def check(self, base: Base) -> None:
+        """Refuse what can be refused before the base is loaded. Raises UserError."""
+
+    @abstractmethod
+    def configure(self, model: PreTrainedModel, base: Base) -> Any:
+        """PEFT's configuration for this base. Raises UserError."""
+
+    def learned(self, model: PreTrainedModel, weights: Weights | None) -> tuple[dict[str, Any], Weights]:
+        """The configuration and the tensors to save, by the names PEFT loads."""
+        from peft import get_peft_model_state_dict
+
+        tensors = get_peft_model_state_dict(
+            model, state_dict=weights, adapter_name=ADAPTER, save_embedding_layers=False
+        )
+        return model.peft_config[ADAPTER].to_dict(), tensors
+
+    def save(
+        self, model: PreTrainedModel, payload: Path, base_digest: str, weights: Weights | None = None
+    ) -> None:
+        from safetensors.torch import save_file
+
+        config, tensors = self.learned(model, weights)
+        payload.mkdir(parents=True, exist_ok=True)
+        written = {name: _alone(tensor) for name, tensor in sorted(tensors.items())}
+        save_file(written, payload / WEIGHTS_FILE, metadata={"format": "pt"})
+        (payload / CONFIG_FILE).write_text(
+            json.dumps(_portable(config, base_digest), indent=2, sort_keys=True) + "\n", "utf-8"
+        )
+        if self.quantization:
+            write_quantization(payload, self.quantization)
+
+
+def _load_quantized(name: str, kind: Quantization, folder: Path, precision: Precision) -> PreTrainedModel:
+    """The base with its linear layers quantized, prepared for training above them. Raises UserError."""
+    import torch
+    from peft import prepare_model_for_kbit_training
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+    from ft_dagster.training.methods.base import load_base
+
+    sharded = is_deepspeed_zero3_enabled()
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise _cannot(name, "needs bitsandbytes, which is not installed here (it exists for Linux only)")
+    if sharded and kind == "int8":
+        raise _cannot(name, "cannot be sharded by ZeRO-3: int8 weights lie in no floating-point type")
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    config = quantization_config(kind, dtype, storage=dtype if sharded else None)
+    options: dict[str, Any] = {"quantization_config": config}
+    if torch.cuda.is_available() and not sharded:
+        options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
+    model = load_base(folder, precision, **options)
+    if not any(hasattr(weight, "quant_state") or hasattr(weight, "SCB") for weight in model.parameters()):
+        raise _cannot(name, "found no linear layer of the base model that bitsandbytes can quantize")
+    settle(model)
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+
+
+def _cannot(name: str, why: str) -> UserError:
+    return UserError(why, field="method.name", value=name, fix="Use lora")
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """On the CPU, in memory of its own, as safetensors asks."""
+    import torch
+
+    return tensor.detach().to("cpu", copy=True).contiguous().clone(memory_format=torch.contiguous_format)
+
+
+def _portable(config: dict[str, Any], base_digest: str) -> dict[str, Any]:
+    """The configuration without this machine's paths, and with its sets in order."""
+    config = {**config, "inference_mode": True}
+    config["base_model_name_or_path"] = f"sha256:{base_digest.removeprefix('sha256:')}"
+    config.pop("peft_version", None)  # recorded in the manifest; an upgrade must not change the digest
+    for name in ("target_modules", "modules_to_save", "exclude_modules"):
+        if isinstance(config.get(name), list | set):
+            config[name] = sorted(config[name])
+    return config

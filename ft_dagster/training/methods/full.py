@@ -1,0 +1,70 @@
+"""Full fine-tuning: every weight is trained, in fp32, and saved whole in bf16."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ft_dagster.program import write_json
+from ft_dagster.training.contract import Base, Strict
+from ft_dagster.training.methods import Method, Precision, settings_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ft_dagster.training.methods import Weights
+
+SHARD = "4GB"
+
+
+class FullSettings(Strict):
+    """The `method` part of plan.json."""
+
+    name: Literal["full"] = "full"
+
+
+class Full(Method):
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings_of(FullSettings, settings)
+
+    def build(self, base: Base, precision: Precision, seed: int) -> PreTrainedModel:
+        """All weights trainable: in fp32, or under DeepSpeed in `precision`, since it keeps fp32 masters."""
+        from transformers.integrations.deepspeed import deepspeed_config
+
+        from ft_dagster.training.methods.base import load_base
+
+        sharded = deepspeed_config() is not None
+        return load_base(base.folder, precision if sharded else "fp32")
+
+    def save(
+        self, model: PreTrainedModel, payload: Path, base_digest: str, weights: Weights | None = None
+    ) -> None:
+        """A plain transformers folder. Rounded to bf16 without bias: to the nearest, small updates vanish."""
+        import torch
+
+        from ft_dagster.training.rounding import round_unbiased
+
+        state = dict(model.state_dict()) if weights is None else weights
+        rounded: dict[int, torch.Tensor] = {}  # tied weights stay one tensor
+        for name, tensor in state.items():
+            if tensor.is_floating_point():
+                place = tensor.data_ptr()
+                if place not in rounded:
+                    rounded[place] = round_unbiased(name, tensor.detach().float().cpu(), torch.bfloat16)
+                state[name] = rounded[place]
+        model.save_pretrained(payload, state_dict=state, max_shard_size=SHARD)
+        _settle_configuration(Path(model.config._name_or_path), payload)
+
+
+def _settle_configuration(base: Path, payload: Path) -> None:
+    """The base's own configuration with the dtype as saved: training's settings (no cache) are not its."""
+    config = json.loads((base / "config.json").read_text("utf-8"))
+    config.pop("torch_dtype", None)
+    write_json(payload / "config.json", {**config, "dtype": "bfloat16"})
+    generation = base / "generation_config.json"
+    if generation.exists():
+        shutil.copyfile(generation, payload / generation.name)
+    else:
+        (payload / generation.name).unlink(missing_ok=True)

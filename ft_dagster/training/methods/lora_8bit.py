@@ -1,0 +1,10 @@
+"""LoRA over a base in 8 bits (LLM.int8)."""
+
+from __future__ import annotations
+
+from ft_dagster.training.methods.lora import Lora
+
+
+class Lora8bit(Lora):
+    name = "lora_8bit"
+    quantization = "int8"

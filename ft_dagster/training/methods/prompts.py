@@ -1,0 +1,55 @@
+"""What prompt and prefix tuning share: learned positions before the text, and nothing within the base."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from ft_dagster.errors import UserError
+from ft_dagster.training.contract import Base, Strict
+from ft_dagster.training.methods import settings_of
+from ft_dagster.training.methods.adapter import ADAPTER, Adapter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ft_dagster.training.methods import Weights
+
+
+class PromptSettings(Strict):
+    """The `method` part of plan.json."""
+
+    name: Literal["prompt_tuning", "prefix_tuning"]
+    num_virtual_tokens: int = Field(20, ge=1)
+
+
+class LearnedPrompt(Adapter):
+    """One example a row: PEFT hands no position_ids on, by which packed ones are told apart."""
+
+    packs = False
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings_of(PromptSettings, settings)
+
+    def check(self, base: Base) -> None:
+        if base.new_token_ids:
+            raise UserError(
+                f"{self.name} trains no rows of the vocabulary",
+                field="base_model.new_tokens",
+                value=len(base.new_token_ids),
+                fix="Use lora or full",
+            )
+        if base.parent:
+            raise UserError(
+                f"{self.name} cannot be stacked on another adapter",
+                file=base.parent.adapter,
+                field="base_model.parent_adapter",
+                value="stack",
+                fix="Say fold: the parent is merged into a base of its own first",
+            )
+
+    def learned(self, model: PreTrainedModel, weights: Weights | None) -> tuple[dict[str, Any], Weights]:
+        state = model.state_dict() if weights is None else weights
+        tensors = {"prompt_embeddings": state[f"prompt_encoder.{ADAPTER}.embedding.weight"]}
+        return model.peft_config[ADAPTER].to_dict(), tensors

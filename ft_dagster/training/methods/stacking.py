@@ -1,0 +1,131 @@
+"""A second adapter above a parent's, which stays frozen and active; out comes one adapter with both in it."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ft_dagster.errors import UserError
+from ft_dagster.training.contract import Parent
+from ft_dagster.training.methods.adapter import ADAPTER, CONFIG_FILE, WEIGHTS_FILE
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import PreTrainedModel
+
+    from ft_dagster.training.methods import Weights
+
+PARENT = "parent"
+UNSUPPORTED = {
+    "use_dora": "DoRA",
+    "trainable_token_indices": "trained token rows",
+    "modules_to_save": "wholly trained layers",
+    "rank_pattern": "ranks by layer",
+    "alpha_pattern": "alphas by layer",
+}
+
+
+def check_parent(parent: Parent, *, use_dora: bool) -> None:
+    """Whether parent and child add up to one plain LoRA. Raises UserError."""
+    if use_dora:
+        raise _fold(parent.adapter, "a DoRA cannot be added to another adapter")
+    _parent_config(parent.adapter)
+
+
+def put_beneath(model: PreTrainedModel, parent: Parent) -> None:
+    """Add the parent's adapter to a PEFT model: active, frozen, without dropout. Raises UserError."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    config = _parent_config(parent.adapter)
+    config.lora_dropout, config.inference_mode = 0.0, True
+    try:
+        model.add_adapter(PARENT, config)
+        loaded = set_peft_model_state_dict(model, load_file(parent.adapter / WEIGHTS_FILE), PARENT)
+    except (ValueError, RuntimeError) as error:
+        raise _other_base(parent.adapter, str(error)) from None
+    missing = [name for name in loaded.missing_keys if f".{PARENT}." in name]
+    if loaded.unexpected_keys or missing:
+        raise _other_base(parent.adapter, ", ".join([*loaded.unexpected_keys, *missing][:3]))
+    model.base_model.set_adapter([ADAPTER, PARENT])
+    model.set_requires_grad(PARENT, False)
+    # With the parent's in the checkpoint as well, Trainer would leave that inactive on resuming.
+    model.save_pretrained = functools.partial(model.save_pretrained, selected_adapters=[ADAPTER])
+
+
+def concatenated(parent: Parent, config: dict[str, Any], tensors: Weights) -> tuple[dict[str, Any], Weights]:
+    """Parent and child as one adapter of rank r1 + r2 and scale 1: their own scales go into B.
+
+    A layer that only one of them updates has zeros for the other. The child's token rows go along.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    above = _parent_config(parent.adapter).to_dict()
+    parts = [(above, load_file(parent.adapter / WEIGHTS_FILE)), (config, tensors)]
+    layers = sorted({name.removesuffix(_A) for _, found in parts for name in found if name.endswith(_A)})
+    joined = {name: tensor for name, tensor in tensors.items() if ".lora_" not in name}
+    for layer in layers:
+        a_shape, b_shape = _sizes(layer, [found for _, found in parts])
+        downs, ups = [], []
+        for settings, found in parts:
+            rank = settings["r"]
+            down = found.get(layer + _A, torch.zeros(rank, a_shape))
+            up = found.get(layer + _B, torch.zeros(b_shape, rank))
+            downs.append(down.float().cpu())
+            ups.append(up.float().cpu() * _scale(settings))
+        joined[layer + _A], joined[layer + _B] = torch.cat(downs, dim=0), torch.cat(ups, dim=1)
+    rank = above["r"] + config["r"]
+    targets = sorted({*above["target_modules"], *config["target_modules"]})
+    one = {"r": rank, "lora_alpha": rank, "use_rslora": False, "target_modules": targets}
+    return {**config, **one}, joined
+
+
+_A, _B = ".lora_A.weight", ".lora_B.weight"
+
+
+def _scale(settings: dict[str, Any]) -> float:
+    rank = settings["r"]
+    return settings["lora_alpha"] / (rank**0.5 if settings["use_rslora"] else rank)
+
+
+def _sizes(layer: str, found: list[Weights]) -> tuple[int, int]:
+    """(in, out) of a layer, from whichever adapter updates it."""
+    weights = next(weights for weights in found if layer + _A in weights)
+    return weights[layer + _A].shape[1], weights[layer + _B].shape[0]
+
+
+def _parent_config(folder: Path) -> LoraConfig:
+    """The parent's configuration, if it is a plain LoRA. Raises UserError."""
+    from peft import LoraConfig, PeftConfig
+
+    if not (folder / CONFIG_FILE).exists() or not (folder / WEIGHTS_FILE).exists():
+        raise _fold(folder, "is not an adapter")
+    config = PeftConfig.from_pretrained(str(folder))
+    if not isinstance(config, LoraConfig):
+        raise _fold(folder, f"is not a LoRA but {config.peft_type.value.lower()}")
+    for setting, words in UNSUPPORTED.items():
+        if getattr(config, setting):
+            raise _fold(folder, f"holds {words}")
+    return config
+
+
+def _fold(folder: Path, why: str) -> UserError:
+    return UserError(
+        f"{why}: no second adapter can be stacked on it",
+        file=folder,
+        field="base_model.parent_adapter",
+        value="stack",
+        fix="Say fold: the parent is merged into a base of its own first",
+    )
+
+
+def _other_base(folder: Path, why: str) -> UserError:
+    return UserError(
+        f"the parent's adapter does not fit this base model: {why}",
+        file=folder,
+        field="base_model.parent_adapter",
+        value="stack",
+        fix="Say fold, or materialize base_model again",
+    )

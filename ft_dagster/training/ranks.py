@@ -1,0 +1,130 @@
+"""The processes of one training: started by torch's elastic agent, agreeing through torch.distributed.
+
+With one process everything here is at once true and costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from ft_dagster.errors import UserError
+from ft_dagster.training.contract import Launch, Member, Result, Run, read_result, write_result
+from ft_dagster.training.stop import CANCELLED, PREEMPTED
+
+T = TypeVar("T")
+BAD_INPUT, FAILED = 2, 1
+
+
+def world() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Whether this process speaks and writes for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def to_be_started(launch: Launch) -> bool:
+    """Whether this process is not one of the ranks but the one that starts them."""
+    return launch.nodes * launch.ranks_per_node > 1 and "RANK" not in os.environ
+
+
+def start(run: Run, folder: Path) -> int:
+    """Run the trainer once per rank on this node; the exit code that says most.
+
+    A rank that found bad input decides; then one killed by a signal (128 + signal, which a retry may mend).
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    ranks = run.launch.ranks_per_node
+    threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(max(1, threads // ranks))
+    config = LaunchConfig(
+        min_nodes=run.launch.nodes,
+        max_nodes=run.launch.nodes,
+        nproc_per_node=ranks,
+        run_id=run.run_id,
+        rdzv_backend="c10d",
+        rdzv_endpoint=run.launch.rendezvous or "localhost:0",
+        max_restarts=0,
+        monitor_interval=0.5,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-P", "-m", "ft_dagster.training", str(folder))
+    except ChildFailedError as error:
+        return _worst([failure.exitcode for failure in error.failures.values()])
+    except SignalException as error:
+        return CANCELLED if error.sigval == signal.SIGINT else PREEMPTED
+    return 0
+
+
+def _worst(codes: list[int]) -> int:
+    """One code for all: when a rank ends, the others fail for want of it."""
+    for code in (BAD_INPUT, CANCELLED, PREEMPTED):
+        if code in codes:
+            return code
+    killed = [128 - code for code in codes if code < 0]
+    return min(killed, default=FAILED)
+
+
+def agree(decide: Callable[[], T]) -> T:
+    """What the first rank decides, on every rank."""
+    if world() == 1:
+        return decide()
+    import torch.distributed as dist
+
+    box: list[Any] = [decide() if is_first() else None]
+    dist.broadcast_object_list(box, src=0)
+    return cast(T, box[0])
+
+
+def gather(value: T) -> list[T]:
+    """Every rank's value, by rank, on every rank."""
+    if world() == 1:
+        return [value]
+    import torch.distributed as dist
+
+    found: list[Any] = [None] * world()
+    dist.all_gather_object(found, value)
+    return found
+
+
+def wait() -> None:
+    """Until every rank has come here."""
+    if world() > 1:
+        import torch.distributed as dist
+
+        dist.barrier()
+
+
+def leave() -> None:
+    """Close what `TrainingArguments` opened between the ranks."""
+    if world() > 1:
+        import torch.distributed as dist
+
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def report(member: Member, result: Result) -> None:
+    """Write result.json for all ranks: the first one's word, but a failure that any explained stands."""
+    if world() > 1:
+        explained = result.status == "failed" and result.error is not None
+        if not (explained or is_first()) or _failed(member):
+            return
+    write_result(member, result)
+
+
+def _failed(member: Member) -> bool:
+    try:
+        return read_result(member.result).status == "failed"
+    except UserError:
+        return False

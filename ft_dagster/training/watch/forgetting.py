@@ -1,0 +1,108 @@
+"""What a training forgets: the rise of the loss on general text, a benchmark's fall, and their limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.errors import UserError
+from ft_dagster.training.contract import Benchmarks, Watch
+
+
+class Benchmark:
+    """A few questions of each declared lm-eval task, the same every time, put to a model in training."""
+
+    def __init__(self, benchmarks: Benchmarks, questions: int, base: Path) -> None:
+        """Reads the tasks and draws the questions. Raises UserError where that cannot be."""
+        from ft_dagster.data.render import load_tokenizer
+        from ft_dagster.evaluation.load import load_task, prepare_environment
+        from ft_dagster.evaluation.sampling import draw
+        from ft_dagster.evaluation.tasks import resolve
+
+        entries = resolve(benchmarks.tasks, benchmarks.project, field="evaluation.general")
+        prepare_environment(entries)
+        self._tokenizer = load_tokenizer(base)
+        self._tasks: dict[str, tuple[dict[str, Any], dict[str, list[int]]]] = {}
+        for entry in entries:
+            loaded = load_task(entry)
+            chosen = draw(loaded.sizes, questions, benchmarks.seed)
+            parts = {name: part for name, part in loaded.parts.items() if name in chosen}
+            for part in parts.values():
+                _configure(part, entry.entry, benchmarks.seed)
+            self._tasks[entry.name] = (parts, chosen)
+
+    def ask(self, model: Any) -> dict[str, float]:
+        """Accuracy by task (its main metric, over the questions drawn) and their "mean"."""
+        from lm_eval.evaluator import evaluate
+
+        from ft_dagster.evaluation.model import TokenBatchedLM
+        from ft_dagster.training.watch.undisturbed import undisturbed
+
+        scores: dict[str, float] = {}
+        with undisturbed(model):
+            lm = TokenBatchedLM(model, self._tokenizer)
+            for name, (parts, chosen) in self._tasks.items():
+                drawn = {
+                    part: each for part, each in chosen.items() if len(each) < len(parts[part].eval_docs)
+                }
+                rows = evaluate(
+                    lm=lm, task_dict={"tasks": parts}, samples=drawn, bootstrap_iters=0, log_samples=True
+                )["samples"]
+                scores[name] = _accuracy(name, [row for part in parts for row in rows[part]])
+        return {**scores, "mean": sum(scores.values()) / len(scores)}
+
+
+def general_rise(general: Mapping[int, float], step: int) -> float | None:
+    """Nats a token over step 0; None where either was not measured."""
+    first, now = general.get(0), general.get(step)
+    return None if first is None or now is None else now - first
+
+
+def benchmark_fall(observations: Sequence[Mapping[str, Any]], step: int) -> float | None:
+    """Mean accuracy at step 0 less that at `step`; None where either was not measured."""
+    means = {each["step"]: each["benchmark"]["mean"] for each in observations if "benchmark" in each}
+    return means[0] - means[step] if 0 in means and step in means else None
+
+
+def passed(
+    watch: Watch, general: Mapping[int, float], observations: Sequence[Mapping[str, Any]], step: int
+) -> str | None:
+    """Which limit the model of `step` is beyond, in words; None within them, or where it was not measured."""
+    rise, fall = general_rise(general, step), benchmark_fall(observations, step)
+    limit = watch.general_loss_limit
+    if limit is not None and rise is not None and rise > limit:
+        return f"the loss on held-out general text rose by {rise:.3f} nats a token (limit {limit:g})"
+    limit = watch.benchmark_limit
+    if limit is not None and fall is not None and fall > limit:
+        return f"the accuracy on the general benchmark fell by {fall:.1%} points (limit {limit:.1%})"
+    return None
+
+
+def _configure(task: Any, entry: str, seed: int) -> None:
+    if getattr(task, "UNSAFE_CODE", False) or task.get_config("unsafe_code"):
+        raise UserError(
+            "the task runs code that the model wrote",
+            field="evaluation.general",
+            value=entry,
+            fix="Declare another task, or set training.watch.questions to 0",
+        )
+    if task.get_config("num_fewshot") is None:
+        task.set_config("num_fewshot", 0)
+    task.set_fewshot_seed(seed=seed)
+
+
+def _accuracy(name: str, rows: Sequence[Mapping[str, Any]]) -> float:
+    """The mean of the main metric over the questions. Raises UserError unless it is a share."""
+    from ft_dagster.evaluation.samples import main_metric
+
+    numbers = [key for key in rows[0]["metrics"] if isinstance(rows[0][key], int | float)]
+    values = [row.get(main_metric(numbers)) if numbers else None for row in rows]
+    if not all(isinstance(value, int | float) and 0 <= value <= 1 for value in values):
+        raise UserError(
+            f"the task has no metric between 0 and 1 per question: {', '.join(rows[0]['metrics'])}",
+            field="evaluation.general",
+            value=name,
+            fix="Ask one with accuracy or exact match, or set training.watch.questions to 0",
+        )
+    return sum(float(value) for value in values if value is not None) / len(values)

@@ -1,0 +1,74 @@
+"""DeepSpeed: the ZeRO configuration of a training, and its whole fp32 weights out of a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ft_dagster.training.contract import Member
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FILE = "deepspeed.json"
+
+
+def configuration(member: Member, ranks: int) -> dict[str, Any] | None:
+    """DeepSpeed's own configuration; None where each rank holds a copy (stage 0).
+
+    Master weights and moments are fp32; the weights that compute are in the training's precision.
+    """
+    settings = member.plan.training
+    zero = settings.deepspeed
+    if zero.stage == 0:
+        return None
+    micro, accumulation = settings.per_device_train_batch_size, settings.gradient_accumulation_steps
+    return {
+        "bf16": {"enabled": settings.precision == "bf16"},
+        "zero_optimization": {
+            "stage": zero.stage,
+            "overlap_comm": member.plan.device.kind == "cuda",
+            "contiguous_gradients": True,
+            "reduce_bucket_size": zero.bucket_bytes,
+            **_offload(member),
+            **(_STAGE_3 if zero.stage == 3 else {"allgather_bucket_size": zero.bucket_bytes}),
+        },
+        "zero_force_ds_cpu_optimizer": False,
+        "gradient_clipping": settings.max_grad_norm,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": accumulation,
+        "train_batch_size": micro * accumulation * ranks,
+        "steps_per_print": 10**9,
+    }
+
+
+# A checkpoint keeps the shards with their fp32 masters, out of which the export is made whole.
+_STAGE_3 = {"stage3_gather_16bit_weights_on_model_save": False}
+
+
+def join() -> None:
+    """Tell DeepSpeed of the ranks before a model is loaded in shards; on CPUs transformers does not."""
+    import deepspeed
+
+    deepspeed.init_distributed(verbose=False)
+
+
+def _offload(member: Member) -> dict[str, Any]:
+    zero = member.plan.training.deepspeed
+    if zero.offload == "none":
+        return {}
+    place: dict[str, Any] = {"device": zero.offload, "pin_memory": member.plan.device.kind == "cuda"}
+    if zero.offload == "nvme":
+        place["nvme_path"] = zero.nvme_path
+    parts = {"offload_optimizer": place}
+    return parts | ({"offload_param": place} if zero.stage == 3 else {})
+
+
+def whole_weights(checkpoint: Path, *, trained_only: bool) -> dict[str, Tensor]:
+    """The fp32 weights by name, put together from every rank's shards (DeepSpeed's own zero_to_fp32)."""
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    weights: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(
+        str(checkpoint), exclude_frozen_parameters=trained_only
+    )
+    return weights

@@ -1,0 +1,240 @@
+"""Bake-offs and sweeps as a person runs them: the command line, the real graph, real trainings."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dagster as dg
+import psutil
+import pytest
+
+from ft_dagster.assets.bench import EXPERIMENT, OVERRIDES, PARTITIONS
+from ft_dagster.automation.jobs import CHAIN
+from ft_dagster.definitions import resources
+from ft_dagster.lineage.release import history
+from ft_dagster.settings import load_settings
+from ft_dagster.spec import VariantKey, load_variant
+from ft_dagster.store import read_head
+from tests.e2e.project import command_environment, edit, write_project
+
+BIN = Path(sys.executable).parent
+KEY, PREFIX = VariantKey("acme", "places"), "tenants/acme/places"
+DECLARATION = "tenants/acme/places.yaml"
+SWEEP = [
+    "sweep",
+    "acme.places",
+    "--set",
+    "method.rank=4,2",
+    "--set",
+    "training.learning_rate=5e-3,1e-4",
+    "--json",
+]
+
+
+def project(folder, model):
+    """The small project, without what costs time here and is tested elsewhere."""
+    write_project(folder, model)
+
+    def smaller(content):
+        content["evaluation"].update(general=[], limit=4, max_new_tokens=4)
+        content["training"].update(num_train_epochs=8, evaluations=4)
+        content["data"]["decontaminate"] = {"enabled": False}
+
+    edit(folder / DECLARATION, smaller)
+    return folder
+
+
+def start(folder, *arguments):
+    return subprocess.Popen(
+        [BIN / "ft-dagster", *arguments], env=command_environment(folder), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def command(folder, *arguments):
+    process = start(folder, *arguments)
+    stdout, stderr = process.communicate(timeout=400)
+    return process.returncode, stdout, stderr
+
+
+def until(question, patience=120):
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        if answer := question():
+            return answer
+        time.sleep(0.01)
+    raise TimeoutError(f"not in {patience} s")
+
+
+def programs_of(folder):
+    """Programs of ours that work below a folder."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if any(str(folder / ".ft_dagster") in part for part in process.info["cmdline"] or [])
+    ]
+
+
+def trainings(store):
+    """Keys of the models that were made; a training that was given up leaves only an empty folder."""
+    stage = f"{PREFIX}/fine_tuned_model"
+    return [key for key in store.names(stage) if store.exists(f"{stage}/{key}/manifest.json")]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, tiny_model_folder):
+    """A sweep that was killed in its first training, then run again to its end."""
+    folder = project(tmp_path_factory.mktemp("sweep") / "project", tiny_model_folder)
+    runs = load_settings(folder).work_folder / "runs" / str(KEY)
+    killed = start(folder, *SWEEP)
+    until(lambda: list(runs.glob("fine_tuned_model-*/output/checkpoints/checkpoint-*/checkpoint.json")))
+    killed.kill()
+    killed.communicate()
+    until(lambda: not programs_of(folder))
+    code, stdout, stderr = command(folder, *SWEEP)
+    assert code == 0, stderr + stdout
+    return folder, json.loads(stdout)
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_in_a_training_goes_on_from_its_checkpoint(swept):
+    folder, document = swept
+    store = load_settings(folder).open_store()
+    first = document["runs"][0]
+    assert first["status"] == "done"
+    manifests = [
+        store.read_json(f"{PREFIX}/fine_tuned_model/{key}/manifest.json") for key in trainings(store)
+    ]
+    resumed = {m["predicate"]["digest"]: m["predicate"]["figures"]["resumed_from"] for m in manifests}
+    assert resumed[first["digests"]["fine_tuned_model"]] != []
+
+
+@pytest.mark.slow
+def test_a_sweep_ranks_what_it_finished_and_stops_what_loses(swept):
+    _, document = swept
+    runs = {
+        (r["overrides"]["method.rank"], r["overrides"]["training.learning_rate"]): r for r in document["runs"]
+    }
+    assert set(runs) == {(4, 5e-3), (4, 1e-4), (2, 5e-3), (2, 1e-4)}
+    assert [r["status"] for r in document["runs"]] == ["done", "done", "done", "stopped early"]
+    loser = runs[2, 1e-4]
+    assert 0 < len(loser["curve"]) < 4
+    assert document["ranked_by"] == "task"
+    assert len(document["ranking"]) == 3
+    assert document["winner"]["training.learning_rate"] == 5e-3
+
+
+@pytest.mark.slow
+def test_each_run_has_manifests_of_its_own_and_the_variant_has_no_head(swept):
+    folder, document = swept
+    store = load_settings(folder).open_store()
+    for run in document["runs"][:3]:
+        heads = f"{PREFIX}/experiments/{document['id']}/{run['number']}"
+        judged = read_head(store, heads, "evaluation")
+        assert judged.digest == run["digests"]["evaluation"]
+        assert judged.inputs["fine_tuned_model"] == run["digests"]["fine_tuned_model"]
+    assert len(trainings(store)) == 3
+    assert store.names(f"{PREFIX}/heads") == []
+    assert history(store, PREFIX) == []
+    assert not (folder / ".ft_dagster" / "dagster_home").exists()
+    assert not list((load_settings(folder).work_folder / "runs" / str(KEY)).iterdir())
+
+
+@pytest.mark.slow
+def test_the_same_command_again_runs_nothing_and_writes_the_winner_whose_model_run_reuses(swept, tmp_path):
+    folder = tmp_path / "project"
+    shutil.copytree(swept[0], folder)
+    store = load_settings(folder).open_store()
+    before = trainings(store)
+    code, stdout, stderr = command(folder, *SWEEP, "--write")
+    assert code == 0, stderr + stdout
+    document = json.loads(stdout)
+    assert stderr.count("before, kept") == 4
+    assert document["written"] == str(folder / DECLARATION)
+    spec = load_variant(folder, KEY).spec
+    assert spec.method.rank == document["winner"]["method.rank"]
+    assert command(folder, "run", "acme.places", "--json")[0] == 0
+    assert trainings(store) == before
+    won = next(r for r in document["runs"] if r["number"] == document["ranking"][0])
+    assert read_head(store, PREFIX, "fine_tuned_model").digest == won["digests"]["fine_tuned_model"]
+    assert len(history(store, PREFIX)) == 1
+
+
+@pytest.mark.slow
+def test_an_experiment_is_not_released_whatever_the_tags_say(swept):
+    folder, document = swept
+    tags = {EXPERIMENT: f"{document['id']}/1", OVERRIDES: json.dumps({"gates.task_margin": 1.0})}
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions(PARTITIONS, [str(KEY)])
+        result = dg.materialize(
+            CHAIN[-2:], partition_key=str(KEY), instance=instance, resources=resources(str(folder)),
+            tags=tags, raise_on_error=False,
+        )  # fmt: skip
+    (event,) = [
+        e for e in result.all_events if e.event_type_value == "STEP_FAILURE" and e.step_key == "model_export"
+    ]
+    assert "neither exported nor released" in event.step_failure_data.user_failure_data.description
+    assert history(load_settings(folder).open_store(), PREFIX) == []
+
+
+@pytest.mark.slow
+def test_methods_at_equal_flops_realize_the_budget(swept):
+    folder, _ = swept
+    arguments = ["bakeoff", "acme.places", "--methods", "full,lora", "--budget", "flops=3e9"]
+    code, stdout, stderr = command(folder, *arguments, "--json")
+    assert code == 0, stderr + stdout
+    full, lora = json.loads(stdout)["runs"]
+    assert full["dropped"] == ["method.rank 4", "training.learning_rate 0.005"]
+    for run in (full, lora):
+        figures = run["figures"]
+        assert figures["flops"] == pytest.approx(3e9, rel=0.05)
+        assert figures["steps"] == run["overrides"]["training.max_steps"]
+        assert {rule["rule"] for rule in figures["rules"]} == {"task", "general_loss"}
+        assert figures["peak_memory_bytes"] > 1e8
+    assert lora["figures"]["steps"] > full["figures"]["steps"]
+    assert full["figures"]["trainable_parameters"] > lora["figures"]["trainable_parameters"]
+    assert full["figures"]["size_bytes"] > lora["figures"]["size_bytes"]
+    code, table, _ = command(folder, *arguments)
+    assert code == 0
+    for words in ("full", "lora", "FLOPs", "peak memory", "loss on general text"):
+        assert words in table
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_the_programs_and_leaves_a_run_that_goes_on(tmp_path, tiny_model_folder):
+    folder = project(tmp_path / "project", tiny_model_folder)
+    process = start(folder, *SWEEP)
+    work = load_settings(folder).work_folder
+    until(lambda: list((work / "runs" / str(KEY)).glob("fine_tuned_model-*/output")) and programs_of(folder))
+    os.kill(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert programs_of(folder) == []
+    store = load_settings(folder).open_store()
+    (name,) = [n for n in store.names(f"{PREFIX}/experiments") if n.endswith(".json")]
+    statuses = [run["status"] for run in store.read_json(f"{PREFIX}/experiments/{name}")["runs"]]
+    assert statuses == ["running", "waiting", "waiting", "waiting"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["bakeoff", "acme.places", "--methods", "full", "--budget", "flops=1e9"], "two methods"),
+        (["bakeoff", "acme.places", "--methods", "full,lara", "--budget", "flops=1e9"], "no such method"),
+        (["bakeoff", "acme.places", "--methods", "full,lora", "--budget", "minutes=-3"], "not a budget"),
+        (["sweep", "acme.places", "--set", "method.rnk=4"], "Did you mean method.rank"),
+    ],
+)
+def test_a_mistake_is_one_message_and_starts_nothing(tmp_path, arguments, words):
+    folder = project(tmp_path, tmp_path / "base")
+    code, stdout, stderr = command(folder, *arguments, "--json")
+    assert code == 2
+    assert words in stderr
+    assert "Traceback" not in stderr
+    assert words in json.loads(stdout)["message"]
+    assert not load_settings(folder).open_store().exists(PREFIX)

@@ -1,0 +1,65 @@
+"""Declarations and facts to plan from: Llama 3's published shapes, no weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ft_dagster.planning.facts import Facts
+from ft_dagster.planning.plan import make_plan
+from ft_dagster.spec import VariantSpec
+
+METHODS = ("full", "lora", "qlora", "lora_8bit", "prompt_tuning", "prefix_tuning")
+ADAPTERS = METHODS[1:]
+A100_80 = 85_899_345_920  # bytes of a card sold as 80 GB
+VOCABULARY = 128_256
+
+
+def llama(hidden: int, layers: int, key_value: int, mlp: int) -> dict[str, Any]:
+    """Facts of a Llama 3: linear shapes, parameters, dimensions. Embeddings and head are two matrices."""
+    shapes = {
+        "q_proj": [hidden, hidden], "k_proj": [key_value, hidden], "v_proj": [key_value, hidden],
+        "o_proj": [hidden, hidden], "gate_proj": [mlp, hidden], "up_proj": [mlp, hidden],
+        "down_proj": [hidden, mlp],
+    }  # fmt: skip
+    linear = layers * sum(rows * columns for rows, columns in shapes.values())
+    parameters = linear + 2 * VOCABULARY * hidden + (2 * layers + 1) * hidden
+    return {
+        "linear_shapes": {name: [shape] * layers for name, shape in shapes.items()},
+        "parameters": parameters, "base_bytes": 2 * parameters, "hidden_size": hidden, "layers": layers,
+        "key_value_size": key_value, "tied_embeddings": False,
+    }  # fmt: skip
+
+
+LLAMA_8B = llama(4096, 32, 1024, 14336)
+LLAMA_70B = llama(8192, 80, 1024, 28672)
+
+
+def spec(**more: Any) -> VariantSpec:
+    """A declaration; general data within the usual share unless said otherwise; an export it can have."""
+    export = "merged" if more.get("method") in ("full", {"name": "full"}) else "adapter"
+    data = {"sources": ["r.jsonl"], "general": {"corpus": "general", "share": 0.08}}
+    return VariantSpec.model_validate(
+        {"description": "x", "owners": ["a"], "base_model": "b", "data": data, "export": export, **more}
+    )
+
+
+def facts(**more: Any) -> Facts:
+    given = {
+        **LLAMA_8B, "examples": 400, "tokens": 40_000, "trained_tokens": 20_000, "general_share": 0.08,
+        "max_length": 512, "device_kind": "cpu", "ranks": 1, "device_memory": None, "bf16": True,
+    }  # fmt: skip
+    return Facts(**{**given, **more})
+
+
+def gpus(count: int = 1, memory: int | None = A100_80, **more: Any) -> Facts:
+    return facts(device_kind="cuda", ranks=count, device_memory=memory, **more)
+
+
+def plan(method: Any = "auto", given: Facts | None = None, **more: Any) -> dict[str, Any]:
+    return make_plan(spec(method=method, **more), given or facts())
+
+
+def reason(made: dict[str, Any], field: str) -> dict[str, Any]:
+    """The one row of `reasons` about `field`."""
+    (row,) = [row for row in made["reasons"] if row["field"] == field]
+    return row

@@ -1,0 +1,103 @@
+"""training_plan through Dagster: what it shows, and what makes it plan anew."""
+
+import dagster as dg
+import pytest
+
+from ft_dagster.report.summary import newest_plan
+from ft_dagster.spec import VariantKey
+from ft_dagster.store import read_head
+from tests.e2e.conftest import Workshop
+from tests.e2e.project import GENERAL, edit, write_lines, write_project
+from tests.planning.llama import METHODS
+
+pytestmark = pytest.mark.slow
+KEY = "acme.places"
+SHORT = {"max_length": 128}
+EXPORT = {"full": "merged"}
+BEFORE = ("declaration", "base_model", "general_corpus", "task_dataset", "training_mixture", "training_plan")
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory, tiny_model_folder):
+    folder = write_project(tmp_path_factory.mktemp("project"), tiny_model_folder)
+    for tenant in ("acme", "globex"):
+        edit(folder / "tenants" / tenant / "places.yaml", _without_benchmarks)
+    with dg.DagsterInstance.ephemeral() as instance:
+        shop = Workshop(folder, instance)
+        shop.materialize(KEY, *BEFORE)
+        yield shop
+
+
+def _without_benchmarks(declared):
+    declared["evaluation"] = {"general": []}
+    declared["data"]["decontaminate"] = {"enabled": False}
+
+
+def planned(workshop, **more):
+    """The metadata of training_plan after a change of the declaration, and its digest."""
+    edit(workshop.folder / "tenants" / "acme" / "places.yaml", lambda declared: declared.update(more))
+    result = workshop.materialize(KEY, "declaration", "training_mixture", "training_plan")
+    (event,) = result.asset_materializations_for_node("training_plan")
+    head = read_head(workshop.store, "tenants/acme/places", "training_plan")
+    return {name: value.value for name, value in event.metadata.items()}, head
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_plan_of_every_method_is_shown_readably(workshop, method):
+    shown, head = planned(workshop, method=method, training=SHORT, export=EXPORT.get(method, "adapter"))
+    assert shown["method"] == method
+    assert shown["trainable_parameters"] == head.figures["memory"]["trainable_parameters"] > 0
+    for part, words in {
+        "plan": "training.learning_rate",
+        "memory": "moments",
+        "storage": "checkpoint",
+    }.items():
+        assert words in shown[part]
+        assert shown[part].count("\n|") > 4
+    plan = newest_plan(workshop.settings, VariantKey.parse(KEY))
+    assert {row["field"] for row in plan["reasons"]} >= {"method.name", "training.deepspeed.stage"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"training": {**SHORT, "report_to": ["tensorboard"]}},
+        {"export": "merged"},
+        {"evaluation": {"limit": 3, "general": []}},
+    ],
+    ids=["report_to", "export", "evaluation"],
+)
+def test_what_acts_on_no_weight_plans_nothing_anew(workshop, change):
+    _, before = planned(workshop, method="lora", training=SHORT, export="adapter")
+    shown, after = planned(workshop, **change)
+    assert shown["reused"] is True
+    assert after.digest == before.digest
+
+
+def test_warnings_follow_the_declaration_where_the_plan_is_reused(workshop):
+    same = {"method": "lora", "training": SHORT}
+    merged, _ = planned(workshop, **same, export="merged")
+    adapter, _ = planned(workshop, **same, export="adapter")
+    assert "for each of 2 variants on this base" in merged["warnings"]
+    assert "merged" not in adapter["warnings"]
+
+
+def test_full_chosen_by_the_plan_needs_the_export_it_can_have(workshop):
+    write_lines(workshop.folder / "data" / "books.jsonl", [{"text": text} for text in GENERAL[:100]])
+    books = {"sources": ["data/books.jsonl"], "decontaminate": {"enabled": False}}
+    knowledge = {"objective": "domain_knowledge", "method": "auto", "export": "adapter", "data": books}
+    edit(workshop.folder / "tenants" / "globex" / "places.yaml", lambda declared: declared.update(knowledge))
+    result = workshop.materialize("globex.places", *BEFORE, raises=False)
+    assert "by its plan, method full trains the whole model" in workshop.failure(result)
+
+
+def test_a_setting_that_the_base_cannot_have_names_the_declaration(workshop):
+    edit(
+        workshop.folder / "tenants" / "globex" / "places.yaml",
+        lambda declared: declared.update(method={"name": "lora", "rank": 512}, export="adapter"),
+    )
+    result = workshop.materialize("globex.places", *BEFORE, raises=False)
+    assert not result.success
+    message = workshop.failure(result)
+    assert "tenants/globex/places.yaml" in message
+    assert "method.rank" in message

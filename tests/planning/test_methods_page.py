@@ -1,0 +1,28 @@
+"""docs/methods.md prints figures of the plan: they are the plan's."""
+
+from pathlib import Path
+
+import pytest
+
+from ft_dagster.report.tables import count, size
+from tests.planning.llama import METHODS, gpus, plan
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "methods.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_table_of_an_8b_llama_is_what_the_plan_says(method):
+    one, eight = plan(method, gpus(1)), plan(method, gpus(8))
+    kept = one["storage"]
+    weights, optimizer = (size(kept[f"checkpoint_{part}_bytes"]) for part in ("weights", "optimizer"))
+    number, unit = weights.split()
+    assert unit == optimizer.split()[1]
+    cells = [
+        method,
+        count(one["memory"]["trainable_parameters"]),
+        size(one["memory"]["floor_bytes"]),
+        size(eight["memory"]["floor_bytes"]),
+        f"{number} + {optimizer}",
+        size(kept["whole_bytes"] if method == "full" else kept["adapter_bytes"]),
+    ]
+    assert f"| {' | '.join(cells)} |" in PAGE

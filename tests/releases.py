@@ -1,0 +1,57 @@
+"""Releases of a variant in a store, made by the store's own means from given payload files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.lineage.release import record_release
+from ft_dagster.store import Artifact, Attempt, Store, write_head
+from ft_dagster.store.stage import Recipe, make
+
+WEIGHTS, GATES = "a" * 64, "b" * 64
+LORA = {"peft_type": "LORA", "r": 4, "base_model_name_or_path": "sha256:base"}
+
+
+def put(store: Store, stage: str, prefix: str, files: dict[str, Any], inputs: dict[str, str]) -> Artifact:
+    """A committed artifact whose payload is these files: JSON, or copies of local ones."""
+
+    def build(attempt: Attempt) -> dict[str, Any]:
+        for name, content in files.items():
+            if isinstance(content, Path):
+                shutil.copyfile(content, attempt.payload / name)
+            else:
+                (attempt.payload / name).write_text(json.dumps(content), "utf-8")
+        return {}
+
+    recipe = Recipe(stage, prefix, inputs, {"files": json.loads(json.dumps(files, default=str))})
+    return make(store, Path(store.root) / "work", recipe, build)
+
+
+def release(store: Store, variant: str, files: dict[str, Any], weights: str = WEIGHTS) -> dict[str, Any]:
+    """Release an export with these payload files; returns the log's entry."""
+    prefix = f"tenants/{variant.replace('.', '/')}"
+    base = put(store, "base_model", "shared", {"base.json": {"reference": "models/x", "revision": None}}, {})
+    tuned = {"fine_tuned_model": weights}
+    scores = {"scores.json": sorted(files)}
+    evaluation = put(store, "evaluation", prefix, scores, {**tuned, "gates": GATES})
+    inputs = {**tuned, "evaluation": evaluation.digest, "base_model": base.digest}
+    export = put(store, "model_export", prefix, files, inputs)
+    write_head(store, prefix, export, None)
+    certificate = {"passed": True, "payload": export.digest, "judged": weights, "format": "adapter"}
+    return record_release(
+        store, prefix, variant=variant, export=export, evaluation=evaluation, verdict={"passed": True},
+        gates=GATES, certificate=certificate, run_id=None, reason="test",
+    )  # fmt: skip
+
+
+def adapter(number: int = 1, **config: Any) -> dict[str, Any]:
+    """Payload files of an adapter export."""
+    return {"adapter_config.json": {**LORA, **config}, "adapter_model.safetensors": {"number": number}}
+
+
+def whole_model(folder: Path) -> dict[str, Any]:
+    """Payload files of a merged export: those of a model folder."""
+    return {file.name: file for file in sorted(folder.iterdir())}

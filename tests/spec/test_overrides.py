@@ -1,0 +1,82 @@
+"""A declaration with changed values, and those values written into its file."""
+
+import pytest
+
+from ft_dagster.errors import UserError
+from ft_dagster.spec import VariantKey, load_variant
+from ft_dagster.spec.overrides import declared_text, value_at, with_overrides
+
+KEY = VariantKey("acme", "support")
+TEXT = """\
+# what support answers
+description: answers
+owners: [a@b.example]  # on call
+base_model: models/base
+data: {sources: [rows.jsonl]}
+method: lora  # all linear layers
+training:
+  learning_rate: 2e-4   # from the last sweep
+  seed: 3
+"""
+
+
+@pytest.fixture
+def declared(tmp_path):
+    file = tmp_path / "tenants" / "acme" / "support.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(TEXT)
+    return load_variant(tmp_path, KEY)
+
+
+def test_values_are_read_as_the_declaration_reads_them_and_say_where_they_came_from(declared):
+    changed = with_overrides(declared, {"method.rank": "8", "training.learning_rate": "1e-5"})
+    assert changed.spec.method.rank == 8
+    assert changed.spec.training.learning_rate == 1e-5
+    assert changed.spec.training.seed == 3
+    assert changed.origins["method.rank"] == "experiment"
+    assert changed.origins["training.seed"] == "support.yaml"
+    assert declared.spec.method.rank is None
+
+
+def test_no_override_is_the_declaration_itself(declared):
+    assert with_overrides(declared, {}) is declared
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field", "words"),
+    [
+        ({"method.rnk": 8}, "method.rnk", "Did you mean method.rank"),
+        ({"rank": 8}, "rank", "unknown field"),
+        ({"": 8}, None, "unknown field"),
+        ({"method.rank": 0}, "method.rank", "greater than or equal to 1"),
+        ({"training.learning_rate": "fast"}, "training.learning_rate", "fast"),
+        ({"method.name": "full", "method.rank": 8}, "method.rank", "not a setting of full"),
+        ({"data.general.share": 0.1}, "data.general.corpus", "required"),
+        ({"objective": "task_specific"}, "objective", "evaluation.kind"),
+    ],
+)
+def test_what_the_declaration_does_not_take_is_refused_with_its_field(declared, overrides, field, words):
+    with pytest.raises(UserError) as caught:
+        with_overrides(declared, overrides)
+    assert words in str(caught.value)
+    assert (caught.value.field or None) == field
+
+
+def test_written_values_keep_the_comments_and_load_as_the_same_declaration(declared):
+    overrides = {"method.rank": 8, "training.learning_rate": 1e-05, "method.target_modules": ["q_proj"]}
+    changed = with_overrides(declared, overrides)
+    text = declared_text(declared, overrides)
+    for comment in ("# what support answers", "# on call", "# all linear layers", "# from the last sweep"):
+        assert comment in text
+    declared.file.write_text(text)
+    again = load_variant(declared.file.parents[2], KEY)
+    assert again.spec == changed.spec
+
+
+def test_what_is_declared_already_is_not_written(declared):
+    assert declared_text(declared, {"training.seed": 3, "method.rank": None}) == TEXT
+
+
+def test_a_value_below_what_is_not_declared_is_none(declared):
+    assert value_at(declared.spec, "data.general.share") is None
+    assert value_at(declared.spec, "method.name") == "lora"

@@ -1,0 +1,131 @@
+"""Several processes of one training, really started: the same training as in one, and nothing half-said."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+from tests.training.runs import Runs, payload_bytes, result_of
+from tests.training.test_resume import wait_for_step
+
+pytestmark = pytest.mark.slow
+Start = Callable[..., "subprocess.Popen[str]"]
+FULL = {"name": "full"}
+ONE = {"learning_rate": 1e-3, "num_train_epochs": 6.0, "gradient_accumulation_steps": 2}
+TWO = {**ONE, "gradient_accumulation_steps": 1}
+
+
+def train(start: Start, run_folder: Path) -> Path:
+    process = start(run_folder)
+    _, complained = process.communicate(timeout=300)
+    assert process.returncode == 0, complained
+    return run_folder
+
+
+def losses(run_folder: Path) -> list[float]:
+    lines = (run_folder / "acme.support/evidence/log.jsonl").read_text().splitlines()
+    return [line["loss"] for line in map(json.loads, lines) if "loss" in line]
+
+
+def times(run_folder: Path) -> list[int]:
+    return json.loads((run_folder / "acme.support/evidence/ledger.json").read_text())["times"]
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_two_ranks_train_as_one_process_does(runs: Runs, start: Start, stage: int) -> None:
+    one = train(start, runs.prepare("one", method=FULL, training=ONE))
+    two = train(
+        start,
+        runs.prepare("two", method=FULL, training={**TWO, "deepspeed": {"stage": stage}}, ranks=2),
+    )
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+    assert times(two) == times(one)
+    figures = result_of(two)["figures"]
+    assert figures["validation_loss_best"] == pytest.approx(
+        result_of(one)["figures"]["validation_loss_best"], rel=1e-4
+    )
+    assert figures["trainable_parameters"] == result_of(one)["figures"]["trainable_parameters"]
+    for name, tensor in load_file(two / "acme.support/payload/model.safetensors").items():
+        alone = load_file(one / "acme.support/payload/model.safetensors")[name]
+        assert tensor.shape == alone.shape
+        assert (tensor.float() - alone.float()).abs().max() < 2e-3, name
+    written = two / "acme.support/evidence/deepspeed.json"
+    if stage:
+        assert json.loads(written.read_text())["zero_optimization"]["stage"] == stage
+    else:
+        assert not written.exists()
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+@pytest.mark.parametrize("stage", [0, 3])
+def test_adapters_train_over_two_ranks(runs: Runs, start: Start, method: str, stage: int) -> None:
+    settings = {"name": method, "rank": 4, "alpha": 8.0, "dropout": 0.0}
+    one = train(start, runs.prepare("one", method=settings, training=ONE))
+    two = train(
+        start,
+        runs.prepare("two", method=settings, training={**TWO, "deepspeed": {"stage": stage}}, ranks=2),
+    )
+    assert losses(two) == pytest.approx(losses(one), rel=1e-3)
+    assert payload_bytes(two).keys() == payload_bytes(one).keys()
+    alone = load_file(one / "acme.support/payload/adapter_model.safetensors")
+    for name, tensor in load_file(two / "acme.support/payload/adapter_model.safetensors").items():
+        assert tensor.shape == alone[name].shape
+        assert (tensor - alone[name]).abs().max() < 5e-3, name
+
+
+def test_ranks_killed_and_resumed_equal_those_left_alone(runs: Runs, start: Start) -> None:
+    settings = {**TWO, "num_train_epochs": 16.0, "deepspeed": {"stage": 3}, "keep_last": 4}
+    whole = train(start, runs.prepare("whole", method=FULL, training=settings, ranks=2))
+    run_folder = runs.prepare("killed", method=FULL, training=settings, ranks=2)
+    process = start(run_folder)
+    wait_for_step(process, run_folder, result_of(whole)["figures"]["steps"] // 2)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    workers[-1].kill()  # one rank alone: the others must not wait for it
+    process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert not any(worker.is_running() and worker.status() != "zombie" for worker in workers)
+    train(start, run_folder)
+    assert result_of(run_folder)["figures"]["resumed_from"]
+    assert payload_bytes(run_folder) == payload_bytes(whole)
+    assert losses(run_folder) == losses(whole)
+
+
+def test_a_preempted_training_saves_on_every_rank_and_resumes(runs: Runs, start: Start) -> None:
+    settings = {**TWO, "num_train_epochs": 40.0, "evaluations": 1}
+    run_folder = runs.prepare("preempted", method=FULL, training=settings, ranks=2)
+    process = start(run_folder)
+    wait_for_step(process, run_folder, 5)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert process.returncode == 75
+    assert result_of(run_folder)["status"] == "preempted"
+    assert result_of(train(start, run_folder))["figures"]["resumed_from"][0] >= 5
+
+
+def test_bad_input_found_by_a_rank_ends_all_with_its_one_error(runs: Runs, start: Start) -> None:
+    run_folder = runs.prepare("bad", method=FULL, training={**TWO, "learning_rate": 1e12}, ranks=2)
+    began = time.monotonic()
+    process = start(run_folder)
+    process.communicate(timeout=120)
+    assert process.returncode == 2
+    result = result_of(run_folder)
+    assert result["status"] == "failed"
+    assert result["error"]["field"] == "training.learning_rate"
+    assert time.monotonic() - began < 60
+    assert not [p for p in psutil.process_iter(["environ"]) if _of(p, run_folder)]
+
+
+def _of(process: psutil.Process, run_folder: Path) -> bool:
+    try:
+        return process.pid != os.getpid() and str(run_folder) in " ".join(process.cmdline())
+    except psutil.Error:
+        return False

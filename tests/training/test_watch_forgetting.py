@@ -1,0 +1,209 @@
+"""Forgetting while it trains: the benchmark, the limits, degeneration, and that looking leaves no trace."""
+
+from __future__ import annotations
+
+import copy
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ft_dagster.errors import UserError
+from ft_dagster.training.contract import Benchmarks, Watch
+from ft_dagster.training.watch.degeneration import NEW_TOKENS, degeneration, generate, repeated_share
+from ft_dagster.training.watch.forgetting import Benchmark, benchmark_fall, passed
+from tests.evaluation.questions import write_task
+
+
+def lora(base: Path, **settings: Any) -> Any:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", lora_dropout=0.2)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), config)
+    model.config.use_cache = False
+    return model.train()
+
+
+@pytest.fixture
+def benchmark(tmp_path: Path, tiny_model_folder: Path) -> Benchmark:
+    write_task(tmp_path, "forms")
+    write_task(tmp_path, "more", count=9)
+    asked = Benchmarks(tasks=("forms.yaml", "more.yaml"), project=tmp_path, seed=3)
+    return Benchmark(asked, 12, tiny_model_folder)
+
+
+def traces(model: Any) -> dict[str, Any]:
+    """Everything about a model in training that a look at it could change."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state()[1].tolist(),
+        "torch": torch.get_rng_state().tolist(),
+        "modes": [(name, module.training) for name, module in model.named_modules()],
+        "cache": inner.config.use_cache,
+        "generation": [id(vars(m).get("generation_config")) for m in (model, inner)],
+        "settings": inner.generation_config.to_dict(),
+        "config": inner.config.to_dict(),
+        "hooks": [
+            (name, len(module._forward_hooks), len(module._forward_pre_hooks), len(module._backward_hooks))
+            for name, module in model.named_modules()
+        ],
+        "buffers": [(name, id(buffer)) for name, buffer in model.named_buffers()],
+        "weights": {name: weight.tolist() for name, weight in model.state_dict().items()},
+        "needs": [
+            (name, weight.requires_grad, weight.is_inference()) for name, weight in model.named_parameters()
+        ],
+    }
+
+
+def one_step(model: Any) -> list[Any]:
+    """The gradients of a loss with dropout, checkpointed."""
+    model.zero_grad()
+    ids = torch.arange(40).reshape(2, 20)
+    torch.manual_seed(4)
+    model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+    return [weight.grad.tolist() for weight in model.parameters() if weight.grad is not None]
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_looking_at_a_model_in_training_leaves_no_trace(
+    benchmark: Benchmark, tiny_model_folder: Path, tiny_tokenizer: Any, checkpointed: bool
+) -> None:
+    model = lora(tiny_model_folder)
+    if checkpointed:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    expected, before = one_step(model), copy.deepcopy(traces(model))
+    scores, signs = benchmark.ask(model), degeneration(model, tiny_tokenizer)
+    assert traces(model) == before
+    assert one_step(model) == expected
+    assert (benchmark.ask(model), degeneration(model, tiny_tokenizer)) == (scores, signs)
+
+
+def test_a_model_without_an_adapter_is_left_as_it_was_too(
+    benchmark: Benchmark, tiny_model_folder: Path, tiny_tokenizer: Any
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32).train()
+    before = copy.deepcopy(traces(model))
+    benchmark.ask(model)
+    degeneration(model, tiny_tokenizer)
+    assert traces(model) == before
+
+
+def test_the_benchmark_is_the_accuracy_over_the_questions_drawn(
+    benchmark: Benchmark, tiny_model_folder: Path
+) -> None:
+    scores = benchmark.ask(lora(tiny_model_folder))
+    assert set(scores) == {"forms", "more", "mean"}
+    assert scores["mean"] == pytest.approx((scores["forms"] + scores["more"]) / 2)
+    assert (12 * scores["forms"]) % 1 == (9 * scores["more"]) % 1 == pytest.approx(0)  # 12 of 30, all 9
+
+
+def test_a_model_that_prefers_an_answer_scores_its_share(
+    benchmark: Benchmark, tiny_model_folder: Path
+) -> None:
+    """Every fourth question's answer is "the whale": a model that always says so is right that often."""
+    model = lora(tiny_model_folder)
+    tokenizer = benchmark._tokenizer
+    optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=0.02)
+    ids = torch.tensor([tokenizer("Question: open account?\nAnswer: the whale")["input_ids"]])
+    for _ in range(30):
+        optimizer.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+    parts, chosen = benchmark._tasks["more"]
+    share = sum(parts["more"].eval_docs[at]["gold"] == 2 for at in chosen["more"]) / 9
+    assert benchmark.ask(model)["more"] == pytest.approx(share)
+
+
+def test_a_task_whose_metric_is_no_share_is_refused(tmp_path: Path, tiny_model_folder: Path) -> None:
+    write_task(
+        tmp_path,
+        "texts",
+        output_type="loglikelihood_rolling",
+        doc_to_target="{{question}}",
+        doc_to_text="",
+        metric_list=[{"metric": "word_perplexity"}],
+    )
+    asked = Benchmark(Benchmarks(tasks=("texts.yaml",), project=tmp_path), 4, tiny_model_folder)
+    with pytest.raises(UserError, match="no metric between 0 and 1"):
+        asked.ask(lora(tiny_model_folder))
+
+
+def test_an_unknown_task_is_refused_with_the_nearest(tmp_path: Path, tiny_model_folder: Path) -> None:
+    write_task(tmp_path, "forms")
+    with pytest.raises(UserError, match="no such task file"):
+        Benchmark(Benchmarks(tasks=("form.yaml",), project=tmp_path), 4, tiny_model_folder)
+
+
+def test_greedy_answers_are_those_of_each_prompt_alone(tiny_model_folder: Path, tiny_tokenizer: Any) -> None:
+    """One batch with padding on the left equals token by token without any."""
+    model = lora(tiny_model_folder)
+    prompts = ["The permit", "The whale rose slowly beside the ship", "Which documents must I bring"]
+    expected = []
+    model.eval()
+    for prompt in prompts:
+        ids = tiny_tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        start = len(ids)
+        for _ in range(NEW_TOKENS):
+            with torch.no_grad():
+                ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+            if ids[-1] == tiny_tokenizer.eos_token_id:
+                ids.pop()
+                break
+        expected.append(ids[start:])
+    assert generate(model, tiny_tokenizer, prompts) == expected
+
+
+def test_repetition_is_the_share_of_4_grams_seen_before() -> None:
+    assert repeated_share([1, 2, 3, 4, 5, 6]) == 0
+    assert repeated_share([7] * 8) == pytest.approx(4 / 5)
+    assert repeated_share([1, 2, 3, 4, 1, 2, 3, 4]) == pytest.approx(1 / 5)
+    assert repeated_share([1, 2]) == repeated_share([]) == 0
+
+
+def test_a_model_that_ends_at_once_answers_nothing(tiny_model_folder: Path, tiny_tokenizer: Any) -> None:
+    """Trained to say the end token after everything; and one that says one token for ever."""
+    for token, found in ((tiny_tokenizer.eos_token_id, "empty"), (50, "repeated")):
+        model = lora(tiny_model_folder)
+        optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=0.05)
+        torch.manual_seed(0)
+        for _ in range(25):
+            optimizer.zero_grad()
+            ids = torch.randint(3, len(tiny_tokenizer), (4, 12))
+            model(input_ids=ids, labels=None).logits.flatten(0, 1).log_softmax(-1)[
+                :, token
+            ].mean().neg().backward()
+            optimizer.step()
+        said = degeneration(model, tiny_tokenizer)
+        assert said[found] > 0.9
+        assert said["empty" if found == "repeated" else "repeated"] == 0
+
+
+@pytest.mark.parametrize(
+    ("limits", "step", "said"),
+    [
+        ({}, 20, None),
+        ({"general_loss_limit": 0.5}, 10, None),
+        ({"general_loss_limit": 0.5}, 20, "rose by 0.600 nats a token (limit 0.5)"),
+        ({"general_loss_limit": 0.5}, 30, None),  # not measured there
+        ({"benchmark_limit": 0.05}, 10, None),
+        ({"benchmark_limit": 0.05}, 20, "fell by 10.0% points (limit 5.0%)"),
+    ],
+)
+def test_a_limit_that_is_passed_is_said(limits: dict[str, float], step: int, said: str | None) -> None:
+    general = {0: 3.0, 10: 3.5, 20: 3.6}
+    asked = [{"step": at, "benchmark": {"mean": mean}} for at, mean in ((0, 0.5), (10, 0.46), (20, 0.4))]
+    reason = passed(Watch(**limits), general, asked, step)
+    assert reason is None if said is None else reason is not None and said in reason
+
+
+def test_a_fall_needs_a_benchmark_at_step_0() -> None:
+    assert benchmark_fall([{"step": 10, "benchmark": {"mean": 0.4}}], 10) is None
+    assert passed(Watch(general_loss_limit=0.1), {10: 5.0}, [], 10) is None

@@ -1,0 +1,230 @@
+"""A training that is watched: what it writes, that watching changes nothing, and when it is stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_dagster.errors import UserError
+from ft_dagster.training.__main__ import train_all
+from ft_dagster.training.contract import Base, read_run
+from ft_dagster.training.journal import Journal
+from ft_dagster.training.progress import Console
+from ft_dagster.training.stop import Stop
+from ft_dagster.training.watch import flops
+from ft_dagster.training.watch.reporting import Reports
+from tests.evaluation.questions import write_task
+from tests.training.runs import LORA, Runs, payload_bytes, result_of
+
+
+def train(run_folder: Path) -> int:
+    return train_all(read_run(run_folder), Console(), Stop())
+
+
+def lines(run_folder: Path, name: str) -> list[Any]:
+    log = (run_folder / "acme.support/evidence/log.jsonl").read_text().splitlines()
+    return [line[name] for line in map(json.loads, log) if name in line]
+
+
+def asked(runs: Runs, **watch: Any) -> dict[str, Any]:
+    """What `prepare` needs for a benchmark of 8 questions."""
+    write_task(runs.folder / "project", "forms")
+    return {
+        "benchmarks": {"tasks": ["forms.yaml"], "project": str(runs.folder / "project")},
+        "training": {"watch": {"questions": 8, **watch}, "num_train_epochs": 4.0},
+    }
+
+
+def ledger(run_folder: Path) -> dict[str, Any]:
+    return json.loads((run_folder / "acme.support/evidence/ledger.json").read_text())
+
+
+def test_a_benchmark_while_it_trains_changes_no_byte_of_the_adapter(
+    runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = runs.prepare("plain", training={"num_train_epochs": 4.0})
+    watched = runs.prepare("watched", **asked(runs))
+    assert (train(plain), train(watched)) == (0, 0)
+    assert payload_bytes(plain) == payload_bytes(watched)
+    assert lines(plain, "loss") == lines(watched, "loss")
+    assert ledger(plain)["batches"] == ledger(watched)["batches"]
+    assert lines(plain, "benchmark") == []
+    assert len(lines(watched, "benchmark")) == 4  # step 0 and three evaluations
+    said = capsys.readouterr().out
+    assert "general benchmark" in said
+    assert "empty answers" in said
+    assert "condition" in said
+    assert "FLOPs" in said
+
+
+def test_what_was_seen_is_reported(runs: Runs) -> None:
+    folder = runs.prepare(**asked(runs))
+    train(folder)
+    figures = result_of(folder)["figures"]
+    assert figures["method"] == "lora"
+    assert figures["benchmark_first"] == lines(folder, "benchmark")[0]["mean"]
+    assert figures["repeated_4grams_first"] == lines(folder, "degeneration")[0]["repeated"]
+    assert len(lines(folder, "degeneration")) == 4
+    assert len(lines(folder, "general_holdout_loss")) >= 4
+    assert 1 <= figures["effective_rank"] <= 4
+    assert figures["spectrum_condition"] >= 1
+    assert isinstance(figures["advice"], list)
+    assert figures["stopped"] is figures["stop_reason"] is None
+    spectrum = json.loads((folder / "acme.support/evidence/spectrum.json").read_text())
+    assert [len(layer["values"]) for layer in spectrum["layers"]] == [4] * 14
+
+
+def test_the_flops_are_those_of_the_shapes_that_were_computed(runs: Runs) -> None:
+    folder = runs.prepare(training={"num_train_epochs": 1.0})
+    train(folder)
+    counted = flops.count(Base(folder=runs.base, digest="b" * 64), LORA, gradient_checkpointing=False)
+    (last,) = sorted((folder / "acme.support/checkpoints").glob("checkpoint-*"))[-1:]
+    journal = Journal.load(last)
+    figures = result_of(folder)["figures"]
+    assert counted is not None
+    assert figures["flops"] == lines(folder, "flops")[-1] == counted.spent(journal)
+    assert journal.slots**2 / journal.rows <= journal.squares <= 48 * journal.slots  # max_length is 48
+    assert journal.micro_batches == -(-journal.rows // 2)  # of two rows each
+    assert figures["flops"] == pytest.approx(figures["flops_estimate"], rel=0.2)
+
+
+def test_the_storage_of_checkpoints_is_shown_weights_and_optimizer_apart(runs: Runs) -> None:
+    folder = runs.prepare()
+    train(folder)
+    figures = result_of(folder)["figures"]
+    files = [file for file in (folder / "acme.support/checkpoints").rglob("*") if file.is_file()]
+    sizes = {file: file.stat().st_size for file in files if file.name != "checkpoint.json"}
+    weights = sum(size for file, size in sizes.items() if file.name == "adapter_model.safetensors")
+    assert figures["checkpoint_weights_bytes"] == weights > 0
+    assert figures["checkpoint_optimizer_bytes"] == sum(sizes.values()) - weights
+    optimizer = sum(size for file, size in sizes.items() if file.name == "optimizer.pt")
+    assert optimizer > 1.8 * weights  # two moments of each weight
+    assert figures["checkpoints_kept"] == 3
+
+
+def test_a_training_that_forgets_too_much_is_stopped_and_an_earlier_checkpoint_exported(
+    runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The limit is the rise between the second and the third evaluation of the same training unwatched."""
+    settings = {"learning_rate": 0.03, "max_steps": 12, "evaluations": 6, "keep_best": 6}
+    free = runs.prepare("free", training=settings)
+    train(free)
+    first, *later = lines(free, "general_holdout_loss")[:7]
+    rises = [loss - first for loss in later]
+    over = next(n for n in range(1, 6) if rises[n] > max(rises[:n]) and rises[n] > 0)
+    limit = max(1e-6, (max(rises[:over]) + rises[over]) / 2)
+    folder = runs.prepare("limited", training={**settings, "watch": {"general_loss_limit": limit}})
+    assert train(folder) == 0
+    figures = result_of(folder)["figures"]
+    assert figures["stopped"] == "forgetting"
+    assert "held-out general text rose by" in figures["stop_reason"]
+    assert figures["steps"] == 2 * (over + 1) < 12
+    assert figures["best_step"] < figures["steps"]
+    assert figures["general_holdout_loss_last"] - figures["general_holdout_loss_first"] <= limit
+    assert "stopping at step" in capsys.readouterr().out
+
+
+def test_a_fall_of_the_benchmark_stops_too(runs: Runs) -> None:
+    """Four tasks, each right where one of four letters is preferred: when that changes, one of them falls."""
+    for gold in range(4):
+        letters = {"doc_to_choice": ["a", "k", "x", "Q"], "target_delimiter": ""}
+        write_task(runs.folder / "project", f"always_{gold}", doc_to_target=gold, **letters)
+
+    def prepared(name: str, tasks: list[str], **watch: Any) -> Path:
+        settings = {"learning_rate": 0.03, "max_steps": 8, "evaluations": 4}
+        return runs.prepare(
+            name,
+            benchmarks={"tasks": tasks, "project": str(runs.folder / "project")},
+            training={**settings, "watch": {"questions": 8, **watch}},
+        )
+
+    free = prepared("free", [f"always_{gold}.yaml" for gold in range(4)])
+    train(free)
+    first, *later = lines(free, "benchmark")
+    falls = {name: [first[name] - line[name] for line in later] for name in first if name != "mean"}
+    task, fall = max(falls.items(), key=lambda item: max(item[1]))
+    assert max(fall) > 0
+    at = next(number for number, each in enumerate(fall) if each > 0)
+    limited = prepared("limited", [f"{task}.yaml"], benchmark_limit=fall[at] / 2)
+    train(limited)
+    assert max(lines(limited, "step")) == 2 * (at + 1)
+    assert len(lines(limited, "benchmark")) == at + 2
+    if at:
+        assert result_of(limited)["figures"]["stopped"] == "forgetting"
+        assert "accuracy on the general benchmark fell" in result_of(limited)["figures"]["stop_reason"]
+    else:
+        assert "no checkpoint is within the limits" in result_of(limited)["error"]["problem"]
+
+
+def test_a_resumed_training_keeps_what_was_seen_before(runs: Runs) -> None:
+    folder = runs.prepare(**asked(runs))
+    train(folder)
+    seen = {name: lines(folder, name) for name in ("benchmark", "degeneration", "spectrum")}
+    figures = result_of(folder)["figures"]
+    checkpoints = sorted(
+        (folder / "acme.support/checkpoints").iterdir(), key=lambda each: int(each.name.split("-")[1])
+    )
+    shutil.rmtree(checkpoints[-1])
+    (folder / "acme.support/result.json").unlink()
+    train(folder)
+    again = result_of(folder)["figures"]
+    assert again["resumed_from"]
+    assert {name: lines(folder, name) for name in seen} == seen
+    same = ("flops", "benchmark_first", "benchmark_last", "repeated_4grams_first", "effective_rank", "advice")
+    assert {name: again[name] for name in same} == {name: figures[name] for name in same}
+
+
+def test_a_training_above_its_rivals_is_given_up_without_an_export(runs: Runs) -> None:
+    folder = runs.prepare(rivals={"2": 0.5})
+    train(folder)
+    result = result_of(folder)
+    assert result["status"] == "stopped"
+    assert result["figures"]["stopped"] == "given up"
+    assert "above the 0.500 of its rivals" in result["figures"]["stop_reason"]
+    assert len(lines(folder, "validation_loss")) == 3  # step 0 and two of the three evaluations
+    assert not (folder / "acme.support/payload").exists()
+
+
+def test_a_training_better_than_its_rivals_goes_on(runs: Runs) -> None:
+    folder = runs.prepare(rivals={"1": 50.0, "2": 50.0})
+    assert train(folder) == 0
+    assert result_of(folder)["status"] == "done"
+
+
+def test_curves_go_to_tensorboard(runs: Runs) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = runs.prepare(report_to=["tensorboard"])
+    assert train(folder) == 0
+    events = EventAccumulator(str(folder / "acme.support/evidence/tensorboard")).Reload()
+    curves = {name: [event.value for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
+    assert curves["train/loss"] == pytest.approx(lines(folder, "loss"))
+    assert curves["eval/validation_loss"] == pytest.approx(lines(folder, "validation_loss"))
+    names = (
+        "grad_norm",
+        "learning_rate",
+        "tokens_per_second",
+        "trained_tokens",
+        "flops",
+        "peak_memory_bytes",
+    )
+    assert {f"train/{name}" for name in names} | {"eval/general_loss"} <= set(curves)
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_library_that_is_missing_is_named_with_the_way_to_install_it(runs: Runs, name: str) -> None:
+    folder = runs.prepare(report_to=[name])
+    assert train(folder) == 2
+    error = result_of(folder)["error"]
+    assert (error["field"], error["value"]) == ("training.report_to", repr(name))
+    assert f"pip install {name}" in error["fix"]
+
+
+def test_an_unknown_reporter_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be reported to"):
+        Reports(["abacus"], tmp_path, "acme.support")
