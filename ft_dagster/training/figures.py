@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -37,8 +38,14 @@ def peak_device_bytes(model: PreTrainedModel) -> int | None:
 
 def parameter_counts(model: PreTrainedModel) -> tuple[int, int]:
     """(all, trainable)."""
-    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
+    sizes = [(_count(weight), weight.requires_grad) for weight in model.parameters()]
     return sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains)
+
+
+def _count(weight: Tensor) -> int:
+    """Parameters of a weight as a whole: unpacked from 4 bits, and of all ranks' shards."""
+    unpacked = getattr(getattr(weight, "quant_state", None), "shape", None)
+    return math.prod(unpacked) if unpacked else int(getattr(weight, "ds_numel", weight.numel()))
 
 
 def flops_estimate(model: PreTrainedModel, journal: Journal) -> int:
@@ -46,17 +53,17 @@ def flops_estimate(model: PreTrainedModel, journal: Journal) -> int:
 
     For every computed position 2 per weight forward, 2 for the gradient of its input, 2 more where the weight
     itself is trained; the output head at trained positions only; attention scores and a checkpointed second
-    forward left out. A 4-bit weight counts as half.
+    forward left out.
     """
     head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     outside = {id(head), id(embedding)}
     body = sum(
-        (6 if weight.requires_grad else 4) * getattr(weight, "ds_numel", weight.numel())
+        (6 if weight.requires_grad else 4) * _count(weight)
         for weight in model.parameters()
         if id(weight) not in outside
     )
     each = 6 if head.requires_grad else 4
-    return journal.slots * body + journal.trained_tokens * each * getattr(head, "ds_numel", head.numel())
+    return journal.slots * body + journal.trained_tokens * each * _count(head)
 
 
 def checkpoint_storage(kept: Sequence[Checkpoint]) -> dict[str, int]:

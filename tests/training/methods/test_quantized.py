@@ -12,6 +12,7 @@ import torch
 
 from ft_dagster.data.quantize import quantization_config, quantization_of, write_quantization
 from ft_dagster.errors import UserError
+from ft_dagster.training.figures import parameter_counts
 from tests.training.methods.taught import failure, habit, load_base, logits, prepared, trainer_of
 from tests.training.runs import Runs
 
@@ -55,6 +56,12 @@ def test_the_linear_layers_are_quantized_the_head_and_the_embeddings_not(runs: R
     stored = {"nf4": torch.uint8, "int8": torch.int8}[kind]
     assert {t for n, t in types.items() if "_proj" in n} == {stored}
     assert {t for n, t in types.items() if "_proj" not in n} == {torch.float32}
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_packed_weight_counts_as_what_is_packed_in_it(runs: Runs, kind: str) -> None:
+    whole, small = load_base(runs.base), load_base(runs.base, kind)
+    assert parameter_counts(small)[0] == parameter_counts(whole)[0]
 
 
 def test_nf4_is_double_quantized_and_the_storage_changes_no_value(runs: Runs) -> None:
