@@ -8,6 +8,7 @@ from typing import Any, get_args
 from ft_dagster.automation.budget import Budget, steps_within
 from ft_dagster.automation.experiments import Experiment, Run, Say, carry_out, opened
 from ft_dagster.errors import UserError
+from ft_dagster.planning.defaults import LEARNING_RATES
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared
 from ft_dagster.spec.overrides import value_at, with_overrides
@@ -76,18 +77,23 @@ def _allot(experiment: Experiment, run: Run, budget: Budget) -> None:
 def for_method(declared: Declared, method: str) -> tuple[dict[str, Any], list[str]]:
     """The overrides that turn a declaration to another method, and the declared fields that those drop.
 
-    Dropped: settings that the method does not have; and the learning rate, which was chosen for the declared
-    method: the plan's own default takes its place.
+    Dropped: settings that the method does not have; and the learning rate where it was chosen for a method
+    with another usual one: the plan's own default takes its place.
     """
     unset = {
         f"method.{name}": setting.default
         for name, setting in MethodSpec.model_fields.items()
         if name != "name" and name not in METHOD_SETTINGS[method]
     }
-    if declared.spec.method.name != method:
+    if not _same_rates(declared.spec.method.name, method):
         unset["training.learning_rate"] = None
     dropped = {field: value for field, value in unset.items() if value_at(declared.spec, field) != value}
     return {"method.name": method, **dropped, **_export(declared, method)}, list(dropped)
+
+
+def _same_rates(declared: str, method: str) -> bool:
+    """Whether a rate that was chosen for one method is usual for the other; of `auto` nobody knows."""
+    return declared == method or (declared != "auto" and LEARNING_RATES[declared] == LEARNING_RATES[method])
 
 
 def said(declared: Declared, dropped: Sequence[str]) -> list[str]:

@@ -94,7 +94,8 @@ def test_another_method_drops_what_it_has_not_and_the_rate_chosen_for_the_declar
     }  # fmt: skip
     assert dropped == ["method.rank", "training.learning_rate"]
     assert for_method(declared, "lora") == ({"method.name": "lora"}, [])
-    assert for_method(declared, "qlora")[1] == ["training.learning_rate"]
+    assert for_method(declared, "qlora") == ({"method.name": "qlora"}, [])  # its usual rate is that of lora
+    assert "training.learning_rate" in for_method(declared, "prompt_tuning")[1]
     for method in ("full", "qlora", "lora_8bit", "prompt_tuning", "prefix_tuning"):
         assert with_overrides(declared, for_method(declared, method)[0]).spec.method.name == method
 
