@@ -1,6 +1,6 @@
 """Does full fine-tuning teach facts that LoRA does not? Closed-book questions on invented facts, equal FLOPs.
 
-    .venv/bin/python benchmarks/facts.py --budget flops=6e13
+    .venv/bin/python benchmarks/facts.py --budget flops=1.2e14
 
 Makes a project of 24 invented companies with four facts each. Training texts say every fact in six ways;
 questions ask it in a seventh, with four names of the same kind to choose from, so that guessing scores 25%.
@@ -10,16 +10,12 @@ general text: `make install && .venv/bin/python examples/demo/prepare.py`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
-import shutil
-import subprocess
 import sys
-from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-DEMO = HERE.parent / "examples" / "demo"
+from project import DEMO, arguments, ft_dagster, make_project
+
 COMPANIES, SEED = 24, 7
 START = ("Bel", "Cor", "Dra", "Fen", "Gol", "Hav", "Jor", "Kel", "Lum", "Mor", "Nar", "Ost", "Pel", "Quin")
 END = ("adur", "bane", "dric", "esk", "ford", "gath", "ilo", "mere", "nox", "orra", "pyn", "quet", "rund")
@@ -137,39 +133,27 @@ def questions(facts: list[dict[str, str]], draw: random.Random) -> list[dict[str
     return asked
 
 
-def make_project(folder: Path) -> None:
+def project_files() -> dict[str, str]:
     draw = random.Random(SEED)
     facts = companies(draw)
-    files = {
+    return {
         "data/texts.jsonl": "".join(json.dumps({"text": text}) + "\n" for text in texts(facts, draw)),
         "data/questions.jsonl": "".join(json.dumps(q) + "\n" for q in questions(facts, draw)),
         "tasks/facts.yaml": TASK,
         "tenants/facts/companies.yaml": VARIANT.format(base=DEMO / "models/smollm2-135m", demo=DEMO),
         "corpora/general.yaml": CORPUS.replace("{demo}", str(DEMO)),
-        "ft_dagster.yaml": "store: .ft_dagster/store\n",
     }
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(content, "utf-8")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--folder", type=Path, default=HERE / ".work" / "facts", help="where the project goes"
-    )
-    parser.add_argument("--budget", default="flops=6e13")
+    parser = arguments(__doc__ or "", "facts")
+    parser.add_argument("--budget", default="flops=1.2e14")
     parser.add_argument("--methods", default="full,lora")
-    parser.add_argument("--fresh", action="store_true", help="forget what an earlier call trained")
     given = parser.parse_args()
-    if given.fresh:
-        shutil.rmtree(given.folder, ignore_errors=True)
-    make_project(given.folder)
-    program = [str(Path(sys.executable).with_name("ft-dagster")), "--project", str(given.folder)]
-    asked = ["bakeoff", "facts.companies", "--methods", given.methods, "--budget", given.budget]
-    return subprocess.run([*program, *asked], check=False).returncode
+    make_project(given.folder, project_files(), fresh=given.fresh)
+    return ft_dagster(
+        given.folder, "bakeoff", "facts.companies", "--methods", given.methods, "--budget", given.budget
+    )
 
 
 if __name__ == "__main__":

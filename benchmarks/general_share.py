@@ -9,14 +9,10 @@ demo's model and data: `make install && .venv/bin/python examples/demo/prepare.p
 
 from __future__ import annotations
 
-import argparse
-import shutil
-import subprocess
 import sys
-from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-DEMO = HERE.parent / "examples" / "demo"
+from project import DEMO, arguments, ft_dagster, make_project
+
 VARIANT = """\
 description: Codes injuries, and is trained hard enough to forget
 owners: [benchmarks@example.com]
@@ -42,32 +38,21 @@ resources: {{cpu_slots: 1}}
 """
 
 
-def make_project(folder: Path) -> None:
-    files = {
+def project_files() -> dict[str, str]:
+    corpus = (DEMO / "corpora/general.yaml").read_text("utf-8")
+    return {
         "tenants/meditech/coder.yaml": VARIANT.format(demo=DEMO),
-        "corpora/general.yaml": (DEMO / "corpora/general.yaml").read_text("utf-8"),
-        "ft_dagster.yaml": "store: .ft_dagster/store\n",
+        "corpora/general.yaml": corpus.replace("data/", f"{DEMO}/data/"),
     }
-    files["corpora/general.yaml"] = files["corpora/general.yaml"].replace("data/", f"{DEMO}/data/")
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(content, "utf-8")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--folder", type=Path, default=HERE / ".work" / "general_share")
+    parser = arguments(__doc__ or "", "general_share")
     parser.add_argument("--shares", default="0,0.05,0.1,0.25")
-    parser.add_argument("--fresh", action="store_true", help="forget what an earlier call trained")
     given = parser.parse_args()
-    if given.fresh:
-        shutil.rmtree(given.folder, ignore_errors=True)
-    make_project(given.folder)
-    program = [str(Path(sys.executable).with_name("ft-dagster")), "--project", str(given.folder)]
-    asked = ["sweep", "meditech.coder", "--set", f"data.general.share={given.shares}", "--runs", "9"]
-    return subprocess.run([*program, *asked], check=False).returncode
+    make_project(given.folder, project_files(), fresh=given.fresh)
+    shares = f"data.general.share={given.shares}"
+    return ft_dagster(given.folder, "sweep", "meditech.coder", "--set", shares, "--runs", "9")
 
 
 if __name__ == "__main__":

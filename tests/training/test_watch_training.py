@@ -196,7 +196,6 @@ def test_a_training_better_than_its_rivals_goes_on(runs: Runs) -> None:
 
 
 def test_curves_go_to_tensorboard(runs: Runs) -> None:
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     folder = runs.prepare(report_to=["tensorboard"])
