@@ -148,7 +148,7 @@ def _within(limit: _Limit, question: Question, figures: Figures) -> Vote:
         why = _unknown(question, figures)
         return Vote(limit.name, 0, "neither", f"{said} cannot be held against {why}")
     needed, epochs = limit.training + limit.judging, figures.epochs
-    takes = f"training and judging take {limit.show(needed)}"
+    takes = f"training and judging need {limit.show(needed)}"
     if needed <= limit.most:
         return Vote(limit.name, 0, "for", f"{takes}: within {said}")
     beyond = f"{takes}: {needed / limit.most:,.1f} times {said}"

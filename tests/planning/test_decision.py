@@ -376,3 +376,35 @@ def test_figures_that_contradict_themselves_are_a_mistake_of_the_program():
     wrong = [replace(one, fits=True) for one in candidates(LLAMA_70B, asked.hardware)]
     with pytest.raises(ValueError, match="said to fit"):
         decide(asked, wrong)
+
+
+def test_a_wish_for_adapters_outvotes_a_narrow_task():
+    decision = decided(LLAMA_8B, "8xH100", objective="task_specific", serving="adapters")
+    assert decision.method == "lora"
+    assert "one base with adapters is wished; full is 1 copy" in rule(decision, "full", "serving").sentence
+    assert rule(decision, "full", "narrow_task").outvoted_by == "serving"
+
+
+def test_the_number_of_variants_outvotes_the_budget():
+    """Where adapters were measured slow, only full is within; five variants still share one base."""
+    slow = dict.fromkeys(LORA_LIKE, 0.1)
+    asked = {"objective": "task_specific", "examples": 400_000, "learned_utilization": slow}
+    usd = decided(LLAMA_8B, "8xH100", **asked).row("full").figures.usd
+    decision = decided(LLAMA_8B, "8xH100", **asked, variants=5, budget_usd=1.01 * usd)
+    assert decision.method == "lora"
+    assert rule(decision, "full", "budget").outvoted_by == "variants"
+    assert any("lora is beyond the budget" in note and "within it: full" in note for note in decision.notes)
+
+
+def test_of_equal_methods_the_one_within_the_budget_is_taken():
+    """Lora measured slow, qlora not: two of qlora's epochs keep within what not one of lora's does."""
+    asked = {"examples": 400_000, "variants": 5, "learned_utilization": {"lora": 0.1}, "budget_usd": 50}
+    decision = decided(LLAMA_8B, "8xH100", **asked)
+    assert decision.method == "qlora"
+    assert rule(decision, "lora", "usual").outvoted_by == "budget"
+
+
+def test_adapters_are_served_on_the_base_they_were_trained_on():
+    decision = decided(LLAMA_70B, "A100-80GB", variants=10)
+    gpus = {row.method: row.to_json()["serving_gpus"] for row in decision.ranking}
+    assert (gpus["full"], gpus["lora"], gpus["qlora"]) == (30, 3, 1)
