@@ -23,7 +23,7 @@ def shipped() -> dict[str, Path]:
 
 
 def architecture_file(given: str | Path) -> Path:
-    """The config.json of a folder, of a file, or of a shipped name. Raises UserError with the nearest names."""
+    """The config.json of a folder, a file, or a shipped name. Raises UserError with the nearest names."""
     path = Path(given)
     if path.is_dir():
         path = path / "config.json"
@@ -44,7 +44,7 @@ def architecture_file(given: str | Path) -> Path:
 def configuration(given: str | Path) -> PreTrainedConfig:
     """transformers' own configuration, every size of it written in the file.
 
-    Where a file leaves a size out, transformers takes some default: a number of another model. Raises UserError.
+    Where a file leaves a size out, transformers takes a default: that of another model. Raises UserError.
     """
     from transformers import AutoConfig
 
@@ -88,12 +88,14 @@ def _check_sizes(file: Path, written: dict[str, Any], config: PreTrainedConfig) 
     nested = next(
         (part for part in written.values() if isinstance(part, dict) and "num_hidden_layers" in part), {}
     )
-    names = {mine: theirs for mine, theirs in (getattr(text, "attribute_map", None) or {}).items()}
+    names = dict(getattr(text, "attribute_map", None) or {})
     required = SIZES[:2] if nested else SIZES  # a nested text model may leave out what its class has
-    if not nested and isinstance(getattr(type(text)(), "intermediate_size", None), int):
+    if not nested and isinstance(getattr(type(text), "intermediate_size", None), int):
         required = (*required, "intermediate_size")
     for name in required:
-        value = next((at[n] for at in (nested, written) for n in (name, names.get(name)) if n in at), None)
+        value = next(
+            (at[n] for at in (nested, written) for n in (name, names.get(name, name)) if n in at), None
+        )
         if value is None:
             raise UserError("is not written, and no size is guessed", file=file, field=name, fix=WAY_OUT)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:

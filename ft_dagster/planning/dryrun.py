@@ -1,8 +1,8 @@
 """Memory of a training by dry run: the real model and step, on tensors without memory. B = bytes, GB = 1e9 B.
 
 A few layers are run and the rest follows linearly, checked by one depth more and by the number of weights; a
-model whose layers differ is run whole. The figures are of one process that shards nothing: `planning.occupancy`
-spreads them over devices. Not here: what kernels allocate within an operation, the CUDA context, fragments.
+model whose layers differ is run whole. The figures are of one process that shards nothing:
+`planning.occupancy` spreads them. Not here: what kernels allocate within an operation, the CUDA context.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Step:
     """One training step of one process.
 
     `trained_positions`: positions of a micro-batch at which some row has a label, where logits are computed.
-    `packed`: position_ids say where examples begin, so attention needs a mask. `sharded`: under DeepSpeed, which
-    trains weights in `precision` without autocast; its gradients, masters and moments are counted elsewhere.
+    `packed`: position_ids say where examples begin, so attention needs a mask. `sharded`: under DeepSpeed,
+    which trains weights in `precision` without autocast; gradients, masters and moments are counted elsewhere.
     `device`: whose kernels; a GPU's are stood in for, no GPU is needed.
     """
 
@@ -104,8 +104,8 @@ def footprint(
     new_token_ids: tuple[int, ...] = (),
     parent: Parent | None = None,
 ) -> Footprint:
-    """The memory of one `step` of `method` (the plan's) on `model`: a folder with a config.json, such a file, or
-    a name of `architecture.shipped`. Raises UserError for what cannot be run; it never guesses.
+    """The memory of one `step` of `method` (the plan's) on `model`: a folder with a config.json, such a file,
+    or a name of `architecture.shipped`. Raises UserError for what cannot be run; it never guesses.
     """
     _check(step)
     file = architecture_file(model)
@@ -172,12 +172,11 @@ def _extrapolated(
     except UserError:  # the method names layers that are not among the first
         return None
     ends = [name for name in runs[0].moments if name in runs[1].moments and name in runs[2].moments]
-    lines = [[_values(run, ends) for run in runs[:2]], depths[:2]]
-    foretold = _on_line(*lines, at=depths[2])
-    tolerance = ALIKE * runs[2].peak
-    if any(abs(a - b) > tolerance for a, b in zip(foretold, _values(runs[2], ends), strict=True)):
+    points = dict(zip(depths, (_values(run, ends) for run in runs), strict=True))
+    third, tolerance = points.pop(depths[2]), ALIKE * runs[2].peak
+    if any(abs(a - b) > tolerance for a, b in zip(_on_line(points, depths[2]), third, strict=True)):
         return None
-    values = _on_line(*lines, at=layers)
+    values = _on_line(points, layers)
     if tuple(values[:2]) != numbers(shapes(config, base, method_of(method), step)):
         return None  # layers beyond the first few are of another size
     kinds = len(fields(Moment))
@@ -198,7 +197,7 @@ def _values(run: Footprint, names: list[str]) -> list[int]:
     return [run.trained_weights, run.frozen_weights, *kinds]
 
 
-def _on_line(values: list[list[int]], depths: list[int], at: int) -> list[int]:
-    """Through two points, to a third."""
-    (first, second), (low, high) = values, depths
+def _on_line(points: dict[int, list[int]], at: int) -> list[int]:
+    """Through the values at two depths, to those at a third."""
+    (low, first), (high, second) = points.items()
     return [a + (b - a) * (at - low) // (high - low) for a, b in zip(first, second, strict=True)]

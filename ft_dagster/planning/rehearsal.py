@@ -15,7 +15,7 @@ from accelerate.utils import convert_outputs_to_fp32
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ft_dagster.planning.standins import gpu_attention, TiledHead, quantize
+from ft_dagster.planning.standins import TiledHead, gpu_attention, quantize
 from ft_dagster.planning.tracker import FROZEN, GRADIENTS, STATES, TRAINED, Tracker
 from ft_dagster.training.contract import Base
 from ft_dagster.training.methods import Method
@@ -32,7 +32,7 @@ STEPS = 2
 
 
 def shapes(config: PreTrainedConfig, base: Base, method: Method, step: Step) -> PreTrainedModel:
-    """The model of a training on the meta device, each weight in the type it is trained in. Raises UserError."""
+    """The model of a training on the meta device, weights in the types they train in. Raises UserError."""
     compute = torch.bfloat16 if step.precision == "bf16" else torch.float32
     adapter = isinstance(method, Adapter)
     quantization = method.quantization if isinstance(method, Adapter) else None
@@ -160,7 +160,7 @@ def layers_of(model: nn.Module, count: int) -> nn.ModuleList | None:
 
 
 def _mark_layers(model: Any, tracker: Tracker) -> None:
-    """A phase for the backward of each layer, named from both ends: "layer 0" the first, "layer -1" the last."""
+    """A phase for the backward of each layer, named from both ends: layer 0 is the first, -1 the last."""
     count = model.config.get_text_config().num_hidden_layers
     for index, layer in enumerate(layers_of(model, count) or ()):
         name = f"layer {index}" if index < count / 2 else f"layer {index - count}"

@@ -36,7 +36,7 @@ class QuantizedLinear(nn.Linear):
             self.register_buffer(name, torch.empty(size, dtype=dtype, device=layer.weight.device))
 
     @property
-    def weight(self) -> torch.Tensor:  # type: ignore[override]
+    def weight(self) -> torch.Tensor:
         """Unpacked anew each time, as by bitsandbytes."""
         return self.unpacked(self.compute)
 

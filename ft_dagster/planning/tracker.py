@@ -53,7 +53,7 @@ class Tracker(TorchDispatchMode):
         return out
 
     def track(self, tensors: Iterable[torch.Tensor], kind: str) -> None:
-        """Say what these hold. A kind said later wins: a gradient is a temporary until its backward is done."""
+        """Say what these hold; a kind said later wins. A gradient is a temporary until backward is done."""
         for tensor in tensors:
             self._block(tensor).kind = kind
 
@@ -74,11 +74,12 @@ class Tracker(TorchDispatchMode):
         moments = iter(_timeline(self.blocks))
         now, pending = dict.fromkeys(KINDS, 0), next(moments, None)
         for (name, _), end in zip(self.phases, ends, strict=True):
-            best = dict(max(found.get(name, now), now, key=lambda kinds: sum(kinds.values())))
+            before = found.get(name, now)
+            best = dict(before if _sum(before) > _sum(now) else now)
             while pending is not None and pending[0] <= end:
                 _, kind, change = pending
                 now[kind] += change
-                if sum(now.values()) > sum(best.values()):
+                if _sum(now) > _sum(best):
                     best = dict(now)
                 pending = next(moments, None)
             found[name] = best
@@ -109,6 +110,10 @@ def tensors_of(out: Any) -> Iterator[torch.Tensor]:
     elif isinstance(out, tuple | list):
         for part in out:
             yield from tensors_of(part)
+
+
+def _sum(kinds: dict[str, int]) -> int:
+    return sum(kinds.values())
 
 
 def _timeline(blocks: list[Block]) -> list[tuple[int, str, int]]:
