@@ -94,7 +94,7 @@ def _check(asked: Asked) -> None:
             "name one model",
             field="--model",
             value=asked.model,
-            fix=f"Give --model (a config.json, its folder, or one of {', '.join(shipped())}) or --params 13e9",
+            fix=f"Give --params 13e9, or --model: a config.json, its folder, or {', '.join(shipped())}",
         )
     for field, value in (
         ("--examples", asked.examples),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, astuple, dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft_dagster.errors import UserError
@@ -67,8 +68,13 @@ def count(base: Base, method: dict[str, Any], *, gradient_checkpointing: bool) -
     Counts a few layers and extrapolates where they are alike, so it takes seconds for any size.
     `method`: the part of plan.json.
     """
-    config = (base.folder / "config.json").read_text("utf-8")
+    config = config_file(base).read_text("utf-8")
     return _count(base.model_dump_json(), config, json.dumps(method, sort_keys=True), gradient_checkpointing)
+
+
+def config_file(base: Base) -> Path:
+    """The base's configuration: its folder has it, or the folder is the file itself, of a base without weights."""
+    return base.folder if base.folder.is_file() else base.folder / "config.json"
 
 
 @lru_cache(maxsize=16)
@@ -152,6 +158,6 @@ def _extrapolated(base: Base, method: dict[str, Any], checkpointing: bool) -> Fl
 
 def _alike(base: Base) -> bool:
     """Whether all layers cost the same: eager attention over a window costs what it costs over all."""
-    config = json.loads((base.folder / "config.json").read_text("utf-8"))
+    config = json.loads(config_file(base).read_text("utf-8"))
     kinds = {kind.replace("sliding", "full") for kind in config.get("layer_types") or ()}
     return len(kinds) <= 1
