@@ -31,7 +31,7 @@ STEP = Step(rows=2, length=48, trained_positions=24)
 UNPACKED = replace(STEP, length=24, trained_positions=12, packed=False)
 KINDS_OF_ATTENTION = ["full_attention", "sliding_attention"]
 SIZES = {
-    "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 7,
+    "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 5,
     "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 500,
 }  # fmt: skip
 
@@ -109,14 +109,14 @@ def test_a_deep_model_holds_what_its_first_layers_foretell(tmp_path, method, che
 def test_layers_of_kinds_that_alternate_are_extrapolated_by_their_period(tmp_path):
     sliding = {"use_sliding_window": True, "sliding_window": 16, "layer_types": KINDS_OF_ATTENTION * 5}
     folder = architecture(tmp_path, model_type="qwen2", num_hidden_layers=10, **sliding)
-    found = footprint(folder, LORA, STEP)
+    found = footprint(folder, FULL, STEP)
     assert found.extrapolated
-    assert found.peak == whole(folder, LORA, STEP).peak
+    assert found.peak == whole(folder, FULL, STEP).peak
 
 
 def test_layers_that_differ_are_all_run(tmp_path):
     folder = architecture(tmp_path)
-    method = {**LORA, "target_modules": ["layers.6.mlp.up_proj"]}
+    method = {**LORA, "target_modules": ["layers.4.mlp.up_proj"]}
     found = footprint(folder, method, STEP)
     assert not found.extrapolated
     assert found.trained_weights == 4 * (64 + 128)
@@ -126,7 +126,7 @@ def test_experts_further_on_are_noticed(tmp_path):
     """Five dense layers go before: the first few say nothing of what comes."""
     experts = {"model_type": "qwen3_moe", "head_dim": 16, "moe_intermediate_size": 32, "num_experts": 4}
     routing = {"num_experts_per_tok": 2, "mlp_only_layers": [0, 1, 2, 3, 4]}
-    folder = architecture(tmp_path, **experts, **routing)
+    folder = architecture(tmp_path, num_hidden_layers=6, **experts, **routing)
     assert not footprint(folder, {**LORA, "target_modules": ["q_proj"]}, STEP).extrapolated
 
 
