@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).with_name("architectures")  # config.json files as published, by name
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+DROPPED = ("auto_map", "quantization_config")  # code of the model's own; how its weights were stored
 WAY_OUT = "Give the config.json of a causal language model that transformers knows, as its hub page has it"
 
 
@@ -46,23 +47,28 @@ def configuration(given: str | Path) -> PreTrainedConfig:
 
     Where a file leaves a size out, transformers takes a default: that of another model. Raises UserError.
     """
-    from transformers import AutoConfig
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import CONFIG_MAPPING
 
     file = architecture_file(given)
     written = _read(file)
-    try:
-        config: PreTrainedConfig = AutoConfig.for_model(**_plain(written))
-    except KeyError:
-        raise UserError("has no model_type", file=file, field="model_type", fix=WAY_OUT) from None
-    except (ValueError, TypeError) as error:
+    model_type = written.get("model_type")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        known = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING), n=3)
         raise UserError(
-            f"is no architecture that transformers knows ({_first_line(error)})",
+            "is no architecture that transformers knows",
             file=file,
             field="model_type",
-            value=written.get("model_type"),
-            fix=WAY_OUT,
-        ) from None
-    _check_sizes(file, written, config)
+            value=model_type,
+            fix=f"{WAY_OUT}{'; near it: ' if known else ''}{', '.join(known)}",
+        )
+    kind = CONFIG_MAPPING[model_type]
+    _check_sizes(file, written, kind)
+    try:
+        config: PreTrainedConfig = kind.from_dict({n: v for n, v in written.items() if n not in DROPPED})
+    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
+        why = str(error.__cause__ or error).strip().splitlines()[-1][:200]
+        raise UserError(f"is not consistent: {why}", file=file, fix=WAY_OUT) from None
     return config
 
 
@@ -70,27 +76,19 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         written = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot be read as JSON: {_first_line(error)}", file=file, fix=WAY_OUT) from None
+        raise UserError(f"cannot be read as JSON: {error}", file=file, fix=WAY_OUT) from None
     if not isinstance(written, dict):
         raise UserError("is no JSON object", file=file, value=written, fix=WAY_OUT)
     return written
 
 
-def _plain(written: dict[str, Any]) -> dict[str, Any]:
-    """Without what names code of the model's own, which is never run, and how its weights were stored."""
-    dropped = ("auto_map", "quantization_config", "transformers_version")
-    kept = {name: value for name, value in written.items() if name not in dropped}
-    return {"model_type": kept.pop("model_type"), **kept}
-
-
-def _check_sizes(file: Path, written: dict[str, Any], config: PreTrainedConfig) -> None:
-    text = config.get_text_config()
+def _check_sizes(file: Path, written: dict[str, Any], kind: type[PreTrainedConfig]) -> None:
     nested = next(
         (part for part in written.values() if isinstance(part, dict) and "num_hidden_layers" in part), {}
     )
-    names = dict(getattr(text, "attribute_map", None) or {})
+    names = dict(getattr(kind, "attribute_map", None) or {})
     required = SIZES[:2] if nested else SIZES  # a nested text model may leave out what its class has
-    if not nested and isinstance(getattr(type(text), "intermediate_size", None), int):
+    if not nested and isinstance(getattr(kind, "intermediate_size", None), int):
         required = (*required, "intermediate_size")
     for name in required:
         value = next(
@@ -100,7 +98,3 @@ def _check_sizes(file: Path, written: dict[str, Any], config: PreTrainedConfig) 
             raise UserError("is not written, and no size is guessed", file=file, field=name, fix=WAY_OUT)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UserError("is no size", file=file, field=name, value=value, fix=WAY_OUT)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

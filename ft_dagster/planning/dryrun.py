@@ -31,7 +31,7 @@ class Step:
 
     `trained_positions`: positions of a micro-batch at which some row has a label, where logits are computed.
     `packed`: position_ids say where examples begin, so attention needs a mask. `sharded`: under DeepSpeed,
-    which trains weights in `precision` without autocast; gradients, masters and moments are counted elsewhere.
+    which trains weights in `precision` without autocast; gradients, masters, moments are counted elsewhere.
     `device`: whose kernels; a GPU's are stood in for, no GPU is needed.
     """
 

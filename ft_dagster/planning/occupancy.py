@@ -1,8 +1,8 @@
 """What each device holds of a training: a footprint spread over ranks, and what comes on top of its tensors.
 
 Arithmetic over `dryrun.Footprint`, cheap to call for many layouts. B = bytes, GB = 1e9 B. Copies (stage 0)
-hold the footprint itself. Under DeepSpeed the states are counted: 4 B of fp32 master and 8 B of Adam's moments
-a trained weight, spread over the ranks as are gradients; stage 3 spreads the weights too.
+hold the footprint itself. Under DeepSpeed states are counted: 4 B of fp32 master and 8 B of Adam's moments a
+trained weight, spread over the ranks as are gradients; stage 3 spreads the weights too.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from accelerate.utils import convert_outputs_to_fp32
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ft_dagster.planning.standins import TiledHead, gpu_attention, quantize
+from ft_dagster.planning.standins import TiledHead, gpu_attention, quantize, unpacked_rows
 from ft_dagster.planning.tracker import FROZEN, GRADIENTS, STATES, TRAINED, Tracker
 from ft_dagster.training.contract import Base
 from ft_dagster.training.methods import Method
@@ -60,6 +60,8 @@ def rehearse(model: PreTrainedModel, step: Step) -> Tracker:
     with _quiet(), FakeTensorMode(allow_non_fake_inputs=True), ExitStack() as stack:
         if step.device == "cuda":
             stack.enter_context(gpu_attention())
+        if not step.packed:
+            stack.enter_context(unpacked_rows())
         _materialize(model)
         trained = [weight for weight in model.parameters() if weight.requires_grad]
         tracker.track((w for w in model.parameters() if not w.requires_grad), FROZEN)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
+from transformers import masking_utils
 
 from ft_dagster.data.quantize import Quantization
 
@@ -123,6 +124,21 @@ def gpu_attention() -> Iterator[None]:
         yield
     finally:
         nn.functional.scaled_dot_product_attention = real
+
+
+@contextmanager
+def unpacked_rows() -> Iterator[None]:
+    """Rows of one example each, as transformers sees by the values of positions: attention needs no mask."""
+    real = masking_utils.find_packed_sequence_indices
+
+    def found(position_ids: torch.Tensor) -> Any:
+        return None if isinstance(position_ids, FakeTensor) else real(position_ids)
+
+    masking_utils.find_packed_sequence_indices = found
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = real
 
 
 class _Flash(torch.autograd.Function):
