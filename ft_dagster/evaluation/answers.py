@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ft_dagster.data.quantize import quantization_of
 from ft_dagster.data.render import load_tokenizer
 from ft_dagster.evaluation.weights import (
     generate,
@@ -38,7 +39,8 @@ def answer(
     """Let a base and what a training made of it (a payload folder of any kind) answer each prompt.
 
     With `chat` a prompt is a user's turn after `system`, in the template that training used; else it is
-    continued as plain text. It must be what the model was trained on. Raises UserError.
+    continued as plain text. It must be what the model was trained on. The base answers as it is stored, also
+    where it was quantized for training. Raises UserError.
     """
     import torch
 
@@ -51,7 +53,7 @@ def answer(
 
     model = load_tuned(base, tuned, dtype="bfloat16", device=device)
     said = ask(model)
-    if kind_of(tuned) == "adapter":
+    if kind_of(tuned) == "adapter" and quantization_of(tuned) is None:
         with model.disable_adapter():
             plain = ask(inner_model(model))
     else:

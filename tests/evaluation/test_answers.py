@@ -5,6 +5,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ft_dagster.evaluation.answers import answer
+from tests.evaluation.payloads import make_payload
 
 
 def test_prompts_answered_together_are_answered_as_alone(tiny_model_folder, tmp_path):
@@ -36,3 +37,19 @@ def test_a_plain_prompt_is_continued_without_a_template(tiny_model_folder, tmp_p
     base = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.bfloat16)
     expected = base.generate(ids, max_new_tokens=8, do_sample=False)[0, ids.shape[1] :]
     assert plain[0].base == tokenizer.decode(expected, skip_special_tokens=True).strip()
+
+
+def test_the_base_of_a_quantized_training_answers_as_it_is_stored(tiny_model_folder, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder)
+    for name, weight in model.named_parameters():
+        if "_proj" in name:
+            weight.data *= 8  # so that rounding to 4 bits is seen in the answers
+    model.save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(tiny_model_folder).save_pretrained(tmp_path / "base")
+    prompts = ["Which documents must I bring?", "The whale rose slowly beside the ship and"]
+    stored, quantized = (
+        answer(tmp_path / "base", make_payload(kind, tmp_path / "base", tmp_path / kind), prompts)
+        for kind in ("lora", "nf4")
+    )
+    assert [a.base for a in quantized] == [a.base for a in stored]
+    assert [a.tuned for a in quantized] != [a.base for a in quantized]
