@@ -311,7 +311,6 @@ def recommend(
     """
     from ft_dagster.planning import recommend as recommendation
     from ft_dagster.planning.catalogue import load_catalogue
-    from ft_dagster.report.recommendation import as_json as as_document
     from ft_dagster.report.recommendation import memory_line, ranking_table, reasons_lines
 
     _quiet()
@@ -320,18 +319,17 @@ def recommend(
         examples, model, params, tokens_per_example, max_length, micro_batch, objective, method, variants,
         new_tokens, budget, deadline, _served(serving),
     )  # fmt: skip
-    found = recommendation.recommend(asked, hardware)
+    document = recommendation.recommend(asked, hardware).to_json()
     if as_json:
-        _print_json(as_document(found))
+        _print_json(document)
     else:
-        out.print(f"on {hardware}, GB = 1e9 bytes", highlight=False)
-        out.print(ranking_table(found))
-        out.print(
-            f"[bold]{found.decision.method or 'nothing fits'}[/]: {memory_line(found)}", highlight=False
-        )
-        for line in reasons_lines(found):
+        out.print(f"on {hardware}; GB = 1e9 bytes", highlight=False)
+        out.print(ranking_table(document))
+        chosen = document["method"] or f"nothing fits; {document['plan']['method']['name']}"
+        out.print(f"[bold]{chosen}[/]: {memory_line(document)}", highlight=False, soft_wrap=True)
+        for line in reasons_lines(document):
             out.print(line, markup=False, highlight=False, soft_wrap=True)
-    if not found.decision.fits:
+    if not document["fits"]:
         raise typer.Exit(1)
 
 

@@ -62,6 +62,7 @@ class Change:
             "settings": {setting.field: setting.value for setting in self.settings},
             "memory_gb_per_gpu": round(self.bytes_after / 1e9, 2),
             "hurts": self.hurts,
+            "sentence": self.sentence(),
         }
 
     def sentence(self) -> str:

@@ -1,4 +1,4 @@
-"""A plan asked for without a project: a declaration and facts made from a few figures of a model and its data."""
+"""A plan asked for without a project: a declaration and facts made of a few figures."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def shapes_of_configuration(file: Path) -> Shapes:
 
 
 def of_size(parameters: float, folder: Path) -> Path:
-    """A config.json in `folder` of about so many parameters: the nearest shipped shape with more or fewer layers.
+    """A config.json in `folder` of about so many parameters: the nearest shipped shape, its layers fitted.
 
     Raises UserError for a size that no language model has.
     """

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from ft_dagster.errors import UserError
 from ft_dagster.planning import occupancy as spread
@@ -56,7 +56,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Planned:
-    """One method, resolved and laid out. `filled`: layout fields that were changed so that it fits."""
+    """One method, resolved and laid out."""
 
     method: dict[str, Any]
     training: dict[str, Any]
@@ -83,6 +83,20 @@ class Survey:
             self.planned, key=lambda each: self.planned[each].candidate.memory_bytes
         )
         return self.planned[name]
+
+    def to_json(self) -> dict[str, Any]:
+        """The decision, the layout of what is to be trained, and what would make it fit."""
+        return {
+            **self.decision.to_json(),
+            "changes": [change.to_json() for change in self.changes],
+            "refused": self.refused,
+            "plan": {
+                "method": self.chosen.method,
+                "training": self.chosen.training,
+                "memory_bytes": self.chosen.occupancy.as_dict(),
+                "reasons": self.chosen.reasons.rows,
+            },
+        }
 
 
 def survey(spec: VariantSpec, facts: Facts, setting: Setting) -> Survey:
@@ -125,9 +139,9 @@ def plan_method(spec: VariantSpec, facts: Facts, setting: Setting) -> Planned:
     training = resolve_training(spec, load, reasons)
     first = _layout(method["name"], training, facts)
     held = _Memory(spec, facts, setting)
-    layout = next(
-        (each for each in _milder(spec, first, facts) if held.fits(each)), None
-    ) or min(_milder(spec, first, facts), key=held.bytes_of)
+    layout = next((each for each in _milder(spec, first, facts) if held.fits(each)), None) or min(
+        _milder(spec, first, facts), key=held.bytes_of
+    )
     if layout != first:
         _fill_in(training, reasons, first, layout, held)
     found = held.occupancy_of(layout)
@@ -135,7 +149,7 @@ def plan_method(spec: VariantSpec, facts: Facts, setting: Setting) -> Planned:
 
 
 class _Memory:
-    """Bytes of one device at a layout, by dry run; each distinct step is rehearsed once (`dryrun` keeps it)."""
+    """Bytes of one device at a layout, by dry run, which keeps what it ran before."""
 
     def __init__(self, spec: VariantSpec, facts: Facts, setting: Setting) -> None:
         self.spec, self.facts, self.setting = spec, facts, setting
@@ -248,7 +262,9 @@ def _fill_in(
             reasons.revise("training.gradient_accumulation_steps", times, "the same batch in smaller parts")
     if layout.gradient_checkpointing != first.gradient_checkpointing:
         training["gradient_checkpointing"] = layout.gradient_checkpointing
-        reasons.revise("training.gradient_checkpointing", layout.gradient_checkpointing, f"{why}; 20-40% slower")
+        reasons.revise(
+            "training.gradient_checkpointing", layout.gradient_checkpointing, f"{why}; 20-40% slower"
+        )
     if layout.zero_stage != first.zero_stage:
         training["deepspeed"]["stage"] = layout.zero_stage
         reasons.revise("training.deepspeed.stage", layout.zero_stage, why)
@@ -275,7 +291,7 @@ def _on(layout: Layout, held: _Memory, memory: int) -> Callable[[int], int]:
     shards = layout.method in SHARDED and (layout.method == "full" or held.bytes_of(alone) > memory)
 
     def on(count: int) -> int:
-        stage = 3 if shards and count > 1 else 0
+        stage: Literal[0, 3] = 3 if shards and count > 1 else 0
         return held.bytes_of(replace(layout, gpus=count, zero_stage=stage, offload="none"))
 
     return on

@@ -12,7 +12,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.planning.catalogue import load_catalogue
 from ft_dagster.planning.recommend import Asked, recommend
 from ft_dagster.planning.survey import Survey
-from ft_dagster.report.recommendation import as_json, memory_line, reasons_lines
+from ft_dagster.report.recommendation import memory_line, ranking_table, reasons_lines
 
 CATALOGUE = load_catalogue()
 
@@ -57,7 +57,7 @@ def test_thirteen_billion_for_five_variants_on_a_budget_is_lora(thirteen: Survey
 
 @pytest.mark.slow
 def test_the_document_has_what_a_script_asks_for(thirteen: Survey) -> None:
-    document = json.loads(json.dumps(as_json(thirteen)))
+    document = json.loads(json.dumps(thirteen.to_json()))
     assert document["method"] == "lora"
     assert set(document["ranking"][0]) == {
         "method", "fits", "gpus_needed", "memory_gb_per_gpu", "hours", "cost_usd", "storage_gb",
@@ -102,14 +102,18 @@ def test_what_does_not_fit_names_changes_and_the_first_makes_it_fit(
     assert [setting.field for setting in first.settings] == ["training.per_device_train_batch_size"]
     mended = recommend(Asked(**{**big, "micro_batch": first.settings[0].value}), hardware)
     assert mended.decision.fits
-    assert any(line.lstrip().startswith("1. training.per_device") for line in reasons_lines(refused))
+    assert any(
+        line.lstrip().startswith("1. training.per_device") for line in reasons_lines(refused.to_json())
+    )
 
 
 def test_a_declared_method_is_obeyed_and_the_difference_said(small: dict[str, Any], tmp_path: Path) -> None:
     found = recommend(Asked(**small, method="full"), card(tmp_path, 10_000))
     assert (found.decision.method, found.decision.recommended) == ("full", "lora")
     assert any("full is declared and obeyed" in note for note in found.decision.notes)
-    assert "optimizer states" in memory_line(found)
+    document = found.to_json()
+    assert "optimizer states" in memory_line(document)
+    assert ranking_table(document).row_count == 6
 
 
 def test_a_method_that_cannot_do_it_is_left_out_with_the_reason(

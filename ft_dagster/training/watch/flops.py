@@ -73,7 +73,7 @@ def count(base: Base, method: dict[str, Any], *, gradient_checkpointing: bool) -
 
 
 def config_file(base: Base) -> Path:
-    """The base's configuration: its folder has it, or the folder is the file itself, of a base without weights."""
+    """Its configuration; of a base without weights, what stands for its folder is the file itself."""
     return base.folder if base.folder.is_file() else base.folder / "config.json"
 
 
