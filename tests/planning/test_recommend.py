@@ -32,19 +32,19 @@ def thirteen() -> Survey:
     return asked("2xA100-80GB", params=13e9, examples=200_000, variants=5, budget_usd=1000, micro_batch=1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_of_seventy_billion_on_one_card_only_qlora_fits(seventy: Survey) -> None:
     memory = {row.method: row.figures.candidate.memory_bytes / 1e9 for row in seventy.decision.ranking}
     fits = {row.method for row in seventy.decision.ranking if row.fits}
     assert seventy.decision.method == "qlora"
     assert fits == {"qlora"}
     assert memory["full"] > 1000
-    assert 135 < memory["lora"] < 150
+    assert 141 < memory["lora"] < 155
     assert 85.9 < memory["lora_8bit"] < 95  # by a few GB
     assert 44 < memory["qlora"] < 55
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_thirteen_billion_for_five_variants_on_a_budget_is_lora(thirteen: Survey) -> None:
     assert thirteen.decision.method == "lora"
     row = thirteen.decision.row("lora")
@@ -55,7 +55,7 @@ def test_thirteen_billion_for_five_variants_on_a_budget_is_lora(thirteen: Survey
     assert thirteen.changes == ()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_document_has_what_a_script_asks_for(thirteen: Survey) -> None:
     document = json.loads(json.dumps(thirteen.to_json()))
     assert document["method"] == "lora"
@@ -79,6 +79,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {"model": str(folder), "max_length": 2048, "examples": 1000}
 
 
+@pytest.mark.slow
 def test_what_is_left_open_is_filled_in_so_that_it_fits(small: dict[str, Any], tmp_path: Path) -> None:
     roomy = recommend(Asked(**small, method="lora"), card(tmp_path, 10_000))
     total = roomy.chosen.occupancy.total
@@ -90,6 +91,7 @@ def test_what_is_left_open_is_filled_in_so_that_it_fits(small: dict[str, Any], t
     assert "instead of" in row["reason"]
 
 
+@pytest.mark.long
 def test_what_does_not_fit_names_changes_and_the_first_makes_it_fit(
     small: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -107,6 +109,7 @@ def test_what_does_not_fit_names_changes_and_the_first_makes_it_fit(
     )
 
 
+@pytest.mark.slow
 def test_a_declared_method_is_obeyed_and_the_difference_said(small: dict[str, Any], tmp_path: Path) -> None:
     found = recommend(Asked(**small, method="full"), card(tmp_path, 10_000))
     assert (found.decision.method, found.decision.recommended) == ("full", "lora")
@@ -116,6 +119,7 @@ def test_a_declared_method_is_obeyed_and_the_difference_said(small: dict[str, An
     assert ranking_table(document).row_count == 6
 
 
+@pytest.mark.slow
 def test_a_method_that_cannot_do_it_is_left_out_with_the_reason(
     small: dict[str, Any], tmp_path: Path
 ) -> None:
