@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
 import typer
 from rich.console import Console
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance
 
     from ft_dagster.automation.instance import Daemon, Launched
+    from ft_dagster.planning.catalogue import Catalogue, Hardware
+    from ft_dagster.planning.serving import Manner
 
 app = typer.Typer(
     help="Fine-tune language models for many tenants: declare, run, compare, release.",
@@ -229,16 +231,12 @@ def try_(
     Prompts are rendered as the rows were in training: as a chat turn after the declared system message, or
     as plain text for prompt and completion rows.
     """
-    import logging
-    import warnings
-
     from ft_dagster.evaluation.answers import answer
     from ft_dagster.report.answers import answers_table
     from ft_dagster.report.models import newest_model
     from ft_dagster.spec.load import read_yaml
 
-    logging.disable(logging.WARNING)  # libraries' talk at import, of no use to who asks a model
-    warnings.simplefilter("ignore", FutureWarning)
+    _quiet()
     settings = load_settings(context.obj)
     asked = _asked(settings, variants, prompt, read_yaml(prompts) if prompts else {}, prompts)
     printed: list[dict[str, Any]] = []
@@ -277,6 +275,86 @@ def ui(
         workspace = workspace_file(settings)
     program = str(Path(sys.executable).with_name("dagster"))
     os.execv(program, [program, "dev", "-w", str(workspace), "-h", host, "-p", str(port)])
+
+
+@app.command()
+def recommend(
+    context: typer.Context,
+    examples: Annotated[int, typer.Option(help="Training examples")],
+    model: Annotated[
+        str | None, typer.Option(help="A config.json, its folder, or a shipped name such as Llama-3-8B")
+    ] = None,
+    params: Annotated[float | None, typer.Option(help="Its size instead, such as 13e9")] = None,
+    gpus: Annotated[
+        str | None, typer.Option(help="Such as 2xA100-80GB; left out: what this host has")
+    ] = None,
+    objective: Annotated[
+        str, typer.Option(help="instruction, domain_knowledge or task_specific")
+    ] = "instruction",
+    method: Annotated[str | None, typer.Option(help="Hold this one against the best")] = None,
+    variants: Annotated[int, typer.Option(help="On the same base, this one among them")] = 1,
+    budget: Annotated[float | None, typer.Option(help="USD for one training and its evaluation")] = None,
+    deadline: Annotated[float | None, typer.Option(help="Hours for one training and its evaluation")] = None,
+    serving: Annotated[
+        str | None, typer.Option(help="adapters: one base with all; copies: a model each")
+    ] = None,
+    new_tokens: Annotated[int, typer.Option(min=0, help="Tokens added to the vocabulary")] = 0,
+    tokens_per_example: Annotated[float, typer.Option(help="Prompt and answer")] = 250.0,
+    max_length: Annotated[int, typer.Option(help="Tokens of a row")] = 1024,
+    micro_batch: Annotated[int | None, typer.Option(min=1, help="Rows; left out: what fits")] = None,
+    as_json: Json = False,
+) -> None:
+    """Which method to take, does it fit, what will it cost: all methods ranked, with reasons.
+
+    Memory is that of a dry run of the training step on the model's shapes, without its weights; time is
+    counted FLOPs over a stated share of the card's peak. Exits with 1 if nothing fits.
+    """
+    from ft_dagster.planning import recommend as recommendation
+    from ft_dagster.planning.catalogue import load_catalogue
+    from ft_dagster.report.recommendation import memory_line, ranking_table, reasons_lines
+
+    _quiet()
+    hardware = _hardware(load_catalogue(context.obj), gpus)
+    asked = recommendation.Asked(
+        examples, model, params, tokens_per_example, max_length, micro_batch, objective, method, variants,
+        new_tokens, budget, deadline, _served(serving),
+    )  # fmt: skip
+    document = recommendation.recommend(asked, hardware).to_json()
+    if as_json:
+        _print_json(document)
+    else:
+        out.print(f"on {hardware}; GB = 1e9 bytes", highlight=False)
+        out.print(ranking_table(document))
+        chosen = document["method"] or f"nothing fits; {document['plan']['method']['name']}"
+        out.print(f"[bold]{chosen}[/]: {memory_line(document)}", highlight=False, soft_wrap=True)
+        for line in reasons_lines(document):
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
+    if not document["fits"]:
+        raise typer.Exit(1)
+
+
+def _hardware(catalogue: Catalogue, gpus: str | None) -> Hardware:
+    if gpus is not None:
+        return catalogue.gpus(gpus, field="--gpus")
+    from ft_dagster.launch.inventory import find_devices
+    from ft_dagster.settings import Host
+
+    return catalogue.found(find_devices(Host()))
+
+
+def _served(manner: str | None) -> Manner | None:
+    if manner in (None, "adapters", "copies"):
+        return cast("Manner | None", manner)
+    raise UserError("no such way to serve", field="--serving", value=manner, fix="Take adapters or copies")
+
+
+def _quiet() -> None:
+    """Libraries' talk at import, of no use to who asks."""
+    import logging
+    import warnings
+
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
 
 
 Budgeted = typer.Option("--budget", help="flops=2e14 or minutes=3", metavar="flops=N|minutes=N")

@@ -27,3 +27,8 @@ class Reasons:
         shown = list(value) if isinstance(value, tuple) else value
         self.rows.append({"field": field, "value": shown, "origin": origin, "reason": reason})
         return shown
+
+    def revise(self, field: str, value: Any, reason: str) -> None:
+        """Another value for a field that was settled, with the reason before it kept."""
+        row = next(row for row in self.rows if row["field"] == field)
+        row.update(value=value, reason=f"{reason}; else {row['value']} ({row['reason']})")

@@ -36,7 +36,13 @@ def dimensions(base_folder: Path) -> Dimensions:
     """What config.json says of the decoder, whatever its architecture calls it."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(base_folder, local_files_only=True, trust_remote_code=False)
+    return dimensions_of(
+        AutoConfig.from_pretrained(base_folder, local_files_only=True, trust_remote_code=False)
+    )
+
+
+def dimensions_of(config: Any) -> Dimensions:
+    """Of transformers' own configuration."""
     text = config.get_text_config()
     heads = text.num_attention_heads
     head_size = getattr(text, "head_dim", None) or text.hidden_size // heads

@@ -27,15 +27,22 @@ def loss_at_trained_positions(model: Any, inputs: dict[str, Any], tokens: torch.
 
     TRL's own head does this on GPUs; elsewhere it computes every position.
     """
+    columns = (inputs["labels"][:, 1:] != -100).any(dim=0).nonzero().squeeze(1)
+    return loss_at(model, inputs, columns, tokens)
+
+
+def loss_at(
+    model: Any, inputs: dict[str, Any], columns: torch.Tensor, tokens: torch.Tensor | int
+) -> torch.Tensor:
+    """The same with logits at `columns`, positions that each predict the label after them."""
     prompt = learned_prompt(model)
-    labels = inputs["labels"][:, 1:]
-    columns = (labels != -100).any(dim=0).nonzero().squeeze(1)
     logits = model(
         input_ids=inputs["input_ids"],
         position_ids=inputs["position_ids"] if prompt is None else None,
         use_cache=False,
         logits_to_keep=columns + (prompt or 0),
     ).logits
+    labels = inputs["labels"][:, 1:]
     total = cross_entropy(logits.flatten(0, 1).float(), labels[:, columns].flatten(), reduction="sum")
     return total / tokens
 

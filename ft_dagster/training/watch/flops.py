@@ -8,14 +8,15 @@ quantized base counts as its unquantized shape: the products are the same, unpac
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.training.contract import Base
+from ft_dagster.training.methods import method_of
+from ft_dagster.training.skeleton import cut, skeleton
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -67,8 +68,13 @@ def count(base: Base, method: dict[str, Any], *, gradient_checkpointing: bool) -
     Counts a few layers and extrapolates where they are alike, so it takes seconds for any size.
     `method`: the part of plan.json.
     """
-    config = (base.folder / "config.json").read_text("utf-8")
+    config = config_file(base).read_text("utf-8")
     return _count(base.model_dump_json(), config, json.dumps(method, sort_keys=True), gradient_checkpointing)
+
+
+def config_file(base: Base) -> Path:
+    """Its configuration; of a base without weights, what stands for its folder is the file itself."""
+    return base.folder if base.folder.is_file() else base.folder / "config.json"
 
 
 @lru_cache(maxsize=16)
@@ -87,21 +93,18 @@ def shapes_of(
 ) -> PreTrainedModel:
     """The model as it trains, its weights on no device, cut to its first `layers`. Raises UserError."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(base.folder, trust_remote_code=False)
-    if layers is not None:
-        config.num_hidden_layers = layers
-        if getattr(config, "layer_types", None):
-            config.layer_types = config.layer_types[:layers]
-    with _unsharded(), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
-        model = _wrapped(model, base, method)
-    if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        if hasattr(model, "peft_config"):
-            model.enable_input_require_grads()  # as TRL does
-    return model.train()
+    with torch.device("meta"):
+        return skeleton(
+            config if layers is None else cut(config, layers),
+            base,
+            method_of(method),
+            attention="eager",
+            dtype=torch.float32,
+            gradient_checkpointing=checkpointing,
+        )
 
 
 def measure(model: PreTrainedModel) -> FlopsModel:
@@ -153,39 +156,8 @@ def _extrapolated(base: Base, method: dict[str, Any], checkpointing: bool) -> Fl
     return at(layers) if at(DEPTHS[2]).of(1, WIDTH, COLUMNS) == four else None
 
 
-@contextmanager
-def _unsharded() -> Iterator[None]:
-    """Where a training is sharded, transformers would spread these shapes over the ranks as well."""
-    from transformers.integrations import deepspeed
-
-    kept, deepspeed._hf_deepspeed_config_weak_ref = deepspeed._hf_deepspeed_config_weak_ref, None
-    try:
-        yield
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = kept
-
-
 def _alike(base: Base) -> bool:
     """Whether all layers cost the same: eager attention over a window costs what it costs over all."""
-    config = json.loads((base.folder / "config.json").read_text("utf-8"))
+    config = json.loads(config_file(base).read_text("utf-8"))
     kinds = {kind.replace("sliding", "full") for kind in config.get("layer_types") or ()}
     return len(kinds) <= 1
-
-
-def _wrapped(model: Any, base: Base, method: dict[str, Any]) -> Any:
-    """With what the method adds, and what stays beneath it."""
-    from peft import PeftConfig, get_peft_model
-
-    from ft_dagster.training.methods import method_of
-    from ft_dagster.training.methods.adapter import ADAPTER, Adapter
-    from ft_dagster.training.methods.stacking import PARENT
-
-    chosen = method_of(method)
-    if not isinstance(chosen, Adapter):
-        return model
-    model = get_peft_model(model, chosen.configure(model, base))
-    if base.parent:
-        model.add_adapter(PARENT, PeftConfig.from_pretrained(str(base.parent.adapter)))
-        model.base_model.set_adapter([ADAPTER, PARENT])
-        model.set_requires_grad(PARENT, False)
-    return model

@@ -1,0 +1,271 @@
+"""What a training costs: hours and USD from counted FLOPs, judging, storage, the experiments before it.
+
+Pure functions of figures. FLOPs are operations as torch's counter counts them, recomputation included; GB are
+1e9 bytes; USD as in the GPU catalogue. Serving is in `serving`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal
+
+from ft_dagster.errors import UserError
+from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
+
+STORAGE_USD_PER_GB_MONTH = 0.023
+STORAGE_SOURCE = "S3 Standard, us-east-1, first 50 TB; read 2026-11-25"
+EXPERIMENTS = (10, 20)  # trainings before a production candidate
+DISCORDANT = 0.10  # answers that differ between base and tuned model
+POWER = 0.80
+SIGNIFICANCE = 0.05  # one-sided
+RESUME_BYTES = 4 + 8  # of an exact resume, a trained parameter: fp32 master and Adam's two moments
+
+
+@dataclass(frozen=True)
+class Utilization:
+    """Share of the peak that the counted operations of a step reach."""
+
+    value: float
+    origin: Literal["default", "learned"]
+    reason: str
+
+
+_FULL, _LORA = 0.35, 0.30
+# Steps of 4 x 128 tokens on two CPU cores took 1.8 s (lora), 2.4 s (nf4), 2.9 s (int8).
+_NF4, _INT8 = round(_LORA * 1.8 / 2.4, 2), round(_LORA * 1.8 / 2.9, 2)
+_UNPACKED = "and its rows are not packed: short ones are padded"
+UTILIZATION = {
+    "full": Utilization(
+        _FULL, "default", "large models pre-train at 0.35 to 0.5 of the peak; a fine-tune's rows are smaller"
+    ),
+    "lora": Utilization(_LORA, "default", "as full, less for the many small products with A and B"),
+    "qlora": Utilization(_NF4, "default", "as lora, times 1.8/2.4: each step unpacks the 4-bit weights"),
+    "lora_8bit": Utilization(_INT8, "default", "as lora, times 1.8/2.9: each step unpacks the int8 weights"),
+    "prompt_tuning": Utilization(_LORA, "default", f"as lora, {_UNPACKED}"),
+    "prefix_tuning": Utilization(_LORA, "default", f"as lora, {_UNPACKED}"),
+}
+_SCORING = Utilization(0.30, "default", "forward passes alone, over short rows")
+
+
+def utilization_of(method: str, learned: Mapping[str, float] | None = None) -> Utilization:
+    """The learned figure of this installation where there is one, else the stated default."""
+    value = (learned or {}).get(method)
+    if value is None:
+        return UTILIZATION[method]
+    if not 0 < value <= 1:
+        raise UserError(
+            "utilization is a share of the peak, above 0 and at most 1",
+            field=f"utilization.{method}",
+            value=value,
+            fix="Leave it out, and the default is taken",
+        )
+    return Utilization(value, "learned", "from this installation's finished trainings")
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Time and money. `hours` by the clock, None where the peak is unknown; `usd` None without a price."""
+
+    flops: float
+    hours: float | None
+    usd: float | None
+    utilization: Utilization
+
+    def times(self, count: float) -> Spent:
+        """The same `count` times, one after the other."""
+        hours = None if self.hours is None else self.hours * count
+        return Spent(
+            self.flops * count, hours, None if self.usd is None else self.usd * count, self.utilization
+        )
+
+
+def training_cost(
+    flops_per_step: float,
+    steps: float,
+    *,
+    gpus: int,
+    peak_flops: float | None,
+    usd_per_hour: float | None,
+    utilization: Utilization,
+) -> Spent:
+    """A training of `steps`, each of `flops_per_step` over all GPUs together.
+
+    hours = FLOPs / (gpus x peak x utilization) / 3600; USD = hours x gpus x price. More GPUs are taken to
+    share the work evenly: they change the hours and not the USD. `peak_flops`, `usd_per_hour`: of one GPU.
+    """
+    flops = flops_per_step * steps
+    if peak_flops is None:
+        return Spent(flops, None, None, utilization)
+    hours = flops / (gpus * peak_flops * utilization.value) / 3600
+    return Spent(flops, hours, None if usd_per_hour is None else hours * gpus * usd_per_hour, utilization)
+
+
+def questions_needed(
+    margin: float,
+    *,
+    discordant: float = DISCORDANT,
+    power: float = POWER,
+    significance: float = SIGNIFICANCE,
+) -> int:
+    """Questions, asked of both models, that show a fall to be below `margin` (a share: 0.02 is 2 points).
+
+    Paired non-inferiority where nothing truly fell. An answer's difference is -1, 0 or 1 with variance
+    `discordant`, so the mean of n has a standard error of sqrt(discordant / n); with probability `power` it
+    must lie z(1 - significance) of them above -margin:
+
+        n = (z(1 - significance) + z(power))^2 x discordant / margin^2
+
+    After Liu et al., Statistics in Medicine 21 (2002) 231, with the variance under no difference.
+    """
+    if not 0 < margin <= 1:
+        raise UserError(
+            "no number of questions shows a margin that is not above 0",
+            field="margin",
+            value=margin,
+            fix="Allow a fall, such as 0.02",
+        )
+    z = NormalDist().inv_cdf
+    return math.ceil(((z(1 - significance) + z(power)) / margin) ** 2 * discordant)
+
+
+def margin_seen(questions: int, *, discordant: float = DISCORDANT, power: float = POWER) -> float:
+    """The smallest margin that so many questions can show: `questions_needed`, solved for it."""
+    z = NormalDist().inv_cdf
+    return (z(1 - SIGNIFICANCE) + z(power)) * math.sqrt(discordant / questions)
+
+
+@dataclass(frozen=True)
+class GateQuestions:
+    """One gate: what it would take to see its margin, and what is asked. `needed` None: none would do."""
+
+    gate: str
+    margin: float
+    needed: int | None
+    asked: int | None  # None: all that there are
+    sentence: str
+
+
+def gate_questions(gates: GatesSpec, evaluation: EvaluationSpec) -> tuple[GateQuestions, ...]:
+    """The gates on shares of right answers. The gate on loss is continuous and needs far fewer texts.
+
+    Every general benchmark must pass, so each is given a power of 0.8^(1/k), that all k pass with 0.8.
+    """
+    benchmarks = max(1, len(evaluation.general))
+    return (
+        _gate("task_margin", gates.task_margin, evaluation.limit, 1),
+        _gate("general_margin", gates.general_margin, evaluation.limit, benchmarks),
+    )
+
+
+def _gate(name: str, margin: float, asked: int | None, benchmarks: int) -> GateQuestions:
+    if margin == 0:
+        sentence = (
+            f"gates.{name} is 0: no number of questions shows that nothing fell; "
+            "the gate compares what was measured"
+        )
+        return GateQuestions(name, margin, None, asked, sentence)
+    power = POWER ** (1 / benchmarks)
+    needed = questions_needed(margin, power=power)
+    each = f" in each of {benchmarks} benchmarks" if benchmarks > 1 else ""
+    sentence = (
+        f"gates.{name} of {100 * margin:g} points needs {needed:,} questions{each} "
+        f"({DISCORDANT:.0%} of the answers differing, power {POWER:g}{' for all together' if each else ''})"
+    )
+    if asked is not None and asked < needed:
+        seen = 100 * margin_seen(asked, power=power)
+        sentence += f"; evaluation.limit of {asked:,} can show {seen:.1f} points"
+    return GateQuestions(name, margin, needed, asked, sentence)
+
+
+def evaluation_cost(
+    questions: int,
+    tokens_per_question: float,
+    parameters: int,
+    *,
+    peak_flops: float | None,
+    usd_per_hour: float | None,
+    models: int = 2,
+) -> Spent:
+    """Asking `questions` (all tasks together) of the base and of the tuned model, on one GPU.
+
+    2 FLOPs a parameter and token, forward alone. The base's answers are kept: `models` is 1 from the second
+    experiment on. Answers that are generated token by token take longer than this.
+    """
+    return training_cost(
+        2.0 * parameters * tokens_per_question * models,
+        questions,
+        gpus=1,
+        peak_flops=peak_flops,
+        usd_per_hour=usd_per_hour,
+        utilization=_SCORING,
+    )
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Bytes kept and what they cost a month."""
+
+    checkpoints_bytes: int  # while one training runs
+    artifacts_bytes: int  # all variants, and the base once where they share it
+    usd_per_month: float  # of both
+
+    @property
+    def gigabytes(self) -> float:
+        """What stays when trainings are over, in GB."""
+        return self.artifacts_bytes / 1e9
+
+
+def storage_cost(
+    method: str,
+    trained: int,
+    base_bytes: int,
+    *,
+    variants: int = 1,
+    checkpoints: int = 6,
+    merged: bool = False,
+) -> Storage:
+    """Of all `variants` of one base. `checkpoints`: complete ones that one training keeps at most.
+
+    A whole model is 2 bytes a parameter (bf16), an adapter 4 bytes a trained one (fp32) beside one base; a
+    merged export is a base each, and keeps its adapter, since merging cannot be undone. A checkpoint that a
+    training resumes from exactly is 12 bytes a trained parameter (fp32 master, two moments), not the 2 of the
+    weights alone.
+    """
+    adapter = 0 if method == "full" else 4 * trained
+    if method == "full":
+        artifacts = 2 * trained * variants
+    elif merged:
+        artifacts = (base_bytes + adapter) * variants
+    else:
+        artifacts = base_bytes + adapter * variants
+    kept = RESUME_BYTES * trained * checkpoints
+    return Storage(kept, artifacts, (kept + artifacts) / 1e9 * STORAGE_USD_PER_GB_MONTH)
+
+
+@dataclass(frozen=True)
+class Experiments:
+    """The trainings before a production candidate; days of the machine alone. None where not known."""
+
+    runs: tuple[int, int]
+    days: tuple[float, float] | None
+    usd: tuple[float, float] | None
+
+    @property
+    def middle_days(self) -> float | None:
+        return None if self.days is None else sum(self.days) / 2
+
+
+def experiments(training: Spent, evaluation: Spent | None = None) -> Experiments:
+    """10 to 20 trainings, one after the other, each judged. Without the hours that people need."""
+    parts = [training] if evaluation is None else [training, evaluation]
+    hours = [part.hours for part in parts if part.hours is not None]
+    usd = [part.usd for part in parts if part.usd is not None]
+    low, high = EXPERIMENTS
+    whole = sum(hours) / 24, sum(usd)
+    days = (low * whole[0], high * whole[0]) if len(hours) == len(parts) else None
+    return Experiments(
+        EXPERIMENTS, days, (low * whole[1], high * whole[1]) if len(usd) == len(parts) else None
+    )

@@ -1,0 +1,109 @@
+"""Which method, for a team that has no declaration yet: a few figures in, the ranking of all methods out."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.errors import UserError
+from ft_dagster.planning.architecture import architecture_file, shipped
+from ft_dagster.planning.catalogue import Hardware
+from ft_dagster.planning.serving import Manner
+from ft_dagster.planning.sketch import (
+    TOKENS_PER_EXAMPLE,
+    declaration,
+    facts,
+    of_size,
+    shapes_of_configuration,
+)
+from ft_dagster.planning.survey import Setting, Survey, survey
+
+MAX_LENGTH = 1024
+TOKEN = "<new-{}>"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """`model`: a config.json, a folder with one, or a shipped name; else `params`, a size. None: not said."""
+
+    examples: int
+    model: str | None = None
+    params: float | None = None
+    tokens_per_example: float = TOKENS_PER_EXAMPLE
+    max_length: int = MAX_LENGTH
+    micro_batch: int | None = None
+    objective: str = "instruction"
+    method: str | None = None
+    variants: int = 1
+    new_tokens: int = 0
+    budget_usd: float | None = None
+    deadline_hours: float | None = None
+    serving: Manner | None = None
+
+
+def recommend(asked: Asked, hardware: Hardware) -> Survey:
+    """Raises UserError for what has no answer, before anything is counted where that can be seen."""
+    _check(asked)
+    with tempfile.TemporaryDirectory() as scratch:
+        if asked.model is not None:
+            file = architecture_file(asked.model)
+        else:
+            assert asked.params is not None
+            file = of_size(asked.params, Path(scratch))
+        given = facts(
+            shapes_of_configuration(file),
+            examples=asked.examples,
+            tokens=round(asked.examples * asked.tokens_per_example),
+            max_length=asked.max_length,
+            device_kind="cuda" if hardware.kind == "gpu" else "cpu",
+            ranks=hardware.count,
+            device_memory=hardware.memory_bytes,
+            bf16=hardware.bf16,
+        )
+        setting = Setting(
+            file,
+            hardware,
+            variants=asked.variants,
+            new_token_ids=tuple(range(asked.new_tokens)),
+            budget_usd=asked.budget_usd,
+            deadline_hours=asked.deadline_hours,
+            serving=asked.serving,
+        )
+        return survey(declaration(_declared(asked)), given, setting)
+
+
+def _declared(asked: Asked) -> dict[str, Any]:
+    training = {"max_length": asked.max_length}
+    if asked.micro_batch is not None:
+        training["per_device_train_batch_size"] = asked.micro_batch
+    tokens = [TOKEN.format(number) for number in range(asked.new_tokens)]
+    return {
+        "objective": asked.objective,
+        "method": asked.method or "auto",
+        "base_model": {"source": "model", "new_tokens": tokens},
+        "training": training,
+        "export": "merged" if asked.method == "full" else "adapter",
+    }
+
+
+def _check(asked: Asked) -> None:
+    if (asked.model is None) == (asked.params is None):
+        raise UserError(
+            "name one model",
+            field="--model",
+            value=asked.model,
+            fix=f"Give --params 13e9, or --model: a config.json, its folder, or {', '.join(shipped())}",
+        )
+    for field, value in (
+        ("--examples", asked.examples),
+        ("--tokens-per-example", asked.tokens_per_example),
+        ("--variants", asked.variants),
+        ("--budget", asked.budget_usd),
+        ("--deadline", asked.deadline_hours),
+    ):
+        if value is not None and not value > 0:
+            raise UserError("must be above 0", field=field, value=value, fix="Give more, or leave it out")
+    if asked.max_length < 16:
+        raise UserError("is too short", field="--max-length", value=asked.max_length, fix="Give at least 16")

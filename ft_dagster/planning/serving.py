@@ -1,0 +1,59 @@
+"""What serving all variants of one base takes: copies of the whole model, or one base with adapters.
+
+GB are 1e9 bytes; memory of a GPU is what its driver reports.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+HEADROOM = 1.20  # of the weights: keys and values of the running requests, buffers
+USABLE = 0.90  # of a GPU's memory: vLLM's own default (gpu_memory_utilization)
+Manner = Literal["adapters", "copies"]
+
+
+@dataclass(frozen=True)
+class Serving:
+    """All variants together. `gpus` None: the GPU's memory is unknown."""
+
+    manner: Manner
+    memory_bytes: int
+    gpus: int | None
+    sentence: str
+
+
+def serve_copies(weights_bytes: int, variants: int, gpu_bytes: int | None) -> Serving:
+    """One server for each variant; small ones share a GPU, large ones are spread over several."""
+    one = math.ceil(weights_bytes * HEADROOM)
+    whole = one * variants
+    said = f"{variants} cop{'ies' if variants > 1 else 'y'} of {weights_bytes / 1e9:,.1f} GB"
+    if gpu_bytes is None:
+        return Serving("copies", whole, None, f"{said}; the GPU's memory is unknown")
+    together = int(USABLE * gpu_bytes) // one
+    if together:
+        gpus = math.ceil(variants / together)
+        how = f"{min(together, variants)} on a GPU" if together > 1 and variants > 1 else "a GPU each"
+    else:
+        each = math.ceil(one / (USABLE * gpu_bytes))
+        gpus = each * variants
+        how = f"each over {each} GPUs by memory; tensor parallelism usually takes a power of two"
+    return Serving("copies", whole, gpus, f"{said}, {how}: {_gpus(gpus)}")
+
+
+def serve_adapters(base_bytes: int, adapter_bytes: int, variants: int, gpu_bytes: int | None) -> Serving:
+    """One server: the base once, every adapter beside it. `adapter_bytes` of one, as loaded."""
+    whole = math.ceil(base_bytes * HEADROOM) + adapter_bytes * variants
+    said = (
+        f"one base of {base_bytes / 1e9:,.1f} GB with {variants} adapter{'s' if variants > 1 else ''} "
+        f"of {adapter_bytes / 1e6:,.1f} MB"
+    )
+    if gpu_bytes is None:
+        return Serving("adapters", whole, None, f"{said}; the GPU's memory is unknown")
+    gpus = math.ceil(whole / (USABLE * gpu_bytes))
+    return Serving("adapters", whole, gpus, f"{said}: {_gpus(gpus)}")
+
+
+def _gpus(count: int) -> str:
+    return f"{count} GPU{'s' if count != 1 else ''}"

@@ -1,0 +1,361 @@
+"""Every method planned for one declaration on one kind of hardware, by dry run and counted FLOPs, and ranked.
+
+Each is laid out as the declaration says; what it leaves open (micro-batch, checkpointing, ZeRO stage) is
+changed, the mildest first, until the method fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from ft_dagster.errors import UserError
+from ft_dagster.planning import occupancy as spread
+from ft_dagster.planning.catalogue import Hardware
+from ft_dagster.planning.changes import Change, Layout, changes
+from ft_dagster.planning.decision import Decision, decide
+from ft_dagster.planning.defaults import LORA_LIKE, SOFT_PROMPTS
+from ft_dagster.planning.dryrun import Footprint, Step, footprint
+from ft_dagster.planning.facts import Facts
+from ft_dagster.planning.memory import Load, frozen_bytes
+from ft_dagster.planning.method import resolve_method
+from ft_dagster.planning.question import METHODS, Candidate, Question, fewest_gpus
+from ft_dagster.planning.reasons import Reasons
+from ft_dagster.planning.serving import Manner
+from ft_dagster.planning.settings import precision_of, resolve_training
+from ft_dagster.planning.shapes import trainable_parameters
+from ft_dagster.planning.sharding import SHARDED
+from ft_dagster.spec import VariantSpec
+from ft_dagster.spec.variant import METHOD_SETTINGS, MethodSpec
+from ft_dagster.training.contract import Base, Parent
+from ft_dagster.training.watch import flops
+
+MOST_GPUS = 64
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a survey needs beside the declaration and the facts. `architecture`: a folder with config.json."""
+
+    architecture: Path
+    hardware: Hardware
+    variants: int = 1
+    new_token_ids: tuple[int, ...] = ()
+    parent: Parent | None = None
+    budget_usd: float | None = None
+    deadline_hours: float | None = None
+    serving: Manner | None = None
+    learned_utilization: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def device_memory(self) -> int | None:
+        return self.hardware.memory_bytes
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One method, resolved and laid out."""
+
+    method: dict[str, Any]
+    training: dict[str, Any]
+    reasons: Reasons
+    load: Load
+    layout: Layout
+    occupancy: spread.Occupancy
+    candidate: Candidate
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All methods, planned and ranked. `refused`: method -> why the declaration cannot be taught by it."""
+
+    decision: Decision
+    planned: dict[str, Planned]
+    refused: dict[str, str]
+    changes: tuple[Change, ...]  # of the method that is to be trained, where it does not fit
+
+    @property
+    def chosen(self) -> Planned:
+        """What is to be trained: as decided, else, where nothing fits, what needs least."""
+        name = self.decision.method or min(
+            self.planned, key=lambda each: self.planned[each].candidate.memory_bytes
+        )
+        return self.planned[name]
+
+    def to_json(self) -> dict[str, Any]:
+        """The decision, the layout of what is to be trained, and what would make it fit."""
+        return {
+            **self.decision.to_json(),
+            "changes": [change.to_json() for change in self.changes],
+            "refused": self.refused,
+            "plan": {
+                "method": self.chosen.method,
+                "training": self.chosen.training,
+                "memory_bytes": self.chosen.occupancy.as_dict(),
+                "reasons": self.chosen.reasons.rows,
+            },
+        }
+
+
+def survey(spec: VariantSpec, facts: Facts, setting: Setting) -> Survey:
+    """Raises UserError where the declared method cannot be trained, or nothing can."""
+    declared = None if spec.method.name == "auto" and not _has_settings(spec) else _declared(spec)
+    planned, refused = {}, {}
+    for name in METHODS:
+        try:
+            planned[name] = plan_method(with_method(spec, name), facts, setting)
+        except UserError as error:
+            if name == declared:
+                raise
+            refused[name] = error.problem
+    question = _question(spec, facts, setting, declared)
+    decision = decide(question, [each.candidate for each in planned.values()])
+    return Survey(decision, planned, refused, _changes(spec, facts, setting, planned, decision))
+
+
+def with_method(spec: VariantSpec, name: str) -> VariantSpec:
+    """The declaration by another method; settings that this method has are kept, others left out."""
+    if spec.method.name == name:
+        return spec
+    kept = {each: getattr(spec.method, each) for each in METHOD_SETTINGS[name]}
+    given = {each: value for each, value in kept.items() if value is not None and value is not False}
+    rate = {} if _same_family(spec.method.name, name) else {"learning_rate": None}
+    return spec.model_copy(
+        update={
+            "method": MethodSpec.model_validate({"name": name, **given}),
+            "training": spec.training.model_copy(update=rate),
+        }
+    )
+
+
+def plan_method(spec: VariantSpec, facts: Facts, setting: Setting) -> Planned:
+    """One method by name. Raises UserError for what it cannot be."""
+    reasons, precision = Reasons(), precision_of(spec, facts)
+    method = resolve_method(spec, facts, precision, reasons)
+    trained = trainable_parameters(method, facts, len(spec.base_model.new_tokens))
+    load = Load(method["name"], trained, precision, facts)
+    training = resolve_training(spec, load, reasons)
+    first = _layout(method["name"], training, facts)
+    held = _Memory(spec, facts, setting)
+    layout = next((each for each in _milder(spec, first, facts) if held.fits(each)), None) or min(
+        _milder(spec, first, facts), key=held.bytes_of
+    )
+    if layout != first:
+        _fill_in(training, reasons, first, layout, held)
+    found = held.occupancy_of(layout)
+    return Planned(method, training, reasons, load, layout, found, _candidate(load, layout, held, method))
+
+
+class _Memory:
+    """Bytes of one device at a layout, by dry run, which keeps what it ran before."""
+
+    def __init__(self, spec: VariantSpec, facts: Facts, setting: Setting) -> None:
+        self.spec, self.facts, self.setting = spec, facts, setting
+        self._methods: dict[str, dict[str, Any]] = {}
+
+    def occupancy_of(self, layout: Layout) -> spread.Occupancy:
+        return spread.occupancy(
+            self._footprint(layout),
+            spread.Layout(layout.gpus, layout.zero_stage, layout.offload, self._bucket()),
+        )
+
+    def bytes_of(self, layout: Layout) -> int:
+        return self.occupancy_of(layout).total
+
+    def fits(self, layout: Layout) -> bool:
+        memory = self.setting.device_memory
+        return memory is None or self.bytes_of(layout) <= memory
+
+    def flops_per_token(self, layout: Layout, method: dict[str, Any]) -> float:
+        """Counted, forward, backward and recomputation; an estimate by weights where it cannot be counted."""
+        same = {**method, "name": "lora"} if method["name"] in LORA_LIKE else method
+        base = Base(
+            folder=self.setting.architecture,
+            digest="0" * 64,
+            new_token_ids=self.setting.new_token_ids,
+            parent=self.setting.parent,
+        )
+        counted = flops.count(base, same, gradient_checkpointing=layout.gradient_checkpointing)
+        if counted is None:
+            passes = (6 if method["name"] == "full" else 4) + 2 * layout.gradient_checkpointing
+            return float(passes * self.facts.parameters)
+        return counted.of(1, layout.length, self._trained(1, layout.length)) / layout.length
+
+    def _footprint(self, layout: Layout) -> Footprint:
+        precision = precision_of(self.spec, self.facts)
+        packs = self.spec.training.packing and layout.method not in SOFT_PROMPTS
+        step = Step(
+            rows=layout.micro_batch,
+            length=layout.length,
+            trained_positions=self._trained(layout.micro_batch, layout.length),
+            precision=cast(Any, precision),
+            gradient_checkpointing=layout.gradient_checkpointing,
+            packed=packs,
+            sharded=layout.zero_stage > 0,
+            device="cuda" if self.facts.device_kind == "cuda" else "cpu",
+        )
+        return footprint(
+            self.setting.architecture,
+            self._method(layout.method),
+            step,
+            new_token_ids=self.setting.new_token_ids,
+            parent=self.setting.parent,
+        )
+
+    def _method(self, name: str) -> dict[str, Any]:
+        if name not in self._methods:
+            spec = with_method(self.spec, name)
+            precision = precision_of(spec, self.facts)
+            self._methods[name] = resolve_method(spec, self.facts, precision, Reasons())
+        return self._methods[name]
+
+    def _trained(self, rows: int, length: int) -> int:
+        """Positions at which some of `rows` rows has a label, if labels fall alike on all."""
+        share = min(1.0, self.facts.trained_tokens / self.facts.tokens)
+        return max(1, min(length - 1, round(length * (1 - (1 - share) ** rows))))
+
+    def _bucket(self) -> int:
+        return int(self.spec.training.deepspeed.bucket_mb * 1e6)
+
+
+def _layout(name: str, training: dict[str, Any], facts: Facts) -> Layout:
+    offload = training["deepspeed"]["offload"]
+    return Layout(
+        name,
+        training["per_device_train_batch_size"],
+        training["gradient_checkpointing"],
+        training["max_length"],
+        training["deepspeed"]["stage"],
+        "none" if offload == "none" else "cpu",
+        facts.ranks,
+    )
+
+
+def _milder(spec: VariantSpec, first: Layout, facts: Facts) -> list[Layout]:
+    """The layout as resolved, then with what is not declared changed, the mildest first."""
+    tried = [first]
+    if spec.training.per_device_train_batch_size is None and first.micro_batch > 1:
+        tried += [replace(each, micro_batch=1) for each in tried]
+    undecided = spec.training.gradient_checkpointing is None and first.method != "prefix_tuning"
+    if undecided and not first.gradient_checkpointing:
+        tried += [replace(each, gradient_checkpointing=True) for each in tried]
+    shards = spec.training.deepspeed.stage == "auto" and first.method in SHARDED and facts.ranks > 1
+    if shards and first.zero_stage == 0:
+        tried += [replace(each, zero_stage=3) for each in tried]
+    return tried
+
+
+def _fill_in(
+    training: dict[str, Any], reasons: Reasons, first: Layout, layout: Layout, held: _Memory
+) -> None:
+    """Write the changed layout into the settings, with the bytes as the reason."""
+    before, after = (held.bytes_of(each) / 1e9 for each in (first, layout))
+    why = f"{after:,.1f} GB a device instead of {before:,.1f}"
+    if layout.micro_batch != first.micro_batch:
+        training["per_device_train_batch_size"] = layout.micro_batch
+        reasons.revise("training.per_device_train_batch_size", layout.micro_batch, why)
+        if held.spec.training.gradient_accumulation_steps is None:
+            times = training["gradient_accumulation_steps"] * first.micro_batch // layout.micro_batch
+            training["gradient_accumulation_steps"] = times
+            reasons.revise("training.gradient_accumulation_steps", times, "the same batch in smaller parts")
+    if layout.gradient_checkpointing != first.gradient_checkpointing:
+        training["gradient_checkpointing"] = layout.gradient_checkpointing
+        reasons.revise(
+            "training.gradient_checkpointing", layout.gradient_checkpointing, f"{why}; 20-40% slower"
+        )
+    if layout.zero_stage != first.zero_stage:
+        training["deepspeed"]["stage"] = layout.zero_stage
+        reasons.revise("training.deepspeed.stage", layout.zero_stage, why)
+
+
+def _candidate(load: Load, layout: Layout, held: _Memory, method: dict[str, Any]) -> Candidate:
+    memory = held.setting.device_memory
+    return Candidate(
+        load.method,
+        load.trained,
+        held.bytes_of(layout),
+        held.fits(layout),
+        layout.gpus if memory is None else fewest_gpus(_on(layout, held, memory), memory, most=MOST_GPUS),
+        held.flops_per_token(layout, method),
+        layout=_in_words(layout),
+        epochs=held.spec.training.num_train_epochs,
+        frozen_bytes=frozen_bytes(load) or None,
+    )
+
+
+def _on(layout: Layout, held: _Memory, memory: int) -> Callable[[int], int]:
+    """Bytes on one of n devices: copies where one fits or nothing can be sharded, else ZeRO-3."""
+    alone = replace(layout, gpus=1, zero_stage=0, offload="none")
+    shards = layout.method in SHARDED and (layout.method == "full" or held.bytes_of(alone) > memory)
+
+    def on(count: int) -> int:
+        stage: Literal[0, 3] = 3 if shards and count > 1 else 0
+        return held.bytes_of(replace(layout, gpus=count, zero_stage=stage, offload="none"))
+
+    return on
+
+
+def _in_words(layout: Layout) -> str:
+    parts = [f"micro-batch {layout.micro_batch} of {layout.length} tokens"]
+    if layout.gradient_checkpointing:
+        parts.append("gradient checkpointing")
+    if layout.zero_stage:
+        parts.append(f"ZeRO-{layout.zero_stage} over {layout.gpus}")
+    elif layout.gpus > 1:
+        parts.append(f"a copy on each of {layout.gpus}")
+    if layout.offload != "none":
+        parts.append("states offloaded")
+    return ", ".join(parts)
+
+
+def _question(spec: VariantSpec, facts: Facts, setting: Setting, declared: str | None) -> Question:
+    general = bool(spec.evaluation.general) or bool(spec.data.general)
+    return Question(
+        objective=spec.objective,
+        examples=facts.examples,
+        tokens=facts.tokens,
+        parameters=facts.parameters,
+        hardware=setting.hardware,
+        base_bytes=facts.base_bytes,
+        variants=setting.variants,
+        new_tokens=len(spec.base_model.new_tokens),
+        general_share=facts.general_share,
+        general_matters=True if general else None,
+        budget_usd=setting.budget_usd,
+        deadline_hours=setting.deadline_hours,
+        serving=setting.serving,
+        method=declared,
+        questions=(spec.evaluation.limit or 0) * (1 + len(spec.evaluation.general)),
+        learned_utilization=setting.learned_utilization,
+    )
+
+
+def _changes(
+    spec: VariantSpec, facts: Facts, setting: Setting, planned: dict[str, Planned], decision: Decision
+) -> tuple[Change, ...]:
+    memory = setting.device_memory
+    if decision.fits or memory is None:
+        return ()
+    name = decision.method or decision.ranking[0].method
+    return changes(
+        planned[name].layout,
+        _Memory(spec, facts, setting).bytes_of,
+        memory,
+        teaches_facts=spec.objective == "domain_knowledge",
+    )
+
+
+def _declared(spec: VariantSpec) -> str:
+    return "lora" if spec.method.name == "auto" else spec.method.name
+
+
+def _has_settings(spec: VariantSpec) -> bool:
+    """Settings of LoRA beside `auto` make it LoRA."""
+    values = (getattr(spec.method, name) for name in METHOD_SETTINGS["auto"])
+    return any(value is not None and value is not False for value in values)
+
+
+def _same_family(one: str, other: str) -> bool:
+    return one == other or (one in LORA_LIKE and other in LORA_LIKE)

@@ -1,0 +1,82 @@
+"""The model as it trains, without its weights: for counting what a training costs before it is run.
+
+Built under whatever holds no memory: `torch.device("meta")`, or a FakeTensorMode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ft_dagster.training.contract import Base
+from ft_dagster.training.methods import Method
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+def cut(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
+    """A copy with only the first `layers`."""
+    copied: PreTrainedConfig = type(config).from_dict(config.to_dict())
+    text = copied.get_text_config()
+    text.num_hidden_layers = layers
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:layers]
+    return copied
+
+
+def skeleton(
+    config: PreTrainedConfig,
+    base: Base,
+    method: Method,
+    *,
+    attention: str,
+    dtype: torch.dtype,
+    gradient_checkpointing: bool,
+    settle: Callable[[PreTrainedModel], PreTrainedModel] = lambda model: model,
+) -> PreTrainedModel:
+    """The base of `config` with what `method` adds, ready to train. Raises UserError.
+
+    `settle`: what is done to the base before the adapter is put on it.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with _unsharded():
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)
+        model = _wrapped(settle(model), base, method)
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        if hasattr(model, "peft_config"):
+            model.enable_input_require_grads()  # as TRL does
+    return model.train()
+
+
+@contextmanager
+def _unsharded() -> Iterator[None]:
+    """Where a training is sharded, transformers would spread these shapes over the ranks as well."""
+    from transformers.integrations import deepspeed
+
+    kept, deepspeed._hf_deepspeed_config_weak_ref = deepspeed._hf_deepspeed_config_weak_ref, None
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = kept
+
+
+def _wrapped(model: Any, base: Base, method: Method) -> Any:
+    """With what the method adds, and what stays beneath it."""
+    from peft import PeftConfig, get_peft_model
+
+    from ft_dagster.training.methods.adapter import ADAPTER, Adapter
+    from ft_dagster.training.methods.stacking import PARENT
+
+    if not isinstance(method, Adapter):
+        return model
+    model = get_peft_model(model, method.configure(model, base))
+    if base.parent:
+        model.add_adapter(PARENT, PeftConfig.from_pretrained(str(base.parent.adapter)))
+        model.base_model.set_adapter([ADAPTER, PARENT])
+        model.set_requires_grad(PARENT, False)
+    return model

@@ -1,0 +1,209 @@
+import pytest
+
+from ft_dagster.errors import UserError
+from ft_dagster.planning.cost import (
+    STORAGE_SOURCE,
+    UTILIZATION,
+    Utilization,
+    evaluation_cost,
+    experiments,
+    gate_questions,
+    margin_seen,
+    questions_needed,
+    storage_cost,
+    training_cost,
+    utilization_of,
+)
+from ft_dagster.planning.lesson import beside_lesson
+from ft_dagster.planning.serving import serve_adapters, serve_copies
+from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
+from tests.planning.llama import A100_80, METHODS
+
+HALF = Utilization(0.5, "default", "for a round figure")
+
+
+def a_training(gpus=1, usd_per_hour=2.0, peak=1e12):
+    return training_cost(1.8e14, 100, gpus=gpus, peak_flops=peak, usd_per_hour=usd_per_hour, utilization=HALF)
+
+
+def test_hours_are_flops_over_what_the_gpus_achieve():
+    spent = a_training()
+    assert spent.flops == 1.8e16
+    assert spent.hours == pytest.approx(10.0)
+    assert spent.usd == pytest.approx(20.0)
+
+
+def test_more_gpus_change_the_hours_and_not_the_money():
+    assert a_training(gpus=4).hours == pytest.approx(2.5)
+    assert a_training(gpus=4).usd == pytest.approx(20.0)
+
+
+def test_without_a_price_there_is_time_and_no_money():
+    spent = a_training(usd_per_hour=None)
+    assert (spent.hours, spent.usd) == (pytest.approx(10.0), None)
+
+
+def test_without_a_peak_there_is_neither():
+    assert (a_training(peak=None).hours, a_training(peak=None).usd) == (None, None)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_utilization_starts_from_a_stated_default_and_a_learned_one_replaces_it(method):
+    assert utilization_of(method).origin == "default"
+    assert utilization_of(method).reason
+    learned = utilization_of(method, {method: 0.44})
+    assert (learned.value, learned.origin) == (0.44, "learned")
+
+
+def test_quantized_methods_are_slower_a_step_than_lora():
+    assert UTILIZATION["lora_8bit"].value < UTILIZATION["qlora"].value < UTILIZATION["lora"].value
+
+
+@pytest.mark.parametrize("value", [0.0, -0.1, 1.2])
+def test_a_learned_utilization_that_cannot_be_is_refused(value):
+    with pytest.raises(UserError, match="share of the peak"):
+        utilization_of("lora", {"lora": value})
+
+
+@pytest.mark.parametrize(("margin", "about"), [(0.02, 1550), (0.03, 690), (0.05, 250)])
+def test_a_gate_needs_the_questions_that_the_notes_state(margin, about):
+    assert questions_needed(margin) == pytest.approx(about, rel=0.015)
+
+
+@pytest.mark.parametrize("margin", [0.02, 0.03, 0.05])
+def test_so_many_questions_show_that_margin_in_trials(margin):
+    """Paired answers drawn with no true fall: the lower 95% bound clears the margin in 80% of the trials."""
+    import numpy as np
+
+    count = questions_needed(margin)
+    draw = np.random.default_rng(7)
+    differences = draw.choice([-1, 0, 1], p=[0.05, 0.90, 0.05], size=(4000, count))
+    means, errors = differences.mean(axis=1), differences.std(axis=1, ddof=1) / np.sqrt(count)
+    assert (means - 1.6449 * errors > -margin).mean() == pytest.approx(0.80, abs=0.02)
+
+
+def test_the_margin_seen_is_the_margin_needed():
+    assert margin_seen(questions_needed(0.03)) == pytest.approx(0.03, rel=1e-3)
+
+
+@pytest.mark.parametrize("margin", [0.0, -0.02, 1.5])
+def test_a_margin_of_nothing_cannot_be_shown(margin):
+    with pytest.raises(UserError, match="margin"):
+        questions_needed(margin)
+
+
+def test_each_gate_says_how_many_questions_it_needs_and_what_those_asked_can_show():
+    task, general = gate_questions(GatesSpec(task_margin=0.05), EvaluationSpec(limit=100))
+    assert (task.needed, task.asked) == (248, 100)
+    assert "evaluation.limit of 100 can show 7.9 points" in task.sentence
+    assert general.needed > task.needed  # all four benchmarks must pass
+    assert "in each of 4 benchmarks" in general.sentence
+
+
+def test_a_gate_that_asks_enough_says_no_more():
+    task, _ = gate_questions(GatesSpec(task_margin=0.05), EvaluationSpec(limit=300))
+    assert "can show" not in task.sentence
+
+
+def test_a_margin_of_zero_is_said_to_be_beyond_any_number():
+    task, _ = gate_questions(GatesSpec(), EvaluationSpec())
+    assert task.needed is None
+    assert "no number of questions" in task.sentence
+
+
+def test_judging_counts_both_models_until_the_base_is_known():
+    both = evaluation_cost(400, 200, 8_000_000_000, peak_flops=312e12, usd_per_hour=3.0)
+    again = evaluation_cost(400, 200, 8_000_000_000, peak_flops=312e12, usd_per_hour=3.0, models=1)
+    assert both.flops == 2 * 8e9 * 200 * 400 * 2
+    assert again.usd == pytest.approx(both.usd / 2)
+
+
+def test_ten_full_variants_of_7b_are_140_gb_and_ten_adapters_16():
+    seven = 7_000_000_000
+    assert storage_cost("full", seven, 2 * seven, variants=10).gigabytes == pytest.approx(140)
+    assert storage_cost("lora", 40_000_000, 2 * seven, variants=10).gigabytes == pytest.approx(15.6)
+
+
+def test_an_exact_resume_is_more_than_the_weights():
+    kept = storage_cost("full", 7_000_000_000, 14_000_000_000, checkpoints=1).checkpoints_bytes
+    assert kept == 84_000_000_000  # not the 14 GB of the weights alone
+
+
+def test_a_merged_export_keeps_its_adapter():
+    one = storage_cost("lora", 40_000_000, 14_000_000_000, variants=3, merged=True)
+    assert one.artifacts_bytes == 3 * (14_000_000_000 + 160_000_000)
+
+
+def test_storage_has_a_dated_price():
+    stored = storage_cost("full", 1_000_000_000, 2_000_000_000, variants=5, checkpoints=0)
+    assert stored.usd_per_month == pytest.approx(10 * 0.023)
+    assert "2026" in STORAGE_SOURCE
+
+
+def test_a_candidate_takes_ten_to_twenty_trainings():
+    tries = experiments(a_training(), a_training().times(0.2))
+    assert tries.runs == (10, 20)
+    assert tries.days == (pytest.approx(5.0), pytest.approx(10.0))
+    assert tries.middle_days == pytest.approx(7.5)
+    assert tries.usd == (pytest.approx(240), pytest.approx(480))
+
+
+def test_experiments_of_unknown_hours_are_unknown():
+    tries = experiments(a_training(peak=None))
+    assert (tries.days, tries.usd, tries.middle_days) == (None, None, None)
+
+
+def test_copies_take_a_server_each_and_adapters_share_one():
+    copies, shared = (
+        serve_copies(16_000_000_000, 10, A100_80),
+        serve_adapters(16_000_000_000, 84_000_000, 10, A100_80),
+    )
+    assert (copies.gpus, copies.memory_bytes) == (3, 192_000_000_000)
+    assert (shared.gpus, shared.memory_bytes) == (1, 20_040_000_000)
+    assert "4 on a GPU" in copies.sentence
+
+
+def test_a_model_too_large_for_a_gpu_is_spread():
+    served = serve_copies(141_000_000_000, 2, A100_80)
+    assert served.gpus == 6
+    assert "each over 3 GPUs" in served.sentence
+
+
+def test_what_fills_the_gpus_exactly_takes_no_gpu_more():
+    assert serve_copies(75_000_000_000, 1, 100_000_000_000).gpus == 1
+    assert serve_copies(150_000_000_000, 1, 100_000_000_000).gpus == 2
+    assert serve_copies(37_500_000_000, 4, 100_000_000_000).gpus == 2
+
+
+def test_serving_on_an_unknown_gpu_is_a_memory_and_no_count():
+    served = serve_adapters(16_000_000_000, 84_000_000, 10, None)
+    assert (served.gpus, served.memory_bytes) == (None, 20_040_000_000)
+
+
+SEVEN = 6_738_000_000
+
+
+def test_the_lessons_tenfold_gap_stands_beside_the_counted_one_with_the_reason():
+    full = beside_lesson("full", SEVEN, 8 * SEVEN, 512)
+    lora = beside_lesson("lora", SEVEN, 6 * SEVEN, 512)
+    assert full.lesson_usd == (150, 300)
+    assert 1.0 < full.counted.usd / lora.counted.usd < 1.6
+    assert "1.5 times" in full.reason
+    assert "the lesson says $150 to $300, counted FLOPs $32" in full.sentence()
+
+
+def test_qlora_is_never_counted_cheaper_a_step_than_lora():
+    lora, qlora = (beside_lesson(name, SEVEN, 6 * SEVEN, 512) for name in ("lora", "qlora"))
+    assert qlora.counted.usd > lora.counted.usd
+    assert "slower a step" in qlora.reason
+
+
+def test_a_counted_figure_within_the_lessons_has_no_reason():
+    lora = beside_lesson("lora", SEVEN, 6 * SEVEN, 400)
+    assert lora.reason is None
+    assert 15 <= lora.counted.usd <= 30
+
+
+def test_a_size_or_method_that_the_lesson_has_not_has_no_row():
+    assert beside_lesson("full", 34_000_000_000, 2e11, 512) is None
+    assert beside_lesson("lora_8bit", SEVEN, 4e10, 512) is None

@@ -1,0 +1,410 @@
+"""Whole decisions as a table. Memory comes from tests/planning/standin.py: a formula, not the dry run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import pytest
+
+from ft_dagster.errors import UserError
+from ft_dagster.planning.catalogue import Hardware
+from ft_dagster.planning.decision import decide
+from tests.planning.llama import METHODS
+from tests.planning.standin import (
+    CATALOGUE,
+    LLAMA_7B,
+    LLAMA_8B,
+    LLAMA_13B,
+    LLAMA_70B,
+    SMOL,
+    Shape,
+    candidates,
+    question,
+)
+
+CPU = Hardware("cpu", 1, "CPU with 2 cores", memory_bytes=8_000_000_000)
+UNLISTED = Hardware("gpu", 2, "an unlisted GPU", memory_bytes=48_000_000_000)
+
+
+def decided(shape: Shape, gpus: str | Hardware, **more: Any):
+    asked = question(shape, gpus, **more)
+    return decide(asked, candidates(shape, asked.hardware))
+
+
+def rule(decision, method, name):
+    """What rule `name` said of `method`, None where it does not apply."""
+    return next((rule for rule in decision.row(method).rules if rule.rule == name), None)
+
+
+def warned(decision, method, text):
+    return any(text in line for line in decision.row(method).warnings)
+
+
+class Case(NamedTuple):
+    name: str
+    shape: Shape
+    gpus: str | Hardware
+    asked: dict[str, Any]
+    method: str | None
+    fits: set[str]
+    reasons: list[tuple[str, str, str, str | None, str]]  # method, rule, verdict, outvoted by, words
+
+
+LORA_LIKE = {"lora", "qlora", "lora_8bit"}
+ADAPTERS = LORA_LIKE | {"prompt_tuning", "prefix_tuning"}
+ALL = set(METHODS)
+KNOWLEDGE = {"objective": "domain_knowledge"}
+CASES = [
+    Case(
+        "13B, 2 A100, 200k, instruction, 5 variants, $1000",
+        LLAMA_13B, "2xA100-80GB", {"examples": 200_000, "variants": 5, "budget_usd": 1000}, "lora", ADAPTERS,
+        [
+            ("lora", "objective", "for", None, "behaviour and format"),
+            ("lora", "dataset_size", "for", None, "200,000 examples, below 1M: lora matches full"),
+            ("lora", "variants", "for", None, "served as one base of 26.0 GB with 5 adapters"),
+            ("lora", "budget", "for", None, "within the budget of $1,000.00"),
+            ("full", "fits", "against", None, "105.6 GB on each device (ZeRO-3 over 2) of 85.9 GB"),
+            ("full", "variants", "against", None, "130.2 GB stored; served as 5 copies"),
+        ],
+    ),
+    Case(
+        "70B and one A100 80",
+        LLAMA_70B, "A100-80GB", {}, "qlora", {"qlora", "lora_8bit"},
+        [
+            ("full", "fits", "against", None, "1,131.2 GB on the one device"),
+            ("lora", "fits", "against", None, "146.8 GB on the one device"),
+            ("lora", "usual", "for", "fits", "usual choice"),
+            ("lora_8bit", "fits", "for", None, "82.5 GB on the one device"),
+            ("qlora", "fits", "for", None, "49.4 GB on the one device"),
+        ],
+    ),
+    Case(
+        "facts, and full fits",
+        LLAMA_7B, "8xA100-80GB", KNOWLEDGE, "full", ALL,
+        [
+            ("full", "objective", "for", None, "facts need all weights"),
+            ("lora", "objective", "against", None, "the style of a text and not its facts"),
+            ("lora", "usual", "for", "objective", "usual choice"),
+        ],
+    ),
+    Case(
+        "facts, and full does not fit",
+        LLAMA_7B, "A100-80GB", KNOWLEDGE, "lora", ADAPTERS,
+        [
+            ("full", "objective", "for", "fits", "facts need all weights"),
+            ("full", "fits", "against", None, "2 of them would hold it"),
+            ("lora", "objective", "against", "fits", "not its facts"),
+        ],
+    ),
+    Case(
+        "facts for ten variants",
+        LLAMA_7B, "8xA100-80GB", {**KNOWLEDGE, "variants": 10}, "full", ALL,
+        [
+            ("full", "variants", "against", "objective", "10 variants on this base: 134.8 GB"),
+            ("lora", "variants", "for", "objective", "15.1 GB stored"),
+        ],
+    ),
+    Case(
+        "facts beyond the budget",
+        LLAMA_13B, "8xA100-80GB", {**KNOWLEDGE, "examples": 500_000, "budget_usd": 85}, "full", ALL,
+        [
+            ("full", "budget", "against", "objective", "of $85.00, and one epoch is beyond it too"),
+            ("lora", "budget", "for", "objective", "within the budget of $85.00"),
+        ],
+    ),
+    Case(
+        "one variant, everything fits",
+        LLAMA_8B, "8xH100", {}, "lora", ALL,
+        [
+            ("lora", "usual", "for", None, "usual choice"),
+            ("full", "objective", "neither", None, "full can teach"),
+        ],
+    ),
+    Case(
+        "one narrow task, nothing else matters",
+        LLAMA_8B, "8xH100", {"objective": "task_specific"}, "full", ALL,
+        [
+            ("full", "narrow_task", "for", None, "nobody asks for general ability"),
+            ("lora", "usual", "for", "narrow_task", "usual choice"),
+        ],
+    ),
+    Case(
+        "one narrow task whose model must stay general",
+        LLAMA_8B, "8xH100", {"objective": "task_specific", "general_matters": True}, "lora", ALL,
+        [("full", "narrow_task", "neither", None, "general ability is to be kept")],
+    ),
+    Case(
+        "a narrow task for twelve tenants",
+        LLAMA_8B, "8xH100", {"objective": "task_specific", "variants": 12}, "lora", ALL,
+        [
+            ("full", "narrow_task", "for", "variants", "bends all weights"),
+            ("full", "variants", "against", None, "12 copies"),
+        ],
+    ),
+    Case(
+        "twenty million examples",
+        LLAMA_8B, "8xH100", {"examples": 20_000_000}, "full", ALL,
+        [
+            ("full", "dataset_size", "for", None, "more than 10M"),
+            ("lora", "dataset_size", "against", None, "falls behind full"),
+        ],
+    ),
+    Case(
+        "three million examples",
+        LLAMA_8B, "8xH100", {"examples": 3_000_000}, "lora", ALL,
+        [
+            ("lora", "dataset_size", "neither", None, "undetermined"),
+            ("full", "dataset_size", "neither", None, "a bake-off decides"),
+        ],
+    ),
+    Case(
+        "new tokens for an assistant",
+        LLAMA_8B, "2xA100-80GB", {"new_tokens": 12}, "lora", ALL,
+        [
+            ("lora", "new_tokens", "for", None, "12 new tokens: their rows are trained beside the adapter"),
+            ("full", "new_tokens", "neither", None, "and so does lora"),
+            ("prompt_tuning", "new_tokens", "against", None, "cannot train their rows"),
+        ],
+    ),
+    Case(
+        "13B on two 24 GB cards",
+        LLAMA_13B, "2xRTX4090", {}, "lora", {"lora", "qlora", "lora_8bit"},
+        [
+            ("lora", "fits", "for", None, "ZeRO-3 over 2"),
+            ("prefix_tuning", "fits", "against", None, "no number of them holds it"),
+        ],
+    ),
+    Case(
+        "13B on one 24 GB card",
+        LLAMA_13B, "RTX4090", {}, "qlora", {"qlora", "lora_8bit"},
+        [("lora", "fits", "against", None, "(a copy each) of 25.8 GB: does not fit; 2")],
+    ),
+    Case(
+        "whole models are to be served",
+        LLAMA_8B, "8xH100", {"serving": "copies", "variants": 3}, "lora", ALL,
+        [
+            ("lora", "serving", "for", None, "whole models are wished: 3 copies"),
+            ("prefix_tuning", "serving", "against", None, "cannot be merged"),
+        ],
+    ),
+    Case(
+        "a narrow task with a deadline that full cannot keep",
+        LLAMA_8B, "8xH100", {"objective": "task_specific", "examples": 400_000, "deadline_hours": 0.6},
+        "lora", ALL,
+        [
+            ("full", "deadline", "against", None, "of 0.6 h, and one epoch is beyond it too"),
+            ("lora", "deadline", "against", None, "1.1 of its 3 epochs keep within it"),
+            ("full", "narrow_task", "for", "deadline", "bends all weights"),
+        ],
+    ),
+    Case(
+        "70B on eight cards of 24 GB",
+        LLAMA_70B, "8xRTX3090", {}, "lora", {"lora", "qlora"},
+        [
+            ("lora", "fits", "for", None, "ZeRO-3 over 8"),
+            ("lora_8bit", "fits", "against", None, "no number of them holds it"),
+        ],
+    ),
+    Case(
+        "nothing fits",
+        LLAMA_70B, "T4", {}, None, set(),
+        [("qlora", "fits", "against", None, "does not fit; 4 of them would hold it")],
+    ),
+    Case(
+        "a small model on two cores, with a budget that cannot be compared",
+        SMOL, CPU, {"examples": 500, "budget_usd": 10}, "lora", ALL,
+        [("lora", "budget", "neither", None, "unknown peak (CPU with 2 cores)")],
+    ),
+    Case(
+        "memory and count of a GPU nobody listed",
+        LLAMA_8B, UNLISTED, {}, "lora", ADAPTERS,
+        [("full", "fits", "against", None, "of 48.0 GB")],
+    ),
+]  # fmt: skip
+assert len(CASES) >= 14
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_a_decision_and_its_reasons(case):
+    decision = decided(case.shape, case.gpus, **case.asked)
+    assert decision.method == decision.recommended == case.method
+    assert {row.method for row in decision.ranking if row.fits} == case.fits
+    for method, name, verdict, outvoted_by, words in case.reasons:
+        said = rule(decision, method, name)
+        assert words in said.sentence
+        assert (said.verdict, said.outvoted_by) == (verdict, outvoted_by), said
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_every_method_is_ranked_with_every_figure(case):
+    shown = decided(case.shape, case.gpus, **case.asked).to_json()
+    assert [row["method"] for row in shown["ranking"]] != []
+    assert {row["method"] for row in shown["ranking"]} == ALL
+    names = {tuple(rule["rule"] for rule in row["rules"]) for row in shown["ranking"]}
+    assert len(names) == 1  # the same rules are put to each
+    for row in shown["ranking"]:
+        assert set(row) == {
+            "method", "fits", "gpus_needed", "memory_gb_per_gpu", "hours", "cost_usd", "storage_gb",
+            "serving_gpus", "days_to_candidate", "warnings", "rules",
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_what_fits_ranks_above_what_does_not(case):
+    fits = [row.fits for row in decided(case.shape, case.gpus, **case.asked).ranking]
+    assert fits == sorted(fits, reverse=True)
+
+
+def test_knowledge_by_an_adapter_is_warned_of_first_and_loud():
+    decision = decided(LLAMA_7B, "A100-80GB", **KNOWLEDGE)
+    assert decision.row("lora").warnings[0].startswith("NEW KNOWLEDGE BY LORA: style is learned")
+    assert not warned(decision, "full", "NEW KNOWLEDGE")
+
+
+def test_a_tight_fit_is_said_with_what_is_left():
+    decision = decided(LLAMA_70B, "A100-80GB")
+    assert warned(decision, "lora_8bit", "tight: 82.5 of 85.9 GB leaves 3.4 GB")
+    assert not warned(decision, "qlora", "tight")
+
+
+def test_between_one_and_ten_million_a_bake_off_is_named():
+    decision = decided(LLAMA_8B, "8xH100", examples=3_000_000)
+    assert decision.bake_off
+    assert "ft-dagster bakeoff" in decision.notes[0]
+    assert not decided(LLAMA_8B, "8xH100", examples=900_000).bake_off
+
+
+def test_a_declared_method_is_obeyed_and_the_difference_said():
+    decision = decided(LLAMA_8B, "8xH100", method="full")
+    assert (decision.method, decision.recommended, decision.fits) == ("full", "lora", True)
+    assert "full is declared and obeyed; lora ranks first by usual" in decision.notes[0]
+    assert "GB against" in decision.notes[0]
+    assert " h against " in decision.notes[0]
+
+
+def test_a_declared_method_that_ranks_first_is_no_difference():
+    decision = decided(LLAMA_8B, "8xH100", method="lora")
+    assert not any("obeyed" in note for note in decision.notes)
+
+
+def test_a_declared_method_that_does_not_fit_is_not_recommended():
+    decision = decided(LLAMA_70B, "A100-80GB", method="full")
+    assert (decision.method, decision.recommended, decision.fits) == ("full", "qlora", False)
+
+
+def test_where_nothing_fits_what_needs_least_is_named():
+    decision = decided(LLAMA_70B, "T4")
+    assert decision.notes[0].startswith("nothing fits 1 x T4 of 16.1 GB: qlora needs least, 49.4 GB")
+
+
+def test_one_training_within_the_budget_says_what_the_tries_before_it_cost():
+    decision = decided(LLAMA_13B, "2xA100-80GB", examples=200_000, budget_usd=1000)
+    assert warned(decision, "lora", "the 10 to 20 before a production candidate cost $970 to $1,940")
+
+
+def test_a_limit_that_the_recommended_one_breaks_names_who_keeps_it():
+    asked = {**KNOWLEDGE, "examples": 500_000, "budget_usd": 85}
+    (note,) = [
+        line for line in decided(LLAMA_13B, "8xA100-80GB", **asked).notes if "beyond the budget" in line
+    ]
+    assert "within it: lora" in note
+
+
+def test_a_limit_that_all_break_says_so():
+    notes = decided(LLAMA_8B, "8xH100", budget_usd=0.01).notes
+    assert any("so is every method that fits" in note for note in notes)
+
+
+def test_a_card_without_bf16_is_warned_of():
+    assert warned(decided(LLAMA_7B, "2xV100-32GB"), "lora", "V100-32GB has no bf16 arithmetic")
+
+
+def test_a_learned_utilization_changes_the_hours():
+    slow = decided(LLAMA_8B, "A100-80GB").row("lora").figures.hours
+    quick = decided(LLAMA_8B, "A100-80GB", learned_utilization={"lora": 0.6}).row("lora").figures.hours
+    assert quick == pytest.approx(slow / 2)
+
+
+def test_judging_is_part_of_the_cost():
+    without = decided(LLAMA_8B, "A100-80GB").row("lora").figures.usd
+    assert decided(LLAMA_8B, "A100-80GB", questions=2000).row("lora").figures.usd > without
+
+
+BAD = [
+    ({"budget_usd": -1}, "budget"),
+    ({"budget_usd": 0}, "budget"),
+    ({"budget_usd": float("nan")}, "budget"),
+    ({"deadline_hours": -2}, "deadline"),
+    ({"examples": 0}, "examples"),
+    ({"tokens": 0}, "tokens"),
+    ({"variants": 0}, "variants"),
+    ({"new_tokens": -1}, "new_tokens"),
+    ({"objective": "poetry"}, "objective"),
+    ({"method": "houlsby"}, "method"),
+]
+
+
+@pytest.mark.parametrize(("asked", "field"), BAD)
+def test_what_has_no_answer_is_refused(asked, field):
+    with pytest.raises(UserError) as error:
+        question(LLAMA_8B, "A100-80GB", **asked)
+    assert error.value.field == field
+    assert error.value.fix
+
+
+def test_a_model_of_no_size_is_refused():
+    with pytest.raises(UserError, match="parameters"):
+        replace(question(LLAMA_8B, "A100-80GB"), parameters=0)
+
+
+@pytest.mark.parametrize("gpus", ["0xA100-80GB", "2xA100-60GB", "-1xH100"])
+def test_gpus_that_cannot_be_are_refused(gpus):
+    with pytest.raises(UserError) as error:
+        CATALOGUE.gpus(gpus)
+    assert error.value.field == "gpus"
+
+
+def test_a_declared_method_without_figures_is_refused():
+    asked = question(LLAMA_8B, "A100-80GB", method="full")
+    with pytest.raises(UserError, match="not planned"):
+        decide(asked, [one for one in candidates(LLAMA_8B, asked.hardware) if one.method != "full"])
+
+
+def test_figures_that_contradict_themselves_are_a_mistake_of_the_program():
+    asked = question(LLAMA_70B, "A100-80GB")
+    wrong = [replace(one, fits=True) for one in candidates(LLAMA_70B, asked.hardware)]
+    with pytest.raises(ValueError, match="said to fit"):
+        decide(asked, wrong)
+
+
+def test_a_wish_for_adapters_outvotes_a_narrow_task():
+    decision = decided(LLAMA_8B, "8xH100", objective="task_specific", serving="adapters")
+    assert decision.method == "lora"
+    assert "one base with adapters is wished; full is 1 copy" in rule(decision, "full", "serving").sentence
+    assert rule(decision, "full", "narrow_task").outvoted_by == "serving"
+
+
+def test_the_number_of_variants_outvotes_the_budget():
+    """Where adapters were measured slow, only full is within; five variants still share one base."""
+    slow = dict.fromkeys(LORA_LIKE, 0.1)
+    asked = {"objective": "task_specific", "examples": 400_000, "learned_utilization": slow}
+    usd = decided(LLAMA_8B, "8xH100", **asked).row("full").figures.usd
+    decision = decided(LLAMA_8B, "8xH100", **asked, variants=5, budget_usd=1.01 * usd)
+    assert decision.method == "lora"
+    assert rule(decision, "full", "budget").outvoted_by == "variants"
+    assert any("lora is beyond the budget" in note and "within it: full" in note for note in decision.notes)
+
+
+def test_of_equal_methods_the_one_within_the_budget_is_taken():
+    """Lora measured slow, qlora not: two of qlora's epochs keep within what not one of lora's does."""
+    asked = {"examples": 400_000, "variants": 5, "learned_utilization": {"lora": 0.1}, "budget_usd": 50}
+    decision = decided(LLAMA_8B, "8xH100", **asked)
+    assert decision.method == "qlora"
+    assert rule(decision, "lora", "usual").outvoted_by == "budget"
+
+
+def test_adapters_are_served_on_the_base_they_were_trained_on():
+    decision = decided(LLAMA_70B, "A100-80GB", variants=10)
+    gpus = {row.method: row.to_json()["serving_gpus"] for row in decision.ranking}
+    assert (gpus["full"], gpus["lora"], gpus["qlora"]) == (30, 3, 1)

@@ -1,0 +1,160 @@
+"""A recommendation by dry run: real architectures, real figures, in the words a team would ask."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_dagster.errors import UserError
+from ft_dagster.planning.catalogue import load_catalogue
+from ft_dagster.planning.recommend import Asked, recommend
+from ft_dagster.planning.survey import Survey
+from ft_dagster.report.recommendation import memory_line, ranking_table, reasons_lines
+
+CATALOGUE = load_catalogue()
+
+
+def asked(gpus: str, **more: Any) -> Survey:
+    return recommend(Asked(**{"examples": 50_000, "max_length": 512, **more}), CATALOGUE.gpus(gpus))
+
+
+@pytest.fixture(scope="module")
+def seventy() -> Survey:
+    """70B and one A100 80 GB: micro-batch 1, 512 tokens, checkpointing (from 3B on by itself)."""
+    return asked("A100-80GB", model="Llama-3-70B", micro_batch=1)
+
+
+@pytest.fixture(scope="module")
+def thirteen() -> Survey:
+    return asked("2xA100-80GB", params=13e9, examples=200_000, variants=5, budget_usd=1000, micro_batch=1)
+
+
+@pytest.mark.long
+def test_of_seventy_billion_on_one_card_only_qlora_fits(seventy: Survey) -> None:
+    memory = {row.method: row.figures.candidate.memory_bytes / 1e9 for row in seventy.decision.ranking}
+    fits = {row.method for row in seventy.decision.ranking if row.fits}
+    assert seventy.decision.method == "qlora"
+    assert fits == {"qlora"}
+    assert memory["full"] > 1000
+    assert 141 < memory["lora"] < 155
+    assert 85.9 < memory["lora_8bit"] < 95  # by a few GB
+    assert 44 < memory["qlora"] < 55
+
+
+@pytest.mark.long
+def test_thirteen_billion_for_five_variants_on_a_budget_is_lora(thirteen: Survey) -> None:
+    assert thirteen.decision.method == "lora"
+    row = thirteen.decision.row("lora")
+    assert {rule.rule for rule in row.rules if rule.verdict == "for"} >= {
+        "fits", "objective", "dataset_size", "variants", "budget"
+    }  # fmt: skip
+    assert not thirteen.decision.row("full").fits
+    assert thirteen.changes == ()
+
+
+@pytest.mark.long
+def test_the_document_has_what_a_script_asks_for(thirteen: Survey) -> None:
+    document = json.loads(json.dumps(thirteen.to_json()))
+    assert document["method"] == "lora"
+    assert set(document["ranking"][0]) == {
+        "method", "fits", "gpus_needed", "memory_gb_per_gpu", "hours", "cost_usd", "storage_gb",
+        "serving_gpus", "days_to_candidate", "warnings", "rules",
+    }  # fmt: skip
+    assert len(document["ranking"]) == 6
+    assert document["plan"]["memory_bytes"]["total"] == pytest.approx(
+        1e9 * document["ranking"][0]["memory_gb_per_gpu"], rel=1e-3
+    )
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Asked of a Llama of 13M parameters, in rows long enough for activations to weigh."""
+    folder = tmp_path_factory.mktemp("small")
+    sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 12, "vocab_size": 1000}
+    config = {"model_type": "llama", "num_attention_heads": 4, "num_key_value_heads": 4, **sizes}
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}), "utf-8")
+    return {"model": str(folder), "max_length": 2048, "examples": 1000}
+
+
+@pytest.mark.slow
+def test_what_is_left_open_is_filled_in_so_that_it_fits(small: dict[str, Any], tmp_path: Path) -> None:
+    roomy = recommend(Asked(**small, method="lora"), card(tmp_path, 10_000))
+    total = roomy.chosen.occupancy.total
+    tight = recommend(Asked(**small, method="lora"), card(tmp_path, (total - 60_000_000) // 2**20))
+    assert not roomy.chosen.training["gradient_checkpointing"]
+    assert tight.chosen.training["gradient_checkpointing"]
+    assert tight.decision.fits
+    (row,) = [r for r in tight.chosen.reasons.rows if r["field"] == "training.gradient_checkpointing"]
+    assert "instead of" in row["reason"]
+
+
+@pytest.mark.long
+def test_what_does_not_fit_names_changes_and_the_first_makes_it_fit(
+    small: dict[str, Any], tmp_path: Path
+) -> None:
+    big = {**small, "method": "lora", "micro_batch": 16}
+    total = recommend(Asked(**big), card(tmp_path, 10_000)).chosen.occupancy.total
+    hardware = card(tmp_path, total // 2**20 * 7 // 10)
+    refused = recommend(Asked(**big), hardware)
+    assert not refused.decision.fits
+    first = refused.changes[0]
+    assert [setting.field for setting in first.settings] == ["training.per_device_train_batch_size"]
+    mended = recommend(Asked(**{**big, "micro_batch": first.settings[0].value}), hardware)
+    assert mended.decision.fits
+    assert any(
+        line.lstrip().startswith("1. training.per_device") for line in reasons_lines(refused.to_json())
+    )
+
+
+@pytest.mark.slow
+def test_a_declared_method_is_obeyed_and_the_difference_said(small: dict[str, Any], tmp_path: Path) -> None:
+    found = recommend(Asked(**small, method="full"), card(tmp_path, 10_000))
+    assert (found.decision.method, found.decision.recommended) == ("full", "lora")
+    assert any("full is declared and obeyed" in note for note in found.decision.notes)
+    document = found.to_json()
+    assert "optimizer states" in memory_line(document)
+    assert ranking_table(document).row_count == 6
+
+
+@pytest.mark.slow
+def test_a_method_that_cannot_do_it_is_left_out_with_the_reason(
+    small: dict[str, Any], tmp_path: Path
+) -> None:
+    found = recommend(Asked(**small, new_tokens=2), card(tmp_path, 10_000))
+    assert found.decision.method == "lora"
+    assert "prompt_tuning" in found.refused or any(
+        "cannot train their rows" in rule.sentence for rule in found.decision.row("prompt_tuning").rules
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"examples": 0}, "--examples"),
+        ({"budget_usd": -5.0}, "--budget"),
+        ({"variants": 0}, "--variants"),
+        ({"model": None}, "--model"),
+        ({"params": 7e9}, "--model"),
+        ({"model": None, "params": 3.0}, "--params"),
+        ({"model": "Lama-3-8B"}, "model"),
+        ({"method": "houlsby"}, None),
+    ],
+)
+def test_a_question_without_an_answer_is_one_error(
+    small: dict[str, Any], wrong: dict[str, Any], field: str | None
+) -> None:
+    with pytest.raises((UserError, ValueError)) as raised:
+        recommend(Asked(**{**small, **wrong}), CATALOGUE.gpus("T4"))
+    if field is not None:
+        assert raised.value.field == field
+
+
+def card(folder: Path, mib: int) -> Any:
+    """One GPU of so many MiB, from a project's own catalogue."""
+    (folder / "gpus.yaml").write_text(
+        f"cards: {{Own: {{memory_mib: {mib}, bf16_tflops: 100, usd_per_hour: 1}}}}", "utf-8"
+    )
+    return load_catalogue(folder).gpus("Own")
