@@ -23,7 +23,6 @@ from ft_dagster.training.contract import (
     Member,
     Result,
     Run,
-    read_result,
     read_run,
     recipe_digest,
 )
@@ -48,7 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
             return ranks.start(run, folder)
         _take_device()
         with open_channel() as channel:
-            return train_all(run, channel, stop)
+            code = train_all(run, channel, stop)
+        ranks.end(code)
+        return code
     except Stopped as stopped:
         return stopped.code
     except UserError as error:
@@ -107,7 +108,7 @@ def _train_one(run: Run, member: Member, channel: Channel, stop: Stop) -> int:
     """One member, its result written whatever happens; the others do not suffer from it."""
     from ft_dagster.training.trainer import train_member
 
-    if _already_done(run, member):
+    if ranks.is_done(run, member):
         channel.say(f"{member.variant}: already trained, kept")
         return DONE
     if ranks.is_first():
@@ -142,14 +143,6 @@ def _check_device(member: Member) -> None:
             value="cuda",
             fix="Run it on a host with a GPU, or let the plan choose the CPU",
         )
-
-
-def _already_done(run: Run, member: Member) -> bool:
-    try:
-        result = read_result(member.result)
-    except UserError:
-        return False
-    return result.status == "done" and result.recipe == recipe_digest(run, member) and member.payload.is_dir()
 
 
 def _failed(run: Run, member: Member, error: UserError) -> int:

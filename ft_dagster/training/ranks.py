@@ -13,11 +13,20 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from ft_dagster.errors import UserError
-from ft_dagster.training.contract import Launch, Member, Result, Run, read_result, write_result
+from ft_dagster.training.contract import (
+    Launch,
+    Member,
+    Result,
+    Run,
+    read_result,
+    recipe_digest,
+    write_result,
+)
 from ft_dagster.training.stop import CANCELLED, PREEMPTED
 
 T = TypeVar("T")
 BAD_INPUT, FAILED = 2, 1
+FIRST_SIGNAL = 128  # an exit code above it: killed by a signal
 
 
 def world() -> int:
@@ -60,7 +69,11 @@ def start(run: Run, folder: Path) -> int:
     try:
         elastic_launch(config, sys.executable)("-P", "-m", "ft_dagster.training", str(folder))
     except ChildFailedError as error:
-        return _worst([failure.exitcode for failure in error.failures.values()])
+        code = _worst([failure.exitcode for failure in error.failures.values()])
+        if code > FIRST_SIGNAL and all(is_done(run, member) for member in run.members):
+            print(f"a rank crashed on leaving ({code}), after all was written", file=sys.stderr)
+            return 0
+        return code
     except SignalException as error:
         return CANCELLED if error.sigval == signal.SIGINT else PREEMPTED
     return 0
@@ -112,6 +125,24 @@ def leave() -> None:
 
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def end(code: int) -> None:
+    """End a rank at once: libraries' threads that still run would abort it as the interpreter leaves."""
+    if world() == 1:
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def is_done(run: Run, member: Member) -> bool:
+    """Whether this very training has left its result and its payload."""
+    try:
+        result = read_result(member.result)
+    except UserError:
+        return False
+    return result.status == "done" and result.recipe == recipe_digest(run, member) and member.payload.is_dir()
 
 
 def report(member: Member, result: Result) -> None:

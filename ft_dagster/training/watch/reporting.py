@@ -23,8 +23,8 @@ class Reports:
         """Raises UserError where a library is unknown or not installed."""
         for name in names:
             _check(name)
-        if names:
-            os.environ.update(_environment(evidence, variant))
+        for name in names:
+            os.environ.update(_environment(name, evidence, variant))
         self._callbacks = [_made(name) for name in names]
         self._trainer: Any = None
 
@@ -61,12 +61,17 @@ def _check(name: str) -> None:
         )
 
 
-def _environment(evidence: Path, variant: str) -> dict[str, str]:
+def _environment(name: str, evidence: Path, variant: str) -> dict[str, str]:
+    """What this reporter reads of the environment."""
+    if name == "tensorboard":
+        return {"TENSORBOARD_LOGGING_DIR": str(evidence / "tensorboard")}
+    if name == "wandb":
+        return {
+            "WANDB_MODE": GIVEN["WANDB_MODE"] or "offline",
+            "WANDB_DIR": str(evidence),
+            "WANDB_NAME": variant,
+        }
     return {
-        "TENSORBOARD_LOGGING_DIR": str(evidence / "tensorboard"),
-        "WANDB_MODE": GIVEN["WANDB_MODE"] or "offline",
-        "WANDB_DIR": str(evidence),
-        "WANDB_NAME": variant,
         "MLFLOW_TRACKING_URI": GIVEN["MLFLOW_TRACKING_URI"] or (evidence / "mlflow").absolute().as_uri(),
         "MLFLOW_EXPERIMENT_NAME": variant,
     }
