@@ -23,6 +23,8 @@ from ft_dagster.training.methods import method_of
 from tests.training.methods.taught import trainer_of
 from tests.training.runs import LORA, Runs, write_shard
 
+pytestmark = pytest.mark.slow
+
 FULL = {"name": "full"}
 QLORA, INT8, DORA = {**LORA, "name": "qlora"}, {**LORA, "name": "lora_8bit"}, {**LORA, "use_dora": True}
 PROMPT = {"name": "prompt_tuning", "num_virtual_tokens": 8}

@@ -20,6 +20,8 @@ from ft_dagster.training.watch.reporting import Reports
 from tests.evaluation.questions import write_task
 from tests.training.runs import LORA, Runs, payload_bytes, result_of
 
+pytestmark = pytest.mark.slow
+
 
 def train(run_folder: Path) -> int:
     return train_all(read_run(run_folder), Console(), Stop())

@@ -26,6 +26,8 @@ from tests.training.methods.taught import (
 )
 from tests.training.runs import Runs, payload_bytes, result_of
 
+pytestmark = pytest.mark.slow
+
 ATTENTION = {"rank": 6, "alpha": 9.0, "use_rslora": True, "target_modules": ["q_proj", "v_proj", "down_proj"]}
 CHILD = {"target_modules": ["q_proj", "up_proj"]}
 
