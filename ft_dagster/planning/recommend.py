@@ -5,11 +5,12 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ft_dagster.errors import UserError
 from ft_dagster.planning.architecture import architecture_file, shipped
 from ft_dagster.planning.catalogue import Hardware
+from ft_dagster.planning.question import METHODS, Objective
 from ft_dagster.planning.serving import Manner
 from ft_dagster.planning.sketch import (
     TOKENS_PER_EXAMPLE,
@@ -21,6 +22,7 @@ from ft_dagster.planning.sketch import (
 from ft_dagster.planning.survey import Setting, Survey, survey
 
 MAX_LENGTH = 1024
+OBJECTIVES = get_args(Objective)
 TOKEN = "<new-{}>"
 
 
@@ -96,6 +98,12 @@ def _check(asked: Asked) -> None:
             value=asked.model,
             fix=f"Give --params 13e9, or --model: a config.json, its folder, or {', '.join(shipped())}",
         )
+    for field, given, known in (
+        ("--method", asked.method or METHODS[0], METHODS),
+        ("--objective", asked.objective, OBJECTIVES),
+    ):
+        if given not in known:
+            raise UserError("is not known", field=field, value=given, fix=f"Take one of {', '.join(known)}")
     for field, value in (
         ("--examples", asked.examples),
         ("--tokens-per-example", asked.tokens_per_example),

@@ -1,4 +1,4 @@
-"""Stand-in figures for decisions. MEMORY HERE IS A SMALL FORMULA, NOT THE DRY RUN: replace it with that.
+"""Stand-in figures for decisions. MEMORY HERE IS A SMALL FORMULA, not the dry run, which has its own tests.
 
 Bytes of one of n devices, micro-batch 1, gradient checkpointing, t trained parameters of P:
 
