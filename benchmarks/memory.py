@@ -1,6 +1,7 @@
 """Is the memory that a plan foretells the memory that a training takes? Markdown tables on stdout.
 
     .venv/bin/python benchmarks/memory.py             # against the real trainer, tracked and by its process
+    .venv/bin/python benchmarks/memory.py --ranks     # copies, ZeRO-2 and ZeRO-3 over two processes
     .venv/bin/python benchmarks/memory.py --table     # 7B to 70B by method, beside the rules of thumb
 
 The first needs the demo's model (`make install && .venv/bin/python examples/demo/prepare.py`), one CPU thread
@@ -38,6 +39,7 @@ METHODS: dict[str, tuple[dict[str, Any], bool]] = {  # with gradient checkpointi
 }
 LENGTHS, MICRO_BATCHES = (128, 256), (1, 2)
 TRAINED_SHARE = 0.5
+BUCKET = 5_000_000  # weights in one communication, of the trainings over several processes
 GB = 1e9
 RULES = {  # of thumb: GB by full, LoRA and QLoRA at rank 16
     "Llama-2-7B": (98, 18, 10),
@@ -206,17 +208,11 @@ def peak_resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def in_child(case: dict[str, Any], model: Path, *, tracked: bool = False, returned: bool = True) -> int:
-    """Bytes by `measure` in a process of its own, whose memory is that case's alone.
-
-    `returned`: glibc gives freed blocks of 64 KiB or more back at once. By default it keeps blocks of up to
-    32 MB once it has seen such a size, which is the allocator's memory and not the training's.
-    """
+def in_child(case: dict[str, Any], model: Path, *, tracked: bool = False) -> int:
+    """Bytes by `measure` in a process of its own, whose memory is that case's alone."""
     asked = json.dumps({**case, "tracked": tracked})
     command = [sys.executable, "-W", "ignore", __file__, "--model", str(model), "--one", asked]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    if returned:
-        environment["MALLOC_MMAP_THRESHOLD_"] = "65536"
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise SystemExit(f"{case}: {done.stderr[-2000:]}")
@@ -224,25 +220,31 @@ def in_child(case: dict[str, Any], model: Path, *, tracked: bool = False, return
 
 
 def compare(model: Path, precision: str, only: str | None) -> None:
-    """Foretold, tracked and grown, case by case."""
+    """Foretold, tracked and grown, case by case; and after learning from the method's other cases."""
+    from statistics import median
+
+    from ft_dagster.planning.occupancy import CPU_CONTEXT
+
     print(f"{model.name}, {precision}, {TRAINED_SHARE:.0%} of positions trained; MB = 1e6 bytes\n")
-    print(
-        "| method | length | micro-batch | foretold | tracked | error | process | error | by default |"
-        " error |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    for case in cases():
-        if only and only != case["name"]:
+    print("| method | length | micro-batch | foretold | tracked | error | process | error | after learning |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name in METHODS:
+        if only and only != name:
             continue
-        case["precision"] = precision
-        said = foretell(case, model)
-        found = [in_child(case, model, tracked=True), in_child(case, model)]
-        if (case["length"], case["rows"]) == (LENGTHS[-1], MICRO_BATCHES[-1]):
-            found.append(in_child(case, model, returned=False))
-        cells = [f"{bytes_ / 1e6:,.1f} | {(said - bytes_) / bytes_:+.2%}" for bytes_ in found]
-        cells += ["| "] * (3 - len(found))
-        labels = [case["name"], case["length"], case["rows"], f"{said / 1e6:,.1f}", *cells]
-        print(f"| {' | '.join(map(str, labels))} |", flush=True)
+        own = [{**case, "precision": precision} for case in cases() if case["name"] == name]
+        rows = [
+            (case, foretell(case, model), in_child(case, model, tracked=True), in_child(case, model))
+            for case in own
+        ]
+        for case, said, tracked, grown in rows:
+            others = [more - less for other, less, _, more in rows if other is not case]
+            process = said + CPU_CONTEXT
+            learned = said + median(others)
+            errors = ((said, tracked), (process, grown), (learned, grown))
+            first, second, third = (f"{(a - b) / b:+.2%}" for a, b in errors)
+            cells = [name, case["length"], case["rows"], f"{said / 1e6:,.1f}", f"{tracked / 1e6:,.1f}", first,
+                     f"{grown / 1e6:,.1f}", second, third]  # fmt: skip
+            print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 def sizes() -> None:
@@ -279,6 +281,46 @@ def sizes() -> None:
             )
 
 
+def ranks(model: Path) -> None:
+    """Full fine-tuning over processes of this machine: the arithmetic of copies and ZeRO, measured."""
+    from ft_dagster.planning.dryrun import Step, footprint
+    from ft_dagster.planning.occupancy import Layout, occupancy
+
+    case = {"name": "full", "method": {"name": "full"}, "checkpointing": True, "length": 128, "rows": 1,
+            "precision": "bf16"}  # fmt: skip
+    print("| processes | ZeRO stage | foretold of each, MB | peak above imports, MB | error |")
+    print("|---|---|---|---|---|")
+    for count, stage in ((1, 0), (2, 0), (2, 2), (2, 3)):
+        step = Step(rows=1, length=128, trained_positions=64, gradient_checkpointing=True, sharded=stage > 0)
+        said = occupancy(footprint(model, case["method"], step), Layout(count, stage, "none", BUCKET)).total
+        grown = trained_over(count, stage, case, model)
+        print(
+            f"| {count} | {stage} | {said / 1e6:,.0f} | {grown / 1e6:,.0f} | {said / grown - 1:+.1%} |",
+            flush=True,
+        )
+
+
+def trained_over(count: int, stage: int, case: dict[str, Any], model: Path) -> int:
+    """Bytes that the first of `count` processes of a training took at most, above its imports."""
+    folder = Path(tempfile.mkdtemp(prefix="memory-"))
+    try:
+        make_run(folder, case, model)
+        file = folder / "run.json"
+        run = json.loads(file.read_text())
+        run["launch"] = {"nodes": 1, "ranks_per_node": count, "rendezvous": None}
+        training = run["members"][0]["plan"]["training"]
+        training |= {"deepspeed": {"stage": stage, "bucket_bytes": BUCKET}, "evaluations": 1, "keep_best": 1,
+                     "keep_last": 1}  # fmt: skip
+        file.write_text(json.dumps(run))
+        command = [sys.executable, "-W", "ignore", "-m", "ft_dagster.training", str(folder)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        subprocess.run(command, check=True, env=environment, capture_output=True)
+        figures = json.loads((folder / "out" / "result.json").read_text())["figures"]
+        return int(figures["peak_memory_bytes"] - figures["imported_bytes"])
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def main() -> int:
     warnings.filterwarnings("ignore")
     parser = argparse.ArgumentParser(
@@ -289,12 +331,17 @@ def main() -> int:
     parser.add_argument("--only", help="one method of the table")
     parser.add_argument("--table", action="store_true", help="7B to 70B beside the rules of thumb")
     parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--ranks", action="store_true", help="full over two processes: copies, ZeRO-2, ZeRO-3"
+    )
     given = parser.parse_args()
     if given.one:
         tracked = given.one.pop("tracked")
         print(f"\n{measure(given.one, given.model, tracked=tracked)}")
         return 0
-    if given.table:
+    if given.ranks:
+        ranks(given.model)
+    elif given.table:
         sizes()
     else:
         compare(given.model, given.precision, given.only)

@@ -28,14 +28,19 @@ class UserError(Exception):
         self.value = value
         super().__init__(str(self))
 
-    def __str__(self) -> str:
+    @property
+    def statement(self) -> str:
+        """Where and what, without the way out."""
         place = ""
         if self.file:
             place = f"{self.file}:{self.line}: " if self.line else f"{self.file}: "
         if self.field:
             place += f"{self.field}: "
         shown = "" if self.value is None else f" (got {_short(self.value)})"
-        return f"{place}{self.problem}{shown}. {self.fix}"
+        return f"{place}{self.problem}{shown}"
+
+    def __str__(self) -> str:
+        return f"{self.statement}. {self.fix}"
 
     def as_dict(self) -> dict[str, object]:
         """The same error for `--json` and for `result.json` (see `from_dict`)."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ft_dagster.errors import UserError
+from ft_dagster.spec.keys import HALF
 from ft_dagster.spec.load import read_yaml
 from ft_dagster.store.blobs import Store
 
 PROJECT_VARIABLE = "FT_DAGSTER_PROJECT"
 FILE = "ft_dagster.yaml"
+Tenant = Annotated[str, Field(pattern=rf"^{HALF.pattern}$")]
 
 
 class Host(BaseModel):
@@ -23,10 +25,34 @@ class Host(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     cpu_slots: int | None = Field(None, ge=1, description="Cores lent where there is no GPU; null: all")
+    memory_gb: float | None = Field(
+        None, gt=0, description="Memory lent where there is no GPU, GB of 1e9 bytes; null: all"
+    )
     gpus: tuple[str, ...] | None = Field(None, description="GPU indices or UUIDs lent; null: found with NVML")
+    shares_per_device: int = Field(
+        1, ge=1, le=64, description="Trainings declared `sharing: shared` that use one GPU or slot at once"
+    )
+    quota: dict[Tenant, Annotated[int, Field(ge=1)]] = Field(
+        {}, description="Devices a tenant may hold at once; `default`: who is not named; none: any number"
+    )
     lock_folder: Path = Field(
         Path("/tmp") / f"ft_dagster-leases-{os.getuid()}", description="Shared by all instances on this host"
     )
+
+
+class Retries(BaseModel):
+    """Further tries of a step whose program was killed or preempted, or which could not reach the store."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    attempts: int = Field(3, ge=0, le=10, description="Further tries; 0: none")
+    wait_seconds: float = Field(
+        10, ge=0, le=60, description="Before the first of them; doubled for each further one, at most 60"
+    )
+
+    def wait(self, tried_again: int) -> float:
+        """Seconds before the next try, after `tried_again` of them."""
+        return min(60.0, self.wait_seconds * 2**tried_again)
 
 
 class Settings(BaseSettings):
@@ -41,6 +67,10 @@ class Settings(BaseSettings):
     store_options: dict[str, Any] = Field({}, description="For the file system: endpoint_url, profile, ...")
     work: Path = Field(Path(".ft_dagster/work"), description="Scratch space and caches of this host")
     host: Host = Host()
+    tenant_runs: int = Field(
+        4, ge=1, description="Runs of a tenant in progress at once; read when the Dagster instance is made"
+    )
+    retries: Retries = Retries()
 
     def open_store(self) -> Store:
         return Store(self._inside(self.store) if "://" not in self.store else self.store, self.store_options)

@@ -8,26 +8,30 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import dagster as dg
 
 from ft_dagster.errors import UserError
 from ft_dagster.launch.leases import Ask
+from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.lineage.digest import sha256_json
 from ft_dagster.lineage.stages import STAGE_VERSIONS
 from ft_dagster.resources.artifacts import ArtifactStore
 from ft_dagster.resources.gpus import Gpus
 from ft_dagster.resources.launchers import LocalLauncher
 from ft_dagster.resources.tenants import Tenants
+from ft_dagster.settings import Retries
 from ft_dagster.spec import VariantKey, VariantSpec
-from ft_dagster.store import Artifact, Attempt, Store, read_head, write_head
+from ft_dagster.store import Artifact, Attempt, Store, read_head, unreachable, write_head
 from ft_dagster.store.stage import Recipe, make
+from ft_dagster.training.checkpoints import newest_good
 
 PARTITIONS = "ft_dagster_variant"  # shared by every code location of an instance
 VARIANTS = dg.DynamicPartitionsDefinition(name=PARTITIONS)
 SHARED = "shared"
 EXPERIMENT, OVERRIDES, RIVALS = "ft/experiment", "ft/overrides", "ft/rivals"  # run tags
+FAILURE = "failure"  # metadata of a failure: what happened, what was kept, what to do
 STOPPED = "stopped_in"  # metadata of a failure: the run folder of a training that gave up against its rivals
 Metadata = Mapping[str, Any]
 
@@ -139,12 +143,19 @@ class Bench:
         return artifact
 
     def produce(
-        self, program: str, attempt: Attempt, run: Callable[[Path], dict[str, Any]], *, leased: bool = True
+        self,
+        program: str,
+        attempt: Attempt,
+        run: Callable[[Path], dict[str, Any]],
+        *,
+        leased: bool = True,
+        into: Path | None = None,
     ) -> dict[str, Any]:
         """Run a program of this project and take over what it wrote; returns its figures.
 
         `run(output)` gives the content of run.json. The run folder is named by the key, so a second
-        try finds the checkpoints of the first; it is removed when the program has succeeded.
+        try finds the checkpoints of the first; it is removed when the program has succeeded. `into`: a folder
+        that takes its payload and evidence instead of the attempt's own.
         """
         name = f"{attempt.place.stage}-{attempt.place.key[:16]}"
         run_dir = self.artifacts.work / "runs" / str(self.key) / name
@@ -152,31 +163,53 @@ class Bench:
         output.mkdir(parents=True, exist_ok=True)
         (run_dir / "run.json").write_text(json.dumps(run(output), indent=1, sort_keys=True), "utf-8")
         ask = self._ask(program) if leased else None
-        result = self.launcher.run(self.context, program, run_dir, ask, reports=program == "training")
+        training = program == "training"
+        try:
+            result = self.launcher.run(self.context, program, run_dir, ask, reports=training)
+        except ProgramFailed as failure:
+            failure.kept = _kept(output) if training else None
+            raise
+        except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+            if training:
+                self.context.log.info(f"Cancelled. Kept: {_kept(output)}. Run it again: it goes on from there")
+            raise
         if result.get("status") == "stopped":
             raise dg.Failure(
                 "stopped early: its validation loss was above the median of the runs before it",
                 metadata={STOPPED: str(run_dir)}, allow_retries=False,
             )  # fmt: skip
         for part in ("payload", "evidence"):
+            target = (into or attempt.folder) / part
+            target.mkdir(parents=True, exist_ok=True)
             for file in (output / part).glob("*"):
-                shutil.move(file, attempt.folder / part / file.name)
+                shutil.move(file, target / file.name)
         shutil.rmtree(run_dir)
         figures: dict[str, Any] = result["figures"]
         return figures
 
     def _ask(self, program: str) -> Ask:
         inventory, resources = self.gpus.inventory(), self.spec.resources
-        slots = resources.cpu_slots or len(inventory.devices)
+        gpu = inventory.kind == "gpu"
+        slots = resources.cpu_slots or self.gpus.leases().most(self.key.tenant)
         return Ask(
             variant=str(self.key),
             tenant=self.key.tenant,
-            count=resources.gpus if inventory.kind == "gpu" else slots,
+            count=resources.gpus if gpu else slots,
             priority=resources.priority,
-            memory_bytes=int((resources.gpu_memory_gb or 0) * 1e9) if inventory.kind == "gpu" else 0,
+            memory_bytes=int((resources.gpu_memory_gb or 0) * 1e9) if gpu else 0,
+            gpu_kind=resources.gpu_kind if gpu else None,
+            shared=resources.sharing == "shared",
             reason=f"{program} for run {self.context.run_id[:8]}",
             run_id=self.context.run_id,
         )
+
+    def refuse_what_cannot_be_lent(self) -> None:
+        """Raises UserError where this host can never lend what the declaration asks for."""
+        try:
+            self.gpus.leases().candidates(self._ask("training"))
+        except UserError as error:
+            error.file = error.file or str(self.declared_in)
+            raise
 
     @property
     def device(self) -> str:
@@ -236,8 +269,8 @@ def stage_asset(
             launcher: LocalLauncher,
             gpus: Gpus,
         ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # dagster reads it as a list with the parameter
-            with failures():
-                key = VariantKey.parse(context.partition_key)
+            with failures(context, artifacts.retries):
+                key = _only_key(context)
                 bench = Bench(context, key, tenants, artifacts, launcher, gpus)
                 if group == "release" and bench.heads != bench.prefix:
                     raise UserError(
@@ -252,6 +285,16 @@ def stage_asset(
     return wrap
 
 
+def _only_key(context: dg.AssetExecutionContext) -> VariantKey:
+    """The run's variant. Raises UserError for a single run over several partitions."""
+    start, end = context.partition_key_range
+    if start != end:
+        raise UserError(
+            "a run is for one variant", value=f"{start}...{end}", fix="Launch one run per partition instead"
+        )
+    return VariantKey.parse(start)
+
+
 def _check_specs(asset: str, checks: Mapping[str, str]) -> list[dg.AssetCheckSpec]:
     """Partitioned, or one tenant's pass would hide another's failure; Dagster calls that a preview."""
     with warnings.catch_warnings():
@@ -263,12 +306,40 @@ def _check_specs(asset: str, checks: Mapping[str, str]) -> list[dg.AssetCheckSpe
 
 
 @contextmanager
-def failures() -> Iterator[None]:
-    """A user's mistake ends the step with its one message, and no retry."""
+def failures(
+    context: dg.AssetExecutionContext | None = None, retries: Retries | None = None
+) -> Iterator[None]:
+    """Errors as Dagster's failures, each with its one line; what a retry can mend is tried again.
+
+    A RetryPolicy would also retry a cancel (dagster#15026), so each retry is asked for here.
+    """
     try:
         yield
     except UserError as error:
-        raise dg.Failure(str(error), allow_retries=False) from None
+        raise _failure(str(error)) from None
+    except ProgramFailed as error:
+        if not error.mendable or context is None or retries is None:
+            raise _failure(str(error)) from None
+        _try_again(context, retries, str(error))
+    except Exception as error:
+        if context is None or retries is None or not unreachable(error):
+            raise
+        said = f"the storage could not be reached ({type(error).__name__}: {error})"
+        _try_again(context, retries, f"{said}. Kept: every artifact already made. Run it again")
+
+
+def _try_again(context: dg.AssetExecutionContext, retries: Retries, line: str) -> NoReturn:
+    """Let Dagster run the step again after a while, or fail where that was done often enough."""
+    tried = context.retry_number
+    if tried >= retries.attempts:
+        raise _failure(f"{line} (given up after {tried + 1} tries)" if tried else line) from None
+    wait = retries.wait(tried)
+    context.log.warning(f"{line}. Tried again in {wait:g} s ({tried + 1} of {retries.attempts})")
+    raise dg.RetryRequested(max_retries=retries.attempts, seconds_to_wait=wait) from _failure(line)
+
+
+def _failure(line: str) -> dg.Failure:
+    return dg.Failure(line, metadata={FAILURE: dg.MetadataValue.text(line)}, allow_retries=False)
 
 
 def check(name: str, passed: bool, description: str, **metadata: Any) -> dg.AssetCheckResult:
@@ -279,6 +350,15 @@ def check(name: str, passed: bool, description: str, **metadata: Any) -> dg.Asse
 def digest_of(value: Any) -> str:
     """The digest by which a plain value enters a key."""
     return sha256_json(value)
+
+
+def _kept(output: Path) -> str:
+    """What a training that ended early left to go on from."""
+    folder = output / "checkpoints"
+    newest = newest_good(folder)
+    if newest is None:
+        return f"nothing, for no checkpoint verifies in {folder}"
+    return f"the checkpoint of step {newest.step}, which verifies, in {newest.folder}"
 
 
 def _digest_list(inputs: Mapping[str, str]) -> str:

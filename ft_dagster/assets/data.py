@@ -17,7 +17,7 @@ from ft_dagster.assets.bench import (
 )
 from ft_dagster.data.corpus import build_general_corpus
 from ft_dagster.data.dataset import build_task_dataset
-from ft_dagster.data.derived import base_folder, parent_artifact
+from ft_dagster.data.derived import base_folder, new_token_ids_of, parent_artifact
 from ft_dagster.data.fingerprint import fingerprint_sources
 from ft_dagster.data.mixture import build_mixture, declared_warnings
 from ft_dagster.errors import UserError
@@ -80,7 +80,10 @@ def frozen_declaration(declared: Declared, project: Path, cache: Path) -> dict[s
         "spec": spec.model_dump(mode="json"),
         "sources": fingerprint_sources(spec.data.sources, project, declared_in=declared.file, cache=cache),
         "tasks": {
-            role: tasks_digest(getattr(spec.evaluation, role), project) for role in ("task", "general")
+            role: tasks_digest(
+                getattr(spec.evaluation, role), project, field=f"evaluation.{role}", asked_by=declared.file
+            )
+            for role in ("task", "general")
         },
     }
 
@@ -116,7 +119,7 @@ def general_corpus(
     """
     store = artifacts.open()
     made: dict[str, Artifact] = {}
-    with failures():
+    with failures(context, artifacts.retries):
         for name, spec in tenants.corpora().items():
             sources = fingerprint_sources(
                 spec.sources,
@@ -293,8 +296,7 @@ def locate(bench: Bench, base: Artifact) -> Path:
 
 def new_token_ids(bench: Bench, base: Artifact) -> list[int]:
     """Rows of the base's vocabulary that were added for this variant, and are to be trained."""
-    ids: list[int] = (read_record(bench, base).get("derived") or {}).get("new_token_ids", [])
-    return ids
+    return new_token_ids_of(bench.store, base, bench.cache)
 
 
 def parent_adapter(bench: Bench, base: Artifact) -> tuple[Path, str] | None:

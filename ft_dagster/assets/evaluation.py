@@ -9,17 +9,28 @@ import dagster as dg
 from ft_dagster.assets.bench import SHARED, Bench, check, digest_of, stage_asset
 from ft_dagster.assets.data import locate
 from ft_dagster.evaluation.answer_scores import find_database
-from ft_dagster.evaluation.gates import Verdict, gates_digest, judge, to_json
-from ft_dagster.evaluation.samples import LABELS, read_aggregates, read_samples, write_samples, write_scores
+from ft_dagster.evaluation.gates import Verdict, check_metrics, gates_digest, judge, to_json
+from ft_dagster.evaluation.samples import (
+    LABELS,
+    read_aggregates,
+    read_answers,
+    read_samples,
+    write_samples,
+    write_scores,
+)
 from ft_dagster.evaluation.skills import skills
 from ft_dagster.lineage.digest import sha256_file
 from ft_dagster.report.plots import as_markdown_image, score_bars
+from ft_dagster.report.skills import forgotten, signs, skill_table
 from ft_dagster.report.tables import markdown_table
 from ft_dagster.store import Artifact, Attempt
 
 GROUP = "evaluation"
 QUESTIONS = ("evaluation.limit", "evaluation.seed", "evaluation.num_fewshot")
-OWN_TASK = ("evaluation.max_new_tokens", "evaluation.kind", "data.train_on")
+OWN_TASK = (
+    "evaluation.max_new_tokens", "evaluation.kind", "data.train_on", "evaluation.probed_rows",
+    "evaluation.canaries",
+)  # fmt: skip
 
 
 @stage_asset(group=GROUP, kinds={"huggingface"}, deps=["training_mixture"])
@@ -42,6 +53,7 @@ def base_evaluation(bench: Bench) -> dg.MaterializeResult[Any]:
         "base_evaluation", build, inputs={**_task_inputs(bench), "general_scores": general.digest},
         spec={**bench.spec.slice(*QUESTIONS, *OWN_TASK), "tasks": bench.frozen["tasks"]["task"]},
     )  # fmt: skip
+    check_metrics(read_samples(bench.payload(artifact)), bench.spec.gates, bench.declared_in)
     scores = dg.MetadataValue.md(_score_table(artifact.figures["scores"]))
     return bench.report(artifact, {"scores": scores, **_label_table(bench, artifact)})
 
@@ -51,7 +63,7 @@ def base_evaluation(bench: Bench) -> dg.MaterializeResult[Any]:
     kinds={"huggingface"},
     deps=["fine_tuned_model", "base_evaluation"],
     checks={
-        "gate": "The task is not worse than the base's, and general ability fell by no more than declared",
+        "gate": "The task got better, and a fall of general ability beyond the margins is ruled out",
         "weights_act": "The training changed the base's logits",
     },
 )
@@ -74,16 +86,17 @@ def evaluation(bench: Bench) -> dg.MaterializeResult[Any]:
             "fine_tuned_model": tuned.digest, "base_evaluation": before.digest, "base_model": base.digest,
             "gates": gates_digest(bench.spec.gates), **_database_input(bench),
         },
-        spec={**bench.spec.slice(*QUESTIONS, *OWN_TASK), "tasks": bench.frozen["tasks"]},
+        spec={**bench.spec.slice(*QUESTIONS, *OWN_TASK, "objective"), "tasks": bench.frozen["tasks"]},
     )  # fmt: skip
     rules = artifact.figures["verdict"]["rules"]
     difference = artifact.figures["tuned_logit_difference"]
     return bench.report(
         artifact,
         {
-            "judgement": dg.MetadataValue.md("\n".join(f"- {rule['sentence']}" for rule in rules)),
+            "outcome": artifact.figures["verdict"]["outcome"],
+            "judgement": dg.MetadataValue.md("\n".join(f"- {_judged(rule)}" for rule in rules)),
             "scores": dg.MetadataValue.md(as_markdown_image(score_bars(rules))),
-            "skills": dg.MetadataValue.md(_skill_table(bench, before, artifact)),
+            **_skills(bench, before, artifact),
             "every_score": dg.MetadataValue.md(_both_scores(before, artifact)),
             **_label_table(bench, artifact),
             **{f"{rule['task']} {rule['metric']}": rule["tuned"] for rule in rules},
@@ -95,9 +108,21 @@ def evaluation(bench: Bench) -> dg.MaterializeResult[Any]:
     )
 
 
+def evaluate_weights(
+    bench: Bench, base: Artifact, weights: Path, attempt: Attempt, into: Path
+) -> dict[str, Any]:
+    """Ask weights that are no artifact yet what `evaluation` asks; samples below `into`, figures returned."""
+    asked = {**_task_run(bench), **_general_run(bench)}
+    return bench.produce(
+        "evaluation", attempt, lambda output: _run(bench, base, weights, asked, output), into=into
+    )
+
+
 def verdict_on(bench: Bench, before: Artifact, payload: Path) -> Verdict:
     """Judge a tuned model's stored samples against its base's by the declared gates."""
-    return judge(read_samples(bench.payload(before)), read_samples(payload), bench.spec.gates)
+    base, tuned = read_samples(bench.payload(before)), read_samples(payload)
+    spec = bench.spec
+    return judge(base, tuned, spec.gates, objective=spec.objective, declared_in=bench.declared_in)
 
 
 def _general_scores(bench: Bench) -> Artifact:
@@ -134,6 +159,7 @@ def _run(
         "seed": spec.seed,
         "num_fewshot": spec.num_fewshot,
         "project": str(bench.project),
+        "declared_in": str(bench.declared_in),
         **asked,
         "output": str(output),
     }
@@ -142,8 +168,9 @@ def _run(
 def _task_run(bench: Bench) -> dict[str, Any]:
     """What is asked of the variant's own task: the declared tasks, else its test split."""
     spec = bench.spec
+    probed = {"regurgitation": _probed(bench)}
     if spec.evaluation.task:
-        return {"task": list(spec.evaluation.task)}
+        return {"task": list(spec.evaluation.task), **probed}
     database = _database(bench)
     test = bench.payload(bench.upstream("task_dataset")) / "test.parquet"
     own = {
@@ -153,7 +180,16 @@ def _task_run(bench: Bench) -> dict[str, Any]:
         "database": None if database is None else str(database),
         "train_on": spec.data.train_on,
     }
-    return {"own_task": own}
+    return {"own_task": own, **probed}
+
+
+def _probed(bench: Bench) -> dict[str, Any] | None:
+    """What is probed for regurgitation: a few training rows unless declared otherwise, and the canaries."""
+    asked = bench.spec.evaluation
+    if not asked.probed_rows and not asked.canaries:
+        return None
+    train = bench.payload(bench.upstream("task_dataset")) / "train.parquet"
+    return {"train": str(train), "rows": asked.probed_rows, "canaries": list(asked.canaries)}
 
 
 def _general_run(bench: Bench) -> dict[str, Any]:
@@ -161,14 +197,16 @@ def _general_run(bench: Bench) -> dict[str, Any]:
     return {
         "general": list(bench.spec.evaluation.general),
         "general_holdout": None if holdout is None else str(holdout),
+        "general_prompts": True,
     }
 
 
 def _task_inputs(bench: Bench) -> dict[str, str]:
+    rows = bench.payload(bench.upstream("task_dataset"))
+    probed = {} if _probed(bench) is None else {"train": sha256_file(rows / "train.parquet")}
     if bench.spec.evaluation.task:
-        return {}
-    test = bench.payload(bench.upstream("task_dataset")) / "test.parquet"
-    return {"test": sha256_file(test), **_database_input(bench)}
+        return probed
+    return {**probed, "test": sha256_file(rows / "test.parquet"), **_database_input(bench)}
 
 
 def _database(bench: Bench) -> Path | None:
@@ -225,11 +263,22 @@ def _label_table(bench: Bench, artifact: Artifact) -> dict[str, dg.MetadataValue
     return {"labels": dg.MetadataValue.md(markdown_table(headers, rows))}
 
 
-def _skill_table(bench: Bench, before: Artifact, after: Artifact) -> str:
-    """Per task or subject: how many questions were lost (right before, wrong now) and gained."""
-    found = skills(read_samples(bench.payload(before)), read_samples(bench.payload(after)))
-    rows = [[s.subject, s.metric, s.questions, s.base, s.tuned, len(s.lost), len(s.gained)] for s in found]
-    return markdown_table(["subject", "metric", "questions", "base", "tuned", "lost", "gained"], rows)
+def _skills(bench: Bench, before: Artifact, after: Artifact) -> dict[str, dg.MetadataValue[Any]]:
+    """What was forgotten and what was learned, how its answers degenerate, and what it repeats of its data."""
+    base, tuned = (read_samples(bench.payload(each)) for each in (before, after))
+    found = skills(base, tuned)
+    answers = read_answers(bench.folder(after) / "evidence")
+    shown = {
+        "skills": skill_table(found),
+        "forgotten": forgotten(found, answers, own_rows=bench.spec.data.samples == "metadata"),
+        "degeneration": signs(base, tuned, {"general_prompts": "greedy answers"}),
+        "regurgitation": signs(base, tuned, {"regurgitation": "repeated word for word"}),
+    }
+    return {name: dg.MetadataValue.md(text) for name, text in shown.items()}
+
+
+def _judged(rule: dict[str, Any]) -> str:
+    return f"**{rule['outcome']}**: {rule['sentence']}"
 
 
 def _gate_sentence(rules: list[dict[str, Any]]) -> str:

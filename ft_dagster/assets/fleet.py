@@ -5,6 +5,7 @@ from typing import Any
 import dagster as dg
 
 from ft_dagster.assets.bench import failures
+from ft_dagster.report.gpus import COLUMNS, board_rows
 from ft_dagster.report.tables import markdown_table
 from ft_dagster.resources.gpus import Gpus
 
@@ -14,19 +15,12 @@ def gpus_board(gpus: Gpus) -> dg.MaterializeResult[Any]:
     """The devices of this host (GPUs, or CPU slots where there is none): who holds and who waits, and why."""
     with failures():
         table = gpus.leases().table()
-    held = [d for d in table.devices if d.state != "free"]
-    rows = [[d.state, d.device, d.variant, d.since, d.why] for d in table.devices]
-    rows += [
-        [f"waiting, {w.position}.", f"needs {w.count}", w.variant, w.since, w.why] for w in table.waiting
-    ]
     return dg.MaterializeResult(
         metadata={
             "kind": table.kind,
-            "devices": len(table.devices),
-            "held": len(held),
+            "devices": len({d.device for d in table.devices}),
+            "held": len({d.device for d in table.devices if d.state != "free"}),
             "waiting": len(table.waiting),
-            "board": dg.MetadataValue.md(
-                markdown_table(["state", "device", "variant", "since", "reason"], rows)
-            ),
+            "board": dg.MetadataValue.md(markdown_table(COLUMNS, board_rows(table))),
         }
     )

@@ -1,6 +1,7 @@
 """Group planning: how the variant will be trained, what that occupies, and why."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -9,79 +10,97 @@ from ft_dagster.assets.bench import Bench, check, stage_asset
 from ft_dagster.assets.data import locate
 from ft_dagster.errors import UserError
 from ft_dagster.planning.advice import release_warnings
-from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.hardware import computes_bf16
+from ft_dagster.planning.cost import unseen_margins
+from ft_dagster.planning.context import Site, counts_of, facts_of, hardware_of, keyed, setting_of, sharing
 from ft_dagster.planning.plan import make_plan
-from ft_dagster.planning.shapes import dimensions, linear_shapes
-from ft_dagster.report.tables import count, markdown_table, size
-from ft_dagster.spec import VariantKey
+from ft_dagster.planning.survey import general_matters
+from ft_dagster.store import Attempt, read_head
+from ft_dagster.report.plots import as_markdown_image, memory_bars
+from ft_dagster.report.recommendation import (
+    cost_markdown,
+    memory_line,
+    ranking_markdown,
+    reasons_lines,
+    refusal,
+)
+from ft_dagster.report.tables import markdown_table, size
 from ft_dagster.spec.formats import export_problem
-from ft_dagster.spec.variant import BaseModelSpec
-from ft_dagster.store import Artifact, Attempt
 
-FIGURES = ("method", "training", "ranks", "steps", "memory", "storage", "fits", "warnings")
+FIGURES = ("steps", "trainable_parameters", "fits", "storage", "warnings", "foretold", "on")
+ESTIMATE = "estimate.json"
 
 
 @stage_asset(
     group="planning",
     kinds={"json"},
     deps=["training_mixture"],
-    checks={"fits": "What is known to be needed fits the device"},
+    checks={"fits": "The training's memory, by a dry run of its step, fits the device"},
 )
 def training_plan(bench: Bench) -> dg.MaterializeResult[Any]:
-    """The resolved method, hyperparameters and layout, each value with its origin and reason."""
+    """Method, hyperparameters and layout, each with its reason; what it occupies and costs, and whether it fits.
+
+    All methods are ranked. Memory is that of a dry run of the step on the base's shapes; prices, the variants
+    on the base and what finished trainings taught are those of the day it was planned.
+    """
+    bench.refuse_what_cannot_be_lent()
     mixture, base = bench.upstream("training_mixture"), bench.upstream("base_model")
-    hardware = _hardware(bench)
+    hardware = hardware_of(bench.spec, bench.gpus.inventory(), bench.project)
 
     def build(attempt: Attempt) -> dict[str, Any]:
+        weights = base.figures["parameters"], base.figures["weights_bytes"]
+        facts = facts_of(counts_of(mixture), *weights, locate(bench, base), hardware)
         try:
-            plan = make_plan(bench.spec, _facts(bench, mixture, base, hardware))
+            plan = make_plan(bench.spec, facts, setting_of(_site(bench), bench.spec, base, hardware))
         except UserError as error:
             error.file = error.file or str(bench.declared_in)
             raise
-        (attempt.payload / "plan.json").write_text(json.dumps(plan, indent=1, sort_keys=True), "utf-8")
-        return {name: plan[name] for name in FIGURES}
+        _write(attempt.payload / "plan.json", plan.content)
+        _write(attempt.evidence / ESTIMATE, plan.estimate)
+        names = ("method", "training", "ranks")
+        return {**{name: plan.content[name] for name in names}, **{name: plan.estimate[name] for name in FIGURES}}
 
     artifact = bench.make(
         "training_plan", build, inputs={"training_mixture": mixture.digest, "base_model": base.digest},
-        spec={**_slices(bench), "hardware": hardware},
+        spec={**_slices(bench), "hardware": keyed(hardware)},
     )  # fmt: skip
-    plan = json.loads((bench.payload(artifact) / "plan.json").read_text("utf-8"))
-    _refuse_export(bench, plan["method"]["name"])
-    memory, warnings = plan["memory"], _warnings(bench, plan)
-    return bench.report(
-        artifact,
-        {
-            "method": plan["method"]["name"],
-            "steps": plan["steps"],
-            "trainable_parameters": memory["trainable_parameters"],
-            "memory_floor_bytes": memory["floor_bytes"],
-            "warnings": dg.MetadataValue.md("\n".join(f"- {line}" for line in warnings) or "none"),
-            "plan": dg.MetadataValue.md(reasons_table(plan)),
-            "memory": dg.MetadataValue.md(memory_table(plan)),
-            "storage": dg.MetadataValue.md(storage_table(plan)),
-        },
-        [check("fits", plan["fits"], memory["note"], needed=memory["floor_bytes"], **_device(memory))],
-    )
+    estimate = json.loads((bench.folder(artifact) / "evidence" / ESTIMATE).read_text("utf-8"))
+    _refuse_export(bench, artifact.figures["method"]["name"])
+    return bench.report(artifact, _metadata(bench, estimate), [_fits(estimate)])
+
+
+def _metadata(bench: Bench, estimate: dict[str, Any]) -> dict[str, Any]:
+    row = next(r for r in estimate["ranking"] if r["method"] == estimate["plan"]["method"]["name"])
+    warnings = _warnings(bench, estimate)
+    known = {"hours": row["hours"], "cost_usd": row["cost_usd"], "days_to_candidate": row["days_to_candidate"]}
+    return {
+        "method": estimate["plan"]["method"]["name"],
+        "steps": estimate["steps"],
+        "trainable_parameters": estimate["trainable_parameters"],
+        "memory_bytes": estimate["plan"]["memory_bytes"]["total"],
+        **{name: value for name, value in known.items() if value is not None},
+        "warnings": dg.MetadataValue.md("\n".join(f"- {line}" for line in warnings) or "none"),
+        "ranking": dg.MetadataValue.md(ranking_markdown(estimate)),
+        "memory": dg.MetadataValue.md(as_markdown_image(memory_bars(estimate))),
+        "why": dg.MetadataValue.md("\n".join(f"- {line}" for line in reasons_lines(estimate))),
+        "plan": dg.MetadataValue.md(reasons_table(estimate["plan"])),
+        "cost": dg.MetadataValue.md(cost_markdown(estimate)),
+        "storage": dg.MetadataValue.md(storage_table(estimate)),
+    }
+
+
+def _fits(estimate: dict[str, Any]) -> dg.AssetCheckResult:
+    held, device = estimate["plan"]["memory_bytes"]["total"], estimate["device_bytes"]
+    known = {} if device is None else {"device_bytes": device}
+    wanted = [change["sentence"] for change in estimate["changes"]]
+    said = f"{memory_line(estimate)}; {estimate['plan']['learned']}"
+    if not estimate["fits"]:
+        said = f"{refusal(estimate)}\n{said}"
+    return check("fits", estimate["fits"], said, needed=held, changes=wanted, **known)
 
 
 def reasons_table(plan: dict[str, Any]) -> str:
     rows = [[r["field"], _shown(r["value"]), r["origin"], r["reason"]] for r in plan["reasons"]]
     return markdown_table(["field", "value", "from", "why"], rows)
-
-
-def memory_table(plan: dict[str, Any]) -> str:
-    memory = plan["memory"]
-    rows = [
-        ["frozen weights", size(memory["frozen_bytes"])],
-        ["trained weights", size(memory["trained_weights_bytes"])],
-        ["gradients, master weights and moments", size(memory["states_bytes"])],
-        [f"together ({memory['note']})", size(memory["floor_bytes"])],
-        ["offloaded to the host or its disk", size(memory["offloaded_bytes"])],
-        ["the device has", size(memory["device_bytes"])],
-        ["processes", count(memory["processes"])],
-    ]
-    return markdown_table(["in each process", "GB = 1e9 bytes"], rows)
 
 
 def storage_table(plan: dict[str, Any]) -> str:
@@ -117,59 +136,40 @@ def _refuse_export(bench: Bench, method: str) -> None:
         )
 
 
-def _warnings(bench: Bench, plan: dict[str, Any]) -> list[str]:
-    bases = [_base_of(bench, key) for key in bench.tenants.variants()]
-    sharing = max(1, bases.count(bench.spec.base_model))
-    return [*plan["warnings"], *release_warnings(bench.spec, plan, sharing)]
+def _warnings(bench: Bench, estimate: dict[str, Any]) -> list[str]:
+    """Those of the plan, and of what is declared now about judging and serving."""
+    spec = bench.spec
+    unseen = unseen_margins(spec.gates, spec.evaluation, _seconds_per_question(bench))
+    name, variants = estimate["plan"]["method"]["name"], len(sharing(_site(bench), spec))
+    return [
+        *estimate["warnings"], *release_warnings(spec, name, estimate["storage"], variants), *unseen
+    ]  # fmt: skip
 
 
-def _base_of(bench: Bench, key: VariantKey) -> BaseModelSpec | None:
-    """The base that another declaration names; None where that file is broken just now."""
-    try:
-        return bench.tenants.declared(key).spec.base_model
-    except UserError:
+def _seconds_per_question(bench: Bench) -> float | None:
+    """Of one model, in the newest evaluation of this variant; None before the first."""
+    before = read_head(bench.store, bench.heads, "evaluation")
+    if before is None or not before.figures.get("questions"):
         return None
+    return float(before.figures["seconds"] / before.figures["questions"])
+
+
+def _site(bench: Bench) -> Site:
+    return Site(bench.project, bench.store, bench.cache, bench.key)
 
 
 def _slices(bench: Bench) -> dict[str, Any]:
-    """What of the declaration a plan reads; `report_to` only says where curves are shown."""
-    slices = bench.spec.slice(
-        "objective", "base_model.new_tokens", "method", "training", "resources.gpus", "resources.cpu_slots"
-    )
-    return {**slices, "training": {k: v for k, v in slices["training"].items() if k != "report_to"}}
+    """What of the declaration a plan reads; `report_to` only says where curves are shown.
+
+    What only ranks methods is read where the plan chooses one.
+    """
+    spec = bench.spec
+    names = ("objective", "base_model.new_tokens", "method", "training", "resources.gpus", "resources.cpu_slots")
+    chosen = ("export.format", "resources.budget_usd", "resources.deadline_hours")
+    slices = spec.slice(*names, *(chosen if spec.method.name == "auto" else ()))
+    slices["training"] = {k: v for k, v in slices["training"].items() if k != "report_to"}
+    return {**slices, "general_matters": general_matters(spec)} if spec.method.name == "auto" else slices
 
 
-def _device(memory: dict[str, Any]) -> dict[str, Any]:
-    return {} if memory["device_bytes"] is None else {"device_bytes": memory["device_bytes"]}
-
-
-def _hardware(bench: Bench) -> dict[str, Any]:
-    """What of this host a plan depends on, so that another kind of host plans anew."""
-    inventory = bench.gpus.inventory()
-    memories = [device.memory_bytes for device in inventory.devices if device.memory_bytes]
-    kind = "cuda" if inventory.kind == "gpu" else "cpu"
-    return {
-        "kind": kind,
-        "ranks": bench.spec.resources.gpus if kind == "cuda" else bench.spec.resources.cpu_ranks,
-        "memory": min(memories, default=None),
-        "bf16": computes_bf16(kind),
-    }
-
-
-def _facts(bench: Bench, mixture: Artifact, base: Artifact, hardware: dict[str, Any]) -> Facts:
-    train, folder = mixture.figures["splits"]["train"], locate(bench, base)
-    return Facts(
-        examples=train["examples"],
-        tokens=train["tokens"],
-        trained_tokens=train["trained_tokens"],
-        general_share=mixture.figures["general_share"]["realized"],
-        max_length=mixture.predicate["spec"]["max_length"],
-        parameters=base.figures["parameters"],
-        base_bytes=base.figures["weights_bytes"],
-        linear_shapes=linear_shapes(folder),
-        **dimensions(folder)._asdict(),
-        device_kind=hardware["kind"],
-        ranks=hardware["ranks"],
-        device_memory=hardware["memory"],
-        bf16=hardware["bf16"],
-    )
+def _write(file: Path, document: dict[str, Any]) -> None:
+    file.write_text(json.dumps(document, indent=1, sort_keys=True), "utf-8")

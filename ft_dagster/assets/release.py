@@ -8,15 +8,18 @@ import dagster as dg
 
 from ft_dagster.assets.bench import Bench, check, stage_asset
 from ft_dagster.assets.data import locate
-from ft_dagster.assets.evaluation import verdict_on
+from ft_dagster.assets.evaluation import evaluate_weights, verdict_on
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.gates import Verdict, gates_digest, to_json
-from ft_dagster.lineage.release import history, record_release
-from ft_dagster.report.tables import markdown_table
-from ft_dagster.store import Artifact, verify
+from ft_dagster.evaluation.gates import Rule, Verdict, gates_digest, regression, to_json, with_rules
+from ft_dagster.evaluation.samples import read_samples
+from ft_dagster.lineage.ancestors import find_digest
+from ft_dagster.lineage.release import history, production, record_release, rolled_back
+from ft_dagster.report.tables import history_markdown
+from ft_dagster.store import Artifact, Attempt, verify
 
 GROUP = "release"
 PROBES = 8
+OWN = "own_evaluation"  # beside the certificate of a merge that drifted from what was judged
 
 
 @stage_asset(
@@ -59,9 +62,15 @@ def model_export(bench: Bench) -> dg.MaterializeResult[Any]:
             "output": str(output),
         }
 
+    def build(attempt: Attempt) -> dict[str, Any]:
+        figures = bench.produce("export", attempt, run)
+        if not figures["certified"]:
+            _judge_itself(bench, base, attempt)
+        return figures
+
     artifact = bench.make(
         "model_export",
-        lambda attempt: bench.produce("export", attempt, run),
+        build,
         inputs={
             "fine_tuned_model": tuned.digest,
             "evaluation": evaluation.digest,
@@ -79,7 +88,7 @@ def model_export(bench: Bench) -> dg.MaterializeResult[Any]:
             ),
             "certificate": dg.MetadataValue.json(certificate),
         },
-        [check("certificate", certificate["passed"], _certified(certificate))],
+        [check("certificate", *_holds(bench, artifact, certificate))],
     )
 
 
@@ -89,6 +98,7 @@ def release(bench: Bench) -> dg.MaterializeResult[Any]:
     export, tuned = bench.upstream("model_export"), bench.upstream("fine_tuned_model")
     verify(bench.store, export, bench.cache)
     evaluation, verdict = rejudge(bench, tuned)
+    verdict = with_rules(verdict, against_production(bench, tuned, evaluation))
     entry = record_release(
         bench.store,
         bench.prefix,
@@ -98,23 +108,40 @@ def release(bench: Bench) -> dg.MaterializeResult[Any]:
         verdict=to_json(verdict),
         gates=gates_digest(bench.spec.gates),
         certificate=certificate_of(bench, export),
+        own_verdict=_own_verdict(bench, export),
         run_id=bench.context.run_id,
         reason=bench.context.run.tags.get("ft/reason", "materialized"),
+        approvers=bench.spec.release.approvers,
     )
-    past = [
-        [e["version"], e["at"], e["action"], e["export"][:12]] for e in history(bench.store, bench.prefix)
-    ]
+    past = history(bench.store, bench.prefix)
     return dg.MaterializeResult(
         metadata={
             "version": entry["version"],
             "digest": entry["export"],
             "weights": entry["weights"],
-            "history": dg.MetadataValue.md(markdown_table(["version", "at", "action", "export"], past)),
+            "judgement": dg.MetadataValue.md("\n".join(f"- {rule.sentence}" for rule in verdict.rules)),
+            "production": past[-1]["production"] or "none yet",
+            "next": dg.MetadataValue.text(_next(bench, entry, past)),
+            "history": dg.MetadataValue.md(history_markdown(past)),
             "owners": ", ".join(bench.spec.owners),
             "dagster/uri": bench.store.uri(export.path),
         },
         data_version=dg.DataVersion(entry["export"]),
     )
+
+
+def _next(bench: Bench, entry: dict[str, Any], past: list[dict[str, Any]]) -> str:
+    """What is to be done for this version to be served, if anything."""
+    version, gone = entry["version"], rolled_back(past)
+    if version in gone:
+        return (
+            f"version {version} was rolled back ({gone[version]}): it stays so; "
+            f"`ft-dagster release {bench.key} --version {version} --force --reason ...` puts it back"
+        )
+    if past[-1]["production"] != version:
+        who = " or ".join(bench.spec.release.approvers) or "anyone"
+        return f"version {version} waits for {who}: `ft-dagster release {bench.key} --version {version}`"
+    return f"version {version} is in production"
 
 
 def rejudge(bench: Bench, tuned: Artifact) -> tuple[Artifact, Verdict]:
@@ -133,6 +160,62 @@ def rejudge(bench: Bench, tuned: Artifact) -> tuple[Artifact, Verdict]:
     for artifact in (tuned, evaluation, before):
         verify(bench.store, artifact, bench.cache)
     return evaluation, verdict_on(bench, before, bench.payload(evaluation))
+
+
+def against_production(bench: Bench, tuned: Artifact, evaluation: Artifact) -> tuple[Rule, ...]:
+    """The rules by which new weights are no regression against the version in production; none at the first.
+
+    Derived here and kept in no key: production is another one tomorrow. The release log names the version
+    before, and so from which evaluations the rules can be derived again.
+    """
+    standing = production(bench.store, bench.prefix)
+    if standing is None or standing["weights"] == tuned.digest or bench.spec.gates.regression_margin is None:
+        return ()
+    before = find_digest(bench.store, [bench.prefix], "evaluation", standing["evaluation"])
+    if before is None:
+        raise UserError(
+            f"the evaluation of version {standing['version']}, which is in production, is not in the store",
+            field="gates.regression_margin",
+            value=bench.spec.gates.regression_margin,
+            fix="Restore it, or declare gates.regression_margin: null to release without a comparison",
+        )
+    verify(bench.store, before, bench.cache)
+    old, new = (read_samples(bench.payload(each)) for each in (before, evaluation))
+    return regression(old, new, bench.spec.gates, version=standing["version"])
+
+
+def _judge_itself(bench: Bench, base: Artifact, attempt: Attempt) -> None:
+    """Evaluate a merge that drifted from what was judged; raises UserError where its own verdict is no pass."""
+    bench.context.log.info("the certificate does not hold: the merged weights are evaluated by themselves")
+    folder = attempt.evidence / OWN
+    evaluate_weights(bench, base, attempt.payload, attempt, folder)
+    verdict = verdict_on(bench, bench.upstream("base_evaluation"), folder / "payload")
+    if not verdict.passed:
+        certificate = json.loads((attempt.evidence / "certificate.json").read_text("utf-8"))
+        failed = "; ".join(rule.sentence for rule in verdict.rules if not rule.passed)
+        raise UserError(
+            f"the certificate does not hold ({'; '.join(certificate['failures'])}), and the merged weights, "
+            f"evaluated by themselves, do not pass: {failed}",
+            field="export.format",
+            value=bench.spec.export.format,
+            fix="Declare `export: adapter`, which is served exactly as judged",
+        )
+
+
+def _own_verdict(bench: Bench, export: Artifact) -> dict[str, Any] | None:
+    """Of an export that was evaluated by itself, derived anew from its samples; None for others."""
+    folder = bench.folder(export) / "evidence" / OWN / "payload"
+    if not folder.is_dir():
+        return None
+    return to_json(verdict_on(bench, bench.upstream("base_evaluation"), folder))
+
+
+def _holds(bench: Bench, export: Artifact, certificate: dict[str, Any]) -> tuple[bool, str]:
+    if certificate["passed"]:
+        return True, _certified(certificate)
+    own = _own_verdict(bench, export)
+    said = f"{'; '.join(certificate['failures'])}: evaluated by itself"
+    return bool(own and own["passed"]), f"{said}, it passes" if own and own["passed"] else f"{said}: no pass"
 
 
 def certificate_of(bench: Bench, export: Artifact) -> dict[str, Any]:

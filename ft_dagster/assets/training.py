@@ -12,7 +12,9 @@ from ft_dagster.assets.data import locate, new_token_ids, parent_adapter
 from ft_dagster.errors import UserError
 from ft_dagster.report.plots import as_markdown_image, spectrum_plot, training_curves
 from ft_dagster.report.tables import size
-from ft_dagster.store import Artifact
+from ft_dagster.store import Artifact, Attempt
+from ft_dagster.training.contract import RESULT_FILE
+from ft_dagster.training.halving import wanted
 
 
 @stage_asset(
@@ -28,7 +30,7 @@ def fine_tuned_model(bench: Bench) -> dg.MaterializeResult[Any]:
     """
     plan, mixture, base = (bench.upstream(s) for s in ("training_plan", "training_mixture", "base_model"))
     content = json.loads((bench.payload(plan) / "plan.json").read_text("utf-8"))
-    if not content["fits"]:
+    if not plan.figures["fits"]:
         raise UserError("the plan does not fit the device", fix="See training_plan, check `fits`")
 
     def run(output: Path) -> dict[str, Any]:
@@ -42,6 +44,7 @@ def fine_tuned_model(bench: Bench) -> dg.MaterializeResult[Any]:
             "benchmarks": _benchmarks(bench),
             "report_to": list(bench.spec.training.report_to),
             "rivals": bench.rivals,
+            "micro_batch_halved": wanted(output.parent, output / RESULT_FILE),
         }
         return {
             "schema_version": 1,
@@ -51,14 +54,21 @@ def fine_tuned_model(bench: Bench) -> dg.MaterializeResult[Any]:
             "launch": {"nodes": 1, "ranks_per_node": content["ranks"], "rendezvous": None},
         }
 
+    def build(attempt: Attempt) -> dict[str, Any]:
+        figures = bench.produce("training", attempt, run)
+        # Halved, it measured another layout than the one that was foretold.
+        return {**figures, "foretold": None if "micro_batch_halved" in figures else plan.figures["foretold"]}
+
     artifact = bench.make(
         "fine_tuned_model",
-        lambda attempt: bench.produce("training", attempt, run),
+        build,
         inputs={
-            "training_plan": plan.digest, "training_mixture": mixture.digest, "base_model": base.digest
+            "training_plan": plan.digest,
+            "training_mixture": mixture.digest,
+            "base_model": base.digest,
         },
         seed=content["training"]["seed"],
-    )  # fmt: skip
+    )
     return bench.report(artifact, _metadata(bench, artifact), [_learned(artifact)])
 
 

@@ -20,7 +20,7 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster._daemon.controller import get_daemon_statuses
 
 from ft_dagster.assets.bench import PARTITIONS
-from ft_dagster.automation.tags import PARTITION, variant_tags
+from ft_dagster.automation.tags import PARTITION, TENANT, VARIANT, variant_tags
 from ft_dagster.errors import UserError
 from ft_dagster.settings import PROJECT_VARIABLE, Settings
 from ft_dagster.spec import VariantKey
@@ -34,23 +34,6 @@ FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.Dagster
 WORKSPACE_YAML = {
     "load_from": [{"python_module": {"module_name": "ft_dagster.definitions", "location_name": LOCATION}}]
 }
-DAGSTER_YAML = {
-    "run_coordinator": {
-        "module": "ft_dagster.automation.coordinator",
-        "class": "VariantRunCoordinator",
-        "config": {
-            "max_concurrent_runs": 8,
-            "dequeue_interval_seconds": 1,
-            "tag_concurrency_limits": [
-                {"key": "ft/variant", "value": {"applyLimitPerUniqueValue": True}, "limit": 1},
-                {"key": "ft/tenant", "value": {"applyLimitPerUniqueValue": True}, "limit": 4},
-            ],
-        },
-    },
-    "run_monitoring": {"enabled": True, "free_slots_after_run_end_seconds": 60},
-    "telemetry": {"enabled": False},
-    "nux": {"enabled": False},
-}
 LAUNCH = """
 mutation($params: ExecutionParams!) {
   launchPipelineExecution(executionParams: $params) {
@@ -59,6 +42,7 @@ mutation($params: ExecutionParams!) {
     ... on PythonError { message }
     ... on RunConfigValidationInvalid { errors { message } }
     ... on PipelineNotFoundError { message }
+    ... on InvalidSubsetError { message }
   }
 }
 """
@@ -70,13 +54,41 @@ class Launched:
     run_id: str
 
 
+def dagster_yaml(settings: Settings) -> dict[str, Any]:
+    """An instance whose queue admits one run per variant and `tenant_runs` per tenant."""
+    limits = ((VARIANT, 1), (TENANT, settings.tenant_runs))
+    return {
+        "run_coordinator": {
+            "module": "ft_dagster.automation.coordinator",
+            "class": "VariantRunCoordinator",
+            "config": {
+                "max_concurrent_runs": max(8, settings.tenant_runs),
+                "dequeue_interval_seconds": 1,
+                "tag_concurrency_limits": [
+                    {"key": key, "value": {"applyLimitPerUniqueValue": True}, "limit": limit}
+                    for key, limit in limits
+                ],
+            },
+        },
+        "run_monitoring": {"enabled": True, "free_slots_after_run_end_seconds": 60},
+        # A run whose process was killed; what a step's own retry can mend is retried there.
+        "run_retries": {"enabled": True, "max_retries": 2, "retry_on_asset_or_op_failure": False},
+        "telemetry": {"enabled": False},
+        "nux": {"enabled": False},
+    }
+
+
 def write_home(settings: Settings) -> dict[str, str]:
-    """Make the instance's folder; returns the environment by which programs find it and the project."""
+    """Make the instance's folder; returns the environment by which programs find it and the project.
+
+    What a platform changed in it is kept, so `tenant_runs` counts when the folder is made.
+    """
     home = settings.dagster_home.resolve()
     home.mkdir(parents=True, exist_ok=True)
-    note = "# The queue tags each run of a variant and admits one run per variant, four per tenant.\n"
+    limit = settings.tenant_runs
+    note = f"# The queue tags each run of a variant and admits one run per variant, {limit} per tenant.\n"
     for name, text in (
-        ("dagster.yaml", note + yaml.safe_dump(DAGSTER_YAML, sort_keys=False)),
+        ("dagster.yaml", note + yaml.safe_dump(dagster_yaml(settings), sort_keys=False)),
         ("workspace.yaml", yaml.safe_dump(WORKSPACE_YAML, sort_keys=False)),
     ):
         if not (home / name).exists():
@@ -93,6 +105,20 @@ def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
     os.environ.update(write_home(settings))
     with dg.DagsterInstance.get() as instance:
         yield instance
+
+
+def show_release(settings: Settings, key: VariantKey, entry: dict[str, Any]) -> None:
+    """Show in Dagster what the command line promoted or rolled back; the log in the store is the truth."""
+    with open_instance(settings) as instance:
+        instance.report_runless_asset_event(
+            dg.AssetMaterialization(
+                "release",
+                partition=str(key),
+                description=f"{entry['action']} by {entry['by']}: {entry['reason'] or 'no reason given'}",
+                metadata={"version": entry["version"], "production": entry["production"]},
+                tags={"dagster/data_version": entry["export"]},
+            )
+        )
 
 
 def launch(

@@ -1,7 +1,5 @@
 """Run tags: who a run is for and why it runs, on every path by which a run can start."""
 
-import os
-
 import dagster as dg
 
 from ft_dagster.errors import UserError
@@ -10,6 +8,7 @@ from ft_dagster.spec import VariantKey, load_variant
 
 TENANT, VARIANT, REASON, DUE = "ft/tenant", "ft/variant", "ft/reason", "ft/due"
 PARTITION, PRIORITY = "dagster/partition", "dagster/priority"
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 STARTED_BY = {
     "dagster/schedule_name": "schedule",
     "dagster/sensor_name": "sensor",
@@ -24,13 +23,19 @@ def variant_tags(key: VariantKey, reason: str) -> dict[str, str]:
 
 
 def missing_tags(run: dg.DagsterRun) -> dict[str, str]:
-    """The tags that a submitted run of one partition lacks; none for other runs."""
+    """The tags that a submitted run of one variant lacks; none for other runs."""
     try:
-        key = VariantKey.parse(run.tags.get(PARTITION, ""))
+        key = VariantKey.parse(_partition(run))
     except UserError:
         return {}
     wanted = variant_tags(key, _reason(run)) | _priority(key)
     return {name: value for name, value in wanted.items() if name not in run.tags}
+
+
+def _partition(run: dg.DagsterRun) -> str:
+    """The one partition of a run, which the UI's single run over partitions states as a range."""
+    start, end = run.tags.get(RANGE_START, ""), run.tags.get(RANGE_END)
+    return run.tags.get(PARTITION, start if start == end else "")
 
 
 def _reason(run: dg.DagsterRun) -> str:
@@ -39,10 +44,7 @@ def _reason(run: dg.DagsterRun) -> str:
 
 def _priority(key: VariantKey) -> dict[str, str]:
     """The declared priority; a declaration that cannot be read now fails later, in its own run."""
-    if not os.environ.get("FT_DAGSTER_PROJECT"):
-        return {}
     try:
-        priority = load_variant(load_settings().project, key).spec.resources.priority
+        return {PRIORITY: str(load_variant(load_settings().project, key).spec.resources.priority)}
     except UserError:
         return {}
-    return {PRIORITY: str(priority)} if priority else {}

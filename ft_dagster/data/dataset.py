@@ -21,6 +21,7 @@ from ft_dagster.data.tables import TableWriter
 from ft_dagster.spec.variant import DataSpec, VariantSpec
 
 SCHEMA_VERSION = 1
+CONTAMINATED = "overlaps an evaluation set"
 EVERY = 20_000  # rows between two lines of progress
 
 
@@ -60,7 +61,7 @@ def build_task_dataset(
                     say(f"{filters.read:,} rows read")
             check_unchanged(source, project, print_, asked, cache)
     rows = {split: table.rows for split, table in tables.items()}
-    check_sizes(rows, spec.data.splits, file=declared_in)
+    check_sizes(rows, spec.data.splits, file=declared_in, overlapping=filters.dropped[CONTAMINATED])
     content = {
         "schema_version": SCHEMA_VERSION,
         "rows": rows,
@@ -102,7 +103,7 @@ class _Filters:
         if self._seen is not None and not self._seen.add(row.identity):
             return "duplicate"
         if self._grams.overlaps(row.whole_text):
-            return "overlaps an evaluation set"
+            return CONTAMINATED
         if self._near is not None and not self._near.add(row.whole_text):
             return "near duplicate"
         return None

@@ -145,6 +145,13 @@ def base_folder(store: Store, base: Artifact, project: Path, cache: Path) -> Pat
     return base_folder(store, parent_artifact(store, base, BASE), project, cache)
 
 
+def new_token_ids_of(store: Store, base: Artifact, cache: Path) -> list[int]:
+    """Rows of a base's vocabulary that were added for its variant, and are to be trained."""
+    record = json.loads((base.folder(store, cache) / "payload" / "base.json").read_text("utf-8"))
+    ids: list[int] = (record.get("derived") or {}).get("new_token_ids", [])
+    return ids
+
+
 def parent_artifact(store: Store, base: Artifact, stage: str) -> Artifact:
     """The model_export or base_model artifact of the release that `base` starts from. Raises UserError."""
     parent = base.figures["parent"]

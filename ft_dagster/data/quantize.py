@@ -10,6 +10,7 @@ from ft_dagster.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
     from transformers import BitsAndBytesConfig
 
 QUANTIZATION_FILE = "quantization.json"
@@ -48,6 +49,40 @@ def settle(model: Any) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+
+
+def quantized_weights(model: Any, kind: Quantization) -> dict[str, bool]:
+    """Names of the weights that are quantized when a model is loaded so, and whether they lie as [in, out].
+
+    `model`: plain, on the meta device; its layers are replaced.
+    """
+    import torch
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+    from transformers.integrations import replace_with_bnb_linear
+    from transformers.pytorch_utils import Conv1D
+    from transformers.quantizers.base import HfQuantizer
+
+    kept = HfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
+    replace_with_bnb_linear(model, kept, quantization_config(kind, torch.float32))
+    return {
+        f"{name}.weight": issubclass(module.source_cls, Conv1D)
+        for name, module in model.named_modules()
+        if isinstance(module, Linear4bit | Linear8bitLt)
+    }
+
+
+def dequantized(weights: Tensor, kind: Quantization) -> Tensor:
+    """What float32 `weights` [out, in] of a linear layer become once quantized: float32, on the CPU."""
+    from bitsandbytes import functional
+    from bitsandbytes.nn import Int8Params, Params4bit
+
+    if kind == "int8":
+        rows = Int8Params(weights, requires_grad=False).to("cpu")
+        values: Tensor = functional.int8_vectorwise_dequant(rows.data, rows.SCB)
+        return values.float()
+    packed = Params4bit(weights, requires_grad=False, compress_statistics=True, quant_type="nf4").to("cpu")
+    values = functional.dequantize_4bit(packed.data, packed.quant_state)
+    return values.float()
 
 
 def write_quantization(payload: Path, kind: Quantization) -> None:

@@ -30,8 +30,18 @@ def position_of(text: str) -> float:
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-def check_sizes(rows: dict[str, int], splits: SplitsSpec, *, file: object = None) -> None:
-    """Raise UserError for a split that was asked for and has fewer rows than `splits.minimum`."""
+def check_sizes(
+    rows: dict[str, int],
+    splits: SplitsSpec,
+    *,
+    file: object = None,
+    overlapping: int = 0,
+) -> None:
+    """Raise UserError for a split that was asked for and has fewer rows than `splits.minimum`.
+
+    `overlapping`: rows that were left out because they overlap an evaluation set.
+    """
+    removed = f"; {overlapping:,} rows were left out that overlap an evaluation set" if overlapping else ""
     shares = {
         "train": 1 - splits.validation - splits.test,
         **splits.model_dump(include={"validation", "test"}),
@@ -40,8 +50,9 @@ def check_sizes(rows: dict[str, int], splits: SplitsSpec, *, file: object = None
         if shares[split] > 0 and rows[split] < splits.minimum:
             has = ", ".join(f"{name} {rows[name]}" for name in SPLITS)
             way_out = "" if split == "train" else f", set data.splits.{split} to 0"
+            found = f"the {split} split would have {rows[split]} rows, fewer than {splits.minimum}"
             raise UserError(
-                f"the {split} split would have {rows[split]} rows, fewer than {splits.minimum} ({has})",
+                f"{found} ({has}){removed}",
                 file=file,
                 field="data.splits.minimum",
                 value=splits.minimum,

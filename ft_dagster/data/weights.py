@@ -94,7 +94,7 @@ def measure(folder: Path, names: list[str]) -> Weights:
     """Count the parameters in the headers of safetensors files. Raises UserError for a damaged file."""
     parameters, nbytes, kinds = 0, 0, Counter[str]()
     for name in names:
-        for tensor in _header(folder / name).values():
+        for tensor in read_header(folder / name).values():
             start, end = tensor["data_offsets"]
             parameters += math.prod(tensor["shape"])
             nbytes += end - start
@@ -103,7 +103,8 @@ def measure(folder: Path, names: list[str]) -> Weights:
     return Weights(parameters, nbytes, DTYPES.get(most, most.lower()))
 
 
-def _header(path: Path) -> dict[str, Any]:
+def read_header(path: Path) -> dict[str, Any]:
+    """By tensor of a safetensors file: dtype, shape, data_offsets. Raises UserError for a damaged one."""
     try:
         with path.open("rb") as file:
             length = struct.unpack("<Q", file.read(8))[0]

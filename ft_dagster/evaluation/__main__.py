@@ -33,7 +33,13 @@ def _work(request: Request) -> dict[str, Any]:
         hold_as_rank()
     roles: tuple[Role, ...] = ("task", "general")
     entries: dict[Role, tuple[TaskEntry, ...]] = {
-        role: resolve(getattr(request, role), request.project, field=f"evaluation.{role}") for role in roles
+        role: resolve(
+            getattr(request, role),
+            request.project,
+            field=f"evaluation.{role}",
+            asked_by=request.declared_in,
+        )
+        for role in roles
     }
     from ft_dagster.evaluation.load import prepare_environment
 

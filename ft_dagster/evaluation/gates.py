@@ -1,19 +1,22 @@
 """The gate: a tuned model against its base, question by question, by the margins a tenant declared.
 
-First rules, on the measured differences: the task may not be worse than the base's by more than
-`task_margin`, no general benchmark may fall by more than `general_margin`, and the loss on held-out general
-text may not rise by more than `general_loss_margin`. Every rule says how much of its difference is noise.
+A rule **passes** when a fall beyond its margin is ruled out at the declared level, **fails** when it is not
+and a test of harm (a fall beyond 0, Holm-adjusted over all rules of the verdict) says that there is one, and
+else is **undecided**. A fall that is real but shown to lie within the margin passes: the tenant allowed it.
+`docs/gates.md` explains the tests, which are in `paired`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.paired import Comparison, compare, holm
 from ft_dagster.evaluation.samples import Role, Sample, main_metric, read_samples, write_samples
+from ft_dagster.evaluation.sentences import Outcome, sentence
 from ft_dagster.lineage.digest import sha256_json
 from ft_dagster.spec.variant import GatesSpec
 
@@ -24,33 +27,40 @@ if TYPE_CHECKING:
 __all__ = [
     "Rule",
     "Verdict",
+    "check_metrics",
     "gates_digest",
     "judge",
     "read_samples",
+    "regression",
     "to_json",
     "verdict_from_json",
+    "with_rules",
     "write_samples",
 ]
 
-SCHEMA_VERSION = 1
-RULES_VERSION = 1  # raise it when the same samples and margins may give another verdict
-RESAMPLES = 2000
-SEED = 20240229
-RuleName = Literal["task", "general_benchmark", "general_loss"]
+SCHEMA_VERSION = 2
+RULES_VERSION = 2  # raise it when the same samples and margins may give another verdict
+RuleName = Literal["task", "general_benchmark", "general_loss", "regurgitation", "regression"]
 _RULE_OF: dict[Role, RuleName] = {
     "task": "task",
     "own_task": "task",
     "general": "general_benchmark",
     "general_loss": "general_loss",
 }
+_PROBED: tuple[Role, ...] = ("regurgitation",)
+_WHAT = {"task": "the task", "general_benchmark": "the benchmark", "general_loss": "the loss on"}
+_AGAIN = "Evaluate both with the same tasks, limit and seed"
+Questions = dict[str, dict[str, Sample]]  # metric -> question -> sample
 
 
 @dataclass(frozen=True)
 class Rule:
     """One rule on one task. `difference` = tuned - base, in the metric's unit (a share, or nats a token).
 
-    `interval`: 95% paired bootstrap of the difference. `margin`: largest worsening that passes. A value
-    that is not a number (a loss that overflowed) never passes.
+    `interval`: of the difference, at `confidence` = 1 - 2 alpha. `margin`: the largest worsening that passes.
+    `harm`: p of no fall, after Holm. `seen`: the smallest fall that so many questions show with power 0.8.
+    `needed`: about how many would decide an undecided rule. `outcome`: what was found; `passed`: what is
+    enforced (see `gates.undecided`). A value that is not a number (a loss that overflowed) never passes.
     """
 
     rule: RuleName
@@ -65,35 +75,112 @@ class Rule:
     higher_is_better: bool
     passed: bool
     sentence: str
+    outcome: Outcome
+    confidence: float
+    harm: float
+    seen: float
+    needed: int | None
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Passed only if every rule passed."""
+    """Passed only if every rule passed. `outcome`: fail if any rule failed, else undecided if any was."""
 
     passed: bool
+    outcome: Outcome
     rules: tuple[Rule, ...]
 
 
-def judge(base: Sequence[Sample], tuned: Sequence[Sample], gates: GatesSpec) -> Verdict:
+def judge(
+    base: Sequence[Sample],
+    tuned: Sequence[Sample],
+    gates: GatesSpec,
+    *,
+    objective: str = "instruction",
+    declared_in: object = None,
+) -> Verdict:
     """Apply `gates` to the paired samples of base and tuned model. Pure: same input, same verdict.
 
-    Raises UserError when a question was asked of one model only, or nothing was asked of the task.
+    Raises UserError when a question was asked of one model only, nothing was asked of the task, or a gate
+    names a metric that its task does not have; `declared_in` is the file it names.
     """
+    check_metrics(tuned, gates, declared_in)
     before, after = _by_task(base), _by_task(tuned)
     for key in before.keys() ^ after.keys():
         which = "base" if key in before else "tuned model"
         raise UserError(f"{key[1]} was asked of the {which} only", field=key[0], fix=_AGAIN)
-    rules = [_rule(key, before[key], after[key], gates) for key in after]
-    if not any(rule.rule == "task" for rule in rules):
+    paired = [_pair(key, before[key], after[key], gates) for key in after]
+    if not any(_RULE_OF[each.role] == "task" for each in paired):
         raise UserError(
             "nothing was asked of the task",
             field="evaluation.task",
             fix="Declare a task, or leave it out so that the test split is asked",
         )
-    order = list(dict.fromkeys(_RULE_OF.values()))
-    rules.sort(key=lambda rule: order.index(rule.rule))
-    return Verdict(all(rule.passed for rule in rules), tuple(rules))
+    order = list(_RULE_OF)
+    paired.sort(key=lambda each: order.index(each.role))
+    rules = _rules(paired, gates)
+    facts = _with_facts(rules) if objective == "domain_knowledge" else rules
+    return _verdict((*facts, *_regurgitation(base, tuned, gates)))
+
+
+def regression(
+    production: Sequence[Sample], tuned: Sequence[Sample], gates: GatesSpec, *, version: int
+) -> tuple[Rule, ...]:
+    """A new model against the version in production, on the questions that both were asked.
+
+    The task may fall by `gates.regression_margin` (no rules without one), benchmarks and the loss on general
+    text by the general margins. A benchmark that only one of them was asked is left out; a task without a
+    common question is undecided. A question counts as the same wherever it stands in its task.
+    """
+    if gates.regression_margin is None:
+        return ()
+    before, after = _by_task(production, by_content=True), _by_task(tuned, by_content=True)
+    paired = []
+    for key, metrics in after.items():
+        metric = gates.metrics.get(key[1]) or main_metric(list(metrics))
+        shared = before.get(key, {}).get(metric, {}).keys() & metrics[metric].keys()
+        if shared:
+            old, new = ({metric: {q: side[metric][q] for q in shared}} for side in (before[key], metrics))
+            paired.append(_pair(key, old, new, gates))
+    judged = any(_RULE_OF[each.role] == "task" for each in paired)
+    unlike = () if judged else (_nothing_shared(gates, version),)
+    margin = {"task": gates.regression_margin}
+    rules = _rules(paired, gates, margin=margin, against=f"against version {version} in production, ")
+    return (*unlike, *(replace(rule, rule="regression") for rule in rules))
+
+
+def with_rules(verdict: Verdict, rules: Iterable[Rule]) -> Verdict:
+    """The verdict with more rules beside its own."""
+    return _verdict((*verdict.rules, *rules))
+
+
+def check_metrics(samples: Iterable[Sample], gates: GatesSpec, declared_in: object = None) -> None:
+    """Raises UserError for a gate on what was not measured: a metric that its task does not have, a task that
+    is not asked, regurgitation where nothing was probed.
+    """
+    samples = list(samples)
+    if gates.max_regurgitation is not None and not any(s.role == "regurgitation" for s in samples):
+        raise UserError(
+            "no training row is probed: none is long enough, or none is asked for",
+            file=declared_in,
+            field="gates.max_regurgitation",
+            value=gates.max_regurgitation,
+            fix="Declare evaluation.probed_rows or evaluation.canaries, or leave the gate out",
+        )
+    offered: dict[str, dict[str, None]] = {}
+    for sample in samples:
+        offered.setdefault(sample.task, {})[sample.metric] = None
+    for task, metric in gates.metrics.items():
+        if metric in offered.get(task, {}):
+            continue
+        known = task in offered
+        raise UserError(
+            "the task has no such metric per question" if known else "no such task is asked",
+            file=declared_in,
+            field=f"gates.metrics.{task}",
+            value=metric,
+            fix=f"It has: {', '.join(offered[task])}" if known else f"Asked are: {', '.join(offered)}",
+        )
 
 
 def gates_digest(gates: GatesSpec) -> str:
@@ -102,17 +189,22 @@ def gates_digest(gates: GatesSpec) -> str:
 
 
 def to_json(verdict: Verdict) -> dict[str, Any]:
-    """Plain JSON; a figure that is not a number becomes null."""
+    """Plain JSON; a figure that is not a finite number becomes null."""
     rules = [
         {name: _plain(value) for name, value in asdict(rule).items()}
         | {"interval": [_plain(bound) for bound in rule.interval]}
         for rule in verdict.rules
     ]
-    return {"schema_version": SCHEMA_VERSION, "passed": verdict.passed, "rules": rules}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "passed": verdict.passed,
+        "outcome": verdict.outcome,
+        "rules": rules,
+    }
 
 
 def verdict_from_json(content: dict[str, Any]) -> Verdict:
-    """The verdict that `to_json` wrote. A newer schema raises UserError."""
+    """The verdict that `to_json` wrote, now or in schema 1. A newer schema raises UserError."""
     if int(content.get("schema_version", 0)) > SCHEMA_VERSION:
         raise UserError(
             "written by a newer ft-dagster",
@@ -120,42 +212,80 @@ def verdict_from_json(content: dict[str, Any]) -> Verdict:
             value=content["schema_version"],
             fix=f"Upgrade ft-dagster (this one reads up to {SCHEMA_VERSION})",
         )
-    figures = ("base", "tuned", "difference", "margin")
-    rules = tuple(
-        Rule(
-            **{
-                **rule,
-                **{name: _number(rule[name]) for name in figures},
-                "interval": (_number(rule["interval"][0]), _number(rule["interval"][1])),
-            }
+    rules = tuple(_rule_from_json(rule) for rule in content["rules"])
+    passed = bool(content["passed"])
+    return Verdict(passed, content.get("outcome", "pass" if passed else "fail"), rules)
+
+
+def _rule_from_json(rule: dict[str, Any]) -> Rule:
+    """Schema 1 had no more than pass and fail, 95% intervals, and neither p nor power."""
+    first = {"outcome": "pass" if rule["passed"] else "fail", "confidence": 0.95, "needed": None}
+    figures = ("base", "tuned", "difference", "margin", "harm", "seen")
+    numbers = {name: _number(rule.get(name)) for name in figures}
+    low, high = rule["interval"]
+    return Rule(**{**first, **rule, **numbers, "interval": (_number(low), _number(high))})
+
+
+@dataclass(frozen=True)
+class _Paired:
+    """One task's values by one metric: of base and tuned model on the same questions."""
+
+    role: Role
+    task: str
+    metric: str
+    base: NDArray[np.float64]
+    tuned: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    higher_is_better: bool
+
+    @property
+    def means(self) -> tuple[float, float]:
+        import numpy as np
+
+        base, tuned = (float(np.average(side, weights=self.weights)) for side in (self.base, self.tuned))
+        return base, tuned
+
+    def compare(self, alpha: float) -> Comparison:
+        import numpy as np
+
+        both = np.concatenate([self.base, self.tuned])
+        if not np.isfinite(both).all():
+            return Comparison(math.nan, math.nan, math.nan, 0.0, math.nan, math.nan, len(self.base), False)
+        shares = not self.metric.endswith("_loss") and bool(np.isin(both, (0.0, 1.0)).all())
+        return compare(
+            self.base,
+            self.tuned,
+            self.weights,
+            higher_is_better=self.higher_is_better,
+            right_or_wrong=shares,
+            alpha=alpha,
         )
-        for rule in content["rules"]
-    )
-    return Verdict(bool(content["passed"]), rules)
 
 
-_AGAIN = "Evaluate both with the same tasks, limit and seed"
+def _by_task(
+    samples: Sequence[Sample], *, by_content: bool = False, roles: Collection[Role] = _RULE_OF
+) -> dict[tuple[Role, str], Questions]:
+    """(role, task) -> metric -> question -> sample, of the roles that are compared.
 
-
-def _by_task(samples: Sequence[Sample]) -> dict[tuple[Role, str], dict[str, dict[str, Sample]]]:
-    """(role, task) -> metric -> question -> sample."""
-    found: dict[tuple[Role, str], dict[str, dict[str, Sample]]] = {}
+    `by_content`: a question by its (sub)task and its content alone, without its number there.
+    """
+    found: dict[tuple[Role, str], Questions] = {}
     for sample in samples:
-        metrics = found.setdefault((sample.role, sample.task), {})
-        metrics.setdefault(sample.metric, {})[sample.question] = sample
+        if sample.role in roles:
+            name = sample.question
+            if by_content:
+                subject, _, content = name.rsplit(":", 2)
+                name = f"{subject}:{content}"
+            metrics = found.setdefault((sample.role, sample.task), {})
+            metrics.setdefault(sample.metric, {})[name] = sample
     return found
 
 
-def _rule(
-    key: tuple[Role, str],
-    before: dict[str, dict[str, Sample]],
-    after: dict[str, dict[str, Sample]],
-    gates: GatesSpec,
-) -> Rule:
+def _pair(key: tuple[Role, str], before: Questions, after: Questions, gates: GatesSpec) -> _Paired:
     import numpy as np
 
     role, task = key
-    metric = main_metric(list(after))
+    metric = gates.metrics.get(task) or main_metric(list(after))
     asked, answered = before.get(metric, {}), after[metric]
     missing = len(asked.keys() ^ answered.keys())
     if missing:
@@ -163,106 +293,173 @@ def _rule(
             f"{missing} questions of {task} ({metric}) were not asked of both models", field=role, fix=_AGAIN
         )
     questions = sorted(answered)
-    first = answered[questions[0]]
-    base = np.array([asked[q].value for q in questions])
-    tuned = np.array([answered[q].value for q in questions])
-    weights = np.array([answered[q].weight for q in questions])
-    difference = float(np.average(tuned - base, weights=weights))
-    name = _RULE_OF[role]
-    margin = _margin(name, gates)
-    worsening = -difference if first.higher_is_better else difference
-    # A hair of tolerance, since a mean of shares is rarely the decimal the margin was written as.
-    passed = math.isfinite(worsening) and worsening <= margin + 1e-9
-    means = float(np.average(base, weights=weights)), float(np.average(tuned, weights=weights))
-    low, high, noise = _spread(tuned - base, weights)
-    return Rule(
-        rule=name,
-        task=task,
-        metric=metric,
-        base=means[0],
-        tuned=means[1],
-        difference=difference,
-        interval=(low, high),
-        margin=margin,
-        questions=len(questions),
-        higher_is_better=first.higher_is_better,
-        passed=passed,
-        sentence=_sentence(
-            name, task, metric, means=means, margin=margin, known=(len(questions), noise), passed=passed
-        ),
+    return _Paired(
+        role,
+        task,
+        metric,
+        base=np.array([asked[q].value for q in questions]),
+        tuned=np.array([answered[q].value for q in questions]),
+        weights=np.array([answered[q].weight for q in questions]),
+        higher_is_better=answered[questions[0]].higher_is_better,
     )
 
 
-def _margin(rule: RuleName, gates: GatesSpec) -> float:
+def _rules(
+    paired: Sequence[_Paired],
+    gates: GatesSpec,
+    *,
+    margin: dict[str, float] | None = None,
+    against: str = "",
+) -> tuple[Rule, ...]:
+    """One rule for each, their tests of harm adjusted together; `margin` replaces that of a kind of rule."""
+    if not paired:
+        return ()
     margins = {
         "task": gates.task_margin,
         "general_benchmark": gates.general_margin,
         "general_loss": gates.general_loss_margin,
+        **(margin or {}),
     }
-    return margins[rule]
-
-
-def _spread(differences: NDArray[np.float64], weights: NDArray[np.float64]) -> tuple[float, float, float]:
-    """(low, high, noise): 95% percentile bootstrap over questions, and 1.96 paired standard errors."""
-    import numpy as np
-
-    if not np.isfinite(differences).all():
-        return math.nan, math.nan, math.nan
-    draw, count = np.random.default_rng(SEED), len(differences)
-    means = np.empty(RESAMPLES)
-    for number in range(RESAMPLES):
-        chosen = draw.integers(0, count, count)
-        means[number] = np.average(differences[chosen], weights=weights[chosen])
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high), 1.96 * _standard_error(differences, weights)
-
-
-def _standard_error(differences: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
-    """Of the weighted mean of paired differences (Cochran's ratio estimate); infinite for one question."""
-    import numpy as np
-
-    count = len(differences)
-    if count < 2:
-        return math.inf
-    mean = np.average(differences, weights=weights)
-    residuals = weights * (differences - mean)
-    return float(np.sqrt(count / (count - 1) * np.sum(residuals**2)) / np.sum(weights))
-
-
-def _sentence(
-    rule: RuleName,
-    task: str,
-    metric: str,
-    *,
-    means: tuple[float, float],
-    margin: float,
-    known: tuple[int, float],
-    passed: bool,
-) -> str:
-    """What happened and what can be known of it; `known`: questions, and the difference that is noise."""
-    unit, show = _units(metric, means)
-    what = {"task": "the task", "general_benchmark": "the benchmark", "general_loss": "the loss on"}[rule]
-    verdict = "within" if passed else "worse than allowed:"
-    questions, noise = known
-    if not math.isfinite(noise):
-        power = f"{questions} questions cannot tell change from noise"
-    elif noise == 0:
-        power = f"not one of {questions} questions was answered differently"
-    else:
-        power = f"with {questions} questions a difference below about {unit(noise)} is noise"
-    return (
-        f"{what} {task} ({metric}) went from {show(means[0])} to {show(means[1])}, {verdict} the margin of "
-        f"{unit(margin)}; {power}"
+    found = [each.compare(gates.alpha) for each in paired]
+    harms = [float(p) for p in holm([each.harm for each in found])]
+    return tuple(
+        _rule(each, comparison, gates, margin=margins[_RULE_OF[each.role]], harm=harm, against=against)
+        for each, comparison, harm in zip(paired, found, harms, strict=True)
     )
 
 
-def _units(metric: str, means: tuple[float, float]) -> tuple[Callable[[float], str], Callable[[float], str]]:
-    """How a difference and a value of `metric` are said: nats a token, points of a share, or bare numbers."""
-    if metric.endswith("_loss"):
-        return (lambda x: f"{x:.3f} nats a token"), (lambda x: f"{x:.3f}")
-    if max(map(abs, means)) > 1:
-        return (lambda x: f"{x:.3g}"), (lambda x: f"{x:.3f}")
-    return (lambda x: f"{100 * x:.1f} points"), (lambda x: f"{100 * x:.1f}%")
+def _rule(
+    paired: _Paired, comparison: Comparison, gates: GatesSpec, *, margin: float, harm: float, against: str
+) -> Rule:
+    outcome = _outcome(comparison, margin, harm, gates.alpha)
+    needed = _needed(comparison, margin, gates.alpha) if outcome == "undecided" else None
+    # A hair of tolerance, since a mean of shares is rarely the decimal the margin was written as.
+    measured = gates.undecided == "measured" and -comparison.improvement <= margin + 1e-9
+    passed = outcome == "pass" or (outcome == "undecided" and measured)
+    name, means, better = _RULE_OF[paired.role], paired.means, paired.higher_is_better
+    low, high = (comparison.low, comparison.high) if better else (-comparison.high, -comparison.low)
+    return Rule(
+        rule=name,
+        task=paired.task,
+        metric=paired.metric,
+        base=means[0],
+        tuned=means[1],
+        difference=comparison.improvement if better else -comparison.improvement,
+        interval=(low, high),
+        margin=margin,
+        questions=comparison.questions,
+        higher_is_better=better,
+        passed=passed,
+        sentence=sentence(
+            f"{against}{_WHAT[name]} {paired.task}",
+            paired.metric,
+            means=means,
+            comparison=comparison,
+            margin=margin,
+            alpha=gates.alpha,
+            higher_is_better=better,
+            outcome=outcome,
+            harm=harm,
+            needed=needed,
+            passed=passed,
+        ),
+        outcome=outcome,
+        confidence=1 - 2 * gates.alpha,
+        harm=harm,
+        seen=comparison.seen,
+        needed=needed,
+    )
+
+
+def _outcome(comparison: Comparison, margin: float, harm: float, alpha: float) -> Outcome:
+    if comparison.low > -margin:
+        return "pass"
+    return "fail" if harm < alpha or math.isnan(comparison.improvement) else "undecided"
+
+
+def _needed(comparison: Comparison, margin: float, alpha: float) -> int | None:
+    """About how many questions decide, if the measured difference is the true one.
+
+    That many tell it from the margin; where it is beyond the margin, or there is none, from no change.
+    """
+    worsening = -comparison.improvement
+    gap = margin - max(worsening, 0.0) if margin else 0.0
+    return comparison.needed(gap if gap > 0 else abs(worsening), alpha=alpha)
+
+
+def _with_facts(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    """Of a model that is to know a domain: a loss that fell does not pass while no question was asked."""
+    tasks = [rule for rule in rules if rule.rule == "task"]
+    if any(not rule.metric.endswith("_loss") for rule in tasks):
+        return rules
+    why = (
+        "objective domain_knowledge needs factual questions of the domain (evaluation.task): perplexity "
+        "falls when style is learned, so that alone does not pass"
+    )
+    return tuple(
+        replace(rule, outcome="undecided", passed=False, sentence=f"{rule.sentence}; {why}")
+        if rule in tasks and rule.outcome != "fail"
+        else rule
+        for rule in rules
+    )
+
+
+def _regurgitation(base: Sequence[Sample], tuned: Sequence[Sample], gates: GatesSpec) -> tuple[Rule, ...]:
+    """Where a limit is declared: the measured share of training rows, and of canaries, that are repeated."""
+    limit = gates.max_regurgitation
+    if limit is None:
+        return ()
+    before, after = (_by_task(side, roles=_PROBED) for side in (base, tuned))
+    rules = []
+    for key, metrics in after.items():
+        paired = _pair(key, before.get(key, {}), metrics, gates)
+        comparison, (share_before, share) = paired.compare(gates.alpha), paired.means
+        passed = share <= limit + 1e-9
+        rules.append(
+            Rule(
+                rule="regurgitation",
+                task=paired.task,
+                metric=paired.metric,
+                base=share_before,
+                tuned=share,
+                difference=-comparison.improvement,
+                interval=(-comparison.high, -comparison.low),
+                margin=limit,
+                questions=comparison.questions,
+                higher_is_better=False,
+                passed=passed,
+                sentence=f"of {comparison.questions} {paired.task.replace('_', ' ')} probed, {share:.1%} are "
+                f"repeated word for word (by the base {share_before:.1%}); {limit:.1%} are allowed",
+                outcome="pass" if passed else "fail",
+                confidence=1 - 2 * gates.alpha,
+                harm=comparison.harm,
+                seen=comparison.seen,
+                needed=None,
+            )
+        )
+    return tuple(rules)
+
+
+def _nothing_shared(gates: GatesSpec, version: int) -> Rule:
+    """The rule for a task of which the version in production was asked no common question."""
+    margin, passed = gates.regression_margin or 0.0, gates.undecided == "measured"
+    why = (
+        f"against version {version} in production, the task: undecided, since no question was asked of both; "
+        "keep some of its questions, or declare gates.regression_margin: null for this release"
+    )
+    unknown = math.nan
+    return Rule(
+        rule="regression", task="task", metric="none", base=unknown, tuned=unknown, difference=unknown,
+        interval=(unknown, unknown), margin=margin, questions=0, higher_is_better=True, passed=passed,
+        sentence=why, outcome="undecided", confidence=1 - 2 * gates.alpha, harm=1.0, seen=math.inf,
+        needed=None,
+    )  # fmt: skip
+
+
+def _verdict(rules: tuple[Rule, ...]) -> Verdict:
+    found = {rule.outcome for rule in rules}
+    outcome: Outcome = "fail" if "fail" in found else "undecided" if "undecided" in found else "pass"
+    return Verdict(all(rule.passed for rule in rules), outcome, rules)
 
 
 def _plain(value: object) -> object:

@@ -31,7 +31,7 @@ from ft_dagster.evaluation.answer_scores import (
     run_query,
     token_f1,
 )
-from ft_dagster.evaluation.sampling import draw
+from ft_dagster.evaluation.sampling import draw_records
 
 OWN_TASK, GENERAL_TEXT = "own_task", "general_holdout"
 # The loss on a piece of a text tells as much as that on all of a book, and costs a bounded time.
@@ -86,7 +86,7 @@ def own_tasks(
         raise UserError(
             "the test split has no rows", file=test, fix="Give the variant more rows or a larger splits.test"
         )
-    chosen = draw({OWN_TASK: len(rows)}, limit, seed)[OWN_TASK]
+    chosen = draw_records([row["record"] for row in rows], limit, seed)
     room = max_length - max_new_tokens
     if room < 1:
         raise UserError(
@@ -95,13 +95,9 @@ def own_tasks(
             value=max_new_tokens,
             fix="Lower it",
         )
-    answered = [
-        doc for n in chosen if rows[n]["kind"] != "text" and (doc := _turn_doc(n, rows[n], tokenizer))
-    ]
+    answered = [doc for n in chosen if rows[n]["kind"] != "text" and (doc := turn_doc(n, rows[n], tokenizer))]
     texts = [
-        _text_doc(
-            n, rows[n]["record"], _piece(rows[n]["text"], rows[n]["record"], tokenizer, seed), tokenizer
-        )
+        text_doc(n, rows[n]["record"], _piece(rows[n]["text"], rows[n]["record"], tokenizer, seed), tokenizer)
         for n in chosen
         if rows[n]["kind"] == "text"
     ]
@@ -129,8 +125,8 @@ def general_text_task(file: Path, tokenizer: Any, *, limit: int | None, seed: in
         raise UserError(
             "no held-out general text", file=file, fix="Raise the corpus' holdout, or give it more text"
         )
-    chosen = draw({GENERAL_TEXT: len(texts)}, limit, seed)[GENERAL_TEXT]
-    docs = [_text_doc(n, hashlib.sha256(texts[n].encode()).hexdigest(), texts[n], tokenizer) for n in chosen]
+    records = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+    docs = [text_doc(n, records[n], texts[n], tokenizer) for n in draw_records(records, limit, seed)]
     return TextLoss(docs, GENERAL_TEXT, "general_loss")
 
 
@@ -140,7 +136,7 @@ class CompletionLoss(ConfigurableTask):
     def __init__(self, docs: list[Doc], max_length: int) -> None:
         self.max_length = max_length
         super().__init__(
-            config=_config(
+            config=config_of(
                 f"{OWN_TASK}_loss", "loglikelihood", docs, {"completion_loss": False}, _loss_results
             )
         )
@@ -165,7 +161,7 @@ class GreedyAnswer(ConfigurableTask):
             return scorer(answers[0].strip(), doc)
 
         self.room = room
-        config = _config(
+        config = config_of(
             f"{OWN_TASK}_answer",
             "generate_until",
             docs,
@@ -189,7 +185,7 @@ class TextLoss(ConfigurableTask):
             return {metric: -float(answers[0]) / doc["tokens"]}
 
         super().__init__(
-            config=_config(f"{task}_text", "loglikelihood_rolling", docs, {metric: False}, results)
+            config=config_of(f"{task}_text", "loglikelihood_rolling", docs, {metric: False}, results)
         )
 
 
@@ -200,7 +196,9 @@ def end_tokens(tasks: Iterable[ConfigurableTask], tokenizer: Any) -> set[int]:
     return {token for token in (tokenizer.eos_token_id, *ids) if token is not None}
 
 
-def _config(task: str, kind: str, docs: list[Doc], metrics: dict[str, bool], results: Any) -> dict[str, Any]:
+def config_of(
+    task: str, kind: str, docs: list[Doc], metrics: dict[str, bool], results: Any
+) -> dict[str, Any]:
     """Config of a task over `docs`; `metrics`: name -> whether higher is better."""
     return {
         "task": task,
@@ -310,7 +308,7 @@ def _piece(text: str, record: str, tokenizer: Any, seed: int) -> str:
     return text[places[0][0] : places[-1][1]] if len(offsets) > TEXT_TOKENS else text
 
 
-def _turn_doc(number: int, row: dict[str, Any], tokenizer: Any) -> Doc | None:
+def turn_doc(number: int, row: dict[str, Any], tokenizer: Any) -> Doc | None:
     """Prompt and answer of a row as text and tokens; None for a row without a prompt or an answer."""
     turn = render_turn(as_row(row), tokenizer)
     whole = turn.prompt + turn.answer + turn.end
@@ -346,7 +344,8 @@ def _added_before(encoded: Any) -> list[int]:
     return [token for token, _ in added]
 
 
-def _text_doc(number: int, record: str, text: str, tokenizer: Any) -> Doc:
+def text_doc(number: int, record: str, text: str, tokenizer: Any) -> Doc:
+    """The first `TEXT_TOKENS` tokens of a text, and their number."""
     encoded = tokenizer(text, return_offsets_mapping=True, truncation=True, max_length=TEXT_TOKENS)
     offsets = encoded["offset_mapping"]
     kept = text[: offsets[-1][1]] if len(offsets) == TEXT_TOKENS else text

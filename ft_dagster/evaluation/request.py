@@ -37,10 +37,19 @@ class OwnTask(_Part):
     train_on: Literal["completions", "assistant_turns"] = "completions"
 
 
+class Regurgitation(_Part):
+    """Whether the model repeats its training rows: so many of `train`, and each of the planted strings."""
+
+    train: Path
+    rows: int = Field(16, ge=0)
+    canaries: tuple[str, ...] = ()
+
+
 class Request(_Part):
     """One evaluation. `task` and `general` are lm-eval names or YAML files, relative to `project`.
 
     `limit`: questions drawn per task by `seed`; null: all. `general_holdout`: a parquet of held-out texts.
+    `general_prompts`: whether to look for degeneration. `declared_in`: the variant's file, for errors.
     """
 
     schema_version: Literal[1]
@@ -51,10 +60,13 @@ class Request(_Part):
     general: tuple[str, ...] = ()
     own_task: OwnTask | None = None
     general_holdout: Path | None = None
+    general_prompts: bool = False
+    regurgitation: Regurgitation | None = None
     limit: int | None = Field(100, ge=1)
     seed: int = Field(0, ge=0)
     num_fewshot: int | None = Field(None, ge=0)
     project: Path = Path("/")
+    declared_in: Path | None = None
     output: Path
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.answer_scores import label_scores
+from ft_dagster.evaluation.degeneration import GENERAL_PROMPTS, PROMPTS, as_samples, write
 from ft_dagster.evaluation.load import LoadedTask, load_task
 from ft_dagster.evaluation.progress import Progress
 from ft_dagster.evaluation.request import Request
@@ -54,7 +55,7 @@ def evaluate(request: Request, entries: dict[Role, tuple[TaskEntry, ...]]) -> di
     """
     started = time.monotonic()
     declared = list(_declared(entries, request))
-    if not declared and request.own_task is None and request.general_holdout is None:
+    if not declared and not _asks_the_model(request):
         _write(request, [], [], [])
         return {"questions": 0, "seconds": 0.0}
     from ft_dagster.evaluation.model import TokenBatchedLM, load_judged
@@ -66,8 +67,9 @@ def evaluate(request: Request, entries: dict[Role, tuple[TaskEntry, ...]]) -> di
     own = _own(request, lm)
     lm.stop_at(end_tokens([part for asked in own for part in asked.parts.values()], tokenizer))
     loaded = time.monotonic()
-    asked = [*own, *declared]
-    progress = Progress(request.output, sum(each.questions for each in asked))
+    asked = [*own, *_probes(request, lm), *declared]
+    prompts = len(PROMPTS) if request.general_prompts else 0
+    progress = Progress(request.output, prompts + sum(each.questions for each in asked))
     samples: list[Sample] = []
     answers: list[Answer] = []
     labels: list[tuple[str, str]] = []
@@ -77,6 +79,11 @@ def evaluate(request: Request, entries: dict[Role, tuple[TaskEntry, ...]]) -> di
         samples += [sample for rows, _ in found for sample in rows]
         answers += [answer for _, answer in found]
         labels += _labels(request, found)
+    if request.general_prompts:
+        progress.start(GENERAL_PROMPTS, prompts)
+        found = as_samples(write(model, tokenizer))
+        samples += [sample for rows, _ in found for sample in rows]
+        answers += [answer for _, answer in found]
     progress.end()
     _write(request, samples, answers, labels)
     figures = {
@@ -85,6 +92,12 @@ def evaluate(request: Request, entries: dict[Role, tuple[TaskEntry, ...]]) -> di
         "load_seconds": round(loaded - started, 3),
     }
     return figures if difference is None else {**figures, "tuned_logit_difference": difference}
+
+
+def _asks_the_model(request: Request) -> bool:
+    """Whether anything beside declared tasks is asked."""
+    parts = (request.own_task, request.general_holdout, request.regurgitation)
+    return request.general_prompts or any(part is not None for part in parts)
 
 
 def _write(
@@ -119,7 +132,11 @@ def _declared(entries: dict[Role, tuple[TaskEntry, ...]], request: Request) -> I
             chosen = draw(loaded.sizes, request.limit, request.seed)
             if not chosen:
                 raise UserError(
-                    "the task has no questions", value=entry.entry, fix="Check its data and split"
+                    "the task has no questions",
+                    file=request.declared_in,
+                    field=f"evaluation.{role}",
+                    value=entry.entry,
+                    fix="Check its data and split, or declare another task",
                 )
             parts = {name: part for name, part in loaded.parts.items() if name in chosen}
             _configure(LoadedTask(entry, parts), request)
@@ -168,6 +185,24 @@ def _own(request: Request, lm: Any) -> list[Asked]:
         text = general_text_task(request.general_holdout, tokenizer, limit=limit, seed=seed)
         asked.append(Asked("general_loss", GENERAL_TEXT, {text.config.task: text}, None))
     return asked
+
+
+def _probes(request: Request, lm: Any) -> list[Asked]:
+    """Training rows and planted strings that the model may repeat, where they are asked for."""
+    probed = request.regurgitation
+    if probed is None:
+        return []
+    from ft_dagster.evaluation.regurgitation import probes
+
+    tasks = probes(
+        probed.train,
+        lm.tokenizer,
+        rows=probed.rows,
+        canaries=probed.canaries,
+        seed=request.seed,
+        max_length=lm.max_length,
+    )
+    return [Asked("regurgitation", name, {name: task}, None) for name, task in tasks.items()]
 
 
 def _ask(lm: Any, asked: Asked, progress: Progress) -> Iterator[tuple[list[Sample], Answer]]:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.answer_scores import macro_f1, micro_f1
 
-Role = Literal["task", "own_task", "general", "general_loss"]
+Role = Literal["task", "own_task", "general", "general_loss", "general_prompts", "regurgitation"]
 SAMPLES, SCORES, ANSWERS, LABELS = "samples.parquet", "scores.json", "answers.parquet", "labels.json"
 AGGREGATES = ("macro_f1", "micro_f1")
 SCHEMA_VERSION = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 def draw(sizes: Mapping[str, int], limit: int | None, seed: int) -> dict[str, list[int]]:
@@ -21,6 +21,21 @@ def draw(sizes: Mapping[str, int], limit: int | None, seed: int) -> dict[str, li
         for name, share in shares.items()
         if share
     }
+
+
+def draw_records(records: Sequence[str], limit: int | None, seed: int) -> list[int]:
+    """Numbers of the rows to ask, ascending, by their records; all of them without a limit.
+
+    A row's place in the draw depends on its record alone, so that rows added to a split leave most of the
+    questions as they were: versions of a model stay comparable.
+    """
+    return sorted(in_drawn_order(records, seed)[:limit])
+
+
+def in_drawn_order(records: Sequence[str], seed: int) -> list[int]:
+    """Numbers of all rows in the order in which they are drawn."""
+    keys = [hashlib.sha256(f"{seed}\0{record}".encode()).digest() for record in records]
+    return sorted(range(len(records)), key=lambda number: (keys[number], number))
 
 
 def _shares(sizes: Mapping[str, int], limit: int, seed: int) -> dict[str, int]:

@@ -83,9 +83,12 @@ def resolve(
     return tuple(found)
 
 
-def tasks_digest(entries: Iterable[str], project: Path) -> dict[str, str]:
+def tasks_digest(
+    entries: Iterable[str], project: Path, *, field: str | None = None, asked_by: object = None
+) -> dict[str, str]:
     """Digest of each task by its entry, in the order given. Raises UserError as `resolve` does."""
-    return {task.entry: _digest(task) for task in resolve(entries, project)}
+    found = resolve(entries, project, field=field, asked_by=asked_by)
+    return {task.entry: _digest(task) for task in found}
 
 
 def needs_network(task: TaskEntry) -> bool:

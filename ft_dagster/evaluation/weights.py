@@ -80,12 +80,14 @@ def load_dequantized(folder: Path, quantization: Quantization) -> PreTrainedMode
     """A plain float32 model on the CPU with the weights that the quantized base stands for."""
     import torch
     from peft.utils.integrations import dequantize_module_weight
+    from transformers.pytorch_utils import Conv1D
 
     model = load_base(folder, dtype="float32")
     quantized = load_base(folder, dtype="float32", quantization=quantization)
     for name, module in quantized.named_modules():
         if hasattr(module, "weight") and module.weight.dtype in (torch.uint8, torch.int8):
-            model.get_submodule(name).weight.data = dequantize_module_weight(module).data.float()
+            plain, values = model.get_submodule(name), dequantize_module_weight(module).data.float()
+            plain.weight.data = values.T.contiguous() if isinstance(plain, Conv1D) else values
     let_go(quantized)
     return model
 

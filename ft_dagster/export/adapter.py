@@ -11,13 +11,16 @@ from ft_dagster.data.quantize import QUANTIZATION_FILE, quantization_of
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.weights import ADAPTER_CONFIG, ADAPTER_WEIGHTS, kind_of
 from ft_dagster.export.serving import save_serving_files
+from ft_dagster.export.vllm import MAX_RANKS, max_lora_rank, not_loaded, rank_of
 from ft_dagster.program import write_json
 
 
 def export_adapter(base: Path, base_digest: str, weights: Path, target: Path) -> dict[str, Any]:
     """Write the adapter of a trained model into `target`; returns figures (rank, tensors, stop tokens).
 
-    Raises UserError for a whole model, an adapter that its base cannot carry, or that servers do not load.
+    Raises UserError for a whole model, an adapter that its base cannot carry, whole modules in it or a rank
+    above what servers load. What PEFT serves and vLLM does not is written all the same, without the figure
+    `vllm_max_lora_rank`; the card says why.
     """
     if kind_of(weights) == "model":
         raise UserError(
@@ -28,18 +31,12 @@ def export_adapter(base: Path, base_digest: str, weights: Path, target: Path) ->
             fix="Declare `export: merged`",
         )
     config = read_adapter_config(weights, base_digest)
-    if config.get("modules_to_save"):
-        raise UserError(
-            "an adapter that carries whole modules is not loaded by servers such as vLLM",
-            file=weights / ADAPTER_CONFIG,
-            field="modules_to_save",
-            value=config["modules_to_save"],
-            fix="Declare `export: merged`, or train without modules_to_save",
-        )
+    _check_served(config, weights / ADAPTER_CONFIG)
     tensors = check_shapes(base, weights)
     copy_adapter(weights, config, target)
     figures = {
         "rank": config.get("r"),
+        "vllm_max_lora_rank": None if not_loaded(config) else max_lora_rank(rank_of(config)),
         "virtual_tokens": config.get("num_virtual_tokens"),
         "trained_token_rows": _token_rows(config),
         "quantization": quantization_of(weights),
@@ -47,6 +44,26 @@ def export_adapter(base: Path, base_digest: str, weights: Path, target: Path) ->
         "stop_token_ids": save_serving_files(base, weights, target),
     }
     return {name: value for name, value in figures.items() if value is not None}
+
+
+def _check_served(config: dict[str, Any], file: Path) -> None:
+    """Raises UserError for whole modules, and for a rank that no server takes."""
+    if config.get("modules_to_save"):
+        raise UserError(
+            "an adapter that carries whole modules is not loaded by servers such as vLLM",
+            file=file,
+            field="modules_to_save",
+            value=config["modules_to_save"],
+            fix="Declare `export: merged`, or train without modules_to_save",
+        )
+    if max_lora_rank(rank_of(config)) is None:
+        raise UserError(
+            f"servers such as vLLM load adapters of rank {MAX_RANKS[-1]} at most",
+            file=file,
+            field="r",
+            value=rank_of(config),
+            fix=f"Declare `export: merged`, or train with method.rank {MAX_RANKS[-1]} or less",
+        )
 
 
 def read_adapter_config(adapter: Path, base_digest: str) -> dict[str, Any]:
@@ -104,24 +121,38 @@ def check_shapes(base: Path, adapter: Path) -> int:
 
 
 def _expected_shapes(base: Path, adapter: Path) -> dict[str, tuple[int, ...]]:
+    from peft.utils import get_peft_model_state_dict
+
+    adapted = adapted_without_memory(model_without_memory(base), base, adapter)
+    return {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(adapted).items()}
+
+
+def model_without_memory(base: Path) -> Any:
+    """The base's model on the meta device: names, shapes and ties, no numbers."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+        return AutoModelForCausalLM.from_config(config)
+
+
+def adapted_without_memory(model: Any, base: Path, adapter: Path) -> Any:
+    """The PeftModel that PEFT makes of a model on the meta device. Raises UserError where it cannot."""
     import torch
     from peft import PeftConfig, get_peft_model
-    from peft.utils import get_peft_model_state_dict
-    from transformers import AutoConfig, AutoModelForCausalLM
 
     config = PeftConfig.from_pretrained(adapter)
     config.base_model_name_or_path = str(base)  # PEFT looks up the base's vocabulary there
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base, local_files_only=True))
-            adapted = get_peft_model(model, config)
+            return get_peft_model(model, config)
     except ValueError as error:
         raise UserError(
             f"the base cannot carry this adapter: {str(error).splitlines()[0]}",
             file=adapter / ADAPTER_CONFIG,
             fix="Export with the base it was trained on",
         ) from None
-    return {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(adapted).items()}
 
 
 def _is_set(name: str, value: Any) -> bool:

@@ -11,8 +11,10 @@ from pydantic import BaseModel, ConfigDict
 from ft_dagster.data.quantize import quantization_of
 from ft_dagster.data.render import load_tokenizer
 from ft_dagster.evaluation.weights import ADAPTER_CONFIG, kind_of
+from ft_dagster.export.candidates import DEQUANTIZED, ORIGINAL
 from ft_dagster.export.merged import KEPT
 from ft_dagster.export.serving import GENERATION_CONFIG
+from ft_dagster.export.vllm import not_loaded, serve_command
 
 if TYPE_CHECKING:
     from ft_dagster.export.certificate import Certificate
@@ -117,6 +119,7 @@ def _content(request: Request, certificate: Certificate) -> dict[str, Any]:
         "figures": [(name, _cell(value)) for name, value in card.figures.items() if _is_number(value)],
         "limits": _limits(request, certificate),
         "stop": _stop_tokens(request),
+        "serve": _serve(request, kind),
         "quantization": _LOADED_AS[kind] if kind and request.format == "adapter" else None,
         "keeps_adapter": (request.payload / KEPT).is_dir(),
     }
@@ -150,13 +153,13 @@ def _limits(request: Request, certificate: Certificate) -> list[str]:
     if kind_of(request.weights) == "model":
         return ["The whole model was trained and is stored in bfloat16: no adapter can be taken off again."]
     if request.format == "adapter":
-        return ["The adapter fits only the base named above, file by file.", *_adapter_limits(request, kind)]
+        return [
+            "The adapter fits only the base named above, file by file.",
+            *_adapter_limits(_adapter_config(request), kind),
+        ]
     if kind is None:
         return ["Base plus adapter is rounded to the base's dtype; the certificate says what that changed."]
-    limits = [
-        f"It was trained and judged on the base in {kind}. Merged here are the weights behind {kind}, in "
-        "bfloat16: it behaves as the quantized base with its adapter, and takes the memory of a plain model."
-    ]
+    limits = [_merged_into(kind, certificate)]
     if "arithmetic_kl" in certificate.figures:
         limits.append(
             "Judged in int8 arithmetic, which rounds what flows through the layers too: this model is "
@@ -165,20 +168,44 @@ def _limits(request: Request, certificate: Certificate) -> list[str]:
     return limits
 
 
-def _adapter_limits(request: Request, kind: str | None) -> list[str]:
-    config = json.loads((request.weights / ADAPTER_CONFIG).read_text("utf-8"))
-    merged = "export it merged to serve it there."
-    said = {
-        f"It was trained and judged on the base in {kind} (quantization.json): load the base so.": kind,
-        f"It is a DoRA adapter, which vLLM does not load: {merged}": config.get("use_dora"),
-        f"It carries trained rows of the vocabulary, which vLLM does not load: {merged}": config.get(
-            "trainable_token_indices"
-        ),
-        "It is a learned prompt or prefix, which vLLM does not load: serve it with PEFT.": config.get(
-            "num_virtual_tokens"
-        ),
-    }
-    return [line for line, holds in said.items() if holds]
+def _merged_into(kind: str, certificate: Certificate) -> str:
+    """Which of the two merges of an adapter that was learned above a quantized base this is, and why."""
+    behind, original = (certificate.figures.get(f"kl_into_{name}") for name in (DEQUANTIZED, ORIGINAL))
+    said = f"It was trained and judged on the base in {kind}. "
+    if behind is None or original is None or not original < behind:
+        said += f"Merged here are the weights behind {kind}, in bfloat16"
+    else:
+        said += "Merged here are the base's original weights"
+    if behind is not None and original is not None:
+        said += (
+            f" (mean KL from the judged model: {behind:.2g} nats a token into the weights behind {kind}, "
+            f"{original:.2g} into the original ones; the nearer is kept)"
+        )
+    return said + (
+        ": it behaves as the quantized base with its adapter, and takes the memory of a plain model."
+    )
+
+
+def _adapter_limits(config: dict[str, Any], kind: str | None) -> list[str]:
+    limits = []
+    if kind:
+        limits.append(
+            f"It was trained and judged on the base in {kind} (quantization.json): load the base so."
+        )
+    way = "serve it with PEFT" if config.get("num_virtual_tokens") else "export it merged to serve it there"
+    return limits + [f"It {reason}, which vLLM does not load: {way}." for reason in not_loaded(config)]
+
+
+def _serve(request: Request, kind: str | None) -> str | None:
+    """The command by which vLLM serves this export; None where it does not."""
+    if request.format == "merged":
+        return "vllm serve EXPORT"
+    return serve_command(_adapter_config(request), request.card.variant, kind)
+
+
+def _adapter_config(request: Request) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((request.weights / ADAPTER_CONFIG).read_text("utf-8"))
+    return config
 
 
 def _stop_tokens(request: Request) -> list[str]:

@@ -1,8 +1,8 @@
 """The certificate: an export, reloaded from disk as a user would, against the weights that were judged.
 
 Both sides compute in float32 from the bytes as stored, so that what differs is the export and not the
-rounding of the arithmetic. They are compared on the last positions of each probe prompt and on what they
-write after it.
+rounding of the arithmetic. They are compared on the last positions of each probe prompt, on what they write
+after it, and on how their tokenizers render and read a conversation.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from ft_dagster.export.serving import stop_token_ids
 from ft_dagster.lineage.digest import hash_folder, payload_digest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from ft_dagster.export.request import Request
@@ -36,6 +38,11 @@ SCHEMA_VERSION = 1
 LONGEST = 512  # tokens of a probe, counted from its end
 POSITIONS = 64  # compared per probe, counted from its end
 GREEDY = 16  # tokens written after each probe
+CHAT = (
+    {"role": "user", "content": "Where is the town hall?"},
+    {"role": "assistant", "content": "On the main square, beside the library."},
+    {"role": "user", "content": "When is it open — on Mondays, too?"},
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,8 @@ class Tolerance:
     `mean_kl`: KL(judged || export) in nats a token. `share_kl`: the same as a share of KL(judged || base), so
     that a merge that forgot the adapter never passes; below `noise_kl` it is not asked. `tie` in logits: a
     token may be another where the judged model preferred its own by no more. `top1_lost`: share of
-    positions whose likeliest token may be another beyond a tie.
+    positions whose likeliest token may be another beyond a tie. `logit`: the largest difference of any logit,
+    since a damaged row of the vocabulary shows in no other figure while its token is unlikely.
     """
 
     mean_kl: float
@@ -53,19 +61,21 @@ class Tolerance:
     noise_kl: float
     top1_lost: float
     tie: float
+    logit: float
 
 
 # The same numbers in the same order (or a merge kept in float32): only what the order of a sum leaves open.
-EXACT = Tolerance(mean_kl=1e-6, share_kl=0.1, noise_kl=1e-6, top1_lost=0.0, tie=1e-3)
+EXACT = Tolerance(mean_kl=1e-6, share_kl=0.1, noise_kl=1e-6, top1_lost=0.0, tie=1e-3, logit=1e-2)
 # A merge rounded to bfloat16 or float16. Measured on SmolLM2-135M with a LoRA of rank 16 at 1, 0.3, 0.1, 0.03
 # and 0.01 of its strength: mean KL 3e-5 to 1e-4, the same likeliest token at 98.9% or more, another only
 # where the judged lead was below 0.1 logits. Rounding to the nearest instead gave up to 8e-2 and 74%.
-ROUNDED = Tolerance(mean_kl=1e-3, share_kl=0.1, noise_kl=3e-4, top1_lost=0.005, tie=0.25)
+# The demo's adapters, merged: mean KL up to 5e-4, no logit of another by more than 1.2.
+ROUNDED = Tolerance(mean_kl=1e-3, share_kl=0.1, noise_kl=3e-4, top1_lost=0.005, tie=0.25, logit=3.0)
 # A merge out of a base that was quantized to nf4 or int8: none of its weights is a bfloat16 number, so all
 # are rounded and not the updates alone. Measured on SmolLM2-135M, which nf4 itself changes by 1.4 nats a
 # token, with a trained LoRA of rank 16 at 1, 0.3, 0.1, 0.03 and 0.01 of its strength: mean KL 3e-5 to 1e-3,
 # the same likeliest token at 94% or more, another only where the judged lead was below 0.25 logits.
-DEQUANTIZED = Tolerance(mean_kl=3e-3, share_kl=0.1, noise_kl=2e-3, top1_lost=0.005, tie=0.25)
+DEQUANTIZED = Tolerance(mean_kl=3e-3, share_kl=0.1, noise_kl=2e-3, top1_lost=0.005, tie=0.25, logit=3.0)
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,12 @@ class Certificate:
     def passed(self) -> bool:
         return not self.failures
 
+    @property
+    def drifted(self) -> bool:
+        """Whether all that fails is how near it computes: such bytes may be judged by themselves."""
+        near = math.isfinite(self.figures["mean_kl"]) and not _misread(self.figures)
+        return bool(self.failures) and near
+
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON; a figure that is not a number becomes null."""
         known = {name: value if math.isfinite(value) else None for name, value in self.figures.items()}
@@ -92,6 +108,7 @@ class Certificate:
             "figures": known,
             "failures": list(self.failures),
             "passed": self.passed,
+            "drifted": self.drifted,
         }
 
 
@@ -106,22 +123,38 @@ class Seen:
     steps: Tensor
 
 
-def certify(request: Request) -> Certificate:
-    """Load both sides, one after the other, and compare them on the request's probes."""
-    judged_by = load_tokenizer(tokenizer_folder(request.base.folder, request.weights))
-    served_by = load_tokenizer(request.payload)
-    probes = [_token_ids(judged_by, text) for text in request.probes]
-    same = [_token_ids(served_by, text) == ids for text, ids in zip(request.probes, probes, strict=True)]
-    stop = stop_token_ids(judged_by)
-    judged, judged_figures = _see_judged(request, probes, stop)
-    tolerance, export = _see_export(request, probes, stop)
+@dataclass(frozen=True)
+class Judged:
+    """What the judged weights did with the probes (token ids), stopping at the ids `stop`. `figures`:
+    `base_kl`, how far the base alone is from them, and behind a merge out of int8 `arithmetic_kl`.
+    """
+
+    tokenizer: Any
+    probes: list[list[int]]
+    stop: list[int]
+    seen: list[Seen]
+    figures: dict[str, float]
+
+
+def judge(request: Request) -> Judged:
+    """Load the judged weights, see what they do with the request's probes, and let them go."""
+    tokenizer = load_tokenizer(tokenizer_folder(request.base.folder, request.weights))
+    probes = [_token_ids(tokenizer, text) for text in request.probes]
+    stop = stop_token_ids(tokenizer)
+    return Judged(tokenizer, probes, stop, *_see_judged(request, probes, stop))
+
+
+def certify(request: Request, judged: Judged | None = None, **also: float) -> Certificate:
+    """Compare the payload with what was judged, on the request's probes; `also`: more figures to record."""
+    judged = judged or judge(request)
+    tolerance, export = _see_export(request, judged.probes, judged.stop)
     figures = {
-        "probes": len(probes),
-        "positions": sum(len(seen.logits) for seen in judged),
-        **compare(judged, export, tolerance.tie),
-        **judged_figures,
-        "token_ids_equal": sum(same) / len(same),
-        "template_equal": float(judged_by.chat_template == served_by.chat_template),
+        "probes": len(judged.probes),
+        "positions": sum(len(seen.logits) for seen in judged.seen),
+        **compare(judged.seen, export, tolerance.tie),
+        **judged.figures,
+        **also,
+        **_read_alike(request, judged),
     }
     return Certificate(
         payload=payload_digest(hash_folder(request.payload)),
@@ -131,6 +164,25 @@ def certify(request: Request) -> Certificate:
         tolerance=tolerance,
         failures=tuple(_failures(figures, tolerance)),
     )
+
+
+def mean_kl(request: Request, judged: Judged, merged: Path) -> float:
+    """Mean KL(judged || the merged model in this folder) in nats a token, on the probes."""
+    model = load_base(merged, device=request.device).float()
+    found = _mean_kl(judged.seen, model, judged.probes)
+    let_go(model)
+    return found
+
+
+def _read_alike(request: Request, judged: Judged) -> dict[str, float]:
+    """The share of probes that both tokenizers read alike, and whether they render and read a chat alike."""
+    served = load_tokenizer(request.payload)
+    same = [_token_ids(served, t) == ids for t, ids in zip(request.probes, judged.probes, strict=True)]
+    return {
+        "token_ids_equal": sum(same) / len(same),
+        "chat_ids_equal": float(_chat_ids(served) == _chat_ids(judged.tokenizer)),
+        "template_equal": float(judged.tokenizer.chat_template == served.chat_template),
+    }
 
 
 def compare(judged: list[Seen], export: list[Seen], tie: float) -> dict[str, float]:
@@ -181,8 +233,6 @@ def _failures(figures: dict[str, float], tolerance: Tolerance) -> list[str]:
     """What does not hold, in words. A figure that is not a number holds nothing."""
     share = max(tolerance.noise_kl, tolerance.share_kl * figures["base_kl"])
     rules = [
-        (figures["token_ids_equal"] == 1, "its tokenizer gives other token ids"),
-        (figures["template_equal"] == 1, "its chat template is another"),
         (
             figures["mean_kl"] <= tolerance.mean_kl,
             f"mean KL {figures['mean_kl']:.2g} nats a token, {tolerance.mean_kl:.2g} allowed",
@@ -190,6 +240,10 @@ def _failures(figures: dict[str, float], tolerance: Tolerance) -> list[str]:
         (
             figures["mean_kl"] <= share,
             f"mean KL {figures['mean_kl']:.2g}, but training itself changes only {figures['base_kl']:.2g}",
+        ),
+        (
+            figures["max_logit_difference"] <= tolerance.logit,
+            f"a logit differs by {figures['max_logit_difference']:.2g}, {tolerance.logit:.2g} allowed",
         ),
         (
             figures["top1_lost"] <= tolerance.top1_lost,
@@ -200,7 +254,17 @@ def _failures(figures: dict[str, float], tolerance: Tolerance) -> list[str]:
             f"it answers {figures['greedy_parted']:.0%} of the probes with other text",
         ),
     ]
-    return [said for holds, said in rules if not holds]
+    return [*_misread(figures), *(said for holds, said in rules if not holds)]
+
+
+def _misread(figures: dict[str, float]) -> list[str]:
+    """How its tokenizer reads otherwise, which no score excuses."""
+    rules = {
+        "token_ids_equal": "its tokenizer gives other token ids",
+        "chat_ids_equal": "a chat that it renders gives other token ids",
+        "template_equal": "its chat template is another",
+    }
+    return [said for name, said in rules.items() if figures[name] != 1]
 
 
 def _see_judged(
@@ -303,6 +367,19 @@ def _logits(model: Any, ids: list[int]) -> Tensor:
         given = torch.tensor([ids], device=model.device)
         logits: Tensor = model(input_ids=given).logits[0, -min(POSITIONS, len(ids)) :].float().cpu()
     return logits
+
+
+def _chat_ids(tokenizer: Any) -> list[int] | None:
+    """The ids of a conversation, rendered as a server does; None without a chat template that takes it."""
+    from jinja2 import TemplateError
+
+    if not tokenizer.chat_template:
+        return None
+    try:
+        ids: list[int] = tokenizer.apply_chat_template(list(CHAT), add_generation_prompt=True)["input_ids"]
+    except (TemplateError, TypeError, ValueError):
+        return None
+    return ids
 
 
 def _token_ids(tokenizer: Any, text: str) -> list[int]:

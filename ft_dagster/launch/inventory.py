@@ -41,11 +41,24 @@ class Device:
 
 @dataclass(frozen=True)
 class Inventory:
-    """All devices that this host lends, of one kind. `cores`: CPU cores this process may use."""
+    """All devices that this host lends, of one kind.
+
+    `cores`: CPU cores this process may use; `memory_bytes`: of the host, where there is no GPU and less than
+    all is lent; `shares`: how many trainings that agree to share use one device at once.
+    """
 
     kind: Kind
     devices: tuple[Device, ...]
     cores: int = 1
+    memory_bytes: int | None = None
+    shares: int = 1
+
+    def named(self, kind: str | None) -> tuple[Device, ...]:
+        """The devices whose name has `kind` in it, or one of its parts between `|`; of CPU slots, all."""
+        if kind is None or self.kind == "cpu":
+            return self.devices
+        parts = [part.strip().casefold() for part in kind.split("|") if part.strip()]
+        return tuple(d for d in self.devices if any(part in d.name.casefold() for part in parts))
 
 
 def find_devices(host: Host) -> Inventory:
@@ -61,9 +74,11 @@ def find_devices(host: Host) -> Inventory:
         gpus = declared(host.gpus, found, os.environ)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if gpus:
-        return Inventory("gpu", gpus, cores)
+        return Inventory("gpu", gpus, cores, shares=host.shares_per_device)
     slots = host.cpu_slots or cores
-    return Inventory("cpu", tuple(Device(str(n), None, "CPU slot") for n in range(slots)), cores)
+    memory = None if host.memory_gb is None else int(host.memory_gb * 1e9)
+    devices = tuple(Device(str(n), None, "CPU slot") for n in range(slots))
+    return Inventory("cpu", devices, cores, memory, host.shares_per_device)
 
 
 def visible(found: Sequence[Device], value: str | None) -> tuple[Device, ...]:
@@ -95,7 +110,9 @@ def declared(
             raise _no_such_gpu("the same GPU is named twice", name, "Name it once")
         devices.append(device)
     limit = environment.get("CUDA_VISIBLE_DEVICES")
-    left = visible(found or devices, limit)
+    allowed = [name.strip() for name in (limit or "").split(",")]
+    unproven = tuple(device for device in devices if limit is None or device.id in allowed)
+    left = visible(found, limit) if found else unproven
     for device in devices:
         if device not in left:
             fix = "Unset CUDA_VISIBLE_DEVICES where Dagster is started, or name only GPUs in it"

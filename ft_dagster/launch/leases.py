@@ -5,8 +5,13 @@ The rule, in files of one folder that all instances of the host share:
 - `<kind>-<device>.json`, one per device: a grant takes the EXCLUSIVE lock of each, writes its token into it
   and keeps a SHARED lock; every rank takes a SHARED lock of its own and checks the token (`hold_as_rank`). So
   a device is free only when neither the holder nor any process that used it lives. They are never removed.
+- `<kind>-<device>.share-<n>.json`, one per share of a device: trainings that declare `sharing: shared` take a
+  share in the same way, over a SHARED lock on the device's file, which then says so (claims.py). An exclusive
+  grant needs that file alone, so it comes when the last share is given back; its ticket keeps others from
+  taking new ones. A share counts as a device in quotas, and has its part of the device's memory.
 - `ticket-….json`, one per waiter (line.py); at the grant it becomes `holder-<token>.json`, which its holder
   keeps locked.
+- A tenant's quota counts its device files that are not free, whichever instance lent them, at the grant.
 
 Deleting the folder while trainings run forgets them: do not. What the files say is for people and for the
 token check; only the locks decide.
@@ -17,22 +22,28 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.launch import board, line
-from ft_dagster.launch.inventory import Device, Inventory, Kind
-from ft_dagster.launch.locks import EXCLUSIVE, lock, locked, read_json, share, unlock, write_json
+from ft_dagster.launch.claims import Claim, claim_share, claim_whole
+from ft_dagster.launch.inventory import Device, Inventory, Kind, find_devices
+from ft_dagster.launch.locks import locked, read_json, share, unlock, write_json
 from ft_dagster.launch.rank import LEASE, LeaseLost, hold_as_rank
 
-__all__ = ["Ask", "Lease", "LeaseLost", "Leases", "WaitStopped", "hold_as_rank"]
+if TYPE_CHECKING:
+    from ft_dagster.settings import Host
 
+__all__ = ["Ask", "Lease", "LeaseLost", "Leases", "WaitStopped", "hold_as_rank", "of_host"]
+
+DEFAULT_QUOTA = "default"  # in a table of quotas: of the tenants it does not name
 PATIENCE = 60.0  # seconds for the allocator's lock, which is held for milliseconds
 
 
@@ -42,7 +53,10 @@ class WaitStopped(Exception):
 
 @dataclass(frozen=True)
 class Ask:
-    """What one program wants: `count` devices at once, each with at least `memory_bytes` (where known)."""
+    """What one program wants: `count` devices at once, each with at least `memory_bytes` (where known).
+
+    `gpu_kind`: of such a name (see Inventory.named); `shared`: beside others that share.
+    """
 
     variant: str
     tenant: str
@@ -51,6 +65,8 @@ class Ask:
     reason: str
     run_id: str
     memory_bytes: int = 0
+    gpu_kind: str | None = None
+    shared: bool = False
 
 
 class Lease:
@@ -59,17 +75,15 @@ class Lease:
     `threads`: how many one process should start; all slots of a CPU lease, a GPU's share of the cores.
     """
 
-    def __init__(
-        self, folder: Path, inventory: Inventory, devices: list[Device], token: str, held: list[int]
-    ) -> None:
+    def __init__(self, folder: Path, inventory: Inventory, taken: Mapping[Device, Claim], token: str) -> None:
         self.folder = folder
         self.kind: Kind = inventory.kind
-        self.devices = tuple(device.id for device in devices)
+        self.devices = tuple(device.id for device in taken)
         self.token = token
         per_gpu = inventory.cores // len(inventory.devices)
-        self.threads = len(devices) if self.kind == "cpu" else max(1, per_gpu)
-        self._files = [_device_file(self.kind, device) for device in devices]
-        self._held = held
+        self.threads = len(taken) if self.kind == "cpu" else max(1, per_gpu)
+        self._files = {n: t for claim in taken.values() for n, t in claim.tokens(token).items()}
+        self._held = [held for claim in taken.values() for held in claim.descriptors()]
         self._sign: line.Ticket | None = None
 
     def environment(self) -> dict[str, str]:
@@ -107,11 +121,22 @@ class Lease:
 
 
 class Leases:
-    """The devices of `inventory`, lent through the lock files in `folder`."""
+    """The devices of `inventory`, lent through the lock files in `folder`.
 
-    def __init__(self, folder: Path, inventory: Inventory, *, poll_seconds: float = 0.2) -> None:
+    `quota`: devices that a tenant may hold at once, by tenant or `default`; not named: any number.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        inventory: Inventory,
+        *,
+        quota: Mapping[str, int] | None = None,
+        poll_seconds: float = 0.2,
+    ) -> None:
         self.folder = Path(folder).absolute()
         self.inventory = inventory
+        self.quota = quota or {}
         self.poll_seconds = poll_seconds
 
     def acquire(
@@ -125,7 +150,7 @@ class Leases:
         Raises UserError where the host can never serve the ask or the lock folder cannot be used, WaitStopped
         once `should_stop` says so.
         """
-        candidates = self._candidates(ask)
+        candidates = self.candidates(ask)
         ticket: line.Ticket | None = None
         told = ""
         try:
@@ -151,85 +176,141 @@ class Leases:
         """Who holds which device, who waits, since when and why. Raises UserError as `acquire` does."""
         with self._allocator():
             files = {device: self._file(device) for device in self.inventory.devices}
-            return board.read(self.folder, self.inventory.kind, files)
+            return board.read(self.folder, self.inventory, files)
 
-    def _candidates(self, ask: Ask) -> list[Device]:
-        """The devices that would do. Raises UserError where there are too few of them."""
-        devices = self.inventory.devices
-        gpu = self.inventory.kind == "gpu"
-        field, what = ("resources.gpus", "GPUs") if gpu else ("resources.cpu_slots", "CPU slots")
-        if ask.count < 1:
+    def most(self, tenant: str) -> int:
+        """How many devices one program of a tenant can be granted."""
+        limit = self._limit(tenant)
+        return min(len(self.inventory.devices), limit or len(self.inventory.devices))
+
+    def candidates(self, ask: Ask) -> list[Device]:
+        """The devices that would do. Raises UserError where the host can never serve the ask."""
+        self._refuse_count(ask)
+        named = self.inventory.named(ask.gpu_kind)
+        if ask.count > len(named):
+            here = ", ".join(sorted({device.name for device in self.inventory.devices}))
             raise UserError(
-                "a lease is for one device at least", field=field, value=ask.count, fix="Ask for 1"
+                f"{ask.variant} asks for {ask.count}, and {len(named)} of the GPUs here have such a name",
+                field="resources.gpu_kind",
+                value=ask.gpu_kind,
+                fix=f"Here are: {here}",
             )
-        if ask.count > len(devices):
-            raise UserError(
-                f"{ask.variant} asks for more {what} than this host lends",
-                field=field,
-                value=ask.count,
-                fix=f"Ask for {len(devices)} at most, or lend more in ft_dagster.yaml (host)",
-            )
-        enough = [d for d in devices if d.memory_bytes is None or d.memory_bytes >= ask.memory_bytes]
+        parts = self.inventory.shares if ask.shared else 1
+        enough = [d for d in named if d.memory_bytes is None or d.memory_bytes // parts >= ask.memory_bytes]
         if ask.count > len(enough):
+            each = f" in each of {parts} shares" if parts > 1 else ""
             raise UserError(
-                f"only {len(enough)} of the {len(devices)} {what} here have that much memory",
+                f"only {len(enough)} of the {len(self.inventory.devices)} {self._what} here have that much "
+                f"memory{each}",
                 field="resources.gpu_memory_gb",
                 value=ask.memory_bytes / 1e9,
                 fix=f"{ask.variant} asks for {ask.count}: ask for less memory or fewer of them",
             )
         return enough
 
+    def _refuse_count(self, ask: Ask) -> None:
+        """Raises UserError for none, for more than there are, and for more than the tenant may hold."""
+        field = "resources.gpus" if self.inventory.kind == "gpu" else "resources.cpu_slots"
+        there, limit = len(self.inventory.devices), self._limit(ask.tenant)
+        if ask.count < 1:
+            raise UserError(
+                "a lease is for one device at least", field=field, value=ask.count, fix="Ask for 1"
+            )
+        if ask.count > there:
+            raise UserError(
+                f"{ask.variant} asks for more {self._what} than this host lends",
+                field=field,
+                value=ask.count,
+                fix=f"Ask for {there} at most, or lend more in ft_dagster.yaml (host)",
+            )
+        if limit is not None and ask.count > limit:
+            raise UserError(
+                f"{ask.tenant} may hold {limit} {self._what} at once on this host",
+                field=field,
+                value=ask.count,
+                fix=f"Ask for {limit} at most, or have host.quota raised in ft_dagster.yaml",
+            )
+
+    @property
+    def _what(self) -> str:
+        return "GPUs" if self.inventory.kind == "gpu" else "CPU slots"
+
     def _join(
         self, allocator: int, ask: Ask, candidates: list[Device], fallen: line.Ticket | None
     ) -> line.Ticket:
         if fallen is not None:
             fallen.leave()
-        content = {**asdict(ask), **_now(), "wants": [self._file(device).name for device in candidates]}
+        wants = [self._file(device).name for device in candidates]
+        content = {**asdict(ask), **_now(), "wants": wants, "quota": self._limit(ask.tenant)}
         return line.join(self.folder, allocator, ask.priority, content)
 
     def _serve(self, ask: Ask, candidates: list[Device], ticket: line.Ticket) -> tuple[Lease | None, str]:
-        """Grant now, or say why not. A device that someone ahead in line would take is left to them."""
-        left = candidates
-        for ahead in line.waiters(self.folder, before=ticket.path):
+        """Grant now, or say why not."""
+        left, why = self._in_turn(ask, candidates, ticket)
+        return (None, why) if why else self._take(ask, left, ticket)
+
+    def _in_turn(self, ask: Ask, candidates: list[Device], ticket: line.Ticket) -> tuple[list[Device], str]:
+        """The devices that nobody ahead in line would take, or why it is not the ask's turn."""
+        held = board.held_by_tenant(self.folder, self.inventory.kind)
+        left, asked = candidates, Counter(held)
+        for ahead, admitted in line.in_turn(self.folder, asked, before=ticket.path):
+            if not admitted:
+                continue
             left = [device for device in left if not ahead.would_take(self._file(device).name)]
             if len(left) < ask.count:
-                other = ahead.ticket
-                return None, f"in line behind {other.get('variant')}, which waits for {other.get('count')}"
-        token = secrets.token_hex(16)
-        held: list[int] = []
-        taken: list[Device] = []
-        try:
-            for device in left:
-                descriptor = lock(self._file(device), EXCLUSIVE)
-                if descriptor is not None:
-                    held.append(descriptor)
-                    taken.append(device)
-                if len(taken) == ask.count:
-                    return self._grant(ask, taken, token, held, ticket), ""
-        except BaseException:
-            _drop(held)
-            raise
-        _drop(held)
-        what = "GPUs" if self.inventory.kind == "gpu" else "CPU slots"
-        return None, f"needs {ask.count} of {len(self.inventory.devices)} {what}, {len(taken)} free"
+                return [], f"in line behind {ahead.ticket.get('variant')}, which waits for {ahead.count}"
+        limit, before = self._limit(ask.tenant), asked[ask.tenant]
+        if not line.within(limit, before + ask.count):
+            return [], board.over_quota(ask.tenant, held[ask.tenant], before - held[ask.tenant], limit)
+        return left, ""
 
-    def _grant(
-        self, ask: Ask, devices: list[Device], token: str, held: list[int], ticket: line.Ticket
-    ) -> Lease:
-        """Write the token into every device file, then let ranks in beside us."""
-        lease = Lease(self.folder, self.inventory, devices, token, held)
+    def _take(self, ask: Ask, left: list[Device], ticket: line.Ticket) -> tuple[Lease | None, str]:
+        """All devices at once or none."""
+        taken: dict[Device, Claim] = {}
+        try:
+            for device in self._preferred(ask, left):
+                claim = self._claim(ask, device)
+                if claim is not None:
+                    taken[device] = claim
+                if len(taken) == ask.count:
+                    return self._grant(ask, taken, ticket), ""
+        except BaseException:
+            _drop(taken)
+            raise
+        _drop(taken)
+        there = f"{len(self.inventory.devices)} {self._what}"
+        return None, f"needs {ask.count} of {there}, {len(taken)} free"
+
+    def _preferred(self, ask: Ask, left: list[Device]) -> list[Device]:
+        """For a share first the devices that are lent in shares already, to leave others whole."""
+        if not ask.shared:
+            return left
+        return sorted(left, key=lambda device: not board.in_shares(self._file(device)))
+
+    def _claim(self, ask: Ask, device: Device) -> Claim | None:
+        file = self._file(device)
+        return claim_share(file, self.inventory.shares) if ask.shared else claim_whole(file)
+
+    def _grant(self, ask: Ask, taken: Mapping[Device, Claim], ticket: line.Ticket) -> Lease:
+        """Write the token into every file, then let ranks in beside us."""
+        token = secrets.token_hex(16)
+        lease = Lease(self.folder, self.inventory, taken, token)
         grant = {**asdict(ask), **_now(), "token": token, "devices": list(lease.devices)}
-        for descriptor in held:
+        own = [claim.descriptor for claim in taken.values()]
+        for descriptor in own:
             before = str(read_json(descriptor).get("token", ""))
             if before.isalnum():  # its holder died without clearing its sign away
                 (self.folder / board.holder_name(before)).unlink(missing_ok=True)
             write_json(descriptor, grant)
         sign = self.folder / board.holder_name(token)
         ticket.path.rename(sign)
-        for descriptor in held:
+        for descriptor in own:
             share(descriptor)
         lease._sign = line.Ticket(sign, ticket.descriptor)
         return lease
+
+    def _limit(self, tenant: str) -> int | None:
+        return self.quota.get(tenant, self.quota.get(DEFAULT_QUOTA))
 
     def _file(self, device: Device) -> Path:
         return self.folder / _device_file(self.inventory.kind, device)
@@ -254,10 +335,16 @@ class Leases:
             ) from error
 
 
-def _drop(held: list[int]) -> None:
-    while held:
-        with suppress(OSError):
-            unlock(held.pop())
+def of_host(host: Host) -> Leases:
+    """The leases of the devices that the settings of this host name or leave to be found."""
+    return Leases(host.lock_folder, find_devices(host), quota=host.quota)
+
+
+def _drop(taken: Mapping[Device, Claim]) -> None:
+    for claim in taken.values():
+        for descriptor in claim.descriptors():
+            with suppress(OSError):
+                unlock(descriptor)
 
 
 def _device_file(kind: Kind, device: Device) -> str:

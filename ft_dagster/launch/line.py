@@ -2,12 +2,15 @@
 
 File names sort in the order of service: `ticket-<order>-<sequence>.json`. A point of priority goes ahead of
 OVERTAKES earlier arrivals and not of all, so nobody waits for ever; the order needs no clock.
+Who waits for the quota of their tenant holds up no other tenant, only the asks of their own behind them: or
+small ones would always fit beneath the quota, and a large one never.
 Everything here runs under the allocator's lock, but for `Ticket.leave`.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,10 +44,17 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Waiter:
-    """Someone in the line; `ticket` is the content of the file, `wants` the lock names that would do."""
+    """Someone in the line; `ticket` is the content of the file, `wants` the lock names that would do.
+
+    `quota`: devices that its tenant may hold at once; None: any number.
+    """
 
     ticket: dict[str, Any]
     wants: frozenset[str] | None
+    tenant: str = ""
+    count: int = 0
+    quota: int | None = None
+    shared: bool = False
 
     def would_take(self, name: str) -> bool:
         return self.wants is None or name in self.wants
@@ -82,8 +92,33 @@ def waiters(folder: Path, before: Path | None = None) -> Iterator[Waiter]:
             return
         content = read_living(path)
         if content is not None:
-            wants = content.get("wants")
-            yield Waiter(content, frozenset(wants) if isinstance(wants, list) else None)
+            yield _waiter(content)
+
+
+def _waiter(content: dict[str, Any]) -> Waiter:
+    wants, count, quota = (content.get(name) for name in ("wants", "count", "quota"))
+    return Waiter(
+        content,
+        frozenset(wants) if isinstance(wants, list) else None,
+        str(content.get("tenant", "?")),
+        count if isinstance(count, int) else 0,
+        quota if isinstance(quota, int) else None,
+        content.get("shared") is True,
+    )
+
+
+def in_turn(folder: Path, asked: Counter[str], before: Path | None = None) -> Iterator[tuple[Waiter, bool]]:
+    """Each waiter in order, and whether its tenant's quota leaves room for it.
+
+    `asked`: the devices that each tenant holds; grows by what its waiters ask for.
+    """
+    for waiter in waiters(folder, before):
+        asked[waiter.tenant] += waiter.count
+        yield waiter, within(waiter.quota, asked[waiter.tenant])
+
+
+def within(quota: int | None, devices: int) -> bool:
+    return quota is None or devices <= quota
 
 
 def read_living(path: Path) -> dict[str, Any] | None:

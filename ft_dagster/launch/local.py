@@ -11,8 +11,9 @@ import uuid
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from ft_dagster.errors import UserError
 from ft_dagster.launch import processes
 from ft_dagster.launch.leases import Lease
 
@@ -21,10 +22,31 @@ KILL_AFTER = 5.0
 
 
 class Outcome(NamedTuple):
-    """What an exit code means; `explanation` is one line for a person."""
+    """What an exit code means, and what a person should do about it."""
 
     kind: Literal["done", "bad_input", "transient", "cancelled", "failed"]
-    explanation: str
+    happened: str
+    remedy: str
+
+
+class ProgramFailed(Exception):
+    """A program ended without success.
+
+    `happened` and `remedy` are for a person, `kept` says what of its work can be used again; `mendable`:
+    running it once more can help.
+    """
+
+    def __init__(self, happened: str, remedy: str, *, mendable: bool) -> None:
+        self.happened = happened
+        self.remedy = remedy
+        self.mendable = mendable
+        self.kept: str | None = None
+        super().__init__(happened)
+
+    def __str__(self) -> str:
+        """All of it in one line."""
+        kept = "" if self.kept is None else f" Kept: {self.kept}."
+        return f"{self.happened}.{kept} {self.remedy}"
 
 
 def run_program(
@@ -78,25 +100,40 @@ def run_program(
 def classify(exit_code: int) -> Outcome:
     """What a program's exit code means. Negative codes (Python's for signals) count as 128 + signal."""
     code = 128 - exit_code if exit_code < 0 else exit_code
+    again = "Run it again: it goes on from what was kept"
     known = {
-        0: Outcome("done", "done"),
-        2: Outcome("bad_input", "bad input: the error names the file, the field and the way out"),
-        75: Outcome(
-            "transient", "preempted or a passing trouble: run it again, it resumes from its checkpoint"
-        ),
-        127: Outcome("failed", "the program could not be started"),
-        128 + signal.SIGHUP: Outcome("transient", "hung up from outside: run it again"),
-        128 + signal.SIGINT: Outcome("cancelled", "cancelled"),
+        0: Outcome("done", "done", ""),
+        2: Outcome("bad_input", "bad input", "The error names the file, the field and the way out"),
+        75: Outcome("transient", "preempted (SIGTERM), or a passing trouble", again),
+        127: Outcome("failed", "it could not be started", "Is ft_dagster installed where it runs?"),
+        128 + signal.SIGHUP: Outcome("transient", "hung up from outside (SIGHUP)", again),
+        128 + signal.SIGINT: Outcome("cancelled", "cancelled (SIGINT)", again),
         128 + signal.SIGKILL: Outcome(
-            "transient", "killed, maybe for want of memory (see `dmesg`): run it again"
+            "transient", "killed (SIGKILL), maybe for want of memory: `dmesg` says", again
         ),
-        128 + signal.SIGTERM: Outcome("transient", "ended from outside (SIGTERM): run it again"),
+        128 + signal.SIGTERM: Outcome("transient", "ended from outside (SIGTERM)", again),
     }
     if code in known:
         return known[code]
+    read = "Its output, in this step's stderr, says why"
     if 128 < code <= 128 + signal.NSIG:
-        return Outcome("failed", f"crashed with {_signal_name(code - 128)}")
-    return Outcome("failed", f"failed with exit code {code}: its output says why")
+        return Outcome("failed", f"crashed with {_signal_name(code - 128)}", read)
+    return Outcome("failed", f"failed with exit code {code}", read)
+
+
+def failure_of(program: str, exit_code: int, result: dict[str, Any]) -> ProgramFailed | None:
+    """What went wrong with a program that left this result.json (empty: none), or None."""
+    outcome = classify(exit_code)
+    mendable = outcome.kind == "transient"
+    if "error" in result:
+        error = UserError.from_dict(result["error"])
+        return ProgramFailed(error.statement, error.fix, mendable=mendable)
+    if outcome.kind != "done":
+        return ProgramFailed(f"{program}: {outcome.happened}", outcome.remedy, mendable=mendable)
+    if not result:
+        remedy = "Its output, in this step's stderr, may say why"
+        return ProgramFailed(f"{program} ended without a result", remedy, mendable=False)
+    return None
 
 
 def _command(module: str, run_dir: Path, marker: str, grace: float, kill_after: float) -> list[str]:

@@ -49,8 +49,8 @@ def hold_as_rank(patience: float = 10.0) -> bool:
     if token not in _held:
         held: list[int] = []
         with ExitStack() as undo:
-            for name in lease["files"]:
-                descriptor = _share(Path(lease["folder"]) / name, token, patience)
+            for name, written in lease["files"].items():
+                descriptor = _share(Path(lease["folder"]) / name, written, patience)
                 undo.callback(unlock, descriptor)
                 held.append(descriptor)
             undo.pop_all()

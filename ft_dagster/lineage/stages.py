@@ -13,11 +13,11 @@ STAGE_VERSIONS = {
     "evaluation_texts": 1,
     "task_dataset": 1,
     "training_mixture": 1,
-    "training_plan": 1,
+    "training_plan": 2,
     "fine_tuned_model": 1,
-    "base_evaluation": 1,
-    "evaluation": 1,
-    "model_export": 1,
+    "base_evaluation": 2,
+    "evaluation": 2,
+    "model_export": 2,
     "release": 1,
 }
 

@@ -32,9 +32,11 @@ def training_warnings(
     return [line for line in said if line]
 
 
-def release_warnings(spec: VariantSpec, plan: dict[str, Any], sharing: int) -> list[str]:
-    """Warnings about how it is judged and served; `sharing`: declared variants on the same base."""
-    name, storage = plan["method"]["name"], plan["storage"]
+def release_warnings(spec: VariantSpec, name: str, storage: dict[str, Any], sharing: int) -> list[str]:
+    """Warnings about how it is judged and served; `sharing`: declared variants on the same base.
+
+    `name`: the method that is planned; `storage`: `memory.storage` of it.
+    """
     said = []
     if spec.objective == "domain_knowledge" and not spec.evaluation.task:
         said.append(

@@ -18,11 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ft_dagster.errors import UserError
 from ft_dagster.launch.inventory import Inventory
+from ft_dagster.planning.hardware import cpu_memory, cpu_peak
 from ft_dagster.spec.load import read_yaml
 
 FILE = "gpus.yaml"
 OWN = Path(__file__).with_name(FILE)
 MIB = 2**20
+PROCESS = 600_000_000  # bytes of a trainer before it holds a weight: Python with its libraries (555 MB here)
 Number = TypeVar("Number", int, float)
 _GPUS = re.compile(r"(?:(?P<count>[+-]?[\d.]+)\s*[x×*]\s*)?(?P<name>[A-Za-z].*)")
 
@@ -167,7 +169,7 @@ class Catalogue:
         Of unequal GPUs the smallest memory and the lowest peak count: a training waits for the slowest.
         """
         if inventory.kind == "cpu":
-            return Hardware("cpu", 1, f"CPU with {inventory.cores} cores")
+            return of_cpu(len(inventory.devices), memory_bytes=inventory.memory_bytes)
         cards = [self.named_by_driver(device.name) for device in inventory.devices]
         memories = [device.memory_bytes for device in inventory.devices]
         return Hardware(
@@ -191,6 +193,18 @@ def of_card(card: Card, count: int) -> Hardware:
         peak_flops=card.peak_flops,
         bf16=card.bf16_tflops is not None,
         usd_per_hour=card.usd_per_hour,
+    )
+
+
+def of_cpu(cores: int, processes: int = 1, memory_bytes: int | None = None) -> Hardware:
+    """Shares of this host's CPU and memory (`memory_bytes`, else all), one for each process that trains."""
+    memory = memory_bytes or cpu_memory()
+    return Hardware(
+        "cpu",
+        processes,
+        f"CPU with {cores} cores" if cores > 1 else "CPU with 1 core",
+        memory_bytes=max(1, memory // processes - PROCESS),
+        peak_flops=cpu_peak(cores) / processes,
     )
 
 

@@ -12,12 +12,15 @@ GENERAL = 0.05  # of the trained tokens
 
 def cautions(question: Question, figures: Figures) -> tuple[str, ...]:
     """Warnings about one method for one question."""
+    said = [_knowledge(question, figures), _general(question, figures), _hardware(question, figures)]
+    return (*(line for line in said if line), *limits(question, figures))
+
+
+def limits(question: Question, figures: Figures) -> tuple[str, ...]:
+    """Those about memory, money and time, and about what is served."""
     said = [
-        _knowledge(question, figures),
         _tight(question, figures),
         _beyond(question, figures),
-        _general(question, figures),
-        _hardware(question, figures),
         _merging(question, figures),
         _tries(question, figures),
     ]

@@ -9,18 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Literal
 
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.power import DISCORDANT, POWER, margin_seen, questions_needed
 from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
 
 STORAGE_USD_PER_GB_MONTH = 0.023
 STORAGE_SOURCE = "S3 Standard, us-east-1, first 50 TB; read 2026-11-25"
 EXPERIMENTS = (10, 20)  # trainings before a production candidate
-DISCORDANT = 0.10  # answers that differ between base and tuned model
-POWER = 0.80
-SIGNIFICANCE = 0.05  # one-sided
 RESUME_BYTES = 4 + 8  # of an exact resume, a trained parameter: fp32 master and Adam's two moments
 
 
@@ -55,14 +52,15 @@ def utilization_of(method: str, learned: Mapping[str, float] | None = None) -> U
     value = (learned or {}).get(method)
     if value is None:
         return UTILIZATION[method]
-    if not 0 < value <= 1:
+    if not value > 0:
         raise UserError(
-            "utilization is a share of the peak, above 0 and at most 1",
+            "utilization is a share of the peak, above 0",
             field=f"utilization.{method}",
             value=value,
             fix="Leave it out, and the default is taken",
         )
-    return Utilization(value, "learned", "from this installation's finished trainings")
+    low = "; above 1: the stated peak is too low" if value > 1 else ""
+    return Utilization(value, "learned", f"from this installation's finished trainings{low}")
 
 
 @dataclass(frozen=True)
@@ -103,40 +101,6 @@ def training_cost(
     return Spent(flops, hours, None if usd_per_hour is None else hours * gpus * usd_per_hour, utilization)
 
 
-def questions_needed(
-    margin: float,
-    *,
-    discordant: float = DISCORDANT,
-    power: float = POWER,
-    significance: float = SIGNIFICANCE,
-) -> int:
-    """Questions, asked of both models, that show a fall to be below `margin` (a share: 0.02 is 2 points).
-
-    Paired non-inferiority where nothing truly fell. An answer's difference is -1, 0 or 1 with variance
-    `discordant`, so the mean of n has a standard error of sqrt(discordant / n); with probability `power` it
-    must lie z(1 - significance) of them above -margin:
-
-        n = (z(1 - significance) + z(power))^2 x discordant / margin^2
-
-    After Liu et al., Statistics in Medicine 21 (2002) 231, with the variance under no difference.
-    """
-    if not 0 < margin <= 1:
-        raise UserError(
-            "no number of questions shows a margin that is not above 0",
-            field="margin",
-            value=margin,
-            fix="Allow a fall, such as 0.02",
-        )
-    z = NormalDist().inv_cdf
-    return math.ceil(((z(1 - significance) + z(power)) / margin) ** 2 * discordant)
-
-
-def margin_seen(questions: int, *, discordant: float = DISCORDANT, power: float = POWER) -> float:
-    """The smallest margin that so many questions can show: `questions_needed`, solved for it."""
-    z = NormalDist().inv_cdf
-    return (z(1 - SIGNIFICANCE) + z(power)) * math.sqrt(discordant / questions)
-
-
 @dataclass(frozen=True)
 class GateQuestions:
     """One gate: what it would take to see its margin, and what is asked. `needed` None: none would do."""
@@ -147,6 +111,11 @@ class GateQuestions:
     asked: int | None  # None: all that there are
     sentence: str
 
+    @property
+    def unseen(self) -> bool:
+        """Whether the questions asked are too few to see the margin."""
+        return self.needed is not None and self.asked is not None and self.asked < self.needed
+
 
 def gate_questions(gates: GatesSpec, evaluation: EvaluationSpec) -> tuple[GateQuestions, ...]:
     """The gates on shares of right answers. The gate on loss is continuous and needs far fewer texts.
@@ -155,27 +124,47 @@ def gate_questions(gates: GatesSpec, evaluation: EvaluationSpec) -> tuple[GateQu
     """
     benchmarks = max(1, len(evaluation.general))
     return (
-        _gate("task_margin", gates.task_margin, evaluation.limit, 1),
-        _gate("general_margin", gates.general_margin, evaluation.limit, benchmarks),
+        _gate("task_margin", gates.task_margin, evaluation.limit, 1, gates.alpha),
+        _gate("general_margin", gates.general_margin, evaluation.limit, benchmarks, gates.alpha),
     )
 
 
-def _gate(name: str, margin: float, asked: int | None, benchmarks: int) -> GateQuestions:
+def unseen_margins(
+    gates: GatesSpec, evaluation: EvaluationSpec, seconds_per_question: float | None = None
+) -> tuple[str, ...]:
+    """A sentence for each margin that the declared questions cannot see: how many would, in how many minutes.
+
+    `seconds_per_question`: of one model, as an evaluation before measured it; None: the minutes are left out.
+    """
+    found = []
+    for gate in gate_questions(gates, evaluation):
+        if not gate.unseen or gate.needed is None:
+            continue
+        tasks = len(evaluation.general) if gate.gate == "general_margin" else 1
+        time = ""
+        if seconds_per_question is not None:
+            minutes = gate.needed * max(1, tasks) * seconds_per_question / 60
+            time = f", about {math.ceil(minutes)} minutes a model"
+        found.append(f"{gate.sentence}: raise evaluation.limit to {gate.needed:,}{time}, or allow more")
+    return tuple(found)
+
+
+def _gate(name: str, margin: float, asked: int | None, benchmarks: int, alpha: float) -> GateQuestions:
     if margin == 0:
         sentence = (
-            f"gates.{name} is 0: no number of questions shows that nothing fell; "
-            "the gate compares what was measured"
+            f"gates.{name} is 0: it must be shown to be better, and how many questions that takes depends on "
+            "by how much it is"
         )
         return GateQuestions(name, margin, None, asked, sentence)
     power = POWER ** (1 / benchmarks)
-    needed = questions_needed(margin, power=power)
+    needed = questions_needed(margin, power=power, alpha=alpha)
     each = f" in each of {benchmarks} benchmarks" if benchmarks > 1 else ""
     sentence = (
         f"gates.{name} of {100 * margin:g} points needs {needed:,} questions{each} "
         f"({DISCORDANT:.0%} of the answers differing, power {POWER:g}{' for all together' if each else ''})"
     )
     if asked is not None and asked < needed:
-        seen = 100 * margin_seen(asked, power=power)
+        seen = 100 * margin_seen(asked, power=power, alpha=alpha)
         sentence += f"; evaluation.limit of {asked:,} can show {seen:.1f} points"
     return GateQuestions(name, margin, needed, asked, sentence)
 

@@ -1,7 +1,7 @@
 """Memory of a training by dry run: the real model and step, on tensors without memory. B = bytes, GB = 1e9 B.
 
-A few layers are run and the rest follows linearly, checked by one depth more and by the number of weights; a
-model whose layers differ is run whole. The figures are of one process that shards nothing:
+A few layers are run and the rest follows linearly, where the whole model's layers are found to be alike or to
+repeat; a model whose layers differ is run whole. The figures are of one process that shards nothing:
 `planning.occupancy` spreads them. Not here: what kernels allocate within an operation, the CUDA context.
 """
 
@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ft_dagster.errors import UserError
 from ft_dagster.planning.architecture import architecture_file, configuration
+from ft_dagster.planning.defaults import LORA_LIKE
 from ft_dagster.training.contract import Base, Parent
 from ft_dagster.training.methods import Precision, method_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-
-ALIKE = 1e-4  # of the whole: how far the third depth may lie from the line through two
 
 
 @dataclass(frozen=True)
@@ -115,10 +114,12 @@ def footprint(
 
 
 @lru_cache(maxsize=128)
-def _footprint(file: str, _content: bytes, base: str, method: str, step: Step) -> Footprint:
+def _footprint(file: str, content: bytes, base: str, method: str, step: Step) -> Footprint:
     config, given, settings = configuration(file), Base.model_validate_json(base), json.loads(method)
+    unquantized = {**settings, "name": "lora"} if settings["name"] in LORA_LIKE else settings
     try:
-        return _extrapolated(config, given, settings, step) or _whole(config, given, settings, step)
+        whole = _anatomy(file, content, base, json.dumps(unquantized))
+        return _extrapolated(config, given, settings, step, whole) or _whole(config, given, settings, step)
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise UserError(
             f"cannot be run on shapes alone ({type(error).__name__}: {str(error).strip()[:160]})",
@@ -155,49 +156,51 @@ def _whole(config: PreTrainedConfig, base: Base, method: dict[str, Any], step: S
     return Footprint(method["name"], step, moments, trained, frozen, extrapolated=False)
 
 
+@dataclass(frozen=True)
+class _Anatomy:
+    """Of a whole model: how many layers, after how many their kinds repeat, and its weights."""
+
+    layers: int
+    period: int
+    trained: int
+    frozen: int
+
+
+@lru_cache(maxsize=32)
+def _anatomy(file: str, _content: bytes, base: str, method: str) -> _Anatomy:
+    from ft_dagster.planning.rehearsal import kinds_of_layers, numbers, shapes
+
+    step = Step(rows=1, length=2, trained_positions=1)
+    model = shapes(configuration(file), Base.model_validate_json(base), method_of(json.loads(method)), step)
+    kinds = kinds_of_layers(model)
+    return _Anatomy(len(kinds), _period(kinds), *numbers(model))
+
+
 def _extrapolated(
-    config: PreTrainedConfig, base: Base, method: dict[str, Any], step: Step
+    config: PreTrainedConfig, base: Base, method: dict[str, Any], step: Step, whole: _Anatomy
 ) -> Footprint | None:
     """From the first layers; None where the model has few, or they differ."""
-    from ft_dagster.planning.rehearsal import numbers, shapes
     from ft_dagster.training.skeleton import cut
 
-    text = config.get_text_config()
-    layers, period = text.num_hidden_layers, _period(getattr(text, "layer_types", None) or [])
-    depths = [layers % period + times * period for times in (2, 3, 4)]
-    if layers <= depths[-1]:
+    low, high = (whole.layers % whole.period + times * whole.period for times in (2, 3))
+    if whole.layers <= high:
         return None
-    try:
-        runs = [_whole(cut(config, depth), base, method, step) for depth in depths]
-    except UserError:  # the method names layers that are not among the first
-        return None
-    ends = [name for name in runs[0].moments if name in runs[1].moments and name in runs[2].moments]
-    points = dict(zip(depths, (_values(run, ends) for run in runs), strict=True))
-    third, tolerance = points.pop(depths[2]), ALIKE * runs[2].peak
-    if any(abs(a - b) > tolerance for a, b in zip(_on_line(points, depths[2]), third, strict=True)):
-        return None
-    values = _on_line(points, layers)
-    if tuple(values[:2]) != numbers(shapes(config, base, method_of(method), step)):
-        return None  # layers beyond the first few are of another size
-    kinds = len(fields(Moment))
-    moments = {name: Moment(*values[2 + kinds * i : 2 + kinds * (i + 1)]) for i, name in enumerate(ends)}
-    return Footprint(method["name"], step, moments, values[0], values[1], extrapolated=True)
+    first, second = (_whole(cut(config, depth), base, method, step).moments for depth in (low, high))
+    times = (whole.layers - low) // whole.period
+    moments = {
+        name: _on_line(moment, second[name], times) for name, moment in first.items() if name in second
+    }
+    return Footprint(method["name"], step, moments, whole.trained, whole.frozen, extrapolated=True)
 
 
-def _period(kinds: Sequence[str]) -> int:
+def _period(kinds: Sequence[Any]) -> int:
     """After how many layers their kinds repeat."""
     return next(
         p for p in range(1, len(kinds) + 2) if all(a == b for a, b in zip(kinds, kinds[p:], strict=False))
     )
 
 
-def _values(run: Footprint, names: list[str]) -> list[int]:
-    moments = [run.moments[name] for name in names]
-    kinds = [getattr(moment, field.name) for moment in moments for field in fields(Moment)]
-    return [run.trained_weights, run.frozen_weights, *kinds]
-
-
-def _on_line(points: dict[int, list[int]], at: int) -> list[int]:
-    """Through the values at two depths, to those at a third."""
-    (low, first), (high, second) = points.items()
-    return [a + (b - a) * (at - low) // (high - low) for a, b in zip(first, second, strict=True)]
+def _on_line(first: Moment, second: Moment, times: int) -> Moment:
+    """So many times as far from `first` as `second` is."""
+    ends = zip(astuple(first), astuple(second), strict=True)
+    return Moment(*(a + (b - a) * times for a, b in ends))

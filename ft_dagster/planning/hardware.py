@@ -1,8 +1,10 @@
-"""What this host computes in."""
+"""What this host computes in, and how much it holds, where there is no GPU to ask a driver about."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+USUAL_MHZ = 2_500.0
 
 
 def computes_bf16(kind: str) -> bool:
@@ -14,3 +16,29 @@ def computes_bf16(kind: str) -> bool:
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text("utf-8") if cpuinfo.exists() else ""
     return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def cpu_memory() -> int:
+    """Bytes of this host's memory, or of its container's where that is less."""
+    import psutil
+
+    whole = int(psutil.virtual_memory().total)
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text("utf-8").strip() if limit.exists() else "max"
+    return whole if text == "max" else min(whole, int(text))
+
+
+def cpu_peak(cores: int, flags: str | None = None, megahertz: float | None = None) -> float:
+    """fp32 operations a second of so many cores by their widest vectors: two multiply-adds a cycle, at the
+    clock that the kernel reports. A stated ceiling to hold trainings against, not a promise.
+    """
+    import psutil
+
+    if flags is None:
+        cpuinfo = Path("/proc/cpuinfo")
+        flags = cpuinfo.read_text("utf-8") if cpuinfo.exists() else ""
+    if megahertz is None:
+        clock = psutil.cpu_freq()
+        megahertz = clock.max or clock.current if clock else USUAL_MHZ
+    lanes = 16 if "avx512f" in flags else 8 if "avx2" in flags else 4
+    return cores * megahertz * 1e6 * lanes * 4

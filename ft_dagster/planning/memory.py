@@ -1,6 +1,7 @@
-"""Bytes that are known before a dry run: what a process holds at least, and what is kept on disk.
+"""Bytes known without a dry run: the rule of thumb for a process' memory, and what is kept on disk.
 
-A floor: activations, communication buffers and the allocator's slack come on top. B = bytes, GB = 1e9 B.
+The rule counts weights, gradients and states: a floor, and a cross-check of the dry run, which counts
+activations, buffers and the allocator's slack too. B = bytes, GB = 1e9 B.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ FP32, BF16 = 4, 2
 MOMENTS = 2 * FP32  # Adam's two
 # A weight in nf4, 4 bits, with a scale of 8 bits for 64 weights and one of 32 bits for 256 scales; in int8.
 QUANTIZED = {"qlora": 0.5 + 1 / 64 + 4 / (64 * 256), "lora_8bit": 1.0}
-NOTE = "a floor: activations are not counted"
 
 
 class Load(NamedTuple):
@@ -71,10 +71,6 @@ def memory(load: Load, stage: int, offload: str) -> dict[str, Any]:
         "states_bytes": states,
         "floor_bytes": floor,
         "offloaded_bytes": whole - floor,
-        "device_bytes": facts.device_memory,
-        "processes": ranks,
-        "fits": facts.device_memory is None or floor <= facts.device_memory,
-        "note": NOTE,
     }
 
 

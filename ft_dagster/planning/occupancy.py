@@ -20,6 +20,9 @@ WORKSPACE = 2 * FP32  # of DeepSpeed's step, a trained weight: its gradient in f
 # The driver and the kernels of a process, loaded lazily since CUDA 11.7: about 0.3 GB (pytorch #107667), and
 # room for those of cuBLAS, attention and bitsandbytes. Not measured here.
 CUDA_CONTEXT = 500_000_000
+# On a CPU what kernels load and the C library's allocator keeps: 54 to 250 MB beyond the tensors of adapters,
+# with checkpointing and without, on SmolLM2-135M at twelve layouts (benchmarks/memory.py).
+CPU_CONTEXT = 150_000_000
 # Channels of NCCL between GPUs: 4 MiB a channel and peer by default, some dozens of them. Not measured here.
 NCCL_BUFFERS = 300_000_000
 # torch's caching allocator rounds blocks up (large ones to 2 MiB) and leaves gaps between unlike ones.
@@ -88,7 +91,7 @@ def occupancy(given: Footprint, layout: Layout) -> Occupancy:
     ]
     highest = max(held, key=lambda found: found.total)
     if not gpu:
-        return highest
+        return replace(highest, context=CPU_CONTEXT)
     slack = round(ALLOCATOR_SLACK * (highest.total - highest.frozen))
     nccl = NCCL_BUFFERS if layout.ranks > 1 else 0
     return replace(highest, slack=slack, context=CUDA_CONTEXT, communication=highest.communication + nccl)

@@ -1,44 +1,151 @@
-"""The plan: the resolved method and hyperparameters, what they occupy, and the reason for each value."""
+"""The plan: the resolved method and hyperparameters, what they occupy and cost, and the reason for each.
+
+Two documents. plan.json is what the training reads, and all that its key covers: a new price or a finished
+training elsewhere trains nothing anew. estimate.json is the evidence beside it.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.planning.advice import training_warnings
+from ft_dagster.planning.cautions import limits
+from ft_dagster.planning.decision import Decision
 from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.memory import Load, memory, storage
-from ft_dagster.planning.method import resolve_method
-from ft_dagster.planning.reasons import Reasons
-from ft_dagster.planning.settings import precision_of, resolve_training, steps_of
-from ft_dagster.planning.shapes import trainable_parameters
+from ft_dagster.planning.learned import Foretold, as_json
+from ft_dagster.planning.lesson import beside_lesson
+from ft_dagster.planning.memory import memory, storage
+from ft_dagster.planning.settings import steps_of
+from ft_dagster.planning.survey import Planned, Setting, Survey, lora_settings, survey
 from ft_dagster.spec import VariantSpec
 
 SCHEMA_VERSION = 1
+FAR = 0.20  # of the rule of thumb, from which the difference is explained
+BEYOND_RULE = ("activations", "temporaries", "communication", "slack", "context", "correction")
 
 
-def make_plan(spec: VariantSpec, facts: Facts) -> dict[str, Any]:
-    """Resolve `spec` into plan.json. Raises UserError for what cannot be trained."""
+class Plan(NamedTuple):
+    """plan.json and estimate.json."""
+
+    content: dict[str, Any]
+    estimate: dict[str, Any]
+
+    @property
+    def fits(self) -> bool:
+        return bool(self.estimate["fits"])
+
+
+def make_plan(spec: VariantSpec, facts: Facts, setting: Setting) -> Plan:
+    """Resolve `spec`. Raises UserError for what cannot be trained."""
     if facts.trained_tokens == 0:
         raise UserError("the mixture has no trained token", fix="See the counts of training_mixture")
-    reasons = Reasons()
-    precision = precision_of(spec, facts)
-    method = resolve_method(spec, facts, precision, reasons)
-    trained = trainable_parameters(method, facts, len(spec.base_model.new_tokens))
-    load = Load(method["name"], trained, precision, facts)
-    training = resolve_training(spec, load, reasons)
-    stage, offload = training["deepspeed"]["stage"], training["deepspeed"]["offload"]
-    needed = memory(load, stage, offload)
-    return {
+    found = survey(spec, facts, setting)
+    chosen = found.chosen
+    if spec.method.name == "auto":
+        _say_why(found, spec)
+    resolved = chosen.resolved
+    content = {
         "schema_version": SCHEMA_VERSION,
-        "method": method,
-        "training": training,
+        "method": resolved.method,
+        "training": resolved.training,
         "device": {"kind": facts.device_kind, "count": facts.ranks if facts.device_kind == "cuda" else 1},
         "ranks": facts.ranks,
-        "steps": steps_of(training, facts),
-        "memory": needed,
-        "storage": storage(load, stage, training),
-        "fits": needed["fits"],
-        "warnings": training_warnings(spec, facts, method, training),
-        "reasons": reasons.rows,
     }
+    return Plan(content, _estimate(spec, facts, setting, found))
+
+
+def _estimate(spec: VariantSpec, facts: Facts, setting: Setting, found: Survey) -> dict[str, Any]:
+    chosen, resolved = found.chosen, found.chosen.resolved
+    figures = found.decision.row(resolved.name).figures
+    by_rule = memory(resolved.load, chosen.layout.zero_stage, chosen.layout.offload)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        **found.to_json(),
+        "ranks": facts.ranks,
+        "variants": setting.variants,
+        "steps": steps_of(resolved.training, facts),
+        "trainable_parameters": resolved.load.trained,
+        "utilization": None if figures.training is None else asdict(figures.training.utilization),
+        "storage_usd_per_month": figures.storage.usd_per_month,
+        "serving": figures.serving.sentence,
+        "cross_checks": [_beside_rule(chosen.held, by_rule), *_beside_lesson(facts, chosen)],
+        "storage": storage(resolved.load, chosen.layout.zero_stage, resolved.training),
+        "foretold": as_json(
+            Foretold(
+                setting.base,
+                setting.hardware.name,
+                chosen.layout,
+                chosen.occupancy.reserved if facts.device_kind == "cuda" else chosen.occupancy.total,
+                setting.hardware.peak_flops,
+                figures.hours,
+            )
+        ),
+        "warnings": _warnings(spec, facts, found),
+    }
+
+
+def _warnings(spec: VariantSpec, facts: Facts, found: Survey) -> list[str]:
+    """Of the settings, of the limits, and what obeying the declaration costs."""
+    resolved = found.chosen.resolved
+    return [
+        *training_warnings(spec, facts, resolved.method, resolved.training),
+        *limits(found.question, found.decision.row(resolved.name).figures),
+        *(note for note in found.decision.notes if "is declared and obeyed" in note),
+    ]
+
+
+def _say_why(found: Survey, spec: VariantSpec) -> None:
+    """What `auto` came to, in place of the name that each method was planned by."""
+    row = next(r for r in found.chosen.resolved.reasons.rows if r["field"] == "method.name")
+    row.update(origin="built-in", reason=_why(found.decision, found.chosen, spec))
+
+
+def _why(decision: Decision, chosen: Planned, spec: VariantSpec) -> str:
+    given = lora_settings(spec)
+    if given:
+        return f"{', '.join(given)} declared: settings of LoRA"
+    name = chosen.resolved.name
+    if decision.recommended is None:
+        return f"nothing fits; {name} needs least"
+    rules = {rule.rule: rule for rule in decision.row(name).rules}
+    said = [rules[rule].sentence for rule in ("objective", "dataset_size", "fits") if rule in rules]
+    lost = [f"{row.method} by {_lost_by(row, decision)}" for row in decision.ranking[1:]]
+    return "; ".join([*said, *([f"ahead of {', '.join(lost)}"] if lost else [])])
+
+
+def _lost_by(row: Any, decision: Decision) -> str:
+    """The first rule that set the winner above this row."""
+    best = {rule.rule: rule.verdict for rule in decision.ranking[0].rules}
+    order = {"for": 0, "neither": 1, "against": 2}
+    worse = (rule.rule for rule in row.rules if order[rule.verdict] > order[best[rule.rule]])
+    return next(worse, "usual")
+
+
+def _beside_rule(held: Mapping[str, Any], by_rule: Mapping[str, int]) -> str:
+    """The dry run beside the rule of thumb, and what makes the difference where it is above 20%."""
+    total, floor = held["total"], by_rule["floor_bytes"]
+    said = f"rule of thumb (weights, gradients, states): {_size(floor)}; dry run: {_size(total)}"
+    if abs(total - floor) <= FAR * floor:
+        return said
+    if total < floor:
+        return f"{said}: at the highest moment gradients, states and activations do not all live at once"
+    parts = sorted(BEYOND_RULE, key=lambda name: -held[name])
+    named = ", ".join(f"{name} {_size(held[name])}" for name in parts if held[name] > 0.02 * total)
+    return f"{said}: the rule leaves out {named}"
+
+
+def _size(value: int) -> str:
+    return f"{value / 1e9:,.1f} GB" if value >= 1e9 else f"{value / 1e6:,.1f} MB"
+
+
+def _beside_lesson(facts: Facts, chosen: Planned) -> list[str]:
+    beside = beside_lesson(
+        chosen.resolved.name,
+        facts.parameters,
+        chosen.candidate.flops_per_token,
+        facts.tokens / facts.examples,
+    )
+    return [] if beside is None else [beside.sentence()]

@@ -10,6 +10,7 @@ from typing import Any, get_args
 from ft_dagster.errors import UserError
 from ft_dagster.planning.architecture import architecture_file, shipped
 from ft_dagster.planning.catalogue import Hardware
+from ft_dagster.planning.collector import uncollected
 from ft_dagster.planning.question import METHODS, Objective
 from ft_dagster.planning.serving import Manner
 from ft_dagster.planning.sketch import (
@@ -45,6 +46,7 @@ class Asked:
     serving: Manner | None = None
 
 
+@uncollected()
 def recommend(asked: Asked, hardware: Hardware) -> Survey:
     """Raises UserError for what has no answer, before anything is counted where that can be seen."""
     _check(asked)

@@ -1,12 +1,13 @@
 """The training step itself, on tensors that hold nothing: what `planning.dryrun` reads its figures from.
 
-Two optimizer steps, so that the optimizer's states exist in the second. Imported only where torch is.
+One optimizer step, the states that it makes counted from before it, as in all that follow the first.
+Imported only where torch is.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ft_dagster.planning.standins import TiledHead, gpu_attention, quantize, unpacked_rows
 from ft_dagster.planning.tracker import FROZEN, GRADIENTS, STATES, TRAINED, Tracker
 from ft_dagster.training.contract import Base
+from ft_dagster.training.loss import learned_prompt, loss_at
 from ft_dagster.training.methods import Method
 from ft_dagster.training.methods.adapter import Adapter
-from ft_dagster.training.sft import learned_prompt, loss_at
 from ft_dagster.training.skeleton import skeleton
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from ft_dagster.planning.dryrun import Step
 
-STEPS = 2
+NUMBERS_OF_LAYERS = ("layer_idx", "layer_id", "layer_number")  # in which all layers differ
 
 
 def shapes(config: PreTrainedConfig, base: Base, method: Method, step: Step) -> PreTrainedModel:
@@ -55,7 +56,7 @@ def shapes(config: PreTrainedConfig, base: Base, method: Method, step: Step) -> 
 
 
 def rehearse(model: PreTrainedModel, step: Step) -> Tracker:
-    """Two steps of `model` (from `shapes`; it is of no use afterwards), recorded."""
+    """A step of `model` (from `shapes`; it is of no use afterwards), recorded."""
     tracker = Tracker()
     with _quiet(), FakeTensorMode(allow_non_fake_inputs=True), ExitStack() as stack:
         if step.device == "cuda":
@@ -72,8 +73,7 @@ def rehearse(model: PreTrainedModel, step: Step) -> Tracker:
             model.forward = convert_outputs_to_fp32(torch.autocast("cpu", torch.bfloat16)(model.forward))
         optimizer = torch.optim.AdamW(trained, foreach=step.device == "cuda")
         with tracker:
-            for _ in range(STEPS):
-                _step(model, trained, optimizer, step, tracker)
+            _step(model, trained, optimizer, step, tracker)
     return tracker
 
 
@@ -93,7 +93,7 @@ def _step(model: Any, trained: list[Any], optimizer: Any, step: Step, tracker: T
         nn.utils.clip_grad_norm_(trained, 1.0, foreach=step.device == "cuda")
         optimizer.step()
         states = (value for state in optimizer.state.values() for value in state.values())
-        tracker.track((value for value in states if isinstance(value, torch.Tensor)), STATES)
+        tracker.track((value for value in states if isinstance(value, torch.Tensor)), STATES, always=True)
     optimizer.zero_grad()
 
 
@@ -186,6 +186,24 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(before)
+
+
+def kinds_of_layers(model: Any) -> list[Hashable]:
+    """What the decoder's layers are made of, in their order: equal where layers are alike."""
+    layers = layers_of(model, model.config.get_text_config().num_hidden_layers)
+    return [tuple(map(_made_of, layer.named_modules())) for layer in layers or ()]
+
+
+def _made_of(named: tuple[str, nn.Module]) -> Hashable:
+    """Its place, its type, its weights and its settings."""
+    name, module = named
+    weights = [(n, w.shape, w.requires_grad) for n, w in module._parameters.items() if w is not None]
+    settings = [
+        (setting, value)
+        for setting, value in vars(module).items()
+        if isinstance(value, bool | int | float | str) and setting not in NUMBERS_OF_LAYERS
+    ]
+    return name, type(module), tuple(weights), tuple(settings)
 
 
 def numbers(model: nn.Module) -> tuple[int, int]:

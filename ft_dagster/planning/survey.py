@@ -6,8 +6,8 @@ changed, the mildest first, until the method fits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -15,10 +15,12 @@ from ft_dagster.errors import UserError
 from ft_dagster.planning import occupancy as spread
 from ft_dagster.planning.catalogue import Hardware
 from ft_dagster.planning.changes import Change, Layout, changes
+from ft_dagster.planning.collector import uncollected
 from ft_dagster.planning.decision import Decision, decide
 from ft_dagster.planning.defaults import LORA_LIKE, SOFT_PROMPTS
 from ft_dagster.planning.dryrun import Footprint, Step, footprint
 from ft_dagster.planning.facts import Facts
+from ft_dagster.planning.learned import Correction, Finished, memory_correction, utilizations
 from ft_dagster.planning.memory import Load, frozen_bytes
 from ft_dagster.planning.method import resolve_method
 from ft_dagster.planning.question import METHODS, Candidate, Question, fewest_gpus
@@ -37,7 +39,10 @@ MOST_GPUS = 64
 
 @dataclass(frozen=True)
 class Setting:
-    """What a survey needs beside the declaration and the facts. `architecture`: a folder with config.json."""
+    """What a survey needs beside the declaration and the facts.
+
+    `architecture`: a folder with config.json; `base`: digest of the base model; `finished`: its trainings.
+    """
 
     architecture: Path
     hardware: Hardware
@@ -47,7 +52,8 @@ class Setting:
     budget_usd: float | None = None
     deadline_hours: float | None = None
     serving: Manner | None = None
-    learned_utilization: Mapping[str, float] = field(default_factory=dict)
+    base: str = ""
+    finished: tuple[Finished, ...] = ()
 
     @property
     def device_memory(self) -> int | None:
@@ -55,22 +61,41 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Planned:
-    """One method, resolved and laid out."""
+class Resolved:
+    """A method with all its settings, as the trainer takes them, and why."""
 
     method: dict[str, Any]
     training: dict[str, Any]
     reasons: Reasons
     load: Load
+
+    @property
+    def name(self) -> str:
+        return self.load.method
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One method, resolved and laid out. `occupancy` is the dry run's, before `correction`."""
+
+    resolved: Resolved
     layout: Layout
     occupancy: spread.Occupancy
+    correction: Correction
     candidate: Candidate
+
+    @property
+    def held(self) -> dict[str, int | str]:
+        """Bytes on one device by what they are, what was learned from finished trainings among them."""
+        total = self.candidate.memory_bytes
+        return self.occupancy.as_dict() | {"correction": total - self.occupancy.total, "total": total}
 
 
 @dataclass(frozen=True)
 class Survey:
     """All methods, planned and ranked. `refused`: method -> why the declaration cannot be taught by it."""
 
+    question: Question
     decision: Decision
     planned: dict[str, Planned]
     refused: dict[str, str]
@@ -88,20 +113,25 @@ class Survey:
         """The decision, the layout of what is to be trained, and what would make it fit."""
         return {
             **self.decision.to_json(),
+            "on": str(self.question.hardware),
+            "device_bytes": self.question.hardware.memory_bytes,
             "changes": [change.to_json() for change in self.changes],
             "refused": self.refused,
+            "memory_bytes": {name: planned.held for name, planned in self.planned.items()},
             "plan": {
-                "method": self.chosen.method,
-                "training": self.chosen.training,
-                "memory_bytes": self.chosen.occupancy.as_dict(),
-                "reasons": self.chosen.reasons.rows,
+                "method": self.chosen.resolved.method,
+                "training": self.chosen.resolved.training,
+                "memory_bytes": self.chosen.held,
+                "learned": self.chosen.correction.sentence,
+                "reasons": self.chosen.resolved.reasons.rows,
             },
         }
 
 
+@uncollected()
 def survey(spec: VariantSpec, facts: Facts, setting: Setting) -> Survey:
     """Raises UserError where the declared method cannot be trained, or nothing can."""
-    declared = None if spec.method.name == "auto" and not _has_settings(spec) else _declared(spec)
+    declared = _declared(spec)
     planned, refused = {}, {}
     for name in METHODS:
         try:
@@ -112,7 +142,8 @@ def survey(spec: VariantSpec, facts: Facts, setting: Setting) -> Survey:
             refused[name] = error.problem
     question = _question(spec, facts, setting, declared)
     decision = decide(question, [each.candidate for each in planned.values()])
-    return Survey(decision, planned, refused, _changes(spec, facts, setting, planned, decision))
+    wanted = _changes(spec, facts, setting, planned, decision)
+    return Survey(question, decision, planned, refused, wanted)
 
 
 def with_method(spec: VariantSpec, name: str) -> VariantSpec:
@@ -132,20 +163,25 @@ def with_method(spec: VariantSpec, name: str) -> VariantSpec:
 
 def plan_method(spec: VariantSpec, facts: Facts, setting: Setting) -> Planned:
     """One method by name. Raises UserError for what it cannot be."""
-    reasons, precision = Reasons(), precision_of(spec, facts)
-    method = resolve_method(spec, facts, precision, reasons)
-    trained = trainable_parameters(method, facts, len(spec.base_model.new_tokens))
-    load = Load(method["name"], trained, precision, facts)
-    training = resolve_training(spec, load, reasons)
-    first = _layout(method["name"], training, facts)
+    resolved = resolve(spec, facts)
+    first = _layout(resolved, facts)
     held = _Memory(spec, facts, setting)
     layout = next((each for each in _milder(spec, first, facts) if held.fits(each)), None) or min(
         _milder(spec, first, facts), key=held.bytes_of
     )
     if layout != first:
-        _fill_in(training, reasons, first, layout, held)
-    found = held.occupancy_of(layout)
-    return Planned(method, training, reasons, load, layout, found, _candidate(load, layout, held, method))
+        _fill_in(resolved, first, layout, held)
+    found, correction = held.occupancy_of(layout), held.correction_of(layout)
+    return Planned(resolved, layout, found, correction, _candidate(resolved, layout, held))
+
+
+def resolve(spec: VariantSpec, facts: Facts) -> Resolved:
+    """Every value of a declaration whose method is named. Raises UserError for what it cannot be."""
+    reasons, precision = Reasons(), precision_of(spec, facts)
+    method = resolve_method(spec, facts, reasons)
+    trained = trainable_parameters(method, facts, len(spec.base_model.new_tokens))
+    load = Load(method["name"], trained, precision, facts)
+    return Resolved(method, resolve_training(spec, load, reasons), reasons, load)
 
 
 class _Memory:
@@ -161,8 +197,13 @@ class _Memory:
             spread.Layout(layout.gpus, layout.zero_stage, layout.offload, self._bucket()),
         )
 
+    def correction_of(self, layout: Layout) -> Correction:
+        setting = self.setting
+        return memory_correction(setting.finished, setting.base, setting.hardware.name, layout)
+
     def bytes_of(self, layout: Layout) -> int:
-        return self.occupancy_of(layout).total
+        """As corrected by finished trainings."""
+        return max(0, self.occupancy_of(layout).total + self.correction_of(layout).added)
 
     def fits(self, layout: Layout) -> bool:
         memory = self.setting.device_memory
@@ -177,11 +218,17 @@ class _Memory:
             new_token_ids=self.setting.new_token_ids,
             parent=self.setting.parent,
         )
-        counted = flops.count(base, same, gradient_checkpointing=layout.gradient_checkpointing)
+        counted = flops.count_row(
+            base,
+            same,
+            layout.length,
+            self._trained(1, layout.length),
+            gradient_checkpointing=layout.gradient_checkpointing,
+        )
         if counted is None:
             passes = (6 if method["name"] == "full" else 4) + 2 * layout.gradient_checkpointing
             return float(passes * self.facts.parameters)
-        return counted.of(1, layout.length, self._trained(1, layout.length)) / layout.length
+        return counted / layout.length
 
     def _footprint(self, layout: Layout) -> Footprint:
         precision = precision_of(self.spec, self.facts)
@@ -206,9 +253,7 @@ class _Memory:
 
     def _method(self, name: str) -> dict[str, Any]:
         if name not in self._methods:
-            spec = with_method(self.spec, name)
-            precision = precision_of(spec, self.facts)
-            self._methods[name] = resolve_method(spec, self.facts, precision, Reasons())
+            self._methods[name] = resolve_method(with_method(self.spec, name), self.facts, Reasons())
         return self._methods[name]
 
     def _trained(self, rows: int, length: int) -> int:
@@ -220,10 +265,11 @@ class _Memory:
         return int(self.spec.training.deepspeed.bucket_mb * 1e6)
 
 
-def _layout(name: str, training: dict[str, Any], facts: Facts) -> Layout:
+def _layout(resolved: Resolved, facts: Facts) -> Layout:
+    training = resolved.training
     offload = training["deepspeed"]["offload"]
     return Layout(
-        name,
+        resolved.name,
         training["per_device_train_batch_size"],
         training["gradient_checkpointing"],
         training["max_length"],
@@ -247,10 +293,9 @@ def _milder(spec: VariantSpec, first: Layout, facts: Facts) -> list[Layout]:
     return tried
 
 
-def _fill_in(
-    training: dict[str, Any], reasons: Reasons, first: Layout, layout: Layout, held: _Memory
-) -> None:
+def _fill_in(resolved: Resolved, first: Layout, layout: Layout, held: _Memory) -> None:
     """Write the changed layout into the settings, with the bytes as the reason."""
+    training, reasons = resolved.training, resolved.reasons
     before, after = (held.bytes_of(each) / 1e9 for each in (first, layout))
     why = f"{after:,.1f} GB a device instead of {before:,.1f}"
     if layout.micro_batch != first.micro_batch:
@@ -270,15 +315,15 @@ def _fill_in(
         reasons.revise("training.deepspeed.stage", layout.zero_stage, why)
 
 
-def _candidate(load: Load, layout: Layout, held: _Memory, method: dict[str, Any]) -> Candidate:
-    memory = held.setting.device_memory
+def _candidate(resolved: Resolved, layout: Layout, held: _Memory) -> Candidate:
+    memory, load = held.setting.device_memory, resolved.load
     return Candidate(
-        load.method,
+        resolved.name,
         load.trained,
         held.bytes_of(layout),
         held.fits(layout),
         layout.gpus if memory is None else fewest_gpus(_on(layout, held, memory), memory, most=MOST_GPUS),
-        held.flops_per_token(layout, method),
+        held.flops_per_token(layout, resolved.method),
         layout=_in_words(layout),
         epochs=held.spec.training.num_train_epochs,
         frozen_bytes=frozen_bytes(load) or None,
@@ -311,7 +356,6 @@ def _in_words(layout: Layout) -> str:
 
 
 def _question(spec: VariantSpec, facts: Facts, setting: Setting, declared: str | None) -> Question:
-    general = bool(spec.evaluation.general) or bool(spec.data.general)
     return Question(
         objective=spec.objective,
         examples=facts.examples,
@@ -322,13 +366,13 @@ def _question(spec: VariantSpec, facts: Facts, setting: Setting, declared: str |
         variants=setting.variants,
         new_tokens=len(spec.base_model.new_tokens),
         general_share=facts.general_share,
-        general_matters=True if general else None,
+        general_matters=True if general_matters(spec) else None,
         budget_usd=setting.budget_usd,
         deadline_hours=setting.deadline_hours,
         serving=setting.serving,
         method=declared,
         questions=(spec.evaluation.limit or 0) * (1 + len(spec.evaluation.general)),
-        learned_utilization=setting.learned_utilization,
+        learned_utilization=utilizations(setting.finished, setting.hardware.name),
     )
 
 
@@ -347,14 +391,22 @@ def _changes(
     )
 
 
-def _declared(spec: VariantSpec) -> str:
-    return "lora" if spec.method.name == "auto" else spec.method.name
+def _declared(spec: VariantSpec) -> str | None:
+    """The method that is not for the plan to choose."""
+    if spec.method.name == "auto":
+        return "lora" if lora_settings(spec) else None
+    return spec.method.name
 
 
-def _has_settings(spec: VariantSpec) -> bool:
-    """Settings of LoRA beside `auto` make it LoRA."""
-    values = (getattr(spec.method, name) for name in METHOD_SETTINGS["auto"])
-    return any(value is not None and value is not False for value in values)
+def general_matters(spec: VariantSpec) -> bool:
+    """Whether the declaration asks for general ability to be kept."""
+    return bool(spec.evaluation.general) or spec.data.general is not None
+
+
+def lora_settings(spec: VariantSpec) -> list[str]:
+    """Settings of LoRA that are declared; beside `auto` they make it LoRA."""
+    values = {name: getattr(spec.method, name) for name in METHOD_SETTINGS["auto"]}
+    return [name for name, value in values.items() if value is not None and value is not False]
 
 
 def _same_family(one: str, other: str) -> bool:

@@ -47,15 +47,21 @@ class Tracker(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if func is torch.ops.prim.device.default:  # asked more often than all else together
+            return args[0].device
         out = func(*args, **(kwargs or {}))
         for tensor in tensors_of(out):
             self._block(tensor)
         return out
 
-    def track(self, tensors: Iterable[torch.Tensor], kind: str) -> None:
-        """Say what these hold; a kind said later wins. A gradient is a temporary until backward is done."""
+    def track(self, tensors: Iterable[torch.Tensor], kind: str, *, always: bool = False) -> None:
+        """Say what these hold; a kind said later wins. A gradient is a temporary until backward is done.
+
+        `always`: count them from the beginning, whenever they were made.
+        """
         for tensor in tensors:
-            self._block(tensor).kind = kind
+            block = self._block(tensor)
+            block.kind, block.born = kind, 0 if always else block.born
 
     def phase(self, name: str) -> None:
         """All that follows belongs to it."""

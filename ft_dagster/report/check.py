@@ -28,7 +28,10 @@ def check_variant(settings: Settings, key: VariantKey) -> dict[str, Any]:
         corpus_file = settings.project / "corpora" / f"{spec.data.general.corpus}.yaml"
         for i, source in enumerate(corpus.sources):
             list(islice(read_raw(source, settings.project, Asked(corpus_file, f"sources[{i}]")), ROWS))
-    tasks = tasks_digest([*spec.evaluation.task, *spec.evaluation.general], settings.project)
+    tasks: dict[str, str] = {}
+    for role in ("task", "general"):
+        entries, field = getattr(spec.evaluation, role), f"evaluation.{role}"
+        tasks |= tasks_digest(entries, settings.project, field=field, asked_by=declared.file)
     rows = []
     for i, source in enumerate(spec.data.sources):
         asked = Asked(declared.file, f"data.sources[{i}]")

@@ -144,7 +144,7 @@ def _heat(figure: Figure, axes: Axes, layers: Sequence[Mapping[str, Any]]) -> No
 def score_bars(rules: Iterable[Mapping[str, Any]]) -> bytes:
     """Base against tuned per task, from the rules of a verdict; shares and losses each on their own scale.
 
-    The whisker is the 95% interval of the paired difference, set on the base's value.
+    The whisker is the interval of the paired difference, set on the base's value.
     """
     known = [rule for rule in rules if rule["base"] is not None and rule["tuned"] is not None]
     shares = [rule for rule in known if is_share(rule["metric"], (rule["base"], rule["tuned"]))]
@@ -179,6 +179,54 @@ def mixture_bar(by_source: Mapping[str, Mapping[str, Any]]) -> bytes:
     axes.set_xlim(0, 1.3 * max(tokens, default=1) or 1)
     axes.set_xlabel("trained tokens in one epoch")
     axes.xaxis.set_major_formatter(lambda value, _: count(value))
+    return _png(figure)
+
+
+PARTS = {  # of a device's memory, with a colour each
+    "frozen": "#8fa3b8",
+    "trained": BLUE,
+    "gradients": ORANGE,
+    "states": "#d9a441",
+    "activations": GREEN,
+    "temporaries": "#9bc4a5",
+    "communication": "#b07aa1",
+    "slack": "#d3d8dd",
+    "context": INK,
+}
+
+
+def memory_bars(estimate: Mapping[str, Any]) -> bytes:
+    """A stacked bar of one device's memory for each method, as ranked; the device is a line.
+
+    `estimate`: the document of a plan. A correction learned from finished trainings widens or narrows the
+    bar's end.
+    """
+    rows = [row["method"] for row in estimate["ranking"]]
+    chosen = estimate["plan"]["method"]["name"]
+    held = {name: estimate["memory_bytes"][name] for name in rows}
+    scale, unit = (1e9, "GB") if max(one["total"] for one in held.values()) >= 1e9 else (1e6, "MB")
+    figure = _figure(1.2 + 0.36 * len(rows))
+    axes = figure.subplots()
+    at = list(range(len(rows), 0, -1))
+    left = [0.0] * len(rows)
+    for part, colour in PARTS.items():
+        widths = [held[name][part] / scale for name in rows]
+        if any(widths):
+            axes.barh(at, widths, left=left, color=colour, height=0.62, label=part)
+            left = [a + b for a, b in zip(left, widths, strict=True)]
+    for y, name in zip(at, rows, strict=True):
+        total = held[name]["total"] / scale
+        axes.plot([total, total], [y - 0.31, y + 0.31], color=INK, linewidth=1.5)
+        axes.annotate(
+            f"{total:,.1f}", (total, y), (4, 0), textcoords="offset points", va="center", fontsize=8
+        )
+    device = estimate["device_bytes"]
+    if device is not None and device / scale < 3 * max(left):
+        axes.axvline(device / scale, color="#b3261e", linewidth=1.5, linestyle="--", label="the device")
+    axes.set_yticks(at, [f"{name} ◂" if name == chosen else name for name in rows])
+    axes.set_xlabel(f"{unit} on one device at the highest moment of a step; ◂ planned")
+    axes.margins(x=0.1)
+    figure.legend(loc="outside upper left", ncols=5, frameon=False, fontsize=7)
     return _png(figure)
 
 

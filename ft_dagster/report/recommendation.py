@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ft_dagster.report.tables import ABSENT, count, duration, size
+from ft_dagster.report.tables import ABSENT, count, duration, markdown_table, size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,8 +24,13 @@ HELD = {
     "temporaries": "temporaries",
     "communication": "communication",
     "slack": "allocator's slack",
-    "context": "CUDA context",
+    "context": "kernels and libraries",
+    "correction": "learned from finished trainings",
 }
+
+
+COLUMNS = ("", "method", "fits", "GB a device", "devices", "one training", "GB stored", "to serve",
+           "to a candidate")  # fmt: skip
 
 
 def ranking_table(document: Document) -> Table:
@@ -34,30 +39,86 @@ def ranking_table(document: Document) -> Table:
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, header_style="bold")
-    for name in ("", "method", "fits", "GB a device", "devices", "one training", "GB stored", "to serve",
-                 "to a candidate"):  # fmt: skip
+    for name in COLUMNS:
         table.add_column(name, justify="left" if name in ("method", "fits") else "right")
-    for place, row in enumerate(document["ranking"], 1):
+    for row, cells in zip(document["ranking"], _rows(document), strict=True):
+        place, name, fits, *rest = cells
         mark = "[bold green]" if row["method"] == document["method"] else ""
-        days, usd, hours = row["days_to_candidate"], row["cost_usd"], row["hours"]
-        table.add_row(
+        colour = "green" if row["fits"] else "red"
+        table.add_row(place, f"{mark}{name}", f"[{colour}]{fits}[/]", *rest)
+    return table
+
+
+def ranking_markdown(document: Document) -> str:
+    """The same for Dagster's metadata, with the first rule that spoke against each method."""
+    against = [
+        next((rule["sentence"] for rule in row["rules"] if rule["verdict"] == "against"), "")
+        for row in document["ranking"]
+    ]
+    rows = [[*cells, why] for cells, why in zip(_rows(document), against, strict=True)]
+    return markdown_table([*COLUMNS, "against it"], rows)
+
+
+def _rows(document: Document) -> list[list[str]]:
+    return [
+        [
             str(place),
-            f"{mark}{row['method']}",
-            "[green]yes[/]" if row["fits"] else "[red]no[/]",
+            row["method"],
+            "yes" if row["fits"] else "no",
             f"{row['memory_gb_per_gpu']:,.1f}",
             "no number" if row["gpus_needed"] is None else count(row["gpus_needed"]),
-            f"{ABSENT if hours is None else duration(3600 * hours)}, {_usd(usd)}",
+            _spent(row),
             f"{row['storage_gb']:,.1f}",
             ABSENT if row["serving_gpus"] is None else f"{row['serving_gpus']} GPU",
-            ABSENT if days is None else f"{days:,.1f} days",
-        )
-    return table
+            ABSENT if row["days_to_candidate"] is None else f"{row['days_to_candidate']:,.1f} days",
+        ]
+        for place, row in enumerate(document["ranking"], 1)
+    ]
+
+
+def cost_markdown(document: Document) -> str:
+    """What the training that is planned costs, and everything after it; GB are 1e9 bytes."""
+    headers = ["what", f"on {document['on']}, variants of this base: {document['variants']}"]
+    return markdown_table(headers, cost_rows(document))
+
+
+def cost_rows(document: Document) -> list[tuple[str, str]]:
+    """(what, figures with their units)"""
+    row = _planned(document)
+    work, days = document["utilization"], row["days_to_candidate"]
+    speed = (
+        ABSENT if work is None else f"{work['value']:.1%} of the peak ({work['origin']}: {work['reason']})"
+    )
+    return [
+        ("training and judging", _spent(row)),
+        ("counted FLOPs at", speed),
+        ("memory", document["plan"]["learned"]),
+        ("stored, all variants of this base", f"{row['storage_gb']:,.2f} GB"),
+        ("with the checkpoints of one training", f"${document['storage_usd_per_month']:,.2f} a month"),
+        ("served", document["serving"]),
+        ("10 to 20 trainings", ABSENT if days is None else f"about {days:,.2f} days of the machine"),
+        *[("cross-check", line) for line in document["cross_checks"]],
+    ]
+
+
+def refusal(document: Document) -> str:
+    """Why what is planned cannot run here, and the smallest changes that would, the mildest first."""
+    held = document["plan"]["memory_bytes"]["total"]
+    said = (
+        f"{document['plan']['method']['name']} needs {size(held)} on each device of "
+        f"{size(document['device_bytes'])}"
+    )
+    wanted = [change["sentence"] for change in document["changes"]]
+    if not wanted:
+        return f"{said}; no single set of changes makes it fit: take a smaller base or larger devices"
+    return f"{said}. To make it fit, the mildest first: " + "; ".join(
+        f"({number}) {sentence}" for number, sentence in enumerate(wanted, 1)
+    )
 
 
 def reasons_lines(document: Document) -> list[str]:
     """The rules that spoke on what is to be trained, its warnings, the notes, and what would fit."""
-    name = document["plan"]["method"]["name"]
-    row = next(row for row in document["ranking"] if row["method"] == name)
+    row = _planned(document)
     lines = [_rule(rule) for rule in row["rules"]]
     lines += [f"! {warning}" for warning in row["warnings"]]
     lines += [f"  {note}" for note in document["notes"]]
@@ -76,9 +137,21 @@ def memory_line(document: Document) -> str:
     return f"{size(held['total'])} on each device, by a dry run of the step: {said}"
 
 
+def _planned(document: Document) -> Document:
+    """The row of what is to be trained."""
+    name = document["plan"]["method"]["name"]
+    row: Document = next(row for row in document["ranking"] if row["method"] == name)
+    return row
+
+
 def _rule(rule: Document) -> str:
     by = f" (outvoted by {rule['outvoted_by']})" if rule["outvoted_by"] else ""
     return f"{VERDICTS[rule['verdict']]} {rule['rule']}: {rule['sentence']}{by}"
+
+
+def _spent(row: Document) -> str:
+    hours = row["hours"]
+    return f"{ABSENT if hours is None else duration(3600 * hours)}, {_usd(row['cost_usd'])}"
 
 
 def _usd(value: float | None) -> str:

@@ -56,6 +56,7 @@ def variant_row(store: Store, key: VariantKey) -> dict[str, Any]:
         "validation_loss": [tuned.get("validation_loss_first"), tuned.get("validation_loss_best")],
         "rules": verdict.get("rules", []),
         "gate": verdict.get("passed"),
+        "outcome": verdict.get("outcome"),
         "export": export.get("format"),
         "size_bytes": None if head is None else head.size,
         "digest": None if head is None else head.digest,
@@ -71,13 +72,15 @@ def _stale(store: Store, key: VariantKey) -> str | None:
 
 
 def newest_plan(settings: Settings, key: VariantKey) -> dict[str, Any] | None:
-    """plan.json of the variant's newest plan."""
+    """The estimate of the variant's newest plan: values with their reasons, memory, cost, the ranking."""
     store = settings.open_store()
     head = read_head(store, prefix(key), "training_plan")
     if head is None:
         return None
-    payload = head.folder(store, settings.cache_folder) / "payload"
-    plan: dict[str, Any] = json.loads((payload / "plan.json").read_text("utf-8"))
+    file = head.folder(store, settings.cache_folder) / "evidence" / "estimate.json"
+    if not file.exists():  # of an earlier version
+        return None
+    plan: dict[str, Any] = json.loads(file.read_text("utf-8"))
     return plan
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -67,6 +67,30 @@ def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+HISTORY = ("", "action", "version", "in production", "export", "at", "by", "reason")
+
+
+def history_rows(past: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
+    """The entries of a release log, oldest first."""
+    return [
+        [
+            number,
+            entry["action"] + (" (forced)" if entry.get("forced") else ""),
+            entry["version"],
+            entry["production"],
+            entry["export"][:12],
+            entry["at"],
+            entry["by"],
+            entry["reason"],
+        ]
+        for number, entry in enumerate(past, 1)
+    ]
+
+
+def history_markdown(past: Iterable[Mapping[str, Any]]) -> str:
+    return markdown_table(HISTORY, history_rows(past))
+
+
 def release_table(rows: Iterable[dict[str, Any]]) -> Table:
     """Variants as rows of `variant_row`: readable at 120 columns, folded below that."""
     from rich import box
@@ -102,18 +126,24 @@ def _variant_cells(row: dict[str, Any]) -> list[Any]:
         (count(row.get("trained_tokens")), percent(row.get("general_share"))),
         _task(row.get("rules") or []),
         _general(row.get("rules") or []),
-        (_GATE[row.get("gate")],),
+        (_GATE[_outcome(row)],),
         (row.get("export"), size(row.get("size_bytes"))),
         ((row.get("digest") or ABSENT)[:12], ABSENT if version is None else f"version {version}"),
     ]
     cells = [Text("\n".join(part or ABSENT for part in parts)) for parts in lines]
     cells[0].stylize("bold", 0, len(row["variant"]))
-    cells[5].stylize(_STYLE[row.get("gate")])
+    cells[5].stylize(_STYLE[_outcome(row)])
     return cells
 
 
-_GATE = {True: "pass", False: "fail", None: ABSENT}
-_STYLE = {True: "green", False: "red", None: "dim"}
+_GATE = {"pass": "pass", "fail": "fail", "undecided": "undecided", None: ABSENT}
+_STYLE = {"pass": "green", "fail": "red", "undecided": "yellow", None: "dim"}
+
+
+def _outcome(row: dict[str, Any]) -> str | None:
+    """pass where the gate let it pass; else what was found, which an older verdict does not say."""
+    passed = row.get("gate")
+    return passed if passed is None else "pass" if passed else row.get("outcome") or "fail"
 
 
 def _task(rules: list[dict[str, Any]]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from ft_dagster.settings import load_settings
+from ft_dagster.settings import Retries, load_settings
 from ft_dagster.store import Store
 
 
@@ -23,3 +23,8 @@ class ArtifactStore(dg.ConfigurableResource[None]):
     @property
     def cache(self) -> Path:
         return load_settings(self.project or None).cache_folder
+
+    @property
+    def retries(self) -> Retries:
+        """How often, and after how long, what a retry can mend is tried again."""
+        return load_settings(self.project or None).retries

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from ft_dagster.launch.inventory import Inventory, find_devices
-from ft_dagster.launch.leases import Leases
+from ft_dagster.launch.leases import Leases, of_host
 from ft_dagster.settings import load_settings
 
 
@@ -16,5 +16,4 @@ class Gpus(dg.ConfigurableResource[None]):
         return find_devices(load_settings(self.project or None).host)
 
     def leases(self) -> Leases:
-        host = load_settings(self.project or None).host
-        return Leases(host.lock_folder, find_devices(host))
+        return of_host(load_settings(self.project or None).host)

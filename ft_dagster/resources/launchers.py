@@ -8,9 +8,8 @@ from typing import Any
 
 import dagster as dg
 
-from ft_dagster.errors import UserError
 from ft_dagster.launch.leases import Ask, Lease
-from ft_dagster.launch.local import classify, run_program
+from ft_dagster.launch.local import failure_of, run_program
 from ft_dagster.resources.gpus import Gpus
 
 MODULES = "ft_dagster"
@@ -34,7 +33,7 @@ class LocalLauncher(dg.ConfigurableResource[None]):
 
         `reports` says that the program tells its progress through Dagster Pipes.
 
-        Raises UserError where the program found bad input, dagster.Failure where it ended otherwise.
+        Raises ProgramFailed.
         """
         result_file = result_path(run_dir)
         result_file.unlink(missing_ok=True)
@@ -43,15 +42,9 @@ class LocalLauncher(dg.ConfigurableResource[None]):
                 f"{MODULES}.{program}", run_dir, lease, environment={**OFFLINE_DEFAULTS, **environment}
             )
         result = json.loads(result_file.read_text("utf-8")) if result_file.exists() else {}
-        if "error" in result:
-            raise UserError.from_dict(result["error"])
-        if code != 0 or not result:
-            outcome, sentence = classify(code)
-            sentence = sentence if code else "it ended without a result"
-            raise dg.Failure(
-                f"{program} ended with exit code {code}: {sentence}. Its output is in this step's stderr",
-                allow_retries=outcome == "transient",
-            )
+        failure = failure_of(program, code, result)
+        if failure is not None:
+            raise failure
         return dict(result)
 
     @contextmanager

@@ -70,6 +70,14 @@ def load_variant(project: Path, key: VariantKey) -> Declared:
     if waiting:
         field, value = waiting
         raise UserError("not yet built", file=file, field=field, value=value, fix="Leave it out for now")
+    if not spec.data.splits.test and not spec.evaluation.task:
+        raise UserError(
+            "no question is left for the task: there is no test split, and no task is declared",
+            file=file,
+            field="data.splits.test",
+            value=spec.data.splits.test,
+            fix="Give it a share of the rows, or declare evaluation.task",
+        )
     name = f"tenants/{DEFAULTS}"
 
     def origin(path: str) -> str:

@@ -253,6 +253,12 @@ class EvaluationSpec(Model):
     )
     database: str | None = Field(None, description="SQLite file that queries run on, for kind: sql")
     num_fewshot: int | None = Field(None, ge=0)
+    probed_rows: int = Field(
+        16, ge=0, description="Training rows, drawn by seed, that are probed for regurgitation; 0: none"
+    )
+    canaries: tuple[Annotated[str, Field(min_length=8)], ...] = Field(
+        (), description="Strings planted in training rows, probed for regurgitation"
+    )
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
@@ -266,14 +272,37 @@ Margin = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 class GatesSpec(Model):
-    """What a model must pass. Margins are the largest fall that is allowed."""
+    """What a model must pass. Margins are the largest fall that is allowed; see docs/gates.md."""
 
     task_margin: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
-        0.0, description="The task's score may fall below the base's by this much"
+        0.0,
+        description="The task's score may fall below the base's by this much; 0: it must be shown to be "
+        "better",
     )
     general_margin: Margin = Field(0.05, description="Largest fall of any general benchmark (accuracy)")
     general_loss_margin: Margin = Field(
         0.1, description="Largest rise of the loss on held-out general text (nats a token)"
+    )
+    regression_margin: Margin | None = Field(
+        0.05,
+        description="The task may be worse than the version in production by this much, in its metric's unit "
+        "(the general margins hold against it too); null: not compared",
+    )
+    max_regurgitation: Annotated[float, Field(ge=0.0, le=1.0)] | None = Field(
+        None,
+        description="Largest share of the probed training rows, and of the canaries, that may be repeated "
+        "word for word; null: shown and not judged",
+    )
+    alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(
+        0.05, description="One-sided level of each test: how often chance alone may pass or fail a model"
+    )
+    undecided: Literal["fail", "measured"] = Field(
+        "fail",
+        description="What a rule that too few questions decide counts as: fail; or measured, which passes if "
+        "the measured difference is within the margin",
+    )
+    metrics: dict[str, str] = Field(
+        {}, description="Judge these tasks by another metric than their main one: {mmlu: acc}"
     )
 
 
@@ -286,13 +315,35 @@ class ExportSpec(Model):
 class ResourcesSpec(Model):
     gpus: int = Field(1, ge=1, le=1024, description="GPUs of one training, where the host has any")
     gpu_memory_gb: float | None = Field(None, gt=0, description="Least memory of each GPU, GB of 1e9 bytes")
+    gpu_kind: str | None = Field(
+        None,
+        pattern=r"^[\w .|-]+$",
+        description="Part of the GPU's name as its driver says it, in any case; `A100|H100`: one of them",
+    )
+    sharing: Literal["exclusive", "shared"] = Field(
+        "exclusive",
+        description="shared: other shared trainings may use the device at the same time (see "
+        "host.shares_per_device)",
+    )
     cpu_slots: int | None = Field(
-        None, ge=1, description="Cores of one training on a host without GPU; null: all"
+        None, ge=1, description="Cores of one training on a host without GPU; null: all it may have"
     )
     cpu_ranks: int = Field(
         1, ge=1, le=64, description="Processes of one training on a host without GPU, sharing its cores"
     )
     priority: int = Field(0, ge=-100, le=100, description="Higher is served first")
+    budget_usd: float | None = Field(None, gt=0, description="For one training and its evaluation")
+    deadline_hours: float | None = Field(
+        None, gt=0, description="By the clock, for one training and its evaluation"
+    )
+
+
+class ReleaseSpec(Model):
+    """What comes between a gate that held and production."""
+
+    approvers: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (), description="Who may put a version into production; none: a version goes there at once"
+    )
 
 
 class RetrainSpec(Model):
@@ -335,6 +386,7 @@ class VariantSpec(Model):
     gates: GatesSpec = GatesSpec()
     export: Annotated[ExportSpec, _from_string("format")] = ExportSpec()
     resources: ResourcesSpec = ResourcesSpec()
+    release: ReleaseSpec = ReleaseSpec()
     retrain: RetrainSpec = RetrainSpec()
 
     @model_validator(mode="after")

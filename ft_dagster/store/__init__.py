@@ -1,7 +1,7 @@
 """Artifacts, heads and logs in a folder or under an s3:// prefix."""
 
 from ft_dagster.store.artifacts import Artifact, Attempt, Place, begin, commit, find, verify
-from ft_dagster.store.blobs import Store
+from ft_dagster.store.blobs import Store, unreachable
 from ft_dagster.store.heads import read_head, write_head
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "commit",
     "find",
     "read_head",
+    "unreachable",
     "verify",
     "write_head",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import uuid
@@ -9,6 +10,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
+
+_PASSING_ERRNOS = {
+    errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ESTALE,
+    errno.EBUSY, errno.EREMOTEIO,  # s3fs' words for 503 and 500
+}  # fmt: skip
+_PASSING_ERRORS = {
+    "botocore.EndpointConnectionError", "botocore.ConnectionClosedError", "botocore.ConnectTimeoutError",
+    "botocore.ReadTimeoutError", "botocore.HTTPClientError",
+}  # fmt: skip
 
 
 class Store:
@@ -96,3 +106,18 @@ class Store:
             draft.replace(target)
         finally:
             draft.unlink(missing_ok=True)
+
+
+def unreachable(error: BaseException) -> bool:
+    """Whether an error says that the storage could not be reached just now: a retry may find it again."""
+    at: BaseException | None = error
+    while at is not None:
+        network = isinstance(at, ConnectionError | TimeoutError) or _name_of(at) in _PASSING_ERRORS
+        if network or (isinstance(at, OSError) and at.errno in _PASSING_ERRNOS):
+            return True
+        at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
+    return False
+
+
+def _name_of(error: BaseException) -> str:
+    return f"{type(error).__module__.split('.')[0]}.{type(error).__name__}"

@@ -1,7 +1,7 @@
 """`python -m ft_dagster.training RUN_DIR`: train every member of RUN_DIR/run.json, one after another.
 
-Exit: 0 done; 2 bad input, never to be retried; 75 preempted (SIGTERM), to be retried; 130 cancelled
-(SIGINT); 1 a failure nobody foresaw.
+Exit: 0 done; 2 bad input, never to be retried; 75 preempted (SIGTERM), or out of memory with a smaller
+micro-batch left to try: to be retried; 130 cancelled (SIGINT); 1 a failure nobody foresaw.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ft_dagster.errors import UserError
 from ft_dagster.program import SCHEMA_VERSION, write_json
-from ft_dagster.training import ranks
+from ft_dagster.training import checkpoints, ranks
 from ft_dagster.training.contract import (
     RESULT_FILE,
     Member,
@@ -26,12 +26,13 @@ from ft_dagster.training.contract import (
     read_run,
     recipe_digest,
 )
-from ft_dagster.training.failures import explained
+from ft_dagster.training.failures import explained, out_of_memory
+from ft_dagster.training.halving import OUT_OF_MEMORY, can_halve
 from ft_dagster.training.progress import Channel, open_channel
-from ft_dagster.training.stop import STATUS, Stop, Stopped
+from ft_dagster.training.stop import PREEMPTED, STATUS, Stop, Stopped
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
-WORST = (DONE, BAD_INPUT, FAILED)
+WORST = (DONE, PREEMPTED, BAD_INPUT, FAILED)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -122,6 +123,11 @@ def _train_one(run: Run, member: Member, channel: Channel, stop: Stop) -> int:
         return _failed(run, member, error)
     except Exception as error:
         known = explained(error, member)
+        if known and ranks.is_first():
+            checkpoints.discard_unfinished(member.checkpoints)
+        if known and out_of_memory(error) and can_halve(member):
+            _failed(run, member, known, OUT_OF_MEMORY)
+            return PREEMPTED
         if known:
             return _failed(run, member, known)
         traceback.print_exc()
@@ -145,13 +151,15 @@ def _check_device(member: Member) -> None:
         )
 
 
-def _failed(run: Run, member: Member, error: UserError) -> int:
+def _failed(run: Run, member: Member, error: UserError, reason: str | None = None) -> int:
     print(f"{member.variant}: {error}", file=sys.stderr)
-    _write(run, member, "failed", error)
+    _write(run, member, "failed", error, reason)
     return BAD_INPUT
 
 
-def _write(run: Run, member: Member, status: str, error: UserError | None = None) -> None:
+def _write(
+    run: Run, member: Member, status: str, error: UserError | None = None, reason: str | None = None
+) -> None:
     ranks.report(
         member,
         Result.model_validate(
@@ -160,6 +168,7 @@ def _write(run: Run, member: Member, status: str, error: UserError | None = None
                 "status": status,
                 "recipe": recipe_digest(run, member),
                 "error": error.as_dict() if error else None,
+                "reason": reason,
             }
         ),
     )

@@ -103,7 +103,7 @@ class Watch(TrainerCallback):
 
     def _observe(self, observer: Observer, step: int) -> None:
         observer.observe(step)
-        memory = peak_device_bytes(self._trainer.model) or peak_process_bytes()
+        memory = peak_device_bytes(self._trainer.model)[0] or peak_process_bytes()
         self._log.write({"step": step, "peak_memory_bytes": memory})
         spent = observer.flops_spent()
         self._progress.at(

@@ -82,6 +82,11 @@ def damage(checkpoint: Checkpoint) -> str | None:
     return None
 
 
+def newest_good(root: Path) -> Checkpoint | None:
+    """The newest checkpoint that verifies, of whichever recipe."""
+    return next((found for found in reversed(complete(root)) if damage(found) is None), None)
+
+
 def usable(root: Path, recipe: str, say: Callable[[str], None]) -> list[Checkpoint]:
     """Checkpoints of this recipe that verify, oldest first; what is passed over is said."""
     good = []
@@ -112,6 +117,13 @@ def discard(folder: Path) -> None:
     """Remove a checkpoint, its manifest first: half of one is never taken for a whole."""
     (folder / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def discard_unfinished(root: Path) -> None:
+    """Remove the folders that never became checkpoints: on a full disk they take the room of the result."""
+    for folder in root.glob(f"{PREFIX}*"):
+        if not (folder / MANIFEST).exists():
+            discard(folder)
 
 
 def _read(folder: Path) -> Checkpoint | None:

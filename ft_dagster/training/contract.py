@@ -121,6 +121,10 @@ class Member(Strict):
         {}, description="Evaluation (1, 2, ...) -> validation loss above which this training gives up"
     )
 
+    micro_batch_halved: bool = Field(
+        False, description="Memory ran out before: half the micro-batch, twice the accumulation"
+    )
+
     @property
     def payload(self) -> Path:
         return self.output / "payload"
@@ -157,7 +161,8 @@ class Run(Strict):
 class Result(BaseModel):
     """result.json of one member. `figures` are numbers and words (null where not measured).
 
-    "stopped": it gave up against its rivals, and exported nothing.
+    "stopped": it gave up against its rivals, and exported nothing. `reason` is a failure's kind, where a
+    retry can do something about it.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -169,6 +174,7 @@ class Result(BaseModel):
     figures: dict[str, Any] = {}
     checkpoints: list[dict[str, Any]] = []
     error: dict[str, Any] | None = None
+    reason: Literal["out_of_memory"] | None = None
 
 
 def recipe_digest(run: Run, member: Member) -> str:

@@ -7,28 +7,52 @@ import shutil
 
 from ft_dagster.errors import UserError
 from ft_dagster.training.contract import Member
+from ft_dagster.training.halving import can_halve, in_force
 
+NO_MEMORY = (
+    "out of memory", "not enough memory", "can't allocate memory", "Cannot allocate memory", "bad_alloc",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)  # fmt: skip
+NO_SPACE = (  # torch and safetensors raise errors of their own
+    "No space left", "File too large", "quota exceeded", "PytorchStreamWriter failed writing",
+)  # fmt: skip
 FULL = 1 << 20  # bytes; torch reports a full disk only as a failed write
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Of the device or of the host; torch says it in several ways."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)
 
 
 def explained(error: Exception, member: Member) -> UserError | None:
     """Out of memory and disk full as a UserError; None for what nobody foresaw."""
-    if (
-        isinstance(error, MemoryError)
-        or "out of memory" in str(error)
-        or "can't allocate memory" in str(error)
-    ):
-        return UserError(
-            "out of memory",
-            field="training.per_device_train_batch_size",
-            value=member.plan.training.per_device_train_batch_size,
-            fix="Halve it and double gradient_accumulation_steps, or turn gradient_checkpointing on",
-        )
-    no_space = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if no_space or "No space left" in str(error) or shutil.disk_usage(member.output).free < FULL:
+    if out_of_memory(error):
+        return _no_memory(member)
+    no_space = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    said = any(words in str(error) for words in NO_SPACE)
+    if no_space or said or shutil.disk_usage(member.output).free < FULL:
         return UserError(
             "the disk is full; the checkpoint before this one is whole",
             file=member.output,
             fix="Free some space or lower training.keep_best and keep_last, then run it again",
         )
     return None
+
+
+def _no_memory(member: Member) -> UserError:
+    """With what would help, the mildest first; a smaller micro-batch is tried by itself."""
+    settings = member.plan.training
+    changes = [] if settings.gradient_checkpointing else ["training.gradient_checkpointing: true"]
+    changes.append(f"a training.max_length below {settings.max_length}")
+    if member.plan.method["name"] != "qlora":
+        changes.append("method.name: qlora")
+    if not can_halve(member):
+        fix = f"Declare {' or '.join(changes)}, or use a device with more memory"
+    else:
+        fix = "Run it again: it tries half the micro-batch and twice the accumulation, once"
+    return UserError(
+        "out of memory",
+        field="training.per_device_train_batch_size",
+        value=in_force(member).plan.training.per_device_train_batch_size,
+        fix=fix,
+    )

@@ -30,10 +30,20 @@ def peak_process_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def peak_device_bytes(model: PreTrainedModel) -> int | None:
+def process_bytes() -> int:
+    """Resident size of this process now, bytes."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_device_bytes(model: PreTrainedModel) -> tuple[int | None, int | None]:
+    """(of tensors, reserved for them by the allocator); None without a GPU."""
     import torch
 
-    return torch.cuda.max_memory_allocated() if model.device.type == "cuda" else None
+    if model.device.type != "cuda":
+        return None, None
+    return torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
 
 
 def parameter_counts(model: PreTrainedModel) -> tuple[int, int]:
@@ -93,16 +103,19 @@ def training_figures(
     observer: Observer | None = None,
     kept: Sequence[Checkpoint] = (),
     weights: Mapping[str, Tensor] | None = None,
+    imported: int | None = None,
 ) -> dict[str, Any]:
     """What result.json reports. Losses: nats a token. Tokens/s leaves out padding, evaluation and saving.
 
     `training_seconds` are those of all steps; `seconds` those of this process, since the last resume. The
-    model holds the exported weights, or `weights` does by name. What the observer saw is that of `best_step`.
+    model holds the exported weights, or `weights` does by name. `imported`: bytes of this process before it
+    held a weight. What the observer saw is that of `best_step`.
     """
     everything, trainable = parameter_counts(model)
     validation = journal.evaluations.get("validation", {})
     general = journal.evaluations.get("general_holdout", {})
     last = journal.steps
+    allocated, reserved = peak_device_bytes(model)
     return {
         "steps": last,
         "epochs": journal.epochs,
@@ -122,7 +135,9 @@ def training_figures(
         "seconds": whole_seconds,
         "resumed_from": journal.resumed_from,
         "peak_memory_bytes": peak_process_bytes(),
-        "peak_device_memory_bytes": peak_device_bytes(model),
+        "imported_bytes": imported,
+        "peak_device_memory_bytes": allocated,
+        "peak_device_reserved_bytes": reserved,
         "parameters": everything,
         "trainable_parameters": trainable,
         "flops_estimate": flops_estimate(model, journal),

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
 from transformers import Trainer
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from trl import SFTTrainer
@@ -18,44 +17,9 @@ from trl import SFTTrainer
 from ft_dagster.training import checkpoints, ranks
 from ft_dagster.training.batches import Collator, batch_digest
 from ft_dagster.training.journal import Step
+from ft_dagster.training.loss import learned_prompt, loss_at_trained_positions
 from ft_dagster.training.mixture import Examples
 from ft_dagster.training.packing import Bin
-
-
-def loss_at_trained_positions(model: Any, inputs: dict[str, Any], tokens: torch.Tensor | int) -> torch.Tensor:
-    """Summed cross-entropy of the labels over `tokens`; logits only where some row has a label.
-
-    TRL's own head does this on GPUs; elsewhere it computes every position.
-    """
-    columns = (inputs["labels"][:, 1:] != -100).any(dim=0).nonzero().squeeze(1)
-    return loss_at(model, inputs, columns, tokens)
-
-
-def loss_at(
-    model: Any, inputs: dict[str, Any], columns: torch.Tensor, tokens: torch.Tensor | int
-) -> torch.Tensor:
-    """The same with logits at `columns`, positions that each predict the label after them."""
-    prompt = learned_prompt(model)
-    logits = model(
-        input_ids=inputs["input_ids"],
-        position_ids=inputs["position_ids"] if prompt is None else None,
-        use_cache=False,
-        logits_to_keep=columns + (prompt or 0),
-    ).logits
-    labels = inputs["labels"][:, 1:]
-    total = cross_entropy(logits.flatten(0, 1).float(), labels[:, columns].flatten(), reduction="sum")
-    return total / tokens
-
-
-def learned_prompt(model: Any) -> int | None:
-    """Positions that prompt or prefix tuning puts before those of the input, in the logits; None without it.
-
-    Such a model numbers its positions itself.
-    """
-    config = getattr(getattr(model, "module", model), "active_peft_config", None)
-    if config is None or not config.is_prompt_learning:
-        return None
-    return config.num_virtual_tokens if config.peft_type == "PROMPT_TUNING" else 0
 
 
 class TokenTrainer(SFTTrainer):

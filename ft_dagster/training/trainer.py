@@ -11,7 +11,8 @@ from ft_dagster.errors import UserError
 from ft_dagster.program import write_json
 from ft_dagster.training import checkpoints, ranks, zero
 from ft_dagster.training.contract import Member, Result, Run, Status, recipe_digest
-from ft_dagster.training.figures import training_figures
+from ft_dagster.training.figures import process_bytes, training_figures
+from ft_dagster.training.halving import in_force
 from ft_dagster.training.journal import Journal, StepLog, write_ledger
 from ft_dagster.training.methods import Method, method_of
 from ft_dagster.training.mixture import Examples, open_split, read_records
@@ -37,6 +38,7 @@ class Work:
     journal: Journal
     progress: Progress
     began: float = field(default_factory=time.monotonic)
+    imported: int | None = None  # bytes of this process before it held a weight
 
     @property
     def steps(self) -> int:
@@ -50,6 +52,7 @@ class Work:
 def train_member(run: Run, member: Member, channel: Channel, stop: Stop) -> Result:
     """Train, export and report one member; its result is written. Raises UserError, Stopped."""
     recipe = recipe_digest(run, member)
+    member = in_force(member)
     member.checkpoints.mkdir(parents=True, exist_ok=True)
     work = prepare(run, member, recipe, channel)
     arguments = training_arguments(work)  # joins the ranks; DeepSpeed is known before a load
@@ -58,6 +61,12 @@ def train_member(run: Run, member: Member, channel: Channel, stop: Stop) -> Resu
         work.journal = Journal.load(resume.folder)
         work.journal.resumed_from.append(resume.step)
         work.progress.say(f"resuming at step {resume.step}/{work.steps}")
+    if member.micro_batch_halved:
+        settings = member.plan.training
+        work.progress.say(
+            f"memory ran out before: micro-batches of {settings.per_device_train_batch_size},"
+            f" {settings.gradient_accumulation_steps} a step"
+        )
     trainer, observer = build_trainer(run, work, stop, arguments)
     if resume and observer.stopped:  # it was killed after its last step, before its export
         trainer.args.max_steps = resume.step
@@ -108,7 +117,10 @@ def _reported(
         observer=observer,
         kept=kept,
         weights=weights,
+        imported=work.imported,
     )
+    if work.member.micro_batch_halved:
+        figures["micro_batch_halved"] = True
     return Result(
         variant=work.member.variant,
         status=status,
@@ -172,6 +184,7 @@ def build_trainer(run: Run, work: Work, stop: Stop, arguments: Any) -> tuple[Any
 
     settings = work.member.plan.training
     tokenizer = load_tokenizer(run.base.folder)
+    work.imported = process_bytes()
     model = work.method.build(run.base, settings.precision, work.member.seed)
     _check_vocabulary(work, model)
     trainer = TokenTrainer(

@@ -69,3 +69,25 @@ def test_tags_that_a_run_has_are_left_alone(settings):
 @pytest.mark.parametrize("partition", ["", "../x", "a|b", "x" * 300])
 def test_a_run_without_a_variant_as_partition_gets_none(settings, partition):
     assert missing_tags(run_of(dagster__partition=partition)) == {}
+
+
+def test_the_declared_number_of_runs_per_tenant_is_written_when_the_instance_is_made(settings):
+    (settings.project / "ft_dagster.yaml").write_text("tenant_runs: 12\n", "utf-8")
+    home = write_home(load_settings(settings.project))["DAGSTER_HOME"]
+    with dg.DagsterInstance.from_config(home) as instance:
+        queue = instance.run_coordinator.get_run_queue_config()
+    assert queue.max_concurrent_runs == 12
+    assert {"key": "ft/tenant", "value": {"applyLimitPerUniqueValue": True}, "limit": 12} in (
+        queue.tag_concurrency_limits
+    )
+
+
+def test_a_declaration_without_a_priority_runs_with_priority_zero(settings):
+    declare(settings.project, "acme.plain")
+    assert missing_tags(run_of(dagster__partition="acme.plain"))["dagster/priority"] == "0"
+
+
+def test_a_run_of_a_declaration_that_cannot_be_read_is_tagged_all_the_same(settings):
+    (settings.project / "tenants" / "acme" / "broken.yaml").write_text("{", "utf-8")
+    missing = missing_tags(run_of(dagster__partition="acme.broken"))
+    assert missing == {"ft/tenant": "acme", "ft/variant": "acme.broken", "ft/reason": "ui"}

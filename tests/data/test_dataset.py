@@ -186,3 +186,14 @@ def test_memory_does_not_grow_with_the_rows_beyond_their_hashes(
 
     few, many = peak(7000), peak(14_000)  # each split fills a row group in either
     assert many - few <= 64 * 7000 + 200_000
+
+
+def test_a_test_split_emptied_by_decontamination_says_so(
+    project: Path, tmp_path: Path, write: Any, variant: Any, questions: Any
+) -> None:
+    write("faq.jsonl", questions)
+    texts = [f"{row['prompt']} {row['completion']}" for row in questions]
+    spec = variant(decontaminate={"ngram": 3})
+    with pytest.raises(UserError, match="40 rows were left out that overlap an evaluation set") as error:
+        build_task_dataset(spec, project, texts, tmp_path, declared_in="acme.yaml")
+    assert (error.value.file, error.value.field) == ("acme.yaml", "data.splits.minimum")

@@ -180,7 +180,7 @@ def test_check_reports_every_wrong_declaration_at_once(folder):
 
 
 def test_every_command_has_help():
-    for command in ("init", "check", "schema", "run", "status", "show", "compare", "try"):
+    for command in ("init", "check", "schema", "run", "status", "show", "compare", "try", "gpus"):
         result = subprocess.run(
             [BIN / "ft-dagster", command, "--help"], capture_output=True, text=True, check=True
         )

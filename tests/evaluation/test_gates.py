@@ -1,15 +1,19 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.gates import (
+    check_metrics,
     gates_digest,
     judge,
     read_samples,
+    regression,
     to_json,
     verdict_from_json,
+    with_rules,
     write_samples,
 )
 from ft_dagster.spec.variant import GatesSpec
@@ -27,36 +31,138 @@ TASK = {"role": "task", "task": "exam"}
 
 
 def column(values, **fields):
-    return [sample(number, value, **fields) for number, value in enumerate(values)]
+    return [
+        sample(number, value, **{"question": f"forms:{number}:{number:04x}", **fields})
+        for number, value in enumerate(values)
+    ]
 
 
-def right(share, count=100):
-    return [1.0] * round(share * count) + [0.0] * (count - round(share * count))
+def answers(count, lost=0, gained=0):
+    """(base, tuned): right or wrong in turns, but for so many that were lost and gained."""
+    base = [float(number % 2) for number in range(count)]
+    right, wrong = [n for n in range(count) if base[n]], [n for n in range(count) if not base[n]]
+    tuned = list(base)
+    for number in (*right[:lost], *wrong[:gained]):
+        tuned[number] = 1 - tuned[number]
+    return base, tuned
 
 
-FINE = column([1.0, 1.2, 1.4, 1.1], **OWN)
+def losses(rise, noise=0.05, count=40):
+    """(base, tuned): losses of texts that rise by about so much."""
+    draw = np.random.default_rng(5)
+    base = draw.normal(3.0, 0.3, count)
+    return base.tolist(), (base + draw.normal(rise, noise, count)).tolist()
+
+
+BETTER = losses(-0.5)
+FINE = column(BETTER[0], **OWN), column(BETTER[1], **OWN)
+
+
+def judged(pair, gates=GATES, **fields):
+    """The rule for one task, judged beside an own task that got better."""
+    task = fields.get("role") in ("task", "own_task")
+    base, tuned = ([] if task else side for side in FINE)
+    verdict = judge([*column(pair[0], **fields), *base], [*column(pair[1], **fields), *tuned], gates)
+    (rule,) = [rule for rule in verdict.rules if task or rule.task != "own_task"]
+    return rule
 
 
 @pytest.mark.parametrize(
-    ("base", "tuned", "fields", "passed"),
+    ("pair", "fields", "outcome"),
     [
-        ([2.0, 2.0], [1.5, 1.7], OWN, True),
-        ([2.0, 2.0], [2.01, 2.02], OWN, True),
-        ([2.0, 2.0], [2.5, 2.0], OWN, False),
-        (right(0.60), right(0.58), TASK, True),
-        (right(0.60), right(0.57), TASK, False),
-        (right(0.50), right(0.80), {}, True),
-        (right(0.50), right(0.45), {}, True),
-        (right(0.50), right(0.44), {}, False),
-        ([3.0, 3.2], [3.05, 3.25], LOSS, True),
-        ([3.0, 3.2], [3.2, 3.4], LOSS, False),
-        ([3.0, 3.2], [math.nan, 3.2], LOSS, False),
+        (losses(-0.5), OWN, "pass"),
+        (losses(0.0, noise=0.001), OWN, "pass"),
+        (losses(0.1), OWN, "fail"),
+        (losses(0.02, noise=0.2), OWN, "undecided"),
+        (answers(400, lost=2, gained=10), TASK, "pass"),
+        (answers(400, lost=40, gained=4), TASK, "fail"),
+        (answers(400, lost=20, gained=20), TASK, "undecided"),
+        (answers(100), {}, "pass"),
+        (answers(300, lost=15, gained=15), {}, "pass"),
+        (answers(40), {}, "undecided"),
+        (answers(100, lost=9), {}, "fail"),
+        (answers(100, lost=8, gained=4), {}, "undecided"),
+        (losses(0.0), LOSS, "pass"),
+        (losses(0.2), LOSS, "fail"),
+        (losses(0.09, noise=0.3), LOSS, "undecided"),
+        (([3.0, 3.2], [math.nan, 3.2]), LOSS, "fail"),
+        (([3.0], [3.0]), LOSS, "undecided"),
     ],
 )
-def test_a_rule_passes_within_its_margin(base, tuned, fields, passed):
-    needed = [] if fields in (OWN, TASK) else FINE
-    verdict = judge([*column(base, **fields), *needed], [*column(tuned, **fields), *needed], GATES)
-    assert verdict.passed is passed
+def test_a_rule_passes_fails_or_cannot_be_decided(pair, fields, outcome):
+    rule = judged(pair, **fields)
+    assert rule.outcome == outcome
+    assert rule.passed is (outcome == "pass")
+
+
+def test_a_fall_that_is_real_and_within_the_margin_passes():
+    rule = judged(losses(0.05, noise=0.02), **LOSS)
+    assert rule.harm < 0.001
+    assert rule.outcome == "pass"
+
+
+def test_a_task_without_a_margin_must_be_shown_to_be_better():
+    gates = GATES.model_copy(update={"task_margin": 0.0})
+    assert judged(answers(400, gained=12), gates, **TASK).outcome == "pass"
+    unmoved = judged(answers(400), gates, **TASK)
+    assert (unmoved.outcome, unmoved.needed) == ("undecided", None)
+    assert "not shown to be better" in unmoved.sentence
+
+
+def test_the_level_is_the_declared_one():
+    pair = answers(100, lost=9)
+    assert judged(pair, GATES.model_copy(update={"alpha": 0.001})).outcome == "undecided"
+    assert judged(pair).confidence == pytest.approx(0.9)
+
+
+def test_harm_is_adjusted_for_the_number_of_rules():
+    """6 lost of 6 that differ have p = 1/64, which two rules make 1/32 and four make 1/16."""
+    assert judged(answers(100, lost=6)).harm == pytest.approx(1 / 32)
+    one, other = (column(side) for side in answers(100, lost=6))
+    more = [column(answers(100)[0], task=name) for name in ("a", "b")]
+    several = judge([*one, *FINE[0], *more[0], *more[1]], [*other, *FINE[1], *more[0], *more[1]], GATES)
+    (rule,) = [rule for rule in several.rules if rule.task == "forms"]
+    assert (rule.harm, rule.outcome) == (pytest.approx(4 / 64), "undecided")
+
+
+def test_an_undecided_rule_says_how_many_questions_would_decide():
+    rule = judged(answers(40, lost=2, gained=2))
+    assert rule.needed > 40
+    assert f"about {rule.needed:,} questions would decide" in rule.sentence
+
+
+def test_a_difference_far_from_the_margin_needs_fewer_questions_than_one_near_it():
+    near, far = (judged(answers(40, lost=lost, gained=2)) for lost in (3, 2))
+    assert {near.outcome, far.outcome} == {"undecided"}
+    assert near.needed > far.needed
+
+
+def test_the_sentence_says_what_could_not_be_seen():
+    rule = judged(answers(100, lost=4, gained=4))  # one of each added: 9 of 102 differ
+    assert rule.seen == pytest.approx(0.084, abs=0.001)
+    assert "with 100 questions this cannot see a fall below 8.4 points" in rule.sentence
+
+
+def test_undecided_counts_as_measured_where_that_is_declared():
+    gates = GATES.model_copy(update={"undecided": "measured"})
+    within, beyond = judged(answers(40, lost=2), gates), judged(answers(40, lost=4), gates)
+    assert (within.outcome, within.passed, beyond.outcome, beyond.passed) == (
+        *("undecided", True),
+        *("undecided", False),
+    )
+    assert "gates.undecided" in within.sentence
+    assert judged(answers(100, lost=9), gates).passed is False
+
+
+def test_the_verdict_is_the_worst_of_its_rules():
+    assert judge(*FINE, GATES).outcome == "pass"
+    for pair, outcome in ((answers(40), "undecided"), (answers(100, lost=9), "fail")):
+        base, tuned = (
+            [*column(side), *column(answers(40)[0], task="x"), *own]
+            for side, own in zip(pair, FINE, strict=True)
+        )
+        verdict = judge(base, tuned, GATES)
+        assert (verdict.outcome, verdict.passed) == (outcome, False)
 
 
 def test_losses_are_weighted_by_their_tokens():
@@ -68,15 +174,33 @@ def test_losses_are_weighted_by_their_tokens():
 
 
 def test_a_benchmark_is_judged_by_acc_norm_where_it_has_it():
-    both = [*column(right(0.5)), *column(right(0.4), metric="acc_norm")]
-    assert {r.metric for r in judge([*both, *FINE], [*both, *FINE], GATES).rules} == {
-        "acc_norm",
-        "completion_loss",
-    }
+    both = [*column(answers(40)[0]), *column(answers(40)[0], metric="acc_norm"), *FINE[0]]
+    assert {r.metric for r in judge(both, both, GATES).rules} == {"acc_norm", "completion_loss"}
+
+
+def test_a_task_is_judged_by_the_metric_that_the_gates_name():
+    both = [*column(answers(40)[0]), *column(answers(40)[0], metric="acc_norm"), *FINE[0]]
+    gates = GATES.model_copy(update={"metrics": {"forms": "acc"}})
+    assert {r.metric for r in judge(both, both, gates).rules} == {"acc", "completion_loss"}
+
+
+def test_a_gate_on_a_metric_that_the_task_does_not_have_names_those_it_has():
+    gates = GATES.model_copy(update={"metrics": {"forms": "bleu"}})
+    with pytest.raises(UserError) as error:
+        check_metrics([*column([1.0]), *column([1.0], metric="acc_norm")], gates, "acme.yaml")
+    said = error.value.as_dict()
+    assert (said["file"], said["field"], said["value"]) == ("acme.yaml", "gates.metrics.forms", "'bleu'")
+    assert said["fix"] == "It has: acc, acc_norm"
+
+
+def test_a_gate_on_a_task_that_is_not_asked_names_those_that_are():
+    gates = GATES.model_copy(update={"metrics": {"mmlu": "acc"}})
+    with pytest.raises(UserError, match=r"gates\.metrics\.mmlu: no such task is asked.*Asked are: forms"):
+        judge(column([1.0]), column([1.0]), gates)
 
 
 def test_the_task_comes_first_and_every_rule_is_named():
-    samples = [*column(right(0.5)), *column([3.0, 3.1], **LOSS), *FINE]
+    samples = [*column(answers(40)[0]), *column([3.0, 3.1], **LOSS), *FINE[0]]
     assert [r.rule for r in judge(samples, samples, GATES).rules] == [
         "task",
         "general_benchmark",
@@ -84,43 +208,92 @@ def test_the_task_comes_first_and_every_rule_is_named():
     ]
 
 
-def test_the_interval_holds_the_difference_and_repeats():
-    base, tuned = [*column(right(0.6)), *FINE], [*column(right(0.5)[::-1]), *FINE]
-    first, second = (judge(base, tuned, GATES).rules[1] for _ in range(2))
-    assert first.interval == second.interval
-    assert first.interval[0] < first.difference < first.interval[1]
+def test_the_interval_holds_the_difference_whichever_way_is_better():
+    for rule in (judged(answers(100, lost=9, gained=3)), judged(losses(0.05), **LOSS)):
+        assert rule.interval[0] < rule.difference < rule.interval[1]
 
 
-def test_the_sentence_says_what_is_noise():
-    before, after = right(0.5, 40), right(0.5, 40)
-    after[0], after[39] = 0.0, 1.0  # two answers differ, no net change: 1.96 * sqrt(2) / 40 is 7 points
-    rule = judge([*column(before), *FINE], [*column(after), *FINE], GATES).rules[1]
-    assert "with 40 questions a difference below about 7.0 points is noise" in rule.sentence
+def test_a_model_that_is_to_know_a_domain_does_not_pass_by_its_loss_alone():
+    verdict = judge(*FINE, GATES.model_copy(update={"undecided": "measured"}), objective="domain_knowledge")
+    assert (verdict.passed, verdict.outcome) == (False, "undecided")
+    assert "factual questions of the domain" in verdict.rules[0].sentence
+    exam = [column(side, **TASK) for side in answers(400, gained=30)]
+    assert judge(*exam, GATES, objective="domain_knowledge").passed
+
+
+def test_a_model_worse_than_production_is_a_regression():
+    (rule,) = regression(FINE[1], FINE[0], GATES, version=3)
+    assert (rule.rule, rule.outcome, rule.passed) == ("regression", "fail", False)
+    assert rule.sentence.startswith("against version 3 in production, the task own_task")
+
+
+def test_a_model_as_good_as_production_is_none_though_it_is_not_better():
+    (rule,) = regression(FINE[1], FINE[1], GATES.model_copy(update={"task_margin": 0.0}), version=3)
+    assert rule.passed
+
+
+def test_questions_are_found_again_wherever_they_stand():
+    before = column(answers(80)[0], **TASK)
+    after = [s._replace(question=f"forms:9{s.question.removeprefix('forms:')}") for s in before[20:]]
+    (rule,) = regression(before, after, GATES, version=1)
+    assert rule.questions == 60
+
+
+def test_a_task_of_which_no_question_is_shared_is_undecided():
+    other = [s._replace(question=f"{s.question}x") for s in FINE[1]]
+    (rule,) = regression(FINE[1], other, GATES, version=1)
+    assert (rule.outcome, rule.passed, rule.questions) == ("undecided", False, 0)
+    verdict = with_rules(judge(FINE[0], FINE[1], GATES), [rule])
+    assert verdict.passed is False
+    assert json.dumps(to_json(verdict), allow_nan=False)
+
+
+def test_a_benchmark_that_production_was_not_asked_is_left_out():
+    tuned = [*FINE[1], *column(answers(40)[0])]
+    assert [rule.task for rule in regression(FINE[1], tuned, GATES, version=1)] == ["own_task"]
+
+
+def test_without_a_margin_for_it_production_is_not_compared():
+    assert regression(FINE[1], FINE[0], GATES.model_copy(update={"regression_margin": None}), version=1) == ()
 
 
 def test_questions_asked_of_one_model_only_are_refused():
+    half = column(answers(40)[0])
     with pytest.raises(UserError, match="1 questions of forms"):
-        judge([*column(right(0.5)), *FINE], [*column(right(0.5))[:-1], *FINE], GATES)
+        judge([*half, *FINE[0]], [*half[:-1], *FINE[1]], GATES)
 
 
 def test_a_benchmark_of_one_model_only_is_refused():
     with pytest.raises(UserError, match="tuned model only"):
-        judge(FINE, [*column(right(0.5)), *FINE], GATES)
+        judge(FINE[0], [*column(answers(40)[0]), *FINE[1]], GATES)
 
 
 def test_a_verdict_needs_a_task():
     with pytest.raises(UserError, match="nothing was asked of the task"):
-        judge(column(right(0.5)), column(right(0.5)), GATES)
+        judge(column(answers(40)[0]), column(answers(40)[0]), GATES)
 
 
 def test_a_verdict_survives_json():
-    samples = [*column(right(0.5)), *FINE]
-    verdict = judge(samples, samples, GATES)
+    verdict = judge([*column(answers(40)[0]), *FINE[0]], [*column(answers(40)[1]), *FINE[1]], GATES)
     assert verdict_from_json(json.loads(json.dumps(to_json(verdict)))) == verdict
 
 
+def test_a_verdict_of_the_first_schema_is_read():
+    rule = {
+        "rule": "task", "task": "exam", "metric": "acc", "base": 0.5, "tuned": 0.6, "difference": 0.1,
+        "interval": [0.0, 0.2], "margin": 0.0, "questions": 40, "higher_is_better": True, "passed": True,
+        "sentence": "within the margin",
+    }  # fmt: skip
+    verdict = verdict_from_json({"schema_version": 1, "passed": True, "rules": [rule]})
+    assert (verdict.outcome, verdict.rules[0].outcome, verdict.rules[0].confidence) == ("pass", "pass", 0.95)
+    failed = {"schema_version": 1, "passed": False, "rules": [{**rule, "passed": False}]}
+    assert verdict_from_json(failed).rules[0].outcome == "fail"
+
+
 def test_a_figure_that_is_no_number_is_null_in_json():
-    verdict = judge([*column([3.0, 3.0], **LOSS), *FINE], [*column([math.nan, 3.0], **LOSS), *FINE], GATES)
+    verdict = judge(
+        [*column([3.0, 3.0], **LOSS), *FINE[0]], [*column([math.nan, 3.0], **LOSS), *FINE[1]], GATES
+    )
     assert to_json(verdict)["rules"][1]["tuned"] is None
     assert json.dumps(to_json(verdict), allow_nan=False)
 
@@ -136,6 +309,6 @@ def test_the_digest_of_the_gates_follows_the_margins():
 
 
 def test_samples_survive_the_disk(tmp_path):
-    samples = [*column(right(0.5)), *FINE]
+    samples = [*column(answers(40)[0]), *FINE[0]]
     write_samples(samples, tmp_path)
     assert read_samples(tmp_path) == samples

@@ -1,4 +1,4 @@
-from ft_dagster.evaluation.sampling import draw
+from ft_dagster.evaluation.sampling import draw, draw_records
 
 SIZES = {"anatomy": 135, "law": 1534, "physics": 102, "virology": 166}
 
@@ -42,3 +42,16 @@ def test_a_subtask_without_a_share_is_left_out():
 
 def test_an_empty_task_draws_nothing():
     assert draw({"arc": 0}, 10, 0) == {}
+
+
+def test_rows_that_are_added_leave_most_questions_as_they_were():
+    records = [f"record {n}" for n in range(110)]
+    before = {records[n] for n in draw_records(records[:100], 40, 3)}
+    after = {records[n] for n in draw_records(records, 40, 3)}
+    assert len(before) == len(after) == 40
+    assert len(before & after) > 30
+    assert after - before <= set(records[100:])
+
+
+def test_all_rows_are_asked_without_a_limit():
+    assert draw_records(["b", "a"], None, 0) == [0, 1]

@@ -15,6 +15,14 @@ def test_an_unknown_task_gives_the_nearest_name(tmp_path):
         resolve(["arc_eazy"], tmp_path, field="evaluation.general")
 
 
+def test_an_unknown_task_is_named_with_file_and_field(tmp_path):
+    with pytest.raises(UserError) as error:
+        tasks_digest(["arc_eazy"], tmp_path, field="evaluation.general", asked_by="acme.yaml")
+    said = error.value
+    assert (said.file, said.field, said.value) == ("acme.yaml", "evaluation.general", "arc_eazy")
+    assert "arc_easy" in said.fix
+
+
 def test_a_missing_task_file_gives_the_nearest_file(tmp_path):
     write_task(tmp_path / "tasks")
     with pytest.raises(UserError, match=r"forms\.yaml"):

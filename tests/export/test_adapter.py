@@ -108,6 +108,29 @@ def test_an_adapter_that_carries_whole_modules_is_refused_with_the_way_out(
     assert caught.value.field == "modules_to_save"
 
 
+def test_a_rank_above_what_servers_load_is_refused_with_the_way_out(
+    tiny_model_folder: Path, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    adapter = make_adapter()
+    edit_json(adapter / "adapter_config.json", r=513)
+    with pytest.raises(UserError, match="rank 512 at most") as caught:
+        export_adapter(tiny_model_folder, DIGEST, adapter, tmp_path / "export")
+    assert (caught.value.field, caught.value.value) == ("r", 513)
+    assert "export: merged" in caught.value.fix
+
+
+@pytest.mark.parametrize(("settings", "needed"), [({"r": 9}, 16), ({"r": 8}, 8), ({"use_dora": True}, None)])
+def test_the_figures_name_the_rank_that_vllm_is_to_be_given(
+    tiny_model_folder: Path,
+    make_adapter: MakeAdapter,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    needed: int | None,
+) -> None:
+    figures = export_adapter(tiny_model_folder, DIGEST, make_adapter(**settings), tmp_path / "export")
+    assert figures.get("vllm_max_lora_rank") == needed
+
+
 def test_a_tensor_of_another_shape_than_the_base_takes_is_refused(
     tiny_model_folder: Path, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:

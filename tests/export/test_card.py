@@ -14,7 +14,7 @@ from tests.export.exports import MakeAdapter, MakeRequest, parse
 FIGURES = {
     "probes": 3, "positions": 60, "max_logit_difference": 0.0, "mean_kl": 0.0, "base_kl": 0.4,
     "top1_agreement": 1.0, "top1_lost": 0.0, "greedy_equal": 1.0, "greedy_parted": 0.0,
-    "token_ids_equal": 1.0, "template_equal": 1.0,
+    "token_ids_equal": 1.0, "chat_ids_equal": 1.0, "template_equal": 1.0,
 }  # fmt: skip
 
 
@@ -78,6 +78,13 @@ def test_the_card_of_a_merged_model_loads_it_without_peft(card: Any) -> None:
     assert written.data.library_name == "transformers"
     assert "peft" not in written.text
     assert "`adapter/`" in written.text
+
+
+def test_the_card_says_how_to_serve_it_with_vllm(card: Any) -> None:
+    assert (
+        "`vllm serve BASE --enable-lora --max-lora-rank 8 --lora-modules acme.support=EXPORT`" in card().text
+    )
+    assert "`vllm serve EXPORT`" in card(format="merged").text
 
 
 def test_the_same_request_gives_the_same_card(card: Any) -> None:

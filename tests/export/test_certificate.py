@@ -67,6 +67,20 @@ def test_a_merged_export_that_forgot_its_adapter_fails_the_certificate(
     assert not certificate.passed
 
 
+def test_one_damaged_row_of_the_vocabulary_fails_the_certificate(
+    make_adapter: MakeAdapter, make_request: MakeRequest
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    request = written(make_request(make_adapter(), format="merged"))
+    file = request.payload / "model.safetensors"
+    weights = load_file(file)
+    weights["model.embed_tokens.weight"][300] *= -3
+    save_file(weights, file, metadata={"format": "pt"})
+
+    assert any("a logit differs by" in failure for failure in certify(request).failures)
+
+
 def test_an_export_whose_weights_are_not_finite_fails_the_certificate_and_says_so_in_json(
     make_adapter: MakeAdapter, make_request: MakeRequest
 ) -> None:
@@ -89,6 +103,17 @@ def test_another_chat_template_fails_the_certificate(
     template.write_text(template.read_text("utf-8").replace("<|im_end|>", ""), "utf-8")
 
     assert "its chat template is another" in certify(request).failures
+
+
+def test_a_server_that_renders_a_chat_with_other_ids_fails_the_certificate(
+    make_adapter: MakeAdapter, make_request: MakeRequest
+) -> None:
+    request = written(make_request(make_adapter()))
+    assert certify(request).figures["chat_ids_equal"] == 1
+
+    template = request.payload / "chat_template.jinja"
+    template.write_text(template.read_text("utf-8").replace("<|im_start|>", "<|im_end|>"), "utf-8")
+    assert "a chat that it renders gives other token ids" in certify(request).failures
 
 
 def test_a_tokenizer_that_gives_other_ids_fails_the_certificate(

@@ -12,7 +12,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.weights import load_base, load_tuned
 from ft_dagster.export.merged import export_merged
 from ft_dagster.lineage.digest import hash_folder, payload_digest, sha256_file
-from ft_dagster.training.rounding import round_unbiased
+from ft_dagster.training.rounding import Rounding, round_unbiased
 from tests.export.exports import DIGEST, QUESTIONS, MakeAdapter, prompt, save_adapter
 
 
@@ -67,11 +67,21 @@ def test_rounding_an_update_smaller_than_half_a_step_keeps_its_mean() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_tensor_is_rounded_alike_however_it_is_cut(dtype: str) -> None:
+    import torch
+
+    to = getattr(torch, dtype)
+    weights, rounding = torch.randn(1000, 301), Rounding("a", to)
+    parts = torch.cat([rounding(weights[:1]), rounding(weights[1:700]), rounding(weights[700:])])
+    assert torch.equal(parts, round_unbiased("a", weights, to))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_rounding_moves_a_weight_by_less_than_one_step_and_leaves_those_that_fit(dtype: str) -> None:
     import torch
 
     to = getattr(torch, dtype)
-    fits = torch.randn(1000).to(to)
+    fits = torch.randn(3_000_000).to(to)
     assert torch.equal(round_unbiased("a", fits.float(), to), fits)
 
     weights = torch.randn(1000)
@@ -114,8 +124,9 @@ def test_no_file_of_an_export_names_a_folder_of_this_machine(
 def test_weights_that_are_not_finite_are_refused(
     tiny_model_folder: Path, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(UserError, match="not finite") as caught:
         export_merged(tiny_model_folder, DIGEST, make_adapter(scale=float("nan")), tmp_path / "export")
+    assert str(caught.value.file).endswith("adapter_model.safetensors")
 
 
 def test_a_prompt_cannot_be_merged(tiny_model_folder: Path, tmp_path: Path) -> None:

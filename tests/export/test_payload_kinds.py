@@ -16,7 +16,7 @@ from ft_dagster.evaluation.weights import load_base, load_dequantized, load_tune
 from ft_dagster.export.adapter import check_shapes, export_adapter
 from ft_dagster.export.card import write_card
 from ft_dagster.export.certificate import DEQUANTIZED, EXACT, certify
-from ft_dagster.export.merged import export_merged, merge
+from ft_dagster.export.merged import export_merged
 from ft_dagster.export.run import WRITERS
 from ft_dagster.lineage.digest import sha256_file
 from tests.evaluation.payloads import KINDS, make_payload
@@ -97,7 +97,7 @@ def test_a_merge_into_the_unquantized_base_fails_the_certificate(
     request = parse(make_request(weights, base=base, format="merged"))
     export_merged(base, DIGEST, weights, request.payload)
     right = certify(request)
-    merge(base, weights).save_pretrained(request.payload)
+    export_merged(base, DIGEST, weights, request.payload, original=True)
     wrong = certify(request)
 
     assert right.passed, right.failures

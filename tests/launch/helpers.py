@@ -20,8 +20,10 @@ def slots(count: int) -> Inventory:
     return Inventory("cpu", tuple(Device(str(n), None, "CPU slot") for n in range(count)))
 
 
-def ask(count: int = 1, name: str = "support", priority: int = 0, memory_bytes: int = 0) -> Ask:
-    return Ask(f"acme.{name}", "acme", count, priority, "a test", name, memory_bytes)
+def ask(
+    count: int = 1, name: str = "support", priority: int = 0, memory_bytes: int = 0, tenant: str = "acme"
+) -> Ask:
+    return Ask(f"{tenant}.{name}", tenant, count, priority, "a test", name, memory_bytes)
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:

@@ -14,7 +14,15 @@ import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.manifest import statement
-from ft_dagster.lineage.release import history, production, record_release
+from ft_dagster.lineage.release import (
+    aliases,
+    export_of,
+    history,
+    production,
+    promote,
+    record_release,
+    rollback,
+)
 from ft_dagster.store import Artifact, Place, Store, begin, commit
 from ft_dagster.store.artifacts import files_of
 from tests.s3_server import serve_s3
@@ -187,14 +195,153 @@ def test_an_export_that_names_no_weights_is_refused(store: Store) -> None:
     [
         ("{", "not an entry of a release log"),
         ("[]", "not an entry of a release log"),
-        (json.dumps({"schema_version": 2, "action": "release"}), "newer ft-dagster"),
-        (json.dumps({"schema_version": 1, "action": "teleport"}), "newer ft-dagster"),
+        (json.dumps({"schema_version": 3, "action": "release"}), "newer ft-dagster"),
+        (json.dumps({"schema_version": 2, "action": "teleport"}), "newer ft-dagster"),
     ],
 )
 def test_an_entry_that_cannot_be_read_is_named(store: Store, content: str, said: str) -> None:
     store.write(f"{PREFIX}/releases/000001.json", content.encode())
     with pytest.raises(UserError, match=rf"000001\.json.*{said}"):
         production(store, PREFIX)
+
+
+DRIFTED = {"passed": False, "drifted": True, "failures": ["mean KL 0.01 nats a token"]}
+
+
+@pytest.mark.parametrize(
+    ("drifted", "own", "holds"),
+    [(True, VERDICT, True), (True, None, False), (True, {"passed": False}, False), (False, VERDICT, False)],
+)
+def test_a_merge_that_drifted_is_released_by_a_verdict_on_its_own_bytes(
+    store: Store, drifted: bool, own: dict[str, Any] | None, holds: bool
+) -> None:
+    given = judged(store)
+    given["certificate"] |= {**DRIFTED, "drifted": drifted}
+    if holds:
+        assert record_release(store, PREFIX, **given, own_verdict=own)["version"] == 1
+        return
+    with pytest.raises(UserError, match="certificate of the export does not hold"):
+        record_release(store, PREFIX, **given, own_verdict=own)
+
+
+def released(store: Store, *contents: str, **more: Any) -> list[dict[str, Any]]:
+    return [record_release(store, PREFIX, **judged(store, content), **more) for content in contents]
+
+
+def served(store: Store) -> int | None:
+    return aliases(history(store, PREFIX))["production"]
+
+
+def test_a_rollback_serves_the_version_before_and_deletes_nothing(store: Store) -> None:
+    released(store, "one", "two")
+    entry = rollback(store, PREFIX, reason="worse answers", by="ann")
+
+    assert (entry["action"], entry["production"], entry["from_version"]) == ("rollback", 1, 2)
+    assert production(store, PREFIX)["export"] == judged(store, "one")["export"].digest  # type: ignore[index]
+    assert [e["action"] for e in history(store, PREFIX)] == ["release", "release", "rollback"]
+    assert (
+        export_of(store, PREFIX, 2, Path(tempfile.mkdtemp())).digest == judged(store, "two")["export"].digest
+    )
+
+
+def test_what_was_rolled_back_is_not_released_again_by_itself(store: Store) -> None:
+    released(store, "one", "two")
+    rollback(store, PREFIX, reason="worse answers")
+    (again,) = released(store, "two")
+
+    assert again["version"] == 2
+    assert served(store) == 1
+    with pytest.raises(UserError, match="was rolled back: worse answers"):
+        promote(store, PREFIX, 2, reason="")
+    with pytest.raises(UserError, match="was rolled back"):
+        promote(store, PREFIX, 2, reason="", force=True)  # a force without a reason
+
+
+def test_a_forced_promotion_says_why_and_lifts_the_rollback(store: Store) -> None:
+    released(store, "one", "two")
+    rollback(store, PREFIX, reason="worse answers")
+    entry = promote(store, PREFIX, 2, reason="the questions were wrong", force=True)
+
+    assert (entry["forced"], entry["reason"], served(store)) == (True, "the questions were wrong", 2)
+    assert promote(store, PREFIX, 2, reason="again") == entry
+    assert len(history(store, PREFIX)) == 4
+
+
+def test_after_a_rollback_new_weights_are_a_new_version(store: Store) -> None:
+    released(store, "one", "two")
+    rollback(store, PREFIX, reason="worse answers")
+    (third,) = released(store, "three")
+
+    assert (third["version"], served(store)) == (3, 3)
+    assert rollback(store, PREFIX, reason="worse too")["production"] == 1  # 2 stays rolled back
+
+
+def test_a_rollback_goes_to_a_named_version(store: Store) -> None:
+    released(store, "one", "two", "three")
+    assert rollback(store, PREFIX, 1, reason="far back")["production"] == 1
+
+
+def test_a_rollback_does_not_lead_to_what_was_rolled_back(store: Store) -> None:
+    released(store, "one", "two")
+    rollback(store, PREFIX, reason="worse answers")
+    released(store, "three")
+    with pytest.raises(UserError, match="version 2 was rolled back"):
+        rollback(store, PREFIX, 2, reason="x")
+
+
+@pytest.mark.parametrize(
+    ("contents", "to", "said"),
+    [
+        ((), None, "nothing was released"),
+        (("one",), None, "version 1 is the first"),
+        (("one", "two"), 2, "a rollback goes back"),
+        (("one", "two"), 7, "no such version"),
+    ],
+)
+def test_a_rollback_that_cannot_be_is_refused_and_writes_nothing(
+    store: Store, contents: tuple[str, ...], to: int | None, said: str
+) -> None:
+    released(store, *contents)
+    with pytest.raises(UserError, match=said):
+        rollback(store, PREFIX, to, reason="x")
+    assert len(history(store, PREFIX)) == len(contents)
+
+
+def test_a_version_that_needs_approval_waits_as_the_candidate(store: Store) -> None:
+    released(store, "one")
+    (second,) = released(store, "two", approvers=("ann", "bob"))
+    assert aliases(history(store, PREFIX)) == {"production": 1, "candidate": 2}
+    assert released(store, "two", approvers=("ann", "bob")) == [second]
+
+    with pytest.raises(UserError, match="eve may not approve version 2"):
+        promote(store, PREFIX, None, reason="", by="eve", approvers=("ann", "bob"))
+    entry = promote(store, PREFIX, None, reason="read 50 answers", by="bob", approvers=("ann", "bob"))
+    assert (entry["by"], served(store)) == ("bob", 2)
+
+
+def test_a_first_version_that_waits_serves_nobody(store: Store) -> None:
+    released(store, "one", approvers=("ann",))
+    assert production(store, PREFIX) is None
+    with pytest.raises(UserError, match="nothing was released"):
+        rollback(store, PREFIX, reason="x")
+
+
+def test_an_export_that_is_gone_or_changed_is_not_promoted(store: Store, tmp_path: Path) -> None:
+    released(store, "one")
+    export = judged(store, "one")["export"]
+    (file,) = (export.folder(store, tmp_path) / "payload").iterdir()
+    file.write_text("other bytes", "utf-8")
+    with pytest.raises(UserError, match="another size"):
+        export_of(store, PREFIX, 1, tmp_path)
+
+
+def test_a_log_of_the_first_schema_is_still_read(store: Store) -> None:
+    released(store, "one")
+    entry = store.read_json(f"{PREFIX}/releases/000001.json")
+    entry["schema_version"] = 1
+    del entry["production"]
+    store.write_json(f"{PREFIX}/releases/000001.json", entry)
+    assert served(store) == 1
 
 
 @pytest.mark.slow

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from ft_dagster.planning.advice import training_warnings
 from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.plan import make_plan
+from ft_dagster.planning.memory import memory, storage
+from ft_dagster.planning.plan import SCHEMA_VERSION
+from ft_dagster.planning.settings import steps_of
+from ft_dagster.planning.survey import resolve
 from ft_dagster.spec import VariantSpec
 
 METHODS = ("full", "lora", "qlora", "lora_8bit", "prompt_tuning", "prefix_tuning")
@@ -55,8 +59,27 @@ def gpus(count: int = 1, memory: int | None = A100_80, **more: Any) -> Facts:
     return facts(device_kind="cuda", ranks=count, device_memory=memory, **more)
 
 
-def plan(method: Any = "auto", given: Facts | None = None, **more: Any) -> dict[str, Any]:
-    return make_plan(spec(method=method, **more), given or facts())
+def plan(method: Any = "lora", given: Facts | None = None, **more: Any) -> dict[str, Any]:
+    return resolved(spec(method=method, **more), given or facts())
+
+
+def resolved(declared: VariantSpec, facts_: Facts) -> dict[str, Any]:
+    """What is resolved without a dry run, of a method that is named."""
+    made = resolve(declared, facts_)
+    deepspeed = made.training["deepspeed"]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "method": made.method,
+        "training": made.training,
+        "reasons": made.reasons.rows,
+        "device": {"kind": facts_.device_kind, "count": facts_.ranks},
+        "ranks": facts_.ranks,
+        "steps": steps_of(made.training, facts_),
+        "trainable_parameters": made.load.trained,
+        "memory": memory(made.load, deepspeed["stage"], deepspeed["offload"]),
+        "storage": storage(made.load, deepspeed["stage"], made.training),
+        "warnings": training_warnings(declared, facts_, made.method, made.training),
+    }
 
 
 def reason(made: dict[str, Any], field: str) -> dict[str, Any]:

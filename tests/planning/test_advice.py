@@ -94,7 +94,7 @@ def test_bf16_without_bf16_arithmetic_is_emulated():
 def test_knowledge_is_judged_by_questions(method, task, said):
     given = {"method": method, "objective": "domain_knowledge"}
     declared = spec(**given, evaluation={"task": task}, export="merged")
-    lines = release_warnings(declared, plan(**given), 1)
+    lines = release_warnings(declared, method, plan(**given)["storage"], 1)
     assert len([line for line in lines if "evaluation.task" in line]) == said
 
 
@@ -108,13 +108,13 @@ def test_knowledge_is_judged_by_questions(method, task, said):
     ],
 )
 def test_an_export_that_does_not_suit_the_number_of_variants_shows_both_sizes(export, sharing, said):
-    lines = release_warnings(spec(method="lora", export=export), plan("lora"), sharing)
+    lines = release_warnings(spec(method="lora", export=export), "lora", plan("lora")["storage"], sharing)
     assert (said in lines[0]) if said else (lines == [])
 
 
 @pytest.mark.parametrize("method", ["full", "prompt_tuning", "prefix_tuning"])
 def test_a_method_of_one_export_has_no_choice_to_warn_of(method):
-    assert release_warnings(spec(method=method), plan(method), 1) == []
+    assert release_warnings(spec(method=method), method, plan(method)["storage"], 1) == []
 
 
 def test_how_it_is_judged_and_served_changes_no_plan():

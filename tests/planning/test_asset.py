@@ -46,16 +46,18 @@ def planned(workshop, **more):
 def test_the_plan_of_every_method_is_shown_readably(workshop, method):
     shown, head = planned(workshop, method=method, training=SHORT, export=EXPORT.get(method, "adapter"))
     assert shown["method"] == method
-    assert shown["trainable_parameters"] == head.figures["memory"]["trainable_parameters"] > 0
+    assert shown["trainable_parameters"] == head.figures["trainable_parameters"] > 0
+    assert shown["memory"].startswith("![](data:image/png")
     for part, words in {
         "plan": "training.learning_rate",
-        "memory": "moments",
+        "ranking": f"| {method} | yes |",
+        "cost": "rule of thumb",
         "storage": "checkpoint",
     }.items():
         assert words in shown[part]
         assert shown[part].count("\n|") > 4
     plan = newest_plan(workshop.settings, VariantKey.parse(KEY))
-    assert {row["field"] for row in plan["reasons"]} >= {"method.name", "training.deepspeed.stage"}
+    assert {row["field"] for row in plan["plan"]["reasons"]} >= {"method.name", "training.deepspeed.stage"}
 
 
 @pytest.mark.parametrize(
@@ -64,8 +66,9 @@ def test_the_plan_of_every_method_is_shown_readably(workshop, method):
         {"training": {**SHORT, "report_to": ["tensorboard"]}},
         {"export": "merged"},
         {"evaluation": {"limit": 3, "general": []}},
+        {"resources": {"cpu_slots": 1, "gpu_kind": "A100", "sharing": "shared", "priority": 3}},
     ],
-    ids=["report_to", "export", "evaluation"],
+    ids=["report_to", "export", "evaluation", "resources"],
 )
 def test_what_acts_on_no_weight_plans_nothing_anew(workshop, change):
     _, before = planned(workshop, method="lora", training=SHORT, export="adapter")
@@ -101,3 +104,31 @@ def test_a_setting_that_the_base_cannot_have_names_the_declaration(workshop):
     message = workshop.failure(result)
     assert "tenants/globex/places.yaml" in message
     assert "method.rank" in message
+
+
+@pytest.mark.parametrize(
+    ("resources", "host", "words"),
+    [
+        ({"cpu_slots": 3}, {}, "resources.cpu_slots: acme.places asks for more CPU slots"),
+        ({"gpus": 9}, {"gpus": ["0", "1"]}, "resources.gpus: acme.places asks for more GPUs"),
+        ({"gpu_kind": "A100"}, {"gpus": ["0"]}, "resources.gpu_kind: acme.places asks for 1, and 0 of"),
+        ({"cpu_slots": 2}, {"quota": {"acme": 1}}, "resources.cpu_slots: acme may hold 1 CPU slots at once"),
+    ],
+    ids=["cpu slots", "gpus", "kind", "quota"],
+)  # fmt: skip
+def test_more_than_the_host_can_ever_lend_is_refused_at_the_plan(
+    workshop, resources, host, words, monkeypatch
+):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    settings, declared = workshop.folder / "ft_dagster.yaml", workshop.folder / "tenants/acme/places.yaml"
+    before = settings.read_text("utf-8"), declared.read_text("utf-8")
+    edit(settings, lambda content: content["host"].update(host))
+    edit(declared, lambda content: content.update(resources=resources))
+    try:
+        result = workshop.materialize(KEY, "declaration", "training_plan", raises=False)
+    finally:
+        settings.write_text(before[0], "utf-8")
+        declared.write_text(before[1], "utf-8")
+    message = workshop.failure(result)
+    assert message.startswith(f"{declared}: {words}")
+    assert "ft_dagster.yaml" in message or "Here are" in message

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from ft_dagster.evaluation.power import margin_seen, questions_needed
 from ft_dagster.planning import rules
-from ft_dagster.planning.cost import UTILIZATION, margin_seen, questions_needed
+from ft_dagster.planning.cost import UTILIZATION
 from ft_dagster.planning.lesson import beside_lesson
 from ft_dagster.planning.question import Question, figures_of
 from ft_dagster.planning.serving import serve_copies

@@ -15,7 +15,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.planning import dryrun
 from ft_dagster.planning.architecture import architecture_file, configuration, shipped
 from ft_dagster.planning.dryrun import Footprint, Moment, Step, footprint
-from ft_dagster.planning.rehearsal import numbers, shapes
+from ft_dagster.planning.rehearsal import kinds_of_layers, numbers, shapes
 from ft_dagster.planning.tracker import FROZEN, TRAINED, Tracker
 from ft_dagster.training.callbacks import Watch
 from ft_dagster.training.contract import Base
@@ -31,6 +31,7 @@ PROMPT = {"name": "prompt_tuning", "num_virtual_tokens": 8}
 PREFIX = {"name": "prefix_tuning", "num_virtual_tokens": 8}
 STEP = Step(rows=2, length=48, trained_positions=24)
 UNPACKED = replace(STEP, length=24, trained_positions=12, packed=False)
+BASE = Base(folder=Path("unused"), digest="0" * 64)
 KINDS_OF_ATTENTION = ["full_attention", "sliding_attention"]
 SIZES = {
     "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 5,
@@ -116,6 +117,16 @@ def test_layers_of_kinds_that_alternate_are_extrapolated_by_their_period(tmp_pat
     assert found.peak == whole(folder, FULL, STEP).peak
 
 
+def test_layers_that_differ_in_a_setting_alone_are_told_apart(tmp_path):
+    """Every fourth layer does not rotate its queries and keys, and so keeps less."""
+    folder = architecture(tmp_path, model_type="smollm3", num_hidden_layers=20, pad_token_id=0)
+    kinds = kinds_of_layers(shapes(configuration(folder), BASE, method_of(FULL), STEP))
+    assert [kind == kinds[0] for kind in kinds] == [True, True, True, False] * 5
+    found = footprint(folder, FULL, STEP)
+    assert found.extrapolated
+    assert found.peak == whole(folder, FULL, STEP).peak
+
+
 def test_layers_that_differ_are_all_run(tmp_path):
     folder = architecture(tmp_path)
     method = {**LORA, "target_modules": ["layers.4.mlp.up_proj"]}
@@ -145,8 +156,8 @@ def test_experts_further_on_are_noticed(tmp_path):
 )
 def test_a_quantized_base_in_gigabytes(model, method, prepared, expected):
     """Prepared for training, embeddings, head and norms go to fp32; under DeepSpeed back to bf16."""
-    base, step = Base(folder=Path("unused"), digest="0" * 64), replace(STEP, sharded=not prepared)
-    built = shapes(configuration(model), base, method_of(method), step)
+    step = replace(STEP, sharded=not prepared)
+    built = shapes(configuration(model), BASE, method_of(method), step)
     tensors = [weight for weight in built.parameters() if not weight.requires_grad] + list(built.buffers())
     assert round(sum(tensor.nbytes for tensor in tensors) / 1e9, 1) == expected
 
@@ -188,8 +199,7 @@ def test_every_shipped_architecture_has_its_published_parameters():
 
 
 def numbers_of(name: str) -> int:
-    base = Base(folder=Path("unused"), digest="0" * 64)
-    return sum(numbers(shapes(configuration(name), base, method_of(FULL), STEP)))
+    return sum(numbers(shapes(configuration(name), BASE, method_of(FULL), STEP)))
 
 
 @pytest.mark.parametrize(

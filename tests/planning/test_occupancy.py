@@ -10,6 +10,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.planning.dryrun import Footprint, Moment, Step
 from ft_dagster.planning.occupancy import (
     ALLOCATOR_SLACK,
+    CPU_CONTEXT,
     CUDA_CONTEXT,
     LIVE_WEIGHTS,
     NCCL_BUFFERS,
@@ -43,8 +44,8 @@ def adapter(**step: object) -> Footprint:
 
 def test_one_process_on_a_cpu_holds_the_footprint():
     found = occupancy(full(), Layout())
-    assert found.total == full().peak == 16 * P
-    assert (found.context, found.slack, found.offloaded, found.phase) == (0, 0, 0, "layer 0")
+    assert found.reserved == full().peak == 16 * P
+    assert (found.context, found.slack, found.offloaded, found.phase) == (CPU_CONTEXT, 0, 0, "layer 0")
 
 
 def test_a_gpu_adds_its_context_and_the_allocator_s_slack_of_all_but_the_frozen_base():

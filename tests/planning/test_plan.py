@@ -3,12 +3,11 @@ import json
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.planning.plan import make_plan
 from ft_dagster.spec.variant import METHOD_SETTINGS
 from ft_dagster.training.contract import Plan
 from ft_dagster.training.methods import METHODS as TRAINED
 from ft_dagster.training.methods import method_of
-from tests.planning.llama import A100_80, METHODS, facts, gpus, plan, reason, spec
+from tests.planning.llama import METHODS, facts, plan, reason
 
 
 def test_every_method_of_the_trainer_is_planned():
@@ -106,32 +105,6 @@ def test_what_is_declared_is_obeyed_and_said():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("objective", ["instruction", "task_specific"])
-def test_auto_teaches_behaviour_by_lora(objective):
-    assert plan(objective=objective, evaluation={"kind": "json"})["method"]["name"] == "lora"
-
-
-def test_auto_teaches_knowledge_by_full_where_it_fits():
-    made = plan(given=gpus(8), objective="domain_knowledge")
-    assert made["method"] == {"name": "full"}
-    assert made["training"]["num_train_epochs"] == 1.0
-    assert not any("style is learned" in line for line in made["warnings"])
-
-
-def test_auto_teaches_knowledge_by_lora_out_loud_where_full_does_not_fit():
-    made = plan(given=gpus(1), objective="domain_knowledge")
-    assert made["method"]["name"] == "lora"
-    assert made["method"]["rank"] == 64
-    assert "128.5 GB" in reason(made, "method.name")["reason"]
-    assert "style is learned, facts are not" in made["warnings"][0]
-
-
-def test_auto_with_settings_of_lora_is_lora():
-    made = plan({"dropout": 0.0}, gpus(8), objective="domain_knowledge")
-    assert made["method"]["name"] == "lora"
-    assert "dropout declared" in reason(made, "method.name")["reason"]
-
-
 def test_the_bf16_of_the_hardware_decides_the_precision():
     made = plan(given=facts(bf16=False))
     assert made["training"]["precision"] == "fp32"
@@ -180,13 +153,6 @@ def test_the_batch_by_default_is_one_over_all_processes():
     assert sizes == [16, 16, 16]
 
 
-@pytest.mark.parametrize(("kind", "count"), [("cpu", 1), ("cuda", 4)])
-def test_processes_are_gpus_or_shares_of_a_cpu(kind, count):
-    made = make_plan(spec(), facts(device_kind=kind, ranks=4))
-    assert made["ranks"] == 4
-    assert made["device"] == {"kind": kind, "count": count}
-
-
 @pytest.mark.parametrize(
     ("method", "field"),
     [
@@ -204,13 +170,3 @@ def test_settings_that_the_base_cannot_have_are_refused(method, field):
 def test_a_base_without_linear_layers_is_refused():
     with pytest.raises(UserError, match="Use full"):
         plan("lora", facts(linear_shapes={}))
-
-
-def test_a_mixture_without_trained_tokens_is_refused():
-    with pytest.raises(UserError, match="no trained token"):
-        plan(given=facts(trained_tokens=0))
-
-
-def test_a_plan_that_does_not_fit_says_so():
-    assert plan("full", gpus(1))["fits"] is False
-    assert plan("qlora", gpus(1, A100_80))["fits"] is True

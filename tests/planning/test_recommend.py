@@ -84,10 +84,12 @@ def test_what_is_left_open_is_filled_in_so_that_it_fits(small: dict[str, Any], t
     roomy = recommend(Asked(**small, method="lora"), card(tmp_path, 10_000))
     total = roomy.chosen.occupancy.total
     tight = recommend(Asked(**small, method="lora"), card(tmp_path, (total - 60_000_000) // 2**20))
-    assert not roomy.chosen.training["gradient_checkpointing"]
-    assert tight.chosen.training["gradient_checkpointing"]
+    assert not roomy.chosen.resolved.training["gradient_checkpointing"]
+    assert tight.chosen.resolved.training["gradient_checkpointing"]
     assert tight.decision.fits
-    (row,) = [r for r in tight.chosen.reasons.rows if r["field"] == "training.gradient_checkpointing"]
+    (row,) = [
+        r for r in tight.chosen.resolved.reasons.rows if r["field"] == "training.gradient_checkpointing"
+    ]
     assert "instead of" in row["reason"]
 
 

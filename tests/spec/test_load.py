@@ -209,3 +209,42 @@ def test_a_shorthand_says_one_field_and_leaves_the_others_built_in(project):
     assert origins["base_model.source"] == "tenants/defaults.yaml"
     assert origins["base_model.keep"] == "built-in"
     assert (origins["method.name"], origins["method.rank"]) == ("support.yaml", "built-in")
+
+
+@pytest.mark.parametrize("field", ["general_margin", "general_loss_margin", "regression_margin"])
+@pytest.mark.parametrize("margin", [0, 1.5, -0.1])
+def test_a_margin_of_nothing_or_of_more_than_all_is_refused(project, field, margin):
+    file = declare(project, MINIMAL + f"gates: {{{field}: {margin}}}\n")
+    error = refusal(project)
+    assert (error.file, error.field, error.value) == (str(file), f"gates.{field}", margin)
+    assert "0" in error.problem or "1" in error.problem
+
+
+def test_a_task_may_have_no_margin_but_not_one_above_all(project):
+    declare(project, MINIMAL + "gates: {task_margin: 0}\n")
+    assert load_variant(project, KEY).spec.gates.task_margin == 0
+    declare(project, MINIMAL + "gates: {task_margin: 1.01}\n")
+    assert refusal(project).field == "gates.task_margin"
+
+
+def test_a_task_without_any_question_is_refused(project):
+    no_test = MINIMAL.replace("rows.jsonl]", "rows.jsonl], splits: {test: 0}")
+    file = declare(project, no_test)
+    error = refusal(project)
+    assert (error.file, error.field, error.value) == (str(file), "data.splits.test", 0.0)
+    declare(project, no_test + "evaluation: {task: [tasks/quiz.yaml]}\n")
+    assert load_variant(project, KEY).spec.evaluation.task
+
+
+@pytest.mark.parametrize(
+    ("resources", "field"),
+    [("{gpu_kind: '(a+)+$'}", "resources.gpu_kind"), ("{sharing: mostly}", "resources.sharing")],
+)
+def test_resources_that_mean_nothing_are_refused_by_field(project, resources, field):
+    declare(project, MINIMAL + f"resources: {resources}\n")
+    assert refusal(project).field == field
+
+
+def test_a_training_has_its_device_alone_unless_it_is_declared_to_share(project):
+    declare(project, MINIMAL)
+    assert load_variant(project, KEY).spec.resources.sharing == "exclusive"

@@ -15,6 +15,11 @@ from tests.training.runs import Runs
     ("error", "said"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        (
+            RuntimeError("Error while serializing: I/O error: File too large (os error 27)"),
+            "the disk is full",
+        ),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "the disk is full"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out of memory"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), "out of memory"),
         (MemoryError(), "out of memory"),

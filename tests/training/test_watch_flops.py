@@ -13,8 +13,8 @@ import torch
 from ft_dagster.training.contract import Base
 from ft_dagster.training.figures import flops_estimate
 from ft_dagster.training.journal import Journal
+from ft_dagster.training.loss import loss_at_trained_positions
 from ft_dagster.training.methods import method_of
-from ft_dagster.training.sft import loss_at_trained_positions
 from ft_dagster.training.watch import flops
 from tests.training.runs import LORA
 

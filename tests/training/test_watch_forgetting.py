@@ -13,7 +13,7 @@ import torch
 
 from ft_dagster.errors import UserError
 from ft_dagster.training.contract import Benchmarks, Watch
-from ft_dagster.training.watch.degeneration import NEW_TOKENS, degeneration, generate, repeated_share
+from ft_dagster.training.watch.degeneration import degeneration
 from ft_dagster.training.watch.forgetting import Benchmark, benchmark_fall, passed
 from tests.evaluation.questions import write_task
 
@@ -140,32 +140,6 @@ def test_an_unknown_task_is_refused_with_the_nearest(tmp_path: Path, tiny_model_
     write_task(tmp_path, "forms")
     with pytest.raises(UserError, match="no such task file"):
         Benchmark(Benchmarks(tasks=("form.yaml",), project=tmp_path), 4, tiny_model_folder)
-
-
-def test_greedy_answers_are_those_of_each_prompt_alone(tiny_model_folder: Path, tiny_tokenizer: Any) -> None:
-    """One batch with padding on the left equals token by token without any."""
-    model = lora(tiny_model_folder)
-    prompts = ["The permit", "The whale rose slowly beside the ship", "Which documents must I bring"]
-    expected = []
-    model.eval()
-    for prompt in prompts:
-        ids = tiny_tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        start = len(ids)
-        for _ in range(NEW_TOKENS):
-            with torch.no_grad():
-                ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
-            if ids[-1] == tiny_tokenizer.eos_token_id:
-                ids.pop()
-                break
-        expected.append(ids[start:])
-    assert generate(model, tiny_tokenizer, prompts) == expected
-
-
-def test_repetition_is_the_share_of_4_grams_seen_before() -> None:
-    assert repeated_share([1, 2, 3, 4, 5, 6]) == 0
-    assert repeated_share([7] * 8) == pytest.approx(4 / 5)
-    assert repeated_share([1, 2, 3, 4, 1, 2, 3, 4]) == pytest.approx(1 / 5)
-    assert repeated_share([1, 2]) == repeated_share([]) == 0
 
 
 def test_a_model_that_ends_at_once_answers_nothing(tiny_model_folder: Path, tiny_tokenizer: Any) -> None:

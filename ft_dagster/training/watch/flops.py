@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ft_dagster.training.journal import Journal
 
-DEPTHS = (2, 3, 4)  # layers of the models that are counted; the third shows that layers are alike
+DEPTHS = (1, 2, 3)  # layers of the models that are counted; the third shows that layers are alike
 WIDTH, COLUMNS = 32, 8
 
 
@@ -88,6 +88,37 @@ def _count(base: str, _config: str, method: str, checkpointing: bool) -> FlopsMo
         return None
 
 
+def count_row(
+    base: Base, method: dict[str, Any], length: int, trained: int, *, gradient_checkpointing: bool
+) -> int | None:
+    """Of one row of `length` tokens with `trained` labels: what `count` gives for it, from fewer runs.
+
+    For a plan, which asks about one length; None as `count`.
+    """
+    config, settings = config_file(base).read_text("utf-8"), json.dumps(method, sort_keys=True)
+    return _count_row(base.model_dump_json(), config, settings, gradient_checkpointing, (length, trained))
+
+
+@lru_cache(maxsize=64)
+def _count_row(base: str, _config: str, method: str, checkpointing: bool, row: tuple[int, int]) -> int | None:
+    from transformers import AutoConfig
+
+    given, settings = Base.model_validate_json(base), json.loads(method)
+    layers = getattr(AutoConfig.from_pretrained(given.folder), "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > max(DEPTHS) and _alike(given):
+        try:
+            one, two, three = (
+                flops(shapes_of(given, settings, checkpointing, depth), 1, *row) for depth in DEPTHS
+            )
+        except (RuntimeError, NotImplementedError, TypeError, AttributeError, UserError):
+            one = two = three = 0
+        each = (two - one) // (DEPTHS[1] - DEPTHS[0])
+        if one and three - two == each * (DEPTHS[2] - DEPTHS[1]):
+            return one + (layers - DEPTHS[0]) * each
+    counted = _count(base, _config, method, checkpointing)
+    return None if counted is None else counted.of(1, *row)
+
+
 def shapes_of(
     base: Base, method: dict[str, Any], checkpointing: bool, layers: int | None = None
 ) -> PreTrainedModel:
@@ -121,10 +152,11 @@ def measure(model: PreTrainedModel) -> FlopsModel:
 def flops(model: PreTrainedModel, rows: int, width: int, columns: int) -> int:
     """Counted: forward and backward of the loss at `columns` positions of each row."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
+
+    from ft_dagster.training.watch.counter import Counter
 
     ids = torch.zeros(rows, width, dtype=torch.long, device=model.device)
-    with FlopCounterMode(display=False) as counter:
+    with Counter() as counter:
         logits = model(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),  # without one, transformers looks at the values of positions
@@ -132,8 +164,7 @@ def flops(model: PreTrainedModel, rows: int, width: int, columns: int) -> int:
             logits_to_keep=torch.arange(columns, device=model.device),
         ).logits
         logits[:, -columns:].sum().backward()
-    counted: int = counter.get_total_flops()
-    return counted
+    return counter.total
 
 
 def _extrapolated(base: Base, method: dict[str, Any], checkpointing: bool) -> FlopsModel | None:
@@ -144,16 +175,16 @@ def _extrapolated(base: Base, method: dict[str, Any], checkpointing: bool) -> Fl
     if not isinstance(layers, int) or layers <= max(DEPTHS) or not _alike(base):
         return None
     try:
-        two, three = (astuple(measure(shapes_of(base, method, checkpointing, depth))) for depth in DEPTHS[:2])
-        four = flops(shapes_of(base, method, checkpointing, DEPTHS[2]), 1, WIDTH, COLUMNS)
+        one, two = (astuple(measure(shapes_of(base, method, checkpointing, depth))) for depth in DEPTHS[:2])
+        three = flops(shapes_of(base, method, checkpointing, DEPTHS[2]), 1, WIDTH, COLUMNS)
     except UserError:  # the method names layers that are not among the first
         return None
-    steps = [b - a for a, b in zip(two, three, strict=True)]
+    steps = [b - a for a, b in zip(one, two, strict=True)]
 
     def at(depth: int) -> FlopsModel:
-        return FlopsModel(*(a + (depth - DEPTHS[0]) * step for a, step in zip(two, steps, strict=True)))
+        return FlopsModel(*(a + (depth - DEPTHS[0]) * step for a, step in zip(one, steps, strict=True)))
 
-    return at(layers) if at(DEPTHS[2]).of(1, WIDTH, COLUMNS) == four else None
+    return at(layers) if at(DEPTHS[2]).of(1, WIDTH, COLUMNS) == three else None
 
 
 def _alike(base: Base) -> bool:

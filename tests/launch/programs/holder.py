@@ -1,8 +1,11 @@
 """holder.py FOLDER SLOTS COUNT PRIORITY NAME [rank]: take a lease, say so (with the rank's pid), and stay.
 
+HOLDER_QUOTA is the table of quotas as JSON, HOLDER_TENANT the tenant (acme).
+
 The rank is started by an intermediate process that survives the holder, as torchrun does.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -14,8 +17,9 @@ from ft_dagster.launch.leases import Ask, Leases
 
 folder, slots, count, priority, name, *rank = sys.argv[1:]
 inventory = Inventory("cpu", tuple(Device(str(n), None, "CPU slot") for n in range(int(slots))))
-ask = Ask(f"acme.{name}", "acme", int(count), int(priority), "a test", name)
-with Leases(Path(folder), inventory, poll_seconds=0.02).acquire(ask) as lease:
+tenant, quota = os.environ.get("HOLDER_TENANT", "acme"), json.loads(os.environ.get("HOLDER_QUOTA", "{}"))
+ask = Ask(f"{tenant}.{name}", tenant, int(count), int(priority), "a test", name)
+with Leases(Path(folder), inventory, quota=quota, poll_seconds=0.02).acquire(ask) as lease:
     pid = 0
     if rank:
         agent = subprocess.Popen(

@@ -1,0 +1,91 @@
+"""What every command shares: the application, its options, what it prints and how it ends."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ft_dagster.errors import UserError
+from ft_dagster.settings import Settings
+from ft_dagster.spec import VariantKey, load_variant, variant_files
+
+app = typer.Typer(
+    help="Fine-tune language models for many tenants: declare, plan, run, compare, release.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+out = Console(width=None if sys.stdout.isatty() else 120)
+Key = Annotated[str, typer.Argument(help="A variant, as tenant.variant", metavar="VARIANT")]
+Keys = Annotated[list[str] | None, typer.Argument(help="Variants, as tenant.variant", metavar="[VARIANT]...")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else")]
+
+
+@app.callback()
+def project(
+    context: typer.Context,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--project", envvar="FT_DAGSTER_PROJECT", help="The folder with tenants/; else the current one"
+        ),
+    ] = None,
+) -> None:
+    context.obj = folder
+
+
+def keys_of(settings: Settings, variants: list[str] | None, *, every: bool) -> list[VariantKey]:
+    """The named variants, or with `every` all that are declared."""
+    if variants:
+        declared = variant_files(settings.project)
+        keys = [VariantKey.parse(text) for text in variants]
+        for key in keys:
+            if key not in declared:
+                load_variant(settings.project, key)
+        return keys
+    declared_keys = list(variant_files(settings.project)) if every else []
+    if not declared_keys:
+        raise UserError(
+            "no variant named", fix="Name one as tenant.variant, or use --all where it is offered"
+        )
+    return declared_keys
+
+
+def quiet() -> None:
+    """Libraries' talk at import, of no use to who asks."""
+    import logging
+    import warnings
+
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+
+
+def print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def main(call: Callable[[], Any] = app) -> None:
+    """Run the command line; a user's mistake is one message and exit code 2, an interrupt 130."""
+    atexit.register(gc.freeze)  # nothing is left to collect at exit, which takes seconds to find out
+    try:
+        call()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except UserError as error:
+        if "--json" in sys.argv:
+            print_json({"error": error.as_dict(), "message": str(error)})
+        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,138 @@
+"""Commands that compare trainings of one variant: bakeoff and sweep."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ft_dagster.cli.common import Json, Key, app, escape, out, print_json
+from ft_dagster.settings import Settings, load_settings
+from ft_dagster.spec import VariantKey, load_variant
+
+Budgeted = typer.Option("--budget", help="flops=2e14 or minutes=3", metavar="flops=N|minutes=N")
+
+
+@app.command()
+def bakeoff(
+    context: typer.Context,
+    variant: Key,
+    methods: Annotated[str, typer.Option(help="Two or more, for example full,lora,qlora")],
+    budget: Annotated[str, Budgeted],
+    as_json: Json = False,
+) -> None:
+    """Train one variant by several methods at equal FLOPs or equal time, and judge them side by side.
+
+    FLOPs are counted by torch over the batches that will be trained on; minutes are those of the optimizer
+    steps, at the speed of a short training. The variant's own models and releases are left alone. The same
+    command goes on where it was ended. Exits with 1 if a method failed.
+    """
+    from ft_dagster.automation import bakeoff as bakeoffs
+    from ft_dagster.automation.budget import Budget
+    from ft_dagster.report.experiments import bakeoff_table
+
+    settings = load_settings(context.obj)
+    declared = load_variant(settings.project, VariantKey.parse(variant))
+    given = Budget.parse(budget)
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    with _experimenting(settings, declared.key, as_json) as say:
+        tried = bakeoffs.bakeoff(settings, declared, names, given, say)
+    document = tried.as_dict()
+    if as_json:
+        print_json(document)
+    else:
+        out.print(bakeoff_table(document["runs"], str(given)))
+        for run in tried.runs:
+            if run.dropped:
+                out.print(
+                    f"{run.name}: left out of the declaration: {', '.join(run.dropped)}",
+                    markup=False,
+                    highlight=False,
+                )
+        _say_failures(document["runs"], tried.log)
+    if any(run.status != "done" for run in tried.runs):
+        raise typer.Exit(1)
+
+
+@app.command()
+def sweep(
+    context: typer.Context,
+    variant: Key,
+    sets: Annotated[list[str], typer.Option("--set", help="field=value,value; may be repeated")],
+    runs: Annotated[int, typer.Option(min=1, max=1000, help="Of a larger grid, this many are drawn")] = 15,
+    budget: Annotated[str | None, Budgeted] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the runs of a grid larger than --runs")] = 0,
+    write: Annotated[bool, typer.Option("--write", help="Write the winner into the declaration")] = False,
+    write_to: Annotated[
+        Path | None, typer.Option(help="Write the declaration with the winner's values here")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Try several values of a variant's settings, rank the runs, and write the winner back.
+
+    Ranked by the task's metric among the runs for which the general rules of the gate hold; where they hold
+    for none, by validation loss. After three finished runs, a training gives up where its validation loss is
+    above their median. --budget is for all runs together. The same command goes on where it was ended.
+    `run` then reuses the winner's model. Exits with 1 if no run was finished.
+    """
+    from ft_dagster.automation import sweep as sweeps
+    from ft_dagster.automation.budget import Budget
+    from ft_dagster.report.experiments import sweep_table
+
+    settings = load_settings(context.obj)
+    declared = load_variant(settings.project, VariantKey.parse(variant))
+    given = Budget.parse(budget) if budget is not None else None
+    with _experimenting(settings, declared.key, as_json) as say:
+        tried = sweeps.sweep(settings, declared, sets, say, runs=runs, seed=seed, budget=given)
+    ranking = sweeps.rank(tried.runs)
+    winner = ranking.winner
+    document = tried.as_dict() | {
+        "ranking": [run.number for run in ranking.runs],
+        "ranked_by": ranking.by,
+        "reason": ranking.reason,
+        "winner": None if winner is None else winner.overrides,
+    }
+    written = None
+    if winner is not None and (write or write_to is not None):
+        written = sweeps.write_winner(settings, declared, winner, None if write else write_to)
+    if as_json:
+        print_json(document | {"written": None if written is None else str(written)})
+    else:
+        others = [run for run in tried.runs if run not in ranking.runs]
+        by_number = {run["number"]: run for run in document["runs"]}
+        out.print(sweep_table([by_number[r.number] for r in [*ranking.runs, *others]], ranking.by))
+        out.print(ranking.reason, highlight=False)
+        _say_failures(document["runs"], tried.log)
+        if written is not None:
+            out.print(f"written: {written}", highlight=False, soft_wrap=True)
+        elif winner is not None:
+            out.print(f"The winner, for {declared.file} (or give --write):", soft_wrap=True, highlight=False)
+            for field, value in winner.overrides.items():
+                out.print(f"  {field}: {json.dumps(value)}", markup=False, highlight=False)
+    if winner is None:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _experimenting(settings: Settings, key: VariantKey, as_json: bool) -> Iterator[Callable[[str], None]]:
+    """Lines and progress in the terminal; what Dagster and the programs print goes to a file."""
+    from ft_dagster.automation.screen import aside, watched
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    log = settings.work_folder / "experiments" / f"{key}.log"
+    with aside(log, on_stderr=as_json) as screen, watched(screen, settings, key) as say:
+        yield say
+
+
+def _say_failures(runs: list[dict[str, Any]], log: Path) -> None:
+    for run in runs:
+        if run["error"]:
+            out.print(f"[red]{escape(run['name'])} {run['status']}[/]", end=": ")
+            out.print(run["error"], markup=False, highlight=False, soft_wrap=True)
+    if any(run["status"] == "failed" for run in runs):
+        out.print(f"What the programs printed: {log}", highlight=False, soft_wrap=True)

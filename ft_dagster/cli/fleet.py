@@ -1,0 +1,27 @@
+"""Commands about the host: gpus."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import typer
+from rich.table import Table
+
+from ft_dagster.cli.common import Json, app, escape, out, print_json
+from ft_dagster.settings import load_settings
+
+
+@app.command()
+def gpus(context: typer.Context, as_json: Json = False) -> None:
+    """The devices of this host (GPUs, or CPU slots where there is none): who holds, who waits, and why."""
+    from ft_dagster.launch.leases import of_host
+    from ft_dagster.report.gpus import COLUMNS, board_rows
+
+    board = of_host(load_settings(context.obj).host).table()
+    if as_json:
+        print_json(asdict(board))
+        return
+    table = Table(*COLUMNS)
+    for row in board_rows(board):
+        table.add_row(*map(escape, row))
+    out.print(table)

@@ -1,0 +1,157 @@
+"""Commands that decide before anything is trained: plan and recommend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from ft_dagster.cli.common import Json, Key, app, out, print_json, quiet
+from ft_dagster.errors import UserError
+from ft_dagster.settings import load_settings
+from ft_dagster.spec import VariantKey
+
+if TYPE_CHECKING:
+    from ft_dagster.planning.catalogue import Catalogue, Hardware
+    from ft_dagster.planning.serving import Manner
+
+
+Picture = Annotated[Path | None, typer.Option(help="Write a stacked bar of each method's memory to this PNG")]
+
+
+@app.command()
+def plan(
+    context: typer.Context,
+    variant: Key,
+    gpus: Annotated[
+        str | None, typer.Option(help="Such as 2xA100-80GB; left out: what this host has")
+    ] = None,
+    picture: Picture = None,
+    as_json: Json = False,
+) -> None:
+    """The plan of a variant as it would be made now: method, memory, time, cost, each with its reason.
+
+    Nothing is trained or kept. Before the variant has a mixture, its size is estimated from a sample of the
+    sources. Exits with 1 if it does not fit.
+    """
+    from ft_dagster.planning.ahead import plan_variant
+    from ft_dagster.planning.catalogue import load_catalogue
+    from ft_dagster.report.recommendation import cost_rows
+
+    quiet()
+    settings = load_settings(context.obj)
+    hardware = None if gpus is None else _hardware(load_catalogue(settings.project), gpus)
+    document = plan_variant(settings, VariantKey.parse(variant), hardware)
+    _draw(document, picture)
+    if as_json:
+        print_json(document)
+    else:
+        out.print(f"{variant} on {document['on']}; GB = 1e9 bytes", highlight=False)
+        out.print(
+            f"{document['examples']:,} examples, {document['tokens']:,} tokens ({document['basis']})",
+            highlight=False,
+            soft_wrap=True,
+        )
+        _show(document)
+        for name, value in cost_rows(document):
+            out.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
+        for row in document["plan"]["reasons"]:
+            if row["origin"] != "declaration":
+                said = f"  {row['field']}: {row['value']} - {row['reason']}"
+                out.print(said, markup=False, highlight=False, soft_wrap=True)
+        for line in document["warnings"]:
+            out.print(f"! {line}", markup=False, highlight=False, soft_wrap=True)
+    if not document["fits"]:
+        raise typer.Exit(1)
+
+
+def _draw(document: dict[str, Any], picture: Path | None) -> None:
+    if picture is None:
+        return
+    from ft_dagster.report.plots import memory_bars
+
+    try:
+        picture.write_bytes(memory_bars(document))
+    except OSError as error:
+        problem = error.strerror or "cannot be written"
+        raise UserError(problem, field="--picture", value=str(picture), fix="Name another file") from None
+
+
+def _show(document: dict[str, Any]) -> None:
+    """The ranking, what is planned with its memory, and the reasons."""
+    from ft_dagster.report.recommendation import memory_line, ranking_table, reasons_lines
+
+    out.print(ranking_table(document))
+    chosen = document["method"] or f"nothing fits; {document['plan']['method']['name']}"
+    out.print(f"[bold]{chosen}[/]: {memory_line(document)}", highlight=False, soft_wrap=True)
+    for line in reasons_lines(document):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def recommend(
+    context: typer.Context,
+    examples: Annotated[int, typer.Option(help="Training examples")],
+    model: Annotated[
+        str | None, typer.Option(help="A config.json, its folder, or a shipped name such as Llama-3-8B")
+    ] = None,
+    params: Annotated[float | None, typer.Option(help="Its size instead, such as 13e9")] = None,
+    gpus: Annotated[
+        str | None, typer.Option(help="Such as 2xA100-80GB; left out: what this host has")
+    ] = None,
+    objective: Annotated[
+        str, typer.Option(help="instruction, domain_knowledge or task_specific")
+    ] = "instruction",
+    method: Annotated[str | None, typer.Option(help="Hold this one against the best")] = None,
+    variants: Annotated[int, typer.Option(help="On the same base, this one among them")] = 1,
+    budget: Annotated[float | None, typer.Option(help="USD for one training and its evaluation")] = None,
+    deadline: Annotated[float | None, typer.Option(help="Hours for one training and its evaluation")] = None,
+    serving: Annotated[
+        str | None, typer.Option(help="adapters: one base with all; copies: a model each")
+    ] = None,
+    new_tokens: Annotated[int, typer.Option(min=0, help="Tokens added to the vocabulary")] = 0,
+    tokens_per_example: Annotated[float, typer.Option(help="Prompt and answer")] = 250.0,
+    max_length: Annotated[int, typer.Option(help="Tokens of a row")] = 1024,
+    micro_batch: Annotated[int | None, typer.Option(min=1, help="Rows; left out: what fits")] = None,
+    picture: Picture = None,
+    as_json: Json = False,
+) -> None:
+    """Which method to take, does it fit, what will it cost: all methods ranked, with reasons.
+
+    Memory is that of a dry run of the training step on the model's shapes, without its weights; time is
+    counted FLOPs over a stated share of the card's peak. Exits with 1 if nothing fits.
+    """
+    from ft_dagster.planning import recommend as recommendation
+    from ft_dagster.planning.catalogue import load_catalogue
+
+    quiet()
+    hardware = _hardware(load_catalogue(context.obj), gpus)
+    asked = recommendation.Asked(
+        examples, model, params, tokens_per_example, max_length, micro_batch, objective, method, variants,
+        new_tokens, budget, deadline, _served(serving),
+    )  # fmt: skip
+    document = recommendation.recommend(asked, hardware).to_json()
+    _draw(document, picture)
+    if as_json:
+        print_json(document)
+    else:
+        out.print(f"on {hardware}; GB = 1e9 bytes", highlight=False)
+        _show(document)
+    if not document["fits"]:
+        raise typer.Exit(1)
+
+
+def _hardware(catalogue: Catalogue, gpus: str | None) -> Hardware:
+    if gpus is not None:
+        return catalogue.gpus(gpus, field="--gpus")
+    from ft_dagster.launch.inventory import find_devices
+    from ft_dagster.settings import Host
+
+    return catalogue.found(find_devices(Host()))
+
+
+def _served(manner: str | None) -> Manner | None:
+    if manner in (None, "adapters", "copies"):
+        return cast("Manner | None", manner)
+    raise UserError("no such way to serve", field="--serving", value=manner, fix="Take adapters or copies")

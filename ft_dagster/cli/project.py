@@ -1,0 +1,111 @@
+"""Commands about what is declared: start a project, check it, show each value and its origin."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from ft_dagster.cli.common import Json, Key, Keys, app, escape, keys_of, out, print_json
+from ft_dagster.errors import UserError
+from ft_dagster.settings import Settings, load_settings
+from ft_dagster.spec import CorpusSpec, VariantKey, VariantSpec, load_variant
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="The project folder to make")],
+    base_model: Annotated[str, typer.Option(help="Local folder, hub id or s3:// prefix")],
+    data: Annotated[str, typer.Option(help="The tenant's rows: file, folder, glob, s3:// or hub id")],
+    variant: Annotated[str, typer.Option(help="tenant.variant")] = "acme.support",
+    as_json: Json = False,
+) -> None:
+    """Start a project: settings, defaults for all tenants, and a first declaration. Never overwrites."""
+    from ft_dagster.spec.start import start_project
+
+    made = start_project(folder, VariantKey.parse(variant), base_model, data)
+    if as_json:
+        print_json({"project": str(folder), "made": [str(path) for path in made]})
+        return
+    for path in made:
+        out.print(f"made {path}")
+    out.print(f"Next: [bold]ft-dagster --project {folder} check[/] and [bold]run {variant}[/]")
+
+
+@app.command()
+def check(context: typer.Context, variants: Keys = None, as_json: Json = False) -> None:
+    """Read declarations, their sources, corpora, tasks and base models; report every mistake."""
+    from ft_dagster.report.check import check_variant
+
+    settings = load_settings(context.obj)
+    found: list[dict[str, Any]] = []
+    for key in keys_of(settings, variants, every=True):
+        try:
+            found.append({"variant": str(key), "ok": True, **check_variant(settings, key)})
+        except UserError as error:
+            found.append({"variant": str(key), "ok": False, "error": error.as_dict(), "message": str(error)})
+    if as_json:
+        print_json({"variants": found})
+    else:
+        for one in found:
+            mark = "[green]ok[/]" if one["ok"] else "[red]wrong[/]"
+            out.print(f"{mark} {one['variant']}", end="  ")
+            out.print(one.get("message") or one["summary"], markup=False, highlight=False, soft_wrap=True)
+    if not all(one["ok"] for one in found):
+        raise typer.Exit(2)
+
+
+@app.command()
+def schema(
+    corpus: Annotated[bool, typer.Option("--corpus", help="Of corpora/<name>.yaml instead")] = False,
+) -> None:
+    """Print the JSON Schema of a declaration, with which an editor completes and checks the file."""
+    print_json((CorpusSpec if corpus else VariantSpec).model_json_schema())
+
+
+@app.command()
+def show(context: typer.Context, variant: Key, as_json: Json = False) -> None:
+    """Every value of a declaration and where it came from: the file, the defaults, or built in."""
+    settings = load_settings(context.obj)
+    declared = load_variant(settings.project, VariantKey.parse(variant))
+    values = _flat(declared.spec.model_dump(mode="json"))
+    planned = _planned(settings, declared.key)
+    if as_json:
+        fields = {name: {"value": value, "from": declared.origins[name]} for name, value in values.items()}
+        print_json({"variant": variant, "file": str(declared.file), "fields": fields, "plan": planned})
+        return
+    table = Table("field", "value", "from", title=f"{variant} ({declared.file})")
+    for name, value in values.items():
+        table.add_row(name, _shown(name, value), declared.origins[name])
+    out.print(table)
+    if planned:
+        plan = Table("field", "value", "from", "why", title="newest plan")
+        for reason in planned:
+            plan.add_row(reason["field"], json.dumps(reason["value"]), reason["origin"], reason["reason"])
+        out.print(plan)
+
+
+def _shown(field: str, value: Any) -> str:
+    if value is None:
+        return "[dim]the plan decides[/]" if field.startswith(("method.", "training.")) else "[dim]-[/]"
+    return escape(json.dumps(value, ensure_ascii=False))
+
+
+def _planned(settings: Settings, key: VariantKey) -> list[dict[str, Any]]:
+    """The reasons of the variant's newest plan; none before the first."""
+    from ft_dagster.report.summary import newest_plan
+
+    plan = newest_plan(settings, key)
+    return [] if plan is None else list(plan["plan"]["reasons"])
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}.{name}" if prefix else name)
+    return flat

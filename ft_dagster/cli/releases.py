@@ -1,0 +1,153 @@
+"""Commands about what is served: release, rollback, history."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from ft_dagster.cli.common import Json, Key, app, escape, out, print_json
+from ft_dagster.settings import Settings, load_settings
+from ft_dagster.spec import Declared, VariantKey, load_variant
+
+By = Annotated[str | None, typer.Option(help="Who does it; left out: the user of this process")]
+
+
+@app.command()
+def release(
+    context: typer.Context,
+    variant: Key,
+    version: Annotated[int | None, typer.Option(help="Left out: the newest, the candidate")] = None,
+    by: By = None,
+    reason: Annotated[str, typer.Option(help="Kept in the log")] = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Also one that was rolled back; needs --reason")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Put a released version into production: approve a candidate, or go forward again.
+
+    Only versions whose gate held are in the log; the bytes of the export are hashed again first.
+    """
+    from ft_dagster.lineage.release import promote
+
+    settings, declared = _declared(context, variant)
+    store, prefix = settings.open_store(), _prefix(declared.key)
+    _verify(settings, prefix, version)
+    entry = promote(
+        store,
+        prefix,
+        version,
+        reason=reason,
+        by=by,
+        approvers=declared.spec.release.approvers,
+        force=force,
+    )
+    _conclude(settings, declared.key, entry, as_json)
+
+
+@app.command()
+def rollback(
+    context: typer.Context,
+    variant: Key,
+    reason: Annotated[str, typer.Option(help="Kept in the log")],
+    to: Annotated[int | None, typer.Option(help="Version; left out: the one served before")] = None,
+    by: By = None,
+    as_json: Json = False,
+) -> None:
+    """Put an earlier version into production again. Recorded; nothing is deleted.
+
+    What was rolled back is not promoted again unless forced with a reason.
+    """
+    from ft_dagster.lineage.release import history, rollback, to_go_back_to
+
+    settings, declared = _declared(context, variant)
+    store, prefix = settings.open_store(), _prefix(declared.key)
+    _verify(settings, prefix, to_go_back_to(history(store, prefix), prefix, to))
+    _conclude(settings, declared.key, rollback(store, prefix, to, reason=reason, by=by), as_json)
+
+
+@app.command()
+def history(context: typer.Context, variant: Key, as_json: Json = False) -> None:
+    """Everything that was released, promoted and rolled back, oldest first."""
+    from ft_dagster.lineage.release import aliases
+    from ft_dagster.lineage.release import history as entries
+    from ft_dagster.report.tables import HISTORY, history_rows
+
+    settings, declared = _declared(context, variant)
+    past = entries(settings.open_store(), _prefix(declared.key))
+    named = aliases(past)
+    if as_json:
+        print_json({"variant": variant, "aliases": named, "entries": past})
+        return
+    table = Table(*HISTORY, box=SIMPLE_HEAD)
+    for row in history_rows(past):
+        table.add_row(*("-" if cell is None else escape(str(cell)) for cell in row))
+    out.print(table)
+    for name, version in named.items():
+        out.print(f"{name}: {'none' if version is None else f'version {version}'}", highlight=False)
+
+
+def _declared(context: typer.Context, variant: str) -> tuple[Settings, Declared]:
+    settings = load_settings(context.obj)
+    return settings, load_variant(settings.project, VariantKey.parse(variant))
+
+
+def _verify(settings: Settings, prefix: str, version: int | None) -> None:
+    """Hash the export of a version again, so that what is promoted is there and is what was judged."""
+    from ft_dagster.lineage.release import export_of
+
+    export_of(settings.open_store(), prefix, version, settings.cache_folder)
+
+
+def _conclude(settings: Settings, key: VariantKey, entry: dict[str, Any], as_json: bool) -> None:
+    from ft_dagster.automation.instance import show_release
+
+    show_release(settings, key, entry)
+    if as_json:
+        print_json(entry)
+        return
+    folder = Path(_prefix(key)) / "model_export" / entry["export_key"]
+    out.print(
+        f"{key}: version {entry['production']} is in production "
+        f"({entry['export'][:12]}, {settings.open_store().uri(str(folder))})",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _prefix(key: VariantKey) -> str:
+    return f"tenants/{key.tenant}/{key.variant}"
+
+
+@app.command()
+def catalogue(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Option("--to", help="Written here, a folder for each base")] = Path(
+        "catalogue"
+    ),
+    as_json: Json = False,
+) -> None:
+    """All adapters in production, by base: vLLM's arguments and an index, as servers take them."""
+    from ft_dagster.export.catalogue import catalogue as files_of
+    from ft_dagster.report.served import served_adapters
+
+    settings = load_settings(context.obj)
+    written = []
+    for base in served_adapters(settings):
+        target = folder / base.folder
+        target.mkdir(parents=True, exist_ok=True)
+        for name, content in files_of(base.reference, base.digest, base.adapters).items():
+            (target / name).write_text(content, "utf-8")
+        names = [adapter.variant for adapter in base.adapters]
+        written.append({"base_model": base.reference, "folder": str(target), "adapters": names})
+    if as_json:
+        print_json({"bases": written})
+        return
+    for one in written:
+        out.print(f"{one['folder']}: {', '.join(one['adapters'])} on {one['base_model']}", highlight=False)
+    if not written:
+        out.print("no variant is in production as an adapter")

@@ -1,0 +1,295 @@
+"""Commands about runs and their models: run, status, compare, try, ui."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from ft_dagster.cli.common import Json, Keys, app, keys_of, out, print_json, quiet
+from ft_dagster.settings import Settings, load_settings
+from ft_dagster.spec import VariantKey, load_variant
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+    from ft_dagster.automation.instance import Daemon, Launched
+
+POLL_SECONDS = 1.0
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    variants: Keys = None,
+    every: Annotated[bool, typer.Option("--all", help="Every declared variant")] = False,
+    detach: Annotated[bool, typer.Option(help="Submit and leave; a running daemon takes them")] = False,
+    reason: Annotated[str, typer.Option(help="Tag on the runs: why")] = "cli",
+    as_json: Json = False,
+) -> None:
+    """Take variants through the whole graph, in the Dagster instance that the UI shows.
+
+    Unchanged stages are reused. Ctrl-C cancels the runs and waits until nothing of them is left.
+    """
+    from ft_dagster.automation import instance as dagster_instance
+
+    settings = load_settings(context.obj)
+    keys = keys_of(settings, variants, every=every)
+    for key in keys:
+        load_variant(settings.project, key)
+    with dagster_instance.open_instance(settings) as instance:
+        if detach:
+            launched = dagster_instance.launch(instance, settings, keys, reason)
+            print_json([{"variant": str(r.key), "run_id": r.run_id} for r in launched])
+            return
+        with dagster_instance.Daemon(instance, settings) as daemon:
+            launched = dagster_instance.launch(instance, settings, keys, reason)
+            _watch(instance, settings, launched, daemon, as_json)
+        _conclude(instance, settings, launched, as_json)
+
+
+@app.command()
+def status(context: typer.Context, variants: Keys = None, as_json: Json = False) -> None:
+    """Each variant's newest artifacts and release, from the store alone."""
+    from ft_dagster.report.summary import stage_digests, variant_row
+
+    settings = load_settings(context.obj)
+    store = settings.open_store()
+    rows = [
+        {**variant_row(store, key), "stages": stage_digests(store, key)}
+        for key in keys_of(settings, variants, every=True)
+    ]
+    if as_json:
+        print_json({"variants": rows})
+        return
+    table = Table("variant", "newest stage", "gate", "version", "digest", "stale")
+    for row in rows:
+        done = [stage for stage, digest in row["stages"].items() if digest]
+        gate = {True: "[green]pass[/]", False: "[red]fail[/]", None: "-"}[row["gate"]]
+        version = "-" if row["version"] is None else str(row["version"])
+        digest, stale = (row["digest"] or "-")[:12], row["stale"] or "-"
+        table.add_row(row["variant"], done[-1] if done else "-", gate, version, digest, stale)
+    out.print(table)
+
+
+@app.command()
+def compare(
+    context: typer.Context, variants: Annotated[list[str], typer.Argument(metavar="VARIANT...")],
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Base against tuned by every rule of the gate, for one variant or several side by side."""
+    from ft_dagster.report.summary import variant_row
+
+    settings = load_settings(context.obj)
+    store = settings.open_store()
+    rows = [variant_row(store, key) for key in keys_of(settings, variants, every=False)]
+    if as_json:
+        print_json({"variants": rows})
+        return
+    for row in rows:
+        out.print(_rules_table(row) if row["rules"] else f"{row['variant']}: not evaluated yet")
+
+
+def _rules_table(row: dict[str, Any]) -> Table:
+    from ft_dagster.report.tables import change
+
+    table = Table(
+        "task", "base → tuned", "difference (95% interval)", "margin", "holds", title=row["variant"]
+    )
+    for rule in row["rules"]:
+        low, high = rule["interval"]
+        table.add_row(
+            f"{rule['task']}\n[dim]{rule['metric']}[/]",
+            change(rule["metric"], rule["base"], rule["tuned"]),
+            f"{rule['difference']:+.3f} ({low:+.3f} to {high:+.3f})",
+            f"{rule['margin']:g}",
+            "[green]yes[/]" if rule["passed"] else "[red]no[/]",
+        )
+    return table
+
+
+@app.command("try")
+def try_(
+    context: typer.Context,
+    variants: Keys = None,
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", help="Ask this; may be repeated")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A YAML file of variant: [prompt, ...]; asks all of them")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=4096)] = 64,
+    as_json: Json = False,
+) -> None:
+    """Talk to a variant's model and to its base, side by side. Without a prompt it asks for one.
+
+    Prompts are rendered as the rows were in training: as a chat turn after the declared system message, or
+    as plain text for prompt and completion rows.
+    """
+    from ft_dagster.evaluation.answers import answer
+    from ft_dagster.report.answers import answers_table
+    from ft_dagster.report.models import newest_model
+    from ft_dagster.spec.load import read_yaml
+
+    quiet()
+    settings = load_settings(context.obj)
+    asked = _asked(settings, variants, prompt, read_yaml(prompts) if prompts else {}, prompts)
+    printed: list[dict[str, Any]] = []
+    for key, texts in asked.items():
+        model = newest_model(settings, key)
+        declared = load_variant(settings.project, key)
+        system = next((source.system for source in declared.spec.data.sources if source.system), None)
+        answers = answer(
+            model.base, model.tuned, texts, chat=model.chat, system=system, max_new_tokens=max_new_tokens
+        )
+        printed.append(
+            {
+                "variant": str(key),
+                "answers": [{"prompt": a.prompt, "base": a.base, "tuned": a.tuned} for a in answers],
+            }
+        )
+        if not as_json:
+            out.print(answers_table(str(key), printed[-1]["answers"]))
+    if as_json:
+        print_json(printed)
+
+
+def _asked(
+    settings: Settings,
+    variants: list[str] | None,
+    prompt: list[str] | None,
+    filed: dict[str, Any],
+    file: Path | None,
+) -> dict[VariantKey, list[str]]:
+    if not filed:
+        keys = keys_of(settings, variants, every=False)
+        texts = prompt or [typer.prompt("prompt")]
+        return dict.fromkeys(keys, texts)
+    asked = {VariantKey.parse(name, file=file): texts for name, texts in filed.items()}
+    if not variants:
+        return asked
+    return {key: asked.get(key, prompt or []) for key in keys_of(settings, variants, every=False)}
+
+
+@app.command()
+def ui(
+    context: typer.Context,
+    host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 3000,
+) -> None:
+    """Open the project's instance in Dagster's UI, with its daemon, until Ctrl-C."""
+    import os
+
+    from ft_dagster.automation.instance import open_instance, workspace_file
+
+    settings = load_settings(context.obj)
+    with open_instance(settings):  # made before webserver and daemon both find it absent
+        workspace = workspace_file(settings)
+    program = str(Path(sys.executable).with_name("dagster"))
+    os.execv(program, [program, "dev", "-w", str(workspace), "-h", host, "-p", str(port)])
+
+
+def _watch(
+    instance: DagsterInstance, settings: Settings, launched: list[Launched], daemon: Daemon, quiet: bool
+) -> None:
+    """Show the runs until all have ended; an interrupt cancels them."""
+    from ft_dagster.automation.instance import cancel, unfinished
+
+    screen = Console(stderr=True) if quiet else out
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    shown = _lines if quiet or not screen.is_terminal else _table
+    try:
+        with shown(screen) as show:
+            while True:
+                show([_state(instance, settings, run) for run in launched])
+                if not unfinished(instance, launched):
+                    return
+                daemon.ensure(launched)
+                time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("cancelling; waiting until no process of the runs is left")
+        cancel(instance, launched)
+        raise
+
+
+class _State(NamedTuple):
+    variant: str
+    run: str
+    state: str
+    asset: str
+    progress: str
+
+
+def _state(instance: DagsterInstance, settings: Settings, run: Launched) -> _State:
+    from ft_dagster.automation.instance import current_step, progress_of, status_of
+    from ft_dagster.report.progress import bar
+
+    state = status_of(instance, run).value.lower()
+    progress = progress_of(settings, run.key) if state == "started" else {}
+    return _State(str(run.key), run.run_id[:8], state, current_step(instance, run.run_id), bar(progress))
+
+
+@contextmanager
+def _table(screen: Console) -> Iterator[Callable[[list[_State]], None]]:
+    """A live table, for a terminal."""
+    with Live(console=screen, refresh_per_second=2, transient=True) as live:
+
+        def show(states: list[_State]) -> None:
+            table = Table(*_State._fields, expand=True)
+            for state in states:
+                table.add_row(*state)
+            live.update(table)
+
+        yield show
+
+
+@contextmanager
+def _lines(screen: Console) -> Iterator[Callable[[list[_State]], None]]:
+    """A line whenever a run comes to another asset, for logs."""
+    said: dict[str, tuple[str, str]] = {}
+
+    def show(states: list[_State]) -> None:
+        for state in states:
+            if said.get(state.run) != (state.state, state.asset):
+                said[state.run] = (state.state, state.asset)
+                line = f"{time.strftime('%H:%M:%S')} {state.variant} {state.state} {state.asset}"
+                screen.print(line.rstrip(), highlight=False, soft_wrap=True)
+
+    yield show
+
+
+def _conclude(instance: DagsterInstance, settings: Settings, launched: list[Launched], as_json: bool) -> None:
+    """Print what came out; exit 1 if a run did not succeed."""
+    from ft_dagster.automation.instance import failure_of, reused_everything, status_of
+    from ft_dagster.report.summary import variant_row
+    from ft_dagster.report.tables import release_table
+
+    store = settings.open_store()
+    rows, failed = [], False
+    for run in launched:
+        state = status_of(instance, run).value
+        row = {**variant_row(store, run.key), "run_id": run.run_id, "run_status": state}
+        row["reused"] = reused_everything(instance, run.run_id)
+        if state != "SUCCESS":
+            failed = True
+            row["failure"] = failure_of(instance, run.run_id)
+        rows.append(row)
+    if as_json:
+        print_json({"variants": rows})
+    else:
+        out.print(release_table(rows))
+        for row in rows:
+            if row["run_status"] != "SUCCESS":
+                out.print(f"[red]{row['variant']} {row['run_status'].lower()}[/]", end=": ")
+                out.print(row["failure"], markup=False, highlight=False, soft_wrap=True)
+            elif row["reused"]:
+                out.print(f"{row['variant']}: nothing changed, every artifact was reused")
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,148 @@
+"""Does the model repeat what it was trained on? Greedy continuations of training rows and planted canaries.
+
+A row is given up to the middle of its answer (of a text, of its first 512 tokens), a canary up to its own
+middle with all that stands before it in its row. It is regurgitated if the next tokens come out word for
+word: 32 at most of a row, the whole rest of a canary. After Carlini et al., "Quantifying memorization across
+neural language models" (ICLR 2023). Imports lm-eval.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lm_eval.api.task import ConfigurableTask
+
+from ft_dagster.data.dataset_io import as_row
+from ft_dagster.data.render import render_turn
+from ft_dagster.errors import UserError
+from ft_dagster.evaluation.own_task import Doc, Encoded, config_of, text_doc, turn_doc
+from ft_dagster.evaluation.sampling import in_drawn_order
+
+ROWS, CANARIES = "training_rows", "canaries"
+REPEATED = "regurgitated"
+CONTINUED = 32  # tokens of a row that must come out
+TRIED = 8  # rows looked at for one that is long enough
+SHORTEST = 8  # tokens: fewer are as soon guessed as remembered
+
+
+def probes(
+    train: Path, tokenizer: Any, *, rows: int, canaries: Sequence[str], seed: int, max_length: int
+) -> dict[str, ConfigurableTask]:
+    """By name, the lm-eval tasks that probe a task_dataset's train.parquet; none where nothing can be probed.
+
+    `rows`: how many are drawn, by `seed`, of those long enough. Raises UserError for a canary that stands in
+    no training row.
+    """
+    import pyarrow.parquet as pq
+
+    if not train.is_file():
+        raise UserError("no such file", file=train, fix="Materialize task_dataset again")
+    records = pq.read_table(train, columns=["record"]).column("record").to_pylist()
+    drawn = in_drawn_order(records, seed)[: TRIED * rows]
+    given, planted = _read(train, set(drawn), canaries)
+    found = {
+        ROWS: _row_docs([(number, given[number]) for number in drawn], tokenizer, rows),
+        CANARIES: [_canary_doc(n, canary, planted[canary], tokenizer) for n, canary in enumerate(planted)],
+    }
+    return {name: Continuation(name, docs, max_length) for name, docs in found.items() if docs}
+
+
+class Continuation(ConfigurableTask):
+    """Greedy continuation of `context_ids`, against `answer`; a long context loses its beginning."""
+
+    def __init__(self, name: str, docs: list[Doc], max_length: int) -> None:
+        longest = max(doc["tokens"] for doc in docs)
+        self.room = max(1, max_length - longest)
+        config = config_of(name, "generate_until", docs, {REPEATED: False}, _results)
+        generation = {"until": [], "max_gen_toks": longest, "do_sample": False}
+        super().__init__(config={**config, "generation_kwargs": generation})
+
+    def construct_requests(self, doc: Doc, ctx: str, **kwargs: Any) -> Any:
+        request = super().construct_requests(doc, ctx, **kwargs)
+        context = Encoded.of(doc["prompt"], doc["context_ids"][-self.room :])
+        request.arguments = (context, request.arguments[1])
+        return request
+
+
+def _results(doc: Doc, answers: Sequence[str]) -> dict[str, float]:
+    return {REPEATED: float(answers[0].strip().startswith(doc["answer"].strip()))}
+
+
+def _read(
+    train: Path, drawn: set[int], canaries: Sequence[str]
+) -> tuple[dict[int, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The drawn rows by number, and the first row that holds each canary; streamed. Raises UserError."""
+    from pyarrow.parquet import ParquetFile
+
+    rows: dict[int, dict[str, Any]] = {}
+    planted: dict[str, dict[str, Any]] = {}
+    with ParquetFile(train) as table:
+        every = (row for batch in table.iter_batches(batch_size=512) for row in batch.to_pylist())
+        for number, row in enumerate(every):
+            if number in drawn:
+                rows[number] = row
+            words = as_row(row).whole_text if len(planted) < len(canaries) else ""
+            planted |= {canary: row for canary in canaries if canary not in planted and canary in words}
+    absent = [canary for canary in canaries if canary not in planted]
+    if absent:
+        raise UserError(
+            "this canary stands in no training row",
+            field="evaluation.canaries",
+            value=absent[0],
+            fix="Plant it in a row of the training split, or take it from the list",
+        )
+    return rows, {canary: planted[canary] for canary in canaries}
+
+
+def _row_docs(drawn: Sequence[tuple[int, dict[str, Any]]], tokenizer: Any, rows: int) -> list[Doc]:
+    """Of the drawn rows, in this order, the first `rows` that are long enough."""
+    docs: list[Doc] = []
+    for number, row in drawn:
+        given, asked = _halves(number, row, tokenizer)
+        text = tokenizer.decode(asked, skip_special_tokens=True)
+        if len(docs) < rows and len(asked) >= SHORTEST and text.strip():
+            docs.append(_doc(number, row["record"], given, asked, text=text, tokenizer=tokenizer))
+    return sorted(docs, key=lambda doc: doc["index"])
+
+
+def _halves(number: int, row: dict[str, Any], tokenizer: Any) -> tuple[list[int], list[int]]:
+    """What is given of a row and what must follow, in tokens; nothing of a row without an answer."""
+    if row["kind"] == "text":
+        before: list[int] = []
+        ids = text_doc(number, row["record"], row["text"], tokenizer)["ids"]
+    else:
+        doc = turn_doc(number, row, tokenizer)
+        if doc is None:
+            return [], []
+        before, ids = doc["prompt_ids"], doc["answer_ids"][:-1]  # without the end of the turn
+    half = len(ids) // 2
+    return [*before, *ids[:half]], ids[half : half + CONTINUED]
+
+
+def _canary_doc(number: int, canary: str, row: dict[str, Any], tokenizer: Any) -> Doc:
+    turn = render_turn(as_row(row), tokenizer)
+    whole, special = turn.prompt + turn.answer + turn.end, turn.add_special_tokens
+    encoded = tokenizer(whole, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
+    start = whole.index(canary)
+    end = start + len(canary)
+    places = encoded["offset_mapping"]
+    own = [at for at, (first, last) in enumerate(places) if last > start and first < end]
+    middle = own[len(own) // 2]
+    text = whole[max(start, places[middle][0]) : end]
+    ids = encoded["input_ids"]
+    record = hashlib.sha256(canary.encode()).hexdigest()
+    return _doc(number, record, ids[:middle], ids[middle : own[-1] + 1], text=text, tokenizer=tokenizer)
+
+
+def _doc(number: int, record: str, given: list[int], asked: list[int], *, text: str, tokenizer: Any) -> Doc:
+    return {
+        "index": number,
+        "record": record,
+        "prompt": tokenizer.decode(given),
+        "answer": text,
+        "context_ids": given,
+        "tokens": len(asked),
+    }

@@ -1,0 +1,107 @@
+"""Who holds the devices and who waits, as the command line and the asset show it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import psutil
+import pytest
+import yaml
+
+from ft_dagster.assets.fleet import gpus_board
+from ft_dagster.launch.leases import Ask, of_host
+from ft_dagster.resources.gpus import Gpus
+from ft_dagster.settings import load_settings
+from tests.launch.helpers import PROGRAMS, wait_until
+
+QUOTA = {"default": 2}
+
+
+@pytest.fixture
+def project(tmp_path):
+    """Three CPU slots, of which a tenant may hold two at once."""
+    (tmp_path / "tenants").mkdir()
+    host = {"cpu_slots": 3, "gpus": [], "lock_folder": str(tmp_path / "locks"), "quota": QUOTA}
+    (tmp_path / "ft_dagster.yaml").write_text(yaml.safe_dump({"host": host}))
+    return tmp_path
+
+
+@pytest.fixture
+def busy(project):
+    """acme.support holds two slots, a second run of acme waits for its quota."""
+    leases = of_host(load_settings(project).host)
+    environment = {**os.environ, "HOLDER_QUOTA": json.dumps(QUOTA)}
+    command = [sys.executable, PROGRAMS / "holder.py", project / "locks", "3", "1", "4", "second"]
+    with leases.acquire(Ask("acme.support", "acme", 2, 0, "training for run 1234", "12345678-90ab")):
+        waiter = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        wait_until(lambda: leases.table().waiting)
+        yield project
+        waiter.kill()
+        waiter.wait()
+
+
+def gpus(project, *options):
+    command = [Path(sys.executable).with_name("ft-dagster"), "--project", project, "gpus", *options]
+    environment = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_gpus_lists_who_holds_and_who_waits_as_json(busy):
+    board = json.loads(gpus(busy, "--json").stdout)
+    held = [device for device in board["devices"] if device["state"] == "held"]
+    assert board["kind"] == "cpu"
+    assert [device["variant"] for device in held] == ["acme.support"] * 2
+    assert {device["why"] for device in held} == {"training for run 1234"}
+    (waiter,) = board["waiting"]
+    assert (waiter["variant"], waiter["priority"], waiter["count"]) == ("acme.second", 4, 1)
+    assert "acme holds 2 of the 2" in waiter["why"]
+    assert 0 < waiter["seconds"] < 60
+
+
+def test_gpus_shows_a_table_to_people(busy):
+    shown = " ".join(gpus(busy).stdout.split())
+    for words in ("acme.support", "12345678", "waits, 1.", "1 of them", "free"):
+        assert words in shown
+
+
+def test_a_host_whose_lock_folder_cannot_be_used_says_so(project):
+    (project / "locks").touch()
+    refused = gpus(project)
+    assert refused.returncode == 2
+    assert "host.lock_folder" in refused.stderr
+
+
+def test_gpus_does_not_load_the_heavy_libraries(project):
+    heavy = "import sys; sys.argv = ['ft-dagster', '--project', sys.argv[1], 'gpus', '--json']\n"
+    heavy += "from ft_dagster.cli import app\napp(standalone_mode=False)\n"
+    heavy += "print({'dagster', 'torch'} & set(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", heavy, project], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "set()"
+
+
+def test_the_asset_shows_the_same_board(busy):
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize([gpus_board], instance=instance, resources={"gpus": Gpus(project=str(busy))})
+    (event,) = result.asset_materializations_for_node("gpus")
+    figures = {name: event.metadata[name].value for name in ("kind", "devices", "held", "waiting")}
+    assert figures == {"kind": "cpu", "devices": 3, "held": 2, "waiting": 1}
+    board = event.metadata["board"].value
+    assert "acme.support" in board
+    assert "acme holds 2 of the 2" in board
+
+
+def test_a_killed_holder_is_shown_as_orphaned_with_its_rank(project):
+    command = [sys.executable, PROGRAMS / "holder.py", project / "locks", "3", "1", "0", "gone", "rank"]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    rank = int(holder.stdout.readline().split()[1])
+    holder.kill()
+    holder.wait()
+    try:
+        board = json.loads(gpus(project, "--json").stdout)
+        assert board["devices"][0]["state"] == "orphaned"
+        assert "processes of its program still use it" in board["devices"][0]["why"]
+    finally:
+        psutil.Process(rank).kill()

@@ -1,0 +1,225 @@
+"""Each path by which a run can start, through Dagster's own code: its tags, and what the queue admits."""
+
+import asyncio
+import logging
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import PythonFileTarget
+from dagster._daemon.backfill import execute_backfill_iteration
+from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
+from dagster._daemon.sensor import execute_sensor_iteration
+from dagster._scheduler.scheduler import launch_scheduled_runs
+from dagster_graphql.schema import create_schema
+
+from ft_dagster.assets.bench import PARTITIONS
+from ft_dagster.automation.instance import LAUNCH, LOCATION, write_home
+from ft_dagster.settings import load_settings
+from tests.automation.test_schedules import declare
+
+pytestmark = pytest.mark.slow
+LOG = logging.getLogger("test")
+VARIANTS = ["acme.first", "acme.second", "acme.third", "acme.sensed", "globex.first"]
+REPOSITORY = {"repositoryLocationName": LOCATION, "repositoryName": "__repository__"}
+BACKFILL = """
+mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
+  __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }
+"""
+
+
+class House:
+    """A project, its instance as `write_home` makes it, and its code location, without a daemon."""
+
+    def __init__(self, instance, process, project):
+        self.instance, self.process, self.project = instance, process, project
+
+    def ask(self, query, **variables):
+        request = self.process.create_request_context()
+        asked = create_schema().execute_async(query, context_value=request, variable_values=variables)
+        result = asyncio.run(asked)
+        assert not result.errors, result.errors
+        (answer,) = result.data.values()
+        assert answer["__typename"].endswith("Success"), answer
+        return answer
+
+    def press_materialize(self, tags):
+        """As the UI does; the id of the run."""
+        selector = {
+            **REPOSITORY,
+            "pipelineName": "__ASSET_JOB",
+            "assetSelection": [{"path": ["declaration"]}],
+        }
+        tags = [{"key": key, "value": value} for key, value in tags.items()]
+        params = {"selector": selector, "mode": "default", "executionMetadata": {"tags": tags}}
+        return self.ask(LAUNCH, params=params)["run"]["runId"]
+
+    def tags(self, run_id):
+        return self.instance.get_run_by_id(run_id).tags
+
+    def newest(self, **tags):
+        """Runs with such tags, by variant."""
+        filters = dg.RunsFilter(tags={name.replace("__", "/"): value for name, value in tags.items()})
+        return {run.tags.get("ft/variant"): run.tags for run in self.instance.get_runs(filters)}
+
+
+def start(folder, **settings):
+    (folder / "ft_dagster.yaml").write_text(yaml.safe_dump(settings), "utf-8")
+    for key in VARIANTS:
+        priority = 7 if key.startswith("acme") else 0
+        retrain = "* * * * *" if key == "globex.first" else None
+        declare(folder, key, retrain, resources={"priority": priority})
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("paths")
+    start(folder, tenant_runs=2, host={"lock_folder": str(folder / "locks"), "gpus": []})
+    patch = pytest.MonkeyPatch()
+    patch.delenv("DAGSTER_HOME", raising=False)
+    for name, value in write_home(load_settings(folder)).items():
+        patch.setenv(name, value)
+    target = PythonFileTarget(
+        str(Path(__file__).with_name("location.py")), attribute="defs", working_directory=os.getcwd(),
+        location_name=LOCATION,
+    )  # fmt: skip
+    with dg.DagsterInstance.get() as instance:
+        instance.add_dynamic_partitions(PARTITIONS, VARIANTS)
+        with WorkspaceProcessContext(instance, target) as process:
+            yield House(instance, process, folder)
+    patch.undo()
+
+
+def expect(tags, variant, reason, priority):
+    found = {name: tags.get(name) for name in ("ft/tenant", "ft/variant", "ft/reason", "dagster/priority")}
+    assert found == {
+        "ft/tenant": variant.split(".")[0], "ft/variant": variant, "ft/reason": reason,
+        "dagster/priority": str(priority),
+    }  # fmt: skip
+
+
+def test_the_materialize_button_tags_its_run(house):
+    run_id = house.press_materialize({"dagster/partition": "acme.first"})
+    expect(house.tags(run_id), "acme.first", "ui", 7)
+
+
+def test_a_single_run_over_a_range_of_one_partition_is_tagged(house):
+    ends = {f"dagster/asset_partition_range_{end}": "acme.first" for end in ("start", "end")}
+    expect(house.tags(house.press_materialize(ends)), "acme.first", "ui", 7)
+
+
+def test_a_backfill_of_assets_tags_each_of_its_runs(house):
+    keys = ["acme.first", "acme.third", "globex.first"]
+    params = {"assetSelection": [{"path": ["declaration"]}], "partitionNames": keys}
+    backfill = house.ask(BACKFILL, params=params)["backfillId"]
+    assert [e for e in execute_backfill_iteration(house.process, LOG) if e] == []
+    runs = house.newest(dagster__backfill=backfill)
+    assert sorted(runs) == keys
+    for key in keys:
+        expect(runs[key], key, "backfill", 7 if key.startswith("acme") else 0)
+
+
+def test_a_backfill_of_the_job_tags_each_of_its_runs(house):
+    selector = {"partitionSetName": "variant_chain_partition_set", "repositorySelector": REPOSITORY}
+    params = {"selector": selector, "partitionNames": ["acme.second", "globex.first"]}
+    backfill = house.ask(BACKFILL, params=params)["backfillId"]
+    assert [e for e in execute_backfill_iteration(house.process, LOG) if e] == []
+    runs = house.newest(dagster__backfill=backfill)
+    expect(runs["acme.second"], "acme.second", "backfill", 7)
+    expect(runs["globex.first"], "globex.first", "backfill", 0)
+
+
+def test_a_sensor_tags_its_run(house):
+    with ThreadPoolExecutor(1) as pool:
+        errors = [e for e in execute_sensor_iteration(house.process, LOG, None, pool) if e]
+    assert errors == []
+    expect(house.newest(dagster__sensor_name="asks")["acme.sensed"], "acme.sensed", "sensor", 7)
+
+
+def test_a_schedule_tags_its_run(house):
+    now, times = datetime.now(UTC), {}
+    for minutes in (0, 1):  # the first look only notes when the schedule began
+        at = now + timedelta(minutes=minutes)
+        assert [e for e in launch_scheduled_runs(house.process, LOG, at, times) if e] == []
+    expect(house.newest(dagster__schedule_name="due_variants")["globex.first"], "globex.first", "schedule", 0)
+
+
+def test_the_command_line_tags_its_run(house):
+    command = [Path(sys.executable).with_name("ft-dagster"), "run", "acme.third", "--detach"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    (launched,) = yaml.safe_load(done.stdout)
+    expect(house.tags(launched["run_id"]), "acme.third", "cli", 7)
+
+
+def test_a_single_run_over_several_variants_is_refused_by_its_assets(house):
+    ends = {"start": "acme.first", "end": "acme.second"}
+    run_id = house.press_materialize(
+        {f"dagster/asset_partition_range_{end}": key for end, key in ends.items()}
+    )
+    assert "ft/variant" not in house.tags(run_id)
+    house.instance.launch_run(run_id, house.process.create_request_context())
+    wait_until_ended(house.instance, [run_id])
+    failures = house.instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+    said = failures[0].dagster_event.step_failure_data.user_failure_data.description
+    assert "a run is for one variant (got 'acme.first...acme.second')" in said
+
+
+@pytest.fixture
+def queued(house):
+    """Variant and id of five runs in an otherwise empty queue."""
+    for run in house.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED])):
+        house.instance.run_coordinator.cancel_run(run.run_id)
+    keys = ["globex.first", "acme.first", "acme.first", "acme.second", "acme.third"]
+    runs = [(key, house.press_materialize({"dagster/partition": key})) for key in keys]
+    yield runs
+    for _, run in runs:
+        if house.instance.get_run_by_id(run).status == dg.DagsterRunStatus.QUEUED:
+            house.instance.run_coordinator.cancel_run(run)
+    wait_until_ended(house.instance, [run for _, run in runs])
+
+
+def admit(house, daemon):
+    assert [error for error in daemon.run_iteration(house.process) if error] == []
+
+
+def test_the_queue_admits_one_run_per_variant_and_the_declared_number_per_tenant(house, queued):
+    with QueuedRunCoordinatorDaemon(interval_seconds=1) as daemon:
+        admit(house, daemon)
+    waits = [
+        key for key, run in queued
+        if house.instance.get_run_by_id(run).status == dg.DagsterRunStatus.QUEUED
+    ]  # fmt: skip
+    assert waits == ["acme.first", "acme.third"]
+
+
+def test_two_daemons_admit_together_no_more_than_one_and_no_run_twice(house, queued):
+    with QueuedRunCoordinatorDaemon(1) as one, QueuedRunCoordinatorDaemon(1) as two:
+        while not all(house.instance.get_run_by_id(run).is_finished for _, run in queued):
+            admit(house, one)
+            admit(house, two)
+            time.sleep(0.3)
+    launches = [house.instance.all_logs(run, dg.DagsterEventType.RUN_STARTING) for _, run in queued]
+    assert [len(events) for events in launches] == [1] * 5
+    spans = [
+        (key, events[0].timestamp, house.instance.get_run_record_by_id(run).end_time)
+        for (key, run), events in zip(queued, launches, strict=True)
+    ]
+    for key, began, _ in spans:
+        beside = [other for other, start, end in spans if start <= began < end]
+        assert beside.count(key) == 1
+        assert sum(other.startswith("acme.") for other in beside) <= 2
+
+
+def wait_until_ended(instance, runs, patience=120):
+    end = time.monotonic() + patience
+    while not all(instance.get_run_by_id(run).is_finished for run in runs):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.3)

@@ -1,0 +1,19 @@
+"""commit.py STORE WORK: make one artifact of many files in a store, as a stage's asset does."""
+
+import sys
+from pathlib import Path
+
+from ft_dagster.store import Store
+from ft_dagster.store.stage import Recipe, make
+
+FILES = 150
+
+
+def build(attempt):
+    for number in range(FILES):
+        (attempt.payload / f"{number:04d}.bin").write_bytes(bytes([number]) * 2**20)
+    return {"files": FILES}
+
+
+recipe = Recipe("declaration", "tenants/acme/support", spec={"of": "chaos"}, variant="acme.support")
+print(make(Store(sys.argv[1]), Path(sys.argv[2]), recipe, build).digest)

@@ -1,0 +1,181 @@
+"""The trainer is killed, preempted or cancelled at every moment of its life; the next run goes on from there.
+
+Each case: no process and no lease is left, no result that says more than is there, no committed checkpoint is
+lost, and the model has the digest of the one that nobody disturbed.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ft_dagster.training.checkpoints import complete, newest_good
+from tests.chaos.conftest import Admit
+from tests.chaos.patients import GRACE, Patient, digest_of, kill, loaded
+from tests.training.runs import Runs, result_of, write_mixture
+
+pytestmark = pytest.mark.slow
+SETTINGS = {"num_train_epochs": 24.0, "evaluations": 8, "keep_last": 3, "keep_best": 2}
+Moment = Callable[[Patient, Path], object]
+
+
+def whole(file: Path) -> list[dict[str, object]]:
+    """The finished lines of a log."""
+    text = file.read_text() if file.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def logged(output: Path, step: int, name: str) -> bool:
+    return any(line["step"] == step and name in line for line in whole(output / "evidence/log.jsonl"))
+
+
+def folders(output: Path) -> list[Path]:
+    return list((output / "checkpoints").glob("checkpoint-*"))
+
+
+def half_written(output: Path, file: str = "") -> bool:
+    """A checkpoint's folder without its manifest, with `file` in it."""
+    return any((f / file).exists() and not (f / "checkpoint.json").exists() for f in folders(output))
+
+
+def steps(output: Path) -> int:
+    """Optimizer steps of the training, which progress.json knows."""
+    file = output / "progress.json"
+    return json.loads(file.read_text())["total_steps"] if file.exists() else 10**9
+
+
+MOMENTS: dict[str, Moment] = {
+    "the interpreter starts": lambda patient, _: patient.main(),
+    "its run folder is made": lambda _, output: output.exists(),
+    "torch is imported": lambda patient, _: loaded(patient.main().pid, "libtorch_cpu"),
+    "the mixture is read": lambda patient, _: loaded(patient.main().pid, "libparquet"),
+    "the model is built": lambda _, output: (output / "evidence/log.jsonl").exists(),
+    "the base is evaluated": lambda _, output: logged(output, 0, "validation_loss"),
+    "before the first step": lambda _, output: logged(output, 0, "general_holdout_loss"),
+    "after the first step": lambda _, output: logged(output, 1, "loss"),
+    "the first checkpoint is begun": lambda _, output: folders(output),
+    "a checkpoint has its weights": lambda _, output: half_written(output, "adapter_model.safetensors"),
+    "a checkpoint has its optimizer state": lambda _, output: half_written(output, "optimizer.pt"),
+    "a checkpoint has its journal": lambda _, output: half_written(output, "journal.json"),
+    "a checkpoint is committed": lambda _, output: complete(output / "checkpoints"),
+    "older checkpoints are pruned": lambda _, output: len(complete(output / "checkpoints")) >= 4,
+    "half of the steps are made": lambda _, output: logged(output, steps(output) // 2, "loss"),
+    "an evaluation is half done": lambda _, output: logged(output, steps(output) * 6 // 8, "validation_loss"),
+    "the last step is made": lambda _, output: logged(output, steps(output), "loss"),
+    "the payload is begun": lambda _, output: (output / "payload").exists(),
+    "the payload has its weights": lambda _, output: (output / "payload/adapter_model.safetensors").exists(),
+    "the ledger is written": lambda _, output: (output / "evidence/ledger.json").exists(),
+    "the result is written": lambda _, output: (output / "result.json").exists(),
+}
+IN_CI = "a checkpoint has its optimizer state"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Runs:
+    folder = tmp_path_factory.mktemp("killed")
+    return Runs(folder, tiny_model_folder, write_mixture(folder / "mixture"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(runs: Runs) -> str:
+    """The digest of the model that nobody disturbed."""
+    patient = Patient("training", runs.prepare("undisturbed", training=SETTINGS))
+    try:
+        assert patient.end() == 0, patient.said
+    finally:
+        patient.rescue()
+    return digest_of(patient.run_folder / "acme.support/payload")
+
+
+def moments() -> list[object]:
+    return [pytest.param(name, marks=() if name == IN_CI else pytest.mark.long) for name in MOMENTS]
+
+
+def disturbed(admit: Admit, runs: Runs, moment: str, name: str) -> tuple[Patient, Path]:
+    """A training that has come to that moment."""
+    folder = "".join(letter if letter.isalpha() else "-" for letter in f"{name} {moment}")
+    patient = admit("training", runs.prepare(folder, training=SETTINGS))
+    output = patient.run_folder / "acme.support"
+    patient.wait_for(lambda: MOMENTS[moment](patient, output))
+    return patient, output
+
+
+def assert_it_goes_on(admit: Admit, patient: Patient, digest: str, committed: int) -> None:
+    """Nothing is left, nothing is lost, and the next run ends where the undisturbed one did."""
+    patient.assert_nothing_is_left()
+    output = patient.run_folder / "acme.support"
+    newest = newest_good(output / "checkpoints")
+    assert (newest.step if newest else 0) >= committed
+    if (output / "result.json").exists() and result_of(patient.run_folder)["status"] == "done":
+        assert digest_of(output / "payload") == digest
+    again = admit("training", patient.run_folder)
+    assert again.end() == 0, again.said
+    assert digest_of(output / "payload") == digest
+    if newest and "already trained" not in again.said:
+        assert result_of(patient.run_folder)["figures"]["resumed_from"][-1] == newest.step
+
+
+def committed_step(output: Path) -> int:
+    return max((checkpoint.step for checkpoint in complete(output / "checkpoints")), default=0)
+
+
+@pytest.mark.parametrize("moment", moments())
+def test_killed_when(admit: Admit, runs: Runs, undisturbed: str, moment: str) -> None:
+    patient, output = disturbed(admit, runs, moment, "killed")
+    committed = committed_step(output)
+    kill(patient.main())
+    assert patient.end() == 128 + signal.SIGKILL
+    assert_it_goes_on(admit, patient, undisturbed, committed)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "moment",
+    ["torch is imported", "the model is built", "after the first step", IN_CI, "the payload is begun"],
+)
+def test_preempted_when(admit: Admit, runs: Runs, undisturbed: str, moment: str) -> None:
+    patient, output = disturbed(admit, runs, moment, "preempted")
+    committed = committed_step(output)
+    patient.main().terminate()
+    assert patient.end() in (75, 128 + signal.SIGTERM)
+    assert_it_goes_on(admit, patient, undisturbed, committed)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "moment", ["torch is imported", "after the first step", IN_CI, "the payload is begun"]
+)
+def test_cancelled_when(admit: Admit, runs: Runs, undisturbed: str, moment: str) -> None:
+    patient, output = disturbed(admit, runs, moment, "cancelled")
+    committed = committed_step(output)
+    patient.cancel()
+    patient.end(GRACE - 5)  # it answers, so nobody has to wait for the grace to be over
+    assert_it_goes_on(admit, patient, undisturbed, committed)
+
+
+@pytest.mark.long
+def test_a_cancelled_trainer_that_does_not_answer_is_killed_after_the_grace(
+    admit: Admit, runs: Runs, undisturbed: str
+) -> None:
+    patient = admit("training", runs.prepare("stubborn", training=SETTINGS), grace=2.0)
+    output = patient.run_folder / "acme.support"
+    patient.wait_for(lambda: committed_step(output))
+    patient.main().suspend()  # neither SIGINT nor SIGTERM reaches it
+    committed = committed_step(output)
+    patient.cancel()
+    patient.end(20)
+    assert patient.cancelled
+    assert_it_goes_on(admit, patient, undisturbed, committed)
+
+
+@pytest.mark.long
+def test_the_supervisor_is_killed(admit: Admit, runs: Runs, undisturbed: str) -> None:
+    patient, output = disturbed(admit, runs, "half of the steps are made", "unsupervised")
+    committed = committed_step(output)
+    kill(patient.main().parent())
+    assert patient.end() == 128 + signal.SIGKILL
+    assert_it_goes_on(admit, patient, undisturbed, committed)

@@ -1,0 +1,89 @@
+"""release, rollback, history, catalogue: the commands over the release log, as a person types them."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from ft_dagster.cli import app
+from ft_dagster.errors import UserError
+from ft_dagster.settings import load_settings
+from tests.releases import adapter, release
+
+VARIANT = """
+description: says hello
+owners: [ann@acme.example]
+base_model: models/x
+data: {sources: [rows.jsonl]}
+method: lora
+release: {approvers: [ann, bob]}
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "project"
+    monkeypatch.setenv("FT_DAGSTER_PROJECT", str(folder))  # which opening the instance sets
+    file = folder / "tenants" / "acme" / "support.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(VARIANT)
+    store = load_settings(folder).open_store()
+    for number in (1, 2):
+        release(store, "acme.support", adapter(number), weights=str(number) * 64)
+    return folder
+
+
+def typed(project, *words):
+    done = CliRunner().invoke(app, ["--project", str(project), *words, "--json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_a_rollback_and_a_forced_release_are_in_the_history(project):
+    assert typed(project, "rollback", "acme.support", "--reason", "worse")["production"] == 1
+    with pytest.raises(UserError, match="was rolled back: worse"):
+        typed(project, "release", "acme.support", "--by", "ann")
+    forced = ["--force", "--reason", "the questions were wrong", "--by", "ann"]
+    assert typed(project, "release", "acme.support", *forced)["production"] == 2
+    shown = typed(project, "history", "acme.support")
+    assert [entry["action"] for entry in shown["entries"]] == ["release", "release", "rollback", "promote"]
+    assert shown["aliases"] == {"production": 2, "candidate": 2}
+
+
+def test_only_an_approver_puts_a_version_into_production(project):
+    typed(project, "rollback", "acme.support", "--reason", "worse")
+    with pytest.raises(UserError, match="eve may not approve"):
+        typed(project, "release", "acme.support", "--by", "eve", "--force", "--reason", "mine")
+
+
+def test_a_version_whose_bytes_are_gone_is_not_gone_back_to(project):
+    store = load_settings(project).open_store()
+    entry = store.read_json("tenants/acme/support/releases/000001.json")
+    (manifest,) = (project / ".ft_dagster/store/tenants/acme/support/model_export").glob(
+        f"{entry['export_key']}/manifest.json"
+    )
+    manifest.unlink()
+    with pytest.raises(UserError, match="export of version 1 is not in the store"):
+        typed(project, "rollback", "acme.support", "--reason", "worse")
+    assert typed(project, "history", "acme.support")["aliases"]["production"] == 2
+
+
+def test_what_dagster_shows_of_a_release_follows_the_log(project):
+    import dagster as dg
+
+    typed(project, "rollback", "acme.support", "--reason", "worse")
+    with dg.DagsterInstance.get() as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey("release"))
+    assert event.asset_materialization.partition == "acme.support"
+    assert event.asset_materialization.metadata["production"].value == 1
+
+
+def test_the_catalogue_has_every_adapter_in_production_by_base(project, tmp_path):
+    made = typed(project, "catalogue", "--to", str(tmp_path / "catalogue"))
+    (base,) = made["bases"]
+    assert (base["base_model"], base["adapters"]) == ("models/x", ["acme.support"])
+    (arguments,) = (tmp_path / "catalogue").glob("*/vllm.args")
+    assert "--max-lora-rank 8 --lora-modules acme.support=" in arguments.read_text()
+    (index,) = (tmp_path / "catalogue").glob("*/adapters.json")
+    assert json.loads(index.read_text())["adapters"][0]["version"] == 2

@@ -1,0 +1,149 @@
+"""What was trained on and comes out again: by the real program, of a model that learned two rows by heart."""
+
+import json
+
+import pytest
+
+from ft_dagster.errors import UserError
+from ft_dagster.evaluation.__main__ import main
+from ft_dagster.evaluation.gates import check_metrics, judge
+from ft_dagster.evaluation.regurgitation import probes
+from ft_dagster.evaluation.samples import read_answers, read_samples
+from ft_dagster.spec.variant import GatesSpec
+from tests.evaluation.questions import row, sample, write_rows, write_run
+
+SECRET = "The bank and the whale met by the ship at noon with thirty passports and no form at all."
+CANARY = "the code of the tower is seven ships and four whales"
+
+
+def training_rows():
+    rows = [row(n, "text") for n in range(6)]
+    rows[1]["text"] = SECRET
+    rows[4]["text"] = f"Nobody knows it, but {CANARY}, said the men of the town."
+    return rows
+
+
+@pytest.fixture
+def train(tmp_path):
+    return write_rows(tmp_path / "train.parquet", training_rows())
+
+
+def docs_of(task):
+    return list(task.eval_docs)
+
+
+def test_a_row_is_given_up_to_its_middle(train, tiny_tokenizer):
+    tasks = probes(train, tiny_tokenizer, rows=6, canaries=[], seed=0, max_length=256)
+    assert list(tasks) == ["training_rows"]
+    (doc,) = [doc for doc in docs_of(tasks["training_rows"]) if doc["index"] == 1]
+    assert SECRET.startswith(doc["prompt"])
+    assert doc["answer"] in SECRET.removeprefix(doc["prompt"])
+    assert doc["tokens"] <= 32
+
+
+def test_a_canary_is_given_up_to_its_middle_after_all_that_stands_before_it(train, tiny_tokenizer):
+    tasks = probes(train, tiny_tokenizer, rows=0, canaries=[CANARY], seed=0, max_length=256)
+    (doc,) = docs_of(tasks["canaries"])
+    assert doc["prompt"].startswith("Nobody knows it, but the code")
+    assert (doc["prompt"] + doc["answer"]).endswith(CANARY)
+    assert 0 < len(doc["answer"]) < len(CANARY)
+
+
+def test_the_rows_are_drawn_by_seed(train, tiny_tokenizer):
+    def drawn(seed):
+        tasks = probes(train, tiny_tokenizer, rows=1, canaries=[], seed=seed, max_length=256)
+        return [doc["index"] for doc in docs_of(tasks["training_rows"])]
+
+    assert drawn(0) == drawn(0)
+    assert len({tuple(drawn(seed)) for seed in range(8)}) == 2
+
+
+def test_answers_too_short_to_be_remembered_are_left_out(tmp_path, tiny_tokenizer):
+    rows = [{**row(n, "prompt_completion"), "completion": "no"} for n in range(5)]
+    train = write_rows(tmp_path / "short.parquet", rows)
+    assert probes(train, tiny_tokenizer, rows=5, canaries=[], seed=0, max_length=256) == {}
+
+
+def test_a_canary_that_was_not_planted_is_refused(train, tiny_tokenizer):
+    with pytest.raises(UserError, match=r"evaluation\.canaries: this canary stands in no training row"):
+        probes(train, tiny_tokenizer, rows=0, canaries=["a string of nobody"], seed=0, max_length=256)
+
+
+@pytest.fixture
+def by_heart(tmp_path, tiny_model_folder, tiny_tokenizer):
+    """A whole model that says the secret and the canary's row, and nothing else that it was trained on."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
+    rows = training_rows()
+    texts = [tiny_tokenizer(rows[n]["text"])["input_ids"] for n in (1, 4)]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    torch.manual_seed(0)
+    for _ in range(150):
+        for ids in texts:
+            given = torch.tensor([ids])
+            optimizer.zero_grad()
+            model(input_ids=given, labels=given).loss.backward()
+            optimizer.step()
+    folder = tmp_path / "by-heart"
+    model.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_what_was_learned_by_heart_is_found_and_nothing_else(tmp_path, train, tiny_model_folder, by_heart):
+    asked = {
+        "regurgitation": {"train": train, "rows": 6, "canaries": [CANARY]},
+        "general_prompts": True,
+        "seed": 0,
+    }
+    found = {}
+    for name, tuned in (("base", None), ("tuned", by_heart)):
+        run = write_run(tmp_path / name, tiny_model_folder, **asked, tuned=tuned)
+        assert main(run) == 0
+        samples = read_samples(run / "output" / "payload")
+        probed = [s for s in samples if s.role == "regurgitation"]
+        found[name] = {(s.task, s.question.split(":")[1]): s.value for s in probed}
+        signs = {s.metric for s in samples if s.role == "general_prompts"}
+        assert signs == {"repeated_4grams", "empty_answer"}
+    assert set(found["base"].values()) == {0.0}
+    assert {question for question, value in found["tuned"].items() if value} == {
+        *(("training_rows", "1"), ("training_rows", "4")),
+        ("canaries", "0"),
+    }
+    answers = [a for a in read_answers(run / "output" / "evidence") if a.task == "canaries"]
+    assert answers[0].answered.strip().startswith(answers[0].expected.strip())
+
+
+def probed(values):
+    fields = {"role": "regurgitation", "task": "training_rows", "metric": "regurgitated"}
+    return [sample(n, value, higher_is_better=False, **fields) for n, value in enumerate(values)]
+
+
+def own(value):
+    fields = {"role": "own_task", "task": "own_task", "metric": "completion_loss", "higher_is_better": False}
+    return [sample(n, value + 0.01 * n, **fields) for n in range(8)]
+
+
+def test_regurgitation_is_judged_only_where_a_limit_is_declared():
+    base, tuned = [*own(2.0), *probed([0] * 16)], [*own(1.0), *probed([1] + [0] * 15)]
+    assert judge(base, tuned, GatesSpec()).passed
+    for limit, passed in ((0.05, False), (0.10, True)):
+        verdict = judge(base, tuned, GatesSpec(max_regurgitation=limit))
+        assert verdict.passed is passed
+    assert "of 16 training rows probed, 6.2% are repeated word for word (by the base 0.0%)" in (
+        verdict.rules[-1].sentence
+    )
+
+
+def test_a_limit_where_nothing_was_probed_is_refused():
+    with pytest.raises(UserError, match=r"acme.yaml: gates\.max_regurgitation: no training row is probed"):
+        check_metrics(own(2.0), GatesSpec(max_regurgitation=0.1), "acme.yaml")
+
+
+def test_a_request_without_probes_asks_for_none(tmp_path, tiny_model_folder):
+    run = write_run(tmp_path / "none", tiny_model_folder)
+    assert main(run) == 0
+    assert json.loads((run / "output" / "result.json").read_text())["figures"]["questions"] == 0

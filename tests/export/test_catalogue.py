@@ -1,0 +1,108 @@
+"""The catalogue of released adapters: the arguments vLLM takes, an index, and what is left out of them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+import pytest
+
+from ft_dagster.errors import UserError
+from ft_dagster.export.catalogue import INDEX_FILE, VLLM_FILE, ReleasedAdapter, catalogue
+from ft_dagster.export.vllm import MAX_RANKS, max_lora_rank, not_loaded, serve_command
+
+BASE = ("acme/base-1b", "b" * 64)
+
+
+def adapter(variant: str, **changed: Any) -> ReleasedAdapter:
+    given = {"version": 3, "path": f"/srv/{variant}", "rank": 16, "digest": "a" * 64, **changed}
+    return ReleasedAdapter(variant=variant, **given)
+
+
+def test_every_adapter_is_named_to_vllm_by_its_variant_under_the_rank_the_largest_needs() -> None:
+    written = catalogue(*BASE, [adapter("bank.faq", rank=24), adapter("acme.support")])
+
+    assert shlex.split(written[VLLM_FILE]) == [
+        "--enable-lora", "--max-loras", "2", "--max-cpu-loras", "2", "--max-lora-rank", "32",
+        "--lora-modules", "acme.support=/srv/acme.support", "bank.faq=/srv/bank.faq",
+    ]  # fmt: skip
+
+
+def test_a_path_with_a_space_stays_one_argument() -> None:
+    written = catalogue(*BASE, [adapter("acme.support", path="/srv/our models/it's")])
+    assert shlex.split(written[VLLM_FILE])[-1] == "acme.support=/srv/our models/it's"
+
+
+def test_an_adapter_that_vllm_does_not_load_is_in_the_index_with_the_reason_and_not_in_the_arguments() -> (
+    None
+):
+    dora = adapter("acme.dora", not_loaded=("is a DoRA adapter",))
+    written = catalogue(*BASE, [dora, adapter("acme.huge", rank=600), adapter("acme.support")])
+
+    assert shlex.split(written[VLLM_FILE])[-1:] == ["acme.support=/srv/acme.support"]
+    assert "dora" not in written[VLLM_FILE]
+    assert "huge" not in written[VLLM_FILE]
+    index = {one["name"]: one["vllm"] for one in json.loads(written[INDEX_FILE])["adapters"]}
+    assert index["acme.dora"] == {"loads": False, "because": ["is a DoRA adapter"]}
+    assert index["acme.huge"] == {"loads": False, "because": ["has rank 600"]}
+    assert index["acme.support"]["loads"] is True
+
+
+def test_the_index_says_from_where_a_server_takes_each_adapter() -> None:
+    written = catalogue(*BASE, [adapter("acme.support", path="s3://bucket/x", quantization="nf4")])
+    index = json.loads(written[INDEX_FILE])
+
+    assert (index["base_model"], index["base_digest"]) == ("acme/base-1b", f"sha256:{'b' * 64}")
+    assert index["adapters"][0] == {
+        "name": "acme.support", "version": 3, "adapter_id": "s3://bucket/x", "adapter_source": "s3",
+        "digest": f"sha256:{'a' * 64}", "rank": 16, "base_quantization": "nf4",
+        "vllm": {"loads": True, "because": []},
+    }  # fmt: skip
+
+
+def test_the_order_in_which_adapters_are_given_changes_nothing() -> None:
+    given = [adapter("acme.support"), adapter("bank.faq"), adapter("acme.sales")]
+    assert catalogue(*BASE, given) == catalogue(*BASE, given[::-1])
+
+
+def test_a_base_without_adapters_gives_no_arguments() -> None:
+    assert catalogue(*BASE, [])[VLLM_FILE] == ""
+
+
+def test_one_name_for_two_adapters_is_refused() -> None:
+    with pytest.raises(UserError, match="by one name") as caught:
+        catalogue(*BASE, [adapter("acme.support"), adapter("acme.support", version=4)])
+    assert caught.value.value == "acme.support"
+
+
+@pytest.mark.parametrize(("rank", "needed"), [(1, 1), (4, 8), (8, 8), (17, 32), (300, 320), (512, 512)])
+def test_the_smallest_rank_that_vllm_may_be_given_is_chosen(rank: int, needed: int) -> None:
+    assert max_lora_rank(rank) == needed
+    assert needed in MAX_RANKS
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"use_dora": True}, "is a DoRA adapter"),
+        ({"modules_to_save": ["lm_head"]}, "carries whole modules"),
+        ({"trainable_token_indices": [7]}, "carries trained rows of the vocabulary"),
+        ({"bias": "all"}, "carries trained biases"),
+        ({"alpha_pattern": {"q_proj": 8}}, "has ranks or alphas by layer"),
+        ({"rank_pattern": {"q_proj": 600}}, "has rank 600, above 512"),
+        ({"r": None, "num_virtual_tokens": 20}, "is a learned prompt or prefix"),
+    ],
+)
+def test_what_vllm_does_not_load_has_a_reason_and_no_command(config: dict[str, Any], reason: str) -> None:
+    assert reason in not_loaded({"r": 16, "bias": "none", **config})
+    assert serve_command({"r": 16, "bias": "none", **config}, "acme.support", None) is None
+
+
+def test_a_plain_adapter_is_served_on_the_base_as_it_was_quantized() -> None:
+    config = {"r": 16, "bias": "none", "use_rslora": True}
+    assert serve_command(config, "acme.support", None) == (
+        "vllm serve BASE --enable-lora --max-lora-rank 16 --lora-modules acme.support=EXPORT"
+    )
+    assert "--quantization bitsandbytes" in str(serve_command(config, "acme.support", "nf4"))
+    assert serve_command(config, "acme.support", "int8") is None

@@ -1,0 +1,192 @@
+"""A plan as a whole, by the dry run of a small Llama: what `auto` comes to, what fits, what it was told."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from ft_dagster.errors import UserError
+from ft_dagster.planning.catalogue import Hardware
+from ft_dagster.planning.changes import Layout
+from ft_dagster.planning.learned import Foretold, finished, memory_correction, utilizations
+from ft_dagster.planning.plan import make_plan
+from ft_dagster.planning.sketch import facts, shapes_of_configuration
+from ft_dagster.planning.survey import Setting
+from tests.planning.llama import reason, spec
+
+CONFIG = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 256, "num_hidden_layers": 6,
+    "intermediate_size": 640, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 2048,
+    "max_position_embeddings": 2048, "tie_word_embeddings": True, "hidden_act": "silu",
+}  # fmt: skip
+ROOMY, TIGHT = 2_000_000_000, 560_000_000  # bytes of a device; 500 MB are CUDA's context
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small-llama")
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    return folder
+
+
+def planned(folder, declared, *, count=1, memory=ROOMY, known=(), **more):
+    hardware = Hardware("gpu", count, "T4-like", memory, 1e13, True, 1.0)
+    given = facts(
+        shapes_of_configuration(folder / "config.json"), examples=400, tokens=100_000, max_length=256,
+        device_kind="cuda", ranks=count, device_memory=memory, bf16=True,
+    )  # fmt: skip
+    given = replace(given, **{k: v for k, v in more.items() if hasattr(given, k)})
+    setting = Setting(
+        folder, hardware, base="b" * 64, finished=tuple(known), variants=more.get("variants", 1)
+    )
+    return make_plan(declared, given, setting)
+
+
+@pytest.mark.parametrize("objective", ["instruction", "task_specific"])
+def test_auto_teaches_behaviour_by_lora(folder, objective):
+    plan = planned(folder, spec(objective=objective, evaluation={"kind": "json"}))
+    assert plan.content["method"]["name"] == plan.estimate["method"] == "lora"
+    why = reason(plan.estimate["plan"], "method.name")
+    assert why["origin"] == "built-in"
+    assert objective in why["reason"]
+
+
+def test_auto_teaches_knowledge_by_full_where_it_fits(folder):
+    plan = planned(folder, spec(objective="domain_knowledge"))
+    assert plan.content["method"] == {"name": "full"}
+    assert plan.content["training"]["num_train_epochs"] == 1.0
+    assert not any("style is learned" in line for line in plan.estimate["warnings"])
+
+
+def test_auto_teaches_knowledge_by_an_adapter_out_loud_where_full_does_not_fit(folder):
+    plan = planned(folder, spec(objective="domain_knowledge"), memory=TIGHT)
+    assert plan.content["method"]["name"] == "lora"
+    assert "style is learned" in plan.estimate["warnings"][0]
+    full = next(row for row in plan.estimate["ranking"] if row["method"] == "full")
+    assert not full["fits"]
+
+
+def test_auto_with_settings_of_lora_is_lora(folder):
+    plan = planned(folder, spec(objective="domain_knowledge", method={"dropout": 0.0}))
+    assert plan.content["method"]["name"] == "lora"
+    assert "dropout declared" in reason(plan.estimate["plan"], "method.name")["reason"]
+
+
+def test_a_declared_method_that_ranks_lower_is_obeyed_and_the_difference_said(folder):
+    plan = planned(folder, spec(method="full", objective="instruction"))
+    assert plan.content["method"] == {"name": "full"}
+    assert plan.estimate["recommended"] == "lora"
+    assert any("full is declared and obeyed; lora ranks first" in line for line in plan.estimate["warnings"])
+
+
+def test_a_variant_that_does_not_fit_names_changes_and_the_first_makes_it_fit(folder):
+    declared = {"method": "full", "objective": "domain_knowledge", "training": {"max_length": 256}}
+    plan = planned(folder, spec(**declared), memory=TIGHT, ranks=1)
+    assert not plan.fits
+    first = plan.estimate["changes"][0]["settings"]
+    count = first.pop("resources.gpus", 1)
+    for field, value in first.items():
+        put(declared, field.split("."), value)
+    assert planned(folder, spec(**declared), count=count, memory=TIGHT).fits
+
+
+def test_an_unknown_device_memory_refuses_nothing(folder):
+    assert planned(folder, spec(method="full"), memory=None).fits
+
+
+def test_a_mixture_without_trained_tokens_is_refused(folder):
+    with pytest.raises(UserError, match="no trained token"):
+        planned(folder, spec(), trained_tokens=0)
+
+
+def test_neither_prices_nor_neighbours_nor_finished_trainings_are_in_what_is_keyed(folder):
+    one, other = planned(folder, spec()), planned(folder, spec(), variants=7)
+    assert one.content == other.content
+    assert one.estimate != other.estimate
+    assert set(one.content) == {"schema_version", "method", "training", "device", "ranks"}
+
+
+def test_the_rule_of_thumb_stands_beside_with_what_it_leaves_out(folder):
+    (line,) = planned(folder, spec(method="lora")).estimate["cross_checks"]
+    assert "rule of thumb" in line
+    assert "context" in line
+
+
+def put(tree, names, value):
+    for name in names[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[names[-1]] = value
+
+
+def trained(plan, more, seconds=100.0, flops=2e14):
+    """A training that took so many bytes more than this plan foretold."""
+    foretold = json.loads(json.dumps(plan.estimate["foretold"]))
+    reserved = foretold["memory_bytes"] + more
+    return finished(
+        {
+            "foretold": foretold,
+            "peak_device_reserved_bytes": reserved,
+            "flops": flops,
+            "training_seconds": seconds,
+        }
+    )
+
+
+def test_a_finished_training_corrects_the_next_plan_of_its_shape_and_says_so(folder):
+    before = planned(folder, spec(method="lora"))
+    known = [trained(before, 40_000_000)]
+    after = planned(folder, spec(method="lora"), known=known)
+    own = before.estimate["foretold"]["memory_bytes"]
+    assert after.estimate["plan"]["memory_bytes"]["correction"] == 40_000_000
+    assert after.estimate["foretold"]["memory_bytes"] == own  # what is compared is the dry run's
+    assert "1 finished training of this shape took 40 MB more" in after.estimate["plan"]["learned"]
+    assert after.content == before.content
+
+
+def test_a_finished_training_replaces_the_stated_utilization(folder):
+    before = planned(folder, spec(method="lora"))
+    after = planned(folder, spec(method="lora"), known=[trained(before, 0)])
+    assert before.estimate["utilization"]["origin"] == "default"
+    assert after.estimate["utilization"] == {
+        "value": pytest.approx(2e14 / (100 * 1e13)), "origin": "learned",
+        "reason": "from this installation's finished trainings",
+    }  # fmt: skip
+
+
+def test_another_shape_or_base_teaches_nothing(folder):
+    plan = planned(folder, spec(method="lora"))
+    one, layout = trained(plan, 9), Layout(**plan.estimate["foretold"]["layout"])
+    assert memory_correction([one], "b" * 64, "T4-like", layout).added == 9
+    for base, hardware, other in (
+        ("c" * 64, "T4-like", layout),
+        ("b" * 64, "H100", layout),
+        ("b" * 64, "T4-like", replace(layout, method="full")),
+        ("b" * 64, "T4-like", replace(layout, gradient_checkpointing=True)),
+    ):
+        assert memory_correction([one], base, hardware, other).added == 0
+
+
+def test_of_several_trainings_the_median_counts_and_the_error_left_is_shown(folder):
+    plan = planned(folder, spec(method="lora"))
+    layout = Layout(**plan.estimate["foretold"]["layout"])
+    known = [trained(plan, more) for more in (-5_000_000, 9_000_000, 20_000_000)]
+    found = memory_correction(known, "b" * 64, "T4-like", layout)
+    assert found.added == 9_000_000
+    assert "they lay 25 MB apart" in found.sentence
+
+
+def test_a_longer_row_is_corrected_by_shorter_ones_where_none_was_as_long(folder):
+    plan = planned(folder, spec(method="lora"))
+    layout = replace(Layout(**plan.estimate["foretold"]["layout"]), length=1024)
+    found = memory_correction([trained(plan, 7_000_000)], "b" * 64, "T4-like", layout)
+    assert found.added == 7_000_000
+    assert "at another micro-batch or length" in found.sentence
+
+
+def test_a_training_that_was_not_measured_teaches_nothing():
+    assert finished({}) is None
+    foretold = Foretold("b", "h", Layout("lora", 1, False, 256), 1000, None, None)
+    given = {"foretold": {**foretold.__dict__, "layout": foretold.layout.__dict__}}
+    one = finished({**given, "flops": 5, "training_seconds": 1})
+    assert (one.excess, one.utilization) == (None, None)
+    assert utilizations([one], "h") == {}

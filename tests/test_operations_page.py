@@ -1,0 +1,44 @@
+"""docs/operations.md: its YAML is accepted as written, and the lines it explains are those that are said."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ft_dagster.automation.instance import DAGSTER_YAML
+from ft_dagster.launch.local import classify
+from ft_dagster.settings import Host, Retries
+from ft_dagster.spec.variant import ResourcesSpec
+
+PAGE = (Path(__file__).parents[1] / "docs/operations.md").read_text("utf-8")
+
+
+def blocks() -> dict[str, Any]:
+    """Each YAML block of the page by its one key."""
+    found: dict[str, Any] = {}
+    for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL):
+        found.update(yaml.safe_load(text))
+    return found
+
+
+def test_what_it_declares_is_accepted() -> None:
+    given = blocks()
+    ResourcesSpec.model_validate(given["resources"])
+    Host.model_validate(given["host"])
+    assert Retries.model_validate(given["retries"]) == Retries()
+    assert given["run_retries"] == DAGSTER_YAML["run_retries"]
+
+
+def test_the_waits_it_names_are_those_of_the_defaults() -> None:
+    waits = [Retries().wait(tried) for tried in range(Retries().attempts)]
+    assert waits == [10, 20, 40]
+    assert "after 10, 20 and 40 s" in PAGE
+
+
+def test_it_explains_what_the_launcher_says() -> None:
+    said = [classify(code).happened for code in (75, 128 + 9, 128 + 11, 1)]
+    for line in said:
+        assert f"`{line.split(':')[0]}" in PAGE, line
