@@ -8,12 +8,14 @@ from typing import Any
 
 import yaml
 
-from ft_dagster.automation.instance import DAGSTER_YAML
+from ft_dagster.automation.instance import dagster_yaml
+from ft_dagster.launch.line import OVERTAKES
 from ft_dagster.launch.local import classify
-from ft_dagster.settings import Host, Retries
+from ft_dagster.settings import Host, Retries, Settings
 from ft_dagster.spec.variant import ResourcesSpec
 
-PAGE = (Path(__file__).parents[1] / "docs/operations.md").read_text("utf-8")
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs/operations.md").read_text("utf-8")
 
 
 def blocks() -> dict[str, Any]:
@@ -29,7 +31,7 @@ def test_what_it_declares_is_accepted() -> None:
     ResourcesSpec.model_validate(given["resources"])
     Host.model_validate(given["host"])
     assert Retries.model_validate(given["retries"]) == Retries()
-    assert given["run_retries"] == DAGSTER_YAML["run_retries"]
+    assert given["run_retries"] == dagster_yaml(Settings(project=ROOT))["run_retries"]
 
 
 def test_the_waits_it_names_are_those_of_the_defaults() -> None:
@@ -42,3 +44,18 @@ def test_it_explains_what_the_launcher_says() -> None:
     said = [classify(code).happened for code in (75, 128 + 9, 128 + 11, 1)]
     for line in said:
         assert f"`{line.split(':')[0]}" in PAGE, line
+
+
+def test_what_it_says_of_the_order_of_service_holds() -> None:
+    assert f"passes at most {OVERTAKES}" in PAGE
+
+
+def test_the_tests_it_names_exist() -> None:
+    """`file::test`, and `::test` of the file named before it."""
+    named, file = [], ""
+    for place, test in re.findall(r"`((?:tests/[\w/]+\.py|traps)?)::(\w+)`", PAGE):
+        file = place.replace("traps", "tests/e2e/test_dagster_traps.py") or file
+        named.append((file, test))
+    assert len(named) > 15
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / file).read_text("utf-8"), f"{file}::{test}"

@@ -188,20 +188,9 @@ class Bench:
         return figures
 
     def _ask(self, program: str) -> Ask:
-        inventory, resources = self.gpus.inventory(), self.spec.resources
-        gpu = inventory.kind == "gpu"
-        slots = resources.cpu_slots or self.gpus.leases().most(self.key.tenant)
-        return Ask(
-            variant=str(self.key),
-            tenant=self.key.tenant,
-            count=resources.gpus if gpu else slots,
-            priority=resources.priority,
-            memory_bytes=int((resources.gpu_memory_gb or 0) * 1e9) if gpu else 0,
-            gpu_kind=resources.gpu_kind if gpu else None,
-            shared=resources.sharing == "shared",
-            reason=f"{program} for run {self.context.run_id[:8]}",
-            run_id=self.context.run_id,
-        )
+        run_id = self.context.run_id
+        reason = f"{program} for run {run_id[:8]}"
+        return self.gpus.leases().ask_of(self.key, self.spec.resources, reason, run_id)
 
     def refuse_what_cannot_be_lent(self) -> None:
         """Raises UserError where this host can never lend what the declaration asks for."""

@@ -9,12 +9,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import dagster as dg
 import yaml
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, WILL_RETRY_TAG
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster._daemon.controller import get_daemon_statuses
@@ -194,7 +195,10 @@ class Daemon:
 
     def _idle(self, launched: Sequence[Launched]) -> bool:
         """Whether runs of ours wait while no run of the instance is in progress."""
-        waiting = any(status_of(self._instance, run) == dg.DagsterRunStatus.QUEUED for run in launched)
+        waiting = any(
+            status_of(self._instance, run) == dg.DagsterRunStatus.QUEUED or is_retried(self._instance, run)
+            for run in launched
+        )
         return waiting and self._instance.get_runs_count(dg.RunsFilter(statuses=IN_PROGRESS)) == 0
 
     def _heard(self) -> bool:
@@ -227,15 +231,36 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def cancel(instance: dg.DagsterInstance, launched: Sequence[Launched], patience: float = 120) -> None:
     """Cancel every unfinished run and wait until each has ended."""
-    for run in unfinished(instance, launched):
-        instance.run_coordinator.cancel_run(run.run_id)
     end = time.monotonic() + patience
-    while unfinished(instance, launched) and time.monotonic() < end:
+    asked: set[str] = set()
+    while waiting := unfinished(instance, [newest_try(instance, run) for run in launched]):
+        for run in waiting:
+            if run.run_id not in asked:
+                instance.run_coordinator.cancel_run(run.run_id)
+                asked.add(run.run_id)
+        if time.monotonic() > end:
+            return
         time.sleep(1)
 
 
 def unfinished(instance: dg.DagsterInstance, launched: Sequence[Launched]) -> list[Launched]:
-    return [run for run in launched if status_of(instance, run) not in FINISHED]
+    return [run for run in launched if status_of(instance, run) not in FINISHED or is_retried(instance, run)]
+
+
+def is_retried(instance: dg.DagsterInstance, launched: Launched) -> bool:
+    """Whether the daemon runs it again or is about to, since its process was killed: see `newest_try`."""
+    run = instance.get_run_by_id(launched.run_id)
+    if run is None or run.status != dg.DagsterRunStatus.FAILURE:
+        return False
+    undecided = str(instance.run_retries_enabled).lower()  # Dagster tags it a moment after it failed
+    return run.tags.get(WILL_RETRY_TAG, undecided) == "true"
+
+
+def newest_try(instance: dg.DagsterInstance, launched: Launched) -> Launched:
+    """The run that the daemon launched in its place, or itself."""
+    run = instance.get_run_by_id(launched.run_id)
+    again = None if run is None else run.tags.get(AUTO_RETRY_RUN_ID_TAG)
+    return launched if again is None else newest_try(instance, replace(launched, run_id=again))
 
 
 def status_of(instance: dg.DagsterInstance, launched: Launched) -> dg.DagsterRunStatus:

@@ -53,7 +53,7 @@ def run(
             return
         with dagster_instance.Daemon(instance, settings) as daemon:
             launched = dagster_instance.launch(instance, settings, keys, reason)
-            _watch(instance, settings, launched, daemon, as_json)
+            launched = _watch(instance, settings, launched, daemon, as_json)
         _conclude(instance, settings, launched, as_json)
 
 
@@ -198,9 +198,12 @@ def ui(
 
 def _watch(
     instance: DagsterInstance, settings: Settings, launched: list[Launched], daemon: Daemon, quiet: bool
-) -> None:
-    """Show the runs until all have ended; an interrupt cancels them."""
-    from ft_dagster.automation.instance import cancel, unfinished
+) -> list[Launched]:
+    """Show the runs until all have ended, and Dagster's further tries of killed ones; the last of them.
+
+    An interrupt cancels them.
+    """
+    from ft_dagster.automation.instance import cancel, newest_try, unfinished
 
     screen = Console(stderr=True) if quiet else out
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -208,9 +211,10 @@ def _watch(
     try:
         with shown(screen) as show:
             while True:
+                launched = [newest_try(instance, run) for run in launched]
                 show([_state(instance, settings, run) for run in launched])
                 if not unfinished(instance, launched):
-                    return
+                    return launched
                 daemon.ensure(launched)
                 time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:

@@ -40,6 +40,8 @@ from ft_dagster.launch.rank import LEASE, LeaseLost, hold_as_rank
 
 if TYPE_CHECKING:
     from ft_dagster.settings import Host
+    from ft_dagster.spec import VariantKey
+    from ft_dagster.spec.variant import ResourcesSpec
 
 __all__ = ["Ask", "Lease", "LeaseLost", "Leases", "WaitStopped", "hold_as_rank", "of_host"]
 
@@ -182,6 +184,22 @@ class Leases:
         """How many devices one program of a tenant can be granted."""
         limit = self._limit(tenant)
         return min(len(self.inventory.devices), limit or len(self.inventory.devices))
+
+    def ask_of(self, key: VariantKey, resources: ResourcesSpec, reason: str = "", run_id: str = "") -> Ask:
+        """What a variant's `resources` come to on this host: GPUs, or CPU slots (None: all it may have)."""
+        gpu = self.inventory.kind == "gpu"
+        slots = resources.cpu_slots or self.most(key.tenant)
+        return Ask(
+            variant=str(key),
+            tenant=key.tenant,
+            count=resources.gpus if gpu else slots,
+            priority=resources.priority,
+            memory_bytes=int((resources.gpu_memory_gb or 0) * 1e9) if gpu else 0,
+            gpu_kind=resources.gpu_kind if gpu else None,
+            shared=resources.sharing == "shared",
+            reason=reason,
+            run_id=run_id,
+        )
 
     def candidates(self, ask: Ask) -> list[Device]:
         """The devices that would do. Raises UserError where the host can never serve the ask."""

@@ -21,7 +21,7 @@ from ft_dagster.data.render import load_tokenizer, render_rows
 from ft_dagster.data.sources import read_raw, read_rows
 from ft_dagster.data.weights import CONFIG, measure, weight_files
 from ft_dagster.errors import UserError
-from ft_dagster.launch.inventory import find_devices
+from ft_dagster.launch.leases import of_host
 from ft_dagster.planning.catalogue import Hardware
 from ft_dagster.planning.context import (
     Counts,
@@ -53,7 +53,7 @@ class Counted(NamedTuple):
 def plan_variant(settings: Settings, key: VariantKey, hardware: Hardware | None = None) -> dict[str, Any]:
     """The document of a plan as it would be made now, on this host or on `hardware`; nothing is kept.
 
-    `basis` says what the data's figures rest on. Raises UserError.
+    `basis` says what the data's figures rest on. Raises UserError, also for what this host can never lend.
     """
     declared = load_variant(settings.project, key)
     try:
@@ -66,7 +66,10 @@ def plan_variant(settings: Settings, key: VariantKey, hardware: Hardware | None 
 def _planned(settings: Settings, declared: Declared, hardware: Hardware | None) -> dict[str, Any]:
     spec, key = declared.spec, declared.key
     site = Site(settings.project, settings.open_store(), settings.cache_folder, key)
-    hardware = hardware or hardware_of(spec, find_devices(settings.host), settings.project)
+    if hardware is None:
+        leases = of_host(settings.host)
+        leases.candidates(leases.ask_of(key, spec.resources))
+        hardware = hardware_of(spec, leases.inventory, settings.project)
     prefix = f"tenants/{key.tenant}/{key.variant}"
     base = read_head(site.store, prefix, "base_model")
     mixture = read_head(site.store, prefix, "training_mixture")

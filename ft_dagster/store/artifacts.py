@@ -159,12 +159,13 @@ def find(store: Store, place: Place) -> Artifact | None:
 
 
 def verify(store: Store, artifact: Artifact, cache: Path) -> None:
-    """Hash every payload file again. Raises UserError naming the first that differs."""
+    """Hash every file of payload and evidence again. Raises UserError naming the first that differs."""
     folder = artifact.folder(store, cache)
-    for file in artifact.predicate["payload"]:
-        here = folder / "payload" / file["path"]
-        if sha256_file(here) != file["sha256"]:
-            raise _damaged(here, "has other bytes than when it was made")
+    for part in ("payload", "evidence"):
+        for file in artifact.predicate[part]:
+            here = folder / part / file["path"]
+            if sha256_file(here) != file["sha256"]:
+                raise _damaged(here, "has other bytes than when it was made")
 
 
 def files_of(attempt: Attempt) -> tuple[list[FileDigest], list[FileDigest]]:

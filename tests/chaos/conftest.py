@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.patients import Patient
+from tests.export.conftest import make_adapter, make_request
+
+__all__ = ["make_adapter", "make_request"]
 
 Admit = Callable[..., Patient]
 

@@ -68,7 +68,8 @@ def test_the_export_reloads_equal(taught, workshop):
 def test_every_value_and_its_origin_is_in_the_plan(taught, workshop):
     plan = stage(workshop, "training_plan").folder(workshop.store, workshop.settings.cache_folder)
     content = json.loads((plan / "payload/plan.json").read_text())
-    reasons = {reason["field"]: reason for reason in content["reasons"]}
+    estimate = json.loads((plan / "evidence/estimate.json").read_text())
+    reasons = {reason["field"]: reason for reason in estimate["plan"]["reasons"]}
     for field, value in content["training"].items():
         known = (
             {f"training.{field}.{inner}" for inner in value}

@@ -101,6 +101,18 @@ def test_an_unknown_card_and_an_unknown_variant_are_one_error(folder):
         assert error.value.field == field
 
 
+def test_what_this_host_can_never_lend_is_refused_before_anything_is_computed(folder):
+    file = folder / "tenants" / "acme" / "places.yaml"
+    before = file.read_text()
+    edit(file, lambda d: d["resources"].update(cpu_slots=3))
+    try:
+        with pytest.raises(UserError, match="more CPU slots than this host lends") as error:
+            plan_variant(load_settings(folder), KEY)
+    finally:
+        file.write_text(before)
+    assert (error.value.file, error.value.field) == (str(file), "resources.cpu_slots")
+
+
 def test_a_variant_that_does_not_fit_fails_at_the_plan_and_the_first_change_makes_it_pass(folder):
     """Through Dagster: the check blocks, its list is followed, the plan passes."""
     training = {"max_length": 512, "per_device_train_batch_size": 8, "gradient_checkpointing": False}

@@ -102,9 +102,10 @@ def test_a_second_content_for_one_key_is_a_divergence_and_the_first_stands(any_s
     )
 
 
-def test_changed_bytes_do_not_verify(store, tmp_path):
-    artifact = make(store, tmp_path, RECIPE, builder("good"))
-    (artifact.folder(store, tmp_path) / "payload" / "sub" / "rows.txt").write_text("evil")
+@pytest.mark.parametrize("file", ["payload/sub/rows.txt", "evidence/log.txt"])
+def test_changed_bytes_do_not_verify(store, tmp_path, file):
+    artifact = make(store, tmp_path, RECIPE, builder("good", evidence="true"))
+    (artifact.folder(store, tmp_path) / file).write_text("evil")
     with pytest.raises(UserError, match="other bytes"):
         verify(store, artifact, tmp_path)
 

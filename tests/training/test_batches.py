@@ -97,7 +97,7 @@ def test_the_loss_at_trained_positions_equals_the_full_computation(runs: Runs) -
         fast = trainer.compute_loss(trainer.model.eval(), dict(batch)).item()
         whole = logits(trainer, input_ids=batch["input_ids"], position_ids=batch["position_ids"])
         full = cross_entropy(whole[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
-        assert fast == pytest.approx(full.item(), abs=1e-6)
+        assert fast == pytest.approx(full.item(), rel=1e-6)  # float32: the order of a sum
 
 
 def test_the_loss_equals_that_of_trls_fused_head(runs: Runs) -> None:

@@ -1,0 +1,109 @@
+"""Two ranks under torchrun: a rank, torchrun or both are killed or do not answer; the next run goes on."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ft_dagster.training.checkpoints import complete, newest_good
+from tests.chaos.conftest import Admit
+from tests.chaos.patients import Patient, digest_of, kill
+from tests.chaos.test_killed_trainer import committed_step, half_written, logged
+from tests.training.runs import Runs, result_of, write_mixture
+
+pytestmark = [pytest.mark.slow, pytest.mark.long]
+TRAINING = {
+    "num_train_epochs": 16.0,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 1e-3,
+    "evaluations": 6,
+    "keep_last": 3,
+    "keep_best": 2,
+    "deepspeed": {"stage": 3},
+}
+TWO_RANKS = {"method": {"name": "full"}, "training": TRAINING, "ranks": 2}
+Moment = Callable[[Patient, Path], object]
+Act = Callable[[Patient], None]
+
+
+def torchrun(patient: Patient) -> psutil.Process:
+    """The parent of the ranks."""
+    return patient.ranks()[0].parent()
+
+
+ACTS: dict[str, Act] = {
+    "the first rank": lambda patient: kill(patient.ranks()[0]),
+    "the last rank": lambda patient: kill(patient.ranks()[-1]),
+    "torchrun": lambda patient: kill(torchrun(patient)),
+}
+MOMENTS: dict[str, Moment] = {
+    "the ranks start": lambda patient, _: len(patient.ranks()) >= 2,
+    "after some steps": lambda _, output: logged(output, 3, "loss"),
+    "during a checkpoint": lambda _, output: half_written(output),
+    "a checkpoint is committed": lambda _, output: complete(output / "checkpoints"),
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Runs:
+    folder = tmp_path_factory.mktemp("ranks")
+    return Runs(folder, tiny_model_folder, write_mixture(folder / "mixture"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(runs: Runs) -> str:
+    patient = Patient("training", runs.prepare("undisturbed", **TWO_RANKS))
+    try:
+        assert patient.end() == 0, patient.said
+    finally:
+        patient.rescue()
+    return digest_of(patient.run_folder / "acme.support/payload")
+
+
+def disturbed(admit: Admit, runs: Runs, name: str, moment: str) -> tuple[Patient, Path]:
+    folder = "".join(letter if letter.isalpha() else "-" for letter in f"{name} {moment}")
+    patient = admit("training", runs.prepare(folder, **TWO_RANKS))
+    output = patient.run_folder / "acme.support"
+    patient.wait_for(lambda: MOMENTS[moment](patient, output))
+    return patient, output
+
+
+def assert_it_goes_on(admit: Admit, patient: Patient, digest: str, committed: int) -> None:
+    patient.assert_nothing_is_left()
+    output = patient.run_folder / "acme.support"
+    newest = newest_good(output / "checkpoints")
+    assert (newest.step if newest else 0) >= committed
+    again = admit("training", patient.run_folder)
+    assert again.end() == 0, again.said
+    assert digest_of(output / "payload") == digest
+    if newest:
+        assert result_of(patient.run_folder)["figures"]["resumed_from"][-1] == newest.step
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("who", ACTS)
+def test_killed(admit: Admit, runs: Runs, undisturbed: str, who: str, moment: str) -> None:
+    patient, output = disturbed(admit, runs, who, moment)
+    committed = committed_step(output)
+    ACTS[who](patient)
+    assert patient.end() == 128 + signal.SIGKILL, patient.said
+    assert_it_goes_on(admit, patient, undisturbed, committed)
+
+
+def test_a_cancel_of_ranks_that_do_not_answer_ends_them_after_the_grace(
+    admit: Admit, runs: Runs, undisturbed: str
+) -> None:
+    patient = admit("training", runs.prepare("stubborn", **TWO_RANKS), grace=2.0)
+    output = patient.run_folder / "acme.support"
+    patient.wait_for(lambda: committed_step(output))
+    for process in [*patient.ranks(), torchrun(patient)]:
+        process.suspend()
+    committed = committed_step(output)
+    patient.cancel()
+    patient.end(30)
+    assert patient.cancelled
+    assert_it_goes_on(admit, patient, undisturbed, committed)
