@@ -27,6 +27,7 @@ from ft_dagster.training.stop import CANCELLED, PREEMPTED
 T = TypeVar("T")
 BAD_INPUT, FAILED = 2, 1
 FIRST_SIGNAL = 128  # an exit code above it: killed by a signal
+TORCH_PATIENCE = 30.0  # seconds that torch waits for a rank after SIGTERM
 
 
 def world() -> int:
@@ -45,10 +46,7 @@ def to_be_started(launch: Launch) -> bool:
 
 
 def start(run: Run, folder: Path) -> int:
-    """Run the trainer once per rank on this node; the exit code that says most.
-
-    A rank that found bad input decides; then one killed by a signal (128 + signal, which a retry may mend).
-    """
+    """Run the trainer once per rank on this node; the exit code of the rank by which the others ended."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -69,7 +67,7 @@ def start(run: Run, folder: Path) -> int:
     try:
         elastic_launch(config, sys.executable)("-P", "-m", "ft_dagster.training", str(folder))
     except ChildFailedError as error:
-        code = _worst([failure.exitcode for failure in error.failures.values()])
+        code = cause([(failure.exitcode, failure.timestamp) for failure in error.failures.values()])
         if code > FIRST_SIGNAL and all(is_done(run, member) for member in run.members):
             print(f"a rank crashed on leaving ({code}), after all was written", file=sys.stderr)
             return 0
@@ -79,13 +77,23 @@ def start(run: Run, folder: Path) -> int:
     return 0
 
 
-def _worst(codes: list[int]) -> int:
-    """One code for all: when a rank ends, the others fail for want of it."""
-    for code in (BAD_INPUT, CANCELLED, PREEMPTED):
+def cause(ends: list[tuple[int, float]]) -> int:
+    """One code for all ranks, from its exit codes (negative: by that signal) and times, as noticed.
+
+    When a rank ends, torch ends the others: by SIGTERM, to them a preemption, and after 30 s by SIGKILL.
+    So what a rank said of the input or of a cancel counts, else the signal by which one of the first ended.
+    """
+    codes = [code for code, _ in ends]
+    for code in (BAD_INPUT, CANCELLED):
         if code in codes:
             return code
-    killed = [128 - code for code in codes if code < 0]
-    return min(killed, default=FAILED)
+    first, began = ends[0]
+    if first == PREEMPTED:
+        return first
+    signals = [-code for code, ended in ends if code < 0 and ended - began < TORCH_PATIENCE / 2]
+    if signal.SIGKILL in signals:  # others abort for want of it
+        return FIRST_SIGNAL + signal.SIGKILL
+    return FIRST_SIGNAL + min(signals) if signals else FAILED
 
 
 def agree(decide: Callable[[], T]) -> T:

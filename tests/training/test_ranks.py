@@ -14,6 +14,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
+from ft_dagster.training.ranks import cause
 from tests.training.runs import Runs, payload_bytes, result_of
 from tests.training.test_resume import wait_for_step
 
@@ -129,3 +130,24 @@ def _of(process: psutil.Process, run_folder: Path) -> bool:
         return process.pid != os.getpid() and str(run_folder) in " ".join(process.cmdline())
     except psutil.Error:
         return False
+
+
+@pytest.mark.parametrize(
+    ("ends", "code"),
+    [
+        ([(2, 0), (-9, 30)], 2),  # bad input; the other was ended for it
+        ([(-6, 0), (130, 1)], 130),
+        ([(-9, 0), (75, 0)], 137),  # killed; torch ended the other
+        ([(-6, 0), (-9, 0)], 137),  # one aborts for want of the other
+        ([(1, 0), (-9, 0)], 137),
+        ([(1, 0), (-9, 31)], 1),  # an error; the other hung, and torch killed it
+        ([(1, 0), (75, 1)], 1),
+        ([(-11, 0), (75, 0)], 139),
+        ([(75, 0), (75, 0)], 75),
+        ([(75, 0), (-6, 0)], 75),
+    ],
+)
+def test_the_rank_by_which_all_ended_is_told_from_those_that_it_took_along(
+    ends: list[tuple[int, float]], code: int
+) -> None:
+    assert cause(ends) == code
