@@ -2,14 +2,16 @@
 
     .venv/bin/python benchmarks/plan_speed.py
 
-Each case is `ft-dagster recommend` of all methods in a process of its own, imports included; the machine
-should be quiet. Needs nothing. On two cores, one thread, other programs at rest for most of the time:
+Each case is `ft-dagster recommend` of all methods in a process of its own, imports included; the first row is
+what they cost alone. GB: of the largest process; its copies on the other cores share most of it. On two cores
+of an AMD EPYC, other programs at rest:
 
-    | plan                                           | seconds | CPU seconds | GB   |
-    | 70B on one A100 80 GB: one method fits         | 11.6    | 11.3        | 0.53 |
-    | 70B by full on the same: changes are searched  | 12.4    | 12.0        | 0.53 |
-    | 70B on one T4: nothing fits                    | 14.1    | 13.7        | 0.52 |
-    | 7B on one T4: micro-batches and more are tried | 10.2    | 10.0        | 0.51 |
+    | plan                                           | seconds | times the imports | CPU seconds | GB   |
+    | the imports alone: torch, transformers, peft   | 8.2     | 1.0               | 8.1         | 0.45 |
+    | 70B on one A100 80 GB: one method fits         | 12.8    | 1.6               | 20.8        | 0.45 |
+    | 70B by full on the same: changes are searched  | 19.8    | 2.4               | 27.7        | 0.52 |
+    | 70B on one T4: nothing fits                    | 21.8    | 2.7               | 30.4        | 0.52 |
+    | 7B on one T4: micro-batches and more are tried | 14.4    | 1.8               | 22.4        | 0.43 |
 """
 
 from __future__ import annotations
@@ -31,26 +33,30 @@ CASES = {
 }  # fmt: skip
 
 
-def measure(asked: list[str]) -> tuple[float, float, float]:
-    """Seconds, CPU seconds and the most GB in memory of one `ft-dagster recommend`."""
-    program = Path(sys.executable).with_name("ft-dagster")
+IMPORTS = [sys.executable, "-c", "import torch, transformers, peft"]
+
+
+def measure(command: list[str]) -> tuple[float, float, float]:
+    """Seconds, CPU seconds and the GB of the largest process of a command."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     began = time.monotonic()
     child = subprocess.Popen(
-        [program, "recommend", *asked, *ASKED, "--json"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-    )
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+    )  # fmt: skip
     _, _, used = os.wait4(child.pid, 0)
     return time.monotonic() - began, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e9
 
 
 def main() -> int:
-    print("| plan | seconds | CPU seconds | GB |\n|---|---|---|---|")
-    for name, asked in CASES.items():
-        wall, cpu, memory = measure(asked)
-        print(f"| {name} | {wall:.1f} | {cpu:.1f} | {memory:.2f} |", flush=True)
+    program = str(Path(sys.executable).with_name("ft-dagster"))
+    commands = {"the imports alone: torch, transformers, peft": IMPORTS}
+    commands |= {name: [program, "recommend", *asked, *ASKED, "--json"] for name, asked in CASES.items()}
+    print("| plan | seconds | times the imports | CPU seconds | GB |\n|---|---|---|---|---|")
+    imports = None
+    for name, command in commands.items():
+        wall, cpu, memory = measure(command)
+        imports = imports or wall
+        print(f"| {name} | {wall:.1f} | {wall / imports:.1f} | {cpu:.1f} | {memory:.2f} |", flush=True)
     return 0
 
 

@@ -20,8 +20,10 @@ from ft_dagster.planning.decision import Decision, decide
 from ft_dagster.planning.defaults import LORA_LIKE, SOFT_PROMPTS
 from ft_dagster.planning.dryrun import Footprint, Step, footprint
 from ft_dagster.planning.facts import Facts
+from ft_dagster.planning.forked import map_forked
 from ft_dagster.planning.learned import Correction, Finished, memory_correction, utilizations
 from ft_dagster.planning.memory import Load, frozen_bytes
+from ft_dagster.planning.memory import memory as states_of
 from ft_dagster.planning.method import resolve_method
 from ft_dagster.planning.question import METHODS, Candidate, Question, fewest_gpus
 from ft_dagster.planning.reasons import Reasons
@@ -35,6 +37,7 @@ from ft_dagster.training.contract import Base, Parent
 from ft_dagster.training.watch import flops
 
 MOST_GPUS = 64
+SURELY_HELD = 0.7  # of weights, gradients and states by rule of thumb: gradients go as they are used
 
 
 @dataclass(frozen=True)
@@ -132,14 +135,23 @@ class Survey:
 def survey(spec: VariantSpec, facts: Facts, setting: Setting) -> Survey:
     """Raises UserError where the declared method cannot be trained, or nothing can."""
     declared = _declared(spec)
-    planned, refused = {}, {}
-    for name in METHODS:
+
+    def attempt(name: str) -> Planned | dict[str, Any]:
         try:
-            planned[name] = plan_method(with_method(spec, name), facts, setting)
+            return plan_method(with_method(spec, name), facts, setting)
         except UserError as error:
-            if name == declared:
-                raise
-            refused[name] = error.problem
+            return error.as_dict()
+
+    import ft_dagster.planning.rehearsal  # noqa: F401  # torch and its kin, once for all copies
+
+    planned, refused = {}, {}
+    for name, found in zip(METHODS, map_forked(attempt, METHODS), strict=True):
+        if isinstance(found, Planned):
+            planned[name] = found
+        elif name == declared:
+            raise UserError.from_dict(found)
+        else:
+            refused[name] = str(found["problem"])
     question = _question(spec, facts, setting, declared)
     decision = decide(question, [each.candidate for each in planned.values()])
     wanted = _changes(spec, facts, setting, planned, decision)
@@ -166,9 +178,8 @@ def plan_method(spec: VariantSpec, facts: Facts, setting: Setting) -> Planned:
     resolved = resolve(spec, facts)
     first = _layout(resolved, facts)
     held = _Memory(spec, facts, setting)
-    layout = next((each for each in _milder(spec, first, facts) if held.fits(each)), None) or min(
-        _milder(spec, first, facts), key=held.bytes_of
-    )
+    tried = [each for each in _milder(spec, first, facts) if not held.hopeless(each)]
+    layout = next((each for each in tried if held.fits(each)), None) or _milder(spec, first, facts)[-1]
     if layout != first:
         _fill_in(resolved, first, layout, held)
     found, correction = held.occupancy_of(layout), held.correction_of(layout)
@@ -208,6 +219,23 @@ class _Memory:
     def fits(self, layout: Layout) -> bool:
         memory = self.setting.device_memory
         return memory is None or self.bytes_of(layout) <= memory
+
+    def hopeless(self, layout: Layout) -> bool:
+        """Whether weights, gradients and states alone are far too many: a dry run would tell nothing new."""
+        memory = self.setting.device_memory
+        return memory is not None and self._least(layout) > memory
+
+    def at_least(self, layout: Layout) -> int:
+        """`bytes_of`, or where it is hopeless some bytes that are too many as well."""
+        return self._least(layout) if self.hopeless(layout) else self.bytes_of(layout)
+
+    def _least(self, layout: Layout) -> int:
+        facts = replace(self.facts, ranks=layout.gpus)
+        trained = trainable_parameters(
+            self._method(layout.method), facts, len(self.spec.base_model.new_tokens)
+        )
+        load = Load(layout.method, trained, precision_of(self.spec, facts), facts)
+        return int(SURELY_HELD * states_of(load, layout.zero_stage, layout.offload)["floor_bytes"])
 
     def flops_per_token(self, layout: Layout, method: dict[str, Any]) -> float:
         """Counted, forward, backward and recomputation; an estimate by weights where it cannot be counted."""
@@ -296,8 +324,9 @@ def _milder(spec: VariantSpec, first: Layout, facts: Facts) -> list[Layout]:
 def _fill_in(resolved: Resolved, first: Layout, layout: Layout, held: _Memory) -> None:
     """Write the changed layout into the settings, with the bytes as the reason."""
     training, reasons = resolved.training, resolved.reasons
-    before, after = (held.bytes_of(each) / 1e9 for each in (first, layout))
-    why = f"{after:,.1f} GB a device instead of {before:,.1f}"
+    why = f"{held.bytes_of(layout) / 1e9:,.1f} GB a device"
+    if held.fits(layout):
+        why += f" instead of {held.bytes_of(first) / 1e9:,.1f}"
     if layout.micro_batch != first.micro_batch:
         training["per_device_train_batch_size"] = layout.micro_batch
         reasons.revise("training.per_device_train_batch_size", layout.micro_batch, why)
@@ -385,7 +414,7 @@ def _changes(
     name = decision.method or decision.ranking[0].method
     return changes(
         planned[name].layout,
-        _Memory(spec, facts, setting).bytes_of,
+        _Memory(spec, facts, setting).at_least,
         memory,
         teaches_facts=spec.objective == "domain_knowledge",
     )
