@@ -8,6 +8,7 @@ import dagster as dg
 
 from ft_dagster.assets.bench import SHARED, Bench, check, digest_of, stage_asset
 from ft_dagster.assets.data import locate
+from ft_dagster.evaluation.arithmetic import judging_dtype
 from ft_dagster.evaluation.answer_scores import find_database
 from ft_dagster.evaluation.gates import Verdict, check_metrics, gates_digest, judge, to_json
 from ft_dagster.evaluation.samples import (
@@ -51,7 +52,7 @@ def base_evaluation(bench: Bench) -> dg.MaterializeResult[Any]:
 
     artifact = bench.make(
         "base_evaluation", build, inputs={**_task_inputs(bench), "general_scores": general.digest},
-        spec={**bench.spec.slice(*QUESTIONS, *OWN_TASK), "tasks": bench.frozen["tasks"]["task"]},
+        spec={**_asked_in(bench, *OWN_TASK), "tasks": bench.frozen["tasks"]["task"]},
     )  # fmt: skip
     check_metrics(read_samples(bench.payload(artifact)), bench.spec.gates, bench.declared_in)
     scores = dg.MetadataValue.md(_score_table(artifact.figures["scores"]))
@@ -86,7 +87,7 @@ def evaluation(bench: Bench) -> dg.MaterializeResult[Any]:
             "fine_tuned_model": tuned.digest, "base_evaluation": before.digest, "base_model": base.digest,
             "gates": gates_digest(bench.spec.gates), **_database_input(bench),
         },
-        spec={**bench.spec.slice(*QUESTIONS, *OWN_TASK, "objective"), "tasks": bench.frozen["tasks"]},
+        spec={**_asked_in(bench, *OWN_TASK, "objective"), "tasks": bench.frozen["tasks"]},
     )  # fmt: skip
     rules = artifact.figures["verdict"]["rules"]
     difference = artifact.figures["tuned_logit_difference"]
@@ -137,9 +138,14 @@ def _general_scores(bench: Bench) -> Artifact:
     return bench.make(
         "base_evaluation",
         build,
-        inputs=inputs, spec={**bench.spec.slice(*QUESTIONS), "tasks": bench.frozen["tasks"]["general"]},
+        inputs=inputs, spec={**_asked_in(bench), "tasks": bench.frozen["tasks"]["general"]},
         prefix=SHARED if base.place.prefix == SHARED else None,  # a tenant's own base is nobody else's
     )  # fmt: skip
+
+
+def _asked_in(bench: Bench, *fields: str) -> dict[str, Any]:
+    """Of the declaration, and in what arithmetic: base and tuned model are compared in one alone."""
+    return {**bench.spec.slice(*QUESTIONS, *fields), "dtype": judging_dtype(bench.device)}
 
 
 def _run(
@@ -150,7 +156,7 @@ def _run(
         "schema_version": 1,
         "model": {"base": str(locate(bench, base)), "tuned": None if tuned is None else str(tuned)},
         "device": bench.device,
-        "dtype": "bfloat16",
+        "dtype": judging_dtype(bench.device),
         "general": [],
         "task": [],
         "own_task": None,

@@ -8,6 +8,7 @@ from typing import Any
 
 from ft_dagster.data.quantize import quantization_of
 from ft_dagster.data.render import load_tokenizer
+from ft_dagster.evaluation.arithmetic import judging_dtype
 from ft_dagster.evaluation.weights import (
     generate,
     inner_model,
@@ -51,14 +52,15 @@ def answer(
     def ask(model: Any) -> list[str]:
         return _generate(model, tokenizer, texts, chat, max_new_tokens)
 
-    model = load_tuned(base, tuned, dtype="bfloat16", device=device)
+    dtype = judging_dtype(device)
+    model = load_tuned(base, tuned, dtype=dtype, device=device)
     said = ask(model)
     if kind_of(tuned) == "adapter" and quantization_of(tuned) is None:
         with model.disable_adapter():
             plain = ask(inner_model(model))
     else:
         let_go(model)
-        plain = ask(load_base(base, dtype="bfloat16", device=device))
+        plain = ask(load_base(base, dtype=dtype, device=device))
     return [Answer(*row) for row in zip(prompts, plain, said, strict=True)]
 
 

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from ft_dagster.data.derived import base_folder, new_token_ids_of, parent_artifact
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.arithmetic import computes_bf16
 from ft_dagster.launch.inventory import Inventory
 from ft_dagster.planning.catalogue import Hardware, load_catalogue, of_cpu
 from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.hardware import computes_bf16
 from ft_dagster.planning.learned import Finished, finished
 from ft_dagster.planning.shapes import dimensions, linear_shapes
 from ft_dagster.planning.survey import Setting

@@ -7,17 +7,6 @@ from pathlib import Path
 USUAL_MHZ = 2_500.0
 
 
-def computes_bf16(kind: str) -> bool:
-    """Whether the device has bf16 arithmetic: the CPU by its flags, a GPU by torch's word."""
-    if kind == "cuda":
-        import torch
-
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text("utf-8") if cpuinfo.exists() else ""
-    return "amx_bf16" in flags or "avx512_bf16" in flags
-
-
 def cpu_memory() -> int:
     """Bytes of this host's memory, or of its container's where that is less."""
     import psutil

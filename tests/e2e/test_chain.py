@@ -5,6 +5,7 @@ import json
 import dagster as dg
 import pytest
 
+from ft_dagster.assets import evaluation
 from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.lineage.release import history
 from ft_dagster.report.summary import STAGES, variant_row
@@ -172,3 +173,17 @@ def test_a_stage_asked_before_its_upstream_says_what_to_do(fresh):
     fresh.materialize("acme.places", "declaration")
     result = fresh.materialize("acme.places", "evaluation", raises=False)
     assert "Materialize" in fresh.failure(result)
+
+
+def test_scores_in_another_arithmetic_are_scores_of_their_own(workshop, monkeypatch):
+    """Two kinds of host on one store: the base is never compared with a model asked otherwise."""
+    before = read_head(workshop.store, PREFIX, "base_evaluation")
+    here = evaluation.judging_dtype("cpu")
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[here]
+    monkeypatch.setattr(evaluation, "judging_dtype", lambda kind: other)
+    workshop.materialize("acme.places", "base_evaluation")
+    made = read_head(workshop.store, PREFIX, "base_evaluation")
+    monkeypatch.undo()
+    workshop.materialize("acme.places", "base_evaluation")
+    assert made.place.key != before.place.key
+    assert read_head(workshop.store, PREFIX, "base_evaluation").place == before.place
