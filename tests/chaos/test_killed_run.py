@@ -250,6 +250,20 @@ def test_the_daemon_is_killed_and_the_run_goes_on(house: House) -> None:
     house.assert_nothing_is_left()
 
 
+@pytest.mark.usefixtures("daemon")
+def test_two_daemons_may_launch_a_run_twice_and_its_work_is_done_once(house: House) -> None:
+    """Dagster ignores the second process, but calls the run failed until the first has ended."""
+    with house.daemon():
+        runs = [house.launch("fine_tuned_model") for _ in range(3)]  # of one variant: one after another
+        for run_id in runs:
+            wait_until(lambda run_id=run_id: house.status(run_id) == dg.DagsterRunStatus.SUCCESS)
+    with house.instance() as instance:
+        for run_id in runs:
+            assert len(instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_START)) == 1
+    assert house.model().digest == house.digest
+    house.assert_nothing_is_left()
+
+
 def kill_with_servers(program: psutil.Process, *, servers: bool) -> None:
     """Kill a program of Dagster; with the code servers that it started, runs in them included, or alone."""
     below = program.children(recursive=True) if servers else []
