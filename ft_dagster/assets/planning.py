@@ -20,7 +20,7 @@ from ft_dagster.report.recommendation import (
     cost_markdown,
     memory_line,
     ranking_markdown,
-    reasons_lines,
+    reasons_markdown,
     refusal,
 )
 from ft_dagster.report.tables import markdown_table, size
@@ -81,7 +81,7 @@ def _metadata(bench: Bench, estimate: dict[str, Any]) -> dict[str, Any]:
         "warnings": dg.MetadataValue.md("\n".join(f"- {line}" for line in warnings) or "none"),
         "ranking": dg.MetadataValue.md(ranking_markdown(estimate)),
         "memory": dg.MetadataValue.md(as_markdown_image(memory_bars(estimate))),
-        "why": dg.MetadataValue.md("\n".join(f"- {line}" for line in reasons_lines(estimate))),
+        "why": dg.MetadataValue.md(reasons_markdown(estimate)),
         "plan": dg.MetadataValue.md(reasons_table(estimate["plan"])),
         "cost": dg.MetadataValue.md(cost_markdown(estimate)),
         "storage": dg.MetadataValue.md(storage_table(estimate)),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Document = Mapping[str, Any]
 VERDICTS = {"for": "+", "against": "-", "neither": " "}
+IN_WORDS = {"+": "**for** ", "-": "**against** ", "!": "**mind** "}
 HELD = {
     "frozen": "frozen weights",
     "trained": "trained weights",
@@ -130,6 +131,16 @@ def reasons_lines(document: Document) -> list[str]:
     return lines
 
 
+def reasons_markdown(document: Document) -> str:
+    """The same as a list: a leading + or - would begin a list inside it."""
+    lines = []
+    for line in reasons_lines(document):
+        mark, said = (IN_WORDS[line[0]], line[2:]) if line[0] in IN_WORDS else ("", line.strip())
+        number, _, change = said.partition(". ")
+        lines.append(f"- ({number}) {change}" if number.isdigit() else f"- {mark}{said}")
+    return "\n".join(lines)
+
+
 def memory_line(document: Document) -> str:
     """What one device holds at the highest moment of a step, by what it is."""
     held = document["plan"]["memory_bytes"]
@@ -150,8 +161,10 @@ def _rule(rule: Document) -> str:
 
 
 def _spent(row: Document) -> str:
-    hours = row["hours"]
-    return f"{ABSENT if hours is None else duration(3600 * hours)}, {_usd(row['cost_usd'])}"
+    """Time and price, where they are known."""
+    hours, usd = row["hours"], row["cost_usd"]
+    known = [] if hours is None else [duration(3600 * hours)]
+    return ", ".join(known + ([] if usd is None else [_usd(usd)])) or ABSENT
 
 
 def _usd(value: float | None) -> str:
