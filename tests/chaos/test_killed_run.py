@@ -291,3 +291,15 @@ def test_everything_is_killed_as_by_a_power_cut_and_the_next_run_goes_on(house: 
     with house.daemon():
         assert house.end_of(house.launch("fine_tuned_model")) == dg.DagsterRunStatus.SUCCESS
     assert_resumed(house)
+
+
+def test_the_webserver_is_killed_and_the_run_goes_on(house: House) -> None:
+    """The last one: nobody launches after it."""
+    house.forget_model()
+    with house.daemon():
+        run_id = house.launch("fine_tuned_model")
+        house.trainer()
+        kill_with_servers(house.programs["webserver"], servers=True)
+        assert house.end_of(run_id) == dg.DagsterRunStatus.SUCCESS
+    assert house.model().digest == house.digest
+    house.assert_nothing_is_left()
