@@ -9,11 +9,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ft_dagster.training.checkpoints import complete, newest_good
+from ft_dagster.training.checkpoints import complete
 from tests.chaos.conftest import Admit
 from tests.chaos.patients import Patient, digest_of, kill
-from tests.chaos.test_killed_trainer import committed_step, half_written, logged
-from tests.training.runs import Runs, result_of, write_mixture
+from tests.chaos.test_killed_trainer import assert_it_goes_on, committed_step, half_written, logged
+from tests.training.runs import Runs, write_mixture
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 TRAINING = {
@@ -70,18 +70,6 @@ def disturbed(admit: Admit, runs: Runs, name: str, moment: str) -> tuple[Patient
     output = patient.run_folder / "acme.support"
     patient.wait_for(lambda: MOMENTS[moment](patient, output))
     return patient, output
-
-
-def assert_it_goes_on(admit: Admit, patient: Patient, digest: str, committed: int) -> None:
-    patient.assert_nothing_is_left()
-    output = patient.run_folder / "acme.support"
-    newest = newest_good(output / "checkpoints")
-    assert (newest.step if newest else 0) >= committed
-    again = admit("training", patient.run_folder)
-    assert again.end() == 0, again.said
-    assert digest_of(output / "payload") == digest
-    if newest:
-        assert result_of(patient.run_folder)["figures"]["resumed_from"][-1] == newest.step
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

@@ -24,10 +24,9 @@ from ft_dagster.launch.leases import of_host
 from ft_dagster.settings import load_settings
 from ft_dagster.store import read_head
 from ft_dagster.training.checkpoints import complete
-from tests.e2e.project import command_environment, edit, write_project
+from tests.e2e.project import UP_TO_PLAN, command_environment, edit, write_project
 from tests.e2e.test_instance import (
     BIN,
-    EARLY,
     LAUNCH,
     PARTITION,
     REPOSITORY,
@@ -154,7 +153,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> 
         with house.daemon():
             wait_until(lambda: ask(house.port, "{ version }"))
             ask(house.port, PARTITION, selector=REPOSITORY, name="ft_dagster_variant", key=KEY)
-            assert house.end_of(house.launch(*EARLY, "fine_tuned_model")) == dg.DagsterRunStatus.SUCCESS
+            assert house.end_of(house.launch(*UP_TO_PLAN, "fine_tuned_model")) == dg.DagsterRunStatus.SUCCESS
             house.digest = house.model().digest
         yield house
         for process in house.processes():
@@ -168,10 +167,15 @@ def daemon(house: House) -> Iterator[None]:
         yield
 
 
-def assert_resumed(house: House) -> None:
+def assert_undisturbed(house: House) -> None:
+    """Nothing is left, and the model is the one that nobody disturbed."""
     assert house.model().digest == house.digest
-    assert house.model().figures["resumed_from"]
     house.assert_nothing_is_left()
+
+
+def assert_resumed(house: House) -> None:
+    assert house.model().figures["resumed_from"]
+    assert_undisturbed(house)
 
 
 @pytest.mark.usefixtures("daemon")
@@ -246,8 +250,7 @@ def test_the_daemon_is_killed_and_the_run_goes_on(house: House) -> None:
         house.trainer()
         kill_with_servers(house.programs["daemon"], servers=False)
         assert house.end_of(run_id) == dg.DagsterRunStatus.SUCCESS
-    assert house.model().digest == house.digest
-    house.assert_nothing_is_left()
+    assert_undisturbed(house)
 
 
 @pytest.mark.usefixtures("daemon")
@@ -260,8 +263,7 @@ def test_two_daemons_may_launch_a_run_twice_and_its_work_is_done_once(house: Hou
     with house.instance() as instance:
         for run_id in runs:
             assert len(instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_START)) == 1
-    assert house.model().digest == house.digest
-    house.assert_nothing_is_left()
+    assert_undisturbed(house)
 
 
 def kill_with_servers(program: psutil.Process, *, servers: bool) -> None:
@@ -301,5 +303,4 @@ def test_the_webserver_is_killed_and_the_run_goes_on(house: House) -> None:
         house.trainer()
         kill_with_servers(house.programs["webserver"], servers=True)
         assert house.end_of(run_id) == dg.DagsterRunStatus.SUCCESS
-    assert house.model().digest == house.digest
-    house.assert_nothing_is_left()
+    assert_undisturbed(house)

@@ -10,6 +10,10 @@ from typing import Any
 import yaml
 
 THINGS = ["permit", "balcony", "account", "passport", "form", "facade", "ship", "whale", "town", "bank"]
+UP_TO_PLAN = (
+    *("declaration", "base_model", "general_corpus"),
+    *("task_dataset", "training_mixture", "training_plan"),
+)
 PLACES = ["north", "south", "east", "west", "harbour", "square", "street", "tower", "garden", "bridge"]
 
 

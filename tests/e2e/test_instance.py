@@ -16,7 +16,7 @@ import pytest
 from ft_dagster.automation.instance import workspace_file, write_home
 from ft_dagster.settings import load_settings
 from ft_dagster.store import Store, read_head
-from tests.e2e.project import command_environment, edit, write_project
+from tests.e2e.project import UP_TO_PLAN, command_environment, edit, write_project
 
 pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
@@ -34,7 +34,6 @@ mutation($selector: RepositorySelector!, $name: String!, $key: String!) {
     __typename } }
 """
 REPOSITORY = {"repositoryLocationName": "ft_dagster", "repositoryName": "__repository__"}
-EARLY = ["declaration", "base_model", "general_corpus", "task_dataset", "training_mixture", "training_plan"]
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +109,7 @@ def test_a_partition_launched_through_the_webserver_is_tagged_made_and_read_back
             "selector": {
                 **REPOSITORY,
                 "pipelineName": "__ASSET_JOB",
-                "assetSelection": [{"path": [a]} for a in EARLY],
+                "assetSelection": [{"path": [a]} for a in UP_TO_PLAN],
             },
             "mode": "default",
             "executionMetadata": {"tags": [{"key": "dagster/partition", "value": "acme.places"}]},
@@ -128,8 +127,8 @@ def test_a_partition_launched_through_the_webserver_is_tagged_made_and_read_back
     tags = {tag["key"]: tag["value"] for tag in run["tags"]}
     assert (tags["ft/tenant"], tags["ft/variant"], tags["ft/reason"]) == ("acme", "acme.places", "ui")
     made = {m["assetKey"]["path"][0]: m for m in run["assetMaterializations"]}
-    assert set(made) == set(EARLY)
-    assert {made[name]["partition"] for name in EARLY if name != "general_corpus"} == {"acme.places"}
+    assert set(made) == set(UP_TO_PLAN)
+    assert {made[name]["partition"] for name in UP_TO_PLAN if name != "general_corpus"} == {"acme.places"}
     labels = {entry["label"] for entry in made["training_plan"]["metadataEntries"]}
     assert {"digest", "owners", "plan"} <= labels
 

@@ -13,18 +13,10 @@ import pytest
 from ft_dagster.assets.bench import FAILURE
 from ft_dagster.launch.processes import MARKER
 from ft_dagster.store import read_head
-from tests.e2e.project import edit
+from tests.e2e.project import UP_TO_PLAN, edit
 
 pytestmark = pytest.mark.slow
 PREFIX = "tenants/acme/places"
-UP_TO_PLAN = (
-    "declaration",
-    "base_model",
-    "general_corpus",
-    "task_dataset",
-    "training_mixture",
-    "training_plan",
-)
 
 
 @pytest.fixture(scope="module")

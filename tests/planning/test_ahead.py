@@ -13,18 +13,10 @@ from ft_dagster.planning.catalogue import PROCESS
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from tests.e2e.conftest import Workshop
-from tests.e2e.project import edit, write_lines, write_project
+from tests.e2e.project import UP_TO_PLAN, edit, write_lines, write_project
 
 pytestmark = pytest.mark.slow
 KEY = VariantKey.parse("acme.places")
-BEFORE = (
-    "declaration",
-    "base_model",
-    "general_corpus",
-    "task_dataset",
-    "training_mixture",
-    "training_plan",
-)
 CARDS = """cards:
   Tiny-1:
     memory_mib: 478
@@ -69,7 +61,7 @@ def test_the_sample_is_near_what_the_mixture_counts(folder):
     _, before = asked(folder, str(KEY))
     with dg.DagsterInstance.ephemeral() as instance:
         shop = Workshop(folder, instance)
-        shop.materialize(str(KEY), *BEFORE[:-1])
+        shop.materialize(str(KEY), *UP_TO_PLAN[:-1])
     _, after = asked(folder, str(KEY))
     assert after["basis"].startswith("the newest training_mixture")
     assert before["examples"] == pytest.approx(after["examples"], rel=0.15)
@@ -125,14 +117,14 @@ def test_a_variant_that_does_not_fit_fails_at_the_plan_and_the_first_change_make
     edit(folder / "ft_dagster.yaml", lambda d: d.setdefault("host", {}).update(memory_gb=lent))
     with dg.DagsterInstance.ephemeral() as instance:
         shop = Workshop(folder, instance)
-        refused = shop.materialize(str(KEY), *BEFORE, raises=False)
+        refused = shop.materialize(str(KEY), *UP_TO_PLAN, raises=False)
         assert not refused.success, shop.failure(refused)
         (check,) = [e for e in refused.get_asset_check_evaluations() if e.check_name == "fits"]
         assert not check.passed
         changes = plan_variant(load_settings(folder), KEY)["changes"]
         assert changes[0]["sentence"] in check.description
         edit(folder / "tenants" / "acme" / "places.yaml", lambda d: _apply(d, changes[0]["settings"]))
-        passed = shop.materialize(str(KEY), *BEFORE)
+        passed = shop.materialize(str(KEY), *UP_TO_PLAN)
         (check,) = [e for e in passed.get_asset_check_evaluations() if e.check_name == "fits"]
         assert check.passed
 

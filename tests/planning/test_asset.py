@@ -7,14 +7,13 @@ from ft_dagster.report.summary import newest_plan
 from ft_dagster.spec import VariantKey
 from ft_dagster.store import read_head
 from tests.e2e.conftest import Workshop
-from tests.e2e.project import GENERAL, edit, write_lines, write_project
+from tests.e2e.project import GENERAL, UP_TO_PLAN, edit, write_lines, write_project
 from tests.planning.llama import METHODS
 
 pytestmark = pytest.mark.slow
 KEY = "acme.places"
 SHORT = {"max_length": 128}
 EXPORT = {"full": "merged"}
-BEFORE = ("declaration", "base_model", "general_corpus", "task_dataset", "training_mixture", "training_plan")
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +23,7 @@ def workshop(tmp_path_factory, tiny_model_folder):
         edit(folder / "tenants" / tenant / "places.yaml", _without_benchmarks)
     with dg.DagsterInstance.ephemeral() as instance:
         shop = Workshop(folder, instance)
-        shop.materialize(KEY, *BEFORE)
+        shop.materialize(KEY, *UP_TO_PLAN)
         yield shop
 
 
@@ -90,7 +89,7 @@ def test_full_chosen_by_the_plan_needs_the_export_it_can_have(workshop):
     books = {"sources": ["data/books.jsonl"], "decontaminate": {"enabled": False}}
     knowledge = {"objective": "domain_knowledge", "method": "auto", "export": "adapter", "data": books}
     edit(workshop.folder / "tenants" / "globex" / "places.yaml", lambda declared: declared.update(knowledge))
-    result = workshop.materialize("globex.places", *BEFORE, raises=False)
+    result = workshop.materialize("globex.places", *UP_TO_PLAN, raises=False)
     assert "by its plan, method full trains the whole model" in workshop.failure(result)
 
 
@@ -99,7 +98,7 @@ def test_a_setting_that_the_base_cannot_have_names_the_declaration(workshop):
         workshop.folder / "tenants" / "globex" / "places.yaml",
         lambda declared: declared.update(method={"name": "lora", "rank": 512}, export="adapter"),
     )
-    result = workshop.materialize("globex.places", *BEFORE, raises=False)
+    result = workshop.materialize("globex.places", *UP_TO_PLAN, raises=False)
     assert not result.success
     message = workshop.failure(result)
     assert "tenants/globex/places.yaml" in message
