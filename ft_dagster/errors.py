@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class UserError(Exception):
     """A mistake in what the user gave us; shown as one message, never as a traceback.
@@ -42,6 +44,9 @@ class UserError(Exception):
     def __str__(self) -> str:
         return f"{self.statement}. {self.fix}"
 
+    def __reduce__(self) -> Any:
+        return UserError.from_dict, (self.as_dict(),)
+
     def as_dict(self) -> dict[str, object]:
         """The same error for `--json` and for `result.json` (see `from_dict`)."""
         value = None if self.value is None else _short(self.value)
@@ -62,12 +67,19 @@ class UserError(Exception):
         line = error.get("line")
         made.line = line if isinstance(line, int) else None
         made.field = None if error.get("field") is None else str(error["field"])
-        made.value = error.get("value")
+        value = error.get("value")
+        made.value = None if value is None else _Shown(value)
         made.args = (str(made),)
         return made
 
 
+class _Shown(str):
+    """A value as it is to be shown."""
+
+
 def _short(value: object) -> str:
+    if isinstance(value, _Shown):
+        return str(value)
     text = value if isinstance(value, str) else repr(value)
     text = repr(text) if isinstance(value, str) else text
     return text if len(text) <= 120 else text[:117] + "..."

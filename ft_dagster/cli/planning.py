@@ -37,12 +37,13 @@ def plan(
     """
     from ft_dagster.planning.ahead import plan_variant
     from ft_dagster.planning.catalogue import load_catalogue
+    from ft_dagster.planning.forked import alone
     from ft_dagster.report.recommendation import cost_rows
 
     quiet()
     settings = load_settings(context.obj)
     hardware = None if gpus is None else _hardware(load_catalogue(settings.project), gpus)
-    document = plan_variant(settings, VariantKey.parse(variant), hardware)
+    document = alone(lambda: plan_variant(settings, VariantKey.parse(variant), hardware))
     _draw(document, picture)
     if as_json:
         print_json(document)
@@ -124,6 +125,7 @@ def recommend(
     """
     from ft_dagster.planning import recommend as recommendation
     from ft_dagster.planning.catalogue import load_catalogue
+    from ft_dagster.planning.forked import alone
 
     quiet()
     hardware = _hardware(load_catalogue(context.obj), gpus)
@@ -131,7 +133,7 @@ def recommend(
         examples, model, params, tokens_per_example, max_length, micro_batch, objective, method, variants,
         new_tokens, budget, deadline, _served(serving),
     )  # fmt: skip
-    document = recommendation.recommend(asked, hardware).to_json()
+    document = alone(lambda: recommendation.recommend(asked, hardware).to_json())
     _draw(document, picture)
     if as_json:
         print_json(document)

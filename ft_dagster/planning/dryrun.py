@@ -23,6 +23,8 @@ from ft_dagster.training.methods import Precision, method_of
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+FULL = json.dumps({"name": "full"})  # adds nothing to the base
+
 
 @dataclass(frozen=True)
 class Step:
@@ -116,10 +118,9 @@ def footprint(
 @lru_cache(maxsize=128)
 def _footprint(file: str, content: bytes, base: str, method: str, step: Step) -> Footprint:
     config, given, settings = configuration(file), Base.model_validate_json(base), json.loads(method)
-    unquantized = {**settings, "name": "lora"} if settings["name"] in LORA_LIKE else settings
     try:
-        whole = _anatomy(file, content, base, json.dumps(unquantized))
-        return _extrapolated(config, given, settings, step, whole) or _whole(config, given, settings, step)
+        kinds = _kinds(file, content, base, method if _picks_layers(given, settings) else FULL)
+        return _extrapolated(config, given, settings, step, kinds) or _whole(config, given, settings, step)
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise UserError(
             f"cannot be run on shapes alone ({type(error).__name__}: {str(error).strip()[:160]})",
@@ -156,41 +157,46 @@ def _whole(config: PreTrainedConfig, base: Base, method: dict[str, Any], step: S
     return Footprint(method["name"], step, moments, trained, frozen, extrapolated=False)
 
 
-@dataclass(frozen=True)
-class _Anatomy:
-    """Of a whole model: how many layers, after how many their kinds repeat, and its weights."""
-
-    layers: int
-    period: int
-    trained: int
-    frozen: int
+def _picks_layers(base: Base, method: dict[str, Any]) -> bool:
+    """Whether layers that are alike may be taught differently: where some are named by their number."""
+    targets = method.get("target_modules") or ""
+    names = [targets] if isinstance(targets, str) else targets
+    return base.parent is not None or any(part.isdigit() for name in names for part in name.split("."))
 
 
 @lru_cache(maxsize=32)
-def _anatomy(file: str, _content: bytes, base: str, method: str) -> _Anatomy:
-    from ft_dagster.planning.rehearsal import kinds_of_layers, numbers, shapes
+def _kinds(file: str, _content: bytes, base: str, method: str) -> tuple[int, int]:
+    """How many layers the whole model has, and after how many their kinds repeat."""
+    from ft_dagster.planning.rehearsal import kinds_of_layers, shapes
 
-    step = Step(rows=1, length=2, trained_positions=1)
-    model = shapes(configuration(file), Base.model_validate_json(base), method_of(json.loads(method)), step)
-    kinds = kinds_of_layers(model)
-    return _Anatomy(len(kinds), _period(kinds), *numbers(model))
+    step, settings = Step(rows=1, length=2, trained_positions=1), json.loads(method)
+    plain = {**settings, "name": "lora"} if settings["name"] in LORA_LIKE else settings
+    kinds = kinds_of_layers(
+        shapes(configuration(file), Base.model_validate_json(base), method_of(plain), step)
+    )
+    return len(kinds), _period(kinds)
 
 
 def _extrapolated(
-    config: PreTrainedConfig, base: Base, method: dict[str, Any], step: Step, whole: _Anatomy
+    config: PreTrainedConfig, base: Base, method: dict[str, Any], step: Step, kinds: tuple[int, int]
 ) -> Footprint | None:
     """From the first layers; None where the model has few, or they differ."""
     from ft_dagster.training.skeleton import cut
 
-    low, high = (whole.layers % whole.period + times * whole.period for times in (2, 3))
-    if whole.layers <= high:
+    layers, period = kinds
+    low, high = (layers % period + times * period for times in (2, 3))
+    if layers <= high:
         return None
-    first, second = (_whole(cut(config, depth), base, method, step).moments for depth in (low, high))
-    times = (whole.layers - low) // whole.period
+    first, second = (_whole(cut(config, depth), base, method, step) for depth in (low, high))
+    times = (layers - low) // period
     moments = {
-        name: _on_line(moment, second[name], times) for name, moment in first.items() if name in second
+        name: _on_line(moment, second.moments[name], times)
+        for name, moment in first.moments.items()
+        if name in second.moments
     }
-    return Footprint(method["name"], step, moments, whole.trained, whole.frozen, extrapolated=True)
+    trained = first.trained_weights + (second.trained_weights - first.trained_weights) * times
+    frozen = first.frozen_weights + (second.frozen_weights - first.frozen_weights) * times
+    return Footprint(method["name"], step, moments, trained, frozen, extrapolated=True)
 
 
 def _period(kinds: Sequence[Any]) -> int:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import convert_outputs_to_fp32
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ft_dagster.planning.standins import TiledHead, gpu_attention, quantize, unpacked_rows
+from ft_dagster.planning.standins import TiledHead, gpu_attention, hollow_positions, quantize, unpacked_rows
 from ft_dagster.planning.tracker import FROZEN, GRADIENTS, STATES, TRAINED, Tracker
 from ft_dagster.training.contract import Base
+from ft_dagster.training.hollow import HollowMode, hollow
 from ft_dagster.training.loss import learned_prompt, loss_at
 from ft_dagster.training.methods import Method
 from ft_dagster.training.methods.adapter import Adapter
@@ -58,12 +58,12 @@ def shapes(config: PreTrainedConfig, base: Base, method: Method, step: Step) -> 
 def rehearse(model: PreTrainedModel, step: Step) -> Tracker:
     """A step of `model` (from `shapes`; it is of no use afterwards), recorded."""
     tracker = Tracker()
-    with _quiet(), FakeTensorMode(allow_non_fake_inputs=True), ExitStack() as stack:
+    hollow(model)
+    with _quiet(), HollowMode(), hollow_positions(), ExitStack() as stack:
         if step.device == "cuda":
             stack.enter_context(gpu_attention())
         if not step.packed:
             stack.enter_context(unpacked_rows())
-        _materialize(model)
         trained = [weight for weight in model.parameters() if weight.requires_grad]
         tracker.track((w for w in model.parameters() if not w.requires_grad), FROZEN)
         tracker.track(model.buffers(), FROZEN)
@@ -134,25 +134,6 @@ def _tiled_head(model: Any, compute: torch.dtype) -> Iterator[None]:
         yield
     finally:
         del head.forward
-
-
-def _materialize(model: nn.Module) -> None:
-    """Put a fake CPU tensor in the place of every meta one; what is shared stays shared."""
-    made: dict[int, tuple[Any, Any]] = {}
-
-    def fake(tensor: Any) -> Any:
-        if id(tensor) not in made:
-            new: Any = torch.empty(tensor.shape, dtype=tensor.dtype)
-            if isinstance(tensor, nn.Parameter):
-                new = nn.Parameter(new, requires_grad=tensor.requires_grad)
-            made[id(tensor)] = new, tensor
-        return made[id(tensor)][0]
-
-    for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
-            for name, tensor in tensors.items():
-                if tensor is not None:
-                    tensors[name] = fake(tensor)
 
 
 def layers_of(model: nn.Module, count: int) -> nn.ModuleList | None:

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensor
 from transformers import masking_utils
 
 from ft_dagster.data.quantize import Quantization
+from ft_dagster.training.hollow import Hollow
 
 NF4_BLOCK, NF4_SUPERBLOCK = 64, 256  # weights of a scale, scales of a scale of scales
 
@@ -109,7 +109,7 @@ def gpu_attention() -> Iterator[None]:
     def attention(
         query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **named: Any
     ) -> Any:
-        if not isinstance(query, FakeTensor):  # of another thread
+        if not isinstance(query, Hollow):  # of another thread
             return real(query, key, value, *rest, **named)
         mask = named.get("attn_mask", rest[0] if rest else None)
         if torch.is_autocast_enabled("cpu"):
@@ -127,12 +127,27 @@ def gpu_attention() -> Iterator[None]:
 
 
 @contextmanager
+def hollow_positions() -> Iterator[None]:
+    """Rows of several examples each, as transformers takes positions whose values it cannot see."""
+    real = masking_utils.is_tracing
+
+    def traced(tensor: Any = None) -> bool:
+        return isinstance(tensor, Hollow) or bool(real(tensor))
+
+    masking_utils.is_tracing = traced
+    try:
+        yield
+    finally:
+        masking_utils.is_tracing = real
+
+
+@contextmanager
 def unpacked_rows() -> Iterator[None]:
     """Rows of one example each, as transformers sees by the values of positions: attention needs no mask."""
     real = masking_utils.find_packed_sequence_indices
 
     def found(position_ids: torch.Tensor) -> Any:
-        return None if isinstance(position_ids, FakeTensor) else real(position_ids)
+        return None if isinstance(position_ids, Hollow) else real(position_ids)
 
     masking_utils.find_packed_sequence_indices = found
     try:

@@ -136,11 +136,11 @@ def survey(spec: VariantSpec, facts: Facts, setting: Setting) -> Survey:
     """Raises UserError where the declared method cannot be trained, or nothing can."""
     declared = _declared(spec)
 
-    def attempt(name: str) -> Planned | dict[str, Any]:
+    def attempt(name: str) -> Planned | UserError:
         try:
             return plan_method(with_method(spec, name), facts, setting)
         except UserError as error:
-            return error.as_dict()
+            return error
 
     import ft_dagster.planning.rehearsal  # noqa: F401  # torch and its kin, once for all copies
 
@@ -149,9 +149,9 @@ def survey(spec: VariantSpec, facts: Facts, setting: Setting) -> Survey:
         if isinstance(found, Planned):
             planned[name] = found
         elif name == declared:
-            raise UserError.from_dict(found)
+            raise found
         else:
-            refused[name] = str(found["problem"])
+            refused[name] = found.problem
     question = _question(spec, facts, setting, declared)
     decision = decide(question, [each.candidate for each in planned.values()])
     wanted = _changes(spec, facts, setting, planned, decision)

@@ -1,4 +1,4 @@
-"""Which storages live, when, and what they hold: real tensors and fake ones alike.
+"""Which storages live, when, and what they hold: real tensors and hollow ones alike.
 
 A storage is born with the first operation that returns it and dies with its last reference, so views cost
 nothing. What the kernels allocate within an operation is not seen. Imported only where torch is.
@@ -7,12 +7,14 @@ nothing. What the kernels allocate within an operation is not seen. Imported onl
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from ft_dagster.training.hollow import storage_of, tensors_of
 
 FROZEN, TRAINED, GRADIENTS, STATES, ACTIVATIONS, TEMPORARIES = KINDS = (
     "frozen",
@@ -44,11 +46,13 @@ class Tracker(TorchDispatchMode):
         self.phases: list[tuple[str, int]] = [("before", 0)]
         self._live: dict[int, tuple[weakref.ref[torch.UntypedStorage], Block]] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # there is none here, and its guard takes as long as the rest
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func is torch.ops.prim.device.default:  # asked more often than all else together
-            return args[0].device
         out = func(*args, **(kwargs or {}))
         for tensor in tensors_of(out):
             self._block(tensor)
@@ -92,7 +96,7 @@ class Tracker(TorchDispatchMode):
         return found
 
     def _block(self, tensor: torch.Tensor) -> Block:
-        storage = tensor.untyped_storage()
+        storage = storage_of(tensor)
         known = self._live.get(id(storage))
         if known:
             return known[1]
@@ -107,15 +111,6 @@ class Tracker(TorchDispatchMode):
         self._live[key] = (weakref.ref(storage, died), block)
         self.blocks.append(block)
         return block
-
-
-def tensors_of(out: Any) -> Iterator[torch.Tensor]:
-    """The tensors that an operation returned."""
-    if isinstance(out, torch.Tensor):
-        yield out
-    elif isinstance(out, tuple | list):
-        for part in out:
-            yield from tensors_of(part)
 
 
 def _sum(kinds: dict[str, int]) -> int:

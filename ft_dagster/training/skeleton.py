@@ -1,6 +1,6 @@
 """The model as it trains, without its weights: for counting what a training costs before it is run.
 
-Built under whatever holds no memory: `torch.device("meta")`, or a FakeTensorMode.
+Built under what holds no memory: `torch.device("meta")`.
 """
 
 from __future__ import annotations

@@ -122,13 +122,15 @@ def _count_row(base: str, _config: str, method: str, checkpointing: bool, row: t
 def shapes_of(
     base: Base, method: dict[str, Any], checkpointing: bool, layers: int | None = None
 ) -> PreTrainedModel:
-    """The model as it trains, its weights on no device, cut to its first `layers`. Raises UserError."""
+    """The model as it trains, its weights hollow, cut to its first `layers`. Raises UserError."""
     import torch
     from transformers import AutoConfig
 
+    from ft_dagster.training.hollow import hollow
+
     config = AutoConfig.from_pretrained(base.folder, trust_remote_code=False)
     with torch.device("meta"):
-        return skeleton(
+        model = skeleton(
             config if layers is None else cut(config, layers),
             base,
             method_of(method),
@@ -136,6 +138,8 @@ def shapes_of(
             dtype=torch.float32,
             gradient_checkpointing=checkpointing,
         )
+    hollow(model)
+    return model
 
 
 def measure(model: PreTrainedModel) -> FlopsModel:
@@ -153,15 +157,16 @@ def flops(model: PreTrainedModel, rows: int, width: int, columns: int) -> int:
     """Counted: forward and backward of the loss at `columns` positions of each row."""
     import torch
 
+    from ft_dagster.training.hollow import HollowMode
     from ft_dagster.training.watch.counter import Counter
 
-    ids = torch.zeros(rows, width, dtype=torch.long, device=model.device)
-    with Counter() as counter:
+    with HollowMode(), Counter() as counter:
+        ids = torch.zeros(rows, width, dtype=torch.long)
         logits = model(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),  # without one, transformers looks at the values of positions
             use_cache=False,
-            logits_to_keep=torch.arange(columns, device=model.device),
+            logits_to_keep=torch.arange(columns),
         ).logits
         logits[:, -columns:].sum().backward()
     return counter.total
