@@ -142,7 +142,9 @@ def survey(spec: VariantSpec, facts: Facts, setting: Setting) -> Survey:
         except UserError as error:
             return error
 
-    import ft_dagster.planning.rehearsal  # noqa: F401  # torch and its kin, once for all copies
+    import peft  # noqa: F401  # with torch and transformers: once for all copies
+
+    import ft_dagster.planning.rehearsal  # noqa: F401
 
     planned, refused = {}, {}
     for name, found in zip(METHODS, map_forked(attempt, METHODS), strict=True):

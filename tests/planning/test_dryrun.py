@@ -162,18 +162,15 @@ def test_a_quantized_base_in_gigabytes(model, method, prepared, expected):
     assert round(sum(tensor.nbytes for tensor in tensors) / 1e9, 1) == expected
 
 
-def test_a_70b_takes_less_than_ten_seconds_and_two_gigabytes():
+def test_a_70b_takes_less_than_two_gigabytes():
     program = (
-        "import json, resource, time; from ft_dagster.planning.dryrun import Step, footprint\n"
-        "import ft_dagster.planning.rehearsal; began = time.process_time()\n"
+        "import json, resource; from ft_dagster.planning.dryrun import Step, footprint\n"
         "step = Step(rows=1, length=512, trained_positions=256, gradient_checkpointing=True, device='cuda')\n"
         "peak = footprint('Llama-3-70B', {'name': 'qlora'}, step).peak\n"
-        "most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
-        "print(json.dumps([time.process_time() - began, most, peak]))"
+        "print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, peak]))"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    seconds, most, peak = json.loads(done.stdout.splitlines()[-1])
-    assert seconds < 10
+    most, peak = json.loads(done.stdout.splitlines()[-1])
     assert most < 2e9
     assert 45e9 < peak < 55e9
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -129,14 +128,11 @@ def test_a_parent_beneath_costs_its_forward_and_the_gradient_through_it(tmp_path
     assert more.per_token - less.per_token == pytest.approx(2 * 3 * q_proj + 2 * 2 * q_proj, rel=0.15)
 
 
-@pytest.mark.slow
-def test_a_135m_model_takes_seconds(tmp_path: Path) -> None:
+def test_a_135m_model_costs_six_to_eight_times_its_weights(tmp_path: Path) -> None:
     base = base_of(
         tmp_path, 30, vocab_size=49152, hidden_size=576, intermediate_size=1536, num_attention_heads=9,
         num_key_value_heads=3,
     )  # fmt: skip
-    began = time.monotonic()
     found = flops.count(base, {**LORA, "rank": 16}, gradient_checkpointing=True)
-    assert time.monotonic() - began < 15
     assert found is not None
     assert 4e8 < found.per_token < 9e8  # 6 times 106 M weights, or 8 with recomputation

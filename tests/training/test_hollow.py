@@ -1,0 +1,145 @@
+"""Tensors that hold nothing, against torch's FakeTensorMode and against real ones."""
+
+from __future__ import annotations
+
+import gc
+import json
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from ft_dagster.planning import dryrun, rehearsal
+from ft_dagster.planning.dryrun import Step
+from ft_dagster.training.hollow import Hollow, HollowMode, hollow, storage_of
+from tests.training.runs import LORA
+
+SIZES = {
+    "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 500,
+}  # fmt: skip
+QWEN3 = {"model_type": "qwen3", "head_dim": 16}
+GEMMA3 = {"model_type": "gemma3_text", "head_dim": 16}
+FULL = {"name": "full"}
+STEP = Step(rows=2, length=48, trained_positions=24)
+
+
+def test_views_lie_where_the_whole_lies() -> None:
+    with HollowMode():
+        whole = torch.zeros(6, 4)
+        parts = [whole[1:], whole.t(), whole.view(24), whole.detach(), *whole.chunk(2), whole.expand(6, 4)]
+        assert all(storage_of(part) is storage_of(whole) for part in parts)
+        assert storage_of(whole.clone()) is not storage_of(whole)
+        assert storage_of(whole.t().reshape(24)) is not storage_of(whole)
+
+
+def test_what_is_changed_in_place_is_the_very_tensor() -> None:
+    with HollowMode():
+        first, second = torch.zeros(3), torch.ones(3)
+        assert first.add_(1) is first
+        torch._foreach_mul_([first, second], 2.0)
+        assert isinstance(first, Hollow)
+        assert storage_of(first).nbytes() == 12
+
+
+def test_it_is_hollow_and_on_the_cpu() -> None:
+    with HollowMode():
+        made = torch.randn(2, 3)
+        assert isinstance(made, Hollow)
+        assert made.device == torch.device("cpu")
+        assert isinstance(made @ torch.ones(3), Hollow)
+        assert made.storage_offset() == 0
+    with pytest.raises(RuntimeError):
+        made.sum().item()
+
+
+def test_a_number_is_a_number() -> None:
+    """The steps that AdamW counts are read by it."""
+    with HollowMode():
+        steps = torch.tensor(0.0)
+        steps += 1
+        assert steps.item() == 1.0
+        assert isinstance(steps * torch.ones(2), Hollow)
+
+
+def test_the_same_operation_is_told_apart_by_all_that_goes_in() -> None:
+    with HollowMode():
+        whole = torch.ones(2, 3, dtype=torch.long)
+        found = [(whole * 2).dtype, (whole * 2.0).dtype, (whole * 2).dtype, (whole == 1).dtype]
+        assert found == [torch.int64, torch.float32, torch.int64, torch.bool]
+        assert (torch.ones(2, 3) * 2).stride() == (3, 1)
+        assert (torch.ones(3, 2).t() * 2).stride() == (1, 2)
+
+
+def test_autocast_computes_in_bf16() -> None:
+    layer = nn.Linear(4, 4, device="meta")
+    hollow(layer)
+    with HollowMode(), torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.zeros(1, 4)).dtype == torch.bfloat16
+
+
+def test_what_is_shared_stays_shared() -> None:
+    model = nn.ModuleDict({"in": nn.Embedding(5, 4, device="meta"), "out": nn.Linear(4, 5, device="meta")})
+    model["out"].weight = model["in"].weight
+    hollow(model)
+    assert model["out"].weight is model["in"].weight
+    assert isinstance(model["out"].weight, nn.Parameter)
+    assert len({id(weight) for weight in model.parameters()}) == 2
+
+
+def test_what_nothing_refers_to_is_gone_at_once() -> None:
+    """Else the tracker would count it: no cycle may wait for the collector."""
+    gc.disable()
+    try:
+        with HollowMode():
+            given = torch.zeros(3, requires_grad=True)
+            left = weakref.ref(storage_of(made := (given * 2).exp()))
+            made.sum().backward()
+            del made
+            assert left() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "method"),
+    [({}, FULL), ({}, LORA), ({}, {**LORA, "name": "qlora"}), (QWEN3, LORA), (GEMMA3, FULL)],
+    ids=["llama-full", "llama-lora", "llama-qlora", "qwen3-lora", "gemma3-full"],
+)
+@pytest.mark.parametrize(
+    "step",
+    [STEP, Step(2, 48, 24, gradient_checkpointing=True, gradient_accumulation_steps=2, device="cuda")],
+    ids=["cpu", "cuda"],
+)
+def test_a_step_holds_what_it_holds_of_torchs_own_fake_tensors(
+    tmp_path: Path, monkeypatch: Any, changes: dict[str, Any], method: dict[str, Any], step: Step
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**SIZES, **changes}))
+    found = dryrun.footprint(tmp_path, method, step).moments
+    dryrun._footprint.cache_clear()
+    peer = FakeTensorMode(allow_non_fake_inputs=True)
+    monkeypatch.setattr(rehearsal, "HollowMode", lambda: peer)
+    monkeypatch.setattr(rehearsal, "hollow", lambda model: _fake(model, peer))
+    monkeypatch.setattr("ft_dagster.planning.standins.Hollow", torch._subclasses.FakeTensor)
+    wanted = dryrun.footprint(tmp_path, method, step).moments
+    dryrun._footprint.cache_clear()
+    assert found == wanted
+
+
+def _fake(model: nn.Module, mode: FakeTensorMode) -> None:
+    """Fake CPU tensors in the place of meta ones."""
+    for module in model.modules():
+        for name, weight in list(module._parameters.items()):
+            if weight is not None:
+                with mode:
+                    empty = torch.empty(weight.shape, dtype=weight.dtype)
+                module._parameters[name] = nn.Parameter(empty, requires_grad=weight.requires_grad)
+        for name, buffer in list(module._buffers.items()):
+            if buffer is not None:
+                with mode:
+                    module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
