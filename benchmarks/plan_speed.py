@@ -2,16 +2,16 @@
 
     .venv/bin/python benchmarks/plan_speed.py
 
-Each case is `ft-dagster recommend` of all methods in a process of its own, imports included; the first row is
-what they cost alone. GB: of the largest process; its copies on the other cores share most of it. On two cores
-of an AMD EPYC, other programs at rest:
+Each case is `ft-dagster recommend` of all methods in a process of its own, imports included, five times, in
+turn; the first row is what the imports cost alone, of which a plan leaves some out. GB: of the largest
+process; its copies on the other cores share most of it. On two shared cores of an AMD EPYC:
 
-    | plan                                           | seconds | times the imports | CPU seconds | GB   |
-    | the imports alone: torch, transformers, peft   | 8.2     | 1.0               | 8.1         | 0.45 |
-    | 70B on one A100 80 GB: one method fits         | 12.8    | 1.6               | 20.8        | 0.45 |
-    | 70B by full on the same: changes are searched  | 19.8    | 2.4               | 27.7        | 0.52 |
-    | 70B on one T4: nothing fits                    | 21.8    | 2.7               | 30.4        | 0.52 |
-    | 7B on one T4: micro-batches and more are tried | 14.4    | 1.8               | 22.4        | 0.43 |
+    | plan                                           | s: fastest, median | of imports | CPU s | GB   |
+    | the imports alone: torch, transformers, peft   | 7.3, 9.2           | 1.0        | 9.2   | 0.45 |
+    | 70B on one A100 80 GB: one method fits         | 7.0, 9.0           | 1.0        | 11.6  | 0.39 |
+    | 70B by full on the same: changes are searched  | 7.2, 9.1           | 1.0        | 11.6  | 0.39 |
+    | 70B on one T4: nothing fits                    | 8.2, 9.0           | 1.0        | 11.5  | 0.41 |
+    | 7B on one T4: micro-batches and more are tried | 7.0, 8.2           | 0.9        | 10.1  | 0.39 |
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def measure(command: list[str]) -> tuple[float, float, float]:
     child = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
     )  # fmt: skip
-    _, _, used = os.wait4(child.pid, 0)
+    _, status, used = os.wait4(child.pid, 0)
+    if os.waitstatus_to_exitcode(status) not in (0, 1):  # 1: nothing fits
+        raise SystemExit(f"failed: {' '.join(command)}")
     return time.monotonic() - began, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e9
 
 
@@ -57,7 +59,7 @@ def main() -> int:
     for _ in range(TIMES):  # in turn, so that what else the machine does falls on all alike
         for name, command in commands.items():
             taken[name].append(measure(command))
-    print("| plan | seconds: fastest, median | times the imports | CPU seconds | GB |\n|---|---|---|---|---|")
+    print("| plan | s: fastest, median | of imports | CPU s | GB |\n|---|---|---|---|---|")
     imports = None
     for name, runs in taken.items():
         walls, cpus, memories = (sorted(figures) for figures in zip(*runs, strict=True))

@@ -121,6 +121,11 @@ class Hardware:
                 "memory must be above zero", field="memory", value=self.memory_bytes, fix="Give it in bytes"
             )
 
+    @property
+    def unit(self) -> str:
+        """What one device is called."""
+        return "GPU" if self.kind == "gpu" else "host"
+
     def __str__(self) -> str:
         memory = "" if self.memory_bytes is None else f" of {self.memory_bytes / 1e9:.1f} GB"
         return f"{self.count} x {self.name}{memory}" if self.kind == "gpu" else f"{self.name}{memory}"

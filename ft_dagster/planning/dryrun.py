@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 FULL = json.dumps({"name": "full"})  # adds nothing to the base
+Key = tuple[str, bytes, str, str, "Step"]
+
+kept: dict[Key, Footprint] = {}  # what was run; copies of this process hand theirs back
 
 
 @dataclass(frozen=True)
@@ -109,17 +112,36 @@ def footprint(
     or a name of `architecture.shipped`. Raises UserError for what cannot be run; it never guesses.
     """
     _check(step)
+    key = *_read(model, method, new_token_ids, parent), step
+    if key not in kept:
+        kept[key] = _footprint(*key)
+    return kept[key]
+
+
+def alike(
+    model: str | Path,
+    method: dict[str, Any],
+    *,
+    new_token_ids: tuple[int, ...] = (),
+    parent: Parent | None = None,
+) -> bool:
+    """Whether all layers are, as they train. Raises UserError as `footprint`."""
+    file, content, base, settings = _read(model, method, new_token_ids, parent)
+    return _kinds(file, content, base, settings)[1] == 1
+
+
+def _read(
+    model: str | Path, method: dict[str, Any], new_token_ids: tuple[int, ...], parent: Parent | None
+) -> tuple[str, bytes, str, str]:
     file = architecture_file(model)
     base = Base(folder=file.parent, digest="0" * 64, new_token_ids=new_token_ids, parent=parent)
-    settings = json.dumps(method, sort_keys=True)
-    return _footprint(str(file), file.read_bytes(), base.model_dump_json(), settings, step)
+    return str(file), file.read_bytes(), base.model_dump_json(), json.dumps(method, sort_keys=True)
 
 
-@lru_cache(maxsize=128)
 def _footprint(file: str, content: bytes, base: str, method: str, step: Step) -> Footprint:
     config, given, settings = configuration(file), Base.model_validate_json(base), json.loads(method)
     try:
-        kinds = _kinds(file, content, base, method if _picks_layers(given, settings) else FULL)
+        kinds = _kinds(file, content, base, method)
         return _extrapolated(config, given, settings, step, kinds) or _whole(config, given, settings, step)
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise UserError(
@@ -164,9 +186,14 @@ def _picks_layers(base: Base, method: dict[str, Any]) -> bool:
     return base.parent is not None or any(part.isdigit() for name in names for part in name.split("."))
 
 
-@lru_cache(maxsize=32)
-def _kinds(file: str, _content: bytes, base: str, method: str) -> tuple[int, int]:
+def _kinds(file: str, content: bytes, base: str, method: str) -> tuple[int, int]:
     """How many layers the whole model has, and after how many their kinds repeat."""
+    picks = _picks_layers(Base.model_validate_json(base), json.loads(method))
+    return _kinds_of(file, content, base, method if picks else FULL)
+
+
+@lru_cache(maxsize=32)
+def _kinds_of(file: str, _content: bytes, base: str, method: str) -> tuple[int, int]:
     from ft_dagster.planning.rehearsal import kinds_of_layers, shapes
 
     step, settings = Step(rows=1, length=2, trained_positions=1), json.loads(method)

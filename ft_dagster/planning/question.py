@@ -163,11 +163,11 @@ def serving_of(question: Question, candidate: Candidate) -> Serving:
 
     Adapters are served on the base they were trained on (quantized, for qlora); copies in bf16.
     """
-    memory = question.hardware.memory_bytes
+    memory, device = question.hardware.memory_bytes, question.hardware.unit
     if _served(question, candidate.method) == "copies":
-        return serve_copies(BF16 * question.parameters, question.variants, memory)
+        return serve_copies(BF16 * question.parameters, question.variants, memory, device=device)
     base = candidate.frozen_bytes or BF16 * question.parameters
-    return serve_adapters(base, BF16 * candidate.trained, question.variants, memory)
+    return serve_adapters(base, BF16 * candidate.trained, question.variants, memory, device=device)
 
 
 def fewest_gpus(

@@ -24,25 +24,31 @@ class Serving:
     sentence: str
 
 
-def serve_copies(weights_bytes: int, variants: int, gpu_bytes: int | None) -> Serving:
-    """One server for each variant; small ones share a GPU, large ones are spread over several."""
+def serve_copies(weights_bytes: int, variants: int, gpu_bytes: int | None, *, device: str = "GPU") -> Serving:
+    """One server for each variant; small ones share a GPU, large ones are spread over several.
+
+    `device`: what a sentence calls it.
+    """
     one = math.ceil(weights_bytes * HEADROOM)
     whole = one * variants
     said = f"{variants} cop{'ies' if variants > 1 else 'y'} of {weights_bytes / 1e9:,.1f} GB"
     if gpu_bytes is None:
-        return Serving("copies", whole, None, f"{said}; the GPU's memory is unknown")
+        return Serving("copies", whole, None, f"{said}; the {device}'s memory is unknown")
     together = int(USABLE * gpu_bytes) // one
     if together:
         gpus = math.ceil(variants / together)
-        how = f"{min(together, variants)} on a GPU" if together > 1 and variants > 1 else "a GPU each"
+        shared = together > 1 and variants > 1
+        how = f"{min(together, variants)} on a {device}" if shared else f"a {device} each"
     else:
         each = math.ceil(one / (USABLE * gpu_bytes))
         gpus = each * variants
-        how = f"each over {each} GPUs by memory; tensor parallelism usually takes a power of two"
-    return Serving("copies", whole, gpus, f"{said}, {how}: {_gpus(gpus)}")
+        how = f"each over {each} {device}s by memory; tensor parallelism usually takes a power of two"
+    return Serving("copies", whole, gpus, f"{said}, {how}: {_counted(gpus, device)}")
 
 
-def serve_adapters(base_bytes: int, adapter_bytes: int, variants: int, gpu_bytes: int | None) -> Serving:
+def serve_adapters(
+    base_bytes: int, adapter_bytes: int, variants: int, gpu_bytes: int | None, *, device: str = "GPU"
+) -> Serving:
     """One server: the base once, every adapter beside it. `adapter_bytes` of one, as loaded."""
     whole = math.ceil(base_bytes * HEADROOM) + adapter_bytes * variants
     said = (
@@ -50,10 +56,10 @@ def serve_adapters(base_bytes: int, adapter_bytes: int, variants: int, gpu_bytes
         f"of {adapter_bytes / 1e6:,.1f} MB"
     )
     if gpu_bytes is None:
-        return Serving("adapters", whole, None, f"{said}; the GPU's memory is unknown")
+        return Serving("adapters", whole, None, f"{said}; the {device}'s memory is unknown")
     gpus = math.ceil(whole / (USABLE * gpu_bytes))
-    return Serving("adapters", whole, gpus, f"{said}: {_gpus(gpus)}")
+    return Serving("adapters", whole, gpus, f"{said}: {_counted(gpus, device)}")
 
 
-def _gpus(count: int) -> str:
-    return f"{count} GPU{'s' if count != 1 else ''}"
+def _counted(count: int, device: str) -> str:
+    return f"{count} {device}{'s' if count != 1 else ''}"

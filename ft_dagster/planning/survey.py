@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from ft_dagster.errors import UserError
+from ft_dagster.planning import dryrun
 from ft_dagster.planning import occupancy as spread
 from ft_dagster.planning.catalogue import Hardware
 from ft_dagster.planning.changes import Change, Layout, changes
@@ -117,6 +118,7 @@ class Survey:
         return {
             **self.decision.to_json(),
             "on": str(self.question.hardware),
+            "unit": self.question.hardware.unit,
             "device_bytes": self.question.hardware.memory_bytes,
             "changes": [change.to_json() for change in self.changes],
             "refused": self.refused,
@@ -136,18 +138,19 @@ def survey(spec: VariantSpec, facts: Facts, setting: Setting) -> Survey:
     """Raises UserError where the declared method cannot be trained, or nothing can."""
     declared = _declared(spec)
 
-    def attempt(name: str) -> Planned | UserError:
+    def attempt(name: str) -> tuple[Planned | UserError, dict[dryrun.Key, Footprint]]:
         try:
-            return plan_method(with_method(spec, name), facts, setting)
+            return plan_method(with_method(spec, name), facts, setting), dryrun.kept
         except UserError as error:
-            return error
+            return error, dryrun.kept
 
     import peft  # noqa: F401  # with torch and transformers: once for all copies
 
     import ft_dagster.planning.rehearsal  # noqa: F401
 
     planned, refused = {}, {}
-    for name, found in zip(METHODS, map_forked(attempt, METHODS), strict=True):
+    for name, (found, kept) in zip(METHODS, map_forked(attempt, METHODS), strict=True):
+        dryrun.kept.update(kept)
         if isinstance(found, Planned):
             planned[name] = found
         elif name == declared:
@@ -254,11 +257,18 @@ class _Memory:
             layout.length,
             self._trained(1, layout.length),
             gradient_checkpointing=layout.gradient_checkpointing,
+            alike=self._alike(same),
         )
         if counted is None:
             passes = (6 if method["name"] == "full" else 4) + 2 * layout.gradient_checkpointing
             return float(passes * self.facts.parameters)
         return counted / layout.length
+
+    def _alike(self, method: dict[str, Any]) -> bool:
+        setting = self.setting
+        return dryrun.alike(
+            setting.architecture, method, new_token_ids=setting.new_token_ids, parent=setting.parent
+        )
 
     def _footprint(self, layout: Layout) -> Footprint:
         precision = precision_of(self.spec, self.facts)

@@ -70,7 +70,7 @@ def _rows(document: Document) -> list[list[str]]:
             "no number" if row["gpus_needed"] is None else count(row["gpus_needed"]),
             _spent(row),
             f"{row['storage_gb']:,.1f}",
-            ABSENT if row["serving_gpus"] is None else f"{row['serving_gpus']} GPU",
+            ABSENT if row["serving_gpus"] is None else f"{row['serving_gpus']} {document.get('unit', 'GPU')}",
             ABSENT if row["days_to_candidate"] is None else f"{row['days_to_candidate']:,.1f} days",
         ]
         for place, row in enumerate(document["ranking"], 1)

@@ -1,6 +1,6 @@
-"""Tensors that hold nothing and say that they lie on the CPU, so that autocast and kernels are chosen as there.
+"""Tensors that hold nothing and say that they lie on the CPU, so that autocast and kernels are chosen so.
 
-What torch's FakeTensorMode is for, with no more than a training step on known shapes needs, and several times as
+What torch's FakeTensorMode is for, with no more than a training step on known shapes needs, several times as
 fast: shapes are asked of the meta device once for each operation and sizes. Other than there: LayerNorm's
 statistics are fp32 whatever its input, as on a GPU. Imported only where torch is.
 """
@@ -69,7 +69,7 @@ def hollow(model: nn.Module) -> None:
             for name, tensor in tensors.items():
                 if tensor is not None:
                     empty, _ = made.setdefault(id(tensor), (_hollow(tensor), tensor))
-                    tensors[name] = empty  # type: ignore[assignment]
+                    tensors[name] = empty
 
 
 def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage:

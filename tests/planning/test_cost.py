@@ -1,6 +1,7 @@
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.planning.catalogue import of_cpu
 from ft_dagster.planning.cost import (
     STORAGE_SOURCE,
     UTILIZATION,
@@ -147,6 +148,13 @@ def test_a_model_too_large_for_a_gpu_is_spread():
     served = serve_copies(141_000_000_000, 2, A100_80)
     assert served.gpus == 6
     assert "each over 3 GPUs" in served.sentence
+
+
+def test_a_host_without_a_gpu_is_called_a_host():
+    one = serve_copies(16_000_000_000, 2, A100_80, device=of_cpu(2).unit)
+    shared = serve_adapters(16_000_000_000, 84_000_000, 10, A100_80, device=of_cpu(2).unit)
+    assert one.sentence.endswith("2 on a host: 1 host")
+    assert shared.sentence.endswith(": 1 host")
 
 
 def test_what_fills_the_gpus_exactly_takes_no_gpu_more():

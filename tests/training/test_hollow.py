@@ -121,25 +121,27 @@ def test_a_step_holds_what_it_holds_of_torchs_own_fake_tensors(
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**SIZES, **changes}))
     found = dryrun.footprint(tmp_path, method, step).moments
-    dryrun._footprint.cache_clear()
+    dryrun.kept.clear()
     peer = FakeTensorMode(allow_non_fake_inputs=True)
     monkeypatch.setattr(rehearsal, "HollowMode", lambda: peer)
     monkeypatch.setattr(rehearsal, "hollow", lambda model: _fake(model, peer))
     monkeypatch.setattr("ft_dagster.planning.standins.Hollow", torch._subclasses.FakeTensor)
     wanted = dryrun.footprint(tmp_path, method, step).moments
-    dryrun._footprint.cache_clear()
+    dryrun.kept.clear()
     assert found == wanted
 
 
 def _fake(model: nn.Module, mode: FakeTensorMode) -> None:
     """Fake CPU tensors in the place of meta ones."""
+    made: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     for module in model.modules():
-        for name, weight in list(module._parameters.items()):
-            if weight is not None:
-                with mode:
-                    empty = torch.empty(weight.shape, dtype=weight.dtype)
-                module._parameters[name] = nn.Parameter(empty, requires_grad=weight.requires_grad)
-        for name, buffer in list(module._buffers.items()):
-            if buffer is not None:
-                with mode:
-                    module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and id(tensor) not in made:
+                    with mode:
+                        empty = torch.empty(tensor.shape, dtype=tensor.dtype)
+                    if isinstance(tensor, nn.Parameter):
+                        empty = nn.Parameter(empty, requires_grad=tensor.requires_grad)
+                    made[id(tensor)] = empty, tensor
+                if tensor is not None:
+                    tensors[name] = made[id(tensor)][0]

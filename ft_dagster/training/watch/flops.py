@@ -89,31 +89,42 @@ def _count(base: str, _config: str, method: str, checkpointing: bool) -> FlopsMo
 
 
 def count_row(
-    base: Base, method: dict[str, Any], length: int, trained: int, *, gradient_checkpointing: bool
+    base: Base,
+    method: dict[str, Any],
+    length: int,
+    trained: int,
+    *,
+    gradient_checkpointing: bool,
+    alike: bool = False,
 ) -> int | None:
     """Of one row of `length` tokens with `trained` labels: what `count` gives for it, from fewer runs.
 
-    For a plan, which asks about one length; None as `count`.
+    For a plan, which asks about one length; None as `count`. `alike`: the caller knows that all layers are.
     """
     config, settings = config_file(base).read_text("utf-8"), json.dumps(method, sort_keys=True)
-    return _count_row(base.model_dump_json(), config, settings, gradient_checkpointing, (length, trained))
+    row = length, trained
+    return _count_row(base.model_dump_json(), config, settings, gradient_checkpointing, row, alike)
 
 
 @lru_cache(maxsize=64)
-def _count_row(base: str, _config: str, method: str, checkpointing: bool, row: tuple[int, int]) -> int | None:
+def _count_row(
+    base: str, _config: str, method: str, checkpointing: bool, row: tuple[int, int], alike: bool
+) -> int | None:
     from transformers import AutoConfig
 
     given, settings = Base.model_validate_json(base), json.loads(method)
     layers = getattr(AutoConfig.from_pretrained(given.folder), "num_hidden_layers", None)
     if isinstance(layers, int) and layers > max(DEPTHS) and _alike(given):
+        depths = DEPTHS[:2] if alike else DEPTHS
         try:
-            one, two, three = (
-                flops(shapes_of(given, settings, checkpointing, depth), 1, *row) for depth in DEPTHS
+            one, two, *more = (
+                flops(shapes_of(given, settings, checkpointing, depth), 1, *row) for depth in depths
             )
         except (RuntimeError, NotImplementedError, TypeError, AttributeError, UserError):
-            one = two = three = 0
+            one = two = 0
+            more = []
         each = (two - one) // (DEPTHS[1] - DEPTHS[0])
-        if one and three - two == each * (DEPTHS[2] - DEPTHS[1]):
+        if one and all(three - two == each * (DEPTHS[2] - DEPTHS[1]) for three in more):
             return one + (layers - DEPTHS[0]) * each
     counted = _count(base, _config, method, checkpointing)
     return None if counted is None else counted.of(1, *row)
