@@ -104,6 +104,9 @@ def recommend(
     objective: Annotated[
         str, typer.Option(help="instruction, domain_knowledge or task_specific")
     ] = "instruction",
+    general_share: Annotated[
+        float, typer.Option(help="Of general data mixed in; 0: general ability need not be kept")
+    ] = 0.08,
     method: Annotated[str | None, typer.Option(help="Hold this one against the best")] = None,
     variants: Annotated[int, typer.Option(help="On the same base, this one among them")] = 1,
     budget: Annotated[float | None, typer.Option(help="USD for one training and its evaluation")] = None,
@@ -131,7 +134,7 @@ def recommend(
     hardware = _hardware(load_catalogue(context.obj), gpus)
     asked = recommendation.Asked(
         examples, model, params, tokens_per_example, max_length, micro_batch, objective, method, variants,
-        new_tokens, budget, deadline, _served(serving),
+        new_tokens, budget, deadline, _served(serving), general_share,
     )  # fmt: skip
     document = alone(lambda: recommendation.recommend(asked, hardware).to_json())
     _draw(document, picture)

@@ -14,6 +14,7 @@ from ft_dagster.planning.collector import uncollected
 from ft_dagster.planning.question import METHODS, Objective
 from ft_dagster.planning.serving import Manner
 from ft_dagster.planning.sketch import (
+    GENERAL_SHARE,
     TOKENS_PER_EXAMPLE,
     declaration,
     facts,
@@ -23,13 +24,17 @@ from ft_dagster.planning.sketch import (
 from ft_dagster.planning.survey import Setting, Survey, survey
 
 MAX_LENGTH = 1024
+MOST_GENERAL = 0.5  # as a declaration may have
 OBJECTIVES = get_args(Objective)
 TOKEN = "<new-{}>"
 
 
 @dataclass(frozen=True)
 class Asked:
-    """`model`: a config.json, a folder with one, or a shipped name; else `params`, a size. None: not said."""
+    """`model`: a config.json, a folder with one, or a shipped name; else `params`, a size. None: not said.
+
+    `general_share`: of general data mixed in; 0: general ability need not be kept.
+    """
 
     examples: int
     model: str | None = None
@@ -44,6 +49,7 @@ class Asked:
     budget_usd: float | None = None
     deadline_hours: float | None = None
     serving: Manner | None = None
+    general_share: float = GENERAL_SHARE
 
 
 @uncollected()
@@ -61,6 +67,7 @@ def recommend(asked: Asked, hardware: Hardware) -> Survey:
             examples=asked.examples,
             tokens=round(asked.examples * asked.tokens_per_example),
             max_length=asked.max_length,
+            general_share=asked.general_share,
             device_kind="cuda" if hardware.kind == "gpu" else "cpu",
             ranks=hardware.count,
             device_memory=hardware.memory_bytes,
@@ -75,7 +82,7 @@ def recommend(asked: Asked, hardware: Hardware) -> Survey:
             deadline_hours=asked.deadline_hours,
             serving=asked.serving,
         )
-        return survey(declaration(_declared(asked)), given, setting)
+        return survey(declaration(_declared(asked), asked.general_share), given, setting)
 
 
 def _declared(asked: Asked) -> dict[str, Any]:
@@ -115,5 +122,12 @@ def _check(asked: Asked) -> None:
     ):
         if value is not None and not value > 0:
             raise UserError("must be above 0", field=field, value=value, fix="Give more, or leave it out")
+    if not 0 <= asked.general_share <= MOST_GENERAL:
+        raise UserError(
+            f"is not within 0 to {MOST_GENERAL}",
+            field="--general-share",
+            value=asked.general_share,
+            fix="0.05 to 0.1 is usual; 0 where general ability need not be kept",
+        )
     if asked.max_length < 16:
         raise UserError("is too short", field="--max-length", value=asked.max_length, fix="Give at least 16")

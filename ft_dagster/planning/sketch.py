@@ -16,6 +16,7 @@ from ft_dagster.spec import VariantSpec
 
 TOKENS_PER_EXAMPLE = 250.0  # of instruction data, prompt and answer
 TRAINED_SHARE = 0.5  # of them, where nothing is known
+GENERAL_SHARE = 0.08  # in the middle of the usual 5 to 10%
 FEWEST_PARAMETERS, MOST_PARAMETERS = 1e6, 1e13
 
 
@@ -76,20 +77,39 @@ def of_size(parameters: float, folder: Path) -> Path:
     return file
 
 
-def declaration(given: dict[str, Any]) -> VariantSpec:
-    """A declaration with these parts; general data at the usual share, and an export that any method has."""
-    data = {"sources": ["rows.jsonl"], "general": {"corpus": "general", "share": 0.08}}
-    whole = {"description": "asked for", "owners": ["you@example.com"], "base_model": "model", "data": data}
+def declaration(given: dict[str, Any], general_share: float = GENERAL_SHARE) -> VariantSpec:
+    """A declaration with these parts; general data at this share, and an export that any method has."""
+    data: dict[str, Any] = {"sources": ["rows.jsonl"]}
+    evaluation: dict[str, Any] = {"kind": "label"} if given["objective"] == "task_specific" else {}
+    if general_share > 0:
+        data["general"] = {"corpus": "general", "share": general_share}
+    else:
+        evaluation["general"] = []
+    whole = {
+        "description": "asked for",
+        "owners": ["you@example.com"],
+        "base_model": "model",
+        "data": data,
+        "evaluation": evaluation,
+    }
     return VariantSpec.model_validate({**whole, **given})
 
 
-def facts(shapes: Shapes, *, examples: int, tokens: int, max_length: int, **device: Any) -> Facts:
+def facts(
+    shapes: Shapes,
+    *,
+    examples: int,
+    tokens: int,
+    max_length: int,
+    general_share: float = GENERAL_SHARE,
+    **device: Any,
+) -> Facts:
     """`device`: device_kind, ranks, device_memory, bf16."""
     return Facts(
         examples=examples,
         tokens=tokens,
         trained_tokens=max(1, round(TRAINED_SHARE * tokens)),
-        general_share=0.08,
+        general_share=general_share,
         max_length=max_length,
         parameters=shapes.parameters,
         base_bytes=2 * shapes.parameters,

@@ -1,4 +1,4 @@
-"""Stand-in figures for decisions. MEMORY HERE IS A SMALL FORMULA, not the dry run, which has its own tests.
+"""Figures to decide upon where any will do: memory by a small formula. The table is decided by dry run.
 
 Bytes of one of n devices, micro-batch 1, gradient checkpointing, t trained parameters of P:
 

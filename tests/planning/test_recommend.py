@@ -32,7 +32,7 @@ def thirteen() -> Survey:
     return asked("2xA100-80GB", params=13e9, examples=200_000, variants=5, budget_usd=1000, micro_batch=1)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_of_seventy_billion_on_one_card_only_qlora_fits(seventy: Survey) -> None:
     memory = {row.method: row.figures.candidate.memory_bytes / 1e9 for row in seventy.decision.ranking}
     fits = {row.method for row in seventy.decision.ranking if row.fits}
@@ -44,7 +44,7 @@ def test_of_seventy_billion_on_one_card_only_qlora_fits(seventy: Survey) -> None
     assert 44 < memory["qlora"] < 55
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_thirteen_billion_for_five_variants_on_a_budget_is_lora(thirteen: Survey) -> None:
     assert thirteen.decision.method == "lora"
     row = thirteen.decision.row("lora")
@@ -55,7 +55,7 @@ def test_thirteen_billion_for_five_variants_on_a_budget_is_lora(thirteen: Survey
     assert thirteen.changes == ()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_document_has_what_a_script_asks_for(thirteen: Survey) -> None:
     document = json.loads(json.dumps(thirteen.to_json()))
     assert document["method"] == "lora"
@@ -93,7 +93,7 @@ def test_what_is_left_open_is_filled_in_so_that_it_fits(small: dict[str, Any], t
     assert "instead of" in row["reason"]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_what_does_not_fit_names_changes_and_the_first_makes_it_fit(
     small: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -132,9 +132,21 @@ def test_a_method_that_cannot_do_it_is_left_out_with_the_reason(
     )
 
 
+@pytest.mark.slow
+def test_one_narrow_task_is_taught_by_full_where_general_ability_need_not_be_kept(
+    small: dict[str, Any], tmp_path: Path
+) -> None:
+    narrow = {**small, "objective": "task_specific"}
+    kept, free = (
+        recommend(Asked(**narrow, general_share=share), card(tmp_path, 10_000)) for share in (0.08, 0)
+    )
+    assert (kept.decision.method, free.decision.method) == ("lora", "full")
+
+
 @pytest.mark.parametrize(
     ("wrong", "field"),
     [
+        ({"general_share": 0.7}, "--general-share"),
         ({"examples": 0}, "--examples"),
         ({"budget_usd": -5.0}, "--budget"),
         ({"variants": 0}, "--variants"),
