@@ -25,7 +25,7 @@ ui: install  ## the demo's instance in Dagster's UI
 test: install  ## what CI runs
 	$(PYTEST) -m "not long"
 
-quick: install  ## the inner loop, about a minute
+quick: install  ## the inner loop, one to two minutes
 	$(PYTEST) -m "not slow and not long"
 
 test-all: install  ## also what takes long: the whole demo

@@ -47,6 +47,7 @@ def test_a_loss_that_did_not_change_is_no_harm(simulation):
         assert max(above, harm) < 0.07
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_figures_of_the_simulation(simulation, capsys):
     simulation.main()
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]

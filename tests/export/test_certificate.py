@@ -15,6 +15,8 @@ from ft_dagster.export.run import WRITERS
 from ft_dagster.lineage.digest import hash_folder, payload_digest
 from tests.export.exports import MakeAdapter, MakeRequest, edit_json, parse, save_adapter
 
+pytestmark = pytest.mark.slow
+
 
 def written(content: dict[str, Any]) -> Any:
     """The request, its payload written but not yet certified."""

@@ -11,6 +11,8 @@ from ft_dagster.export import hot_swap as module
 from ft_dagster.export.hot_swap import hot_swap
 from tests.export.exports import MakeAdapter
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [[5, 7, 11, 200], [31, 11, 9], [300, 7]]
 
 

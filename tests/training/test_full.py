@@ -14,6 +14,8 @@ from ft_dagster.training.__main__ import main
 from tests.training.runs import Runs, payload_bytes, result_of
 from tests.training.test_resume import wait_for_step
 
+pytestmark = pytest.mark.slow
+
 FULL = {"name": "full"}
 TRAINING = {"learning_rate": 1e-3, "num_train_epochs": 4.0, "evaluations": 4}
 

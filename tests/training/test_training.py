@@ -16,6 +16,8 @@ from ft_dagster.training.progress import Console
 from ft_dagster.training.stop import Stop
 from tests.training.runs import Runs, leaf, made_rows, payload_bytes, result_of, write_mixture, write_shard
 
+pytestmark = pytest.mark.slow
+
 
 def train(run_folder: Path) -> int:
     return train_all(read_run(run_folder), Console(), Stop())

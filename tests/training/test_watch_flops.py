@@ -17,6 +17,8 @@ from ft_dagster.training.methods import method_of
 from ft_dagster.training.watch import flops
 from tests.training.runs import LORA
 
+pytestmark = pytest.mark.slow
+
 FULL = {"name": "full"}
 METHODS = {
     "full": FULL,

@@ -12,6 +12,8 @@ from torch.nn.functional import cross_entropy
 from tests.training.methods.taught import METHODS, prepared, trainer_of
 from tests.training.runs import Runs, write_mixture
 
+pytestmark = pytest.mark.slow
+
 ROWS = 4
 TOLERANCE = {"lora_8bit": 1e-4}  # activations are rounded to 8 bits: the last digit may tip one over
 

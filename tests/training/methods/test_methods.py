@@ -23,6 +23,8 @@ from tests.training.methods.taught import (
 )
 from tests.training.runs import Runs, payload_bytes, result_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Runs:

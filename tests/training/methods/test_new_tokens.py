@@ -23,6 +23,8 @@ from tests.training.methods.taught import (
 )
 from tests.training.runs import Runs, payload_bytes
 
+pytestmark = pytest.mark.slow
+
 NEW = ("<ticket>", "<urgent>", "<closed>")
 
 
