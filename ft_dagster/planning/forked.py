@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar, cast
 
 from ft_dagster.errors import UserError
+from ft_dagster.launch.processes import die_with_parent
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -52,7 +53,8 @@ def alone(work: Callable[[], Out]) -> Out:
 def _in_copies(work: Callable[[In], Out], items: Sequence[In], copies: int) -> list[Out]:
     _work.append(work)
     try:
-        with ProcessPoolExecutor(copies, multiprocessing.get_context("fork")) as pool:
+        fork = multiprocessing.get_context("fork")
+        with ProcessPoolExecutor(copies, fork, initializer=die_with_parent) as pool:
             return list(pool.map(_do, items))
     except BrokenProcessPool:
         raise UserError(

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from ft_dagster.training.hollow import storage_of, tensors_of
+from ft_dagster.training.hollow import EagerMode, storage_of, tensors_of
 
 FROZEN, TRAINED, GRADIENTS, STATES, ACTIVATIONS, TEMPORARIES = KINDS = (
     "frozen",
@@ -36,7 +35,7 @@ class Block:
     died: int | None = None
 
 
-class Tracker(TorchDispatchMode):
+class Tracker(EagerMode):
     """Records every storage made under it; `track` adds those that were there before."""
 
     def __init__(self) -> None:
@@ -45,10 +44,6 @@ class Tracker(TorchDispatchMode):
         self.blocks: list[Block] = []
         self.phases: list[tuple[str, int]] = [("before", 0)]
         self._live: dict[int, tuple[weakref.ref[torch.UntypedStorage], Block]] = {}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # there is none here, and its guard takes as long as the rest
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 COPIES = """
@@ -17,6 +18,17 @@ import os
 from ft_dagster.planning.forked import map_forked
 found = map_forked(lambda item: (item, os.getpid()), ["a", "b", "c"])
 print([item for item, _ in found], os.getpid() in [pid for _, pid in found])
+"""
+
+KILLED = """
+import os, signal
+from ft_dagster.planning.forked import alone
+alone(lambda: os.kill(os.getpid(), signal.SIGKILL))
+"""
+WAITING = """
+import os, time
+from ft_dagster.planning.forked import alone
+alone(lambda: print(os.getpid(), flush=True) or time.sleep(60))
 """
 
 
@@ -31,6 +43,21 @@ def run(command: list[str | Path], cores: int) -> str:
 @pytest.mark.parametrize(("cores", "here"), [(1, True), (2, False)])
 def test_results_come_in_order_from_copies_or_from_the_process_itself(cores: int, here: bool) -> None:
     assert run([sys.executable, "-c", COPIES], cores) == f"['a', 'b', 'c'] {here}\n"
+
+
+def test_a_copy_that_is_killed_is_one_message() -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("ft_dagster.errors.UserError: a process of the plan was")
+
+
+def test_no_copy_outlives_the_process() -> None:
+    with subprocess.Popen([sys.executable, "-c", WAITING], stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        copy = psutil.Process(int(program.stdout.readline()))
+        program.kill()
+    psutil.wait_procs([copy], timeout=30)
+    assert not copy.is_running() or copy.status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.slow

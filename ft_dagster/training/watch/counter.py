@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from ft_dagster.training.hollow import EagerMode
 
-class Counter(TorchDispatchMode):
+
+class Counter(EagerMode):
     """Counts `total`, and nothing by module, in half the time of torch's FlopCounterMode.
 
     For what autograd dispatches: an operation that comes undecomposed under inference_mode counts nothing.
@@ -18,10 +19,6 @@ class Counter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.total = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # there is none here, and its guard takes as long as the rest
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
