@@ -161,7 +161,7 @@ def _sample(leases: Leases, slots: int, figures: Figures) -> None:
     held = Counter(d.tenant for d in table.devices if d.state != "free")
     for tenant, devices in held.items():
         if devices > QUOTA.get(tenant, QUOTA["default"]):
-            figures.broken.append(f"the board shows {devices} devices of {tenant}")
+            figures.broken.append(f"the status shows {devices} devices of {tenant}")
     if any("host.quota" not in waiter.why for waiter in table.waiting):
         figures.samples.append(held.total() / slots)
 

@@ -71,7 +71,7 @@ def trained_positions(case: dict[str, Any]) -> int:
 
 def foretell(case: dict[str, Any], model: Path) -> int:
     """Bytes."""
-    from ft_dagster.planning.dryrun import Step, footprint
+    from ft_dagster.planning.dryrun.footprint import Step, footprint
 
     step = Step(
         rows=case["rows"],
@@ -162,7 +162,7 @@ def make_narrow(folder: Path, like: Path) -> Path:
 
 def train(folder: Path, case: dict[str, Any], model: Path, *, tracked: bool) -> int:
     """Two steps by the real trainer; the most bytes that its storages took, where they are tracked."""
-    from ft_dagster.planning.tracker import FROZEN, TRAINED, Tracker
+    from ft_dagster.planning.dryrun.tracker import FROZEN, TRAINED, Tracker
     from ft_dagster.training.contract import read_run, recipe_digest
     from ft_dagster.training.progress import Console
     from ft_dagster.training.stop import Stop
@@ -220,13 +220,15 @@ def in_child(case: dict[str, Any], model: Path, *, tracked: bool = False) -> int
 
 
 def compare(model: Path, precision: str, only: str | None) -> None:
-    """Foretold, tracked and grown, case by case; and after learning from the method's other cases."""
+    """Predicted, tracked and grown, case by case; and after learning from the method's other cases."""
     from statistics import median
 
-    from ft_dagster.planning.occupancy import CPU_CONTEXT
+    from ft_dagster.planning.dryrun.occupancy import CPU_CONTEXT
 
     print(f"{model.name}, {precision}, {TRAINED_SHARE:.0%} of positions trained; MB = 1e6 bytes\n")
-    print("| method | length | micro-batch | foretold | tracked | error | process | error | after learning |")
+    print(
+        "| method | length | micro-batch | predicted | tracked | error | process | error | after learning |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for name in METHODS:
         if only and only != name:
@@ -249,14 +251,14 @@ def compare(model: Path, precision: str, only: str | None) -> None:
 
 def sizes() -> None:
     """The memory table of docs/method-choice.md, from published architectures."""
-    from ft_dagster.planning.dryrun import Step, footprint
-    from ft_dagster.planning.occupancy import Layout, occupancy
+    from ft_dagster.planning.dryrun.footprint import Step, footprint
+    from ft_dagster.planning.dryrun.occupancy import Sharding, occupancy
 
     print(
         "One GPU, nothing sharded; micro-batch 1, 512 positions packed, 256 trained, checkpointing, bf16;"
         " GB of 1e9 bytes a device\n"
     )
-    columns = ("model", "method", "rule", "foretold", "differs", "weights", "gradients", "states",
+    columns = ("model", "method", "rule", "predicted", "differs", "weights", "gradients", "states",
                "activations, temporaries", "slack, context", "why")  # fmt: skip
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     step = Step(rows=1, length=512, trained_positions=256, gradient_checkpointing=True, device="cuda")
@@ -264,7 +266,7 @@ def sizes() -> None:
         for name, rule in zip(("full", "lora", "qlora"), rules, strict=True):
             method = {"name": "full"} if name == "full" else {**LORA, "name": name}
             footprint_ = footprint(model, method, step)
-            held = occupancy(footprint_, Layout())
+            held = occupancy(footprint_, Sharding())
             parts = (held.total, held.frozen + held.trained, held.gradients, held.states,
                      held.activations + held.temporaries, held.slack + held.context)  # fmt: skip
             total, *rest = (f"{part / GB:,.1f}" for part in parts)
@@ -283,16 +285,16 @@ def sizes() -> None:
 
 def ranks(model: Path) -> None:
     """Full fine-tuning over processes of this machine: the arithmetic of copies and ZeRO, measured."""
-    from ft_dagster.planning.dryrun import Step, footprint
-    from ft_dagster.planning.occupancy import Layout, occupancy
+    from ft_dagster.planning.dryrun.footprint import Step, footprint
+    from ft_dagster.planning.dryrun.occupancy import Sharding, occupancy
 
     case = {"name": "full", "method": {"name": "full"}, "checkpointing": True, "length": 128, "rows": 1,
             "precision": "bf16"}  # fmt: skip
-    print("| processes | ZeRO stage | foretold of each, MB | peak above imports, MB | error |")
+    print("| processes | ZeRO stage | predicted of each, MB | peak above imports, MB | error |")
     print("|---|---|---|---|---|")
     for count, stage in ((1, 0), (2, 0), (2, 2), (2, 3)):
         step = Step(rows=1, length=128, trained_positions=64, gradient_checkpointing=True, sharded=stage > 0)
-        said = occupancy(footprint(model, case["method"], step), Layout(count, stage, "none", BUCKET)).total
+        said = occupancy(footprint(model, case["method"], step), Sharding(count, stage, "none", BUCKET)).total
         grown = trained_over(count, stage, case, model)
         print(
             f"| {count} | {stage} | {said / 1e6:,.0f} | {grown / 1e6:,.0f} | {said / grown - 1:+.1%} |",

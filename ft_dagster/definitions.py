@@ -24,7 +24,7 @@ def resources(project: str = "") -> dict[str, object]:
 
 
 defs = dg.Definitions(
-    assets=[*CHAIN, fleet.gpus_board],
+    assets=[*CHAIN, fleet.gpus_status],
     jobs=[variant_chain],
     schedules=[due_variants],
     sensors=[new_declarations],

@@ -23,8 +23,8 @@ def test_the_wheel_holds_one_package(tmp_path):
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     files = zipfile.ZipFile(wheel).namelist()
-    assert "ft_dagster/planning/gpus.yaml" in files
-    assert "ft_dagster/planning/architectures/Llama-3-70B.json" in files
+    assert "ft_dagster/planning/hardware/gpus.yaml" in files
+    assert "ft_dagster/planning/dryrun/architectures/Llama-3-70B.json" in files
     names = {name.split("/")[0] for name in files}
     assert {name for name in names if not name.endswith(".dist-info")} == {"ft_dagster"}
 

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from ft_dagster.automation.instance import dagster_yaml
-from ft_dagster.launch.line import OVERTAKES
 from ft_dagster.launch.local import classify
+from ft_dagster.launch.queue import OVERTAKES
 from ft_dagster.settings import Host, Retries, Settings
 from ft_dagster.spec.variant import ResourcesSpec
 

@@ -15,8 +15,8 @@ import dagster as dg
 from ft_dagster.errors import UserError
 from ft_dagster.launch.leases import Ask
 from ft_dagster.launch.local import ProgramFailed
-from ft_dagster.lineage.digest import sha256_json
-from ft_dagster.lineage.stages import STAGE_VERSIONS
+from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.resources.artifacts import ArtifactStore
 from ft_dagster.resources.gpus import Gpus
 from ft_dagster.resources.launchers import LocalLauncher

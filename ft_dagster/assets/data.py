@@ -22,8 +22,8 @@ from ft_dagster.data.fingerprint import fingerprint_sources
 from ft_dagster.data.mixture import build_mixture, declared_warnings
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.tasks import tasks_digest
-from ft_dagster.lineage.stages import STAGE_VERSIONS
-from ft_dagster.planning.defaults import MAX_LENGTH
+from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
+from ft_dagster.planning.methods.defaults import MAX_LENGTH
 from ft_dagster.report.plots import as_markdown_image, mixture_bar
 from ft_dagster.report.tables import markdown_table
 from ft_dagster.resources.artifacts import ArtifactStore

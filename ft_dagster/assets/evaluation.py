@@ -20,7 +20,7 @@ from ft_dagster.evaluation.samples import (
     write_scores,
 )
 from ft_dagster.evaluation.skills import skills
-from ft_dagster.lineage.digest import sha256_file
+from ft_dagster.provenance.digest import sha256_file
 from ft_dagster.report.plots import as_markdown_image, score_bars
 from ft_dagster.report.skills import forgotten, signs, skill_table
 from ft_dagster.report.tables import markdown_table
@@ -28,7 +28,7 @@ from ft_dagster.store import Artifact, Attempt
 
 GROUP = "evaluation"
 QUESTIONS = ("evaluation.limit", "evaluation.seed", "evaluation.num_fewshot")
-OWN_TASK = (
+TEST_SPLIT_TASK = (
     "evaluation.max_new_tokens", "evaluation.kind", "data.train_on", "evaluation.probed_rows",
     "evaluation.canaries",
 )  # fmt: skip
@@ -52,7 +52,7 @@ def base_evaluation(bench: Bench) -> dg.MaterializeResult[Any]:
 
     artifact = bench.make(
         "base_evaluation", build, inputs={**_task_inputs(bench), "general_scores": general.digest},
-        spec={**_asked_in(bench, *OWN_TASK), "tasks": bench.frozen["tasks"]["task"]},
+        spec={**_asked_in(bench, *TEST_SPLIT_TASK), "tasks": bench.frozen["tasks"]["task"]},
     )  # fmt: skip
     check_metrics(read_samples(bench.payload(artifact)), bench.spec.gates, bench.declared_in)
     scores = dg.MetadataValue.md(_score_table(artifact.figures["scores"]))
@@ -87,7 +87,7 @@ def evaluation(bench: Bench) -> dg.MaterializeResult[Any]:
             "fine_tuned_model": tuned.digest, "base_evaluation": before.digest, "base_model": base.digest,
             "gates": gates_digest(bench.spec.gates), **_database_input(bench),
         },
-        spec={**_asked_in(bench, *OWN_TASK, "objective"), "tasks": bench.frozen["tasks"]},
+        spec={**_asked_in(bench, *TEST_SPLIT_TASK, "objective"), "tasks": bench.frozen["tasks"]},
     )  # fmt: skip
     rules = artifact.figures["verdict"]["rules"]
     difference = artifact.figures["tuned_logit_difference"]
@@ -159,7 +159,7 @@ def _run(
         "dtype": judging_dtype(bench.device),
         "general": [],
         "task": [],
-        "own_task": None,
+        "test_split_task": None,
         "general_holdout": None,
         "limit": spec.limit,
         "seed": spec.seed,
@@ -186,7 +186,7 @@ def _task_run(bench: Bench) -> dict[str, Any]:
         "database": None if database is None else str(database),
         "train_on": spec.data.train_on,
     }
-    return {"own_task": own, **probed}
+    return {"test_split_task": own, **probed}
 
 
 def _probed(bench: Bench) -> dict[str, Any] | None:

@@ -5,13 +5,13 @@ from typing import Any
 import dagster as dg
 
 from ft_dagster.assets.bench import failures
-from ft_dagster.report.gpus import COLUMNS, board_rows
+from ft_dagster.report.gpus import COLUMNS, status_rows
 from ft_dagster.report.tables import markdown_table
 from ft_dagster.resources.gpus import Gpus
 
 
 @dg.asset(name="gpus", group_name="fleet", kinds={"nvidia"}, code_version="1")
-def gpus_board(gpus: Gpus) -> dg.MaterializeResult[Any]:
+def gpus_status(gpus: Gpus) -> dg.MaterializeResult[Any]:
     """The devices of this host (GPUs, or CPU slots where there is none): who holds and who waits, and why."""
     with failures():
         table = gpus.leases().table()
@@ -21,6 +21,6 @@ def gpus_board(gpus: Gpus) -> dg.MaterializeResult[Any]:
             "devices": len({d.device for d in table.devices}),
             "held": len({d.device for d in table.devices if d.state != "free"}),
             "waiting": len(table.waiting),
-            "board": dg.MetadataValue.md(markdown_table(COLUMNS, board_rows(table))),
+            "devices_now": dg.MetadataValue.md(markdown_table(COLUMNS, status_rows(table))),
         }
     )

@@ -10,8 +10,8 @@ from ft_dagster.assets.bench import Bench, check, stage_asset
 from ft_dagster.assets.data import locate
 from ft_dagster.errors import UserError
 from ft_dagster.planning.advice import release_warnings
-from ft_dagster.planning.cost import unseen_margins
-from ft_dagster.planning.context import Site, counts_of, facts_of, hardware_of, keyed, setting_of, sharing
+from ft_dagster.planning.cost.training_cost import unseen_margins
+from ft_dagster.planning.context import Site, counts_of, facts_of, hardware_of, keyed, plan_context, sharing
 from ft_dagster.planning.plan import make_plan
 from ft_dagster.planning.survey import general_matters
 from ft_dagster.store import Attempt, read_head
@@ -26,7 +26,7 @@ from ft_dagster.report.recommendation import (
 from ft_dagster.report.tables import markdown_table, size
 from ft_dagster.spec.formats import export_problem
 
-FIGURES = ("steps", "trainable_parameters", "fits", "storage", "warnings", "foretold", "on")
+FIGURES = ("steps", "trainable_parameters", "fits", "storage", "warnings", "predicted", "on")
 ESTIMATE = "estimate.json"
 
 
@@ -50,7 +50,7 @@ def training_plan(bench: Bench) -> dg.MaterializeResult[Any]:
         weights = base.figures["parameters"], base.figures["weights_bytes"]
         facts = facts_of(counts_of(mixture), *weights, locate(bench, base), hardware)
         try:
-            plan = make_plan(bench.spec, facts, setting_of(_site(bench), bench.spec, base, hardware))
+            plan = make_plan(bench.spec, facts, plan_context(_site(bench), bench.spec, base, hardware))
         except UserError as error:
             error.file = error.file or str(bench.declared_in)
             raise

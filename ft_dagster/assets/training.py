@@ -56,8 +56,8 @@ def fine_tuned_model(bench: Bench) -> dg.MaterializeResult[Any]:
 
     def build(attempt: Attempt) -> dict[str, Any]:
         figures = bench.produce("training", attempt, run)
-        # Halved, it measured another layout than the one that was foretold.
-        return {**figures, "foretold": None if "micro_batch_halved" in figures else plan.figures["foretold"]}
+        # Halved, it measured another layout than the one that was predicted.
+        return {**figures, "predicted": None if "micro_batch_halved" in figures else plan.figures["predicted"]}
 
     artifact = bench.make(
         "fine_tuned_model",

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from ft_dagster.automation.budget import Budget, steps_within
 from ft_dagster.automation.experiments import Experiment, Run, Say, carry_out, opened
 from ft_dagster.errors import UserError
-from ft_dagster.planning.defaults import LEARNING_RATES
+from ft_dagster.planning.methods.defaults import LEARNING_RATES
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared
 from ft_dagster.spec.overrides import value_at, with_overrides

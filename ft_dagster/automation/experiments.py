@@ -25,7 +25,7 @@ from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.automation.tags import variant_tags
 from ft_dagster.errors import UserError
 from ft_dagster.launch.locks import EXCLUSIVE, lock, unlock
-from ft_dagster.lineage.digest import sha256_json
+from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.resources.artifacts import ArtifactStore
 from ft_dagster.resources.gpus import Gpus
 from ft_dagster.resources.launchers import LocalLauncher

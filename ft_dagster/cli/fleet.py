@@ -15,13 +15,13 @@ from ft_dagster.settings import load_settings
 def gpus(context: typer.Context, as_json: Json = False) -> None:
     """The devices of this host (GPUs, or CPU slots where there is none): who holds, who waits, and why."""
     from ft_dagster.launch.leases import of_host
-    from ft_dagster.report.gpus import COLUMNS, board_rows
+    from ft_dagster.report.gpus import COLUMNS, status_rows
 
-    board = of_host(load_settings(context.obj).host).table()
+    status = of_host(load_settings(context.obj).host).table()
     if as_json:
-        print_json(asdict(board))
+        print_json(asdict(status))
         return
     table = Table(*COLUMNS)
-    for row in board_rows(board):
+    for row in status_rows(status):
         table.add_row(*map(escape, row))
     out.print(table)

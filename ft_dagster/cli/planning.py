@@ -13,8 +13,8 @@ from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 
 if TYPE_CHECKING:
-    from ft_dagster.planning.catalogue import Catalogue, Hardware
-    from ft_dagster.planning.serving import Manner
+    from ft_dagster.planning.cost.serving import Manner
+    from ft_dagster.planning.hardware.catalogue import Catalogue, Hardware
 
 
 Picture = Annotated[Path | None, typer.Option(help="Write a stacked bar of each method's memory to this PNG")]
@@ -35,9 +35,9 @@ def plan(
     Nothing is trained or kept. Before the variant has a mixture, its size is estimated from a sample of the
     sources. Exits with 1 if it does not fit.
     """
-    from ft_dagster.planning.ahead import plan_variant
-    from ft_dagster.planning.catalogue import load_catalogue
-    from ft_dagster.planning.forked import alone
+    from ft_dagster.planning.hardware.catalogue import load_catalogue
+    from ft_dagster.planning.parallel import alone
+    from ft_dagster.planning.preview import plan_variant
     from ft_dagster.report.recommendation import cost_rows
 
     quiet()
@@ -127,8 +127,8 @@ def recommend(
     counted FLOPs over a stated share of the card's peak. Exits with 1 if nothing fits.
     """
     from ft_dagster.planning import recommend as recommendation
-    from ft_dagster.planning.catalogue import load_catalogue
-    from ft_dagster.planning.forked import alone
+    from ft_dagster.planning.hardware.catalogue import load_catalogue
+    from ft_dagster.planning.parallel import alone
 
     quiet()
     hardware = _hardware(load_catalogue(context.obj), gpus)

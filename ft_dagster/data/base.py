@@ -28,7 +28,7 @@ from ft_dagster.data.weights import (
     weight_files,
 )
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.digest import FileDigest, payload_digest, sha256_json
+from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_json
 from ft_dagster.spec.variant import BaseModelSpec
 
 SCHEMA_VERSION = 1

@@ -20,7 +20,7 @@ from ft_dagster.data.sources import read_raw
 from ft_dagster.data.splits import position_of
 from ft_dagster.data.tables import TableWriter
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.digest import FileDigest, payload_digest, sha256_file
+from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_file
 from ft_dagster.spec.variant import CorpusSpec, SourceSpec
 
 SCHEMA_VERSION = 1

@@ -6,7 +6,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from ft_dagster.lineage.digest import sha256_file
+from ft_dagster.provenance.digest import sha256_file
 
 TABLE = (
     "CREATE TABLE IF NOT EXISTS hashes "

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ft_dagster.data.render import Rendered
 from ft_dagster.data.tables import TableWriter
-from ft_dagster.lineage.digest import sha256_file
+from ft_dagster.provenance.digest import sha256_file
 
 SCHEMA = pa.schema(
     [

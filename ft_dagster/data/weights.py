@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ft_dagster.data.hashes import cached_sha256
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.digest import FileDigest, payload_digest
+from ft_dagster.provenance.digest import FileDigest, payload_digest
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

@@ -17,7 +17,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.paired import Comparison, compare, holm
 from ft_dagster.evaluation.samples import Role, Sample, main_metric, read_samples, write_samples
 from ft_dagster.evaluation.sentences import Outcome, sentence
-from ft_dagster.lineage.digest import sha256_json
+from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec.variant import GatesSpec
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ RULES_VERSION = 2  # raise it when the same samples and margins may give another
 RuleName = Literal["task", "general_benchmark", "general_loss", "regurgitation", "regression"]
 _RULE_OF: dict[Role, RuleName] = {
     "task": "task",
-    "own_task": "task",
+    "test_split_task": "task",
     "general": "general_benchmark",
     "general_loss": "general_loss",
 }

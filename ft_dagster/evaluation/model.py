@@ -14,8 +14,8 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils_hf import stop_sequences_criteria
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.own_task import Encoded
 from ft_dagster.evaluation.scoring import Row, Score, arrange, batches, score
+from ft_dagster.evaluation.test_split_task import Encoded
 from ft_dagster.evaluation.weights import (
     generate,
     inner_model,

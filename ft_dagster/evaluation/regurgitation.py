@@ -18,8 +18,8 @@ from lm_eval.api.task import ConfigurableTask
 from ft_dagster.data.dataset_io import as_row
 from ft_dagster.data.render import render_turn
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.own_task import Doc, Encoded, config_of, text_doc, turn_doc
 from ft_dagster.evaluation.sampling import in_drawn_order
+from ft_dagster.evaluation.test_split_task import Doc, Encoded, config_of, text_doc, turn_doc
 
 ROWS, CANARIES = "training_rows", "canaries"
 REPEATED = "regurgitated"

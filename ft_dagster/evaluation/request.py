@@ -23,7 +23,7 @@ class Model(_Part):
     tuned: Path | None = None
 
 
-class OwnTask(_Part):
+class SplitTask(_Part):
     """The variant's test split: each row's last answer is asked for, `max_new_tokens` at most, greedily.
 
     `kind` says how an answer is scored; `database` is the SQLite file that queries run on (kind sql).
@@ -58,7 +58,7 @@ class Request(_Part):
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     task: tuple[str, ...] = ()
     general: tuple[str, ...] = ()
-    own_task: OwnTask | None = None
+    test_split_task: SplitTask | None = None
     general_holdout: Path | None = None
     general_prompts: bool = False
     regurgitation: Regurgitation | None = None

@@ -59,7 +59,7 @@ def evaluate(request: Request, entries: dict[Role, tuple[TaskEntry, ...]]) -> di
         _write(request, [], [], [])
         return {"questions": 0, "seconds": 0.0}
     from ft_dagster.evaluation.model import TokenBatchedLM, load_judged
-    from ft_dagster.evaluation.own_task import end_tokens
+    from ft_dagster.evaluation.test_split_task import end_tokens
 
     base, tuned = request.model.base, request.model.tuned
     model, tokenizer, difference = load_judged(base, tuned, device=request.device, dtype=request.dtype)
@@ -96,7 +96,7 @@ def evaluate(request: Request, entries: dict[Role, tuple[TaskEntry, ...]]) -> di
 
 def _asks_the_model(request: Request) -> bool:
     """Whether anything beside declared tasks is asked."""
-    parts = (request.own_task, request.general_holdout, request.regurgitation)
+    parts = (request.test_split_task, request.general_holdout, request.regurgitation)
     return request.general_prompts or any(part is not None for part in parts)
 
 
@@ -116,12 +116,12 @@ def _write(
 
 def _labels(request: Request, found: Sequence[tuple[list[Sample], Answer]]) -> list[tuple[str, str]]:
     """(answer, reference) of each question of the own task whose answer is a label."""
-    if request.own_task is None or request.own_task.kind != "label":
+    if request.test_split_task is None or request.test_split_task.kind != "label":
         return []
     return [
         (answer.answered, answer.expected)
         for samples, answer in found
-        if answer.role == "own_task" and samples[0].metric == "exact_match"
+        if answer.role == "test_split_task" and samples[0].metric == "exact_match"
     ]
 
 
@@ -162,25 +162,32 @@ def _configure(loaded: LoadedTask, request: Request) -> None:
 
 def _own(request: Request, lm: Any) -> list[Asked]:
     """The variant's own test split and the held-out general texts, where they are asked for."""
-    if request.own_task is None and request.general_holdout is None:
+    if request.test_split_task is None and request.general_holdout is None:
         return []
-    from ft_dagster.evaluation.own_task import GENERAL_TEXT, OWN_TASK, general_text_task, own_tasks
+    from ft_dagster.evaluation.test_split_task import (
+        GENERAL_TEXT,
+        TEST_SPLIT_TASK,
+        general_text_task,
+        test_split_tasks,
+    )
 
     tokenizer, limit, seed = lm.tokenizer, request.limit, request.seed
     asked: list[Asked] = []
-    if request.own_task is not None:
-        new_tokens = request.own_task.max_new_tokens
-        tasks = own_tasks(
-            request.own_task.test,
+    if request.test_split_task is not None:
+        new_tokens = request.test_split_task.max_new_tokens
+        tasks = test_split_tasks(
+            request.test_split_task.test,
             tokenizer,
             limit=limit,
             seed=seed,
             max_new_tokens=new_tokens,
             max_length=lm.max_length,
-            kind=request.own_task.kind,
-            database=request.own_task.database,
+            kind=request.test_split_task.kind,
+            database=request.test_split_task.database,
         )
-        asked.append(Asked("own_task", OWN_TASK, {task.config.task: task for task in tasks}, None))
+        asked.append(
+            Asked("test_split_task", TEST_SPLIT_TASK, {task.config.task: task for task in tasks}, None)
+        )
     if request.general_holdout is not None:
         text = general_text_task(request.general_holdout, tokenizer, limit=limit, seed=seed)
         asked.append(Asked("general_loss", GENERAL_TEXT, {text.config.task: text}, None))

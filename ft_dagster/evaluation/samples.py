@@ -11,9 +11,10 @@ from typing import Any, Literal, NamedTuple
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.answer_scores import macro_f1, micro_f1
 
-Role = Literal["task", "own_task", "general", "general_loss", "general_prompts", "regurgitation"]
+Role = Literal["task", "test_split_task", "general", "general_loss", "general_prompts", "regurgitation"]
 SAMPLES, SCORES, ANSWERS, LABELS = "samples.parquet", "scores.json", "answers.parquet", "labels.json"
 AGGREGATES = ("macro_f1", "micro_f1")
+FORMER = {"own_task": "test_split_task"}  # roles and tasks as stored by version 0.1
 SCHEMA_VERSION = 1
 
 
@@ -57,7 +58,7 @@ class Score(NamedTuple):
 
 def read_samples(folder: Path) -> list[Sample]:
     """The samples that a run wrote into `folder`, its payload, in the order written. Raises UserError."""
-    return [Sample(**row) for row in _read(folder / SAMPLES)]
+    return [Sample(**_renamed(row)) for row in _read(folder / SAMPLES)]
 
 
 def write_samples(samples: Sequence[Sample], folder: Path) -> None:
@@ -71,7 +72,7 @@ def write_samples(samples: Sequence[Sample], folder: Path) -> None:
 
 def read_answers(folder: Path) -> list[Answer]:
     """The answers that a run wrote into `folder`, its evidence. Raises UserError."""
-    return [Answer(**row) for row in _read(folder / ANSWERS)]
+    return [Answer(**_renamed(row)) for row in _read(folder / ANSWERS)]
 
 
 def write_answers(answers: Sequence[Answer], folder: Path) -> None:
@@ -95,17 +96,20 @@ def scores(samples: Iterable[Sample]) -> list[Score]:
 
 
 def label_aggregates(pairs: Sequence[tuple[str, str]]) -> list[Score]:
-    """F1 over the labels of the own task: (answer, reference) of each question; none without any."""
+    """F1 over the labels of the test split's task: (answer, reference) of each question; none without any."""
     if not pairs:
         return []
     values = {"macro_f1": macro_f1(pairs), "micro_f1": micro_f1(pairs)}
-    return [Score("own_task", "own_task", name, value, len(pairs), True) for name, value in values.items()]
+    return [
+        Score("test_split_task", "test_split_task", name, value, len(pairs), True)
+        for name, value in values.items()
+    ]
 
 
 def read_aggregates(folder: Path) -> list[Score]:
     """The scores in `folder`, a payload, that no mean over the questions gives."""
     rows = json.loads((folder / SCORES).read_text("utf-8"))["scores"]
-    return [Score(**row) for row in rows if row["metric"] in AGGREGATES]
+    return [Score(**_renamed(row)) for row in rows if row["metric"] in AGGREGATES]
 
 
 def write_scores(samples: Iterable[Sample], folder: Path, aggregates: Sequence[Score] = ()) -> None:
@@ -128,6 +132,11 @@ def main_metric(metrics: Sequence[str]) -> str:
     own = ("execution_accuracy", "json_f1", *label, "completion_loss") if "completion_loss" in metrics else ()
     preferred = (*own, "acc_norm", "acc")
     return next((metric for metric in preferred if metric in metrics), metrics[0])
+
+
+def _renamed(row: dict[str, Any]) -> dict[str, Any]:
+    """A stored row with the role and the task that it would have today."""
+    return {**row, **{name: FORMER.get(row[name], row[name]) for name in ("role", "task")}}
 
 
 def _read(file: Path) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.digest import sha256_file, sha256_json
+from ft_dagster.provenance.digest import sha256_file, sha256_json
 
 # Builders of the datasets library that read plain files: such a task needs no network.
 FILE_BUILDERS = {"arrow", "csv", "json", "parquet", "text", "xml"}

@@ -25,7 +25,7 @@ from ft_dagster.evaluation.weights import (
     virtual_tokens,
 )
 from ft_dagster.export.serving import stop_token_ids
-from ft_dagster.lineage.digest import hash_folder, payload_digest
+from ft_dagster.provenance.digest import hash_folder, payload_digest
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,8 +18,8 @@ from ft_dagster.export.certificate import Certificate, certify, judge
 from ft_dagster.export.merged import export_merged
 from ft_dagster.export.request import Request
 from ft_dagster.export.serving import GENERATION_CONFIG
-from ft_dagster.lineage.digest import hash_folder, payload_digest
 from ft_dagster.program import write_json
+from ft_dagster.provenance.digest import hash_folder, payload_digest
 
 WRITERS = {"adapter": export_adapter, "merged": export_merged}
 

@@ -6,10 +6,10 @@ The rule, in files of one folder that all instances of the host share:
   and keeps a SHARED lock; every rank takes a SHARED lock of its own and checks the token (`hold_as_rank`). So
   a device is free only when neither the holder nor any process that used it lives. They are never removed.
 - `<kind>-<device>.share-<n>.json`, one per share of a device: trainings that declare `sharing: shared` take a
-  share in the same way, over a SHARED lock on the device's file, which then says so (claims.py). An exclusive
-  grant needs that file alone, so it comes when the last share is given back; its ticket keeps others from
-  taking new ones. A share counts as a device in quotas, and has its part of the device's memory.
-- `ticket-….json`, one per waiter (line.py); at the grant it becomes `holder-<token>.json`, which its holder
+  share in the same way, over a SHARED lock on the device's file, which then says so (device_locks.py). An
+  exclusive grant needs that file alone: it comes when the last share is given back; its ticket keeps others
+  from taking new ones. A share counts as a device in quotas, and has its part of the device's memory.
+- `ticket-….json`, one per waiter (queue.py); at the grant it becomes `holder-<token>.json`, which its holder
   keeps locked.
 - A tenant's quota counts its device files that are not free, whichever instance lent them, at the grant.
 
@@ -32,8 +32,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.launch import board, line
-from ft_dagster.launch.claims import Claim, claim_share, claim_whole
+from ft_dagster.launch import queue, status
+from ft_dagster.launch.device_locks import DeviceLock, lock_device, lock_share
 from ft_dagster.launch.inventory import Device, Inventory, Kind, find_devices
 from ft_dagster.launch.locks import locked, read_json, share, unlock, write_json
 from ft_dagster.launch.rank import LEASE, LeaseLost, hold_as_rank
@@ -77,7 +77,9 @@ class Lease:
     `threads`: how many one process should start; all slots of a CPU lease, a GPU's share of the cores.
     """
 
-    def __init__(self, folder: Path, inventory: Inventory, taken: Mapping[Device, Claim], token: str) -> None:
+    def __init__(
+        self, folder: Path, inventory: Inventory, taken: Mapping[Device, DeviceLock], token: str
+    ) -> None:
         self.folder = folder
         self.kind: Kind = inventory.kind
         self.devices = tuple(device.id for device in taken)
@@ -86,7 +88,7 @@ class Lease:
         self.threads = len(taken) if self.kind == "cpu" else max(1, per_gpu)
         self._files = {n: t for claim in taken.values() for n, t in claim.tokens(token).items()}
         self._held = [held for claim in taken.values() for held in claim.descriptors()]
-        self._sign: line.Ticket | None = None
+        self._sign: queue.Ticket | None = None
 
     def environment(self) -> dict[str, str]:
         """What a program under this lease needs in its environment; a CPU lease hides the GPUs."""
@@ -153,7 +155,7 @@ class Leases:
         once `should_stop` says so.
         """
         candidates = self.candidates(ask)
-        ticket: line.Ticket | None = None
+        ticket: queue.Ticket | None = None
         told = ""
         try:
             while True:
@@ -174,11 +176,11 @@ class Leases:
             if ticket is not None:
                 ticket.leave()
 
-    def table(self) -> board.Table:
+    def table(self) -> status.Table:
         """Who holds which device, who waits, since when and why. Raises UserError as `acquire` does."""
         with self._allocator():
             files = {device: self._file(device) for device in self.inventory.devices}
-            return board.read(self.folder, self.inventory, files)
+            return status.read(self.folder, self.inventory, files)
 
     def most(self, tenant: str) -> int:
         """How many devices one program of a tenant can be granted."""
@@ -254,37 +256,37 @@ class Leases:
         return "GPUs" if self.inventory.kind == "gpu" else "CPU slots"
 
     def _join(
-        self, allocator: int, ask: Ask, candidates: list[Device], fallen: line.Ticket | None
-    ) -> line.Ticket:
+        self, allocator: int, ask: Ask, candidates: list[Device], fallen: queue.Ticket | None
+    ) -> queue.Ticket:
         if fallen is not None:
             fallen.leave()
         wants = [self._file(device).name for device in candidates]
         content = {**asdict(ask), **_now(), "wants": wants, "quota": self._limit(ask.tenant)}
-        return line.join(self.folder, allocator, ask.priority, content)
+        return queue.join(self.folder, allocator, ask.priority, content)
 
-    def _serve(self, ask: Ask, candidates: list[Device], ticket: line.Ticket) -> tuple[Lease | None, str]:
+    def _serve(self, ask: Ask, candidates: list[Device], ticket: queue.Ticket) -> tuple[Lease | None, str]:
         """Grant now, or say why not."""
         left, why = self._in_turn(ask, candidates, ticket)
         return (None, why) if why else self._take(ask, left, ticket)
 
-    def _in_turn(self, ask: Ask, candidates: list[Device], ticket: line.Ticket) -> tuple[list[Device], str]:
+    def _in_turn(self, ask: Ask, candidates: list[Device], ticket: queue.Ticket) -> tuple[list[Device], str]:
         """The devices that nobody ahead in line would take, or why it is not the ask's turn."""
-        held = board.held_by_tenant(self.folder, self.inventory.kind)
+        held = status.held_by_tenant(self.folder, self.inventory.kind)
         left, asked = candidates, Counter(held)
-        for ahead, admitted in line.in_turn(self.folder, asked, before=ticket.path):
+        for ahead, admitted in queue.in_turn(self.folder, asked, before=ticket.path):
             if not admitted:
                 continue
             left = [device for device in left if not ahead.would_take(self._file(device).name)]
             if len(left) < ask.count:
                 return [], f"in line behind {ahead.ticket.get('variant')}, which waits for {ahead.count}"
         limit, before = self._limit(ask.tenant), asked[ask.tenant]
-        if not line.within(limit, before + ask.count):
-            return [], board.over_quota(ask.tenant, held[ask.tenant], before - held[ask.tenant], limit)
+        if not queue.within(limit, before + ask.count):
+            return [], status.over_quota(ask.tenant, held[ask.tenant], before - held[ask.tenant], limit)
         return left, ""
 
-    def _take(self, ask: Ask, left: list[Device], ticket: line.Ticket) -> tuple[Lease | None, str]:
+    def _take(self, ask: Ask, left: list[Device], ticket: queue.Ticket) -> tuple[Lease | None, str]:
         """All devices at once or none."""
-        taken: dict[Device, Claim] = {}
+        taken: dict[Device, DeviceLock] = {}
         try:
             for device in self._preferred(ask, left):
                 claim = self._claim(ask, device)
@@ -303,13 +305,13 @@ class Leases:
         """For a share first the devices that are lent in shares already, to leave others whole."""
         if not ask.shared:
             return left
-        return sorted(left, key=lambda device: not board.in_shares(self._file(device)))
+        return sorted(left, key=lambda device: not status.in_shares(self._file(device)))
 
-    def _claim(self, ask: Ask, device: Device) -> Claim | None:
+    def _claim(self, ask: Ask, device: Device) -> DeviceLock | None:
         file = self._file(device)
-        return claim_share(file, self.inventory.shares) if ask.shared else claim_whole(file)
+        return lock_share(file, self.inventory.shares) if ask.shared else lock_device(file)
 
-    def _grant(self, ask: Ask, taken: Mapping[Device, Claim], ticket: line.Ticket) -> Lease:
+    def _grant(self, ask: Ask, taken: Mapping[Device, DeviceLock], ticket: queue.Ticket) -> Lease:
         """Write the token into every file, then let ranks in beside us."""
         token = secrets.token_hex(16)
         lease = Lease(self.folder, self.inventory, taken, token)
@@ -318,13 +320,13 @@ class Leases:
         for descriptor in own:
             before = str(read_json(descriptor).get("token", ""))
             if before.isalnum():  # its holder died without clearing its sign away
-                (self.folder / board.holder_name(before)).unlink(missing_ok=True)
+                (self.folder / status.holder_name(before)).unlink(missing_ok=True)
             write_json(descriptor, grant)
-        sign = self.folder / board.holder_name(token)
+        sign = self.folder / status.holder_name(token)
         ticket.path.rename(sign)
         for descriptor in own:
             share(descriptor)
-        lease._sign = line.Ticket(sign, ticket.descriptor)
+        lease._sign = queue.Ticket(sign, ticket.descriptor)
         return lease
 
     def _limit(self, tenant: str) -> int | None:
@@ -358,7 +360,7 @@ def of_host(host: Host) -> Leases:
     return Leases(host.lock_folder, find_devices(host), quota=host.quota)
 
 
-def _drop(taken: Mapping[Device, Claim]) -> None:
+def _drop(taken: Mapping[Device, DeviceLock]) -> None:
     for claim in taken.values():
         for descriptor in claim.descriptors():
             with suppress(OSError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ft_dagster.lineage.stages import STAGE_VERSIONS
+from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.store.artifacts import Artifact, Place, find
 from ft_dagster.store.blobs import Store
 

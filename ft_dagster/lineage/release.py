@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.digest import sha256_json
+from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.store.artifacts import Artifact, Place, find, verify
 from ft_dagster.store.blobs import Store
 

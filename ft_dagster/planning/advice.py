@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ft_dagster.planning.defaults import LEARNING_RATES, LORA_LIKE
 from ft_dagster.planning.facts import Facts
+from ft_dagster.planning.load import LORA_LIKE
+from ft_dagster.planning.methods.defaults import LEARNING_RATES
 from ft_dagster.spec import VariantSpec
 
 USUAL_SHARE = (0.05, 0.10)

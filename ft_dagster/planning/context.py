@@ -10,11 +10,11 @@ from ft_dagster.data.derived import base_folder, new_token_ids_of, parent_artifa
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import computes_bf16
 from ft_dagster.launch.inventory import Inventory
-from ft_dagster.planning.catalogue import Hardware, load_catalogue, of_cpu
+from ft_dagster.planning.cost.learned import Finished, finished
 from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.learned import Finished, finished
+from ft_dagster.planning.hardware.catalogue import Hardware, load_catalogue, of_cpu
 from ft_dagster.planning.shapes import dimensions, linear_shapes
-from ft_dagster.planning.survey import Setting
+from ft_dagster.planning.survey import PlanContext
 from ft_dagster.spec import VariantKey, VariantSpec, load_variant, variant_files
 from ft_dagster.store import Artifact, Store, read_head
 from ft_dagster.training.contract import Parent
@@ -77,10 +77,10 @@ def sharing(site: Site, spec: VariantSpec) -> list[VariantKey]:
     return found
 
 
-def setting_of(site: Site, spec: VariantSpec, base: Artifact, hardware: Hardware) -> Setting:
+def plan_context(site: Site, spec: VariantSpec, base: Artifact, hardware: Hardware) -> PlanContext:
     """What a survey reads beside the declaration: the base's shapes, its variants, their trainings."""
     neighbours = sharing(site, spec)
-    return Setting(
+    return PlanContext(
         base_folder(site.store, base, site.project, site.cache),
         hardware,
         variants=len(neighbours),

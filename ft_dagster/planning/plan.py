@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.planning.advice import training_warnings
-from ft_dagster.planning.cautions import limits
-from ft_dagster.planning.decision import Decision
+from ft_dagster.planning.cost.learned import Predicted, as_json
+from ft_dagster.planning.cost.published_costs import beside_published
 from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.learned import Foretold, as_json
-from ft_dagster.planning.lesson import beside_lesson
-from ft_dagster.planning.memory import memory, storage
-from ft_dagster.planning.settings import steps_of
-from ft_dagster.planning.survey import Planned, Setting, Survey, lora_settings, survey
+from ft_dagster.planning.load import memory, storage
+from ft_dagster.planning.methods.cautions import limits
+from ft_dagster.planning.methods.decision import Decision
+from ft_dagster.planning.methods.training_settings import steps_of
+from ft_dagster.planning.survey import PlanContext, Planned, Survey, lora_settings, survey
 from ft_dagster.spec import VariantSpec
 
 SCHEMA_VERSION = 1
@@ -38,11 +38,11 @@ class Plan(NamedTuple):
         return bool(self.estimate["fits"])
 
 
-def make_plan(spec: VariantSpec, facts: Facts, setting: Setting) -> Plan:
+def make_plan(spec: VariantSpec, facts: Facts, context: PlanContext) -> Plan:
     """Resolve `spec`. Raises UserError for what cannot be trained."""
     if facts.trained_tokens == 0:
         raise UserError("the mixture has no trained token", fix="See the counts of training_mixture")
-    found = survey(spec, facts, setting)
+    found = survey(spec, facts, context)
     chosen = found.chosen
     if spec.method.name == "auto":
         _say_why(found, spec)
@@ -54,10 +54,10 @@ def make_plan(spec: VariantSpec, facts: Facts, setting: Setting) -> Plan:
         "device": {"kind": facts.device_kind, "count": facts.ranks if facts.device_kind == "cuda" else 1},
         "ranks": facts.ranks,
     }
-    return Plan(content, _estimate(spec, facts, setting, found))
+    return Plan(content, _estimate(spec, facts, context, found))
 
 
-def _estimate(spec: VariantSpec, facts: Facts, setting: Setting, found: Survey) -> dict[str, Any]:
+def _estimate(spec: VariantSpec, facts: Facts, context: PlanContext, found: Survey) -> dict[str, Any]:
     chosen, resolved = found.chosen, found.chosen.resolved
     figures = found.decision.row(resolved.name).figures
     by_rule = memory(resolved.load, chosen.layout.zero_stage, chosen.layout.offload)
@@ -65,21 +65,21 @@ def _estimate(spec: VariantSpec, facts: Facts, setting: Setting, found: Survey) 
         "schema_version": SCHEMA_VERSION,
         **found.to_json(),
         "ranks": facts.ranks,
-        "variants": setting.variants,
+        "variants": context.variants,
         "steps": steps_of(resolved.training, facts),
         "trainable_parameters": resolved.load.trained,
         "utilization": None if figures.training is None else asdict(figures.training.utilization),
         "storage_usd_per_month": figures.storage.usd_per_month,
         "serving": figures.serving.sentence,
-        "cross_checks": [_beside_rule(chosen.held, by_rule), *_beside_lesson(facts, chosen)],
+        "cross_checks": [_beside_rule(chosen.held, by_rule), *_beside_published(facts, chosen)],
         "storage": storage(resolved.load, chosen.layout.zero_stage, resolved.training),
-        "foretold": as_json(
-            Foretold(
-                setting.base,
-                setting.hardware.name,
+        "predicted": as_json(
+            Predicted(
+                context.base,
+                context.hardware.name,
                 chosen.layout,
                 chosen.occupancy.reserved if facts.device_kind == "cuda" else chosen.occupancy.total,
-                setting.hardware.peak_flops,
+                context.hardware.peak_flops,
                 figures.hours,
             )
         ),
@@ -141,8 +141,8 @@ def _size(value: int) -> str:
     return f"{value / 1e9:,.1f} GB" if value >= 1e9 else f"{value / 1e6:,.1f} MB"
 
 
-def _beside_lesson(facts: Facts, chosen: Planned) -> list[str]:
-    beside = beside_lesson(
+def _beside_published(facts: Facts, chosen: Planned) -> list[str]:
+    beside = beside_published(
         chosen.resolved.name,
         facts.parameters,
         chosen.candidate.flops_per_token,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
-from ft_dagster.planning.defaults import Default
+from typing import Any, Literal, NamedTuple
 
 Origin = Literal["declaration", "built-in", "host"]
 AS_DECLARED = "as declared"
+
+
+class Default(NamedTuple):
+    """A value that holds unless another is declared, and why."""
+
+    value: Any
+    reason: str
 
 
 class Reasons:

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ft_dagster.errors import UserError
-from ft_dagster.planning.architecture import architecture_file, shipped
-from ft_dagster.planning.catalogue import Hardware
 from ft_dagster.planning.collector import uncollected
-from ft_dagster.planning.question import METHODS, Objective
-from ft_dagster.planning.serving import Manner
-from ft_dagster.planning.sketch import (
+from ft_dagster.planning.cost.serving import Manner
+from ft_dagster.planning.dryrun.architecture import architecture_file, shipped
+from ft_dagster.planning.dryrun.from_figures import (
     GENERAL_SHARE,
     TOKENS_PER_EXAMPLE,
     declaration,
@@ -21,7 +19,9 @@ from ft_dagster.planning.sketch import (
     of_size,
     shapes_of_configuration,
 )
-from ft_dagster.planning.survey import Setting, Survey, survey
+from ft_dagster.planning.hardware.catalogue import Hardware
+from ft_dagster.planning.methods.question import METHODS, Objective
+from ft_dagster.planning.survey import PlanContext, Survey, survey
 
 MAX_LENGTH = 1024
 MOST_GENERAL = 0.5  # as a declaration may have
@@ -73,7 +73,7 @@ def recommend(asked: Asked, hardware: Hardware) -> Survey:
             device_memory=hardware.memory_bytes,
             bf16=hardware.bf16,
         )
-        setting = Setting(
+        context = PlanContext(
             file,
             hardware,
             variants=asked.variants,
@@ -82,7 +82,7 @@ def recommend(asked: Asked, hardware: Hardware) -> Survey:
             deadline_hours=asked.deadline_hours,
             serving=asked.serving,
         )
-        return survey(declaration(_declared(asked), asked.general_share), given, setting)
+        return survey(declaration(_declared(asked), asked.general_share), given, context)
 
 
 def _declared(asked: Asked) -> dict[str, Any]:

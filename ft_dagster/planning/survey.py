@@ -12,26 +12,26 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from ft_dagster.errors import UserError
-from ft_dagster.planning import dryrun
-from ft_dagster.planning import occupancy as spread
-from ft_dagster.planning.catalogue import Hardware
-from ft_dagster.planning.changes import Change, Layout, changes
 from ft_dagster.planning.collector import uncollected
-from ft_dagster.planning.decision import Decision, decide
-from ft_dagster.planning.defaults import LORA_LIKE, SOFT_PROMPTS
-from ft_dagster.planning.dryrun import Footprint, Step, footprint
+from ft_dagster.planning.cost.learned import Correction, Finished, memory_correction, utilizations
+from ft_dagster.planning.cost.serving import Manner
+from ft_dagster.planning.dryrun import footprint as dryrun
+from ft_dagster.planning.dryrun import occupancy as spread
+from ft_dagster.planning.dryrun.footprint import Footprint, Step, footprint
 from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.forked import map_forked
-from ft_dagster.planning.learned import Correction, Finished, memory_correction, utilizations
-from ft_dagster.planning.memory import Load, frozen_bytes
-from ft_dagster.planning.memory import memory as states_of
-from ft_dagster.planning.method import resolve_method
-from ft_dagster.planning.question import METHODS, Candidate, Question, fewest_gpus
+from ft_dagster.planning.hardware.catalogue import Hardware
+from ft_dagster.planning.layout import Layout
+from ft_dagster.planning.load import LORA_LIKE, SOFT_PROMPTS, Load, frozen_bytes
+from ft_dagster.planning.load import memory as states_of
+from ft_dagster.planning.methods.changes import Change, changes
+from ft_dagster.planning.methods.decision import Decision, decide
+from ft_dagster.planning.methods.method_settings import resolve_method
+from ft_dagster.planning.methods.question import METHODS, Candidate, Question, fewest_gpus
+from ft_dagster.planning.methods.sharding import SHARDED
+from ft_dagster.planning.methods.training_settings import precision_of, resolve_training
+from ft_dagster.planning.parallel import map_parallel
 from ft_dagster.planning.reasons import Reasons
-from ft_dagster.planning.serving import Manner
-from ft_dagster.planning.settings import precision_of, resolve_training
 from ft_dagster.planning.shapes import trainable_parameters
-from ft_dagster.planning.sharding import SHARDED
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.variant import METHOD_SETTINGS, MethodSpec
 from ft_dagster.training.contract import Base, Parent
@@ -42,7 +42,7 @@ SURELY_HELD = 0.7  # of weights, gradients and states by rule of thumb: gradient
 
 
 @dataclass(frozen=True)
-class Setting:
+class PlanContext:
     """What a survey needs beside the declaration and the facts.
 
     `architecture`: a folder with config.json; `base`: digest of the base model; `finished`: its trainings.
@@ -134,22 +134,22 @@ class Survey:
 
 
 @uncollected()
-def survey(spec: VariantSpec, facts: Facts, setting: Setting) -> Survey:
+def survey(spec: VariantSpec, facts: Facts, context: PlanContext) -> Survey:
     """Raises UserError where the declared method cannot be trained, or nothing can."""
     declared = _declared(spec)
 
     def attempt(name: str) -> tuple[Planned | UserError, dict[dryrun.Key, Footprint]]:
         try:
-            return plan_method(with_method(spec, name), facts, setting), dryrun.kept
+            return plan_method(with_method(spec, name), facts, context), dryrun.kept
         except UserError as error:
             return error, dryrun.kept
 
     import peft  # noqa: F401  # with torch and transformers: once for all copies
 
-    import ft_dagster.planning.rehearsal  # noqa: F401
+    import ft_dagster.planning.dryrun.training_step  # noqa: F401
 
     planned, refused = {}, {}
-    for name, (found, kept) in zip(METHODS, map_forked(attempt, METHODS), strict=True):
+    for name, (found, kept) in zip(METHODS, map_parallel(attempt, METHODS), strict=True):
         dryrun.kept.update(kept)
         if isinstance(found, Planned):
             planned[name] = found
@@ -157,9 +157,9 @@ def survey(spec: VariantSpec, facts: Facts, setting: Setting) -> Survey:
             raise found
         else:
             refused[name] = found.problem
-    question = _question(spec, facts, setting, declared)
+    question = _question(spec, facts, context, declared)
     decision = decide(question, [each.candidate for each in planned.values()])
-    wanted = _changes(spec, facts, setting, planned, decision)
+    wanted = _changes(spec, facts, context, planned, decision)
     return Survey(question, decision, planned, refused, wanted)
 
 
@@ -178,11 +178,11 @@ def with_method(spec: VariantSpec, name: str) -> VariantSpec:
     )
 
 
-def plan_method(spec: VariantSpec, facts: Facts, setting: Setting) -> Planned:
+def plan_method(spec: VariantSpec, facts: Facts, context: PlanContext) -> Planned:
     """One method by name. Raises UserError for what it cannot be."""
     resolved = resolve(spec, facts)
     first = _layout(resolved, facts)
-    held = _Memory(spec, facts, setting)
+    held = _Memory(spec, facts, context)
     tried = [each for each in _milder(spec, first, facts) if not held.hopeless(each)]
     layout = next((each for each in tried if held.fits(each)), None) or _milder(spec, first, facts)[-1]
     if layout != first:
@@ -203,31 +203,31 @@ def resolve(spec: VariantSpec, facts: Facts) -> Resolved:
 class _Memory:
     """Bytes of one device at a layout, by dry run, which keeps what it ran before."""
 
-    def __init__(self, spec: VariantSpec, facts: Facts, setting: Setting) -> None:
-        self.spec, self.facts, self.setting = spec, facts, setting
+    def __init__(self, spec: VariantSpec, facts: Facts, context: PlanContext) -> None:
+        self.spec, self.facts, self.context = spec, facts, context
         self._methods: dict[str, dict[str, Any]] = {}
 
     def occupancy_of(self, layout: Layout) -> spread.Occupancy:
         return spread.occupancy(
             self._footprint(layout),
-            spread.Layout(layout.gpus, layout.zero_stage, layout.offload, self._bucket()),
+            spread.Sharding(layout.gpus, layout.zero_stage, layout.offload, self._bucket()),
         )
 
     def correction_of(self, layout: Layout) -> Correction:
-        setting = self.setting
-        return memory_correction(setting.finished, setting.base, setting.hardware.name, layout)
+        context = self.context
+        return memory_correction(context.finished, context.base, context.hardware.name, layout)
 
     def bytes_of(self, layout: Layout) -> int:
         """As corrected by finished trainings."""
         return max(0, self.occupancy_of(layout).total + self.correction_of(layout).added)
 
     def fits(self, layout: Layout) -> bool:
-        memory = self.setting.device_memory
+        memory = self.context.device_memory
         return memory is None or self.bytes_of(layout) <= memory
 
     def hopeless(self, layout: Layout) -> bool:
         """Whether weights, gradients and states alone are far too many: a dry run would tell nothing new."""
-        memory = self.setting.device_memory
+        memory = self.context.device_memory
         return memory is not None and self._least(layout) > memory
 
     def at_least(self, layout: Layout) -> int:
@@ -246,10 +246,10 @@ class _Memory:
         """Counted, forward, backward and recomputation; an estimate by weights where it cannot be counted."""
         same = {**method, "name": "lora"} if method["name"] in LORA_LIKE else method
         base = Base(
-            folder=self.setting.architecture,
+            folder=self.context.architecture,
             digest="0" * 64,
-            new_token_ids=self.setting.new_token_ids,
-            parent=self.setting.parent,
+            new_token_ids=self.context.new_token_ids,
+            parent=self.context.parent,
         )
         counted = flops.count_row(
             base,
@@ -265,9 +265,9 @@ class _Memory:
         return counted / layout.length
 
     def _alike(self, method: dict[str, Any]) -> bool:
-        setting = self.setting
+        context = self.context
         return dryrun.alike(
-            setting.architecture, method, new_token_ids=setting.new_token_ids, parent=setting.parent
+            context.architecture, method, new_token_ids=context.new_token_ids, parent=context.parent
         )
 
     def _footprint(self, layout: Layout) -> Footprint:
@@ -284,11 +284,11 @@ class _Memory:
             device="cuda" if self.facts.device_kind == "cuda" else "cpu",
         )
         return footprint(
-            self.setting.architecture,
+            self.context.architecture,
             self._method(layout.method),
             step,
-            new_token_ids=self.setting.new_token_ids,
-            parent=self.setting.parent,
+            new_token_ids=self.context.new_token_ids,
+            parent=self.context.parent,
         )
 
     def _method(self, name: str) -> dict[str, Any]:
@@ -357,7 +357,7 @@ def _fill_in(resolved: Resolved, first: Layout, layout: Layout, held: _Memory) -
 
 
 def _candidate(resolved: Resolved, layout: Layout, held: _Memory) -> Candidate:
-    memory, load = held.setting.device_memory, resolved.load
+    memory, load = held.context.device_memory, resolved.load
     return Candidate(
         resolved.name,
         load.trained,
@@ -396,37 +396,37 @@ def _in_words(layout: Layout) -> str:
     return ", ".join(parts)
 
 
-def _question(spec: VariantSpec, facts: Facts, setting: Setting, declared: str | None) -> Question:
+def _question(spec: VariantSpec, facts: Facts, context: PlanContext, declared: str | None) -> Question:
     return Question(
         objective=spec.objective,
         examples=facts.examples,
         tokens=facts.tokens,
         parameters=facts.parameters,
-        hardware=setting.hardware,
+        hardware=context.hardware,
         base_bytes=facts.base_bytes,
-        variants=setting.variants,
+        variants=context.variants,
         new_tokens=len(spec.base_model.new_tokens),
         general_share=facts.general_share,
         general_matters=True if general_matters(spec) else None,
-        budget_usd=setting.budget_usd,
-        deadline_hours=setting.deadline_hours,
-        serving=setting.serving,
+        budget_usd=context.budget_usd,
+        deadline_hours=context.deadline_hours,
+        serving=context.serving,
         method=declared,
         questions=(spec.evaluation.limit or 0) * (1 + len(spec.evaluation.general)),
-        learned_utilization=utilizations(setting.finished, setting.hardware.name),
+        learned_utilization=utilizations(context.finished, context.hardware.name),
     )
 
 
 def _changes(
-    spec: VariantSpec, facts: Facts, setting: Setting, planned: dict[str, Planned], decision: Decision
+    spec: VariantSpec, facts: Facts, context: PlanContext, planned: dict[str, Planned], decision: Decision
 ) -> tuple[Change, ...]:
-    memory = setting.device_memory
+    memory = context.device_memory
     if decision.fits or memory is None:
         return ()
     name = decision.method or decision.ranking[0].method
     return changes(
         planned[name].layout,
-        _Memory(spec, facts, setting).at_least,
+        _Memory(spec, facts, context).at_least,
         memory,
         teaches_facts=spec.objective == "domain_knowledge",
     )

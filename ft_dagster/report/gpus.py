@@ -1,14 +1,14 @@
-"""The board of devices as rows: who holds, who waits, since when and why."""
+"""The devices of a host as rows: who holds, who waits, since when and why."""
 
 from __future__ import annotations
 
-from ft_dagster.launch.board import Table
+from ft_dagster.launch.status import Table
 from ft_dagster.report.tables import duration
 
 COLUMNS = ("state", "device", "variant", "priority", "run", "since (UTC)", "for", "why")
 
 
-def board_rows(table: Table) -> list[list[str]]:
+def status_rows(table: Table) -> list[list[str]]:
     """A row per device, then one per program that waits, in the order of service."""
     rows = []
     for d in table.devices:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.digest import FileDigest, hash_folder, sha256_file
-from ft_dagster.lineage.manifest import predicate_of
+from ft_dagster.provenance.digest import FileDigest, hash_folder, sha256_file
+from ft_dagster.provenance.manifest import predicate_of
 from ft_dagster.store.blobs import Store
 
 log = logging.getLogger(__name__)

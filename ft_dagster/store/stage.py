@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.code import keep_source
-from ft_dagster.lineage.digest import stage_key
-from ft_dagster.lineage.manifest import statement
-from ft_dagster.lineage.stages import STAGE_VERSIONS
+from ft_dagster.provenance.code import source_archive, source_digest
+from ft_dagster.provenance.digest import stage_key
+from ft_dagster.provenance.manifest import statement
+from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.store.artifacts import Artifact, Attempt, Place, abandon, begin, commit, files_of, find
 from ft_dagster.store.blobs import Store
 
@@ -79,6 +79,15 @@ def _build(store: Store, work: Path, recipe: Recipe, build: Callable[[Attempt], 
                 fix="Free some space and run it again",
             ) from error
         raise
+
+
+def keep_source(store: Store) -> str:
+    """Put the package's source under shared/code/ unless it is there; returns its digest."""
+    digest = source_digest()
+    path = f"shared/code/{digest}.tar.gz"
+    if not store.exists(path):
+        store.write(path, source_archive())
+    return digest
 
 
 @contextmanager

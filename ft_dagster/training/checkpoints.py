@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.lineage.digest import hash_folder, sha256_file
 from ft_dagster.program import SCHEMA_VERSION, write_json
+from ft_dagster.provenance.digest import hash_folder, sha256_file
 
 MANIFEST = "checkpoint.json"
 PREFIX = "checkpoint-"

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ft_dagster.lineage.digest import sha256_json
 from ft_dagster.program import SCHEMA_VERSION, read_json_as, write_json
+from ft_dagster.provenance.digest import sha256_json
 
 Status = Literal["done", "stopped", "failed", "preempted", "cancelled"]
 RUN_FILE = "run.json"

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import yaml
 
-from ft_dagster.assets.fleet import gpus_board
+from ft_dagster.assets.fleet import gpus_status
 from ft_dagster.launch.leases import Ask, of_host
 from ft_dagster.resources.gpus import Gpus
 from ft_dagster.settings import load_settings
@@ -50,12 +50,12 @@ def gpus(project, *options):
 
 
 def test_gpus_lists_who_holds_and_who_waits_as_json(busy):
-    board = json.loads(gpus(busy, "--json").stdout)
-    held = [device for device in board["devices"] if device["state"] == "held"]
-    assert board["kind"] == "cpu"
+    status = json.loads(gpus(busy, "--json").stdout)
+    held = [device for device in status["devices"] if device["state"] == "held"]
+    assert status["kind"] == "cpu"
     assert [device["variant"] for device in held] == ["acme.support"] * 2
     assert {device["why"] for device in held} == {"training for run 1234"}
-    (waiter,) = board["waiting"]
+    (waiter,) = status["waiting"]
     assert (waiter["variant"], waiter["priority"], waiter["count"]) == ("acme.second", 4, 1)
     assert "acme holds 2 of the 2" in waiter["why"]
     assert 0 < waiter["seconds"] < 60
@@ -84,13 +84,13 @@ def test_gpus_does_not_load_the_heavy_libraries(project):
 
 def test_the_asset_shows_the_same_board(busy):
     with dg.DagsterInstance.ephemeral() as instance:
-        result = dg.materialize([gpus_board], instance=instance, resources={"gpus": Gpus(project=str(busy))})
+        result = dg.materialize([gpus_status], instance=instance, resources={"gpus": Gpus(project=str(busy))})
     (event,) = result.asset_materializations_for_node("gpus")
     figures = {name: event.metadata[name].value for name in ("kind", "devices", "held", "waiting")}
     assert figures == {"kind": "cpu", "devices": 3, "held": 2, "waiting": 1}
-    board = event.metadata["board"].value
-    assert "acme.support" in board
-    assert "acme holds 2 of the 2" in board
+    status = event.metadata["devices_now"].value
+    assert "acme.support" in status
+    assert "acme holds 2 of the 2" in status
 
 
 def test_a_killed_holder_is_shown_as_orphaned_with_its_rank(project):
@@ -100,8 +100,8 @@ def test_a_killed_holder_is_shown_as_orphaned_with_its_rank(project):
     holder.kill()
     holder.wait()
     try:
-        board = json.loads(gpus(project, "--json").stdout)
-        assert board["devices"][0]["state"] == "orphaned"
-        assert "processes of its program still use it" in board["devices"][0]["why"]
+        status = json.loads(gpus(project, "--json").stdout)
+        assert status["devices"][0]["state"] == "orphaned"
+        assert "processes of its program still use it" in status["devices"][0]["why"]
     finally:
         psutil.Process(rank).kill()

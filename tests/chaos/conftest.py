@@ -7,23 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.patients import Patient
+from tests.chaos.disturbed_runs import DisturbedRun
 from tests.export.conftest import make_adapter, make_request
 
 __all__ = ["make_adapter", "make_request"]
 
-Admit = Callable[..., Patient]
+Admit = Callable[..., DisturbedRun]
 
 
 @pytest.fixture
 def admit() -> Iterator[Admit]:
     """Start a program: `admit("training", run_folder)`."""
-    patients: list[Patient] = []
+    disturbed_runs: list[DisturbedRun] = []
 
-    def start(program: str, run_folder: Path, **options: float) -> Patient:
-        patients.append(Patient(program, run_folder, **options))
-        return patients[-1]
+    def start(program: str, run_folder: Path, **options: float) -> DisturbedRun:
+        disturbed_runs.append(DisturbedRun(program, run_folder, **options))
+        return disturbed_runs[-1]
 
     yield start
-    for patient in patients:
-        patient.rescue()
+    for disturbed in disturbed_runs:
+        disturbed.rescue()

@@ -47,24 +47,24 @@ def test_the_disk_is_full_at_a_checkpoint(admit: Admit, runs: Runs, small_disk: 
     output = small_disk / "acme.support"
     kept = {"keep_last": 8, "keep_best": 8}
     run_folder = runs.prepare("full", training={**SETTINGS, **kept}, output=str(output))
-    patient = admit("training", run_folder)
-    assert patient.end() == 2, patient.said
+    disturbed = admit("training", run_folder)
+    assert disturbed.end() == 2, disturbed.said
     error = json.loads((output / "result.json").read_text())["error"]
     assert "the disk is full" in error["problem"]
     assert error["file"] == str(output)
     assert newest_good(output / "checkpoints") == complete(output / "checkpoints")[-1]
-    patient.assert_nothing_is_left()
+    disturbed.assert_nothing_is_left()
 
 
 def test_a_file_may_not_grow_at_a_checkpoint(admit: Admit, runs: Runs) -> None:
-    patient = admit("training", runs.prepare("limited", training=SETTINGS))
-    output = patient.run_folder / "acme.support"
-    patient.wait_for(lambda: complete(output / "checkpoints"))
-    patient.main().rlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-    assert patient.end() == 2, patient.said
-    assert "the disk is full" in result_of(patient.run_folder)["error"]["problem"]
+    disturbed = admit("training", runs.prepare("limited", training=SETTINGS))
+    output = disturbed.run_folder / "acme.support"
+    disturbed.wait_for(lambda: complete(output / "checkpoints"))
+    disturbed.main().rlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    assert disturbed.end() == 2, disturbed.said
+    assert "the disk is full" in result_of(disturbed.run_folder)["error"]["problem"]
     assert newest_good(output / "checkpoints") is not None
-    patient.assert_nothing_is_left()
+    disturbed.assert_nothing_is_left()
 
 
 def declare(folder: Path, **run: object) -> Path:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from tests.chaos.conftest import Admit
-from tests.chaos.patients import Patient, digest_of, kill, loaded
+from tests.chaos.disturbed_runs import DisturbedRun, digest_of, kill, loaded
 from tests.evaluation.questions import write_run, write_task
 from tests.export.exports import MakeAdapter, MakeRequest
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
-Moment = Callable[[Patient, Path], object]
+Moment = Callable[[DisturbedRun, Path], object]
 FORMATS = ("adapter", "merged")
 
 
@@ -26,8 +26,8 @@ def asked(output: Path) -> int:
 
 
 START: dict[str, Moment] = {
-    "the interpreter starts": lambda patient, _: patient.main(),
-    "torch is imported": lambda patient, _: loaded(patient.main().pid, "libtorch_cpu"),
+    "the interpreter starts": lambda disturbed, _: disturbed.main(),
+    "torch is imported": lambda disturbed, _: loaded(disturbed.main().pid, "libtorch_cpu"),
 }
 EVALUATION: dict[str, Moment] = START | {
     "the first question is asked": lambda _, output: asked(output) >= 0,
@@ -45,18 +45,18 @@ EXPORT: dict[str, Moment] = START | {
 
 def left_alone(admit: Admit, program: str, run_folder: Path) -> str:
     """The digest of what it makes."""
-    patient = admit(program, run_folder)
-    assert patient.end() == 0, patient.said
+    disturbed = admit(program, run_folder)
+    assert disturbed.end() == 0, disturbed.said
     return digest_of(run_folder / "output/payload")
 
 
 def killed(admit: Admit, program: str, run_folder: Path, moment: Moment) -> None:
     """It came to that moment, was killed there, and left nothing."""
-    patient = admit(program, run_folder)
-    patient.wait_for(lambda: moment(patient, run_folder / "output"))
-    kill(patient.main())
-    assert patient.end() == 128 + signal.SIGKILL
-    patient.assert_nothing_is_left()
+    disturbed = admit(program, run_folder)
+    disturbed.wait_for(lambda: moment(disturbed, run_folder / "output"))
+    kill(disturbed.main())
+    assert disturbed.end() == 128 + signal.SIGKILL
+    disturbed.assert_nothing_is_left()
 
 
 @pytest.mark.parametrize("moment", EVALUATION)

@@ -11,7 +11,7 @@ import pytest
 
 from ft_dagster.training.checkpoints import complete
 from tests.chaos.conftest import Admit
-from tests.chaos.patients import Patient, digest_of, kill
+from tests.chaos.disturbed_runs import DisturbedRun, digest_of, kill
 from tests.chaos.test_killed_trainer import assert_it_goes_on, committed_step, half_written, logged
 from tests.training.runs import Runs, write_mixture
 
@@ -26,22 +26,22 @@ TRAINING = {
     "deepspeed": {"stage": 3},
 }
 TWO_RANKS = {"method": {"name": "full"}, "training": TRAINING, "ranks": 2}
-Moment = Callable[[Patient, Path], object]
-Act = Callable[[Patient], None]
+Moment = Callable[[DisturbedRun, Path], object]
+Act = Callable[[DisturbedRun], None]
 
 
-def torchrun(patient: Patient) -> psutil.Process:
+def torchrun(disturbed: DisturbedRun) -> psutil.Process:
     """The parent of the ranks."""
-    return patient.ranks()[0].parent()
+    return disturbed.ranks()[0].parent()
 
 
 ACTS: dict[str, Act] = {
-    "the first rank": lambda patient: kill(patient.ranks()[0]),
-    "the last rank": lambda patient: kill(patient.ranks()[-1]),
-    "torchrun": lambda patient: kill(torchrun(patient)),
+    "the first rank": lambda disturbed: kill(disturbed.ranks()[0]),
+    "the last rank": lambda disturbed: kill(disturbed.ranks()[-1]),
+    "torchrun": lambda disturbed: kill(torchrun(disturbed)),
 }
 MOMENTS: dict[str, Moment] = {
-    "the ranks start": lambda patient, _: len(patient.ranks()) >= 2,
+    "the ranks start": lambda disturbed, _: len(disturbed.ranks()) >= 2,
     "after some steps": lambda _, output: logged(output, 3, "loss"),
     "during a checkpoint": lambda _, output: half_written(output),
     "a checkpoint is committed": lambda _, output: complete(output / "checkpoints"),
@@ -56,42 +56,42 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> R
 
 @pytest.fixture(scope="module")
 def undisturbed(runs: Runs) -> str:
-    patient = Patient("training", runs.prepare("undisturbed", **TWO_RANKS))
+    disturbed = DisturbedRun("training", runs.prepare("undisturbed", **TWO_RANKS))
     try:
-        assert patient.end() == 0, patient.said
+        assert disturbed.end() == 0, disturbed.said
     finally:
-        patient.rescue()
-    return digest_of(patient.run_folder / "acme.support/payload")
+        disturbed.rescue()
+    return digest_of(disturbed.run_folder / "acme.support/payload")
 
 
-def disturbed(admit: Admit, runs: Runs, name: str, moment: str) -> tuple[Patient, Path]:
+def disturb(admit: Admit, runs: Runs, name: str, moment: str) -> tuple[DisturbedRun, Path]:
     folder = "".join(letter if letter.isalpha() else "-" for letter in f"{name} {moment}")
-    patient = admit("training", runs.prepare(folder, **TWO_RANKS))
-    output = patient.run_folder / "acme.support"
-    patient.wait_for(lambda: MOMENTS[moment](patient, output))
-    return patient, output
+    disturbed = admit("training", runs.prepare(folder, **TWO_RANKS))
+    output = disturbed.run_folder / "acme.support"
+    disturbed.wait_for(lambda: MOMENTS[moment](disturbed, output))
+    return disturbed, output
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("who", ACTS)
 def test_killed(admit: Admit, runs: Runs, undisturbed: str, who: str, moment: str) -> None:
-    patient, output = disturbed(admit, runs, who, moment)
+    disturbed, output = disturb(admit, runs, who, moment)
     committed = committed_step(output)
-    ACTS[who](patient)
-    assert patient.end() == 128 + signal.SIGKILL, patient.said
-    assert_it_goes_on(admit, patient, undisturbed, committed)
+    ACTS[who](disturbed)
+    assert disturbed.end() == 128 + signal.SIGKILL, disturbed.said
+    assert_it_goes_on(admit, disturbed, undisturbed, committed)
 
 
 def test_a_cancel_of_ranks_that_do_not_answer_ends_them_after_the_grace(
     admit: Admit, runs: Runs, undisturbed: str
 ) -> None:
-    patient = admit("training", runs.prepare("stubborn", **TWO_RANKS), grace=2.0)
-    output = patient.run_folder / "acme.support"
-    patient.wait_for(lambda: committed_step(output))
-    for process in [*patient.ranks(), torchrun(patient)]:
+    disturbed = admit("training", runs.prepare("stubborn", **TWO_RANKS), grace=2.0)
+    output = disturbed.run_folder / "acme.support"
+    disturbed.wait_for(lambda: committed_step(output))
+    for process in [*disturbed.ranks(), torchrun(disturbed)]:
         process.suspend()
     committed = committed_step(output)
-    patient.cancel()
-    patient.end(30)
-    assert patient.cancelled
-    assert_it_goes_on(admit, patient, undisturbed, committed)
+    disturbed.cancel()
+    disturbed.end(30)
+    assert disturbed.cancelled
+    assert_it_goes_on(admit, disturbed, undisturbed, committed)

@@ -15,12 +15,12 @@ import pytest
 
 from ft_dagster.training.checkpoints import complete, newest_good
 from tests.chaos.conftest import Admit
-from tests.chaos.patients import GRACE, Patient, digest_of, kill, loaded
+from tests.chaos.disturbed_runs import GRACE, DisturbedRun, digest_of, kill, loaded
 from tests.training.runs import Runs, result_of, write_mixture
 
 pytestmark = pytest.mark.slow
 SETTINGS = {"num_train_epochs": 24.0, "evaluations": 8, "keep_last": 3, "keep_best": 2}
-Moment = Callable[[Patient, Path], object]
+Moment = Callable[[DisturbedRun, Path], object]
 
 
 def whole(file: Path) -> list[dict[str, object]]:
@@ -49,10 +49,10 @@ def steps(output: Path) -> int:
 
 
 MOMENTS: dict[str, Moment] = {
-    "the interpreter starts": lambda patient, _: patient.main(),
+    "the interpreter starts": lambda disturbed, _: disturbed.main(),
     "its run folder is made": lambda _, output: output.exists(),
-    "torch is imported": lambda patient, _: loaded(patient.main().pid, "libtorch_cpu"),
-    "the mixture is read": lambda patient, _: loaded(patient.main().pid, "libparquet"),
+    "torch is imported": lambda disturbed, _: loaded(disturbed.main().pid, "libtorch_cpu"),
+    "the mixture is read": lambda disturbed, _: loaded(disturbed.main().pid, "libparquet"),
     "the model is built": lambda _, output: (output / "evidence/log.jsonl").exists(),
     "the base is evaluated": lambda _, output: logged(output, 0, "validation_loss"),
     "before the first step": lambda _, output: logged(output, 0, "general_holdout_loss"),
@@ -83,40 +83,40 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> R
 @pytest.fixture(scope="module")
 def undisturbed(runs: Runs) -> str:
     """The digest of the model that nobody disturbed."""
-    patient = Patient("training", runs.prepare("undisturbed", training=SETTINGS))
+    disturbed = DisturbedRun("training", runs.prepare("undisturbed", training=SETTINGS))
     try:
-        assert patient.end() == 0, patient.said
+        assert disturbed.end() == 0, disturbed.said
     finally:
-        patient.rescue()
-    return digest_of(patient.run_folder / "acme.support/payload")
+        disturbed.rescue()
+    return digest_of(disturbed.run_folder / "acme.support/payload")
 
 
 def moments() -> list[object]:
     return [pytest.param(name, marks=() if name == IN_CI else pytest.mark.long) for name in MOMENTS]
 
 
-def disturbed(admit: Admit, runs: Runs, moment: str, name: str) -> tuple[Patient, Path]:
+def disturb(admit: Admit, runs: Runs, moment: str, name: str) -> tuple[DisturbedRun, Path]:
     """A training that has come to that moment."""
     folder = "".join(letter if letter.isalpha() else "-" for letter in f"{name} {moment}")
-    patient = admit("training", runs.prepare(folder, training=SETTINGS))
-    output = patient.run_folder / "acme.support"
-    patient.wait_for(lambda: MOMENTS[moment](patient, output))
-    return patient, output
+    disturbed = admit("training", runs.prepare(folder, training=SETTINGS))
+    output = disturbed.run_folder / "acme.support"
+    disturbed.wait_for(lambda: MOMENTS[moment](disturbed, output))
+    return disturbed, output
 
 
-def assert_it_goes_on(admit: Admit, patient: Patient, digest: str, committed: int) -> None:
+def assert_it_goes_on(admit: Admit, disturbed: DisturbedRun, digest: str, committed: int) -> None:
     """Nothing is left, nothing is lost, and the next run ends where the undisturbed one did."""
-    patient.assert_nothing_is_left()
-    output = patient.run_folder / "acme.support"
+    disturbed.assert_nothing_is_left()
+    output = disturbed.run_folder / "acme.support"
     newest = newest_good(output / "checkpoints")
     assert (newest.step if newest else 0) >= committed
-    if (output / "result.json").exists() and result_of(patient.run_folder)["status"] == "done":
+    if (output / "result.json").exists() and result_of(disturbed.run_folder)["status"] == "done":
         assert digest_of(output / "payload") == digest
-    again = admit("training", patient.run_folder)
+    again = admit("training", disturbed.run_folder)
     assert again.end() == 0, again.said
     assert digest_of(output / "payload") == digest
     if newest and "already trained" not in again.said:
-        assert result_of(patient.run_folder)["figures"]["resumed_from"][-1] == newest.step
+        assert result_of(disturbed.run_folder)["figures"]["resumed_from"][-1] == newest.step
 
 
 def committed_step(output: Path) -> int:
@@ -125,11 +125,11 @@ def committed_step(output: Path) -> int:
 
 @pytest.mark.parametrize("moment", moments())
 def test_killed_when(admit: Admit, runs: Runs, undisturbed: str, moment: str) -> None:
-    patient, output = disturbed(admit, runs, moment, "killed")
+    disturbed, output = disturb(admit, runs, moment, "killed")
     committed = committed_step(output)
-    kill(patient.main())
-    assert patient.end() == 128 + signal.SIGKILL
-    assert_it_goes_on(admit, patient, undisturbed, committed)
+    kill(disturbed.main())
+    assert disturbed.end() == 128 + signal.SIGKILL
+    assert_it_goes_on(admit, disturbed, undisturbed, committed)
 
 
 @pytest.mark.long
@@ -138,11 +138,11 @@ def test_killed_when(admit: Admit, runs: Runs, undisturbed: str, moment: str) ->
     ["torch is imported", "the model is built", "after the first step", IN_CI, "the payload is begun"],
 )
 def test_preempted_when(admit: Admit, runs: Runs, undisturbed: str, moment: str) -> None:
-    patient, output = disturbed(admit, runs, moment, "preempted")
+    disturbed, output = disturb(admit, runs, moment, "preempted")
     committed = committed_step(output)
-    patient.main().terminate()
-    assert patient.end() in (75, 128 + signal.SIGTERM)
-    assert_it_goes_on(admit, patient, undisturbed, committed)
+    disturbed.main().terminate()
+    assert disturbed.end() in (75, 128 + signal.SIGTERM)
+    assert_it_goes_on(admit, disturbed, undisturbed, committed)
 
 
 @pytest.mark.long
@@ -150,32 +150,32 @@ def test_preempted_when(admit: Admit, runs: Runs, undisturbed: str, moment: str)
     "moment", ["torch is imported", "after the first step", IN_CI, "the payload is begun"]
 )
 def test_cancelled_when(admit: Admit, runs: Runs, undisturbed: str, moment: str) -> None:
-    patient, output = disturbed(admit, runs, moment, "cancelled")
+    disturbed, output = disturb(admit, runs, moment, "cancelled")
     committed = committed_step(output)
-    patient.cancel()
-    patient.end(GRACE - 5)  # it answers, so nobody has to wait for the grace to be over
-    assert_it_goes_on(admit, patient, undisturbed, committed)
+    disturbed.cancel()
+    disturbed.end(GRACE - 5)  # it answers, so nobody has to wait for the grace to be over
+    assert_it_goes_on(admit, disturbed, undisturbed, committed)
 
 
 @pytest.mark.long
 def test_a_cancelled_trainer_that_does_not_answer_is_killed_after_the_grace(
     admit: Admit, runs: Runs, undisturbed: str
 ) -> None:
-    patient = admit("training", runs.prepare("stubborn", training=SETTINGS), grace=2.0)
-    output = patient.run_folder / "acme.support"
-    patient.wait_for(lambda: committed_step(output))
-    patient.main().suspend()  # neither SIGINT nor SIGTERM reaches it
+    disturbed = admit("training", runs.prepare("stubborn", training=SETTINGS), grace=2.0)
+    output = disturbed.run_folder / "acme.support"
+    disturbed.wait_for(lambda: committed_step(output))
+    disturbed.main().suspend()  # neither SIGINT nor SIGTERM reaches it
     committed = committed_step(output)
-    patient.cancel()
-    patient.end(20)
-    assert patient.cancelled
-    assert_it_goes_on(admit, patient, undisturbed, committed)
+    disturbed.cancel()
+    disturbed.end(20)
+    assert disturbed.cancelled
+    assert_it_goes_on(admit, disturbed, undisturbed, committed)
 
 
 @pytest.mark.long
 def test_the_supervisor_is_killed(admit: Admit, runs: Runs, undisturbed: str) -> None:
-    patient, output = disturbed(admit, runs, "half of the steps are made", "unsupervised")
+    disturbed, output = disturb(admit, runs, "half of the steps are made", "unsupervised")
     committed = committed_step(output)
-    kill(patient.main().parent())
-    assert patient.end() == 128 + signal.SIGKILL
-    assert_it_goes_on(admit, patient, undisturbed, committed)
+    kill(disturbed.main().parent())
+    assert disturbed.end() == 128 + signal.SIGKILL
+    assert_it_goes_on(admit, disturbed, undisturbed, committed)

@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from ft_dagster.data.corpus import build_general_corpus, corpus_digest
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.digest import hash_folder
+from ft_dagster.provenance.digest import hash_folder
 from ft_dagster.spec.variant import CorpusSpec
 
 

@@ -15,7 +15,7 @@ from ft_dagster.data.dataset import build_task_dataset
 from ft_dagster.data.dataset_io import read_split
 from ft_dagster.data.fingerprint import fingerprint_sources
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.digest import hash_folder
+from ft_dagster.provenance.digest import hash_folder
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = [

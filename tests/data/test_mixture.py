@@ -17,7 +17,7 @@ from ft_dagster.data.mixture_io import SplitReader, iter_examples, lengths, read
 from ft_dagster.data.render import Rendered
 from ft_dagster.data.shards import SplitWriter
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.digest import hash_folder, sha256_file
+from ft_dagster.provenance.digest import hash_folder, sha256_file
 
 GENERAL = {"corpus": "general", "share": 0.08}
 

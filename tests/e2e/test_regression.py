@@ -23,7 +23,7 @@ def second(fresh):
 
 def test_a_version_better_than_the_base_and_worse_than_production_is_not_released(second):
     result = second.materialize("acme.places", raises=False)
-    assert "against version 1 in production, the task own_task" in second.failure(result)
+    assert "against version 1 in production, the task test_split_task" in second.failure(result)
     gate = next(e for e in result.get_asset_check_evaluations() if e.check_name == "gate")
     assert gate.passed
     assert len(history(second.store, PREFIX)) == 1

@@ -262,12 +262,14 @@ def test_f1_over_the_labels_is_kept_beside_the_means(tmp_path):
         ("micro_f1", 8),
     ]
     assert read_aggregates(tmp_path) == found
-    assert found[0] == Score("own_task", "own_task", "macro_f1", scores.macro_f1(PAIRS), 8, True)
+    assert found[0] == Score(
+        "test_split_task", "test_split_task", "macro_f1", scores.macro_f1(PAIRS), 8, True
+    )
     assert label_aggregates([]) == []
 
 
 def test_queries_lost_and_gained_are_skills():
-    made = {"role": "own_task", "task": "own_task", "metric": "execution_accuracy"}
+    made = {"role": "test_split_task", "task": "test_split_task", "metric": "execution_accuracy"}
     base, tuned = (
         [sample(n, value, **made) for n, value in enumerate(side)] for side in ([1.0, 0.0], [0.0, 1.0])
     )
@@ -280,7 +282,7 @@ def test_queries_lost_and_gained_are_skills():
 )
 def test_the_gate_judges_an_answer_by_its_kind(metric, rival):
     def asked(value):
-        own = {"role": "own_task", "task": "own_task"}
+        own = {"role": "test_split_task", "task": "test_split_task"}
         found = [
             sample(n, 9.0 - value, **own, metric="completion_loss", higher_is_better=False) for n in range(9)
         ]

@@ -20,7 +20,12 @@ from ft_dagster.spec.variant import GatesSpec
 from tests.evaluation.questions import sample
 
 GATES = GatesSpec(task_margin=0.02, general_margin=0.05, general_loss_margin=0.1)
-OWN = {"role": "own_task", "task": "own_task", "metric": "completion_loss", "higher_is_better": False}
+OWN = {
+    "role": "test_split_task",
+    "task": "test_split_task",
+    "metric": "completion_loss",
+    "higher_is_better": False,
+}
 LOSS = {
     "role": "general_loss",
     "task": "general_holdout",
@@ -60,10 +65,10 @@ FINE = column(BETTER[0], **OWN), column(BETTER[1], **OWN)
 
 def judged(pair, gates=GATES, **fields):
     """The rule for one task, judged beside an own task that got better."""
-    task = fields.get("role") in ("task", "own_task")
+    task = fields.get("role") in ("task", "test_split_task")
     base, tuned = ([] if task else side for side in FINE)
     verdict = judge([*column(pair[0], **fields), *base], [*column(pair[1], **fields), *tuned], gates)
-    (rule,) = [rule for rule in verdict.rules if task or rule.task != "own_task"]
+    (rule,) = [rule for rule in verdict.rules if task or rule.task != "test_split_task"]
     return rule
 
 
@@ -224,7 +229,7 @@ def test_a_model_that_is_to_know_a_domain_does_not_pass_by_its_loss_alone():
 def test_a_model_worse_than_production_is_a_regression():
     (rule,) = regression(FINE[1], FINE[0], GATES, version=3)
     assert (rule.rule, rule.outcome, rule.passed) == ("regression", "fail", False)
-    assert rule.sentence.startswith("against version 3 in production, the task own_task")
+    assert rule.sentence.startswith("against version 3 in production, the task test_split_task")
 
 
 def test_a_model_as_good_as_production_is_none_though_it_is_not_better():
@@ -250,7 +255,7 @@ def test_a_task_of_which_no_question_is_shared_is_undecided():
 
 def test_a_benchmark_that_production_was_not_asked_is_left_out():
     tuned = [*FINE[1], *column(answers(40)[0])]
-    assert [rule.task for rule in regression(FINE[1], tuned, GATES, version=1)] == ["own_task"]
+    assert [rule.task for rule in regression(FINE[1], tuned, GATES, version=1)] == ["test_split_task"]
 
 
 def test_without_a_margin_for_it_production_is_not_compared():

@@ -42,7 +42,7 @@ def asked(project):
     return {
         "general": ["forms.yaml"],
         "task": ["exam.yaml"],
-        "own_task": {"test": project / "test.parquet", "max_new_tokens": 6, "train_on": "completions"},
+        "test_split_task": {"test": project / "test.parquet", "max_new_tokens": 6, "train_on": "completions"},
         "general_holdout": project / "texts.parquet",
         "limit": 12,
         "seed": 0,
@@ -71,9 +71,9 @@ def test_every_role_is_measured(base_run):
         ("general", "forms", "acc_norm"),
         ("task", "exam", "acc"),
         ("task", "exam", "acc_norm"),
-        ("own_task", "own_task", "completion_loss"),
-        ("own_task", "own_task", "exact_match"),
-        ("own_task", "own_task", "token_f1"),
+        ("test_split_task", "test_split_task", "completion_loss"),
+        ("test_split_task", "test_split_task", "exact_match"),
+        ("test_split_task", "test_split_task", "token_f1"),
         ("general_loss", "general_holdout", "general_loss"),
     }
 
@@ -120,7 +120,7 @@ def test_the_runs_can_be_judged(base_run, tuned_run):
     rules = {(rule.rule, rule.task, rule.metric) for rule in judge(base, tuned, GatesSpec()).rules}
     assert rules == {
         ("task", "exam", "acc_norm"),
-        ("task", "own_task", "completion_loss"),
+        ("task", "test_split_task", "completion_loss"),
         ("general_benchmark", "forms", "acc_norm"),
         ("general_loss", "general_holdout", "general_loss"),
     }
@@ -171,7 +171,9 @@ def test_the_answers_are_kept_in_words(base_run):
     forms = [answer for answer in answers if answer.task == "forms"]
     assert all(answer.asked.startswith("Question ") for answer in forms)
     assert {answer.expected for answer in forms} <= set(CHOICES)
-    assert any("Close it with glass" in answer.expected for answer in answers if answer.role == "own_task")
+    assert any(
+        "Close it with glass" in answer.expected for answer in answers if answer.role == "test_split_task"
+    )
 
 
 def test_progress_ends_with_every_question_done(base_run):

@@ -123,7 +123,12 @@ def probed(values):
 
 
 def own(value):
-    fields = {"role": "own_task", "task": "own_task", "metric": "completion_loss", "higher_is_better": False}
+    fields = {
+        "role": "test_split_task",
+        "task": "test_split_task",
+        "metric": "completion_loss",
+        "higher_is_better": False,
+    }
     return [sample(n, value + 0.01 * n, **fields) for n in range(8)]
 
 

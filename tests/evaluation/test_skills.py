@@ -26,7 +26,8 @@ def test_a_group_is_split_into_its_subjects_the_largest_fall_first():
 def test_a_loss_is_no_skill():
     assert (
         skills(
-            of("own_task", [2.0], metric="completion_loss"), of("own_task", [1.0], metric="completion_loss")
+            of("test_split_task", [2.0], metric="completion_loss"),
+            of("test_split_task", [1.0], metric="completion_loss"),
         )
         == []
     )

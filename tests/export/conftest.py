@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.lineage.digest import hash_folder, payload_digest
+from ft_dagster.provenance.digest import hash_folder, payload_digest
 from tests.export.exports import CARD, DIGEST, QUESTIONS, MakeAdapter, MakeRequest, prompt, save_adapter
 
 

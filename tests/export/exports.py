@@ -59,7 +59,7 @@ CARD: dict[str, Any] = {
         "rules": [
             {
                 "rule": "task",
-                "task": "own_task",
+                "task": "test_split_task",
                 "metric": "answer_loss",
                 "base": 4.66,
                 "tuned": 1.42,
@@ -69,7 +69,7 @@ CARD: dict[str, Any] = {
                 "questions": 60,
                 "higher_is_better": False,
                 "passed": True,
-                "sentence": "the task own_task (answer_loss) went from 4.660 to 1.420",
+                "sentence": "the task test_split_task (answer_loss) went from 4.660 to 1.420",
             }
         ],
     },

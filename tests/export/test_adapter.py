@@ -12,7 +12,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.weights import load_tuned
 from ft_dagster.export.adapter import export_adapter
 from ft_dagster.export.serving import stop_token_ids
-from ft_dagster.lineage.digest import hash_folder, payload_digest, sha256_file
+from ft_dagster.provenance.digest import hash_folder, payload_digest, sha256_file
 from tests.export.exports import DIGEST, QUESTIONS, MakeAdapter, edit_json, prompt
 
 

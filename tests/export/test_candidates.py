@@ -13,7 +13,7 @@ from ft_dagster.export.candidates import keep_nearer
 from ft_dagster.export.certificate import certify, judge
 from ft_dagster.export.merged import export_merged
 from ft_dagster.export.run import export
-from ft_dagster.lineage.digest import hash_folder, payload_digest
+from ft_dagster.provenance.digest import hash_folder, payload_digest
 from tests.evaluation.payloads import make_payload
 from tests.export.exports import DIGEST, MakeRequest, parse
 

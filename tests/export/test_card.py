@@ -41,7 +41,7 @@ def test_the_front_matter_names_library_tags_and_scores(card: Any) -> None:
     assert (data.library_name, data.pipeline_tag) == ("peft", "text-generation")
     assert {"ft-dagster", "instruction", "lora"} <= set(data.tags)
     assert [(r.dataset_name, r.metric_type, r.metric_value) for r in data.eval_results] == [
-        ("own_task", "answer_loss", 1.42)
+        ("test_split_task", "answer_loss", 1.42)
     ]
 
 
@@ -55,8 +55,8 @@ def test_the_card_says_what_made_the_model_and_how_it_scored(card: Any) -> None:
     for said in (
         "# acme.support",
         "ml@acme.example",
-        "| own_task | answer_loss | 4.6600 | 1.4200 | -3.2400 | -3.4000 to -3.1000 | 60 |",
-        "- holds: the task own_task (answer_loss) went from 4.660 to 1.420",
+        "| test_split_task | answer_loss | 4.6600 | 1.4200 | -3.2400 | -3.4000 to -3.1000 | 60 |",
+        "- holds: the task test_split_task (answer_loss) went from 4.660 to 1.420",
         "| data/faq.jsonl | CC-BY-4.0 |",
         "| training.learning_rate | 0.0002 |",
         "| trained_tokens | 12,345 |",

@@ -12,7 +12,7 @@ import pytest
 from ft_dagster.evaluation.weights import load_base
 from ft_dagster.export.certificate import Seen, certify, compare
 from ft_dagster.export.run import WRITERS
-from ft_dagster.lineage.digest import hash_folder, payload_digest
+from ft_dagster.provenance.digest import hash_folder, payload_digest
 from tests.export.exports import MakeAdapter, MakeRequest, edit_json, parse, save_adapter
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 from ft_dagster.errors import UserError
 from ft_dagster.export import derived
 from ft_dagster.export.derived import Request, add_tokens, derive
-from ft_dagster.lineage.digest import hash_folder, payload_digest
+from ft_dagster.provenance.digest import hash_folder, payload_digest
 from tests.export.exports import DIGEST, MakeAdapter
 
 TOKENS = ["Zyrtexal", "<sku>", "über-Ω"]

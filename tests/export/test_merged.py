@@ -11,7 +11,7 @@ import pytest
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.weights import load_base, load_tuned
 from ft_dagster.export.merged import export_merged
-from ft_dagster.lineage.digest import hash_folder, payload_digest, sha256_file
+from ft_dagster.provenance.digest import hash_folder, payload_digest, sha256_file
 from ft_dagster.training.rounding import Rounding, round_unbiased
 from tests.export.exports import DIGEST, QUESTIONS, MakeAdapter, prompt, save_adapter
 

@@ -18,7 +18,7 @@ from ft_dagster.export.card import write_card
 from ft_dagster.export.certificate import DEQUANTIZED, EXACT, certify
 from ft_dagster.export.merged import export_merged
 from ft_dagster.export.run import WRITERS
-from ft_dagster.lineage.digest import sha256_file
+from ft_dagster.provenance.digest import sha256_file
 from tests.evaluation.payloads import KINDS, make_payload
 from tests.export.exports import DIGEST, MakeRequest, parse
 

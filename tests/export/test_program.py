@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.evaluation.weights import load_base
-from ft_dagster.lineage.digest import hash_folder, payload_digest
+from ft_dagster.provenance.digest import hash_folder, payload_digest
 from tests.export.exports import MakeAdapter, MakeRequest
 
 pytestmark = pytest.mark.slow

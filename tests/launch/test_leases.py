@@ -102,13 +102,13 @@ def test_a_higher_priority_overtakes_many_earlier_arrivals_but_not_all(
     leases: Leases, locks: Path, start: Start
 ) -> None:
     with leases.acquire(ask(3)):
-        start("holder.py", locks, 3, 3, 0, "patient")
-        wait_until(lambda: "patient" in waiting(leases))
+        start("holder.py", locks, 3, 3, 0, "disturbed")
+        wait_until(lambda: "disturbed" in waiting(leases))
         (locks / "allocator.lock").write_text('{"sequence": 5000}')
         for name, priority in [("higher", 1), ("urgent", 50)]:
             start("holder.py", locks, 3, 3, priority, name)
             wait_until(lambda name=name: name in waiting(leases))
-        assert waiting(leases) == ["urgent", "patient", "higher"]
+        assert waiting(leases) == ["urgent", "disturbed", "higher"]
 
 
 def test_a_small_ask_does_not_starve_a_large_one_ahead_of_it(

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.manifest import statement
 from ft_dagster.lineage.release import (
     aliases,
     export_of,
@@ -23,6 +22,7 @@ from ft_dagster.lineage.release import (
     record_release,
     rollback,
 )
+from ft_dagster.provenance.manifest import statement
 from ft_dagster.store import Artifact, Place, Store, begin, commit
 from ft_dagster.store.artifacts import files_of
 from tests.s3_server import serve_s3

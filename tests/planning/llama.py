@@ -6,9 +6,9 @@ from typing import Any
 
 from ft_dagster.planning.advice import training_warnings
 from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.memory import memory, storage
+from ft_dagster.planning.load import memory, storage
+from ft_dagster.planning.methods.training_settings import steps_of
 from ft_dagster.planning.plan import SCHEMA_VERSION
-from ft_dagster.planning.settings import steps_of
 from ft_dagster.planning.survey import resolve
 from ft_dagster.spec import VariantSpec
 

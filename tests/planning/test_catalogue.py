@@ -4,7 +4,7 @@ import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.launch.inventory import Device, Inventory
-from ft_dagster.planning.catalogue import Hardware, load_catalogue
+from ft_dagster.planning.hardware.catalogue import Hardware, load_catalogue
 
 CATALOGUE = load_catalogue()
 ASKED_FOR = (

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from ft_dagster.planning.changes import KINDS, Layout, changes, largest_micro_batch
-from ft_dagster.planning.sharding import SHARDED
+from ft_dagster.planning.layout import Layout
+from ft_dagster.planning.methods.changes import KINDS, changes, largest_micro_batch
+from ft_dagster.planning.methods.sharding import SHARDED
 from tests.planning.llama import spec
 
 BASE = {"full": 160, "lora": 22, "lora_8bit": 14, "qlora": 9, "prompt_tuning": 20, "prefix_tuning": 20}

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from ft_dagster.evaluation.power import margin_seen, questions_needed
-from ft_dagster.planning import rules
-from ft_dagster.planning.cost import UTILIZATION
-from ft_dagster.planning.lesson import beside_lesson
-from ft_dagster.planning.question import Question, figures_of
-from ft_dagster.planning.serving import serve_copies
+from ft_dagster.planning.cost.published_costs import beside_published
+from ft_dagster.planning.cost.serving import serve_copies
+from ft_dagster.planning.cost.training_cost import UTILIZATION
+from ft_dagster.planning.methods import rules
+from ft_dagster.planning.methods.question import Question, figures_of
 from tests.planning.llama import A100_80
-from tests.planning.standin import CATALOGUE, LLAMA_7B, LLAMA_13B, LLAMA_70B, candidate
+from tests.planning.memory_formula import CATALOGUE, LLAMA_7B, LLAMA_13B, LLAMA_70B, candidate
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "method-choice.md").read_text("utf-8")
 SHOWN = ("full", "lora", "qlora")
@@ -35,8 +35,8 @@ def figures(method, variants):
 
 @pytest.mark.parametrize(("billions", "shape"), [(7, LLAMA_7B), (13, LLAMA_13B), (70, LLAMA_70B)])
 def test_counted_costs_stand_beside_the_repeated_ones(billions, shape):
-    beside = [beside_lesson(name, shape.parameters, flops(name, shape), TOKENS) for name in SHOWN]
-    row(f"{billions}B, repeated", *(f"${one.lesson_usd[0]:,}-{one.lesson_usd[1]:,}" for one in beside))
+    beside = [beside_published(name, shape.parameters, flops(name, shape), TOKENS) for name in SHOWN]
+    row(f"{billions}B, repeated", *(f"${one.published_usd[0]:,}-{one.published_usd[1]:,}" for one in beside))
     row(f"{billions}B, counted", *(f"${one.counted.usd:,.0f}" for one in beside))
 
 

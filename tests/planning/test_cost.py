@@ -1,8 +1,9 @@
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.planning.catalogue import of_cpu
-from ft_dagster.planning.cost import (
+from ft_dagster.planning.cost.published_costs import beside_published
+from ft_dagster.planning.cost.serving import serve_adapters, serve_copies
+from ft_dagster.planning.cost.training_cost import (
     STORAGE_SOURCE,
     UTILIZATION,
     Utilization,
@@ -14,8 +15,7 @@ from ft_dagster.planning.cost import (
     unseen_margins,
     utilization_of,
 )
-from ft_dagster.planning.lesson import beside_lesson
-from ft_dagster.planning.serving import serve_adapters, serve_copies
+from ft_dagster.planning.hardware.catalogue import of_cpu
 from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
 from tests.planning.llama import A100_80, METHODS
 
@@ -171,27 +171,27 @@ def test_serving_on_an_unknown_gpu_is_a_memory_and_no_count():
 SEVEN = 6_738_000_000
 
 
-def test_the_lessons_tenfold_gap_stands_beside_the_counted_one_with_the_reason():
-    full = beside_lesson("full", SEVEN, 8 * SEVEN, 512)
-    lora = beside_lesson("lora", SEVEN, 6 * SEVEN, 512)
-    assert full.lesson_usd == (150, 300)
+def test_the_rule_of_thumbs_tenfold_gap_stands_beside_the_counted_one_with_the_reason():
+    full = beside_published("full", SEVEN, 8 * SEVEN, 512)
+    lora = beside_published("lora", SEVEN, 6 * SEVEN, 512)
+    assert full.published_usd == (150, 300)
     assert 1.0 < full.counted.usd / lora.counted.usd < 1.6
     assert "1.5 times" in full.reason
-    assert "the lesson says $150 to $300, counted FLOPs $32" in full.sentence()
+    assert "the rule of thumb says $150 to $300, counted FLOPs $32" in full.sentence()
 
 
 def test_qlora_is_never_counted_cheaper_a_step_than_lora():
-    lora, qlora = (beside_lesson(name, SEVEN, 6 * SEVEN, 512) for name in ("lora", "qlora"))
+    lora, qlora = (beside_published(name, SEVEN, 6 * SEVEN, 512) for name in ("lora", "qlora"))
     assert qlora.counted.usd > lora.counted.usd
     assert "slower a step" in qlora.reason
 
 
-def test_a_counted_figure_within_the_lessons_has_no_reason():
-    lora = beside_lesson("lora", SEVEN, 6 * SEVEN, 400)
+def test_a_counted_figure_within_the_rule_of_thumb_has_no_reason():
+    lora = beside_published("lora", SEVEN, 6 * SEVEN, 400)
     assert lora.reason is None
     assert 15 <= lora.counted.usd <= 30
 
 
-def test_a_size_or_method_that_the_lesson_has_not_has_no_row():
-    assert beside_lesson("full", 34_000_000_000, 2e11, 512) is None
-    assert beside_lesson("lora_8bit", SEVEN, 4e10, 512) is None
+def test_a_size_or_method_that_the_rule_of_thumb_has_not_has_no_row():
+    assert beside_published("full", 34_000_000_000, 2e11, 512) is None
+    assert beside_published("lora_8bit", SEVEN, 4e10, 512) is None

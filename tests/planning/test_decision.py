@@ -1,4 +1,4 @@
-"""Whole decisions as a table, by dry run; what the rules say of given figures, by those of standin.py."""
+"""Whole decisions as a table, by dry run; what the rules say of given figures, by memory_formula.py."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.planning.catalogue import Hardware
-from ft_dagster.planning.decision import decide
+from ft_dagster.planning.hardware.catalogue import Hardware
+from ft_dagster.planning.methods.decision import decide
 from ft_dagster.planning.recommend import Asked, recommend
 from tests.planning.llama import METHODS
-from tests.planning.standin import (
+from tests.planning.memory_formula import (
     CATALOGUE,
     LLAMA_7B,
     LLAMA_8B,

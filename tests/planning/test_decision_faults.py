@@ -1,10 +1,10 @@
-"""The folk version of this decision, fault by fault. Memory: tests/planning/standin.py, not the dry run."""
+"""The folk version of this decision, fault by fault. Memory: memory_formula.py, not the dry run."""
 
 import pytest
 
-from ft_dagster.planning.question import fewest_gpus
+from ft_dagster.planning.methods.question import fewest_gpus
 from tests.planning.llama import A100_80
-from tests.planning.standin import LLAMA_7B, LLAMA_8B, LLAMA_13B, LLAMA_70B, bytes_on, candidate
+from tests.planning.memory_formula import LLAMA_7B, LLAMA_8B, LLAMA_13B, LLAMA_70B, bytes_on, candidate
 from tests.planning.test_decision import CASES, CATALOGUE, decided, rule
 
 KNOWLEDGE = {"objective": "domain_knowledge"}

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.planning import dryrun
-from ft_dagster.planning.architecture import architecture_file, configuration, shipped
-from ft_dagster.planning.dryrun import Footprint, Moment, Step, footprint
-from ft_dagster.planning.rehearsal import kinds_of_layers, numbers, shapes
-from ft_dagster.planning.tracker import FROZEN, TRAINED, Tracker
+from ft_dagster.planning.dryrun import footprint as dryrun
+from ft_dagster.planning.dryrun.architecture import architecture_file, configuration, shipped
+from ft_dagster.planning.dryrun.footprint import Footprint, Moment, Step, footprint
+from ft_dagster.planning.dryrun.tracker import FROZEN, TRAINED, Tracker
+from ft_dagster.planning.dryrun.training_step import kinds_of_layers, numbers, shapes
 from ft_dagster.training.callbacks import Watch
 from ft_dagster.training.contract import Base
 from ft_dagster.training.methods import method_of
@@ -84,7 +84,7 @@ def tracked(folder: Path, base: Path, method: dict[str, Any], step: Step) -> int
     ],
     ids=lambda value: value["name"] if isinstance(value, dict) else "",
 )
-def test_the_real_step_holds_what_was_foretold(tmp_path, tiny_model_folder, method, step, tolerance):
+def test_the_real_step_holds_what_was_predicted(tmp_path, tiny_model_folder, method, step, tolerance):
     found = tracked(tmp_path, tiny_model_folder, method, step)
     assert footprint(tiny_model_folder, method, step).peak == pytest.approx(found, rel=tolerance)
 
@@ -164,7 +164,7 @@ def test_a_quantized_base_in_gigabytes(model, method, prepared, expected):
 
 def test_a_70b_takes_less_than_two_gigabytes():
     program = (
-        "import json, resource; from ft_dagster.planning.dryrun import Step, footprint\n"
+        "import json, resource; from ft_dagster.planning.dryrun.footprint import Step, footprint\n"
         "step = Step(rows=1, length=512, trained_positions=256, gradient_checkpointing=True, device='cuda')\n"
         "peak = footprint('Llama-3-70B', {'name': 'qlora'}, step).peak\n"
         "print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, peak]))"

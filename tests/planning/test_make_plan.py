@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.planning.catalogue import Hardware
-from ft_dagster.planning.changes import Layout
-from ft_dagster.planning.learned import Foretold, finished, memory_correction, utilizations
+from ft_dagster.planning.cost.learned import Predicted, finished, memory_correction, utilizations
+from ft_dagster.planning.dryrun.from_figures import facts, shapes_of_configuration
+from ft_dagster.planning.hardware.catalogue import Hardware
+from ft_dagster.planning.layout import Layout
 from ft_dagster.planning.plan import make_plan
-from ft_dagster.planning.sketch import facts, shapes_of_configuration
-from ft_dagster.planning.survey import Setting
+from ft_dagster.planning.survey import PlanContext
 from tests.planning.llama import reason, spec
 
 CONFIG = {
@@ -36,7 +36,7 @@ def planned(folder, declared, *, count=1, memory=ROOMY, known=(), **more):
         device_kind="cuda", ranks=count, device_memory=memory, bf16=True,
     )  # fmt: skip
     given = replace(given, **{k: v for k, v in more.items() if hasattr(given, k)})
-    setting = Setting(
+    setting = PlanContext(
         folder, hardware, base="b" * 64, finished=tuple(known), variants=more.get("variants", 1)
     )
     return make_plan(declared, given, setting)
@@ -119,12 +119,12 @@ def put(tree, names, value):
 
 
 def trained(plan, more, seconds=100.0, flops=2e14):
-    """A training that took so many bytes more than this plan foretold."""
-    foretold = json.loads(json.dumps(plan.estimate["foretold"]))
-    reserved = foretold["memory_bytes"] + more
+    """A training that took so many bytes more than this plan predicted."""
+    predicted = json.loads(json.dumps(plan.estimate["predicted"]))
+    reserved = predicted["memory_bytes"] + more
     return finished(
         {
-            "foretold": foretold,
+            "predicted": predicted,
             "peak_device_reserved_bytes": reserved,
             "flops": flops,
             "training_seconds": seconds,
@@ -136,9 +136,9 @@ def test_a_finished_training_corrects_the_next_plan_of_its_shape_and_says_so(fol
     before = planned(folder, spec(method="lora"))
     known = [trained(before, 40_000_000)]
     after = planned(folder, spec(method="lora"), known=known)
-    own = before.estimate["foretold"]["memory_bytes"]
+    own = before.estimate["predicted"]["memory_bytes"]
     assert after.estimate["plan"]["memory_bytes"]["correction"] == 40_000_000
-    assert after.estimate["foretold"]["memory_bytes"] == own  # what is compared is the dry run's
+    assert after.estimate["predicted"]["memory_bytes"] == own  # what is compared is the dry run's
     assert "1 finished training of this shape took 40 MB more" in after.estimate["plan"]["learned"]
     assert after.content == before.content
 
@@ -155,7 +155,7 @@ def test_a_finished_training_replaces_the_stated_utilization(folder):
 
 def test_another_shape_or_base_teaches_nothing(folder):
     plan = planned(folder, spec(method="lora"))
-    one, layout = trained(plan, 9), Layout(**plan.estimate["foretold"]["layout"])
+    one, layout = trained(plan, 9), Layout(**plan.estimate["predicted"]["layout"])
     assert memory_correction([one], "b" * 64, "T4-like", layout).added == 9
     for base, hardware, other in (
         ("c" * 64, "T4-like", layout),
@@ -168,7 +168,7 @@ def test_another_shape_or_base_teaches_nothing(folder):
 
 def test_of_several_trainings_the_median_counts_and_the_error_left_is_shown(folder):
     plan = planned(folder, spec(method="lora"))
-    layout = Layout(**plan.estimate["foretold"]["layout"])
+    layout = Layout(**plan.estimate["predicted"]["layout"])
     known = [trained(plan, more) for more in (-5_000_000, 9_000_000, 20_000_000)]
     found = memory_correction(known, "b" * 64, "T4-like", layout)
     assert found.added == 9_000_000
@@ -177,7 +177,7 @@ def test_of_several_trainings_the_median_counts_and_the_error_left_is_shown(fold
 
 def test_a_longer_row_is_corrected_by_shorter_ones_where_none_was_as_long(folder):
     plan = planned(folder, spec(method="lora"))
-    layout = replace(Layout(**plan.estimate["foretold"]["layout"]), length=1024)
+    layout = replace(Layout(**plan.estimate["predicted"]["layout"]), length=1024)
     found = memory_correction([trained(plan, 7_000_000)], "b" * 64, "T4-like", layout)
     assert found.added == 7_000_000
     assert "at another micro-batch or length" in found.sentence
@@ -185,8 +185,8 @@ def test_a_longer_row_is_corrected_by_shorter_ones_where_none_was_as_long(folder
 
 def test_a_training_that_was_not_measured_teaches_nothing():
     assert finished({}) is None
-    foretold = Foretold("b", "h", Layout("lora", 1, False, 256), 1000, None, None)
-    given = {"foretold": {**foretold.__dict__, "layout": foretold.layout.__dict__}}
+    predicted = Predicted("b", "h", Layout("lora", 1, False, 256), 1000, None, None)
+    given = {"predicted": {**predicted.__dict__, "layout": predicted.layout.__dict__}}
     one = finished({**given, "flops": 5, "training_seconds": 1})
     assert (one.excess, one.utilization) == (None, None)
     assert utilizations([one], "h") == {}

@@ -1,7 +1,7 @@
 import pytest
 from safetensors.torch import load_file
 
-from ft_dagster.planning.memory import Load, frozen_bytes, memory
+from ft_dagster.planning.load import Load, frozen_bytes, memory
 from ft_dagster.training.contract import Base
 from ft_dagster.training.methods import method_of
 from tests.planning.llama import LLAMA_70B, METHODS, facts, gpus, plan
@@ -97,7 +97,7 @@ def test_what_is_released_of_llama_3_8b():
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "prefix_tuning"])
-def test_a_checkpoint_and_a_payload_are_as_large_as_foretold(method, runs, tiny_facts):
+def test_a_checkpoint_and_a_payload_are_as_large_as_predicted(method, runs, tiny_facts):
     made = plan(method, tiny_facts)
     folder = runs.prepare(method=made["method"], training={"max_steps": 2, "packing": False})
     assert train(folder) == 0
@@ -105,8 +105,8 @@ def test_a_checkpoint_and_a_payload_are_as_large_as_foretold(method, runs, tiny_
     last = folder / "acme.support" / "checkpoints" / "checkpoint-2"
     (weights,) = last.glob("*.safetensors")
     written = [file.stat().st_size for file in (weights, last / "optimizer.pt", payload)]
-    foretold = made["storage"]
-    released = foretold["whole_bytes"] if method == "full" else foretold["adapter_bytes"]
-    expected = [foretold["checkpoint_weights_bytes"], foretold["checkpoint_optimizer_bytes"], released]
+    predicted = made["storage"]
+    released = predicted["whole_bytes"] if method == "full" else predicted["adapter_bytes"]
+    expected = [predicted["checkpoint_weights_bytes"], predicted["checkpoint_optimizer_bytes"], released]
     labels = 1_000 * len(load_file(weights))  # a tensor's name, shape and place
     assert written == pytest.approx(expected, rel=0.02, abs=labels + 2_000)

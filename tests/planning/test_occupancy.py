@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.planning.dryrun import Footprint, Moment, Step
-from ft_dagster.planning.occupancy import (
+from ft_dagster.planning.dryrun.footprint import Footprint, Moment, Step
+from ft_dagster.planning.dryrun.occupancy import (
     ALLOCATOR_SLACK,
     CPU_CONTEXT,
     CUDA_CONTEXT,
     LIVE_WEIGHTS,
     NCCL_BUFFERS,
     SUB_GROUP,
-    Layout,
+    Sharding,
     occupancy,
 )
 
@@ -43,14 +43,14 @@ def adapter(**step: object) -> Footprint:
 
 
 def test_one_process_on_a_cpu_holds_the_footprint():
-    found = occupancy(full(), Layout())
+    found = occupancy(full(), Sharding())
     assert found.reserved == full().peak == 16 * P
     assert (found.context, found.slack, found.offloaded, found.phase) == (CPU_CONTEXT, 0, 0, "layer 0")
 
 
 def test_a_gpu_adds_its_context_and_the_allocator_s_slack_of_all_but_the_frozen_base():
     given = adapter(device="cuda")
-    found = occupancy(given, Layout())
+    found = occupancy(given, Sharding())
     tensors = given.peak
     assert found.context == CUDA_CONTEXT
     assert found.slack == round(ALLOCATOR_SLACK * (tensors - 40 * 10**9))
@@ -59,12 +59,12 @@ def test_a_gpu_adds_its_context_and_the_allocator_s_slack_of_all_but_the_frozen_
 
 
 def test_copies_spread_nothing_and_hold_a_second_set_of_gradients():
-    alone, copied = (occupancy(adapter(), Layout(ranks=ranks)) for ranks in (1, RANKS))
+    alone, copied = (occupancy(adapter(), Sharding(ranks=ranks)) for ranks in (1, RANKS))
     assert copied.total - alone.total == copied.communication == 4 * 10**8
 
 
 def test_gpus_that_train_together_hold_nccl_s_buffers():
-    alone, together = (occupancy(full(device="cuda"), Layout(ranks=ranks)) for ranks in (1, 2))
+    alone, together = (occupancy(full(device="cuda"), Sharding(ranks=ranks)) for ranks in (1, 2))
     assert together.communication - alone.communication == 4 * P + NCCL_BUFFERS
 
 
@@ -80,31 +80,31 @@ def test_gpus_that_train_together_hold_nccl_s_buffers():
 def test_what_full_keeps_of_a_weight_on_each_of_eight_ranks(stage, precision, bytes_a_weight):
     given = full(sharded=True, precision=precision)
     given = replace(given, moments={"layer 0": given.moments["layer 0"]})
-    found = occupancy(given, Layout(ranks=RANKS, stage=stage, bucket=SMALL))
+    found = occupancy(given, Sharding(ranks=RANKS, stage=stage, bucket=SMALL))
     kept = found.frozen + found.trained + found.gradients + found.states
     assert kept == pytest.approx(bytes_a_weight * P, rel=1e-6)
 
 
 @pytest.mark.parametrize(("stage", "frozen"), [(2, 40e9), (3, 5e9)])
 def test_only_stage_3_spreads_a_frozen_base(stage, frozen):
-    found = occupancy(adapter(sharded=True), Layout(ranks=RANKS, stage=stage))
+    found = occupancy(adapter(sharded=True), Sharding(ranks=RANKS, stage=stage))
     assert found.frozen == frozen
 
 
 def test_activations_are_each_rank_s_own():
     for stage in (2, 3):
         given = replace(full(sharded=True), moments={"forward": full(sharded=True).moments["forward"]})
-        assert occupancy(given, Layout(ranks=RANKS, stage=stage)).activations == 5 * 10**9
+        assert occupancy(given, Sharding(ranks=RANKS, stage=stage)).activations == 5 * 10**9
 
 
 def test_stage_3_holds_the_weights_gathered_at_once():
-    found = occupancy(full(sharded=True), Layout(ranks=RANKS, stage=3, bucket=SMALL))
+    found = occupancy(full(sharded=True), Sharding(ranks=RANKS, stage=3, bucket=SMALL))
     assert found.communication == 2 * LIVE_WEIGHTS + 2 * SMALL
 
 
 def test_a_bucket_is_doubled_where_its_sending_overlaps():
     cpu, gpu = (
-        occupancy(full(sharded=True, device=device), Layout(ranks=RANKS, stage=2))
+        occupancy(full(sharded=True, device=device), Sharding(ranks=RANKS, stage=2))
         for device in ("cpu", "cuda")
     )
     assert cpu.communication == 2 * 500_000_000
@@ -114,14 +114,14 @@ def test_a_bucket_is_doubled_where_its_sending_overlaps():
 def test_stage_3_steps_a_group_of_weights_at_a_time():
     given = full(sharded=True)
     given = replace(given, moments={"step": given.moments["step"]})
-    few, many = (occupancy(given, Layout(ranks=ranks, stage=3)).temporaries for ranks in (2, RANKS))
+    few, many = (occupancy(given, Sharding(ranks=ranks, stage=3)).temporaries for ranks in (2, RANKS))
     assert few == 8 * SUB_GROUP
     assert many == 8 * P // RANKS
 
 
 @pytest.mark.parametrize(("stage", "kept"), [(2, 2 * P), (3, 0)])
 def test_offload_takes_states_and_gradients_off_the_device_and_loses_nothing(stage, kept):
-    found = occupancy(full(sharded=True), Layout(ranks=RANKS, stage=stage, offload="cpu"))
+    found = occupancy(full(sharded=True), Sharding(ranks=RANKS, stage=stage, offload="cpu"))
     assert found.states == found.gradients == 0
     assert found.frozen + found.trained == kept
     shards = 16 * P // RANKS + (2 * P // RANKS if stage == 3 else 0)
@@ -130,17 +130,17 @@ def test_offload_takes_states_and_gradients_off_the_device_and_loses_nothing(sta
 
 def test_offload_without_zero_is_refused():
     with pytest.raises(UserError) as error:
-        occupancy(full(), Layout(offload="cpu"))
+        occupancy(full(), Sharding(offload="cpu"))
     assert error.value.field == "offload"
 
 
 def test_no_rank_is_refused():
     with pytest.raises(UserError) as error:
-        occupancy(full(), Layout(ranks=0))
+        occupancy(full(), Sharding(ranks=0))
     assert error.value.field == "ranks"
 
 
 @pytest.mark.parametrize(("sharded", "stage"), [(True, 0), (False, 3)])
 def test_a_footprint_of_another_precision_is_not_taken(sharded, stage):
     with pytest.raises(ValueError, match="sharded"):
-        occupancy(full(sharded=sharded), Layout(ranks=RANKS, stage=stage))
+        occupancy(full(sharded=sharded), Sharding(ranks=RANKS, stage=stage))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.planning.catalogue import load_catalogue
+from ft_dagster.planning.hardware.catalogue import load_catalogue
 from ft_dagster.planning.recommend import Asked, recommend
 from ft_dagster.planning.survey import Survey
 from ft_dagster.report.recommendation import memory_line, ranking_table, reasons_lines

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.manifest import PREDICATE, STATEMENT
+from ft_dagster.provenance.manifest import PREDICATE, STATEMENT
 from ft_dagster.store import Place, find, read_head, verify, write_head
 from ft_dagster.store.stage import Recipe, make
 

@@ -88,7 +88,7 @@ def test_labels_are_learned_and_judged_by_exact_match(
     for name, tuned in (("base", None), ("tuned", str(run / "acme.support" / "payload"))):
         folder, model = tmp_path / name, {"base": str(tiny_model_folder), "tuned": tuned}
         folder.mkdir()
-        request = {"schema_version": 1, "model": model, "dtype": "float32", "own_task": own}
+        request = {"schema_version": 1, "model": model, "dtype": "float32", "test_split_task": own}
         (folder / "run.json").write_text(json.dumps({**request, "output": str(folder / "output")}))
         assert evaluate(folder) == 0
         outputs.append(folder / "output")

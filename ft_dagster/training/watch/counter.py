@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.flop_counter import flop_registry
 
-from ft_dagster.training.hollow import EagerMode
+from ft_dagster.fake_tensors import EagerMode
 
 
 class Counter(EagerMode):

@@ -133,11 +133,11 @@ def _count_row(
 def shapes_of(
     base: Base, method: dict[str, Any], checkpointing: bool, layers: int | None = None
 ) -> PreTrainedModel:
-    """The model as it trains, its weights hollow, cut to its first `layers`. Raises UserError."""
+    """The model as it trains, its weights fake tensors, cut to its first `layers`. Raises UserError."""
     import torch
     from transformers import AutoConfig
 
-    from ft_dagster.training.hollow import hollow
+    from ft_dagster.fake_tensors import make_fake
 
     config = AutoConfig.from_pretrained(base.folder, trust_remote_code=False)
     with torch.device("meta"):
@@ -149,7 +149,7 @@ def shapes_of(
             dtype=torch.float32,
             gradient_checkpointing=checkpointing,
         )
-    hollow(model)
+    make_fake(model)
     return model
 
 
@@ -168,10 +168,10 @@ def flops(model: PreTrainedModel, rows: int, width: int, columns: int) -> int:
     """Counted: forward and backward of the loss at `columns` positions of each row."""
     import torch
 
-    from ft_dagster.training.hollow import HollowMode
+    from ft_dagster.fake_tensors import FakeMode
     from ft_dagster.training.watch.counter import Counter
 
-    with HollowMode(), Counter() as counter:
+    with FakeMode(), Counter() as counter:
         ids = torch.zeros(rows, width, dtype=torch.long)
         logits = model(
             input_ids=ids,

@@ -1,0 +1,353 @@
+"""The variant's own test rows, and held-out general texts, as lm-eval tasks.
+
+A row with an answer gives `completion_loss` (nats a token of the answer and its end-of-turn token, given the
+prompt), and the scores of a greedy answer that belong to the declared kind (see `answer_scores`). A text
+gives its loss alone, a long one that of a piece of it. Rows are rendered and split into tokens exactly as
+training did. Imports lm-eval.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import datasets
+from lm_eval.api.task import ConfigurableTask
+
+from ft_dagster.data.dataset_io import as_row
+from ft_dagster.data.render import render_turn
+from ft_dagster.errors import UserError
+from ft_dagster.evaluation.answer_scores import (
+    Kind,
+    QueryError,
+    exact_match,
+    execution_accuracy,
+    is_ordered,
+    json_scores,
+    label_match,
+    run_query,
+    token_f1,
+)
+from ft_dagster.evaluation.sampling import draw_records
+
+TEST_SPLIT_TASK, GENERAL_TEXT = "test_split_task", "general_holdout"
+# The loss on a piece of a text tells as much as that on all of a book, and costs a bounded time.
+TEXT_TOKENS = 512
+ANSWER_METRICS: dict[Kind, tuple[str, ...]] = {
+    "text": ("exact_match", "token_f1"),
+    "label": ("exact_match",),
+    "json": ("json_f1", "valid_json"),
+    "sql": ("execution_accuracy",),
+}
+
+Doc = dict[str, Any]
+Scorer = Callable[[str, Doc], dict[str, float]]
+
+
+class Encoded(str):
+    """A text with the token ids it stands for, so that the model sees what training saw."""
+
+    ids: list[int]
+
+    @classmethod
+    def of(cls, text: str, ids: Sequence[int]) -> Encoded:
+        made = cls(text)
+        made.ids = list(ids)
+        return made
+
+
+def test_split_tasks(
+    test: Path,
+    tokenizer: Any,
+    *,
+    limit: int | None,
+    seed: int,
+    max_new_tokens: int,
+    max_length: int,
+    kind: Kind = "text",
+    database: Path | None = None,
+) -> list[ConfigurableTask]:
+    """The lm-eval tasks that ask a drawn sample of a task_dataset's test.parquet.
+
+    Raises UserError, also for a reference answer that is not of the declared `kind`: no JSON, or a query
+    that `database` does not answer.
+    """
+    import pyarrow.parquet as pq
+
+    if not test.is_file():
+        raise UserError(
+            "no such file", file=test, field="test_split_task.test", fix="Materialize task_dataset again"
+        )
+    rows = pq.read_table(test).to_pylist()
+    if not rows:
+        raise UserError(
+            "the test split has no rows", file=test, fix="Give the variant more rows or a larger splits.test"
+        )
+    chosen = draw_records([row["record"] for row in rows], limit, seed)
+    room = max_length - max_new_tokens
+    if room < 1:
+        raise UserError(
+            f"leaves no room for a prompt in the model's {max_length} tokens",
+            field="evaluation.max_new_tokens",
+            value=max_new_tokens,
+            fix="Lower it",
+        )
+    answered = [doc for n in chosen if rows[n]["kind"] != "text" and (doc := turn_doc(n, rows[n], tokenizer))]
+    texts = [
+        text_doc(n, rows[n]["record"], _piece(rows[n]["text"], rows[n]["record"], tokenizer, seed), tokenizer)
+        for n in chosen
+        if rows[n]["kind"] == "text"
+    ]
+    if kind != "text":
+        _refuse_unanswerable(kind, answered, len(texts), max_new_tokens)
+    tasks: list[ConfigurableTask] = []
+    if answered:
+        greedy = GreedyAnswer(answered, max_new_tokens, room, kind, _scorer(kind, answered, database))
+        tasks += [CompletionLoss(answered, max_length), greedy]
+    return [*tasks, TextLoss(texts, TEST_SPLIT_TASK, "completion_loss")] if texts else tasks
+
+
+def general_text_task(file: Path, tokenizer: Any, *, limit: int | None, seed: int) -> ConfigurableTask:
+    """The lm-eval task for the loss on a sample of the parquet's `text` column. Raises UserError."""
+    import pyarrow.parquet as pq
+
+    if not file.is_file():
+        raise UserError(
+            "no such file", file=file, field="general_holdout", fix="Materialize training_mixture again"
+        )
+    texts = [
+        text for text in pq.read_table(file, columns=["text"]).column("text").to_pylist() if text.strip()
+    ]
+    if not texts:
+        raise UserError(
+            "no held-out general text", file=file, fix="Raise the corpus' holdout, or give it more text"
+        )
+    records = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+    docs = [text_doc(n, records[n], texts[n], tokenizer) for n in draw_records(records, limit, seed)]
+    return TextLoss(docs, GENERAL_TEXT, "general_loss")
+
+
+class CompletionLoss(ConfigurableTask):
+    """Log-likelihood of the reference answer, in tokens as trained on."""
+
+    def __init__(self, docs: list[Doc], max_length: int) -> None:
+        self.max_length = max_length
+        super().__init__(
+            config=config_of(
+                f"{TEST_SPLIT_TASK}_loss", "loglikelihood", docs, {"completion_loss": False}, _loss_results
+            )
+        )
+
+    def construct_requests(self, doc: Doc, ctx: str, **kwargs: Any) -> Any:
+        request = super().construct_requests(doc, ctx, **kwargs)
+        answer = doc["answer_ids"][: self.max_length]
+        request.arguments = (Encoded.of(doc["prompt"], doc["prompt_ids"]), Encoded.of(doc["answer"], answer))
+        return request
+
+
+class GreedyAnswer(ConfigurableTask):
+    """A greedy answer, against the reference; a prompt longer than `room` tokens loses its beginning.
+
+    The prompt is tokenized alone, as a server does: the tokens that it has beside the reference can give
+    the reference away (a space at its end joins the first token of some answers only). The answer ends at
+    its end-of-turn token, else after `max_new_tokens`.
+    """
+
+    def __init__(self, docs: list[Doc], max_new_tokens: int, room: int, kind: Kind, scorer: Scorer) -> None:
+        def results(doc: Doc, answers: Sequence[str]) -> dict[str, float]:
+            return scorer(answers[0].strip(), doc)
+
+        self.room = room
+        config = config_of(
+            f"{TEST_SPLIT_TASK}_answer",
+            "generate_until",
+            docs,
+            dict.fromkeys(ANSWER_METRICS[kind], True),
+            results,
+        )
+        generation = {"until": [], "max_gen_toks": max_new_tokens, "do_sample": False}
+        super().__init__(config={**config, "generation_kwargs": generation})
+
+    def construct_requests(self, doc: Doc, ctx: str, **kwargs: Any) -> Any:
+        request = super().construct_requests(doc, ctx, **kwargs)
+        request.arguments = (Encoded.of(doc["prompt"], doc["asked_ids"][-self.room :]), request.arguments[1])
+        return request
+
+
+class TextLoss(ConfigurableTask):
+    """Rolling log-likelihood of whole texts."""
+
+    def __init__(self, docs: list[Doc], task: str, metric: str) -> None:
+        def results(doc: Doc, answers: Sequence[Any]) -> dict[str, float]:
+            return {metric: -float(answers[0]) / doc["tokens"]}
+
+        super().__init__(
+            config=config_of(f"{task}_text", "loglikelihood_rolling", docs, {metric: False}, results)
+        )
+
+
+def end_tokens(tasks: Iterable[ConfigurableTask], tokenizer: Any) -> set[int]:
+    """The tokens that end an answer: the tokenizer's end of sequence, and what ends a turn in these tasks."""
+    ends = {doc["end"] for task in tasks for doc in task.eval_docs if "end" in doc}
+    ids = {tokenizer.convert_tokens_to_ids(end) for end in ends if end}
+    return {token for token in (tokenizer.eos_token_id, *ids) if token is not None}
+
+
+def config_of(
+    task: str, kind: str, docs: list[Doc], metrics: dict[str, bool], results: Any
+) -> dict[str, Any]:
+    """Config of a task over `docs`; `metrics`: name -> whether higher is better."""
+    return {
+        "task": task,
+        "output_type": kind,
+        "custom_dataset": lambda **_: {"test": datasets.Dataset.from_list(docs)},
+        "test_split": "test",
+        "doc_to_text": lambda doc: doc["prompt"],
+        "doc_to_target": lambda doc: doc["answer"],
+        "target_delimiter": "",
+        "process_results": results,
+        "metric_list": [
+            {"metric": name, "aggregation": "mean", "higher_is_better": higher}
+            for name, higher in metrics.items()
+        ],
+        "num_fewshot": 0,
+    }
+
+
+def _loss_results(doc: Doc, answers: Sequence[Any]) -> dict[str, float]:
+    return {"completion_loss": -float(answers[0][0]) / doc["tokens"]}
+
+
+def _scorer(kind: Kind, docs: list[Doc], database: Path | None) -> Scorer:
+    """What scores an answer of this kind. Raises UserError for a reference that cannot be scored against."""
+    if kind == "label":
+        return lambda answer, doc: {"exact_match": label_match(answer, doc["answer"])}
+    if kind == "json":
+        for doc in docs:
+            _check_json(doc)
+        return lambda answer, doc: json_scores(answer, doc["answer"])
+    if kind == "sql":
+        return _query_scorer(docs, database)
+    return lambda answer, doc: {
+        "exact_match": exact_match(answer, doc["answer"]),
+        "token_f1": token_f1(answer, doc["answer"]),
+    }
+
+
+def _query_scorer(docs: list[Doc], database: Path | None) -> Scorer:
+    if database is None or not database.is_file():
+        raise UserError(
+            "no such file", file=database, field="test_split_task.database", fix="Declare evaluation.database"
+        )
+    references = {}
+    for doc in docs:
+        try:
+            references[doc["index"]] = run_query(database, doc["answer"]), is_ordered(doc["answer"])
+        except QueryError as error:
+            raise UserError(
+                f"the reference query of record {doc['record'][:16]} fails on it: {error}",
+                file=database,
+                field="evaluation.database",
+                value=doc["answer"].strip(),
+                fix="Correct the row, or name the database that it was written for",
+            ) from None
+
+    def score(answer: str, doc: Doc) -> dict[str, float]:
+        result, ordered = references[doc["index"]]
+        return {"execution_accuracy": execution_accuracy(answer, result, database, ordered=ordered)}
+
+    return score
+
+
+def _check_json(doc: Doc) -> None:
+    try:
+        json_scores("", doc["answer"])
+    except ValueError as error:
+        raise UserError(
+            f"the answer of record {doc['record'][:16]} is not JSON: {error}",
+            field="evaluation.kind",
+            value="json",
+            fix="Correct the row, or declare evaluation.kind: text",
+        ) from None
+
+
+def _refuse_unanswerable(kind: Kind, docs: list[Doc], texts: int, max_new_tokens: int) -> None:
+    """Rows that could only be scored 0, whatever the model says."""
+    if texts:
+        raise UserError(
+            f"it scores answers, and {texts} of the rows asked are raw text",
+            field="evaluation.kind",
+            value=kind,
+            fix="Give those rows as prompt and completion, or declare evaluation.kind: text",
+        )
+    longest = max(docs, key=lambda doc: doc["tokens"], default=None)
+    if longest is not None and longest["tokens"] - 1 > max_new_tokens:  # its end need not fit
+        raise UserError(
+            f"the answer of record {longest['record'][:16]} has {longest['tokens']} tokens, so it would "
+            "be cut off and scored 0",
+            field="evaluation.max_new_tokens",
+            value=max_new_tokens,
+            fix=f"Raise it to {longest['tokens']} or more",
+        )
+
+
+def _piece(text: str, record: str, tokenizer: Any, seed: int) -> str:
+    """A text of at most `TEXT_TOKENS` tokens as it is; of a longer one a piece that long.
+
+    Drawn by seed and record: beginnings alone (titles, licences) would not stand for a corpus.
+    """
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
+        "offset_mapping"
+    ]
+    pieces = max(1, len(offsets) // TEXT_TOKENS)
+    drawn = int.from_bytes(hashlib.sha256(f"{seed}:{record}".encode()).digest()[:8], "big") % pieces
+    places = offsets[drawn * TEXT_TOKENS : (drawn + 1) * TEXT_TOKENS]
+    return text[places[0][0] : places[-1][1]] if len(offsets) > TEXT_TOKENS else text
+
+
+def turn_doc(number: int, row: dict[str, Any], tokenizer: Any) -> Doc | None:
+    """Prompt and answer of a row as text and tokens; None for a row without a prompt or an answer."""
+    turn = render_turn(as_row(row), tokenizer)
+    whole = turn.prompt + turn.answer + turn.end
+    encoded = tokenizer(
+        whole, add_special_tokens=turn.add_special_tokens, return_offsets_mapping=True, verbose=False
+    )
+    ids = encoded["input_ids"]
+    # A token across the border belongs to the answer, as in training.
+    start = sum(end <= len(turn.prompt) for _, end in encoded["offset_mapping"])
+    if not 0 < start < len(ids):
+        return None
+    return {
+        "index": number,
+        "record": row["record"],
+        "prompt": turn.prompt,
+        "answer": turn.answer,
+        "end": turn.end,
+        "prompt_ids": ids[:start],
+        "asked_ids": [
+            *_added_before(encoded),
+            *tokenizer(turn.prompt, add_special_tokens=False)["input_ids"],
+        ],
+        "answer_ids": ids[start:],
+        "tokens": len(ids) - start,
+    }
+
+
+def _added_before(encoded: Any) -> list[int]:
+    """The tokens that the tokenizer itself put before a text: those stand for no character."""
+    added = takewhile(
+        lambda pair: pair[1][1] == 0, zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    )
+    return [token for token, _ in added]
+
+
+def text_doc(number: int, record: str, text: str, tokenizer: Any) -> Doc:
+    """The first `TEXT_TOKENS` tokens of a text, and their number."""
+    encoded = tokenizer(text, return_offsets_mapping=True, truncation=True, max_length=TEXT_TOKENS)
+    offsets = encoded["offset_mapping"]
+    kept = text[: offsets[-1][1]] if len(offsets) == TEXT_TOKENS else text
+    ids = encoded["input_ids"]
+    return {"index": number, "record": record, "prompt": "", "answer": kept, "ids": ids, "tokens": len(ids)}

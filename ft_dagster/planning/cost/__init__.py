@@ -1,0 +1,1 @@
+"""Hours and USD: of a training, of serving, beside published figures, corrected by finished trainings."""

@@ -1,0 +1,126 @@
+"""What finished trainings here teach the next plan: their memory and speed against what was predicted.
+
+Only trainings of the same shape count: the same base, method, kind of device and layout. Bytes are of one
+device (on a CPU, of one process above what its imports take).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+from ft_dagster.planning.layout import Layout
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a plan foretells of its training.
+
+    `memory_bytes`: by the dry run, before any correction, of what will be measured: a GPU's allocator, or a
+    process above its imports. `base`: digest of the base model; `hardware`: name of the device; `peak_flops`:
+    of one device.
+    """
+
+    base: str
+    hardware: str
+    layout: Layout
+    memory_bytes: int
+    peak_flops: float | None
+    hours: float | None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished training beside what was predicted. None: not measured."""
+
+    predicted: Predicted
+    memory_bytes: int | None
+    utilization: float | None  # of the peak, by the counted FLOPs of its steps
+
+    @property
+    def excess(self) -> int | None:
+        """Bytes measured beyond those predicted."""
+        return None if self.memory_bytes is None else self.memory_bytes - self.predicted.memory_bytes
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What is added to a dry run's bytes, and what that rests on.
+
+    Added and not multiplied: what a dry run does not see is mostly what libraries load on their first use and
+    what an allocator keeps, which does not grow with the model.
+    """
+
+    added: int = 0
+    sentence: str = "by the dry run alone: no training of this shape has finished here"
+
+
+def finished(figures: Mapping[str, Any]) -> Finished | None:
+    """From the figures of a fine_tuned_model; None for one that was planned without a forecast."""
+    given = figures.get("predicted") or figures.get("foretold")  # the latter as stored by version 0.1
+    if not given:
+        return None
+    predicted = Predicted(**{**given, "layout": Layout(**given["layout"])})
+    return Finished(predicted, measured_bytes(figures), _utilization(figures, predicted))
+
+
+def measured_bytes(figures: Mapping[str, Any]) -> int | None:
+    """Of one device: what CUDA's allocator reserved, else the process' peak above its imports."""
+    reserved = figures.get("peak_device_reserved_bytes")
+    if reserved is not None:
+        return int(reserved)
+    peak, before = figures.get("peak_memory_bytes"), figures.get("imported_bytes")
+    return None if peak is None or before is None or peak <= before else int(peak - before)
+
+
+def memory_correction(known: Iterable[Finished], base: str, hardware: str, layout: Layout) -> Correction:
+    """The median of the trainings of this shape, of those with the same rows and length if there are any."""
+    alike = [
+        one
+        for one in known
+        if (one.predicted.base, one.predicted.hardware) == (base, hardware)
+        and _shape(one.predicted.layout) == _shape(layout)
+    ]
+    same = [one for one in alike if one.predicted.layout == layout]
+    found = sorted(one.excess for one in same or alike if one.excess is not None)
+    if not found:
+        return Correction()
+    middle = round(median(found))
+    count = f"{len(found)} finished training{'s' if len(found) > 1 else ''} of this shape"
+    which = "" if same else ", at another micro-batch or length,"
+    more = f"{abs(middle) / 1e6:,.0f} MB {'more' if middle >= 0 else 'less'} than the dry run, which is added"
+    spread = f"; they lay {(found[-1] - found[0]) / 1e6:,.0f} MB apart" if len(found) > 1 else ""
+    return Correction(middle, f"{count}{which} took {more}{spread}")
+
+
+def utilizations(known: Iterable[Finished], hardware: str) -> dict[str, float]:
+    """Method -> the median share of the peak that its trainings reached on this hardware."""
+    by_method: dict[str, list[float]] = {}
+    for one in known:
+        if one.utilization is not None and one.predicted.hardware == hardware:
+            by_method.setdefault(one.predicted.layout.method, []).append(one.utilization)
+    return {method: median(values) for method, values in by_method.items()}
+
+
+def as_json(predicted: Predicted) -> dict[str, Any]:
+    return asdict(predicted)
+
+
+def _shape(layout: Layout) -> tuple[Any, ...]:
+    return (
+        layout.method,
+        layout.gradient_checkpointing,
+        layout.zero_stage,
+        layout.offload,
+        layout.gpus,
+    )
+
+
+def _utilization(figures: Mapping[str, Any], predicted: Predicted) -> float | None:
+    flops = figures.get("flops") or figures.get("flops_estimate")
+    seconds = figures.get("training_seconds")
+    if not flops or not seconds or not predicted.peak_flops:
+        return None
+    return float(flops / (seconds * predicted.layout.gpus * predicted.peak_flops))

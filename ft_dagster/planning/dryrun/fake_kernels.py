@@ -1,0 +1,213 @@
+"""What a dry run has in place of kernels that need their device: the same storages, none of the arithmetic.
+
+Quantized layers as bitsandbytes 0.50 runs them; attention and output head as a GPU does. Imported only where
+torch is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import masking_utils
+
+from ft_dagster.data.quantize import Quantization
+from ft_dagster.fake_tensors import FakeTensor
+
+NF4_BLOCK, NF4_SUPERBLOCK = 64, 256  # weights of a scale, scales of a scale of scales
+
+
+class QuantizedLinear(nn.Linear):
+    """A frozen linear layer whose weight lies packed, and is whole only while it is multiplied.
+
+    nf4: half a byte a weight, a byte for 64 weights and 4 bytes for 64 x 256 (double quantization); int8: a
+    byte a weight and 4 bytes a row.
+    """
+
+    def __init__(self, layer: nn.Linear, kind: Quantization, compute: torch.dtype) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features, self.bias = layer.in_features, layer.out_features, layer.bias
+        self.kind, self.compute = kind, compute
+        weights = self.in_features * self.out_features
+        for name, size, dtype in _packed(kind, weights, self.out_features):
+            self.register_buffer(name, torch.empty(size, dtype=dtype, device=layer.weight.device))
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """Unpacked anew each time, as by bitsandbytes."""
+        return self.unpacked(self.compute)
+
+    def unpacked(self, dtype: torch.dtype) -> torch.Tensor:
+        """Whole, [out, in]."""
+        return torch.empty(self.out_features, self.in_features, dtype=dtype, device=self.packed.device)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Linear4bit computes in bf16, hands on the input's type, and PEFT copies what it gives; Linear8bitLt
+        computes in the input's type.
+        """
+        if self.kind == "int8":
+            return _Unpacking.apply(x, self)
+        return _Unpacking.apply(x.to(self.compute), self).to(x.dtype).clone()
+
+
+class _Unpacking(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, layer: QuantizedLinear) -> torch.Tensor:
+        ctx.layer = layer
+        if layer.kind == "int8":
+            ctx.input = x  # MatMul8bitLt keeps it, though the weight is not trained
+        bias = None if layer.bias is None else layer.bias.to(x.dtype)
+        return nn.functional.linear(x, layer.unpacked(x.dtype), bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (grad,) = grads
+        return grad @ ctx.layer.unpacked(grad.dtype), None
+
+
+def _packed(kind: Quantization, weights: int, rows: int) -> list[tuple[str, int, torch.dtype]]:
+    if kind == "int8":
+        return [("packed", weights, torch.uint8), ("scales", rows, torch.float32)]
+    scales = math.ceil(weights / NF4_BLOCK)
+    return [
+        ("packed", math.ceil(weights / 2), torch.uint8),
+        ("scales", scales, torch.uint8),
+        ("scales_of_scales", math.ceil(scales / NF4_SUPERBLOCK), torch.float32),
+    ]
+
+
+def quantize(model: Any, kind: Quantization, compute: torch.dtype) -> Any:
+    """Pack the linear layers as transformers does, all but the output head, and prepare what is left as PEFT
+    does: in fp32.
+    """
+    from peft import prepare_model_for_kbit_training
+
+    head = model.get_output_embeddings()
+    for name, layer in list(model.named_modules()):
+        if type(layer) is nn.Linear and layer is not head:
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, QuantizedLinear(layer, kind, compute))
+    model.is_loaded_in_4bit, model.is_loaded_in_8bit = kind == "nf4", kind == "int8"
+    prepared = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    model.is_loaded_in_4bit = model.is_loaded_in_8bit = False  # as the trainer says, once it is prepared
+    return prepared
+
+
+@contextmanager
+def gpu_attention() -> Iterator[None]:
+    """Scaled dot product attention of fake tensors as flash and memory-efficient kernels hold it: no scores.
+
+    Kept for backward: queries, keys, values, the mask in their type, the output, a normalizer of fp32 a row.
+    Backward sums the queries' gradient in fp32, and a key's over the heads that share it.
+    """
+    real = nn.functional.scaled_dot_product_attention
+
+    def attention(
+        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **named: Any
+    ) -> Any:
+        if not isinstance(query, FakeTensor):  # of another thread
+            return real(query, key, value, *rest, **named)
+        mask = named.get("attn_mask", rest[0] if rest else None)
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+        if mask is not None and mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=query.dtype)
+        return _Flash.apply(query, key, value, mask)
+
+    nn.functional.scaled_dot_product_attention = attention
+    try:
+        yield
+    finally:
+        nn.functional.scaled_dot_product_attention = real
+
+
+@contextmanager
+def fake_positions() -> Iterator[None]:
+    """Rows of several examples each, as transformers takes positions whose values it cannot see."""
+    real = masking_utils.is_tracing
+
+    def traced(tensor: Any = None) -> bool:
+        return isinstance(tensor, FakeTensor) or bool(real(tensor))
+
+    masking_utils.is_tracing = traced
+    try:
+        yield
+    finally:
+        masking_utils.is_tracing = real
+
+
+@contextmanager
+def unpacked_rows() -> Iterator[None]:
+    """Rows of one example each, as transformers sees by the values of positions: attention needs no mask."""
+    real = masking_utils.find_packed_sequence_indices
+
+    def found(position_ids: torch.Tensor) -> Any:
+        return None if isinstance(position_ids, FakeTensor) else real(position_ids)
+
+    masking_utils.find_packed_sequence_indices = found
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = real
+
+
+class _Flash(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any) -> Any:
+        out = query.new_empty((*query.shape[:-1], value.shape[-1]))
+        normalizer = query.new_empty(query.shape[:-1], dtype=torch.float32)
+        ctx.save_for_backward(query, key, value, mask, out, normalizer)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        query, key, value, _, _, normalizer = ctx.saved_tensors
+        sums = torch.empty_like(query, dtype=torch.float32), torch.empty_like(normalizer)
+        shared = query.shape[1] // key.shape[1]
+        spread = [torch.empty_like(x.repeat(1, shared, 1, 1)) for x in (key, value)] if shared > 1 else []
+        found = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None
+        del sums, spread
+        return found
+
+
+class TiledHead(torch.autograd.Function):
+    """TRL's fused output head: log-probabilities [positions] of hidden states [positions, hidden], in tiles.
+
+    Kept for backward: the hidden states. Gradients are summed in fp32.
+    """
+
+    POSITIONS, WORDS = (
+        4096,
+        32768,
+    )  # trl.kernels.chunked_logprob.TOKEN_CHUNK_SIZE, _CHUNKED_LOGPROB_CHUNK_SIZE
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, compute: torch.dtype) -> torch.Tensor:
+        ctx.save_for_backward(hidden, weight)
+        ctx.compute = compute
+        statistics = hidden.new_empty((9, hidden.shape[0]), dtype=torch.float32)
+        TiledHead._tile(hidden, weight, compute)
+        return statistics[0].clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        hidden, weight = ctx.saved_tensors
+        sums = [
+            torch.empty_like(x, dtype=torch.float32) if needed else None
+            for x, needed in zip((hidden, weight), ctx.needs_input_grad, strict=False)
+        ]
+        TiledHead._tile(hidden, weight, ctx.compute)
+        typed = zip(sums, (hidden, weight), strict=True)
+        return *(None if x is None else x.to(like.dtype) for x, like in typed), None
+
+    @staticmethod
+    def _tile(hidden: torch.Tensor, weight: torch.Tensor, compute: torch.dtype) -> None:
+        rows = hidden[: TiledHead.POSITIONS].to(compute)
+        words = weight[: TiledHead.WORDS].to(compute)
+        tile = rows.new_empty((rows.shape[0], words.shape[0]))
+        del rows, words, tile

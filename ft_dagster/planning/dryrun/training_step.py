@@ -1,0 +1,206 @@
+"""The training step itself, on tensors that hold nothing: what `planning.dryrun` reads its figures from.
+
+One optimizer step, the states that it makes counted from before it, as in all that follow the first.
+Imported only where torch is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import convert_outputs_to_fp32
+from torch import nn
+
+from ft_dagster.fake_tensors import FakeMode, make_fake
+from ft_dagster.planning.dryrun.fake_kernels import (
+    TiledHead,
+    fake_positions,
+    gpu_attention,
+    quantize,
+    unpacked_rows,
+)
+from ft_dagster.planning.dryrun.tracker import FROZEN, GRADIENTS, STATES, TRAINED, Tracker
+from ft_dagster.training.contract import Base
+from ft_dagster.training.loss import learned_prompt, loss_at
+from ft_dagster.training.methods import Method
+from ft_dagster.training.methods.adapter import Adapter
+from ft_dagster.training.skeleton import skeleton
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from ft_dagster.planning.dryrun.footprint import Step
+
+NUMBERS_OF_LAYERS = ("layer_idx", "layer_id", "layer_number")  # in which all layers differ
+
+
+def shapes(config: PreTrainedConfig, base: Base, method: Method, step: Step) -> PreTrainedModel:
+    """The model of a training on the meta device, weights in the types they train in. Raises UserError."""
+    compute = torch.bfloat16 if step.precision == "bf16" else torch.float32
+    adapter = isinstance(method, Adapter)
+    quantization = method.quantization if isinstance(method, Adapter) else None
+    with torch.device("meta"):
+        model = skeleton(
+            config,
+            base,
+            method,
+            attention="sdpa",
+            dtype=compute if adapter or step.sharded else torch.float32,
+            gradient_checkpointing=step.gradient_checkpointing,
+            settle=lambda model: quantize(model, quantization, compute) if quantization else model,
+        )
+        for weight in model.parameters():
+            if step.sharded:  # DeepSpeed casts every weight; its fp32 masters are counted by their number
+                weight.data = weight.data.to(compute)
+            elif weight.requires_grad:
+                weight.data = weight.data.to(torch.float32)
+    return model
+
+
+def record_step(model: PreTrainedModel, step: Step) -> Tracker:
+    """A step of `model` (from `shapes`; it is of no use afterwards), recorded."""
+    tracker = Tracker()
+    make_fake(model)
+    with _quiet(), FakeMode(), fake_positions(), ExitStack() as stack:
+        if step.device == "cuda":
+            stack.enter_context(gpu_attention())
+        if not step.packed:
+            stack.enter_context(unpacked_rows())
+        trained = [weight for weight in model.parameters() if weight.requires_grad]
+        tracker.track((w for w in model.parameters() if not w.requires_grad), FROZEN)
+        tracker.track(model.buffers(), FROZEN)
+        tracker.track(trained, TRAINED)
+        _mark_layers(model, tracker)
+        if step.precision == "bf16" and not step.sharded:  # as accelerate prepares it
+            model.forward = convert_outputs_to_fp32(torch.autocast("cpu", torch.bfloat16)(model.forward))
+        optimizer = torch.optim.AdamW(trained, foreach=step.device == "cuda")
+        with tracker:
+            _step(model, trained, optimizer, step, tracker)
+    return tracker
+
+
+def _step(model: Any, trained: list[Any], optimizer: Any, step: Step, tracker: Tracker) -> None:
+    tokens = step.rows * step.trained_positions
+    batch = _batch(step)
+    for _ in range(min(2, step.gradient_accumulation_steps)):
+        tracker.phase("forward")
+        loss = _loss(model, batch, step, tokens)
+        tracker.keep()
+        tracker.phase("head")
+        loss.backward()
+        tracker.track((weight.grad for weight in trained if weight.grad is not None), GRADIENTS)
+        del loss
+    tracker.phase("step")
+    if not step.sharded:
+        nn.utils.clip_grad_norm_(trained, 1.0, foreach=step.device == "cuda")
+        optimizer.step()
+        states = (value for state in optimizer.state.values() for value in state.values())
+        tracker.track((value for value in states if isinstance(value, torch.Tensor)), STATES, always=True)
+    optimizer.zero_grad()
+
+
+def _batch(step: Step) -> dict[str, Any]:
+    """What the collator gives; packed, its values would say where examples end, and none is read."""
+    ids = torch.zeros(step.rows, step.length, dtype=torch.long)
+    return {
+        "input_ids": ids,
+        "labels": torch.zeros_like(ids),
+        "position_ids": torch.zeros_like(ids) if step.packed else None,
+    }
+
+
+def _loss(model: Any, batch: dict[str, Any], step: Step, tokens: int) -> torch.Tensor:
+    columns = torch.arange(step.trained_positions)
+    if step.device != "cuda" or learned_prompt(model) is not None:
+        return loss_at(model, batch, columns, tokens)
+    with _tiled_head(model, torch.bfloat16 if step.precision == "bf16" else torch.float32):
+        logits = model(
+            input_ids=batch["input_ids"],
+            position_ids=batch["position_ids"],
+            use_cache=False,
+            logits_to_keep=columns,
+        ).logits
+    return -logits.sum() / tokens
+
+
+@contextmanager
+def _tiled_head(model: Any, compute: torch.dtype) -> Iterator[None]:
+    """The output head as TRL runs it on a GPU, at the positions that it is given."""
+    head = model.get_output_embeddings()
+
+    def forward(hidden: torch.Tensor) -> torch.Tensor:
+        return TiledHead.apply(hidden.flatten(0, -2), head.weight, compute)
+
+    head.forward = forward
+    try:
+        yield
+    finally:
+        del head.forward
+
+
+def layers_of(model: nn.Module, count: int) -> nn.ModuleList | None:
+    """The decoder's layers: the largest list of so many modules."""
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    return max(lists, key=lambda found: sum(w.numel() for w in found.parameters()), default=None)
+
+
+def _mark_layers(model: Any, tracker: Tracker) -> None:
+    """A phase for the backward of each layer, named from both ends: layer 0 is the first, -1 the last."""
+    count = model.config.get_text_config().num_hidden_layers
+    for index, layer in enumerate(layers_of(model, count) or ()):
+        name = f"layer {index}" if index < count / 2 else f"layer {index - count}"
+
+        def mark(_module: Any, _inputs: Any, out: Any, name: str = name) -> None:
+            hidden = out[0] if isinstance(out, tuple) else out
+            if hidden.requires_grad:
+                hidden.register_hook(lambda _gradient: tracker.phase(name))
+
+        layer.register_forward_hook(mark)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers warns of what does not matter to a model that computes nothing."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def kinds_of_layers(model: Any) -> list[Hashable]:
+    """What the decoder's layers are made of, in their order: equal where layers are alike."""
+    layers = layers_of(model, model.config.get_text_config().num_hidden_layers)
+    return [tuple(map(_made_of, layer.named_modules())) for layer in layers or ()]
+
+
+def _made_of(named: tuple[str, nn.Module]) -> Hashable:
+    """Its place, its type, its weights and its settings."""
+    name, module = named
+    weights = [(n, w.shape, w.requires_grad) for n, w in module._parameters.items() if w is not None]
+    settings = [
+        (setting, value)
+        for setting, value in vars(module).items()
+        if isinstance(value, bool | int | float | str) and setting not in NUMBERS_OF_LAYERS
+    ]
+    return name, type(module), tuple(weights), tuple(settings)
+
+
+def numbers(model: nn.Module) -> tuple[int, int]:
+    """(trained, frozen) weights, a quantized one counted whole."""
+    packed = sum(
+        layer.in_features * layer.out_features for layer in model.modules() if hasattr(layer, "unpacked")
+    )
+    trained = _count(weight for weight in model.parameters() if weight.requires_grad)
+    return trained, packed + _count(weight for weight in model.parameters() if not weight.requires_grad)
+
+
+def _count(weights: Iterable[torch.Tensor]) -> int:
+    return sum(math.prod(weight.shape) for weight in weights)

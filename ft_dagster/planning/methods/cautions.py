@@ -1,0 +1,99 @@
+"""What a person should know before a method is taken, one line each, the gravest first."""
+
+from __future__ import annotations
+
+from ft_dagster.planning.load import LORA_LIKE, QUANTIZED
+from ft_dagster.planning.methods.question import Figures, Question
+
+TIGHT = 0.95  # of a device's memory
+GENERAL = 0.05  # of the trained tokens
+
+
+def cautions(question: Question, figures: Figures) -> tuple[str, ...]:
+    """Warnings about one method for one question."""
+    said = [_knowledge(question, figures), _general(question, figures), _hardware(question, figures)]
+    return (*(line for line in said if line), *limits(question, figures))
+
+
+def limits(question: Question, figures: Figures) -> tuple[str, ...]:
+    """Those about memory, money and time, and about what is served."""
+    said = [
+        _tight(question, figures),
+        _beyond(question, figures),
+        _merging(question, figures),
+        _tries(question, figures),
+    ]
+    return tuple(line for line in said if line)
+
+
+def _knowledge(question: Question, figures: Figures) -> str | None:
+    name = figures.candidate.method
+    if question.objective != "domain_knowledge" or name == "full":
+        return None
+    return (
+        f"NEW KNOWLEDGE BY {name.upper()}: style is learned, facts are not; the evaluation needs factual "
+        "questions of the domain, not only perplexity"
+    )
+
+
+def _tight(question: Question, figures: Figures) -> str | None:
+    memory, needed = question.hardware.memory_bytes, figures.candidate.memory_bytes
+    if memory is None or not figures.candidate.fits or needed <= TIGHT * memory:
+        return None
+    return (
+        f"tight: {needed / 1e9:,.1f} of {memory / 1e9:,.1f} GB leaves {(memory - needed) / 1e9:,.1f} GB "
+        "for what a plan does not see"
+    )
+
+
+def _beyond(question: Question, figures: Figures) -> str | None:
+    over = []
+    if question.budget_usd is not None and figures.usd is not None and figures.usd > question.budget_usd:
+        over.append(f"${figures.usd:,.2f} of a budget of ${question.budget_usd:,.0f}")
+    limit = question.deadline_hours
+    if limit is not None and figures.hours is not None and figures.hours > limit:
+        over.append(f"{figures.hours:,.1f} h of a deadline of {limit:,.1f} h")
+    return f"beyond the limits: {' and '.join(over)}" if over else None
+
+
+def _general(question: Question, figures: Figures) -> str | None:
+    name, share = figures.candidate.method, question.general_share
+    if name == "full" and (share is None or share < GENERAL):
+        has = "full fine-tuning" if share is None else f"full fine-tuning with {share:.1%} general data"
+        return f"{has}: at least 5% of the trained tokens should be general, or it forgets"
+    if share == 0 and name != "full":
+        return (
+            "no general data: frozen weights are not frozen behaviour (measured elsewhere: LoRA of rank 32 "
+            "forgot .050 where full forgot .030)"
+        )
+    return None
+
+
+def _hardware(question: Question, figures: Figures) -> str | None:
+    name, hardware = figures.candidate.method, question.hardware
+    if hardware.kind == "cpu" and name in QUANTIZED:
+        return f"{name} on a CPU runs through bitsandbytes' CPU kernels: less memory, a slower step than lora"
+    if hardware.kind == "gpu" and not hardware.bf16:
+        return f"{hardware.name} has no bf16 arithmetic: it trains in fp32, twice the bytes a weight"
+    return None
+
+
+def _merging(question: Question, figures: Figures) -> str | None:
+    name = figures.candidate.method
+    if question.serving != "copies" or name not in LORA_LIKE:
+        return None
+    loss = ", and what was learned on quantized weights loses a little in it" if name in QUANTIZED else ""
+    return f"merged for serving: merging cannot be undone, so the adapter is kept beside it{loss}"
+
+
+def _tries(question: Question, figures: Figures) -> str | None:
+    tries = figures.experiments
+    if question.budget_usd is None or tries is None or tries.usd is None or figures.usd is None:
+        return None
+    if figures.usd > question.budget_usd or tries.usd[1] <= question.budget_usd:
+        return None
+    low, high = tries.usd
+    return (
+        f"one training is within the budget of ${question.budget_usd:,.0f}; the {tries.runs[0]} to "
+        f"{tries.runs[1]} before a production candidate cost ${low:,.0f} to ${high:,.0f}"
+    )

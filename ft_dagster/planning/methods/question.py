@@ -1,0 +1,199 @@
+"""What a decision is made from: the question asked, and each method's figures on the hardware asked about.
+
+Bytes are bytes; GB are 1e9 of them; memory is of one device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ft_dagster.errors import UserError
+from ft_dagster.planning.cost.serving import Manner, Serving, serve_adapters, serve_copies
+from ft_dagster.planning.cost.training_cost import (
+    Experiments,
+    Spent,
+    Storage,
+    evaluation_cost,
+    experiments,
+    storage_cost,
+    training_cost,
+    utilization_of,
+)
+from ft_dagster.planning.hardware.catalogue import Hardware
+from ft_dagster.planning.load import SOFT_PROMPTS
+from ft_dagster.planning.methods import defaults
+
+Objective = Literal["instruction", "domain_knowledge", "task_specific"]
+METHODS = ("full", "lora", "qlora", "lora_8bit", "prompt_tuning", "prefix_tuning")
+BF16 = 2  # bytes of a weight as served
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be taught, with what, for whom. Raises UserError for what has no answer."""
+
+    objective: Objective
+    examples: int  # of the mixture
+    tokens: int  # of one epoch, as fed
+    parameters: int  # of the base
+    hardware: Hardware
+    base_bytes: int | None = None  # of the base as stored; None: 2 a parameter
+    variants: int = 1  # on this base, this one among them
+    new_tokens: int = 0  # added to the vocabulary
+    general_share: float | None = None  # of the trained tokens; None: not known yet
+    general_matters: bool | None = None  # whether general ability must be kept; None: nobody said
+    budget_usd: float | None = None  # for one training and its evaluation
+    deadline_hours: float | None = None  # by the clock, for one training and its evaluation
+    serving: Manner | None = None  # how the variants will be served; None: nobody said
+    method: str | None = None  # as declared; None: auto
+    questions: int = 0  # asked in one evaluation, all tasks together
+    tokens_per_question: float = 200.0
+    learned_utilization: Mapping[str, float] = field(default_factory=dict)  # by method
+
+    def __post_init__(self) -> None:
+        _above_zero("parameters", self.parameters, "Give the base model's size, such as 13e9")
+        _above_zero("examples", self.examples, "The data set is empty: see data.sources")
+        _above_zero("tokens", self.tokens, "The data set is empty: see the counts of training_mixture")
+        _above_zero("variants", self.variants, "Count this variant too: at least 1")
+        _above_zero("budget", self.budget_usd, "Give USD above 0, or leave it out")
+        _above_zero("deadline", self.deadline_hours, "Give hours above 0, or leave it out")
+        if self.new_tokens < 0:
+            raise UserError("below zero", field="new_tokens", value=self.new_tokens, fix="Count them from 0")
+        if self.objective not in ("instruction", "domain_knowledge", "task_specific"):
+            fix = "Take instruction, domain_knowledge or task_specific"
+            raise UserError("no such objective", field="objective", value=self.objective, fix=fix)
+        if self.method is not None and self.method not in METHODS:
+            fix = f"Take one of {', '.join(METHODS)}, or auto"
+            raise UserError("no such method", field="method", value=self.method, fix=fix)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Of the base."""
+        return BF16 * self.parameters if self.base_bytes is None else self.base_bytes
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One method's figures on the question's hardware, from a dry run.
+
+    `memory_bytes`: of one device at the layout that needs least there. `gpus_needed`: the fewest such devices
+    that hold it (see `fewest_gpus`), None where no number does. `flops_per_token`: counted, forward, backward
+    and recomputation. `frozen_bytes`: the base as this method keeps it, whole; None: as it is stored.
+    """
+
+    method: str
+    trained: int  # parameters
+    memory_bytes: int
+    fits: bool
+    gpus_needed: int | None
+    flops_per_token: float
+    layout: str = ""  # in words: "ZeRO-3 over 2, gradient checkpointing"
+    epochs: float | None = None  # None: the method's default
+    frozen_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a candidate costs. Time and money None where a peak, a price or a layout is unknown."""
+
+    candidate: Candidate
+    epochs: float
+    training: Spent | None  # None: no number of these devices holds it
+    evaluation: Spent
+    storage: Storage
+    serving: Serving
+    experiments: Experiments | None
+
+    @property
+    def hours(self) -> float | None:
+        """Of one training and its evaluation, by the clock."""
+        return _sum(self.training.hours if self.training else None, self.evaluation.hours)
+
+    @property
+    def usd(self) -> float | None:
+        """Of one training and its evaluation."""
+        return _sum(self.training.usd if self.training else None, self.evaluation.usd)
+
+
+def figures_of(question: Question, candidate: Candidate) -> Figures:
+    """Time, money, storage and serving of a candidate.
+
+    One that fits is trained on all devices asked about; one that does not on the fewest that would hold it.
+    """
+    hardware, name = question.hardware, candidate.method
+    epochs = candidate.epochs or float(defaults.epochs(name, question.objective).value)
+    devices = hardware.count if candidate.fits else candidate.gpus_needed
+    training = None
+    if devices is not None:
+        training = training_cost(
+            candidate.flops_per_token,
+            question.tokens * epochs,
+            gpus=devices,
+            peak_flops=hardware.peak_flops,
+            usd_per_hour=hardware.usd_per_hour,
+            utilization=utilization_of(name, question.learned_utilization),
+        )
+    evaluation = evaluation_cost(
+        question.questions,
+        question.tokens_per_question,
+        question.parameters,
+        peak_flops=hardware.peak_flops,
+        usd_per_hour=hardware.usd_per_hour,
+    )
+    return Figures(
+        candidate,
+        epochs,
+        training,
+        evaluation,
+        storage_cost(
+            name,
+            candidate.trained,
+            question.stored_bytes,
+            variants=question.variants,
+            merged=_served(question, name) == "copies",
+        ),
+        serving_of(question, candidate),
+        None if training is None else experiments(training, evaluation),
+    )
+
+
+def serving_of(question: Question, candidate: Candidate) -> Serving:
+    """As wished where the method can, else as it must: full is copies, a soft prompt is never merged.
+
+    Adapters are served on the base they were trained on (quantized, for qlora); copies in bf16.
+    """
+    memory, device = question.hardware.memory_bytes, question.hardware.unit
+    if _served(question, candidate.method) == "copies":
+        return serve_copies(BF16 * question.parameters, question.variants, memory, device=device)
+    base = candidate.frozen_bytes or BF16 * question.parameters
+    return serve_adapters(base, BF16 * candidate.trained, question.variants, memory, device=device)
+
+
+def fewest_gpus(
+    bytes_on: Callable[[int], int], device_bytes: int, *, start: int = 1, most: int = 64
+) -> int | None:
+    """The fewest devices that hold it, by trying each number; `bytes_on(n)`: of one of n devices.
+
+    No division that rounds up a device too many, and nothing is taken to shrink with n: where each device
+    holds a copy, more of them do not help and the answer is None.
+    """
+    return next((n for n in range(start, most + 1) if bytes_on(n) <= device_bytes), None)
+
+
+def _served(question: Question, method: str) -> Manner:
+    if method == "full":
+        return "copies"
+    if method in SOFT_PROMPTS or question.serving is None:
+        return "adapters"
+    return question.serving
+
+
+def _above_zero(name: str, value: float | None, fix: str) -> None:
+    if value is not None and not value > 0:
+        raise UserError("must be above 0", field=name, value=value, fix=fix)
+
+
+def _sum(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first + second

@@ -1,0 +1,218 @@
+"""The rules of choosing a method. Each votes on every method, with its figures; an earlier rule outvotes.
+
+A vote's tier is lower where the rule likes the method more; methods of one tier are equal to that rule. What
+does not fit is below all that does, whatever else speaks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from ft_dagster.planning.load import LORA_LIKE, SOFT_PROMPTS
+from ft_dagster.planning.methods.question import Figures, Question
+
+Verdict = Literal["for", "against", "neither"]
+MATCHES_FULL, FULL_WINS = 1_000_000, 10_000_000  # examples
+LARGE = 10_000_000_000  # parameters from which soft prompts come close to full
+USUAL = {  # of methods that all else leaves equal
+    "lora": "the usual choice: little memory, small files, quick to try again",
+    "qlora": "where the base does not fit in bf16: 4-bit weights cost a slower step",
+    "lora_8bit": "between the two; int8 steps measured slower than 4-bit ones, and it cannot be sharded",
+    "full": "moves every weight: more memory and checkpoints, and what it can forget is everything",
+    "prefix_tuning": "of 2021: close to full at 10B and above, worse below",
+    "prompt_tuning": "of 2021: close to full at 10B and above, worse below; learns slowly",
+}
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What one rule says of one method."""
+
+    rule: str
+    tier: int
+    verdict: Verdict
+    sentence: str
+
+
+def fits(question: Question, figures: Figures) -> Vote:
+    candidate, hardware = figures.candidate, question.hardware
+    each = "on each device" if hardware.count > 1 else "on the one device"
+    needs = f"{candidate.method} needs {candidate.memory_bytes / 1e9:,.1f} GB {each}"
+    if candidate.layout:
+        needs += f" ({candidate.layout})"
+    has = "" if hardware.memory_bytes is None else f" of {hardware.memory_bytes / 1e9:,.1f} GB"
+    if candidate.fits:
+        return Vote("fits", 0, "for", f"{needs}{has}: fits")
+    if candidate.gpus_needed is None:
+        what = "no number of them holds it as this project trains it"
+    else:
+        what = f"{candidate.gpus_needed} of them would hold it"
+    return Vote("fits", 1, "against", f"{needs}{has}: does not fit; {what}")
+
+
+def objective(question: Question, figures: Figures) -> Vote:
+    name = figures.candidate.method
+    soft = name in SOFT_PROMPTS
+    if question.objective == "domain_knowledge":
+        if name == "full":
+            return Vote("objective", 0, "for", "domain_knowledge: facts need all weights")
+        said = f"domain_knowledge: {name} learns the style of a text and not its facts"
+        return Vote("objective", 2 if soft else 1, "against", said)
+    if soft:
+        size = f"{question.parameters / 1e9:,.1f}B parameters"
+        near = question.parameters >= LARGE
+        worse = "comes close to lora and stays behind it" if near else "is worse below 10B"
+        return Vote("objective", 1, "against", f"{question.objective}: at {size} {name} {worse}")
+    said = f"{question.objective}: behaviour and format are what {name} can teach"
+    return Vote("objective", 0, "for" if name in LORA_LIKE else "neither", said)
+
+
+def dataset_size(question: Question, figures: Figures) -> Vote | None:
+    if question.objective == "domain_knowledge":
+        return None  # facts need all weights at any size
+    name, count = figures.candidate.method, f"{question.examples:,} examples"
+    if question.examples > FULL_WINS:
+        if name == "full":
+            return Vote("dataset_size", 0, "for", f"{count}, more than 10M: full learns more from them")
+        return Vote("dataset_size", 1, "against", f"{count}, more than 10M: {name} falls behind full")
+    if question.examples >= MATCHES_FULL:
+        said = f"{count}, 1M to 10M: undetermined between full and lora; a bake-off decides"
+        return Vote("dataset_size", 0, "neither", said)
+    said = f"{count}, below 1M: lora matches full"
+    return Vote("dataset_size", 0, "for" if name in LORA_LIKE else "neither", said)
+
+
+def new_tokens(question: Question, figures: Figures) -> Vote | None:
+    if not question.new_tokens:
+        return None
+    name, count = figures.candidate.method, f"{question.new_tokens:,} new tokens"
+    if name in SOFT_PROMPTS:
+        return Vote("new_tokens", 1, "against", f"{count}: {name} cannot train their rows")
+    if name == "full":
+        return Vote("new_tokens", 0, "neither", f"{count}: full trains their rows, and so does lora")
+    return Vote(
+        "new_tokens", 0, "for", f"{count}: their rows are trained beside the adapter; no need of full"
+    )
+
+
+def variants(question: Question, figures: Figures) -> Vote | None:
+    if question.variants == 1:
+        return None
+    storage, serving = figures.storage.gigabytes, figures.serving
+    said = (
+        f"{question.variants} variants on this base: {storage:,.1f} GB stored; served as {serving.sentence}"
+    )
+    if figures.candidate.method == "full":
+        return Vote("variants", 1, "against", said)
+    return Vote("variants", 0, "for", said)
+
+
+def budget(question: Question, figures: Figures) -> Vote | None:
+    if question.budget_usd is None:
+        return None
+    training = figures.training.usd if figures.training else None
+    limit = _Limit("budget", question.budget_usd, "${:,.2f}", training, figures.evaluation.usd)
+    return _within(limit, question, figures)
+
+
+def deadline(question: Question, figures: Figures) -> Vote | None:
+    if question.deadline_hours is None:
+        return None
+    training = figures.training.hours if figures.training else None
+    limit = _Limit("deadline", question.deadline_hours, "{:,.1f} h", training, figures.evaluation.hours)
+    return _within(limit, question, figures)
+
+
+class _Limit(NamedTuple):
+    """A limit on training and judging together, both in the limit's unit."""
+
+    name: str
+    most: float
+    unit: str
+    training: float | None
+    judging: float | None
+
+    def show(self, value: float) -> str:
+        return self.unit.format(value)
+
+
+def _within(limit: _Limit, question: Question, figures: Figures) -> Vote:
+    """A method is beyond a limit that not even one epoch of it keeps; fewer epochs are told otherwise.
+
+    So no method wins a limit merely because its usual number of epochs is smaller.
+    """
+    said = f"the {limit.name} of {limit.show(limit.most)}"
+    if limit.training is None or limit.judging is None:
+        why = _unknown(question, figures)
+        return Vote(limit.name, 0, "neither", f"{said} cannot be held against {why}")
+    needed, epochs = limit.training + limit.judging, figures.epochs
+    takes = f"training and judging need {limit.show(needed)}"
+    if needed <= limit.most:
+        return Vote(limit.name, 0, "for", f"{takes}: within {said}")
+    beyond = f"{takes}: {needed / limit.most:,.1f} times {said}"
+    kept = epochs * (limit.most - limit.judging) / limit.training
+    if kept < min(1.0, epochs):
+        return Vote(limit.name, 1, "against", f"{beyond}, and one epoch is beyond it too")
+    return Vote(limit.name, 0, "against", f"{beyond}; {kept:.2g} of its {epochs:g} epochs keep within it")
+
+
+def serving(question: Question, figures: Figures) -> Vote | None:
+    name, gpus = figures.candidate.method, figures.serving.sentence
+    if question.serving is None:
+        return None
+    if question.serving == "adapters":
+        if name == "full":
+            return Vote("serving", 1, "against", f"one base with adapters is wished; full is {gpus}")
+        return Vote("serving", 0, "for", f"one base with adapters is wished: {gpus}")
+    if name in SOFT_PROMPTS:
+        return Vote("serving", 1, "against", f"whole models are wished; {name} cannot be merged into one")
+    return Vote("serving", 0, "for", f"whole models are wished: {gpus}")
+
+
+def narrow_task(question: Question, figures: Figures) -> Vote | None:
+    """Full wins one narrow task where general ability does not matter."""
+    if question.objective != "task_specific":
+        return None
+    name = figures.candidate.method
+    if question.general_matters:
+        said = "one narrow task would favour full, but general ability is to be kept"
+        return Vote("narrow_task", 0, "neither", said)
+    said = "one narrow task, and nobody asks for general ability"
+    if name == "full":
+        return Vote("narrow_task", 0, "for", f"{said}: full bends all weights to it")
+    return Vote("narrow_task", 1, "against", f"{said}: full would bend all weights to it")
+
+
+def usual(question: Question, figures: Figures) -> Vote:
+    name = figures.candidate.method
+    tier = list(USUAL).index(name)
+    return Vote("usual", tier, "for" if tier == 0 else "neither", USUAL[name])
+
+
+# What comes first outvotes what comes later.
+ORDER: tuple[Callable[[Question, Figures], Vote | None], ...] = (
+    fits,
+    objective,
+    dataset_size,
+    new_tokens,
+    variants,
+    budget,
+    deadline,
+    serving,
+    narrow_task,
+    usual,
+)
+
+
+def votes(question: Question, figures: Figures) -> tuple[Vote, ...]:
+    """Of every rule that applies, in order. The same rules apply to every method of a question."""
+    return tuple(vote for rule in ORDER if (vote := rule(question, figures)) is not None)
+
+
+def _unknown(question: Question, figures: Figures) -> str:
+    if figures.training is None:
+        return "a training that no number of these devices holds"
+    missing = "peak" if question.hardware.peak_flops is None else "price"
+    return f"hardware of unknown {missing} ({question.hardware.name})"

@@ -1,0 +1,62 @@
+"""How several processes share a training: copies, or ZeRO. Only what the trainer can shard is counted."""
+
+from __future__ import annotations
+
+from ft_dagster.errors import UserError
+from ft_dagster.planning.facts import Facts
+from ft_dagster.planning.load import Load, memory
+from ft_dagster.planning.reasons import Default, Origin
+from ft_dagster.spec import VariantSpec
+
+SHARDED = ("full", "lora", "qlora")
+
+
+def stage_of(spec: VariantSpec, load: Load) -> tuple[Default, Origin]:
+    """The ZeRO stage with its reason and origin. Raises UserError for one that cannot be had."""
+    declared, facts, name = spec.training.deepspeed, load.facts, load.method
+    _refuse(declared.stage, declared.offload, name)
+    if facts.ranks == 1 and offload_of(spec, facts)[0].value == "none":
+        alone = "one process: there is nothing to shard"
+        if declared.stage in ("auto", 0):
+            return Default(0, alone), "built-in"
+        return Default(0, f"{declared.stage} is declared, but this host trains in {alone}"), "host"
+    if declared.stage != "auto":
+        return Default(declared.stage, "as declared"), "declaration"
+    if offload_of(spec, facts)[0].value != "none":
+        return Default(3, "offload is a part of ZeRO"), "built-in"
+    if name == "full":
+        return Default(3, f"weights, gradients and states of full, over {facts.ranks} processes"), "built-in"
+    if name not in SHARDED:
+        return Default(0, f"a copy on each process: {name} is not sharded here"), "built-in"
+    floor = memory(load, 0, "none")["floor_bytes"]
+    if facts.device_memory is None or floor <= facts.device_memory:
+        return Default(0, "a copy on each process: the frozen base and the states fit a device"), "built-in"
+    return Default(3, "the frozen base does not fit a device: sharded over all"), "built-in"
+
+
+def offload_of(spec: VariantSpec, facts: Facts) -> tuple[Default, Origin]:
+    """Where states go; a host without a GPU has no device to relieve."""
+    declared = spec.training.deepspeed.offload
+    if declared == "none":
+        return Default("none", "states stay on the device"), "built-in"
+    if facts.device_kind != "cuda":
+        return Default("none", f"{declared} is declared, but this host has no GPU to relieve"), "host"
+    return Default(declared, "as declared"), "declaration"
+
+
+def _refuse(stage: str | int, offload: str, name: str) -> None:
+    if name not in SHARDED and (stage in (2, 3) or offload != "none"):
+        field, value = ("stage", stage) if stage in (2, 3) else ("offload", offload)
+        raise UserError(
+            f"{name} trains over several processes as copies only",
+            field=f"training.deepspeed.{field}",
+            value=value,
+            fix=f"Leave it out, or take one of {', '.join(SHARDED)}",
+        )
+    if stage == 0 and offload != "none":
+        raise UserError(
+            "offload is a part of ZeRO, and stage 0 is without it",
+            field="training.deepspeed.offload",
+            value=offload,
+            fix="Set training.deepspeed.stage to 2 or 3, or leave it to the plan",
+        )

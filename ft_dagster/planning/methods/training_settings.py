@@ -1,0 +1,144 @@
+"""The training settings of a plan, in transformers' own names."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ft_dagster.errors import UserError
+from ft_dagster.planning.facts import Facts
+from ft_dagster.planning.load import SOFT_PROMPTS, Load
+from ft_dagster.planning.methods import defaults
+from ft_dagster.planning.methods.sharding import offload_of, stage_of
+from ft_dagster.planning.reasons import AS_DECLARED, Default, Origin, Reasons
+from ft_dagster.spec import VariantSpec
+from ft_dagster.spec.variant import DeepspeedSpec, TrainingSpec
+
+
+def precision_of(spec: VariantSpec, facts: Facts) -> str:
+    """ "bf16" or "fp32": what is declared, else what the hardware computes in."""
+    if spec.training.precision != "auto":
+        return spec.training.precision
+    return "bf16" if facts.bf16 else "fp32"
+
+
+def resolve_training(spec: VariantSpec, load: Load, reasons: Reasons) -> dict[str, Any]:
+    """contract.TrainingSettings; `report_to` acts on no weight and is no part of it. Raises UserError."""
+    declared, facts, name = spec.training, load.facts, load.method
+
+    def settle(field: str, default: Default) -> Any:
+        return reasons.settle(f"training.{field}", getattr(declared, field), default)
+
+    rate = defaults.LEARNING_RATES[name]
+    packing = _packing(declared, name, reasons)
+    learning_rate = settle("learning_rate", Default(rate.value, rate.reason))
+    epochs = float(settle("num_train_epochs", defaults.epochs(name, spec.objective)))
+    micro = settle("per_device_train_batch_size", defaults.MICRO_BATCH[packing])
+    return {
+        "learning_rate": learning_rate,
+        "num_train_epochs": epochs,
+        "max_steps": settle("max_steps", Default(None, "num_train_epochs decides")),
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": settle(
+            "gradient_accumulation_steps", _accumulation(packing, micro, epochs, facts)
+        ),
+        "max_length": settle("max_length", Default(facts.max_length, defaults.MAX_LENGTH.reason)),
+        "packing": packing,
+        "gradient_checkpointing": _checkpointing(declared, load, reasons),
+        "precision": _precision(spec, facts, reasons),
+        "deepspeed": _deepspeed(spec, load, reasons),
+        "watch": _watch(declared, reasons),
+        "evaluations": _standing("evaluations", declared, _spacing(declared.evaluations), reasons),
+        **{field: _standing(field, declared, why, reasons) for field, why in defaults.STANDING.items()},
+    }
+
+
+def steps_of(training: dict[str, Any], facts: Facts) -> int:
+    """Optimizer steps; an estimate where rows are packed."""
+    if training["max_steps"]:
+        return int(training["max_steps"])
+    rows = _rows(training["packing"], facts) * training["num_train_epochs"]
+    batch = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
+    return max(1, math.ceil(rows / (batch * facts.ranks)))
+
+
+def _standing(field: str, declared: TrainingSpec, why: str, reasons: Reasons) -> Any:
+    """A value that the declaration has even where it says nothing."""
+    value = getattr(declared, field)
+    if value == TrainingSpec.model_fields[field].default:
+        return reasons.put(f"training.{field}", value, "built-in", why)
+    return reasons.put(f"training.{field}", value, "declaration", AS_DECLARED)
+
+
+def _packing(declared: TrainingSpec, name: str, reasons: Reasons) -> bool:
+    if name in SOFT_PROMPTS:
+        why = f"PEFT's {name} drops the positions that would keep packed examples apart"
+        return bool(reasons.put("training.packing", False, "built-in", why))
+    return bool(_standing("packing", declared, "whole examples fill each row, kept apart", reasons))
+
+
+def _checkpointing(declared: TrainingSpec, load: Load, reasons: Reasons) -> bool:
+    default = defaults.gradient_checkpointing(load.method, load.facts.parameters)
+    if load.method == "prefix_tuning" and declared.gradient_checkpointing:
+        raise UserError(
+            default.reason,
+            field="training.gradient_checkpointing",
+            value=True,
+            fix="Leave it out, or take prompt_tuning or lora",
+        )
+    return bool(reasons.settle("training.gradient_checkpointing", declared.gradient_checkpointing, default))
+
+
+def _precision(spec: VariantSpec, facts: Facts, reasons: Reasons) -> str:
+    value = precision_of(spec, facts)
+    if spec.training.precision != "auto":
+        return str(reasons.put("training.precision", value, "declaration", AS_DECLARED))
+    why = "the hardware computes in bf16" if facts.bf16 else "no bf16 arithmetic on this hardware"
+    return str(reasons.put("training.precision", value, "host", why))
+
+
+def _deepspeed(spec: VariantSpec, load: Load, reasons: Reasons) -> dict[str, Any]:
+    """contract.Deepspeed."""
+    declared = spec.training.deepspeed
+    stage, origin = stage_of(spec, load)
+    offload, offload_origin = offload_of(spec, load.facts)
+    path = declared.nvme_path if offload.value == "nvme" else None
+    buckets = int(declared.bucket_mb * 1e6)
+    usual = declared.bucket_mb == DeepspeedSpec.model_fields["bucket_mb"].default
+    field = "training.deepspeed"
+    return {
+        "stage": reasons.put(f"{field}.stage", stage.value, origin, stage.reason),
+        "offload": reasons.put(f"{field}.offload", offload.value, offload_origin, offload.reason),
+        "nvme_path": reasons.put(f"{field}.nvme_path", path, offload_origin, "for offload: nvme alone"),
+        "bucket_bytes": reasons.put(
+            f"{field}.bucket_bytes",
+            buckets,
+            "built-in" if usual else "declaration",
+            "DeepSpeed's own size of a communication" if usual else AS_DECLARED,
+        ),
+    }
+
+
+def _watch(declared: TrainingSpec, reasons: Reasons) -> dict[str, Any]:
+    """contract.Watch."""
+    watch = declared.watch.model_dump()
+    for field, value in watch.items():
+        origin: Origin = "declaration" if value else "built-in"
+        reasons.put(f"training.watch.{field}", value, origin, AS_DECLARED if value else "not watched")
+    return watch
+
+
+def _spacing(evaluations: int) -> str:
+    return f"a checkpoint every {1 / evaluations:.1%} of training; 10-20% is usual"
+
+
+def _rows(packing: bool, facts: Facts) -> int:
+    """Rows of one epoch: packed ones hold about max_length tokens each."""
+    return math.ceil(facts.tokens / facts.max_length) if packing else facts.examples
+
+
+def _accumulation(packing: bool, micro: int, epochs: float, facts: Facts) -> Default:
+    rows, together = _rows(packing, facts) * epochs, micro * facts.ranks
+    steps, most = defaults.WANTED_STEPS, defaults.LARGEST_BATCH_ROWS
+    value = max(1, min(most // together, int(rows / (steps * together))))
+    return Default(value, f"about {rows:,.0f} rows in all: {steps} steps or more of at most {most} rows")

@@ -1,0 +1,169 @@
+"""A variant's plan before its graph has run: from a sample of its sources where there is no mixture yet.
+
+Sampled rows are rendered and tokenized as the mixture will be; duplicates and overlaps with the evaluation,
+which it drops, are not looked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ft_dagster.data.base import resolve_base
+from ft_dagster.data.derived import base_folder
+from ft_dagster.data.general import document_chunks
+from ft_dagster.data.locations import Asked
+from ft_dagster.data.mixture import refuse_kind
+from ft_dagster.data.render import load_tokenizer, render_rows
+from ft_dagster.data.sources import read_raw, read_rows
+from ft_dagster.data.weights import CONFIG, measure, weight_files
+from ft_dagster.errors import UserError
+from ft_dagster.launch.leases import of_host
+from ft_dagster.planning.context import (
+    Counts,
+    Site,
+    counts_of,
+    facts_of,
+    hardware_of,
+    plan_context,
+    sharing,
+)
+from ft_dagster.planning.hardware.catalogue import Hardware
+from ft_dagster.planning.methods.defaults import MAX_LENGTH
+from ft_dagster.planning.plan import Plan, make_plan
+from ft_dagster.planning.survey import PlanContext
+from ft_dagster.settings import Settings
+from ft_dagster.spec import Declared, VariantKey, VariantSpec, load_variant
+from ft_dagster.store import Artifact, read_head
+
+ROWS = 400  # of each source, tokenized
+COUNTED = 1_000_000  # of each source, read to be counted
+
+
+class Counted(NamedTuple):
+    """Facts of the data, and where they come from."""
+
+    counts: Counts
+    basis: str
+
+
+def plan_variant(settings: Settings, key: VariantKey, hardware: Hardware | None = None) -> dict[str, Any]:
+    """The document of a plan as it would be made now, on this host or on `hardware`; nothing is kept.
+
+    `basis` says what the data's figures rest on. Raises UserError, also for what this host can never lend.
+    """
+    declared = load_variant(settings.project, key)
+    try:
+        return _planned(settings, declared, hardware)
+    except UserError as error:
+        error.file = error.file or str(declared.file)
+        raise
+
+
+def _planned(settings: Settings, declared: Declared, hardware: Hardware | None) -> dict[str, Any]:
+    spec, key = declared.spec, declared.key
+    site = Site(settings.project, settings.open_store(), settings.cache_folder, key)
+    if hardware is None:
+        leases = of_host(settings.host)
+        leases.candidates(leases.ask_of(key, spec.resources))
+        hardware = hardware_of(spec, leases.inventory, settings.project)
+    prefix = f"tenants/{key.tenant}/{key.variant}"
+    base = read_head(site.store, prefix, "base_model")
+    mixture = read_head(site.store, prefix, "training_mixture")
+    if base is not None:
+        folder = base_folder(site.store, base, site.project, site.cache)
+        parameters, stored = base.figures["parameters"], base.figures["weights_bytes"]
+        context = plan_context(site, spec, base, hardware)
+    elif spec.base_model.variant is not None:
+        raise UserError(
+            "starts from another variant's release, which no run has taken up yet",
+            field="base_model.variant",
+            value=spec.base_model.variant,
+            fix="Materialize base_model of this variant first",
+        )
+    else:
+        folder = resolve_base(spec.base_model, site.project, site.cache, declared_in=declared.file).folder
+        parameters, stored, _ = measure(folder, weight_files(folder))
+        context = _without_base(site, spec, folder, hardware)
+    data = _recorded(mixture) or sample(declared, site.project, folder)
+    plan: Plan = make_plan(spec, facts_of(data.counts, parameters, stored, folder, hardware), context)
+    return {
+        "variant": str(key),
+        "basis": data.basis,
+        "examples": data.counts.examples,
+        "tokens": data.counts.tokens,
+        **plan.estimate,
+    }
+
+
+def _without_base(site: Site, spec: VariantSpec, folder: Path, hardware: Hardware) -> PlanContext:
+    """Of a base that no run has recorded yet: its finished trainings are not known."""
+    rows = int(json.loads((folder / CONFIG).read_text("utf-8")).get("vocab_size") or 0)
+    return PlanContext(
+        folder,
+        hardware,
+        variants=len(sharing(site, spec)),
+        new_token_ids=tuple(range(rows, rows + len(spec.base_model.new_tokens))),
+        budget_usd=spec.resources.budget_usd,
+        deadline_hours=spec.resources.deadline_hours,
+        serving="copies" if spec.export.format == "merged" else "adapters",
+    )
+
+
+def _recorded(mixture: Artifact | None) -> Counted | None:
+    if mixture is None:
+        return None
+    return Counted(counts_of(mixture), f"the newest training_mixture, {mixture.digest[:12]}")
+
+
+def sample(declared: Declared, project: Path, folder: Path) -> Counted:
+    """Counts of the mixture to be, from the first rows of each source. Raises UserError."""
+    spec = declared.spec
+    longest = json.loads((folder / CONFIG).read_text("utf-8")).get("max_position_embeddings")
+    max_length = spec.training.max_length or min(MAX_LENGTH.value, int(longest or MAX_LENGTH.value))
+    tokenizer = load_tokenizer(folder)
+    examples, tokens, trained, read, rows_in_all = 0.0, 0.0, 0.0, 0, 0
+    for place, source in enumerate(spec.data.sources):
+        asked = Asked(declared.file, f"data.sources[{place}]")
+        rows = list(islice(read_rows(source, project, asked), ROWS))
+        for row in rows:
+            refuse_kind(spec, row, declared.file)
+        found = list(_rendered(spec, rows, tokenizer, max_length))
+        whole = len(rows)
+        if whole == ROWS:
+            whole = sum(1 for _ in islice(read_raw(source, project, asked), COUNTED))
+        times = whole / len(rows)
+        examples += times * len(found)
+        tokens += times * sum(length for length, _ in found)
+        trained += times * sum(labels for _, labels in found)
+        read, rows_in_all = read + len(rows), rows_in_all + whole
+    kept = 1 - spec.data.splits.validation - spec.data.splits.test
+    share = 0.0 if spec.data.general is None else spec.data.general.share
+    general = kept * trained * share / (1 - share)  # text, of which every token is trained
+    counts = Counts(
+        round(kept * examples + general / max_length),
+        round(kept * tokens + general),
+        round(kept * trained + general),
+        share,
+        max_length,
+    )
+    basis = f"an estimate from {read:,} of {rows_in_all:,} rows of the sources; duplicates are not looked for"
+    return Counted(counts, basis)
+
+
+def _rendered(
+    spec: VariantSpec, rows: list[Any], tokenizer: Any, max_length: int
+) -> Iterator[tuple[int, int]]:
+    """(tokens, tokens with a label) of each example."""
+    if spec.objective == "domain_knowledge":
+        for row in rows:
+            for chunk in document_chunks(row.text, row.record, tokenizer, max_length):
+                example = chunk.rendered()
+                yield len(example.input_ids), example.trained_tokens
+        return
+    for example in render_rows(rows, tokenizer, train_on=spec.data.train_on, max_length=max_length):
+        if example.trained_tokens:
+            yield len(example.input_ids), example.trained_tokens

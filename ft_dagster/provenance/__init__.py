@@ -1,0 +1,1 @@
+"""What gives an artifact its identity: digests, manifests, stage versions, the package's own source."""

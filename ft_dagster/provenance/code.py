@@ -1,0 +1,33 @@
+"""The package's own source: its digest, which manifests name, and an archive of it to be kept."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from functools import cache
+from pathlib import Path
+
+from ft_dagster.provenance.digest import hash_folder, payload_digest
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+@cache
+def source_digest() -> str:
+    """Digest of every file of the installed package but compiled ones."""
+    return payload_digest([file for file in hash_folder(PACKAGE) if "__pycache__" not in file.path])
+
+
+def source_archive() -> bytes:
+    """A tar of the package without dates, owners or modes, so equal source gives equal bytes."""
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for file in hash_folder(PACKAGE):
+            if "__pycache__" in file.path:
+                continue
+            entry = tarfile.TarInfo(f"ft_dagster/{file.path}")
+            entry.size = file.size
+            with (PACKAGE / file.path).open("rb") as content:
+                tar.addfile(entry, content)
+    return gzip.compress(raw.getvalue(), mtime=0)

@@ -1,0 +1,142 @@
+"""A real program under the real launcher and a real lease, disturbed at a chosen moment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from ft_dagster.launch.inventory import Device, Inventory
+from ft_dagster.launch.leases import Ask, Leases
+from ft_dagster.launch.local import run_program
+from ft_dagster.launch.processes import carriers
+from ft_dagster.provenance.digest import hash_folder, payload_digest
+
+GRACE, KILL_AFTER = 30.0, 1.0
+
+
+class Cancelled(Exception):
+    """What a cancel raises in the process that waits for the program."""
+
+
+@dataclass
+class DisturbedRun:
+    """One run of `ft_dagster.<program>` in `run_folder`; its output goes to `output.log` there."""
+
+    program: str
+    run_folder: Path
+    grace: float = GRACE
+    marker: str = field(default_factory=lambda: f"chaos-{uuid.uuid4().hex[:8]}")
+    code: int | None = None
+    cancelled: bool = False
+
+    def __post_init__(self) -> None:
+        devices = (Device("0", None, "CPU slot"), Device("1", None, "CPU slot"))
+        self.leases = Leases(self.run_folder.parent / "leases", Inventory("cpu", devices), poll_seconds=0.02)
+        self._cancel = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        ask = Ask("acme.support", "acme", 1, 0, "chaos", self.marker)
+        with self.leases.acquire(ask) as lease:
+            try:
+                self.code = run_program(
+                    f"ft_dagster.{self.program}",
+                    self.run_folder,
+                    lease,
+                    poll=self._raise_if_cancelled,
+                    grace=self.grace,
+                    kill_after=KILL_AFTER,
+                    output=self.run_folder / "output.log",
+                    marker=self.marker,
+                )
+            except Cancelled:
+                self.cancelled = True
+
+    def _raise_if_cancelled(self) -> None:
+        if self._cancel.is_set():
+            raise Cancelled
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def said(self) -> str:
+        return (self.run_folder / "output.log").read_text()
+
+    def main(self) -> psutil.Process:
+        """The program itself: the child of the supervisor."""
+        found: list[psutil.Process] = []
+        self.wait_for(lambda: found.extend(self._without_parents()) or found)
+        return found[0]
+
+    def ranks(self) -> list[psutil.Process]:
+        """The processes that train, where they are not the program itself."""
+        return [process for process in carriers(self.marker) if "RANK" in _environ(process)]
+
+    def _without_parents(self) -> list[psutil.Process]:
+        alive = carriers(self.marker)
+        pids = {process.pid for process in alive}
+        return [process for process in alive if process.ppid() not in pids]
+
+    def wait_for(self, moment: Callable[[], object], seconds: float = 120) -> None:
+        deadline = time.monotonic() + seconds
+        while not moment():
+            assert self.running, f"it ended before that moment:\n{self.said}"
+            assert time.monotonic() < deadline, f"that moment did not come:\n{self.said}"
+            time.sleep(0.0003)
+
+    def cancel(self) -> None:
+        self._cancel.set()
+
+    def end(self, seconds: float = 120) -> int | None:
+        """Wait for its end; the exit code, None where it was cancelled."""
+        self._thread.join(seconds)
+        assert not self.running, f"still running after {seconds} s"
+        return self.code
+
+    def assert_nothing_is_left(self) -> None:
+        """A process that the kernel is taking apart gives its lock back last: that may take a moment."""
+        assert carriers(self.marker) == []
+        deadline = time.monotonic() + 5
+        while {device.state for device in self.leases.table().devices} != {"free"}:
+            assert time.monotonic() < deadline, "a lease is left"
+            time.sleep(0.02)
+
+    def rescue(self) -> None:
+        """End it, whatever a failed test left."""
+        for process in carriers(self.marker):
+            process.kill()
+        self._thread.join(60)
+
+
+def kill(process: psutil.Process) -> None:
+    process.send_signal(signal.SIGKILL)
+
+
+def loaded(pid: int, library: str) -> bool:
+    """Whether a process has mapped a file with that word in its path."""
+    try:
+        return library in Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return False
+
+
+def digest_of(payload: Path) -> str:
+    return payload_digest(hash_folder(payload))
+
+
+def _environ(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except (psutil.Error, OSError):
+        return dict(os.environ) if process.pid == os.getpid() else {}

@@ -1,0 +1,228 @@
+from pathlib import Path
+
+import pytest
+
+from ft_dagster.data.dataset_io import as_row
+from ft_dagster.data.render import load_tokenizer, render
+from ft_dagster.errors import UserError
+from ft_dagster.evaluation import test_split_task
+from ft_dagster.evaluation.__main__ import main
+from ft_dagster.evaluation.samples import main_metric, read_samples
+from tests.evaluation.questions import row, write_database, write_rows, write_run, write_texts
+
+pytestmark = pytest.mark.slow
+
+DRAWN = {"limit": 5, "seed": 0}
+
+
+@pytest.fixture
+def database(tmp_path):
+    return write_database(tmp_path / "towns.db")
+
+
+@pytest.fixture
+def tasks(tmp_path, tiny_tokenizer):
+    def make(rows, tokenizer=tiny_tokenizer, **changes):
+        test = write_rows(tmp_path / "test.parquet", rows)
+        return test_split_task.test_split_tasks(
+            test, tokenizer, **{**DRAWN, "max_new_tokens": 8, "max_length": 512, **changes}
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["messages", "prompt_completion"])
+def test_the_scored_tokens_are_the_trained_ones(tasks, tiny_tokenizer, kind):
+    given = row(3, kind)
+    doc = tasks([given])[0].eval_docs[0]
+    rendered = render(as_row(given), tiny_tokenizer)
+    (start, end) = rendered.spans[-1]
+    assert doc["prompt_ids"] == rendered.input_ids[:start]
+    assert doc["answer_ids"] == rendered.input_ids[start:end]
+    assert doc["tokens"] == end - start
+
+
+@pytest.mark.parametrize("prompt", ["Where is it? ", "Where is it?", "Where is it?\n"])
+def test_the_prompt_does_not_give_the_answer_away(tasks, answered, tiny_tokenizer, prompt):
+    rows = [{**each, "prompt": prompt} for each in answered("south", "north", " the west", "")]
+    asked = [doc["asked_ids"] for doc in tasks(rows)[1].eval_docs]
+    assert asked == [tiny_tokenizer(prompt)["input_ids"]] * len(asked)
+
+
+@pytest.mark.parametrize("kind", ["messages", "prompt_completion"])
+def test_what_a_tokenizer_puts_before_a_text_is_before_the_prompt(tasks, tiny_model_folder, kind):
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = load_tokenizer(tiny_model_folder)
+    first, last = tokenizer.pad_token_id, tokenizer.eos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A <|im_end|>", special_tokens=[("<|endoftext|>", first), ("<|im_end|>", last)]
+    )
+    (doc,) = tasks([row(3, kind)], tokenizer=tokenizer)[1].eval_docs
+    plain = tokenizer(doc["prompt"], add_special_tokens=False)["input_ids"]
+    assert doc["asked_ids"] == (plain if kind == "messages" else [first, *plain])
+
+
+def test_a_sample_is_drawn_by_seed_and_is_not_the_first_rows(tasks):
+    rows = [row(n) for n in range(40)]
+    first, again, other = (
+        [doc["index"] for doc in tasks(rows, seed=seed)[0].eval_docs] for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert first != other
+    assert first != list(range(5))
+
+
+def test_text_rows_have_a_loss_alone(tasks):
+    (task,) = tasks([row(n, "text") for n in range(3)])
+    assert list(task.higher_is_better()) == ["completion_loss"]
+
+
+def test_a_long_text_is_asked_for_a_piece_of_it_drawn_by_seed(tasks, tiny_tokenizer, monkeypatch):
+    monkeypatch.setattr(test_split_task, "TEXT_TOKENS", 24)
+    long = [row(n, "text") for n in range(8)]
+    for number, each in enumerate(long):
+        each["text"] = "".join(f"Part {part} of report {number}. " for part in range(40))
+    first, again, other = (tasks(long, seed=seed, limit=None)[0].eval_docs for seed in (0, 0, 1))
+    assert first["answer"] == again["answer"] != other["answer"]
+    starts = {whole["text"].index(doc["answer"]) for doc, whole in zip(first, long, strict=True)}
+    assert len(starts) > 3
+    for doc in first:
+        assert doc["tokens"] == len(tiny_tokenizer(doc["answer"])["input_ids"])
+        assert 20 <= doc["tokens"] <= 24
+
+
+def test_a_text_of_the_limit_is_asked_whole(tasks, tiny_tokenizer, monkeypatch):
+    given = row(1, "text")
+    monkeypatch.setattr(test_split_task, "TEXT_TOKENS", len(tiny_tokenizer(given["text"])["input_ids"]))
+    assert tasks([given])[0].eval_docs[0]["answer"] == given["text"]
+
+
+LABELS = ("billing", "refund", "other")
+
+
+@pytest.fixture
+def answered():
+    """Rows whose answers are given."""
+
+    def make(*answers):
+        rows = [row(number, "prompt_completion") for number in range(len(answers))]
+        return [{**each, "completion": answer} for each, answer in zip(rows, answers, strict=True)]
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("kind", "metrics"),
+    [
+        ("text", ["exact_match", "token_f1"]),
+        ("label", ["exact_match"]),
+        ("json", ["json_f1", "valid_json"]),
+    ],
+)
+def test_each_kind_of_answer_has_its_metrics(tasks, answered, kind, metrics):
+    loss, greedy = tasks(answered('{"a": 1}', '{"b": 2}'), kind=kind, max_new_tokens=32)
+    assert list(loss.higher_is_better()) == ["completion_loss"]
+    assert list(greedy.higher_is_better()) == metrics
+
+
+def test_an_answer_that_is_no_json_is_refused_with_its_record(tasks, answered):
+    rows = answered('{"a": 1}', "{'a': 1}")
+    with pytest.raises(UserError, match=rows[1]["record"][:16]):
+        tasks(rows, kind="json", max_new_tokens=32)
+
+
+def test_queries_are_scored_by_what_they_return(tasks, answered, database):
+    (_, greedy) = tasks(
+        answered("SELECT name FROM town ORDER BY people"), kind="sql", max_new_tokens=64, database=database
+    )
+    doc = greedy.eval_docs[0]
+    right = "select name from town where people > 0 order by people asc"
+    for answer, score in (
+        (right, 1.0),
+        ("select name from town order by people desc", 0.0),
+        ("DROP TABLE town", 0),
+    ):
+        assert greedy.process_results(doc, [answer]) == {"execution_accuracy": score}
+
+
+@pytest.mark.parametrize("query", ["SELECT nme FROM town", "DELETE FROM town", "SELECT 1; SELECT 2"])
+def test_a_reference_query_that_fails_names_record_and_database(tasks, answered, database, query):
+    rows = answered("SELECT name FROM town", query)
+    with pytest.raises(UserError) as caught:
+        tasks(rows, kind="sql", max_new_tokens=64, database=database)
+    assert rows[1]["record"][:16] in caught.value.problem
+    assert caught.value.file == str(database)
+
+
+def test_texts_have_no_answer_to_score(tasks, answered):
+    with pytest.raises(UserError, match="1 of the rows asked are raw text"):
+        tasks([*answered(*LABELS), row(9, "text")], kind="label")
+
+
+def test_an_answer_that_max_new_tokens_would_cut_is_refused(tasks, answered, tiny_tokenizer):
+    long = len(tiny_tokenizer("billing " * 20)["input_ids"])
+    rows = answered("other", "billing " * 20)
+    with pytest.raises(UserError, match="cut off") as caught:
+        tasks(rows, kind="label", max_new_tokens=8)
+    assert caught.value.fix == f"Raise it to {long + 1} or more"
+    tasks(rows, kind="label", max_new_tokens=long + 1)
+    tasks(rows, kind="text", max_new_tokens=8)
+
+
+def test_generation_ends_with_the_turn(tasks, tiny_tokenizer):
+    ends = test_split_task.end_tokens(tasks([row(1)]), tiny_tokenizer)
+    assert ends == {tiny_tokenizer.convert_tokens_to_ids("<|im_end|>")}
+
+
+def test_an_empty_test_split_is_refused(tasks):
+    with pytest.raises(UserError, match="no rows"):
+        tasks([])
+
+
+def test_more_new_tokens_than_the_model_holds_are_refused(tasks):
+    with pytest.raises(UserError, match="max_new_tokens"):
+        tasks([row(1)], max_new_tokens=512)
+
+
+def test_long_general_texts_are_cut_to_the_same_tokens(tmp_path, tiny_tokenizer, monkeypatch):
+    monkeypatch.setattr(test_split_task, "TEXT_TOKENS", 12)
+    file = write_texts(tmp_path / "texts.parquet", 4)
+    docs = test_split_task.general_text_task(file, tiny_tokenizer, limit=None, seed=0).eval_docs
+    assert max(doc["tokens"] for doc in docs) == 12
+    assert all(len(tiny_tokenizer(doc["answer"])["input_ids"]) == doc["tokens"] for doc in docs)
+
+
+def test_the_page_names_the_metrics_of_each_kind():
+    page = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text("utf-8")
+    for kind, metrics in test_split_task.ANSWER_METRICS.items():
+        (line,) = [line for line in page.splitlines() if line.startswith(f"| `{kind}` |")]
+        _, _, judged, shown, _ = line.split("|")
+        offered = ["completion_loss", *metrics]
+        assert judged.strip() == f"`{main_metric(offered)}`"
+        assert all(f"`{metric}`" in shown for metric in offered if metric != main_metric(offered))
+
+
+REFERENCES = {"json": '{"n": 1}', "sql": "SELECT name FROM town"}
+
+
+@pytest.mark.parametrize("kind", ["json", "sql"])
+def test_a_real_model_is_scored_by_the_program(tmp_path, tiny_model_folder, answered, database, kind):
+    test = write_rows(tmp_path / "test.parquet", answered(*[REFERENCES[kind]] * 3))
+    own = {"test": test, "max_new_tokens": 24, "kind": kind}
+    own |= {"database": database} if kind == "sql" else {}
+    model = {"base": tiny_model_folder}
+    assert main(write_run(tmp_path / "run", tiny_model_folder, model=model, test_split_task=own)) == 0
+    samples = read_samples(tmp_path / "run" / "output" / "payload")
+    assert {sample.metric for sample in samples} == {"completion_loss", *test_split_task.ANSWER_METRICS[kind]}
+    assert {sample.value for sample in samples if sample.metric != "completion_loss"} == {0.0}
+
+
+def test_a_database_that_the_questions_do_not_fit_is_one_line(
+    tmp_path, tiny_model_folder, answered, database, capsys
+):
+    test = write_rows(tmp_path / "test.parquet", answered("SELECT name FROM village"))
+    own = {"test": test, "max_new_tokens": 24, "kind": "sql", "database": database}
+    model = {"base": tiny_model_folder}
+    assert main(write_run(tmp_path / "run", tiny_model_folder, model=model, test_split_task=own)) == 2
+    assert "no such table: village" in capsys.readouterr().err.splitlines()[-1]

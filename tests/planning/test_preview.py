@@ -1,0 +1,137 @@
+"""`ft-dagster plan VARIANT`: before there is a mixture, after, on other hardware, where it will not fit."""
+
+import json
+
+import dagster as dg
+import pytest
+from typer.testing import CliRunner
+
+from ft_dagster.cli import app
+from ft_dagster.errors import UserError
+from ft_dagster.planning.hardware.catalogue import PROCESS
+from ft_dagster.planning.preview import plan_variant
+from ft_dagster.settings import load_settings
+from ft_dagster.spec import VariantKey
+from tests.e2e.conftest import Workshop
+from tests.e2e.project import UP_TO_PLAN, edit, write_lines, write_project
+
+pytestmark = pytest.mark.slow
+KEY = VariantKey.parse("acme.places")
+CARDS = """cards:
+  Tiny-1:
+    memory_mib: 478
+    bf16_tflops: 1
+    usd_per_hour: 0.1
+    price: {date: 2026-11-25, source: made up for a test}
+    source: none
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_model_folder):
+    made = write_project(tmp_path_factory.mktemp("project"), tiny_model_folder)
+    for tenant in ("acme", "globex"):
+        edit(made / "tenants" / tenant / "places.yaml", _bare)
+    (made / "gpus.yaml").write_text(CARDS)
+    return made
+
+
+def _bare(declared):
+    declared["evaluation"] = {"general": []}
+    declared["data"]["decontaminate"] = {"enabled": False}
+
+
+def asked(folder, *more):
+    done = CliRunner().invoke(app, ["--project", str(folder), "plan", *more, "--json"])
+    return done.exit_code, json.loads(done.stdout)
+
+
+def test_before_there_is_a_mixture_the_sources_are_sampled_and_that_is_said(folder):
+    code, document = asked(folder, str(KEY))
+    assert code == 0
+    assert document["basis"].startswith("an estimate from ")
+    assert document["method"] == document["plan"]["method"]["name"]
+    assert set(document["ranking"][0]) == {
+        "method", "fits", "gpus_needed", "memory_gb_per_gpu", "hours", "cost_usd", "storage_gb",
+        "serving_gpus", "days_to_candidate", "warnings", "rules",
+    }  # fmt: skip
+
+
+def test_the_sample_is_near_what_the_mixture_counts(folder):
+    _, before = asked(folder, str(KEY))
+    with dg.DagsterInstance.ephemeral() as instance:
+        shop = Workshop(folder, instance)
+        shop.materialize(str(KEY), *UP_TO_PLAN[:-1])
+    _, after = asked(folder, str(KEY))
+    assert after["basis"].startswith("the newest training_mixture")
+    assert before["examples"] == pytest.approx(after["examples"], rel=0.15)
+    assert before["tokens"] == pytest.approx(after["tokens"], rel=0.15)
+    assert before["memory_bytes"] == after["memory_bytes"]
+
+
+def test_a_long_source_is_counted_and_not_tokenized_whole(folder, monkeypatch):
+    rows = [{"prompt": f"Where is place {n}?", "completion": "North."} for n in range(900)]
+    write_lines(folder / "data" / "long.jsonl", rows)
+    file = folder / "tenants" / "globex" / "places.yaml"
+    edit(file, lambda declared: declared["data"].update(sources=["data/long.jsonl"], general=None))
+    document = plan_variant(load_settings(folder), VariantKey.parse("globex.places"))
+    assert "400 of 900 rows" in document["basis"]
+    assert document["examples"] == pytest.approx(630, rel=0.01)  # less 15% each for validation and test
+
+
+def test_on_a_card_that_cannot_hold_it_the_changes_are_named_and_the_exit_is_1(folder):
+    code, document = asked(folder, str(KEY), "--gpus", "Tiny-1")
+    assert (code, document["fits"]) == (1, False)
+    assert document["plan"]["memory_bytes"]["total"] > document["device_bytes"]
+
+
+def test_an_unknown_card_and_an_unknown_variant_are_one_error(folder):
+    for more, field in ((["--gpus", "A100-79GB"], "--gpus"), ([], None)):
+        name = str(KEY) if more else "acme.nowhere"
+        with pytest.raises(UserError) as error:
+            CliRunner().invoke(app, ["--project", str(folder), "plan", name, *more], catch_exceptions=False)
+        assert error.value.field == field
+
+
+def test_what_this_host_can_never_lend_is_refused_before_anything_is_computed(folder):
+    file = folder / "tenants" / "acme" / "places.yaml"
+    before = file.read_text()
+    edit(file, lambda d: d["resources"].update(cpu_slots=3))
+    try:
+        with pytest.raises(UserError, match="more CPU slots than this host lends") as error:
+            plan_variant(load_settings(folder), KEY)
+    finally:
+        file.write_text(before)
+    assert (error.value.file, error.value.field) == (str(file), "resources.cpu_slots")
+
+
+def test_a_variant_that_does_not_fit_fails_at_the_plan_and_the_first_change_makes_it_pass(folder):
+    """Through Dagster: the check blocks, its list is followed, the plan passes."""
+    training = {"max_length": 512, "per_device_train_batch_size": 8, "gradient_checkpointing": False}
+    edit(
+        folder / "tenants" / "acme" / "places.yaml",
+        lambda d: d.update(method="full", export="merged", training=training),
+    )
+    needs = plan_variant(load_settings(folder), KEY)["plan"]["memory_bytes"]["total"]
+    lent = (0.8 * needs + PROCESS) / 1e9
+    edit(folder / "ft_dagster.yaml", lambda d: d.setdefault("host", {}).update(memory_gb=lent))
+    with dg.DagsterInstance.ephemeral() as instance:
+        shop = Workshop(folder, instance)
+        refused = shop.materialize(str(KEY), *UP_TO_PLAN, raises=False)
+        assert not refused.success, shop.failure(refused)
+        (check,) = [e for e in refused.get_asset_check_evaluations() if e.check_name == "fits"]
+        assert not check.passed
+        changes = plan_variant(load_settings(folder), KEY)["changes"]
+        assert changes[0]["sentence"] in check.description
+        edit(folder / "tenants" / "acme" / "places.yaml", lambda d: _apply(d, changes[0]["settings"]))
+        passed = shop.materialize(str(KEY), *UP_TO_PLAN)
+        (check,) = [e for e in passed.get_asset_check_evaluations() if e.check_name == "fits"]
+        assert check.passed
+
+
+def _apply(declared, settings):
+    for field, value in settings.items():
+        tree, *names = declared, *field.split(".")
+        for name in names[:-1]:
+            tree = tree.setdefault(name, {})
+        tree[names[-1]] = value
