@@ -9,7 +9,7 @@ from typing import Any
 
 from ft_dagster.lineage.release import record_release
 from ft_dagster.store import Artifact, Attempt, Store, write_head
-from ft_dagster.store.stage import Recipe, make
+from ft_dagster.store.make import Recipe, make
 
 WEIGHTS, GATES = "a" * 64, "b" * 64
 LORA = {"peft_type": "LORA", "r": 4, "base_model_name_or_path": "sha256:base"}

@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from ft_dagster.assets.bench import failures
+from ft_dagster.assets.failures import failures
 from ft_dagster.report.gpus import COLUMNS, status_rows
 from ft_dagster.report.tables import markdown_table
 from ft_dagster.resources.gpus import Gpus

@@ -8,17 +8,13 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
-import dagster as dg
-
-from ft_dagster.assets.bench import VARIANTS, Bench, failures
-from ft_dagster.assets.data import locate, new_token_ids, parent_adapter
-from ft_dagster.automation.experiments import PLANNED, TRAINED, Experiment, Run, materialize
+from ft_dagster.automation.experiments import PLANNED, TRAINED, Experiment, Run, workspace_of
 from ft_dagster.errors import UserError
-from ft_dagster.resources.artifacts import ArtifactStore
-from ft_dagster.resources.gpus import Gpus
-from ft_dagster.resources.launchers import LocalLauncher
-from ft_dagster.resources.tenants import Tenants
-from ft_dagster.spec import VariantKey
+from ft_dagster.stages.chain import run_chain
+from ft_dagster.stages.stacking import trained_base
+from ft_dagster.stages.workspace import Workspace
+from ft_dagster.store import Artifact
+from ft_dagster.training.contract import PLAN_FILE
 
 if TYPE_CHECKING:
     from ft_dagster.training.contract import TrainingSettings
@@ -71,50 +67,21 @@ def steps_within(experiment: Experiment, run: Run, budget: Budget) -> int | str:
     """
     if budget.kind == "minutes":
         return _steps_in_minutes(experiment, run, budget)
-    found: list[FlopsModel] = []
     label = str(run.number)
-    outcome = materialize(experiment, label, run.overrides, [*PLANNED, _counting(found)])
+    workspace = workspace_of(experiment, label, run.overrides)
+    outcome = run_chain(workspace, PLANNED)
     if outcome.error:
         return outcome.error
-    plan, mixture = _plan(experiment, label), experiment.head(label, "training_mixture")
-    assert mixture is not None
-    folder = mixture.folder(experiment.store, experiment.settings.cache_folder) / "payload"
-    return _steps_for_flops(plan, folder, found[0], budget, run.name)
+    plan = _plan(workspace, outcome.made["training_plan"])
+    model = _flops_model(workspace, outcome.made["base_model"], plan)
+    mixture = workspace.payload(outcome.made["training_mixture"])
+    return _steps_for_flops(plan, mixture, model, budget, run.name)
 
 
-def _counting(found: "list[FlopsModel]") -> dg.AssetsDefinition:
-    """An asset for this run alone that counts what a step of the plan costs."""
-
-    @dg.asset(partitions_def=VARIANTS, deps=["training_plan"])
-    def flops_a_step(
-        context: dg.AssetExecutionContext,
-        tenants: Tenants,
-        artifacts: ArtifactStore,
-        launcher: LocalLauncher,
-        gpus: Gpus,
-    ) -> None:
-        with failures():
-            bench = Bench(
-                context, VariantKey.parse(context.partition_key), tenants, artifacts, launcher, gpus
-            )
-            found.append(_flops_model(bench))
-
-    return flops_a_step
-
-
-def _flops_model(bench: Bench) -> "FlopsModel":
-    from ft_dagster.training.contract import Base, Parent
+def _flops_model(workspace: Workspace, artifact: Artifact, plan: dict[str, Any]) -> "FlopsModel":
     from ft_dagster.training.watch.flops import count
 
-    artifact = bench.upstream("base_model")
-    plan = json.loads((bench.payload(bench.upstream("training_plan")) / "plan.json").read_text("utf-8"))
-    beneath = parent_adapter(bench, artifact)
-    base = Base(
-        folder=locate(bench, artifact),
-        digest=artifact.digest,
-        new_token_ids=tuple(new_token_ids(bench, artifact)),
-        parent=None if beneath is None else Parent(adapter=beneath[0], digest=beneath[1]),
-    )
+    base = trained_base(workspace, artifact, plan["method"]["name"])
     checkpointing = bool(plan["training"]["gradient_checkpointing"])
     model = count(base, plan["method"], gradient_checkpointing=checkpointing)
     if model is None:
@@ -125,11 +92,8 @@ def _flops_model(bench: Bench) -> "FlopsModel":
     return model
 
 
-def _plan(experiment: Experiment, label: str) -> dict[str, Any]:
-    head = experiment.head(label, "training_plan")
-    assert head is not None
-    folder = head.folder(experiment.store, experiment.settings.cache_folder)
-    plan: dict[str, Any] = json.loads((folder / "payload" / "plan.json").read_text("utf-8"))
+def _plan(workspace: Workspace, artifact: Artifact) -> dict[str, Any]:
+    plan: dict[str, Any] = json.loads((workspace.payload(artifact) / PLAN_FILE).read_text("utf-8"))
     return plan
 
 
@@ -189,11 +153,12 @@ def _flops_of_steps(
 
 def _steps_in_minutes(experiment: Experiment, run: Run, budget: Budget) -> int | str:
     label = f"{run.number}-speed"
-    outcome = materialize(experiment, label, run.overrides | CALIBRATION, TRAINED)
-    head = experiment.head(label, "fine_tuned_model") if "fine_tuned_model" in outcome.made else None
-    if head is None:
+    workspace = workspace_of(experiment, label, run.overrides | CALIBRATION)
+    outcome = run_chain(workspace, TRAINED)
+    tuned = outcome.made.get("fine_tuned_model")
+    if tuned is None:
         return outcome.error or "it made no model"
-    log = head.folder(experiment.store, experiment.settings.cache_folder) / "evidence" / "log.jsonl"
+    log = workspace.evidence(tuned) / "log.jsonl"
     lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
     seconds = mean([line["seconds"] for line in lines if "seconds" in line][1:])
     if seconds > 2 * 60 * budget.amount:

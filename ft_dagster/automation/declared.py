@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from ft_dagster.assets.bench import PARTITIONS, VARIANTS
+from ft_dagster.assets.partitions import PARTITIONS, VARIANTS
 from ft_dagster.errors import UserError
 from ft_dagster.resources.tenants import Tenants
 

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 from cronsim import CronSim
 
-from ft_dagster.assets.bench import PARTITIONS
+from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.jobs import variant_chain
 from ft_dagster.automation.tags import DUE, VARIANT, variant_tags
 from ft_dagster.data.derived import newer_parent

@@ -1,4 +1,4 @@
-"""Experiments: the asset graph, run in this process for changed declarations of one variant.
+"""Experiments: the stages, run in this process for changed declarations of one variant.
 
 What a run makes lies under the variant by its key, so that equal stages are shared and a winner, once it is
 declared, is found again. Heads of an experiment lie apart, in `experiments/<id>/<run>/heads/`: the variant's
@@ -16,29 +16,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import dagster as dg
-
-from ft_dagster.assets.bench import EXPERIMENT, OVERRIDES, PARTITIONS, RIVALS, STOPPED
-from ft_dagster.assets.data import frozen_declaration
-from ft_dagster.automation.instance import failure_of
-from ft_dagster.automation.jobs import CHAIN
-from ft_dagster.automation.tags import variant_tags
 from ft_dagster.errors import UserError
 from ft_dagster.launch.locks import EXCLUSIVE, lock, unlock
 from ft_dagster.provenance.digest import sha256_json
-from ft_dagster.resources.artifacts import ArtifactStore
-from ft_dagster.resources.gpus import Gpus
-from ft_dagster.resources.launchers import LocalLauncher
-from ft_dagster.resources.tenants import Tenants
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared
+from ft_dagster.stages.chain import ChainOutcome, run_chain, up_to
+from ft_dagster.stages.declaration import freeze
+from ft_dagster.stages.stage import Stage
+from ft_dagster.stages.workspace import RunOf, Trial, Workspace
 from ft_dagster.store import Artifact, Store, read_head
 
 SCHEMA_VERSION = 1
-INTERRUPTED = "DagsterExecutionInterruptedError"
-JUDGED = CHAIN[: [asset.key.path[-1] for asset in CHAIN].index("evaluation") + 1]
-PLANNED = CHAIN[: [asset.key.path[-1] for asset in CHAIN].index("training_plan") + 1]
-TRAINED = CHAIN[: [asset.key.path[-1] for asset in CHAIN].index("fine_tuned_model") + 1]
+JUDGED, PLANNED, TRAINED = (up_to(name) for name in ("evaluation", "training_plan", "fine_tuned_model"))
 Status = Literal["waiting", "running", "done", "stopped early", "failed"]
 Say = Callable[[str], None]
 
@@ -109,15 +99,6 @@ class Experiment:
         return read_head(self.store, f"{self.folder}/{label}", stage)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """`error`: why the graph did not get to its end. `stopped`: the folder of a training that gave up."""
-
-    made: frozenset[str]
-    error: str | None
-    stopped: Path | None
-
-
 @contextmanager
 def opened(
     settings: Settings, declared: Declared, kind: str, arguments: dict[str, Any], runs: Sequence[Run]
@@ -127,7 +108,7 @@ def opened(
     Its id covers the declaration with the fingerprints of sources and tasks, and the arguments. Raises
     UserError where another process has it open.
     """
-    content = frozen_declaration(declared, settings.project, settings.cache_folder)
+    content = freeze(declared, settings.project, settings.cache_folder)
     digest = sha256_json({"kind": kind, "declaration": content, "arguments": arguments})
     experiment = Experiment(settings, declared, f"{kind}-{digest[:8]}", arguments, list(runs))
     lock_file = settings.work_folder / "locks" / experiment.id
@@ -159,12 +140,12 @@ def _recall(experiment: Experiment) -> None:
     experiment.runs = [Run(**run) for run in known["runs"]]
 
 
-def carry_out(experiment: Experiment, run: Run, rivals: Mapping[int, float] | None = None) -> None:
+def carry_out(experiment: Experiment, run: Run, stop_above: Mapping[int, float] | None = None) -> None:
     """Take a run from its declaration to its evaluation; what came of it is in the run and the registry."""
     run.status, run.error = "running", None
     experiment.save()
     label = str(run.number)
-    outcome = materialize(experiment, label, run.overrides, JUDGED, rivals)
+    outcome = run_stages(experiment, label, run.overrides, JUDGED, stop_above)
     run.error = outcome.error
     if "evaluation" in outcome.made:  # a gate that does not hold is a finding, not a failure
         run.status, run.error = "done", None
@@ -186,54 +167,31 @@ def carry_out(experiment: Experiment, run: Run, rivals: Mapping[int, float] | No
     experiment.save()
 
 
-def materialize(
+def run_stages(
     experiment: Experiment,
     label: str,
     overrides: Mapping[str, Any],
-    assets: Sequence[dg.AssetsDefinition],
-    rivals: Mapping[int, float] | None = None,
-) -> Outcome:
-    """Materialize assets of the variant with an instance of their own. Raises KeyboardInterrupt."""
-    project, key = str(experiment.settings.project), experiment.declared.key
-    gpus = Gpus(project=project)
-    resources = {
-        "tenants": Tenants(project=project),
-        "artifacts": ArtifactStore(project=project),
-        "gpus": gpus,
-        "launcher": LocalLauncher(gpus=gpus),
-    }
-    tags = variant_tags(key, "experiment") | {
-        EXPERIMENT: f"{experiment.id}/{label}",
-        OVERRIDES: json.dumps(dict(overrides)),
-        RIVALS: json.dumps(dict(rivals or {})),
-    }
-    with dg.DagsterInstance.ephemeral() as instance:
-        instance.add_dynamic_partitions(PARTITIONS, [str(key)])
-        result = dg.materialize(
-            assets, partition_key=str(key), instance=instance, resources=resources, tags=tags,
-            raise_on_error=False,
-        )  # fmt: skip
-        error = None if result.success else failure_of(instance, result.run_id)
-    made = {
-        event.step_materialization_data.materialization.asset_key.path[-1]
-        for event in result.all_events
-        if event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION
-    }
-    return Outcome(frozenset(made), error, _stopped(result))
+    stages: Sequence[Stage[Any]],
+    stop_above: Mapping[int, float] | None = None,
+) -> ChainOutcome:
+    """Run stages of the variant with its declaration changed. Raises KeyboardInterrupt."""
+    return run_chain(workspace_of(experiment, label, overrides, stop_above), stages)
 
 
-def _stopped(result: dg.ExecuteInProcessResult) -> Path | None:
-    """The run folder of a training that gave up. An interrupt, which Dagster took for a failure, goes on."""
-    for event in result.all_events:
-        if event.event_type != dg.DagsterEventType.STEP_FAILURE:
-            continue
-        failure = event.step_failure_data
-        if failure.error is not None and failure.error.cls_name == INTERRUPTED:
-            raise KeyboardInterrupt
-        said = failure.user_failure_data
-        if said is not None and said.metadata and STOPPED in said.metadata:
-            return Path(str(said.metadata[STOPPED].value))
-    return None
+def workspace_of(
+    experiment: Experiment,
+    label: str,
+    overrides: Mapping[str, Any],
+    stop_above: Mapping[int, float] | None = None,
+) -> Workspace:
+    """Where a run of the experiment works: heads of its own, the variant's part of the store."""
+    trial = Trial(f"{experiment.id}/{label}", dict(overrides), dict(stop_above or {}))
+    run = RunOf(f"{experiment.id}/{label}", "experiment", _log)
+    return Workspace(experiment.settings, experiment.declared.key, run, trial)
+
+
+def _log(line: str) -> None:
+    print(f"{datetime.now(UTC).isoformat(timespec='seconds')} {line}", flush=True)
 
 
 def _figures(experiment: Experiment, label: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster._daemon.controller import get_daemon_statuses
 
-from ft_dagster.assets.bench import PARTITIONS
+from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.tags import PARTITION, TENANT, VARIANT, variant_tags
 from ft_dagster.errors import UserError
 from ft_dagster.settings import PROJECT_VARIABLE, Settings

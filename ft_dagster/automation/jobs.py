@@ -3,7 +3,7 @@
 import dagster as dg
 
 from ft_dagster.assets import data, evaluation, planning, release, training
-from ft_dagster.assets.bench import VARIANTS
+from ft_dagster.assets.partitions import VARIANTS
 
 CHAIN = [
     data.declaration,

@@ -70,7 +70,7 @@ def sweep(
                 break
             else:
                 say(name)
-                carry_out(experiment, run, rivals(experiment.runs))
+                carry_out(experiment, run, stop_above(experiment.runs))
                 say(f"{name}: {run.status}{f': {run.error}' if run.status == 'failed' else ''}")
         return experiment
 
@@ -142,7 +142,7 @@ def _overrides(declared: Declared, point: dict[str, Any]) -> tuple[dict[str, Any
     return {**adapted, **own}, said(declared, [field for field in dropped if field not in own])
 
 
-def rivals(runs: Sequence[Run]) -> dict[int, float]:
+def stop_above(runs: Sequence[Run]) -> dict[int, float]:
     """Evaluation -> median validation loss of the finished runs; none before there are three of them.
 
     The last evaluation is left out: a training that got there is finished.

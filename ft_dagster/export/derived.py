@@ -14,14 +14,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import BaseModel, ConfigDict
+from typing import TYPE_CHECKING, Any
 
 from ft_dagster.data.new_tokens import extend, pieces_of
 from ft_dagster.data.weights import CONFIG, INDEX, WEIGHTS, read_json, weight_files
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.request import read_request
+from ft_dagster.export.derive_request import DeriveRequest
 from ft_dagster.program import run_program, write_json
 
 if TYPE_CHECKING:
@@ -31,29 +30,15 @@ SHARD_BYTES = 4_000_000_000
 MODEL = "model"  # the folder of the payload that holds the base
 
 
-class Request(BaseModel):
-    """One base to make. `base_digest`: how `adapter` names its base; `declared_in`: for errors to name."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    schema_version: Literal[1]
-    base: Path
-    base_digest: str
-    adapter: Path | None = None
-    new_tokens: tuple[str, ...] = ()
-    declared_in: str | None = None
-    output: Path
-
-
 def main(run_dir: Path) -> int:
     @cache
-    def request() -> Request:
-        return read_request(run_dir, Request)
+    def request() -> DeriveRequest:
+        return read_request(run_dir, DeriveRequest)
 
     return run_program(lambda: request().output, lambda: derive(request()))
 
 
-def derive(request: Request) -> dict[str, Any]:
+def derive(request: DeriveRequest) -> dict[str, Any]:
     """Write the folder; returns {"new_token_ids": [...]}. Raises UserError."""
     _quiet()
     target, folded = request.output / "payload" / MODEL, request.output / "folded"

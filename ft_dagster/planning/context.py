@@ -1,33 +1,18 @@
-"""What a variant's plan is made from, out of its project and store: hardware, base, neighbours, facts."""
+"""What a variant's plan is made from: the hardware that it gets, and the facts of its data and base."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ft_dagster.data.derived import base_folder, new_token_ids_of, parent_artifact
-from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import computes_bf16
 from ft_dagster.launch.inventory import Inventory
-from ft_dagster.planning.cost.learned import Finished, finished
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.hardware.catalogue import Hardware, load_catalogue, of_cpu
 from ft_dagster.planning.shapes import dimensions, linear_shapes
-from ft_dagster.planning.survey import PlanContext
-from ft_dagster.spec import VariantKey, VariantSpec, load_variant, variant_files
-from ft_dagster.store import Artifact, Store, read_head
-from ft_dagster.training.contract import Parent
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where a variant lives."""
-
-    project: Path
-    store: Store
-    cache: Path
-    key: VariantKey
+from ft_dagster.spec import VariantSpec
+from ft_dagster.store import Artifact
 
 
 class Counts(NamedTuple):
@@ -63,37 +48,6 @@ def keyed(hardware: Hardware) -> dict[str, Any]:
     return {"kind": kind, "ranks": hardware.count, "memory": memory, "bf16": bf16}
 
 
-def sharing(site: Site, spec: VariantSpec) -> list[VariantKey]:
-    """The declared variants on this one's base, itself among them; a broken declaration counts for none."""
-    found = [site.key]
-    for key in variant_files(site.project):
-        if key == site.key:
-            continue
-        try:
-            if load_variant(site.project, key).spec.base_model == spec.base_model:
-                found.append(key)
-        except UserError:
-            continue
-    return found
-
-
-def plan_context(site: Site, spec: VariantSpec, base: Artifact, hardware: Hardware) -> PlanContext:
-    """What a survey reads beside the declaration: the base's shapes, its variants, their trainings."""
-    neighbours = sharing(site, spec)
-    return PlanContext(
-        base_folder(site.store, base, site.project, site.cache),
-        hardware,
-        variants=len(neighbours),
-        new_token_ids=tuple(new_token_ids_of(site.store, base, site.cache)),
-        parent=_parent(site, base),
-        budget_usd=spec.resources.budget_usd,
-        deadline_hours=spec.resources.deadline_hours,
-        serving="copies" if spec.export.format == "merged" else "adapters",
-        base=base.digest,
-        finished=_finished(site.store, neighbours),
-    )
-
-
 def facts_of(counts: Counts, parameters: int, base_bytes: int, folder: Path, hardware: Hardware) -> Facts:
     """`parameters`, `base_bytes`: of the base as stored, in `folder`."""
     known = keyed(hardware)
@@ -120,19 +74,3 @@ def counts_of(mixture: Artifact) -> Counts:
         mixture.figures["general_share"]["realized"],
         mixture.predicate["spec"]["max_length"],
     )
-
-
-def _parent(site: Site, base: Artifact) -> Parent | None:
-    """The adapter that stays frozen beneath, whatever method the plan comes to."""
-    parent = base.figures.get("parent")
-    if not parent or parent["mode"] != "stack":
-        return None
-    adapter = parent_artifact(site.store, base, "model_export")
-    return Parent(adapter=adapter.folder(site.store, site.cache) / "payload", digest=adapter.digest)
-
-
-def _finished(store: Store, keys: list[VariantKey]) -> tuple[Finished, ...]:
-    """The newest training of each of these variants, where it was measured."""
-    heads = (read_head(store, f"tenants/{k.tenant}/{k.variant}", "fine_tuned_model") for k in keys)
-    known = (finished(head.figures) for head in heads if head is not None)
-    return tuple(one for one in known if one is not None)

@@ -7,7 +7,7 @@ says why. A value that later work will fill is parsed here and refused in `not_y
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
@@ -39,8 +39,20 @@ METHOD_SETTINGS: dict[str, tuple[str, ...]] = {  # of `method`, those that act
 }
 
 
+class UnlistedField(Exception):
+    """A stage read a field of the declaration that it does not list: it would be missing in its key."""
+
+
 class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Called for what is not there: an unlisted field of a narrowed declaration (see spec.narrow)."""
+            if name in type(self).model_fields:
+                raise UnlistedField(f"{type(self).__name__}.{name} is read, and the stage does not list it")
+            return super().__getattr__(name)
 
 
 def _from_string(field: str) -> BeforeValidator:

@@ -12,6 +12,7 @@ from ft_dagster.provenance.digest import sha256_json
 
 Status = Literal["done", "stopped", "failed", "preempted", "cancelled"]
 RUN_FILE = "run.json"
+PLAN_FILE = "plan.json"  # in the payload of a training_plan
 RESULT_FILE = "result.json"
 
 
@@ -117,7 +118,7 @@ class Member(Strict):
     output: Path
     benchmarks: Benchmarks | None = None
     report_to: tuple[str, ...] = ()
-    rivals: dict[int, float] = Field(
+    stop_above: dict[int, float] = Field(
         {}, description="Evaluation (1, 2, ...) -> validation loss above which this training gives up"
     )
 
@@ -161,7 +162,7 @@ class Run(Strict):
 class Result(BaseModel):
     """result.json of one member. `figures` are numbers and words (null where not measured).
 
-    "stopped": it gave up against its rivals, and exported nothing. `reason` is a failure's kind, where a
+    "stopped": its loss was above `stop_above`, and it exported nothing. `reason` is a failure's kind, where a
     retry can do something about it.
     """
 

@@ -13,7 +13,7 @@ import dagster as dg
 import psutil
 import pytest
 
-from ft_dagster.assets.bench import EXPERIMENT, OVERRIDES, PARTITIONS
+from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.definitions import resources
 from ft_dagster.lineage.release import history
@@ -168,7 +168,7 @@ def test_the_same_command_again_runs_nothing_and_writes_the_winner_whose_model_r
 @pytest.mark.slow
 def test_an_experiment_is_not_released_whatever_the_tags_say(swept):
     folder, document = swept
-    tags = {EXPERIMENT: f"{document['id']}/1", OVERRIDES: json.dumps({"gates.task_margin": 1.0})}
+    tags = {"ft/experiment": f"{document['id']}/1", "ft/overrides": json.dumps({"gates.task_margin": 1.0})}
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions(PARTITIONS, [str(KEY)])
         result = dg.materialize(
@@ -178,7 +178,7 @@ def test_an_experiment_is_not_released_whatever_the_tags_say(swept):
     (event,) = [
         e for e in result.all_events if e.event_type_value == "STEP_FAILURE" and e.step_key == "model_export"
     ]
-    assert "neither exported nor released" in event.step_failure_data.user_failure_data.description
+    assert "acme.places has no fine_tuned_model yet" in event.step_failure_data.user_failure_data.description
     assert history(load_settings(folder).open_store(), PREFIX) == []
 
 

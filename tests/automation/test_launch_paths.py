@@ -21,7 +21,7 @@ from dagster._daemon.sensor import execute_sensor_iteration
 from dagster._scheduler.scheduler import launch_scheduled_runs
 from dagster_graphql.schema import create_schema
 
-from ft_dagster.assets.bench import PARTITIONS
+from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.instance import LAUNCH, LOCATION, write_home
 from ft_dagster.settings import load_settings
 from tests.automation.test_schedules import declare

@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 import yaml
 
-from ft_dagster.assets.bench import PARTITIONS
+from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.declared import new_declarations
 from ft_dagster.automation.due import due_variants, last_due
 from ft_dagster.automation.tags import DUE
@@ -17,7 +17,7 @@ from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.spec.variant import BaseModelSpec, RetrainSpec
 from ft_dagster.store import write_head
-from ft_dagster.store.stage import Recipe, make
+from ft_dagster.store.make import Recipe, make
 from tests.releases import adapter, release
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday

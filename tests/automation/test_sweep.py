@@ -5,7 +5,7 @@ import pytest
 from ft_dagster.automation.bakeoff import for_method
 from ft_dagster.automation.budget import Budget
 from ft_dagster.automation.experiments import Run
-from ft_dagster.automation.sweep import draw_runs, parse_sets, rank, rivals
+from ft_dagster.automation.sweep import draw_runs, parse_sets, rank, stop_above
 from ft_dagster.errors import UserError
 from ft_dagster.spec import VariantKey, load_variant
 from ft_dagster.spec.overrides import with_overrides
@@ -119,8 +119,8 @@ def run(number, curve=(), *, status="done", gain=0.0, loss=1.0, general=True):
 def test_a_training_is_held_against_the_median_of_three_finished_runs_but_not_at_its_end():
     finished = [run(1, [3.0, 2.0, 1.0]), run(2, [5.0, 4.0, 3.0])]
     stopped = run(3, [9.0], status="stopped early")
-    assert rivals([*finished, stopped]) == {}
-    assert rivals([*finished, stopped, run(4, [4.0, 1.0, 0.5])]) == {1: 4.0, 2: 2.0}
+    assert stop_above([*finished, stopped]) == {}
+    assert stop_above([*finished, stopped, run(4, [4.0, 1.0, 0.5])]) == {1: 4.0, 2: 2.0}
 
 
 def test_runs_are_ranked_by_the_task_among_those_that_keep_general_ability():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ft_dagster.store import Store, find, verify
-from ft_dagster.store.stage import Recipe
+from ft_dagster.store.make import Recipe
 
 pytestmark = pytest.mark.slow
 PROGRAM = Path(__file__).parent / "programs" / "commit.py"

@@ -13,7 +13,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.spec import VariantKey
 from ft_dagster.spec.variant import BaseModelSpec
 from ft_dagster.store import Artifact, Store
-from ft_dagster.store.stage import Recipe, make
+from ft_dagster.store.make import Recipe, make
 from tests.releases import adapter, release
 
 CHILD = VariantKey("acme", "support")

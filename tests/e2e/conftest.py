@@ -4,7 +4,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from ft_dagster.assets.bench import PARTITIONS
+from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.definitions import resources
 from ft_dagster.settings import load_settings

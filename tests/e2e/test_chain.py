@@ -5,11 +5,11 @@ import json
 import dagster as dg
 import pytest
 
-from ft_dagster.assets import evaluation
 from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.lineage.release import history
 from ft_dagster.report.summary import STAGES, variant_row
 from ft_dagster.spec import VariantKey
+from ft_dagster.stages import asked
 from ft_dagster.store import read_head, verify
 from tests.e2e.project import edit, write_lines
 
@@ -107,7 +107,7 @@ def test_a_second_tenant_shares_base_corpus_and_general_scores_and_gets_a_merged
     other = "tenants/globex/places"
     mine, theirs = (read_head(workshop.store, p, "base_evaluation") for p in (PREFIX, other))
     assert mine.inputs["general_scores"] == theirs.inputs["general_scores"]
-    assert len(workshop.store.names("shared/base_evaluation")) == 1
+    assert len(workshop.store.names("shared/general_scores")) == 1
     payload = read_head(workshop.store, other, "model_export").folder(
         workshop.store, workshop.settings.cache_folder
     )
@@ -178,9 +178,9 @@ def test_a_stage_asked_before_its_upstream_says_what_to_do(fresh):
 def test_scores_in_another_arithmetic_are_scores_of_their_own(workshop, monkeypatch):
     """Two kinds of host on one store: the base is never compared with a model asked otherwise."""
     before = read_head(workshop.store, PREFIX, "base_evaluation")
-    here = evaluation.judging_dtype("cpu")
+    here = asked.judging_dtype("cpu")
     other = {"float32": "bfloat16", "bfloat16": "float32"}[here]
-    monkeypatch.setattr(evaluation, "judging_dtype", lambda kind: other)
+    monkeypatch.setattr(asked, "judging_dtype", lambda kind: other)
     workshop.materialize("acme.places", "base_evaluation")
     made = read_head(workshop.store, PREFIX, "base_evaluation")
     monkeypatch.undo()

@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 
 from ft_dagster.assets import data
-from ft_dagster.assets.bench import PARTITIONS, VARIANTS
+from ft_dagster.assets.partitions import PARTITIONS, VARIANTS
 from ft_dagster.automation.instance import write_home
 from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.definitions import defs, resources

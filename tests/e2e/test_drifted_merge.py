@@ -5,8 +5,8 @@ import json
 import dagster as dg
 import pytest
 
-from ft_dagster.assets.release import OWN
 from ft_dagster.lineage.release import history
+from ft_dagster.stages.verdicts import OWN
 from ft_dagster.store import read_head
 from tests.e2e.conftest import Workshop
 from tests.e2e.project import edit, write_project

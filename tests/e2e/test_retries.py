@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from ft_dagster.assets.bench import FAILURE
+from ft_dagster.assets.failures import FAILURE
 from ft_dagster.launch.processes import MARKER
 from ft_dagster.store import read_head
 from tests.e2e.project import UP_TO_PLAN, edit

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 from ft_dagster.planning.hardware.catalogue import PROCESS
-from ft_dagster.planning.preview import plan_variant
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.stages.preview import plan_variant
 from tests.e2e.conftest import Workshop
 from tests.e2e.project import UP_TO_PLAN, edit, write_lines, write_project
 

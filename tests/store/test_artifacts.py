@@ -9,7 +9,7 @@ import pytest
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.manifest import PREDICATE, STATEMENT
 from ft_dagster.store import Place, find, read_head, verify, write_head
-from ft_dagster.store.stage import Recipe, make
+from ft_dagster.store.make import Recipe, make
 
 RECIPE = Recipe("task_dataset", "tenants/acme/support", {"sources": "a" * 64}, {"data": 1}, "acme.support")
 
@@ -142,7 +142,7 @@ def test_two_processes_of_a_host_build_a_key_once(store, tmp_path):
 import json, sys, time
 from pathlib import Path
 from ft_dagster.store import Store
-from ft_dagster.store.stage import Recipe, make
+from ft_dagster.store.make import Recipe, make
 work = Path(sys.argv[2])
 def build(attempt):
     time.sleep(0.5)

@@ -3,7 +3,7 @@ import tarfile
 
 from ft_dagster.provenance.code import source_digest
 from ft_dagster.store import Store
-from ft_dagster.store.stage import keep_source
+from ft_dagster.store.make import keep_source
 
 
 def test_the_source_is_kept_once_and_unpacks_to_the_package(tmp_path):

@@ -180,19 +180,19 @@ def test_a_resumed_training_keeps_what_was_seen_before(runs: Runs) -> None:
     assert {name: again[name] for name in same} == {name: figures[name] for name in same}
 
 
-def test_a_training_above_its_rivals_is_given_up_without_an_export(runs: Runs) -> None:
-    folder = runs.prepare(rivals={"2": 0.5})
+def test_a_training_above_its_limit_is_given_up_without_an_export(runs: Runs) -> None:
+    folder = runs.prepare(stop_above={"2": 0.5})
     train(folder)
     result = result_of(folder)
     assert result["status"] == "stopped"
     assert result["figures"]["stopped"] == "given up"
-    assert "above the 0.500 of its rivals" in result["figures"]["stop_reason"]
+    assert "above the 0.500 of the runs before it" in result["figures"]["stop_reason"]
     assert len(lines(folder, "validation_loss")) == 3  # step 0 and two of the three evaluations
     assert not (folder / "acme.support/payload").exists()
 
 
-def test_a_training_better_than_its_rivals_goes_on(runs: Runs) -> None:
-    folder = runs.prepare(rivals={"1": 50.0, "2": 50.0})
+def test_a_training_below_its_limit_goes_on(runs: Runs) -> None:
+    folder = runs.prepare(stop_above={"1": 50.0, "2": 50.0})
     assert train(folder) == 0
     assert result_of(folder)["status"] == "done"
 

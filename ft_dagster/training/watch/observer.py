@@ -25,7 +25,7 @@ class Observer:
     """One training, watched. Every rank has one; the first looks, and all keep what it saw.
 
     `stopped`: why the training is to end before its last step: it forgot too much (export the best checkpoint
-    within the limits), or it was given up, its validation loss being above its rivals'. `can_generate`:
+    within the limits), or it was given up, its validation loss being above `stop_above`. `can_generate`:
     whether this model answers on one rank alone (not where its weights are spread over several).
     """
 
@@ -71,7 +71,7 @@ class Observer:
 
     @property
     def gave_up(self) -> bool:
-        """Whether the training ended because its rivals are better: nothing of it is to be exported."""
+        """Whether the training gave up above `stop_above`: nothing of it is to be exported."""
         return self.stopped is not None and self.stopped[0] == "given up"
 
     def within_limits(self, step: int) -> bool:
@@ -133,10 +133,11 @@ class Observer:
         if loss is None or step not in self._evaluation_steps:
             return None
         number = self._evaluation_steps.index(step) + 1
-        rival = self.member.rivals.get(number)
-        if rival is not None and loss > rival:
+        limit = self.member.stop_above.get(number)
+        if limit is not None and loss > limit:
             return "given up", (
-                f"validation loss {loss:.3f} at evaluation {number}, above the {rival:.3f} of its rivals"
+                f"validation loss {loss:.3f} at evaluation {number}, "
+                f"above the {limit:.3f} of the runs before it"
             )
         return None
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from ft_dagster.store import Store
-from ft_dagster.store.stage import Recipe, make
+from ft_dagster.store.make import Recipe, make
 
 FILES = 150
 

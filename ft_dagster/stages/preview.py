@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ft_dagster.data.base import resolve_base
-from ft_dagster.data.derived import base_folder
 from ft_dagster.data.general import document_chunks
 from ft_dagster.data.locations import Asked
 from ft_dagster.data.mixture import refuse_kind
@@ -21,23 +20,15 @@ from ft_dagster.data.render import load_tokenizer, render_rows
 from ft_dagster.data.sources import read_raw, read_rows
 from ft_dagster.data.weights import CONFIG, measure, weight_files
 from ft_dagster.errors import UserError
-from ft_dagster.launch.leases import of_host
-from ft_dagster.planning.context import (
-    Counts,
-    Site,
-    counts_of,
-    facts_of,
-    hardware_of,
-    plan_context,
-    sharing,
-)
+from ft_dagster.planning.context import Counts, counts_of, facts_of, hardware_of
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.methods.defaults import MAX_LENGTH
 from ft_dagster.planning.plan import Plan, make_plan
-from ft_dagster.planning.survey import PlanContext
 from ft_dagster.settings import Settings
-from ft_dagster.spec import Declared, VariantKey, VariantSpec, load_variant
-from ft_dagster.store import Artifact, read_head
+from ft_dagster.spec import Declared, VariantKey, VariantSpec
+from ft_dagster.stages.plan_context import context_of, context_without_base
+from ft_dagster.stages.workspace import Workspace, named_in
+from ft_dagster.store import Artifact
 
 ROWS = 400  # of each source, tokenized
 COUNTED = 1_000_000  # of each source, read to be counted
@@ -55,28 +46,23 @@ def plan_variant(settings: Settings, key: VariantKey, hardware: Hardware | None 
 
     `basis` says what the data's figures rest on. Raises UserError, also for what this host can never lend.
     """
-    declared = load_variant(settings.project, key)
-    try:
-        return _planned(settings, declared, hardware)
-    except UserError as error:
-        error.file = error.file or str(declared.file)
-        raise
+    workspace = Workspace(settings, key)
+    declared = workspace.declared()
+    with named_in(declared.file):
+        return _planned(workspace, declared, hardware)
 
 
-def _planned(settings: Settings, declared: Declared, hardware: Hardware | None) -> dict[str, Any]:
-    spec, key = declared.spec, declared.key
-    site = Site(settings.project, settings.open_store(), settings.cache_folder, key)
+def _planned(workspace: Workspace, declared: Declared, hardware: Hardware | None) -> dict[str, Any]:
+    spec, project = declared.spec, workspace.project
     if hardware is None:
-        leases = of_host(settings.host)
-        leases.candidates(leases.ask_of(key, spec.resources))
-        hardware = hardware_of(spec, leases.inventory, settings.project)
-    prefix = f"tenants/{key.tenant}/{key.variant}"
-    base = read_head(site.store, prefix, "base_model")
-    mixture = read_head(site.store, prefix, "training_mixture")
+        leases = workspace.leases
+        leases.candidates(leases.ask_of(declared.key, spec.resources))
+        hardware = hardware_of(spec, leases.inventory, project)
+    base, mixture = workspace.head("base_model"), workspace.head("training_mixture")
     if base is not None:
-        folder = base_folder(site.store, base, site.project, site.cache)
+        folder = workspace.base_folder(base)
         parameters, stored = base.figures["parameters"], base.figures["weights_bytes"]
-        context = plan_context(site, spec, base, hardware)
+        context = context_of(workspace, spec, base, hardware)
     elif spec.base_model.variant is not None:
         raise UserError(
             "starts from another variant's release, which no run has taken up yet",
@@ -85,32 +71,18 @@ def _planned(settings: Settings, declared: Declared, hardware: Hardware | None) 
             fix="Materialize base_model of this variant first",
         )
     else:
-        folder = resolve_base(spec.base_model, site.project, site.cache, declared_in=declared.file).folder
+        folder = resolve_base(spec.base_model, project, workspace.cache, declared_in=declared.file).folder
         parameters, stored, _ = measure(folder, weight_files(folder))
-        context = _without_base(site, spec, folder, hardware)
-    data = _recorded(mixture) or sample(declared, site.project, folder)
+        context = context_without_base(workspace, spec, folder, hardware)
+    data = _recorded(mixture) or sample(declared, project, folder)
     plan: Plan = make_plan(spec, facts_of(data.counts, parameters, stored, folder, hardware), context)
     return {
-        "variant": str(key),
+        "variant": str(declared.key),
         "basis": data.basis,
         "examples": data.counts.examples,
         "tokens": data.counts.tokens,
         **plan.estimate,
     }
-
-
-def _without_base(site: Site, spec: VariantSpec, folder: Path, hardware: Hardware) -> PlanContext:
-    """Of a base that no run has recorded yet: its finished trainings are not known."""
-    rows = int(json.loads((folder / CONFIG).read_text("utf-8")).get("vocab_size") or 0)
-    return PlanContext(
-        folder,
-        hardware,
-        variants=len(sharing(site, spec)),
-        new_token_ids=tuple(range(rows, rows + len(spec.base_model.new_tokens))),
-        budget_usd=spec.resources.budget_usd,
-        deadline_hours=spec.resources.deadline_hours,
-        serving="copies" if spec.export.format == "merged" else "adapters",
-    )
 
 
 def _recorded(mixture: Artifact | None) -> Counted | None:

@@ -1,0 +1,133 @@
+"""A stage as Dagster sees it: an asset partitioned by variant, with its checks, metadata and errors."""
+
+import inspect
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import dagster as dg
+
+from ft_dagster.assets.failures import failures
+from ft_dagster.assets.partitions import VARIANTS, variant_of
+from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
+from ft_dagster.resources.artifacts import ArtifactStore
+from ft_dagster.resources.gpus import Gpus
+from ft_dagster.resources.launchers import LocalLauncher
+from ft_dagster.resources.tenants import Tenants
+from ft_dagster.stages.chain import CHAIN
+from ft_dagster.stages.stage import Check, Stage
+from ft_dagster.stages.workspace import RunOf, Workspace
+from ft_dagster.store import Artifact
+
+Metadata = Mapping[str, Any]
+Describe = Callable[[Workspace, Artifact], Metadata]
+READS = {stage.name: stage.reads for stage in CHAIN} | {"release": ("model_export",)}
+
+
+def stage_asset(stage: Stage[Any], *, group: str, kinds: set[str], describe: Describe) -> dg.AssetsDefinition:
+    """The asset of a stage. `describe`: what its page shows of an artifact; its checks block what comes after."""
+
+    def run(workspace: Workspace) -> dg.MaterializeResult[Any]:
+        artifact = workspace.make(stage)
+        return dg.MaterializeResult(
+            metadata={**describe(workspace, artifact), **_common(workspace, artifact)},
+            data_version=dg.DataVersion(artifact.digest),
+            check_results=[_as_result(check) for check in stage.judge(workspace, artifact)],
+        )
+
+    return variant_asset(
+        stage.name, run, description=described(stage.build), group=group, kinds=kinds, checks=stage.checks
+    )
+
+
+def variant_asset(
+    name: str,
+    run: Callable[[Workspace], dg.MaterializeResult[Any]],
+    *,
+    description: str,
+    group: str,
+    kinds: set[str],
+    checks: Mapping[str, str] | None = None,
+) -> dg.AssetsDefinition:
+    """An asset partitioned by variant that works in the variant's workspace."""
+
+    @dg.asset(
+        name=name,
+        description=description,
+        partitions_def=VARIANTS,
+        deps=dependencies(name),
+        group_name=group,
+        kinds=kinds,
+        check_specs=_check_specs(name, checks or {}),
+        code_version=str(STAGE_VERSIONS[name]),
+    )
+    def asset(
+        context: dg.AssetExecutionContext,
+        tenants: Tenants,
+        artifacts: ArtifactStore,
+        launcher: LocalLauncher,
+        gpus: Gpus,
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # dagster reads it as a list with the parameter
+        with failures(context, artifacts.retries):
+            reason = context.run.tags.get("ft/reason", "materialized")
+            run_of = RunOf(context.run_id, reason, context.log.info, lambda: _pipes(context))
+            key = variant_of(context)
+            return run(Workspace(tenants.settings(), key, run_of, launcher=launcher.open()))
+
+    return asset
+
+
+def described(function: Callable[..., Any]) -> str:
+    """The description of the file that a function stands in."""
+    return inspect.cleandoc(sys.modules[function.__module__].__doc__ or "")
+
+
+def dependencies(name: str) -> list[str]:
+    """The assets directly above one: of what its stage reads, all that no other of them reads already."""
+    assets = {*READS, "general_corpus"} - {name}
+    read = [each for each in READS[name] if each in assets]
+    return [each for each in read if not any(each in _ancestors(other) for other in read if other != each)]
+
+
+def _ancestors(name: str) -> set[str]:
+    direct = set(READS.get(name, ())) - {name}
+    return direct.union(*(_ancestors(each) for each in direct))
+
+
+def _common(workspace: Workspace, artifact: Artifact) -> Metadata:
+    """What every artifact's page says."""
+    made_from = "\n".join(f"- {name}: `{digest}`" for name, digest in artifact.inputs.items()) or "-"
+    return {
+        "digest": dg.MetadataValue.text(artifact.digest),
+        "reused": dg.MetadataValue.bool(artifact.reused),
+        "size_bytes": dg.MetadataValue.int(artifact.size),
+        "made_from": dg.MetadataValue.md(made_from),
+        "owners": dg.MetadataValue.text(", ".join(workspace.spec.owners)),
+        "dagster/uri": dg.MetadataValue.text(workspace.store.uri(artifact.path)),
+    }
+
+
+def _as_result(check: Check) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        check_name=check.name, passed=check.passed, description=check.sentence, metadata=check.figures
+    )
+
+
+def _check_specs(asset: str, checks: Mapping[str, str]) -> Sequence[dg.AssetCheckSpec]:
+    """Partitioned, or one tenant's pass would hide another's failure; Dagster calls that a preview."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        return [
+            dg.AssetCheckSpec(name, asset=asset, description=text, blocking=True, partitions_def=VARIANTS)
+            for name, text in checks.items()
+        ]
+
+
+@contextmanager
+def _pipes(context: dg.AssetExecutionContext) -> Iterator[Mapping[str, str]]:
+    """The environment with which a program reports to this step through Dagster Pipes."""
+    injector, reader = dg.PipesTempFileContextInjector(), dg.PipesTempFileMessageReader()
+    with dg.open_pipes_session(context, injector, reader) as session:
+        yield dict(session.get_bootstrap_env_vars())

@@ -1,0 +1,19 @@
+"""The partitions of the graph: one for each variant."""
+
+import dagster as dg
+
+from ft_dagster.errors import UserError
+from ft_dagster.spec import VariantKey
+
+PARTITIONS = "ft_dagster_variant"  # shared by every code location of an instance
+VARIANTS = dg.DynamicPartitionsDefinition(name=PARTITIONS)
+
+
+def variant_of(context: dg.AssetExecutionContext) -> VariantKey:
+    """The run's variant. Raises UserError for a single run over several partitions."""
+    start, end = context.partition_key_range
+    if start != end:
+        raise UserError(
+            "a run is for one variant", value=f"{start}...{end}", fix="Launch one run per partition instead"
+        )
+    return VariantKey.parse(start)

@@ -1,0 +1,22 @@
+"""What `python -m ft_dagster.export.derived RUN_DIR` is asked to do: run.json as a frozen model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class DeriveRequest(BaseModel):
+    """One base to make. `base_digest`: how `adapter` names its base; `declared_in`: for errors to name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1]
+    base: Path
+    base_digest: str
+    adapter: Path | None = None
+    new_tokens: tuple[str, ...] = ()
+    declared_in: str | None = None
+    output: Path

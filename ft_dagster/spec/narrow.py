@@ -1,0 +1,49 @@
+"""A declaration of which only some fields can be read: what a stage listed, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def narrowed(spec: M, fields: Iterable[str]) -> M:
+    """`spec` with the dotted `fields` alone; reading another one raises UnlistedField.
+
+    A field that is a part ("data.general") brings all that is below it. A part that is not declared (None)
+    has nothing below it. Raises KeyError for a field that no declaration has.
+    """
+    tree: dict[str, Any] = {}
+    for field in fields:
+        here = tree
+        for name in field.split("."):
+            here = here.setdefault(name, {})
+    return _narrowed(spec, tree)
+
+
+def shown(spec: BaseModel) -> dict[str, Any]:
+    """The readable fields of a declaration, narrowed or whole, as plain JSON."""
+    return {
+        name: shown(value) if isinstance(value, BaseModel) else to_jsonable_python(value)
+        for name, value in spec.__dict__.items()
+    }
+
+
+def _narrowed(spec: M, tree: dict[str, Any]) -> M:
+    kind = type(spec)
+    values: dict[str, Any] = {}
+    for name, below in tree.items():
+        if name not in kind.model_fields:
+            raise KeyError(f"{kind.__name__} has no field {name}")
+        value = getattr(spec, name)
+        values[name] = _narrowed(value, below) if below and isinstance(value, BaseModel) else value
+    made = kind.__new__(kind)
+    object.__setattr__(made, "__dict__", values)
+    object.__setattr__(made, "__pydantic_fields_set__", set(values))
+    object.__setattr__(made, "__pydantic_extra__", None)
+    object.__setattr__(made, "__pydantic_private__", None)
+    return made

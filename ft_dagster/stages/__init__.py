@@ -1,0 +1,1 @@
+"""The steps from a declaration to a release, free of Dagster: one file a stage."""

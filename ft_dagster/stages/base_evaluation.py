@@ -1,0 +1,100 @@
+"""The base model's scores, against which the tuned model is judged question by question.
+
+General scores are shared by all variants of the base; the score on a tenant's own task stays with the tenant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ft_dagster.evaluation.arithmetic import Dtype
+from ft_dagster.evaluation.gates import check_metrics
+from ft_dagster.evaluation.samples import read_aggregates, read_samples, write_samples, write_scores
+from ft_dagster.stages import asked
+from ft_dagster.stages.asked import Asked, scores_in
+from ft_dagster.stages.stage import SHARED, Owner, Stage
+from ft_dagster.stages.workspace import Hands, View, Workspace
+from ft_dagster.store import Artifact, Attempt
+
+
+@dataclass(frozen=True)
+class GeneralInputs:
+    """`device`, `dtype`: what the model is asked on and in."""
+
+    base_model: Artifact
+    general: asked.General
+    device: str
+    dtype: Dtype
+
+
+def general_inputs(view: View) -> GeneralInputs:
+    return GeneralInputs(view.upstream("base_model"), asked.general(view), view.device, asked.dtype_of(view))
+
+
+def build_general(inputs: GeneralInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+    question = Asked(
+        hands.base_folder(inputs.base_model), None, inputs.device, inputs.dtype, general=inputs.general
+    )
+    figures = hands.run("evaluation", attempt, lambda output: question.request(hands, output))
+    return {**figures, "scores": scores_in(attempt.payload)}
+
+
+def owner(inputs: GeneralInputs) -> Owner:
+    """A tenant's own base is nobody else's."""
+    return "shared" if inputs.base_model.place.prefix == SHARED else "variant"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    base_model: Artifact
+    general_scores: Artifact
+    task: asked.OwnTask
+    device: str
+    dtype: Dtype
+
+
+def inputs(view: View) -> Inputs:
+    task = asked.own_task(view)
+    return Inputs(
+        view.upstream("base_model"), view.made(GENERAL_SCORES), task, view.device, asked.dtype_of(view)
+    )
+
+
+def build(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+    question = Asked(
+        hands.base_folder(inputs.base_model), None, inputs.device, inputs.dtype, task=inputs.task
+    )
+    figures = hands.run("evaluation", attempt, lambda output: question.request(hands, output))
+    payload = attempt.payload
+    samples = read_samples(hands.payload(inputs.general_scores)) + read_samples(payload)
+    write_samples(samples, payload)
+    write_scores(samples, payload, read_aggregates(payload))
+    return {**figures, "scores": scores_in(payload)}
+
+
+def after(workspace: Workspace, artifact: Artifact) -> None:
+    """Raises UserError where the declared gates name metrics that nothing measures."""
+    samples = read_samples(workspace.payload(artifact))
+    check_metrics(samples, workspace.spec.gates, workspace.declared_in)
+
+
+GENERAL_SCORES = Stage(
+    "general_scores",
+    reads=asked.READS,
+    fields=asked.FIELDS,
+    inputs=general_inputs,
+    build=build_general,
+    owner=owner,
+    on_demand=True,
+    programs=("evaluation",),
+)
+STAGE = Stage(
+    "base_evaluation",
+    reads=(*asked.READS, "general_scores"),
+    fields=asked.FIELDS,
+    inputs=inputs,
+    build=build,
+    after=after,
+    programs=("evaluation",),
+)

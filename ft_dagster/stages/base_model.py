@@ -1,0 +1,175 @@
+"""The base of a variant as an artifact: a reference, another variant's release, or a folder made for it.
+
+A named source without new tokens is a reference, shared by all tenants; all else is the tenant's own.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.data.base import ResolvedBase, describe_base, resolve_base
+from ft_dagster.data.derived import MODEL, Parent, check_adapter, released_parent
+from ft_dagster.data.new_tokens import check_tokens
+from ft_dagster.export.derive_request import DeriveRequest
+from ft_dagster.stages.inputs import Digest, recorded
+from ft_dagster.stages.stacking import refuse_unstacked
+from ft_dagster.stages.stage import Owner, Stage
+from ft_dagster.stages.workspace import Hands, View
+from ft_dagster.store import Artifact, Attempt, verify
+
+RECORD = "base.json"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A source as it is (`base`), one with new tokens (`base_model` and those), or a parent's release.
+
+    `base`: content of base.json. `base_model`: the base beneath. `mode`: how the parent is taken up.
+    """
+
+    base: dict[str, Any]
+    keep: bool | None = None
+    new_tokens: tuple[str, ...] | None = None
+    mode: str | None = None
+    base_model: Artifact | None = None
+    model_export: Artifact | None = None
+    fine_tuned_model: Digest | None = None
+    source: ResolvedBase | None = recorded(default=None)
+    parent: Parent | None = recorded(default=None)
+
+
+def inputs(view: View) -> Inputs:
+    spec = view.spec.base_model
+    check_tokens(spec.new_tokens, file=view.declared_in)
+    if spec.variant is None:
+        if spec.new_tokens:
+            origin = view.made(SOURCE)
+            return Inputs(_reference(origin), new_tokens=spec.new_tokens, base_model=origin)
+        return source_inputs(view)
+    parent = released_parent(view.store, view.key, spec, file=view.declared_in)
+    verify(view.store, parent.export, view.cache)
+    if parent.mode != "whole":
+        check_adapter(parent, view.payload(parent.export), file=view.declared_in)
+    if parent.mode == "stack":
+        refuse_unstacked(view.spec.method.name, view.payload(parent.export), view.declared_in)
+    return Inputs(
+        {"reference": str(parent.key), "revision": None},
+        new_tokens=spec.new_tokens,
+        mode=parent.mode,
+        base_model=parent.base,
+        model_export=parent.export,
+        fine_tuned_model=Digest(parent.export.inputs["fine_tuned_model"]),
+        parent=parent,
+    )
+
+
+def source_inputs(view: View) -> Inputs:
+    """Of a named source as it is."""
+    spec = view.spec.base_model
+    found = resolve_base(spec, view.project, view.cache, declared_in=view.declared_in)
+    return Inputs(found.content, keep=spec.keep, source=found)
+
+
+def build(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+    parent = inputs.parent
+    if inputs.source is not None:
+        return _refer_to_source(inputs, inputs.source, attempt)
+    if inputs.new_tokens or (parent is not None and parent.mode == "fold"):
+        return _derive(inputs, hands, attempt)
+    assert parent is not None
+    if parent.mode == "whole":
+        content = describe_base(hands.payload(parent.export), **inputs.base)
+    else:
+        content = {**read_record(hands.payload(parent.base)), **inputs.base}
+    return _write_record(attempt, {**content, "derived": None}, parent)
+
+
+def owner(inputs: Inputs) -> Owner:
+    return "variant" if inputs.source is None else "shared"
+
+
+def read_record(payload: Path) -> dict[str, Any]:
+    """The content of base.json of a base's payload."""
+    record: dict[str, Any] = json.loads((payload / RECORD).read_text("utf-8"))
+    return record
+
+
+def _refer_to_source(inputs: Inputs, source: ResolvedBase, attempt: Attempt) -> dict[str, Any]:
+    if inputs.keep:
+        for file in source.files:
+            target = attempt.evidence / "files" / file.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source.folder / file.path, target)
+    return _write_record(attempt, inputs.base)
+
+
+def _derive(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+    """A folder of its own: the base, or a whole parent, with the parent's adapter in it and new tokens."""
+    parent, origin = inputs.parent, inputs.base_model
+    assert origin is not None
+    whole = parent is not None and parent.mode == "whole"
+    start = parent.export if parent is not None and whole else origin
+    folded = parent.export if parent is not None and parent.mode == "fold" else None
+    new_tokens = inputs.new_tokens or ()
+
+    def request(output: Path) -> DeriveRequest:
+        return DeriveRequest(
+            schema_version=1,
+            base=hands.payload(start) if whole else hands.base_folder(origin),
+            base_digest=start.digest,
+            adapter=None if folded is None else hands.payload(folded),
+            new_tokens=new_tokens,
+            declared_in=str(hands.declared_in),
+            output=output,
+        )
+
+    made = hands.run("export.derived", attempt, request, leased=False)
+    content = describe_base(attempt.payload / MODEL, **inputs.base)
+    derived = {
+        "from": start.digest,
+        "folded": None if folded is None else folded.digest,
+        "new_tokens": list(new_tokens),
+        "new_token_ids": made["new_token_ids"],
+    }
+    return _write_record(attempt, {**content, "derived": derived}, parent)
+
+
+def _reference(origin: Artifact) -> dict[str, Any]:
+    """What a person reads as the base's name."""
+    recorded = origin.predicate["spec"]["base"]
+    return {"reference": recorded["reference"], "revision": recorded["revision"]}
+
+
+def _write_record(attempt: Attempt, content: dict[str, Any], parent: Parent | None = None) -> dict[str, Any]:
+    """Write base.json; returns the figures of the manifest."""
+    figures = {name: content[name] for name in ("parameters", "weights_bytes")}
+    if "derived" in content:
+        content = {**content, "parent": None if parent is None else parent.record}
+        figures["parent"] = None if parent is None else parent.figures
+    (attempt.payload / RECORD).write_text(json.dumps(content, indent=1, sort_keys=True), "utf-8")
+    return figures
+
+
+FIELDS = ("base_model", "method.name")
+SOURCE = Stage(
+    "base_model",
+    reads=("declaration",),
+    fields=FIELDS,
+    inputs=source_inputs,
+    build=build,
+    owner=owner,
+    on_demand=True,
+)
+STAGE = Stage(
+    "base_model",
+    reads=("declaration", "base_model"),
+    fields=FIELDS,
+    inputs=inputs,
+    build=build,
+    owner=owner,
+    programs=("export.derived",),
+)

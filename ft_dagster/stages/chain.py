@@ -1,0 +1,111 @@
+"""All stages of a variant in their order, and how they are run one after another without Dagster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.errors import UserError
+from ft_dagster.launch.local import ProgramFailed
+from ft_dagster.settings import Retries
+from ft_dagster.stages import (
+    base_evaluation,
+    base_model,
+    declaration,
+    evaluation,
+    evaluation_texts,
+    fine_tuned_model,
+    general_corpus,
+    model_export,
+    task_dataset,
+    training_mixture,
+    training_plan,
+)
+from ft_dagster.stages.stage import Check, Stage
+from ft_dagster.stages.workspace import TrainingStopped, Workspace
+from ft_dagster.store import Artifact, unreachable
+
+CHAIN: tuple[Stage[Any], ...] = (
+    declaration.STAGE,
+    base_model.STAGE,
+    task_dataset.STAGE,
+    training_mixture.STAGE,
+    training_plan.STAGE,
+    fine_tuned_model.STAGE,
+    base_evaluation.STAGE,
+    evaluation.STAGE,
+    model_export.STAGE,
+)
+ON_DEMAND: tuple[Stage[Any], ...] = (
+    base_model.SOURCE,
+    evaluation_texts.STAGE,
+    base_evaluation.GENERAL_SCORES,
+)
+
+
+@dataclass(frozen=True)
+class ChainOutcome:
+    """`made`: stages whose artifact is there. `error`: why the chain did not get to its end. `stopped`: the
+    folder of a training that gave up.
+    """
+
+    made: dict[str, Artifact]
+    error: str | None = None
+    stopped: Path | None = None
+
+
+def up_to(name: str) -> tuple[Stage[Any], ...]:
+    """The stages of the chain up to and with this one."""
+    return CHAIN[: [stage.name for stage in CHAIN].index(name) + 1]
+
+
+def run_chain(workspace: Workspace, stages: Sequence[Stage[Any]] = CHAIN) -> ChainOutcome:
+    """Make the stages one after another; a check that does not pass ends the chain after its stage.
+
+    Raises KeyboardInterrupt, and whatever is a defect.
+    """
+    made: dict[str, Artifact] = {}
+    try:
+        needs_corpora = any("general_corpus" in stage.reads for stage in stages)
+        if needs_corpora and workspace.declared().spec.data.general is not None:
+            general_corpus.make_corpora(workspace.settings, workspace.run.id, workspace.run.say)
+        for stage in stages:
+            made[stage.name] = make_with_retries(workspace, stage)
+            failed = failed_check(workspace, stage, made[stage.name])
+            if failed is not None:
+                return ChainOutcome(made, f"{stage.name}: {failed.name} did not pass: {failed.sentence}")
+    except TrainingStopped as stopped:
+        return ChainOutcome(made, str(stopped), stopped.run_dir)
+    except (UserError, ProgramFailed) as error:
+        return ChainOutcome(made, str(error))
+    return ChainOutcome(made)
+
+
+def failed_check(workspace: Workspace, stage: Stage[Any], artifact: Artifact) -> Check | None:
+    """The first check of a stage's artifact that does not pass."""
+    return next((check for check in stage.judge(workspace, artifact) if not check.passed), None)
+
+
+def make_with_retries(workspace: Workspace, stage: Stage[Any]) -> Artifact:
+    """`Workspace.make`, tried again as the settings say where that can help."""
+    retries: Retries = workspace.settings.retries
+    for tried in range(retries.attempts + 1):
+        try:
+            return workspace.make(stage)
+        except Exception as error:
+            if tried == retries.attempts or not passing(error):
+                raise
+            wait = retries.wait(tried)
+            workspace.run.say(f"{error}. Tried again in {wait:g} s ({tried + 1} of {retries.attempts})")
+            time.sleep(wait)
+    raise AssertionError("the last try returns or raises")
+
+
+def passing(error: Exception) -> bool:
+    """Whether the same may go well another time."""
+    if isinstance(error, ProgramFailed):
+        return error.mendable
+    return not isinstance(error, UserError) and unreachable(error)

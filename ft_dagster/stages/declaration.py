@@ -1,0 +1,73 @@
+"""The tenant's declaration, frozen with the fingerprints of its sources and evaluation tasks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.data.fingerprint import fingerprint_sources
+from ft_dagster.evaluation.tasks import tasks_digest
+from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.spec import Declared
+from ft_dagster.stages.inputs import recorded
+from ft_dagster.stages.stage import Stage
+from ft_dagster.stages.workspace import Hands, View
+from ft_dagster.store import Attempt
+
+FILE = "declaration.json"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """declaration.json, and what the tenant wrote."""
+
+    content: dict[str, Any]
+    declared: Declared = recorded()
+    overrides: dict[str, Any] = recorded()
+
+
+def inputs(view: View) -> Inputs:
+    declared = view.declared()
+    return Inputs(freeze(declared, view.project, view.cache), declared, view.overrides)
+
+
+def build(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+    declared = inputs.declared
+    _write(attempt.payload / FILE, inputs.content, sort_keys=True)
+    (attempt.evidence / "declared.yaml").write_text(declared.file.read_text("utf-8"), "utf-8")
+    _write(attempt.evidence / "origins.json", declared.origins)
+    if inputs.overrides:
+        _write(attempt.evidence / "overrides.json", inputs.overrides)
+    sources = inputs.content["sources"]
+    return {"sources": len(sources), "files": sum(len(files) for files in sources)}
+
+
+def freeze(declared: Declared, project: Path, cache: Path) -> dict[str, Any]:
+    """declaration.json: the declaration with the fingerprints of its sources and tasks as they are now."""
+    spec, file = declared.spec, declared.file
+    return {
+        "schema_version": 1,
+        "variant": str(declared.key),
+        "spec": spec.model_dump(mode="json"),
+        "sources": fingerprint_sources(spec.data.sources, project, declared_in=file, cache=cache),
+        "tasks": {
+            "task": tasks_digest(spec.evaluation.task, project, field="evaluation.task", asked_by=file),
+            "general": tasks_digest(
+                spec.evaluation.general, project, field="evaluation.general", asked_by=file
+            ),
+        },
+    }
+
+
+def digest_of(declared: Declared, project: Path, cache: Path) -> str:
+    """Of all that a declaration says now."""
+    return sha256_json(freeze(declared, project, cache))
+
+
+def _write(file: Path, content: Any, **options: Any) -> None:
+    file.write_text(json.dumps(content, indent=1, **options), "utf-8")
+
+
+STAGE = Stage("declaration", reads=("declared.yaml",), fields=(), inputs=inputs, build=build)

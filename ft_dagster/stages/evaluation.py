@@ -1,0 +1,94 @@
+"""The tuned model on the same questions as its base, and the verdict of the gate."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.evaluation.arithmetic import Dtype
+from ft_dagster.evaluation.gates import Verdict, gates_digest, judge, to_json
+from ft_dagster.evaluation.samples import read_samples
+from ft_dagster.spec import VariantSpec
+from ft_dagster.spec.narrow import narrowed
+from ft_dagster.stages import asked
+from ft_dagster.stages.asked import Asked, scores_in
+from ft_dagster.stages.inputs import Digest
+from ft_dagster.stages.stage import Check, Stage
+from ft_dagster.stages.workspace import Hands, View, Workspace
+from ft_dagster.store import Artifact, Attempt
+
+VERDICT = "verdict.json"
+JUDGED = ("objective", "gates")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """`gates`: digest of the declared gates. `spec`: by what the answers are judged."""
+
+    base_model: Artifact
+    fine_tuned_model: Artifact
+    base_evaluation: Artifact
+    gates: Digest
+    spec: VariantSpec
+    task: asked.OwnTask
+    general: asked.General
+    device: str
+    dtype: Dtype
+
+
+def inputs(view: View) -> Inputs:
+    return Inputs(
+        view.upstream("base_model"),
+        view.upstream("fine_tuned_model"),
+        view.upstream("base_evaluation"),
+        Digest(gates_digest(view.spec.gates)),
+        narrowed(view.spec, JUDGED),
+        asked.own_task(view),
+        asked.general(view),
+        view.device,
+        asked.dtype_of(view),
+    )
+
+
+def build(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+    weights, folder = hands.payload(inputs.fine_tuned_model), hands.base_folder(inputs.base_model)
+    question = Asked(folder, weights, inputs.device, inputs.dtype, inputs.task, inputs.general)
+    figures = hands.run("evaluation", attempt, lambda output: question.request(hands, output))
+    before = hands.payload(inputs.base_evaluation)
+    verdict = verdict_on(inputs.spec, before, attempt.payload, hands.declared_in)
+    text = json.dumps(to_json(verdict), indent=1, sort_keys=True)
+    (attempt.payload / VERDICT).write_text(text, "utf-8")
+    return {**figures, "scores": scores_in(attempt.payload), "verdict": to_json(verdict)}
+
+
+def verdict_on(spec: VariantSpec, before: Path, payload: Path, declared_in: Path) -> Verdict:
+    """Judge a tuned model's stored samples against its base's (`before`), by the declared gates."""
+    base, tuned = read_samples(before), read_samples(payload)
+    return judge(base, tuned, spec.gates, objective=spec.objective, declared_in=declared_in)
+
+
+def checks(workspace: Workspace, artifact: Artifact) -> list[Check]:
+    verdict, difference = artifact.figures["verdict"], artifact.figures["tuned_logit_difference"]
+    failed = [rule["sentence"] for rule in verdict["rules"] if not rule["passed"]]
+    said = "; ".join(failed) if failed else "every rule of the gate holds"
+    return [
+        Check("gate", verdict["passed"], said),
+        Check("weights_act", difference > 0, f"largest logit difference {difference:.3g}"),
+    ]
+
+
+STAGE = Stage(
+    "evaluation",
+    reads=(*asked.READS, "fine_tuned_model", "base_evaluation"),
+    fields=(*asked.FIELDS, *JUDGED),
+    inputs=inputs,
+    build=build,
+    checks={
+        "gate": "The task got better, and a fall of general ability beyond the margins is ruled out",
+        "weights_act": "The training changed the base's logits",
+    },
+    judge=checks,
+    programs=("evaluation",),
+)

@@ -1,0 +1,45 @@
+"""The texts of the declared evaluation tasks, read once for all variants that declare them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ft_dagster.evaluation.request import TextsRequest
+from ft_dagster.stages.stage import Stage
+from ft_dagster.stages.workspace import Hands, View
+from ft_dagster.store import Attempt
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """`tasks`: the digest of each declared task."""
+
+    tasks: dict[str, str]
+
+
+def inputs(view: View) -> Inputs:
+    tasks = view.frozen("tasks")
+    return Inputs({**tasks["task"], **tasks["general"]})
+
+
+def build(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+    tasks = tuple(sorted(inputs.tasks))
+    return hands.run(
+        "evaluation.texts",
+        attempt,
+        lambda output: TextsRequest(tasks=tasks, project=hands.project, output=output),
+        leased=False,
+    )
+
+
+STAGE = Stage(
+    "evaluation_texts",
+    reads=("declaration",),
+    fields=(),
+    inputs=inputs,
+    build=build,
+    owner=lambda inputs: "shared",
+    on_demand=True,
+    programs=("evaluation.texts",),
+)

@@ -1,0 +1,106 @@
+"""The trained weights: the checkpoint with the lowest validation loss.
+
+The trainer is a program of its own; it resumes from its newest checkpoint that verifies.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.errors import UserError
+from ft_dagster.launch.launcher import RESULT_FILE
+from ft_dagster.stages.inputs import recorded
+from ft_dagster.stages.stacking import trained_base
+from ft_dagster.stages.stage import Check, Stage
+from ft_dagster.stages.workspace import Hands, View, Workspace
+from ft_dagster.store import Artifact, Attempt
+from ft_dagster.training.contract import PLAN_FILE, Base, Benchmarks, Launch, Member, Plan, Run
+from ft_dagster.training.halving import wanted
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """`questions`: general benchmarks asked while it trains (by digest) and the seed that draws them, where
+    the declaration wants any. `report_to`: where curves are shown too. `stop_above` ends a training without
+    a model.
+    """
+
+    training_plan: Artifact
+    training_mixture: Artifact
+    base_model: Artifact
+    questions: dict[str, Any] | None
+    benchmarks: tuple[str, ...] = recorded()
+    report_to: tuple[str, ...] = recorded()
+    stop_above: dict[int, float] = recorded()
+    base: Base = recorded()
+
+
+def inputs(view: View) -> Inputs:
+    plan, mixture, base = (view.upstream(s) for s in ("training_plan", "training_mixture", "base_model"))
+    if not plan.figures["fits"]:
+        raise UserError("the plan does not fit the device", fix="See training_plan, check `fits`")
+    spec = view.spec
+    asked = spec.evaluation.general if spec.training.watch.questions else ()
+    return Inputs(
+        plan,
+        mixture,
+        base,
+        {"tasks": view.frozen("tasks")["general"], "seed": spec.evaluation.seed} if asked else None,
+        asked,
+        spec.training.report_to,
+        view.stop_above,
+        trained_base(view.workspace, base, plan.figures["method"]["name"]),
+    )
+
+
+def build(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+    content = json.loads((hands.payload(inputs.training_plan) / PLAN_FILE).read_text("utf-8"))
+    plan, seed = Plan.model_validate(content), content["training"]["seed"]
+
+    def request(output: Path) -> Run:
+        questions = inputs.questions
+        member = Member(
+            variant=hands.variant,
+            mixture=hands.payload(inputs.training_mixture),
+            mixture_digest=inputs.training_mixture.digest,
+            plan=plan,
+            seed=seed,
+            output=output,
+            benchmarks=None
+            if questions is None
+            else Benchmarks(tasks=inputs.benchmarks, project=hands.project, seed=questions["seed"]),
+            report_to=inputs.report_to,
+            stop_above=inputs.stop_above,
+            micro_batch_halved=wanted(output.parent, output / RESULT_FILE),
+        )
+        launch = Launch(nodes=1, ranks_per_node=content["ranks"])
+        return Run(run_id=hands.run_id, base=inputs.base, members=(member,), launch=launch)
+
+    figures = hands.run("training", attempt, request)
+    # Halved, it measured another layout than the one that was predicted.
+    predicted = None if "micro_batch_halved" in figures else inputs.training_plan.figures["predicted"]
+    return {**figures, "predicted": predicted}
+
+
+def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
+    first, best = (artifact.figures.get(f"validation_loss_{which}") for which in ("first", "best"))
+    if first is None or best is None:
+        return [Check("learned", True, "no validation split was declared: not judged here")]
+    said = f"validation loss {first:.3f} → {best:.3f}"
+    return [Check("learned", best < first, said, {"before": first, "after": best})]
+
+
+STAGE = Stage(
+    "fine_tuned_model",
+    reads=("declaration", "base_model", "training_mixture", "training_plan"),
+    fields=("training.watch", "training.report_to", "evaluation.general", "evaluation.seed"),
+    inputs=inputs,
+    build=build,
+    checks={"learned": "The loss on the validation split, never trained on, fell"},
+    judge=judge,
+    seed=lambda inputs: int(inputs.training_plan.figures["training"]["seed"]),
+    programs=("training",),
+)

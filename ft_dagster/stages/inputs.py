@@ -1,0 +1,92 @@
+"""What a stage's artifact is made from, as one frozen object: `build` sees this object and nothing else of
+the world, and the key is computed from the same object. Nothing can act on a build and be missing in its key.
+
+How a field of such an object enters the key:
+
+    Artifact            its digest, under the field's name
+    File, Digest        its digest, under the field's name
+    VariantSpec         each field that it still has (see spec.narrow), under the field's name
+    another dataclass   field by field, as `outer.inner`
+    None                not at all
+    anything else       as plain JSON, under the field's name
+
+A field marked `recorded()` enters no key. It may shape what is said beside the payload (a forecast, a log),
+or say what is known today; each is listed in `tests/stages/test_keys.py` with its reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+
+from ft_dagster.provenance.digest import sha256_file, stage_key
+from ft_dagster.spec.narrow import shown
+from ft_dagster.store import Artifact
+
+RECORDED = "recorded"
+
+
+class Digest(str):
+    """The sha256 of something that is no artifact of its own."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class File:
+    """A file by its content; where it lies on this host enters no key."""
+
+    path: Path
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        return cls(path, sha256_file(path))
+
+
+class KeyParts(NamedTuple):
+    """What a key covers: digests by name, and plain JSON by name."""
+
+    inputs: dict[str, str]
+    spec: dict[str, Any]
+
+    def key(self, stage: str, version: int) -> str:
+        return stage_key(stage, version, self.inputs, self.spec)
+
+
+def recorded(**options: Any) -> Any:
+    """A field of a stage's inputs that enters no key."""
+    return field(metadata={RECORDED: True}, **options)
+
+
+def key_parts(inputs: Any) -> KeyParts:
+    """Of a stage's inputs, a dataclass."""
+    parts = KeyParts({}, {})
+    _add_all(parts, "", inputs)
+    return parts
+
+
+def _add_all(parts: KeyParts, within: str, inputs: Any) -> None:
+    for each in fields(inputs):
+        value = getattr(inputs, each.name)
+        if value is not None and RECORDED not in each.metadata:
+            _add(parts, within + each.name, value)
+
+
+def _add(parts: KeyParts, name: str, value: Any) -> None:
+    if isinstance(value, Artifact):
+        parts.inputs[name] = value.digest
+    elif isinstance(value, File):
+        parts.inputs[name] = value.sha256
+    elif isinstance(value, Digest):
+        parts.inputs[name] = str(value)
+    elif is_dataclass(value):
+        _add_all(parts, f"{name}.", value)
+    elif isinstance(value, BaseModel):
+        parts.spec[name] = shown(value)
+    else:
+        parts.spec[name] = to_jsonable_python(value)

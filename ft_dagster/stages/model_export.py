@@ -1,0 +1,164 @@
+"""What is served: the adapter in PEFT's layout, or a merged plain model with its adapter inside.
+
+Made only for weights whose recorded evaluation passes the gate, judged again here.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.data.probes import probe_prompts
+from ft_dagster.errors import UserError
+from ft_dagster.evaluation.arithmetic import Dtype
+from ft_dagster.evaluation.gates import Verdict, to_json
+from ft_dagster.export.card import Card, Source
+from ft_dagster.export.request import Base, Request
+from ft_dagster.spec import VariantSpec
+from ft_dagster.spec.narrow import narrowed
+from ft_dagster.stages import asked
+from ft_dagster.stages.asked import Asked
+from ft_dagster.stages.evaluation import JUDGED, verdict_on
+from ft_dagster.stages.stage import Check, Stage
+from ft_dagster.stages.verdicts import OWN, certificate_of, failed_rules, own_verdict, rejudge
+from ft_dagster.stages.workspace import Hands, View, Workspace
+from ft_dagster.store import Artifact, Attempt
+
+PROBES = 8
+DESCRIBED = ("export", "description", "owners", "objective", "data.sources", "data.general")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """`task`, `general`, `device`, `dtype`: how weights that drifted from what was judged are asked again."""
+
+    spec: VariantSpec
+    base_model: Artifact
+    task_dataset: Artifact
+    training_plan: Artifact
+    fine_tuned_model: Artifact
+    base_evaluation: Artifact
+    evaluation: Artifact
+    judged_by: VariantSpec
+    task: asked.OwnTask
+    general: asked.General
+    device: str
+    dtype: Dtype
+
+
+def inputs(view: View) -> Inputs:
+    tuned = view.upstream("fine_tuned_model")
+    evaluation, verdict = rejudge(view.workspace, tuned)
+    if not verdict.passed:
+        raise UserError(
+            f"the gate does not hold for weights {tuned.digest[:12]}: {failed_rules(verdict)}",
+            fix="Train again with other data or settings, or change the gates and evaluate again",
+        )
+    return Inputs(
+        narrowed(view.spec, DESCRIBED),
+        view.upstream("base_model"),
+        view.upstream("task_dataset"),
+        view.upstream("training_plan"),
+        tuned,
+        view.upstream("base_evaluation"),
+        evaluation,
+        narrowed(view.spec, JUDGED),
+        asked.own_task(view),
+        asked.general(view),
+        view.device,
+        asked.dtype_of(view),
+    )
+
+
+def build(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+    figures = hands.run("export", attempt, lambda output: _request(inputs, hands, output))
+    if not figures["certified"]:
+        _judge_itself(inputs, hands, attempt)
+    return figures
+
+
+def _request(inputs: Inputs, hands: Hands, output: Path) -> Request:
+    """The export program's run.json. Its probes are prompts of the variant's own rows."""
+    base, tuned, folder = inputs.base_model, inputs.fine_tuned_model, hands.base_folder(inputs.base_model)
+    named = base.predicate["spec"]["base"]
+    return Request.model_validate(
+        {
+            "schema_version": 1,
+            "base": Base(
+                folder=folder, digest=base.digest, reference=named["reference"], revision=named["revision"]
+            ),
+            "weights": hands.payload(tuned),
+            "weights_digest": tuned.digest,
+            "format": inputs.spec.export.format,
+            "card": _card(inputs, hands, str(named["reference"])),
+            "probes": probe_prompts(hands.payload(inputs.task_dataset), folder, PROBES),
+            "device": inputs.device,
+            "output": output,
+        }
+    )
+
+
+def _card(inputs: Inputs, hands: Hands, reference: str) -> Card:
+    spec, plan, tuned = inputs.spec, inputs.training_plan.figures, inputs.fine_tuned_model
+    return Card(
+        variant=hands.variant,
+        description=spec.description,
+        owners=spec.owners,
+        base_model=reference,
+        objective=spec.objective,
+        method=plan["method"],
+        training=plan["training"],
+        figures=tuned.figures,
+        verdict=to_json(_verdict(inputs, hands, hands.payload(inputs.evaluation))),
+        sources=tuple(Source(path=source.path, licence=source.licence) for source in spec.data.sources),
+        general=None if spec.data.general is None else spec.data.general.corpus,
+        weights=tuned.digest,
+        evaluation=inputs.evaluation.digest,
+    )
+
+
+def _verdict(inputs: Inputs, hands: Hands, payload: Path) -> Verdict:
+    return verdict_on(inputs.judged_by, hands.payload(inputs.base_evaluation), payload, hands.declared_in)
+
+
+def _judge_itself(inputs: Inputs, hands: Hands, attempt: Attempt) -> None:
+    """Evaluate a merge that drifted from what was judged. Raises UserError where that is no pass."""
+    hands.say("the certificate does not hold: the merged weights are evaluated by themselves")
+    folder, base = attempt.evidence / OWN, hands.base_folder(inputs.base_model)
+    question = Asked(base, attempt.payload, inputs.device, inputs.dtype, inputs.task, inputs.general)
+    hands.run("evaluation", attempt, lambda output: question.request(hands, output), into=folder)
+    verdict = _verdict(inputs, hands, folder / "payload")
+    if not verdict.passed:
+        certificate = json.loads((attempt.evidence / "certificate.json").read_text("utf-8"))
+        raise UserError(
+            f"the certificate does not hold ({'; '.join(certificate['failures'])}), and the merged weights, "
+            f"evaluated by themselves, do not pass: {failed_rules(verdict)}",
+            field="export.format",
+            value=inputs.spec.export.format,
+            fix="Declare `export: adapter`, which is served exactly as judged",
+        )
+
+
+def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
+    certificate = certificate_of(workspace, artifact)
+    if certificate["passed"]:
+        said = ", ".join(f"{name} {value:.3g}" for name, value in certificate["figures"].items())
+        return [Check("certificate", True, said)]
+    own = own_verdict(workspace, artifact)
+    passed = own is not None and own.passed
+    said = f"{'; '.join(certificate['failures'])}: evaluated by itself"
+    return [Check("certificate", passed, f"{said}, it passes" if passed else f"{said}: no pass")]
+
+
+STAGE = Stage(
+    "model_export",
+    reads=(*asked.READS, "training_plan", "fine_tuned_model", "base_evaluation", "evaluation"),
+    fields=(*asked.FIELDS, *JUDGED, *DESCRIBED),
+    inputs=inputs,
+    build=build,
+    checks={"certificate": "The export, reloaded from disk, behaves as the weights that were judged"},
+    judge=judge,
+    programs=("export", "evaluation"),
+)

@@ -1,0 +1,87 @@
+"""What a plan rests on beside the declaration and the data: the base's shapes, the variants on it, and what
+their finished trainings taught.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ft_dagster.data.derived import new_token_ids_of, parent_artifact
+from ft_dagster.data.weights import CONFIG
+from ft_dagster.errors import UserError
+from ft_dagster.planning.cost.learned import Finished, finished
+from ft_dagster.planning.cost.serving import Manner
+from ft_dagster.planning.hardware.catalogue import Hardware
+from ft_dagster.planning.survey import PlanContext
+from ft_dagster.spec import VariantKey, VariantSpec, load_variant, variant_files
+from ft_dagster.stages.workspace import Workspace, prefix_of
+from ft_dagster.store import Artifact, Store, read_head
+from ft_dagster.training.contract import Parent
+
+
+def context_of(workspace: Workspace, spec: VariantSpec, base: Artifact, hardware: Hardware) -> PlanContext:
+    """Of a recorded base."""
+    neighbours = sharing(workspace.project, workspace.key, spec)
+    return PlanContext(
+        workspace.base_folder(base),
+        hardware,
+        variants=len(neighbours),
+        new_token_ids=tuple(new_token_ids_of(workspace.store, base, workspace.cache)),
+        parent=_parent(workspace, base),
+        budget_usd=spec.resources.budget_usd,
+        deadline_hours=spec.resources.deadline_hours,
+        serving=_manner(spec),
+        base=base.digest,
+        finished=_finished(workspace.store, neighbours),
+    )
+
+
+def context_without_base(
+    workspace: Workspace, spec: VariantSpec, folder: Path, hardware: Hardware
+) -> PlanContext:
+    """Of a base that no run has recorded yet, in `folder`: its finished trainings are not known."""
+    rows = int(json.loads((folder / CONFIG).read_text("utf-8")).get("vocab_size") or 0)
+    return PlanContext(
+        folder,
+        hardware,
+        variants=len(sharing(workspace.project, workspace.key, spec)),
+        new_token_ids=tuple(range(rows, rows + len(spec.base_model.new_tokens))),
+        budget_usd=spec.resources.budget_usd,
+        deadline_hours=spec.resources.deadline_hours,
+        serving=_manner(spec),
+    )
+
+
+def sharing(project: Path, key: VariantKey, spec: VariantSpec) -> list[VariantKey]:
+    """The declared variants on this one's base, itself among them; a broken declaration counts for none."""
+    found = [key]
+    for other in variant_files(project):
+        if other == key:
+            continue
+        try:
+            if load_variant(project, other).spec.base_model == spec.base_model:
+                found.append(other)
+        except UserError:
+            continue
+    return found
+
+
+def _manner(spec: VariantSpec) -> Manner:
+    return "copies" if spec.export.format == "merged" else "adapters"
+
+
+def _parent(workspace: Workspace, base: Artifact) -> Parent | None:
+    """The adapter that stays frozen beneath, whatever method the plan comes to."""
+    parent = base.figures.get("parent")
+    if not parent or parent["mode"] != "stack":
+        return None
+    adapter = parent_artifact(workspace.store, base, "model_export")
+    return Parent(adapter=workspace.payload(adapter), digest=adapter.digest)
+
+
+def _finished(store: Store, keys: list[VariantKey]) -> tuple[Finished, ...]:
+    """The newest training of each of these variants, where it was measured."""
+    heads = (read_head(store, prefix_of(key), "fine_tuned_model") for key in keys)
+    known = (finished(head.figures) for head in heads if head is not None)
+    return tuple(one for one in known if one is not None)

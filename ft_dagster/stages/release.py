@@ -1,0 +1,68 @@
+"""A version of the variant, recorded only if the gate held for exactly these bytes.
+
+The last step, and no stage: it makes no artifact, it appends to the variant's release log.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ft_dagster.evaluation.gates import Verdict, gates_digest, to_json, with_rules
+from ft_dagster.lineage.release import history, record_release, rolled_back
+from ft_dagster.stages.verdicts import against_production, certificate_of, own_verdict, rejudge
+from ft_dagster.stages.workspace import Workspace
+from ft_dagster.store import Artifact, verify
+
+NAME = "release"
+
+
+@dataclass(frozen=True)
+class Released:
+    """`entry`: of the release log. `history`: the log after it. `next`: what is to be done, if anything."""
+
+    entry: dict[str, Any]
+    history: list[dict[str, Any]]
+    verdict: Verdict
+    export: Artifact
+    next: str
+
+
+def release(workspace: Workspace) -> Released:
+    """Append the newest export to the log; the standing entry where it is there already. Raises UserError."""
+    store, prefix, spec = workspace.store, workspace.prefix, workspace.spec
+    export, tuned = workspace.upstream("model_export"), workspace.upstream("fine_tuned_model")
+    verify(store, export, workspace.cache)
+    evaluation, verdict = rejudge(workspace, tuned)
+    verdict = with_rules(verdict, against_production(workspace, tuned, evaluation))
+    own = own_verdict(workspace, export)
+    entry = record_release(
+        store,
+        prefix,
+        variant=str(workspace.key),
+        export=export,
+        evaluation=evaluation,
+        verdict=to_json(verdict),
+        gates=gates_digest(spec.gates),
+        certificate=certificate_of(workspace, export),
+        own_verdict=None if own is None else to_json(own),
+        run_id=workspace.run.id,
+        reason=workspace.run.reason,
+        approvers=spec.release.approvers,
+    )
+    past = history(store, prefix)
+    return Released(entry, past, verdict, export, _next(workspace, entry, past))
+
+
+def _next(workspace: Workspace, entry: dict[str, Any], past: list[dict[str, Any]]) -> str:
+    """What is to be done for this version to be served, if anything."""
+    version, gone, key = entry["version"], rolled_back(past), workspace.key
+    if version in gone:
+        return (
+            f"version {version} was rolled back ({gone[version]}): it stays so; "
+            f"`ft-dagster release {key} --version {version} --force --reason ...` puts it back"
+        )
+    if past[-1]["production"] != version:
+        who = " or ".join(workspace.spec.release.approvers) or "anyone"
+        return f"version {version} waits for {who}: `ft-dagster release {key} --version {version}`"
+    return f"version {version} is in production"

@@ -1,0 +1,57 @@
+"""A base with another variant's adapter beneath the one to be trained: which methods may have one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ft_dagster.data.derived import new_token_ids_of, parent_artifact
+from ft_dagster.data.quantize import quantization_of
+from ft_dagster.errors import UserError
+from ft_dagster.stages.workspace import Workspace
+from ft_dagster.store import Artifact
+from ft_dagster.training.contract import Base, Parent
+
+STACKED = {"lora": None, "qlora": "nf4", "lora_8bit": "int8"}  # method -> how it quantizes the base
+
+
+def refuse_unstacked(method: str, adapter: Path, declared_in: Path) -> None:
+    """Raises UserError unless `method` trains a LoRA on a base quantized as the parent's `adapter` had it.
+
+    `auto` passes: the plan will say which method it is.
+    """
+    if method == "auto":
+        return
+    quantized = quantization_of(adapter)
+    if method not in STACKED:
+        problem = f"{method} trains no LoRA to stack on the parent's adapter"
+    elif STACKED[method] != quantized:
+        now = STACKED[method] or "not quantized"
+        problem = f"the parent was trained on a base that was {quantized or 'not quantized'}; {method}: {now}"
+    else:
+        return
+    methods = [name for name, kind in STACKED.items() if kind == quantized]
+    raise UserError(
+        problem,
+        file=declared_in,
+        field="base_model.parent_adapter",
+        value="stack",
+        fix=f"Declare `parent_adapter: fold`, or the method {' or '.join(methods)}",
+    )
+
+
+def trained_base(workspace: Workspace, base: Artifact, method: str) -> Base:
+    """The base as the trainer takes it. Raises UserError where `method` cannot be stacked on a parent's
+    adapter.
+    """
+    parent = None
+    recorded_parent = base.figures.get("parent")
+    if recorded_parent and recorded_parent["mode"] == "stack":
+        adapter = parent_artifact(workspace.store, base, "model_export")
+        refuse_unstacked(method, workspace.payload(adapter), workspace.declared_in)
+        parent = Parent(adapter=workspace.payload(adapter), digest=adapter.digest)
+    return Base(
+        folder=workspace.base_folder(base),
+        digest=base.digest,
+        new_token_ids=tuple(new_token_ids_of(workspace.store, base, workspace.cache)),
+        parent=parent,
+    )

@@ -1,0 +1,54 @@
+"""A stage: one step from a declaration to a release. Each file beside this one defines one.
+
+`inputs(view)` asks for what the stage is made from: artifacts of the stages that it `reads`, the `fields` of
+the declaration that it lists, facts of the host. It may branch on them, and returns one frozen dataclass (see
+`inputs.py`). `build(inputs, hands, attempt)` makes the artifact from that object alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+if TYPE_CHECKING:
+    from ft_dagster.stages.workspace import Hands, View, Workspace
+    from ft_dagster.store import Artifact, Attempt
+
+I = TypeVar("I")  # noqa: E741  # the dataclass of a stage's inputs
+Owner = Literal["variant", "shared"]
+SHARED = "shared"  # the part of the store that is all tenants'
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a stage says of its own artifact. One that does not pass stops all that comes after it."""
+
+    name: str
+    passed: bool
+    sentence: str
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stage(Generic[I]):
+    """`checks`: name -> description of each check that `judge` gives.
+
+    `refuse`: raises UserError before anything is looked for or made. `owner`: whose part of the store takes
+    the artifact. `seed`: what the manifest says of it. `on_demand`: made when another stage asks for it, and
+    no asset of its own. `programs`: modules of this package that `build` runs.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    fields: tuple[str, ...]
+    inputs: Callable[[View], I]
+    build: Callable[[I, Hands, Attempt], dict[str, Any]]
+    checks: Mapping[str, str] = field(default_factory=dict)
+    judge: Callable[[Workspace, Artifact], Sequence[Check]] = lambda workspace, artifact: ()
+    refuse: Callable[[Workspace], None] = lambda workspace: None
+    after: Callable[[Workspace, Artifact], None] = lambda workspace, artifact: None
+    owner: Callable[[I], Owner] = lambda inputs: "variant"
+    seed: Callable[[I], int | None] = lambda inputs: None
+    on_demand: bool = False
+    programs: tuple[str, ...] = ()

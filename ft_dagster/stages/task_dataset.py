@@ -1,0 +1,61 @@
+"""The tenant's rows: validated, deduplicated, decontaminated against the evaluation, and split.
+
+Base-agnostic: nothing is rendered or tokenized yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ft_dagster.data.dataset import build_task_dataset
+from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.spec import VariantSpec
+from ft_dagster.stages import evaluation_texts
+from ft_dagster.stages.inputs import Digest, recorded
+from ft_dagster.stages.stage import Check, Stage
+from ft_dagster.stages.workspace import Hands, View, Workspace
+from ft_dagster.store import Artifact, Attempt
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """`sources`: digest of `fingerprints`, of the files as they were declared."""
+
+    spec: VariantSpec
+    sources: Digest
+    evaluation_texts: Artifact | None
+    fingerprints: list[Any] = recorded(default_factory=list)
+
+
+def inputs(view: View) -> Inputs:
+    spec, sources, tasks = view.spec, view.frozen("sources"), view.frozen("tasks")
+    guarded = spec.data.decontaminate.enabled and (tasks["task"] or tasks["general"])
+    texts = view.made(evaluation_texts.STAGE) if guarded else None
+    return Inputs(spec, Digest(sha256_json(sources)), texts, sources)
+
+
+def build(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+    texts = inputs.evaluation_texts
+    file = None if texts is None else hands.payload(texts) / "texts.parquet"
+    return build_task_dataset(
+        inputs.spec, hands.project, file, attempt.payload, hands.say,
+        declared_in=hands.declared_in, frozen=inputs.fingerprints, cache=hands.cache,
+    )  # fmt: skip
+
+
+def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
+    dropped, read = sum(artifact.figures["dropped"].values()), artifact.figures["read"]
+    said = f"{dropped:,} of {read:,} rows dropped"
+    return [Check("rows_kept", dropped * 2 <= read, said, {"dropped": dropped, "read": read})]
+
+
+STAGE = Stage(
+    "task_dataset",
+    reads=("declaration", "evaluation_texts"),
+    fields=("data.sources", "data.splits", "data.deduplicate", "data.decontaminate"),
+    inputs=inputs,
+    build=build,
+    checks={"rows_kept": "Rows remain to train on, and the share that was dropped is below a half"},
+    judge=judge,
+)

@@ -1,0 +1,100 @@
+"""The training examples: rendered with the base's template, tokenized, span-masked, mixed, unpacked."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.data.mixture import build_mixture
+from ft_dagster.planning.methods.defaults import MAX_LENGTH
+from ft_dagster.spec import VariantSpec
+from ft_dagster.spec.narrow import narrowed
+from ft_dagster.stages.stage import Check, Stage
+from ft_dagster.stages.workspace import Hands, View, Workspace
+from ft_dagster.store import Artifact, Attempt
+
+SAMPLE = "sample.txt"
+RENDERED = (
+    "objective",
+    "data.general",
+    "data.train_on",
+    "data.on_too_long",
+    "data.samples",
+    "training.seed",
+)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """`max_length`: of an example, in tokens, as resolved."""
+
+    spec: VariantSpec
+    task_dataset: Artifact
+    base_model: Artifact
+    general_corpus: Artifact | None
+    max_length: int
+
+
+def inputs(view: View) -> Inputs:
+    spec, base = view.spec, view.upstream("base_model")
+    general = spec.data.general
+    longest = spec.training.max_length or min(MAX_LENGTH.value, _context_length(view.base_folder(base)))
+    return Inputs(
+        narrowed(spec, RENDERED),
+        view.upstream("task_dataset"),
+        base,
+        None if general is None else view.corpus(general.corpus),
+        longest,
+    )
+
+
+def build(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+    corpus = inputs.general_corpus
+    figures = build_mixture(
+        inputs.spec, hands.payload(inputs.task_dataset), hands.base_folder(inputs.base_model),
+        None if corpus is None else hands.payload(corpus), inputs.max_length, attempt.payload, hands.say,
+        declared_in=hands.declared_in,
+    )  # fmt: skip
+    sample = figures.pop("sample")
+    if inputs.spec.data.samples != "off":
+        (attempt.evidence / SAMPLE).write_text(sample, "utf-8")
+    return figures
+
+
+def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
+    sources = artifact.figures["splits"]["train"]["by_source"]
+    empty = [source for source, part in sources.items() if part["trained_tokens"] == 0]
+    share = artifact.figures["general_share"]
+    said = f"no trained tokens in {', '.join(empty)}" if empty else "every source is trained on"
+    counted = {f"trained_tokens {source}": part["trained_tokens"] for source, part in sources.items()}
+    return [
+        Check("trained_tokens", not empty, said, counted),
+        Check(
+            "general_share",
+            abs(share["asked"] - share["realized"]) <= 0.01,
+            f"asked {share['asked']:.1%}, realized {share['realized']:.2%}",
+            share,
+        ),
+    ]
+
+
+def _context_length(base_folder: Path) -> int:
+    config = json.loads((base_folder / "config.json").read_text("utf-8"))
+    return int(config.get("max_position_embeddings") or MAX_LENGTH.value)
+
+
+STAGE = Stage(
+    "training_mixture",
+    reads=("declaration", "base_model", "task_dataset", "general_corpus"),
+    fields=(*RENDERED, "training.max_length"),
+    inputs=inputs,
+    build=build,
+    checks={
+        "trained_tokens": "Every source has tokens that carry a label: the loss mask is not silently empty",
+        "general_share": "The realized share of general text is the one that was asked for",
+    },
+    judge=judge,
+    seed=lambda inputs: inputs.spec.training.seed,
+)

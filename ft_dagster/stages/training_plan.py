@@ -1,0 +1,146 @@
+"""Method, hyperparameters and layout, each with its reason; what it occupies and costs, and whether it fits.
+
+All methods are ranked. Prices, the variants on the base and what finished trainings taught are those of the
+day it was planned: recorded in the estimate beside the plan, and in no key.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.errors import UserError
+from ft_dagster.planning.context import counts_of, facts_of, hardware_of, keyed
+from ft_dagster.planning.plan import make_plan
+from ft_dagster.planning.survey import PlanContext
+from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.report.recommendation import memory_line, refusal
+from ft_dagster.spec import VariantSpec
+from ft_dagster.spec.formats import export_problem
+from ft_dagster.spec.narrow import narrowed, shown
+from ft_dagster.spec.variant import TrainingSpec
+from ft_dagster.stages.inputs import Digest, recorded
+from ft_dagster.stages.plan_context import context_of
+from ft_dagster.stages.stage import Check, Stage
+from ft_dagster.stages.workspace import Hands, View, Workspace, named_in
+from ft_dagster.store import Artifact, Attempt
+from ft_dagster.training.contract import PLAN_FILE
+
+ESTIMATE = "estimate.json"
+FIGURES = ("steps", "trainable_parameters", "fits", "storage", "warnings", "predicted", "on")
+TRAINING = tuple(f"training.{name}" for name in TrainingSpec.model_fields if name != "report_to")
+PLANNED = (
+    "objective",
+    "base_model.new_tokens",
+    "method",
+    *TRAINING,
+    "resources.gpus",
+    "resources.cpu_slots",
+)
+# They rank methods, so they are in the key where the plan chooses one; else they only shape the estimate.
+RANKED = (
+    "data.general",
+    "evaluation.general",
+    "evaluation.limit",
+    "evaluation.task",
+    "export.format",
+    "resources.budget_usd",
+    "resources.deadline_hours",
+)
+HARDWARE = ("resources.cpu_ranks", "resources.gpu_kind", "resources.sharing")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """`hardware`: what of the devices a plan depends on. `ranked_by`: digest of what `auto` chooses by."""
+
+    spec: VariantSpec
+    training_mixture: Artifact
+    base_model: Artifact
+    hardware: dict[str, Any]
+    ranked_by: Digest | None
+    whole: VariantSpec = recorded()
+    context: PlanContext = recorded()
+
+
+def inputs(view: View) -> Inputs:
+    base, spec = view.upstream("base_model"), view.spec
+    hardware = hardware_of(spec, view.leases.inventory, view.project)
+    ranked_by = Digest(sha256_json(shown(narrowed(spec, RANKED)))) if spec.method.name == "auto" else None
+    return Inputs(
+        narrowed(spec, PLANNED),
+        view.upstream("training_mixture"),
+        base,
+        keyed(hardware),
+        ranked_by,
+        narrowed(spec, (*PLANNED, *RANKED)),
+        context_of(view.workspace, view.workspace.spec, base, hardware),
+    )
+
+
+def build(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+    base, context = inputs.base_model, inputs.context
+    weights = base.figures["parameters"], base.figures["weights_bytes"]
+    facts = facts_of(counts_of(inputs.training_mixture), *weights, hands.base_folder(base), context.hardware)
+    with named_in(hands.declared_in):
+        plan = make_plan(inputs.whole, facts, context)
+    _write(attempt.payload / PLAN_FILE, plan.content)
+    _write(attempt.evidence / ESTIMATE, plan.estimate)
+    content = {name: plan.content[name] for name in ("method", "training", "ranks")}
+    return {**content, **{name: plan.estimate[name] for name in FIGURES}}
+
+
+def refuse(workspace: Workspace) -> None:
+    """Raises UserError where this host can never lend what the declaration asks for."""
+    with named_in(workspace.declared_in):
+        workspace.leases.candidates(workspace.ask("training"))
+
+
+def after(workspace: Workspace, artifact: Artifact) -> None:
+    """Before anything is trained: what `auto` chose may not have the export that is declared."""
+    declared = workspace.spec.export.format
+    problem = export_problem(artifact.figures["method"]["name"], declared)
+    if problem:
+        raise UserError(
+            f"by its plan, {problem}",
+            file=workspace.declared_in,
+            field="export.format",
+            value=declared,
+            fix="Or name the method, see the reasons of training_plan",
+        )
+
+
+def estimate_of(workspace: Workspace, artifact: Artifact) -> dict[str, Any]:
+    """The plan's document with all methods ranked, memory, cost, reasons and changes."""
+    estimate: dict[str, Any] = json.loads((workspace.evidence(artifact) / ESTIMATE).read_text("utf-8"))
+    return estimate
+
+
+def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
+    estimate = estimate_of(workspace, artifact)
+    held, device = estimate["plan"]["memory_bytes"]["total"], estimate["device_bytes"]
+    known = {} if device is None else {"device_bytes": device}
+    changes = [change["sentence"] for change in estimate["changes"]]
+    said = f"{memory_line(estimate)}; {estimate['plan']['learned']}"
+    if not estimate["fits"]:
+        said = f"{refusal(estimate)}\n{said}"
+    return [Check("fits", estimate["fits"], said, {"needed": held, "changes": changes, **known})]
+
+
+def _write(file: Path, document: dict[str, Any]) -> None:
+    file.write_text(json.dumps(document, indent=1, sort_keys=True), "utf-8")
+
+
+STAGE = Stage(
+    "training_plan",
+    reads=("declaration", "base_model", "training_mixture"),
+    fields=(*PLANNED, *RANKED, *HARDWARE),
+    inputs=inputs,
+    build=build,
+    checks={"fits": "The training's memory, by a dry run of its step, fits the device"},
+    judge=judge,
+    refuse=refuse,
+    after=after,
+)

@@ -1,0 +1,437 @@
+"""What a stage works with: the variant's key, its declaration, the store, this host, the artifacts upstream.
+
+The same for assets, command line, experiments and plans ahead of a run; it knows nothing of Dagster.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from ft_dagster.data.derived import base_folder, new_token_ids_of
+from ft_dagster.errors import UserError
+from ft_dagster.launch.launcher import Job, Launcher, LocalLauncher
+from ft_dagster.launch.leases import Ask, Leases, of_host
+from ft_dagster.launch.local import ProgramFailed
+from ft_dagster.settings import Settings
+from ft_dagster.spec import Declared, VariantKey, VariantSpec, load_variant
+from ft_dagster.spec.narrow import narrowed
+from ft_dagster.spec.overrides import with_overrides
+from ft_dagster.stages.general_corpus import find_corpus
+from ft_dagster.stages.inputs import key_parts
+from ft_dagster.stages.stage import SHARED, Stage
+from ft_dagster.store import Artifact, Attempt, Store, read_head, write_head
+from ft_dagster.store.make import Recipe, make
+from ft_dagster.training.checkpoints import newest_good
+
+TRAINING = "training"
+I = TypeVar("I")  # noqa: E741
+Say = Callable[[str], None]
+Reporting = Callable[[], AbstractContextManager[Mapping[str, str]]]
+
+
+class UnlistedStage(Exception):
+    """A stage asked for an artifact of a stage that it does not list in `reads`."""
+
+
+class TrainingStopped(Exception):
+    """A training of an experiment gave up: its validation loss is above the limit it was given."""
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__("stopped early: its validation loss was above the median of the runs before it")
+        self.run_dir = run_dir
+
+
+@contextmanager
+def _nobody_listens() -> Iterator[Mapping[str, str]]:
+    yield {}
+
+
+@dataclass(frozen=True)
+class RunOf:
+    """Who asked: recorded in heads, leases and the release log. `reporting` gives a program the environment
+    in which it reports its progress, where somebody listens.
+    """
+
+    id: str = "by-hand"
+    reason: str = "by hand"
+    say: Say = print
+    reporting: Reporting = _nobody_listens
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What an experiment changes: heads of its own below `heads`, fields of the declaration, and for a
+    training the validation loss (by evaluation: 1, 2, ...) above which it gives up.
+    """
+
+    heads: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    stop_above: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One variant's desk. `trial`: of an experiment. Artifacts lie under `prefix` by their key either way, so
+    an experiment shares what is equal; its heads lie apart.
+    """
+
+    settings: Settings
+    key: VariantKey
+    run: RunOf = RunOf()
+    trial: Trial | None = None
+    launcher: Launcher | None = None
+
+    @cached_property
+    def store(self) -> Store:
+        return self.settings.open_store()
+
+    @property
+    def project(self) -> Path:
+        return self.settings.project
+
+    @property
+    def cache(self) -> Path:
+        return self.settings.cache_folder
+
+    @property
+    def prefix(self) -> str:
+        """The variant's own part of the store."""
+        return prefix_of(self.key)
+
+    @property
+    def heads(self) -> str:
+        return self.prefix if self.trial is None else f"{self.prefix}/experiments/{self.trial.heads}"
+
+    @property
+    def declared_in(self) -> Path:
+        """The variant's file, for errors to name."""
+        return self.project / "tenants" / self.key.tenant / f"{self.key.variant}.yaml"
+
+    def declared(self) -> Declared:
+        """The declaration as it is now, with what an experiment changes. Raises UserError."""
+        return with_overrides(
+            load_variant(self.project, self.key), {} if self.trial is None else self.trial.overrides
+        )
+
+    @cached_property
+    def frozen(self) -> dict[str, Any]:
+        """declaration.json as it was frozen: spec, sources (their fingerprints), tasks (their digests)."""
+        file = self.payload(self.upstream("declaration")) / "declaration.json"
+        content: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        return content
+
+    @cached_property
+    def spec(self) -> VariantSpec:
+        return VariantSpec.model_validate(self.frozen["spec"])
+
+    def head(self, stage: str) -> Artifact | None:
+        """The newest artifact of a stage; of a corpus see `stages.general_corpus`."""
+        return read_head(self.store, self.heads, stage)
+
+    def upstream(self, stage: str) -> Artifact:
+        """The head of a stage: what this run just made, else the newest before it. Raises UserError."""
+        artifact = self.head(stage)
+        if artifact is None:
+            raise UserError(
+                f"{self.key} has no {stage} yet", fix=f"Materialize {stage} of this partition first"
+            )
+        return artifact
+
+    def folder(self, artifact: Artifact) -> Path:
+        """The artifact's `payload/` and `evidence/` on this machine."""
+        return artifact.folder(self.store, self.cache)
+
+    def payload(self, artifact: Artifact) -> Path:
+        return self.folder(artifact) / "payload"
+
+    def evidence(self, artifact: Artifact) -> Path:
+        return self.folder(artifact) / "evidence"
+
+    def base_folder(self, base: Artifact) -> Path:
+        """The base model's folder on this machine, its files checked."""
+        return base_folder(self.store, base, self.project, self.cache)
+
+    @cached_property
+    def leases(self) -> Leases:
+        return of_host(self.settings.host)
+
+    @property
+    def device(self) -> str:
+        """torch's name for what this host computes on."""
+        return "cuda" if self.leases.inventory.kind == "gpu" else "cpu"
+
+    def make(self, stage: Stage[I]) -> Artifact:
+        """The stage's artifact, found under its key or built, with the head pointing at it. Raises UserError,
+        ProgramFailed, TrainingStopped.
+        """
+        artifact = self._make(stage)
+        if stage.name == "declaration":
+            for read in ("frozen", "spec"):
+                self.__dict__.pop(read, None)
+        stage.after(self, artifact)
+        if not stage.on_demand:
+            write_head(self.store, self.heads, artifact, self.run.id)
+        return artifact
+
+    def recipe(self, stage: Stage[I]) -> tuple[Recipe, I]:
+        """What the stage's artifact would be made from now."""
+        inputs = stage.inputs(View(self, stage))
+        parts, shared = key_parts(inputs), stage.owner(inputs) == SHARED
+        return (
+            Recipe(
+                stage.name,
+                SHARED if shared else self.prefix,
+                parts.inputs,
+                parts.spec,
+                None if shared else str(self.key),
+                stage.seed(inputs),
+            ),
+            inputs,
+        )
+
+    def _make(self, stage: Stage[I]) -> Artifact:
+        stage.refuse(self)
+        recipe, inputs = self.recipe(stage)
+        artifact = make(
+            self.store,
+            self.settings.work_folder,
+            recipe,
+            lambda attempt: stage.build(inputs, Hands(self), attempt),
+        )
+        how = "reused, no work done" if artifact.reused else "made"
+        self.run.say(f"{stage.name} {artifact.digest[:12]} {how}")
+        return artifact
+
+    def ask(self, program: str) -> Ask:
+        """What the declaration asks of this host for a program of this run."""
+        reason = f"{program} for run {self.run.id[:8]}"
+        return self.leases.ask_of(self.key, self.spec.resources, reason, self.run.id)
+
+    def run_dir(self, attempt: Attempt) -> Path:
+        """A program's folder, named by the key: a second try finds the checkpoints of the first."""
+        name = f"{attempt.place.stage}-{attempt.place.key[:16]}"
+        return self.settings.work_folder / "runs" / str(self.key) / name
+
+    def run_program(self, program: str, run_dir: Path, request: BaseModel, *, leased: bool) -> dict[str, Any]:
+        """Run a program of this package on `request`, its run.json; returns its result.json.
+
+        Raises ProgramFailed, and TrainingStopped; what is raised here meanwhile cancels it.
+        """
+        training = program == TRAINING
+        launcher = self.launcher or LocalLauncher(self.leases)
+        try:
+            with (self.run.reporting if training else _nobody_listens)() as environment:
+                job = Job(
+                    program,
+                    run_dir,
+                    request,
+                    self.ask(program) if leased else None,
+                    environment,
+                    str(self.key),
+                )
+                result = launcher.run(job, self.run.say)
+        except ProgramFailed as failure:
+            failure.kept = _kept(run_dir / "output") if training else None
+            raise
+        except Exception:
+            raise
+        except BaseException:
+            if training:
+                kept = _kept(run_dir / "output")
+                self.run.say(f"Cancelled. Kept: {kept}. Run it again: it goes on from there")
+            raise
+        if result.get("status") == "stopped":
+            raise TrainingStopped(run_dir)
+        return result
+
+
+@dataclass(frozen=True)
+class View:
+    """What a stage's `inputs` may ask for. Its declaration has the listed fields alone."""
+
+    workspace: Workspace
+    stage: Stage[Any]
+
+    @property
+    def key(self) -> VariantKey:
+        return self.workspace.key
+
+    @property
+    def spec(self) -> VariantSpec:
+        """As frozen, and narrowed: reading a field that the stage does not list raises UnlistedField."""
+        return narrowed(self.workspace.spec, self.stage.fields)
+
+    @property
+    def store(self) -> Store:
+        return self.workspace.store
+
+    @property
+    def project(self) -> Path:
+        return self.workspace.project
+
+    @property
+    def cache(self) -> Path:
+        return self.workspace.cache
+
+    @property
+    def declared_in(self) -> Path:
+        return self.workspace.declared_in
+
+    @property
+    def device(self) -> str:
+        return self.workspace.device
+
+    @property
+    def leases(self) -> Leases:
+        return self.workspace.leases
+
+    @property
+    def stop_above(self) -> dict[int, float]:
+        trial = self.workspace.trial
+        return {} if trial is None else dict(trial.stop_above)
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        trial = self.workspace.trial
+        return {} if trial is None else dict(trial.overrides)
+
+    def declared(self) -> Declared:
+        """The declaration as the tenant's file has it now: for the stage that freezes it."""
+        self._listed("declared.yaml")
+        return self.workspace.declared()
+
+    def frozen(self, part: str) -> Any:
+        """`sources` (their fingerprints) or `tasks` (their digests) of the frozen declaration."""
+        self._listed("declaration")
+        return self.workspace.frozen[part]
+
+    def upstream(self, stage: str) -> Artifact:
+        """The newest artifact of a stage that this one lists. Raises UserError."""
+        self._listed(stage)
+        return self.workspace.upstream(stage)
+
+    def corpus(self, name: str) -> Artifact:
+        """The newest artifact of a general corpus. Raises UserError."""
+        self._listed("general_corpus")
+        return find_corpus(self.store, name)
+
+    def made(self, stage: Stage[Any]) -> Artifact:
+        """The artifact of a stage that is made on demand."""
+        self._listed(stage.name)
+        return self.workspace.make(stage)
+
+    def payload(self, artifact: Artifact) -> Path:
+        return self.workspace.payload(artifact)
+
+    def base_folder(self, base: Artifact) -> Path:
+        return self.workspace.base_folder(base)
+
+    def new_token_ids(self, base: Artifact) -> list[int]:
+        """Rows of the base's vocabulary that were added for this variant, and are to be trained."""
+        return new_token_ids_of(self.store, base, self.cache)
+
+    def _listed(self, stage: str) -> None:
+        if stage not in self.stage.reads:
+            raise UnlistedStage(f"{self.stage.name} asks for {stage}, and does not list it")
+
+
+@dataclass(frozen=True)
+class Hands:
+    """What a stage's `build` works with: folders and programs, and nothing of the declaration."""
+
+    _workspace: Workspace
+
+    @property
+    def variant(self) -> str:
+        return str(self._workspace.key)
+
+    @property
+    def project(self) -> Path:
+        """Where paths of the declaration are relative to."""
+        return self._workspace.project
+
+    @property
+    def cache(self) -> Path:
+        return self._workspace.cache
+
+    @property
+    def declared_in(self) -> Path:
+        """The variant's file, for errors to name."""
+        return self._workspace.declared_in
+
+    @property
+    def run_id(self) -> str:
+        return self._workspace.run.id
+
+    def say(self, line: str) -> None:
+        self._workspace.run.say(line)
+
+    def payload(self, artifact: Artifact) -> Path:
+        return self._workspace.payload(artifact)
+
+    def evidence(self, artifact: Artifact) -> Path:
+        return self._workspace.evidence(artifact)
+
+    def base_folder(self, base: Artifact) -> Path:
+        return self._workspace.base_folder(base)
+
+    def run(
+        self,
+        program: str,
+        attempt: Attempt,
+        request: Callable[[Path], BaseModel],
+        *,
+        leased: bool = True,
+        into: Path | None = None,
+    ) -> dict[str, Any]:
+        """Run a program of this package and take over what it wrote; returns its figures.
+
+        `request(output)` gives what it is asked, to be answered in the folder `output`. The run folder is
+        removed when the program has succeeded. `into`: a folder that takes payload and evidence instead of
+        the attempt's own.
+        """
+        run_dir = self._workspace.run_dir(attempt)
+        output = run_dir / "output"
+        output.mkdir(parents=True, exist_ok=True)
+        result = self._workspace.run_program(program, run_dir, request(output), leased=leased)
+        for part in ("payload", "evidence"):
+            target = (into or attempt.folder) / part
+            target.mkdir(parents=True, exist_ok=True)
+            for file in (output / part).glob("*"):
+                shutil.move(file, target / file.name)
+        shutil.rmtree(run_dir)
+        figures: dict[str, Any] = result["figures"]
+        return figures
+
+
+def prefix_of(key: VariantKey) -> str:
+    """A variant's own part of the store."""
+    return f"tenants/{key.tenant}/{key.variant}"
+
+
+@contextmanager
+def named_in(file: Path) -> Iterator[None]:
+    """Let a UserError that names no file name this one."""
+    try:
+        yield
+    except UserError as error:
+        error.file = error.file or str(file)
+        raise
+
+
+def _kept(output: Path) -> str:
+    """What a training that ended early left to go on from."""
+    folder = output / "checkpoints"
+    newest = newest_good(folder)
+    if newest is None:
+        return f"nothing, for no checkpoint verifies in {folder}"
+    return f"the checkpoint of step {newest.step}, which verifies, in {newest.folder}"

@@ -1,0 +1,284 @@
+"""What a stage may read, and what moves its key: a table that a person wrote, field by field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+
+from ft_dagster.errors import UserError
+from ft_dagster.spec import VariantSpec
+from ft_dagster.spec.narrow import narrowed
+from ft_dagster.spec.overrides import with_overrides
+from ft_dagster.spec.variant import UnlistedField
+from ft_dagster.stages.chain import CHAIN, ON_DEMAND
+from ft_dagster.stages.declaration import freeze
+from ft_dagster.stages.inputs import RECORDED, Digest, File, key_parts
+from ft_dagster.stages.stage import Stage
+from ft_dagster.stages.workspace import UnlistedStage, View, Workspace
+
+ALL = (*CHAIN, *ON_DEMAND)
+BASE, ROWS, MIX, PLAN, TUNED = (
+    "base_model",
+    "task_dataset",
+    "training_mixture",
+    "training_plan",
+    "fine_tuned_model",
+)
+SCORES, BASE_EVAL, EVAL, EXPORT = "general_scores", "base_evaluation", "evaluation", "model_export"
+ASKED = {BASE_EVAL, EVAL, EXPORT}  # what is asked of the variant's own task
+JUDGED = {EVAL, EXPORT}
+NOTHING: set[str] = set()
+
+# Field -> another value for it, and the stages whose key it moves by itself: not through what is upstream.
+# The declaration's own key is moved by every field. AUTO: of `method: auto`, which ranks methods.
+TABLE: dict[str, tuple[Any, set[str]]] = {
+    "description": ("another", {EXPORT}),
+    "owners": (["someone@acme.example"], {EXPORT}),
+    "objective": ("domain_knowledge", {MIX, PLAN, EVAL, EXPORT}),
+    "base_model.keep": (True, {BASE}),
+    "base_model.revision": ("abc", NOTHING),  # of a hub's base; a folder has none
+    "base_model.new_tokens": (["<new>"], {BASE, PLAN}),
+    "base_model.alias": ("production", NOTHING),  # has one value so far
+    "base_model.parent_adapter": ("stack", NOTHING),  # of a parent alone
+    "data.sources": ([{"path": "data/rows.jsonl", "system": "Be brief"}], {ROWS, EXPORT}),
+    "data.splits.validation": (0.2, {ROWS}),
+    "data.splits.test": (0.2, {ROWS}),
+    "data.splits.minimum": (5, {ROWS}),
+    "data.deduplicate.method": ("off", {ROWS}),
+    "data.deduplicate.threshold": (0.7, {ROWS}),
+    "data.decontaminate.enabled": (False, {ROWS}),
+    "data.decontaminate.ngram": (8, {ROWS}),
+    "data.general.share": (0.1, {MIX, EXPORT}),
+    "data.general": (None, {MIX, EXPORT}),
+    "data.train_on": ("assistant_turns", {MIX, *ASKED}),
+    "data.on_too_long": ("drop", {MIX}),
+    "data.samples": ("off", {MIX}),
+    "method.name": ("qlora", {PLAN}),
+    "method.rank": (8, {PLAN}),
+    "method.alpha": (64.0, {PLAN}),
+    "method.dropout": (0.1, {PLAN}),
+    "method.target_modules": (["q_proj"], {PLAN}),
+    "method.use_rslora": (True, {PLAN}),
+    "method.use_dora": (True, {PLAN}),
+    "training.learning_rate": (1e-3, {PLAN}),
+    "training.num_train_epochs": (2.0, {PLAN}),
+    "training.max_steps": (7, {PLAN}),
+    "training.per_device_train_batch_size": (2, {PLAN}),
+    "training.gradient_accumulation_steps": (2, {PLAN}),
+    "training.lr_scheduler_type": ("linear", {PLAN}),
+    "training.warmup_ratio": (0.1, {PLAN}),
+    "training.weight_decay": (0.1, {PLAN}),
+    "training.max_grad_norm": (0.5, {PLAN}),
+    "training.max_length": (64, {MIX, PLAN}),
+    "training.packing": (False, {PLAN}),
+    "training.gradient_checkpointing": (True, {PLAN}),
+    "training.precision": ("bf16", {PLAN}),
+    "training.deepspeed.stage": (2, {PLAN}),
+    "training.deepspeed.bucket_mb": (100.0, {PLAN}),
+    "training.watch.questions": (4, {PLAN, TUNED}),
+    "training.watch.general_loss_limit": (1.0, {PLAN}),
+    "training.report_to": (["tensorboard"], NOTHING),  # shows the same curves elsewhere
+    "training.evaluations": (3, {PLAN}),
+    "training.keep_best": (2, {PLAN}),
+    "training.keep_last": (1, {PLAN}),
+    "training.seed": (7, {MIX, PLAN}),
+    "evaluation.task": (["tasks/sea_quiz.yaml"], {ROWS, *ASKED}),
+    "evaluation.general": ([], {ROWS, SCORES, EVAL, EXPORT}),
+    "evaluation.limit": (10, {SCORES, *ASKED}),
+    "evaluation.max_new_tokens": (8, ASKED),
+    "evaluation.kind": ("label", ASKED),
+    "evaluation.num_fewshot": (0, {SCORES, *ASKED}),
+    "evaluation.probed_rows": (4, ASKED),
+    "evaluation.canaries": (["a planted string"], ASKED),
+    "evaluation.seed": (3, {SCORES, *ASKED}),
+    "gates.task_margin": (0.5, JUDGED),
+    "gates.general_margin": (0.5, JUDGED),
+    "gates.general_loss_margin": (0.5, JUDGED),
+    "gates.regression_margin": (0.5, JUDGED),
+    "gates.max_regurgitation": (0.9, JUDGED),
+    "gates.alpha": (0.1, JUDGED),
+    "gates.undecided": ("fail", JUDGED),
+    "gates.metrics": ({"sea_quiz": "acc"}, JUDGED),
+    "export.format": ("merged", {EXPORT}),
+    "resources.gpus": (2, {PLAN}),
+    "resources.gpu_memory_gb": (10.0, NOTHING),  # which device is lent
+    "resources.gpu_kind": ("A100", NOTHING),  # a host with GPUs plans by what it gets
+    "resources.sharing": ("shared", NOTHING),
+    "resources.cpu_slots": (2, {PLAN}),
+    "resources.cpu_ranks": (2, {PLAN}),
+    "resources.priority": (5, NOTHING),
+    "resources.budget_usd": (5.0, NOTHING),
+    "resources.deadline_hours": (5.0, NOTHING),
+    "release.approvers": (["boss"], NOTHING),
+    "retrain.cron": ("0 3 * * 1", NOTHING),
+    "retrain.timezone": ("Europe/Madrid", NOTHING),
+}
+WITH: dict[str, dict[str, Any]] = {  # what must be declared too for the value to be valid
+    "base_model.revision": {},
+    "training.deepspeed.stage": {"resources.cpu_ranks": 2},
+    "gates.undecided": {},
+}
+# What `auto` chooses by moves the plan's key too.
+AUTO: dict[str, Any] = {
+    "data.general": None,
+    "evaluation.general": [],
+    "evaluation.limit": 10,
+    "evaluation.task": ["tasks/sea_quiz.yaml"],
+    "export.format": "merged",
+    "resources.budget_usd": 5.0,
+    "resources.deadline_hours": 5.0,
+}
+ELSEWHERE = {  # fields of the table's rest, and why no row of their own
+    "schema_version": "has one value",
+    "base_model.source": "what lies there is in base_model's key, by digest",
+    "base_model.variant": "tests/e2e/test_parents.py: the parent's release is in base_model's key",
+    "method.num_virtual_tokens": "of prompt and prefix tuning; with the rest of `method` in the plan's key",
+    "data.general.corpus": "a row of its own would need a second corpus; with the rest of data.general",
+    "training.deepspeed.offload": "is a part of ZeRO on GPUs; with the rest of `training` in the plan's key",
+    "training.deepspeed.nvme_path": "goes with offload",
+    "training.watch.benchmark_limit": "needs questions; with the rest of `training` in the plan's key",
+    "evaluation.database": "needs kind: sql; by digest in the keys of what is asked",
+    "retrain.on_new_data": "is refused so far",
+}
+RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may
+    "declaration": {"declared": "evidence: the tenant's own text", "overrides": "evidence"},
+    "base_model": {
+        "source": "where the files lie, by digest in `base`",
+        "parent": "the artifacts that are in the key, with the version they are called by",
+    },
+    "task_dataset": {"fingerprints": "its digest is the key's `sources`"},
+    "training_plan": {
+        "whole": "the fields by which methods are ranked: in the key where the plan chooses",
+        "context": "prices, neighbours and what finished trainings taught: recorded in the estimate",
+    },
+    "fine_tuned_model": {
+        "benchmarks": "in the key by digest, as `questions`",
+        "report_to": "shows the same curves elsewhere",
+        "stop_above": "ends a training without an artifact",
+        "base": "where the base lies, by digest in the key",
+    },
+}
+
+
+def leaves(tree: Any, prefix: str = "") -> Iterator[str]:
+    if not isinstance(tree, dict) or not tree:
+        yield prefix
+        return
+    for name, value in tree.items():
+        yield from leaves(value, f"{prefix}.{name}".removeprefix("."))
+
+
+def changed(workspace: Workspace, overrides: Mapping[str, Any]) -> Workspace:
+    """The same desk, with another declaration frozen upstream."""
+    declared = with_overrides(workspace.declared(), overrides)
+    other = Workspace(workspace.settings, workspace.key, workspace.run)
+    content = freeze(declared, workspace.project, workspace.cache)
+    other.__dict__.update(frozen=content, spec=declared.spec)
+    return other
+
+
+def key_of(workspace: Workspace, stage: Stage[Any]) -> str:
+    """The stage's key over the artifacts that are upstream; or what it refuses."""
+    try:
+        return workspace.recipe(stage)[0].place.path
+    except UserError as error:
+        return f"refused: {error.problem}"
+
+
+def moved(before: Workspace, after: Workspace) -> set[str]:
+    return {stage.name for stage in ALL if key_of(before, stage) != key_of(after, stage)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("field", TABLE)
+def test_a_changed_field_moves_the_keys_of_the_table(chained: Workspace, field: str) -> None:
+    value, expected = TABLE[field]
+    context = WITH.get(field, {})
+    before, after = changed(chained, context), changed(chained, {**context, field: value})
+    assert moved(before, after) - {"declaration"} == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("field", AUTO)
+def test_what_auto_chooses_by_moves_the_key_of_the_plan(chained: Workspace, field: str) -> None:
+    auto = {"method.name": "auto", "method.rank": None}
+    before, after = changed(chained, auto), changed(chained, {**auto, field: AUTO[field]})
+    assert PLAN in moved(before, after)
+
+
+def test_the_table_has_every_field(chained_spec: VariantSpec) -> None:
+    known = {*TABLE, *ELSEWHERE}
+    for leaf in leaves(chained_spec.model_dump(mode="json")):
+        assert any(leaf == field or leaf.startswith(f"{field}.") for field in known), leaf
+
+
+@pytest.fixture
+def chained_spec() -> VariantSpec:
+    plain = {"description": "d", "owners": ["o"], "base_model": "b", "data": {"sources": ["s"]}}
+    return VariantSpec.model_validate(plain)
+
+
+def unlisted(stage: Stage[Any], spec: VariantSpec) -> str:
+    """A field that the stage does not list."""
+    whole = leaves(spec.model_dump(mode="json"))
+    return next(
+        leaf for leaf in whole
+        if not any(leaf == f or leaf.startswith(f"{f}.") or f.startswith(f"{leaf}.") for f in stage.fields)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", ALL, ids=lambda stage: stage.name)
+def test_a_field_that_a_stage_does_not_list_cannot_be_read(
+    stage: Stage[Any], chained_spec: VariantSpec
+) -> None:
+    field = unlisted(stage, chained_spec)
+    with pytest.raises(UnlistedField):
+        attrgetter(field)(narrowed(chained_spec, stage.fields))
+
+
+@pytest.mark.parametrize("stage", ALL, ids=lambda stage: stage.name)
+def test_a_stage_that_is_not_listed_cannot_be_asked(stage: Stage[Any], tmp_path: Path) -> None:
+    view = View(None, stage)  # type: ignore[arg-type]  # refused before the workspace is touched
+    with pytest.raises(UnlistedStage):
+        view.upstream("release")
+
+
+@pytest.mark.parametrize("stage", ALL, ids=lambda stage: stage.name)
+def test_the_inputs_that_enter_no_key_are_those_of_the_list(stage: Stage[Any]) -> None:
+    inputs = get_type_hints(stage.inputs)["return"]
+    marked = {each.name for each in fields(inputs) if RECORDED in each.metadata}
+    assert marked == set(RECORDED_FIELDS.get(stage.name, {}))
+
+
+@pytest.mark.parametrize("stage", ALL, ids=lambda stage: stage.name)
+def test_the_inputs_of_a_stage_cannot_be_changed(stage: Stage[Any]) -> None:
+    inputs = get_type_hints(stage.inputs)["return"]
+    assert is_dataclass(inputs)
+    assert inputs.__dataclass_params__.frozen  # type: ignore[attr-defined]
+
+
+def test_each_kind_of_input_enters_the_key(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Inner:
+        rows: File
+
+    @dataclass(frozen=True)
+    class Outer:
+        name: str
+        digest: Digest
+        inner: Inner
+        absent: str | None = None
+
+    file = tmp_path / "rows"
+    file.write_text("rows")
+    first = key_parts(Outer("a", Digest("0" * 64), Inner(File.of(file))))
+    assert first.spec == {"name": "a"}
+    assert set(first.inputs) == {"digest", "inner.rows"}
+    moved_file = tmp_path / "elsewhere"
+    moved_file.write_text("rows")
+    assert key_parts(Outer("a", Digest("0" * 64), Inner(File.of(moved_file)))) == first

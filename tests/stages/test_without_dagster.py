@@ -1,0 +1,72 @@
+"""The chain by Python alone, and through Dagster: the same artifacts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from ft_dagster.assets.partitions import PARTITIONS
+from ft_dagster.automation.jobs import CHAIN as ASSETS
+from ft_dagster.definitions import resources
+from ft_dagster.lineage.release import production
+from ft_dagster.settings import load_settings
+from ft_dagster.stages.chain import CHAIN, failed_check, run_chain
+from ft_dagster.stages.release import release
+from ft_dagster.stages.workspace import Workspace
+from tests.e2e.project import write_project
+
+pytestmark = pytest.mark.slow
+
+
+def test_it_makes_the_artifacts_that_it_makes_through_dagster(
+    chained: Workspace, tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    folder = write_project(tmp_path / "project", tiny_model_folder)
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions(PARTITIONS, [str(chained.key)])
+        run = dg.materialize(
+            ASSETS[:-1],
+            partition_key=str(chained.key),
+            instance=instance,
+            resources=resources(str(folder)),
+        )
+    assert run.success
+    other = Workspace(load_settings(folder), chained.key)
+    for stage in CHAIN:
+        mine, theirs = chained.upstream(stage.name), other.upstream(stage.name)
+        assert mine.place == theirs.place, stage.name
+        assert mine.digest == theirs.digest, stage.name
+
+
+def test_a_second_run_makes_nothing(chained: Workspace) -> None:
+    again = run_chain(Workspace(chained.settings, chained.key))
+    assert again.error is None
+    assert [stage.name for stage in CHAIN] == list(again.made)
+    assert all(artifact.reused for artifact in again.made.values())
+
+
+def test_it_is_released_without_dagster(chained: Workspace) -> None:
+    released = release(chained)
+    assert released.next == "version 1 is in production"
+    entry = production(chained.store, chained.prefix)
+    assert entry is not None
+    assert entry["export"] == chained.upstream("model_export").digest
+
+
+def test_every_check_of_every_stage_is_declared(chained: Workspace) -> None:
+    for stage in CHAIN:
+        artifact = chained.upstream(stage.name)
+        assert {check.name for check in stage.judge(chained, artifact)} == set(stage.checks)
+        assert failed_check(chained, stage, artifact) is None
+
+
+def test_nothing_of_the_stages_imports_dagster() -> None:
+    program = (
+        "import sys, ft_dagster.stages.chain, ft_dagster.stages.preview; print('dagster' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
