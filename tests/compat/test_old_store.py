@@ -1,0 +1,219 @@
+"""What version 0.1.0 made is read, verified, served and taken back by this one.
+
+Asked is the command line, as a person would; `artifacts` alone knows the package. See make_store for the
+story that store_0_1 holds.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ft_dagster.cli import app
+from ft_dagster.errors import UserError
+from tests.compat.make_store import PROMPTS, TOKENS, command
+
+KEPT = Path(__file__).with_name("store_0_1")
+ANSWERS = json.loads((KEPT / "answers.json").read_text("utf-8"))
+STAGES = {
+    "declaration", "base_model", "general_corpus", "evaluation_texts", "task_dataset", "training_mixture",
+    "training_plan", "fine_tuned_model", "base_evaluation", "evaluation", "model_export",
+}  # fmt: skip
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A copy of the kept project with its store, elsewhere than where it was made."""
+    for name in [name for name in os.environ if name.startswith(("DAGSTER_", "FT_DAGSTER"))]:
+        monkeypatch.delenv(name)
+    folder = tmp_path / "moved" / "project"
+    shutil.copytree(KEPT, folder)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FT_DAGSTER_PROJECT", str(folder))  # which opening the instance sets
+    return folder
+
+
+def typed(project, *words):
+    done = CliRunner().invoke(app, ["--project", str(project), *words, "--json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def artifacts(project):
+    """(artifact, its folder) of each manifest in the store, every byte of it verified. Raises UserError."""
+    from ft_dagster.store import Place, Store, find, verify
+
+    store, cache = Store(str(project / "store")), project / "cache"
+    found = []
+    for manifest in sorted((project / "store").rglob("manifest.json")):
+        prefix, stage, key = manifest.parent.relative_to(project / "store").as_posix().rsplit("/", 2)
+        artifact = find(store, Place(prefix, stage, key))
+        verify(store, artifact, cache)
+        found.append((artifact, artifact.folder(store, cache)))
+    return found
+
+
+def payload(project, stage, digest):
+    """The payload folder of the artifact with this digest."""
+    (folder,) = {f for a, f in artifacts(project) if (a.place.stage, a.digest) == (stage, digest)}
+    return folder / "payload"
+
+
+def log_files(project):
+    return {file: file.read_bytes() for file in (project / "store").rglob("releases/*.json")}
+
+
+def answered(model, tokenizer, prompt):
+    """What a model says to a prompt as a chat turn, greedily, as `try` asks."""
+    import torch
+
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], add_generation_prompt=True, return_tensors="pt"
+    )["input_ids"]
+    with torch.inference_mode():
+        said = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=TOKENS, do_sample=False
+        )
+    return tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+
+def test_every_artifact_of_every_stage_verifies(project):
+    assert {artifact.place.stage for artifact, _ in artifacts(project)} == STAGES
+
+
+def test_a_byte_that_changed_since_is_found(project):
+    file = next((project / "store").rglob("model_export/*/*/payload/adapter_model.safetensors"))
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="has other bytes than when it was made"):
+        artifacts(project)
+
+
+def test_the_release_logs_tell_what_happened(project):
+    places = typed(project, "history", "acme.places")
+    story = [(entry["action"], entry["version"], entry["production"]) for entry in places["entries"]]
+    assert story == [("release", 1, 1), ("release", 2, 2), ("rollback", 1, 1), ("release", 3, 3)]
+    assert places["aliases"] == {"production": 3, "candidate": 3}
+    assert (places["entries"][2]["by"], places["entries"][2]["reason"]) == ("ann", "answers too long")
+    merged = typed(project, "history", "globex.places")["entries"]
+    assert [(entry["action"], entry["production"]) for entry in merged] == [("release", None), ("promote", 1)]
+    assert typed(project, "history", "globex.strict")["entries"] == []
+
+
+def test_the_status_of_each_variant_is_read(project):
+    rows = {row["variant"]: row for row in typed(project, "status")["variants"]}
+    assert {name: (row["gate"], row["version"]) for name, row in rows.items()} == {
+        "acme.places": (True, 3),
+        "acme.colours": (True, 1),
+        "globex.places": (True, 1),
+        "globex.strict": (False, None),
+    }
+    released = typed(project, "history", "acme.places")["entries"][-1]
+    assert rows["acme.places"]["digest"] == released["export"]
+    assert rows["acme.places"]["stages"]["fine_tuned_model"] == released["weights"]
+    assert rows["acme.colours"]["stale"] is None
+    strict = rows["globex.strict"]["stages"]
+    assert strict["evaluation"]
+    assert strict["model_export"] is None
+
+
+def test_what_a_failed_gate_said_is_read(project):
+    (row,) = typed(project, "compare", "globex.strict")["variants"]
+    assert (row["gate"], row["outcome"]) == (False, "undecided")
+    assert [rule["task"] for rule in row["rules"] if not rule["passed"]] == ["general_holdout"]
+
+
+def test_its_declarations_hold_and_its_plans_are_shown(project):
+    checked = typed(project, "check")["variants"]
+    assert {one["variant"]: one["ok"] for one in checked} == dict.fromkeys(
+        ["acme.places", "acme.colours", "globex.places", "globex.strict"], True
+    )
+    shown = typed(project, "show", "acme.colours")
+    assert shown["fields"]["base_model.variant"]["value"] == "acme.places"
+    assert {"training.learning_rate", "method.rank"} <= {reason["field"] for reason in shown["plan"]}
+
+
+def test_every_adapter_in_the_catalogue_is_served_with_the_answer_it_gave_then(project, tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    typed(project, "catalogue", "--to", str(tmp_path / "catalogue"))
+    served = {}
+    for file in (tmp_path / "catalogue").glob("*/adapters.json"):
+        index = json.loads(file.read_text("utf-8"))
+        base = payload(project, "base_model", index["base_digest"].removeprefix("sha256:"))
+        base = base / "model" if (base / "model").is_dir() else project / "models" / "tiny"
+        (adapter,) = index["adapters"]
+        assert f"{adapter['name']}={adapter['adapter_id']}" in file.with_name("vllm.args").read_text("utf-8")
+        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter["adapter_id"])
+        tokenizer = AutoTokenizer.from_pretrained(adapter["adapter_id"])
+        served[adapter["name"]] = answered(model, tokenizer, PROMPTS[adapter["name"]])
+    assert served == {name: ANSWERS[name] for name in ("acme.places", "acme.colours")}
+
+
+def test_a_merged_model_is_served_with_the_answer_it_gave_then(project):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    entry = typed(project, "history", "globex.places")["entries"][-1]
+    folder = payload(project, "model_export", entry["export"])
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert answered(model, tokenizer, PROMPTS["globex.places"]) == ANSWERS["globex.places"]
+
+
+@pytest.mark.parametrize("variant", PROMPTS)
+def test_try_gives_the_answer_it_gave_then(project, variant):
+    (said,) = typed(project, "try", variant, "--prompt", PROMPTS[variant], "--max-new-tokens", str(TOKENS))
+    assert said["answers"][0]["tuned"] == ANSWERS[variant]
+    assert said["answers"][0]["base"] != ANSWERS[variant]
+
+
+def test_every_export_has_a_model_card_that_names_its_bytes(project):
+    from huggingface_hub import ModelCard
+
+    libraries = []
+    for artifact, folder in artifacts(project):
+        if artifact.place.stage == "model_export":
+            card = ModelCard.load(folder / "evidence" / "README.md")
+            named = (artifact.digest, artifact.inputs["fine_tuned_model"], artifact.inputs["evaluation"])
+            assert all(digest in card.text for digest in named)
+            assert {result.dataset_name for result in card.data.eval_results} >= {"own_task", "sea_quiz"}
+            libraries.append((artifact.predicate["variant"], card.data.library_name))
+    released = [("acme.colours", "peft"), *[("acme.places", "peft")] * 3, ("globex.places", "transformers")]
+    assert libraries == released
+
+
+def test_it_is_rolled_back_and_forward_again(project, tmp_path):
+    before = log_files(project)
+    entry = typed(project, "rollback", "acme.places", "--reason", "worse")
+    assert (entry["from_version"], entry["production"]) == (3, 1)  # 2 had been rolled back
+    rows = {row["variant"]: row for row in typed(project, "status")["variants"]}
+    assert rows["acme.places"]["version"] == 1
+    assert rows["acme.colours"]["stale"] == "acme.places v1 was released since"
+    typed(project, "catalogue", "--to", str(tmp_path / "catalogue"))
+    (adapter,) = [
+        one
+        for file in (tmp_path / "catalogue").glob("*/adapters.json")
+        for one in json.loads(file.read_text("utf-8"))["adapters"]
+        if one["name"] == "acme.places"
+    ]
+    assert adapter["version"] == 1
+    assert Path(adapter["adapter_id"], "adapter_model.safetensors").is_file()
+
+    forced = ["--version", "3", "--force", "--reason", "it was not"]
+    assert typed(project, "release", "acme.places", *forced)["production"] == 3
+    assert log_files(project).items() >= before.items()
+    assert len(typed(project, "history", "acme.places")["entries"]) == 6
+
+
+@pytest.mark.slow
+def test_the_chain_goes_on_from_it(project):
+    before = log_files(project)
+    (row,) = command(project, "run", "globex.places")["variants"]
+    assert row["gate"] is True
+    history = typed(project, "history", "globex.places")
+    assert history["aliases"]["production"] == 1  # another version would wait for its approver
+    assert log_files(project).items() >= before.items()
