@@ -13,7 +13,8 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.gates import Rule, Verdict, gates_digest, regression, to_json, with_rules
 from ft_dagster.evaluation.samples import read_samples
 from ft_dagster.lineage.ancestors import find_digest
-from ft_dagster.lineage.release import history, production, record_release, rolled_back
+from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.release import Candidate, ReleaseRequest, history, production, record_release, rolled_back
 from ft_dagster.report.tables import history_markdown
 from ft_dagster.store import Artifact, Attempt, verify
 
@@ -102,43 +103,47 @@ def release(bench: Bench) -> dg.MaterializeResult[Any]:
     entry = record_release(
         bench.store,
         bench.prefix,
+        Candidate(
+            export,
+            evaluation,
+            to_json(verdict),
+            gates_digest(bench.spec.gates),
+            certificate_of(bench, export),
+            _own_verdict(bench, export),
+        ),
+        ReleaseRequest(
+            reason=bench.context.run.tags.get("ft/reason", "materialized"),
+            approvers=bench.spec.release.approvers,
+        ),
         variant=str(bench.key),
-        export=export,
-        evaluation=evaluation,
-        verdict=to_json(verdict),
-        gates=gates_digest(bench.spec.gates),
-        certificate=certificate_of(bench, export),
-        own_verdict=_own_verdict(bench, export),
         run_id=bench.context.run_id,
-        reason=bench.context.run.tags.get("ft/reason", "materialized"),
-        approvers=bench.spec.release.approvers,
     )
     past = history(bench.store, bench.prefix)
     return dg.MaterializeResult(
         metadata={
-            "version": entry["version"],
-            "digest": entry["export"],
-            "weights": entry["weights"],
+            "version": entry.version,
+            "digest": entry.export,
+            "weights": entry.weights,
             "judgement": dg.MetadataValue.md("\n".join(f"- {rule.sentence}" for rule in verdict.rules)),
-            "production": past[-1]["production"] or "none yet",
+            "production": past[-1].production or "none yet",
             "next": dg.MetadataValue.text(_next(bench, entry, past)),
             "history": dg.MetadataValue.md(history_markdown(past)),
             "owners": ", ".join(bench.spec.owners),
             "dagster/uri": bench.store.uri(export.path),
         },
-        data_version=dg.DataVersion(entry["export"]),
+        data_version=dg.DataVersion(entry.export),
     )
 
 
-def _next(bench: Bench, entry: dict[str, Any], past: list[dict[str, Any]]) -> str:
+def _next(bench: Bench, entry: ReleaseEntry, past: list[ReleaseEntry]) -> str:
     """What is to be done for this version to be served, if anything."""
-    version, gone = entry["version"], rolled_back(past)
+    version, gone = entry.version, rolled_back(past)
     if version in gone:
         return (
             f"version {version} was rolled back ({gone[version]}): it stays so; "
             f"`ft-dagster release {bench.key} --version {version} --force --reason ...` puts it back"
         )
-    if past[-1]["production"] != version:
+    if past[-1].production != version:
         who = " or ".join(bench.spec.release.approvers) or "anyone"
         return f"version {version} waits for {who}: `ft-dagster release {bench.key} --version {version}`"
     return f"version {version} is in production"
@@ -169,19 +174,19 @@ def against_production(bench: Bench, tuned: Artifact, evaluation: Artifact) -> t
     before, and so from which evaluations the rules can be derived again.
     """
     standing = production(bench.store, bench.prefix)
-    if standing is None or standing["weights"] == tuned.digest or bench.spec.gates.regression_margin is None:
+    if standing is None or standing.weights == tuned.digest or bench.spec.gates.regression_margin is None:
         return ()
-    before = find_digest(bench.store, [bench.prefix], "evaluation", standing["evaluation"])
+    before = find_digest(bench.store, [bench.prefix], "evaluation", standing.evaluation)
     if before is None:
         raise UserError(
-            f"the evaluation of version {standing['version']}, which is in production, is not in the store",
+            f"the evaluation of version {standing.version}, which is in production, is not in the store",
             field="gates.regression_margin",
             value=bench.spec.gates.regression_margin,
             fix="Restore it, or declare gates.regression_margin: null to release without a comparison",
         )
     verify(bench.store, before, bench.cache)
     old, new = (read_samples(bench.payload(each)) for each in (before, evaluation))
-    return regression(old, new, bench.spec.gates, version=standing["version"])
+    return regression(old, new, bench.spec.gates, version=standing.version)
 
 
 def _judge_itself(bench: Bench, base: Artifact, attempt: Attempt) -> None:

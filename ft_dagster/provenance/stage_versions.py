@@ -44,5 +44,5 @@ STAGE_CODE = {
     "base_evaluation": ["evaluation"],
     "evaluation": ["evaluation", "data/quantize.py"],
     "model_export": ["export"],
-    "release": ["lineage/release.py"],
+    "release": ["lineage/entry.py", "lineage/release.py"],
 }  # fmt: skip
