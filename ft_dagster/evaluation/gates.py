@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.paired import Comparison, compare, holm
 from ft_dagster.evaluation.samples import Role, Sample, main_metric, read_samples, write_samples
-from ft_dagster.evaluation.sentences import Outcome, sentence
+from ft_dagster.evaluation.sentences import Finding, Outcome, sentence_of
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec.variant import GatesSpec
 
@@ -338,6 +338,9 @@ def _rule(
     passed = outcome == "pass" or (outcome == "undecided" and measured)
     name, means, better = _RULE_OF[paired.role], paired.means, paired.higher_is_better
     low, high = (comparison.low, comparison.high) if better else (-comparison.high, -comparison.low)
+    found = Finding(
+        paired.metric, means, comparison, margin, gates.alpha, better, outcome, harm, needed, passed
+    )  # fmt: skip
     return Rule(
         rule=name,
         task=paired.task,
@@ -350,19 +353,7 @@ def _rule(
         questions=comparison.questions,
         higher_is_better=better,
         passed=passed,
-        sentence=sentence(
-            f"{against}{_WHAT[name]} {paired.task}",
-            paired.metric,
-            means=means,
-            comparison=comparison,
-            margin=margin,
-            alpha=gates.alpha,
-            higher_is_better=better,
-            outcome=outcome,
-            harm=harm,
-            needed=needed,
-            passed=passed,
-        ),
+        sentence=sentence_of(f"{against}{_WHAT[name]} {paired.task}", found),
         outcome=outcome,
         confidence=1 - 2 * gates.alpha,
         harm=harm,

@@ -21,6 +21,16 @@ GRACE = 45.0  # seconds; torchrun itself waits 30 for its workers
 KILL_AFTER = 5.0
 
 
+class Patience(NamedTuple):
+    """Seconds that a program has to end: `grace` after SIGINT, `kill_after` after SIGTERM."""
+
+    grace: float = GRACE
+    kill_after: float = KILL_AFTER
+
+
+PATIENCE = Patience()
+
+
 class Outcome(NamedTuple):
     """What an exit code means, and what a person should do about it."""
 
@@ -56,8 +66,7 @@ def run_program(
     *,
     environment: dict[str, str] | None = None,
     poll: Callable[[], None] | None = None,
-    grace: float = GRACE,
-    kill_after: float = KILL_AFTER,
+    patience: Patience = PATIENCE,
     output: Path | None = None,
     marker: str | None = None,
 ) -> int:
@@ -65,10 +74,10 @@ def run_program(
 
     `environment` is added to this process' own, the lease's over it. Standard output and error are inherited,
     or both appended to `output`. `poll` is called about once a second. Whatever is raised here meanwhile (an
-    interrupt, an error of `poll`) cancels the program: SIGINT, after `grace` seconds SIGTERM, after
-    `kill_after` SIGKILL, and is raised again once no process is left. `marker` is the FT_DAGSTER_RUN of all
-    its processes: unique, made up where it is not given.
+    interrupt, an error of `poll`) cancels the program, as `patience` says, and is raised again once no process
+    is left. `marker` is the FT_DAGSTER_RUN of all its processes: unique, made up where it is not given.
     """
+    grace, kill_after = patience
     marker = marker or f"{run_dir.name}-{uuid.uuid4().hex[:8]}"
     command = _command(module, run_dir, marker, grace, kill_after)
     sys.stdout.flush()

@@ -25,7 +25,7 @@ from ft_dagster.lineage.release import (
     record_release,
     rollback,
 )
-from ft_dagster.provenance.manifest import statement
+from ft_dagster.provenance.manifest import Origin, statement
 from ft_dagster.store import Artifact, Place, Store, begin, commit
 from ft_dagster.store.artifacts import files_of
 from tests.s3_server import serve_s3
@@ -47,10 +47,8 @@ def artifact(store: Store, stage: str, content: str, inputs: dict[str, str]) -> 
     attempt = begin(store, place, work)
     (attempt.payload / "file").write_text(content, "utf-8")
     payload, evidence = files_of(attempt)
-    manifest = statement(
-        stage=stage, stage_version=1, key=place.key, attempt=attempt.name, payload=payload, evidence=evidence,
-        inputs=inputs, spec={}, figures={}, code="c" * 64,
-    )  # fmt: skip
+    origin = Origin(stage, 1, place.key, inputs, spec={}, code="c" * 64)
+    manifest = statement(origin, attempt=attempt.name, payload=payload, evidence=evidence, figures={})
     try:
         return commit(store, attempt, manifest)
     finally:
