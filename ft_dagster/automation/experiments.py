@@ -30,6 +30,7 @@ from ft_dagster.resources.artifacts import ArtifactStore
 from ft_dagster.resources.gpus import Gpus
 from ft_dagster.resources.launchers import LocalLauncher
 from ft_dagster.resources.tenants import Tenants
+from ft_dagster.schema_version import refuse_newer
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared
 from ft_dagster.store import Artifact, Store, read_head
@@ -148,14 +149,8 @@ def _recall(experiment: Experiment) -> None:
         known = experiment.store.read_json(f"{experiment.folder}.json")
     except FileNotFoundError:
         return
-    if known["schema_version"] > SCHEMA_VERSION:
-        raise UserError(
-            "written by a newer ft-dagster",
-            file=experiment.store.uri(f"{experiment.folder}.json"),
-            field="schema_version",
-            value=known["schema_version"],
-            fix=f"Upgrade ft-dagster (this one reads up to {SCHEMA_VERSION})",
-        )
+    file = experiment.store.uri(f"{experiment.folder}.json")
+    refuse_newer(known["schema_version"], SCHEMA_VERSION, file=file)
     experiment.runs = [Run(**run) for run in known["runs"]]
 
 

@@ -18,6 +18,7 @@ from ft_dagster.evaluation.paired import Comparison, compare, holm
 from ft_dagster.evaluation.samples import Role, Sample, main_metric, read_samples, write_samples
 from ft_dagster.evaluation.sentences import Finding, Outcome, sentence_of
 from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.schema_version import refuse_newer
 from ft_dagster.spec.variant import GatesSpec
 
 if TYPE_CHECKING:
@@ -205,13 +206,7 @@ def to_json(verdict: Verdict) -> dict[str, Any]:
 
 def verdict_from_json(content: dict[str, Any]) -> Verdict:
     """The verdict that `to_json` wrote, now or in schema 1. A newer schema raises UserError."""
-    if int(content.get("schema_version", 0)) > SCHEMA_VERSION:
-        raise UserError(
-            "written by a newer ft-dagster",
-            field="schema_version",
-            value=content["schema_version"],
-            fix=f"Upgrade ft-dagster (this one reads up to {SCHEMA_VERSION})",
-        )
+    refuse_newer(content.get("schema_version", 0), SCHEMA_VERSION)
     rules = tuple(_rule_from_json(rule) for rule in content["rules"])
     passed = bool(content["passed"])
     return Verdict(passed, content.get("outcome", "pass" if passed else "fail"), rules)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from ft_dagster.errors import UserError
+from ft_dagster.schema_version import newer_error, refuse_newer
 
 SCHEMA_VERSION = 2
 Action = Literal["release", "promote", "rollback"]
@@ -76,9 +77,9 @@ class ReleaseEntry:
     def from_json(cls, content: Any, *, file: object = None) -> ReleaseEntry:
         """Of any schema. Raises UserError, naming `file`: no entry, or one of a newer ft-dagster."""
         try:
-            newer = content["schema_version"] > SCHEMA_VERSION
-            if newer or content["action"] not in ACTIONS:
-                raise _newer("schema_version" if newer else "action", content, file)
+            refuse_newer(content["schema_version"], SCHEMA_VERSION, file=file)
+            if content["action"] not in ACTIONS:
+                raise newer_error("action", content["action"], SCHEMA_VERSION, file=file)
             return cls._checked(content)
         except (ValueError, KeyError, TypeError):
             raise broken_entry(file) from None
@@ -109,13 +110,3 @@ class ReleaseEntry:
 
 def broken_entry(file: object) -> UserError:
     return UserError("not an entry of a release log", file=file, fix="Restore the file from a backup")
-
-
-def _newer(field: str, content: Mapping[str, Any], file: object) -> UserError:
-    return UserError(
-        "written by a newer ft-dagster",
-        file=file,
-        field=field,
-        value=content[field],
-        fix="Upgrade ft-dagster",
-    )

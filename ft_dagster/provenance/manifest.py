@@ -11,6 +11,7 @@ from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import FileDigest, payload_digest
+from ft_dagster.schema_version import refuse_newer
 
 SCHEMA_VERSION = 1
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -77,14 +78,7 @@ def predicate_of(manifest: dict[str, Any], where: object = None) -> dict[str, An
     found = predicate.get("schema_version")
     if manifest.get("predicateType") != PREDICATE or not isinstance(found, int):
         raise UserError("not a manifest of this project", file=where, fix="Restore the file from a backup")
-    if found > SCHEMA_VERSION:
-        raise UserError(
-            "written by a newer ft-dagster",
-            file=where,
-            field="schema_version",
-            value=found,
-            fix=f"Upgrade ft-dagster (this one reads up to {SCHEMA_VERSION})",
-        )
+    refuse_newer(found, SCHEMA_VERSION, file=where)
     return predicate
 
 
