@@ -54,10 +54,11 @@ def training_plan(bench: Bench) -> dg.MaterializeResult[Any]:
         except UserError as error:
             error.file = error.file or str(bench.declared_in)
             raise
-        _write(attempt.payload / "plan.json", plan.content)
+        content = plan.content.to_json()
+        _write(attempt.payload / "plan.json", content)
         _write(attempt.evidence / ESTIMATE, plan.estimate)
         names = ("method", "training", "ranks")
-        return {**{name: plan.content[name] for name in names}, **{name: plan.estimate[name] for name in FIGURES}}
+        return {**{name: content[name] for name in names}, **{name: plan.estimate[name] for name in FIGURES}}
 
     artifact = bench.make(
         "training_plan", build, inputs={"training_mixture": mixture.digest, "base_model": base.digest},

@@ -103,11 +103,12 @@ def _counting(found: "list[FlopsModel]") -> dg.AssetsDefinition:
 
 
 def _flops_model(bench: Bench) -> "FlopsModel":
-    from ft_dagster.training.contract import Base, Parent
+    from ft_dagster.training.contract import Base, Parent, Plan
     from ft_dagster.training.watch.flops import count
 
     artifact = bench.upstream("base_model")
-    plan = json.loads((bench.payload(bench.upstream("training_plan")) / "plan.json").read_text("utf-8"))
+    file = bench.payload(bench.upstream("training_plan")) / "plan.json"
+    plan = Plan.model_validate_json(file.read_text("utf-8"))
     beneath = parent_adapter(bench, artifact)
     base = Base(
         folder=locate(bench, artifact),
@@ -115,8 +116,7 @@ def _flops_model(bench: Bench) -> "FlopsModel":
         new_token_ids=tuple(new_token_ids(bench, artifact)),
         parent=None if beneath is None else Parent(adapter=beneath[0], digest=beneath[1]),
     )
-    checkpointing = bool(plan["training"]["gradient_checkpointing"])
-    model = count(base, plan["method"], gradient_checkpointing=checkpointing)
+    model = count(base, plan.method, gradient_checkpointing=plan.training.gradient_checkpointing)
     if model is None:
         raise UserError(
             "the FLOPs of this architecture cannot be counted",

@@ -33,7 +33,7 @@ from ft_dagster.planning.context import (
 )
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.methods.defaults import MAX_LENGTH
-from ft_dagster.planning.plan import Plan, make_plan
+from ft_dagster.planning.plan import make_plan
 from ft_dagster.planning.survey import PlanContext
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey, VariantSpec, load_variant
@@ -89,7 +89,7 @@ def _planned(settings: Settings, declared: Declared, hardware: Hardware | None) 
         parameters, stored, _ = measure(folder, weight_files(folder))
         context = _without_base(site, spec, folder, hardware)
     data = _recorded(mixture) or sample(declared, site.project, folder)
-    plan: Plan = make_plan(spec, facts_of(data.counts, parameters, stored, folder, hardware), context)
+    plan = make_plan(spec, facts_of(data.counts, parameters, stored, folder, hardware), context)
     return {
         "variant": str(key),
         "basis": data.basis,
