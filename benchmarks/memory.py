@@ -72,6 +72,7 @@ def trained_positions(case: dict[str, Any]) -> int:
 def foretell(case: dict[str, Any], model: Path) -> int:
     """Bytes."""
     from ft_dagster.planning.dryrun.footprint import Step, footprint
+    from ft_dagster.training.contract import method_settings
 
     step = Step(
         rows=case["rows"],
@@ -80,7 +81,7 @@ def foretell(case: dict[str, Any], model: Path) -> int:
         gradient_checkpointing=case["checkpointing"],
         precision=case["precision"],
     )
-    return footprint(model, case["method"], step).peak
+    return footprint(model, method_settings(case["method"]), step).peak
 
 
 def write_mixture(folder: Path, case: dict[str, Any]) -> None:
@@ -253,6 +254,7 @@ def sizes() -> None:
     """The memory table of docs/method-choice.md, from published architectures."""
     from ft_dagster.planning.dryrun.footprint import Step, footprint
     from ft_dagster.planning.dryrun.occupancy import Sharding, occupancy
+    from ft_dagster.training.contract import method_settings
 
     print(
         "One GPU, nothing sharded; micro-batch 1, 512 positions packed, 256 trained, checkpointing, bf16;"
@@ -265,7 +267,7 @@ def sizes() -> None:
     for model, rules in RULES.items():
         for name, rule in zip(("full", "lora", "qlora"), rules, strict=True):
             method = {"name": "full"} if name == "full" else {**LORA, "name": name}
-            footprint_ = footprint(model, method, step)
+            footprint_ = footprint(model, method_settings(method), step)
             held = occupancy(footprint_, Sharding())
             parts = (held.total, held.frozen + held.trained, held.gradients, held.states,
                      held.activations + held.temporaries, held.slack + held.context)  # fmt: skip
@@ -287,6 +289,7 @@ def ranks(model: Path) -> None:
     """Full fine-tuning over processes of this machine: the arithmetic of copies and ZeRO, measured."""
     from ft_dagster.planning.dryrun.footprint import Step, footprint
     from ft_dagster.planning.dryrun.occupancy import Sharding, occupancy
+    from ft_dagster.training.contract import method_settings
 
     case = {"name": "full", "method": {"name": "full"}, "checkpointing": True, "length": 128, "rows": 1,
             "precision": "bf16"}  # fmt: skip
@@ -294,7 +297,9 @@ def ranks(model: Path) -> None:
     print("|---|---|---|---|---|")
     for count, stage in ((1, 0), (2, 0), (2, 2), (2, 3)):
         step = Step(rows=1, length=128, trained_positions=64, gradient_checkpointing=True, sharded=stage > 0)
-        said = occupancy(footprint(model, case["method"], step), Sharding(count, stage, "none", BUCKET)).total
+        said = occupancy(
+            footprint(model, method_settings(case["method"]), step), Sharding(count, stage, "none", BUCKET)
+        ).total
         grown = trained_over(count, stage, case, model)
         print(
             f"| {count} | {stage} | {said / 1e6:,.0f} | {grown / 1e6:,.0f} | {said / grown - 1:+.1%} |",

@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ft_dagster.errors import UserError
+from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, DONE, PREEMPTED
+from ft_dagster.schema_version import refuse_newer
 
 SCHEMA_VERSION = 1
-DONE, BAD_INPUT, PREEMPTED, CANCELLED = 0, 2, 75, 130
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -28,7 +29,7 @@ def read_json_as(file: Path, kind: type[T]) -> T:
         raise UserError("no such file", file=file, fix="Give the folder of a prepared run") from None
     except (ValueError, OSError) as error:
         raise UserError(f"cannot be read: {error}", file=file, fix="Write the run again") from None
-    _refuse_newer(content, file)
+    _refuse_newer_parts(content, file)
     try:
         return kind.model_validate(content)
     except ValidationError as error:
@@ -42,21 +43,13 @@ def read_json_as(file: Path, kind: type[T]) -> T:
         ) from None
 
 
-def _refuse_newer(content: Any, file: Path) -> None:
+def _refuse_newer_parts(content: Any, file: Path) -> None:
     """Of the file itself and of the plans inside it."""
     if not isinstance(content, dict):
         raise UserError("is not a JSON object", file=file, fix="Write the run again")
     plans = [member.get("plan", {}) for member in content.get("members", []) if isinstance(member, dict)]
     for part in [content, *[plan for plan in plans if isinstance(plan, dict)]]:
-        version = part.get("schema_version", SCHEMA_VERSION)
-        if not isinstance(version, int) or version > SCHEMA_VERSION:
-            raise UserError(
-                f"was written by a newer ft_dagster (this one reads up to {SCHEMA_VERSION})",
-                file=file,
-                field="schema_version",
-                value=version,
-                fix="Upgrade ft_dagster where the program runs",
-            )
+        refuse_newer(part.get("schema_version", SCHEMA_VERSION), SCHEMA_VERSION, file=file)
 
 
 def write_json(file: Path, content: Any) -> None:

@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.lineage.release import record_release
+from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.release import Candidate, ReleaseRequest, record_release
 from ft_dagster.store import Artifact, Attempt, Store, write_head
 from ft_dagster.store.make import Recipe, make
 
@@ -30,7 +31,7 @@ def put(store: Store, stage: str, prefix: str, files: dict[str, Any], inputs: di
     return make(store, Path(store.root) / "work", recipe, build)
 
 
-def release(store: Store, variant: str, files: dict[str, Any], weights: str = WEIGHTS) -> dict[str, Any]:
+def release(store: Store, variant: str, files: dict[str, Any], weights: str = WEIGHTS) -> ReleaseEntry:
     """Release an export with these payload files; returns the log's entry."""
     prefix = f"tenants/{variant.replace('.', '/')}"
     base = put(store, "base_model", "shared", {"base.json": {"reference": "models/x", "revision": None}}, {})
@@ -41,10 +42,8 @@ def release(store: Store, variant: str, files: dict[str, Any], weights: str = WE
     export = put(store, "model_export", prefix, files, inputs)
     write_head(store, prefix, export, None)
     certificate = {"passed": True, "payload": export.digest, "judged": weights, "format": "adapter"}
-    return record_release(
-        store, prefix, variant=variant, export=export, evaluation=evaluation, verdict={"passed": True},
-        gates=GATES, certificate=certificate, run_id=None, reason="test",
-    )  # fmt: skip
+    candidate = Candidate(export, evaluation, {"passed": True}, GATES, certificate)
+    return record_release(store, prefix, candidate, ReleaseRequest("test"), variant=variant, run_id=None)
 
 
 def adapter(number: int = 1, **config: Any) -> dict[str, Any]:

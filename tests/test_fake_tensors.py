@@ -17,6 +17,7 @@ from ft_dagster.fake_tensors import FakeMode, FakeTensor, make_fake, storage_of
 from ft_dagster.planning.dryrun import footprint as dryrun
 from ft_dagster.planning.dryrun import training_step
 from ft_dagster.planning.dryrun.footprint import Step
+from ft_dagster.training.contract import method_settings
 from tests.training.runs import LORA
 
 SIZES = {
@@ -121,13 +122,13 @@ def test_a_step_holds_what_it_holds_of_torchs_own_fake_tensors(
     tmp_path: Path, monkeypatch: Any, changes: dict[str, Any], method: dict[str, Any], step: Step
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**SIZES, **changes}))
-    found = dryrun.footprint(tmp_path, method, step).moments
+    found = dryrun.footprint(tmp_path, method_settings(method), step).moments
     dryrun.kept.clear()
     peer = FakeTensorMode(allow_non_fake_inputs=True)
     monkeypatch.setattr(training_step, "FakeMode", lambda: peer)
     monkeypatch.setattr(training_step, "make_fake", lambda model: _fake(model, peer))
     monkeypatch.setattr("ft_dagster.planning.dryrun.fake_kernels.FakeTensor", torch._subclasses.FakeTensor)
-    wanted = dryrun.footprint(tmp_path, method, step).moments
+    wanted = dryrun.footprint(tmp_path, method_settings(method), step).moments
     dryrun.kept.clear()
     assert found == wanted
 

@@ -29,17 +29,17 @@ def _release(workspace: Workspace) -> dg.MaterializeResult[Any]:
     judgement = "\n".join(f"- {rule.sentence}" for rule in done.verdict.rules)
     return dg.MaterializeResult(
         metadata={
-            "version": done.entry["version"],
-            "digest": done.entry["export"],
-            "weights": done.entry["weights"],
+            "version": done.entry.version,
+            "digest": done.entry.export,
+            "weights": done.entry.weights,
             "judgement": dg.MetadataValue.md(judgement),
-            "production": done.history[-1]["production"] or "none yet",
+            "production": done.history[-1].production or "none yet",
             "next": dg.MetadataValue.text(done.next),
             "history": dg.MetadataValue.md(history_markdown(done.history)),
             "owners": ", ".join(workspace.spec.owners),
             "dagster/uri": workspace.store.uri(done.export.path),
         },
-        data_version=dg.DataVersion(done.entry["export"]),
+        data_version=dg.DataVersion(done.entry.export),
     )
 
 

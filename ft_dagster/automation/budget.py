@@ -17,7 +17,7 @@ from ft_dagster.store import Artifact
 from ft_dagster.training.contract import PLAN_FILE
 
 if TYPE_CHECKING:
-    from ft_dagster.training.contract import TrainingSettings
+    from ft_dagster.training.contract import Plan, TrainingSettings
     from ft_dagster.training.mixture import Examples
     from ft_dagster.training.watch.flops import FlopsModel
 
@@ -78,12 +78,12 @@ def steps_within(experiment: Experiment, run: Run, budget: Budget) -> int | str:
     return _steps_for_flops(plan, mixture, model, budget, run.name)
 
 
-def _flops_model(workspace: Workspace, artifact: Artifact, plan: dict[str, Any]) -> "FlopsModel":
+def _flops_model(workspace: Workspace, artifact: Artifact, plan: "Plan") -> "FlopsModel":
     from ft_dagster.training.watch.flops import count
 
-    base = trained_base(workspace, artifact, plan["method"]["name"])
-    checkpointing = bool(plan["training"]["gradient_checkpointing"])
-    model = count(base, plan["method"], gradient_checkpointing=checkpointing)
+    base = trained_base(workspace, artifact, plan.method.name)
+    checkpointing = plan.training.gradient_checkpointing
+    model = count(base, plan.method, gradient_checkpointing=checkpointing)
     if model is None:
         raise UserError(
             "the FLOPs of this architecture cannot be counted",
@@ -92,21 +92,19 @@ def _flops_model(workspace: Workspace, artifact: Artifact, plan: dict[str, Any])
     return model
 
 
-def _plan(workspace: Workspace, artifact: Artifact) -> dict[str, Any]:
-    plan: dict[str, Any] = json.loads((workspace.payload(artifact) / PLAN_FILE).read_text("utf-8"))
-    return plan
+def _plan(workspace: Workspace, artifact: Artifact) -> "Plan":
+    from ft_dagster.training.contract import Plan
+
+    return Plan.model_validate_json((workspace.payload(artifact) / PLAN_FILE).read_text("utf-8"))
 
 
-def _steps_for_flops(
-    plan: dict[str, Any], mixture: Path, model: "FlopsModel", budget: Budget, method: str
-) -> int:
+def _steps_for_flops(plan: "Plan", mixture: Path, model: "FlopsModel", budget: Budget, method: str) -> int:
     """Lay out the training's own bins until their FLOPs pass the budget; the step nearest to it."""
     import numpy as np
 
-    from ft_dagster.training.contract import TrainingSettings
     from ft_dagster.training.mixture import open_split
 
-    settings = TrainingSettings.model_validate(plan["training"])
+    settings = plan.training
     with tempfile.TemporaryDirectory() as scratch:
         examples = open_split(mixture, "train", Path(scratch))
     assert examples is not None  # or there would be no plan
@@ -118,7 +116,7 @@ def _steps_for_flops(
                 fix="Give less",
             )  # fmt: skip
         steps = math.ceil(steps * LOOK_AHEAD * max(1.0, budget.amount / spent[-1] if spent[-1] else 1.0))
-        spent = np.cumsum(_flops_of_steps(model, examples, settings, steps, int(plan["ranks"])))
+        spent = np.cumsum(_flops_of_steps(model, examples, settings, steps, plan.ranks))
     if spent[0] > 2 * budget.amount:
         raise UserError(
             f"does not pay for one step of {method}, which takes {spent[0]:.3g} FLOPs",

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from ft_dagster.errors import UserError
 from ft_dagster.launch.locks import EXCLUSIVE, lock, unlock
 from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.schema_version import refuse_newer
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared
 from ft_dagster.stages.chain import ChainOutcome, run_chain, up_to
@@ -129,14 +130,8 @@ def _recall(experiment: Experiment) -> None:
         known = experiment.store.read_json(f"{experiment.folder}.json")
     except FileNotFoundError:
         return
-    if known["schema_version"] > SCHEMA_VERSION:
-        raise UserError(
-            "written by a newer ft-dagster",
-            file=experiment.store.uri(f"{experiment.folder}.json"),
-            field="schema_version",
-            value=known["schema_version"],
-            fix=f"Upgrade ft-dagster (this one reads up to {SCHEMA_VERSION})",
-        )
+    file = experiment.store.uri(f"{experiment.folder}.json")
+    refuse_newer(known["schema_version"], SCHEMA_VERSION, file=file)
     experiment.runs = [Run(**run) for run in known["runs"]]
 
 

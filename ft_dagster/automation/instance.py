@@ -23,6 +23,7 @@ from dagster._daemon.controller import get_daemon_statuses
 from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.tags import PARTITION, TENANT, VARIANT, variant_tags
 from ft_dagster.errors import UserError
+from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.settings import PROJECT_VARIABLE, Settings
 from ft_dagster.spec import VariantKey
 
@@ -108,16 +109,16 @@ def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def show_release(settings: Settings, key: VariantKey, entry: dict[str, Any]) -> None:
+def show_release(settings: Settings, key: VariantKey, entry: ReleaseEntry) -> None:
     """Show in Dagster what the command line promoted or rolled back; the log in the store is the truth."""
     with open_instance(settings) as instance:
         instance.report_runless_asset_event(
             dg.AssetMaterialization(
                 "release",
                 partition=str(key),
-                description=f"{entry['action']} by {entry['by']}: {entry['reason'] or 'no reason given'}",
-                metadata={"version": entry["version"], "production": entry["production"]},
-                tags={"dagster/data_version": entry["export"]},
+                description=f"{entry.action} by {entry.by}: {entry.reason or 'no reason given'}",
+                metadata={"version": entry.version, "production": entry.production},
+                tags={"dagster/data_version": entry.export},
             )
         )
 

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from ft_dagster.errors import UserError
+from ft_dagster.exit_codes import BAD_INPUT, CANCELLED
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, load_variant, variant_files
 
@@ -77,12 +78,12 @@ def main(call: Callable[[], Any] = app) -> None:
     try:
         call()
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(CANCELLED)
     except UserError as error:
         if "--json" in sys.argv:
             print_json({"error": error.as_dict(), "message": str(error)})
         Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        sys.exit(BAD_INPUT)
 
 
 def escape(text: str) -> str:

@@ -126,17 +126,29 @@ def recommend(
     Memory is that of a dry run of the training step on the model's shapes, without its weights; time is
     counted FLOPs over a stated share of the card's peak. Exits with 1 if nothing fits.
     """
-    from ft_dagster.planning import recommend as recommendation
     from ft_dagster.planning.hardware.catalogue import load_catalogue
     from ft_dagster.planning.parallel import alone
+    from ft_dagster.planning.recommend import RecommendationRequest, recommend_method
 
     quiet()
     hardware = _hardware(load_catalogue(context.obj), gpus)
-    asked = recommendation.Asked(
-        examples, model, params, tokens_per_example, max_length, micro_batch, objective, method, variants,
-        new_tokens, budget, deadline, _served(serving), general_share,
-    )  # fmt: skip
-    document = alone(lambda: recommendation.recommend(asked, hardware).to_json())
+    request = RecommendationRequest(
+        examples=examples,
+        model=model,
+        params=params,
+        tokens_per_example=tokens_per_example,
+        max_length=max_length,
+        micro_batch=micro_batch,
+        objective=objective,
+        method=method,
+        variants=variants,
+        new_tokens=new_tokens,
+        budget_usd=budget,
+        deadline_hours=deadline,
+        serving=_served(serving),
+        general_share=general_share,
+    )
+    document = alone(lambda: recommend_method(request, hardware).to_json())
     _draw(document, picture)
     if as_json:
         print_json(document)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -12,6 +12,9 @@ from rich.table import Table
 from ft_dagster.cli.common import Json, Key, app, escape, out, print_json
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declared, VariantKey, load_variant
+
+if TYPE_CHECKING:
+    from ft_dagster.lineage.entry import ReleaseEntry
 
 By = Annotated[str | None, typer.Option(help="Who does it; left out: the user of this process")]
 
@@ -32,20 +35,13 @@ def release(
 
     Only versions whose gate held are in the log; the bytes of the export are hashed again first.
     """
-    from ft_dagster.lineage.release import promote
+    from ft_dagster.lineage.release import ReleaseRequest, promote
 
     settings, declared = _declared(context, variant)
     store, prefix = settings.open_store(), _prefix(declared.key)
     _verify(settings, prefix, version)
-    entry = promote(
-        store,
-        prefix,
-        version,
-        reason=reason,
-        by=by,
-        approvers=declared.spec.release.approvers,
-        force=force,
-    )
+    request = ReleaseRequest(reason, by, declared.spec.release.approvers)
+    entry = promote(store, prefix, version, request, force=force)
     _conclude(settings, declared.key, entry, as_json)
 
 
@@ -62,12 +58,13 @@ def rollback(
 
     What was rolled back is not promoted again unless forced with a reason.
     """
-    from ft_dagster.lineage.release import history, rollback, to_go_back_to
+    from ft_dagster.lineage.release import ReleaseRequest, history, rollback, to_go_back_to
 
     settings, declared = _declared(context, variant)
     store, prefix = settings.open_store(), _prefix(declared.key)
     _verify(settings, prefix, to_go_back_to(history(store, prefix), prefix, to))
-    _conclude(settings, declared.key, rollback(store, prefix, to, reason=reason, by=by), as_json)
+    entry = rollback(store, prefix, ReleaseRequest(reason, by), to)
+    _conclude(settings, declared.key, entry, as_json)
 
 
 @app.command()
@@ -81,7 +78,7 @@ def history(context: typer.Context, variant: Key, as_json: Json = False) -> None
     past = entries(settings.open_store(), _prefix(declared.key))
     named = aliases(past)
     if as_json:
-        print_json({"variant": variant, "aliases": named, "entries": past})
+        print_json({"variant": variant, "aliases": named, "entries": [entry.to_json() for entry in past]})
         return
     table = Table(*HISTORY, box=SIMPLE_HEAD)
     for row in history_rows(past):
@@ -103,17 +100,17 @@ def _verify(settings: Settings, prefix: str, version: int | None) -> None:
     export_of(settings.open_store(), prefix, version, settings.cache_folder)
 
 
-def _conclude(settings: Settings, key: VariantKey, entry: dict[str, Any], as_json: bool) -> None:
+def _conclude(settings: Settings, key: VariantKey, entry: ReleaseEntry, as_json: bool) -> None:
     from ft_dagster.automation.instance import show_release
 
     show_release(settings, key, entry)
     if as_json:
-        print_json(entry)
+        print_json(entry.to_json())
         return
-    folder = Path(_prefix(key)) / "model_export" / entry["export_key"]
+    folder = Path(_prefix(key)) / "model_export" / entry.export_key
     out.print(
-        f"{key}: version {entry['production']} is in production "
-        f"({entry['export'][:12]}, {settings.open_store().uri(str(folder))})",
+        f"{key}: version {entry.production} is in production "
+        f"({entry.export[:12]}, {settings.open_store().uri(str(folder))})",
         highlight=False,
         soft_wrap=True,
     )

@@ -86,12 +86,12 @@ def released_parent(store: Store, child: VariantKey, spec: BaseModelSpec, *, fil
     if entry is None:
         fix = f"Run it first (`ft-dagster run {key}`); once it is released, run {child} again"
         raise UserError("this variant was never released", file=file, field=FIELD, value=str(key), fix=fix)
-    export = find(store, Place(prefix, EXPORT, entry["export_key"]))
-    if export is None or (export.digest, export.inputs[WEIGHTS]) != (entry["export"], entry["weights"]):
-        raise _gone(key, entry["version"], "its export", file)
+    export = find(store, Place(prefix, EXPORT, entry.export_key))
+    if export is None or (export.digest, export.inputs[WEIGHTS]) != (entry.export, entry.weights):
+        raise _gone(key, entry.version, "its export", file)
     base = find_digest(store, (prefix, "shared"), BASE, export.inputs[BASE])
     if base is None:
-        raise _gone(key, entry["version"], "the record of its base", file)
+        raise _gone(key, entry.version, "the record of its base", file)
     adapter = any(part["path"] == ADAPTER_CONFIG for part in export.predicate["payload"])
     if not adapter and spec.parent_adapter == "stack":
         raise UserError(
@@ -101,7 +101,7 @@ def released_parent(store: Store, child: VariantKey, spec: BaseModelSpec, *, fil
             value="stack",
             fix="Leave parent_adapter out",
         )
-    return Parent(key, entry["version"], export, base, spec.parent_adapter if adapter else "whole")
+    return Parent(key, entry.version, export, base, spec.parent_adapter if adapter else "whole")
 
 
 def check_adapter(parent: Parent, adapter: Path, *, file: object = None) -> None:
@@ -169,9 +169,9 @@ def newer_parent(store: Store, child: VariantKey, base: Artifact | None) -> tupl
         return None
     parent = VariantKey.parse(used["variant"])
     entry = production(store, parent_prefix(child, parent))
-    if entry is None or entry["export"] == base.inputs[EXPORT]:
+    if entry is None or entry.export == base.inputs[EXPORT]:
         return None
-    return parent, int(entry["version"])
+    return parent, entry.version
 
 
 def _gone(key: object, version: int, what: str, file: object) -> UserError:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pyarrow.parquet import ParquetFile
 
 from ft_dagster.errors import UserError
+from ft_dagster.schema_version import refuse_newer
 
 Int32 = NDArray[np.int32]
 SCHEMA_VERSION = 1
@@ -33,9 +34,7 @@ def read_mixture(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UserError("no mixture there", file=folder, fix="Materialize training_mixture")
     content: dict[str, Any] = json.loads(file.read_text("utf-8"))
-    if content["schema_version"] > SCHEMA_VERSION:
-        fix = f"Upgrade ft-dagster (this one reads up to {SCHEMA_VERSION})"
-        raise UserError("written by a newer ft-dagster", file=file, field="schema_version", fix=fix)
+    refuse_newer(content["schema_version"], SCHEMA_VERSION, file=file)
     return content
 
 

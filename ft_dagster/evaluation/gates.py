@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.paired import Comparison, compare, holm
 from ft_dagster.evaluation.samples import Role, Sample, main_metric, read_samples, write_samples
-from ft_dagster.evaluation.sentences import Outcome, sentence
+from ft_dagster.evaluation.sentences import Finding, Outcome, sentence_of
 from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.schema_version import refuse_newer
 from ft_dagster.spec.variant import GatesSpec
 
 if TYPE_CHECKING:
@@ -205,13 +206,7 @@ def to_json(verdict: Verdict) -> dict[str, Any]:
 
 def verdict_from_json(content: dict[str, Any]) -> Verdict:
     """The verdict that `to_json` wrote, now or in schema 1. A newer schema raises UserError."""
-    if int(content.get("schema_version", 0)) > SCHEMA_VERSION:
-        raise UserError(
-            "written by a newer ft-dagster",
-            field="schema_version",
-            value=content["schema_version"],
-            fix=f"Upgrade ft-dagster (this one reads up to {SCHEMA_VERSION})",
-        )
+    refuse_newer(content.get("schema_version", 0), SCHEMA_VERSION)
     rules = tuple(_rule_from_json(rule) for rule in content["rules"])
     passed = bool(content["passed"])
     return Verdict(passed, content.get("outcome", "pass" if passed else "fail"), rules)
@@ -338,6 +333,9 @@ def _rule(
     passed = outcome == "pass" or (outcome == "undecided" and measured)
     name, means, better = _RULE_OF[paired.role], paired.means, paired.higher_is_better
     low, high = (comparison.low, comparison.high) if better else (-comparison.high, -comparison.low)
+    found = Finding(
+        paired.metric, means, comparison, margin, gates.alpha, better, outcome, harm, needed, passed
+    )  # fmt: skip
     return Rule(
         rule=name,
         task=paired.task,
@@ -350,19 +348,7 @@ def _rule(
         questions=comparison.questions,
         higher_is_better=better,
         passed=passed,
-        sentence=sentence(
-            f"{against}{_WHAT[name]} {paired.task}",
-            paired.metric,
-            means=means,
-            comparison=comparison,
-            margin=margin,
-            alpha=gates.alpha,
-            higher_is_better=better,
-            outcome=outcome,
-            harm=harm,
-            needed=needed,
-            passed=passed,
-        ),
+        sentence=sentence_of(f"{against}{_WHAT[name]} {paired.task}", found),
         outcome=outcome,
         confidence=1 - 2 * gates.alpha,
         harm=harm,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 from ft_dagster.evaluation.paired import Comparison
@@ -11,37 +12,41 @@ from ft_dagster.evaluation.paired import Comparison
 Outcome = Literal["pass", "fail", "undecided"]
 
 
-def sentence(
-    what: str,
-    metric: str,
-    *,
-    means: tuple[float, float],
-    comparison: Comparison,
-    margin: float,
-    alpha: float,
-    higher_is_better: bool,
-    outcome: Outcome,
-    harm: float,
-    needed: int | None,
-    passed: bool,
-) -> str:
-    """`what`: the rule's object in words; `means`: of base and tuned; `harm`: p after Holm."""
-    points, show = units(metric, means)
-    went = f"{what} ({metric}) went from {show(means[0])} to {show(means[1])}"
-    worse = "fall" if higher_is_better else "rise"
+@dataclass(frozen=True)
+class Finding:
+    """What a rule found on one task. `means`: of base and tuned model; `harm`: p of no fall, after Holm."""
+
+    metric: str
+    means: tuple[float, float]
+    comparison: Comparison
+    margin: float
+    alpha: float
+    higher_is_better: bool
+    outcome: Outcome
+    harm: float
+    needed: int | None
+    passed: bool
+
+
+def sentence_of(what: str, found: Finding) -> str:
+    """`what`: the rule's object in words."""
+    points, show = units(found.metric, found.means)
+    comparison, margin, better = found.comparison, found.margin, found.higher_is_better
+    went = f"{what} ({found.metric}) went from {show(found.means[0])} to {show(found.means[1])}"
+    worse = "fall" if better else "rise"
     if not math.isfinite(comparison.improvement):
         return f"{went}: not a number, which never passes"
-    reach = _reach(comparison, points, 1 - 2 * alpha, higher_is_better)
-    if outcome == "pass":
-        found = f"a {worse} of {points(margin)} is ruled out" if margin else "shown to be better"
-    elif outcome == "fail":
+    reach = _reach(comparison, points, 1 - 2 * found.alpha, better)
+    if found.outcome == "pass":
+        said = f"a {worse} of {points(margin)} is ruled out" if margin else "shown to be better"
+    elif found.outcome == "fail":
         within = f"within the margin of {points(margin)}" if margin else "an improvement"
-        found = f"a {worse} that chance does not explain (p = {harm:.2g}), and not shown to be {within}"
+        said = f"a {worse} that chance does not explain (p = {found.harm:.2g}), and not shown to be {within}"
     else:
-        found = _undecided(comparison, points, margin, worse, needed)
-        if passed:
-            found += "; it counts as passed, the measured change being within the margin (gates.undecided)"
-    return f"{went} ({reach}): {found}; {_power(comparison, points, worse)}"
+        said = _undecided(comparison, points, margin, worse, found.needed)
+        if found.passed:
+            said += "; it counts as passed, the measured change being within the margin (gates.undecided)"
+    return f"{went} ({reach}): {said}; {_power(comparison, points, worse)}"
 
 
 def units(metric: str, means: tuple[float, float]) -> tuple[Callable[[float], str], Callable[[float], str]]:

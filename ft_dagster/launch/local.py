@@ -14,11 +14,22 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ft_dagster.errors import UserError
+from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, DONE, TRANSIENT
 from ft_dagster.launch import processes
 from ft_dagster.launch.leases import Lease
 
 GRACE = 45.0  # seconds; torchrun itself waits 30 for its workers
 KILL_AFTER = 5.0
+
+
+class Patience(NamedTuple):
+    """Seconds that a program has to end: `grace` after SIGINT, `kill_after` after SIGTERM."""
+
+    grace: float = GRACE
+    kill_after: float = KILL_AFTER
+
+
+PATIENCE = Patience()
 
 
 class Outcome(NamedTuple):
@@ -56,8 +67,7 @@ def run_program(
     *,
     environment: dict[str, str] | None = None,
     poll: Callable[[], None] | None = None,
-    grace: float = GRACE,
-    kill_after: float = KILL_AFTER,
+    patience: Patience = PATIENCE,
     output: Path | None = None,
     marker: str | None = None,
 ) -> int:
@@ -65,10 +75,11 @@ def run_program(
 
     `environment` is added to this process' own, the lease's over it. Standard output and error are inherited,
     or both appended to `output`. `poll` is called about once a second. Whatever is raised here meanwhile (an
-    interrupt, an error of `poll`) cancels the program: SIGINT, after `grace` seconds SIGTERM, after
-    `kill_after` SIGKILL, and is raised again once no process is left. `marker` is the FT_DAGSTER_RUN of all
-    its processes: unique, made up where it is not given.
+    interrupt, an error of `poll`) cancels the program, as `patience` says, and is raised again once no
+    process is left. `marker` is the FT_DAGSTER_RUN of all its processes: unique, made up where it is not
+    given.
     """
+    grace, kill_after = patience
     marker = marker or f"{run_dir.name}-{uuid.uuid4().hex[:8]}"
     command = _command(module, run_dir, marker, grace, kill_after)
     sys.stdout.flush()
@@ -102,12 +113,12 @@ def classify(exit_code: int) -> Outcome:
     code = 128 - exit_code if exit_code < 0 else exit_code
     again = "Run it again: it goes on from what was kept"
     known = {
-        0: Outcome("done", "done", ""),
-        2: Outcome("bad_input", "bad input", "The error names the file, the field and the way out"),
-        75: Outcome("transient", "preempted (SIGTERM), or a passing trouble", again),
+        DONE: Outcome("done", "done", ""),
+        BAD_INPUT: Outcome("bad_input", "bad input", "The error names the file, the field and the way out"),
+        TRANSIENT: Outcome("transient", "preempted (SIGTERM), or a passing trouble", again),
         127: Outcome("failed", "it could not be started", "Is ft_dagster installed where it runs?"),
         128 + signal.SIGHUP: Outcome("transient", "hung up from outside (SIGHUP)", again),
-        128 + signal.SIGINT: Outcome("cancelled", "cancelled (SIGINT)", again),
+        CANCELLED: Outcome("cancelled", "cancelled (SIGINT)", again),
         128 + signal.SIGKILL: Outcome(
             "transient", "killed (SIGKILL), maybe for want of memory: `dmesg` says", again
         ),

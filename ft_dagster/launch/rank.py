@@ -9,11 +9,11 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+from ft_dagster.exit_codes import TRANSIENT
 from ft_dagster.launch import processes
 from ft_dagster.launch.locks import SHARED, lock, read_json, unlock
 
 LEASE = "FT_DAGSTER_LEASE"
-TRANSIENT = 75  # the project's exit code for what a retry can mend
 
 _held: dict[str, list[int]] = {}  # token -> descriptors, open until this process ends
 

@@ -20,6 +20,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
+from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, DONE, PREEMPTED
 from ft_dagster.launch import processes
 
 if TYPE_CHECKING:
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
 
 Reason = Literal["exited", "cancelled", "preempted", "abandoned"]
 
-PREEMPTED, CANCELLED = 75, 130
-OWN_CODES = (0, 2, PREEMPTED, CANCELLED)  # torchrun ends with 1 whatever its workers ended with
+OWN_CODES = (DONE, BAD_INPUT, PREEMPTED, CANCELLED)  # torchrun ends with 1 whatever its workers ended with
 ORPHANS_GRACE = 10.0  # nobody co-ordinates them any more, so the long grace has no purpose
 REASONS: dict[signal.Signals, Reason] = {
     signal.SIGTERM: "preempted",

@@ -13,118 +13,140 @@ from __future__ import annotations
 import getpass
 import os
 import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
+from ft_dagster.lineage.entry import PROMOTE, RELEASE, ROLLBACK, SCHEMA_VERSION, ReleaseEntry, broken_entry
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.store.artifacts import Artifact, Place, find, verify
 from ft_dagster.store.blobs import Store
 
-SCHEMA_VERSION = 2
-RELEASE, PROMOTE, ROLLBACK = "release", "promote", "rollback"
-ACTIONS = (RELEASE, PROMOTE, ROLLBACK)
 WEIGHTS = "fine_tuned_model"  # the input of export and evaluation that names the weights
 JUDGED_AGAIN = "Materialize evaluation, model_export and release again, in that order"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What may become a version: an export, and all that speaks for it.
+
+    `verdict`: the JSON of the verdict derived anew from the evaluation's samples; `gates`: the digest of the
+    gates as declared now; `certificate`: that of the export; `own_verdict`: the one on the export's own
+    bytes, where it drifted from the weights that were judged.
+    """
+
+    export: Artifact
+    evaluation: Artifact
+    verdict: Mapping[str, Any]
+    gates: str
+    certificate: Mapping[str, Any]
+    own_verdict: Mapping[str, Any] | None = None
+
+    def entry(self, variant: str, run_id: str | None) -> ReleaseEntry:
+        """Its entry as version 1, before it is signed and numbered."""
+        return ReleaseEntry(
+            action=RELEASE,
+            variant=variant,
+            version=1,
+            production=1,
+            export=self.export.digest,
+            export_key=self.export.place.key,
+            format=self.certificate["format"],
+            weights=self.export.inputs[WEIGHTS],
+            evaluation=self.evaluation.digest,
+            by="",
+            reason="",
+            at="",
+            verdict=sha256_json(dict(self.verdict)),
+            gates=self.gates,
+            run_id=run_id,
+        )
+
+
+@dataclass(frozen=True)
+class ReleaseRequest:
+    """Who asks for a change of what is served, and why; `by` None: the user of this process.
+
+    `approvers`: who alone may put a version into production; none: anyone.
+    """
+
+    reason: str
+    by: str | None = None
+    approvers: tuple[str, ...] = ()
+
+    @property
+    def user(self) -> str:
+        return self.by or _user()
 
 
 def record_release(
     store: Store,
     prefix: str,
+    candidate: Candidate,
+    request: ReleaseRequest,
     *,
     variant: str,
-    export: Artifact,
-    evaluation: Artifact,
-    verdict: dict[str, Any],
-    gates: str,
-    certificate: dict[str, Any],
-    own_verdict: dict[str, Any] | None = None,
     run_id: str | None,
-    reason: str,
-    by: str | None = None,
-    approvers: tuple[str, ...] = (),
-) -> dict[str, Any]:
+) -> ReleaseEntry:
     """Append a version and return its entry; the standing one where the same payload is in production or the
     newest version.
 
-    With `approvers` it stays a candidate. A payload that was rolled back is not released again: the entry
-    of its version is returned, and production stays as it is (see `promote`). `verdict` is the JSON of the
-    verdict derived anew from the evaluation's samples, `gates` the digest of the gates as declared now,
-    `certificate` that of the export, `own_verdict` the one on its own bytes where it drifted. Raises
-    UserError where they do not all speak of the same weights and of the export's bytes, or the verdict is no
+    With approvers it stays a candidate. A payload that was rolled back is not released again: the entry of
+    its version is returned, and production stays as it is (see `promote`). Raises UserError where the
+    candidate's parts do not all speak of the same weights and of the export's bytes, or the verdict is no
     pass.
     """
-    check_bytes(export, evaluation, verdict, gates, certificate, own_verdict=own_verdict)
-    entry = {
-        "action": RELEASE,
-        "variant": variant,
-        "export": export.digest,
-        "export_key": export.place.key,
-        "format": certificate["format"],
-        "weights": export.inputs[WEIGHTS],
-        "evaluation": evaluation.digest,
-        "verdict": sha256_json(verdict),
-        "gates": gates,
-        "run_id": run_id,
-        "by": by or _user(),
-        "reason": reason,
-    }
+    check_bytes(candidate)
+    made = candidate.entry(variant, run_id)
     while True:
         past = history(store, prefix)
         versions = _versions(past)
-        same = [old for old in versions.values() if old["export"] == export.digest]
+        same = [old for old in versions.values() if old.export == made.export]
         serving = _in_production(past)
-        if serving is not None and versions[serving]["export"] == export.digest:
+        if serving is not None and versions[serving].export == made.export:
             return versions[serving]
-        if same and (same[-1]["version"] == max(versions) or same[-1]["version"] in rolled_back(past)):
+        if same and (same[-1].version == max(versions) or same[-1].version in rolled_back(past)):
             return same[-1]
         version = max(versions, default=0) + 1
-        serving = serving if approvers else version
-        appended = _append(store, prefix, past, {**entry, "version": version, "production": serving})
+        serving = serving if request.approvers else version
+        entry = replace(made, version=version, production=serving)
+        appended = _append(store, prefix, past, entry, request)
         if appended:
             return appended
 
 
 def promote(
-    store: Store,
-    prefix: str,
-    version: int | None,
-    *,
-    reason: str,
-    by: str | None = None,
-    approvers: tuple[str, ...] = (),
-    force: bool = False,
-) -> dict[str, Any]:
+    store: Store, prefix: str, version: int | None, request: ReleaseRequest, *, force: bool = False
+) -> ReleaseEntry:
     """Put a version (None: the newest, the candidate) into production; its entry, the standing one if it is.
 
     Every version passed its gate when it was written. Raises UserError: nothing released, no such version,
-    `by` is none of the `approvers`, or it was rolled back and is not forced with a reason.
+    who asks is none of the approvers, or it was rolled back and is not forced with a reason.
     """
-    by = by or _user()
     while True:
         past = history(store, prefix)
         chosen = _named(past, version, prefix)
-        if chosen["version"] == _in_production(past):
-            return past[-1] if past[-1]["action"] == PROMOTE else chosen
-        if approvers and by not in approvers:
+        if chosen.version == _in_production(past):
+            return past[-1] if past[-1].action == PROMOTE else chosen
+        if request.approvers and request.user not in request.approvers:
             raise UserError(
-                f"{by} may not approve version {chosen['version']}",
+                f"{request.user} may not approve version {chosen.version}",
                 field="release.approvers",
-                value=by,
-                fix=f"Ask {' or '.join(approvers)}",
+                value=request.user,
+                fix=f"Ask {' or '.join(request.approvers)}",
             )
-        if chosen["version"] in rolled_back(past) and not (force and reason):
-            raise _gone(chosen["version"], rolled_back(past)[chosen["version"]])
-        entry = {**_about(chosen), "action": PROMOTE, "production": chosen["version"], "forced": force}
-        appended = _append(store, prefix, past, {**entry, "by": by, "reason": reason})
+        if chosen.version in rolled_back(past) and not (force and request.reason):
+            raise _gone(chosen.version, rolled_back(past)[chosen.version])
+        entry = chosen.then(PROMOTE, chosen.version, forced=force)
+        appended = _append(store, prefix, past, entry, request)
         if appended:
             return appended
 
 
-def rollback(
-    store: Store, prefix: str, version: int | None = None, *, reason: str, by: str | None = None
-) -> dict[str, Any]:
+def rollback(store: Store, prefix: str, request: ReleaseRequest, version: int | None = None) -> ReleaseEntry:
     """Put an earlier version into production (None: the one before). Nothing is deleted.
 
     Raises UserError: nothing in production, none before it, no such version, or one that is no earlier.
@@ -133,34 +155,29 @@ def rollback(
         past = history(store, prefix)
         target = to_go_back_to(past, prefix, version)
         chosen, now = _named(past, target, prefix), _in_production(past)
-        entry = {**_about(chosen), "action": ROLLBACK, "production": target, "from_version": now}
-        appended = _append(store, prefix, past, {**entry, "by": by or _user(), "reason": reason})
+        entry = chosen.then(ROLLBACK, target, from_version=now)
+        appended = _append(store, prefix, past, entry, request)
         if appended:
             return appended
 
 
-def check_bytes(
-    export: Artifact,
-    evaluation: Artifact,
-    verdict: dict[str, Any],
-    gates: str,
-    certificate: dict[str, Any],
-    *,
-    own_verdict: dict[str, Any] | None = None,
-) -> None:
+def check_bytes(candidate: Candidate) -> None:
     """Raises UserError unless the gate and the certificate hold for exactly this export.
 
-    Where the certificate fails by drift alone, `own_verdict` on the export's own bytes stands in for it.
+    Where the certificate fails by drift alone, the verdict on the export's own bytes stands in for it.
     """
+    export, evaluation = candidate.export, candidate.evaluation
+    certificate, verdict = candidate.certificate, candidate.verdict
     weights = export.inputs.get(WEIGHTS)
     _same(
         "the export is of other weights than the evaluation judged", weights, evaluation.inputs.get(WEIGHTS)
     )
     _same("the export was made for another evaluation", evaluation.digest, export.inputs.get("evaluation"))
-    _same("the gates changed after the evaluation", gates, evaluation.inputs.get("gates"))
+    _same("the gates changed after the evaluation", candidate.gates, evaluation.inputs.get("gates"))
     _same("the certificate is of other weights", weights, certificate.get("judged"))
     _same("the certificate is of another payload", export.digest, certificate.get("payload"))
-    judged_itself = certificate.get("drifted") is True and (own_verdict or {}).get("passed") is True
+    own = candidate.own_verdict or {}
+    judged_itself = certificate.get("drifted") is True and own.get("passed") is True
     if certificate.get("passed") is not True and not judged_itself:
         raise UserError(
             "the certificate of the export does not hold",
@@ -176,25 +193,25 @@ def check_bytes(
         )
 
 
-def history(store: Store, prefix: str) -> list[dict[str, Any]]:
+def history(store: Store, prefix: str) -> list[ReleaseEntry]:
     """All entries, oldest first. Raises UserError for one that this version cannot read."""
     return [_read(store, f"{_folder(prefix)}/{name}") for name in _names(store, prefix)]
 
 
-def production(store: Store, prefix: str) -> dict[str, Any] | None:
+def production(store: Store, prefix: str) -> ReleaseEntry | None:
     """The release entry of the version that is served; None before the first."""
     past = history(store, prefix)
     version = _in_production(past)
     return None if version is None else _versions(past)[version]
 
 
-def candidate(store: Store, prefix: str) -> dict[str, Any] | None:
+def candidate(store: Store, prefix: str) -> ReleaseEntry | None:
     """The release entry of the newest version; None before the first."""
     versions = _versions(history(store, prefix))
     return versions[max(versions)] if versions else None
 
 
-def aliases(past: list[dict[str, Any]]) -> dict[str, int | None]:
+def aliases(past: Sequence[ReleaseEntry]) -> dict[str, int | None]:
     """The versions that are served, and that would be next."""
     return {"production": _in_production(past), "candidate": max(_versions(past), default=None)}
 
@@ -202,18 +219,18 @@ def aliases(past: list[dict[str, Any]]) -> dict[str, int | None]:
 def export_of(store: Store, prefix: str, version: int | None, cache: Path) -> Artifact:
     """The export of a version (None: the newest), its bytes hashed again. Raises UserError."""
     entry = _named(history(store, prefix), version, prefix)
-    found = find(store, Place(prefix, "model_export", entry["export_key"]))
-    if found is None or found.digest != entry["export"]:
+    found = find(store, Place(prefix, "model_export", entry.export_key))
+    if found is None or found.digest != entry.export:
         raise UserError(
-            f"the export of version {entry['version']} is not in the store",
-            file=store.uri(f"{prefix}/model_export/{entry['export_key']}"),
+            f"the export of version {entry.version} is not in the store",
+            file=store.uri(f"{prefix}/model_export/{entry.export_key}"),
             fix="Restore it from a backup, or name another version",
         )
     verify(store, found, cache)
     return found
 
 
-def to_go_back_to(past: list[dict[str, Any]], prefix: str, version: int | None) -> int:
+def to_go_back_to(past: Sequence[ReleaseEntry], prefix: str, version: int | None) -> int:
     """The version that a rollback would put into production. Raises UserError as `rollback` does."""
     now = _in_production(past)
     if now is None:
@@ -226,7 +243,7 @@ def to_go_back_to(past: list[dict[str, Any]], prefix: str, version: int | None) 
             value=now,
             fix="Release another version",
         )
-    if _named(past, target, prefix)["version"] >= now:
+    if _named(past, target, prefix).version >= now:
         raise UserError(
             f"version {now} is in production, and a rollback goes back",
             field="version",
@@ -238,34 +255,34 @@ def to_go_back_to(past: list[dict[str, Any]], prefix: str, version: int | None) 
     return target
 
 
-def rolled_back(past: list[dict[str, Any]]) -> dict[int, str]:
+def rolled_back(past: Sequence[ReleaseEntry]) -> dict[int, str]:
     """Version -> why it was rolled back, of those that were not promoted since."""
     found: dict[int, str] = {}
     for entry in past:
-        if entry["action"] == ROLLBACK:
-            found[entry["from_version"]] = entry["reason"]
-        elif entry["action"] == PROMOTE:
-            found.pop(entry["version"], None)
+        if entry.action == ROLLBACK and entry.from_version is not None:
+            found[entry.from_version] = entry.reason
+        elif entry.action == PROMOTE:
+            found.pop(entry.version, None)
     return found
 
 
-def _versions(past: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    return {entry["version"]: entry for entry in past if entry["action"] == RELEASE}
+def _versions(past: Sequence[ReleaseEntry]) -> dict[int, ReleaseEntry]:
+    return {entry.version: entry for entry in past if entry.action == RELEASE}
 
 
-def _in_production(past: list[dict[str, Any]]) -> int | None:
-    return past[-1]["production"] if past else None
+def _in_production(past: Sequence[ReleaseEntry]) -> int | None:
+    return past[-1].production if past else None
 
 
-def _before(past: list[dict[str, Any]], now: int) -> int | None:
+def _before(past: Sequence[ReleaseEntry], now: int) -> int | None:
     """The version that was served before `now` came into production, of those not rolled back."""
-    served = [entry["production"] for entry in past if entry["production"] is not None]
+    served = [entry.production for entry in past if entry.production is not None]
     first = served.index(now)
     gone = rolled_back(past)
     return next((version for version in reversed(served[:first]) if version not in gone), None)
 
 
-def _named(past: list[dict[str, Any]], version: int | None, prefix: str) -> dict[str, Any]:
+def _named(past: Sequence[ReleaseEntry], version: int | None, prefix: str) -> ReleaseEntry:
     versions = _versions(past)
     if not versions:
         raise _nothing(prefix)
@@ -275,12 +292,6 @@ def _named(past: list[dict[str, Any]], version: int | None, prefix: str) -> dict
         known = ", ".join(str(number) for number in sorted(versions))
         raise UserError("no such version", field="version", value=version, fix=f"Released are {known}")
     return versions[version]
-
-
-def _about(entry: dict[str, Any]) -> dict[str, Any]:
-    """What a later entry repeats of a version's own."""
-    names = ("version", "variant", "export", "export_key", "format", "weights", "evaluation")
-    return {name: entry[name] for name in names}
 
 
 def _gone(version: int, reason: str) -> UserError:
@@ -308,19 +319,22 @@ def _same(problem: str, expected: str | None, found: str | None) -> None:
 
 
 def _append(
-    store: Store, prefix: str, past: list[dict[str, Any]], entry: dict[str, Any]
-) -> dict[str, Any] | None:
-    """Write the entry under the number after `past`; None where another writer was faster.
+    store: Store, prefix: str, past: Sequence[ReleaseEntry], entry: ReleaseEntry, request: ReleaseRequest
+) -> ReleaseEntry | None:
+    """Write the entry, signed and dated, under the number after `past`; None where another writer was faster.
 
     In a folder the number is taken by an exclusive create. Elsewhere the entry read back decides between
     two writers; one run a variant makes that rare.
     """
-    stamped = {
-        "schema_version": SCHEMA_VERSION,
-        **entry,
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "entry": uuid.uuid4().hex,
-    }
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    stamped = replace(
+        entry,
+        by=request.user,
+        reason=request.reason,
+        at=now,
+        entry=uuid.uuid4().hex,
+        schema_version=SCHEMA_VERSION,
+    )
     names = _names(store, prefix)
     if len(names) != len(past):
         return None
@@ -330,14 +344,14 @@ def _append(
     if target is not None:
         return stamped if _create(store, path, target, stamped) else None
     if not store.exists(path):
-        store.write_json(path, stamped)
-    return stamped if store.read_json(path)["entry"] == stamped["entry"] else None
+        store.write_json(path, stamped.to_json())
+    return stamped if _read(store, path).entry == stamped.entry else None
 
 
-def _create(store: Store, path: str, target: Path, entry: dict[str, Any]) -> bool:
+def _create(store: Store, path: str, target: Path, entry: ReleaseEntry) -> bool:
     """Write `target` whole, and never over another's; whether it was free."""
-    draft = f".{entry['entry']}"
-    store.write_json(f"{path.rpartition('/')[0]}/{draft}", entry)
+    draft = f".{entry.entry}"
+    store.write_json(f"{path.rpartition('/')[0]}/{draft}", entry.to_json())
     try:
         os.link(target.with_name(draft), target)
     except FileExistsError:
@@ -353,24 +367,12 @@ def _names(store: Store, prefix: str) -> list[str]:
     return [name for name in names if name.endswith(".json") and name.removesuffix(".json").isdigit()]
 
 
-def _read(store: Store, path: str) -> dict[str, Any]:
+def _read(store: Store, path: str) -> ReleaseEntry:
     try:
-        entry: dict[str, Any] = store.read_json(path)
-        newer = entry["schema_version"] > SCHEMA_VERSION
-    except (ValueError, KeyError, TypeError):
-        raise UserError(
-            "not an entry of a release log", file=store.uri(path), fix="Restore the file from a backup"
-        ) from None
-    if newer or entry["action"] not in ACTIONS:
-        raise UserError(
-            "written by a newer ft-dagster",
-            file=store.uri(path),
-            field="schema_version" if newer else "action",
-            value=entry["schema_version" if newer else "action"],
-            fix="Upgrade ft-dagster",
-        )
-    entry.setdefault("production", entry["version"])  # of schema 1, where a release was production at once
-    return entry
+        content = store.read_json(path)
+    except ValueError:
+        raise broken_entry(store.uri(path)) from None
+    return ReleaseEntry.from_json(content, file=store.uri(path))
 
 
 def _folder(prefix: str) -> str:

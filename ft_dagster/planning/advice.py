@@ -10,9 +10,9 @@ import math
 from typing import Any
 
 from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.load import LORA_LIKE
 from ft_dagster.planning.methods.defaults import LEARNING_RATES
 from ft_dagster.spec import VariantSpec
+from ft_dagster.training.contract import LoraSettings, MethodSettings, TrainingSettings
 
 USUAL_SHARE = (0.05, 0.10)
 ROUNDING = 0.0025  # a share comes out in whole examples
@@ -20,15 +20,15 @@ USUAL_SCALING = 2.0
 
 
 def training_warnings(
-    spec: VariantSpec, facts: Facts, method: dict[str, Any], training: dict[str, Any]
+    spec: VariantSpec, facts: Facts, method: MethodSettings, training: TrainingSettings
 ) -> list[str]:
     """Warnings about what is trained, and on what."""
     said = [
-        _knowledge(spec, method["name"]),
-        _general(spec, facts, method["name"]),
-        _scaling(method) if method["name"] in LORA_LIKE else None,
-        _rate(method["name"], training["learning_rate"]),
-        *_host(spec, facts, method["name"], training),
+        _knowledge(spec, method.name),
+        _general(spec, facts, method.name),
+        _scaling(method) if isinstance(method, LoraSettings) else None,
+        _rate(method.name, training.learning_rate),
+        *_host(spec, facts, method.name, training),
     ]
     return [line for line in said if line]
 
@@ -60,9 +60,9 @@ def release_warnings(spec: VariantSpec, name: str, storage: dict[str, Any], shar
     return said
 
 
-def scaling_of(method: dict[str, Any]) -> float:
+def scaling_of(method: LoraSettings) -> float:
     """What the update BA is multiplied by: alpha/r, alpha/sqrt(r) with rsLoRA."""
-    return float(method["alpha"]) / (math.sqrt(method["rank"]) if method["use_rslora"] else method["rank"])
+    return method.alpha / (math.sqrt(method.rank) if method.use_rslora else method.rank)
 
 
 def _knowledge(spec: VariantSpec, name: str) -> str | None:
@@ -88,11 +88,11 @@ def _general(spec: VariantSpec, facts: Facts, name: str) -> str | None:
     return None
 
 
-def _scaling(method: dict[str, Any]) -> str | None:
-    alpha, rank, scaling = method["alpha"], method["rank"], scaling_of(method)
+def _scaling(method: LoraSettings) -> str | None:
+    alpha, rank, scaling = method.alpha, method.rank, scaling_of(method)
     if math.isclose(scaling, USUAL_SCALING, rel_tol=0.01):
         return None
-    how, divisor = ("alpha/sqrt(r)", math.sqrt(rank)) if method["use_rslora"] else ("alpha/r", rank)
+    how, divisor = ("alpha/sqrt(r)", math.sqrt(rank)) if method.use_rslora else ("alpha/r", rank)
     return (
         f"alpha {alpha:g} with rank {rank} scales by {scaling:.3g} ({how}); "
         f"2 is usual, which alpha {USUAL_SCALING * divisor:.3g} would give"
@@ -107,7 +107,7 @@ def _rate(name: str, rate: float) -> str | None:
     return f"learning rate {rate:g} is {side} the usual {usual.low:g} to {usual.high:g} of {name}"
 
 
-def _host(spec: VariantSpec, facts: Facts, name: str, training: dict[str, Any]) -> list[str]:
+def _host(spec: VariantSpec, facts: Facts, name: str, training: TrainingSettings) -> list[str]:
     """What this host does otherwise than the declaration may expect."""
     if facts.device_kind == "cuda":
         return []
@@ -117,7 +117,7 @@ def _host(spec: VariantSpec, facts: Facts, name: str, training: dict[str, Any]) 
             f"{spec.resources.gpus} GPUs are declared and this host has none: it trains on its cores, "
             f"in {facts.ranks} process{'es' if facts.ranks > 1 else ''} (resources.cpu_ranks)"
         )
-    if training["precision"] == "bf16" and not facts.bf16:
+    if training.precision == "bf16" and not facts.bf16:
         said.append("bf16 is declared and this CPU has no bf16 arithmetic: it is emulated, slower than fp32")
     if name in ("qlora", "lora_8bit"):
         said.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Facts:
     layers: int
     key_value_size: int  # key heads x head size
     tied_embeddings: bool
-    device_kind: str  # "cpu" or "cuda"
+    device_kind: Literal["cpu", "cuda"]
     ranks: int  # processes that train together: GPUs, or shares of a CPU
     device_memory: int | None  # bytes of one device, None where unknown
     bf16: bool  # the hardware computes in bf16

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ft_dagster.planning.facts import Facts
+from ft_dagster.training.contract import TrainingSettings
 
 LORA_LIKE = ("lora", "qlora", "lora_8bit")
 SOFT_PROMPTS = ("prompt_tuning", "prefix_tuning")
@@ -76,7 +77,7 @@ def memory(load: Load, stage: int, offload: str) -> dict[str, Any]:
     }
 
 
-def storage(load: Load, stage: int, training: dict[str, Any]) -> dict[str, Any]:
+def storage(load: Load, stage: int, training: TrainingSettings) -> dict[str, Any]:
     """Bytes on disk: checkpoints while it trains, and what either export would release (None: not offered).
 
     At most keep_best + keep_last checkpoints are complete, beside the one being written. An adapter is
@@ -85,7 +86,7 @@ def storage(load: Load, stage: int, training: dict[str, Any]) -> dict[str, Any]:
     trained = load.trained
     weights = trained * (FP32 + (load.width if stage == 2 else 0))
     optimizer = trained * MOMENTS
-    kept = training["keep_best"] + training["keep_last"] + 1
+    kept = training.keep_best + training.keep_last + 1
     adapter = None if load.method == "full" else trained * FP32
     whole = {"full": trained * BF16, "prompt_tuning": None, "prefix_tuning": None}
     return {

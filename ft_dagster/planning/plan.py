@@ -21,16 +21,17 @@ from ft_dagster.planning.methods.decision import Decision
 from ft_dagster.planning.methods.training_settings import steps_of
 from ft_dagster.planning.survey import PlanContext, Planned, Survey, lora_settings, survey
 from ft_dagster.spec import VariantSpec
+from ft_dagster.training.contract import Device, Plan
 
 SCHEMA_VERSION = 1
 FAR = 0.20  # of the rule of thumb, from which the difference is explained
 BEYOND_RULE = ("activations", "temporaries", "communication", "slack", "context", "correction")
 
 
-class Plan(NamedTuple):
-    """plan.json and estimate.json."""
+class PlanAndEstimate(NamedTuple):
+    """plan.json, as the trainer reads it, and estimate.json."""
 
-    content: dict[str, Any]
+    content: Plan
     estimate: dict[str, Any]
 
     @property
@@ -38,7 +39,7 @@ class Plan(NamedTuple):
         return bool(self.estimate["fits"])
 
 
-def make_plan(spec: VariantSpec, facts: Facts, context: PlanContext) -> Plan:
+def make_plan(spec: VariantSpec, facts: Facts, context: PlanContext) -> PlanAndEstimate:
     """Resolve `spec`. Raises UserError for what cannot be trained."""
     if facts.trained_tokens == 0:
         raise UserError("the mixture has no trained token", fix="See the counts of training_mixture")
@@ -47,14 +48,14 @@ def make_plan(spec: VariantSpec, facts: Facts, context: PlanContext) -> Plan:
     if spec.method.name == "auto":
         _say_why(found, spec)
     resolved = chosen.resolved
-    content = {
-        "schema_version": SCHEMA_VERSION,
-        "method": resolved.method,
-        "training": resolved.training,
-        "device": {"kind": facts.device_kind, "count": facts.ranks if facts.device_kind == "cuda" else 1},
-        "ranks": facts.ranks,
-    }
-    return Plan(content, _estimate(spec, facts, context, found))
+    count = facts.ranks if facts.device_kind == "cuda" else 1
+    content = Plan(
+        method=resolved.method,
+        training=resolved.training,
+        device=Device(kind=facts.device_kind, count=count),
+        ranks=facts.ranks,
+    )
+    return PlanAndEstimate(content, _estimate(spec, facts, context, found))
 
 
 def _estimate(spec: VariantSpec, facts: Facts, context: PlanContext, found: Survey) -> dict[str, Any]:

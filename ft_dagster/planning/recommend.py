@@ -30,7 +30,7 @@ TOKEN = "<new-{}>"
 
 
 @dataclass(frozen=True)
-class Asked:
+class RecommendationRequest:
     """`model`: a config.json, a folder with one, or a shipped name; else `params`, a size. None: not said.
 
     `general_share`: of general data mixed in; 0: general ability need not be kept.
@@ -53,21 +53,21 @@ class Asked:
 
 
 @uncollected()
-def recommend(asked: Asked, hardware: Hardware) -> Survey:
+def recommend_method(request: RecommendationRequest, hardware: Hardware) -> Survey:
     """Raises UserError for what has no answer, before anything is counted where that can be seen."""
-    _check(asked)
+    _check(request)
     with tempfile.TemporaryDirectory() as scratch:
-        if asked.model is not None:
-            file = architecture_file(asked.model)
+        if request.model is not None:
+            file = architecture_file(request.model)
         else:
-            assert asked.params is not None
-            file = of_size(asked.params, Path(scratch))
+            assert request.params is not None
+            file = of_size(request.params, Path(scratch))
         given = facts(
             shapes_of_configuration(file),
-            examples=asked.examples,
-            tokens=round(asked.examples * asked.tokens_per_example),
-            max_length=asked.max_length,
-            general_share=asked.general_share,
+            examples=request.examples,
+            tokens=round(request.examples * request.tokens_per_example),
+            max_length=request.max_length,
+            general_share=request.general_share,
             device_kind="cuda" if hardware.kind == "gpu" else "cpu",
             ranks=hardware.count,
             device_memory=hardware.memory_bytes,
@@ -76,58 +76,60 @@ def recommend(asked: Asked, hardware: Hardware) -> Survey:
         context = PlanContext(
             file,
             hardware,
-            variants=asked.variants,
-            new_token_ids=tuple(range(asked.new_tokens)),
-            budget_usd=asked.budget_usd,
-            deadline_hours=asked.deadline_hours,
-            serving=asked.serving,
+            variants=request.variants,
+            new_token_ids=tuple(range(request.new_tokens)),
+            budget_usd=request.budget_usd,
+            deadline_hours=request.deadline_hours,
+            serving=request.serving,
         )
-        return survey(declaration(_declared(asked), asked.general_share), given, context)
+        return survey(declaration(_declared(request), request.general_share), given, context)
 
 
-def _declared(asked: Asked) -> dict[str, Any]:
-    training = {"max_length": asked.max_length}
-    if asked.micro_batch is not None:
-        training["per_device_train_batch_size"] = asked.micro_batch
-    tokens = [TOKEN.format(number) for number in range(asked.new_tokens)]
+def _declared(request: RecommendationRequest) -> dict[str, Any]:
+    training = {"max_length": request.max_length}
+    if request.micro_batch is not None:
+        training["per_device_train_batch_size"] = request.micro_batch
+    tokens = [TOKEN.format(number) for number in range(request.new_tokens)]
     return {
-        "objective": asked.objective,
-        "method": asked.method or "auto",
+        "objective": request.objective,
+        "method": request.method or "auto",
         "base_model": {"source": "model", "new_tokens": tokens},
         "training": training,
-        "export": "merged" if asked.method == "full" else "adapter",
+        "export": "merged" if request.method == "full" else "adapter",
     }
 
 
-def _check(asked: Asked) -> None:
-    if (asked.model is None) == (asked.params is None):
+def _check(request: RecommendationRequest) -> None:
+    if (request.model is None) == (request.params is None):
         raise UserError(
             "name one model",
             field="--model",
-            value=asked.model,
+            value=request.model,
             fix=f"Give --params 13e9, or --model: a config.json, its folder, or {', '.join(shipped())}",
         )
     for field, given, known in (
-        ("--method", asked.method or METHODS[0], METHODS),
-        ("--objective", asked.objective, OBJECTIVES),
+        ("--method", request.method or METHODS[0], METHODS),
+        ("--objective", request.objective, OBJECTIVES),
     ):
         if given not in known:
             raise UserError("is not known", field=field, value=given, fix=f"Take one of {', '.join(known)}")
     for field, value in (
-        ("--examples", asked.examples),
-        ("--tokens-per-example", asked.tokens_per_example),
-        ("--variants", asked.variants),
-        ("--budget", asked.budget_usd),
-        ("--deadline", asked.deadline_hours),
+        ("--examples", request.examples),
+        ("--tokens-per-example", request.tokens_per_example),
+        ("--variants", request.variants),
+        ("--budget", request.budget_usd),
+        ("--deadline", request.deadline_hours),
     ):
         if value is not None and not value > 0:
             raise UserError("must be above 0", field=field, value=value, fix="Give more, or leave it out")
-    if not 0 <= asked.general_share <= MOST_GENERAL:
+    if not 0 <= request.general_share <= MOST_GENERAL:
         raise UserError(
             f"is not within 0 to {MOST_GENERAL}",
             field="--general-share",
-            value=asked.general_share,
+            value=request.general_share,
             fix="0.05 to 0.1 is usual; 0 where general ability need not be kept",
         )
-    if asked.max_length < 16:
-        raise UserError("is too short", field="--max-length", value=asked.max_length, fix="Give at least 16")
+    if request.max_length < 16:
+        raise UserError(
+            "is too short", field="--max-length", value=request.max_length, fix="Give at least 16"
+        )

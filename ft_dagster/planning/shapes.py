@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.planning.facts import Facts
+from ft_dagster.training.contract import FullSettings, LoraSettings, MethodSettings, PromptSettings
 
 EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "wpe", "word_embeddings", "embed_in", "embed_out")
 
@@ -60,23 +61,22 @@ def _header(file: Path) -> dict[str, dict[str, list[int]]]:
     return header
 
 
-def trainable_parameters(method: dict[str, Any], facts: Facts, new_tokens: int = 0) -> int:
-    """What the optimizer moves under `method` (the plan's); with LoRA the rows of `new_tokens` too."""
-    name = method["name"]
-    if name == "full":
+def trainable_parameters(method: MethodSettings, facts: Facts, new_tokens: int = 0) -> int:
+    """What the optimizer moves under `method`; with LoRA the rows of `new_tokens` too."""
+    if isinstance(method, FullSettings):
         return facts.parameters
-    if name == "prompt_tuning":
-        return int(method["num_virtual_tokens"]) * facts.hidden_size
-    if name == "prefix_tuning":
-        return int(method["num_virtual_tokens"]) * facts.layers * 2 * facts.key_value_size
+    if isinstance(method, PromptSettings):
+        prefix = method.name == "prefix_tuning"
+        each = facts.layers * 2 * facts.key_value_size if prefix else facts.hidden_size
+        return method.num_virtual_tokens * each
     rows = new_tokens * facts.hidden_size * (1 if facts.tied_embeddings else 2)
-    adapter = adapter_parameters(facts.linear_shapes, method["rank"], method["target_modules"])
-    return adapter + rows + (_magnitudes(method, facts) if method["use_dora"] else 0)
+    adapter = adapter_parameters(facts.linear_shapes, method.rank, method.target_modules)
+    return adapter + rows + (_magnitudes(method, facts) if method.use_dora else 0)
 
 
-def _magnitudes(method: dict[str, Any], facts: Facts) -> int:
+def _magnitudes(method: LoraSettings, facts: Facts) -> int:
     """DoRA trains the length of each output's weights besides."""
-    targeted = _targeted(facts.linear_shapes, method["target_modules"])
+    targeted = _targeted(facts.linear_shapes, method.target_modules)
     return sum(shape[0] for name in targeted for shape in facts.linear_shapes[name])
 
 
@@ -89,7 +89,7 @@ def smallest_dimension(
 
 
 def adapter_parameters(
-    linear_shapes: dict[str, list[list[int]]], rank: int, target_modules: str | list[str]
+    linear_shapes: dict[str, list[list[int]]], rank: int, target_modules: str | list[str] | tuple[str, ...]
 ) -> int:
     """Sum of r * (in + out) over the targeted layers.
 

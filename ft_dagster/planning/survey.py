@@ -34,7 +34,7 @@ from ft_dagster.planning.reasons import Reasons
 from ft_dagster.planning.shapes import trainable_parameters
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.variant import METHOD_SETTINGS, MethodSpec
-from ft_dagster.training.contract import Base, Parent
+from ft_dagster.training.contract import Base, MethodSettings, Parent, TrainingSettings
 from ft_dagster.training.watch import flops
 
 MOST_GPUS = 64
@@ -68,8 +68,8 @@ class PlanContext:
 class Resolved:
     """A method with all its settings, as the trainer takes them, and why."""
 
-    method: dict[str, Any]
-    training: dict[str, Any]
+    method: MethodSettings
+    training: TrainingSettings
     reasons: Reasons
     load: Load
 
@@ -124,8 +124,8 @@ class Survey:
             "refused": self.refused,
             "memory_bytes": {name: planned.held for name, planned in self.planned.items()},
             "plan": {
-                "method": self.chosen.resolved.method,
-                "training": self.chosen.resolved.training,
+                "method": self.chosen.resolved.method.model_dump(mode="json"),
+                "training": self.chosen.resolved.training.model_dump(mode="json"),
                 "memory_bytes": self.chosen.held,
                 "learned": self.chosen.correction.sentence,
                 "reasons": self.chosen.resolved.reasons.rows,
@@ -186,7 +186,7 @@ def plan_method(spec: VariantSpec, facts: Facts, context: PlanContext) -> Planne
     tried = [each for each in _milder(spec, first, facts) if not held.hopeless(each)]
     layout = next((each for each in tried if held.fits(each)), None) or _milder(spec, first, facts)[-1]
     if layout != first:
-        _fill_in(resolved, first, layout, held)
+        resolved = _laid_out(resolved, first, layout, held)
     found, correction = held.occupancy_of(layout), held.correction_of(layout)
     return Planned(resolved, layout, found, correction, _candidate(resolved, layout, held))
 
@@ -196,7 +196,7 @@ def resolve(spec: VariantSpec, facts: Facts) -> Resolved:
     reasons, precision = Reasons(), precision_of(spec, facts)
     method = resolve_method(spec, facts, reasons)
     trained = trainable_parameters(method, facts, len(spec.base_model.new_tokens))
-    load = Load(method["name"], trained, precision, facts)
+    load = Load(method.name, trained, precision, facts)
     return Resolved(method, resolve_training(spec, load, reasons), reasons, load)
 
 
@@ -205,7 +205,7 @@ class _Memory:
 
     def __init__(self, spec: VariantSpec, facts: Facts, context: PlanContext) -> None:
         self.spec, self.facts, self.context = spec, facts, context
-        self._methods: dict[str, dict[str, Any]] = {}
+        self._methods: dict[str, MethodSettings] = {}
 
     def occupancy_of(self, layout: Layout) -> spread.Occupancy:
         return spread.occupancy(
@@ -242,9 +242,9 @@ class _Memory:
         load = Load(layout.method, trained, precision_of(self.spec, facts), facts)
         return int(SURELY_HELD * states_of(load, layout.zero_stage, layout.offload)["floor_bytes"])
 
-    def flops_per_token(self, layout: Layout, method: dict[str, Any]) -> float:
+    def flops_per_token(self, layout: Layout, method: MethodSettings) -> float:
         """Counted, forward, backward and recomputation; an estimate by weights where it cannot be counted."""
-        same = {**method, "name": "lora"} if method["name"] in LORA_LIKE else method
+        same = dryrun.unquantized(method)
         base = Base(
             folder=self.context.architecture,
             digest="0" * 64,
@@ -260,11 +260,11 @@ class _Memory:
             alike=self._alike(same),
         )
         if counted is None:
-            passes = (6 if method["name"] == "full" else 4) + 2 * layout.gradient_checkpointing
+            passes = (6 if method.name == "full" else 4) + 2 * layout.gradient_checkpointing
             return float(passes * self.facts.parameters)
         return counted / layout.length
 
-    def _alike(self, method: dict[str, Any]) -> bool:
+    def _alike(self, method: MethodSettings) -> bool:
         context = self.context
         return dryrun.alike(
             context.architecture, method, new_token_ids=context.new_token_ids, parent=context.parent
@@ -291,7 +291,7 @@ class _Memory:
             parent=self.context.parent,
         )
 
-    def _method(self, name: str) -> dict[str, Any]:
+    def _method(self, name: str) -> MethodSettings:
         if name not in self._methods:
             self._methods[name] = resolve_method(with_method(self.spec, name), self.facts, Reasons())
         return self._methods[name]
@@ -307,13 +307,13 @@ class _Memory:
 
 def _layout(resolved: Resolved, facts: Facts) -> Layout:
     training = resolved.training
-    offload = training["deepspeed"]["offload"]
+    offload = training.deepspeed.offload
     return Layout(
         resolved.name,
-        training["per_device_train_batch_size"],
-        training["gradient_checkpointing"],
-        training["max_length"],
-        training["deepspeed"]["stage"],
+        training.per_device_train_batch_size,
+        training.gradient_checkpointing,
+        training.max_length,
+        training.deepspeed.stage,
         "none" if offload == "none" else "cpu",
         facts.ranks,
     )
@@ -333,27 +333,29 @@ def _milder(spec: VariantSpec, first: Layout, facts: Facts) -> list[Layout]:
     return tried
 
 
-def _fill_in(resolved: Resolved, first: Layout, layout: Layout, held: _Memory) -> None:
-    """Write the changed layout into the settings, with the bytes as the reason."""
+def _laid_out(resolved: Resolved, first: Layout, layout: Layout, held: _Memory) -> Resolved:
+    """With the changed layout in the settings, and the bytes as the reason."""
     training, reasons = resolved.training, resolved.reasons
     why = f"{held.bytes_of(layout) / 1e9:,.1f} GB a device"
     if held.fits(layout):
         why += f" instead of {held.bytes_of(first) / 1e9:,.1f}"
+    changed: dict[str, Any] = {}
     if layout.micro_batch != first.micro_batch:
-        training["per_device_train_batch_size"] = layout.micro_batch
+        changed["per_device_train_batch_size"] = layout.micro_batch
         reasons.revise("training.per_device_train_batch_size", layout.micro_batch, why)
         if held.spec.training.gradient_accumulation_steps is None:
-            times = training["gradient_accumulation_steps"] * first.micro_batch // layout.micro_batch
-            training["gradient_accumulation_steps"] = times
+            times = training.gradient_accumulation_steps * first.micro_batch // layout.micro_batch
+            changed["gradient_accumulation_steps"] = times
             reasons.revise("training.gradient_accumulation_steps", times, "the same batch in smaller parts")
     if layout.gradient_checkpointing != first.gradient_checkpointing:
-        training["gradient_checkpointing"] = layout.gradient_checkpointing
+        changed["gradient_checkpointing"] = layout.gradient_checkpointing
         reasons.revise(
             "training.gradient_checkpointing", layout.gradient_checkpointing, f"{why}; 20-40% slower"
         )
     if layout.zero_stage != first.zero_stage:
-        training["deepspeed"]["stage"] = layout.zero_stage
+        changed["deepspeed"] = training.deepspeed.model_copy(update={"stage": layout.zero_stage})
         reasons.revise("training.deepspeed.stage", layout.zero_stage, why)
+    return replace(resolved, training=training.model_copy(update=changed))
 
 
 def _candidate(resolved: Resolved, layout: Layout, held: _Memory) -> Candidate:

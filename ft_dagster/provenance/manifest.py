@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -10,6 +11,7 @@ from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import FileDigest, payload_digest
+from ft_dagster.schema_version import refuse_newer
 
 SCHEMA_VERSION = 1
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -20,41 +22,49 @@ LIBRARIES = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What an artifact is made from. `inputs`: name -> digest; `spec`: the part of the declaration that its
+    key covers; `code`: digest of the package's source.
+    """
+
+    stage: str
+    stage_version: int
+    key: str
+    inputs: dict[str, str]
+    spec: dict[str, Any]
+    code: str
+    variant: str | None = None
+    seed: int | None = None
+
+
 def statement(
+    origin: Origin,
     *,
-    stage: str,
-    stage_version: int,
-    key: str,
     attempt: str,
     payload: list[FileDigest],
     evidence: list[FileDigest],
-    inputs: dict[str, str],
-    spec: dict[str, Any],
     figures: dict[str, Any],
-    code: str,
-    variant: str | None = None,
-    seed: int | None = None,
-    environment: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Build a manifest. `inputs` maps names to digests; `code` is the digest of the package's source."""
+    """The manifest of an artifact of these files, made in this environment."""
     return {
         "_type": STATEMENT,
         "subject": [{"name": file.path, "digest": {"sha256": file.sha256}} for file in payload],
         "predicateType": PREDICATE,
         "predicate": {
             "schema_version": SCHEMA_VERSION,
-            "stage": stage,
-            "stage_version": stage_version,
-            "key": key,
-            "variant": variant,
+            "stage": origin.stage,
+            "stage_version": origin.stage_version,
+            "key": origin.key,
+            "variant": origin.variant,
             "attempt": attempt,
             "digest": payload_digest(payload),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "inputs": inputs,
-            "spec": spec,
-            "seed": seed,
-            "code": {"package": "ft-dagster", "sha256": code},
-            "environment": environment or local_environment(),
+            "inputs": origin.inputs,
+            "spec": origin.spec,
+            "seed": origin.seed,
+            "code": {"package": "ft-dagster", "sha256": origin.code},
+            "environment": local_environment(),
             "figures": figures,
             "payload": [file._asdict() for file in payload],
             "evidence": [file._asdict() for file in evidence],
@@ -68,14 +78,7 @@ def predicate_of(manifest: dict[str, Any], where: object = None) -> dict[str, An
     found = predicate.get("schema_version")
     if manifest.get("predicateType") != PREDICATE or not isinstance(found, int):
         raise UserError("not a manifest of this project", file=where, fix="Restore the file from a backup")
-    if found > SCHEMA_VERSION:
-        raise UserError(
-            "written by a newer ft-dagster",
-            file=where,
-            field="schema_version",
-            value=found,
-            fix=f"Upgrade ft-dagster (this one reads up to {SCHEMA_VERSION})",
-        )
+    refuse_newer(found, SCHEMA_VERSION, file=where)
     return predicate
 
 

@@ -32,8 +32,8 @@ def served_adapters(settings: Settings) -> list[ServedBase]:
     bases: dict[str, ServedBase] = {}
     for key in variant_files(settings.project):
         entry = production(store, prefix(key))
-        if entry is not None and entry["format"] == "adapter":
-            _add(bases, store, settings, key, entry["version"])
+        if entry is not None and entry.format == "adapter":
+            _add(bases, store, settings, key, entry.version)
     return sorted(bases.values(), key=lambda base: base.reference)
 
 

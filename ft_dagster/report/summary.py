@@ -60,7 +60,7 @@ def variant_row(store: Store, key: VariantKey) -> dict[str, Any]:
         "export": export.get("format"),
         "size_bytes": None if head is None else head.size,
         "digest": None if head is None else head.digest,
-        "version": None if released is None else released["version"],
+        "version": None if released is None else released.version,
         "stale": _stale(store, key),
     }
 

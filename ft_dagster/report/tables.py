@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from ft_dagster.lineage.entry import ReleaseEntry
 
 ABSENT = "-"
 ARROW = " → "
@@ -70,24 +72,24 @@ def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str
 HISTORY = ("", "action", "version", "in production", "export", "at", "by", "reason")
 
 
-def history_rows(past: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
+def history_rows(past: Iterable[ReleaseEntry]) -> list[list[Any]]:
     """The entries of a release log, oldest first."""
     return [
         [
             number,
-            entry["action"] + (" (forced)" if entry.get("forced") else ""),
-            entry["version"],
-            entry["production"],
-            entry["export"][:12],
-            entry["at"],
-            entry["by"],
-            entry["reason"],
+            entry.action + (" (forced)" if entry.forced else ""),
+            entry.version,
+            entry.production,
+            entry.export[:12],
+            entry.at,
+            entry.by,
+            entry.reason,
         ]
         for number, entry in enumerate(past, 1)
     ]
 
 
-def history_markdown(past: Iterable[Mapping[str, Any]]) -> str:
+def history_markdown(past: Iterable[ReleaseEntry]) -> str:
     return markdown_table(HISTORY, history_rows(past))
 
 

@@ -23,7 +23,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.planning.context import Counts, counts_of, facts_of, hardware_of
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.methods.defaults import MAX_LENGTH
-from ft_dagster.planning.plan import Plan, make_plan
+from ft_dagster.planning.plan import make_plan
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey, VariantSpec
 from ft_dagster.stages.plan_context import context_of, context_without_base
@@ -75,7 +75,7 @@ def _planned(workspace: Workspace, declared: Declared, hardware: Hardware | None
         parameters, stored, _ = measure(folder, weight_files(folder))
         context = context_without_base(workspace, spec, folder, hardware)
     data = _recorded(mixture) or sample(declared, project, folder)
-    plan: Plan = make_plan(spec, facts_of(data.counts, parameters, stored, folder, hardware), context)
+    plan = make_plan(spec, facts_of(data.counts, parameters, stored, folder, hardware), context)
     return {
         "variant": str(declared.key),
         "basis": data.basis,

@@ -6,10 +6,16 @@ The last step, and no stage: it makes no artifact, it appends to the variant's r
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ft_dagster.evaluation.gates import Verdict, gates_digest, to_json, with_rules
-from ft_dagster.lineage.release import history, record_release, rolled_back
+from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.release import (
+    Candidate,
+    ReleaseRequest,
+    history,
+    record_release,
+    rolled_back,
+)
 from ft_dagster.stages.verdicts import against_production, certificate_of, own_verdict, rejudge
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, verify
@@ -21,8 +27,8 @@ NAME = "release"
 class Released:
     """`entry`: of the release log. `history`: the log after it. `next`: what is to be done, if anything."""
 
-    entry: dict[str, Any]
-    history: list[dict[str, Any]]
+    entry: ReleaseEntry
+    history: list[ReleaseEntry]
     verdict: Verdict
     export: Artifact
     next: str
@@ -39,30 +45,31 @@ def release(workspace: Workspace) -> Released:
     entry = record_release(
         store,
         prefix,
+        Candidate(
+            export,
+            evaluation,
+            to_json(verdict),
+            gates_digest(spec.gates),
+            certificate_of(workspace, export),
+            None if own is None else to_json(own),
+        ),
+        ReleaseRequest(workspace.run.reason, approvers=spec.release.approvers),
         variant=str(workspace.key),
-        export=export,
-        evaluation=evaluation,
-        verdict=to_json(verdict),
-        gates=gates_digest(spec.gates),
-        certificate=certificate_of(workspace, export),
-        own_verdict=None if own is None else to_json(own),
         run_id=workspace.run.id,
-        reason=workspace.run.reason,
-        approvers=spec.release.approvers,
     )
     past = history(store, prefix)
     return Released(entry, past, verdict, export, _next(workspace, entry, past))
 
 
-def _next(workspace: Workspace, entry: dict[str, Any], past: list[dict[str, Any]]) -> str:
+def _next(workspace: Workspace, entry: ReleaseEntry, past: list[ReleaseEntry]) -> str:
     """What is to be done for this version to be served, if anything."""
-    version, gone, key = entry["version"], rolled_back(past), workspace.key
+    version, gone, key = entry.version, rolled_back(past), workspace.key
     if version in gone:
         return (
             f"version {version} was rolled back ({gone[version]}): it stays so; "
             f"`ft-dagster release {key} --version {version} --force --reason ...` puts it back"
         )
-    if past[-1]["production"] != version:
+    if past[-1].production != version:
         who = " or ".join(workspace.spec.release.approvers) or "anyone"
         return f"version {version} waits for {who}: `ft-dagster release {key} --version {version}`"
     return f"version {version} is in production"

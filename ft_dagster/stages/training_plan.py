@@ -86,9 +86,10 @@ def build(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     facts = facts_of(counts_of(inputs.training_mixture), *weights, hands.base_folder(base), context.hardware)
     with named_in(hands.declared_in):
         plan = make_plan(inputs.whole, facts, context)
-    _write(attempt.payload / PLAN_FILE, plan.content)
+    planned = plan.content.to_json()
+    _write(attempt.payload / PLAN_FILE, planned)
     _write(attempt.evidence / ESTIMATE, plan.estimate)
-    content = {name: plan.content[name] for name in ("method", "training", "ranks")}
+    content = {name: planned[name] for name in ("method", "training", "ranks")}
     return {**content, **{name: plan.estimate[name] for name in FIGURES}}
 
 

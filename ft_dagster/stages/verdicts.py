@@ -45,19 +45,19 @@ def against_production(workspace: Workspace, tuned: Artifact, evaluation: Artifa
     """
     gates = workspace.spec.gates
     standing = production(workspace.store, workspace.prefix)
-    if standing is None or standing["weights"] == tuned.digest or gates.regression_margin is None:
+    if standing is None or standing.weights == tuned.digest or gates.regression_margin is None:
         return ()
-    before = find_digest(workspace.store, [workspace.prefix], "evaluation", standing["evaluation"])
+    before = find_digest(workspace.store, [workspace.prefix], "evaluation", standing.evaluation)
     if before is None:
         raise UserError(
-            f"the evaluation of version {standing['version']}, which is in production, is not in the store",
+            f"the evaluation of version {standing.version}, which is in production, is not in the store",
             field="gates.regression_margin",
             value=gates.regression_margin,
             fix="Restore it, or declare gates.regression_margin: null to release without a comparison",
         )
     verify(workspace.store, before, workspace.cache)
     old, new = (read_samples(workspace.payload(each)) for each in (before, evaluation))
-    return regression(old, new, gates, version=standing["version"])
+    return regression(old, new, gates, version=standing.version)
 
 
 def own_verdict(workspace: Workspace, export: Artifact) -> Verdict | None:

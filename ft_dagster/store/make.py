@@ -14,7 +14,7 @@ from typing import Any
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.code import source_archive, source_digest
 from ft_dagster.provenance.digest import stage_key
-from ft_dagster.provenance.manifest import statement
+from ft_dagster.provenance.manifest import Origin, statement
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.store.artifacts import Artifact, Attempt, Place, abandon, begin, commit, files_of, find
 from ft_dagster.store.blobs import Store
@@ -55,19 +55,18 @@ def _build(store: Store, work: Path, recipe: Recipe, build: Callable[[Attempt], 
     try:
         figures = build(attempt)
         payload, evidence = files_of(attempt)
-        manifest = statement(
-            stage=recipe.stage,
-            stage_version=STAGE_VERSIONS[recipe.stage],
-            key=recipe.place.key,
-            attempt=attempt.name,
-            payload=payload,
-            evidence=evidence,
-            inputs=recipe.inputs,
-            spec=recipe.spec,
-            figures=figures,
+        origin = Origin(
+            recipe.stage,
+            STAGE_VERSIONS[recipe.stage],
+            recipe.place.key,
+            recipe.inputs,
+            recipe.spec,
             code=keep_source(store),
             variant=recipe.variant,
             seed=recipe.seed,
+        )
+        manifest = statement(
+            origin, attempt=attempt.name, payload=payload, evidence=evidence, figures=figures
         )
         return commit(store, attempt, manifest)
     except BaseException as error:

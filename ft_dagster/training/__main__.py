@@ -16,6 +16,7 @@ import warnings
 from pathlib import Path
 
 from ft_dagster.errors import UserError
+from ft_dagster.exit_codes import BAD_INPUT, DONE, FAILED, PREEMPTED
 from ft_dagster.program import SCHEMA_VERSION, write_json
 from ft_dagster.training import checkpoints, ranks
 from ft_dagster.training.contract import (
@@ -29,9 +30,8 @@ from ft_dagster.training.contract import (
 from ft_dagster.training.failures import explained, out_of_memory
 from ft_dagster.training.halving import OUT_OF_MEMORY, can_halve
 from ft_dagster.training.progress import Channel, open_channel
-from ft_dagster.training.stop import PREEMPTED, STATUS, Stop, Stopped
+from ft_dagster.training.stop import STATUS, Stop, Stopped
 
-DONE, FAILED, BAD_INPUT = 0, 1, 2
 WORST = (DONE, PREEMPTED, BAD_INPUT, FAILED)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ft_dagster.program import SCHEMA_VERSION, write_json
 from ft_dagster.provenance.digest import hash_folder, sha256_file
+from ft_dagster.schema_version import is_readable
 
 MANIFEST = "checkpoint.json"
 PREFIX = "checkpoint-"
@@ -129,7 +130,7 @@ def discard_unfinished(root: Path) -> None:
 def _read(folder: Path) -> Checkpoint | None:
     try:
         content = json.loads((folder / MANIFEST).read_text("utf-8"))
-        if content["schema_version"] > SCHEMA_VERSION:
+        if not is_readable(content["schema_version"], SCHEMA_VERSION):
             return None
         files = tuple((str(path), int(size), str(digest)) for path, size, digest in content["files"])
         loss = content["validation_loss"]

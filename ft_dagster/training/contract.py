@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from ft_dagster.errors import UserError
 from ft_dagster.program import SCHEMA_VERSION, read_json_as, write_json
 from ft_dagster.provenance.digest import sha256_json
 
@@ -20,6 +22,19 @@ class Strict(BaseModel):
     """Unknown fields are refused: a setting that would not act must not look as if it did."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+S = TypeVar("S", bound=Strict)
+
+
+def checked(kind: type[S], content: Mapping[str, Any], part: str, *, fix: str) -> S:
+    """A part of plan.json as its model. Raises UserError naming the field, from `part` on."""
+    try:
+        return kind.model_validate(dict(content))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join((part, *map(str, first["loc"])))
+        raise UserError(str(first["msg"]), field=field, value=first["input"], fix=fix) from None
 
 
 class Deepspeed(Strict):
@@ -63,20 +78,78 @@ class TrainingSettings(Strict):
     seed: int = Field(0, ge=0, description="The seed declared; a member's own seed is the one used")
 
 
+class FullSettings(Strict):
+    """Full fine-tuning has nothing to set."""
+
+    name: Literal["full"] = "full"
+
+
+class LoraSettings(Strict):
+    """LoRA and its relatives: a low-rank update of `target_modules`, scaled by alpha and rank."""
+
+    name: Literal["lora", "qlora", "lora_8bit"] = "lora"
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    dropout: float = Field(0.05, ge=0, lt=1)
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    use_rslora: bool = False
+    use_dora: bool = False
+
+
+class PromptSettings(Strict):
+    """Learned positions before the text."""
+
+    name: Literal["prompt_tuning", "prefix_tuning"]
+    num_virtual_tokens: int = Field(20, ge=1)
+
+
+MethodSettings = FullSettings | LoraSettings | PromptSettings
+METHOD_FAMILIES: tuple[type[FullSettings] | type[LoraSettings] | type[PromptSettings], ...] = (
+    FullSettings,
+    LoraSettings,
+    PromptSettings,
+)
+
+
+def method_settings(content: Mapping[str, Any]) -> MethodSettings:
+    """The `method` part of plan.json. Raises UserError: no such method, or the field that it has not."""
+    families = {name: kind for kind in METHOD_FAMILIES for name in _names_of(kind)}
+    name = content.get("name")
+    if name not in families:
+        known = ", ".join(families)
+        raise UserError("no such training method", field="method.name", value=name, fix=f"Known: {known}")
+    kind = families[name]
+    return checked(kind, content, "method", fix=f"Settings of {name}: {', '.join(kind.model_fields)}")
+
+
+def _names_of(kind: type[BaseModel]) -> tuple[str, ...]:
+    return get_args(kind.model_fields["name"].annotation)
+
+
 class Device(Strict):
     kind: Literal["cpu", "cuda"] = "cpu"
     count: int = Field(1, ge=1)
 
 
 class Plan(BaseModel):
-    """The part of plan.json that acts on training; its reasons and predictions are for people."""
+    """plan.json: what acts on training, all of it resolved. `ranks`: processes that train together."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     schema_version: int = SCHEMA_VERSION
-    method: dict[str, Any] = Field(description="name, and that method's own settings")
+    method: MethodSettings
     training: TrainingSettings
     device: Device = Device()
+    ranks: int = Field(1, ge=1)
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _by_its_name(cls, given: Any) -> Any:
+        return method_settings(given) if isinstance(given, dict) else given
+
+    def to_json(self) -> dict[str, Any]:
+        """As plan.json has it."""
+        return self.model_dump(mode="json")
 
 
 class Parent(Strict):
@@ -184,7 +257,7 @@ def recipe_digest(run: Run, member: Member) -> str:
         {
             "base": run.base.digest,
             "mixture": member.mixture_digest,
-            "method": member.plan.method,
+            "method": member.plan.method.model_dump(mode="json", exclude_unset=True),
             "training": member.plan.training.model_dump(mode="json"),
             "device": member.plan.device.kind,
             "seed": member.seed,

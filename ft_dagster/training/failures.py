@@ -44,7 +44,7 @@ def _no_memory(member: Member) -> UserError:
     settings = member.plan.training
     changes = [] if settings.gradient_checkpointing else ["training.gradient_checkpointing: true"]
     changes.append(f"a training.max_length below {settings.max_length}")
-    if member.plan.method["name"] != "qlora":
+    if member.plan.method.name != "qlora":
         changes.append("method.name: qlora")
     if not can_halve(member):
         fix = f"Declare {' or '.join(changes)}, or use a device with more memory"

@@ -154,7 +154,7 @@ def _seen(observer: Observer, best_step: int, weights: Mapping[str, Tensor] | No
         for step in (0, best_step)
     )
     return {
-        "method": observer.member.plan.method["name"],
+        "method": observer.member.plan.method.name,
         "flops": observer.flops_spent(),
         "effective_rank": summarized.get("effective_rank"),
         "spectrum_condition": summarized.get("condition"),

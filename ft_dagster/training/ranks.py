@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from ft_dagster.errors import UserError
+from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, FAILED, PREEMPTED
 from ft_dagster.training.contract import (
     Launch,
     Member,
@@ -22,10 +23,8 @@ from ft_dagster.training.contract import (
     recipe_digest,
     write_result,
 )
-from ft_dagster.training.stop import CANCELLED, PREEMPTED
 
 T = TypeVar("T")
-BAD_INPUT, FAILED = 2, 1
 FIRST_SIGNAL = 128  # an exit code above it: killed by a signal
 TORCH_PATIENCE = 30.0  # seconds that torch waits for a rank after SIGTERM
 

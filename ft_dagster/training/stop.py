@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from ft_dagster.exit_codes import CANCELLED, PREEMPTED
+
 GRACE_SECONDS = 10.0
-PREEMPTED, CANCELLED = 75, 130
 STATUS = {PREEMPTED: "preempted", CANCELLED: "cancelled"}
 
 

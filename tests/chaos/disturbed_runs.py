@@ -15,7 +15,7 @@ import psutil
 
 from ft_dagster.launch.inventory import Device, Inventory
 from ft_dagster.launch.leases import Ask, Leases
-from ft_dagster.launch.local import run_program
+from ft_dagster.launch.local import Patience, run_program
 from ft_dagster.launch.processes import carriers
 from ft_dagster.provenance.digest import hash_folder, payload_digest
 
@@ -53,8 +53,7 @@ class DisturbedRun:
                     self.run_folder,
                     lease,
                     poll=self._raise_if_cancelled,
-                    grace=self.grace,
-                    kill_after=KILL_AFTER,
+                    patience=Patience(self.grace, KILL_AFTER),
                     output=self.run_folder / "output.log",
                     marker=self.marker,
                 )

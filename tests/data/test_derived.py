@@ -47,8 +47,8 @@ def test_the_release_in_production_is_the_parent(store: Store) -> None:
     release(store, "acme.medical", adapter(1))
     entry = release(store, "acme.medical", adapter(2))
     parent = starting(store)
-    assert (parent.version, parent.mode, parent.export.digest) == (2, "fold", entry["export"])
-    assert parent.record["weights"] == entry["weights"]
+    assert (parent.version, parent.mode, parent.export.digest) == (2, "fold", entry.export)
+    assert parent.record["weights"] == entry.weights
     assert starting(store, parent_adapter="stack").mode == "stack"
 
 

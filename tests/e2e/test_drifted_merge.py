@@ -53,7 +53,7 @@ def test_it_ships_by_its_own_verdict(drifted):
     assert (certificate["passed"], certificate["drifted"]) == (False, True)
     assert (evidence / OWN / "payload" / "samples.parquet").exists()
     (entry,) = history(drifted.store, PREFIX)
-    assert entry["export"] == export.digest
+    assert entry.export == export.digest
 
 
 def test_its_own_scores_cannot_be_swapped(drifted):

@@ -53,8 +53,8 @@ def test_it_is_released_with_a_fallen_loss_by_the_declared_method(taught, worksh
     share = 0.98 if name.endswith("_tuning") else 0.95  # a soft prompt before a random model moves it little
     assert tuned.figures["validation_loss_best"] < share * tuned.figures["validation_loss_first"]
     released = production(workshop.store, PREFIX)
-    assert released["weights"] == tuned.digest
-    assert released["export"] == stage(workshop, "model_export").digest
+    assert released.weights == tuned.digest
+    assert released.export == stage(workshop, "model_export").digest
 
 
 def test_the_export_reloads_equal(taught, workshop):

@@ -63,16 +63,16 @@ def test_a_child_is_trained_on_its_parents_release_folded_into_the_base(workshop
 
     colours(variant="acme.places")
     assert workshop.materialize("acme.colours").success
-    assert production(workshop.store, CHILD)["version"] == 1
+    assert production(workshop.store, CHILD).version == 1
     released = production(workshop.store, PARENT)
     base, tuned = head(workshop, "base_model"), head(workshop, "fine_tuned_model")
     assert base.place.prefix == CHILD
-    assert base.inputs["model_export"] == released["export"]
-    assert base.inputs["fine_tuned_model"] == released["weights"]
+    assert base.inputs["model_export"] == released.export
+    assert base.inputs["fine_tuned_model"] == released.weights
     content = record(workshop, base)
     origin = head(workshop, "base_model", PARENT)
     assert content["derived"] == {
-        "from": origin.digest, "folded": released["export"], "new_tokens": [], "new_token_ids": []
+        "from": origin.digest, "folded": released.export, "new_tokens": [], "new_token_ids": []
     }  # fmt: skip
     assert (content["parent"]["variant"], content["parent"]["mode"]) == ("acme.places", "fold")
     assert base.figures["parent"]["version"] == 1
@@ -94,8 +94,8 @@ def test_a_child_is_trained_on_its_parents_release_folded_into_the_base(workshop
     line = list(ancestors(workshop.store, tuned))
     found = {(one.place.prefix, one.place.stage): one.digest for one in line}
     assert found[(CHILD, "task_dataset")] == head(workshop, "task_dataset").digest
-    assert found[(PARENT, "model_export")] == released["export"]
-    assert found[(PARENT, "fine_tuned_model")] == released["weights"]
+    assert found[(PARENT, "model_export")] == released.export
+    assert found[(PARENT, "fine_tuned_model")] == released.weights
     assert found[(PARENT, "task_dataset")] == head(workshop, "task_dataset", PARENT).digest
     assert found[("shared", "base_model")] == origin.digest
     assert len({one.digest for one in line}) == len(line)
@@ -125,7 +125,7 @@ def test_a_parents_whole_model_is_used_where_it_lies_unless_tokens_are_added(
         base = head(workshop, "base_model")
         content = record(workshop, base)
         assert (content["derived"], content["parent"]["mode"]) == (None, "whole")
-        assert base.inputs["model_export"] == entry["export"]
+        assert base.inputs["model_export"] == entry.export
         assert located(workshop, base).is_relative_to(workshop.store.local("tenants/acme/whole/model_export"))
         assert base.size < 10_000
 
@@ -133,9 +133,9 @@ def test_a_parents_whole_model_is_used_where_it_lies_unless_tokens_are_added(
         assert workshop.materialize("acme.colours", *DATA).success
         extended = head(workshop, "base_model")
         content = record(workshop, extended)
-        assert content["derived"]["from"] == entry["export"]
+        assert content["derived"]["from"] == entry.export
         assert content["derived"]["folded"] is None
-        assert content["parent"]["export"] == entry["export"]
+        assert content["parent"]["export"] == entry.export
         assert content["parameters"] == base.figures["parameters"] + 64
         assert content["tokenizer"] != record(workshop, base)["tokenizer"]
     finally:

@@ -34,5 +34,5 @@ def test_a_version_better_than_the_base_and_worse_than_production_is_not_release
     edit(second.file, lambda content: content["gates"].update(regression_margin=None))
     assert second.materialize("acme.places", *JUDGED).success
     released = production(second.store, PREFIX)
-    assert released["version"] == 2
-    assert released["weights"] == read_head(second.store, PREFIX, "fine_tuned_model").digest
+    assert released.version == 2
+    assert released.weights == read_head(second.store, PREFIX, "fine_tuned_model").digest

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from ft_dagster.launch.leases import Leases
-from ft_dagster.launch.local import cancel, classify, run_program
+from ft_dagster.launch.local import Patience, cancel, classify, run_program
 from ft_dagster.launch.processes import carriers
 from tests.launch.helpers import PROGRAMS, ask, lives, wait_until
 
@@ -36,8 +36,8 @@ def declare(run_dir: Path, **run: Any) -> Path:
     return run_dir
 
 
-def run(run_dir: Path, **options: Any) -> int:
-    return run_program("program", run_dir, **{"grace": 0.3, "kill_after": 0.3, **options})
+def run(run_dir: Path, grace: float = 0.3, **options: Any) -> int:
+    return run_program("program", run_dir, patience=Patience(grace, 0.3), **options)
 
 
 def pid_in(file: Path) -> int:

@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import (
+    Candidate,
+    ReleaseRequest,
     aliases,
     export_of,
     history,
@@ -22,7 +25,7 @@ from ft_dagster.lineage.release import (
     record_release,
     rollback,
 )
-from ft_dagster.provenance.manifest import statement
+from ft_dagster.provenance.manifest import Origin, statement
 from ft_dagster.store import Artifact, Place, Store, begin, commit
 from ft_dagster.store.artifacts import files_of
 from tests.s3_server import serve_s3
@@ -44,34 +47,32 @@ def artifact(store: Store, stage: str, content: str, inputs: dict[str, str]) -> 
     attempt = begin(store, place, work)
     (attempt.payload / "file").write_text(content, "utf-8")
     payload, evidence = files_of(attempt)
-    manifest = statement(
-        stage=stage, stage_version=1, key=place.key, attempt=attempt.name, payload=payload, evidence=evidence,
-        inputs=inputs, spec={}, figures={}, code="c" * 64,
-    )  # fmt: skip
+    origin = Origin(stage, 1, place.key, inputs, spec={}, code="c" * 64)
+    manifest = statement(origin, attempt=attempt.name, payload=payload, evidence=evidence, figures={})
     try:
         return commit(store, attempt, manifest)
     finally:
         shutil.rmtree(work)
 
 
-def judged(store: Store, content: str = "export", weights: str = WEIGHTS) -> dict[str, Any]:
-    """The arguments of a release that holds."""
+def judged(store: Store, content: str = "export", weights: str = WEIGHTS) -> Candidate:
+    """A candidate that holds."""
     evaluation = artifact(
         store, "evaluation", f"scores of {content}", {"fine_tuned_model": weights, "gates": GATES}
     )
     inputs = {"fine_tuned_model": weights, "evaluation": evaluation.digest}
     export = artifact(store, "model_export", content, inputs)
-    return {
-        "variant": "acme.support",
-        "export": export,
-        "evaluation": evaluation,
-        "verdict": VERDICT,
-        "gates": GATES,
-        "certificate": {"passed": True, "payload": export.digest, "judged": weights, "format": "adapter"},
-        "run_id": "run-1",
-        "reason": "materialized",
-        "by": "ann",
-    }
+    certificate = {"passed": True, "payload": export.digest, "judged": weights, "format": "adapter"}
+    return Candidate(export, evaluation, VERDICT, GATES, certificate)
+
+
+def put(store: Store, candidate: Candidate, *, run_id: str = "run-1", **request: Any) -> ReleaseEntry:
+    asked = ReleaseRequest(**{"reason": "materialized", "by": "ann", **request})
+    return record_release(store, PREFIX, candidate, asked, variant="acme.support", run_id=run_id)
+
+
+def why(reason: str, by: str | None = None, approvers: tuple[str, ...] = ()) -> ReleaseRequest:
+    return ReleaseRequest(reason, by, approvers)
 
 
 def with_inputs(old: Artifact, **inputs: str) -> Artifact:
@@ -80,29 +81,29 @@ def with_inputs(old: Artifact, **inputs: str) -> Artifact:
 
 def test_a_release_says_what_was_released_and_why(store: Store) -> None:
     given = judged(store)
-    entry = record_release(store, PREFIX, **given)
+    entry = put(store, given)
 
-    assert entry == store.read_json(f"{PREFIX}/releases/000001.json")
+    assert entry.to_json() == store.read_json(f"{PREFIX}/releases/000001.json")
     expected = {
         "version": 1,
         "action": "release",
         "variant": "acme.support",
-        "export": given["export"].digest,
+        "export": given.export.digest,
         "export_key": "key-export",
         "weights": WEIGHTS,
-        "evaluation": given["evaluation"].digest,
+        "evaluation": given.evaluation.digest,
         "gates": GATES,
         "format": "adapter",
         "run_id": "run-1",
         "by": "ann",
         "reason": "materialized",
     }
-    assert {name: entry[name] for name in expected} == expected
+    assert {name: getattr(entry, name) for name in expected} == expected
 
 
 def test_releasing_the_same_payload_again_gives_the_standing_entry(store: Store) -> None:
-    first = record_release(store, PREFIX, **judged(store))
-    again = record_release(store, PREFIX, **{**judged(store), "run_id": "run-2"})
+    first = put(store, judged(store))
+    again = put(store, judged(store), run_id="run-2")
 
     assert again == first
     assert len(history(store, PREFIX)) == 1
@@ -111,36 +112,36 @@ def test_releasing_the_same_payload_again_gives_the_standing_entry(store: Store)
 def test_versions_count_up_and_the_newest_is_in_production(store: Store) -> None:
     assert production(store, PREFIX) is None
     for content in ("one", "two", "three"):
-        record_release(store, PREFIX, **judged(store, content))
+        put(store, judged(store, content))
 
-    assert [entry["version"] for entry in history(store, PREFIX)] == [1, 2, 3]
+    assert [entry.version for entry in history(store, PREFIX)] == [1, 2, 3]
     newest = production(store, PREFIX)
     assert newest is not None
-    assert newest["version"] == 3
+    assert newest.version == 3
 
 
 def test_an_export_made_again_after_another_becomes_a_version_of_its_own(store: Store) -> None:
     one, two = judged(store, "one"), judged(store, "two")
     for given in (one, two, one):
-        record_release(store, PREFIX, **given)
+        put(store, given)
 
-    exports = [entry["export"] for entry in history(store, PREFIX)]
-    assert exports == [one["export"].digest, two["export"].digest, one["export"].digest]
+    exports = [entry.export for entry in history(store, PREFIX)]
+    assert exports == [one.export.digest, two.export.digest, one.export.digest]
 
 
 def test_two_releases_at_once_both_get_an_entry_of_their_own(store: Store) -> None:
     given = [judged(store, f"export {number}") for number in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        entries = list(pool.map(lambda g: record_release(store, PREFIX, **g), given))
+        entries = list(pool.map(lambda g: put(store, g), given))
 
-    assert sorted(entry["version"] for entry in entries) == list(range(1, 9))
-    assert [entry["version"] for entry in history(store, PREFIX)] == list(range(1, 9))
+    assert sorted(entry.version for entry in entries) == list(range(1, 9))
+    assert [entry.version for entry in history(store, PREFIX)] == list(range(1, 9))
 
 
 def test_entries_are_never_changed(store: Store) -> None:
-    record_release(store, PREFIX, **judged(store, "one"))
+    put(store, judged(store, "one"))
     before = store.read(f"{PREFIX}/releases/000001.json")
-    record_release(store, PREFIX, **judged(store, "two"))
+    put(store, judged(store, "two"))
 
     assert store.read(f"{PREFIX}/releases/000001.json") == before
     assert store.names(f"{PREFIX}/releases") == ["000001.json", "000002.json"]
@@ -150,19 +151,19 @@ def test_entries_are_never_changed(store: Store) -> None:
     ("change", "said"),
     [
         (
-            lambda g: {"export": with_inputs(g["export"], fine_tuned_model="d" * 64)},
+            lambda g: {"export": with_inputs(g.export, fine_tuned_model="d" * 64)},
             "other weights than the eval",
         ),
-        (lambda g: {"evaluation": with_inputs(g["evaluation"], fine_tuned_model="d" * 64)}, "other weights"),
-        (lambda g: {"export": with_inputs(g["export"], evaluation="d" * 64)}, "made for another evaluation"),
+        (lambda g: {"evaluation": with_inputs(g.evaluation, fine_tuned_model="d" * 64)}, "other weights"),
+        (lambda g: {"export": with_inputs(g.export, evaluation="d" * 64)}, "made for another evaluation"),
         (lambda g: {"gates": "d" * 64}, "the gates changed after the evaluation"),
         (
-            lambda g: {"certificate": {**g["certificate"], "judged": "d" * 64}},
+            lambda g: {"certificate": {**g.certificate, "judged": "d" * 64}},
             "certificate is of other weights",
         ),
-        (lambda g: {"certificate": {**g["certificate"], "payload": "d" * 64}}, "of another payload"),
+        (lambda g: {"certificate": {**g.certificate, "payload": "d" * 64}}, "of another payload"),
         (
-            lambda g: {"certificate": {**g["certificate"], "passed": False}},
+            lambda g: {"certificate": {**g.certificate, "passed": False}},
             "certificate of the export does not",
         ),
         (lambda g: {"verdict": {**VERDICT, "passed": False}}, "the gate does not hold"),
@@ -172,22 +173,22 @@ def test_entries_are_never_changed(store: Store) -> None:
 def test_what_was_not_judged_as_it_stands_is_refused(store: Store, change: Any, said: str) -> None:
     given = judged(store)
     with pytest.raises(UserError, match=said):
-        record_release(store, PREFIX, **{**given, **change(given)})
+        put(store, replace(given, **change(given)))
     assert history(store, PREFIX) == []
 
 
 def test_what_stands_in_production_is_refused_too_once_its_gates_changed(store: Store) -> None:
     given = judged(store)
-    record_release(store, PREFIX, **given)
+    put(store, given)
     with pytest.raises(UserError, match="the gates changed"):
-        record_release(store, PREFIX, **{**given, "gates": "d" * 64})
+        put(store, replace(given, gates="d" * 64))
 
 
 def test_an_export_that_names_no_weights_is_refused(store: Store) -> None:
     given = judged(store)
-    bare = artifact(store, "model_export", "bare", {"evaluation": given["evaluation"].digest})
+    bare = artifact(store, "model_export", "bare", {"evaluation": given.evaluation.digest})
     with pytest.raises(UserError, match="other weights"):
-        record_release(store, PREFIX, **{**given, "export": bare})
+        put(store, replace(given, export=bare))
 
 
 @pytest.mark.parametrize(
@@ -216,16 +217,16 @@ def test_a_merge_that_drifted_is_released_by_a_verdict_on_its_own_bytes(
     store: Store, drifted: bool, own: dict[str, Any] | None, holds: bool
 ) -> None:
     given = judged(store)
-    given["certificate"] |= {**DRIFTED, "drifted": drifted}
+    given = replace(given, certificate={**given.certificate, **DRIFTED, "drifted": drifted}, own_verdict=own)
     if holds:
-        assert record_release(store, PREFIX, **given, own_verdict=own)["version"] == 1
+        assert put(store, given).version == 1
         return
     with pytest.raises(UserError, match="certificate of the export does not hold"):
-        record_release(store, PREFIX, **given, own_verdict=own)
+        put(store, given)
 
 
-def released(store: Store, *contents: str, **more: Any) -> list[dict[str, Any]]:
-    return [record_release(store, PREFIX, **judged(store, content), **more) for content in contents]
+def released(store: Store, *contents: str, **more: Any) -> list[ReleaseEntry]:
+    return [put(store, judged(store, content), **more) for content in contents]
 
 
 def served(store: Store) -> int | None:
@@ -234,59 +235,57 @@ def served(store: Store) -> int | None:
 
 def test_a_rollback_serves_the_version_before_and_deletes_nothing(store: Store) -> None:
     released(store, "one", "two")
-    entry = rollback(store, PREFIX, reason="worse answers", by="ann")
+    entry = rollback(store, PREFIX, why("worse answers", "ann"))
 
-    assert (entry["action"], entry["production"], entry["from_version"]) == ("rollback", 1, 2)
-    assert production(store, PREFIX)["export"] == judged(store, "one")["export"].digest  # type: ignore[index]
-    assert [e["action"] for e in history(store, PREFIX)] == ["release", "release", "rollback"]
-    assert (
-        export_of(store, PREFIX, 2, Path(tempfile.mkdtemp())).digest == judged(store, "two")["export"].digest
-    )
+    assert (entry.action, entry.production, entry.from_version) == ("rollback", 1, 2)
+    assert production(store, PREFIX).export == judged(store, "one").export.digest  # type: ignore[union-attr]
+    assert [e.action for e in history(store, PREFIX)] == ["release", "release", "rollback"]
+    assert export_of(store, PREFIX, 2, Path(tempfile.mkdtemp())).digest == judged(store, "two").export.digest
 
 
 def test_what_was_rolled_back_is_not_released_again_by_itself(store: Store) -> None:
     released(store, "one", "two")
-    rollback(store, PREFIX, reason="worse answers")
+    rollback(store, PREFIX, why("worse answers"))
     (again,) = released(store, "two")
 
-    assert again["version"] == 2
+    assert again.version == 2
     assert served(store) == 1
     with pytest.raises(UserError, match="was rolled back: worse answers"):
-        promote(store, PREFIX, 2, reason="")
+        promote(store, PREFIX, 2, why(""))
     with pytest.raises(UserError, match="was rolled back"):
-        promote(store, PREFIX, 2, reason="", force=True)  # a force without a reason
+        promote(store, PREFIX, 2, why(""), force=True)  # a force without a reason
 
 
 def test_a_forced_promotion_says_why_and_lifts_the_rollback(store: Store) -> None:
     released(store, "one", "two")
-    rollback(store, PREFIX, reason="worse answers")
-    entry = promote(store, PREFIX, 2, reason="the questions were wrong", force=True)
+    rollback(store, PREFIX, why("worse answers"))
+    entry = promote(store, PREFIX, 2, why("the questions were wrong"), force=True)
 
-    assert (entry["forced"], entry["reason"], served(store)) == (True, "the questions were wrong", 2)
-    assert promote(store, PREFIX, 2, reason="again") == entry
+    assert (entry.forced, entry.reason, served(store)) == (True, "the questions were wrong", 2)
+    assert promote(store, PREFIX, 2, why("again")) == entry
     assert len(history(store, PREFIX)) == 4
 
 
 def test_after_a_rollback_new_weights_are_a_new_version(store: Store) -> None:
     released(store, "one", "two")
-    rollback(store, PREFIX, reason="worse answers")
+    rollback(store, PREFIX, why("worse answers"))
     (third,) = released(store, "three")
 
-    assert (third["version"], served(store)) == (3, 3)
-    assert rollback(store, PREFIX, reason="worse too")["production"] == 1  # 2 stays rolled back
+    assert (third.version, served(store)) == (3, 3)
+    assert rollback(store, PREFIX, why("worse too")).production == 1  # 2 stays rolled back
 
 
 def test_a_rollback_goes_to_a_named_version(store: Store) -> None:
     released(store, "one", "two", "three")
-    assert rollback(store, PREFIX, 1, reason="far back")["production"] == 1
+    assert rollback(store, PREFIX, why("far back"), 1).production == 1
 
 
 def test_a_rollback_does_not_lead_to_what_was_rolled_back(store: Store) -> None:
     released(store, "one", "two")
-    rollback(store, PREFIX, reason="worse answers")
+    rollback(store, PREFIX, why("worse answers"))
     released(store, "three")
     with pytest.raises(UserError, match="version 2 was rolled back"):
-        rollback(store, PREFIX, 2, reason="x")
+        rollback(store, PREFIX, why("x"), 2)
 
 
 @pytest.mark.parametrize(
@@ -303,7 +302,7 @@ def test_a_rollback_that_cannot_be_is_refused_and_writes_nothing(
 ) -> None:
     released(store, *contents)
     with pytest.raises(UserError, match=said):
-        rollback(store, PREFIX, to, reason="x")
+        rollback(store, PREFIX, why("x"), to)
     assert len(history(store, PREFIX)) == len(contents)
 
 
@@ -314,34 +313,64 @@ def test_a_version_that_needs_approval_waits_as_the_candidate(store: Store) -> N
     assert released(store, "two", approvers=("ann", "bob")) == [second]
 
     with pytest.raises(UserError, match="eve may not approve version 2"):
-        promote(store, PREFIX, None, reason="", by="eve", approvers=("ann", "bob"))
-    entry = promote(store, PREFIX, None, reason="read 50 answers", by="bob", approvers=("ann", "bob"))
-    assert (entry["by"], served(store)) == ("bob", 2)
+        promote(store, PREFIX, None, why("", "eve", ("ann", "bob")))
+    entry = promote(store, PREFIX, None, why("read 50 answers", "bob", ("ann", "bob")))
+    assert (entry.by, served(store)) == ("bob", 2)
 
 
 def test_a_first_version_that_waits_serves_nobody(store: Store) -> None:
     released(store, "one", approvers=("ann",))
     assert production(store, PREFIX) is None
     with pytest.raises(UserError, match="nothing was released"):
-        rollback(store, PREFIX, reason="x")
+        rollback(store, PREFIX, why("x"))
 
 
 def test_an_export_that_is_gone_or_changed_is_not_promoted(store: Store, tmp_path: Path) -> None:
     released(store, "one")
-    export = judged(store, "one")["export"]
+    export = judged(store, "one").export
     (file,) = (export.folder(store, tmp_path) / "payload").iterdir()
     file.write_text("other bytes", "utf-8")
     with pytest.raises(UserError, match="another size"):
         export_of(store, PREFIX, 1, tmp_path)
 
 
-def test_a_log_of_the_first_schema_is_still_read(store: Store) -> None:
-    released(store, "one")
-    entry = store.read_json(f"{PREFIX}/releases/000001.json")
-    entry["schema_version"] = 1
-    del entry["production"]
-    store.write_json(f"{PREFIX}/releases/000001.json", entry)
+FIRST = {  # as 0.1 wrote it: served at once, without an id
+    "schema_version": 1, "action": "release", "variant": "acme.support", "export": "e" * 64,
+    "export_key": "key", "format": "adapter", "weights": WEIGHTS, "evaluation": "f" * 64, "verdict": "d" * 64,
+    "gates": GATES, "run_id": None, "by": "ann", "reason": "materialized", "at": "2025-01-01T00:00:00+00:00",
+    "version": 1,
+}  # fmt: skip
+
+
+def test_a_log_of_the_first_schema_is_still_read_and_goes_on(store: Store) -> None:
+    store.write_json(f"{PREFIX}/releases/000001.json", FIRST)
+    (first,) = history(store, PREFIX)
+    assert first.to_json() == {**FIRST, "production": 1, "entry": None}
     assert served(store) == 1
+
+    released(store, "one")
+    assert rollback(store, PREFIX, why("worse answers")).production == 1
+
+
+@pytest.mark.parametrize("field", sorted(FIRST.keys() - {"schema_version"}))
+def test_an_entry_that_lacks_a_field_is_named_and_not_half_read(store: Store, field: str) -> None:
+    content = {name: value for name, value in FIRST.items() if name != field}
+    store.write_json(f"{PREFIX}/releases/000001.json", content)
+    with pytest.raises(UserError, match=r"000001\.json.*not an entry of a release log"):
+        history(store, PREFIX)
+
+
+def test_each_kind_of_entry_is_read_as_it_was_written(store: Store) -> None:
+    made = released(store, "one", "two")
+    made.append(rollback(store, PREFIX, why("worse answers", "ann")))
+    made.append(promote(store, PREFIX, 2, why("the questions were wrong", "bob"), force=True))
+
+    assert history(store, PREFIX) == made
+    stored = [store.read_json(f"{PREFIX}/releases/00000{number}.json") for number in range(1, 5)]
+    assert [entry.to_json() for entry in made] == stored
+    release = {"verdict", "gates", "run_id"}
+    own = [entry.keys() & {*release, "forced", "from_version"} for entry in stored]
+    assert own == [release, release, {"from_version"}, {"forced"}]
 
 
 @pytest.mark.slow
@@ -349,8 +378,8 @@ def test_the_log_is_the_same_on_s3(tmp_path: Path) -> None:
     with serve_s3(tmp_path / "s3") as server:
         remote = Store(f"s3://{server.bucket}/store", server.options)
         given = [judged(remote, content) for content in ("one", "two")]
-        first, second = (record_release(remote, PREFIX, **g) for g in given)
+        first, second = (put(remote, g) for g in given)
 
-        assert record_release(remote, PREFIX, **given[1]) == second
+        assert put(remote, given[1]) == second
         assert history(remote, PREFIX) == [first, second]
-        assert [first["version"], second["version"]] == [1, 2]
+        assert [first.version, second.version] == [1, 2]

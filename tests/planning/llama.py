@@ -18,6 +18,13 @@ A100_80 = 85_899_345_920  # bytes of a card sold as 80 GB
 VOCABULARY = 128_256
 
 
+SMALL_LLAMA = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 256, "num_hidden_layers": 6,
+    "intermediate_size": 640, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 2048,
+    "max_position_embeddings": 2048, "tie_word_embeddings": True, "hidden_act": "silu",
+}  # fmt: skip
+
+
 def llama(hidden: int, layers: int, key_value: int, mlp: int) -> dict[str, Any]:
     """Facts of a Llama 3: linear shapes, parameters, dimensions. Embeddings and head are two matrices."""
     shapes = {
@@ -66,18 +73,18 @@ def plan(method: Any = "lora", given: Facts | None = None, **more: Any) -> dict[
 def resolved(declared: VariantSpec, facts_: Facts) -> dict[str, Any]:
     """What is resolved without a dry run, of a method that is named."""
     made = resolve(declared, facts_)
-    deepspeed = made.training["deepspeed"]
+    deepspeed = made.training.deepspeed
     return {
         "schema_version": SCHEMA_VERSION,
-        "method": made.method,
-        "training": made.training,
+        "method": made.method.model_dump(mode="json"),
+        "training": made.training.model_dump(mode="json"),
         "reasons": made.reasons.rows,
         "device": {"kind": facts_.device_kind, "count": facts_.ranks},
         "ranks": facts_.ranks,
         "steps": steps_of(made.training, facts_),
         "trainable_parameters": made.load.trained,
-        "memory": memory(made.load, deepspeed["stage"], deepspeed["offload"]),
-        "storage": storage(made.load, deepspeed["stage"], made.training),
+        "memory": memory(made.load, deepspeed.stage, deepspeed.offload),
+        "storage": storage(made.load, deepspeed.stage, made.training),
         "warnings": training_warnings(declared, facts_, made.method, made.training),
     }
 

@@ -12,7 +12,7 @@ import pytest
 from ft_dagster.errors import UserError
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.methods.decision import decide
-from ft_dagster.planning.recommend import Asked, recommend
+from ft_dagster.planning.recommend import RecommendationRequest, recommend_method
 from tests.planning.llama import METHODS
 from tests.planning.memory_formula import (
     CATALOGUE,
@@ -40,8 +40,8 @@ def surveyed(shape: Shape, gpus: str | Hardware, folder: Path, **more: Any):
     kept = more.pop("general_matters", False) or more.get("objective") != "task_specific"
     given = {"examples": 50_000, **more, "general_share": 0.08 if kept else 0}
     model = SHIPPED.get(shape) or str(configured(shape, folder))
-    asked = Asked(model=model, max_length=512, micro_batch=1, **given)
-    return recommend(asked, CATALOGUE.gpus(gpus) if isinstance(gpus, str) else gpus).decision
+    asked = RecommendationRequest(model=model, max_length=512, micro_batch=1, **given)
+    return recommend_method(asked, CATALOGUE.gpus(gpus) if isinstance(gpus, str) else gpus).decision
 
 
 def configured(shape: Shape, folder: Path) -> Path:

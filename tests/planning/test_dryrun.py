@@ -18,7 +18,7 @@ from ft_dagster.planning.dryrun.footprint import Footprint, Moment, Step, footpr
 from ft_dagster.planning.dryrun.tracker import FROZEN, TRAINED, Tracker
 from ft_dagster.planning.dryrun.training_step import kinds_of_layers, numbers, shapes
 from ft_dagster.training.callbacks import Watch
-from ft_dagster.training.contract import Base
+from ft_dagster.training.contract import Base, method_settings
 from ft_dagster.training.methods import method_of
 from tests.training.methods.taught import trainer_of
 from tests.training.runs import LORA, Runs, write_shard
@@ -86,7 +86,9 @@ def tracked(folder: Path, base: Path, method: dict[str, Any], step: Step) -> int
 )
 def test_the_real_step_holds_what_was_predicted(tmp_path, tiny_model_folder, method, step, tolerance):
     found = tracked(tmp_path, tiny_model_folder, method, step)
-    assert footprint(tiny_model_folder, method, step).peak == pytest.approx(found, rel=tolerance)
+    assert footprint(tiny_model_folder, method_settings(method), step).peak == pytest.approx(
+        found, rel=tolerance
+    )
 
 
 def architecture(folder: Path, **changes: Any) -> Path:
@@ -98,13 +100,13 @@ def architecture(folder: Path, **changes: Any) -> Path:
 
 def whole(folder: Path, method: dict[str, Any], step: Step) -> Footprint:
     base = Base(folder=folder, digest="0" * 64)
-    return dryrun._whole(configuration(folder), base, method, step)
+    return dryrun._whole(configuration(folder), base, method_settings(method), step)
 
 
 @pytest.mark.parametrize(("method", "checkpointing"), [(FULL, False), (LORA, True), (QLORA, False)])
 def test_a_deep_model_holds_what_its_first_layers_foretell(tmp_path, method, checkpointing):
     folder, step = architecture(tmp_path), replace(STEP, gradient_checkpointing=checkpointing)
-    found = footprint(folder, method, step)
+    found = footprint(folder, method_settings(method), step)
     assert found.extrapolated
     assert found.at_peak == whole(folder, method, step).at_peak
 
@@ -112,7 +114,7 @@ def test_a_deep_model_holds_what_its_first_layers_foretell(tmp_path, method, che
 def test_layers_of_kinds_that_alternate_are_extrapolated_by_their_period(tmp_path):
     sliding = {"use_sliding_window": True, "sliding_window": 16, "layer_types": KINDS_OF_ATTENTION * 5}
     folder = architecture(tmp_path, model_type="qwen2", num_hidden_layers=10, **sliding)
-    found = footprint(folder, FULL, STEP)
+    found = footprint(folder, method_settings(FULL), STEP)
     assert found.extrapolated
     assert found.peak == whole(folder, FULL, STEP).peak
 
@@ -120,9 +122,9 @@ def test_layers_of_kinds_that_alternate_are_extrapolated_by_their_period(tmp_pat
 def test_layers_that_differ_in_a_setting_alone_are_told_apart(tmp_path):
     """Every fourth layer does not rotate its queries and keys, and so keeps less."""
     folder = architecture(tmp_path, model_type="smollm3", num_hidden_layers=20, pad_token_id=0)
-    kinds = kinds_of_layers(shapes(configuration(folder), BASE, method_of(FULL), STEP))
+    kinds = kinds_of_layers(shapes(configuration(folder), BASE, method_of(method_settings(FULL)), STEP))
     assert [kind == kinds[0] for kind in kinds] == [True, True, True, False] * 5
-    found = footprint(folder, FULL, STEP)
+    found = footprint(folder, method_settings(FULL), STEP)
     assert found.extrapolated
     assert found.peak == whole(folder, FULL, STEP).peak
 
@@ -130,7 +132,7 @@ def test_layers_that_differ_in_a_setting_alone_are_told_apart(tmp_path):
 def test_layers_that_differ_are_all_run(tmp_path):
     folder = architecture(tmp_path)
     method = {**LORA, "target_modules": ["layers.4.mlp.up_proj"]}
-    found = footprint(folder, method, STEP)
+    found = footprint(folder, method_settings(method), STEP)
     assert not found.extrapolated
     assert found.trained_weights == 4 * (64 + 128)
 
@@ -140,7 +142,7 @@ def test_experts_further_on_are_noticed(tmp_path):
     experts = {"model_type": "qwen3_moe", "head_dim": 16, "moe_intermediate_size": 32, "num_experts": 4}
     routing = {"num_experts_per_tok": 2, "mlp_only_layers": [0, 1, 2, 3, 4]}
     folder = architecture(tmp_path, num_hidden_layers=6, **experts, **routing)
-    assert not footprint(folder, {**LORA, "target_modules": ["q_proj"]}, STEP).extrapolated
+    assert not footprint(folder, method_settings({**LORA, "target_modules": ["q_proj"]}), STEP).extrapolated
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,7 @@ def test_experts_further_on_are_noticed(tmp_path):
 def test_a_quantized_base_in_gigabytes(model, method, prepared, expected):
     """Prepared for training, embeddings, head and norms go to fp32; under DeepSpeed back to bf16."""
     step = replace(STEP, sharded=not prepared)
-    built = shapes(configuration(model), BASE, method_of(method), step)
+    built = shapes(configuration(model), BASE, method_of(method_settings(method)), step)
     tensors = [weight for weight in built.parameters() if not weight.requires_grad] + list(built.buffers())
     assert round(sum(tensor.nbytes for tensor in tensors) / 1e9, 1) == expected
 
@@ -165,8 +167,9 @@ def test_a_quantized_base_in_gigabytes(model, method, prepared, expected):
 def test_a_70b_takes_less_than_two_gigabytes():
     program = (
         "import json, resource; from ft_dagster.planning.dryrun.footprint import Step, footprint\n"
+        "from ft_dagster.training.contract import LoraSettings\n"
         "step = Step(rows=1, length=512, trained_positions=256, gradient_checkpointing=True, device='cuda')\n"
-        "peak = footprint('Llama-3-70B', {'name': 'qlora'}, step).peak\n"
+        "peak = footprint('Llama-3-70B', LoraSettings(name='qlora'), step).peak\n"
         "print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, peak]))"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
@@ -177,7 +180,9 @@ def test_a_70b_takes_less_than_two_gigabytes():
 
 def test_a_gpu_keeps_no_logits(tmp_path):
     folder = architecture(tmp_path, vocab_size=50_000, num_hidden_layers=2)
-    cpu, gpu = (footprint(folder, LORA, replace(STEP, device=device)) for device in ("cpu", "cuda"))
+    cpu, gpu = (
+        footprint(folder, method_settings(LORA), replace(STEP, device=device)) for device in ("cpu", "cuda")
+    )
     logits = STEP.rows * STEP.trained_positions * 50_000 * 4
     assert cpu.moments["head"].total - gpu.moments["head"].total > logits
 
@@ -196,7 +201,7 @@ def test_every_shipped_architecture_has_its_published_parameters():
 
 
 def numbers_of(name: str) -> int:
-    return sum(numbers(shapes(configuration(name), BASE, method_of(FULL), STEP)))
+    return sum(numbers(shapes(configuration(name), BASE, method_of(method_settings(FULL)), STEP)))
 
 
 @pytest.mark.parametrize(
@@ -217,7 +222,7 @@ def numbers_of(name: str) -> int:
 )
 def test_a_configuration_that_says_too_little_is_refused(tmp_path, changes, field):
     with pytest.raises(UserError) as error:
-        footprint(architecture(tmp_path, **changes), FULL, STEP)
+        footprint(architecture(tmp_path, **changes), method_settings(FULL), STEP)
     assert (error.value.field, error.value.file) == (field, str(tmp_path / "config.json"))
 
 
@@ -236,13 +241,13 @@ def test_a_broken_file_is_named(tmp_path):
 @pytest.mark.parametrize("field", ["rows", "length", "trained_positions", "gradient_accumulation_steps"])
 def test_a_step_of_nothing_is_refused(field):
     with pytest.raises(UserError) as error:
-        footprint("Llama-3-8B", FULL, replace(STEP, **{field: 0}))
+        footprint("Llama-3-8B", method_settings(FULL), replace(STEP, **{field: 0}))
     assert error.value.field == field
 
 
 def test_a_rank_above_the_smallest_layer_is_refused_as_by_the_trainer(tmp_path):
     with pytest.raises(UserError) as error:
-        footprint(architecture(tmp_path), {**LORA, "rank": 33}, STEP)
+        footprint(architecture(tmp_path), method_settings({**LORA, "rank": 33}), STEP)
     assert (error.value.field, error.value.value) == ("method.rank", 33)
 
 

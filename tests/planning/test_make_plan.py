@@ -12,20 +12,16 @@ from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.layout import Layout
 from ft_dagster.planning.plan import make_plan
 from ft_dagster.planning.survey import PlanContext
-from tests.planning.llama import reason, spec
+from ft_dagster.training.contract import FullSettings
+from tests.planning.llama import SMALL_LLAMA, reason, spec
 
-CONFIG = {
-    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 256, "num_hidden_layers": 6,
-    "intermediate_size": 640, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 2048,
-    "max_position_embeddings": 2048, "tie_word_embeddings": True, "hidden_act": "silu",
-}  # fmt: skip
 ROOMY, TIGHT = 2_000_000_000, 560_000_000  # bytes of a device; 500 MB are CUDA's context
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small-llama")
-    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "config.json").write_text(json.dumps(SMALL_LLAMA))
     return folder
 
 
@@ -45,7 +41,7 @@ def planned(folder, declared, *, count=1, memory=ROOMY, known=(), **more):
 @pytest.mark.parametrize("objective", ["instruction", "task_specific"])
 def test_auto_teaches_behaviour_by_lora(folder, objective):
     plan = planned(folder, spec(objective=objective, evaluation={"kind": "json"}))
-    assert plan.content["method"]["name"] == plan.estimate["method"] == "lora"
+    assert plan.content.method.name == plan.estimate["method"] == "lora"
     why = reason(plan.estimate["plan"], "method.name")
     assert why["origin"] == "built-in"
     assert objective in why["reason"]
@@ -53,14 +49,14 @@ def test_auto_teaches_behaviour_by_lora(folder, objective):
 
 def test_auto_teaches_knowledge_by_full_where_it_fits(folder):
     plan = planned(folder, spec(objective="domain_knowledge"))
-    assert plan.content["method"] == {"name": "full"}
-    assert plan.content["training"]["num_train_epochs"] == 1.0
+    assert plan.content.method == FullSettings()
+    assert plan.content.training.num_train_epochs == 1.0
     assert not any("style is learned" in line for line in plan.estimate["warnings"])
 
 
 def test_auto_teaches_knowledge_by_an_adapter_out_loud_where_full_does_not_fit(folder):
     plan = planned(folder, spec(objective="domain_knowledge"), memory=TIGHT)
-    assert plan.content["method"]["name"] == "lora"
+    assert plan.content.method.name == "lora"
     assert "style is learned" in plan.estimate["warnings"][0]
     full = next(row for row in plan.estimate["ranking"] if row["method"] == "full")
     assert not full["fits"]
@@ -68,13 +64,13 @@ def test_auto_teaches_knowledge_by_an_adapter_out_loud_where_full_does_not_fit(f
 
 def test_auto_with_settings_of_lora_is_lora(folder):
     plan = planned(folder, spec(objective="domain_knowledge", method={"dropout": 0.0}))
-    assert plan.content["method"]["name"] == "lora"
+    assert plan.content.method.name == "lora"
     assert "dropout declared" in reason(plan.estimate["plan"], "method.name")["reason"]
 
 
 def test_a_declared_method_that_ranks_lower_is_obeyed_and_the_difference_said(folder):
     plan = planned(folder, spec(method="full", objective="instruction"))
-    assert plan.content["method"] == {"name": "full"}
+    assert plan.content.method == FullSettings()
     assert plan.estimate["recommended"] == "lora"
     assert any("full is declared and obeyed; lora ranks first" in line for line in plan.estimate["warnings"])
 
@@ -103,7 +99,7 @@ def test_neither_prices_nor_neighbours_nor_finished_trainings_are_in_what_is_key
     one, other = planned(folder, spec()), planned(folder, spec(), variants=7)
     assert one.content == other.content
     assert one.estimate != other.estimate
-    assert set(one.content) == {"schema_version", "method", "training", "device", "ranks"}
+    assert set(one.content.to_json()) == {"schema_version", "method", "training", "device", "ranks"}
 
 
 def test_the_rule_of_thumb_stands_beside_with_what_it_leaves_out(folder):

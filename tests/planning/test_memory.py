@@ -2,7 +2,7 @@ import pytest
 from safetensors.torch import load_file
 
 from ft_dagster.planning.load import Load, frozen_bytes, memory
-from ft_dagster.training.contract import Base
+from ft_dagster.training.contract import Base, method_settings
 from ft_dagster.training.methods import method_of
 from tests.planning.llama import LLAMA_70B, METHODS, facts, gpus, plan
 from tests.training.test_training import train
@@ -26,7 +26,9 @@ def test_the_frozen_base_of_llama_3_in_gigabytes(method, shape, expected):
 @pytest.mark.parametrize(("method", "tolerance"), [("qlora", 0.03), ("lora_8bit", 0.03), ("lora", 0.0)])
 def test_the_frozen_base_is_as_large_as_the_loaded_one(method, tolerance, tiny_facts, tiny_model_folder):
     settings = plan({"name": method, "rank": 4}, tiny_facts)["method"]
-    model = method_of(settings).build(Base(folder=tiny_model_folder, digest="b" * 64), "fp32", 0)
+    model = method_of(method_settings(settings)).build(
+        Base(folder=tiny_model_folder, digest="b" * 64), "fp32", 0
+    )
     frozen = sum(_bytes_of(weight) for weight in model.parameters() if not weight.requires_grad)
     assert frozen_bytes(Load(method, 0, "fp32", tiny_facts)) == pytest.approx(frozen, rel=tolerance)
 

@@ -10,7 +10,7 @@ import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.planning.hardware.catalogue import load_catalogue
-from ft_dagster.planning.recommend import Asked, recommend
+from ft_dagster.planning.recommend import RecommendationRequest, recommend_method
 from ft_dagster.planning.survey import Survey
 from ft_dagster.report.recommendation import memory_line, ranking_table, reasons_lines
 
@@ -18,7 +18,9 @@ CATALOGUE = load_catalogue()
 
 
 def asked(gpus: str, **more: Any) -> Survey:
-    return recommend(Asked(**{"examples": 50_000, "max_length": 512, **more}), CATALOGUE.gpus(gpus))
+    return recommend_method(
+        RecommendationRequest(**{"examples": 50_000, "max_length": 512, **more}), CATALOGUE.gpus(gpus)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +83,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_what_is_left_open_is_filled_in_so_that_it_fits(small: dict[str, Any], tmp_path: Path) -> None:
-    roomy = recommend(Asked(**small, method="lora"), card(tmp_path, 10_000))
+    roomy = recommend_method(RecommendationRequest(**small, method="lora"), card(tmp_path, 10_000))
     total = roomy.chosen.occupancy.total
-    tight = recommend(Asked(**small, method="lora"), card(tmp_path, (total - 60_000_000) // 2**20))
+    tight = recommend_method(
+        RecommendationRequest(**small, method="lora"), card(tmp_path, (total - 60_000_000) // 2**20)
+    )
     assert not roomy.chosen.resolved.training["gradient_checkpointing"]
     assert tight.chosen.resolved.training["gradient_checkpointing"]
     assert tight.decision.fits
@@ -98,13 +102,15 @@ def test_what_does_not_fit_names_changes_and_the_first_makes_it_fit(
     small: dict[str, Any], tmp_path: Path
 ) -> None:
     big = {**small, "method": "lora", "micro_batch": 16}
-    total = recommend(Asked(**big), card(tmp_path, 10_000)).chosen.occupancy.total
+    total = recommend_method(RecommendationRequest(**big), card(tmp_path, 10_000)).chosen.occupancy.total
     hardware = card(tmp_path, total // 2**20 * 7 // 10)
-    refused = recommend(Asked(**big), hardware)
+    refused = recommend_method(RecommendationRequest(**big), hardware)
     assert not refused.decision.fits
     first = refused.changes[0]
     assert [setting.field for setting in first.settings] == ["training.per_device_train_batch_size"]
-    mended = recommend(Asked(**{**big, "micro_batch": first.settings[0].value}), hardware)
+    mended = recommend_method(
+        RecommendationRequest(**{**big, "micro_batch": first.settings[0].value}), hardware
+    )
     assert mended.decision.fits
     assert any(
         line.lstrip().startswith("1. training.per_device") for line in reasons_lines(refused.to_json())
@@ -113,7 +119,7 @@ def test_what_does_not_fit_names_changes_and_the_first_makes_it_fit(
 
 @pytest.mark.slow
 def test_a_declared_method_is_obeyed_and_the_difference_said(small: dict[str, Any], tmp_path: Path) -> None:
-    found = recommend(Asked(**small, method="full"), card(tmp_path, 10_000))
+    found = recommend_method(RecommendationRequest(**small, method="full"), card(tmp_path, 10_000))
     assert (found.decision.method, found.decision.recommended) == ("full", "lora")
     assert any("full is declared and obeyed" in note for note in found.decision.notes)
     document = found.to_json()
@@ -125,7 +131,7 @@ def test_a_declared_method_is_obeyed_and_the_difference_said(small: dict[str, An
 def test_a_method_that_cannot_do_it_is_left_out_with_the_reason(
     small: dict[str, Any], tmp_path: Path
 ) -> None:
-    found = recommend(Asked(**small, new_tokens=2), card(tmp_path, 10_000))
+    found = recommend_method(RecommendationRequest(**small, new_tokens=2), card(tmp_path, 10_000))
     assert found.decision.method == "lora"
     assert "prompt_tuning" in found.refused or any(
         "cannot train their rows" in rule.sentence for rule in found.decision.row("prompt_tuning").rules
@@ -138,7 +144,8 @@ def test_one_narrow_task_is_taught_by_full_where_general_ability_need_not_be_kep
 ) -> None:
     narrow = {**small, "objective": "task_specific"}
     kept, free = (
-        recommend(Asked(**narrow, general_share=share), card(tmp_path, 10_000)) for share in (0.08, 0)
+        recommend_method(RecommendationRequest(**narrow, general_share=share), card(tmp_path, 10_000))
+        for share in (0.08, 0)
     )
     assert (kept.decision.method, free.decision.method) == ("lora", "full")
 
@@ -162,7 +169,7 @@ def test_a_question_without_an_answer_is_one_error(
     small: dict[str, Any], wrong: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(UserError) as raised:
-        recommend(Asked(**{**small, **wrong}), CATALOGUE.gpus("T4"))
+        recommend_method(RecommendationRequest(**{**small, **wrong}), CATALOGUE.gpus("T4"))
     assert raised.value.field == field
 
 

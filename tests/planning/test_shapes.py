@@ -1,7 +1,7 @@
 import pytest
 
 from ft_dagster.planning.shapes import adapter_parameters, dimensions, trainable_parameters
-from ft_dagster.training.contract import Base
+from ft_dagster.training.contract import Base, method_settings
 from ft_dagster.training.methods import method_of
 from tests.planning.llama import LLAMA_8B, facts, plan
 
@@ -46,14 +46,16 @@ def test_dimensions_are_read_from_the_configuration(tiny_model_folder):
 )
 def test_what_is_counted_is_what_the_trainer_trains(method, tiny_facts, tiny_model_folder):
     settings = plan(method, tiny_facts)["method"]
-    model = method_of(settings).build(Base(folder=tiny_model_folder, digest="b" * 64), "fp32", 0)
+    model = method_of(method_settings(settings)).build(
+        Base(folder=tiny_model_folder, digest="b" * 64), "fp32", 0
+    )
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    assert trainable_parameters(settings, tiny_facts) == trained
+    assert trainable_parameters(method_settings(settings), tiny_facts) == trained
 
 
 def test_new_rows_of_the_vocabulary_are_counted(tiny_facts, tiny_model_folder):
     settings = plan({"name": "lora", "rank": 4}, tiny_facts)["method"]
     base = Base(folder=tiny_model_folder, digest="b" * 64, new_token_ids=(300, 301, 302))
-    model = method_of(settings).build(base, "fp32", 0)
+    model = method_of(method_settings(settings)).build(base, "fp32", 0)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    assert trainable_parameters(settings, tiny_facts, new_tokens=3) == trained
+    assert trainable_parameters(method_settings(settings), tiny_facts, new_tokens=3) == trained

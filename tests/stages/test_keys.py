@@ -29,7 +29,13 @@ BASE, ROWS, MIX, PLAN, TUNED = (
     "training_plan",
     "fine_tuned_model",
 )
-SCORES, BASE_EVAL, EVAL, EXPORT = "general_scores", "base_evaluation", "evaluation", "model_export"
+TEXTS, SCORES, BASE_EVAL, EVAL, EXPORT = (
+    "evaluation_texts",
+    "general_scores",
+    "base_evaluation",
+    "evaluation",
+    "model_export",
+)
 ASKED = {BASE_EVAL, EVAL, EXPORT}  # what is asked of the variant's own task
 JUDGED = {EVAL, EXPORT}
 NOTHING: set[str] = set()
@@ -87,8 +93,8 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "training.keep_best": (2, {PLAN}),
     "training.keep_last": (1, {PLAN}),
     "training.seed": (7, {MIX, PLAN}),
-    "evaluation.task": (["tasks/sea_quiz.yaml"], {ROWS, *ASKED}),
-    "evaluation.general": ([], {ROWS, SCORES, EVAL, EXPORT}),
+    "evaluation.task": (["tasks/sea_quiz.yaml"], ASKED),  # its texts are kept out of the rows already
+    "evaluation.general": ([], {TEXTS, ROWS, SCORES, *ASKED}),  # made on demand: texts, and the base's scores
     "evaluation.limit": (10, {SCORES, *ASKED}),
     "evaluation.max_new_tokens": (8, ASKED),
     "evaluation.kind": ("label", ASKED),

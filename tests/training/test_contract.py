@@ -33,7 +33,7 @@ def test_a_newer_schema_is_refused(runs: Runs, part: tuple[Any, ...]) -> None:
             content = content[name]
         content["schema_version"] = 2
 
-    with pytest.raises(UserError, match="newer ft_dagster"):
+    with pytest.raises(UserError, match="newer ft-dagster"):
         read_run(edited(runs, change))
 
 

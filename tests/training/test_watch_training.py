@@ -11,7 +11,7 @@ import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.training.__main__ import train_all
-from ft_dagster.training.contract import Base, read_run
+from ft_dagster.training.contract import Base, method_settings, read_run
 from ft_dagster.training.journal import Journal
 from ft_dagster.training.progress import Console
 from ft_dagster.training.stop import Stop
@@ -83,7 +83,9 @@ def test_what_was_seen_is_reported(runs: Runs) -> None:
 def test_the_flops_are_those_of_the_shapes_that_were_computed(runs: Runs) -> None:
     folder = runs.prepare(training={"num_train_epochs": 1.0})
     train(folder)
-    counted = flops.count(Base(folder=runs.base, digest="b" * 64), LORA, gradient_checkpointing=False)
+    counted = flops.count(
+        Base(folder=runs.base, digest="b" * 64), method_settings(LORA), gradient_checkpointing=False
+    )
     (last,) = sorted((folder / "acme.support/checkpoints").glob("checkpoint-*"))[-1:]
     journal = Journal.load(last)
     figures = result_of(folder)["figures"]

@@ -7,7 +7,6 @@ repeat; a model whose layers differ is run whole. The figures are of one process
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import lru_cache
@@ -16,15 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ft_dagster.errors import UserError
 from ft_dagster.planning.dryrun.architecture import architecture_file, configuration
-from ft_dagster.planning.load import LORA_LIKE
-from ft_dagster.training.contract import Base, Parent
+from ft_dagster.training.contract import Base, FullSettings, LoraSettings, MethodSettings, Parent
 from ft_dagster.training.methods import Precision, method_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-FULL = json.dumps({"name": "full"})  # adds nothing to the base
-Key = tuple[str, bytes, str, str, "Step"]
+FULL = FullSettings()  # adds nothing to the base
+Key = tuple[str, bytes, str, MethodSettings, "Step"]
 
 kept: dict[Key, Footprint] = {}  # what was run; copies of this process hand theirs back
 
@@ -102,7 +100,7 @@ class Footprint:
 
 def footprint(
     model: str | Path,
-    method: dict[str, Any],
+    method: MethodSettings,
     step: Step,
     *,
     new_token_ids: tuple[int, ...] = (),
@@ -120,29 +118,28 @@ def footprint(
 
 def alike(
     model: str | Path,
-    method: dict[str, Any],
+    method: MethodSettings,
     *,
     new_token_ids: tuple[int, ...] = (),
     parent: Parent | None = None,
 ) -> bool:
     """Whether all layers are, as they train. Raises UserError as `footprint`."""
-    file, content, base, settings = _read(model, method, new_token_ids, parent)
-    return _kinds(file, content, base, settings)[1] == 1
+    return _kinds(*_read(model, method, new_token_ids, parent))[1] == 1
 
 
 def _read(
-    model: str | Path, method: dict[str, Any], new_token_ids: tuple[int, ...], parent: Parent | None
-) -> tuple[str, bytes, str, str]:
+    model: str | Path, method: MethodSettings, new_token_ids: tuple[int, ...], parent: Parent | None
+) -> tuple[str, bytes, str, MethodSettings]:
     file = architecture_file(model)
     base = Base(folder=file.parent, digest="0" * 64, new_token_ids=new_token_ids, parent=parent)
-    return str(file), file.read_bytes(), base.model_dump_json(), json.dumps(method, sort_keys=True)
+    return str(file), file.read_bytes(), base.model_dump_json(), method
 
 
-def _footprint(file: str, content: bytes, base: str, method: str, step: Step) -> Footprint:
-    config, given, settings = configuration(file), Base.model_validate_json(base), json.loads(method)
+def _footprint(file: str, content: bytes, base: str, method: MethodSettings, step: Step) -> Footprint:
+    config, given = configuration(file), Base.model_validate_json(base)
     try:
         kinds = _kinds(file, content, base, method)
-        return _extrapolated(config, given, settings, step, kinds) or _whole(config, given, settings, step)
+        return _extrapolated(config, given, method, step, kinds) or _whole(config, given, method, step)
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise UserError(
             f"cannot be run on shapes alone ({type(error).__name__}: {str(error).strip()[:160]})",
@@ -151,6 +148,11 @@ def _footprint(file: str, content: bytes, base: str, method: str, step: Step) ->
             value=config.model_type,
             fix="Its memory is not predicted: measure a step on the device, or take a dense architecture",
         ) from error
+
+
+def unquantized(method: MethodSettings) -> MethodSettings:
+    """The same update over a base that is not quantized: the same layers and products."""
+    return method.model_copy(update={"name": "lora"}) if isinstance(method, LoraSettings) else method
 
 
 def _check(step: Step) -> None:
@@ -167,7 +169,7 @@ def _check(step: Step) -> None:
         )
 
 
-def _whole(config: PreTrainedConfig, base: Base, method: dict[str, Any], step: Step) -> Footprint:
+def _whole(config: PreTrainedConfig, base: Base, method: MethodSettings, step: Step) -> Footprint:
     """All layers run."""
     from ft_dagster.planning.dryrun.training_step import numbers, record_step, shapes
 
@@ -176,36 +178,33 @@ def _whole(config: PreTrainedConfig, base: Base, method: dict[str, Any], step: S
     peaks = record_step(model, step).peaks()
     peaks.pop("before")
     moments = {name: Moment(**kinds) for name, kinds in peaks.items()}
-    return Footprint(method["name"], step, moments, trained, frozen, extrapolated=False)
+    return Footprint(method.name, step, moments, trained, frozen, extrapolated=False)
 
 
-def _picks_layers(base: Base, method: dict[str, Any]) -> bool:
+def _picks_layers(base: Base, method: MethodSettings) -> bool:
     """Whether layers that are alike may be taught differently: where some are named by their number."""
-    targets = method.get("target_modules") or ""
-    names = [targets] if isinstance(targets, str) else targets
+    targets = method.target_modules if isinstance(method, LoraSettings) else ()
+    names = (targets,) if isinstance(targets, str) else targets
     return base.parent is not None or any(part.isdigit() for name in names for part in name.split("."))
 
 
-def _kinds(file: str, content: bytes, base: str, method: str) -> tuple[int, int]:
+def _kinds(file: str, content: bytes, base: str, method: MethodSettings) -> tuple[int, int]:
     """How many layers the whole model has, and after how many their kinds repeat."""
-    picks = _picks_layers(Base.model_validate_json(base), json.loads(method))
+    picks = _picks_layers(Base.model_validate_json(base), method)
     return _kinds_of(file, content, base, method if picks else FULL)
 
 
 @lru_cache(maxsize=32)
-def _kinds_of(file: str, _content: bytes, base: str, method: str) -> tuple[int, int]:
+def _kinds_of(file: str, _content: bytes, base: str, method: MethodSettings) -> tuple[int, int]:
     from ft_dagster.planning.dryrun.training_step import kinds_of_layers, shapes
 
-    step, settings = Step(rows=1, length=2, trained_positions=1), json.loads(method)
-    plain = {**settings, "name": "lora"} if settings["name"] in LORA_LIKE else settings
-    kinds = kinds_of_layers(
-        shapes(configuration(file), Base.model_validate_json(base), method_of(plain), step)
-    )
+    step, given = Step(rows=1, length=2, trained_positions=1), Base.model_validate_json(base)
+    kinds = kinds_of_layers(shapes(configuration(file), given, method_of(unquantized(method)), step))
     return len(kinds), _period(kinds)
 
 
 def _extrapolated(
-    config: PreTrainedConfig, base: Base, method: dict[str, Any], step: Step, kinds: tuple[int, int]
+    config: PreTrainedConfig, base: Base, method: MethodSettings, step: Step, kinds: tuple[int, int]
 ) -> Footprint | None:
     """From the first layers; None where the model has few, or they differ."""
     from ft_dagster.training.skeleton import cut
@@ -223,7 +222,7 @@ def _extrapolated(
     }
     trained = first.trained_weights + (second.trained_weights - first.trained_weights) * times
     frozen = first.frozen_weights + (second.frozen_weights - first.frozen_weights) * times
-    return Footprint(method["name"], step, moments, trained, frozen, extrapolated=True)
+    return Footprint(method.name, step, moments, trained, frozen, extrapolated=True)
 
 
 def _period(kinds: Sequence[Any]) -> int:

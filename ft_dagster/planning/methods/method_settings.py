@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.load import SOFT_PROMPTS
 from ft_dagster.planning.methods import defaults
 from ft_dagster.planning.reasons import Default, Reasons
 from ft_dagster.planning.shapes import smallest_dimension
 from ft_dagster.spec import VariantSpec
+from ft_dagster.training.contract import MethodSettings, method_settings
 
 
-def resolve_method(spec: VariantSpec, facts: Facts, reasons: Reasons) -> dict[str, Any]:
-    """What the trainer's `method_of` takes, of a declaration that names its method.
+def resolve_method(spec: VariantSpec, facts: Facts, reasons: Reasons) -> MethodSettings:
+    """Of a declaration that names its method, as the trainer takes it.
 
     Raises UserError for layers that the base has not.
     """
     declared = spec.method
     name = reasons.settle("method.name", declared.name, Default(None, ""))
     if name == "full":
-        return {"name": name}
+        return method_settings({"name": name})
     if name in SOFT_PROMPTS:
         tokens = reasons.settle(
             "method.num_virtual_tokens", declared.num_virtual_tokens, defaults.VIRTUAL_TOKENS
         )
-        return {"name": name, "num_virtual_tokens": tokens}
+        return method_settings({"name": name, "num_virtual_tokens": tokens})
     targets = reasons.settle("method.target_modules", declared.target_modules, defaults.TARGET_MODULES)
     most = smallest_dimension(facts.linear_shapes, targets)
     by_data = defaults.lora_rank(name, facts.examples, spec.objective, most)
     rank = reasons.settle("method.rank", declared.rank, by_data)
-    return {
+    settled = {
         "name": name,
         "rank": rank,
         "alpha": float(reasons.settle("method.alpha", declared.alpha, defaults.alpha(rank))),
@@ -39,3 +38,4 @@ def resolve_method(spec: VariantSpec, facts: Facts, reasons: Reasons) -> dict[st
         "use_rslora": reasons.settle("method.use_rslora", declared.use_rslora or None, defaults.RSLORA),
         "use_dora": reasons.settle("method.use_dora", declared.use_dora or None, defaults.DORA),
     }
+    return method_settings(settled)

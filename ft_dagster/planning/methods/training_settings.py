@@ -13,6 +13,7 @@ from ft_dagster.planning.methods.sharding import offload_of, stage_of
 from ft_dagster.planning.reasons import AS_DECLARED, Default, Origin, Reasons
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.variant import DeepspeedSpec, TrainingSpec
+from ft_dagster.training.contract import TrainingSettings, checked
 
 
 def precision_of(spec: VariantSpec, facts: Facts) -> str:
@@ -22,8 +23,8 @@ def precision_of(spec: VariantSpec, facts: Facts) -> str:
     return "bf16" if facts.bf16 else "fp32"
 
 
-def resolve_training(spec: VariantSpec, load: Load, reasons: Reasons) -> dict[str, Any]:
-    """contract.TrainingSettings; `report_to` acts on no weight and is no part of it. Raises UserError."""
+def resolve_training(spec: VariantSpec, load: Load, reasons: Reasons) -> TrainingSettings:
+    """As the trainer takes them; `report_to` acts on no weight and is no part of it. Raises UserError."""
     declared, facts, name = spec.training, load.facts, load.method
 
     def settle(field: str, default: Default) -> Any:
@@ -34,7 +35,7 @@ def resolve_training(spec: VariantSpec, load: Load, reasons: Reasons) -> dict[st
     learning_rate = settle("learning_rate", Default(rate.value, rate.reason))
     epochs = float(settle("num_train_epochs", defaults.epochs(name, spec.objective)))
     micro = settle("per_device_train_batch_size", defaults.MICRO_BATCH[packing])
-    return {
+    settled = {
         "learning_rate": learning_rate,
         "num_train_epochs": epochs,
         "max_steps": settle("max_steps", Default(None, "num_train_epochs decides")),
@@ -51,14 +52,15 @@ def resolve_training(spec: VariantSpec, load: Load, reasons: Reasons) -> dict[st
         "evaluations": _standing("evaluations", declared, _spacing(declared.evaluations), reasons),
         **{field: _standing(field, declared, why, reasons) for field, why in defaults.STANDING.items()},
     }
+    return checked(TrainingSettings, settled, "training", fix="Declare another value")
 
 
-def steps_of(training: dict[str, Any], facts: Facts) -> int:
+def steps_of(training: TrainingSettings, facts: Facts) -> int:
     """Optimizer steps; an estimate where rows are packed."""
-    if training["max_steps"]:
-        return int(training["max_steps"])
-    rows = _rows(training["packing"], facts) * training["num_train_epochs"]
-    batch = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
+    if training.max_steps:
+        return training.max_steps
+    rows = _rows(training.packing, facts) * training.num_train_epochs
+    batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
     return max(1, math.ceil(rows / (batch * facts.ranks)))
 
 

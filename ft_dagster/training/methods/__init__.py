@@ -5,12 +5,9 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import ValidationError
-
-from ft_dagster.errors import UserError
-from ft_dagster.training.contract import Base, Strict
+from ft_dagster.training.contract import Base, MethodSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,11 +16,10 @@ if TYPE_CHECKING:
     Weights = dict[str, Tensor]
 
 Precision = Literal["bf16", "fp32"]
-S = TypeVar("S", bound=Strict)
 
 
 class Method(ABC):
-    """How a model is taught: built from the `method` part of plan.json, its settings validated."""
+    """How a model is taught: built from the `method` part of plan.json."""
 
     packs: bool = True  # whether several examples may share a row (position_ids reach the model)
 
@@ -41,20 +37,6 @@ class Method(ABC):
         """
 
 
-def settings_of(kind: type[S], settings: dict[str, Any]) -> S:
-    """The `method` part of plan.json as that method's own settings. Raises UserError naming the field."""
-    try:
-        return kind.model_validate(settings)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise UserError(
-            str(first["msg"]),
-            field=".".join(("method", *map(str, first["loc"]))),
-            value=first["input"],
-            fix=f"Settings of {settings.get('name')}: {', '.join(kind.model_fields)}",
-        ) from None
-
-
 METHODS = {
     "full": "Full",
     "lora": "Lora",
@@ -65,13 +47,8 @@ METHODS = {
 }
 
 
-def method_of(settings: dict[str, Any]) -> Method:
-    """The method that a plan names. Raises UserError on an unknown name or setting."""
-    name = settings.get("name")
-    if name not in METHODS:
-        raise UserError(
-            "no such training method", field="method.name", value=name, fix=f"Known: {', '.join(METHODS)}"
-        )
-    module = importlib.import_module(f"{__name__}.{name}")
-    method: Method = getattr(module, METHODS[name])(settings)
+def method_of(settings: MethodSettings) -> Method:
+    """The method that a plan names. Raises UserError for settings that it cannot have."""
+    module = importlib.import_module(f"{__name__}.{settings.name}")
+    method: Method = getattr(module, METHODS[settings.name])(settings)
     return method

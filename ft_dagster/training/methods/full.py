@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from ft_dagster.program import write_json
-from ft_dagster.training.contract import Base, Strict
-from ft_dagster.training.methods import Method, Precision, settings_of
+from ft_dagster.training.contract import Base, FullSettings
+from ft_dagster.training.methods import Method, Precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -19,15 +19,9 @@ if TYPE_CHECKING:
 SHARD = "4GB"
 
 
-class FullSettings(Strict):
-    """The `method` part of plan.json."""
-
-    name: Literal["full"] = "full"
-
-
 class Full(Method):
-    def __init__(self, settings: dict[str, Any]) -> None:
-        self.settings = settings_of(FullSettings, settings)
+    def __init__(self, settings: FullSettings) -> None:
+        self.settings = settings
 
     def build(self, base: Base, precision: Precision, seed: int) -> PreTrainedModel:
         """All weights trainable: in fp32, or under DeepSpeed in `precision`, since it keeps fp32 masters."""

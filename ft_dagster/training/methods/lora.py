@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.training.contract import Base, Parent, Strict
-from ft_dagster.training.methods import Precision, settings_of
+from ft_dagster.training.contract import Base, LoraSettings, Parent
+from ft_dagster.training.methods import Precision
 from ft_dagster.training.methods.adapter import Adapter
 from ft_dagster.training.methods.stacking import check_parent, concatenated, put_beneath
 
@@ -18,23 +16,11 @@ if TYPE_CHECKING:
     from ft_dagster.training.methods import Weights
 
 
-class LoraSettings(Strict):
-    """The `method` part of plan.json."""
-
-    name: Literal["lora", "qlora", "lora_8bit"] = "lora"
-    rank: int = Field(16, ge=1)
-    alpha: float = Field(32.0, gt=0)
-    dropout: float = Field(0.05, ge=0, lt=1)
-    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    use_rslora: bool = False
-    use_dora: bool = False
-
-
 class Lora(Adapter):
     name = "lora"
 
-    def __init__(self, settings: dict[str, Any]) -> None:
-        self.settings = settings_of(LoraSettings, settings)
+    def __init__(self, settings: LoraSettings) -> None:
+        self.settings = settings
         self.parent: Parent | None = None
 
     def check(self, base: Base) -> None:

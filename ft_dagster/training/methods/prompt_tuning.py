@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 class PromptTuning(LearnedPrompt):
     name = "prompt_tuning"
 
-    def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__(settings)
-
     def configure(self, model: PreTrainedModel, base: Base) -> Any:
         from peft import PromptTuningConfig
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.training.contract import Base, Strict
-from ft_dagster.training.methods import settings_of
+from ft_dagster.training.contract import Base, PromptSettings
 from ft_dagster.training.methods.adapter import ADAPTER, Adapter
 
 if TYPE_CHECKING:
@@ -17,20 +14,13 @@ if TYPE_CHECKING:
     from ft_dagster.training.methods import Weights
 
 
-class PromptSettings(Strict):
-    """The `method` part of plan.json."""
-
-    name: Literal["prompt_tuning", "prefix_tuning"]
-    num_virtual_tokens: int = Field(20, ge=1)
-
-
 class LearnedPrompt(Adapter):
     """One example a row: PEFT hands no position_ids on, by which packed ones are told apart."""
 
     packs = False
 
-    def __init__(self, settings: dict[str, Any]) -> None:
-        self.settings = settings_of(PromptSettings, settings)
+    def __init__(self, settings: PromptSettings) -> None:
+        self.settings = settings
 
     def check(self, base: Base) -> None:
         if base.new_token_ids:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from statistics import fmean, variance
 from typing import Literal
 
+from ft_dagster.training.contract import LoraSettings, MethodSettings, PromptSettings
+
 Curve = Sequence[tuple[int, float]]
 Finding = Literal["diverging", "overfitting", "plateau", "falling"]
 
@@ -33,12 +35,12 @@ class Knobs:
     value: int = 0
 
     @classmethod
-    def of(cls, method: dict[str, object]) -> Knobs:
+    def of(cls, method: MethodSettings) -> Knobs:
         """From the `method` part of a plan; full fine-tuning has no such knob."""
-        for name, said in (("rank", "rank"), ("num_virtual_tokens", "num_virtual_tokens")):
-            value = method.get(name)
-            if isinstance(value, int):
-                return cls(said, value)
+        if isinstance(method, LoraSettings):
+            return cls("rank", method.rank)
+        if isinstance(method, PromptSettings):
+            return cls("num_virtual_tokens", method.num_virtual_tokens)
         return cls()
 
 

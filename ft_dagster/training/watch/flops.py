@@ -11,10 +11,10 @@ import json
 from dataclasses import asdict, astuple, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ft_dagster.errors import UserError
-from ft_dagster.training.contract import Base
+from ft_dagster.training.contract import Base, MethodSettings
 from ft_dagster.training.methods import method_of
 from ft_dagster.training.skeleton import cut, skeleton
 
@@ -62,14 +62,14 @@ class FlopsModel:
         return asdict(self)
 
 
-def count(base: Base, method: dict[str, Any], *, gradient_checkpointing: bool) -> FlopsModel | None:
+def count(base: Base, method: MethodSettings, *, gradient_checkpointing: bool) -> FlopsModel | None:
     """The model of a training; None where the architecture cannot run on shapes alone (routing by values).
 
     Counts a few layers and extrapolates where they are alike, so it takes seconds for any size.
     `method`: the part of plan.json.
     """
     config = config_file(base).read_text("utf-8")
-    return _count(base.model_dump_json(), config, json.dumps(method, sort_keys=True), gradient_checkpointing)
+    return _count(base.model_dump_json(), config, method, gradient_checkpointing)
 
 
 def config_file(base: Base) -> Path:
@@ -78,19 +78,17 @@ def config_file(base: Base) -> Path:
 
 
 @lru_cache(maxsize=16)
-def _count(base: str, _config: str, method: str, checkpointing: bool) -> FlopsModel | None:
-    given, settings = Base.model_validate_json(base), json.loads(method)
+def _count(base: str, _config: str, method: MethodSettings, checkpointing: bool) -> FlopsModel | None:
+    given = Base.model_validate_json(base)
     try:
-        return _extrapolated(given, settings, checkpointing) or measure(
-            shapes_of(given, settings, checkpointing)
-        )
+        return _extrapolated(given, method, checkpointing) or measure(shapes_of(given, method, checkpointing))
     except (RuntimeError, NotImplementedError, TypeError, AttributeError):
         return None
 
 
 def count_row(
     base: Base,
-    method: dict[str, Any],
+    method: MethodSettings,
     length: int,
     trained: int,
     *,
@@ -101,24 +99,23 @@ def count_row(
 
     For a plan, which asks about one length; None as `count`. `alike`: the caller knows that all layers are.
     """
-    config, settings = config_file(base).read_text("utf-8"), json.dumps(method, sort_keys=True)
-    row = length, trained
-    return _count_row(base.model_dump_json(), config, settings, gradient_checkpointing, row, alike)
+    config, row = config_file(base).read_text("utf-8"), (length, trained)
+    return _count_row(base.model_dump_json(), config, method, gradient_checkpointing, row, alike)
 
 
 @lru_cache(maxsize=64)
 def _count_row(
-    base: str, _config: str, method: str, checkpointing: bool, row: tuple[int, int], alike: bool
+    base: str, _config: str, method: MethodSettings, checkpointing: bool, row: tuple[int, int], alike: bool
 ) -> int | None:
     from transformers import AutoConfig
 
-    given, settings = Base.model_validate_json(base), json.loads(method)
+    given = Base.model_validate_json(base)
     layers = getattr(AutoConfig.from_pretrained(given.folder), "num_hidden_layers", None)
     if isinstance(layers, int) and layers > max(DEPTHS) and _alike(given):
         depths = DEPTHS[:2] if alike else DEPTHS
         try:
             one, two, *more = (
-                flops(shapes_of(given, settings, checkpointing, depth), 1, *row) for depth in depths
+                flops(shapes_of(given, method, checkpointing, depth), 1, *row) for depth in depths
             )
         except (RuntimeError, NotImplementedError, TypeError, AttributeError, UserError):
             one = two = 0
@@ -131,7 +128,7 @@ def _count_row(
 
 
 def shapes_of(
-    base: Base, method: dict[str, Any], checkpointing: bool, layers: int | None = None
+    base: Base, method: MethodSettings, checkpointing: bool, layers: int | None = None
 ) -> PreTrainedModel:
     """The model as it trains, its weights fake tensors, cut to its first `layers`. Raises UserError."""
     import torch
@@ -183,7 +180,7 @@ def flops(model: PreTrainedModel, rows: int, width: int, columns: int) -> int:
     return counter.total
 
 
-def _extrapolated(base: Base, method: dict[str, Any], checkpointing: bool) -> FlopsModel | None:
+def _extrapolated(base: Base, method: MethodSettings, checkpointing: bool) -> FlopsModel | None:
     """From the first layers; None where the model has few, or they differ in cost."""
     from transformers import AutoConfig
 

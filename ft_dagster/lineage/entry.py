@@ -1,0 +1,112 @@
+"""One entry of a release log: what was done to which version, and which one is served after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
+
+from ft_dagster.errors import UserError
+from ft_dagster.schema_version import newer_error, refuse_newer
+
+SCHEMA_VERSION = 2
+Action = Literal["release", "promote", "rollback"]
+RELEASE: Action = "release"
+PROMOTE: Action = "promote"
+ROLLBACK: Action = "rollback"
+ACTIONS: tuple[Action, ...] = get_args(Action)
+# What only entries of one action have.
+_OWN: dict[Action, tuple[str, ...]] = {
+    RELEASE: ("verdict", "gates", "run_id"),
+    PROMOTE: ("forced",),
+    ROLLBACK: ("from_version",),
+}
+
+
+@dataclass(frozen=True)
+class ReleaseEntry:
+    """As it is stored. `export`, `weights`, `evaluation`: digests; `export_key`: where the export lies.
+
+    `production`: the version that is served after it, None while the first waits. `at`: ISO 8601, UTC.
+    `entry`: an id of the file itself (schema 1 had none). Of a release alone: `verdict`, the digest of the
+    verdict's JSON, `gates`, that of the gates, and `run_id`. Of a promotion: whether it was `forced`. Of a
+    rollback: `from_version`, the one that was served before.
+    """
+
+    action: Action
+    variant: str
+    version: int
+    production: int | None
+    export: str
+    export_key: str
+    format: str
+    weights: str
+    evaluation: str
+    by: str
+    reason: str
+    at: str
+    entry: str | None = None
+    verdict: str | None = None
+    gates: str | None = None
+    run_id: str | None = None
+    forced: bool = False
+    from_version: int | None = None
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is stored: without what only other actions have."""
+        others = {name for action in ACTIONS if action != self.action for name in _OWN[action]}
+        return {name: value for name, value in asdict(self).items() if name not in others}
+
+    def then(
+        self, action: Action, production: int, *, forced: bool = False, from_version: int | None = None
+    ) -> ReleaseEntry:
+        """A later entry about the same version, before it is signed and dated."""
+        return replace(
+            self,
+            action=action,
+            production=production,
+            forced=forced,
+            from_version=from_version,
+            verdict=None,
+            gates=None,
+            run_id=None,
+        )
+
+    @classmethod
+    def from_json(cls, content: Any, *, file: object = None) -> ReleaseEntry:
+        """Of any schema. Raises UserError, naming `file`: no entry, or one of a newer ft-dagster."""
+        try:
+            refuse_newer(content["schema_version"], SCHEMA_VERSION, file=file)
+            if content["action"] not in ACTIONS:
+                raise newer_error("action", content["action"], SCHEMA_VERSION, file=file)
+            return cls._checked(content)
+        except (ValueError, KeyError, TypeError):
+            raise broken_entry(file) from None
+
+    @classmethod
+    def _checked(cls, content: Mapping[str, Any]) -> ReleaseEntry:
+        """Raises KeyError and ValueError for what is absent or of another type."""
+        words = ("variant", "export", "export_key", "format", "weights", "evaluation", "by", "reason", "at")
+        action, version = content["action"], content["version"]
+        production = content.get("production", version)  # in schema 1 a release was served at once
+        found = cls(
+            action=action,
+            version=version,
+            production=production,
+            **{name: content[name] for name in words},
+            **{name: content[name] for name in _OWN[action]},
+            entry=content.get("entry"),
+            schema_version=content["schema_version"],
+        )
+        numbers = [version, *([] if production is None else [production])]
+        numbers += [found.from_version] if action == ROLLBACK else []
+        if not all(type(number) is int for number in numbers):
+            raise ValueError("a version is a whole number")
+        if not all(isinstance(content[name], str) for name in words):
+            raise ValueError("not text")
+        return found
+
+
+def broken_entry(file: object) -> UserError:
+    return UserError("not an entry of a release log", file=file, fix="Restore the file from a backup")

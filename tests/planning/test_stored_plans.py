@@ -1,0 +1,42 @@
+"""plan.json keeps its bytes: its digest is in the keys of all trainings that a store holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_dagster.planning.dryrun.from_figures import facts, shapes_of_configuration
+from ft_dagster.planning.hardware.catalogue import Hardware
+from ft_dagster.planning.plan import make_plan
+from ft_dagster.planning.survey import PlanContext
+from ft_dagster.training.contract import Plan
+from tests.planning.llama import SMALL_LLAMA, spec
+
+# Written by version 0.1, before a plan was typed.
+STORED = json.loads(Path(__file__).with_name("stored_plans.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_a_plan_has_the_bytes_that_an_older_version_stored(name: str, tmp_path: Path) -> None:
+    case = STORED[name]
+    assert json.dumps(planned(case, tmp_path).to_json(), indent=1, sort_keys=True) == case["plan"]
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_a_stored_plan_is_read_to_the_same_bytes(name: str) -> None:
+    read = Plan.model_validate_json(STORED[name]["plan"])
+    assert json.dumps(read.to_json(), indent=1, sort_keys=True) == STORED[name]["plan"]
+
+
+def planned(case: dict[str, Any], folder: Path) -> Plan:
+    (folder / "config.json").write_text(json.dumps(SMALL_LLAMA))
+    given = facts(
+        shapes_of_configuration(folder / "config.json"), examples=case["examples"], tokens=100_000,
+        max_length=256, device_kind="cuda" if case["kind"] == "gpu" else "cpu", ranks=case["count"],
+        device_memory=case["memory"], bf16=case["bf16"],
+    )  # fmt: skip
+    hardware = Hardware(case["kind"], case["count"], "T4-like", case["memory"], 1e13, case["bf16"], 1.0)
+    return make_plan(spec(**case["declared"]), given, PlanContext(folder, hardware, base="b" * 64)).content

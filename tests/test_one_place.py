@@ -1,0 +1,67 @@
+"""What every program must agree on is defined once."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from ft_dagster import exit_codes
+from ft_dagster.errors import UserError
+from ft_dagster.schema_version import is_readable, refuse_newer
+
+PACKAGE = Path(__file__).resolve().parents[1] / "ft_dagster"
+CODES = {name for name in vars(exit_codes) if name.isupper()}
+TREES = {
+    file.relative_to(PACKAGE).as_posix(): ast.parse(file.read_text("utf-8")) for file in PACKAGE.rglob("*.py")
+}
+
+
+def _assigned(tree: ast.Module) -> set[str]:
+    """Names that a module gives a value, not those it imports."""
+    names = (node for node in ast.walk(tree) if isinstance(node, ast.Name))
+    return {name.id for name in names if isinstance(name.ctx, ast.Store)}
+
+
+def test_exit_codes_are_given_a_value_in_one_module() -> None:
+    found = {file for file, tree in TREES.items() if _assigned(tree) & CODES}
+    assert found == {"exit_codes.py"}
+
+
+def test_no_program_ends_with_a_bare_number() -> None:
+    bare = {
+        file: ast.unparse(node)
+        for file, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in {"sys.exit", "os._exit", "SystemExit"}
+        and any(isinstance(given, ast.Constant) and isinstance(given.value, int) for given in node.args)
+    }
+    assert bare == {}
+
+
+def test_the_refusal_of_a_newer_file_is_worded_in_one_module() -> None:
+    found = {
+        file
+        for file, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and "by a newer ft" in str(node.value)
+    }
+    assert found == {"schema_version.py"}
+
+
+@pytest.mark.parametrize("found", [3, "3", None, 2.5])
+def test_a_newer_version_is_refused_by_file_and_value(found: object) -> None:
+    with pytest.raises(
+        UserError, match=r"^x\.json: schema_version: written by a newer ft-dagster"
+    ) as refused:
+        refuse_newer(found, 2, file="x.json")
+    assert refused.value.value == found
+
+
+def test_versions_up_to_the_newest_are_read() -> None:
+    refuse_newer(1, 2)
+    refuse_newer(2, 2)
+    assert is_readable(1, 2)
+    assert not is_readable(3, 2)

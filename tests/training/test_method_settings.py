@@ -1,0 +1,49 @@
+"""The settings of a method are one model, which planning fills in and the trainer reads."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+
+from ft_dagster.errors import UserError
+from ft_dagster.training.contract import METHOD_FAMILIES, LoraSettings, method_settings
+from ft_dagster.training.methods import METHODS, method_of
+
+
+def test_every_method_of_the_trainer_has_settings_and_the_other_way_round() -> None:
+    named = [name for kind in METHOD_FAMILIES for name in get_args(kind.model_fields["name"].annotation)]
+    assert sorted(named) == sorted(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_built_from_its_settings(name: str) -> None:
+    assert getattr(method_of(method_settings({"name": name})), "name", "full") == name
+
+
+@pytest.mark.parametrize(
+    ("content", "field", "said"),
+    [
+        ({"name": "lorra"}, "method.name", "Known: full, lora"),
+        ({}, "method.name", "Known: full, lora"),
+        ({"name": "lora", "rank": 0}, "method.rank", "Settings of lora: name, rank"),
+        ({"name": "qlora", "rnak": 8}, "method.rnak", "Settings of qlora: name, rank"),
+        ({"name": "full", "rank": 8}, "method.rank", "Settings of full: name"),
+        (
+            {"name": "prompt_tuning", "num_virtual_tokens": 0},
+            "method.num_virtual_tokens",
+            "num_virtual_tokens",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_named_with_those_that_there_are(
+    content: dict[str, Any], field: str, said: str
+) -> None:
+    with pytest.raises(UserError, match=said) as refused:
+        method_settings(content)
+    assert refused.value.field == field
+
+
+def test_settings_cannot_be_changed_afterwards() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        LoraSettings().rank = 8  # type: ignore[misc]
