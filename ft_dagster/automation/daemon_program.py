@@ -18,7 +18,7 @@ from pathlib import Path
 
 import dagster as dg
 from dagster._core.workspace.load_target import WorkspaceFileTarget
-from dagster._daemon.controller import daemon_controller_from_instance
+from dagster._daemon.controller import DagsterDaemonController, daemon_controller_from_instance
 
 from ft_dagster.automation.daemon import END_SECONDS, commands_lock
 from ft_dagster.automation.instance import workspace_file
@@ -27,6 +27,7 @@ from ft_dagster.launch.locks import EXCLUSIVE, lock, unlock, write_json
 from ft_dagster.settings import Settings, load_settings
 
 LOOK_SECONDS = 0.5  # how soon the death of the last command is seen; a look is one flock
+CHECK_SECONDS = 5.0  # between two looks at Dagster's threads
 WORK_SECONDS = 5.0  # between two questions to the instance, which are asked while no command lives
 GONE_SECONDS = 30.0  # a code server that lives reports a dead run within seconds
 STUCK_SECONDS = 300.0  # waiting runs that nothing holds up and nobody takes
@@ -38,23 +39,18 @@ log = logging.getLogger("dagster.daemon.ft_dagster")
 class Watch:
     """Decides when the daemon ends: looks for living commands, for runs that need it, for runs that are gone.
 
-    `end` is called once, with the commands' lock held: a command that comes now waits for the next daemon.
+    `commands`: the commands' lock. Once it has decided, it holds that lock until this process is gone: a
+    command that comes now waits for the next daemon.
     """
 
-    def __init__(self, instance: dg.DagsterInstance, commands: Path, end: Callable[[], None]) -> None:
+    def __init__(self, instance: dg.DagsterInstance, commands: Path) -> None:
         self._instance = instance
         self._commands = commands
-        self._end = end
         self._alone_since: float | None = None  # seconds since 1970, as runs are dated
         self._asked = self._answered = self._changed = time.monotonic()
         self._left = Work(frozenset(), frozenset())
         self._held: int | None = None
         self._missed: dict[str, float] = {}
-
-    def run(self) -> None:
-        """Until `end` was called."""
-        while not self.look():
-            time.sleep(LOOK_SECONDS)
 
     def look(self) -> bool:
         """Whether the daemon ends now."""
@@ -70,11 +66,10 @@ class Watch:
             self._alone_since, self._changed = time.time(), time.monotonic()
         if not (first or asks) or not self._is_needless():
             return False
-        self._held = self._lock_commands()  # until this process is gone
+        self._held = self._lock_commands()
         if self._held is None:
             return False
         log.info("no command lives and no run needs this daemon: it ends")
-        self._end()
         return True
 
     def _is_alone(self) -> bool:
@@ -118,19 +113,10 @@ class Watch:
         return True
 
 
-def end_this_process() -> None:
-    """As Ctrl-C would; by force where Dagster's threads do not end in time."""
-    timer = threading.Timer(END_SECONDS, os._exit, [1])
-    timer.daemon = True
-    timer.start()
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-
 def serve(settings: Settings, held: int) -> None:
     """Run Dagster's daemon until it is needless or interrupted. `held`: the daemon's lock."""
     with dg.DagsterInstance.get() as instance:
-        watch = Watch(instance, commands_lock(settings), end_this_process)
-        threading.Thread(target=watch.run, name="needed", daemon=True).start()
+        watch = Watch(instance, commands_lock(settings))
         try:
             with daemon_controller_from_instance(
                 instance,
@@ -138,11 +124,27 @@ def serve(settings: Settings, held: int) -> None:
                 code_server_log_level="warning",
             ) as controller:
                 write_json(held, {"pid": os.getpid(), "id": controller._daemon_uuid})
-                controller.check_daemon_loop()
+                _until_needless(controller, watch)
         except KeyboardInterrupt:
-            pass
+            log.info("interrupted: it ends")
         finally:
             instance.wipe_daemon_heartbeats()
+
+
+def _until_needless(controller: DagsterDaemonController, watch: Watch) -> None:
+    """Dagster's own loop, left where nobody needs it; then the process ends, by force if it has to."""
+    checked, refreshed = time.monotonic(), time.time()
+    try:
+        while not watch.look():
+            time.sleep(LOOK_SECONDS)
+            if time.monotonic() - checked > CHECK_SECONDS:
+                controller.check_daemon_threads()
+                refreshed = controller.check_workspace_freshness(refreshed)
+                checked = time.monotonic()
+    finally:
+        timer = threading.Timer(END_SECONDS, os._exit, [1])
+        timer.daemon = True
+        timer.start()
 
 
 def main() -> None:
