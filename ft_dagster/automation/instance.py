@@ -3,24 +3,21 @@
 import asyncio
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import dagster as dg
 import yaml
-from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, WILL_RETRY_TAG
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
-from dagster._daemon.controller import get_daemon_statuses
 
 from ft_dagster.assets.partitions import PARTITIONS
+from ft_dagster.automation import unfinished as unfinished_runs
 from ft_dagster.automation.tags import PARTITION, TENANT, VARIANT, variant_tags
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import ReleaseEntry
@@ -28,10 +25,6 @@ from ft_dagster.settings import PROJECT_VARIABLE, Settings
 from ft_dagster.spec import VariantKey
 
 LOCATION, JOB = "ft_dagster", "variant_chain"
-HEARTBEAT_TOLERANCE_SECONDS = 30
-QUEUE_PATIENCE_SECONDS = 10
-DAEMON_GRACE_SECONDS = 60
-IN_PROGRESS = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 WORKSPACE_YAML = {
     "load_from": [{"python_module": {"module_name": "ft_dagster.definitions", "location_name": LOCATION}}]
@@ -125,18 +118,35 @@ def show_release(settings: Settings, key: VariantKey, entry: ReleaseEntry) -> No
 
 def launch(
     instance: dg.DagsterInstance, settings: Settings, keys: Sequence[VariantKey], reason: str
-) -> list[Launched]:
+) -> Iterator[Launched]:
     """Submit a run of the whole chain for each variant, through the coordinator, as the UI would.
 
-    Raises UserError where the code location does not load or a run is refused.
+    Each is yielded as soon as it is submitted. Raises UserError where the code location does not load or a
+    run is refused.
     """
     from dagster_graphql.schema import create_schema
 
+    if not keys:
+        return
     instance.add_dynamic_partitions(PARTITIONS, [str(key) for key in keys])
     schema = create_schema()
     target = WorkspaceFileTarget([str(workspace_file(settings))])
     with WorkspaceProcessContext(instance, target, code_server_log_level="WARNING") as process:
-        return [_launch_one(schema, process.create_request_context(), key, reason) for key in keys]
+        for key in keys:
+            yield _launch_one(schema, process.create_request_context(), key, reason)
+
+
+def submitted(
+    instance: dg.DagsterInstance, key: VariantKey, statuses: list[dg.DagsterRunStatus]
+) -> list[Launched]:
+    """The runs of a variant's whole chain in these states, whoever submitted them; the oldest first."""
+    filters = dg.RunsFilter(job_name=JOB, tags={PARTITION: str(key)}, statuses=statuses)
+    runs = instance.get_runs(filters, ascending=True)
+    return [
+        Launched(key, run.run_id)
+        for run in runs
+        if run.asset_selection is None and (run.step_keys_to_execute is None or run.parent_run_id)
+    ]
 
 
 def _launch_one(schema: Any, request: Any, key: VariantKey, reason: str) -> Launched:
@@ -156,78 +166,6 @@ def _launch_one(schema: Any, request: Any, key: VariantKey, reason: str) -> Laun
         said = answer.get("message") or result.errors or answer
         raise UserError(f"Dagster refused a run of {key}: {said}", fix="See `dagster definitions validate`")
     return Launched(key, answer["run"]["runId"])
-
-
-class Daemon:
-    """A daemon of our own for as long as the block lasts, if none takes runs from the queue.
-
-    Heartbeats tell: but one that was killed seems alive for a while, so `ensure` also starts ours when
-    queued runs lie untouched although the queue is idle.
-    """
-
-    def __init__(self, instance: dg.DagsterInstance, settings: Settings) -> None:
-        self._instance = instance
-        self._settings = settings
-        self._process: subprocess.Popen[bytes] | None = None
-        self._idle_since: float | None = None
-
-    def __enter__(self) -> Self:
-        if not self._heard():
-            self._start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._process is not None:
-            _end(self._process)
-            self._instance.wipe_daemon_heartbeats()
-
-    def ensure(self, launched: Sequence[Launched]) -> None:
-        """Start a daemon if nobody takes the launched runs. To be called now and then."""
-        if self._process is not None:
-            if self._process.poll() is not None:
-                self._start()
-            return
-        if not self._idle(launched):
-            self._idle_since = None
-            return
-        self._idle_since = self._idle_since or time.monotonic()
-        if time.monotonic() - self._idle_since > QUEUE_PATIENCE_SECONDS:
-            self._start()
-
-    def _idle(self, launched: Sequence[Launched]) -> bool:
-        """Whether runs of ours wait while no run of the instance is in progress."""
-        waiting = any(
-            status_of(self._instance, run) == dg.DagsterRunStatus.QUEUED or is_retried(self._instance, run)
-            for run in launched
-        )
-        return waiting and self._instance.get_runs_count(dg.RunsFilter(statuses=IN_PROGRESS)) == 0
-
-    def _heard(self) -> bool:
-        statuses = get_daemon_statuses(
-            self._instance,
-            ["QUEUED_RUN_COORDINATOR"],
-            heartbeat_tolerance_seconds=HEARTBEAT_TOLERANCE_SECONDS,
-        )
-        return all(status.healthy for status in statuses.values())
-
-    def _start(self) -> None:
-        log = self._settings.work_folder / "daemon.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        program = str(Path(sys.executable).with_name("dagster-daemon"))
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [program, "run", "-w", str(workspace_file(self._settings))],
-                stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGINT)
-    try:
-        process.wait(DAEMON_GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def cancel(instance: dg.DagsterInstance, launched: Sequence[Launched], patience: float = 120) -> None:
@@ -251,10 +189,7 @@ def unfinished(instance: dg.DagsterInstance, launched: Sequence[Launched]) -> li
 def is_retried(instance: dg.DagsterInstance, launched: Launched) -> bool:
     """Whether the daemon runs it again or is about to, since its process was killed: see `newest_try`."""
     run = instance.get_run_by_id(launched.run_id)
-    if run is None or run.status != dg.DagsterRunStatus.FAILURE:
-        return False
-    undecided = str(instance.run_retries_enabled).lower()  # Dagster tags it a moment after it failed
-    return run.tags.get(WILL_RETRY_TAG, undecided) == "true"
+    return run is not None and unfinished_runs.is_retried(instance, run)
 
 
 def newest_try(instance: dg.DagsterInstance, launched: Launched) -> Launched:

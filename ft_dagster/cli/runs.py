@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,8 @@ from ft_dagster.spec import VariantKey, load_variant
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
-    from ft_dagster.automation.instance import Daemon, Launched
+    from ft_dagster.automation.daemon import Daemon
+    from ft_dagster.automation.instance import Launched
 
 POLL_SECONDS = 1.0
 
@@ -38,9 +40,12 @@ def run(
 ) -> None:
     """Take variants through the whole graph, in the Dagster instance that the UI shows.
 
-    Unchanged stages are reused. Ctrl-C cancels the runs and waits until nothing of them is left.
+    Unchanged stages are reused. A run of the same variant that is in progress is shown too, and the new one
+    comes after it. Ctrl-C cancels the runs that are shown and waits until nothing of them is left. Where this
+    command is killed, or its terminal closed, the runs go on, and a further one shows them.
     """
     from ft_dagster.automation import instance as dagster_instance
+    from ft_dagster.automation.daemon import Daemon
 
     settings = load_settings(context.obj)
     keys = keys_of(settings, variants, every=every)
@@ -48,13 +53,44 @@ def run(
         load_variant(settings.project, key)
     with dagster_instance.open_instance(settings) as instance:
         if detach:
-            launched = dagster_instance.launch(instance, settings, keys, reason)
-            print_json([{"variant": str(r.key), "run_id": r.run_id} for r in launched])
+            submitted = list(dagster_instance.launch(instance, settings, keys, reason))
+            print_json([{"variant": str(r.key), "run_id": r.run_id} for r in submitted])
             return
-        with dagster_instance.Daemon(instance, settings) as daemon:
-            launched = dagster_instance.launch(instance, settings, keys, reason)
-            launched = _watch(instance, settings, launched, daemon, as_json)
-        _conclude(instance, settings, launched, as_json)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with Daemon(instance, settings) as daemon:
+            runs = _Runs(*_found(instance, keys))
+            try:
+                new = [key for key in keys if key not in {run.key for run in runs.asked}]
+                runs.asked.extend(dagster_instance.launch(instance, settings, new, reason))
+                _watch(instance, settings, runs, daemon, as_json)
+            except KeyboardInterrupt:
+                Console(stderr=True).print("cancelling; waiting until no process of the runs is left")
+                dagster_instance.cancel(instance, [*runs.followed, *runs.asked])
+                raise
+        _conclude(instance, settings, runs.asked, as_json)
+
+
+class _Runs(NamedTuple):
+    """`asked`: what this command is about; `followed`: runs of the same variants that come before them."""
+
+    asked: list[Launched]
+    followed: list[Launched]
+
+
+def _found(instance: DagsterInstance, keys: list[VariantKey]) -> tuple[list[Launched], list[Launched]]:
+    """Runs of the variants that were submitted before: one that waits will read today's declaration when it
+    starts, so it is as good as a new one; one that has started may have read another.
+    """
+    from dagster import DagsterRunStatus
+
+    from ft_dagster.automation.instance import submitted
+
+    queued, started = [DagsterRunStatus.QUEUED], [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED]
+    waiting = [runs[0] for key in keys if (runs := submitted(instance, key, queued))]
+    followed = [run for key in keys for run in submitted(instance, key, started)]
+    for run in [*followed, *waiting]:
+        Console(stderr=True).print(f"{run.key}: run {run.run_id[:8]} was submitted before; following it")
+    return waiting, followed
 
 
 @app.command()
@@ -184,43 +220,60 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 3000,
 ) -> None:
-    """Open the project's instance in Dagster's UI, with its daemon, until Ctrl-C."""
-    import os
+    """Open the project's instance in Dagster's UI, with its daemon, until Ctrl-C.
 
+    Runs that were submitted go on after it, and the daemon with them.
+    """
+    from ft_dagster.automation.daemon import Daemon, own_daemon
     from ft_dagster.automation.instance import open_instance, workspace_file
 
     settings = load_settings(context.obj)
-    with open_instance(settings):  # made before webserver and daemon both find it absent
-        workspace = workspace_file(settings)
-    program = str(Path(sys.executable).with_name("dagster"))
-    os.execv(program, [program, "dev", "-w", str(workspace), "-h", host, "-p", str(port)])
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with open_instance(settings) as instance:
+        options = ["-w", str(workspace_file(settings)), "-h", host, "-p", str(port)]
+        with Daemon(instance, settings) as daemon, _webserver(options) as webserver:
+            try:
+                while webserver.poll() is None:
+                    daemon.ensure()
+                    time.sleep(POLL_SECONDS)
+            except KeyboardInterrupt:
+                Console(stderr=True).print("closing; runs that were submitted go on")
+    if own_daemon(settings) is not None:
+        Console(stderr=True).print("a daemon is left for them, and ends with the last")
+    if webserver.returncode:
+        raise typer.Exit(webserver.returncode)
 
 
-def _watch(
-    instance: DagsterInstance, settings: Settings, launched: list[Launched], daemon: Daemon, quiet: bool
-) -> list[Launched]:
-    """Show the runs until all have ended, and Dagster's further tries of killed ones; the last of them.
+@contextmanager
+def _webserver(options: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Dagster's webserver; it ends when the pipe to it is closed, here or by the end of this process."""
+    program = [sys.executable, "-P", "-m", "ft_dagster.automation.webserver_program", *options]
+    process = subprocess.Popen(program, stdin=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.stdin.close()  # type: ignore[union-attr]
+        process.wait()
 
-    An interrupt cancels them.
+
+def _watch(instance: DagsterInstance, settings: Settings, runs: _Runs, daemon: Daemon, quiet: bool) -> None:
+    """Show the runs until all that were asked for have ended, and Dagster's further tries of killed ones.
+
+    Each run is replaced by its newest try.
     """
-    from ft_dagster.automation.instance import cancel, newest_try, unfinished
+    from ft_dagster.automation.instance import newest_try, unfinished
 
     screen = Console(stderr=True) if quiet else out
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     shown = _lines if quiet or not screen.is_terminal else _table
-    try:
-        with shown(screen) as show:
-            while True:
-                launched = [newest_try(instance, run) for run in launched]
-                show([_state(instance, settings, run) for run in launched])
-                if not unfinished(instance, launched):
-                    return launched
-                daemon.ensure(launched)
-                time.sleep(POLL_SECONDS)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("cancelling; waiting until no process of the runs is left")
-        cancel(instance, launched)
-        raise
+    with shown(screen) as show:
+        while True:
+            for some in runs:
+                some[:] = [newest_try(instance, run) for run in some]
+            show([_state(instance, settings, run) for run in (*runs.followed, *runs.asked)])
+            if not unfinished(instance, runs.asked):
+                return
+            daemon.ensure(runs.asked)
+            time.sleep(POLL_SECONDS)
 
 
 class _State(NamedTuple):

@@ -1,0 +1,161 @@
+"""Dagster's daemon for as long as somebody needs it: what the commands run and ui start in the background.
+
+    python -P -m ft_dagster.automation.daemon_program LOCK
+
+It is in a session of its own, so that neither a closed terminal nor a killed command ends it. It ends by
+itself once no command lives and no run needs it. LOCK is the descriptor by which it holds the daemon's lock:
+the command took the lock and left it to this process, so that an instance has one such daemon at any moment.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+from dagster._core.workspace.load_target import WorkspaceFileTarget
+from dagster._daemon.controller import DagsterDaemonController, daemon_controller_from_instance
+
+from ft_dagster.automation.daemon import END_SECONDS, commands_lock
+from ft_dagster.automation.instance import workspace_file
+from ft_dagster.automation.unfinished import Work, gone, report_gone, work_left
+from ft_dagster.launch.locks import EXCLUSIVE, lock, unlock, write_json
+from ft_dagster.settings import Settings, load_settings
+
+LOOK_SECONDS = 0.5  # how soon the death of the last command is seen; a look is one flock
+CHECK_SECONDS = 5.0  # between two looks at Dagster's threads
+WORK_SECONDS = 5.0  # between two questions to the instance, which are asked while no command lives
+GONE_SECONDS = 30.0  # a code server that lives reports a dead run within seconds
+STUCK_SECONDS = 300.0  # waiting runs that nothing holds up and nobody takes
+BLIND_SECONDS = 60.0  # an instance that cannot be asked: its folder was removed, its disk is full
+
+log = logging.getLogger("dagster.daemon.ft_dagster")
+
+
+class Watch:
+    """Decides when the daemon ends: looks for living commands, for runs that need it, for runs that are gone.
+
+    `commands`: the commands' lock. Once it has decided, it holds that lock until this process is gone: a
+    command that comes now waits for the next daemon.
+    """
+
+    def __init__(self, instance: dg.DagsterInstance, commands: Path) -> None:
+        self._instance = instance
+        self._commands = commands
+        self._alone_since: float | None = None  # seconds since 1970, as runs are dated
+        self._asked = self._answered = self._changed = time.monotonic()
+        self._left = Work(frozenset(), frozenset())
+        self._held: int | None = None
+        self._missed: dict[str, float] = {}
+
+    def look(self) -> bool:
+        """Whether the daemon ends now."""
+        asks = time.monotonic() - self._asked > WORK_SECONDS
+        if asks:
+            self._asked = time.monotonic()
+            self._safely(self._report_gone)
+        if not self._is_alone():
+            self._alone_since = None
+            return False
+        first = self._alone_since is None
+        if first:
+            self._alone_since, self._changed = time.time(), time.monotonic()
+        if not (first or asks) or not self._is_needless():
+            return False
+        self._held = self._lock_commands()
+        if self._held is None:
+            return False
+        log.info("no command lives and no run needs this daemon: it ends")
+        return True
+
+    def _is_alone(self) -> bool:
+        """Whether no command lives."""
+        held = self._lock_commands()
+        if held is not None:
+            unlock(held)
+        return held is not None
+
+    def _lock_commands(self) -> int | None:
+        try:
+            return lock(self._commands, EXCLUSIVE)
+        except OSError:  # the instance's folder was removed, so no command can hold anything in it
+            return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _is_needless(self) -> bool:
+        if not self._safely(self._ask):
+            return time.monotonic() - self._answered > BLIND_SECONDS
+        if self._left.active:
+            return False
+        return not self._left.waiting or time.monotonic() - self._changed > STUCK_SECONDS
+
+    def _ask(self) -> None:
+        left = work_left(self._instance, self._alone_since)
+        if left != self._left:
+            self._changed = time.monotonic()
+        self._left = left
+
+    def _report_gone(self) -> None:
+        now, found = time.monotonic(), gone(self._instance)
+        self._missed = {run.run_id: self._missed.get(run.run_id, now) for run in found}
+        report_gone(self._instance, [r for r in found if now - self._missed[r.run_id] > GONE_SECONDS])
+
+    def _safely(self, question: Callable[[], None]) -> bool:
+        try:
+            question()
+        except Exception:
+            log.warning("the instance cannot be asked", exc_info=True)
+            return False
+        self._answered = time.monotonic()
+        return True
+
+
+def serve(settings: Settings, held: int) -> None:
+    """Run Dagster's daemon until it is needless or interrupted. `held`: the daemon's lock."""
+    with dg.DagsterInstance.get() as instance:
+        watch = Watch(instance, commands_lock(settings))
+        try:
+            with daemon_controller_from_instance(
+                instance,
+                workspace_load_target=WorkspaceFileTarget([str(workspace_file(settings))]),
+                code_server_log_level="warning",
+            ) as controller:
+                write_json(held, {"pid": os.getpid(), "id": controller._daemon_uuid})
+                _until_needless(controller, watch)
+        except KeyboardInterrupt:
+            log.info("interrupted: it ends")
+        finally:
+            instance.wipe_daemon_heartbeats()
+
+
+def _until_needless(controller: DagsterDaemonController, watch: Watch) -> None:
+    """Dagster's own loop, left where nobody needs it; then the process ends, by force if it has to."""
+    checked, refreshed = time.monotonic(), time.time()
+    try:
+        while not watch.look():
+            time.sleep(LOOK_SECONDS)
+            if time.monotonic() - checked > CHECK_SECONDS:
+                controller.check_daemon_threads()
+                refreshed = controller.check_workspace_freshness(refreshed)
+                checked = time.monotonic()
+    finally:
+        timer = threading.Timer(END_SECONDS, os._exit, [1])
+        timer.daemon = True
+        timer.start()
+
+
+def main() -> None:
+    held = int(sys.argv[1])
+    os.set_inheritable(held, False)  # the lock is this process's alone
+    write_json(held, {"pid": os.getpid()})
+    # A shell's background job leaves SIGINT ignored; SIGTERM and SIGINT end this one in order.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    serve(load_settings(), held)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Which runs need a daemon, and when the daemon of a command ends, with a real instance and processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.events import EngineEventData
+from dagster._core.remote_origin import (
+    RegisteredCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
+
+from ft_dagster.automation import daemon_program
+from ft_dagster.automation.daemon_program import Watch
+from ft_dagster.automation.unfinished import gone, report_gone, work_left
+from ft_dagster.launch.locks import EXCLUSIVE, SHARED, lock, unlock
+
+STATUS = dg.DagsterRunStatus
+ORIGIN = RemoteJobOrigin(
+    RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("ft_dagster"), "__repository__"), "nothing"
+)
+
+
+@dg.job
+def nothing() -> None:
+    """A job without a step."""
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as made:
+        yield made
+
+
+@pytest.fixture
+def dead() -> int:
+    """The pid of a process that has ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def make(instance: dg.DagsterInstance, status: STATUS, pid: int | None = None, **tags: str) -> dg.DagsterRun:
+    """A run in that state, whose process has told its `pid`."""
+    named = {name.replace("__", "/"): value for name, value in tags.items()}
+    run = instance.create_run_for_job(nothing, status=status, tags=named, remote_job_origin=ORIGIN)
+    if pid is not None:
+        instance.report_engine_event("Started process for run", run, EngineEventData.in_process(pid))
+    return run
+
+
+def test_runs_that_wait_or_whose_process_lives_need_a_daemon(instance: dg.DagsterInstance, dead: int) -> None:
+    waiting = make(instance, STATUS.QUEUED)
+    living = make(instance, STATUS.STARTED, os.getpid())
+    coming = make(instance, STATUS.STARTING)
+    make(instance, STATUS.STARTED, dead)
+    make(instance, STATUS.NOT_STARTED)
+    make(instance, STATUS.SUCCESS, os.getpid())
+    work = work_left(instance)
+    assert work.waiting == {waiting.run_id}
+    assert work.active == {living.run_id, coming.run_id}
+
+
+def test_a_failed_run_needs_a_daemon_until_it_is_run_again(instance: dg.DagsterInstance) -> None:
+    pending = make(instance, STATUS.FAILURE, dagster__will_retry="true")
+    make(instance, STATUS.FAILURE, dagster__will_retry="true", dagster__auto_retry_run_id="another")
+    make(instance, STATUS.FAILURE, dagster__will_retry="false")
+    assert work_left(instance).active == {pending.run_id}
+
+
+def test_what_a_schedule_submits_after_the_last_command_does_not_keep_the_daemon(
+    instance: dg.DagsterInstance,
+) -> None:
+    run = make(instance, STATUS.QUEUED, dagster__schedule_name="due_variants")
+    assert work_left(instance, time.time() - 60).waiting == set()
+    assert work_left(instance, time.time() + 60).waiting == {run.run_id}
+
+
+def test_a_process_that_got_the_pid_of_a_run_is_not_taken_for_it(instance: dg.DagsterInstance) -> None:
+    run = make(instance, STATUS.STARTED)
+    event = dg.DagsterEvent(
+        "ENGINE_EVENT", "nothing", message="", event_specific_data=EngineEventData.in_process(os.getpid())
+    )
+    long_ago = time.time() - 10 * 24 * 3600
+    instance.report_dagster_event(event, run.run_id, timestamp=long_ago)
+    assert [found.run_id for found in gone(instance)] == [run.run_id]
+
+
+def test_runs_without_a_process_are_ended_and_those_that_ended_meanwhile_are_left(
+    instance: dg.DagsterInstance, dead: int
+) -> None:
+    started, cancelled, late = (
+        make(instance, status, dead) for status in (STATUS.STARTED, STATUS.CANCELING, STATUS.STARTED)
+    )
+    found = gone(instance)
+    instance.report_run_canceled(late)
+    report_gone(instance, found)
+    states = [instance.get_run_by_id(run.run_id) for run in (started, cancelled, late)]
+    assert [run.status for run in states if run] == [STATUS.FAILURE, STATUS.CANCELED, STATUS.CANCELED]
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(daemon_program, "WORK_SECONDS", 0.0)
+    return tmp_path / "commands.lock"
+
+
+def test_a_daemon_ends_once_no_command_lives_and_keeps_others_out(
+    instance: dg.DagsterInstance, commands: Path
+) -> None:
+    first, second = lock(commands, SHARED), lock(commands, SHARED)
+    assert first is not None
+    assert second is not None
+    watch = Watch(instance, commands)
+    assert not watch.look()
+    unlock(first)
+    assert not watch.look()
+    unlock(second)
+    assert watch.look()
+    assert lock(commands, SHARED) is None
+
+
+def test_a_daemon_without_a_command_stays_for_a_run_and_lets_commands_in(
+    instance: dg.DagsterInstance, commands: Path
+) -> None:
+    run = make(instance, STATUS.STARTED, os.getpid())
+    watch = Watch(instance, commands)
+    assert not watch.look()
+    free = lock(commands, EXCLUSIVE)
+    assert free is not None
+    unlock(free)
+    instance.report_run_canceled(run)
+    assert watch.look()
+
+
+def test_a_daemon_does_not_wait_for_ever_for_runs_that_nobody_takes(
+    instance: dg.DagsterInstance, commands: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(instance, STATUS.QUEUED)
+    watch = Watch(instance, commands)
+    assert not watch.look()
+    monkeypatch.setattr(daemon_program, "STUCK_SECONDS", 0.0)
+    assert watch.look()
+
+
+def test_a_daemon_whose_instance_cannot_be_asked_ends(
+    instance: dg.DagsterInstance, commands: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(instance, STATUS.QUEUED)
+
+    def broken(*_: object) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(daemon_program, "work_left", broken)
+    monkeypatch.setattr(daemon_program, "gone", broken)
+    watch = Watch(instance, commands)
+    assert not watch.look()
+    monkeypatch.setattr(daemon_program, "BLIND_SECONDS", 0.0)
+    assert watch.look()
