@@ -15,6 +15,7 @@ from ft_dagster.report.tables import size
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.training.contract import RESULT_FILE
 from ft_dagster.training.halving import wanted
+from ft_dagster.strict_json import NOT_FINITE
 
 
 @stage_asset(
@@ -126,6 +127,8 @@ def _storage(figures: Mapping[str, Any]) -> str:
 
 def _learned(artifact: Artifact) -> dg.AssetCheckResult:
     first, best = (artifact.figures.get(f"validation_loss_{which}") for which in ("first", "best"))
+    if {"validation_loss_first", "validation_loss_best"} & set(artifact.figures.get(NOT_FINITE, ())):
+        return check("learned", False, "the validation loss was not a finite number")
     if first is None or best is None:
         return check("learned", True, "no validation split was declared: not judged here")
     return check(

@@ -28,6 +28,7 @@ from ft_dagster.data.weights import (
     weight_files,
 )
 from ft_dagster.errors import UserError
+from ft_dagster.files import refuse_special_files, what_is_there
 from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_json
 from ft_dagster.spec.variant import BaseModelSpec
 
@@ -158,12 +159,13 @@ def _is_local(spec: BaseModelSpec, source: str, project: Path) -> bool:
 
 def _check_folder(folder: Path, source: str, declared_in: object) -> None:
     if folder.is_dir():
+        refuse_special_files(folder)
         return
     parent = folder.parent
     names = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
     close = difflib.get_close_matches(folder.name, names, n=1)
     fix = f"Did you mean {parent / close[0]}?" if close else "Name a folder, a hub id or an s3:// prefix"
-    what = "a file, not a model folder" if folder.is_file() else "no such base model folder"
+    what = "a file, not a model folder" if folder.is_file() else what_is_there(folder, "base model folder")
     raise UserError(what, file=declared_in, field=f"{FIELD}.source", value=source, fix=fix)
 
 

@@ -20,7 +20,9 @@ from typing import Any
 import yaml
 
 from ft_dagster.errors import UserError
+from ft_dagster.files import what_is_there
 from ft_dagster.provenance.digest import sha256_file, sha256_json
+from ft_dagster.spec.yaml_files import SafeLoader, load_yaml
 
 # Builders of the datasets library that read plain files: such a task needs no network.
 FILE_BUILDERS = {"arrow", "csv", "json", "parquet", "text", "xml"}
@@ -50,7 +52,7 @@ class Reference:
     file: Path
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(SafeLoader):
     """Safe loader that reads lm-eval's `!function module.name` as a string."""
 
 
@@ -58,7 +60,7 @@ class Function(str):
     """The value of a `!function` tag."""
 
 
-_Loader.add_constructor("!function", lambda loader, node: Function(loader.construct_scalar(node)))  # type: ignore[arg-type]
+_Loader.add_constructor("!function", lambda loader, node: Function(loader.construct_scalar(node)))
 
 
 def resolve(
@@ -145,7 +147,7 @@ def _resolve(entry: str, project: Path, field: str | None, asked_by: object) -> 
     if not file.is_file():
         beside = [path.name for path in file.parent.glob("*.y*ml")] if file.parent.is_dir() else []
         raise UserError(
-            "no such task file",
+            what_is_there(file, "task file"),
             file=asked_by,
             field=field,
             value=entry,
@@ -187,23 +189,17 @@ def _with_includes(file: Path, seen: tuple[Path, ...] = ()) -> list[Path]:
         raise UserError("the file includes itself", file=file, field="include", fix="Remove the cycle")
     said = _read(file).get("include") or []
     parts: list[Path] = []
-    for name in [said] if isinstance(said, str) else said:
+    for name in said if isinstance(said, list) else [said]:
         included = file.parent / str(name)
         if not included.is_file():
-            raise UserError("no such file", file=file, field="include", value=str(name), fix="Mend the path")
+            problem = what_is_there(included, "file")
+            raise UserError(problem, file=file, field="include", value=str(name), fix="Mend the path")
         parts += _with_includes(included, (*seen, file))
     return [*parts, file]
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(file.read_text("utf-8"), Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        line = None if mark is None else mark.line + 1
-        raise UserError(problem or "not YAML", file=file, line=line, fix="Mend the YAML") from None
-    except UnicodeDecodeError:
-        raise UserError("not UTF-8 text", file=file, fix="Save the file as UTF-8") from None
+    content = load_yaml(file, _Loader)
     if not isinstance(content, dict):
         raise UserError("not an lm-eval task", file=file, fix="See lm-eval's task guide for its fields")
     return content

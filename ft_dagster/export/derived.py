@@ -23,6 +23,7 @@ from ft_dagster.data.weights import CONFIG, INDEX, WEIGHTS, read_json, weight_fi
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.request import read_request
 from ft_dagster.program import run_program, write_json
+from ft_dagster.strict_json import tagged
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,7 +105,7 @@ def add_tokens(source: Path, tokens: Sequence[str], target: Path, *, declared_in
 
     write_weights(source, target, change)
     config = read_json(source / CONFIG)
-    write_json(target / CONFIG, _with_vocabulary(config, rows))
+    write_json(target / CONFIG, tagged(_with_vocabulary(config, rows)))
     if (source / "generation_config.json").is_file():
         shutil.copyfile(source / "generation_config.json", target / "generation_config.json")
     return ids

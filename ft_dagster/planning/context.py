@@ -15,7 +15,7 @@ from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.hardware.catalogue import Hardware, load_catalogue, of_cpu
 from ft_dagster.planning.shapes import dimensions, linear_shapes
 from ft_dagster.planning.survey import PlanContext
-from ft_dagster.spec import VariantKey, VariantSpec, load_variant, variant_files
+from ft_dagster.spec import Declarations, VariantKey, VariantSpec
 from ft_dagster.store import Artifact, Store, read_head
 from ft_dagster.training.contract import Parent
 
@@ -66,11 +66,12 @@ def keyed(hardware: Hardware) -> dict[str, Any]:
 def sharing(site: Site, spec: VariantSpec) -> list[VariantKey]:
     """The declared variants on this one's base, itself among them; a broken declaration counts for none."""
     found = [site.key]
-    for key in variant_files(site.project):
+    declarations = Declarations(site.project)
+    for key in declarations:
         if key == site.key:
             continue
         try:
-            if load_variant(site.project, key).spec.base_model == spec.base_model:
+            if declarations.declared(key).spec.base_model == spec.base_model:
                 found.append(key)
         except UserError:
             continue
