@@ -96,7 +96,7 @@ class UserErrors(UserError):
         return errors[0] if len(errors) == 1 else cls(errors)
 
     def __str__(self) -> str:
-        return f"{super().__str__()} And {self.more} more: `ft-dagster check` says them all"
+        return f"{super().__str__()}; and {self.more} more: `ft-dagster check` says them all"
 
     def __reduce__(self) -> Any:
         return UserErrors, (self.errors,)

@@ -40,6 +40,14 @@ def refuse_special_files(folder: Path) -> None:
             )
 
 
+def expanded(path: str) -> Path:
+    """`~` as the home it stands for; as written where there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def read_text(file: Path, *, most: int) -> str:
     """The UTF-8 text of a regular file of at most `most` bytes. Raises UserError for any other."""
     kind = special_kind(file) or ("a folder" if file.is_dir() else None)

@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ft_dagster.errors import UserError, UserErrors
+from ft_dagster.files import expanded
 from ft_dagster.spec.keys import HALF
 from ft_dagster.spec.plain import plain_value
 from ft_dagster.spec.validation import mistakes_in
@@ -26,6 +27,7 @@ from ft_dagster.store.blobs import Store
 
 PROJECT_VARIABLE = "FT_DAGSTER_PROJECT"
 FILE = "ft_dagster.yaml"
+SEE_SCHEMA = "See `ft-dagster schema --settings` for what the field takes"
 Tenant = Annotated[str, Field(pattern=rf"^{HALF.pattern}$")]
 
 
@@ -104,7 +106,23 @@ class Settings(BaseSettings):
         return _whole(value)
 
     def open_store(self) -> Store:
-        return Store(self._inside(self.store) if "://" not in self.store else self.store, self.store_options)
+        """Raises UserError for an address of no known kind, or options that its file system does not take."""
+        place = self.store if "://" in self.store else self._inside(self.store)
+        if place is not self.store and os.path.exists(place) and not os.path.isdir(place):
+            raise UserError(
+                "not a folder", file=self.project / FILE, field="store", value=self.store, fix="Name another"
+            )
+        try:
+            return Store(place, self.store_options)
+        except (ValueError, TypeError, ImportError) as error:
+            fix = "Name a folder or s3://bucket/prefix, and options of that file system"
+            raise UserError(
+                f"cannot be opened: {error}",
+                file=self.project / FILE,
+                field="store",
+                value=self.store,
+                fix=fix,
+            ) from None
 
     @property
     def work_folder(self) -> Path:
@@ -121,7 +139,7 @@ class Settings(BaseSettings):
         return Path(given) if given else self.project / ".ft_dagster" / "dagster_home"
 
     def _inside(self, path: str) -> str:
-        return str((self.project / Path(path).expanduser()).resolve())
+        return os.path.realpath(self.project / expanded(path))
 
 
 def load_settings(project: Path | str | None = None) -> Settings:
@@ -134,10 +152,10 @@ def load_settings(project: Path | str | None = None) -> Settings:
             file=folder,
             fix=f"Make one with `ft-dagster init`, or name it with --project or {PROJECT_VARIABLE}",
         )
-    content = read_yaml(file, empty=True) if file.exists() else {}
-    from_environment = {name for name in content if f"FT_DAGSTER_{name.upper()}" in os.environ}
+    content = read_yaml(file, empty=True) if os.path.lexists(file) else {}
+    from_environment = {name for name in content if f"FT_DAGSTER_{str(name).upper()}" in os.environ}
     given = {name: value for name, value in content.items() if name not in from_environment}
     try:
-        return Settings(project=folder, **{k: v for k, v in given.items() if k != "project"})
+        return Settings(project=folder, **{str(k): v for k, v in given.items() if k != "project"})
     except ValidationError as error:
-        raise UserErrors.of(mistakes_in(error, Settings, lambda field: file)) from None
+        raise UserErrors.of(mistakes_in(error, Settings, lambda field: file, SEE_SCHEMA)) from None

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from ft_dagster.cli.common import Json, Key, Keys, app, escape, keys_of, out, print_json
-from ft_dagster.errors import UserError, all_of
+from ft_dagster.errors import UserError, UserErrors, all_of
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import CorpusSpec, Declarations, VariantKey, VariantSpec, load_variant
 
@@ -40,12 +40,15 @@ def check(context: typer.Context, variants: Keys = None, as_json: Json = False) 
     """Read declarations, their sources, corpora, tasks and base models; report every mistake."""
     from ft_dagster.report.check import check_variant
 
-    settings = load_settings(context.obj)
     found: list[dict[str, Any]] = []
-    declarations = Declarations(settings.project)
-    if not variants:
-        found += [_wrong(None, error) for error in declarations.misnamed.values()]
-    keys = keys_of(settings, variants, every=True) if variants or not found else list(declarations)
+    try:
+        settings = load_settings(context.obj)
+        settings.open_store()
+        declarations = Declarations(settings.project)
+        found += [] if variants else [_wrong(None, error) for error in declarations.misnamed.values()]
+        keys = keys_of(settings, variants, every=True) if variants or not found else list(declarations)
+    except UserErrors as errors:
+        found, keys = [_wrong(None, errors)], []
     for key in keys:
         try:
             found.append({"variant": str(key), "ok": True, **check_variant(settings, key, declarations)})
@@ -84,9 +87,10 @@ def _print_checked(found: list[dict[str, Any]]) -> None:
 @app.command()
 def schema(
     corpus: Annotated[bool, typer.Option("--corpus", help="Of corpora/<name>.yaml instead")] = False,
+    installation: Annotated[bool, typer.Option("--settings", help="Of ft_dagster.yaml instead")] = False,
 ) -> None:
     """Print the JSON Schema of a declaration, with which an editor completes and checks the file."""
-    print_json((CorpusSpec if corpus else VariantSpec).model_json_schema())
+    print_json((Settings if installation else CorpusSpec if corpus else VariantSpec).model_json_schema())
 
 
 @app.command()

@@ -60,7 +60,7 @@ def run(
 
 @app.command()
 def status(context: typer.Context, variants: Keys = None, as_json: Json = False) -> None:
-    """Each variant's newest artifacts and release, from the store alone; and which declarations are broken."""
+    """Each variant's newest artifacts and release, from the store alone; which declarations are broken."""
     from ft_dagster.report.summary import stage_digests, variant_row
 
     settings = load_settings(context.obj)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import fsspec
 
 from ft_dagster.errors import UserError
-from ft_dagster.files import special_kind
+from ft_dagster.files import expanded, special_kind
 from ft_dagster.spec.variant import SourceSpec
 
 TYPES = {
@@ -137,7 +137,7 @@ def s3_errors(path: str, asked: Asked) -> Iterator[None]:
 
 
 def _absolute(path: str, project: Path) -> str:
-    return os.path.normpath(project.absolute() / Path(path).expanduser())
+    return os.path.normpath(project.absolute() / expanded(path))
 
 
 def _roots(fs: Any, path: str) -> list[str]:
@@ -168,20 +168,20 @@ def _expand(
             raise asked.error("the saved data set has no such split", source.split, fix, "split")
         return _expand(fs, f"{path}/{source.split}", source, asked, above)
     if "state.json" in names:
-        saved = _saved(fs, f"{path}/state.json", "_data_files", source, asked)
-        return [f"{path}/{file['filename'] if isinstance(file, dict) else file}" for file in saved]
+        return [f"{path}/{name}" for name in _saved(fs, f"{path}/state.json", "_data_files", source, asked)]
     visible = sorted(name for name in names if name and not name.startswith("."))
     return [file for name in visible for file in _expand(fs, f"{path}/{name}", source, asked, above)]
 
 
-def _saved(fs: Any, path: str, field: str, source: SourceSpec, asked: Asked) -> list[Any]:
-    """A list that `datasets` keeps in a JSON file beside its Arrow files."""
+def _saved(fs: Any, path: str, field: str, source: SourceSpec, asked: Asked) -> list[str]:
+    """The names that `datasets` keeps in a JSON file beside its Arrow files."""
     try:
         if special_kind(path) and not is_s3(source.path):
             raise ValueError
-        found = json.loads(fs.cat_file(path))[field]
-        if isinstance(found, list):
-            return found
+        listed = json.loads(fs.cat_file(path))[field]
+        names = [one["filename"] if isinstance(one, dict) else one for one in listed]
+        if all(isinstance(name, str) for name in names):
+            return names
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise asked.error(f"{path} is not what `datasets` saves", source.path, "Save the data set again")
@@ -196,6 +196,8 @@ def _missing(fs: Any, source: SourceSpec, path: str, asked: Asked) -> UserError:
         sorted(PurePosixPath(p).name for p in fs.ls(str(parent), detail=False)) if fs.isdir(parent) else []
     )
     wanted = PurePosixPath(path).relative_to(parent).parts[0]
+    if wanted in names and os.path.islink(path):
+        return asked.error("a link to nothing", source.path, "Restore what it names")
     close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
     if close:
         fix = f"Did you mean {close[0]} (in {parent})?"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -41,7 +42,7 @@ class Mistakes:
         except UserError as error:
             self.errors += [one for one in all_of(error) if str(one) not in map(str, self.errors)]
         except OSError as error:
-            where = error.filename or self._file
+            where = self._file if error.errno == errno.ENAMETOOLONG else error.filename or self._file
             fix = f"Check its permissions, or what {field} names"
             problem = f"cannot be read: {error.strerror or error}"
             self.errors.append(UserError(problem, file=where, field=field, fix=fix))

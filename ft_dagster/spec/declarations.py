@@ -165,7 +165,8 @@ class Declarations:
                 fix=nearest(name, list(files), f"Declare it in corpora/{name}.yaml"),
             )
         file = files[name]
-        return validate(CorpusSpec, read_yaml(file), lambda path: file)
+        fix = "See `ft-dagster schema --corpus` for what the field takes"
+        return validate(CorpusSpec, read_yaml(file), lambda path: file, fix)
 
     @cached_property
     def _listed(self) -> tuple[dict[VariantKey, Path], dict[Path, UserError]]:

@@ -15,16 +15,21 @@ T = TypeVar("T", bound=BaseModel)
 SEE_SCHEMA = "See `ft-dagster schema` for what the field takes"
 
 
-def validate(model: type[T], content: dict[str, Any], file_of: Callable[[str], Path]) -> T:
-    """`content` as a model; `file_of`: the file that says a dotted field. Raises UserError, of all."""
+def validate(
+    model: type[T], content: dict[str, Any], file_of: Callable[[str], Path], fix: str = SEE_SCHEMA
+) -> T:
+    """`content` as a model; `file_of`: the file that says a dotted field. Raises UserError, of all mistakes.
+
+    `fix`: the way out where there is no nearer one.
+    """
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise UserErrors.of(mistakes_in(error, model, file_of)) from None
+        raise UserErrors.of(mistakes_in(error, model, file_of, fix)) from None
 
 
 def mistakes_in(
-    error: ValidationError, model: type[BaseModel], file_of: Callable[[str], Path]
+    error: ValidationError, model: type[BaseModel], file_of: Callable[[str], Path], fix: str = SEE_SCHEMA
 ) -> list[UserError]:
     """One a field: of a value that none of several types takes, what each of them says."""
     by_field: dict[str, list[Any]] = {}
@@ -36,9 +41,10 @@ def mistakes_in(
             file=file_of(field),
             field=field or None,
             value=_value(found[0]),
-            fix=_fix(model, _path(found[0]), found[0]),
+            fix=_fix(model, _path(found[0]), found[0], fix),
         )
         for field, found in by_field.items()
+        if not any(other.startswith(f"{field}.") for other in by_field)  # a union's other members
     ]
 
 
@@ -71,11 +77,11 @@ def _value(error: Any) -> object:
     return None if error["type"] in ("missing", "extra_forbidden") else error["input"]
 
 
-def _fix(model: type[BaseModel], path: list[Any], error: Any) -> str:
+def _fix(model: type[BaseModel], path: list[Any], error: Any, otherwise: str) -> str:
     if error["type"] == "extra_forbidden":
         known = list(_model_at(model, path[:-1]).model_fields)
         return nearest(str(path[-1]), known, f"Known here: {', '.join(known)}")
-    return SEE_SCHEMA
+    return otherwise
 
 
 def _model_at(model: type[BaseModel], path: list[Any]) -> type[BaseModel]:

@@ -66,7 +66,9 @@ def _from_number(field: str) -> BeforeValidator:
 class BaseModelSpec(Model):
     """Where training starts from. A plain string stands for `source`."""
 
-    source: str | None = Field(None, description="A local folder, a hub id (org/name) or an s3:// prefix")
+    source: str | None = Field(
+        None, min_length=1, description="A local folder, a hub id (org/name) or an s3:// prefix"
+    )
     revision: str | None = Field(None, description="Commit of the hub repository; pinned and recorded")
     keep: bool = Field(False, description="Copy the base into the store, beside its digests")
     new_tokens: tuple[str, ...] = Field((), description="Tokens to add to the vocabulary")
@@ -90,7 +92,9 @@ Base = Annotated[BaseModelSpec, _from_string("source")]
 class SourceSpec(Model):
     """One source of rows. A plain string stands for `path`."""
 
-    path: str = Field(description="A file, folder, glob, s3:// address or hub data set id (org/name)")
+    path: str = Field(
+        min_length=1, description="A file, folder, glob, s3:// address or hub data set id (org/name)"
+    )
     format: Format = Field("auto", description="Row format; detected from the first row unless said")
     fields: dict[str, str] = Field({}, description="Rename columns: {prompt: question, completion: answer}")
     system: str | None = Field(None, description="System message put before each row's conversation")

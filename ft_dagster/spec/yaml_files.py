@@ -25,6 +25,8 @@ class UniqueKeys(SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[object] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
                 raise _at(key_node, "a key is a plain name, not a list or a mapping")
@@ -69,9 +71,10 @@ def load_yaml(file: Path, loader: Any) -> Any:
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
         line = None if mark is None else mark.line + 1
         raise UserError(str(problem), file=file, line=line, fix="Mend the YAML") from None
-    except (ValueError, OverflowError, TypeError, AttributeError, KeyError) as error:
-        # what the constructors raise of impossible dates, endless numbers, tags on the wrong kind of value
+    except (ValueError, OverflowError) as error:  # of impossible dates and endless numbers
         raise UserError(f"a value that YAML cannot read: {error}", file=file, fix="Mend the YAML") from None
+    except (TypeError, AttributeError, KeyError):  # of a `!!tag` on another kind of value
+        raise UserError("a value that does not fit its tag", file=file, fix="Leave out the tag") from None
 
 
 def _check_depth(text: str, loader: Any) -> None:
