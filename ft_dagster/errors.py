@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -73,6 +74,39 @@ class UserError(Exception):
         return made
 
 
+class UserErrors(UserError):
+    """Several mistakes at once: shown as the first of them, and how many more there are."""
+
+    def __init__(self, errors: Sequence[UserError]) -> None:
+        first, *others = errors
+        self.errors = tuple(errors)
+        self.more = len(others)
+        super().__init__(
+            first.problem,
+            fix=first.fix,
+            file=first.file,
+            line=first.line,
+            field=first.field,
+            value=first.value,
+        )
+
+    @classmethod
+    def of(cls, errors: Sequence[UserError]) -> UserError:
+        """One error for any number of them, which are one or more."""
+        return errors[0] if len(errors) == 1 else cls(errors)
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}; and {self.more} more: `ft-dagster check` says them all"
+
+    def __reduce__(self) -> Any:
+        return UserErrors, (self.errors,)
+
+
+def all_of(error: UserError) -> tuple[UserError, ...]:
+    """The mistakes that an error stands for, in order."""
+    return error.errors if isinstance(error, UserErrors) else (error,)
+
+
 class _Shown(str):
     """A value as it is to be shown."""
 
@@ -80,6 +114,8 @@ class _Shown(str):
 def _short(value: object) -> str:
     if isinstance(value, _Shown):
         return str(value)
-    text = value if isinstance(value, str) else repr(value)
-    text = repr(text) if isinstance(value, str) else text
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of more digits than Python writes
+        text = f"a {type(value).__name__} too large to show"
     return text if len(text) <= 120 else text[:117] + "..."

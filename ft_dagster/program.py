@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, DONE, PREEMPTED
 from ft_dagster.schema_version import refuse_newer
+from ft_dagster.strict_json import dumps
 
 SCHEMA_VERSION = 1
 T = TypeVar("T", bound=BaseModel)
@@ -53,10 +54,13 @@ def _refuse_newer_parts(content: Any, file: Path) -> None:
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Write whole or not at all: readers never see half a file. Sorted keys: equal content, equal bytes."""
+    """Write whole or not at all: readers never see half a file. Sorted keys: equal content, equal bytes.
+
+    A number that is not finite becomes null, named beside it (see `strict_json`).
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.write_text(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
+    draft.write_text(dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
     draft.replace(file)
 
 

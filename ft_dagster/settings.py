@@ -6,33 +6,60 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ft_dagster.errors import UserError
+from ft_dagster.errors import UserError, UserErrors
+from ft_dagster.files import expanded
 from ft_dagster.spec.keys import HALF
-from ft_dagster.spec.load import read_yaml
+from ft_dagster.spec.plain import plain_value
+from ft_dagster.spec.validation import mistakes_in
+from ft_dagster.spec.yaml_files import read_yaml
 from ft_dagster.store.blobs import Store
 
 PROJECT_VARIABLE = "FT_DAGSTER_PROJECT"
 FILE = "ft_dagster.yaml"
+SEE_SCHEMA = "See `ft-dagster schema --settings` for what the field takes"
 Tenant = Annotated[str, Field(pattern=rf"^{HALF.pattern}$")]
 
 
-class Host(BaseModel):
+def _whole(value: Any) -> Any:
+    return plain_value(value, int)
+
+
+class Part(BaseModel):
+    """Of the settings. Numbers may be texts, as the environment gives them; `true` is no number."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_of_its_plain_type(cls, value: Any, info: ValidationInfo) -> Any:
+        return plain_value(value, cls.model_fields[str(info.field_name)].annotation)
+
+
+class Host(Part):
     """What this host lends to trainings."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    cpu_slots: int | None = Field(None, ge=1, description="Cores lent where there is no GPU; null: all")
+    cpu_slots: int | None = Field(
+        None, ge=1, le=65_536, description="Cores lent where there is no GPU; null: all"
+    )
     memory_gb: float | None = Field(
-        None, gt=0, description="Memory lent where there is no GPU, GB of 1e9 bytes; null: all"
+        None, gt=0, le=1_000_000, description="Memory lent where there is no GPU, GB of 1e9 bytes; null: all"
     )
     gpus: tuple[str, ...] | None = Field(None, description="GPU indices or UUIDs lent; null: found with NVML")
     shares_per_device: int = Field(
         1, ge=1, le=64, description="Trainings declared `sharing: shared` that use one GPU or slot at once"
     )
-    quota: dict[Tenant, Annotated[int, Field(ge=1)]] = Field(
+    quota: dict[Tenant, Annotated[int, Field(ge=1, le=65_536), BeforeValidator(_whole)]] = Field(
         {}, description="Devices a tenant may hold at once; `default`: who is not named; none: any number"
     )
     lock_folder: Path = Field(
@@ -40,10 +67,8 @@ class Host(BaseModel):
     )
 
 
-class Retries(BaseModel):
+class Retries(Part):
     """Further tries of a step whose program was killed or preempted, or which could not reach the store."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     attempts: int = Field(3, ge=0, le=10, description="Further tries; 0: none")
     wait_seconds: float = Field(
@@ -68,12 +93,36 @@ class Settings(BaseSettings):
     work: Path = Field(Path(".ft_dagster/work"), description="Scratch space and caches of this host")
     host: Host = Host()
     tenant_runs: int = Field(
-        4, ge=1, description="Runs of a tenant in progress at once; read when the Dagster instance is made"
+        4,
+        ge=1,
+        le=10_000,
+        description="Runs of a tenant in progress at once; read when the Dagster instance is made",
     )
     retries: Retries = Retries()
 
+    @field_validator("tenant_runs", mode="before")
+    @classmethod
+    def _is_of_its_plain_type(cls, value: Any) -> Any:
+        return _whole(value)
+
     def open_store(self) -> Store:
-        return Store(self._inside(self.store) if "://" not in self.store else self.store, self.store_options)
+        """Raises UserError for an address of no known kind, or options that its file system does not take."""
+        place = self.store if "://" in self.store else self._inside(self.store)
+        if place is not self.store and os.path.exists(place) and not os.path.isdir(place):
+            raise UserError(
+                "not a folder", file=self.project / FILE, field="store", value=self.store, fix="Name another"
+            )
+        try:
+            return Store(place, self.store_options)
+        except (ValueError, TypeError, ImportError) as error:
+            fix = "Name a folder or s3://bucket/prefix, and options of that file system"
+            raise UserError(
+                f"cannot be opened: {error}",
+                file=self.project / FILE,
+                field="store",
+                value=self.store,
+                fix=fix,
+            ) from None
 
     @property
     def work_folder(self) -> Path:
@@ -90,7 +139,7 @@ class Settings(BaseSettings):
         return Path(given) if given else self.project / ".ft_dagster" / "dagster_home"
 
     def _inside(self, path: str) -> str:
-        return str((self.project / Path(path).expanduser()).resolve())
+        return os.path.realpath(self.project / expanded(path))
 
 
 def load_settings(project: Path | str | None = None) -> Settings:
@@ -103,17 +152,10 @@ def load_settings(project: Path | str | None = None) -> Settings:
             file=folder,
             fix=f"Make one with `ft-dagster init`, or name it with --project or {PROJECT_VARIABLE}",
         )
-    content = read_yaml(file) if file.exists() and file.read_text("utf-8").strip() else {}
-    from_environment = {name for name in content if f"FT_DAGSTER_{name.upper()}" in os.environ}
+    content = read_yaml(file, empty=True) if os.path.lexists(file) else {}
+    from_environment = {name for name in content if f"FT_DAGSTER_{str(name).upper()}" in os.environ}
     given = {name: value for name, value in content.items() if name not in from_environment}
     try:
-        return Settings(project=folder, **{k: v for k, v in given.items() if k != "project"})
+        return Settings(project=folder, **{str(k): v for k, v in given.items() if k != "project"})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise UserError(
-            str(first["msg"]),
-            file=file,
-            field=".".join(map(str, first["loc"])),
-            value=first["input"],
-            fix=f"Known settings: {', '.join(Settings.model_fields)}",
-        ) from None
+        raise UserErrors.of(mistakes_in(error, Settings, lambda field: file, SEE_SCHEMA)) from None

@@ -16,12 +16,13 @@ def new_declarations(
     context: dg.SensorEvaluationContext, tenants: Tenants
 ) -> dg.SensorResult | dg.SkipReason:
     known = set(context.instance.get_dynamic_partitions(PARTITIONS))
-    new, wrong = [], []
-    for key in tenants.variants():
+    declarations = tenants.declarations()
+    new, wrong = [], [str(error) for error in declarations.misnamed.values()]
+    for key in declarations:
         if str(key) in known:
             continue
         try:
-            tenants.declared(key)
+            declarations.declared(key)
             new.append(str(key))
         except UserError as error:
             wrong.append(str(error))

@@ -70,11 +70,12 @@ def due_variants(
     store = tenants.settings().open_store()
     known = set(context.instance.get_dynamic_partitions(PARTITIONS))
     asked = 0
-    for key in tenants.variants():
+    declarations = tenants.declarations()
+    for key in declarations:
         if str(key) not in known:
             continue
         try:
-            reasons = _reasons(tenants.declared(key), store, now)
+            reasons = _reasons(declarations.declared(key), store, now)
         except UserError as error:
             context.log.error(str(error))
             continue

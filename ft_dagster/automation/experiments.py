@@ -218,5 +218,7 @@ def _figures(experiment: Experiment, label: str) -> dict[str, Any]:
 def _curve(evidence: Path) -> list[float]:
     """Validation losses of a training's log, that before its first step left out."""
     lines = [json.loads(line) for line in (evidence / "log.jsonl").read_text("utf-8").splitlines()]
-    losses = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
+    losses = {
+        line["step"]: line["validation_loss"] for line in lines if line.get("validation_loss") is not None
+    }
     return [losses[step] for step in sorted(losses) if step]

@@ -4,7 +4,7 @@ import dagster as dg
 
 from ft_dagster.errors import UserError
 from ft_dagster.settings import load_settings
-from ft_dagster.spec import VariantKey, load_variant
+from ft_dagster.spec import Declarations, VariantKey
 
 TENANT, VARIANT, REASON, DUE = "ft/tenant", "ft/variant", "ft/reason", "ft/due"
 PARTITION, PRIORITY = "dagster/partition", "dagster/priority"
@@ -45,6 +45,7 @@ def _reason(run: dg.DagsterRun) -> str:
 def _priority(key: VariantKey) -> dict[str, str]:
     """The declared priority; a declaration that cannot be read now fails later, in its own run."""
     try:
-        return {PRIORITY: str(load_variant(load_settings().project, key).spec.resources.priority)}
+        declared = Declarations(load_settings().project).declared(key)
+        return {PRIORITY: str(declared.spec.resources.priority)}
     except UserError:
         return {}

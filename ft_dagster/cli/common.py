@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import gc
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,8 @@ from rich.console import Console
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED
 from ft_dagster.settings import Settings
-from ft_dagster.spec import VariantKey, load_variant, variant_files
+from ft_dagster.spec import Declarations, VariantKey
+from ft_dagster.strict_json import dumps
 
 app = typer.Typer(
     help="Fine-tune language models for many tenants: declare, plan, run, compare, release.",
@@ -44,14 +44,13 @@ def project(
 
 def keys_of(settings: Settings, variants: list[str] | None, *, every: bool) -> list[VariantKey]:
     """The named variants, or with `every` all that are declared."""
+    declarations = Declarations(settings.project)
     if variants:
-        declared = variant_files(settings.project)
         keys = [VariantKey.parse(text) for text in variants]
         for key in keys:
-            if key not in declared:
-                load_variant(settings.project, key)
+            declarations.file(key)
         return keys
-    declared_keys = list(variant_files(settings.project)) if every else []
+    declared_keys = list(declarations) if every else []
     if not declared_keys:
         raise UserError(
             "no variant named", fix="Name one as tenant.variant, or use --all where it is offered"
@@ -69,7 +68,7 @@ def quiet() -> None:
 
 
 def print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def main(call: Callable[[], Any] = app) -> None:

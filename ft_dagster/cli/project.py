@@ -10,9 +10,9 @@ import typer
 from rich.table import Table
 
 from ft_dagster.cli.common import Json, Key, Keys, app, escape, keys_of, out, print_json
-from ft_dagster.errors import UserError
+from ft_dagster.errors import UserError, UserErrors, all_of
 from ft_dagster.settings import Settings, load_settings
-from ft_dagster.spec import CorpusSpec, VariantKey, VariantSpec, load_variant
+from ft_dagster.spec import CorpusSpec, Declarations, VariantKey, VariantSpec, load_variant
 
 
 @app.command()
@@ -40,30 +40,57 @@ def check(context: typer.Context, variants: Keys = None, as_json: Json = False) 
     """Read declarations, their sources, corpora, tasks and base models; report every mistake."""
     from ft_dagster.report.check import check_variant
 
-    settings = load_settings(context.obj)
     found: list[dict[str, Any]] = []
-    for key in keys_of(settings, variants, every=True):
+    try:
+        settings = load_settings(context.obj)
+        settings.open_store()
+        declarations = Declarations(settings.project)
+        found += [] if variants else [_wrong(None, error) for error in declarations.misnamed.values()]
+        keys = keys_of(settings, variants, every=True) if variants or not found else list(declarations)
+    except UserErrors as errors:
+        found, keys = [_wrong(None, errors)], []
+    for key in keys:
         try:
-            found.append({"variant": str(key), "ok": True, **check_variant(settings, key)})
+            found.append({"variant": str(key), "ok": True, **check_variant(settings, key, declarations)})
         except UserError as error:
-            found.append({"variant": str(key), "ok": False, "error": error.as_dict(), "message": str(error)})
+            found.append(_wrong(key, error))
     if as_json:
         print_json({"variants": found})
     else:
-        for one in found:
-            mark = "[green]ok[/]" if one["ok"] else "[red]wrong[/]"
-            out.print(f"{mark} {one['variant']}", end="  ")
-            out.print(one.get("message") or one["summary"], markup=False, highlight=False, soft_wrap=True)
+        _print_checked(found)
     if not all(one["ok"] for one in found):
         raise typer.Exit(2)
+
+
+def _wrong(key: VariantKey | None, error: UserError) -> dict[str, Any]:
+    """A declaration with its mistakes; `error` and `message`: the first. No key: a misnamed file."""
+    return {
+        "variant": None if key is None else str(key),
+        "ok": False,
+        "error": all_of(error)[0].as_dict(),
+        "message": str(all_of(error)[0]),
+        "errors": [{**one.as_dict(), "message": str(one)} for one in all_of(error)],
+    }
+
+
+def _print_checked(found: list[dict[str, Any]]) -> None:
+    for one in found:
+        mark = "[green]ok[/]" if one["ok"] else "[red]wrong[/]"
+        name = one["variant"] or Path(one["error"]["file"]).name
+        said = [one["summary"]] if one["ok"] else [error["message"] for error in one["errors"]]
+        out.print(f"{mark} {escape(name)}", end="  " if len(said) == 1 else "\n")
+        for line in said:
+            shown = line if len(said) == 1 else f"  {line}"
+            out.print(shown, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
 def schema(
     corpus: Annotated[bool, typer.Option("--corpus", help="Of corpora/<name>.yaml instead")] = False,
+    installation: Annotated[bool, typer.Option("--settings", help="Of ft_dagster.yaml instead")] = False,
 ) -> None:
     """Print the JSON Schema of a declaration, with which an editor completes and checks the file."""
-    print_json((CorpusSpec if corpus else VariantSpec).model_json_schema())
+    print_json((Settings if installation else CorpusSpec if corpus else VariantSpec).model_json_schema())
 
 
 @app.command()

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from ft_dagster.cli.common import Json, Keys, app, keys_of, out, print_json, quiet
+from ft_dagster.cli.common import Json, Keys, app, escape, keys_of, out, print_json, quiet
 from ft_dagster.settings import Settings, load_settings
-from ft_dagster.spec import VariantKey, load_variant
+from ft_dagster.spec import Declarations, VariantKey, load_variant
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -49,8 +49,9 @@ def run(
 
     settings = load_settings(context.obj)
     keys = keys_of(settings, variants, every=every)
+    declarations = Declarations(settings.project)
     for key in keys:
-        load_variant(settings.project, key)
+        declarations.declared(key)
     with dagster_instance.open_instance(settings) as instance:
         if detach:
             submitted = list(dagster_instance.launch(instance, settings, keys, reason))
@@ -95,17 +96,18 @@ def _found(instance: DagsterInstance, keys: list[VariantKey]) -> tuple[list[Laun
 
 @app.command()
 def status(context: typer.Context, variants: Keys = None, as_json: Json = False) -> None:
-    """Each variant's newest artifacts and release, from the store alone."""
+    """Each variant's newest artifacts and release, from the store alone; which declarations are broken."""
     from ft_dagster.report.summary import stage_digests, variant_row
 
     settings = load_settings(context.obj)
     store = settings.open_store()
-    rows = [
-        {**variant_row(store, key), "stages": stage_digests(store, key)}
-        for key in keys_of(settings, variants, every=True)
-    ]
+    declarations = Declarations(settings.project)
+    keys = keys_of(settings, variants, every=True)
+    rows = [{**variant_row(store, key), "stages": stage_digests(store, key)} for key in keys]
+    wrong = [error for key in keys if (error := declarations.wrong(key)) is not None]
+    wrong += [] if variants else declarations.misnamed.values()
     if as_json:
-        print_json({"variants": rows})
+        print_json({"variants": rows, "broken": [{**e.as_dict(), "message": str(e)} for e in wrong]})
         return
     table = Table("variant", "newest stage", "gate", "version", "digest", "stale")
     for row in rows:
@@ -115,6 +117,8 @@ def status(context: typer.Context, variants: Keys = None, as_json: Json = False)
         digest, stale = (row["digest"] or "-")[:12], row["stale"] or "-"
         table.add_row(row["variant"], done[-1] if done else "-", gate, version, digest, stale)
     out.print(table)
+    for error in wrong:
+        out.print(f"[red]broken[/] {escape(str(error))}", highlight=False, soft_wrap=True)
 
 
 @app.command()

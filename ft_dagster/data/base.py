@@ -19,6 +19,7 @@ from ft_dagster.data.weights import (
     CONFIG,
     INDEX,
     TEMPLATES,
+    architecture_of,
     has_chat_template,
     measure,
     no_weights,
@@ -28,6 +29,7 @@ from ft_dagster.data.weights import (
     weight_files,
 )
 from ft_dagster.errors import UserError
+from ft_dagster.files import expanded, refuse_special_files, what_is_there
 from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_json
 from ft_dagster.spec.variant import BaseModelSpec
 
@@ -125,7 +127,7 @@ def describe_base(
         "reference": reference,
         "revision": revision,
         "files": [file._asdict() for file in files],
-        "architecture": (config.get("architectures") or [config["model_type"]])[0],
+        "architecture": architecture_of(config),
         "parameters": weights.parameters,
         "weights_bytes": weights.nbytes,
         "dtype": weights.dtype,
@@ -146,7 +148,7 @@ def _digests(folder: Path, cache: Path | None) -> list[FileDigest]:
 
 
 def _local(source: str, project: Path) -> Path:
-    return project.absolute() / Path(source).expanduser()
+    return project.absolute() / expanded(source)
 
 
 def _is_local(spec: BaseModelSpec, source: str, project: Path) -> bool:
@@ -158,12 +160,13 @@ def _is_local(spec: BaseModelSpec, source: str, project: Path) -> bool:
 
 def _check_folder(folder: Path, source: str, declared_in: object) -> None:
     if folder.is_dir():
+        refuse_special_files(folder)
         return
     parent = folder.parent
     names = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
     close = difflib.get_close_matches(folder.name, names, n=1)
     fix = f"Did you mean {parent / close[0]}?" if close else "Name a folder, a hub id or an s3:// prefix"
-    what = "a file, not a model folder" if folder.is_file() else "no such base model folder"
+    what = "a file, not a model folder" if folder.is_file() else what_is_there(folder, "base model folder")
     raise UserError(what, file=declared_in, field=f"{FIELD}.source", value=source, fix=fix)
 
 
@@ -200,6 +203,8 @@ def _hub_names(repo: str, revision: str) -> list[str]:
 def _from_s3(url: str, cache: Path, asked: Asked) -> Path:
     """A copy of an s3:// prefix. Its folder is named by the objects' sizes and ETags, so it never changes."""
     root = url[5:].rstrip("/")
+    if not root:
+        raise asked.error("names no bucket", url, "Write s3://bucket/prefix", "source")
     with s3_errors(url, asked):
         fs = s3()
         found = {path[len(root) + 1 :]: info for path, info in fs.find(root, detail=True).items()}

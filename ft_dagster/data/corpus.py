@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -22,6 +21,7 @@ from ft_dagster.data.tables import TableWriter
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_file
 from ft_dagster.spec.variant import CorpusSpec, SourceSpec
+from ft_dagster.strict_json import dumps
 
 SCHEMA_VERSION = 1
 EVERY = 20_000  # documents between two lines of progress
@@ -78,7 +78,7 @@ def build_general_corpus(
         "digest": corpus_digest(folder),
         "warnings": _warnings(documents),
     }
-    (folder / "corpus.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
+    (folder / "corpus.json").write_text(dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
     return content
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -19,6 +18,7 @@ from ft_dagster.data.sources import read_rows
 from ft_dagster.data.splits import SPLITS, check_sizes, split_of
 from ft_dagster.data.tables import TableWriter
 from ft_dagster.spec.variant import DataSpec, VariantSpec
+from ft_dagster.strict_json import dumps
 
 SCHEMA_VERSION = 1
 CONTAMINATED = "overlaps an evaluation set"
@@ -70,7 +70,7 @@ def build_task_dataset(
         "formats": formats,
         "sources": {path: dict(counts) for path, counts in filters.by_source.items()},
     }
-    (out / "dataset.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
+    (out / "dataset.json").write_text(dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
     return content
 
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import fsspec
 
 from ft_dagster.errors import UserError
+from ft_dagster.files import expanded, special_kind
 from ft_dagster.spec.variant import SourceSpec
 
 TYPES = {
@@ -97,7 +98,17 @@ def data_files(source: SourceSpec, project: Path, asked: Asked) -> list[DataFile
     files = [path for path in dict.fromkeys(found) if file_type(path)]
     if not files:
         raise asked.error("no data file there", source.path, f"Supported are {SUPPORTED}")
+    if not remote:
+        _refuse_special(files, source, asked)
     return [DataFile(fs, path, _name(path, project, remote), str(file_type(path))) for path in files]
+
+
+def _refuse_special(files: list[str], source: SourceSpec, asked: Asked) -> None:
+    """Reading a FIFO, a socket or a device may never end."""
+    for path in files:
+        kind = special_kind(path)
+        if kind:
+            raise asked.error(f"{path} is {kind}, not a regular file", source.path, "Name a file of rows")
 
 
 def s3() -> Any:
@@ -126,7 +137,7 @@ def s3_errors(path: str, asked: Asked) -> Iterator[None]:
 
 
 def _absolute(path: str, project: Path) -> str:
-    return os.path.normpath(project.absolute() / Path(path).expanduser())
+    return os.path.normpath(project.absolute() / expanded(path))
 
 
 def _roots(fs: Any, path: str) -> list[str]:
@@ -136,22 +147,44 @@ def _roots(fs: Any, path: str) -> list[str]:
     return sorted(fs.glob(path)) if glob.has_magic(path) else []
 
 
-def _expand(fs: Any, path: str, source: SourceSpec, asked: Asked) -> list[str]:
-    """The files below `path` in order of name. A folder of `datasets` stands for its Arrow files."""
+def _expand(
+    fs: Any, path: str, source: SourceSpec, asked: Asked, above: frozenset[str] = frozenset()
+) -> list[str]:
+    """The files below `path` in order of name. A folder of `datasets` stands for its Arrow files.
+
+    `above`: the folders that lead here, by their real paths; a link back to one of them would never end.
+    """
     if not fs.isdir(path):
         return [path]
+    real = path if is_s3(source.path) else os.path.realpath(path)
+    if real in above:
+        raise asked.error(f"the folder {path} links to one that holds it", source.path, "Remove the link")
+    above |= {real}
     names = {PurePosixPath(entry).name for entry in fs.ls(path, detail=False)}
     if "dataset_dict.json" in names:
-        splits = json.loads(fs.cat_file(f"{path}/dataset_dict.json"))["splits"]
+        splits = _saved(fs, f"{path}/dataset_dict.json", "splits", source, asked)
         if source.split not in splits:
             fix = f"It has: {', '.join(splits)}"
             raise asked.error("the saved data set has no such split", source.split, fix, "split")
-        return _expand(fs, f"{path}/{source.split}", source, asked)
+        return _expand(fs, f"{path}/{source.split}", source, asked, above)
     if "state.json" in names:
-        state = json.loads(fs.cat_file(f"{path}/state.json"))
-        return [f"{path}/{file['filename']}" for file in state["_data_files"]]
+        return [f"{path}/{name}" for name in _saved(fs, f"{path}/state.json", "_data_files", source, asked)]
     visible = sorted(name for name in names if name and not name.startswith("."))
-    return [file for name in visible for file in _expand(fs, f"{path}/{name}", source, asked)]
+    return [file for name in visible for file in _expand(fs, f"{path}/{name}", source, asked, above)]
+
+
+def _saved(fs: Any, path: str, field: str, source: SourceSpec, asked: Asked) -> list[str]:
+    """The names that `datasets` keeps in a JSON file beside its Arrow files."""
+    try:
+        if special_kind(path) and not is_s3(source.path):
+            raise ValueError
+        listed = json.loads(fs.cat_file(path))[field]
+        names = [one["filename"] if isinstance(one, dict) else one for one in listed]
+        if all(isinstance(name, str) for name in names):
+            return names
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise asked.error(f"{path} is not what `datasets` saves", source.path, "Save the data set again")
 
 
 def _missing(fs: Any, source: SourceSpec, path: str, asked: Asked) -> UserError:
@@ -163,6 +196,8 @@ def _missing(fs: Any, source: SourceSpec, path: str, asked: Asked) -> UserError:
         sorted(PurePosixPath(p).name for p in fs.ls(str(parent), detail=False)) if fs.isdir(parent) else []
     )
     wanted = PurePosixPath(path).relative_to(parent).parts[0]
+    if wanted in names and os.path.islink(path):
+        return asked.error("a link to nothing", source.path, "Restore what it names")
     close = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
     if close:
         fix = f"Did you mean {close[0]} (in {parent})?"

@@ -7,7 +7,6 @@ first. Nothing is lost, so `data.on_too_long` and `data.train_on` have no say th
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -25,6 +24,7 @@ from ft_dagster.data.tables import TableWriter
 from ft_dagster.data.weights import tokenizer_digest
 from ft_dagster.errors import UserError
 from ft_dagster.spec.variant import VariantSpec
+from ft_dagster.strict_json import dumps
 
 SCHEMA_VERSION = 1
 ORDER = "permute shards then rows, seeded by (seed, epoch)"
@@ -76,7 +76,7 @@ def build_mixture(  # noqa: PLR0917
         "longest": build.longest,
         "dropped": dict(sorted(build.dropped.items())),
     }
-    (out / "mixture.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
+    (out / "mixture.json").write_text(dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
     return {**content, "warnings": build.warnings(), "sample": build.sample}
 
 

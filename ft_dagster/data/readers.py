@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from fsspec.implementations.local import LocalFileSystem
+
 from ft_dagster.data.locations import DataFile
 from ft_dagster.errors import UserError
 
@@ -45,12 +47,22 @@ def read_file(file: DataFile) -> Iterator[RawRow]:
 
 @contextmanager
 def _open(file: DataFile) -> Iterator[io.BufferedIOBase]:
-    with file.fs.open(file.path, "rb") as raw, io.BufferedReader(raw, 1 << 20) as buffered:
+    with _opened(file) as raw, io.BufferedReader(raw, 1 << 20) as buffered:
         if file.gzipped:
             with gzip.open(buffered) as content:
                 yield content
         else:
             yield buffered
+
+
+def _opened(file: DataFile) -> Any:
+    try:
+        return file.fs.open(file.path, "rb")
+    except PermissionError as error:
+        if not isinstance(file.fs, LocalFileSystem):
+            raise  # said with what S3 needs
+        fix = "Let the user that runs ft-dagster read it"
+        raise UserError(f"cannot be read: {error.strerror}", file=file.name, fix=fix) from None
 
 
 def _lines(file: DataFile) -> Iterator[tuple[int, str]]:
@@ -94,8 +106,7 @@ def _object(file: DataFile, number: int, fields: Any) -> RawRow:
 
 def _read_json(file: DataFile) -> Iterator[RawRow]:
     """A `.json` file is a list of objects, or JSON lines under another name."""
-    with _open(file) as content:
-        start = content.read(4096).decode("utf-8-sig", errors="replace").lstrip()
+    start = next((line for _, line in _lines(file) if line.strip()), "").lstrip()
     if not start.startswith("["):
         yield from _read_jsonl(file)
         return

@@ -57,11 +57,16 @@ def weight_files(folder: Path) -> list[str]:
     """Names of the safetensors files that make up the model. Raises UserError where some are missing."""
     index = folder / INDEX
     if index.is_file():
-        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        said = read_json(index).get("weight_map")
+        files = list(said.values()) if isinstance(said, dict) else []
+        if not files or not all(isinstance(name, str) and Path(name).name == name for name in files):
+            fix = "Download the model whole"
+            raise UserError("names no weight files of its folder", file=index, field="weight_map", fix=fix)
+        names = sorted(set(files))
         missing = [name for name in names if not (folder / name).is_file()]
-        if missing or not names:
+        if missing:
             problem = f"{len(missing)} of {len(names)} weight files are missing"
-            raise UserError(problem, file=index, value=(missing or [None])[0], fix="Download the model whole")
+            raise UserError(problem, file=index, value=missing[0], fix="Download the model whole")
         return names
     if (folder / WEIGHTS).is_file():
         return [WEIGHTS]
@@ -112,13 +117,22 @@ def read_header(path: Path) -> dict[str, Any]:
                 raise ValueError
             tensors: dict[str, Any] = json.loads(file.read(length))
         tensors.pop("__metadata__", None)
+        if not all(map(_is_described, tensors.values())):
+            raise ValueError
         end = max(tensor["data_offsets"][1] for tensor in tensors.values())
         if path.stat().st_size != 8 + length + end:
             raise ValueError
-    except (ValueError, KeyError, TypeError, struct.error):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, struct.error):
         fix = "Download it again (a small file may be a git-lfs pointer: `git lfs pull`)"
         raise UserError("not a whole safetensors file", file=path, fix=fix) from None
     return tensors
+
+
+def _is_described(tensor: Any) -> bool:
+    """Whether a tensor of a header has its dtype, shape and place, and none of its numbers is negative."""
+    numbers = [*tensor["shape"], *tensor["data_offsets"]]
+    whole = all(isinstance(number, int) and number >= 0 for number in numbers)
+    return isinstance(tensor["dtype"], str) and len(tensor["data_offsets"]) == 2 and whole
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -140,10 +154,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def architecture_of(config: dict[str, Any]) -> str:
+    """The first architecture that a configuration names, else its model_type."""
+    named = config.get("architectures")
+    return str(named[0] if isinstance(named, list) and named else config["model_type"])
+
+
 def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
-    except (ValueError, UnicodeDecodeError):
+    except (ValueError, RecursionError):
         raise UserError("not JSON", file=path, fix="Download it again") from None
     if not isinstance(content, dict):
         raise UserError("not a JSON object", file=path, fix="Download it again")

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
 from ft_dagster.errors import UserError
+from ft_dagster.files import what_is_there
 
 Kind = Literal["text", "label", "json", "sql"]
 # A query that needs more is taken for wrong: about a second of SQLite, and what memory may hold.
@@ -166,7 +167,7 @@ def find_database(path: str, project: Path, declared_in: object = None) -> Path:
         return UserError(problem, file=declared_in, field="evaluation.database", value=path, fix=fix)
 
     if not file.is_file():
-        raise refuse("no such file", f"Put the SQLite file at {file}")
+        raise refuse(what_is_there(file, "file"), f"Put the SQLite file at {file}")
     with file.open("rb") as opened:
         if opened.read(16) != b"SQLite format 3\0":
             raise refuse("not a SQLite file", "Name one; the sqlite3 command makes it from a dump")

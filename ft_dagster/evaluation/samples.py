@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.answer_scores import macro_f1, micro_f1
+from ft_dagster.strict_json import dumps
 
 Role = Literal["task", "test_split_task", "general", "general_loss", "general_prompts", "regurgitation"]
 SAMPLES, SCORES, ANSWERS, LABELS = "samples.parquet", "scores.json", "answers.parquet", "labels.json"
@@ -118,7 +119,7 @@ def write_scores(samples: Iterable[Sample], folder: Path, aggregates: Sequence[S
         {**score._asdict(), "value": score.value if math.isfinite(score.value) else None}
         for score in (*scores(samples), *aggregates)
     ]
-    text = json.dumps({"schema_version": SCHEMA_VERSION, "scores": rows}, indent=1)
+    text = dumps({"schema_version": SCHEMA_VERSION, "scores": rows}, indent=1)
     (folder / SCORES).write_text(text + "\n", "utf-8")
 
 

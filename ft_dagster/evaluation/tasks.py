@@ -20,7 +20,9 @@ from typing import Any
 import yaml
 
 from ft_dagster.errors import UserError
+from ft_dagster.files import expanded, what_is_there
 from ft_dagster.provenance.digest import sha256_file, sha256_json
+from ft_dagster.spec.yaml_files import SafeLoader, load_yaml
 
 # Builders of the datasets library that read plain files: such a task needs no network.
 FILE_BUILDERS = {"arrow", "csv", "json", "parquet", "text", "xml"}
@@ -30,6 +32,11 @@ _DEFINES = re.compile(
     re.MULTILINE,
 )
 
+_KINDS = (
+    ("dataset_path", str, "a name or a path"),
+    ("dataset_kwargs", dict, "a mapping of arguments"),
+    ("metadata", dict, "a mapping"),
+)
 _PLAIN = re.compile(rb"[A-Za-z_][\w.-]*")
 
 
@@ -50,7 +57,7 @@ class Reference:
     file: Path
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(SafeLoader):
     """Safe loader that reads lm-eval's `!function module.name` as a string."""
 
 
@@ -58,7 +65,7 @@ class Function(str):
     """The value of a `!function` tag."""
 
 
-_Loader.add_constructor("!function", lambda loader, node: Function(loader.construct_scalar(node)))  # type: ignore[arg-type]
+_Loader.add_constructor("!function", lambda loader, node: Function(loader.construct_scalar(node)))
 
 
 def resolve(
@@ -141,11 +148,11 @@ def _resolve(entry: str, project: Path, field: str | None, asked_by: object) -> 
                 "unknown task", file=asked_by, field=field, value=entry, fix=_nearest(entry, builtin_names())
             )
         return TaskEntry(entry, entry, None)
-    file = (project / entry).resolve()
+    file = Path(os.path.realpath(project / entry))
     if not file.is_file():
-        beside = [path.name for path in file.parent.glob("*.y*ml")] if file.parent.is_dir() else []
+        beside = [path.name for path in file.parent.glob("*.y*ml") if path != file]
         raise UserError(
-            "no such task file",
+            what_is_there(file, "task file"),
             file=asked_by,
             field=field,
             value=entry,
@@ -182,37 +189,35 @@ def _digest(task: TaskEntry) -> str:
 
 def _with_includes(file: Path, seen: tuple[Path, ...] = ()) -> list[Path]:
     """`file` after everything it includes, so that a later one's fields win. Raises UserError on a cycle."""
-    file = file.resolve()
+    file = Path(os.path.realpath(file))
     if file in seen:
         raise UserError("the file includes itself", file=file, field="include", fix="Remove the cycle")
     said = _read(file).get("include") or []
     parts: list[Path] = []
-    for name in [said] if isinstance(said, str) else said:
+    for name in said if isinstance(said, list) else [said]:
         included = file.parent / str(name)
         if not included.is_file():
-            raise UserError("no such file", file=file, field="include", value=str(name), fix="Mend the path")
+            problem = what_is_there(included, "file")
+            raise UserError(problem, file=file, field="include", value=str(name), fix="Mend the path")
         parts += _with_includes(included, (*seen, file))
     return [*parts, file]
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(file.read_text("utf-8"), Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        line = None if mark is None else mark.line + 1
-        raise UserError(problem or "not YAML", file=file, line=line, fix="Mend the YAML") from None
-    except UnicodeDecodeError:
-        raise UserError("not UTF-8 text", file=file, fix="Save the file as UTF-8") from None
+    content = load_yaml(file, _Loader)
     if not isinstance(content, dict):
         raise UserError("not an lm-eval task", file=file, fix="See lm-eval's task guide for its fields")
+    for field, kind, words in _KINDS:
+        if not isinstance(content.get(field), kind | None):
+            fix = "See lm-eval's task guide for its fields"
+            raise UserError(f"not {words}", file=file, field=field, value=content[field], fix=fix)
     return content
 
 
 def _absolute(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     config = dict(config)
     path = config.get("dataset_path")
-    if isinstance(path, str) and not isinstance(path, Function) and (folder / path).is_dir():
+    if isinstance(path, str) and path and not isinstance(path, Function) and (folder / path).is_dir():
         config["dataset_path"] = str((folder / path).resolve())
     given = config.get("dataset_kwargs")
     if not isinstance(given, dict):
@@ -234,7 +239,7 @@ def _map_paths(given: Any, folder: Path) -> Any:
 
 
 def _join(folder: Path, path: str) -> str:
-    return path if "://" in path else str((folder / Path(path).expanduser()).absolute())
+    return path if "://" in path else str((folder / expanded(path)).absolute())
 
 
 def _data_files(config: dict[str, Any]) -> list[tuple[str, str]]:
@@ -271,8 +276,8 @@ def _data_references(config: dict[str, Any], task: Path) -> Iterator[Reference]:
 
 def _matching(pattern: str) -> list[Path]:
     path = Path(pattern)
-    if path.is_file():
-        return [path]
+    if path.is_file() or not pattern.lstrip("/"):
+        return [path] if path.is_file() else []
     return sorted(file for file in Path("/").glob(pattern.lstrip("/")) if file.is_file())
 
 

@@ -22,6 +22,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.request import read_request
 from ft_dagster.export.derive_request import DeriveRequest
 from ft_dagster.program import run_program, write_json
+from ft_dagster.strict_json import tagged
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,7 +90,7 @@ def add_tokens(source: Path, tokens: Sequence[str], target: Path, *, declared_in
 
     write_weights(source, target, change)
     config = read_json(source / CONFIG)
-    write_json(target / CONFIG, _with_vocabulary(config, rows))
+    write_json(target / CONFIG, tagged(_with_vocabulary(config, rows)))
     if (source / "generation_config.json").is_file():
         shutil.copyfile(source / "generation_config.json", target / "generation_config.json")
     return ids

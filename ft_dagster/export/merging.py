@@ -31,6 +31,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.weights import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ft_dagster.export.adapter import adapted_without_memory, model_without_memory
 from ft_dagster.program import write_json
+from ft_dagster.strict_json import tagged
 from ft_dagster.training.rounding import Rounding
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def merge_weights(base: Path, adapter: Path, target: Path, quantization: Quantiz
         shutil.copyfile(base / CONFIG, target / CONFIG)
     else:
         config.pop("torch_dtype", None)
-        write_json(target / CONFIG, {**config, "dtype": "bfloat16"})
+        write_json(target / CONFIG, tagged({**config, "dtype": "bfloat16"}))
 
 
 def _plan(

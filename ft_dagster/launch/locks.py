@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ft_dagster.strict_json import dumps
+
 EXCLUSIVE = fcntl.LOCK_EX
 SHARED = fcntl.LOCK_SH
 
@@ -89,7 +91,7 @@ def read_json(descriptor: int) -> dict[str, Any]:
 
 def write_json(descriptor: int, value: dict[str, Any]) -> None:
     """Replace the file's content. Raises OSError where the disk is full."""
-    content = (json.dumps(value, indent=1) + "\n").encode()
+    content = (dumps(value, indent=1) + "\n").encode()
     if os.pwrite(descriptor, content, 0) != len(content):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     os.ftruncate(descriptor, len(content))

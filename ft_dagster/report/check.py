@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from ft_dagster.data.base import resolve_base
@@ -10,32 +14,73 @@ from ft_dagster.data.derived import check_adapter, parent_prefix, released_paren
 from ft_dagster.data.locations import Asked
 from ft_dagster.data.new_tokens import check_tokens, pieces_of
 from ft_dagster.data.sources import read_raw, read_rows
+from ft_dagster.errors import UserError, UserErrors, all_of
+from ft_dagster.evaluation.answer_scores import find_database
 from ft_dagster.evaluation.tasks import tasks_digest
 from ft_dagster.lineage.release import production
 from ft_dagster.settings import Settings
-from ft_dagster.spec import Declared, VariantKey, load_corpus, load_variant
+from ft_dagster.spec import Declarations, VariantKey
+from ft_dagster.spec.named import named_by
+from ft_dagster.spec.variant import BaseModelSpec
 
 ROWS = 100
+PARENT = "base_model.variant"
 
 
-def check_variant(settings: Settings, key: VariantKey) -> dict[str, Any]:
-    """Read a declaration, its base, corpus, tasks and the first rows of each source. Raises UserError."""
-    declared = load_variant(settings.project, key)
-    spec = declared.spec
-    base = _check_base(settings, declared)
-    if spec.data.general is not None:
-        corpus = load_corpus(settings.project, spec.data.general.corpus, asked_by=declared.file)
-        corpus_file = settings.project / "corpora" / f"{spec.data.general.corpus}.yaml"
-        for i, source in enumerate(corpus.sources):
-            list(islice(read_raw(source, settings.project, Asked(corpus_file, f"sources[{i}]")), ROWS))
-    tasks: dict[str, str] = {}
-    for role in ("task", "general"):
-        entries, field = getattr(spec.evaluation, role), f"evaluation.{role}"
-        tasks |= tasks_digest(entries, settings.project, field=field, asked_by=declared.file)
-    rows = []
-    for i, source in enumerate(spec.data.sources):
-        asked = Asked(declared.file, f"data.sources[{i}]")
-        rows.append(len(list(islice(read_rows(source, settings.project, asked), ROWS))))
+class Mistakes:
+    """Errors gathered one after the other, so that one does not hide the next."""
+
+    def __init__(self, file: Path, errors: Iterable[UserError] = ()) -> None:
+        self._file = file
+        self.errors = list(errors)
+
+    @contextmanager
+    def gathered(self, field: str) -> Iterator[None]:
+        """Keep a UserError from inside; what the file system refuses is one of `field`."""
+        try:
+            yield
+        except UserError as error:
+            self.errors += [one for one in all_of(error) if str(one) not in map(str, self.errors)]
+        except OSError as error:
+            where = self._file if error.errno == errno.ENAMETOOLONG else error.filename or self._file
+            fix = f"Check its permissions, or what {field} names"
+            problem = f"cannot be read: {error.strerror or error}"
+            self.errors.append(UserError(problem, file=where, field=field, fix=fix))
+
+    def end(self) -> None:
+        """Raises UserError where there was any mistake."""
+        if self.errors:
+            raise UserErrors.of(self.errors)
+
+
+def check_variant(
+    settings: Settings, key: VariantKey, declarations: Declarations | None = None
+) -> dict[str, Any]:
+    """Read a declaration, its base, corpus, tasks, database and the first rows of each source.
+
+    Raises UserError for all mistakes at once: of a declaration that is invalid, those of what it names too.
+    """
+    declarations = declarations or Declarations(settings.project)
+    file = declarations.file(key)
+    found = Mistakes(file, declarations.errors(key))
+    named = named_by(declarations.content(key))
+    base, rows, tasks = "", [], set[str]()
+    if named.base_model is not None and not any(one.field == PARENT for one in found.errors):
+        with found.gathered("base_model"):
+            base = _check_base(settings, key, file, named.base_model)
+    if named.corpus is not None:
+        _check_corpus(declarations, named.corpus, file, found)
+    for role, entries in named.tasks.items():
+        tasks |= _check_tasks(settings, role, entries, file, found)
+    if named.database is not None:
+        with found.gathered("evaluation.database"):
+            find_database(named.database, settings.project, file)
+    for i, source in named.sources.items():
+        field = f"data.sources[{i}]"
+        with found.gathered(f"{field}.path"):
+            asked = Asked(file, field)
+            rows.append(len(list(islice(read_rows(source, settings.project, asked), ROWS))))
+    found.end()
     seen = f"{sum(rows)} rows read" if max(rows) < ROWS else f"the first {ROWS} rows of each source read"
     return {
         "base_model": base,
@@ -45,24 +90,48 @@ def check_variant(settings: Settings, key: VariantKey) -> dict[str, Any]:
     }
 
 
-def _check_base(settings: Settings, declared: Declared) -> str:
+def _check_corpus(declarations: Declarations, name: str, file: Path, found: Mistakes) -> None:
+    corpus = None
+    with found.gathered("data.general.corpus"):
+        corpus = declarations.corpus(name, asked_by=file)
+    for i, source in enumerate(corpus.sources if corpus else ()):
+        asked = Asked(declarations.corpus_files()[name], f"sources[{i}]")
+        with found.gathered(f"sources[{i}].path"):
+            list(islice(read_raw(source, declarations.project, asked), ROWS))
+
+
+def _check_tasks(
+    settings: Settings, role: str, entries: tuple[str, ...], file: Path, found: Mistakes
+) -> set[str]:
+    """The entries that are tasks; each is looked at, whatever is wrong with the others."""
+    field, known = f"evaluation.{role}", []
+    for entry in entries:
+        with found.gathered(field):
+            tasks_digest([entry], settings.project, field=field, asked_by=file)
+            known.append(entry)
+    with found.gathered(field):  # a name that stands twice
+        tasks_digest(known, settings.project, field=field, asked_by=file)
+    return set(known)
+
+
+def _check_base(settings: Settings, key: VariantKey, file: Path, spec: BaseModelSpec) -> str:
     """What training would start from, in words; its new tokens are tried on its tokenizer."""
-    spec, store, cache = declared.spec.base_model, settings.open_store(), settings.cache_folder
-    check_tokens(spec.new_tokens, file=declared.file)
+    store, cache = settings.open_store(), settings.cache_folder
+    check_tokens(spec.new_tokens, file=file)
     if spec.variant is None:
-        base = resolve_base(spec, settings.project, cache, declared_in=declared.file)
+        base = resolve_base(spec, settings.project, cache, declared_in=file)
         folder, said = base.folder, str(base.content["architecture"])
-    elif production(store, parent_prefix(declared.key, VariantKey.parse(spec.variant))) is None:
+    elif production(store, parent_prefix(key, VariantKey.parse(spec.variant))) is None:
         return f"starts from {spec.variant}, which is not released yet: run that first"
     else:
-        parent = released_parent(store, declared.key, spec, file=declared.file)
+        parent = released_parent(store, key, spec, file=file)
         folder = parent.export.folder(store, cache) / "payload"
         if parent.mode != "whole":
-            check_adapter(parent, folder, file=declared.file)
+            check_adapter(parent, folder, file=file)
         said = f"{parent.key} v{parent.version} ({parent.mode})"
     if spec.new_tokens:
         from ft_dagster.data.render import load_tokenizer
 
-        pieces_of(spec.new_tokens, load_tokenizer(folder), file=declared.file)
+        pieces_of(spec.new_tokens, load_tokenizer(folder), file=file)
         said += f" with {len(spec.new_tokens)} new tokens"
     return said

@@ -5,7 +5,7 @@ from pathlib import Path
 import dagster as dg
 
 from ft_dagster.settings import Settings, load_settings
-from ft_dagster.spec import CorpusSpec, Declared, VariantKey, load_corpus, load_variant, variant_files
+from ft_dagster.spec import CorpusSpec, Declarations, Declared, VariantKey
 
 
 class Tenants(dg.ConfigurableResource[None]):
@@ -20,12 +20,16 @@ class Tenants(dg.ConfigurableResource[None]):
     def folder(self) -> Path:
         return self.settings().project
 
+    def declarations(self) -> Declarations:
+        """All of them as they stand now: one view for whoever asks about more than one."""
+        return Declarations(self.folder)
+
     def variants(self) -> list[VariantKey]:
-        return list(variant_files(self.folder))
+        return list(self.declarations())
 
     def declared(self, key: VariantKey) -> Declared:
-        return load_variant(self.folder, key)
+        return self.declarations().declared(key)
 
     def corpora(self) -> dict[str, CorpusSpec]:
-        names = sorted(file.stem for file in (self.folder / "corpora").glob("*.yaml"))
-        return {name: load_corpus(self.folder, name) for name in names}
+        declarations = self.declarations()
+        return {name: declarations.corpus(name) for name in declarations.corpus_files()}

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from ft_dagster.spec.formats import export_problem
+from ft_dagster.spec.plain import plain_value
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Format = Literal["auto", "chat", "prompt_completion", "alpaca", "sharegpt", "text"]
@@ -39,12 +40,22 @@ METHOD_SETTINGS: dict[str, tuple[str, ...]] = {  # of `method`, those that act
 }
 
 
+SEED_LIMIT = (1 << 32) - 1  # numpy takes no larger one
+LONGEST_EXAMPLE = 10_485_760  # tokens: the longest context of a published model
+
+
 class UnlistedField(Exception):
     """A stage read a field of the declaration that it does not list: it would be missing in its key."""
 
 
 class Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_of_its_plain_type(cls, value: Any, info: ValidationInfo) -> Any:
+        """pydantic would take `true` for 1, and 1 for true."""
+        return plain_value(value, cls.model_fields[str(info.field_name)].annotation)
 
     if not TYPE_CHECKING:
 
@@ -67,7 +78,9 @@ def _from_number(field: str) -> BeforeValidator:
 class BaseModelSpec(Model):
     """Where training starts from. A plain string stands for `source`."""
 
-    source: str | None = Field(None, description="A local folder, a hub id (org/name) or an s3:// prefix")
+    source: str | None = Field(
+        None, min_length=1, description="A local folder, a hub id (org/name) or an s3:// prefix"
+    )
     revision: str | None = Field(None, description="Commit of the hub repository; pinned and recorded")
     keep: bool = Field(False, description="Copy the base into the store, beside its digests")
     new_tokens: tuple[str, ...] = Field((), description="Tokens to add to the vocabulary")
@@ -85,10 +98,15 @@ class BaseModelSpec(Model):
         return self
 
 
+Base = Annotated[BaseModelSpec, _from_string("source")]
+
+
 class SourceSpec(Model):
     """One source of rows. A plain string stands for `path`."""
 
-    path: str = Field(description="A file, folder, glob, s3:// address or hub data set id (org/name)")
+    path: str = Field(
+        min_length=1, description="A file, folder, glob, s3:// address or hub data set id (org/name)"
+    )
     format: Format = Field("auto", description="Row format; detected from the first row unless said")
     fields: dict[str, str] = Field({}, description="Rename columns: {prompt: question, completion: answer}")
     system: str | None = Field(None, description="System message put before each row's conversation")
@@ -103,7 +121,7 @@ Source = Annotated[SourceSpec, _from_string("path")]
 class SplitsSpec(Model):
     validation: Fraction = Field(0.1, description="Share of the rows kept for validation loss")
     test: Fraction = Field(0.1, description="Share of the rows kept for the task score")
-    minimum: int = Field(8, ge=1, description="A split with fewer rows than this is refused")
+    minimum: int = Field(8, ge=1, le=1_000_000, description="A split with fewer rows than this is refused")
 
     @model_validator(mode="after")
     def _leaves_training_rows(self) -> SplitsSpec:
@@ -157,7 +175,7 @@ class MethodSpec(Model):
 
     name: Literal["auto"] | MethodName = "auto"
     rank: int | None = Field(None, ge=1, le=1024, description="LoRA rank r")
-    alpha: float | None = Field(None, gt=0, description="LoRA alpha; 2r unless said")
+    alpha: float | None = Field(None, gt=0, le=65_536, description="LoRA alpha; 2r unless said")
     dropout: float | None = Field(None, ge=0.0, lt=1.0, description="LoRA dropout")
     target_modules: tuple[str, ...] | Literal["all-linear"] | None = Field(
         None, description="Module names, or all-linear"
@@ -190,7 +208,9 @@ class DeepspeedSpec(Model):
     )
     offload: Literal["none", "cpu", "nvme"] = Field("none", description="Where optimizer states are kept")
     nvme_path: str | None = Field(None, description="Folder on a fast disk, for offload: nvme")
-    bucket_mb: float = Field(500.0, gt=0, description="Size of the communication buckets, MB of 1e6 bytes")
+    bucket_mb: float = Field(
+        500.0, gt=0, le=100_000, description="Size of the communication buckets, MB of 1e6 bytes"
+    )
 
     @model_validator(mode="after")
     def _nvme_has_a_folder(self) -> DeepspeedSpec:
@@ -206,7 +226,7 @@ class WatchSpec(Model):
         0, ge=0, le=1000, description="Questions of each general benchmark asked at each evaluation; 0: none"
     )
     general_loss_limit: float | None = Field(
-        None, gt=0, description="Largest rise of the loss on held-out general text, nats a token"
+        None, gt=0, le=100, description="Largest rise of the loss on held-out general text, nats a token"
     )
     benchmark_limit: float | None = Field(
         None, gt=0, le=1, description="Largest fall of the mean accuracy on those questions"
@@ -224,14 +244,16 @@ class TrainingSpec(Model):
 
     learning_rate: float | None = Field(None, gt=0, le=1)
     num_train_epochs: float | None = Field(None, gt=0, le=1000)
-    max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps")
-    per_device_train_batch_size: int | None = Field(None, ge=1)
-    gradient_accumulation_steps: int | None = Field(None, ge=1)
+    max_steps: int | None = Field(
+        None, ge=1, le=100_000_000, description="Stop after this many optimizer steps"
+    )
+    per_device_train_batch_size: int | None = Field(None, ge=1, le=65_536)
+    gradient_accumulation_steps: int | None = Field(None, ge=1, le=65_536)
     lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
     warmup_ratio: Fraction = Field(0.03, description="Linear warmup over this share of the steps")
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    max_length: int | None = Field(None, ge=16, description="Longest example, in tokens")
+    weight_decay: float = Field(0.0, ge=0, le=10)
+    max_grad_norm: float = Field(1.0, gt=0, le=1e12)
+    max_length: int | None = Field(None, ge=16, le=LONGEST_EXAMPLE, description="Longest example, in tokens")
     packing: bool = Field(True, description="Fill each row of a batch with whole examples, kept apart")
     gradient_checkpointing: bool | None = None
     precision: Literal["auto", "bf16", "fp32"] = Field(
@@ -243,9 +265,9 @@ class TrainingSpec(Model):
         (), description="Also write the curves for these, where installed"
     )
     evaluations: int = Field(8, ge=1, le=100, description="Validation losses and checkpoints per training")
-    keep_best: int = Field(3, ge=1, description="Checkpoints kept, by validation loss")
-    keep_last: int = Field(2, ge=1, description="Newest checkpoints kept")
-    seed: int = Field(0, ge=0)
+    keep_best: int = Field(3, ge=1, le=1000, description="Checkpoints kept, by validation loss")
+    keep_last: int = Field(2, ge=1, le=1000, description="Newest checkpoints kept")
+    seed: int = Field(0, ge=0, le=SEED_LIMIT)
 
 
 class EvaluationSpec(Model):
@@ -256,7 +278,9 @@ class EvaluationSpec(Model):
         ("mmlu", "arc_easy", "arc_challenge", "hellaswag"),
         description="General benchmarks, watched against forgetting",
     )
-    limit: int | None = Field(100, ge=1, description="Questions drawn per task, by seed; null: all of them")
+    limit: int | None = Field(
+        100, ge=1, le=1_000_000, description="Questions drawn per task, by seed; null: all of them"
+    )
     max_new_tokens: int = Field(64, ge=1, le=4096, description="Longest answer in the variant's own task")
     kind: Literal["text", "label", "json", "sql"] = Field(
         "text",
@@ -264,14 +288,17 @@ class EvaluationSpec(Model):
         "of labels (F1), field by field (F1), or by what the query returns",
     )
     database: str | None = Field(None, description="SQLite file that queries run on, for kind: sql")
-    num_fewshot: int | None = Field(None, ge=0)
+    num_fewshot: int | None = Field(None, ge=0, le=1000)
     probed_rows: int = Field(
-        16, ge=0, description="Training rows, drawn by seed, that are probed for regurgitation; 0: none"
+        16,
+        ge=0,
+        le=1_000_000,
+        description="Training rows, drawn by seed, that are probed for regurgitation; 0: none",
     )
     canaries: tuple[Annotated[str, Field(min_length=8)], ...] = Field(
         (), description="Strings planted in training rows, probed for regurgitation"
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=SEED_LIMIT)
 
     @model_validator(mode="after")
     def _queries_have_a_database(self) -> EvaluationSpec:
@@ -326,7 +353,9 @@ class ExportSpec(Model):
 
 class ResourcesSpec(Model):
     gpus: int = Field(1, ge=1, le=1024, description="GPUs of one training, where the host has any")
-    gpu_memory_gb: float | None = Field(None, gt=0, description="Least memory of each GPU, GB of 1e9 bytes")
+    gpu_memory_gb: float | None = Field(
+        None, gt=0, le=10_000, description="Least memory of each GPU, GB of 1e9 bytes"
+    )
     gpu_kind: str | None = Field(
         None,
         pattern=r"^[\w .|-]+$",
@@ -338,15 +367,18 @@ class ResourcesSpec(Model):
         "host.shares_per_device)",
     )
     cpu_slots: int | None = Field(
-        None, ge=1, description="Cores of one training on a host without GPU; null: all it may have"
+        None,
+        ge=1,
+        le=65_536,
+        description="Cores of one training on a host without GPU; null: all it may have",
     )
     cpu_ranks: int = Field(
         1, ge=1, le=64, description="Processes of one training on a host without GPU, sharing its cores"
     )
     priority: int = Field(0, ge=-100, le=100, description="Higher is served first")
-    budget_usd: float | None = Field(None, gt=0, description="For one training and its evaluation")
+    budget_usd: float | None = Field(None, gt=0, le=1e9, description="For one training and its evaluation")
     deadline_hours: float | None = Field(
-        None, gt=0, description="By the clock, for one training and its evaluation"
+        None, gt=0, le=87_600, description="By the clock, for one training and its evaluation"
     )
 
 
@@ -389,7 +421,7 @@ class VariantSpec(Model):
     schema_version: Literal[1] = 1
     description: str = Field(min_length=1, description="What this variant is for, in a sentence")
     owners: tuple[str, ...] = Field(min_length=1, description="Who answers for it")
-    base_model: Annotated[BaseModelSpec, _from_string("source")]
+    base_model: Base
     objective: Literal["instruction", "domain_knowledge", "task_specific"] = "instruction"
     data: DataSpec
     method: Annotated[MethodSpec, _from_string("name")] = MethodSpec()
@@ -429,7 +461,9 @@ class CorpusSpec(Model):
     description: str = Field(min_length=1)
     sources: tuple[Source, ...] = Field(min_length=1)
     licence: str | None = None
-    max_megabytes: float = Field(64.0, gt=0, description="Read at most this much text (1e6 bytes)")
+    max_megabytes: float = Field(
+        64.0, gt=0, le=1_000_000, description="Read at most this much text (1e6 bytes)"
+    )
     holdout: Annotated[float, Field(gt=0.0, le=0.5)] = Field(
         0.05, description="Share of the documents never trained on: forgetting is measured on them"
     )

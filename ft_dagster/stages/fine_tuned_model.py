@@ -17,6 +17,7 @@ from ft_dagster.stages.stacking import trained_base
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.workspace import Hands, View, Workspace
 from ft_dagster.store import Artifact, Attempt
+from ft_dagster.strict_json import NOT_FINITE
 from ft_dagster.training.contract import PLAN_FILE, Base, Benchmarks, Launch, Member, Plan, Run
 from ft_dagster.training.halving import wanted
 
@@ -87,6 +88,8 @@ def build(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
 
 def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
     first, best = (artifact.figures.get(f"validation_loss_{which}") for which in ("first", "best"))
+    if {"validation_loss_first", "validation_loss_best"} & set(artifact.figures.get(NOT_FINITE, ())):
+        return [Check("learned", False, "the validation loss was not a finite number")]
     if first is None or best is None:
         return [Check("learned", True, "no validation split was declared: not judged here")]
     said = f"validation loss {first:.3f} → {best:.3f}"

@@ -14,7 +14,7 @@ from ft_dagster.planning.cost.learned import Finished, finished
 from ft_dagster.planning.cost.serving import Manner
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.survey import PlanContext
-from ft_dagster.spec import VariantKey, VariantSpec, load_variant, variant_files
+from ft_dagster.spec import Declarations, VariantKey, VariantSpec
 from ft_dagster.stages.workspace import Workspace, prefix_of
 from ft_dagster.store import Artifact, Store, read_head
 from ft_dagster.training.contract import Parent
@@ -56,11 +56,12 @@ def context_without_base(
 def sharing(project: Path, key: VariantKey, spec: VariantSpec) -> list[VariantKey]:
     """The declared variants on this one's base, itself among them; a broken declaration counts for none."""
     found = [key]
-    for other in variant_files(project):
+    declarations = Declarations(project)
+    for other in declarations:
         if other == key:
             continue
         try:
-            if load_variant(project, other).spec.base_model == spec.base_model:
+            if declarations.declared(other).spec.base_model == spec.base_model:
                 found.append(other)
         except UserError:
             continue

@@ -11,6 +11,8 @@ from typing import Any
 
 import fsspec
 
+from ft_dagster.strict_json import dumps
+
 _PASSING_ERRNOS = {
     errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ESTALE,
     errno.EBUSY, errno.EREMOTEIO,  # s3fs' words for 503 and 500
@@ -82,7 +84,7 @@ class Store:
             draft.unlink(missing_ok=True)
 
     def write_json(self, relative: str, value: Any) -> None:
-        self.write(relative, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+        self.write(relative, (dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
     def names(self, relative: str) -> list[str]:
         """Names directly below a folder, sorted; none where it does not exist."""

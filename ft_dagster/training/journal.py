@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ft_dagster.program import SCHEMA_VERSION, write_json
+from ft_dagster.strict_json import NOT_FINITE, dumps
 from ft_dagster.training.packing import Bin
 
 FILE = "journal.json"
@@ -79,15 +81,20 @@ class Journal:
         return self.evaluations.get(split, {}).get(step)
 
     def save(self, folder: Path) -> None:
-        (folder / FILE).write_text(json.dumps(asdict(self)), "utf-8")
+        (folder / FILE).write_text(dumps(asdict(self)), "utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Journal:
         content = json.loads((folder / FILE).read_text("utf-8"))
         content["evaluations"] = {
-            split: {int(step): loss for step, loss in losses.items()}
+            split: {
+                int(step): math.inf if loss is None else loss
+                for step, loss in losses.items()
+                if step != NOT_FINITE
+            }
             for split, losses in content["evaluations"].items()
         }
+        content.pop(NOT_FINITE, None)
         return cls(**content)
 
 
@@ -122,13 +129,13 @@ class StepLog:
             return
         file.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in _lines(file) if line["step"] <= resumed_step] if resumed_step else []
-        file.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
+        file.write_text("".join(dumps(line) + "\n" for line in kept), "utf-8")
 
     def write(self, line: dict[str, Any]) -> None:
         if self._file is None:
             return
         with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(dumps(line) + "\n")
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:

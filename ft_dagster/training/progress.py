@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ft_dagster.program import write_json
+from ft_dagster.strict_json import finite
 
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_FILES = 0.2
@@ -52,7 +53,7 @@ class Pipes:
         self._context.log.info(line)
 
     def report(self, message: dict[str, Any]) -> None:
-        self._context.report_custom_message(message)
+        self._context.report_custom_message(finite(message))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.program import write_json
+from ft_dagster.strict_json import dumps
 from ft_dagster.training import checkpoints, ranks, zero
 from ft_dagster.training.contract import Member, Result, Run, Status, recipe_digest
 from ft_dagster.training.figures import process_bytes, training_figures
@@ -290,12 +292,16 @@ def _measure(work: Work, trainer: Any, split: str, step: int) -> None:
         return
     settings = work.member.plan.training
     loss = trainer.mean_loss(examples, _held_out_bins(work, examples), settings.per_device_train_batch_size)
-    known = [loss for at, loss in work.journal.evaluations.get(split, {}).items() if at]
-    best = split == "validation" and step > 0 and loss < min(known, default=float("inf"))
+    known = [
+        before
+        for at, before in work.journal.evaluations.get(split, {}).items()
+        if at and math.isfinite(before)
+    ]
+    best = split == "validation" and step > 0 and loss < min(known, default=math.inf)
     work.journal.evaluated(split, step, loss)
     if ranks.is_first():
         with (work.member.evidence / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(f'{{"step": {step}, "{split}_loss": {loss!r}}}\n')
+            log.write(dumps({"step": step, f"{split}_loss": loss}) + "\n")
     work.progress.evaluated(step, split.replace("_", " "), loss, best)
 
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.spec import VariantKey, VariantSpec, load_corpus, load_variant, variant_files
+from ft_dagster.spec import Declarations, VariantKey, VariantSpec, load_corpus, load_variant, variant_files
 
 KEY = VariantKey("acme", "support")
 MINIMAL = """\
@@ -167,17 +167,24 @@ def test_an_unknown_variant_gets_the_nearest_known_one(project):
 
 
 @pytest.mark.parametrize("name", ["Acme/support.yaml", "acme/sup_port.yaml", f"acme/{'x' * 80}.yaml"])
-def test_a_file_whose_name_is_no_key_is_refused(project, name):
-    declare(project, MINIMAL, name)
-    with pytest.raises(UserError, match="not a variant key"):
-        variant_files(project)
+def test_a_file_whose_name_is_no_key_is_said_and_stops_no_other(project, name):
+    declare(project, MINIMAL)
+    file = declare(project, MINIMAL, name)
+    declarations = Declarations(project)
+    assert "not a variant key" in declarations.broken[file].problem
+    assert list(declarations.broken) == [file]
+    assert list(variant_files(project)) == [KEY]
+    assert declarations.declared(KEY).spec.base_model.source == "models/base"
 
 
 def test_a_variant_declared_twice_is_refused(project):
     declare(project, MINIMAL)
-    declare(project, MINIMAL, "acme/support.yml")
-    with pytest.raises(UserError, match="declared twice"):
-        variant_files(project)
+    declare(project, MINIMAL, "acme/other.yaml")
+    second = declare(project, MINIMAL, "acme/support.yml")
+    error = refusal(project)
+    assert "declared twice" in error.problem
+    assert error.file == str(second)
+    assert list(Declarations(project).broken) == [project / "tenants/acme/support.yaml"]
 
 
 def test_a_bad_cron_or_time_zone_is_refused(project):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ft_dagster.program import write_json
+from ft_dagster.strict_json import tagged
 from ft_dagster.training.contract import Base, FullSettings
 from ft_dagster.training.methods import Method, Precision
 
@@ -56,7 +57,7 @@ def _settle_configuration(base: Path, payload: Path) -> None:
     """The base's own configuration with the dtype as saved: training's settings (no cache) are not its."""
     config = json.loads((base / "config.json").read_text("utf-8"))
     config.pop("torch_dtype", None)
-    write_json(payload / "config.json", {**config, "dtype": "bfloat16"})
+    write_json(payload / "config.json", tagged({**config, "dtype": "bfloat16"}))
     generation = base / "generation_config.json"
     if generation.exists():
         shutil.copyfile(generation, payload / generation.name)

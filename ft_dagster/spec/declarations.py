@@ -1,0 +1,325 @@
+"""All that a project declares, as its files say it now: each read once, and again only when it changed.
+
+A `Declarations` is a view: it looks at each file once, and says the same for as long as it lives. What a
+file said is kept from one view to the next for as long as the file's stamp stays, so that a new view costs a
+look at each file it is asked about. One broken file stops no other.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from ft_dagster.errors import UserError, UserErrors, all_of
+from ft_dagster.spec.defaults import merge
+from ft_dagster.spec.keys import VariantKey
+from ft_dagster.spec.validation import nearest, validate
+from ft_dagster.spec.variant import CorpusSpec, VariantSpec, not_yet
+from ft_dagster.spec.yaml_files import read_yaml
+
+DEFAULTS = "defaults.yaml"
+SUFFIXES = (".yaml", ".yml")
+SETTLED_NS = 2_000_000_000  # a file written since may be written again without a new stamp
+T = TypeVar("T")
+Stamp = tuple[int, int, int, int] | None  # None: the file is not there
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A validated declaration and each leaf value's origin (dotted path -> file or "built-in")."""
+
+    key: VariantKey
+    file: Path
+    spec: VariantSpec
+    origins: dict[str, str]
+
+
+class Judged(NamedTuple):
+    """What a declaration's own file comes to, over the defaults. `spec` is None where it is no declaration;
+    `errors`: its mistakes, apart from those of its parents; `content`: as merged, empty where unreadable."""
+
+    spec: VariantSpec | None
+    origins: dict[str, str]
+    errors: tuple[UserError, ...]
+    content: dict[str, Any]
+    file_of_base: Path
+
+    @property
+    def parent(self) -> str | None:
+        """The variant that the declaration names as its base, valid or not."""
+        base = self.content.get("base_model")
+        named = base.get("variant") if isinstance(base, dict) else None
+        return named if isinstance(named, str) else None
+
+
+class _Remembered:
+    """What was made of files, by name, with the stamps that they had then."""
+
+    most = 50_000
+
+    def __init__(self) -> None:
+        self._made: dict[Path, tuple[tuple[Stamp, ...], Any]] = {}
+
+    def get(self, name: Path, stamps: tuple[Stamp, ...]) -> Any:
+        before = self._made.get(name)
+        return before[1] if before is not None and before[0] == stamps else None
+
+    def put(self, name: Path, stamps: tuple[Stamp, ...], made: Any) -> None:
+        now = time.time_ns()
+        if all(stamp is None or now - max(stamp[:2]) > SETTLED_NS for stamp in stamps):
+            if len(self._made) >= self.most:
+                self._made.clear()
+            self._made[name] = stamps, made
+
+
+_REMEMBERED = _Remembered()
+
+
+class Declarations:
+    """The declarations of the project in folder `project`: variants, what tenants share, general corpora."""
+
+    def __init__(self, project: Path) -> None:
+        self.project = project
+        self.folder = project / "tenants"
+        self._stamps: dict[Path, Stamp] = {}
+        self._judged: dict[VariantKey, Judged] = {}
+        self._cycles: dict[VariantKey, tuple[VariantKey, ...]] = {}  # (): its parents end
+
+    @property
+    def files(self) -> Mapping[VariantKey, Path]:
+        """Every tenants/<tenant>/<variant>.yaml whose name is a key, by key, in order of name."""
+        return self._listed[0]
+
+    @property
+    def misnamed(self) -> Mapping[Path, UserError]:
+        """The YAML files below tenants/ that declare nothing, for their place or name."""
+        return self._listed[1]
+
+    @cached_property
+    def broken(self) -> Mapping[Path, UserError]:
+        """Every file that declares no variant as it stands, with its mistakes, also those of parents."""
+        wrong = ((file, self.wrong(key)) for key, file in self.files.items())
+        return {**self.misnamed, **{file: error for file, error in wrong if error is not None}}
+
+    def __iter__(self) -> Iterator[VariantKey]:
+        """Every declared key, whatever is wrong with its declaration."""
+        return iter(self.files)
+
+    def file(self, key: VariantKey) -> Path:
+        """The file of a declaration, whatever is wrong in it. Raises UserError where there is none."""
+        file = self._find(key)
+        if file is None:
+            raise UserError(
+                "no such variant",
+                value=str(key),
+                file=self.folder,
+                fix=nearest(
+                    str(key), list(map(str, self.files)), "Declare it in tenants/<tenant>/<variant>.yaml"
+                ),
+            )
+        return file
+
+    def declared(self, key: VariantKey) -> Declared:
+        """A variant's declaration. Raises UserError for all of its mistakes, or where there is none."""
+        file = self.file(key)
+        errors = self.errors(key)
+        judged = self._judge(key, file)
+        if errors or judged.spec is None:
+            raise UserErrors.of(errors)
+        return Declared(key, file, judged.spec, judged.origins)
+
+    def errors(self, key: VariantKey) -> tuple[UserError, ...]:
+        """The mistakes of a declaration. Raises UserError where there is no such variant."""
+        file = self.file(key)
+        judged = self._judge(key, file)
+        parents = None if judged.parent is None else self._wrong_parents(key, judged)
+        return judged.errors if parents is None else (*judged.errors, parents)
+
+    def wrong(self, key: VariantKey) -> UserError | None:
+        """All mistakes of a declaration as one error; None where it is valid."""
+        errors = self.errors(key)
+        return UserErrors.of(errors) if errors else None
+
+    def content(self, key: VariantKey) -> Mapping[str, Any]:
+        """The declaration over the defaults as the files say it, valid or not; empty where unreadable."""
+        return self._judge(key, self.file(key)).content
+
+    def corpus_files(self) -> dict[str, Path]:
+        """corpora/*.yaml by name."""
+        return {file.stem: file for file in sorted((self.project / "corpora").glob("*.yaml"))}
+
+    def corpus(self, name: str, *, asked_by: object = None) -> CorpusSpec:
+        """The general corpus of that name. Raises UserError; `asked_by`: the file that names it."""
+        files = self.corpus_files()
+        if name not in files:
+            raise UserError(
+                "no such corpus",
+                file=asked_by,
+                field="data.general.corpus",
+                value=name,
+                fix=nearest(name, list(files), f"Declare it in corpora/{name}.yaml"),
+            )
+        file = files[name]
+        fix = "See `ft-dagster schema --corpus` for what the field takes"
+        return validate(CorpusSpec, read_yaml(file), lambda path: file, fix)
+
+    @cached_property
+    def _listed(self) -> tuple[dict[VariantKey, Path], dict[Path, UserError]]:
+        keys: dict[VariantKey, Path] = {}
+        wrong: dict[Path, UserError] = {}
+        for file in sorted([*self.folder.glob("*.y*ml"), *self.folder.glob("*/*.y*ml")]):
+            if file.suffix not in SUFFIXES or file.name.startswith(".") or file == self.folder / DEFAULTS:
+                continue
+            if file.parent == self.folder:
+                fix = (
+                    f"Move it to tenants/<tenant>/{file.name}, or name it {DEFAULTS} if all tenants share it"
+                )
+                wrong[file] = UserError("declares nothing: it is in no tenant's folder", file=file, fix=fix)
+                continue
+            try:
+                keys.setdefault(VariantKey.parse(f"{file.parent.name}.{file.stem}", file=file), file)
+            except UserError as error:
+                wrong[file] = error
+        return keys, wrong
+
+    def _find(self, key: VariantKey) -> Path | None:
+        places = (self.folder / key.tenant / f"{key.variant}{suffix}" for suffix in SUFFIXES)
+        return next((place for place in places if self._stamp(place) is not None), None)
+
+    def _stamp(self, file: Path) -> Stamp:
+        if file not in self._stamps:
+            self._stamps[file] = _stamp_of(file)
+        return self._stamps[file]
+
+    def _judge(self, key: VariantKey, file: Path) -> Judged:
+        if key not in self._judged:
+            other = file.with_suffix(SUFFIXES[1])
+            defaults = self.folder / DEFAULTS
+            stamps = (self._stamp(file), self._stamp(other), self._stamp(defaults))
+            judged = _REMEMBERED.get(file, stamps)
+            if judged is None:
+                twice = other if other != file and stamps[1] is not None else None
+                judged = self._judge_anew(key, file, twice)
+                _REMEMBERED.put(file, stamps, judged)
+            self._judged[key] = judged
+        return self._judged[key]
+
+    def _judge_anew(self, key: VariantKey, file: Path, twice: Path | None) -> Judged:
+        if twice is not None:
+            fix = f"Remove this file or {file}"
+            return _unreadable(UserError(f"variant {key} is declared twice", file=twice, fix=fix), file)
+        try:
+            merged = merge(read_yaml(file), self._defaults())
+        except UserError as error:
+            return _unreadable(error, file)
+        shared = self.folder / DEFAULTS
+
+        def file_of(path: str) -> Path:
+            return shared if merged.from_defaults(path) else file
+
+        said = file_of("base_model.variant")
+        try:
+            spec = validate(VariantSpec, merged.content, file_of)
+        except UserError as error:
+            return Judged(None, {}, all_of(error), merged.content, said)
+        origins = merged.origins(spec.model_dump(mode="json"), file.name, f"tenants/{DEFAULTS}")
+        return Judged(spec, origins, tuple(_unfit(spec, file_of)), merged.content, said)
+
+    def _defaults(self) -> dict[str, Any]:
+        file = self.folder / DEFAULTS
+        stamp = self._stamp(file)
+        if stamp is None:
+            return {}
+        known = _REMEMBERED.get(file, (stamp,))
+        if known is None:
+            known = read_yaml(file)
+            _REMEMBERED.put(file, (stamp,), known)
+        content: dict[str, Any] = known
+        return content
+
+    def _wrong_parents(self, key: VariantKey, judged: Judged) -> UserError | None:
+        """A parent that is undeclared or of another tenant, or a cycle of parents."""
+        named = str(judged.parent)
+
+        def error(problem: str, fix: str) -> UserError:
+            return UserError(
+                problem, file=judged.file_of_base, field="base_model.variant", value=named, fix=fix
+            )
+
+        try:
+            parent = VariantKey.parse(named)
+        except UserError as wrong:
+            return error(wrong.problem, wrong.fix)
+        if parent.tenant != key.tenant:
+            fix = "Publish its model as a folder, and name that as base_model.source"
+            return error("a variant of another tenant: tenants are sealed", fix)
+        if self._find(parent) is None:
+            known = [str(other) for other in self.files if other.tenant == key.tenant]
+            return error("no such variant", nearest(named, known, f"Declare it in tenants/{parent.tenant}/"))
+        cycle = self._cycle(key)
+        if cycle:
+            shown = " → ".join(map(str, cycle))
+            return error(f"a cycle of parents: {shown}", "Let one of them start from a base_model.source")
+        return None
+
+    def _cycle(self, key: VariantKey) -> tuple[VariantKey, ...]:
+        """The cycle that a variant's parents come to, its first again at its end; () where they end."""
+        path: dict[VariantKey, None] = {}
+        at: VariantKey | None = key
+        while at is not None and at not in self._cycles and at not in path:
+            path[at] = None
+            at = self._parent(at)
+        if at in path:
+            chain = list(path)
+            found: tuple[VariantKey, ...] = (*chain[chain.index(at) :], at)
+        else:
+            found = () if at is None else self._cycles[at]
+        self._cycles |= dict.fromkeys(path, found)
+        return found
+
+    def _parent(self, key: VariantKey) -> VariantKey | None:
+        """The declared parent. What else is wrong there is said of it, not of its children."""
+        file = self._find(key)
+        named = None if file is None else self._judge(key, file).parent
+        try:
+            return None if named is None else VariantKey.parse(named)
+        except UserError:
+            return None
+
+
+def _unfit(spec: VariantSpec, file_of: Any) -> Iterator[UserError]:
+    """What a declaration asks for though every field by itself is valid."""
+    waiting = not_yet(spec)
+    if waiting:
+        field, value = waiting
+        fix = "Leave it out for now"
+        yield UserError("not yet built", file=file_of(field), field=field, value=value, fix=fix)
+    if not spec.data.splits.test and not spec.evaluation.task:
+        yield UserError(
+            "no question is left for the task: there is no test split, and no task is declared",
+            file=file_of("data.splits.test"),
+            field="data.splits.test",
+            value=spec.data.splits.test,
+            fix="Give it a share of the rows, or declare evaluation.task",
+        )
+
+
+def _unreadable(error: UserError, file: Path) -> Judged:
+    return Judged(None, {}, all_of(error), {}, file)
+
+
+def _stamp_of(file: Path) -> Stamp:
+    """Times of content and of inode in ns, size, inode; of a link to nothing, the link's own."""
+    try:
+        found = file.stat()
+    except OSError:
+        try:
+            found = os.lstat(file)
+        except OSError:
+            return None
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino

@@ -1,0 +1,48 @@
+"""JSON that every reader takes: a figure that is not finite is null, and beside it stands which it was."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+NOT_FINITE = "not_finite"  # field -> "inf", "-inf" or "nan", in the mapping that holds the field
+_NAMES = {math.inf: "Infinity", -math.inf: "-Infinity"}
+
+
+def dumps(content: Any, **options: Any) -> str:
+    """As `json.dumps`, of what is `finite`; the same text where every number is."""
+    try:
+        return json.dumps(content, allow_nan=False, **options)
+    except ValueError:  # or a circle, which `finite` does not survive either
+        return json.dumps(finite(content), allow_nan=False, **options)
+
+
+def finite(content: Any) -> Any:
+    """`content` with null for each number that is infinite or none, named under `not_finite` beside it."""
+    if isinstance(content, dict):
+        made = {name: finite(value) for name, value in content.items()}
+        lost = {str(name): found for name, value in content.items() if (found := _lost(value)) is not None}
+        return {**made, NOT_FINITE: {**made.get(NOT_FINITE, {}), **lost}} if lost else made
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return None if _lost(content) is not None else content
+
+
+def tagged(content: Any) -> Any:
+    """A model's configuration with such numbers as transformers itself writes and reads them."""
+    if isinstance(content, dict):
+        return {name: tagged(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [tagged(value) for value in content]
+    return content if _lost(content) is None else {"__float__": _NAMES.get(content, "NaN")}
+
+
+def _lost(value: Any) -> Any:
+    """Which number a value is that JSON does not have; of a list, those of its members; None if it has it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        found = {str(at): lost for at, one in enumerate(value) if (lost := _lost(one)) is not None}
+        return found or None
+    return None
