@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
+from ft_dagster.objectives import objective_of
 from ft_dagster.planning.advice import training_warnings
 from ft_dagster.planning.cost.learned import Predicted, as_json
 from ft_dagster.planning.cost.published_costs import beside_published
@@ -47,8 +48,10 @@ def make_plan(spec: VariantSpec, facts: Facts, context: PlanContext) -> Plan:
     if spec.method.name == "auto":
         _say_why(found, spec)
     resolved = chosen.resolved
+    own_loss = objective_of(spec.objective).own_loss
     content = {
         "schema_version": SCHEMA_VERSION,
+        **({} if own_loss is None else {"own_loss": own_loss}),
         "method": resolved.method,
         "training": resolved.training,
         "device": {"kind": facts.device_kind, "count": facts.ranks if facts.device_kind == "cuda" else 1},

@@ -37,12 +37,12 @@ STAGE_CODE = {
     ],
     "training_mixture": [
         "data/mixture.py", "data/render.py", "data/general.py", "data/shards.py", "data/tables.py",
-        "data/dataset_io.py", "data/rows.py", "data/weights.py",
+        "data/dataset_io.py", "data/rows.py", "data/weights.py", "data/examples.py", "objectives",
     ],
-    "training_plan": ["planning"],
-    "fine_tuned_model": ["training", "data/quantize.py"],
+    "training_plan": ["planning", "objectives"],
+    "fine_tuned_model": ["training", "data/quantize.py", "objectives"],
     "base_evaluation": ["evaluation"],
-    "evaluation": ["evaluation", "data/quantize.py"],
+    "evaluation": ["evaluation", "data/quantize.py", "objectives"],
     "model_export": ["export"],
     "release": ["lineage/release.py"],
 }  # fmt: skip

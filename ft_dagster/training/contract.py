@@ -76,6 +76,7 @@ class Plan(BaseModel):
     method: dict[str, Any] = Field(description="name, and that method's own settings")
     training: TrainingSettings
     device: Device = Device()
+    own_loss: str | None = Field(None, description="The objective whose own loss it is; None: the shared one")
 
 
 class Parent(Strict):
@@ -190,6 +191,7 @@ def recipe_digest(run: Run, member: Member) -> str:
             "ranks": run.launch.nodes * run.launch.ranks_per_node,
             "new_token_ids": run.base.new_token_ids,
             "parent": run.base.parent and run.base.parent.digest,
+            **({} if member.plan.own_loss is None else {"own_loss": member.plan.own_loss}),
         }
     )
 
