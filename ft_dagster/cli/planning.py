@@ -9,6 +9,7 @@ import typer
 
 from ft_dagster.cli.common import Json, Key, app, out, print_json, quiet
 from ft_dagster.errors import UserError
+from ft_dagster.objectives import DEFAULT, known
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 
@@ -101,9 +102,7 @@ def recommend(
     gpus: Annotated[
         str | None, typer.Option(help="Such as 2xA100-80GB; left out: what this host has")
     ] = None,
-    objective: Annotated[
-        str, typer.Option(help="instruction, domain_knowledge or task_specific")
-    ] = "instruction",
+    objective: Annotated[str, typer.Option(help=known())] = DEFAULT,
     general_share: Annotated[
         float, typer.Option(help="Of general data mixed in; 0: general ability need not be kept")
     ] = 0.08,

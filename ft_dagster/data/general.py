@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from pyarrow.parquet import ParquetFile
 
-from ft_dagster.data.render import Rendered, encode_texts
+from ft_dagster.data.render import encode_texts
+from ft_dagster.objectives import Rendered
 
 HOLDOUT_CHUNKS = 32
 HOLDOUT_TOKENS = 512

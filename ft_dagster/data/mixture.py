@@ -1,14 +1,14 @@
 """Build a training mixture: task rows tokenized and span-masked, general text mixed in at a stated share.
 
-Under the objective `domain_knowledge` the rows are documents. One longer than `max_length` is cut into
-chunks, each an example of its own with the document's record: every token is trained but each chunk's
-first. Nothing is lost, so `data.on_too_long` and `data.train_on` have no say there.
+What a row becomes is for the declared objective to say. Where it cuts documents into chunks, each chunk is an
+example of its own with the document's record: every token is trained but each chunk's first. Nothing is lost,
+so `data.on_too_long` and `data.train_on` have no say there.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,15 @@ from typing import Any
 import pyarrow as pa
 
 from ft_dagster.data.dataset_io import read_split
-from ft_dagster.data.general import GeneralText, document_chunks, holdout_chunks
-from ft_dagster.data.render import Rendered, eos_token, has_control_tokens, load_tokenizer, render_rows
+from ft_dagster.data.examples import examples_of, refuse_kind
+from ft_dagster.data.general import GeneralText, holdout_chunks
+from ft_dagster.data.render import has_control_tokens, load_tokenizer
 from ft_dagster.data.rows import Row
 from ft_dagster.data.shards import SplitWriter
 from ft_dagster.data.tables import TableWriter
 from ft_dagster.data.weights import tokenizer_digest
 from ft_dagster.errors import UserError
+from ft_dagster.objectives import Rendered, objective_of
 from ft_dagster.spec.variant import VariantSpec
 from ft_dagster.strict_json import dumps
 
@@ -92,25 +94,11 @@ def declared_warnings(spec: VariantSpec, content: dict[str, Any]) -> list[str]:
             f"general text is {share:.1%} of the trained tokens; "
             f"{low:.0%} to {high:.0%} is usual for full fine-tuning"
         )
-    if spec.objective == "domain_knowledge" and not spec.evaluation.task:
+    if objective_of(spec.objective).judged_by == "questions" and not spec.evaluation.task:
         lines.append(
             "perplexity alone shows style, not facts: declare evaluation.task with questions of the domain"
         )
     return lines
-
-
-def refuse_kind(spec: VariantSpec, row: Row, declared_in: object) -> None:
-    """Raise UserError for a row that the declared objective cannot train on."""
-    if spec.objective != "domain_knowledge" or row.kind == "text":
-        return
-    has = "conversations" if row.kind == "messages" else "prompts with completions"
-    raise UserError(
-        f"domain_knowledge trains on raw text, and the source {row.source} has {has}",
-        file=declared_in,
-        field="objective",
-        value=spec.objective,
-        fix="Declare objective: instruction for such rows, or give the source as plain text",
-    )
 
 
 class _Build:
@@ -216,30 +204,20 @@ class _Build:
                 self._ending_in_space += row.prompt.endswith(" ")
                 writer.counts_of(row.source)
             self._rows += len(batch)
-            chunked = self._spec.objective == "domain_knowledge"
-            yield from self._chunks(batch) if chunked else self._whole(batch)
+            for row, examples in examples_of(self._spec, batch, self._tokenizer, self._max_length):
+                yield from self._kept(row, examples)
             self._say(f"{self._rows:,} rows tokenized")
 
-    def _whole(self, batch: list[Row]) -> Iterator[tuple[Row, Rendered]]:
-        """An example for each row, cut where `on_too_long` allows it."""
-        rendered = render_rows(
-            batch, self._tokenizer, train_on=self._spec.data.train_on, max_length=self._max_length
-        )
-        for row, example in zip(batch, rendered, strict=True):
+    def _kept(self, row: Row, examples: Sequence[Rendered]) -> Iterator[tuple[Row, Rendered]]:
+        """Those of a row that may be trained on, cut where `on_too_long` allows it."""
+        if not examples:
+            self.dropped[UNTRAINED] += 1
+        for example in examples:
             if reason := self._reason(row, example):
                 self.dropped[reason] += 1
             else:
                 self._cut += example.truncated
                 yield row, example
-
-    def _chunks(self, batch: list[Row]) -> Iterator[tuple[Row, Rendered]]:
-        """An example for each chunk of each document."""
-        for row in batch:
-            eos_token(row, self._tokenizer)
-            chunks = list(document_chunks(row.text, row.record, self._tokenizer, self._max_length))
-            if not chunks:
-                self.dropped[UNTRAINED] += 1
-            yield from ((row, chunk.rendered()) for chunk in chunks)
 
     def _reason(self, row: Row, example: Rendered) -> str | None:
         if example.truncated and self._spec.data.on_too_long == "refuse":

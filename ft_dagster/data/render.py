@@ -10,16 +10,15 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ft_dagster.data.rows import Message, Row
 from ft_dagster.errors import UserError
+from ft_dagster.objectives import Rendered, Spans
 
 TrainOn = Literal["completions", "assistant_turns"]
-Spans = tuple[tuple[int, int], ...]
 DATE = "26 Jul 2024"  # what templates that print today's date get, as `date_string` too
 
 
@@ -33,19 +32,6 @@ class Turn(NamedTuple):
     answer: str
     end: str
     add_special_tokens: bool
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """One example. `spans` are half open ranges of token positions that carry a label, from 1 on."""
-
-    input_ids: list[int]
-    spans: Spans
-    truncated: bool = False
-
-    @property
-    def trained_tokens(self) -> int:
-        return sum(end - start for start, end in self.spans)
 
 
 class _Marked(NamedTuple):

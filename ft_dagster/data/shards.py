@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ft_dagster.data.render import Rendered
 from ft_dagster.data.tables import TableWriter
+from ft_dagster.objectives import Rendered
 from ft_dagster.provenance.digest import sha256_file
 
 SCHEMA = pa.schema(

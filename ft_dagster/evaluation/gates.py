@@ -17,6 +17,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.paired import Comparison, compare, holm
 from ft_dagster.evaluation.samples import Role, Sample, main_metric, read_samples, write_samples
 from ft_dagster.evaluation.sentences import Finding, Outcome, sentence_of
+from ft_dagster.objectives import DEFAULT, objective_of
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.schema_version import refuse_newer
 from ft_dagster.spec.variant import GatesSpec
@@ -97,7 +98,7 @@ def judge(
     tuned: Sequence[Sample],
     gates: GatesSpec,
     *,
-    objective: str = "instruction",
+    objective: str = DEFAULT,
     declared_in: object = None,
 ) -> Verdict:
     """Apply `gates` to the paired samples of base and tuned model. Pure: same input, same verdict.
@@ -120,8 +121,9 @@ def judge(
     order = list(_RULE_OF)
     paired.sort(key=lambda each: order.index(each.role))
     rules = _rules(paired, gates)
-    facts = _with_facts(rules) if objective == "domain_knowledge" else rules
-    return _verdict((*facts, *_regurgitation(base, tuned, gates)))
+    if objective_of(objective).judged_by == "questions":
+        rules = _with_questions(rules, objective)
+    return _verdict((*rules, *_regurgitation(base, tuned, gates)))
 
 
 def regression(
@@ -373,13 +375,13 @@ def _needed(comparison: Comparison, margin: float, alpha: float) -> int | None:
     return comparison.needed(gap if gap > 0 else abs(worsening), alpha=alpha)
 
 
-def _with_facts(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+def _with_questions(rules: tuple[Rule, ...], objective: str) -> tuple[Rule, ...]:
     """Of a model that is to know a domain: a loss that fell does not pass while no question was asked."""
     tasks = [rule for rule in rules if rule.rule == "task"]
     if any(not rule.metric.endswith("_loss") for rule in tasks):
         return rules
     why = (
-        "objective domain_knowledge needs factual questions of the domain (evaluation.task): perplexity "
+        f"objective {objective} needs factual questions of the domain (evaluation.task): perplexity "
         "falls when style is learned, so that alone does not pass"
     )
     return tuple(

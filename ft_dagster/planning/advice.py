@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ft_dagster.objectives import objective_of
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.methods.defaults import LEARNING_RATES
 from ft_dagster.spec import VariantSpec
@@ -39,9 +40,9 @@ def release_warnings(spec: VariantSpec, name: str, storage: dict[str, Any], shar
     `name`: the method that is planned; `storage`: `memory.storage` of it.
     """
     said = []
-    if spec.objective == "domain_knowledge" and not spec.evaluation.task:
+    if objective_of(spec.objective).judged_by == "questions" and not spec.evaluation.task:
         said.append(
-            "domain_knowledge without evaluation.task: perplexity falls when style is learned; "
+            f"{spec.objective} without evaluation.task: perplexity falls when style is learned; "
             "only factual questions of the domain show whether the facts were"
         )
     if name == "full" or storage["whole_bytes"] is None:
@@ -66,7 +67,7 @@ def scaling_of(method: LoraSettings) -> float:
 
 
 def _knowledge(spec: VariantSpec, name: str) -> str | None:
-    if spec.objective != "domain_knowledge" or name == "full":
+    if objective_of(spec.objective).teaches != "facts" or name == "full":
         return None
     return (
         f"NEW KNOWLEDGE BY {name.upper()}: style is learned, facts are not; the evaluation needs factual "

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
+from ft_dagster.objectives import objective_of
 from ft_dagster.planning.advice import training_warnings
 from ft_dagster.planning.cost.learned import Predicted, as_json
 from ft_dagster.planning.cost.published_costs import beside_published
@@ -54,6 +55,7 @@ def make_plan(spec: VariantSpec, facts: Facts, context: PlanContext) -> PlanAndE
         training=resolved.training,
         device=Device(kind=facts.device_kind, count=count),
         ranks=facts.ranks,
+        own_loss=objective_of(spec.objective).own_loss,
     )
     return PlanAndEstimate(content, _estimate(spec, facts, context, found))
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from ft_dagster.errors import UserError
+from ft_dagster.objectives import DEFAULT, OBJECTIVES
 from ft_dagster.planning.collector import uncollected
 from ft_dagster.planning.cost.serving import Manner
 from ft_dagster.planning.dryrun.architecture import architecture_file, shipped
@@ -20,12 +21,11 @@ from ft_dagster.planning.dryrun.from_figures import (
     shapes_of_configuration,
 )
 from ft_dagster.planning.hardware.catalogue import Hardware
-from ft_dagster.planning.methods.question import METHODS, Objective
+from ft_dagster.planning.methods.question import METHODS
 from ft_dagster.planning.survey import PlanContext, Survey, survey
 
 MAX_LENGTH = 1024
 MOST_GENERAL = 0.5  # as a declaration may have
-OBJECTIVES = get_args(Objective)
 TOKEN = "<new-{}>"
 
 
@@ -42,7 +42,7 @@ class RecommendationRequest:
     tokens_per_example: float = TOKENS_PER_EXAMPLE
     max_length: int = MAX_LENGTH
     micro_batch: int | None = None
-    objective: str = "instruction"
+    objective: str = DEFAULT
     method: str | None = None
     variants: int = 1
     new_tokens: int = 0
@@ -109,7 +109,7 @@ def _check(request: RecommendationRequest) -> None:
         )
     for field, given, known in (
         ("--method", request.method or METHODS[0], METHODS),
-        ("--objective", request.objective, OBJECTIVES),
+        ("--objective", request.objective, tuple(OBJECTIVES)),
     ):
         if given not in known:
             raise UserError("is not known", field=field, value=given, fix=f"Take one of {', '.join(known)}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from ft_dagster.errors import UserError
+from ft_dagster.objectives import objective_of
 from ft_dagster.planning.collector import uncollected
 from ft_dagster.planning.cost.learned import Correction, Finished, memory_correction, utilizations
 from ft_dagster.planning.cost.serving import Manner
@@ -282,6 +283,7 @@ class _Memory:
             packed=packs,
             sharded=layout.zero_stage > 0,
             device="cuda" if self.facts.device_kind == "cuda" else "cpu",
+            own_loss=objective_of(self.spec.objective).own_loss,
         )
         return footprint(
             self.context.architecture,
@@ -430,7 +432,7 @@ def _changes(
         planned[name].layout,
         _Memory(spec, facts, context).at_least,
         memory,
-        teaches_facts=spec.objective == "domain_knowledge",
+        teaches_facts=objective_of(spec.objective).teaches == "facts",
     )
 
 

@@ -20,7 +20,9 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticKnownError
 
+from ft_dagster.objectives import DEFAULT, OBJECTIVES, known
 from ft_dagster.spec.formats import export_problem
 from ft_dagster.spec.plain import plain_value
 
@@ -42,6 +44,20 @@ METHOD_SETTINGS: dict[str, tuple[str, ...]] = {  # of `method`, those that act
 
 SEED_LIMIT = (1 << 32) - 1  # numpy takes no larger one
 LONGEST_EXAMPLE = 10_485_760  # tokens: the longest context of a published model
+
+
+def _name_of_an_objective(value: Any) -> Any:
+    """As a Literal of the names would be checked."""
+    if value not in list(OBJECTIVES):
+        raise PydanticKnownError("literal_error", {"expected": known("'{}'")})
+    return value
+
+
+ObjectiveName = Annotated[
+    str,
+    BeforeValidator(_name_of_an_objective),
+    Field(json_schema_extra=lambda schema: schema.update(enum=list(OBJECTIVES))),
+]
 
 
 class UnlistedField(Exception):
@@ -422,7 +438,7 @@ class VariantSpec(Model):
     description: str = Field(min_length=1, description="What this variant is for, in a sentence")
     owners: tuple[str, ...] = Field(min_length=1, description="Who answers for it")
     base_model: Base
-    objective: Literal["instruction", "domain_knowledge", "task_specific"] = "instruction"
+    objective: ObjectiveName = DEFAULT
     data: DataSpec
     method: Annotated[MethodSpec, _from_string("name")] = MethodSpec()
     training: TrainingSpec = TrainingSpec()
@@ -442,9 +458,10 @@ class VariantSpec(Model):
 
     @model_validator(mode="after")
     def _task_has_a_kind(self) -> VariantSpec:
-        if self.objective == "task_specific" and self.evaluation.kind == "text" and not self.evaluation.task:
+        scored = self.evaluation.kind != "text" or self.evaluation.task
+        if OBJECTIVES[self.objective].judged_by == "score" and not scored:
             raise ValueError(
-                "objective task_specific needs evaluation.kind (label, json or sql) or evaluation.task"
+                f"objective {self.objective} needs evaluation.kind (label, json or sql) or evaluation.task"
             )
         return self
 

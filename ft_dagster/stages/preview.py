@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ft_dagster.data.base import resolve_base
-from ft_dagster.data.general import document_chunks
+from ft_dagster.data.examples import examples_of, refuse_kind
 from ft_dagster.data.locations import Asked
-from ft_dagster.data.mixture import refuse_kind
-from ft_dagster.data.render import load_tokenizer, render_rows
+from ft_dagster.data.render import load_tokenizer
 from ft_dagster.data.sources import read_raw, read_rows
 from ft_dagster.data.weights import CONFIG, measure, weight_files
 from ft_dagster.errors import UserError
@@ -130,12 +129,7 @@ def _rendered(
     spec: VariantSpec, rows: list[Any], tokenizer: Any, max_length: int
 ) -> Iterator[tuple[int, int]]:
     """(tokens, tokens with a label) of each example."""
-    if spec.objective == "domain_knowledge":
-        for row in rows:
-            for chunk in document_chunks(row.text, row.record, tokenizer, max_length):
-                example = chunk.rendered()
+    for _, examples in examples_of(spec, rows, tokenizer, max_length):
+        for example in examples:
+            if example.trained_tokens:
                 yield len(example.input_ids), example.trained_tokens
-        return
-    for example in render_rows(rows, tokenizer, train_on=spec.data.train_on, max_length=max_length):
-        if example.trained_tokens:
-            yield len(example.input_ids), example.trained_tokens

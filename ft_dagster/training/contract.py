@@ -141,6 +141,7 @@ class Plan(BaseModel):
     training: TrainingSettings
     device: Device = Device()
     ranks: int = Field(1, ge=1)
+    own_loss: str | None = Field(None, description="The objective whose own loss it is; None: the shared one")
 
     @field_validator("method", mode="before")
     @classmethod
@@ -149,7 +150,7 @@ class Plan(BaseModel):
 
     def to_json(self) -> dict[str, Any]:
         """As plan.json has it."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", exclude={"own_loss"} if self.own_loss is None else None)
 
 
 class Parent(Strict):
@@ -264,6 +265,7 @@ def recipe_digest(run: Run, member: Member) -> str:
             "ranks": run.launch.nodes * run.launch.ranks_per_node,
             "new_token_ids": run.base.new_token_ids,
             "parent": run.base.parent and run.base.parent.digest,
+            **({} if member.plan.own_loss is None else {"own_loss": member.plan.own_loss}),
         }
     )
 

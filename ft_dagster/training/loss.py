@@ -1,24 +1,31 @@
-"""The loss of a step, computed where something is trained and nowhere else. Imports torch alone."""
+"""The loss of a step, computed where something is trained and nowhere else. Imports torch alone.
+
+`summed` is an objective's: (logits [positions, vocabulary] in fp32, labels [positions]) -> a scalar.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
+
+Summed = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def loss_at_trained_positions(model: Any, inputs: dict[str, Any], tokens: torch.Tensor | int) -> torch.Tensor:
-    """Summed cross-entropy of the labels over `tokens`; logits only where some row has a label.
+def loss_at_trained_positions(
+    model: Any, inputs: dict[str, Any], tokens: torch.Tensor | int, summed: Summed
+) -> torch.Tensor:
+    """The summed loss of the labels over `tokens`; logits only where some row has a label.
 
     TRL's own head does this on GPUs; elsewhere it computes every position.
     """
     columns = (inputs["labels"][:, 1:] != -100).any(dim=0).nonzero().squeeze(1)
-    return loss_at(model, inputs, columns, tokens)
+    return loss_at(model, inputs, columns, tokens, summed)
 
 
 def loss_at(
-    model: Any, inputs: dict[str, Any], columns: torch.Tensor, tokens: torch.Tensor | int
+    model: Any, inputs: dict[str, Any], columns: torch.Tensor, tokens: torch.Tensor | int, summed: Summed
 ) -> torch.Tensor:
     """The same with logits at `columns`, positions that each predict the label after them."""
     prompt = learned_prompt(model)
@@ -29,8 +36,7 @@ def loss_at(
         logits_to_keep=columns + (prompt or 0),
     ).logits
     labels = inputs["labels"][:, 1:]
-    total = cross_entropy(logits.flatten(0, 1).float(), labels[:, columns].flatten(), reduction="sum")
-    return total / tokens
+    return summed(logits.flatten(0, 1).float(), labels[:, columns].flatten()) / tokens
 
 
 def learned_prompt(model: Any) -> int | None:

@@ -14,6 +14,8 @@ from transformers import Trainer
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from trl import SFTTrainer
 
+from ft_dagster.errors import UserError
+from ft_dagster.objectives import loss_of
 from ft_dagster.training import checkpoints, ranks
 from ft_dagster.training.batches import Collator, batch_digest
 from ft_dagster.training.journal import Step
@@ -27,7 +29,8 @@ class TokenTrainer(SFTTrainer):
 
     `diverged(quantity, value, ordinals)` is called, and must raise, where a loss or gradient is not
     finite; `saved(folder)` where a checkpoint's files are written; `stopping()` says whether this process was
-    asked to stop. Over several ranks, `current` and `stop` are of all of them after each step.
+    asked to stop. `own_loss`: the objective whose own loss it is, None for the shared one. Over several
+    ranks, `current` and `stop` are of all of them after each step.
     """
 
     loss_is_scaled_for_ga = True  # by num_items_in_batch, in compute_loss
@@ -38,6 +41,7 @@ class TokenTrainer(SFTTrainer):
         diverged: Callable[[str, float, list[int]], None],
         saved: Callable[[Path], None],
         stopping: Callable[[], bool] = lambda: False,
+        own_loss: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -47,6 +51,9 @@ class TokenTrainer(SFTTrainer):
         self.stop = False
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         self._keeps_logits = "logits_to_keep" in inspect.signature(type(base).forward).parameters
+        self._own_loss, self._summed = own_loss, loss_of(own_loss)
+        if own_loss and not self._keeps_logits:
+            raise _no_logits_to_keep(own_loss, type(base).__name__)
         self.current = Step([], "", 0, 0, 0)
         self._micro_batch = 0
         self._measuring = False
@@ -70,7 +77,8 @@ class TokenTrainer(SFTTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         prompt = learned_prompt(model) is not None
-        fused = inputs["input_ids"].device.type == "cuda" and not self._measuring and not prompt
+        on_gpu = inputs["input_ids"].device.type == "cuda"
+        fused = on_gpu and not self._measuring and not prompt and not self._own_loss
         if fused or return_outputs or not self._keeps_logits:
             loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             return loss / ranks.world() if self._measuring else loss  # which Trainer multiplies by it
@@ -79,7 +87,7 @@ class TokenTrainer(SFTTrainer):
             tokens = (inputs["labels"][:, 1:] != -100).sum().clamp(min=1)
         elif not self._measuring:
             tokens = tokens / ranks.world()  # of all ranks, whose gradients will be averaged
-        return loss_at_trained_positions(model, inputs, tokens)
+        return loss_at_trained_positions(model, inputs, tokens, self._summed)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
@@ -147,6 +155,15 @@ class TokenTrainer(SFTTrainer):
         self._measuring = False
         self.model.train(was_training)
         return sum(ranks.gather(total)) / examples.trained_tokens
+
+
+def _no_logits_to_keep(objective: str, architecture: str) -> UserError:
+    return UserError(
+        f"{architecture} gives no logits at chosen positions, and this objective's loss is computed there",
+        field="objective",
+        value=objective,
+        fix="Take another objective, or a base model of another architecture",
+    )
 
 
 def together(steps: list[Step]) -> Step:

@@ -198,6 +198,7 @@ def build_trainer(run: Run, work: Work, stop: Stop, arguments: Any) -> tuple[Any
         diverged=lambda quantity, value, ordinals: _diverged(work, quantity, value, ordinals),
         saved=lambda folder: _saved(work, folder),
         stopping=lambda: stop.requested,
+        own_loss=work.member.plan.own_loss,
     )
 
     def evaluate(step: int) -> None:

@@ -34,7 +34,8 @@ class Step:
     `trained_positions`: positions of a micro-batch at which some row has a label, where logits are computed.
     `packed`: position_ids say where examples begin, so attention needs a mask. `sharded`: under DeepSpeed,
     which trains weights in `precision` without autocast; gradients, masters, moments are counted elsewhere.
-    `device`: whose kernels; a GPU's are stood in for, no GPU is needed.
+    `device`: whose kernels; a GPU's are stood in for, no GPU is needed. `own_loss`: the objective whose own
+    loss it is, None for the one that all others share.
     """
 
     rows: int
@@ -46,6 +47,7 @@ class Step:
     packed: bool = True
     sharded: bool = False
     device: Literal["cpu", "cuda"] = "cpu"
+    own_loss: str | None = None
 
 
 @dataclass(frozen=True)

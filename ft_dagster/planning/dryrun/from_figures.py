@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
+from ft_dagster.objectives import objective_of
 from ft_dagster.planning.dryrun.architecture import architecture_file, configuration, shipped
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.shapes import EMBEDDINGS, Dimensions, dimensions_of
@@ -80,7 +81,8 @@ def of_size(parameters: float, folder: Path) -> Path:
 def declaration(given: dict[str, Any], general_share: float = GENERAL_SHARE) -> VariantSpec:
     """A declaration with these parts; general data at this share, and an export that any method has."""
     data: dict[str, Any] = {"sources": ["rows.jsonl"]}
-    evaluation: dict[str, Any] = {"kind": "label"} if given["objective"] == "task_specific" else {}
+    scored = objective_of(given["objective"]).judged_by == "score"
+    evaluation: dict[str, Any] = {"kind": "label"} if scored else {}
     if general_share > 0:
         data["general"] = {"corpus": "general", "share": general_share}
     else:

@@ -16,6 +16,7 @@ from accelerate.utils import convert_outputs_to_fp32
 from torch import nn
 
 from ft_dagster.fake_tensors import FakeMode, make_fake
+from ft_dagster.objectives import loss_of
 from ft_dagster.planning.dryrun.fake_kernels import (
     TiledHead,
     fake_positions,
@@ -115,8 +116,8 @@ def _batch(step: Step) -> dict[str, Any]:
 
 def _loss(model: Any, batch: dict[str, Any], step: Step, tokens: int) -> torch.Tensor:
     columns = torch.arange(step.trained_positions)
-    if step.device != "cuda" or learned_prompt(model) is not None:
-        return loss_at(model, batch, columns, tokens)
+    if step.device != "cuda" or step.own_loss or learned_prompt(model) is not None:
+        return loss_at(model, batch, columns, tokens, loss_of(step.own_loss))
     with _tiled_head(model, torch.bfloat16 if step.precision == "bf16" else torch.float32):
         logits = model(
             input_ids=batch["input_ids"],

@@ -28,7 +28,7 @@ def limits(question: Question, figures: Figures) -> tuple[str, ...]:
 
 def _knowledge(question: Question, figures: Figures) -> str | None:
     name = figures.candidate.method
-    if question.objective != "domain_knowledge" or name == "full":
+    if not question.teaches_facts or name == "full":
         return None
     return (
         f"NEW KNOWLEDGE BY {name.upper()}: style is learned, facts are not; the evaluation needs factual "

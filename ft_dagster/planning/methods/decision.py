@@ -105,7 +105,7 @@ def decide(question: Question, candidates: Iterable[Candidate]) -> Decision:
         for name in order
     )
     recommended = best if all_figures[best].candidate.fits else None
-    unsure = MATCHES_FULL <= question.examples <= FULL_WINS and question.objective != "domain_knowledge"
+    unsure = MATCHES_FULL <= question.examples <= FULL_WINS and not question.teaches_facts
     method = question.method or recommended
     notes = _notes(question, ranking, cast, recommended, unsure)
     return Decision(method, recommended, ranking, unsure, notes)

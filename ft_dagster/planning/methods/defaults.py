@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ft_dagster.objectives import objective_of
 from ft_dagster.planning.reasons import Default
 
 
@@ -41,7 +42,6 @@ EPOCHS = {
     "prompt_tuning": Default(10.0, "a prompt learns slowly: PEFT's guide takes 50 on 50 rows"),
     "prefix_tuning": Default(5.0, "a prefix learns more slowly than LoRA"),
 }
-ONE_EPOCH = Default(1.0, "new knowledge from raw text: each document is read once")
 DROPOUT = Default(0.05, "the usual guard against overfitting")
 TARGET_MODULES = Default("all-linear", "all linear layers at a modest rank beat fewer at a higher one")
 RSLORA = Default(False, "updates scale by alpha/r, not by alpha/sqrt(r)")
@@ -68,17 +68,19 @@ STANDING = {  # values that every declaration has
 
 
 def epochs(name: str, objective: str) -> Default:
-    """Passes over the mixture."""
-    return ONE_EPOCH if objective == "domain_knowledge" else EPOCHS[name]
+    """Passes over the mixture: the objective's own, else the method's."""
+    usual = objective_of(objective).epochs
+    return EPOCHS[name] if usual is None else Default(*usual)
 
 
 def lora_rank(name: str, examples: int, objective: str, most: int) -> Default:
-    """LoRA rank by the number of training examples and the objective; never above `most`.
+    """LoRA rank: the objective's own, else by the number of training examples; never above `most`.
 
     Format or persona alone would do with 4-8, but no declaration says that this is all that is taught.
     """
-    if objective == "domain_knowledge":
-        wanted = Default(64, "new knowledge: 64 or more")
+    usual = objective_of(objective).lora_rank
+    if usual is not None:
+        wanted = Default(*usual)
     elif examples < 10_000:
         wanted = Default(
             16, f"{examples:,} examples: 16 covers instructions; 4-8 would do for format or persona alone"

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from ft_dagster.errors import UserError
+from ft_dagster.objectives import objective_of
 from ft_dagster.planning.cost.serving import Manner, Serving, serve_adapters, serve_copies
 from ft_dagster.planning.cost.training_cost import (
     Experiments,
@@ -25,7 +25,6 @@ from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.load import SOFT_PROMPTS
 from ft_dagster.planning.methods import defaults
 
-Objective = Literal["instruction", "domain_knowledge", "task_specific"]
 METHODS = ("full", "lora", "qlora", "lora_8bit", "prompt_tuning", "prefix_tuning")
 BF16 = 2  # bytes of a weight as served
 
@@ -34,7 +33,7 @@ BF16 = 2  # bytes of a weight as served
 class Question:
     """What is to be taught, with what, for whom. Raises UserError for what has no answer."""
 
-    objective: Objective
+    objective: str
     examples: int  # of the mixture
     tokens: int  # of one epoch, as fed
     parameters: int  # of the base
@@ -61,12 +60,14 @@ class Question:
         _above_zero("deadline", self.deadline_hours, "Give hours above 0, or leave it out")
         if self.new_tokens < 0:
             raise UserError("below zero", field="new_tokens", value=self.new_tokens, fix="Count them from 0")
-        if self.objective not in ("instruction", "domain_knowledge", "task_specific"):
-            fix = "Take instruction, domain_knowledge or task_specific"
-            raise UserError("no such objective", field="objective", value=self.objective, fix=fix)
+        objective_of(self.objective)
         if self.method is not None and self.method not in METHODS:
             fix = f"Take one of {', '.join(METHODS)}, or auto"
             raise UserError("no such method", field="method", value=self.method, fix=fix)
+
+    @property
+    def teaches_facts(self) -> bool:
+        return objective_of(self.objective).teaches == "facts"
 
     @property
     def stored_bytes(self) -> int:

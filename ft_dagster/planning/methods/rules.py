@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from ft_dagster.objectives import objective_of
 from ft_dagster.planning.load import LORA_LIKE, SOFT_PROMPTS
 from ft_dagster.planning.methods.question import Figures, Question
 
@@ -55,10 +56,10 @@ def fits(question: Question, figures: Figures) -> Vote:
 def objective(question: Question, figures: Figures) -> Vote:
     name = figures.candidate.method
     soft = name in SOFT_PROMPTS
-    if question.objective == "domain_knowledge":
+    if question.teaches_facts:
         if name == "full":
-            return Vote("objective", 0, "for", "domain_knowledge: facts need all weights")
-        said = f"domain_knowledge: {name} learns the style of a text and not its facts"
+            return Vote("objective", 0, "for", f"{question.objective}: facts need all weights")
+        said = f"{question.objective}: {name} learns the style of a text and not its facts"
         return Vote("objective", 2 if soft else 1, "against", said)
     if soft:
         size = f"{question.parameters / 1e9:,.1f}B parameters"
@@ -70,7 +71,7 @@ def objective(question: Question, figures: Figures) -> Vote:
 
 
 def dataset_size(question: Question, figures: Figures) -> Vote | None:
-    if question.objective == "domain_knowledge":
+    if question.teaches_facts:
         return None  # facts need all weights at any size
     name, count = figures.candidate.method, f"{question.examples:,} examples"
     if question.examples > FULL_WINS:
@@ -173,7 +174,7 @@ def serving(question: Question, figures: Figures) -> Vote | None:
 
 def narrow_task(question: Question, figures: Figures) -> Vote | None:
     """Full wins one narrow task where general ability does not matter."""
-    if question.objective != "task_specific":
+    if not objective_of(question.objective).narrow:
         return None
     name = figures.candidate.method
     if question.general_matters:

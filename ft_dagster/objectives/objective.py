@@ -1,0 +1,79 @@
+"""What every objective says of itself. Light: what needs torch imports it inside a function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol, TypeVar
+
+from ft_dagster.objectives.loss import Loss, next_token_loss
+from ft_dagster.objectives.rendered import Rendered
+
+RowKind = Literal["messages", "prompt_completion", "text"]
+R = TypeVar("R")
+R_contra = TypeVar("R_contra", contravariant=True)
+KINDS: dict[RowKind, str] = {  # as a person would say it
+    "messages": "conversations",
+    "prompt_completion": "prompts with completions",
+    "text": "raw text",
+}
+
+
+class Renderer(Protocol[R_contra]):
+    """What makes examples of rows, with the base's tokenizer and chat template; see `data.examples`."""
+
+    def whole(self, rows: Sequence[R_contra]) -> Iterator[Rendered]:
+        """One example of each row, in order: the answers trained on, cut to the longest length."""
+
+    def chunks(self, row: R_contra) -> Iterator[Rendered]:
+        """All tokens of a text row, cut into examples; of each, all but the first token trained on."""
+
+
+class MakesExamples(Protocol):
+    """Of each row, in order, its examples; none for a row that gives none."""
+
+    def __call__(self, rows: Sequence[R], renderer: Renderer[R]) -> Iterator[Sequence[Rendered]]: ...
+
+
+def one_each(rows: Sequence[R], renderer: Renderer[R]) -> Iterator[Sequence[Rendered]]:
+    """A row is an example."""
+    return ([example] for example in renderer.whole(rows))
+
+
+def chunked(rows: Sequence[R], renderer: Renderer[R]) -> Iterator[Sequence[Rendered]]:
+    """A document is as many examples as it has chunks."""
+    return (list(renderer.chunks(row)) for row in rows)
+
+
+class Usual(NamedTuple):
+    """A value that holds unless another is declared, and why."""
+
+    value: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is taught: the rows that it takes, what they become, its loss, what its model is judged by.
+
+    `loss`: (logits [positions, vocabulary] in fp32, labels [positions]) -> their sum, a scalar in nats.
+    `judged_by`: loss: what `evaluation.kind` measures, the loss of the answers where nothing is said; score:
+    the same, and a kind or a task must be declared; questions: a declared task, for no gate passes by a loss.
+    `teaches`: facts need all weights, behaviour and format do not. `narrow`: one task, which full fine-tuning
+    wins where general ability need not be kept.
+    """
+
+    name: str
+    rows: tuple[RowKind, ...]
+    examples: MakesExamples
+    loss: Loss
+    judged_by: Literal["loss", "score", "questions"]
+    teaches: Literal["behaviour", "facts"]
+    narrow: bool = False
+    epochs: Usual | None = None  # passes over the mixture; None: by the method
+    lora_rank: Usual | None = None  # None: by the number of examples
+
+    @property
+    def own_loss(self) -> str | None:
+        """Its name where its loss is its own, else None: by it a plan tells the trainer which to take."""
+        return None if self.loss is next_token_loss else self.name

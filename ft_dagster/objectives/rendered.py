@@ -1,0 +1,20 @@
+"""What a row becomes and a batch is made of: token ids, and which of them are trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Spans = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """One example. `spans` are half open ranges of token positions that carry a label, from 1 on."""
+
+    input_ids: list[int]
+    spans: Spans
+    truncated: bool = False
+
+    @property
+    def trained_tokens(self) -> int:
+        return sum(end - start for start, end in self.spans)
