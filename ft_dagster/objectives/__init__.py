@@ -20,6 +20,7 @@ __all__ = [
     "Spans",
     "known",
     "loss_of",
+    "next_token_loss",
     "objective_of",
 ]
 

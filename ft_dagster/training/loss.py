@@ -1,4 +1,4 @@
-"""The loss of a step, computed where something is trained and nowhere else. Imports torch alone.
+"""The loss of a step, computed where something is trained and nowhere else. Imports torch and no room above.
 
 `summed` is an objective's: (logits [positions, vocabulary] in fp32, labels [positions]) -> a scalar.
 """
@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
+from ft_dagster.objectives import next_token_loss
+
 Summed = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def loss_at_trained_positions(
-    model: Any, inputs: dict[str, Any], tokens: torch.Tensor | int, summed: Summed
+    model: Any, inputs: dict[str, Any], tokens: torch.Tensor | int, summed: Summed = next_token_loss
 ) -> torch.Tensor:
     """The summed loss of the labels over `tokens`; logits only where some row has a label.
 
@@ -25,7 +27,11 @@ def loss_at_trained_positions(
 
 
 def loss_at(
-    model: Any, inputs: dict[str, Any], columns: torch.Tensor, tokens: torch.Tensor | int, summed: Summed
+    model: Any,
+    inputs: dict[str, Any],
+    columns: torch.Tensor,
+    tokens: torch.Tensor | int,
+    summed: Summed = next_token_loss,
 ) -> torch.Tensor:
     """The same with logits at `columns`, positions that each predict the label after them."""
     prompt = learned_prompt(model)

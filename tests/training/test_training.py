@@ -255,8 +255,8 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_batch(
     honest = sft.loss_at_trained_positions
     calls = iter(range(10_000))
 
-    def exploding(model: Any, inputs: Any, tokens: Any) -> Any:
-        loss = honest(model, inputs, tokens)
+    def exploding(model: Any, inputs: Any, tokens: Any, summed: Any) -> Any:
+        loss = honest(model, inputs, tokens, summed)
         return loss * float("inf") if model.training and next(calls) >= 6 else loss
 
     monkeypatch.setattr(sft, "loss_at_trained_positions", exploding)
