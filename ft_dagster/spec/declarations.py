@@ -214,7 +214,10 @@ class Declarations:
             fix = f"Remove this file or {file}"
             return _unreadable(UserError(f"variant {key} is declared twice", file=twice, fix=fix), file)
         try:
-            merged = merge(read_yaml(file), self._defaults())
+            own = read_yaml(file)
+            if isinstance(self._defaults, UserError):
+                raise self._defaults
+            merged = merge(own, self._defaults)
         except UserError as error:
             return _unreadable(error, file)
         shared = self.folder / DEFAULTS
@@ -230,17 +233,18 @@ class Declarations:
         origins = merged.origins(spec.model_dump(mode="json"), file.name, f"tenants/{DEFAULTS}")
         return Judged(spec, origins, tuple(_unfit(spec, file_of)), merged.content, said)
 
-    def _defaults(self) -> dict[str, Any]:
+    @cached_property
+    def _defaults(self) -> dict[str, Any] | UserError:
         file = self.folder / DEFAULTS
         stamp = self._stamp(file)
-        if stamp is None:
-            return {}
-        known = _REMEMBERED.get(file, (stamp,))
+        known: dict[str, Any] | None = {} if stamp is None else _REMEMBERED.get(file, (stamp,))
         if known is None:
-            known = read_yaml(file)
+            try:
+                known = read_yaml(file)
+            except UserError as error:
+                return error
             _REMEMBERED.put(file, (stamp,), known)
-        content: dict[str, Any] = known
-        return content
+        return known
 
     def _wrong_parents(self, key: VariantKey, judged: Judged) -> UserError | None:
         """A parent that is undeclared or of another tenant, or a cycle of parents."""

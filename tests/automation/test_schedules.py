@@ -170,3 +170,16 @@ def _empty_job():
         nothing()
 
     return empty
+
+
+def test_a_misnamed_file_is_logged_and_stops_no_other(tmp_path, instance):
+    declare(tmp_path, "acme.daily", "0 12 * * *")
+    (tmp_path / "tenants" / "acme" / "No_Key.yaml").write_text("x: 1\n")
+    (tmp_path / "tenants" / "acme" / "broken.yaml").write_text("x: [\n")
+    (request,) = look(tmp_path, instance).dynamic_partitions_requests
+    assert list(request.partition_keys) == ["acme.daily"]
+    instance.add_dynamic_partitions(PARTITIONS, ["acme.daily", "acme.broken"])
+    assert [one.partition_key for one in tick(tmp_path, instance, NOON)] == ["acme.daily"]
+    skipped = look(tmp_path, instance)
+    assert isinstance(skipped, dg.SkipReason)
+    assert "No_Key" in skipped.skip_message

@@ -1,0 +1,206 @@
+"""`ft-dagster check` reads all that a declaration names, and says every mistake of it at once."""
+
+import json
+import os
+import shutil
+import struct
+
+import pytest
+
+from ft_dagster.cli import main
+from ft_dagster.errors import UserError, all_of
+from ft_dagster.report.check import check_variant
+from ft_dagster.settings import load_settings
+from ft_dagster.spec import VariantKey
+
+KEY = VariantKey("acme", "support")
+TEXT = """\
+description: answers support questions
+owners: [ml@acme.example]
+base_model: model
+data: {sources: [rows.jsonl], general: {corpus: g}}
+evaluation: {general: [], task: [tasks/quiz.yaml]}
+"""
+TASK = 'task: quiz\ndataset_path: json\ndataset_kwargs: {data_files: {test: q.jsonl}}\ndoc_to_text: "{{q}}"\n'
+
+
+@pytest.fixture
+def project(tmp_path, tiny_model_folder):
+    for folder in ("tenants/acme", "corpora", "tasks"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copytree(tiny_model_folder, tmp_path / "model")
+    files = {
+        "tenants/acme/support.yaml": TEXT,
+        "rows.jsonl": '{"prompt": "a question", "completion": "an answer"}\n' * 9,
+        "text.jsonl": '{"text": "some general words"}\n' * 9,
+        "corpora/g.yaml": "description: g\nsources: [text.jsonl]\n",
+        "tasks/quiz.yaml": TASK,
+        "tasks/q.jsonl": '{"q": "a", "a": "b"}\n',
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def mistakes(project):
+    try:
+        check_variant(load_settings(project), KEY)
+    except UserError as error:
+        return list(all_of(error))
+    return []
+
+
+def test_a_whole_declaration_has_no_mistake(project):
+    assert check_variant(load_settings(project), KEY)["tasks"] == ["tasks/quiz.yaml"]
+
+
+def test_every_mistake_is_said_at_once_though_the_declaration_itself_is_invalid(project):
+    (project / "tenants/acme/support.yaml").write_text(
+        TEXT.replace("base_model: model", "base_model: modle")
+        .replace("[rows.jsonl]", "[rows.jsonl, rwos.jsonl, {path: 5}]")
+        .replace("[tasks/quiz.yaml]", "[tasks/quiz.yaml, arc_eazy, tasks/quizz.yaml]")
+        + "training: {seed: -1}\n"
+    )
+    (project / "corpora/g.yaml").write_text("description: g\nsources: [txet.jsonl]\n")
+    found = mistakes(project)
+    assert sorted((error.field, error.value) for error in found if error.field != "data.sources.2.path") == [
+        ("base_model.source", "modle"),
+        ("data.sources[1].path", "rwos.jsonl"),
+        ("evaluation.task", "arc_eazy"),
+        ("evaluation.task", "tasks/quizz.yaml"),
+        ("sources[0].path", "txet.jsonl"),
+        ("training.seed", -1),
+    ]
+    assert len(found) == 7
+    assert all(error.file and error.fix for error in found)
+
+
+def tensors(header):
+    return struct.pack("<Q", len(header)) + header
+
+
+BROKEN = {
+    "model/config.json": [b"[" * 100_000, b"[]", b'{"model_type": 5}'],
+    "model/model.safetensors": [
+        b"", struct.pack("<Q", 2**63), tensors(b"[]"), tensors(b'{"a":{"data_offsets":[0,0]}}'),
+        tensors(b'{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,0]}}'),
+        tensors(b'{"a":{"dtype":5,"shape":"ab","data_offsets":[0,0]}}'),
+    ],
+    "model/model.safetensors.index.json": [
+        b'{"weight_map":["a"]}', b'{"weight_map":{"a":5}}', b'{"weight_map":{"a":"../rows.jsonl"}}',
+    ],
+    "model/tokenizer_config.json": [b"nope"],
+    "rows.jsonl": [b"[" * 100_000, b'{"prompt": "\\ud800", "completion": "a"}', b'{"prompt": 1e400}', b"\n"],
+    "text.jsonl": [b"\xff\xfe", b""],
+    "tasks/quiz.yaml": [
+        b"[a]: b", b"task: " + b"[" * 3000, TASK.encode() + b"include: 5", b"\xff",
+        TASK.replace("{data_files: {test: q.jsonl}}", "[a]").encode(),
+        TASK.replace("q.jsonl", "/").encode(), TASK.replace("json\n", "''\n").encode(),
+        TASK.replace("q.jsonl", "~nosuchuser/q.jsonl").encode(), TASK.replace("q.jsonl", "q" * 5000).encode(),
+    ],
+    "corpora/g.yaml": [b"[a]: b", b"description: g\nsources: [text.jsonl]\nmax_megabytes: true\n", b""],
+    "tenants/acme/support.yaml": [
+        TEXT.replace("rows.jsonl", "r" * 5000).encode(), TEXT.replace("rows.jsonl", "~nosuchuser/x").encode(),
+        TEXT.replace("model: model", "model: ~nosuchuser/x").encode(),
+        TEXT.replace(": model", ": ''").encode(),
+        TEXT.replace("rows.jsonl", "''").encode(), TEXT.replace(": model", ": 's3://'").encode(),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [(name, number) for name, all in BROKEN.items() for number in range(len(all))]
+)
+def test_a_broken_file_is_one_error(project, name, number):
+    (project / name).write_bytes(BROKEN[name][number])
+    (error,) = mistakes(project)
+    assert error.file
+    assert error.fix
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rows.jsonl", "text.jsonl", "corpora/g.yaml", "tasks/quiz.yaml", "tasks/q.jsonl", "model/config.json",
+        "model/model.safetensors", "model/tokenizer.json", "folder/rows.jsonl", "facts.db",
+    ],
+)  # fmt: skip
+def test_a_fifo_is_said_and_never_waited_for(project, name):
+    place = project / name
+    place.parent.mkdir(exist_ok=True)
+    place.unlink(missing_ok=True)
+    os.mkfifo(place)
+    changes = {
+        "folder/rows.jsonl": ("[rows.jsonl]", "[folder]"),
+        "facts.db": ("task: [tasks/quiz.yaml]", "kind: sql, database: facts.db"),
+    }
+    if name in changes:
+        (project / "tenants/acme/support.yaml").write_text(TEXT.replace(*changes[name]))
+    (error,) = mistakes(project)
+    assert "a FIFO" in error.problem or "no such data file" in error.problem
+
+
+def test_a_folder_that_links_to_itself_ends_in_an_error(project):
+    (project / "folder").mkdir()
+    shutil.copy(project / "rows.jsonl", project / "folder")
+    for name in ("one", "two"):
+        (project / "folder" / name).symlink_to(".")
+    (project / "tenants/acme/support.yaml").write_text(TEXT.replace("rows.jsonl", "folder"))
+    (error,) = mistakes(project)
+    assert "links to one that holds it" in error.problem
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("state.json", "{}"), ("state.json", '{"_data_files": [{"x": 1}]}'), ("dataset_dict.json", "nope")],
+)
+def test_a_damaged_saved_data_set_is_one_error(project, name, text):
+    (project / "saved").mkdir()
+    (project / "saved" / name).write_text(text)
+    (project / "tenants/acme/support.yaml").write_text(TEXT.replace("rows.jsonl", "saved"))
+    (error,) = mistakes(project)
+    assert "is not what `datasets` saves" in error.problem
+
+
+def run(monkeypatch, capsys, project, *arguments):
+    monkeypatch.setattr("sys.argv", ["ft-dagster", "--project", str(project), *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code, capsys.readouterr().out
+
+
+def test_the_command_lists_all_mistakes_of_all_files_in_text_and_json(project, monkeypatch, capsys):
+    (project / "tenants/acme/wrong.yaml").write_text(TEXT + "training: {seed: -1}\nmethod: {rank: true}\n")
+    (project / "tenants/acme/No_Key.yaml").write_text(TEXT)
+    code, text = run(monkeypatch, capsys, project, "check")
+    assert code == 2
+    for words in ("ok acme.support", "wrong acme.wrong", "training.seed", "method.rank", "No_Key.yaml"):
+        assert words in text
+    code, text = run(monkeypatch, capsys, project, "check", "--json")
+    assert code == 2
+    found = {one["variant"]: one for one in json.loads(text)["variants"]}
+    assert found["acme.support"]["ok"] is True
+    assert [error["field"] for error in found["acme.wrong"]["errors"]] == ["method.rank", "training.seed"]
+    assert found["acme.wrong"]["error"]["field"] == "method.rank"
+    assert found[None]["error"]["file"].endswith("No_Key.yaml")
+
+
+def test_the_command_lists_all_mistakes_of_the_settings(project, monkeypatch, capsys):
+    (project / "ft_dagster.yaml").write_text("tenant_runs: true\nretries: {attempts: -1}\n")
+    code, text = run(monkeypatch, capsys, project, "check")
+    assert code == 2
+    assert "tenant_runs: a number is needed" in text
+    assert "retries.attempts: input should be greater than or equal to 0" in text
+
+
+def test_status_names_what_is_broken_and_shows_the_others(project, monkeypatch, capsys):
+    (project / "tenants/acme/wrong.yaml").write_text(TEXT + "training: {seed: -1}\n")
+    (project / "tenants/acme/No_Key.yaml").write_text(TEXT)
+    code, text = run(monkeypatch, capsys, project, "status", "--json")
+    assert code == 0
+    found = json.loads(text)
+    assert [row["variant"] for row in found["variants"]] == ["acme.support", "acme.wrong"]
+    assert [error["field"] for error in found["broken"]] == ["training.seed", None]
+    code, text = run(monkeypatch, capsys, project, "status", "acme.support")
+    assert code == 0
+    assert "broken" not in text

@@ -1,0 +1,179 @@
+"""Malformed declarations: each ends in one clear error, none in a traceback, and none hangs."""
+
+import os
+import socket
+
+import pytest
+
+from ft_dagster.errors import UserError
+from ft_dagster.settings import Settings, load_settings
+from ft_dagster.spec import CorpusSpec, VariantKey, VariantSpec, load_variant
+
+KEY = VariantKey("acme", "support")
+MINIMAL = """\
+description: answers support questions
+owners: [ml@acme.example]
+base_model: models/base
+data: {sources: [rows.jsonl]}
+"""
+LAUGHS = "".join(f"l{at}: &l{at} [{', '.join([f'*l{at - 1}'] * 10) if at else 'x'}]\n" for at in range(12))
+
+
+@pytest.fixture
+def file(tmp_path):
+    (tmp_path / "tenants" / "acme").mkdir(parents=True)
+    return tmp_path / "tenants" / "acme" / "support.yaml"
+
+
+def refusal(file):
+    with pytest.raises(UserError) as error:
+        load_variant(file.parents[2], KEY)
+    assert error.value.file == str(file)
+    assert error.value.fix
+    return error.value
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[a, b]: c", "a key is a plain name"),
+        ("{a: b}: c", "a key is a plain name"),
+        ("5: c", "keys should be strings"),
+        ("x: " + "[" * 3000 + "]" * 3000, "nest"),
+        ("x: " + "{a: " * 3000 + "}" * 3000, "nested more than 64 levels"),
+        ("x: " + "[" * 100_000, "nest"),
+        (LAUGHS, "more than 200,000 values"),
+        ("x: &x [*x]", "an alias stands for what it is part of"),
+        ("x: *nope", "undefined alias"),
+        ("x: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
+        ("x: 2001-99-99", "month"),
+        ("x: !!timestamp today", "does not fit its tag"),
+        ("training: {seed: " + "9" * 5000 + "}", "more than 40 digits"),
+        ("training: {seed: 0x" + "f" * 5000 + "}", "more than 40 digits"),
+        ('description2: "a\\0b"', "NUL"),
+        ("x: " + "y" * 5_000_000, "more than the 4,000,000"),
+    ],
+)
+def test_yaml_that_no_program_can_take_is_one_error(file, text, words):
+    file.write_text(MINIMAL + text + "\n", "utf-8")
+    assert words in refusal(file).problem
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "words"),
+    [
+        ("method: {rank: true}", "method.rank", "a number is needed"),
+        ("method: {alpha: true}", "method.alpha", "a number is needed"),
+        ("training: {seed: false}", "training.seed", "a number is needed"),
+        ("training: {packing: 1}", "training.packing", "true or false"),
+        ("training: {deepspeed: false}", "training.deepspeed.stage", "a number is needed"),
+        ("schema_version: true", "schema_version", "a number is needed"),
+        ("gates: {regression_margin: true}", "gates.regression_margin", "a number is needed"),
+        ("training: {seed: 0xffffffffffffffffffffffff}", "training.seed", "less than or equal to 4294967295"),
+        ("training: {max_steps: 99999999999999999999999}", "training.max_steps", "less than or equal to"),
+        ("training: {max_length: 100000000}", "training.max_length", "less than or equal to 10485760"),
+        ("training: {learning_rate: 1e999}", "training.learning_rate", "finite"),
+        ("training: {weight_decay: .nan}", "training.weight_decay", "finite"),
+        ("training: {max_grad_norm: .inf}", "training.max_grad_norm", "finite"),
+        ("method: {target_modules: 5}", "method.target_modules", "'all-linear'"),
+        ("method: {target_modules: [1]}", "method.target_modules.0", "string"),
+        ("training: null", "training", "dictionary"),
+        ("retrain: {timezone: ../../etc/passwd}", "retrain.timezone", "time zone"),
+    ],
+)
+def test_a_value_of_another_kind_or_beyond_all_bounds_is_refused_by_field(file, text, field, words):
+    file.write_text(MINIMAL + text + "\n", "utf-8")
+    error = refusal(file)
+    assert error.field == field
+    assert words in error.problem
+
+
+def test_a_quoted_number_is_the_number_and_merged_keys_are_keys(file):
+    file.write_text(MINIMAL + 'method: {<<: {rank: "8"}, alpha: 1e1}\ntraining: {learning_rate: 1e-4}\n')
+    spec = load_variant(file.parents[2], KEY).spec
+    assert (spec.method.rank, spec.method.alpha, spec.training.learning_rate) == (8, 10.0, 1e-4)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket", "folder", "device", "dangling", "loop"])
+@pytest.mark.parametrize("name", ["acme/support.yaml", "defaults.yaml", "../ft_dagster.yaml"])
+def test_what_is_no_regular_file_is_said_and_never_waited_for(file, kind, name, monkeypatch):
+    file.write_text(MINIMAL)
+    project = file.parents[2]
+    place = (project / "tenants" / name).resolve()
+    place.unlink(missing_ok=True)
+    monkeypatch.chdir(place.parent)
+    if kind == "socket":
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(place.name)
+    make = {"fifo": os.mkfifo, "folder": os.mkdir}.get(kind)
+    target = {"device": "/dev/zero", "dangling": "nowhere", "loop": place.name}.get(kind)
+    if make is not None:
+        make(place)
+    if target is not None:
+        place.symlink_to(target)
+    words = {
+        "fifo": "a FIFO", "socket": "a socket", "folder": "a folder", "device": "a device",
+        "dangling": "a link to nothing", "loop": "Too many levels of symbolic links",
+    }[kind]  # fmt: skip
+    with pytest.raises(UserError, match=words) as error:
+        load_variant(load_settings(project).project, KEY)
+    assert error.value.file == str(place)
+
+
+def numbers(schema, path=""):
+    """(path, schema) of every number below a JSON schema."""
+    if isinstance(schema, dict):
+        if schema.get("type") in {"integer", "number"} and not {"const", "enum"} & set(schema):
+            yield path, schema
+        for name, below in schema.items():
+            yield from numbers(below, f"{path}/{name}")
+    elif isinstance(schema, list):
+        for below in schema:
+            yield from numbers(below, path)
+
+
+@pytest.mark.parametrize("model", [VariantSpec, CorpusSpec, Settings])
+def test_the_schema_states_both_bounds_of_every_number(model):
+    found = dict(numbers(model.model_json_schema()))
+    assert found
+    for path, schema in found.items():
+        assert {"minimum", "exclusiveMinimum"} & set(schema), path
+        assert {"maximum", "exclusiveMaximum"} & set(schema), path
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("tenant_runs: true", "tenant_runs"),
+        ("tenant_runs: 99999999999999999999999", "tenant_runs"),
+        ("host: {cpu_slots: true}", "host.cpu_slots"),
+        ("host: {quota: {acme: true}}", "host.quota.acme"),
+        ("host: {memory_gb: .inf}", "host.memory_gb"),
+        ("retries: {wait_seconds: .nan}", "retries.wait_seconds"),
+        ("5: x", "5"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused_by_field(file, text, field):
+    file.write_text(MINIMAL)
+    settings = file.parents[2] / "ft_dagster.yaml"
+    settings.write_text(text + "\n")
+    with pytest.raises(UserError) as error:
+        load_settings(file.parents[2])
+    assert (error.value.file, error.value.field) == (str(settings), field)
+
+
+@pytest.mark.parametrize("store", ["nope://bucket/x", "rows.jsonl"])
+def test_a_store_that_cannot_be_one_is_refused(file, store):
+    project = file.parents[2]
+    (project / "rows.jsonl").write_text("{}")
+    (project / "ft_dagster.yaml").write_text(f"store: {store}\n")
+    with pytest.raises(UserError) as error:
+        load_settings(project).open_store()
+    assert (error.value.field, error.value.value) == ("store", store)
+
+
+def test_the_environment_says_numbers_as_text(file, monkeypatch):
+    monkeypatch.setenv("FT_DAGSTER_HOST__CPU_SLOTS", "3")
+    monkeypatch.setenv("FT_DAGSTER_TENANT_RUNS", "2")
+    settings = load_settings(file.parents[2])
+    assert (settings.host.cpu_slots, settings.tenant_runs) == (3, 2)

@@ -1,0 +1,170 @@
+"""One view of all declarations: what a file said is kept while it stays, and a broken one stops no other."""
+
+import os
+
+import pytest
+
+from ft_dagster.errors import UserError, UserErrors, all_of
+from ft_dagster.spec import Declarations, VariantKey, load_variant
+from ft_dagster.spec import declarations as module
+
+KEY = VariantKey("acme", "support")
+MINIMAL = """\
+description: answers support questions
+owners: [ml@acme.example]
+base_model: models/base
+data: {sources: [rows.jsonl]}
+"""
+
+
+def declare(project, name, text=MINIMAL, *, age=60):
+    """Write a file below tenants/, as if `age` seconds ago."""
+    file = project / "tenants" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, "utf-8")
+    stat = file.stat()
+    os.utime(file, ns=(stat.st_mtime_ns - age * 10**9,) * 2)
+    return file
+
+
+def child(parent):
+    return MINIMAL.replace("base_model: models/base", f"base_model: {{variant: {parent}}}")
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The files that are parsed, in order; a stamp counts as settled at once."""
+    found = []
+    real = module.read_yaml
+    monkeypatch.setattr(module, "read_yaml", lambda file: found.append(file.name) or real(file))
+    monkeypatch.setattr(module, "SETTLED_NS", -(10**12))
+    return found
+
+
+def test_a_file_is_parsed_once_for_all_views_until_it_changes(tmp_path, reads):
+    declare(tmp_path, "defaults.yaml", "training: {seed: 1}\n")
+    for name in ("a", "b", "c"):
+        declare(tmp_path, f"acme/{name}.yaml")
+    for _ in range(3):
+        view = Declarations(tmp_path)
+        assert [view.declared(key).spec.training.seed for key in view] == [1, 1, 1]
+    assert sorted(reads) == ["a.yaml", "b.yaml", "c.yaml", "defaults.yaml"]
+    declare(tmp_path, "acme/b.yaml", MINIMAL + "training: {seed: 2}\n")
+    assert load_variant(tmp_path, VariantKey("acme", "b")).spec.training.seed == 2
+    assert reads[4:] == ["b.yaml"]
+
+
+def test_changed_defaults_are_seen_by_every_variant(tmp_path, reads):
+    declare(tmp_path, "acme/support.yaml")
+    assert load_variant(tmp_path, KEY).spec.training.seed == 0
+    shared = declare(tmp_path, "defaults.yaml", "training: {seed: 7}\n")
+    assert load_variant(tmp_path, KEY).spec.training.seed == 7
+    shared.unlink()
+    assert load_variant(tmp_path, KEY).spec.training.seed == 0
+
+
+def test_an_edit_at_once_of_the_same_size_and_time_is_seen(tmp_path):
+    file = declare(tmp_path, "acme/support.yaml", MINIMAL + "training: {seed: 1}\n", age=0)
+    before = file.stat()
+    assert load_variant(tmp_path, KEY).spec.training.seed == 1
+    file.write_text(MINIMAL + "training: {seed: 2}\n", "utf-8")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert load_variant(tmp_path, KEY).spec.training.seed == 2
+
+
+def test_a_view_says_the_same_for_as_long_as_it_lives(tmp_path):
+    declare(tmp_path, "acme/support.yaml")
+    view = Declarations(tmp_path)
+    assert view.declared(KEY).spec.training.seed == 0
+    declare(tmp_path, "acme/support.yaml", MINIMAL + "training: {seed: 2}\n")
+    assert view.declared(KEY).spec.training.seed == 0
+    assert Declarations(tmp_path).declared(KEY).spec.training.seed == 2
+
+
+def test_each_broken_file_is_reported_by_itself_and_stops_no_other(tmp_path):
+    declare(tmp_path, "acme/support.yaml")
+    broken = {
+        declare(tmp_path, "acme/No_Key.yaml"): "not a variant key",
+        declare(tmp_path, "stray.yaml"): "in no tenant's folder",
+        declare(tmp_path, "defaults.yml", "training: {seed: 1}\n"): "in no tenant's folder",
+        declare(tmp_path, "acme/open.yaml", "a: ["): "expected",
+        declare(
+            tmp_path, "acme/wrong.yaml", MINIMAL + "training: {seed: -1}\n"
+        ): "greater than or equal to 0",
+        declare(tmp_path, "acme/orphan.yaml", child("acme.nobody")): "no such variant",
+    }
+    fifo = tmp_path / "tenants/acme/fifo.yaml"
+    os.mkfifo(fifo)
+    view = Declarations(tmp_path)
+    assert set(view.broken) == {*broken, fifo}
+    assert "a FIFO" in view.broken[fifo].problem
+    for file, words in broken.items():
+        assert words in view.broken[file].problem
+        assert view.broken[file].file == str(file)
+    assert view.declared(KEY).file == tmp_path / "tenants/acme/support.yaml"
+
+
+def test_hidden_files_declare_nothing(tmp_path):
+    declare(tmp_path, "acme/support.yaml")
+    (tmp_path / "tenants/acme/.#support.yaml").symlink_to("editor@host.1")
+    view = Declarations(tmp_path)
+    assert list(view) == [KEY]
+    assert not view.broken
+
+
+def test_all_mistakes_of_a_declaration_are_one_error_that_names_each(tmp_path):
+    text = child("globex.other") + "training: {seed: -1, sed: 1}\nmethod: {rank: true, target_modules: 5}\n"
+    file = declare(tmp_path, "acme/support.yaml", text)
+    shared = declare(tmp_path, "defaults.yaml", "gates: {alpha: 3}\n")
+    with pytest.raises(UserErrors) as caught:
+        load_variant(tmp_path, KEY)
+    found = {error.field: error for error in all_of(caught.value)}
+    assert set(found) == {
+        "training.seed", "training.sed", "method.rank", "method.target_modules", "gates.alpha",
+        "base_model.variant",
+    }  # fmt: skip
+    assert {error.file for field, error in found.items() if field != "gates.alpha"} == {str(file)}
+    assert found["gates.alpha"].file == str(shared)
+    assert found["training.sed"].fix == "Did you mean seed?"
+    assert str(caught.value).endswith("and 5 more: `ft-dagster check` says them all")
+
+
+def test_an_error_of_several_survives_a_process_border():
+    import pickle
+
+    errors = UserErrors([UserError("one", fix="a", value=[1]), UserError("two", fix="b", field="f")])
+    again = pickle.loads(pickle.dumps(errors))
+    assert [str(error) for error in again.errors] == [str(error) for error in errors.errors]
+    assert str(again) == str(errors)
+
+
+def test_a_chain_of_more_parents_than_python_recurses_is_walked_once(tmp_path, reads):
+    declare(tmp_path, "acme/v0.yaml")
+    for number in range(1, 1200):
+        declare(tmp_path, f"acme/v{number}.yaml", child(f"acme.v{number - 1}"))
+    view = Declarations(tmp_path)
+    steps = []
+    real = view._parent
+    view._parent = lambda key: steps.append(key) or real(key)
+    assert all(view.declared(key) for key in view)
+    assert len(steps) <= 1200
+    assert len(reads) == 1200
+
+
+def test_a_cycle_is_said_of_each_of_its_members_and_of_who_comes_to_it(tmp_path):
+    for name, parent in {"a": "b", "b": "a", "c": "a"}.items():
+        declare(tmp_path, f"acme/{name}.yaml", child(f"acme.{parent}"))
+    declare(tmp_path, "acme/free.yaml")
+    view = Declarations(tmp_path)
+    assert {file.stem for file in view.broken} == {"a", "b", "c"}
+    assert all("a cycle of parents: acme." in error.problem for error in view.broken.values())
+
+
+def test_a_corpus_that_is_broken_is_said_by_its_own_file(tmp_path):
+    (tmp_path / "corpora").mkdir()
+    file = tmp_path / "corpora" / "g.yaml"
+    file.write_text("description: g\nsources: []\nmax_megabytes: .inf\n")
+    with pytest.raises(UserErrors) as caught:
+        Declarations(tmp_path).corpus("g")
+    assert [error.field for error in all_of(caught.value)] == ["sources", "max_megabytes"]
+    assert {error.file for error in all_of(caught.value)} == {str(file)}
