@@ -69,6 +69,9 @@ class Watch:
         self._held = self._lock_commands()
         if self._held is None:
             return False
+        if not self._is_needless():  # a command came, submitted and died since the question
+            unlock(self._held)
+            return False
         log.info("no command lives and no run needs this daemon: it ends")
         return True
 
@@ -82,7 +85,7 @@ class Watch:
     def _lock_commands(self) -> int | None:
         try:
             return lock(self._commands, EXCLUSIVE)
-        except OSError:  # the instance's folder was removed, so no command can hold anything in it
+        except FileNotFoundError:  # the instance's folder was removed: no command can hold anything in it
             return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def _is_needless(self) -> bool:

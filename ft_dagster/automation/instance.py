@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 import yaml
-from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, STEP_SELECTION_TAG
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 
@@ -145,7 +145,7 @@ def submitted(
     return [
         Launched(key, run.run_id)
         for run in runs
-        if run.asset_selection is None and (run.step_keys_to_execute is None or run.parent_run_id)
+        if run.asset_selection is None and STEP_SELECTION_TAG not in run.tags
     ]
 
 

@@ -5,9 +5,10 @@ import pytest
 import yaml
 
 from ft_dagster.automation.coordinator import VariantRunCoordinator
-from ft_dagster.automation.instance import write_home
+from ft_dagster.automation.instance import PARTITION, submitted, write_home
 from ft_dagster.automation.tags import missing_tags
 from ft_dagster.settings import load_settings
+from ft_dagster.spec import VariantKey
 from tests.automation.test_schedules import declare
 
 
@@ -91,3 +92,26 @@ def test_a_run_of_a_declaration_that_cannot_be_read_is_tagged_all_the_same(setti
     (settings.project / "tenants" / "acme" / "broken.yaml").write_text("{", "utf-8")
     missing = missing_tags(run_of(dagster__partition="acme.broken"))
     assert missing == {"ft/tenant": "acme", "ft/variant": "acme.broken", "ft/reason": "ui"}
+
+
+@dg.asset(name="declaration")
+def declared():
+    """An asset to select."""
+
+
+def test_the_runs_of_a_variant_that_a_command_follows_are_those_of_its_whole_chain(tmp_path):
+    key, started = VariantKey.parse("acme.support"), [dg.DagsterRunStatus.STARTED]
+
+    job = dg.define_asset_job("variant_chain", [declared])
+    chain = dg.Definitions([declared], jobs=[job]).resolve_job_def("variant_chain")
+
+    def make(instance, variant, **more):
+        tags = {PARTITION: variant}
+        return instance.create_run_for_job(chain, status=started[0], tags=tags, **more).run_id
+
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        first, second = make(instance, "acme.support"), make(instance, "acme.support")
+        make(instance, "acme.other")
+        make(instance, "acme.support", asset_selection=frozenset({dg.AssetKey("declaration")}))
+        assert [run.run_id for run in submitted(instance, key, started)] == [first, second]
+        assert submitted(instance, key, [dg.DagsterRunStatus.STARTING]) == []
