@@ -21,7 +21,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from ft_dagster.assets.bench import PARTITIONS
+from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.declared import new_declarations
 from ft_dagster.automation.due import due_variants
 from ft_dagster.definitions import resources
