@@ -12,7 +12,6 @@ from ft_dagster.automation.jobs import variant_chain
 from ft_dagster.automation.tags import DUE, VARIANT, variant_tags
 from ft_dagster.data.derived import newer_parent
 from ft_dagster.errors import UserError
-from ft_dagster.report.summary import prefix
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.spec import Declared, VariantKey
 from ft_dagster.spec.variant import RetrainSpec
@@ -38,7 +37,7 @@ def new_parent(declared: Declared, store: Store) -> tuple[VariantKey, int] | Non
 
     Only for a variant that has started from this parent before: its first run is for a person to ask for.
     """
-    base = read_head(store, prefix(declared.key), "base_model")
+    base = read_head(store, declared.key.prefix, "base_model")
     newer = newer_parent(store, declared.key, base)
     return newer if newer and str(newer[0]) == declared.spec.base_model.variant else None
 

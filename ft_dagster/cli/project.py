@@ -38,7 +38,7 @@ def init(
 @app.command()
 def check(context: typer.Context, variants: Keys = None, as_json: Json = False) -> None:
     """Read declarations, their sources, corpora, tasks and base models; report every mistake."""
-    from ft_dagster.report.check import check_variant
+    from ft_dagster.stages.check import check_variant
 
     found: list[dict[str, Any]] = []
     try:
@@ -123,7 +123,7 @@ def _shown(field: str, value: Any) -> str:
 
 def _planned(settings: Settings, key: VariantKey) -> list[dict[str, Any]]:
     """The reasons of the variant's newest plan; none before the first."""
-    from ft_dagster.report.summary import newest_plan
+    from ft_dagster.stages.summary import newest_plan
 
     plan = newest_plan(settings, key)
     return [] if plan is None else list(plan["plan"]["reasons"])

@@ -130,7 +130,7 @@ def catalogue(
 ) -> None:
     """All adapters in production, by base: vLLM's arguments and an index, as servers take them."""
     from ft_dagster.export.catalogue import catalogue as files_of
-    from ft_dagster.report.served import served_adapters
+    from ft_dagster.export.served import served_adapters
 
     settings = load_settings(context.obj)
     written = []

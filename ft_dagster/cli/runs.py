@@ -97,7 +97,7 @@ def _found(instance: DagsterInstance, keys: list[VariantKey]) -> tuple[list[Laun
 @app.command()
 def status(context: typer.Context, variants: Keys = None, as_json: Json = False) -> None:
     """Each variant's newest artifacts and release, from the store alone; which declarations are broken."""
-    from ft_dagster.report.summary import stage_digests, variant_row
+    from ft_dagster.stages.summary import stage_digests, variant_row
 
     settings = load_settings(context.obj)
     store = settings.open_store()
@@ -117,8 +117,17 @@ def status(context: typer.Context, variants: Keys = None, as_json: Json = False)
         digest, stale = (row["digest"] or "-")[:12], row["stale"] or "-"
         table.add_row(row["variant"], done[-1] if done else "-", gate, version, digest, stale)
     out.print(table)
+    for row in rows:
+        if row["older_stages"]:
+            out.print(_older(row), highlight=False, soft_wrap=True)
     for error in wrong:
         out.print(f"[red]broken[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+
+
+def _older(row: dict[str, Any]) -> str:
+    """What of a variant an older version made, and what may be done about it."""
+    stages, key = ", ".join(row["older_stages"]), row["variant"]
+    return f"{key}: made by an older version: {stages}. What is released stays; `ft-dagster run {key}` renews"
 
 
 @app.command()
@@ -127,7 +136,7 @@ def compare(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Base against tuned by every rule of the gate, for one variant or several side by side."""
-    from ft_dagster.report.summary import variant_row
+    from ft_dagster.stages.summary import variant_row
 
     settings = load_settings(context.obj)
     store = settings.open_store()
@@ -175,8 +184,8 @@ def try_(
     """
     from ft_dagster.evaluation.answers import answer
     from ft_dagster.report.answers import answers_table
-    from ft_dagster.report.models import newest_model
     from ft_dagster.spec.load import read_yaml
+    from ft_dagster.stages.newest_model import newest_model
 
     quiet()
     settings = load_settings(context.obj)
@@ -329,8 +338,8 @@ def _lines(screen: Console) -> Iterator[Callable[[list[_State]], None]]:
 def _conclude(instance: DagsterInstance, settings: Settings, launched: list[Launched], as_json: bool) -> None:
     """Print what came out; exit 1 if a run did not succeed."""
     from ft_dagster.automation.instance import failure_of, reused_everything, status_of
-    from ft_dagster.report.summary import variant_row
     from ft_dagster.report.tables import release_table
+    from ft_dagster.stages.summary import variant_row
 
     store = settings.open_store()
     rows, failed = [], False

@@ -28,5 +28,10 @@ class VariantKey(NamedTuple):
             raise UserError("not a variant key", value=text, file=file, fix=RULE)
         return cls(*halves)
 
+    @property
+    def prefix(self) -> str:
+        """The variant's own part of the store."""
+        return f"tenants/{self.tenant}/{self.variant}"
+
     def __str__(self) -> str:
         return f"{self.tenant}.{self.variant}"

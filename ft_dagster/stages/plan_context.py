@@ -15,7 +15,7 @@ from ft_dagster.planning.cost.serving import Manner
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.survey import PlanContext
 from ft_dagster.spec import Declarations, VariantKey, VariantSpec
-from ft_dagster.stages.workspace import Workspace, prefix_of
+from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Store, read_head
 from ft_dagster.training.contract import Parent
 
@@ -83,6 +83,6 @@ def _parent(workspace: Workspace, base: Artifact) -> Parent | None:
 
 def _finished(store: Store, keys: list[VariantKey]) -> tuple[Finished, ...]:
     """The newest training of each of these variants, where it was measured."""
-    heads = (read_head(store, prefix_of(key), "fine_tuned_model") for key in keys)
+    heads = (read_head(store, key.prefix, "fine_tuned_model") for key in keys)
     known = (finished(head.figures) for head in heads if head is not None)
     return tuple(one for one in known if one is not None)

@@ -105,7 +105,7 @@ class Workspace:
     @property
     def prefix(self) -> str:
         """The variant's own part of the store."""
-        return prefix_of(self.key)
+        return self.key.prefix
 
     @property
     def heads(self) -> str:
@@ -411,11 +411,6 @@ class Hands:
         shutil.rmtree(run_dir)
         figures: dict[str, Any] = result["figures"]
         return figures
-
-
-def prefix_of(key: VariantKey) -> str:
-    """A variant's own part of the store."""
-    return f"tenants/{key.tenant}/{key.variant}"
 
 
 @contextmanager

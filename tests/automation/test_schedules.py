@@ -12,10 +12,10 @@ from ft_dagster.automation.due import due_variants, last_due
 from ft_dagster.automation.tags import DUE
 from ft_dagster.data.derived import released_parent
 from ft_dagster.definitions import resources
-from ft_dagster.report.summary import variant_row
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.spec.variant import BaseModelSpec, RetrainSpec
+from ft_dagster.stages.summary import variant_row
 from ft_dagster.store import write_head
 from ft_dagster.store.make import Recipe, make
 from tests.releases import adapter, release

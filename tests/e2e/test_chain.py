@@ -7,9 +7,9 @@ import pytest
 
 from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.lineage.release import history
-from ft_dagster.report.summary import STAGES, variant_row
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages import asked
+from ft_dagster.stages.summary import STAGES, variant_row
 from ft_dagster.store import read_head, verify
 from tests.e2e.project import edit, write_lines
 

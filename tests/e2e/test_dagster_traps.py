@@ -12,10 +12,10 @@ from ft_dagster.automation.instance import write_home
 from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.definitions import defs, resources
 from ft_dagster.launch.local import GRACE
-from ft_dagster.report.summary import variant_row
 from ft_dagster.resources.launchers import LocalLauncher
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.stages.summary import variant_row
 from ft_dagster.training.progress import Console, Silent, open_channel
 from tests.automation.test_schedules import NOON, declare, start_from, tick
 from tests.releases import adapter, release

@@ -7,8 +7,8 @@ import pytest
 from ft_dagster.data.derived import base_folder
 from ft_dagster.lineage.ancestors import ancestors, find_digest
 from ft_dagster.lineage.release import production
-from ft_dagster.report.check import check_variant
 from ft_dagster.spec import VariantKey
+from ft_dagster.stages.check import check_variant
 from ft_dagster.store import read_head, verify
 from tests.e2e.project import declaration, edit, write_lines, write_yaml
 from tests.releases import release, whole_model

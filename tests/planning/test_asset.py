@@ -3,8 +3,8 @@
 import dagster as dg
 import pytest
 
-from ft_dagster.report.summary import newest_plan
 from ft_dagster.spec import VariantKey
+from ft_dagster.stages.summary import newest_plan
 from ft_dagster.store import read_head
 from tests.e2e.conftest import Workshop
 from tests.e2e.project import GENERAL, UP_TO_PLAN, edit, write_lines, write_project

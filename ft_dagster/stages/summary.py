@@ -7,32 +7,32 @@ from typing import Any
 
 from ft_dagster.data.derived import newer_parent
 from ft_dagster.lineage.release import production
+from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.stages.chain import CHAIN
 from ft_dagster.store import Store, read_head
 
-STAGES = (
-    "declaration",
-    "base_model",
-    "task_dataset",
-    "training_mixture",
-    "training_plan",
-    "fine_tuned_model",
-    "base_evaluation",
-    "evaluation",
-    "model_export",
-)
+STAGES = tuple(stage.name for stage in CHAIN)
 
 
 def stage_digests(store: Store, key: VariantKey) -> dict[str, str | None]:
     """The digest of each stage's newest artifact, None where there is none."""
-    heads = {stage: read_head(store, prefix(key), stage) for stage in STAGES}
+    heads = {stage: read_head(store, key.prefix, stage) for stage in STAGES}
     return {stage: None if head is None else head.digest for stage, head in heads.items()}
 
 
-def prefix(key: VariantKey) -> str:
-    """A variant's own part of the store."""
-    return f"tenants/{key.tenant}/{key.variant}"
+def older_stages(store: Store, key: VariantKey) -> list[str]:
+    """The stages whose newest artifact was made by an older version of the stage.
+
+    What is released of them stays released; a run makes them anew, and a run is somebody's decision.
+    """
+    heads = {stage: read_head(store, key.prefix, stage) for stage in STAGES}
+    return [
+        stage
+        for stage, head in heads.items()
+        if head is not None and head.predicate["stage_version"] < STAGE_VERSIONS[stage]
+    ]
 
 
 def variant_row(store: Store, key: VariantKey) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def variant_row(store: Store, key: VariantKey) -> dict[str, Any]:
         )
     )  # fmt: skip
     verdict = evaluation.get("verdict", {})
-    head, released = read_head(store, prefix(key), "model_export"), production(store, prefix(key))
+    head, released = read_head(store, key.prefix, "model_export"), production(store, key.prefix)
     return {
         "variant": str(key),
         "method": plan.get("method", {}).get("name"),
@@ -62,19 +62,20 @@ def variant_row(store: Store, key: VariantKey) -> dict[str, Any]:
         "digest": None if head is None else head.digest,
         "version": None if released is None else released.version,
         "stale": _stale(store, key),
+        "older_stages": older_stages(store, key),
     }
 
 
 def _stale(store: Store, key: VariantKey) -> str | None:
     """Why the variant's newest model is out of date: its parent released another since."""
-    newer = newer_parent(store, key, read_head(store, prefix(key), "base_model"))
+    newer = newer_parent(store, key, read_head(store, key.prefix, "base_model"))
     return None if newer is None else f"{newer[0]} v{newer[1]} was released since"
 
 
 def newest_plan(settings: Settings, key: VariantKey) -> dict[str, Any] | None:
     """The estimate of the variant's newest plan: values with their reasons, memory, cost, the ranking."""
     store = settings.open_store()
-    head = read_head(store, prefix(key), "training_plan")
+    head = read_head(store, key.prefix, "training_plan")
     if head is None:
         return None
     file = head.folder(store, settings.cache_folder) / "evidence" / "estimate.json"
@@ -85,5 +86,5 @@ def newest_plan(settings: Settings, key: VariantKey) -> dict[str, Any] | None:
 
 
 def _figures(store: Store, key: VariantKey, stage: str) -> dict[str, Any]:
-    head = read_head(store, prefix(key), stage)
+    head = read_head(store, key.prefix, stage)
     return {} if head is None else head.figures

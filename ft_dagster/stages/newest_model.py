@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from ft_dagster.data.derived import base_folder
 from ft_dagster.errors import UserError
-from ft_dagster.report.summary import prefix
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.store import read_head
@@ -29,9 +28,9 @@ class Model(NamedTuple):
 def newest_model(settings: Settings, key: VariantKey) -> Model:
     """Where the newest trained weights of a variant lie. Raises UserError before the first."""
     store = settings.open_store()
-    tuned = read_head(store, prefix(key), "fine_tuned_model")
-    base = read_head(store, prefix(key), "base_model")
-    rows = read_head(store, prefix(key), "task_dataset")
+    tuned = read_head(store, key.prefix, "fine_tuned_model")
+    base = read_head(store, key.prefix, "base_model")
+    rows = read_head(store, key.prefix, "task_dataset")
     if tuned is None or base is None or rows is None:
         raise UserError(f"{key} has no trained model yet", fix=f"Run `ft-dagster run {key}` first")
     located = base_folder(store, base, settings.project, settings.cache_folder)

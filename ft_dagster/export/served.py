@@ -11,7 +11,6 @@ from ft_dagster.export.catalogue import ReleasedAdapter
 from ft_dagster.export.vllm import not_loaded, rank_of
 from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.release import export_of, production
-from ft_dagster.report.summary import prefix
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, variant_files
 from ft_dagster.store import Artifact, Store
@@ -31,7 +30,7 @@ def served_adapters(settings: Settings) -> list[ServedBase]:
     store = settings.open_store()
     bases: dict[str, ServedBase] = {}
     for key in variant_files(settings.project):
-        entry = production(store, prefix(key))
+        entry = production(store, key.prefix)
         if entry is not None and entry.format == "adapter":
             _add(bases, store, settings, key, entry.version)
     return sorted(bases.values(), key=lambda base: base.reference)
@@ -40,11 +39,11 @@ def served_adapters(settings: Settings) -> list[ServedBase]:
 def _add(
     bases: dict[str, ServedBase], store: Store, settings: Settings, key: VariantKey, version: int
 ) -> None:
-    export = export_of(store, prefix(key), version, settings.cache_folder)
+    export = export_of(store, key.prefix, version, settings.cache_folder)
     payload = export.folder(store, settings.cache_folder) / "payload"
     config = json.loads((payload / "adapter_config.json").read_text("utf-8"))
     digest = export.inputs["base_model"]
-    base = find_digest(store, (prefix(key), "shared"), "base_model", digest)
+    base = find_digest(store, (key.prefix, "shared"), "base_model", digest)
     reference = digest if base is None else _reference(base, store, settings)
     adapter = ReleasedAdapter(
         str(key),
