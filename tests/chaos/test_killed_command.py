@@ -202,11 +202,11 @@ def test_where_everything_was_killed_the_next_command_goes_on_by_itself(project:
     wait_until(
         lambda: list(checkpoints.glob("*/output/checkpoints/checkpoint-*/checkpoint.json")), 3 * PATIENCE
     )
+    kill(command)  # first, or it would start another daemon
     while left := project.processes():
         for process in left:
             with suppress(psutil.Error):
                 process.kill()
-    command.communicate()
     assert project.statuses() == [dg.DagsterRunStatus.STARTED]
     further = project.start("run", "acme.places", "--json")
     said, complained = further.communicate(timeout=4 * PATIENCE)
