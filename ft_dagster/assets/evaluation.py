@@ -6,11 +6,12 @@ from typing import Any
 
 import dagster as dg
 
+from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.assets.bench import SHARED, Bench, check, digest_of, stage_asset
 from ft_dagster.assets.data import locate
 from ft_dagster.evaluation.arithmetic import judging_dtype
 from ft_dagster.evaluation.answer_scores import find_database
-from ft_dagster.evaluation.gates import Verdict, check_metrics, gates_digest, judge, to_json
+from ft_dagster.evaluation.gates import check_metrics, gates_digest, judge
 from ft_dagster.evaluation.samples import (
     LABELS,
     read_aggregates,
@@ -77,9 +78,9 @@ def evaluation(bench: Bench) -> dg.MaterializeResult[Any]:
         weights = bench.payload(tuned)
         figures = bench.produce("evaluation", attempt, lambda output: _run(bench, base, weights, run, output))
         verdict = verdict_on(bench, before, attempt.payload)
-        text = json.dumps(to_json(verdict), indent=1, sort_keys=True)
+        text = json.dumps(verdict.to_json(), indent=1, sort_keys=True)
         (attempt.payload / "verdict.json").write_text(text, "utf-8")
-        return {**figures, "scores": _scores_in(attempt.payload), "verdict": to_json(verdict)}
+        return {**figures, "scores": _scores_in(attempt.payload), "verdict": verdict.to_json()}
 
     artifact = bench.make(
         "evaluation", build,
@@ -89,21 +90,22 @@ def evaluation(bench: Bench) -> dg.MaterializeResult[Any]:
         },
         spec={**_asked_in(bench, *TEST_SPLIT_TASK, "objective"), "tasks": bench.frozen["tasks"]},
     )  # fmt: skip
-    rules = artifact.figures["verdict"]["rules"]
+    verdict = Verdict.from_json(artifact.figures["verdict"])
+    rules = verdict.rules
     difference = artifact.figures["tuned_logit_difference"]
     return bench.report(
         artifact,
         {
-            "outcome": artifact.figures["verdict"]["outcome"],
+            "outcome": verdict.outcome,
             "judgement": dg.MetadataValue.md("\n".join(f"- {_judged(rule)}" for rule in rules)),
             "scores": dg.MetadataValue.md(as_markdown_image(score_bars(rules))),
             **_skills(bench, before, artifact),
             "every_score": dg.MetadataValue.md(_both_scores(before, artifact)),
             **_label_table(bench, artifact),
-            **{f"{rule['task']} {rule['metric']}": rule["tuned"] for rule in rules},
+            **{f"{rule.task} {rule.metric}": rule.tuned for rule in rules},
         },
         [
-            check("gate", artifact.figures["verdict"]["passed"], _gate_sentence(rules)),
+            check("gate", verdict.passed, _gate_sentence(verdict)),
             check("weights_act", difference > 0, f"largest logit difference {difference:.3g}"),
         ],
     )
@@ -283,10 +285,9 @@ def _skills(bench: Bench, before: Artifact, after: Artifact) -> dict[str, dg.Met
     return {name: dg.MetadataValue.md(text) for name, text in shown.items()}
 
 
-def _judged(rule: dict[str, Any]) -> str:
-    return f"**{rule['outcome']}**: {rule['sentence']}"
+def _judged(rule: Rule) -> str:
+    return f"**{rule.outcome}**: {rule.sentence}"
 
 
-def _gate_sentence(rules: list[dict[str, Any]]) -> str:
-    failed = [rule["sentence"] for rule in rules if not rule["passed"]]
-    return "; ".join(failed) if failed else "every rule of the gate holds"
+def _gate_sentence(verdict: Verdict) -> str:
+    return "; ".join(rule.sentence for rule in verdict.broken) or "every rule of the gate holds"

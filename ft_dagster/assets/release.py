@@ -10,11 +10,12 @@ from ft_dagster.assets.bench import Bench, check, stage_asset
 from ft_dagster.assets.data import locate
 from ft_dagster.assets.evaluation import evaluate_weights, verdict_on
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.gates import Rule, Verdict, gates_digest, regression, to_json, with_rules
+from ft_dagster.evaluation.gates import gates_digest, regression, with_rules
 from ft_dagster.evaluation.samples import read_samples
 from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import Candidate, ReleaseRequest, history, production, record_release, rolled_back
+from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.report.tables import history_markdown
 from ft_dagster.store import Artifact, Attempt, verify
 
@@ -106,7 +107,7 @@ def release(bench: Bench) -> dg.MaterializeResult[Any]:
         Candidate(
             export,
             evaluation,
-            to_json(verdict),
+            verdict,
             gates_digest(bench.spec.gates),
             certificate_of(bench, export),
             _own_verdict(bench, export),
@@ -207,12 +208,12 @@ def _judge_itself(bench: Bench, base: Artifact, attempt: Attempt) -> None:
         )
 
 
-def _own_verdict(bench: Bench, export: Artifact) -> dict[str, Any] | None:
+def _own_verdict(bench: Bench, export: Artifact) -> Verdict | None:
     """Of an export that was evaluated by itself, derived anew from its samples; None for others."""
     folder = bench.folder(export) / "evidence" / OWN / "payload"
     if not folder.is_dir():
         return None
-    return to_json(verdict_on(bench, bench.upstream("base_evaluation"), folder))
+    return verdict_on(bench, bench.upstream("base_evaluation"), folder)
 
 
 def _holds(bench: Bench, export: Artifact, certificate: dict[str, Any]) -> tuple[bool, str]:
@@ -220,7 +221,8 @@ def _holds(bench: Bench, export: Artifact, certificate: dict[str, Any]) -> tuple
         return True, _certified(certificate)
     own = _own_verdict(bench, export)
     said = f"{'; '.join(certificate['failures'])}: evaluated by itself"
-    return bool(own and own["passed"]), f"{said}, it passes" if own and own["passed"] else f"{said}: no pass"
+    passed = own is not None and own.passed
+    return passed, f"{said}, it passes" if passed else f"{said}: no pass"
 
 
 def certificate_of(bench: Bench, export: Artifact) -> dict[str, Any]:
@@ -242,7 +244,7 @@ def _card(
         "method": bench.upstream("training_plan").figures["method"],
         "training": bench.upstream("training_plan").figures["training"],
         "figures": tuned.figures,
-        "verdict": to_json(verdict),
+        "verdict": verdict.to_json(),
         "sources": [{"path": s.path, "licence": s.licence} for s in spec.data.sources],
         "general": None if spec.data.general is None else spec.data.general.corpus,
         "weights": tuned.digest,
