@@ -9,6 +9,7 @@ from typing import Any
 
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import Candidate, ReleaseRequest, record_release
+from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.store import Artifact, Attempt, Store, write_head
 from ft_dagster.store.make import Recipe, make
 
@@ -42,7 +43,7 @@ def release(store: Store, variant: str, files: dict[str, Any], weights: str = WE
     export = put(store, "model_export", prefix, files, inputs)
     write_head(store, prefix, export, None)
     certificate = {"passed": True, "payload": export.digest, "judged": weights, "format": "adapter"}
-    candidate = Candidate(export, evaluation, {"passed": True}, GATES, certificate)
+    candidate = Candidate(export, evaluation, Verdict(True, "pass", ()), GATES, certificate)
     return record_release(store, prefix, candidate, ReleaseRequest("test"), variant=variant, run_id=None)
 
 

@@ -8,6 +8,7 @@ import dagster as dg
 from ft_dagster.assets.adapter import Metadata, stage_asset
 from ft_dagster.evaluation.samples import LABELS, read_answers, read_samples
 from ft_dagster.evaluation.skills import skills
+from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.plots import as_markdown_image, score_bars
 from ft_dagster.report.skills import forgotten, signs, skill_table
 from ft_dagster.report.tables import markdown_table
@@ -26,17 +27,17 @@ def _base_evaluation(workspace: Workspace, artifact: Artifact) -> Metadata:
 
 
 def _evaluation(workspace: Workspace, artifact: Artifact) -> Metadata:
-    verdict, before = artifact.figures["verdict"], workspace.upstream("base_evaluation")
-    rules = verdict["rules"]
-    judgement = "\n".join(f"- **{rule['outcome']}**: {rule['sentence']}" for rule in rules)
+    before, verdict = workspace.upstream("base_evaluation"), Verdict.from_json(artifact.figures["verdict"])
+    rules = verdict.rules
+    judgement = "\n".join(f"- **{rule.outcome}**: {rule.sentence}" for rule in rules)
     return {
-        "outcome": verdict["outcome"],
+        "outcome": verdict.outcome,
         "judgement": dg.MetadataValue.md(judgement),
         "scores": dg.MetadataValue.md(as_markdown_image(score_bars(rules))),
         **_skills(workspace, before, artifact),
         "every_score": dg.MetadataValue.md(_both_scores(before, artifact)),
         **_label_table(workspace, artifact),
-        **{f"{rule['task']} {rule['metric']}": rule["tuned"] for rule in rules},
+        **{f"{rule.task} {rule.metric}": rule.tuned for rule in rules},
     }
 
 

@@ -16,6 +16,7 @@ from ft_dagster.automation.bakeoff import for_method, said
 from ft_dagster.automation.budget import Budget
 from ft_dagster.automation.experiments import Experiment, Run, Say, carry_out, opened
 from ft_dagster.errors import UserError
+from ft_dagster.lineage.verdict import Rule
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, load_variant
 from ft_dagster.spec.load import SHORTHANDS
@@ -169,18 +170,22 @@ def rank(runs: Sequence[Run]) -> Ranking:
 
 
 def _general_holds(run: Run) -> bool:
-    return all(rule["passed"] for rule in run.figures["rules"] if rule["rule"] != "task")
+    return all(rule.passed for rule in _rules(run) if rule.rule != "task")
 
 
 def _gain(run: Run) -> float:
     """Mean over the task's rules of what was gained on the base, by the rule's own metric."""
-    rules = [rule for rule in run.figures["rules"] if rule["rule"] == "task"]
     gains = [
-        -math.inf if rule["difference"] is None
-        else rule["difference"] if rule["higher_is_better"] else -rule["difference"]
-        for rule in rules
+        -math.inf if math.isnan(rule.difference)
+        else rule.difference if rule.higher_is_better else -rule.difference
+        for rule in _rules(run)
+        if rule.rule == "task"
     ]  # fmt: skip
     return sum(gains) / len(gains)
+
+
+def _rules(run: Run) -> list[Rule]:
+    return [Rule.from_json(rule) for rule in run.figures["rules"]]
 
 
 def _loss(run: Run) -> float:

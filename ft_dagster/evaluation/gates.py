@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.paired import Comparison, compare, holm
 from ft_dagster.evaluation.samples import Role, Sample, main_metric, read_samples, write_samples
-from ft_dagster.evaluation.sentences import Finding, Outcome, sentence_of
+from ft_dagster.evaluation.sentences import Finding, sentence_of
+from ft_dagster.lineage.verdict import Outcome, Rule, RuleName, Verdict
 from ft_dagster.objectives import DEFAULT, objective_of
 from ft_dagster.provenance.digest import sha256_json
-from ft_dagster.schema_version import refuse_newer
 from ft_dagster.spec.variant import GatesSpec
 
 if TYPE_CHECKING:
@@ -34,15 +34,11 @@ __all__ = [
     "judge",
     "read_samples",
     "regression",
-    "to_json",
-    "verdict_from_json",
     "with_rules",
     "write_samples",
 ]
 
-SCHEMA_VERSION = 2
 RULES_VERSION = 2  # raise it when the same samples and margins may give another verdict
-RuleName = Literal["task", "general_benchmark", "general_loss", "regurgitation", "regression"]
 _RULE_OF: dict[Role, RuleName] = {
     "task": "task",
     "test_split_task": "task",
@@ -53,44 +49,6 @@ _PROBED: tuple[Role, ...] = ("regurgitation",)
 _WHAT = {"task": "the task", "general_benchmark": "the benchmark", "general_loss": "the loss on"}
 _AGAIN = "Evaluate both with the same tasks, limit and seed"
 Questions = dict[str, dict[str, Sample]]  # metric -> question -> sample
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One rule on one task. `difference` = tuned - base, in the metric's unit (a share, or nats a token).
-
-    `interval`: of the difference, at `confidence` = 1 - 2 alpha. `margin`: the largest worsening that passes.
-    `harm`: p of no fall, after Holm. `seen`: the smallest fall that so many questions show with power 0.8.
-    `needed`: about how many would decide an undecided rule. `outcome`: what was found; `passed`: what is
-    enforced (see `gates.undecided`). A value that is not a number (a loss that overflowed) never passes.
-    """
-
-    rule: RuleName
-    task: str
-    metric: str
-    base: float
-    tuned: float
-    difference: float
-    interval: tuple[float, float]
-    margin: float
-    questions: int
-    higher_is_better: bool
-    passed: bool
-    sentence: str
-    outcome: Outcome
-    confidence: float
-    harm: float
-    seen: float
-    needed: int | None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Passed only if every rule passed. `outcome`: fail if any rule failed, else undecided if any was."""
-
-    passed: bool
-    outcome: Outcome
-    rules: tuple[Rule, ...]
 
 
 def judge(
@@ -189,38 +147,6 @@ def check_metrics(samples: Iterable[Sample], gates: GatesSpec, declared_in: obje
 def gates_digest(gates: GatesSpec) -> str:
     """What a verdict depends on beside the samples: the margins, and what this version makes of them."""
     return sha256_json({"rules": RULES_VERSION, "gates": gates.model_dump(mode="json")})
-
-
-def to_json(verdict: Verdict) -> dict[str, Any]:
-    """Plain JSON; a figure that is not a finite number becomes null."""
-    rules = [
-        {name: _plain(value) for name, value in asdict(rule).items()}
-        | {"interval": [_plain(bound) for bound in rule.interval]}
-        for rule in verdict.rules
-    ]
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "passed": verdict.passed,
-        "outcome": verdict.outcome,
-        "rules": rules,
-    }
-
-
-def verdict_from_json(content: dict[str, Any]) -> Verdict:
-    """The verdict that `to_json` wrote, now or in schema 1. A newer schema raises UserError."""
-    refuse_newer(content.get("schema_version", 0), SCHEMA_VERSION)
-    rules = tuple(_rule_from_json(rule) for rule in content["rules"])
-    passed = bool(content["passed"])
-    return Verdict(passed, content.get("outcome", "pass" if passed else "fail"), rules)
-
-
-def _rule_from_json(rule: dict[str, Any]) -> Rule:
-    """Schema 1 had no more than pass and fail, 95% intervals, and neither p nor power."""
-    first = {"outcome": "pass" if rule["passed"] else "fail", "confidence": 0.95, "needed": None}
-    figures = ("base", "tuned", "difference", "margin", "harm", "seen")
-    numbers = {name: _number(rule.get(name)) for name in figures}
-    low, high = rule["interval"]
-    return Rule(**{**first, **rule, **numbers, "interval": (_number(low), _number(high))})
 
 
 @dataclass(frozen=True)
@@ -448,11 +374,3 @@ def _verdict(rules: tuple[Rule, ...]) -> Verdict:
     found = {rule.outcome for rule in rules}
     outcome: Outcome = "fail" if "fail" in found else "undecided" if "undecided" in found else "pass"
     return Verdict(all(rule.passed for rule in rules), outcome, rules)
-
-
-def _plain(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)

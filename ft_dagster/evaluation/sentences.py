@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from ft_dagster.evaluation.paired import Comparison
-
-Outcome = Literal["pass", "fail", "undecided"]
+from ft_dagster.lineage.verdict import Outcome
 
 
 @dataclass(frozen=True)

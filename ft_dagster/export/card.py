@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from ft_dagster.data.quantize import quantization_of
 from ft_dagster.data.render import load_tokenizer
@@ -15,6 +16,7 @@ from ft_dagster.export.candidates import DEQUANTIZED, ORIGINAL
 from ft_dagster.export.merged import KEPT
 from ft_dagster.export.serving import GENERATION_CONFIG
 from ft_dagster.export.vllm import not_loaded, serve_command
+from ft_dagster.lineage.verdict import Rule, Verdict
 
 if TYPE_CHECKING:
     from ft_dagster.export.certificate import Certificate
@@ -38,7 +40,7 @@ class Source(BaseModel):
 
 
 class Card(BaseModel):
-    """What the card says of the variant. `verdict`: JSON of the gate's verdict; `weights` and `evaluation`:
+    """What the card says of the variant. `verdict`: of the gate; `weights` and `evaluation`:
     digests; `general`: name of the corpus mixed in; `base_model`: the declared reference.
     """
 
@@ -52,12 +54,17 @@ class Card(BaseModel):
     method: dict[str, Any]
     training: dict[str, Any]
     figures: dict[str, Any] = {}
-    verdict: dict[str, Any]
+    verdict: Verdict
     sources: tuple[Source, ...]
     general: str | None = None
     licence: str | None = None
     weights: str
     evaluation: str
+
+    @field_validator("verdict", mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        return Verdict.from_json(given) if isinstance(given, dict) else given
 
 
 def write_card(request: Request, certificate: Certificate) -> None:
@@ -79,13 +86,13 @@ def _metadata(request: Request) -> Any:
     scores = [
         EvalResult(
             task_type="text-generation",
-            dataset_type=rule["task"],
-            dataset_name=rule["task"],
-            metric_type=rule["metric"],
-            metric_value=round(rule["tuned"], 4),
+            dataset_type=rule.task,
+            dataset_name=rule.task,
+            metric_type=rule.metric,
+            metric_value=round(rule.tuned, 4),
         )
-        for rule in card.verdict.get("rules", [])
-        if rule["tuned"] is not None
+        for rule in card.verdict.rules
+        if math.isfinite(rule.tuned)
     ]
     return ModelCardData(
         base_model=base.reference if base.revision else None,
@@ -110,7 +117,7 @@ def _content(request: Request, certificate: Certificate) -> dict[str, Any]:
         "format": request.format,
         "payload": certificate.payload,
         "certificate": certificate.figures,
-        "rules": [_rule(rule) for rule in card.verdict.get("rules", [])],
+        "rules": [_rule(rule) for rule in card.verdict.rules],
         "sources": [
             {"path": _cell(_shown(source.path)), "licence": _cell(source.licence or "not declared")}
             for source in card.sources
@@ -135,14 +142,15 @@ def _settings(card: Card) -> list[tuple[str, str, Any]]:
     ]
 
 
-def _rule(rule: dict[str, Any]) -> dict[str, Any]:
+def _rule(rule: Rule) -> dict[str, Any]:
     """A rule of the verdict with its figures as text."""
-    low, high = rule["interval"]
+    content = rule.to_json()
+    low, high = content["interval"]
     return {
-        **rule,
-        "base": _figure(rule["base"]),
-        "tuned": _figure(rule["tuned"]),
-        "difference": _figure(rule["difference"], "+"),
+        **content,
+        "base": _figure(content["base"]),
+        "tuned": _figure(content["tuned"]),
+        "difference": _figure(content["difference"], "+"),
         "interval": f"{_figure(low, '+')} to {_figure(high, '+')}",
     }
 

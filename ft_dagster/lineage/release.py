@@ -21,6 +21,7 @@ from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import PROMOTE, RELEASE, ROLLBACK, SCHEMA_VERSION, ReleaseEntry, broken_entry
+from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.store.artifacts import Artifact, Place, find, verify
 from ft_dagster.store.blobs import Store
@@ -33,17 +34,17 @@ JUDGED_AGAIN = "Materialize evaluation, model_export and release again, in that 
 class Candidate:
     """What may become a version: an export, and all that speaks for it.
 
-    `verdict`: the JSON of the verdict derived anew from the evaluation's samples; `gates`: the digest of the
+    `verdict`: derived anew from the evaluation's samples; `gates`: the digest of the
     gates as declared now; `certificate`: that of the export; `own_verdict`: the one on the export's own
     bytes, where it drifted from the weights that were judged.
     """
 
     export: Artifact
     evaluation: Artifact
-    verdict: Mapping[str, Any]
+    verdict: Verdict
     gates: str
     certificate: Mapping[str, Any]
-    own_verdict: Mapping[str, Any] | None = None
+    own_verdict: Verdict | None = None
 
     def entry(self, variant: str, run_id: str | None) -> ReleaseEntry:
         """Its entry as version 1, before it is signed and numbered."""
@@ -60,7 +61,7 @@ class Candidate:
             by="",
             reason="",
             at="",
-            verdict=sha256_json(dict(self.verdict)),
+            verdict=sha256_json(self.verdict.to_json()),
             gates=self.gates,
             run_id=run_id,
         )
@@ -176,17 +177,16 @@ def check_bytes(candidate: Candidate) -> None:
     _same("the gates changed after the evaluation", candidate.gates, evaluation.inputs.get("gates"))
     _same("the certificate is of other weights", weights, certificate.get("judged"))
     _same("the certificate is of another payload", export.digest, certificate.get("payload"))
-    own = candidate.own_verdict or {}
-    judged_itself = certificate.get("drifted") is True and own.get("passed") is True
+    own = candidate.own_verdict
+    judged_itself = certificate.get("drifted") is True and own is not None and own.passed
     if certificate.get("passed") is not True and not judged_itself:
         raise UserError(
             "the certificate of the export does not hold",
             value="; ".join(certificate.get("failures", [])) or None,
             fix="Materialize model_export again, in another format where it fails again",
         )
-    if verdict.get("passed") is not True:
-        broken = [rule["sentence"] for rule in verdict.get("rules", []) if not rule["passed"]]
-        why = "; ".join(broken) or "no rule was judged"
+    if not verdict.passed:
+        why = "; ".join(rule.sentence for rule in verdict.broken) or "no rule was judged"
         raise UserError(
             f"the gate does not hold for weights {str(weights)[:12]}: {why}",
             fix="Train again with other data or settings, or change the gates and evaluate again",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ft_dagster.lineage.verdict import Rule
 from ft_dagster.report.tables import ABSENT, change, count, duration, is_share, points, size
 
 if TYPE_CHECKING:
@@ -46,13 +48,13 @@ def sweep_table(runs: Sequence[Row], by: str) -> Table:
         ],
     )  # fmt: skip
     for place, run in enumerate(runs, 1):
-        rules = [rule for rule in _rules(run) if rule["rule"] == "task"]
-        general = [rule["passed"] for rule in _rules(run) if rule["rule"] != "task"]
+        rules = [rule for rule in _rules(run) if rule.rule == "task"]
+        general = [rule.passed for rule in _rules(run) if rule.rule != "task"]
         done = run["status"] == "done"
         table.add_row(
             str(place) if done else "",
             run["name"],
-            "\n".join(change(rule["metric"], rule["base"], rule["tuned"]) for rule in rules) or run["status"],
+            "\n".join(change(rule.metric, rule.base, rule.tuned) for rule in rules) or run["status"],
             "\n".join(_difference(rule) for rule in rules),
             ("holds" if all(general) else "falls") if general else ABSENT,
             _losses(run),
@@ -81,27 +83,27 @@ def _figure(run: Row, name: str) -> Any:
     return run["figures"].get(name)
 
 
-def _rules(run: Row) -> list[dict[str, Any]]:
-    return run["figures"].get("rules", [])
+def _rules(run: Row) -> list[Rule]:
+    return [Rule.from_json(rule) for rule in run["figures"].get("rules", [])]
 
 
 def _judged(runs: Sequence[Row]) -> list[tuple[str, str]]:
-    return list(dict.fromkeys((rule["rule"], rule["task"]) for run in runs for rule in _rules(run)))
+    return list(dict.fromkeys((rule.rule, rule.task) for run in runs for rule in _rules(run)))
 
 
 def _judgement(run: Row, rule: str, task: str) -> str:
-    found = next((r for r in _rules(run) if (r["rule"], r["task"]) == (rule, task)), None)
+    found = next((r for r in _rules(run) if (r.rule, r.task) == (rule, task)), None)
     if found is None:
         return ABSENT
-    return f"{change(found['metric'], found['base'], found['tuned'])}\n{_difference(found)}"
+    return f"{change(found.metric, found.base, found.tuned)}\n{_difference(found)}"
 
 
-def _difference(rule: Mapping[str, Any]) -> str:
+def _difference(rule: Rule) -> str:
     """The difference to the base and its 95% interval: points of a share, or the metric's own unit."""
-    values = [rule["difference"], *rule["interval"]]
-    if None in values:
+    values = [rule.difference, *rule.interval]
+    if not all(map(math.isfinite, values)):
         return ABSENT
-    share = is_share(rule["metric"], (rule["base"], rule["tuned"]))
+    share = is_share(rule.metric, (rule.base, rule.tuned))
     middle, low, high = ((points(v).removesuffix(" points") if share else f"{v:+.3f}") for v in values)
     return f"{middle} ({low} to {high})"
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
+from ft_dagster.lineage.verdict import Rule
 from ft_dagster.report.tables import count, is_share
 
 if TYPE_CHECKING:
@@ -141,13 +143,13 @@ def _heat(figure: Figure, axes: Axes, layers: Sequence[Mapping[str, Any]]) -> No
     bar.ax.tick_params(labelsize=7)
 
 
-def score_bars(rules: Iterable[Mapping[str, Any]]) -> bytes:
+def score_bars(rules: Iterable[Rule]) -> bytes:
     """Base against tuned per task, from the rules of a verdict; shares and losses each on their own scale.
 
     The whisker is the interval of the paired difference, set on the base's value.
     """
-    known = [rule for rule in rules if rule["base"] is not None and rule["tuned"] is not None]
-    shares = [rule for rule in known if is_share(rule["metric"], (rule["base"], rule["tuned"]))]
+    known = [rule for rule in rules if math.isfinite(rule.base) and math.isfinite(rule.tuned)]
+    shares = [rule for rule in known if is_share(rule.metric, (rule.base, rule.tuned))]
     others = [rule for rule in known if rule not in shares]
     parts = [part for part in (shares, others) if part]
     heights = [len(part) for part in parts] or [1]
@@ -230,12 +232,12 @@ def memory_bars(estimate: Mapping[str, Any]) -> bytes:
     return _png(figure)
 
 
-def _score_panel(axes: Axes, rules: Sequence[Mapping[str, Any]], *, percent: bool) -> None:
+def _score_panel(axes: Axes, rules: Sequence[Rule], *, percent: bool) -> None:
     """Two bars a rule, the first on top."""
     scale = 100.0 if percent else 1.0
     at = list(range(len(rules), 0, -1))
     for side, offset, colour in (("base", 0.18, GREY), ("tuned", -0.18, BLUE)):
-        values = [scale * rule[side] for rule in rules]
+        values = [scale * getattr(rule, side) for rule in rules]
         axes.barh([y + offset for y in at], values, height=0.34, color=colour, label=side)
         for rule, y, value in zip(rules, at, values, strict=True):
             end = max(value, scale * _interval(rule)[1]) if side == "tuned" else value
@@ -244,12 +246,12 @@ def _score_panel(axes: Axes, rules: Sequence[Mapping[str, Any]], *, percent: boo
                 text, (end, y + offset), (4, 0), textcoords="offset points", va="center", fontsize=8
             )
     _whiskers(axes, rules, [y - 0.18 for y in at], scale)
-    axes.set_yticks(at, [f"{_short(rule['task'])}\n{rule['metric']}" for rule in rules])
+    axes.set_yticks(at, [f"{_short(rule.task)}\n{rule.metric}" for rule in rules])
     axes.set_xlabel("%" if percent else "nats a token" if _all_losses(rules) else "value")
     axes.margins(x=0.12)
 
 
-def _whiskers(axes: Axes, rules: Sequence[Mapping[str, Any]], at: Sequence[float], scale: float) -> None:
+def _whiskers(axes: Axes, rules: Sequence[Rule], at: Sequence[float], scale: float) -> None:
     label: str | None = "95% interval of the difference"
     for rule, y in zip(rules, at, strict=True):
         ends = [scale * end for end in _interval(rule)]
@@ -257,16 +259,16 @@ def _whiskers(axes: Axes, rules: Sequence[Mapping[str, Any]], at: Sequence[float
         label = None
 
 
-def _interval(rule: Mapping[str, Any]) -> tuple[float, float]:
+def _interval(rule: Rule) -> tuple[float, float]:
     """The 95% interval of the tuned value, given the base's; the value itself where that is unknown."""
-    low, high = rule["interval"]
-    if low is None or high is None:
-        return rule["tuned"], rule["tuned"]
-    return rule["base"] + low, rule["base"] + high
+    low, high = rule.interval
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return rule.tuned, rule.tuned
+    return rule.base + low, rule.base + high
 
 
-def _all_losses(rules: Sequence[Mapping[str, Any]]) -> bool:
-    return all(rule["metric"].endswith("loss") for rule in rules)
+def _all_losses(rules: Sequence[Rule]) -> bool:
+    return all(rule.metric.endswith("loss") for rule in rules)
 
 
 def _curve(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, label: str, **style: Any) -> None:

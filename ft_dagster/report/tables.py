@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from ft_dagster.lineage.verdict import Rule
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -59,6 +62,7 @@ def is_share(metric: str, values: Iterable[float | None]) -> bool:
 
 def change(metric: str, base: float | None, tuned: float | None) -> str:
     """ "41.0% → 55.0%", or "4.66 → 1.42" for a loss."""
+    base, tuned = (None if v is None or not math.isfinite(v) else v for v in (base, tuned))
     show = percent if is_share(metric, (base, tuned)) else _decimal
     return f"{show(base)}{ARROW}{show(tuned)}"
 
@@ -122,12 +126,13 @@ def _variant_cells(row: dict[str, Any]) -> list[Any]:
     from rich.text import Text
 
     version = row.get("version")
+    rules = [Rule.from_json(rule) for rule in row.get("rules") or []]
     lines = [
         (row["variant"], row.get("method")),
         (count(row.get("rows_kept")), count(row.get("rows_dropped"))),
         (count(row.get("trained_tokens")), percent(row.get("general_share"))),
-        _task(row.get("rules") or []),
-        _general(row.get("rules") or []),
+        _task(rules),
+        _general(rules),
         (_GATE[_outcome(row)],),
         (row.get("export"), size(row.get("size_bytes"))),
         ((row.get("digest") or ABSENT)[:12], ABSENT if version is None else f"version {version}"),
@@ -148,31 +153,26 @@ def _outcome(row: dict[str, Any]) -> str | None:
     return passed if passed is None else "pass" if passed else row.get("outcome") or "fail"
 
 
-def _task(rules: list[dict[str, Any]]) -> tuple[str, ...]:
+def _task(rules: Sequence[Rule]) -> tuple[str, ...]:
     """The task's metric and its two values, for each task judged."""
-    found = [rule for rule in rules if rule["rule"] == "task"]
-    lines = [(rule["metric"], change(rule["metric"], rule["base"], rule["tuned"])) for rule in found]
+    found = [rule for rule in rules if rule.rule == "task"]
+    lines = [(rule.metric, change(rule.metric, rule.base, rule.tuned)) for rule in found]
     return tuple(part for line in lines for part in line)
 
 
-def _general(rules: list[dict[str, Any]]) -> tuple[str, ...]:
+def _general(rules: Sequence[Rule]) -> tuple[str, ...]:
     """Mean over the general benchmarks, then the loss on held-out general text; each only where asked."""
     lines = []
-    benchmarks = [rule for rule in rules if rule["rule"] == "general_benchmark"]
+    benchmarks = [rule for rule in rules if rule.rule == "general_benchmark"]
     if benchmarks:
-        base, tuned = (_mean([rule[side] for rule in benchmarks]) for side in ("base", "tuned"))
-        lines.append(change(benchmarks[0]["metric"], base, tuned))
-    lines += [
-        change(rule["metric"], rule["base"], rule["tuned"])
-        for rule in rules
-        if rule["rule"] == "general_loss"
-    ]
+        base, tuned = (_mean([getattr(rule, side) for rule in benchmarks]) for side in ("base", "tuned"))
+        lines.append(change(benchmarks[0].metric, base, tuned))
+    lines += [change(rule.metric, rule.base, rule.tuned) for rule in rules if rule.rule == "general_loss"]
     return tuple(lines)
 
 
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if len(known) == len(values) else None
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _decimal(value: float | None) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.evaluation.arithmetic import Dtype
-from ft_dagster.evaluation.gates import Verdict, gates_digest, judge, to_json
+from ft_dagster.evaluation.gates import gates_digest, judge
 from ft_dagster.evaluation.samples import read_samples
+from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stages import asked
@@ -58,9 +59,9 @@ def build(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     figures = hands.run("evaluation", attempt, lambda output: question.request(hands, output))
     before = hands.payload(inputs.base_evaluation)
     verdict = verdict_on(inputs.spec, before, attempt.payload, hands.declared_in)
-    text = json.dumps(to_json(verdict), indent=1, sort_keys=True)
+    text = json.dumps(verdict.to_json(), indent=1, sort_keys=True)
     (attempt.payload / VERDICT).write_text(text, "utf-8")
-    return {**figures, "scores": scores_in(attempt.payload), "verdict": to_json(verdict)}
+    return {**figures, "scores": scores_in(attempt.payload), "verdict": verdict.to_json()}
 
 
 def verdict_on(spec: VariantSpec, before: Path, payload: Path, declared_in: Path) -> Verdict:
@@ -70,11 +71,11 @@ def verdict_on(spec: VariantSpec, before: Path, payload: Path, declared_in: Path
 
 
 def checks(workspace: Workspace, artifact: Artifact) -> list[Check]:
-    verdict, difference = artifact.figures["verdict"], artifact.figures["tuned_logit_difference"]
-    failed = [rule["sentence"] for rule in verdict["rules"] if not rule["passed"]]
-    said = "; ".join(failed) if failed else "every rule of the gate holds"
+    verdict = Verdict.from_json(artifact.figures["verdict"])
+    difference = artifact.figures["tuned_logit_difference"]
+    said = verdict.failures or "every rule of the gate holds"
     return [
-        Check("gate", verdict["passed"], said),
+        Check("gate", verdict.passed, said),
         Check("weights_act", difference > 0, f"largest logit difference {difference:.3g}"),
     ]
 

@@ -13,16 +13,16 @@ from typing import Any
 from ft_dagster.data.probes import probe_prompts
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import Dtype
-from ft_dagster.evaluation.gates import Verdict, to_json
 from ft_dagster.export.card import Card, Source
 from ft_dagster.export.request import Base, Request
+from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stages import asked
 from ft_dagster.stages.asked import Asked
 from ft_dagster.stages.evaluation import JUDGED, verdict_on
 from ft_dagster.stages.stage import Check, Stage
-from ft_dagster.stages.verdicts import OWN, certificate_of, failed_rules, own_verdict, rejudge
+from ft_dagster.stages.verdicts import OWN, certificate_of, own_verdict, rejudge
 from ft_dagster.stages.workspace import Hands, View, Workspace
 from ft_dagster.store import Artifact, Attempt
 
@@ -53,7 +53,7 @@ def inputs(view: View) -> Inputs:
     evaluation, verdict = rejudge(view.workspace, tuned)
     if not verdict.passed:
         raise UserError(
-            f"the gate does not hold for weights {tuned.digest[:12]}: {failed_rules(verdict)}",
+            f"the gate does not hold for weights {tuned.digest[:12]}: {verdict.failures}",
             fix="Train again with other data or settings, or change the gates and evaluate again",
         )
     return Inputs(
@@ -111,7 +111,7 @@ def _card(inputs: Inputs, hands: Hands, reference: str) -> Card:
         method=plan["method"],
         training=plan["training"],
         figures=tuned.figures,
-        verdict=to_json(_verdict(inputs, hands, hands.payload(inputs.evaluation))),
+        verdict=_verdict(inputs, hands, hands.payload(inputs.evaluation)),
         sources=tuple(Source(path=source.path, licence=source.licence) for source in spec.data.sources),
         general=None if spec.data.general is None else spec.data.general.corpus,
         weights=tuned.digest,
@@ -134,7 +134,7 @@ def _judge_itself(inputs: Inputs, hands: Hands, attempt: Attempt) -> None:
         certificate = json.loads((attempt.evidence / "certificate.json").read_text("utf-8"))
         raise UserError(
             f"the certificate does not hold ({'; '.join(certificate['failures'])}), and the merged weights, "
-            f"evaluated by themselves, do not pass: {failed_rules(verdict)}",
+            f"evaluated by themselves, do not pass: {verdict.failures}",
             field="export.format",
             value=inputs.spec.export.format,
             fix="Declare `export: adapter`, which is served exactly as judged",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ft_dagster.evaluation.gates import Verdict, gates_digest, to_json, with_rules
+from ft_dagster.evaluation.gates import gates_digest, with_rules
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import (
     Candidate,
@@ -16,6 +16,7 @@ from ft_dagster.lineage.release import (
     record_release,
     rolled_back,
 )
+from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.stages.verdicts import against_production, certificate_of, own_verdict, rejudge
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, verify
@@ -48,10 +49,10 @@ def release(workspace: Workspace) -> Released:
         Candidate(
             export,
             evaluation,
-            to_json(verdict),
+            verdict,
             gates_digest(spec.gates),
             certificate_of(workspace, export),
-            None if own is None else to_json(own),
+            own,
         ),
         ReleaseRequest(workspace.run.reason, approvers=spec.release.approvers),
         variant=str(workspace.key),

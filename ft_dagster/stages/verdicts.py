@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.gates import Rule, Verdict, gates_digest, regression
+from ft_dagster.evaluation.gates import gates_digest, regression
 from ft_dagster.evaluation.samples import read_samples
 from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.release import production
+from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.stages.evaluation import verdict_on
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, verify
@@ -74,8 +75,3 @@ def certificate_of(workspace: Workspace, export: Artifact) -> dict[str, Any]:
     file = workspace.evidence(export) / "certificate.json"
     content: dict[str, Any] = json.loads(file.read_text("utf-8"))
     return content
-
-
-def failed_rules(verdict: Verdict) -> str:
-    """The sentences of the rules that do not hold."""
-    return "; ".join(rule.sentence for rule in verdict.rules if not rule.passed)

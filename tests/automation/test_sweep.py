@@ -10,6 +10,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.spec import VariantKey, load_variant
 from ft_dagster.spec.overrides import with_overrides
 from tests.e2e.project import edit, write_project
+from tests.verdicts import stored_rule
 
 KEY = VariantKey("acme", "places")
 
@@ -109,8 +110,8 @@ def test_a_soft_prompt_of_a_declaration_that_exports_merged_models_is_exported_a
 
 def run(number, curve=(), *, status="done", gain=0.0, loss=1.0, general=True):
     rules = [
-        {"rule": "task", "difference": gain, "higher_is_better": True, "passed": True},
-        {"rule": "general_loss", "difference": 0.0, "higher_is_better": False, "passed": general},
+        stored_rule(difference=gain),
+        stored_rule(rule="general_loss", difference=0.0, higher_is_better=False, passed=general),
     ]
     figures = {"rules": rules, "validation_loss_best": loss} if status == "done" else {}
     return Run(number, str(number), {}, status=status, curve=list(curve), figures=figures)

@@ -11,11 +11,10 @@ from ft_dagster.evaluation.gates import (
     judge,
     read_samples,
     regression,
-    to_json,
-    verdict_from_json,
     with_rules,
     write_samples,
 )
+from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.spec.variant import GatesSpec
 from tests.evaluation.questions import sample
 
@@ -250,7 +249,7 @@ def test_a_task_of_which_no_question_is_shared_is_undecided():
     assert (rule.outcome, rule.passed, rule.questions) == ("undecided", False, 0)
     verdict = with_rules(judge(FINE[0], FINE[1], GATES), [rule])
     assert verdict.passed is False
-    assert json.dumps(to_json(verdict), allow_nan=False)
+    assert json.dumps(verdict.to_json(), allow_nan=False)
 
 
 def test_a_benchmark_that_production_was_not_asked_is_left_out():
@@ -280,7 +279,7 @@ def test_a_verdict_needs_a_task():
 
 def test_a_verdict_survives_json():
     verdict = judge([*column(answers(40)[0]), *FINE[0]], [*column(answers(40)[1]), *FINE[1]], GATES)
-    assert verdict_from_json(json.loads(json.dumps(to_json(verdict)))) == verdict
+    assert Verdict.from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
 
 
 def test_a_verdict_of_the_first_schema_is_read():
@@ -289,23 +288,23 @@ def test_a_verdict_of_the_first_schema_is_read():
         "interval": [0.0, 0.2], "margin": 0.0, "questions": 40, "higher_is_better": True, "passed": True,
         "sentence": "within the margin",
     }  # fmt: skip
-    verdict = verdict_from_json({"schema_version": 1, "passed": True, "rules": [rule]})
+    verdict = Verdict.from_json({"schema_version": 1, "passed": True, "rules": [rule]})
     assert (verdict.outcome, verdict.rules[0].outcome, verdict.rules[0].confidence) == ("pass", "pass", 0.95)
     failed = {"schema_version": 1, "passed": False, "rules": [{**rule, "passed": False}]}
-    assert verdict_from_json(failed).rules[0].outcome == "fail"
+    assert Verdict.from_json(failed).rules[0].outcome == "fail"
 
 
 def test_a_figure_that_is_no_number_is_null_in_json():
     verdict = judge(
         [*column([3.0, 3.0], **LOSS), *FINE[0]], [*column([math.nan, 3.0], **LOSS), *FINE[1]], GATES
     )
-    assert to_json(verdict)["rules"][1]["tuned"] is None
-    assert json.dumps(to_json(verdict), allow_nan=False)
+    assert verdict.to_json()["rules"][1]["tuned"] is None
+    assert json.dumps(verdict.to_json(), allow_nan=False)
 
 
 def test_a_newer_verdict_is_refused():
     with pytest.raises(UserError, match="newer ft-dagster"):
-        verdict_from_json({"schema_version": 99, "passed": True, "rules": []})
+        Verdict.from_json({"schema_version": 99, "passed": True, "rules": []})
 
 
 def test_the_digest_of_the_gates_follows_the_margins():

@@ -25,14 +25,17 @@ from ft_dagster.lineage.release import (
     record_release,
     rollback,
 )
+from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.provenance.manifest import Origin, statement
 from ft_dagster.store import Artifact, Place, Store, begin, commit
 from ft_dagster.store.artifacts import files_of
 from tests.s3_server import serve_s3
+from tests.verdicts import stored_rule
 
 PREFIX = "tenants/acme/support"
 WEIGHTS, GATES = "a" * 64, "b" * 64
-VERDICT = {"schema_version": 1, "passed": True, "rules": [{"passed": True, "sentence": "the task improved"}]}
+VERDICT = Verdict.from_json({"passed": True, "rules": [stored_rule()]})
+BROKEN = Verdict.from_json({"passed": False, "rules": [stored_rule(passed=False, sentence="it fell")]})
 
 
 @pytest.fixture
@@ -166,8 +169,8 @@ def test_entries_are_never_changed(store: Store) -> None:
             lambda g: {"certificate": {**g.certificate, "passed": False}},
             "certificate of the export does not",
         ),
-        (lambda g: {"verdict": {**VERDICT, "passed": False}}, "the gate does not hold"),
-        (lambda g: {"verdict": {}}, "the gate does not hold"),
+        (lambda g: {"verdict": BROKEN}, "the gate does not hold for weights aaaaaaaaaaaa: it fell"),
+        (lambda g: {"verdict": Verdict(False, "fail", ())}, "no rule was judged"),
     ],
 )
 def test_what_was_not_judged_as_it_stands_is_refused(store: Store, change: Any, said: str) -> None:
@@ -211,10 +214,10 @@ DRIFTED = {"passed": False, "drifted": True, "failures": ["mean KL 0.01 nats a t
 
 @pytest.mark.parametrize(
     ("drifted", "own", "holds"),
-    [(True, VERDICT, True), (True, None, False), (True, {"passed": False}, False), (False, VERDICT, False)],
+    [(True, VERDICT, True), (True, None, False), (True, BROKEN, False), (False, VERDICT, False)],
 )
 def test_a_merge_that_drifted_is_released_by_a_verdict_on_its_own_bytes(
-    store: Store, drifted: bool, own: dict[str, Any] | None, holds: bool
+    store: Store, drifted: bool, own: Verdict | None, holds: bool
 ) -> None:
     given = judged(store)
     given = replace(given, certificate={**given.certificate, **DRIFTED, "drifted": drifted}, own_verdict=own)

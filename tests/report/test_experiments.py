@@ -5,16 +5,14 @@ import io
 from rich.console import Console
 
 from ft_dagster.report.experiments import bakeoff_table, sweep_table
+from tests.verdicts import stored_rule
 
 RULES = [
-    {
-        "rule": "task", "task": "quiz", "metric": "acc", "base": 0.25, "tuned": 0.5, "difference": 0.25,
-        "interval": [0.1, 0.4], "passed": True, "higher_is_better": True,
-    },
-    {
-        "rule": "general_loss", "task": "general_holdout", "metric": "token_loss", "base": 3.0, "tuned": 3.2,
-        "difference": 0.2, "interval": [0.19, 0.21], "passed": False, "higher_is_better": False,
-    },
+    stored_rule(task="quiz", base=0.25, tuned=0.5, difference=0.25, interval=[0.1, 0.4]),
+    stored_rule(
+        rule="general_loss", task="general_holdout", metric="token_loss", base=3.0, tuned=3.2, difference=0.2,
+        interval=[0.19, 0.21], passed=False, higher_is_better=False,
+    ),
 ]  # fmt: skip
 FIGURES = {
     "steps": 1200, "learning_rate": 2e-4, "flops": 1.96e14, "training_seconds": 95.0,

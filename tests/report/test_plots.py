@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from ft_dagster.lineage.verdict import Rule
 from ft_dagster.report.plots import (
     as_markdown_image,
     mixture_bar,
@@ -17,6 +18,7 @@ from ft_dagster.report.plots import (
     spectrum_plot,
     training_curves,
 )
+from tests.verdicts import stored_rule
 
 LOG: list[dict[str, Any]] = [{"step": 0, "validation_loss": 4.6}]
 for number in range(1, 301):
@@ -51,17 +53,9 @@ LAYERS = [
 UNTRAINED = [{"name": "model.layers.0.q_proj", "rank": 4, "values": [0.0] * 4}]
 
 
-def rule(
-    metric: str, base: float | None, tuned: float | None, interval: list[float | None]
-) -> dict[str, Any]:
-    return {
-        "rule": "task",
-        "task": "arc_easy",
-        "metric": metric,
-        "base": base,
-        "tuned": tuned,
-        "interval": interval,
-    }
+def rule(metric: str, base: float | None, tuned: float | None, interval: list[float | None]) -> Rule:
+    content = stored_rule(task="arc_easy", metric=metric, base=base, tuned=tuned, interval=interval)
+    return Rule.from_json(content)
 
 
 RULES = [rule("acc", 0.5, 0.45, [-0.1, 0.02]), rule("answer_loss", 4.6, 1.4, [-3.4, -3.0])]

@@ -17,6 +17,7 @@ from ft_dagster.report.tables import (
     release_table,
     size,
 )
+from tests.verdicts import stored_rule
 
 ROW: dict[str, Any] = {
     "variant": "hospital.icd10-coder",
@@ -26,10 +27,10 @@ ROW: dict[str, Any] = {
     "general_share": 0.0799,
     "trained_tokens": 45678,
     "rules": [
-        {"rule": "task", "metric": "answer_loss", "base": 4.66, "tuned": 1.42},
-        {"rule": "general_benchmark", "metric": "acc", "base": 0.5, "tuned": 0.48},
-        {"rule": "general_benchmark", "metric": "acc", "base": 0.8, "tuned": 0.82},
-        {"rule": "general_loss", "metric": "token_loss", "base": 3.41, "tuned": 3.44},
+        stored_rule(rule="task", metric="answer_loss", base=4.66, tuned=1.42),
+        stored_rule(rule="general_benchmark", metric="acc", base=0.5, tuned=0.48),
+        stored_rule(rule="general_benchmark", metric="acc", base=0.8, tuned=0.82),
+        stored_rule(rule="general_loss", metric="token_loss", base=3.41, tuned=3.44),
     ],
     "gate": True,
     "export": "adapter",
@@ -105,7 +106,7 @@ def test_a_variant_whose_stages_have_not_run_is_shown_with_dashes() -> None:
 
 def test_a_benchmark_that_is_not_a_number_gives_no_mean() -> None:
     rules = [
-        {"rule": "general_benchmark", "metric": "acc", "base": 0.5, "tuned": None},
-        {"rule": "general_benchmark", "metric": "acc", "base": 0.7, "tuned": 0.7},
+        stored_rule(rule="general_benchmark", metric="acc", base=0.5, tuned=None),
+        stored_rule(rule="general_benchmark", metric="acc", base=0.7, tuned=0.7),
     ]
     assert "60.0% → -" in printed([{**ROW, "rules": rules}], 120)

@@ -1,0 +1,103 @@
+"""The verdict of the gate on one set of weights: what crosses rooms, and how it is stored.
+
+`evaluation.gates` derives it; the release log, the card and the reports read it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from ft_dagster.schema_version import refuse_newer
+
+SCHEMA_VERSION = 2
+Outcome = Literal["pass", "fail", "undecided"]
+RuleName = Literal["task", "general_benchmark", "general_loss", "regurgitation", "regression"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule on one task. `difference` = tuned - base, in the metric's unit (a share, or nats a token).
+
+    `interval`: of the difference, at `confidence` = 1 - 2 alpha. `margin`: the largest worsening that passes.
+    `harm`: p of no fall, after Holm. `seen`: the smallest fall that so many questions show with power 0.8.
+    `needed`: about how many would decide an undecided rule. `outcome`: what was found; `passed`: what is
+    enforced (see `gates.undecided`). A value that is not a number (a loss that overflowed) never passes.
+    """
+
+    rule: RuleName
+    task: str
+    metric: str
+    base: float
+    tuned: float
+    difference: float
+    interval: tuple[float, float]
+    margin: float
+    questions: int
+    higher_is_better: bool
+    passed: bool
+    sentence: str
+    outcome: Outcome
+    confidence: float
+    harm: float
+    seen: float
+    needed: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; a figure that is not a finite number becomes null."""
+        content = {name: _plain(value) for name, value in asdict(self).items()}
+        return content | {"interval": [_plain(bound) for bound in self.interval]}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Rule:
+        """Of any schema: the first had no more than pass and fail, 95% intervals, and neither p nor power."""
+        first = {"outcome": "pass" if content["passed"] else "fail", "confidence": 0.95, "needed": None}
+        figures = ("base", "tuned", "difference", "margin", "harm", "seen")
+        numbers = {name: _number(content.get(name)) for name in figures}
+        low, high = content["interval"]
+        return cls(**{**first, **content, **numbers, "interval": (_number(low), _number(high))})
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Passed only if every rule passed. `outcome`: fail if any rule failed, else undecided if any was."""
+
+    passed: bool
+    outcome: Outcome
+    rules: tuple[Rule, ...]
+
+    @property
+    def broken(self) -> tuple[Rule, ...]:
+        """The rules that did not pass."""
+        return tuple(rule for rule in self.rules if not rule.passed)
+
+    @property
+    def failures(self) -> str:
+        """The sentences of the rules that did not pass; empty where all did."""
+        return "; ".join(rule.sentence for rule in self.broken)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "passed": self.passed,
+            "outcome": self.outcome,
+            "rules": [rule.to_json() for rule in self.rules],
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], *, file: object = None) -> Verdict:
+        """What `to_json` wrote, now or in schema 1. Raises UserError, naming `file`, for a newer schema."""
+        refuse_newer(content.get("schema_version", 0), SCHEMA_VERSION, file=file)
+        passed = bool(content["passed"])
+        rules = tuple(Rule.from_json(rule) for rule in content["rules"])
+        return cls(passed, content.get("outcome", "pass" if passed else "fail"), rules)
+
+
+def _plain(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
