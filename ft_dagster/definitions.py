@@ -8,7 +8,7 @@ from ft_dagster.automation.due import due_variants
 from ft_dagster.automation.jobs import CHAIN, variant_chain
 from ft_dagster.resources.artifacts import ArtifactStore
 from ft_dagster.resources.gpus import Gpus
-from ft_dagster.resources.launchers import LocalLauncher
+from ft_dagster.resources.launchers import LocalPrograms
 from ft_dagster.resources.tenants import Tenants
 
 
@@ -19,7 +19,7 @@ def resources(project: str = "") -> dict[str, object]:
         "tenants": Tenants(project=project),
         "artifacts": ArtifactStore(project=project),
         "gpus": gpus,
-        "launcher": LocalLauncher(gpus=gpus),
+        "launcher": LocalPrograms(gpus=gpus),
     }
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.lineage.entry import ReleaseEntry
-from ft_dagster.lineage.release import Candidate, ReleaseRequest, record_release
+from ft_dagster.lineage.release import ReleaseCandidate, ReleaseRequest, record_release
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.store import Artifact, Attempt, Store, write_head
-from ft_dagster.store.make import Recipe, make
+from ft_dagster.store.make import Recipe, make_artifact
 
 WEIGHTS, GATES = "a" * 64, "b" * 64
 LORA = {"peft_type": "LORA", "r": 4, "base_model_name_or_path": "sha256:base"}
@@ -29,7 +29,7 @@ def put(store: Store, stage: str, prefix: str, files: dict[str, Any], inputs: di
         return {}
 
     recipe = Recipe(stage, prefix, inputs, {"files": json.loads(json.dumps(files, default=str))})
-    return make(store, Path(store.root) / "work", recipe, build)
+    return make_artifact(store, Path(store.root) / "work", recipe, build)
 
 
 def release(store: Store, variant: str, files: dict[str, Any], weights: str = WEIGHTS) -> ReleaseEntry:
@@ -43,7 +43,7 @@ def release(store: Store, variant: str, files: dict[str, Any], weights: str = WE
     export = put(store, "model_export", prefix, files, inputs)
     write_head(store, prefix, export, None)
     certificate = {"passed": True, "payload": export.digest, "judged": weights, "format": "adapter"}
-    candidate = Candidate(export, evaluation, Verdict(True, "pass", ()), GATES, certificate)
+    candidate = ReleaseCandidate(export, evaluation, Verdict(True, "pass", ()), GATES, certificate)
     return record_release(store, prefix, candidate, ReleaseRequest("test"), variant=variant, run_id=None)
 
 

@@ -14,7 +14,7 @@ from ft_dagster.assets.partitions import VARIANTS, variant_of
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.resources.artifacts import ArtifactStore
 from ft_dagster.resources.gpus import Gpus
-from ft_dagster.resources.launchers import LocalLauncher
+from ft_dagster.resources.launchers import LocalPrograms
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.stages.chain import CHAIN
 from ft_dagster.stages.stage import Check, Stage
@@ -67,7 +67,7 @@ def variant_asset(
         context: dg.AssetExecutionContext,
         tenants: Tenants,
         artifacts: ArtifactStore,
-        launcher: LocalLauncher,
+        launcher: LocalPrograms,
         gpus: Gpus,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # dagster reads it as a list with the parameter
         with failures(context, artifacts.retries):

@@ -10,7 +10,7 @@ from ft_dagster.evaluation.samples import LABELS, read_answers, read_samples
 from ft_dagster.evaluation.skills import skills
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.plots import as_markdown_image, score_bars
-from ft_dagster.report.skills import forgotten, signs, skill_table
+from ft_dagster.report.skills import forgotten_markdown, signs_markdown, skill_table
 from ft_dagster.report.tables import markdown_table
 from ft_dagster.stages import base_evaluation as base_stage
 from ft_dagster.stages import evaluation as stage
@@ -70,9 +70,9 @@ def _skills(
     found, answers = skills(base, tuned), read_answers(workspace.evidence(after))
     shown = {
         "skills": skill_table(found),
-        "forgotten": forgotten(found, answers, own_rows=workspace.spec.data.samples == "metadata"),
-        "degeneration": signs(base, tuned, {"general_prompts": "greedy answers"}),
-        "regurgitation": signs(base, tuned, {"regurgitation": "repeated word for word"}),
+        "forgotten": forgotten_markdown(found, answers, own_rows=workspace.spec.data.samples == "metadata"),
+        "degeneration": signs_markdown(base, tuned, {"general_prompts": "greedy answers"}),
+        "regurgitation": signs_markdown(base, tuned, {"regurgitation": "repeated word for word"}),
     }
     return {name: dg.MetadataValue.md(text) for name, text in shown.items()}
 

@@ -12,7 +12,7 @@ from ft_dagster.report.plots import as_markdown_image, memory_bars
 from ft_dagster.report.recommendation import cost_markdown, ranking_markdown, reasons_markdown
 from ft_dagster.report.tables import markdown_table, size
 from ft_dagster.stages import training_plan as stage
-from ft_dagster.stages.plan_context import sharing
+from ft_dagster.stages.plan_context import variants_on_base
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
 
@@ -42,7 +42,7 @@ def _warnings(workspace: Workspace, estimate: dict[str, Any]) -> list[str]:
     """Those of the plan, and of what is declared now about judging and serving."""
     spec = workspace.spec
     unseen = unseen_margins(spec.gates, spec.evaluation, _seconds_per_question(workspace))
-    variants = len(sharing(workspace.project, workspace.key, spec))
+    variants = len(variants_on_base(workspace.project, workspace.key, spec))
     method = estimate["plan"]["method"]["name"]
     return [
         *estimate["warnings"], *release_warnings(spec, method, estimate["storage"], variants), *unseen

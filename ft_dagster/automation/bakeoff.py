@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from ft_dagster.automation.budget import Budget, steps_within
-from ft_dagster.automation.experiments import Experiment, Run, Say, carry_out, opened
+from ft_dagster.automation.experiments import Experiment, ExperimentRun, Say, carry_out, open_experiment
 from ft_dagster.errors import UserError
 from ft_dagster.planning.methods.defaults import LEARNING_RATES
 from ft_dagster.settings import Settings
@@ -27,7 +27,7 @@ def bakeoff(
     """
     runs = _runs(declared, methods)
     arguments = {"methods": list(methods), "budget": str(budget)}
-    with opened(settings, declared, "bakeoff", arguments, runs) as experiment:
+    with open_experiment(settings, declared, "bakeoff", arguments, runs) as experiment:
         for run in experiment.runs:
             if not run.finished and MAX_STEPS not in run.overrides:
                 say(f"{run.name}: finding out how many steps {budget} pay for")
@@ -42,7 +42,7 @@ def bakeoff(
         return experiment
 
 
-def _runs(declared: Declared, methods: Sequence[str]) -> list[Run]:
+def _runs(declared: Declared, methods: Sequence[str]) -> list[ExperimentRun]:
     known = get_args(MethodName)
     for method in methods:
         if method not in known:
@@ -60,11 +60,11 @@ def _runs(declared: Declared, methods: Sequence[str]) -> list[Run]:
     for number, method in enumerate(methods, 1):
         overrides, dropped = for_method(declared, method)
         with_overrides(declared, overrides)
-        runs.append(Run(number, method, overrides, said(declared, dropped)))
+        runs.append(ExperimentRun(number, method, overrides, said(declared, dropped)))
     return runs
 
 
-def _allot(experiment: Experiment, run: Run, budget: Budget) -> None:
+def _allot(experiment: Experiment, run: ExperimentRun, budget: Budget) -> None:
     """Give a run its steps; a method that cannot be planned on this base or host fails alone."""
     found = steps_within(experiment, run, budget)
     if isinstance(found, str):

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
-from ft_dagster.automation.experiments import PLANNED, TRAINED, Experiment, Run, workspace_of
+from ft_dagster.automation.experiments import PLANNED, TRAINED, Experiment, ExperimentRun, workspace_of
 from ft_dagster.errors import UserError
 from ft_dagster.stages.chain import run_chain
 from ft_dagster.stages.stacking import trained_base
@@ -58,7 +58,7 @@ class Budget:
         return f"{self.kind}={self.amount:g}"
 
 
-def steps_within(experiment: Experiment, run: Run, budget: Budget) -> int | str:
+def steps_within(experiment: Experiment, run: ExperimentRun, budget: Budget) -> int | str:
     """The optimizer steps whose cost comes nearest to the budget, or why the run cannot be planned.
 
     FLOPs are counted over the very batches that will be trained on. Minutes are those of the steps alone,
@@ -79,11 +79,11 @@ def steps_within(experiment: Experiment, run: Run, budget: Budget) -> int | str:
 
 
 def _flops_model(workspace: Workspace, artifact: Artifact, plan: "Plan") -> "FlopsModel":
-    from ft_dagster.training.watch.flops import count
+    from ft_dagster.training.watch.flops import count_flops
 
     base = trained_base(workspace, artifact, plan.method.name)
     checkpointing = plan.training.gradient_checkpointing
-    model = count(base, plan.method, gradient_checkpointing=checkpointing)
+    model = count_flops(base, plan.method, gradient_checkpointing=checkpointing)
     if model is None:
         raise UserError(
             "the FLOPs of this architecture cannot be counted",
@@ -149,7 +149,7 @@ def _flops_of_steps(
     return [sum(costs[at : at + micro_batches]) for at in range(0, len(costs), micro_batches)]
 
 
-def _steps_in_minutes(experiment: Experiment, run: Run, budget: Budget) -> int | str:
+def _steps_in_minutes(experiment: Experiment, run: ExperimentRun, budget: Budget) -> int | str:
     label = f"{run.number}-speed"
     workspace = workspace_of(experiment, label, run.overrides | CALIBRATION)
     outcome = run_chain(workspace, TRAINED)

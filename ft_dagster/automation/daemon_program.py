@@ -22,7 +22,7 @@ from dagster._daemon.controller import DagsterDaemonController, daemon_controlle
 
 from ft_dagster.automation.daemon import END_SECONDS, commands_lock
 from ft_dagster.automation.instance import workspace_file
-from ft_dagster.automation.unfinished import Work, gone, report_gone, work_left
+from ft_dagster.automation.unfinished import UnfinishedWork, gone, report_gone, work_left
 from ft_dagster.launch.locks import EXCLUSIVE, lock, unlock, write_json
 from ft_dagster.settings import Settings, load_settings
 
@@ -48,7 +48,7 @@ class Watch:
         self._commands = commands
         self._alone_since: float | None = None  # seconds since 1970, as runs are dated
         self._asked = self._answered = self._changed = time.monotonic()
-        self._left = Work(frozenset(), frozenset())
+        self._left = UnfinishedWork(frozenset(), frozenset())
         self._held: int | None = None
         self._missed: dict[str, float] = {}
 

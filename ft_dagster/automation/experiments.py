@@ -35,7 +35,7 @@ Say = Callable[[str], None]
 
 
 @dataclass
-class Run:
+class ExperimentRun:
     """One run of an experiment, as the registry keeps it.
 
     `curve`: validation loss at each evaluation. `dropped`: declared values that do not apply to this run.
@@ -66,7 +66,7 @@ class Experiment:
     declared: Declared
     id: str
     arguments: dict[str, Any]
-    runs: list[Run]
+    runs: list[ExperimentRun]
 
     @property
     def store(self) -> Store:
@@ -101,8 +101,12 @@ class Experiment:
 
 
 @contextmanager
-def opened(
-    settings: Settings, declared: Declared, kind: str, arguments: dict[str, Any], runs: Sequence[Run]
+def open_experiment(
+    settings: Settings,
+    declared: Declared,
+    kind: str,
+    arguments: dict[str, Any],
+    runs: Sequence[ExperimentRun],
 ) -> Iterator[Experiment]:
     """The experiment of these arguments, as far as it has come; `runs` where it is new.
 
@@ -132,10 +136,12 @@ def _recall(experiment: Experiment) -> None:
         return
     file = experiment.store.uri(f"{experiment.folder}.json")
     refuse_newer(known["schema_version"], SCHEMA_VERSION, file=file)
-    experiment.runs = [Run(**run) for run in known["runs"]]
+    experiment.runs = [ExperimentRun(**run) for run in known["runs"]]
 
 
-def carry_out(experiment: Experiment, run: Run, stop_above: Mapping[int, float] | None = None) -> None:
+def carry_out(
+    experiment: Experiment, run: ExperimentRun, stop_above: Mapping[int, float] | None = None
+) -> None:
     """Take a run from its declaration to its evaluation; what came of it is in the run and the registry."""
     run.status, run.error = "running", None
     experiment.save()

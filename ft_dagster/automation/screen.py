@@ -24,7 +24,7 @@ STDOUT, STDERR = 1, 2
 
 
 @contextmanager
-def aside(log: Path, *, on_stderr: bool) -> Iterator[Console]:
+def output_to_log(log: Path, *, on_stderr: bool) -> Iterator[Console]:
     """Let what this process and its children print go to `log`; gives a console on the terminal itself."""
     log.parent.mkdir(parents=True, exist_ok=True)
     kept = {number: os.dup(number) for number in (STDOUT, STDERR)}
@@ -48,7 +48,7 @@ def _flush() -> None:
 
 
 @contextmanager
-def watched(screen: Console, settings: Settings, key: VariantKey) -> Iterator[Callable[[str], None]]:
+def progress_shown(screen: Console, settings: Settings, key: VariantKey) -> Iterator[Callable[[str], None]]:
     """Show which program of the variant runs and how far it is, beside the lines that are said."""
     began, over = time.time(), threading.Event()
     live = Live(console=screen, transient=True, redirect_stdout=False, redirect_stderr=False)

@@ -14,7 +14,7 @@ import yaml
 
 from ft_dagster.automation.bakeoff import for_method, said
 from ft_dagster.automation.budget import Budget
-from ft_dagster.automation.experiments import Experiment, Run, Say, carry_out, opened
+from ft_dagster.automation.experiments import Experiment, ExperimentRun, Say, carry_out, open_experiment
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.verdict import Rule
 from ft_dagster.settings import Settings
@@ -32,12 +32,12 @@ TASK, LOSS = "task", "validation loss"
 class Ranking:
     """Runs from best to worst; `by`: what they are ranked by, and why."""
 
-    runs: list[Run]
+    runs: list[ExperimentRun]
     by: str
     reason: str
 
     @property
-    def winner(self) -> Run | None:
+    def winner(self) -> ExperimentRun | None:
         return self.runs[0] if self.runs else None
 
 
@@ -60,7 +60,7 @@ def sweep(
     values = parse_sets(sets)
     drawn = draw_runs(declared, values, runs, seed)
     arguments = {"set": values, "runs": runs, "seed": seed}
-    with opened(settings, declared, "sweep", arguments, drawn) as experiment:
+    with open_experiment(settings, declared, "sweep", arguments, drawn) as experiment:
         for run in experiment.runs:
             name = f"{run.number}/{len(experiment.runs)} {run.name}"
             spent = 0.0 if budget is None else sum(budget.spent(r.figures) for r in experiment.runs)
@@ -101,7 +101,9 @@ def parse_sets(sets: Sequence[str]) -> dict[str, list[Any]]:
     return found
 
 
-def draw_runs(declared: Declared, values: Mapping[str, Sequence[Any]], runs: int, seed: int) -> list[Run]:
+def draw_runs(
+    declared: Declared, values: Mapping[str, Sequence[Any]], runs: int, seed: int
+) -> list[ExperimentRun]:
     """The grid if it has at most `runs` points, else as many of it without replacement, by `seed`.
 
     Points that come to the same declaration (a rank of a method without one) are one run.
@@ -110,12 +112,12 @@ def draw_runs(declared: Declared, values: Mapping[str, Sequence[Any]], runs: int
     chosen: Sequence[int] = range(points)
     if points > runs:
         chosen = random.Random(seed).sample(range(points), runs)
-    drawn: dict[str, Run] = {}
+    drawn: dict[str, ExperimentRun] = {}
     for point in chosen:
         overrides, dropped = _overrides(declared, _point(values, point))
         changed = with_overrides(declared, overrides)
         plain = {field: value_at(changed.spec, field) for field in overrides}
-        run = Run(len(drawn) + 1, _name(plain, values), plain, dropped)
+        run = ExperimentRun(len(drawn) + 1, _name(plain, values), plain, dropped)
         drawn.setdefault(changed.spec.model_dump_json(), run)
     return list(drawn.values())
 
@@ -143,7 +145,7 @@ def _overrides(declared: Declared, point: dict[str, Any]) -> tuple[dict[str, Any
     return {**adapted, **own}, said(declared, [field for field in dropped if field not in own])
 
 
-def stop_above(runs: Sequence[Run]) -> dict[int, float]:
+def stop_above(runs: Sequence[ExperimentRun]) -> dict[int, float]:
     """Evaluation -> median validation loss of the finished runs; none before there are three of them.
 
     The last evaluation is left out: a training that got there is finished.
@@ -155,7 +157,7 @@ def stop_above(runs: Sequence[Run]) -> dict[int, float]:
     return {k: median(curve[k - 1] for curve in curves) for k in range(1, shortest)}
 
 
-def rank(runs: Sequence[Run]) -> Ranking:
+def rank(runs: Sequence[ExperimentRun]) -> Ranking:
     """By the task's metric among the runs whose general rules hold; where none does, by validation loss."""
     done = [run for run in runs if run.status == "done"]
     sound = [run for run in done if _general_holds(run)]
@@ -169,11 +171,11 @@ def rank(runs: Sequence[Run]) -> Ranking:
     return Ranking(best + [run for run in by_loss if run not in sound], TASK, reason)
 
 
-def _general_holds(run: Run) -> bool:
+def _general_holds(run: ExperimentRun) -> bool:
     return all(rule.passed for rule in _rules(run) if rule.rule != "task")
 
 
-def _gain(run: Run) -> float:
+def _gain(run: ExperimentRun) -> float:
     """Mean over the task's rules of what was gained on the base, by the rule's own metric."""
     gains = [
         -math.inf if math.isnan(rule.difference)
@@ -184,11 +186,11 @@ def _gain(run: Run) -> float:
     return sum(gains) / len(gains)
 
 
-def _rules(run: Run) -> list[Rule]:
+def _rules(run: ExperimentRun) -> list[Rule]:
     return [Rule.from_json(rule) for rule in run.figures["rules"]]
 
 
-def _loss(run: Run) -> float:
+def _loss(run: ExperimentRun) -> float:
     loss = run.figures["validation_loss_best"]
     return math.inf if loss is None else float(loss)
 
@@ -198,7 +200,7 @@ def _name(overrides: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     return " ".join(f"{field.rpartition('.')[2]}={value}" for field, value in given.items())
 
 
-def write_winner(settings: Settings, declared: Declared, run: Run, file: Path | None) -> Path:
+def write_winner(settings: Settings, declared: Declared, run: ExperimentRun, file: Path | None) -> Path:
     """Write a run's values into the declaration, comments kept, or the whole changed declaration into `file`.
 
     The declaration must then say exactly what was run, so that its artifacts are found again; else it is put

@@ -34,14 +34,14 @@ def is_retried(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
 
 
 @dataclass(frozen=True)
-class Work:
+class UnfinishedWork:
     """Ids of the runs that need a daemon: `waiting` to be launched, `active` to be watched or run again."""
 
     waiting: frozenset[str]
     active: frozenset[str]
 
 
-def work_left(instance: dg.DagsterInstance, before: float | None = None) -> Work:
+def work_left(instance: dg.DagsterInstance, before: float | None = None) -> UnfinishedWork:
     """What a daemon has to do on this host.
 
     Where `before` (seconds since 1970) is given, what schedule and sensors submitted after it does not count.
@@ -58,7 +58,7 @@ def work_left(instance: dg.DagsterInstance, before: float | None = None) -> Work
     waiting = [r.dagster_run.run_id for r in asked if r.dagster_run.status in WAITING]
     progress = [r for r in asked if r.dagster_run.status in IN_PROGRESS]
     alive = [record.dagster_run.run_id for record in progress if lives(instance, record)]
-    return Work(frozenset(waiting), frozenset([*alive, *again]))
+    return UnfinishedWork(frozenset(waiting), frozenset([*alive, *again]))
 
 
 def gone(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:

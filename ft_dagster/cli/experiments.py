@@ -121,11 +121,11 @@ def sweep(
 @contextmanager
 def _experimenting(settings: Settings, key: VariantKey, as_json: bool) -> Iterator[Callable[[str], None]]:
     """Lines and progress in the terminal; what Dagster and the programs print goes to a file."""
-    from ft_dagster.automation.screen import aside, watched
+    from ft_dagster.automation.screen import output_to_log, progress_shown
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     log = settings.work_folder / "experiments" / f"{key}.log"
-    with aside(log, on_stderr=as_json) as screen, watched(screen, settings, key) as say:
+    with output_to_log(log, on_stderr=as_json) as screen, progress_shown(screen, settings, key) as say:
         yield say
 
 

@@ -37,14 +37,14 @@ def plan(
     sources. Exits with 1 if it does not fit.
     """
     from ft_dagster.planning.hardware.catalogue import load_catalogue
-    from ft_dagster.planning.parallel import alone
+    from ft_dagster.planning.parallel import in_own_process
     from ft_dagster.report.recommendation import cost_rows
     from ft_dagster.stages.preview import plan_variant
 
     quiet()
     settings = load_settings(context.obj)
     hardware = None if gpus is None else _hardware(load_catalogue(settings.project), gpus)
-    document = alone(lambda: plan_variant(settings, VariantKey.parse(variant), hardware))
+    document = in_own_process(lambda: plan_variant(settings, VariantKey.parse(variant), hardware))
     _draw(document, picture)
     if as_json:
         print_json(document)
@@ -126,7 +126,7 @@ def recommend(
     counted FLOPs over a stated share of the card's peak. Exits with 1 if nothing fits.
     """
     from ft_dagster.planning.hardware.catalogue import load_catalogue
-    from ft_dagster.planning.parallel import alone
+    from ft_dagster.planning.parallel import in_own_process
     from ft_dagster.planning.recommend import RecommendationRequest, recommend_method
 
     quiet()
@@ -147,7 +147,7 @@ def recommend(
         serving=_served(serving),
         general_share=general_share,
     )
-    document = alone(lambda: recommend_method(request, hardware).to_json())
+    document = in_own_process(lambda: recommend_method(request, hardware).to_json())
     _draw(document, picture)
     if as_json:
         print_json(document)

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.data.hashes import cached_sha256
-from ft_dagster.data.hub import hub_errors, pin
-from ft_dagster.data.locations import HUB_ID, Asked, is_s3, s3, s3_errors
+from ft_dagster.data.hub import hub_errors, pin_revision
+from ft_dagster.data.locations import HUB_ID, DeclaredAt, is_s3, s3, s3_errors
 from ft_dagster.data.weights import (
     CONFIG,
     INDEX,
     TEMPLATES,
     architecture_of,
     has_chat_template,
-    measure,
+    measure_weights,
     no_weights,
     read_config,
     tokenizer_files,
@@ -66,12 +66,14 @@ def resolve_base(
         raise UserError("a variant, not a model folder", file=declared_in, field=f"{FIELD}.variant", fix=fix)
     revision = None
     if is_s3(spec.source):
-        folder = _from_s3(spec.source, cache, Asked(declared_in, FIELD))
+        folder = _from_s3(spec.source, cache, DeclaredAt(declared_in, FIELD))
     elif _is_local(spec, spec.source, project):
         folder = _local(spec.source, project)
         _check_folder(folder, spec.source, declared_in)
     else:
-        revision = pin(spec.source, spec.revision, "model", file=declared_in, field=f"{FIELD}.source")
+        revision = pin_revision(
+            spec.source, spec.revision, "model", file=declared_in, field=f"{FIELD}.source"
+        )
         folder = _from_hub(spec.source, revision, cache, declared_in)
     if not (folder / CONFIG).is_file():
         fix = "Name the folder that holds config.json and the weights"
@@ -89,7 +91,7 @@ def locate_base(record: dict[str, Any], project: Path, cache: Path, *, verify: b
     """
     reference, revision = record["reference"], record["revision"]
     if is_s3(reference):
-        folder = _from_s3(reference, cache, Asked(None, FIELD))
+        folder = _from_s3(reference, cache, DeclaredAt(None, FIELD))
     elif revision:
         folder = _from_hub(reference, revision, cache, None)
     else:
@@ -120,7 +122,7 @@ def describe_base(
     """The content of base.json for a model folder; see ResolvedBase. Raises UserError for an unsafe one."""
     files = _digests(folder, cache)
     config = read_config(folder)
-    weights = measure(folder, weight_files(folder))
+    weights = measure_weights(folder, weight_files(folder))
     tokenizer = set(tokenizer_files(folder))
     return {
         "schema_version": SCHEMA_VERSION,
@@ -200,7 +202,7 @@ def _hub_names(repo: str, revision: str) -> list[str]:
         return list(HfApi().list_repo_files(repo, revision=revision))
 
 
-def _from_s3(url: str, cache: Path, asked: Asked) -> Path:
+def _from_s3(url: str, cache: Path, asked: DeclaredAt) -> Path:
     """A copy of an s3:// prefix. Its folder is named by the objects' sizes and ETags, so it never changes."""
     root = url[5:].rstrip("/")
     if not root:

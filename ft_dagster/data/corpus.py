@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from ft_dagster.data.dedup import SeenRows
 from ft_dagster.data.fingerprint import Fingerprint, check_unchanged, pinned
-from ft_dagster.data.locations import Asked
-from ft_dagster.data.rows import Row, normalize, rename
+from ft_dagster.data.locations import DeclaredAt
+from ft_dagster.data.rows import Row, normalize_text, rename
 from ft_dagster.data.sources import read_raw
 from ft_dagster.data.splits import position_of
 from ft_dagster.data.tables import TableWriter
@@ -57,7 +57,7 @@ def build_general_corpus(
     """
     folder, declared_in = out / name, project / "corpora" / f"{name}.yaml"
     prints = list(frozen) if frozen is not None else [None] * len(spec.sources)
-    asked = [Asked(declared_in, f"sources[{i}]") for i in range(len(spec.sources))]
+    asked = [DeclaredAt(declared_in, f"sources[{i}]") for i in range(len(spec.sources))]
     counts = _Counts()
     streams = [
         _documents(pinned(source, print_), spec, project, where, counts.dropped)
@@ -89,7 +89,7 @@ def corpus_digest(folder: Path) -> str:
 
 
 def _documents(
-    source: SourceSpec, spec: CorpusSpec, project: Path, asked: Asked, dropped: Counter[str]
+    source: SourceSpec, spec: CorpusSpec, project: Path, asked: DeclaredAt, dropped: Counter[str]
 ) -> Iterator[Row]:
     """The documents of a source; only rows of plain text are documents."""
     if source.format not in ("auto", "text"):
@@ -106,7 +106,7 @@ def _documents(
                 raise raw.error("a document without text", fix, field=f"{asked.field}.fields")
             dropped["empty"] += 1
             continue
-        yield normalize(raw, licensed, "text", ordinal, asked.field)
+        yield normalize_text(raw, licensed, "text", ordinal, asked.field)
 
 
 def _kept(streams: list[Iterator[Row]], spec: CorpusSpec, counts: _Counts) -> Iterator[Row]:

@@ -12,7 +12,7 @@ from ft_dagster.data.dataset_io import SCHEMA, as_record, read_texts
 from ft_dagster.data.decontaminate import EvaluationGrams
 from ft_dagster.data.dedup import NearDuplicates, SeenRows
 from ft_dagster.data.fingerprint import Fingerprint, check_unchanged, pinned
-from ft_dagster.data.locations import Asked
+from ft_dagster.data.locations import DeclaredAt
 from ft_dagster.data.rows import Row
 from ft_dagster.data.sources import read_rows
 from ft_dagster.data.splits import SPLITS, check_sizes, split_of
@@ -52,7 +52,7 @@ def build_task_dataset(
         tables = {s: files.enter_context(TableWriter(out / f"{s}.parquet", SCHEMA)) for s in SPLITS}
         for i, (source, print_) in enumerate(zip(sources, prints, strict=True)):
             say(f"reading {source.path}")
-            asked = Asked(declared_in, f"data.sources[{i}]")
+            asked = DeclaredAt(declared_in, f"data.sources[{i}]")
             for row in read_rows(pinned(source, print_), project, asked, formats):
                 if filters.keep(row):
                     split = split_of(row.first_turn, spec.data.splits)

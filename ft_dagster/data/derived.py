@@ -19,7 +19,7 @@ from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.release import WEIGHTS, production
 from ft_dagster.spec.keys import VariantKey
 from ft_dagster.spec.variant import BaseModelSpec
-from ft_dagster.store.artifacts import Artifact, Place, find
+from ft_dagster.store.artifacts import Artifact, Place, find_artifact
 from ft_dagster.store.blobs import Store
 
 FIELD = "base_model.variant"
@@ -30,7 +30,7 @@ Mode = Literal["fold", "stack", "whole"]
 
 
 @dataclass(frozen=True)
-class Parent:
+class ParentRelease:
     """The release that a base starts from: its export, and the base of the export's weights.
 
     `mode`: the export is an adapter to `fold` or to `stack`, or a `whole` model.
@@ -75,7 +75,9 @@ def parent_prefix(child: VariantKey, parent: VariantKey) -> str:
     return f"tenants/{child.tenant}/{parent.variant}"
 
 
-def released_parent(store: Store, child: VariantKey, spec: BaseModelSpec, *, file: object = None) -> Parent:
+def released_parent(
+    store: Store, child: VariantKey, spec: BaseModelSpec, *, file: object = None
+) -> ParentRelease:
     """The release in production of the variant that `spec` names.
 
     Raises UserError where there is none, or its artifacts are gone.
@@ -86,7 +88,7 @@ def released_parent(store: Store, child: VariantKey, spec: BaseModelSpec, *, fil
     if entry is None:
         fix = f"Run it first (`ft-dagster run {key}`); once it is released, run {child} again"
         raise UserError("this variant was never released", file=file, field=FIELD, value=str(key), fix=fix)
-    export = find(store, Place(prefix, EXPORT, entry.export_key))
+    export = find_artifact(store, Place(prefix, EXPORT, entry.export_key))
     if export is None or (export.digest, export.inputs[WEIGHTS]) != (entry.export, entry.weights):
         raise _gone(key, entry.version, "its export", file)
     base = find_digest(store, (prefix, "shared"), BASE, export.inputs[BASE])
@@ -101,10 +103,10 @@ def released_parent(store: Store, child: VariantKey, spec: BaseModelSpec, *, fil
             value="stack",
             fix="Leave parent_adapter out",
         )
-    return Parent(key, entry.version, export, base, spec.parent_adapter if adapter else "whole")
+    return ParentRelease(key, entry.version, export, base, spec.parent_adapter if adapter else "whole")
 
 
-def check_adapter(parent: Parent, adapter: Path, *, file: object = None) -> None:
+def check_adapter(parent: ParentRelease, adapter: Path, *, file: object = None) -> None:
     """Raises UserError where the parent's adapter (its payload folder) cannot be folded, or stacked."""
     config = json.loads((adapter / ADAPTER_CONFIG).read_text("utf-8"))
     if config.get("peft_type") != "LORA":
@@ -156,7 +158,7 @@ def parent_artifact(store: Store, base: Artifact, stage: str) -> Artifact:
     """The model_export or base_model artifact of the release that `base` starts from. Raises UserError."""
     parent = base.figures["parent"]
     prefix, key = parent["places"][stage]
-    found = find(store, Place(prefix, stage, key))
+    found = find_artifact(store, Place(prefix, stage, key))
     if found is None or found.digest != base.inputs[stage]:
         raise _gone(parent["variant"], parent["version"], stage, None)
     return found

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.data.hashes import cached_sha256
-from ft_dagster.data.hub import pin
-from ft_dagster.data.locations import Asked, DataFile, data_files, is_hub, is_s3, s3_errors
+from ft_dagster.data.hub import pin_revision
+from ft_dagster.data.locations import DataFile, DeclaredAt, data_files, is_hub, is_s3, s3_errors
 from ft_dagster.data.sources import NOWHERE
 from ft_dagster.errors import UserError
 from ft_dagster.spec.variant import SourceSpec
@@ -18,7 +18,7 @@ Fingerprint = list[dict[str, Any]]
 
 
 def fingerprint(
-    source: SourceSpec, project: Path, asked: Asked = NOWHERE, cache: Path | None = None
+    source: SourceSpec, project: Path, asked: DeclaredAt = NOWHERE, cache: Path | None = None
 ) -> Fingerprint:
     """One entry a file: {path, size, sha256}, of s3:// {path, size, etag}; a hub data set: {repo, revision}.
 
@@ -27,7 +27,7 @@ def fingerprint(
     """
     if is_hub(source, project):
         field = f"{asked.field}.path"
-        commit = pin(source.path, source.revision, "dataset", file=asked.file, field=field)
+        commit = pin_revision(source.path, source.revision, "dataset", file=asked.file, field=field)
         return [{"repo": source.path, "revision": commit}]
     files = data_files(source, project, asked)
     with s3_errors(source.path, asked):
@@ -44,7 +44,7 @@ def fingerprint_sources(
 ) -> list[Fingerprint]:
     """The fingerprint of each source, in order; errors name `field[i]`."""
     return [
-        fingerprint(source, project, Asked(declared_in, f"{field}[{i}]"), cache)
+        fingerprint(source, project, DeclaredAt(declared_in, f"{field}[{i}]"), cache)
         for i, source in enumerate(sources)
     ]
 
@@ -57,7 +57,7 @@ def pinned(source: SourceSpec, frozen: Fingerprint | None) -> SourceSpec:
 
 
 def check_unchanged(
-    source: SourceSpec, project: Path, frozen: Fingerprint | None, asked: Asked, cache: Path | None
+    source: SourceSpec, project: Path, frozen: Fingerprint | None, asked: DeclaredAt, cache: Path | None
 ) -> None:
     """Raise UserError where a source is no longer what its fingerprint says."""
     if frozen is None:

@@ -39,7 +39,7 @@ class Content(NamedTuple):
     text: str = ""
 
 
-def detect(raw: RawRow, fields: dict[str, Any], field: str) -> str:
+def detect_format(raw: RawRow, fields: dict[str, Any], field: str) -> str:
     """The format that a row's columns say; `fields` are the row's, renamed."""
     _refuse_preferences(raw, fields)
     for name, columns in COLUMNS.items():
@@ -52,7 +52,7 @@ def detect(raw: RawRow, fields: dict[str, Any], field: str) -> str:
     raise raw.error("the row's format is not known", fix, field=f"{field}.format")
 
 
-def parse(raw: RawRow, fields: dict[str, Any], format: str, system: str | None, field: str) -> Content:
+def parse_row(raw: RawRow, fields: dict[str, Any], format: str, system: str | None, field: str) -> Content:
     """Check a row of `format` and convert it; `system` goes before a conversation without one of its own."""
     _refuse_preferences(raw, fields)
     missing = [column for column in COLUMNS[format] if fields.get(column) is None]

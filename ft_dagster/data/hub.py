@@ -10,7 +10,7 @@ from ft_dagster.data.locations import COMMIT
 from ft_dagster.errors import UserError
 
 
-def pin(
+def pin_revision(
     repo: str,
     revision: str | None,
     kind: Literal["dataset", "model"],

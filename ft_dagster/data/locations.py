@@ -38,7 +38,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-class Asked(NamedTuple):
+class DeclaredAt(NamedTuple):
     """Who asked for a source: the declaration's file, and the field in it ("data.sources[0]")."""
 
     file: object = None
@@ -85,7 +85,7 @@ def is_hub(source: SourceSpec, project: Path) -> bool:
     return source.revision is not None or not (project / path.split("/")[0]).is_dir()
 
 
-def data_files(source: SourceSpec, project: Path, asked: Asked) -> list[DataFile]:
+def data_files(source: SourceSpec, project: Path, asked: DeclaredAt) -> list[DataFile]:
     """The files of a local or s3:// source, sorted. Raises UserError where there are none."""
     remote = is_s3(source.path)
     fs = s3() if remote else fsspec.filesystem("file")
@@ -103,7 +103,7 @@ def data_files(source: SourceSpec, project: Path, asked: Asked) -> list[DataFile
     return [DataFile(fs, path, _name(path, project, remote), str(file_type(path))) for path in files]
 
 
-def _refuse_special(files: list[str], source: SourceSpec, asked: Asked) -> None:
+def _refuse_special(files: list[str], source: SourceSpec, asked: DeclaredAt) -> None:
     """Reading a FIFO, a socket or a device may never end."""
     for path in files:
         kind = special_kind(path)
@@ -117,7 +117,7 @@ def s3() -> Any:
 
 
 @contextmanager
-def s3_errors(path: str, asked: Asked) -> Iterator[None]:
+def s3_errors(path: str, asked: DeclaredAt) -> Iterator[None]:
     """Turn what goes wrong with an s3:// address outside this program into UserErrors."""
     if not is_s3(path):
         yield
@@ -148,7 +148,7 @@ def _roots(fs: Any, path: str) -> list[str]:
 
 
 def _expand(
-    fs: Any, path: str, source: SourceSpec, asked: Asked, above: frozenset[str] = frozenset()
+    fs: Any, path: str, source: SourceSpec, asked: DeclaredAt, above: frozenset[str] = frozenset()
 ) -> list[str]:
     """The files below `path` in order of name. A folder of `datasets` stands for its Arrow files.
 
@@ -173,7 +173,7 @@ def _expand(
     return [file for name in visible for file in _expand(fs, f"{path}/{name}", source, asked, above)]
 
 
-def _saved(fs: Any, path: str, field: str, source: SourceSpec, asked: Asked) -> list[str]:
+def _saved(fs: Any, path: str, field: str, source: SourceSpec, asked: DeclaredAt) -> list[str]:
     """The names that `datasets` keeps in a JSON file beside its Arrow files."""
     try:
         if special_kind(path) and not is_s3(source.path):
@@ -187,7 +187,7 @@ def _saved(fs: Any, path: str, field: str, source: SourceSpec, asked: Asked) -> 
     raise asked.error(f"{path} is not what `datasets` saves", source.path, "Save the data set again")
 
 
-def _missing(fs: Any, source: SourceSpec, path: str, asked: Asked) -> UserError:
+def _missing(fs: Any, source: SourceSpec, path: str, asked: DeclaredAt) -> UserError:
     what = "the glob matches nothing" if glob.has_magic(path) else "no such file or folder"
     parent = PurePosixPath(path).parent
     while len(parent.parts) > 1 and (glob.has_magic(str(parent)) or not fs.isdir(str(parent))):

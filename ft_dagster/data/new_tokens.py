@@ -40,7 +40,7 @@ def pieces_of(tokens: Sequence[str], tokenizer: Any, *, file: object = None) -> 
     return pieces
 
 
-def extend(source: Path, tokens: Sequence[str], target: Path, *, file: object = None) -> list[int]:
+def extend_tokenizer(source: Path, tokens: Sequence[str], target: Path, *, file: object = None) -> list[int]:
     """Write the tokenizer of folder `source`, with `tokens` as ordinary ones, to `target`; returns their ids.
 
     What was written is loaded again and tried. Raises UserError where a token is not read as one.

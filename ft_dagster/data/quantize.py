@@ -40,7 +40,7 @@ def quantization_config(
     )
 
 
-def settle(model: Any) -> None:
+def settle_quantized(model: Any) -> None:
     """Call it on every model loaded quantized: its weights then stay as they are, in training and after it.
 
     On some CPUs bitsandbytes would repack 4-bit weights at the first evaluation, with rounded constants and
@@ -71,7 +71,7 @@ def quantized_weights(model: Any, kind: Quantization) -> dict[str, bool]:
     }
 
 
-def dequantized(weights: Tensor, kind: Quantization) -> Tensor:
+def dequantized_weight(weights: Tensor, kind: Quantization) -> Tensor:
     """What float32 `weights` [out, in] of a linear layer become once quantized: float32, on the CPU."""
     from bitsandbytes import functional
     from bitsandbytes.nn import Int8Params, Params4bit

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
-from ft_dagster.data.formats import Content, parse
+from ft_dagster.data.formats import Content, parse_row
 from ft_dagster.data.readers import RawRow
 from ft_dagster.spec.variant import SourceSpec
 
@@ -75,13 +75,15 @@ class Row:
         return f"{self.prompt}\n{self.completion}" if self.kind == "prompt_completion" else self.text
 
 
-def normalize(raw: RawRow, source: SourceSpec, format: str, ordinal: int, field: str = "data.sources") -> Row:
+def normalize_text(
+    raw: RawRow, source: SourceSpec, format: str, ordinal: int, field: str = "data.sources"
+) -> Row:
     """The row of a raw row of `format` (not "auto"); `ordinal` is its number within the source, from 0.
 
     Raises UserError with the file and line of a malformed row.
     """
     fields = rename(raw, source.fields, field)
-    content = parse(raw, fields, format, source.system, field)
+    content = parse_row(raw, fields, format, source.system, field)
     return Row(
         kind=content.kind,
         source=source.path,

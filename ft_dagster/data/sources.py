@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ft_dagster.data.formats import detect
-from ft_dagster.data.hub import hub_errors, pin
-from ft_dagster.data.locations import Asked, data_files, is_hub, s3_errors
+from ft_dagster.data.formats import detect_format
+from ft_dagster.data.hub import hub_errors, pin_revision
+from ft_dagster.data.locations import DeclaredAt, data_files, is_hub, s3_errors
 from ft_dagster.data.readers import RawRow, read_file
-from ft_dagster.data.rows import Row, normalize, rename
+from ft_dagster.data.rows import Row, normalize_text, rename
 from ft_dagster.errors import UserError
 from ft_dagster.spec.variant import SourceSpec
 
-NOWHERE = Asked()
+NOWHERE = DeclaredAt()
 
 
 def read_rows(
-    source: SourceSpec, project: Path, asked: Asked = NOWHERE, formats: dict[str, str] | None = None
+    source: SourceSpec, project: Path, asked: DeclaredAt = NOWHERE, formats: dict[str, str] | None = None
 ) -> Iterator[Row]:
     """The checked, normalized rows of a source; its format is told by the first one and noted in `formats`.
 
@@ -26,13 +26,13 @@ def read_rows(
     format: str = source.format
     for ordinal, raw in enumerate(read_raw(source, project, asked)):
         if format == "auto":
-            format = detect(raw, rename(raw, source.fields, asked.field), asked.field)
+            format = detect_format(raw, rename(raw, source.fields, asked.field), asked.field)
         if formats is not None:
             formats[source.path] = format
-        yield normalize(raw, source, format, ordinal, asked.field)
+        yield normalize_text(raw, source, format, ordinal, asked.field)
 
 
-def read_raw(source: SourceSpec, project: Path, asked: Asked = NOWHERE) -> Iterator[RawRow]:
+def read_raw(source: SourceSpec, project: Path, asked: DeclaredAt = NOWHERE) -> Iterator[RawRow]:
     """Every row of a source, file by file in order of name; memory holds one batch of one file.
 
     Raises UserError for a missing source, an empty file and a malformed row.
@@ -45,13 +45,13 @@ def read_raw(source: SourceSpec, project: Path, asked: Asked = NOWHERE) -> Itera
             yield from read_file(file)
 
 
-def read_hub(source: SourceSpec, asked: Asked = NOWHERE) -> Iterator[RawRow]:
+def read_hub(source: SourceSpec, asked: DeclaredAt = NOWHERE) -> Iterator[RawRow]:
     """The rows of a split of a hub data set, streamed at a pinned commit."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
     field = f"{asked.field}.path"
-    commit = pin(source.path, source.revision, "dataset", file=asked.file, field=field)
+    commit = pin_revision(source.path, source.revision, "dataset", file=asked.file, field=field)
     with hub_errors(source.path, "data set", file=asked.file, field=field):
         try:
             rows = load_dataset(source.path, split=source.split, revision=commit, streaming=True)

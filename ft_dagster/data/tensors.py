@@ -108,7 +108,7 @@ def read_bytes(tensor: Stored, size: int) -> Iterator[bytes]:
             yield opened.read(min(size, tensor.end - at))
 
 
-class Planned(NamedTuple):
+class PlannedTensor(NamedTuple):
     """A tensor to write: `dtype` by its code, and its bytes in pieces, made when they are due."""
 
     name: str
@@ -118,7 +118,7 @@ class Planned(NamedTuple):
     pieces: Iterable[bytes | memoryview]
 
 
-def write_tensors(file: Path, tensors: Sequence[Planned]) -> None:
+def write_tensors(file: Path, tensors: Sequence[PlannedTensor]) -> None:
     """Write a safetensors file, one tensor after another, as their pieces come."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     at = 0

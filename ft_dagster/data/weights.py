@@ -95,7 +95,7 @@ def no_weights(where: object, names: list[str]) -> UserError:
     )
 
 
-def measure(folder: Path, names: list[str]) -> Weights:
+def measure_weights(folder: Path, names: list[str]) -> Weights:
     """Count the parameters in the headers of safetensors files. Raises UserError for a damaged file."""
     parameters, nbytes, kinds = 0, 0, Counter[str]()
     for name in names:

@@ -12,28 +12,28 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.evaluation.request import Request, read_request
+from ft_dagster.evaluation.request import EvaluationRequest, read_request
 from ft_dagster.evaluation.samples import Role
-from ft_dagster.evaluation.tasks import TaskEntry, resolve
+from ft_dagster.evaluation.tasks import TaskEntry, resolve_tasks
 from ft_dagster.program import run_program
 
 
 def main(run_dir: Path) -> int:
     @cache
-    def request() -> Request:
-        return read_request(run_dir, Request)
+    def request() -> EvaluationRequest:
+        return read_request(run_dir, EvaluationRequest)
 
     return run_program(lambda: request().output, lambda: _work(request()))
 
 
-def _work(request: Request) -> dict[str, Any]:
+def _work(request: EvaluationRequest) -> dict[str, Any]:
     if os.environ.get("FT_DAGSTER_LEASE"):
         from ft_dagster.launch.leases import hold_as_rank
 
         hold_as_rank()
     roles: tuple[Role, ...] = ("task", "general")
     entries: dict[Role, tuple[TaskEntry, ...]] = {
-        role: resolve(
+        role: resolve_tasks(
             getattr(request, role),
             request.project,
             field=f"evaluation.{role}",

@@ -152,7 +152,7 @@ class QueryError(Exception):
     """A query that did not return: broken, forbidden, or too much."""
 
 
-class Result(NamedTuple):
+class QueryResult(NamedTuple):
     """What a query returned: the number of columns, and the rows in order."""
 
     columns: int
@@ -180,7 +180,7 @@ def find_database(path: str, project: Path, declared_in: object = None) -> Path:
     return file
 
 
-def run_query(database: Path, query: str) -> Result:
+def run_query(database: Path, query: str) -> QueryResult:
     """Run one SELECT on a SQLite file that nothing can change. Raises QueryError.
 
     Everything but reading is denied (PRAGMA, ATTACH and recursion too). What is limited are instructions of
@@ -195,14 +195,14 @@ def run_query(database: Path, query: str) -> Result:
             cursor = connection.execute(query)
             if cursor.description is None:
                 raise QueryError("it returns no table")
-            return Result(len(cursor.description), list(_within_limits(cursor)))
+            return QueryResult(len(cursor.description), list(_within_limits(cursor)))
     except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
         raise QueryError(str(error)) from None
     except MemoryError:
         raise QueryError("it needs too much memory") from None
 
 
-def same_result(answer: Result, reference: Result, *, ordered: bool) -> bool:
+def same_result(answer: QueryResult, reference: QueryResult, *, ordered: bool) -> bool:
     """Whether both have as many columns and the same rows, each as often, and in the same order if `ordered`.
 
     Names of columns do not matter. Floats are compared to 12 digits; 1 and 1.0 are equal.
@@ -221,7 +221,7 @@ def is_ordered(query: str) -> bool:
     return re.search(r"\border\s+by\b", bare, re.IGNORECASE) is not None
 
 
-def execution_accuracy(answer: str, reference: Result, database: Path, *, ordered: bool) -> float:
+def execution_accuracy(answer: str, reference: QueryResult, database: Path, *, ordered: bool) -> float:
     """1.0 if the query `answer` returns what the reference query returned; a broken or forbidden one is 0."""
     try:
         return float(same_result(run_query(database, answer), reference, ordered=ordered))

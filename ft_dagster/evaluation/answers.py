@@ -22,7 +22,7 @@ from ft_dagster.evaluation.weights import (
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnswerPair:
     prompt: str
     base: str
     tuned: str
@@ -36,7 +36,7 @@ def answer(
     chat: bool = True,
     system: str | None = None,
     max_new_tokens: int = 64,
-) -> list[Answer]:
+) -> list[AnswerPair]:
     """Let a base and what a training made of it (a payload folder of any kind) answer each prompt.
 
     With `chat` a prompt is a user's turn after `system`, in the template that training used; else it is
@@ -61,7 +61,7 @@ def answer(
     else:
         let_go(model)
         plain = ask(load_base(base, dtype=dtype, device=device))
-    return [Answer(*row) for row in zip(prompts, plain, said, strict=True)]
+    return [AnswerPair(*row) for row in zip(prompts, plain, said, strict=True)]
 
 
 def _render(tokenizer: Any, prompt: str, system: str | None) -> str:

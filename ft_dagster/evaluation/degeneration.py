@@ -34,12 +34,12 @@ class Written(NamedTuple):
     empty: float
 
 
-def write(model: Any, tokenizer: Any) -> list[Written]:
+def answer_general_prompts(model: Any, tokenizer: Any) -> list[Written]:
     """Answers to the four prompts, in the chat template where the tokenizer has one, else as questions.
 
     `model` is in evaluation mode; its generation settings are greedy afterwards.
     """
-    answers = generate(model, tokenizer, [_asked(prompt, tokenizer) for prompt in PROMPTS])
+    answers = generate_greedily(model, tokenizer, [_asked(prompt, tokenizer) for prompt in PROMPTS])
     texts = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
     return [
         Written(prompt, text, repeated_share(ids), float(not text))
@@ -61,7 +61,7 @@ def as_samples(written: Sequence[Written]) -> list[tuple[list[Sample], Answer]]:
     return found
 
 
-def generate(model: Any, tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+def generate_greedily(model: Any, tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     """Greedy answers in tokens, the end token and what follows left out; one batch, padded on the left."""
     import torch
     from transformers import GenerationConfig

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.paired import Comparison, compare, holm
+from ft_dagster.evaluation.paired import Comparison, compare_paired, holm
 from ft_dagster.evaluation.samples import Role, Sample, main_metric, read_samples, write_samples
 from ft_dagster.evaluation.sentences import Finding, sentence_of
 from ft_dagster.lineage.verdict import Outcome, Rule, RuleName, Verdict
@@ -175,7 +175,7 @@ class _Paired:
         if not np.isfinite(both).all():
             return Comparison(math.nan, math.nan, math.nan, 0.0, math.nan, math.nan, len(self.base), False)
         shares = not self.metric.endswith("_loss") and bool(np.isin(both, (0.0, 1.0)).all())
-        return compare(
+        return compare_paired(
             self.base,
             self.tuned,
             self.weights,

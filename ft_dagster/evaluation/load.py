@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.tasks import TaskEntry, builtin_folder, needs_network, references
+from ft_dagster.evaluation.tasks import TaskEntry, builtin_folder, needs_network, task_references
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def load_task(entry: TaskEntry) -> LoadedTask:
 
     if entry.file is None:
         return LoadedTask(entry, _load_builtin(entry))
-    references(entry.file)  # names the missing file, which lm-eval would not
+    task_references(entry.file)  # names the missing file, which lm-eval would not
     manager = TaskManager(include_defaults=False)
     try:
         with contextlib.chdir(entry.file.parent):  # relative data files count from there

@@ -14,7 +14,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils_hf import stop_sequences_criteria
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.scoring import Row, Score, arrange, batches, score
+from ft_dagster.evaluation.scoring import ContinuationScore, ScoringRow, arrange_rows, batches, score
 from ft_dagster.evaluation.test_split_task import Encoded
 from ft_dagster.evaluation.weights import (
     generate,
@@ -161,21 +161,21 @@ class TokenBatchedLM(HFLM):
 
     def _loglikelihood_tokens(
         self, requests: Any, disable_tqdm: bool = True, override_bs: int | None = None
-    ) -> list[Score]:
+    ) -> list[ContinuationScore]:
         pairs = [(context, continuation) for _, context, continuation in requests]
         if not all(1 <= len(continuation) <= self.max_length for _, continuation in pairs):
             raise UserError(
                 f"an answer of the task has no tokens, or more than the model's {self.max_length}",
                 fix="Leave such questions out of the task",
             )
-        rows = arrange(pairs, max_length=self.max_length, shared=self._shares is not False)
+        rows = arrange_rows(pairs, max_length=self.max_length, shared=self._shares is not False)
         several = [row for row in rows if len(row.continuations) > 1]
         if several and self._shares is None:
             self._shares = self._can_share(several[-1])
         if not self._shares:
-            rows = arrange(pairs, max_length=self.max_length, shared=False)
+            rows = arrange_rows(pairs, max_length=self.max_length, shared=False)
         positions = BATCH_LOGIT_BYTES[self._on] / (4 * self._vocabulary)
-        found: dict[int, Score] = {}
+        found: dict[int, ContinuationScore] = {}
         for batch in batches(rows, tokens=BATCH_TOKENS[self._on], positions=positions):
             found |= self._score(batch)
             self.on_progress(len(found) / len(requests))
@@ -215,7 +215,7 @@ class TokenBatchedLM(HFLM):
         ids = prompt.ids if isinstance(prompt, Encoded) else self.tok_encode(prompt)
         return len(ids) + int(settings.get("max_gen_toks") or self.max_gen_toks)
 
-    def _score(self, rows: Sequence[Row]) -> dict[int, Score]:
+    def _score(self, rows: Sequence[ScoringRow]) -> dict[int, ContinuationScore]:
         return score(rows, self._forward, device=self.device, dtype=self._dtype)
 
     def _forward(self, input_ids: Any, keep: int, **inputs: Any) -> Any:
@@ -223,13 +223,13 @@ class TokenBatchedLM(HFLM):
         logits = self.model(input_ids=input_ids, use_cache=False, **kept, **inputs).logits
         return logits[:, -keep:]
 
-    def _can_share(self, row: Row) -> bool:
+    def _can_share(self, row: ScoringRow) -> bool:
         """Whether this architecture scores a shared context as it does each continuation alone.
 
         Tried on one real question, since masks and positions are refused, ignored or replaced by some
         (state-space models).
         """
-        alone: dict[int, Score] = {}
+        alone: dict[int, ContinuationScore] = {}
         for single in row.alone():
             alone |= self._score([single])
         try:

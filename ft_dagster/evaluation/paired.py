@@ -50,7 +50,7 @@ class Comparison:
         return max(count, self.questions + 1)
 
 
-def compare(
+def compare_paired(
     base: Array, tuned: Array, weights: Array, *, higher_is_better: bool, right_or_wrong: bool, alpha: float
 ) -> Comparison:
     """Compare by the test that the values ask for. All arrays have one element a question, all finite."""

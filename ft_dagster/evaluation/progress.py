@@ -11,7 +11,7 @@ LINE_SECONDS = 5.0
 FILE_SECONDS = 1.0
 
 
-class Progress:
+class EvaluationProgress:
     """Counts questions over all tasks. One at a time: `start` a task, `advance` it, start the next."""
 
     def __init__(self, folder: Path, questions: int) -> None:

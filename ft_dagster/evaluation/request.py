@@ -12,18 +12,18 @@ from ft_dagster.program import read_json_as
 T = TypeVar("T", bound=BaseModel)
 
 
-class _Part(BaseModel):
+class _EvaluationPart(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Model(_Part):
+class JudgedModel(_EvaluationPart):
     """The base model's folder, and the payload folder of what training made of it; null: the base."""
 
     base: Path
     tuned: Path | None = None
 
 
-class SplitTask(_Part):
+class SplitTask(_EvaluationPart):
     """The variant's test split: each row's last answer is asked for, `max_new_tokens` at most, greedily.
 
     `kind` says how an answer is scored; `database` is the SQLite file that queries run on (kind sql).
@@ -37,7 +37,7 @@ class SplitTask(_Part):
     train_on: Literal["completions", "assistant_turns"] = "completions"
 
 
-class Regurgitation(_Part):
+class Regurgitation(_EvaluationPart):
     """Whether the model repeats its training rows: so many of `train`, and each of the planted strings."""
 
     train: Path
@@ -45,7 +45,7 @@ class Regurgitation(_Part):
     canaries: tuple[str, ...] = ()
 
 
-class Request(_Part):
+class EvaluationRequest(_EvaluationPart):
     """One evaluation. `task` and `general` are lm-eval names or YAML files, relative to `project`.
 
     `limit`: questions drawn per task by `seed`; null: all. `general_holdout`: a parquet of held-out texts.
@@ -53,7 +53,7 @@ class Request(_Part):
     """
 
     schema_version: Literal[1]
-    model: Model
+    model: JudgedModel
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     task: tuple[str, ...] = ()
@@ -70,7 +70,7 @@ class Request(_Part):
     output: Path
 
 
-class TextsRequest(_Part):
+class TextsRequest(_EvaluationPart):
     """Whose texts to write out: lm-eval names or YAML files, relative to `project`."""
 
     schema_version: Literal[1] = 1

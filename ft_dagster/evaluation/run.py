@@ -9,10 +9,10 @@ from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.answer_scores import label_scores
-from ft_dagster.evaluation.degeneration import GENERAL_PROMPTS, PROMPTS, as_samples, write
+from ft_dagster.evaluation.degeneration import GENERAL_PROMPTS, PROMPTS, answer_general_prompts, as_samples
 from ft_dagster.evaluation.load import LoadedTask, load_task
-from ft_dagster.evaluation.progress import Progress
-from ft_dagster.evaluation.request import Request
+from ft_dagster.evaluation.progress import EvaluationProgress
+from ft_dagster.evaluation.request import EvaluationRequest
 from ft_dagster.evaluation.samples import (
     LABELS,
     Answer,
@@ -24,7 +24,7 @@ from ft_dagster.evaluation.samples import (
     write_samples,
     write_scores,
 )
-from ft_dagster.evaluation.sampling import draw
+from ft_dagster.evaluation.sampling import draw_questions
 from ft_dagster.evaluation.tasks import TaskEntry
 from ft_dagster.program import write_json
 
@@ -33,7 +33,7 @@ _PER_UNIT = {"word_perplexity": "word_loss", "byte_perplexity": "byte_loss"}
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedTask:
     """One task as it will be asked: lm-eval's tasks, and which documents of each (None: all of them)."""
 
     role: Role
@@ -48,7 +48,7 @@ class Asked:
         return len({doc["index"] for part in self.parts.values() for doc in part.eval_docs})
 
 
-def evaluate(request: Request, entries: dict[Role, tuple[TaskEntry, ...]]) -> dict[str, Any]:
+def evaluate(request: EvaluationRequest, entries: dict[Role, tuple[TaskEntry, ...]]) -> dict[str, Any]:
     """Answer everything that `request` asks, write payload and evidence, and return the run's figures.
 
     `entries`: the resolved tasks by role. Raises UserError, in any case before a long computation.
@@ -69,7 +69,7 @@ def evaluate(request: Request, entries: dict[Role, tuple[TaskEntry, ...]]) -> di
     loaded = time.monotonic()
     asked = [*own, *_probes(request, lm), *declared]
     prompts = len(PROMPTS) if request.general_prompts else 0
-    progress = Progress(request.output, prompts + sum(each.questions for each in asked))
+    progress = EvaluationProgress(request.output, prompts + sum(each.questions for each in asked))
     samples: list[Sample] = []
     answers: list[Answer] = []
     labels: list[tuple[str, str]] = []
@@ -81,7 +81,7 @@ def evaluate(request: Request, entries: dict[Role, tuple[TaskEntry, ...]]) -> di
         labels += _labels(request, found)
     if request.general_prompts:
         progress.start(GENERAL_PROMPTS, prompts)
-        found = as_samples(write(model, tokenizer))
+        found = as_samples(answer_general_prompts(model, tokenizer))
         samples += [sample for rows, _ in found for sample in rows]
         answers += [answer for _, answer in found]
     progress.end()
@@ -94,14 +94,14 @@ def evaluate(request: Request, entries: dict[Role, tuple[TaskEntry, ...]]) -> di
     return figures if difference is None else {**figures, "tuned_logit_difference": difference}
 
 
-def _asks_the_model(request: Request) -> bool:
+def _asks_the_model(request: EvaluationRequest) -> bool:
     """Whether anything beside declared tasks is asked."""
     parts = (request.test_split_task, request.general_holdout, request.regurgitation)
     return request.general_prompts or any(part is not None for part in parts)
 
 
 def _write(
-    request: Request,
+    request: EvaluationRequest,
     samples: Sequence[Sample],
     answers: Sequence[Answer],
     labels: Sequence[tuple[str, str]],
@@ -114,7 +114,9 @@ def _write(
         write_json(request.output / "evidence" / LABELS, {"schema_version": 1, "labels": table})
 
 
-def _labels(request: Request, found: Sequence[tuple[list[Sample], Answer]]) -> list[tuple[str, str]]:
+def _labels(
+    request: EvaluationRequest, found: Sequence[tuple[list[Sample], Answer]]
+) -> list[tuple[str, str]]:
     """(answer, reference) of each question of the own task whose answer is a label."""
     if request.test_split_task is None or request.test_split_task.kind != "label":
         return []
@@ -125,11 +127,11 @@ def _labels(request: Request, found: Sequence[tuple[list[Sample], Answer]]) -> l
     ]
 
 
-def _declared(entries: dict[Role, tuple[TaskEntry, ...]], request: Request) -> Iterator[Asked]:
+def _declared(entries: dict[Role, tuple[TaskEntry, ...]], request: EvaluationRequest) -> Iterator[AskedTask]:
     for role, tasks in entries.items():
         for entry in tasks:
             loaded = load_task(entry)
-            chosen = draw(loaded.sizes, request.limit, request.seed)
+            chosen = draw_questions(loaded.sizes, request.limit, request.seed)
             if not chosen:
                 raise UserError(
                     "the task has no questions",
@@ -140,10 +142,10 @@ def _declared(entries: dict[Role, tuple[TaskEntry, ...]], request: Request) -> I
                 )
             parts = {name: part for name, part in loaded.parts.items() if name in chosen}
             _configure(LoadedTask(entry, parts), request)
-            yield Asked(role, entry.name, parts, chosen)
+            yield AskedTask(role, entry.name, parts, chosen)
 
 
-def _configure(loaded: LoadedTask, request: Request) -> None:
+def _configure(loaded: LoadedTask, request: EvaluationRequest) -> None:
     """Few-shot examples as lm-eval's own command sets them: a task that says 0 keeps it."""
     for part in loaded.parts.values():
         if getattr(part, "UNSAFE_CODE", False) or part.get_config("unsafe_code"):
@@ -160,7 +162,7 @@ def _configure(loaded: LoadedTask, request: Request) -> None:
         part.set_fewshot_seed(seed=request.seed)
 
 
-def _own(request: Request, lm: Any) -> list[Asked]:
+def _own(request: EvaluationRequest, lm: Any) -> list[AskedTask]:
     """The variant's own test split and the held-out general texts, where they are asked for."""
     if request.test_split_task is None and request.general_holdout is None:
         return []
@@ -172,7 +174,7 @@ def _own(request: Request, lm: Any) -> list[Asked]:
     )
 
     tokenizer, limit, seed = lm.tokenizer, request.limit, request.seed
-    asked: list[Asked] = []
+    asked: list[AskedTask] = []
     if request.test_split_task is not None:
         new_tokens = request.test_split_task.max_new_tokens
         tasks = test_split_tasks(
@@ -186,15 +188,15 @@ def _own(request: Request, lm: Any) -> list[Asked]:
             database=request.test_split_task.database,
         )
         asked.append(
-            Asked("test_split_task", TEST_SPLIT_TASK, {task.config.task: task for task in tasks}, None)
+            AskedTask("test_split_task", TEST_SPLIT_TASK, {task.config.task: task for task in tasks}, None)
         )
     if request.general_holdout is not None:
         text = general_text_task(request.general_holdout, tokenizer, limit=limit, seed=seed)
-        asked.append(Asked("general_loss", GENERAL_TEXT, {text.config.task: text}, None))
+        asked.append(AskedTask("general_loss", GENERAL_TEXT, {text.config.task: text}, None))
     return asked
 
 
-def _probes(request: Request, lm: Any) -> list[Asked]:
+def _probes(request: EvaluationRequest, lm: Any) -> list[AskedTask]:
     """Training rows and planted strings that the model may repeat, where they are asked for."""
     probed = request.regurgitation
     if probed is None:
@@ -209,10 +211,10 @@ def _probes(request: Request, lm: Any) -> list[Asked]:
         seed=request.seed,
         max_length=lm.max_length,
     )
-    return [Asked("regurgitation", name, {name: task}, None) for name, task in tasks.items()]
+    return [AskedTask("regurgitation", name, {name: task}, None) for name, task in tasks.items()]
 
 
-def _ask(lm: Any, asked: Asked, progress: Progress) -> Iterator[tuple[list[Sample], Answer]]:
+def _ask(lm: Any, asked: AskedTask, progress: EvaluationProgress) -> Iterator[tuple[list[Sample], Answer]]:
     """Each question's scores, and its answer in words."""
     from lm_eval.evaluator import evaluate as lm_evaluate
 
@@ -240,7 +242,7 @@ def _ask(lm: Any, asked: Asked, progress: Progress) -> Iterator[tuple[list[Sampl
             yield samples, _answer(asked, name, part, row, [s.metric for s in samples])
 
 
-def _samples(asked: Asked, name: str, part: Any, row: dict[str, Any]) -> list[Sample]:
+def _samples(asked: AskedTask, name: str, part: Any, row: dict[str, Any]) -> list[Sample]:
     better = part.higher_is_better()
     scored: list[Sample] = []
     for metric in row["metrics"]:
@@ -264,14 +266,14 @@ def _samples(asked: Asked, name: str, part: Any, row: dict[str, Any]) -> list[Sa
     return scored
 
 
-def _question(asked: Asked, name: str, row: dict[str, Any]) -> str:
+def _question(asked: AskedTask, name: str, row: dict[str, Any]) -> str:
     """The question's id: (sub)task, number of the document, hash of its content."""
     if asked.chosen is None:
         return f"{asked.task}:{row['doc']['index']}:{row['doc']['record'][:16]}"
     return f"{name}:{row['doc_id']}:{row['doc_hash'][:16]}"
 
 
-def _answer(asked: Asked, name: str, part: Any, row: dict[str, Any], metrics: list[str]) -> Answer:
+def _answer(asked: AskedTask, name: str, part: Any, row: dict[str, Any], metrics: list[str]) -> Answer:
     """What was asked, expected and answered, in words; a loss has no answer."""
     question = (asked.role, asked.task, _question(asked, name, row))
     arguments, given, target = row["arguments"], row["filtered_resps"], row["target"]

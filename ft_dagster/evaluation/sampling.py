@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 
 
-def draw(sizes: Mapping[str, int], limit: int | None, seed: int) -> dict[str, list[int]]:
+def draw_questions(sizes: Mapping[str, int], limit: int | None, seed: int) -> dict[str, list[int]]:
     """Document indices to ask of each (sub)task of one declared task, ascending; all of them without a limit.
 
     `sizes`: documents of each subtask, one entry for a plain task. A group such as mmlu gets `limit`

@@ -17,7 +17,7 @@ import torch
 LONGEST_ROW = 2048  # tokens of a shared row: the mask grows with the square
 
 
-class Score(NamedTuple):
+class ContinuationScore(NamedTuple):
     """Sum of the log-probabilities of a continuation (nats), and whether greedy decoding would say it."""
 
     log_likelihood: float
@@ -25,7 +25,7 @@ class Score(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoringRow:
     """A context and its continuations, as token ids; `numbers` says which request each one answers."""
 
     context: tuple[int, ...]
@@ -41,29 +41,31 @@ class Row:
         """Number of tokens whose log-probability is wanted."""
         return sum(map(len, self.continuations))
 
-    def with_(self, other: Row) -> Row:
+    def with_(self, other: ScoringRow) -> ScoringRow:
         """One row for both, of the same context."""
-        return Row(self.context, self.continuations + other.continuations, self.numbers + other.numbers)
+        return ScoringRow(
+            self.context, self.continuations + other.continuations, self.numbers + other.numbers
+        )
 
-    def alone(self) -> list[Row]:
+    def alone(self) -> list[ScoringRow]:
         """The same requests as rows of one continuation."""
         pairs = zip(self.continuations, self.numbers, strict=True)
-        return [Row(self.context, (continuation,), (number,)) for continuation, number in pairs]
+        return [ScoringRow(self.context, (continuation,), (number,)) for continuation, number in pairs]
 
 
-def arrange(
+def arrange_rows(
     requests: Sequence[tuple[Sequence[int], Sequence[int]]], *, max_length: int, shared: bool
-) -> list[Row]:
+) -> list[ScoringRow]:
     """Rows for (context, continuation) pairs, the longest first; a continuation has 1 to `max_length` tokens.
 
     A pair longer than `max_length` + 1 tokens loses its beginning, as in lm-eval, and shares with none; nor
     does one whose context is shorter than its continuation, since it would save nothing.
     """
-    rows: list[Row] = []
-    open_rows: dict[tuple[int, ...], Row] = {}
+    rows: list[ScoringRow] = []
+    open_rows: dict[tuple[int, ...], ScoringRow] = {}
     for number, (said, continuation) in enumerate(requests):
         kept = max_length + 1 - len(continuation)
-        added = Row(tuple(said[-kept:]), (tuple(continuation),), (number,))
+        added = ScoringRow(tuple(said[-kept:]), (tuple(continuation),), (number,))
         if not (shared and len(continuation) <= len(said) <= kept):
             rows.append(added)
             continue
@@ -75,9 +77,9 @@ def arrange(
     return sorted([*rows, *open_rows.values()], key=lambda row: (-row.length, row.context))
 
 
-def batches(rows: Sequence[Row], *, tokens: float, positions: float) -> Iterator[list[Row]]:
+def batches(rows: Sequence[ScoringRow], *, tokens: float, positions: float) -> Iterator[list[ScoringRow]]:
     """Consecutive rows whose padded size is at most `tokens`, and whose logits fill at most `positions`."""
-    batch: list[Row] = []
+    batch: list[ScoringRow] = []
     for row in rows:
         wider = [*batch, row]
         longest = max(each.length for each in wider)
@@ -90,7 +92,9 @@ def batches(rows: Sequence[Row], *, tokens: float, positions: float) -> Iterator
         yield batch
 
 
-def score(rows: Sequence[Row], forward: Callable[..., Any], *, device: Any, dtype: Any) -> dict[int, Score]:
+def score(
+    rows: Sequence[ScoringRow], forward: Callable[..., Any], *, device: Any, dtype: Any
+) -> dict[int, ContinuationScore]:
     """The scores of every request in `rows`, by request number.
 
     `forward(input_ids, keep, **inputs)` returns the logits of the last `keep` positions, float, shape
@@ -114,7 +118,7 @@ def score(rows: Sequence[Row], forward: Callable[..., Any], *, device: Any, dtyp
         }
 
 
-def _read_row(row: Row, logits: Any, first: int) -> Iterator[tuple[int, Score]]:
+def _read_row(row: ScoringRow, logits: Any, first: int) -> Iterator[tuple[int, ContinuationScore]]:
     """Pick the scored tokens; `logits[0]` is that of position `first`."""
     where, start = [], len(row.context)
     for continuation in row.continuations:
@@ -127,11 +131,11 @@ def _read_row(row: Row, logits: Any, first: int) -> Iterator[tuple[int, Score]]:
     at = 0
     for continuation, number in zip(row.continuations, row.numbers, strict=True):
         span = slice(at, at + len(continuation))
-        yield number, Score(likely[span].sum().item(), bool(greedy[span].all()))
+        yield number, ContinuationScore(likely[span].sum().item(), bool(greedy[span].all()))
         at += len(continuation)
 
 
-def _apart(rows: Sequence[Row], longest: int, device: Any, dtype: Any) -> dict[str, Any]:
+def _apart(rows: Sequence[ScoringRow], longest: int, device: Any, dtype: Any) -> dict[str, Any]:
     """Position ids (rows, longest) and an additive mask (rows, 1, longest, longest) for shared contexts."""
     segment = torch.full((len(rows), longest), -1)
     positions = torch.zeros(len(rows), longest, dtype=torch.long)

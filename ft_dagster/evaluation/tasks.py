@@ -68,7 +68,7 @@ class Function(str):
 _Loader.add_constructor("!function", lambda loader, node: Function(loader.construct_scalar(node)))
 
 
-def resolve(
+def resolve_tasks(
     entries: Iterable[str], project: Path, *, field: str | None = None, asked_by: object = None
 ) -> tuple[TaskEntry, ...]:
     """The tasks that `entries` name; YAML paths are relative to `project`.
@@ -94,7 +94,7 @@ def tasks_digest(
     entries: Iterable[str], project: Path, *, field: str | None = None, asked_by: object = None
 ) -> dict[str, str]:
     """Digest of each task by its entry, in the order given. Raises UserError as `resolve` does."""
-    found = resolve(entries, project, field=field, asked_by=asked_by)
+    found = resolve_tasks(entries, project, field=field, asked_by=asked_by)
     return {task.entry: _digest(task) for task in found}
 
 
@@ -121,7 +121,7 @@ def local_config(file: Path) -> dict[str, Any]:
     return _absolute(merged, file.parent)
 
 
-def references(file: Path) -> tuple[Reference, ...]:
+def task_references(file: Path) -> tuple[Reference, ...]:
     """Every local file the task is made of: the YAML, what it includes, its data files, its functions."""
     found: list[Reference] = []
     for part in _with_includes(file):
@@ -183,7 +183,7 @@ def _task_name(file: Path) -> str:
 def _digest(task: TaskEntry) -> str:
     if task.file is None:
         return sha256_json({"builtin": task.name, "versions": _builtin_versions(task.name)})
-    files = sorted([ref.name, sha256_file(ref.file)] for ref in references(task.file))
+    files = sorted([ref.name, sha256_file(ref.file)] for ref in task_references(task.file))
     return sha256_json({"task": task.name, "files": files})
 
 

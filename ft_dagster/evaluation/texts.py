@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.evaluation.request import TextsRequest, read_request
-from ft_dagster.evaluation.tasks import resolve
+from ft_dagster.evaluation.tasks import resolve_tasks
 from ft_dagster.program import run_program
 
 
@@ -32,7 +32,7 @@ def write_texts(request: TextsRequest) -> dict[str, Any]:
 
     from ft_dagster.evaluation.load import load_task, prepare_environment
 
-    entries = resolve(request.tasks, request.project)
+    entries = resolve_tasks(request.tasks, request.project)
     prepare_environment(entries)
     counts: dict[str, int] = {}
     schema = pa.schema([("task", pa.string()), ("text", pa.string())])

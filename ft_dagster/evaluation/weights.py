@@ -11,7 +11,7 @@ import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ft_dagster.data.quantize import Quantization, quantization_config, quantization_of, settle
+from ft_dagster.data.quantize import Quantization, quantization_config, quantization_of, settle_quantized
 from ft_dagster.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def load_base(
         ) from None
     if quantization is None:
         return model.to(device).eval()
-    settle(model)
+    settle_quantized(model)
     return model.eval()
 
 

@@ -12,15 +12,15 @@ from functools import cache
 from pathlib import Path
 
 from ft_dagster.evaluation.request import read_request
-from ft_dagster.export.request import Request
+from ft_dagster.export.request import ExportRequest
 from ft_dagster.export.run import export
 from ft_dagster.program import run_program
 
 
 def main(run_dir: Path) -> int:
     @cache
-    def request() -> Request:
-        return read_request(run_dir, Request)
+    def request() -> ExportRequest:
+        return read_request(run_dir, ExportRequest)
 
     return run_program(lambda: request().output, lambda: export(request()))
 

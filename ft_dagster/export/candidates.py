@@ -10,12 +10,12 @@ from ft_dagster.export.certificate import Judged, mean_kl
 from ft_dagster.export.merged import export_merged
 
 if TYPE_CHECKING:
-    from ft_dagster.export.request import Request
+    from ft_dagster.export.request import ExportRequest
 
 ORIGINAL, DEQUANTIZED = "original", "dequantized"  # weights that the adapter is merged into
 
 
-def keep_nearer(request: Request, judged: Judged) -> tuple[str, dict[str, float]]:
+def keep_nearer(request: ExportRequest, judged: Judged) -> tuple[str, dict[str, float]]:
     """Merge into the base's original weights too, beside a payload merged into those behind quantization.
 
     Leaves the candidate with the lower mean KL from the judged model (quantized base + adapter) on the probes

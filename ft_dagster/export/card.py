@@ -20,7 +20,7 @@ from ft_dagster.lineage.verdict import Rule, Verdict
 
 if TYPE_CHECKING:
     from ft_dagster.export.certificate import Certificate
-    from ft_dagster.export.request import Request
+    from ft_dagster.export.request import ExportRequest
 
 FILE = "README.md"
 _LOADED_AS = {  # arguments of BitsAndBytesConfig
@@ -67,7 +67,7 @@ class Card(BaseModel):
         return Verdict.from_json(given) if isinstance(given, dict) else given
 
 
-def write_card(request: Request, certificate: Certificate) -> None:
+def write_card(request: ExportRequest, certificate: Certificate) -> None:
     """Write evidence/README.md. Equal requests give equal bytes: it has no date and no host."""
     from huggingface_hub import ModelCard
 
@@ -78,7 +78,7 @@ def write_card(request: Request, certificate: Certificate) -> None:
     (request.evidence / FILE).write_text(card.content.rstrip() + "\n", "utf-8")
 
 
-def _metadata(request: Request) -> Any:
+def _metadata(request: ExportRequest) -> Any:
     """The hub's front matter. A base that is no hub repository has no name there, so none is given."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -105,7 +105,7 @@ def _metadata(request: Request) -> Any:
     )
 
 
-def _content(request: Request, certificate: Certificate) -> dict[str, Any]:
+def _content(request: ExportRequest, certificate: Certificate) -> dict[str, Any]:
     card, base = request.card, request.base
     reference = f"{base.reference}@{base.revision}" if base.revision else _shown(base.reference)
     kind = quantization_of(request.weights)
@@ -155,7 +155,7 @@ def _rule(rule: Rule) -> dict[str, Any]:
     }
 
 
-def _limits(request: Request, certificate: Certificate) -> list[str]:
+def _limits(request: ExportRequest, certificate: Certificate) -> list[str]:
     """What this kind of export cannot do, or costs."""
     kind = quantization_of(request.weights)
     if kind_of(request.weights) == "model":
@@ -204,19 +204,19 @@ def _adapter_limits(config: dict[str, Any], kind: str | None) -> list[str]:
     return limits + [f"It {reason}, which vLLM does not load: {way}." for reason in not_loaded(config)]
 
 
-def _serve(request: Request, kind: str | None) -> str | None:
+def _serve(request: ExportRequest, kind: str | None) -> str | None:
     """The command by which vLLM serves this export; None where it does not."""
     if request.format == "merged":
         return "vllm serve EXPORT"
     return serve_command(_adapter_config(request), request.card.variant, kind)
 
 
-def _adapter_config(request: Request) -> dict[str, Any]:
+def _adapter_config(request: ExportRequest) -> dict[str, Any]:
     config: dict[str, Any] = json.loads((request.weights / ADAPTER_CONFIG).read_text("utf-8"))
     return config
 
 
-def _stop_tokens(request: Request) -> list[str]:
+def _stop_tokens(request: ExportRequest) -> list[str]:
     config = json.loads((request.payload / GENERATION_CONFIG).read_text("utf-8"))
     tokenizer = load_tokenizer(request.payload)
     return [f"`{token}`" for token in tokenizer.convert_ids_to_tokens(config.get("eos_token_id", []))]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ft_dagster.export.request import Request
+    from ft_dagster.export.request import ExportRequest
 
 SCHEMA_VERSION = 1
 LONGEST = 512  # tokens of a probe, counted from its end
@@ -136,7 +136,7 @@ class Judged:
     figures: dict[str, float]
 
 
-def judge(request: Request) -> Judged:
+def judge_export(request: ExportRequest) -> Judged:
     """Load the judged weights, see what they do with the request's probes, and let them go."""
     tokenizer = load_tokenizer(tokenizer_folder(request.base.folder, request.weights))
     probes = [_token_ids(tokenizer, text) for text in request.probes]
@@ -144,9 +144,9 @@ def judge(request: Request) -> Judged:
     return Judged(tokenizer, probes, stop, *_see_judged(request, probes, stop))
 
 
-def certify(request: Request, judged: Judged | None = None, **also: float) -> Certificate:
+def certify(request: ExportRequest, judged: Judged | None = None, **also: float) -> Certificate:
     """Compare the payload with what was judged, on the request's probes; `also`: more figures to record."""
-    judged = judged or judge(request)
+    judged = judged or judge_export(request)
     tolerance, export = _see_export(request, judged.probes, judged.stop)
     figures = {
         "probes": len(judged.probes),
@@ -166,7 +166,7 @@ def certify(request: Request, judged: Judged | None = None, **also: float) -> Ce
     )
 
 
-def mean_kl(request: Request, judged: Judged, merged: Path) -> float:
+def mean_kl(request: ExportRequest, judged: Judged, merged: Path) -> float:
     """Mean KL(judged || the merged model in this folder) in nats a token, on the probes."""
     model = load_base(merged, device=request.device).float()
     found = _mean_kl(judged.seen, model, judged.probes)
@@ -174,7 +174,7 @@ def mean_kl(request: Request, judged: Judged, merged: Path) -> float:
     return found
 
 
-def _read_alike(request: Request, judged: Judged) -> dict[str, float]:
+def _read_alike(request: ExportRequest, judged: Judged) -> dict[str, float]:
     """The share of probes that both tokenizers read alike, and whether they render and read a chat alike."""
     served = load_tokenizer(request.payload)
     same = [_token_ids(served, t) == ids for t, ids in zip(request.probes, judged.probes, strict=True)]
@@ -268,7 +268,7 @@ def _misread(figures: dict[str, float]) -> list[str]:
 
 
 def _see_judged(
-    request: Request, probes: list[list[int]], stop: list[int]
+    request: ExportRequest, probes: list[list[int]], stop: list[int]
 ) -> tuple[list[Seen], dict[str, float]]:
     """What the judged weights do, and the mean KL of the base alone from them (`base_kl`).
 
@@ -306,7 +306,9 @@ def _mean_kl(seen: list[Seen], model: Any, probes: list[list[int]]) -> float:
     return float(torch.cat(each).mean())
 
 
-def _see_export(request: Request, probes: list[list[int]], stop: list[int]) -> tuple[Tolerance, list[Seen]]:
+def _see_export(
+    request: ExportRequest, probes: list[list[int]], stop: list[int]
+) -> tuple[Tolerance, list[Seen]]:
     """What the export does, and how closely its format and dtype can follow."""
     import torch
 

@@ -16,11 +16,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ft_dagster.data.new_tokens import extend, pieces_of
+from ft_dagster.data.new_tokens import extend_tokenizer, pieces_of
 from ft_dagster.data.weights import CONFIG, INDEX, WEIGHTS, read_json, weight_files
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.request import read_request
-from ft_dagster.export.derive_request import DeriveRequest
+from ft_dagster.export.derivation_request import DerivationRequest
 from ft_dagster.program import run_program, write_json
 from ft_dagster.strict_json import tagged
 
@@ -33,13 +33,13 @@ MODEL = "model"  # the folder of the payload that holds the base
 
 def main(run_dir: Path) -> int:
     @cache
-    def request() -> DeriveRequest:
-        return read_request(run_dir, DeriveRequest)
+    def request() -> DerivationRequest:
+        return read_request(run_dir, DerivationRequest)
 
     return run_program(lambda: request().output, lambda: derive(request()))
 
 
-def derive(request: DeriveRequest) -> dict[str, Any]:
+def derive(request: DerivationRequest) -> dict[str, Any]:
     """Write the folder; returns {"new_token_ids": [...]}. Raises UserError."""
     _quiet()
     target, folded = request.output / "payload" / MODEL, request.output / "folded"
@@ -71,7 +71,7 @@ def add_tokens(source: Path, tokens: Sequence[str], target: Path, *, declared_in
     known = max(before.get_vocab().values()) + 1
     print(f"base model: adding {len(tokens)} tokens to {known}", flush=True)
     target.mkdir(parents=True)
-    ids = extend(source, tokens, target, file=declared_in)
+    ids = extend_tokenizer(source, tokens, target, file=declared_in)
     vocabulary = vocabulary_tensors(source)
     rows = 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.data.quantize import quantization_of
-from ft_dagster.data.weights import CONFIG, INDEX, measure, weight_files
+from ft_dagster.data.weights import CONFIG, INDEX, measure_weights, weight_files
 from ft_dagster.evaluation.weights import kind_of
 from ft_dagster.export.adapter import check_shapes, copy_adapter, read_adapter_config
 from ft_dagster.export.merging import check_mergeable, merge_weights
@@ -35,7 +35,7 @@ def export_merged(
     quantization = quantization_of(weights)
     merge_weights(base, weights, target, None if original else quantization)
     copy_adapter(weights, config, target / KEPT)
-    figures = {"dtype": measure(target, weight_files(target)).dtype, "quantization": quantization}
+    figures = {"dtype": measure_weights(target, weight_files(target)).dtype, "quantization": quantization}
     figures = {name: value for name, value in figures.items() if value is not None}
     return {**figures, "stop_token_ids": save_serving_files(base, weights, target)}
 

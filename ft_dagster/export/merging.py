@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ft_dagster.data.quantize import Quantization, dequantized, quantized_weights
+from ft_dagster.data.quantize import Quantization, dequantized_weight, quantized_weights
 from ft_dagster.data.tensors import (
-    Planned,
+    PlannedTensor,
     Stored,
     as_bytes,
     code_of,
@@ -95,7 +95,7 @@ class Merge:
     kind: Quantization | None
     quantized: Mapping[str, bool]
 
-    def planned(self, tensor: Stored) -> Planned:
+    def planned(self, tensor: Stored) -> PlannedTensor:
         """The tensor to write; its numbers are computed as it is written. Raises UserError."""
         stored, weight = dtype_of(tensor), self.weights.get(tensor.name)
         change = self.changes.get(weight) if weight else None
@@ -104,7 +104,7 @@ class Merge:
         dtype = (self.dtype or stored) if changed else stored
         if not changed or (change is None and weight not in self.quantized and dtype == stored):
             size = tensor.end - tensor.start
-            return Planned(tensor.name, tensor.dtype, tensor.shape, size, read_bytes(tensor, COPIED))
+            return PlannedTensor(tensor.name, tensor.dtype, tensor.shape, size, read_bytes(tensor, COPIED))
         if not floating or dtype is None:
             raise UserError(
                 f"{tensor.name} is stored as {tensor.dtype}, to which nothing can be added",
@@ -114,7 +114,7 @@ class Merge:
         elements = (tensor.end - tensor.start) // stored.itemsize if stored else 0
         rounding = Rounding(weight or tensor.name, dtype)
         pieces = (as_bytes(rounding(part)) for part in self._sums(tensor, weight, change))
-        return Planned(tensor.name, code_of(dtype), tensor.shape, elements * dtype.itemsize, pieces)
+        return PlannedTensor(tensor.name, code_of(dtype), tensor.shape, elements * dtype.itemsize, pieces)
 
     def _sums(self, tensor: Stored, weight: str | None, change: Change | None) -> Iterator[Tensor]:
         """The merged weight in float32, in parts of whole rows. Raises UserError where it is not finite."""
@@ -288,8 +288,8 @@ def _with_rows(parts: Iterator[Tensor], change: TokenRows) -> Iterator[Tensor]:
 
 def _dequantized(weights: Tensor, kind: Quantization, transposed: bool) -> Tensor:
     if not transposed:
-        return dequantized(weights, kind)
-    return dequantized(weights.T.contiguous(), kind).T.contiguous()
+        return dequantized_weight(weights, kind)
+    return dequantized_weight(weights.T.contiguous(), kind).T.contiguous()
 
 
 def _plain_config(base: Path) -> dict[str, Any]:
@@ -328,7 +328,7 @@ def _unmerged(problem: str, file: Path, **named: Any) -> UserError:
     return UserError(f"the adapter cannot be merged: {problem}", file=file, **named, fix=WAY_OUT)
 
 
-def _width(tensor: Planned) -> int:
+def _width(tensor: PlannedTensor) -> int:
     """Bytes of one number: wide ones lie first, so that each lies at a multiple of its width."""
     digits = "".join(character for character in tensor.dtype.partition("_")[0] if character.isdigit())
     return int(digits or 8)

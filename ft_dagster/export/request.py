@@ -12,11 +12,11 @@ from ft_dagster.export.card import Card
 SHA256 = r"^[0-9a-f]{64}$"
 
 
-class _Part(BaseModel):
+class _ExportPart(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Base(_Part):
+class ExportBase(_ExportPart):
     """The base: its folder here, its digest, the reference it was declared by; a hub's has a revision."""
 
     folder: Path
@@ -25,14 +25,14 @@ class Base(_Part):
     revision: str | None = None
 
 
-class Request(_Part):
+class ExportRequest(_ExportPart):
     """One export. `weights`: payload folder of what training made; `weights_digest`: what was judged.
 
     `probes`: prompts, rendered with the chat template, on which the certificate compares.
     """
 
     schema_version: Literal[1]
-    base: Base
+    base: ExportBase
     weights: Path
     weights_digest: str = Field(pattern=SHA256)
     format: Literal["adapter", "merged"]

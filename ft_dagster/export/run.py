@@ -14,9 +14,9 @@ from ft_dagster.errors import UserError
 from ft_dagster.export.adapter import export_adapter
 from ft_dagster.export.candidates import keep_nearer
 from ft_dagster.export.card import write_card
-from ft_dagster.export.certificate import Certificate, certify, judge
+from ft_dagster.export.certificate import Certificate, certify, judge_export
 from ft_dagster.export.merged import export_merged
-from ft_dagster.export.request import Request
+from ft_dagster.export.request import ExportRequest
 from ft_dagster.export.serving import GENERATION_CONFIG
 from ft_dagster.program import write_json
 from ft_dagster.provenance.digest import hash_folder, payload_digest
@@ -24,7 +24,7 @@ from ft_dagster.provenance.digest import hash_folder, payload_digest
 WRITERS = {"adapter": export_adapter, "merged": export_merged}
 
 
-def export(request: Request) -> dict[str, Any]:
+def export(request: ExportRequest) -> dict[str, Any]:
     """Fill `payload/` and `evidence/` of the request's output; returns the figures of result.json.
 
     Raises UserError: weights that are not those judged, a format the method cannot have, a certificate
@@ -45,7 +45,7 @@ def export(request: Request) -> dict[str, Any]:
     )
     written = time.monotonic()
     _say("export: comparing it, reloaded from disk, with the weights that were judged")
-    judged = judge(request)
+    judged = judge_export(request)
     compared: dict[str, float] = {}
     if request.format == "merged" and quantization_of(request.weights):
         figures["merged_into"], compared = keep_nearer(request, judged)

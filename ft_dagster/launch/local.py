@@ -32,7 +32,7 @@ class Patience(NamedTuple):
 PATIENCE = Patience()
 
 
-class Outcome(NamedTuple):
+class ProgramOutcome(NamedTuple):
     """What an exit code means, and what a person should do about it."""
 
     kind: Literal["done", "bad_input", "transient", "cancelled", "failed"]
@@ -108,28 +108,30 @@ def run_program(
     return code
 
 
-def classify(exit_code: int) -> Outcome:
+def classify(exit_code: int) -> ProgramOutcome:
     """What a program's exit code means. Negative codes (Python's for signals) count as 128 + signal."""
     code = 128 - exit_code if exit_code < 0 else exit_code
     again = "Run it again: it goes on from what was kept"
     known = {
-        DONE: Outcome("done", "done", ""),
-        BAD_INPUT: Outcome("bad_input", "bad input", "The error names the file, the field and the way out"),
-        TRANSIENT: Outcome("transient", "preempted (SIGTERM), or a passing trouble", again),
-        127: Outcome("failed", "it could not be started", "Is ft_dagster installed where it runs?"),
-        128 + signal.SIGHUP: Outcome("transient", "hung up from outside (SIGHUP)", again),
-        CANCELLED: Outcome("cancelled", "cancelled (SIGINT)", again),
-        128 + signal.SIGKILL: Outcome(
+        DONE: ProgramOutcome("done", "done", ""),
+        BAD_INPUT: ProgramOutcome(
+            "bad_input", "bad input", "The error names the file, the field and the way out"
+        ),
+        TRANSIENT: ProgramOutcome("transient", "preempted (SIGTERM), or a passing trouble", again),
+        127: ProgramOutcome("failed", "it could not be started", "Is ft_dagster installed where it runs?"),
+        128 + signal.SIGHUP: ProgramOutcome("transient", "hung up from outside (SIGHUP)", again),
+        CANCELLED: ProgramOutcome("cancelled", "cancelled (SIGINT)", again),
+        128 + signal.SIGKILL: ProgramOutcome(
             "transient", "killed (SIGKILL), maybe for want of memory: `dmesg` says", again
         ),
-        128 + signal.SIGTERM: Outcome("transient", "ended from outside (SIGTERM)", again),
+        128 + signal.SIGTERM: ProgramOutcome("transient", "ended from outside (SIGTERM)", again),
     }
     if code in known:
         return known[code]
     read = "Its output, in this step's stderr, says why"
     if 128 < code <= 128 + signal.NSIG:
-        return Outcome("failed", f"crashed with {_signal_name(code - 128)}", read)
-    return Outcome("failed", f"failed with exit code {code}", read)
+        return ProgramOutcome("failed", f"crashed with {_signal_name(code - 128)}", read)
+    return ProgramOutcome("failed", f"failed with exit code {code}", read)
 
 
 def failure_of(program: str, exit_code: int, result: dict[str, Any]) -> ProgramFailed | None:

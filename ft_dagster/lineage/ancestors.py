@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
-from ft_dagster.store.artifacts import Artifact, Place, find
+from ft_dagster.store.artifacts import Artifact, Place, find_artifact
 from ft_dagster.store.blobs import Store
 
 STAGE_OF = {"general_scores": "base_evaluation"}  # inputs that are not named as their stage
@@ -15,7 +15,7 @@ def find_digest(store: Store, prefixes: Iterable[str], stage: str, digest: str) 
     """The committed artifact of a stage with this digest, from the first of the prefixes that has one."""
     for prefix in prefixes:
         for key in store.names(f"{prefix}/{stage}"):
-            artifact = find(store, Place(prefix, stage, key))
+            artifact = find_artifact(store, Place(prefix, stage, key))
             if artifact is not None and artifact.digest == digest:
                 return artifact
     return None

@@ -23,7 +23,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import PROMOTE, RELEASE, ROLLBACK, SCHEMA_VERSION, ReleaseEntry, broken_entry
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.provenance.digest import sha256_json
-from ft_dagster.store.artifacts import Artifact, Place, find, verify
+from ft_dagster.store.artifacts import Artifact, Place, find_artifact, verify_artifact
 from ft_dagster.store.blobs import Store
 
 WEIGHTS = "fine_tuned_model"  # the input of export and evaluation that names the weights
@@ -31,7 +31,7 @@ JUDGED_AGAIN = "Materialize evaluation, model_export and release again, in that 
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ReleaseCandidate:
     """What may become a version: an export, and all that speaks for it.
 
     `verdict`: derived anew from the evaluation's samples; `gates`: the digest of the
@@ -86,7 +86,7 @@ class ReleaseRequest:
 def record_release(
     store: Store,
     prefix: str,
-    candidate: Candidate,
+    candidate: ReleaseCandidate,
     request: ReleaseRequest,
     *,
     variant: str,
@@ -162,7 +162,7 @@ def rollback(store: Store, prefix: str, request: ReleaseRequest, version: int | 
             return appended
 
 
-def check_bytes(candidate: Candidate) -> None:
+def check_bytes(candidate: ReleaseCandidate) -> None:
     """Raises UserError unless the gate and the certificate hold for exactly this export.
 
     Where the certificate fails by drift alone, the verdict on the export's own bytes stands in for it.
@@ -219,14 +219,14 @@ def aliases(past: Sequence[ReleaseEntry]) -> dict[str, int | None]:
 def export_of(store: Store, prefix: str, version: int | None, cache: Path) -> Artifact:
     """The export of a version (None: the newest), its bytes hashed again. Raises UserError."""
     entry = _named(history(store, prefix), version, prefix)
-    found = find(store, Place(prefix, "model_export", entry.export_key))
+    found = find_artifact(store, Place(prefix, "model_export", entry.export_key))
     if found is None or found.digest != entry.export:
         raise UserError(
             f"the export of version {entry.version} is not in the store",
             file=store.uri(f"{prefix}/model_export/{entry.export_key}"),
             fix="Restore it from a backup, or name another version",
         )
-    verify(store, found, cache)
+    verify_artifact(store, found, cache)
     return found
 
 

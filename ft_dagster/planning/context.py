@@ -37,7 +37,7 @@ def hardware_of(spec: VariantSpec, inventory: Inventory, project: Path) -> Hardw
     return of_cpu(cores, spec.resources.cpu_ranks, inventory.memory_bytes)
 
 
-def keyed(hardware: Hardware) -> dict[str, Any]:
+def hardware_in_key(hardware: Hardware) -> dict[str, Any]:
     """What of the hardware a plan depends on, so that another kind of host plans anew; not its price."""
     memory = hardware.memory_bytes
     if hardware.kind == "cpu":
@@ -50,7 +50,7 @@ def keyed(hardware: Hardware) -> dict[str, Any]:
 
 def facts_of(counts: Counts, parameters: int, base_bytes: int, folder: Path, hardware: Hardware) -> Facts:
     """`parameters`, `base_bytes`: of the base as stored, in `folder`."""
-    known = keyed(hardware)
+    known = hardware_in_key(hardware)
     return Facts(
         **counts._asdict(),
         parameters=parameters,

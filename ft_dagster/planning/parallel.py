@@ -34,7 +34,7 @@ def map_parallel(work: Callable[[In], Out], items: Sequence[In]) -> list[Out]:
     return _in_copies(work, items, copies)
 
 
-def alone(work: Callable[[], Out]) -> Out:
+def in_own_process(work: Callable[[], Out]) -> Out:
     """`work` in one copy, which imports transformers and PEFT without what they take along if it is there and
     no dry run calls (`UNCALLED`): a third of a plan's imports.
 

@@ -20,9 +20,9 @@ from ft_dagster.planning.load import memory, storage
 from ft_dagster.planning.methods.cautions import limits
 from ft_dagster.planning.methods.decision import Decision
 from ft_dagster.planning.methods.training_settings import steps_of
-from ft_dagster.planning.survey import PlanContext, Planned, Survey, lora_settings, survey
+from ft_dagster.planning.survey import PlanContext, PlannedMethod, Survey, lora_settings, survey
 from ft_dagster.spec import VariantSpec
-from ft_dagster.training.contract import Device, Plan
+from ft_dagster.training.contract import Plan, TrainingDevice
 
 SCHEMA_VERSION = 1
 FAR = 0.20  # of the rule of thumb, from which the difference is explained
@@ -53,7 +53,7 @@ def make_plan(spec: VariantSpec, facts: Facts, context: PlanContext) -> PlanAndE
     content = Plan(
         method=resolved.method,
         training=resolved.training,
-        device=Device(kind=facts.device_kind, count=count),
+        device=TrainingDevice(kind=facts.device_kind, count=count),
         ranks=facts.ranks,
         own_loss=objective_of(spec.objective).own_loss,
     )
@@ -106,7 +106,7 @@ def _say_why(found: Survey, spec: VariantSpec) -> None:
     row.update(origin="built-in", reason=_why(found.decision, found.chosen, spec))
 
 
-def _why(decision: Decision, chosen: Planned, spec: VariantSpec) -> str:
+def _why(decision: Decision, chosen: PlannedMethod, spec: VariantSpec) -> str:
     given = lora_settings(spec)
     if given:
         return f"{', '.join(given)} declared: settings of LoRA"
@@ -144,7 +144,7 @@ def _size(value: int) -> str:
     return f"{value / 1e9:,.1f} GB" if value >= 1e9 else f"{value / 1e6:,.1f} MB"
 
 
-def _beside_published(facts: Facts, chosen: Planned) -> list[str]:
+def _beside_published(facts: Facts, chosen: PlannedMethod) -> list[str]:
     beside = beside_published(
         chosen.resolved.name,
         facts.parameters,

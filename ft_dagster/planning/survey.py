@@ -35,7 +35,7 @@ from ft_dagster.planning.reasons import Reasons
 from ft_dagster.planning.shapes import trainable_parameters
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.variant import METHOD_SETTINGS, MethodSpec
-from ft_dagster.training.contract import Base, MethodSettings, Parent, TrainingSettings
+from ft_dagster.training.contract import Base, MethodSettings, ParentAdapter, TrainingSettings
 from ft_dagster.training.watch import flops
 
 MOST_GPUS = 64
@@ -53,7 +53,7 @@ class PlanContext:
     hardware: Hardware
     variants: int = 1
     new_token_ids: tuple[int, ...] = ()
-    parent: Parent | None = None
+    parent: ParentAdapter | None = None
     budget_usd: float | None = None
     deadline_hours: float | None = None
     serving: Manner | None = None
@@ -80,7 +80,7 @@ class Resolved:
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedMethod:
     """One method, resolved and laid out. `occupancy` is the dry run's, before `correction`."""
 
     resolved: Resolved
@@ -102,12 +102,12 @@ class Survey:
 
     question: Question
     decision: Decision
-    planned: dict[str, Planned]
+    planned: dict[str, PlannedMethod]
     refused: dict[str, str]
     changes: tuple[Change, ...]  # of the method that is to be trained, where it does not fit
 
     @property
-    def chosen(self) -> Planned:
+    def chosen(self) -> PlannedMethod:
         """What is to be trained: as decided, else, where nothing fits, what needs least."""
         name = self.decision.method or min(
             self.planned, key=lambda each: self.planned[each].candidate.memory_bytes
@@ -139,7 +139,7 @@ def survey(spec: VariantSpec, facts: Facts, context: PlanContext) -> Survey:
     """Raises UserError where the declared method cannot be trained, or nothing can."""
     declared = _declared(spec)
 
-    def attempt(name: str) -> tuple[Planned | UserError, dict[dryrun.Key, Footprint]]:
+    def attempt(name: str) -> tuple[PlannedMethod | UserError, dict[dryrun.Key, Footprint]]:
         try:
             return plan_method(with_method(spec, name), facts, context), dryrun.kept
         except UserError as error:
@@ -152,7 +152,7 @@ def survey(spec: VariantSpec, facts: Facts, context: PlanContext) -> Survey:
     planned, refused = {}, {}
     for name, (found, kept) in zip(METHODS, map_parallel(attempt, METHODS), strict=True):
         dryrun.kept.update(kept)
-        if isinstance(found, Planned):
+        if isinstance(found, PlannedMethod):
             planned[name] = found
         elif name == declared:
             raise found
@@ -179,7 +179,7 @@ def with_method(spec: VariantSpec, name: str) -> VariantSpec:
     )
 
 
-def plan_method(spec: VariantSpec, facts: Facts, context: PlanContext) -> Planned:
+def plan_method(spec: VariantSpec, facts: Facts, context: PlanContext) -> PlannedMethod:
     """One method by name. Raises UserError for what it cannot be."""
     resolved = resolve(spec, facts)
     first = _layout(resolved, facts)
@@ -189,7 +189,7 @@ def plan_method(spec: VariantSpec, facts: Facts, context: PlanContext) -> Planne
     if layout != first:
         resolved = _laid_out(resolved, first, layout, held)
     found, correction = held.occupancy_of(layout), held.correction_of(layout)
-    return Planned(resolved, layout, found, correction, _candidate(resolved, layout, held))
+    return PlannedMethod(resolved, layout, found, correction, _candidate(resolved, layout, held))
 
 
 def resolve(spec: VariantSpec, facts: Facts) -> Resolved:
@@ -422,7 +422,11 @@ def _question(spec: VariantSpec, facts: Facts, context: PlanContext, declared: s
 
 
 def _changes(
-    spec: VariantSpec, facts: Facts, context: PlanContext, planned: dict[str, Planned], decision: Decision
+    spec: VariantSpec,
+    facts: Facts,
+    context: PlanContext,
+    planned: dict[str, PlannedMethod],
+    decision: Decision,
 ) -> tuple[Change, ...]:
     memory = context.device_memory
     if decision.fits or memory is None:

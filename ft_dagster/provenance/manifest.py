@@ -38,7 +38,7 @@ class Origin:
     seed: int | None = None
 
 
-def statement(
+def manifest_of(
     origin: Origin,
     *,
     attempt: str,

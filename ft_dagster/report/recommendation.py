@@ -102,7 +102,7 @@ def cost_rows(document: Document) -> list[tuple[str, str]]:
     ]
 
 
-def refusal(document: Document) -> str:
+def refusal_of(document: Document) -> str:
     """Why what is planned cannot run here, and the smallest changes that would, the mildest first."""
     held = document["plan"]["memory_bytes"]["total"]
     said = (

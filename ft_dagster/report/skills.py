@@ -29,7 +29,7 @@ def skill_table(found: Iterable[Skill]) -> str:
     return markdown_table(["subject", "role", "right before → now", "lost", "gained", "questions"], rows)
 
 
-def forgotten(found: Iterable[Skill], answers: Iterable[Answer], *, own_rows: bool) -> str:
+def forgotten_markdown(found: Iterable[Skill], answers: Iterable[Answer], *, own_rows: bool) -> str:
     """The subjects that fell, each with a few questions that were right before and are wrong now.
 
     `answers`: of the tuned model. `own_rows`: whether a tenant's own questions may be shown; those of general
@@ -52,7 +52,7 @@ def forgotten(found: Iterable[Skill], answers: Iterable[Answer], *, own_rows: bo
     return "\n\n".join(parts)
 
 
-def signs(base: Sequence[Sample], tuned: Sequence[Sample], roles: Mapping[str, str]) -> str:
+def signs_markdown(base: Sequence[Sample], tuned: Sequence[Sample], roles: Mapping[str, str]) -> str:
     """The means of the named roles' metrics, base and tuned: degeneration, regurgitation."""
     before, after = (
         {(score.role, score.task, score.metric): score for score in means_of(side)} for side in (base, tuned)

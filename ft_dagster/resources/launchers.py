@@ -6,7 +6,7 @@ from ft_dagster.launch import launcher
 from ft_dagster.resources.gpus import Gpus
 
 
-class LocalLauncher(dg.ConfigurableResource[None]):
+class LocalPrograms(dg.ConfigurableResource[None]):
     """Starts programs on this host, under leases of its devices."""
 
     gpus: Gpus

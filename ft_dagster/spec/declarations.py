@@ -39,7 +39,7 @@ class Declared:
     origins: dict[str, str]
 
 
-class Judged(NamedTuple):
+class ReadDeclaration(NamedTuple):
     """What a declaration's own file comes to, over the defaults. `spec` is None where it is no declaration;
     `errors`: its mistakes, apart from those of its parents; `content`: as merged, empty where unreadable."""
 
@@ -87,7 +87,7 @@ class Declarations:
         self.project = project
         self.folder = project / "tenants"
         self._stamps: dict[Path, Stamp] = {}
-        self._judged: dict[VariantKey, Judged] = {}
+        self._judged: dict[VariantKey, ReadDeclaration] = {}
         self._cycles: dict[VariantKey, tuple[VariantKey, ...]] = {}  # (): its parents end
 
     @property
@@ -196,7 +196,7 @@ class Declarations:
             self._stamps[file] = _stamp_of(file)
         return self._stamps[file]
 
-    def _judge(self, key: VariantKey, file: Path) -> Judged:
+    def _judge(self, key: VariantKey, file: Path) -> ReadDeclaration:
         if key not in self._judged:
             other = file.with_suffix(SUFFIXES[1])
             defaults = self.folder / DEFAULTS
@@ -209,7 +209,7 @@ class Declarations:
             self._judged[key] = judged
         return self._judged[key]
 
-    def _judge_anew(self, key: VariantKey, file: Path, twice: Path | None) -> Judged:
+    def _judge_anew(self, key: VariantKey, file: Path, twice: Path | None) -> ReadDeclaration:
         if twice is not None:
             fix = f"Remove this file or {file}"
             return _unreadable(UserError(f"variant {key} is declared twice", file=twice, fix=fix), file)
@@ -229,9 +229,9 @@ class Declarations:
         try:
             spec = validate(VariantSpec, merged.content, file_of)
         except UserError as error:
-            return Judged(None, {}, all_of(error), merged.content, said)
+            return ReadDeclaration(None, {}, all_of(error), merged.content, said)
         origins = merged.origins(spec.model_dump(mode="json"), file.name, f"tenants/{DEFAULTS}")
-        return Judged(spec, origins, tuple(_unfit(spec, file_of)), merged.content, said)
+        return ReadDeclaration(spec, origins, tuple(_unfit(spec, file_of)), merged.content, said)
 
     @cached_property
     def _defaults(self) -> dict[str, Any] | UserError:
@@ -246,7 +246,7 @@ class Declarations:
             _REMEMBERED.put(file, (stamp,), known)
         return known
 
-    def _wrong_parents(self, key: VariantKey, judged: Judged) -> UserError | None:
+    def _wrong_parents(self, key: VariantKey, judged: ReadDeclaration) -> UserError | None:
         """A parent that is undeclared or of another tenant, or a cycle of parents."""
         named = str(judged.parent)
 
@@ -313,8 +313,8 @@ def _unfit(spec: VariantSpec, file_of: Any) -> Iterator[UserError]:
         )
 
 
-def _unreadable(error: UserError, file: Path) -> Judged:
-    return Judged(None, {}, all_of(error), {}, file)
+def _unreadable(error: UserError, file: Path) -> ReadDeclaration:
+    return ReadDeclaration(None, {}, all_of(error), {}, file)
 
 
 def _stamp_of(file: Path) -> Stamp:

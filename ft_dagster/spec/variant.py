@@ -64,7 +64,7 @@ class UnlistedField(Exception):
     """A stage read a field of the declaration that it does not list: it would be missing in its key."""
 
 
-class Model(BaseModel):
+class SpecModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     @field_validator("*", mode="before")
@@ -91,7 +91,7 @@ def _from_number(field: str) -> BeforeValidator:
     return BeforeValidator(lambda value: {field: value} if isinstance(value, int | str) else value)
 
 
-class BaseModelSpec(Model):
+class BaseModelSpec(SpecModel):
     """Where training starts from. A plain string stands for `source`."""
 
     source: str | None = Field(
@@ -117,7 +117,7 @@ class BaseModelSpec(Model):
 Base = Annotated[BaseModelSpec, _from_string("source")]
 
 
-class SourceSpec(Model):
+class SourceSpec(SpecModel):
     """One source of rows. A plain string stands for `path`."""
 
     path: str = Field(
@@ -134,7 +134,7 @@ class SourceSpec(Model):
 Source = Annotated[SourceSpec, _from_string("path")]
 
 
-class SplitsSpec(Model):
+class SplitsSpec(SpecModel):
     validation: Fraction = Field(0.1, description="Share of the rows kept for validation loss")
     test: Fraction = Field(0.1, description="Share of the rows kept for the task score")
     minimum: int = Field(8, ge=1, le=1_000_000, description="A split with fewer rows than this is refused")
@@ -146,7 +146,7 @@ class SplitsSpec(Model):
         return self
 
 
-class DeduplicateSpec(Model):
+class DeduplicateSpec(SpecModel):
     """A plain string stands for `method`."""
 
     method: Literal["exact", "near", "off"] = Field("exact", description="near: MinHash over word 5-grams")
@@ -155,12 +155,12 @@ class DeduplicateSpec(Model):
     )
 
 
-class DecontaminateSpec(Model):
+class DecontaminateSpec(SpecModel):
     enabled: bool = Field(True, description="Remove rows that overlap the evaluation sets")
     ngram: int = Field(13, ge=3, le=50, description="Words in a row that make an overlap")
 
 
-class GeneralSpec(Model):
+class GeneralSpec(SpecModel):
     """General text mixed in against forgetting."""
 
     corpus: str = Field(description="Name of corpora/<name>.yaml")
@@ -169,7 +169,7 @@ class GeneralSpec(Model):
     )
 
 
-class DataSpec(Model):
+class DataSpec(SpecModel):
     sources: tuple[Source, ...] = Field(min_length=1, description="Where the tenant's rows come from")
     splits: SplitsSpec = SplitsSpec()
     deduplicate: Annotated[DeduplicateSpec, _from_string("method")] = DeduplicateSpec()
@@ -186,7 +186,7 @@ class DataSpec(Model):
     )
 
 
-class MethodSpec(Model):
+class MethodSpec(SpecModel):
     """How it is taught. A plain string stands for `name`; unset values are the plan's."""
 
     name: Literal["auto"] | MethodName = "auto"
@@ -216,7 +216,7 @@ class MethodSpec(Model):
         )
 
 
-class DeepspeedSpec(Model):
+class DeepspeedSpec(SpecModel):
     """How a training over several processes shards its states. A plain number stands for `stage`."""
 
     stage: Literal["auto", 0, 2, 3] = Field(
@@ -235,7 +235,7 @@ class DeepspeedSpec(Model):
         return self
 
 
-class WatchSpec(Model):
+class WatchSpec(SpecModel):
     """Forgetting, watched at each evaluation of a training; past a limit the training stops."""
 
     questions: int = Field(
@@ -255,7 +255,7 @@ class WatchSpec(Model):
         return self
 
 
-class TrainingSpec(Model):
+class TrainingSpec(SpecModel):
     """transformers' own names; an unset value is the plan's, with its reason."""
 
     learning_rate: float | None = Field(None, gt=0, le=1)
@@ -286,7 +286,7 @@ class TrainingSpec(Model):
     seed: int = Field(0, ge=0, le=SEED_LIMIT)
 
 
-class EvaluationSpec(Model):
+class EvaluationSpec(SpecModel):
     task: tuple[str, ...] = Field(
         (), description="lm-eval tasks: built-in names or YAML files; none: the variant's own test split"
     )
@@ -326,7 +326,7 @@ class EvaluationSpec(Model):
 Margin = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
-class GatesSpec(Model):
+class GatesSpec(SpecModel):
     """What a model must pass. Margins are the largest fall that is allowed; see docs/gates.md."""
 
     task_margin: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
@@ -361,13 +361,13 @@ class GatesSpec(Model):
     )
 
 
-class ExportSpec(Model):
+class ExportSpec(SpecModel):
     """A plain string stands for `format`."""
 
     format: Literal["adapter", "merged"] = "adapter"
 
 
-class ResourcesSpec(Model):
+class ResourcesSpec(SpecModel):
     gpus: int = Field(1, ge=1, le=1024, description="GPUs of one training, where the host has any")
     gpu_memory_gb: float | None = Field(
         None, gt=0, le=10_000, description="Least memory of each GPU, GB of 1e9 bytes"
@@ -398,7 +398,7 @@ class ResourcesSpec(Model):
     )
 
 
-class ReleaseSpec(Model):
+class ReleaseSpec(SpecModel):
     """What comes between a gate that held and production."""
 
     approvers: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
@@ -406,7 +406,7 @@ class ReleaseSpec(Model):
     )
 
 
-class RetrainSpec(Model):
+class RetrainSpec(SpecModel):
     cron: str | None = Field(None, description="Five cron fields, for example '0 3 * * 1'")
     timezone: str = Field("UTC", description="IANA name")
     on_new_data: bool = Field(False, description="Retrain when a source changes")
@@ -431,7 +431,7 @@ class RetrainSpec(Model):
         return name
 
 
-class VariantSpec(Model):
+class VariantSpec(SpecModel):
     """One variant of one tenant, as declared in tenants/<tenant>/<variant>.yaml."""
 
     schema_version: Literal[1] = 1
@@ -471,7 +471,7 @@ class VariantSpec(Model):
         return {field: _pick(whole, field) for field in fields}
 
 
-class CorpusSpec(Model):
+class CorpusSpec(SpecModel):
     """General text for all tenants, as declared in corpora/<name>.yaml."""
 
     schema_version: Literal[1] = 1

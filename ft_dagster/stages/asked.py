@@ -9,7 +9,7 @@ from typing import Any
 
 from ft_dagster.evaluation.answer_scores import find_database
 from ft_dagster.evaluation.arithmetic import Dtype, judging_dtype
-from ft_dagster.evaluation.request import Model, Regurgitation, Request, SplitTask
+from ft_dagster.evaluation.request import EvaluationRequest, JudgedModel, Regurgitation, SplitTask
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stages.inputs import File
@@ -92,16 +92,16 @@ class Asked:
     task: OwnTask | None = None
     general: General | None = None
 
-    def request(self, hands: Hands, output: Path) -> Request:
+    def request(self, hands: Hands, output: Path) -> EvaluationRequest:
         """The evaluation program's run.json."""
         part = self.task or self.general
         assert part is not None
         spec = part.spec.evaluation
         task, general = self.task, self.general
-        return Request.model_validate(
+        return EvaluationRequest.model_validate(
             {
                 "schema_version": 1,
-                "model": Model(base=self.base, tuned=self.tuned),
+                "model": JudgedModel(base=self.base, tuned=self.tuned),
                 "device": self.device,
                 "dtype": self.dtype,
                 "limit": spec.limit,

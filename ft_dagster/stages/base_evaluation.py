@@ -19,7 +19,7 @@ from ft_dagster.store import Artifact, Attempt
 
 
 @dataclass(frozen=True)
-class GeneralInputs:
+class GeneralScoresInputs:
     """`device`, `dtype`: what the model is asked on and in."""
 
     base_model: Artifact
@@ -28,11 +28,13 @@ class GeneralInputs:
     dtype: Dtype
 
 
-def general_inputs(view: View) -> GeneralInputs:
-    return GeneralInputs(view.upstream("base_model"), asked.general(view), view.device, asked.dtype_of(view))
+def general_inputs(view: View) -> GeneralScoresInputs:
+    return GeneralScoresInputs(
+        view.upstream("base_model"), asked.general(view), view.device, asked.dtype_of(view)
+    )
 
 
-def build_general(inputs: GeneralInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+def build_general(inputs: GeneralScoresInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     question = Asked(
         hands.base_folder(inputs.base_model), None, inputs.device, inputs.dtype, general=inputs.general
     )
@@ -40,13 +42,13 @@ def build_general(inputs: GeneralInputs, hands: Hands, attempt: Attempt) -> dict
     return {**figures, "scores": scores_in(attempt.payload)}
 
 
-def owner(inputs: GeneralInputs) -> Owner:
+def owner(inputs: GeneralScoresInputs) -> Owner:
     """A tenant's own base is nobody else's."""
     return "shared" if inputs.base_model.place.prefix == SHARED else "variant"
 
 
 @dataclass(frozen=True)
-class Inputs:
+class BaseEvaluationInputs:
     base_model: Artifact
     general_scores: Artifact
     task: asked.OwnTask
@@ -54,14 +56,14 @@ class Inputs:
     dtype: Dtype
 
 
-def inputs(view: View) -> Inputs:
+def inputs(view: View) -> BaseEvaluationInputs:
     task = asked.own_task(view)
-    return Inputs(
+    return BaseEvaluationInputs(
         view.upstream("base_model"), view.made(GENERAL_SCORES), task, view.device, asked.dtype_of(view)
     )
 
 
-def build(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: BaseEvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     question = Asked(
         hands.base_folder(inputs.base_model), None, inputs.device, inputs.dtype, task=inputs.task
     )

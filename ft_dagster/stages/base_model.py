@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.data.base import ResolvedBase, describe_base, resolve_base
-from ft_dagster.data.derived import MODEL, Parent, check_adapter, released_parent
+from ft_dagster.data.derived import MODEL, ParentRelease, check_adapter, released_parent
 from ft_dagster.data.new_tokens import check_tokens
-from ft_dagster.export.derive_request import DeriveRequest
+from ft_dagster.export.derivation_request import DerivationRequest
 from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.stacking import refuse_unstacked
 from ft_dagster.stages.stage import Owner, Stage
 from ft_dagster.stages.workspace import Hands, View
-from ft_dagster.store import Artifact, Attempt, verify
+from ft_dagster.store import Artifact, Attempt, verify_artifact
 
 RECORD = "base.json"
 
 
 @dataclass(frozen=True)
-class Inputs:
+class BaseModelInputs:
     """A source as it is (`base`), one with new tokens (`base_model` and those), or a parent's release.
 
     `base`: content of base.json. `base_model`: the base beneath. `mode`: how the parent is taken up.
@@ -39,24 +39,24 @@ class Inputs:
     model_export: Artifact | None = None
     fine_tuned_model: Digest | None = None
     source: ResolvedBase | None = recorded(default=None)
-    parent: Parent | None = recorded(default=None)
+    parent: ParentRelease | None = recorded(default=None)
 
 
-def inputs(view: View) -> Inputs:
+def inputs(view: View) -> BaseModelInputs:
     spec = view.spec.base_model
     check_tokens(spec.new_tokens, file=view.declared_in)
     if spec.variant is None:
         if spec.new_tokens:
             origin = view.made(SOURCE)
-            return Inputs(_reference(origin), new_tokens=spec.new_tokens, base_model=origin)
+            return BaseModelInputs(_reference(origin), new_tokens=spec.new_tokens, base_model=origin)
         return source_inputs(view)
     parent = released_parent(view.store, view.key, spec, file=view.declared_in)
-    verify(view.store, parent.export, view.cache)
+    verify_artifact(view.store, parent.export, view.cache)
     if parent.mode != "whole":
         check_adapter(parent, view.payload(parent.export), file=view.declared_in)
     if parent.mode == "stack":
         refuse_unstacked(view.spec.method.name, view.payload(parent.export), view.declared_in)
-    return Inputs(
+    return BaseModelInputs(
         {"reference": str(parent.key), "revision": None},
         new_tokens=spec.new_tokens,
         mode=parent.mode,
@@ -67,14 +67,14 @@ def inputs(view: View) -> Inputs:
     )
 
 
-def source_inputs(view: View) -> Inputs:
+def source_inputs(view: View) -> BaseModelInputs:
     """Of a named source as it is."""
     spec = view.spec.base_model
     found = resolve_base(spec, view.project, view.cache, declared_in=view.declared_in)
-    return Inputs(found.content, keep=spec.keep, source=found)
+    return BaseModelInputs(found.content, keep=spec.keep, source=found)
 
 
-def build(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: BaseModelInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     parent = inputs.parent
     if inputs.source is not None:
         return _refer_to_source(inputs, inputs.source, attempt)
@@ -88,7 +88,7 @@ def build(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     return _write_record(attempt, {**content, "derived": None}, parent)
 
 
-def owner(inputs: Inputs) -> Owner:
+def owner(inputs: BaseModelInputs) -> Owner:
     return "variant" if inputs.source is None else "shared"
 
 
@@ -98,7 +98,7 @@ def read_record(payload: Path) -> dict[str, Any]:
     return record
 
 
-def _refer_to_source(inputs: Inputs, source: ResolvedBase, attempt: Attempt) -> dict[str, Any]:
+def _refer_to_source(inputs: BaseModelInputs, source: ResolvedBase, attempt: Attempt) -> dict[str, Any]:
     if inputs.keep:
         for file in source.files:
             target = attempt.evidence / "files" / file.path
@@ -107,7 +107,7 @@ def _refer_to_source(inputs: Inputs, source: ResolvedBase, attempt: Attempt) -> 
     return _write_record(attempt, inputs.base)
 
 
-def _derive(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+def _derive(inputs: BaseModelInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     """A folder of its own: the base, or a whole parent, with the parent's adapter in it and new tokens."""
     parent, origin = inputs.parent, inputs.base_model
     assert origin is not None
@@ -116,8 +116,8 @@ def _derive(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     folded = parent.export if parent is not None and parent.mode == "fold" else None
     new_tokens = inputs.new_tokens or ()
 
-    def request(output: Path) -> DeriveRequest:
-        return DeriveRequest(
+    def request(output: Path) -> DerivationRequest:
+        return DerivationRequest(
             schema_version=1,
             base=hands.payload(start) if whole else hands.base_folder(origin),
             base_digest=start.digest,
@@ -144,7 +144,9 @@ def _reference(origin: Artifact) -> dict[str, Any]:
     return {"reference": recorded["reference"], "revision": recorded["revision"]}
 
 
-def _write_record(attempt: Attempt, content: dict[str, Any], parent: Parent | None = None) -> dict[str, Any]:
+def _write_record(
+    attempt: Attempt, content: dict[str, Any], parent: ParentRelease | None = None
+) -> dict[str, Any]:
     """Write base.json; returns the figures of the manifest."""
     figures = {name: content[name] for name in ("parameters", "weights_bytes")}
     if "derived" in content:

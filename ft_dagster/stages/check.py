@@ -11,7 +11,7 @@ from typing import Any
 
 from ft_dagster.data.base import resolve_base
 from ft_dagster.data.derived import check_adapter, parent_prefix, released_parent
-from ft_dagster.data.locations import Asked
+from ft_dagster.data.locations import DeclaredAt
 from ft_dagster.data.new_tokens import check_tokens, pieces_of
 from ft_dagster.data.sources import read_raw, read_rows
 from ft_dagster.errors import UserError, UserErrors, all_of
@@ -78,7 +78,7 @@ def check_variant(
     for i, source in named.sources.items():
         field = f"data.sources[{i}]"
         with found.gathered(f"{field}.path"):
-            asked = Asked(file, field)
+            asked = DeclaredAt(file, field)
             rows.append(len(list(islice(read_rows(source, settings.project, asked), ROWS))))
     found.end()
     seen = f"{sum(rows)} rows read" if max(rows) < ROWS else f"the first {ROWS} rows of each source read"
@@ -95,7 +95,7 @@ def _check_corpus(declarations: Declarations, name: str, file: Path, found: Mist
     with found.gathered("data.general.corpus"):
         corpus = declarations.corpus(name, asked_by=file)
     for i, source in enumerate(corpus.sources if corpus else ()):
-        asked = Asked(declarations.corpus_files()[name], f"sources[{i}]")
+        asked = DeclaredAt(declarations.corpus_files()[name], f"sources[{i}]")
         with found.gathered(f"sources[{i}].path"):
             list(islice(read_raw(source, declarations.project, asked), ROWS))
 

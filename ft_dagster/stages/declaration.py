@@ -20,7 +20,7 @@ FILE = "declaration.json"
 
 
 @dataclass(frozen=True)
-class Inputs:
+class DeclarationInputs:
     """declaration.json, and what the tenant wrote."""
 
     content: dict[str, Any]
@@ -28,12 +28,12 @@ class Inputs:
     overrides: dict[str, Any] = recorded()
 
 
-def inputs(view: View) -> Inputs:
+def inputs(view: View) -> DeclarationInputs:
     declared = view.declared()
-    return Inputs(freeze(declared, view.project, view.cache), declared, view.overrides)
+    return DeclarationInputs(freeze(declared, view.project, view.cache), declared, view.overrides)
 
 
-def build(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: DeclarationInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     declared = inputs.declared
     _write(attempt.payload / FILE, inputs.content, sort_keys=True)
     (attempt.evidence / "declared.yaml").write_text(declared.file.read_text("utf-8"), "utf-8")

@@ -25,7 +25,7 @@ JUDGED = ("objective", "gates")
 
 
 @dataclass(frozen=True)
-class Inputs:
+class EvaluationInputs:
     """`gates`: digest of the declared gates. `spec`: by what the answers are judged."""
 
     base_model: Artifact
@@ -39,8 +39,8 @@ class Inputs:
     dtype: Dtype
 
 
-def inputs(view: View) -> Inputs:
-    return Inputs(
+def inputs(view: View) -> EvaluationInputs:
+    return EvaluationInputs(
         view.upstream("base_model"),
         view.upstream("fine_tuned_model"),
         view.upstream("base_evaluation"),
@@ -53,7 +53,7 @@ def inputs(view: View) -> Inputs:
     )
 
 
-def build(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: EvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     weights, folder = hands.payload(inputs.fine_tuned_model), hands.base_folder(inputs.base_model)
     question = Asked(folder, weights, inputs.device, inputs.dtype, inputs.task, inputs.general)
     figures = hands.run("evaluation", attempt, lambda output: question.request(hands, output))

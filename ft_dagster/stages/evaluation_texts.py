@@ -12,18 +12,18 @@ from ft_dagster.store import Attempt
 
 
 @dataclass(frozen=True)
-class Inputs:
+class TextsInputs:
     """`tasks`: the digest of each declared task."""
 
     tasks: dict[str, str]
 
 
-def inputs(view: View) -> Inputs:
+def inputs(view: View) -> TextsInputs:
     tasks = view.frozen("tasks")
-    return Inputs({**tasks["task"], **tasks["general"]})
+    return TextsInputs({**tasks["task"], **tasks["general"]})
 
 
-def build(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: TextsInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     tasks = tuple(sorted(inputs.tasks))
     return hands.run(
         "evaluation.texts",

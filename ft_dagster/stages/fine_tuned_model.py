@@ -18,12 +18,12 @@ from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.workspace import Hands, View, Workspace
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.strict_json import NOT_FINITE
-from ft_dagster.training.contract import PLAN_FILE, Base, Benchmarks, Launch, Member, Plan, Run
-from ft_dagster.training.halving import wanted
+from ft_dagster.training.contract import PLAN_FILE, Base, Benchmarks, Launch, Member, Plan, TrainingRun
+from ft_dagster.training.halving import wants_halving
 
 
 @dataclass(frozen=True)
-class Inputs:
+class TrainingInputs:
     """`questions`: general benchmarks asked while it trains (by digest) and the seed that draws them, where
     the declaration wants any. `report_to`: where curves are shown too. `stop_above` ends a training without
     a model.
@@ -39,13 +39,13 @@ class Inputs:
     base: Base = recorded()
 
 
-def inputs(view: View) -> Inputs:
+def inputs(view: View) -> TrainingInputs:
     plan, mixture, base = (view.upstream(s) for s in ("training_plan", "training_mixture", "base_model"))
     if not plan.figures["fits"]:
         raise UserError("the plan does not fit the device", fix="See training_plan, check `fits`")
     spec = view.spec
     asked = spec.evaluation.general if spec.training.watch.questions else ()
-    return Inputs(
+    return TrainingInputs(
         plan,
         mixture,
         base,
@@ -57,11 +57,11 @@ def inputs(view: View) -> Inputs:
     )
 
 
-def build(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: TrainingInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     content = json.loads((hands.payload(inputs.training_plan) / PLAN_FILE).read_text("utf-8"))
     plan, seed = Plan.model_validate(content), content["training"]["seed"]
 
-    def request(output: Path) -> Run:
+    def request(output: Path) -> TrainingRun:
         questions = inputs.questions
         member = Member(
             variant=hands.variant,
@@ -75,10 +75,10 @@ def build(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
             else Benchmarks(tasks=inputs.benchmarks, project=hands.project, seed=questions["seed"]),
             report_to=inputs.report_to,
             stop_above=inputs.stop_above,
-            micro_batch_halved=wanted(output.parent, output / RESULT_FILE),
+            micro_batch_halved=wants_halving(output.parent, output / RESULT_FILE),
         )
         launch = Launch(nodes=1, ranks_per_node=content["ranks"])
-        return Run(run_id=hands.run_id, base=inputs.base, members=(member,), launch=launch)
+        return TrainingRun(run_id=hands.run_id, base=inputs.base, members=(member,), launch=launch)
 
     figures = hands.run("training", attempt, request)
     # Halved, it measured another layout than the one that was predicted.

@@ -15,7 +15,7 @@ from ft_dagster.settings import Settings
 from ft_dagster.spec import CorpusSpec, load_corpus
 from ft_dagster.stages.stage import SHARED
 from ft_dagster.store import Artifact, Attempt, Store, read_head, write_head
-from ft_dagster.store.make import Recipe, make
+from ft_dagster.store.make import Recipe, make_artifact
 
 NAME = "general_corpus"
 
@@ -52,7 +52,7 @@ def _make(settings: Settings, name: str, run_id: str, say: Callable[[str], None]
 
     store = settings.open_store()
     recipe = Recipe(NAME, _prefix(name), spec={"corpus": spec.model_dump(mode="json"), "sources": sources})
-    artifact = make(store, settings.work_folder, recipe, build)
+    artifact = make_artifact(store, settings.work_folder, recipe, build)
     write_head(store, _prefix(name), artifact, run_id)
     return artifact
 

@@ -14,7 +14,7 @@ from ft_dagster.data.probes import probe_prompts
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.export.card import Card, Source
-from ft_dagster.export.request import Base, Request
+from ft_dagster.export.request import ExportBase, ExportRequest
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
@@ -31,7 +31,7 @@ DESCRIBED = ("export", "description", "owners", "objective", "data.sources", "da
 
 
 @dataclass(frozen=True)
-class Inputs:
+class ExportInputs:
     """`task`, `general`, `device`, `dtype`: how weights that drifted from what was judged are asked again."""
 
     spec: VariantSpec
@@ -48,7 +48,7 @@ class Inputs:
     dtype: Dtype
 
 
-def inputs(view: View) -> Inputs:
+def inputs(view: View) -> ExportInputs:
     tuned = view.upstream("fine_tuned_model")
     evaluation, verdict = rejudge(view.workspace, tuned)
     if not verdict.passed:
@@ -56,7 +56,7 @@ def inputs(view: View) -> Inputs:
             f"the gate does not hold for weights {tuned.digest[:12]}: {verdict.failures}",
             fix="Train again with other data or settings, or change the gates and evaluate again",
         )
-    return Inputs(
+    return ExportInputs(
         narrowed(view.spec, DESCRIBED),
         view.upstream("base_model"),
         view.upstream("task_dataset"),
@@ -72,21 +72,21 @@ def inputs(view: View) -> Inputs:
     )
 
 
-def build(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: ExportInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     figures = hands.run("export", attempt, lambda output: _request(inputs, hands, output))
     if not figures["certified"]:
         _judge_itself(inputs, hands, attempt)
     return figures
 
 
-def _request(inputs: Inputs, hands: Hands, output: Path) -> Request:
+def _request(inputs: ExportInputs, hands: Hands, output: Path) -> ExportRequest:
     """The export program's run.json. Its probes are prompts of the variant's own rows."""
     base, tuned, folder = inputs.base_model, inputs.fine_tuned_model, hands.base_folder(inputs.base_model)
     named = base.predicate["spec"]["base"]
-    return Request.model_validate(
+    return ExportRequest.model_validate(
         {
             "schema_version": 1,
-            "base": Base(
+            "base": ExportBase(
                 folder=folder, digest=base.digest, reference=named["reference"], revision=named["revision"]
             ),
             "weights": hands.payload(tuned),
@@ -100,7 +100,7 @@ def _request(inputs: Inputs, hands: Hands, output: Path) -> Request:
     )
 
 
-def _card(inputs: Inputs, hands: Hands, reference: str) -> Card:
+def _card(inputs: ExportInputs, hands: Hands, reference: str) -> Card:
     spec, plan, tuned = inputs.spec, inputs.training_plan.figures, inputs.fine_tuned_model
     return Card(
         variant=hands.variant,
@@ -119,11 +119,11 @@ def _card(inputs: Inputs, hands: Hands, reference: str) -> Card:
     )
 
 
-def _verdict(inputs: Inputs, hands: Hands, payload: Path) -> Verdict:
+def _verdict(inputs: ExportInputs, hands: Hands, payload: Path) -> Verdict:
     return verdict_on(inputs.judged_by, hands.payload(inputs.base_evaluation), payload, hands.declared_in)
 
 
-def _judge_itself(inputs: Inputs, hands: Hands, attempt: Attempt) -> None:
+def _judge_itself(inputs: ExportInputs, hands: Hands, attempt: Attempt) -> None:
     """Evaluate a merge that drifted from what was judged. Raises UserError where that is no pass."""
     hands.say("the certificate does not hold: the merged weights are evaluated by themselves")
     folder, base = attempt.evidence / OWN, hands.base_folder(inputs.base_model)

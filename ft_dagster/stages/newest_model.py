@@ -14,7 +14,7 @@ from ft_dagster.store import read_head
 CONVERSATIONS = {"chat", "alpaca", "sharegpt"}
 
 
-class Model(NamedTuple):
+class NewestModel(NamedTuple):
     """Newest trained weights (`tuned`: their payload folder, of any kind) and their base.
 
     `chat` says that their rows were conversations, not plain prompts or texts.
@@ -25,7 +25,7 @@ class Model(NamedTuple):
     chat: bool
 
 
-def newest_model(settings: Settings, key: VariantKey) -> Model:
+def newest_model(settings: Settings, key: VariantKey) -> NewestModel:
     """Where the newest trained weights of a variant lie. Raises UserError before the first."""
     store = settings.open_store()
     tuned = read_head(store, key.prefix, "fine_tuned_model")
@@ -35,4 +35,4 @@ def newest_model(settings: Settings, key: VariantKey) -> Model:
         raise UserError(f"{key} has no trained model yet", fix=f"Run `ft-dagster run {key}` first")
     located = base_folder(store, base, settings.project, settings.cache_folder)
     chat = any(format in CONVERSATIONS for format in rows.figures["formats"].values())
-    return Model(located, tuned.folder(store, settings.cache_folder) / "payload", chat)
+    return NewestModel(located, tuned.folder(store, settings.cache_folder) / "payload", chat)

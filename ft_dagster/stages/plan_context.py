@@ -10,19 +10,19 @@ from pathlib import Path
 from ft_dagster.data.derived import new_token_ids_of, parent_artifact
 from ft_dagster.data.weights import CONFIG
 from ft_dagster.errors import UserError
-from ft_dagster.planning.cost.learned import Finished, finished
+from ft_dagster.planning.cost.learned import Finished, finished_training
 from ft_dagster.planning.cost.serving import Manner
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.survey import PlanContext
 from ft_dagster.spec import Declarations, VariantKey, VariantSpec
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Store, read_head
-from ft_dagster.training.contract import Parent
+from ft_dagster.training.contract import ParentAdapter
 
 
 def context_of(workspace: Workspace, spec: VariantSpec, base: Artifact, hardware: Hardware) -> PlanContext:
     """Of a recorded base."""
-    neighbours = sharing(workspace.project, workspace.key, spec)
+    neighbours = variants_on_base(workspace.project, workspace.key, spec)
     return PlanContext(
         workspace.base_folder(base),
         hardware,
@@ -45,7 +45,7 @@ def context_without_base(
     return PlanContext(
         folder,
         hardware,
-        variants=len(sharing(workspace.project, workspace.key, spec)),
+        variants=len(variants_on_base(workspace.project, workspace.key, spec)),
         new_token_ids=tuple(range(rows, rows + len(spec.base_model.new_tokens))),
         budget_usd=spec.resources.budget_usd,
         deadline_hours=spec.resources.deadline_hours,
@@ -53,7 +53,7 @@ def context_without_base(
     )
 
 
-def sharing(project: Path, key: VariantKey, spec: VariantSpec) -> list[VariantKey]:
+def variants_on_base(project: Path, key: VariantKey, spec: VariantSpec) -> list[VariantKey]:
     """The declared variants on this one's base, itself among them; a broken declaration counts for none."""
     found = [key]
     declarations = Declarations(project)
@@ -72,17 +72,17 @@ def _manner(spec: VariantSpec) -> Manner:
     return "copies" if spec.export.format == "merged" else "adapters"
 
 
-def _parent(workspace: Workspace, base: Artifact) -> Parent | None:
+def _parent(workspace: Workspace, base: Artifact) -> ParentAdapter | None:
     """The adapter that stays frozen beneath, whatever method the plan comes to."""
     parent = base.figures.get("parent")
     if not parent or parent["mode"] != "stack":
         return None
     adapter = parent_artifact(workspace.store, base, "model_export")
-    return Parent(adapter=workspace.payload(adapter), digest=adapter.digest)
+    return ParentAdapter(adapter=workspace.payload(adapter), digest=adapter.digest)
 
 
 def _finished(store: Store, keys: list[VariantKey]) -> tuple[Finished, ...]:
     """The newest training of each of these variants, where it was measured."""
     heads = (read_head(store, key.prefix, "fine_tuned_model") for key in keys)
-    known = (finished(head.figures) for head in heads if head is not None)
+    known = (finished_training(head.figures) for head in heads if head is not None)
     return tuple(one for one in known if one is not None)

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 from ft_dagster.data.base import resolve_base
 from ft_dagster.data.examples import examples_of, refuse_kind
-from ft_dagster.data.locations import Asked
+from ft_dagster.data.locations import DeclaredAt
 from ft_dagster.data.render import load_tokenizer
 from ft_dagster.data.sources import read_raw, read_rows
-from ft_dagster.data.weights import CONFIG, measure, weight_files
+from ft_dagster.data.weights import CONFIG, measure_weights, weight_files
 from ft_dagster.errors import UserError
 from ft_dagster.planning.context import Counts, counts_of, facts_of, hardware_of
 from ft_dagster.planning.hardware.catalogue import Hardware
@@ -71,7 +71,7 @@ def _planned(workspace: Workspace, declared: Declared, hardware: Hardware | None
         )
     else:
         folder = resolve_base(spec.base_model, project, workspace.cache, declared_in=declared.file).folder
-        parameters, stored, _ = measure(folder, weight_files(folder))
+        parameters, stored, _ = measure_weights(folder, weight_files(folder))
         context = context_without_base(workspace, spec, folder, hardware)
     data = _recorded(mixture) or sample(declared, project, folder)
     plan = make_plan(spec, facts_of(data.counts, parameters, stored, folder, hardware), context)
@@ -98,7 +98,7 @@ def sample(declared: Declared, project: Path, folder: Path) -> Counted:
     tokenizer = load_tokenizer(folder)
     examples, tokens, trained, read, rows_in_all = 0.0, 0.0, 0.0, 0, 0
     for place, source in enumerate(spec.data.sources):
-        asked = Asked(declared.file, f"data.sources[{place}]")
+        asked = DeclaredAt(declared.file, f"data.sources[{place}]")
         rows = list(islice(read_rows(source, project, asked), ROWS))
         for row in rows:
             refuse_kind(spec, row, declared.file)

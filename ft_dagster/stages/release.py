@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ft_dagster.evaluation.gates import gates_digest, with_rules
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import (
-    Candidate,
+    ReleaseCandidate,
     ReleaseRequest,
     history,
     record_release,
@@ -19,7 +19,7 @@ from ft_dagster.lineage.release import (
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.stages.verdicts import against_production, certificate_of, own_verdict, rejudge
 from ft_dagster.stages.workspace import Workspace
-from ft_dagster.store import Artifact, verify
+from ft_dagster.store import Artifact, verify_artifact
 
 NAME = "release"
 
@@ -39,14 +39,14 @@ def release(workspace: Workspace) -> Released:
     """Append the newest export to the log; the standing entry where it is there already. Raises UserError."""
     store, prefix, spec = workspace.store, workspace.prefix, workspace.spec
     export, tuned = workspace.upstream("model_export"), workspace.upstream("fine_tuned_model")
-    verify(store, export, workspace.cache)
+    verify_artifact(store, export, workspace.cache)
     evaluation, verdict = rejudge(workspace, tuned)
     verdict = with_rules(verdict, against_production(workspace, tuned, evaluation))
     own = own_verdict(workspace, export)
     entry = record_release(
         store,
         prefix,
-        Candidate(
+        ReleaseCandidate(
             export,
             evaluation,
             verdict,

@@ -9,7 +9,7 @@ from ft_dagster.data.quantize import quantization_of
 from ft_dagster.errors import UserError
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
-from ft_dagster.training.contract import Base, Parent
+from ft_dagster.training.contract import Base, ParentAdapter
 
 STACKED = {"lora": None, "qlora": "nf4", "lora_8bit": "int8"}  # method -> how it quantizes the base
 
@@ -48,7 +48,7 @@ def trained_base(workspace: Workspace, base: Artifact, method: str) -> Base:
     if recorded_parent and recorded_parent["mode"] == "stack":
         adapter = parent_artifact(workspace.store, base, "model_export")
         refuse_unstacked(method, workspace.payload(adapter), workspace.declared_in)
-        parent = Parent(adapter=workspace.payload(adapter), digest=adapter.digest)
+        parent = ParentAdapter(adapter=workspace.payload(adapter), digest=adapter.digest)
     return Base(
         folder=workspace.base_folder(base),
         digest=base.digest,

@@ -19,7 +19,7 @@ from ft_dagster.store import Artifact, Attempt
 
 
 @dataclass(frozen=True)
-class Inputs:
+class DatasetInputs:
     """`sources`: digest of `fingerprints`, of the files as they were declared."""
 
     spec: VariantSpec
@@ -28,14 +28,14 @@ class Inputs:
     fingerprints: list[Any] = recorded(default_factory=list)
 
 
-def inputs(view: View) -> Inputs:
+def inputs(view: View) -> DatasetInputs:
     spec, sources, tasks = view.spec, view.frozen("sources"), view.frozen("tasks")
     guarded = spec.data.decontaminate.enabled and (tasks["task"] or tasks["general"])
     texts = view.made(evaluation_texts.STAGE) if guarded else None
-    return Inputs(spec, Digest(sha256_json(sources)), texts, sources)
+    return DatasetInputs(spec, Digest(sha256_json(sources)), texts, sources)
 
 
-def build(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: DatasetInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     texts = inputs.evaluation_texts
     file = None if texts is None else hands.payload(texts) / "texts.parquet"
     return build_task_dataset(

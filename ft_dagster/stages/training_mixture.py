@@ -27,7 +27,7 @@ RENDERED = (
 
 
 @dataclass(frozen=True)
-class Inputs:
+class MixtureInputs:
     """`max_length`: of an example, in tokens, as resolved."""
 
     spec: VariantSpec
@@ -37,11 +37,11 @@ class Inputs:
     max_length: int
 
 
-def inputs(view: View) -> Inputs:
+def inputs(view: View) -> MixtureInputs:
     spec, base = view.spec, view.upstream("base_model")
     general = spec.data.general
     longest = spec.training.max_length or min(MAX_LENGTH.value, _context_length(view.base_folder(base)))
-    return Inputs(
+    return MixtureInputs(
         narrowed(spec, RENDERED),
         view.upstream("task_dataset"),
         base,
@@ -50,7 +50,7 @@ def inputs(view: View) -> Inputs:
     )
 
 
-def build(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: MixtureInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     corpus = inputs.general_corpus
     figures = build_mixture(
         inputs.spec, hands.payload(inputs.task_dataset), hands.base_folder(inputs.base_model),

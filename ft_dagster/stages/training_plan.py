@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.planning.context import counts_of, facts_of, hardware_of, keyed
+from ft_dagster.planning.context import counts_of, facts_of, hardware_in_key, hardware_of
 from ft_dagster.planning.plan import make_plan
 from ft_dagster.planning.survey import PlanContext
 from ft_dagster.provenance.digest import sha256_json
-from ft_dagster.report.recommendation import memory_line, refusal
+from ft_dagster.report.recommendation import memory_line, refusal_of
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.formats import export_problem
 from ft_dagster.spec.narrow import narrowed, shown
@@ -53,7 +53,7 @@ HARDWARE = ("resources.cpu_ranks", "resources.gpu_kind", "resources.sharing")
 
 
 @dataclass(frozen=True)
-class Inputs:
+class PlanInputs:
     """`hardware`: what of the devices a plan depends on. `ranked_by`: digest of what `auto` chooses by."""
 
     spec: VariantSpec
@@ -65,22 +65,22 @@ class Inputs:
     context: PlanContext = recorded()
 
 
-def inputs(view: View) -> Inputs:
+def inputs(view: View) -> PlanInputs:
     base, spec = view.upstream("base_model"), view.spec
     hardware = hardware_of(spec, view.leases.inventory, view.project)
     ranked_by = Digest(sha256_json(shown(narrowed(spec, RANKED)))) if spec.method.name == "auto" else None
-    return Inputs(
+    return PlanInputs(
         narrowed(spec, PLANNED),
         view.upstream("training_mixture"),
         base,
-        keyed(hardware),
+        hardware_in_key(hardware),
         ranked_by,
         narrowed(spec, (*PLANNED, *RANKED)),
         context_of(view.workspace, view.workspace.spec, base, hardware),
     )
 
 
-def build(inputs: Inputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+def build(inputs: PlanInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     base, context = inputs.base_model, inputs.context
     weights = base.figures["parameters"], base.figures["weights_bytes"]
     facts = facts_of(counts_of(inputs.training_mixture), *weights, hands.base_folder(base), context.hardware)
@@ -126,7 +126,7 @@ def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
     changes = [change["sentence"] for change in estimate["changes"]]
     said = f"{memory_line(estimate)}; {estimate['plan']['learned']}"
     if not estimate["fits"]:
-        said = f"{refusal(estimate)}\n{said}"
+        said = f"{refusal_of(estimate)}\n{said}"
     return [Check("fits", estimate["fits"], said, {"needed": held, "changes": changes, **known})]
 
 

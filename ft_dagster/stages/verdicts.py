@@ -13,7 +13,7 @@ from ft_dagster.lineage.release import production
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.stages.evaluation import verdict_on
 from ft_dagster.stages.workspace import Workspace
-from ft_dagster.store import Artifact, verify
+from ft_dagster.store import Artifact, verify_artifact
 
 OWN = "own_evaluation"  # beside the certificate of a merge that drifted from what was judged
 
@@ -32,7 +32,7 @@ def rejudge(workspace: Workspace, tuned: Artifact) -> tuple[Artifact, Verdict]:
     if evaluation.inputs["base_evaluation"] != before.digest:
         raise UserError("the base's scores changed after the evaluation", fix="Materialize evaluation again")
     for artifact in (tuned, evaluation, before):
-        verify(workspace.store, artifact, workspace.cache)
+        verify_artifact(workspace.store, artifact, workspace.cache)
     return evaluation, verdict_on(
         workspace.spec, workspace.payload(before), workspace.payload(evaluation), workspace.declared_in
     )
@@ -56,7 +56,7 @@ def against_production(workspace: Workspace, tuned: Artifact, evaluation: Artifa
             value=gates.regression_margin,
             fix="Restore it, or declare gates.regression_margin: null to release without a comparison",
         )
-    verify(workspace.store, before, workspace.cache)
+    verify_artifact(workspace.store, before, workspace.cache)
     old, new = (read_samples(workspace.payload(each)) for each in (before, evaluation))
     return regression(old, new, gates, version=standing.version)
 

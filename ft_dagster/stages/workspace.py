@@ -29,7 +29,7 @@ from ft_dagster.stages.general_corpus import find_corpus
 from ft_dagster.stages.inputs import key_parts
 from ft_dagster.stages.stage import SHARED, Stage
 from ft_dagster.store import Artifact, Attempt, Store, read_head, write_head
-from ft_dagster.store.make import Recipe, make
+from ft_dagster.store.make import Recipe, make_artifact
 from ft_dagster.training.checkpoints import newest_good
 
 TRAINING = "training"
@@ -201,7 +201,7 @@ class Workspace:
     def _make(self, stage: Stage[I]) -> Artifact:
         stage.refuse(self)
         recipe, inputs = self.recipe(stage)
-        artifact = make(
+        artifact = make_artifact(
             self.store,
             self.settings.work_folder,
             recipe,

@@ -1,6 +1,14 @@
 """Artifacts, heads and logs in a folder or under an s3:// prefix."""
 
-from ft_dagster.store.artifacts import Artifact, Attempt, Place, begin, commit, find, verify
+from ft_dagster.store.artifacts import (
+    Artifact,
+    Attempt,
+    Place,
+    begin_attempt,
+    commit_attempt,
+    find_artifact,
+    verify_artifact,
+)
 from ft_dagster.store.blobs import Store, unreachable
 from ft_dagster.store.heads import read_head, write_head
 
@@ -9,11 +17,11 @@ __all__ = [
     "Attempt",
     "Place",
     "Store",
-    "begin",
-    "commit",
-    "find",
+    "begin_attempt",
+    "commit_attempt",
+    "find_artifact",
     "read_head",
     "unreachable",
-    "verify",
+    "verify_artifact",
     "write_head",
 ]

@@ -106,7 +106,7 @@ class Artifact:
         return local
 
 
-def begin(store: Store, place: Place, work: Path) -> Attempt:
+def begin_attempt(store: Store, place: Place, work: Path) -> Attempt:
     """Open an attempt: in the store itself where that is a folder, else in `work`."""
     name = uuid.uuid4().hex[:12]
     inside = store.local(f"{place.path}/{name}")
@@ -116,12 +116,12 @@ def begin(store: Store, place: Place, work: Path) -> Attempt:
     return Attempt(place, name, folder, inside is not None)
 
 
-def abandon(attempt: Attempt) -> None:
+def abandon_attempt(attempt: Attempt) -> None:
     """Remove what an attempt wrote; nothing ever saw it."""
     shutil.rmtree(attempt.folder, ignore_errors=True)
 
 
-def commit(store: Store, attempt: Attempt, manifest: dict[str, Any]) -> Artifact:
+def commit_attempt(store: Store, attempt: Attempt, manifest: dict[str, Any]) -> Artifact:
     """Make an attempt the artifact of its key; `manifest` is a statement over its files.
 
     The manifest read back decides between two writers. If the key already had other content, that
@@ -145,7 +145,7 @@ def commit(store: Store, attempt: Attempt, manifest: dict[str, Any]) -> Artifact
     return Artifact(attempt.place, standing, reused=standing["attempt"] != attempt.name)
 
 
-def find(store: Store, place: Place) -> Artifact | None:
+def find_artifact(store: Store, place: Place) -> Artifact | None:
     """The committed artifact of a key, or None. Raises UserError for a manifest it cannot read."""
     try:
         manifest = store.read_json(place.manifest)
@@ -158,7 +158,7 @@ def find(store: Store, place: Place) -> Artifact | None:
     return Artifact(place, predicate_of(manifest, store.uri(place.manifest)))
 
 
-def verify(store: Store, artifact: Artifact, cache: Path) -> None:
+def verify_artifact(store: Store, artifact: Artifact, cache: Path) -> None:
     """Hash every file of payload and evidence again. Raises UserError naming the first that differs."""
     folder = artifact.folder(store, cache)
     for part in ("payload", "evidence"):

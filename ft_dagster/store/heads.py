@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from ft_dagster.store.artifacts import Artifact, Place, find
+from ft_dagster.store.artifacts import Artifact, Place, find_artifact
 from ft_dagster.store.blobs import Store
 
 
@@ -33,4 +33,4 @@ def read_head(store: Store, prefix: str, stage: str) -> Artifact | None:
         head: dict[str, Any] = store.read_json(head_path(prefix, stage))
     except FileNotFoundError:
         return None
-    return find(store, Place(head["prefix"], stage, head["key"]))
+    return find_artifact(store, Place(head["prefix"], stage, head["key"]))

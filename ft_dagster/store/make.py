@@ -14,9 +14,18 @@ from typing import Any
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.code import source_archive, source_digest
 from ft_dagster.provenance.digest import stage_key
-from ft_dagster.provenance.manifest import Origin, statement
+from ft_dagster.provenance.manifest import Origin, manifest_of
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
-from ft_dagster.store.artifacts import Artifact, Attempt, Place, abandon, begin, commit, files_of, find
+from ft_dagster.store.artifacts import (
+    Artifact,
+    Attempt,
+    Place,
+    abandon_attempt,
+    begin_attempt,
+    commit_attempt,
+    files_of,
+    find_artifact,
+)
 from ft_dagster.store.blobs import Store
 
 
@@ -37,21 +46,23 @@ class Recipe:
         return Place(self.prefix, self.stage, stage_key(self.stage, version, self.inputs, self.spec))
 
 
-def make(store: Store, work: Path, recipe: Recipe, build: Callable[[Attempt], dict[str, Any]]) -> Artifact:
+def make_artifact(
+    store: Store, work: Path, recipe: Recipe, build: Callable[[Attempt], dict[str, Any]]
+) -> Artifact:
     """The artifact of `recipe`: the committed one, else what `build` writes into an attempt.
 
     `build` fills `attempt.payload` and `attempt.evidence` and returns the manifest's figures. When it
     raises, nothing of the attempt stays. Two runs of this host never build the same key at once.
     """
-    standing = find(store, recipe.place)
+    standing = find_artifact(store, recipe.place)
     if standing:
         return standing
     with host_lock(work, recipe.place.path):
-        return find(store, recipe.place) or _build(store, work, recipe, build)
+        return find_artifact(store, recipe.place) or _build(store, work, recipe, build)
 
 
 def _build(store: Store, work: Path, recipe: Recipe, build: Callable[[Attempt], dict[str, Any]]) -> Artifact:
-    attempt = begin(store, recipe.place, work)
+    attempt = begin_attempt(store, recipe.place, work)
     try:
         figures = build(attempt)
         payload, evidence = files_of(attempt)
@@ -65,12 +76,12 @@ def _build(store: Store, work: Path, recipe: Recipe, build: Callable[[Attempt], 
             variant=recipe.variant,
             seed=recipe.seed,
         )
-        manifest = statement(
+        manifest = manifest_of(
             origin, attempt=attempt.name, payload=payload, evidence=evidence, figures=figures
         )
-        return commit(store, attempt, manifest)
+        return commit_attempt(store, attempt, manifest)
     except BaseException as error:
-        abandon(attempt)
+        abandon_attempt(attempt)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise UserError(
                 "the disk is full; nothing was kept of this attempt",

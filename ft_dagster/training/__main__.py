@@ -22,12 +22,12 @@ from ft_dagster.training import checkpoints, ranks
 from ft_dagster.training.contract import (
     RESULT_FILE,
     Member,
-    Result,
-    Run,
+    TrainingResult,
+    TrainingRun,
     read_run,
     recipe_digest,
 )
-from ft_dagster.training.failures import explained, out_of_memory
+from ft_dagster.training.failures import explained_failure, out_of_memory
 from ft_dagster.training.halving import OUT_OF_MEMORY, can_halve
 from ft_dagster.training.progress import Channel, open_channel
 from ft_dagster.training.stop import STATUS, Stop, Stopped
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         return BAD_INPUT
 
 
-def _check(run: Run, folder: Path) -> None:
+def _check(run: TrainingRun, folder: Path) -> None:
     outputs = [member.output for member in run.members]
     if len(set(outputs)) < len(outputs):
         raise UserError(
@@ -88,7 +88,7 @@ def _take_device() -> None:
     datasets.disable_progress_bars()
 
 
-def train_all(run: Run, channel: Channel, stop: Stop) -> int:
+def train_all(run: TrainingRun, channel: Channel, stop: Stop) -> int:
     """Train the members one after another; the worst of their exit codes. A signal ends the row."""
     codes: list[int] = []
     for member in run.members:
@@ -105,7 +105,7 @@ def train_all(run: Run, channel: Channel, stop: Stop) -> int:
     return max(codes, key=WORST.index)
 
 
-def _train_one(run: Run, member: Member, channel: Channel, stop: Stop) -> int:
+def _train_one(run: TrainingRun, member: Member, channel: Channel, stop: Stop) -> int:
     """One member, its result written whatever happens; the others do not suffer from it."""
     from ft_dagster.training.trainer import train_member
 
@@ -122,7 +122,7 @@ def _train_one(run: Run, member: Member, channel: Channel, stop: Stop) -> int:
     except UserError as error:
         return _failed(run, member, error)
     except Exception as error:
-        known = explained(error, member)
+        known = explained_failure(error, member)
         if known and ranks.is_first():
             checkpoints.discard_unfinished(member.checkpoints)
         if known and out_of_memory(error) and can_halve(member):
@@ -151,18 +151,18 @@ def _check_device(member: Member) -> None:
         )
 
 
-def _failed(run: Run, member: Member, error: UserError, reason: str | None = None) -> int:
+def _failed(run: TrainingRun, member: Member, error: UserError, reason: str | None = None) -> int:
     print(f"{member.variant}: {error}", file=sys.stderr)
     _write(run, member, "failed", error, reason)
     return BAD_INPUT
 
 
 def _write(
-    run: Run, member: Member, status: str, error: UserError | None = None, reason: str | None = None
+    run: TrainingRun, member: Member, status: str, error: UserError | None = None, reason: str | None = None
 ) -> None:
     ranks.report(
         member,
-        Result.model_validate(
+        TrainingResult.model_validate(
             {
                 "variant": member.variant,
                 "status": status,

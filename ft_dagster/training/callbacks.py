@@ -9,14 +9,14 @@ from typing import Any
 from transformers import TrainerCallback
 
 from ft_dagster.training.figures import peak_device_bytes, peak_process_bytes
-from ft_dagster.training.journal import Journal, Step, StepLog
-from ft_dagster.training.progress import Progress
+from ft_dagster.training.journal import Journal, JournalStep, StepLog
+from ft_dagster.training.progress import TrainingProgress
 from ft_dagster.training.sft import TokenTrainer
 from ft_dagster.training.stop import Stop
 from ft_dagster.training.watch.observer import Observer
 
 
-class Watch(TrainerCallback):
+class WatchCallback(TrainerCallback):
     """Keeps the journal; evaluates and asks for a checkpoint at `evaluation_steps`, or when told to stop.
 
     `observer` looks at the model after each evaluation, and may end the training.
@@ -28,7 +28,7 @@ class Watch(TrainerCallback):
         *,
         journal: Journal,
         log: StepLog,
-        progress: Progress,
+        progress: TrainingProgress,
         stop: Stop,
         evaluation_steps: list[int],
         evaluate: Callable[[int], None],
@@ -65,7 +65,7 @@ class Watch(TrainerCallback):
             control.should_save = control.should_training_stop = True
         return control
 
-    def _write(self, done: int, step: Step, rate: float, seconds: float) -> None:
+    def _write(self, done: int, step: JournalStep, rate: float, seconds: float) -> None:
         """The step's line of log.jsonl, and its points of the curves that are reported elsewhere."""
         flops = self._observer.flops_spent() if self._observer else None
         self._log.write(

@@ -46,7 +46,7 @@ class Deepspeed(Strict):
     bucket_bytes: int = Field(500_000_000, ge=1)
 
 
-class Watch(Strict):
+class WatchSettings(Strict):
     """Forgetting: questions of each benchmark at each evaluation, and the limits that end a training."""
 
     questions: int = Field(0, ge=0)
@@ -71,7 +71,7 @@ class TrainingSettings(Strict):
     gradient_checkpointing: bool = False
     precision: Literal["bf16", "fp32"] = "bf16"
     deepspeed: Deepspeed = Deepspeed()
-    watch: Watch = Watch()
+    watch: WatchSettings = WatchSettings()
     evaluations: int = Field(8, ge=1, description="Validation losses and checkpoints of one training")
     keep_best: int = Field(3, ge=1)
     keep_last: int = Field(2, ge=1)
@@ -126,7 +126,7 @@ def _names_of(kind: type[BaseModel]) -> tuple[str, ...]:
     return get_args(kind.model_fields["name"].annotation)
 
 
-class Device(Strict):
+class TrainingDevice(Strict):
     kind: Literal["cpu", "cuda"] = "cpu"
     count: int = Field(1, ge=1)
 
@@ -139,7 +139,7 @@ class Plan(BaseModel):
     schema_version: int = SCHEMA_VERSION
     method: MethodSettings
     training: TrainingSettings
-    device: Device = Device()
+    device: TrainingDevice = TrainingDevice()
     ranks: int = Field(1, ge=1)
     own_loss: str | None = Field(None, description="The objective whose own loss it is; None: the shared one")
 
@@ -153,7 +153,7 @@ class Plan(BaseModel):
         return self.model_dump(mode="json", exclude={"own_loss"} if self.own_loss is None else None)
 
 
-class Parent(Strict):
+class ParentAdapter(Strict):
     """Another variant's adapter, kept frozen beneath the new one: its payload folder and digest."""
 
     adapter: Path
@@ -170,7 +170,7 @@ class Base(Strict):
     digest: str
     reference: str | None = None
     new_token_ids: tuple[int, ...] = ()
-    parent: Parent | None = None
+    parent: ParentAdapter | None = None
 
 
 class Benchmarks(Strict):
@@ -223,7 +223,7 @@ class Launch(Strict):
     rendezvous: str | None = None
 
 
-class Run(Strict):
+class TrainingRun(Strict):
     """run.json: everything resolved, local paths only."""
 
     schema_version: int = SCHEMA_VERSION
@@ -233,7 +233,7 @@ class Run(Strict):
     launch: Launch = Launch()
 
 
-class Result(BaseModel):
+class TrainingResult(BaseModel):
     """result.json of one member. `figures` are numbers and words (null where not measured).
 
     "stopped": its loss was above `stop_above`, and it exported nothing. `reason` is a failure's kind, where a
@@ -252,7 +252,7 @@ class Result(BaseModel):
     reason: Literal["out_of_memory"] | None = None
 
 
-def recipe_digest(run: Run, member: Member) -> str:
+def recipe_digest(run: TrainingRun, member: Member) -> str:
     """What makes two trainings the same: base, mixture, method, settings, device kind, seed."""
     return sha256_json(
         {
@@ -270,15 +270,15 @@ def recipe_digest(run: Run, member: Member) -> str:
     )
 
 
-def read_run(run_folder: Path) -> Run:
+def read_run(run_folder: Path) -> TrainingRun:
     """RUN_DIR/run.json. Raises UserError."""
-    return read_json_as(run_folder / RUN_FILE, Run)
+    return read_json_as(run_folder / RUN_FILE, TrainingRun)
 
 
-def read_result(file: Path) -> Result:
+def read_result(file: Path) -> TrainingResult:
     """A member's result.json. Raises UserError if it is absent, broken or of a newer version."""
-    return read_json_as(file, Result)
+    return read_json_as(file, TrainingResult)
 
 
-def write_result(member: Member, result: Result) -> None:
+def write_result(member: Member, result: TrainingResult) -> None:
     write_json(member.result, result.model_dump(mode="json", exclude_none=True))

@@ -24,7 +24,7 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)
 
 
-def explained(error: Exception, member: Member) -> UserError | None:
+def explained_failure(error: Exception, member: Member) -> UserError | None:
     """Out of memory and disk full as a UserError; None for what nobody foresaw."""
     if out_of_memory(error):
         return _no_memory(member)

@@ -38,7 +38,7 @@ def in_force(member: Member) -> Member:
     return member.model_copy(update={"plan": plan})
 
 
-def wanted(run_folder: Path, result: Path) -> bool:
+def wants_halving(run_folder: Path, result: Path) -> bool:
     """Whether the try before this one, in the same folder, was halved or ran out of memory."""
     try:
         before = json.loads((run_folder / RUN_FILE).read_text("utf-8"))["members"][0]

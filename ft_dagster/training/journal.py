@@ -16,7 +16,7 @@ FILE = "journal.json"
 
 
 @dataclass
-class Step:
+class JournalStep:
     """One optimizer step: its micro-batches' bins, the digest of their tensors, and what it cost and gave."""
 
     bins: list[list[Bin]]
@@ -61,7 +61,7 @@ class Journal:
         """Examples consumed over examples there are."""
         return sum(self.times) / len(self.times)
 
-    def consume(self, step: Step, seconds: float) -> None:
+    def consume(self, step: JournalStep, seconds: float) -> None:
         for ordinal in (i for bins in step.bins for ordinals in bins for i in ordinals):
             self.times[ordinal] += 1
         self.batches.append(step.digest)

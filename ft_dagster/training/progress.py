@@ -71,7 +71,7 @@ def open_channel() -> Iterator[Channel]:
         yield Pipes(context)
 
 
-class Progress:
+class TrainingProgress:
     """Progress of one member: a line every few seconds, and progress.json for a bar in a terminal."""
 
     def __init__(

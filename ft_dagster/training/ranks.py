@@ -17,8 +17,8 @@ from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, FAILED, PREEMPTED
 from ft_dagster.training.contract import (
     Launch,
     Member,
-    Result,
-    Run,
+    TrainingResult,
+    TrainingRun,
     read_result,
     recipe_digest,
     write_result,
@@ -44,7 +44,7 @@ def to_be_started(launch: Launch) -> bool:
     return launch.nodes * launch.ranks_per_node > 1 and "RANK" not in os.environ
 
 
-def start(run: Run, folder: Path) -> int:
+def start(run: TrainingRun, folder: Path) -> int:
     """Run the trainer once per rank on this node; the exit code of the rank by which the others ended."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -143,7 +143,7 @@ def end(code: int) -> None:
     os._exit(code)
 
 
-def is_done(run: Run, member: Member) -> bool:
+def is_done(run: TrainingRun, member: Member) -> bool:
     """Whether this very training has left its result and its payload."""
     try:
         result = read_result(member.result)
@@ -152,7 +152,7 @@ def is_done(run: Run, member: Member) -> bool:
     return result.status == "done" and result.recipe == recipe_digest(run, member) and member.payload.is_dir()
 
 
-def report(member: Member, result: Result) -> None:
+def report(member: Member, result: TrainingResult) -> None:
     """Write result.json for all ranks: the first one's word, but a failure that any explained stands."""
     if world() > 1:
         explained = result.status == "failed" and result.error is not None

@@ -18,7 +18,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.objectives import loss_of
 from ft_dagster.training import checkpoints, ranks
 from ft_dagster.training.batches import Collator, batch_digest
-from ft_dagster.training.journal import Step
+from ft_dagster.training.journal import JournalStep
 from ft_dagster.training.loss import learned_prompt, loss_at_trained_positions
 from ft_dagster.training.mixture import Examples
 from ft_dagster.training.packing import Bin
@@ -54,7 +54,7 @@ class TokenTrainer(SFTTrainer):
         self._own_loss, self._summed = own_loss, loss_of(own_loss)
         if own_loss and not self._keeps_logits:
             raise _no_logits_to_keep(own_loss, type(base).__name__)
-        self.current = Step([], "", 0, 0, 0)
+        self.current = JournalStep([], "", 0, 0, 0)
         self._micro_batch = 0
         self._measuring = False
 
@@ -62,7 +62,7 @@ class TokenTrainer(SFTTrainer):
         batches, tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
         bins = [batch.pop("ordinals") for batch in batches]
         lengths = self.data_collator.examples.lengths
-        self.current = Step(
+        self.current = JournalStep(
             bins,
             batch_digest(batches),
             tokens=sum(int(lengths[i]) for ordinals in bins for b in ordinals for i in b),
@@ -166,11 +166,11 @@ def _no_logits_to_keep(objective: str, architecture: str) -> UserError:
     )
 
 
-def together(steps: list[Step]) -> Step:
+def together(steps: list[JournalStep]) -> JournalStep:
     """The ranks' parts of one optimizer step as one: by micro-batch, then in the order of the ranks."""
     if len(steps) == 1:
         return steps[0]
-    return Step(
+    return JournalStep(
         bins=[bins for micro in zip(*(step.bins for step in steps), strict=True) for bins in micro],
         digest=hashlib.sha256("".join(step.digest for step in steps).encode()).hexdigest(),
         tokens=sum(step.tokens for step in steps),

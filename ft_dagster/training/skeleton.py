@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
-def cut(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
+def cut_layers(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
     """A copy with only the first `layers`."""
     copied: PreTrainedConfig = type(config).from_dict(config.to_dict())
     text = copied.get_text_config()

@@ -12,14 +12,14 @@ from ft_dagster.errors import UserError
 from ft_dagster.program import write_json
 from ft_dagster.strict_json import dumps
 from ft_dagster.training import checkpoints, ranks, zero
-from ft_dagster.training.contract import Member, Result, Run, Status, recipe_digest
+from ft_dagster.training.contract import Member, Status, TrainingResult, TrainingRun, recipe_digest
 from ft_dagster.training.figures import process_bytes, training_figures
 from ft_dagster.training.halving import in_force
 from ft_dagster.training.journal import Journal, StepLog, write_ledger
 from ft_dagster.training.methods import Method, method_of
 from ft_dagster.training.mixture import Examples, open_split, read_records
 from ft_dagster.training.packing import Bin, evaluation_steps, pack, schedule, total_steps
-from ft_dagster.training.progress import Channel, Progress
+from ft_dagster.training.progress import Channel, TrainingProgress
 from ft_dagster.training.stop import Stop
 from ft_dagster.training.watch.observer import Observer
 
@@ -38,7 +38,7 @@ class Work:
     held_out: dict[str, Examples]  # by split: what is measured, never trained on
     bins: list[Bin]
     journal: Journal
-    progress: Progress
+    progress: TrainingProgress
     began: float = field(default_factory=time.monotonic)
     imported: int | None = None  # bytes of this process before it held a weight
 
@@ -51,7 +51,7 @@ class Work:
         return self.member.plan.training.packing and self.method.packs
 
 
-def train_member(run: Run, member: Member, channel: Channel, stop: Stop) -> Result:
+def train_member(run: TrainingRun, member: Member, channel: Channel, stop: Stop) -> TrainingResult:
     """Train, export and report one member; its result is written. Raises UserError, Stopped."""
     recipe = recipe_digest(run, member)
     member = in_force(member)
@@ -72,7 +72,7 @@ def train_member(run: Run, member: Member, channel: Channel, stop: Stop) -> Resu
     trainer, observer = build_trainer(run, work, stop, arguments)
     if resume and observer.stopped:  # it was killed after its last step, before its export
         trainer.args.max_steps = resume.step
-    interrupted = Result(variant=member.variant, status="preempted", recipe=recipe)
+    interrupted = TrainingResult(variant=member.variant, status="preempted", recipe=recipe)
     with stop.saving(lambda: ranks.report(member, interrupted)):
         trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
     if observer.gave_up:
@@ -85,7 +85,9 @@ def train_member(run: Run, member: Member, channel: Channel, stop: Stop) -> Resu
     return result
 
 
-def _exported(run: Run, work: Work, trainer: Any, observer: Observer, best: checkpoints.Checkpoint) -> Result:
+def _exported(
+    run: TrainingRun, work: Work, trainer: Any, observer: Observer, best: checkpoints.Checkpoint
+) -> TrainingResult:
     """Write the payload of the best checkpoint, and the ledger of what it consumed."""
     member = work.member
     trainer.load_weights(best.folder)
@@ -108,7 +110,7 @@ def _reported(
     *,
     status: Status = "done",
     weights: Weights | None = None,
-) -> Result:
+) -> TrainingResult:
     """The figures of the training, and of its model at `step`: the trainer or `weights` holds it."""
     kept = checkpoints.complete(work.member.checkpoints)
     figures = training_figures(
@@ -123,7 +125,7 @@ def _reported(
     )
     if work.member.micro_batch_halved:
         figures["micro_batch_halved"] = True
-    return Result(
+    return TrainingResult(
         variant=work.member.variant,
         status=status,
         recipe=work.recipe,
@@ -132,7 +134,7 @@ def _reported(
     )
 
 
-def prepare(run: Run, member: Member, recipe: str, channel: Channel) -> Work:
+def prepare(run: TrainingRun, member: Member, recipe: str, channel: Channel) -> Work:
     """Read the mixture and lay out every bin of the training. Raises UserError."""
     settings = member.plan.training
     method = method_of(member.plan.method)
@@ -163,7 +165,7 @@ def prepare(run: Run, member: Member, recipe: str, channel: Channel) -> Work:
     prefix = f"{member.variant}  " if len(run.members) > 1 else ""
     steps = total_steps(len(bins), settings, ranks.world())
     file = member.output / "progress.json" if ranks.is_first() else None
-    progress = Progress(channel, file, member.variant, steps, prefix)
+    progress = TrainingProgress(channel, file, member.variant, steps, prefix)
     if "validation" not in held_out:
         progress.say("no validation split: the last checkpoint is exported, not the best")
     return Work(member, method, recipe, train, held_out, bins, Journal([0] * len(train)), progress)
@@ -174,13 +176,13 @@ def _newest(work: Work) -> checkpoints.Checkpoint | None:
     return found[-1] if found else None
 
 
-def build_trainer(run: Run, work: Work, stop: Stop, arguments: Any) -> tuple[Any, Observer]:
+def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> tuple[Any, Observer]:
     """The TokenTrainer of this work, with the model built, and who watches it at each evaluation."""
     from datasets import Dataset
     from transformers import PrinterCallback
 
     from ft_dagster.training.batches import Collator
-    from ft_dagster.training.callbacks import Watch
+    from ft_dagster.training.callbacks import WatchCallback
     from ft_dagster.training.methods.base import load_tokenizer
     from ft_dagster.training.sft import TokenTrainer
 
@@ -217,7 +219,7 @@ def build_trainer(run: Run, work: Work, stop: Stop, arguments: Any) -> tuple[Any
         evaluation_steps=at,
         can_generate=settings.deepspeed.stage != 3,
     )
-    watch = Watch(
+    watch = WatchCallback(
         trainer,
         journal=work.journal,
         log=log,
@@ -261,7 +263,7 @@ def training_arguments(work: Work) -> Any:
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
         dataloader_pin_memory=device.kind == "cuda",
-        save_strategy="no",  # `Watch` says when
+        save_strategy="no",  # `WatchCallback` says when
         eval_strategy="no",
         logging_strategy="no",
         logging_nan_inf_filter=False,
@@ -362,7 +364,7 @@ def _choose(work: Work, observer: Observer) -> checkpoints.Checkpoint:
     return min(good, key=lambda checkpoint: checkpoint.rank)
 
 
-def _export(run: Run, work: Work, trainer: Any, weights: Weights | None) -> None:
+def _export(run: TrainingRun, work: Work, trainer: Any, weights: Weights | None) -> None:
     import shutil
 
     from ft_dagster.training.methods.base import load_tokenizer

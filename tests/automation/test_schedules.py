@@ -17,7 +17,7 @@ from ft_dagster.spec import VariantKey
 from ft_dagster.spec.variant import BaseModelSpec, RetrainSpec
 from ft_dagster.stages.summary import variant_row
 from ft_dagster.store import write_head
-from ft_dagster.store.make import Recipe, make
+from ft_dagster.store.make import Recipe, make_artifact
 from tests.releases import adapter, release
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday
@@ -116,7 +116,7 @@ def start_from(folder, child, parent):
     store, key = load_settings(folder).open_store(), VariantKey.parse(child)
     found = released_parent(store, key, BaseModelSpec(variant=parent))
     recipe = Recipe("base_model", f"tenants/{key.tenant}/{key.variant}", found.inputs)
-    base = make(store, folder / "work", recipe, lambda attempt: {"parent": found.figures})
+    base = make_artifact(store, folder / "work", recipe, lambda attempt: {"parent": found.figures})
     write_head(store, recipe.prefix, base, None)
 
 

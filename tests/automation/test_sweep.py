@@ -4,7 +4,7 @@ import pytest
 
 from ft_dagster.automation.bakeoff import for_method
 from ft_dagster.automation.budget import Budget
-from ft_dagster.automation.experiments import Run
+from ft_dagster.automation.experiments import ExperimentRun
 from ft_dagster.automation.sweep import draw_runs, parse_sets, rank, stop_above
 from ft_dagster.errors import UserError
 from ft_dagster.spec import VariantKey, load_variant
@@ -114,7 +114,7 @@ def run(number, curve=(), *, status="done", gain=0.0, loss=1.0, general=True):
         stored_rule(rule="general_loss", difference=0.0, higher_is_better=False, passed=general),
     ]
     figures = {"rules": rules, "validation_loss_best": loss} if status == "done" else {}
-    return Run(number, str(number), {}, status=status, curve=list(curve), figures=figures)
+    return ExperimentRun(number, str(number), {}, status=status, curve=list(curve), figures=figures)
 
 
 def test_a_training_is_held_against_the_median_of_three_finished_runs_but_not_at_its_end():

@@ -19,7 +19,7 @@ from dagster._core.remote_origin import (
 
 from ft_dagster.automation import daemon_program
 from ft_dagster.automation.daemon_program import Watch
-from ft_dagster.automation.unfinished import Work, gone, report_gone, work_left
+from ft_dagster.automation.unfinished import gone, report_gone, work_left
 from ft_dagster.launch.locks import EXCLUSIVE, SHARED, lock, unlock
 
 STATUS = dg.DagsterRunStatus

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ft_dagster.store import Store, find, verify
+from ft_dagster.store import Store, find_artifact, verify_artifact
 from ft_dagster.store.make import Recipe
 
 pytestmark = pytest.mark.slow
@@ -54,12 +54,12 @@ def test_killed_when(tmp_path: Path, undisturbed: str, moment: str) -> None:
     process.kill()
     process.wait()
     store = Store(str(tmp_path / "store"))
-    half = find(store, RECIPE.place)
+    half = find_artifact(store, RECIPE.place)
     if half is not None:
-        verify(store, half, tmp_path / "cache")
+        verify_artifact(store, half, tmp_path / "cache")
     said, _ = start(tmp_path).communicate(timeout=60)
-    artifact = find(store, RECIPE.place)
+    artifact = find_artifact(store, RECIPE.place)
     assert artifact is not None
     assert said.strip() == artifact.digest == undisturbed
-    verify(store, artifact, tmp_path / "cache")
+    verify_artifact(store, artifact, tmp_path / "cache")
     assert "divergences" not in store.names(RECIPE.place.path)

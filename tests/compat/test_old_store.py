@@ -44,14 +44,14 @@ def typed(project, *words):
 
 def artifacts(project):
     """(artifact, its folder) of each manifest in the store, every byte of it verified. Raises UserError."""
-    from ft_dagster.store import Place, Store, find, verify
+    from ft_dagster.store import Place, Store, find_artifact, verify_artifact
 
     store, cache = Store(str(project / "store")), project / "cache"
     found = []
     for manifest in sorted((project / "store").rglob("manifest.json")):
         prefix, stage, key = manifest.parent.relative_to(project / "store").as_posix().rsplit("/", 2)
-        artifact = find(store, Place(prefix, stage, key))
-        verify(store, artifact, cache)
+        artifact = find_artifact(store, Place(prefix, stage, key))
+        verify_artifact(store, artifact, cache)
         found.append((artifact, artifact.folder(store, cache)))
     return found
 

@@ -13,7 +13,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.spec import VariantKey
 from ft_dagster.spec.variant import BaseModelSpec
 from ft_dagster.store import Artifact, Store
-from ft_dagster.store.make import Recipe, make
+from ft_dagster.store.make import Recipe, make_artifact
 from tests.releases import adapter, release
 
 CHILD = VariantKey("acme", "support")
@@ -31,7 +31,7 @@ def starting(store: Store, **spec: Any) -> Any:
 def base_on(store: Store, parent: Any) -> Artifact:
     """A base_model artifact as the stage makes it for a parent."""
     recipe = Recipe("base_model", "tenants/acme/support", parent.inputs, {"mode": parent.mode})
-    return make(store, Path(store.root) / "work", recipe, lambda attempt: {"parent": parent.figures})
+    return make_artifact(store, Path(store.root) / "work", recipe, lambda attempt: {"parent": parent.figures})
 
 
 def test_a_parent_that_was_never_released_is_refused_with_what_to_run(store: Store) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from ft_dagster.data.fingerprint import check_unchanged, fingerprint, fingerprint_sources
 from ft_dagster.data.hashes import cached_sha256
-from ft_dagster.data.locations import Asked
+from ft_dagster.data.locations import DeclaredAt
 from ft_dagster.errors import UserError
 from ft_dagster.spec.variant import SourceSpec
 
@@ -58,10 +58,10 @@ def test_a_source_that_changed_since_is_refused(project: Path, write: Any) -> No
     write("faq.jsonl", [{"text": "a"}])
     source = SourceSpec(path="faq.jsonl")
     frozen = fingerprint(source, project)
-    check_unchanged(source, project, frozen, Asked(), None)
+    check_unchanged(source, project, frozen, DeclaredAt(), None)
     write("faq.jsonl", [{"text": "b"}])
     with pytest.raises(UserError, match="changed after it was declared"):
-        check_unchanged(source, project, frozen, Asked(), None)
+        check_unchanged(source, project, frozen, DeclaredAt(), None)
 
 
 def test_the_hash_of_an_unchanged_file_is_remembered_and_of_a_changed_one_is_not(tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import rfc8785
 
-from ft_dagster.data.locations import Asked
+from ft_dagster.data.locations import DeclaredAt
 from ft_dagster.data.rows import Message, Row
 from ft_dagster.data.sources import read_rows
 from ft_dagster.errors import UserError
 from ft_dagster.spec.variant import SourceSpec
 
-ASKED = Asked("acme/support.yaml", "data.sources[0]")
+ASKED = DeclaredAt("acme/support.yaml", "data.sources[0]")
 CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 MESSAGES = (Message("user", "q"), Message("assistant", "a"))
 

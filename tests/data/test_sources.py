@@ -12,13 +12,13 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from ft_dagster.data.locations import Asked
+from ft_dagster.data.locations import DeclaredAt
 from ft_dagster.data.sources import read_raw
 from ft_dagster.errors import UserError
 from ft_dagster.spec.variant import SourceSpec
 
 ROWS = [{"prompt": f"q{i}", "completion": f"a, {i}\nmore"} for i in range(3)]
-ASKED = Asked("acme/support.yaml", "data.sources[0]")
+ASKED = DeclaredAt("acme/support.yaml", "data.sources[0]")
 
 
 def read(project: Path, path: str, **spec: Any) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from ft_dagster.lineage.release import history
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages import asked
 from ft_dagster.stages.summary import STAGES, variant_row
-from ft_dagster.store import read_head, verify
+from ft_dagster.store import read_head, verify_artifact
 from tests.e2e.project import edit, write_lines
 
 pytestmark = pytest.mark.slow
@@ -57,7 +57,7 @@ def test_each_manifest_names_its_inputs_by_digest(workshop):
     assert tuned.predicate["seed"] == 0
     assert tuned.predicate["environment"]["libraries"]["peft"]
     for stage in STAGES:
-        verify(workshop.store, head(stage), workshop.settings.cache_folder)
+        verify_artifact(workshop.store, head(stage), workshop.settings.cache_folder)
 
 
 def test_checks_are_recorded_for_the_partition(workshop):
@@ -126,7 +126,7 @@ def test_a_changed_source_is_a_new_dataset_and_the_old_one_stays(fresh):
     assert fresh.materialize("acme.places", "declaration", "task_dataset").success
     second = read_head(fresh.store, PREFIX, "task_dataset")
     assert sum(second.figures["rows"].values()) == sum(first.figures["rows"].values()) + 1
-    verify(fresh.store, first, fresh.settings.cache_folder)
+    verify_artifact(fresh.store, first, fresh.settings.cache_folder)
 
 
 @pytest.mark.parametrize(

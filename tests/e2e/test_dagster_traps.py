@@ -12,7 +12,7 @@ from ft_dagster.automation.instance import write_home
 from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.definitions import defs, resources
 from ft_dagster.launch.local import GRACE
-from ft_dagster.resources.launchers import LocalLauncher
+from ft_dagster.resources.launchers import LocalPrograms
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.summary import variant_row
@@ -94,7 +94,7 @@ def test_a_program_that_ends_well_without_a_result_materializes_nothing(tmp_path
     (tmp_path / "run.json").write_text(json.dumps({"output": str(tmp_path)}), "utf-8")
 
     @dg.asset
-    def trained(context: dg.AssetExecutionContext, launcher: LocalLauncher) -> None:
+    def trained(context: dg.AssetExecutionContext, launcher: LocalPrograms) -> None:
         # this module does nothing and exits with 0
         launcher.run(context, "lineage.stages", tmp_path, None, reports=True)
 

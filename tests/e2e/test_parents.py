@@ -9,7 +9,7 @@ from ft_dagster.lineage.ancestors import ancestors, find_digest
 from ft_dagster.lineage.release import production
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.check import check_variant
-from ft_dagster.store import read_head, verify
+from ft_dagster.store import read_head, verify_artifact
 from tests.e2e.project import declaration, edit, write_lines, write_yaml
 from tests.releases import release, whole_model
 
@@ -76,7 +76,7 @@ def test_a_child_is_trained_on_its_parents_release_folded_into_the_base(workshop
     }  # fmt: skip
     assert (content["parent"]["variant"], content["parent"]["mode"]) == ("acme.places", "fold")
     assert base.figures["parent"]["version"] == 1
-    verify(workshop.store, base, workshop.settings.cache_folder)
+    verify_artifact(workshop.store, base, workshop.settings.cache_folder)
 
     folder = located(workshop, base)
     given = torch.arange(3, 40)[None]

@@ -6,7 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.data.quantize import quantization_config, quantization_of, settle, write_quantization
+from ft_dagster.data.quantize import (
+    quantization_config,
+    quantization_of,
+    settle_quantized,
+    write_quantization,
+)
 
 KINDS = ("lora", "tokens", "nf4", "int8", "prompt", "prefix", "full")
 PROMPTS = ["The whale rose slowly beside the ship and the men", "a permit", "Which documents must I bring"]
@@ -52,7 +57,7 @@ def load_plainly(kind: str, base: Path, payload: Path) -> Any:
         options["quantization_config"] = quantization_config(quantization, torch.float32)
         options["device_map"] = {"": "cpu"}
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **options)
-    settle(model)
+    settle_quantized(model)
     return PeftModel.from_pretrained(model, payload).eval()
 
 

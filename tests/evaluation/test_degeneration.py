@@ -11,10 +11,10 @@ import torch
 from ft_dagster.evaluation.degeneration import (
     NEW_TOKENS,
     PROMPTS,
+    answer_general_prompts,
     as_samples,
-    generate,
+    generate_greedily,
     repeated_share,
-    write,
 )
 from ft_dagster.evaluation.samples import scores
 
@@ -40,7 +40,7 @@ def test_greedy_answers_are_those_of_each_prompt_alone(model: Any, tiny_tokenize
                 ids.pop()
                 break
         expected.append(ids[start:])
-    assert generate(model, tiny_tokenizer, prompts) == expected
+    assert generate_greedily(model, tiny_tokenizer, prompts) == expected
 
 
 def test_repetition_is_the_share_of_4_grams_seen_before() -> None:
@@ -51,7 +51,7 @@ def test_repetition_is_the_share_of_4_grams_seen_before() -> None:
 
 
 def test_each_prompt_gives_two_scores_and_its_answer(model: Any, tiny_tokenizer: Any) -> None:
-    written = write(model, tiny_tokenizer)
+    written = answer_general_prompts(model, tiny_tokenizer)
     found = as_samples(written)
     assert [answer.asked for _, answer in found] == list(PROMPTS)
     means = {score.metric: score.value for score in scores([s for rows, _ in found for s in rows])}

@@ -1,6 +1,6 @@
 import pytest
 
-from ft_dagster.evaluation.scoring import arrange, batches
+from ft_dagster.evaluation.scoring import arrange_rows, batches
 
 pytestmark = pytest.mark.slow
 
@@ -36,23 +36,23 @@ def likelihoods(pairs):
 
 
 def test_continuations_of_one_context_share_a_row():
-    rows = arrange(PAIRS, max_length=512, shared=True)
+    rows = arrange_rows(PAIRS, max_length=512, shared=True)
     assert [row.numbers for row in rows] == [(0, 1, 2), (3,)]
     assert rows[0].length == len(CONTEXT) + 0 + 1 + 2
 
 
 def test_a_pair_too_long_for_the_model_loses_its_beginning():
-    (row,) = arrange([(list(range(20)), [1, 2])], max_length=9, shared=True)
+    (row,) = arrange_rows([(list(range(20)), [1, 2])], max_length=9, shared=True)
     assert row.context == tuple(range(12, 20))
 
 
 def test_texts_after_the_same_start_token_share_no_row():
-    rows = arrange([([0], [1, 2, 3]), ([0], [4, 5, 6])], max_length=512, shared=True)
+    rows = arrange_rows([([0], [1, 2, 3]), ([0], [4, 5, 6])], max_length=512, shared=True)
     assert [len(row.continuations) for row in rows] == [1, 1]
 
 
 def test_a_batch_stays_within_its_tokens():
-    rows = arrange([(list(range(10 + n)), [1, 2]) for n in range(20)], max_length=512, shared=True)
+    rows = arrange_rows([(list(range(10 + n)), [1, 2]) for n in range(20)], max_length=512, shared=True)
     for batch in batches(rows, tokens=64, positions=1e9):
         assert len(batch) * max(row.length for row in batch) <= 64
 

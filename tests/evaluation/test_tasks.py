@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.tasks import builtin_names, needs_network, resolve, tasks_digest
+from ft_dagster.evaluation.tasks import builtin_names, needs_network, resolve_tasks, tasks_digest
 from tests.evaluation.questions import write_task
 
 
 def test_an_unknown_task_gives_the_nearest_name(tmp_path):
     with pytest.raises(UserError, match="arc_easy"):
-        resolve(["arc_eazy"], tmp_path, field="evaluation.general")
+        resolve_tasks(["arc_eazy"], tmp_path, field="evaluation.general")
 
 
 def test_an_unknown_task_is_named_with_file_and_field(tmp_path):
@@ -26,7 +26,7 @@ def test_an_unknown_task_is_named_with_file_and_field(tmp_path):
 def test_a_missing_task_file_gives_the_nearest_file(tmp_path):
     write_task(tmp_path / "tasks")
     with pytest.raises(UserError, match=r"forms\.yaml"):
-        resolve(["tasks/form.yaml"], tmp_path)
+        resolve_tasks(["tasks/form.yaml"], tmp_path)
 
 
 def test_tasks_groups_and_tags_of_lm_eval_are_known():
@@ -37,7 +37,7 @@ def test_a_task_named_twice_is_refused(tmp_path):
     write_task(tmp_path / "a")
     write_task(tmp_path / "b")
     with pytest.raises(UserError, match="named twice"):
-        resolve(["a/forms.yaml", "b/forms.yaml"], tmp_path)
+        resolve_tasks(["a/forms.yaml", "b/forms.yaml"], tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_task_named_twice_is_refused(tmp_path):
 def test_a_file_that_is_no_task_is_refused(tmp_path, text, problem):
     (tmp_path / "forms.yaml").write_text(text)
     with pytest.raises(UserError, match=problem):
-        resolve(["forms.yaml"], tmp_path)
+        resolve_tasks(["forms.yaml"], tmp_path)
 
 
 def test_the_digest_changes_when_a_data_file_changes(tmp_path):
@@ -106,7 +106,7 @@ def test_only_local_files_need_no_network(tmp_path):
     write_task(tmp_path)
     write_task(tmp_path, "far", dataset_kwargs={"data_files": {"test": "https://example.org/x.jsonl"}})
     write_task(tmp_path, "hub", dataset_path="allenai/sciq")
-    entries = resolve(["forms.yaml", "far.yaml", "hub.yaml", "arc_easy"], tmp_path)
+    entries = resolve_tasks(["forms.yaml", "far.yaml", "hub.yaml", "arc_easy"], tmp_path)
     assert [needs_network(entry) for entry in entries] == [False, True, True, True]
 
 

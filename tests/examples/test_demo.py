@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.tasks import local_config, resolve
+from ft_dagster.evaluation.tasks import local_config, resolve_tasks
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey, VariantSpec, load_corpus, load_variant, variant_files
 from ft_dagster.spec.load import read_yaml
@@ -67,7 +67,7 @@ def test_the_corpus_names_a_licence_for_each_source() -> None:
 
 def test_the_benchmarks_are_the_local_ones(specs: dict[VariantKey, VariantSpec]) -> None:
     for spec in specs.values():
-        names = [task.name for task in resolve(list(spec.evaluation.general), DEMO)]
+        names = [task.name for task in resolve_tasks(list(spec.evaluation.general), DEMO)]
         assert names == ["arc_easy_local", "sciq_local"]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.export.request import Request
+from ft_dagster.export.request import ExportRequest
 
 DIGEST = "5" * 64
 QUESTIONS = ["Where is the bank?", "Which documents must I bring?", "What floats on the sea?"]
@@ -36,9 +36,9 @@ def prompt(tokenizer: Any, question: str) -> str:
     return rendered
 
 
-def parse(content: dict[str, Any]) -> Request:
+def parse(content: dict[str, Any]) -> ExportRequest:
     """The request, with its output folders made as the program makes them."""
-    request = Request.model_validate(content)
+    request = ExportRequest.model_validate(content)
     request.payload.mkdir(parents=True, exist_ok=True)
     request.evidence.mkdir(parents=True, exist_ok=True)
     return request

@@ -10,7 +10,7 @@ import pytest
 
 from ft_dagster.export import candidates
 from ft_dagster.export.candidates import keep_nearer
-from ft_dagster.export.certificate import certify, judge
+from ft_dagster.export.certificate import certify, judge_export
 from ft_dagster.export.merged import export_merged
 from ft_dagster.export.run import export
 from ft_dagster.provenance.digest import hash_folder, payload_digest
@@ -64,7 +64,7 @@ def test_the_payload_is_the_candidate_with_the_lower_kl(
         return measured[0] if folder == request_of.payload else measured[1]
 
     monkeypatch.setattr(candidates, "mean_kl", mean_kl)
-    assert keep_nearer(request_of, judge(request_of))[0] == kept
+    assert keep_nearer(request_of, judge_export(request_of))[0] == kept
     assert digest_of(request_of.payload) == digest_of(tmp_path / "expected")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.export import derived
-from ft_dagster.export.derived import Request, add_tokens, derive
+from ft_dagster.export.derived import DerivationRequest, add_tokens, derive
 from ft_dagster.provenance.digest import hash_folder, payload_digest
 from tests.export.exports import DIGEST, MakeAdapter
 
@@ -126,7 +126,7 @@ def test_the_same_request_gives_the_same_bytes_and_replaces_what_a_cut_off_one_l
         output = tmp_path / name
         (output / "payload" / "model").mkdir(parents=True)
         (output / "payload" / "model" / "half.safetensors").write_text("half")
-        request = Request(
+        request = DerivationRequest(
             schema_version=1, base=tiny_model_folder, base_digest=DIGEST, new_tokens=tuple(TOKENS),
             output=output,
         )  # fmt: skip
@@ -164,7 +164,7 @@ def test_a_parents_adapter_is_summed_into_its_base_before_tokens_are_added(
 
     adapter = make_adapter()
     for name, tokens in (("folded", ()), ("extended", tuple(TOKENS))):
-        request = Request(
+        request = DerivationRequest(
             schema_version=1, base=tiny_model_folder, base_digest=DIGEST, adapter=adapter, new_tokens=tokens,
             output=tmp_path / name,
         )  # fmt: skip
@@ -183,7 +183,7 @@ def test_a_parents_adapter_is_summed_into_its_base_before_tokens_are_added(
 def test_an_adapter_of_another_base_is_not_summed_in(
     tiny_model_folder: Path, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
-    request = Request(
+    request = DerivationRequest(
         schema_version=1,
         base=tiny_model_folder,
         base_digest="6" * 64,

@@ -141,16 +141,16 @@ def test_two_stacked_adapters_are_merged_as_one(bases: Bases, tmp_path: Path) ->
     import torch
     from safetensors.torch import load_file, save_file
 
-    from ft_dagster.training.contract import Parent
-    from ft_dagster.training.methods.stacking import concatenated
+    from ft_dagster.training.contract import ParentAdapter
+    from ft_dagster.training.methods.stacking import concatenated_adapters
 
     base = bases("llama")
     parent = _make_adapter(base, tmp_path / "parent", target_modules=["q_proj", "v_proj"], use_rslora=True)
     child = _make_adapter(base, tmp_path / "child", r=3)
     config = json.loads((child / "adapter_config.json").read_text("utf-8"))
     config["target_modules"] = [f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")]
-    below = Parent(adapter=parent, digest="1" * 64)
-    one, tensors = concatenated(below, config, load_file(child / "adapter_model.safetensors"))
+    below = ParentAdapter(adapter=parent, digest="1" * 64)
+    one, tensors = concatenated_adapters(below, config, load_file(child / "adapter_model.safetensors"))
     save_file(tensors, child / "adapter_model.safetensors", metadata={"format": "pt"})
     edit_json(child / "adapter_config.json", **one)
     export_merged(base, DIGEST, child, tmp_path / "streamed")

@@ -15,7 +15,7 @@ import pytest
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import (
-    Candidate,
+    ReleaseCandidate,
     ReleaseRequest,
     aliases,
     export_of,
@@ -26,8 +26,8 @@ from ft_dagster.lineage.release import (
     rollback,
 )
 from ft_dagster.lineage.verdict import Verdict
-from ft_dagster.provenance.manifest import Origin, statement
-from ft_dagster.store import Artifact, Place, Store, begin, commit
+from ft_dagster.provenance.manifest import Origin, manifest_of
+from ft_dagster.store import Artifact, Place, Store, begin_attempt, commit_attempt
 from ft_dagster.store.artifacts import files_of
 from tests.s3_server import serve_s3
 from tests.verdicts import stored_rule
@@ -47,18 +47,18 @@ def artifact(store: Store, stage: str, content: str, inputs: dict[str, str]) -> 
     """A committed artifact with one payload file."""
     work = Path(tempfile.mkdtemp())
     place = Place(PREFIX, stage, f"key-{content}")
-    attempt = begin(store, place, work)
+    attempt = begin_attempt(store, place, work)
     (attempt.payload / "file").write_text(content, "utf-8")
     payload, evidence = files_of(attempt)
     origin = Origin(stage, 1, place.key, inputs, spec={}, code="c" * 64)
-    manifest = statement(origin, attempt=attempt.name, payload=payload, evidence=evidence, figures={})
+    manifest = manifest_of(origin, attempt=attempt.name, payload=payload, evidence=evidence, figures={})
     try:
-        return commit(store, attempt, manifest)
+        return commit_attempt(store, attempt, manifest)
     finally:
         shutil.rmtree(work)
 
 
-def judged(store: Store, content: str = "export", weights: str = WEIGHTS) -> Candidate:
+def judged(store: Store, content: str = "export", weights: str = WEIGHTS) -> ReleaseCandidate:
     """A candidate that holds."""
     evaluation = artifact(
         store, "evaluation", f"scores of {content}", {"fine_tuned_model": weights, "gates": GATES}
@@ -66,10 +66,10 @@ def judged(store: Store, content: str = "export", weights: str = WEIGHTS) -> Can
     inputs = {"fine_tuned_model": weights, "evaluation": evaluation.digest}
     export = artifact(store, "model_export", content, inputs)
     certificate = {"passed": True, "payload": export.digest, "judged": weights, "format": "adapter"}
-    return Candidate(export, evaluation, VERDICT, GATES, certificate)
+    return ReleaseCandidate(export, evaluation, VERDICT, GATES, certificate)
 
 
-def put(store: Store, candidate: Candidate, *, run_id: str = "run-1", **request: Any) -> ReleaseEntry:
+def put(store: Store, candidate: ReleaseCandidate, *, run_id: str = "run-1", **request: Any) -> ReleaseEntry:
     asked = ReleaseRequest(**{"reason": "materialized", "by": "ann", **request})
     return record_release(store, PREFIX, candidate, asked, variant="acme.support", run_id=run_id)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ft_dagster.data.weights import measure, weight_files
+from ft_dagster.data.weights import measure_weights, weight_files
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.shapes import dimensions, linear_shapes
 from tests.planning.llama import facts
@@ -15,7 +15,7 @@ from tests.training.runs import Runs, write_mixture
 
 @pytest.fixture(scope="session")
 def tiny_facts(tiny_model_folder: Path) -> Facts:
-    weights = measure(tiny_model_folder, weight_files(tiny_model_folder))
+    weights = measure_weights(tiny_model_folder, weight_files(tiny_model_folder))
     return facts(
         **dimensions(tiny_model_folder)._asdict(),
         linear_shapes=linear_shapes(tiny_model_folder),

@@ -17,7 +17,7 @@ from ft_dagster.planning.dryrun.architecture import architecture_file, configura
 from ft_dagster.planning.dryrun.footprint import Footprint, Moment, Step, footprint
 from ft_dagster.planning.dryrun.tracker import FROZEN, TRAINED, Tracker
 from ft_dagster.planning.dryrun.training_step import kinds_of_layers, numbers, shapes
-from ft_dagster.training.callbacks import Watch
+from ft_dagster.training.callbacks import WatchCallback
 from ft_dagster.training.contract import Base, method_settings
 from ft_dagster.training.methods import method_of
 from tests.training.methods.taught import trainer_of
@@ -54,7 +54,7 @@ def tracked(folder: Path, base: Path, method: dict[str, Any], step: Step) -> int
     }
     runs = Runs(folder, base, folder / "mixture")
     _, trainer = trainer_of(runs.prepare(method=method, training=training))
-    trainer.remove_callback(Watch)  # it generates, which is no part of the step
+    trainer.remove_callback(WatchCallback)  # it generates, which is no part of the step
     tracker = Tracker()
     for weight in trainer.model.parameters():
         state = getattr(weight, "quant_state", None)

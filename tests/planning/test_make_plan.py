@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.planning.cost.learned import Predicted, finished, memory_correction, utilizations
+from ft_dagster.planning.cost.learned import Predicted, finished_training, memory_correction, utilizations
 from ft_dagster.planning.dryrun.from_figures import facts, shapes_of_configuration
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.layout import Layout
@@ -118,7 +118,7 @@ def trained(plan, more, seconds=100.0, flops=2e14):
     """A training that took so many bytes more than this plan predicted."""
     predicted = json.loads(json.dumps(plan.estimate["predicted"]))
     reserved = predicted["memory_bytes"] + more
-    return finished(
+    return finished_training(
         {
             "predicted": predicted,
             "peak_device_reserved_bytes": reserved,
@@ -180,9 +180,9 @@ def test_a_longer_row_is_corrected_by_shorter_ones_where_none_was_as_long(folder
 
 
 def test_a_training_that_was_not_measured_teaches_nothing():
-    assert finished({}) is None
+    assert finished_training({}) is None
     predicted = Predicted("b", "h", Layout("lora", 1, False, 256), 1000, None, None)
     given = {"predicted": {**predicted.__dict__, "layout": predicted.layout.__dict__}}
-    one = finished({**given, "flops": 5, "training_seconds": 1})
+    one = finished_training({**given, "flops": 5, "training_seconds": 1})
     assert (one.excess, one.utilization) == (None, None)
     assert utilizations([one], "h") == {}

@@ -1,6 +1,6 @@
 from ft_dagster.evaluation.samples import Answer
 from ft_dagster.evaluation.skills import skills
-from ft_dagster.report.skills import forgotten, signs, skill_table
+from ft_dagster.report.skills import forgotten_markdown, signs_markdown, skill_table
 from tests.evaluation.questions import sample
 
 
@@ -22,26 +22,28 @@ ANSWERS = [
 
 
 def test_what_fell_comes_with_questions_right_before_and_wrong_now():
-    said = forgotten(FOUND, ANSWERS, own_rows=False)
+    said = forgotten_markdown(FOUND, ANSWERS, own_rows=False)
     assert "**law**: 66.7% → 0.0% of 3 questions, 2 lost and 0 gained" in said
     assert "| What is a tort? | a wrong | a cake |" in said
     assert "sums" not in said
 
 
 def test_a_tenants_own_questions_are_shown_only_where_they_may_be():
-    assert "secret" not in forgotten(FOUND, ANSWERS, own_rows=False)
-    assert "| What is the tenant's secret? | tea | milk |" in forgotten(FOUND, ANSWERS, own_rows=True)
+    assert "secret" not in forgotten_markdown(FOUND, ANSWERS, own_rows=False)
+    assert "| What is the tenant's secret? | tea | milk |" in forgotten_markdown(
+        FOUND, ANSWERS, own_rows=True
+    )
 
 
 def test_a_long_question_is_shown_by_its_end():
     long = ANSWERS[0]._replace(asked="x" * 400 + " What is a tort?")
-    said = forgotten(FOUND, [long], own_rows=False)
+    said = forgotten_markdown(FOUND, [long], own_rows=False)
     assert "…" in said
     assert "What is a tort?" in said
 
 
 def test_without_a_fall_nothing_was_forgotten():
-    assert forgotten(FOUND[-1:], ANSWERS, own_rows=True) == "No subject fell."
+    assert forgotten_markdown(FOUND[-1:], ANSWERS, own_rows=True) == "No subject fell."
 
 
 def test_the_table_has_every_subject_with_the_largest_fall_first():
@@ -52,5 +54,5 @@ def test_the_table_has_every_subject_with_the_largest_fall_first():
 def test_signs_show_the_base_beside_the_tuned_model():
     role = {"role": "general_prompts", "task": "general_prompts", "metric": "empty_answer"}
     base, tuned = ([sample(n, value, **role) for n, value in enumerate(v)] for v in ([0, 0], [1, 0]))
-    table = signs(base, tuned, {"general_prompts": "greedy answers"})
+    table = signs_markdown(base, tuned, {"general_prompts": "greedy answers"})
     assert "| greedy answers | general_prompts | empty_answer | 0.0% | 50.0% | 2 |" in table

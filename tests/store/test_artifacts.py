@@ -8,8 +8,8 @@ import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.manifest import PREDICATE, STATEMENT
-from ft_dagster.store import Place, find, read_head, verify, write_head
-from ft_dagster.store.make import Recipe, make
+from ft_dagster.store import Place, find_artifact, read_head, verify_artifact, write_head
+from ft_dagster.store.make import Recipe, make_artifact
 
 RECIPE = Recipe("task_dataset", "tenants/acme/support", {"sources": "a" * 64}, {"data": 1}, "acme.support")
 
@@ -29,27 +29,27 @@ def refuse_to_build(attempt):
 
 
 def test_an_artifact_is_found_again_by_its_inputs_and_not_built_twice(any_store, tmp_path):
-    first = make(any_store, tmp_path, RECIPE, builder())
-    second = make(any_store, tmp_path, RECIPE, refuse_to_build)
+    first = make_artifact(any_store, tmp_path, RECIPE, builder())
+    second = make_artifact(any_store, tmp_path, RECIPE, refuse_to_build)
     assert (first.reused, second.reused) == (False, True)
     assert first.digest == second.digest
     assert second.figures == {"rows": 1}
 
 
 def test_its_files_come_back_whole(any_store, tmp_path):
-    artifact = make(any_store, tmp_path, RECIPE, builder("hello"))
+    artifact = make_artifact(any_store, tmp_path, RECIPE, builder("hello"))
     folder = artifact.folder(any_store, tmp_path / "cache")
     assert (folder / "payload" / "sub" / "rows.txt").read_text() == "hello"
     assert (folder / "evidence" / "log.txt").read_text() == "log"
-    verify(any_store, artifact, tmp_path / "cache")
+    verify_artifact(any_store, artifact, tmp_path / "cache")
 
 
 def test_the_digest_covers_the_payload_alone(any_store, tmp_path):
-    one = make(any_store, tmp_path, RECIPE, builder("x", evidence="Monday"))
-    other = make(
+    one = make_artifact(any_store, tmp_path, RECIPE, builder("x", evidence="Monday"))
+    other = make_artifact(
         any_store, tmp_path, Recipe("task_dataset", "shared", spec={"b": 2}), builder("x", "Tuesday")
     )
-    third = make(any_store, tmp_path, Recipe("task_dataset", "shared", spec={"b": 3}), builder("y"))
+    third = make_artifact(any_store, tmp_path, Recipe("task_dataset", "shared", spec={"b": 3}), builder("y"))
     assert one.digest == other.digest
     assert one.digest != third.digest
 
@@ -60,8 +60,8 @@ def test_a_build_that_fails_leaves_nothing(any_store, tmp_path):
         raise RuntimeError("halfway")
 
     with pytest.raises(RuntimeError, match="halfway"):
-        make(any_store, tmp_path, RECIPE, fail)
-    assert find(any_store, RECIPE.place) is None
+        make_artifact(any_store, tmp_path, RECIPE, fail)
+    assert find_artifact(any_store, RECIPE.place) is None
     assert any_store.names(RECIPE.place.path) == []
 
 
@@ -70,12 +70,12 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(any_store, tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(UserError, match="disk is full"):
-        make(any_store, tmp_path, RECIPE, fill)
-    assert find(any_store, RECIPE.place) is None
+        make_artifact(any_store, tmp_path, RECIPE, fill)
+    assert find_artifact(any_store, RECIPE.place) is None
 
 
 def test_the_manifest_is_an_in_toto_statement_over_the_payload(any_store, tmp_path):
-    artifact = make(any_store, tmp_path, RECIPE, builder())
+    artifact = make_artifact(any_store, tmp_path, RECIPE, builder())
     statement = any_store.read_json(RECIPE.place.manifest)
     assert (statement["_type"], statement["predicateType"]) == (STATEMENT, PREDICATE)
     assert [s["name"] for s in statement["subject"]] == ["sub/rows.txt"]
@@ -86,7 +86,7 @@ def test_the_manifest_is_an_in_toto_statement_over_the_payload(any_store, tmp_pa
 
 
 def test_a_second_content_for_one_key_is_a_divergence_and_the_first_stands(any_store, tmp_path):
-    first = make(any_store, tmp_path, RECIPE, builder("first"))
+    first = make_artifact(any_store, tmp_path, RECIPE, builder("first"))
     statement = any_store.read_json(RECIPE.place.manifest)
     any_store.fs.rm(any_store.path(RECIPE.place.manifest))
 
@@ -94,7 +94,7 @@ def test_a_second_content_for_one_key_is_a_divergence_and_the_first_stands(any_s
         any_store.write_json(RECIPE.place.manifest, statement)  # another host commits meanwhile
         return builder("second")(attempt)
 
-    late = make(any_store, tmp_path, RECIPE, race)
+    late = make_artifact(any_store, tmp_path, RECIPE, race)
     assert late.digest == first.digest
     (name,) = any_store.names(f"{RECIPE.place.path}/divergences")
     assert (
@@ -104,15 +104,15 @@ def test_a_second_content_for_one_key_is_a_divergence_and_the_first_stands(any_s
 
 @pytest.mark.parametrize("file", ["payload/sub/rows.txt", "evidence/log.txt"])
 def test_changed_bytes_do_not_verify(store, tmp_path, file):
-    artifact = make(store, tmp_path, RECIPE, builder("good", evidence="true"))
+    artifact = make_artifact(store, tmp_path, RECIPE, builder("good", evidence="true"))
     (artifact.folder(store, tmp_path) / file).write_text("evil")
     with pytest.raises(UserError, match="other bytes"):
-        verify(store, artifact, tmp_path)
+        verify_artifact(store, artifact, tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove"])
 def test_a_missing_or_short_file_is_refused_on_reading(store, tmp_path, damage):
-    artifact = make(store, tmp_path, RECIPE, builder("good"))
+    artifact = make_artifact(store, tmp_path, RECIPE, builder("good"))
     file = store.local(artifact.path) / "payload" / "sub" / "rows.txt"
     file.write_text("") if damage == "truncate" else file.unlink()
     with pytest.raises(UserError, match=r"rows\.txt"):
@@ -120,18 +120,20 @@ def test_a_missing_or_short_file_is_refused_on_reading(store, tmp_path, damage):
 
 
 def test_a_manifest_of_a_newer_version_is_refused(any_store, tmp_path):
-    make(any_store, tmp_path, RECIPE, builder())
+    make_artifact(any_store, tmp_path, RECIPE, builder())
     statement = any_store.read_json(RECIPE.place.manifest)
     statement["predicate"]["schema_version"] = 99
     any_store.write_json(RECIPE.place.manifest, statement)
     with pytest.raises(UserError, match="newer ft-dagster"):
-        find(any_store, RECIPE.place)
+        find_artifact(any_store, RECIPE.place)
 
 
 def test_a_head_points_at_the_newest_artifact_of_a_stage(any_store, tmp_path):
     assert read_head(any_store, RECIPE.prefix, "task_dataset") is None
-    first = make(any_store, tmp_path, RECIPE, builder("1"))
-    second = make(any_store, tmp_path, Recipe("task_dataset", RECIPE.prefix, spec={"v": 2}), builder("2"))
+    first = make_artifact(any_store, tmp_path, RECIPE, builder("1"))
+    second = make_artifact(
+        any_store, tmp_path, Recipe("task_dataset", RECIPE.prefix, spec={"v": 2}), builder("2")
+    )
     for artifact in (first, second):
         write_head(any_store, RECIPE.prefix, artifact, run_id="r")
     assert read_head(any_store, RECIPE.prefix, "task_dataset").digest == second.digest
@@ -173,7 +175,7 @@ def test_a_place_keeps_tenants_apart():
 def test_a_store_that_is_copied_still_reads(store, tmp_path):
     from ft_dagster.store import Store
 
-    artifact = make(store, tmp_path, RECIPE, builder("moved"))
+    artifact = make_artifact(store, tmp_path, RECIPE, builder("moved"))
     copy = Store(str(shutil.copytree(store.root, tmp_path / "copy")))
-    verify(copy, find(copy, RECIPE.place), tmp_path)
-    assert find(copy, RECIPE.place).digest == artifact.digest
+    verify_artifact(copy, find_artifact(copy, RECIPE.place), tmp_path)
+    assert find_artifact(copy, RECIPE.place).digest == artifact.digest

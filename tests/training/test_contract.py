@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.training.contract import Run, read_run, recipe_digest
+from ft_dagster.training.contract import TrainingRun, read_run, recipe_digest
 from tests.training.runs import Runs
 
 
@@ -22,7 +22,7 @@ def edited(runs: Runs, change: Callable[[dict[str, Any]], None]) -> Path:
     return folder
 
 
-def recipe(run: Run) -> str:
+def recipe(run: TrainingRun) -> str:
     return recipe_digest(run, run.members[0])
 
 

@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from ft_dagster.training.contract import read_run
-from ft_dagster.training.failures import explained
+from ft_dagster.training.failures import explained_failure
 from tests.training.runs import Runs
 
 
@@ -28,7 +28,7 @@ from tests.training.runs import Runs
 def test_what_a_person_can_mend_is_explained(runs: Runs, error: Exception, said: str) -> None:
     member = read_run(runs.prepare()).members[0]
     member.output.mkdir(parents=True)
-    known = explained(error, member)
+    known = explained_failure(error, member)
     assert known is not None
     assert said in known.problem
 
@@ -36,4 +36,4 @@ def test_what_a_person_can_mend_is_explained(runs: Runs, error: Exception, said:
 def test_what_nobody_foresaw_stays_what_it_is(runs: Runs) -> None:
     member = read_run(runs.prepare()).members[0]
     member.output.mkdir(parents=True)
-    assert explained(KeyError("x"), member) is None
+    assert explained_failure(KeyError("x"), member) is None

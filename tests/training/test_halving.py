@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from ft_dagster.training.contract import TrainingSettings, read_run
-from ft_dagster.training.halving import halved, in_force, wanted
+from ft_dagster.training.halving import halved, in_force, wants_halving
 from tests.training.runs import TRAINING, Runs, result_of
 from tests.training.test_resume import losses, wait_for_step
 
@@ -40,13 +40,13 @@ def test_only_a_try_that_ran_out_of_memory_or_was_halved_is_followed_by_a_halved
     result = run_folder / "acme.support/result.json"
     result.parent.mkdir()
     said = {"schema_version": 1, "variant": "acme.support", "status": "failed", "recipe": ""}
-    assert not wanted(run_folder, result)
+    assert not wants_halving(run_folder, result)
     result.write_text(json.dumps(said))
-    assert not wanted(run_folder, result)
+    assert not wants_halving(run_folder, result)
     result.write_text(json.dumps({**said, "reason": "out_of_memory"}))
-    assert wanted(run_folder, result)
+    assert wants_halving(run_folder, result)
     result.unlink()
-    assert wanted(runs.prepare("again", micro_batch_halved=True), result)
+    assert wants_halving(runs.prepare("again", micro_batch_halved=True), result)
 
 
 def test_a_member_that_is_not_halved_is_trained_as_planned(runs: Runs) -> None:

@@ -53,7 +53,7 @@ def test_the_polynomial_gives_the_counts_of_other_shapes(
     tmp_path: Path, name: str, checkpointing: bool
 ) -> None:
     base, method = base_of(tmp_path, 2), METHODS[name]
-    found = flops.count(base, method_settings(method), gradient_checkpointing=checkpointing)
+    found = flops.count_flops(base, method_settings(method), gradient_checkpointing=checkpointing)
     model = flops.shapes_of(base, method_settings(method), checkpointing)
     assert found is not None
     for rows, width, columns in ((3, 50, 11), (2, 200, 64)):
@@ -77,7 +77,7 @@ def test_real_weights_and_the_trained_positions_loss_cost_what_was_counted(
     batch = {"input_ids": ids, "labels": labels, "position_ids": torch.arange(40).expand(2, -1)}
     with FlopCounterMode(display=False) as counter:
         loss_at_trained_positions(model, batch, 20).backward()
-    found = flops.count(base, method_settings(method), gradient_checkpointing=False)
+    found = flops.count_flops(base, method_settings(method), gradient_checkpointing=False)
     assert found is not None
     assert found.of(2, 40, 10) == pytest.approx(counter.get_total_flops(), rel=1e-3)
 
@@ -85,7 +85,7 @@ def test_real_weights_and_the_trained_positions_loss_cost_what_was_counted(
 @pytest.mark.parametrize("name", ["full", "lora", "prefix", pytest.param("dora", marks=pytest.mark.slow)])
 def test_a_deep_model_costs_what_its_first_layers_foretell(tmp_path: Path, name: str) -> None:
     base, method = base_of(tmp_path, 6), METHODS[name]
-    assert flops.count(base, method_settings(method), gradient_checkpointing=False) == flops.measure(
+    assert flops.count_flops(base, method_settings(method), gradient_checkpointing=False) == flops.measure(
         flops.shapes_of(base, method_settings(method), False)
     )
 
@@ -94,7 +94,7 @@ def test_layers_that_differ_are_all_counted(tmp_path: Path) -> None:
     """A mixture of windowed and whole attention costs alike; layers that are named apart do not."""
     base = base_of(tmp_path, 8)
     method = {**LORA, "target_modules": ["layers.7.mlp.up_proj"]}
-    found = flops.count(base, method_settings(method), gradient_checkpointing=False)
+    found = flops.count_flops(base, method_settings(method), gradient_checkpointing=False)
     assert found == flops.measure(flops.shapes_of(base, method_settings(method), False))
     config = json.loads((tmp_path / "config.json").read_text())
     config["layer_types"] = ["linear_attention", "full_attention"] * 4
@@ -106,7 +106,7 @@ def test_layers_that_differ_are_all_counted(tmp_path: Path) -> None:
 def test_the_closed_formula_is_close(tmp_path: Path, method: dict[str, Any]) -> None:
     """It leaves out attention scores (so: short rows), and that the first input needs no gradient."""
     base = base_of(tmp_path, 16, hidden_size=128, intermediate_size=384, max_position_embeddings=64)
-    found = flops.count(base, method_settings(method), gradient_checkpointing=False)
+    found = flops.count_flops(base, method_settings(method), gradient_checkpointing=False)
     model = flops.shapes_of(base, method_settings(method), False)
     journal = Journal([1], slots=3200, squares=3200 * 16, trained_tokens=900, rows=200, micro_batches=100)
     assert found is not None
@@ -121,8 +121,8 @@ def test_a_parent_beneath_costs_its_forward_and_the_gradient_through_it(tmp_path
     alone = base_of(tmp_path / "base", 3)
     stacked = alone.model_copy(update={"parent": {"adapter": tmp_path / "parent", "digest": "p" * 64}})
     stacked = Base.model_validate(stacked.model_dump())
-    less = flops.count(alone, method_settings(LORA), gradient_checkpointing=False)
-    more = flops.count(stacked, method_settings(LORA), gradient_checkpointing=False)
+    less = flops.count_flops(alone, method_settings(LORA), gradient_checkpointing=False)
+    more = flops.count_flops(stacked, method_settings(LORA), gradient_checkpointing=False)
     assert less is not None
     assert more is not None
     q_proj = 8 * (64 + 64)  # parameters of the parent's update of one layer
@@ -135,6 +135,6 @@ def test_a_135m_model_costs_six_to_eight_times_its_weights(tmp_path: Path) -> No
         tmp_path, 30, vocab_size=49152, hidden_size=576, intermediate_size=1536, num_attention_heads=9,
         num_key_value_heads=3,
     )  # fmt: skip
-    found = flops.count(base, method_settings({**LORA, "rank": 16}), gradient_checkpointing=True)
+    found = flops.count_flops(base, method_settings({**LORA, "rank": 16}), gradient_checkpointing=True)
     assert found is not None
     assert 4e8 < found.per_token < 9e8  # 6 times 106 M weights, or 8 with recomputation

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ft_dagster.errors import UserError
-from ft_dagster.training.contract import Benchmarks, Watch
+from ft_dagster.training.contract import Benchmarks, WatchSettings
 from ft_dagster.training.watch.degeneration import degeneration
 from ft_dagster.training.watch.forgetting import Benchmark, benchmark_fall, passed
 from tests.evaluation.questions import write_task
@@ -174,10 +174,10 @@ def test_a_model_that_ends_at_once_answers_nothing(tiny_model_folder: Path, tiny
 def test_a_limit_that_is_passed_is_said(limits: dict[str, float], step: int, said: str | None) -> None:
     general = {0: 3.0, 10: 3.5, 20: 3.6}
     asked = [{"step": at, "benchmark": {"mean": mean}} for at, mean in ((0, 0.5), (10, 0.46), (20, 0.4))]
-    reason = passed(Watch(**limits), general, asked, step)
+    reason = passed(WatchSettings(**limits), general, asked, step)
     assert reason is None if said is None else reason is not None and said in reason
 
 
 def test_a_fall_needs_a_benchmark_at_step_0() -> None:
     assert benchmark_fall([{"step": 10, "benchmark": {"mean": 0.4}}], 10) is None
-    assert passed(Watch(general_loss_limit=0.1), {10: 5.0}, [], 10) is None
+    assert passed(WatchSettings(general_loss_limit=0.1), {10: 5.0}, [], 10) is None

@@ -83,7 +83,7 @@ def test_what_was_seen_is_reported(runs: Runs) -> None:
 def test_the_flops_are_those_of_the_shapes_that_were_computed(runs: Runs) -> None:
     folder = runs.prepare(training={"num_train_epochs": 1.0})
     train(folder)
-    counted = flops.count(
+    counted = flops.count_flops(
         Base(folder=runs.base, digest="b" * 64), method_settings(LORA), gradient_checkpointing=False
     )
     (last,) = sorted((folder / "acme.support/checkpoints").glob("checkpoint-*"))[-1:]

@@ -57,7 +57,7 @@ class Correction:
     sentence: str = "by the dry run alone: no training of this shape has finished here"
 
 
-def finished(figures: Mapping[str, Any]) -> Finished | None:
+def finished_training(figures: Mapping[str, Any]) -> Finished | None:
     """From the figures of a fine_tuned_model; None for one that was planned without a forecast."""
     given = figures.get("predicted") or figures.get("foretold")  # the latter as stored by version 0.1
     if not given:

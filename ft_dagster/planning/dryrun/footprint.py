@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ft_dagster.errors import UserError
 from ft_dagster.planning.dryrun.architecture import architecture_file, configuration
-from ft_dagster.training.contract import Base, FullSettings, LoraSettings, MethodSettings, Parent
+from ft_dagster.training.contract import Base, FullSettings, LoraSettings, MethodSettings, ParentAdapter
 from ft_dagster.training.methods import Precision, method_of
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def footprint(
     step: Step,
     *,
     new_token_ids: tuple[int, ...] = (),
-    parent: Parent | None = None,
+    parent: ParentAdapter | None = None,
 ) -> Footprint:
     """The memory of one `step` of `method` (the plan's) on `model`: a folder with a config.json, such a file,
     or a name of `architecture.shipped`. Raises UserError for what cannot be run; it never guesses.
@@ -123,14 +123,14 @@ def alike(
     method: MethodSettings,
     *,
     new_token_ids: tuple[int, ...] = (),
-    parent: Parent | None = None,
+    parent: ParentAdapter | None = None,
 ) -> bool:
     """Whether all layers are, as they train. Raises UserError as `footprint`."""
     return _kinds(*_read(model, method, new_token_ids, parent))[1] == 1
 
 
 def _read(
-    model: str | Path, method: MethodSettings, new_token_ids: tuple[int, ...], parent: Parent | None
+    model: str | Path, method: MethodSettings, new_token_ids: tuple[int, ...], parent: ParentAdapter | None
 ) -> tuple[str, bytes, str, MethodSettings]:
     file = architecture_file(model)
     base = Base(folder=file.parent, digest="0" * 64, new_token_ids=new_token_ids, parent=parent)
@@ -209,13 +209,13 @@ def _extrapolated(
     config: PreTrainedConfig, base: Base, method: MethodSettings, step: Step, kinds: tuple[int, int]
 ) -> Footprint | None:
     """From the first layers; None where the model has few, or they differ."""
-    from ft_dagster.training.skeleton import cut
+    from ft_dagster.training.skeleton import cut_layers
 
     layers, period = kinds
     low, high = (layers % period + times * period for times in (2, 3))
     if layers <= high:
         return None
-    first, second = (_whole(cut(config, depth), base, method, step) for depth in (low, high))
+    first, second = (_whole(cut_layers(config, depth), base, method, step) for depth in (low, high))
     times = (layers - low) // period
     moments = {
         name: _on_line(moment, second.moments[name], times)

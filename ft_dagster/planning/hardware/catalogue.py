@@ -38,7 +38,7 @@ class Price(BaseModel):
     source: str
 
 
-class Card(BaseModel):
+class CatalogueCard(BaseModel):
     """One kind of GPU."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -135,9 +135,9 @@ class Hardware:
 class Catalogue:
     """The cards by name, in the order of the files."""
 
-    cards: tuple[Card, ...]
+    cards: tuple[CatalogueCard, ...]
 
-    def card(self, name: str, *, field: str = "gpus") -> Card:
+    def card(self, name: str, *, field: str = "gpus") -> CatalogueCard:
         """The card of a name; case, spaces and a left-out size do not matter. Raises UserError."""
         wanted = _plain(name)
         exact = [card for card in self.cards if _plain(card.name) == wanted]
@@ -164,7 +164,7 @@ class Catalogue:
             raise UserError("not a number of GPUs", field=field, value=text, fix=fix)
         return of_card(self.card(match["name"], field=field), int(count))
 
-    def named_by_driver(self, name: str) -> Card | None:
+    def named_by_driver(self, name: str) -> CatalogueCard | None:
         """The card that the driver calls `name` ("NVIDIA A100-SXM4-80GB"); None where none is listed."""
         return next((card for card in self.cards if card.driver and re.search(card.driver, name)), None)
 
@@ -188,7 +188,7 @@ class Catalogue:
         )
 
 
-def of_card(card: Card, count: int) -> Hardware:
+def of_card(card: CatalogueCard, count: int) -> Hardware:
     """`count` GPUs of one kind."""
     return Hardware(
         "gpu",
@@ -239,13 +239,13 @@ def _cards(file: Path) -> dict[str, dict[str, Any]]:
     return {str(name): fields for name, fields in cards.items()}
 
 
-def _validated(name: str, fields: dict[str, Any], file: Path | None) -> Card:
+def _validated(name: str, fields: dict[str, Any], file: Path | None) -> CatalogueCard:
     try:
-        return Card.model_validate({**fields, "name": name})
+        return CatalogueCard.model_validate({**fields, "name": name})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(["cards", name, *(str(part) for part in first["loc"])])
-        fix = f"A card has {', '.join(name for name in Card.model_fields if name != 'name')}"
+        fix = f"A card has {', '.join(name for name in CatalogueCard.model_fields if name != 'name')}"
         problem = str(first["msg"]).removeprefix("Value error, ")
         value = None if first["type"] in ("missing", "value_error") else first["input"]
         raise UserError(problem, file=file, field=field, value=value, fix=fix) from None

@@ -18,7 +18,7 @@ from ft_dagster.planning.methods.rules import FULL_WINS, MATCHES_FULL, Verdict, 
 
 
 @dataclass(frozen=True)
-class Rule:
+class MethodRule:
     """What a rule said of a method. `outvoted_by`: the rule that counted more, where this one lost."""
 
     rule: str
@@ -28,11 +28,11 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Row:
+class RankedMethod:
     """One method's place in the ranking."""
 
     figures: Figures
-    rules: tuple[Rule, ...]
+    rules: tuple[MethodRule, ...]
     warnings: tuple[str, ...]
 
     @property
@@ -69,7 +69,7 @@ class Decision:
 
     method: str | None
     recommended: str | None
-    ranking: tuple[Row, ...]
+    ranking: tuple[RankedMethod, ...]
     bake_off: bool
     notes: tuple[str, ...]
 
@@ -78,7 +78,7 @@ class Decision:
         """Whether what is to be trained can be."""
         return self.method is not None and self.row(self.method).fits
 
-    def row(self, method: str) -> Row:
+    def row(self, method: str) -> RankedMethod:
         return next(row for row in self.ranking if row.method == method)
 
     def to_json(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def decide(question: Question, candidates: Iterable[Candidate]) -> Decision:
     order = sorted(cast, key=lambda name: [vote.tier for vote in cast[name]])
     best = order[0]
     ranking = tuple(
-        Row(all_figures[name], _rules(name, best, cast), cautions(question, all_figures[name]))
+        RankedMethod(all_figures[name], _rules(name, best, cast), cautions(question, all_figures[name]))
         for name in order
     )
     recommended = best if all_figures[best].candidate.fits else None
@@ -125,7 +125,7 @@ def _check(question: Question, given: list[Candidate]) -> None:
         )
 
 
-def _rules(name: str, best: str, cast: dict[str, tuple[Vote, ...]]) -> tuple[Rule, ...]:
+def _rules(name: str, best: str, cast: dict[str, tuple[Vote, ...]]) -> tuple[MethodRule, ...]:
     """The votes on `name`, with the rule that outvoted each vote that lost.
 
     A vote lost if it liked `name` better than the best, or, for the best, liked another one better.
@@ -140,7 +140,7 @@ def _rules(name: str, best: str, cast: dict[str, tuple[Vote, ...]]) -> tuple[Rul
             heard = vote.verdict == ("for" if name != best else "against")
             if liked and heard:
                 by = by or _deciding(cast[winner], cast[loser])
-        rules.append(Rule(vote.rule, vote.verdict, vote.sentence, by))
+        rules.append(MethodRule(vote.rule, vote.verdict, vote.sentence, by))
     return tuple(rules)
 
 
@@ -151,7 +151,7 @@ def _deciding(winner: tuple[Vote, ...], loser: tuple[Vote, ...]) -> str | None:
 
 def _notes(
     question: Question,
-    ranking: tuple[Row, ...],
+    ranking: tuple[RankedMethod, ...],
     cast: dict[str, tuple[Vote, ...]],
     recommended: str | None,
     unsure: bool,
@@ -179,7 +179,7 @@ def _notes(
     return tuple(notes)
 
 
-def _difference(declared: str, ranking: tuple[Row, ...], cast: dict[str, tuple[Vote, ...]]) -> str:
+def _difference(declared: str, ranking: tuple[RankedMethod, ...], cast: dict[str, tuple[Vote, ...]]) -> str:
     """What obeying the declaration costs against the top one."""
     best = ranking[0]
     own = next(row for row in ranking if row.method == declared)
@@ -195,7 +195,7 @@ def _difference(declared: str, ranking: tuple[Row, ...], cast: dict[str, tuple[V
     return said
 
 
-def _limits(ranking: tuple[Row, ...], recommended: str | None) -> list[str]:
+def _limits(ranking: tuple[RankedMethod, ...], recommended: str | None) -> list[str]:
     """What exceeds budget or deadline although it is recommended, and who keeps within."""
     notes = []
     for limit in ("budget", "deadline"):
@@ -208,7 +208,7 @@ def _limits(ranking: tuple[Row, ...], recommended: str | None) -> list[str]:
     return notes
 
 
-def _over(row: Row, rule: Rule, limit: str) -> bool:
+def _over(row: RankedMethod, rule: MethodRule, limit: str) -> bool:
     return row.fits and rule.rule == limit and rule.verdict == "against"
 
 

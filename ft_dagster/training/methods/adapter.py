@@ -9,7 +9,7 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ft_dagster.data.quantize import Quantization, quantization_config, settle, write_quantization
+from ft_dagster.data.quantize import Quantization, quantization_config, settle_quantized, write_quantization
 from ft_dagster.errors import UserError
 from ft_dagster.training.contract import Base
 from ft_dagster.training.methods import Method, Precision
@@ -117,7 +117,7 @@ def _load_quantized(name: str, kind: Quantization, folder: Path, precision: Prec
     model = load_base(folder, precision, **options)
     if not any(hasattr(weight, "quant_state") or hasattr(weight, "SCB") for weight in model.parameters()):
         raise _cannot(name, "found no linear layer of the base model that bitsandbytes can quantize")
-    settle(model)
+    settle_quantized(model)
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 
 

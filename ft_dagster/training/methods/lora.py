@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.training.contract import Base, LoraSettings, Parent
+from ft_dagster.training.contract import Base, LoraSettings, ParentAdapter
 from ft_dagster.training.methods import Precision
 from ft_dagster.training.methods.adapter import Adapter
-from ft_dagster.training.methods.stacking import check_parent, concatenated, put_beneath
+from ft_dagster.training.methods.stacking import check_parent, concatenated_adapters, put_beneath
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,7 +21,7 @@ class Lora(Adapter):
 
     def __init__(self, settings: LoraSettings) -> None:
         self.settings = settings
-        self.parent: Parent | None = None
+        self.parent: ParentAdapter | None = None
 
     def check(self, base: Base) -> None:
         if base.parent:
@@ -54,7 +54,7 @@ class Lora(Adapter):
 
     def learned(self, model: PreTrainedModel, weights: Weights | None) -> tuple[dict[str, Any], Weights]:
         config, tensors = super().learned(model, weights)
-        return concatenated(self.parent, config, tensors) if self.parent else (config, tensors)
+        return concatenated_adapters(self.parent, config, tensors) if self.parent else (config, tensors)
 
     def _targets(self, model: PreTrainedModel) -> dict[str, Any]:
         """The linear layers that get an update, by name; every declared name must match one."""

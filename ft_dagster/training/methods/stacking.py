@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.training.contract import Parent
+from ft_dagster.training.contract import ParentAdapter
 from ft_dagster.training.methods.adapter import ADAPTER, CONFIG_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ UNSUPPORTED = {
 }
 
 
-def check_parent(parent: Parent, *, use_dora: bool) -> None:
+def check_parent(parent: ParentAdapter, *, use_dora: bool) -> None:
     """Whether parent and child add up to one plain LoRA. Raises UserError."""
     if use_dora:
         raise _fold(parent.adapter, "a DoRA cannot be added to another adapter")
     _parent_config(parent.adapter)
 
 
-def put_beneath(model: PreTrainedModel, parent: Parent) -> None:
+def put_beneath(model: PreTrainedModel, parent: ParentAdapter) -> None:
     """Add the parent's adapter to a PEFT model: active, frozen, without dropout. Raises UserError."""
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
@@ -54,7 +54,9 @@ def put_beneath(model: PreTrainedModel, parent: Parent) -> None:
     model.save_pretrained = functools.partial(model.save_pretrained, selected_adapters=[ADAPTER])
 
 
-def concatenated(parent: Parent, config: dict[str, Any], tensors: Weights) -> tuple[dict[str, Any], Weights]:
+def concatenated_adapters(
+    parent: ParentAdapter, config: dict[str, Any], tensors: Weights
+) -> tuple[dict[str, Any], Weights]:
     """Parent and child as one adapter of rank r1 + r2 and scale 1: their own scales go into B.
 
     A layer that only one of them updates has zeros for the other. The child's token rows go along.

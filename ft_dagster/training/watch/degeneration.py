@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ft_dagster.evaluation.degeneration import write
+from ft_dagster.evaluation.degeneration import answer_general_prompts
 from ft_dagster.training.watch.undisturbed import undisturbed
 
 
@@ -14,7 +14,7 @@ def degeneration(model: Any, tokenizer: Any) -> dict[str, Any]:
     The means of the four prompts.
     """
     with undisturbed(model):
-        written = write(model, tokenizer)
+        written = answer_general_prompts(model, tokenizer)
     return {
         "repeated": sum(each.repeated for each in written) / len(written),
         "empty": sum(each.empty for each in written) / len(written),

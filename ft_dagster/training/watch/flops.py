@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ft_dagster.errors import UserError
 from ft_dagster.training.contract import Base, MethodSettings
 from ft_dagster.training.methods import method_of
-from ft_dagster.training.skeleton import cut, skeleton
+from ft_dagster.training.skeleton import cut_layers, skeleton
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -62,7 +62,7 @@ class FlopsModel:
         return asdict(self)
 
 
-def count(base: Base, method: MethodSettings, *, gradient_checkpointing: bool) -> FlopsModel | None:
+def count_flops(base: Base, method: MethodSettings, *, gradient_checkpointing: bool) -> FlopsModel | None:
     """The model of a training; None where the architecture cannot run on shapes alone (routing by values).
 
     Counts a few layers and extrapolates where they are alike, so it takes seconds for any size.
@@ -139,7 +139,7 @@ def shapes_of(
     config = AutoConfig.from_pretrained(base.folder, trust_remote_code=False)
     with torch.device("meta"):
         model = skeleton(
-            config if layers is None else cut(config, layers),
+            config if layers is None else cut_layers(config, layers),
             base,
             method_of(method),
             attention="eager",

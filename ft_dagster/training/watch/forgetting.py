@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.training.contract import Benchmarks, Watch
+from ft_dagster.training.contract import Benchmarks, WatchSettings
 
 
 class Benchmark:
@@ -17,16 +17,16 @@ class Benchmark:
         """Reads the tasks and draws the questions. Raises UserError where that cannot be."""
         from ft_dagster.data.render import load_tokenizer
         from ft_dagster.evaluation.load import load_task, prepare_environment
-        from ft_dagster.evaluation.sampling import draw
-        from ft_dagster.evaluation.tasks import resolve
+        from ft_dagster.evaluation.sampling import draw_questions
+        from ft_dagster.evaluation.tasks import resolve_tasks
 
-        entries = resolve(benchmarks.tasks, benchmarks.project, field="evaluation.general")
+        entries = resolve_tasks(benchmarks.tasks, benchmarks.project, field="evaluation.general")
         prepare_environment(entries)
         self._tokenizer = load_tokenizer(base)
         self._tasks: dict[str, tuple[dict[str, Any], dict[str, list[int]]]] = {}
         for entry in entries:
             loaded = load_task(entry)
-            chosen = draw(loaded.sizes, questions, benchmarks.seed)
+            chosen = draw_questions(loaded.sizes, questions, benchmarks.seed)
             parts = {name: part for name, part in loaded.parts.items() if name in chosen}
             for part in parts.values():
                 _configure(part, entry.entry, benchmarks.seed)
@@ -66,7 +66,7 @@ def benchmark_fall(observations: Sequence[Mapping[str, Any]], step: int) -> floa
 
 
 def passed(
-    watch: Watch, general: Mapping[int, float], observations: Sequence[Mapping[str, Any]], step: int
+    watch: WatchSettings, general: Mapping[int, float], observations: Sequence[Mapping[str, Any]], step: int
 ) -> str | None:
     """Which limit the model of `step` is beyond, in words; None within them, or where it was not measured."""
     rise, fall = general_rise(general, step), benchmark_fall(observations, step)

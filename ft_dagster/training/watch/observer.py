@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from ft_dagster.data.render import load_tokenizer
 from ft_dagster.program import write_json
 from ft_dagster.training import ranks
-from ft_dagster.training.contract import Member, Run
+from ft_dagster.training.contract import Member, TrainingRun
 from ft_dagster.training.journal import Journal, StepLog
-from ft_dagster.training.progress import Progress
+from ft_dagster.training.progress import TrainingProgress
 from ft_dagster.training.watch import curves, flops, forgetting, spectrum
 from ft_dagster.training.watch.reporting import Reports
 
@@ -31,13 +31,13 @@ class Observer:
 
     def __init__(
         self,
-        run: Run,
+        run: TrainingRun,
         member: Member,
         trainer: Any,
         *,
         journal: Journal,
         log: StepLog,
-        progress: Progress,
+        progress: TrainingProgress,
         evaluation_steps: Sequence[int],
         can_generate: bool = True,
     ) -> None:
@@ -47,7 +47,7 @@ class Observer:
         self._evaluation_steps = list(evaluation_steps)
         self._can_generate = can_generate
         settings = member.plan.training
-        self.flops = flops.count(
+        self.flops = flops.count_flops(
             run.base, member.plan.method, gradient_checkpointing=settings.gradient_checkpointing
         )
         if self.flops is None:
@@ -146,7 +146,7 @@ class Observer:
         return forgetting.passed(self.member.plan.training.watch, general, self._journal.observations, step)
 
 
-def _benchmark(run: Run, member: Member) -> forgetting.Benchmark | None:
+def _benchmark(run: TrainingRun, member: Member) -> forgetting.Benchmark | None:
     asked, questions = member.benchmarks, member.plan.training.watch.questions
     if asked is None or not asked.tasks or not questions or not ranks.is_first():
         return None

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from ft_dagster.store import Store
-from ft_dagster.store.make import Recipe, make
+from ft_dagster.store.make import Recipe, make_artifact
 
 FILES = 150
 
@@ -16,4 +16,4 @@ def build(attempt):
 
 
 recipe = Recipe("declaration", "tenants/acme/support", spec={"of": "chaos"}, variant="acme.support")
-print(make(Store(sys.argv[1]), Path(sys.argv[2]), recipe, build).digest)
+print(make_artifact(Store(sys.argv[1]), Path(sys.argv[2]), recipe, build).digest)

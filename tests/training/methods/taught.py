@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ft_dagster.data.quantize import quantization_config, quantization_of, settle
+from ft_dagster.data.quantize import quantization_config, quantization_of, settle_quantized
 from ft_dagster.training.__main__ import train_all
 from ft_dagster.training.contract import read_run, recipe_digest
 from ft_dagster.training.progress import Console
@@ -85,7 +85,7 @@ def load_base(folder: Path, kind: Any = None, dtype: torch.dtype = torch.float32
 
     config = quantization_config(kind, dtype) if kind else None
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, quantization_config=config)
-    settle(model)
+    settle_quantized(model)
     return model.eval()
 
 

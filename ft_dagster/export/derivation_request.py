@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 
-class DeriveRequest(BaseModel):
+class DerivationRequest(BaseModel):
     """One base to make. `base_digest`: how `adapter` names its base; `declared_in`: for errors to name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
