@@ -19,7 +19,7 @@ from dagster._core.remote_origin import (
 
 from ft_dagster.automation import daemon_program
 from ft_dagster.automation.daemon_program import Watch
-from ft_dagster.automation.unfinished import gone, report_gone, work_left
+from ft_dagster.automation.unfinished import UnfinishedWork, gone, report_gone, work_left
 from ft_dagster.launch.locks import EXCLUSIVE, SHARED, lock, unlock
 
 STATUS = dg.DagsterRunStatus
@@ -143,7 +143,7 @@ def test_a_daemon_without_a_command_stays_for_a_run_and_lets_commands_in(
 def test_a_run_that_is_submitted_while_a_daemon_decides_is_not_left_alone(
     instance: dg.DagsterInstance, commands: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def asked_too_early(*arguments: object) -> Work:
+    def asked_too_early(*arguments: object) -> UnfinishedWork:
         found = work_left(instance)
         if not found.waiting:
             make(instance, STATUS.QUEUED)

@@ -1,16 +1,18 @@
 """Where Dagster does something else than one would think. docs/operations.md lists all, with their tests."""
 
 import inspect
-import json
 
 import dagster as dg
 import pytest
 
 from ft_dagster.assets import data
+from ft_dagster.assets.failures import failures
 from ft_dagster.assets.partitions import PARTITIONS, VARIANTS
 from ft_dagster.automation.instance import write_home
 from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.definitions import defs, resources
+from ft_dagster.evaluation.request import TextsRequest
+from ft_dagster.launch.launcher import Job
 from ft_dagster.launch.local import GRACE
 from ft_dagster.resources.launchers import LocalPrograms
 from ft_dagster.settings import load_settings
@@ -91,15 +93,19 @@ def test_pipes_without_a_step_would_be_a_mock_that_swallows_everything(monkeypat
 
 
 def test_a_program_that_ends_well_without_a_result_materializes_nothing(tmp_path):
-    (tmp_path / "run.json").write_text(json.dumps({"output": str(tmp_path)}), "utf-8")
+    # this module does nothing and exits with 0
+    job = Job(
+        "provenance.stage_versions", tmp_path, TextsRequest(tasks=(), output=tmp_path), None, {}, "acme"
+    )
 
     @dg.asset
     def trained(context: dg.AssetExecutionContext, launcher: LocalPrograms) -> None:
-        # this module does nothing and exits with 0
-        launcher.run(context, "lineage.stages", tmp_path, None, reports=True)
+        with failures():
+            launcher.open().run(job, context.log.info)
 
     with dg.DagsterInstance.ephemeral() as instance:
         launcher = {"launcher": resources(str(tmp_path))["launcher"]}
         result = dg.materialize([trained], instance=instance, resources=launcher, raise_on_error=False)
     assert not result.success
+    assert "ended without a result" in str([event for event in result.all_events if event.is_step_failure])
     assert result.get_asset_materialization_events() == []
