@@ -17,8 +17,10 @@ def narrowed(spec: M, fields: Iterable[str]) -> M:
     A field that is a part ("data.general") brings all that is below it. A part that is not declared (None)
     has nothing below it. Raises KeyError for a field that no declaration has.
     """
-    tree: dict[str, Any] = {}
-    for field in fields:
+    listed, tree = set(fields), dict[str, Any]()
+    for field in listed:
+        if any(field.startswith(f"{whole}.") for whole in listed):
+            continue  # a part that is listed whole brings it
         here = tree
         for name in field.split("."):
             here = here.setdefault(name, {})

@@ -12,8 +12,9 @@ from ft_dagster.evaluation.arithmetic import Dtype, judging_dtype
 from ft_dagster.evaluation.request import EvaluationRequest, JudgedModel, Regurgitation, SplitTask
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
+from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import File
-from ft_dagster.stages.workspace import Hands, View
+from ft_dagster.stages.view import View
 
 QUESTIONS = ("evaluation.limit", "evaluation.seed", "evaluation.num_fewshot")
 TASK = (

@@ -13,8 +13,10 @@ from ft_dagster.evaluation.gates import check_metrics
 from ft_dagster.evaluation.samples import read_aggregates, read_samples, write_samples, write_scores
 from ft_dagster.stages import asked
 from ft_dagster.stages.asked import Asked, scores_in
+from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.stage import SHARED, Owner, Stage
-from ft_dagster.stages.workspace import Hands, View, Workspace
+from ft_dagster.stages.view import View
+from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Attempt
 
 

@@ -15,10 +15,11 @@ from ft_dagster.data.base import ResolvedBase, describe_base, resolve_base
 from ft_dagster.data.derived import MODEL, ParentRelease, check_adapter, released_parent
 from ft_dagster.data.new_tokens import check_tokens
 from ft_dagster.export.derivation_request import DerivationRequest
+from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.stacking import refuse_unstacked
 from ft_dagster.stages.stage import Owner, Stage
-from ft_dagster.stages.workspace import Hands, View
+from ft_dagster.stages.view import View
 from ft_dagster.store import Artifact, Attempt, verify_artifact
 
 RECORD = "base.json"

@@ -11,9 +11,10 @@ from ft_dagster.data.fingerprint import fingerprint_sources
 from ft_dagster.evaluation.tasks import tasks_digest
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import Declared
+from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import recorded
 from ft_dagster.stages.stage import Stage
-from ft_dagster.stages.workspace import Hands, View
+from ft_dagster.stages.view import View
 from ft_dagster.store import Attempt
 
 FILE = "declaration.json"

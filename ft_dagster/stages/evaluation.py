@@ -15,9 +15,11 @@ from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stages import asked
 from ft_dagster.stages.asked import Asked, scores_in
+from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import Digest
 from ft_dagster.stages.stage import Check, Stage
-from ft_dagster.stages.workspace import Hands, View, Workspace
+from ft_dagster.stages.view import View
+from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Attempt
 
 VERDICT = "verdict.json"

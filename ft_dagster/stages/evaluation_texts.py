@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_dagster.evaluation.request import TextsRequest
+from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.stage import Stage
-from ft_dagster.stages.workspace import Hands, View
+from ft_dagster.stages.view import View
 from ft_dagster.store import Attempt
 
 

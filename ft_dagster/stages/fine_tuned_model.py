@@ -12,10 +12,12 @@ from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.launch.launcher import RESULT_FILE
+from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import recorded
 from ft_dagster.stages.stacking import trained_base
 from ft_dagster.stages.stage import Check, Stage
-from ft_dagster.stages.workspace import Hands, View, Workspace
+from ft_dagster.stages.view import View
+from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.strict_json import NOT_FINITE
 from ft_dagster.training.contract import PLAN_FILE, Base, Benchmarks, Launch, Member, Plan, TrainingRun
@@ -53,7 +55,7 @@ def inputs(view: View) -> TrainingInputs:
         asked,
         spec.training.report_to,
         view.stop_above,
-        trained_base(view.workspace, base, plan.figures["method"]["name"]),
+        trained_base(view, base, plan.figures["method"]["name"]),
     )
 
 

@@ -21,9 +21,11 @@ from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stages import asked
 from ft_dagster.stages.asked import Asked
 from ft_dagster.stages.evaluation import JUDGED, verdict_on
+from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.verdicts import OWN, certificate_of, own_verdict, rejudge
-from ft_dagster.stages.workspace import Hands, View, Workspace
+from ft_dagster.stages.view import View
+from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Attempt
 
 PROBES = 8
@@ -50,7 +52,7 @@ class ExportInputs:
 
 def inputs(view: View) -> ExportInputs:
     tuned = view.upstream("fine_tuned_model")
-    evaluation, verdict = rejudge(view.workspace, tuned)
+    evaluation, verdict = rejudge(view, tuned)
     if not verdict.passed:
         raise UserError(
             f"the gate does not hold for weights {tuned.digest[:12]}: {verdict.failures}",

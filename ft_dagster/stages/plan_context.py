@@ -15,37 +15,35 @@ from ft_dagster.planning.cost.serving import Manner
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.survey import PlanContext
 from ft_dagster.spec import Declarations, VariantKey, VariantSpec
-from ft_dagster.stages.workspace import Workspace
+from ft_dagster.stages.workspace import Desk
 from ft_dagster.store import Artifact, Store, read_head
 from ft_dagster.training.contract import ParentAdapter
 
 
-def context_of(workspace: Workspace, spec: VariantSpec, base: Artifact, hardware: Hardware) -> PlanContext:
+def context_of(desk: Desk, spec: VariantSpec, base: Artifact, hardware: Hardware) -> PlanContext:
     """Of a recorded base."""
-    neighbours = variants_on_base(workspace.project, workspace.key, spec)
+    neighbours = variants_on_base(desk.project, desk.key, spec)
     return PlanContext(
-        workspace.base_folder(base),
+        desk.base_folder(base),
         hardware,
         variants=len(neighbours),
-        new_token_ids=tuple(new_token_ids_of(workspace.store, base, workspace.cache)),
-        parent=_parent(workspace, base),
+        new_token_ids=tuple(new_token_ids_of(desk.store, base, desk.cache)),
+        parent=_parent(desk, base),
         budget_usd=spec.resources.budget_usd,
         deadline_hours=spec.resources.deadline_hours,
         serving=_manner(spec),
         base=base.digest,
-        finished=_finished(workspace.store, neighbours),
+        finished=_finished(desk.store, neighbours),
     )
 
 
-def context_without_base(
-    workspace: Workspace, spec: VariantSpec, folder: Path, hardware: Hardware
-) -> PlanContext:
+def context_without_base(desk: Desk, spec: VariantSpec, folder: Path, hardware: Hardware) -> PlanContext:
     """Of a base that no run has recorded yet, in `folder`: its finished trainings are not known."""
     rows = int(json.loads((folder / CONFIG).read_text("utf-8")).get("vocab_size") or 0)
     return PlanContext(
         folder,
         hardware,
-        variants=len(variants_on_base(workspace.project, workspace.key, spec)),
+        variants=len(variants_on_base(desk.project, desk.key, spec)),
         new_token_ids=tuple(range(rows, rows + len(spec.base_model.new_tokens))),
         budget_usd=spec.resources.budget_usd,
         deadline_hours=spec.resources.deadline_hours,
@@ -72,13 +70,13 @@ def _manner(spec: VariantSpec) -> Manner:
     return "copies" if spec.export.format == "merged" else "adapters"
 
 
-def _parent(workspace: Workspace, base: Artifact) -> ParentAdapter | None:
+def _parent(desk: Desk, base: Artifact) -> ParentAdapter | None:
     """The adapter that stays frozen beneath, whatever method the plan comes to."""
     parent = base.figures.get("parent")
     if not parent or parent["mode"] != "stack":
         return None
-    adapter = parent_artifact(workspace.store, base, "model_export")
-    return ParentAdapter(adapter=workspace.payload(adapter), digest=adapter.digest)
+    adapter = parent_artifact(desk.store, base, "model_export")
+    return ParentAdapter(adapter=desk.payload(adapter), digest=adapter.digest)
 
 
 def _finished(store: Store, keys: list[VariantKey]) -> tuple[Finished, ...]:

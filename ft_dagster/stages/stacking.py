@@ -7,7 +7,7 @@ from pathlib import Path
 from ft_dagster.data.derived import new_token_ids_of, parent_artifact
 from ft_dagster.data.quantize import quantization_of
 from ft_dagster.errors import UserError
-from ft_dagster.stages.workspace import Workspace
+from ft_dagster.stages.workspace import Desk
 from ft_dagster.store import Artifact
 from ft_dagster.training.contract import Base, ParentAdapter
 
@@ -39,19 +39,19 @@ def refuse_unstacked(method: str, adapter: Path, declared_in: Path) -> None:
     )
 
 
-def trained_base(workspace: Workspace, base: Artifact, method: str) -> Base:
+def trained_base(desk: Desk, base: Artifact, method: str) -> Base:
     """The base as the trainer takes it. Raises UserError where `method` cannot be stacked on a parent's
     adapter.
     """
     parent = None
     recorded_parent = base.figures.get("parent")
     if recorded_parent and recorded_parent["mode"] == "stack":
-        adapter = parent_artifact(workspace.store, base, "model_export")
-        refuse_unstacked(method, workspace.payload(adapter), workspace.declared_in)
-        parent = ParentAdapter(adapter=workspace.payload(adapter), digest=adapter.digest)
+        adapter = parent_artifact(desk.store, base, "model_export")
+        refuse_unstacked(method, desk.payload(adapter), desk.declared_in)
+        parent = ParentAdapter(adapter=desk.payload(adapter), digest=adapter.digest)
     return Base(
-        folder=workspace.base_folder(base),
+        folder=desk.base_folder(base),
         digest=base.digest,
-        new_token_ids=tuple(new_token_ids_of(workspace.store, base, workspace.cache)),
+        new_token_ids=tuple(new_token_ids_of(desk.store, base, desk.cache)),
         parent=parent,
     )

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 if TYPE_CHECKING:
-    from ft_dagster.stages.workspace import Hands, View, Workspace
+    from ft_dagster.stages.hands import Hands
+    from ft_dagster.stages.view import View
+    from ft_dagster.stages.workspace import Workspace
     from ft_dagster.store import Artifact, Attempt
 
 I = TypeVar("I")  # noqa: E741  # the dataclass of a stage's inputs

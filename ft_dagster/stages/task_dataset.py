@@ -12,9 +12,11 @@ from ft_dagster.data.dataset import build_task_dataset
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import VariantSpec
 from ft_dagster.stages import evaluation_texts
+from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.stage import Check, Stage
-from ft_dagster.stages.workspace import Hands, View, Workspace
+from ft_dagster.stages.view import View
+from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Attempt
 
 

@@ -11,8 +11,10 @@ from ft_dagster.data.mixture import build_mixture
 from ft_dagster.planning.methods.defaults import MAX_LENGTH
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
+from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.stage import Check, Stage
-from ft_dagster.stages.workspace import Hands, View, Workspace
+from ft_dagster.stages.view import View
+from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Attempt
 
 SAMPLE = "sample.txt"

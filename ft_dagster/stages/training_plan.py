@@ -21,10 +21,12 @@ from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.formats import export_problem
 from ft_dagster.spec.narrow import narrowed, shown
 from ft_dagster.spec.variant import TrainingSpec
+from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.plan_context import context_of
 from ft_dagster.stages.stage import Check, Stage
-from ft_dagster.stages.workspace import Hands, View, Workspace, named_in
+from ft_dagster.stages.view import View
+from ft_dagster.stages.workspace import Workspace, named_in
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.training.contract import PLAN_FILE
 
@@ -50,6 +52,7 @@ RANKED = (
     "resources.deadline_hours",
 )
 HARDWARE = ("resources.cpu_ranks", "resources.gpu_kind", "resources.sharing")
+NEIGHBOURS = ("base_model",)  # variants on the same base are counted: recorded
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def inputs(view: View) -> PlanInputs:
         hardware_in_key(hardware),
         ranked_by,
         narrowed(spec, (*PLANNED, *RANKED)),
-        context_of(view.workspace, view.workspace.spec, base, hardware),
+        context_of(view, spec, base, hardware),
     )
 
 
@@ -137,7 +140,7 @@ def _write(file: Path, document: dict[str, Any]) -> None:
 STAGE = Stage(
     "training_plan",
     reads=("declaration", "base_model", "training_mixture"),
-    fields=(*PLANNED, *RANKED, *HARDWARE),
+    fields=(*PLANNED, *RANKED, *HARDWARE, *NEIGHBOURS),
     inputs=inputs,
     build=build,
     checks={"fits": "The training's memory, by a dry run of its step, fits the device"},

@@ -12,30 +12,28 @@ from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.release import production
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.stages.evaluation import verdict_on
-from ft_dagster.stages.workspace import Workspace
+from ft_dagster.stages.workspace import Desk, Workspace
 from ft_dagster.store import Artifact, verify_artifact
 
 OWN = "own_evaluation"  # beside the certificate of a merge that drifted from what was judged
 
 
-def rejudge(workspace: Workspace, tuned: Artifact) -> tuple[Artifact, Verdict]:
+def rejudge(desk: Desk, tuned: Artifact) -> tuple[Artifact, Verdict]:
     """The recorded evaluation of exactly these weights, its bytes verified, and its verdict derived anew."""
-    evaluation = workspace.upstream("evaluation")
+    evaluation = desk.upstream("evaluation")
     if evaluation.inputs["fine_tuned_model"] != tuned.digest:
         raise UserError(
             f"the newest evaluation judged other weights than {tuned.digest[:12]}",
             fix="Materialize evaluation again",
         )
-    if evaluation.inputs["gates"] != gates_digest(workspace.spec.gates):
+    if evaluation.inputs["gates"] != gates_digest(desk.spec.gates):
         raise UserError("the gates changed after the evaluation", fix="Materialize evaluation again")
-    before = workspace.upstream("base_evaluation")
+    before = desk.upstream("base_evaluation")
     if evaluation.inputs["base_evaluation"] != before.digest:
         raise UserError("the base's scores changed after the evaluation", fix="Materialize evaluation again")
     for artifact in (tuned, evaluation, before):
-        verify_artifact(workspace.store, artifact, workspace.cache)
-    return evaluation, verdict_on(
-        workspace.spec, workspace.payload(before), workspace.payload(evaluation), workspace.declared_in
-    )
+        verify_artifact(desk.store, artifact, desk.cache)
+    return evaluation, verdict_on(desk.spec, desk.payload(before), desk.payload(evaluation), desk.declared_in)
 
 
 def against_production(workspace: Workspace, tuned: Artifact, evaluation: Artifact) -> tuple[Rule, ...]:

@@ -6,28 +6,27 @@ The same for assets, command line, experiments and plans ahead of a run; it know
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel
 
-from ft_dagster.data.derived import base_folder, new_token_ids_of
+from ft_dagster.data.derived import base_folder
 from ft_dagster.errors import UserError
 from ft_dagster.launch.launcher import Job, Launcher, LocalLauncher
 from ft_dagster.launch.leases import Ask, Leases, of_host
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey, VariantSpec, load_variant
-from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.overrides import with_overrides
-from ft_dagster.stages.general_corpus import find_corpus
+from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import key_parts
 from ft_dagster.stages.stage import SHARED, Stage
+from ft_dagster.stages.view import View
 from ft_dagster.store import Artifact, Attempt, Store, read_head, write_head
 from ft_dagster.store.make import Recipe, make_artifact
 from ft_dagster.training.checkpoints import newest_good
@@ -36,10 +35,6 @@ TRAINING = "training"
 I = TypeVar("I")  # noqa: E741
 Say = Callable[[str], None]
 Reporting = Callable[[], AbstractContextManager[Mapping[str, str]]]
-
-
-class UnlistedStage(Exception):
-    """A stage asked for an artifact of a stage that it does not list in `reads`."""
 
 
 class TrainingStopped(Exception):
@@ -76,6 +71,26 @@ class Trial:
     heads: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
     stop_above: Mapping[int, float] = field(default_factory=dict)
+
+
+class Desk(Protocol):
+    """What a workspace and a stage's view of it have in common: for what both of them derive."""
+
+    @property
+    def key(self) -> VariantKey: ...
+    @property
+    def spec(self) -> VariantSpec: ...
+    @property
+    def store(self) -> Store: ...
+    @property
+    def project(self) -> Path: ...
+    @property
+    def cache(self) -> Path: ...
+    @property
+    def declared_in(self) -> Path: ...
+    def upstream(self, stage: str) -> Artifact: ...
+    def payload(self, artifact: Artifact) -> Path: ...
+    def base_folder(self, base: Artifact) -> Path: ...
 
 
 @dataclass(frozen=True)
@@ -252,165 +267,6 @@ class Workspace:
         if result.get("status") == "stopped":
             raise TrainingStopped(run_dir)
         return result
-
-
-@dataclass(frozen=True)
-class View:
-    """What a stage's `inputs` may ask for. Its declaration has the listed fields alone."""
-
-    workspace: Workspace
-    stage: Stage[Any]
-
-    @property
-    def key(self) -> VariantKey:
-        return self.workspace.key
-
-    @property
-    def spec(self) -> VariantSpec:
-        """As frozen, and narrowed: reading a field that the stage does not list raises UnlistedField."""
-        return narrowed(self.workspace.spec, self.stage.fields)
-
-    @property
-    def store(self) -> Store:
-        return self.workspace.store
-
-    @property
-    def project(self) -> Path:
-        return self.workspace.project
-
-    @property
-    def cache(self) -> Path:
-        return self.workspace.cache
-
-    @property
-    def declared_in(self) -> Path:
-        return self.workspace.declared_in
-
-    @property
-    def device(self) -> str:
-        return self.workspace.device
-
-    @property
-    def leases(self) -> Leases:
-        return self.workspace.leases
-
-    @property
-    def stop_above(self) -> dict[int, float]:
-        trial = self.workspace.trial
-        return {} if trial is None else dict(trial.stop_above)
-
-    @property
-    def overrides(self) -> dict[str, Any]:
-        trial = self.workspace.trial
-        return {} if trial is None else dict(trial.overrides)
-
-    def declared(self) -> Declared:
-        """The declaration as the tenant's file has it now: for the stage that freezes it."""
-        self._listed("declared.yaml")
-        return self.workspace.declared()
-
-    def frozen(self, part: str) -> Any:
-        """`sources` (their fingerprints) or `tasks` (their digests) of the frozen declaration."""
-        self._listed("declaration")
-        return self.workspace.frozen[part]
-
-    def upstream(self, stage: str) -> Artifact:
-        """The newest artifact of a stage that this one lists. Raises UserError."""
-        self._listed(stage)
-        return self.workspace.upstream(stage)
-
-    def corpus(self, name: str) -> Artifact:
-        """The newest artifact of a general corpus. Raises UserError."""
-        self._listed("general_corpus")
-        return find_corpus(self.store, name)
-
-    def made(self, stage: Stage[Any]) -> Artifact:
-        """The artifact of a stage that is made on demand."""
-        self._listed(stage.name)
-        return self.workspace.make(stage)
-
-    def payload(self, artifact: Artifact) -> Path:
-        return self.workspace.payload(artifact)
-
-    def base_folder(self, base: Artifact) -> Path:
-        return self.workspace.base_folder(base)
-
-    def new_token_ids(self, base: Artifact) -> list[int]:
-        """Rows of the base's vocabulary that were added for this variant, and are to be trained."""
-        return new_token_ids_of(self.store, base, self.cache)
-
-    def _listed(self, stage: str) -> None:
-        if stage not in self.stage.reads:
-            raise UnlistedStage(f"{self.stage.name} asks for {stage}, and does not list it")
-
-
-@dataclass(frozen=True)
-class Hands:
-    """What a stage's `build` works with: folders and programs, and nothing of the declaration."""
-
-    _workspace: Workspace
-
-    @property
-    def variant(self) -> str:
-        return str(self._workspace.key)
-
-    @property
-    def project(self) -> Path:
-        """Where paths of the declaration are relative to."""
-        return self._workspace.project
-
-    @property
-    def cache(self) -> Path:
-        return self._workspace.cache
-
-    @property
-    def declared_in(self) -> Path:
-        """The variant's file, for errors to name."""
-        return self._workspace.declared_in
-
-    @property
-    def run_id(self) -> str:
-        return self._workspace.run.id
-
-    def say(self, line: str) -> None:
-        self._workspace.run.say(line)
-
-    def payload(self, artifact: Artifact) -> Path:
-        return self._workspace.payload(artifact)
-
-    def evidence(self, artifact: Artifact) -> Path:
-        return self._workspace.evidence(artifact)
-
-    def base_folder(self, base: Artifact) -> Path:
-        return self._workspace.base_folder(base)
-
-    def run(
-        self,
-        program: str,
-        attempt: Attempt,
-        request: Callable[[Path], BaseModel],
-        *,
-        leased: bool = True,
-        into: Path | None = None,
-    ) -> dict[str, Any]:
-        """Run a program of this package and take over what it wrote; returns its figures.
-
-        `request(output)` gives what it is asked, to be answered in the folder `output`. The run folder is
-        removed when the program has succeeded. `into`: a folder that takes payload and evidence instead of
-        the attempt's own.
-        """
-        run_dir = self._workspace.run_dir(attempt)
-        output = run_dir / "output"
-        output.mkdir(parents=True, exist_ok=True)
-        result = self._workspace.run_program(program, run_dir, request(output), leased=leased)
-        for part in ("payload", "evidence"):
-            target = (into or attempt.folder) / part
-            target.mkdir(parents=True, exist_ok=True)
-            for file in (output / part).glob("*"):
-                shutil.move(file, target / file.name)
-        shutil.rmtree(run_dir)
-        figures: dict[str, Any] = result["figures"]
-        return figures
 
 
 @contextmanager

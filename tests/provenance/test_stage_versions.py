@@ -36,6 +36,8 @@ FLOOR = {  # what means nothing to a result, and why
     "stages.stage": "how stages are put together",
     "stages.inputs": "how keys are put together: a change moves every key by itself",
     "stages.workspace": "how stages are run",
+    "stages.view": "what stages may ask for",
+    "stages.hands": "how builds reach folders and programs",
     "stages.plan_context": "what is recorded beside a plan, and in no key",
 }
 BY_NAME = ("ft_dagster.training.methods",)  # packages that import their modules by name, which no graph sees

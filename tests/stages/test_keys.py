@@ -19,7 +19,8 @@ from ft_dagster.stages.chain import CHAIN, ON_DEMAND
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.inputs import RECORDED, Digest, File, key_parts
 from ft_dagster.stages.stage import Stage
-from ft_dagster.stages.workspace import UnlistedStage, View, Workspace
+from ft_dagster.stages.view import UnlistedStage, View
+from ft_dagster.stages.workspace import Workspace
 
 ALL = (*CHAIN, *ON_DEMAND)
 BASE, ROWS, MIX, PLAN, TUNED = (

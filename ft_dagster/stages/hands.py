@@ -1,0 +1,85 @@
+"""What a stage's `build` works with: folders and programs, and nothing of the declaration."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from ft_dagster.store import Artifact, Attempt
+
+if TYPE_CHECKING:
+    from ft_dagster.stages.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Hands:
+    """What a stage's `build` works with: folders and programs, and nothing of the declaration."""
+
+    _workspace: Workspace
+
+    @property
+    def variant(self) -> str:
+        return str(self._workspace.key)
+
+    @property
+    def project(self) -> Path:
+        """Where paths of the declaration are relative to."""
+        return self._workspace.project
+
+    @property
+    def cache(self) -> Path:
+        return self._workspace.cache
+
+    @property
+    def declared_in(self) -> Path:
+        """The variant's file, for errors to name."""
+        return self._workspace.declared_in
+
+    @property
+    def run_id(self) -> str:
+        return self._workspace.run.id
+
+    def say(self, line: str) -> None:
+        self._workspace.run.say(line)
+
+    def payload(self, artifact: Artifact) -> Path:
+        return self._workspace.payload(artifact)
+
+    def evidence(self, artifact: Artifact) -> Path:
+        return self._workspace.evidence(artifact)
+
+    def base_folder(self, base: Artifact) -> Path:
+        return self._workspace.base_folder(base)
+
+    def run(
+        self,
+        program: str,
+        attempt: Attempt,
+        request: Callable[[Path], BaseModel],
+        *,
+        leased: bool = True,
+        into: Path | None = None,
+    ) -> dict[str, Any]:
+        """Run a program of this package and take over what it wrote; returns its figures.
+
+        `request(output)` gives what it is asked, to be answered in the folder `output`. The run folder is
+        removed when the program has succeeded. `into`: a folder that takes payload and evidence instead of
+        the attempt's own.
+        """
+        run_dir = self._workspace.run_dir(attempt)
+        output = run_dir / "output"
+        output.mkdir(parents=True, exist_ok=True)
+        result = self._workspace.run_program(program, run_dir, request(output), leased=leased)
+        for part in ("payload", "evidence"):
+            target = (into or attempt.folder) / part
+            target.mkdir(parents=True, exist_ok=True)
+            for file in (output / part).glob("*"):
+                shutil.move(file, target / file.name)
+        shutil.rmtree(run_dir)
+        figures: dict[str, Any] = result["figures"]
+        return figures

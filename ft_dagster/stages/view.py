@@ -1,0 +1,112 @@
+"""What a stage's `inputs` may ask for: the stages it reads, the fields it lists, facts of the host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ft_dagster.data.derived import new_token_ids_of
+from ft_dagster.launch.leases import Leases
+from ft_dagster.spec import Declared, VariantKey, VariantSpec
+from ft_dagster.spec.narrow import narrowed
+from ft_dagster.stages.general_corpus import find_corpus
+from ft_dagster.stages.stage import Stage
+from ft_dagster.store import Artifact, Store
+
+if TYPE_CHECKING:
+    from ft_dagster.stages.workspace import Workspace
+
+
+class UnlistedStage(Exception):
+    """A stage asked for an artifact of a stage that it does not list in `reads`."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What a stage's `inputs` may ask for. Its declaration has the listed fields alone."""
+
+    _workspace: Workspace
+    stage: Stage[Any]
+
+    @property
+    def key(self) -> VariantKey:
+        return self._workspace.key
+
+    @property
+    def spec(self) -> VariantSpec:
+        """As frozen, and narrowed: reading a field that the stage does not list raises UnlistedField."""
+        return narrowed(self._workspace.spec, self.stage.fields)
+
+    @property
+    def store(self) -> Store:
+        return self._workspace.store
+
+    @property
+    def project(self) -> Path:
+        return self._workspace.project
+
+    @property
+    def cache(self) -> Path:
+        return self._workspace.cache
+
+    @property
+    def declared_in(self) -> Path:
+        return self._workspace.declared_in
+
+    @property
+    def device(self) -> str:
+        return self._workspace.device
+
+    @property
+    def leases(self) -> Leases:
+        return self._workspace.leases
+
+    @property
+    def stop_above(self) -> dict[int, float]:
+        trial = self._workspace.trial
+        return {} if trial is None else dict(trial.stop_above)
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        trial = self._workspace.trial
+        return {} if trial is None else dict(trial.overrides)
+
+    def declared(self) -> Declared:
+        """The declaration as the tenant's file has it now: for the stage that freezes it."""
+        self._listed("declared.yaml")
+        return self._workspace.declared()
+
+    def frozen(self, part: str) -> Any:
+        """`sources` (their fingerprints) or `tasks` (their digests) of the frozen declaration."""
+        self._listed("declaration")
+        return self._workspace.frozen[part]
+
+    def upstream(self, stage: str) -> Artifact:
+        """The newest artifact of a stage that this one lists. Raises UserError."""
+        self._listed(stage)
+        return self._workspace.upstream(stage)
+
+    def corpus(self, name: str) -> Artifact:
+        """The newest artifact of a general corpus. Raises UserError."""
+        self._listed("general_corpus")
+        return find_corpus(self.store, name)
+
+    def made(self, stage: Stage[Any]) -> Artifact:
+        """The artifact of a stage that is made on demand."""
+        self._listed(stage.name)
+        return self._workspace.make(stage)
+
+    def payload(self, artifact: Artifact) -> Path:
+        return self._workspace.payload(artifact)
+
+    def base_folder(self, base: Artifact) -> Path:
+        return self._workspace.base_folder(base)
+
+    def new_token_ids(self, base: Artifact) -> list[int]:
+        """Rows of the base's vocabulary that were added for this variant, and are to be trained."""
+        return new_token_ids_of(self.store, base, self.cache)
+
+    def _listed(self, stage: str) -> None:
+        if stage not in self.stage.reads:
+            raise UnlistedStage(f"{self.stage.name} asks for {stage}, and does not list it")
