@@ -11,14 +11,16 @@ import uuid
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.launch import processes
 from ft_dagster.launch.leases import Lease
+from ft_dagster.launch.warm.client import Wanted, WarmSupervisor, start_warm
 
 GRACE = 45.0  # seconds; torchrun itself waits 30 for its workers
 KILL_AFTER = 5.0
+Started = subprocess.Popen[bytes] | WarmSupervisor
 
 
 class Outcome(NamedTuple):
@@ -70,27 +72,20 @@ def run_program(
     its processes: unique, made up where it is not given.
     """
     marker = marker or f"{run_dir.name}-{uuid.uuid4().hex[:8]}"
-    command = _command(module, run_dir, marker, grace, kill_after)
+    own = _environment(lease, environment)
+    wanted = _wanted(module, run_dir, marker, grace=grace, kill_after=kill_after, environment=own)
     sys.stdout.flush()
     sys.stderr.flush()
     with ExitStack() as stack:
         log = stack.enter_context(output.open("ab")) if output is not None else None
-        supervisor = subprocess.Popen(
-            command,
-            env=_environment(lease, environment),
-            stdin=subprocess.PIPE,  # its end tells the supervisor that this process died
-            stdout=log,
-            stderr=log,
-            start_new_session=True,  # a Ctrl-C in a terminal reaches this process alone, which then decides
-        )
+        supervisor = start_warm(wanted, log.fileno() if log is not None else None) or _start(wanted, log)
         try:
             code = _wait(supervisor, poll)
         except BaseException:
             cancel(supervisor, marker, grace + kill_after + 30, kill_after)
             raise
         finally:
-            if supervisor.stdin is not None:
-                supervisor.stdin.close()
+            _let_go(supervisor)
     if code < 0:  # the supervisor itself was killed
         processes.sweep(marker, kill_after)
         return 128 - code
@@ -136,10 +131,47 @@ def failure_of(program: str, exit_code: int, result: dict[str, Any]) -> ProgramF
     return None
 
 
-def _command(module: str, run_dir: Path, marker: str, grace: float, kill_after: float) -> list[str]:
+def _wanted(
+    module: str,
+    run_dir: Path,
+    marker: str,
+    *,
+    grace: float,
+    kill_after: float,
+    environment: dict[str, str],
+) -> Wanted:
     python = [sys.executable, "-P", "-m"]  # -P: a folder we are started in must not shadow a library
+    program = [*python, module, str(run_dir)]
     options = ["--grace", str(grace), "--kill-after", str(kill_after), "--marker", marker]
-    return [*python, "ft_dagster.launch.supervisor", *options, "--", *python, module, str(run_dir)]
+    return Wanted(
+        module=module,
+        argument=str(run_dir),
+        marker=marker,
+        grace=grace,
+        kill_after=kill_after,
+        supervisor=[*python, "ft_dagster.launch.supervisor", *options, "--", *program],
+        program=program,
+        environment=environment,
+    )
+
+
+def _start(wanted: Wanted, log: BinaryIO | None) -> subprocess.Popen[bytes]:
+    """A supervisor by a plain start."""
+    return subprocess.Popen(
+        wanted.supervisor,
+        env=wanted.environment,
+        stdin=subprocess.PIPE,  # its end tells the supervisor that this process died
+        stdout=log,
+        stderr=log,
+        start_new_session=True,  # a Ctrl-C in a terminal reaches this process alone, which then decides
+    )
+
+
+def _let_go(supervisor: Started) -> None:
+    if isinstance(supervisor, WarmSupervisor):
+        supervisor.close()
+    elif supervisor.stdin is not None:
+        supervisor.stdin.close()
 
 
 def _environment(lease: Lease | None, extra: dict[str, str] | None) -> dict[str, str]:
@@ -148,7 +180,7 @@ def _environment(lease: Lease | None, extra: dict[str, str] | None) -> dict[str,
     return {**own, **(lease.environment() if lease is not None else {})}
 
 
-def _wait(supervisor: subprocess.Popen[bytes], poll: Callable[[], None] | None) -> int:
+def _wait(supervisor: Started, poll: Callable[[], None] | None) -> int:
     while True:
         try:
             return supervisor.wait(timeout=1.0)
@@ -157,9 +189,7 @@ def _wait(supervisor: subprocess.Popen[bytes], poll: Callable[[], None] | None) 
                 poll()
 
 
-def cancel(
-    supervisor: subprocess.Popen[bytes], marker: str, patience: float, kill_after: float = KILL_AFTER
-) -> None:
+def cancel(supervisor: Started, marker: str, patience: float, kill_after: float = KILL_AFTER) -> None:
     """Cancel what a supervisor runs and wait until nothing is left; further interrupts do not hurry it.
 
     A supervisor that does not end in `patience` seconds (stopped, stuck) is killed, and its run swept.
@@ -175,7 +205,7 @@ def cancel(
         except BaseException as error:
             with suppress(OSError):
                 print(f"still ending {marker} ({type(error).__name__})", file=sys.stderr, flush=True)
-    if supervisor.returncode < 0:
+    if supervisor.returncode is not None and supervisor.returncode < 0:
         processes.sweep(marker, kill_after)
 
 

@@ -10,6 +10,7 @@ import dagster as dg
 
 from ft_dagster.launch.leases import Ask, Lease
 from ft_dagster.launch.local import failure_of, run_program
+from ft_dagster.launch.warm.choice import as_environment
 from ft_dagster.resources.gpus import Gpus
 
 MODULES = "ft_dagster"
@@ -37,10 +38,10 @@ class LocalLauncher(dg.ConfigurableResource[None]):
         """
         result_file = result_path(run_dir)
         result_file.unlink(missing_ok=True)
+        warm = as_environment(self.gpus.host())
         with self._lease(context, ask) as lease, _pipes(context, reports) as environment:
-            code = run_program(
-                f"{MODULES}.{program}", run_dir, lease, environment={**OFFLINE_DEFAULTS, **environment}
-            )
+            given = {**OFFLINE_DEFAULTS, **warm, **environment}
+            code = run_program(f"{MODULES}.{program}", run_dir, lease, environment=given)
         result = json.loads(result_file.read_text("utf-8")) if result_file.exists() else {}
         failure = failure_of(program, code, result)
         if failure is not None:
