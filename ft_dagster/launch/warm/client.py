@@ -188,9 +188,9 @@ class _Server:
         """To the server, started where there is none. Raises NoWarmStart, wire.Broken, OSError."""
         directory = wire.open_folder(self.choice.folder)
         try:
-            self._heed_refusal()
             deadline = time.monotonic() + BINDING_SECONDS
             while True:
+                self._heed_refusal()
                 if connection := self._try(directory):
                     return connection
                 if time.monotonic() > deadline:

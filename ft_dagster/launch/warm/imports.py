@@ -16,7 +16,7 @@ from ft_dagster.launch.warm.world import has_gpu
 
 LIBRARIES = (
     "numpy",
-    "pydantic",
+    "pydantic.main",
     "yaml",
     "psutil",
     "threadpoolctl",
@@ -28,6 +28,7 @@ LIBRARIES = (
     "sklearn.metrics",
     "torch",
     "torch.utils.flop_counter",
+    "torch.utils.data.distributed",
     "safetensors.torch",
     "transformers",
     "transformers.modeling_utils",
@@ -39,6 +40,7 @@ LIBRARIES = (
 # PEFT imports bitsandbytes and accelerate may import deepspeed, and both ask the driver for its devices.
 WITHOUT_GPU = (
     *LIBRARIES,
+    "deepspeed",
     "accelerate",
     "peft",
     "transformers.trainer",

@@ -94,20 +94,28 @@ def serve(connection: socket.socket, terms: Terms) -> Asked:
     supervisor = Supervisor(launcher, asked.marker, asked.grace, asked.kill_after)
     supervisor.prepare()
     environment = environment_of(asked.marker)
-    room.write(asked.supervisor, environment)  # so that no moment is without it; undone when it is forked
+    own = os.getpid()
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     program = os.fork()
     if program == 0:
         connection.close()
-        room.write(asked.program, environment)
+        _become_findable(own, room, asked.program, environment)
         os.environ.update({name: environment[name] for name in (processes.MARKER, processes.SUPERVISOR)})
         return asked
-    room.write(asked.supervisor, os.environ)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     code = supervisor.attend(program)
     with suppress(wire.Broken):  # the launcher is gone
         wire.send(connection, {"code": code})
     os._exit(code)
+
+
+def _become_findable(supervisor: int, room: Room, command: list[str], environment: dict[str, str]) -> None:
+    """A program ends with its supervisor until it can be found by its marker."""
+    processes.die_with_parent()
+    room.write(command, environment)
+    if os.getppid() != supervisor:
+        os._exit(1)
+    processes.outlive_parent()
 
 
 def _refuse(connection: socket.socket, terms: Terms, reason: str) -> NoReturn:
@@ -170,7 +178,8 @@ def run(asked: Asked) -> None:
     forked.command = asked.program
     sys.orig_argv = list(asked.program)
     sys.argv = ["-m", asked.argument]
-    sys.modules["__main__"] = ModuleType("__main__")
+    main = sys.modules["__main__"] = ModuleType("__main__")
+    main.__annotations__ = {}
     runpy._run_module_as_main(asked.module)  # type: ignore[attr-defined]  # what `python -m` itself calls
 
 

@@ -4,8 +4,8 @@
 
 It takes FOLDER/IDENTITY.lock or leaves (exit 3), listens at FOLDER/IDENTITY.sock, and goes on as nobody's
 child. Then it imports, touches FOLDER/IDENTITY.ready, and forks for each connection. It reads nothing that a
-launcher says, so that no environment and no credential is ever in its memory: the forks do. It ends when it is
-idle, when its socket is not at its path any more, and when a fork says that what it imported has changed.
+launcher says, so that no environment and no credential is ever in its memory: the forks do. It ends when it
+is idle, when its socket is not at its path any more, and when a fork says that what it imported has changed.
 """
 
 from __future__ import annotations
