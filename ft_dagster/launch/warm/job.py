@@ -52,22 +52,19 @@ def read(content: dict[str, Any]) -> Asked:
 class Waiting:
     """A launcher at the other end of a connection; its process, whoever has inherited the connection."""
 
-    connection: int
+    connection: socket.socket
     process: int
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        return (self.connection, self.process)
+        return (self.connection.fileno(), self.process)
 
     def gone(self, ready: Collection[int]) -> bool:
-        return self.process in ready or (self.connection in ready and _ended(self.connection))
+        return self.process in ready or (self.connection.fileno() in ready and self._ended())
 
-
-def _ended(connection: int) -> bool:
-    with socket.socket(fileno=os.dup(connection)) as other:
-        other.setblocking(False)
+    def _ended(self) -> bool:
         try:
-            return other.recv(4096) == b""
+            return self.connection.recv(4096, socket.MSG_DONTWAIT) == b""
         except BlockingIOError:
             return False
         except OSError:
@@ -152,7 +149,7 @@ def _agree(connection: socket.socket, terms: Terms) -> tuple[Asked, Waiting]:
         if "go" not in go:
             raise Refused("it changed its mind")
         connection.settimeout(None)
-        return asked, Waiting(connection.fileno(), descriptors[LAUNCHER])
+        return asked, Waiting(connection, descriptors[LAUNCHER])
     except wire.Broken:
         os._exit(0)
     except (KeyError, TypeError, ValueError, OSError) as error:
