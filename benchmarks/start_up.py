@@ -1,12 +1,12 @@
-"""What does it cost to start the programs of a variant, each by itself, and forked? Markdown tables on stdout.
+"""What does it cost to start a variant's programs, each by itself, and forked? Markdown tables on stdout.
 
     .venv/bin/python benchmarks/start_up.py
 
-A program's start-up is from the launcher's call until it has imported what it needs on this host, and until it
-is gone again: it does nothing else. Plain: Python is started, for its supervisor and for itself. Forked: both
-are forks of the warm server, which was there; what that costs once is its own row. Each is done in turn, in one
-call, so that what else the machine does falls on all alike; the median is shown. The second table is what the
-libraries cost, CPU seconds, in the order in which a server imports them.
+A program's start-up is from the launcher's call until it has imported what it needs on this host, and until
+it is gone again: it does nothing else. Plain: Python is started, for its supervisor and for itself. Forked:
+both are forks of the warm server, which was there; what that costs once is its own row. Each is done in turn,
+in one call, so that what else the machine does falls on all alike; the median is shown. The second table is
+what the libraries cost, CPU seconds, in the order in which a server imports them.
 
 {MEASURED}
 """
@@ -69,7 +69,7 @@ def seconds(start: str, names: list[str], folder: Path) -> float:
 
 
 def library_costs() -> dict[str, float]:
-    """CPU seconds of each that takes a tenth of one, imported in a process of its own in the server's order."""
+    """CPU seconds of each that takes a tenth of one, imported by a new process in the server's order."""
     script = (
         "import importlib, json, sys, time\nfound = {}\n"
         "for name in json.loads(sys.argv[1]):\n"

@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
-os.environ[choice.IDLE] = "300"  # for a suite that is killed: else its servers end with it
+os.environ[choice.IDLE] = "60"  # for a suite that is killed: else its servers end with it
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -28,11 +28,11 @@ log = logging.getLogger(__name__)
 
 
 class NoWarmStart(Exception):
-    """Why the plain start has to do; `stale`: a new server may serve."""
+    """Why the plain start has to do; `again`: another server may serve."""
 
-    def __init__(self, reason: str, *, stale: bool = False) -> None:
+    def __init__(self, reason: str, *, again: bool = False) -> None:
         super().__init__(reason)
-        self.stale = stale
+        self.again = again
 
 
 @dataclass(frozen=True)
@@ -114,16 +114,18 @@ def start_warm(wanted: Wanted, output: int | None = None) -> WarmSupervisor | No
         try:
             return _ask(wanted, choice, streams)
         except NoWarmStart as refused:
-            if not refused.stale:
+            if not refused.again:
                 raise
-            log.info("warm start: %s; a new server is started", refused)
-            return _ask(wanted, choice, streams)
-    except (NoWarmStart, wire.Broken, OSError, ValueError, subprocess.SubprocessError) as error:
-        log.info("plain start: %s", error)
+            log.info("warm start: %s; another server is asked", refused)
+            return _ask(wanted, choice, streams, last=True)
+    except Exception as error:  # whatever it is: a plain start has none of it
+        log.info("plain start: %s", str(error) or type(error).__name__)
         return None
 
 
-def _ask(wanted: Wanted, choice: WarmStart, streams: tuple[int, int]) -> WarmSupervisor:
+def _ask(
+    wanted: Wanted, choice: WarmStart, streams: tuple[int, int], *, last: bool = False
+) -> WarmSupervisor:
     names = imports.chosen(choice.imports)
     server = _Server(choice, world.identity(wanted.environment, names), names, wanted.environment)
     connection = server.connect()
@@ -132,7 +134,7 @@ def _ask(wanted: Wanted, choice: WarmStart, streams: tuple[int, int]) -> WarmSup
         if wire.peer(connection)[1] != os.getuid():
             raise NoWarmStart("another user listens there")
         _send_request(connection, wanted, server.identity, streams)
-        process, pid = _answer(connection, server)
+        process, pid = _answer(connection, server, last)
         wire.send(connection, {"go": True})  # until here nothing was started, and a plain start may follow
     except BaseException:
         connection.close()
@@ -152,7 +154,7 @@ def _send_request(connection: socket.socket, wanted: Wanted, identity: str, stre
         os.close(this)
 
 
-def _answer(connection: socket.socket, server: _Server) -> tuple[int, int]:
+def _answer(connection: socket.socket, server: _Server, last: bool) -> tuple[int, int]:
     """The supervisor as (descriptor, pid). Raises NoWarmStart."""
     patience = WARM_PATIENCE if server.is_ready() else COLD_PATIENCE
     try:
@@ -161,9 +163,11 @@ def _answer(connection: socket.socket, server: _Server) -> tuple[int, int]:
         server.disown()
         raise NoWarmStart(f"the server is stuck: {error}") from error
     except wire.Broken as error:
-        raise NoWarmStart(f"the server is gone: {error}") from error
+        if last and not server.is_ready():
+            server.refuse("it ended twice before it was ready")
+        raise NoWarmStart(f"the server is gone: {error}", again=True) from error
     if "refused" in content or len(descriptors) != 1:
-        raise NoWarmStart(str(content.get("refused")), stale=bool(content.get("stale")))
+        raise NoWarmStart(str(content.get("refused")), again=bool(content.get("stale")))
     return descriptors[0], int(content["ready"])
 
 
@@ -202,6 +206,11 @@ class _Server:
 
     def is_ready(self) -> bool:
         return self._file("ready").exists()
+
+    def refuse(self, reason: str) -> None:
+        """Leave word for launchers in place of a server that could not."""
+        with suppress(FileExistsError), self._file("refused").open("x") as file:
+            json.dump({"reason": reason}, file)
 
     def disown(self) -> None:
         """Let the next launcher start another; this one ends once it sees that its socket is gone."""

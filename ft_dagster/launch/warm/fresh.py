@@ -73,22 +73,24 @@ def default_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def own_randomness() -> None:
-    """Nothing that two programs should not share comes from the server."""
+def nothing_shared() -> None:
+    """Nothing that two programs should not share comes from the server: randomness, keys, a folder."""
     random.seed()
     if "numpy" in sys.modules:
         import numpy
 
         numpy.random.seed()
     for name in ("multiprocessing.process", "multiprocess.process"):
-        if name in sys.modules:
-            sys.modules[name].current_process().authkey = os.urandom(32)
+        module: Any = sys.modules.get(name)
+        if module is not None:
+            module.current_process().authkey = os.urandom(32)
+            module.ORIGINAL_DIR = os.path.abspath(os.curdir)
 
 
 def start_anew() -> None:
     """What else an interpreter has that was just started."""
     importlib.invalidate_caches()
-    own_randomness()
+    nothing_shared()
     gc.enable()
 
 

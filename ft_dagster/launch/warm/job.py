@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from ft_dagster.launch.warm.imports import changed
 from ft_dagster.launch.warm.room import Room
 
 PATIENCE = 10.0  # seconds for a launcher to say what it wants, and that it still wants it
+UNFLUSHED = 120  # Python's exit code where its output could not be written
 STALE = 77  # the exit code by which a fork tells the server that it serves what is no longer on disk
 OUTPUT, ERROR, FOLDER, LAUNCHER = range(4)  # the order of the descriptors of a request
 
@@ -164,7 +167,7 @@ def _take_streams(output: int, error: int) -> None:
     os.close(null)
 
 
-def run(asked: Asked) -> None:
+def run(asked: Asked) -> NoReturn:
     """The program itself, in its own process: as `python -P -m module argument`."""
     import runpy
 
@@ -177,7 +180,28 @@ def run(asked: Asked) -> None:
     sys.argv = ["-m", asked.argument]
     main = sys.modules["__main__"] = ModuleType("__main__")
     main.__annotations__ = {}
-    runpy._run_module_as_main(asked.module)  # type: ignore[attr-defined]  # what `python -m` itself calls
+    try:
+        runpy._run_module_as_main(asked.module)  # type: ignore[attr-defined]  # what `python -m` itself calls
+    except SystemExit as ended:
+        _leave(ended.code)
+    _leave(None)
+
+
+def _leave(code: object) -> NoReturn:
+    """End as the interpreter does, but for taking apart what the server imported, which takes seconds: a fork
+    would first copy all of it.
+    """
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as an interpreter that ends
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        code = code or UNFLUSHED
+    os._exit(int(code or 0) & 0xFF)
 
 
 def _most_open() -> int:
