@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ft_dagster.errors import UserError, UserErrors
 from ft_dagster.files import expanded
+from ft_dagster.launch.warm.choice import IDLE_SECONDS, default_folder
 from ft_dagster.spec.keys import HALF
 from ft_dagster.spec.plain import plain_value
 from ft_dagster.spec.validation import mistakes_in
@@ -64,6 +65,17 @@ class Host(Part):
     )
     lock_folder: Path = Field(
         Path("/tmp") / f"ft_dagster-leases-{os.getuid()}", description="Shared by all instances on this host"
+    )
+
+    warm_start: Literal["auto", "off"] = Field(
+        "auto", description="Fork programs from a process that has imported what they need; off: start each"
+    )
+    warm_folder: Path = Field(default_folder(), description="Where that process is found; of this user alone")
+    warm_idle_seconds: float = Field(
+        IDLE_SECONDS, gt=0, description="After which it ends when nobody asked it for a program"
+    )
+    warm_imports: tuple[str, ...] | None = Field(
+        None, description="Modules that it imports; null: what the programs need on this host"
     )
 
 

@@ -3,18 +3,49 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
+from ft_dagster.launch.warm import choice
 from tests.s3_server import S3Server, serve_s3
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ[choice.IDLE] = "60"  # for a suite that is killed: else its servers end with it
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Servers of this suite alone fork its programs, the same for all workers of pytest-xdist."""
+    if not hasattr(config, "workerinput"):
+        os.environ[choice.FOLDER] = tempfile.mkdtemp(prefix="ft_dagster-warm-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """A server whose folder is gone ends; nothing of the suite is left."""
+    if hasattr(config, "workerinput"):
+        return
+    folder = os.environ[choice.FOLDER]
+    shutil.rmtree(folder, ignore_errors=True)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and any(_mentions(folder, p) for p in psutil.process_iter()):
+        time.sleep(0.1)
+
+
+def _mentions(word: str, process: psutil.Process) -> bool:
+    try:
+        return word in process.cmdline()
+    except psutil.Error:
+        return False
+
 
 # A background job of a shell has SIGINT ignored, which the programs that tests interrupt would inherit.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.tasks import TaskEntry, builtin_folder, needs_network, task_references
+from ft_dagster.launch.warm import forked
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,10 @@ class LoadedTask:
 
 
 def prepare_environment(entries: Iterable[TaskEntry]) -> None:
-    """Before lm-eval is imported: no bars, no chatter, and no network where none is needed."""
+    """Before lm-eval is imported: no bars, no chatter, and no network where none is needed.
+
+    Where some is, a program that was forked with its libraries imported offline begins again without them.
+    """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     os.environ["TQDM_DISABLE"] = "1"
     os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
@@ -36,6 +40,8 @@ def prepare_environment(entries: Iterable[TaskEntry]) -> None:
     if not any(needs_network(entry) for entry in entries):
         os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ["HF_DATASETS_OFFLINE"] = "1"
+    elif "HF_HUB_OFFLINE" not in os.environ:
+        forked.start_over()
 
 
 def load_task(entry: TaskEntry) -> LoadedTask:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel
 
-from ft_dagster.launch.leases import Ask, Lease, Leases
-from ft_dagster.launch.local import failure_of, run_program
+from ft_dagster.launch.leases import Ask, Leases
+from ft_dagster.launch.local import StartedProgram, failure_of, start_program
 from ft_dagster.program import write_json
 
 PACKAGE = "ft_dagster"
 OFFLINE = {"TOKENIZERS_PARALLELISM": "false"}
 RUN_FILE, RESULT_FILE, OUTPUT = "run.json", "result.json", "output"
+Say = Callable[[str], None]
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -34,54 +36,98 @@ class Job:
     lessee: str
 
     @property
+    def module(self) -> str:
+        return f"{PACKAGE}.{self.program}"
+
+    @property
     def result_file(self) -> Path:
         return self.run_dir / OUTPUT / RESULT_FILE
 
+    def write_request(self) -> None:
+        """Write run.json, and remove the result that a try before this one left."""
+        self.result_file.unlink(missing_ok=True)
+        write_json(self.run_dir / RUN_FILE, self.request.model_dump(mode="json"))
 
-class Launcher(Protocol):
-    """Where programs run."""
+    def read_result(self, exit_code: int) -> dict[str, Any]:
+        """The program's result.json. Raises ProgramFailed."""
+        file = self.result_file
+        result: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {}
+        failure = failure_of(self.program, exit_code, result)
+        if failure is not None:
+            raise failure
+        return result
 
-    def run(self, job: Job, say: Callable[[str], None]) -> dict[str, Any]:
-        """Run the job to its end; returns its result.json. Raises ProgramFailed; what is raised here
-        meanwhile cancels the job, and is raised again once nothing of it is left.
-        """
+
+class Launcher(Protocol[R]):
+    """Where programs run. R is what it knows a started job by. `carry_out` calls these in this order."""
+
+    def stage_in(self, job: Job) -> None:
+        """Bring what the program reads to where it will run."""
+
+    def start(self, job: Job, say: Say) -> R:
+        """Start the program, once it has the devices that it asks for."""
+
+    def report(self, started: R, say: Say) -> int | None:
+        """Wait about a second and pass on what the program tells; its exit code once it has ended."""
+
+    def cancel(self, started: R) -> None:
+        """End the program and all that it started; nothing of it is left, or leased, when this returns."""
+
+    def collect(self, job: Job, started: R, exit_code: int) -> dict[str, Any]:
+        """Give back what it was lent, bring its output to RUN_DIR/output. Raises ProgramFailed."""
+
+
+def carry_out(launcher: Launcher[R], job: Job, say: Say) -> dict[str, Any]:
+    """Run the job to its end; returns its result.json. Raises ProgramFailed; what is raised here meanwhile
+    (an interrupt) cancels the job, and is raised again once nothing of it is left.
+    """
+    launcher.stage_in(job)
+    started = launcher.start(job, say)
+    try:
+        while (code := launcher.report(started, say)) is None:
+            pass
+    except BaseException:
+        launcher.cancel(started)
+        raise
+    return launcher.collect(job, started, code)
+
+
+@dataclass(frozen=True)
+class LocalRun:
+    """A program of this host, and what it was lent."""
+
+    program: StartedProgram
+    lent: ExitStack
 
 
 class LocalLauncher:
-    """Runs programs on this host, those that ask for devices under a lease."""
+    """Runs programs on this host, under leases of its devices. `environment`: of all of them."""
 
-    def __init__(self, leases: Leases) -> None:
+    def __init__(self, leases: Leases, environment: Mapping[str, str] | None = None) -> None:
         self.leases = leases
+        self.environment = {**OFFLINE, **(environment or {})}
 
-    def run(self, job: Job, say: Callable[[str], None]) -> dict[str, Any]:
-        stage_in(job)
-        with self._lease(job, say) as lease:
-            code = run_program(
-                f"{PACKAGE}.{job.program}", job.run_dir, lease, environment={**OFFLINE, **job.environment}
-            )
-        return collect(job, code)
+    def stage_in(self, job: Job) -> None:
+        job.write_request()
 
-    @contextmanager
-    def _lease(self, job: Job, say: Callable[[str], None]) -> Iterator[Lease | None]:
-        if job.ask is None:
-            yield None
-            return
-        with self.leases.acquire(job.ask, on_wait=say) as lease:
-            say(f"{lease.kind} {', '.join(lease.devices)} leased to {job.lessee}")
-            yield lease
+    def start(self, job: Job, say: Say) -> LocalRun:
+        with ExitStack() as lent:
+            lease = None
+            if job.ask is not None:
+                lease = lent.enter_context(self.leases.acquire(job.ask, on_wait=say))
+                say(f"{lease.kind} {', '.join(lease.devices)} leased to {job.lessee}")
+            environment = {**self.environment, **job.environment}
+            program = start_program(job.module, job.run_dir, lease, environment=environment)
+            lent.callback(program.close)
+            return LocalRun(program, lent.pop_all())
 
+    def report(self, started: LocalRun, say: Say) -> int | None:
+        return started.program.wait(1.0)
 
-def stage_in(job: Job) -> None:
-    """Write what the program reads, and remove what one before it left."""
-    job.result_file.unlink(missing_ok=True)
-    write_json(job.run_dir / RUN_FILE, job.request.model_dump(mode="json"))
+    def cancel(self, started: LocalRun) -> None:
+        with started.lent:
+            started.program.cancel()
 
-
-def collect(job: Job, exit_code: int) -> dict[str, Any]:
-    """The program's result. Raises ProgramFailed."""
-    file = job.result_file
-    result: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {}
-    failure = failure_of(job.program, exit_code, result)
-    if failure is not None:
-        raise failure
-    return result
+    def collect(self, job: Job, started: LocalRun, exit_code: int) -> dict[str, Any]:
+        started.lent.close()
+        return job.read_result(exit_code)

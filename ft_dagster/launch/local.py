@@ -11,15 +11,17 @@ import uuid
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, DONE, TRANSIENT
 from ft_dagster.launch import processes
 from ft_dagster.launch.leases import Lease
+from ft_dagster.launch.warm.client import Wanted, WarmSupervisor, start_warm
 
 GRACE = 45.0  # seconds; torchrun itself waits 30 for its workers
 KILL_AFTER = 5.0
+Started = subprocess.Popen[bytes] | WarmSupervisor
 
 
 class Patience(NamedTuple):
@@ -60,52 +62,88 @@ class ProgramFailed(Exception):
         return f"{self.happened}.{kept} {self.remedy}"
 
 
-def run_program(
+class StartedProgram:
+    """A program of this host under its supervisor, as `start_program` gives it."""
+
+    def __init__(self, supervisor: Started, marker: str, patience: Patience) -> None:
+        self._supervisor = supervisor
+        self._marker = marker
+        self._patience = patience
+
+    def wait(self, seconds: float) -> int | None:
+        """Its exit code, 128 + signal where one killed it; None where it still runs after so many seconds."""
+        try:
+            code = self._supervisor.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        if code < 0:  # the supervisor itself was killed
+            processes.sweep(self._marker, self._patience.kill_after)
+            return 128 - code
+        return code
+
+    def cancel(self) -> None:
+        """SIGINT, then as its patience says; no process is left when this returns."""
+        grace, kill_after = self._patience
+        cancel(self._supervisor, self._marker, grace + kill_after + 30, kill_after)
+
+    def close(self) -> None:
+        """Let go of the supervisor: of one that still runs, the program is ended by it."""
+        _let_go(self._supervisor)
+
+
+def start_program(
     module: str,
     run_dir: Path,
     lease: Lease | None = None,
     *,
     environment: dict[str, str] | None = None,
-    poll: Callable[[], None] | None = None,
     patience: Patience = PATIENCE,
     output: Path | None = None,
     marker: str | None = None,
-) -> int:
-    """Run `python -m module RUN_DIR` under a supervisor; its exit code, 128 + signal where one killed it.
+) -> StartedProgram:
+    """Start `python -m module RUN_DIR` under a supervisor.
 
     `environment` is added to this process' own, the lease's over it. Standard output and error are inherited,
-    or both appended to `output`. `poll` is called about once a second. Whatever is raised here meanwhile (an
-    interrupt, an error of `poll`) cancels the program, as `patience` says, and is raised again once no
-    process is left. `marker` is the FT_DAGSTER_RUN of all its processes: unique, made up where it is not
-    given.
+    or both appended to `output`. `marker` is the FT_DAGSTER_RUN of all its processes: unique, made up where
+    it is not given.
     """
-    grace, kill_after = patience
     marker = marker or f"{run_dir.name}-{uuid.uuid4().hex[:8]}"
-    command = _command(module, run_dir, marker, grace, kill_after)
+    own = _environment(lease, environment)
+    wanted = _wanted(
+        module, run_dir, marker, grace=patience.grace, kill_after=patience.kill_after, environment=own
+    )
     sys.stdout.flush()
     sys.stderr.flush()
     with ExitStack() as stack:
         log = stack.enter_context(output.open("ab")) if output is not None else None
-        supervisor = subprocess.Popen(
-            command,
-            env=_environment(lease, environment),
-            stdin=subprocess.PIPE,  # its end tells the supervisor that this process died
-            stdout=log,
-            stderr=log,
-            start_new_session=True,  # a Ctrl-C in a terminal reaches this process alone, which then decides
-        )
-        try:
-            code = _wait(supervisor, poll)
-        except BaseException:
-            cancel(supervisor, marker, grace + kill_after + 30, kill_after)
-            raise
-        finally:
-            if supervisor.stdin is not None:
-                supervisor.stdin.close()
-    if code < 0:  # the supervisor itself was killed
-        processes.sweep(marker, kill_after)
-        return 128 - code
-    return code
+        supervisor = start_warm(wanted, log.fileno() if log is not None else None) or _start(wanted, log)
+    return StartedProgram(supervisor, marker, patience)
+
+
+def run_program(
+    module: str,
+    run_dir: Path,
+    lease: Lease | None = None,
+    *,
+    poll: Callable[[], None] | None = None,
+    **options: Any,
+) -> int:
+    """Start a program (see `start_program`) and wait for its end; its exit code.
+
+    `poll` is called about once a second. Whatever is raised here meanwhile (an interrupt, an error of `poll`)
+    cancels the program, and is raised again once no process is left.
+    """
+    program = start_program(module, run_dir, lease, **options)
+    try:
+        while (code := program.wait(1.0)) is None:
+            if poll is not None:
+                poll()
+        return code
+    except BaseException:
+        program.cancel()
+        raise
+    finally:
+        program.close()
 
 
 def classify(exit_code: int) -> ProgramOutcome:
@@ -149,10 +187,47 @@ def failure_of(program: str, exit_code: int, result: dict[str, Any]) -> ProgramF
     return None
 
 
-def _command(module: str, run_dir: Path, marker: str, grace: float, kill_after: float) -> list[str]:
+def _wanted(
+    module: str,
+    run_dir: Path,
+    marker: str,
+    *,
+    grace: float,
+    kill_after: float,
+    environment: dict[str, str],
+) -> Wanted:
     python = [sys.executable, "-P", "-m"]  # -P: a folder we are started in must not shadow a library
+    program = [*python, module, str(run_dir)]
     options = ["--grace", str(grace), "--kill-after", str(kill_after), "--marker", marker]
-    return [*python, "ft_dagster.launch.supervisor", *options, "--", *python, module, str(run_dir)]
+    return Wanted(
+        module=module,
+        argument=str(run_dir),
+        marker=marker,
+        grace=grace,
+        kill_after=kill_after,
+        supervisor=[*python, "ft_dagster.launch.supervisor", *options, "--", *program],
+        program=program,
+        environment=environment,
+    )
+
+
+def _start(wanted: Wanted, log: BinaryIO | None) -> subprocess.Popen[bytes]:
+    """A supervisor by a plain start."""
+    return subprocess.Popen(
+        wanted.supervisor,
+        env=wanted.environment,
+        stdin=subprocess.PIPE,  # its end tells the supervisor that this process died
+        stdout=log,
+        stderr=log,
+        start_new_session=True,  # a Ctrl-C in a terminal reaches this process alone, which then decides
+    )
+
+
+def _let_go(supervisor: Started) -> None:
+    if isinstance(supervisor, WarmSupervisor):
+        supervisor.close()
+    elif supervisor.stdin is not None:
+        supervisor.stdin.close()
 
 
 def _environment(lease: Lease | None, extra: dict[str, str] | None) -> dict[str, str]:
@@ -161,18 +236,7 @@ def _environment(lease: Lease | None, extra: dict[str, str] | None) -> dict[str,
     return {**own, **(lease.environment() if lease is not None else {})}
 
 
-def _wait(supervisor: subprocess.Popen[bytes], poll: Callable[[], None] | None) -> int:
-    while True:
-        try:
-            return supervisor.wait(timeout=1.0)
-        except subprocess.TimeoutExpired:
-            if poll is not None:
-                poll()
-
-
-def cancel(
-    supervisor: subprocess.Popen[bytes], marker: str, patience: float, kill_after: float = KILL_AFTER
-) -> None:
+def cancel(supervisor: Started, marker: str, patience: float, kill_after: float = KILL_AFTER) -> None:
     """Cancel what a supervisor runs and wait until nothing is left; further interrupts do not hurry it.
 
     A supervisor that does not end in `patience` seconds (stopped, stuck) is killed, and its run swept.
@@ -188,7 +252,7 @@ def cancel(
         except BaseException as error:
             with suppress(OSError):
                 print(f"still ending {marker} ({type(error).__name__})", file=sys.stderr, flush=True)
-    if supervisor.returncode < 0:
+    if supervisor.returncode is not None and supervisor.returncode < 0:
         processes.sweep(marker, kill_after)
 
 

@@ -36,6 +36,11 @@ def die_with_parent() -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def outlive_parent() -> None:
+    """Take that back."""
+    _prctl(_PR_SET_PDEATHSIG, 0)
+
+
 def supervisor_is_gone() -> bool:
     """Whether the supervisor that started this process died before the death signal was set."""
     pid = os.environ.get(SUPERVISOR, "")

@@ -17,8 +17,9 @@ import signal
 import stat
 import sys
 import time
+from collections.abc import Collection
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, DONE, PREEMPTED
 from ft_dagster.launch import processes
@@ -37,26 +38,52 @@ REASONS: dict[signal.Signals, Reason] = {
 }
 
 
+class Launcher(Protocol):
+    """Whoever wants the command to run: it ends with them."""
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What can be read once they are gone."""
+
+    def gone(self, ready: Collection[int]) -> bool:
+        """Whether they are, given which of the descriptors can be read."""
+
+
+class Parent:
+    """A launcher that started this process: our stdin is a pipe from it, unless a person did."""
+
+    def __init__(self) -> None:
+        self.pid = os.getppid()
+        self.descriptors: tuple[int, ...] = (0,) if stat.S_ISFIFO(os.fstat(0).st_mode) else ()
+
+    def gone(self, ready: Collection[int]) -> bool:
+        # A fork of the launcher may keep the pipe open: then the new parent tells.
+        ended = 0 in ready and os.read(0, 4096) == b""
+        return bool(self.descriptors) and (ended or os.getppid() != self.pid)
+
+
 class Supervisor:
     """`grace`: seconds after the first signal, above torchrun's own 30; `kill_after`: after SIGTERM."""
 
-    def __init__(self, command: list[str], marker: str, grace: float, kill_after: float) -> None:
-        self.command = command
+    def __init__(self, launcher: Launcher, marker: str, grace: float, kill_after: float) -> None:
+        self.launcher = launcher
         self.marker = marker
         self.grace = grace
         self.kill_after = kill_after
         self.main = 0
         self.status: int | None = None
 
-    def run(self) -> int:
-        """Exit code of the command; after a cancel or a preemption 130 or 75, where it is not one of ours."""
+    def prepare(self) -> None:
+        """Before the command is started."""
         processes.become_subreaper()
         self._watch_signals()
-        try:
-            self.main = self._spawn()
-        except OSError as error:
-            _say(f"cannot start {self.command[0]}: {error.strerror}")
-            return 127
+
+    def attend(self, main: int) -> int:
+        """Supervise our child `main` to its end: its exit code.
+
+        After a cancel or a preemption 130 or 75, where it is not one of ours.
+        """
+        self.main = main
         reason = self._wait()
         self._end(reason)
         return self._exit_code(reason)
@@ -71,21 +98,8 @@ class Supervisor:
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         self.poll = select.poll()
         self.poll.register(self.wake, select.POLLIN)
-        self.launched = stat.S_ISFIFO(os.fstat(0).st_mode)
-        self.launcher = os.getppid()
-        if self.launched:
-            self.poll.register(0, select.POLLIN)
-
-    def _spawn(self) -> int:
-        environment = {**os.environ, processes.MARKER: self.marker, processes.SUPERVISOR: str(os.getpid())}
-        return os.posix_spawnp(
-            self.command[0],
-            self.command,
-            environment,
-            file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
-            setsigmask=(),
-            setsigdef=(*REASONS, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ),
-        )
+        for descriptor in self.launcher.descriptors:
+            self.poll.register(descriptor, select.POLLIN)
 
     def _wait(self) -> Reason:
         """Until there is a reason to end."""
@@ -98,8 +112,7 @@ class Supervisor:
                     return reason
             if self.status is not None:
                 return "exited"
-            # A fork of the launcher may keep the pipe open: then the new parent tells.
-            if self.launched and (self._pipe_ended(ready) or os.getppid() != self.launcher):
+            if self.launcher.gone(ready):
                 return "abandoned"
 
     def _signals(self) -> bytes:
@@ -107,9 +120,6 @@ class Supervisor:
             return os.read(self.wake, 4096)
         except BlockingIOError:
             return b""
-
-    def _pipe_ended(self, ready: dict[int, int]) -> bool:
-        return 0 in ready and os.read(0, 4096) == b""
 
     def _reap(self) -> bool:
         """Collect whoever ended below us; True where no child, and so no descendant, is left."""
@@ -173,6 +183,23 @@ class Supervisor:
         return CANCELLED if reason == "cancelled" else PREEMPTED
 
 
+def environment_of(marker: str) -> dict[str, str]:
+    """What a program under this supervisor finds in its environment: its run first, by which it is found."""
+    own = {processes.MARKER: marker, processes.SUPERVISOR: str(os.getpid())}
+    return {**own, **{name: value for name, value in os.environ.items() if name not in own}}
+
+
+def _spawn(command: list[str], marker: str) -> int:
+    return os.posix_spawnp(
+        command[0],
+        command,
+        environment_of(marker),
+        file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
+        setsigmask=(),
+        setsigdef=(*REASONS, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ),
+    )
+
+
 def _say(text: str) -> None:
     with suppress(OSError):  # a full disk or a closed pipe must not keep us from ending the run
         print(f"supervisor: {text}", file=sys.stderr, flush=True)
@@ -187,7 +214,14 @@ def main() -> int:
     parser.add_argument("--marker", required=True, help="unique value of FT_DAGSTER_RUN in all its processes")
     parser.add_argument("command", nargs="+", metavar="COMMAND")
     given = parser.parse_args()
-    return Supervisor(given.command, given.marker, given.grace, given.kill_after).run()
+    supervisor = Supervisor(Parent(), given.marker, given.grace, given.kill_after)
+    supervisor.prepare()
+    try:
+        main = _spawn(given.command, given.marker)
+    except OSError as error:
+        _say(f"cannot start {given.command[0]}: {error.strerror}")
+        return 127
+    return supervisor.attend(main)
 
 
 if __name__ == "__main__":

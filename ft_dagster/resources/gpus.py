@@ -4,7 +4,7 @@ import dagster as dg
 
 from ft_dagster.launch.inventory import Inventory, find_devices
 from ft_dagster.launch.leases import Leases, of_host
-from ft_dagster.settings import load_settings
+from ft_dagster.settings import Host, load_settings
 
 
 class Gpus(dg.ConfigurableResource[None]):
@@ -13,7 +13,11 @@ class Gpus(dg.ConfigurableResource[None]):
     project: str = ""
 
     def inventory(self) -> Inventory:
-        return find_devices(load_settings(self.project or None).host)
+        return find_devices(self.host())
 
     def leases(self) -> Leases:
-        return of_host(load_settings(self.project or None).host)
+        return of_host(self.host())
+
+    def host(self) -> Host:
+        """What this host lends, and how it starts programs."""
+        return load_settings(self.project or None).host

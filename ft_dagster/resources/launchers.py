@@ -2,7 +2,8 @@
 
 import dagster as dg
 
-from ft_dagster.launch import launcher
+from ft_dagster.launch.launcher import LocalLauncher
+from ft_dagster.launch.warm.choice import as_environment
 from ft_dagster.resources.gpus import Gpus
 
 
@@ -11,5 +12,5 @@ class LocalPrograms(dg.ConfigurableResource[None]):
 
     gpus: Gpus
 
-    def open(self) -> launcher.Launcher:
-        return launcher.LocalLauncher(self.gpus.leases())
+    def open(self) -> LocalLauncher:
+        return LocalLauncher(self.gpus.leases(), as_environment(self.gpus.host()))

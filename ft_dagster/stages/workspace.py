@@ -17,9 +17,10 @@ from pydantic import BaseModel
 
 from ft_dagster.data.derived import base_folder
 from ft_dagster.errors import UserError
-from ft_dagster.launch.launcher import Job, Launcher, LocalLauncher
+from ft_dagster.launch.launcher import Job, Launcher, LocalLauncher, carry_out
 from ft_dagster.launch.leases import Ask, Leases, of_host
 from ft_dagster.launch.local import ProgramFailed
+from ft_dagster.launch.warm.choice import as_environment
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey, VariantSpec, load_variant
 from ft_dagster.spec.overrides import with_overrides
@@ -103,7 +104,7 @@ class Workspace:
     key: VariantKey
     run: RunOf = RunOf()
     trial: Trial | None = None
-    launcher: Launcher | None = None
+    launcher: Launcher[Any] | None = None
 
     @cached_property
     def store(self) -> Store:
@@ -242,7 +243,7 @@ class Workspace:
         Raises ProgramFailed, and TrainingStopped; what is raised here meanwhile cancels it.
         """
         training = program == TRAINING
-        launcher = self.launcher or LocalLauncher(self.leases)
+        launcher = self.launcher or LocalLauncher(self.leases, as_environment(self.settings.host))
         try:
             with (self.run.reporting if training else _nobody_listens)() as environment:
                 job = Job(
@@ -253,7 +254,7 @@ class Workspace:
                     environment,
                     str(self.key),
                 )
-                result = launcher.run(job, self.run.say)
+                result = carry_out(launcher, job, self.run.say)
         except ProgramFailed as failure:
             failure.kept = _kept(run_dir / "output") if training else None
             raise

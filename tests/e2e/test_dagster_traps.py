@@ -12,7 +12,7 @@ from ft_dagster.automation.instance import write_home
 from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.definitions import defs, resources
 from ft_dagster.evaluation.request import TextsRequest
-from ft_dagster.launch.launcher import Job
+from ft_dagster.launch.launcher import Job, carry_out
 from ft_dagster.launch.local import GRACE
 from ft_dagster.resources.launchers import LocalPrograms
 from ft_dagster.settings import load_settings
@@ -101,7 +101,7 @@ def test_a_program_that_ends_well_without_a_result_materializes_nothing(tmp_path
     @dg.asset
     def trained(context: dg.AssetExecutionContext, launcher: LocalPrograms) -> None:
         with failures():
-            launcher.open().run(job, context.log.info)
+            carry_out(launcher.open(), job, context.log.info)
 
     with dg.DagsterInstance.ephemeral() as instance:
         launcher = {"launcher": resources(str(tmp_path))["launcher"]}

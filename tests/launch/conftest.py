@@ -12,12 +12,25 @@ import psutil
 import pytest
 
 from ft_dagster.launch.leases import Leases
+from ft_dagster.launch.warm import choice
 from tests.launch.helpers import PROGRAMS, slots
 
 
 @pytest.fixture(autouse=True)
 def programs_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(PROGRAMS), prepend=os.pathsep)
+    monkeypatch.setenv(choice.IMPORTS, "[]")  # what these programs import is soon imported
+
+
+@pytest.fixture(params=["plain", "warm"])
+def each_start(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> Iterator[str]:
+    """The test is made with programs that are started, and again with programs that are forked."""
+    monkeypatch.setenv(choice.START, "auto" if request.param == "warm" else "off")
+    with caplog.at_level("INFO", "ft_dagster.launch"):
+        yield request.param
+        assert "plain start" not in caplog.text
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,14 @@ def run_dir(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def heeds_sigint() -> Iterator[None]:
+    """Also where the tests were started with SIGINT ignored, as `nohup` and a shell's `&` leave it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def declare(run_dir: Path, **run: Any) -> Path:
@@ -68,14 +76,17 @@ def supervise(run_dir: Path, grace: float = 0.3, **options: Any) -> subprocess.P
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 75, 130])
+@pytest.mark.usefixtures("each_start")
 def test_the_exit_code_is_the_programs(run_dir: Path, code: int) -> None:
     assert run(declare(run_dir, exit=code)) == code
 
 
+@pytest.mark.usefixtures("each_start")
 def test_a_program_killed_by_a_signal_exits_with_128_and_the_signal(run_dir: Path) -> None:
     assert run(declare(run_dir, kill="SIGKILL")) == 137
 
 
+@pytest.mark.usefixtures("each_start")
 def test_a_module_that_does_not_exist_is_a_failure(run_dir: Path) -> None:
     assert classify(run_program("no_such_module", declare(run_dir))).kind == "failed"
 
@@ -104,16 +115,19 @@ def test_an_exit_code_says_whether_a_retry_can_mend_it(code: int, kind: str) -> 
     assert classify(code).kind == kind
 
 
+@pytest.mark.usefixtures("each_start")
 def test_five_megabytes_of_output_pass(run_dir: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(declare(run_dir, megabytes=5)) == 0
     assert len(capfd.readouterr().out) == 5 * 2**20
 
 
+@pytest.mark.usefixtures("each_start")
 def test_output_can_go_to_a_file(run_dir: Path) -> None:
     assert run(declare(run_dir, megabytes=1), output=run_dir / "log.txt") == 0
     assert (run_dir / "log.txt").stat().st_size == 2**20
 
 
+@pytest.mark.usefixtures("each_start")
 def test_the_program_gets_the_lease_and_the_callers_environment(run_dir: Path, leases: Leases) -> None:
     with leases.acquire(ask(2)) as lease:
         run(declare(run_dir), lease=lease, environment={"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "64"})
@@ -124,6 +138,7 @@ def test_the_program_gets_the_lease_and_the_callers_environment(run_dir: Path, l
     assert seen["FT_DAGSTER_RUN"].startswith("run-")
 
 
+@pytest.mark.usefixtures("each_start")
 def test_poll_is_called_while_the_program_runs_and_its_error_cancels_it(run_dir: Path) -> None:
     def fail() -> None:
         raise RuntimeError("storage is gone")
@@ -133,6 +148,7 @@ def test_poll_is_called_while_the_program_runs_and_its_error_cancels_it(run_dir:
     assert not lives(pid_in(run_dir / "pid"))
 
 
+@pytest.mark.usefixtures("each_start", "heeds_sigint")
 def test_a_process_in_its_own_session_that_ignores_signals_is_ended_on_cancel(run_dir: Path) -> None:
     interrupt_main_thread_when(run_dir / "pid")
     with pytest.raises(KeyboardInterrupt):
@@ -141,6 +157,7 @@ def test_a_process_in_its_own_session_that_ignores_signals_is_ended_on_cancel(ru
     assert not lives(pid_in(run_dir / "pid"))
 
 
+@pytest.mark.usefixtures("each_start", "heeds_sigint")
 def test_a_second_interrupt_does_not_leave_processes_behind(run_dir: Path) -> None:
     interrupt_main_thread_when(run_dir / "pid", times=2)
     with pytest.raises(KeyboardInterrupt):
@@ -148,16 +165,19 @@ def test_a_second_interrupt_does_not_leave_processes_behind(run_dir: Path) -> No
     assert not lives(pid_in(run_dir / "grandchild"))
 
 
+@pytest.mark.usefixtures("each_start")
 def test_a_program_that_ends_leaves_no_orphan(run_dir: Path) -> None:
     assert run(declare(run_dir, family=True, exit=3)) == 3
     assert not lives(pid_in(run_dir / "grandchild"))
 
 
+@pytest.mark.usefixtures("each_start")
 def test_an_orphan_without_the_marker_in_its_environment_is_ended(run_dir: Path) -> None:
     assert run(declare(run_dir, family="without environment")) == 0
     assert not lives(pid_in(run_dir / "grandchild"))
 
 
+@pytest.mark.usefixtures("each_start")
 def test_when_the_launcher_is_killed_everything_goes(run_dir: Path, start: Start) -> None:
     launcher = start("launcher.py", declare(run_dir, family=True, wait=True), 0.3)
     program, grandchild = pid_in(run_dir / "pid"), pid_in(run_dir / "grandchild")
@@ -166,6 +186,7 @@ def test_when_the_launcher_is_killed_everything_goes(run_dir: Path, start: Start
     wait_until(lambda: not any(lives(pid) for pid in (program, grandchild, supervisor)))
 
 
+@pytest.mark.usefixtures("each_start")
 def test_when_the_supervisor_is_killed_the_launcher_ends_the_rest(run_dir: Path) -> None:
     def kill_supervisor() -> None:
         os.kill(psutil.Process(pid_in(run_dir / "pid")).ppid(), signal.SIGKILL)
@@ -228,6 +249,7 @@ def test_a_supervisor_at_a_terminal_or_dev_null_does_not_take_it_for_a_dead_laun
     assert supervisor.wait(30) == 5
 
 
+@pytest.mark.usefixtures("each_start")
 def test_devices_are_not_free_while_a_program_of_a_killed_launcher_ends(
     run_dir: Path, leases: Leases, start: Start
 ) -> None:
