@@ -132,10 +132,10 @@ def _rules(name: str, best: str, cast: dict[str, tuple[Vote, ...]]) -> tuple[Met
     """
     rules = []
     for place, vote in enumerate(cast[name]):
-        rivals = [best] if name != best else [other for other in cast if other != best]
+        others_ranked = [best] if name != best else [other for other in cast if other != best]
         by = None
-        for rival in rivals:
-            winner, loser = (best, name) if name != best else (best, rival)
+        for ranked in others_ranked:
+            winner, loser = (best, name) if name != best else (best, ranked)
             liked = cast[loser][place].tier < cast[winner][place].tier
             heard = vote.verdict == ("for" if name != best else "against")
             if liked and heard:
