@@ -32,8 +32,15 @@ def forked_if_asked(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixtur
     return caplog
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("precision", "threads"),
+    [
+        ("fp32", 1),
+        ("bf16", 2),
+        pytest.param("fp32", 2, marks=pytest.mark.long),
+        pytest.param("bf16", 1, marks=pytest.mark.long),
+    ],
+)
 def test_a_forked_trainer_trains_the_same_weights(
     runs: Runs, precision: str, threads: int, forked_if_asked: pytest.LogCaptureFixture
 ) -> None:
