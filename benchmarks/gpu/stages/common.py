@@ -96,7 +96,9 @@ class Context:
     def need_bitsandbytes(self) -> None:
         """Raises Skipped where it is of another."""
         if not self.has_bitsandbytes:
-            raise Skipped(f"bitsandbytes of the pack is for CUDA {self.cuda_of_pack}, here is {self.machine['cuda']}")
+            raise Skipped(
+                f"bitsandbytes of the pack is for CUDA {self.cuda_of_pack}, here is {self.machine['cuda']}"
+            )
 
     def real_model(self) -> Path:
         """The folder of the 135M model, put together and converted once. Raises Skipped without its loads."""
@@ -124,7 +126,9 @@ class Context:
         return folder
 
 
-def python(module: str, *arguments: str, environment: dict[str, str] | None = None, patience: float = PATIENCE) -> str:
+def python(
+    module: str, *arguments: str, environment: dict[str, str] | None = None, patience: float = PATIENCE
+) -> str:
     """Run a module in a child; its last line on stdout. Raises Wrong where it fails or takes too long."""
     code, said = child(module, *arguments, environment=environment, patience=patience)
     lines = said.strip().splitlines() or [""]

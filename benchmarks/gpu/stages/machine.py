@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-
 from typing import Any
 
 from stages.common import Case, Context, Wrong, child, python
@@ -115,5 +114,3 @@ def lease(context: Context) -> dict[str, Any]:
         f"a second asker waits; a rank whose device is another's by now leaves with {LOST}"
     )
     return figures
-
-

@@ -38,7 +38,10 @@ def cases(context: Context) -> list[Case]:
     return [
         *(Case(f"{name} against CPU", partial(against_cpu, context, name)) for name in METHODS),
         Case("packed equals alone", lambda: packed(context)),
-        *(Case(f"{name} killed and resumed", partial(resumed, context, name)) for name in KILLED[context.device]),
+        *(
+            Case(f"{name} killed and resumed", partial(resumed, context, name))
+            for name in KILLED[context.device]
+        ),
         Case("cancel leaves nothing", lambda: cancelled(context)),
     ]
 
@@ -55,7 +58,9 @@ def eight_steps(context: Context, device: str) -> dict[str, Training]:
     kind = context.device if device == "here" else device
     settings = {"learning_rate": 1e-3, "max_steps": 8}
     return {
-        name: Training(context.scratch / f"{name}-{device}", context.tiny, mixture(context), kind, method, settings)
+        name: Training(
+            context.scratch / f"{name}-{device}", context.tiny, mixture(context), kind, method, settings
+        )
         for name, method in METHODS.items()
         if name not in QUANTIZED or context.has_bitsandbytes
     }
@@ -78,7 +83,9 @@ def against_cpu(context: Context, name: str) -> dict[str, Any]:
         "device_bytes": ours["peak_device_memory_bytes"],
     }  # fmt: skip
     worst = max(difference, validation)
-    figures["said"] = f"losses within {worst:.1e} (allowed {TOLERANCE[name]:.0e}), weights within {figures['weights_difference']:.1e}"
+    figures["said"] = (
+        f"losses within {worst:.1e} (allowed {TOLERANCE[name]:.0e}), weights within {figures['weights_difference']:.1e}"
+    )
     if not worst <= TOLERANCE[name]:
         raise Wrong(f"losses differ by {worst:.1e}, more than {TOLERANCE[name]:.0e}", figures)
     if not ours["train_loss_last"] < ours["train_loss_first"]:
@@ -92,13 +99,21 @@ def packed(context: Context) -> dict[str, Any]:
     for dtype, allowed in PACKED.items():
         if dtype == "bfloat16" and not context.gpu:
             continue
-        found = json.loads(python("stages.packed", str(context.tiny), str(mixture(context)), context.device, dtype))
+        found = json.loads(
+            python("stages.packed", str(context.tiny), str(mixture(context)), context.device, dtype)
+        )
         figures[dtype] = found
         if not found["difference"] <= allowed:
-            raise Wrong(f"{dtype}: logits differ by {found['difference']:.1e}, more than {allowed:.0e}", figures)
+            raise Wrong(
+                f"{dtype}: logits differ by {found['difference']:.1e}, more than {allowed:.0e}", figures
+            )
         if not found["neighbour"] > 10 * max(found["difference"], 1e-6):
-            raise Wrong(f"{dtype}: the check tells nothing: without positions nothing changes either", figures)
-    figures["said"] = ", ".join(f"{dtype} within {found['difference']:.1e}" for dtype, found in figures.items())
+            raise Wrong(
+                f"{dtype}: the check tells nothing: without positions nothing changes either", figures
+            )
+    figures["said"] = ", ".join(
+        f"{dtype} within {found['difference']:.1e}" for dtype, found in figures.items()
+    )
     return figures
 
 
@@ -108,7 +123,9 @@ def resumed(context: Context, name: str) -> dict[str, Any]:
         context.need_bitsandbytes()
     method = METHODS[name] if name == "full" else {**METHODS[name], "dropout": 0.1}
     one, other = (
-        Training(context.scratch / f"{name}-{what}", context.tiny, mixture(context), context.device, method, STEPS)
+        Training(
+            context.scratch / f"{name}-{what}", context.tiny, mixture(context), context.device, method, STEPS
+        )
         for what in ("undisturbed", "killed")
     )
     one.run()
@@ -118,7 +135,10 @@ def resumed(context: Context, name: str) -> dict[str, Any]:
     if not figures["resumed_from"]:
         raise Wrong("it did not resume: it began anew", figures)
     if other.digest() == one.digest():
-        return {**figures, "said": f"killed after step {at}, resumed from {figures['resumed_from'][-1]}: bit for bit"}
+        return {
+            **figures,
+            "said": f"killed after step {at}, resumed from {figures['resumed_from'][-1]}: bit for bit",
+        }
     return _why_not(one, other, context, method, figures)
 
 
@@ -132,7 +152,8 @@ def _why_not(
     figures["undisturbed_difference"] = furthest(again.weights(), one.weights())
     if again.digest() == one.digest():
         raise Wrong(
-            f"resumed weights differ by {figures['difference']:.1e}, while two undisturbed trainings are equal", figures
+            f"resumed weights differ by {figures['difference']:.1e}, while two undisturbed trainings are equal",
+            figures,
         )
     figures["said"] = (
         f"resumed from {figures['resumed_from'][-1]}, weights within {figures['difference']:.1e}: not bit for bit, as two "
@@ -198,7 +219,9 @@ def cancelled(context: Context) -> dict[str, Any]:
                 TRAINING, training.write(), lease, poll=poll, grace=20, kill_after=2, marker=marker,
                 output=training.folder / "output.log",
             )  # fmt: skip
-            raise Wrong(f"the trainer ended by itself with {code}: {(training.folder / 'output.log').read_text()[-300:]}")
+            raise Wrong(
+                f"the trainer ended by itself with {code}: {(training.folder / 'output.log').read_text()[-300:]}"
+            )
         except _Cancelled:
             pass
     left = [process.pid for process in carriers(marker)]
@@ -210,7 +233,11 @@ def cancelled(context: Context) -> dict[str, Any]:
     grown = (after or 0) - (before or 0)
     if grown > LEFT:
         raise Wrong(f"{grown / 1e6:.0f} MB of device memory are still taken", figures)
-    memory = f"; device memory {during[0] / 1e6:,.0f} MB while it ran, {grown / 1e6:,.0f} MB more than before after it" if before is not None else ""
+    memory = (
+        f"; device memory {during[0] / 1e6:,.0f} MB while it ran, {grown / 1e6:,.0f} MB more than before after it"
+        if before is not None
+        else ""
+    )
     return {**figures, "said": f"no process, no lease left{memory}"}
 
 

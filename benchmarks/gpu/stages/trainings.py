@@ -56,7 +56,9 @@ def write_mixture(folder: Path, **splits: Sequence[Example]) -> Path:
             "input_ids": pa.array([ids for ids, _ in rows], pa.list_(pa.int32())),
             "trained_spans": pa.array([spans for _, spans in rows], pa.list_(pa.int32())),
             "source": pa.array(["made.jsonl"] * len(rows)),
-            "record": pa.array([hashlib.sha256(f"{split}/{at}".encode()).hexdigest() for at in range(len(rows))]),
+            "record": pa.array(
+                [hashlib.sha256(f"{split}/{at}".encode()).hexdigest() for at in range(len(rows))]
+            ),
         }
         file = folder / split / "shard-00000.parquet"
         file.parent.mkdir(parents=True)
@@ -105,8 +107,12 @@ class Training:
         """Of a run that ended with `code`. Raises Wrong where it did not train to its end."""
         result = self.result()
         if result.get("status") != "done":
-            error = (result.get("error") or {}).get("problem") or (said.strip().splitlines() or [""])[-1][:300]
-            raise Wrong(f"the trainer ended with {code}: {error}", {"out_of_memory": result.get("reason") is not None})
+            error = (result.get("error") or {}).get("problem") or (said.strip().splitlines() or [""])[-1][
+                :300
+            ]
+            raise Wrong(
+                f"the trainer ended with {code}: {error}", {"out_of_memory": "out of memory" in error}
+            )
         return result["figures"]
 
     def result(self) -> dict[str, Any]:
