@@ -5,8 +5,8 @@
     python3 benchmarks/gpu/lane.py --stage machine --stage right
 
 Needs Python with torch, transformers, PEFT and accelerate; the rest is in the pack (pack.py). One JSON file a
-stage, table.md and lane.log are written to --out as soon as there is something to write. Without a GPU the same
-stages run on the CPU at toy sizes. Exit: 0 all that ran is right, 1 something failed, 2 it cannot run.
+stage, table.md and lane.log are written to --out as soon as there is something to write. Without a GPU the
+same stages run on the CPU at toy sizes. Exit: 0 all that ran is right, 1 something failed, 2 it cannot run.
 """
 
 from __future__ import annotations
@@ -113,11 +113,11 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-# -- the pack ---------------------------------------------------------------------------------------------------
+# -- the pack
 
 
 def read_pack(loads: Path, work: Path) -> dict:
-    """What load.json says of the whole pack. Raises CannotRun where neither loads nor an unpacked pack lie here."""
+    """What load.json says of the whole pack. Raises CannotRun where no load and no unpacked pack lie here."""
     for file in (*sorted(loads.glob("load-*/load.json")), work / "load.json"):
         try:
             return json.loads(file.read_text("utf-8"))
@@ -133,8 +133,8 @@ def check_python(about: dict) -> None:
     python, machine = "{}.{}".format(*sys.version_info), platform.machine()
     if (python, machine) != (about["python"], about["machine"]):
         raise CannotRun(
-            f"the pack was made for Python {about['python']} on {about['machine']}, this is Python {python} on "
-            f"{machine}; pack again: python3 benchmarks/gpu/pack.py --python {python}, or call that Python"
+            f"the pack was made for Python {about['python']} on {about['machine']}, this is Python {python} "
+            f"on {machine}; pack again: python3 benchmarks/gpu/pack.py --python {python}, or call that Python"
         )
 
 
@@ -235,7 +235,7 @@ def install(wheel: Path, site: Path) -> None:
             target.write_bytes(archive.read(entry))
 
 
-# -- the machine ------------------------------------------------------------------------------------------------
+# -- the machine
 
 
 def environment(given: argparse.Namespace) -> dict:
@@ -274,7 +274,7 @@ def check_machine(about: dict, machine: dict) -> None:
         say(f"the card is in use: {taken / 1e9:.1f} GB are taken; stages that need all of it are skipped")
 
 
-# -- the stages -------------------------------------------------------------------------------------------------
+# -- the stages
 
 
 class Lane:
@@ -337,7 +337,8 @@ class Lane:
         }))  # fmt: skip
         python = [sys.executable, "-P", "-m"]
         command = [*python, "ft_dagster.launch.supervisor", "--grace", "5", "--kill-after", "3",
-                   "--marker", f"lane-{stage}-{os.getpid()}", "--", *python, "stages", str(context)]  # fmt: skip
+                   "--marker", f"lane-{stage}-{os.getpid()}", "--", *python, "stages",
+                   str(context)]  # fmt: skip
         trim(given.out / "lane.log")
         with (given.out / "lane.log").open("ab") as log:
             log.write(f"\n== {stage} {time.strftime('%F %T')}\n".encode())

@@ -3,9 +3,9 @@
     make gpu-pack                                  # for CPython 3.12, CUDA 13.0
     .venv/bin/python benchmarks/gpu/pack.py --python 3.13 --cuda 12.8
 
-Downloads some 400 MB once, into .pack/cache; run again, it makes the loads anew from there. A load is a folder
-.pack/load-N; load.json in each says what it and all others hold (`load_1.files` with sizes and digests), what
-was left out, and what that costs.
+Downloads some 400 MB once, into .pack/cache; run again, it makes the loads anew from there. A load is a
+folder .pack/load-N; load.json in each says what all of them hold, with sizes and digests, what was left out,
+and what that costs.
 """
 
 from __future__ import annotations
@@ -199,10 +199,10 @@ def plain(name: str) -> str:
 
 
 def find(folder: Path, name: str, version: str) -> Path | None:
-    return next(
-        (f for f in folder.glob("*.whl") if [plain(part) for part in f.name.split("-")[:2]] == [name, plain(version)]),
-        None,
-    )  # fmt: skip
+    for wheel in folder.glob("*.whl"):
+        if [plain(part) for part in wheel.name.split("-")[:2]] == [name, plain(version)]:
+            return wheel
+    return None
 
 
 def pip(*asked: str) -> subprocess.CompletedProcess[str]:

@@ -1,7 +1,7 @@
 """`python -m stages CONTEXT`: the cases of one stage, one after another, each result written at once.
 
-Cases that are done are kept; those never tried come before those that failed or were ended. Exit: 0, 3 where a
-case failed.
+Cases that are done are kept; those never tried come before those that failed or were ended. Exit: 0, or 3
+where a case failed.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from stages.common import Case, Context, Skipped, Wrong, write_json
-
-FINAL = ("done", "skipped")
 
 
 def main(file: Path) -> int:

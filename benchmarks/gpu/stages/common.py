@@ -131,10 +131,9 @@ def python(
 ) -> str:
     """Run a module in a child; its last line on stdout. Raises Wrong where it fails or takes too long."""
     code, said = child(module, *arguments, environment=environment, patience=patience)
-    lines = said.strip().splitlines() or [""]
     if code:
-        raise Wrong(f"{module} ended with {code}: {lines[-1][:300]}")
-    return lines[-1]
+        raise Wrong(f"{module} ended with {code}: {last_line(said)[:300]}")
+    return last_line(said)
 
 
 def child(
@@ -144,7 +143,8 @@ def child(
     started = subprocess.Popen(
         [sys.executable, "-P", "-m", module, *arguments],
         env={**os.environ, **(environment or {})},
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
     )  # fmt: skip
     try:
         said, _ = started.communicate(timeout=patience)
@@ -156,6 +156,11 @@ def child(
         raise Wrong(f"{module} took more than {patience:.0f} s") from None
     print(said[-4000:], flush=True)
     return started.returncode, said
+
+
+def last_line(said: str) -> str:
+    """Of what a child printed: an error's own words, or its JSON; empty where it printed nothing."""
+    return (said.strip().splitlines() or [""])[-1]
 
 
 def until(moment: Callable[[], Any], seconds: float, what: str) -> Any:

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from stages.common import Case, Context, Skipped, Wrong, child
+from stages.common import Case, Context, Skipped, Wrong, child, last_line
 
 VARIANT = "acme.places"
 NEEDED = ("dagster", "dagster_graphql", "lm_eval")
@@ -30,7 +30,7 @@ def released(context: Context) -> dict[str, Any]:
     write_project(project, context.tiny)
     code, said = command(project, "run", VARIANT)
     if code:
-        raise Wrong(f"`ft-dagster run` ended with {code}: {(said.strip().splitlines() or [''])[-1][:300]}")
+        raise Wrong(f"`ft-dagster run` ended with {code}: {last_line(said)[:300]}")
     code, said = command(project, "status", VARIANT, "--json")
     (row,) = json.loads(said[said.index("{") :])["variants"]
     figures = {name: row[name] for name in ("gate", "version", "digest", "validation_loss", "export")}
@@ -38,7 +38,8 @@ def released(context: Context) -> dict[str, Any]:
         raise Wrong("it was not released", figures)
     before, after = row["validation_loss"]
     figures["said"] = (
-        f"version 1 released as {row['export']}, validation loss {before:.2f} to {after:.2f}, on {device(project)}"
+        f"version 1 released as {row['export']}, validation loss {before:.2f} to {after:.2f},"
+        f" on {device(project)}"
     )
     if context.gpu and device(project) != "cuda":
         raise Wrong("it did not train on the GPU", figures)

@@ -1,4 +1,4 @@
-"""Stage 4, fast: tokens a second and the share of the card's own product rate, what the profiler sees, TRL beside it."""
+"""Stage 4, fast: tokens a second, the share of the card's own product rate, idle time, TRL beside it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from stages.common import Case, Context, Skipped, Wrong, child, python, read_json
-from stages.planned import Shape, defaults, foretell, hardware
+from stages.common import Case, Context, Skipped, Wrong, child, last_line, python, read_json
+from stages.planned import Asked, Shape, defaults, foretell, hardware
 from stages.trainings import METHODS, QUANTIZED, Training, full_rows, write_mixture
 
 NAMES = ("lora", "qlora", "full")
@@ -113,8 +113,8 @@ def by_hand(context: Context, model: str, name: str) -> dict[str, Any]:
     rows = 1 if not context.gpu else settings["per_device_train_batch_size"]
     while rows <= (512 if context.gpu else 4):
         shape = Shape(rows, settings["max_length"], checkpointing=False)
-        precision = settings["precision"]
-        if foretell(folder, method, shape, precision, context.device).total > memory:
+        asked = Asked(folder, method, settings["precision"], context.device)
+        if foretell(asked, shape).total > memory:
             break
         now = {**settings, **shape.settings(), "gradient_accumulation_steps": 1}
         training = training_of(context, folder, method, now, f"{model}-{name}-hand")
@@ -160,8 +160,8 @@ def trl(context: Context, model: str, name: str) -> dict[str, Any]:
     file.write_text(json.dumps(asked))
     code, told = child("stages.trl_peer", str(file))
     if code:
-        raise Wrong(f"TRL's trainer ended with {code}: {(told.strip().splitlines() or [''])[-1][:200]}")
-    theirs = json.loads(told.strip().splitlines()[-1])
+        raise Wrong(f"TRL's trainer ended with {code}: {last_line(told)[:200]}")
+    theirs = json.loads(last_line(told))
     ours = training_of(context, folder, method, settings, f"{model}-{name}-plan")
     if not (ours.output / "result.json").exists():
         ours.run()

@@ -1,4 +1,4 @@
-"""Stage 3, foretold: the dry run's bytes against the allocator's, and the largest micro-batch that is said to fit."""
+"""Stage 3, foretold: the dry run's bytes against the allocator's, and the largest micro-batch said to fit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.common import Case, Context, Skipped, Wrong
-from stages.planned import Foretold, Shape, foretell, hardware, largest
+from stages.planned import Asked, Foretold, Shape, foretell, hardware, largest
 from stages.trainings import METHODS, QUANTIZED, Training, full_rows, write_mixture
 
 ALLOWED = 0.10  # of the measured bytes that a foretold figure may be off
@@ -54,36 +54,34 @@ def precision_of(context: Context) -> str:
     return "bf16" if context.gpu else "fp32"
 
 
-def prepare(context: Context, name: str) -> None:
+def prepare(context: Context, model: str, name: str) -> Asked:
     """Raises Skipped where figures would not be of this training alone, or it cannot run."""
     context.need_whole_card()
     if name in QUANTIZED:
         context.need_bitsandbytes()
+    return Asked(folder_of(context, model), METHODS[name], precision_of(context), context.device)
 
 
 def one(context: Context, model: str, name: str, shape: Shape) -> dict[str, Any]:
     """A training of three steps against what was foretold of it."""
-    prepare(context, name)
-    folder, method = folder_of(context, model), METHODS[name]
-    said = foretell(folder, method, shape, precision_of(context), context.device)
+    asked = prepare(context, model, name)
+    said = foretell(asked, shape)
     memory = hardware().memory_bytes or 0
     if said.total > memory:
         raise Skipped(f"{said.total / 1e9:.1f} GB foretold, the device has {memory / 1e9:.1f}")
-    return held_against(said, measure(context, folder, method, shape, steps=3), context)
+    return held_against(said, measure(context, asked, shape, steps=3), context)
 
 
-def measure(
-    context: Context, model: Path, method: dict[str, Any], shape: Shape, steps: int
-) -> dict[str, Any]:
+def measure(context: Context, asked: Asked, shape: Shape, steps: int) -> dict[str, Any]:
     """The trainer's figures of `steps` steps on rows that are full. Raises Wrong."""
     mixture = write_mixture(context.scratch / "mixture", train=full_rows(shape.rows * steps, shape.length))
     settings = {
         **shape.settings(),
         "max_steps": steps,
-        "precision": precision_of(context),
+        "precision": asked.precision,
         "learning_rate": 1e-4,
     }
-    return Training(context.scratch / "run", model, mixture, context.device, method, settings).run()
+    return Training(context.scratch / "run", asked.model, mixture, asked.device, asked.method, settings).run()
 
 
 def held_against(said: Foretold, figures: dict[str, Any], context: Context) -> dict[str, Any]:
@@ -113,18 +111,16 @@ def held_against(said: Foretold, figures: dict[str, Any], context: Context) -> d
 
 def wall(context: Context, model: str, name: str, checkpointing: bool) -> dict[str, Any]:
     """The largest micro-batch by the plan is trained, and larger ones until one fails."""
-    prepare(context, name)
-    folder, method = folder_of(context, model), METHODS[name]
+    asked = prepare(context, model, name)
     shape = Shape(1, 1024 if context.gpu else 64, checkpointing)
-    precision = precision_of(context)
     memory = hardware().memory_bytes or 0
     if not context.gpu:  # room for six rows
-        memory = foretell(folder, method, replace(shape, rows=6), precision, context.device).total
-    most = largest(folder, method, shape, precision, context.device, memory)
+        memory = foretell(asked, replace(shape, rows=6)).total
+    most = largest(asked, shape, memory)
     if most is None:
         raise Skipped(f"not one row fits {memory / 1e9:.1f} GB")
     found: dict[str, Any] = {"largest": most, "memory": memory}
-    figures = measure(context, folder, method, replace(shape, rows=most), steps=1)
+    figures = measure(context, asked, replace(shape, rows=most), steps=1)
     found["reserved"] = figures["peak_device_reserved_bytes"]
     if not context.gpu:
         return {
@@ -132,7 +128,7 @@ def wall(context: Context, model: str, name: str, checkpointing: bool) -> dict[s
             "said": f"{most} rows by the plan, trained; a CPU's memory has no wall to try the next against",
         }
     for rows in (most + 1, *(round(most * times) for times in BEYOND)):
-        if not fits(context, folder, method, replace(shape, rows=rows)):
+        if not fits(context, asked, replace(shape, rows=rows)):
             found["fails"] = rows
             break
     reserved = f"{found['reserved'] / memory:.0%} of the card reserved"
@@ -144,10 +140,10 @@ def wall(context: Context, model: str, name: str, checkpointing: bool) -> dict[s
     return {**found, "said": f"{most} rows by the plan ran, {reserved}; {next_one}"}
 
 
-def fits(context: Context, model: Path, method: dict[str, Any], shape: Shape) -> bool:
+def fits(context: Context, asked: Asked, shape: Shape) -> bool:
     """Whether it trains a step. Raises Wrong where it fails for another reason than memory."""
     try:
-        measure(context, model, method, shape, steps=1)
+        measure(context, asked, shape, steps=1)
         return True
     except Wrong as wrong:
         if wrong.figures.get("out_of_memory"):

@@ -1,4 +1,4 @@
-"""Stage 5, judged: the evaluation program's scores and greedy answers on the device against the CPU, and its speed."""
+"""Stage 5, judged: the evaluation program's scores and greedy answers against the CPU, and its speed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stages.common import Case, Context, Wrong, child, read_json, write_json
+from stages.common import Case, Context, Wrong, child, last_line, read_json, write_json
 from stages.trainings import METHODS, Training, short_rows, write_mixture
 
 EVALUATION = "ft_dagster.evaluation"
 LOSS = 1e-3  # largest relative difference of a loss, in fp32
 ANSWERS = 0.9  # share of greedy answers that have to be the same: near ties may fall either way
+Model = tuple[Path, Path | None]  # a base, and the payload of an adapter or None
 QUESTIONS = {"cuda": 64, "cpu": 8}
 
 
@@ -25,8 +26,7 @@ def cases(context: Context) -> list[Case]:
     ]
 
 
-def model_of(context: Context, which: str) -> tuple[Path, Path | None]:
-    """(base, payload of an adapter or None)."""
+def model_of(context: Context, which: str) -> Model:
     if which == "135m":
         return context.real_model(), None
     return context.tiny, adapter(context) if which == "tuned" else None
@@ -47,11 +47,9 @@ def adapter(context: Context) -> Path:
     return training.output / "payload"
 
 
-def ask(
-    context: Context, name: str, base: Path, tuned: Path | None, device: str, dtype: str, count: int
-) -> Path:
-    """Run the evaluation program over `count` questions of each kind; its run folder. Raises Wrong."""
-    project = context.scratch / "project"
+def ask(context: Context, name: str, model: Model, device: str, dtype: str = "float32") -> Path:
+    """Run the evaluation program on questions of each kind; its run folder. Raises Wrong."""
+    project, count, (base, tuned) = context.scratch / "project", QUESTIONS[context.device], model
     questions(context, project, count)
     folder = context.scratch / name
     request = {
@@ -64,9 +62,7 @@ def ask(
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
     code, said = child(EVALUATION, str(folder), environment=hidden)
     if code:
-        raise Wrong(
-            f"the evaluation on {device} ended with {code}: {(said.strip().splitlines() or [''])[-1][:300]}"
-        )
+        raise Wrong(f"the evaluation on {device} ended with {code}: {last_line(said)[:300]}")
     return folder
 
 
@@ -104,10 +100,9 @@ def against_cpu(context: Context, which: str) -> dict[str, Any]:
     """Every score in fp32 on both; losses within LOSS, greedy answers the same but for near ties."""
     from ft_dagster.evaluation.samples import read_answers, read_samples
 
-    base, tuned = model_of(context, which)
-    count = QUESTIONS[context.device] // 2
+    model = model_of(context, which)
     here, cpu = (
-        ask(context, f"{which}-{place}", base, tuned, device, "float32", count)
+        ask(context, f"{which}-{place}", model, device)
         for place, device in (("device", context.device), ("cpu", "cpu"))
     )
     scores = [{s[:4]: s.value for s in read_samples(run / "output" / "payload")} for run in (here, cpu)]
@@ -126,8 +121,8 @@ def against_cpu(context: Context, which: str) -> dict[str, Any]:
         "questions_per_second": speed,
     }
     figures["said"] = (
-        f"losses within {off:.1e} (allowed {LOSS:.0e}), {same:.0%} of {len(texts[0])} greedy answers the same, "
-        f"{figures['scores_same']:.0%} of other scores; {speed[0]:.1f} questions/s, CPU {speed[1]:.1f}"
+        f"losses within {off:.1e} (allowed {LOSS:.0e}), {same:.0%} of {len(texts[0])} greedy answers the same,"
+        f" {figures['scores_same']:.0%} of other scores; {speed[0]:.1f} questions/s, CPU {speed[1]:.1f}"
     )
     if off > LOSS or same < ANSWERS:
         raise Wrong("scores or answers differ by more than is allowed", figures)
@@ -136,9 +131,8 @@ def against_cpu(context: Context, which: str) -> dict[str, Any]:
 
 def quick(context: Context) -> dict[str, Any]:
     """Questions a second in bf16, as a GPU judges."""
-    base, _ = model_of(context, "135m")
     dtype = "bfloat16" if context.gpu else "float32"
-    run = ask(context, "135m-quick", base, None, context.device, dtype, QUESTIONS[context.device])
+    run = ask(context, "135m-quick", model_of(context, "135m"), context.device, dtype)
     speed = per_second(run)
     return {"questions_per_second": speed, "said": f"{speed:.1f} questions/s in {dtype}"}
 

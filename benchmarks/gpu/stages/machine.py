@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from stages.common import Case, Context, Wrong, child, python
+from stages.common import Case, Context, Wrong, child, last_line, python
 from stages.rates import HONEST
 
 LOST = 75  # the exit code of a rank that may not touch its device
@@ -23,12 +23,11 @@ def cases(context: Context) -> list[Case]:
 def inventory(context: Context) -> dict[str, Any]:
     """What this host lends and what the catalogue knows of it. Wrong where torch and NVML disagree."""
     from ft_dagster.launch.inventory import find_devices
-    from ft_dagster.planning.catalogue import load_catalogue
     from ft_dagster.settings import Host
+    from stages import planned
 
     found = find_devices(Host())
-    hardware, catalogue = load_catalogue().found(found), load_catalogue()
-    card = catalogue.named_by_driver(found.devices[0].name)
+    hardware, card = planned.hardware(), planned.card(found.devices[0].name)
     figures = {
         "kind": found.kind, "devices": [device.__dict__ for device in found.devices], "cores": found.cores,
         "driver": driver(), "hardware": str(hardware), "card": card.name if card else None,
@@ -57,27 +56,21 @@ def driver() -> str | None:
 
 def rates(context: Context) -> dict[str, Any]:
     """The product's and the copy's rate, on random data, in a child."""
+    from stages.planned import hardware
+
     context.need_whole_card()
     figures = json.loads(python("stages.rates", context.device))
     figures["said"] = (
         f"{figures['dtype']} product {figures['product_flops'] / 1e12:,.3g} TFLOP/s, "
         f"copy {figures['copy_bytes'] / 1e9:,.4g} GB/s"
     )
-    peak = _peak()
+    peak = hardware().peak_flops
     if context.gpu and peak:
         figures["share_of_peak"] = figures["product_flops"] / peak
         figures["said"] += f", {figures['share_of_peak']:.0%} of the catalogue's peak"
         if not HONEST < figures["share_of_peak"] < MOST:
             raise Wrong(f"the catalogue says {peak / 1e12:.0f} TFLOP/s", figures)
     return figures
-
-
-def _peak() -> float | None:
-    from ft_dagster.launch.inventory import find_devices
-    from ft_dagster.planning.catalogue import load_catalogue
-    from ft_dagster.settings import Host
-
-    return load_catalogue().found(find_devices(Host())).peak_flops
 
 
 def lease(context: Context) -> dict[str, Any]:
@@ -93,7 +86,7 @@ def lease(context: Context) -> dict[str, Any]:
         code, said = child("stages.rank", environment=held.environment())
         if code:
             raise Wrong(f"a rank under the lease ended with {code}")
-        seen = json.loads(said.strip().splitlines()[-1])
+        seen = json.loads(last_line(said))
         try:
             leases.acquire(ask, should_stop=lambda: True).release()
             raise Wrong("a second asker got the same devices", seen)
@@ -110,7 +103,7 @@ def lease(context: Context) -> dict[str, Any]:
     if code != LOST:
         raise Wrong(f"a rank whose device was granted to another ended with {code}, not {LOST}", figures)
     figures["said"] = (
-        f"{len(states)} {held.kind} leased, CUDA_VISIBLE_DEVICES={seen['visible']!r}, the rank sees {seen['count']} GPUs; "
-        f"a second asker waits; a rank whose device is another's by now leaves with {LOST}"
+        f"{len(states)} {held.kind} leased, CUDA_VISIBLE_DEVICES={seen['visible']!r}, the rank sees"
+        f" {seen['count']} GPUs; a second asker waits; a rank whose device is another's by now leaves with {LOST}"
     )
     return figures

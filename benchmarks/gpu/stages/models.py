@@ -24,15 +24,17 @@ TINY = {
 # Of published architectures (Llama 3.2 1B, Llama 3.1 8B), and what stands for them on a CPU.
 SHAPES: dict[str, dict[str, Any]] = {
     "1b": {
-        **LLAMA, "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
-        "num_attention_heads": 32, "num_key_value_heads": 8,
+        **LLAMA, "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192,
+        "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
     },
     "8b": {
         **LLAMA, "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336,
         "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
         "tie_word_embeddings": False,
     },
-    "toy-a": {**TINY, "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 4},
+    "toy-a": {
+        **TINY, "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 4,
+    },
     "toy-b": {
         **TINY, "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 8,
         "tie_word_embeddings": False,

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.launch.inventory import find_devices
-from ft_dagster.planning.catalogue import Hardware, load_catalogue
-from ft_dagster.planning.changes import Layout as Choice
-from ft_dagster.planning.changes import largest_micro_batch
-from ft_dagster.planning.dryrun import Step, footprint
-from ft_dagster.planning.occupancy import Layout, occupancy
-from ft_dagster.planning.recommend import Asked, recommend
+from ft_dagster.planning import recommend as recommending
+from ft_dagster.planning.dryrun.footprint import Step, footprint
+from ft_dagster.planning.dryrun.occupancy import Sharding, occupancy
+from ft_dagster.planning.hardware.catalogue import Card, Hardware, load_catalogue
+from ft_dagster.planning.layout import Layout
+from ft_dagster.planning.methods.changes import largest_micro_batch
 from ft_dagster.settings import Host
 
 
@@ -48,39 +48,54 @@ class Shape:
         }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Whose bytes: `precision` bf16 or fp32, `device` cpu or cuda."""
+
+    model: Path
+    method: dict[str, Any]
+    precision: str
+    device: str
+
+
 def hardware() -> Hardware:
     """Of this host, as a plan sees it."""
     return load_catalogue().found(find_devices(Host()))
 
 
-def foretell(model: Path, method: dict[str, Any], shape: Shape, precision: str, device: str) -> Foretold:
+def card(name: str) -> Card | None:
+    """Of the catalogue, by the driver's name for it."""
+    return load_catalogue().named_by_driver(name)
+
+
+def foretell(asked: Asked, shape: Shape) -> Foretold:
     """By dry run, nothing sharded."""
     step = Step(
-        rows=shape.rows, length=shape.length, trained_positions=shape.trained, precision=precision,
-        gradient_checkpointing=shape.checkpointing, device=device,
+        rows=shape.rows, length=shape.length, trained_positions=shape.trained, precision=asked.precision,
+        gradient_checkpointing=shape.checkpointing, device=asked.device,
     )  # fmt: skip
-    found = footprint(model, method, step)
-    held = occupancy(found, Layout())
+    found = footprint(asked.model, asked.method, step)
+    held = occupancy(found, Sharding())
     return Foretold(found.peak, held.reserved, held.total, found.phase)
 
 
-def largest(
-    model: Path, method: dict[str, Any], shape: Shape, precision: str, device: str, memory: int
-) -> int | None:
+def largest(asked: Asked, shape: Shape, memory: int) -> int | None:
     """The largest micro-batch that the plan finds for a device of `memory` bytes; None: not even one row."""
 
-    def needed(choice: Choice) -> int:
-        tried = Shape(choice.micro_batch, choice.length, choice.gradient_checkpointing)
-        return foretell(model, method, tried, precision, device).total
+    def needed(layout: Layout) -> int:
+        return foretell(asked, Shape(layout.micro_batch, layout.length, layout.gradient_checkpointing)).total
 
-    first = Choice(method["name"], 1, shape.checkpointing, shape.length)
+    first = Layout(asked.method["name"], 1, shape.checkpointing, shape.length)
     return largest_micro_batch(first, needed, memory)
 
 
 def defaults(model: Path, length: int, on: Hardware) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-    """By method that fits: the plan's own (method, training) for 50,000 examples that fill rows of `length`."""
-    found = recommend(
-        Asked(examples=50_000, model=str(model), tokens_per_example=length / 2, max_length=length), on
+    """By method that fits: the plan's own (method, training), for 50,000 examples in rows of `length`."""
+    found = recommending.recommend(
+        recommending.Asked(
+            examples=50_000, model=str(model), tokens_per_example=length / 2, max_length=length
+        ),
+        on,
     )
     return {
         name: (planned.resolved.method, planned.resolved.training)

@@ -1,7 +1,7 @@
-"""`python -m stages.profiled RUN_DIR`: the trainer program with torch's profiler over its third to fifth step.
+"""`python -m stages.profiled RUN_DIR`: the trainer program, profiled by torch in its third to fifth step.
 
-Leaves RUN_DIR/profile.json: waits of the host for the device a step, the share of time in which the device did
-nothing (null on a CPU), and the operations that took most of the time.
+Leaves RUN_DIR/profile.json: waits of the host for the device a step, the share of time in which the device
+did nothing (null on a CPU), and the operations that took most of the time.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""`python -m stages.rates DEVICE`: the rate of a large bf16 product and of a copy, on random data, by the device's
-own clock; the median of ten after three to warm up. Copied bytes are counted read and written.
+"""`python -m stages.rates DEVICE`: the rates of a large bf16 product and of a copy, on random data.
+
+By the device's own clock, the median of ten after three to warm up. Copied bytes count read and written.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def short_rows(count: int, seed: int, words: int = WORDS) -> list[Example]:
 
 
 def full_rows(bins: int, length: int, words: int = WORDS) -> list[Example]:
-    """Two examples of half the length for each bin, so that packing fills it; the last half of each is trained."""
+    """Two examples of half the length for each bin, which packing fills; the last half of each is trained."""
     half = length // 2
     drawn = random.Random(length)
     return [([10 + drawn.randrange(words) for _ in range(half)], [half // 2, half]) for _ in range(2 * bins)]
@@ -85,7 +85,8 @@ class Training:
     def member(self) -> dict[str, Any]:
         """Its entry in run.json."""
         training = {
-            "learning_rate": 1e-3, "num_train_epochs": 1.0, "per_device_train_batch_size": 2, "max_length": 48,
+            "learning_rate": 1e-3, "num_train_epochs": 1.0, "per_device_train_batch_size": 2,
+            "max_length": 48,
             "precision": "fp32", "evaluations": 1, "keep_best": 1, "keep_last": 1, **self.settings,
         }  # fmt: skip
         plan = {"method": self.method, "training": training, "device": {"kind": self.device, "count": 1}}

@@ -1,6 +1,6 @@
 """`python -m stages.trl_peer ASKED.json`: TRL's SFTTrainer as its user sets it up, timed step by step.
 
-Rows of the same length in the same micro-batches as ours, each one document; loss on the same share of tokens.
+Rows of the same length in the same micro-batches as ours, each one document; loss on as many tokens.
 """
 
 from __future__ import annotations
