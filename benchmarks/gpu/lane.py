@@ -6,7 +6,8 @@
 
 Needs Python with torch, transformers, PEFT and accelerate; the rest is in the pack (pack.py). One JSON file a
 stage, table.md and lane.log are written to --out as soon as there is something to write. Without a GPU the
-same stages run on the CPU at toy sizes. Exit: 0 all that ran is right, 1 something failed, 2 it cannot run.
+same stages run on the CPU at toy sizes. Exit: 0 all that ran is right, 1 something failed, 2 it cannot run,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -79,6 +80,9 @@ def main() -> int:
     except CannotRun as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted, nothing is left running; call again, it goes on from here", file=sys.stderr)
+        return 130
     print(lane.table(), flush=True)
     return 1 if lane.failed() else 0
 

@@ -11,7 +11,7 @@ from stages.common import Case, Context, Skipped, Wrong, child, last_line, pytho
 from stages.planned import Asked, Shape, defaults, foretell, hardware
 from stages.trainings import METHODS, QUANTIZED, Training, full_rows, write_mixture
 
-NAMES = ("lora", "qlora", "full")
+NAMES = {"cuda": ("lora", "qlora", "full"), "cpu": ("lora",)}
 WARM = 2  # steps that do not count: kernels load, the allocator grows
 GAIN = 1.03  # of the next larger micro-batch, below which the search ends
 LENGTHS, STEPS = {"cuda": 1024, "cpu": 64}, {"cuda": 12, "cpu": 4}
@@ -25,7 +25,7 @@ def cases(context: Context) -> list[Case]:
         Case(f"{model} {name}, {said}", partial(work, context, model, name))
         for model in models
         for said, work in kinds
-        for name in NAMES
+        for name in NAMES[context.device]
     ]
 
 
@@ -111,7 +111,7 @@ def by_hand(context: Context, model: str, name: str) -> dict[str, Any]:
     memory = hardware().memory_bytes or 0
     tried: list[tuple[float, dict[str, Any], dict[str, Any]]] = []
     rows = 1 if not context.gpu else settings["per_device_train_batch_size"]
-    while rows <= (512 if context.gpu else 4):
+    while rows <= (512 if context.gpu else 2):
         shape = Shape(rows, settings["max_length"], checkpointing=False)
         asked = Asked(folder, method, settings["precision"], context.device)
         if foretell(asked, shape).total > memory:

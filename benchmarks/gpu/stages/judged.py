@@ -121,8 +121,8 @@ def against_cpu(context: Context, which: str) -> dict[str, Any]:
         "questions_per_second": speed,
     }
     figures["said"] = (
-        f"losses within {off:.1e} (allowed {LOSS:.0e}), {same:.0%} of {len(texts[0])} greedy answers the same,"
-        f" {figures['scores_same']:.0%} of other scores; {speed[0]:.1f} questions/s, CPU {speed[1]:.1f}"
+        f"losses within {off:.1e} (allowed {LOSS:.0e}), {same:.0%} of {len(texts[0])} greedy answers the"
+        f" same, {figures['scores_same']:.0%} of other scores; {speed[0]:.1f} questions/s, CPU {speed[1]:.1f}"
     )
     if off > LOSS or same < ANSWERS:
         raise Wrong("scores or answers differ by more than is allowed", figures)

@@ -104,6 +104,7 @@ def lease(context: Context) -> dict[str, Any]:
         raise Wrong(f"a rank whose device was granted to another ended with {code}, not {LOST}", figures)
     figures["said"] = (
         f"{len(states)} {held.kind} leased, CUDA_VISIBLE_DEVICES={seen['visible']!r}, the rank sees"
-        f" {seen['count']} GPUs; a second asker waits; a rank whose device is another's by now leaves with {LOST}"
+        f" {seen['count']} GPUs; a second asker waits; a rank whose device is another's"
+        f" by now leaves with {LOST}"
     )
     return figures

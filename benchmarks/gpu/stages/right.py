@@ -235,7 +235,7 @@ def cancelled(context: Context) -> dict[str, Any]:
     if grown > LEFT:
         raise Wrong(f"{grown / 1e6:.0f} MB of device memory are still taken", figures)
     memory = (
-        f"; device memory {during[0] / 1e6:,.0f} MB while it ran, afterwards {grown / 1e6:,.0f} MB above before"
+        f"; device memory {during[0] / 1e6:,.0f} MB while it ran, after it {grown / 1e6:,.0f} MB above before"
         if before is not None
         else ""
     )
