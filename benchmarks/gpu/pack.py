@@ -90,7 +90,11 @@ def make(out: Path, python: str, cuda: str) -> list[dict[str, Any]]:
         *([part] for part in model_parts(cache)),
         *([wheel] for wheel in largest_first(wheels("wider", cache, python, cuda))),
     ]
-    bins = fill(groups)
+    return write_loads(out, fill(groups), python, cuda)
+
+
+def write_loads(out: Path, bins: list[list[Item]], python: str, cuda: str) -> list[dict[str, Any]]:
+    """The folders load-1, load-2, … below `out` in place of earlier ones; what load.json says of them."""
     for stale in out.glob("load-*"):
         shutil.rmtree(stale)
     loads = [write(out / f"load-{number}", items) for number, items in enumerate(bins, start=1)]
@@ -242,8 +246,9 @@ def trimmed(wheel: Path, cache: Path, cuda: str) -> Path:
     ):
         names = [Path(name).name for name in full.namelist() if OWN_LIBRARIES.fullmatch(name)]
         if own not in names:
-            known = ", ".join(sorted(name[20:-3] for name in names if "cuda" in name))
-            raise PackError(f"--cuda {cuda}: bitsandbytes has no {own}; it has {known}")
+            numbers = sorted(name[20:-3] for name in names if "cuda" in name)
+            known = ", ".join(f"{number[:-1]}.{number[-1]}" for number in numbers)
+            raise PackError(f"--cuda {cuda}: bitsandbytes has no library for it; it has them for {known}")
         gone = set(names) - {own, "libbitsandbytes_cpu.so"}
         for entry in full.infolist():
             if Path(entry.filename).name in gone:
