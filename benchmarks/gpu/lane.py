@@ -225,18 +225,30 @@ def numbers(version: str) -> list[int]:
 
 def install(wheel: Path, site: Path) -> None:
     """Unzip a wheel as pip would lay it out, but for its scripts."""
+    folders: set[Path] = set()
     with zipfile.ZipFile(wheel) as archive:
         for entry in archive.namelist():
-            top, _, rest = entry.partition("/")
-            kind, _, inner = rest.partition("/")
-            path = inner if top.endswith(".data") and kind in ("purelib", "platlib") else entry
-            if (top.endswith(".data") and path == entry) or entry.endswith("/"):
+            path = place(entry)
+            if path is None:
                 continue
+            if path.startswith("/") or ".." in path.split("/"):
+                raise CannotRun(f"{wheel.name}: {entry} points outside of the wheel; pack again")
             target = site / path
-            if not target.resolve().is_relative_to(site.resolve()):
-                raise CannotRun(f"{wheel.name}: {entry} points outside of the wheel")
-            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.parent not in folders:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                folders.add(target.parent)
             target.write_bytes(archive.read(entry))
+
+
+def place(entry: str) -> str | None:
+    """Where an entry of a wheel goes below site-packages; None for folders, scripts and headers."""
+    top, _, rest = entry.partition("/")
+    if entry.endswith("/"):
+        return None
+    if not top.endswith(".data"):
+        return entry
+    kind, _, inner = rest.partition("/")
+    return inner if kind in ("purelib", "platlib") else None
 
 
 # -- the machine

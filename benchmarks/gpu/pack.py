@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -299,6 +300,7 @@ def model_parts(cache: Path) -> list[Item]:
 
 def tiny_model(cache: Path) -> list[Item]:
     """The files of a random Llama of 0.1M weights with a tokenizer."""
+    os.environ.update(TQDM_DISABLE="1", DS_ACCELERATOR="cpu")  # one line a load is enough
     from stages.models import make_tiny
 
     folder = cache / "tiny"

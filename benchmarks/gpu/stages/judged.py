@@ -55,7 +55,7 @@ def ask(context: Context, name: str, model: Model, device: str, dtype: str = "fl
     request = {
         "schema_version": 1, "model": {"base": str(base), "tuned": str(tuned) if tuned else None},
         "device": device, "dtype": dtype, "general": ["faq.yaml"], "project": str(project), "limit": count,
-        "own_task": {"test": str(project / "test.parquet"), "max_new_tokens": 24},
+        "test_split_task": {"test": str(project / "test.parquet"), "max_new_tokens": 24},
         "general_holdout": str(project / "texts.parquet"), "output": str(folder / "output"),
     }  # fmt: skip
     write_json(folder / "run.json", request)
