@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE = 240.0  # seconds of one child
+DISK = 0.8  # of what is free, for one model's weights
 
 
 class Skipped(Exception):
@@ -118,10 +120,19 @@ class Context:
         return folder
 
     def random_model(self, shape: str) -> Path:
-        """The folder of a model with random weights in a shape of `models.SHAPES`, made once."""
+        """The folder of a model with random bf16 weights in a shape of `models.SHAPES`, made once.
+
+        Raises Skipped where disk or card are too small for them.
+        """
+        from stages.models import parameters
+
         folder = Path(self.work) / "models" / shape
         if not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
+            needed, free = 2 * parameters(shape), shutil.disk_usage(folder.parent).free
+            if needed > DISK * free:
+                raise Skipped(f"its weights need {needed / 1e9:.1f} GB of disk, {free / 1e9:.1f} are free")
+            self.need_memory(needed)
             python("stages.convert", "--random", shape, str(self.tiny), str(folder), self.device)
         return folder
 

@@ -11,6 +11,7 @@ from typing import Any
 from stages.common import Case, Context, Skipped, Wrong, child, last_line
 
 VARIANT = "acme.places"
+ROOM = 4_000_000_000  # bytes of a GPU for the tiny model's programs
 NEEDED = ("dagster", "dagster_graphql", "lm_eval")
 
 
@@ -20,6 +21,7 @@ def cases(context: Context) -> list[Case]:
 
 def released(context: Context) -> dict[str, Any]:
     """The tests' own small project on the tiny model, with the real daemon, launcher and programs."""
+    context.need_memory(ROOM)
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise Skipped(f"not in the loads that lie here: {', '.join(missing)}")

@@ -66,6 +66,7 @@ def one(context: Context, model: str, name: str, shape: Shape) -> dict[str, Any]
     memory = hardware().memory_bytes or 0
     if said.total > memory:
         raise Skipped(f"{said.total / 1e9:.1f} GB foretold, the device has {memory / 1e9:.1f}")
+    context.need_memory(said.total)
     return held_against(said, measure(context, asked, shape, steps=3), context)
 
 

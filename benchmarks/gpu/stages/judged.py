@@ -12,6 +12,7 @@ from stages.trainings import METHODS, Training, short_rows, write_mixture
 
 EVALUATION = "ft_dagster.evaluation"
 LOSS = 1e-3  # largest relative difference of a loss, in fp32
+ROOM = 4_000_000_000  # bytes of a GPU that an evaluation of these models has room in
 ANSWERS = 0.9  # share of greedy answers that have to be the same: near ties may fall either way
 Model = tuple[Path, Path | None]  # a base, and the payload of an adapter or None
 QUESTIONS = {"cuda": 64, "cpu": 8}
@@ -27,6 +28,7 @@ def cases(context: Context) -> list[Case]:
 
 
 def model_of(context: Context, which: str) -> Model:
+    context.need_memory(ROOM)
     if which == "135m":
         return context.real_model(), None
     return context.tiny, adapter(context) if which == "tuned" else None

@@ -8,6 +8,7 @@ from typing import Any
 from stages.common import Case, Context, Wrong, child, last_line, python
 from stages.rates import HONEST
 
+RATES = 6_000_000_000  # bytes that measuring the rates takes on a GPU
 LOST = 75  # the exit code of a rank that may not touch its device
 MOST = 1.05  # of the catalogue's peak: above, its figure or the clock is wrong
 
@@ -59,6 +60,7 @@ def rates(context: Context) -> dict[str, Any]:
     from stages.planned import hardware
 
     context.need_whole_card()
+    context.need_memory(RATES)
     figures = json.loads(python("stages.rates", context.device))
     figures["said"] = (
         f"{figures['dtype']} product {figures['product_flops'] / 1e12:,.3g} TFLOP/s, "

@@ -42,6 +42,16 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def parameters(shape: str) -> int:
+    """Weights of SHAPES[shape], but for norms."""
+    size = SHAPES[shape]
+    hidden, heads = size["hidden_size"], size["num_attention_heads"]
+    keys = hidden // heads * size["num_key_value_heads"]
+    layer = 2 * hidden**2 + 2 * hidden * keys + 3 * hidden * size["intermediate_size"]
+    tables = 1 if size["tie_word_embeddings"] else 2
+    return size["num_hidden_layers"] * layer + tables * size["vocab_size"] * hidden
+
+
 def make_tiny(folder: Path) -> None:
     """A Llama of 0.1M fp32 weights, the same every time, with a byte-level tokenizer of 500 pieces."""
     import torch

@@ -29,6 +29,7 @@ from stages.trainings import (
 # kernels of its own on each device, and int8 rounds activations as well (to fp16 on CUDA).
 TOLERANCE = dict.fromkeys(METHODS, 1e-3) | {"qlora": 2e-2, "lora_8bit": 5e-2}
 PACKED = {"float32": 1e-4, "bfloat16": 5e-2}  # largest difference of a logit, over the largest logit
+TINY = 2_000_000_000  # bytes of a GPU that a training of the tiny model has room in
 LEFT = 50_000_000  # bytes of device memory that may differ after a program ended: the driver's own
 KILLED = {"cuda": ("lora", "full", "qlora"), "cpu": ("lora",)}  # a run of the trainer takes a CPU its time
 STEPS = {"num_train_epochs": 6.0, "evaluations": 6, "keep_best": 2, "keep_last": 2}
@@ -68,6 +69,7 @@ def twelve_steps(context: Context, device: str) -> dict[str, Training]:
 
 def against_cpu(context: Context, name: str) -> dict[str, Any]:
     """The losses of twelve steps by the trainer program on the device and on the CPU."""
+    context.need_memory(TINY)
     if name in QUANTIZED:
         context.need_bitsandbytes()
     trainings = {device: twelve_steps(context, device) for device in ("cpu", "here")}
@@ -97,6 +99,7 @@ def against_cpu(context: Context, name: str) -> dict[str, Any]:
 
 def packed(context: Context) -> dict[str, Any]:
     """Logits of examples that share a row, as the trainer lays them out, against each alone."""
+    context.need_memory(TINY)
     figures: dict[str, Any] = {}
     for dtype, allowed in PACKED.items():
         if dtype == "bfloat16" and not context.gpu:
@@ -121,6 +124,7 @@ def packed(context: Context) -> dict[str, Any]:
 
 def resumed(context: Context, name: str) -> dict[str, Any]:
     """A training killed (SIGKILL) after a checkpoint and run again, against one that nobody disturbed."""
+    context.need_memory(TINY)
     if name in QUANTIZED:
         context.need_bitsandbytes()
     method = METHODS[name] if name == "full" else {**METHODS[name], "dropout": 0.1}
@@ -201,6 +205,7 @@ def cancelled(context: Context) -> dict[str, Any]:
     from ft_dagster.launch.processes import carriers
     from ft_dagster.settings import Host
 
+    context.need_memory(TINY)
     training = Training(
         context.scratch / "cancelled", context.tiny, mixture(context), context.device, METHODS["lora"],
         {**STEPS, "num_train_epochs": 2000.0},
