@@ -72,7 +72,10 @@ def main() -> int:
     try:
         about = read_pack(given.loads, given.work)
         check_python(about)
-        unpack(given.loads, given.work, about)
+        try:
+            unpack(given.loads, given.work, about)
+        except OSError as error:
+            raise CannotRun(f"{error}; make room, or name another folder with --work") from None
         machine = probe(given)
         check_machine(about, machine)
         lane = Lane(given, about, machine, started)
@@ -156,7 +159,7 @@ def damage(folder: Path, load: dict) -> str | None:
 def unpack(loads: Path, work: Path, about: dict) -> None:
     """Put what the loads hold in place; each load once. Raises CannotRun without a whole first load."""
     mark = work / "load.json"
-    if mark.exists() and json.loads(mark.read_text("utf-8"))["pack"] != about["pack"]:
+    if mark.exists() and other_pack(work, about):
         say("another pack was unpacked here: it goes")
         for name in (SITE, "source", "unpacked", "tiny", "rows", "model"):
             shutil.rmtree(work / name, ignore_errors=True)

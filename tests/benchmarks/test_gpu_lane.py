@@ -95,6 +95,8 @@ def test_a_damaged_first_load_is_named_and_nothing_runs(lane: Run, packed: Path,
     loads = copied(packed, tmp_path)
     file = loads / "load-1" / "tiny" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "load.json").write_text("{")  # of a call that was cut off
     done = lane("--loads", loads)
     assert done.returncode == 2
     assert "load-1 is set aside: tiny/model.safetensors is damaged; copy it again" in done.stdout
