@@ -257,21 +257,26 @@ def place(entry: str) -> str | None:
 # -- the machine
 
 
-def environment(given: argparse.Namespace) -> dict:
+def environment(given: argparse.Namespace, device: str) -> dict:
     """Of every child: the pack's libraries before the machine's, no network, no bytecode of other users."""
     source = HERE.parent.parent if given.here else given.work / "source"
     paths = [str(given.work / SITE), str(source), str(source / "benchmarks" / "gpu")]
     own = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
            "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(paths), "HF_HOME": str(given.work / "hf"),
            "TQDM_DISABLE": "1", "DAGSTER_DISABLE_TELEMETRY": "yes"}  # fmt: skip
-    hidden = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"} if given.cpu else {}
-    return {**os.environ, **own, **hidden}
+    if given.cpu:
+        own["CUDA_VISIBLE_DEVICES"] = ""
+    if given.cpu or device == "cpu":
+        own["OMP_NUM_THREADS"] = "1"  # toys are too small for more threads, which only wait for each other
+    return {**os.environ, **own}
 
 
 def probe(given: argparse.Namespace) -> dict:
     """What torch sees here, asked in a child: this process never touches the device."""
     command = [sys.executable, "-c", PROBE]
-    done = subprocess.run(command, env=environment(given), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=environment(given, "unknown"), capture_output=True, text=True, check=False
+    )
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["it said nothing"]
         raise CannotRun(f"torch does not load in {sys.executable}: {said[-1]}")
@@ -364,7 +369,7 @@ class Lane:
             log.flush()
             child = subprocess.Popen(
                 command,
-                env=environment(given),
+                env=environment(given, self.machine["device"]),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

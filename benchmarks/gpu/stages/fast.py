@@ -15,7 +15,7 @@ NAMES = {"cuda": ("lora", "qlora", "full"), "cpu": ("lora",)}
 WARM = 2  # steps that do not count: kernels load, the allocator grows
 GAIN = 1.03  # of the next larger micro-batch, below which the search ends
 LENGTHS, STEPS = {"cuda": 1024, "cpu": 64}, {"cuda": 12, "cpu": 4}
-MOST_TOKENS = {"cuda": 65536, "cpu": 512}  # of one step: a plan's batch may take minutes
+MOST_TOKENS = {"cuda": 65536, "cpu": 128}  # of one step: a plan's batch may take minutes
 
 
 def cases(context: Context) -> list[Case]:
