@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 PATIENCE = 240.0  # seconds of one child
 DISK = 0.8  # of what is free, for one model's weights
@@ -55,9 +55,8 @@ class Context:
     file: str
 
     @property
-    def device(self) -> str:
-        """cpu or cuda."""
-        return str(self.machine["device"])
+    def device(self) -> Literal["cpu", "cuda"]:
+        return "cuda" if self.machine["device"] == "cuda" else "cpu"
 
     @property
     def gpu(self) -> bool:

@@ -6,6 +6,7 @@ python -m stages.convert --random SHAPE TOKENIZER FOLDER DEVICE
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -18,11 +19,11 @@ def main(asked: list[str]) -> int:
         make_random(Path(folder), shape, Path(tokenizer), device)
         return 0
     sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "examples" / "demo"))
-    from prepare import convert_model
+    convert_model = importlib.import_module("prepare").convert_model
 
-    gguf, folder = map(Path, asked)
-    convert_model(gguf, folder, print)
-    gguf.unlink()
+    file, target = map(Path, asked)
+    convert_model(file, target, print)
+    file.unlink()
     return 0
 
 

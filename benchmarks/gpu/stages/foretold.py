@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from stages.common import Case, Context, Skipped, Wrong
 from stages.planned import Asked, Foretold, Shape, foretell, hardware, largest
@@ -47,7 +47,7 @@ def folder_of(context: Context, model: str) -> Path:
     return context.real_model() if model == "135m" else context.random_model(model)
 
 
-def precision_of(context: Context) -> str:
+def precision_of(context: Context) -> Literal["bf16", "fp32"]:
     return "bf16" if context.gpu else "fp32"
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ft_dagster.launch.inventory import find_devices
-from ft_dagster.planning import recommend as recommending
 from ft_dagster.planning.dryrun.footprint import Step, footprint
 from ft_dagster.planning.dryrun.occupancy import Sharding, occupancy
-from ft_dagster.planning.hardware.catalogue import Card, Hardware, load_catalogue
+from ft_dagster.planning.hardware.catalogue import CatalogueCard, Hardware, load_catalogue
 from ft_dagster.planning.layout import Layout
 from ft_dagster.planning.methods.changes import largest_micro_batch
+from ft_dagster.planning.recommend import RecommendationRequest, recommend_method
 from ft_dagster.settings import Host
+from ft_dagster.training.contract import method_settings
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Asked:
 
     model: Path
     method: dict[str, Any]
-    precision: str
-    device: str
+    precision: Literal["bf16", "fp32"]
+    device: Literal["cpu", "cuda"]
 
 
 def hardware() -> Hardware:
@@ -63,7 +64,7 @@ def hardware() -> Hardware:
     return load_catalogue().found(find_devices(Host()))
 
 
-def card(name: str) -> Card | None:
+def card(name: str) -> CatalogueCard | None:
     """Of the catalogue, by the driver's name for it."""
     return load_catalogue().named_by_driver(name)
 
@@ -74,7 +75,7 @@ def foretell(asked: Asked, shape: Shape) -> Foretold:
         rows=shape.rows, length=shape.length, trained_positions=shape.trained, precision=asked.precision,
         gradient_checkpointing=shape.checkpointing, device=asked.device,
     )  # fmt: skip
-    found = footprint(asked.model, asked.method, step)
+    found = footprint(asked.model, method_settings(asked.method), step)
     held = occupancy(found, Sharding())
     return Foretold(found.peak, held.reserved, held.total, found.phase)
 
@@ -91,14 +92,17 @@ def largest(asked: Asked, shape: Shape, memory: int) -> int | None:
 
 def defaults(model: Path, length: int, on: Hardware) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     """By method that fits: the plan's own (method, training), for 50,000 examples in rows of `length`."""
-    found = recommending.recommend(
-        recommending.Asked(
+    found = recommend_method(
+        RecommendationRequest(
             examples=50_000, model=str(model), tokens_per_example=length / 2, max_length=length
         ),
         on,
     )
     return {
-        name: (planned.resolved.method, planned.resolved.training)
+        name: (
+            planned.resolved.method.model_dump(mode="json"),
+            planned.resolved.training.model_dump(mode="json"),
+        )
         for name, planned in found.planned.items()
         if planned.candidate.fits
     }

@@ -95,7 +95,8 @@ def main(folder: Path) -> int:
     from ft_dagster.training import callbacks
 
     recorder = Recorder(folder / "profile.json")
-    begin, end = callbacks.Watch.on_step_begin, callbacks.Watch.on_step_end
+    watch: Any = callbacks.WatchCallback  # its own methods, with the recorder's around them
+    begin, end = watch.on_step_begin, watch.on_step_end
 
     def on_step_begin(self: Any, *given: Any, **named: Any) -> None:
         recorder.begin()
@@ -105,7 +106,7 @@ def main(folder: Path) -> int:
         recorder.end()
         return end(self, *given, **named)
 
-    callbacks.Watch.on_step_begin, callbacks.Watch.on_step_end = on_step_begin, on_step_end
+    watch.on_step_begin, watch.on_step_end = on_step_begin, on_step_end
     return program.main([str(folder)])
 
 

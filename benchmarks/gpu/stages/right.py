@@ -201,7 +201,7 @@ def cancelled(context: Context) -> dict[str, Any]:
     """A training under launcher and lease is cancelled: no process, no lease, no device memory stays."""
     from ft_dagster.launch.inventory import find_devices
     from ft_dagster.launch.leases import Ask, Leases
-    from ft_dagster.launch.local import run_program
+    from ft_dagster.launch.local import Patience, run_program
     from ft_dagster.launch.processes import carriers
     from ft_dagster.settings import Host
 
@@ -211,7 +211,8 @@ def cancelled(context: Context) -> dict[str, Any]:
         {**STEPS, "num_train_epochs": 2000.0},
     )  # fmt: skip
     leases, marker = Leases(context.scratch / "leases", find_devices(Host())), f"lane-cancel-{os.getpid()}"
-    before, during, stop = used_memory(), [], threading.Event()
+    before, stop = used_memory(), threading.Event()
+    during: list[int | None] = []
 
     def poll() -> None:
         if len(training_steps(training)) >= 3:
@@ -223,8 +224,8 @@ def cancelled(context: Context) -> dict[str, Any]:
     with leases.acquire(Ask("lane.cancel", "lane", 1, 0, "cancel", marker)) as lease:
         try:
             code = run_program(
-                TRAINING, training.write(), lease, poll=poll, grace=20, kill_after=2, marker=marker,
-                output=training.folder / "output.log",
+                TRAINING, training.write(), lease, poll=poll, marker=marker,
+                patience=Patience(grace=20, kill_after=2), output=training.folder / "output.log",
             )  # fmt: skip
             said = (training.folder / "output.log").read_text("utf-8")
             raise Wrong(f"the trainer ended by itself with {code}: {last_line(said)[:300]}")
@@ -239,11 +240,11 @@ def cancelled(context: Context) -> dict[str, Any]:
     grown = (after or 0) - (before or 0)
     if grown > LEFT:
         raise Wrong(f"{grown / 1e6:.0f} MB of device memory are still taken", figures)
-    memory = (
-        f"; device memory {during[0] / 1e6:,.0f} MB while it ran, after it {grown / 1e6:,.0f} MB above before"
-        if before is not None
-        else ""
-    )
+    memory = ""
+    if before is not None and during[0] is not None:
+        memory = (
+            f"; {during[0] / 1e6:,.0f} MB of the device at work, {grown / 1e6:,.0f} MB more left than before"
+        )
     return {**figures, "said": f"no process, no lease left{memory}"}
 
 
