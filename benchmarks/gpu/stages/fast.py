@@ -162,9 +162,8 @@ def trl(context: Context, model: str, name: str) -> dict[str, Any]:
     if code:
         raise Wrong(f"TRL's trainer ended with {code}: {last_line(told)[:200]}")
     theirs = json.loads(last_line(told))
-    ours = training_of(context, folder, method, settings, f"{model}-{name}-plan")
-    if not (ours.output / "result.json").exists():
-        ours.run()
+    ours = training_of(context, folder, method, settings, f"{model}-{name}-beside-trl")
+    ours.run()  # again, so that both are timed in the same minute
     here = speed(ours, context)["tokens_per_second"]
     ratio = here / theirs["tokens_per_second"]
     line = f"TRL {theirs['tokens_per_second']:,.0f} tok/s, ours {here:,.0f}: {ratio:.2f} times"
