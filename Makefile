@@ -5,7 +5,7 @@ DEMO := examples/demo
 RUN := $(BIN)/ft-dagster --project $(DEMO)
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: install demo ui test quick test-all lint format clean
+.PHONY: install demo ui test quick test-all lint format clean gpu-pack
 
 install: .venv/installed
 
@@ -40,6 +40,9 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+gpu-pack: install  ## loads for a machine with a GPU and no network; benchmarks/gpu/README.md
+	$(BIN)/python benchmarks/gpu/pack.py $(GPU_PACK)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
