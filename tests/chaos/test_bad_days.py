@@ -17,6 +17,7 @@ import pytest
 
 from ft_dagster.launch.local import run_program
 from ft_dagster.launch.processes import carriers
+from ft_dagster.launch.warm import choice
 from ft_dagster.training.checkpoints import complete, newest_good
 from tests.chaos.conftest import Admit
 from tests.launch.helpers import PROGRAMS
@@ -75,6 +76,7 @@ def declare(folder: Path, **run: object) -> Path:
 
 def test_a_gigabyte_of_output_costs_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a step's process and of the supervisor, neither of which reads it."""
+    monkeypatch.setenv(choice.START, "off")  # so that the supervisor is a child of this process
     monkeypatch.setenv("PYTHONPATH", str(PROGRAMS), prepend=os.pathsep)
     run_folder = declare(tmp_path / "run", megabytes=1024)
     grown: list[int] = []
