@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
+from ft_dagster.data.mixture_figures import SourceFigures
 from ft_dagster.lineage.verdict import Rule
 from ft_dagster.report.tables import count, is_share
 
@@ -166,10 +167,10 @@ def score_bars(rules: Iterable[Rule]) -> bytes:
     return _png(figure)
 
 
-def mixture_bar(by_source: Mapping[str, Mapping[str, Any]]) -> bytes:
+def mixture_bar(by_source: Mapping[str, SourceFigures]) -> bytes:
     """Trained tokens per source of a mixture's split, with each one's share; general corpora in green."""
-    sources = sorted(by_source, key=lambda name: by_source[name]["trained_tokens"])
-    tokens = [by_source[name]["trained_tokens"] for name in sources]
+    sources = sorted(by_source, key=lambda name: by_source[name].trained_tokens)
+    tokens = [by_source[name].trained_tokens for name in sources]
     whole = sum(tokens) or 1
     figure = _figure(0.9 + 0.34 * max(1, len(sources)))
     axes = figure.subplots()

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from ft_dagster.data.derived import newer_parent
+from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.lineage.release import production
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import Settings
@@ -37,13 +38,12 @@ def older_stages(store: Store, key: VariantKey) -> list[str]:
 
 def variant_row(store: Store, key: VariantKey) -> dict[str, Any]:
     """What a person asks of a variant first; a value is None where its stage has not run."""
-    dataset, mixture, plan, tuned, evaluation, export = (
+    dataset, plan, tuned, evaluation, export = (
         _figures(store, key, stage)
-        for stage in (
-            "task_dataset", "training_mixture", "training_plan", "fine_tuned_model", "evaluation",
-            "model_export",
-        )
-    )  # fmt: skip
+        for stage in ("task_dataset", "training_plan", "fine_tuned_model", "evaluation", "model_export")
+    )
+    mixture_head = read_head(store, key.prefix, "training_mixture")
+    mixture = None if mixture_head is None else MixtureFigures.of(mixture_head)
     verdict = evaluation.get("verdict", {})
     head, released = read_head(store, key.prefix, "model_export"), production(store, key.prefix)
     return {
@@ -51,8 +51,8 @@ def variant_row(store: Store, key: VariantKey) -> dict[str, Any]:
         "method": plan.get("method", {}).get("name"),
         "rows_kept": sum(dataset["rows"].values()) if dataset else None,
         "rows_dropped": sum(dataset["dropped"].values()) if dataset else None,
-        "general_share": mixture.get("general_share", {}).get("realized"),
-        "trained_tokens": mixture["splits"]["train"]["trained_tokens"] if mixture else None,
+        "general_share": None if mixture is None else mixture.general_share.realized,
+        "trained_tokens": None if mixture is None else mixture.train.trained_tokens,
         "validation_loss": [tuned.get("validation_loss_first"), tuned.get("validation_loss_best")],
         "rules": verdict.get("rules", []),
         "gate": verdict.get("passed"),

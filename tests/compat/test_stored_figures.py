@@ -1,0 +1,37 @@
+"""Figures that version 0.1 stored are read into their types, and written again as they were."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_dagster.data.mixture_figures import MixtureFigures
+from ft_dagster.data.mixture_io import read_mixture
+
+TENANTS = Path(__file__).with_name("store_0_1") / "store" / "tenants"
+
+
+def manifests(stage: str) -> list[Path]:
+    return sorted(TENANTS.glob(f"*/*/{stage}/*/manifest.json"))
+
+
+def figures(manifest: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(manifest.read_text("utf-8"))["predicate"]["figures"]
+    return found
+
+
+@pytest.mark.parametrize(
+    "manifest", manifests("training_mixture"), ids=lambda file: "/".join(file.parts[-5:-3])
+)
+def test_a_mixtures_figures_are_read_and_written_as_they_were(manifest: Path) -> None:
+    stored = figures(manifest)
+    read = MixtureFigures.from_json(stored)
+    assert json.dumps(read.to_json(), sort_keys=True) == json.dumps(stored, sort_keys=True)
+    assert read.train.examples == sum(part.examples for part in read.train.by_source.values()) > 0
+
+    (file,) = manifest.parent.glob("*/payload/mixture.json")
+    assert json.dumps(read.file_json(), indent=1, sort_keys=True) + "\n" == file.read_text("utf-8")
+    assert read_mixture(file.parent).file_json() == read.file_json()
