@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ft_dagster.errors import UserError
 from ft_dagster.objectives import objective_of
 from ft_dagster.planning.advice import training_warnings
-from ft_dagster.planning.cost.learned import Predicted, as_json
+from ft_dagster.planning.cost.learned import Predicted
 from ft_dagster.planning.cost.published_costs import beside_published
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.load import memory, storage
@@ -76,16 +76,14 @@ def _estimate(spec: VariantSpec, facts: Facts, context: PlanContext, found: Surv
         "serving": figures.serving.sentence,
         "cross_checks": [_beside_rule(chosen.held, by_rule), *_beside_published(facts, chosen)],
         "storage": storage(resolved.load, chosen.layout.zero_stage, resolved.training),
-        "predicted": as_json(
-            Predicted(
-                context.base,
-                context.hardware.name,
-                chosen.layout,
-                chosen.occupancy.reserved if facts.device_kind == "cuda" else chosen.occupancy.total,
-                context.hardware.peak_flops,
-                figures.hours,
-            )
-        ),
+        "predicted": Predicted(
+            context.base,
+            context.hardware.name,
+            chosen.layout,
+            chosen.occupancy.reserved if facts.device_kind == "cuda" else chosen.occupancy.total,
+            context.hardware.peak_flops,
+            figures.hours,
+        ).to_json(),
         "warnings": _warnings(spec, facts, found),
     }
 

@@ -13,6 +13,7 @@ from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.chain import CHAIN
 from ft_dagster.store import Store, read_head
+from ft_dagster.training.training_figures import TrainingFigures
 
 STAGES = tuple(stage.name for stage in CHAIN)
 
@@ -38,12 +39,13 @@ def older_stages(store: Store, key: VariantKey) -> list[str]:
 
 def variant_row(store: Store, key: VariantKey) -> dict[str, Any]:
     """What a person asks of a variant first; a value is None where its stage has not run."""
-    dataset, plan, tuned, evaluation, export = (
+    dataset, plan, evaluation, export = (
         _figures(store, key, stage)
-        for stage in ("task_dataset", "training_plan", "fine_tuned_model", "evaluation", "model_export")
+        for stage in ("task_dataset", "training_plan", "evaluation", "model_export")
     )
-    mixture_head = read_head(store, key.prefix, "training_mixture")
-    mixture = None if mixture_head is None else MixtureFigures.of(mixture_head)
+    mixed, trained = (read_head(store, key.prefix, s) for s in ("training_mixture", "fine_tuned_model"))
+    mixture = None if mixed is None else MixtureFigures.of(mixed)
+    tuned = None if trained is None else TrainingFigures.of(trained)
     verdict = evaluation.get("verdict", {})
     head, released = read_head(store, key.prefix, "model_export"), production(store, key.prefix)
     return {
@@ -53,7 +55,9 @@ def variant_row(store: Store, key: VariantKey) -> dict[str, Any]:
         "rows_dropped": sum(dataset["dropped"].values()) if dataset else None,
         "general_share": None if mixture is None else mixture.general_share.realized,
         "trained_tokens": None if mixture is None else mixture.train.trained_tokens,
-        "validation_loss": [tuned.get("validation_loss_first"), tuned.get("validation_loss_best")],
+        "validation_loss": [None, None]
+        if tuned is None
+        else [tuned.validation_loss_first, tuned.validation_loss_best],
         "rules": verdict.get("rules", []),
         "gate": verdict.get("passed"),
         "outcome": verdict.get("outcome"),

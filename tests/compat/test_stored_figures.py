@@ -10,6 +10,8 @@ import pytest
 
 from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.data.mixture_io import read_mixture
+from ft_dagster.planning.cost.learned import Predicted
+from ft_dagster.training.training_figures import TrainingFigures
 
 TENANTS = Path(__file__).with_name("store_0_1") / "store" / "tenants"
 
@@ -18,14 +20,16 @@ def manifests(stage: str) -> list[Path]:
     return sorted(TENANTS.glob(f"*/*/{stage}/*/manifest.json"))
 
 
+def variant(manifest: Path) -> str:
+    return "/".join(manifest.parts[-5:-3])
+
+
 def figures(manifest: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(manifest.read_text("utf-8"))["predicate"]["figures"]
     return found
 
 
-@pytest.mark.parametrize(
-    "manifest", manifests("training_mixture"), ids=lambda file: "/".join(file.parts[-5:-3])
-)
+@pytest.mark.parametrize("manifest", manifests("training_mixture"), ids=variant)
 def test_a_mixtures_figures_are_read_and_written_as_they_were(manifest: Path) -> None:
     stored = figures(manifest)
     read = MixtureFigures.from_json(stored)
@@ -35,3 +39,12 @@ def test_a_mixtures_figures_are_read_and_written_as_they_were(manifest: Path) ->
     (file,) = manifest.parent.glob("*/payload/mixture.json")
     assert json.dumps(read.file_json(), indent=1, sort_keys=True) + "\n" == file.read_text("utf-8")
     assert read_mixture(file.parent).file_json() == read.file_json()
+
+
+@pytest.mark.parametrize("manifest", manifests("fine_tuned_model"), ids=variant)
+def test_a_trainings_figures_are_read_and_written_under_todays_names(manifest: Path) -> None:
+    stored = figures(manifest)
+    read = TrainingFigures.from_json(stored)
+    foretold = stored.pop("foretold")
+    assert json.dumps(read.to_json()) == json.dumps({**stored, "predicted": foretold}, sort_keys=True)
+    assert Predicted.from_json(foretold).to_json() == read.predicted

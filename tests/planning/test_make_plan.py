@@ -13,7 +13,9 @@ from ft_dagster.planning.layout import Layout
 from ft_dagster.planning.plan import make_plan
 from ft_dagster.planning.survey import PlanContext
 from ft_dagster.training.contract import FullSettings
+from ft_dagster.training.training_figures import TrainingFigures
 from tests.planning.llama import SMALL_LLAMA, reason, spec
+from tests.stored_figures import stored_training
 
 ROOMY, TIGHT = 2_000_000_000, 560_000_000  # bytes of a device; 500 MB are CUDA's context
 
@@ -118,14 +120,10 @@ def trained(plan, more, seconds=100.0, flops=2e14):
     """A training that took so many bytes more than this plan predicted."""
     predicted = json.loads(json.dumps(plan.estimate["predicted"]))
     reserved = predicted["memory_bytes"] + more
-    return finished_training(
-        {
-            "predicted": predicted,
-            "peak_device_reserved_bytes": reserved,
-            "flops": flops,
-            "training_seconds": seconds,
-        }
+    figures = stored_training(
+        predicted=predicted, peak_device_reserved_bytes=reserved, flops=flops, training_seconds=seconds
     )
+    return finished_training(TrainingFigures.from_json(figures))
 
 
 def test_a_finished_training_corrects_the_next_plan_of_its_shape_and_says_so(folder):
@@ -180,9 +178,9 @@ def test_a_longer_row_is_corrected_by_shorter_ones_where_none_was_as_long(folder
 
 
 def test_a_training_that_was_not_measured_teaches_nothing():
-    assert finished_training({}) is None
+    assert finished_training(TrainingFigures.from_json(stored_training())) is None
     predicted = Predicted("b", "h", Layout("lora", 1, False, 256), 1000, None, None)
-    given = {"predicted": {**predicted.__dict__, "layout": predicted.layout.__dict__}}
-    one = finished_training({**given, "flops": 5, "training_seconds": 1})
+    figures = stored_training(predicted=predicted.to_json(), flops=5, training_seconds=1)
+    one = finished_training(TrainingFigures.from_json(figures))
     assert (one.excess, one.utilization) == (None, None)
     assert utilizations([one], "h") == {}
