@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from ft_dagster.planning.estimate import SurveyDocument
+
 WIDTH, DPI = 7.0, 100  # inches, dots an inch
 COLOURS = 64  # of the PNG's palette: enough for anti-aliased text, a third of the bytes
 INK, GREY, BLUE, ORANGE, GREEN = "#30363d", "#a3adb8", "#2563a8", "#c8641b", "#4a8a5c"
@@ -198,32 +200,32 @@ PARTS = {  # of a device's memory, with a colour each
 }
 
 
-def memory_bars(estimate: Mapping[str, Any]) -> bytes:
+def memory_bars(document: SurveyDocument) -> bytes:
     """A stacked bar of one device's memory for each method, as ranked; the device is a line.
 
-    `estimate`: the document of a plan. A correction learned from finished trainings widens or narrows the
+    A correction learned from finished trainings widens or narrows the
     bar's end.
     """
-    rows = [row["method"] for row in estimate["ranking"]]
-    chosen = estimate["plan"]["method"]["name"]
-    held = {name: estimate["memory_bytes"][name] for name in rows}
-    scale, unit = (1e9, "GB") if max(one["total"] for one in held.values()) >= 1e9 else (1e6, "MB")
+    rows = [row.method for row in document.ranking]
+    chosen = document.plan.name
+    held = {name: document.memory_bytes[name] for name in rows}
+    scale, unit = (1e9, "GB") if max(one.total for one in held.values()) >= 1e9 else (1e6, "MB")
     figure = _figure(1.2 + 0.36 * len(rows))
     axes = figure.subplots()
     at = list(range(len(rows), 0, -1))
     left = [0.0] * len(rows)
     for part, colour in PARTS.items():
-        widths = [held[name][part] / scale for name in rows]
+        widths = [held[name].of(part) / scale for name in rows]
         if any(widths):
             axes.barh(at, widths, left=left, color=colour, height=0.62, label=part)
             left = [a + b for a, b in zip(left, widths, strict=True)]
     for y, name in zip(at, rows, strict=True):
-        total = held[name]["total"] / scale
+        total = held[name].total / scale
         axes.plot([total, total], [y - 0.31, y + 0.31], color=INK, linewidth=1.5)
         axes.annotate(
             f"{total:,.1f}", (total, y), (4, 0), textcoords="offset points", va="center", fontsize=8
         )
-    device = estimate["device_bytes"]
+    device = document.device_bytes
     if device is not None and device / scale < 3 * max(left):
         axes.axvline(device / scale, color="#b3261e", linewidth=1.5, linestyle="--", label="the device")
     axes.set_yticks(at, [f"{name} ◂" if name == chosen else name for name in rows])

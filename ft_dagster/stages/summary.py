@@ -8,6 +8,7 @@ from typing import Any
 from ft_dagster.data.derived import newer_parent
 from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.lineage.release import production
+from ft_dagster.planning.estimate import Estimate
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
@@ -76,7 +77,7 @@ def _stale(store: Store, key: VariantKey) -> str | None:
     return None if newer is None else f"{newer[0]} v{newer[1]} was released since"
 
 
-def newest_plan(settings: Settings, key: VariantKey) -> dict[str, Any] | None:
+def newest_plan(settings: Settings, key: VariantKey) -> Estimate | None:
     """The estimate of the variant's newest plan: values with their reasons, memory, cost, the ranking."""
     store = settings.open_store()
     head = read_head(store, key.prefix, "training_plan")
@@ -85,8 +86,7 @@ def newest_plan(settings: Settings, key: VariantKey) -> dict[str, Any] | None:
     file = head.folder(store, settings.cache_folder) / "evidence" / "estimate.json"
     if not file.exists():  # of an earlier version
         return None
-    plan: dict[str, Any] = json.loads(file.read_text("utf-8"))
-    return plan
+    return Estimate.from_json(json.loads(file.read_text("utf-8")), file=file)
 
 
 def _figures(store: Store, key: VariantKey, stage: str) -> dict[str, Any]:

@@ -10,7 +10,9 @@ import pytest
 
 from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.data.mixture_io import read_mixture
+from ft_dagster.errors import UserError
 from ft_dagster.planning.cost.learned import Predicted
+from ft_dagster.planning.estimate import Estimate
 from ft_dagster.training.training_figures import TrainingFigures
 
 TENANTS = Path(__file__).with_name("store_0_1") / "store" / "tenants"
@@ -48,3 +50,19 @@ def test_a_trainings_figures_are_read_and_written_under_todays_names(manifest: P
     foretold = stored.pop("foretold")
     assert json.dumps(read.to_json()) == json.dumps({**stored, "predicted": foretold}, sort_keys=True)
     assert Predicted.from_json(foretold).to_json() == read.predicted
+
+
+@pytest.mark.parametrize("manifest", manifests("training_plan"), ids=variant)
+def test_a_plans_document_is_read_and_written_under_todays_names(manifest: Path) -> None:
+    (file,) = manifest.parent.glob("*/evidence/estimate.json")
+    stored = json.loads(file.read_text("utf-8"))
+    read = Estimate.from_json(stored, file=file)
+    stored["predicted"] = stored.pop("foretold")
+    assert json.dumps(read.to_json(), sort_keys=True) == json.dumps(stored, sort_keys=True)
+    assert read.planned_row.method == read.plan.name == figures(manifest)["method"]["name"]
+
+
+def test_a_document_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="newer ft-dagster") as error:
+        Estimate.from_json({"schema_version": 2}, file=tmp_path / "estimate.json")
+    assert error.value.file == str(tmp_path / "estimate.json")
