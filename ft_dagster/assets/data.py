@@ -8,6 +8,7 @@ import dagster as dg
 from ft_dagster.assets.adapter import Metadata, described, stage_asset
 from ft_dagster.assets.failures import failures
 from ft_dagster.data.mixture import declared_warnings
+from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.report.plots import as_markdown_image, mixture_bar
@@ -91,20 +92,20 @@ def _task_dataset(workspace: Workspace, artifact: Artifact) -> Metadata:
 
 
 def _training_mixture(workspace: Workspace, artifact: Artifact) -> Metadata:
-    figures, spec = artifact.figures, workspace.spec
-    train = figures["splits"]["train"]
-    rows = [[source, *map(part.get, COUNTS)] for source, part in train["by_source"].items()]
+    figures, spec = MixtureFigures.of(artifact), workspace.spec
+    train, share = figures.train, figures.general_share.realized
+    rows = [[source, *(getattr(part, name) for name in COUNTS)] for source, part in train.by_source.items()]
     headers = ["source", "documents", "examples", "tokens", "trained tokens", "truncated"]
-    warnings = [*figures["warnings"], *declared_warnings(spec, figures)]
+    warnings = [*figures.warnings, *declared_warnings(spec, share)]
     metadata = {
-        "dagster/row_count": train["examples"],
-        "tokens": train["tokens"],
-        "trained_tokens": train["trained_tokens"],
-        "general_share": figures["general_share"]["realized"],
-        "longest_example_tokens": figures["longest"],
-        "dropped": figures["dropped"],
+        "dagster/row_count": train.examples,
+        "tokens": train.tokens,
+        "trained_tokens": train.trained_tokens,
+        "general_share": share,
+        "longest_example_tokens": figures.longest,
+        "dropped": dict(figures.dropped),
         "sources": dg.MetadataValue.md(markdown_table(headers, rows)),
-        "mixture": dg.MetadataValue.md(as_markdown_image(mixture_bar(train["by_source"]))),
+        "mixture": dg.MetadataValue.md(as_markdown_image(mixture_bar(train.by_source))),
         "warnings": dg.MetadataValue.md("\n".join(f"- {w}" for w in warnings) or "none"),
     }
     if spec.data.samples == "metadata":

@@ -1,8 +1,6 @@
 """Group training: the plan carried out by the trainer program."""
 
 import json
-from collections.abc import Mapping
-from typing import Any
 
 import dagster as dg
 
@@ -12,6 +10,7 @@ from ft_dagster.report.tables import size
 from ft_dagster.stages import fine_tuned_model as stage
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
+from ft_dagster.training.training_figures import TrainingFigures
 
 
 def _fine_tuned_model(workspace: Workspace, artifact: Artifact) -> Metadata:
@@ -22,30 +21,27 @@ def _fine_tuned_model(workspace: Workspace, artifact: Artifact) -> Metadata:
     if (evidence / "spectrum.json").exists():
         layers = json.loads((evidence / "spectrum.json").read_text("utf-8"))["layers"]
         shown["spectrum"] = spectrum_plot(layers)
-    figures = {name: value for name, value in artifact.figures.items() if value is not None}
+    figures = TrainingFigures.of(artifact)
+    plain = {name: value for name, value in figures.to_json().items() if value is not None}
     for name in ("flops", "flops_estimate"):
-        if name in figures:
-            figures[name] = float(figures[name])  # beyond 64 bits for a large model
-    figures.pop("advice", None)
+        if name in plain:
+            plain[name] = float(plain[name])  # beyond 64 bits for a large model
     return {
-        **figures,
-        "advice": dg.MetadataValue.md(_advice(artifact.figures)),
-        "checkpoint_storage": dg.MetadataValue.text(_storage(artifact.figures)),
+        **plain,
+        "advice": dg.MetadataValue.md(_advice(figures)),
+        "checkpoint_storage": dg.MetadataValue.text(_storage(figures)),
         **{name: dg.MetadataValue.md(as_markdown_image(png)) for name, png in shown.items()},
     }
 
 
-def _advice(figures: Mapping[str, Any]) -> str:
-    lines = [*([figures["stop_reason"]] if figures.get("stop_reason") else []), *figures.get("advice", ())]
+def _advice(figures: TrainingFigures) -> str:
+    lines = [*([figures.stop_reason] if figures.stop_reason else []), *figures.advice]
     return "\n".join(f"- {line}" for line in lines) or "nothing: spectrum and loss curves look as they should"
 
 
-def _storage(figures: Mapping[str, Any]) -> str:
-    kept, weights, rest = (
-        figures.get(name)
-        for name in ("checkpoints_kept", "checkpoint_weights_bytes", "checkpoint_optimizer_bytes")
-    )
-    return f"{kept} checkpoints: weights {size(weights)}, optimizer states {size(rest)}"
+def _storage(figures: TrainingFigures) -> str:
+    weights, rest = size(figures.checkpoint_weights_bytes), size(figures.checkpoint_optimizer_bytes)
+    return f"{figures.checkpoints_kept} checkpoints: weights {weights}, optimizer states {rest}"
 
 
 fine_tuned_model = stage_asset(

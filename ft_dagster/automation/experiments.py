@@ -27,6 +27,7 @@ from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.workspace import RunOf, Trial, Workspace
 from ft_dagster.store import Artifact, Store, read_head
+from ft_dagster.training.training_figures import TrainingFigures
 
 SCHEMA_VERSION = 1
 JUDGED, PLANNED, TRAINED = (up_to(name) for name in ("evaluation", "training_plan", "fine_tuned_model"))
@@ -204,18 +205,18 @@ def _figures(experiment: Experiment, label: str) -> dict[str, Any]:
     )
     if plan is None or tuned is None or judged is None:
         raise UserError("an artifact of this run is gone", value=label, fix="Run the experiment again")
-    trained, verdict = tuned.figures, judged.figures["verdict"]
+    trained, verdict = TrainingFigures.of(tuned), judged.figures["verdict"]
     return {
         "method": plan.figures["method"],
         "learning_rate": plan.figures["training"]["learning_rate"],
-        "steps": trained["steps"],
-        "flops": trained.get("flops"),  # not in those of an older version
-        "training_seconds": trained["training_seconds"],
-        "peak_memory_bytes": trained["peak_device_memory_bytes"] or trained["peak_memory_bytes"],
-        "trainable_parameters": trained["trainable_parameters"],
+        "steps": trained.steps,
+        "flops": trained.flops,
+        "training_seconds": trained.training_seconds,
+        "peak_memory_bytes": trained.peak_bytes,
+        "trainable_parameters": trained.trainable_parameters,
         "size_bytes": tuned.size,
-        "validation_loss_first": trained["validation_loss_first"],
-        "validation_loss_best": trained["validation_loss_best"],
+        "validation_loss_first": trained.validation_loss_first,
+        "validation_loss_best": trained.validation_loss_best,
         "rules": verdict["rules"],
         "gate": verdict["passed"],
     }

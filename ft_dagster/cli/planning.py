@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -15,6 +15,7 @@ from ft_dagster.spec import VariantKey
 
 if TYPE_CHECKING:
     from ft_dagster.planning.cost.serving import Manner
+    from ft_dagster.planning.estimate import SurveyDocument
     from ft_dagster.planning.hardware.catalogue import Catalogue, Hardware
 
 
@@ -44,31 +45,32 @@ def plan(
     quiet()
     settings = load_settings(context.obj)
     hardware = None if gpus is None else _hardware(load_catalogue(settings.project), gpus)
-    document = in_own_process(lambda: plan_variant(settings, VariantKey.parse(variant), hardware))
+    preview = in_own_process(lambda: plan_variant(settings, VariantKey.parse(variant), hardware))
+    document = preview.estimate
     _draw(document, picture)
     if as_json:
-        print_json(document)
+        print_json(preview.to_json())
     else:
-        out.print(f"{variant} on {document['on']}; GB = 1e9 bytes", highlight=False)
+        out.print(f"{variant} on {document.on}; GB = 1e9 bytes", highlight=False)
         out.print(
-            f"{document['examples']:,} examples, {document['tokens']:,} tokens ({document['basis']})",
+            f"{preview.examples:,} examples, {preview.tokens:,} tokens ({preview.basis})",
             highlight=False,
             soft_wrap=True,
         )
         _show(document)
         for name, value in cost_rows(document):
             out.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
-        for row in document["plan"]["reasons"]:
-            if row["origin"] != "declaration":
-                said = f"  {row['field']}: {row['value']} - {row['reason']}"
+        for row in document.plan.reasons:
+            if row.origin != "declaration":
+                said = f"  {row.field}: {row.value} - {row.reason}"
                 out.print(said, markup=False, highlight=False, soft_wrap=True)
-        for line in document["warnings"]:
+        for line in document.warnings:
             out.print(f"! {line}", markup=False, highlight=False, soft_wrap=True)
-    if not document["fits"]:
+    if not document.fits:
         raise typer.Exit(1)
 
 
-def _draw(document: dict[str, Any], picture: Path | None) -> None:
+def _draw(document: SurveyDocument, picture: Path | None) -> None:
     if picture is None:
         return
     from ft_dagster.report.plots import memory_bars
@@ -80,12 +82,12 @@ def _draw(document: dict[str, Any], picture: Path | None) -> None:
         raise UserError(problem, field="--picture", value=str(picture), fix="Name another file") from None
 
 
-def _show(document: dict[str, Any]) -> None:
+def _show(document: SurveyDocument) -> None:
     """The ranking, what is planned with its memory, and the reasons."""
     from ft_dagster.report.recommendation import memory_line, ranking_table, reasons_lines
 
     out.print(ranking_table(document))
-    chosen = document["method"] or f"nothing fits; {document['plan']['method']['name']}"
+    chosen = document.method or f"nothing fits; {document.plan.name}"
     out.print(f"[bold]{chosen}[/]: {memory_line(document)}", highlight=False, soft_wrap=True)
     for line in reasons_lines(document):
         out.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -147,14 +149,14 @@ def recommend(
         serving=_served(serving),
         general_share=general_share,
     )
-    document = in_own_process(lambda: recommend_method(request, hardware).to_json())
+    document = in_own_process(lambda: recommend_method(request, hardware).document())
     _draw(document, picture)
     if as_json:
-        print_json(document)
+        print_json(document.to_json())
     else:
         out.print(f"on {hardware}; GB = 1e9 bytes", highlight=False)
         _show(document)
-    if not document["fits"]:
+    if not document.fits:
         raise typer.Exit(1)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -13,6 +14,9 @@ from ft_dagster.cli.common import Json, Key, Keys, app, escape, keys_of, out, pr
 from ft_dagster.errors import UserError, UserErrors, all_of
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import CorpusSpec, Declarations, VariantKey, VariantSpec, load_variant
+
+if TYPE_CHECKING:
+    from ft_dagster.planning.reasons import Reason
 
 
 @app.command()
@@ -102,7 +106,8 @@ def show(context: typer.Context, variant: Key, as_json: Json = False) -> None:
     planned = _planned(settings, declared.key)
     if as_json:
         fields = {name: {"value": value, "from": declared.origins[name]} for name, value in values.items()}
-        print_json({"variant": variant, "file": str(declared.file), "fields": fields, "plan": planned})
+        reasons = [asdict(reason) for reason in planned]
+        print_json({"variant": variant, "file": str(declared.file), "fields": fields, "plan": reasons})
         return
     table = Table("field", "value", "from", title=f"{variant} ({declared.file})")
     for name, value in values.items():
@@ -111,7 +116,7 @@ def show(context: typer.Context, variant: Key, as_json: Json = False) -> None:
     if planned:
         plan = Table("field", "value", "from", "why", title="newest plan")
         for reason in planned:
-            plan.add_row(reason["field"], json.dumps(reason["value"]), reason["origin"], reason["reason"])
+            plan.add_row(reason.field, json.dumps(reason.value), reason.origin, reason.reason)
         out.print(plan)
 
 
@@ -121,12 +126,12 @@ def _shown(field: str, value: Any) -> str:
     return escape(json.dumps(value, ensure_ascii=False))
 
 
-def _planned(settings: Settings, key: VariantKey) -> list[dict[str, Any]]:
+def _planned(settings: Settings, key: VariantKey) -> tuple[Reason, ...]:
     """The reasons of the variant's newest plan; none before the first."""
     from ft_dagster.stages.summary import newest_plan
 
     plan = newest_plan(settings, key)
-    return [] if plan is None else list(plan["plan"]["reasons"])
+    return () if plan is None else plan.plan.reasons
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

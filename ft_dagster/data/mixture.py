@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from ft_dagster.data.dataset_io import read_split
 from ft_dagster.data.examples import examples_of, refuse_kind
 from ft_dagster.data.general import GeneralText, holdout_chunks
+from ft_dagster.data.mixture_figures import GeneralShare, MixtureFigures, SplitFigures
 from ft_dagster.data.render import has_control_tokens, load_tokenizer
 from ft_dagster.data.rows import Row
 from ft_dagster.data.shards import SplitWriter
@@ -28,12 +29,20 @@ from ft_dagster.objectives import Rendered, objective_of
 from ft_dagster.spec.variant import VariantSpec
 from ft_dagster.strict_json import dumps
 
-SCHEMA_VERSION = 1
 ORDER = "permute shards then rows, seeded by (seed, epoch)"
 BATCH = 256  # rows given to the tokenizer at once
 USUAL_SHARE = (0.05, 0.10)
 MANY_CUT = 0.05  # share of rows cut or dropped above which a warning is due
 TOO_LONG, UNTRAINED = "too long", "no trained tokens"
+
+
+class BuiltMixture(NamedTuple):
+    """`sample`: the first training example, its trained text between « and »; None where nothing is trained.
+    The caller decides whether it may be shown.
+    """
+
+    figures: MixtureFigures
+    sample: str | None
 
 
 def build_mixture(  # noqa: PLR0917
@@ -46,15 +55,13 @@ def build_mixture(  # noqa: PLR0917
     progress: Callable[[str], None] | None = None,
     *,
     declared_in: object = None,
-) -> dict[str, Any]:
+) -> BuiltMixture:
     """Write the shards of train, validation and general_holdout and mixture.json into `out`.
 
     `corpus_folder` is a general corpus' payload, or the folder of the one corpus in it; `max_length` is
     in tokens.
-    Returns mixture.json's content with `warnings` (lines) and `sample` (the first training example,
-    its trained text between « and »; the caller decides whether it may be shown). Raises UserError:
-    no chat template where one is needed, rows that the objective cannot use, nothing trained, a corpus
-    too small for the share.
+    Raises UserError: no chat template where one is needed, rows that the objective cannot use, nothing
+    trained, a corpus too small for the share.
     """
     build = _Build(
         spec, load_tokenizer(base_folder), max_length, out, progress=progress, declared_in=declared_in
@@ -67,31 +74,33 @@ def build_mixture(  # noqa: PLR0917
     splits = {"train": build.train(dataset_folder / "train.parquet", corpus_folder)}
     splits["validation"] = build.validation(dataset_folder / "validation.parquet")
     splits["general_holdout"] = build.holdout(corpus_folder)
-    content = {
-        "schema_version": SCHEMA_VERSION,
-        "tokenizer": tokenizer_digest(base_folder),
-        "max_length": max_length,
-        "seed": spec.training.seed,
-        "order": ORDER,
-        "splits": splits,
-        "general_share": {"asked": general.share if general else 0.0, "realized": _share(splits["train"])},
-        "longest": build.longest,
-        "dropped": dict(sorted(build.dropped.items())),
-    }
-    (out / "mixture.json").write_text(dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
-    return {**content, "warnings": build.warnings(), "sample": build.sample}
+    figures = MixtureFigures(
+        tokenizer=tokenizer_digest(base_folder),
+        max_length=max_length,
+        seed=spec.training.seed,
+        order=ORDER,
+        splits=splits,
+        general_share=GeneralShare(general.share if general else 0.0, _share(splits["train"])),
+        longest=build.longest,
+        dropped=dict(sorted(build.dropped.items())),
+        warnings=tuple(build.warnings()),
+    )
+    file_text = dumps(figures.file_json(), indent=1, sort_keys=True) + "\n"
+    (out / "mixture.json").write_text(file_text, "utf-8")
+    return BuiltMixture(figures, build.sample)
 
 
-def declared_warnings(spec: VariantSpec, content: dict[str, Any]) -> list[str]:
-    """What a person should know of a mixture (mixture.json) beside the rest of the declaration.
+def declared_warnings(spec: VariantSpec, general_share: float) -> list[str]:
+    """What a person should know of a mixture beside the rest of the declaration.
+
+    `general_share`: of general text among the trained tokens, as it came out.
 
     Not part of the mixture: it says things of fields that the mixture does not depend on.
     """
-    lines, share = [], content["general_share"]["realized"]
-    low, high = USUAL_SHARE
-    if spec.method.name == "full" and not low <= share <= high:
+    lines, (low, high) = [], USUAL_SHARE
+    if spec.method.name == "full" and not low <= general_share <= high:
         lines.append(
-            f"general text is {share:.1%} of the trained tokens; "
+            f"general text is {general_share:.1%} of the trained tokens; "
             f"{low:.0%} to {high:.0%} is usual for full fine-tuning"
         )
     if objective_of(spec.objective).judged_by == "questions" and not spec.evaluation.task:
@@ -125,7 +134,7 @@ class _Build:
         self.longest = 0
         self.sample: str | None = None
 
-    def train(self, file: Path, corpus: Path | None) -> dict[str, Any]:
+    def train(self, file: Path, corpus: Path | None) -> SplitFigures:
         general, trained = self._general(corpus), 0
         name = f"general:{self._spec.data.general.corpus}" if self._spec.data.general else ""
         writer = SplitWriter(self._out, "train")
@@ -144,7 +153,7 @@ class _Build:
         self.longest = max(self.longest, writer.longest)
         return writer.close()
 
-    def validation(self, file: Path) -> dict[str, Any]:
+    def validation(self, file: Path) -> SplitFigures:
         writer = SplitWriter(self._out, "validation")
         for row, example in self._examples(file, writer):
             writer.add(example, row.source, row.record)
@@ -153,7 +162,7 @@ class _Build:
         self.longest = max(self.longest, writer.longest)
         return writer.close()
 
-    def holdout(self, corpus: Path | None) -> dict[str, Any]:
+    def holdout(self, corpus: Path | None) -> SplitFigures:
         writer = SplitWriter(self._out, "general_holdout")
         general = self._spec.data.general
         if general is None or corpus is None:
@@ -280,6 +289,6 @@ class _Build:
         return text
 
 
-def _share(train: dict[str, Any]) -> float:
-    general = sum(n["trained_tokens"] for s, n in train["by_source"].items() if s.startswith("general:"))
-    return general / train["trained_tokens"] if train["trained_tokens"] else 0.0
+def _share(train: SplitFigures) -> float:
+    general = sum(n.trained_tokens for s, n in train.by_source.items() if s.startswith("general:"))
+    return general / train.trained_tokens if train.trained_tokens else 0.0

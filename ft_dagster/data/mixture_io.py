@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pyarrow.parquet import ParquetFile
 
+from ft_dagster.data.mixture_figures import SCHEMA_VERSION, MixtureFigures
 from ft_dagster.errors import UserError
 from ft_dagster.schema_version import refuse_newer
 
 Int32 = NDArray[np.int32]
-SCHEMA_VERSION = 1
 
 
 class Example(NamedTuple):
@@ -28,19 +28,19 @@ class Example(NamedTuple):
     record: str
 
 
-def read_mixture(folder: Path) -> dict[str, Any]:
+def read_mixture(folder: Path) -> MixtureFigures:
     """mixture.json. Raises UserError where this version cannot read it."""
     file = folder / "mixture.json"
     if not file.is_file():
         raise UserError("no mixture there", file=folder, fix="Materialize training_mixture")
     content: dict[str, Any] = json.loads(file.read_text("utf-8"))
     refuse_newer(content["schema_version"], SCHEMA_VERSION, file=file)
-    return content
+    return MixtureFigures.from_json(content)
 
 
 def shard_files(folder: Path, split: str) -> list[Path]:
     """The shards of "train", "validation" or "general_holdout", in order."""
-    return [folder / shard["file"] for shard in read_mixture(folder)["splits"][split]["shards"]]
+    return [folder / shard.file for shard in read_mixture(folder).splits[split].shards]
 
 
 def iter_examples(folder: Path, split: str) -> Iterator[Example]:

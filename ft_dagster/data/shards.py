@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
+from ft_dagster.data.mixture_figures import ShardFigures, SourceFigures, SplitFigures
 from ft_dagster.data.tables import TableWriter
 from ft_dagster.objectives import Rendered
 from ft_dagster.provenance.digest import sha256_file
@@ -34,7 +34,7 @@ class SplitWriter:
         self._folder, self._split, self._shard_bytes = folder, split, shard_bytes
         self._table: TableWriter | None = None
         self._shard = dict.fromkeys(COUNTS, 0)
-        self._shards: list[dict[str, Any]] = []
+        self._shards: list[ShardFigures] = []
         self.by_source: dict[str, dict[str, int]] = {}
         self._last_record: dict[str, str] = {}
         self.longest = 0
@@ -63,12 +63,13 @@ class SplitWriter:
     def total(self, name: str) -> int:
         return sum(counts[name] for counts in self.by_source.values())
 
-    def close(self) -> dict[str, Any]:
+    def close(self) -> SplitFigures:
         """Close the last shard; returns the split's part of mixture.json."""
         if self._table is not None:
             self._close_shard()
         totals = {name: self.total(name) for name in (*COUNTS, "documents")}
-        return {**totals, "shards": self._shards, "by_source": dict(sorted(self.by_source.items()))}
+        by_source = {source: SourceFigures(**counts) for source, counts in sorted(self.by_source.items())}
+        return SplitFigures(**totals, shards=tuple(self._shards), by_source=by_source)
 
     def _name(self) -> str:
         return f"{self._split}/shard-{len(self._shards):05d}.parquet"
@@ -77,5 +78,6 @@ class SplitWriter:
         assert self._table is not None
         self._table.close()
         name = self._name()
-        self._shards.append({"file": name, **self._shard, "sha256": sha256_file(self._folder / name)})
+        sha256 = sha256_file(self._folder / name)
+        self._shards.append(ShardFigures(file=name, **self._shard, sha256=sha256))
         self._table, self._shard = None, dict.fromkeys(COUNTS, 0)

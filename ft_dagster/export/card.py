@@ -17,6 +17,7 @@ from ft_dagster.export.merged import KEPT
 from ft_dagster.export.serving import GENERATION_CONFIG
 from ft_dagster.export.vllm import not_loaded, serve_command
 from ft_dagster.lineage.verdict import Rule, Verdict
+from ft_dagster.training.training_figures import TrainingFigures
 
 if TYPE_CHECKING:
     from ft_dagster.export.certificate import Certificate
@@ -53,7 +54,7 @@ class Card(BaseModel):
     objective: str
     method: dict[str, Any]
     training: dict[str, Any]
-    figures: dict[str, Any] = {}
+    figures: TrainingFigures | None = None
     verdict: Verdict
     sources: tuple[Source, ...]
     general: str | None = None
@@ -65,6 +66,11 @@ class Card(BaseModel):
     @classmethod
     def _read(cls, given: Any) -> Any:
         return Verdict.from_json(given) if isinstance(given, dict) else given
+
+    @field_validator("figures", mode="before")
+    @classmethod
+    def _read_figures(cls, given: Any) -> Any:
+        return TrainingFigures.from_json(given) if isinstance(given, dict) else given
 
 
 def write_card(request: ExportRequest, certificate: Certificate) -> None:
@@ -123,7 +129,7 @@ def _content(request: ExportRequest, certificate: Certificate) -> dict[str, Any]
             for source in card.sources
         ],
         "settings": settings,
-        "figures": [(name, _cell(value)) for name, value in card.figures.items() if _is_number(value)],
+        "figures": _figures(card),
         "limits": _limits(request, certificate),
         "stop": _stop_tokens(request),
         "serve": _serve(request, kind),
@@ -140,6 +146,12 @@ def _settings(card: Card) -> list[tuple[str, str, Any]]:
         for name, value in values.items()
         if value is not None
     ]
+
+
+def _figures(card: Card) -> list[tuple[str, str]]:
+    """The numbers among the training's figures, by name."""
+    known = {} if card.figures is None else card.figures.to_json()
+    return [(name, _cell(value)) for name, value in known.items() if _is_number(value)]
 
 
 def _rule(rule: Rule) -> dict[str, Any]:

@@ -7,10 +7,10 @@ would train anew.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from ft_dagster.objectives import objective_of
 from ft_dagster.planning.facts import Facts
+from ft_dagster.planning.load import StorageBytes
 from ft_dagster.planning.methods.defaults import LEARNING_RATES
 from ft_dagster.spec import VariantSpec
 from ft_dagster.training.contract import LoraSettings, MethodSettings, TrainingSettings
@@ -34,10 +34,10 @@ def training_warnings(
     return [line for line in said if line]
 
 
-def release_warnings(spec: VariantSpec, name: str, storage: dict[str, Any], sharing: int) -> list[str]:
+def release_warnings(spec: VariantSpec, name: str, storage: StorageBytes, sharing: int) -> list[str]:
     """Warnings about how it is judged and served; `sharing`: declared variants on the same base.
 
-    `name`: the method that is planned; `storage`: `memory.storage` of it.
+    `name`: the method that is planned; `storage`: of it.
     """
     said = []
     if objective_of(spec.objective).judged_by == "questions" and not spec.evaluation.task:
@@ -45,9 +45,9 @@ def release_warnings(spec: VariantSpec, name: str, storage: dict[str, Any], shar
             f"{spec.objective} without evaluation.task: perplexity falls when style is learned; "
             "only factual questions of the domain show whether the facts were"
         )
-    if name == "full" or storage["whole_bytes"] is None:
+    if name == "full" or storage.whole_bytes is None or storage.adapter_bytes is None:
         return said
-    adapter, whole = (f"{storage[f'{kind}_bytes'] / 1e6:,.1f} MB" for kind in ("adapter", "whole"))
+    adapter, whole = (f"{size / 1e6:,.1f} MB" for size in (storage.adapter_bytes, storage.whole_bytes))
     if spec.export.format == "merged" and sharing > 1:
         said.append(
             f"export: merged writes {whole} for each of {sharing} variants on this base; "

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.evaluation.arithmetic import computes_bf16
 from ft_dagster.launch.inventory import Inventory
 from ft_dagster.planning.facts import Facts
@@ -66,11 +67,6 @@ def facts_of(counts: Counts, parameters: int, base_bytes: int, folder: Path, har
 
 def counts_of(mixture: Artifact) -> Counts:
     """As a training_mixture counted them."""
-    train = mixture.figures["splits"]["train"]
-    return Counts(
-        train["examples"],
-        train["tokens"],
-        train["trained_tokens"],
-        mixture.figures["general_share"]["realized"],
-        mixture.predicate["spec"]["max_length"],
-    )
+    figures = MixtureFigures.of(mixture)
+    train, share = figures.train, figures.general_share.realized
+    return Counts(train.examples, train.tokens, train.trained_tokens, share, figures.max_length)

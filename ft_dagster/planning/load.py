@@ -6,7 +6,8 @@ activations, buffers and the allocator's slack too. B = bytes, GB = 1e9 B.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from ft_dagster.planning.facts import Facts
 from ft_dagster.training.contract import TrainingSettings
@@ -44,7 +45,38 @@ def frozen_bytes(load: Load) -> int:
     return facts.parameters * load.width
 
 
-def memory(load: Load, stage: int, offload: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class RuleOfThumbBytes:
+    """Bytes that one process holds on its device; `floor_bytes`: the three before it together.
+
+    `states_bytes`: gradients, moments and master weights; `offloaded_bytes`: what is held elsewhere instead.
+    """
+
+    trainable_parameters: int
+    frozen_bytes: int
+    trained_weights_bytes: int
+    states_bytes: int
+    floor_bytes: int
+    offloaded_bytes: int
+
+
+@dataclass(frozen=True)
+class StorageBytes:
+    """Bytes on disk: of one checkpoint, of all that are kept at most, and of either export.
+
+    `adapter_bytes`, `whole_bytes`: None where a method does not offer it.
+    """
+
+    checkpoint_weights_bytes: int
+    checkpoint_optimizer_bytes: int
+    checkpoint_bytes: int
+    checkpoints_at_most: int
+    checkpoints_bytes: int
+    adapter_bytes: int | None
+    whole_bytes: int | None
+
+
+def memory(load: Load, stage: int, offload: str) -> RuleOfThumbBytes:
     """What one process holds: frozen weights, and weights, gradients and moments of what is trained.
 
     Copies (stage 0): 4 + 4 + 8 B a trained parameter. ZeRO-2 shards gradients, master weights and moments
@@ -67,17 +99,17 @@ def memory(load: Load, stage: int, offload: str) -> dict[str, Any]:
         if stage == 3:  # the weights too: the device holds about a layer of them at a time
             frozen, weights = 0, min(frozen + weights, width * facts.largest_layer)
     floor = frozen + weights + states
-    return {
-        "trainable_parameters": trained,
-        "frozen_bytes": frozen,
-        "trained_weights_bytes": weights,
-        "states_bytes": states,
-        "floor_bytes": floor,
-        "offloaded_bytes": whole - floor,
-    }
+    return RuleOfThumbBytes(
+        trainable_parameters=trained,
+        frozen_bytes=frozen,
+        trained_weights_bytes=weights,
+        states_bytes=states,
+        floor_bytes=floor,
+        offloaded_bytes=whole - floor,
+    )
 
 
-def storage(load: Load, stage: int, training: TrainingSettings) -> dict[str, Any]:
+def storage(load: Load, stage: int, training: TrainingSettings) -> StorageBytes:
     """Bytes on disk: checkpoints while it trains, and what either export would release (None: not offered).
 
     At most keep_best + keep_last checkpoints are complete, beside the one being written. An adapter is
@@ -89,12 +121,12 @@ def storage(load: Load, stage: int, training: TrainingSettings) -> dict[str, Any
     kept = training.keep_best + training.keep_last + 1
     adapter = None if load.method == "full" else trained * FP32
     whole = {"full": trained * BF16, "prompt_tuning": None, "prefix_tuning": None}
-    return {
-        "checkpoint_weights_bytes": weights,
-        "checkpoint_optimizer_bytes": optimizer,
-        "checkpoint_bytes": weights + optimizer,
-        "checkpoints_at_most": kept,
-        "checkpoints_bytes": kept * (weights + optimizer),
-        "adapter_bytes": adapter,
-        "whole_bytes": whole.get(load.method, load.facts.base_bytes + (adapter or 0)),
-    }
+    return StorageBytes(
+        checkpoint_weights_bytes=weights,
+        checkpoint_optimizer_bytes=optimizer,
+        checkpoint_bytes=weights + optimizer,
+        checkpoints_at_most=kept,
+        checkpoints_bytes=kept * (weights + optimizer),
+        adapter_bytes=adapter,
+        whole_bytes=whole.get(load.method, load.facts.base_bytes + (adapter or 0)),
+    )

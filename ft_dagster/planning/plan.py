@@ -6,17 +6,16 @@ training elsewhere trains nothing anew. estimate.json is the evidence beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.objectives import objective_of
 from ft_dagster.planning.advice import training_warnings
-from ft_dagster.planning.cost.learned import Predicted, as_json
+from ft_dagster.planning.cost.learned import Predicted
 from ft_dagster.planning.cost.published_costs import beside_published
+from ft_dagster.planning.estimate import Estimate, MemoryBytes
 from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.load import memory, storage
+from ft_dagster.planning.load import RuleOfThumbBytes, memory, storage
 from ft_dagster.planning.methods.cautions import limits
 from ft_dagster.planning.methods.decision import Decision
 from ft_dagster.planning.methods.training_settings import steps_of
@@ -24,7 +23,6 @@ from ft_dagster.planning.survey import PlanContext, PlannedMethod, Survey, lora_
 from ft_dagster.spec import VariantSpec
 from ft_dagster.training.contract import Plan, TrainingDevice
 
-SCHEMA_VERSION = 1
 FAR = 0.20  # of the rule of thumb, from which the difference is explained
 BEYOND_RULE = ("activations", "temporaries", "communication", "slack", "context", "correction")
 
@@ -33,11 +31,11 @@ class PlanAndEstimate(NamedTuple):
     """plan.json, as the trainer reads it, and estimate.json."""
 
     content: Plan
-    estimate: dict[str, Any]
+    estimate: Estimate
 
     @property
     def fits(self) -> bool:
-        return bool(self.estimate["fits"])
+        return self.estimate.fits
 
 
 def make_plan(spec: VariantSpec, facts: Facts, context: PlanContext) -> PlanAndEstimate:
@@ -60,34 +58,31 @@ def make_plan(spec: VariantSpec, facts: Facts, context: PlanContext) -> PlanAndE
     return PlanAndEstimate(content, _estimate(spec, facts, context, found))
 
 
-def _estimate(spec: VariantSpec, facts: Facts, context: PlanContext, found: Survey) -> dict[str, Any]:
+def _estimate(spec: VariantSpec, facts: Facts, context: PlanContext, found: Survey) -> Estimate:
     chosen, resolved = found.chosen, found.chosen.resolved
     figures = found.decision.row(resolved.name).figures
     by_rule = memory(resolved.load, chosen.layout.zero_stage, chosen.layout.offload)
-    return {
-        "schema_version": SCHEMA_VERSION,
-        **found.to_json(),
-        "ranks": facts.ranks,
-        "variants": context.variants,
-        "steps": steps_of(resolved.training, facts),
-        "trainable_parameters": resolved.load.trained,
-        "utilization": None if figures.training is None else asdict(figures.training.utilization),
-        "storage_usd_per_month": figures.storage.usd_per_month,
-        "serving": figures.serving.sentence,
-        "cross_checks": [_beside_rule(chosen.held, by_rule), *_beside_published(facts, chosen)],
-        "storage": storage(resolved.load, chosen.layout.zero_stage, resolved.training),
-        "predicted": as_json(
-            Predicted(
-                context.base,
-                context.hardware.name,
-                chosen.layout,
-                chosen.occupancy.reserved if facts.device_kind == "cuda" else chosen.occupancy.total,
-                context.hardware.peak_flops,
-                figures.hours,
-            )
+    return Estimate(
+        **found.parts(),
+        ranks=facts.ranks,
+        variants=context.variants,
+        steps=steps_of(resolved.training, facts),
+        trainable_parameters=resolved.load.trained,
+        utilization=None if figures.training is None else figures.training.utilization,
+        storage_usd_per_month=figures.storage.usd_per_month,
+        serving=figures.serving.sentence,
+        cross_checks=(_beside_rule(chosen.held, by_rule), *_beside_published(facts, chosen)),
+        storage=storage(resolved.load, chosen.layout.zero_stage, resolved.training),
+        predicted=Predicted(
+            context.base,
+            context.hardware.name,
+            chosen.layout,
+            chosen.occupancy.reserved if facts.device_kind == "cuda" else chosen.occupancy.total,
+            context.hardware.peak_flops,
+            figures.hours,
         ),
-        "warnings": _warnings(spec, facts, found),
-    }
+        warnings=tuple(_warnings(spec, facts, found)),
+    )
 
 
 def _warnings(spec: VariantSpec, facts: Facts, found: Survey) -> list[str]:
@@ -102,8 +97,8 @@ def _warnings(spec: VariantSpec, facts: Facts, found: Survey) -> list[str]:
 
 def _say_why(found: Survey, spec: VariantSpec) -> None:
     """What `auto` came to, in place of the name that each method was planned by."""
-    row = next(r for r in found.chosen.resolved.reasons.rows if r["field"] == "method.name")
-    row.update(origin="built-in", reason=_why(found.decision, found.chosen, spec))
+    why = _why(found.decision, found.chosen, spec)
+    found.chosen.resolved.reasons.explain("method.name", "built-in", why)
 
 
 def _why(decision: Decision, chosen: PlannedMethod, spec: VariantSpec) -> str:
@@ -127,16 +122,16 @@ def _lost_by(row: Any, decision: Decision) -> str:
     return next(worse, "usual")
 
 
-def _beside_rule(held: Mapping[str, Any], by_rule: Mapping[str, int]) -> str:
+def _beside_rule(held: MemoryBytes, by_rule: RuleOfThumbBytes) -> str:
     """The dry run beside the rule of thumb, and what makes the difference where it is above 20%."""
-    total, floor = held["total"], by_rule["floor_bytes"]
+    total, floor = held.total, by_rule.floor_bytes
     said = f"rule of thumb (weights, gradients, states): {_size(floor)}; dry run: {_size(total)}"
     if abs(total - floor) <= FAR * floor:
         return said
     if total < floor:
         return f"{said}: at the highest moment gradients, states and activations do not all live at once"
-    parts = sorted(BEYOND_RULE, key=lambda name: -held[name])
-    named = ", ".join(f"{name} {_size(held[name])}" for name in parts if held[name] > 0.02 * total)
+    parts = sorted(BEYOND_RULE, key=lambda name: -held.of(name))
+    named = ", ".join(f"{name} {_size(held.of(name))}" for name in parts if held.of(name) > 0.02 * total)
     return f"{said}: the rule leaves out {named}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 Origin = Literal["declaration", "built-in", "host"]
@@ -15,11 +16,21 @@ class Default(NamedTuple):
     reason: str
 
 
+@dataclass(frozen=True)
+class Reason:
+    """A field of the declaration, its value as plain JSON, where that came from, and why."""
+
+    field: str
+    value: Any
+    origin: Origin
+    reason: str
+
+
 class Reasons:
-    """The rows of plan.json's `reasons`: field, value, origin, reason."""
+    """The reasons of a plan, one for each field, in the order in which they were settled."""
 
     def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[Reason] = []
 
     def settle(self, field: str, declared: Any, default: Default) -> Any:
         """The declared value, or the default where nothing is declared (None)."""
@@ -30,10 +41,21 @@ class Reasons:
     def put(self, field: str, value: Any, origin: Origin, reason: str) -> Any:
         """A value settled already."""
         shown = list(value) if isinstance(value, tuple) else value
-        self.rows.append({"field": field, "value": shown, "origin": origin, "reason": reason})
+        self.rows.append(Reason(field, shown, origin, reason))
         return shown
 
     def revise(self, field: str, value: Any, reason: str) -> None:
         """Another value for a field that was settled, with the reason before it kept."""
-        row = next(row for row in self.rows if row["field"] == field)
-        row.update(value=value, reason=f"{reason}; else {row['value']} ({row['reason']})")
+        before = self.of(field)
+        said = f"{reason}; else {before.value} ({before.reason})"
+        self._put_in_place(replace(before, value=value, reason=said))
+
+    def explain(self, field: str, origin: Origin, reason: str) -> None:
+        """Another origin and reason for a field that was settled."""
+        self._put_in_place(replace(self.of(field), origin=origin, reason=reason))
+
+    def of(self, field: str) -> Reason:
+        return next(row for row in self.rows if row.field == field)
+
+    def _put_in_place(self, changed: Reason) -> None:
+        self.rows = [changed if row.field == changed.field else row for row in self.rows]

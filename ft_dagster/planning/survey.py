@@ -7,7 +7,7 @@ changed, the mildest first, until the method fits.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -19,6 +19,7 @@ from ft_dagster.planning.cost.serving import Manner
 from ft_dagster.planning.dryrun import footprint as dryrun
 from ft_dagster.planning.dryrun import occupancy as spread
 from ft_dagster.planning.dryrun.footprint import Footprint, Step, footprint
+from ft_dagster.planning.estimate import ChangeRow, MemoryBytes, PlannedRow, RankedRow, SurveyDocument
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.layout import Layout
@@ -90,10 +91,11 @@ class PlannedMethod:
     candidate: Candidate
 
     @property
-    def held(self) -> dict[str, int | str]:
+    def held(self) -> MemoryBytes:
         """Bytes on one device by what they are, what was learned from finished trainings among them."""
-        total = self.candidate.memory_bytes
-        return self.occupancy.as_dict() | {"correction": total - self.occupancy.total, "total": total}
+        by_dry_run, total = self.occupancy, self.candidate.memory_bytes
+        parts = {each.name: getattr(by_dry_run, each.name) for each in fields(by_dry_run)}
+        return MemoryBytes(**parts, total=total, correction=total - by_dry_run.total)
 
 
 @dataclass(frozen=True)
@@ -114,23 +116,33 @@ class Survey:
         )
         return self.planned[name]
 
-    def to_json(self) -> dict[str, Any]:
+    def document(self) -> SurveyDocument:
         """The decision, the layout of what is to be trained, and what would make it fit."""
+        return SurveyDocument(**self.parts())
+
+    def parts(self) -> dict[str, Any]:
+        """The fields of `document`."""
+        decision, hardware, chosen = self.decision, self.question.hardware, self.chosen
         return {
-            **self.decision.to_json(),
-            "on": str(self.question.hardware),
-            "unit": self.question.hardware.unit,
-            "device_bytes": self.question.hardware.memory_bytes,
-            "changes": [change.to_json() for change in self.changes],
+            "method": decision.method,
+            "recommended": decision.recommended,
+            "fits": decision.fits,
+            "bake_off": decision.bake_off,
+            "notes": decision.notes,
+            "ranking": tuple(RankedRow.of(row) for row in decision.ranking),
+            "on": str(hardware),
+            "unit": hardware.unit,
+            "device_bytes": hardware.memory_bytes,
+            "changes": tuple(ChangeRow.of(change) for change in self.changes),
             "refused": self.refused,
             "memory_bytes": {name: planned.held for name, planned in self.planned.items()},
-            "plan": {
-                "method": self.chosen.resolved.method.model_dump(mode="json"),
-                "training": self.chosen.resolved.training.model_dump(mode="json"),
-                "memory_bytes": self.chosen.held,
-                "learned": self.chosen.correction.sentence,
-                "reasons": self.chosen.resolved.reasons.rows,
-            },
+            "plan": PlannedRow(
+                chosen.resolved.method.model_dump(mode="json"),
+                chosen.resolved.training.model_dump(mode="json"),
+                chosen.held,
+                chosen.correction.sentence,
+                tuple(chosen.resolved.reasons.rows),
+            ),
         }
 
 
@@ -241,7 +253,7 @@ class _Memory:
             self._method(layout.method), facts, len(self.spec.base_model.new_tokens)
         )
         load = Load(layout.method, trained, precision_of(self.spec, facts), facts)
-        return int(SURELY_HELD * states_of(load, layout.zero_stage, layout.offload)["floor_bytes"])
+        return int(SURELY_HELD * states_of(load, layout.zero_stage, layout.offload).floor_bytes)
 
     def flops_per_token(self, layout: Layout, method: MethodSettings) -> float:
         """Counted, forward, backward and recomputation; an estimate by weights where it cannot be counted."""

@@ -9,12 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
+from ft_dagster.data.mixture_figures import SourceFigures
 from ft_dagster.lineage.verdict import Rule
 from ft_dagster.report.tables import count, is_share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from ft_dagster.planning.estimate import SurveyDocument
 
 WIDTH, DPI = 7.0, 100  # inches, dots an inch
 COLOURS = 64  # of the PNG's palette: enough for anti-aliased text, a third of the bytes
@@ -166,10 +169,10 @@ def score_bars(rules: Iterable[Rule]) -> bytes:
     return _png(figure)
 
 
-def mixture_bar(by_source: Mapping[str, Mapping[str, Any]]) -> bytes:
+def mixture_bar(by_source: Mapping[str, SourceFigures]) -> bytes:
     """Trained tokens per source of a mixture's split, with each one's share; general corpora in green."""
-    sources = sorted(by_source, key=lambda name: by_source[name]["trained_tokens"])
-    tokens = [by_source[name]["trained_tokens"] for name in sources]
+    sources = sorted(by_source, key=lambda name: by_source[name].trained_tokens)
+    tokens = [by_source[name].trained_tokens for name in sources]
     whole = sum(tokens) or 1
     figure = _figure(0.9 + 0.34 * max(1, len(sources)))
     axes = figure.subplots()
@@ -197,32 +200,32 @@ PARTS = {  # of a device's memory, with a colour each
 }
 
 
-def memory_bars(estimate: Mapping[str, Any]) -> bytes:
+def memory_bars(document: SurveyDocument) -> bytes:
     """A stacked bar of one device's memory for each method, as ranked; the device is a line.
 
-    `estimate`: the document of a plan. A correction learned from finished trainings widens or narrows the
+    A correction learned from finished trainings widens or narrows the
     bar's end.
     """
-    rows = [row["method"] for row in estimate["ranking"]]
-    chosen = estimate["plan"]["method"]["name"]
-    held = {name: estimate["memory_bytes"][name] for name in rows}
-    scale, unit = (1e9, "GB") if max(one["total"] for one in held.values()) >= 1e9 else (1e6, "MB")
+    rows = [row.method for row in document.ranking]
+    chosen = document.plan.name
+    held = {name: document.memory_bytes[name] for name in rows}
+    scale, unit = (1e9, "GB") if max(one.total for one in held.values()) >= 1e9 else (1e6, "MB")
     figure = _figure(1.2 + 0.36 * len(rows))
     axes = figure.subplots()
     at = list(range(len(rows), 0, -1))
     left = [0.0] * len(rows)
     for part, colour in PARTS.items():
-        widths = [held[name][part] / scale for name in rows]
+        widths = [held[name].of(part) / scale for name in rows]
         if any(widths):
             axes.barh(at, widths, left=left, color=colour, height=0.62, label=part)
             left = [a + b for a, b in zip(left, widths, strict=True)]
     for y, name in zip(at, rows, strict=True):
-        total = held[name]["total"] / scale
+        total = held[name].total / scale
         axes.plot([total, total], [y - 0.31, y + 0.31], color=INK, linewidth=1.5)
         axes.annotate(
             f"{total:,.1f}", (total, y), (4, 0), textcoords="offset points", va="center", fontsize=8
         )
-    device = estimate["device_bytes"]
+    device = document.device_bytes
     if device is not None and device / scale < 3 * max(left):
         axes.axvline(device / scale, color="#b3261e", linewidth=1.5, linestyle="--", label="the device")
     axes.set_yticks(at, [f"{name} ◂" if name == chosen else name for name in rows])

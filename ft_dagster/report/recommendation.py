@@ -1,19 +1,20 @@
 """A survey of all methods as people read it: the ranking, why, and what would make it fit.
 
-The document is `planning.survey.Survey.to_json`. GB are 1e9 bytes.
+GB are 1e9 bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ft_dagster.report.tables import ABSENT, count, duration, markdown_table, size
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-Document = Mapping[str, Any]
+    from ft_dagster.planning.estimate import Estimate, RankedRow, SurveyDocument
+    from ft_dagster.planning.methods.decision import MethodRule
+
 VERDICTS = {"for": "+", "against": "-", "neither": " "}
 IN_WORDS = {"+": "**for** ", "-": "**against** ", "!": "**mind** "}
 HELD = {
@@ -34,7 +35,7 @@ COLUMNS = ("", "method", "fits", "GB a device", "devices", "one training", "GB s
            "to a candidate")  # fmt: skip
 
 
-def ranking_table(document: Document) -> Table:
+def ranking_table(document: SurveyDocument) -> Table:
     """A row for each method, the best first."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -42,74 +43,69 @@ def ranking_table(document: Document) -> Table:
     table = Table(box=SIMPLE_HEAD, header_style="bold")
     for name in COLUMNS:
         table.add_column(name, justify="left" if name in ("method", "fits") else "right")
-    for row, cells in zip(document["ranking"], _rows(document), strict=True):
+    for row, cells in zip(document.ranking, _rows(document), strict=True):
         place, name, fits, *rest = cells
-        mark = "[bold green]" if row["method"] == document["method"] else ""
-        colour = "green" if row["fits"] else "red"
+        mark = "[bold green]" if row.method == document.method else ""
+        colour = "green" if row.fits else "red"
         table.add_row(place, f"{mark}{name}", f"[{colour}]{fits}[/]", *rest)
     return table
 
 
-def ranking_markdown(document: Document) -> str:
+def ranking_markdown(document: SurveyDocument) -> str:
     """The same for Dagster's metadata, with the first rule that spoke against each method."""
     against = [
-        next((rule["sentence"] for rule in row["rules"] if rule["verdict"] == "against"), "")
-        for row in document["ranking"]
+        next((rule.sentence for rule in row.rules if rule.verdict == "against"), "")
+        for row in document.ranking
     ]
     rows = [[*cells, why] for cells, why in zip(_rows(document), against, strict=True)]
     return markdown_table([*COLUMNS, "against it"], rows)
 
 
-def _rows(document: Document) -> list[list[str]]:
+def _rows(document: SurveyDocument) -> list[list[str]]:
     return [
         [
             str(place),
-            row["method"],
-            "yes" if row["fits"] else "no",
-            f"{row['memory_gb_per_gpu']:,.1f}",
-            "no number" if row["gpus_needed"] is None else count(row["gpus_needed"]),
+            row.method,
+            "yes" if row.fits else "no",
+            f"{row.memory_gb_per_gpu:,.1f}",
+            "no number" if row.gpus_needed is None else count(row.gpus_needed),
             _spent(row),
-            f"{row['storage_gb']:,.1f}",
-            ABSENT if row["serving_gpus"] is None else f"{row['serving_gpus']} {document.get('unit', 'GPU')}",
-            ABSENT if row["days_to_candidate"] is None else f"{row['days_to_candidate']:,.1f} days",
+            f"{row.storage_gb:,.1f}",
+            ABSENT if row.serving_gpus is None else f"{row.serving_gpus} {document.unit}",
+            ABSENT if row.days_to_candidate is None else f"{row.days_to_candidate:,.1f} days",
         ]
-        for place, row in enumerate(document["ranking"], 1)
+        for place, row in enumerate(document.ranking, 1)
     ]
 
 
-def cost_markdown(document: Document) -> str:
+def cost_markdown(document: Estimate) -> str:
     """What the training that is planned costs, and everything after it; GB are 1e9 bytes."""
-    headers = ["what", f"on {document['on']}, variants of this base: {document['variants']}"]
+    headers = ["what", f"on {document.on}, variants of this base: {document.variants}"]
     return markdown_table(headers, cost_rows(document))
 
 
-def cost_rows(document: Document) -> list[tuple[str, str]]:
+def cost_rows(document: Estimate) -> list[tuple[str, str]]:
     """(what, figures with their units)"""
-    row = _planned(document)
-    work, days = document["utilization"], row["days_to_candidate"]
-    speed = (
-        ABSENT if work is None else f"{work['value']:.1%} of the peak ({work['origin']}: {work['reason']})"
-    )
+    row = document.planned_row
+    work, days = document.utilization, row.days_to_candidate
+    speed = ABSENT if work is None else f"{work.value:.1%} of the peak ({work.origin}: {work.reason})"
     return [
         ("training and judging", _spent(row)),
         ("counted FLOPs at", speed),
-        ("memory", document["plan"]["learned"]),
-        ("stored, all variants of this base", f"{row['storage_gb']:,.2f} GB"),
-        ("with the checkpoints of one training", f"${document['storage_usd_per_month']:,.2f} a month"),
-        ("served", document["serving"]),
+        ("memory", document.plan.learned),
+        ("stored, all variants of this base", f"{row.storage_gb:,.2f} GB"),
+        ("with the checkpoints of one training", f"${document.storage_usd_per_month:,.2f} a month"),
+        ("served", document.serving),
         ("10 to 20 trainings", ABSENT if days is None else f"about {days:,.2f} days of the machine"),
-        *[("cross-check", line) for line in document["cross_checks"]],
+        *[("cross-check", line) for line in document.cross_checks],
     ]
 
 
-def refusal_of(document: Document) -> str:
+def refusal_of(document: SurveyDocument) -> str:
     """Why what is planned cannot run here, and the smallest changes that would, the mildest first."""
-    held = document["plan"]["memory_bytes"]["total"]
-    said = (
-        f"{document['plan']['method']['name']} needs {size(held)} on each device of "
-        f"{size(document['device_bytes'])}"
-    )
-    wanted = [change["sentence"] for change in document["changes"]]
+    held = document.plan.memory_bytes.total
+    said = f"{document.plan.name} needs {size(held)} on each device of {size(document.device_bytes)}"
+    wanted = [change.sentence for change in document.changes]
     if not wanted:
         return f"{said}; no single set of changes makes it fit: take a smaller base or larger devices"
     return f"{said}. To make it fit, the mildest first: " + "; ".join(
@@ -117,21 +113,21 @@ def refusal_of(document: Document) -> str:
     )
 
 
-def reasons_lines(document: Document) -> list[str]:
+def reasons_lines(document: SurveyDocument) -> list[str]:
     """The rules that spoke on what is to be trained, its warnings, the notes, and what would fit."""
-    row = _planned(document)
-    lines = [_rule(rule) for rule in row["rules"]]
-    lines += [f"! {warning}" for warning in row["warnings"]]
-    lines += [f"  {note}" for note in document["notes"]]
-    lines += [f"  {method} cannot do it: {why}" for method, why in document["refused"].items()]
-    if document["changes"]:
+    row = document.planned_row
+    lines = [_rule(rule) for rule in row.rules]
+    lines += [f"! {warning}" for warning in row.warnings]
+    lines += [f"  {note}" for note in document.notes]
+    lines += [f"  {method} cannot do it: {why}" for method, why in document.refused.items()]
+    if document.changes:
         lines.append("To make it fit, the mildest first:")
-        sentences = (change["sentence"] for change in document["changes"])
+        sentences = (change.sentence for change in document.changes)
         lines += [f"  {number}. {sentence}" for number, sentence in enumerate(sentences, 1)]
     return lines
 
 
-def reasons_markdown(document: Document) -> str:
+def reasons_markdown(document: SurveyDocument) -> str:
     """The same as a list: a leading + or - would begin a list inside it."""
     lines = []
     for line in reasons_lines(document):
@@ -141,28 +137,21 @@ def reasons_markdown(document: Document) -> str:
     return "\n".join(lines)
 
 
-def memory_line(document: Document) -> str:
+def memory_line(document: SurveyDocument) -> str:
     """What one device holds at the highest moment of a step, by what it is."""
-    held = document["plan"]["memory_bytes"]
-    said = ", ".join(f"{words} {size(held[name])}" for name, words in HELD.items() if held[name])
-    return f"{size(held['total'])} on each device, by a dry run of the step: {said}"
+    held = document.plan.memory_bytes
+    said = ", ".join(f"{words} {size(held.of(name))}" for name, words in HELD.items() if held.of(name))
+    return f"{size(held.total)} on each device, by a dry run of the step: {said}"
 
 
-def _planned(document: Document) -> Document:
-    """The row of what is to be trained."""
-    name = document["plan"]["method"]["name"]
-    row: Document = next(row for row in document["ranking"] if row["method"] == name)
-    return row
+def _rule(rule: MethodRule) -> str:
+    by = f" (outvoted by {rule.outvoted_by})" if rule.outvoted_by else ""
+    return f"{VERDICTS[rule.verdict]} {rule.rule}: {rule.sentence}{by}"
 
 
-def _rule(rule: Document) -> str:
-    by = f" (outvoted by {rule['outvoted_by']})" if rule["outvoted_by"] else ""
-    return f"{VERDICTS[rule['verdict']]} {rule['rule']}: {rule['sentence']}{by}"
-
-
-def _spent(row: Document) -> str:
+def _spent(row: RankedRow) -> str:
     """Time and price, where they are known."""
-    hours, usd = row["hours"], row["cost_usd"]
+    hours, usd = row.hours, row.cost_usd
     known = [] if hours is None else [duration(3600 * hours)]
     return ", ".join(known + ([] if usd is None else [_usd(usd)])) or ABSENT
 

@@ -6,7 +6,7 @@ The trainer is a program of its own; it resumes from its newest checkpoint that 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Attempt
-from ft_dagster.strict_json import NOT_FINITE
 from ft_dagster.training.contract import PLAN_FILE, Base, Benchmarks, Launch, Member, Plan, TrainingRun
 from ft_dagster.training.halving import wants_halving
+from ft_dagster.training.training_figures import TrainingFigures
 
 
 @dataclass(frozen=True)
@@ -82,15 +82,16 @@ def build(inputs: TrainingInputs, hands: Hands, attempt: Attempt) -> dict[str, A
         launch = Launch(nodes=1, ranks_per_node=content["ranks"])
         return TrainingRun(run_id=hands.run_id, base=inputs.base, members=(member,), launch=launch)
 
-    figures = hands.run("training", attempt, request)
+    figures = TrainingFigures.from_json(hands.run("training", attempt, request))
     # Halved, it measured another layout than the one that was predicted.
-    predicted = None if "micro_batch_halved" in figures else inputs.training_plan.figures["predicted"]
-    return {**figures, "predicted": predicted}
+    predicted = None if figures.micro_batch_halved else inputs.training_plan.figures["predicted"]
+    return replace(figures, predicted=predicted).to_json()
 
 
 def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
-    first, best = (artifact.figures.get(f"validation_loss_{which}") for which in ("first", "best"))
-    if {"validation_loss_first", "validation_loss_best"} & set(artifact.figures.get(NOT_FINITE, ())):
+    figures = TrainingFigures.of(artifact)
+    first, best = figures.validation_loss_first, figures.validation_loss_best
+    if {"validation_loss_first", "validation_loss_best"} & set(figures.not_finite):
         return [Check("learned", False, "the validation loss was not a finite number")]
     if first is None or best is None:
         return [Check("learned", True, "no validation split was declared: not judged here")]

@@ -27,6 +27,7 @@ from ft_dagster.stages.verdicts import OWN, certificate_of, own_verdict, rejudge
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Attempt
+from ft_dagster.training.training_figures import TrainingFigures
 
 PROBES = 8
 DESCRIBED = ("export", "description", "owners", "objective", "data.sources", "data.general")
@@ -112,7 +113,7 @@ def _card(inputs: ExportInputs, hands: Hands, reference: str) -> Card:
         objective=spec.objective,
         method=plan["method"],
         training=plan["training"],
-        figures=tuned.figures,
+        figures=TrainingFigures.of(tuned),
         verdict=_verdict(inputs, hands, hands.payload(inputs.evaluation)),
         sources=tuple(Source(path=source.path, licence=source.licence) for source in spec.data.sources),
         general=None if spec.data.general is None else spec.data.general.corpus,

@@ -18,6 +18,7 @@ from ft_dagster.spec import Declarations, VariantKey, VariantSpec
 from ft_dagster.stages.workspace import Desk
 from ft_dagster.store import Artifact, Store, read_head
 from ft_dagster.training.contract import ParentAdapter
+from ft_dagster.training.training_figures import TrainingFigures
 
 
 def context_of(desk: Desk, spec: VariantSpec, base: Artifact, hardware: Hardware) -> PlanContext:
@@ -82,5 +83,5 @@ def _parent(desk: Desk, base: Artifact) -> ParentAdapter | None:
 def _finished(store: Store, keys: list[VariantKey]) -> tuple[Finished, ...]:
     """The newest training of each of these variants, where it was measured."""
     heads = (read_head(store, key.prefix, "fine_tuned_model") for key in keys)
-    known = (finished_training(head.figures) for head in heads if head is not None)
+    known = (finished_training(TrainingFigures.of(head)) for head in heads if head is not None)
     return tuple(one for one in known if one is not None)

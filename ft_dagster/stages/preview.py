@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from ft_dagster.data.sources import read_raw, read_rows
 from ft_dagster.data.weights import CONFIG, measure_weights, weight_files
 from ft_dagster.errors import UserError
 from ft_dagster.planning.context import Counts, counts_of, facts_of, hardware_of
+from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.methods.defaults import MAX_LENGTH
 from ft_dagster.planning.plan import make_plan
@@ -40,10 +42,25 @@ class Counted(NamedTuple):
     basis: str
 
 
-def plan_variant(settings: Settings, key: VariantKey, hardware: Hardware | None = None) -> dict[str, Any]:
-    """The document of a plan as it would be made now, on this host or on `hardware`; nothing is kept.
+@dataclass(frozen=True)
+class Preview:
+    """A plan that is not kept. `basis`: what the data's figures, `examples` and `tokens`, rest on."""
 
-    `basis` says what the data's figures rest on. Raises UserError, also for what this host can never lend.
+    variant: str
+    basis: str
+    examples: int
+    tokens: int
+    estimate: Estimate
+
+    def to_json(self) -> dict[str, Any]:
+        own = {name: value for name, value in vars(self).items() if name != "estimate"}
+        return {**own, **self.estimate.to_json()}
+
+
+def plan_variant(settings: Settings, key: VariantKey, hardware: Hardware | None = None) -> Preview:
+    """A plan as it would be made now, on this host or on `hardware`; nothing is kept.
+
+    Raises UserError, also for what this host can never lend.
     """
     workspace = Workspace(settings, key)
     declared = workspace.declared()
@@ -51,7 +68,7 @@ def plan_variant(settings: Settings, key: VariantKey, hardware: Hardware | None 
         return _planned(workspace, declared, hardware)
 
 
-def _planned(workspace: Workspace, declared: Declared, hardware: Hardware | None) -> dict[str, Any]:
+def _planned(workspace: Workspace, declared: Declared, hardware: Hardware | None) -> Preview:
     spec, project = declared.spec, workspace.project
     if hardware is None:
         leases = workspace.leases
@@ -75,13 +92,7 @@ def _planned(workspace: Workspace, declared: Declared, hardware: Hardware | None
         context = context_without_base(workspace, spec, folder, hardware)
     data = _recorded(mixture) or sample(declared, project, folder)
     plan = make_plan(spec, facts_of(data.counts, parameters, stored, folder, hardware), context)
-    return {
-        "variant": str(declared.key),
-        "basis": data.basis,
-        "examples": data.counts.examples,
-        "tokens": data.counts.tokens,
-        **plan.estimate,
-    }
+    return Preview(str(declared.key), data.basis, data.counts.examples, data.counts.tokens, plan.estimate)
 
 
 def _recorded(mixture: Artifact | None) -> Counted | None:

@@ -6,12 +6,15 @@ import json
 from typing import Any
 
 from ft_dagster.data.derived import newer_parent
+from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.lineage.release import production
+from ft_dagster.planning.estimate import Estimate
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.chain import CHAIN
 from ft_dagster.store import Store, read_head
+from ft_dagster.training.training_figures import TrainingFigures
 
 STAGES = tuple(stage.name for stage in CHAIN)
 
@@ -37,13 +40,13 @@ def older_stages(store: Store, key: VariantKey) -> list[str]:
 
 def variant_row(store: Store, key: VariantKey) -> dict[str, Any]:
     """What a person asks of a variant first; a value is None where its stage has not run."""
-    dataset, mixture, plan, tuned, evaluation, export = (
+    dataset, plan, evaluation, export = (
         _figures(store, key, stage)
-        for stage in (
-            "task_dataset", "training_mixture", "training_plan", "fine_tuned_model", "evaluation",
-            "model_export",
-        )
-    )  # fmt: skip
+        for stage in ("task_dataset", "training_plan", "evaluation", "model_export")
+    )
+    mixed, trained = (read_head(store, key.prefix, s) for s in ("training_mixture", "fine_tuned_model"))
+    mixture = None if mixed is None else MixtureFigures.of(mixed)
+    tuned = None if trained is None else TrainingFigures.of(trained)
     verdict = evaluation.get("verdict", {})
     head, released = read_head(store, key.prefix, "model_export"), production(store, key.prefix)
     return {
@@ -51,9 +54,11 @@ def variant_row(store: Store, key: VariantKey) -> dict[str, Any]:
         "method": plan.get("method", {}).get("name"),
         "rows_kept": sum(dataset["rows"].values()) if dataset else None,
         "rows_dropped": sum(dataset["dropped"].values()) if dataset else None,
-        "general_share": mixture.get("general_share", {}).get("realized"),
-        "trained_tokens": mixture["splits"]["train"]["trained_tokens"] if mixture else None,
-        "validation_loss": [tuned.get("validation_loss_first"), tuned.get("validation_loss_best")],
+        "general_share": None if mixture is None else mixture.general_share.realized,
+        "trained_tokens": None if mixture is None else mixture.train.trained_tokens,
+        "validation_loss": [None, None]
+        if tuned is None
+        else [tuned.validation_loss_first, tuned.validation_loss_best],
         "rules": verdict.get("rules", []),
         "gate": verdict.get("passed"),
         "outcome": verdict.get("outcome"),
@@ -72,7 +77,7 @@ def _stale(store: Store, key: VariantKey) -> str | None:
     return None if newer is None else f"{newer[0]} v{newer[1]} was released since"
 
 
-def newest_plan(settings: Settings, key: VariantKey) -> dict[str, Any] | None:
+def newest_plan(settings: Settings, key: VariantKey) -> Estimate | None:
     """The estimate of the variant's newest plan: values with their reasons, memory, cost, the ranking."""
     store = settings.open_store()
     head = read_head(store, key.prefix, "training_plan")
@@ -81,8 +86,7 @@ def newest_plan(settings: Settings, key: VariantKey) -> dict[str, Any] | None:
     file = head.folder(store, settings.cache_folder) / "evidence" / "estimate.json"
     if not file.exists():  # of an earlier version
         return None
-    plan: dict[str, Any] = json.loads(file.read_text("utf-8"))
-    return plan
+    return Estimate.from_json(json.loads(file.read_text("utf-8")), file=file)
 
 
 def _figures(store: Store, key: VariantKey, stage: str) -> dict[str, Any]:

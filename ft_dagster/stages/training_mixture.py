@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ft_dagster.data.mixture import build_mixture
+from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.planning.methods.defaults import MAX_LENGTH
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
@@ -54,30 +55,29 @@ def inputs(view: View) -> MixtureInputs:
 
 def build(inputs: MixtureInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     corpus = inputs.general_corpus
-    figures = build_mixture(
+    built = build_mixture(
         inputs.spec, hands.payload(inputs.task_dataset), hands.base_folder(inputs.base_model),
         None if corpus is None else hands.payload(corpus), inputs.max_length, attempt.payload, hands.say,
         declared_in=hands.declared_in,
     )  # fmt: skip
-    sample = figures.pop("sample")
-    if inputs.spec.data.samples != "off":
-        (attempt.evidence / SAMPLE).write_text(sample, "utf-8")
-    return figures
+    if inputs.spec.data.samples != "off" and built.sample is not None:
+        (attempt.evidence / SAMPLE).write_text(built.sample, "utf-8")
+    return built.figures.to_json()
 
 
 def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
-    sources = artifact.figures["splits"]["train"]["by_source"]
-    empty = [source for source, part in sources.items() if part["trained_tokens"] == 0]
-    share = artifact.figures["general_share"]
+    figures = MixtureFigures.of(artifact)
+    sources, share = figures.train.by_source, figures.general_share
+    empty = [source for source, part in sources.items() if part.trained_tokens == 0]
     said = f"no trained tokens in {', '.join(empty)}" if empty else "every source is trained on"
-    counted = {f"trained_tokens {source}": part["trained_tokens"] for source, part in sources.items()}
+    counted = {f"trained_tokens {source}": part.trained_tokens for source, part in sources.items()}
     return [
         Check("trained_tokens", not empty, said, counted),
         Check(
             "general_share",
-            abs(share["asked"] - share["realized"]) <= 0.01,
-            f"asked {share['asked']:.1%}, realized {share['realized']:.2%}",
-            share,
+            abs(share.asked - share.realized) <= 0.01,
+            f"asked {share.asked:.1%}, realized {share.realized:.2%}",
+            asdict(share),
         ),
     ]
 

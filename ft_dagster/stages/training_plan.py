@@ -13,6 +13,7 @@ from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.planning.context import counts_of, facts_of, hardware_in_key, hardware_of
+from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.plan import make_plan
 from ft_dagster.planning.survey import PlanContext
 from ft_dagster.provenance.digest import sha256_json
@@ -91,9 +92,10 @@ def build(inputs: PlanInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
         plan = make_plan(inputs.whole, facts, context)
     planned = plan.content.to_json()
     _write(attempt.payload / PLAN_FILE, planned)
-    _write(attempt.evidence / ESTIMATE, plan.estimate)
+    estimate = plan.estimate.to_json()
+    _write(attempt.evidence / ESTIMATE, estimate)
     content = {name: planned[name] for name in ("method", "training", "ranks")}
-    return {**content, **{name: plan.estimate[name] for name in FIGURES}}
+    return {**content, **{name: estimate[name] for name in FIGURES}}
 
 
 def refuse(workspace: Workspace) -> None:
@@ -116,21 +118,21 @@ def after(workspace: Workspace, artifact: Artifact) -> None:
         )
 
 
-def estimate_of(workspace: Workspace, artifact: Artifact) -> dict[str, Any]:
+def estimate_of(workspace: Workspace, artifact: Artifact) -> Estimate:
     """The plan's document with all methods ranked, memory, cost, reasons and changes."""
-    estimate: dict[str, Any] = json.loads((workspace.evidence(artifact) / ESTIMATE).read_text("utf-8"))
-    return estimate
+    file = workspace.evidence(artifact) / ESTIMATE
+    return Estimate.from_json(json.loads(file.read_text("utf-8")), file=file)
 
 
 def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
     estimate = estimate_of(workspace, artifact)
-    held, device = estimate["plan"]["memory_bytes"]["total"], estimate["device_bytes"]
+    held, device = estimate.plan.memory_bytes.total, estimate.device_bytes
     known = {} if device is None else {"device_bytes": device}
-    changes = [change["sentence"] for change in estimate["changes"]]
-    said = f"{memory_line(estimate)}; {estimate['plan']['learned']}"
-    if not estimate["fits"]:
+    changes = [change.sentence for change in estimate.changes]
+    said = f"{memory_line(estimate)}; {estimate.plan.learned}"
+    if not estimate.fits:
         said = f"{refusal_of(estimate)}\n{said}"
-    return [Check("fits", estimate["fits"], said, {"needed": held, "changes": changes, **known})]
+    return [Check("fits", estimate.fits, said, {"needed": held, "changes": changes, **known})]
 
 
 def _write(file: Path, document: dict[str, Any]) -> None:

@@ -234,7 +234,7 @@ class TrainingRun(Strict):
 
 
 class TrainingResult(BaseModel):
-    """result.json of one member. `figures` are numbers and words (null where not measured).
+    """result.json of one member. `figures`: those of `training_figures`, none where it failed.
 
     "stopped": its loss was above `stop_above`, and it exported nothing. `reason` is a failure's kind, where a
     retry can do something about it.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ft_dagster.training.checkpoints import Checkpoint
 from ft_dagster.training.journal import Journal
+from ft_dagster.training.training_figures import TrainingFigures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,18 +77,14 @@ def flops_estimate(model: PreTrainedModel, journal: Journal) -> int:
     return journal.slots * body + journal.trained_tokens * each * _count(head)
 
 
-def checkpoint_storage(kept: Sequence[Checkpoint]) -> dict[str, int]:
-    """Bytes on disk of all kept checkpoints: weights, and apart from them optimizer states with the rest.
+def checkpoint_storage(kept: Sequence[Checkpoint]) -> tuple[int, int]:
+    """Bytes on disk of all kept checkpoints: (weights, optimizer states with the rest).
 
     Under DeepSpeed the fp32 master weights lie with the optimizer's moments.
     """
     files = [(path, size) for checkpoint in kept for path, size, _ in checkpoint.files]
     weights = sum(size for path, size in files if _holds_weights(path))
-    return {
-        "checkpoints_kept": len(kept),
-        "checkpoint_weights_bytes": weights,
-        "checkpoint_optimizer_bytes": sum(size for _, size in files) - weights,
-    }
+    return weights, sum(size for _, size in files) - weights
 
 
 def _holds_weights(path: str) -> bool:
@@ -100,50 +97,52 @@ def training_figures(
     best_step: int,
     whole_seconds: float,
     *,
-    observer: Observer | None = None,
+    observer: Observer,
     kept: Sequence[Checkpoint] = (),
     weights: Mapping[str, Tensor] | None = None,
     imported: int | None = None,
-) -> dict[str, Any]:
-    """What result.json reports. Losses: nats a token. Tokens/s leaves out padding, evaluation and saving.
+) -> TrainingFigures:
+    """What result.json reports. `whole_seconds`: of this process, since the last resume.
 
-    `training_seconds` are those of all steps; `seconds` those of this process, since the last resume. The
-    model holds the exported weights, or `weights` does by name. `imported`: bytes of this process before it
-    held a weight. What the observer saw is that of `best_step`.
+    The model holds the exported weights, or `weights` does by name. `imported`: bytes of this process before
+    it held a weight. What the observer saw is that of `best_step`.
     """
     everything, trainable = parameter_counts(model)
     validation = journal.evaluations.get("validation", {})
     general = journal.evaluations.get("general_holdout", {})
     last = journal.steps
     allocated, reserved = peak_device_bytes(model)
-    return {
-        "steps": last,
-        "epochs": journal.epochs,
-        "train_loss_first": journal.losses[0],
-        "train_loss_last": journal.losses[-1],
-        "validation_loss_first": validation.get(0),
-        "validation_loss_best": validation.get(best_step),
-        "validation_loss_last": validation.get(last),
-        "best_step": best_step,
-        "general_holdout_loss_first": general.get(0),
-        "general_holdout_loss_last": general.get(best_step),
-        "tokens": journal.tokens,
-        "trained_tokens": journal.trained_tokens,
-        "packing_fill": journal.tokens / journal.slots,
-        "tokens_per_second": journal.tokens / journal.seconds if journal.seconds else None,
-        "training_seconds": journal.seconds,
-        "seconds": whole_seconds,
-        "resumed_from": journal.resumed_from,
-        "peak_memory_bytes": peak_process_bytes(),
-        "imported_bytes": imported,
-        "peak_device_memory_bytes": allocated,
-        "peak_device_reserved_bytes": reserved,
-        "parameters": everything,
-        "trainable_parameters": trainable,
-        "flops_estimate": flops_estimate(model, journal),
-        **checkpoint_storage(kept),
-        **(_seen(observer, best_step, weights) if observer else {}),
-    }
+    weights_bytes, optimizer_bytes = checkpoint_storage(kept)
+    return TrainingFigures(
+        steps=last,
+        epochs=journal.epochs,
+        train_loss_first=journal.losses[0],
+        train_loss_last=journal.losses[-1],
+        validation_loss_first=validation.get(0),
+        validation_loss_best=validation.get(best_step),
+        validation_loss_last=validation.get(last),
+        best_step=best_step,
+        general_holdout_loss_first=general.get(0),
+        general_holdout_loss_last=general.get(best_step),
+        tokens=journal.tokens,
+        trained_tokens=journal.trained_tokens,
+        packing_fill=journal.tokens / journal.slots,
+        tokens_per_second=journal.tokens / journal.seconds if journal.seconds else None,
+        training_seconds=journal.seconds,
+        seconds=whole_seconds,
+        resumed_from=tuple(journal.resumed_from),
+        peak_memory_bytes=peak_process_bytes(),
+        imported_bytes=imported,
+        peak_device_memory_bytes=allocated,
+        peak_device_reserved_bytes=reserved,
+        parameters=everything,
+        trainable_parameters=trainable,
+        flops_estimate=flops_estimate(model, journal),
+        checkpoints_kept=len(kept),
+        checkpoint_weights_bytes=weights_bytes,
+        checkpoint_optimizer_bytes=optimizer_bytes,
+        **_seen(observer, best_step, weights),
+    )
 
 
 def _seen(observer: Observer, best_step: int, weights: Mapping[str, Tensor] | None) -> dict[str, Any]:
@@ -166,5 +165,5 @@ def _seen(observer: Observer, best_step: int, weights: Mapping[str, Tensor] | No
         "empty_answers_last": last["degeneration"].get("empty"),
         "stopped": observer.stopped[0] if observer.stopped else None,
         "stop_reason": observer.stopped[1] if observer.stopped else None,
-        "advice": observer.advice(summarized),
+        "advice": tuple(observer.advice(summarized)),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,13 +123,12 @@ def _reported(
         weights=weights,
         imported=work.imported,
     )
-    if work.member.micro_batch_halved:
-        figures["micro_batch_halved"] = True
+    figures = replace(figures, micro_batch_halved=work.member.micro_batch_halved)
     return TrainingResult(
         variant=work.member.variant,
         status=status,
         recipe=work.recipe,
-        figures=figures,
+        figures=figures.to_json(),
         checkpoints=[checkpoint.as_dict() for checkpoint in kept],
     )
 

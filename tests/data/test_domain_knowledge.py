@@ -14,6 +14,7 @@ from pyarrow import parquet
 from ft_dagster.data.dataset import build_task_dataset
 from ft_dagster.data.general import document_chunks
 from ft_dagster.data.mixture import build_mixture, declared_warnings
+from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.data.mixture_io import iter_examples
 from ft_dagster.data.render import load_tokenizer
 from ft_dagster.errors import UserError
@@ -26,13 +27,14 @@ LONG = [{"text": f"Report {i} of the town. " + SENTENCE * (1 + i % 12)} for i in
 def mix(project: Path, tmp_path: Path, tiny_model_folder: Path, variant: Any) -> Callable[..., Any]:
     """Build data set and mixture of `faq.jsonl` for domain_knowledge, files in rows/ and mixture/."""
 
-    def build(corpus: Path | None = None, max_length: int = 64, **data: Any) -> dict[str, Any]:
+    def build(corpus: Path | None = None, max_length: int = 64, **data: Any) -> MixtureFigures:
         spec = variant({"objective": "domain_knowledge"}, **data)
         rows, out = tmp_path / "rows", tmp_path / "mixture"
         rows.mkdir()
         out.mkdir()
         build_task_dataset(spec, project, [], rows)
-        return build_mixture(spec, rows, tiny_model_folder, corpus, max_length, out, declared_in="acme.yaml")
+        built = build_mixture(spec, rows, tiny_model_folder, corpus, max_length, out, declared_in="acme.yaml")
+        return built.figures
 
     return build
 
@@ -65,21 +67,21 @@ def test_every_token_of_a_chunk_but_its_first_is_trained(tmp_path: Path, write: 
 def test_documents_and_chunks_are_counted_and_none_is_cut(tmp_path: Path, write: Any, mix: Any) -> None:
     write("faq.jsonl", LONG)
     figures = mix(on_too_long="refuse")
-    assert (figures["dropped"], figures["warnings"]) == ({}, [])
+    assert (figures.dropped, figures.warnings) == ({}, ())
     for split in ("train", "validation"):
-        counted = figures["splits"][split]
+        counted = figures.splits[split]
         documents = parquet.read_table(tmp_path / "rows" / f"{split}.parquet").num_rows
-        assert counted["documents"] == counted["by_source"]["faq.jsonl"]["documents"] == documents
-        assert counted["examples"] > documents
-        assert counted["by_source"]["faq.jsonl"]["truncated"] == 0
+        assert counted.documents == counted.by_source["faq.jsonl"].documents == documents
+        assert counted.examples > documents
+        assert counted.by_source["faq.jsonl"].truncated == 0
 
 
 def test_general_documents_are_counted_too(write: Any, mix: Any, corpus: Any) -> None:
     write("faq.jsonl", LONG)
-    train = mix(corpus(40, words=240), general={"corpus": "general", "share": 0.3})["splits"]["train"]
-    general = train["by_source"]["general:general"]
-    assert 0 < general["documents"] < general["examples"]
-    assert train["documents"] == sum(source["documents"] for source in train["by_source"].values())
+    train = mix(corpus(40, words=240), general={"corpus": "general", "share": 0.3}).train
+    general = train.by_source["general:general"]
+    assert 0 < general.documents < general.examples
+    assert train.documents == sum(source.documents for source in train.by_source.values())
 
 
 @pytest.mark.parametrize("length", range(16, 40))
@@ -134,13 +136,12 @@ def test_a_tokenizer_that_cannot_end_a_document_is_refused(
 
 
 def test_a_mixture_without_questions_of_the_domain_is_warned_about(variant: Any) -> None:
-    content = {"general_share": {"asked": 0.08, "realized": 0.08}}
     spec = variant({"objective": "domain_knowledge"})
-    [warning] = declared_warnings(spec, content)
+    [warning] = declared_warnings(spec, 0.08)
     assert "evaluation.task" in warning
     asked = variant({"objective": "domain_knowledge", "evaluation": {"task": ["tasks/quiz.yaml"]}})
-    assert declared_warnings(asked, content) == []
-    assert declared_warnings(variant(), content) == []
+    assert declared_warnings(asked, 0.08) == []
+    assert declared_warnings(variant(), 0.08) == []
 
 
 def test_documents_are_split_by_their_text_and_decontaminated(

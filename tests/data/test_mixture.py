@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from pyarrow import parquet
 
 from ft_dagster.data.dataset import build_task_dataset
-from ft_dagster.data.mixture import build_mixture, declared_warnings
+from ft_dagster.data.mixture import BuiltMixture, build_mixture, declared_warnings
+from ft_dagster.data.mixture_figures import GeneralShare, MixtureFigures
 from ft_dagster.data.mixture_io import SplitReader, iter_examples, lengths, read_mixture
 from ft_dagster.data.render import Rendered
 from ft_dagster.data.shards import SplitWriter
@@ -23,8 +25,8 @@ GENERAL = {"corpus": "general", "share": 0.08}
 
 
 @pytest.fixture
-def mix(project: Path, tmp_path: Path, tiny_model_folder: Path, variant: Any) -> Callable[..., Any]:
-    """Build data set and mixture of `faq.jsonl`; returns the figures, the files are in `tmp_path / name`."""
+def built(project: Path, tmp_path: Path, tiny_model_folder: Path, variant: Any) -> Callable[..., Any]:
+    """Build data set and mixture of `faq.jsonl`; the files are in `tmp_path / name`."""
 
     def build(
         corpus: Path | None = None,
@@ -32,7 +34,7 @@ def mix(project: Path, tmp_path: Path, tiny_model_folder: Path, variant: Any) ->
         name: str = "mixture",
         rest: dict[str, Any] | None = None,
         **data: Any,
-    ) -> dict[str, Any]:
+    ) -> BuiltMixture:
         spec = variant(rest, **data)
         (tmp_path / f"{name}-rows").mkdir()
         build_task_dataset(spec, project, [], tmp_path / f"{name}-rows")
@@ -44,6 +46,12 @@ def mix(project: Path, tmp_path: Path, tiny_model_folder: Path, variant: Any) ->
 
 
 @pytest.fixture
+def mix(built: Callable[..., BuiltMixture]) -> Callable[..., MixtureFigures]:
+    """As `built`; returns the figures."""
+    return lambda *args, **kwargs: built(*args, **kwargs).figures
+
+
+@pytest.fixture
 def faq(write: Any, questions: Any) -> None:
     """Forty short rows in faq.jsonl."""
     write("faq.jsonl", questions)
@@ -52,21 +60,22 @@ def faq(write: Any, questions: Any) -> None:
 def test_mixture_json_counts_what_the_shards_hold(tmp_path: Path, faq: None, mix: Any, corpus: Any) -> None:
     figures = mix(corpus(60), general=GENERAL)
     content = read_mixture(tmp_path / "mixture")
-    assert content == {k: v for k, v in figures.items() if k not in ("warnings", "sample")}
-    assert (content["schema_version"], content["max_length"], content["seed"]) == (1, 256, 0)
-    for split, counted in content["splits"].items():
+    assert json.loads((tmp_path / "mixture" / "mixture.json").read_text())["schema_version"] == 1
+    assert content == replace(figures, warnings=())
+    assert (content.max_length, content.seed) == (256, 0)
+    for split, counted in content.splits.items():
         examples = list(iter_examples(tmp_path / "mixture", split))
         trained = [int((e.trained_spans[:, 1] - e.trained_spans[:, 0]).sum()) for e in examples]
-        assert counted["examples"] == len(examples) == sum(s["examples"] for s in counted["shards"])
-        assert counted["tokens"] == sum(len(e.input_ids) for e in examples)
-        assert counted["trained_tokens"] == sum(trained)
-        for shard in counted["shards"]:
-            assert sha256_file(tmp_path / "mixture" / shard["file"]) == shard["sha256"]
-        for source, part in counted["by_source"].items():
-            assert part["trained_tokens"] == sum(
+        assert counted.examples == len(examples) == sum(s.examples for s in counted.shards)
+        assert counted.tokens == sum(len(e.input_ids) for e in examples)
+        assert counted.trained_tokens == sum(trained)
+        for shard in counted.shards:
+            assert sha256_file(tmp_path / "mixture" / shard.file) == shard.sha256
+        for source, part in counted.by_source.items():
+            assert part.trained_tokens == sum(
                 n for n, e in zip(trained, examples, strict=True) if e.source == source
             )
-    assert content["longest"] == max(
+    assert content.longest == max(
         len(e.input_ids) for s in ("train", "validation") for e in iter_examples(tmp_path / "mixture", s)
     )
 
@@ -90,10 +99,10 @@ def test_the_share_of_trained_tokens_is_right_to_one_token(
     faq: None, mix: Any, corpus: Any, share: float
 ) -> None:
     figures = mix(corpus(200, words=120), general={"corpus": "general", "share": share})
-    train = figures["splits"]["train"]
-    general = train["by_source"]["general:general"]["trained_tokens"]
-    assert abs(general - share * train["trained_tokens"]) <= 1
-    assert figures["general_share"] == {"asked": share, "realized": general / train["trained_tokens"]}
+    train = figures.splits["train"]
+    general = train.by_source["general:general"].trained_tokens
+    assert abs(general - share * train.trained_tokens) <= 1
+    assert figures.general_share == GeneralShare(share, general / train.trained_tokens)
 
 
 def test_general_text_is_spread_over_the_train_split_alone(
@@ -123,8 +132,8 @@ def test_long_documents_are_cut_into_chunks(tmp_path: Path, faq: None, mix: Any,
     figures = mix(corpus(20, words=1200), max_length=64, general={"corpus": "general", "share": 0.5})
     tokens, trained = lengths(tmp_path / "mixture", "train")
     assert tokens.max() == 64
-    assert figures["longest"] == 64
-    assert len(tokens) == len(trained) == figures["splits"]["train"]["examples"]
+    assert figures.longest == 64
+    assert len(tokens) == len(trained) == figures.splits["train"].examples
 
 
 def test_a_corpus_too_small_says_how_much_there_is_and_how_much_is_needed(
@@ -176,15 +185,15 @@ def test_the_holdout_of_few_long_documents_takes_several_chunks_of_each(
 
 def test_without_general_text_there_is_none(tmp_path: Path, faq: None, mix: Any) -> None:
     figures = mix()
-    assert figures["general_share"] == {"asked": 0.0, "realized": 0.0}
-    assert figures["splits"]["general_holdout"]["shards"] == []
+    assert figures.general_share == GeneralShare(0.0, 0.0)
+    assert figures.splits["general_holdout"].shards == ()
     assert list(iter_examples(tmp_path / "mixture", "general_holdout")) == []
 
 
 def test_a_share_of_zero_still_measures_forgetting(tmp_path: Path, faq: None, mix: Any, corpus: Any) -> None:
     figures = mix(corpus(60), general={"corpus": "general", "share": 0.0})
-    assert figures["general_share"]["realized"] == 0.0
-    assert figures["splits"]["general_holdout"]["examples"] > 0
+    assert figures.general_share.realized == 0.0
+    assert figures.splits["general_holdout"].examples > 0
 
 
 LONG = [{"prompt": f"Long question {i}?", "completion": "word " * 300} for i in range(20)]
@@ -193,17 +202,17 @@ LONG = [{"prompt": f"Long question {i}?", "completion": "word " * 300} for i in 
 def test_a_completion_longer_than_max_length_is_cut_and_counted(write: Any, questions: Any, mix: Any) -> None:
     write("faq.jsonl", [*questions, *LONG])
     figures = mix(max_length=100)
-    cut = sum(figures["splits"][s]["by_source"]["faq.jsonl"]["truncated"] for s in ("train", "validation"))
+    cut = sum(figures.splits[s].by_source["faq.jsonl"].truncated for s in ("train", "validation"))
     assert 0 < cut <= 20
-    assert figures["longest"] == 100
-    assert f"{cut} were cut to 100 tokens" in figures["warnings"][-1]
+    assert figures.longest == 100
+    assert f"{cut} were cut to 100 tokens" in figures.warnings[-1]
 
 
 def test_rows_too_long_are_dropped_and_counted_where_asked(write: Any, questions: Any, mix: Any) -> None:
     write("faq.jsonl", [*questions, *LONG])
     figures = mix(max_length=100, on_too_long="drop")
-    assert 0 < figures["dropped"]["too long"] <= 20
-    assert figures["longest"] < 100
+    assert 0 < figures.dropped["too long"] <= 20
+    assert figures.longest < 100
 
 
 def test_a_row_too_long_is_refused_where_asked(write: Any, questions: Any, mix: Any) -> None:
@@ -220,7 +229,7 @@ def test_a_row_whose_labels_are_all_cut_off_is_dropped_and_counted(
     masked = [{"prompt": f"{i} " + "word " * 300, "completion": "x"} for i in range(20)]
     write("faq.jsonl", [*questions, *masked])
     figures = mix(max_length=100)
-    assert 0 < figures["dropped"]["no trained tokens"] <= 20
+    assert 0 < figures.dropped["no trained tokens"] <= 20
 
 
 def test_a_source_without_any_trained_token_is_refused(faq: None, write: Any, mix: Any) -> None:
@@ -249,13 +258,13 @@ def test_another_seed_takes_other_general_text(tmp_path: Path, faq: None, mix: A
     assert taken[0] != taken[1]
 
 
-def test_the_sample_marks_what_is_trained(write: Any, questions: Any, mix: Any) -> None:
+def test_the_sample_marks_what_is_trained(write: Any, questions: Any, built: Any) -> None:
     chats = [
         {"messages": [{"role": "user", "content": q["prompt"]}, {"role": "assistant", "content": "A paper."}]}
         for q in questions
     ]
     write("faq.jsonl", chats)
-    sample = mix()["sample"]
+    sample = built().sample
     assert sample.endswith("<|im_start|>assistant\n«A paper.<|im_end|>»\n")
 
 
@@ -282,10 +291,10 @@ def test_a_share_outside_the_usual_is_warned_about_for_full_fine_tuning(
 ) -> None:
     high = {"corpus": "general", "share": 0.3}
     payload = corpus(100)
-    figures = mix(payload, general=high)
-    [warning] = declared_warnings(variant({"method": "full", "export": "merged"}), figures)
+    share = mix(payload, general=high).general_share.realized
+    [warning] = declared_warnings(variant({"method": "full", "export": "merged"}), share)
     assert "30.0% of the trained tokens" in warning
-    assert declared_warnings(variant({"method": "lora"}), figures) == []
+    assert declared_warnings(variant({"method": "lora"}), share) == []
 
 
 def test_rows_that_hold_special_tokens_as_text_are_warned_about(write: Any, questions: Any, mix: Any) -> None:
@@ -293,13 +302,13 @@ def test_rows_that_hold_special_tokens_as_text_are_warned_about(write: Any, ques
         "faq.jsonl",
         [q | {"completion": q["completion"] + "<|im_end|>"} for q in questions[:20]] + questions[20:],
     )
-    [warning] = mix(splits={"validation": 0.0, "test": 0.0})["warnings"]
+    [warning] = mix(splits={"validation": 0.0, "test": 0.0}).warnings
     assert warning.startswith("20 rows hold special tokens")
 
 
 def test_prompts_that_end_with_a_space_are_warned_about(write: Any, questions: Any, mix: Any) -> None:
     write("faq.jsonl", [q | {"prompt": q["prompt"] + " "} for q in questions[:20]] + questions[20:])
-    [warning] = mix(splits={"validation": 0.0, "test": 0.0})["warnings"]
+    [warning] = mix(splits={"validation": 0.0, "test": 0.0}).warnings
     assert warning.startswith("20 prompts end with a space")
 
 
@@ -307,7 +316,10 @@ def test_any_example_is_read_by_shard_and_row(tmp_path: Path, tiny_tokenizer: An
     writer = SplitWriter(tmp_path, "train", shard_bytes=20_000)
     for i in range(700):
         writer.add(Rendered([i] * (i % 30 + 2), ((1, i % 30 + 2),)), "a", f"{i:064x}")
-    content = {"schema_version": 1, "splits": {"train": writer.close()}}
+    content = MixtureFigures(
+        tokenizer="0" * 64, max_length=31, seed=0, order="", splits={"train": writer.close()},
+        general_share=GeneralShare(0.0, 0.0), longest=31, dropped={},
+    ).file_json()  # fmt: skip
     (tmp_path / "mixture.json").write_text(json.dumps(content))
     reader = SplitReader(tmp_path, "train", cached=2)
     assert len(reader.rows) > 3

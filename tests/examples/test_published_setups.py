@@ -72,8 +72,8 @@ def test_full_shards_as_the_guides_configure_deepspeed(tmp_path: Path) -> None:
 
 def test_full_keeps_sixteen_bytes_a_parameter_not_fourteen() -> None:
     memory = plan_of("full")["memory"]
-    assert 8 * memory["floor_bytes"] == pytest.approx(16 * 8_030_261_248)
-    assert memory["floor_bytes"] < A100_80
+    assert 8 * memory.floor_bytes == pytest.approx(16 * 8_030_261_248)
+    assert memory.floor_bytes < A100_80
 
 
 def test_lora() -> None:
@@ -88,7 +88,7 @@ def test_lora() -> None:
     assert (training["per_device_train_batch_size"], training["gradient_accumulation_steps"]) == (4, 4)
     assert (training["max_length"], training["packing"]) == (2048, False)
     assert declared("lora").spec.export.format == "adapter"
-    assert made["memory"]["trainable_parameters"] == 41_943_040
+    assert made["memory"].trainable_parameters == 41_943_040
     assert made["warnings"] == []
 
 
@@ -97,7 +97,7 @@ def test_all_linear_finds_the_seven_layers_of_a_llama() -> None:
     every = spec.model_copy(update={"method": spec.method.model_copy(update={"target_modules": None})})
     made = resolved(every, gpus(1, **ROWS))
     assert made["method"]["target_modules"] == "all-linear"
-    assert made["memory"]["trainable_parameters"] == 41_943_040
+    assert made["memory"].trainable_parameters == 41_943_040
 
 
 def test_qlora_names_its_correction() -> None:
@@ -106,7 +106,7 @@ def test_qlora_names_its_correction() -> None:
         "name": "qlora", "rank": 64, "alpha": 16.0, "dropout": 0.1, "use_rslora": False, "use_dora": False,
         "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
     }  # fmt: skip
-    assert made["memory"]["trainable_parameters"] == 54_525_952
+    assert made["memory"].trainable_parameters == 54_525_952
     (warning,) = made["warnings"]
     assert "alpha 16 with rank 64 scales by 0.25" in warning
     assert "alpha 128" in warning

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.export.request import ExportRequest
+from tests.stored_figures import stored_training
 
 DIGEST = "5" * 64
 QUESTIONS = ["Where is the bank?", "Which documents must I bring?", "What floats on the sea?"]
@@ -52,7 +53,7 @@ CARD: dict[str, Any] = {
     "objective": "instruction",
     "method": {"name": "lora", "rank": 4, "alpha": 8.0, "dropout": 0.05, "use_dora": False},
     "training": {"learning_rate": 0.0002, "num_train_epochs": 2.0, "max_steps": None},
-    "figures": {"steps": 40, "trained_tokens": 12345, "best_step": None, "resumed": []},
+    "figures": stored_training(),
     "verdict": {
         "schema_version": 1,
         "passed": True,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from ft_dagster.planning.advice import training_warnings
+from ft_dagster.planning.estimate import SCHEMA_VERSION
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.load import memory, storage
 from ft_dagster.planning.methods.training_settings import steps_of
-from ft_dagster.planning.plan import SCHEMA_VERSION
 from ft_dagster.planning.survey import resolve
 from ft_dagster.spec import VariantSpec
 
@@ -78,7 +79,7 @@ def resolved(declared: VariantSpec, facts_: Facts) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "method": made.method.model_dump(mode="json"),
         "training": made.training.model_dump(mode="json"),
-        "reasons": made.reasons.rows,
+        "reasons": [asdict(row) for row in made.reasons.rows],
         "device": {"kind": facts_.device_kind, "count": facts_.ranks},
         "ranks": facts_.ranks,
         "steps": steps_of(made.training, facts_),

@@ -56,7 +56,7 @@ def test_the_plan_of_every_method_is_shown_readably(workshop, method):
         assert words in shown[part]
         assert shown[part].count("\n|") > 4
     plan = newest_plan(workshop.settings, VariantKey.parse(KEY))
-    assert {row["field"] for row in plan["plan"]["reasons"]} >= {"method.name", "training.deepspeed.stage"}
+    assert {row.field for row in plan.plan.reasons} >= {"method.name", "training.deepspeed.stage"}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from ft_dagster.planning.estimate import ChangeRow
 from ft_dagster.planning.layout import Layout
 from ft_dagster.planning.methods.changes import KINDS, changes, largest_micro_batch
 from ft_dagster.planning.methods.sharding import SHARDED
@@ -182,7 +183,7 @@ def test_a_change_reads_as_it_is_written():
     assert first.sentence().startswith(
         "training.per_device_train_batch_size: 2 and training.gradient_checkpointing: true (24.0 GB a device"
     )
-    assert first.to_json()["settings"] == fields(first)
+    assert ChangeRow.of(first).settings == fields(first)
 
 
 def test_the_kinds_are_in_the_order_of_how_little_they_hurt():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.planning.estimate import RankedRow
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.methods.decision import decide
 from ft_dagster.planning.recommend import RecommendationRequest, recommend_method
@@ -267,13 +268,12 @@ def test_a_decision_and_its_reasons(case, tmp_path):
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_every_method_is_ranked_with_every_figure(case):
-    shown = decided(case.shape, case.gpus, **case.asked).to_json()
-    assert [row["method"] for row in shown["ranking"]] != []
-    assert {row["method"] for row in shown["ranking"]} == ALL
-    names = {tuple(rule["rule"] for rule in row["rules"]) for row in shown["ranking"]}
+    shown = [RankedRow.of(row) for row in decided(case.shape, case.gpus, **case.asked).ranking]
+    assert {row.method for row in shown} == ALL
+    names = {tuple(rule.rule for rule in row.rules) for row in shown}
     assert len(names) == 1  # the same rules are put to each
-    for row in shown["ranking"]:
-        assert set(row) == {
+    for row in shown:
+        assert set(asdict(row)) == {
             "method", "fits", "gpus_needed", "memory_gb_per_gpu", "hours", "cost_usd", "storage_gb",
             "serving_gpus", "days_to_candidate", "warnings", "rules",
         }  # fmt: skip
@@ -435,5 +435,5 @@ def test_of_equal_methods_the_one_within_the_budget_is_taken():
 
 def test_adapters_are_served_on_the_base_they_were_trained_on():
     decision = decided(LLAMA_70B, "A100-80GB", variants=10)
-    gpus = {row.method: row.to_json()["serving_gpus"] for row in decision.ranking}
+    gpus = {row.method: RankedRow.of(row).serving_gpus for row in decision.ranking}
     assert (gpus["full"], gpus["lora"], gpus["qlora"]) == (30, 3, 1)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from ft_dagster.planning.estimate import RankedRow
 from ft_dagster.planning.methods.question import fewest_gpus
 from tests.planning.llama import A100_80
 from tests.planning.memory_formula import LLAMA_7B, LLAMA_8B, LLAMA_13B, LLAMA_70B, bytes_on, candidate
@@ -79,7 +80,7 @@ def test_new_tokens_are_not_ignored_and_do_not_force_full():
 def test_lora_is_checked_to_fit():
     decision = decided(LLAMA_70B, "A100-80GB")
     assert not decision.row("lora").fits
-    assert decision.row("lora").to_json()["memory_gb_per_gpu"] == pytest.approx(146.8)
+    assert RankedRow.of(decision.row("lora")).memory_gb_per_gpu == pytest.approx(146.8)
 
 
 def test_full_does_not_fall_straight_to_qlora():

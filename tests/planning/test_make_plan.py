@@ -7,13 +7,16 @@ import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.planning.cost.learned import Predicted, finished_training, memory_correction, utilizations
+from ft_dagster.planning.cost.training_cost import Utilization
 from ft_dagster.planning.dryrun.from_figures import facts, shapes_of_configuration
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.layout import Layout
 from ft_dagster.planning.plan import make_plan
 from ft_dagster.planning.survey import PlanContext
 from ft_dagster.training.contract import FullSettings
+from ft_dagster.training.training_figures import TrainingFigures
 from tests.planning.llama import SMALL_LLAMA, reason, spec
+from tests.stored_figures import stored_training
 
 ROOMY, TIGHT = 2_000_000_000, 560_000_000  # bytes of a device; 500 MB are CUDA's context
 
@@ -41,8 +44,8 @@ def planned(folder, declared, *, count=1, memory=ROOMY, known=(), **more):
 @pytest.mark.parametrize("objective", ["instruction", "task_specific"])
 def test_auto_teaches_behaviour_by_lora(folder, objective):
     plan = planned(folder, spec(objective=objective, evaluation={"kind": "json"}))
-    assert plan.content.method.name == plan.estimate["method"] == "lora"
-    why = reason(plan.estimate["plan"], "method.name")
+    assert plan.content.method.name == plan.estimate.method == "lora"
+    why = reason(plan.estimate.to_json()["plan"], "method.name")
     assert why["origin"] == "built-in"
     assert objective in why["reason"]
 
@@ -51,35 +54,35 @@ def test_auto_teaches_knowledge_by_full_where_it_fits(folder):
     plan = planned(folder, spec(objective="domain_knowledge"))
     assert plan.content.method == FullSettings()
     assert plan.content.training.num_train_epochs == 1.0
-    assert not any("style is learned" in line for line in plan.estimate["warnings"])
+    assert not any("style is learned" in line for line in plan.estimate.warnings)
 
 
 def test_auto_teaches_knowledge_by_an_adapter_out_loud_where_full_does_not_fit(folder):
     plan = planned(folder, spec(objective="domain_knowledge"), memory=TIGHT)
     assert plan.content.method.name == "lora"
-    assert "style is learned" in plan.estimate["warnings"][0]
-    full = next(row for row in plan.estimate["ranking"] if row["method"] == "full")
-    assert not full["fits"]
+    assert "style is learned" in plan.estimate.warnings[0]
+    full = next(row for row in plan.estimate.ranking if row.method == "full")
+    assert not full.fits
 
 
 def test_auto_with_settings_of_lora_is_lora(folder):
     plan = planned(folder, spec(objective="domain_knowledge", method={"dropout": 0.0}))
     assert plan.content.method.name == "lora"
-    assert "dropout declared" in reason(plan.estimate["plan"], "method.name")["reason"]
+    assert "dropout declared" in reason(plan.estimate.to_json()["plan"], "method.name")["reason"]
 
 
 def test_a_declared_method_that_ranks_lower_is_obeyed_and_the_difference_said(folder):
     plan = planned(folder, spec(method="full", objective="instruction"))
     assert plan.content.method == FullSettings()
-    assert plan.estimate["recommended"] == "lora"
-    assert any("full is declared and obeyed; lora ranks first" in line for line in plan.estimate["warnings"])
+    assert plan.estimate.recommended == "lora"
+    assert any("full is declared and obeyed; lora ranks first" in line for line in plan.estimate.warnings)
 
 
 def test_a_variant_that_does_not_fit_names_changes_and_the_first_makes_it_fit(folder):
     declared = {"method": "full", "objective": "domain_knowledge", "training": {"max_length": 256}}
     plan = planned(folder, spec(**declared), memory=TIGHT, ranks=1)
     assert not plan.fits
-    first = plan.estimate["changes"][0]["settings"]
+    first = plan.estimate.changes[0].settings
     count = first.pop("resources.gpus", 1)
     for field, value in first.items():
         put(declared, field.split("."), value)
@@ -103,7 +106,7 @@ def test_neither_prices_nor_neighbours_nor_finished_trainings_are_in_what_is_key
 
 
 def test_the_rule_of_thumb_stands_beside_with_what_it_leaves_out(folder):
-    (line,) = planned(folder, spec(method="lora")).estimate["cross_checks"]
+    (line,) = planned(folder, spec(method="lora")).estimate.cross_checks
     assert "rule of thumb" in line
     assert "context" in line
 
@@ -116,42 +119,37 @@ def put(tree, names, value):
 
 def trained(plan, more, seconds=100.0, flops=2e14):
     """A training that took so many bytes more than this plan predicted."""
-    predicted = json.loads(json.dumps(plan.estimate["predicted"]))
+    predicted = plan.estimate.predicted.to_json()
     reserved = predicted["memory_bytes"] + more
-    return finished_training(
-        {
-            "predicted": predicted,
-            "peak_device_reserved_bytes": reserved,
-            "flops": flops,
-            "training_seconds": seconds,
-        }
+    figures = stored_training(
+        predicted=predicted, peak_device_reserved_bytes=reserved, flops=flops, training_seconds=seconds
     )
+    return finished_training(TrainingFigures.from_json(figures))
 
 
 def test_a_finished_training_corrects_the_next_plan_of_its_shape_and_says_so(folder):
     before = planned(folder, spec(method="lora"))
     known = [trained(before, 40_000_000)]
     after = planned(folder, spec(method="lora"), known=known)
-    own = before.estimate["predicted"]["memory_bytes"]
-    assert after.estimate["plan"]["memory_bytes"]["correction"] == 40_000_000
-    assert after.estimate["predicted"]["memory_bytes"] == own  # what is compared is the dry run's
-    assert "1 finished training of this shape took 40 MB more" in after.estimate["plan"]["learned"]
+    own = before.estimate.predicted.memory_bytes
+    assert after.estimate.plan.memory_bytes.correction == 40_000_000
+    assert after.estimate.predicted.memory_bytes == own  # what is compared is the dry run's
+    assert "1 finished training of this shape took 40 MB more" in after.estimate.plan.learned
     assert after.content == before.content
 
 
 def test_a_finished_training_replaces_the_stated_utilization(folder):
     before = planned(folder, spec(method="lora"))
     after = planned(folder, spec(method="lora"), known=[trained(before, 0)])
-    assert before.estimate["utilization"]["origin"] == "default"
-    assert after.estimate["utilization"] == {
-        "value": pytest.approx(2e14 / (100 * 1e13)), "origin": "learned",
-        "reason": "from this installation's finished trainings",
-    }  # fmt: skip
+    assert before.estimate.utilization.origin == "default"
+    assert after.estimate.utilization == Utilization(
+        pytest.approx(2e14 / (100 * 1e13)), "learned", "from this installation's finished trainings"
+    )
 
 
 def test_another_shape_or_base_teaches_nothing(folder):
     plan = planned(folder, spec(method="lora"))
-    one, layout = trained(plan, 9), Layout(**plan.estimate["predicted"]["layout"])
+    one, layout = trained(plan, 9), plan.estimate.predicted.layout
     assert memory_correction([one], "b" * 64, "T4-like", layout).added == 9
     for base, hardware, other in (
         ("c" * 64, "T4-like", layout),
@@ -164,7 +162,7 @@ def test_another_shape_or_base_teaches_nothing(folder):
 
 def test_of_several_trainings_the_median_counts_and_the_error_left_is_shown(folder):
     plan = planned(folder, spec(method="lora"))
-    layout = Layout(**plan.estimate["predicted"]["layout"])
+    layout = plan.estimate.predicted.layout
     known = [trained(plan, more) for more in (-5_000_000, 9_000_000, 20_000_000)]
     found = memory_correction(known, "b" * 64, "T4-like", layout)
     assert found.added == 9_000_000
@@ -173,16 +171,16 @@ def test_of_several_trainings_the_median_counts_and_the_error_left_is_shown(fold
 
 def test_a_longer_row_is_corrected_by_shorter_ones_where_none_was_as_long(folder):
     plan = planned(folder, spec(method="lora"))
-    layout = replace(Layout(**plan.estimate["predicted"]["layout"]), length=1024)
+    layout = replace(plan.estimate.predicted.layout, length=1024)
     found = memory_correction([trained(plan, 7_000_000)], "b" * 64, "T4-like", layout)
     assert found.added == 7_000_000
     assert "at another micro-batch or length" in found.sentence
 
 
 def test_a_training_that_was_not_measured_teaches_nothing():
-    assert finished_training({}) is None
+    assert finished_training(TrainingFigures.from_json(stored_training())) is None
     predicted = Predicted("b", "h", Layout("lora", 1, False, 256), 1000, None, None)
-    given = {"predicted": {**predicted.__dict__, "layout": predicted.layout.__dict__}}
-    one = finished_training({**given, "flops": 5, "training_seconds": 1})
+    figures = stored_training(predicted=predicted.to_json(), flops=5, training_seconds=1)
+    one = finished_training(TrainingFigures.from_json(figures))
     assert (one.excess, one.utilization) == (None, None)
     assert utilizations([one], "h") == {}

@@ -55,13 +55,13 @@ def _bytes_of(weight):
 def test_what_full_keeps_of_a_parameter_in_each_of_eight_processes(stage, precision, bytes_a_parameter):
     given = gpus(8)
     needed = memory(Load("full", given.parameters, precision, given), stage, "none")
-    assert needed["floor_bytes"] == pytest.approx(bytes_a_parameter * given.parameters, rel=1e-6)
+    assert needed.floor_bytes == pytest.approx(bytes_a_parameter * given.parameters, rel=1e-6)
 
 
 @pytest.mark.parametrize(("method", "least"), [("lora", 16.1), ("qlora", 7.8)])
 def test_only_stage_3_shards_a_frozen_base(method, least):
     given = gpus(8)
-    floors = {s: memory(Load(method, 10**6, "bf16", given), s, "none")["frozen_bytes"] for s in (0, 2, 3)}
+    floors = {s: memory(Load(method, 10**6, "bf16", given), s, "none").frozen_bytes for s in (0, 2, 3)}
     assert floors[0] == floors[2] == pytest.approx(least * 1e9, rel=0.01)
     assert floors[3] == pytest.approx(floors[0] / 8, abs=1)
 
@@ -71,31 +71,31 @@ def test_what_is_offloaded_leaves_the_device_and_is_not_lost(stage):
     given = gpus(8)
     load = Load("full", given.parameters, "bf16", given)
     on, off = memory(load, stage, "none"), memory(load, stage, "cpu")
-    assert off["states_bytes"] == 0
-    assert off["floor_bytes"] + off["offloaded_bytes"] == on["floor_bytes"]
-    assert off["floor_bytes"] <= 2 * given.parameters
+    assert off.states_bytes == 0
+    assert off.floor_bytes + off.offloaded_bytes == on.floor_bytes
+    assert off.floor_bytes <= 2 * given.parameters
 
 
 @pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning"])
 def test_a_soft_prompt_costs_its_frozen_base(method):
     needed = plan(method, gpus(1))["memory"]
-    assert needed["floor_bytes"] - needed["frozen_bytes"] == 16 * needed["trainable_parameters"] < 50e6
+    assert needed.floor_bytes - needed.frozen_bytes == 16 * needed.trainable_parameters < 50e6
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_storage_counts_the_kept_checkpoints_and_the_one_being_written(method):
     made = plan(method, training={"keep_best": 2, "keep_last": 1})
-    kept, trained = made["storage"], made["memory"]["trainable_parameters"]
-    assert kept["checkpoint_bytes"] == 12 * trained
-    assert kept["checkpoints_bytes"] == 4 * kept["checkpoint_bytes"]
+    kept, trained = made["storage"], made["memory"].trainable_parameters
+    assert kept.checkpoint_bytes == 12 * trained
+    assert kept.checkpoints_bytes == 4 * kept.checkpoint_bytes
 
 
 def test_what_is_released_of_llama_3_8b():
     lora, full, prompt = (plan(method)["storage"] for method in ("lora", "full", "prompt_tuning"))
-    assert lora["adapter_bytes"] == 4 * 41_943_040
-    assert lora["whole_bytes"] == 2 * 8_030_261_248 + lora["adapter_bytes"]
-    assert (full["adapter_bytes"], full["whole_bytes"]) == (None, 2 * 8_030_261_248)
-    assert prompt["whole_bytes"] is None
+    assert lora.adapter_bytes == 4 * 41_943_040
+    assert lora.whole_bytes == 2 * 8_030_261_248 + lora.adapter_bytes
+    assert (full.adapter_bytes, full.whole_bytes) == (None, 2 * 8_030_261_248)
+    assert prompt.whole_bytes is None
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "prefix_tuning"])
@@ -108,7 +108,7 @@ def test_a_checkpoint_and_a_payload_are_as_large_as_predicted(method, runs, tiny
     (weights,) = last.glob("*.safetensors")
     written = [file.stat().st_size for file in (weights, last / "optimizer.pt", payload)]
     predicted = made["storage"]
-    released = predicted["whole_bytes"] if method == "full" else predicted["adapter_bytes"]
-    expected = [predicted["checkpoint_weights_bytes"], predicted["checkpoint_optimizer_bytes"], released]
+    released = predicted.whole_bytes if method == "full" else predicted.adapter_bytes
+    expected = [predicted.checkpoint_weights_bytes, predicted.checkpoint_optimizer_bytes, released]
     labels = 1_000 * len(load_file(weights))  # a tensor's name, shape and place
     assert written == pytest.approx(expected, rel=0.02, abs=labels + 2_000)

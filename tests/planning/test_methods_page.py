@@ -14,15 +14,15 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "methods.md").read_text("
 def test_the_table_of_an_8b_llama_is_what_the_plan_says(method):
     one, eight = plan(method, gpus(1)), plan(method, gpus(8))
     kept = one["storage"]
-    weights, optimizer = (size(kept[f"checkpoint_{part}_bytes"]) for part in ("weights", "optimizer"))
+    weights, optimizer = size(kept.checkpoint_weights_bytes), size(kept.checkpoint_optimizer_bytes)
     number, unit = weights.split()
     assert unit == optimizer.split()[1]
     cells = [
         method,
-        count(one["memory"]["trainable_parameters"]),
-        size(one["memory"]["floor_bytes"]),
-        size(eight["memory"]["floor_bytes"]),
+        count(one["memory"].trainable_parameters),
+        size(one["memory"].floor_bytes),
+        size(eight["memory"].floor_bytes),
         f"{number} + {optimizer}",
-        size(kept["whole_bytes"] if method == "full" else kept["adapter_bytes"]),
+        size(kept.whole_bytes if method == "full" else kept.adapter_bytes),
     ]
     assert f"| {' | '.join(cells)} |" in PAGE

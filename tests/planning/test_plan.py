@@ -16,7 +16,7 @@ def test_every_method_of_the_trainer_is_planned():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_trainer_takes_a_plan_as_it_is(method):
-    made = json.loads(json.dumps(plan(method)))
+    made = json.loads(json.dumps(plan(method), default=vars))
     read = Plan.model_validate(made)
     assert read.method.model_dump(mode="json") == {"name": method} | {
         name: made["method"][name] for name in METHOD_SETTINGS[method]

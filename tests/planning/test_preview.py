@@ -74,9 +74,9 @@ def test_a_long_source_is_counted_and_not_tokenized_whole(folder, monkeypatch):
     write_lines(folder / "data" / "long.jsonl", rows)
     file = folder / "tenants" / "globex" / "places.yaml"
     edit(file, lambda declared: declared["data"].update(sources=["data/long.jsonl"], general=None))
-    document = plan_variant(load_settings(folder), VariantKey.parse("globex.places"))
-    assert "400 of 900 rows" in document["basis"]
-    assert document["examples"] == pytest.approx(630, rel=0.01)  # less 15% each for validation and test
+    preview = plan_variant(load_settings(folder), VariantKey.parse("globex.places"))
+    assert "400 of 900 rows" in preview.basis
+    assert preview.examples == pytest.approx(630, rel=0.01)  # less 15% each for validation and test
 
 
 def test_on_a_card_that_cannot_hold_it_the_changes_are_named_and_the_exit_is_1(folder):
@@ -112,7 +112,7 @@ def test_a_variant_that_does_not_fit_fails_at_the_plan_and_the_first_change_make
         folder / "tenants" / "acme" / "places.yaml",
         lambda d: d.update(method="full", export="merged", training=training),
     )
-    needs = plan_variant(load_settings(folder), KEY)["plan"]["memory_bytes"]["total"]
+    needs = plan_variant(load_settings(folder), KEY).estimate.plan.memory_bytes.total
     lent = (0.8 * needs + PROCESS) / 1e9
     edit(folder / "ft_dagster.yaml", lambda d: d.setdefault("host", {}).update(memory_gb=lent))
     with dg.DagsterInstance.ephemeral() as instance:
@@ -121,9 +121,9 @@ def test_a_variant_that_does_not_fit_fails_at_the_plan_and_the_first_change_make
         assert not refused.success, shop.failure(refused)
         (check,) = [e for e in refused.get_asset_check_evaluations() if e.check_name == "fits"]
         assert not check.passed
-        changes = plan_variant(load_settings(folder), KEY)["changes"]
-        assert changes[0]["sentence"] in check.description
-        edit(folder / "tenants" / "acme" / "places.yaml", lambda d: _apply(d, changes[0]["settings"]))
+        changes = plan_variant(load_settings(folder), KEY).estimate.changes
+        assert changes[0].sentence in check.description
+        edit(folder / "tenants" / "acme" / "places.yaml", lambda d: _apply(d, changes[0].settings))
         passed = shop.materialize(str(KEY), *UP_TO_PLAN)
         (check,) = [e for e in passed.get_asset_check_evaluations() if e.check_name == "fits"]
         assert check.passed

@@ -59,7 +59,7 @@ def test_thirteen_billion_for_five_variants_on_a_budget_is_lora(thirteen: Survey
 
 @pytest.mark.slow
 def test_the_document_has_what_a_script_asks_for(thirteen: Survey) -> None:
-    document = json.loads(json.dumps(thirteen.to_json()))
+    document = json.loads(json.dumps(thirteen.document().to_json()))
     assert document["method"] == "lora"
     assert set(document["ranking"][0]) == {
         "method", "fits", "gpus_needed", "memory_gb_per_gpu", "hours", "cost_usd", "storage_gb",
@@ -88,13 +88,10 @@ def test_what_is_left_open_is_filled_in_so_that_it_fits(small: dict[str, Any], t
     tight = recommend_method(
         RecommendationRequest(**small, method="lora"), card(tmp_path, (total - 60_000_000) // 2**20)
     )
-    assert not roomy.chosen.resolved.training["gradient_checkpointing"]
-    assert tight.chosen.resolved.training["gradient_checkpointing"]
+    assert not roomy.chosen.resolved.training.gradient_checkpointing
+    assert tight.chosen.resolved.training.gradient_checkpointing
     assert tight.decision.fits
-    (row,) = [
-        r for r in tight.chosen.resolved.reasons.rows if r["field"] == "training.gradient_checkpointing"
-    ]
-    assert "instead of" in row["reason"]
+    assert "instead of" in tight.chosen.resolved.reasons.of("training.gradient_checkpointing").reason
 
 
 @pytest.mark.slow
@@ -113,7 +110,7 @@ def test_what_does_not_fit_names_changes_and_the_first_makes_it_fit(
     )
     assert mended.decision.fits
     assert any(
-        line.lstrip().startswith("1. training.per_device") for line in reasons_lines(refused.to_json())
+        line.lstrip().startswith("1. training.per_device") for line in reasons_lines(refused.document())
     )
 
 
@@ -122,7 +119,7 @@ def test_a_declared_method_is_obeyed_and_the_difference_said(small: dict[str, An
     found = recommend_method(RecommendationRequest(**small, method="full"), card(tmp_path, 10_000))
     assert (found.decision.method, found.decision.recommended) == ("full", "lora")
     assert any("full is declared and obeyed" in note for note in found.decision.notes)
-    document = found.to_json()
+    document = found.document()
     assert "optimizer states" in memory_line(document)
     assert ranking_table(document).row_count == 6
 

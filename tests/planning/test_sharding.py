@@ -25,7 +25,7 @@ def test_full_over_several_processes_is_sharded_whole(given):
 def test_an_adapter_is_copied_where_its_base_fits(method):
     made = plan(method, gpus(8))
     assert stage(made) == 0
-    assert made["memory"]["floor_bytes"] == plan(method, gpus(1))["memory"]["floor_bytes"]
+    assert made["memory"].floor_bytes == plan(method, gpus(1))["memory"].floor_bytes
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
@@ -66,7 +66,7 @@ def test_offload_takes_states_and_weights_off_one_gpu():
     nvme = {"offload": "nvme", "nvme_path": "/fast"}
     made = plan("full", gpus(1), training={"deepspeed": nvme})
     assert made["training"]["deepspeed"] == Deepspeed(stage=3, **nvme).model_dump()
-    assert made["memory"]["offloaded_bytes"] > 100e9
+    assert made["memory"].offloaded_bytes > 100e9
 
 
 def test_offload_has_no_device_to_relieve_on_a_cpu():

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from ft_dagster.data.mixture_figures import SourceFigures
 from ft_dagster.lineage.verdict import Rule
 from ft_dagster.report.plots import (
     as_markdown_image,
@@ -59,10 +60,13 @@ def rule(metric: str, base: float | None, tuned: float | None, interval: list[fl
 
 
 RULES = [rule("acc", 0.5, 0.45, [-0.1, 0.02]), rule("answer_loss", 4.6, 1.4, [-3.4, -3.0])]
-SOURCES = {
-    "data/faq.jsonl": {"trained_tokens": 9200},
-    "general:encyclopedia": {"trained_tokens": 800},
-}
+
+
+def counted(trained_tokens: int) -> SourceFigures:
+    return SourceFigures(documents=9, examples=9, tokens=9999, trained_tokens=trained_tokens, truncated=0)
+
+
+SOURCES = {"data/faq.jsonl": counted(9200), "general:encyclopedia": counted(800)}
 
 
 @pytest.mark.parametrize(
@@ -80,7 +84,7 @@ SOURCES = {
         pytest.param(lambda: score_bars([rule("acc", 0.5, None, [None, None])]), id="scores not a number"),
         pytest.param(lambda: score_bars([rule("acc", 0.5, 0.4, [None, None])]), id="scores without interval"),
         pytest.param(lambda: mixture_bar(SOURCES), id="mixture"),
-        pytest.param(lambda: mixture_bar({"a": {"trained_tokens": 0}}), id="mixture of nothing"),
+        pytest.param(lambda: mixture_bar({"a": counted(0)}), id="mixture of nothing"),
     ],
 )
 def test_a_plot_is_a_small_png_700_pixels_wide(png: Any) -> None:
@@ -97,8 +101,8 @@ def test_the_same_figures_give_the_same_picture_and_others_another() -> None:
 
 def test_sources_of_the_same_shortened_name_keep_a_bar_each() -> None:
     long = "/a/folder/with/a/very/long/name/indeed"
-    two = {f"one{long}": {"trained_tokens": 5}, f"two{long}": {"trained_tokens": 5}}
-    one = {f"one{long}": {"trained_tokens": 10}}
+    two = {f"one{long}": counted(5), f"two{long}": counted(5)}
+    one = {f"one{long}": counted(10)}
     assert Image.open(io.BytesIO(mixture_bar(two))).height > Image.open(io.BytesIO(mixture_bar(one))).height
 
 

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from ft_dagster.planning.layout import Layout
+from ft_dagster.training.training_figures import TrainingFigures
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,13 @@ class Predicted:
     memory_bytes: int
     peak_flops: float | None
     hours: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Predicted:
+        return cls(**{**content, "layout": Layout(**content["layout"])})
 
 
 @dataclass(frozen=True)
@@ -57,22 +65,20 @@ class Correction:
     sentence: str = "by the dry run alone: no training of this shape has finished here"
 
 
-def finished_training(figures: Mapping[str, Any]) -> Finished | None:
+def finished_training(figures: TrainingFigures) -> Finished | None:
     """From the figures of a fine_tuned_model; None for one that was planned without a forecast."""
-    given = figures.get("predicted") or figures.get("foretold")  # the latter as stored by version 0.1
-    if not given:
+    if not figures.predicted:
         return None
-    predicted = Predicted(**{**given, "layout": Layout(**given["layout"])})
+    predicted = Predicted.from_json(figures.predicted)
     return Finished(predicted, measured_bytes(figures), _utilization(figures, predicted))
 
 
-def measured_bytes(figures: Mapping[str, Any]) -> int | None:
+def measured_bytes(figures: TrainingFigures) -> int | None:
     """Of one device: what CUDA's allocator reserved, else the process' peak above its imports."""
-    reserved = figures.get("peak_device_reserved_bytes")
-    if reserved is not None:
-        return int(reserved)
-    peak, before = figures.get("peak_memory_bytes"), figures.get("imported_bytes")
-    return None if peak is None or before is None or peak <= before else int(peak - before)
+    if figures.peak_device_reserved_bytes is not None:
+        return figures.peak_device_reserved_bytes
+    peak, before = figures.peak_memory_bytes, figures.imported_bytes
+    return None if before is None or peak <= before else peak - before
 
 
 def memory_correction(known: Iterable[Finished], base: str, hardware: str, layout: Layout) -> Correction:
@@ -104,10 +110,6 @@ def utilizations(known: Iterable[Finished], hardware: str) -> dict[str, float]:
     return {method: median(values) for method, values in by_method.items()}
 
 
-def as_json(predicted: Predicted) -> dict[str, Any]:
-    return asdict(predicted)
-
-
 def _shape(layout: Layout) -> tuple[Any, ...]:
     return (
         layout.method,
@@ -118,9 +120,8 @@ def _shape(layout: Layout) -> tuple[Any, ...]:
     )
 
 
-def _utilization(figures: Mapping[str, Any], predicted: Predicted) -> float | None:
-    flops = figures.get("flops") or figures.get("flops_estimate")
-    seconds = figures.get("training_seconds")
+def _utilization(figures: TrainingFigures, predicted: Predicted) -> float | None:
+    flops, seconds = figures.flops or figures.flops_estimate, figures.training_seconds
     if not flops or not seconds or not predicted.peak_flops:
         return None
     return float(flops / (seconds * predicted.layout.gpus * predicted.peak_flops))

@@ -74,9 +74,6 @@ class Occupancy:
         parts = (self.frozen, self.trained, self.gradients, self.states, self.activations, self.temporaries)
         return sum(parts) + self.communication + self.slack
 
-    def as_dict(self) -> dict[str, int | str]:
-        return {field.name: getattr(self, field.name) for field in fields(self)} | {"total": self.total}
-
 
 def occupancy(given: Footprint, layout: Sharding) -> Occupancy:
     """Of `given` on each device of `layout`. Raises UserError for a layout that is none.

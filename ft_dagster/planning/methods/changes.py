@@ -45,14 +45,6 @@ class Change:
     bytes_after: int
     hurts: str
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "settings": {setting.field: setting.value for setting in self.settings},
-            "memory_gb_per_gpu": round(self.bytes_after / 1e9, 2),
-            "hurts": self.hurts,
-            "sentence": self.sentence(),
-        }
-
     def sentence(self) -> str:
         """As a person would write it."""
         wanted = " and ".join(f"{setting.field}: {_yaml(setting.value)}" for setting in self.settings)

@@ -8,8 +8,7 @@ objective into one that an adapter serves. Nothing that does not fit is recommen
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from ft_dagster.errors import UserError
 from ft_dagster.planning.methods.cautions import cautions
@@ -43,23 +42,6 @@ class RankedMethod:
     def fits(self) -> bool:
         return self.figures.candidate.fits
 
-    def to_json(self) -> dict[str, Any]:
-        """GB are 1e9 bytes; hours and USD are of one training and its evaluation; null: not known."""
-        figures, tries = self.figures, self.figures.experiments
-        return {
-            "method": self.method,
-            "fits": self.fits,
-            "gpus_needed": figures.candidate.gpus_needed,
-            "memory_gb_per_gpu": _rounded(figures.candidate.memory_bytes / 1e9),
-            "hours": _rounded(figures.hours),
-            "cost_usd": _rounded(figures.usd),
-            "storage_gb": _rounded(figures.storage.gigabytes),
-            "serving_gpus": figures.serving.gpus,
-            "days_to_candidate": _rounded(tries.middle_days if tries else None),
-            "warnings": list(self.warnings),
-            "rules": [asdict(rule) for rule in self.rules],
-        }
-
 
 @dataclass(frozen=True)
 class Decision:
@@ -80,16 +62,6 @@ class Decision:
 
     def row(self, method: str) -> RankedMethod:
         return next(row for row in self.ranking if row.method == method)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "method": self.method,
-            "recommended": self.recommended,
-            "fits": self.fits,
-            "bake_off": self.bake_off,
-            "notes": list(self.notes),
-            "ranking": [row.to_json() for row in self.ranking],
-        }
 
 
 def decide(question: Question, candidates: Iterable[Candidate]) -> Decision:
@@ -210,8 +182,3 @@ def _limits(ranking: tuple[RankedMethod, ...], recommended: str | None) -> list[
 
 def _over(row: RankedMethod, rule: MethodRule, limit: str) -> bool:
     return row.fits and rule.rule == limit and rule.verdict == "against"
-
-
-def _rounded(value: float | None) -> float | None:
-    """To four digits, since a figure that starts from an assumed utilization has no more."""
-    return None if value is None else float(f"{value:.4g}")

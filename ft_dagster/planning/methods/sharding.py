@@ -28,7 +28,7 @@ def stage_of(spec: VariantSpec, load: Load) -> tuple[Default, Origin]:
         return Default(3, f"weights, gradients and states of full, over {facts.ranks} processes"), "built-in"
     if name not in SHARDED:
         return Default(0, f"a copy on each process: {name} is not sharded here"), "built-in"
-    floor = memory(load, 0, "none")["floor_bytes"]
+    floor = memory(load, 0, "none").floor_bytes
     if facts.device_memory is None or floor <= facts.device_memory:
         return Default(0, "a copy on each process: the frozen base and the states fit a device"), "built-in"
     return Default(3, "the frozen base does not fit a device: sharded over all"), "built-in"

@@ -1,0 +1,120 @@
+"""The figures of a training mixture: what its splits hold, counted as they were written.
+
+Stored in mixture.json and, with the warnings, in the manifest of the training_mixture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ft_dagster.store import Artifact
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class SourceFigures:
+    """One source within a split. `documents`: rows and texts that the examples come from; `trained_tokens`:
+    those with a label; `truncated`: examples that were cut.
+    """
+
+    documents: int
+    examples: int
+    tokens: int
+    trained_tokens: int
+    truncated: int
+
+
+@dataclass(frozen=True)
+class ShardFigures:
+    """One Parquet file of a split. `file`: relative to the mixture; `sha256`: of its bytes."""
+
+    file: str
+    examples: int
+    tokens: int
+    trained_tokens: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class SplitFigures:
+    """One split: its totals, its shards in order, its sources by name."""
+
+    documents: int
+    examples: int
+    tokens: int
+    trained_tokens: int
+    shards: tuple[ShardFigures, ...]
+    by_source: Mapping[str, SourceFigures]
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> SplitFigures:
+        totals = {name: content[name] for name in ("documents", "examples", "tokens", "trained_tokens")}
+        by_source = {source: SourceFigures(**counts) for source, counts in content["by_source"].items()}
+        return cls(
+            **totals,
+            shards=tuple(ShardFigures(**shard) for shard in content["shards"]),
+            by_source=by_source,
+        )
+
+
+@dataclass(frozen=True)
+class GeneralShare:
+    """Of general text among the trained tokens of one epoch, 0 to 1: as declared, and as it came out."""
+
+    asked: float
+    realized: float
+
+
+@dataclass(frozen=True)
+class MixtureFigures:
+    """`tokenizer`: digest of its files; `max_length`, `longest`: of an example, in tokens; `splits`: train,
+    validation and general_holdout; `order`: how the trainer walks the shards; `dropped`: reason -> examples
+    (rows, where a row gave none); `warnings`: lines for a person, which mixture.json does not hold.
+    """
+
+    tokenizer: str
+    max_length: int
+    seed: int
+    order: str
+    splits: Mapping[str, SplitFigures]
+    general_share: GeneralShare
+    longest: int
+    dropped: Mapping[str, int]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def train(self) -> SplitFigures:
+        return self.splits["train"]
+
+    def to_json(self) -> dict[str, Any]:
+        """As the manifest holds it."""
+        splits = {
+            name: {**asdict(split), "shards": [asdict(shard) for shard in split.shards]}
+            for name, split in self.splits.items()
+        }
+        changed = {"splits": splits, "warnings": list(self.warnings)}
+        return {"schema_version": SCHEMA_VERSION, **asdict(self), **changed}
+
+    def file_json(self) -> dict[str, Any]:
+        """As mixture.json holds it."""
+        return {name: value for name, value in self.to_json().items() if name != "warnings"}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> MixtureFigures:
+        """What `to_json` or `file_json` wrote, of this schema."""
+        plain = ("tokenizer", "max_length", "seed", "order", "longest", "dropped")
+        return cls(
+            **{name: content[name] for name in plain},
+            splits={name: SplitFigures.from_json(split) for name, split in content["splits"].items()},
+            general_share=GeneralShare(**content["general_share"]),
+            warnings=tuple(content.get("warnings", ())),
+        )
+
+    @classmethod
+    def of(cls, mixture: Artifact) -> MixtureFigures:
+        """Those of a training_mixture."""
+        return cls.from_json(mixture.figures)
