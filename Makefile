@@ -5,7 +5,7 @@ DEMO := examples/demo
 RUN := $(BIN)/ft-dagster --project $(DEMO)
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: install demo ui test quick test-all lint format clean gpu-pack
+.PHONY: install demo ui test quick test-all lint format release-check clean gpu-pack
 
 install: .venv/installed
 
@@ -44,5 +44,15 @@ format: install
 gpu-pack: install  ## loads for a machine with a GPU and no network; benchmarks/gpu/README.md
 	$(BIN)/python benchmarks/gpu/pack.py $(GPU_PACK)
 
+release-check: install  ## wheel and sdist, and the wheel tried in a fresh environment; needs a package index
+	rm -rf dist .release
+	$(BIN)/pip install -q build
+	$(BIN)/python -m build --outdir dist
+	$(PYTHON) -m venv .release
+	.release/bin/pip install -q -c constraints.txt dist/*.whl
+	cd .release && bin/python -c "import ft_dagster; print(ft_dagster.__version__)"
+	cd .release && bin/ft-dagster init project --base-model models/base --data rows.jsonl && bin/ft-dagster schema
+	cd .release && bin/python -c "import ft_dagster.definitions"
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .release dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .grimp_cache

@@ -71,7 +71,8 @@ def trained_positions(case: dict[str, Any]) -> int:
 
 def foretell(case: dict[str, Any], model: Path) -> int:
     """Bytes."""
-    from ft_dagster.planning.dryrun.footprint import Step, footprint
+    from ft_dagster.planning.dryrun.footprint import footprint
+    from ft_dagster.planning.dryrun.step import Step
     from ft_dagster.training.contract import method_settings
 
     step = Step(
@@ -252,8 +253,9 @@ def compare(model: Path, precision: str, only: str | None) -> None:
 
 def sizes() -> None:
     """The memory table of docs/method-choice.md, from published architectures."""
-    from ft_dagster.planning.dryrun.footprint import Step, footprint
+    from ft_dagster.planning.dryrun.footprint import footprint
     from ft_dagster.planning.dryrun.occupancy import Sharding, occupancy
+    from ft_dagster.planning.dryrun.step import Step
     from ft_dagster.training.contract import method_settings
 
     print(
@@ -287,8 +289,9 @@ def sizes() -> None:
 
 def ranks(model: Path) -> None:
     """Full fine-tuning over processes of this machine: the arithmetic of copies and ZeRO, measured."""
-    from ft_dagster.planning.dryrun.footprint import Step, footprint
+    from ft_dagster.planning.dryrun.footprint import footprint
     from ft_dagster.planning.dryrun.occupancy import Sharding, occupancy
+    from ft_dagster.planning.dryrun.step import Step
     from ft_dagster.training.contract import method_settings
 
     case = {"name": "full", "method": {"name": "full"}, "checkpointing": True, "length": 128, "rows": 1,

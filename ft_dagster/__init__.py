@@ -1,0 +1,61 @@
+"""ft_dagster: from tenants' declarations to fine-tuned, judged, released language models.
+
+Promised, and kept until a release that the CHANGELOG names, are the names of `__all__`, the command line,
+the fields of declarations and settings, and the stored formats. Everything else of this package is private
+and may change in any release.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ft_dagster.errors import UserError
+    from ft_dagster.settings import Settings, load_settings
+    from ft_dagster.spec import Declarations, VariantKey, VariantSpec
+    from ft_dagster.stages.chain import CHAIN, run_chain
+    from ft_dagster.stages.stage import Stage
+    from ft_dagster.stages.workspace import Workspace
+    from ft_dagster.store import Artifact, Store
+
+__version__: str
+
+_DEFINED_IN = {  # imported when first asked for, so that this package costs nothing to import
+    "CHAIN": "stages.chain",
+    "Artifact": "store",
+    "Declarations": "spec",
+    "Settings": "settings",
+    "Stage": "stages.stage",
+    "Store": "store",
+    "UserError": "errors",
+    "VariantKey": "spec",
+    "VariantSpec": "spec",
+    "Workspace": "stages.workspace",
+    "load_settings": "settings",
+    "run_chain": "stages.chain",
+}
+__all__ = [
+    "CHAIN",
+    "Artifact",
+    "Declarations",
+    "Settings",
+    "Stage",
+    "Store",
+    "UserError",
+    "VariantKey",
+    "VariantSpec",
+    "Workspace",
+    "__version__",
+    "load_settings",
+    "run_chain",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("ft-dagster")
+    if name in _DEFINED_IN:
+        return getattr(import_module(f"{__name__}.{_DEFINED_IN[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

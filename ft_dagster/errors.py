@@ -108,7 +108,7 @@ def all_of(error: UserError) -> tuple[UserError, ...]:
 
 
 class _Shown(str):
-    """A value as it is to be shown."""
+    """A value already shortened for the message."""
 
 
 def _short(value: object) -> str:

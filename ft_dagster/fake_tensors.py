@@ -98,7 +98,7 @@ def _fake(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """`func` on shapes alone; on real tensors where none is fake and nothing is made anew."""
+    """`func` on shapes alone; on real tensors where no argument is fake and no tensor is created."""
     given: dict[int, torch.Tensor] = {}
     inner = [_emptied(value, given) for value in args]
     named = {name: _emptied(value, given) for name, value in kwargs.items()}

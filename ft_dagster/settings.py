@@ -19,7 +19,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ft_dagster.errors import UserError, UserErrors
 from ft_dagster.files import expanded
-from ft_dagster.launch.warm.choice import IDLE_SECONDS, default_folder
 from ft_dagster.spec.keys import HALF
 from ft_dagster.spec.plain import plain_value
 from ft_dagster.spec.validation import mistakes_in
@@ -28,6 +27,7 @@ from ft_dagster.store.blobs import Store
 
 PROJECT_VARIABLE = "FT_DAGSTER_PROJECT"
 FILE = "ft_dagster.yaml"
+WARM_IDLE_SECONDS = 600.0
 SEE_SCHEMA = "See `ft-dagster schema --settings` for what the field takes"
 Tenant = Annotated[str, Field(pattern=rf"^{HALF.pattern}$")]
 
@@ -45,6 +45,11 @@ class Part(BaseModel):
     @classmethod
     def _is_of_its_plain_type(cls, value: Any, info: ValidationInfo) -> Any:
         return plain_value(value, cls.model_fields[str(info.field_name)].annotation)
+
+
+def default_warm_folder() -> Path:
+    """Of this user on this host."""
+    return Path("/tmp") / f"ft_dagster-warm-{os.getuid()}"
 
 
 class Host(Part):
@@ -70,9 +75,11 @@ class Host(Part):
     warm_start: Literal["auto", "off"] = Field(
         "auto", description="Fork programs from a process that has imported what they need; off: start each"
     )
-    warm_folder: Path = Field(default_folder(), description="Where that process is found; of this user alone")
+    warm_folder: Path = Field(
+        default_warm_folder(), description="Where that process is found; of this user alone"
+    )
     warm_idle_seconds: float = Field(
-        IDLE_SECONDS, gt=0, description="After which it ends when nobody asked it for a program"
+        WARM_IDLE_SECONDS, gt=0, description="After which it ends when nobody asked it for a program"
     )
     warm_imports: tuple[str, ...] | None = Field(
         None, description="Modules that it imports; null: what the programs need on this host"

@@ -87,7 +87,7 @@ def locate_base(record: dict[str, Any], project: Path, cache: Path, *, verify: b
     """The folder of a recorded base (the content of base.json) on this machine, downloaded where it must be.
 
     Sizes are always compared, hashes too: of a file that looks as it did when last hashed, the
-    remembered one; `verify` hashes each anew. Raises UserError when a file is not what it was.
+    remembered one; `verify` hashes each again. Raises UserError when a file is not what it was.
     """
     reference, revision = record["reference"], record["revision"]
     if is_s3(reference):
@@ -112,7 +112,7 @@ def _changed(file: Path, what: str) -> UserError:
     return UserError(
         f"base model changed on disk: the file {what} since it was recorded",
         file=file,
-        fix="Restore the file, or materialize base_model again: what depends on it is then made anew",
+        fix="Restore the file, or materialize base_model again: what depends on it is then made again",
     )
 
 

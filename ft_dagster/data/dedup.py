@@ -7,7 +7,6 @@ from array import array
 from typing import Any
 
 WORD = re.compile(r"\w+")
-MASK = (1 << 64) - 1
 
 
 class SeenRows:

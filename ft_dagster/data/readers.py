@@ -75,7 +75,7 @@ def _lines(file: DataFile) -> Iterator[tuple[int, str]]:
         except UnicodeDecodeError:
             raise UserError("not UTF-8 text", file=file.name, line=number, fix="Save it as UTF-8") from None
         except (EOFError, zlib.error, gzip.BadGzipFile):
-            fix = "Compress it anew"
+            fix = "Compress it again"
             raise UserError("damaged gzip file", file=file.name, line=number + 1, fix=fix) from None
 
 
@@ -202,7 +202,7 @@ def _rows(file: DataFile, batches: Any) -> Iterator[RawRow]:
 
 def _damaged(file: DataFile, error: Exception) -> UserError:
     first = str(error).splitlines()[0].rstrip(".")
-    return UserError(f"not a whole {file.type} file: {first}", file=file.name, fix="Write the file anew")
+    return UserError(f"not a whole {file.type} file: {first}", file=file.name, fix="Write the file again")
 
 
 READERS: dict[str, Callable[[DataFile], Iterator[RawRow]]] = {

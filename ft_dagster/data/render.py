@@ -82,12 +82,6 @@ def render_rows(
             yield _cut(*_spanned(item, ids, ends, tokenizer.eos_token_id), max_length)
 
 
-def render_prompt(row: Row, tokenizer: Any) -> tuple[str, str]:
-    """(prompt, answer) of the row's last turn, as text; see `render_turn` for what ends the answer."""
-    turn = render_turn(row, tokenizer)
-    return turn.prompt, turn.answer
-
-
 def render_turn(row: Row, tokenizer: Any) -> Turn:
     """The last turn of a row as text. A text row has an empty prompt. Raises UserError."""
     if row.kind != "messages":

@@ -72,7 +72,7 @@ def label_match(answer: str, reference: str) -> float:
 def label_scores(pairs: Sequence[tuple[str, str]]) -> list[LabelScore]:
     """Each label that some reference has, in alphabetical order; `pairs`: (answer, reference).
 
-    An answer that is none of the labels counts against the label it should have been, and for none.
+    An answer that is not a label counts as a miss of the right label, and as a wrong guess of no other.
     """
     asked = [(label_of(answer), label_of(reference)) for answer, reference in pairs]
     said, wanted = Counter(a for a, _ in asked), Counter(r for _, r in asked)

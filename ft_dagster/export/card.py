@@ -7,8 +7,6 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, field_validator
-
 from ft_dagster.data.quantize import quantization_of
 from ft_dagster.data.render import load_tokenizer
 from ft_dagster.evaluation.weights import ADAPTER_CONFIG, kind_of
@@ -16,12 +14,11 @@ from ft_dagster.export.candidates import DEQUANTIZED, ORIGINAL
 from ft_dagster.export.merged import KEPT
 from ft_dagster.export.serving import GENERATION_CONFIG
 from ft_dagster.export.vllm import not_loaded, serve_command
-from ft_dagster.lineage.verdict import Rule, Verdict
-from ft_dagster.training.training_figures import TrainingFigures
+from ft_dagster.lineage.verdict import Rule
 
 if TYPE_CHECKING:
     from ft_dagster.export.certificate import Certificate
-    from ft_dagster.export.request import ExportRequest
+    from ft_dagster.export.request import Card, ExportRequest
 
 FILE = "README.md"
 _LOADED_AS = {  # arguments of BitsAndBytesConfig
@@ -29,48 +26,6 @@ _LOADED_AS = {  # arguments of BitsAndBytesConfig
     'bnb_4bit_compute_dtype="bfloat16"',
     "int8": "load_in_8bit=True",
 }
-
-
-class Source(BaseModel):
-    """One source of the tenant's rows, as declared."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    path: str
-    licence: str | None = None
-
-
-class Card(BaseModel):
-    """What the card says of the variant. `verdict`: of the gate; `weights` and `evaluation`:
-    digests; `general`: name of the corpus mixed in; `base_model`: the declared reference.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    variant: str
-    description: str
-    owners: tuple[str, ...]
-    base_model: str
-    objective: str
-    method: dict[str, Any]
-    training: dict[str, Any]
-    figures: TrainingFigures | None = None
-    verdict: Verdict
-    sources: tuple[Source, ...]
-    general: str | None = None
-    licence: str | None = None
-    weights: str
-    evaluation: str
-
-    @field_validator("verdict", mode="before")
-    @classmethod
-    def _read(cls, given: Any) -> Any:
-        return Verdict.from_json(given) if isinstance(given, dict) else given
-
-    @field_validator("figures", mode="before")
-    @classmethod
-    def _read_figures(cls, given: Any) -> Any:
-        return TrainingFigures.from_json(given) if isinstance(given, dict) else given
 
 
 def write_card(request: ExportRequest, certificate: Certificate) -> None:

@@ -317,7 +317,7 @@ def check_mergeable(config: dict[str, Any], adapter: Path) -> None:
     """Raises UserError unless adapter_config.json is that of a LoRA that its base was not changed for."""
     kind, start = config.get("peft_type"), config.get("init_lora_weights")
     if kind != "LORA":
-        what = "prompts and prefixes have no weights to merge into the base"
+        what = "only a LoRA's weights can be added to those of the base"
         raise _unmerged(what, adapter / ADAPTER_CONFIG, field="peft_type", value=kind)
     if isinstance(start, str) and start not in _PLAIN_STARTS:
         what = "it was trained on weights that its start had changed"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ft_dagster.export.card import Card
+from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.training.training_figures import TrainingFigures
 
 SHA256 = r"^[0-9a-f]{64}$"
 
@@ -23,6 +24,44 @@ class ExportBase(_ExportPart):
     digest: str = Field(pattern=SHA256)
     reference: str
     revision: str | None = None
+
+
+class Source(_ExportPart):
+    """One source of the tenant's rows, as declared."""
+
+    path: str
+    licence: str | None = None
+
+
+class Card(_ExportPart):
+    """What the card says of the variant. `verdict`: of the gate; `weights` and `evaluation`:
+    digests; `general`: name of the corpus mixed in; `base_model`: the declared reference.
+    """
+
+    variant: str
+    description: str
+    owners: tuple[str, ...]
+    base_model: str
+    objective: str
+    method: dict[str, Any]
+    training: dict[str, Any]
+    figures: TrainingFigures | None = None
+    verdict: Verdict
+    sources: tuple[Source, ...]
+    general: str | None = None
+    licence: str | None = None
+    weights: str
+    evaluation: str
+
+    @field_validator("verdict", mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        return Verdict.from_json(given) if isinstance(given, dict) else given
+
+    @field_validator("figures", mode="before")
+    @classmethod
+    def _read_figures(cls, given: Any) -> Any:
+        return TrainingFigures.from_json(given) if isinstance(given, dict) else given
 
 
 class ExportRequest(_ExportPart):

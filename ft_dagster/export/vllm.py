@@ -13,6 +13,9 @@ def rank_of(config: Mapping[str, Any]) -> int:
     return max([config.get("r") or 0, *(config.get("rank_pattern") or {}).values()])
 
 
+_LOADED_OR_NAMED = ("LORA", "PROMPT_TUNING", "PREFIX_TUNING")  # the last two are told by another reason
+
+
 def max_lora_rank(rank: int) -> int | None:
     """The smallest --max-lora-rank under which an adapter of this rank loads; None above them all."""
     return next((allowed for allowed in MAX_RANKS if rank <= allowed), None)
@@ -25,6 +28,7 @@ def not_loaded(config: Mapping[str, Any]) -> list[str]:
     rank = rank_of(config)
     reasons = {
         "is a learned prompt or prefix": config.get("num_virtual_tokens"),
+        "is no LoRA": config.get("peft_type", "LORA") not in _LOADED_OR_NAMED,
         "is a DoRA adapter": config.get("use_dora"),
         "carries whole modules": config.get("modules_to_save"),
         "carries trained rows of the vocabulary": config.get("trainable_token_indices"),

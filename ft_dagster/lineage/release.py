@@ -34,7 +34,7 @@ JUDGED_AGAIN = "Materialize evaluation, model_export and release again, in that 
 class ReleaseCandidate:
     """What may become a version: an export, and all that speaks for it.
 
-    `verdict`: derived anew from the evaluation's samples; `gates`: the digest of the
+    `verdict`: derived again from the evaluation's samples; `gates`: the digest of the
     gates as declared now; `certificate`: that of the export; `own_verdict`: the one on the export's own
     bytes, where it drifted from the weights that were judged.
     """
@@ -125,7 +125,7 @@ def promote(
     """Put a version (None: the newest, the candidate) into production; its entry, the standing one if it is.
 
     Every version passed its gate when it was written. Raises UserError: nothing released, no such version,
-    who asks is none of the approvers, or it was rolled back and is not forced with a reason.
+    who asks is not one of the approvers, or it was rolled back and is not forced with a reason.
     """
     while True:
         past = history(store, prefix)
@@ -362,7 +362,7 @@ def _create(store: Store, path: str, target: Path, entry: ReleaseEntry) -> bool:
 
 
 def _names(store: Store, prefix: str) -> list[str]:
-    """The entries' file names, oldest first; what is not numbered is none of ours."""
+    """The entries' file names, oldest first; files without a number are not entries."""
     names = store.names(_folder(prefix))
     return [name for name in names if name.endswith(".json") and name.removesuffix(".json").isdigit()]
 

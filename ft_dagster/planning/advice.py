@@ -1,7 +1,7 @@
 """What a person should know before this is trained, one line each, the gravest first.
 
 Warnings about evaluation and export are kept apart: they are no part of plan.json, or a change of either
-would train anew.
+would train again.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def hardware_of(spec: VariantSpec, inventory: Inventory, project: Path) -> Hardw
 
 
 def hardware_in_key(hardware: Hardware) -> dict[str, Any]:
-    """What of the hardware a plan depends on, so that another kind of host plans anew; not its price."""
+    """The part of the hardware that a plan's key holds: another host is another plan, a price is not."""
     memory = hardware.memory_bytes
     if hardware.kind == "cpu":
         kind, bf16 = "cpu", computes_bf16("cpu")

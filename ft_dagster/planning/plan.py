@@ -1,7 +1,7 @@
 """The plan: the resolved method and hyperparameters, what they occupy and cost, and the reason for each.
 
 Two documents. plan.json is what the training reads, and all that its key covers: a new price or a finished
-training elsewhere trains nothing anew. estimate.json is the evidence beside it.
+training elsewhere trains nothing again. estimate.json is the evidence beside it.
 """
 
 from __future__ import annotations

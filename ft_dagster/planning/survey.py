@@ -18,7 +18,8 @@ from ft_dagster.planning.cost.learned import Correction, Finished, memory_correc
 from ft_dagster.planning.cost.serving import Manner
 from ft_dagster.planning.dryrun import footprint as dryrun
 from ft_dagster.planning.dryrun import occupancy as spread
-from ft_dagster.planning.dryrun.footprint import Footprint, Step, footprint
+from ft_dagster.planning.dryrun.footprint import Footprint, footprint
+from ft_dagster.planning.dryrun.step import Step
 from ft_dagster.planning.estimate import ChangeRow, MemoryBytes, PlannedRow, RankedRow, SurveyDocument
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.hardware.catalogue import Hardware
@@ -177,7 +178,7 @@ def survey(spec: VariantSpec, facts: Facts, context: PlanContext) -> Survey:
 
 
 def with_method(spec: VariantSpec, name: str) -> VariantSpec:
-    """The declaration by another method; settings that this method has are kept, others left out."""
+    """The declaration by another method; keeps the settings that this method has."""
     if spec.method.name == name:
         return spec
     kept = {each: getattr(spec.method, each) for each in METHOD_SETTINGS[name]}

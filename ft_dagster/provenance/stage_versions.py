@@ -1,7 +1,7 @@
 """The stages of the graph and the version of each one's meaning.
 
 Raise a version by hand when what the stage computes changes; every artifact of the stage is then
-made anew. `tests/provenance/test_stage_versions.py` fails when a stage's code changed and nobody decided.
+made again. `tests/provenance/test_stage_versions.py` fails when a stage's code changed and nobody decided.
 """
 
 from __future__ import annotations

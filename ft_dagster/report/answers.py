@@ -1,11 +1,9 @@
-"""What base and tuned model answered to the same prompts, side by side: for the terminal, and as markdown."""
+"""What base and tuned model answered to the same prompts, side by side, for the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
-
-from ft_dagster.report.tables import markdown_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,16 +24,3 @@ def answers_table(title: str, answers: Iterable[Mapping[str, str]]) -> Table:
     for answer in answers:
         table.add_row(*(Text(answer[part].strip() or EMPTY) for part in ("prompt", "base", "tuned")))
     return table
-
-
-def answers_markdown(answers: Iterable[Mapping[str, str]]) -> str:
-    """The same as a markdown table; line breaks become <br>."""
-    rows = [
-        [_inline(answer[part].strip() or EMPTY) for part in ("prompt", "base", "tuned")] for answer in answers
-    ]
-    return markdown_table(["prompt", "base", "tuned"], rows)
-
-
-def _inline(text: str) -> str:
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;")
-    return "<br>".join(escaped.splitlines())

@@ -9,7 +9,6 @@ from typing import Any
 
 from ft_dagster.data.fingerprint import fingerprint_sources
 from ft_dagster.evaluation.tasks import tasks_digest
-from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import Declared
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import recorded
@@ -60,11 +59,6 @@ def freeze(declared: Declared, project: Path, cache: Path) -> dict[str, Any]:
             ),
         },
     }
-
-
-def digest_of(declared: Declared, project: Path, cache: Path) -> str:
-    """Of all that a declaration says now."""
-    return sha256_json(freeze(declared, project, cache))
 
 
 def _write(file: Path, content: Any, **options: Any) -> None:

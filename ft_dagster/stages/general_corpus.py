@@ -10,33 +10,17 @@ from typing import Any
 
 from ft_dagster.data.corpus import build_general_corpus
 from ft_dagster.data.fingerprint import fingerprint_sources
-from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings
 from ft_dagster.spec import CorpusSpec, load_corpus
-from ft_dagster.stages.stage import SHARED
-from ft_dagster.store import Artifact, Attempt, Store, read_head, write_head
+from ft_dagster.stages.corpora import NAME, prefix_of_corpus
+from ft_dagster.store import Artifact, Attempt, write_head
 from ft_dagster.store.make import Recipe, make_artifact
-
-NAME = "general_corpus"
 
 
 def make_corpora(settings: Settings, run_id: str, say: Callable[[str], None]) -> dict[str, Artifact]:
     """The artifact of each corpus of the project, by name. Raises UserError."""
     names = sorted(file.stem for file in (settings.project / "corpora").glob("*.yaml"))
     return {name: _make(settings, name, run_id, say) for name in names}
-
-
-def find_corpus(store: Store, name: str) -> Artifact:
-    """The newest artifact of a corpus. Raises UserError."""
-    artifact = read_head(store, _prefix(name), NAME)
-    if artifact is None:
-        raise UserError(
-            "this corpus has not been prepared",
-            field="data.general.corpus",
-            value=name,
-            fix="Materialize general_corpus first",
-        )
-    return artifact
 
 
 def _make(settings: Settings, name: str, run_id: str, say: Callable[[str], None]) -> Artifact:
@@ -51,11 +35,9 @@ def _make(settings: Settings, name: str, run_id: str, say: Callable[[str], None]
         return build_general_corpus(name, spec, project, attempt.payload, say, frozen=sources, cache=cache)
 
     store = settings.open_store()
-    recipe = Recipe(NAME, _prefix(name), spec={"corpus": spec.model_dump(mode="json"), "sources": sources})
+    recipe = Recipe(
+        NAME, prefix_of_corpus(name), spec={"corpus": spec.model_dump(mode="json"), "sources": sources}
+    )
     artifact = make_artifact(store, settings.work_folder, recipe, build)
-    write_head(store, _prefix(name), artifact, run_id)
+    write_head(store, prefix_of_corpus(name), artifact, run_id)
     return artifact
-
-
-def _prefix(name: str) -> str:
-    return f"{SHARED}/corpora/{name}"

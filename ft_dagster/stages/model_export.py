@@ -13,8 +13,7 @@ from typing import Any
 from ft_dagster.data.probes import probe_prompts
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import Dtype
-from ft_dagster.export.card import Card, Source
-from ft_dagster.export.request import ExportBase, ExportRequest
+from ft_dagster.export.request import Card, ExportBase, ExportRequest, Source
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed

@@ -28,7 +28,7 @@ def stage_digests(store: Store, key: VariantKey) -> dict[str, str | None]:
 def older_stages(store: Store, key: VariantKey) -> list[str]:
     """The stages whose newest artifact was made by an older version of the stage.
 
-    What is released of them stays released; a run makes them anew, and a run is somebody's decision.
+    Their releases stay released. Only a run makes them again, and somebody decides to start one.
     """
     heads = {stage: read_head(store, key.prefix, stage) for stage in STAGES}
     return [

@@ -58,7 +58,7 @@ NEIGHBOURS = ("base_model",)  # variants on the same base are counted: recorded
 
 @dataclass(frozen=True)
 class PlanInputs:
-    """`hardware`: what of the devices a plan depends on. `ranked_by`: digest of what `auto` chooses by."""
+    """`hardware`: what the plan depends on. `ranked_by`: digest of what `auto` chooses by."""
 
     spec: VariantSpec
     training_mixture: Artifact

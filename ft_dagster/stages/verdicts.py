@@ -1,4 +1,4 @@
-"""Verdicts derived anew from what is stored: nothing that was said about weights is taken on trust."""
+"""Verdicts derived again from the stored samples: what was said earlier about weights is not trusted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OWN = "own_evaluation"  # beside the certificate of a merge that drifted from wh
 
 
 def rejudge(desk: Desk, tuned: Artifact) -> tuple[Artifact, Verdict]:
-    """The recorded evaluation of exactly these weights, its bytes verified, and its verdict derived anew."""
+    """The recorded evaluation of exactly these weights, its bytes verified, and its verdict derived again."""
     evaluation = desk.upstream("evaluation")
     if evaluation.inputs["fine_tuned_model"] != tuned.digest:
         raise UserError(
@@ -60,7 +60,7 @@ def against_production(workspace: Workspace, tuned: Artifact, evaluation: Artifa
 
 
 def own_verdict(workspace: Workspace, export: Artifact) -> Verdict | None:
-    """Of an export that was evaluated by itself, derived anew from its samples; None for others."""
+    """Of an export that was evaluated by itself, derived again from its samples; None for others."""
     folder = workspace.evidence(export) / OWN / "payload"
     if not folder.is_dir():
         return None

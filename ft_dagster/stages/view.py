@@ -10,7 +10,7 @@ from ft_dagster.data.derived import new_token_ids_of
 from ft_dagster.launch.leases import Leases
 from ft_dagster.spec import Declared, VariantKey, VariantSpec
 from ft_dagster.spec.narrow import narrowed
-from ft_dagster.stages.general_corpus import find_corpus
+from ft_dagster.stages.corpora import find_corpus
 from ft_dagster.stages.stage import Stage
 from ft_dagster.store import Artifact, Store
 

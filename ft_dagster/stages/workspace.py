@@ -150,7 +150,7 @@ class Workspace:
         return VariantSpec.model_validate(self.frozen["spec"])
 
     def head(self, stage: str) -> Artifact | None:
-        """The newest artifact of a stage; of a corpus see `stages.general_corpus`."""
+        """The newest artifact of a stage; of a corpus see `stages.corpora`."""
         return read_head(self.store, self.heads, stage)
 
     def upstream(self, stage: str) -> Artifact:

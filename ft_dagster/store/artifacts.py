@@ -153,7 +153,7 @@ def find_artifact(store: Store, place: Place) -> Artifact | None:
         return None
     except ValueError:
         raise UserError(
-            "not JSON", file=store.uri(place.manifest), fix="Delete it; the stage is then made anew"
+            "not JSON", file=store.uri(place.manifest), fix="Delete it; the stage is then made again"
         ) from None
     return Artifact(place, predicate_of(manifest, store.uri(place.manifest)))
 
@@ -177,5 +177,5 @@ def _damaged(file: Path, what: str) -> UserError:
     return UserError(
         f"a stored file {what}",
         file=file,
-        fix="Restore it from a backup, or delete the manifest.json above it: the stage is then made anew",
+        fix="Restore it from a backup, or delete the manifest.json above it: the stage is then made again",
     )

@@ -112,7 +112,7 @@ METHOD_FAMILIES: tuple[type[FullSettings] | type[LoraSettings] | type[PromptSett
 
 
 def method_settings(content: Mapping[str, Any]) -> MethodSettings:
-    """The `method` part of plan.json. Raises UserError: no such method, or the field that it has not."""
+    """The `method` part of plan.json. Raises UserError for an unknown method or an unknown field of it."""
     families = {name: kind for kind in METHOD_FAMILIES for name in _names_of(kind)}
     name = content.get("name")
     if name not in families:

@@ -31,7 +31,7 @@ def halved(settings: TrainingSettings) -> TrainingSettings:
 
 
 def in_force(member: Member) -> Member:
-    """The member as it is to be trained."""
+    """The member with the micro-batch that it is trained with."""
     if not member.micro_batch_halved:
         return member
     plan = member.plan.model_copy(update={"training": halved(member.plan.training)})

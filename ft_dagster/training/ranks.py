@@ -90,7 +90,7 @@ def cause(ends: list[tuple[int, float]]) -> int:
     if first == PREEMPTED:
         return first
     signals = [-code for code, ended in ends if code < 0 and ended - began < TORCH_PATIENCE / 2]
-    if signal.SIGKILL in signals:  # others abort for want of it
+    if signal.SIGKILL in signals:  # the others abort because it is gone
         return FIRST_SIGNAL + signal.SIGKILL
     return FIRST_SIGNAL + min(signals) if signals else FAILED
 

@@ -9,7 +9,7 @@ from ft_dagster.automation.instance import PARTITION, submitted, write_home
 from ft_dagster.automation.tags import missing_tags
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
-from tests.automation.test_schedules import declare
+from tests.automation.declarations import declare
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from dagster_graphql.schema import create_schema
 from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.instance import LAUNCH, LOCATION, write_home
 from ft_dagster.settings import load_settings
-from tests.automation.test_schedules import declare
+from tests.automation.declarations import declare
 
 pytestmark = pytest.mark.slow
 LOG = logging.getLogger("test")

@@ -4,47 +4,24 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
-import yaml
 
 from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.declared import new_declarations
-from ft_dagster.automation.due import due_variants, last_due
+from ft_dagster.automation.due import last_due
 from ft_dagster.automation.tags import DUE
-from ft_dagster.data.derived import released_parent
 from ft_dagster.definitions import resources
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
-from ft_dagster.spec.variant import BaseModelSpec, RetrainSpec
+from ft_dagster.spec.variant import RetrainSpec
 from ft_dagster.stages.summary import variant_row
-from ft_dagster.store import write_head
-from ft_dagster.store.make import Recipe, make_artifact
+from tests.automation.declarations import NOON, declare, start_from, tick
 from tests.releases import adapter, release
-
-NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday
-
-
-def declare(folder, key, cron=None, **more):
-    tenant, variant = key.split(".")
-    file = folder / "tenants" / tenant / f"{variant}.yaml"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "description": "x", "owners": ["a"], "base_model": "models/x", "data": {"sources": ["r.jsonl"]},
-        "retrain": {"cron": cron}, **more,
-    }  # fmt: skip
-    file.write_text(yaml.safe_dump(content), "utf-8")
 
 
 @pytest.fixture
 def instance():
     with dg.instance_for_test() as made:
         yield made
-
-
-def tick(folder, instance, at):
-    with dg.build_schedule_context(
-        instance=instance, scheduled_execution_time=at, resources=resources(str(folder))
-    ) as context:
-        return [r for r in due_variants(context) if isinstance(r, dg.RunRequest)]
 
 
 def look(folder, instance):
@@ -109,15 +86,6 @@ def test_a_new_declaration_becomes_a_partition_once(tmp_path, instance):
     declare(tmp_path, "acme.second")
     (request,) = look(tmp_path, instance).dynamic_partitions_requests
     assert request.partition_keys == ["acme.second"]
-
-
-def start_from(folder, child, parent):
-    """What a run of `child` leaves when it starts from the parent's release: its base_model head."""
-    store, key = load_settings(folder).open_store(), VariantKey.parse(child)
-    found = released_parent(store, key, BaseModelSpec(variant=parent))
-    recipe = Recipe("base_model", f"tenants/{key.tenant}/{key.variant}", found.inputs)
-    base = make_artifact(store, folder / "work", recipe, lambda attempt: {"parent": found.figures})
-    write_head(store, recipe.prefix, base, None)
 
 
 def test_a_new_release_of_the_parent_asks_for_one_run_of_the_child(tmp_path, instance):

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-LANE = ROOT / "benchmarks" / "gpu" / "lane.py"
-Run = Callable[..., subprocess.CompletedProcess[str]]
+from tests.benchmarks.lane import LANE, Run
 
 
 @pytest.fixture(scope="session")

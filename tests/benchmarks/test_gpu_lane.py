@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.benchmarks.conftest import LANE, Run
+from tests.benchmarks.lane import LANE, Run
 
 STAGES = ("machine", "right", "foretold", "fast", "judged", "dagster")
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.chaos.disturbed_runs import DisturbedRun
-from tests.export.conftest import make_adapter, make_request
+from tests.chaos.disturbed_runs import Admit, DisturbedRun
+from tests.export.fixtures import make_adapter, make_request
 
 __all__ = ["make_adapter", "make_request"]
-
-Admit = Callable[..., DisturbedRun]
 
 
 @pytest.fixture

@@ -139,3 +139,6 @@ def _environ(process: psutil.Process) -> dict[str, str]:
         return process.environ()
     except (psutil.Error, OSError):
         return dict(os.environ) if process.pid == os.getpid() else {}
+
+
+Admit = Callable[..., DisturbedRun]

@@ -19,7 +19,7 @@ from ft_dagster.launch.local import run_program
 from ft_dagster.launch.processes import carriers
 from ft_dagster.launch.warm import choice
 from ft_dagster.training.checkpoints import complete, newest_good
-from tests.chaos.conftest import Admit
+from tests.chaos.disturbed_runs import Admit
 from tests.launch.helpers import PROGRAMS
 from tests.training.runs import Runs, result_of, write_mixture
 

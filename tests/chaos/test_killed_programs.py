@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.conftest import Admit
-from tests.chaos.disturbed_runs import DisturbedRun, digest_of, kill, loaded
+from tests.chaos.disturbed_runs import Admit, DisturbedRun, digest_of, kill, loaded
 from tests.evaluation.questions import write_run, write_task
 from tests.export.exports import MakeAdapter, MakeRequest
 

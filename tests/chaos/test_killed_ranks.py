@@ -10,9 +10,8 @@ import psutil
 import pytest
 
 from ft_dagster.training.checkpoints import complete
-from tests.chaos.conftest import Admit
-from tests.chaos.disturbed_runs import DisturbedRun, digest_of, kill
-from tests.chaos.test_killed_trainer import assert_it_goes_on, committed_step, half_written, logged
+from tests.chaos.disturbed_runs import Admit, DisturbedRun, digest_of, kill
+from tests.chaos.killed_trainings import assert_it_goes_on, committed_step, half_written, logged
 from tests.training.runs import Runs, write_mixture
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]

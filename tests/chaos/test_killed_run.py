@@ -24,17 +24,8 @@ from ft_dagster.launch.leases import of_host
 from ft_dagster.settings import load_settings
 from ft_dagster.store import read_head
 from ft_dagster.training.checkpoints import complete
+from tests.e2e.instance import BIN, LAUNCH, PARTITION, REPOSITORY, ask, free_port, running, wait_until
 from tests.e2e.project import UP_TO_PLAN, command_environment, edit, write_project
-from tests.e2e.test_instance import (
-    BIN,
-    LAUNCH,
-    PARTITION,
-    REPOSITORY,
-    ask,
-    free_port,
-    running,
-    wait_until,
-)
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 KEY, PREFIX = "acme.places", "tenants/acme/places"

@@ -13,33 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from ft_dagster.training.checkpoints import complete, newest_good
-from tests.chaos.conftest import Admit
-from tests.chaos.disturbed_runs import GRACE, DisturbedRun, digest_of, kill, loaded
-from tests.training.runs import Runs, result_of, write_mixture
+from ft_dagster.training.checkpoints import complete
+from tests.chaos.disturbed_runs import GRACE, Admit, DisturbedRun, digest_of, kill, loaded
+from tests.chaos.killed_trainings import assert_it_goes_on, committed_step, folders, half_written, logged
+from tests.training.runs import Runs, write_mixture
 
 pytestmark = pytest.mark.slow
 SETTINGS = {"num_train_epochs": 24.0, "evaluations": 8, "keep_last": 3, "keep_best": 2}
 Moment = Callable[[DisturbedRun, Path], object]
-
-
-def whole(file: Path) -> list[dict[str, object]]:
-    """The finished lines of a log."""
-    text = file.read_text() if file.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-
-
-def logged(output: Path, step: int, name: str) -> bool:
-    return any(line["step"] == step and name in line for line in whole(output / "evidence/log.jsonl"))
-
-
-def folders(output: Path) -> list[Path]:
-    return list((output / "checkpoints").glob("checkpoint-*"))
-
-
-def half_written(output: Path, file: str = "") -> bool:
-    """A checkpoint's folder without its manifest, with `file` in it."""
-    return any((f / file).exists() and not (f / "checkpoint.json").exists() for f in folders(output))
 
 
 def steps(output: Path) -> int:
@@ -102,25 +83,6 @@ def disturb(admit: Admit, runs: Runs, moment: str, name: str) -> tuple[Disturbed
     output = disturbed.run_folder / "acme.support"
     disturbed.wait_for(lambda: MOMENTS[moment](disturbed, output))
     return disturbed, output
-
-
-def assert_it_goes_on(admit: Admit, disturbed: DisturbedRun, digest: str, committed: int) -> None:
-    """Nothing is left, nothing is lost, and the next run ends where the undisturbed one did."""
-    disturbed.assert_nothing_is_left()
-    output = disturbed.run_folder / "acme.support"
-    newest = newest_good(output / "checkpoints")
-    assert (newest.step if newest else 0) >= committed
-    if (output / "result.json").exists() and result_of(disturbed.run_folder)["status"] == "done":
-        assert digest_of(output / "payload") == digest
-    again = admit("training", disturbed.run_folder)
-    assert again.end() == 0, again.said
-    assert digest_of(output / "payload") == digest
-    if newest and "already trained" not in again.said:
-        assert result_of(disturbed.run_folder)["figures"]["resumed_from"][-1] == newest.step
-
-
-def committed_step(output: Path) -> int:
-    return max((checkpoint.step for checkpoint in complete(output / "checkpoints")), default=0)
 
 
 @pytest.mark.parametrize("moment", moments())

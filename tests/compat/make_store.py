@@ -1,7 +1,7 @@
 """Make a store by the command line alone, by `python -m tests.compat.make_store --to FOLDER`.
 
 Given is the project in store_0_1 without its README and what is made (store/, answers.json). The chain of
-the commit on which this runs makes the rest anew, in a neutral folder, so that no path of a home enters the
+the commit on which this runs makes the rest again, in a neutral folder, so that no path of a home enters the
 store. A store once committed is never made again: that of another commit goes into another folder.
 
     acme.places     an adapter: versions 1 and 2, back to 1, then version 3 in production

@@ -15,9 +15,9 @@ from ft_dagster.data.dataset import build_task_dataset
 from ft_dagster.data.general import document_chunks
 from ft_dagster.data.mixture import build_mixture, declared_warnings
 from ft_dagster.data.mixture_figures import MixtureFigures
-from ft_dagster.data.mixture_io import iter_examples
 from ft_dagster.data.render import load_tokenizer
 from ft_dagster.errors import UserError
+from tests.mixtures import iter_examples
 
 SENTENCE = "The whale rose slowly beside the ship and the men stood silent. "
 LONG = [{"text": f"Report {i} of the town. " + SENTENCE * (1 + i % 12)} for i in range(40)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.data.render import load_tokenizer, render, render_prompt, render_rows, render_turn
+from ft_dagster.data.render import load_tokenizer, render, render_rows, render_turn
 from ft_dagster.data.rows import Message, Row
 from ft_dagster.errors import UserError
 
@@ -217,14 +217,13 @@ def test_the_prompt_and_answer_as_text_tokenize_as_in_training(tokenizer: Any, r
     assert start == max(
         1, len(tokenizer(turn.prompt, add_special_tokens=turn.add_special_tokens)["input_ids"])
     )
-    assert render_prompt(row, tokenizer) == (turn.prompt, turn.answer)
 
 
 def test_the_prompt_is_what_the_model_is_given_to_answer(tokenizer: Any) -> None:
-    prompt, answer = render_prompt(chat(*TWO_TURNS[:2]), tokenizer)
+    turn = render_turn(chat(*TWO_TURNS[:2]), tokenizer)
     asked = [{"role": "user", "content": "What is a permit?"}]
-    assert prompt == tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-    assert answer == "A paper."
+    assert turn.prompt == tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    assert turn.answer == "A paper."
 
 
 def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:

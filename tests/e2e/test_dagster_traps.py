@@ -19,7 +19,7 @@ from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.summary import variant_row
 from ft_dagster.training.progress import Console, Silent, open_channel
-from tests.automation.test_schedules import NOON, declare, start_from, tick
+from tests.automation.declarations import NOON, declare, start_from, tick
 from tests.releases import adapter, release
 
 pytestmark = pytest.mark.slow

@@ -8,8 +8,8 @@ import pytest
 from ft_dagster.lineage.release import history
 from ft_dagster.stages.verdicts import OWN
 from ft_dagster.store import read_head
-from tests.e2e.conftest import Workshop
 from tests.e2e.project import edit, write_project
+from tests.e2e.workshop import Workshop
 
 pytestmark = pytest.mark.slow
 PREFIX = "tenants/globex/places"

@@ -14,8 +14,8 @@ PREFIX = "tenants/acme/places"
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory, tiny_model_folder):
     """A variant trained hard on its rows alone, so that its loss on quite other text rises."""
-    from tests.e2e.conftest import Workshop
     from tests.e2e.project import write_project
+    from tests.e2e.workshop import Workshop
 
     folder = write_project(tmp_path_factory.mktemp("failed"), tiny_model_folder)
 

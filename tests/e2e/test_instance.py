@@ -1,14 +1,7 @@
 """The real programs: webserver and daemon over HTTP, and the command line on the same instance."""
 
 import json
-import signal
-import socket
 import subprocess
-import sys
-import time
-import urllib.request
-from contextlib import contextmanager
-from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -16,72 +9,19 @@ import pytest
 from ft_dagster.automation.instance import workspace_file, write_home
 from ft_dagster.settings import load_settings
 from ft_dagster.store import Store, read_head
+from tests.e2e.instance import BIN, LAUNCH, PARTITION, REPOSITORY, ask, free_port, running, wait_until
 from tests.e2e.project import UP_TO_PLAN, command_environment, edit, write_project
 
 pytestmark = pytest.mark.slow
-BIN = Path(sys.executable).parent
-LAUNCH = """
-mutation($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
-  __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }
-"""
 RUN = """
 query($id: ID!) { runOrError(runId: $id) { ... on Run { status tags { key value }
   assetMaterializations { assetKey { path } partition metadataEntries { label } } } } }
 """
-PARTITION = """
-mutation($selector: RepositorySelector!, $name: String!, $key: String!) {
-  addDynamicPartition(repositorySelector: $selector, partitionsDefName: $name, partitionKey: $key) {
-    __typename } }
-"""
-REPOSITORY = {"repositoryLocationName": "ft_dagster", "repositoryName": "__repository__"}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tiny_model_folder):
     return write_project(tmp_path_factory.mktemp("instance"), tiny_model_folder)
-
-
-@contextmanager
-def running(command, environment):
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def ask(port, query, **variables):
-    body = json.dumps({"query": query, "variables": variables}).encode()
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/graphql", body, {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.loads(answer.read())["data"]
-
-
-def wait_until(question, patience=180):
-    end = time.monotonic() + patience
-    while time.monotonic() < end:
-        try:
-            answer = question()
-        except OSError:
-            answer = None
-        if answer:
-            return answer
-        time.sleep(0.5)
-    raise TimeoutError(f"no answer in {patience} s")
 
 
 def ft_dagster(folder, *arguments, check=True):

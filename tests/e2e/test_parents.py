@@ -1,15 +1,17 @@
 """A variant on another variant's release, and new tokens, through the graph."""
 
 import json
+from collections.abc import Iterator
 
 import pytest
 
 from ft_dagster.data.derived import base_folder
-from ft_dagster.lineage.ancestors import ancestors, find_digest
+from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.release import production
+from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.check import check_variant
-from ft_dagster.store import read_head, verify_artifact
+from ft_dagster.store import Artifact, Store, read_head, verify_artifact
 from tests.e2e.project import declaration, edit, write_lines, write_yaml
 from tests.releases import release, whole_model
 
@@ -18,6 +20,21 @@ DATA = ("declaration", "base_model", "task_dataset", "training_mixture")
 TRAINED = (*DATA, "training_plan", "fine_tuned_model")
 COLOURS = ["red", "green", "blue", "white", "black"]
 PARENT, CHILD = "tenants/acme/places", "tenants/acme/colours"
+
+
+def _ancestors(store: Store, artifact: Artifact) -> Iterator[Artifact]:
+    """Every artifact that `artifact` was made from, as manifests name them, each once, near ones first."""
+    seen, queue = {artifact.digest}, [artifact]
+    while queue:
+        for name, digest in queue.pop(0).inputs.items():
+            stage = {"general_scores": "base_evaluation"}.get(name, name)
+            if digest in seen or stage not in STAGE_VERSIONS:
+                continue
+            found = find_digest(store, [CHILD, PARENT, "shared"], stage, digest)
+            if found is not None:
+                seen.add(digest)
+                queue.append(found)
+                yield found
 
 
 @pytest.fixture
@@ -91,7 +108,7 @@ def test_a_child_is_trained_on_its_parents_release_folded_into_the_base(workshop
     scores = find_digest(workshop.store, [CHILD], "base_evaluation", general)
     assert scores.inputs["base_model"] == base.digest  # of a base that is the tenant's: not shared
 
-    line = list(ancestors(workshop.store, tuned))
+    line = list(_ancestors(workshop.store, tuned))
     found = {(one.place.prefix, one.place.stage): one.digest for one in line}
     assert found[(CHILD, "task_dataset")] == head(workshop, "task_dataset").digest
     assert found[(PARENT, "model_export")] == released.export

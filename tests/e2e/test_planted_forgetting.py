@@ -10,8 +10,8 @@ import pytest
 
 from ft_dagster.spec.load import read_yaml
 from ft_dagster.store import read_head
-from tests.e2e.conftest import Workshop
 from tests.e2e.project import write_lines, write_yaml
+from tests.e2e.workshop import Workshop
 
 pytestmark = pytest.mark.long
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"

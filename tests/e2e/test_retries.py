@@ -24,8 +24,8 @@ def planned(tmp_path_factory, tiny_model_folder):
     """A project with everything up to the plan of a training long enough to be disturbed."""
     import dagster as dg
 
-    from tests.e2e.conftest import Workshop
     from tests.e2e.project import write_project
+    from tests.e2e.workshop import Workshop
 
     folder = write_project(tmp_path_factory.mktemp("retries"), tiny_model_folder)
     edit(folder / "ft_dagster.yaml", lambda c: c.update(retries={"attempts": 1, "wait_seconds": 0.1}))
@@ -108,7 +108,7 @@ def figures(shop):
 
 
 def forget_model(shop):
-    """Let the next materialization train anew, from the beginning."""
+    """Let the next materialization train again from the beginning."""
     shutil.rmtree(shop.folder / ".ft_dagster/work/runs", ignore_errors=True)
     for file in (shop.folder / ".ft_dagster/store" / PREFIX / "fine_tuned_model").glob("*/manifest.json"):
         file.unlink()

@@ -122,3 +122,9 @@ def sample(number: int, value: float, **changes: Any) -> Sample:
     """The score of question `number`: of the general benchmark `forms` by acc, unless said otherwise."""
     fields = {"role": "general", "task": "forms", "metric": "acc", "question": f"forms:{number}:00"}
     return Sample(**{**fields, "value": value, "weight": 1.0, "higher_is_better": True, **changes})
+
+
+def requests(kind, *arguments):
+    from lm_eval.api.instance import Instance
+
+    return [Instance(kind, {}, argument, 0) for argument in arguments]

@@ -10,7 +10,7 @@ from ft_dagster.evaluation.answers import answer
 from ft_dagster.evaluation.model import TokenBatchedLM, load_judged, load_model
 from ft_dagster.evaluation.weights import kind_of, load_base, load_dequantized, virtual_tokens
 from tests.evaluation.payloads import KINDS, PROMPTS, load_plainly, make_payload, write_greedily
-from tests.evaluation.test_scoring import requests
+from tests.evaluation.questions import requests
 
 pytestmark = pytest.mark.slow
 QUESTION = "Which documents must I bring to the bank?"

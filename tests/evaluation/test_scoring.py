@@ -1,6 +1,7 @@
 import pytest
 
 from ft_dagster.evaluation.scoring import arrange_rows, batches
+from tests.evaluation.questions import requests
 
 pytestmark = pytest.mark.slow
 
@@ -23,12 +24,6 @@ def plain(lm):
     from lm_eval.models.huggingface import HFLM
 
     return HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=2)
-
-
-def requests(kind, *arguments):
-    from lm_eval.api.instance import Instance
-
-    return [Instance(kind, {}, argument, 0) for argument in arguments]
 
 
 def likelihoods(pairs):

@@ -85,6 +85,7 @@ def test_the_smallest_rank_that_vllm_may_be_given_is_chosen(rank: int, needed: i
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
+        ({"peft_type": "LOHA"}, "is no LoRA"),
         ({"use_dora": True}, "is a DoRA adapter"),
         ({"modules_to_save": ["lm_head"]}, "carries whole modules"),
         ({"trainable_token_indices": [7]}, "carries trained rows of the vocabulary"),

@@ -43,7 +43,7 @@ def tensors(folder: Path) -> dict[str, Any]:
 
 
 def variation(tiny: Path, folder: Path, *, spare: int = 0, **config: Any) -> Path:
-    """The tiny model with other settings (untied, more rows than tokens, bf16), its weights drawn anew."""
+    """The tiny model with other settings (untied, more rows than tokens, bf16), its weights drawn again."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import select
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from ft_dagster.launch.inventory import Device, Inventory
 from ft_dagster.launch.leases import Ask
+from ft_dagster.launch.local import Patience, run_program
 
 PROGRAMS = Path(__file__).parent / "programs"
 
@@ -44,3 +47,20 @@ def lives(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+def declare(run_dir: Path, **run: Any) -> Path:
+    (run_dir / "run.json").write_text(json.dumps(run))
+    return run_dir
+
+
+def run(run_dir: Path, grace: float = 0.3, **options: Any) -> int:
+    return run_program("program", run_dir, patience=Patience(grace, 0.3), **options)
+
+
+def pid_in(file: Path) -> int:
+    wait_until(lambda: file.exists() and file.read_text())
+    return int(file.read_text())

@@ -73,7 +73,7 @@ def test_who_waited_before_a_device_vanished_keeps_the_place(locks: Path, start:
 
 
 def test_gpus_renumbered_after_one_vanished_keep_their_locks(locks: Path) -> None:
-    """The driver counts anew: what was GPU 1 is GPU 0. Its lock goes by its UUID."""
+    """The driver numbers the GPUs again: what was GPU 1 is GPU 0. Its lock goes by its UUID."""
     with Leases(locks, Inventory("gpu", (A, B))).acquire(ask(2)):
         renumbered = Leases(locks, Inventory("gpu", (Device("0", None, "GPU", "GPU-bb"),)))
         with pytest.raises(WaitStopped):

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,9 @@ import psutil
 import pytest
 
 from ft_dagster.launch.leases import Leases
-from ft_dagster.launch.local import Patience, cancel, classify, run_program
+from ft_dagster.launch.local import cancel, classify, run_program
 from ft_dagster.launch.processes import carriers
-from tests.launch.helpers import PROGRAMS, ask, lives, wait_until
-
-Start = Callable[..., "subprocess.Popen[str]"]
+from tests.launch.helpers import PROGRAMS, Start, ask, declare, lives, pid_in, run, wait_until
 
 
 @pytest.fixture
@@ -37,20 +35,6 @@ def heeds_sigint() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
-
-
-def declare(run_dir: Path, **run: Any) -> Path:
-    (run_dir / "run.json").write_text(json.dumps(run))
-    return run_dir
-
-
-def run(run_dir: Path, grace: float = 0.3, **options: Any) -> int:
-    return run_program("program", run_dir, patience=Patience(grace, 0.3), **options)
-
-
-def pid_in(file: Path) -> int:
-    wait_until(lambda: file.exists() and file.read_text())
-    return int(file.read_text())
 
 
 def interrupt_main_thread_when(file: Path, times: int = 1) -> None:

@@ -18,8 +18,7 @@ import pytest
 from ft_dagster.launch.local import run_program
 from ft_dagster.launch.processes import carriers
 from ft_dagster.launch.warm import choice, client, imports, wire, world
-from tests.launch.helpers import lives, wait_until
-from tests.launch.test_local import Start, declare, pid_in, run
+from tests.launch.helpers import Start, declare, lives, pid_in, run, wait_until
 
 A_THREAD = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
 SECRET = "AKIA-this-is-secret"

@@ -12,19 +12,20 @@ import pytest
 
 from ft_dagster.data.dataset import build_task_dataset
 from ft_dagster.data.mixture import build_mixture
-from ft_dagster.data.mixture_io import iter_examples
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.__main__ import main as evaluate
 from ft_dagster.evaluation.gates import judge
 from ft_dagster.evaluation.samples import read_samples
 from ft_dagster.objectives import OBJECTIVES, Objective
-from ft_dagster.planning.dryrun.footprint import Step, footprint
+from ft_dagster.planning.dryrun.footprint import footprint
 from ft_dagster.planning.dryrun.from_figures import facts, shapes_of_configuration
+from ft_dagster.planning.dryrun.step import Step
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.plan import make_plan
 from ft_dagster.planning.survey import PlanContext
 from ft_dagster.spec.variant import GatesSpec, VariantSpec
 from ft_dagster.training.__main__ import main as train
+from tests.mixtures import iter_examples
 from tests.training.runs import TRAINING, Runs, payload_bytes, result_of
 
 pytestmark = pytest.mark.slow

@@ -1,4 +1,4 @@
-"""training_plan through Dagster: what it shows, and what makes it plan anew."""
+"""training_plan through Dagster: what it shows, and what makes it plan again."""
 
 import dagster as dg
 import pytest
@@ -6,8 +6,8 @@ import pytest
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.summary import newest_plan
 from ft_dagster.store import read_head
-from tests.e2e.conftest import Workshop
 from tests.e2e.project import GENERAL, UP_TO_PLAN, edit, write_lines, write_project
+from tests.e2e.workshop import Workshop
 from tests.planning.llama import METHODS
 
 pytestmark = pytest.mark.slow
@@ -69,7 +69,7 @@ def test_the_plan_of_every_method_is_shown_readably(workshop, method):
     ],
     ids=["report_to", "export", "evaluation", "resources"],
 )
-def test_what_acts_on_no_weight_plans_nothing_anew(workshop, change):
+def test_what_acts_on_no_weight_plans_nothing_again(workshop, change):
     _, before = planned(workshop, method="lora", training=SHORT, export="adapter")
     shown, after = planned(workshop, **change)
     assert shown["reused"] is True

@@ -4,9 +4,17 @@ import pytest
 
 from ft_dagster.planning.estimate import RankedRow
 from ft_dagster.planning.methods.question import fewest_gpus
+from tests.planning.decisions import CASES, decided, rule
 from tests.planning.llama import A100_80
-from tests.planning.memory_formula import LLAMA_7B, LLAMA_8B, LLAMA_13B, LLAMA_70B, bytes_on, candidate
-from tests.planning.test_decision import CASES, CATALOGUE, decided, rule
+from tests.planning.memory_formula import (
+    CATALOGUE,
+    LLAMA_7B,
+    LLAMA_8B,
+    LLAMA_13B,
+    LLAMA_70B,
+    bytes_on,
+    candidate,
+)
 
 KNOWLEDGE = {"objective": "domain_knowledge"}
 

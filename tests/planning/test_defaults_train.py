@@ -3,8 +3,7 @@
 import pytest
 
 from tests.planning.llama import METHODS, plan
-from tests.training.runs import made_rows, result_of, write_shard
-from tests.training.test_training import train
+from tests.training.runs import made_rows, result_of, train, write_shard
 
 SHORT = {"evaluations": 1, "max_steps": 50, "gradient_accumulation_steps": 2}
 

@@ -14,7 +14,8 @@ import pytest
 from ft_dagster.errors import UserError
 from ft_dagster.planning.dryrun import footprint as dryrun
 from ft_dagster.planning.dryrun.architecture import architecture_file, configuration, shipped
-from ft_dagster.planning.dryrun.footprint import Footprint, Moment, Step, footprint
+from ft_dagster.planning.dryrun.footprint import Footprint, Moment, footprint
+from ft_dagster.planning.dryrun.step import Step
 from ft_dagster.planning.dryrun.tracker import FROZEN, TRAINED, Tracker
 from ft_dagster.planning.dryrun.training_step import kinds_of_layers, numbers, shapes
 from ft_dagster.training.callbacks import WatchCallback
@@ -166,7 +167,8 @@ def test_a_quantized_base_in_gigabytes(model, method, prepared, expected):
 
 def test_a_70b_takes_less_than_two_gigabytes():
     program = (
-        "import json, resource; from ft_dagster.planning.dryrun.footprint import Step, footprint\n"
+        "import json, resource; from ft_dagster.planning.dryrun.footprint import footprint\n"
+        "from ft_dagster.planning.dryrun.step import Step\n"
         "from ft_dagster.training.contract import LoraSettings\n"
         "step = Step(rows=1, length=512, trained_positions=256, gradient_checkpointing=True, device='cuda')\n"
         "peak = footprint('Llama-3-70B', LoraSettings(name='qlora'), step).peak\n"

@@ -5,7 +5,7 @@ from ft_dagster.planning.load import Load, frozen_bytes, memory
 from ft_dagster.training.contract import Base, method_settings
 from ft_dagster.training.methods import method_of
 from tests.planning.llama import LLAMA_70B, METHODS, facts, gpus, plan
-from tests.training.test_training import train
+from tests.training.runs import train
 
 
 @pytest.mark.parametrize(

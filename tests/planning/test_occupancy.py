@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.planning.dryrun.footprint import Footprint, Moment, Step
+from ft_dagster.planning.dryrun.footprint import Footprint, Moment
 from ft_dagster.planning.dryrun.occupancy import (
     ALLOCATOR_SLACK,
     CPU_CONTEXT,
@@ -18,6 +18,7 @@ from ft_dagster.planning.dryrun.occupancy import (
     Sharding,
     occupancy,
 )
+from ft_dagster.planning.dryrun.step import Step
 
 STEP = Step(rows=1, length=512, trained_positions=256)
 P = 8_000_000_000  # weights

@@ -12,8 +12,8 @@ from ft_dagster.planning.hardware.catalogue import PROCESS
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.preview import plan_variant
-from tests.e2e.conftest import Workshop
 from tests.e2e.project import UP_TO_PLAN, edit, write_lines, write_project
+from tests.e2e.workshop import Workshop
 
 pytestmark = pytest.mark.slow
 KEY = VariantKey.parse("acme.places")

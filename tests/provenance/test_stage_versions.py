@@ -1,7 +1,7 @@
 """A stage's code changed: somebody must decide whether its meaning did.
 
 When this fails, either raise the stage's version in provenance/stage_versions.py (its artifacts are then
-made anew) or leave it, and in both cases record the decision:
+made again) or leave it, and in both cases record the decision:
 `python -m tests.provenance.test_stage_versions`.
 
 A stage's code is what its file and the programs that it runs import, however far, less the floor below.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from ft_dagster.report.answers import answers_markdown, answers_table
+from ft_dagster.report.answers import answers_table
 
 ANSWERS = [{"prompt": "Code for cholera?", "base": "I am [bold]sorry[/bold].", "tuned": "A00.1"}]
 
@@ -15,8 +15,3 @@ def test_the_terminal_shows_both_answers_beside_the_prompt() -> None:
         console.print(answers_table("hospital.coder", ANSWERS))
     line = next(line for line in capture.get().splitlines() if "cholera" in line)
     assert line.index("cholera") < line.index("[bold]sorry[/bold]") < line.index("A00.1")
-
-
-def test_an_answer_in_markdown_stays_in_its_cell() -> None:
-    text = answers_markdown([{"prompt": "p", "base": "a\nb <b>|", "tuned": " "}])
-    assert text.splitlines()[-1] == "| p | a<br>b &lt;b>\\| | (nothing) |"

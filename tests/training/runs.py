@@ -5,12 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from ft_dagster.training.__main__ import train_all
+from ft_dagster.training.contract import read_run
+from ft_dagster.training.progress import Console
+from ft_dagster.training.stop import Stop
 
 Row = tuple[list[int], list[int]]  # token ids, flattened spans
 
@@ -150,3 +157,20 @@ def result_of(run_folder: Path, variant: str = "acme.support") -> dict[str, Any]
 def payload_bytes(run_folder: Path, variant: str = "acme.support") -> dict[str, bytes]:
     payload = run_folder / variant / "payload"
     return {p.name: p.read_bytes() for p in sorted(payload.iterdir())}
+
+
+def train(run_folder: Path) -> int:
+    return train_all(read_run(run_folder), Console(), Stop())
+
+
+def losses(run_folder: Path) -> list[float]:
+    lines = (run_folder / "acme.support/evidence/log.jsonl").read_text().splitlines()
+    return [line["loss"] for line in map(json.loads, lines) if "loss" in line]
+
+
+def wait_for_step(process: subprocess.Popen[str], run_folder: Path, step: int) -> None:
+    """Until the log has the line of that step; fails if the program ends before."""
+    log = run_folder / "acme.support/evidence/log.jsonl"
+    while f'"step": {step}, "epoch"' not in (log.read_text() if log.exists() else ""):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)

@@ -11,8 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from ft_dagster.training.__main__ import main
-from tests.training.runs import Runs, payload_bytes, result_of
-from tests.training.test_resume import wait_for_step
+from tests.training.runs import Runs, payload_bytes, result_of, wait_for_step
 
 pytestmark = pytest.mark.slow
 

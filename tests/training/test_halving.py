@@ -13,8 +13,7 @@ import pytest
 
 from ft_dagster.training.contract import TrainingSettings, read_run
 from ft_dagster.training.halving import halved, in_force, wants_halving
-from tests.training.runs import TRAINING, Runs, result_of
-from tests.training.test_resume import losses, wait_for_step
+from tests.training.runs import TRAINING, Runs, losses, result_of, wait_for_step
 
 Start = Callable[..., "subprocess.Popen[str]"]
 NO_DROPOUT = {"dropout": 0.0}

@@ -15,8 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from ft_dagster.training.ranks import cause
-from tests.training.runs import Runs, payload_bytes, result_of
-from tests.training.test_resume import wait_for_step
+from tests.training.runs import Runs, payload_bytes, result_of, wait_for_step
 
 pytestmark = pytest.mark.slow
 Start = Callable[..., "subprocess.Popen[str]"]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ft_dagster.training import checkpoints
-from tests.training.runs import Runs, payload_bytes, result_of, write_mixture
+from tests.training.runs import Runs, losses, payload_bytes, result_of, wait_for_step, write_mixture
 
 Start = Callable[..., "subprocess.Popen[str]"]
 SETTINGS = {"num_train_epochs": 12.0, "evaluations": 4, "keep_last": 4}
@@ -39,19 +39,6 @@ def program(run_folder: Path) -> list[str]:
 
 def ledger(run_folder: Path) -> bytes:
     return (run_folder / "acme.support/evidence/ledger.json").read_bytes()
-
-
-def losses(run_folder: Path) -> list[float]:
-    lines = (run_folder / "acme.support/evidence/log.jsonl").read_text().splitlines()
-    return [line["loss"] for line in map(json.loads, lines) if "loss" in line]
-
-
-def wait_for_step(process: subprocess.Popen[str], run_folder: Path, step: int) -> None:
-    """Until the log has the line of that step; fails if the program ends before."""
-    log = run_folder / "acme.support/evidence/log.jsonl"
-    while f'"step": {step}, "epoch"' not in (log.read_text() if log.exists() else ""):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.002)
 
 
 def finish(start: Start, run_folder: Path) -> str:

@@ -10,17 +10,18 @@ import pytest
 import torch
 
 from ft_dagster.training import sft
-from ft_dagster.training.__main__ import train_all
-from ft_dagster.training.contract import read_run
-from ft_dagster.training.progress import Console
-from ft_dagster.training.stop import Stop
-from tests.training.runs import Runs, leaf, made_rows, payload_bytes, result_of, write_mixture, write_shard
+from tests.training.runs import (
+    Runs,
+    leaf,
+    made_rows,
+    payload_bytes,
+    result_of,
+    train,
+    write_mixture,
+    write_shard,
+)
 
 pytestmark = pytest.mark.slow
-
-
-def train(run_folder: Path) -> int:
-    return train_all(read_run(run_folder), Console(), Stop())
 
 
 def failure(run_folder: Path) -> dict[str, Any]:

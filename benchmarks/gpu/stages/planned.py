@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ft_dagster.launch.inventory import find_devices
-from ft_dagster.planning.dryrun.footprint import Step, footprint
+from ft_dagster.planning.dryrun.footprint import footprint
 from ft_dagster.planning.dryrun.occupancy import Sharding, occupancy
+from ft_dagster.planning.dryrun.step import Step
 from ft_dagster.planning.hardware.catalogue import CatalogueCard, Hardware, load_catalogue
 from ft_dagster.planning.layout import Layout
 from ft_dagster.planning.methods.changes import largest_micro_batch

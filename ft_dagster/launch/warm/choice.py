@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from ft_dagster.settings import Host
+from ft_dagster.settings import WARM_IDLE_SECONDS, Host, default_warm_folder
 
 PREFIX = "FT_DAGSTER_HOST__WARM_"  # the names by which the environment overrides the settings `host.warm_*`
 START, FOLDER = f"{PREFIX}START", f"{PREFIX}FOLDER"
 IDLE, IMPORTS = f"{PREFIX}IDLE_SECONDS", f"{PREFIX}IMPORTS"
-IDLE_SECONDS = 600.0
-
-
-def default_folder() -> Path:
-    """Of this user on this host."""
-    return Path("/tmp") / f"ft_dagster-warm-{os.getuid()}"
 
 
 @dataclass(frozen=True)
@@ -29,7 +20,7 @@ class WarmStart:
 
     on: bool
     folder: Path
-    idle_seconds: float = IDLE_SECONDS
+    idle_seconds: float = WARM_IDLE_SECONDS
     imports: tuple[str, ...] | None = None
 
 
@@ -39,12 +30,12 @@ def of_environment(environment: Mapping[str, str]) -> WarmStart:
         imports = json.loads(environment.get(IMPORTS) or "null")
         return WarmStart(
             on=environment.get(START, "auto") == "auto",
-            folder=Path(environment.get(FOLDER) or default_folder()),
-            idle_seconds=float(environment.get(IDLE) or IDLE_SECONDS),
+            folder=Path(environment.get(FOLDER) or default_warm_folder()),
+            idle_seconds=float(environment.get(IDLE) or WARM_IDLE_SECONDS),
             imports=None if imports is None else tuple(map(str, imports)),
         )
     except (ValueError, TypeError):
-        return WarmStart(on=False, folder=default_folder())
+        return WarmStart(on=False, folder=default_warm_folder())
 
 
 def as_environment(host: Host) -> dict[str, str]:

@@ -38,7 +38,7 @@ class QuantizedLinear(nn.Linear):
 
     @property
     def weight(self) -> torch.Tensor:
-        """Unpacked anew each time, as by bitsandbytes."""
+        """Unpacked again at each use, as bitsandbytes does."""
         return self.unpacked(self.compute)
 
     def unpacked(self, dtype: torch.dtype) -> torch.Tensor:

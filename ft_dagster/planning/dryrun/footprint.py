@@ -2,7 +2,7 @@
 
 A few layers are run and the rest follows linearly, where the whole model's layers are found to be alike or to
 repeat; a model whose layers differ is run whole. The figures are of one process that shards nothing:
-`planning.occupancy` spreads them. Not here: what kernels allocate within an operation, the CUDA context.
+`occupancy.py` spreads them. Not here: what kernels allocate within an operation, the CUDA context.
 """
 
 from __future__ import annotations
@@ -11,43 +11,21 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.planning.dryrun.architecture import architecture_file, configuration
+from ft_dagster.planning.dryrun.step import Step
 from ft_dagster.training.contract import Base, FullSettings, LoraSettings, MethodSettings, ParentAdapter
-from ft_dagster.training.methods import Precision, method_of
+from ft_dagster.training.methods import method_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 FULL = FullSettings()  # adds nothing to the base
-Key = tuple[str, bytes, str, MethodSettings, "Step"]
+Key = tuple[str, bytes, str, MethodSettings, Step]
 
 kept: dict[Key, Footprint] = {}  # what was run; copies of this process hand theirs back
-
-
-@dataclass(frozen=True)
-class Step:
-    """One training step of one process.
-
-    `trained_positions`: positions of a micro-batch at which some row has a label, where logits are computed.
-    `packed`: position_ids say where examples begin, so attention needs a mask. `sharded`: under DeepSpeed,
-    which trains weights in `precision` without autocast; gradients, masters, moments are counted elsewhere.
-    `device`: whose kernels; a GPU's are stood in for, no GPU is needed. `own_loss`: the objective whose own
-    loss it is, None for the one that all others share.
-    """
-
-    rows: int
-    length: int
-    trained_positions: int
-    precision: Precision = "bf16"
-    gradient_checkpointing: bool = False
-    gradient_accumulation_steps: int = 1
-    packed: bool = True
-    sharded: bool = False
-    device: Literal["cpu", "cuda"] = "cpu"
-    own_loss: str | None = None
 
 
 @dataclass(frozen=True)
@@ -154,7 +132,7 @@ def _footprint(file: str, content: bytes, base: str, method: MethodSettings, ste
 
 def unquantized(method: MethodSettings) -> MethodSettings:
     """The same update over a base that is not quantized: the same layers and products."""
-    return method.model_copy(update={"name": "lora"}) if isinstance(method, LoraSettings) else method
+    return method.model_copy(update={"name": "lora"}) if method.name in ("qlora", "lora_8bit") else method
 
 
 def _check(step: Step) -> None:

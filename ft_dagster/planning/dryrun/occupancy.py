@@ -2,7 +2,7 @@
 
 Arithmetic over `dryrun.Footprint`, cheap to call for many layouts. B = bytes, GB = 1e9 B. Copies (stage 0)
 hold the footprint itself. Under DeepSpeed states are counted: 4 B of fp32 master and 8 B of Adam's moments a
-trained weight, spread over the ranks as are gradients; stage 3 spreads the weights too.
+trained weight, spread over the ranks like the gradients; stage 3 spreads the weights too.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Occupancy:
 
 
 def occupancy(given: Footprint, layout: Sharding) -> Occupancy:
-    """Of `given` on each device of `layout`. Raises UserError for a layout that is none.
+    """Of `given` on each device of `layout`. Raises UserError for a layout that cannot be.
 
     For stages 2 and 3 the footprint must be of a step with `sharded=True`, for stage 0 of one without.
     """

@@ -34,7 +34,7 @@ from ft_dagster.training.skeleton import skeleton
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from ft_dagster.planning.dryrun.footprint import Step
+    from ft_dagster.planning.dryrun.step import Step
 
 NUMBERS_OF_LAYERS = ("layer_idx", "layer_id", "layer_number")  # in which all layers differ
 

@@ -31,7 +31,7 @@ def frozen(model: Any) -> dict[str, torch.Tensor]:
 def test_an_evaluation_before_training_changes_no_weight_and_stops_no_gradient(
     runs: Runs, method: str
 ) -> None:
-    """bitsandbytes packs 4-bit weights anew at the first evaluation on a CPU with AVX512-BF16."""
+    """bitsandbytes packs 4-bit weights again at the first evaluation on a CPU with AVX512-BF16."""
     _, trainer = trainer_of(prepared(runs, f"{method}-evaluated", method))
     model = trainer.model
     before = frozen(model)

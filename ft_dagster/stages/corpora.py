@@ -1,0 +1,27 @@
+"""Where the general corpora lie, which all tenants share, and how a stage finds the newest of one."""
+
+from __future__ import annotations
+
+from ft_dagster.errors import UserError
+from ft_dagster.stages.stage import SHARED
+from ft_dagster.store import Artifact, Store, read_head
+
+NAME = "general_corpus"
+
+
+def prefix_of_corpus(name: str) -> str:
+    """The part of the store that holds one corpus."""
+    return f"{SHARED}/corpora/{name}"
+
+
+def find_corpus(store: Store, name: str) -> Artifact:
+    """The newest artifact of a corpus. Raises UserError."""
+    artifact = read_head(store, prefix_of_corpus(name), NAME)
+    if artifact is None:
+        raise UserError(
+            "this corpus has not been prepared",
+            field="data.general.corpus",
+            value=name,
+            fix="Materialize general_corpus first",
+        )
+    return artifact

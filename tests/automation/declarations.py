@@ -1,0 +1,44 @@
+"""Declarations with a schedule, and a tick of it."""
+
+from datetime import UTC, datetime
+
+import dagster as dg
+import yaml
+
+from ft_dagster.automation.due import due_variants
+from ft_dagster.data.derived import released_parent
+from ft_dagster.definitions import resources
+from ft_dagster.settings import load_settings
+from ft_dagster.spec import VariantKey
+from ft_dagster.spec.variant import BaseModelSpec
+from ft_dagster.store import write_head
+from ft_dagster.store.make import Recipe, make_artifact
+
+NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday
+
+
+def declare(folder, key, cron=None, **more):
+    tenant, variant = key.split(".")
+    file = folder / "tenants" / tenant / f"{variant}.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "description": "x", "owners": ["a"], "base_model": "models/x", "data": {"sources": ["r.jsonl"]},
+        "retrain": {"cron": cron}, **more,
+    }  # fmt: skip
+    file.write_text(yaml.safe_dump(content), "utf-8")
+
+
+def tick(folder, instance, at):
+    with dg.build_schedule_context(
+        instance=instance, scheduled_execution_time=at, resources=resources(str(folder))
+    ) as context:
+        return [r for r in due_variants(context) if isinstance(r, dg.RunRequest)]
+
+
+def start_from(folder, child, parent):
+    """What a run of `child` leaves when it starts from the parent's release: its base_model head."""
+    store, key = load_settings(folder).open_store(), VariantKey.parse(child)
+    found = released_parent(store, key, BaseModelSpec(variant=parent))
+    recipe = Recipe("base_model", f"tenants/{key.tenant}/{key.variant}", found.inputs)
+    base = make_artifact(store, folder / "work", recipe, lambda attempt: {"parent": found.figures})
+    write_head(store, recipe.prefix, base, None)

@@ -1,0 +1,73 @@
+"""The import contracts of pyproject.toml leave out no room, and no modules import each other in a circle."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import grimp
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "ft_dagster"
+CONTRACTS: list[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"][
+    "importlinter"
+]["contracts"]
+LAYERED = {contract["containers"][0]: contract for contract in CONTRACTS if contract["type"] == "layers"}
+KNOWS_DAGSTER = {"definitions", "component", "cli", "automation", "assets", "resources"}
+TYPES_ONLY = {  # what a stage is called with
+    "ft_dagster.stages.stage": {"view", "hands", "workspace"},
+    "ft_dagster.stages.view": {"workspace"},
+    "ft_dagster.stages.hands": {"workspace"},
+}
+
+
+def children(folder: Path) -> set[str]:
+    """Modules and rooms of a package's folder."""
+    modules = {file.stem for file in folder.glob("*.py")} - {"__init__", "__main__"}
+    return modules | {file.parent.name for file in folder.glob("*/*.py")}
+
+
+def layers(contract: dict[str, Any]) -> list[set[str]]:
+    """Highest first; a module that may be missing stands in brackets."""
+    return [set(re.findall(r"\w+", layer)) for layer in contract["layers"]]
+
+
+@pytest.mark.parametrize("room", [".", "planning", "launch", "stages"])
+def test_a_contract_of_layers_has_every_room_and_module(room: str) -> None:
+    contract = LAYERED[".".join(["ft_dagster", *Path(room).parts])]
+    listed = set().union(*layers(contract))
+    assert children(PACKAGE / room) - listed == set()
+    assert contract["exhaustive"]  # import-linter says the same of what this test does not see
+
+
+def test_stages_stand_between_what_adapts_them_and_the_core() -> None:
+    order = layers(LAYERED["ft_dagster"])
+    place = {name: number for number, names in enumerate(order) for name in names}
+    above = ["definitions", "automation", "assets", "resources", "stages"]
+    assert sorted(above, key=lambda name: place[name]) == above
+    assert all(place[name] > place["stages"] for name in place.keys() - KNOWS_DAGSTER - {"stages"})
+
+
+def test_every_room_but_those_that_adapt_to_dagster_is_kept_from_it() -> None:
+    (contract,) = [contract for contract in CONTRACTS if contract["type"] == "forbidden"]
+    kept = {name.removeprefix("ft_dagster.") for name in contract["source_modules"]}
+    assert children(PACKAGE) - KNOWS_DAGSTER == kept
+    assert contract["ignore_imports"] == ["ft_dagster.training.progress -> dagster_pipes"]
+    assert {"dagster", "dagster_pipes"} <= set(contract["forbidden_modules"])
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Not for their types either, but for those of a stage's own workspace."""
+    graph = grimp.build_graph("ft_dagster", exclude_type_checking_imports=False, cache_dir=None)
+    imports = {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}
+    for module, others in TYPES_ONLY.items():
+        imports[module] -= {f"ft_dagster.stages.{other}" for other in others}
+    imports["ft_dagster"] = set()  # names its public face for the type checker alone
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))

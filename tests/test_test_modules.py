@@ -1,0 +1,28 @@
+"""Test modules share nothing with each other: what two of them need stands in a file of its own."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted((ROOT / "tests").rglob("*.py"))
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """Modules, and names that may be modules."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_no_module_imports_a_test_module_or_a_conftest(file: Path) -> None:
+    names = [name for name in imported(ast.parse(file.read_text("utf-8"))) if name.startswith("tests.")]
+    parts = [(name, part) for name in names for part in name.split(".")[1:]]
+    assert [name for name, part in parts if part == "conftest" or part.startswith("test_")] == []
