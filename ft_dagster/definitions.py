@@ -6,7 +6,6 @@ from ft_dagster.assets import fleet
 from ft_dagster.automation.declared import new_declarations
 from ft_dagster.automation.due import due_variants
 from ft_dagster.automation.jobs import CHAIN, variant_chain
-from ft_dagster.resources.artifacts import ArtifactStore
 from ft_dagster.resources.gpus import Gpus
 from ft_dagster.resources.launchers import LocalPrograms
 from ft_dagster.resources.tenants import Tenants
@@ -17,7 +16,6 @@ def resources(project: str = "") -> dict[str, object]:
     gpus = Gpus(project=project)
     return {
         "tenants": Tenants(project=project),
-        "artifacts": ArtifactStore(project=project),
         "gpus": gpus,
         "launcher": LocalPrograms(gpus=gpus),
     }

@@ -12,8 +12,6 @@ import dagster as dg
 from ft_dagster.assets.failures import failures
 from ft_dagster.assets.partitions import VARIANTS, variant_of
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
-from ft_dagster.resources.artifacts import ArtifactStore
-from ft_dagster.resources.gpus import Gpus
 from ft_dagster.resources.launchers import LocalPrograms
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.stages.chain import CHAIN
@@ -66,11 +64,9 @@ def variant_asset(
     def asset(
         context: dg.AssetExecutionContext,
         tenants: Tenants,
-        artifacts: ArtifactStore,
         launcher: LocalPrograms,
-        gpus: Gpus,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # dagster reads it as a list with the parameter
-        with failures(context, artifacts.retries):
+        with failures(context, lambda: tenants.settings().retries):
             reason = context.run.tags.get("ft/reason", "materialized")
             run_of = RunOf(context.run_id, reason, context.log.info, lambda: _pipes(context))
             key = variant_of(context)

@@ -13,7 +13,6 @@ from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.report.plots import as_markdown_image, mixture_bar
 from ft_dagster.report.tables import markdown_table
-from ft_dagster.resources.artifacts import ArtifactStore
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.stages import base_model as base_stage
 from ft_dagster.stages import declaration as declaration_stage
@@ -65,9 +64,9 @@ def _base_model(workspace: Workspace, artifact: Artifact) -> Metadata:
     code_version=str(STAGE_VERSIONS["general_corpus"]),
 )
 def general_corpus(
-    context: dg.AssetExecutionContext, tenants: Tenants, artifacts: ArtifactStore
+    context: dg.AssetExecutionContext, tenants: Tenants
 ) -> dg.MaterializeResult[Any]:
-    with failures(context, artifacts.retries):
+    with failures(context, lambda: tenants.settings().retries):
         made = corpus_stage.make_corpora(tenants.settings(), context.run_id, context.log.info)
     rows = [[name, corpus.digest[:12], json.dumps(corpus.figures)] for name, corpus in made.items()]
     return dg.MaterializeResult(

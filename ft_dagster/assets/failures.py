@@ -1,6 +1,6 @@
 """Errors as Dagster's failures, each with its one line; what a retry can mend is tried again."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -16,7 +16,7 @@ FAILURE = "failure"  # metadata of a failure: what happened, what was kept, what
 
 @contextmanager
 def failures(
-    context: dg.AssetExecutionContext | None = None, retries: Retries | None = None
+    context: dg.AssetExecutionContext | None = None, retries: Callable[[], Retries] | None = None
 ) -> Iterator[None]:
     """Raise Dagster's Failure for what a person can mend, RetryRequested for what another try can.
 
@@ -29,12 +29,12 @@ def failures(
     except ProgramFailed as error:
         if not error.mendable or context is None or retries is None:
             raise _failure(str(error)) from None
-        _try_again(context, retries, str(error))
+        _try_again(context, retries(), str(error))
     except Exception as error:
         if context is None or retries is None or not unreachable(error):
             raise
         said = f"the storage could not be reached ({type(error).__name__}: {error})"
-        _try_again(context, retries, f"{said}. Kept: every artifact already made. Run it again")
+        _try_again(context, retries(), f"{said}. Kept: every artifact already made. Run it again")
 
 
 def _try_again(context: dg.AssetExecutionContext, retries: Retries, line: str) -> NoReturn:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -24,7 +25,6 @@ from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared
 from ft_dagster.stages.chain import ChainOutcome, run_chain, up_to
 from ft_dagster.stages.declaration import freeze
-from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.workspace import RunOf, Trial, Workspace
 from ft_dagster.store import Artifact, Store, read_head
 from ft_dagster.training.training_figures import TrainingFigures
@@ -50,7 +50,7 @@ class ExperimentRun:
     status: Status = "waiting"
     error: str | None = None
     figures: dict[str, Any] = field(default_factory=dict)
-    curve: list[float] = field(default_factory=list)
+    curve: list[float | None] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -147,7 +147,7 @@ def carry_out(
     run.status, run.error = "running", None
     experiment.save()
     label = str(run.number)
-    outcome = run_stages(experiment, label, run.overrides, JUDGED, stop_above)
+    outcome = _run_alone(experiment, run, stop_above)
     run.error = outcome.error
     if "evaluation" in outcome.made:  # a gate that does not hold is a finding, not a failure
         run.status, run.error = "done", None
@@ -169,15 +169,15 @@ def carry_out(
     experiment.save()
 
 
-def run_stages(
-    experiment: Experiment,
-    label: str,
-    overrides: Mapping[str, Any],
-    stages: Sequence[Stage[Any]],
-    stop_above: Mapping[int, float] | None = None,
+def _run_alone(
+    experiment: Experiment, run: ExperimentRun, stop_above: Mapping[int, float] | None
 ) -> ChainOutcome:
-    """Run stages of the variant with its declaration changed. Raises KeyboardInterrupt."""
-    return run_chain(workspace_of(experiment, label, overrides, stop_above), stages)
+    """Run the stages up to the verdict; a defect fails this run and no other. Raises KeyboardInterrupt."""
+    try:
+        return run_chain(workspace_of(experiment, str(run.number), run.overrides, stop_above), JUDGED)
+    except Exception as error:
+        traceback.print_exc()  # into the experiment's log
+        return ChainOutcome({}, f"{type(error).__name__}: {error}. See {experiment.log}")
 
 
 def workspace_of(
@@ -187,7 +187,8 @@ def workspace_of(
     stop_above: Mapping[int, float] | None = None,
 ) -> Workspace:
     """Where a run of the experiment works: heads of its own, the variant's part of the store."""
-    trial = Trial(f"{experiment.id}/{label}", dict(overrides), dict(stop_above or {}))
+    heads = f"{experiment.id}/{label}"
+    trial = Trial(heads, experiment.declared, dict(overrides), dict(stop_above or {}))
     run = RunOf(f"{experiment.id}/{label}", "experiment", _log)
     return Workspace(experiment.settings, experiment.declared.key, run, trial)
 
@@ -222,10 +223,8 @@ def _figures(experiment: Experiment, label: str) -> dict[str, Any]:
     }
 
 
-def _curve(evidence: Path) -> list[float]:
-    """Validation losses of a training's log, that before its first step left out."""
+def _curve(evidence: Path) -> list[float | None]:
+    """Validation losses of a training's log, that before its first step left out; None: not a finite one."""
     lines = [json.loads(line) for line in (evidence / "log.jsonl").read_text("utf-8").splitlines()]
-    losses = {
-        line["step"]: line["validation_loss"] for line in lines if line.get("validation_loss") is not None
-    }
+    losses = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
     return [losses[step] for step in sorted(losses) if step]

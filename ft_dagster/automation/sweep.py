@@ -154,7 +154,8 @@ def stop_above(runs: Sequence[ExperimentRun]) -> dict[int, float]:
     if len(curves) < FINISHED_BEFORE_STOPPING:
         return {}
     shortest = min(len(curve) for curve in curves)
-    return {k: median(curve[k - 1] for curve in curves) for k in range(1, shortest)}
+    finite = {k: [loss for c in curves if (loss := c[k - 1]) is not None] for k in range(1, shortest)}
+    return {k: median(losses) for k, losses in finite.items() if losses}
 
 
 def rank(runs: Sequence[ExperimentRun]) -> Ranking:

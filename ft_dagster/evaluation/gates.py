@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.paired import Comparison, compare_paired, holm
-from ft_dagster.evaluation.samples import Role, Sample, main_metric, read_samples, write_samples
+from ft_dagster.evaluation.samples import FORMER, Role, Sample, main_metric, read_samples, write_samples
 from ft_dagster.evaluation.sentences import Finding, sentence_of
 from ft_dagster.lineage.verdict import Outcome, Rule, RuleName, Verdict
 from ft_dagster.objectives import DEFAULT, objective_of
@@ -98,7 +98,7 @@ def regression(
     before, after = _by_task(production, by_content=True), _by_task(tuned, by_content=True)
     paired = []
     for key, metrics in after.items():
-        metric = gates.metrics.get(key[1]) or main_metric(list(metrics))
+        metric = _declared_metric(key, gates) or main_metric(list(metrics))
         shared = before.get(key, {}).get(metric, {}).keys() & metrics[metric].keys()
         if shared:
             old, new = ({metric: {q: side[metric][q] for q in shared}} for side in (before[key], metrics))
@@ -130,7 +130,8 @@ def check_metrics(samples: Iterable[Sample], gates: GatesSpec, declared_in: obje
         )
     offered: dict[str, dict[str, None]] = {}
     for sample in samples:
-        offered.setdefault(sample.task, {})[sample.metric] = None
+        for name in _names_of(sample.role, sample.task):
+            offered.setdefault(name, {})[sample.metric] = None
     for task, metric in gates.metrics.items():
         if metric in offered.get(task, {}):
             continue
@@ -204,11 +205,21 @@ def _by_task(
     return found
 
 
+def _names_of(role: Role, task: str) -> tuple[str, ...]:
+    """What declarations may call a task: the test split's had another name in version 0.1."""
+    former = [old for old, now in FORMER.items() if role == now]
+    return (task, *former)
+
+
+def _declared_metric(key: tuple[Role, str], gates: GatesSpec) -> str | None:
+    return next((gates.metrics[name] for name in _names_of(*key) if name in gates.metrics), None)
+
+
 def _pair(key: tuple[Role, str], before: Questions, after: Questions, gates: GatesSpec) -> _Paired:
     import numpy as np
 
     role, task = key
-    metric = gates.metrics.get(task) or main_metric(list(after))
+    metric = _declared_metric(key, gates) or main_metric(list(after))
     asked, answered = before.get(metric, {}), after[metric]
     missing = len(asked.keys() ^ answered.keys())
     if missing:

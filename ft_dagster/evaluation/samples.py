@@ -15,7 +15,7 @@ from ft_dagster.strict_json import dumps
 Role = Literal["task", "test_split_task", "general", "general_loss", "general_prompts", "regurgitation"]
 SAMPLES, SCORES, ANSWERS, LABELS = "samples.parquet", "scores.json", "answers.parquet", "labels.json"
 AGGREGATES = ("macro_f1", "micro_f1")
-FORMER = {"own_task": "test_split_task"}  # roles and tasks as stored by version 0.1
+FORMER = {"own_task": "test_split_task"}  # the role, and the task of it, as version 0.1 called them
 SCHEMA_VERSION = 1
 
 
@@ -137,7 +137,8 @@ def main_metric(metrics: Sequence[str]) -> str:
 
 def _renamed(row: dict[str, Any]) -> dict[str, Any]:
     """A stored row with the role and the task that it would have today."""
-    return {**row, **{name: FORMER.get(row[name], row[name]) for name in ("role", "task")}}
+    now = FORMER.get(row["role"])
+    return row if now is None else {**row, "role": now, "task": now}
 
 
 def _read(file: Path) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ REASONS: dict[signal.Signals, Reason] = {
 }
 
 
-class Launcher(Protocol):
+class WatchedLauncher(Protocol):
     """Whoever wants the command to run: it ends with them."""
 
     @property
@@ -65,7 +65,7 @@ class Parent:
 class Supervisor:
     """`grace`: seconds after the first signal, above torchrun's own 30; `kill_after`: after SIGTERM."""
 
-    def __init__(self, launcher: Launcher, marker: str, grace: float, kill_after: float) -> None:
+    def __init__(self, launcher: WatchedLauncher, marker: str, grace: float, kill_after: float) -> None:
         self.launcher = launcher
         self.marker = marker
         self.grace = grace

@@ -1,1 +1,1 @@
-"""The world outside as Dagster resources: tenants' declarations, the store, devices and launchers."""
+"""The world outside as Dagster resources: tenants with their declarations and store, devices, launchers."""

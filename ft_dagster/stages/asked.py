@@ -83,7 +83,7 @@ def dtype_of(view: View) -> Dtype:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ModelQuestions:
     """One evaluation to be run: of what, on what."""
 
     base: Path

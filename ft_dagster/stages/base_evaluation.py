@@ -12,7 +12,7 @@ from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.evaluation.gates import check_metrics
 from ft_dagster.evaluation.samples import read_aggregates, read_samples, write_samples, write_scores
 from ft_dagster.stages import asked
-from ft_dagster.stages.asked import Asked, scores_in
+from ft_dagster.stages.asked import ModelQuestions, scores_in
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.stage import SHARED, Owner, Stage
 from ft_dagster.stages.view import View
@@ -37,7 +37,7 @@ def general_inputs(view: View) -> GeneralScoresInputs:
 
 
 def build_general(inputs: GeneralScoresInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
-    question = Asked(
+    question = ModelQuestions(
         hands.base_folder(inputs.base_model), None, inputs.device, inputs.dtype, general=inputs.general
     )
     figures = hands.run("evaluation", attempt, lambda output: question.request(hands, output))
@@ -66,7 +66,7 @@ def inputs(view: View) -> BaseEvaluationInputs:
 
 
 def build(inputs: BaseEvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
-    question = Asked(
+    question = ModelQuestions(
         hands.base_folder(inputs.base_model), None, inputs.device, inputs.dtype, task=inputs.task
     )
     figures = hands.run("evaluation", attempt, lambda output: question.request(hands, output))

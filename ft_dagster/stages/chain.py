@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ft_dagster.errors import UserError
 from ft_dagster.launch.local import ProgramFailed
@@ -45,6 +46,8 @@ ON_DEMAND: tuple[Stage[Any], ...] = (
     base_evaluation.GENERAL_SCORES,
 )
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class ChainOutcome:
@@ -71,9 +74,12 @@ def run_chain(workspace: Workspace, stages: Sequence[Stage[Any]] = CHAIN) -> Cha
     try:
         needs_corpora = any("general_corpus" in stage.reads for stage in stages)
         if needs_corpora and workspace.declared().spec.data.general is not None:
-            general_corpus.make_corpora(workspace.settings, workspace.run.id, workspace.run.say)
+            _with_retries(
+                workspace,
+                lambda: general_corpus.make_corpora(workspace.settings, workspace.run.id, workspace.run.say),
+            )
         for stage in stages:
-            made[stage.name] = make_with_retries(workspace, stage)
+            made[stage.name] = _with_retries(workspace, partial(workspace.make, stage))
             failed = failed_check(workspace, stage, made[stage.name])
             if failed is not None:
                 return ChainOutcome(made, f"{stage.name}: {failed.name} did not pass: {failed.sentence}")
@@ -81,6 +87,10 @@ def run_chain(workspace: Workspace, stages: Sequence[Stage[Any]] = CHAIN) -> Cha
         return ChainOutcome(made, str(stopped), stopped.run_dir)
     except (UserError, ProgramFailed) as error:
         return ChainOutcome(made, str(error))
+    except Exception as error:
+        if not unreachable(error):
+            raise
+        return ChainOutcome(made, f"the storage could not be reached ({type(error).__name__}: {error})")
     return ChainOutcome(made)
 
 
@@ -89,12 +99,12 @@ def failed_check(workspace: Workspace, stage: Stage[Any], artifact: Artifact) ->
     return next((check for check in stage.judge(workspace, artifact) if not check.passed), None)
 
 
-def make_with_retries(workspace: Workspace, stage: Stage[Any]) -> Artifact:
-    """`Workspace.make`, tried again as the settings say where that can help."""
+def _with_retries(workspace: Workspace, work: Callable[[], T]) -> T:
+    """What `work` returns, tried again as the settings say where that can help."""
     retries: Retries = workspace.settings.retries
     for tried in range(retries.attempts + 1):
         try:
-            return workspace.make(stage)
+            return work()
         except Exception as error:
             if tried == retries.attempts or not passing(error):
                 raise

@@ -14,7 +14,7 @@ from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stages import asked
-from ft_dagster.stages.asked import Asked, scores_in
+from ft_dagster.stages.asked import ModelQuestions, scores_in
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import Digest
 from ft_dagster.stages.stage import Check, Stage
@@ -57,7 +57,7 @@ def inputs(view: View) -> EvaluationInputs:
 
 def build(inputs: EvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     weights, folder = hands.payload(inputs.fine_tuned_model), hands.base_folder(inputs.base_model)
-    question = Asked(folder, weights, inputs.device, inputs.dtype, inputs.task, inputs.general)
+    question = ModelQuestions(folder, weights, inputs.device, inputs.dtype, inputs.task, inputs.general)
     figures = hands.run("evaluation", attempt, lambda output: question.request(hands, output))
     before = hands.payload(inputs.base_evaluation)
     verdict = verdict_on(inputs.spec, before, attempt.payload, hands.declared_in)

@@ -71,7 +71,7 @@ class Hands:
         removed when the program has succeeded. `into`: a folder that takes payload and evidence instead of
         the attempt's own.
         """
-        run_dir = self._workspace.run_dir(attempt)
+        run_dir = self._workspace.run_dir(attempt, "" if into is None else f".{into.name}")
         output = run_dir / "output"
         output.mkdir(parents=True, exist_ok=True)
         result = self._workspace.run_program(program, run_dir, request(output), leased=leased)

@@ -1,5 +1,5 @@
 """What a stage's artifact is made from, as one frozen object: `build` sees this object and nothing else of
-the world, and the key is computed from the same object. Nothing can act on a build and be missing in its key.
+the world, and the key is computed from the same object. What is missing in the key is marked.
 
 How a field of such an object enters the key:
 
@@ -11,7 +11,8 @@ How a field of such an object enters the key:
     anything else       as plain JSON, under the field's name
 
 A field marked `recorded()` enters no key. It may shape what is said beside the payload (a forecast, a log),
-or say what is known today; each is listed in `tests/stages/test_keys.py` with its reason.
+or what is known today: prices, neighbours and finished trainings, by which a plan may come out otherwise on
+another day; what stands under the key is kept. Each is listed in `tests/stages/test_keys.py` with its reason.
 """
 
 from __future__ import annotations

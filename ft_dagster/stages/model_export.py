@@ -18,13 +18,13 @@ from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stages import asked
-from ft_dagster.stages.asked import Asked
+from ft_dagster.stages.asked import ModelQuestions
 from ft_dagster.stages.evaluation import JUDGED, verdict_on
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.verdicts import OWN, certificate_of, own_verdict, rejudge
 from ft_dagster.stages.view import View
-from ft_dagster.stages.workspace import Workspace
+from ft_dagster.stages.workspace import Workspace, refuse_experiment
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.training.training_figures import TrainingFigures
 
@@ -129,7 +129,7 @@ def _judge_itself(inputs: ExportInputs, hands: Hands, attempt: Attempt) -> None:
     """Evaluate a merge that drifted from what was judged. Raises UserError where that is no pass."""
     hands.say("the certificate does not hold: the merged weights are evaluated by themselves")
     folder, base = attempt.evidence / OWN, hands.base_folder(inputs.base_model)
-    question = Asked(base, attempt.payload, inputs.device, inputs.dtype, inputs.task, inputs.general)
+    question = ModelQuestions(base, attempt.payload, inputs.device, inputs.dtype, inputs.task, inputs.general)
     hands.run("evaluation", attempt, lambda output: question.request(hands, output), into=folder)
     verdict = _verdict(inputs, hands, folder / "payload")
     if not verdict.passed:
@@ -162,5 +162,6 @@ STAGE = Stage(
     build=build,
     checks={"certificate": "The export, reloaded from disk, behaves as the weights that were judged"},
     judge=judge,
+    refuse=refuse_experiment,
     programs=("export", "evaluation"),
 )

@@ -18,7 +18,7 @@ from ft_dagster.lineage.release import (
 )
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.stages.verdicts import against_production, certificate_of, own_verdict, rejudge
-from ft_dagster.stages.workspace import Workspace
+from ft_dagster.stages.workspace import Workspace, refuse_experiment
 from ft_dagster.store import Artifact, verify_artifact
 
 NAME = "release"
@@ -37,6 +37,7 @@ class Released:
 
 def release(workspace: Workspace) -> Released:
     """Append the newest export to the log; the standing entry where it is there already. Raises UserError."""
+    refuse_experiment(workspace)
     store, prefix, spec = workspace.store, workspace.prefix, workspace.spec
     export, tuned = workspace.upstream("model_export"), workspace.upstream("fine_tuned_model")
     verify_artifact(store, export, workspace.cache)

@@ -6,6 +6,7 @@ The same for assets, command line, experiments and plans ahead of a run; it know
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -65,11 +66,13 @@ class RunOf:
 
 @dataclass(frozen=True)
 class Trial:
-    """What an experiment changes: heads of its own below `heads`, fields of the declaration, and for a
-    training the validation loss (by evaluation: 1, 2, ...) above which it gives up.
+    """What an experiment changes: heads of its own below `heads`, fields of the declaration as it was
+    when the experiment began, and for a training the validation loss (by evaluation: 1, 2, ...) above which
+    it gives up.
     """
 
     heads: str
+    declared: Declared
     overrides: Mapping[str, Any] = field(default_factory=dict)
     stop_above: Mapping[int, float] = field(default_factory=dict)
 
@@ -134,9 +137,9 @@ class Workspace:
 
     def declared(self) -> Declared:
         """The declaration as it is now, with what an experiment changes. Raises UserError."""
-        return with_overrides(
-            load_variant(self.project, self.key), {} if self.trial is None else self.trial.overrides
-        )
+        if self.trial is not None:
+            return with_overrides(self.trial.declared, self.trial.overrides)
+        return load_variant(self.project, self.key)
 
     @cached_property
     def frozen(self) -> dict[str, Any]:
@@ -232,9 +235,11 @@ class Workspace:
         reason = f"{program} for run {self.run.id[:8]}"
         return self.leases.ask_of(self.key, self.spec.resources, reason, self.run.id)
 
-    def run_dir(self, attempt: Attempt) -> Path:
-        """A program's folder, named by the key: a second try finds the checkpoints of the first."""
-        name = f"{attempt.place.stage}-{attempt.place.key[:16]}"
+    def run_dir(self, attempt: Attempt, part: str = "") -> Path:
+        """A program's folder, named by the key: a second try finds the checkpoints of the first. `part`: of a
+        stage that runs another program besides.
+        """
+        name = f"{attempt.place.stage}{part}-{attempt.place.key[:16]}"
         return self.settings.work_folder / "runs" / str(self.key) / name
 
     def run_program(self, program: str, run_dir: Path, request: BaseModel, *, leased: bool) -> dict[str, Any]:
@@ -266,8 +271,19 @@ class Workspace:
                 self.run.say(f"Cancelled. Kept: {kept}. Run it again: it goes on from there")
             raise
         if result.get("status") == "stopped":
-            raise TrainingStopped(run_dir)
+            stopped = run_dir.with_name(f".stopped-{uuid.uuid4().hex[:8]}")
+            raise TrainingStopped(run_dir.rename(stopped))  # out of the way of who asks for the same key
         return result
+
+
+def refuse_experiment(workspace: Workspace) -> None:
+    """Raises UserError in the workspace of an experiment."""
+    if workspace.trial is not None:
+        raise UserError(
+            "an experiment is neither exported nor released",
+            value=workspace.trial.heads,
+            fix="Declare its winner, then run the variant",
+        )
 
 
 @contextmanager

@@ -117,6 +117,11 @@ def run(number, curve=(), *, status="done", gain=0.0, loss=1.0, general=True):
     return ExperimentRun(number, str(number), {}, status=status, curve=list(curve), figures=figures)
 
 
+def test_a_loss_that_was_not_finite_shifts_no_limit():
+    curves = ([None, 2.0, 1.0], [5.0, 4.0, 3.0], [3.0, 3.0, 3.0])
+    assert stop_above([run(n, curve) for n, curve in enumerate(curves)]) == {1: 4.0, 2: 3.0}
+
+
 def test_a_training_is_held_against_the_median_of_three_finished_runs_but_not_at_its_end():
     finished = [run(1, [3.0, 2.0, 1.0]), run(2, [5.0, 4.0, 3.0])]
     stopped = run(3, [9.0], status="stopped early")

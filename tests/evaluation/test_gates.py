@@ -316,3 +316,10 @@ def test_samples_survive_the_disk(tmp_path):
     samples = [*column(answers(40)[0]), *FINE[0]]
     write_samples(samples, tmp_path)
     assert read_samples(tmp_path) == samples
+
+
+def test_a_gate_on_the_test_split_by_its_former_name_holds_as_before():
+    tuned, base = ([sample(n, value, **OWN) for n in range(8)] for value in (1.0, 2.0))
+    gates = GatesSpec(metrics={"own_task": "completion_loss"}, undecided="measured")
+    check_metrics(tuned, gates, "acme.yaml")
+    assert [rule.metric for rule in judge(base, tuned, gates).rules] == ["completion_loss"]

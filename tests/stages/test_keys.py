@@ -161,7 +161,7 @@ RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may
     "task_dataset": {"fingerprints": "its digest is the key's `sources`"},
     "training_plan": {
         "whole": "the fields by which methods are ranked: in the key where the plan chooses",
-        "context": "prices, neighbours and what finished trainings taught: recorded in the estimate",
+        "context": "prices, neighbours, finished trainings as known that day: a key's first plan stands",
     },
     "fine_tuned_model": {
         "benchmarks": "in the key by digest, as `questions`",

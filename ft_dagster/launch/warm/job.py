@@ -52,7 +52,7 @@ def read(content: dict[str, Any]) -> Asked:
 
 
 @dataclass(frozen=True)
-class Waiting:
+class WaitingLauncher:
     """A launcher at the other end of a connection; its process, whoever has inherited the connection."""
 
     connection: socket.socket
@@ -127,7 +127,7 @@ def _refuse(connection: socket.socket, terms: Terms, reason: str) -> NoReturn:
     os._exit(STALE if stale else 0)
 
 
-def _agree(connection: socket.socket, terms: Terms) -> tuple[Asked, Waiting]:
+def _agree(connection: socket.socket, terms: Terms) -> tuple[Asked, WaitingLauncher]:
     """Take over what the launcher has, and wait for its word. Raises Refused."""
     try:
         content, descriptors = wire.receive(connection, PATIENCE)
@@ -152,7 +152,7 @@ def _agree(connection: socket.socket, terms: Terms) -> tuple[Asked, Waiting]:
         if "go" not in go:
             raise Refused("it changed its mind")
         connection.settimeout(None)
-        return asked, Waiting(connection, descriptors[LAUNCHER])
+        return asked, WaitingLauncher(connection, descriptors[LAUNCHER])
     except wire.Broken:
         os._exit(0)
     except (KeyError, TypeError, ValueError, OSError) as error:
