@@ -79,7 +79,10 @@ class Host(Part):
         default_warm_folder(), description="Where that process is found; of this user alone"
     )
     warm_idle_seconds: float = Field(
-        WARM_IDLE_SECONDS, gt=0, description="After which it ends when nobody asked it for a program"
+        WARM_IDLE_SECONDS,
+        gt=0,
+        le=86_400,
+        description="After which it ends when nobody asked it",
     )
     warm_imports: tuple[str, ...] | None = Field(
         None, description="Modules that it imports; null: what the programs need on this host"

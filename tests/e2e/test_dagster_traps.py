@@ -93,10 +93,11 @@ def test_pipes_without_a_step_would_be_a_mock_that_swallows_everything(monkeypat
 
 
 def test_a_program_that_ends_well_without_a_result_materializes_nothing(tmp_path):
+    (tmp_path / "tenants").mkdir()
+    run_dir, nothing = tmp_path / "run", TextsRequest(tasks=(), output=tmp_path)
+    run_dir.mkdir()
     # this module does nothing and exits with 0
-    job = Job(
-        "provenance.stage_versions", tmp_path, TextsRequest(tasks=(), output=tmp_path), None, {}, "acme"
-    )
+    job = Job("provenance.stage_versions", run_dir, nothing, None, {}, "acme")
 
     @dg.asset
     def trained(context: dg.AssetExecutionContext, launcher: LocalPrograms) -> None:
@@ -107,5 +108,6 @@ def test_a_program_that_ends_well_without_a_result_materializes_nothing(tmp_path
         launcher = {"launcher": resources(str(tmp_path))["launcher"]}
         result = dg.materialize([trained], instance=instance, resources=launcher, raise_on_error=False)
     assert not result.success
-    assert "ended without a result" in str([event for event in result.all_events if event.is_step_failure])
+    (failure,) = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    assert "ended without a result" in failure.user_failure_data.description
     assert result.get_asset_materialization_events() == []

@@ -105,7 +105,7 @@ def test_a_child_is_trained_on_its_parents_release_folded_into_the_base(workshop
     assert torch.allclose(parent, folded, atol=1e-4)
 
     general = head(workshop, "base_evaluation").inputs["general_scores"]
-    scores = find_digest(workshop.store, [CHILD], "base_evaluation", general)
+    scores = find_digest(workshop.store, [CHILD], "general_scores", general)
     assert scores.inputs["base_model"] == base.digest  # of a base that is the tenant's: not shared
 
     line = list(_ancestors(workshop.store, tuned))

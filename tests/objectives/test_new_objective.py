@@ -25,8 +25,9 @@ from ft_dagster.planning.plan import make_plan
 from ft_dagster.planning.survey import PlanContext
 from ft_dagster.spec.variant import GatesSpec, VariantSpec
 from ft_dagster.training.__main__ import main as train
+from ft_dagster.training.contract import method_settings
 from tests.mixtures import iter_examples
-from tests.training.runs import TRAINING, Runs, payload_bytes, result_of
+from tests.training.runs import LORA, TRAINING, Runs, payload_bytes, result_of
 
 pytestmark = pytest.mark.slow
 
@@ -87,7 +88,7 @@ def planned(base: Path, mixture: Path) -> dict[str, Any]:
         examples=train["examples"], tokens=train["tokens"], max_length=MAX_LENGTH, device_kind="cpu", ranks=1,
         device_memory=None, bf16=False,
     )  # fmt: skip
-    return make_plan(declared(), given, PlanContext(base, hardware, base="b" * 64)).content
+    return make_plan(declared(), given, PlanContext(base, hardware, base="b" * 64)).content.to_json()
 
 
 def scored(folder: Path, base: Path, tuned: Path | None, test: Path) -> Path:
@@ -166,7 +167,7 @@ def test_the_dry_run_counts_the_logits_that_an_own_loss_keeps(
 ) -> None:
     """The shared loss is computed in tiles on a GPU."""
     step = {"rows": 4, "length": 128, "trained_positions": 127, "device": "cuda"}
-    lora = {"name": "lora", "rank": 4, "alpha": 8.0, "target_modules": "all-linear"}
+    lora = method_settings(LORA)
     shared, own = (
         footprint(tiny_model_folder, lora, Step(**step, own_loss=name)) for name in (None, "imitation")
     )

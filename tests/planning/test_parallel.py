@@ -22,13 +22,13 @@ print([item for item, _ in found], os.getpid() in [pid for _, pid in found])
 
 KILLED = """
 import os, signal
-from ft_dagster.planning.parallel import alone
-alone(lambda: os.kill(os.getpid(), signal.SIGKILL))
+from ft_dagster.planning.parallel import in_own_process
+in_own_process(lambda: os.kill(os.getpid(), signal.SIGKILL))
 """
 WAITING = """
 import os, time
-from ft_dagster.planning.parallel import alone
-alone(lambda: print(os.getpid(), flush=True) or time.sleep(60))
+from ft_dagster.planning.parallel import in_own_process
+in_own_process(lambda: print(os.getpid(), flush=True) or time.sleep(60))
 """
 
 

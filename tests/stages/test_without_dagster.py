@@ -54,7 +54,7 @@ def test_it_is_released_without_dagster(chained: Workspace) -> None:
     assert released.next == "version 1 is in production"
     entry = production(chained.store, chained.prefix)
     assert entry is not None
-    assert entry["export"] == chained.upstream("model_export").digest
+    assert entry.export == chained.upstream("model_export").digest
 
 
 def test_every_check_of_every_stage_is_declared(chained: Workspace) -> None:

@@ -144,13 +144,13 @@ def test_two_processes_of_a_host_build_a_key_once(store, tmp_path):
 import json, sys, time
 from pathlib import Path
 from ft_dagster.store import Store
-from ft_dagster.store.make import Recipe, make
+from ft_dagster.store.make import Recipe, make_artifact
 work = Path(sys.argv[2])
 def build(attempt):
     time.sleep(0.5)
     (attempt.payload / "x").write_text("x")
     return {}
-made = make(Store(sys.argv[1]), work, Recipe("task_dataset", "shared", spec={"race": 1}), build)
+made = make_artifact(Store(sys.argv[1]), work, Recipe("task_dataset", "shared", spec={"race": 1}), build)
 print(json.dumps(made.reused))
 """
     both = [

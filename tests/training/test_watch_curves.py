@@ -8,9 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
+from ft_dagster.training.contract import method_settings
 from ft_dagster.training.watch.curves import Knobs, advice, findings
+from tests.training.runs import LORA as LORA_SETTINGS
 
-LORA = Knobs.of({"name": "lora", "rank": 16})
+LORA = Knobs.of(method_settings({**LORA_SETTINGS, "name": "lora", "rank": 16}))
 
 
 def curve(
@@ -83,7 +85,7 @@ def test_a_loss_that_rises_again_is_diverging(seed: int) -> None:
     ("method", "overfits", "stands"),
     [
         ({"name": "full"}, "try weight decay, a lower", "try a higher learning rate"),
-        ({"name": "qlora", "rank": 1}, "try more dropout, a lower", "try rank 2"),
+        ({**LORA_SETTINGS, "name": "qlora", "rank": 1}, "try more dropout, a lower", "try rank 2"),
         (
             {"name": "prompt_tuning", "num_virtual_tokens": 20},
             "try num_virtual_tokens 10, weight decay",
@@ -92,7 +94,7 @@ def test_a_loss_that_rises_again_is_diverging(seed: int) -> None:
     ],
 )
 def test_the_words_fit_the_method(method: dict[str, object], overfits: str, stands: str) -> None:
-    knobs = Knobs.of(method)
+    knobs = Knobs.of(method_settings(method))
     falling = curve(lambda done: 3 * math.exp(-4 * done))
     assert overfits in advice(falling, measured(3, 1.5, 1.3, 1.5, 1.8), knobs)[0]
     high = curve(lambda done: 2.4 + 0.6 * math.exp(-12 * done))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ft_dagster.data.quantize import quantization_config, quantization_of, settle_quantized
+from ft_dagster.errors import UserError
 from ft_dagster.training.__main__ import train_all
 from ft_dagster.training.contract import read_run, recipe_digest
 from ft_dagster.training.progress import Console
@@ -58,8 +59,11 @@ def train(run_folder: Path) -> dict[str, Any]:
 
 
 def failure(run_folder: Path) -> dict[str, Any]:
-    """The error of a run that must exit with 2."""
-    assert train_all(read_run(run_folder), Console(), Stop()) == 2
+    """The error of a run that must exit with 2: of a member, or of run.json before there is one."""
+    try:
+        assert train_all(read_run(run_folder), Console(), Stop()) == 2
+    except UserError as error:
+        return error.as_dict()
     return result_of(run_folder)["error"]
 
 
