@@ -43,7 +43,7 @@ def trainers(folder):
     for process in psutil.process_iter():
         try:
             line = process.cmdline()
-            if "ft_dagster.training" in line and str(folder) in line[-1] and MARKER in process.environ():
+            if "ft_dagster.training" in line and str(folder) in " ".join(line) and MARKER in process.environ():
                 found.append(process)
         except psutil.Error:
             continue
