@@ -43,7 +43,8 @@ def trainers(folder):
     for process in psutil.process_iter():
         try:
             line = process.cmdline()
-            if "ft_dagster.training" in line and str(folder) in " ".join(line) and MARKER in process.environ():
+            ours = "ft_dagster.training" in line and str(folder) in " ".join(line)
+            if ours and MARKER in process.environ():
                 found.append(process)
         except psutil.Error:
             continue
