@@ -30,7 +30,7 @@ from typing import Any
 
 from ft_dagster.launch.inventory import Device, Inventory
 from ft_dagster.launch.leases import Ask, Leases
-from ft_dagster.launch.local import run_program
+from ft_dagster.launch.local import Patience, run_program
 from ft_dagster.launch.rank import LEASE, hold_as_rank
 
 HERE = Path(__file__).resolve()
@@ -182,7 +182,7 @@ def job_main(run_dir: Path) -> int:
     )
     with _leases(run_dir.parent, run["slots"]).acquire(ask) as lease:
         (run_dir / "granted.json").write_text(json.dumps({"waited": time.monotonic() - asked}))
-        return run_program(HERE.stem, run_dir, lease, grace=5, kill_after=1)
+        return run_program(HERE.stem, run_dir, lease, patience=Patience(5, 1))
 
 
 def rank_main(run_dir: Path) -> int:

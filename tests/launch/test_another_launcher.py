@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,14 +93,14 @@ def test_a_users_mistake_is_told_as_everywhere(launcher: Launcher[Scope], tmp_pa
 def test_an_interrupt_cancels_the_job(launcher: Launcher[Scope], tmp_path: Path) -> None:
     started: list[Scope] = []
 
-    class Watched(ScopeLauncher):
-        def start(self, job: Job, say: Say) -> Scope:
-            started.append(super().start(job, say))
-            threading.Timer(0.5, signal.raise_signal, [signal.SIGINT]).start()
-            return started[0]
+    class Interrupted(ScopeLauncher):
+        def report(self, started_now: Scope, say: Say) -> int | None:
+            started.append(started_now)
+            signal.raise_signal(signal.SIGINT)
+            raise AssertionError("the interrupt comes first")
 
     with pytest.raises(KeyboardInterrupt):
-        carry_out(Watched(tmp_path / "scopes"), job_in(tmp_path), print)
+        carry_out(Interrupted(tmp_path / "scopes"), job_in(tmp_path), print)
     assert started[0].process.returncode == -signal.SIGKILL
     left = [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
     assert left == []
