@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple, TypedDict, Unpack
 
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, DONE, TRANSIENT
@@ -120,13 +120,22 @@ def start_program(
     return StartedProgram(supervisor, marker, patience)
 
 
+class ProgramOptions(TypedDict, total=False):
+    """What `start_program` takes by name."""
+
+    environment: dict[str, str] | None
+    patience: Patience
+    output: Path | None
+    marker: str | None
+
+
 def run_program(
     module: str,
     run_dir: Path,
     lease: Lease | None = None,
     *,
     poll: Callable[[], None] | None = None,
-    **options: Any,
+    **options: Unpack[ProgramOptions],
 ) -> int:
     """Start a program (see `start_program`) and wait for its end; its exit code.
 
