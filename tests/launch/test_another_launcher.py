@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,24 @@ class ScopeLauncher:
             return None
 
     def cancel(self, started: Scope) -> None:
+        started.process.send_signal(signal.SIGSTOP)  # starts nothing any more, so that the list is whole
+        inside = psutil.Process(started.process.pid).children(recursive=True)
         started.process.kill()
+        for process in inside:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         started.process.wait()
+        psutil.wait_procs(inside, timeout=60)
 
     def collect(self, job: Job, started: Scope, exit_code: int) -> dict[str, Any]:
         shutil.copytree(started.folder / OUTPUT, job.run_dir / OUTPUT, dirs_exist_ok=True)
         return job.read_result(exit_code)
+
+
+def _processes_that_name(folder: Path) -> list[psutil.Process]:
+    processes = psutil.process_iter(["cmdline", "status"])
+    running = [p for p in processes if p.info["status"] != psutil.STATUS_ZOMBIE]
+    return [p for p in running if str(folder) in " ".join(p.info["cmdline"] or [])]
 
 
 def job_in(folder: Path, *tasks: str) -> Job:
@@ -102,8 +115,7 @@ def test_an_interrupt_cancels_the_job(launcher: Launcher[Scope], tmp_path: Path)
     with pytest.raises(KeyboardInterrupt):
         carry_out(Interrupted(tmp_path / "scopes"), job_in(tmp_path), print)
     assert started[0].process.returncode == -signal.SIGKILL
-    left = [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
-    assert left == []
+    assert _processes_that_name(tmp_path) == []
 
 
 def test_what_the_launcher_raises_cancels_the_job_too(tmp_path: Path) -> None:
