@@ -22,8 +22,9 @@ SCHEMA_VERSION = 1
 class Sample(NamedTuple):
     """`value` of `metric` on one question; `weight` is its number of tokens for a loss, else 1.
 
-    `question` is the same string for every model that was asked the same: (sub)task, number of the
-    document in it, and a hash of its content.
+    `question` is the same string for every model that was asked the same, wherever it stood: (sub)task, its
+    number among questions of equal content, and a hash of that content. `group`: questions of one group, or
+    of one document, are no independent evidence; None: it stands alone.
     """
 
     role: Role
@@ -33,6 +34,7 @@ class Sample(NamedTuple):
     value: float
     weight: float
     higher_is_better: bool
+    group: str | None = None
 
 
 class Answer(NamedTuple):
