@@ -47,9 +47,7 @@ def bare_items(task: Any, name: str) -> Iterator[AskedItem]:
     docs = list(task.eval_docs)
     asked = [asked_of(task, doc) for doc in docs]
     questions = _without_template([each.question for each in asked])
-    queries = [""] * len(docs)
-    if getattr(task, "should_decontaminate", lambda: False)():
-        queries = _without_template([str(task.doc_to_decontamination_query(doc)) for doc in docs])
+    queries = _without_template([_query(task, doc) for doc in docs])
     same = _same_fields(docs)
     for doc, each, question, query in zip(docs, asked, questions, queries, strict=True):
         fields = _fields_in(each.question, doc, same)
@@ -62,6 +60,17 @@ def _identity(asked: RenderedQuestion) -> bytes:
     parts += [("choice", choice) for choice in asked.choices]
     parts += [("answer", answer) for answer in asked.answers]
     return identity_of("question", [(role, normal_text(text)) for role, text in parts])
+
+
+def _query(task: Any, doc: Any) -> str:
+    """What the task itself says is to be looked for; nothing where it says nothing, or what cannot be read:
+    lm-eval evaluates a template's words as Python, and the template is made from the same fields.
+    """
+    try:
+        asks = getattr(task, "should_decontaminate", lambda: False)()
+        return str(task.doc_to_decontamination_query(doc)) if asks else ""
+    except (SyntaxError, ValueError):
+        return ""
 
 
 def _without_template(texts: Sequence[str]) -> list[str]:
@@ -98,16 +107,16 @@ def _fields_in(question: str, doc: Any, same: set[str]) -> Iterator[str]:
                 yield words
 
 
-def _answers(asked: RenderedQuestion, doc: Any) -> Iterator[str]:
-    """The right answers; where one is a letter, what the document says under it."""
-    for answer in asked.answers:
-        texts = []
-        if asked.choices and answer in asked.choices:
+def _answers(asked: RenderedQuestion, doc: Any) -> list[str]:
+    """The right answers; of one that is a letter, what the document says under it, and not the letter."""
+    found: dict[str, None] = {}
+    for answer in filter(str.strip, asked.answers):
+        if answer in asked.choices:
             place = asked.choices.index(answer)
-            texts = [said[place] for said in _lists_in(doc) if len(said) == len(asked.choices)]
-        yield from texts
-        if answer.strip() and not (texts and len(answer.strip()) == 1):
-            yield answer
+            found |= {said[place]: None for said in _lists_in(doc) if len(said) == len(asked.choices)}
+        found[answer] = None
+    words = [answer for answer in found if len(answer.strip()) > 1]
+    return words or list(found)
 
 
 def _lists_in(tree: Any) -> Iterator[list[str]]:

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from ft_dagster.data.corpus import build_general_corpus
 from ft_dagster.data.dataset import build_task_dataset, paths_of
+from ft_dagster.data.decontaminate import ITEMS_SCHEMA
 from ft_dagster.data.mixture import BuiltMixture, MixtureParts, build_mixture, declared_warnings
 from ft_dagster.data.mixture_figures import GeneralShare, MixtureFigures
 from ft_dagster.data.mixture_io import lengths, read_mixture, shard_files
@@ -20,6 +23,7 @@ from ft_dagster.data.render import Rendered
 from ft_dagster.data.shards import SplitWriter
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import hash_folder, sha256_file
+from ft_dagster.spec.variant import CorpusSpec
 from tests.mixtures import iter_examples
 
 GENERAL = {"corpus": "general", "share": 0.08}
@@ -264,6 +268,47 @@ def test_another_seed_takes_other_general_text(tmp_path: Path, faq: None, mix: A
         for name in ("0", "1")
     ]
     assert taken[0] != taken[1]
+
+
+def test_general_text_that_overlaps_the_evaluation_is_left_out(
+    tmp_path: Path, faq: None, mix: Any, project: Path, write: Any
+) -> None:
+    asked = "Which old house beside the harbour was built first by the men of the north in winter?"
+    sentence = "The whale rose slowly beside the ship and the men stood silent. "
+    texts = [f"Document {i}. {sentence * 4}{asked if i % 3 else sentence}" for i in range(120)]
+    write("general.jsonl", [{"text": text} for text in texts])
+    spec = CorpusSpec.model_validate({"description": "x", "sources": ["general.jsonl"], "holdout": 0.2})
+    build_general_corpus("general", spec, project, project / "payload")
+    items = [{"task": "quiz", "questions": [asked.lower()], "answers": ["the third"]}]
+    file = tmp_path / "texts.parquet"
+    parquet.write_table(pa.Table.from_pylist(items, schema=ITEMS_SCHEMA), file)
+    general = {"corpus": "general", "share": 0.5}
+    figures = mix(project / "payload", general=general, evaluation_texts=file)
+    train = parquet.read_table(project / "payload/general/train.parquet").column("text").to_pylist()
+    used = [e.row for e in iter_examples(tmp_path / "mixture", "train") if e.source == "general:general"]
+    assert used
+    assert not [row for row in used if asked in train[row]]
+    assert figures.overlaps["quiz"] > 0
+    assert abs(figures.general_share.realized - 0.5) < 0.01
+    assert mix(project / "payload", name="all", general=general).overlaps == {}
+
+
+def test_held_out_texts_say_which_document_they_are_of(
+    tmp_path: Path, faq: None, mix: Any, corpus: Any
+) -> None:
+    mix(corpus(20, words=2400), max_length=512, general=GENERAL)
+    rows = parquet.read_table(tmp_path / "mixture" / "general_holdout" / "texts.parquet").to_pylist()
+    documents = [row["group"] for row in rows]
+    assert 1 < len(set(documents)) < len(documents)
+
+
+def test_the_mixture_does_not_depend_on_what_the_files_are_called(
+    tmp_path: Path, write: Any, questions: Any, mix: Any
+) -> None:
+    for name in ("one", "two"):
+        write(f"{name}.jsonl", questions)
+        mix(name=name, sources=[f"{name}.jsonl"])
+    assert hash_folder(tmp_path / "one") == hash_folder(tmp_path / "two")
 
 
 def test_the_sample_marks_what_is_trained(write: Any, questions: Any, built: Any) -> None:

@@ -32,7 +32,8 @@ def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
     write_task(folder, "forms", 30)
     write_task(folder, "exam", 20)
-    write_rows(folder / "test.parquet", [row(n) for n in range(20)] + [row(n, "text") for n in range(4)])
+    rows = [{**row(n), "group": f"document {n // 2}"} for n in range(20)]
+    write_rows(folder / "test.parquet", rows + [row(n, "text") for n in range(4)])
     write_texts(folder / "texts.parquet", 20)
     return folder
 
@@ -82,6 +83,31 @@ def test_each_task_is_asked_as_many_questions_as_the_limit(base_run):
     samples = read_samples(base_run / "output" / "payload")
     counted = Counter((s.role, s.metric) for s in samples)
     assert {counted[key] for key in counted if key[1] not in ("exact_match", "token_f1")} == {12}
+
+
+def test_questions_of_one_group_are_known_as_such(base_run):
+    groups: dict[str, set[str | None]] = {}
+    for sample in read_samples(base_run / "output" / "payload"):
+        groups.setdefault(sample.role, set()).add(sample.group)
+    assert len(groups["test_split_task"] - {None}) > 1
+    assert groups["test_split_task"] <= {None, *(f"document {n}" for n in range(10))}
+    assert groups["task"] == groups["general"] == {None}
+
+
+def test_questions_keep_their_names_where_they_are_moved(base_run, project, asked, tiny_model_folder):
+    task = write_task(project, "exam_moved", 20)
+    lines = task.with_suffix(".jsonl").read_text().splitlines()
+    new = {"question": "One more?", "choices": CHOICES, "gold": 1}
+    task.with_suffix(".jsonl").write_text("\n".join([json.dumps(new), *reversed(lines)]) + "\n")
+    rows = [row(99), *reversed(pq.read_table(project / "test.parquet").to_pylist())]
+    write_rows(project / "moved.parquet", rows)
+    own = {**asked["test_split_task"], "test": project / "moved.parquet"}
+    every = {"task": ["exam_moved.yaml"], "test_split_task": own, "limit": None}
+    run = write_run(project / "moved", tiny_model_folder, **every)
+    assert main(run) == 0
+    after = {s.question.replace("exam_moved", "exam") for s in read_samples(run / "output" / "payload")}
+    before = read_samples(base_run / "output" / "payload")
+    assert {s.question for s in before if s.role in ("task", "test_split_task")} <= after
 
 
 def test_base_and_tuned_are_asked_the_same_questions(base_run, tuned_run):
