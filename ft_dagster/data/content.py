@@ -18,7 +18,7 @@ NORMALIZATION = (
     1  # raise it, and the versions of the stages that read it, when the same text changes its form
 )
 ID_LENGTH = 32  # hexadecimal digits of an identity that name a question
-WORD = re.compile(r"\w+")
+WORD = re.compile(r"[^\W_]+")
 # Unicode's Default_Ignorable_Code_Point: soft hyphens, zero-width spaces and joiners, variation selectors.
 _UNSEEN = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"

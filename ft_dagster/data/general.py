@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -44,7 +43,7 @@ class GeneralText:
     """Deals out general chunks beside the task's rows, so that the two are interleaved evenly.
 
     `share` is of all trained tokens: g = share / (1 - share) * task. No chunk is given twice. Nor is one that
-    overlaps the evaluation (`grams`): it is counted in `overlaps` by task. Only chunks that are due are
+    overlaps the evaluation (`grams`): `overlaps` has the rows of those by task. Only chunks that are due are
     looked at, so that this costs by the share and not by the size of the corpus.
     """
 
@@ -57,7 +56,7 @@ class GeneralText:
         seed: int,
         grams: EvaluationGrams | None = None,
     ) -> None:
-        self.overlaps = Counter[str]()
+        self.overlaps: dict[str, list[int]] = {}
         chunks = _train_chunks(corpus, tokenizer, max_length, seed)
         self._chunks = chunks if grams is None else self._without_overlaps(chunks, grams)
         self._ratio = share / (1 - share)
@@ -90,7 +89,7 @@ class GeneralText:
             if task is None:
                 yield chunk
             else:
-                self.overlaps[task] += 1
+                self.overlaps.setdefault(task, []).append(chunk.row)
 
 
 class HeldOut(NamedTuple):

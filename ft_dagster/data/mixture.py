@@ -43,11 +43,13 @@ TOO_LONG, UNTRAINED = "too long", "no trained tokens"
 
 class BuiltMixture(NamedTuple):
     """`sample`: the first training example, its trained text between « and »; None where nothing is trained.
-    The caller decides whether it may be shown.
+    The caller decides whether it may be shown. `overlaps`: by task, the row in the corpus of each piece that
+    was left out.
     """
 
     figures: MixtureFigures
     sample: str | None
+    overlaps: Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,11 @@ def build_mixture(
         longest=build.longest,
         dropped=dict(sorted(build.dropped.items())),
         warnings=tuple(build.warnings()),
-        overlaps=dict(sorted(build.overlaps.items())),
+        overlaps={task: len(rows) for task, rows in sorted(build.overlaps.items())},
     )
     file_text = dumps(figures.file_json(), indent=1, sort_keys=True) + "\n"
     (out / "mixture.json").write_text(file_text, "utf-8")
-    return BuiltMixture(figures, build.sample)
+    return BuiltMixture(figures, build.sample, build.overlaps)
 
 
 def declared_warnings(spec: VariantSpec, general_share: float) -> list[str]:
@@ -148,7 +150,7 @@ class _Build:
         self._with_control_tokens = 0
         self._ending_in_space = 0
         self.dropped = Counter[str]()
-        self.overlaps: Mapping[str, int] = {}
+        self.overlaps: Mapping[str, Sequence[int]] = {}
         self.longest = 0
         self.sample: str | None = None
 

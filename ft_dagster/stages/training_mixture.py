@@ -20,8 +20,9 @@ from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Attempt
+from ft_dagster.strict_json import dumps
 
-SAMPLE = "sample.txt"
+SAMPLE, OVERLAPS = "sample.txt", "overlaps.json"
 RENDERED = (
     "objective",
     "data.general",
@@ -77,6 +78,9 @@ def build(inputs: MixtureInputs, hands: Hands, attempt: Attempt) -> dict[str, An
     built = build_mixture(
         inputs.spec, parts, inputs.max_length, attempt.payload, hands.say, declared_in=hands.declared_in
     )
+    if built.overlaps:
+        text = dumps({"schema_version": 1, "corpus_rows": built.overlaps}, indent=1, sort_keys=True)
+        (attempt.evidence / OVERLAPS).write_text(text + "\n", "utf-8")
     if inputs.spec.data.samples != "off" and built.sample is not None:
         (attempt.evidence / SAMPLE).write_text(built.sample, "utf-8")
     return built.figures.to_json()

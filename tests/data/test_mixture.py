@@ -271,7 +271,7 @@ def test_another_seed_takes_other_general_text(tmp_path: Path, faq: None, mix: A
 
 
 def test_general_text_that_overlaps_the_evaluation_is_left_out(
-    tmp_path: Path, faq: None, mix: Any, project: Path, write: Any
+    tmp_path: Path, faq: None, built: Any, project: Path, write: Any
 ) -> None:
     asked = "Which old house beside the harbour was built first by the men of the north in winter?"
     sentence = "The whale rose slowly beside the ship and the men stood silent. "
@@ -283,14 +283,16 @@ def test_general_text_that_overlaps_the_evaluation_is_left_out(
     file = tmp_path / "texts.parquet"
     parquet.write_table(pa.Table.from_pylist(items, schema=ITEMS_SCHEMA), file)
     general = {"corpus": "general", "share": 0.5}
-    figures = mix(project / "payload", general=general, evaluation_texts=file)
+    made = built(project / "payload", general=general, evaluation_texts=file)
+    figures = made.figures
     train = parquet.read_table(project / "payload/general/train.parquet").column("text").to_pylist()
     used = [e.row for e in iter_examples(tmp_path / "mixture", "train") if e.source == "general:general"]
     assert used
     assert not [row for row in used if asked in train[row]]
-    assert figures.overlaps["quiz"] > 0
+    assert figures.overlaps["quiz"] == len(made.overlaps["quiz"]) > 0
+    assert all(asked in train[row] for row in made.overlaps["quiz"])
     assert abs(figures.general_share.realized - 0.5) < 0.01
-    assert mix(project / "payload", name="all", general=general).overlaps == {}
+    assert built(project / "payload", name="all", general=general).overlaps == {}
 
 
 def test_held_out_texts_say_which_document_they_are_of(
