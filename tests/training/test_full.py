@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def test_the_saved_model_is_the_best_checkpoint_to_rounding(trained: Path) -> No
 
 @pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(
-    runs: Runs, trained: Path, start: Callable[..., object]
+    runs: Runs, trained: Path, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
     settings = {**TRAINING, "num_train_epochs": 12.0}
     whole = runs.prepare("whole", method=FULL, training=settings)
