@@ -4,20 +4,24 @@ Asked is the command line, as a person would; `artifacts` alone knows the packag
 story that store_0_1 holds.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from typer.testing import CliRunner
 
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
-from ft_dagster.store import Artifact
 from tests.compat.make_store import PROMPTS, TOKENS, command
 from tests.present import present
+
+if TYPE_CHECKING:
+    from ft_dagster.store import Artifact
 
 KEPT = Path(__file__).with_name("store_0_1")
 ANSWERS = json.loads((KEPT / "answers.json").read_text("utf-8"))

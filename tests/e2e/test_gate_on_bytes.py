@@ -9,7 +9,7 @@ import pytest
 
 from ft_dagster.lineage.release import history
 from ft_dagster.store import read_head
-from tests.e2e.project import edit, write_lines
+from tests.e2e.project import edit, write_lines, write_project
 from tests.e2e.workshop import Workshop
 from tests.present import present
 
@@ -20,8 +20,6 @@ PREFIX = "tenants/acme/places"
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Iterator[Workshop]:
     """A variant trained hard on its rows alone, so that its loss on quite other text rises."""
-    from tests.e2e.project import write_project
-    from tests.e2e.workshop import Workshop
 
     folder = write_project(tmp_path_factory.mktemp("failed"), tiny_model_folder)
 

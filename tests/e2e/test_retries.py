@@ -17,7 +17,7 @@ import pytest
 from ft_dagster.assets.failures import FAILURE
 from ft_dagster.launch.processes import MARKER
 from ft_dagster.store import read_head
-from tests.e2e.project import UP_TO_PLAN, edit
+from tests.e2e.project import UP_TO_PLAN, edit, write_project
 from tests.e2e.workshop import Workshop
 from tests.present import present
 
@@ -28,10 +28,6 @@ PREFIX = "tenants/acme/places"
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Iterator[Workshop]:
     """A project with everything up to the plan of a training long enough to be disturbed."""
-    import dagster as dg
-
-    from tests.e2e.project import write_project
-    from tests.e2e.workshop import Workshop
 
     folder = write_project(tmp_path_factory.mktemp("retries"), tiny_model_folder)
     edit(folder / "ft_dagster.yaml", lambda c: c.update(retries={"attempts": 1, "wait_seconds": 0.1}))

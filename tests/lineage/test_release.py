@@ -29,6 +29,7 @@ from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.provenance.manifest import Origin, manifest_of
 from ft_dagster.store import Artifact, Place, Store, begin_attempt, commit_attempt
 from ft_dagster.store.artifacts import files_of
+from tests.present import present
 from tests.s3_server import serve_s3
 from tests.verdicts import stored_rule
 
@@ -241,7 +242,7 @@ def test_a_rollback_serves_the_version_before_and_deletes_nothing(store: Store) 
     entry = rollback(store, PREFIX, why("worse answers", "ann"))
 
     assert (entry.action, entry.production, entry.from_version) == ("rollback", 1, 2)
-    assert production(store, PREFIX).export == judged(store, "one").export.digest  # type: ignore[union-attr]
+    assert present(production(store, PREFIX)).export == judged(store, "one").export.digest
     assert [e.action for e in history(store, PREFIX)] == ["release", "release", "rollback"]
     assert export_of(store, PREFIX, 2, Path(tempfile.mkdtemp())).digest == judged(store, "two").export.digest
 
