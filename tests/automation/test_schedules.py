@@ -106,13 +106,13 @@ def test_a_new_release_of_the_parent_asks_for_one_run_of_the_child(
     release(store, "acme.medical", adapter(1))
     start_from(tmp_path, "acme.child", "acme.medical")
     assert tick(tmp_path, instance, NOON) == []
-    assert variant_row(store, VariantKey("acme", "child"))["stale"] is None
+    assert variant_row(store, VariantKey("acme", "child")).stale is None
 
     release(store, "acme.medical", adapter(2))
     (request,) = tick(tmp_path, instance, NOON)
     assert (request.partition_key, request.run_key) == ("acme.child", "acme.child@acme.medical-v2")
     assert request.tags["ft/reason"] == "parent acme.medical v2"
-    assert variant_row(store, VariantKey("acme", "child"))["stale"] == "acme.medical v2 was released since"
+    assert variant_row(store, VariantKey("acme", "child")).stale == "acme.medical v2 was released since"
 
     instance.create_run_for_job(job_def=_empty_job(), tags=request.tags)  # and that run fails
     assert tick(tmp_path, instance, NOON + timedelta(days=3)) == []
@@ -121,7 +121,7 @@ def test_a_new_release_of_the_parent_asks_for_one_run_of_the_child(
     assert request.run_key == "acme.child@acme.medical-v3"
     start_from(tmp_path, "acme.child", "acme.medical")
     assert tick(tmp_path, instance, NOON + timedelta(days=4)) == []
-    assert variant_row(store, VariantKey("acme", "child"))["stale"] is None
+    assert variant_row(store, VariantKey("acme", "child")).stale is None
 
 
 def test_a_parent_that_is_no_longer_declared_as_such_asks_for_nothing(

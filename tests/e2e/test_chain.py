@@ -31,12 +31,12 @@ def metadata(result: dg.ExecuteInProcessResult, name: str) -> Mapping[str, Any]:
 def test_a_declaration_becomes_a_released_model(workshop: Workshop) -> None:
     assert workshop.first.success
     row = variant_row(workshop.store, ACME)
-    assert row["gate"] is True
-    assert row["export"] == "adapter"
-    assert row["rows_kept"] == 100
-    before, after = row["validation_loss"]
+    assert present(row.verdict).passed is True
+    assert row.export == "adapter"
+    assert row.rows_kept == 100
+    before, after = map(present, row.validation_loss)
     assert after < 0.9 * before
-    assert row["version"] == 1
+    assert row.version == 1
 
 
 def test_every_asset_reports_its_content_digest_as_data_version(workshop: Workshop) -> None:

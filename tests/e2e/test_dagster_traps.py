@@ -50,7 +50,7 @@ def test_staleness_is_silent_over_a_hundred_partitions_so_it_is_read_from_the_st
     for name in names:
         start_from(tmp_path, name, "acme.medical")
     release(store, "acme.medical", adapter(2))
-    stale = {variant_row(store, VariantKey.parse(name))["stale"] for name in names}
+    stale = {variant_row(store, VariantKey.parse(name)).stale for name in names}
     assert stale == {"acme.medical v2 was released since"}
     with dg.instance_for_test() as instance:
         instance.add_dynamic_partitions(PARTITIONS, ["acme.medical", *names])
