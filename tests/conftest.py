@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -132,14 +133,14 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_tokenizer(tiny_model_folder: Path):  # type: ignore[no-untyped-def]
+def tiny_tokenizer(tiny_model_folder: Path) -> Any:
     """The tokenizer of `tiny_model_folder`, loaded."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(tiny_model_folder)
 
 
-def _tokenizer():  # type: ignore[no-untyped-def]
+def _tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -12,6 +12,7 @@ from ft_dagster.lineage.release import ReleaseCandidate, ReleaseRequest, record_
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.store import Artifact, Attempt, Store, write_head
 from ft_dagster.store.make import Recipe, make_artifact
+from tests.certificates import certificate
 
 WEIGHTS, GATES = "a" * 64, "b" * 64
 LORA = {"peft_type": "LORA", "r": 4, "base_model_name_or_path": "sha256:base"}
@@ -42,8 +43,8 @@ def release(store: Store, variant: str, files: dict[str, Any], weights: str = WE
     inputs = {**tuned, "evaluation": evaluation.digest, "base_model": base.digest}
     export = put(store, "model_export", prefix, files, inputs)
     write_head(store, prefix, export, None)
-    certificate = {"passed": True, "payload": export.digest, "judged": weights, "format": "adapter"}
-    candidate = ReleaseCandidate(export, evaluation, Verdict(True, "pass", ()), GATES, certificate)
+    speaks = certificate(export.digest, weights)
+    candidate = ReleaseCandidate(export, evaluation, Verdict(True, "pass", ()), GATES, speaks)
     return record_release(store, prefix, candidate, ReleaseRequest("test"), variant=variant, run_id=None)
 
 

@@ -13,13 +13,13 @@ from __future__ import annotations
 import getpass
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from ft_dagster.errors import UserError
+from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.entry import PROMOTE, RELEASE, ROLLBACK, SCHEMA_VERSION, ReleaseEntry, broken_entry
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.provenance.digest import sha256_json
@@ -43,7 +43,7 @@ class ReleaseCandidate:
     evaluation: Artifact
     verdict: Verdict
     gates: str
-    certificate: Mapping[str, Any]
+    certificate: Certificate
     own_verdict: Verdict | None = None
 
     def entry(self, variant: str, run_id: str | None) -> ReleaseEntry:
@@ -55,7 +55,7 @@ class ReleaseCandidate:
             production=1,
             export=self.export.digest,
             export_key=self.export.place.key,
-            format=self.certificate["format"],
+            format=self.certificate.format,
             weights=self.export.inputs[WEIGHTS],
             evaluation=self.evaluation.digest,
             by="",
@@ -175,14 +175,14 @@ def check_bytes(candidate: ReleaseCandidate) -> None:
     )
     _same("the export was made for another evaluation", evaluation.digest, export.inputs.get("evaluation"))
     _same("the gates changed after the evaluation", candidate.gates, evaluation.inputs.get("gates"))
-    _same("the certificate is of other weights", weights, certificate.get("judged"))
-    _same("the certificate is of another payload", export.digest, certificate.get("payload"))
+    _same("the certificate is of other weights", weights, certificate.judged)
+    _same("the certificate is of another payload", export.digest, certificate.payload)
     own = candidate.own_verdict
-    judged_itself = certificate.get("drifted") is True and own is not None and own.passed
-    if certificate.get("passed") is not True and not judged_itself:
+    judged_itself = certificate.drifted and own is not None and own.passed
+    if not certificate.passed and not judged_itself:
         raise UserError(
             "the certificate of the export does not hold",
-            value="; ".join(certificate.get("failures", [])) or None,
+            value="; ".join(certificate.failures),
             fix="Materialize model_export again, in another format where it fails again",
         )
     if not verdict.passed:

@@ -29,6 +29,8 @@ from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.provenance.manifest import Origin, manifest_of
 from ft_dagster.store import Artifact, Place, Store, begin_attempt, commit_attempt
 from ft_dagster.store.artifacts import files_of
+from tests.certificates import certificate
+from tests.present import present
 from tests.s3_server import serve_s3
 from tests.verdicts import stored_rule
 
@@ -65,8 +67,7 @@ def judged(store: Store, content: str = "export", weights: str = WEIGHTS) -> Rel
     )
     inputs = {"fine_tuned_model": weights, "evaluation": evaluation.digest}
     export = artifact(store, "model_export", content, inputs)
-    certificate = {"passed": True, "payload": export.digest, "judged": weights, "format": "adapter"}
-    return ReleaseCandidate(export, evaluation, VERDICT, GATES, certificate)
+    return ReleaseCandidate(export, evaluation, VERDICT, GATES, certificate(export.digest, weights))
 
 
 def put(store: Store, candidate: ReleaseCandidate, *, run_id: str = "run-1", **request: Any) -> ReleaseEntry:
@@ -161,12 +162,12 @@ def test_entries_are_never_changed(store: Store) -> None:
         (lambda g: {"export": with_inputs(g.export, evaluation="d" * 64)}, "made for another evaluation"),
         (lambda g: {"gates": "d" * 64}, "the gates changed after the evaluation"),
         (
-            lambda g: {"certificate": {**g.certificate, "judged": "d" * 64}},
+            lambda g: {"certificate": replace(g.certificate, judged="d" * 64)},
             "certificate is of other weights",
         ),
-        (lambda g: {"certificate": {**g.certificate, "payload": "d" * 64}}, "of another payload"),
+        (lambda g: {"certificate": replace(g.certificate, payload="d" * 64)}, "of another payload"),
         (
-            lambda g: {"certificate": {**g.certificate, "passed": False}},
+            lambda g: {"certificate": replace(g.certificate, failures=("it answers otherwise",))},
             "certificate of the export does not",
         ),
         (lambda g: {"verdict": BROKEN}, "the gate does not hold for weights aaaaaaaaaaaa: it fell"),
@@ -209,9 +210,6 @@ def test_an_entry_that_cannot_be_read_is_named(store: Store, content: str, said:
         production(store, PREFIX)
 
 
-DRIFTED = {"passed": False, "drifted": True, "failures": ["mean KL 0.01 nats a token"]}
-
-
 @pytest.mark.parametrize(
     ("drifted", "own", "holds"),
     [(True, VERDICT, True), (True, None, False), (True, BROKEN, False), (False, VERDICT, False)],
@@ -220,7 +218,9 @@ def test_a_merge_that_drifted_is_released_by_a_verdict_on_its_own_bytes(
     store: Store, drifted: bool, own: Verdict | None, holds: bool
 ) -> None:
     given = judged(store)
-    given = replace(given, certificate={**given.certificate, **DRIFTED, "drifted": drifted}, own_verdict=own)
+    far = replace(given.certificate, failures=("mean KL 0.01 nats a token",))
+    read_alike = {**far.figures, "chat_ids_equal": float(drifted)}
+    given = replace(given, certificate=replace(far, figures=read_alike), own_verdict=own)
     if holds:
         assert put(store, given).version == 1
         return
@@ -241,7 +241,7 @@ def test_a_rollback_serves_the_version_before_and_deletes_nothing(store: Store) 
     entry = rollback(store, PREFIX, why("worse answers", "ann"))
 
     assert (entry.action, entry.production, entry.from_version) == ("rollback", 1, 2)
-    assert production(store, PREFIX).export == judged(store, "one").export.digest  # type: ignore[union-attr]
+    assert present(production(store, PREFIX)).export == judged(store, "one").export.digest
     assert [e.action for e in history(store, PREFIX)] == ["release", "release", "rollback"]
     assert export_of(store, PREFIX, 2, Path(tempfile.mkdtemp())).digest == judged(store, "two").export.digest
 

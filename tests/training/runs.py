@@ -21,7 +21,7 @@ from tests.programs import RunningProgram
 
 Row = tuple[list[int], list[int]]  # token ids, flattened spans
 
-TRAINING = {
+TRAINING: dict[str, Any] = {
     "learning_rate": 5e-3,
     "num_train_epochs": 2.0,
     "max_steps": None,

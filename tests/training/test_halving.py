@@ -30,7 +30,7 @@ WIDE = {
 )
 def test_the_effective_batch_stays(before: tuple[int, int], after: tuple[int, int]) -> None:
     names = ("per_device_train_batch_size", "gradient_accumulation_steps")
-    settings = TrainingSettings(**{**TRAINING, **dict(zip(names, before, strict=True))})
+    settings = TrainingSettings.model_validate({**TRAINING, **dict(zip(names, before, strict=True))})
     assert tuple(getattr(halved(settings), name) for name in names) == after
 
 
