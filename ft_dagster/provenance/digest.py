@@ -56,17 +56,14 @@ def _below(folder: Path, within: str) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def _no_file(path: Path, what: str) -> UserError:
-    return UserError(
-        f"{what}, where files alone belong", file=path, fix="Put a copy of the file there, or remove it"
-    )
+    fix = "Put a copy of the file there, or remove it"
+    return UserError(f"{what}, where files alone belong", file=path, fix=fix)
 
 
 def hash_folder(folder: Path) -> list[FileDigest]:
     """Every file below `folder`, sorted by path; an absent folder has none. Raises UserError for a link."""
-    return [
-        FileDigest(path, found.st_size, sha256_file(folder / path))
-        for path, found in files_below(folder).items()
-    ]
+    files = files_below(folder).items()
+    return [FileDigest(path, found.st_size, sha256_file(folder / path)) for path, found in files]
 
 
 def payload_digest(files: list[FileDigest]) -> str:

@@ -94,17 +94,16 @@ def predicate_of(manifest: Any, where: object = None) -> dict[str, Any]:
 def check_predicate(predicate: Mapping[str, Any], prefix: str, stage: str, key: str, where: object) -> None:
     """Hold a manifest against itself and the place it was found in. Raises UserError.
 
-    Its digest is that of its list of files; paths stay inside the attempt's folder, which is a plain name; its
-    key is that of what it says it was made from, and the place is that of its key, stage and variant.
+    Its digest is that of its list of files; paths stay inside the attempt's folder, which is a plain name;
+    its key is that of what it says it was made from, and the place that of its key, stage and variant.
     """
     try:
         wrong = _inconsistency(predicate, prefix, stage, key)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         wrong = f"a field is absent or of another type ({type(error).__name__}: {error})"
     if wrong:
-        raise UserError(
-            f"a manifest that does not hold: {wrong}", file=where, fix="Restore the file from a backup"
-        )
+        fix = "Restore the file from a backup"
+        raise UserError(f"a manifest that does not hold: {wrong}", file=where, fix=fix)
 
 
 def _inconsistency(predicate: Mapping[str, Any], prefix: str, stage: str, key: str) -> str | None:

@@ -1,8 +1,8 @@
 """sha256 of files that rarely change, remembered by what a copy cannot bring with it.
 
-A file is known by device and inode, and its hash holds while size, modification and change time are the same.
-`cp -p` and `touch` set the modification time; nobody sets the change time but the kernel. It counts in steps of
-some milliseconds, so a file that changed a moment ago is hashed and not remembered.
+A file is known by device and inode, and its hash holds while size, modification and change time are the
+same. `cp -p` and `touch` set the modification time; the change time is the kernel's alone. It counts in steps
+of some milliseconds, so a file that changed a moment ago is hashed and not remembered.
 
 The memory is one file of a cache folder, of this user alone. To lose it costs time and nothing else.
 """

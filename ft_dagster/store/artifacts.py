@@ -163,7 +163,7 @@ def _upload(store: Store, attempt: Attempt, manifest: dict[str, Any]) -> None:
 
 
 def find_artifact(store: Store, place: Place) -> Artifact | None:
-    """The committed artifact of a key, or None. Raises UserError for a manifest it cannot read, and for one that
+    """The committed artifact of a key, or None. Raises UserError for a manifest that it cannot read, or that
     does not hold against itself or its place.
     """
     try:
@@ -181,8 +181,8 @@ def find_artifact(store: Store, place: Place) -> Artifact | None:
 
 
 def verify_artifact(store: Store, artifact: Artifact, cache: Path) -> None:
-    """Hash every file of payload and evidence again, where the store has it. Raises UserError naming the first
-    that differs, is missing, is a link, or that the manifest does not list.
+    """Hash every file of payload and evidence again, as the store has it. Raises UserError naming the first
+    that differs, is missing, is a link, or is not listed by the manifest.
     """
     place = artifact.place
     where = store.uri(place.manifest)
@@ -211,7 +211,7 @@ def _cached(store: Store, artifact: Artifact, cache: Path) -> Path:
 
 
 def _fetch(store: Store, artifact: Artifact, folder: Path, drafts: Path) -> None:
-    """Download what is absent, each file whole or not at all. Raises UserError for other bytes in the store."""
+    """Download what is absent, each file whole or not at all. Raises UserError for other bytes there."""
     there = files_below(folder)
     for name, file in artifact.files.items():
         if name in there:

@@ -2,9 +2,9 @@
 
 Three ways, the first that holds:
 
-1. `If-None-Match: *`, where the server honours it. Servers that do not know the header take the second writer
-   in silence, so the server is asked: two creations of one probe, before the first creation of a process.
-2. Else under a lock of this host, and the store is this host's alone: `writer.json` in the store names the lock.
+1. `If-None-Match: *`, where the server honours it. Servers that do not know the header take a second writer
+   in silence, so the server is tried: two creations of one probe, before the first creation of a process.
+2. Else under a lock of this host, and the store is this host's alone: `writer.json` there names the lock.
 3. Another host (another lock) is refused.
 """
 

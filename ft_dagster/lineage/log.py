@@ -1,0 +1,106 @@
+"""The files of a release log: `<prefix>/releases/000001.json`, one entry each, numbered without a gap.
+
+Each entry names in `previous` what it was written after: the sha256 of the file before it. Entries of schema
+1 and 2 named nothing; the first entry after them names them all, by the sha256 over the list of their hashes.
+So an entry that was changed, taken out or put in is noticed by the one after it. The last has none after it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.entry import RELEASE, ReleaseEntry, broken_entry
+from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.store.blobs import Store, as_stored
+
+CHAINED = 3  # the first schema whose entries name what stands before them
+RESTORE = "Restore the log's folder from a backup"
+
+
+@dataclass(frozen=True)
+class ReleaseLog:
+    """All entries, oldest first, and what the next one is to name as `previous`."""
+
+    entries: list[ReleaseEntry]
+    link: str | None
+
+
+def read_log(store: Store, prefix: str) -> ReleaseLog:
+    """Raises UserError that names the entry: one that is missing, was changed, or cannot be read."""
+    entries: list[ReleaseEntry] = []
+    hashes: list[str] = []
+    for name in _names(store, prefix):
+        path = f"{folder_of(prefix)}/{name}"
+        if name != _name(len(entries) + 1):
+            gone = store.uri(f"{folder_of(prefix)}/{_name(len(entries) + 1)}")
+            raise UserError("this entry of a release log is missing", file=gone, fix=RESTORE)
+        content = store.read(path)
+        entry = _entry(content, store.uri(path))
+        _check_versions(entry, entries, store.uri(path))
+        _check_link(entry, entries, hashes, store.uri(path))
+        entries.append(entry)
+        hashes.append(hashlib.sha256(content).hexdigest())
+    return ReleaseLog(entries, _link(entries, hashes))
+
+
+def append(store: Store, prefix: str, log: ReleaseLog, entry: ReleaseEntry) -> ReleaseEntry | None:
+    """Write `entry` after `log`; as it was written, or None where another writer was faster."""
+    linked = replace(entry, previous=log.link)
+    path = f"{folder_of(prefix)}/{_name(len(log.entries) + 1)}"
+    return linked if store.create_exclusively(path, as_stored(linked.to_json())) else None
+
+
+def folder_of(prefix: str) -> str:
+    return f"{prefix}/releases"
+
+
+def _link(entries: Sequence[ReleaseEntry], hashes: Sequence[str]) -> str | None:
+    if not entries:
+        return None
+    return hashes[-1] if entries[-1].schema_version >= CHAINED else sha256_json(list(hashes))
+
+
+def _check_link(
+    entry: ReleaseEntry, before: Sequence[ReleaseEntry], hashes: Sequence[str], file: str
+) -> None:
+    chained = bool(before) and before[-1].schema_version >= CHAINED
+    if entry.schema_version < CHAINED:
+        if chained:
+            raise UserError("an entry that names none before it, after one that does", file=file, fix=RESTORE)
+        return
+    if entry.previous != _link(before, hashes):
+        at = len(before)
+        changed = f"entry {at}" if chained else f"one of the entries 1 to {at}"
+        problem = f"{changed} of this release log is not what entry {at + 1} was written after"
+        raise UserError(problem if before else "entries before this one are missing", file=file, fix=RESTORE)
+
+
+def _check_versions(entry: ReleaseEntry, before: Sequence[ReleaseEntry], file: str) -> None:
+    """A release is of a new version; all else, and production, is of one that was released."""
+    versions = {past.version for past in before if past.action == RELEASE}
+    is_new = entry.version not in versions
+    known = versions | {entry.version, None} if entry.action == RELEASE else versions | {None}
+    if is_new != (entry.action == RELEASE) or entry.production not in known:
+        raise UserError("an entry about a version that it cannot be about", file=file, fix=RESTORE)
+
+
+def _name(number: int) -> str:
+    return f"{number:06d}.json"
+
+
+def _names(store: Store, prefix: str) -> list[str]:
+    """The entries' file names, oldest first; files without a number are not entries."""
+    names = store.names(folder_of(prefix))
+    return [name for name in names if name.endswith(".json") and name.removesuffix(".json").isdigit()]
+
+
+def _entry(content: bytes, file: str) -> ReleaseEntry:
+    try:
+        found = json.loads(content)
+    except ValueError:
+        raise broken_entry(file) from None
+    return ReleaseEntry.from_json(found, file=file)
