@@ -26,7 +26,7 @@ def put(
     *,
     work: Path | None = None,
 ) -> Artifact:
-    """A committed artifact whose payload is these files: JSON, or copies of local ones. `work`: the host's."""
+    """A committed artifact whose payload is these files: JSON, or copies of local files."""
 
     def build(attempt: Attempt) -> dict[str, Any]:
         for name, content in files.items():

@@ -52,8 +52,10 @@ def interrupted(store: Store, work: Path, lines: int) -> bool:
     return False
 
 
-def test_what_a_manifest_names_is_there_wherever_it_was_interrupted(tmp_path: Path) -> None:
-    make.keep_source(Store(str(tmp_path / "store")))
+def test_what_a_manifest_names_is_there_wherever_it_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(make, "keep_source", lambda store: "c" * 64)  # 0.1 s for each new store
     committed, lines = 0, 1
     while interrupted(store := Store(str(tmp_path / f"store-{lines}")), tmp_path / "work", lines):
         standing = find_artifact(store, RECIPE.place)
