@@ -82,9 +82,9 @@ def _check_link(
 def _check_versions(entry: ReleaseEntry, before: Sequence[ReleaseEntry], file: str) -> None:
     """A release is of a new version; all else, and production, is of one that was released."""
     versions = {past.version for past in before if past.action == RELEASE}
-    is_new = entry.version not in versions
-    known = versions | {entry.version, None} if entry.action == RELEASE else versions | {None}
-    if is_new != (entry.action == RELEASE) or entry.production not in known:
+    is_release = entry.action == RELEASE
+    serves_known = entry.production in {None, *versions, *([entry.version] if is_release else [])}
+    if (entry.version in versions) == is_release or not serves_known:
         raise UserError("an entry about a version that it cannot be about", file=file, fix=RESTORE)
 
 
