@@ -2,7 +2,9 @@
 
 Each entry names in `previous` what it was written after: the sha256 of the file before it. Entries of schema
 1 and 2 named nothing; the first entry after them names them all, by the sha256 over the list of their hashes.
-So an entry that was changed, taken out or put in is noticed by the one after it. The last has none after it.
+So an entry that was changed, taken out or put in is noticed by the one after it. For the last there is
+`head.json` beside the entries, written after each: how many there were, and the hash of the newest. It may
+lag behind, where its writer was killed or others were faster; it is never ahead.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.store.blobs import Store, as_stored
 
 CHAINED = 3  # the first schema whose entries name what stands before them
+HEAD = "head.json"
 RESTORE = "Restore the log's folder from a backup"
 
 
@@ -33,25 +36,46 @@ def read_log(store: Store, prefix: str) -> ReleaseLog:
     """Raises UserError that names the entry: one that is missing, was changed, or cannot be read."""
     entries: list[ReleaseEntry] = []
     hashes: list[str] = []
-    for name in _names(store, prefix):
-        path = f"{folder_of(prefix)}/{name}"
-        if name != _name(len(entries) + 1):
-            gone = store.uri(f"{folder_of(prefix)}/{_name(len(entries) + 1)}")
-            raise UserError("this entry of a release log is missing", file=gone, fix=RESTORE)
-        content = store.read(path)
+    newest, sha256 = _head(store, prefix)
+    for number in range(1, max(newest, *_numbers(store, prefix), 0) + 1):
+        path = _path(prefix, number)
+        try:
+            content = store.read(path)
+        except FileNotFoundError:
+            gone = "this entry of a release log is missing"
+            raise UserError(gone, file=store.uri(path), fix=RESTORE) from None
         entry = _entry(content, store.uri(path))
         _check_versions(entry, entries, store.uri(path))
         _check_link(entry, entries, hashes, store.uri(path))
         entries.append(entry)
         hashes.append(hashlib.sha256(content).hexdigest())
+    if newest and hashes[newest - 1] != sha256:
+        changed = f"this entry of a release log is not the one that {HEAD} was written after"
+        raise UserError(changed, file=store.uri(_path(prefix, newest)), fix=RESTORE)
     return ReleaseLog(entries, _link(entries, hashes))
 
 
 def append(store: Store, prefix: str, log: ReleaseLog, entry: ReleaseEntry) -> ReleaseEntry | None:
     """Write `entry` after `log`; as it was written, or None where another writer was faster."""
-    linked = replace(entry, previous=log.link)
-    path = f"{folder_of(prefix)}/{_name(len(log.entries) + 1)}"
-    return linked if store.create_exclusively(path, as_stored(linked.to_json())) else None
+    linked, number = replace(entry, previous=log.link), len(log.entries) + 1
+    content = as_stored(linked.to_json())
+    if not store.create_exclusively(_path(prefix, number), content):
+        return None
+    head = {"schema_version": 1, "entries": number, "sha256": hashlib.sha256(content).hexdigest()}
+    store.write_json(f"{folder_of(prefix)}/{HEAD}", head)
+    return linked
+
+
+def _head(store: Store, prefix: str) -> tuple[int, str]:
+    """(how many entries there were, sha256 of the newest), when the head was written; (0, "") without one."""
+    path = f"{folder_of(prefix)}/{HEAD}"
+    try:
+        head = store.read_json(path)
+        return int(head["entries"]), str(head["sha256"])
+    except FileNotFoundError:
+        return 0, ""
+    except (ValueError, KeyError, TypeError):
+        raise UserError("not the head of a release log", file=store.uri(path), fix=RESTORE) from None
 
 
 def folder_of(prefix: str) -> str:
@@ -88,14 +112,14 @@ def _check_versions(entry: ReleaseEntry, before: Sequence[ReleaseEntry], file: s
         raise UserError("an entry about a version that it cannot be about", file=file, fix=RESTORE)
 
 
-def _name(number: int) -> str:
-    return f"{number:06d}.json"
+def _path(prefix: str, number: int) -> str:
+    return f"{folder_of(prefix)}/{number:06d}.json"
 
 
-def _names(store: Store, prefix: str) -> list[str]:
-    """The entries' file names, oldest first; files without a number are not entries."""
-    names = store.names(folder_of(prefix))
-    return [name for name in names if name.endswith(".json") and name.removesuffix(".json").isdigit()]
+def _numbers(store: Store, prefix: str) -> list[int]:
+    """Of the entries that are listed, in order; files without a number are not entries."""
+    names = [name.removesuffix(".json") for name in store.names(folder_of(prefix)) if name.endswith(".json")]
+    return [int(name) for name in names if name.isascii() and name.isdigit()]
 
 
 def _entry(content: bytes, file: str) -> ReleaseEntry:

@@ -164,7 +164,7 @@ def test_entries_are_never_changed(store: Store) -> None:
     put(store, judged(store, "two"))
 
     assert store.read(f"{PREFIX}/releases/000001.json") == before
-    assert store.names(f"{PREFIX}/releases") == ["000001.json", "000002.json"]
+    assert store.names(f"{PREFIX}/releases") == ["000001.json", "000002.json", "head.json"]
 
 
 @pytest.mark.parametrize(
@@ -450,6 +450,41 @@ def test_an_entry_that_was_taken_out_is_named(store: Store) -> None:
         history(store, PREFIX)
 
 
+def test_a_rollback_that_was_taken_out_is_named(store: Store) -> None:
+    released(store, "one", "two")
+    rollback(store, PREFIX, why("worse answers"))
+    store.fs.rm(store.path(f"{PREFIX}/releases/000003.json"))
+    with pytest.raises(UserError, match=r"000003\.json: this entry of a release log is missing"):
+        production(store, PREFIX)
+
+
+def test_a_last_entry_that_was_changed_is_named(store: Store) -> None:
+    released(store, "one", "two")
+    edited(store, 2, reason="approved by everybody")
+    with pytest.raises(
+        UserError, match=r"000002\.json: this entry of a release log is not the one that head"
+    ):
+        production(store, PREFIX)
+
+
+def test_a_head_that_lags_behind_is_no_fault(store: Store) -> None:
+    released(store, "one")
+    before = store.read(f"{PREFIX}/releases/head.json")
+    released(store, "two")
+    store.write(f"{PREFIX}/releases/head.json", before)
+    assert [entry.version for entry in history(store, PREFIX)] == [1, 2]
+    released(store, "three")
+    assert [entry.version for entry in history(store, PREFIX)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"entries": "x", "sha256": ""}', "{}"])
+def test_a_head_that_is_none_is_named(store: Store, content: str) -> None:
+    released(store, "one")
+    store.write(f"{PREFIX}/releases/head.json", content.encode())
+    with pytest.raises(UserError, match=r"head\.json: not the head of a release log"):
+        history(store, PREFIX)
+
+
 def test_an_entry_that_was_taken_out_and_the_rest_numbered_anew_is_noticed(store: Store) -> None:
     released(store, "one", "two", "three")
     folder = f"{PREFIX}/releases"
@@ -493,8 +528,10 @@ def test_a_store_that_lists_nothing_ends_with_an_error(store: Store, monkeypatch
     released(store, "one")
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     monkeypatch.setattr(store, "names", lambda folder: [])
+    assert put(store, given).version == 2  # the head says what is there
+    store.fs.rm(store.path(f"{PREFIX}/releases/head.json"))
     with pytest.raises(UserError, match="the store does not list what is in it"):
-        put(store, given)
+        put(store, judged(store, "three"))
 
 
 @pytest.mark.slow

@@ -20,7 +20,17 @@ from ft_dagster.lineage.release import history
 from ft_dagster.provenance import memory
 from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_file, sha256_json
 from ft_dagster.stages.release import check_base
-from ft_dagster.store import Artifact, Attempt, Place, Store, exclusive, find_artifact, verify_artifact
+from ft_dagster.store import (
+    Artifact,
+    Attempt,
+    Place,
+    Store,
+    exclusive,
+    find_artifact,
+    read_head,
+    verify_artifact,
+    write_head,
+)
 from ft_dagster.store.make import Recipe, make_artifact
 from tests import releases
 from tests.conditional_s3 import honour_conditions
@@ -141,6 +151,40 @@ def test_a_path_out_of_the_artifact_makes_no_worker_write_there(
     with pytest.raises(UserError, match="is no path inside an artifact"):
         find_artifact(remote, artifact.place)
     assert not (tmp_path / "outside").exists()
+
+
+def point(store: Store, **changes: Any) -> None:
+    path = f"{RECIPE.prefix}/heads/{RECIPE.stage}.json"
+    store.write_json(path, {**store.read_json(path), **changes})
+
+
+@pytest.mark.parametrize("prefix", ["tenants/globex/support", "tenants/acme/sup", "shared/x", "..", ""])
+def test_a_head_points_at_no_other_variant(store: Store, tmp_path: Path, prefix: str) -> None:
+    write_head(store, RECIPE.prefix, made(store, tmp_path), None)
+    point(store, prefix=prefix)
+    with pytest.raises(UserError, match="a head that points into"):
+        read_head(store, RECIPE.prefix, RECIPE.stage)
+
+
+def test_an_artifact_made_over_under_its_key_is_not_the_one_that_the_head_says(
+    store: Store, tmp_path: Path
+) -> None:
+    write_head(store, RECIPE.prefix, made(store, tmp_path), None)
+    swap_the_bytes_and_one_hash(store, tmp_path)
+
+    def fit(predicate: dict[str, Any]) -> None:
+        predicate["digest"] = payload_digest([FileDigest(**file) for file in predicate["payload"]])
+
+    edit(store, fit)
+    with pytest.raises(UserError, match=r"fine_tuned_model\.json: points at [0-9a-f]{12}, where"):
+        read_head(store, RECIPE.prefix, RECIPE.stage)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_what_is_no_head_is_one_message(store: Store, content: str) -> None:
+    store.write(f"{RECIPE.prefix}/heads/{RECIPE.stage}.json", content.encode())
+    with pytest.raises(UserError, match=r"fine_tuned_model\.json: not a head"):
+        read_head(store, RECIPE.prefix, RECIPE.stage)
 
 
 # The files, with cp and ln.
