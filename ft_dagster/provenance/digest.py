@@ -39,7 +39,7 @@ def files_below(folder: Path) -> dict[str, os.stat_result]:
     among them), and for what no file is (a FIFO, a socket, a device).
     """
     if folder.is_symlink():
-        raise _no_file(folder, "a link")
+        raise no_file(folder, "a link")
     return dict(sorted(_below(folder, ""))) if folder.is_dir() else {}
 
 
@@ -52,10 +52,11 @@ def _below(folder: Path, within: str) -> Iterator[tuple[str, os.stat_result]]:
             elif stat.S_ISREG(found.st_mode):
                 yield within + entry.name, found
             else:
-                raise _no_file(folder / entry.name, "a link" if entry.is_symlink() else "a special file")
+                raise no_file(folder / entry.name, "a link" if entry.is_symlink() else "a special file")
 
 
-def _no_file(path: Path, what: str) -> UserError:
+def no_file(path: Path, what: str) -> UserError:
+    """The refusal of `what` (a link, a special file) at a path."""
     fix = "Put a copy of the file there, or remove it"
     return UserError(f"{what}, where files alone belong", file=path, fix=fix)
 

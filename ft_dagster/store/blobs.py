@@ -14,7 +14,7 @@ from typing import Any
 import fsspec
 
 from ft_dagster.errors import UserError
-from ft_dagster.provenance.digest import files_below
+from ft_dagster.provenance.digest import files_below, no_file
 from ft_dagster.store.exclusive import RemoteCreation
 from ft_dagster.strict_json import dumps
 
@@ -49,11 +49,14 @@ class Store:
             self.fs = fsspec.filesystem("file")
 
     def path(self, relative: str) -> str:
-        """The file system's own path of `relative`."""
-        parts = PurePosixPath(relative).parts
-        if not parts or ".." in parts or relative.startswith("/"):
+        """The file system's own path of `relative`. Raises UserError where a link below the root is on it."""
+        plain = PurePosixPath(relative)
+        if not plain.parts or ".." in plain.parts or relative.startswith("/"):
             raise ValueError(f"not a path inside the store: {relative!r}")
-        return f"{self.root}/{relative}"
+        path = f"{self.root}/{plain}"
+        if not self.remote and os.path.realpath(path) != path:
+            raise no_file(Path(path), "a link, or a path through one")
+        return path
 
     def uri(self, relative: str) -> str:
         """Where a person finds `relative`: the folder's path or the s3:// address."""

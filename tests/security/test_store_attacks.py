@@ -205,13 +205,28 @@ def test_a_file_that_nobody_judged_is_named(store: Store, tmp_path: Path) -> Non
     find_artifact(store, RECIPE.place).folder(store, tmp_path / "cache")  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("name", ["payload/model/adapter.safetensors", "payload/model", "payload", ""])
+@pytest.mark.parametrize(
+    "name", ["payload/model/adapter.safetensors", "payload/model", "payload", "", "..", "../manifest.json"]
+)
 def test_a_link_to_equal_bytes_is_refused(store: Store, tmp_path: Path, name: str) -> None:
     made(store, tmp_path)
-    linked = of(store, name)
+    linked = Path(os.path.normpath(of(store, name)))
     elsewhere = linked.rename(tmp_path / "elsewhere")
     linked.symlink_to(elsewhere)
-    refused(store, tmp_path, "a link, where files alone belong")
+    refused(store, tmp_path, "a link.*, where files alone belong")
+
+
+@pytest.mark.parametrize(
+    "name", ["tenants/acme/support/fine_tuned_model", "tenants/acme/support/heads", "shared"]
+)
+def test_a_linked_folder_makes_no_worker_write_elsewhere(store: Store, tmp_path: Path, name: str) -> None:
+    linked = Path(store.root) / name
+    linked.parent.mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    linked.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="a link, or a path through one, where files alone belong"):
+        write_head(store, RECIPE.prefix, made(store, tmp_path), None)
+    assert list((tmp_path / "elsewhere").rglob("*")) == []
 
 
 def test_a_linked_folder_among_the_files_is_seen(store: Store, tmp_path: Path) -> None:
