@@ -19,9 +19,9 @@ from ft_dagster.data.decontaminate import ITEMS_SCHEMA
 from ft_dagster.data.mixture import BuiltMixture, MixtureParts, build_mixture, declared_warnings
 from ft_dagster.data.mixture_figures import GeneralShare, MixtureFigures
 from ft_dagster.data.mixture_io import lengths, read_mixture, shard_files
-from ft_dagster.data.render import Rendered
 from ft_dagster.data.shards import SplitWriter
 from ft_dagster.errors import UserError
+from ft_dagster.objectives.rendered import Rendered
 from ft_dagster.provenance.digest import hash_folder, sha256_file
 from ft_dagster.spec.variant import CorpusSpec
 from tests.mixtures import iter_examples
