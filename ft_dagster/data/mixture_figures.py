@@ -99,7 +99,8 @@ class MixtureFigures:
             for name, split in self.splits.items()
         }
         changed = {"splits": splits, "warnings": list(self.warnings)}
-        return {"schema_version": SCHEMA_VERSION, **asdict(self), **changed}
+        content = {"schema_version": SCHEMA_VERSION, **asdict(self), **changed}
+        return {name: value for name, value in content.items() if name != "overlaps" or value}
 
     def file_json(self) -> dict[str, Any]:
         """As mixture.json holds it."""
