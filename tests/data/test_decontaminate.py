@@ -18,8 +18,12 @@ def grams_of(texts: Iterable[str], n: int = 13) -> EvaluationGrams:
     return EvaluationGrams([AskedItem((text,)) for text in texts], n)
 
 
+def task_in(grams: EvaluationGrams, text: str) -> str | None:
+    return grams.overlap(words_of(normal_text(text)))
+
+
 def overlaps(grams: EvaluationGrams, text: str) -> bool:
-    return grams.overlap(words_of(normal_text(text))) is not None
+    return task_in(grams, text) is not None
 
 
 def test_a_row_with_a_run_of_n_words_overlaps() -> None:
@@ -72,3 +76,45 @@ def test_no_gram_is_lost_when_many_are_merged() -> None:
     assert len(grams) == 3000 * 388
     assert overlaps(grams, " ".join(texts[0].split()[100:113]))
     assert overlaps(grams, " ".join(texts[-1].split()[-13:]))
+
+
+def test_a_short_question_counts_where_its_answer_stands_beside_it() -> None:
+    grams = EvaluationGrams([AskedItem(("what do bees make",), ("sweet honey", "wax"), "farm")], 13)
+    assert task_in(grams, "what do bees make they make sweet honey") == "farm"
+    assert task_in(grams, "wax is what do bees make") == "farm"
+    assert task_in(grams, "what do bees make honey that is sweet") is None
+    assert task_in(grams, "what do bees make") is None
+    assert task_in(grams, "sweet honey") is None
+
+
+def test_an_answer_within_its_own_question_is_not_beside_it() -> None:
+    grams = EvaluationGrams([AskedItem(("is a whale a fish",), ("a fish",), "sea")], 13)
+    assert task_in(grams, "is a whale a fish") is None
+    assert task_in(grams, "is a whale a fish no but a shark is a fish") == "sea"
+
+
+def test_the_task_that_is_overlapped_is_named() -> None:
+    grams = EvaluationGrams(
+        [AskedItem((" ".join(WORDS[:14]),), (), "one"), AskedItem((" ".join(WORDS[14:28]),), (), "two")], 13
+    )
+    assert [grams.overlap(WORDS[:14]), grams.overlap(WORDS[14:28])] == ["one", "two"]
+
+
+def contains(words: list[str], run: list[str]) -> bool:
+    return any(words[at : at + len(run)] == run for at in range(len(words) - len(run) + 1))
+
+
+@pytest.mark.parametrize("n", [3, 5, 9, 13])
+def test_what_is_found_is_what_a_plain_search_finds(n: int) -> None:
+    random = np.random.default_rng(n)
+
+    def text(longest: int) -> list[str]:
+        return [f"w{word}" for word in random.integers(0, 2, random.integers(1, longest))]
+
+    for _ in range(150):
+        question, words = text(16), text(60)
+        length = n if len(question) >= n else len(question)
+        runs = [question[at : at + length] for at in range(len(question) - length + 1)]
+        long = length >= min(n, 8) and any(contains(words, run) for run in runs)
+        grams = EvaluationGrams([AskedItem((" ".join(question),))], n)
+        assert (grams.overlap(words) is not None) == long
