@@ -57,6 +57,7 @@ class EvaluationGrams:
 
     def __init__(self, items: Iterable[AskedItem], n: int) -> None:
         """`items` is read once; `n` in words."""
+        alone = min(n, SHORTEST)
         self.ignored = 0
         self._tasks: dict[str, int] = {}
         runs = _Collected()
@@ -67,16 +68,14 @@ class EvaluationGrams:
             questions = [_word_hashes(words_of(normal_text(question))) for question in item.questions]
             for words in (*questions, *answers):
                 length = n if len(words) >= n else len(words)
-                if length >= min(n, SHORTEST):
+                if length >= alone:
                     runs.add(length, _runs(words, length), task)
-            pairs = [words for words in questions if LEAST <= len(words) < min(n, SHORTEST)]
             said = [words for words in answers if len(words)]
-            for words in pairs if said else ():
+            pairs = [words for words in questions if said and LEAST <= len(words) < alone]
+            for words in pairs:
                 whole = int(_runs(words, len(words))[0])
                 short.setdefault(len(words), {}).setdefault(whole, (task, []))[1].extend(said)
-            self.ignored += not any(len(words) >= min(n, SHORTEST) for words in questions) and not (
-                pairs and said
-            )
+            self.ignored += not pairs and all(len(words) < alone for words in questions)
         self._long = runs.sets()
         self._short = short
         starts = {size: np.fromiter(found, np.uint64, len(found)) for size, found in short.items()}
