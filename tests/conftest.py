@@ -30,6 +30,27 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[choice.FOLDER] = tempfile.mkdtemp(prefix="ft_dagster-warm-")
 
 
+# What takes longest goes first, so that no worker of pytest-xdist is left alone with it at the end.
+LONGEST = (
+    "training/test_ranks",
+    "e2e/",
+    "automation/",
+    "chaos/",
+    "compat/",
+    "training/test_",
+    "stages/",
+    "launch/",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(Path(__file__).parent).as_posix()
+        return next((at for at, start in enumerate(LONGEST) if name.startswith(start)), len(LONGEST))
+
+    items.sort(key=place)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """A server whose folder is gone ends; nothing of the suite is left."""
     if hasattr(config, "workerinput"):

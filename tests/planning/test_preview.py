@@ -1,6 +1,7 @@
 """`ft-dagster plan VARIANT`: before there is a mixture, after, on other hardware, where it will not fit."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,16 +62,40 @@ def test_before_there_is_a_mixture_the_sources_are_sampled_and_that_is_said(fold
     }  # fmt: skip
 
 
-def test_the_sample_is_near_what_the_mixture_counts(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def mixed(folder: Path) -> Any:
+    """What was planned before there was a mixture."""
     _, before = asked(folder, str(KEY))
     with dg.DagsterInstance.ephemeral() as instance:
-        shop = Workshop(folder, instance)
-        shop.materialize(str(KEY), *UP_TO_PLAN[:-1])
-    _, after = asked(folder, str(KEY))
+        Workshop(folder, instance).materialize(str(KEY), *UP_TO_PLAN[:-1])
+    return before
+
+
+def test_the_sample_is_near_what_the_mixture_counts(folder: Path, mixed: Any) -> None:
+    before, (_, after) = mixed, asked(folder, str(KEY))
     assert after["basis"].startswith("the newest training_mixture")
     assert before["examples"] == pytest.approx(after["examples"], rel=0.15)
     assert before["tokens"] == pytest.approx(after["tokens"], rel=0.15)
     assert before["memory_bytes"] == after["memory_bytes"]
+
+
+def test_a_mixture_of_other_rows_or_another_base_is_not_what_the_plan_counts(
+    folder: Path, mixed: Any, tiny_model_folder: Path
+) -> None:
+    key, file = str(KEY), folder / "tenants" / "acme" / "places.yaml"
+    source = folder / "data" / "more.jsonl"
+    declared = file.read_text()
+    try:
+        write_lines(source, [{"prompt": f"Where is place {n}?", "completion": "North."} for n in range(40)])
+        edit(file, lambda d: d["data"].update(sources=["data/more.jsonl"]))
+        assert asked(folder, key)[1]["basis"].startswith("an estimate from 40 of 40 rows")
+        file.write_text(declared)
+        assert asked(folder, key)[1]["basis"].startswith("the newest training_mixture")
+        shutil.copytree(tiny_model_folder, folder / "models" / "other")
+        edit(file, lambda d: d.update(base_model="models/other"))
+        assert asked(folder, key)[1]["basis"].startswith("an estimate from ")
+    finally:
+        file.write_text(declared)
 
 
 def test_a_long_source_is_counted_and_not_tokenized_whole(
