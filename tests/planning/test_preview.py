@@ -63,7 +63,7 @@ def test_before_there_is_a_mixture_the_sources_are_sampled_and_that_is_said(fold
 
 
 @pytest.fixture(scope="module")
-def mixed(folder: Path) -> Any:
+def mixed(folder: Path) -> dict[str, Any]:
     """What was planned before there was a mixture."""
     _, before = asked(folder, str(KEY))
     with dg.DagsterInstance.ephemeral() as instance:
@@ -71,7 +71,7 @@ def mixed(folder: Path) -> Any:
     return before
 
 
-def test_the_sample_is_near_what_the_mixture_counts(folder: Path, mixed: Any) -> None:
+def test_the_sample_is_near_what_the_mixture_counts(folder: Path, mixed: dict[str, Any]) -> None:
     before, (_, after) = mixed, asked(folder, str(KEY))
     assert after["basis"].startswith("the newest training_mixture")
     assert before["examples"] == pytest.approx(after["examples"], rel=0.15)
@@ -80,7 +80,7 @@ def test_the_sample_is_near_what_the_mixture_counts(folder: Path, mixed: Any) ->
 
 
 def test_a_mixture_of_other_rows_or_another_base_is_not_what_the_plan_counts(
-    folder: Path, mixed: Any, tiny_model_folder: Path
+    folder: Path, mixed: dict[str, Any], tiny_model_folder: Path
 ) -> None:
     key, file = str(KEY), folder / "tenants" / "acme" / "places.yaml"
     source = folder / "data" / "more.jsonl"

@@ -16,4 +16,4 @@ def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "folder":
         return Store(str(tmp_path / "store"))
     server = request.getfixturevalue("s3_server")
-    return Store(f"s3://{server.bucket}/{tmp_path.name}", server.options)
+    return Store(f"s3://{server.bucket}/{tmp_path.name}", server.options, tmp_path / "locks")
