@@ -42,7 +42,7 @@ def release(workspace: Workspace) -> Released:
     export, tuned = workspace.upstream("model_export"), workspace.upstream("fine_tuned_model")
     verify_artifact(store, export, workspace.cache)
     evaluation, verdict = rejudge(workspace, tuned)
-    verdict = with_rules(verdict, against_production(workspace, tuned, evaluation))
+    verdict = with_rules(verdict, against_production(workspace, tuned, evaluation), spec.gates)
     own = own_verdict(workspace, export)
     entry = record_release(
         store,
