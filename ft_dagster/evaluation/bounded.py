@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 _POINTS, _REACH = 64, 11.0  # of the integral, which ends where its terms are below e^-22
+_ROOM = 2_000_000  # terms of it that are held at once
 _HALVINGS = 24
 _PRECISION = 1e-7
 
@@ -84,13 +85,16 @@ def _at_or_below_zero(terms: Array, counts: Array) -> Array:
     saddle = -_saddle(terms, counts, lowest) / lowest
     bent = np.square(terms / (1 - saddle[:, None] * terms))
     scale = 1 / np.sqrt((counts * bent).sum(axis=-1) + 1 / saddle**2)
-    found = np.zeros(len(terms))
-    for step in range(_POINTS + 1):
-        at = step * _REACH / _POINTS
-        z = saddle + 1j * scale * math.sinh(at)
-        log = -(counts * np.log(1 - z[:, None] * terms)).sum(axis=-1) - np.log(-z)
-        found += (0.5 if step == 0 else 1.0) * math.cosh(at) * np.exp(log).real
-    return np.clip(found * scale * (_REACH / _POINTS) / math.pi, 0.0, 1.0)
+    grid = np.linspace(0.0, _REACH, _POINTS + 1)
+    weights = np.cosh(grid) * np.where(grid == 0, 0.5, 1.0)
+    found, at_once = np.zeros(len(terms)), max(1, _ROOM // terms.size)
+    for first in range(0, len(grid), at_once):
+        part = slice(first, first + at_once)
+        z = saddle[:, None] + 1j * scale[:, None] * np.sinh(grid[part])
+        logs = np.log(1 - z[..., None] * terms[:, None, :])
+        log = -(counts[:, None, :] * logs).sum(axis=-1) - np.log(-z)
+        found += (weights[part] * np.exp(log).real).sum(axis=-1)
+    return np.clip(found * scale * grid[1] / math.pi, 0.0, 1.0)
 
 
 def _saddle(terms: Array, counts: Array, lowest: Array) -> Array:

@@ -102,7 +102,7 @@ def regression(
 ) -> tuple[Rule, ...]:
     """A new model against the version in production, on the questions that both were asked.
 
-    The rules as found, to be put beside a verdict's own by `with_rules`. The task may fall by
+    Adjusted among themselves; `with_rules` adjusts them together with a verdict's own. The task may fall by
     `gates.regression_margin` (no rules without one), a loss of it by `gates.general_loss_margin` where that
     is more; benchmarks, general text and degeneration by their own margins. A benchmark that only one of them
     was asked is left out; a task without a common question is undecided. A question counts as the same
@@ -124,7 +124,7 @@ def regression(
     loss = max(gates.regression_margin, gates.general_loss_margin)
     margins = {**_margins(gates), "task": gates.regression_margin, "task_loss": loss}
     rules = _rules(paired, margins, level, against=f"against version {version} in production, ")
-    return (*unlike, *(replace(rule, rule="regression") for rule in rules))
+    return _settled((*unlike, *(replace(rule, rule="regression") for rule in rules)), gates, tries)
 
 
 def with_rules(verdict: Verdict, rules: Iterable[Rule], gates: GatesSpec) -> Verdict:
@@ -375,23 +375,30 @@ def _nothing_shared(gates: GatesSpec, version: int, level: float) -> Rule:
     return Rule(
         rule="regression", task="task", metric="none", base=unknown, tuned=unknown, difference=unknown,
         interval=(unknown, unknown), margin=gates.regression_margin or 0.0, questions=0,
-        higher_is_better=True, passed=False, sentence=why, outcome="undecided", confidence=1 - 2 * level, harm=1.0, seen=math.inf,
-        needed=None,
+        higher_is_better=True, passed=False, sentence=why, outcome="undecided", confidence=1 - 2 * level,
+        harm=1.0, seen=math.inf, needed=None,
     )  # fmt: skip
 
 
 def _verdict(rules: tuple[Rule, ...], gates: GatesSpec, tries: int) -> Verdict:
-    """Settle the rules that are tests: their harm adjusted together, what it makes of each, its sentence."""
-    tests = [rule for rule in rules if rule.p is not None]
-    harms = iter(holm([rule.p for rule in tests]).tolist() if tests else [])
-    settled = tuple(rule if rule.p is None else _settled(rule, next(harms), gates, tries) for rule in rules)
-    found = {rule.outcome for rule in settled}
+    rules = _settled(rules, gates, tries)
+    found = {rule.outcome for rule in rules}
     outcome: Outcome = "fail" if "fail" in found else "undecided" if "undecided" in found else "pass"
-    return Verdict(all(rule.passed for rule in settled), outcome, settled, tries)
+    return Verdict(all(rule.passed for rule in rules), outcome, rules, tries)
 
 
-def _settled(rule: Rule, harm: float, gates: GatesSpec, tries: int) -> Rule:
-    """Harm is tested at the declared alpha in every try: a model that fails costs nobody's trust."""
+def _settled(rules: Sequence[Rule], gates: GatesSpec, tries: int) -> tuple[Rule, ...]:
+    """The rules, of those that are tests the harm adjusted together."""
+    tests = [rule.p for rule in rules if rule.p is not None]
+    harms = iter(holm(tests).tolist() if tests else [])
+    return tuple(rule if rule.p is None else _decided(rule, next(harms), gates, tries) for rule in rules)
+
+
+def _decided(rule: Rule, harm: float, gates: GatesSpec, tries: int) -> Rule:
+    """What a test says at this adjusted p of no fall, and its sentence.
+
+    Harm is tested at the declared alpha in every try: a model that fails costs nobody's trust.
+    """
     outcome = rule.outcome
     if outcome != "pass":
         outcome = "fail" if harm < gates.alpha or math.isnan(rule.difference) else "undecided"
