@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/gates.py
 
 Draws changes of answers and losses and judges them by the tests of the gate, and by others that might be
-taken. Prints the tables of docs/gates.md in about a minute. `--search` looks for distributions on which the
-gate's test errs more often than its level, for some minutes.
+taken. Prints the tables of docs/gates.md in about a minute (`--whole`: each number of questions). `--search`
+looks for distributions on which the gate's test errs more often than its level, for some minutes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ft_dagster.evaluation.power import ALPHA, LOSS_BOUND, level_of, questions_n
 
 TRIALS, SEED, BENCHMARKS = 10_000, 20240229, 3
 COUNTS = (20, 32, 40, 60, 64, 100, 400)  # of questions
+POWER_AT = (64, 100, 400)
 ASKED, DISCORDANT = (100, 400, 1000), (0.05, 0.10, 0.20)
 MARGIN = 0.05  # of the models that are equal to their base
 FALLS, FALLEN_DISCORDANT = (0.03, 0.06, 0.10), 0.15
@@ -55,17 +56,19 @@ class Family:
 def answers(margin: float, discordant: float, size: int = 1) -> Family:
     """Right or wrong answers of which a share differs; all that differ are lost where it is the margin."""
     lost, gained = (discordant + margin) / 2, (discordant - margin) / 2
-    name = f"answers, {discordant:.0%} differ" + (f", groups of {size}" if size > 1 else "")
+    name = f"answers, {100 * discordant:g}% differ" + (f", groups of {size}" if size > 1 else "")
     even = (0.02, 0.96, 0.02) if size > 1 else (discordant / 2, 1 - discordant, discordant / 2)
     return Family(name, (-1, 0, 1), (lost, 1 - lost - gained, gained), even, margin, size=size)
 
 
 FAMILIES = (
     answers(0.05, 0.05),
+    answers(0.065, 0.065),
     answers(0.05, 0.15),
     answers(0.15, 0.15),
     answers(0.15, 0.25),
-    Family("json_f1, one in ten answers breaks", (-1, 0, 0.05), (0.1, 0.9, 0), (0, 1, 0), 0.1),
+    Family("json_f1, one in 20 answers breaks", (-1, 0), (0.05, 0.95), (0, 1), 0.05),
+    Family("json_f1, one in ten answers breaks", (-1, 0), (0.1, 0.9), (0, 1), 0.1),
     Family(
         "json_f1, fields lost and won",
         (-1, -0.5, 0, 0.5), (0.08, 0.1, 0.76, 0.06), (0.02, 0.05, 0.84, 0.09), 0.1,
@@ -155,13 +158,13 @@ def passes(
     return [float(METHODS[name](changes, family, ALPHA).mean()) for name in methods]
 
 
-def levels(trials: int = TRIALS) -> Iterator[tuple[str, float, int, list[float], list[float]]]:
-    """(family, margin, questions, passes at a fall of the margin, passes at no fall) by each method."""
+def levels(trials: int = TRIALS) -> Iterator[tuple[Family, dict[int, list[float]], dict[int, list[float]]]]:
+    """(family, passes at a fall of the margin, passes at no fall), by number of questions and by method."""
     for family in FAMILIES:
-        for questions in COUNTS:
-            if questions // family.size > 1:
-                both = [passes(family, questions, fallen=fallen, trials=trials) for fallen in (True, False)]
-                yield family.name, family.margin, questions, both[0], both[1]
+        asked = [questions for questions in COUNTS if questions // family.size > 1]
+        fallen = {questions: passes(family, questions, fallen=True, trials=trials) for questions in asked}
+        equal = {questions: passes(family, questions, fallen=False, trials=trials) for questions in asked}
+        yield family, fallen, equal
 
 
 def unequal_groups(trials: int = TRIALS) -> list[tuple[int, float]]:
@@ -290,16 +293,35 @@ def _shares(values: Sequence[float]) -> list[str]:
     return [f"{value:.1%}" for value in values]
 
 
-def print_levels() -> None:
-    print(f"Passes at a fall of the margin, and (power) at none, level {ALPHA:.0%}, {TRIALS:,} pairs a row\n")
-    heads = ["family", "margin", "questions", *METHODS, *(f"power: {name}" for name in METHODS)]
-    table(
-        heads,
-        (
-            [name, f"{margin:g}", f"{n:,}", *_shares(fallen), *_shares(equal)]
-            for name, margin, n, fallen, equal in levels()
-        ),
-    )
+def print_levels(*, whole: bool = False) -> None:
+    """`whole`: a row for each number of questions, else the worst level of all and the power of some."""
+    found = list(levels())
+    print(f"Passes at a fall of the margin, level {ALPHA:.0%}, {TRIALS:,} pairs a row\n")
+    if whole:
+        heads = ("family", "margin", "questions", *METHODS, *(f"power: {name}" for name in METHODS))
+        table(
+            heads,
+            [
+                [family.name, f"{family.margin:g}", f"{n:,}", *_shares(fallen[n]), *_shares(equal[n])]
+                for family, fallen, equal in found
+                for n in fallen
+            ],
+        )
+    else:
+        rows = []
+        for family, fallen, _ in found:
+            worst = [max(shares) for shares in zip(*fallen.values(), strict=True)]
+            rows.append([family.name, f"{family.margin:g}", *_shares(worst)])
+        table(("family", "margin", *METHODS), rows)
+        print("\nPasses where nothing fell (power)\n")
+        at = [f"{name}, {n}" for n in POWER_AT for name in METHODS if name != "Bernstein"]
+        rows = []
+        for family, _, equal in found:
+            shares = [
+                x for n in POWER_AT for x, name in zip(equal[n], METHODS, strict=True) if name != "Bernstein"
+            ]
+            rows.append([family.name, f"{family.margin:g}", *_shares(shares)])
+        table(("family", "margin", *at), rows)
     print("\nGroups of 1 to 10 questions\n")
     table(("groups", "passes"), [[f"{groups}", f"{share:.1%}"] for groups, share in unequal_groups()])
     print("\nTries of the same weights\n")
@@ -330,7 +352,7 @@ def main() -> None:
         for level, count, values, shares in search():
             print(f"{level:.2%} of {count}: values {values}, shares {shares}")
         return
-    print_levels()
+    print_levels(whole="--whole" in sys.argv)
     print_verdicts()
 
 

@@ -103,8 +103,8 @@ def regression(
     """A new model against the version in production, on the questions that both were asked.
 
     Adjusted among themselves; `with_rules` adjusts them together with a verdict's own. The task may fall by
-    `gates.regression_margin` (no rules without one), a loss of it by `gates.general_loss_margin` where that
-    is more; benchmarks, general text and degeneration by their own margins. A benchmark that only one of them
+    `gates.regression_margin` (no rules without one), a loss of it by `gates.regression_loss_margin`;
+    benchmarks, general text and degeneration by their own margins. A benchmark that only one of them
     was asked is left out; a task without a common question is undecided. A question counts as the same
     wherever it stands in its task.
     """
@@ -121,8 +121,8 @@ def regression(
     level = level_of(gates.alpha, tries)
     judged = any(_RULE_OF[each.role] == "task" for each in paired)
     unlike = () if judged else (_nothing_shared(gates, version, level),)
-    loss = max(gates.regression_margin, gates.general_loss_margin)
-    margins = {**_margins(gates), "task": gates.regression_margin, "task_loss": loss}
+    own = {"task": gates.regression_margin, "task_loss": gates.regression_loss_margin}
+    margins = {**_margins(gates), **own}
     rules = _rules(paired, margins, level, against=f"against version {version} in production, ")
     return _settled((*unlike, *(replace(rule, rule="regression") for rule in rules)), gates, tries)
 

@@ -337,9 +337,10 @@ class GatesSpec(SpecModel):
         0.1, description="Largest rise of the loss on held-out general text (nats a token)"
     )
     regression_margin: Margin | None = Field(
-        0.05,
-        description="The task may be worse than the version in production by this much, and a loss by "
-        "general_loss_margin where that is more (the general margins hold too); null: not compared",
+        0.05, description="Largest fall of the task against production, by its score; null: not compared"
+    )
+    regression_loss_margin: Margin = Field(
+        0.15, description="The same where a loss judges the task (nats a token)"
     )
     degeneration_margin: Margin | None = Field(
         0.2, description="Largest rise of the repetition in answers to general prompts; null: not judged"
@@ -352,8 +353,7 @@ class GatesSpec(SpecModel):
     )
     undecided: Literal["fail", "measured"] = Field(
         "fail",
-        description="What a rule that too few questions decide counts as: fail; or measured, which passes if "
-        "the measured difference is within the margin",
+        description="measured: an undecided rule passes if the measured change is within its margin",
     )
     metrics: dict[str, str] = Field(
         {}, description="Judge these tasks by another metric than their main one: {mmlu: acc}"
