@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ft_dagster.data.derived import base_folder
+from ft_dagster.errors import UserError
 from ft_dagster.evaluation.gates import gates_digest, with_rules
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import (
+    JUDGED_AGAIN,
     ReleaseCandidate,
     ReleaseRequest,
     history,
@@ -42,6 +45,7 @@ def release(workspace: Workspace) -> Released:
     export, tuned = workspace.upstream("model_export"), workspace.upstream("fine_tuned_model")
     verify_artifact(store, export, workspace.cache)
     evaluation, verdict = rejudge(workspace, tuned)
+    check_base(workspace, export)
     verdict = with_rules(verdict, against_production(workspace, tuned, evaluation), spec.gates)
     own = own_verdict(workspace, export)
     entry = record_release(
@@ -61,6 +65,18 @@ def release(workspace: Workspace) -> Released:
     )
     past = history(store, prefix)
     return Released(entry, past, verdict, export, _next(workspace, entry, past))
+
+
+def check_base(workspace: Workspace, export: Artifact) -> None:
+    """Hash the files of the base that an export stands on. Raises UserError where one is not what it was."""
+    base = workspace.upstream("base_model")
+    if export.inputs["base_model"] != base.digest:
+        raise UserError(
+            f"the export was made on another base than {base.digest[:12]}",
+            value=export.inputs["base_model"][:12],
+            fix=JUDGED_AGAIN,
+        )
+    base_folder(workspace.store, base, workspace.project, workspace.cache, verify=True)
 
 
 def _next(workspace: Workspace, entry: ReleaseEntry, past: list[ReleaseEntry]) -> str:
