@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 FLIPS, LARGEST_DRAW = 10_000, 20_000_000  # sign flips, and signs drawn for all of them
+FLIPS_AT_ONCE = 500
 SEED = 20240229
 
 
@@ -72,8 +73,8 @@ def compare_paired(
     """Compare by each question's change, positive where better, all finite.
 
     `bound`: what a change can be at most; one beyond it counts as `bound`. None: no bound is known, and no
-    interval can be given. `groups`: questions of one name
-    depend on each other; None stands alone. The mean is that of the questions, each counting alike.
+    interval can be given. `groups`: questions of one name depend on each other; None stands alone. The mean
+    is that of the questions, each counting alike.
     """
     import numpy as np
 
@@ -122,18 +123,15 @@ def harm_of(sums: Array) -> float:
     sizes = np.abs(changed)
     if np.allclose(sizes, sizes[0], rtol=1e-12, atol=0):
         return float(harm_of_answers(int((changed > 0).sum()), int((changed < 0).sum())))
-    draw, done, as_low = np.random.default_rng(SEED), 0, 0
-    flips = max(1000, min(FLIPS, LARGEST_DRAW // len(sizes)))
-    limit = changed.sum() + 1e-9 * sizes.sum()
-    while done < flips:
-        rows = min(500, flips - done)
-        bits = np.unpackbits(
-            np.frombuffer(draw.bytes(rows * -(-len(sizes) // 8)), np.uint8).reshape(rows, -1), axis=1
-        )
-        totals = (2 * bits[:, : len(sizes)].astype(np.float32) - 1) @ sizes.astype(np.float32)
+    draw, as_low = np.random.default_rng(SEED), 0
+    batches = max(2, min(FLIPS, LARGEST_DRAW // len(sizes)) // FLIPS_AT_ONCE)
+    limit = changed.sum() + 1e-6 * sizes.sum()  # ties count, whatever they are rounded to
+    for _ in range(batches):
+        drawn = np.frombuffer(draw.bytes(FLIPS_AT_ONCE * -(-len(sizes) // 8)), np.uint8)
+        bits = np.unpackbits(drawn.reshape(FLIPS_AT_ONCE, -1), axis=1)[:, : len(sizes)]
+        totals = (2 * bits.astype(np.float32) - 1) @ sizes.astype(np.float32)
         as_low += int((totals <= limit).sum())
-        done += rows
-    return (as_low + 1) / (flips + 1)
+    return (as_low + 1) / (batches * FLIPS_AT_ONCE + 1)
 
 
 def harm_of_answers(gained: Any, lost: Any) -> Any:

@@ -25,8 +25,10 @@ def level_of(alpha: float, attempt: int = 1) -> float:
     """The level of try number `attempt` (from 1) of the same weights: alpha / (k (k + 1)).
 
     The shares 1/2, 1/6, 1/12, ... add up to 1, so that however often the same weights are asked other
-    questions, a fall as large as the margin passes in at most `alpha` of all.
+    questions, a fall as large as the margin passes in at most `alpha` of all. Raises ValueError below 1.
     """
+    if attempt < 1:
+        raise ValueError(f"tries are counted from 1: {attempt}")
     return alpha / (attempt * (attempt + 1))
 
 

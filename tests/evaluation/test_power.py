@@ -73,6 +73,9 @@ def test_a_margin_of_nothing_cannot_be_shown(margin: float) -> None:
 def test_the_levels_of_all_tries_together_are_alpha() -> None:
     assert [level_of(0.05, k) for k in (1, 2, 3)] == pytest.approx([0.05 / 2, 0.05 / 6, 0.05 / 12])
     assert 0.0499 < sum(level_of(0.05, k) for k in range(1, 1000)) < 0.05
+    for attempt in (0, -2):
+        with pytest.raises(ValueError, match="counted from 1"):
+            level_of(0.05, attempt)
 
 
 def hopeless(
