@@ -23,12 +23,16 @@ GRAM = 4
 
 
 class Written(NamedTuple):
-    """An answer. `repeated`: see `repeated_share`; `empty`: 1.0 if it has no words."""
+    """An answer. `repeated`: see `repeated_share`; `empty`: 1.0 if it has no letter and no digit."""
 
     prompt: str
     answer: str
     repeated: float
     empty: float
+
+    @classmethod
+    def of(cls, prompt: str, answer: str, tokens: Sequence[int]) -> Written:
+        return cls(prompt, answer, repeated_share(tokens), float(not any(map(str.isalnum, answer))))
 
     @property
     def degenerate(self) -> float:
@@ -45,10 +49,7 @@ def answer_general_prompts(
     asked = [_asked(prompt, tokenizer) for prompt in prompts]
     answers = generate_greedily(model, tokenizer, asked, new_tokens)
     texts = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
-    return [
-        Written(prompt, text, repeated_share(ids), float(not text))
-        for prompt, text, ids in zip(prompts, texts, answers, strict=True)
-    ]
+    return [Written.of(*each) for each in zip(prompts, texts, answers, strict=True)]
 
 
 def as_samples(written: Sequence[Written]) -> list[tuple[list[Sample], Answer]]:

@@ -66,8 +66,9 @@ def test_a_loop_of_any_period_up_to_half_of_an_answer_is_seen(period: int) -> No
 
 
 def test_an_answer_is_degenerate_as_far_as_it_repeats_or_is_empty() -> None:
-    assert Written("p", "", 0.0, 1.0).degenerate == 1.0
-    assert Written("p", "a a a a a", 0.5, 0.0).degenerate == 0.5
+    assert Written.of("p", "", []).degenerate == Written.of("p", '".', [5, 6]).degenerate == 1.0
+    assert Written.of("p", "a a a a a a", [7] * 6).degenerate == pytest.approx(2 / 3)
+    assert Written.of("p", "It is blue.", [1, 2, 3, 4]).degenerate == 0.0
 
 
 def test_the_prompts_are_enough_to_decide_at_the_default_margin() -> None:
