@@ -101,7 +101,7 @@ def test_a_loss_that_did_not_change_is_no_harm(simulation: ModuleType) -> None:
         assert harm < 0.08
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_page_shows_the_figures_of_the_simulation(
     simulation: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
