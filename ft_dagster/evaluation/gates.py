@@ -129,7 +129,8 @@ def regression(
 
 def with_rules(verdict: Verdict, rules: Iterable[Rule], gates: GatesSpec) -> Verdict:
     """The verdict with more rules beside its own: their tests of harm are adjusted together, once."""
-    return _verdict((*verdict.rules, *rules), gates, verdict.tries)
+    found = _verdict((*verdict.rules, *rules), gates, verdict.tries)
+    return replace(verdict, passed=found.passed, outcome=found.outcome, rules=found.rules)
 
 
 def check_metrics(samples: Iterable[Sample], gates: GatesSpec, declared_in: object = None) -> None:
