@@ -23,8 +23,8 @@ class Sample(NamedTuple):
     """`value` of `metric` on one question; `weight` is its number of tokens for a loss, else 1.
 
     `question` is the same string for every model that was asked the same, wherever it stood: (sub)task, its
-    number among questions of equal content, and a hash of that content. `group`: questions of one group, or
-    of one document, are no independent evidence; None: it stands alone.
+    number among questions of equal content, and a hash of that content. `group`: questions of one group
+    depend on each other (rows of one document, of one customer); None stands alone.
     """
 
     role: Role

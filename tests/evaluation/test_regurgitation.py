@@ -119,7 +119,7 @@ def test_what_was_learned_by_heart_is_found_and_nothing_else(
         probed = [s for s in samples if s.role == "regurgitation"]
         found[name] = {(s.task, s.question.rsplit(":", 1)[1]): s.value for s in probed}
         signs = {s.metric for s in samples if s.role == "general_prompts"}
-        assert signs == {"repeated_4grams", "empty_answer"}
+        assert signs == {"repeated_4grams", "empty_answer", "degenerate"}
     assert set(found["base"].values()) == {0.0}
     learned = [("training_rows", training_rows()[n]["text"]) for n in (1, 4)]
     named = {(task, identity_of(text)) for task, text in [*learned, ("canaries", CANARY)]}
@@ -140,7 +140,7 @@ def own(value: float) -> list[Sample]:
         "metric": "completion_loss",
         "higher_is_better": False,
     }
-    return [sample(n, value + 0.01 * n, **fields) for n in range(8)]
+    return [sample(n, value + 0.01 * n, **fields) for n in range(20)]
 
 
 def test_regurgitation_is_judged_only_where_a_limit_is_declared() -> None:
