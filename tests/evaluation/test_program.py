@@ -165,17 +165,19 @@ def test_losses_match_a_forward_pass(
     import torch
     from transformers import AutoModelForCausalLM
 
-    from ft_dagster.data.dataset_io import as_row
+    from ft_dagster.data.content import question_ids
+    from ft_dagster.data.dataset_io import read_split
     from ft_dagster.data.render import render
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
-    rows = pq.read_table(project / "test.parquet").to_pylist()
+    rows = list(read_split(project / "test.parquet"))
+    by_id = dict(zip(question_ids([given.identity for given in rows]), rows, strict=True))
     losses = [s for s in read_samples(base_run / "output" / "payload") if s.metric == "completion_loss"]
     for sample in losses:
-        given = rows[int(sample.question.split(":")[1])]
-        if given["kind"] == "text":
+        given = by_id[sample.question.removeprefix("test_split_task:")]
+        if given.kind == "text":
             continue
-        rendered = render(as_row(given), tiny_tokenizer)
+        rendered = render(given, tiny_tokenizer)
         start, end = rendered.spans[-1]
         ids = torch.tensor([rendered.input_ids[:end]])
         with torch.no_grad():
