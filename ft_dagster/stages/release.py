@@ -46,7 +46,7 @@ def release(workspace: Workspace) -> Released:
     verify_artifact(store, export, workspace.cache)
     evaluation, verdict = rejudge(workspace, tuned)
     check_base(workspace, export)
-    verdict = with_rules(verdict, against_production(workspace, tuned, evaluation))
+    verdict = with_rules(verdict, against_production(workspace, tuned, evaluation), spec.gates)
     own = own_verdict(workspace, export)
     entry = record_release(
         store,
