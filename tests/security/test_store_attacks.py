@@ -17,6 +17,7 @@ from ft_dagster.data.base import locate_base
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import history
+from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.provenance import memory
 from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_file, sha256_json
 from ft_dagster.stages.release import check_base
@@ -427,7 +428,7 @@ def test_of_two_releases_at_once_one_is_version_1_and_one_is_version_2(
 
 def test_a_release_binds_the_manifests_and_the_certificate(store: Store) -> None:
     entry = releases.release(store, "acme.support", releases.adapter())
-    assert entry.verdict == sha256_json({"schema_version": 2, "passed": True, "outcome": "pass", "rules": []})
+    assert entry.verdict == sha256_json(Verdict(True, "pass", ()).to_json())
     assert entry.export_manifest == sha256_file(manifest_of(store, "model_export"))
     assert entry.evaluation_manifest == sha256_file(manifest_of(store, "evaluation"))
 
