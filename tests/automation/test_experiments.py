@@ -26,6 +26,8 @@ from tests.e2e.project import command_environment, edit, write_project
 from tests.e2e.workshop import said_of
 from tests.present import present
 
+pytestmark = pytest.mark.slow
+
 BIN = Path(sys.executable).parent
 Answer = TypeVar("Answer")
 KEY, PREFIX = VariantKey("acme", "places"), "tenants/acme/places"

@@ -19,6 +19,8 @@ from ft_dagster.settings import load_settings
 from tests.launch.helpers import PROGRAMS, wait_until
 from tests.present import present
 
+pytestmark = pytest.mark.slow
+
 QUOTA = {"default": 2}
 
 

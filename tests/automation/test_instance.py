@@ -14,6 +14,8 @@ from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey
 from tests.automation.declarations import declare
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:

@@ -21,6 +21,8 @@ from tests.automation.declarations import NOON, declare, start_from, tick
 from tests.present import present
 from tests.releases import adapter, release
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:

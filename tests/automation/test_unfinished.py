@@ -22,6 +22,8 @@ from ft_dagster.automation.daemon_program import Watch
 from ft_dagster.automation.unfinished import UnfinishedWork, gone, report_gone, work_left
 from ft_dagster.launch.locks import EXCLUSIVE, SHARED, lock, unlock
 
+pytestmark = pytest.mark.slow
+
 STATUS = dg.DagsterRunStatus
 ORIGIN = RemoteJobOrigin(
     RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("ft_dagster"), "__repository__"), "nothing"

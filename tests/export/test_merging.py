@@ -23,6 +23,8 @@ from ft_dagster.export.merging import merge_weights
 from tests.export.exports import DIGEST, edit_json, save_adapter
 from tests.export.peft_merge import merge_with_peft
 
+pytestmark = pytest.mark.slow
+
 Bases = Callable[[str], Path]
 NEW = ["Zyrtexal", "<sku>"]
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -21,6 +21,8 @@ from ft_dagster.launch.local import cancel, classify, run_program
 from ft_dagster.launch.processes import carriers
 from tests.launch.helpers import PROGRAMS, Start, ask, declare, lives, pid_in, run, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:

@@ -22,6 +22,8 @@ from ft_dagster.launch.warm import choice, client, imports, wire, world
 from tests.launch.helpers import Start, declare, lives, pid_in, run, wait_until
 from tests.present import present
 
+pytestmark = pytest.mark.slow
+
 A_THREAD = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
 SECRET = "AKIA-this-is-secret"
 

@@ -29,6 +29,8 @@ from tests.planning.llama import SMALL_LLAMA, reason, spec
 from tests.present import present
 from tests.stored_figures import stored_training
 
+pytestmark = pytest.mark.slow
+
 ROOMY, TIGHT = 2_000_000_000, 560_000_000  # bytes of a device; 500 MB are CUDA's context
 
 

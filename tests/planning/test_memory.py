@@ -11,6 +11,8 @@ from ft_dagster.training.methods import method_of
 from tests.planning.llama import LLAMA_70B, METHODS, facts, gpus, plan
 from tests.training.runs import Runs, train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("method", "shape", "expected"),

@@ -19,6 +19,8 @@ from ft_dagster.planning.survey import PlanContext
 from ft_dagster.training.contract import Plan
 from tests.planning.llama import SMALL_LLAMA, spec
 
+pytestmark = pytest.mark.slow
+
 # Written by version 0.1, before a plan was typed.
 STORED = json.loads(Path(__file__).with_name("stored_plans.json").read_text("utf-8"))
 # Written before an estimate was typed; its bytes of a device are those of the pinned libraries.

@@ -21,6 +21,8 @@ from ft_dagster.report.plots import (
 )
 from tests.verdicts import stored_rule
 
+pytestmark = pytest.mark.slow
+
 LOG: list[dict[str, Any]] = [{"step": 0, "validation_loss": 4.6}]
 for number in range(1, 301):
     LOG.append(

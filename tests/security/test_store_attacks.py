@@ -38,6 +38,8 @@ from tests.conditional_s3 import honour_conditions
 from tests.present import present
 from tests.s3_server import S3Server
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Recipe("fine_tuned_model", "tenants/acme/support", {"training_plan": "a" * 64}, {"seed": 1})
 GOOD, EVIL = "good weights", "evil weights"
 
