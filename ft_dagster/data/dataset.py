@@ -14,7 +14,7 @@ from ft_dagster.data.dedup import NearDuplicates, SeenRows
 from ft_dagster.data.fingerprint import Fingerprint, check_unchanged, pinned
 from ft_dagster.data.locations import DeclaredAt
 from ft_dagster.data.rows import Row
-from ft_dagster.data.sources import read_rows
+from ft_dagster.data.sources import NOWHERE, read_rows
 from ft_dagster.data.splits import SPLITS, check_sizes, split_of
 from ft_dagster.data.tables import TableWriter
 from ft_dagster.spec.variant import DataSpec, VariantSpec
@@ -32,7 +32,7 @@ def build_task_dataset(
     out: Path,
     progress: Callable[[str], None] | None = None,
     *,
-    declared_in: object = None,
+    asked: DeclaredAt = NOWHERE,
     frozen: Sequence[Fingerprint] | None = None,
     cache: Path | None = None,
 ) -> dict[str, Any]:
@@ -41,7 +41,8 @@ def build_task_dataset(
     Rows are streamed: memory holds a hash of each row (at most 64 bytes), one row group of each split
     and the n-grams of `evaluation_texts` (texts, or a Parquet file with a column `text`).
     With `frozen`, the sources' fingerprints at declaration, hub data sets are read at that commit, and a
-    source that changed since is refused. Raises UserError; `out` is then to be thrown away.
+    source that changed since is refused. `asked`: whose the sources are. Raises UserError; `out` is then to
+    be thrown away.
     """
     say = progress or (lambda line: None)
     sources = spec.data.sources
@@ -52,16 +53,16 @@ def build_task_dataset(
         tables = {s: files.enter_context(TableWriter(out / f"{s}.parquet", SCHEMA)) for s in SPLITS}
         for i, (source, print_) in enumerate(zip(sources, prints, strict=True)):
             say(f"reading {source.path}")
-            asked = DeclaredAt(declared_in, f"data.sources[{i}]")
-            for row in read_rows(pinned(source, print_), project, asked, formats):
+            place = asked._replace(field=f"data.sources[{i}]")
+            for row in read_rows(pinned(source, print_), project, place, formats):
                 if filters.keep(row):
                     split = split_of(row.first_turn, spec.data.splits)
                     tables[split].add(as_record(row), 300 + len(row.canonical))
                 if filters.read % EVERY == 0:
                     say(f"{filters.read:,} rows read")
-            check_unchanged(source, project, print_, asked, cache)
+            check_unchanged(source, project, print_, place, cache)
     rows = {split: table.rows for split, table in tables.items()}
-    check_sizes(rows, spec.data.splits, file=declared_in, overlapping=filters.dropped[CONTAMINATED])
+    check_sizes(rows, spec.data.splits, file=asked.file, overlapping=filters.dropped[CONTAMINATED])
     content = {
         "schema_version": SCHEMA_VERSION,
         "rows": rows,

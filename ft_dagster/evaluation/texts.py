@@ -32,7 +32,7 @@ def write_texts(request: TextsRequest) -> dict[str, Any]:
 
     from ft_dagster.evaluation.load import load_task, prepare_environment
 
-    entries = resolve_tasks(request.tasks, request.project)
+    entries = resolve_tasks(request.tasks, request.project, roots=request.roots)
     prepare_environment(entries)
     counts: dict[str, int] = {}
     schema = pa.schema([("task", pa.string()), ("text", pa.string())])

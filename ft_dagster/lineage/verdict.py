@@ -62,11 +62,15 @@ class Rule:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Passed only if every rule passed. `outcome`: fail if any rule failed, else undecided if any was."""
+    """Passed only if every rule passed. `outcome`: fail if any rule failed, else undecided if any was.
+
+    `policy`: digest of what the platform allowed when it was derived; None: before there was one.
+    """
 
     passed: bool
     outcome: Outcome
     rules: tuple[Rule, ...]
+    policy: str | None = None
 
     @property
     def broken(self) -> tuple[Rule, ...]:
@@ -84,6 +88,7 @@ class Verdict:
             "passed": self.passed,
             "outcome": self.outcome,
             "rules": [rule.to_json() for rule in self.rules],
+            **({} if self.policy is None else {"policy": self.policy}),
         }
 
     @classmethod
@@ -92,7 +97,8 @@ class Verdict:
         refuse_newer(content.get("schema_version", 0), SCHEMA_VERSION, file=file)
         passed = bool(content["passed"])
         rules = tuple(Rule.from_json(rule) for rule in content["rules"])
-        return cls(passed, content.get("outcome", "pass" if passed else "fail"), rules)
+        outcome = content.get("outcome", "pass" if passed else "fail")
+        return cls(passed, outcome, rules, content.get("policy"))
 
 
 def _plain(value: object) -> object:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_dagster.data.dataset import build_task_dataset
+from ft_dagster.data.locations import DeclaredAt
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import VariantSpec
 from ft_dagster.stages import evaluation_texts
@@ -42,7 +43,7 @@ def build(inputs: DatasetInputs, hands: Hands, attempt: Attempt) -> dict[str, An
     file = None if texts is None else hands.payload(texts) / "texts.parquet"
     return build_task_dataset(
         inputs.spec, hands.project, file, attempt.payload, hands.say,
-        declared_in=hands.declared_in, frozen=inputs.fingerprints, cache=hands.cache,
+        asked=DeclaredAt(hands.declared_in, roots=hands.roots), frozen=inputs.fingerprints, cache=hands.cache,
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from ft_dagster.launch.launcher import Job, Launcher, LocalLauncher, carry_out
 from ft_dagster.launch.leases import Ask, Leases, of_host
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.launch.warm.choice import as_environment
+from ft_dagster.roots import Roots
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey, VariantSpec, load_variant
 from ft_dagster.spec.overrides import with_overrides
@@ -129,6 +130,11 @@ class Workspace:
     @property
     def heads(self) -> str:
         return self.prefix if self.trial is None else f"{self.prefix}/experiments/{self.trial.heads}"
+
+    @property
+    def roots(self) -> Roots:
+        """What the declaration may reach."""
+        return self.settings.roots(self.key.tenant)
 
     @property
     def declared_in(self) -> Path:

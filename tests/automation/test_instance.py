@@ -6,7 +6,7 @@ import yaml
 
 from ft_dagster.automation.coordinator import VariantRunCoordinator
 from ft_dagster.automation.instance import PARTITION, submitted, write_home
-from ft_dagster.automation.tags import missing_tags
+from ft_dagster.automation.tags import changed_tags
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from tests.automation.declarations import declare
@@ -56,7 +56,7 @@ def test_what_a_platform_set_in_its_instance_is_kept(settings):
     ],
 )
 def test_a_run_of_a_partition_gets_tenant_variant_and_reason(settings, tags, reason):
-    missing = missing_tags(run_of(dagster__partition="acme.support", **tags))
+    missing = changed_tags(run_of(dagster__partition="acme.support", **tags))
     assert missing["ft/tenant"] == "acme"
     assert missing["ft/variant"] == "acme.support"
     assert missing["ft/reason"] == reason
@@ -64,12 +64,12 @@ def test_a_run_of_a_partition_gets_tenant_variant_and_reason(settings, tags, rea
 
 
 def test_tags_that_a_run_has_are_left_alone(settings):
-    assert "ft/reason" not in missing_tags(run_of(dagster__partition="acme.support", ft__reason="audit"))
+    assert "ft/reason" not in changed_tags(run_of(dagster__partition="acme.support", ft__reason="audit"))
 
 
 @pytest.mark.parametrize("partition", ["", "../x", "a|b", "x" * 300])
 def test_a_run_without_a_variant_as_partition_gets_none(settings, partition):
-    assert missing_tags(run_of(dagster__partition=partition)) == {}
+    assert changed_tags(run_of(dagster__partition=partition)) == {}
 
 
 def test_the_declared_number_of_runs_per_tenant_is_written_when_the_instance_is_made(settings):
@@ -85,13 +85,18 @@ def test_the_declared_number_of_runs_per_tenant_is_written_when_the_instance_is_
 
 def test_a_declaration_without_a_priority_runs_with_priority_zero(settings):
     declare(settings.project, "acme.plain")
-    assert missing_tags(run_of(dagster__partition="acme.plain"))["dagster/priority"] == "0"
+    assert changed_tags(run_of(dagster__partition="acme.plain"))["dagster/priority"] == "0"
 
 
 def test_a_run_of_a_declaration_that_cannot_be_read_is_tagged_all_the_same(settings):
     (settings.project / "tenants" / "acme" / "broken.yaml").write_text("{", "utf-8")
-    missing = missing_tags(run_of(dagster__partition="acme.broken"))
-    assert missing == {"ft/tenant": "acme", "ft/variant": "acme.broken", "ft/reason": "ui"}
+    missing = changed_tags(run_of(dagster__partition="acme.broken"))
+    assert missing == {
+        "ft/tenant": "acme",
+        "ft/variant": "acme.broken",
+        "ft/reason": "ui",
+        "dagster/priority": "0",
+    }
 
 
 @dg.asset(name="declaration")
