@@ -29,15 +29,12 @@ NOT_OVERRIDABLE = ("training.deepspeed.nvme_path", "training.report_to")
 
 
 def with_overrides(declared: Declared, overrides: Mapping[str, Any]) -> Declared:
-    """`declared` with the values of `overrides` (dotted field -> value). Raises UserError, also for a field
-    that no experiment may change.
-    """
+    """`declared` with the values of `overrides` (dotted field -> value). Raises UserError."""
     if not overrides:
         return declared
     tree = declared.spec.model_dump(mode="json")
     for field, value in overrides.items():
         _set(tree, field, value, declared.file)
-        refuse_fixed(field, value, declared.file)
     try:
         spec = VariantSpec.model_validate(tree)
     except ValidationError as error:

@@ -79,7 +79,10 @@ class Policy(SpecModel):
 
     def approvers_of(self, spec: VariantSpec) -> tuple[str, ...]:
         """Who may put a version of this declaration into production; none: anyone."""
-        return spec.release.approvers or self.approvers
+        declared = spec.release.approvers
+        if not self.approvers:
+            return declared
+        return tuple(name for name in declared if name in self.approvers) or self.approvers
 
 
 class PolicyFile(Policy):

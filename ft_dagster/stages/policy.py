@@ -59,11 +59,11 @@ def _beyond(policies: Policies, tenant: str, spec: VariantSpec, file_of: FileOf)
 
 def _as_error(breach: Breach, policies: Policies, tenant: str, file: Path) -> UserError:
     return UserError(
-        f"the policy allows {breach.allowed} ({policies.set_by(tenant, breach.rule)})",
+        f"not as the policy demands: {breach.allowed} ({policies.set_by(tenant, breach.rule)})",
         file=file,
         field=breach.field,
         value="nothing" if breach.value is None else breach.value,
-        fix=f"Declare what it allows, or let the platform set {breach.rule} in {POLICY_FILE}",
+        fix=f"Declare what it demands, or let the platform set {breach.rule} in {POLICY_FILE}",
     )
 
 
