@@ -12,7 +12,8 @@ from types import ModuleType
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.tasks import local_config, resolve_tasks
+from ft_dagster.evaluation.task_files import local_config
+from ft_dagster.evaluation.tasks import resolve_tasks
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey, VariantSpec, load_corpus, load_variant, variant_files
 from ft_dagster.spec.load import read_yaml

@@ -21,8 +21,7 @@ from ft_dagster.roots import OUTSIDE
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import load_variant
 from ft_dagster.spec.variant import SourceSpec
-from ft_dagster.stages import declaration
-from ft_dagster.stages.preview import sample
+from ft_dagster.stages import declaration, preview
 from ft_dagster.stages.workspace import Trial, Workspace
 from tests.security.projects import KEY, QUIZ, ROW, SECRET, declare, mistakes, settle, two_tenants, write
 
@@ -104,21 +103,15 @@ def test_a_path_that_is_not_there_says_the_same_as_one_that_is(project: Path) ->
     assert said[0] == said[1]
 
 
-def test_a_run_refuses_what_check_refuses(project: Path) -> None:
+def test_a_run_and_a_plan_refuse_what_check_refuses(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     declare(project, **sources("data/globex/rows.jsonl"))
     workspace = Workspace(load_settings(project), KEY)
     with pytest.raises(UserError, match=OUTSIDE):
         workspace.make(declaration.STAGE)
+    monkeypatch.setattr(preview, "load_tokenizer", lambda folder: None)
+    base = write(project / "models/base/config.json", "{}").parent
     with pytest.raises(UserError, match=OUTSIDE):
-        sample(load_variant(project, KEY), project, _tokenizer(project), workspace.roots)
-
-
-def _tokenizer(project: Path) -> Path:
-    from tests.conftest import _tokenizer as make
-
-    folder = project / "models/base"
-    make().save_pretrained(folder)
-    return Path(write(folder / "config.json", "{}")).parent
+        preview.sample(load_variant(project, KEY), project, base, workspace.roots)
 
 
 def test_a_file_that_became_a_link_is_not_read(project: Path) -> None:
