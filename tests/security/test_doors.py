@@ -94,6 +94,14 @@ def test_a_link_in_the_project_leads_nowhere_else(project: Path, place: str) -> 
         assert (error.problem, error.field) == (OUTSIDE, "data.sources[0].path")
 
 
+def test_a_declaration_is_no_link_to_another_tenants(project: Path) -> None:
+    file = project / "tenants/acme/support.yaml"
+    file.unlink()
+    file.symlink_to(project / "tenants/globex/places.yaml")
+    with pytest.raises(UserError, match="a link out of the tenant's folder"):
+        load_variant(project, KEY)
+
+
 def test_a_path_that_is_not_there_says_the_same_as_one_that_is(project: Path) -> None:
     said = []
     for name in ("rows.jsonl", "none.jsonl"):
