@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ft_dagster.data.derived import base_folder
+from ft_dagster.errors import UserError
 from ft_dagster.evaluation.gates import gates_digest, with_rules
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import (
+    JUDGED_AGAIN,
     ReleaseCandidate,
     ReleaseRequest,
     history,
@@ -44,6 +47,7 @@ def release(workspace: Workspace) -> Released:
     export, tuned = workspace.upstream("model_export"), workspace.upstream("fine_tuned_model")
     verify_artifact(store, export, workspace.cache)
     evaluation, verdict = rejudge(workspace, tuned)
+    check_base(workspace, export)
     verdict = with_rules(verdict, against_production(workspace, tuned, evaluation))
     verdict = replace(verdict, policy=policy.digest)
     own = own_verdict(workspace, export)
@@ -65,6 +69,18 @@ def release(workspace: Workspace) -> Released:
     past = history(store, prefix)
     following = _next(workspace, entry, past, policy.approvers_of(spec))
     return Released(entry, past, verdict, export, following)
+
+
+def check_base(workspace: Workspace, export: Artifact) -> None:
+    """Hash the files of the base that an export stands on. Raises UserError where one is not what it was."""
+    base = workspace.upstream("base_model")
+    if export.inputs["base_model"] != base.digest:
+        raise UserError(
+            f"the export was made on another base than {base.digest[:12]}",
+            value=export.inputs["base_model"][:12],
+            fix=JUDGED_AGAIN,
+        )
+    base_folder(workspace.store, base, workspace.project, workspace.cache, verify=True)
 
 
 def _next(

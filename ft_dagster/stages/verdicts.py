@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.gates import gates_digest, regression
 from ft_dagster.evaluation.samples import read_samples
 from ft_dagster.lineage.ancestors import find_digest
+from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.release import production
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.stages.evaluation import verdict_on
@@ -68,8 +66,6 @@ def own_verdict(workspace: Workspace, export: Artifact) -> Verdict | None:
     return verdict_on(workspace.spec, before, folder, workspace.declared_in)
 
 
-def certificate_of(workspace: Workspace, export: Artifact) -> dict[str, Any]:
-    """certificate.json of an export."""
-    file = workspace.evidence(export) / "certificate.json"
-    content: dict[str, Any] = json.loads(file.read_text("utf-8"))
-    return content
+def certificate_of(workspace: Workspace, export: Artifact) -> Certificate:
+    """That of an export. Raises UserError where certificate.json is none."""
+    return Certificate.read(workspace.evidence(export) / "certificate.json")
