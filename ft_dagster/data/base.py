@@ -189,7 +189,8 @@ def _check_place(spec: BaseModelSpec, source: str, project: Path, roots: Roots, 
 def _check_folder(folder: Path, source: str, declared_in: object = None, roots: Roots | None = None) -> None:
     if folder.is_dir():
         refuse_special_files(folder)
-        if roots is not None and not all(roots.may_read(file, base=True) for file in folder.iterdir()):
+        files = (*folder.iterdir(), *(folder / TEMPLATES).glob("*"))
+        if roots is not None and not all(roots.may_read(file, base=True) for file in files):
             raise outside(source, file=declared_in, field=f"{FIELD}.source", base=True)
         return
     parent = folder.parent

@@ -182,7 +182,7 @@ def _map_paths(given: Any, folder: Path) -> Any:
 
 
 def _join(folder: Path, path: str) -> str:
-    return path if is_address(path) else str((folder / expanded(path)).absolute())
+    return path if is_address(path) else os.path.normpath(folder.absolute() / expanded(path))
 
 
 def _check(config: dict[str, Any], file: Path, roots: Roots) -> None:
@@ -195,7 +195,9 @@ def _check(config: dict[str, Any], file: Path, roots: Roots) -> None:
     for function in functions_in(config):
         source_of(function, roots)
     for _, path in data_files(config):
-        if not (roots.may_fetch(path) if is_address(path) else roots.may_read(path)) or "::" in path:
+        remote = is_address(path)
+        allowed = roots.may_fetch(path) if remote else "::" not in path and roots.may_read(path)
+        if not allowed or not all(roots.may_read(each) for each in ([] if remote else _matching(path))):
             raise outside(path, file=file, field="dataset_kwargs.data_files")
     for field, folder in (
         ("dataset_path", config.get("dataset_path")),

@@ -210,8 +210,8 @@ class Declarations:
         return self._judged[key]
 
     def _judge_anew(self, key: VariantKey, file: Path, twice: Path | None) -> ReadDeclaration:
-        own = Path(os.path.realpath(file)).is_relative_to(os.path.realpath(file.parent))
-        if not own and file.is_file():
+        inside = Path(os.path.realpath(file)).is_relative_to(os.path.realpath(file.parent))
+        if not inside and file.is_file():
             fix = "Put the declaration itself there"
             return _unreadable(UserError("a link out of the tenant's folder", file=file, fix=fix), file)
         if twice is not None:

@@ -94,6 +94,24 @@ def test_a_link_in_the_project_leads_nowhere_else(project: Path, place: str) -> 
         assert (error.problem, error.field) == (OUTSIDE, "data.sources[0].path")
 
 
+@pytest.mark.parametrize("path", ["link.jsonl", "*.jsonl", "*/../../data/globex/*.jsonl"])
+def test_data_of_a_task_is_no_link_and_no_way_round_either(project: Path, path: str) -> None:
+    (project / "tasks/link.jsonl").symlink_to(project / "data/globex/rows.jsonl")
+    (project / "tasks/folder").mkdir()
+    declare(project, **task(project, dataset_kwargs={"data_files": {"test": path}}))
+    assert [error.problem for error in mistakes(project)] == [OUTSIDE]
+
+
+@pytest.mark.parametrize("name", ["config.json", "additional_chat_templates/tool.jinja"])
+def test_no_file_of_a_base_is_a_link_to_what_may_not_be_read(project: Path, name: str) -> None:
+    link = project / "models/base" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(project / "data/globex/config.json")
+    declare(project)
+    (error,) = mistakes(project)
+    assert (error.problem, error.field) == (OUTSIDE, "base_model.source")
+
+
 def test_a_declaration_is_no_link_to_another_tenants(project: Path) -> None:
     file = project / "tenants/acme/support.yaml"
     file.unlink()
