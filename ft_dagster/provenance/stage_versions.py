@@ -15,9 +15,9 @@ STAGE_VERSIONS = {
     "training_mixture": 1,
     "training_plan": 3,
     "fine_tuned_model": 1,
-    "general_scores": 1,
-    "base_evaluation": 3,
-    "evaluation": 3,
+    "general_scores": 2,
+    "base_evaluation": 4,
+    "evaluation": 4,
     "model_export": 3,
     "release": 1,
 }

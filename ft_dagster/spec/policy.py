@@ -25,7 +25,7 @@ from ft_dagster.spec.yaml_files import read_yaml
 POLICY_FILE = "policy.yaml"
 SEE_SCHEMA = "See `ft-dagster schema --policy` for what the field takes"
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-LARGEST = ("alpha", "task_margin", "general_margin", "general_loss_margin", "regression_margin")
+MARGINS = ("task_margin", "general_margin", "general_loss_margin", "regression_margin", "degeneration_margin")
 
 
 class GateFloors(SpecModel):
@@ -38,6 +38,10 @@ class GateFloors(SpecModel):
     regression_margin: Share = Field(0.15, description="Largest gates.regression_margin")
     regression: Literal["required", "optional"] = Field(
         "required", description="optional: gates.regression_margin may be null, which compares nothing"
+    )
+    degeneration_margin: Share = Field(0.3, description="Largest gates.degeneration_margin")
+    degeneration: Literal["required", "optional"] = Field(
+        "required", description="optional: gates.degeneration_margin may be null, which judges no repetition"
     )
     max_regurgitation: Share | None = Field(
         None, description="Largest gates.max_regurgitation, which must then be declared; null: none needed"
@@ -140,12 +144,14 @@ def breaches(policy: Policy, spec: VariantSpec) -> list[Breach]:
 
 def _of_gates(floors: GateFloors, spec: VariantSpec) -> Iterator[Breach]:
     gates = spec.gates
-    for name in LARGEST:
+    for name in ("alpha", *MARGINS):
         value, most = getattr(gates, name), getattr(floors, name)
         if value is not None and value > most:
             yield Breach(f"gates.{name}", value, f"gates.{name}", f"at most {most:g}")
     if gates.regression_margin is None and floors.regression == "required":
         yield Breach("gates.regression_margin", None, "gates.regression", "a comparison with production")
+    if gates.degeneration_margin is None and floors.degeneration == "required":
+        yield Breach("gates.degeneration_margin", None, "gates.degeneration", "a margin")
     if gates.undecided == "measured" and floors.undecided == "fail":
         yield Breach("gates.undecided", "measured", "gates.undecided", "fail alone")
     most = floors.max_regurgitation

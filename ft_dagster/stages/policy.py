@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ft_dagster.errors import UserError, UserErrors
+from ft_dagster.evaluation.power import hopeless_gates
 from ft_dagster.objectives import OBJECTIVES
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantSpec
@@ -89,6 +90,9 @@ def _hopeless(spec: VariantSpec, file_of: FileOf) -> Iterator[UserError]:
             field="evaluation.task",
             fix="Declare lm-eval tasks that ask facts of the domain",
         )
+    for rule in hopeless_gates(spec.gates, spec.evaluation):
+        file = file_of(rule.field)
+        yield UserError(rule.sentence, file=file, field=rule.field, value=rule.value, fix=rule.fix)
     gates, asked = spec.gates, spec.evaluation
     if gates.max_regurgitation is not None and not asked.probed_rows and not asked.canaries:
         yield UserError(

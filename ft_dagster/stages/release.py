@@ -48,7 +48,7 @@ def release(workspace: Workspace) -> Released:
     verify_artifact(store, export, workspace.cache)
     evaluation, verdict = rejudge(workspace, tuned)
     check_base(workspace, export)
-    verdict = with_rules(verdict, against_production(workspace, tuned, evaluation))
+    verdict = with_rules(verdict, against_production(workspace, tuned, evaluation), spec.gates)
     verdict = replace(verdict, policy=policy.digest)
     own = own_verdict(workspace, export)
     entry = record_release(

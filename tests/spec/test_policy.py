@@ -43,6 +43,8 @@ LAX: list[tuple[dict[str, Any], str, str]] = [
     ({"gates": {"general_loss_margin": 1.0}}, "gates.general_loss_margin", "gates.general_loss_margin"),
     ({"gates": {"regression_margin": 1.0}}, "gates.regression_margin", "gates.regression_margin"),
     ({"gates": {"regression_margin": None}}, "gates.regression_margin", "gates.regression"),
+    ({"gates": {"degeneration_margin": 1.0}}, "gates.degeneration_margin", "gates.degeneration_margin"),
+    ({"gates": {"degeneration_margin": None}}, "gates.degeneration_margin", "gates.degeneration"),
     ({"gates": {"undecided": "measured"}}, "gates.undecided", "gates.undecided"),
     ({"evaluation": {"limit": 1}}, "evaluation.limit", "evaluation.questions"),
     ({"evaluation": {"general": []}}, "evaluation.general", "evaluation.general"),
