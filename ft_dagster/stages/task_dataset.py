@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_dagster.data.dataset import build_task_dataset
+from ft_dagster.data.fingerprint import Frozen
 from ft_dagster.data.locations import DeclaredAt
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import VariantSpec
@@ -40,10 +41,11 @@ def inputs(view: View) -> DatasetInputs:
 
 def build(inputs: DatasetInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     texts = inputs.evaluation_texts
-    file = None if texts is None else hands.payload(texts) / "texts.parquet"
+    file = None if texts is None else hands.payload(texts) / evaluation_texts.TEXTS
     return build_task_dataset(
         inputs.spec, hands.project, file, attempt.payload, hands.say,
-        asked=DeclaredAt(hands.declared_in, roots=hands.roots), frozen=inputs.fingerprints, cache=hands.cache,
+        evidence=attempt.evidence, asked=DeclaredAt(hands.declared_in, roots=hands.roots),
+        frozen=Frozen(inputs.fingerprints, hands.cache),
     )  # fmt: skip
 
 

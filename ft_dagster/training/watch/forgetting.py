@@ -28,7 +28,7 @@ class Benchmark:
         self._tasks: dict[str, tuple[dict[str, Any], dict[str, list[int]]]] = {}
         for entry in entries:
             loaded = load_task(entry)
-            chosen = draw_questions(loaded.sizes, questions, benchmarks.seed)
+            chosen = draw_questions(loaded.questions, questions, benchmarks.seed)
             parts = {name: part for name, part in loaded.parts.items() if name in chosen}
             for part in parts.values():
                 _configure(part, entry.entry, benchmarks.seed)
