@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from ft_dagster.program import read_json_as
+from ft_dagster.roots import Roots
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -50,6 +51,7 @@ class EvaluationRequest(_EvaluationPart):
 
     `limit`: questions drawn per task by `seed`; null: all. `general_holdout`: a parquet of held-out texts.
     `general_prompts`: whether to look for degeneration. `declared_in`: the variant's file, for errors.
+    `roots`: what the tasks' files may reach; null: all.
     """
 
     schema_version: Literal[1]
@@ -66,16 +68,18 @@ class EvaluationRequest(_EvaluationPart):
     seed: int = Field(0, ge=0)
     num_fewshot: int | None = Field(None, ge=0)
     project: Path = Path("/")
+    roots: Roots | None = None
     declared_in: Path | None = None
     output: Path
 
 
 class TextsRequest(_EvaluationPart):
-    """Whose texts to write out: lm-eval names or YAML files, relative to `project`."""
+    """Whose texts to write out: lm-eval names or YAML files, relative to `project`, within `roots`."""
 
     schema_version: Literal[1] = 1
     tasks: tuple[str, ...]
     project: Path = Path("/")
+    roots: Roots | None = None
     output: Path
 
 

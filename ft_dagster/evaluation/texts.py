@@ -33,7 +33,7 @@ def write_texts(request: TextsRequest) -> dict[str, Any]:
     from ft_dagster.evaluation.load import compiled_once, load_task, prepare_environment
     from ft_dagster.evaluation.questions import bare_items
 
-    entries = resolve_tasks(request.tasks, request.project)
+    entries = resolve_tasks(request.tasks, request.project, roots=request.roots)
     prepare_environment(entries)
     counts: dict[str, int] = {}
     file = request.output / "payload" / "texts.parquet"

@@ -9,9 +9,11 @@ from typing import Any
 
 from ft_dagster.data.fingerprint import fingerprint_sources
 from ft_dagster.evaluation.tasks import tasks_digest
+from ft_dagster.roots import Roots
 from ft_dagster.spec import Declared
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import recorded
+from ft_dagster.stages.policy import refuse_declared
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.view import View
 from ft_dagster.store import Attempt
@@ -30,7 +32,7 @@ class DeclarationInputs:
 
 def inputs(view: View) -> DeclarationInputs:
     declared = view.declared()
-    return DeclarationInputs(freeze(declared, view.project, view.cache), declared, view.overrides)
+    return DeclarationInputs(freeze(declared, view.project, view.cache, view.roots), declared, view.overrides)
 
 
 def build(inputs: DeclarationInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
@@ -44,19 +46,24 @@ def build(inputs: DeclarationInputs, hands: Hands, attempt: Attempt) -> dict[str
     return {"sources": len(sources), "files": sum(len(files) for files in sources)}
 
 
-def freeze(declared: Declared, project: Path, cache: Path) -> dict[str, Any]:
+def freeze(declared: Declared, project: Path, cache: Path, roots: Roots) -> dict[str, Any]:
     """declaration.json: the declaration with the fingerprints of its sources and tasks as they are now."""
     spec, file = declared.spec, declared.file
+    prints = fingerprint_sources(spec.data.sources, project, declared_in=file, cache=cache, roots=roots)
     return {
         "schema_version": 1,
         "variant": str(declared.key),
         "spec": spec.model_dump(mode="json"),
-        "sources": fingerprint_sources(spec.data.sources, project, declared_in=file, cache=cache),
+        "sources": prints,
         "tasks": {
-            "task": tasks_digest(spec.evaluation.task, project, field="evaluation.task", asked_by=file),
-            "general": tasks_digest(
-                spec.evaluation.general, project, field="evaluation.general", asked_by=file
-            ),
+            role: tasks_digest(
+                getattr(spec.evaluation, role),
+                project,
+                field=f"evaluation.{role}",
+                asked_by=file,
+                roots=roots,
+            )
+            for role in ("task", "general")
         },
     }
 
@@ -65,4 +72,11 @@ def _write(file: Path, content: Any, **options: Any) -> None:
     file.write_text(json.dumps(content, indent=1, **options), "utf-8")
 
 
-STAGE = Stage("declaration", reads=("declared.yaml",), fields=(), inputs=inputs, build=build)
+STAGE = Stage(
+    "declaration",
+    reads=("declared.yaml",),
+    fields=(),
+    inputs=inputs,
+    build=build,
+    refuse=refuse_declared,
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +13,27 @@ from ft_dagster.evaluation.samples import read_samples
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
+from ft_dagster.spec.policy import Policy
 from ft_dagster.stages import asked
 from ft_dagster.stages.asked import ModelQuestions, scores_in
 from ft_dagster.stages.hands import Hands
-from ft_dagster.stages.inputs import Digest
+from ft_dagster.stages.inputs import Digest, recorded
+from ft_dagster.stages.policy import refuse_frozen
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Attempt
 
 VERDICT = "verdict.json"
+POLICY = "policy.json"
 JUDGED = ("objective", "gates")
 
 
 @dataclass(frozen=True)
 class EvaluationInputs:
-    """`gates`: digest of the declared gates. `spec`: by what the answers are judged."""
+    """`gates`: digest of the declared gates. `spec`: by what the answers are judged. `policy`: today's, kept
+    beside the verdict; release and export hold the declaration against theirs.
+    """
 
     base_model: Artifact
     fine_tuned_model: Artifact
@@ -39,6 +44,7 @@ class EvaluationInputs:
     general: asked.General
     device: str
     dtype: Dtype
+    policy: Policy = recorded()
 
 
 def inputs(view: View) -> EvaluationInputs:
@@ -52,6 +58,7 @@ def inputs(view: View) -> EvaluationInputs:
         asked.general(view),
         view.device,
         asked.dtype_of(view),
+        view.policy,
     )
 
 
@@ -63,7 +70,10 @@ def build(inputs: EvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str,
     verdict = verdict_on(inputs.spec, before, attempt.payload, hands.declared_in)
     text = json.dumps(verdict.to_json(), indent=1, sort_keys=True)
     (attempt.payload / VERDICT).write_text(text, "utf-8")
-    return {**figures, "scores": scores_in(attempt.payload), "verdict": verdict.to_json()}
+    policy = inputs.policy
+    (attempt.evidence / POLICY).write_text(policy.model_dump_json(indent=1), "utf-8")
+    judged = replace(verdict, policy=policy.digest).to_json()
+    return {**figures, "scores": scores_in(attempt.payload), "verdict": judged}
 
 
 def verdict_on(spec: VariantSpec, before: Path, payload: Path, declared_in: Path) -> Verdict:
@@ -82,6 +92,11 @@ def checks(workspace: Workspace, artifact: Artifact) -> list[Check]:
     ]
 
 
+def refuse_evaluation(workspace: Workspace) -> None:
+    """Raises UserError where the frozen declaration passes below the floors of today's policy."""
+    refuse_frozen(workspace)
+
+
 STAGE = Stage(
     "evaluation",
     reads=(*asked.READS, "fine_tuned_model", "base_evaluation"),
@@ -93,5 +108,6 @@ STAGE = Stage(
         "weights_act": "The training changed the base's logits",
     },
     judge=checks,
+    refuse=refuse_evaluation,
     programs=("evaluation",),
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from ft_dagster.roots import Roots
 from ft_dagster.store import Artifact, Attempt
 
 if TYPE_CHECKING:
@@ -39,6 +40,11 @@ class Hands:
     def declared_in(self) -> Path:
         """The variant's file, for errors to name."""
         return self._workspace.declared_in
+
+    @property
+    def roots(self) -> Roots:
+        """What the declaration may reach."""
+        return self._workspace.roots
 
     @property
     def run_id(self) -> str:

@@ -21,6 +21,7 @@ from ft_dagster.stages import asked
 from ft_dagster.stages.asked import ModelQuestions
 from ft_dagster.stages.evaluation import JUDGED, verdict_on
 from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.policy import refuse_frozen
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.verdicts import OWN, certificate_of, own_verdict, rejudge
 from ft_dagster.stages.view import View
@@ -154,6 +155,12 @@ def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
     return [Check("certificate", passed, f"{said}, it passes" if passed else f"{said}: no pass")]
 
 
+def refuse_export(workspace: Workspace) -> None:
+    """Raises UserError for an experiment, and for what passes below the floors of today's policy."""
+    refuse_experiment(workspace)
+    refuse_frozen(workspace)
+
+
 STAGE = Stage(
     "model_export",
     reads=(*asked.READS, "training_plan", "fine_tuned_model", "base_evaluation", "evaluation"),
@@ -162,6 +169,6 @@ STAGE = Stage(
     build=build,
     checks={"certificate": "The export, reloaded from disk, behaves as the weights that were judged"},
     judge=judge,
-    refuse=refuse_experiment,
+    refuse=refuse_export,
     programs=("export", "evaluation"),
 )

@@ -5,7 +5,7 @@ The last step, and no stage: it makes no artifact, it appends to the variant's r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ft_dagster.data.derived import base_folder
 from ft_dagster.errors import UserError
@@ -20,6 +20,7 @@ from ft_dagster.lineage.release import (
     rolled_back,
 )
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.stages.policy import refuse_frozen
 from ft_dagster.stages.verdicts import against_production, certificate_of, own_verdict, rejudge
 from ft_dagster.stages.workspace import Workspace, refuse_experiment
 from ft_dagster.store import Artifact, verify_artifact
@@ -41,12 +42,14 @@ class Released:
 def release(workspace: Workspace) -> Released:
     """Append the newest export to the log; the standing entry where it is there already. Raises UserError."""
     refuse_experiment(workspace)
+    policy = refuse_frozen(workspace)
     store, prefix, spec = workspace.store, workspace.prefix, workspace.spec
     export, tuned = workspace.upstream("model_export"), workspace.upstream("fine_tuned_model")
     verify_artifact(store, export, workspace.cache)
     evaluation, verdict = rejudge(workspace, tuned)
     check_base(workspace, export)
     verdict = with_rules(verdict, against_production(workspace, tuned, evaluation), spec.gates)
+    verdict = replace(verdict, policy=policy.digest)
     own = own_verdict(workspace, export)
     entry = record_release(
         store,
@@ -59,12 +62,13 @@ def release(workspace: Workspace) -> Released:
             certificate_of(workspace, export),
             own,
         ),
-        ReleaseRequest(workspace.run.reason, approvers=spec.release.approvers),
+        ReleaseRequest(workspace.run.reason, approvers=policy.approvers_of(spec)),
         variant=str(workspace.key),
         run_id=workspace.run.id,
     )
     past = history(store, prefix)
-    return Released(entry, past, verdict, export, _next(workspace, entry, past))
+    following = _next(workspace, entry, past, policy.approvers_of(spec))
+    return Released(entry, past, verdict, export, following)
 
 
 def check_base(workspace: Workspace, export: Artifact) -> None:
@@ -79,7 +83,9 @@ def check_base(workspace: Workspace, export: Artifact) -> None:
     base_folder(workspace.store, base, workspace.project, workspace.cache, verify=True)
 
 
-def _next(workspace: Workspace, entry: ReleaseEntry, past: list[ReleaseEntry]) -> str:
+def _next(
+    workspace: Workspace, entry: ReleaseEntry, past: list[ReleaseEntry], approvers: tuple[str, ...]
+) -> str:
     """What is to be done for this version to be served, if anything."""
     version, gone, key = entry.version, rolled_back(past), workspace.key
     if version in gone:
@@ -88,6 +94,6 @@ def _next(workspace: Workspace, entry: ReleaseEntry, past: list[ReleaseEntry]) -
             f"`ft-dagster release {key} --version {version} --force --reason ...` puts it back"
         )
     if past[-1].production != version:
-        who = " or ".join(workspace.spec.release.approvers) or "anyone"
+        who = " or ".join(approvers) or "anyone"
         return f"version {version} waits for {who}: `ft-dagster release {key} --version {version}`"
     return f"version {version} is in production"

@@ -190,7 +190,7 @@ def test_an_experiment_is_not_released_whatever_the_tags_say(swept: tuple[Path, 
     (event,) = [
         e for e in result.all_events if e.event_type_value == "STEP_FAILURE" and e.step_key == "model_export"
     ]
-    assert "acme.places has no fine_tuned_model yet" in said_of(event)
+    assert "acme.places has no declaration yet" in said_of(event)
     assert history(load_settings(folder).open_store(), PREFIX) == []
 
 
@@ -206,7 +206,7 @@ def test_methods_at_equal_flops_realize_the_budget(swept: tuple[Path, dict[str, 
         figures = run["figures"]
         assert figures["flops"] == pytest.approx(3e9, rel=0.05)
         assert figures["steps"] == run["overrides"]["training.max_steps"]
-        assert {rule["rule"] for rule in figures["rules"]} == {"task", "general_loss"}
+        assert {rule["rule"] for rule in figures["rules"]} == {"task", "general_loss", "degeneration"}
         assert figures["peak_memory_bytes"] > 1e8
     assert lora["figures"]["steps"] > full["figures"]["steps"]
     assert full["figures"]["trainable_parameters"] > lora["figures"]["trainable_parameters"]

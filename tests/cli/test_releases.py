@@ -60,6 +60,15 @@ def test_only_an_approver_puts_a_version_into_production(project: Path) -> None:
         typed(project, "release", "acme.support", "--by", "eve", "--force", "--reason", "mine")
 
 
+def test_a_tenant_names_no_approver_that_the_policy_does_not(project: Path) -> None:
+    typed(project, "rollback", "acme.support", "--reason", "worse")
+    (project / "policy.yaml").write_text("approvers: [ann]\n")
+    forced = ["--force", "--reason", "the questions were wrong"]
+    with pytest.raises(UserError, match="bob may not approve"):
+        typed(project, "release", "acme.support", "--by", "bob", *forced)
+    assert typed(project, "release", "acme.support", "--by", "ann", *forced)["production"] == 2
+
+
 def test_a_version_whose_bytes_are_gone_is_not_gone_back_to(project: Path) -> None:
     store = load_settings(project).open_store()
     entry = store.read_json("tenants/acme/support/releases/000001.json")

@@ -18,7 +18,7 @@ from tests.present import present
 
 pytestmark = pytest.mark.long
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"
-QUESTIONS = 60  # of each benchmark, fixed before the first run
+QUESTIONS = 80  # of each benchmark: of fewer than 72 nothing could pass at the default margin
 JUDGED = (
     "declaration", "base_model", "general_corpus", "task_dataset", "training_mixture", "training_plan",
     "fine_tuned_model", "base_evaluation", "evaluation",
@@ -79,7 +79,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
     write_yaml(folder / "corpora/general.yaml", corpus)
     write_yaml(folder / "tenants/acme/hard.yaml", variant(0.0, 3e-3, 2))
     write_yaml(folder / "tenants/acme/mild.yaml", variant(0.08, 5e-5, 1))
-    write_yaml(folder / "ft_dagster.yaml", {"host": {"cpu_slots": 2, "lock_folder": str(folder / "leases")}})
+    settings = {
+        "host": {"cpu_slots": 2, "lock_folder": str(folder / "leases")},
+        "sources": {"allow": [".", str(DEMO)]},
+    }
+    write_yaml(folder / "ft_dagster.yaml", settings)
     with dg.DagsterInstance.ephemeral() as instance:
         shop = Workshop(folder, instance)
         shop.runs = {
