@@ -58,13 +58,19 @@ def judge(
     *,
     objective: str = DEFAULT,
     declared_in: object = None,
+    tries: int = 1,
 ) -> Verdict:
     """Apply `gates` to the paired samples of base and tuned model. Pure: same input, same verdict.
+
+    `tries`: the ordinal of this set of questions among all that the weights were put to. A later try has a
+    smaller share of the level.
 
     Raises UserError when a question was asked of one model only, nothing was asked of the task, or a gate
     names a metric that its task does not have; `declared_in` is the file it names.
     """
     check_metrics(tuned, gates, declared_in)
+    if tries > 1:
+        gates = gates.model_copy(update={"alpha": gates.alpha / (tries * (tries + 1))})
     before, after = _by_task(base), _by_task(tuned)
     for key in before.keys() ^ after.keys():
         which = "base" if key in before else "tuned model"

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.tasks import TaskEntry, builtin_folder, needs_network, task_references
 from ft_dagster.launch.warm import forked
+
+TABLES = "tables"  # a folder of a run: what is made of local files
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,12 @@ def prepare_environment(entries: Iterable[TaskEntry]) -> None:
         forked.start_over()
 
 
-def load_task(entry: TaskEntry) -> LoadedTask:
-    """Read the task's documents. Raises UserError where lm-eval cannot."""
+def load_task(entry: TaskEntry, cache: Path) -> LoadedTask:
+    """Read the task's documents. Raises UserError where lm-eval cannot.
+
+    `cache`: a folder of this run for what is made of local files, to stand as long as the documents are used.
+    The library's own cache knows a file by name and time: it would answer with what another had there.
+    """
     from lm_eval.tasks import TaskManager
 
     if entry.file is None:
@@ -53,7 +60,8 @@ def load_task(entry: TaskEntry) -> LoadedTask:
     task_references(entry.file)  # names the missing file, which lm-eval would not
     manager = TaskManager(include_defaults=False)
     try:
-        with contextlib.chdir(entry.file.parent):  # relative data files count from there
+        # relative data files count from the task's folder
+        with contextlib.chdir(entry.file.parent), _tables_in(None if needs_network(entry) else cache):
             parts = manager.load([str(entry.file)])["tasks"]
     except IndexError:
         raise UserError(
@@ -64,6 +72,19 @@ def load_task(entry: TaskEntry) -> LoadedTask:
             f"lm-eval cannot load the task: {_said(error)}", file=entry.file, fix="Mend the YAML or its data"
         ) from error
     return LoadedTask(entry, parts)
+
+
+@contextlib.contextmanager
+def _tables_in(cache: Path | None) -> Iterator[None]:
+    """Let the datasets library keep what it makes of files in `cache`; None: where it always does."""
+    from datasets import config
+
+    before = config.HF_DATASETS_CACHE
+    config.HF_DATASETS_CACHE = cache or before
+    try:
+        yield
+    finally:
+        config.HF_DATASETS_CACHE = before
 
 
 def _load_builtin(entry: TaskEntry) -> dict[str, Any]:

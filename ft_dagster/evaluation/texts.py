@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.evaluation.request import TextsRequest, read_request
-from ft_dagster.evaluation.tasks import resolve_tasks
+from ft_dagster.evaluation.tasks import frozen_tasks, resolve_tasks
 from ft_dagster.program import run_program
+from ft_dagster.provenance.held import FOLDER, held_files
 
 
 def main(run_dir: Path) -> int:
@@ -30,15 +31,22 @@ def write_texts(request: TextsRequest) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from ft_dagster.evaluation.load import load_task, prepare_environment
+    from ft_dagster.evaluation.load import TABLES, load_task, prepare_environment
 
     entries = resolve_tasks(request.tasks, request.project)
     prepare_environment(entries)
     counts: dict[str, int] = {}
+    folder = request.output / FOLDER
     schema = pa.schema([("task", pa.string()), ("text", pa.string())])
-    with pq.ParquetWriter(request.output / "payload" / "texts.parquet", schema, compression="zstd") as writer:
+    with (
+        held_files(folder) as held,
+        frozen_tasks(entries, request.tasks, held),
+        pq.ParquetWriter(request.output / "payload" / "texts.parquet", schema, compression="zstd") as writer,
+    ):
         for entry in entries:
-            texts = [text for part in load_task(entry).parts.values() for text in _texts(part)]
+            texts = [
+                text for part in load_task(entry, folder / TABLES).parts.values() for text in _texts(part)
+            ]
             writer.write_table(pa.table({"task": [entry.name] * len(texts), "text": texts}, schema=schema))
             counts[entry.name] = len(texts)
             print(f"evaluation texts: {entry.name}: {len(texts)} texts", flush=True)

@@ -29,8 +29,9 @@ class ReleaseEntry:
 
     `production`: the version that is served after it, None while the first waits. `at`: ISO 8601, UTC.
     `entry`: an id of the file itself (schema 1 had none). Of a release alone: `verdict`, the digest of the
-    verdict's JSON, `gates`, that of the gates, and `run_id`. Of a promotion: whether it was `forced`. Of a
-    rollback: `from_version`, the one that was served before.
+    verdict's JSON, `gates`, that of the gates, `run_id`, and `unmeasured`: why it could not be held against
+    the version in production, where it could not. Of a promotion: whether it was `forced`. Of a rollback:
+    `from_version`, the one that was served before.
     """
 
     action: Action
@@ -51,11 +52,13 @@ class ReleaseEntry:
     run_id: str | None = None
     forced: bool = False
     from_version: int | None = None
+    unmeasured: str | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> dict[str, Any]:
         """As it is stored: without what only other actions have."""
         others = {name for action in ACTIONS if action != self.action for name in _OWN[action]}
+        others |= set() if self.unmeasured else {"unmeasured"}
         return {name: value for name, value in asdict(self).items() if name not in others}
 
     def then(
@@ -71,6 +74,7 @@ class ReleaseEntry:
             verdict=None,
             gates=None,
             run_id=None,
+            unmeasured=None,
         )
 
     @classmethod
@@ -97,6 +101,7 @@ class ReleaseEntry:
             **{name: content[name] for name in words},
             **{name: content[name] for name in _OWN[action]},
             entry=content.get("entry"),
+            unmeasured=content.get("unmeasured"),
             schema_version=content["schema_version"],
         )
         numbers = [version, *([] if production is None else [production])]

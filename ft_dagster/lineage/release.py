@@ -36,7 +36,8 @@ class ReleaseCandidate:
 
     `verdict`: derived again from the evaluation's samples; `gates`: the digest of the
     gates as declared now; `certificate`: that of the export; `own_verdict`: the one on the export's own
-    bytes, where it drifted from the weights that were judged.
+    bytes, where it drifted from the weights that were judged; `unmeasured`: why it could not be held against
+    the version in production, where it could not.
     """
 
     export: Artifact
@@ -45,6 +46,7 @@ class ReleaseCandidate:
     gates: str
     certificate: Mapping[str, Any]
     own_verdict: Verdict | None = None
+    unmeasured: str | None = None
 
     def entry(self, variant: str, run_id: str | None) -> ReleaseEntry:
         """Its entry as version 1, before it is signed and numbered."""
@@ -64,6 +66,7 @@ class ReleaseCandidate:
             verdict=sha256_json(self.verdict.to_json()),
             gates=self.gates,
             run_id=run_id,
+            unmeasured=self.unmeasured,
         )
 
 
@@ -95,12 +98,13 @@ def record_release(
     """Append a version and return its entry; the standing one where the same payload is in production or the
     newest version.
 
-    With approvers it stays a candidate. A payload that was rolled back is not released again: the entry of
-    its version is returned, and production stays as it is (see `promote`). Raises UserError where the
-    candidate's parts do not all speak of the same weights and of the export's bytes, or the verdict is no
-    pass.
+    With approvers it stays a candidate; one that could not be measured against production needs them. A
+    payload that was rolled back is not released again: the entry of its version is returned, and production
+    stays as it is (see `promote`). Raises UserError where the candidate's parts do not all speak of the same
+    weights and of the export's bytes, or the verdict is no pass.
     """
     check_bytes(candidate)
+    _need_approvers(candidate.unmeasured, request)
     made = candidate.entry(variant, run_id)
     while True:
         past = history(store, prefix)
@@ -139,6 +143,7 @@ def promote(
                 value=request.user,
                 fix=f"Ask {' or '.join(request.approvers)}",
             )
+        _need_approvers(chosen.unmeasured, request)
         if chosen.version in rolled_back(past) and not (force and request.reason):
             raise _gone(chosen.version, rolled_back(past)[chosen.version])
         entry = chosen.then(PROMOTE, chosen.version, forced=force)
@@ -160,6 +165,16 @@ def rollback(store: Store, prefix: str, request: ReleaseRequest, version: int | 
         appended = _append(store, prefix, past, entry, request)
         if appended:
             return appended
+
+
+def _need_approvers(unmeasured: str | None, request: ReleaseRequest) -> None:
+    """Raises UserError where nobody is named who may decide on what could not be measured."""
+    if unmeasured and not request.approvers:
+        raise UserError(
+            f"nothing passes unmeasured: {unmeasured}",
+            field="release.approvers",
+            fix="Restore it from a backup, or name in release.approvers who decides: it then waits for them",
+        )
 
 
 def check_bytes(candidate: ReleaseCandidate) -> None:

@@ -52,12 +52,16 @@ def freeze(declared: Declared, project: Path, cache: Path) -> dict[str, Any]:
         "variant": str(declared.key),
         "spec": spec.model_dump(mode="json"),
         "sources": fingerprint_sources(spec.data.sources, project, declared_in=file, cache=cache),
-        "tasks": {
-            "task": tasks_digest(spec.evaluation.task, project, field="evaluation.task", asked_by=file),
-            "general": tasks_digest(
-                spec.evaluation.general, project, field="evaluation.general", asked_by=file
-            ),
-        },
+        "tasks": freeze_tasks(declared, project),
+    }
+
+
+def freeze_tasks(declared: Declared, project: Path) -> dict[str, dict[str, str]]:
+    """By role, the digest of each declared evaluation task as it is now."""
+    spec, file = declared.spec.evaluation, declared.file
+    return {
+        "task": tasks_digest(spec.task, project, field="evaluation.task", asked_by=file),
+        "general": tasks_digest(spec.general, project, field="evaluation.general", asked_by=file),
     }
 
 

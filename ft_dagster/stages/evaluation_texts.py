@@ -25,11 +25,10 @@ def inputs(view: View) -> TextsInputs:
 
 
 def build(inputs: TextsInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
-    tasks = tuple(sorted(inputs.tasks))
     return hands.run(
         "evaluation.texts",
         attempt,
-        lambda output: TextsRequest(tasks=tasks, project=hands.project, output=output),
+        lambda output: TextsRequest(tasks=inputs.tasks, project=hands.project, output=output),
         leased=False,
     )
 

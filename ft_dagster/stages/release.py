@@ -17,7 +17,9 @@ from ft_dagster.lineage.release import (
     rolled_back,
 )
 from ft_dagster.lineage.verdict import Verdict
-from ft_dagster.stages.verdicts import against_production, certificate_of, own_verdict, rejudge
+from ft_dagster.stages import evaluation as evaluation_stage
+from ft_dagster.stages.today import today
+from ft_dagster.stages.verdicts import Held, against_production, certificate_of, own_verdict, rejudge
 from ft_dagster.stages.workspace import Workspace, refuse_experiment
 from ft_dagster.store import Artifact, verify_artifact
 
@@ -36,31 +38,37 @@ class Released:
 
 
 def release(workspace: Workspace) -> Released:
-    """Append the newest export to the log; the standing entry where it is there already. Raises UserError."""
+    """Append the newest export to the log; the standing entry where it is there already.
+
+    Judged by today's declaration, whatever was frozen. Raises UserError.
+    """
     refuse_experiment(workspace)
-    store, prefix, spec = workspace.store, workspace.prefix, workspace.spec
-    export, tuned = workspace.upstream("model_export"), workspace.upstream("fine_tuned_model")
-    verify_artifact(store, export, workspace.cache)
-    evaluation, verdict = rejudge(workspace, tuned)
-    verdict = with_rules(verdict, against_production(workspace, tuned, evaluation))
-    own = own_verdict(workspace, export)
+    desk = today(workspace)
+    store, spec = desk.store, desk.spec
+    export, tuned = desk.upstream("model_export"), desk.upstream("fine_tuned_model")
+    evaluation = desk.find(evaluation_stage.STAGE)
+    verify_artifact(store, export, desk.cache)
+    verdict = rejudge(desk, tuned, evaluation)
+    held = against_production(desk, tuned, evaluation) if verdict.passed else Held(())
+    verdict = with_rules(verdict, held.rules)
     entry = record_release(
         store,
-        prefix,
+        desk.prefix,
         ReleaseCandidate(
             export,
             evaluation,
             verdict,
             gates_digest(spec.gates),
-            certificate_of(workspace, export),
-            own,
+            certificate_of(desk, export),
+            own_verdict(desk, export, evaluation),
+            held.unmeasured,
         ),
-        ReleaseRequest(workspace.run.reason, approvers=spec.release.approvers),
-        variant=str(workspace.key),
-        run_id=workspace.run.id,
+        ReleaseRequest(desk.run.reason, approvers=spec.release.approvers),
+        variant=str(desk.key),
+        run_id=desk.run.id,
     )
-    past = history(store, prefix)
-    return Released(entry, past, verdict, export, _next(workspace, entry, past))
+    past = history(store, desk.prefix)
+    return Released(entry, past, verdict, export, _next(desk, entry, past))
 
 
 def _next(workspace: Workspace, entry: ReleaseEntry, past: list[ReleaseEntry]) -> str:
@@ -73,5 +81,6 @@ def _next(workspace: Workspace, entry: ReleaseEntry, past: list[ReleaseEntry]) -
         )
     if past[-1].production != version:
         who = " or ".join(workspace.spec.release.approvers) or "anyone"
-        return f"version {version} waits for {who}: `ft-dagster release {key} --version {version}`"
+        why = f" ({entry.unmeasured})" if entry.unmeasured else ""
+        return f"version {version} waits for {who}{why}: `ft-dagster release {key} --version {version}`"
     return f"version {version} is in production"

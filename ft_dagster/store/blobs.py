@@ -86,6 +86,24 @@ class Store:
     def write_json(self, relative: str, value: Any) -> None:
         self.write(relative, (dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
+    def create_exclusively(self, relative: str, content: bytes) -> bool:
+        """Write what is not there yet, whole; whether it was this call that wrote it."""
+        target = self.local(relative)
+        if target is None:
+            if self.exists(relative):
+                return False
+            self.write(relative, content)
+            return self.read(relative) == content
+        draft = f"{PurePosixPath(relative).parent}/.{target.name}.{uuid.uuid4().hex}"
+        self.write(draft, content)
+        try:
+            os.link(self.path(draft), target)
+        except FileExistsError:
+            return False
+        finally:
+            Path(self.path(draft)).unlink(missing_ok=True)
+        return True
+
     def names(self, relative: str) -> list[str]:
         """Names directly below a folder, sorted; none where it does not exist."""
         try:

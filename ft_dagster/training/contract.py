@@ -174,9 +174,11 @@ class Base(Strict):
 
 
 class Benchmarks(Strict):
-    """lm-eval tasks asked while training, relative to `project`; `seed` draws the questions."""
+    """lm-eval tasks asked while training, relative to `project`, each with its digest as frozen with the
+    declaration; `seed` draws the questions.
+    """
 
-    tasks: tuple[str, ...]
+    tasks: dict[str, str]
     project: Path
     seed: int = 0
 
