@@ -105,7 +105,7 @@ def differences(parts: KeyParts, head: Artifact | None) -> list[str]:
 
 def _values(spec: dict[str, Any], inputs: dict[str, str]) -> dict[tuple[str, ...], Any]:
     """All that a key covers, by its path."""
-    digests = {(name,): digest for name, digest in inputs.items()}
+    digests: dict[tuple[str, ...], Any] = {(name,): digest for name, digest in inputs.items()}
     return {**dict(_leaves(spec)), **digests}
 
 

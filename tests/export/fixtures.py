@@ -57,7 +57,12 @@ def make_request(tmp_path: Path, tiny_model_folder: Path, tiny_tokenizer: Any) -
         digest = payload_digest(hash_folder(adapter))
         return {
             "schema_version": 1,
-            "base": {"folder": str(base), "digest": DIGEST, "reference": "models/tiny-llama"},
+            "base": {
+                "folder": str(base),
+                "files": {file.path: file.sha256 for file in hash_folder(base)},
+                "digest": DIGEST,
+                "reference": "models/tiny-llama",
+            },
             "weights": str(adapter),
             "weights_digest": digest,
             "format": format,
