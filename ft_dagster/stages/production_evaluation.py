@@ -57,11 +57,11 @@ def in_production(desk: Desk, entry: ReleaseEntry) -> tuple[Artifact, Artifact]:
             entry.export,
             entry.weights,
         ):
-            raise _gone(entry, "its export")
+            raise _gone(entry, "its export is gone")
         tuned = find_digest(store, [prefix], "fine_tuned_model", entry.weights)
         base = find_digest(store, (prefix, SHARED), "base_model", export.inputs["base_model"])
         if tuned is None or base is None:
-            raise _gone(entry, "its base" if tuned else "the weights")
+            raise _gone(entry, "its base is gone" if tuned else "its weights are gone")
         verify_artifact(store, tuned, desk.cache)
         desk.base_folder(base)
     except ProductionGone:
@@ -80,7 +80,7 @@ def build(inputs: ProductionInputs, hands: Hands, attempt: Attempt) -> dict[str,
 
 def _gone(entry: ReleaseEntry, what: str) -> ProductionGone:
     return ProductionGone(
-        f"version {entry.version}, which is in production, cannot be asked today's questions: {what} is gone",
+        f"version {entry.version}, which is in production, cannot be asked today's questions: {what}",
         fix="Restore it from a backup",
     )
 

@@ -293,7 +293,8 @@ def export_request(tmp_path: Path, tiny_model_folder: Path, tiny_tokenizer: Any,
     files = {file.path: file.sha256 for file in hash_folder(tiny_model_folder)}
     base = {"folder": str(tiny_model_folder), "files": files, "digest": DIGEST, "reference": "models/tiny"}
     content = {
-        "schema_version": 1, "format": "adapter", "base": base, "weights": str(good), "weights_digest": digest,
+        "schema_version": 1, "format": "adapter", "base": base,
+        "weights": str(good), "weights_digest": digest,
         "card": {**CARD, "weights": digest}, "probes": [prompt(tiny_tokenizer, QUESTIONS[0])],
         "output": str(tmp_path / "run" / "output"),
     }  # fmt: skip
