@@ -7,7 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.request import BaseFiles, DataFile, EvaluationRequest, JudgedModel, TunedWeights
+from ft_dagster.evaluation.request import (
+    BaseFiles,
+    EvaluationRequest,
+    JudgedModel,
+    QuestionsFile,
+    TunedWeights,
+)
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.provenance.held import HeldFiles, HeldTree
 
@@ -103,7 +109,7 @@ def _measured(
     )
 
 
-def _data_files(request: EvaluationRequest) -> dict[str, DataFile]:
+def _data_files(request: EvaluationRequest) -> dict[str, QuestionsFile]:
     own, probed = request.test_split_task, request.regurgitation
     files = {
         "test": None if own is None else own.test,
@@ -114,14 +120,14 @@ def _data_files(request: EvaluationRequest) -> dict[str, DataFile]:
     return {name: file for name, file in files.items() if file is not None}
 
 
-def _held(name: str, file: DataFile, held: HeldFiles) -> DataFile:
+def _held(name: str, file: QuestionsFile, held: HeldFiles) -> QuestionsFile:
     """SQLite opens the file behind a link by its own name: it gets a copy."""
     keep = held.copy if name == "database" else held.file
-    return DataFile(path=keep(f"{name}{file.path.suffix}", file.path, file.sha256), sha256=file.sha256)
+    return QuestionsFile(path=keep(f"{name}{file.path.suffix}", file.path, file.sha256), sha256=file.sha256)
 
 
 def _reading(
-    request: EvaluationRequest, model: JudgedModel, data: Mapping[str, DataFile]
+    request: EvaluationRequest, model: JudgedModel, data: Mapping[str, QuestionsFile]
 ) -> EvaluationRequest:
     """The request with these places of its files."""
     own, probed = request.test_split_task, request.regurgitation

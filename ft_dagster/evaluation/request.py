@@ -34,7 +34,7 @@ class TunedWeights(_EvaluationPart):
     digest: Sha256
 
 
-class DataFile(_EvaluationPart):
+class QuestionsFile(_EvaluationPart):
     """A file with questions, by its content."""
 
     path: Path
@@ -55,17 +55,17 @@ class SplitTask(_EvaluationPart):
     `train_on` is recorded, not acted on: the last answer is scored however many turns were trained.
     """
 
-    test: DataFile
+    test: QuestionsFile
     max_new_tokens: int = Field(64, ge=1)
     kind: Literal["text", "label", "json", "sql"] = "text"
-    database: DataFile | None = None
+    database: QuestionsFile | None = None
     train_on: Literal["completions", "assistant_turns"] = "completions"
 
 
 class Regurgitation(_EvaluationPart):
     """Whether the model repeats its training rows: so many of `train`, and each of the planted strings."""
 
-    train: DataFile
+    train: QuestionsFile
     rows: int = Field(16, ge=0)
     canaries: tuple[str, ...] = ()
 
@@ -86,7 +86,7 @@ class EvaluationRequest(_EvaluationPart):
     general: tuple[str, ...] = ()
     digests: dict[str, Sha256] = {}
     test_split_task: SplitTask | None = None
-    general_holdout: DataFile | None = None
+    general_holdout: QuestionsFile | None = None
     general_prompts: bool = False
     regurgitation: Regurgitation | None = None
     limit: int | None = Field(100, ge=1)

@@ -14,9 +14,9 @@ from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.evaluation.measured import asked_by
 from ft_dagster.evaluation.request import (
     BaseFiles,
-    DataFile,
     EvaluationRequest,
     JudgedModel,
+    QuestionsFile,
     Regurgitation,
     SplitTask,
     TunedWeights,
@@ -27,7 +27,7 @@ from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import File, key_parts
 from ft_dagster.stages.view import View
-from ft_dagster.store import Artifact, Attempt
+from ft_dagster.store import Attempt
 
 QUESTIONS = ("evaluation.limit", "evaluation.seed", "evaluation.num_fewshot")
 TASK = (
@@ -93,16 +93,6 @@ def general(view: View) -> General:
 def questions_digest(task: OwnTask, general: General) -> str:
     """Of what is asked, whoever is asked: other questions are another try of the same weights."""
     return sha256_json({"task": key_parts(task)._asdict(), "general": key_parts(general)._asdict()})
-
-
-def base_of(base: Artifact, hands: Hands) -> BaseFiles:
-    """The base as a program is to read it: its files by their digests."""
-    return BaseFiles(folder=hands.base_folder(base), files=hands.base_files(base))
-
-
-def weights_of(tuned: Artifact, hands: Hands) -> TunedWeights:
-    """What a training made, as a program is to read it."""
-    return TunedWeights(folder=hands.payload(tuned), digest=tuned.digest)
 
 
 @dataclass(frozen=True)
@@ -194,8 +184,8 @@ def _of_general(general: General) -> dict[str, Any]:
     }
 
 
-def _data(file: File) -> DataFile:
-    return DataFile(path=file.path, sha256=file.sha256)
+def _data(file: File) -> QuestionsFile:
+    return QuestionsFile(path=file.path, sha256=file.sha256)
 
 
 def scores_in(payload: Path) -> list[dict[str, Any]]:

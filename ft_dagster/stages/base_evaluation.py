@@ -12,8 +12,9 @@ from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.evaluation.gates import check_metrics
 from ft_dagster.evaluation.samples import read_aggregates, read_samples, write_samples, write_scores
 from ft_dagster.stages import asked
-from ft_dagster.stages.asked import ModelQuestions, base_of, scores_in
+from ft_dagster.stages.asked import ModelQuestions, scores_in
 from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.models import base_of
 from ft_dagster.stages.stage import SHARED, Owner, Stage
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Workspace

@@ -16,9 +16,10 @@ from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stages import asked, base_evaluation
-from ft_dagster.stages.asked import ModelQuestions, base_of, questions_digest, scores_in, weights_of
+from ft_dagster.stages.asked import ModelQuestions, questions_digest, scores_in
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import Digest
+from ft_dagster.stages.models import base_of, weights_of
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Workspace

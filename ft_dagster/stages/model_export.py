@@ -21,9 +21,10 @@ from ft_dagster.provenance.digest import hash_folder, payload_digest
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stages import asked
-from ft_dagster.stages.asked import ModelQuestions, base_of, check_measured
+from ft_dagster.stages.asked import ModelQuestions, check_measured
 from ft_dagster.stages.evaluation import JUDGED, verdict_on
 from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.models import base_of
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.today import refuse_unjudged
 from ft_dagster.stages.verdicts import OWN, certificate_of, own_verdict, rejudge, tries_of

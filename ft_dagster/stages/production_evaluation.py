@@ -14,8 +14,9 @@ from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import production
 from ft_dagster.stages import asked
-from ft_dagster.stages.asked import ModelQuestions, base_of, scores_in, weights_of
+from ft_dagster.stages.asked import ModelQuestions, scores_in
 from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.models import base_of, weights_of
 from ft_dagster.stages.stage import SHARED, Stage
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Desk

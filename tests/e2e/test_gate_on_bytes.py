@@ -64,7 +64,7 @@ def test_gates_changed_after_the_evaluation_need_a_new_one(workshop):
         workshop.materialize("acme.places", "declaration")
         for asset in ("model_export", "release"):
             result = workshop.materialize("acme.places", asset, raises=False)
-            assert "gates changed after the evaluation" in workshop.failure(result)
+            assert "gates.general_margin changed after the evaluation" in workshop.failure(result)
     finally:
         file.write_text(before)
         workshop.materialize("acme.places", "declaration")

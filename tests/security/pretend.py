@@ -43,7 +43,7 @@ def content_of(name: str) -> bytes:
 
 @dataclass
 class Pretend:
-    """`trains`: the name of the weights that the next training leaves. `right`: by name of weights ("base" for
+    """`trains`: the name of the weights that the next training leaves. `right`: by name of weights ("base":
     the base), the share of the task's questions that they answer rightly. `ran`: the programs, in order.
     `lie`: changes what the evaluation says that it measured.
     """
