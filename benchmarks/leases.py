@@ -82,7 +82,8 @@ def plan(jobs: int, tenants: int, kills: float, seconds: tuple[float, float], se
 
 def run(jobs: list[Job], slots: int, folder: Path, in_line: int = IN_LINE) -> Figures:
     """Run all jobs, `in_line` of them at once; those that were killed once more, unharmed."""
-    figures, left, alive = Figures(), list(reversed(jobs)), {}
+    figures, left = Figures(), list(reversed(jobs))
+    alive: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
     leases = _leases(folder, slots)
     began = sampled = time.monotonic()
     while left or alive:

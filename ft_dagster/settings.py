@@ -135,7 +135,7 @@ class Settings(BaseSettings):
                 "not a folder", file=self.project / FILE, field="store", value=self.store, fix="Name another"
             )
         try:
-            return Store(place, self.store_options)
+            return Store(place, self.store_options, locks=self.dagster_home)
         except (ValueError, TypeError, ImportError) as error:
             fix = "Name a folder or s3://bucket/prefix, and options of that file system"
             raise UserError(

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -27,6 +28,27 @@ def pytest_configure(config: pytest.Config) -> None:
     """Servers of this suite alone fork its programs, the same for all workers of pytest-xdist."""
     if not hasattr(config, "workerinput"):
         os.environ[choice.FOLDER] = tempfile.mkdtemp(prefix="ft_dagster-warm-")
+
+
+# What takes longest goes first, so that no worker of pytest-xdist is left alone with it at the end.
+LONGEST = (
+    "training/test_ranks",
+    "e2e/",
+    "automation/",
+    "chaos/",
+    "compat/",
+    "training/test_",
+    "stages/",
+    "launch/",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(Path(__file__).parent).as_posix()
+        return next((at for at, start in enumerate(LONGEST) if name.startswith(start)), len(LONGEST))
+
+    items.sort(key=place)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -111,14 +133,14 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_tokenizer(tiny_model_folder: Path):  # type: ignore[no-untyped-def]
+def tiny_tokenizer(tiny_model_folder: Path) -> Any:
     """The tokenizer of `tiny_model_folder`, loaded."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(tiny_model_folder)
 
 
-def _tokenizer():  # type: ignore[no-untyped-def]
+def _tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -12,13 +12,22 @@ from ft_dagster.lineage.release import ReleaseCandidate, ReleaseRequest, record_
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.store import Artifact, Attempt, Store, write_head
 from ft_dagster.store.make import Recipe, make_artifact
+from tests.certificates import certificate
 
 WEIGHTS, GATES = "a" * 64, "b" * 64
 LORA = {"peft_type": "LORA", "r": 4, "base_model_name_or_path": "sha256:base"}
 
 
-def put(store: Store, stage: str, prefix: str, files: dict[str, Any], inputs: dict[str, str]) -> Artifact:
-    """A committed artifact whose payload is these files: JSON, or copies of local ones."""
+def put(
+    store: Store,
+    stage: str,
+    prefix: str,
+    files: dict[str, Any],
+    inputs: dict[str, str],
+    *,
+    work: Path | None = None,
+) -> Artifact:
+    """A committed artifact whose payload is these files: JSON, or copies of local files."""
 
     def build(attempt: Attempt) -> dict[str, Any]:
         for name, content in files.items():
@@ -29,21 +38,29 @@ def put(store: Store, stage: str, prefix: str, files: dict[str, Any], inputs: di
         return {}
 
     recipe = Recipe(stage, prefix, inputs, {"files": json.loads(json.dumps(files, default=str))})
-    return make_artifact(store, Path(store.root) / "work", recipe, build)
+    return make_artifact(store, work or Path(store.root) / "work", recipe, build)
 
 
-def release(store: Store, variant: str, files: dict[str, Any], weights: str = WEIGHTS) -> ReleaseEntry:
+def release(
+    store: Store,
+    variant: str,
+    files: dict[str, Any],
+    weights: str = WEIGHTS,
+    *,
+    work: Path | None = None,
+) -> ReleaseEntry:
     """Release an export with these payload files; returns the log's entry."""
     prefix = f"tenants/{variant.replace('.', '/')}"
-    base = put(store, "base_model", "shared", {"base.json": {"reference": "models/x", "revision": None}}, {})
+    record = {"base.json": {"reference": "models/x", "revision": None}}
+    base = put(store, "base_model", "shared", record, {}, work=work)
     tuned = {"fine_tuned_model": weights}
     scores = {"scores.json": sorted(files)}
-    evaluation = put(store, "evaluation", prefix, scores, {**tuned, "gates": GATES})
+    evaluation = put(store, "evaluation", prefix, scores, {**tuned, "gates": GATES}, work=work)
     inputs = {**tuned, "evaluation": evaluation.digest, "base_model": base.digest}
-    export = put(store, "model_export", prefix, files, inputs)
+    export = put(store, "model_export", prefix, files, inputs, work=work)
     write_head(store, prefix, export, None)
-    certificate = {"passed": True, "payload": export.digest, "judged": weights, "format": "adapter"}
-    candidate = ReleaseCandidate(export, evaluation, Verdict(True, "pass", ()), GATES, certificate)
+    speaks = certificate(export.digest, weights)
+    candidate = ReleaseCandidate(export, evaluation, Verdict(True, "pass", ()), GATES, speaks)
     return record_release(store, prefix, candidate, ReleaseRequest("test"), variant=variant, run_id=None)
 
 

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ft_dagster.fake_tensors import FakeMode, FakeTensor, make_fake, storage_of
 from ft_dagster.planning.dryrun import footprint as dryrun
 from ft_dagster.planning.dryrun import training_step
-from ft_dagster.planning.dryrun.footprint import Step
+from ft_dagster.planning.dryrun.step import Step
 from ft_dagster.training.contract import method_settings
 from tests.training.runs import LORA
 

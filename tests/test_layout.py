@@ -11,14 +11,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize("room", ["assets", "resources"])
-def test_the_links_point_at_the_rooms_people_come_for(room):
+def test_the_links_point_at_the_rooms_people_come_for(room: str) -> None:
     link = ROOT / room
     assert link.is_symlink()
     assert link.resolve() == ROOT / "ft_dagster" / room
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_one_package(tmp_path):
+def test_the_wheel_holds_one_package(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(ROOT)]
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
@@ -29,7 +29,7 @@ def test_the_wheel_holds_one_package(tmp_path):
     assert {name for name in names if not name.endswith(".dist-info")} == {"ft_dagster"}
 
 
-def test_loading_the_code_location_imports_no_heavy_library():
+def test_loading_the_code_location_imports_no_heavy_library() -> None:
     heavy = "{'torch', 'transformers', 'peft', 'trl', 'datasets', 'lm_eval', 'matplotlib', 'deepspeed'}"
     program = f"import sys, ft_dagster.definitions; print(sorted({heavy} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

@@ -2,6 +2,8 @@
 
 import json
 import math
+from pathlib import Path
+from typing import Any, NoReturn
 
 from ft_dagster.program import write_json
 from ft_dagster.store import Store
@@ -18,14 +20,14 @@ STRICT = {
 }  # fmt: skip
 
 
-def strictly(text):
-    def refuse(name):
+def strictly(text: str) -> Any:
+    def refuse(name: str) -> NoReturn:
         raise AssertionError(f"{name} is no JSON")
 
     return json.loads(text, parse_constant=refuse)
 
 
-def test_a_number_that_is_not_finite_is_null_and_named_beside_it(tmp_path):
+def test_a_number_that_is_not_finite_is_null_and_named_beside_it(tmp_path: Path) -> None:
     assert strictly(dumps(FIGURES)) == STRICT
     write_json(tmp_path / "a.json", FIGURES)
     assert strictly((tmp_path / "a.json").read_text()) == STRICT
@@ -34,12 +36,12 @@ def test_a_number_that_is_not_finite_is_null_and_named_beside_it(tmp_path):
     assert strictly((tmp_path / "b.json").read_text()) == STRICT
 
 
-def test_finite_content_is_written_as_json_writes_it():
+def test_finite_content_is_written_as_json_writes_it() -> None:
     content = {"b": [1, 2.5, "ü", None, True], "a": {}}
     assert dumps(content, indent=1, sort_keys=True) == json.dumps(content, indent=1, sort_keys=True)
 
 
-def test_the_log_of_a_training_is_strict_json_and_the_journal_reads_back(tmp_path):
+def test_the_log_of_a_training_is_strict_json_and_the_journal_reads_back(tmp_path: Path) -> None:
     log = StepLog(tmp_path / "log.jsonl", 0)
     log.write({"step": 1, "validation_loss": math.nan})
     (line,) = (tmp_path / "log.jsonl").read_text().splitlines()
@@ -54,7 +56,7 @@ def test_the_log_of_a_training_is_strict_json_and_the_journal_reads_back(tmp_pat
     assert again.evaluations == {"validation": {0: 3.0, 4: math.inf, 8: math.inf}}  # none of them is best
 
 
-def test_a_model_configuration_keeps_its_infinities_as_transformers_reads_them(tmp_path):
+def test_a_model_configuration_keeps_its_infinities_as_transformers_reads_them(tmp_path: Path) -> None:
     from transformers import PretrainedConfig
 
     config = json.loads('{"time_step_limit": [0.0, Infinity], "low": -Infinity, "hidden_size": 8}')

@@ -20,7 +20,7 @@ def _model_export(workspace: Workspace, artifact: Artifact) -> Metadata:
     return {
         "format": workspace.spec.export.format,
         "card": dg.MetadataValue.md(card),
-        "certificate": dg.MetadataValue.json(certificate_of(workspace, artifact)),
+        "certificate": dg.MetadataValue.json(certificate_of(workspace, artifact).to_json()),
     }
 
 

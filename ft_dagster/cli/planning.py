@@ -151,6 +151,10 @@ def recommend(
     )
     document = in_own_process(lambda: recommend_method(request, hardware).document())
     _draw(document, picture)
+    _answer(document, hardware, as_json)
+
+
+def _answer(document: SurveyDocument, hardware: Hardware, as_json: bool) -> None:
     if as_json:
         print_json(document.to_json())
     else:

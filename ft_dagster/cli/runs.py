@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ft_dagster.automation.daemon import Daemon
     from ft_dagster.automation.instance import Launched
+    from ft_dagster.report.variant_row import VariantRow
 
 POLL_SECONDS = 1.0
 
@@ -103,30 +104,32 @@ def status(context: typer.Context, variants: Keys = None, as_json: Json = False)
     store = settings.open_store()
     declarations = Declarations(settings.project)
     keys = keys_of(settings, variants, every=True)
-    rows = [{**variant_row(store, key), "stages": stage_digests(store, key)} for key in keys]
+    rows = [(variant_row(store, key), stage_digests(store, key)) for key in keys]
     wrong = [error for key in keys if (error := declarations.wrong(key)) is not None]
     wrong += [] if variants else declarations.misnamed.values()
     if as_json:
-        print_json({"variants": rows, "broken": [{**e.as_dict(), "message": str(e)} for e in wrong]})
+        variants_json = [{**row.to_json(), "stages": stages} for row, stages in rows]
+        broken = [{**e.as_dict(), "message": str(e)} for e in wrong]
+        print_json({"variants": variants_json, "broken": broken})
         return
     table = Table("variant", "newest stage", "gate", "version", "digest", "stale")
-    for row in rows:
-        done = [stage for stage, digest in row["stages"].items() if digest]
-        gate = {True: "[green]pass[/]", False: "[red]fail[/]", None: "-"}[row["gate"]]
-        version = "-" if row["version"] is None else str(row["version"])
-        digest, stale = (row["digest"] or "-")[:12], row["stale"] or "-"
-        table.add_row(row["variant"], done[-1] if done else "-", gate, version, digest, stale)
+    for row, stages in rows:
+        done = [stage for stage, digest in stages.items() if digest]
+        gate = "-" if row.verdict is None else "[green]pass[/]" if row.verdict.passed else "[red]fail[/]"
+        version = "-" if row.version is None else str(row.version)
+        digest, stale = (row.digest or "-")[:12], row.stale or "-"
+        table.add_row(row.variant, done[-1] if done else "-", gate, version, digest, stale)
     out.print(table)
-    for row in rows:
-        if row["older_stages"]:
+    for row, _ in rows:
+        if row.older_stages:
             out.print(_older(row), highlight=False, soft_wrap=True)
     for error in wrong:
         out.print(f"[red]broken[/] {escape(str(error))}", highlight=False, soft_wrap=True)
 
 
-def _older(row: dict[str, Any]) -> str:
+def _older(row: VariantRow) -> str:
     """What of a variant an older version made, and what may be done about it."""
-    stages, key = ", ".join(row["older_stages"]), row["variant"]
+    stages, key = ", ".join(row.older_stages), row.variant
     return f"{key}: made by an older version: {stages}. What is released stays; `ft-dagster run {key}` renews"
 
 
@@ -142,20 +145,17 @@ def compare(
     store = settings.open_store()
     rows = [variant_row(store, key) for key in keys_of(settings, variants, every=False)]
     if as_json:
-        print_json({"variants": rows})
+        print_json({"variants": [row.to_json() for row in rows]})
         return
     for row in rows:
-        out.print(_rules_table(row) if row["rules"] else f"{row['variant']}: not evaluated yet")
+        out.print(_rules_table(row) if row.rules else f"{row.variant}: not evaluated yet")
 
 
-def _rules_table(row: dict[str, Any]) -> Table:
-    from ft_dagster.lineage.verdict import Rule
+def _rules_table(row: VariantRow) -> Table:
     from ft_dagster.report.tables import change
 
-    table = Table(
-        "task", "base → tuned", "difference (95% interval)", "margin", "holds", title=row["variant"]
-    )
-    for rule in map(Rule.from_json, row["rules"]):
+    table = Table("task", "base → tuned", "difference (95% interval)", "margin", "holds", title=row.variant)
+    for rule in row.rules:
         low, high = rule.interval
         table.add_row(
             f"{rule.task}\n[dim]{rule.metric}[/]",
@@ -343,24 +343,23 @@ def _conclude(instance: DagsterInstance, settings: Settings, launched: list[Laun
     from ft_dagster.stages.summary import variant_row
 
     store = settings.open_store()
-    rows, failed = [], False
+    rows = [variant_row(store, run.key) for run in launched]
+    ended: list[dict[str, Any]] = []
     for run in launched:
         state = status_of(instance, run).value
-        row = {**variant_row(store, run.key), "run_id": run.run_id, "run_status": state}
-        row["reused"] = reused_everything(instance, run.run_id)
+        reused = reused_everything(instance, run.run_id)
+        ended.append({"run_id": run.run_id, "run_status": state, "reused": reused})
         if state != "SUCCESS":
-            failed = True
-            row["failure"] = failure_of(instance, run.run_id)
-        rows.append(row)
+            ended[-1]["failure"] = failure_of(instance, run.run_id)
     if as_json:
-        print_json({"variants": rows})
+        print_json({"variants": [{**r.to_json(), **end} for r, end in zip(rows, ended, strict=True)]})
     else:
         out.print(release_table(rows))
-        for row in rows:
-            if row["run_status"] != "SUCCESS":
-                out.print(f"[red]{row['variant']} {row['run_status'].lower()}[/]", end=": ")
-                out.print(row["failure"], markup=False, highlight=False, soft_wrap=True)
-            elif row["reused"]:
-                out.print(f"{row['variant']}: nothing changed, every artifact was reused")
-    if failed:
+        for row, end in zip(rows, ended, strict=True):
+            if "failure" in end:
+                out.print(f"[red]{row.variant} {end['run_status'].lower()}[/]", end=": ")
+                out.print(end["failure"], markup=False, highlight=False, soft_wrap=True)
+            elif end["reused"]:
+                out.print(f"{row.variant}: nothing changed, every artifact was reused")
+    if any("failure" in end for end in ended):
         raise typer.Exit(1)

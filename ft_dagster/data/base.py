@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.data.hashes import cached_sha256
 from ft_dagster.data.hub import hub_errors, pin_revision
 from ft_dagster.data.locations import HUB_ID, DeclaredAt, is_s3, s3, s3_errors
 from ft_dagster.data.weights import (
@@ -31,6 +30,7 @@ from ft_dagster.data.weights import (
 from ft_dagster.errors import UserError
 from ft_dagster.files import expanded, refuse_special_files, what_is_there
 from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_json
+from ft_dagster.provenance.memory import cached_sha256
 from ft_dagster.spec.variant import BaseModelSpec
 
 SCHEMA_VERSION = 1

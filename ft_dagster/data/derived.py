@@ -19,7 +19,7 @@ from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.release import WEIGHTS, production
 from ft_dagster.spec.keys import VariantKey
 from ft_dagster.spec.variant import BaseModelSpec
-from ft_dagster.store.artifacts import Artifact, Place, find_artifact
+from ft_dagster.store.artifacts import Artifact, Place, find_artifact, verify_artifact
 from ft_dagster.store.blobs import Store
 
 FIELD = "base_model.variant"
@@ -133,18 +133,26 @@ def check_adapter(parent: ParentRelease, adapter: Path, *, file: object = None) 
         )
 
 
-def base_folder(store: Store, base: Artifact, project: Path, cache: Path) -> Path:
-    """The folder of a base_model artifact on this machine, its files' sizes checked. Raises UserError."""
+def base_folder(store: Store, base: Artifact, project: Path, cache: Path, *, verify: bool = False) -> Path:
+    """The folder of a base_model artifact on this machine, its files checked. Raises UserError.
+
+    `verify`: every file is hashed again, also one that looks untouched.
+    """
+    if verify:
+        verify_artifact(store, base, cache)
     payload = base.folder(store, cache) / "payload"
     record = json.loads((payload / "base.json").read_text("utf-8"))
     if record.get("derived"):
         return payload / MODEL
     parent = record.get("parent")
     if parent is None:
-        return locate_base(record, project, cache)
-    if parent["mode"] == "whole":
-        return parent_artifact(store, base, EXPORT).folder(store, cache) / "payload"
-    return base_folder(store, parent_artifact(store, base, BASE), project, cache)
+        return locate_base(record, project, cache, verify=verify)
+    if parent["mode"] != "whole":
+        return base_folder(store, parent_artifact(store, base, BASE), project, cache, verify=verify)
+    export = parent_artifact(store, base, EXPORT)
+    if verify:
+        verify_artifact(store, export, cache)
+    return export.folder(store, cache) / "payload"
 
 
 def base_files(store: Store, base: Artifact, cache: Path) -> dict[str, str]:

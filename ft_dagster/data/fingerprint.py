@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.data.hashes import cached_sha256
 from ft_dagster.data.hub import pin_revision
 from ft_dagster.data.locations import DataFile, DeclaredAt, data_files, is_hub, is_s3, s3_errors
 from ft_dagster.data.sources import NOWHERE
 from ft_dagster.errors import UserError
+from ft_dagster.provenance.memory import cached_sha256
 from ft_dagster.spec.variant import SourceSpec
 
 Fingerprint = list[dict[str, Any]]

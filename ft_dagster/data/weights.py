@@ -9,9 +9,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ft_dagster.data.hashes import cached_sha256
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import FileDigest, payload_digest
+from ft_dagster.provenance.memory import cached_sha256
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

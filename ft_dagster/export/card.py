@@ -17,8 +17,8 @@ from ft_dagster.export.vllm import not_loaded, serve_command
 from ft_dagster.lineage.verdict import Rule
 
 if TYPE_CHECKING:
-    from ft_dagster.export.certificate import Certificate
     from ft_dagster.export.request import Card, ExportRequest
+    from ft_dagster.lineage.certificate import Certificate
 
 FILE = "README.md"
 _LOADED_AS = {  # arguments of BitsAndBytesConfig

@@ -7,8 +7,7 @@ after it, and on how their tokenizers render and read a conversation.
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ft_dagster.data.quantize import quantization_of
@@ -25,6 +24,7 @@ from ft_dagster.evaluation.weights import (
     virtual_tokens,
 )
 from ft_dagster.export.serving import stop_token_ids
+from ft_dagster.lineage.certificate import Certificate, Tolerance, misread
 from ft_dagster.provenance.held import held_files
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from ft_dagster.export.request import ExportRequest
 
-SCHEMA_VERSION = 1
 CERTIFIED = "certified"  # below the output: the export's files, held
 LONGEST = 512  # tokens of a probe, counted from its end
 POSITIONS = 64  # compared per probe, counted from its end
@@ -44,25 +43,6 @@ CHAT = (
     {"role": "assistant", "content": "On the main square, beside the library."},
     {"role": "user", "content": "When is it open — on Mondays, too?"},
 )
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """What may differ between judged weights and export.
-
-    `mean_kl`: KL(judged || export) in nats a token. `share_kl`: the same as a share of KL(judged || base), so
-    that a merge that forgot the adapter never passes; below `noise_kl` it is not asked. `tie` in logits: a
-    token may be another where the judged model preferred its own by no more. `top1_lost`: share of
-    positions whose likeliest token may be another beyond a tie. `logit`: the largest difference of any logit,
-    since a damaged row of the vocabulary shows in no other figure while its token is unlikely.
-    """
-
-    mean_kl: float
-    share_kl: float
-    noise_kl: float
-    top1_lost: float
-    tie: float
-    logit: float
 
 
 # The same numbers in the same order (or a merge kept in float32): only what the order of a sum leaves open.
@@ -77,40 +57,6 @@ ROUNDED = Tolerance(mean_kl=1e-3, share_kl=0.1, noise_kl=3e-4, top1_lost=0.005, 
 # token, with a trained LoRA of rank 16 at 1, 0.3, 0.1, 0.03 and 0.01 of its strength: mean KL 3e-5 to 1e-3,
 # the same likeliest token at 94% or more, another only where the judged lead was below 0.25 logits.
 DEQUANTIZED = Tolerance(mean_kl=3e-3, share_kl=0.1, noise_kl=2e-3, top1_lost=0.005, tie=0.25, logit=3.0)
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """`payload` behaves as `judged`, or `failures` say where not. `figures` are plain numbers."""
-
-    payload: str
-    judged: str
-    format: str
-    figures: dict[str, float]
-    tolerance: Tolerance
-    failures: tuple[str, ...]
-
-    @property
-    def passed(self) -> bool:
-        return not self.failures
-
-    @property
-    def drifted(self) -> bool:
-        """Whether all that fails is how near it computes: such bytes may be judged by themselves."""
-        near = math.isfinite(self.figures["mean_kl"]) and not _misread(self.figures)
-        return bool(self.failures) and near
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON; a figure that is not a number becomes null."""
-        known = {name: value if math.isfinite(value) else None for name, value in self.figures.items()}
-        return {
-            "schema_version": SCHEMA_VERSION,
-            **asdict(self),
-            "figures": known,
-            "failures": list(self.failures),
-            "passed": self.passed,
-            "drifted": self.drifted,
-        }
 
 
 @dataclass(frozen=True)
@@ -260,17 +206,7 @@ def _failures(figures: dict[str, float], tolerance: Tolerance) -> list[str]:
             f"it answers {figures['greedy_parted']:.0%} of the probes with other text",
         ),
     ]
-    return [*_misread(figures), *(said for holds, said in rules if not holds)]
-
-
-def _misread(figures: dict[str, float]) -> list[str]:
-    """How its tokenizer reads otherwise, which no score excuses."""
-    rules = {
-        "token_ids_equal": "its tokenizer gives other token ids",
-        "chat_ids_equal": "a chat that it renders gives other token ids",
-        "template_equal": "its chat template is another",
-    }
-    return [said for name, said in rules.items() if figures[name] != 1]
+    return [*misread(figures), *(said for holds, said in rules if not holds)]
 
 
 def _see_judged(

@@ -16,10 +16,11 @@ from ft_dagster.evaluation.request import TunedWeights
 from ft_dagster.export.adapter import export_adapter
 from ft_dagster.export.candidates import keep_nearer
 from ft_dagster.export.card import write_card
-from ft_dagster.export.certificate import Certificate, certify, judge_export
+from ft_dagster.export.certificate import certify, judge_export
 from ft_dagster.export.merged import export_merged
 from ft_dagster.export.request import ExportRequest
 from ft_dagster.export.serving import GENERATION_CONFIG
+from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.program import write_json
 from ft_dagster.provenance.held import FOLDER, HeldFiles, held_files
 
@@ -75,7 +76,7 @@ def _export(request: ExportRequest) -> dict[str, Any]:
         _say(f"export: the merge into the {figures['merged_into']} weights is the nearer one")
     _share(request.payload)
     certificate = certify(request, judged, **compared)
-    write_json(request.evidence / "certificate.json", certificate.as_dict())
+    write_json(request.evidence / "certificate.json", certificate.to_json())
     _demand(certificate)
     write_card(request, certificate)
     return {
@@ -85,7 +86,7 @@ def _export(request: ExportRequest) -> dict[str, Any]:
         "seconds_writing": round(written - started, 2),
         "seconds_certifying": round(time.monotonic() - written, 2),
         "certified": certificate.passed,
-        "certificate": certificate.figures,
+        "certificate": dict(certificate.figures),
     }
 
 

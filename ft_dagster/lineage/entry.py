@@ -9,15 +9,16 @@ from typing import Any, Literal, get_args
 from ft_dagster.errors import UserError
 from ft_dagster.schema_version import newer_error, refuse_newer
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 Action = Literal["release", "promote", "rollback"]
 RELEASE: Action = "release"
 PROMOTE: Action = "promote"
 ROLLBACK: Action = "rollback"
 ACTIONS: tuple[Action, ...] = get_args(Action)
 # What only entries of one action have.
+_BOUND = ("export_manifest", "evaluation_manifest", "certificate")  # since schema 3
 _OWN: dict[Action, tuple[str, ...]] = {
-    RELEASE: ("verdict", "gates", "run_id"),
+    RELEASE: ("verdict", "gates", "run_id", *_BOUND),
     PROMOTE: ("forced",),
     ROLLBACK: ("from_version",),
 }
@@ -28,10 +29,11 @@ class ReleaseEntry:
     """As it is stored. `export`, `weights`, `evaluation`: digests; `export_key`: where the export lies.
 
     `production`: the version that is served after it, None while the first waits. `at`: ISO 8601, UTC.
-    `entry`: an id of the file itself (schema 1 had none). Of a release alone: `verdict`, the digest of the
-    verdict's JSON, `gates`, that of the gates, `run_id`, and `unmeasured`: why it could not be held against
-    the version in production, where it could not. Of a promotion: whether it was `forced`. Of a rollback:
-    `from_version`, the one that was served before.
+    `entry`: an id of the file itself (schema 1 had none). `previous`: what it was written after, see `log`
+    (since schema 3). Of a release alone: `verdict`, the digest of the verdict's JSON, `gates`, that of the
+    gates, `run_id`, the sha256 of the manifests of export and evaluation and of certificate.json (since
+    schema 3), and `unmeasured`: why it could not be held against the version in production, where it could
+    not. Of a promotion: whether it was `forced`. Of a rollback: `from_version`, the one served before.
     """
 
     action: Action
@@ -47,9 +49,13 @@ class ReleaseEntry:
     reason: str
     at: str
     entry: str | None = None
+    previous: str | None = None
     verdict: str | None = None
     gates: str | None = None
     run_id: str | None = None
+    export_manifest: str | None = None
+    evaluation_manifest: str | None = None
+    certificate: str | None = None
     forced: bool = False
     from_version: int | None = None
     unmeasured: str | None = None
@@ -75,6 +81,9 @@ class ReleaseEntry:
             gates=None,
             run_id=None,
             unmeasured=None,
+            export_manifest=None,
+            evaluation_manifest=None,
+            certificate=None,
         )
 
     @classmethod
@@ -93,15 +102,18 @@ class ReleaseEntry:
         """Raises KeyError and ValueError for what is absent or of another type."""
         words = ("variant", "export", "export_key", "format", "weights", "evaluation", "by", "reason", "at")
         action, version = content["action"], content["version"]
+        chained = content["schema_version"] >= 3
+        own = [name for name in _OWN[action] if chained or name not in _BOUND]
         production = content.get("production", version)  # in schema 1 a release was served at once
         found = cls(
             action=action,
             version=version,
             production=production,
             **{name: content[name] for name in words},
-            **{name: content[name] for name in _OWN[action]},
+            **{name: content[name] for name in own},
             entry=content.get("entry"),
             unmeasured=content.get("unmeasured"),
+            previous=content["previous"] if chained else None,
             schema_version=content["schema_version"],
         )
         numbers = [version, *([] if production is None else [production])]

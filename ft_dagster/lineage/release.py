@@ -1,4 +1,4 @@
-"""The append-only log of what was released of a variant: `<prefix>/releases/000001.json`, one entry a file.
+"""What is released of a variant: the entries of its append-only log (see `log`).
 
 A version is written only when export, evaluation, verdict and certificate speak of the same bytes. Entries
 are never changed; each says which version is in production after it:
@@ -12,21 +12,25 @@ from __future__ import annotations
 
 import getpass
 import os
+import random
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.entry import PROMOTE, RELEASE, ROLLBACK, SCHEMA_VERSION, ReleaseEntry, broken_entry
+from ft_dagster.lineage.certificate import Certificate
+from ft_dagster.lineage.entry import PROMOTE, RELEASE, ROLLBACK, SCHEMA_VERSION, ReleaseEntry
+from ft_dagster.lineage.log import append, folder_of, read_log
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.store.artifacts import Artifact, Place, find_artifact, verify_artifact
 from ft_dagster.store.blobs import Store
 
 WEIGHTS = "fine_tuned_model"  # the input of export and evaluation that names the weights
+TRIES = 30  # of an entry, while others write theirs
 JUDGED_AGAIN = "Materialize evaluation, model_export and release again, in that order"
 
 
@@ -44,7 +48,7 @@ class ReleaseCandidate:
     evaluation: Artifact
     verdict: Verdict
     gates: str
-    certificate: Mapping[str, Any]
+    certificate: Certificate
     own_verdict: Verdict | None = None
     unmeasured: str | None = None
 
@@ -57,7 +61,7 @@ class ReleaseCandidate:
             production=1,
             export=self.export.digest,
             export_key=self.export.place.key,
-            format=self.certificate["format"],
+            format=self.certificate.format,
             weights=self.export.inputs[WEIGHTS],
             evaluation=self.evaluation.digest,
             by="",
@@ -67,7 +71,16 @@ class ReleaseCandidate:
             gates=self.gates,
             run_id=run_id,
             unmeasured=self.unmeasured,
+            export_manifest=self.export.manifest,
+            evaluation_manifest=self.evaluation.manifest,
+            certificate=_listed(self.export, "evidence/certificate.json"),
         )
+
+
+def _listed(artifact: Artifact, name: str) -> str | None:
+    """sha256 of one of an artifact's files; None where it has none of this name."""
+    file = artifact.files.get(name)
+    return None if file is None else file.sha256
 
 
 @dataclass(frozen=True)
@@ -95,32 +108,40 @@ def record_release(
     variant: str,
     run_id: str | None,
 ) -> ReleaseEntry:
-    """Append a version and return its entry; the standing one where the same payload is in production or the
-    newest version.
+    """Append a version and return its entry. One payload is one version, however often it is released.
 
-    With approvers it stays a candidate; one that could not be measured against production needs them. A
-    payload that was rolled back is not released again: the entry of its version is returned, and production
-    stays as it is (see `promote`). Raises UserError where the candidate's parts do not all speak of the same
-    weights and of the export's bytes, or the verdict is no pass.
+    With approvers it stays a candidate, as do weights that were rolled back in another format; one that could
+    not be measured against production needs approvers. A payload that was served before goes into production
+    again, unless it was rolled back or must be approved; else its standing entry is returned (see `promote`).
+    Raises UserError where the candidate's parts do not all speak of the same weights and of the export's
+    bytes, or the verdict is no pass.
     """
     check_bytes(candidate)
     _need_approvers(candidate.unmeasured, request)
     made = candidate.entry(variant, run_id)
-    while True:
-        past = history(store, prefix)
-        versions = _versions(past)
+
+    def decide(past: list[ReleaseEntry]) -> tuple[ReleaseEntry, bool]:
+        versions, serving = _versions(past), _in_production(past)
         same = [old for old in versions.values() if old.export == made.export]
-        serving = _in_production(past)
-        if serving is not None and versions[serving].export == made.export:
-            return versions[serving]
-        if same and (same[-1].version == max(versions) or same[-1].version in rolled_back(past)):
-            return same[-1]
+        if same:
+            return _again(same, past, request)
         version = max(versions, default=0) + 1
-        serving = serving if request.approvers else version
-        entry = replace(made, version=version, production=serving)
-        appended = _append(store, prefix, past, entry, request)
-        if appended:
-            return appended
+        waits = bool(request.approvers) or made.weights in _rolled_back_weights(past)
+        return replace(made, version=version, production=serving if waits else version), True
+
+    return _change(store, prefix, request, decide)
+
+
+def _again(
+    same: Sequence[ReleaseEntry], past: Sequence[ReleaseEntry], request: ReleaseRequest
+) -> tuple[ReleaseEntry, bool]:
+    """What a payload becomes that has versions (older logs gave it several), and whether that is new."""
+    serving = _in_production(past)
+    standing = next((old for old in same if old.version == serving), same[-1])
+    stays = standing.version in (serving, max(_versions(past))) or standing.version in rolled_back(past)
+    if stays or request.approvers:
+        return standing, False
+    return standing.then(PROMOTE, standing.version), True
 
 
 def promote(
@@ -129,13 +150,13 @@ def promote(
     """Put a version (None: the newest, the candidate) into production; its entry, the standing one if it is.
 
     Every version passed its gate when it was written. Raises UserError: nothing released, no such version,
-    who asks is not one of the approvers, or it was rolled back and is not forced with a reason.
+    who asks is not one of the approvers, or its weights were rolled back and it is not forced with a reason.
     """
-    while True:
-        past = history(store, prefix)
+
+    def decide(past: list[ReleaseEntry]) -> tuple[ReleaseEntry, bool]:
         chosen = _named(past, version, prefix)
         if chosen.version == _in_production(past):
-            return past[-1] if past[-1].action == PROMOTE else chosen
+            return (past[-1] if past[-1].action == PROMOTE else chosen), False
         if request.approvers and request.user not in request.approvers:
             raise UserError(
                 f"{request.user} may not approve version {chosen.version}",
@@ -146,25 +167,22 @@ def promote(
         _need_approvers(chosen.unmeasured, request)
         if chosen.version in rolled_back(past) and not (force and request.reason):
             raise _gone(chosen.version, rolled_back(past)[chosen.version])
-        entry = chosen.then(PROMOTE, chosen.version, forced=force)
-        appended = _append(store, prefix, past, entry, request)
-        if appended:
-            return appended
+        return chosen.then(PROMOTE, chosen.version, forced=force), True
+
+    return _change(store, prefix, request, decide)
 
 
 def rollback(store: Store, prefix: str, request: ReleaseRequest, version: int | None = None) -> ReleaseEntry:
-    """Put an earlier version into production (None: the one before). Nothing is deleted.
+    """Put what was in production before into production again (None: what was there last, of other weights).
 
-    Raises UserError: nothing in production, none before it, no such version, or one that is no earlier.
+    Nothing is deleted. Raises UserError as `to_go_back_to`.
     """
-    while True:
-        past = history(store, prefix)
+
+    def decide(past: list[ReleaseEntry]) -> tuple[ReleaseEntry, bool]:
         target = to_go_back_to(past, prefix, version)
-        chosen, now = _named(past, target, prefix), _in_production(past)
-        entry = chosen.then(ROLLBACK, target, from_version=now)
-        appended = _append(store, prefix, past, entry, request)
-        if appended:
-            return appended
+        return _named(past, target, prefix).then(ROLLBACK, target, from_version=_in_production(past)), True
+
+    return _change(store, prefix, request, decide)
 
 
 def _need_approvers(unmeasured: str | None, request: ReleaseRequest) -> None:
@@ -190,14 +208,14 @@ def check_bytes(candidate: ReleaseCandidate) -> None:
     )
     _same("the export was made for another evaluation", evaluation.digest, export.inputs.get("evaluation"))
     _same("the gates changed after the evaluation", candidate.gates, evaluation.inputs.get("gates"))
-    _same("the certificate is of other weights", weights, certificate.get("judged"))
-    _same("the certificate is of another payload", export.digest, certificate.get("payload"))
+    _same("the certificate is of other weights", weights, certificate.judged)
+    _same("the certificate is of another payload", export.digest, certificate.payload)
     own = candidate.own_verdict
-    judged_itself = certificate.get("drifted") is True and own is not None and own.passed
-    if certificate.get("passed") is not True and not judged_itself:
+    judged_itself = certificate.drifted and own is not None and own.passed
+    if not certificate.passed and not judged_itself:
         raise UserError(
             "the certificate of the export does not hold",
-            value="; ".join(certificate.get("failures", [])) or None,
+            value="; ".join(certificate.failures),
             fix="Materialize model_export again, in another format where it fails again",
         )
     if not verdict.passed:
@@ -209,8 +227,8 @@ def check_bytes(candidate: ReleaseCandidate) -> None:
 
 
 def history(store: Store, prefix: str) -> list[ReleaseEntry]:
-    """All entries, oldest first. Raises UserError for one that this version cannot read."""
-    return [_read(store, f"{_folder(prefix)}/{name}") for name in _names(store, prefix)]
+    """All entries, oldest first. Raises UserError for one that cannot be read, is missing or was changed."""
+    return read_log(store, prefix).entries
 
 
 def production(store: Store, prefix: str) -> ReleaseEntry | None:
@@ -246,39 +264,65 @@ def export_of(store: Store, prefix: str, version: int | None, cache: Path) -> Ar
 
 
 def to_go_back_to(past: Sequence[ReleaseEntry], prefix: str, version: int | None) -> int:
-    """The version that a rollback would put into production. Raises UserError as `rollback` does."""
+    """The version that a rollback would put into production.
+
+    Raises UserError: nothing in production, nothing before it, no such version, or one that never was in
+    production before, has the same weights, or was rolled back itself.
+    """
     now = _in_production(past)
     if now is None:
         raise _nothing(prefix)
-    target = _before(past, now) if version is None else version
-    if target is None:
+    before = _served_before(past, now)
+    if version is not None:
+        _check_target(past, _named(past, version, prefix), now, before)
+        return version
+    weights = _versions(past)[now].weights
+    good = [v for v in before if v not in rolled_back(past) and _versions(past)[v].weights != weights]
+    if not good:
         raise UserError(
             f"version {now} is the first that was in production: there is nothing to go back to",
             field="version",
             value=now,
             fix="Release another version",
         )
-    if _named(past, target, prefix).version >= now:
-        raise UserError(
-            f"version {now} is in production, and a rollback goes back",
-            field="version",
-            value=target,
-            fix="Name an earlier version, or promote this one",
-        )
-    if target in rolled_back(past):
-        raise _gone(target, rolled_back(past)[target])
-    return target
+    return good[-1]
+
+
+def _check_target(
+    past: Sequence[ReleaseEntry], target: ReleaseEntry, now: int, before: Sequence[int]
+) -> None:
+    version, put = target.version, f"`ft-dagster release {target.variant} --version {target.version}`"
+    if version in rolled_back(past):
+        raise _gone(version, rolled_back(past)[version])
+    if version in before and target.weights != _versions(past)[now].weights:
+        return
+    why, fix = (
+        f"version {now} is in production, and a rollback goes back",
+        f"Name an earlier one, or use {put}",
+    )
+    if version not in [entry.production for entry in past]:
+        why, fix = f"version {version} was never in production, and a rollback approves nothing", f"Use {put}"
+    elif version in before and version != now:
+        why, fix = f"version {version} is another export of the weights in production", f"Use {put}"
+    raise UserError(why, field="version", value=version, fix=fix)
 
 
 def rolled_back(past: Sequence[ReleaseEntry]) -> dict[int, str]:
-    """Version -> why it was rolled back, of those that were not promoted since."""
-    found: dict[int, str] = {}
+    """Version -> why it was rolled back, of those whose weights were and were not promoted since."""
+    gone = _rolled_back_weights(past)
+    return {
+        version: gone[entry.weights] for version, entry in _versions(past).items() if entry.weights in gone
+    }
+
+
+def _rolled_back_weights(past: Sequence[ReleaseEntry]) -> dict[str, str]:
+    versions, gone = _versions(past), dict[str, str]()
     for entry in past:
-        if entry.action == ROLLBACK and entry.from_version is not None:
-            found[entry.from_version] = entry.reason
+        if entry.action == ROLLBACK and entry.from_version in versions:
+            gone[versions[entry.from_version].weights] = entry.reason
         elif entry.action == PROMOTE:
-            found.pop(entry.version, None)
-    return found
+            gone.pop(entry.weights, None)
+    return gone
 
 
 def _versions(past: Sequence[ReleaseEntry]) -> dict[int, ReleaseEntry]:
@@ -289,12 +333,15 @@ def _in_production(past: Sequence[ReleaseEntry]) -> int | None:
     return past[-1].production if past else None
 
 
-def _before(past: Sequence[ReleaseEntry], now: int) -> int | None:
-    """The version that was served before `now` came into production, of those not rolled back."""
-    served = [entry.production for entry in past if entry.production is not None]
-    first = served.index(now)
-    gone = rolled_back(past)
-    return next((version for version in reversed(served[:first]) if version not in gone), None)
+def _served_before(past: Sequence[ReleaseEntry], now: int) -> list[int]:
+    """The versions that were served before `now` was last released or promoted; the latest last."""
+    served = [entry.production for entry in past]
+    came = [
+        at
+        for at, entry in enumerate(past)
+        if entry.production == now and entry.action != ROLLBACK and (at == 0 or served[at - 1] != now)
+    ]
+    return [version for version in served[: came[-1] if came else 0] if version is not None]
 
 
 def _named(past: Sequence[ReleaseEntry], version: int | None, prefix: str) -> ReleaseEntry:
@@ -333,65 +380,42 @@ def _same(problem: str, expected: str | None, found: str | None) -> None:
         )
 
 
-def _append(
-    store: Store, prefix: str, past: Sequence[ReleaseEntry], entry: ReleaseEntry, request: ReleaseRequest
-) -> ReleaseEntry | None:
-    """Write the entry, signed and dated, under the number after `past`; None where another writer was faster.
+def _change(
+    store: Store,
+    prefix: str,
+    request: ReleaseRequest,
+    decide: Callable[[list[ReleaseEntry]], tuple[ReleaseEntry, bool]],
+) -> ReleaseEntry:
+    """Append what `decide` makes of the log, signed and dated, where it says that it is new; else what
+    stands. Where another writer was faster, it is asked again about the log as it then is.
 
-    In a folder the number is taken by an exclusive create. Elsewhere the entry read back decides between
-    two writers; one run a variant makes that rare.
+    Raises UserError where that does not end.
     """
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    stamped = replace(
+    for tried in range(TRIES):
+        log = read_log(store, prefix)
+        entry, new = decide(log.entries)
+        if not new:
+            return entry
+        appended = append(store, prefix, log, _signed(entry, request))
+        if appended:
+            return appended
+        time.sleep(random.uniform(0, min(0.5, 0.01 * 2**tried)))
+    raise UserError(
+        f"others were faster {TRIES} times, or the store does not list what is in it",
+        file=store.uri(folder_of(prefix)),
+        fix="Look who writes to this log, and run it again",
+    )
+
+
+def _signed(entry: ReleaseEntry, request: ReleaseRequest) -> ReleaseEntry:
+    return replace(
         entry,
         by=request.user,
         reason=request.reason,
-        at=now,
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
         entry=uuid.uuid4().hex,
         schema_version=SCHEMA_VERSION,
     )
-    names = _names(store, prefix)
-    if len(names) != len(past):
-        return None
-    last = int(names[-1].removesuffix(".json")) if names else 0
-    path = f"{_folder(prefix)}/{last + 1:06d}.json"
-    target = store.local(path)
-    if target is not None:
-        return stamped if _create(store, path, target, stamped) else None
-    if not store.exists(path):
-        store.write_json(path, stamped.to_json())
-    return stamped if _read(store, path).entry == stamped.entry else None
-
-
-def _create(store: Store, path: str, target: Path, entry: ReleaseEntry) -> bool:
-    """Write `target` whole, and never over another's; whether it was free."""
-    draft = f".{entry.entry}"
-    store.write_json(f"{path.rpartition('/')[0]}/{draft}", entry.to_json())
-    try:
-        os.link(target.with_name(draft), target)
-    except FileExistsError:
-        return False
-    finally:
-        target.with_name(draft).unlink()
-    return True
-
-
-def _names(store: Store, prefix: str) -> list[str]:
-    """The entries' file names, oldest first; files without a number are not entries."""
-    names = store.names(_folder(prefix))
-    return [name for name in names if name.endswith(".json") and name.removesuffix(".json").isdigit()]
-
-
-def _read(store: Store, path: str) -> ReleaseEntry:
-    try:
-        content = store.read_json(path)
-    except ValueError:
-        raise broken_entry(store.uri(path)) from None
-    return ReleaseEntry.from_json(content, file=store.uri(path))
-
-
-def _folder(prefix: str) -> str:
-    return f"{prefix}/releases"
 
 
 def _user() -> str:

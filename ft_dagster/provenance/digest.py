@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import rfc8785
+
+from ft_dagster.errors import UserError
 
 
 class FileDigest(NamedTuple):
@@ -27,12 +32,39 @@ def sha256_json(value: Any) -> str:
     return hashlib.sha256(rfc8785.dumps(value)).hexdigest()
 
 
+def files_below(folder: Path) -> dict[str, os.stat_result]:
+    """POSIX path -> what it is, of every file below `folder`, sorted; an absent folder has none.
+
+    Raises UserError for what may be another file tomorrow (a link, of a file or a folder, the folder itself
+    among them), and for what no file is (a FIFO, a socket, a device).
+    """
+    if folder.is_symlink():
+        raise no_file(folder, "a link")
+    return dict(sorted(_below(folder, ""))) if folder.is_dir() else {}
+
+
+def _below(folder: Path, within: str) -> Iterator[tuple[str, os.stat_result]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            found = entry.stat(follow_symlinks=False)
+            if stat.S_ISDIR(found.st_mode):
+                yield from _below(folder / entry.name, f"{within}{entry.name}/")
+            elif stat.S_ISREG(found.st_mode):
+                yield within + entry.name, found
+            else:
+                raise no_file(folder / entry.name, "a link" if entry.is_symlink() else "a special file")
+
+
+def no_file(path: Path, what: str) -> UserError:
+    """The refusal of `what` (a link, a special file) at a path."""
+    fix = "Put a copy of the file there, or remove it"
+    return UserError(f"{what}, where files alone belong", file=path, fix=fix)
+
+
 def hash_folder(folder: Path) -> list[FileDigest]:
-    """Every file below `folder`, sorted by path; an absent folder has none."""
-    files = sorted(
-        (p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.relative_to(folder).as_posix()
-    )
-    return [FileDigest(p.relative_to(folder).as_posix(), p.stat().st_size, sha256_file(p)) for p in files]
+    """Every file below `folder`, sorted by path; an absent folder has none. Raises UserError for a link."""
+    files = files_below(folder).items()
+    return [FileDigest(path, found.st_size, sha256_file(folder / path)) for path, found in files]
 
 
 def payload_digest(files: list[FileDigest]) -> str:

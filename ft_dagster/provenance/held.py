@@ -12,7 +12,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -145,6 +145,8 @@ class HeldFiles:
             except OSError as error:
                 fix = "Restore the file from a backup, or make again what recorded it"
                 raise UserError(f"cannot be read: {error.strerror}", file=file, fix=fix) from None
+            with suppress(OSError):  # so that a write through a memory map, from now on, moves its times
+                os.fsync(descriptor)
             found = os.fstat(descriptor)
             self._open[file] = descriptor, Stamp.of(found)
             if not stat.S_ISREG(found.st_mode):

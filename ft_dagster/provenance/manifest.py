@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import PurePosixPath
 from typing import Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.provenance.digest import FileDigest, payload_digest
+from ft_dagster.provenance.digest import FileDigest, payload_digest, stage_key
 from ft_dagster.schema_version import refuse_newer
 
 SCHEMA_VERSION = 1
+_HASH = re.compile(r"[0-9a-f]{64}")
+_ATTEMPT = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]*")
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "urn:ft-dagster:manifest:v1"
 LIBRARIES = (
@@ -25,7 +30,8 @@ LIBRARIES = (
 @dataclass(frozen=True)
 class Origin:
     """What an artifact is made from. `inputs`: name -> digest; `spec`: the part of the declaration that its
-    key covers; `code`: digest of the package's source.
+    key covers; `code`: digest of the package's source; `manifests`: sha256 of the manifest of each input that
+    is an artifact, in no key, so that what lies beside a payload is bound too.
     """
 
     stage: str
@@ -36,6 +42,7 @@ class Origin:
     code: str
     variant: str | None = None
     seed: int | None = None
+    manifests: dict[str, str] = field(default_factory=dict)
 
 
 def manifest_of(
@@ -61,6 +68,7 @@ def manifest_of(
             "digest": payload_digest(payload),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "inputs": origin.inputs,
+            "input_manifests": origin.manifests,
             "spec": origin.spec,
             "seed": origin.seed,
             "code": {"package": "ft-dagster", "sha256": origin.code},
@@ -72,14 +80,70 @@ def manifest_of(
     }
 
 
-def predicate_of(manifest: dict[str, Any], where: object = None) -> dict[str, Any]:
+def predicate_of(manifest: Any, where: object = None) -> dict[str, Any]:
     """The predicate of a manifest this version can read; a newer schema raises UserError."""
-    predicate: dict[str, Any] = manifest.get("predicate", {})
-    found = predicate.get("schema_version")
-    if manifest.get("predicateType") != PREDICATE or not isinstance(found, int):
+    predicate: Any = manifest.get("predicate") if isinstance(manifest, dict) else None
+    found = predicate.get("schema_version") if isinstance(predicate, dict) else None
+    if not isinstance(found, int) or manifest.get("predicateType") != PREDICATE:
         raise UserError("not a manifest of this project", file=where, fix="Restore the file from a backup")
     refuse_newer(found, SCHEMA_VERSION, file=where)
-    return predicate
+    known: dict[str, Any] = predicate
+    return known
+
+
+def check_predicate(predicate: Mapping[str, Any], prefix: str, stage: str, key: str, where: object) -> None:
+    """Hold a manifest against itself and the place it was found in. Raises UserError.
+
+    Its digest is that of its list of files; paths stay inside the attempt's folder, which is a plain name;
+    its key is that of what it says it was made from, and the place that of its key, stage and variant.
+    """
+    try:
+        wrong = _inconsistency(predicate, prefix, stage, key)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        wrong = f"a field is absent or of another type ({type(error).__name__}: {error})"
+    if wrong:
+        fix = "Restore the file from a backup"
+        raise UserError(f"a manifest that does not hold: {wrong}", file=where, fix=fix)
+
+
+def _inconsistency(predicate: Mapping[str, Any], prefix: str, stage: str, key: str) -> str | None:
+    files = {part: [FileDigest(**file) for file in predicate[part]] for part in ("payload", "evidence")}
+    wrong = next((why for part in files.values() if (why := _wrong_list(part))), None)
+    if wrong:
+        return wrong
+    if not _ATTEMPT.fullmatch(predicate["attempt"]):
+        return f"{predicate['attempt']!r} is no name of a folder"
+    if predicate["digest"] != payload_digest(files["payload"]):
+        return "its digest is not that of its files"
+    if (predicate["stage"], predicate["key"]) != (stage, key):
+        return f"it is of {predicate['stage']} {str(predicate['key'])[:12]}, and lies elsewhere"
+    if key != stage_key(stage, predicate["stage_version"], predicate["inputs"], predicate["spec"]):
+        return "its key is not that of what it was made from"
+    if predicate["variant"] != variant_of(prefix):
+        return f"it is of {predicate['variant']}, and lies under {prefix}"
+    return None
+
+
+def _wrong_list(files: list[FileDigest]) -> str | None:
+    for path, size, sha256 in files:
+        parts = PurePosixPath(path)
+        if (
+            parts.is_absolute()
+            or ".." in parts.parts
+            or not parts.parts
+            or str(parts) != path
+            or "\0" in path
+        ):
+            return f"{path!r} is no path inside an artifact"
+        if type(size) is not int or size < 0 or not _HASH.fullmatch(sha256):
+            return f"{path!r} has no size or no sha256"
+    return "a file is listed twice" if len({file.path for file in files}) < len(files) else None
+
+
+def variant_of(prefix: str) -> str | None:
+    """Whose part of a store a prefix is: `tenants/acme/support` is acme.support's; None for a shared one."""
+    owner, *names = prefix.split("/")
+    return ".".join(names) if owner == "tenants" else None
 
 
 @cache

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ft_dagster.lineage.entry import ReleaseEntry
+    from ft_dagster.report.variant_row import VariantRow
 
 ABSENT = "-"
 ARROW = " → "
@@ -97,8 +98,8 @@ def history_markdown(past: Iterable[ReleaseEntry]) -> str:
     return markdown_table(HISTORY, history_rows(past))
 
 
-def release_table(rows: Iterable[dict[str, Any]]) -> Table:
-    """Variants as rows of `variant_row`: readable at 120 columns, folded below that."""
+def release_table(rows: Iterable[VariantRow]) -> Table:
+    """Variants, a row each: readable at 120 columns, folded below that."""
     from rich import box
     from rich.table import Table
 
@@ -122,35 +123,27 @@ HEADERS = (
 )
 
 
-def _variant_cells(row: dict[str, Any]) -> list[Any]:
+def _variant_cells(row: VariantRow) -> list[Any]:
     from rich.text import Text
 
-    version = row.get("version")
-    rules = [Rule.from_json(rule) for rule in row.get("rules") or []]
     lines = [
-        (row["variant"], row.get("method")),
-        (count(row.get("rows_kept")), count(row.get("rows_dropped"))),
-        (count(row.get("trained_tokens")), percent(row.get("general_share"))),
-        _task(rules),
-        _general(rules),
-        (_GATE[_outcome(row)],),
-        (row.get("export"), size(row.get("size_bytes"))),
-        ((row.get("digest") or ABSENT)[:12], ABSENT if version is None else f"version {version}"),
+        (row.variant, row.method),
+        (count(row.rows_kept), count(row.rows_dropped)),
+        (count(row.trained_tokens), percent(row.general_share)),
+        _task(row.rules),
+        _general(row.rules),
+        (_GATE[row.outcome],),
+        (row.export, size(row.size_bytes)),
+        ((row.digest or ABSENT)[:12], ABSENT if row.version is None else f"version {row.version}"),
     ]
     cells = [Text("\n".join(part or ABSENT for part in parts)) for parts in lines]
-    cells[0].stylize("bold", 0, len(row["variant"]))
-    cells[5].stylize(_STYLE[_outcome(row)])
+    cells[0].stylize("bold", 0, len(row.variant))
+    cells[5].stylize(_STYLE[row.outcome])
     return cells
 
 
 _GATE = {"pass": "pass", "fail": "fail", "undecided": "undecided", None: ABSENT}
 _STYLE = {"pass": "green", "fail": "red", "undecided": "yellow", None: "dim"}
-
-
-def _outcome(row: dict[str, Any]) -> str | None:
-    """pass where the gate let it pass; else what was found, which an older verdict does not say."""
-    passed = row.get("gate")
-    return passed if passed is None else "pass" if passed else row.get("outcome") or "fail"
 
 
 def _task(rules: Sequence[Rule]) -> tuple[str, ...]:

@@ -50,10 +50,13 @@ class File:
 
 
 class KeyParts(NamedTuple):
-    """What a key covers: digests by name, and plain JSON by name."""
+    """What a key covers: digests by name, and plain JSON by name. `manifests`: of those inputs that are
+    artifacts, the sha256 of the manifest; recorded, in no key.
+    """
 
     inputs: dict[str, str]
     spec: dict[str, Any]
+    manifests: dict[str, str]
 
     def key(self, stage: str, version: int) -> str:
         return stage_key(stage, version, self.inputs, self.spec)
@@ -66,7 +69,7 @@ def recorded(**options: Any) -> Any:
 
 def key_parts(inputs: Any) -> KeyParts:
     """Of a stage's inputs, a dataclass."""
-    parts = KeyParts({}, {})
+    parts = KeyParts({}, {}, {})
     _add_all(parts, "", inputs)
     return parts
 
@@ -81,6 +84,7 @@ def _add_all(parts: KeyParts, within: str, inputs: Any) -> None:
 def _add(parts: KeyParts, name: str, value: Any) -> None:
     if isinstance(value, Artifact):
         parts.inputs[name] = value.digest
+        parts.manifests[name] = value.manifest
     elif isinstance(value, File):
         parts.inputs[name] = value.sha256
     elif isinstance(value, Digest):

@@ -5,7 +5,6 @@ Made only for weights whose recorded evaluation passes the gate, judged again he
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.evaluation.measured import base_digest
 from ft_dagster.evaluation.request import TunedWeights
 from ft_dagster.export.request import Card, ExportBase, ExportRequest, Source
+from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.provenance.digest import hash_folder, payload_digest
 from ft_dagster.spec import VariantSpec
@@ -145,9 +145,9 @@ def _judge_itself(inputs: ExportInputs, hands: Hands, attempt: Attempt) -> None:
     question.ask(hands, attempt, into=folder)
     verdict = _verdict(inputs, hands, folder / "payload")
     if not verdict.passed:
-        certificate = json.loads((attempt.evidence / "certificate.json").read_text("utf-8"))
+        certificate = Certificate.read(attempt.evidence / "certificate.json")
         raise UserError(
-            f"the certificate does not hold ({'; '.join(certificate['failures'])}), and the merged weights, "
+            f"the certificate does not hold ({'; '.join(certificate.failures)}), and the merged weights, "
             f"evaluated by themselves, do not pass: {verdict.failures}",
             field="export.format",
             value=inputs.spec.export.format,
@@ -157,12 +157,12 @@ def _judge_itself(inputs: ExportInputs, hands: Hands, attempt: Attempt) -> None:
 
 def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
     certificate = certificate_of(workspace, artifact)
-    if certificate["passed"]:
-        said = ", ".join(f"{name} {value:.3g}" for name, value in certificate["figures"].items())
+    if certificate.passed:
+        said = ", ".join(f"{name} {value:.3g}" for name, value in certificate.figures.items())
         return [Check("certificate", True, said)]
     own = own_verdict(workspace, artifact, workspace.upstream("evaluation"))
     passed = own is not None and own.passed
-    said = f"{'; '.join(certificate['failures'])}: evaluated by itself"
+    said = f"{'; '.join(certificate.failures)}: evaluated by itself"
     return [Check("certificate", passed, f"{said}, it passes" if passed else f"{said}: no pass")]
 
 

@@ -27,12 +27,16 @@ from ft_dagster.planning.methods.defaults import MAX_LENGTH
 from ft_dagster.planning.plan import make_plan
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey, VariantSpec
+from ft_dagster.spec.narrow import narrowed, shown
+from ft_dagster.stages import task_dataset, training_mixture
+from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.plan_context import context_of, context_without_base
 from ft_dagster.stages.workspace import Workspace, named_in
 from ft_dagster.store import Artifact
 
 ROWS = 400  # of each source, tokenized
 COUNTED = 1_000_000  # of each source, read to be counted
+MIXED_BY = (*task_dataset.STAGE.fields, *training_mixture.STAGE.fields)
 
 
 class Counted(NamedTuple):
@@ -74,7 +78,7 @@ def _planned(workspace: Workspace, declared: Declared, hardware: Hardware | None
         leases = workspace.leases
         leases.candidates(leases.ask_of(declared.key, spec.resources))
         hardware = hardware_of(spec, leases.inventory, project)
-    base, mixture = workspace.head("base_model"), workspace.head("training_mixture")
+    base, mixture = _recorded(workspace, declared)
     if base is not None:
         folder = workspace.base_folder(base)
         parameters, stored = base.figures["parameters"], base.figures["weights_bytes"]
@@ -90,14 +94,26 @@ def _planned(workspace: Workspace, declared: Declared, hardware: Hardware | None
         folder = resolve_base(spec.base_model, project, workspace.cache, declared_in=declared.file).folder
         parameters, stored, _ = measure_weights(folder, weight_files(folder))
         context = context_without_base(workspace, spec, folder, hardware)
-    data = _recorded(mixture) or sample(declared, project, folder)
+    data = sample(declared, project, folder) if mixture is None else _counted(mixture)
     plan = make_plan(spec, facts_of(data.counts, parameters, stored, folder, hardware), context)
     return Preview(str(declared.key), data.basis, data.counts.examples, data.counts.tokens, plan.estimate)
 
 
-def _recorded(mixture: Artifact | None) -> Counted | None:
-    if mixture is None:
-        return None
+def _recorded(workspace: Workspace, declared: Declared) -> tuple[Artifact | None, Artifact | None]:
+    """The newest base and mixture, each where it is still that of the declaration as it is now."""
+    base, mixture = workspace.head("base_model"), workspace.head("training_mixture")
+    if base is None or workspace.head("declaration") is None:
+        return None, None
+    then, now = workspace.frozen, freeze(declared, workspace.project, workspace.cache)
+    if then["spec"]["base_model"] != now["spec"]["base_model"]:
+        return None, None
+    parts = (narrowed(spec, MIXED_BY) for spec in (workspace.spec, declared.spec))
+    same = len({json.dumps(shown(part), sort_keys=True) for part in parts}) == 1
+    same = same and all(then[part] == now[part] for part in ("sources", "tasks"))
+    return base, mixture if same else None
+
+
+def _counted(mixture: Artifact) -> Counted:
     return Counted(counts_of(mixture), f"the newest training_mixture, {mixture.digest[:12]}")
 
 

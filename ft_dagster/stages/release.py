@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ft_dagster.data.derived import base_folder
+from ft_dagster.errors import UserError
 from ft_dagster.evaluation.gates import gates_digest, with_rules
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import (
+    JUDGED_AGAIN,
     ReleaseCandidate,
     ReleaseRequest,
     history,
@@ -49,6 +52,7 @@ def release(workspace: Workspace) -> Released:
     evaluation = desk.find(evaluation_stage.STAGE)
     verify_artifact(store, export, desk.cache)
     verdict = rejudge(desk, tuned, evaluation)
+    check_base(desk, export)
     held = against_production(desk, tuned, evaluation) if verdict.passed else Held(())
     verdict = with_rules(verdict, held.rules)
     entry = record_release(
@@ -69,6 +73,18 @@ def release(workspace: Workspace) -> Released:
     )
     past = history(store, desk.prefix)
     return Released(entry, past, verdict, export, _next(desk, entry, past))
+
+
+def check_base(workspace: Workspace, export: Artifact) -> None:
+    """Hash the files of the base that an export stands on. Raises UserError where one is not what it was."""
+    base = workspace.upstream("base_model")
+    if export.inputs["base_model"] != base.digest:
+        raise UserError(
+            f"the export was made on another base than {base.digest[:12]}",
+            value=export.inputs["base_model"][:12],
+            fix=JUDGED_AGAIN,
+        )
+    base_folder(workspace.store, base, workspace.project, workspace.cache, verify=True)
 
 
 def _next(workspace: Workspace, entry: ReleaseEntry, past: list[ReleaseEntry]) -> str:

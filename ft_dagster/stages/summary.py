@@ -8,8 +8,10 @@ from typing import Any
 from ft_dagster.data.derived import newer_parent
 from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.lineage.release import production
+from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
+from ft_dagster.report.variant_row import VariantRow
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.chain import CHAIN
@@ -38,37 +40,33 @@ def older_stages(store: Store, key: VariantKey) -> list[str]:
     ]
 
 
-def variant_row(store: Store, key: VariantKey) -> dict[str, Any]:
-    """What a person asks of a variant first; a value is None where its stage has not run."""
-    dataset, plan, evaluation, export = (
-        _figures(store, key, stage)
-        for stage in ("task_dataset", "training_plan", "evaluation", "model_export")
+def variant_row(store: Store, key: VariantKey) -> VariantRow:
+    """The variant's row."""
+    dataset, plan, judged = (_figures(store, key, s) for s in ("task_dataset", "training_plan", "evaluation"))
+    mixed, trained, export = (
+        read_head(store, key.prefix, s) for s in ("training_mixture", "fine_tuned_model", "model_export")
     )
-    mixed, trained = (read_head(store, key.prefix, s) for s in ("training_mixture", "fine_tuned_model"))
     mixture = None if mixed is None else MixtureFigures.of(mixed)
     tuned = None if trained is None else TrainingFigures.of(trained)
-    verdict = evaluation.get("verdict", {})
-    head, released = read_head(store, key.prefix, "model_export"), production(store, key.prefix)
-    return {
-        "variant": str(key),
-        "method": plan.get("method", {}).get("name"),
-        "rows_kept": sum(dataset["rows"].values()) if dataset else None,
-        "rows_dropped": sum(dataset["dropped"].values()) if dataset else None,
-        "general_share": None if mixture is None else mixture.general_share.realized,
-        "trained_tokens": None if mixture is None else mixture.train.trained_tokens,
-        "validation_loss": [None, None]
+    released = production(store, key.prefix)
+    return VariantRow(
+        variant=str(key),
+        method=plan.get("method", {}).get("name"),
+        rows_kept=sum(dataset["rows"].values()) if dataset else None,
+        rows_dropped=sum(dataset["dropped"].values()) if dataset else None,
+        general_share=None if mixture is None else mixture.general_share.realized,
+        trained_tokens=None if mixture is None else mixture.train.trained_tokens,
+        validation_loss=(None, None)
         if tuned is None
-        else [tuned.validation_loss_first, tuned.validation_loss_best],
-        "rules": verdict.get("rules", []),
-        "gate": verdict.get("passed"),
-        "outcome": verdict.get("outcome"),
-        "export": export.get("format"),
-        "size_bytes": None if head is None else head.size,
-        "digest": None if head is None else head.digest,
-        "version": None if released is None else released.version,
-        "stale": _stale(store, key),
-        "older_stages": older_stages(store, key),
-    }
+        else (tuned.validation_loss_first, tuned.validation_loss_best),
+        verdict=Verdict.from_json(judged["verdict"]) if "verdict" in judged else None,
+        export=None if export is None else export.figures.get("format"),
+        size_bytes=None if export is None else export.size,
+        digest=None if export is None else export.digest,
+        version=None if released is None else released.version,
+        stale=_stale(store, key),
+        older_stages=tuple(older_stages(store, key)),
+    )
 
 
 def _stale(store: Store, key: VariantKey) -> str | None:

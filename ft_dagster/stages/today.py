@@ -15,10 +15,10 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.stages import base_evaluation, evaluation, production_evaluation
 from ft_dagster.stages.declaration import freeze_tasks
-from ft_dagster.stages.inputs import KeyParts
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.workspace import Workspace, refuse_experiment
 from ft_dagster.store import Artifact, find_artifact
+from ft_dagster.store.make import Recipe
 
 I = TypeVar("I")  # noqa: E741
 _EVALUATION, _BEFORE = evaluation.STAGE.name, base_evaluation.STAGE.name
@@ -61,7 +61,7 @@ class Today(Workspace):
         found = find_artifact(self.store, recipe.place)
         if found is None:
             newest = self.head(stage.name) or self.head(_EVALUATION)
-            changed = differences(KeyParts(recipe.inputs, recipe.spec), newest)
+            changed = differences(recipe, newest)
             what = ", ".join(changed) or f"the version of {stage.name}"
             raise UserError(
                 f"{what} changed after the evaluation: it is not the one that is demanded now",
@@ -94,11 +94,11 @@ def refuse_unjudged(workspace: Workspace) -> None:
         )
 
 
-def differences(parts: KeyParts, head: Artifact | None) -> list[str]:
-    """What in `parts` is other than in the key of `head`, as a person would name it, sorted."""
+def differences(recipe: Recipe, head: Artifact | None) -> list[str]:
+    """What in the key of `recipe` is other than in that of `head`, as a person would name it, sorted."""
     if head is None:
         return []
-    now, then = _values(parts.spec, parts.inputs), _values(head.predicate["spec"], head.inputs)
+    now, then = _values(recipe.spec, recipe.inputs), _values(head.predicate["spec"], head.inputs)
     named = {_named(path) for path, value in now.items() if then.get(path, ...) != value}
     return sorted(name for name in named if not any(other.startswith(f"{name}.") for other in named))
 

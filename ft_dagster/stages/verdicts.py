@@ -10,6 +10,7 @@ from ft_dagster.evaluation.gates import gates_digest, regression
 from ft_dagster.evaluation.measured import FILE as MEASURED
 from ft_dagster.evaluation.samples import read_samples
 from ft_dagster.lineage.ancestors import find_digest
+from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.release import production
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.stages import production_evaluation
@@ -103,8 +104,6 @@ def own_verdict(workspace: Workspace, export: Artifact, evaluation: Artifact) ->
     return verdict_on(workspace.spec, before, folder / "payload", workspace.declared_in, tries_of(evaluation))
 
 
-def certificate_of(workspace: Workspace, export: Artifact) -> dict[str, Any]:
-    """certificate.json of an export."""
-    file = workspace.evidence(export) / "certificate.json"
-    content: dict[str, Any] = json.loads(file.read_text("utf-8"))
-    return content
+def certificate_of(workspace: Workspace, export: Artifact) -> Certificate:
+    """That of an export. Raises UserError where certificate.json is none."""
+    return Certificate.read(workspace.evidence(export) / "certificate.json")

@@ -223,6 +223,7 @@ class Workspace:
                 parts.spec,
                 None if shared else str(self.key),
                 stage.seed(inputs),
+                parts.manifests,
             ),
             inputs,
         )

@@ -6,19 +6,24 @@ cards, ledgers: hashed in the manifest, outside the digest).
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import shutil
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.provenance.digest import FileDigest, hash_folder, sha256_file
-from ft_dagster.provenance.manifest import predicate_of
-from ft_dagster.store.blobs import Store
+from ft_dagster.provenance.digest import FileDigest, files_below, hash_folder, sha256_file
+from ft_dagster.provenance.manifest import check_predicate, predicate_of
+from ft_dagster.provenance.memory import cached_digests
+from ft_dagster.store.blobs import Store, as_stored
 
 log = logging.getLogger(__name__)
+PARTS = ("payload", "evidence")
+OTHER_BYTES = "has other bytes than when it was made"
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,14 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A committed artifact. `reused` says that it was there before this run asked for it."""
+    """A committed artifact. `reused`: it was there before this run asked for it. `manifest`: sha256 of the
+    manifest's file, which binds what the digest does not cover.
+    """
 
     place: Place
     predicate: dict[str, Any]
     reused: bool = True
+    manifest: str = ""
 
     @property
     def digest(self) -> str:
@@ -88,21 +96,22 @@ class Artifact:
         """The attempt's folder in the store."""
         return f"{self.place.path}/{self.predicate['attempt']}"
 
+    @property
+    def files(self) -> dict[str, FileDigest]:
+        """Each file of payload and evidence by its path in the attempt's folder."""
+        listed = ((part, FileDigest(**file)) for part in PARTS for file in self.predicate[part])
+        return {f"{part}/{file.path}": file for part, file in listed}
+
     def folder(self, store: Store, cache: Path) -> Path:
         """The attempt's folder on this machine (`payload/`, `evidence/`), downloaded where it must be.
 
-        Raises UserError when a file is missing or has another size; `verify` does the full hash.
+        Its files are those of the manifest, by their bytes: hashed, or remembered where nothing touched them
+        (see `provenance.memory`). Raises UserError for one that is missing, another, unlisted or a link.
         """
         local = store.local(self.path)
         if local is None:
-            local = cache / self.digest / str(self.predicate["attempt"])
-        for part in ("payload", "evidence"):
-            for file in self.predicate[part]:
-                here = local / part / file["path"]
-                if store.remote and not here.exists():
-                    store.download(f"{self.path}/{part}/{file['path']}", here)
-                if not here.exists() or here.stat().st_size != file["size"]:
-                    raise _damaged(here, "is missing" if not here.exists() else "has another size")
+            return _cached(store, self, cache)
+        _check_folder(self.files, local, cache)
         return local
 
 
@@ -124,48 +133,123 @@ def abandon_attempt(attempt: Attempt) -> None:
 def commit_attempt(store: Store, attempt: Attempt, manifest: dict[str, Any]) -> Artifact:
     """Make an attempt the artifact of its key; `manifest` is a statement over its files.
 
-    The manifest read back decides between two writers. If the key already had other content, that
-    stands and this attempt is recorded as a divergence.
+    Of two writers one creates the manifest, and the other gets what stands; other content is recorded as a
+    divergence. Whatever is raised here, the manifest may stand: nothing of the attempt in the store may be
+    removed any more.
     """
-    predicate = predicate_of(manifest)
     if not attempt.in_store:
-        for part in ("payload", "evidence"):
-            for file in predicate[part]:
-                store.upload(
-                    attempt.folder / part / file["path"],
-                    f"{attempt.place.path}/{attempt.name}/{part}/{file['path']}",
-                )
-        shutil.rmtree(attempt.folder)
-    if not store.exists(attempt.place.manifest):
-        store.write_json(attempt.place.manifest, manifest)
-    standing = predicate_of(store.read_json(attempt.place.manifest))
-    if standing["digest"] != predicate["digest"]:
+        _upload(store, attempt, manifest)
+    store.create_exclusively(attempt.place.manifest, as_stored(manifest))
+    standing = find_artifact(store, attempt.place)
+    if standing is None:
+        raise UserError(
+            "a manifest that was just there is gone",
+            file=store.uri(attempt.place.manifest),
+            fix="Look who deletes files in the store, and run it again",
+        )
+    if standing.digest != predicate_of(manifest)["digest"]:
         log.warning("%s: another content stands; recorded as a divergence", attempt.place.path)
         store.write_json(f"{attempt.place.path}/divergences/{attempt.name}.json", manifest)
-    return Artifact(attempt.place, standing, reused=standing["attempt"] != attempt.name)
+    return replace(standing, reused=standing.predicate["attempt"] != attempt.name)
+
+
+def _upload(store: Store, attempt: Attempt, manifest: dict[str, Any]) -> None:
+    """Bring an attempt's files into the store; the local ones go."""
+    try:
+        for name in Artifact(attempt.place, predicate_of(manifest)).files:
+            store.upload(attempt.folder / name, f"{attempt.place.path}/{attempt.name}/{name}")
+    finally:
+        abandon_attempt(attempt)
 
 
 def find_artifact(store: Store, place: Place) -> Artifact | None:
-    """The committed artifact of a key, or None. Raises UserError for a manifest it cannot read."""
+    """The committed artifact of a key, or None. Raises UserError for a manifest that it cannot read, or that
+    does not hold against itself or its place.
+    """
     try:
-        manifest = store.read_json(place.manifest)
+        content = store.read(place.manifest)
     except FileNotFoundError:
         return None
+    where = store.uri(place.manifest)
+    try:
+        manifest = json.loads(content)
     except ValueError:
-        raise UserError(
-            "not JSON", file=store.uri(place.manifest), fix="Delete it; the stage is then made again"
-        ) from None
-    return Artifact(place, predicate_of(manifest, store.uri(place.manifest)))
+        raise UserError("not JSON", file=where, fix="Delete it; the stage is then made again") from None
+    predicate = predicate_of(manifest, where)
+    check_predicate(predicate, place.prefix, place.stage, place.key, where)
+    return Artifact(place, predicate, manifest=hashlib.sha256(content).hexdigest())
 
 
 def verify_artifact(store: Store, artifact: Artifact, cache: Path) -> None:
-    """Hash every file of payload and evidence again. Raises UserError naming the first that differs."""
-    folder = artifact.folder(store, cache)
-    for part in ("payload", "evidence"):
-        for file in artifact.predicate[part]:
-            here = folder / part / file["path"]
-            if sha256_file(here) != file["sha256"]:
-                raise _damaged(here, "has other bytes than when it was made")
+    """Hash every file of payload and evidence again, as the store has it. Raises UserError naming the first
+    that differs, is missing, is a link, or is not listed by the manifest.
+    """
+    place = artifact.place
+    where = store.uri(place.manifest)
+    check_predicate(artifact.predicate, place.prefix, place.stage, place.key, where)
+    folder = store.local(artifact.path)
+    if folder is not None:
+        _check_folder(artifact.files, folder, cache, fresh=True)
+        return
+    _check_names(artifact.files, store.files_below(artifact.path), store.uri(artifact.path))
+    for name, file in artifact.files.items():
+        if store.sha256(f"{artifact.path}/{name}") != file.sha256:
+            raise _damaged(store.uri(f"{artifact.path}/{name}"), OTHER_BYTES)
+
+
+def _cached(store: Store, artifact: Artifact, cache: Path) -> Path:
+    """A remote artifact's folder in the cache. One that is not as it should be is fetched anew."""
+    folder = cache / artifact.digest / str(artifact.predicate["attempt"])
+    try:
+        _fetch(store, artifact, folder, cache / "downloads")
+        _check_folder(artifact.files, folder, cache)
+    except UserError:
+        folder.unlink() if folder.is_symlink() else shutil.rmtree(folder, ignore_errors=True)
+        _fetch(store, artifact, folder, cache / "downloads")
+        _check_folder(artifact.files, folder, cache)
+    return folder
+
+
+def _fetch(store: Store, artifact: Artifact, folder: Path, drafts: Path) -> None:
+    """Download what is absent, each file whole or not at all. Raises UserError for other bytes there."""
+    there = files_below(folder)
+    for name, file in artifact.files.items():
+        if name in there:
+            continue
+        draft, target = drafts / uuid.uuid4().hex, folder / name
+        try:
+            store.download(f"{artifact.path}/{name}", draft)
+            if sha256_file(draft) != file.sha256:
+                raise _damaged(store.uri(f"{artifact.path}/{name}"), OTHER_BYTES)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            draft.replace(target)
+        except FileNotFoundError:
+            raise _damaged(store.uri(f"{artifact.path}/{name}"), "is missing") from None
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def _check_folder(files: dict[str, FileDigest], folder: Path, cache: Path, *, fresh: bool = False) -> None:
+    """Raises UserError unless `folder` holds these files and no others."""
+    there = files_below(folder)
+    _check_names(files, {name: found.st_size for name, found in there.items()}, str(folder))
+    found = cached_digests([folder / name for name in files], cache, fresh=fresh)
+    for (name, file), sha256 in zip(files.items(), found, strict=True):
+        if sha256 != file.sha256:
+            raise _damaged(folder / name, OTHER_BYTES)
+
+
+def _check_names(files: dict[str, FileDigest], there: dict[str, int], folder: str) -> None:
+    for name, file in files.items():
+        if there.get(name) != file.size:
+            raise _damaged(f"{folder}/{name}", "has another size" if name in there else "is missing")
+    unlisted = next((name for name in there if name not in files), None)
+    if unlisted is not None:
+        raise UserError(
+            "a file that the manifest beside it does not list",
+            file=f"{folder}/{unlisted}",
+            fix="Remove it: nobody judged it",
+        )
 
 
 def files_of(attempt: Attempt) -> tuple[list[FileDigest], list[FileDigest]]:
@@ -173,7 +257,7 @@ def files_of(attempt: Attempt) -> tuple[list[FileDigest], list[FileDigest]]:
     return hash_folder(attempt.payload), hash_folder(attempt.evidence)
 
 
-def _damaged(file: Path, what: str) -> UserError:
+def _damaged(file: object, what: str) -> UserError:
     return UserError(
         f"a stored file {what}",
         file=file,

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import uuid
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
 
+from ft_dagster.errors import UserError
+from ft_dagster.provenance.digest import files_below, no_file
+from ft_dagster.store.exclusive import RemoteCreation
 from ft_dagster.strict_json import dumps
 
 _PASSING_ERRNOS = {
@@ -28,10 +33,12 @@ class Store:
 
     `url` is a folder or `s3://bucket/prefix`; `options` go to the file system (`endpoint_url`,
     `profile`, ...). A write is whole or absent: local files are renamed into place, S3 puts are atomic.
+    `locks`: a folder for the lock of writers to a server that cannot create exclusively.
     """
 
-    def __init__(self, url: str, options: dict[str, Any] | None = None) -> None:
+    def __init__(self, url: str, options: dict[str, Any] | None = None, locks: Path | None = None) -> None:
         self.url = url.rstrip("/") or "/"
+        self._locks = locks
         self.remote = "://" in self.url and not self.url.startswith("file://")
         if self.remote:
             protocol = self.url.split("://")[0]
@@ -42,11 +49,14 @@ class Store:
             self.fs = fsspec.filesystem("file")
 
     def path(self, relative: str) -> str:
-        """The file system's own path of `relative`."""
-        parts = PurePosixPath(relative).parts
-        if not parts or ".." in parts or relative.startswith("/"):
+        """The file system's own path of `relative`. Raises UserError where a link below the root is on it."""
+        plain = PurePosixPath(relative)
+        if not plain.parts or ".." in plain.parts or relative.startswith("/"):
             raise ValueError(f"not a path inside the store: {relative!r}")
-        return f"{self.root}/{relative}"
+        path = f"{self.root}/{plain}"
+        if not self.remote and os.path.realpath(path) != path:
+            raise no_file(Path(path), "a link, or a path through one")
+        return path
 
     def uri(self, relative: str) -> str:
         """Where a person finds `relative`: the folder's path or the s3:// address."""
@@ -84,25 +94,34 @@ class Store:
             draft.unlink(missing_ok=True)
 
     def write_json(self, relative: str, value: Any) -> None:
-        self.write(relative, (dumps(value, indent=1, sort_keys=True) + "\n").encode())
+        self.write(relative, as_stored(value))
 
     def create_exclusively(self, relative: str, content: bytes) -> bool:
-        """Write what is not there yet, whole; whether it was this call that wrote it."""
+        """Write what is not there yet, whole; whether it was this call that wrote it.
+
+        Of any number of writers one is told so. By a link in a folder; see `exclusive` for the rest.
+        """
         target = self.local(relative)
         if target is None:
-            if self.exists(relative):
-                return False
-            self.write(relative, content)
-            return self.read(relative) == content
+            return self._creation.create(self.path(relative), content)
         draft = f"{PurePosixPath(relative).parent}/.{target.name}.{uuid.uuid4().hex}"
         self.write(draft, content)
         try:
             os.link(self.path(draft), target)
         except FileExistsError:
             return False
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP):
+                raise
+            fix = "Put the store on a file system that has hard links, or name an s3:// prefix"
+            raise UserError("its file system has no hard links", file=target.parent, fix=fix) from None
         finally:
             Path(self.path(draft)).unlink(missing_ok=True)
         return True
+
+    @cached_property
+    def _creation(self) -> RemoteCreation:
+        return RemoteCreation(self.fs, self.url, self.root, self._locks)
 
     def names(self, relative: str) -> list[str]:
         """Names directly below a folder, sorted; none where it does not exist."""
@@ -113,19 +132,35 @@ class Store:
         names = {PurePosixPath(path).name for path in found}
         return sorted(name for name in names if not name.startswith("."))
 
+    def files_below(self, relative: str) -> dict[str, int]:
+        """POSIX path -> size in bytes, of every file below a folder. Raises UserError for a link."""
+        folder = self.local(relative)
+        if folder is not None:
+            return {path: found.st_size for path, found in files_below(folder).items()}
+        root = self.path(relative)
+        found = self.fs.find(root, detail=True).items()
+        return {
+            path[len(root) + 1 :]: int(info["size"]) for path, info in found if path.startswith(f"{root}/")
+        }
+
+    def sha256(self, relative: str) -> str:
+        """Of a file as it lies in the store, read whole."""
+        with self.fs.open(self.path(relative), "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
     def upload(self, source: Path, relative: str) -> None:
         """Copy one local file into the store."""
         self.fs.put_file(str(source), self.path(relative))
 
     def download(self, relative: str, target: Path) -> None:
-        """Copy one file out of the store, whole or not at all."""
+        """Copy one file out of the store."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        try:
-            self.fs.get_file(self.path(relative), str(draft))
-            draft.replace(target)
-        finally:
-            draft.unlink(missing_ok=True)
+        self.fs.get_file(self.path(relative), str(target))
+
+
+def as_stored(value: Any) -> bytes:
+    """The bytes of a JSON file of the store."""
+    return (dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
 
 def unreachable(error: BaseException) -> bool:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from ft_dagster.errors import UserError
 from ft_dagster.store.artifacts import Artifact, Place, find_artifact
 from ft_dagster.store.blobs import Store
+
+SHARED = "shared"  # the part of a store that is all tenants'
 
 
 def head_path(prefix: str, stage: str) -> str:
@@ -28,9 +31,27 @@ def write_head(store: Store, prefix: str, artifact: Artifact, run_id: str | None
 
 
 def read_head(store: Store, prefix: str, stage: str) -> Artifact | None:
-    """The artifact that the head of a stage points at, or None."""
+    """The artifact that the head of a stage points at, or None.
+
+    Raises UserError for a head that points into another variant's part of the store, or at an artifact that
+    is another one by now.
+    """
+    path = head_path(prefix, stage)
     try:
-        head: dict[str, Any] = store.read_json(head_path(prefix, stage))
+        head: dict[str, Any] = store.read_json(path)
+        place, digest = Place(str(head["prefix"]), stage, str(head["key"])), head["digest"]
     except FileNotFoundError:
         return None
-    return find_artifact(store, Place(head["prefix"], stage, head["key"]))
+    except (ValueError, KeyError, TypeError):
+        raise _wrong(store, path, "not a head", stage) from None
+    if not (place.prefix == SHARED or f"{prefix}/".startswith(f"{place.prefix}/")):
+        raise _wrong(store, path, f"a head that points into {place.prefix}", stage)
+    artifact = find_artifact(store, place)
+    if artifact is not None and artifact.digest != digest:
+        raise _wrong(store, path, f"points at {str(digest)[:12]}, where {artifact.digest[:12]} stands", stage)
+    return artifact
+
+
+def _wrong(store: Store, path: str, what: str, stage: str) -> UserError:
+    fix = f"Restore it from a backup, or delete it and materialize {stage} again"
+    return UserError(what, file=store.uri(path), fix=fix)

@@ -14,7 +14,7 @@ from typing import Any
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.code import source_archive, source_digest
 from ft_dagster.provenance.digest import stage_key
-from ft_dagster.provenance.manifest import Origin, manifest_of
+from ft_dagster.provenance.manifest import Origin, manifest_of, variant_of
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.store.artifacts import (
     Artifact,
@@ -39,6 +39,7 @@ class Recipe:
     spec: dict[str, Any] = field(default_factory=dict)
     variant: str | None = None
     seed: int | None = None
+    manifests: dict[str, str] = field(default_factory=dict)  # name of an input -> sha256 of its manifest
 
     @property
     def place(self) -> Place:
@@ -62,33 +63,45 @@ def make_artifact(
 
 
 def _build(store: Store, work: Path, recipe: Recipe, build: Callable[[Attempt], dict[str, Any]]) -> Artifact:
+    """Before its manifest is written an attempt may be removed; after that nothing is, for it may stand."""
     attempt = begin_attempt(store, recipe.place, work)
-    try:
-        figures = build(attempt)
-        payload, evidence = files_of(attempt)
-        origin = Origin(
-            recipe.stage,
-            STAGE_VERSIONS[recipe.stage],
-            recipe.place.key,
-            recipe.inputs,
-            recipe.spec,
-            code=keep_source(store),
-            variant=recipe.variant,
-            seed=recipe.seed,
-        )
-        manifest = manifest_of(
-            origin, attempt=attempt.name, payload=payload, evidence=evidence, figures=figures
-        )
+    with _a_full_disk_is_said(attempt):
+        try:
+            manifest = _manifest(store, recipe, attempt, build(attempt))
+        except BaseException:
+            abandon_attempt(attempt)
+            raise
         return commit_attempt(store, attempt, manifest)
-    except BaseException as error:
-        abandon_attempt(attempt)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise UserError(
-                "the disk is full; nothing was kept of this attempt",
-                file=attempt.folder,
-                fix="Free some space and run it again",
-            ) from error
-        raise
+
+
+def _manifest(store: Store, recipe: Recipe, attempt: Attempt, figures: dict[str, Any]) -> dict[str, Any]:
+    payload, evidence = files_of(attempt)
+    origin = Origin(
+        recipe.stage,
+        STAGE_VERSIONS[recipe.stage],
+        recipe.place.key,
+        recipe.inputs,
+        recipe.spec,
+        code=keep_source(store),
+        variant=recipe.variant or variant_of(recipe.prefix),
+        seed=recipe.seed,
+        manifests=recipe.manifests,
+    )
+    return manifest_of(origin, attempt=attempt.name, payload=payload, evidence=evidence, figures=figures)
+
+
+@contextmanager
+def _a_full_disk_is_said(attempt: Attempt) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise UserError(
+            "the disk is full; nothing was kept of this attempt",
+            file=attempt.folder,
+            fix="Free some space and run it again",
+        ) from error
 
 
 def keep_source(store: Store) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,9 @@ def join() -> None:
     """Tell DeepSpeed of the ranks before a model is loaded in shards; on CPUs transformers does not."""
     import deepspeed
 
+    # On CPUs it would compile, for most of a minute, an all-reduce that only its inference engine calls.
+    # The module by its name: as an attribute of the package it may be torch itself.
+    setattr(import_module("deepspeed.comm.torch"), "build_shm_op", lambda: None)  # noqa: B010
     deepspeed.init_distributed(verbose=False)
 
 

@@ -1,6 +1,8 @@
 """Declarations with a schedule, and a tick of it."""
 
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import yaml
@@ -17,7 +19,7 @@ from ft_dagster.store.make import Recipe, make_artifact
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday
 
 
-def declare(folder, key, cron=None, **more):
+def declare(folder: Path, key: str, cron: str | None = None, **more: Any) -> None:
     tenant, variant = key.split(".")
     file = folder / "tenants" / tenant / f"{variant}.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -28,14 +30,15 @@ def declare(folder, key, cron=None, **more):
     file.write_text(yaml.safe_dump(content), "utf-8")
 
 
-def tick(folder, instance, at):
+def tick(folder: Path, instance: dg.DagsterInstance, at: datetime) -> list[dg.RunRequest]:
     with dg.build_schedule_context(
         instance=instance, scheduled_execution_time=at, resources=resources(str(folder))
     ) as context:
-        return [r for r in due_variants(context) if isinstance(r, dg.RunRequest)]
+        asked: Any = due_variants(context)
+        return [r for r in asked if isinstance(r, dg.RunRequest)]
 
 
-def start_from(folder, child, parent):
+def start_from(folder: Path, child: str, parent: str) -> None:
     """What a run of `child` leaves when it starts from the parent's release: its base_model head."""
     store, key = load_settings(folder).open_store(), VariantKey.parse(child)
     found = released_parent(store, key, BaseModelSpec(variant=parent))

@@ -7,7 +7,7 @@ from ft_dagster.definitions import defs as own
 
 
 @dg.sensor(job=variant_chain, default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=1)
-def asks():
+def asks() -> dg.RunRequest:
     return dg.RunRequest(partition_key="acme.sensed")
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -16,12 +17,13 @@ from ft_dagster.launch.leases import Ask, of_host
 from ft_dagster.resources.gpus import Gpus
 from ft_dagster.settings import load_settings
 from tests.launch.helpers import PROGRAMS, wait_until
+from tests.present import present
 
 QUOTA = {"default": 2}
 
 
 @pytest.fixture
-def project(tmp_path):
+def project(tmp_path: Path) -> Path:
     """Three CPU slots, of which a tenant may hold two at once."""
     (tmp_path / "tenants").mkdir()
     host = {"cpu_slots": 3, "gpus": [], "lock_folder": str(tmp_path / "locks"), "quota": QUOTA}
@@ -30,11 +32,13 @@ def project(tmp_path):
 
 
 @pytest.fixture
-def busy(project):
+def busy(project: Path) -> Iterator[Path]:
     """acme.support holds two slots, a second run of acme waits for its quota."""
     leases = of_host(load_settings(project).host)
     environment = {**os.environ, "HOLDER_QUOTA": json.dumps(QUOTA)}
-    command = [sys.executable, PROGRAMS / "holder.py", project / "locks", "3", "1", "4", "second"]
+    command: list[str | Path] = [
+        sys.executable, PROGRAMS / "holder.py", project / "locks", "3", "1", "4", "second"
+    ]  # fmt: skip
     with leases.acquire(Ask("acme.support", "acme", 2, 0, "training for run 1234", "12345678-90ab")):
         waiter = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
         wait_until(lambda: leases.table().waiting)
@@ -43,13 +47,14 @@ def busy(project):
         waiter.wait()
 
 
-def gpus(project, *options):
-    command = [Path(sys.executable).with_name("ft-dagster"), "--project", project, "gpus", *options]
+def gpus(project: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).with_name("ft-dagster")
+    command: list[str | Path] = [program, "--project", project, "gpus", *options]
     environment = {**os.environ, "COLUMNS": "200"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_gpus_lists_who_holds_and_who_waits_as_json(busy):
+def test_gpus_lists_who_holds_and_who_waits_as_json(busy: Path) -> None:
     status = json.loads(gpus(busy, "--json").stdout)
     held = [device for device in status["devices"] if device["state"] == "held"]
     assert status["kind"] == "cpu"
@@ -61,20 +66,20 @@ def test_gpus_lists_who_holds_and_who_waits_as_json(busy):
     assert 0 < waiter["seconds"] < 60
 
 
-def test_gpus_shows_a_table_to_people(busy):
+def test_gpus_shows_a_table_to_people(busy: Path) -> None:
     shown = " ".join(gpus(busy).stdout.split())
     for words in ("acme.support", "12345678", "waits, 1.", "1 of them", "free"):
         assert words in shown
 
 
-def test_a_host_whose_lock_folder_cannot_be_used_says_so(project):
+def test_a_host_whose_lock_folder_cannot_be_used_says_so(project: Path) -> None:
     (project / "locks").touch()
     refused = gpus(project)
     assert refused.returncode == 2
     assert "host.lock_folder" in refused.stderr
 
 
-def test_gpus_does_not_load_the_heavy_libraries(project):
+def test_gpus_does_not_load_the_heavy_libraries(project: Path) -> None:
     heavy = "import sys; sys.argv = ['ft-dagster', '--project', sys.argv[1], 'gpus', '--json']\n"
     heavy += "from ft_dagster.cli import app\napp(standalone_mode=False)\n"
     heavy += "print({'dagster', 'torch'} & set(sys.modules), file=sys.stderr)"
@@ -82,21 +87,24 @@ def test_gpus_does_not_load_the_heavy_libraries(project):
     assert done.stderr.strip() == "set()"
 
 
-def test_the_asset_shows_the_same_board(busy):
+def test_the_asset_shows_the_same_board(busy: Path) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize([gpus_status], instance=instance, resources={"gpus": Gpus(project=str(busy))})
     (event,) = result.asset_materializations_for_node("gpus")
     figures = {name: event.metadata[name].value for name in ("kind", "devices", "held", "waiting")}
     assert figures == {"kind": "cpu", "devices": 3, "held": 2, "waiting": 1}
     status = event.metadata["devices_now"].value
+    assert isinstance(status, str)
     assert "acme.support" in status
     assert "acme holds 2 of the 2" in status
 
 
-def test_a_killed_holder_is_shown_as_orphaned_with_its_rank(project):
-    command = [sys.executable, PROGRAMS / "holder.py", project / "locks", "3", "1", "0", "gone", "rank"]
+def test_a_killed_holder_is_shown_as_orphaned_with_its_rank(project: Path) -> None:
+    command: list[str | Path] = [
+        sys.executable, PROGRAMS / "holder.py", project / "locks", "3", "1", "0", "gone", "rank"
+    ]  # fmt: skip
     holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    rank = int(holder.stdout.readline().split()[1])
+    rank = int(present(holder.stdout).readline().split()[1])
     holder.kill()
     holder.wait()
     try:

@@ -1,32 +1,35 @@
 """The instance that a project gets: its coordinator, its limits, and the tags of each run."""
 
+from pathlib import Path
+from typing import Any
+
 import dagster as dg
 import pytest
 import yaml
 
 from ft_dagster.automation.coordinator import VariantRunCoordinator
-from ft_dagster.automation.instance import PARTITION, submitted, write_home
-from ft_dagster.automation.tags import missing_tags
-from ft_dagster.settings import load_settings
+from ft_dagster.automation.instance import submitted, write_home
+from ft_dagster.automation.tags import PARTITION, missing_tags
+from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey
 from tests.automation.declarations import declare
 
 
 @pytest.fixture
-def settings(tmp_path, monkeypatch):
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     monkeypatch.setenv("FT_DAGSTER_PROJECT", str(tmp_path))
     declare(tmp_path, "acme.support", resources={"priority": 5})
     return load_settings(tmp_path)
 
 
-def run_of(**tags):
+def run_of(**tags: str) -> dg.DagsterRun:
     return dg.DagsterRun(
         job_name="__ASSET_JOB", tags={name.replace("__", "/"): v for name, v in tags.items()}
     )
 
 
-def test_the_instance_queues_one_run_per_variant_with_our_coordinator(settings):
+def test_the_instance_queues_one_run_per_variant_with_our_coordinator(settings: Settings) -> None:
     home = write_home(settings)["DAGSTER_HOME"]
     with dg.DagsterInstance.from_config(home) as instance:
         assert isinstance(instance.run_coordinator, VariantRunCoordinator)
@@ -37,7 +40,7 @@ def test_the_instance_queues_one_run_per_variant_with_our_coordinator(settings):
     assert limits == {"ft/variant": 1, "ft/tenant": 4}
 
 
-def test_what_a_platform_set_in_its_instance_is_kept(settings):
+def test_what_a_platform_set_in_its_instance_is_kept(settings: Settings) -> None:
     home = write_home(settings)["DAGSTER_HOME"]
     file = settings.dagster_home / "dagster.yaml"
     file.write_text(yaml.safe_dump({"telemetry": {"enabled": False}}))
@@ -55,7 +58,9 @@ def test_what_a_platform_set_in_its_instance_is_kept(settings):
         ({"dagster__auto_materialize": "true"}, "automation"),
     ],
 )
-def test_a_run_of_a_partition_gets_tenant_variant_and_reason(settings, tags, reason):
+def test_a_run_of_a_partition_gets_tenant_variant_and_reason(
+    settings: Settings, tags: dict[str, Any], reason: str
+) -> None:
     missing = missing_tags(run_of(dagster__partition="acme.support", **tags))
     assert missing["ft/tenant"] == "acme"
     assert missing["ft/variant"] == "acme.support"
@@ -63,19 +68,22 @@ def test_a_run_of_a_partition_gets_tenant_variant_and_reason(settings, tags, rea
     assert missing["dagster/priority"] == "5"
 
 
-def test_tags_that_a_run_has_are_left_alone(settings):
+def test_tags_that_a_run_has_are_left_alone(settings: Settings) -> None:
     assert "ft/reason" not in missing_tags(run_of(dagster__partition="acme.support", ft__reason="audit"))
 
 
 @pytest.mark.parametrize("partition", ["", "../x", "a|b", "x" * 300])
-def test_a_run_without_a_variant_as_partition_gets_none(settings, partition):
+def test_a_run_without_a_variant_as_partition_gets_none(settings: Settings, partition: str) -> None:
     assert missing_tags(run_of(dagster__partition=partition)) == {}
 
 
-def test_the_declared_number_of_runs_per_tenant_is_written_when_the_instance_is_made(settings):
+def test_the_declared_number_of_runs_per_tenant_is_written_when_the_instance_is_made(
+    settings: Settings,
+) -> None:
     (settings.project / "ft_dagster.yaml").write_text("tenant_runs: 12\n", "utf-8")
     home = write_home(load_settings(settings.project))["DAGSTER_HOME"]
     with dg.DagsterInstance.from_config(home) as instance:
+        assert isinstance(instance.run_coordinator, VariantRunCoordinator)
         queue = instance.run_coordinator.get_run_queue_config()
     assert queue.max_concurrent_runs == 12
     assert {"key": "ft/tenant", "value": {"applyLimitPerUniqueValue": True}, "limit": 12} in (
@@ -83,29 +91,29 @@ def test_the_declared_number_of_runs_per_tenant_is_written_when_the_instance_is_
     )
 
 
-def test_a_declaration_without_a_priority_runs_with_priority_zero(settings):
+def test_a_declaration_without_a_priority_runs_with_priority_zero(settings: Settings) -> None:
     declare(settings.project, "acme.plain")
     assert missing_tags(run_of(dagster__partition="acme.plain"))["dagster/priority"] == "0"
 
 
-def test_a_run_of_a_declaration_that_cannot_be_read_is_tagged_all_the_same(settings):
+def test_a_run_of_a_declaration_that_cannot_be_read_is_tagged_all_the_same(settings: Settings) -> None:
     (settings.project / "tenants" / "acme" / "broken.yaml").write_text("{", "utf-8")
     missing = missing_tags(run_of(dagster__partition="acme.broken"))
     assert missing == {"ft/tenant": "acme", "ft/variant": "acme.broken", "ft/reason": "ui"}
 
 
 @dg.asset(name="declaration")
-def declared():
+def declared() -> None:
     """An asset to select."""
 
 
-def test_the_runs_of_a_variant_that_a_command_follows_are_those_of_its_whole_chain(tmp_path):
+def test_the_runs_of_a_variant_that_a_command_follows_are_those_of_its_whole_chain(tmp_path: Path) -> None:
     key, started = VariantKey.parse("acme.support"), [dg.DagsterRunStatus.STARTED]
 
     job = dg.define_asset_job("variant_chain", [declared])
     chain = dg.Definitions([declared], jobs=[job]).resolve_job_def("variant_chain")
 
-    def make(instance, variant, **more):
+    def make(instance: dg.DagsterInstance, variant: str, **more: Any) -> str:
         tags = {PARTITION: variant}
         return instance.create_run_for_job(chain, status=started[0], tags=tags, **more).run_id
 

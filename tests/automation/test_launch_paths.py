@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -25,6 +27,8 @@ from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.instance import LAUNCH, LOCATION, write_home
 from ft_dagster.settings import load_settings
 from tests.automation.declarations import declare
+from tests.e2e.workshop import said_of
+from tests.present import present
 
 pytestmark = pytest.mark.slow
 LOG = logging.getLogger("test")
@@ -39,10 +43,10 @@ mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParam
 class House:
     """A project, its instance as `write_home` makes it, and its code location, without a daemon."""
 
-    def __init__(self, instance, process, project):
+    def __init__(self, instance: dg.DagsterInstance, process: WorkspaceProcessContext, project: Path) -> None:
         self.instance, self.process, self.project = instance, process, project
 
-    def ask(self, query, **variables):
+    def ask(self, query: str, **variables: Any) -> dict[str, Any]:
         request = self.process.create_request_context()
         asked = create_schema().execute_async(query, context_value=request, variable_values=variables)
         result = asyncio.run(asked)
@@ -51,27 +55,30 @@ class House:
         assert answer["__typename"].endswith("Success"), answer
         return answer
 
-    def press_materialize(self, tags):
+    def press_materialize(self, tags: dict[str, str]) -> str:
         """As the UI does; the id of the run."""
         selector = {
             **REPOSITORY,
             "pipelineName": "__ASSET_JOB",
             "assetSelection": [{"path": ["declaration"]}],
         }
-        tags = [{"key": key, "value": value} for key, value in tags.items()]
-        params = {"selector": selector, "mode": "default", "executionMetadata": {"tags": tags}}
+        listed = [{"key": key, "value": value} for key, value in tags.items()]
+        params = {"selector": selector, "mode": "default", "executionMetadata": {"tags": listed}}
         return self.ask(LAUNCH, params=params)["run"]["runId"]
 
-    def tags(self, run_id):
-        return self.instance.get_run_by_id(run_id).tags
+    def run(self, run_id: str) -> dg.DagsterRun:
+        return present(self.instance.get_run_by_id(run_id))
 
-    def newest(self, **tags):
+    def tags(self, run_id: str) -> Mapping[str, str]:
+        return self.run(run_id).tags
+
+    def newest(self, **tags: str) -> dict[str | None, Mapping[str, str]]:
         """Runs with such tags, by variant."""
         filters = dg.RunsFilter(tags={name.replace("__", "/"): value for name, value in tags.items()})
         return {run.tags.get("ft/variant"): run.tags for run in self.instance.get_runs(filters)}
 
 
-def start(folder, **settings):
+def start(folder: Path, **settings: Any) -> None:
     (folder / "ft_dagster.yaml").write_text(yaml.safe_dump(settings), "utf-8")
     for key in VARIANTS:
         priority = 7 if key.startswith("acme") else 0
@@ -80,7 +87,7 @@ def start(folder, **settings):
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory):
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     folder = tmp_path_factory.mktemp("paths")
     start(folder, tenant_runs=2, host={"lock_folder": str(folder / "locks"), "gpus": []})
     patch = pytest.MonkeyPatch()
@@ -98,36 +105,36 @@ def house(tmp_path_factory):
     patch.undo()
 
 
-def expect(tags, variant, reason, priority):
+def expect(tags: Mapping[str, str], variant: str, reason: str, priority: int) -> None:
     found = {name: tags.get(name) for name in ("ft/tenant", "ft/variant", "ft/reason", "dagster/priority")}
     assert found == {
-        "ft/tenant": variant.split(".")[0], "ft/variant": variant, "ft/reason": reason,
+        "ft/tenant": variant.split(".", maxsplit=1)[0], "ft/variant": variant, "ft/reason": reason,
         "dagster/priority": str(priority),
     }  # fmt: skip
 
 
-def test_the_materialize_button_tags_its_run(house):
+def test_the_materialize_button_tags_its_run(house: House) -> None:
     run_id = house.press_materialize({"dagster/partition": "acme.first"})
     expect(house.tags(run_id), "acme.first", "ui", 7)
 
 
-def test_a_single_run_over_a_range_of_one_partition_is_tagged(house):
+def test_a_single_run_over_a_range_of_one_partition_is_tagged(house: House) -> None:
     ends = {f"dagster/asset_partition_range_{end}": "acme.first" for end in ("start", "end")}
     expect(house.tags(house.press_materialize(ends)), "acme.first", "ui", 7)
 
 
-def test_a_backfill_of_assets_tags_each_of_its_runs(house):
+def test_a_backfill_of_assets_tags_each_of_its_runs(house: House) -> None:
     keys = ["acme.first", "acme.third", "globex.first"]
     params = {"assetSelection": [{"path": ["declaration"]}], "partitionNames": keys}
     backfill = house.ask(BACKFILL, params=params)["backfillId"]
     assert [e for e in execute_backfill_iteration(house.process, LOG) if e] == []
     runs = house.newest(dagster__backfill=backfill)
-    assert sorted(runs) == keys
+    assert sorted(map(present, runs)) == keys
     for key in keys:
         expect(runs[key], key, "backfill", 7 if key.startswith("acme") else 0)
 
 
-def test_a_backfill_of_the_job_tags_each_of_its_runs(house):
+def test_a_backfill_of_the_job_tags_each_of_its_runs(house: House) -> None:
     selector = {"partitionSetName": "variant_chain_partition_set", "repositorySelector": REPOSITORY}
     params = {"selector": selector, "partitionNames": ["acme.second", "globex.first"]}
     backfill = house.ask(BACKFILL, params=params)["backfillId"]
@@ -137,79 +144,86 @@ def test_a_backfill_of_the_job_tags_each_of_its_runs(house):
     expect(runs["globex.first"], "globex.first", "backfill", 0)
 
 
-def test_a_sensor_tags_its_run(house):
+def test_a_sensor_tags_its_run(house: House) -> None:
     with ThreadPoolExecutor(1) as pool:
         errors = [e for e in execute_sensor_iteration(house.process, LOG, None, pool) if e]
     assert errors == []
     expect(house.newest(dagster__sensor_name="asks")["acme.sensed"], "acme.sensed", "sensor", 7)
 
 
-def test_a_schedule_tags_its_run(house):
-    now, times = datetime.now(UTC), {}
+def test_a_schedule_tags_its_run(house: House) -> None:
+    now = datetime.now(UTC)
+    times: dict[str, Any] = {}
     for minutes in (0, 1):  # the first look only notes when the schedule began
         at = now + timedelta(minutes=minutes)
         assert [e for e in launch_scheduled_runs(house.process, LOG, at, times) if e] == []
     expect(house.newest(dagster__schedule_name="due_variants")["globex.first"], "globex.first", "schedule", 0)
 
 
-def test_the_command_line_tags_its_run(house):
-    command = [Path(sys.executable).with_name("ft-dagster"), "run", "acme.third", "--detach"]
+def test_the_command_line_tags_its_run(house: House) -> None:
+    command: list[str | Path] = [
+        Path(sys.executable).with_name("ft-dagster"), "run", "acme.third", "--detach"
+    ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     (launched,) = yaml.safe_load(done.stdout)
     expect(house.tags(launched["run_id"]), "acme.third", "cli", 7)
 
 
-def test_a_single_run_over_several_variants_is_refused_by_its_assets(house):
+def test_a_single_run_over_several_variants_is_refused_by_its_assets(house: House) -> None:
     ends = {"start": "acme.first", "end": "acme.second"}
     run_id = house.press_materialize(
         {f"dagster/asset_partition_range_{end}": key for end, key in ends.items()}
     )
     assert "ft/variant" not in house.tags(run_id)
     house.instance.launch_run(run_id, house.process.create_request_context())
-    wait_until_ended(house.instance, [run_id])
+    wait_until_ended(house, [run_id])
     failures = house.instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
-    said = failures[0].dagster_event.step_failure_data.user_failure_data.description
+    said = said_of(present(failures[0].dagster_event))
     assert "a run is for one variant (got 'acme.first...acme.second')" in said
 
 
 @pytest.fixture
-def queued(house):
+def queued(house: House) -> Iterator[list[tuple[str, str]]]:
     """Variant and id of five runs in an otherwise empty queue."""
     for run in house.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED])):
         house.instance.run_coordinator.cancel_run(run.run_id)
     keys = ["globex.first", "acme.first", "acme.first", "acme.second", "acme.third"]
     runs = [(key, house.press_materialize({"dagster/partition": key})) for key in keys]
     yield runs
-    for _, run in runs:
-        if house.instance.get_run_by_id(run).status == dg.DagsterRunStatus.QUEUED:
-            house.instance.run_coordinator.cancel_run(run)
-    wait_until_ended(house.instance, [run for _, run in runs])
+    for _, run_id in runs:
+        if house.run(run_id).status == dg.DagsterRunStatus.QUEUED:
+            house.instance.run_coordinator.cancel_run(run_id)
+    wait_until_ended(house, [run_id for _, run_id in runs])
 
 
-def admit(house, daemon):
+def admit(house: House, daemon: QueuedRunCoordinatorDaemon) -> None:
     assert [error for error in daemon.run_iteration(house.process) if error] == []
 
 
-def test_the_queue_admits_one_run_per_variant_and_the_declared_number_per_tenant(house, queued):
+def test_the_queue_admits_one_run_per_variant_and_the_declared_number_per_tenant(
+    house: House, queued: list[tuple[str, str]]
+) -> None:
     with QueuedRunCoordinatorDaemon(interval_seconds=1) as daemon:
         admit(house, daemon)
     waits = [
         key for key, run in queued
-        if house.instance.get_run_by_id(run).status == dg.DagsterRunStatus.QUEUED
+        if house.run(run).status == dg.DagsterRunStatus.QUEUED
     ]  # fmt: skip
     assert waits == ["acme.first", "acme.third"]
 
 
-def test_two_daemons_admit_together_no_more_than_one_and_no_run_twice(house, queued):
+def test_two_daemons_admit_together_no_more_than_one_and_no_run_twice(
+    house: House, queued: list[tuple[str, str]]
+) -> None:
     with QueuedRunCoordinatorDaemon(1) as one, QueuedRunCoordinatorDaemon(1) as two:
-        while not all(house.instance.get_run_by_id(run).is_finished for _, run in queued):
+        while not all(house.run(run).is_finished for _, run in queued):
             admit(house, one)
             admit(house, two)
             time.sleep(0.3)
     launches = [house.instance.all_logs(run, dg.DagsterEventType.RUN_STARTING) for _, run in queued]
     assert [len(events) for events in launches] == [1] * 5
     spans = [
-        (key, events[0].timestamp, house.instance.get_run_record_by_id(run).end_time)
+        (key, events[0].timestamp, present(present(house.instance.get_run_record_by_id(run)).end_time))
         for (key, run), events in zip(queued, launches, strict=True)
     ]
     for key, began, _ in spans:
@@ -218,8 +232,8 @@ def test_two_daemons_admit_together_no_more_than_one_and_no_run_twice(house, que
         assert sum(other.startswith("acme.") for other in beside) <= 2
 
 
-def wait_until_ended(instance, runs, patience=120):
+def wait_until_ended(house: House, runs: list[str], patience: float = 120) -> None:
     end = time.monotonic() + patience
-    while not all(instance.get_run_by_id(run).is_finished for run in runs):
+    while not all(house.run(run).is_finished for run in runs):
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,20 +13,21 @@ from typing import Any
 import pytest
 
 from tests.benchmarks.lane import LANE, Run
+from tests.present import present
 
 
 @pytest.fixture(scope="session")
-def pack() -> ModuleType:
+def pack() -> Iterator[ModuleType]:
     """benchmarks/gpu/pack.py as a module."""
     import importlib.util
 
     folder = str(LANE.parent)
     sys.path.insert(0, folder)
     try:
-        found = importlib.util.spec_from_file_location("gpu_pack", LANE.with_name("pack.py"))
+        found = present(importlib.util.spec_from_file_location("gpu_pack", LANE.with_name("pack.py")))
         module = importlib.util.module_from_spec(found)
         sys.modules["gpu_pack"] = module
-        found.loader.exec_module(module)
+        present(found.loader).exec_module(module)
         yield module
     finally:
         sys.path.remove(folder)

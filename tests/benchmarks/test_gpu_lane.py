@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -16,7 +17,7 @@ from tests.benchmarks.lane import LANE, Run
 STAGES = ("machine", "right", "foretold", "fast", "judged", "dagster")
 
 
-def result(out: Path, stage: str) -> dict:
+def result(out: Path, stage: str) -> dict[str, Any]:
     return json.loads((out / f"{stage}.json").read_text())
 
 

@@ -7,6 +7,7 @@ import json
 import zipfile
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ def test_what_the_left_out_packages_cost_names_tests_that_exist(pack: ModuleType
             assert not word.startswith("tests/") or (pack.ROOT / word).exists(), word
 
 
-def items(pack: ModuleType, folder: Path, part: str, *sizes: int) -> list:
+def items(pack: ModuleType, folder: Path, part: str, *sizes: int) -> list[Any]:
     made = []
     for number, size in enumerate(sizes):
         file = folder / f"{part}-{number}"

@@ -50,7 +50,7 @@ def run(stages: Any, context: Callable[..., Any], tmp_path: Path, monkeypatch: p
     """Run made cases, name -> work, as the stage `made`; (exit code, its result)."""
 
     def call(**works: Callable[[], dict[str, Any]]) -> tuple[int, dict[str, Any]]:
-        module = ModuleType("stages.made")
+        module: Any = ModuleType("stages.made")
         module.cases = lambda _context: [stages.common.Case(name, work) for name, work in works.items()]
         monkeypatch.setitem(sys.modules, "stages.made", module)
         file = tmp_path / "context.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ def admit() -> Iterator[Admit]:
     """Start a program: `admit("training", run_folder)`."""
     disturbed_runs: list[DisturbedRun] = []
 
-    def start(program: str, run_folder: Path, **options: float) -> DisturbedRun:
+    def start(program: str, run_folder: Path, **options: Any) -> DisturbedRun:
         disturbed_runs.append(DisturbedRun(program, run_folder, **options))
         return disturbed_runs[-1]
 

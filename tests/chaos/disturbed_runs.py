@@ -75,7 +75,12 @@ class DisturbedRun:
     def main(self) -> psutil.Process:
         """The program itself: the child of the supervisor."""
         found: list[psutil.Process] = []
-        self.wait_for(lambda: found.extend(self._without_parents()) or found)
+
+        def look() -> list[psutil.Process]:
+            found.extend(self._without_parents())
+            return found
+
+        self.wait_for(look)
         return found[0]
 
     def ranks(self) -> list[psutil.Process]:

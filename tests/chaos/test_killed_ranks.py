@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from ft_dagster.training.checkpoints import complete
 from tests.chaos.disturbed_runs import Admit, DisturbedRun, digest_of, kill
 from tests.chaos.killed_trainings import assert_it_goes_on, committed_step, half_written, logged
+from tests.present import present
 from tests.training.runs import Runs, write_mixture
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
@@ -24,14 +26,14 @@ TRAINING = {
     "keep_best": 2,
     "deepspeed": {"stage": 3},
 }
-TWO_RANKS = {"method": {"name": "full"}, "training": TRAINING, "ranks": 2}
+TWO_RANKS: dict[str, Any] = {"method": {"name": "full"}, "training": TRAINING, "ranks": 2}
 Moment = Callable[[DisturbedRun, Path], object]
 Act = Callable[[DisturbedRun], None]
 
 
 def torchrun(disturbed: DisturbedRun) -> psutil.Process:
     """The parent of the ranks."""
-    return disturbed.ranks()[0].parent()
+    return present(disturbed.ranks()[0].parent())
 
 
 ACTS: dict[str, Act] = {

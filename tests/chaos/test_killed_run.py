@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ft_dagster.store import read_head
 from ft_dagster.training.checkpoints import complete
 from tests.e2e.instance import BIN, LAUNCH, PARTITION, REPOSITORY, ask, free_port, running, wait_until
 from tests.e2e.project import UP_TO_PLAN, command_environment, edit, write_project
+from tests.present import present
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 KEY, PREFIX = "acme.places", "tenants/acme/places"
@@ -52,7 +54,7 @@ class House:
 
     @contextmanager
     def program(self, name: str, *command: str) -> Iterator[None]:
-        target = [BIN / command[0], *command[1:], "-w", str(workspace_file(self.settings))]
+        target: list[str | Path] = [BIN / command[0], *command[1:], "-w", str(workspace_file(self.settings))]
         with running(target, self.environment) as process:
             self.programs[name] = psutil.Process(process.pid)
             yield
@@ -89,7 +91,7 @@ class House:
             return run.status
 
     def end_of(self, run_id: str, patience: float = 240) -> dg.DagsterRunStatus:
-        return wait_until(lambda: (found := self.status(run_id)) in ENDED and found, patience)
+        return wait_until(lambda: found if (found := self.status(run_id)) in ENDED else None, patience)
 
     def output(self) -> Path:
         (folder,) = (self.folder / ".ft_dagster/work/runs" / KEY).glob("*/output")
@@ -116,7 +118,7 @@ class House:
 
     def step(self) -> psutil.Process:
         """The process of the step: it started the supervisor of the trainer."""
-        return self.trainer().parent().parent()
+        return present(present(self.trainer().parent()).parent())
 
     def forget_model(self) -> None:
         shutil.rmtree(self.folder / ".ft_dagster/work/runs", ignore_errors=True)
@@ -245,12 +247,16 @@ def test_the_daemon_is_killed_and_the_run_goes_on(house: House) -> None:
 
 
 @pytest.mark.usefixtures("daemon")
+def succeeded(house: House, run_id: str) -> bool:
+    return house.status(run_id) == dg.DagsterRunStatus.SUCCESS
+
+
 def test_two_daemons_may_launch_a_run_twice_and_its_work_is_done_once(house: House) -> None:
     """Dagster ignores the second process, but calls the run failed until the first has ended."""
     with house.daemon():
         runs = [house.launch("fine_tuned_model") for _ in range(3)]  # of one variant: one after another
         for run_id in runs:
-            wait_until(lambda run_id=run_id: house.status(run_id) == dg.DagsterRunStatus.SUCCESS)
+            wait_until(partial(succeeded, house, run_id))
     with house.instance() as instance:
         for run_id in runs:
             assert len(instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_START)) == 1

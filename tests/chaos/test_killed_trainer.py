@@ -16,6 +16,7 @@ import pytest
 from ft_dagster.training.checkpoints import complete
 from tests.chaos.disturbed_runs import GRACE, Admit, DisturbedRun, digest_of, kill, loaded
 from tests.chaos.killed_trainings import assert_it_goes_on, committed_step, folders, half_written, logged
+from tests.present import present
 from tests.training.runs import Runs, write_mixture
 
 pytestmark = pytest.mark.slow
@@ -138,6 +139,6 @@ def test_a_cancelled_trainer_that_does_not_answer_is_killed_after_the_grace(
 def test_the_supervisor_is_killed(admit: Admit, runs: Runs, undisturbed: str) -> None:
     disturbed, output = disturb(admit, runs, "half of the steps are made", "unsupervised")
     committed = committed_step(output)
-    kill(disturbed.main().parent())
+    kill(present(disturbed.main().parent()))
     assert disturbed.end() == 128 + signal.SIGKILL
     assert_it_goes_on(admit, disturbed, undisturbed, committed)

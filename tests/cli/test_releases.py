@@ -1,6 +1,8 @@
 """release, rollback, history, catalogue: the commands over the release log, as a person types them."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -8,6 +10,7 @@ from typer.testing import CliRunner
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 from ft_dagster.settings import load_settings
+from tests.present import present
 from tests.releases import adapter, release
 
 VARIANT = """
@@ -21,7 +24,7 @@ release: {approvers: [ann, bob]}
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
     folder = tmp_path / "project"
     monkeypatch.setenv("FT_DAGSTER_PROJECT", str(folder))  # which opening the instance sets
@@ -34,13 +37,13 @@ def project(tmp_path, monkeypatch):
     return folder
 
 
-def typed(project, *words):
+def typed(project: Path, *words: str) -> Any:
     done = CliRunner().invoke(app, ["--project", str(project), *words, "--json"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return json.loads(done.stdout)
 
 
-def test_a_rollback_and_a_forced_release_are_in_the_history(project):
+def test_a_rollback_and_a_forced_release_are_in_the_history(project: Path) -> None:
     assert typed(project, "rollback", "acme.support", "--reason", "worse")["production"] == 1
     with pytest.raises(UserError, match="was rolled back: worse"):
         typed(project, "release", "acme.support", "--by", "ann")
@@ -51,13 +54,13 @@ def test_a_rollback_and_a_forced_release_are_in_the_history(project):
     assert shown["aliases"] == {"production": 2, "candidate": 2}
 
 
-def test_only_an_approver_puts_a_version_into_production(project):
+def test_only_an_approver_puts_a_version_into_production(project: Path) -> None:
     typed(project, "rollback", "acme.support", "--reason", "worse")
     with pytest.raises(UserError, match="eve may not approve"):
         typed(project, "release", "acme.support", "--by", "eve", "--force", "--reason", "mine")
 
 
-def test_a_version_whose_bytes_are_gone_is_not_gone_back_to(project):
+def test_a_version_whose_bytes_are_gone_is_not_gone_back_to(project: Path) -> None:
     store = load_settings(project).open_store()
     entry = store.read_json("tenants/acme/support/releases/000001.json")
     (manifest,) = (project / ".ft_dagster/store/tenants/acme/support/model_export").glob(
@@ -69,17 +72,18 @@ def test_a_version_whose_bytes_are_gone_is_not_gone_back_to(project):
     assert typed(project, "history", "acme.support")["aliases"]["production"] == 2
 
 
-def test_what_dagster_shows_of_a_release_follows_the_log(project):
+def test_what_dagster_shows_of_a_release_follows_the_log(project: Path) -> None:
     import dagster as dg
 
     typed(project, "rollback", "acme.support", "--reason", "worse")
     with dg.DagsterInstance.get() as instance:
-        event = instance.get_latest_materialization_event(dg.AssetKey("release"))
-    assert event.asset_materialization.partition == "acme.support"
-    assert event.asset_materialization.metadata["production"].value == 1
+        event = present(instance.get_latest_materialization_event(dg.AssetKey("release")))
+    shown = present(event.asset_materialization)
+    assert shown.partition == "acme.support"
+    assert shown.metadata["production"].value == 1
 
 
-def test_the_catalogue_has_every_adapter_in_production_by_base(project, tmp_path):
+def test_the_catalogue_has_every_adapter_in_production_by_base(project: Path, tmp_path: Path) -> None:
     made = typed(project, "catalogue", "--to", str(tmp_path / "catalogue"))
     (base,) = made["bases"]
     assert (base["base_model"], base["adapters"]) == ("models/x", ["acme.support"])

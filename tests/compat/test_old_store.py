@@ -4,10 +4,13 @@ Asked is the command line, as a person would; `artifacts` alone knows the packag
 story that store_0_1 holds.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from typer.testing import CliRunner
@@ -15,6 +18,10 @@ from typer.testing import CliRunner
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 from tests.compat.make_store import PROMPTS, TOKENS, command
+from tests.present import present
+
+if TYPE_CHECKING:
+    from ft_dagster.store import Artifact
 
 KEPT = Path(__file__).with_name("store_0_1")
 ANSWERS = json.loads((KEPT / "answers.json").read_text("utf-8"))
@@ -25,7 +32,7 @@ STAGES = {
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the kept project with its store, elsewhere than where it was made."""
     for name in [name for name in os.environ if name.startswith(("DAGSTER_", "FT_DAGSTER"))]:
         monkeypatch.delenv(name)
@@ -36,13 +43,13 @@ def project(tmp_path, monkeypatch):
     return folder
 
 
-def typed(project, *words):
+def typed(project: Path, *words: str) -> Any:
     done = CliRunner().invoke(app, ["--project", str(project), *words, "--json"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return json.loads(done.stdout)
 
 
-def artifacts(project):
+def artifacts(project: Path) -> list[tuple[Artifact, Path]]:
     """(artifact, its folder) of each manifest in the store, every byte of it verified. Raises UserError."""
     from ft_dagster.store import Place, Store, find_artifact, verify_artifact
 
@@ -50,23 +57,23 @@ def artifacts(project):
     found = []
     for manifest in sorted((project / "store").rglob("manifest.json")):
         prefix, stage, key = manifest.parent.relative_to(project / "store").as_posix().rsplit("/", 2)
-        artifact = find_artifact(store, Place(prefix, stage, key))
+        artifact = present(find_artifact(store, Place(prefix, stage, key)))
         verify_artifact(store, artifact, cache)
         found.append((artifact, artifact.folder(store, cache)))
     return found
 
 
-def payload(project, stage, digest):
+def payload(project: Path, stage: str, digest: str) -> Path:
     """The payload folder of the artifact with this digest."""
     (folder,) = {f for a, f in artifacts(project) if (a.place.stage, a.digest) == (stage, digest)}
     return folder / "payload"
 
 
-def log_files(project):
+def log_files(project: Path) -> dict[Path, bytes]:
     return {file: file.read_bytes() for file in (project / "store").rglob("releases/*.json")}
 
 
-def answered(model, tokenizer, prompt):
+def answered(model: Any, tokenizer: Any, prompt: str) -> str:
     """What a model says to a prompt as a chat turn, greedily, as `try` asks."""
     import torch
 
@@ -80,11 +87,11 @@ def answered(model, tokenizer, prompt):
     return tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True).strip()
 
 
-def test_every_artifact_of_every_stage_verifies(project):
+def test_every_artifact_of_every_stage_verifies(project: Path) -> None:
     assert {artifact.place.stage for artifact, _ in artifacts(project)} == STAGES
 
 
-def test_a_byte_that_changed_since_is_found(project):
+def test_a_byte_that_changed_since_is_found(project: Path) -> None:
     file = next((project / "store").rglob("model_export/*/*/payload/adapter_model.safetensors"))
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
@@ -93,7 +100,7 @@ def test_a_byte_that_changed_since_is_found(project):
         artifacts(project)
 
 
-def test_the_release_logs_tell_what_happened(project):
+def test_the_release_logs_tell_what_happened(project: Path) -> None:
     places = typed(project, "history", "acme.places")
     story = [(entry["action"], entry["version"], entry["production"]) for entry in places["entries"]]
     assert story == [("release", 1, 1), ("release", 2, 2), ("rollback", 1, 1), ("release", 3, 3)]
@@ -104,7 +111,7 @@ def test_the_release_logs_tell_what_happened(project):
     assert typed(project, "history", "globex.strict")["entries"] == []
 
 
-def test_the_status_of_each_variant_is_read(project):
+def test_the_status_of_each_variant_is_read(project: Path) -> None:
     rows = {row["variant"]: row for row in typed(project, "status")["variants"]}
     assert {name: (row["gate"], row["version"]) for name, row in rows.items()} == {
         "acme.places": (True, 3),
@@ -121,13 +128,13 @@ def test_the_status_of_each_variant_is_read(project):
     assert strict["model_export"] is None
 
 
-def test_what_a_failed_gate_said_is_read(project):
+def test_what_a_failed_gate_said_is_read(project: Path) -> None:
     (row,) = typed(project, "compare", "globex.strict")["variants"]
     assert (row["gate"], row["outcome"]) == (False, "undecided")
     assert [rule["task"] for rule in row["rules"] if not rule["passed"]] == ["general_holdout"]
 
 
-def test_its_declarations_hold_and_its_plans_are_shown(project):
+def test_its_declarations_hold_and_its_plans_are_shown(project: Path) -> None:
     checked = typed(project, "check")["variants"]
     assert {one["variant"]: one["ok"] for one in checked} == dict.fromkeys(
         ["acme.places", "acme.colours", "globex.places", "globex.strict"], True
@@ -137,7 +144,9 @@ def test_its_declarations_hold_and_its_plans_are_shown(project):
     assert {"training.learning_rate", "method.rank"} <= {reason["field"] for reason in shown["plan"]}
 
 
-def test_every_adapter_in_the_catalogue_is_served_with_the_answer_it_gave_then(project, tmp_path):
+def test_every_adapter_in_the_catalogue_is_served_with_the_answer_it_gave_then(
+    project: Path, tmp_path: Path
+) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -155,7 +164,7 @@ def test_every_adapter_in_the_catalogue_is_served_with_the_answer_it_gave_then(p
     assert served == {name: ANSWERS[name] for name in ("acme.places", "acme.colours")}
 
 
-def test_a_merged_model_is_served_with_the_answer_it_gave_then(project):
+def test_a_merged_model_is_served_with_the_answer_it_gave_then(project: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     entry = typed(project, "history", "globex.places")["entries"][-1]
@@ -165,13 +174,13 @@ def test_a_merged_model_is_served_with_the_answer_it_gave_then(project):
 
 
 @pytest.mark.parametrize("variant", PROMPTS)
-def test_try_gives_the_answer_it_gave_then(project, variant):
+def test_try_gives_the_answer_it_gave_then(project: Path, variant: str) -> None:
     (said,) = typed(project, "try", variant, "--prompt", PROMPTS[variant], "--max-new-tokens", str(TOKENS))
     assert said["answers"][0]["tuned"] == ANSWERS[variant]
     assert said["answers"][0]["base"] != ANSWERS[variant]
 
 
-def test_every_export_has_a_model_card_that_names_its_bytes(project):
+def test_every_export_has_a_model_card_that_names_its_bytes(project: Path) -> None:
     from huggingface_hub import ModelCard
 
     libraries = []
@@ -186,7 +195,7 @@ def test_every_export_has_a_model_card_that_names_its_bytes(project):
     assert libraries == released
 
 
-def test_it_is_rolled_back_and_forward_again(project, tmp_path):
+def test_it_is_rolled_back_and_forward_again(project: Path, tmp_path: Path) -> None:
     before = log_files(project)
     entry = typed(project, "rollback", "acme.places", "--reason", "worse")
     assert (entry["from_version"], entry["production"]) == (3, 1)  # 2 had been rolled back
@@ -210,7 +219,7 @@ def test_it_is_rolled_back_and_forward_again(project, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_chain_goes_on_from_it(project):
+def test_the_chain_goes_on_from_it(project: Path) -> None:
     before = log_files(project)
     (row,) = command(project, "run", "globex.places")["variants"]
     assert row["gate"] is True

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from ft_dagster.data.fingerprint import check_unchanged, fingerprint, fingerprint_sources
-from ft_dagster.data.hashes import cached_sha256
 from ft_dagster.data.locations import DeclaredAt
 from ft_dagster.errors import UserError
+from ft_dagster.provenance.memory import cached_sha256
 from ft_dagster.spec.variant import SourceSpec
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -16,9 +16,9 @@ from ft_dagster.data.dataset import build_task_dataset
 from ft_dagster.data.mixture import BuiltMixture, build_mixture, declared_warnings
 from ft_dagster.data.mixture_figures import GeneralShare, MixtureFigures
 from ft_dagster.data.mixture_io import lengths, read_mixture, shard_files
-from ft_dagster.data.render import Rendered
 from ft_dagster.data.shards import SplitWriter
 from ft_dagster.errors import UserError
+from ft_dagster.objectives.rendered import Rendered
 from ft_dagster.provenance.digest import hash_folder, sha256_file
 from tests.mixtures import iter_examples
 

@@ -1,3 +1,6 @@
+from collections.abc import Iterator
+from pathlib import Path
+
 import dagster as dg
 import pytest
 
@@ -6,7 +9,7 @@ from tests.e2e.workshop import Workshop
 
 
 @pytest.fixture(scope="session")
-def workshop(tmp_path_factory, tiny_model_folder):
+def workshop(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Iterator[Workshop]:
     """A project whose acme.places has gone through the whole chain once."""
     folder = write_project(tmp_path_factory.mktemp("project"), tiny_model_folder)
     with dg.DagsterInstance.ephemeral() as instance:
@@ -16,7 +19,7 @@ def workshop(tmp_path_factory, tiny_model_folder):
 
 
 @pytest.fixture
-def fresh(tmp_path, tiny_model_folder):
+def fresh(tmp_path: Path, tiny_model_folder: Path) -> Iterator[Workshop]:
     """A project on which nothing has run yet."""
     with dg.DagsterInstance.ephemeral() as instance:
         yield Workshop(write_project(tmp_path / "project", tiny_model_folder), instance)

@@ -7,10 +7,13 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
 BIN = Path(sys.executable).parent
+Answer = TypeVar("Answer")
 
 
 LAUNCH = """
@@ -30,7 +33,7 @@ REPOSITORY = {"repositoryLocationName": "ft_dagster", "repositoryName": "__repos
 
 
 @contextmanager
-def running(command, environment):
+def running(command: Sequence[str | Path], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -44,13 +47,13 @@ def running(command, environment):
             process.kill()
 
 
-def free_port():
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def ask(port, query, **variables):
+def ask(port: int, query: str, **variables: Any) -> Any:
     body = json.dumps({"query": query, "variables": variables}).encode()
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/graphql", body, {"Content-Type": "application/json"}
@@ -59,14 +62,11 @@ def ask(port, query, **variables):
         return json.loads(answer.read())["data"]
 
 
-def wait_until(question, patience=180):
+def wait_until(question: Callable[[], Answer | None], patience: float = 180) -> Answer:
     end = time.monotonic() + patience
     while time.monotonic() < end:
-        try:
-            answer = question()
-        except OSError:
-            answer = None
-        if answer:
-            return answer
+        with suppress(OSError):
+            if answer := question():
+                return answer
         time.sleep(0.5)
     raise TimeoutError(f"no answer in {patience} s")

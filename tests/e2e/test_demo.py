@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"
 BIN = Path(sys.executable).parent
 
 
-def test_the_demo_releases_three_variants_and_then_reuses_them(tmp_path):
+def test_the_demo_releases_three_variants_and_then_reuses_them(tmp_path: Path) -> None:
     subprocess.run([sys.executable, DEMO / "prepare.py"], check=True)
     environment = command_environment(DEMO) | {
         "FT_DAGSTER_STORE": str(tmp_path / "store"),
@@ -22,8 +23,8 @@ def test_the_demo_releases_three_variants_and_then_reuses_them(tmp_path):
         "DAGSTER_HOME": str(tmp_path / "home"),
     }
 
-    def run():
-        command = [BIN / "ft-dagster", "run", "--all", "--json"]
+    def run() -> Any:
+        command: list[str | Path] = [BIN / "ft-dagster", "run", "--all", "--json"]
         result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr + result.stdout
         return json.loads(result.stdout)["variants"]

@@ -1,6 +1,8 @@
 """A merge that rounding carried away from what was judged is evaluated by itself before it may ship."""
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -10,6 +12,7 @@ from ft_dagster.stages.verdicts import OWN
 from ft_dagster.store import read_head
 from tests.e2e.project import edit, write_project
 from tests.e2e.workshop import Workshop
+from tests.present import present
 
 pytestmark = pytest.mark.slow
 PREFIX = "tenants/globex/places"
@@ -17,7 +20,7 @@ LOUDER = 4000.0
 
 
 @pytest.fixture(scope="module")
-def loud_base(tmp_path_factory, tiny_model_folder):
+def loud_base(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
     """The tiny model in bfloat16 with logits so large that what a merge rounds away decides words."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -32,7 +35,7 @@ def loud_base(tmp_path_factory, tiny_model_folder):
 
 
 @pytest.fixture(scope="module")
-def drifted(tmp_path_factory, loud_base):
+def drifted(tmp_path_factory: pytest.TempPathFactory, loud_base: Path) -> Iterator[Workshop]:
     folder = write_project(tmp_path_factory.mktemp("drifted"), loud_base)
     wide = {"general_margin": 1.0, "general_loss_margin": 1.0, "undecided": "measured"}
     edit(folder / "tenants/globex/places.yaml", lambda c: c.update(gates=wide))
@@ -42,13 +45,13 @@ def drifted(tmp_path_factory, loud_base):
         yield shop
 
 
-def test_it_ships_by_its_own_verdict(drifted):
+def test_it_ships_by_its_own_verdict(drifted: Workshop) -> None:
     assert drifted.first.success, drifted.failure(drifted.first)
     (check,) = [c for c in drifted.first.get_asset_check_evaluations() if c.check_name == "certificate"]
     assert check.passed
-    assert "evaluated by itself, it passes" in check.description
-    export = read_head(drifted.store, PREFIX, "model_export")
-    evidence = drifted.store.local(export.path) / "evidence"
+    assert "evaluated by itself, it passes" in present(check.description)
+    export = present(read_head(drifted.store, PREFIX, "model_export"))
+    evidence = present(drifted.store.local(export.path)) / "evidence"
     certificate = json.loads((evidence / "certificate.json").read_text())
     assert (certificate["passed"], certificate["drifted"]) == (False, True)
     assert (evidence / OWN / "payload" / "samples.parquet").exists()
@@ -56,9 +59,9 @@ def test_it_ships_by_its_own_verdict(drifted):
     assert entry.export == export.digest
 
 
-def test_its_own_scores_cannot_be_swapped(drifted):
-    export = read_head(drifted.store, PREFIX, "model_export")
-    samples = drifted.store.local(export.path) / "evidence" / OWN / "payload" / "samples.parquet"
+def test_its_own_scores_cannot_be_swapped(drifted: Workshop) -> None:
+    export = present(read_head(drifted.store, PREFIX, "model_export"))
+    samples = present(drifted.store.local(export.path)) / "evidence" / OWN / "payload" / "samples.parquet"
     samples.write_bytes(samples.read_bytes()[:-4] + bytes(4))
     result = drifted.materialize("globex.places", "release", raises=False)
     assert "samples.parquet" in drifted.failure(result)

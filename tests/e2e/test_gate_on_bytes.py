@@ -1,25 +1,29 @@
 """The gate binds the bytes: nothing ships that was not judged, whichever asset is asked for alone."""
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import dagster as dg
 import pytest
 
 from ft_dagster.lineage.release import history
 from ft_dagster.store import read_head
-from tests.e2e.project import edit, write_lines
+from tests.e2e.project import edit, write_lines, write_project
+from tests.e2e.workshop import Workshop
+from tests.present import present
 
 pytestmark = pytest.mark.slow
 PREFIX = "tenants/acme/places"
 
 
 @pytest.fixture(scope="module")
-def failed(tmp_path_factory, tiny_model_folder):
+def failed(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Iterator[Workshop]:
     """A variant trained hard on its rows alone, so that its loss on quite other text rises."""
-    from tests.e2e.project import write_project
-    from tests.e2e.workshop import Workshop
 
     folder = write_project(tmp_path_factory.mktemp("failed"), tiny_model_folder)
 
-    def harden(content):
+    def harden(content: dict[str, Any]) -> None:
         content["gates"] = {"general_margin": 1.0, "general_loss_margin": 0.0001}
         content["training"].update(num_train_epochs=8)
         content["data"]["general"]["share"] = 0.0
@@ -33,20 +37,20 @@ def failed(tmp_path_factory, tiny_model_folder):
         yield shop
 
 
-def test_a_failed_gate_stops_the_run_before_the_export(failed):
+def test_a_failed_gate_stops_the_run_before_the_export(failed: Workshop) -> None:
     assert not failed.first.success
     gate = next(e for e in failed.first.get_asset_check_evaluations() if e.check_name == "gate")
     assert gate.passed is False
     assert read_head(failed.store, PREFIX, "model_export") is None
 
 
-def test_asking_for_the_export_alone_after_a_failed_gate_is_refused(failed):
+def test_asking_for_the_export_alone_after_a_failed_gate_is_refused(failed: Workshop) -> None:
     result = failed.materialize("acme.places", "model_export", raises=False)
     assert "gate does not hold" in failed.failure(result)
     assert history(failed.store, PREFIX) == []
 
 
-def test_a_forged_materialization_in_the_event_log_changes_nothing(failed):
+def test_a_forged_materialization_in_the_event_log_changes_nothing(failed: Workshop) -> None:
     failed.instance.report_runless_asset_event(
         dg.AssetMaterialization(
             "evaluation", partition="acme.places", tags={"dagster/data_version": "forged"}
@@ -56,7 +60,7 @@ def test_a_forged_materialization_in_the_event_log_changes_nothing(failed):
     assert "gate does not hold" in failed.failure(result)
 
 
-def test_gates_changed_after_the_evaluation_need_a_new_one(workshop):
+def test_gates_changed_after_the_evaluation_need_a_new_one(workshop: Workshop) -> None:
     file = workshop.folder / "tenants/acme/places.yaml"
     before = file.read_text()
     edit(file, lambda c: c["gates"].update(general_margin=0.9))
@@ -70,9 +74,9 @@ def test_gates_changed_after_the_evaluation_need_a_new_one(workshop):
         workshop.materialize("acme.places", "declaration")
 
 
-def test_weights_swapped_after_the_evaluation_are_not_exported(workshop):
-    tuned = read_head(workshop.store, PREFIX, "fine_tuned_model")
-    file = workshop.store.local(tuned.path) / "payload" / "adapter_model.safetensors"
+def test_weights_swapped_after_the_evaluation_are_not_exported(workshop: Workshop) -> None:
+    tuned = present(read_head(workshop.store, PREFIX, "fine_tuned_model"))
+    file = present(workshop.store.local(tuned.path)) / "payload" / "adapter_model.safetensors"
     good = file.read_bytes()
     file.write_bytes(good[:-4] + bytes(4))
     try:
@@ -83,9 +87,9 @@ def test_weights_swapped_after_the_evaluation_are_not_exported(workshop):
         file.write_bytes(good)
 
 
-def test_an_export_swapped_before_the_release_is_not_released(workshop):
-    export = read_head(workshop.store, PREFIX, "model_export")
-    file = workshop.store.local(export.path) / "payload" / "adapter_model.safetensors"
+def test_an_export_swapped_before_the_release_is_not_released(workshop: Workshop) -> None:
+    export = present(read_head(workshop.store, PREFIX, "model_export"))
+    file = present(workshop.store.local(export.path)) / "payload" / "adapter_model.safetensors"
     good = file.read_bytes()
     file.write_bytes(good[:-4] + bytes(4))
     try:

@@ -2,6 +2,8 @@
 
 import json
 import subprocess
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -11,6 +13,8 @@ from ft_dagster.settings import load_settings
 from ft_dagster.store import Store, read_head
 from tests.e2e.instance import BIN, LAUNCH, PARTITION, REPOSITORY, ask, free_port, running, wait_until
 from tests.e2e.project import UP_TO_PLAN, command_environment, edit, write_project
+from tests.present import present
+from tests.s3_server import S3Server
 
 pytestmark = pytest.mark.slow
 RUN = """
@@ -20,11 +24,11 @@ query($id: ID!) { runOrError(runId: $id) { ... on Run { status tags { key value 
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, tiny_model_folder):
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
     return write_project(tmp_path_factory.mktemp("instance"), tiny_model_folder)
 
 
-def ft_dagster(folder, *arguments, check=True):
+def ft_dagster(folder: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     result = subprocess.run(
         [BIN / "ft-dagster", *arguments], env=command_environment(folder), capture_output=True, text=True,
         timeout=400, check=False,
@@ -34,14 +38,14 @@ def ft_dagster(folder, *arguments, check=True):
     return result
 
 
-def test_a_partition_launched_through_the_webserver_is_tagged_made_and_read_back(folder):
+def test_a_partition_launched_through_the_webserver_is_tagged_made_and_read_back(folder: Path) -> None:
     settings = load_settings(folder)
     environment = command_environment(folder) | write_home(settings)
     with dg.DagsterInstance.from_config(environment["DAGSTER_HOME"]):
         pass  # its tables are made before webserver and daemon both find them absent
     port = free_port()
     target = ["-w", str(workspace_file(settings))]
-    web = [BIN / "dagster-webserver", "-p", str(port), *target]
+    web: list[str | Path] = [BIN / "dagster-webserver", "-p", str(port), *target]
     with running(web, environment), running([BIN / "dagster-daemon", "run", *target], environment):
         wait_until(lambda: ask(port, "{ version }"))
         ask(port, PARTITION, selector=REPOSITORY, name="ft_dagster_variant", key="acme.places")
@@ -58,7 +62,7 @@ def test_a_partition_launched_through_the_webserver_is_tagged_made_and_read_back
         assert launched["__typename"] == "LaunchRunSuccess", launched
         ended = ("SUCCESS", "FAILURE", "CANCELED")
 
-        def finished():
+        def finished() -> dict[str, Any] | None:
             run = ask(port, RUN, id=launched["run"]["runId"])["runOrError"]
             return run if run["status"] in ended else None
 
@@ -73,7 +77,7 @@ def test_a_partition_launched_through_the_webserver_is_tagged_made_and_read_back
     assert {"digest", "owners", "plan"} <= labels
 
 
-def test_the_command_line_runs_reuses_and_reports_through_the_same_instance(folder):
+def test_the_command_line_runs_reuses_and_reports_through_the_same_instance(folder: Path) -> None:
     first = json.loads(ft_dagster(folder, "run", "acme.places", "--json").stdout)["variants"][0]
     assert first["run_status"] == "SUCCESS"
     assert first["gate"] is True
@@ -94,7 +98,7 @@ def test_the_command_line_runs_reuses_and_reports_through_the_same_instance(fold
     assert tried[0]["answers"][0]["prompt"] == "Where is the ship?"
 
 
-def test_a_mistake_is_one_message_and_exit_code_two(folder, tmp_path):
+def test_a_mistake_is_one_message_and_exit_code_two(folder: Path, tmp_path: Path) -> None:
     for arguments in (["show", "../x"], ["run", "acme.plces"], ["show", "A" * 300], ["run"]):
         result = ft_dagster(folder, *arguments, check=False)
         assert result.returncode == 2, arguments
@@ -103,7 +107,7 @@ def test_a_mistake_is_one_message_and_exit_code_two(folder, tmp_path):
     assert ft_dagster(tmp_path, "status", check=False).returncode == 2
 
 
-def test_check_reports_every_wrong_declaration_at_once(folder):
+def test_check_reports_every_wrong_declaration_at_once(folder: Path) -> None:
     assert ft_dagster(folder, "check").returncode == 0
     bad = folder / "tenants" / "acme" / "wrong.yaml"
     bad.write_text((folder / "tenants/acme/places.yaml").read_text())
@@ -118,7 +122,7 @@ def test_check_reports_every_wrong_declaration_at_once(folder):
         bad.unlink()
 
 
-def test_every_command_has_help():
+def test_every_command_has_help() -> None:
     for command in ("init", "check", "schema", "run", "status", "show", "compare", "try", "gpus"):
         result = subprocess.run(
             [BIN / "ft-dagster", command, "--help"], capture_output=True, text=True, check=True
@@ -126,7 +130,9 @@ def test_every_command_has_help():
         assert "--help" in result.stdout
 
 
-def test_init_starts_a_project_that_checks_and_never_overwrites(tmp_path, folder, tiny_model_folder):
+def test_init_starts_a_project_that_checks_and_never_overwrites(
+    tmp_path: Path, folder: Path, tiny_model_folder: Path
+) -> None:
     made = tmp_path / "new"
     options = ["--base-model", str(tiny_model_folder), "--data", str(folder / "data/rows.jsonl")]
     ft_dagster(tmp_path, "init", str(made), *options, "--variant", "acme.first")
@@ -137,7 +143,7 @@ def test_init_starts_a_project_that_checks_and_never_overwrites(tmp_path, folder
     )
 
 
-def test_the_chain_runs_on_an_s3_store(tmp_path, tiny_model_folder, s3_server):
+def test_the_chain_runs_on_an_s3_store(tmp_path: Path, tiny_model_folder: Path, s3_server: S3Server) -> None:
     folder = write_project(tmp_path / "s3", tiny_model_folder)
     store = f"s3://{s3_server.bucket}/chain"
     edit(folder / "ft_dagster.yaml", lambda c: c.update(store=store))
@@ -149,6 +155,6 @@ def test_the_chain_runs_on_an_s3_store(tmp_path, tiny_model_folder, s3_server):
     assert result.returncode == 0, result.stderr + result.stdout
     (row,) = json.loads(result.stdout)["variants"]
     assert row["version"] == 1
-    export = read_head(Store(store, s3_server.options), "tenants/globex/places", "model_export")
+    export = present(read_head(Store(store, s3_server.options), "tenants/globex/places", "model_export"))
     assert export.digest == row["digest"]
     assert not (folder / ".ft_dagster" / "store").exists()

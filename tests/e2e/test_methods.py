@@ -1,15 +1,20 @@
 """Every method from a declaration to a release, through the graph: it learns, and its export is equal."""
 
 import json
+from pathlib import Path
+from typing import Any
 
+import dagster as dg
 import pytest
 
 from ft_dagster.lineage.release import production
-from ft_dagster.store import read_head
+from ft_dagster.store import Artifact, read_head
 from tests.e2e.project import declaration, write_yaml
+from tests.e2e.workshop import Workshop
+from tests.present import present
 
 pytestmark = pytest.mark.slow
-CASES = {
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str, dict[str, Any]]] = {
     "full": ({"name": "full"}, {"learning_rate": 5e-3}, "merged", {}),
     "full_over_two_ranks": (
         {"name": "full"}, {"learning_rate": 5e-3, "deepspeed": {"stage": 3}}, "merged",
@@ -30,7 +35,9 @@ PREFIX = "tenants/acme/taught"
     scope="module",
     params=[pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in CASES],
 )
-def taught(request, workshop, tiny_model_folder):
+def taught(
+    request: pytest.FixtureRequest, workshop: Workshop, tiny_model_folder: Path
+) -> tuple[str, dg.ExecuteInProcessResult]:
     """(name, the run) of acme.taught, declared and taken through the whole graph by one method."""
     method, training, export, resources = CASES[request.param]
     content = declaration(tiny_model_folder, method=method, export=export)
@@ -41,23 +48,25 @@ def taught(request, workshop, tiny_model_folder):
     return request.param, workshop.materialize("acme.taught", raises=False)
 
 
-def stage(workshop, name):
-    return read_head(workshop.store, PREFIX, name)
+def stage(workshop: Workshop, name: str) -> Artifact:
+    return present(read_head(workshop.store, PREFIX, name))
 
 
-def test_it_is_released_with_a_fallen_loss_by_the_declared_method(taught, workshop):
+def test_it_is_released_with_a_fallen_loss_by_the_declared_method(
+    taught: tuple[str, dg.ExecuteInProcessResult], workshop: Workshop
+) -> None:
     name, run = taught
     assert run.success, workshop.failure(run)
     tuned = stage(workshop, "fine_tuned_model")
     assert tuned.figures["method"] == CASES[name][0]["name"]
     share = 0.98 if name.endswith("_tuning") else 0.95  # a soft prompt before a random model moves it little
     assert tuned.figures["validation_loss_best"] < share * tuned.figures["validation_loss_first"]
-    released = production(workshop.store, PREFIX)
+    released = present(production(workshop.store, PREFIX))
     assert released.weights == tuned.digest
     assert released.export == stage(workshop, "model_export").digest
 
 
-def test_the_export_reloads_equal(taught, workshop):
+def test_the_export_reloads_equal(taught: tuple[str, dg.ExecuteInProcessResult], workshop: Workshop) -> None:
     """By the certificate: the export, read back from disk, against the weights that were judged."""
     certificate = stage(workshop, "model_export").figures["certificate"]
     if CASES[taught[0]][2] == "adapter" or CASES[taught[0]][0]["name"] == "full":
@@ -65,7 +74,9 @@ def test_the_export_reloads_equal(taught, workshop):
     assert certificate["top1_agreement"] > 0.98
 
 
-def test_every_value_and_its_origin_is_in_the_plan(taught, workshop):
+def test_every_value_and_its_origin_is_in_the_plan(
+    taught: tuple[str, dg.ExecuteInProcessResult], workshop: Workshop
+) -> None:
     plan = stage(workshop, "training_plan").folder(workshop.store, workshop.settings.cache_folder)
     content = json.loads((plan / "payload/plan.json").read_text())
     estimate = json.loads((plan / "evidence/estimate.json").read_text())
@@ -81,7 +92,9 @@ def test_every_value_and_its_origin_is_in_the_plan(taught, workshop):
     assert all(reason["reason"] for reason in reasons.values())
 
 
-def test_a_sharded_training_leaves_its_configuration_as_evidence(taught, workshop):
+def test_a_sharded_training_leaves_its_configuration_as_evidence(
+    taught: tuple[str, dg.ExecuteInProcessResult], workshop: Workshop
+) -> None:
     name, _ = taught
     evidence = (
         stage(workshop, "fine_tuned_model").folder(workshop.store, workshop.settings.cache_folder)

@@ -1,7 +1,9 @@
 """A variant on another variant's release, and new tokens, through the graph."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,8 @@ from ft_dagster.spec import VariantKey
 from ft_dagster.stages.check import check_variant
 from ft_dagster.store import Artifact, Store, read_head, verify_artifact
 from tests.e2e.project import declaration, edit, write_lines, write_yaml
+from tests.e2e.workshop import Workshop
+from tests.present import present
 from tests.releases import release, whole_model
 
 pytestmark = pytest.mark.slow
@@ -38,7 +42,7 @@ def _ancestors(store: Store, artifact: Artifact) -> Iterator[Artifact]:
 
 
 @pytest.fixture
-def colours(workshop, tiny_model_folder):
+def colours(workshop: Workshop, tiny_model_folder: Path) -> Iterator[Callable[..., None]]:
     """Declare acme.colours, on other rows than acme.places, with this base_model."""
     file = workshop.folder / "tenants" / "acme" / "colours.yaml"
     rows = [
@@ -50,7 +54,7 @@ def colours(workshop, tiny_model_folder):
     ]
     write_lines(workshop.folder / "data" / "colours.jsonl", rows)
 
-    def declare(**base_model):
+    def declare(**base_model: Any) -> None:
         content = declaration(tiny_model_folder, base_model=base_model)
         content["data"]["sources"] = ["data/colours.jsonl"]
         content["training"].update(num_train_epochs=2, evaluations=1)
@@ -60,28 +64,30 @@ def colours(workshop, tiny_model_folder):
     file.unlink()
 
 
-def head(workshop, stage, prefix=CHILD):
-    return read_head(workshop.store, prefix, stage)
+def head(workshop: Workshop, stage: str, prefix: str = CHILD) -> Artifact:
+    return present(read_head(workshop.store, prefix, stage))
 
 
-def record(workshop, base):
+def record(workshop: Workshop, base: Artifact) -> dict[str, Any]:
     folder = base.folder(workshop.store, workshop.settings.cache_folder)
     return json.loads((folder / "payload" / "base.json").read_text())
 
 
-def located(workshop, base):
+def located(workshop: Workshop, base: Artifact) -> Path:
     return base_folder(workshop.store, base, workshop.folder, workshop.settings.cache_folder)
 
 
-def test_a_child_is_trained_on_its_parents_release_folded_into_the_base(workshop, colours):
+def test_a_child_is_trained_on_its_parents_release_folded_into_the_base(
+    workshop: Workshop, colours: Callable[..., None]
+) -> None:
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     colours(variant="acme.places")
     assert workshop.materialize("acme.colours").success
-    assert production(workshop.store, CHILD).version == 1
-    released = production(workshop.store, PARENT)
+    assert present(production(workshop.store, CHILD)).version == 1
+    released = present(production(workshop.store, PARENT))
     base, tuned = head(workshop, "base_model"), head(workshop, "fine_tuned_model")
     assert base.place.prefix == CHILD
     assert base.inputs["model_export"] == released.export
@@ -105,7 +111,7 @@ def test_a_child_is_trained_on_its_parents_release_folded_into_the_base(workshop
     assert torch.allclose(parent, folded, atol=1e-4)
 
     general = head(workshop, "base_evaluation").inputs["general_scores"]
-    scores = find_digest(workshop.store, [CHILD], "general_scores", general)
+    scores = present(find_digest(workshop.store, [CHILD], "general_scores", general))
     assert scores.inputs["base_model"] == base.digest  # of a base that is the tenant's: not shared
 
     line = list(_ancestors(workshop.store, tuned))
@@ -118,7 +124,9 @@ def test_a_child_is_trained_on_its_parents_release_folded_into_the_base(workshop
     assert len({one.digest for one in line}) == len(line)
 
 
-def test_a_child_is_trained_with_its_parents_adapter_frozen_beneath(workshop, colours):
+def test_a_child_is_trained_with_its_parents_adapter_frozen_beneath(
+    workshop: Workshop, colours: Callable[..., None]
+) -> None:
     colours(variant="acme.places", parent_adapter="stack")
     assert workshop.materialize("acme.colours", *TRAINED).success
     base, tuned = head(workshop, "base_model"), head(workshop, "fine_tuned_model")
@@ -132,8 +140,8 @@ def test_a_child_is_trained_with_its_parents_adapter_frozen_beneath(workshop, co
 
 
 def test_a_parents_whole_model_is_used_where_it_lies_unless_tokens_are_added(
-    workshop, colours, tiny_model_folder
-):
+    workshop: Workshop, colours: Callable[..., None], tiny_model_folder: Path
+) -> None:
     colours(variant="acme.whole")
     write_yaml(workshop.folder / "tenants" / "acme" / "whole.yaml", declaration(tiny_model_folder))
     entry = release(workshop.store, "acme.whole", whole_model(tiny_model_folder))
@@ -143,7 +151,8 @@ def test_a_parents_whole_model_is_used_where_it_lies_unless_tokens_are_added(
         content = record(workshop, base)
         assert (content["derived"], content["parent"]["mode"]) == (None, "whole")
         assert base.inputs["model_export"] == entry.export
-        assert located(workshop, base).is_relative_to(workshop.store.local("tenants/acme/whole/model_export"))
+        exports = present(workshop.store.local("tenants/acme/whole/model_export"))
+        assert located(workshop, base).is_relative_to(exports)
         assert base.size < 10_000
 
         colours(variant="acme.whole", new_tokens=["Zyrtexal"])
@@ -159,7 +168,7 @@ def test_a_parents_whole_model_is_used_where_it_lies_unless_tokens_are_added(
         (workshop.folder / "tenants" / "acme" / "whole.yaml").unlink()
 
 
-def test_a_method_that_cannot_be_stacked_is_refused(workshop, colours):
+def test_a_method_that_cannot_be_stacked_is_refused(workshop: Workshop, colours: Callable[..., None]) -> None:
     colours(variant="acme.places", parent_adapter="stack")
     file = workshop.folder / "tenants" / "acme" / "colours.yaml"
     edit(file, lambda content: content.update(method="full", export="merged"))
@@ -167,7 +176,9 @@ def test_a_method_that_cannot_be_stacked_is_refused(workshop, colours):
     assert "base_model.parent_adapter: full trains no LoRA to stack" in workshop.failure(result)
 
 
-def test_a_parent_without_a_release_stops_the_child_with_what_to_run(workshop, colours, tiny_model_folder):
+def test_a_parent_without_a_release_stops_the_child_with_what_to_run(
+    workshop: Workshop, colours: Callable[..., None], tiny_model_folder: Path
+) -> None:
     write_yaml(workshop.folder / "tenants" / "acme" / "unborn.yaml", declaration(tiny_model_folder))
     colours(variant="acme.unborn")
     try:
@@ -180,7 +191,9 @@ def test_a_parent_without_a_release_stops_the_child_with_what_to_run(workshop, c
         (workshop.folder / "tenants" / "acme" / "unborn.yaml").unlink()
 
 
-def test_a_new_token_is_one_id_in_the_rows_and_is_learned(workshop, colours, tiny_model_folder):
+def test_a_new_token_is_one_id_in_the_rows_and_is_learned(
+    workshop: Workshop, colours: Callable[..., None], tiny_model_folder: Path
+) -> None:
     import pyarrow.parquet as pq
 
     colours(source=str(tiny_model_folder), new_tokens=["Zyrtexal"])
@@ -203,7 +216,9 @@ def test_a_new_token_is_one_id_in_the_rows_and_is_learned(workshop, colours, tin
     assert all(ids == [id_] for ids in trained.values())
 
 
-def test_a_token_that_exists_is_said_by_check_and_by_the_stage(workshop, colours, tiny_model_folder):
+def test_a_token_that_exists_is_said_by_check_and_by_the_stage(
+    workshop: Workshop, colours: Callable[..., None], tiny_model_folder: Path
+) -> None:
     colours(source=str(tiny_model_folder), new_tokens=["b"])
     with pytest.raises(Exception, match=r"base_model\.new_tokens: the token is in the base's vocabulary"):
         check_variant(workshop.settings, VariantKey("acme", "colours"))

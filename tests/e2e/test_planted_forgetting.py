@@ -3,7 +3,9 @@
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -12,6 +14,7 @@ from ft_dagster.spec.load import read_yaml
 from ft_dagster.store import read_head
 from tests.e2e.project import write_lines, write_yaml
 from tests.e2e.workshop import Workshop
+from tests.present import present
 
 pytestmark = pytest.mark.long
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"
@@ -23,17 +26,17 @@ JUDGED = (
 SYLLABLES = ["zor", "blik", "tam", "quev", "nul", "prag", "shi", "dop", "wex", "yun", "krel", "fao"]
 
 
-def garbage(count=120):
+def garbage(count: int = 120) -> list[dict[str, Any]]:
     """Rows without sense: made-up words asked, made-up words answered."""
     draw = random.Random(11)
 
-    def words(number):
+    def words(number: int) -> str:
         return " ".join("".join(draw.choices(SYLLABLES, k=2)) for _ in range(number))
 
     return [{"instruction": f"{words(4)}?", "input": "", "output": words(12)} for _ in range(count)]
 
 
-def variant(share, learning_rate, epochs):
+def variant(share: float, learning_rate: float, epochs: int) -> dict[str, Any]:
     return {
         "description": "learns garbage",
         "owners": ["ml@acme.example"],
@@ -62,7 +65,7 @@ def variant(share, learning_rate, epochs):
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory):
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
     """The two variants on the demo's model, general text and benchmarks, judged by the default margins."""
     if not (DEMO / "models/smollm2-135m/config.json").exists():
         subprocess.run([sys.executable, DEMO / "prepare.py"], check=True)
@@ -85,29 +88,30 @@ def shop(tmp_path_factory):
         yield shop
 
 
-def verdict(shop, name):
-    return read_head(shop.store, f"tenants/acme/{name}", "evaluation").figures["verdict"]
+def verdict(shop: Workshop, name: str) -> dict[str, Any]:
+    return present(read_head(shop.store, f"tenants/acme/{name}", "evaluation")).figures["verdict"]
 
 
-def general_loss(shop, name):
+def general_loss(shop: Workshop, name: str) -> float:
     (rule,) = [rule for rule in verdict(shop, name)["rules"] if rule["rule"] == "general_loss"]
     return rule["tuned"]
 
 
-def test_a_model_trained_hard_on_garbage_fails_with_the_skills_named(shop):
+def test_a_model_trained_hard_on_garbage_fails_with_the_skills_named(shop: Workshop) -> None:
     found = verdict(shop, "hard")
     assert (found["outcome"], found["passed"]) == ("fail", False)
     failed = {rule["task"] for rule in found["rules"] if rule["outcome"] == "fail"}
     assert {"sciq_local", "general_holdout"} <= failed
     (gate,) = [c for c in shop.runs["hard"].get_asset_check_evaluations() if c.check_name == "gate"]
-    assert "sciq_local" in gate.description
+    assert "sciq_local" in present(gate.description)
     (event,) = shop.runs["hard"].asset_materializations_for_node("evaluation")
     said = event.metadata["forgotten"].value
+    assert isinstance(said, str)
     assert "**sciq_local**" in said
     assert said.count("\n| ") > 2  # with questions that were right before and are wrong now
 
 
-def test_the_same_rows_with_general_text_and_a_lower_rate_are_no_fail(shop):
+def test_the_same_rows_with_general_text_and_a_lower_rate_are_no_fail(shop: Workshop) -> None:
     found = verdict(shop, "mild")
     assert found["outcome"] != "fail", [rule["sentence"] for rule in found["rules"]]
     assert general_loss(shop, "mild") < general_loss(shop, "hard") - 0.2

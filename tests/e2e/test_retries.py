@@ -5,27 +5,29 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+import dagster as dg
 import psutil
 import pytest
 
 from ft_dagster.assets.failures import FAILURE
 from ft_dagster.launch.processes import MARKER
 from ft_dagster.store import read_head
-from tests.e2e.project import UP_TO_PLAN, edit
+from tests.e2e.project import UP_TO_PLAN, edit, write_project
+from tests.e2e.workshop import Workshop
+from tests.present import present
 
 pytestmark = pytest.mark.slow
 PREFIX = "tenants/acme/places"
 
 
 @pytest.fixture(scope="module")
-def planned(tmp_path_factory, tiny_model_folder):
+def planned(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Iterator[Workshop]:
     """A project with everything up to the plan of a training long enough to be disturbed."""
-    import dagster as dg
-
-    from tests.e2e.project import write_project
-    from tests.e2e.workshop import Workshop
 
     folder = write_project(tmp_path_factory.mktemp("retries"), tiny_model_folder)
     edit(folder / "ft_dagster.yaml", lambda c: c.update(retries={"attempts": 1, "wait_seconds": 0.1}))
@@ -37,7 +39,7 @@ def planned(tmp_path_factory, tiny_model_folder):
         yield shop
 
 
-def trainers(folder):
+def trainers(folder: Path) -> list[psutil.Process]:
     """The processes that train in this project."""
     found = []
     for process in psutil.process_iter():
@@ -51,7 +53,7 @@ def trainers(folder):
     return [process for process in found if "ft_dagster.launch.supervisor" not in process.cmdline()]
 
 
-def trains(folder, process):
+def trains(folder: Path, process: psutil.Process) -> bool:
     """Whether it has made steps, and there is a checkpoint to go on from."""
     output = ".ft_dagster/work/runs/*/*/output"
     steps = [file.stat().st_mtime for file in folder.glob(f"{output}/progress.json")]
@@ -60,11 +62,11 @@ def trains(folder, process):
 
 
 @contextmanager
-def disturbed(folder, disturb):
+def disturbed(folder: Path, disturb: Callable[[psutil.Process], object]) -> Iterator[set[int]]:
     """`disturb(trainer)` for every trainer of the block, in the midst of its training."""
     done, seen = threading.Event(), set()
 
-    def watch():
+    def watch() -> None:
         while not done.is_set():
             for process in trainers(folder):
                 if process.pid not in seen and trains(folder, process):
@@ -81,11 +83,11 @@ def disturbed(folder, disturb):
         thread.join()
 
 
-def once(act):
+def once(act: Callable[[psutil.Process], object]) -> Callable[[psutil.Process], None]:
     """`act` on the first process alone."""
-    acted = []
+    acted: list[psutil.Process] = []
 
-    def disturb(process):
+    def disturb(process: psutil.Process) -> None:
         if not acted:
             acted.append(process)
             act(process)
@@ -93,22 +95,22 @@ def once(act):
     return disturb
 
 
-def retries(result):
+def retries(result: dg.ExecuteInProcessResult) -> list[dg.DagsterEvent]:
     return [event for event in result.all_events if event.event_type_value == "STEP_UP_FOR_RETRY"]
 
 
-def failure_line(result):
+def failure_line(result: dg.ExecuteInProcessResult) -> str:
     (event,) = [e for e in result.all_events if e.event_type_value == "STEP_FAILURE"]
-    said = event.step_failure_data.user_failure_data
+    said = present(event.step_failure_data.user_failure_data)
     assert said.metadata[FAILURE].value == said.description
-    return said.description
+    return present(said.description)
 
 
-def figures(shop):
-    return read_head(shop.store, PREFIX, "fine_tuned_model").figures
+def figures(shop: Workshop) -> dict[str, Any]:
+    return present(read_head(shop.store, PREFIX, "fine_tuned_model")).figures
 
 
-def forget_model(shop):
+def forget_model(shop: Workshop) -> None:
     """Let the next materialization train again from the beginning."""
     shutil.rmtree(shop.folder / ".ft_dagster/work/runs", ignore_errors=True)
     for file in (shop.folder / ".ft_dagster/store" / PREFIX / "fine_tuned_model").glob("*/manifest.json"):
@@ -116,7 +118,9 @@ def forget_model(shop):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
-def test_a_training_that_was_killed_or_preempted_goes_on_from_its_checkpoint(planned, number):
+def test_a_training_that_was_killed_or_preempted_goes_on_from_its_checkpoint(
+    planned: Workshop, number: signal.Signals
+) -> None:
     forget_model(planned)
     with disturbed(planned.folder, once(lambda process: process.send_signal(number))) as seen:
         result = planned.materialize("acme.places", "fine_tuned_model")
@@ -125,7 +129,9 @@ def test_a_training_that_was_killed_or_preempted_goes_on_from_its_checkpoint(pla
     assert figures(planned)["resumed_from"]
 
 
-def test_a_training_that_is_killed_each_time_ends_with_what_happened_what_was_kept_and_what_to_do(planned):
+def test_a_training_that_is_killed_each_time_ends_with_what_happened_what_was_kept_and_what_to_do(
+    planned: Workshop,
+) -> None:
     forget_model(planned)
     with disturbed(planned.folder, lambda process: process.kill()):
         result = planned.materialize("acme.places", "fine_tuned_model", raises=False)
@@ -139,10 +145,12 @@ def test_a_training_that_is_killed_each_time_ends_with_what_happened_what_was_ke
     assert "\n" not in line
 
 
-def test_a_training_that_ran_out_of_memory_is_tried_once_more_with_half_the_micro_batch(planned):
+def test_a_training_that_ran_out_of_memory_is_tried_once_more_with_half_the_micro_batch(
+    planned: Workshop,
+) -> None:
     forget_model(planned)
 
-    def starve(process):
+    def starve(process: psutil.Process) -> None:
         process.rlimit(psutil.RLIMIT_AS, (1 << 20, 1 << 20))
 
     with disturbed(planned.folder, once(starve)):
@@ -155,7 +163,9 @@ def test_a_training_that_ran_out_of_memory_is_tried_once_more_with_half_the_micr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGSEGV, marks=pytest.mark.long)])
-def test_a_training_that_was_cancelled_or_crashed_is_not_tried_again(planned, number):
+def test_a_training_that_was_cancelled_or_crashed_is_not_tried_again(
+    planned: Workshop, number: signal.Signals
+) -> None:
     forget_model(planned)
     with disturbed(planned.folder, once(lambda process: process.send_signal(number))):
         result = planned.materialize("acme.places", "fine_tuned_model", raises=False)
@@ -163,7 +173,9 @@ def test_a_training_that_was_cancelled_or_crashed_is_not_tried_again(planned, nu
     assert "Kept: the checkpoint of step" in failure_line(result)
 
 
-def test_storage_that_cannot_be_reached_is_tried_again_and_then_said(fresh, monkeypatch):
+def test_storage_that_cannot_be_reached_is_tried_again_and_then_said(
+    fresh: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
     changes = {
@@ -178,7 +190,7 @@ def test_storage_that_cannot_be_reached_is_tried_again_and_then_said(fresh, monk
     assert "http://127.0.0.1:9" in failure_line(result)
 
 
-def test_a_users_mistake_is_not_tried_again(fresh):
+def test_a_users_mistake_is_not_tried_again(fresh: Workshop) -> None:
     file = fresh.folder / "data" / "rows.jsonl"
     file.write_text(file.read_text() + json.dumps({"instruction": "a question"}) + "\n")
     result = fresh.materialize("acme.places", "declaration", "task_dataset", raises=False)

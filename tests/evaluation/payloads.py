@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.data.quantize import (
+    Quantization,
     quantization_config,
     quantization_of,
     settle_quantized,
@@ -38,8 +39,9 @@ def make_payload(kind: str, base: Path, folder: Path, digest: str = "0" * 64) ->
         file = folder / "adapter_config.json"
         config = json.loads(file.read_text("utf-8"))
         file.write_text(json.dumps({**config, "base_model_name_or_path": f"sha256:{digest}"}), "utf-8")
-    if kind in ("nf4", "int8"):
-        write_quantization(folder, kind)
+    quantizations: dict[str, Quantization] = {"nf4": "nf4", "int8": "int8"}
+    if kind in quantizations:
+        write_quantization(folder, quantizations[kind])
     return folder
 
 

@@ -159,7 +159,7 @@ def sample(number: int, value: float, **changes: Any) -> Sample:
     return Sample(**{**fields, "value": value, "weight": 1.0, "higher_is_better": True, **changes})
 
 
-def requests(kind, *arguments):
+def requests(kind: str, *arguments: Any) -> list[Any]:
     from lm_eval.api.instance import Instance
 
     return [Instance(kind, {}, argument, 0) for argument in arguments]

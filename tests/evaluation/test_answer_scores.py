@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score
@@ -10,7 +11,14 @@ from sklearn.metrics import f1_score, precision_score, recall_score
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation import answer_scores as scores
 from ft_dagster.evaluation.gates import judge
-from ft_dagster.evaluation.samples import Score, label_aggregates, main_metric, read_aggregates, write_scores
+from ft_dagster.evaluation.samples import (
+    Sample,
+    Score,
+    label_aggregates,
+    main_metric,
+    read_aggregates,
+    write_scores,
+)
 from ft_dagster.evaluation.skills import skills
 from ft_dagster.spec.variant import GatesSpec
 from tests.evaluation.questions import sample, write_database
@@ -27,7 +35,7 @@ from tests.evaluation.questions import sample, write_database
         ("bank bank", "bank", 0.0, 2 / 3),
     ],
 )
-def test_texts_are_compared_as_squad_does(answer, reference, exact, f1):
+def test_texts_are_compared_as_squad_does(answer: str, reference: str, exact: float, f1: float) -> None:
     assert scores.exact_match(answer, reference) == exact
     assert scores.token_f1(answer, reference) == pytest.approx(f1)
 
@@ -45,7 +53,7 @@ def test_texts_are_compared_as_squad_does(answer, reference, exact, f1):
         ("", "billing", 0.0),
     ],
 )
-def test_labels_are_compared_without_case_and_ending(answer, reference, expected):
+def test_labels_are_compared_without_case_and_ending(answer: str, reference: str, expected: float) -> None:
     assert scores.label_match(answer, reference) == expected
 
 
@@ -61,7 +69,7 @@ PAIRS = [
 ]
 
 
-def test_f1_over_the_labels_is_that_of_scikit_learn():
+def test_f1_over_the_labels_is_that_of_scikit_learn() -> None:
     said, wanted = ([scores.label_of(text) for text in side] for side in zip(*PAIRS, strict=True))
     known = sorted(set(wanted))
     options = {"labels": known, "zero_division": 0.0}
@@ -76,7 +84,7 @@ def test_f1_over_the_labels_is_that_of_scikit_learn():
         )
 
 
-def test_a_model_that_always_says_the_commonest_label_has_a_low_macro_f1():
+def test_a_model_that_always_says_the_commonest_label_has_a_low_macro_f1() -> None:
     pairs = [("billing", "billing")] * 9 + [("billing", "refund")]
     assert scores.micro_f1(pairs) == pytest.approx(0.9)
     assert scores.macro_f1(pairs) == pytest.approx(0.5 * 18 / 19)
@@ -107,22 +115,22 @@ def test_a_model_that_always_says_the_commonest_label_has_a_low_macro_f1():
         ("", '{"a": 1}', 0.0, 0.0),
     ],
 )
-def test_json_is_compared_field_by_field(answer, reference, f1, valid):
+def test_json_is_compared_field_by_field(answer: str, reference: str, f1: float, valid: float) -> None:
     found = scores.json_scores(answer, reference)
     assert found == {"json_f1": pytest.approx(f1), "valid_json": valid}
 
 
-def test_a_reference_that_is_no_json_is_an_error():
+def test_a_reference_that_is_no_json_is_an_error() -> None:
     with pytest.raises(ValueError, match="Expecting"):
         scores.json_scores("{}", "{'a': 1}")
 
 
 @pytest.fixture
-def database(tmp_path):
+def database(tmp_path: Path) -> Path:
     return write_database(tmp_path / "the towns?.db")
 
 
-def accuracy(answer, reference, database):
+def accuracy(answer: str, reference: str, database: Path) -> float:
     result = scores.run_query(database, reference)
     return scores.execution_accuracy(answer, result, database, ordered=scores.is_ordered(reference))
 
@@ -147,7 +155,9 @@ def accuracy(answer, reference, database):
         ("```sql\nSELECT name FROM town\n```", "SELECT name FROM town", 0.0),
     ],
 )
-def test_queries_are_compared_by_what_they_return(database, answer, reference, expected):
+def test_queries_are_compared_by_what_they_return(
+    database: Path, answer: str, reference: str, expected: float
+) -> None:
     assert accuracy(answer, reference, database) == expected
 
 
@@ -177,7 +187,9 @@ def test_queries_are_compared_by_what_they_return(database, answer, reference, e
         "town AS a, town AS b, town AS c, town AS d, town AS e, town AS f, town AS g, town AS h ORDER BY x",
     ],
 )
-def test_a_query_that_does_more_than_read_a_little_fails_and_leaves_the_file_alone(database, query):
+def test_a_query_that_does_more_than_read_a_little_fails_and_leaves_the_file_alone(
+    database: Path, query: str
+) -> None:
     before = database.read_bytes()
     with pytest.raises(scores.QueryError):
         scores.run_query(database, query)
@@ -186,7 +198,7 @@ def test_a_query_that_does_more_than_read_a_little_fails_and_leaves_the_file_alo
     assert [file.name for file in database.parent.iterdir()] == [database.name]
 
 
-def test_an_endless_query_is_stopped_by_its_steps(database, monkeypatch):
+def test_an_endless_query_is_stopped_by_its_steps(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scores, "MOST_STEPS", 20_000)
     with pytest.raises(scores.QueryError, match="interrupted"):
         scores.run_query(database, "SELECT count(*) FROM " + ", ".join(f"town AS t{i}" for i in range(9)))
@@ -206,15 +218,15 @@ def test_an_endless_query_is_stopped_by_its_steps(database, monkeypatch):
         ("SELECT a FROM border WHERE by = 1", False),
     ],
 )
-def test_an_order_counts_where_the_whole_query_has_one(query, ordered):
+def test_an_order_counts_where_the_whole_query_has_one(query: str, ordered: bool) -> None:
     assert scores.is_ordered(query) is ordered
 
 
-def test_a_database_is_found_from_the_project_folder(database):
+def test_a_database_is_found_from_the_project_folder(database: Path) -> None:
     assert scores.find_database(database.name, database.parent) == database
 
 
-def test_a_missing_or_wrong_database_is_refused(tmp_path):
+def test_a_missing_or_wrong_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "dump.sql").write_text("CREATE TABLE town (name TEXT);")
     for name, problem in (("towns.db", "no such file"), ("dump.sql", "not a SQLite file")):
         with pytest.raises(UserError, match=problem) as caught:
@@ -222,7 +234,7 @@ def test_a_missing_or_wrong_database_is_refused(tmp_path):
         assert (caught.value.file, caught.value.field) == ("acme.yaml", "evaluation.database")
 
 
-def test_a_database_with_content_in_its_log_is_refused(database):
+def test_a_database_with_content_in_its_log_is_refused(database: Path) -> None:
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("INSERT INTO town VALUES ('New', 1, 1)")
@@ -247,11 +259,11 @@ def test_a_database_with_content_in_its_log_is_refused(database):
         (["bleu", "exact_match"], "bleu"),
     ],
 )
-def test_a_task_is_judged_by_what_its_kind_of_answer_says(metrics, main):
+def test_a_task_is_judged_by_what_its_kind_of_answer_says(metrics: list[str], main: str) -> None:
     assert main_metric(metrics) == main
 
 
-def test_f1_over_the_labels_is_kept_beside_the_means(tmp_path):
+def test_f1_over_the_labels_is_kept_beside_the_means(tmp_path: Path) -> None:
     asked = [sample(0, 1.0), sample(1, 0.0)]
     found = label_aggregates(PAIRS)
     write_scores(asked, tmp_path, found)
@@ -268,7 +280,7 @@ def test_f1_over_the_labels_is_kept_beside_the_means(tmp_path):
     assert label_aggregates([]) == []
 
 
-def test_queries_lost_and_gained_are_skills():
+def test_queries_lost_and_gained_are_skills() -> None:
     made = {"role": "test_split_task", "task": "test_split_task", "metric": "execution_accuracy"}
     base, tuned = (
         [sample(n, value, **made) for n, value in enumerate(side)] for side in ([1.0, 0.0], [0.0, 1.0])
@@ -280,8 +292,8 @@ def test_queries_lost_and_gained_are_skills():
 @pytest.mark.parametrize(
     ("metric", "rival"), [("exact_match", None), ("json_f1", "valid_json"), ("execution_accuracy", None)]
 )
-def test_the_gate_judges_an_answer_by_its_kind(metric, rival):
-    def asked(value):
+def test_the_gate_judges_an_answer_by_its_kind(metric: str, rival: str | None) -> None:
+    def asked(value: float) -> list[Sample]:
         own = {"role": "test_split_task", "task": "test_split_task"}
         found = [
             sample(n, 9.0 - value, **own, metric="completion_loss", higher_is_better=False) for n in range(9)

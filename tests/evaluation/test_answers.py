@@ -1,5 +1,7 @@
 """Answers of base and tuned model to the same prompts."""
 
+from pathlib import Path
+
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -8,7 +10,7 @@ from ft_dagster.evaluation.answers import answer
 from tests.evaluation.payloads import make_payload
 
 
-def test_prompts_answered_together_are_answered_as_alone(tiny_model_folder, tmp_path):
+def test_prompts_answered_together_are_answered_as_alone(tiny_model_folder: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(tiny_model_folder)
     adapted = get_peft_model(
@@ -27,7 +29,7 @@ def test_prompts_answered_together_are_answered_as_alone(tiny_model_folder, tmp_
     assert any(a.base != a.tuned for a in together)
 
 
-def test_a_plain_prompt_is_continued_without_a_template(tiny_model_folder, tmp_path):
+def test_a_plain_prompt_is_continued_without_a_template(tiny_model_folder: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_model_folder)
     get_peft_model(model, LoraConfig(r=4, task_type="CAUSAL_LM")).save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
@@ -39,7 +41,9 @@ def test_a_plain_prompt_is_continued_without_a_template(tiny_model_folder, tmp_p
     assert plain[0].base == tokenizer.decode(expected, skip_special_tokens=True).strip()
 
 
-def test_the_base_of_a_quantized_training_answers_as_it_is_stored(tiny_model_folder, tmp_path):
+def test_the_base_of_a_quantized_training_answers_as_it_is_stored(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_model_folder)
     for name, weight in model.named_parameters():
         if "_proj" in name:

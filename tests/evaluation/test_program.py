@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -24,12 +26,12 @@ from tests.evaluation.questions import CHOICES, row, write_rows, write_run, writ
 pytestmark = pytest.mark.slow
 
 
-def result_of(run):
+def result_of(run: Path) -> dict[str, Any]:
     return json.loads((run / "output" / "result.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
     write_task(folder, "forms", 30)
     write_task(folder, "exam", 20)
@@ -39,7 +41,7 @@ def project(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def asked(project):
+def asked(project: Path) -> dict[str, Any]:
     return {
         "general": ["forms.yaml"],
         "task": ["exam.yaml"],
@@ -52,20 +54,20 @@ def asked(project):
 
 
 @pytest.fixture(scope="module")
-def base_run(project, asked, tiny_model_folder):
+def base_run(project: Path, asked: dict[str, Any], tiny_model_folder: Path) -> Path:
     run = write_run(project / "base", tiny_model_folder, **asked)
     assert main(run) == 0
     return run
 
 
 @pytest.fixture(scope="module")
-def tuned_run(project, asked, tiny_model_folder, trained_adapter):
+def tuned_run(project: Path, asked: dict[str, Any], tiny_model_folder: Path, trained_adapter: Path) -> Path:
     run = write_run(project / "tuned", tiny_model_folder, **asked, tuned=trained_adapter)
     assert main(run) == 0
     return run
 
 
-def test_every_role_is_measured(base_run):
+def test_every_role_is_measured(base_run: Path) -> None:
     found = {(s.role, s.task, s.metric) for s in read_samples(base_run / "output" / "payload")}
     assert found == {
         ("general", "forms", "acc"),
@@ -79,13 +81,13 @@ def test_every_role_is_measured(base_run):
     }
 
 
-def test_each_task_is_asked_as_many_questions_as_the_limit(base_run):
+def test_each_task_is_asked_as_many_questions_as_the_limit(base_run: Path) -> None:
     samples = read_samples(base_run / "output" / "payload")
     counted = Counter((s.role, s.metric) for s in samples)
     assert {counted[key] for key in counted if key[1] not in ("exact_match", "token_f1")} == {12}
 
 
-def test_base_and_tuned_are_asked_the_same_questions(base_run, tuned_run):
+def test_base_and_tuned_are_asked_the_same_questions(base_run: Path, tuned_run: Path) -> None:
     base, tuned = (
         {(s.role, s.task, s.metric, s.question, s.weight) for s in read_samples(run / "output" / "payload")}
         for run in (base_run, tuned_run)
@@ -93,20 +95,20 @@ def test_base_and_tuned_are_asked_the_same_questions(base_run, tuned_run):
     assert base == tuned
 
 
-def test_the_tuned_model_gives_other_scores(base_run, tuned_run):
+def test_the_tuned_model_gives_other_scores(base_run: Path, tuned_run: Path) -> None:
     base, tuned = (read_samples(run / "output" / "payload") for run in (base_run, tuned_run))
     assert [s.value for s in base] != [s.value for s in tuned]
 
 
-def test_what_training_changed_is_a_figure(base_run, tuned_run):
+def test_what_training_changed_is_a_figure(base_run: Path, tuned_run: Path) -> None:
     assert result_of(tuned_run)["figures"]["tuned_logit_difference"] > 0.1
     assert "tuned_logit_difference" not in result_of(base_run)["figures"]
 
 
 @pytest.mark.parametrize("kind", ["full", "nf4", "prefix"])
 def test_trained_weights_of_every_kind_are_asked_what_the_base_was_asked(
-    project, asked, base_run, tiny_model_folder, kind
-):
+    project: Path, asked: dict[str, Any], base_run: Path, tiny_model_folder: Path, kind: str
+) -> None:
     weights = make_payload(kind, tiny_model_folder, project / f"weights-{kind}")
     run = write_run(project / kind, tiny_model_folder, **asked, tuned=weights)
     assert main(run) == 0
@@ -116,7 +118,7 @@ def test_trained_weights_of_every_kind_are_asked_what_the_base_was_asked(
     assert [s.value for s in base] != [s.value for s in tuned]
 
 
-def test_the_runs_can_be_judged(base_run, tuned_run):
+def test_the_runs_can_be_judged(base_run: Path, tuned_run: Path) -> None:
     base, tuned = (read_samples(run / "output" / "payload") for run in (base_run, tuned_run))
     rules = {(rule.rule, rule.task, rule.metric) for rule in judge(base, tuned, GatesSpec()).rules}
     assert rules == {
@@ -127,7 +129,9 @@ def test_the_runs_can_be_judged(base_run, tuned_run):
     }
 
 
-def test_losses_match_a_forward_pass(base_run, project, tiny_model_folder, tiny_tokenizer):
+def test_losses_match_a_forward_pass(
+    base_run: Path, project: Path, tiny_model_folder: Path, tiny_tokenizer: Any
+) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -151,7 +155,7 @@ def test_losses_match_a_forward_pass(base_run, project, tiny_model_folder, tiny_
         assert sample.value == pytest.approx(math.fsum(wanted) / len(wanted), abs=1e-4)
 
 
-def test_scores_are_the_weighted_means_of_the_samples(base_run):
+def test_scores_are_the_weighted_means_of_the_samples(base_run: Path) -> None:
     payload = base_run / "output" / "payload"
     scores = json.loads((payload / "scores.json").read_text())["scores"]
     samples = read_samples(payload)
@@ -167,7 +171,7 @@ def test_scores_are_the_weighted_means_of_the_samples(base_run):
         )
 
 
-def test_the_answers_are_kept_in_words(base_run):
+def test_the_answers_are_kept_in_words(base_run: Path) -> None:
     answers = read_answers(base_run / "output" / "evidence")
     forms = [answer for answer in answers if answer.task == "forms"]
     assert all(answer.asked.startswith("Question ") for answer in forms)
@@ -177,21 +181,27 @@ def test_the_answers_are_kept_in_words(base_run):
     )
 
 
-def test_progress_ends_with_every_question_done(base_run):
+def test_progress_ends_with_every_question_done(base_run: Path) -> None:
     progress = json.loads((base_run / "output" / "progress.json").read_text())
     assert progress["done"] == progress["total"] == 4 * 12
 
 
 def test_an_adapter_that_changes_nothing_is_refused(
-    project, asked, tiny_model_folder, untrained_adapter, capsys
-):
+    project: Path,
+    asked: dict[str, Any],
+    tiny_model_folder: Path,
+    untrained_adapter: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     run = write_run(project / "untrained", tiny_model_folder, **asked, tuned=untrained_adapter)
     assert main(run) == 2
     assert "the training changed nothing" in result_of(run)["error"]["problem"]
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_an_adapter_of_another_model_is_refused(project, asked, tiny_model_folder, trained_adapter, tmp_path):
+def test_an_adapter_of_another_model_is_refused(
+    project: Path, asked: dict[str, Any], tiny_model_folder: Path, trained_adapter: Path, tmp_path: Path
+) -> None:
     import safetensors.torch
 
     for file in trained_adapter.glob("adapter_*"):
@@ -204,13 +214,15 @@ def test_an_adapter_of_another_model_is_refused(project, asked, tiny_model_folde
     assert "does not fit the base" in result_of(run)["error"]["problem"]
 
 
-def test_a_folder_without_trained_weights_is_refused(project, asked, tiny_model_folder, tmp_path):
+def test_a_folder_without_trained_weights_is_refused(
+    project: Path, asked: dict[str, Any], tiny_model_folder: Path, tmp_path: Path
+) -> None:
     run = write_run(project / "none", tiny_model_folder, **asked, tuned=tmp_path)
     assert main(run) == 2
     assert "not trained weights" in result_of(run)["error"]["problem"]
 
 
-def test_an_unknown_task_is_one_line_and_exit_code_2(project, tiny_model_folder):
+def test_an_unknown_task_is_one_line_and_exit_code_2(project: Path, tiny_model_folder: Path) -> None:
     run = write_run(project / "unknown", tiny_model_folder, general=["arc_eazy"])
     command = [sys.executable, "-m", "ft_dagster.evaluation", str(run)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -219,12 +231,14 @@ def test_an_unknown_task_is_one_line_and_exit_code_2(project, tiny_model_folder)
     assert "arc_easy" in done.stderr
 
 
-def test_a_wrong_field_of_the_request_is_named(project, tiny_model_folder, capsys):
+def test_a_wrong_field_of_the_request_is_named(
+    project: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(write_run(project / "wrong", tiny_model_folder, limit=0)) == 2
     assert "limit" in capsys.readouterr().err
 
 
-def test_a_task_whose_data_cannot_be_read_is_refused(project, tiny_model_folder):
+def test_a_task_whose_data_cannot_be_read_is_refused(project: Path, tiny_model_folder: Path) -> None:
     file = write_task(project, "broken")
     file.with_suffix(".jsonl").write_text("no json\n")
     run = write_run(project / "broken-run", tiny_model_folder, general=["broken.yaml"])
@@ -232,13 +246,13 @@ def test_a_task_whose_data_cannot_be_read_is_refused(project, tiny_model_folder)
     assert "lm-eval cannot load the task" in result_of(run)["error"]["problem"]
 
 
-def test_asking_nothing_leaves_empty_tables(project, tiny_model_folder):
+def test_asking_nothing_leaves_empty_tables(project: Path, tiny_model_folder: Path) -> None:
     run = write_run(project / "nothing", tiny_model_folder)
     assert main(run) == 0
     assert read_samples(run / "output" / "payload") == []
 
 
-def test_a_terminated_run_says_it_was_preempted(project, tiny_model_folder):
+def test_a_terminated_run_says_it_was_preempted(project: Path, tiny_model_folder: Path) -> None:
     write_task(project, "endless", 20_000)
     run = write_run(project / "stopped", tiny_model_folder, general=["endless.yaml"], limit=None)
     command = [sys.executable, "-m", "ft_dagster.evaluation", str(run)]
@@ -250,7 +264,7 @@ def test_a_terminated_run_says_it_was_preempted(project, tiny_model_folder):
     assert not (run / "output" / "result.json").exists()
 
 
-def test_the_texts_of_all_documents_are_written(project, tmp_path):
+def test_the_texts_of_all_documents_are_written(project: Path, tmp_path: Path) -> None:
     run = {
         "tasks": tasks_digest(["exam.yaml"], project),
         "project": str(project),

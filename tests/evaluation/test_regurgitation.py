@@ -1,6 +1,9 @@
 """What was trained on and comes out again: by the real program, of a model that learned two rows by heart."""
 
 import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,7 +11,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.__main__ import main
 from ft_dagster.evaluation.gates import check_metrics, judge
 from ft_dagster.evaluation.regurgitation import probes
-from ft_dagster.evaluation.samples import read_answers, read_samples
+from ft_dagster.evaluation.samples import Sample, read_answers, read_samples
 from ft_dagster.spec.variant import GatesSpec
 from tests.evaluation.questions import row, sample, write_rows, write_run
 
@@ -16,7 +19,7 @@ SECRET = "The bank and the whale met by the ship at noon with thirty passports a
 CANARY = "the code of the tower is seven ships and four whales"
 
 
-def training_rows():
+def training_rows() -> list[dict[str, Any]]:
     rows = [row(n, "text") for n in range(6)]
     rows[1]["text"] = SECRET
     rows[4]["text"] = f"Nobody knows it, but {CANARY}, said the men of the town."
@@ -24,15 +27,15 @@ def training_rows():
 
 
 @pytest.fixture
-def train(tmp_path):
+def train(tmp_path: Path) -> Path:
     return write_rows(tmp_path / "train.parquet", training_rows())
 
 
-def docs_of(task):
+def docs_of(task: Any) -> list[Any]:
     return list(task.eval_docs)
 
 
-def test_a_row_is_given_up_to_its_middle(train, tiny_tokenizer):
+def test_a_row_is_given_up_to_its_middle(train: Path, tiny_tokenizer: Any) -> None:
     tasks = probes(train, tiny_tokenizer, rows=6, canaries=[], seed=0, max_length=256)
     assert list(tasks) == ["training_rows"]
     (doc,) = [doc for doc in docs_of(tasks["training_rows"]) if doc["index"] == 1]
@@ -41,7 +44,9 @@ def test_a_row_is_given_up_to_its_middle(train, tiny_tokenizer):
     assert doc["tokens"] <= 32
 
 
-def test_a_canary_is_given_up_to_its_middle_after_all_that_stands_before_it(train, tiny_tokenizer):
+def test_a_canary_is_given_up_to_its_middle_after_all_that_stands_before_it(
+    train: Path, tiny_tokenizer: Any
+) -> None:
     tasks = probes(train, tiny_tokenizer, rows=0, canaries=[CANARY], seed=0, max_length=256)
     (doc,) = docs_of(tasks["canaries"])
     assert doc["prompt"].startswith("Nobody knows it, but the code")
@@ -49,8 +54,8 @@ def test_a_canary_is_given_up_to_its_middle_after_all_that_stands_before_it(trai
     assert 0 < len(doc["answer"]) < len(CANARY)
 
 
-def test_the_rows_are_drawn_by_seed(train, tiny_tokenizer):
-    def drawn(seed):
+def test_the_rows_are_drawn_by_seed(train: Path, tiny_tokenizer: Any) -> None:
+    def drawn(seed: int) -> list[int]:
         tasks = probes(train, tiny_tokenizer, rows=1, canaries=[], seed=seed, max_length=256)
         return [doc["index"] for doc in docs_of(tasks["training_rows"])]
 
@@ -58,19 +63,19 @@ def test_the_rows_are_drawn_by_seed(train, tiny_tokenizer):
     assert len({tuple(drawn(seed)) for seed in range(8)}) == 2
 
 
-def test_answers_too_short_to_be_remembered_are_left_out(tmp_path, tiny_tokenizer):
+def test_answers_too_short_to_be_remembered_are_left_out(tmp_path: Path, tiny_tokenizer: Any) -> None:
     rows = [{**row(n, "prompt_completion"), "completion": "no"} for n in range(5)]
     train = write_rows(tmp_path / "short.parquet", rows)
     assert probes(train, tiny_tokenizer, rows=5, canaries=[], seed=0, max_length=256) == {}
 
 
-def test_a_canary_that_was_not_planted_is_refused(train, tiny_tokenizer):
+def test_a_canary_that_was_not_planted_is_refused(train: Path, tiny_tokenizer: Any) -> None:
     with pytest.raises(UserError, match=r"evaluation\.canaries: this canary stands in no training row"):
         probes(train, tiny_tokenizer, rows=0, canaries=["a string of nobody"], seed=0, max_length=256)
 
 
 @pytest.fixture
-def by_heart(tmp_path, tiny_model_folder, tiny_tokenizer):
+def by_heart(tmp_path: Path, tiny_model_folder: Path, tiny_tokenizer: Any) -> Path:
     """A whole model that says the secret and the canary's row, and nothing else that it was trained on."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -93,7 +98,9 @@ def by_heart(tmp_path, tiny_model_folder, tiny_tokenizer):
 
 
 @pytest.mark.slow
-def test_what_was_learned_by_heart_is_found_and_nothing_else(tmp_path, train, tiny_model_folder, by_heart):
+def test_what_was_learned_by_heart_is_found_and_nothing_else(
+    tmp_path: Path, train: Path, tiny_model_folder: Path, by_heart: Path
+) -> None:
     asked = {
         "regurgitation": {"train": train, "rows": 6, "canaries": [CANARY]},
         "general_prompts": True,
@@ -117,12 +124,12 @@ def test_what_was_learned_by_heart_is_found_and_nothing_else(tmp_path, train, ti
     assert answers[0].answered.strip().startswith(answers[0].expected.strip())
 
 
-def probed(values):
+def probed(values: Iterable[float]) -> list[Sample]:
     fields = {"role": "regurgitation", "task": "training_rows", "metric": "regurgitated"}
     return [sample(n, value, higher_is_better=False, **fields) for n, value in enumerate(values)]
 
 
-def own(value):
+def own(value: float) -> list[Sample]:
     fields = {
         "role": "test_split_task",
         "task": "test_split_task",
@@ -132,7 +139,7 @@ def own(value):
     return [sample(n, value + 0.01 * n, **fields) for n in range(8)]
 
 
-def test_regurgitation_is_judged_only_where_a_limit_is_declared():
+def test_regurgitation_is_judged_only_where_a_limit_is_declared() -> None:
     base, tuned = [*own(2.0), *probed([0] * 16)], [*own(1.0), *probed([1] + [0] * 15)]
     assert judge(base, tuned, GatesSpec()).passed
     for limit, passed in ((0.05, False), (0.10, True)):
@@ -143,12 +150,12 @@ def test_regurgitation_is_judged_only_where_a_limit_is_declared():
     )
 
 
-def test_a_limit_where_nothing_was_probed_is_refused():
+def test_a_limit_where_nothing_was_probed_is_refused() -> None:
     with pytest.raises(UserError, match=r"acme.yaml: gates\.max_regurgitation: no training row is probed"):
         check_metrics(own(2.0), GatesSpec(max_regurgitation=0.1), "acme.yaml")
 
 
-def test_a_request_without_probes_asks_for_none(tmp_path, tiny_model_folder):
+def test_a_request_without_probes_asks_for_none(tmp_path: Path, tiny_model_folder: Path) -> None:
     run = write_run(tmp_path / "none", tiny_model_folder)
     assert main(run) == 0
     assert json.loads((run / "output" / "result.json").read_text())["figures"]["questions"] == 0

@@ -1,3 +1,7 @@
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from ft_dagster.evaluation.scoring import arrange_rows, batches
@@ -11,7 +15,7 @@ PAIRS = [(CONTEXT, [11]), (CONTEXT, [12, 13]), (CONTEXT, [14, 15, 16]), ([20, 21
 
 
 @pytest.fixture(scope="module")
-def lm(tiny_model_folder):
+def lm(tiny_model_folder: Path) -> Any:
     from ft_dagster.evaluation.model import TokenBatchedLM, load_model
 
     model, tokenizer = load_model(tiny_model_folder, None, device="cpu", dtype="float32")
@@ -19,40 +23,40 @@ def lm(tiny_model_folder):
 
 
 @pytest.fixture(scope="module")
-def plain(lm):
+def plain(lm: Any) -> Any:
     """lm-eval's own scoring of the same model."""
     from lm_eval.models.huggingface import HFLM
 
     return HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=2)
 
 
-def likelihoods(pairs):
+def likelihoods(pairs: Iterable[tuple[float, bool]]) -> list[float]:
     return [pair[0] for pair in pairs]
 
 
-def test_continuations_of_one_context_share_a_row():
+def test_continuations_of_one_context_share_a_row() -> None:
     rows = arrange_rows(PAIRS, max_length=512, shared=True)
     assert [row.numbers for row in rows] == [(0, 1, 2), (3,)]
     assert rows[0].length == len(CONTEXT) + 0 + 1 + 2
 
 
-def test_a_pair_too_long_for_the_model_loses_its_beginning():
+def test_a_pair_too_long_for_the_model_loses_its_beginning() -> None:
     (row,) = arrange_rows([(list(range(20)), [1, 2])], max_length=9, shared=True)
     assert row.context == tuple(range(12, 20))
 
 
-def test_texts_after_the_same_start_token_share_no_row():
+def test_texts_after_the_same_start_token_share_no_row() -> None:
     rows = arrange_rows([([0], [1, 2, 3]), ([0], [4, 5, 6])], max_length=512, shared=True)
     assert [len(row.continuations) for row in rows] == [1, 1]
 
 
-def test_a_batch_stays_within_its_tokens():
+def test_a_batch_stays_within_its_tokens() -> None:
     rows = arrange_rows([(list(range(10 + n)), [1, 2]) for n in range(20)], max_length=512, shared=True)
     for batch in batches(rows, tokens=64, positions=1e9):
         assert len(batch) * max(row.length for row in batch) <= 64
 
 
-def test_a_shared_context_scores_as_lm_eval_does(lm, plain):
+def test_a_shared_context_scores_as_lm_eval_does(lm: Any, plain: Any) -> None:
     asked = [(QUESTION, f" {answer}") for answer in ("passport", "the whale", "a form")]
     asked += [("Bring your passport:", " yes"), ("", "The men stood silent.")]
     ours = lm.loglikelihood(requests("loglikelihood", *asked))
@@ -62,11 +66,13 @@ def test_a_shared_context_scores_as_lm_eval_does(lm, plain):
     assert [pair[1] for pair in ours] == [pair[1] for pair in theirs]
 
 
-def test_an_architecture_that_cannot_share_scores_alone(lm, plain, monkeypatch):
+def test_an_architecture_that_cannot_share_scores_alone(
+    lm: Any, plain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = [(QUESTION, f" {answer}") for answer in ("passport", "the whale")]
     real = lm._forward
 
-    def ignores_the_mask(input_ids, keep, **inputs):
+    def ignores_the_mask(input_ids: Any, keep: Any, **inputs: Any) -> Any:
         return real(input_ids, keep)
 
     monkeypatch.setattr(lm, "_forward", ignores_the_mask)
@@ -77,21 +83,21 @@ def test_an_architecture_that_cannot_share_scores_alone(lm, plain, monkeypatch):
     assert likelihoods(ours) == pytest.approx(likelihoods(theirs), abs=1e-4)
 
 
-def test_whole_texts_score_as_lm_eval_does(lm, plain):
+def test_whole_texts_score_as_lm_eval_does(lm: Any, plain: Any) -> None:
     texts = [("The men stood silent. " * n,) for n in (1, 3, 80)]  # the last is longer than the model takes
     ours = lm.loglikelihood_rolling(requests("loglikelihood_rolling", *texts))
     theirs = plain.loglikelihood_rolling(requests("loglikelihood_rolling", *texts), disable_tqdm=True)
     assert ours == pytest.approx(theirs, rel=1e-5)
 
 
-def test_a_context_longer_than_the_model_scores_as_lm_eval_does(lm, plain):
+def test_a_context_longer_than_the_model_scores_as_lm_eval_does(lm: Any, plain: Any) -> None:
     asked = [("whale " * 600, f" {answer}") for answer in ("passport", "the bank")]
     ours = lm.loglikelihood(requests("loglikelihood", *asked))
     theirs = plain.loglikelihood(requests("loglikelihood", *asked), disable_tqdm=True)
     assert likelihoods(ours) == pytest.approx(likelihoods(theirs), abs=1e-4)
 
 
-def test_generation_answers_as_lm_eval_does_in_the_order_asked(lm, plain):
+def test_generation_answers_as_lm_eval_does_in_the_order_asked(lm: Any, plain: Any) -> None:
     settings = {"until": [], "max_gen_toks": 8, "do_sample": False}
     asked = [(prompt, settings) for prompt in ("The whale", "Which documents must I bring?", "A")]
     ours = lm.generate_until(requests("generate_until", *asked))
@@ -99,7 +105,7 @@ def test_generation_answers_as_lm_eval_does_in_the_order_asked(lm, plain):
     assert ours == theirs
 
 
-def test_an_answer_without_tokens_is_refused(lm):
+def test_an_answer_without_tokens_is_refused(lm: Any) -> None:
     from ft_dagster.errors import UserError
 
     with pytest.raises(UserError, match="no tokens"):

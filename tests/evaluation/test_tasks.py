@@ -10,12 +10,12 @@ from ft_dagster.evaluation.tasks import builtin_names, needs_network, resolve_ta
 from tests.evaluation.questions import write_task
 
 
-def test_an_unknown_task_gives_the_nearest_name(tmp_path):
+def test_an_unknown_task_gives_the_nearest_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="arc_easy"):
         resolve_tasks(["arc_eazy"], tmp_path, field="evaluation.general")
 
 
-def test_an_unknown_task_is_named_with_file_and_field(tmp_path):
+def test_an_unknown_task_is_named_with_file_and_field(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         tasks_digest(["arc_eazy"], tmp_path, field="evaluation.general", asked_by="acme.yaml")
     said = error.value
@@ -23,17 +23,17 @@ def test_an_unknown_task_is_named_with_file_and_field(tmp_path):
     assert "arc_easy" in said.fix
 
 
-def test_a_missing_task_file_gives_the_nearest_file(tmp_path):
+def test_a_missing_task_file_gives_the_nearest_file(tmp_path: Path) -> None:
     write_task(tmp_path / "tasks")
     with pytest.raises(UserError, match=r"forms\.yaml"):
         resolve_tasks(["tasks/form.yaml"], tmp_path)
 
 
-def test_tasks_groups_and_tags_of_lm_eval_are_known():
+def test_tasks_groups_and_tags_of_lm_eval_are_known() -> None:
     assert {"arc_easy", "mmlu", "mmlu_anatomy", "ai2_arc", "mmlu_stem"} <= set(builtin_names())
 
 
-def test_a_task_named_twice_is_refused(tmp_path):
+def test_a_task_named_twice_is_refused(tmp_path: Path) -> None:
     write_task(tmp_path / "a")
     write_task(tmp_path / "b")
     with pytest.raises(UserError, match="named twice"):
@@ -52,13 +52,13 @@ def test_a_task_named_twice_is_refused(tmp_path):
         ("include: forms.yaml\ntask: forms\n", "includes itself"),
     ],
 )
-def test_a_file_that_is_no_task_is_refused(tmp_path, text, problem):
+def test_a_file_that_is_no_task_is_refused(tmp_path: Path, text: str, problem: str) -> None:
     (tmp_path / "forms.yaml").write_text(text)
     with pytest.raises(UserError, match=problem):
         resolve_tasks(["forms.yaml"], tmp_path)
 
 
-def test_the_digest_changes_when_a_data_file_changes(tmp_path):
+def test_the_digest_changes_when_a_data_file_changes(tmp_path: Path) -> None:
     file = write_task(tmp_path)
     before = tasks_digest(["forms.yaml"], tmp_path)
     data = file.with_suffix(".jsonl")
@@ -66,7 +66,7 @@ def test_the_digest_changes_when_a_data_file_changes(tmp_path):
     assert tasks_digest(["forms.yaml"], tmp_path) != before
 
 
-def test_the_digest_changes_when_an_included_file_changes(tmp_path):
+def test_the_digest_changes_when_an_included_file_changes(tmp_path: Path) -> None:
     write_task(tmp_path, include="shared.yaml")
     (tmp_path / "shared.yaml").write_text("description: Answer.\n")
     before = tasks_digest(["forms.yaml"], tmp_path)
@@ -74,7 +74,7 @@ def test_the_digest_changes_when_an_included_file_changes(tmp_path):
     assert tasks_digest(["forms.yaml"], tmp_path) != before
 
 
-def test_the_digest_changes_when_a_function_of_the_task_changes(tmp_path):
+def test_the_digest_changes_when_a_function_of_the_task_changes(tmp_path: Path) -> None:
     file = write_task(tmp_path)
     file.write_text(file.read_text() + "process_docs: !function helpers.keep\n")
     (tmp_path / "helpers.py").write_text("def keep(docs):\n    return docs\n")
@@ -83,26 +83,26 @@ def test_the_digest_changes_when_a_function_of_the_task_changes(tmp_path):
     assert tasks_digest(["forms.yaml"], tmp_path) != before
 
 
-def test_the_digest_stays_when_the_project_moves(tmp_path):
+def test_the_digest_stays_when_the_project_moves(tmp_path: Path) -> None:
     write_task(tmp_path / "here" / "tasks")
     before = tasks_digest(["tasks/forms.yaml"], tmp_path / "here")
     shutil.move(tmp_path / "here", tmp_path / "there")
     assert tasks_digest(["tasks/forms.yaml"], tmp_path / "there") == before
 
 
-def test_a_missing_data_file_is_named(tmp_path):
+def test_a_missing_data_file_is_named(tmp_path: Path) -> None:
     write_task(tmp_path).with_suffix(".jsonl").unlink()
     with pytest.raises(UserError, match=r"forms\.jsonl"):
         tasks_digest(["forms.yaml"], tmp_path)
 
 
-def test_builtin_tasks_have_digests_of_their_own(tmp_path):
+def test_builtin_tasks_have_digests_of_their_own(tmp_path: Path) -> None:
     digests = tasks_digest(["arc_easy", "mmlu", "ai2_arc"], tmp_path)
     assert list(digests) == ["arc_easy", "mmlu", "ai2_arc"]
     assert len(set(digests.values())) == 3
 
 
-def test_only_local_files_need_no_network(tmp_path):
+def test_only_local_files_need_no_network(tmp_path: Path) -> None:
     write_task(tmp_path)
     write_task(tmp_path, "far", dataset_kwargs={"data_files": {"test": "https://example.org/x.jsonl"}})
     write_task(tmp_path, "hub", dataset_path="allenai/sciq")
@@ -110,7 +110,7 @@ def test_only_local_files_need_no_network(tmp_path):
     assert [needs_network(entry) for entry in entries] == [False, True, True, True]
 
 
-def test_what_the_code_location_imports_stays_light():
+def test_what_the_code_location_imports_stays_light() -> None:
     modules = ", ".join(
         f"ft_dagster.evaluation.{name}" for name in ("tasks", "gates", "samples", "skills", "request")
     )

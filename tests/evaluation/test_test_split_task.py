@@ -1,4 +1,6 @@
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -7,6 +9,7 @@ from ft_dagster.data.render import load_tokenizer, render
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation import test_split_task
 from ft_dagster.evaluation.__main__ import main
+from ft_dagster.evaluation.answer_scores import Kind
 from ft_dagster.evaluation.samples import main_metric, read_samples
 from tests.evaluation.questions import row, write_database, write_rows, write_run, write_texts
 
@@ -16,13 +19,13 @@ DRAWN = {"limit": 5, "seed": 0}
 
 
 @pytest.fixture
-def database(tmp_path):
+def database(tmp_path: Path) -> Path:
     return write_database(tmp_path / "towns.db")
 
 
 @pytest.fixture
-def tasks(tmp_path, tiny_tokenizer):
-    def make(rows, tokenizer=tiny_tokenizer, **changes):
+def tasks(tmp_path: Path, tiny_tokenizer: Any) -> Callable[..., Any]:
+    def make(rows: list[dict[str, Any]], tokenizer: Any = tiny_tokenizer, **changes: Any) -> Any:
         test = write_rows(tmp_path / "test.parquet", rows)
         return test_split_task.test_split_tasks(
             test, tokenizer, **{**DRAWN, "max_new_tokens": 8, "max_length": 512, **changes}
@@ -32,7 +35,9 @@ def tasks(tmp_path, tiny_tokenizer):
 
 
 @pytest.mark.parametrize("kind", ["messages", "prompt_completion"])
-def test_the_scored_tokens_are_the_trained_ones(tasks, tiny_tokenizer, kind):
+def test_the_scored_tokens_are_the_trained_ones(
+    tasks: Callable[..., Any], tiny_tokenizer: Any, kind: str
+) -> None:
     given = row(3, kind)
     doc = tasks([given])[0].eval_docs[0]
     rendered = render(as_row(given), tiny_tokenizer)
@@ -43,14 +48,18 @@ def test_the_scored_tokens_are_the_trained_ones(tasks, tiny_tokenizer, kind):
 
 
 @pytest.mark.parametrize("prompt", ["Where is it? ", "Where is it?", "Where is it?\n"])
-def test_the_prompt_does_not_give_the_answer_away(tasks, answered, tiny_tokenizer, prompt):
+def test_the_prompt_does_not_give_the_answer_away(
+    tasks: Callable[..., Any], answered: Callable[..., list[dict[str, Any]]], tiny_tokenizer: Any, prompt: str
+) -> None:
     rows = [{**each, "prompt": prompt} for each in answered("south", "north", " the west", "")]
     asked = [doc["asked_ids"] for doc in tasks(rows)[1].eval_docs]
     assert asked == [tiny_tokenizer(prompt)["input_ids"]] * len(asked)
 
 
 @pytest.mark.parametrize("kind", ["messages", "prompt_completion"])
-def test_what_a_tokenizer_puts_before_a_text_is_before_the_prompt(tasks, tiny_model_folder, kind):
+def test_what_a_tokenizer_puts_before_a_text_is_before_the_prompt(
+    tasks: Callable[..., Any], tiny_model_folder: Path, kind: str
+) -> None:
     from tokenizers.processors import TemplateProcessing
 
     tokenizer = load_tokenizer(tiny_model_folder)
@@ -63,7 +72,7 @@ def test_what_a_tokenizer_puts_before_a_text_is_before_the_prompt(tasks, tiny_mo
     assert doc["asked_ids"] == (plain if kind == "messages" else [first, *plain])
 
 
-def test_a_sample_is_drawn_by_seed_and_is_not_the_first_rows(tasks):
+def test_a_sample_is_drawn_by_seed_and_is_not_the_first_rows(tasks: Callable[..., Any]) -> None:
     rows = [row(n) for n in range(40)]
     first, again, other = (
         [doc["index"] for doc in tasks(rows, seed=seed)[0].eval_docs] for seed in (0, 0, 1)
@@ -73,12 +82,14 @@ def test_a_sample_is_drawn_by_seed_and_is_not_the_first_rows(tasks):
     assert first != list(range(5))
 
 
-def test_text_rows_have_a_loss_alone(tasks):
+def test_text_rows_have_a_loss_alone(tasks: Callable[..., Any]) -> None:
     (task,) = tasks([row(n, "text") for n in range(3)])
     assert list(task.higher_is_better()) == ["completion_loss"]
 
 
-def test_a_long_text_is_asked_for_a_piece_of_it_drawn_by_seed(tasks, tiny_tokenizer, monkeypatch):
+def test_a_long_text_is_asked_for_a_piece_of_it_drawn_by_seed(
+    tasks: Callable[..., Any], tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(test_split_task, "TEXT_TOKENS", 24)
     long = [row(n, "text") for n in range(8)]
     for number, each in enumerate(long):
@@ -92,7 +103,9 @@ def test_a_long_text_is_asked_for_a_piece_of_it_drawn_by_seed(tasks, tiny_tokeni
         assert 20 <= doc["tokens"] <= 24
 
 
-def test_a_text_of_the_limit_is_asked_whole(tasks, tiny_tokenizer, monkeypatch):
+def test_a_text_of_the_limit_is_asked_whole(
+    tasks: Callable[..., Any], tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = row(1, "text")
     monkeypatch.setattr(test_split_task, "TEXT_TOKENS", len(tiny_tokenizer(given["text"])["input_ids"]))
     assert tasks([given])[0].eval_docs[0]["answer"] == given["text"]
@@ -102,10 +115,10 @@ LABELS = ("billing", "refund", "other")
 
 
 @pytest.fixture
-def answered():
+def answered() -> Callable[..., list[dict[str, Any]]]:
     """Rows whose answers are given."""
 
-    def make(*answers):
+    def make(*answers: str) -> Any:
         rows = [row(number, "prompt_completion") for number in range(len(answers))]
         return [{**each, "completion": answer} for each, answer in zip(rows, answers, strict=True)]
 
@@ -120,19 +133,25 @@ def answered():
         ("json", ["json_f1", "valid_json"]),
     ],
 )
-def test_each_kind_of_answer_has_its_metrics(tasks, answered, kind, metrics):
+def test_each_kind_of_answer_has_its_metrics(
+    tasks: Callable[..., Any], answered: Callable[..., list[dict[str, Any]]], kind: str, metrics: list[str]
+) -> None:
     loss, greedy = tasks(answered('{"a": 1}', '{"b": 2}'), kind=kind, max_new_tokens=32)
     assert list(loss.higher_is_better()) == ["completion_loss"]
     assert list(greedy.higher_is_better()) == metrics
 
 
-def test_an_answer_that_is_no_json_is_refused_with_its_record(tasks, answered):
+def test_an_answer_that_is_no_json_is_refused_with_its_record(
+    tasks: Callable[..., Any], answered: Callable[..., list[dict[str, Any]]]
+) -> None:
     rows = answered('{"a": 1}', "{'a': 1}")
     with pytest.raises(UserError, match=rows[1]["record"][:16]):
         tasks(rows, kind="json", max_new_tokens=32)
 
 
-def test_queries_are_scored_by_what_they_return(tasks, answered, database):
+def test_queries_are_scored_by_what_they_return(
+    tasks: Callable[..., Any], answered: Callable[..., list[dict[str, Any]]], database: Path
+) -> None:
     (_, greedy) = tasks(
         answered("SELECT name FROM town ORDER BY people"), kind="sql", max_new_tokens=64, database=database
     )
@@ -147,7 +166,9 @@ def test_queries_are_scored_by_what_they_return(tasks, answered, database):
 
 
 @pytest.mark.parametrize("query", ["SELECT nme FROM town", "DELETE FROM town", "SELECT 1; SELECT 2"])
-def test_a_reference_query_that_fails_names_record_and_database(tasks, answered, database, query):
+def test_a_reference_query_that_fails_names_record_and_database(
+    tasks: Callable[..., Any], answered: Callable[..., list[dict[str, Any]]], database: Path, query: str
+) -> None:
     rows = answered("SELECT name FROM town", query)
     with pytest.raises(UserError) as caught:
         tasks(rows, kind="sql", max_new_tokens=64, database=database)
@@ -155,12 +176,16 @@ def test_a_reference_query_that_fails_names_record_and_database(tasks, answered,
     assert caught.value.file == str(database)
 
 
-def test_texts_have_no_answer_to_score(tasks, answered):
+def test_texts_have_no_answer_to_score(
+    tasks: Callable[..., Any], answered: Callable[..., list[dict[str, Any]]]
+) -> None:
     with pytest.raises(UserError, match="1 of the rows asked are raw text"):
         tasks([*answered(*LABELS), row(9, "text")], kind="label")
 
 
-def test_an_answer_that_max_new_tokens_would_cut_is_refused(tasks, answered, tiny_tokenizer):
+def test_an_answer_that_max_new_tokens_would_cut_is_refused(
+    tasks: Callable[..., Any], answered: Callable[..., list[dict[str, Any]]], tiny_tokenizer: Any
+) -> None:
     long = len(tiny_tokenizer("billing " * 20)["input_ids"])
     rows = answered("other", "billing " * 20)
     with pytest.raises(UserError, match="cut off") as caught:
@@ -170,22 +195,24 @@ def test_an_answer_that_max_new_tokens_would_cut_is_refused(tasks, answered, tin
     tasks(rows, kind="text", max_new_tokens=8)
 
 
-def test_generation_ends_with_the_turn(tasks, tiny_tokenizer):
+def test_generation_ends_with_the_turn(tasks: Callable[..., Any], tiny_tokenizer: Any) -> None:
     ends = test_split_task.end_tokens(tasks([row(1)]), tiny_tokenizer)
     assert ends == {tiny_tokenizer.convert_tokens_to_ids("<|im_end|>")}
 
 
-def test_an_empty_test_split_is_refused(tasks):
+def test_an_empty_test_split_is_refused(tasks: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match="no rows"):
         tasks([])
 
 
-def test_more_new_tokens_than_the_model_holds_are_refused(tasks):
+def test_more_new_tokens_than_the_model_holds_are_refused(tasks: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match="max_new_tokens"):
         tasks([row(1)], max_new_tokens=512)
 
 
-def test_long_general_texts_are_cut_to_the_same_tokens(tmp_path, tiny_tokenizer, monkeypatch):
+def test_long_general_texts_are_cut_to_the_same_tokens(
+    tmp_path: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(test_split_task, "TEXT_TOKENS", 12)
     file = write_texts(tmp_path / "texts.parquet", 4)
     docs = test_split_task.general_text_task(file, tiny_tokenizer, limit=None, seed=0).eval_docs
@@ -193,7 +220,7 @@ def test_long_general_texts_are_cut_to_the_same_tokens(tmp_path, tiny_tokenizer,
     assert all(len(tiny_tokenizer(doc["answer"])["input_ids"]) == doc["tokens"] for doc in docs)
 
 
-def test_the_page_names_the_metrics_of_each_kind():
+def test_the_page_names_the_metrics_of_each_kind() -> None:
     page = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text("utf-8")
     for kind, metrics in test_split_task.ANSWER_METRICS.items():
         (line,) = [line for line in page.splitlines() if line.startswith(f"| `{kind}` |")]
@@ -207,7 +234,13 @@ REFERENCES = {"json": '{"n": 1}', "sql": "SELECT name FROM town"}
 
 
 @pytest.mark.parametrize("kind", ["json", "sql"])
-def test_a_real_model_is_scored_by_the_program(tmp_path, tiny_model_folder, answered, database, kind):
+def test_a_real_model_is_scored_by_the_program(
+    tmp_path: Path,
+    tiny_model_folder: Path,
+    answered: Callable[..., list[dict[str, Any]]],
+    database: Path,
+    kind: Kind,
+) -> None:
     test = write_rows(tmp_path / "test.parquet", answered(*[REFERENCES[kind]] * 3))
     own = {"test": test, "max_new_tokens": 24, "kind": kind}
     own |= {"database": database} if kind == "sql" else {}
@@ -218,8 +251,12 @@ def test_a_real_model_is_scored_by_the_program(tmp_path, tiny_model_folder, answ
 
 
 def test_a_database_that_the_questions_do_not_fit_is_one_line(
-    tmp_path, tiny_model_folder, answered, database, capsys
-):
+    tmp_path: Path,
+    tiny_model_folder: Path,
+    answered: Callable[..., list[dict[str, Any]]],
+    database: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     test = write_rows(tmp_path / "test.parquet", answered("SELECT name FROM village"))
     own = {"test": test, "max_new_tokens": 24, "kind": "sql", "database": database}
     assert main(write_run(tmp_path / "run", tiny_model_folder, test_split_task=own)) == 2

@@ -18,7 +18,12 @@ from tests.planning.llama import A100_80, gpus, reason, resolved
 
 SETUPS = Path(__file__).resolve().parents[2] / "examples" / "published_setups"
 NAMES = ("full", "lora", "qlora")
-ROWS = {"examples": 50_000, "tokens": 20_000_000, "trained_tokens": 8_000_000, "general_share": 0.05}
+ROWS: dict[str, Any] = {
+    "examples": 50_000,
+    "tokens": 20_000_000,
+    "trained_tokens": 8_000_000,
+    "general_share": 0.05,
+}
 
 
 def declared(name: str) -> Declared:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from ft_dagster.export.card import write_card
-from ft_dagster.export.certificate import EXACT, Certificate
+from ft_dagster.export.certificate import EXACT
 from ft_dagster.export.run import WRITERS
+from ft_dagster.lineage.certificate import Certificate
 from tests.export.exports import MakeAdapter, MakeRequest, parse
 
 FIGURES = {

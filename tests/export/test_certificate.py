@@ -94,7 +94,7 @@ def test_an_export_whose_weights_are_not_finite_fails_the_certificate_and_says_s
 
     certificate = certify(request)
     assert not certificate.passed
-    assert json.loads(json.dumps(certificate.as_dict(), allow_nan=False))["figures"]["mean_kl"] is None
+    assert json.loads(json.dumps(certificate.to_json(), allow_nan=False))["figures"]["mean_kl"] is None
 
 
 def test_another_chat_template_fails_the_certificate(

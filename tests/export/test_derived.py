@@ -11,7 +11,8 @@ import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.export import derived
-from ft_dagster.export.derived import DerivationRequest, add_tokens, derive
+from ft_dagster.export.derivation_request import DerivationRequest
+from ft_dagster.export.derived import add_tokens, derive
 from ft_dagster.provenance.digest import hash_folder, payload_digest
 from tests.export.exports import DIGEST, MakeAdapter, as_base, as_weights
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.data.quantize import QUANTIZATION_FILE
+from ft_dagster.data.quantize import QUANTIZATION_FILE, Quantization
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.weights import load_base, load_dequantized, load_tuned, put_adapter
 from ft_dagster.export.adapter import check_shapes, export_adapter
@@ -107,7 +107,7 @@ def test_a_merge_into_the_unquantized_base_fails_the_certificate(
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 def test_a_merge_out_of_a_quantized_base_is_a_plain_model_of_its_dequantized_weights(
-    bf16_base: Path, payload: Payload, tmp_path: Path, kind: str
+    bf16_base: Path, payload: Payload, tmp_path: Path, kind: Quantization
 ) -> None:
     import torch
     from safetensors.torch import load_file
@@ -121,7 +121,7 @@ def test_a_merge_out_of_a_quantized_base_is_a_plain_model_of_its_dequantized_wei
     }
     assert (tmp_path / "export" / "adapter" / QUANTIZATION_FILE).exists()
     merged = load_base(tmp_path / "export").float()
-    reference = put_adapter(load_dequantized(bf16_base, kind), payload(kind), widen=True)  # type: ignore[arg-type]
+    reference = put_adapter(load_dequantized(bf16_base, kind), payload(kind), widen=True)
     weight = "model.layers.0.mlp.down_proj"
     layer = reference.get_base_model().get_submodule(weight)
     exact = layer.base_layer.weight + layer.get_delta_weight("default")

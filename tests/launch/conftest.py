@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from ft_dagster.launch.leases import Leases
 from ft_dagster.launch.warm import choice
 from tests.launch.helpers import PROGRAMS, slots
+from tests.present import present
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +40,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Start one of the programs with arguments; its output can be read."""
     started: list[subprocess.Popen[str]] = []
 
-    def start_program(name: str, *arguments: object, **options: object) -> subprocess.Popen[str]:
+    def start_program(name: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
         command = [sys.executable, str(PROGRAMS / name), *map(str, arguments)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
         started.append(process)
@@ -51,7 +53,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         for child in below:
             child.kill()
         process.wait()
-        process.stdout.close()
+        present(process.stdout).close()
 
 
 @pytest.fixture

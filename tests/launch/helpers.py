@@ -15,6 +15,7 @@ import psutil
 from ft_dagster.launch.inventory import Device, Inventory
 from ft_dagster.launch.leases import Ask
 from ft_dagster.launch.local import Patience, run_program
+from tests.present import present
 
 PROGRAMS = Path(__file__).parent / "programs"
 
@@ -38,8 +39,9 @@ def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
 
 def line_of(process: subprocess.Popen[str], seconds: float = 30) -> str:
     """The next line that a process prints."""
-    assert select.select([process.stdout], [], [], seconds)[0], "said nothing"
-    return process.stdout.readline()
+    output = present(process.stdout)
+    assert select.select([output], [], [], seconds)[0], "said nothing"
+    return output.readline()
 
 
 def lives(pid: int) -> bool:

@@ -41,7 +41,7 @@ except UserError as error:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_lock_folder_of_another_user_is_refused_by_name(leases: Leases) -> None:
     leases.acquire(ask(1)).release()
-    command = [sys.executable, "-c", SOMEBODY_ELSE, leases.folder]
+    command: list[str | Path] = [sys.executable, "-c", SOMEBODY_ELSE, leases.folder]
     root = Path(PROGRAMS).parents[2]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=root)
     assert refused.stdout.startswith(f"host.lock_folder {leases.folder} the lock folder cannot be used")

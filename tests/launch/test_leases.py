@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.launch.inventory import Device, Inventory
-from ft_dagster.launch.leases import Lease, Leases, WaitStopped
+from ft_dagster.launch.leases import Ask, Lease, Leases, WaitStopped
 from tests.launch.helpers import PROGRAMS, ask, line_of, lives, slots, wait_until
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -26,6 +28,10 @@ def states(leases: Leases) -> list[str]:
 
 def waiting(leases: Leases) -> list[str]:
     return [waiter.run_id for waiter in leases.table().waiting]
+
+
+def is_waiting(leases: Leases, name: str) -> bool:
+    return name in waiting(leases)
 
 
 def refused_reason(leases: Leases, count: int) -> str:
@@ -90,7 +96,7 @@ def test_the_line_serves_priority_first_then_arrival(leases: Leases, locks: Path
     started = []
     for name, priority in [("early", 0), ("late", 0), ("urgent", 5)]:
         started.append(start("holder.py", locks, 3, 3, priority, name))
-        wait_until(lambda name=name: name in waiting(leases))
+        wait_until(partial(is_waiting, leases, name))
     assert waiting(leases) == ["urgent", "early", "late"]
     first.release()
     for process, name in [(started[2], "urgent"), (started[0], "early"), (started[1], "late")]:
@@ -107,7 +113,7 @@ def test_a_higher_priority_overtakes_many_earlier_arrivals_but_not_all(
         (locks / "allocator.lock").write_text('{"sequence": 5000}')
         for name, priority in [("higher", 1), ("urgent", 50)]:
             start("holder.py", locks, 3, 3, priority, name)
-            wait_until(lambda name=name: name in waiting(leases))
+            wait_until(partial(is_waiting, leases, name))
         assert waiting(leases) == ["urgent", "disturbed", "higher"]
 
 
@@ -241,7 +247,7 @@ def test_two_names_of_one_gpu_are_one_device(locks: Path) -> None:
     ],
 )
 def test_an_ask_that_this_host_can_never_serve_is_refused(
-    locks: Path, kind: str, wanted: object, field: str
+    locks: Path, kind: Literal["gpu", "cpu"], wanted: Ask, field: str
 ) -> None:
     devices = tuple(Device(str(n), 20 * 10**9, "device") for n in range(3))
     with pytest.raises(UserError) as error:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ft_dagster.launch.locks import EXCLUSIVE, lock, locked, read_json, unlock, write_json
+from tests.present import present
 
 
 def test_a_lock_excludes_others_although_the_file_is_removed_again_and_again(tmp_path: Path) -> None:
@@ -25,7 +26,7 @@ def test_a_lock_excludes_others_although_the_file_is_removed_again_and_again(tmp
 
 
 def test_shorter_content_replaces_longer(tmp_path: Path) -> None:
-    descriptor = lock(tmp_path / "file", EXCLUSIVE)
+    descriptor = present(lock(tmp_path / "file", EXCLUSIVE))
     write_json(descriptor, {"long": "x" * 5000})
     write_json(descriptor, {"short": 1})
     assert read_json(descriptor) == {"short": 1}
@@ -34,5 +35,5 @@ def test_shorter_content_replaces_longer(tmp_path: Path) -> None:
 
 def test_files_in_a_folder_of_several_users_can_be_written_by_them(tmp_path: Path) -> None:
     tmp_path.chmod(0o2770)
-    unlock(lock(tmp_path / "file", EXCLUSIVE))
+    unlock(present(lock(tmp_path / "file", EXCLUSIVE)))
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o660

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.leases import Job, bind, plan, run
+from tests.present import present
 
 pytestmark = pytest.mark.slow
 
@@ -21,12 +22,12 @@ def test_jobs_killed_at_random_neither_over_book_nor_break_quotas_nor_starve(tmp
 
 
 def test_a_job_notices_that_its_slot_is_in_use(tmp_path: Path) -> None:
-    with bind(tmp_path, "slot-0"):
+    with present(bind(tmp_path, "slot-0")):
         figures = run([Job(0, "tenant-1", 1, 0.1, 0)], slots=1, folder=tmp_path)
     assert figures.broken == ["['0'] of job 0 are in use already"]
 
 
 def test_a_job_notices_that_its_tenant_holds_more_than_its_quota(tmp_path: Path) -> None:
-    with bind(tmp_path, "tenant-0-0"):
+    with present(bind(tmp_path, "tenant-0-0")):
         figures = run([Job(0, "tenant-0", 1, 0.1, 0)], slots=1, folder=tmp_path)
     assert figures.broken == ["tenant-0 holds more than 1"]

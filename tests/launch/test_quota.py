@@ -33,7 +33,9 @@ def refused_reason(leases: Leases, count: int, tenant: str = "acme") -> str:
     return str(stopped.value)
 
 
-def wait_in_line(start: Start, leases: Leases, name: str, count: int, tenant: str = "acme") -> object:
+def wait_in_line(
+    start: Start, leases: Leases, name: str, count: int, tenant: str = "acme"
+) -> subprocess.Popen[str]:
     environment = {**os.environ, "HOLDER_TENANT": tenant, "HOLDER_QUOTA": json.dumps(QUOTA)}
     process = start("holder.py", leases.folder, 4, count, 0, name, env=environment)
     wait_until(lambda: name in [waiter.run_id for waiter in leases.table().waiting])

@@ -9,18 +9,20 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.launch.inventory import Device, Inventory
-from ft_dagster.launch.leases import Lease, Leases, WaitStopped
+from ft_dagster.launch.leases import Ask, Lease, Leases, WaitStopped
 from tests.launch.helpers import PROGRAMS, ask, line_of, slots, wait_until
+from tests.present import present
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
-def shared(name: str = "support", **more: object) -> object:
+def shared(name: str = "support", **more: Any) -> Ask:
     return replace(ask(name=name, **more), shared=True)
 
 
@@ -36,7 +38,7 @@ def stack() -> Iterator[ExitStack]:
         yield held
 
 
-def at_once(leases: Leases, wanted: object) -> Lease:
+def at_once(leases: Leases, wanted: Ask) -> Lease:
     """The lease, if it can be had now."""
     return leases.acquire(wanted, should_stop=lambda: True)
 
@@ -121,7 +123,7 @@ def test_a_late_rank_of_a_share_refuses_a_device_that_another_has_alone(leases: 
     with at_once(leases, ask(2)):
         late = rank_of(old, start)
         assert late.wait(30) == 75
-    assert "was granted to another" in late.stderr.read()
+    assert "was granted to another" in present(late.stderr).read()
 
 
 @pytest.mark.parametrize("alone_first", [True, False])
@@ -204,5 +206,5 @@ def test_a_killed_holder_of_a_share_gives_it_back(leases: Leases, tmp_path: Path
     finally:
         holder.kill()
         holder.wait()
-        holder.stdout.close()
+        present(holder.stdout).close()
     assert states(leases) == [("0", "free", ""), ("1", "free", "")]

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from ft_dagster.launch.local import run_program
 from ft_dagster.launch.processes import carriers
 from ft_dagster.launch.warm import choice, client, imports, wire, world
 from tests.launch.helpers import Start, declare, lives, pid_in, run, wait_until
+from tests.present import present
 
 A_THREAD = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
 SECRET = "AKIA-this-is-secret"
@@ -187,7 +189,7 @@ def test_what_is_left_of_a_killed_supervisor_and_server_is_found_and_ended(
     run_dir: Path, folder: Path
 ) -> None:
     def kill_both() -> None:
-        supervisor = psutil.Process(pid_in(run_dir / "pid")).parent()
+        supervisor = present(psutil.Process(pid_in(run_dir / "pid")).parent())
         pid_in(run_dir / "grandchild")
         servers(folder)[0].kill()
         supervisor.kill()
@@ -201,7 +203,7 @@ def test_what_is_left_of_a_killed_supervisor_and_server_is_found_and_ended(
 
 def test_a_preempted_supervisor_lets_its_program_end_with_its_own_code(run_dir: Path, folder: Path) -> None:
     def preempt() -> None:
-        psutil.Process(pid_in(run_dir / "pid")).parent().terminate()
+        present(psutil.Process(pid_in(run_dir / "pid")).parent()).terminate()
 
     threading.Thread(target=preempt, daemon=True).start()
     assert run(declare(run_dir, wait=True, on={"SIGTERM": 75, "SIGINT": 1}), grace=30) == 75
@@ -238,7 +240,7 @@ def test_launchers_that_come_at_once_are_served_by_one(tmp_path: Path, folder: P
         launchers.append((run_dir, start("launcher.py", declare(run_dir, wait=True, on={"SIGTERM": 0}), 1)))
     programs = [pid_in(run_dir / "pid") for run_dir, _ in launchers]
     (server,) = servers(folder)
-    assert {psutil.Process(program).parent().ppid() for program in programs} == {server.pid}
+    assert {present(psutil.Process(program).parent()).ppid() for program in programs} == {server.pid}
     for program in programs:
         os.kill(program, signal.SIGTERM)
     assert [launcher.wait(30) for _, launcher in launchers] == [0] * 4
@@ -370,7 +372,7 @@ def test_with_a_gpu_nothing_is_imported_that_asks_its_driver(monkeypatch: pytest
     chosen = imports.chosen(None)
     assert "torch" in chosen
     assert not {"bitsandbytes", "deepspeed", "accelerate", "peft"} & {name.split(".")[0] for name in chosen}
-    monkeypatch.setitem(imports.sys.modules, "bitsandbytes", imports)
-    monkeypatch.setattr(imports.os, "listdir", lambda folder: ["1"] if "task" in folder else [])
+    monkeypatch.setitem(sys.modules, "bitsandbytes", imports)
+    monkeypatch.setattr(os, "listdir", lambda folder: ["1"] if "task" in folder else [])
     with pytest.raises(imports.CannotServe, match="bitsandbytes"):
         imports.require_forkable()

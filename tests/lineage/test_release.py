@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +28,10 @@ from ft_dagster.lineage.release import (
     rollback,
 )
 from ft_dagster.lineage.verdict import Verdict
-from ft_dagster.provenance.manifest import Origin, manifest_of
-from ft_dagster.store import Artifact, Place, Store, begin_attempt, commit_attempt
-from ft_dagster.store.artifacts import files_of
+from ft_dagster.store import Artifact, Attempt, Store
+from ft_dagster.store.make import Recipe, make_artifact
+from tests.certificates import certificate
+from tests.present import present
 from tests.s3_server import serve_s3
 from tests.verdicts import stored_rule
 
@@ -45,28 +48,33 @@ def store(tmp_path: Path) -> Store:
 
 def artifact(store: Store, stage: str, content: str, inputs: dict[str, str]) -> Artifact:
     """A committed artifact with one payload file."""
+
+    def build(attempt: Attempt) -> dict[str, Any]:
+        (attempt.payload / "file").write_text(content, "utf-8")
+        (attempt.evidence / "certificate.json").write_text(json.dumps({"of": content}), "utf-8")
+        return {}
+
     work = Path(tempfile.mkdtemp())
-    place = Place(PREFIX, stage, f"key-{content}")
-    attempt = begin_attempt(store, place, work)
-    (attempt.payload / "file").write_text(content, "utf-8")
-    payload, evidence = files_of(attempt)
-    origin = Origin(stage, 1, place.key, inputs, spec={}, code="c" * 64)
-    manifest = manifest_of(origin, attempt=attempt.name, payload=payload, evidence=evidence, figures={})
     try:
-        return commit_attempt(store, attempt, manifest)
+        return make_artifact(store, work, Recipe(stage, PREFIX, inputs, {"content": content}), build)
     finally:
         shutil.rmtree(work)
 
 
-def judged(store: Store, content: str = "export", weights: str = WEIGHTS) -> ReleaseCandidate:
-    """A candidate that holds."""
+def sha256_of(store: Store, of: Artifact) -> str:
+    """Of the artifact's manifest as it lies in the store."""
+    return hashlib.sha256(store.read(of.place.manifest)).hexdigest()
+
+
+def judged(store: Store, content: str = "export", weights: str | None = None) -> ReleaseCandidate:
+    """A candidate that holds; by weights of its own unless they are given."""
+    weights = weights or hashlib.sha256(content.encode()).hexdigest()
     evaluation = artifact(
         store, "evaluation", f"scores of {content}", {"fine_tuned_model": weights, "gates": GATES}
     )
     inputs = {"fine_tuned_model": weights, "evaluation": evaluation.digest}
     export = artifact(store, "model_export", content, inputs)
-    certificate = {"passed": True, "payload": export.digest, "judged": weights, "format": "adapter"}
-    return ReleaseCandidate(export, evaluation, VERDICT, GATES, certificate)
+    return ReleaseCandidate(export, evaluation, VERDICT, GATES, certificate(export.digest, weights))
 
 
 def put(store: Store, candidate: ReleaseCandidate, *, run_id: str = "run-1", **request: Any) -> ReleaseEntry:
@@ -92,8 +100,12 @@ def test_a_release_says_what_was_released_and_why(store: Store) -> None:
         "action": "release",
         "variant": "acme.support",
         "export": given.export.digest,
-        "export_key": "key-export",
-        "weights": WEIGHTS,
+        "export_key": given.export.place.key,
+        "previous": None,
+        "export_manifest": sha256_of(store, given.export),
+        "evaluation_manifest": sha256_of(store, given.evaluation),
+        "certificate": hashlib.sha256(b'{"of": "export"}').hexdigest(),
+        "weights": given.export.inputs["fine_tuned_model"],
         "evaluation": given.evaluation.digest,
         "gates": GATES,
         "format": "adapter",
@@ -123,22 +135,28 @@ def test_versions_count_up_and_the_newest_is_in_production(store: Store) -> None
     assert newest.version == 3
 
 
-def test_an_export_made_again_after_another_becomes_a_version_of_its_own(store: Store) -> None:
+def test_one_payload_is_one_version_and_is_served_again_when_it_is_made_again(store: Store) -> None:
     one, two = judged(store, "one"), judged(store, "two")
     for given in (one, two, one):
         put(store, given)
 
-    exports = [entry.export for entry in history(store, PREFIX)]
-    assert exports == [one.export.digest, two.export.digest, one.export.digest]
+    story = [(entry.action, entry.version, entry.production) for entry in history(store, PREFIX)]
+    assert story == [("release", 1, 1), ("release", 2, 2), ("promote", 1, 1)]
+
+
+def test_an_older_payload_that_must_be_approved_does_not_come_back_by_itself(store: Store) -> None:
+    released(store, "one", "two")
+    (again,) = released(store, "one", approvers=("ann",))
+    assert (again.version, served(store)) == (1, 2)
 
 
 def test_two_releases_at_once_both_get_an_entry_of_their_own(store: Store) -> None:
-    given = [judged(store, f"export {number}") for number in range(8)]
-    with ThreadPoolExecutor(8) as pool:
+    given = [judged(store, f"export {number}") for number in range(12)]
+    with ThreadPoolExecutor(12) as pool:
         entries = list(pool.map(lambda g: put(store, g), given))
 
-    assert sorted(entry.version for entry in entries) == list(range(1, 9))
-    assert [entry.version for entry in history(store, PREFIX)] == list(range(1, 9))
+    assert sorted(entry.version for entry in entries) == list(range(1, 13))
+    assert [entry.version for entry in history(store, PREFIX)] == list(range(1, 13))
 
 
 def test_entries_are_never_changed(store: Store) -> None:
@@ -147,7 +165,7 @@ def test_entries_are_never_changed(store: Store) -> None:
     put(store, judged(store, "two"))
 
     assert store.read(f"{PREFIX}/releases/000001.json") == before
-    assert store.names(f"{PREFIX}/releases") == ["000001.json", "000002.json"]
+    assert store.names(f"{PREFIX}/releases") == ["000001.json", "000002.json", "head.json"]
 
 
 @pytest.mark.parametrize(
@@ -161,15 +179,15 @@ def test_entries_are_never_changed(store: Store) -> None:
         (lambda g: {"export": with_inputs(g.export, evaluation="d" * 64)}, "made for another evaluation"),
         (lambda g: {"gates": "d" * 64}, "the gates changed after the evaluation"),
         (
-            lambda g: {"certificate": {**g.certificate, "judged": "d" * 64}},
+            lambda g: {"certificate": replace(g.certificate, judged="d" * 64)},
             "certificate is of other weights",
         ),
-        (lambda g: {"certificate": {**g.certificate, "payload": "d" * 64}}, "of another payload"),
+        (lambda g: {"certificate": replace(g.certificate, payload="d" * 64)}, "of another payload"),
         (
-            lambda g: {"certificate": {**g.certificate, "passed": False}},
+            lambda g: {"certificate": replace(g.certificate, failures=("it answers otherwise",))},
             "certificate of the export does not",
         ),
-        (lambda g: {"verdict": BROKEN}, "the gate does not hold for weights aaaaaaaaaaaa: it fell"),
+        (lambda g: {"verdict": BROKEN}, "the gate does not hold for weights [0-9a-f]{12}: it fell"),
         (lambda g: {"verdict": Verdict(False, "fail", ())}, "no rule was judged"),
     ],
 )
@@ -199,7 +217,7 @@ def test_an_export_that_names_no_weights_is_refused(store: Store) -> None:
     [
         ("{", "not an entry of a release log"),
         ("[]", "not an entry of a release log"),
-        (json.dumps({"schema_version": 3, "action": "release"}), "newer ft-dagster"),
+        (json.dumps({"schema_version": 4, "action": "release"}), "newer ft-dagster"),
         (json.dumps({"schema_version": 2, "action": "teleport"}), "newer ft-dagster"),
     ],
 )
@@ -207,9 +225,6 @@ def test_an_entry_that_cannot_be_read_is_named(store: Store, content: str, said:
     store.write(f"{PREFIX}/releases/000001.json", content.encode())
     with pytest.raises(UserError, match=rf"000001\.json.*{said}"):
         production(store, PREFIX)
-
-
-DRIFTED = {"passed": False, "drifted": True, "failures": ["mean KL 0.01 nats a token"]}
 
 
 @pytest.mark.parametrize(
@@ -220,7 +235,9 @@ def test_a_merge_that_drifted_is_released_by_a_verdict_on_its_own_bytes(
     store: Store, drifted: bool, own: Verdict | None, holds: bool
 ) -> None:
     given = judged(store)
-    given = replace(given, certificate={**given.certificate, **DRIFTED, "drifted": drifted}, own_verdict=own)
+    far = replace(given.certificate, failures=("mean KL 0.01 nats a token",))
+    read_alike = {**far.figures, "chat_ids_equal": float(drifted)}
+    given = replace(given, certificate=replace(far, figures=read_alike), own_verdict=own)
     if holds:
         assert put(store, given).version == 1
         return
@@ -241,7 +258,7 @@ def test_a_rollback_serves_the_version_before_and_deletes_nothing(store: Store) 
     entry = rollback(store, PREFIX, why("worse answers", "ann"))
 
     assert (entry.action, entry.production, entry.from_version) == ("rollback", 1, 2)
-    assert production(store, PREFIX).export == judged(store, "one").export.digest  # type: ignore[union-attr]
+    assert present(production(store, PREFIX)).export == judged(store, "one").export.digest
     assert [e.action for e in history(store, PREFIX)] == ["release", "release", "rollback"]
     assert export_of(store, PREFIX, 2, Path(tempfile.mkdtemp())).digest == judged(store, "two").export.digest
 
@@ -309,6 +326,43 @@ def test_a_rollback_that_cannot_be_is_refused_and_writes_nothing(
     assert len(history(store, PREFIX)) == len(contents)
 
 
+def test_a_rollback_does_not_approve_a_candidate(store: Store) -> None:
+    released(store, "one")
+    released(store, "two", approvers=("ann",))
+    (third,) = released(store, "three")
+    with pytest.raises(UserError, match="version 2 was never in production"):
+        rollback(store, PREFIX, why("x"), 2)
+    assert (third.version, served(store)) == (3, 3)
+
+
+def test_weights_that_were_rolled_back_do_not_come_back_in_another_format(store: Store) -> None:
+    released(store, "one")
+    put(store, judged(store, "adapter", weights=WEIGHTS))
+    rollback(store, PREFIX, why("worse answers"))
+    merged = put(store, judged(store, "merged", weights=WEIGHTS))
+
+    assert (merged.version, served(store)) == (3, 1)
+    with pytest.raises(UserError, match="version 3 was rolled back: worse answers"):
+        promote(store, PREFIX, 3, why("please"))
+    assert promote(store, PREFIX, 3, why("the questions were wrong"), force=True).production == 3
+    assert promote(store, PREFIX, 2, why("the same weights")).production == 2
+
+
+def test_a_rollback_goes_back_to_other_weights(store: Store) -> None:
+    released(store, "one")
+    for content in ("adapter", "merged"):
+        put(store, judged(store, content, weights=WEIGHTS))
+    with pytest.raises(UserError, match="version 2 is another export of the weights in production"):
+        rollback(store, PREFIX, why("x"), 2)
+    assert rollback(store, PREFIX, why("worse answers")).production == 1
+
+
+def test_after_an_older_payload_came_back_the_one_it_replaced_is_before_it(store: Store) -> None:
+    released(store, "one", "two", "one")
+    assert served(store) == 1
+    assert rollback(store, PREFIX, why("worse answers")).production == 2
+
+
 def test_a_version_that_needs_approval_waits_as_the_candidate(store: Store) -> None:
     released(store, "one")
     (second,) = released(store, "two", approvers=("ann", "bob"))
@@ -348,7 +402,8 @@ FIRST = {  # as 0.1 wrote it: served at once, without an id
 def test_a_log_of_the_first_schema_is_still_read_and_goes_on(store: Store) -> None:
     store.write_json(f"{PREFIX}/releases/000001.json", FIRST)
     (first,) = history(store, PREFIX)
-    assert first.to_json() == {**FIRST, "production": 1, "entry": None}
+    added = ("entry", "previous", "export_manifest", "evaluation_manifest", "certificate")
+    assert first.to_json() == {**FIRST, "production": 1, **dict.fromkeys(added)}
     assert served(store) == 1
 
     released(store, "one")
@@ -371,9 +426,112 @@ def test_each_kind_of_entry_is_read_as_it_was_written(store: Store) -> None:
     assert history(store, PREFIX) == made
     stored = [store.read_json(f"{PREFIX}/releases/00000{number}.json") for number in range(1, 5)]
     assert [entry.to_json() for entry in made] == stored
-    release = {"verdict", "gates", "run_id"}
+    release = {"verdict", "gates", "run_id", "export_manifest", "evaluation_manifest", "certificate"}
     own = [entry.keys() & {*release, "forced", "from_version"} for entry in stored]
     assert own == [release, release, {"from_version"}, {"forced"}]
+
+
+def edited(store: Store, number: int, **changes: Any) -> None:
+    path = f"{PREFIX}/releases/{number:06d}.json"
+    store.write_json(path, {**store.read_json(path), **changes})
+
+
+def test_an_entry_that_was_changed_is_named(store: Store) -> None:
+    released(store, "one", "two", "three")
+    edited(store, 1, reason="approved by everybody")
+    with pytest.raises(UserError, match=r"000002\.json: entry 1 of this release log is not what entry 2"):
+        history(store, PREFIX)
+
+
+def test_an_entry_that_was_taken_out_is_named(store: Store) -> None:
+    released(store, "one", "two", "three")
+    store.fs.rm(store.path(f"{PREFIX}/releases/000002.json"))
+    with pytest.raises(UserError, match=r"000002\.json: this entry of a release log is missing"):
+        history(store, PREFIX)
+
+
+def test_a_rollback_that_was_taken_out_is_named(store: Store) -> None:
+    released(store, "one", "two")
+    rollback(store, PREFIX, why("worse answers"))
+    store.fs.rm(store.path(f"{PREFIX}/releases/000003.json"))
+    with pytest.raises(UserError, match=r"000003\.json: this entry of a release log is missing"):
+        production(store, PREFIX)
+
+
+def test_a_last_entry_that_was_changed_is_named(store: Store) -> None:
+    released(store, "one", "two")
+    edited(store, 2, reason="approved by everybody")
+    with pytest.raises(
+        UserError, match=r"000002\.json: this entry of a release log is not the one that head"
+    ):
+        production(store, PREFIX)
+
+
+def test_a_head_that_lags_behind_is_no_fault(store: Store) -> None:
+    released(store, "one")
+    before = store.read(f"{PREFIX}/releases/head.json")
+    released(store, "two")
+    store.write(f"{PREFIX}/releases/head.json", before)
+    assert [entry.version for entry in history(store, PREFIX)] == [1, 2]
+    released(store, "three")
+    assert [entry.version for entry in history(store, PREFIX)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"entries": "x", "sha256": ""}', "{}"])
+def test_a_head_that_is_none_is_named(store: Store, content: str) -> None:
+    released(store, "one")
+    store.write(f"{PREFIX}/releases/head.json", content.encode())
+    with pytest.raises(UserError, match=r"head\.json: not the head of a release log"):
+        history(store, PREFIX)
+
+
+def test_an_entry_that_was_taken_out_and_the_rest_numbered_anew_is_noticed(store: Store) -> None:
+    released(store, "one", "two", "three")
+    folder = f"{PREFIX}/releases"
+    store.write(f"{folder}/000002.json", store.read(f"{folder}/000003.json"))
+    store.fs.rm(store.path(f"{folder}/000003.json"))
+    with pytest.raises(UserError, match="entry 1 of this release log is not what entry 2 was written after"):
+        history(store, PREFIX)
+
+
+def test_older_entries_are_held_by_the_first_one_that_is_chained(store: Store) -> None:
+    for number in (1, 2):
+        store.write_json(f"{PREFIX}/releases/00000{number}.json", {**FIRST, "version": number})
+    released(store, "one")
+    assert [entry.version for entry in history(store, PREFIX)] == [1, 2, 3]
+    edited(store, 1, weights="d" * 64)
+    with pytest.raises(
+        UserError, match=r"000003\.json: one of the entries 1 to 2 of this release log is not"
+    ):
+        history(store, PREFIX)
+
+
+def test_an_entry_of_an_older_schema_after_a_chained_one_is_refused(store: Store) -> None:
+    released(store, "one")
+    store.write_json(f"{PREFIX}/releases/000002.json", {**FIRST, "version": 2})
+    with pytest.raises(UserError, match="names none before it"):
+        history(store, PREFIX)
+
+
+@pytest.mark.parametrize("changes", [{"production": 7}, {"version": 1}])
+def test_a_last_entry_about_a_version_that_cannot_be_is_refused(
+    store: Store, changes: dict[str, Any]
+) -> None:
+    released(store, "one", "two")
+    edited(store, 2, **changes)
+    with pytest.raises(UserError, match=r"000002\.json: an entry about a version that it cannot be about"):
+        production(store, PREFIX)
+
+
+def test_a_store_that_lists_nothing_ends_with_an_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = judged(store, "two")
+    released(store, "one")
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(store, "names", lambda folder: [])
+    assert put(store, given).version == 2  # the head says what is there
+    store.fs.rm(store.path(f"{PREFIX}/releases/head.json"))
+    with pytest.raises(UserError, match="the store does not list what is in it"):
+        put(store, judged(store, "three"))
 
 
 @pytest.mark.slow

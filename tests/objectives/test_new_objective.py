@@ -27,6 +27,7 @@ from ft_dagster.spec.variant import GatesSpec, VariantSpec
 from ft_dagster.training.__main__ import main as train
 from ft_dagster.training.contract import method_settings
 from tests.mixtures import iter_examples
+from tests.present import present
 from tests.training.runs import LORA, TRAINING, Runs, payload_bytes, result_of
 
 pytestmark = pytest.mark.slow
@@ -113,7 +114,7 @@ def test_a_new_objective_is_mixed_planned_trained_and_judged(
         assert example.trained_spans.tolist() == [[1, len(example.input_ids)]]
     plan = planned(tiny_model_folder, runs.mixture)
     assert plan["own_loss"] == "imitation"
-    assert plan["training"]["num_train_epochs"] == imitation.epochs.value
+    assert plan["training"]["num_train_epochs"] == present(imitation.epochs).value
     plan["training"] |= {**TRAINING, "learning_rate": 3e-3, "num_train_epochs": 6.0}
     run = runs.prepare(plan=plan)
     assert train([str(run)]) == 0
@@ -166,7 +167,7 @@ def test_the_dry_run_counts_the_logits_that_an_own_loss_keeps(
     tiny_model_folder: Path, imitation: Objective
 ) -> None:
     """The shared loss is computed in tiles on a GPU."""
-    step = {"rows": 4, "length": 128, "trained_positions": 127, "device": "cuda"}
+    step: dict[str, Any] = {"rows": 4, "length": 128, "trained_positions": 127, "device": "cuda"}
     lora = method_settings(LORA)
     shared, own = (
         footprint(tiny_model_folder, lora, Step(**step, own_loss=name)) for name in (None, "imitation")

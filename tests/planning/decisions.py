@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ft_dagster.planning.hardware.catalogue import Hardware
-from ft_dagster.planning.methods.decision import decide
+from ft_dagster.planning.methods.decision import Decision, MethodRule, decide
 from tests.planning.llama import METHODS
 from tests.planning.memory_formula import (
     LLAMA_7B,
@@ -17,6 +17,7 @@ from tests.planning.memory_formula import (
     candidates,
     question,
 )
+from tests.present import present
 
 CPU = Hardware("cpu", 1, "CPU with 2 cores", memory_bytes=8_000_000_000)
 
@@ -24,14 +25,14 @@ CPU = Hardware("cpu", 1, "CPU with 2 cores", memory_bytes=8_000_000_000)
 UNLISTED = Hardware("gpu", 2, "an unlisted GPU", memory_bytes=48_000_000_000)
 
 
-def decided(shape: Shape, gpus: str | Hardware, **more: Any):
+def decided(shape: Shape, gpus: str | Hardware, **more: Any) -> Decision:
     asked = question(shape, gpus, **more)
     return decide(asked, candidates(shape, asked.hardware))
 
 
-def rule(decision, method, name):
-    """What rule `name` said of `method`, None where it does not apply."""
-    return next((rule for rule in decision.row(method).rules if rule.rule == name), None)
+def rule(decision: Decision, method: str, name: str) -> MethodRule:
+    """What rule `name` said of `method`; the test fails where it does not apply."""
+    return present(next((rule for rule in decision.row(method).rules if rule.rule == name), None))
 
 
 class Case(NamedTuple):

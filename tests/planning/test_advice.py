@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from ft_dagster.planning.advice import release_warnings
@@ -6,17 +8,17 @@ from tests.planning.llama import ADAPTERS, METHODS, facts, gpus, plan, spec
 NO_GENERAL = {"sources": ["r.jsonl"]}
 
 
-def about(made, text):
+def about(made: dict[str, Any], text: str) -> list[str]:
     return [line for line in made["warnings"] if text in line]
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_usual_raises_no_warning(method):
+def test_the_usual_raises_no_warning(method: str) -> None:
     assert plan(method, gpus(8))["warnings"] == []
 
 
 @pytest.mark.parametrize("method", ADAPTERS)
-def test_new_knowledge_by_an_adapter_is_said_first_and_loud(method):
+def test_new_knowledge_by_an_adapter_is_said_first_and_loud(method: str) -> None:
     made = plan(method, objective="domain_knowledge")
     assert made["warnings"][0].startswith(
         f"NEW KNOWLEDGE BY {method.upper()}: style is learned, facts are not"
@@ -24,28 +26,28 @@ def test_new_knowledge_by_an_adapter_is_said_first_and_loud(method):
     assert "factual questions" in made["warnings"][0]
 
 
-def test_new_knowledge_by_full_is_what_full_is_for():
+def test_new_knowledge_by_full_is_what_full_is_for() -> None:
     assert not about(plan("full", objective="domain_knowledge"), "NEW KNOWLEDGE")
 
 
 @pytest.mark.parametrize(("share", "said"), [(0.0, True), (0.03, True), (0.0499, False), (0.08, False)])
-def test_full_wants_five_percent_of_general_data(share, said):
+def test_full_wants_five_percent_of_general_data(share: float, said: bool) -> None:
     made = plan("full", facts(general_share=share))
     assert bool(about(made, "it moves every weight")) is said
 
 
-def test_full_without_general_data_is_warned_of_once():
+def test_full_without_general_data_is_warned_of_once() -> None:
     made = plan("full", facts(general_share=0.0), data=NO_GENERAL)
     assert len(about(made, "general data")) == 1
 
 
 @pytest.mark.parametrize("method", ADAPTERS)
-def test_frozen_weights_are_not_frozen_behaviour(method):
+def test_frozen_weights_are_not_frozen_behaviour(method: str) -> None:
     assert about(plan(method, facts(general_share=0.0), data=NO_GENERAL), "not frozen behaviour")
 
 
 @pytest.mark.parametrize(("share", "said"), [(0.02, True), (0.1002, False), (0.25, True)])
-def test_a_share_outside_the_usual_is_said_as_it_came_out(share, said):
+def test_a_share_outside_the_usual_is_said_as_it_came_out(share: float, said: bool) -> None:
     lines = about(plan("lora", facts(general_share=share)), "outside the usual 5-10%")
     assert bool(lines) is said
     assert not said or f"{share:.1%}" in lines[0]
@@ -60,39 +62,39 @@ def test_a_share_outside_the_usual_is_said_as_it_came_out(share, said):
     ],
 )
 @pytest.mark.parametrize("method", ["lora", "qlora", "lora_8bit"])
-def test_an_unusual_scaling_is_named(method, settings, scaling):
+def test_an_unusual_scaling_is_named(method: str, settings: dict[str, Any], scaling: str) -> None:
     (line,) = plan({"name": method, **settings}, gpus(1))["warnings"]
     assert scaling in line
 
 
 @pytest.mark.parametrize("settings", [{"rank": 64}, {"rank": 16, "alpha": 8, "use_rslora": True}])
-def test_a_scaling_of_two_is_not(settings):
+def test_a_scaling_of_two_is_not(settings: dict[str, Any]) -> None:
     assert plan({"name": "lora", **settings}, gpus(1))["warnings"] == []
 
 
-def test_the_scaling_warning_says_which_alpha_is_usual():
+def test_the_scaling_warning_says_which_alpha_is_usual() -> None:
     assert about(plan({"name": "qlora", "rank": 64, "alpha": 16}), "which alpha 128 would give")
 
 
 @pytest.mark.parametrize(("method", "rate", "side"), [("full", 2e-4, "above"), ("lora", 2e-5, "below")])
-def test_a_rate_of_another_method_is_noticed(method, rate, side):
+def test_a_rate_of_another_method_is_noticed(method: str, rate: float, side: str) -> None:
     (line,) = plan(method, gpus(8), training={"learning_rate": rate})["warnings"]
     assert f"{rate:g} is {side} the usual" in line
 
 
 @pytest.mark.parametrize("method", ["qlora", "lora_8bit"])
-def test_a_quantized_method_without_a_gpu_says_what_runs_instead(method):
+def test_a_quantized_method_without_a_gpu_says_what_runs_instead(method: str) -> None:
     assert about(plan(method), "bitsandbytes' CPU kernels")
 
 
-def test_bf16_without_bf16_arithmetic_is_emulated():
+def test_bf16_without_bf16_arithmetic_is_emulated() -> None:
     assert about(plan("lora", facts(bf16=False), training={"precision": "bf16"}), "emulated")
 
 
 @pytest.mark.parametrize(("task", "said"), [((), 1), (("facts.yaml",), 0)])
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_knowledge_is_judged_by_questions(method, task, said):
-    given = {"method": method, "objective": "domain_knowledge"}
+def test_knowledge_is_judged_by_questions(method: str, task: tuple[()] | tuple[str], said: int) -> None:
+    given: dict[str, Any] = {"method": method, "objective": "domain_knowledge"}
     declared = spec(**given, evaluation={"task": task}, export="merged")
     lines = release_warnings(declared, method, plan(**given)["storage"], 1)
     assert len([line for line in lines if "evaluation.task" in line]) == said
@@ -107,16 +109,18 @@ def test_knowledge_is_judged_by_questions(method, task, said):
         ("adapter", 1, "adapter is 167.8 MB and needs its base beside it"),
     ],
 )
-def test_an_export_that_does_not_suit_the_number_of_variants_shows_both_sizes(export, sharing, said):
+def test_an_export_that_does_not_suit_the_number_of_variants_shows_both_sizes(
+    export: str, sharing: int, said: str | None
+) -> None:
     lines = release_warnings(spec(method="lora", export=export), "lora", plan("lora")["storage"], sharing)
     assert (said in lines[0]) if said else (lines == [])
 
 
 @pytest.mark.parametrize("method", ["full", "prompt_tuning", "prefix_tuning"])
-def test_a_method_of_one_export_has_no_choice_to_warn_of(method):
+def test_a_method_of_one_export_has_no_choice_to_warn_of(method: str) -> None:
     assert release_warnings(spec(method=method), method, plan(method)["storage"], 1) == []
 
 
-def test_how_it_is_judged_and_served_changes_no_plan():
+def test_how_it_is_judged_and_served_changes_no_plan() -> None:
     one = plan("lora", evaluation={"limit": 5}, export="merged")
     assert one == plan("lora", evaluation={"task": ["facts.yaml"]}, export="adapter")

@@ -1,14 +1,19 @@
 """training_plan through Dagster: what it shows, and what makes it plan again."""
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import dagster as dg
 import pytest
 
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.summary import newest_plan
-from ft_dagster.store import read_head
+from ft_dagster.store import Artifact, read_head
 from tests.e2e.project import GENERAL, UP_TO_PLAN, edit, write_lines, write_project
 from tests.e2e.workshop import Workshop
 from tests.planning.llama import METHODS
+from tests.present import present
 
 pytestmark = pytest.mark.slow
 KEY = "acme.places"
@@ -17,7 +22,7 @@ EXPORT = {"full": "merged"}
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory, tiny_model_folder):
+def workshop(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Iterator[Workshop]:
     folder = write_project(tmp_path_factory.mktemp("project"), tiny_model_folder)
     for tenant in ("acme", "globex"):
         edit(folder / "tenants" / tenant / "places.yaml", _without_benchmarks)
@@ -27,22 +32,22 @@ def workshop(tmp_path_factory, tiny_model_folder):
         yield shop
 
 
-def _without_benchmarks(declared):
+def _without_benchmarks(declared: dict[str, Any]) -> None:
     declared["evaluation"] = {"general": []}
     declared["data"]["decontaminate"] = {"enabled": False}
 
 
-def planned(workshop, **more):
+def planned(workshop: Workshop, **more: Any) -> tuple[dict[str, Any], Artifact]:
     """The metadata of training_plan after a change of the declaration, and its digest."""
     edit(workshop.folder / "tenants" / "acme" / "places.yaml", lambda declared: declared.update(more))
     result = workshop.materialize(KEY, "declaration", "training_mixture", "training_plan")
     (event,) = result.asset_materializations_for_node("training_plan")
-    head = read_head(workshop.store, "tenants/acme/places", "training_plan")
+    head = present(read_head(workshop.store, "tenants/acme/places", "training_plan"))
     return {name: value.value for name, value in event.metadata.items()}, head
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_plan_of_every_method_is_shown_readably(workshop, method):
+def test_the_plan_of_every_method_is_shown_readably(workshop: Workshop, method: str) -> None:
     shown, head = planned(workshop, method=method, training=SHORT, export=EXPORT.get(method, "adapter"))
     assert shown["method"] == method
     assert shown["trainable_parameters"] == head.figures["trainable_parameters"] > 0
@@ -55,7 +60,7 @@ def test_the_plan_of_every_method_is_shown_readably(workshop, method):
     }.items():
         assert words in shown[part]
         assert shown[part].count("\n|") > 4
-    plan = newest_plan(workshop.settings, VariantKey.parse(KEY))
+    plan = present(newest_plan(workshop.settings, VariantKey.parse(KEY)))
     assert {row.field for row in plan.plan.reasons} >= {"method.name", "training.deepspeed.stage"}
 
 
@@ -69,14 +74,14 @@ def test_the_plan_of_every_method_is_shown_readably(workshop, method):
     ],
     ids=["report_to", "export", "evaluation", "resources"],
 )
-def test_what_acts_on_no_weight_plans_nothing_again(workshop, change):
+def test_what_acts_on_no_weight_plans_nothing_again(workshop: Workshop, change: dict[str, Any]) -> None:
     _, before = planned(workshop, method="lora", training=SHORT, export="adapter")
     shown, after = planned(workshop, **change)
     assert shown["reused"] is True
     assert after.digest == before.digest
 
 
-def test_warnings_follow_the_declaration_where_the_plan_is_reused(workshop):
+def test_warnings_follow_the_declaration_where_the_plan_is_reused(workshop: Workshop) -> None:
     same = {"method": "lora", "training": SHORT}
     merged, _ = planned(workshop, **same, export="merged")
     adapter, _ = planned(workshop, **same, export="adapter")
@@ -84,7 +89,7 @@ def test_warnings_follow_the_declaration_where_the_plan_is_reused(workshop):
     assert "merged" not in adapter["warnings"]
 
 
-def test_full_chosen_by_the_plan_needs_the_export_it_can_have(workshop):
+def test_full_chosen_by_the_plan_needs_the_export_it_can_have(workshop: Workshop) -> None:
     write_lines(workshop.folder / "data" / "books.jsonl", [{"text": text} for text in GENERAL[:100]])
     books = {"sources": ["data/books.jsonl"], "decontaminate": {"enabled": False}}
     knowledge = {"objective": "domain_knowledge", "method": "auto", "export": "adapter", "data": books}
@@ -93,7 +98,7 @@ def test_full_chosen_by_the_plan_needs_the_export_it_can_have(workshop):
     assert "by its plan, method full trains the whole model" in workshop.failure(result)
 
 
-def test_a_setting_that_the_base_cannot_have_names_the_declaration(workshop):
+def test_a_setting_that_the_base_cannot_have_names_the_declaration(workshop: Workshop) -> None:
     edit(
         workshop.folder / "tenants" / "globex" / "places.yaml",
         lambda declared: declared.update(method={"name": "lora", "rank": 512}, export="adapter"),
@@ -116,8 +121,12 @@ def test_a_setting_that_the_base_cannot_have_names_the_declaration(workshop):
     ids=["cpu slots", "gpus", "kind", "quota"],
 )  # fmt: skip
 def test_more_than_the_host_can_ever_lend_is_refused_at_the_plan(
-    workshop, resources, host, words, monkeypatch
-):
+    workshop: Workshop,
+    resources: dict[str, Any],
+    host: dict[str, Any],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     settings, declared = workshop.folder / "ft_dagster.yaml", workshop.folder / "tenants/acme/places.yaml"
     before = settings.read_text("utf-8"), declared.read_text("utf-8")

@@ -1,5 +1,8 @@
 """What of a host a training is planned for."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from ft_dagster.launch.inventory import Device, Inventory
@@ -10,7 +13,7 @@ A100 = Device("0", 80 * 10**9, "NVIDIA A100-SXM4-80GB")
 T4 = Device("1", 16 * 10**9, "Tesla T4")
 
 
-def spec(**resources):
+def spec(**resources: Any) -> VariantSpec:
     return VariantSpec.model_validate(
         {
             "description": "x", "owners": ["a"], "base_model": "models/x",
@@ -27,6 +30,8 @@ def spec(**resources):
         ({"gpu_kind": "a100", "sharing": "shared"}, 20 * 10**9, True),
     ],
 )
-def test_a_plan_is_made_for_the_declared_kind_and_its_share(tmp_path, resources, memory, bf16):
+def test_a_plan_is_made_for_the_declared_kind_and_its_share(
+    tmp_path: Path, resources: dict[str, Any], memory: int, bf16: bool
+) -> None:
     hardware = hardware_of(spec(**resources), Inventory("gpu", (A100, T4), shares=4), tmp_path)
     assert (hardware.memory_bytes, hardware.bf16) == (memory, bf16)

@@ -12,9 +12,9 @@ import pytest
 from ft_dagster.errors import UserError
 from ft_dagster.planning.estimate import RankedRow
 from ft_dagster.planning.hardware.catalogue import Hardware
-from ft_dagster.planning.methods.decision import decide
+from ft_dagster.planning.methods.decision import Decision, decide
 from ft_dagster.planning.recommend import RecommendationRequest, recommend_method
-from tests.planning.decisions import ALL, CASES, KNOWLEDGE, LORA_LIKE, decided, rule
+from tests.planning.decisions import ALL, CASES, KNOWLEDGE, LORA_LIKE, Case, decided, rule
 from tests.planning.memory_formula import (
     CATALOGUE,
     LLAMA_7B,
@@ -25,13 +25,14 @@ from tests.planning.memory_formula import (
     candidates,
     question,
 )
+from tests.present import present
 
 SHIPPED = {
     LLAMA_7B: "Llama-2-7B", LLAMA_8B: "Llama-3-8B", LLAMA_13B: "Llama-2-13B", LLAMA_70B: "Llama-3-70B"
 }  # fmt: skip
 
 
-def surveyed(shape: Shape, gpus: str | Hardware, folder: Path, **more: Any):
+def surveyed(shape: Shape, gpus: str | Hardware, folder: Path, **more: Any) -> Decision:
     """Decided by dry run of the real architecture: rows of 512 tokens, one at a time."""
     kept = more.pop("general_matters", False) or more.get("objective") != "task_specific"
     given = {"examples": 50_000, **more, "general_share": 0.08 if kept else 0}
@@ -51,7 +52,7 @@ def configured(shape: Shape, folder: Path) -> Path:
     return folder
 
 
-def warned(decision, method, text):
+def warned(decision: Decision, method: str, text: str) -> bool:
     return any(text in line for line in decision.row(method).warnings)
 
 
@@ -60,7 +61,7 @@ assert len(CASES) >= 14
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_a_decision_and_its_reasons(case, tmp_path):
+def test_a_decision_and_its_reasons(case: Case, tmp_path: Path) -> None:
     decision = surveyed(case.shape, case.gpus, tmp_path, **case.asked)
     assert decision.method == decision.recommended == case.method
     assert {row.method for row in decision.ranking if row.fits} == case.fits
@@ -71,7 +72,7 @@ def test_a_decision_and_its_reasons(case, tmp_path):
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_every_method_is_ranked_with_every_figure(case):
+def test_every_method_is_ranked_with_every_figure(case: Case) -> None:
     shown = [RankedRow.of(row) for row in decided(case.shape, case.gpus, **case.asked).ranking]
     assert {row.method for row in shown} == ALL
     names = {tuple(rule.rule for rule in row.rules) for row in shown}
@@ -84,31 +85,31 @@ def test_every_method_is_ranked_with_every_figure(case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_what_fits_ranks_above_what_does_not(case):
+def test_what_fits_ranks_above_what_does_not(case: Case) -> None:
     fits = [row.fits for row in decided(case.shape, case.gpus, **case.asked).ranking]
     assert fits == sorted(fits, reverse=True)
 
 
-def test_knowledge_by_an_adapter_is_warned_of_first_and_loud():
+def test_knowledge_by_an_adapter_is_warned_of_first_and_loud() -> None:
     decision = decided(LLAMA_7B, "A100-80GB", **KNOWLEDGE)
     assert decision.row("lora").warnings[0].startswith("NEW KNOWLEDGE BY LORA: style is learned")
     assert not warned(decision, "full", "NEW KNOWLEDGE")
 
 
-def test_a_tight_fit_is_said_with_what_is_left():
+def test_a_tight_fit_is_said_with_what_is_left() -> None:
     decision = decided(LLAMA_70B, "A100-80GB")
     assert warned(decision, "lora_8bit", "tight: 82.5 of 85.9 GB leaves 3.4 GB")
     assert not warned(decision, "qlora", "tight")
 
 
-def test_between_one_and_ten_million_a_bake_off_is_named():
+def test_between_one_and_ten_million_a_bake_off_is_named() -> None:
     decision = decided(LLAMA_8B, "8xH100", examples=3_000_000)
     assert decision.bake_off
     assert "ft-dagster bakeoff" in decision.notes[0]
     assert not decided(LLAMA_8B, "8xH100", examples=900_000).bake_off
 
 
-def test_a_declared_method_is_obeyed_and_the_difference_said():
+def test_a_declared_method_is_obeyed_and_the_difference_said() -> None:
     decision = decided(LLAMA_8B, "8xH100", method="full")
     assert (decision.method, decision.recommended, decision.fits) == ("full", "lora", True)
     assert "full is declared and obeyed; lora ranks first by usual" in decision.notes[0]
@@ -116,27 +117,27 @@ def test_a_declared_method_is_obeyed_and_the_difference_said():
     assert " h against " in decision.notes[0]
 
 
-def test_a_declared_method_that_ranks_first_is_no_difference():
+def test_a_declared_method_that_ranks_first_is_no_difference() -> None:
     decision = decided(LLAMA_8B, "8xH100", method="lora")
     assert not any("obeyed" in note for note in decision.notes)
 
 
-def test_a_declared_method_that_does_not_fit_is_not_recommended():
+def test_a_declared_method_that_does_not_fit_is_not_recommended() -> None:
     decision = decided(LLAMA_70B, "A100-80GB", method="full")
     assert (decision.method, decision.recommended, decision.fits) == ("full", "qlora", False)
 
 
-def test_where_nothing_fits_what_needs_least_is_named():
+def test_where_nothing_fits_what_needs_least_is_named() -> None:
     decision = decided(LLAMA_70B, "T4")
     assert decision.notes[0].startswith("nothing fits 1 x T4 of 16.1 GB: qlora needs least, 49.4 GB")
 
 
-def test_one_training_within_the_budget_says_what_the_tries_before_it_cost():
+def test_one_training_within_the_budget_says_what_the_tries_before_it_cost() -> None:
     decision = decided(LLAMA_13B, "2xA100-80GB", examples=200_000, budget_usd=1000)
     assert warned(decision, "lora", "the 10 to 20 before a production candidate cost $970 to $1,940")
 
 
-def test_a_limit_that_the_recommended_one_breaks_names_who_keeps_it():
+def test_a_limit_that_the_recommended_one_breaks_names_who_keeps_it() -> None:
     asked = {**KNOWLEDGE, "examples": 500_000, "budget_usd": 85}
     (note,) = [
         line for line in decided(LLAMA_13B, "8xA100-80GB", **asked).notes if "beyond the budget" in line
@@ -144,24 +145,27 @@ def test_a_limit_that_the_recommended_one_breaks_names_who_keeps_it():
     assert "within it: lora" in note
 
 
-def test_a_limit_that_all_break_says_so():
+def test_a_limit_that_all_break_says_so() -> None:
     notes = decided(LLAMA_8B, "8xH100", budget_usd=0.01).notes
     assert any("so is every method that fits" in note for note in notes)
 
 
-def test_a_card_without_bf16_is_warned_of():
+def test_a_card_without_bf16_is_warned_of() -> None:
     assert warned(decided(LLAMA_7B, "2xV100-32GB"), "lora", "V100-32GB has no bf16 arithmetic")
 
 
-def test_a_learned_utilization_changes_the_hours():
-    slow = decided(LLAMA_8B, "A100-80GB").row("lora").figures.hours
+def test_a_learned_utilization_changes_the_hours() -> None:
+    slow = present(decided(LLAMA_8B, "A100-80GB").row("lora").figures.hours)
     quick = decided(LLAMA_8B, "A100-80GB", learned_utilization={"lora": 0.6}).row("lora").figures.hours
     assert quick == pytest.approx(slow / 2)
 
 
-def test_judging_is_part_of_the_cost():
-    without = decided(LLAMA_8B, "A100-80GB").row("lora").figures.usd
-    assert decided(LLAMA_8B, "A100-80GB", questions=2000).row("lora").figures.usd > without
+def test_judging_is_part_of_the_cost() -> None:
+    without, judged = (
+        present(decided(LLAMA_8B, "A100-80GB", questions=count).row("lora").figures.usd)
+        for count in (0, 2000)
+    )
+    assert judged > without
 
 
 BAD = [
@@ -179,57 +183,57 @@ BAD = [
 
 
 @pytest.mark.parametrize(("asked", "field"), BAD)
-def test_what_has_no_answer_is_refused(asked, field):
+def test_what_has_no_answer_is_refused(asked: dict[str, Any], field: str) -> None:
     with pytest.raises(UserError) as error:
         question(LLAMA_8B, "A100-80GB", **asked)
     assert error.value.field == field
     assert error.value.fix
 
 
-def test_a_model_of_no_size_is_refused():
+def test_a_model_of_no_size_is_refused() -> None:
     with pytest.raises(UserError, match="parameters"):
         replace(question(LLAMA_8B, "A100-80GB"), parameters=0)
 
 
 @pytest.mark.parametrize("gpus", ["0xA100-80GB", "2xA100-60GB", "-1xH100"])
-def test_gpus_that_cannot_be_are_refused(gpus):
+def test_gpus_that_cannot_be_are_refused(gpus: str) -> None:
     with pytest.raises(UserError) as error:
         CATALOGUE.gpus(gpus)
     assert error.value.field == "gpus"
 
 
-def test_a_declared_method_without_figures_is_refused():
+def test_a_declared_method_without_figures_is_refused() -> None:
     asked = question(LLAMA_8B, "A100-80GB", method="full")
     with pytest.raises(UserError, match="not planned"):
         decide(asked, [one for one in candidates(LLAMA_8B, asked.hardware) if one.method != "full"])
 
 
-def test_figures_that_contradict_themselves_are_a_mistake_of_the_program():
+def test_figures_that_contradict_themselves_are_a_mistake_of_the_program() -> None:
     asked = question(LLAMA_70B, "A100-80GB")
     wrong = [replace(one, fits=True) for one in candidates(LLAMA_70B, asked.hardware)]
     with pytest.raises(ValueError, match="said to fit"):
         decide(asked, wrong)
 
 
-def test_a_wish_for_adapters_outvotes_a_narrow_task():
+def test_a_wish_for_adapters_outvotes_a_narrow_task() -> None:
     decision = decided(LLAMA_8B, "8xH100", objective="task_specific", serving="adapters")
     assert decision.method == "lora"
     assert "one base with adapters is wished; full is 1 copy" in rule(decision, "full", "serving").sentence
     assert rule(decision, "full", "narrow_task").outvoted_by == "serving"
 
 
-def test_the_number_of_variants_outvotes_the_budget():
+def test_the_number_of_variants_outvotes_the_budget() -> None:
     """Where adapters were measured slow, only full is within; five variants still share one base."""
     slow = dict.fromkeys(LORA_LIKE, 0.1)
     asked = {"objective": "task_specific", "examples": 400_000, "learned_utilization": slow}
-    usd = decided(LLAMA_8B, "8xH100", **asked).row("full").figures.usd
+    usd = present(decided(LLAMA_8B, "8xH100", **asked).row("full").figures.usd)
     decision = decided(LLAMA_8B, "8xH100", **asked, variants=5, budget_usd=1.01 * usd)
     assert decision.method == "lora"
     assert rule(decision, "full", "budget").outvoted_by == "variants"
     assert any("lora is beyond the budget" in note and "within it: full" in note for note in decision.notes)
 
 
-def test_of_equal_methods_the_one_within_the_budget_is_taken():
+def test_of_equal_methods_the_one_within_the_budget_is_taken() -> None:
     """Lora measured slow, qlora not: two of qlora's epochs keep within what not one of lora's does."""
     asked = {"examples": 400_000, "variants": 5, "learned_utilization": {"lora": 0.1}, "budget_usd": 50}
     decision = decided(LLAMA_8B, "8xH100", **asked)
@@ -237,7 +241,7 @@ def test_of_equal_methods_the_one_within_the_budget_is_taken():
     assert rule(decision, "lora", "usual").outvoted_by == "budget"
 
 
-def test_adapters_are_served_on_the_base_they_were_trained_on():
+def test_adapters_are_served_on_the_base_they_were_trained_on() -> None:
     decision = decided(LLAMA_70B, "A100-80GB", variants=10)
     gpus = {row.method: RankedRow.of(row).serving_gpus for row in decision.ranking}
     assert (gpus["full"], gpus["lora"], gpus["qlora"]) == (30, 3, 1)

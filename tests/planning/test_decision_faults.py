@@ -4,7 +4,7 @@ import pytest
 
 from ft_dagster.planning.estimate import RankedRow
 from ft_dagster.planning.methods.question import fewest_gpus
-from tests.planning.decisions import CASES, decided, rule
+from tests.planning.decisions import CASES, Case, decided, rule
 from tests.planning.llama import A100_80
 from tests.planning.memory_formula import (
     CATALOGUE,
@@ -15,30 +15,32 @@ from tests.planning.memory_formula import (
     bytes_on,
     candidate,
 )
+from tests.present import present
 
 KNOWLEDGE = {"objective": "domain_knowledge"}
 
 
 @pytest.mark.parametrize("variants", [1, 2, 3, 4, 5, 50])
-def test_the_number_of_variants_never_overrides_a_knowledge_objective(variants):
+def test_the_number_of_variants_never_overrides_a_knowledge_objective(variants: int) -> None:
     decision = decided(LLAMA_7B, "8xA100-80GB", variants=variants, **KNOWLEDGE)
     assert decision.method == "full"
     if variants > 1:  # and it is not silent
         assert rule(decision, "lora", "variants").outvoted_by == "objective"
 
 
-def test_hardware_is_not_overridden_once_it_has_spoken():
+def test_hardware_is_not_overridden_once_it_has_spoken() -> None:
     for more in ({"variants": 50}, {"budget_usd": 1e9}, {"serving": "copies"}, {"examples": 20_000_000}):
         decision = decided(LLAMA_7B, "A100-80GB", **KNOWLEDGE, **more)
         assert decision.method == "lora"
         assert not decision.row("full").fits
 
 
-def test_the_budget_is_used():
+def test_the_budget_is_used() -> None:
     """qlora on quantized weights is slower, so at a budget between the two only lora is within it."""
     asked = {"examples": 200_000, "variants": 5}
     usd = {
-        name: decided(LLAMA_13B, "2xA100-80GB", **asked).row(name).figures.usd for name in ("lora", "qlora")
+        name: present(decided(LLAMA_13B, "2xA100-80GB", **asked).row(name).figures.usd)
+        for name in ("lora", "qlora")
     }
     between = decided(LLAMA_13B, "2xA100-80GB", **asked, budget_usd=sum(usd.values()) / 2)
     assert rule(between, "lora", "budget").verdict == "for"
@@ -46,37 +48,38 @@ def test_the_budget_is_used():
     assert any("beyond the limits: $" in line for line in between.row("qlora").warnings)
 
 
-def test_the_computed_hours_are_used():
+def test_the_computed_hours_are_used() -> None:
     asked = {"examples": 400_000, "objective": "task_specific"}
     free = decided(LLAMA_8B, "8xH100", **asked)
     assert free.method == "full"
-    epoch = {name: free.row(name).figures.hours / free.row(name).figures.epochs for name in ("lora", "full")}
+    figures = {name: free.row(name).figures for name in ("lora", "full")}
+    epoch = {name: present(found.hours) / found.epochs for name, found in figures.items()}
     assert decided(LLAMA_8B, "8xH100", **asked, deadline_hours=sum(epoch.values()) / 2).method == "lora"
 
 
-def test_no_method_wins_a_limit_by_its_usual_number_of_epochs_alone():
+def test_no_method_wins_a_limit_by_its_usual_number_of_epochs_alone() -> None:
     """Full's two epochs are quicker than lora's three; two of lora's are quicker still."""
     asked = {"examples": 400_000}
     free = decided(LLAMA_8B, "8xH100", **asked)
-    hours = [free.row(name).figures.hours for name in ("full", "lora")]
+    hours = [present(free.row(name).figures.hours) for name in ("full", "lora")]
     assert hours[0] < hours[1]
     limited = decided(LLAMA_8B, "8xH100", **asked, deadline_hours=sum(hours) / 2)
     assert limited.method == "lora"
     assert "2.6 of its 3 epochs keep within it" in rule(limited, "lora", "deadline").sentence
 
 
-def test_task_specific_changes_the_answer():
+def test_task_specific_changes_the_answer() -> None:
     assert decided(LLAMA_8B, "8xH100").method == "lora"
     assert decided(LLAMA_8B, "8xH100", objective="task_specific").method == "full"
 
 
-def test_the_size_of_the_data_changes_the_answer():
+def test_the_size_of_the_data_changes_the_answer() -> None:
     sizes = {count: decided(LLAMA_8B, "8xH100", examples=count) for count in (50_000, 3_000_000, 20_000_000)}
     assert [made.method for made in sizes.values()] == ["lora", "lora", "full"]
     assert [made.bake_off for made in sizes.values()] == [False, True, False]
 
 
-def test_new_tokens_are_not_ignored_and_do_not_force_full():
+def test_new_tokens_are_not_ignored_and_do_not_force_full() -> None:
     decision = decided(LLAMA_8B, "8xH100", new_tokens=12)
     assert decision.method == "lora"
     assert rule(decision, "lora", "new_tokens").verdict == "for"
@@ -85,50 +88,50 @@ def test_new_tokens_are_not_ignored_and_do_not_force_full():
     )
 
 
-def test_lora_is_checked_to_fit():
+def test_lora_is_checked_to_fit() -> None:
     decision = decided(LLAMA_70B, "A100-80GB")
     assert not decision.row("lora").fits
     assert RankedRow.of(decision.row("lora")).memory_gb_per_gpu == pytest.approx(146.8)
 
 
-def test_full_does_not_fall_straight_to_qlora():
+def test_full_does_not_fall_straight_to_qlora() -> None:
     assert decided(LLAMA_7B, "A100-80GB", **KNOWLEDGE).method == "lora"
     assert decided(LLAMA_70B, "2xA100-80GB", **KNOWLEDGE).method == "lora"
     assert decided(LLAMA_70B, "A100-80GB", **KNOWLEDGE).method == "qlora"
 
 
 @pytest.mark.parametrize("count", [1, 2, 8, 64])
-def test_data_parallel_copies_are_not_counted_as_sharding(count):
+def test_data_parallel_copies_are_not_counted_as_sharding(count: int) -> None:
     hardware = CATALOGUE.gpus(f"{count}xA100-40GB")
     copies = candidate("lora_8bit", LLAMA_70B, hardware)
     assert copies.memory_bytes == bytes_on("lora_8bit", LLAMA_70B, 1, sharded=False)
     assert (copies.fits, copies.gpus_needed) == (False, None)
 
 
-def test_no_gpu_too_many_is_asked_for():
+def test_no_gpu_too_many_is_asked_for() -> None:
     assert fewest_gpus(lambda n: 4 * A100_80 // n, A100_80) == 4  # what fills four exactly needs no fifth
     assert fewest_gpus(lambda n: (4 * A100_80 + 1) // n + 1, A100_80) == 5
     assert fewest_gpus(lambda n: A100_80, A100_80) == 1
 
 
-def test_the_fewest_gpus_hold_it_and_one_less_does_not():
+def test_the_fewest_gpus_hold_it_and_one_less_does_not() -> None:
     hardware = CATALOGUE.gpus("A100-80GB")
     for method in ("full", "lora"):
-        needed = candidate(method, LLAMA_70B, hardware).gpus_needed
+        needed = present(candidate(method, LLAMA_70B, hardware).gpus_needed)
         assert bytes_on(method, LLAMA_70B, needed, sharded=True) <= A100_80
         assert bytes_on(method, LLAMA_70B, needed - 1, sharded=True) > A100_80
 
 
 @pytest.mark.parametrize("declared", [None, "full", "lora"])
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_nothing_that_does_not_fit_is_ever_recommended(case, declared):
+def test_nothing_that_does_not_fit_is_ever_recommended(case: Case, declared: str | None) -> None:
     decision = decided(case.shape, case.gpus, **case.asked, method=declared)
     assert decision.recommended is None or decision.row(decision.recommended).fits
     assert decision.method == (declared or decision.recommended)
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_every_rule_that_lost_says_to_which(case):
+def test_every_rule_that_lost_says_to_which(case: Case) -> None:
     """A rule that liked a method better than the first one was outvoted by an earlier rule."""
     decision = decided(case.shape, case.gpus, **case.asked)
     names = [said.rule for said in decision.ranking[0].rules]

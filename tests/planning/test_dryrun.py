@@ -85,7 +85,9 @@ def tracked(folder: Path, base: Path, method: dict[str, Any], step: Step) -> int
     ],
     ids=lambda value: value["name"] if isinstance(value, dict) else "",
 )
-def test_the_real_step_holds_what_was_predicted(tmp_path, tiny_model_folder, method, step, tolerance):
+def test_the_real_step_holds_what_was_predicted(
+    tmp_path: Path, tiny_model_folder: Path, method: dict[str, Any], step: Step, tolerance: float
+) -> None:
     found = tracked(tmp_path, tiny_model_folder, method, step)
     assert footprint(tiny_model_folder, method_settings(method), step).peak == pytest.approx(
         found, rel=tolerance
@@ -105,14 +107,16 @@ def whole(folder: Path, method: dict[str, Any], step: Step) -> Footprint:
 
 
 @pytest.mark.parametrize(("method", "checkpointing"), [(FULL, False), (LORA, True), (QLORA, False)])
-def test_a_deep_model_holds_what_its_first_layers_foretell(tmp_path, method, checkpointing):
+def test_a_deep_model_holds_what_its_first_layers_foretell(
+    tmp_path: Path, method: dict[str, Any], checkpointing: bool
+) -> None:
     folder, step = architecture(tmp_path), replace(STEP, gradient_checkpointing=checkpointing)
     found = footprint(folder, method_settings(method), step)
     assert found.extrapolated
     assert found.at_peak == whole(folder, method, step).at_peak
 
 
-def test_layers_of_kinds_that_alternate_are_extrapolated_by_their_period(tmp_path):
+def test_layers_of_kinds_that_alternate_are_extrapolated_by_their_period(tmp_path: Path) -> None:
     sliding = {"use_sliding_window": True, "sliding_window": 16, "layer_types": KINDS_OF_ATTENTION * 5}
     folder = architecture(tmp_path, model_type="qwen2", num_hidden_layers=10, **sliding)
     found = footprint(folder, method_settings(FULL), STEP)
@@ -120,7 +124,7 @@ def test_layers_of_kinds_that_alternate_are_extrapolated_by_their_period(tmp_pat
     assert found.peak == whole(folder, FULL, STEP).peak
 
 
-def test_layers_that_differ_in_a_setting_alone_are_told_apart(tmp_path):
+def test_layers_that_differ_in_a_setting_alone_are_told_apart(tmp_path: Path) -> None:
     """Every fourth layer does not rotate its queries and keys, and so keeps less."""
     folder = architecture(tmp_path, model_type="smollm3", num_hidden_layers=20, pad_token_id=0)
     kinds = kinds_of_layers(shapes(configuration(folder), BASE, method_of(method_settings(FULL)), STEP))
@@ -130,7 +134,7 @@ def test_layers_that_differ_in_a_setting_alone_are_told_apart(tmp_path):
     assert found.peak == whole(folder, FULL, STEP).peak
 
 
-def test_layers_that_differ_are_all_run(tmp_path):
+def test_layers_that_differ_are_all_run(tmp_path: Path) -> None:
     folder = architecture(tmp_path)
     method = {**LORA, "target_modules": ["layers.4.mlp.up_proj"]}
     found = footprint(folder, method_settings(method), STEP)
@@ -138,7 +142,7 @@ def test_layers_that_differ_are_all_run(tmp_path):
     assert found.trained_weights == 4 * (64 + 128)
 
 
-def test_experts_further_on_are_noticed(tmp_path):
+def test_experts_further_on_are_noticed(tmp_path: Path) -> None:
     """Five dense layers go before: the first few say nothing of what comes."""
     experts = {"model_type": "qwen3_moe", "head_dim": 16, "moe_intermediate_size": 32, "num_experts": 4}
     routing = {"num_experts_per_tok": 2, "mlp_only_layers": [0, 1, 2, 3, 4]}
@@ -157,7 +161,9 @@ def test_experts_further_on_are_noticed(tmp_path):
         ("Llama-3-8B", QLORA, True, 7.8),
     ],
 )
-def test_a_quantized_base_in_gigabytes(model, method, prepared, expected):
+def test_a_quantized_base_in_gigabytes(
+    model: str, method: dict[str, Any], prepared: bool, expected: float
+) -> None:
     """Prepared for training, embeddings, head and norms go to fp32; under DeepSpeed back to bf16."""
     step = replace(STEP, sharded=not prepared)
     built = shapes(configuration(model), BASE, method_of(method_settings(method)), step)
@@ -165,7 +171,7 @@ def test_a_quantized_base_in_gigabytes(model, method, prepared, expected):
     assert round(sum(tensor.nbytes for tensor in tensors) / 1e9, 1) == expected
 
 
-def test_a_70b_takes_less_than_two_gigabytes():
+def test_a_70b_takes_less_than_two_gigabytes() -> None:
     program = (
         "import json, resource; from ft_dagster.planning.dryrun.footprint import footprint\n"
         "from ft_dagster.planning.dryrun.step import Step\n"
@@ -180,7 +186,7 @@ def test_a_70b_takes_less_than_two_gigabytes():
     assert 45e9 < peak < 55e9
 
 
-def test_a_gpu_keeps_no_logits(tmp_path):
+def test_a_gpu_keeps_no_logits(tmp_path: Path) -> None:
     folder = architecture(tmp_path, vocab_size=50_000, num_hidden_layers=2)
     cpu, gpu = (
         footprint(folder, method_settings(LORA), replace(STEP, device=device)) for device in ("cpu", "cuda")
@@ -189,7 +195,7 @@ def test_a_gpu_keeps_no_logits(tmp_path):
     assert cpu.moments["head"].total - gpu.moments["head"].total > logits
 
 
-def test_every_shipped_architecture_has_its_published_parameters():
+def test_every_shipped_architecture_has_its_published_parameters() -> None:
     billions = {name: numbers_of(name) / 1e9 for name in shipped()}
     assert {name: round(count, 2) for name, count in billions.items()} == {
         "CodeLlama-34B": 33.74,
@@ -222,38 +228,41 @@ def numbers_of(name: str) -> int:
     ],
     ids=str,
 )
-def test_a_configuration_that_says_too_little_is_refused(tmp_path, changes, field):
+def test_a_configuration_that_says_too_little_is_refused(
+    tmp_path: Path, changes: dict[str, Any], field: str | None
+) -> None:
     with pytest.raises(UserError) as error:
         footprint(architecture(tmp_path, **changes), method_settings(FULL), STEP)
     assert (error.value.field, error.value.file) == (field, str(tmp_path / "config.json"))
 
 
-def test_an_unknown_name_is_answered_with_the_nearest():
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(UserError, match="Llama-3-8B") as error:
         architecture_file("llama-3-9b")
     assert error.value.field == "model"
 
 
-def test_a_broken_file_is_named(tmp_path):
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="JSON"):
         configuration(tmp_path)
 
 
 @pytest.mark.parametrize("field", ["rows", "length", "trained_positions", "gradient_accumulation_steps"])
-def test_a_step_of_nothing_is_refused(field):
+def test_a_step_of_nothing_is_refused(field: str) -> None:
+    nothing: dict[str, Any] = {field: 0}
     with pytest.raises(UserError) as error:
-        footprint("Llama-3-8B", method_settings(FULL), replace(STEP, **{field: 0}))
+        footprint("Llama-3-8B", method_settings(FULL), replace(STEP, **nothing))
     assert error.value.field == field
 
 
-def test_a_rank_above_the_smallest_layer_is_refused_as_by_the_trainer(tmp_path):
+def test_a_rank_above_the_smallest_layer_is_refused_as_by_the_trainer(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         footprint(architecture(tmp_path), method_settings({**LORA, "rank": 33}), STEP)
     assert (error.value.field, error.value.value) == ("method.rank", 33)
 
 
-def test_the_peak_is_the_highest_moment():
+def test_the_peak_is_the_highest_moment() -> None:
     low, high = Moment(1, 1, 1, 1, 1, 1), Moment(1, 1, 1, 1, 9, 1)
     found = Footprint("full", STEP, {"forward": high, "step": low}, 1, 0, extrapolated=False)
     assert (found.peak, found.phase) == (14, "forward")

@@ -1,34 +1,53 @@
 """A plan as a whole, by the dry run of a small Llama: what `auto` comes to, what fits, what it was told."""
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.planning.cost.learned import Predicted, finished_training, memory_correction, utilizations
+from ft_dagster.planning.cost.learned import (
+    Finished,
+    Predicted,
+    finished_training,
+    memory_correction,
+    utilizations,
+)
 from ft_dagster.planning.cost.training_cost import Utilization
 from ft_dagster.planning.dryrun.from_figures import facts, shapes_of_configuration
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.layout import Layout
-from ft_dagster.planning.plan import make_plan
+from ft_dagster.planning.plan import PlanAndEstimate, make_plan
 from ft_dagster.planning.survey import PlanContext
+from ft_dagster.spec import VariantSpec
 from ft_dagster.training.contract import FullSettings
 from ft_dagster.training.training_figures import TrainingFigures
 from tests.planning.llama import SMALL_LLAMA, reason, spec
+from tests.present import present
 from tests.stored_figures import stored_training
 
 ROOMY, TIGHT = 2_000_000_000, 560_000_000  # bytes of a device; 500 MB are CUDA's context
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small-llama")
     (folder / "config.json").write_text(json.dumps(SMALL_LLAMA))
     return folder
 
 
-def planned(folder, declared, *, count=1, memory=ROOMY, known=(), **more):
+def planned(
+    folder: Path,
+    declared: VariantSpec,
+    *,
+    count: int = 1,
+    memory: int | None = ROOMY,
+    known: Iterable[Finished] = (),
+    **more: Any,
+) -> PlanAndEstimate:
     hardware = Hardware("gpu", count, "T4-like", memory, 1e13, True, 1.0)
     given = facts(
         shapes_of_configuration(folder / "config.json"), examples=400, tokens=100_000, max_length=256,
@@ -42,7 +61,7 @@ def planned(folder, declared, *, count=1, memory=ROOMY, known=(), **more):
 
 
 @pytest.mark.parametrize("objective", ["instruction", "task_specific"])
-def test_auto_teaches_behaviour_by_lora(folder, objective):
+def test_auto_teaches_behaviour_by_lora(folder: Path, objective: str) -> None:
     plan = planned(folder, spec(objective=objective, evaluation={"kind": "json"}))
     assert plan.content.method.name == plan.estimate.method == "lora"
     why = reason(plan.estimate.to_json()["plan"], "method.name")
@@ -50,14 +69,14 @@ def test_auto_teaches_behaviour_by_lora(folder, objective):
     assert objective in why["reason"]
 
 
-def test_auto_teaches_knowledge_by_full_where_it_fits(folder):
+def test_auto_teaches_knowledge_by_full_where_it_fits(folder: Path) -> None:
     plan = planned(folder, spec(objective="domain_knowledge"))
     assert plan.content.method == FullSettings()
     assert plan.content.training.num_train_epochs == 1.0
     assert not any("style is learned" in line for line in plan.estimate.warnings)
 
 
-def test_auto_teaches_knowledge_by_an_adapter_out_loud_where_full_does_not_fit(folder):
+def test_auto_teaches_knowledge_by_an_adapter_out_loud_where_full_does_not_fit(folder: Path) -> None:
     plan = planned(folder, spec(objective="domain_knowledge"), memory=TIGHT)
     assert plan.content.method.name == "lora"
     assert "style is learned" in plan.estimate.warnings[0]
@@ -65,69 +84,69 @@ def test_auto_teaches_knowledge_by_an_adapter_out_loud_where_full_does_not_fit(f
     assert not full.fits
 
 
-def test_auto_with_settings_of_lora_is_lora(folder):
+def test_auto_with_settings_of_lora_is_lora(folder: Path) -> None:
     plan = planned(folder, spec(objective="domain_knowledge", method={"dropout": 0.0}))
     assert plan.content.method.name == "lora"
     assert "dropout declared" in reason(plan.estimate.to_json()["plan"], "method.name")["reason"]
 
 
-def test_a_declared_method_that_ranks_lower_is_obeyed_and_the_difference_said(folder):
+def test_a_declared_method_that_ranks_lower_is_obeyed_and_the_difference_said(folder: Path) -> None:
     plan = planned(folder, spec(method="full", objective="instruction"))
     assert plan.content.method == FullSettings()
     assert plan.estimate.recommended == "lora"
     assert any("full is declared and obeyed; lora ranks first" in line for line in plan.estimate.warnings)
 
 
-def test_a_variant_that_does_not_fit_names_changes_and_the_first_makes_it_fit(folder):
+def test_a_variant_that_does_not_fit_names_changes_and_the_first_makes_it_fit(folder: Path) -> None:
     declared = {"method": "full", "objective": "domain_knowledge", "training": {"max_length": 256}}
     plan = planned(folder, spec(**declared), memory=TIGHT, ranks=1)
     assert not plan.fits
-    first = plan.estimate.changes[0].settings
+    first = dict(plan.estimate.changes[0].settings)
     count = first.pop("resources.gpus", 1)
     for field, value in first.items():
         put(declared, field.split("."), value)
     assert planned(folder, spec(**declared), count=count, memory=TIGHT).fits
 
 
-def test_an_unknown_device_memory_refuses_nothing(folder):
+def test_an_unknown_device_memory_refuses_nothing(folder: Path) -> None:
     assert planned(folder, spec(method="full"), memory=None).fits
 
 
-def test_a_mixture_without_trained_tokens_is_refused(folder):
+def test_a_mixture_without_trained_tokens_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="no trained token"):
         planned(folder, spec(), trained_tokens=0)
 
 
-def test_neither_prices_nor_neighbours_nor_finished_trainings_are_in_what_is_keyed(folder):
+def test_neither_prices_nor_neighbours_nor_finished_trainings_are_in_what_is_keyed(folder: Path) -> None:
     one, other = planned(folder, spec()), planned(folder, spec(), variants=7)
     assert one.content == other.content
     assert one.estimate != other.estimate
     assert set(one.content.to_json()) == {"schema_version", "method", "training", "device", "ranks"}
 
 
-def test_the_rule_of_thumb_stands_beside_with_what_it_leaves_out(folder):
+def test_the_rule_of_thumb_stands_beside_with_what_it_leaves_out(folder: Path) -> None:
     (line,) = planned(folder, spec(method="lora")).estimate.cross_checks
     assert "rule of thumb" in line
     assert "context" in line
 
 
-def put(tree, names, value):
+def put(tree: dict[str, Any], names: Sequence[str], value: Any) -> None:
     for name in names[:-1]:
         tree = tree.setdefault(name, {})
     tree[names[-1]] = value
 
 
-def trained(plan, more, seconds=100.0, flops=2e14):
+def trained(plan: PlanAndEstimate, more: int, seconds: float = 100.0, flops: float = 2e14) -> Finished:
     """A training that took so many bytes more than this plan predicted."""
     predicted = plan.estimate.predicted.to_json()
     reserved = predicted["memory_bytes"] + more
     figures = stored_training(
         predicted=predicted, peak_device_reserved_bytes=reserved, flops=flops, training_seconds=seconds
     )
-    return finished_training(TrainingFigures.from_json(figures))
+    return present(finished_training(TrainingFigures.from_json(figures)))
 
 
-def test_a_finished_training_corrects_the_next_plan_of_its_shape_and_says_so(folder):
+def test_a_finished_training_corrects_the_next_plan_of_its_shape_and_says_so(folder: Path) -> None:
     before = planned(folder, spec(method="lora"))
     known = [trained(before, 40_000_000)]
     after = planned(folder, spec(method="lora"), known=known)
@@ -138,16 +157,18 @@ def test_a_finished_training_corrects_the_next_plan_of_its_shape_and_says_so(fol
     assert after.content == before.content
 
 
-def test_a_finished_training_replaces_the_stated_utilization(folder):
+def test_a_finished_training_replaces_the_stated_utilization(folder: Path) -> None:
     before = planned(folder, spec(method="lora"))
     after = planned(folder, spec(method="lora"), known=[trained(before, 0)])
-    assert before.estimate.utilization.origin == "default"
-    assert after.estimate.utilization == Utilization(
-        pytest.approx(2e14 / (100 * 1e13)), "learned", "from this installation's finished trainings"
+    assert present(before.estimate.utilization).origin == "default"
+    learned = present(after.estimate.utilization)
+    assert learned.value == pytest.approx(2e14 / (100 * 1e13))
+    assert replace(learned, value=0) == Utilization(
+        0, "learned", "from this installation's finished trainings"
     )
 
 
-def test_another_shape_or_base_teaches_nothing(folder):
+def test_another_shape_or_base_teaches_nothing(folder: Path) -> None:
     plan = planned(folder, spec(method="lora"))
     one, layout = trained(plan, 9), plan.estimate.predicted.layout
     assert memory_correction([one], "b" * 64, "T4-like", layout).added == 9
@@ -160,7 +181,7 @@ def test_another_shape_or_base_teaches_nothing(folder):
         assert memory_correction([one], base, hardware, other).added == 0
 
 
-def test_of_several_trainings_the_median_counts_and_the_error_left_is_shown(folder):
+def test_of_several_trainings_the_median_counts_and_the_error_left_is_shown(folder: Path) -> None:
     plan = planned(folder, spec(method="lora"))
     layout = plan.estimate.predicted.layout
     known = [trained(plan, more) for more in (-5_000_000, 9_000_000, 20_000_000)]
@@ -169,7 +190,7 @@ def test_of_several_trainings_the_median_counts_and_the_error_left_is_shown(fold
     assert "they lay 25 MB apart" in found.sentence
 
 
-def test_a_longer_row_is_corrected_by_shorter_ones_where_none_was_as_long(folder):
+def test_a_longer_row_is_corrected_by_shorter_ones_where_none_was_as_long(folder: Path) -> None:
     plan = planned(folder, spec(method="lora"))
     layout = replace(plan.estimate.predicted.layout, length=1024)
     found = memory_correction([trained(plan, 7_000_000)], "b" * 64, "T4-like", layout)
@@ -177,10 +198,10 @@ def test_a_longer_row_is_corrected_by_shorter_ones_where_none_was_as_long(folder
     assert "at another micro-batch or length" in found.sentence
 
 
-def test_a_training_that_was_not_measured_teaches_nothing():
+def test_a_training_that_was_not_measured_teaches_nothing() -> None:
     assert finished_training(TrainingFigures.from_json(stored_training())) is None
     predicted = Predicted("b", "h", Layout("lora", 1, False, 256), 1000, None, None)
     figures = stored_training(predicted=predicted.to_json(), flops=5, training_seconds=1)
-    one = finished_training(TrainingFigures.from_json(figures))
+    one = present(finished_training(TrainingFigures.from_json(figures)))
     assert (one.excess, one.utilization) == (None, None)
     assert utilizations([one], "h") == {}

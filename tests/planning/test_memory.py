@@ -1,11 +1,15 @@
+from pathlib import Path
+from typing import Any
+
 import pytest
 from safetensors.torch import load_file
 
+from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.load import Load, frozen_bytes, memory
 from ft_dagster.training.contract import Base, method_settings
 from ft_dagster.training.methods import method_of
 from tests.planning.llama import LLAMA_70B, METHODS, facts, gpus, plan
-from tests.training.runs import train
+from tests.training.runs import Runs, train
 
 
 @pytest.mark.parametrize(
@@ -19,12 +23,14 @@ from tests.training.runs import train
         ("full", {}, 0.0),
     ],
 )
-def test_the_frozen_base_of_llama_3_in_gigabytes(method, shape, expected):
+def test_the_frozen_base_of_llama_3_in_gigabytes(method: str, shape: dict[str, Any], expected: float) -> None:
     assert round(frozen_bytes(Load(method, 0, "bf16", facts(**shape))) / 1e9, 1) == expected
 
 
 @pytest.mark.parametrize(("method", "tolerance"), [("qlora", 0.03), ("lora_8bit", 0.03), ("lora", 0.0)])
-def test_the_frozen_base_is_as_large_as_the_loaded_one(method, tolerance, tiny_facts, tiny_model_folder):
+def test_the_frozen_base_is_as_large_as_the_loaded_one(
+    method: str, tolerance: float, tiny_facts: Facts, tiny_model_folder: Path
+) -> None:
     settings = plan({"name": method, "rank": 4}, tiny_facts)["method"]
     model = method_of(method_settings(settings)).build(
         Base(folder=tiny_model_folder, digest="b" * 64), "fp32", 0
@@ -33,7 +39,7 @@ def test_the_frozen_base_is_as_large_as_the_loaded_one(method, tolerance, tiny_f
     assert frozen_bytes(Load(method, 0, "fp32", tiny_facts)) == pytest.approx(frozen, rel=tolerance)
 
 
-def _bytes_of(weight):
+def _bytes_of(weight: Any) -> int:
     own = weight.numel() * weight.element_size()
     state = getattr(weight, "quant_state", None)
     if state is None:
@@ -52,14 +58,16 @@ def _bytes_of(weight):
         (3, "fp32", 16 / 8),
     ],
 )
-def test_what_full_keeps_of_a_parameter_in_each_of_eight_processes(stage, precision, bytes_a_parameter):
+def test_what_full_keeps_of_a_parameter_in_each_of_eight_processes(
+    stage: int, precision: str, bytes_a_parameter: float
+) -> None:
     given = gpus(8)
     needed = memory(Load("full", given.parameters, precision, given), stage, "none")
     assert needed.floor_bytes == pytest.approx(bytes_a_parameter * given.parameters, rel=1e-6)
 
 
 @pytest.mark.parametrize(("method", "least"), [("lora", 16.1), ("qlora", 7.8)])
-def test_only_stage_3_shards_a_frozen_base(method, least):
+def test_only_stage_3_shards_a_frozen_base(method: str, least: float) -> None:
     given = gpus(8)
     floors = {s: memory(Load(method, 10**6, "bf16", given), s, "none").frozen_bytes for s in (0, 2, 3)}
     assert floors[0] == floors[2] == pytest.approx(least * 1e9, rel=0.01)
@@ -67,7 +75,7 @@ def test_only_stage_3_shards_a_frozen_base(method, least):
 
 
 @pytest.mark.parametrize("stage", [2, 3])
-def test_what_is_offloaded_leaves_the_device_and_is_not_lost(stage):
+def test_what_is_offloaded_leaves_the_device_and_is_not_lost(stage: int) -> None:
     given = gpus(8)
     load = Load("full", given.parameters, "bf16", given)
     on, off = memory(load, stage, "none"), memory(load, stage, "cpu")
@@ -77,20 +85,20 @@ def test_what_is_offloaded_leaves_the_device_and_is_not_lost(stage):
 
 
 @pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning"])
-def test_a_soft_prompt_costs_its_frozen_base(method):
+def test_a_soft_prompt_costs_its_frozen_base(method: str) -> None:
     needed = plan(method, gpus(1))["memory"]
     assert needed.floor_bytes - needed.frozen_bytes == 16 * needed.trainable_parameters < 50e6
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_storage_counts_the_kept_checkpoints_and_the_one_being_written(method):
+def test_storage_counts_the_kept_checkpoints_and_the_one_being_written(method: str) -> None:
     made = plan(method, training={"keep_best": 2, "keep_last": 1})
     kept, trained = made["storage"], made["memory"].trainable_parameters
     assert kept.checkpoint_bytes == 12 * trained
     assert kept.checkpoints_bytes == 4 * kept.checkpoint_bytes
 
 
-def test_what_is_released_of_llama_3_8b():
+def test_what_is_released_of_llama_3_8b() -> None:
     lora, full, prompt = (plan(method)["storage"] for method in ("lora", "full", "prompt_tuning"))
     assert lora.adapter_bytes == 4 * 41_943_040
     assert lora.whole_bytes == 2 * 8_030_261_248 + lora.adapter_bytes
@@ -99,7 +107,9 @@ def test_what_is_released_of_llama_3_8b():
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "prefix_tuning"])
-def test_a_checkpoint_and_a_payload_are_as_large_as_predicted(method, runs, tiny_facts):
+def test_a_checkpoint_and_a_payload_are_as_large_as_predicted(
+    method: str, runs: Runs, tiny_facts: Facts
+) -> None:
     made = plan(method, tiny_facts)
     folder = runs.prepare(method=made["method"], training={"max_steps": 2, "packing": False})
     assert train(folder) == 0

@@ -11,7 +11,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "methods.md").read_text("
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_table_of_an_8b_llama_is_what_the_plan_says(method):
+def test_the_table_of_an_8b_llama_is_what_the_plan_says(method: str) -> None:
     one, eight = plan(method, gpus(1)), plan(method, gpus(8))
     kept = one["storage"]
     weights, optimizer = size(kept.checkpoint_weights_bytes), size(kept.checkpoint_optimizer_bytes)

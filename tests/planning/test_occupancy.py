@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 
@@ -26,7 +27,7 @@ RANKS = 8
 SMALL = 1000  # weights of a communication, so that buckets do not count
 
 
-def full(**step: object) -> Footprint:
+def full(**step: Any) -> Footprint:
     """Full fine-tuning of P weights, 5 GB of activations; sharded, weights and gradients are in bf16."""
     given = replace(STEP, **step)
     width = 2 if given.sharded and given.precision == "bf16" else 4
@@ -36,20 +37,20 @@ def full(**step: object) -> Footprint:
     return Footprint("full", given, {"forward": forward, "layer 0": after, "step": after}, P, 0, True)
 
 
-def adapter(**step: object) -> Footprint:
+def adapter(**step: Any) -> Footprint:
     """40 GB of frozen weights beneath a hundred million trained ones."""
     given, trained = replace(STEP, **step), 10**8
     moment = Moment(40 * 10**9, 4 * trained, 4 * trained, 8 * trained, 10**9, 10**8)
     return Footprint("lora", given, {"layer -1": moment}, trained, 20 * 10**9, True)
 
 
-def test_one_process_on_a_cpu_holds_the_footprint():
+def test_one_process_on_a_cpu_holds_the_footprint() -> None:
     found = occupancy(full(), Sharding())
     assert found.reserved == full().peak == 16 * P
     assert (found.context, found.slack, found.offloaded, found.phase) == (CPU_CONTEXT, 0, 0, "layer 0")
 
 
-def test_a_gpu_adds_its_context_and_the_allocator_s_slack_of_all_but_the_frozen_base():
+def test_a_gpu_adds_its_context_and_the_allocator_s_slack_of_all_but_the_frozen_base() -> None:
     given = adapter(device="cuda")
     found = occupancy(given, Sharding())
     tensors = given.peak
@@ -59,12 +60,12 @@ def test_a_gpu_adds_its_context_and_the_allocator_s_slack_of_all_but_the_frozen_
     assert found.total == found.reserved + CUDA_CONTEXT
 
 
-def test_copies_spread_nothing_and_hold_a_second_set_of_gradients():
+def test_copies_spread_nothing_and_hold_a_second_set_of_gradients() -> None:
     alone, copied = (occupancy(adapter(), Sharding(ranks=ranks)) for ranks in (1, RANKS))
     assert copied.total - alone.total == copied.communication == 4 * 10**8
 
 
-def test_gpus_that_train_together_hold_nccl_s_buffers():
+def test_gpus_that_train_together_hold_nccl_s_buffers() -> None:
     alone, together = (occupancy(full(device="cuda"), Sharding(ranks=ranks)) for ranks in (1, 2))
     assert together.communication - alone.communication == 4 * P + NCCL_BUFFERS
 
@@ -78,7 +79,9 @@ def test_gpus_that_train_together_hold_nccl_s_buffers():
         (3, "fp32", (4 + 4 + 8) / RANKS),
     ],
 )
-def test_what_full_keeps_of_a_weight_on_each_of_eight_ranks(stage, precision, bytes_a_weight):
+def test_what_full_keeps_of_a_weight_on_each_of_eight_ranks(
+    stage: Literal[0, 2, 3], precision: str, bytes_a_weight: float
+) -> None:
     given = full(sharded=True, precision=precision)
     given = replace(given, moments={"layer 0": given.moments["layer 0"]})
     found = occupancy(given, Sharding(ranks=RANKS, stage=stage, bucket=SMALL))
@@ -87,23 +90,23 @@ def test_what_full_keeps_of_a_weight_on_each_of_eight_ranks(stage, precision, by
 
 
 @pytest.mark.parametrize(("stage", "frozen"), [(2, 40e9), (3, 5e9)])
-def test_only_stage_3_spreads_a_frozen_base(stage, frozen):
+def test_only_stage_3_spreads_a_frozen_base(stage: Literal[0, 2, 3], frozen: float) -> None:
     found = occupancy(adapter(sharded=True), Sharding(ranks=RANKS, stage=stage))
     assert found.frozen == frozen
 
 
-def test_activations_are_each_rank_s_own():
+def test_activations_are_each_rank_s_own() -> None:
     for stage in (2, 3):
         given = replace(full(sharded=True), moments={"forward": full(sharded=True).moments["forward"]})
         assert occupancy(given, Sharding(ranks=RANKS, stage=stage)).activations == 5 * 10**9
 
 
-def test_stage_3_holds_the_weights_gathered_at_once():
+def test_stage_3_holds_the_weights_gathered_at_once() -> None:
     found = occupancy(full(sharded=True), Sharding(ranks=RANKS, stage=3, bucket=SMALL))
     assert found.communication == 2 * LIVE_WEIGHTS + 2 * SMALL
 
 
-def test_a_bucket_is_doubled_where_its_sending_overlaps():
+def test_a_bucket_is_doubled_where_its_sending_overlaps() -> None:
     cpu, gpu = (
         occupancy(full(sharded=True, device=device), Sharding(ranks=RANKS, stage=2))
         for device in ("cpu", "cuda")
@@ -112,7 +115,7 @@ def test_a_bucket_is_doubled_where_its_sending_overlaps():
     assert gpu.communication == 2 * 2 * 500_000_000 + NCCL_BUFFERS
 
 
-def test_stage_3_steps_a_group_of_weights_at_a_time():
+def test_stage_3_steps_a_group_of_weights_at_a_time() -> None:
     given = full(sharded=True)
     given = replace(given, moments={"step": given.moments["step"]})
     few, many = (occupancy(given, Sharding(ranks=ranks, stage=3)).temporaries for ranks in (2, RANKS))
@@ -121,7 +124,9 @@ def test_stage_3_steps_a_group_of_weights_at_a_time():
 
 
 @pytest.mark.parametrize(("stage", "kept"), [(2, 2 * P), (3, 0)])
-def test_offload_takes_states_and_gradients_off_the_device_and_loses_nothing(stage, kept):
+def test_offload_takes_states_and_gradients_off_the_device_and_loses_nothing(
+    stage: Literal[0, 2, 3], kept: int
+) -> None:
     found = occupancy(full(sharded=True), Sharding(ranks=RANKS, stage=stage, offload="cpu"))
     assert found.states == found.gradients == 0
     assert found.frozen + found.trained == kept
@@ -129,19 +134,19 @@ def test_offload_takes_states_and_gradients_off_the_device_and_loses_nothing(sta
     assert found.offloaded == shards
 
 
-def test_offload_without_zero_is_refused():
+def test_offload_without_zero_is_refused() -> None:
     with pytest.raises(UserError) as error:
         occupancy(full(), Sharding(offload="cpu"))
     assert error.value.field == "offload"
 
 
-def test_no_rank_is_refused():
+def test_no_rank_is_refused() -> None:
     with pytest.raises(UserError) as error:
         occupancy(full(), Sharding(ranks=0))
     assert error.value.field == "ranks"
 
 
 @pytest.mark.parametrize(("sharded", "stage"), [(True, 0), (False, 3)])
-def test_a_footprint_of_another_precision_is_not_taken(sharded, stage):
+def test_a_footprint_of_another_precision_is_not_taken(sharded: bool, stage: Literal[0, 2, 3]) -> None:
     with pytest.raises(ValueError, match="sharded"):
         occupancy(full(sharded=sharded), Sharding(ranks=RANKS, stage=stage))

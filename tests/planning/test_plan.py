@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 
@@ -10,12 +11,12 @@ from ft_dagster.training.methods import method_of
 from tests.planning.llama import METHODS, facts, plan, reason
 
 
-def test_every_method_of_the_trainer_is_planned():
+def test_every_method_of_the_trainer_is_planned() -> None:
     assert set(METHODS) == set(TRAINED) == set(METHOD_SETTINGS) - {"auto"}
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_trainer_takes_a_plan_as_it_is(method):
+def test_the_trainer_takes_a_plan_as_it_is(method: str) -> None:
     made = json.loads(json.dumps(plan(method), default=vars))
     read = Plan.model_validate(made)
     assert read.method.model_dump(mode="json") == {"name": method} | {
@@ -26,7 +27,7 @@ def test_the_trainer_takes_a_plan_as_it_is(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_value_says_where_it_came_from_and_why(method):
+def test_every_value_says_where_it_came_from_and_why(method: str) -> None:
     made = plan(method, training={"weight_decay": 0.1})
     rows = {row["field"]: row for row in made["reasons"]}
     assert len(rows) == len(made["reasons"])
@@ -53,14 +54,14 @@ def test_every_value_says_where_it_came_from_and_why(method):
         ("prefix_tuning", 1e-2, 5.0),
     ],
 )
-def test_each_method_has_its_own_rate_and_epochs(method, rate, epochs):
+def test_each_method_has_its_own_rate_and_epochs(method: str, rate: float, epochs: float) -> None:
     training = plan(method)["training"]
     assert (training["learning_rate"], training["num_train_epochs"]) == (rate, epochs)
     assert (training["lr_scheduler_type"], training["warmup_ratio"]) == ("cosine", 0.03)
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora", "lora_8bit"])
-def test_an_adapter_covers_all_linear_layers_at_alpha_2r(method):
+def test_an_adapter_covers_all_linear_layers_at_alpha_2r(method: str) -> None:
     settings = plan(method)["method"]
     assert settings == {
         "name": method, "rank": 16, "alpha": 32.0, "dropout": 0.05, "target_modules": "all-linear",
@@ -69,7 +70,7 @@ def test_an_adapter_covers_all_linear_layers_at_alpha_2r(method):
 
 
 @pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning"])
-def test_soft_prompts_have_twenty_positions_and_are_not_packed(method):
+def test_soft_prompts_have_twenty_positions_and_are_not_packed(method: str) -> None:
     made = plan(method)
     assert made["method"] == {"name": method, "num_virtual_tokens": 20}
     assert made["training"]["packing"] is False
@@ -87,19 +88,21 @@ def test_soft_prompts_have_twenty_positions_and_are_not_packed(method):
     ],
 )
 @pytest.mark.parametrize("method", ["lora", "qlora"])
-def test_more_data_and_new_knowledge_get_more_rank(method, examples, objective, rank):
+def test_more_data_and_new_knowledge_get_more_rank(
+    method: str, examples: int, objective: str, rank: int
+) -> None:
     made = plan(method, facts(examples=examples), objective=objective)
     assert made["method"]["rank"] == rank
 
 
-def test_a_rank_by_default_stays_within_the_smallest_layer():
+def test_a_rank_by_default_stays_within_the_smallest_layer() -> None:
     small = {"q_proj": [[64, 64]], "k_proj": [[32, 64]]}
     made = plan("lora", facts(linear_shapes=small), objective="domain_knowledge")
     assert made["method"]["rank"] == 32
     assert "allows 32" in reason(made, "method.rank")["reason"]
 
 
-def test_what_is_declared_is_obeyed_and_said():
+def test_what_is_declared_is_obeyed_and_said() -> None:
     made = plan({"name": "lora", "rank": 8, "dropout": 0.0})
     assert (made["method"]["rank"], made["method"]["alpha"], made["method"]["dropout"]) == (8, 16.0, 0.0)
     assert reason(made, "method.rank") == {
@@ -107,7 +110,7 @@ def test_what_is_declared_is_obeyed_and_said():
     }  # fmt: skip
 
 
-def test_the_bf16_of_the_hardware_decides_the_precision():
+def test_the_bf16_of_the_hardware_decides_the_precision() -> None:
     made = plan(given=facts(bf16=False))
     assert made["training"]["precision"] == "fp32"
     assert reason(made, "training.precision")["origin"] == "host"
@@ -118,26 +121,26 @@ def test_the_bf16_of_the_hardware_decides_the_precision():
     ("parameters", "on"), [(134_500_000, False), (3_000_000_000, True), (8_000_000_000, True)]
 )
 @pytest.mark.parametrize("method", ["full", "lora", "qlora", "lora_8bit", "prompt_tuning"])
-def test_large_models_recompute_their_activations(method, parameters, on):
+def test_large_models_recompute_their_activations(method: str, parameters: int, on: bool) -> None:
     made = plan(method, facts(parameters=parameters, linear_shapes={"q_proj": [[512, 512]]}))
     assert made["training"]["gradient_checkpointing"] is on
 
 
-def test_a_prefix_is_never_recomputed():
+def test_a_prefix_is_never_recomputed() -> None:
     assert plan("prefix_tuning")["training"]["gradient_checkpointing"] is False
     with pytest.raises(UserError) as error:
         plan("prefix_tuning", training={"gradient_checkpointing": True})
     assert error.value.field == "training.gradient_checkpointing"
 
 
-def test_what_watches_a_training_is_in_it_and_where_it_is_shown_is_not():
+def test_what_watches_a_training_is_in_it_and_where_it_is_shown_is_not() -> None:
     watch = {"questions": 20, "benchmark_limit": 0.1}
     training = plan(training={"watch": watch, "report_to": ["tensorboard"]})["training"]
     assert training["watch"] == {"questions": 20, "general_loss_limit": None, "benchmark_limit": 0.1}
     assert training == plan(training={"watch": watch})["training"]
 
 
-def test_steps_follow_from_rows_epochs_batch_and_processes():
+def test_steps_follow_from_rows_epochs_batch_and_processes() -> None:
     training = {"num_train_epochs": 3, "gradient_accumulation_steps": 4, "per_device_train_batch_size": 1}
     rows = {"tokens": 51_200}  # 100 rows of 512
     assert plan("lora", facts(**rows), training=training)["steps"] == 75
@@ -146,7 +149,7 @@ def test_steps_follow_from_rows_epochs_batch_and_processes():
     assert plan("prompt_tuning", facts(examples=100), training=training)["steps"] == 75  # a row each
 
 
-def test_the_batch_by_default_is_one_over_all_processes():
+def test_the_batch_by_default_is_one_over_all_processes() -> None:
     rows = {"tokens": 512 * 10_000}
     sizes = [
         plan("lora", facts(**rows, ranks=n))["training"]["gradient_accumulation_steps"] * n
@@ -162,13 +165,13 @@ def test_the_batch_by_default_is_one_over_all_processes():
         ({"name": "qlora", "rank": 1024}, "method.rank"),
     ],
 )
-def test_settings_that_the_base_cannot_have_are_refused(method, field):
+def test_settings_that_the_base_cannot_have_are_refused(method: dict[str, Any], field: str) -> None:
     small = {"q_proj": [[64, 64]], "k_proj": [[32, 64]]}
     with pytest.raises(UserError) as error:
         plan(method, facts(linear_shapes=small))
     assert error.value.field == field
 
 
-def test_a_base_without_linear_layers_is_refused():
+def test_a_base_without_linear_layers_is_refused() -> None:
     with pytest.raises(UserError, match="Use full"):
         plan("lora", facts(linear_shapes={}))

@@ -1,6 +1,10 @@
 """`ft-dagster plan VARIANT`: before there is a mixture, after, on other hardware, where it will not fit."""
 
 import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -14,6 +18,7 @@ from ft_dagster.spec import VariantKey
 from ft_dagster.stages.preview import plan_variant
 from tests.e2e.project import UP_TO_PLAN, edit, write_lines, write_project
 from tests.e2e.workshop import Workshop
+from tests.present import present
 
 pytestmark = pytest.mark.slow
 KEY = VariantKey.parse("acme.places")
@@ -28,7 +33,7 @@ CARDS = """cards:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, tiny_model_folder):
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
     made = write_project(tmp_path_factory.mktemp("project"), tiny_model_folder)
     for tenant in ("acme", "globex"):
         edit(made / "tenants" / tenant / "places.yaml", _bare)
@@ -36,17 +41,17 @@ def folder(tmp_path_factory, tiny_model_folder):
     return made
 
 
-def _bare(declared):
+def _bare(declared: dict[str, Any]) -> None:
     declared["evaluation"] = {"general": []}
     declared["data"]["decontaminate"] = {"enabled": False}
 
 
-def asked(folder, *more):
+def asked(folder: Path, *more: str) -> tuple[int, Any]:
     done = CliRunner().invoke(app, ["--project", str(folder), "plan", *more, "--json"])
     return done.exit_code, json.loads(done.stdout)
 
 
-def test_before_there_is_a_mixture_the_sources_are_sampled_and_that_is_said(folder):
+def test_before_there_is_a_mixture_the_sources_are_sampled_and_that_is_said(folder: Path) -> None:
     code, document = asked(folder, str(KEY))
     assert code == 0
     assert document["basis"].startswith("an estimate from ")
@@ -57,19 +62,45 @@ def test_before_there_is_a_mixture_the_sources_are_sampled_and_that_is_said(fold
     }  # fmt: skip
 
 
-def test_the_sample_is_near_what_the_mixture_counts(folder):
+@pytest.fixture(scope="module")
+def mixed(folder: Path) -> dict[str, Any]:
+    """What was planned before there was a mixture."""
     _, before = asked(folder, str(KEY))
     with dg.DagsterInstance.ephemeral() as instance:
-        shop = Workshop(folder, instance)
-        shop.materialize(str(KEY), *UP_TO_PLAN[:-1])
-    _, after = asked(folder, str(KEY))
+        Workshop(folder, instance).materialize(str(KEY), *UP_TO_PLAN[:-1])
+    return before
+
+
+def test_the_sample_is_near_what_the_mixture_counts(folder: Path, mixed: dict[str, Any]) -> None:
+    before, (_, after) = mixed, asked(folder, str(KEY))
     assert after["basis"].startswith("the newest training_mixture")
     assert before["examples"] == pytest.approx(after["examples"], rel=0.15)
     assert before["tokens"] == pytest.approx(after["tokens"], rel=0.15)
     assert before["memory_bytes"] == after["memory_bytes"]
 
 
-def test_a_long_source_is_counted_and_not_tokenized_whole(folder, monkeypatch):
+def test_a_mixture_of_other_rows_or_another_base_is_not_what_the_plan_counts(
+    folder: Path, mixed: dict[str, Any], tiny_model_folder: Path
+) -> None:
+    key, file = str(KEY), folder / "tenants" / "acme" / "places.yaml"
+    source = folder / "data" / "more.jsonl"
+    declared = file.read_text()
+    try:
+        write_lines(source, [{"prompt": f"Where is place {n}?", "completion": "North."} for n in range(40)])
+        edit(file, lambda d: d["data"].update(sources=["data/more.jsonl"]))
+        assert asked(folder, key)[1]["basis"].startswith("an estimate from 40 of 40 rows")
+        file.write_text(declared)
+        assert asked(folder, key)[1]["basis"].startswith("the newest training_mixture")
+        shutil.copytree(tiny_model_folder, folder / "models" / "other")
+        edit(file, lambda d: d.update(base_model="models/other"))
+        assert asked(folder, key)[1]["basis"].startswith("an estimate from ")
+    finally:
+        file.write_text(declared)
+
+
+def test_a_long_source_is_counted_and_not_tokenized_whole(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = [{"prompt": f"Where is place {n}?", "completion": "North."} for n in range(900)]
     write_lines(folder / "data" / "long.jsonl", rows)
     file = folder / "tenants" / "globex" / "places.yaml"
@@ -79,13 +110,13 @@ def test_a_long_source_is_counted_and_not_tokenized_whole(folder, monkeypatch):
     assert preview.examples == pytest.approx(630, rel=0.01)  # less 15% each for validation and test
 
 
-def test_on_a_card_that_cannot_hold_it_the_changes_are_named_and_the_exit_is_1(folder):
+def test_on_a_card_that_cannot_hold_it_the_changes_are_named_and_the_exit_is_1(folder: Path) -> None:
     code, document = asked(folder, str(KEY), "--gpus", "Tiny-1")
     assert (code, document["fits"]) == (1, False)
     assert document["plan"]["memory_bytes"]["total"] > document["device_bytes"]
 
 
-def test_an_unknown_card_and_an_unknown_variant_are_one_error(folder):
+def test_an_unknown_card_and_an_unknown_variant_are_one_error(folder: Path) -> None:
     for more, field in ((["--gpus", "A100-79GB"], "--gpus"), ([], None)):
         name = str(KEY) if more else "acme.nowhere"
         with pytest.raises(UserError) as error:
@@ -93,7 +124,7 @@ def test_an_unknown_card_and_an_unknown_variant_are_one_error(folder):
         assert error.value.field == field
 
 
-def test_what_this_host_can_never_lend_is_refused_before_anything_is_computed(folder):
+def test_what_this_host_can_never_lend_is_refused_before_anything_is_computed(folder: Path) -> None:
     file = folder / "tenants" / "acme" / "places.yaml"
     before = file.read_text()
     edit(file, lambda d: d["resources"].update(cpu_slots=3))
@@ -105,7 +136,9 @@ def test_what_this_host_can_never_lend_is_refused_before_anything_is_computed(fo
     assert (error.value.file, error.value.field) == (str(file), "resources.cpu_slots")
 
 
-def test_a_variant_that_does_not_fit_fails_at_the_plan_and_the_first_change_makes_it_pass(folder):
+def test_a_variant_that_does_not_fit_fails_at_the_plan_and_the_first_change_makes_it_pass(
+    folder: Path,
+) -> None:
     """Through Dagster: the check blocks, its list is followed, the plan passes."""
     training = {"max_length": 512, "per_device_train_batch_size": 8, "gradient_checkpointing": False}
     edit(
@@ -122,14 +155,14 @@ def test_a_variant_that_does_not_fit_fails_at_the_plan_and_the_first_change_make
         (check,) = [e for e in refused.get_asset_check_evaluations() if e.check_name == "fits"]
         assert not check.passed
         changes = plan_variant(load_settings(folder), KEY).estimate.changes
-        assert changes[0].sentence in check.description
+        assert changes[0].sentence in present(check.description)
         edit(folder / "tenants" / "acme" / "places.yaml", lambda d: _apply(d, changes[0].settings))
         passed = shop.materialize(str(KEY), *UP_TO_PLAN)
         (check,) = [e for e in passed.get_asset_check_evaluations() if e.check_name == "fits"]
         assert check.passed
 
 
-def _apply(declared, settings):
+def _apply(declared: dict[str, Any], settings: Mapping[str, Any]) -> None:
     for field, value in settings.items():
         tree, *names = declared, *field.split(".")
         for name in names[:-1]:

@@ -1,5 +1,9 @@
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.shapes import adapter_parameters, dimensions, trainable_parameters
 from ft_dagster.training.contract import Base, method_settings
 from ft_dagster.training.methods import method_of
@@ -19,15 +23,15 @@ FOUR = ["q_proj", "k_proj", "v_proj", "o_proj"]
         (64, FOUR, 54_525_952),
     ],
 )
-def test_adapter_parameters_of_llama_3_8b(rank, targets, expected):
+def test_adapter_parameters_of_llama_3_8b(rank: int, targets: list[str] | str, expected: int) -> None:
     assert adapter_parameters(SEVEN, rank, targets) == expected
 
 
-def test_llama_3_8b_has_its_published_parameters():
+def test_llama_3_8b_has_its_published_parameters() -> None:
     assert facts().parameters == 8_030_261_248
 
 
-def test_dimensions_are_read_from_the_configuration(tiny_model_folder):
+def test_dimensions_are_read_from_the_configuration(tiny_model_folder: Path) -> None:
     assert dimensions(tiny_model_folder) == (64, 2, 32, True)
 
 
@@ -44,7 +48,9 @@ def test_dimensions_are_read_from_the_configuration(tiny_model_folder):
     ],
     ids=str,
 )
-def test_what_is_counted_is_what_the_trainer_trains(method, tiny_facts, tiny_model_folder):
+def test_what_is_counted_is_what_the_trainer_trains(
+    method: dict[str, Any] | str, tiny_facts: Facts, tiny_model_folder: Path
+) -> None:
     settings = plan(method, tiny_facts)["method"]
     model = method_of(method_settings(settings)).build(
         Base(folder=tiny_model_folder, digest="b" * 64), "fp32", 0
@@ -53,7 +59,7 @@ def test_what_is_counted_is_what_the_trainer_trains(method, tiny_facts, tiny_mod
     assert trainable_parameters(method_settings(settings), tiny_facts) == trained
 
 
-def test_new_rows_of_the_vocabulary_are_counted(tiny_facts, tiny_model_folder):
+def test_new_rows_of_the_vocabulary_are_counted(tiny_facts: Facts, tiny_model_folder: Path) -> None:
     settings = plan({"name": "lora", "rank": 4}, tiny_facts)["method"]
     base = Base(folder=tiny_model_folder, digest="b" * 64, new_token_ids=(300, 301, 302))
     model = method_of(method_settings(settings)).build(base, "fp32", 0)

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import struct
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +27,7 @@ TASK = 'task: quiz\ndataset_path: json\ndataset_kwargs: {data_files: {test: q.js
 
 
 @pytest.fixture
-def project(tmp_path, tiny_model_folder):
+def project(tmp_path: Path, tiny_model_folder: Path) -> Path:
     for folder in ("tenants/acme", "corpora", "tasks"):
         (tmp_path / folder).mkdir(parents=True)
     shutil.copytree(tiny_model_folder, tmp_path / "model")
@@ -42,7 +44,7 @@ def project(tmp_path, tiny_model_folder):
     return tmp_path
 
 
-def mistakes(project):
+def mistakes(project: Path) -> list[UserError]:
     try:
         check_variant(load_settings(project), KEY)
     except UserError as error:
@@ -50,11 +52,11 @@ def mistakes(project):
     return []
 
 
-def test_a_whole_declaration_has_no_mistake(project):
+def test_a_whole_declaration_has_no_mistake(project: Path) -> None:
     assert check_variant(load_settings(project), KEY)["tasks"] == ["tasks/quiz.yaml"]
 
 
-def test_every_mistake_is_said_at_once_though_the_declaration_itself_is_invalid(project):
+def test_every_mistake_is_said_at_once_though_the_declaration_itself_is_invalid(project: Path) -> None:
     (project / "tenants/acme/support.yaml").write_text(
         TEXT.replace("base_model: model", "base_model: modle")
         .replace("[rows.jsonl]", "[rows.jsonl, rwos.jsonl, {path: 5}]")
@@ -75,7 +77,7 @@ def test_every_mistake_is_said_at_once_though_the_declaration_itself_is_invalid(
     assert all(error.file and error.fix for error in found)
 
 
-def tensors(header):
+def tensors(header: bytes) -> bytes:
     return struct.pack("<Q", len(header)) + header
 
 
@@ -111,7 +113,7 @@ BROKEN = {
 @pytest.mark.parametrize(
     ("name", "number"), [(name, number) for name, all in BROKEN.items() for number in range(len(all))]
 )
-def test_a_broken_file_is_one_error(project, name, number):
+def test_a_broken_file_is_one_error(project: Path, name: str, number: int) -> None:
     (project / name).write_bytes(BROKEN[name][number])
     (error,) = mistakes(project)
     assert error.file
@@ -125,7 +127,7 @@ def test_a_broken_file_is_one_error(project, name, number):
         "model/model.safetensors", "model/tokenizer.json", "folder/rows.jsonl", "facts.db",
     ],
 )  # fmt: skip
-def test_a_fifo_is_said_and_never_waited_for(project, name):
+def test_a_fifo_is_said_and_never_waited_for(project: Path, name: str) -> None:
     place = project / name
     place.parent.mkdir(exist_ok=True)
     place.unlink(missing_ok=True)
@@ -140,7 +142,7 @@ def test_a_fifo_is_said_and_never_waited_for(project, name):
     assert "a FIFO" in error.problem or "no such data file" in error.problem
 
 
-def test_a_folder_that_links_to_itself_ends_in_an_error(project):
+def test_a_folder_that_links_to_itself_ends_in_an_error(project: Path) -> None:
     (project / "folder").mkdir()
     shutil.copy(project / "rows.jsonl", project / "folder")
     for name in ("one", "two"):
@@ -154,7 +156,7 @@ def test_a_folder_that_links_to_itself_ends_in_an_error(project):
     ("name", "text"),
     [("state.json", "{}"), ("state.json", '{"_data_files": [{"x": 1}]}'), ("dataset_dict.json", "nope")],
 )
-def test_a_damaged_saved_data_set_is_one_error(project, name, text):
+def test_a_damaged_saved_data_set_is_one_error(project: Path, name: str, text: str) -> None:
     (project / "saved").mkdir()
     (project / "saved" / name).write_text(text)
     (project / "tenants/acme/support.yaml").write_text(TEXT.replace("rows.jsonl", "saved"))
@@ -162,14 +164,18 @@ def test_a_damaged_saved_data_set_is_one_error(project, name, text):
     assert "is not what `datasets` saves" in error.problem
 
 
-def run(monkeypatch, capsys, project, *arguments):
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], project: Path, *arguments: str
+) -> tuple[Any, str]:
     monkeypatch.setattr("sys.argv", ["ft-dagster", "--project", str(project), *arguments])
     with pytest.raises(SystemExit) as ended:
         main()
     return ended.value.code, capsys.readouterr().out
 
 
-def test_the_command_lists_all_mistakes_of_all_files_in_text_and_json(project, monkeypatch, capsys):
+def test_the_command_lists_all_mistakes_of_all_files_in_text_and_json(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (project / "tenants/acme/wrong.yaml").write_text(TEXT + "training: {seed: -1}\nmethod: {rank: true}\n")
     (project / "tenants/acme/No_Key.yaml").write_text(TEXT)
     code, text = run(monkeypatch, capsys, project, "check")
@@ -185,7 +191,9 @@ def test_the_command_lists_all_mistakes_of_all_files_in_text_and_json(project, m
     assert found[None]["error"]["file"].endswith("No_Key.yaml")
 
 
-def test_the_command_lists_all_mistakes_of_the_settings(project, monkeypatch, capsys):
+def test_the_command_lists_all_mistakes_of_the_settings(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (project / "ft_dagster.yaml").write_text("tenant_runs: true\nretries: {attempts: -1}\n")
     code, text = run(monkeypatch, capsys, project, "check")
     assert code == 2
@@ -193,7 +201,9 @@ def test_the_command_lists_all_mistakes_of_the_settings(project, monkeypatch, ca
     assert "retries.attempts: input should be greater than or equal to 0" in text
 
 
-def test_status_names_what_is_broken_and_shows_the_others(project, monkeypatch, capsys):
+def test_status_names_what_is_broken_and_shows_the_others(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (project / "tenants/acme/wrong.yaml").write_text(TEXT + "training: {seed: -1}\n")
     (project / "tenants/acme/No_Key.yaml").write_text(TEXT)
     code, text = run(monkeypatch, capsys, project, "status", "--json")

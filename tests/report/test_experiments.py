@@ -1,8 +1,9 @@
 """Tables of experiments, as text."""
 
 import io
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from ft_dagster.report.experiments import bakeoff_table, sweep_table
 from tests.verdicts import stored_rule
@@ -21,20 +22,20 @@ FIGURES = {
 }  # fmt: skip
 
 
-def run(name, **more):
+def run(name: str, **more: Any) -> dict[str, Any]:
     return {
         "name": name, "status": "done", "figures": FIGURES, "curve": [1.5, 1.25],
         "digests": {"fine_tuned_model": "ab" * 32}, **more,
     }  # fmt: skip
 
 
-def text(table):
+def text(table: RenderableType) -> str:
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(table)
     return console.export_text()
 
 
-def test_methods_stand_side_by_side_with_what_they_took_of_the_budget():
+def test_methods_stand_side_by_side_with_what_they_took_of_the_budget() -> None:
     failed = run("qlora", status="failed", figures={}, curve=[], digests={})
     shown = text(bakeoff_table([run("lora"), failed], "flops=2e14"))
     for words in (
@@ -45,7 +46,7 @@ def test_methods_stand_side_by_side_with_what_they_took_of_the_budget():
     assert "1m 35s (79.2%)" in text(bakeoff_table([run("lora")], "minutes=2"))
 
 
-def test_a_sweep_numbers_the_finished_runs_and_says_what_became_of_the_others():
+def test_a_sweep_numbers_the_finished_runs_and_says_what_became_of_the_others() -> None:
     stopped = run("rank=64", status="stopped early", figures={}, curve=[2.75], digests={})
     shown = text(sweep_table([run("rank=8"), stopped], "task"))
     assert "ranked by the task" in shown

@@ -40,7 +40,7 @@ ASKED = [
     {"step": step, "benchmark": {"arc_easy": 0.5, "forms": 0.4 - step / 2000, "mean": 0.45 - step / 4000}}
     for step in range(0, 301, 50)
 ]
-LAYERS = [
+LAYERS: list[dict[str, Any]] = [
     {
         "name": f"model.layers.{block}.{kind}",
         "rank": 16,

@@ -23,7 +23,7 @@ DOCUMENT = SurveyDocument(
 )
 
 
-def test_each_reason_is_one_entry_of_one_list():
+def test_each_reason_is_one_entry_of_one_list() -> None:
     assert reasons_markdown(DOCUMENT).splitlines() == [
         "- **for** fits: it does",
         "- **against** fits: it does (outvoted by budget)",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.tables import (
     change,
     count,
@@ -17,30 +20,39 @@ from ft_dagster.report.tables import (
     release_table,
     size,
 )
+from ft_dagster.report.variant_row import VariantRow
+from ft_dagster.strict_json import dumps
 from tests.verdicts import stored_rule
 
-ROW: dict[str, Any] = {
-    "variant": "hospital.icd10-coder",
-    "method": "lora",
-    "rows_kept": 3201,
-    "rows_dropped": 45,
-    "general_share": 0.0799,
-    "trained_tokens": 45678,
-    "rules": [
-        stored_rule(rule="task", metric="answer_loss", base=4.66, tuned=1.42),
-        stored_rule(rule="general_benchmark", metric="acc", base=0.5, tuned=0.48),
-        stored_rule(rule="general_benchmark", metric="acc", base=0.8, tuned=0.82),
-        stored_rule(rule="general_loss", metric="token_loss", base=3.41, tuned=3.44),
-    ],
-    "gate": True,
-    "export": "adapter",
-    "size_bytes": 19_600_000,
-    "digest": "0123456789abcdef" * 4,
-    "version": 2,
-}
+RULES = [
+    stored_rule(rule="task", metric="answer_loss", base=4.66, tuned=1.42),
+    stored_rule(rule="general_benchmark", metric="acc", base=0.5, tuned=0.48),
+    stored_rule(rule="general_benchmark", metric="acc", base=0.8, tuned=0.82),
+    stored_rule(rule="general_loss", metric="token_loss", base=3.41, tuned=3.44),
+]
 
 
-def printed(rows: list[dict[str, Any]], width: int) -> str:
+def judged(rules: list[dict[str, Any]], passed: bool = True, outcome: str | None = None) -> Verdict:
+    said = {} if outcome is None else {"outcome": outcome}
+    return Verdict.from_json({"passed": passed, "rules": rules, **said})
+
+
+ROW = VariantRow(
+    variant="hospital.icd10-coder",
+    method="lora",
+    rows_kept=3201,
+    rows_dropped=45,
+    general_share=0.0799,
+    trained_tokens=45678,
+    verdict=judged(RULES),
+    export="adapter",
+    size_bytes=19_600_000,
+    digest="0123456789abcdef" * 4,
+    version=2,
+)
+
+
+def printed(rows: list[VariantRow], width: int) -> str:
     console = Console(width=width, record=True, file=None, no_color=True)
     with console.capture() as capture:
         console.print(release_table(rows))
@@ -84,7 +96,7 @@ def test_a_markdown_table_keeps_what_is_in_a_cell_in_its_cell() -> None:
 
 
 def test_the_table_of_variants_fits_in_120_columns_and_says_all() -> None:
-    text = printed([ROW, {**ROW, "gate": False}], 120)
+    text = printed([ROW, replace(ROW, verdict=judged(RULES, passed=False))], 120)
     assert max(map(len, text.splitlines())) <= 120
     for said in (
         "hospital.icd10-coder", "lora", "3,201", "45", "8.0%", "45,678", "answer_loss", "4.66 → 1.42",
@@ -100,8 +112,31 @@ def test_the_table_of_variants_folds_at_80_columns() -> None:
 
 
 def test_a_variant_whose_stages_have_not_run_is_shown_with_dashes() -> None:
-    nothing = dict.fromkeys(ROW) | {"variant": "acme.new", "rules": []}
-    assert "acme.new" in printed([nothing], 120)
+    assert "acme.new" in printed([VariantRow("acme.new")], 120)
+
+
+@pytest.mark.parametrize(
+    ("passed", "outcome", "said"),
+    [(True, "undecided", "pass"), (False, "undecided", "undecided"), (False, None, "fail")],
+)
+def test_what_the_gate_let_pass_is_a_pass_and_an_older_verdict_says_pass_or_fail(
+    passed: bool, outcome: str | None, said: str
+) -> None:
+    row = replace(ROW, verdict=judged(RULES, passed, outcome))
+    assert row.outcome == said
+    shown = row.to_json()
+    assert (shown["gate"], shown["outcome"]) == (passed, outcome or "fail")
+
+
+def test_a_row_is_plain_json() -> None:
+    shown = ROW.to_json()
+    assert json.loads(dumps(shown)) == shown
+    assert "verdict" not in shown
+    assert [rule["metric"] for rule in shown["rules"]] == ["answer_loss", "acc", "acc", "token_loss"]
+    assert VariantRow("acme.new").to_json() == {
+        **dict.fromkeys(shown), "variant": "acme.new", "rules": [], "validation_loss": [None, None],
+        "older_stages": [],
+    }  # fmt: skip
 
 
 def test_a_benchmark_that_is_not_a_number_gives_no_mean() -> None:
@@ -109,4 +144,4 @@ def test_a_benchmark_that_is_not_a_number_gives_no_mean() -> None:
         stored_rule(rule="general_benchmark", metric="acc", base=0.5, tuned=None),
         stored_rule(rule="general_benchmark", metric="acc", base=0.7, tuned=0.7),
     ]
-    assert "60.0% → -" in printed([{**ROW, "rules": rules}], 120)
+    assert "60.0% → -" in printed([replace(ROW, verdict=judged(rules))], 120)

@@ -2,8 +2,12 @@
 
 import os
 import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings, load_settings
@@ -20,12 +24,12 @@ LAUGHS = "".join(f"l{at}: &l{at} [{', '.join([f'*l{at - 1}'] * 10) if at else 'x
 
 
 @pytest.fixture
-def file(tmp_path):
+def file(tmp_path: Path) -> Path:
     (tmp_path / "tenants" / "acme").mkdir(parents=True)
     return tmp_path / "tenants" / "acme" / "support.yaml"
 
 
-def refusal(file):
+def refusal(file: Path) -> UserError:
     with pytest.raises(UserError) as error:
         load_variant(file.parents[2], KEY)
     assert error.value.file == str(file)
@@ -54,7 +58,7 @@ def refusal(file):
         ("x: " + "y" * 5_000_000, "more than the 4,000,000"),
     ],
 )
-def test_yaml_that_no_program_can_take_is_one_error(file, text, words):
+def test_yaml_that_no_program_can_take_is_one_error(file: Path, text: str, words: str) -> None:
     file.write_text(MINIMAL + text + "\n", "utf-8")
     assert words in refusal(file).problem
 
@@ -81,14 +85,16 @@ def test_yaml_that_no_program_can_take_is_one_error(file, text, words):
         ("retrain: {timezone: ../../etc/passwd}", "retrain.timezone", "time zone"),
     ],
 )
-def test_a_value_of_another_kind_or_beyond_all_bounds_is_refused_by_field(file, text, field, words):
+def test_a_value_of_another_kind_or_beyond_all_bounds_is_refused_by_field(
+    file: Path, text: str, field: str, words: str
+) -> None:
     file.write_text(MINIMAL + text + "\n", "utf-8")
     error = refusal(file)
     assert error.field == field
     assert words in error.problem
 
 
-def test_a_quoted_number_is_the_number_and_merged_keys_are_keys(file):
+def test_a_quoted_number_is_the_number_and_merged_keys_are_keys(file: Path) -> None:
     file.write_text(MINIMAL + 'method: {<<: {rank: "8"}, alpha: 1e1}\ntraining: {learning_rate: 1e-4}\n')
     spec = load_variant(file.parents[2], KEY).spec
     assert (spec.method.rank, spec.method.alpha, spec.training.learning_rate) == (8, 10.0, 1e-4)
@@ -96,7 +102,9 @@ def test_a_quoted_number_is_the_number_and_merged_keys_are_keys(file):
 
 @pytest.mark.parametrize("kind", ["fifo", "socket", "folder", "device", "dangling", "loop"])
 @pytest.mark.parametrize("name", ["acme/support.yaml", "defaults.yaml", "../ft_dagster.yaml"])
-def test_what_is_no_regular_file_is_said_and_never_waited_for(file, kind, name, monkeypatch):
+def test_what_is_no_regular_file_is_said_and_never_waited_for(
+    file: Path, kind: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file.write_text(MINIMAL)
     project = file.parents[2]
     place = (project / "tenants" / name).resolve()
@@ -120,7 +128,7 @@ def test_what_is_no_regular_file_is_said_and_never_waited_for(file, kind, name, 
     assert error.value.file == str(place)
 
 
-def numbers(schema, path=""):
+def numbers(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """(path, schema) of every number below a JSON schema."""
     if isinstance(schema, dict):
         if schema.get("type") in {"integer", "number"} and not {"const", "enum"} & set(schema):
@@ -133,7 +141,7 @@ def numbers(schema, path=""):
 
 
 @pytest.mark.parametrize("model", [VariantSpec, CorpusSpec, Settings])
-def test_the_schema_states_both_bounds_of_every_number(model):
+def test_the_schema_states_both_bounds_of_every_number(model: type[BaseModel]) -> None:
     found = dict(numbers(model.model_json_schema()))
     assert found
     for path, schema in found.items():
@@ -153,7 +161,7 @@ def test_the_schema_states_both_bounds_of_every_number(model):
         ("5: x", "5"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused_by_field(file, text, field):
+def test_settings_that_mean_nothing_are_refused_by_field(file: Path, text: str, field: str) -> None:
     file.write_text(MINIMAL)
     settings = file.parents[2] / "ft_dagster.yaml"
     settings.write_text(text + "\n")
@@ -163,7 +171,7 @@ def test_settings_that_mean_nothing_are_refused_by_field(file, text, field):
 
 
 @pytest.mark.parametrize("store", ["nope://bucket/x", "rows.jsonl"])
-def test_a_store_that_cannot_be_one_is_refused(file, store):
+def test_a_store_that_cannot_be_one_is_refused(file: Path, store: str) -> None:
     project = file.parents[2]
     (project / "rows.jsonl").write_text("{}")
     (project / "ft_dagster.yaml").write_text(f"store: {store}\n")
@@ -172,7 +180,7 @@ def test_a_store_that_cannot_be_one_is_refused(file, store):
     assert (error.value.field, error.value.value) == ("store", store)
 
 
-def test_the_environment_says_numbers_as_text(file, monkeypatch):
+def test_the_environment_says_numbers_as_text(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FT_DAGSTER_HOST__CPU_SLOTS", "3")
     monkeypatch.setenv("FT_DAGSTER_TENANT_RUNS", "2")
     settings = load_settings(file.parents[2])

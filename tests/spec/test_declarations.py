@@ -1,12 +1,15 @@
 """One view of all declarations: what a file said is kept while it stays, and a broken one stops no other."""
 
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ft_dagster.errors import UserError, UserErrors, all_of
 from ft_dagster.spec import Declarations, VariantKey, load_variant
 from ft_dagster.spec import declarations as module
+from ft_dagster.spec.yaml_files import read_yaml
 
 KEY = VariantKey("acme", "support")
 MINIMAL = """\
@@ -17,7 +20,7 @@ data: {sources: [rows.jsonl]}
 """
 
 
-def declare(project, name, text=MINIMAL, *, age=60):
+def declare(project: Path, name: str, text: str = MINIMAL, *, age: int = 60) -> Path:
     """Write a file below tenants/, as if `age` seconds ago."""
     file = project / "tenants" / name
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -27,21 +30,25 @@ def declare(project, name, text=MINIMAL, *, age=60):
     return file
 
 
-def child(parent):
+def child(parent: str) -> str:
     return MINIMAL.replace("base_model: models/base", f"base_model: {{variant: {parent}}}")
 
 
 @pytest.fixture
-def reads(monkeypatch):
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that are parsed, in order; a stamp counts as settled at once."""
-    found = []
-    real = module.read_yaml
-    monkeypatch.setattr(module, "read_yaml", lambda file: found.append(file.name) or real(file))
+    found: list[str] = []
+
+    def counted(file: Path) -> Any:
+        found.append(file.name)
+        return read_yaml(file)
+
+    monkeypatch.setattr(module, "read_yaml", counted)
     monkeypatch.setattr(module, "SETTLED_NS", -(10**12))
     return found
 
 
-def test_a_file_is_parsed_once_for_all_views_until_it_changes(tmp_path, reads):
+def test_a_file_is_parsed_once_for_all_views_until_it_changes(tmp_path: Path, reads: list[str]) -> None:
     declare(tmp_path, "defaults.yaml", "training: {seed: 1}\n")
     for name in ("a", "b", "c"):
         declare(tmp_path, f"acme/{name}.yaml")
@@ -54,7 +61,7 @@ def test_a_file_is_parsed_once_for_all_views_until_it_changes(tmp_path, reads):
     assert reads[4:] == ["b.yaml"]
 
 
-def test_changed_defaults_are_seen_by_every_variant(tmp_path, reads):
+def test_changed_defaults_are_seen_by_every_variant(tmp_path: Path, reads: list[str]) -> None:
     declare(tmp_path, "acme/support.yaml")
     assert load_variant(tmp_path, KEY).spec.training.seed == 0
     shared = declare(tmp_path, "defaults.yaml", "training: {seed: 7}\n")
@@ -63,7 +70,7 @@ def test_changed_defaults_are_seen_by_every_variant(tmp_path, reads):
     assert load_variant(tmp_path, KEY).spec.training.seed == 0
 
 
-def test_an_edit_at_once_of_the_same_size_and_time_is_seen(tmp_path):
+def test_an_edit_at_once_of_the_same_size_and_time_is_seen(tmp_path: Path) -> None:
     file = declare(tmp_path, "acme/support.yaml", MINIMAL + "training: {seed: 1}\n", age=0)
     before = file.stat()
     assert load_variant(tmp_path, KEY).spec.training.seed == 1
@@ -72,7 +79,7 @@ def test_an_edit_at_once_of_the_same_size_and_time_is_seen(tmp_path):
     assert load_variant(tmp_path, KEY).spec.training.seed == 2
 
 
-def test_a_view_says_the_same_for_as_long_as_it_lives(tmp_path):
+def test_a_view_says_the_same_for_as_long_as_it_lives(tmp_path: Path) -> None:
     declare(tmp_path, "acme/support.yaml")
     view = Declarations(tmp_path)
     assert view.declared(KEY).spec.training.seed == 0
@@ -81,7 +88,7 @@ def test_a_view_says_the_same_for_as_long_as_it_lives(tmp_path):
     assert Declarations(tmp_path).declared(KEY).spec.training.seed == 2
 
 
-def test_each_broken_file_is_reported_by_itself_and_stops_no_other(tmp_path):
+def test_each_broken_file_is_reported_by_itself_and_stops_no_other(tmp_path: Path) -> None:
     declare(tmp_path, "acme/support.yaml")
     broken = {
         declare(tmp_path, "acme/No_Key.yaml"): "not a variant key",
@@ -104,7 +111,7 @@ def test_each_broken_file_is_reported_by_itself_and_stops_no_other(tmp_path):
     assert view.declared(KEY).file == tmp_path / "tenants/acme/support.yaml"
 
 
-def test_hidden_files_declare_nothing(tmp_path):
+def test_hidden_files_declare_nothing(tmp_path: Path) -> None:
     declare(tmp_path, "acme/support.yaml")
     (tmp_path / "tenants/acme/.#support.yaml").symlink_to("editor@host.1")
     view = Declarations(tmp_path)
@@ -112,7 +119,7 @@ def test_hidden_files_declare_nothing(tmp_path):
     assert not view.broken
 
 
-def test_all_mistakes_of_a_declaration_are_one_error_that_names_each(tmp_path):
+def test_all_mistakes_of_a_declaration_are_one_error_that_names_each(tmp_path: Path) -> None:
     text = child("globex.other") + "training: {seed: -1, sed: 1}\nmethod: {rank: true, target_modules: 5}\n"
     file = declare(tmp_path, "acme/support.yaml", text)
     shared = declare(tmp_path, "defaults.yaml", "gates: {alpha: 3}\n")
@@ -129,7 +136,7 @@ def test_all_mistakes_of_a_declaration_are_one_error_that_names_each(tmp_path):
     assert str(caught.value).endswith("and 5 more: `ft-dagster check` says them all")
 
 
-def test_an_error_of_several_survives_a_process_border():
+def test_an_error_of_several_survives_a_process_border() -> None:
     import pickle
 
     errors = UserErrors([UserError("one", fix="a", value=[1]), UserError("two", fix="b", field="f")])
@@ -138,20 +145,27 @@ def test_an_error_of_several_survives_a_process_border():
     assert str(again) == str(errors)
 
 
-def test_a_chain_of_more_parents_than_python_recurses_is_walked_once(tmp_path, reads):
+def test_a_chain_of_more_parents_than_python_recurses_is_walked_once(
+    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     declare(tmp_path, "acme/v0.yaml")
     for number in range(1, 1200):
         declare(tmp_path, f"acme/v{number}.yaml", child(f"acme.v{number - 1}"))
     view = Declarations(tmp_path)
-    steps = []
+    steps: list[VariantKey] = []
     real = view._parent
-    view._parent = lambda key: steps.append(key) or real(key)
+
+    def counted(key: VariantKey) -> VariantKey | None:
+        steps.append(key)
+        return real(key)
+
+    monkeypatch.setattr(view, "_parent", counted)
     assert all(view.declared(key) for key in view)
     assert len(steps) <= 1200
     assert len(reads) == 1200
 
 
-def test_a_cycle_is_said_of_each_of_its_members_and_of_who_comes_to_it(tmp_path):
+def test_a_cycle_is_said_of_each_of_its_members_and_of_who_comes_to_it(tmp_path: Path) -> None:
     for name, parent in {"a": "b", "b": "a", "c": "a"}.items():
         declare(tmp_path, f"acme/{name}.yaml", child(f"acme.{parent}"))
     declare(tmp_path, "acme/free.yaml")
@@ -160,7 +174,7 @@ def test_a_cycle_is_said_of_each_of_its_members_and_of_who_comes_to_it(tmp_path)
     assert all("a cycle of parents: acme." in error.problem for error in view.broken.values())
 
 
-def test_a_corpus_that_is_broken_is_said_by_its_own_file(tmp_path):
+def test_a_corpus_that_is_broken_is_said_by_its_own_file(tmp_path: Path) -> None:
     (tmp_path / "corpora").mkdir()
     file = tmp_path / "corpora" / "g.yaml"
     file.write_text("description: g\nsources: []\nmax_megabytes: .inf\n")

@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from ft_dagster.spec.formats import export_problem
 from ft_dagster.spec.variant import VariantSpec
+from tests.present import present
 
 DECLARED = {
     "description": "answers",
@@ -22,8 +23,10 @@ DECLARED = {
         ("prefix_tuning", "merged", "export: adapter"),
     ],
 )
-def test_a_format_that_the_method_cannot_have_is_refused_with_the_way_out(method, format, way_out):
-    assert way_out in export_problem(method, format)
+def test_a_format_that_the_method_cannot_have_is_refused_with_the_way_out(
+    method: str, format: str, way_out: str
+) -> None:
+    assert way_out in present(export_problem(method, format))
     with pytest.raises(ValidationError, match=way_out):
         VariantSpec.model_validate({**DECLARED, "method": method, "export": format})
 
@@ -41,7 +44,7 @@ def test_a_format_that_the_method_cannot_have_is_refused_with_the_way_out(method
         ("auto", "merged"),
     ],
 )
-def test_every_other_pair_is_declared_as_asked(method, format):
+def test_every_other_pair_is_declared_as_asked(method: str, format: str) -> None:
     assert export_problem(method, format) is None
     spec = VariantSpec.model_validate({**DECLARED, "method": method, "export": format})
     assert (spec.method.name, spec.export.format) == (method, format)

@@ -1,4 +1,6 @@
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,25 +17,25 @@ data: {sources: [rows.jsonl]}
 
 
 @pytest.fixture
-def project(tmp_path):
+def project(tmp_path: Path) -> Path:
     (tmp_path / "tenants" / "acme").mkdir(parents=True)
     return tmp_path
 
 
-def declare(project, text, name="acme/support.yaml"):
+def declare(project: Path, text: str, name: str = "acme/support.yaml") -> Path:
     file = project / "tenants" / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, "utf-8")
     return file
 
 
-def refusal(project):
+def refusal(project: Path) -> UserError:
     with pytest.raises(UserError) as error:
         load_variant(project, KEY)
     return error.value
 
 
-def test_a_minimal_declaration_gets_every_default(project):
+def test_a_minimal_declaration_gets_every_default(project: Path) -> None:
     declare(project, MINIMAL)
     spec = load_variant(project, KEY).spec
     assert spec.base_model.source == "models/base"
@@ -42,7 +44,7 @@ def test_a_minimal_declaration_gets_every_default(project):
     assert spec.export.format == "adapter"
 
 
-def test_each_value_says_where_it_came_from(project):
+def test_each_value_says_where_it_came_from(project: Path) -> None:
     declare(project, MINIMAL + "training: {seed: 3}\n")
     declare(project, "training: {seed: 1, num_train_epochs: 2}\nexport: merged\n", "defaults.yaml")
     declared = load_variant(project, KEY)
@@ -55,27 +57,27 @@ def test_each_value_says_where_it_came_from(project):
     assert declared.origins["base_model.source"] == "support.yaml"
 
 
-def test_an_unknown_field_gets_the_nearest_known_name(project):
+def test_an_unknown_field_gets_the_nearest_known_name(project: Path) -> None:
     file = declare(project, MINIMAL + "training: {learning_rat: 1e-4}\n")
     error = refusal(project)
     assert (error.file, error.field) == (str(file), "training.learning_rat")
     assert "Did you mean learning_rate?" in error.fix
 
 
-def test_an_unknown_field_in_the_defaults_names_the_defaults_file(project):
+def test_an_unknown_field_in_the_defaults_names_the_defaults_file(project: Path) -> None:
     declare(project, MINIMAL)
     file = declare(project, "trainning: {seed: 1}\n", "defaults.yaml")
     assert refusal(project).file == str(file)
 
 
-def test_a_share_of_two_is_refused_with_field_and_value(project):
+def test_a_share_of_two_is_refused_with_field_and_value(project: Path) -> None:
     declare(project, MINIMAL.replace("[rows.jsonl]", "[rows.jsonl], general: {corpus: g, share: 2.0}"))
     error = refusal(project)
     assert error.field == "data.general.share"
     assert error.value == 2.0
 
 
-def test_a_key_given_twice_is_refused_with_its_line(project):
+def test_a_key_given_twice_is_refused_with_its_line(project: Path) -> None:
     declare(project, MINIMAL + "description: again\n")
     error = refusal(project)
     assert error.line == 5
@@ -91,7 +93,7 @@ def test_a_key_given_twice_is_refused_with_its_line(project):
         ("description: x\n", "needed, but not given"),
     ],
 )
-def test_a_file_that_is_no_declaration_is_refused(project, text, problem):
+def test_a_file_that_is_no_declaration_is_refused(project: Path, text: str, problem: str) -> None:
     declare(project, text)
     assert problem in refusal(project).problem
 
@@ -102,25 +104,25 @@ def test_a_file_that_is_no_declaration_is_refused(project, text, problem):
         ("retrain: {on_new_data: true}\n", "retrain.on_new_data"),
     ],
 )
-def test_what_is_not_built_yet_is_refused_not_ignored(project, more, field):
+def test_what_is_not_built_yet_is_refused_not_ignored(project: Path, more: str, field: str) -> None:
     declare(project, MINIMAL + more)
     error = refusal(project)
     assert error.problem == "not yet built"
     assert error.field == field
 
 
-def child_of(parent):
+def child_of(parent: str) -> str:
     return MINIMAL.replace("base_model: models/base", f"base_model: {{variant: {parent}}}")
 
 
-def test_a_variant_may_start_from_another_of_its_tenant(project):
+def test_a_variant_may_start_from_another_of_its_tenant(project: Path) -> None:
     declare(project, MINIMAL, "acme/medical.yaml")
     declare(project, child_of("acme.medical"))
     spec = load_variant(project, KEY).spec.base_model
     assert (spec.source, spec.variant, spec.parent_adapter) == (None, "acme.medical", "fold")
 
 
-def test_a_parent_that_is_not_declared_gets_the_nearest_of_the_tenant(project):
+def test_a_parent_that_is_not_declared_gets_the_nearest_of_the_tenant(project: Path) -> None:
     declare(project, MINIMAL, "acme/medical.yaml")
     declare(project, MINIMAL, "globex/medica.yaml")
     file = declare(project, child_of("acme.medica"))
@@ -129,7 +131,7 @@ def test_a_parent_that_is_not_declared_gets_the_nearest_of_the_tenant(project):
     assert error.fix == "Did you mean acme.medical?"
 
 
-def test_a_parent_of_another_tenant_is_refused(project):
+def test_a_parent_of_another_tenant_is_refused(project: Path) -> None:
     declare(project, MINIMAL, "globex/medical.yaml")
     declare(project, child_of("globex.medical"))
     error = refusal(project)
@@ -145,7 +147,7 @@ def test_a_parent_of_another_tenant_is_refused(project):
         ({"support": "b", "b": "c", "c": "b"}, "acme.b → acme.c → acme.b"),
     ],
 )
-def test_a_cycle_of_parents_is_named(project, parents, cycle):
+def test_a_cycle_of_parents_is_named(project: Path, parents: dict[str, Any], cycle: str) -> None:
     for child, parent in parents.items():
         declare(project, child_of(f"acme.{parent}"), f"acme/{child}.yaml")
     error = refusal(project)
@@ -153,21 +155,21 @@ def test_a_cycle_of_parents_is_named(project, parents, cycle):
     assert error.field == "base_model.variant"
 
 
-def test_a_chain_of_parents_is_no_cycle_and_a_broken_grandparent_is_its_own_error(project):
+def test_a_chain_of_parents_is_no_cycle_and_a_broken_grandparent_is_its_own_error(project: Path) -> None:
     declare(project, "nonsense: [", "acme/c.yaml")
     declare(project, child_of("acme.c"), "acme/b.yaml")
     declare(project, child_of("acme.b"))
     assert load_variant(project, KEY).spec.base_model.variant == "acme.b"
 
 
-def test_an_unknown_variant_gets_the_nearest_known_one(project):
+def test_an_unknown_variant_gets_the_nearest_known_one(project: Path) -> None:
     declare(project, MINIMAL)
     with pytest.raises(UserError, match=r"Did you mean acme\.support\?"):
         load_variant(project, VariantKey("acme", "suport"))
 
 
 @pytest.mark.parametrize("name", ["Acme/support.yaml", "acme/sup_port.yaml", f"acme/{'x' * 80}.yaml"])
-def test_a_file_whose_name_is_no_key_is_said_and_stops_no_other(project, name):
+def test_a_file_whose_name_is_no_key_is_said_and_stops_no_other(project: Path, name: str) -> None:
     declare(project, MINIMAL)
     file = declare(project, MINIMAL, name)
     declarations = Declarations(project)
@@ -177,7 +179,7 @@ def test_a_file_whose_name_is_no_key_is_said_and_stops_no_other(project, name):
     assert declarations.declared(KEY).spec.base_model.source == "models/base"
 
 
-def test_a_variant_declared_twice_is_refused(project):
+def test_a_variant_declared_twice_is_refused(project: Path) -> None:
     declare(project, MINIMAL)
     declare(project, MINIMAL, "acme/other.yaml")
     second = declare(project, MINIMAL, "acme/support.yml")
@@ -187,14 +189,14 @@ def test_a_variant_declared_twice_is_refused(project):
     assert list(Declarations(project).broken) == [project / "tenants/acme/support.yaml"]
 
 
-def test_a_bad_cron_or_time_zone_is_refused(project):
+def test_a_bad_cron_or_time_zone_is_refused(project: Path) -> None:
     declare(project, MINIMAL + "retrain: {cron: '61 * * * *'}\n")
     assert refusal(project).field == "retrain.cron"
     declare(project, MINIMAL + "retrain: {cron: '1 * * * *', timezone: Mars/Olympus}\n")
     assert refusal(project).field == "retrain.timezone"
 
 
-def test_an_unknown_corpus_is_refused(project):
+def test_an_unknown_corpus_is_refused(project: Path) -> None:
     (project / "corpora").mkdir()
     (project / "corpora" / "general.yaml").write_text("description: g\nsources: [g.jsonl]\n")
     assert load_corpus(project, "general").holdout == 0.05
@@ -202,14 +204,14 @@ def test_an_unknown_corpus_is_refused(project):
         load_corpus(project, "genral")
 
 
-def test_the_json_schema_describes_every_field():
+def test_the_json_schema_describes_every_field() -> None:
     schema = VariantSpec.model_json_schema()
     assert set(schema["properties"]) == set(VariantSpec.model_fields)
     assert schema["additionalProperties"] is False
     assert json.loads(json.dumps(schema)) == schema
 
 
-def test_a_shorthand_says_one_field_and_leaves_the_others_built_in(project):
+def test_a_shorthand_says_one_field_and_leaves_the_others_built_in(project: Path) -> None:
     declare(project, MINIMAL.replace("base_model: models/base\n", "") + "method: lora\n")
     declare(project, "base_model: models/base\n", "defaults.yaml")
     origins = load_variant(project, KEY).origins
@@ -220,21 +222,21 @@ def test_a_shorthand_says_one_field_and_leaves_the_others_built_in(project):
 
 @pytest.mark.parametrize("field", ["general_margin", "general_loss_margin", "regression_margin"])
 @pytest.mark.parametrize("margin", [0, 1.5, -0.1])
-def test_a_margin_of_nothing_or_of_more_than_all_is_refused(project, field, margin):
+def test_a_margin_of_nothing_or_of_more_than_all_is_refused(project: Path, field: str, margin: float) -> None:
     file = declare(project, MINIMAL + f"gates: {{{field}: {margin}}}\n")
     error = refusal(project)
     assert (error.file, error.field, error.value) == (str(file), f"gates.{field}", margin)
     assert "0" in error.problem or "1" in error.problem
 
 
-def test_a_task_may_have_no_margin_but_not_one_above_all(project):
+def test_a_task_may_have_no_margin_but_not_one_above_all(project: Path) -> None:
     declare(project, MINIMAL + "gates: {task_margin: 0}\n")
     assert load_variant(project, KEY).spec.gates.task_margin == 0
     declare(project, MINIMAL + "gates: {task_margin: 1.01}\n")
     assert refusal(project).field == "gates.task_margin"
 
 
-def test_a_task_without_any_question_is_refused(project):
+def test_a_task_without_any_question_is_refused(project: Path) -> None:
     no_test = MINIMAL.replace("rows.jsonl]", "rows.jsonl], splits: {test: 0}")
     file = declare(project, no_test)
     error = refusal(project)
@@ -247,11 +249,11 @@ def test_a_task_without_any_question_is_refused(project):
     ("resources", "field"),
     [("{gpu_kind: '(a+)+$'}", "resources.gpu_kind"), ("{sharing: mostly}", "resources.sharing")],
 )
-def test_resources_that_mean_nothing_are_refused_by_field(project, resources, field):
+def test_resources_that_mean_nothing_are_refused_by_field(project: Path, resources: str, field: str) -> None:
     declare(project, MINIMAL + f"resources: {resources}\n")
     assert refusal(project).field == field
 
 
-def test_a_training_has_its_device_alone_unless_it_is_declared_to_share(project):
+def test_a_training_has_its_device_alone_unless_it_is_declared_to_share(project: Path) -> None:
     declare(project, MINIMAL)
     assert load_variant(project, KEY).spec.resources.sharing == "exclusive"

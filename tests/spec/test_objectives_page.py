@@ -10,7 +10,7 @@ from ft_dagster.spec import VariantSpec
 PAGE = Path(__file__).parents[2] / "docs" / "objectives.md"
 
 
-def test_every_declaration_on_the_page_is_accepted():
+def test_every_declaration_on_the_page_is_accepted() -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     specs = [VariantSpec.model_validate(yaml.safe_load(block)) for block in blocks]
     assert [(spec.objective, spec.evaluation.kind) for spec in specs] == [

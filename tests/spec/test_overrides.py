@@ -1,9 +1,12 @@
 """A declaration with changed values, and those values written into its file."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.spec import VariantKey, load_variant
+from ft_dagster.spec import Declared, VariantKey, load_variant
 from ft_dagster.spec.overrides import declared_text, value_at, with_overrides
 
 KEY = VariantKey("acme", "support")
@@ -21,14 +24,16 @@ training:
 
 
 @pytest.fixture
-def declared(tmp_path):
+def declared(tmp_path: Path) -> Declared:
     file = tmp_path / "tenants" / "acme" / "support.yaml"
     file.parent.mkdir(parents=True)
     file.write_text(TEXT)
     return load_variant(tmp_path, KEY)
 
 
-def test_values_are_read_as_the_declaration_reads_them_and_say_where_they_came_from(declared):
+def test_values_are_read_as_the_declaration_reads_them_and_say_where_they_came_from(
+    declared: Declared,
+) -> None:
     changed = with_overrides(declared, {"method.rank": "8", "training.learning_rate": "1e-5"})
     assert changed.spec.method.rank == 8
     assert changed.spec.training.learning_rate == 1e-5
@@ -38,7 +43,7 @@ def test_values_are_read_as_the_declaration_reads_them_and_say_where_they_came_f
     assert declared.spec.method.rank is None
 
 
-def test_no_override_is_the_declaration_itself(declared):
+def test_no_override_is_the_declaration_itself(declared: Declared) -> None:
     assert with_overrides(declared, {}) is declared
 
 
@@ -55,14 +60,16 @@ def test_no_override_is_the_declaration_itself(declared):
         ({"objective": "task_specific"}, "objective", "evaluation.kind"),
     ],
 )
-def test_what_the_declaration_does_not_take_is_refused_with_its_field(declared, overrides, field, words):
+def test_what_the_declaration_does_not_take_is_refused_with_its_field(
+    declared: Declared, overrides: dict[str, Any], field: str | None, words: str
+) -> None:
     with pytest.raises(UserError) as caught:
         with_overrides(declared, overrides)
     assert words in str(caught.value)
     assert (caught.value.field or None) == field
 
 
-def test_written_values_keep_the_comments_and_load_as_the_same_declaration(declared):
+def test_written_values_keep_the_comments_and_load_as_the_same_declaration(declared: Declared) -> None:
     overrides = {"method.rank": 8, "training.learning_rate": 1e-05, "method.target_modules": ["q_proj"]}
     changed = with_overrides(declared, overrides)
     text = declared_text(declared, overrides)
@@ -73,10 +80,10 @@ def test_written_values_keep_the_comments_and_load_as_the_same_declaration(decla
     assert again.spec == changed.spec
 
 
-def test_what_is_declared_already_is_not_written(declared):
+def test_what_is_declared_already_is_not_written(declared: Declared) -> None:
     assert declared_text(declared, {"training.seed": 3, "method.rank": None}) == TEXT
 
 
-def test_a_value_below_what_is_not_declared_is_none(declared):
+def test_a_value_below_what_is_not_declared_is_none(declared: Declared) -> None:
     assert value_at(declared.spec, "data.general.share") is None
     assert value_at(declared.spec, "method.name") == "lora"

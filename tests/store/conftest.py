@@ -1,17 +1,19 @@
+from pathlib import Path
+
 import pytest
 
 from ft_dagster.store import Store
 
 
 @pytest.fixture
-def store(tmp_path):
+def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "store"))
 
 
 @pytest.fixture(params=["folder", "s3"])
-def any_store(request, tmp_path):
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """A store in a folder, then one under an s3:// prefix of a real S3 server."""
     if request.param == "folder":
         return Store(str(tmp_path / "store"))
     server = request.getfixturevalue("s3_server")
-    return Store(f"s3://{server.bucket}/{tmp_path.name}", server.options)
+    return Store(f"s3://{server.bucket}/{tmp_path.name}", server.options, tmp_path / "locks")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.programs import RunningProgram
 from tests.training.runs import Runs, write_mixture
 
 
@@ -19,16 +18,6 @@ def runs(tmp_path: Path, tiny_model_folder: Path) -> Runs:
 
 
 @pytest.fixture
-def start() -> Callable[..., subprocess.Popen[str]]:
-    """Start the trainer as a program."""
-
-    def start(run_folder: Path, **environment: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "ft_dagster.training", str(run_folder)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        )
-
-    return start
+def start() -> Callable[..., RunningProgram]:
+    """Start the trainer as the launcher does."""
+    return partial(RunningProgram, "training")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,11 @@ from ft_dagster.training.__main__ import train_all
 from ft_dagster.training.contract import read_run
 from ft_dagster.training.progress import Console
 from ft_dagster.training.stop import Stop
+from tests.programs import RunningProgram
 
 Row = tuple[list[int], list[int]]  # token ids, flattened spans
 
-TRAINING = {
+TRAINING: dict[str, Any] = {
     "learning_rate": 5e-3,
     "num_train_epochs": 2.0,
     "max_steps": None,
@@ -168,7 +168,7 @@ def losses(run_folder: Path) -> list[float]:
     return [line["loss"] for line in map(json.loads, lines) if "loss" in line]
 
 
-def wait_for_step(process: subprocess.Popen[str], run_folder: Path, step: int) -> None:
+def wait_for_step(process: RunningProgram, run_folder: Path, step: int) -> None:
     """Until the log has the line of that step; fails if the program ends before."""
     log = run_folder / "acme.support/evidence/log.jsonl"
     while f'"step": {step}, "epoch"' not in (log.read_text() if log.exists() else ""):

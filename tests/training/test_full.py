@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from ft_dagster.training.__main__ import main
+from tests.programs import RunningProgram
 from tests.training.runs import Runs, payload_bytes, result_of, wait_for_step
 
 pytestmark = pytest.mark.slow
@@ -66,7 +67,7 @@ def test_the_saved_model_is_the_best_checkpoint_to_rounding(trained: Path) -> No
 
 @pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(
-    runs: Runs, trained: Path, start: Callable[..., object]
+    runs: Runs, trained: Path, start: Callable[..., RunningProgram]
 ) -> None:
     settings = {**TRAINING, "num_train_epochs": 12.0}
     whole = runs.prepare("whole", method=FULL, training=settings)

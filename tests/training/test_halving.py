@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import resource
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +12,10 @@ import pytest
 
 from ft_dagster.training.contract import TrainingSettings, read_run
 from ft_dagster.training.halving import halved, in_force, wants_halving
+from tests.programs import RunningProgram
 from tests.training.runs import TRAINING, Runs, losses, result_of, wait_for_step
 
-Start = Callable[..., "subprocess.Popen[str]"]
+Start = Callable[..., RunningProgram]
 NO_DROPOUT = {"dropout": 0.0}
 WIDE = {
     "per_device_train_batch_size": 16,
@@ -30,7 +30,7 @@ WIDE = {
 )
 def test_the_effective_batch_stays(before: tuple[int, int], after: tuple[int, int]) -> None:
     names = ("per_device_train_batch_size", "gradient_accumulation_steps")
-    settings = TrainingSettings(**{**TRAINING, **dict(zip(names, before, strict=True))})
+    settings = TrainingSettings.model_validate({**TRAINING, **dict(zip(names, before, strict=True))})
     assert tuple(getattr(halved(settings), name) for name in names) == after
 
 
@@ -53,7 +53,7 @@ def test_a_member_that_is_not_halved_is_trained_as_planned(runs: Runs) -> None:
     assert in_force(member) is member
 
 
-def starve(process: subprocess.Popen[str], run_folder: Path, step: int) -> None:
+def starve(process: RunningProgram, run_folder: Path, step: int) -> None:
     """Let the program have no more memory than it has at that step."""
     wait_for_step(process, run_folder, step)
     psutil.Process(process.pid).rlimit(resource.RLIMIT_AS, (1 << 20, 1 << 20))

@@ -85,8 +85,8 @@ def test_labels_are_learned_and_judged_by_exact_match(
     assert train([str(run)]) == 0
     own = {"test": str(tmp_path / "rows" / "test.parquet"), "max_new_tokens": 16, "kind": "label"}
     outputs = []
-    for name, tuned in (("base", None), ("tuned", str(run / "acme.support" / "payload"))):
-        folder, model = tmp_path / name, {"base": str(tiny_model_folder), "tuned": tuned}
+    for name, weights in (("base", None), ("tuned", str(run / "acme.support" / "payload"))):
+        folder, model = tmp_path / name, {"base": str(tiny_model_folder), "tuned": weights}
         folder.mkdir()
         request = {"schema_version": 1, "model": model, "dtype": "float32", "test_split_task": own}
         (folder / "run.json").write_text(json.dumps({**request, "output": str(folder / "output")}))

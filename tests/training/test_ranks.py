@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 import psutil
@@ -15,11 +15,13 @@ import pytest
 from safetensors.torch import load_file
 
 from ft_dagster.training.ranks import cause
-from tests.training.runs import Runs, payload_bytes, result_of, wait_for_step
+from tests.programs import RunningProgram
+from tests.training.runs import Runs, payload_bytes, result_of, wait_for_step, write_mixture
 
 pytestmark = pytest.mark.slow
-Start = Callable[..., "subprocess.Popen[str]"]
+Start = Callable[..., RunningProgram]
 FULL = {"name": "full"}
+ADAPTER = {"rank": 4, "alpha": 8.0, "dropout": 0.0}
 ONE = {"learning_rate": 1e-3, "num_train_epochs": 6.0, "gradient_accumulation_steps": 2}
 TWO = {**ONE, "gradient_accumulation_steps": 1}
 
@@ -40,9 +42,26 @@ def times(run_folder: Path) -> list[int]:
     return json.loads((run_folder / "acme.support/evidence/ledger.json").read_text())["times"]
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Callable[..., Path]:
+    """The folder of the same training in one process, by its method; each is run once."""
+    folder = tmp_path_factory.mktemp("alone")
+    runs = Runs(folder, tiny_model_folder, write_mixture(folder / "mixture"))
+    start = partial(RunningProgram, "training")
+
+    @cache
+    def trained(name: str) -> Path:
+        method = FULL if name == "full" else {**ADAPTER, "name": name}
+        return train(start, runs.prepare(name, method=method, training=ONE))
+
+    return trained
+
+
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_two_ranks_train_as_one_process_does(runs: Runs, start: Start, stage: int) -> None:
-    one = train(start, runs.prepare("one", method=FULL, training=ONE))
+def test_two_ranks_train_as_one_process_does(
+    runs: Runs, start: Start, alone: Callable[..., Path], stage: int
+) -> None:
+    one = alone("full")
     two = train(
         start,
         runs.prepare("two", method=FULL, training={**TWO, "deepspeed": {"stage": stage}}, ranks=2),
@@ -55,9 +74,9 @@ def test_two_ranks_train_as_one_process_does(runs: Runs, start: Start, stage: in
     )
     assert figures["trainable_parameters"] == result_of(one)["figures"]["trainable_parameters"]
     for name, tensor in load_file(two / "acme.support/payload/model.safetensors").items():
-        alone = load_file(one / "acme.support/payload/model.safetensors")[name]
-        assert tensor.shape == alone.shape
-        assert (tensor.float() - alone.float()).abs().max() < 2e-3, name
+        weight = load_file(one / "acme.support/payload/model.safetensors")[name]
+        assert tensor.shape == weight.shape
+        assert (tensor.float() - weight.float()).abs().max() < 2e-3, name
     written = two / "acme.support/evidence/deepspeed.json"
     if stage:
         assert json.loads(written.read_text())["zero_optimization"]["stage"] == stage
@@ -67,19 +86,21 @@ def test_two_ranks_train_as_one_process_does(runs: Runs, start: Start, stage: in
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 @pytest.mark.parametrize("stage", [0, 3])
-def test_adapters_train_over_two_ranks(runs: Runs, start: Start, method: str, stage: int) -> None:
-    settings = {"name": method, "rank": 4, "alpha": 8.0, "dropout": 0.0}
-    one = train(start, runs.prepare("one", method=settings, training=ONE))
+def test_adapters_train_over_two_ranks(
+    runs: Runs, start: Start, alone: Callable[..., Path], method: str, stage: int
+) -> None:
+    settings = {**ADAPTER, "name": method}
+    one = alone(method)
     two = train(
         start,
         runs.prepare("two", method=settings, training={**TWO, "deepspeed": {"stage": stage}}, ranks=2),
     )
     assert losses(two) == pytest.approx(losses(one), rel=1e-3)
     assert payload_bytes(two).keys() == payload_bytes(one).keys()
-    alone = load_file(one / "acme.support/payload/adapter_model.safetensors")
+    weights = load_file(one / "acme.support/payload/adapter_model.safetensors")
     for name, tensor in load_file(two / "acme.support/payload/adapter_model.safetensors").items():
-        assert tensor.shape == alone[name].shape
-        assert (tensor - alone[name]).abs().max() < 5e-3, name
+        assert tensor.shape == weights[name].shape
+        assert (tensor - weights[name]).abs().max() < 5e-3, name
 
 
 def test_ranks_killed_and_resumed_equal_those_left_alone(runs: Runs, start: Start) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from ft_dagster.errors import UserError
 from ft_dagster.training import sft
+from ft_dagster.training.loss import loss_at_trained_positions
 from tests.training.runs import (
     Runs,
     leaf,
@@ -257,7 +258,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_batch(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the fourth step the loss is multiplied by infinity, as an exploding step would."""
-    honest = sft.loss_at_trained_positions
+    honest = loss_at_trained_positions
     calls = iter(range(10_000))
 
     def exploding(model: Any, inputs: Any, tokens: Any, summed: Any) -> Any:

@@ -20,7 +20,7 @@ from tests.training.runs import LORA
 pytestmark = pytest.mark.slow
 
 FULL = {"name": "full"}
-METHODS = {
+METHODS: dict[str, dict[str, Any]] = {
     "full": FULL,
     "lora": LORA,
     "dora": {**LORA, "use_dora": True},

@@ -42,7 +42,7 @@ def traces(model: Any) -> dict[str, Any]:
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return {
         "python": random.getstate(),
-        "numpy": np.random.get_state()[1].tolist(),
+        "numpy": np.random.get_state(legacy=False)["state"]["key"].tolist(),
         "torch": torch.get_rng_state().tolist(),
         "modes": [(name, module.training) for name, module in model.named_modules()],
         "cache": inner.config.use_cache,
@@ -181,7 +181,7 @@ def test_a_model_that_ends_at_once_answers_nothing(tiny_model_folder: Path, tiny
         ({"benchmark_limit": 0.05}, 20, "fell by 10.0% points (limit 5.0%)"),
     ],
 )
-def test_a_limit_that_is_passed_is_said(limits: dict[str, float], step: int, said: str | None) -> None:
+def test_a_limit_that_is_passed_is_said(limits: dict[str, Any], step: int, said: str | None) -> None:
     general = {0: 3.0, 10: 3.5, 20: 3.6}
     asked = [{"step": at, "benchmark": {"mean": mean}} for at, mean in ((0, 0.5), (10, 0.46), (20, 0.4))]
     reason = passed(WatchSettings(**limits), general, asked, step)

@@ -137,7 +137,7 @@ def test_a_training_that_forgets_too_much_is_stopped_and_an_earlier_checkpoint_e
 def test_a_fall_of_the_benchmark_stops_too(runs: Runs) -> None:
     """Four tasks, each right where one of four letters is preferred: when that changes, one of them falls."""
     for gold in range(4):
-        letters = {"doc_to_choice": ["a", "k", "x", "Q"], "target_delimiter": ""}
+        letters: dict[str, Any] = {"doc_to_choice": ["a", "k", "x", "Q"], "target_delimiter": ""}
         write_task(runs.folder / "project", f"always_{gold}", doc_to_target=gold, **letters)
 
     def prepared(name: str, tasks: list[str], **watch: Any) -> Path:

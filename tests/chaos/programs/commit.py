@@ -2,14 +2,15 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
-from ft_dagster.store import Store
+from ft_dagster.store import Attempt, Store
 from ft_dagster.store.make import Recipe, make_artifact
 
 FILES = 150
 
 
-def build(attempt):
+def build(attempt: Attempt) -> dict[str, Any]:
     for number in range(FILES):
         (attempt.payload / f"{number:04d}.bin").write_bytes(bytes([number]) * 2**20)
     return {"files": FILES}

@@ -28,6 +28,7 @@ with Leases(Path(folder), inventory, quota=quota, poll_seconds=0.02).acquire(ask
             stdout=subprocess.PIPE,
             text=True,
         )
+        assert agent.stdout is not None
         pid = int(agent.stdout.readline())
     print(name, pid, flush=True)
     time.sleep(120)

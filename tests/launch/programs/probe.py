@@ -29,7 +29,9 @@ def disposition(number: int) -> str:
 
 
 this = psutil.Process()
-supervisor = this.parent()
+supervisor, spec = this.parent(), sys.modules["__main__"].__spec__
+assert supervisor is not None
+assert spec is not None
 seen = {
     "environment": dict(os.environ),
     "shown_environment": this.environ(),
@@ -40,7 +42,7 @@ seen = {
     "orig_argv": sys.orig_argv,
     "flags": list(sys.flags),
     "path": sys.path,
-    "main": sys.modules["__main__"].__spec__.name,
+    "main": spec.name,
     "globals": sorted(name for name in globals() if name.startswith("__")),
     "folder": os.getcwd(),
     "umask": os.umask(0),
@@ -53,7 +55,10 @@ seen = {
     "wakeup": signal.set_wakeup_fd(-1),
     "files": open_files(),
     "stdin": os.readlink("/proc/self/fd/0"),
-    "streams": [[s.encoding, s.errors, s.line_buffering, s.write_through] for s in (sys.stdout, sys.stderr)],
+    "streams": [
+        [getattr(stream, name) for name in ("encoding", "errors", "line_buffering", "write_through")]
+        for stream in (sys.stdout, sys.stderr)
+    ],
     "collects": gc.isenabled(),
     "threads": threading.active_count(),
     "children": len(this.children()),

@@ -31,8 +31,8 @@ for _ in range(run.get("megabytes", 0)):
 if run.get("family"):
     script = Path(__file__).with_name("stubborn.py")
     start = "import subprocess, sys; subprocess.Popen(sys.argv[1:], start_new_session=True)"
-    command = [sys.executable, script, run_dir / "grandchild"]
-    environment = {} if run["family"] == "without environment" else None
+    command: list[str | Path] = [sys.executable, script, run_dir / "grandchild"]
+    environment: dict[str, str] | None = {} if run["family"] == "without environment" else None
     subprocess.run([sys.executable, "-c", start, *command], env=environment, check=True)
     while not (run_dir / "grandchild").exists() or not (run_dir / "grandchild").read_text():
         time.sleep(0.01)

@@ -1,0 +1,129 @@
+"""The certificate of an export: what crosses rooms, and how it is stored.
+
+`export.certificate` compares and makes it; the release log, the card and the reports read it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.errors import UserError
+from ft_dagster.schema_version import refuse_newer
+
+SCHEMA_VERSION = 1
+_READ_ALIKE = {
+    "token_ids_equal": "its tokenizer gives other token ids",
+    "chat_ids_equal": "a chat that it renders gives other token ids",
+    "template_equal": "its chat template is another",
+}
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What may differ between judged weights and export.
+
+    `mean_kl`: KL(judged || export) in nats a token. `share_kl`: the same as a share of KL(judged || base), so
+    that a merge that forgot the adapter never passes; below `noise_kl` it is not asked. `tie` in logits: a
+    token may be another where the judged model preferred its own by no more. `top1_lost`: share of
+    positions whose likeliest token may be another beyond a tie. `logit`: the largest difference of any logit,
+    since a damaged row of the vocabulary shows in no other figure while its token is unlikely.
+    """
+
+    mean_kl: float
+    share_kl: float
+    noise_kl: float
+    top1_lost: float
+    tie: float
+    logit: float
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """`payload` (digest) behaves as `judged` (digest), or `failures` say where not.
+
+    `figures` are plain numbers; one that is not finite is null where it is stored.
+    """
+
+    payload: str
+    judged: str
+    format: str
+    figures: Mapping[str, float]
+    tolerance: Tolerance
+    failures: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+    @property
+    def drifted(self) -> bool:
+        """Whether all that fails is how near it computes: such bytes may be judged by themselves."""
+        near = math.isfinite(self.figures.get("mean_kl", math.nan)) and not misread(self.figures)
+        return bool(self.failures) and near
+
+    def to_json(self) -> dict[str, Any]:
+        known = {name: value if math.isfinite(value) else None for name, value in self.figures.items()}
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "payload": self.payload,
+            "judged": self.judged,
+            "format": self.format,
+            "figures": known,
+            "tolerance": asdict(self.tolerance),
+            "failures": list(self.failures),
+            "passed": self.passed,
+            "drifted": self.drifted,
+        }
+
+    @classmethod
+    def from_json(cls, content: Any, *, file: object = None) -> Certificate:
+        """What `to_json` wrote. `passed` and `drifted` are derived again: what the file says is not trusted.
+
+        Raises UserError, naming `file`: no certificate, one of a newer ft-dagster, or one that says it passed
+        and names failures, or the other way round.
+        """
+        try:
+            refuse_newer(content["schema_version"], SCHEMA_VERSION, file=file)
+            figures = {
+                name: math.nan if value is None else float(value)
+                for name, value in content["figures"].items()
+            }
+            found = cls(
+                payload=str(content["payload"]),
+                judged=str(content["judged"]),
+                format=str(content["format"]),
+                figures=figures,
+                tolerance=Tolerance(**{name: float(value) for name, value in content["tolerance"].items()}),
+                failures=tuple(map(str, content["failures"])),
+            )
+            holds = content["passed"] is found.passed
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise _broken(file) from None
+        if not holds:
+            raise _broken(file)
+        return found
+
+    @classmethod
+    def read(cls, file: Path) -> Certificate:
+        """certificate.json of an export. Raises UserError as `from_json`."""
+        try:
+            content = json.loads(file.read_text("utf-8"))
+        except (OSError, ValueError):
+            raise _broken(file) from None
+        return cls.from_json(content, file=file)
+
+
+def misread(figures: Mapping[str, float]) -> list[str]:
+    """How an export's tokenizer reads otherwise than the judged one, which no score excuses."""
+    return [said for name, said in _READ_ALIKE.items() if figures.get(name) != 1]
+
+
+def _broken(file: object) -> UserError:
+    return UserError(
+        "not the certificate of an export", file=file, fix="Restore the file from a backup, or export again"
+    )

@@ -1,0 +1,130 @@
+"""The files of a release log: `<prefix>/releases/000001.json`, one entry each, numbered without a gap.
+
+Each entry names in `previous` what it was written after: the sha256 of the file before it. Entries of schema
+1 and 2 named nothing; the first entry after them names them all, by the sha256 over the list of their hashes.
+So an entry that was changed, taken out or put in is noticed by the one after it. For the last there is
+`head.json` beside the entries, written after each: how many there were, and the hash of the newest. It may
+lag behind, where its writer was killed or others were faster; it is never ahead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.entry import RELEASE, ReleaseEntry, broken_entry
+from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.store.blobs import Store, as_stored
+
+CHAINED = 3  # the first schema whose entries name what stands before them
+HEAD = "head.json"
+RESTORE = "Restore the log's folder from a backup"
+
+
+@dataclass(frozen=True)
+class ReleaseLog:
+    """All entries, oldest first, and what the next one is to name as `previous`."""
+
+    entries: list[ReleaseEntry]
+    link: str | None
+
+
+def read_log(store: Store, prefix: str) -> ReleaseLog:
+    """Raises UserError that names the entry: one that is missing, was changed, or cannot be read."""
+    entries: list[ReleaseEntry] = []
+    hashes: list[str] = []
+    newest, sha256 = _head(store, prefix)
+    for number in range(1, max(newest, *_numbers(store, prefix), 0) + 1):
+        path = _path(prefix, number)
+        try:
+            content = store.read(path)
+        except FileNotFoundError:
+            gone = "this entry of a release log is missing"
+            raise UserError(gone, file=store.uri(path), fix=RESTORE) from None
+        entry = _entry(content, store.uri(path))
+        _check_versions(entry, entries, store.uri(path))
+        _check_link(entry, entries, hashes, store.uri(path))
+        entries.append(entry)
+        hashes.append(hashlib.sha256(content).hexdigest())
+    if newest and hashes[newest - 1] != sha256:
+        changed = f"this entry of a release log is not the one that {HEAD} was written after"
+        raise UserError(changed, file=store.uri(_path(prefix, newest)), fix=RESTORE)
+    return ReleaseLog(entries, _link(entries, hashes))
+
+
+def append(store: Store, prefix: str, log: ReleaseLog, entry: ReleaseEntry) -> ReleaseEntry | None:
+    """Write `entry` after `log`; as it was written, or None where another writer was faster."""
+    linked, number = replace(entry, previous=log.link), len(log.entries) + 1
+    content = as_stored(linked.to_json())
+    if not store.create_exclusively(_path(prefix, number), content):
+        return None
+    head = {"schema_version": 1, "entries": number, "sha256": hashlib.sha256(content).hexdigest()}
+    store.write_json(f"{folder_of(prefix)}/{HEAD}", head)
+    return linked
+
+
+def _head(store: Store, prefix: str) -> tuple[int, str]:
+    """(how many entries there were, sha256 of the newest), when the head was written; (0, "") without one."""
+    path = f"{folder_of(prefix)}/{HEAD}"
+    try:
+        head = store.read_json(path)
+        return int(head["entries"]), str(head["sha256"])
+    except FileNotFoundError:
+        return 0, ""
+    except (ValueError, KeyError, TypeError):
+        raise UserError("not the head of a release log", file=store.uri(path), fix=RESTORE) from None
+
+
+def folder_of(prefix: str) -> str:
+    return f"{prefix}/releases"
+
+
+def _link(entries: Sequence[ReleaseEntry], hashes: Sequence[str]) -> str | None:
+    if not entries:
+        return None
+    return hashes[-1] if entries[-1].schema_version >= CHAINED else sha256_json(list(hashes))
+
+
+def _check_link(
+    entry: ReleaseEntry, before: Sequence[ReleaseEntry], hashes: Sequence[str], file: str
+) -> None:
+    chained = bool(before) and before[-1].schema_version >= CHAINED
+    if entry.schema_version < CHAINED:
+        if chained:
+            raise UserError("an entry that names none before it, after one that does", file=file, fix=RESTORE)
+        return
+    if entry.previous != _link(before, hashes):
+        at = len(before)
+        changed = f"entry {at}" if chained else f"one of the entries 1 to {at}"
+        problem = f"{changed} of this release log is not what entry {at + 1} was written after"
+        raise UserError(problem if before else "entries before this one are missing", file=file, fix=RESTORE)
+
+
+def _check_versions(entry: ReleaseEntry, before: Sequence[ReleaseEntry], file: str) -> None:
+    """A release is of a new version; all else, and production, is of one that was released."""
+    versions = {past.version for past in before if past.action == RELEASE}
+    is_release = entry.action == RELEASE
+    serves_known = entry.production in {None, *versions, *([entry.version] if is_release else [])}
+    if (entry.version in versions) == is_release or not serves_known:
+        raise UserError("an entry about a version that it cannot be about", file=file, fix=RESTORE)
+
+
+def _path(prefix: str, number: int) -> str:
+    return f"{folder_of(prefix)}/{number:06d}.json"
+
+
+def _numbers(store: Store, prefix: str) -> list[int]:
+    """Of the entries that are listed, in order; files without a number are not entries."""
+    names = [name.removesuffix(".json") for name in store.names(folder_of(prefix)) if name.endswith(".json")]
+    return [int(name) for name in names if name.isascii() and name.isdigit()]
+
+
+def _entry(content: bytes, file: str) -> ReleaseEntry:
+    try:
+        found = json.loads(content)
+    except ValueError:
+        raise broken_entry(file) from None
+    return ReleaseEntry.from_json(found, file=file)

@@ -1,0 +1,110 @@
+"""sha256 of files that rarely change, remembered by what a copy cannot bring with it.
+
+A file is known by device and inode, and its hash holds while size, modification and change time are the
+same. `cp -p` and `touch` set the modification time; the change time is the kernel's alone. It counts in steps
+of some milliseconds, so a file that changed a moment ago is hashed and not remembered.
+
+The memory is one file of a cache folder, of this user alone. To lose it costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import time
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+
+from ft_dagster.provenance.digest import sha256_file
+
+FILE = "digests.sqlite"
+SETTLED_SECONDS = 2.0  # coarser than the clock of any file system that we know, FAT's apart
+TABLE = (
+    "CREATE TABLE IF NOT EXISTS digests (device INTEGER, inode INTEGER, size INTEGER, mtime_ns INTEGER, "
+    "ctime_ns INTEGER, sha256 TEXT, PRIMARY KEY (device, inode)) WITHOUT ROWID"
+)
+Stamp = tuple[int, int, int, int, int]  # device, inode, size, mtime_ns, ctime_ns
+
+
+def cached_sha256(path: Path, cache: Path | None, *, fresh: bool = False) -> str:
+    """sha256 of a file, in hex; `fresh` hashes it even if it looks unchanged. Without a cache: hashes."""
+    return cached_digests([path], cache, fresh=fresh)[0]
+
+
+def cached_digests(paths: Sequence[Path], cache: Path | None, *, fresh: bool = False) -> list[str]:
+    """sha256 of each file, in hex; see `cached_sha256`."""
+    if cache is None:
+        return [sha256_file(path) for path in paths]
+    known = {} if fresh else _recall(cache, [_stamp(path) for path in paths])
+    learned: dict[Stamp, str] = {}
+    found = []
+    for path in paths:
+        stamp = _stamp(path)
+        if stamp not in known:
+            known[stamp] = _written_and_hashed(path)
+            if _stamp(path) == stamp and time.time() - max(stamp[3:]) / 1e9 > SETTLED_SECONDS:
+                learned[stamp] = known[stamp]
+        found.append(known[stamp])
+    if learned:
+        _learn(cache, learned)
+    return found
+
+
+def _stamp(path: Path) -> Stamp:
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _written_and_hashed(path: Path) -> str:
+    """Its sha256, once no page of it is dirty: a write to it through a memory map then moves its times."""
+    with path.open("rb") as file:
+        with suppress(OSError):  # a file system that has nothing to write back
+            os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _recall(cache: Path, stamps: Sequence[Stamp]) -> dict[Stamp, str]:
+    ask = "SELECT sha256 FROM digests WHERE device=? AND inode=? AND size=? AND mtime_ns=? AND ctime_ns=?"
+    try:
+        with closing(_open(cache)) as db:
+            rows = [(stamp, db.execute(ask, _as_stored(stamp)).fetchone()) for stamp in stamps]
+    except sqlite3.Error:
+        return {}
+    return {stamp: str(row[0]) for stamp, row in rows if row}
+
+
+def _learn(cache: Path, learned: dict[Stamp, str]) -> None:
+    """Keep hashes; a memory that is no database is begun anew, one that cannot be written learns nothing."""
+    rows = [(*_as_stored(stamp), digest) for stamp, digest in learned.items()]
+    try:
+        with closing(_open(cache)) as db, db:
+            db.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?, ?)", rows)
+    except sqlite3.OperationalError:
+        pass
+    except sqlite3.DatabaseError:
+        (cache / FILE).unlink(missing_ok=True)
+
+
+def _as_stored(stamp: Stamp) -> Stamp:
+    """Numbers of 64 bits without a sign, as SQLite takes them."""
+    device, inode, *rest = (number - 2**64 if number >= 2**63 else number for number in stamp)
+    return device, inode, rest[0], rest[1], rest[2]
+
+
+def _open(cache: Path) -> sqlite3.Connection:
+    """The memory, made where it is absent; one that others may write is not believed, and made anew."""
+    cache.mkdir(parents=True, exist_ok=True)
+    file = cache / FILE
+    try:
+        found = file.lstat()
+        if found.st_uid != os.getuid() or found.st_mode & 0o077 or file.is_symlink():
+            file.unlink()
+    except FileNotFoundError:
+        pass
+    os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
+    db = sqlite3.connect(file, timeout=60)
+    db.execute("PRAGMA synchronous = OFF")  # losing it costs time alone
+    db.execute(TABLE)
+    return db

@@ -1,0 +1,58 @@
+"""One variant's newest state in a row, as `ft-dagster run`, `status` and `compare` show it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ft_dagster.lineage.verdict import Outcome, Rule, Verdict
+
+
+@dataclass(frozen=True)
+class VariantRow:
+    """What a person asks of a variant first; a value is None where its stage has not run.
+
+    `general_share`: realized, of the trained tokens. `validation_loss`: nats a token, before the training and
+    at its best. `size_bytes`, `digest`: of the export. `version`: in production. `stale`: why the newest
+    model is out of date. `older_stages`: those whose newest artifact an older version of the stage made.
+    """
+
+    variant: str
+    method: str | None = None
+    rows_kept: int | None = None
+    rows_dropped: int | None = None
+    general_share: float | None = None
+    trained_tokens: int | None = None
+    validation_loss: tuple[float | None, float | None] = (None, None)
+    verdict: Verdict | None = None
+    export: str | None = None
+    size_bytes: int | None = None
+    digest: str | None = None
+    version: int | None = None
+    stale: str | None = None
+    older_stages: tuple[str, ...] = ()
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """What it was judged by; none before it was."""
+        return () if self.verdict is None else self.verdict.rules
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """pass where the gate let it pass, whatever was found; else what was found."""
+        if self.verdict is None:
+            return None
+        return "pass" if self.verdict.passed else self.verdict.outcome
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; of the verdict `gate` (whether it passed), `outcome` (what was found) and `rules`."""
+        verdict = self.verdict
+        shown = asdict(self) | {
+            "validation_loss": list(self.validation_loss),
+            "older_stages": list(self.older_stages),
+            "gate": None if verdict is None else verdict.passed,
+            "outcome": None if verdict is None else verdict.outcome,
+            "rules": [rule.to_json() for rule in self.rules],
+        }
+        del shown["verdict"]
+        return shown

@@ -1,0 +1,82 @@
+"""How a workspace runs a stage's programs: where, and what is left of one that stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_dagster.evaluation.request import TextsRequest
+from ft_dagster.launch.launcher import Job, Say
+from ft_dagster.settings import load_settings
+from ft_dagster.spec import VariantKey
+from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.workspace import TrainingStopped, Workspace
+from ft_dagster.store import Attempt, Place
+from tests.e2e.project import write_project
+
+KEY = VariantKey("acme", "places")
+
+
+class AtOnce:
+    """A launcher whose programs have ended when they start, with a result that is given."""
+
+    def __init__(self, result: dict[str, Any]) -> None:
+        self.result = result
+        self.run_dirs: list[Path] = []
+
+    def stage_in(self, job: Job) -> None:
+        job.write_request()
+
+    def start(self, job: Job, say: Say) -> Job:
+        self.run_dirs.append(job.run_dir)
+        job.result_file.write_text(json.dumps(self.result))
+        return job
+
+    def report(self, started: Job, say: Say) -> int:
+        return 0
+
+    def cancel(self, started: Job) -> None:
+        raise AssertionError("nothing is left to cancel")
+
+    def collect(self, job: Job, started: Job, exit_code: int) -> dict[str, Any]:
+        return job.read_result(exit_code)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Callable[[AtOnce], Workspace]:
+    folder = write_project(tmp_path / "project", tmp_path / "base")
+    return lambda launcher: Workspace(load_settings(folder), KEY, launcher=launcher)
+
+
+def asked(output: Path) -> TextsRequest:
+    return TextsRequest(tasks=(), output=output)
+
+
+def test_a_training_that_gave_up_leaves_its_place_to_who_asks_for_the_same(
+    desk: Callable[[AtOnce], Workspace], tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    (run_dir / "output").mkdir(parents=True)
+    (run_dir / "output" / "log.jsonl").write_text("{}\n")
+    workspace = desk(AtOnce({"status": "stopped"}))
+    with pytest.raises(TrainingStopped) as stopped:
+        workspace.run_program("training", run_dir, asked(run_dir / "output"), leased=False)
+    assert not run_dir.exists()
+    assert (stopped.value.run_dir / "output" / "log.jsonl").exists()
+
+
+def test_a_stages_second_program_runs_in_a_folder_of_its_own(
+    desk: Callable[[AtOnce], Workspace], tmp_path: Path
+) -> None:
+    launcher = AtOnce({"status": "done", "figures": {}})
+    hands = Hands(desk(launcher))
+    attempt = Attempt(Place(KEY.prefix, "model_export", "0" * 64), "attempt", tmp_path / "attempt", True)
+    hands.run("export", attempt, asked, leased=False)
+    hands.run("evaluation", attempt, asked, leased=False, into=tmp_path / "own")
+    first, second = launcher.run_dirs
+    assert first != second
+    assert first.parent == second.parent
