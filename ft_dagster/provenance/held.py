@@ -3,6 +3,7 @@
 Libraries want names. They get those of a folder of links to the open files (`/proc/self/fd/N`): whoever puts
 another file, or another folder, under the name of one that is held changes nothing of what is read. Who
 writes into a held file, moves it or puts it back moves its time of change (ctime), which nobody can set.
+Without Linux' /proc the links lead to the names, and a file is held by its times alone.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import FileDigest, payload_digest
 
 FOLDER = "held"  # below a program's output
+_DESCRIPTORS = Path("/proc/self/fd")
 _AGAIN = "Run it again, with nothing else writing there"
 
 
@@ -98,7 +100,7 @@ class HeldFiles:
     def check(self) -> None:
         """Raises UserError for a file that was written to, replaced or moved since it was hashed."""
         for source, (descriptor, stamp) in self._open.items():
-            if Stamp.of(os.fstat(descriptor)) != stamp:
+            if Stamp.of(os.fstat(descriptor)) != stamp or not _still_named(source, stamp):
                 raise UserError("was changed while it was read", file=source, fix=_AGAIN)
 
     def source_of(self, file: object) -> object:
@@ -121,13 +123,13 @@ class HeldFiles:
         """(size, sha256) of a file that is read through `link` from now on."""
         size, found = self._hash(source, source, sha256)
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(f"/proc/self/fd/{self._open[source][0]}")
+        link.symlink_to(_readable(self._open[source][0], source))
         self._sources[link] = source
         return size, found
 
     def _hash(self, file: Path, named: Path, sha256: str | None) -> tuple[int, str]:
         descriptor, stamp = self._opened(file)
-        with open(f"/proc/self/fd/{descriptor}", "rb") as opened:
+        with _readable(descriptor, file).open("rb") as opened:
             found = hashlib.file_digest(opened, "sha256").hexdigest()
         if sha256 is not None and found != sha256:
             raise UserError(
@@ -172,6 +174,21 @@ def held_files(folder: Path) -> Iterator[HeldFiles]:
         raise
     finally:
         held.close()
+
+
+def _readable(descriptor: int, source: Path) -> Path:
+    """Under what an open file can be opened once more."""
+    return _DESCRIPTORS / str(descriptor) if _DESCRIPTORS.is_dir() else source.absolute()
+
+
+def _still_named(source: Path, stamp: Stamp) -> bool:
+    """Whether its name leads to it, where that is how it was read."""
+    if _DESCRIPTORS.is_dir():
+        return True
+    try:
+        return Stamp.of(source.stat()) == stamp
+    except OSError:
+        return False
 
 
 def _all_below(folder: Path) -> Mapping[str, str | None]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +20,13 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.errors import UserError
 from ft_dagster.evaluation import model
 from ft_dagster.evaluation.__main__ import main
 from ft_dagster.evaluation.samples import Sample, read_answers, read_samples
 from ft_dagster.export import run as export_run
 from ft_dagster.export.__main__ import main as export_main
+from ft_dagster.provenance import held as held_module
 from ft_dagster.provenance.digest import hash_folder, payload_digest
 from ft_dagster.provenance.held import held_files
 from tests.evaluation.payloads import make_payload
@@ -359,9 +363,47 @@ def test_a_certificate_speaks_of_the_payload_that_was_loaded(
 
 
 def test_a_fifo_in_the_place_of_a_file_ends_nothing(tmp_path: Path) -> None:
-    from ft_dagster.errors import UserError
-
     os.mkfifo(tmp_path / "weights")
     with pytest.raises(UserError, match="not a regular file"), held_files(tmp_path / "held") as held:
         held.file("weights", tmp_path / "weights", "0" * 64)
     assert not (tmp_path / "held").exists()
+
+
+@pytest.mark.parametrize("swap", [by_content, by_name])
+def test_without_proc_a_swap_is_found_by_its_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swap: Swap
+) -> None:
+    monkeypatch.setattr(held_module, "_DESCRIPTORS", tmp_path / "none")
+    for name in ("good", "evil"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / WEIGHTS).write_text(name)
+
+    def read_swapped() -> None:
+        with held_files(tmp_path / "held") as held:
+            read = held.tree("weights", tmp_path / "good").folder / WEIGHTS
+            time.sleep(0.02)  # the clock of a file system counts in steps of some milliseconds
+            with swap(tmp_path / "good", tmp_path / "evil"):
+                assert read.read_text() == "evil"
+            assert read.read_text() == "good"
+
+    with pytest.raises(UserError, match="was changed while it was read"):
+        read_swapped()
+
+
+def test_a_write_through_a_memory_map_of_before_is_found(tmp_path: Path) -> None:
+    """Its page is dirty when the file is hashed: but for the fsync, a later write to it would move no time."""
+    file = tmp_path / WEIGHTS
+    file.write_bytes(b"good" * 1024)
+
+    def write_meanwhile(mapped: mmap.mmap) -> None:
+        with held_files(tmp_path / "held") as held:
+            held.watch(file)
+            time.sleep(0.02)
+            mapped[0:4] = b"evil"
+            mapped[0:4] = b"good"
+
+    with file.open("r+b") as opened, mmap.mmap(opened.fileno(), 0) as mapped:
+        mapped[0:4] = b"good"
+        time.sleep(0.02)
+        with pytest.raises(UserError, match="was changed while it was read"):
+            write_meanwhile(mapped)
