@@ -391,7 +391,7 @@ def test_without_proc_a_swap_is_found_by_its_times(
 
 
 def test_a_write_through_a_memory_map_of_before_is_found(tmp_path: Path) -> None:
-    """Its page is dirty when the file is hashed: but for the fsync, a later write to it would move no time."""
+    """Its page is dirty when the file is hashed: but for the fsync, a later write would move no time."""
     file = tmp_path / WEIGHTS
     file.write_bytes(b"good" * 1024)
 
