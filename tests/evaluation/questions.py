@@ -86,6 +86,7 @@ def row(number: int, kind: str = "messages") -> dict[str, Any]:
 def write_run(folder: Path, base: Path, **asked: Any) -> Path:
     """A run folder whose run.json asks `base` for what is given: files by their names and, here, content."""
     folder.mkdir(parents=True, exist_ok=True)
+    project = asked.get("project", folder.parent)
     tuned, own, probed = asked.pop("tuned", None), asked.get("test_split_task"), asked.get("regurgitation")
     if own:
         asked["test_split_task"] = {
@@ -101,10 +102,10 @@ def write_run(folder: Path, base: Path, **asked: Any) -> Path:
             "base": {"folder": str(base), "files": files_of(base)},
             "tuned": tuned and {"folder": str(tuned), "digest": payload_digest(hash_folder(tuned))},
         },
-        "digests": digests_of([*asked.get("task", ()), *asked.get("general", ())], folder.parent),
+        "digests": digests_of([*asked.get("task", ()), *asked.get("general", ())], project),
         "device": "cpu",
         "dtype": "float32",
-        "project": str(folder.parent),
+        "project": str(project),
         "output": str(folder / "output"),
         **asked,
     }
