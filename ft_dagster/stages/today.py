@@ -122,4 +122,6 @@ def _named(path: tuple[str, ...]) -> str:
     for marker in ("spec", "tasks"):
         if marker in path[:-1]:
             return ".".join(path[path.index(marker) + 1 :])
+    if path[-1] == "tasks":  # none are declared
+        return f"evaluation.{path[0]}"
     return ".".join(path)
