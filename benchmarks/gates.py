@@ -1,24 +1,227 @@
-"""How often the gate errs: models equal to their base that fail, and planted falls that are not stopped.
+"""How often the gate errs: falls as large as the margin that pass, equal models that fail, falls not stopped.
 
     .venv/bin/python benchmarks/gates.py
 
-Draws right and wrong answers of base and tuned model and judges them by the tests of the gate, Holm over the
-benchmarks of one verdict included. Prints the tables of docs/gates.md in about ten seconds.
+Draws changes of answers and losses and judges them by the tests of the gate, and by others that might be
+taken. Prints the tables of docs/gates.md in about a minute (`--whole`: each number of questions). `--search`
+looks for distributions on which the gate's test errs more often than its level, for some minutes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import norm, t
 
-from ft_dagster.evaluation.paired import compare_values, harm_of_answers, holm, not_worse
-from ft_dagster.evaluation.power import ALPHA, questions_needed
+from ft_dagster.evaluation.bounded import mean_p
+from ft_dagster.evaluation.paired import harm_of, harm_of_answers, holm
+from ft_dagster.evaluation.power import ALPHA, LOSS_BOUND, level_of, questions_needed
 
 TRIALS, SEED, BENCHMARKS = 10_000, 20240229, 3
+COUNTS = (20, 32, 40, 60, 64, 100, 400)  # of questions
+POWER_AT = (64, 100, 400)
 ASKED, DISCORDANT = (100, 400, 1000), (0.05, 0.10, 0.20)
 MARGIN = 0.05  # of the models that are equal to their base
 FALLS, FALLEN_DISCORDANT = (0.03, 0.06, 0.10), 0.15
+
+
+@dataclass(frozen=True)
+class Family:
+    """Changes of one question, positive where better: its values, their probabilities, the margin.
+
+    At the level the true fall is as large as the margin, at power (`equal`) nothing fell. `size`: questions
+    of a group, which all change alike. Changes are at most `bound`.
+    """
+
+    name: str
+    values: tuple[float, ...]
+    falls: tuple[float, ...]
+    equal: tuple[float, ...]
+    margin: float
+    bound: float = 1.0
+    size: int = 1
+
+    def draw(self, questions: int, trials: int, *, fallen: bool) -> np.ndarray:
+        """The changes of the independent units, shape [trials, units]."""
+        shares = np.array(self.falls if fallen else self.equal)
+        assert abs(shares.sum() - 1) < 1e-9
+        assert abs(shares @ self.values + (self.margin if fallen else 0)) < 1e-9
+        draw = np.random.default_rng((SEED, questions, self.size, int(1000 * self.margin)))
+        return draw.choice(np.array(self.values), (trials, questions // self.size), p=shares)
+
+
+def answers(margin: float, discordant: float, size: int = 1) -> Family:
+    """Right or wrong answers of which a share differs; all that differ are lost where it is the margin."""
+    lost, gained = (discordant + margin) / 2, (discordant - margin) / 2
+    name = f"answers, {100 * discordant:g}% differ" + (f", groups of {size}" if size > 1 else "")
+    even = (0.02, 0.96, 0.02) if size > 1 else (discordant / 2, 1 - discordant, discordant / 2)
+    return Family(name, (-1, 0, 1), (lost, 1 - lost - gained, gained), even, margin, size=size)
+
+
+FAMILIES = (
+    answers(0.05, 0.05),
+    answers(0.065, 0.065),
+    answers(0.05, 0.15),
+    answers(0.15, 0.15),
+    answers(0.15, 0.25),
+    Family("json_f1, one in 20 answers breaks", (-1, 0), (0.05, 0.95), (0, 1), 0.05),
+    Family("json_f1, one in ten answers breaks", (-1, 0), (0.1, 0.9), (0, 1), 0.1),
+    Family(
+        "json_f1, fields lost and won",
+        (-1, -0.5, 0, 0.5), (0.08, 0.1, 0.76, 0.06), (0.02, 0.05, 0.84, 0.09), 0.1,
+    ),
+    Family("loss, 5% of the texts by 2 nats", (-2, 0), (0.05, 0.95), (0, 1), 0.1, LOSS_BOUND),
+    Family(
+        "loss, 5% by 2 nats, the rest by 0.05",
+        (-2, -0.05, 0.05), (0.05, 0.475, 0.475), (0, 0.5, 0.5), 0.1, LOSS_BOUND,
+    ),
+    Family("loss, 1 nat on 10%", (-1, 0), (0.1, 0.9), (0, 1), 0.1, LOSS_BOUND),
+    Family("loss, each by 0.05 or 0.15", (-0.15, -0.05, 0.05), (0.5, 0.5, 0), (0, 0.5, 0.5), 0.1, LOSS_BOUND),
+    Family("equal scores", (-0.1, 0), (1, 0), (0, 1), 0.1),
+    answers(0.15, 0.15, size=2),
+    answers(0.15, 0.15, size=4),
+    answers(0.15, 0.15, size=10),
+)  # fmt: skip
+
+
+def gaffke(changes: np.ndarray, family: Family, alpha: float) -> np.ndarray:
+    """The gate's own test: whether a fall of the margin is ruled out, of each trial."""
+    values = np.array(family.values)
+    counts = (changes[:, :, None] == values).sum(axis=1)
+    distinct, at = np.unique(counts, axis=0, return_inverse=True)
+    grid = np.broadcast_to(values + family.margin, distinct.shape)
+    worst = np.full(len(distinct), family.bound - family.margin)
+    return (mean_p(grid, worst, distinct) < alpha)[at.ravel()]
+
+
+def former(changes: np.ndarray, family: Family, alpha: float) -> np.ndarray:
+    """What version 2 of the rules took: Tango's score test of answers, t of all else, groups not seen."""
+    changes = np.repeat(changes, family.size, axis=1)
+    count = changes.shape[1]
+    if family.name.startswith("answers"):
+        gained, lost = (changes > 0).sum(axis=1), (changes < 0).sum(axis=1)
+        return _score(gained, lost, count, family.margin) > norm.ppf(1 - alpha)
+    error = changes.std(axis=1, ddof=1) / np.sqrt(count)
+    return changes.mean(axis=1) - t.ppf(1 - alpha, count - 1) * error > -family.margin + 1e-12
+
+
+def _score(gained: np.ndarray, lost: np.ndarray, questions: int, margin: float) -> np.ndarray:
+    linear = -gained - lost - (2 * questions - gained + lost) * margin
+    constant = lost * margin * (1 + margin)
+    wrong = (np.sqrt(np.maximum(0, linear**2 - 8 * questions * constant)) - linear) / (4 * questions)
+    variance = questions * (2 * wrong - margin * (1 + margin))
+    return (gained - lost + questions * margin) / np.sqrt(np.maximum(1e-12, variance))
+
+
+def betting(changes: np.ndarray, family: Family, alpha: float) -> np.ndarray:
+    """Waudby-Smith and Ramdas (JRSS B 86, 2024): capital of predictable bets above 1/alpha at any time."""
+    span, count = 2 * family.bound, changes.shape[1]
+    seen, null = (changes + family.bound) / span, (family.bound - family.margin) / span
+    number = np.arange(1, count + 1)
+    mean = (0.5 + np.cumsum(seen, axis=1)) / (number + 1)
+    spread = (0.25 + np.cumsum((seen - mean) ** 2, axis=1)) / (number + 1)
+    before = np.concatenate([np.full((len(seen), 1), 0.25), spread[:, :-1]], axis=1)
+    bets = np.minimum(np.sqrt(2 * np.log(1 / alpha) / (count * before)), 0.75 / null)
+    return np.log1p(bets * (seen - null)).cumsum(axis=1).max(axis=1) > np.log(1 / alpha)
+
+
+def bernstein(changes: np.ndarray, family: Family, alpha: float) -> np.ndarray:
+    """Maurer and Pontil's empirical Bernstein bound (COLT 2009)."""
+    count, log = changes.shape[1], np.log(2 / alpha)
+    reach = np.sqrt(2 * changes.var(axis=1, ddof=1) * log / count) + 14 * family.bound * log / (
+        3 * (count - 1)
+    )
+    return changes.mean(axis=1) - reach > -family.margin
+
+
+METHODS: dict[str, Callable[[np.ndarray, Family, float], np.ndarray]] = {
+    "Gaffke": gaffke,
+    "betting": betting,
+    "Bernstein": bernstein,
+    "former": former,
+}
+
+
+def passes(
+    family: Family,
+    questions: int,
+    *,
+    fallen: bool,
+    trials: int = TRIALS,
+    methods: Sequence[str] = tuple(METHODS),
+) -> list[float]:
+    """The share of the trials that pass at level ALPHA, by each method."""
+    changes = family.draw(questions, trials, fallen=fallen)
+    return [float(METHODS[name](changes, family, ALPHA).mean()) for name in methods]
+
+
+def levels(trials: int = TRIALS) -> Iterator[tuple[Family, dict[int, list[float]], dict[int, list[float]]]]:
+    """(family, passes at a fall of the margin, passes at no fall), by number of questions and by method."""
+    for family in FAMILIES:
+        asked = [questions for questions in COUNTS if questions // family.size > 1]
+        fallen = {questions: passes(family, questions, fallen=True, trials=trials) for questions in asked}
+        equal = {questions: passes(family, questions, fallen=False, trials=trials) for questions in asked}
+        yield family, fallen, equal
+
+
+def unequal_groups(trials: int = TRIALS) -> list[tuple[int, float]]:
+    """(groups, passes at a fall of the margin) of groups of 1 to 10 questions that all change alike."""
+    rows, margin = [], 0.15
+    for groups in (20, 40, 100):
+        draw = np.random.default_rng((SEED, groups))
+        sizes = draw.integers(1, 11, (trials, groups)).astype(float)
+        lost = -(draw.random((trials, groups)) < margin).astype(float)
+        share = sizes / sizes.max(axis=1, keepdims=True)
+        p = mean_p(share * (lost + margin), np.full(trials, 1 - margin))
+        rows.append((groups, float((p < ALPHA).mean())))
+    return rows
+
+
+def tries_of_the_same_weights(tries: int, questions: int = 100, trials: int = TRIALS) -> tuple[float, float]:
+    """How often one of so many tries passes at a fall of the margin: with levels shared, and without."""
+    family = answers(0.15, 0.25)
+    draw = np.random.default_rng(SEED)
+    shared, alone = np.zeros(trials, bool), np.zeros(trials, bool)
+    for number in range(1, tries + 1):
+        changes = draw.choice(np.array(family.values), (trials, questions), p=family.falls)
+        shared |= gaffke(changes, family, level_of(ALPHA, number))
+        alone |= gaffke(changes, family, ALPHA)
+    return float(shared.mean()), float(alone.mean())
+
+
+def search(distributions: int = 400, trials: int = 4000) -> list[tuple[float, int, list[float], list[float]]]:
+    """(level, n, values, shares) of the worst that were found among random distributions of 2 to 5 values.
+
+    Each has the mean 0 and no value below -1; the ten worst are drawn anew, 200,000 times.
+    """
+    draw = np.random.default_rng(SEED)
+    found = []
+    for number in range(distributions):
+        count = int(draw.choice([2, 3, 4, 6, 9, 14, 20, 32, 60]))
+        values = np.concatenate(
+            [[-1.0], np.sort(draw.uniform(-1, draw.choice([0.3, 1.0, 5.0]), draw.integers(1, 5)))]
+        )
+        if values.max() <= 0:
+            continue
+        shares = draw.dirichlet(np.full(len(values), 0.5))
+        above = values > 0
+        up, down = shares[above] @ values[above], -(shares[~above] @ values[~above])
+        shares = np.where(above, shares * down, shares * up)
+        shares /= shares.sum()
+        found.append((_level_on(values, shares, count, trials, number), count, values, shares))
+    worst = sorted(found, key=lambda row: -row[0])[:10]
+    again = [(_level_on(v, s, n, 200_000, 10**6), n, v, s) for _, n, v, s in worst]
+    return [(level, n, v.round(3).tolist(), s.round(4).tolist()) for level, n, v, s in again]
+
+
+def _level_on(values: np.ndarray, shares: np.ndarray, count: int, trials: int, seed: int) -> float:
+    counts = np.random.default_rng((SEED, seed)).multinomial(count, shares, trials)
+    distinct, often = np.unique(counts, axis=0, return_counts=True)
+    p = mean_p(np.broadcast_to(values, distinct.shape), np.ones(len(distinct)), distinct)
+    return float(often[p < ALPHA].sum() / trials)
 
 
 def outcomes(
@@ -26,14 +229,17 @@ def outcomes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(passed, failed) of each trial and benchmark, shape [trials, benchmarks], as the gate finds them.
 
-    `falls`: how much each benchmark truly falls; `discordant`: share of the answers that differ in it.
+    `falls`: how much each benchmark truly falls; `discordant`: share of the answers that differ in it. At the
+    level of a first try; harm at ALPHA.
     """
     draw = np.random.default_rng(SEED)
     shares = [[(discordant - fall) / 2, (discordant + fall) / 2, 1 - discordant] for fall in falls]
     counts = np.stack([draw.multinomial(questions, each, trials) for each in shares], axis=1)
-    gained, lost = counts[..., 0], counts[..., 1]
-    passed = not_worse(gained, lost, questions, margin, alpha=ALPHA)
-    harmed = holm(harm_of_answers(gained, lost)) < ALPHA
+    distinct, at = np.unique(counts.reshape(-1, 3), axis=0, return_inverse=True)
+    grid = np.broadcast_to(np.array([1.0, -1.0, 0.0]) + margin, distinct.shape)
+    p = mean_p(grid, np.full(len(distinct), 1 - margin), distinct)[at.ravel()].reshape(counts.shape[:2])
+    passed = p < level_of(ALPHA)
+    harmed = holm(harm_of_answers(counts[..., 0], counts[..., 1])) < ALPHA
     return passed, harmed & ~passed
 
 
@@ -56,7 +262,7 @@ def planted_falls(trials: int = TRIALS) -> list[tuple[float, float, int, float, 
     """
     rows = []
     for fall in FALLS:
-        planned = questions_needed(fall, discordant=FALLEN_DISCORDANT)
+        planned = questions_needed(fall, spread=FALLEN_DISCORDANT, alpha=level_of(ALPHA))
         asked = [(fall, planned), *((FALLS[0], questions) for questions in ASKED)]
         for margin, questions in asked:
             falls = [fall, *[0.0] * (BENCHMARKS - 1)]
@@ -67,47 +273,87 @@ def planted_falls(trials: int = TRIALS) -> list[tuple[float, float, int, float, 
     return rows
 
 
-def equal_losses(trials: int = TRIALS) -> list[tuple[int, float, float]]:
-    """(texts, intervals that miss above, false harm) of losses that did not change, with unequal texts.
-
-    Differences have heavy tails (t with 4 degrees of freedom), texts 20 to 512 tokens.
-    """
+def equal_losses(trials: int = 1000) -> list[tuple[int, float]]:
+    """(texts, false harm) of losses that did not change: differences with heavy tails (t, 4 degrees)."""
     rows = []
     for texts in (20, 40, 100):
         draw = np.random.default_rng(SEED)
-        found = [
-            compare_values(
-                0.05 * draw.standard_t(4, texts), draw.integers(20, 513, texts).astype(float), alpha=ALPHA
-            )
-            for _ in range(trials)
-        ]
-        missed = np.mean([each.low > 0 for each in found])
-        rows.append((texts, float(missed), float(np.mean([each.harm < ALPHA for each in found]))))
+        found = [harm_of(0.05 * draw.standard_t(4, texts)) for _ in range(trials)]
+        rows.append((texts, float(np.mean(np.array(found) < ALPHA))))
     return rows
 
 
-def main() -> None:
-    print(f"Equal models, {BENCHMARKS} benchmarks, margin {100 * MARGIN:g} points, {TRIALS:,} pairs a row\n")
-    print("| questions of each | discordant | all pass | undecided | false fails |\n|---|---|---|---|---|")
-    for questions, discordant, passed, undecided, failed in equal_models():
-        cells = (f"{questions:,}", f"{discordant:.0%}", *(f"{x:.1%}" for x in (passed, undecided, failed)))
-        print(f"| {' | '.join(cells)} |")
-    print(f"\nOne benchmark of {BENCHMARKS} falls; {FALLEN_DISCORDANT:.0%} of its answers differ\n")
-    print("| true fall | margin | questions | passes | undecided | fails | blocked |")
-    print("|---|---|---|---|---|---|---|")
-    for fall, margin, questions, passed, undecided, failed in planted_falls():
-        shares = (passed, undecided, failed, 1 - passed)
-        cells = (
-            f"{100 * fall:g} points",
-            f"{100 * margin:g}",
-            f"{questions:,}",
-            *(f"{x:.1%}" for x in shares),
+def table(heads: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> None:
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+
+
+def _shares(values: Sequence[float]) -> list[str]:
+    return [f"{value:.1%}" for value in values]
+
+
+def print_levels(*, whole: bool = False) -> None:
+    """`whole`: a row for each number of questions, else the worst level of all and the power of some."""
+    found = list(levels())
+    print(f"Passes at a fall of the margin, level {ALPHA:.0%}, {TRIALS:,} pairs a row\n")
+    if whole:
+        heads = ("family", "margin", "questions", *METHODS, *(f"power: {name}" for name in METHODS))
+        table(
+            heads,
+            [
+                [family.name, f"{family.margin:g}", f"{n:,}", *_shares(fallen[n]), *_shares(equal[n])]
+                for family, fallen, equal in found
+                for n in fallen
+            ],
         )
-        print(f"| {' | '.join(cells)} |")
+    else:
+        rows = []
+        for family, fallen, _ in found:
+            worst = [max(shares) for shares in zip(*fallen.values(), strict=True)]
+            rows.append([family.name, f"{family.margin:g}", *_shares(worst)])
+        table(("family", "margin", *METHODS), rows)
+        print("\nPasses where nothing fell (power)\n")
+        at = [f"{name}, {n}" for n in POWER_AT for name in METHODS if name != "Bernstein"]
+        rows = []
+        for family, _, equal in found:
+            shares = [
+                x for n in POWER_AT for x, name in zip(equal[n], METHODS, strict=True) if name != "Bernstein"
+            ]
+            rows.append([family.name, f"{family.margin:g}", *_shares(shares)])
+        table(("family", "margin", *at), rows)
+    print("\nGroups of 1 to 10 questions\n")
+    table(("groups", "passes"), [[f"{groups}", f"{share:.1%}"] for groups, share in unequal_groups()])
+    print("\nTries of the same weights\n")
+    rows = [(tries, *tries_of_the_same_weights(tries)) for tries in (1, 2, 5, 10)]
+    table(("tries", "levels shared", "each at 5%"), [[f"{n}", f"{a:.1%}", f"{b:.1%}"] for n, a, b in rows])
+
+
+def print_verdicts() -> None:
+    print(
+        f"\nEqual models, {BENCHMARKS} benchmarks, margin {100 * MARGIN:g} points, {TRIALS:,} pairs a row\n"
+    )
+    table(
+        ("questions of each", "discordant", "all pass", "undecided", "false fails"),
+        [[f"{n:,}", f"{d:.0%}", *_shares(found)] for n, d, *found in equal_models()],
+    )
+    print(f"\nOne benchmark of {BENCHMARKS} falls; {FALLEN_DISCORDANT:.0%} of its answers differ\n")
+    rows = []
+    for fall, margin, questions, passed, undecided, failed in planted_falls():
+        shares = _shares((passed, undecided, failed, 1 - passed))
+        rows.append([f"{100 * fall:g} points", f"{100 * margin:g}", f"{questions:,}", *shares])
+    table(("true fall", "margin", "questions", "passes", "undecided", "fails", "blocked"), rows)
     print("\nLosses of texts that did not change\n")
-    print("| texts | interval wholly above 0 | false harm |\n|---|---|---|")
-    for texts, above, harm in equal_losses():
-        print(f"| {texts} | {above:.1%} | {harm:.1%} |")
+    table(("texts", "false harm"), [[f"{texts}", f"{harm:.1%}"] for texts, harm in equal_losses()])
+
+
+def main() -> None:
+    if "--search" in sys.argv:
+        for level, count, values, shares in search():
+            print(f"{level:.2%} of {count}: values {values}, shares {shares}")
+        return
+    print_levels(whole="--whole" in sys.argv)
+    print_verdicts()
 
 
 if __name__ == "__main__":

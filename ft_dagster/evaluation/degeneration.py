@@ -1,4 +1,4 @@
-"""Signs of degeneration on four fixed general prompts: repeated 4-grams and empty answers, greedily.
+"""Signs of degeneration on fixed general prompts, answered greedily: repetition, and answers without words.
 
 Used by the evaluation, and by the trainer while it trains (training/watch). Imports torch inside functions.
 """
@@ -9,59 +9,70 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from ft_dagster.evaluation.prompts import PROMPTS
 from ft_dagster.evaluation.samples import Answer, Role, Sample
 from ft_dagster.evaluation.weights import generate as generate_padded
 from ft_dagster.evaluation.weights import inner_model, virtual_tokens
 
 GENERAL_PROMPTS = "general_prompts"
 ROLE: Role = "general_prompts"
-PROMPTS = (
-    "Explain in a few sentences why the sky is blue.",
-    "Write a short story about a fisherman who finds a letter in a bottle.",
-    "What should I keep in mind when I plan a train journey with two small children?",
-    "List the steps for baking a simple loaf of bread.",
-)
-NEW_TOKENS = 32
+DEGENERATE = "degenerate"  # the metric that the gate judges
+NEW_TOKENS = 96  # so that a loop of up to half of them is seen
+WATCHED, WATCHED_TOKENS = PROMPTS[:4], 32  # while it trains
 GRAM = 4
 
 
 class Written(NamedTuple):
-    """An answer. `repeated`: share of its 4-grams seen before in it; `empty`: 1.0 if it has no words."""
+    """An answer. `repeated`: see `repeated_share`; `empty`: 1.0 if it has no letter and no digit."""
 
     prompt: str
     answer: str
     repeated: float
     empty: float
 
+    @classmethod
+    def of(cls, prompt: str, answer: str, tokens: Sequence[int]) -> Written:
+        return cls(prompt, answer, repeated_share(tokens), float(not any(map(str.isalnum, answer))))
 
-def answer_general_prompts(model: Any, tokenizer: Any) -> list[Written]:
-    """Answers to the four prompts, in the chat template where the tokenizer has one, else as questions.
+    @property
+    def degenerate(self) -> float:
+        return max(self.repeated, self.empty)
+
+
+def answer_general_prompts(
+    model: Any, tokenizer: Any, prompts: Sequence[str] = PROMPTS, new_tokens: int = NEW_TOKENS
+) -> list[Written]:
+    """Answers to the prompts, in the chat template where the tokenizer has one, else as questions.
 
     `model` is in evaluation mode; its generation settings are greedy afterwards.
     """
-    answers = generate_greedily(model, tokenizer, [_asked(prompt, tokenizer) for prompt in PROMPTS])
+    asked = [_asked(prompt, tokenizer) for prompt in prompts]
+    answers = generate_greedily(model, tokenizer, asked, new_tokens)
     texts = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
-    return [
-        Written(prompt, text, repeated_share(ids), float(not text))
-        for prompt, text, ids in zip(PROMPTS, texts, answers, strict=True)
-    ]
+    return [Written.of(*each) for each in zip(prompts, texts, answers, strict=True)]
 
 
 def as_samples(written: Sequence[Written]) -> list[tuple[list[Sample], Answer]]:
-    """What an evaluation keeps of each answer: two scores, and the words."""
+    """What an evaluation keeps of each answer: three scores, and the words."""
     found = []
     for number, each in enumerate(written):
         content = hashlib.sha256(each.prompt.encode()).hexdigest()[:16]
         question = f"{GENERAL_PROMPTS}:{number}:{content}"
         scores = [
             Sample(ROLE, GENERAL_PROMPTS, metric, question, value, 1.0, False)
-            for metric, value in (("repeated_4grams", each.repeated), ("empty_answer", each.empty))
+            for metric, value in (
+                ("repeated_4grams", each.repeated),
+                ("empty_answer", each.empty),
+                (DEGENERATE, each.degenerate),
+            )
         ]
         found.append((scores, Answer(ROLE, GENERAL_PROMPTS, question, each.prompt, "", each.answer)))
     return found
 
 
-def generate_greedily(model: Any, tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+def generate_greedily(
+    model: Any, tokenizer: Any, prompts: Sequence[str], new_tokens: int = NEW_TOKENS
+) -> list[list[int]]:
     """Greedy answers in tokens, the end token and what follows left out; one batch, padded on the left."""
     import torch
     from transformers import GenerationConfig
@@ -74,7 +85,7 @@ def generate_greedily(model: Any, tokenizer: Any, prompts: Sequence[str]) -> lis
     ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
     settings = GenerationConfig(
-        max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=end, pad_token_id=pad, use_cache=True
+        max_new_tokens=new_tokens, do_sample=False, eos_token_id=end, pad_token_id=pad, use_cache=True
     )
     with torch.no_grad():
         model.generation_config = inner_model(model).generation_config = settings  # its own are not greedy
@@ -83,9 +94,15 @@ def generate_greedily(model: Any, tokenizer: Any, prompts: Sequence[str]) -> lis
 
 
 def repeated_share(tokens: Sequence[int]) -> float:
-    """Of its 4-grams, those that occurred before in it; 0 for fewer than four tokens."""
+    """Of its 4-grams, those that occurred before in it: about half or more of a loop whose period is at most
+    half of the text. A text of two or three tokens counts whole where they are the same token.
+    """
+    if len(tokens) <= 1:
+        return 0.0
+    if len(tokens) < GRAM:
+        return float(len(set(tokens)) == 1)
     grams = [tuple(tokens[at : at + GRAM]) for at in range(len(tokens) - GRAM + 1)]
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+    return 1 - len(set(grams)) / len(grams)
 
 
 def _asked(prompt: str, tokenizer: Any) -> str:

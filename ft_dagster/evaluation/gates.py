@@ -1,9 +1,9 @@
 """The gate: a tuned model against its base, question by question, by the margins a tenant declared.
 
-A rule **passes** when a fall beyond its margin is ruled out at the declared level, **fails** when it is not
-and a test of harm (a fall beyond 0, Holm-adjusted over all rules of the verdict) says that there is one, and
-else is **undecided**. A fall that is real but shown to lie within the margin passes: the tenant allowed it.
-`docs/gates.md` explains the tests, which are in `paired`.
+A rule **passes** when a fall beyond its margin is ruled out at the level of this try, **fails** when it is
+not and a test of harm (a fall beyond 0, Holm-adjusted over all rules of the verdict) says that there is one,
+and else is **undecided**. A fall that is real but shown to lie within the margin passes: the tenant allowed
+it. `docs/gates.md` explains the tests, which are in `paired`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.paired import Comparison, compare_paired, holm
+from ft_dagster.evaluation.degeneration import DEGENERATE
+from ft_dagster.evaluation.paired import Comparison, compare_paired, holm, not_a_number
+from ft_dagster.evaluation.power import LOSS_BOUND, level_of
 from ft_dagster.evaluation.samples import FORMER, Role, Sample, main_metric, read_samples, write_samples
-from ft_dagster.evaluation.sentences import Finding, sentence_of
+from ft_dagster.evaluation.sentences import sentence_of
 from ft_dagster.lineage.verdict import Outcome, Rule, RuleName, Verdict
 from ft_dagster.objectives import DEFAULT, objective_of
 from ft_dagster.provenance.digest import sha256_json
@@ -38,15 +40,22 @@ __all__ = [
     "write_samples",
 ]
 
-RULES_VERSION = 2  # raise it when the same samples and margins may give another verdict
+RULES_VERSION = 3  # raise it when the same samples and margins may give another verdict
 _RULE_OF: dict[Role, RuleName] = {
     "task": "task",
     "test_split_task": "task",
     "general": "general_benchmark",
     "general_loss": "general_loss",
+    "general_prompts": "degeneration",
 }
 _PROBED: tuple[Role, ...] = ("regurgitation",)
-_WHAT = {"task": "the task", "general_benchmark": "the benchmark", "general_loss": "the loss on"}
+_WHAT: dict[RuleName, str] = {
+    "task": "the task",
+    "general_benchmark": "the benchmark",
+    "general_loss": "the loss on",
+    "degeneration": "degeneration of the answers to",
+}
+_UNBOUNDED = "its values have no known bound, so that no interval holds: name another metric (gates.metrics)"
 _AGAIN = "Evaluate both with the same tasks, limit and seed"
 Questions = dict[str, dict[str, Sample]]  # metric -> question -> sample
 
@@ -62,15 +71,12 @@ def judge(
 ) -> Verdict:
     """Apply `gates` to the paired samples of base and tuned model. Pure: same input, same verdict.
 
-    `tries`: the ordinal of this set of questions among all that the weights were put to. A later try has a
-    smaller share of the level.
-
-    Raises UserError when a question was asked of one model only, nothing was asked of the task, or a gate
-    names a metric that its task does not have; `declared_in` is the file it names.
+    `tries`: the ordinal of this evaluation among those of the same weights; the later, the smaller the level
+    of its tests (`power.level_of`). Raises UserError when a question was asked of one model only, nothing was
+    asked of the task, or a gate names a metric that its task does not have; `declared_in` is the file it
+    names.
     """
     check_metrics(tuned, gates, declared_in)
-    if tries > 1:
-        gates = gates.model_copy(update={"alpha": gates.alpha / (tries * (tries + 1))})
     before, after = _by_task(base), _by_task(tuned)
     for key in before.keys() ^ after.keys():
         which = "base" if key in before else "tuned model"
@@ -84,20 +90,23 @@ def judge(
         )
     order = list(_RULE_OF)
     paired.sort(key=lambda each: order.index(each.role))
-    rules = _rules(paired, gates)
+    level = level_of(gates.alpha, tries)
+    rules = _rules(paired, _margins(gates), level)
     if objective_of(objective).judged_by == "questions":
         rules = _with_questions(rules, objective)
-    return _verdict((*rules, *_regurgitation(base, tuned, gates)))
+    return _verdict((*rules, *_regurgitation(base, tuned, gates, level)), gates, tries)
 
 
 def regression(
-    production: Sequence[Sample], tuned: Sequence[Sample], gates: GatesSpec, *, version: int
+    production: Sequence[Sample], tuned: Sequence[Sample], gates: GatesSpec, *, version: int, tries: int = 1
 ) -> tuple[Rule, ...]:
     """A new model against the version in production, on the questions that both were asked.
 
-    The task may fall by `gates.regression_margin` (no rules without one), benchmarks and the loss on general
-    text by the general margins. A benchmark that only one of them was asked is left out; a task without a
-    common question is undecided. A question counts as the same wherever it stands in its task.
+    Adjusted among themselves; `with_rules` adjusts them together with a verdict's own. The task may fall by
+    `gates.regression_margin` (no rules without one), a loss of it by `gates.regression_loss_margin`;
+    benchmarks, general text and degeneration by their own margins. A benchmark that only one of them
+    was asked is left out; a task without a common question is undecided. A question counts as the same
+    wherever it stands in its task.
     """
     if gates.regression_margin is None:
         return ()
@@ -109,16 +118,19 @@ def regression(
         if shared:
             old, new = ({metric: {q: side[metric][q] for q in shared}} for side in (before[key], metrics))
             paired.append(_pair(key, old, new, gates))
+    level = level_of(gates.alpha, tries)
     judged = any(_RULE_OF[each.role] == "task" for each in paired)
-    unlike = () if judged else (_nothing_shared(gates, version),)
-    margin = {"task": gates.regression_margin}
-    rules = _rules(paired, gates, margin=margin, against=f"against version {version} in production, ")
-    return (*unlike, *(replace(rule, rule="regression") for rule in rules))
+    unlike = () if judged else (_nothing_shared(gates, version, level),)
+    own = {"task": gates.regression_margin, "task_loss": gates.regression_loss_margin}
+    margins = {**_margins(gates), **own}
+    rules = _rules(paired, margins, level, against=f"against version {version} in production, ")
+    return _settled((*unlike, *(replace(rule, rule="regression") for rule in rules)), gates, tries)
 
 
-def with_rules(verdict: Verdict, rules: Iterable[Rule]) -> Verdict:
-    """The verdict with more rules beside its own."""
-    return _verdict((*verdict.rules, *rules))
+def with_rules(verdict: Verdict, rules: Iterable[Rule], gates: GatesSpec) -> Verdict:
+    """The verdict with more rules beside its own: their tests of harm are adjusted together, once."""
+    found = _verdict((*verdict.rules, *rules), gates, verdict.tries)
+    return replace(verdict, passed=found.passed, outcome=found.outcome, rules=found.rules)
 
 
 def check_metrics(samples: Iterable[Sample], gates: GatesSpec, declared_in: object = None) -> None:
@@ -165,31 +177,32 @@ class _Paired:
     metric: str
     base: NDArray[np.float64]
     tuned: NDArray[np.float64]
-    weights: NDArray[np.float64]
+    groups: tuple[str | None, ...]
     higher_is_better: bool
 
     @property
     def means(self) -> tuple[float, float]:
+        return float(self.base.mean()), float(self.tuned.mean())
+
+    def compare(self, level: float) -> Comparison:
         import numpy as np
 
-        base, tuned = (float(np.average(side, weights=self.weights)) for side in (self.base, self.tuned))
-        return base, tuned
+        if not np.isfinite(np.concatenate([self.base, self.tuned])).all():
+            return not_a_number(len(self.base))
+        better = (self.tuned - self.base) * (1 if self.higher_is_better else -1)
+        return compare_paired(better, self.groups, bound=self.bound, level=level)
 
-    def compare(self, alpha: float) -> Comparison:
-        import numpy as np
+    @property
+    def bound(self) -> float | None:
+        """By how much the value of a question can change: as far as 0 to 1, or 0 to 100; None: not known.
 
-        both = np.concatenate([self.base, self.tuned])
-        if not np.isfinite(both).all():
-            return Comparison(math.nan, math.nan, math.nan, 0.0, math.nan, math.nan, len(self.base), False)
-        shares = not self.metric.endswith("_loss") and bool(np.isin(both, (0.0, 1.0)).all())
-        return compare_paired(
-            self.base,
-            self.tuned,
-            self.weights,
-            higher_is_better=self.higher_is_better,
-            right_or_wrong=shares,
-            alpha=alpha,
-        )
+        What a loss changes by is counted up to LOSS_BOUND.
+        """
+        if self.metric.endswith("_loss"):
+            return LOSS_BOUND
+        low = min(self.base.min(), self.tuned.min())
+        high = max(self.base.max(), self.tuned.max())
+        return None if low < 0 or high > 100 else 1.0 if high <= 1 else 100.0
 
 
 def _by_task(
@@ -201,7 +214,7 @@ def _by_task(
     """
     found: dict[tuple[Role, str], Questions] = {}
     for sample in samples:
-        if sample.role in roles:
+        if sample.role in roles and (sample.role != "general_prompts" or sample.metric == DEGENERATE):
             name = sample.question
             if by_content:
                 subject, _, content = name.rsplit(":", 2)
@@ -239,48 +252,43 @@ def _pair(key: tuple[Role, str], before: Questions, after: Questions, gates: Gat
         metric,
         base=np.array([asked[q].value for q in questions]),
         tuned=np.array([answered[q].value for q in questions]),
-        weights=np.array([answered[q].weight for q in questions]),
+        groups=tuple(answered[q].group for q in questions),
         higher_is_better=answered[questions[0]].higher_is_better,
     )
 
 
-def _rules(
-    paired: Sequence[_Paired],
-    gates: GatesSpec,
-    *,
-    margin: dict[str, float] | None = None,
-    against: str = "",
-) -> tuple[Rule, ...]:
-    """One rule for each, their tests of harm adjusted together; `margin` replaces that of a kind of rule."""
-    if not paired:
-        return ()
-    margins = {
+def _margins(gates: GatesSpec) -> dict[str, float | None]:
+    """The margin of each kind of rule; None: not judged."""
+    return {
         "task": gates.task_margin,
         "general_benchmark": gates.general_margin,
         "general_loss": gates.general_loss_margin,
-        **(margin or {}),
+        "degeneration": gates.degeneration_margin,
     }
-    found = [each.compare(gates.alpha) for each in paired]
-    harms = [float(p) for p in holm([each.harm for each in found])]
-    return tuple(
-        _rule(each, comparison, gates, margin=margins[_RULE_OF[each.role]], harm=harm, against=against)
-        for each, comparison, harm in zip(paired, found, harms, strict=True)
-    )
 
 
-def _rule(
-    paired: _Paired, comparison: Comparison, gates: GatesSpec, *, margin: float, harm: float, against: str
-) -> Rule:
-    outcome = _outcome(comparison, margin, harm, gates.alpha)
-    needed = _needed(comparison, margin, gates.alpha) if outcome == "undecided" else None
-    # A hair of tolerance, since a mean of shares is rarely the decimal the margin was written as.
-    measured = gates.undecided == "measured" and -comparison.improvement <= margin + 1e-9
-    passed = outcome == "pass" or (outcome == "undecided" and measured)
+def _rules(
+    paired: Sequence[_Paired], margins: dict[str, float | None], level: float, *, against: str = ""
+) -> tuple[Rule, ...]:
+    """A rule for each that has a margin, as found; `_verdict` settles them."""
+    found = []
+    for each in paired:
+        name = _RULE_OF[each.role]
+        loss = f"{name}_loss" if each.metric.endswith("_loss") else name
+        margin = margins.get(loss, margins[name])
+        if margin is not None:
+            found.append(_rule(each, each.compare(level), margin, level, against))
+    return tuple(found)
+
+
+def _rule(paired: _Paired, comparison: Comparison, margin: float, level: float, against: str) -> Rule:
+    """What was found, undecided where it does not pass: whether it fails depends on the rules beside it."""
     name, means, better = _RULE_OF[paired.role], paired.means, paired.higher_is_better
     low, high = (comparison.low, comparison.high) if better else (-comparison.high, -comparison.low)
-    found = Finding(
-        paired.metric, means, comparison, margin, gates.alpha, better, outcome, harm, needed, passed
-    )  # fmt: skip
+    # A hair of tolerance, since a mean of shares is rarely the decimal the margin was written as.
+    within = -comparison.measured <= margin + 1e-9
+    passed = within and comparison.low > -margin
+    unbounded = comparison.bound is None and math.isfinite(comparison.improvement)
     return Rule(
         rule=name,
         task=paired.task,
@@ -293,29 +301,19 @@ def _rule(
         questions=comparison.questions,
         higher_is_better=better,
         passed=passed,
-        sentence=sentence_of(f"{against}{_WHAT[name]} {paired.task}", found),
-        outcome=outcome,
-        confidence=1 - 2 * gates.alpha,
-        harm=harm,
+        sentence="",
+        outcome="pass" if passed else "undecided",
+        confidence=1 - 2 * level,
+        harm=comparison.harm,
         seen=comparison.seen,
-        needed=needed,
+        needed=None if passed else comparison.needed(margin, level=level),
+        what=f"{against}{_WHAT[name]} {paired.task}",
+        p=comparison.harm,
+        units=comparison.units,
+        bound=comparison.bound,
+        within=within,
+        blocked=_UNBOUNDED if unbounded else "",
     )
-
-
-def _outcome(comparison: Comparison, margin: float, harm: float, alpha: float) -> Outcome:
-    if comparison.low > -margin:
-        return "pass"
-    return "fail" if harm < alpha or math.isnan(comparison.improvement) else "undecided"
-
-
-def _needed(comparison: Comparison, margin: float, alpha: float) -> int | None:
-    """About how many questions decide, if the measured difference is the true one.
-
-    That many tell it from the margin; where it is beyond the margin, or there is none, from no change.
-    """
-    worsening = -comparison.improvement
-    gap = margin - max(worsening, 0.0) if margin else 0.0
-    return comparison.needed(gap if gap > 0 else abs(worsening), alpha=alpha)
 
 
 def _with_questions(rules: tuple[Rule, ...], objective: str) -> tuple[Rule, ...]:
@@ -327,15 +325,12 @@ def _with_questions(rules: tuple[Rule, ...], objective: str) -> tuple[Rule, ...]
         f"objective {objective} needs factual questions of the domain (evaluation.task): perplexity "
         "falls when style is learned, so that alone does not pass"
     )
-    return tuple(
-        replace(rule, outcome="undecided", passed=False, sentence=f"{rule.sentence}; {why}")
-        if rule in tasks and rule.outcome != "fail"
-        else rule
-        for rule in rules
-    )
+    return tuple(replace(rule, blocked=why) if rule in tasks else rule for rule in rules)
 
 
-def _regurgitation(base: Sequence[Sample], tuned: Sequence[Sample], gates: GatesSpec) -> tuple[Rule, ...]:
+def _regurgitation(
+    base: Sequence[Sample], tuned: Sequence[Sample], gates: GatesSpec, level: float
+) -> tuple[Rule, ...]:
     """Where a limit is declared: the measured share of training rows, and of canaries, that are repeated."""
     limit = gates.max_regurgitation
     if limit is None:
@@ -344,7 +339,7 @@ def _regurgitation(base: Sequence[Sample], tuned: Sequence[Sample], gates: Gates
     rules = []
     for key, metrics in after.items():
         paired = _pair(key, before.get(key, {}), metrics, gates)
-        comparison, (share_before, share) = paired.compare(gates.alpha), paired.means
+        comparison, (share_before, share) = paired.compare(level), paired.means
         passed = share <= limit + 1e-9
         rules.append(
             Rule(
@@ -362,7 +357,7 @@ def _regurgitation(base: Sequence[Sample], tuned: Sequence[Sample], gates: Gates
                 sentence=f"of {comparison.questions} {paired.task.replace('_', ' ')} probed, {share:.1%} are "
                 f"repeated word for word (by the base {share_before:.1%}); {limit:.1%} are allowed",
                 outcome="pass" if passed else "fail",
-                confidence=1 - 2 * gates.alpha,
+                confidence=1 - 2 * level,
                 harm=comparison.harm,
                 seen=comparison.seen,
                 needed=None,
@@ -371,9 +366,8 @@ def _regurgitation(base: Sequence[Sample], tuned: Sequence[Sample], gates: Gates
     return tuple(rules)
 
 
-def _nothing_shared(gates: GatesSpec, version: int) -> Rule:
-    """The rule for a task of which the version in production was asked no common question."""
-    margin, passed = gates.regression_margin or 0.0, gates.undecided == "measured"
+def _nothing_shared(gates: GatesSpec, version: int, level: float) -> Rule:
+    """The rule for a task of which production was asked no common question: it never passes."""
     why = (
         f"against version {version} in production, the task: undecided, since no question was asked of both; "
         "keep some of its questions, or declare gates.regression_margin: null for this release"
@@ -381,13 +375,37 @@ def _nothing_shared(gates: GatesSpec, version: int) -> Rule:
     unknown = math.nan
     return Rule(
         rule="regression", task="task", metric="none", base=unknown, tuned=unknown, difference=unknown,
-        interval=(unknown, unknown), margin=margin, questions=0, higher_is_better=True, passed=passed,
-        sentence=why, outcome="undecided", confidence=1 - 2 * gates.alpha, harm=1.0, seen=math.inf,
-        needed=None,
+        interval=(unknown, unknown), margin=gates.regression_margin or 0.0, questions=0,
+        higher_is_better=True, passed=False, sentence=why, outcome="undecided", confidence=1 - 2 * level,
+        harm=1.0, seen=math.inf, needed=None,
     )  # fmt: skip
 
 
-def _verdict(rules: tuple[Rule, ...]) -> Verdict:
+def _verdict(rules: tuple[Rule, ...], gates: GatesSpec, tries: int) -> Verdict:
+    rules = _settled(rules, gates, tries)
     found = {rule.outcome for rule in rules}
     outcome: Outcome = "fail" if "fail" in found else "undecided" if "undecided" in found else "pass"
-    return Verdict(all(rule.passed for rule in rules), outcome, rules)
+    return Verdict(all(rule.passed for rule in rules), outcome, rules, tries)
+
+
+def _settled(rules: Sequence[Rule], gates: GatesSpec, tries: int) -> tuple[Rule, ...]:
+    """The rules, of those that are tests the harm adjusted together."""
+    tests = [rule.p for rule in rules if rule.p is not None]
+    harms = iter(holm(tests).tolist() if tests else [])
+    return tuple(rule if rule.p is None else _decided(rule, next(harms), gates, tries) for rule in rules)
+
+
+def _decided(rule: Rule, harm: float, gates: GatesSpec, tries: int) -> Rule:
+    """What a test says at this adjusted p of no fall, and its sentence.
+
+    Harm is tested at the declared alpha in every try: a model that fails costs nobody's trust.
+    """
+    outcome = rule.outcome
+    if outcome != "pass":
+        outcome = "fail" if harm < gates.alpha or math.isnan(rule.difference) else "undecided"
+    if rule.blocked and outcome == "pass":
+        outcome = "undecided"
+    measured = gates.undecided == "measured" and rule.within and not rule.blocked
+    passed = outcome == "pass" or (outcome == "undecided" and measured)
+    found = replace(rule, outcome=outcome, harm=harm, passed=passed)
+    return replace(found, sentence=sentence_of(found, tries=tries))

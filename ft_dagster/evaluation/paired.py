@@ -1,17 +1,18 @@
 """Tests for two models that answered the same questions: not worse than a margin, worse at all, and Holm.
 
-Right-or-wrong answers: Tango's score test and interval of a difference of paired proportions (Statistics in
-Medicine 17 (1998) 891), and the exact one-sided McNemar test. Other values, such as the loss of each text:
-t on the weighted mean of the differences. Counts may be arrays, as the simulation in benchmarks/ has them.
+Not worse, for values of any kind within bounds, right-or-wrong answers among them: Gaffke's test (`bounded`).
+Worse at all: sign flips, which for answers are McNemar's exact test. Questions of one group are one unit.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ft_dagster.evaluation.power import errors_apart, margin_seen, questions_needed
+from ft_dagster.evaluation.bounded import lower_bound
+from ft_dagster.evaluation.power import margin_seen, questions_needed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,135 +20,118 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
+FLIPS, LARGEST_DRAW = 10_000, 20_000_000  # sign flips, and signs drawn for all of them
+FLIPS_AT_ONCE = 500
+SEED = 20240229
+
 
 @dataclass(frozen=True)
 class Comparison:
     """How much better the second of two models is, in the metric's unit; below 0 it is worse.
 
-    `low`, `high`: interval of confidence 1 - 2 alpha, so that a fall beyond a margin is ruled out at level
-    alpha exactly where `low` is above -margin. `harm`: one-sided p that nothing fell. `seen`: the smallest
-    fall that so many questions show with power 0.8. `spread`: variance of one question's difference, which
-    for right-or-wrong answers is the share that differs.
+    `improvement`: the mean change as measured; `counted`: with each question's change within the bound.
+    `low`, `high`: interval of confidence 1 - 2 level of the counted change, so that a fall beyond a margin is
+    ruled out at that level exactly where `low` is above -margin. `harm`: one-sided p that nothing fell.
+    `seen`: the smallest fall that so many questions show with power 0.8. `spread`: variance of one question's
+    change. `units`: independent groups of questions; `weight`: how many of the largest they amount to.
     """
 
     improvement: float
+    counted: float
     low: float
     high: float
     harm: float
     seen: float
     spread: float
     questions: int
-    right_or_wrong: bool
+    units: int
+    weight: float
+    bound: float | None
 
-    def needed(self, gap: float, *, alpha: float) -> int | None:
-        """Questions like these that tell a difference from one `gap` away, power 0.8; None: no number."""
-        if not (math.isfinite(self.spread) and math.isfinite(gap) and gap > 0):
+    @property
+    def measured(self) -> float:
+        """The change that counts where the measured one has to do: the worse of both."""
+        return min(self.improvement, self.counted)
+
+    def needed(self, margin: float, *, level: float) -> int | None:
+        """Questions like these that would show it, power 0.8, if the measured change is true; None: none.
+
+        A fall beyond `margin` is to be ruled out; without a margin, or where the change lies beyond it, the
+        change itself is to be told from none.
+        """
+        gap = margin - max(-self.measured, 0.0) if margin else 0.0
+        gap = gap if gap > 0 else abs(self.measured)
+        if self.bound is None or not (math.isfinite(gap) and gap > 0):
             return None
-        if self.right_or_wrong and gap <= 1:
-            count = questions_needed(gap, discordant=self.spread, alpha=alpha)
-        else:
-            count = math.ceil((errors_apart(alpha=alpha) / gap) ** 2 * self.spread)
-        return max(count, self.questions + 1)
+        units = questions_needed(min(gap, self.bound), spread=self.spread, bound=self.bound, alpha=level)
+        return max(math.ceil(units * self.questions / self.weight), self.questions + 1)
 
 
 def compare_paired(
-    base: Array, tuned: Array, weights: Array, *, higher_is_better: bool, right_or_wrong: bool, alpha: float
+    better: Array, groups: Sequence[str | None], *, bound: float | None, level: float
 ) -> Comparison:
-    """Compare by the test that the values ask for. All arrays have one element a question, all finite."""
-    better = (tuned - base) * (1 if higher_is_better else -1)
-    if right_or_wrong:
-        gained, lost = int((better > 0).sum()), int((better < 0).sum())
-        return compare_answers(gained, lost, len(better), alpha=alpha)
-    return compare_values(better, weights, alpha=alpha)
+    """Compare by each question's change, positive where better, all finite.
 
+    `bound`: what a change can be at most; one beyond it counts as `bound`. None: no bound is known, and no
+    interval can be given. `groups`: questions of one name depend on each other; None stands alone. The mean
+    is that of the questions, each counting alike.
+    """
+    import numpy as np
 
-def compare_answers(gained: int, lost: int, questions: int, *, alpha: float) -> Comparison:
-    """From the number of answers that became right, of those that became wrong, and of all."""
-    low, high = answer_interval(gained, lost, questions, alpha=alpha)
-    # One of each added: no difference among a few answers is not proof that there are none.
-    discordant = min(1.0, (gained + lost + 1) / (questions + 2))
+    held = better if bound is None else np.clip(better, -bound, bound)
+    sums, sizes = _units(held, groups)
+    means, share = sums / sizes, sizes / sizes.max()
+    weight, counted = float(share.sum()), float(held.mean())
+    spread = float(np.square(share * (means - counted)).sum() / weight)
+    low, high, seen = -math.inf, math.inf, math.inf
+    if bound is not None:
+        low = lower_bound(means, sizes, -bound, level=level)
+        high = -lower_bound(-means, sizes, -bound, level=level)
+        seen = margin_seen(weight, spread=spread, bound=bound, alpha=level)
     return Comparison(
-        improvement=(gained - lost) / questions,
+        improvement=float(better.mean()),
+        counted=counted,
         low=low,
         high=high,
-        harm=float(harm_of_answers(gained, lost)),
-        seen=margin_seen(questions, discordant=discordant, alpha=alpha),
-        spread=discordant,
-        questions=questions,
-        right_or_wrong=True,
+        harm=harm_of(sums),
+        seen=seen,
+        spread=spread,
+        questions=len(better),
+        units=len(sums),
+        weight=weight,
+        bound=bound,
     )
 
 
-def compare_values(better: Array, weights: Array, *, alpha: float) -> Comparison:
-    """From each question's difference, positive where better, and its weight (tokens of a text).
-
-    t on the weighted mean, whose variance is the weighted variance over Kish's effective number of questions,
-    (sum w)^2 / sum w^2 (Survey Sampling, 1965, 11.7), and which has one degree of freedom less. Equal weights
-    give the paired t test. One question tells nothing.
-    """
-    import numpy as np
-    from scipy.stats import t
-
-    count, mean = len(better), float(np.average(better, weights=weights))
-    effective = float(np.sum(weights) ** 2 / np.sum(weights**2))
-    if count < 2 or effective - 1 < 1e-9:
-        return Comparison(mean, -math.inf, math.inf, 1.0, math.inf, math.inf, count, False)
-    variance = float(np.average((better - mean) ** 2, weights=weights)) * effective / (effective - 1)
-    error, freedom = math.sqrt(variance / effective), effective - 1
-    reach = float(t.ppf(1 - alpha, freedom)) * error
-    harm = float(t.cdf(mean / error, freedom)) if error else float(mean >= 0)
-    seen = errors_apart(alpha=alpha) * error
-    return Comparison(mean, mean - reach, mean + reach, harm, seen, error**2 * count, count, False)
+def not_a_number(questions: int) -> Comparison:
+    """Of values that are no numbers: worse, for certain."""
+    nan = math.nan
+    return Comparison(nan, nan, nan, nan, 0.0, nan, nan, questions, questions, questions, None)
 
 
-def score(gained: Any, lost: Any, questions: int, margin: Any) -> Any:
-    """Tango's Z of the hypothesis that the share of right answers fell by `margin` or more; large: no.
+def harm_of(sums: Array) -> float:
+    """One-sided p of so large a fall, were each unit's change as likely to be its opposite.
 
-    Counts and margin may be arrays. Without any variance (nothing differs and the margin is 0, or the margin
-    is 1) it is infinite with the sign of the distance, else 0.
+    `sums`: the summed changes of each unit. Fisher's randomization test: exact where all that changed did so
+    by the same amount (McNemar's test then), else by seeded draws, which count the measured one too.
     """
     import numpy as np
 
-    shift = -np.asarray(margin, float)
-    linear = -gained - lost + (2 * questions - gained + lost) * shift
-    constant = -lost * shift * (1 - shift)
-    wrong = (np.sqrt(np.maximum(0, linear**2 - 8 * questions * constant)) - linear) / (4 * questions)
-    variance = questions * (2 * wrong + shift * (1 - shift))
-    distance = gained - lost - questions * shift
-    with np.errstate(divide="ignore", invalid="ignore"):
-        z = distance / np.sqrt(np.maximum(0, variance))
-    certain = np.where(np.abs(distance) > 1e-9, np.copysign(np.inf, distance), 0.0)
-    return np.where(variance > 1e-9, z, certain)
-
-
-def not_worse(gained: Any, lost: Any, questions: int, margin: float, *, alpha: float) -> Any:
-    """Whether a fall of `margin` or more is ruled out at level `alpha`. Counts may be arrays."""
-    from scipy.stats import norm
-
-    return score(gained, lost, questions, margin) > norm.ppf(1 - alpha)
-
-
-def answer_interval(gained: int, lost: int, questions: int, *, alpha: float) -> tuple[float, float]:
-    """The differences that the score test of level `alpha` does not rule out, one-sided on either end."""
-    from scipy.optimize import brentq
-    from scipy.stats import norm
-
-    limit, edge = float(norm.ppf(1 - alpha)), 1 - 1e-9
-
-    def end(sign: int) -> float:
-        def excess(difference: float) -> float:
-            return float(score(gained, lost, questions, -difference)) - sign * limit
-
-        found = (gained - lost) / questions
-        outer = -edge if sign > 0 else edge
-        inner = min(edge, max(-edge, found))
-        if abs(inner) == edge and math.copysign(1, inner) == math.copysign(1, outer):
-            return math.copysign(1.0, outer)
-        if excess(outer) * excess(inner) > 0:
-            return math.copysign(1.0, outer)
-        return float(brentq(excess, outer, inner, xtol=1e-9))
-
-    return end(1), end(-1)
+    changed = sums[sums != 0]
+    if not len(changed):
+        return 1.0
+    sizes = np.abs(changed)
+    if np.allclose(sizes, sizes[0], rtol=1e-12, atol=0):
+        return float(harm_of_answers(int((changed > 0).sum()), int((changed < 0).sum())))
+    draw, as_low = np.random.default_rng(SEED), 0
+    batches = max(2, min(FLIPS, LARGEST_DRAW // len(sizes)) // FLIPS_AT_ONCE)
+    limit = changed.sum() + 1e-6 * sizes.sum()  # ties count, whatever they are rounded to
+    for _ in range(batches):
+        drawn = np.frombuffer(draw.bytes(FLIPS_AT_ONCE * -(-len(sizes) // 8)), np.uint8)
+        bits = np.unpackbits(drawn.reshape(FLIPS_AT_ONCE, -1), axis=1)[:, : len(sizes)]
+        totals = (2 * bits.astype(np.float32) - 1) @ sizes.astype(np.float32)
+        as_low += int((totals <= limit).sum())
+    return (as_low + 1) / (batches * FLIPS_AT_ONCE + 1)
 
 
 def harm_of_answers(gained: Any, lost: Any) -> Any:
@@ -171,3 +155,16 @@ def holm(values: Any) -> Any:
     result = np.empty_like(adjusted)
     np.put_along_axis(result, order, adjusted, -1)
     return result
+
+
+def _units(values: Array, groups: Sequence[str | None]) -> tuple[Array, Array]:
+    """The sum and the number of the values of each independent unit."""
+    import numpy as np
+
+    if all(group is None for group in groups):
+        return values, np.ones(len(values))
+    names = [(0, n) if group is None else (1, group) for n, group in enumerate(groups)]
+    numbers = {name: n for n, name in enumerate(dict.fromkeys(names))}
+    at = np.array([numbers[name] for name in names])
+    sums, sizes = np.bincount(at, values), np.bincount(at)
+    return sums.astype(float), sizes.astype(float)

@@ -1,68 +1,184 @@
 """How many questions a paired comparison needs, and what so many can show: arithmetic for plans and verdicts.
 
-Both directions of one formula, that of the score test which `paired` applies to right-or-wrong answers.
+That of the test which `paired` applies (Gaffke's, in `bounded`): its normal approximation, its least number.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from statistics import NormalDist
 
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.prompts import PROMPTS
+from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
 
-ALPHA = 0.05  # one-sided level of each test
+ALPHA = 0.05  # one-sided level of each rule, over all tries
 POWER = 0.80
+LOSS_BOUND = 2.0  # nats a token: what the change of one text counts at most
+GENERAL_TEXTS = 200  # held-out general texts that are read even where evaluation.limit is lower
 DISCORDANT = 0.10  # share of the answers that differ between base and tuned model, before any is known
 
 
-def questions_needed(
-    margin: float, *, discordant: float = DISCORDANT, power: float = POWER, alpha: float = ALPHA
-) -> int:
-    """Questions, asked of both models, that show a fall to be below `margin` (a share: 0.02 is 2 points).
+def level_of(alpha: float, attempt: int = 1) -> float:
+    """The level of try number `attempt` (from 1) of the same weights: alpha / (k (k + 1)).
 
-    Paired non-inferiority by the score test where nothing truly fell and the share `discordant` of the
-    answers differs, as many lost as gained. A difference has variance `discordant` then, and under a fall of
-    `margin`
-
-        v = (sqrt(discordant^2 + 4 margin^2 (1 - discordant)) + discordant) / 2 - margin^2
-
-    by restricted maximum likelihood, so that with probability `power` the test of level `alpha` passes at
-
-        n = ((z(1 - alpha) sqrt(v) + z(power) sqrt(discordant)) / margin)^2
-
-    After Nam, Biometrics 53 (1997) 1422, and Liu et al., Statistics in Medicine 21 (2002) 231. Raises
-    UserError for a margin that is not above 0 and at most 1.
+    The shares 1/2, 1/6, 1/12, ... add up to 1, so that however often the same weights are asked other
+    questions, a fall as large as the margin passes in at most `alpha` of all. Raises ValueError below 1.
     """
-    if not 0 < margin <= 1:
+    if attempt < 1:
+        raise ValueError(f"tries are counted from 1: {attempt}")
+    return alpha / (attempt * (attempt + 1))
+
+
+def least_questions(margin: float, *, bound: float = 1.0, alpha: float = ALPHA) -> int:
+    """Questions from which on a rule can pass at all; `bound`: by how much one answer can change.
+
+    With a margin: of a model of which not one answer changed, n = ln(alpha) / ln(1 - margin / bound). With
+    none: of a model that became better by `bound` in each, n = ln(alpha) / ln(1/2).
+    """
+    kept = 1 - margin / bound if margin else 0.5
+    return 1 if kept <= 0 else math.ceil(math.log(alpha) / math.log(kept) - 1e-9)
+
+
+def questions_needed(
+    margin: float,
+    *,
+    spread: float = DISCORDANT,
+    bound: float = 1.0,
+    power: float = POWER,
+    alpha: float = ALPHA,
+) -> int:
+    """Questions, asked of both models, that show a fall to be below `margin` where nothing truly fell.
+
+    `spread`: variance of one question's change; of right-or-wrong answers, the share that differs. `bound`:
+    by how much one answer can change. By the normal approximation of Gaffke's test, of level `alpha`, with
+    probability `power`, the smallest n with
+
+        n m - (bound - m) >= z(1 - alpha) sqrt(n (spread + m^2) + (bound - m)^2) + z(power) sqrt(n spread)
+
+    and never below `least_questions`. Raises UserError for a margin not above 0 and at most `bound`.
+    """
+    if not 0 < margin <= bound:
         raise UserError(
-            "no number of questions shows a margin that is not above 0 and at most 1",
+            f"no number of questions shows a margin that is not above 0 and at most {bound:g}",
             field="margin",
             value=margin,
             fix="Allow a fall, such as 0.02",
         )
-    inner = math.sqrt(discordant**2 + 4 * margin**2 * (1 - discordant))
-    restricted = max(0.0, (inner + discordant) / 2 - margin**2)
-    z = NormalDist().inv_cdf
-    errors = z(1 - alpha) * math.sqrt(restricted) + z(power) * math.sqrt(discordant)
-    return max(1, math.ceil((errors / margin) ** 2))
-
-
-def margin_seen(
-    questions: int, *, discordant: float = DISCORDANT, power: float = POWER, alpha: float = ALPHA
-) -> float:
-    """The smallest margin (a share) that so many questions can show; 1.0 where they can show none.
-
-    `questions_needed`, solved for the margin.
-    """
-    low, high = 0.0, 1.0
-    while high - low > 1e-6:
-        middle = (low + high) / 2
-        enough = questions_needed(middle, discordant=discordant, power=power, alpha=alpha) <= questions
-        low, high = (low, middle) if enough else (middle, high)
+    test = _Test(spread, bound, power, alpha)
+    low, high = 0, 1
+    while not test.shows(margin, high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if test.shows(margin, middle) else (middle, high)
     return high
 
 
-def errors_apart(*, power: float = POWER, alpha: float = ALPHA) -> float:
-    """Standard errors between no effect and one that a test of level `alpha` shows with this power."""
-    z = NormalDist().inv_cdf
-    return z(1 - alpha) + z(power)
+def margin_seen(
+    questions: float,
+    *,
+    spread: float = DISCORDANT,
+    bound: float = 1.0,
+    power: float = POWER,
+    alpha: float = ALPHA,
+) -> float:
+    """The smallest margin that so many questions can show; `bound` where they can show none.
+
+    `questions_needed`, solved for the margin.
+    """
+    test = _Test(spread, bound, power, alpha)
+    low, high = 0.0, bound
+    while high - low > 1e-6 * bound:
+        middle = (low + high) / 2
+        low, high = (low, middle) if test.shows(middle, questions) else (middle, high)
+    return high
+
+
+@dataclass(frozen=True)
+class _Test:
+    """Gaffke's test by its normal approximation; see `questions_needed`."""
+
+    spread: float
+    bound: float
+    power: float
+    alpha: float
+
+    def shows(self, margin: float, questions: float) -> bool:
+        """Whether so many questions rule out a fall of `margin` with this power."""
+        if questions < least_questions(margin, bound=self.bound, alpha=self.alpha):
+            return False
+        z, worst = NormalDist().inv_cdf, self.bound - margin
+        tested = z(1 - self.alpha) * math.sqrt(questions * (self.spread + margin**2) + worst**2)
+        return questions * margin - worst >= tested + z(self.power) * math.sqrt(questions * self.spread)
+
+
+@dataclass(frozen=True)
+class HopelessGate:
+    """A rule that no training can make pass as it is declared. `least`: questions from which on it can."""
+
+    field: str
+    value: float
+    asked: int
+    least: int
+    sentence: str
+    fix: str
+
+
+def hopeless_gates(
+    gates: GatesSpec, evaluation: EvaluationSpec, known: Mapping[str, int] | None = None
+) -> tuple[HopelessGate, ...]:
+    """The declared rules that too few questions are asked for, whatever is trained; none where nothing is
+    declared undecidable (`gates.undecided: measured`).
+
+    A rule with a margin is hopeless where even a model of which not one answer changed would stay undecided;
+    the task without a margin, where one that got everything right would. `known`: how many questions there
+    are of a rule (task, general_benchmark, general_loss), where that is known; fewer are asked then.
+    """
+    if gates.undecided == "measured":
+        return ()
+    known = known or {}
+    level = level_of(gates.alpha)
+    found = []
+    for rule, field, margin, bound, asked in _declared_rules(gates, evaluation):
+        count = min((n for n in (asked, known.get(rule)) if n is not None), default=None)
+        least = least_questions(margin, bound=bound, alpha=level)
+        if count is not None and count < least:
+            said, fix = _words(rule, margin, count, least)
+            said = f"{said} at level {level:.2%}; from {least:,} on it can"
+            found.append(HopelessGate(f"gates.{field}", margin, count, least, said, fix))
+    return tuple(found)
+
+
+def _declared_rules(
+    gates: GatesSpec, evaluation: EvaluationSpec
+) -> list[tuple[str, str, float, float, int | None]]:
+    """(rule, its field, margin, bound, questions asked at most) of each rule that is declared."""
+    limit = evaluation.limit
+    own = LOSS_BOUND if evaluation.kind == "text" and not evaluation.task else 1.0
+    texts = None if limit is None else max(limit, GENERAL_TEXTS)
+    rules: list[tuple[str, str, float, float, int | None]] = [
+        ("task", "task_margin", gates.task_margin, own, limit),
+        ("general_loss", "general_loss_margin", gates.general_loss_margin, LOSS_BOUND, texts),
+    ]
+    if evaluation.general:
+        rules.append(("general_benchmark", "general_margin", gates.general_margin, 1.0, limit))
+    if gates.degeneration_margin is not None:
+        rules.append(("degeneration", "degeneration_margin", gates.degeneration_margin, 1.0, len(PROMPTS)))
+    return rules
+
+
+def _words(rule: str, margin: float, asked: int, least: int) -> tuple[str, str]:
+    """Why a rule is hopeless, and the way out."""
+    even = "even a model of which no answer changed" if margin else "even one that got everything right"
+    said = (
+        f"the rule {rule} cannot pass whatever is trained: of {asked:,} questions {even} would stay undecided"
+    )
+    fix = {
+        "degeneration": "Allow more",
+        "general_loss": f"Give the corpus {least:,} held-out texts, or allow more",
+        "task": f"Ask {least:,} questions (evaluation.limit, data.splits.test), or allow more",
+    }.get(rule, f"Raise evaluation.limit to {least:,}, or allow more")
+    return said, fix

@@ -9,9 +9,11 @@ from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.answer_scores import label_scores
-from ft_dagster.evaluation.degeneration import GENERAL_PROMPTS, PROMPTS, answer_general_prompts, as_samples
+from ft_dagster.evaluation.degeneration import GENERAL_PROMPTS, answer_general_prompts, as_samples
 from ft_dagster.evaluation.load import TABLES, LoadedTask, load_task
+from ft_dagster.evaluation.power import GENERAL_TEXTS
 from ft_dagster.evaluation.progress import EvaluationProgress
+from ft_dagster.evaluation.prompts import PROMPTS
 from ft_dagster.evaluation.request import EvaluationRequest
 from ft_dagster.evaluation.samples import (
     LABELS,
@@ -193,7 +195,8 @@ def _own(request: EvaluationRequest, lm: Any) -> list[AskedTask]:
             AskedTask("test_split_task", TEST_SPLIT_TASK, {task.config.task: task for task in tasks}, None)
         )
     if request.general_holdout is not None:
-        text = general_text_task(request.general_holdout.path, tokenizer, limit=limit, seed=seed)
+        texts = None if limit is None else max(limit, GENERAL_TEXTS)
+        text = general_text_task(request.general_holdout.path, tokenizer, limit=texts, seed=seed)
         asked.append(AskedTask("general_loss", GENERAL_TEXT, {text.config.task: text}, None))
     return asked
 

@@ -23,7 +23,8 @@ class Sample(NamedTuple):
     """`value` of `metric` on one question; `weight` is its number of tokens for a loss, else 1.
 
     `question` is the same string for every model that was asked the same: (sub)task, number of the
-    document in it, and a hash of its content.
+    document in it, and a hash of its content. `group`: questions of one group depend on each other (rows of
+    one document, of one customer); None stands alone.
     """
 
     role: Role
@@ -33,6 +34,7 @@ class Sample(NamedTuple):
     value: float
     weight: float
     higher_is_better: bool
+    group: str | None = None
 
 
 class Answer(NamedTuple):

@@ -4,50 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from ft_dagster.evaluation.paired import Comparison
-from ft_dagster.lineage.verdict import Outcome
+from ft_dagster.evaluation.power import least_questions
+from ft_dagster.lineage.verdict import Rule
 
-
-@dataclass(frozen=True)
-class Finding:
-    """What a rule found on one task. `means`: of base and tuned model; `harm`: p of no fall, after Holm."""
-
-    metric: str
-    means: tuple[float, float]
-    comparison: Comparison
-    margin: float
-    alpha: float
-    higher_is_better: bool
-    outcome: Outcome
-    harm: float
-    needed: int | None
-    passed: bool
+Said = Callable[[float], str]
 
 
-def sentence_of(what: str, found: Finding) -> str:
-    """`what`: the rule's object in words."""
-    points, show = units(found.metric, found.means)
-    comparison, margin, better = found.comparison, found.margin, found.higher_is_better
-    went = f"{what} ({found.metric}) went from {show(found.means[0])} to {show(found.means[1])}"
-    worse = "fall" if better else "rise"
-    if not math.isfinite(comparison.improvement):
+def sentence_of(rule: Rule, *, tries: int) -> str:
+    """What `rule` found, whose outcome stands, at try number `tries` of the same weights."""
+    points, show = units(rule.metric, (rule.base, rule.tuned))
+    went = f"{rule.what} ({rule.metric}) went from {show(rule.base)} to {show(rule.tuned)}"
+    worse = "fall" if rule.higher_is_better else "rise"
+    if not math.isfinite(rule.difference):
         return f"{went}: not a number, which never passes"
-    reach = _reach(comparison, points, 1 - 2 * found.alpha, better)
-    if found.outcome == "pass":
+    margin = rule.margin
+    if rule.blocked:
+        said = f"undecided: {rule.blocked}"
+    elif rule.outcome == "pass":
         said = f"a {worse} of {points(margin)} is ruled out" if margin else "shown to be better"
-    elif found.outcome == "fail":
+    elif rule.outcome == "fail":
         within = f"within the margin of {points(margin)}" if margin else "an improvement"
-        said = f"a {worse} that chance does not explain (p = {found.harm:.2g}), and not shown to be {within}"
+        said = f"a {worse} that chance does not explain (p = {rule.harm:.2g}), and not shown to be {within}"
     else:
-        said = _undecided(comparison, points, margin, worse, found.needed)
-        if found.passed:
-            said += "; it counts as passed, the measured change being within the margin (gates.undecided)"
-    return f"{went} ({reach}): {said}; {_power(comparison, points, worse)}"
+        said = _undecided(rule, points, worse)
+    return f"{went} ({_reach(rule, points)}; {_try(rule, tries)}): {said}; {_power(rule, points, worse)}"
 
 
-def units(metric: str, means: tuple[float, float]) -> tuple[Callable[[float], str], Callable[[float], str]]:
+def units(metric: str, means: tuple[float, float]) -> tuple[Said, Said]:
     """How a difference and a value of `metric` are said: nats a token, points of a share, or bare numbers."""
     if metric.endswith("_loss"):
         return (lambda x: f"{x:.3f} nats a token"), (lambda x: f"{x:.3f}")
@@ -56,34 +40,46 @@ def units(metric: str, means: tuple[float, float]) -> tuple[Callable[[float], st
     return (lambda x: f"{100 * x:.1f} points"), (lambda x: f"{100 * x:.1f}%")
 
 
-def _reach(
-    comparison: Comparison, points: Callable[[float], str], confidence: float, higher_is_better: bool
-) -> str:
-    if not math.isfinite(comparison.low):
-        return "of one question no interval can be given"
-    low, high = comparison.low, comparison.high
-    if not higher_is_better:
-        low, high = -high, -low
+def _reach(rule: Rule, points: Said) -> str:
+    low, high = rule.interval
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "no interval can be given"
     ends = [f"{'-' if end < 0 else '+'}{points(abs(end))}" for end in (low, high)]
-    return f"{confidence:.0%} interval of the change: {ends[0].split()[0]} to {ends[1]}"
+    counted = f", of which a text counts at most {rule.bound:g}" if rule.metric.endswith("_loss") else ""
+    return f"{100 * rule.confidence:.3g}% interval of the change{counted}: {ends[0].split()[0]} to {ends[1]}"
 
 
-def _undecided(
-    comparison: Comparison, points: Callable[[float], str], margin: float, worse: str, needed: int | None
-) -> str:
+def _try(rule: Rule, tries: int) -> str:
+    return f"try {tries} of these weights, level {100 * rule.level:.2g}%"
+
+
+def _undecided(rule: Rule, points: Said, worse: str) -> str:
+    margin, low = rule.margin, _worst(rule)
+    least = least_questions(margin, bound=rule.bound or 1.0, alpha=rule.level)
     if not margin:
         found = "undecided: not shown to be better"
-    elif math.isfinite(comparison.low):
-        found = f"undecided: a {worse} of {points(-comparison.low)} is possible, {points(margin)} are allowed"
+    elif (rule.units or rule.questions) < least:
+        found = (
+            f"undecided: even of no change, {least:,} questions are the least that rule out {points(margin)}"
+        )
     else:
-        found = f"undecided: any {worse} is possible, {points(margin)} are allowed"
-    return found if needed is None else f"{found}; about {needed:,} questions would decide"
+        found = f"undecided: a {worse} of {points(low)} is possible, {points(margin)} are allowed"
+    if rule.needed is not None:
+        found += f"; about {rule.needed:,} questions would decide"
+    if rule.passed:
+        found += "; it counts as passed, the measured change being within the margin (gates.undecided)"
+    return found
 
 
-def _power(comparison: Comparison, points: Callable[[float], str], worse: str) -> str:
-    count = f"{comparison.questions:,} question{'s' if comparison.questions != 1 else ''}"
-    if not math.isfinite(comparison.seen) or (comparison.right_or_wrong and comparison.seen >= 1):
+def _worst(rule: Rule) -> float:
+    """The largest worsening that the interval holds."""
+    return -rule.interval[0] if rule.higher_is_better else rule.interval[1]
+
+
+def _power(rule: Rule, points: Said, worse: str) -> str:
+    count = f"{rule.questions:,} question{'s' if rule.questions != 1 else ''}"
+    if rule.units is not None and rule.units != rule.questions:
+        count += f" in {rule.units:,} group{'s' if rule.units != 1 else ''}"
+    if not math.isfinite(rule.seen) or (rule.bound is not None and rule.seen >= rule.bound):
         return f"with {count} this cannot see any {worse}"
-    if comparison.seen == 0:
-        return f"each of {count} changed by the same"
-    return f"with {count} this cannot see a {worse} below {points(comparison.seen)}"
+    return f"with {count} this cannot see a {worse} below {points(rule.seen)}"

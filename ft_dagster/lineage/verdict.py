@@ -12,19 +12,23 @@ from typing import Any, Literal
 
 from ft_dagster.schema_version import refuse_newer
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 Outcome = Literal["pass", "fail", "undecided"]
-RuleName = Literal["task", "general_benchmark", "general_loss", "regurgitation", "regression"]
+RuleName = Literal["task", "general_benchmark", "general_loss", "degeneration", "regurgitation", "regression"]
 
 
 @dataclass(frozen=True)
 class Rule:
     """One rule on one task. `difference` = tuned - base, in the metric's unit (a share, or nats a token).
 
-    `interval`: of the difference, at `confidence` = 1 - 2 alpha. `margin`: the largest worsening that passes.
-    `harm`: p of no fall, after Holm. `seen`: the smallest fall that so many questions show with power 0.8.
-    `needed`: about how many would decide an undecided rule. `outcome`: what was found; `passed`: what is
-    enforced (see `gates.undecided`). A value that is not a number (a loss that overflowed) never passes.
+    `interval`: of the difference, at `confidence` = 1 - 2 level, each question's counted up to `bound`.
+    `margin`: the largest worsening that passes. `p`: of no fall (None: the rule is no test); `harm`: the same
+    after Holm. `seen`: the smallest fall that so many questions show with power 0.8. `needed`: about how many
+    would decide an undecided rule. `outcome`: what was found; `passed`: what is enforced (see
+    `gates.undecided`). `what`: the rule's object in words. `units`: the independent groups of its questions
+    (None: not known, of an older verdict). `within`: whether the measured change is within the margin.
+    `blocked`: why the rule cannot pass, whatever was measured; empty where it can. A value that is not a
+    number (a loss that overflowed) never passes.
     """
 
     rule: RuleName
@@ -44,6 +48,17 @@ class Rule:
     harm: float
     seen: float
     needed: int | None
+    what: str = ""
+    p: float | None = None
+    units: int | None = None
+    bound: float | None = None
+    within: bool = False
+    blocked: str = ""
+
+    @property
+    def level(self) -> float:
+        """Of the test: how often chance alone lets a fall as large as the margin pass."""
+        return (1 - self.confidence) / 2
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; a figure that is not a finite number becomes null."""
@@ -52,7 +67,9 @@ class Rule:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Rule:
-        """Of any schema: the first had no more than pass and fail, 95% intervals, and neither p nor power."""
+        """Of any schema: the first had no more than pass and fail, 95% intervals, and neither p nor power;
+        the second no unadjusted p.
+        """
         first = {"outcome": "pass" if content["passed"] else "fail", "confidence": 0.95, "needed": None}
         figures = ("base", "tuned", "difference", "margin", "harm", "seen")
         numbers = {name: _number(content.get(name)) for name in figures}
@@ -62,11 +79,15 @@ class Rule:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Passed only if every rule passed. `outcome`: fail if any rule failed, else undecided if any was."""
+    """Passed only if every rule passed. `outcome`: fail if any rule failed, else undecided if any was.
+
+    `tries`: the ordinal of this evaluation among those of the same weights.
+    """
 
     passed: bool
     outcome: Outcome
     rules: tuple[Rule, ...]
+    tries: int = 1
 
     @property
     def broken(self) -> tuple[Rule, ...]:
@@ -83,16 +104,18 @@ class Verdict:
             "schema_version": SCHEMA_VERSION,
             "passed": self.passed,
             "outcome": self.outcome,
+            "tries": self.tries,
             "rules": [rule.to_json() for rule in self.rules],
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], *, file: object = None) -> Verdict:
-        """What `to_json` wrote, now or in schema 1. Raises UserError, naming `file`, for a newer schema."""
+        """What `to_json` wrote, now or in an older schema. UserError, naming `file`, for a newer one."""
         refuse_newer(content.get("schema_version", 0), SCHEMA_VERSION, file=file)
         passed = bool(content["passed"])
         rules = tuple(Rule.from_json(rule) for rule in content["rules"])
-        return cls(passed, content.get("outcome", "pass" if passed else "fail"), rules)
+        outcome = content.get("outcome", "pass" if passed else "fail")
+        return cls(passed, outcome, rules, content.get("tries", 1))
 
 
 def _plain(value: object) -> object:

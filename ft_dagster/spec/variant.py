@@ -330,31 +330,30 @@ class GatesSpec(SpecModel):
     """What a model must pass. Margins are the largest fall that is allowed; see docs/gates.md."""
 
     task_margin: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
-        0.0,
-        description="The task's score may fall below the base's by this much; 0: it must be shown to be "
-        "better",
+        0.0, description="The task's score may fall by this much; 0: it must be shown to be better"
     )
     general_margin: Margin = Field(0.05, description="Largest fall of any general benchmark (accuracy)")
     general_loss_margin: Margin = Field(
         0.1, description="Largest rise of the loss on held-out general text (nats a token)"
     )
     regression_margin: Margin | None = Field(
-        0.05,
-        description="The task may be worse than the version in production by this much, in its metric's unit "
-        "(the general margins hold against it too); null: not compared",
+        0.05, description="Largest fall of the task against production, by its score; null: not compared"
+    )
+    regression_loss_margin: Margin = Field(
+        0.15, description="The same where a loss judges the task (nats a token)"
+    )
+    degeneration_margin: Margin | None = Field(
+        0.2, description="Largest rise of the repetition in answers to general prompts; null: not judged"
     )
     max_regurgitation: Annotated[float, Field(ge=0.0, le=1.0)] | None = Field(
-        None,
-        description="Largest share of the probed training rows, and of the canaries, that may be repeated "
-        "word for word; null: shown and not judged",
+        None, description="Largest share of the probed rows, and of the canaries, repeated; null: not judged"
     )
     alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(
-        0.05, description="One-sided level of each test: how often chance alone may pass or fail a model"
+        0.05, description="One-sided level of each rule, over all tries of the same weights together"
     )
     undecided: Literal["fail", "measured"] = Field(
         "fail",
-        description="What a rule that too few questions decide counts as: fail; or measured, which passes if "
-        "the measured difference is within the margin",
+        description="measured: an undecided rule passes if the measured change is within its margin",
     )
     metrics: dict[str, str] = Field(
         {}, description="Judge these tasks by another metric than their main one: {mmlu: acc}"

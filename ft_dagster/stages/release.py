@@ -54,7 +54,7 @@ def release(workspace: Workspace) -> Released:
     verdict = rejudge(desk, tuned, evaluation)
     check_base(desk, export)
     held = against_production(desk, tuned, evaluation) if verdict.passed else Held(())
-    verdict = with_rules(verdict, held.rules)
+    verdict = with_rules(verdict, held.rules, spec.gates)
     entry = record_release(
         store,
         desk.prefix,

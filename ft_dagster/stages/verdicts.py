@@ -73,7 +73,8 @@ def against_production(desk: Today, tuned: Artifact, evaluation: Artifact) -> He
             return Held((), gone.problem)
     verify_artifact(desk.store, before, desk.cache)
     old, new = (read_samples(desk.payload(each)) for each in (before, evaluation))
-    return Held(regression(old, new, gates, version=standing.version))
+    rules = regression(old, new, gates, version=standing.version, tries=tries_of(evaluation))
+    return Held(rules)
 
 
 def asked_alike(one: Artifact, other: Artifact) -> bool:

@@ -82,8 +82,13 @@ def declaration(base: Path, **more: Any) -> dict[str, Any]:
             "precision": "fp32",
         },
         "evaluation": {"general": ["tasks/sea_quiz.yaml"], "limit": 12, "max_new_tokens": 12},
-        # Twelve questions decide little: what they measured has to do.
-        "gates": {"general_margin": 1.0, "general_loss_margin": 1.0, "undecided": "measured"},
+        # Twelve questions decide little: what they measured has to do. A toy model always repeats itself.
+        "gates": {
+            "general_margin": 1.0,
+            "general_loss_margin": 1.0,
+            "degeneration_margin": 1.0,
+            "undecided": "measured",
+        },
         "resources": {"cpu_slots": 1},
         **more,
     }

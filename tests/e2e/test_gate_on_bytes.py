@@ -24,7 +24,7 @@ def failed(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) ->
     folder = write_project(tmp_path_factory.mktemp("failed"), tiny_model_folder)
 
     def harden(content: dict[str, Any]) -> None:
-        content["gates"] = {"general_margin": 1.0, "general_loss_margin": 0.0001}
+        content["gates"] = {"general_margin": 1.0, "general_loss_margin": 0.05}
         content["training"].update(num_train_epochs=8)
         content["data"]["general"]["share"] = 0.0
 

@@ -10,13 +10,16 @@ import torch
 
 from ft_dagster.evaluation.degeneration import (
     NEW_TOKENS,
-    PROMPTS,
+    Written,
     answer_general_prompts,
     as_samples,
     generate_greedily,
     repeated_share,
 )
+from ft_dagster.evaluation.power import least_questions, level_of
+from ft_dagster.evaluation.prompts import PROMPTS
 from ft_dagster.evaluation.samples import scores
+from ft_dagster.spec.variant import GatesSpec
 
 
 @pytest.fixture
@@ -47,13 +50,38 @@ def test_repetition_is_the_share_of_4_grams_seen_before() -> None:
     assert repeated_share([1, 2, 3, 4, 5, 6]) == 0
     assert repeated_share([7] * 8) == pytest.approx(4 / 5)
     assert repeated_share([1, 2, 3, 4, 1, 2, 3, 4]) == pytest.approx(1 / 5)
-    assert repeated_share([1, 2]) == repeated_share([]) == 0
 
 
-def test_each_prompt_gives_two_scores_and_its_answer(model: Any, tiny_tokenizer: Any) -> None:
+def test_an_answer_under_four_tokens_can_be_repetition() -> None:
+    assert repeated_share([7, 7]) == repeated_share([7, 7, 7]) == 1
+    assert (
+        repeated_share([7, 8, 7]) == repeated_share([1, 2]) == repeated_share([7]) == repeated_share([]) == 0
+    )
+
+
+@pytest.mark.parametrize("period", [1, 4, 28, 29, 40, NEW_TOKENS // 2])
+def test_a_loop_of_any_period_up_to_half_of_an_answer_is_seen(period: int) -> None:
+    loop = list(range(period)) * NEW_TOKENS
+    assert repeated_share(loop[:NEW_TOKENS]) > 0.45
+
+
+def test_an_answer_is_degenerate_as_far_as_it_repeats_or_is_empty() -> None:
+    assert Written.of("p", "", []).degenerate == Written.of("p", '".', [5, 6]).degenerate == 1.0
+    assert Written.of("p", "a a a a a a", [7] * 6).degenerate == pytest.approx(2 / 3)
+    assert Written.of("p", "It is blue.", [1, 2, 3, 4]).degenerate == 0.0
+
+
+def test_the_prompts_are_enough_to_decide_at_the_default_margin() -> None:
+    margin = GatesSpec().degeneration_margin
+    assert margin is not None
+    assert len(set(PROMPTS)) == len(PROMPTS) == 32
+    assert least_questions(margin - 0.08, alpha=level_of(GatesSpec().alpha)) <= len(PROMPTS)
+
+
+def test_each_prompt_gives_three_scores_and_its_answer(model: Any, tiny_tokenizer: Any) -> None:
     written = answer_general_prompts(model, tiny_tokenizer)
     found = as_samples(written)
     assert [answer.asked for _, answer in found] == list(PROMPTS)
     means = {score.metric: score.value for score in scores([s for rows, _ in found for s in rows])}
-    assert means["repeated_4grams"] == pytest.approx(sum(each.repeated for each in written) / 4)
-    assert set(means) == {"repeated_4grams", "empty_answer"}
+    assert means["repeated_4grams"] == pytest.approx(sum(each.repeated for each in written) / len(PROMPTS))
+    assert set(means) == {"repeated_4grams", "empty_answer", "degenerate"}

@@ -1,6 +1,7 @@
 """How often the gate errs, by the simulation of benchmarks/gates.py with its fixed seed."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -16,7 +17,7 @@ TRIALS = 4000
 def simulation() -> ModuleType:
     file = ROOT / "benchmarks" / "gates.py"
     spec = present(importlib.util.spec_from_file_location("gate_simulation", file))
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     present(spec.loader).exec_module(module)
     return module
 
@@ -27,17 +28,66 @@ def test_equal_models_fail_in_at_most_one_of_twenty_verdicts(simulation: ModuleT
     assert max(failed for *_, failed in rows) > 0.02  # the tests of harm do act
 
 
+@pytest.mark.parametrize("questions", [20, 32, 40, 60, 64, 100])
+def test_a_fall_as_large_as_the_margin_passes_at_most_at_the_level(
+    simulation: ModuleType, questions: int
+) -> None:
+    """Answers, lumps, rare large rises, equal scores, groups of 2, 4 and 10: each family of the benchmark."""
+    for family in simulation.FAMILIES:
+        if questions // family.size > 1:
+            (passed,) = simulation.passes(family, questions, fallen=True, trials=TRIALS, methods=["Gaffke"])
+            assert passed <= 0.06, family
+
+
+def test_the_tests_of_before_passed_such_falls_far_more_often(simulation: ModuleType) -> None:
+    """What the families are for: a test that errs on them is seen to."""
+    worst = {
+        family.name: simulation.passes(family, 40, fallen=True, trials=TRIALS, methods=["former"])[0]
+        for family in simulation.FAMILIES
+    }
+    assert worst["loss, 5% of the texts by 2 nats"] > 0.1
+    assert worst["json_f1, fields lost and won"] > 0.07
+    assert worst["answers, 15% differ, groups of 10"] > 0.4
+
+
+def test_unequal_groups_hold_the_level(simulation: ModuleType) -> None:
+    assert max(share for _, share in simulation.unequal_groups(1000)) <= 0.06
+
+
+def test_ten_tries_of_the_same_weights_pass_as_rarely_as_one(simulation: ModuleType) -> None:
+    shared, alone = simulation.tries_of_the_same_weights(10, trials=TRIALS)
+    assert shared <= 0.06
+    assert alone > 0.25
+
+
+@pytest.mark.parametrize(
+    ("name", "margin", "questions", "least"),
+    [
+        ("answers, 5% differ", 0.05, 400, 0.95),
+        ("answers, 25% differ", 0.15, 100, 0.8),
+        ("json_f1, fields lost and won", 0.1, 100, 0.9),
+        ("loss, 5% by 2 nats, the rest by 0.05", 0.1, 64, 0.85),
+    ],
+)
+def test_the_level_is_not_bought_by_never_passing(
+    simulation: ModuleType, name: str, margin: float, questions: int, least: float
+) -> None:
+    (family,) = [each for each in simulation.FAMILIES if (each.name, each.margin) == (name, margin)]
+    (passed,) = simulation.passes(family, questions, fallen=False, trials=TRIALS, methods=["Gaffke"])
+    assert passed > least
+
+
 def test_equal_models_pass_where_enough_is_asked(simulation: ModuleType) -> None:
     passed = {
         (questions, discordant): share for questions, discordant, share, *_ in simulation.equal_models(TRIALS)
     }
-    assert passed[1000, 0.10] > 0.99
+    assert passed[1000, 0.10] > 0.98
     assert passed[100, 0.20] < 0.1
 
 
 def test_a_fall_as_large_as_the_margin_is_blocked_at_the_level(simulation: ModuleType) -> None:
     for fall, margin, _, passed, _, _ in simulation.planted_falls(TRIALS):
-        assert passed <= (0.06 if fall == margin else 0.02)  # 0.05, and what 4000 trials vary by
+        assert passed <= (0.03 if fall == margin else 0.02)  # half of 0.05, and what 4000 trials vary by
 
 
 def test_harm_is_shown_by_enough_questions(simulation: ModuleType) -> None:
@@ -47,15 +97,16 @@ def test_harm_is_shown_by_enough_questions(simulation: ModuleType) -> None:
 
 
 def test_a_loss_that_did_not_change_is_no_harm(simulation: ModuleType) -> None:
-    for _, above, harm in simulation.equal_losses(1000):
-        assert max(above, harm) < 0.07
+    for _, harm in simulation.equal_losses(300):
+        assert harm < 0.08
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_page_shows_the_figures_of_the_simulation(
     simulation: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    simulation.main()
+    simulation.print_levels()
+    simulation.print_verdicts()
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     page = (ROOT / "docs" / "gates.md").read_text("utf-8")
     assert [row for row in rows if row not in page] == []

@@ -1,79 +1,101 @@
-import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, ttest_1samp
+from scipy.stats import beta, binomtest
 
-from ft_dagster.evaluation.paired import (
-    answer_interval,
-    compare_answers,
-    compare_values,
-    harm_of_answers,
-    holm,
-    not_worse,
-    score,
-)
-from ft_dagster.evaluation.power import ALPHA
+from ft_dagster.evaluation.paired import Comparison, compare_paired, harm_of, harm_of_answers, holm
+
+ALONE: Sequence[str | None] = [None] * 200
 
 
-def test_the_interval_is_the_one_that_tango_published() -> None:
-    """Tango 1998: of 44 pairs one differs (95%)."""
-    low, high = answer_interval(0, 1, 44, alpha=0.025)
-    assert (low, high) == pytest.approx((-0.118, 0.060), abs=0.002)
+def compared(
+    better: Iterable[float],
+    groups: Sequence[str | None] = ALONE,
+    *,
+    bound: float | None = 1.0,
+    level: float = 0.05,
+) -> Comparison:
+    changes = np.array(list(better), float)
+    return compare_paired(changes, groups[: len(changes)], bound=bound, level=level)
 
 
-def test_a_score_at_no_margin_is_mcnemars() -> None:
-    assert float(score(3, 12, 200, 0.0)) == pytest.approx(-9 / math.sqrt(15))
+def answers(gained: int, lost: int, same: int) -> list[float]:
+    return [1.0] * gained + [-1.0] * lost + [0.0] * same
 
 
-@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (3, 12), (12, 3), (40, 0), (0, 40)])
-@pytest.mark.parametrize("margin", [0.02, 0.05, 0.15, 0.5])
-def test_the_interval_and_the_test_agree(gained: int, lost: int, margin: float) -> None:
-    low, _ = answer_interval(gained, lost, 40, alpha=ALPHA)
-    assert bool(not_worse(gained, lost, 40, margin, alpha=ALPHA)) == (low > -margin)
+def test_the_interval_of_answers_that_were_lost_or_not_is_exact() -> None:
+    found = compared(answers(0, 1, 43), level=0.025)
+    assert found.low == pytest.approx(-beta.ppf(0.975, 2, 43), abs=1e-6)
+    assert found.improvement == pytest.approx(-1 / 44)
 
 
 def test_answers_that_do_not_differ_at_all_prove_as_much_as_their_number_allows() -> None:
-    assert compare_answers(0, 0, 12, alpha=ALPHA).low < -0.15
-    assert compare_answers(0, 0, 60, alpha=ALPHA).low > -0.05
+    assert compared(answers(0, 0, 58)).low < -0.05
+    assert compared(answers(0, 0, 59)).low > -0.05
 
 
 def test_a_margin_of_everything_is_never_exceeded_but_by_everything() -> None:
-    assert not_worse(0, 39, 40, 1.0, alpha=ALPHA)
-    assert not not_worse(0, 40, 40, 1.0, alpha=ALPHA)
+    assert compared(answers(0, 39, 1)).low > -1
+    assert compared(answers(0, 40, 0)).low == -1
 
 
-def test_harm_is_the_exact_test_of_mcnemar() -> None:
+def test_harm_of_answers_is_the_exact_test_of_mcnemar() -> None:
     known = binomtest(13, 16, 0.5, alternative="greater").pvalue
-    assert float(harm_of_answers(3, 13)) == pytest.approx(known)
+    assert compared(answers(3, 13, 84)).harm == pytest.approx(known)
     assert float(harm_of_answers(0, 0)) == 1.0
 
 
-def test_equal_weights_give_the_paired_t_test() -> None:
-    better = np.random.default_rng(3).normal(0.02, 0.1, 50)
-    found = compare_values(better, np.full(50, 7.0), alpha=ALPHA)
-    known = ttest_1samp(better, 0.0)
-    interval = known.confidence_interval(1 - 2 * ALPHA)
-    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
-    assert found.harm == pytest.approx(ttest_1samp(better, 0.0, alternative="less").pvalue)
+def test_harm_of_other_values_is_their_share_of_sign_flips_that_are_as_low() -> None:
+    sums = np.array([-0.5, -0.4, -0.3, 0.2, -0.1, -0.6])
+    signs = np.array(np.meshgrid(*[[-1, 1]] * 6)).reshape(6, -1)
+    exact = (np.abs(sums) @ signs <= sums.sum() + 1e-9).mean()
+    assert harm_of(sums) == pytest.approx(exact, abs=0.01)
+    assert harm_of(sums) == harm_of(sums)
 
 
-def test_a_text_of_most_tokens_counts_most_and_widens_what_is_possible() -> None:
-    better = np.array([0.5, 0.0, 0.0, 0.0])
-    heavy = compare_values(better, np.array([97.0, 1.0, 1.0, 1.0]), alpha=ALPHA)
-    assert heavy.improvement == pytest.approx(0.485)
-    even = compare_values(better, np.ones(4), alpha=ALPHA)
-    assert heavy.high - heavy.low > even.high - even.low
+def test_few_changes_by_the_same_amount_prove_no_harm() -> None:
+    """By t their error is nothing, and any fall certain."""
+    found = compared([-0.1, -0.1])
+    assert found.harm == pytest.approx(1 / 4)
+    assert found.low < -0.7
 
 
-def test_one_question_tells_nothing() -> None:
-    found = compare_values(np.array([3.0]), np.ones(1), alpha=ALPHA)
-    assert (found.low, found.harm) == (-math.inf, 1.0)
+def test_one_question_tells_next_to_nothing() -> None:
+    found = compared([0.0])
+    assert (found.low, found.harm) == pytest.approx((-0.95, 1.0))
 
 
-def test_differences_that_are_all_equal_are_certain() -> None:
-    found = compare_values(np.array([-0.1, -0.1]), np.ones(2), alpha=ALPHA)
-    assert (found.harm, found.low, found.high) == (0.0, -0.1, -0.1)
+def test_a_group_is_one_unit_whatever_its_size() -> None:
+    alone = compared([-1.0, *[0.0] * 39])
+    groups = [name for name in "abcdefghijklmnopqrstuvwxyz0123456789ABCD" for _ in range(4)]
+    grouped = compared(np.repeat([-1.0, *[0.0] * 39], 4), groups)
+    assert (grouped.units, grouped.questions) == (40, 160)
+    assert (grouped.low, grouped.high, grouped.harm) == pytest.approx((alone.low, alone.high, alone.harm))
+    assert compared(np.repeat([-1.0, *[0.0] * 39], 4)).low > grouped.low
+
+
+def test_questions_without_a_group_stand_alone_beside_groups() -> None:
+    assert compared([0.1, 0.2, 0.3, 0.4], ["a", None, "a", None]).units == 3
+
+
+def test_a_large_group_beside_small_ones_widens_what_is_possible() -> None:
+    even = compared([0.0] * 40, [str(n // 2) for n in range(40)])
+    uneven = compared([0.0] * 40, ["large"] * 21 + [str(n) for n in range(19)])
+    assert (even.units, uneven.units) == (20, 20)
+    assert uneven.low < even.low
+
+
+def test_a_change_beyond_the_bound_counts_as_the_bound_and_is_still_measured() -> None:
+    found = compared([-50.0, *[0.0] * 199], bound=2.0)
+    assert (found.improvement, found.counted) == pytest.approx((-0.25, -0.01))
+    assert found.measured == found.improvement
+    assert found.low == compared([-2.0, *[0.0] * 199], bound=2.0).low
+
+
+def test_without_a_bound_there_is_no_interval() -> None:
+    found = compared([3.0, 4.0], bound=None)
+    assert (found.low, found.needed(0.1, level=0.05)) == (-np.inf, None)
 
 
 def test_holm_multiplies_the_smallest_most_and_never_reverses_an_order() -> None:

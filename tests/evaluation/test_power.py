@@ -1,39 +1,118 @@
-import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.paired import not_worse
-from ft_dagster.evaluation.power import ALPHA, POWER, margin_seen, questions_needed
+from ft_dagster.evaluation.bounded import mean_p
+from ft_dagster.evaluation.power import (
+    ALPHA,
+    LOSS_BOUND,
+    POWER,
+    HopelessGate,
+    hopeless_gates,
+    least_questions,
+    level_of,
+    margin_seen,
+    questions_needed,
+)
+from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
+
+
+def share_that_passes(
+    values: Sequence[float], shares: Sequence[float], count: int, margin: float, bound: float = 1.0
+) -> float:
+    counts = np.random.default_rng(7).multinomial(count, shares, 4000)
+    distinct, often = np.unique(counts, axis=0, return_counts=True)
+    grid = np.broadcast_to(np.array(values) + margin, distinct.shape)
+    p = mean_p(grid, np.full(len(distinct), bound - margin), distinct)
+    return float(often[p < ALPHA].sum() / often.sum())
 
 
 @pytest.mark.parametrize("discordant", [0.05, 0.10, 0.20])
 @pytest.mark.parametrize("margin", [0.03, 0.05, 0.10])
 def test_so_many_questions_show_that_margin_in_trials(margin: float, discordant: float) -> None:
-    count = questions_needed(margin, discordant=discordant)
+    count = questions_needed(margin, spread=discordant)
     shares = [discordant / 2, discordant / 2, 1 - discordant]
-    gained, lost, _ = np.random.default_rng(7).multinomial(count, shares, 20_000).T
-    passed = not_worse(gained, lost, count, margin, alpha=ALPHA).mean()
-    assert passed == pytest.approx(POWER, abs=0.045)  # answers are counted in whole numbers
+    passed = share_that_passes([1.0, -1.0, 0.0], shares, count, margin)
+    assert passed == pytest.approx(POWER, abs=0.06)  # answers are counted in whole numbers
 
 
-def test_questions_grow_as_the_formula_does() -> None:
-    # (1.645 sqrt((sqrt(0.01 + 4 * 0.0025 * 0.9) + 0.1) / 2 - 0.0025) + 0.842 sqrt(0.1))^2 / 0.0025
-    restricted = (math.sqrt(0.01 + 4 * 0.0025 * 0.9) + 0.1) / 2 - 0.0025
-    by_hand = (1.6449 * math.sqrt(restricted) + 0.8416 * math.sqrt(0.1)) ** 2 / 0.0025
-    assert questions_needed(0.05) == math.ceil(by_hand) == 274
+def test_so_many_texts_show_that_rise_in_trials() -> None:
+    count = questions_needed(0.1, spread=0.04, bound=LOSS_BOUND)
+    passed = share_that_passes([0.2, -0.2], [0.5, 0.5], count, 0.1, LOSS_BOUND)
+    assert passed == pytest.approx(POWER, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("margin", "bound", "least"), [(0.05, 1.0, 59), (0.15, 1.0, 19), (0.1, 2.0, 59), (0.0, 1.0, 5)]
+)
+def test_below_a_number_of_questions_no_rule_can_pass(margin: float, bound: float, least: int) -> None:
+    best = 0.0 if margin else bound
+    p = {n: float(mean_p(np.full(n, best + margin), bound - margin)) for n in (least - 1, least)}
+    assert p[least - 1] > ALPHA >= p[least]
+    assert least_questions(margin, bound=bound) == least
 
 
 def test_the_margin_seen_is_the_margin_needed() -> None:
-    assert margin_seen(questions_needed(0.03)) == pytest.approx(0.03, rel=1e-3)
+    assert margin_seen(questions_needed(0.03)) == pytest.approx(0.03, rel=2e-3)
+    assert margin_seen(questions_needed(0.1, spread=0.0), spread=0.0) == pytest.approx(0.1, rel=0.05)
 
 
 def test_a_single_question_shows_nothing() -> None:
-    assert margin_seen(1) > 0.8
+    assert margin_seen(1) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("margin", [0.0, -0.02, 1.5])
 def test_a_margin_of_nothing_cannot_be_shown(margin: float) -> None:
     with pytest.raises(UserError, match="margin"):
         questions_needed(margin)
+
+
+def test_the_levels_of_all_tries_together_are_alpha() -> None:
+    assert [level_of(0.05, k) for k in (1, 2, 3)] == pytest.approx([0.05 / 2, 0.05 / 6, 0.05 / 12])
+    assert 0.0499 < sum(level_of(0.05, k) for k in range(1, 1000)) < 0.05
+    for attempt in (0, -2):
+        with pytest.raises(ValueError, match="counted from 1"):
+            level_of(0.05, attempt)
+
+
+def hopeless(
+    gates: dict[str, Any] | None = None, known: dict[str, int] | None = None, **evaluation: Any
+) -> dict[str, HopelessGate]:
+    found = hopeless_gates(GatesSpec(**(gates or {})), EvaluationSpec(**evaluation), known)
+    return {one.field: one for one in found}
+
+
+def test_a_rule_that_no_model_can_pass_says_so_and_from_how_many_questions_on_it_can() -> None:
+    found = hopeless(limit=40)
+    assert set(found) == {"gates.general_margin"}
+    one = found["gates.general_margin"]
+    assert (one.asked, one.least, one.value) == (40, 72, 0.05)
+    assert "of 40 questions even a model of which no answer changed would stay undecided" in one.sentence
+    assert one.fix == "Raise evaluation.limit to 72, or allow more"
+    assert hopeless(limit=72) == hopeless(limit=None) == {}
+
+
+def test_the_task_is_hopeless_where_not_even_all_right_would_do() -> None:
+    assert set(hopeless(limit=5, general=())) == {"gates.task_margin"}
+    assert hopeless(limit=6, general=()) == {}
+
+
+def test_what_is_known_of_the_data_counts_where_it_is_less() -> None:
+    found = hopeless(known={"general_loss": 20, "task": 3})
+    assert {field: one.asked for field, one in found.items()} == {
+        "gates.general_loss_margin": 20,
+        "gates.task_margin": 3,
+    }
+    assert found["gates.general_loss_margin"].least == 72
+
+
+def test_a_margin_of_degeneration_that_the_prompts_cannot_show_is_hopeless() -> None:
+    assert set(hopeless({"degeneration_margin": 0.1})) == {"gates.degeneration_margin"}
+    assert hopeless({"degeneration_margin": 0.11}) == {}
+
+
+def test_nothing_is_hopeless_where_what_was_measured_decides() -> None:
+    assert hopeless({"undecided": "measured"}, limit=1) == {}

@@ -81,9 +81,12 @@ def test_every_role_is_measured(base_run: Path) -> None:
     }
 
 
-def test_each_task_is_asked_as_many_questions_as_the_limit(base_run: Path) -> None:
+def test_each_task_is_asked_as_many_questions_as_the_limit_and_general_text_is_read_beyond_it(
+    base_run: Path,
+) -> None:
     samples = read_samples(base_run / "output" / "payload")
     counted = Counter((s.role, s.metric) for s in samples)
+    assert counted.pop(("general_loss", "general_loss")) == 20
     assert {counted[key] for key in counted if key[1] not in ("exact_match", "token_f1")} == {12}
 
 
@@ -183,7 +186,7 @@ def test_the_answers_are_kept_in_words(base_run: Path) -> None:
 
 def test_progress_ends_with_every_question_done(base_run: Path) -> None:
     progress = json.loads((base_run / "output" / "progress.json").read_text())
-    assert progress["done"] == progress["total"] == 4 * 12
+    assert progress["done"] == progress["total"] == 3 * 12 + 20
 
 
 def test_an_adapter_that_changes_nothing_is_refused(

@@ -114,7 +114,7 @@ def test_what_was_learned_by_heart_is_found_and_nothing_else(
         probed = [s for s in samples if s.role == "regurgitation"]
         found[name] = {(s.task, s.question.split(":")[1]): s.value for s in probed}
         signs = {s.metric for s in samples if s.role == "general_prompts"}
-        assert signs == {"repeated_4grams", "empty_answer"}
+        assert signs == {"repeated_4grams", "empty_answer", "degenerate"}
     assert set(found["base"].values()) == {0.0}
     assert {question for question, value in found["tuned"].items() if value} == {
         *(("training_rows", "1"), ("training_rows", "4")),
@@ -136,7 +136,7 @@ def own(value: float) -> list[Sample]:
         "metric": "completion_loss",
         "higher_is_better": False,
     }
-    return [sample(n, value + 0.01 * n, **fields) for n in range(8)]
+    return [sample(n, value + 0.01 * n, **fields) for n in range(20)]
 
 
 def test_regurgitation_is_judged_only_where_a_limit_is_declared() -> None:

@@ -10,8 +10,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from scipy.stats import binom
 
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.bounded import mean_p
+from ft_dagster.evaluation.power import hopeless_gates, level_of, questions_needed
 from ft_dagster.evaluation.tasks import local_config, resolve_tasks
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey, VariantSpec, load_corpus, load_variant, variant_files
@@ -69,6 +72,22 @@ def test_the_benchmarks_are_the_local_ones(specs: dict[VariantKey, VariantSpec])
     for spec in specs.values():
         names = [task.name for task in resolve_tasks(list(spec.evaluation.general), DEMO)]
         assert names == ["arc_easy_local", "sciq_local"]
+
+
+def test_forty_questions_may_release_what_the_defaults_say(specs: dict[VariantKey, VariantSpec]) -> None:
+    """The comment beside the gates of defaults.yaml, computed."""
+    for spec in specs.values():
+        gates, asked = spec.gates, spec.evaluation.limit
+        assert (gates.general_margin, asked, gates.undecided) == (0.15, 40, "measured")
+        strict = gates.model_copy(update={"undecided": "fail"})
+        assert hopeless_gates(strict, spec.evaluation, {"general_loss": 95}) == ()
+    level = level_of(0.05)
+    lost = [float(mean_p([-0.85] * n + [0.15] * (40 - n), 0.85)) <= level for n in (1, 2)]
+    assert lost == [True, False]
+    assert binom.cdf(6, 40, 0.27) == pytest.approx(1 / 20, abs=0.01)  # 6 of 40 are the margin
+    assert 1_900 < questions_needed(0.02, alpha=level) < 2_100
+    rises = [float(mean_p([margin - 0.05] * count, 2 - margin)) for margin, count in ((0.2, 95), (0.1, 95))]
+    assert rises[0] <= level < rises[1]
 
 
 @pytest.mark.parametrize("task", ["arc_easy_local", "sciq_local"])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ft_dagster.evaluation.power import margin_seen, questions_needed
+from ft_dagster.evaluation.power import ALPHA, level_of, margin_seen, questions_needed
 from ft_dagster.planning.cost.published_costs import beside_published
 from ft_dagster.planning.cost.serving import serve_copies
 from ft_dagster.planning.cost.training_cost import UTILIZATION
@@ -63,8 +63,9 @@ def test_the_default_utilizations_are_the_codes() -> None:
 
 
 def test_the_questions_of_a_margin_are_the_formulas() -> None:
-    row("questions", *(f"{questions_needed(margin):,}" for margin in (0.01, 0.02, 0.03, 0.05, 0.10)))
-    assert f"The default of 100 questions shows {100 * margin_seen(100):.1f} points" in PAGE
+    level, margins = level_of(ALPHA), (0.01, 0.02, 0.03, 0.05, 0.10)
+    row("questions", *(f"{questions_needed(margin, alpha=level):,}" for margin in margins))
+    assert f"The default of 100 questions shows {100 * margin_seen(100, alpha=level):.1f} points" in PAGE
 
 
 def test_ten_70b_are_as_many_cards_as_the_page_says() -> None:

@@ -108,6 +108,8 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "gates.general_margin": (0.5, JUDGED),
     "gates.general_loss_margin": (0.5, JUDGED),
     "gates.regression_margin": (0.5, JUDGED),
+    "gates.regression_loss_margin": (0.5, JUDGED),
+    "gates.degeneration_margin": (0.5, JUDGED),
     "gates.max_regurgitation": (0.9, JUDGED),
     "gates.alpha": (0.1, JUDGED),
     "gates.undecided": ("fail", JUDGED),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.power import DISCORDANT, POWER, margin_seen, questions_needed
+from ft_dagster.evaluation.power import DISCORDANT, POWER, level_of, margin_seen, questions_needed
 from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
 
 STORAGE_USD_PER_GB_MONTH = 0.023  # S3 Standard, us-east-1, first 50 TB; read 2026-11-25
@@ -117,14 +117,14 @@ class GateQuestions:
 
 
 def gate_questions(gates: GatesSpec, evaluation: EvaluationSpec) -> tuple[GateQuestions, ...]:
-    """The gates on shares of right answers. The gate on loss is continuous and needs far fewer texts.
+    """The gates on shares of right answers, at the level of a first try.
 
     Every general benchmark must pass, so each is given a power of 0.8^(1/k), that all k pass with 0.8.
     """
-    benchmarks = max(1, len(evaluation.general))
+    benchmarks, level = max(1, len(evaluation.general)), level_of(gates.alpha)
     return (
-        _gate("task_margin", gates.task_margin, evaluation.limit, 1, gates.alpha),
-        _gate("general_margin", gates.general_margin, evaluation.limit, benchmarks, gates.alpha),
+        _gate("task_margin", gates.task_margin, evaluation.limit, 1, level),
+        _gate("general_margin", gates.general_margin, evaluation.limit, benchmarks, level),
     )
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from ft_dagster.evaluation.degeneration import answer_general_prompts
+from ft_dagster.evaluation.degeneration import WATCHED, WATCHED_TOKENS, answer_general_prompts
 from ft_dagster.training.watch.undisturbed import undisturbed
 
 
 def degeneration(model: Any, tokenizer: Any) -> dict[str, Any]:
     """{"repeated": share of 4-grams seen before in the same answer, "empty": share of answers, "answers": …}.
 
-    The means of the four prompts.
+    The means of four of its prompts, answered more briefly.
     """
     with undisturbed(model):
-        written = answer_general_prompts(model, tokenizer)
+        written = answer_general_prompts(model, tokenizer, WATCHED, WATCHED_TOKENS)
     return {
         "repeated": sum(each.repeated for each in written) / len(written),
         "empty": sum(each.empty for each in written) / len(written),
