@@ -19,7 +19,7 @@ class Example(NamedTuple):
     input_ids: NDArray[np.int32]
     trained_spans: NDArray[np.int32]
     source: str
-    record: str
+    row: int
 
 
 def iter_examples(folder: Path, split: str) -> Iterator[Example]:
@@ -30,5 +30,5 @@ def iter_examples(folder: Path, split: str) -> Iterator[Example]:
                 np.array(row["input_ids"], np.int32),
                 np.array(row["trained_spans"], np.int32).reshape(-1, 2),
                 row["source"],
-                row["record"],
+                row["row"],
             )

@@ -7,6 +7,7 @@ import dagster as dg
 
 from ft_dagster.assets.adapter import Metadata, described, stage_asset
 from ft_dagster.assets.failures import failures
+from ft_dagster.data.dataset import paths_of
 from ft_dagster.data.mixture import declared_warnings
 from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.provenance.digest import sha256_json
@@ -87,13 +88,22 @@ def _task_dataset(workspace: Workspace, artifact: Artifact) -> Metadata:
         "rows_read": figures["read"],
         "rows_dropped": sum(figures["dropped"].values()),
         "dropped": dg.MetadataValue.md(markdown_table(["reason", "rows"], reasons)),
+        "overlaps": dg.MetadataValue.md(markdown_table(["task", "source", "rows"], _overlaps(figures))),
     }
+
+
+def _overlaps(figures: dict[str, Any]) -> list[list[Any]]:
+    """What was found of the evaluation's questions, and where; in which rows, the evidence alone says."""
+    found = figures.get("overlaps", {})
+    return [[task, source, rows] for task, sources in found.items() for source, rows in sources.items()]
 
 
 def _training_mixture(workspace: Workspace, artifact: Artifact) -> Metadata:
     figures, spec = MixtureFigures.of(artifact), workspace.spec
     train, share = figures.train, figures.general_share.realized
-    rows = [[source, *(getattr(part, name) for name in COUNTS)] for source, part in train.by_source.items()]
+    paths = paths_of(spec)
+    by_source = {paths.get(source, source): part for source, part in train.by_source.items()}
+    rows = [[source, *(getattr(part, name) for name in COUNTS)] for source, part in by_source.items()]
     headers = ["source", "documents", "examples", "tokens", "trained tokens", "truncated"]
     warnings = [*figures.warnings, *declared_warnings(spec, share)]
     metadata = {
@@ -103,8 +113,9 @@ def _training_mixture(workspace: Workspace, artifact: Artifact) -> Metadata:
         "general_share": share,
         "longest_example_tokens": figures.longest,
         "dropped": dict(figures.dropped),
+        "overlaps": dict(figures.overlaps),
         "sources": dg.MetadataValue.md(markdown_table(headers, rows)),
-        "mixture": dg.MetadataValue.md(as_markdown_image(mixture_bar(train.by_source))),
+        "mixture": dg.MetadataValue.md(as_markdown_image(mixture_bar(by_source))),
         "warnings": dg.MetadataValue.md("\n".join(f"- {w}" for w in warnings) or "none"),
     }
     if spec.data.samples == "metadata":

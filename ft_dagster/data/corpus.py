@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from ft_dagster.data.dataset_io import ORIGIN, ORIGINS, as_origin
 from ft_dagster.data.dedup import SeenRows
-from ft_dagster.data.fingerprint import Fingerprint, check_unchanged, pinned
+from ft_dagster.data.fingerprint import Frozen, check_unchanged, pinned
 from ft_dagster.data.locations import DeclaredAt
 from ft_dagster.data.rows import Row, normalize_text, rename
 from ft_dagster.data.sources import read_raw
@@ -23,9 +24,10 @@ from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_file
 from ft_dagster.spec.variant import CorpusSpec, SourceSpec
 from ft_dagster.strict_json import dumps
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 EVERY = 20_000  # documents between two lines of progress
-SCHEMA = pa.schema([(name, pa.string()) for name in ("text", "source", "licence", "record", "salt")])
+SCHEMA = pa.schema([(name, pa.string()) for name in ("text", "source", "licence")])
+ORIGINS_SCHEMA = pa.schema([("part", pa.string()), ("row", pa.int64()), *ORIGIN])
 PARTS = ("train", "holdout")
 FEW = 16  # held-out documents below which the held-out loss is a poor measure
 
@@ -46,26 +48,33 @@ def build_general_corpus(
     out: Path,
     progress: Callable[[str], None] | None = None,
     *,
-    frozen: Sequence[Fingerprint] | None = None,
-    cache: Path | None = None,
+    evidence: Path | None = None,
+    frozen: Frozen | None = None,
 ) -> dict[str, Any]:
     """Write out/<name>/train.parquet, holdout.parquet and corpus.json; returns the latter's content.
+
+    Into the folder `evidence` goes rows.parquet: where each document came from.
 
     The sources take turns, a document each, until `max_megabytes` (1e6 bytes of UTF-8) are kept.
     Documents without text are dropped and counted. Whether a document is held out depends on its
     text alone. Raises UserError, also where either part would be empty.
     """
     folder, declared_in = out / name, project / "corpora" / f"{name}.yaml"
-    prints = list(frozen) if frozen is not None else [None] * len(spec.sources)
+    prints = [None] * len(spec.sources) if frozen is None else frozen.fingerprints
     asked = [DeclaredAt(declared_in, f"sources[{i}]") for i in range(len(spec.sources))]
     counts = _Counts()
     streams = [
         _documents(pinned(source, print_), spec, project, where, counts.dropped)
         for source, print_, where in zip(spec.sources, prints, asked, strict=True)
     ]
-    documents = _write(folder, spec, _kept(streams, spec, counts), counts, progress)
+    with ExitStack() as files:
+        origins = None if evidence is None else TableWriter(evidence / ORIGINS, ORIGINS_SCHEMA)
+        if origins is not None:
+            files.enter_context(origins)
+        say = progress or (lambda line: None)
+        documents = _write(folder, spec, _kept(streams, spec, counts, say), origins)
     for source, print_, where in zip(spec.sources, prints, asked, strict=True):
-        check_unchanged(source, project, print_, where, cache)
+        check_unchanged(source, project, print_, where, None if frozen is None else frozen.cache)
     _check_parts(documents, spec, declared_in)
     content = {
         "schema_version": SCHEMA_VERSION,
@@ -109,7 +118,9 @@ def _documents(
         yield normalize_text(raw, licensed, "text", ordinal, asked.field)
 
 
-def _kept(streams: list[Iterator[Row]], spec: CorpusSpec, counts: _Counts) -> Iterator[Row]:
+def _kept(
+    streams: list[Iterator[Row]], spec: CorpusSpec, counts: _Counts, say: Callable[[str], None]
+) -> Iterator[Row]:
     """The documents of all sources that are new, until there is enough text."""
     seen = SeenRows()
     for row in _in_turns(streams):
@@ -122,16 +133,14 @@ def _kept(streams: list[Iterator[Row]], spec: CorpusSpec, counts: _Counts) -> It
             return
         counts.size += nbytes
         counts.characters += len(row.text)
-        counts.sources[row.source] += 1
+        counts.sources[row.named] += 1
         yield row
+        if len(seen) % EVERY == 0:
+            say(f"{len(seen):,} documents, {counts.size / 1e6:.1f} of at most {spec.max_megabytes:g} MB")
 
 
 def _write(
-    folder: Path,
-    spec: CorpusSpec,
-    rows: Iterator[Row],
-    counts: _Counts,
-    progress: Callable[[str], None] | None,
+    folder: Path, spec: CorpusSpec, rows: Iterator[Row], origins: TableWriter | None
 ) -> dict[str, int]:
     """Write both parts; returns the documents of each. Row groups are small: a mixture reads a few."""
     with ExitStack() as files:
@@ -141,13 +150,11 @@ def _write(
             )
             for part in PARTS
         }
-        for number, row in enumerate(rows, 1):
+        for row in rows:
             part = "holdout" if position_of(row.text) < spec.holdout else "train"
+            if origins is not None:
+                origins.add({"part": part, "row": parts[part].rows, **as_origin(row)}, 300)
             parts[part].add({name: getattr(row, name) for name in SCHEMA.names}, 200 + len(row.text))
-            if progress and number % EVERY == 0:
-                progress(
-                    f"{number:,} documents, {counts.size / 1e6:.1f} of at most {spec.max_megabytes:g} MB"
-                )
     return {part: table.rows for part, table in parts.items()}
 
 

@@ -2,108 +2,223 @@
 
 from __future__ import annotations
 
+import pickle
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
-from ft_dagster.data.dataset_io import SCHEMA, as_record, read_texts
-from ft_dagster.data.decontaminate import EvaluationGrams
+from ft_dagster.data.dataset_io import (
+    DATASET,
+    DROPPED,
+    DROPPED_SCHEMA,
+    ORIGINS,
+    ORIGINS_SCHEMA,
+    SCHEMA,
+    as_origin,
+    as_record,
+)
+from ft_dagster.data.decontaminate import AskedItem, EvaluationGrams, read_items
 from ft_dagster.data.dedup import NearDuplicates, SeenRows
-from ft_dagster.data.fingerprint import Fingerprint, check_unchanged, pinned
+from ft_dagster.data.fingerprint import Frozen, check_unchanged, pinned
 from ft_dagster.data.locations import DeclaredAt
 from ft_dagster.data.rows import Row
 from ft_dagster.data.sources import read_rows
-from ft_dagster.data.splits import SPLITS, check_sizes, split_of
+from ft_dagster.data.splits import SPLITS, SplitGroups, check_sizes, split_at
 from ft_dagster.data.tables import TableWriter
-from ft_dagster.spec.variant import DataSpec, VariantSpec
+from ft_dagster.spec.variant import DataSpec, SplitsSpec, VariantSpec
 from ft_dagster.strict_json import dumps
 
-SCHEMA_VERSION = 1
-CONTAMINATED = "overlaps an evaluation set"
+SCHEMA_VERSION = 2
+DUPLICATE, NEAR, CONTAMINATED = "duplicate", "near duplicate", "overlaps an evaluation set"
 EVERY = 20_000  # rows between two lines of progress
+ORIGIN_BYTES = 300  # of a row of evidence, about
+
+
+class Dropped(NamedTuple):
+    """Why a row was left out; `task`: what it overlaps."""
+
+    reason: str
+    task: str | None = None
 
 
 def build_task_dataset(
     spec: VariantSpec,
     project: Path,
-    evaluation_texts: Iterable[str] | Path | None,
+    evaluation_texts: Iterable[AskedItem] | Path | None,
     out: Path,
     progress: Callable[[str], None] | None = None,
     *,
+    evidence: Path | None = None,
     declared_in: object = None,
-    frozen: Sequence[Fingerprint] | None = None,
-    cache: Path | None = None,
+    frozen: Frozen | None = None,
 ) -> dict[str, Any]:
-    """Write train, validation and test.parquet and dataset.json into `out`; returns the latter's content.
+    """Write train, validation and test.parquet into `out`; returns what there is to say of them.
 
-    Rows are streamed: memory holds a hash of each row (at most 64 bytes), one row group of each split
-    and the n-grams of `evaluation_texts` (texts, or a Parquet file with a column `text`).
+    Into the folder `evidence` go rows.parquet (where each row came from), dropped.parquet (the same of those
+    that were left out, and why) and dataset.json (what is returned).
+    Rows are streamed: memory holds a hash of each row (at most 64 bytes), one row group of a split and the
+    n-grams of `evaluation_texts` (items, or the file that `evaluation.texts` writes); the kept rows wait in
+    an unlinked file in `out`, since the last row may tie two groups together.
     With `frozen`, the sources' fingerprints at declaration, hub data sets are read at that commit, and a
     source that changed since is refused. Raises UserError; `out` is then to be thrown away.
     """
     say = progress or (lambda line: None)
-    sources = spec.data.sources
-    prints = list(frozen) if frozen is not None else [None] * len(sources)
     formats: dict[str, str] = {}
     filters = _Filters(spec.data, evaluation_texts)
-    with ExitStack() as files:
-        tables = {s: files.enter_context(TableWriter(out / f"{s}.parquet", SCHEMA)) for s in SPLITS}
-        for i, (source, print_) in enumerate(zip(sources, prints, strict=True)):
-            say(f"reading {source.path}")
-            asked = DeclaredAt(declared_in, f"data.sources[{i}]")
-            for row in read_rows(pinned(source, print_), project, asked, formats):
-                if filters.keep(row):
-                    split = split_of(row.first_turn, spec.data.splits)
-                    tables[split].add(as_record(row), 300 + len(row.canonical))
-                if filters.read % EVERY == 0:
-                    say(f"{filters.read:,} rows read")
-            check_unchanged(source, project, print_, asked, cache)
-    rows = {split: table.rows for split, table in tables.items()}
+    with ExitStack() as files, tempfile.TemporaryFile(dir=out) as waiting:
+        dropped = _writer(files, evidence, DROPPED, DROPPED_SCHEMA)
+        for row in _rows(spec, project, formats=formats, say=say, declared_in=declared_in, frozen=frozen):
+            left_out = filters.left_out(row)
+            if left_out is None:
+                _keep(waiting, row, evidence is not None)
+            elif dropped is not None:
+                dropped.add({**left_out._asdict(), **as_origin(row)}, ORIGIN_BYTES)
+            if filters.read % EVERY == 0:
+                say(f"{filters.read:,} rows read")
+        origins = _writer(files, evidence, ORIGINS, ORIGINS_SCHEMA)
+        rows = _write_splits(waiting, out, filters.groups, spec.data.splits, origins)
     check_sizes(rows, spec.data.splits, file=declared_in, overlapping=filters.dropped[CONTAMINATED])
     content = {
         "schema_version": SCHEMA_VERSION,
         "rows": rows,
-        "read": filters.read,
-        "dropped": dict(sorted(filters.dropped.items())),
         "formats": formats,
-        "sources": {path: dict(counts) for path, counts in filters.by_source.items()},
+        "paths": paths_of(spec),
+        **filters.figures(),
     }
-    (out / "dataset.json").write_text(dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
+    if evidence is not None:
+        (evidence / DATASET).write_text(dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
     return content
+
+
+def paths_of(spec: VariantSpec) -> dict[str, str]:
+    """The declared path of each source, by its place in the declaration: the `source` of its rows."""
+    paths = [source.path for source in spec.data.sources]
+    several = {path for path in paths if paths.count(path) > 1}
+    labels = map(_label, range(len(paths)))
+    return {at: f"{path} ({at})" if path in several else path for at, path in zip(labels, paths, strict=True)}
+
+
+def _label(number: int) -> str:
+    return f"data.sources[{number}]"
+
+
+def _writer(files: ExitStack, evidence: Path | None, name: str, schema: Any) -> TableWriter | None:
+    return None if evidence is None else files.enter_context(TableWriter(evidence / name, schema))
+
+
+def _rows(
+    spec: VariantSpec,
+    project: Path,
+    *,
+    formats: dict[str, str],
+    say: Callable[[str], None],
+    declared_in: object,
+    frozen: Frozen | None,
+) -> Iterator[Row]:
+    """The rows of all sources, in order; each source is held against its fingerprint when it was read."""
+    sources = spec.data.sources
+    prints = [None] * len(sources) if frozen is None else frozen.fingerprints
+    for i, (source, print_) in enumerate(zip(sources, prints, strict=True)):
+        say(f"reading {source.path}")
+        asked = DeclaredAt(declared_in, _label(i))
+        yield from read_rows(pinned(source, print_), project, asked, formats)
+        check_unchanged(source, project, print_, asked, None if frozen is None else frozen.cache)
+
+
+class _Waiting(NamedTuple):
+    """A kept row until its split is known; `nbytes`: of its text."""
+
+    first_turn: str
+    group: str | None
+    nbytes: int
+    record: dict[str, Any]
+    origin: dict[str, Any] | None
+
+
+def _keep(waiting: IO[bytes], row: Row, with_origin: bool) -> None:
+    nbytes = sum(len(text) for _, text in row.parts)
+    origin = as_origin(row) if with_origin else None
+    pickle.dump(tuple(_Waiting(row.first_turn, row.group, nbytes, as_record(row), origin)), waiting)
+
+
+def _write_splits(
+    waiting: IO[bytes], out: Path, groups: SplitGroups, splits: SplitsSpec, origins: TableWriter | None
+) -> dict[str, int]:
+    """Write the kept rows into their splits, in order; returns the rows of each."""
+    end = waiting.tell()
+    waiting.seek(0)
+    with ExitStack() as files:
+        tables = {s: files.enter_context(TableWriter(out / f"{s}.parquet", SCHEMA)) for s in SPLITS}
+        while waiting.tell() < end:
+            row = _Waiting(*pickle.load(waiting))
+            split = split_at(groups.position(row.first_turn, row.group), splits)
+            if origins is not None and row.origin is not None:
+                origins.add({"split": split, "row": tables[split].rows, **row.origin}, ORIGIN_BYTES)
+            tables[split].add(row.record, 300 + row.nbytes)
+    return {split: table.rows for split, table in tables.items()}
 
 
 class _Filters:
     """What a row must pass, in order, and the count of what did and did not."""
 
-    def __init__(self, spec: DataSpec, evaluation_texts: Iterable[str] | Path | None) -> None:
+    def __init__(self, spec: DataSpec, evaluation_texts: Iterable[AskedItem] | Path | None) -> None:
         method = spec.deduplicate.method
         self._seen = SeenRows() if method != "off" else None
         self._near = NearDuplicates(spec.deduplicate.threshold) if method == "near" else None
-        texts = evaluation_texts if spec.decontaminate.enabled else None
-        if isinstance(texts, Path):
-            texts = read_texts(texts)
-        self._grams = EvaluationGrams(texts or (), spec.decontaminate.ngram)
+        self._near_turns: list[str] = []
+        items = evaluation_texts if spec.decontaminate.enabled else None
+        if isinstance(items, Path):
+            items = read_items(items)
+        self._grams = EvaluationGrams(items or (), spec.decontaminate.ngram)
+        self.groups = SplitGroups()
         self.read = 0
         self.dropped = Counter[str]()
-        self.by_source: dict[str, Counter[str]] = {}
+        self._by_source: dict[str, Counter[str]] = {}
+        self._overlaps: dict[str, Counter[str]] = {}
 
-    def keep(self, row: Row) -> bool:
-        reason = self._reason(row)
+    def left_out(self, row: Row) -> Dropped | None:
+        """Why the row is left out; None for one that is kept."""
+        if row.group is not None:
+            self.groups.join(row.first_turn, row.group)
+        found = self._reason(row)
         self.read += 1
-        counts = self.by_source.setdefault(row.source, Counter(read=0, kept=0))
+        counts = self._by_source.setdefault(row.named, Counter(read=0, kept=0))
         counts["read"] += 1
-        counts["kept"] += reason is None
-        if reason:
-            self.dropped[reason] += 1
-        return reason is None
+        counts["kept"] += found is None
+        if found is not None:
+            self.dropped[found.reason] += 1
+        if found is not None and found.task is not None:
+            self._overlaps.setdefault(found.task, Counter())[row.named] += 1
+        return found
 
-    def _reason(self, row: Row) -> str | None:
+    def figures(self) -> dict[str, Any]:
+        """What was read and left out, by reason and by source; what overlaps, by task and source; and how
+        many questions of the evaluation no row could be held against.
+        """
+        return {
+            "read": self.read,
+            "dropped": dict(sorted(self.dropped.items())),
+            "sources": {source: dict(counts) for source, counts in self._by_source.items()},
+            "overlaps": {task: dict(counts) for task, counts in sorted(self._overlaps.items())},
+            "too_short_to_look_for": self._grams.ignored,
+        }
+
+    def _reason(self, row: Row) -> Dropped | None:
         if self._seen is not None and not self._seen.add(row.identity):
-            return "duplicate"
-        if self._grams.overlaps(row.whole_text):
-            return CONTAMINATED
-        if self._near is not None and not self._near.add(row.whole_text):
-            return "near duplicate"
-        return None
+            return Dropped(DUPLICATE)
+        words = row.words if self._grams or self._near else ()
+        task = self._grams.overlap(words)
+        if task is not None:
+            return Dropped(CONTAMINATED, task)
+        return Dropped(NEAR) if self._near is not None and self._is_near(self._near, row, words) else None
+
+    def _is_near(self, near: NearDuplicates, row: Row, words: Iterable[str]) -> bool:
+        earlier = near.add(list(words))
+        if earlier is None:
+            self._near_turns.append(row.first_turn)
+        elif row.group is not None:  # what is left of its group belongs with the row that it repeats
+            self.groups.join(self._near_turns[earlier], row.group)
+        return earlier is not None

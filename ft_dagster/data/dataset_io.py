@@ -1,9 +1,13 @@
-"""The file format of a task data set's splits: one row an example, in Parquet."""
+"""The file format of a task data set: a Parquet file a split, and evidence of where each row came from.
+
+The payload says what the rows are, so that equal rows in equal order are equal bytes, whatever the files they
+came from are called. Paths, lines, salts and leaves stand in the evidence beside it.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,53 +16,62 @@ from pyarrow.parquet import ParquetFile
 
 from ft_dagster.data.rows import Message, Row
 
+ORIGINS, DROPPED, DATASET = "rows.parquet", "dropped.parquet", "dataset.json"
 TEXTS = ("kind", "messages", "prompt", "completion", "text", "source", "licence", "group")
-SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in TEXTS),
-        ("weight", pa.float64()),
-        ("record", pa.string()),
-        ("salt", pa.string()),
-    ]
+SCHEMA = pa.schema([*((name, pa.string()) for name in TEXTS), ("weight", pa.float64())])
+ORIGIN = (
+    *(("identity", pa.string()), ("record", pa.string()), ("salt", pa.string())),
+    *(("path", pa.string()), ("file", pa.string()), ("line", pa.int64()), ("ordinal", pa.int64())),
 )
+ORIGINS_SCHEMA = pa.schema([("split", pa.string()), ("row", pa.int64()), *ORIGIN])
+DROPPED_SCHEMA = pa.schema([("reason", pa.string()), ("task", pa.string()), *ORIGIN])
 
 
 def as_record(row: Row) -> dict[str, Any]:
     """A row as the file has it; messages are a JSON list of {role, content}."""
-    content = row.content
-    messages = json.dumps(content["messages"], ensure_ascii=False) if row.kind == "messages" else None
+    turns = [{"role": role, "content": text} for role, text in row.messages]
     return {
         "kind": row.kind,
-        "messages": messages,
-        "prompt": content.get("prompt"),
-        "completion": content.get("completion"),
-        "text": content.get("text"),
+        "messages": json.dumps(turns, ensure_ascii=False) if row.kind == "messages" else None,
+        "prompt": row.prompt if row.kind == "prompt_completion" else None,
+        "completion": row.completion if row.kind == "prompt_completion" else None,
+        "text": row.text if row.kind == "text" else None,
         "source": row.source,
         "licence": row.licence,
         "group": row.group,
         "weight": row.weight,
-        "record": row.record,
-        "salt": row.salt,
     }
 
 
-def read_split(file: Path) -> Iterator[Row]:
-    """The rows of train.parquet, validation.parquet or test.parquet, in order; streamed."""
+def as_origin(row: Row) -> dict[str, Any]:
+    """What is known of a row beside what it is; its leaf and salt in hex. The row was just read."""
+    assert row.place is not None
+    digests = {"identity": row.identity.hex(), "record": row.record.hex(), "salt": row.salt.hex()}
+    return {**digests, **row.place._asdict()}
+
+
+def read_split(file: Path, paths: Mapping[str, str] | None = None) -> Iterator[Row]:
+    """The rows of train.parquet, validation.parquet or test.parquet, in order; streamed.
+
+    `paths`: what the sources are called in errors.
+    """
     with ParquetFile(file) as table:
         for batch in table.iter_batches(batch_size=512):
             for record in batch.to_pylist():
-                yield as_row(record)
+                yield as_row(record, paths)
 
 
-def read_texts(file: Path) -> Iterator[str]:
-    """The column `text` of a Parquet file; streamed."""
-    with ParquetFile(file) as table:
-        for batch in table.iter_batches(batch_size=512, columns=["text"]):
-            yield from batch.column(0).to_pylist()
+def read_paths(evidence: Path) -> dict[str, str]:
+    """The declared path of each source of a data set, by its place in the declaration.
+
+    None of a data set of an older version: its rows have the path itself as their source.
+    """
+    file = evidence / DATASET
+    return json.loads(file.read_text("utf-8"))["paths"] if file.is_file() else {}
 
 
-def as_row(record: dict[str, Any]) -> Row:
-    """The row of a record as `as_record` makes it."""
+def as_row(record: dict[str, Any], paths: Mapping[str, str] | None = None) -> Row:
+    """The row of a record as `as_record` makes it; an older one has a salt and a leaf beside it."""
     messages = json.loads(record["messages"]) if record["messages"] else []
     return Row(
         kind=record["kind"],
@@ -70,5 +83,5 @@ def as_row(record: dict[str, Any]) -> Row:
         licence=record["licence"],
         group=record["group"],
         weight=record["weight"],
-        salt=record["salt"],
+        path=(paths or {}).get(record["source"], ""),
     )

@@ -1,66 +1,133 @@
-"""Find rows that overlap the evaluation sets: shared runs of n words, by 64-bit hash."""
+"""Find texts that overlap the evaluation sets: shared runs of words, by 64-bit hash.
+
+What is looked for are bare questions and answers, without the words of a task's template, which no training
+row has. Words are those of the normal form of a text (`content`).
+"""
 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
+from pyarrow.parquet import ParquetFile
 
-WORD = re.compile(r"\w+")
-SHORTEST = 8  # words of an evaluation text shorter than n that still count, as one run of its own length
+from ft_dagster.data.content import normal_text, words_of
+
+SHORTEST = 8  # words of an evaluation text shorter than n that count by themselves, as one run
+LEAST = 3  # words of a shorter question: it counts where an answer of it stands beside it
 MOST_KNOWN = 1 << 17  # words whose hash is kept
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so that every position of a run counts
+ITEMS_SCHEMA = pa.schema(
+    [("task", pa.string()), ("questions", pa.list_(pa.string())), ("answers", pa.list_(pa.string()))]
+)
 
 Hashes = NDArray[np.uint64]
 
 
-class EvaluationGrams:
-    """The n-grams of the evaluation texts as 64-bit hashes: 10 to 12 bytes each.
-
-    Words are runs of letters and digits in lower case. A text of fewer than n words, but at least 8,
-    must be contained whole; a shorter one is ignored, since it would match by chance.
+class AskedItem(NamedTuple):
+    """A question of an evaluation task as it must not be trained on: the texts that it consists of, each of
+    which gives it away, and its right answers.
     """
 
-    def __init__(self, texts: Iterable[str], n: int) -> None:
-        """`texts` is read once; `n` in words."""
-        self.n = n
-        self.texts = 0
+    questions: tuple[str, ...]
+    answers: tuple[str, ...] = ()
+    task: str = ""
+
+
+def read_items(file: Path) -> Iterator[AskedItem]:
+    """What `evaluation.texts` wrote; streamed."""
+    with ParquetFile(file) as table:
+        for batch in table.iter_batches(batch_size=512):
+            for row in batch.to_pylist():
+                yield AskedItem(tuple(row["questions"]), tuple(row["answers"]), row["task"])
+
+
+class EvaluationGrams:
+    """The runs of words of the evaluation's questions and answers: 12 to 14 bytes each.
+
+    A question or an answer of at least n words overlaps by any n of them in a row; a shorter one, of at least
+    8, by all of them. A question of 3 to 7 words overlaps where one of its answers stands beside it: alone it
+    would be found by chance. A shorter one cannot be told from ordinary speech, and is counted as `ignored`.
+    """
+
+    def __init__(self, items: Iterable[AskedItem], n: int) -> None:
+        """`items` is read once; `n` in words."""
+        alone = min(n, SHORTEST)
         self.ignored = 0
-        found: dict[int, list[Hashes]] = {}
-        waiting = 0
-        for text in texts:
-            words = _word_hashes(text)
-            length = n if len(words) >= n else len(words)
-            if length < min(n, SHORTEST):
-                self.ignored += 1
-                continue
-            self.texts += 1
-            waiting += len(words)
-            found.setdefault(length, []).append(_runs(words, length))
-            if waiting > 1_000_000:
-                found, waiting = {size: [_union(parts)] for size, parts in found.items()}, 0
-        self._grams = {size: _GramSet(_union(parts)) for size, parts in sorted(found.items())}
+        self._tasks: dict[str, int] = {}
+        runs = _Collected()
+        short: dict[int, dict[int, tuple[int, list[Hashes]]]] = {}
+        for item in items:
+            task = self._tasks.setdefault(item.task, len(self._tasks))
+            answers = [_word_hashes(words_of(normal_text(answer))) for answer in item.answers]
+            questions = [_word_hashes(words_of(normal_text(question))) for question in item.questions]
+            for words in (*questions, *answers):
+                length = n if len(words) >= n else len(words)
+                if length >= alone:
+                    runs.add(length, _runs(words, length), task)
+            said = [words for words in answers if len(words)]
+            pairs = [words for words in questions if said and LEAST <= len(words) < alone]
+            for words in pairs:
+                whole = int(_runs(words, len(words))[0])
+                short.setdefault(len(words), {}).setdefault(whole, (task, []))[1].extend(said)
+            self.ignored += not pairs and all(len(words) < alone for words in questions)
+        self._long = runs.sets()
+        self._short = short
+        starts = {size: np.fromiter(found, np.uint64, len(found)) for size, found in short.items()}
+        self._starts = {size: _GramSet(np.unique(hashes)) for size, hashes in starts.items()}
+        self._lengths = sorted({*self._long, *self._short})
+        self._names = list(self._tasks)
 
     def __len__(self) -> int:
-        return sum(len(grams.hashes) for grams in self._grams.values())
+        return sum(len(grams.hashes) for grams in (*self._long.values(), *self._starts.values()))
 
-    def overlaps(self, text: str) -> bool:
-        """Whether the text shares a run of words with any evaluation text."""
-        if not self._grams:
-            return False
-        words = _word_hashes(text)
-        return any(
-            len(words) >= length and grams.has_any(_runs(words, length))
-            for length, grams in self._grams.items()
-        )
+    def overlap(self, words: Sequence[str]) -> str | None:
+        """The task whose question or answer stands in a text of these normal words; None: of none."""
+        if not self._lengths or len(words) < self._lengths[0]:
+            return None
+        hashes = _word_hashes(words)
+        runs, at = hashes, 1
+        for length in self._lengths:
+            if length > len(hashes):
+                return None
+            for size in range(at + 1, length + 1):
+                runs = runs[:-1] * MULTIPLIER + hashes[size - 1 :]
+            at = length
+            task = self._of_length(length, runs, hashes)
+            if task is not None:
+                return self._names[task]
+        return None
+
+    def _of_length(self, length: int, runs: Hashes, words: Hashes) -> int | None:
+        if length in self._long:
+            found = self._long[length].find(runs)
+            if len(found):
+                return int(self._long[length].tasks[found[0]])
+        if length not in self._short or not len(self._starts[length].find(runs)):
+            return None
+        questions = self._short[length]
+        for start, run in enumerate(runs.tolist()):
+            if run in questions:
+                task, answers = questions[run]
+                beside = (words[:start], words[start + length :])
+                if any(_holds(part, answer) for answer in answers for part in beside):
+                    return task
+        return None
 
 
-def _word_hashes(text: str) -> Hashes:
-    words = WORD.findall(text.lower())
+def _holds(words: Hashes, answer: Hashes) -> bool:
+    """Whether an answer stands in these words, in a row."""
+    if len(answer) > len(words):
+        return False
+    return bool((_runs(words, len(answer)) == _runs(answer, len(answer))[0]).any())
+
+
+def _word_hashes(words: Sequence[str]) -> Hashes:
     if len(_known) > MOST_KNOWN:
         _known.clear()
     return np.fromiter(map(_known.__getitem__, words), np.uint64, len(words))
@@ -87,28 +154,52 @@ def _runs(words: Hashes, length: int) -> Hashes:
     return hashes
 
 
-def _union(parts: list[Hashes]) -> Hashes:
-    return np.unique(np.concatenate(parts))
+class _Collected:
+    """Runs by their length, each with the first task that has it; merged now and then, to stay small."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, list[tuple[Hashes, NDArray[np.uint16]]]] = {}
+        self._waiting = 0
+
+    def add(self, length: int, runs: Hashes, task: int) -> None:
+        self._found.setdefault(length, []).append((runs, np.full(len(runs), task, np.uint16)))
+        self._waiting += len(runs)
+        if self._waiting > 1_000_000:
+            self._found = {size: [_union(parts)] for size, parts in self._found.items()}
+            self._waiting = 0
+
+    def sets(self) -> Mapping[int, _GramSet]:
+        return {size: _GramSet(*_union(parts)) for size, parts in sorted(self._found.items())}
+
+
+def _union(parts: list[tuple[Hashes, NDArray[np.uint16]]]) -> tuple[Hashes, NDArray[np.uint16]]:
+    hashes, first = np.unique(np.concatenate([runs for runs, _ in parts]), return_index=True)
+    return hashes, np.concatenate([tasks for _, tasks in parts])[first]
 
 
 class _GramSet:
-    """Sorted hashes behind a bitmap of at least 16 bits a hash: most of what is not in it costs one look."""
+    """Sorted hashes behind a bitmap of at least 16 bits a hash: most of what is not in it costs one look.
 
-    def __init__(self, hashes: Hashes) -> None:
+    `tasks`: the number of the task that each is of.
+    """
+
+    def __init__(self, hashes: Hashes, tasks: NDArray[np.uint16] | None = None) -> None:
         self.hashes = hashes
+        self.tasks = np.zeros(len(hashes), np.uint16) if tasks is None else tasks
         size = 1 << max(10, (2 * len(hashes)).bit_length())  # bytes
         self._mask = np.uint64(size - 1)
         self._bits = np.zeros(size, np.uint8)
         np.bitwise_or.at(self._bits, *self._places(hashes))
 
-    def has_any(self, hashes: Hashes) -> bool:
+    def find(self, hashes: Hashes) -> NDArray[np.intp]:
+        """The places here of those that are here."""
         byte, bit = self._places(hashes)
         likely = hashes[(self._bits[byte] & bit) != 0]
         if not len(likely):
-            return False
+            return np.zeros(0, np.intp)
         at = np.searchsorted(self.hashes, likely)
         at[at == len(self.hashes)] = 0
-        return bool((self.hashes[at] == likely).any())
+        return at[self.hashes[at] == likely]
 
     def _places(self, hashes: Hashes) -> tuple[Any, Any]:
         bit = np.left_shift(np.uint8(1), (hashes & np.uint64(7)).astype(np.uint8))

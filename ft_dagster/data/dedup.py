@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from array import array
+from collections.abc import Sequence
 from typing import Any
-
-WORD = re.compile(r"\w+")
 
 
 class SeenRows:
@@ -82,20 +80,21 @@ class NearDuplicates:
         self._index = MinHashLSH(threshold=min(threshold, 0.99), num_perm=self.PERMUTATIONS)
         self._signatures: list[Any] = []
 
-    def add(self, text: str) -> bool:
-        """Remember a row by its text; False if an earlier row is near it."""
+    def add(self, words: Sequence[str]) -> int | None:
+        """Remember a row by its normal words; the number, among those remembered, of an earlier row that is
+        near it, in which case it is not remembered.
+        """
         from datasketch import MinHash
 
         signature = MinHash(num_perm=self.PERMUTATIONS)
-        signature.update_batch([gram.encode() for gram in sorted(self._grams(text))])
-        candidates = self._index.query(signature)
-        if any(signature.jaccard(self._signatures[key]) >= self._threshold for key in candidates):
-            return False
+        signature.update_batch([gram.encode() for gram in sorted(self._grams(words))])
+        for key in sorted(self._index.query(signature)):
+            if signature.jaccard(self._signatures[key]) >= self._threshold:
+                return int(key)
         self._index.insert(len(self._signatures), signature)
         self._signatures.append(signature)
-        return True
+        return None
 
-    def _grams(self, text: str) -> set[str]:
-        words = WORD.findall(text.lower())
+    def _grams(self, words: Sequence[str]) -> set[str]:
         last = max(1, len(words) - self.WORDS + 1)
         return {" ".join(words[i : i + self.WORDS]) for i in range(last)}

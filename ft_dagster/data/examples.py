@@ -29,7 +29,7 @@ class RowRenderer:
     def chunks(self, row: Row) -> Iterator[Rendered]:
         """The examples of a text. Raises UserError for a tokenizer that cannot end it."""
         eos_token(row, self.tokenizer)
-        for chunk in document_chunks(row.text, row.record, self.tokenizer, self.max_length):
+        for chunk in document_chunks(row.text, 0, self.tokenizer, self.max_length):
             yield chunk.rendered()
 
 
@@ -49,7 +49,7 @@ def refuse_kind(spec: VariantSpec, row: Row, declared_in: object) -> None:
     other = next(name for name, objective in OBJECTIVES.items() if row.kind in objective.rows)
     wanted = " and ".join(KINDS[kind] for kind in taken)
     raise UserError(
-        f"{spec.objective} trains on {wanted}, and the source {row.source} has {KINDS[row.kind]}",
+        f"{spec.objective} trains on {wanted}, and the source {row.named} has {KINDS[row.kind]}",
         file=declared_in,
         field="objective",
         value=spec.objective,

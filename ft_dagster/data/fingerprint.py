@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ft_dagster.data.hub import pin_revision
 from ft_dagster.data.locations import DataFile, DeclaredAt, data_files, is_hub, is_s3, s3_errors
@@ -15,6 +15,13 @@ from ft_dagster.provenance.memory import cached_sha256
 from ft_dagster.spec.variant import SourceSpec
 
 Fingerprint = list[dict[str, Any]]
+
+
+class Frozen(NamedTuple):
+    """The fingerprint of each source as declared; `cache` remembers the hashes of unchanged files."""
+
+    fingerprints: Sequence[Fingerprint]
+    cache: Path | None = None
 
 
 def fingerprint(

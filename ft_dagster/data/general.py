@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from pyarrow.parquet import ParquetFile
 
+from ft_dagster.data.content import identity_of, normal_text, words_of
+from ft_dagster.data.decontaminate import EvaluationGrams
 from ft_dagster.data.render import encode_texts
 from ft_dagster.objectives import Rendered
 
@@ -19,10 +21,12 @@ HOLDOUT_TOKENS = 512
 
 
 class Chunk(NamedTuple):
-    """Tokens of a document; each but the first is trained on. `text` is what they stand for."""
+    """Tokens of a document; each but the first is trained on. `text` is what they stand for; `row`: the
+    document's number in its file.
+    """
 
     input_ids: list[int]
-    record: str
+    row: int
     text: str
 
     @property
@@ -38,11 +42,23 @@ class Chunk(NamedTuple):
 class GeneralText:
     """Deals out general chunks beside the task's rows, so that the two are interleaved evenly.
 
-    `share` is of all trained tokens: g = share / (1 - share) * task. No chunk is given twice.
+    `share` is of all trained tokens: g = share / (1 - share) * task. No chunk is given twice. Nor is one that
+    overlaps the evaluation (`grams`): `overlaps` has the rows of those by task. Only chunks that are due are
+    looked at, so that this costs by the share and not by the size of the corpus.
     """
 
-    def __init__(self, corpus: Path, tokenizer: Any, share: float, max_length: int, seed: int) -> None:
-        self._chunks = _train_chunks(corpus, tokenizer, max_length, seed)
+    def __init__(  # noqa: PLR0917
+        self,
+        corpus: Path,
+        tokenizer: Any,
+        share: float,
+        max_length: int,
+        seed: int,
+        grams: EvaluationGrams | None = None,
+    ) -> None:
+        self.overlaps: dict[str, list[int]] = {}
+        chunks = _train_chunks(corpus, tokenizer, max_length, seed)
+        self._chunks = chunks if grams is None else self._without_overlaps(chunks, grams)
         self._ratio = share / (1 - share)
         self._pending: Chunk | None = None
         self.given = 0  # trained tokens
@@ -52,8 +68,8 @@ class GeneralText:
         """Trained general tokens that belong to this many trained task tokens."""
         return round(self._ratio * task_trained)
 
-    def due(self, task_trained: int, *, last: bool = False) -> Iterator[tuple[Rendered, str]]:
-        """The (example, record) now due; with `last`, a cut one too, so that the share is exact."""
+    def due(self, task_trained: int, *, last: bool = False) -> Iterator[tuple[Rendered, int]]:
+        """The (example, row of the corpus) now due; with `last`, a cut one too: the share is exact."""
         while (missing := self.needed(task_trained) - self.given) > 0:
             if self._pending is None:
                 self._pending = next(self._chunks, None)
@@ -63,32 +79,47 @@ class GeneralText:
             if self._pending.trained_tokens > missing and not last:
                 return
             example = self._pending.rendered(min(missing, self._pending.trained_tokens))
-            record, self._pending = self._pending.record, None
+            row, self._pending = self._pending.row, None
             self.given += example.trained_tokens
-            yield example, record
+            yield example, row
+
+    def _without_overlaps(self, chunks: Iterator[Chunk], grams: EvaluationGrams) -> Iterator[Chunk]:
+        for chunk in chunks:
+            task = grams.overlap(words_of(normal_text(chunk.text)))
+            if task is None:
+                yield chunk
+            else:
+                self.overlaps.setdefault(task, []).append(chunk.row)
 
 
-def holdout_chunks(corpus: Path, tokenizer: Any, max_length: int) -> list[Chunk]:
+class HeldOut(NamedTuple):
+    """A chunk of a held-out document; `document`: the identity of all of it, in hex."""
+
+    document: str
+    chunk: Chunk
+
+
+def holdout_chunks(corpus: Path, tokenizer: Any, max_length: int) -> list[HeldOut]:
     """At most 32 chunks of at most 512 tokens of held-out documents, the same for every variant of a base.
 
-    Which documents: those of the smallest record leaves; each gives a first chunk before any gives a second.
+    Which documents: those of the smallest identities; each gives a first chunk before any gives a second.
     """
-    rows = heapq.nsmallest(HOLDOUT_CHUNKS, _rows(corpus / "holdout.parquet"), key=lambda row: row["record"])
+    documents = heapq.nsmallest(HOLDOUT_CHUNKS, _documents(corpus / "holdout.parquet"))
     length = min(HOLDOUT_TOKENS, max_length)
-    streams = [document_chunks(row["text"], row["record"], tokenizer, length) for row in rows]
-    chosen: list[Chunk] = []
+    streams = [(name, document_chunks(text, row, tokenizer, length)) for name, row, text in documents]
+    chosen: list[HeldOut] = []
     while streams and len(chosen) < HOLDOUT_CHUNKS:
-        found = [(stream, next(stream, None)) for stream in streams]
-        streams = [stream for stream, chunk in found if chunk is not None]
-        chosen += [chunk for _, chunk in found if chunk is not None]
+        found = [(name, stream, next(stream, None)) for name, stream in streams]
+        streams = [(name, stream) for name, stream, chunk in found if chunk is not None]
+        chosen += [HeldOut(name, chunk) for name, _, chunk in found if chunk is not None]
     return chosen[:HOLDOUT_CHUNKS]
 
 
-def document_chunks(text: str, record: str, tokenizer: Any, length: int) -> Iterator[Chunk]:
+def document_chunks(text: str, row: int, tokenizer: Any, length: int) -> Iterator[Chunk]:
     """A document's tokens and the end-of-sequence token, cut every `length` tokens: all of them, in order.
 
     A last token that would stand alone, and so could not be trained, takes the one before it along; a
-    document of one token has no chunk. Every chunk has the document's record leaf.
+    document of one token has no chunk. Every chunk has the document's number in its file.
     """
     [(ids, offsets)] = encode_texts([text], tokenizer)
     eos = tokenizer.eos_token_id
@@ -101,23 +132,28 @@ def document_chunks(text: str, record: str, tokenizer: Any, length: int) -> Iter
         places = offsets[start:stop]
         if stop - start > 1:
             first, last = min(place[0] for place in places), max(place[1] for place in places)
-            yield Chunk(ids[start:stop], record, text[first:last])
+            yield Chunk(ids[start:stop], row, text[first:last])
 
 
 def _train_chunks(corpus: Path, tokenizer: Any, max_length: int, seed: int) -> Iterator[Chunk]:
     """Chunks of the training documents: row groups in a seeded order, documents in one within each."""
     with ParquetFile(corpus / "train.parquet") as table:
-        for group in _shuffled(table.num_row_groups, f"{seed}"):
-            rows = table.read_row_group(group).to_pylist()
-            for row in _shuffled(len(rows), f"{seed}:{group}"):
-                document = rows[row]
-                yield from document_chunks(document["text"], document["record"], tokenizer, max_length)
+        sizes = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
+        for group in _shuffled(len(sizes), f"{seed}"):
+            texts = table.read_row_group(group, columns=["text"]).column("text").to_pylist()
+            for place in _shuffled(len(texts), f"{seed}:{group}"):
+                row = sum(sizes[:group]) + place
+                yield from document_chunks(texts[place], row, tokenizer, max_length)
 
 
-def _rows(file: Path) -> Iterator[dict[str, Any]]:
+def _documents(file: Path) -> Iterator[tuple[str, int, str]]:
+    """(identity in hex, row, text) of each document."""
+    row = 0
     with ParquetFile(file) as table:
-        for batch in table.iter_batches(batch_size=64, columns=["text", "record"]):
-            yield from batch.to_pylist()
+        for batch in table.iter_batches(batch_size=64, columns=["text"]):
+            for text in batch.column(0).to_pylist():
+                yield identity_of("text", [("text", normal_text(text))]).hex(), row, text
+                row += 1
 
 
 def _shuffled(count: int, seed: str) -> list[int]:

@@ -1,21 +1,26 @@
 """Build a training mixture: task rows tokenized and span-masked, general text mixed in at a stated share.
 
 What a row becomes is for the declared objective to say. Where it cuts documents into chunks, each chunk is an
-example of its own with the document's record: every token is trained but each chunk's first. Nothing is lost,
+example of its own with the document's row: every token is trained but each chunk's first. Nothing is lost,
 so `data.on_too_long` and `data.train_on` have no say there.
+
+General text that overlaps the evaluation is left out here and not in the corpus, which all tenants share:
+what is asked is each variant's own.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from ft_dagster.data.dataset_io import read_split
+from ft_dagster.data.decontaminate import EvaluationGrams, read_items
 from ft_dagster.data.examples import examples_of, refuse_kind
 from ft_dagster.data.general import GeneralText, holdout_chunks
 from ft_dagster.data.mixture_figures import GeneralShare, MixtureFigures, SplitFigures
@@ -38,18 +43,33 @@ TOO_LONG, UNTRAINED = "too long", "no trained tokens"
 
 class BuiltMixture(NamedTuple):
     """`sample`: the first training example, its trained text between « and »; None where nothing is trained.
-    The caller decides whether it may be shown.
+    The caller decides whether it may be shown. `overlaps`: by task, the row in the corpus of each piece that
+    was left out.
     """
 
     figures: MixtureFigures
     sample: str | None
+    overlaps: Mapping[str, Sequence[int]]
 
 
-def build_mixture(  # noqa: PLR0917
+@dataclass(frozen=True)
+class MixtureParts:
+    """What a mixture is made from: payload folders of the data set, the base and the general corpus (or the
+    folder of the one corpus in it), and the file of evaluation texts that general text must not overlap.
+
+    `paths`: what the data set's sources are called in errors.
+    """
+
+    dataset: Path
+    base: Path
+    corpus: Path | None = None
+    evaluation_texts: Path | None = None
+    paths: Mapping[str, str] = field(default_factory=dict)
+
+
+def build_mixture(
     spec: VariantSpec,
-    dataset_folder: Path,
-    base_folder: Path,
-    corpus_folder: Path | None,
+    parts: MixtureParts,
     max_length: int,
     out: Path,
     progress: Callable[[str], None] | None = None,
@@ -58,24 +78,20 @@ def build_mixture(  # noqa: PLR0917
 ) -> BuiltMixture:
     """Write the shards of train, validation and general_holdout and mixture.json into `out`.
 
-    `corpus_folder` is a general corpus' payload, or the folder of the one corpus in it; `max_length` is
-    in tokens.
-    Raises UserError: no chat template where one is needed, rows that the objective cannot use, nothing
-    trained, a corpus too small for the share.
+    `max_length` is in tokens. Raises UserError: no chat template where one is needed, rows that the objective
+    cannot use, nothing trained, a corpus too small for the share.
     """
-    build = _Build(
-        spec, load_tokenizer(base_folder), max_length, out, progress=progress, declared_in=declared_in
-    )
-    general = spec.data.general
-    if general is not None and corpus_folder is None:
+    build = _Build(spec, parts, max_length, out, progress=progress, declared_in=declared_in)
+    general, corpus = spec.data.general, parts.corpus
+    if general is not None and corpus is None:
         raise ValueError("data.general is declared: its corpus is needed")
-    if general is not None and corpus_folder is not None and (corpus_folder / general.corpus).is_dir():
-        corpus_folder = corpus_folder / general.corpus
-    splits = {"train": build.train(dataset_folder / "train.parquet", corpus_folder)}
-    splits["validation"] = build.validation(dataset_folder / "validation.parquet")
-    splits["general_holdout"] = build.holdout(corpus_folder)
+    if general is not None and corpus is not None and (corpus / general.corpus).is_dir():
+        corpus = corpus / general.corpus
+    splits = {"train": build.train(parts.dataset / "train.parquet", corpus)}
+    splits["validation"] = build.validation(parts.dataset / "validation.parquet")
+    splits["general_holdout"] = build.holdout(corpus)
     figures = MixtureFigures(
-        tokenizer=tokenizer_digest(base_folder),
+        tokenizer=tokenizer_digest(parts.base),
         max_length=max_length,
         seed=spec.training.seed,
         order=ORDER,
@@ -84,10 +100,11 @@ def build_mixture(  # noqa: PLR0917
         longest=build.longest,
         dropped=dict(sorted(build.dropped.items())),
         warnings=tuple(build.warnings()),
+        overlaps={task: len(rows) for task, rows in sorted(build.overlaps.items())},
     )
     file_text = dumps(figures.file_json(), indent=1, sort_keys=True) + "\n"
     (out / "mixture.json").write_text(file_text, "utf-8")
-    return BuiltMixture(figures, build.sample)
+    return BuiltMixture(figures, build.sample, build.overlaps)
 
 
 def declared_warnings(spec: VariantSpec, general_share: float) -> list[str]:
@@ -116,14 +133,16 @@ class _Build:
     def __init__(
         self,
         spec: VariantSpec,
-        tokenizer: Any,
+        parts: MixtureParts,
         max_length: int,
         out: Path,
         *,
         progress: Callable[[str], None] | None,
         declared_in: object,
     ) -> None:
-        self._spec, self._tokenizer, self._max_length, self._out = spec, tokenizer, max_length, out
+        self._spec, self._max_length, self._out = spec, max_length, out
+        self._tokenizer, self._paths = load_tokenizer(parts.base), parts.paths
+        self._evaluation_texts = parts.evaluation_texts
         self._say = progress or (lambda line: None)
         self._declared_in = declared_in
         self._rows = 0
@@ -131,6 +150,7 @@ class _Build:
         self._with_control_tokens = 0
         self._ending_in_space = 0
         self.dropped = Counter[str]()
+        self.overlaps: Mapping[str, Sequence[int]] = {}
         self.longest = 0
         self.sample: str | None = None
 
@@ -138,25 +158,26 @@ class _Build:
         general, trained = self._general(corpus), 0
         name = f"general:{self._spec.data.general.corpus}" if self._spec.data.general else ""
         writer = SplitWriter(self._out, "train")
-        for row, example in self._examples(file, writer):
-            writer.add(example, row.source, row.record)
+        for number, row, example in self._examples(file, writer):
+            writer.add(example, row.source, number)
             self.sample = self.sample or self._marked(example)
             trained += example.trained_tokens
             if general:
-                for chunk, record in general.due(trained):
-                    writer.add(chunk, name, record)
+                for chunk, document in general.due(trained):
+                    writer.add(chunk, name, document)
         self._refuse_empty(writer, "train")
         if general:
-            for chunk, record in general.due(trained, last=True):
-                writer.add(chunk, name, record)
+            for chunk, document in general.due(trained, last=True):
+                writer.add(chunk, name, document)
+            self.overlaps = general.overlaps
             self._refuse_small(general, trained)
         self.longest = max(self.longest, writer.longest)
         return writer.close()
 
     def validation(self, file: Path) -> SplitFigures:
         writer = SplitWriter(self._out, "validation")
-        for row, example in self._examples(file, writer):
-            writer.add(example, row.source, row.record)
+        for number, row, example in self._examples(file, writer):
+            writer.add(example, row.source, number)
         if writer.by_source and not writer.total("trained_tokens"):
             raise self._empty("validation", next(iter(writer.by_source)))
         self.longest = max(self.longest, writer.longest)
@@ -168,11 +189,11 @@ class _Build:
         if general is None or corpus is None:
             return writer.close()
         chunks = holdout_chunks(corpus, self._tokenizer, self._max_length)
-        schema = pa.schema([("text", pa.string())])
+        schema = pa.schema([("text", pa.string()), ("group", pa.string())])
         with TableWriter(self._out / "general_holdout" / "texts.parquet", schema) as texts:
-            for chunk in chunks:
-                writer.add(chunk.rendered(), f"general:{general.corpus}", chunk.record)
-                texts.add({"text": chunk.text}, len(chunk.text))
+            for document, chunk in chunks:
+                writer.add(chunk.rendered(), f"general:{general.corpus}", chunk.row)
+                texts.add({"text": chunk.text, "group": document}, len(chunk.text))
         return writer.close()
 
     def warnings(self) -> list[str]:
@@ -201,11 +222,16 @@ class _Build:
         general = self._spec.data.general
         if general is None or corpus is None or general.share == 0:
             return None
-        return GeneralText(corpus, self._tokenizer, general.share, self._max_length, self._spec.training.seed)
+        grams, texts = None, self._evaluation_texts
+        if texts is not None:
+            grams = EvaluationGrams(read_items(texts), self._spec.data.decontaminate.ngram)
+        seed = self._spec.training.seed
+        return GeneralText(corpus, self._tokenizer, general.share, self._max_length, seed, grams)
 
-    def _examples(self, file: Path, writer: SplitWriter) -> Iterator[tuple[Row, Rendered]]:
-        """The rows' examples, in order; a row that gives none is counted by reason."""
-        rows = read_split(file)
+    def _examples(self, file: Path, writer: SplitWriter) -> Iterator[tuple[int, Row, Rendered]]:
+        """The rows' examples in order, each with its row's number; a row without one is counted."""
+        rows = read_split(file, self._paths)
+        number = -1
         while batch := list(islice(rows, BATCH)):
             for row in batch:
                 refuse_kind(self._spec, row, self._declared_in)
@@ -214,10 +240,11 @@ class _Build:
                 writer.counts_of(row.source)
             self._rows += len(batch)
             for row, examples in examples_of(self._spec, batch, self._tokenizer, self._max_length):
-                yield from self._kept(row, examples)
+                number += 1
+                yield from ((number, row, example) for example in self._kept(row, examples))
             self._say(f"{self._rows:,} rows tokenized")
 
-    def _kept(self, row: Row, examples: Sequence[Rendered]) -> Iterator[tuple[Row, Rendered]]:
+    def _kept(self, row: Row, examples: Sequence[Rendered]) -> Iterator[Rendered]:
         """Those of a row that may be trained on, cut where `on_too_long` allows it."""
         if not examples:
             self.dropped[UNTRAINED] += 1
@@ -226,13 +253,13 @@ class _Build:
                 self.dropped[reason] += 1
             else:
                 self._cut += example.truncated
-                yield row, example
+                yield example
 
     def _reason(self, row: Row, example: Rendered) -> str | None:
         if example.truncated and self._spec.data.on_too_long == "refuse":
             raise UserError(
-                f"a row longer than {self._max_length} tokens (record {row.record[:16]})",
-                file=row.source,
+                f"a row longer than {self._max_length} tokens (record {row.identity.hex()[:16]})",
+                file=row.named,
                 field="data.on_too_long",
                 value="refuse",
                 fix="Shorten the row, raise training.max_length, or let data.on_too_long truncate or drop it",
@@ -253,7 +280,7 @@ class _Build:
             f"({dropped or 'no rows'})",
             file=self._declared_in,
             field="data.sources",
-            value=source,
+            value=self._paths.get(source, source),
             fix=f"Raise training.max_length ({self._max_length}), shorten the prompts, or leave it out",
         )
 

@@ -6,7 +6,7 @@ Stored in mixture.json and, with the warnings, in the manifest of the training_m
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ class GeneralShare:
 class MixtureFigures:
     """`tokenizer`: digest of its files; `max_length`, `longest`: of an example, in tokens; `splits`: train,
     validation and general_holdout; `order`: how the trainer walks the shards; `dropped`: reason -> examples
-    (rows, where a row gave none); `warnings`: lines for a person, which mixture.json does not hold.
+    (rows, where a row gave none); `warnings`: lines for a person, which mixture.json does not hold;
+    `overlaps`: task -> pieces of general text that were left out since they overlap its questions.
     """
 
     tokenizer: str
@@ -85,6 +86,7 @@ class MixtureFigures:
     longest: int
     dropped: Mapping[str, int]
     warnings: tuple[str, ...] = ()
+    overlaps: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def train(self) -> SplitFigures:
@@ -97,7 +99,8 @@ class MixtureFigures:
             for name, split in self.splits.items()
         }
         changed = {"splits": splits, "warnings": list(self.warnings)}
-        return {"schema_version": SCHEMA_VERSION, **asdict(self), **changed}
+        content = {"schema_version": SCHEMA_VERSION, **asdict(self), **changed}
+        return {name: value for name, value in content.items() if name != "overlaps" or value}
 
     def file_json(self) -> dict[str, Any]:
         """As mixture.json holds it."""
@@ -112,6 +115,7 @@ class MixtureFigures:
             splits={name: SplitFigures.from_json(split) for name, split in content["splits"].items()},
             general_share=GeneralShare(**content["general_share"]),
             warnings=tuple(content.get("warnings", ())),
+            overlaps=content.get("overlaps", {}),
         )
 
     @classmethod

@@ -235,4 +235,4 @@ def _cut(ids: list[int], spans: list[tuple[int, int]], max_length: int | None) -
 
 
 def _row_error(row: Row, problem: str, fix: str) -> UserError:
-    return UserError(problem, file=row.source, field=f"record {row.record[:16]}", fix=fix)
+    return UserError(problem, file=row.named, field=f"record {row.identity.hex()[:16]}", fix=fix)

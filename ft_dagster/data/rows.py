@@ -1,15 +1,15 @@
-"""Rows: what a row of any format becomes, its check, its normalized form, its leaf in the record tree."""
+"""Rows: what a row of any format becomes, its check, its normal form, its leaf in the record tree."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
-from ft_dagster.data.formats import Content, parse_row
+from ft_dagster.data.content import identity_of, normal_text, words_of
+from ft_dagster.data.formats import parse_row
 from ft_dagster.data.readers import RawRow
 from ft_dagster.spec.variant import SourceSpec
 
@@ -21,9 +21,24 @@ class Message(NamedTuple):
     content: str
 
 
+class RowPlace(NamedTuple):
+    """Where a row stood: the declared path, the file there, its line (from 1), its number in the source
+    (from 0). Evidence: no part of what the row is.
+    """
+
+    path: str
+    file: str
+    line: int
+    ordinal: int
+
+
 @dataclass(frozen=True)
 class Row:
-    """One example. By `kind`, either `messages`, or `prompt` and `completion`, or `text` is filled."""
+    """One example. By `kind`, either `messages`, or `prompt` and `completion`, or `text` is filled.
+
+    `source` is the source's place in the declaration, such as data.sources[0]; `path` is what was declared
+    there, for people to read, where it is known; `place` is known of a row that was just read.
+    """
 
     kind: Kind
     source: str
@@ -34,30 +49,49 @@ class Row:
     licence: str | None = None
     group: str | None = None
     weight: float = 1.0
-    salt: str = ""
+    path: str = ""
+    place: RowPlace | None = None
+
+    @property
+    def named(self) -> str:
+        """Its source as an error calls it."""
+        return self.path or self.source
+
+    @property
+    def parts(self) -> tuple[tuple[str, str], ...]:
+        """(role, text) of all that it says, in order."""
+        if self.kind == "messages":
+            return self.messages
+        if self.kind == "prompt_completion":
+            return (("prompt", self.prompt), ("completion", self.completion))
+        return (("text", self.text),)
 
     @cached_property
-    def canonical(self) -> bytes:
-        """The normalized content as canonical JSON (RFC 8785; for strings `json` writes it as well)."""
-        return _canonical(self.content)
+    def normal(self) -> tuple[tuple[str, str], ...]:
+        """Its parts, each text in normal form."""
+        return tuple((role, normal_text(text)) for role, text in self.parts)
 
-    @property
-    def content(self) -> dict[str, Any]:
-        if self.kind == "messages":
-            return {"messages": [{"role": m.role, "content": m.content} for m in self.messages]}
-        if self.kind == "prompt_completion":
-            return {"prompt": self.prompt, "completion": self.completion}
-        return {"text": self.text}
-
-    @property
+    @cached_property
     def identity(self) -> bytes:
-        """sha256 of the canonical content: equal for equal rows, whatever their source."""
-        return hashlib.sha256(self.canonical).digest()
+        """sha256 of the normal content: equal for equal rows, whatever their source."""
+        return identity_of(self.kind, self.normal)
 
     @property
-    def record(self) -> str:
-        """The row's leaf: sha256(salt, canonical content), in hex."""
-        return hashlib.sha256(bytes.fromhex(self.salt) + self.canonical).hexdigest()
+    def words(self) -> list[str]:
+        """All of its words, in normal form and in order."""
+        return words_of("\n".join(text for _, text in self.normal))
+
+    @property
+    def salt(self) -> bytes:
+        """16 bytes, the same on every reading: the evidence must be reproducible."""
+        assert self.place is not None
+        stood = f"{self.place.path}\0{self.place.ordinal}\0".encode()
+        return hashlib.sha256(b"ft_dagster salt\0" + stood + self.identity).digest()[:16]
+
+    @property
+    def record(self) -> bytes:
+        """The row's leaf in the record tree: sha256(salt, identity)."""
+        return hashlib.sha256(self.salt + self.identity).digest()
 
     @property
     def first_turn(self) -> str:
@@ -80,21 +114,25 @@ def normalize_text(
 ) -> Row:
     """The row of a raw row of `format` (not "auto"); `ordinal` is its number within the source, from 0.
 
-    Raises UserError with the file and line of a malformed row.
+    `field` is the source's place in the declaration. Raises UserError with the file and line of a malformed
+    row.
     """
     fields = rename(raw, source.fields, field)
     content = parse_row(raw, fields, format, source.system, field)
-    return Row(
+    row = Row(
         kind=content.kind,
-        source=source.path,
+        source=field,
         messages=tuple(Message(role, text) for role, text in content.messages),
         prompt=content.prompt,
         completion=content.completion,
         text=content.text,
         licence=source.licence or _optional(fields, "licence") or _optional(fields, "license"),
         group=_optional(fields, "group"),
-        salt=_salt(raw, content, source.path, ordinal),
+        path=source.path,
+        place=RowPlace(source.path, raw.file, raw.line, ordinal),
     )
+    _refuse_surrogates(raw, row)
+    return row
 
 
 def rename(raw: RawRow, names: dict[str, str], field: str) -> dict[str, Any]:
@@ -110,25 +148,13 @@ def rename(raw: RawRow, names: dict[str, str], field: str) -> dict[str, Any]:
     return fields
 
 
-def _salt(raw: RawRow, content: Content, source: str, ordinal: int) -> str:
-    """16 bytes in hex, the same on every build: the artifact must be reproducible."""
-    given = [
-        content.kind,
-        list(map(list, content.messages)),
-        content.prompt,
-        content.completion,
-        content.text,
-    ]
+def _refuse_surrogates(raw: RawRow, row: Row) -> None:
     try:
-        salted = _canonical({"content": given, "source": source, "ordinal": ordinal})
+        for text in (*(text for _, text in row.parts), row.group or "", row.licence or ""):
+            text.encode()
     except UnicodeEncodeError:
         fix = "Remove the lone surrogate (a broken emoji, as a rule)"
         raise raw.error("malformed row: not valid Unicode", fix) from None
-    return hashlib.sha256(salted).digest()[:16].hex()
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _optional(fields: dict[str, Any], name: str) -> str | None:

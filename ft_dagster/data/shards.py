@@ -16,7 +16,7 @@ SCHEMA = pa.schema(
         ("input_ids", pa.list_(pa.int32())),
         ("trained_spans", pa.list_(pa.int32())),
         ("source", pa.string()),
-        ("record", pa.string()),
+        ("row", pa.int64()),
     ]
 )
 SHARD_BYTES = 200_000_000  # before compression, so that a file stays below 256 MB whatever its content
@@ -26,8 +26,8 @@ COUNTS = ("examples", "tokens", "trained_tokens")
 class SplitWriter:
     """One split of a mixture.
 
-    `documents` counts the rows and texts that the examples come from: the chunks of one follow each other
-    and have its record.
+    `row` is where an example's row or document stands: its number in the data set's split, or in the corpus'
+    part. `documents` counts those: the chunks of one follow each other.
     """
 
     def __init__(self, folder: Path, split: str, shard_bytes: int = SHARD_BYTES) -> None:
@@ -36,23 +36,23 @@ class SplitWriter:
         self._shard = dict.fromkeys(COUNTS, 0)
         self._shards: list[ShardFigures] = []
         self.by_source: dict[str, dict[str, int]] = {}
-        self._last_record: dict[str, str] = {}
+        self._last_row: dict[str, int] = {}
         self.longest = 0
 
-    def add(self, example: Rendered, source: str, record: str) -> None:
+    def add(self, example: Rendered, source: str, row: int) -> None:
         flat = [position for span in example.spans for position in span]
-        row = {"input_ids": example.input_ids, "trained_spans": flat, "source": source, "record": record}
+        columns = {"input_ids": example.input_ids, "trained_spans": flat, "source": source, "row": row}
         if self._table is None:
             path = self._folder / self._name()
             self._table = TableWriter(path, SCHEMA, rows=256, nbytes=1_000_000)
-        self._table.add(row, 4 * (len(example.input_ids) + len(flat)) + len(source.encode()) + len(record))
+        self._table.add(columns, 4 * (len(example.input_ids) + len(flat)) + len(source.encode()) + 8)
         counts = self.counts_of(source)
         for name, n in zip(COUNTS, (1, len(example.input_ids), example.trained_tokens), strict=True):
             counts[name] += n
             self._shard[name] += n
-        counts["documents"] += record != self._last_record.get(source)
+        counts["documents"] += row != self._last_row.get(source)
         counts["truncated"] += example.truncated
-        self._last_record[source] = record
+        self._last_row[source] = row
         self.longest = max(self.longest, len(example.input_ids))
         if self._table.nbytes >= self._shard_bytes:
             self._close_shard()

@@ -1,32 +1,76 @@
-"""Split by content: a row's split depends on its first user turn alone, never on the rows beside it."""
+"""Split by content: by a row's first user turn alone, or by its group; never by the rows around it."""
 
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 
+from ft_dagster.data.content import normal_text
 from ft_dagster.errors import UserError
 from ft_dagster.spec.variant import SplitsSpec
 
 SPLITS = ("train", "validation", "test")
 
 
-def split_of(first_turn: str, splits: SplitsSpec) -> str:
-    """ "train", "validation" or "test". Case, spacing and Unicode form of the turn do not matter.
-
-    A share of 0 gives a split no row. Rows of the same first turn share a split, so that no question
-    of the test was trained on.
-    """
-    position = position_of(first_turn)
+def split_at(position: float, splits: SplitsSpec) -> str:
+    """ "train", "validation" or "test" of a position in [0, 1). A share of 0 gives a split no row."""
     if position < splits.test:
         return "test"
     return "validation" if position < splits.test + splits.validation else "train"
 
 
 def position_of(text: str) -> float:
-    """Where in [0, 1) a text falls, by the hash of its normalized form."""
-    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    digest = hashlib.sha256(b"ft_dagster split\0" + plain.encode()).digest()
+    """Where in [0, 1) a text falls, by the hash of its normal form."""
+    return _position(normal_text(text).encode())
+
+
+class SplitGroups:
+    """Which rows share a split: those of one first turn, so that no question of the test was trained on, and
+    those of one group.
+
+    Two groups that ask the same question are one, and so are groups of rows that were dropped as duplicates.
+    Where a group falls depends on its name, of several on the smallest hash of their names. Some hundred
+    bytes a group and a turn that has one; rows without a group cost nothing.
+    """
+
+    def __init__(self) -> None:
+        self._above: dict[
+            bytes, bytes
+        ] = {}  # of a group or turn, another of the same split; itself: the root
+        self._smallest: dict[bytes, bytes] = {}  # of a root, the smallest of its groups
+
+    def join(self, first_turn: str, group: str) -> None:
+        """Rows of this turn and of this group belong together."""
+        turn, name = _key("turn", normal_text(first_turn)), _key("group", group)
+        self._smallest.setdefault(self._root(name), name)
+        one, other = self._root(turn), self._root(name)
+        if one != other:
+            groups = [self._smallest[root] for root in (one, other) if root in self._smallest]
+            self._above[one] = other
+            self._smallest[other] = min(groups)
+
+    def position(self, first_turn: str, group: str | None) -> float:
+        """Where in [0, 1) a row falls, after all rows with a group were joined."""
+        if not self._above:
+            return position_of(first_turn)
+        key = _key("turn", normal_text(first_turn)) if group is None else _key("group", group)
+        if key not in self._above:
+            return position_of(first_turn)
+        return _position(b"group\0" + self._smallest[self._root(key)])
+
+    def _root(self, key: bytes) -> bytes:
+        at = self._above.setdefault(key, key)
+        while at != self._above[at]:
+            self._above[at] = self._above[self._above[at]]
+            at = self._above[at]
+        return at
+
+
+def _key(kind: str, name: str) -> bytes:
+    return hashlib.sha256(f"{kind}\0{name}".encode()).digest()[:16]
+
+
+def _position(name: bytes) -> float:
+    digest = hashlib.sha256(b"ft_dagster split\0" + name).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
 

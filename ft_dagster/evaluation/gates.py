@@ -110,7 +110,7 @@ def regression(
     """
     if gates.regression_margin is None:
         return ()
-    before, after = _by_task(production, by_content=True), _by_task(tuned, by_content=True)
+    before, after = _by_task(production), _by_task(tuned)
     paired = []
     for key, metrics in after.items():
         metric = _declared_metric(key, gates) or main_metric(list(metrics))
@@ -206,21 +206,14 @@ class _Paired:
 
 
 def _by_task(
-    samples: Sequence[Sample], *, by_content: bool = False, roles: Collection[Role] = _RULE_OF
+    samples: Sequence[Sample], *, roles: Collection[Role] = _RULE_OF
 ) -> dict[tuple[Role, str], Questions]:
-    """(role, task) -> metric -> question -> sample, of the roles that are compared.
-
-    `by_content`: a question by its (sub)task and its content alone, without its number there.
-    """
+    """(role, task) -> metric -> question -> sample, of the roles that are compared."""
     found: dict[tuple[Role, str], Questions] = {}
     for sample in samples:
         if sample.role in roles and (sample.role != "general_prompts" or sample.metric == DEGENERATE):
-            name = sample.question
-            if by_content:
-                subject, _, content = name.rsplit(":", 2)
-                name = f"{subject}:{content}"
             metrics = found.setdefault((sample.role, sample.task), {})
-            metrics.setdefault(sample.metric, {})[name] = sample
+            metrics.setdefault(sample.metric, {})[sample.question] = sample
     return found
 
 

@@ -7,10 +7,12 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.questions import questions_of
 from ft_dagster.evaluation.tasks import TaskEntry, builtin_folder, needs_network, task_references
 from ft_dagster.launch.warm import forked
 
@@ -24,10 +26,24 @@ class LoadedTask:
     entry: TaskEntry
     parts: dict[str, Any]
 
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Number of documents that can be asked, by (sub)task."""
-        return {name: len(part.eval_docs) for name, part in self.parts.items()}
+    @cached_property
+    def questions(self) -> dict[str, list[str]]:
+        """The ids of the documents that can be asked, in order, by (sub)task."""
+        with compiled_once():
+            return {name: questions_of(part) for name, part in self.parts.items()}
+
+
+@contextlib.contextmanager
+def compiled_once() -> Iterator[None]:
+    """Within it lm-eval compiles a template once, and not for each document again."""
+    from lm_eval import utils
+
+    plain = utils.env.from_string
+    setattr(utils.env, "from_string", cache(plain))  # noqa: B010
+    try:
+        yield
+    finally:
+        delattr(utils.env, "from_string")
 
 
 def prepare_environment(entries: Iterable[TaskEntry]) -> None:

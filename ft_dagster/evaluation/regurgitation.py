@@ -8,18 +8,19 @@ neural language models" (ICLR 2023). Imports lm-eval.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lm_eval.api.task import ConfigurableTask
 
-from ft_dagster.data.dataset_io import as_row
+from ft_dagster.data.content import question_ids
+from ft_dagster.data.dataset_io import read_split
 from ft_dagster.data.render import render_turn
+from ft_dagster.data.rows import Row
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.sampling import in_drawn_order
-from ft_dagster.evaluation.test_split_task import Doc, Encoded, config_of, text_doc, turn_doc
+from ft_dagster.evaluation.test_split_task import Doc, Encoded, abouts, config_of, text_doc, turn_doc
 
 ROWS, CANARIES = "training_rows", "canaries"
 REPEATED = "regurgitated"
@@ -36,16 +37,19 @@ def probes(
     `rows`: how many are drawn, by `seed`, of those long enough. Raises UserError for a canary that stands in
     no training row.
     """
-    import pyarrow.parquet as pq
-
     if not train.is_file():
         raise UserError("no such file", file=train, fix="Materialize task_dataset again")
-    records = pq.read_table(train, columns=["record"]).column("record").to_pylist()
-    drawn = in_drawn_order(records, seed)[: TRIED * rows]
+    ids = question_ids([row.identity for row in read_split(train)])
+    drawn = in_drawn_order(ids, seed)[: TRIED * rows]
     given, planted = _read(train, set(drawn), canaries)
+    about = {n: {"index": n, "question": ids[n]} for n in drawn}
+    names = abouts([Row("text", "", text=canary) for canary in planted])
     found = {
-        ROWS: _row_docs([(number, given[number]) for number in drawn], tokenizer, rows),
-        CANARIES: [_canary_doc(n, canary, planted[canary], tokenizer) for n, canary in enumerate(planted)],
+        ROWS: _row_docs([(about[number], given[number]) for number in drawn], tokenizer, rows),
+        CANARIES: [
+            _canary_doc(name, canary, row, tokenizer)
+            for name, (canary, row) in zip(names, planted.items(), strict=True)
+        ],
     }
     return {name: Continuation(name, docs, max_length) for name, docs in found.items() if docs}
 
@@ -71,21 +75,15 @@ def _results(doc: Doc, answers: Sequence[str]) -> dict[str, float]:
     return {REPEATED: float(answers[0].strip().startswith(doc["answer"].strip()))}
 
 
-def _read(
-    train: Path, drawn: set[int], canaries: Sequence[str]
-) -> tuple[dict[int, dict[str, Any]], dict[str, dict[str, Any]]]:
+def _read(train: Path, drawn: set[int], canaries: Sequence[str]) -> tuple[dict[int, Row], dict[str, Row]]:
     """The drawn rows by number, and the first row that holds each canary; streamed. Raises UserError."""
-    from pyarrow.parquet import ParquetFile
-
-    rows: dict[int, dict[str, Any]] = {}
-    planted: dict[str, dict[str, Any]] = {}
-    with ParquetFile(train) as table:
-        every = (row for batch in table.iter_batches(batch_size=512) for row in batch.to_pylist())
-        for number, row in enumerate(every):
-            if number in drawn:
-                rows[number] = row
-            words = as_row(row).whole_text if len(planted) < len(canaries) else ""
-            planted |= {canary: row for canary in canaries if canary not in planted and canary in words}
+    rows: dict[int, Row] = {}
+    planted: dict[str, Row] = {}
+    for number, row in enumerate(read_split(train)):
+        if number in drawn:
+            rows[number] = row
+        words = row.whole_text if len(planted) < len(canaries) else ""
+        planted |= {canary: row for canary in canaries if canary not in planted and canary in words}
     absent = [canary for canary in canaries if canary not in planted]
     if absent:
         raise UserError(
@@ -97,24 +95,24 @@ def _read(
     return rows, {canary: planted[canary] for canary in canaries}
 
 
-def _row_docs(drawn: Sequence[tuple[int, dict[str, Any]]], tokenizer: Any, rows: int) -> list[Doc]:
+def _row_docs(drawn: Sequence[tuple[Doc, Row]], tokenizer: Any, rows: int) -> list[Doc]:
     """Of the drawn rows, in this order, the first `rows` that are long enough."""
     docs: list[Doc] = []
-    for number, row in drawn:
-        given, asked = _halves(number, row, tokenizer)
+    for about, row in drawn:
+        given, asked = _halves(about, row, tokenizer)
         text = tokenizer.decode(asked, skip_special_tokens=True)
         if len(docs) < rows and len(asked) >= SHORTEST and text.strip():
-            docs.append(_doc(number, row["record"], given, asked, text=text, tokenizer=tokenizer))
+            docs.append(_doc(about, given, asked, text=text, tokenizer=tokenizer))
     return sorted(docs, key=lambda doc: doc["index"])
 
 
-def _halves(number: int, row: dict[str, Any], tokenizer: Any) -> tuple[list[int], list[int]]:
+def _halves(about: Doc, row: Row, tokenizer: Any) -> tuple[list[int], list[int]]:
     """What is given of a row and what must follow, in tokens; nothing of a row without an answer."""
-    if row["kind"] == "text":
+    if row.kind == "text":
         before: list[int] = []
-        ids = text_doc(number, row["record"], row["text"], tokenizer)["ids"]
+        ids = text_doc(about, row.text, tokenizer)["ids"]
     else:
-        doc = turn_doc(number, row, tokenizer)
+        doc = turn_doc(about, row, tokenizer)
         if doc is None:
             return [], []
         before, ids = doc["prompt_ids"], doc["answer_ids"][:-1]  # without the end of the turn
@@ -122,8 +120,8 @@ def _halves(number: int, row: dict[str, Any], tokenizer: Any) -> tuple[list[int]
     return [*before, *ids[:half]], ids[half : half + CONTINUED]
 
 
-def _canary_doc(number: int, canary: str, row: dict[str, Any], tokenizer: Any) -> Doc:
-    turn = render_turn(as_row(row), tokenizer)
+def _canary_doc(about: Doc, canary: str, row: Row, tokenizer: Any) -> Doc:
+    turn = render_turn(row, tokenizer)
     whole, special = turn.prompt + turn.answer + turn.end, turn.add_special_tokens
     encoded = tokenizer(whole, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
     start = whole.index(canary)
@@ -133,14 +131,12 @@ def _canary_doc(number: int, canary: str, row: dict[str, Any], tokenizer: Any) -
     middle = own[len(own) // 2]
     text = whole[max(start, places[middle][0]) : end]
     ids = encoded["input_ids"]
-    record = hashlib.sha256(canary.encode()).hexdigest()
-    return _doc(number, record, ids[:middle], ids[middle : own[-1] + 1], text=text, tokenizer=tokenizer)
+    return _doc(about, ids[:middle], ids[middle : own[-1] + 1], text=text, tokenizer=tokenizer)
 
 
-def _doc(number: int, record: str, given: list[int], asked: list[int], *, text: str, tokenizer: Any) -> Doc:
+def _doc(about: Doc, given: list[int], asked: list[int], *, text: str, tokenizer: Any) -> Doc:
     return {
-        "index": number,
-        "record": record,
+        **about,
         "prompt": tokenizer.decode(given),
         "answer": text,
         "context_ids": given,

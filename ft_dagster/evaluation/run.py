@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ft_dagster.errors import UserError
@@ -37,12 +37,16 @@ _PER_UNIT = {"word_perplexity": "word_loss", "byte_perplexity": "byte_loss"}
 
 @dataclass(frozen=True)
 class AskedTask:
-    """One task as it will be asked: lm-eval's tasks, and which documents of each (None: all of them)."""
+    """One task as it will be asked: lm-eval's tasks, and which documents of each (None: all of them).
+
+    `ids`: of a declared task, those of all documents of each part; other documents bring their own.
+    """
 
     role: Role
     task: str
     parts: dict[str, Any]
     chosen: dict[str, list[int]] | None
+    ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def questions(self) -> int:
@@ -135,7 +139,7 @@ def _declared(entries: dict[Role, tuple[TaskEntry, ...]], request: EvaluationReq
     for role, tasks in entries.items():
         for entry in tasks:
             loaded = load_task(entry, request.output / FOLDER / TABLES)
-            chosen = draw_questions(loaded.sizes, request.limit, request.seed)
+            chosen = draw_questions(loaded.questions, request.limit, request.seed)
             if not chosen:
                 raise UserError(
                     "the task has no questions",
@@ -146,7 +150,7 @@ def _declared(entries: dict[Role, tuple[TaskEntry, ...]], request: EvaluationReq
                 )
             parts = {name: part for name, part in loaded.parts.items() if name in chosen}
             _configure(LoadedTask(entry, parts), request)
-            yield AskedTask(role, entry.name, parts, chosen)
+            yield AskedTask(role, entry.name, parts, chosen, loaded.questions)
 
 
 def _configure(loaded: LoadedTask, request: EvaluationRequest) -> None:
@@ -261,7 +265,8 @@ def _samples(asked: AskedTask, name: str, part: Any, row: dict[str, Any]) -> lis
         said = said if row["filter"] == "none" else f"{said},{row['filter']}"
         higher = bool(better.get(metric, True))
         question = _question(asked, name, row)
-        scored.append(Sample(asked.role, asked.task, said, question, float(value), weight, higher))
+        group = row["doc"].get("group") if asked.chosen is None else None
+        scored.append(Sample(asked.role, asked.task, said, question, float(value), weight, higher, group))
     if not scored:
         raise UserError(
             f"the task has no metric per question: {', '.join(row['metrics'])}",
@@ -272,10 +277,10 @@ def _samples(asked: AskedTask, name: str, part: Any, row: dict[str, Any]) -> lis
 
 
 def _question(asked: AskedTask, name: str, row: dict[str, Any]) -> str:
-    """The question's id: (sub)task, number of the document, hash of its content."""
+    """The question's id: (sub)task, number among its equals, hash of its content."""
     if asked.chosen is None:
-        return f"{asked.task}:{row['doc']['index']}:{row['doc']['record'][:16]}"
-    return f"{name}:{row['doc_id']}:{row['doc_hash'][:16]}"
+        return f"{asked.task}:{row['doc']['question']}"
+    return f"{name}:{asked.ids[name][row['doc_id']]}"
 
 
 def _answer(asked: AskedTask, name: str, part: Any, row: dict[str, Any], metrics: list[str]) -> Answer:

@@ -22,9 +22,9 @@ SCHEMA_VERSION = 1
 class Sample(NamedTuple):
     """`value` of `metric` on one question; `weight` is its number of tokens for a loss, else 1.
 
-    `question` is the same string for every model that was asked the same: (sub)task, number of the
-    document in it, and a hash of its content. `group`: questions of one group depend on each other (rows of
-    one document, of one customer); None stands alone.
+    `question` is the same string for every model that was asked the same, wherever it stood: (sub)task, its
+    number among questions of equal content, and a hash of that content. `group`: questions of one group
+    depend on each other (rows of one document, of one customer); None stands alone.
     """
 
     role: Role

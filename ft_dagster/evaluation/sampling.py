@@ -1,4 +1,8 @@
-"""Which questions are asked: drawn by seed, never the first N, and the same for every model."""
+"""Which questions are asked: drawn by seed and content, never the first N, and the same for every model.
+
+A question's place in the draw depends on its id alone, so that questions added, moved or taken out leave most
+of those that are asked as they were: versions of a model stay comparable.
+"""
 
 from __future__ import annotations
 
@@ -7,35 +11,30 @@ import random
 from collections.abc import Mapping, Sequence
 
 
-def draw_questions(sizes: Mapping[str, int], limit: int | None, seed: int) -> dict[str, list[int]]:
+def draw_questions(
+    questions: Mapping[str, Sequence[str]], limit: int | None, seed: int
+) -> dict[str, list[int]]:
     """Document indices to ask of each (sub)task of one declared task, ascending; all of them without a limit.
 
-    `sizes`: documents of each subtask, one entry for a plain task. A group such as mmlu gets `limit`
-    questions in all, shared among its subtasks in proportion to their sizes (largest remainder), so that
-    its plain mean is lm-eval's size-weighted one; a subtask whose share is none is left out.
+    `questions`: the ids of each subtask's documents, one entry for a plain task. A group such as mmlu
+    gets `limit` questions in all, shared among its subtasks in proportion to their sizes (largest remainder),
+    so that its plain mean is lm-eval's size-weighted one; a subtask whose share is none is left out.
     """
+    sizes = {name: len(ids) for name, ids in questions.items()}
     total = sum(sizes.values())
     shares = dict(sizes) if limit is None or limit >= total else _shares(sizes, limit, seed)
-    return {
-        name: sorted(_generator(seed, name).sample(range(sizes[name]), share))
-        for name, share in shares.items()
-        if share
-    }
+    return {name: draw_rows(questions[name], share, seed) for name, share in shares.items() if share}
 
 
-def draw_records(records: Sequence[str], limit: int | None, seed: int) -> list[int]:
-    """Numbers of the rows to ask, ascending, by their records; all of them without a limit.
-
-    A row's place in the draw depends on its record alone, so that rows added to a split leave most of the
-    questions as they were: versions of a model stay comparable.
-    """
-    return sorted(in_drawn_order(records, seed)[:limit])
+def draw_rows(questions: Sequence[str], limit: int | None, seed: int) -> list[int]:
+    """Numbers of the rows to ask, ascending, by their ids; all of them without a limit."""
+    return sorted(in_drawn_order(questions, seed)[:limit])
 
 
-def in_drawn_order(records: Sequence[str], seed: int) -> list[int]:
+def in_drawn_order(questions: Sequence[str], seed: int) -> list[int]:
     """Numbers of all rows in the order in which they are drawn."""
-    keys = [hashlib.sha256(f"{seed}\0{record}".encode()).digest() for record in records]
-    return sorted(range(len(records)), key=lambda number: (keys[number], number))
+    keys = [hashlib.sha256(f"{seed}\0{question}".encode()).digest() for question in questions]
+    return sorted(range(len(questions)), key=lambda number: (keys[number], number))
 
 
 def _shares(sizes: Mapping[str, int], limit: int, seed: int) -> dict[str, int]:

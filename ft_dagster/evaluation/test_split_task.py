@@ -17,8 +17,10 @@ from typing import Any
 import datasets
 from lm_eval.api.task import ConfigurableTask
 
+from ft_dagster.data.content import question_ids
 from ft_dagster.data.dataset_io import as_row
 from ft_dagster.data.render import render_turn
+from ft_dagster.data.rows import Row
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.answer_scores import (
     Kind,
@@ -31,7 +33,7 @@ from ft_dagster.evaluation.answer_scores import (
     run_query,
     token_f1,
 )
-from ft_dagster.evaluation.sampling import draw_records
+from ft_dagster.evaluation.sampling import draw_rows
 
 TEST_SPLIT_TASK, GENERAL_TEXT = "test_split_task", "general_holdout"
 # The loss on a piece of a text tells as much as that on all of a book, and costs a bounded time.
@@ -81,12 +83,13 @@ def test_split_tasks(
         raise UserError(
             "no such file", file=test, field="test_split_task.test", fix="Materialize task_dataset again"
         )
-    rows = pq.read_table(test).to_pylist()
+    rows = [as_row(record) for record in pq.read_table(test).to_pylist()]
     if not rows:
         raise UserError(
             "the test split has no rows", file=test, fix="Give the variant more rows or a larger splits.test"
         )
-    chosen = draw_records([row["record"] for row in rows], limit, seed)
+    names = abouts(rows)
+    chosen = draw_rows([about["question"] for about in names], limit, seed)
     room = max_length - max_new_tokens
     if room < 1:
         raise UserError(
@@ -95,11 +98,13 @@ def test_split_tasks(
             value=max_new_tokens,
             fix="Lower it",
         )
-    answered = [doc for n in chosen if rows[n]["kind"] != "text" and (doc := turn_doc(n, rows[n], tokenizer))]
+    answered = [
+        doc for n in chosen if rows[n].kind != "text" and (doc := turn_doc(names[n], rows[n], tokenizer))
+    ]
     texts = [
-        text_doc(n, rows[n]["record"], _piece(rows[n]["text"], rows[n]["record"], tokenizer, seed), tokenizer)
+        text_doc(names[n], _piece(rows[n].text, names[n]["record"], tokenizer, seed), tokenizer)
         for n in chosen
-        if rows[n]["kind"] == "text"
+        if rows[n].kind == "text"
     ]
     if kind != "text":
         _refuse_unanswerable(kind, answered, len(texts), max_new_tokens)
@@ -118,16 +123,25 @@ def general_text_task(file: Path, tokenizer: Any, *, limit: int | None, seed: in
         raise UserError(
             "no such file", file=file, field="general_holdout", fix="Materialize training_mixture again"
         )
-    texts = [
-        text for text in pq.read_table(file, columns=["text"]).column("text").to_pylist() if text.strip()
-    ]
+    texts = [row for row in pq.read_table(file).to_pylist() if row["text"].strip()]
     if not texts:
         raise UserError(
             "no held-out general text", file=file, fix="Raise the corpus' holdout, or give it more text"
         )
-    records = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
-    docs = [text_doc(n, records[n], texts[n], tokenizer) for n in draw_records(records, limit, seed)]
+    pieces = [Row("text", "", text=row["text"], group=row.get("group")) for row in texts]
+    names = abouts(pieces)
+    chosen = draw_rows([about["question"] for about in names], limit, seed)
+    docs = [text_doc(names[n], pieces[n].text, tokenizer) for n in chosen]
     return TextLoss(docs, GENERAL_TEXT, "general_loss")
+
+
+def abouts(rows: Sequence[Row]) -> list[Doc]:
+    """What each row is known by as a document: `index` here, `question` and `record` by content, `group`."""
+    ids = question_ids([row.identity for row in rows])
+    return [
+        {"index": n, "question": ids[n], "record": row.identity.hex(), "group": row.group}
+        for n, row in enumerate(rows)
+    ]
 
 
 class CompletionLoss(ConfigurableTask):
@@ -308,9 +322,9 @@ def _piece(text: str, record: str, tokenizer: Any, seed: int) -> str:
     return text[places[0][0] : places[-1][1]] if len(offsets) > TEXT_TOKENS else text
 
 
-def turn_doc(number: int, row: dict[str, Any], tokenizer: Any) -> Doc | None:
+def turn_doc(about: Doc, row: Row, tokenizer: Any) -> Doc | None:
     """Prompt and answer of a row as text and tokens; None for a row without a prompt or an answer."""
-    turn = render_turn(as_row(row), tokenizer)
+    turn = render_turn(row, tokenizer)
     whole = turn.prompt + turn.answer + turn.end
     encoded = tokenizer(
         whole, add_special_tokens=turn.add_special_tokens, return_offsets_mapping=True, verbose=False
@@ -321,8 +335,7 @@ def turn_doc(number: int, row: dict[str, Any], tokenizer: Any) -> Doc | None:
     if not 0 < start < len(ids):
         return None
     return {
-        "index": number,
-        "record": row["record"],
+        **about,
         "prompt": turn.prompt,
         "answer": turn.answer,
         "end": turn.end,
@@ -344,10 +357,10 @@ def _added_before(encoded: Any) -> list[int]:
     return [token for token, _ in added]
 
 
-def text_doc(number: int, record: str, text: str, tokenizer: Any) -> Doc:
+def text_doc(about: Doc, text: str, tokenizer: Any) -> Doc:
     """The first `TEXT_TOKENS` tokens of a text, and their number."""
     encoded = tokenizer(text, return_offsets_mapping=True, truncation=True, max_length=TEXT_TOKENS)
     offsets = encoded["offset_mapping"]
     kept = text[: offsets[-1][1]] if len(offsets) == TEXT_TOKENS else text
     ids = encoded["input_ids"]
-    return {"index": number, "record": record, "prompt": "", "answer": kept, "ids": ids, "tokens": len(ids)}
+    return {**about, "prompt": "", "answer": kept, "ids": ids, "tokens": len(ids)}

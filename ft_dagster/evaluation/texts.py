@@ -1,13 +1,12 @@
-"""`python -m ft_dagster.evaluation.texts RUN_DIR`: the words of every question and answer.
+"""`python -m ft_dagster.evaluation.texts RUN_DIR`: the bare words of every question and answer.
 
 Training rows that repeat them are removed (decontamination), so all documents of the declared tasks are
-written, not the drawn ones: `<output>/payload/texts.parquet` (task, text), a row a question and an answer.
+written, not the drawn ones: `<output>/payload/texts.parquet` (task, questions, answers), a row a document.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,41 +26,31 @@ def main(run_dir: Path) -> int:
 
 
 def write_texts(request: TextsRequest) -> dict[str, Any]:
-    """Write the texts of the asked tasks; returns how many of each task. Raises UserError."""
+    """Write the questions of the asked tasks; returns how many of each task. Raises UserError."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from ft_dagster.evaluation.load import TABLES, load_task, prepare_environment
+    from ft_dagster.data.decontaminate import ITEMS_SCHEMA
+    from ft_dagster.evaluation.load import TABLES, compiled_once, load_task, prepare_environment
+    from ft_dagster.evaluation.questions import bare_items
 
     entries = resolve_tasks(request.tasks, request.project)
     prepare_environment(entries)
     counts: dict[str, int] = {}
-    folder = request.output / FOLDER
-    schema = pa.schema([("task", pa.string()), ("text", pa.string())])
+    file, folder = request.output / "payload" / "texts.parquet", request.output / FOLDER
     with (
         held_files(folder) as held,
         frozen_tasks(entries, request.tasks, held),
-        pq.ParquetWriter(request.output / "payload" / "texts.parquet", schema, compression="zstd") as writer,
+        pq.ParquetWriter(file, ITEMS_SCHEMA, compression="zstd") as writer,
     ):
         for entry in entries:
-            texts = [
-                text for part in load_task(entry, folder / TABLES).parts.values() for text in _texts(part)
-            ]
-            writer.write_table(pa.table({"task": [entry.name] * len(texts), "text": texts}, schema=schema))
-            counts[entry.name] = len(texts)
-            print(f"evaluation texts: {entry.name}: {len(texts)} texts", flush=True)
-    return {"texts": sum(counts.values()), "by_task": counts}
-
-
-def _texts(task: Any) -> Iterator[str]:
-    for doc in task.eval_docs:
-        question, answer = task.doc_to_text(doc), task.doc_to_target(doc)
-        choices = task.doc_to_choice(doc) if task.config.doc_to_choice else []
-        if isinstance(question, int):  # a task whose choices are whole sentences, such as winogrande
-            question = choices[question]
-        answers = answer if isinstance(answer, list) else [answer]
-        right = [choices[a] if isinstance(a, int) and a < len(choices) else a for a in answers]
-        yield from (str(text) for text in (question, *right) if str(text).strip())
+            parts = load_task(entry, folder / TABLES).parts.values()
+            with compiled_once():
+                items = [item._asdict() for part in parts for item in bare_items(part, entry.name)]
+            writer.write_table(pa.Table.from_pylist(items, schema=ITEMS_SCHEMA))
+            counts[entry.name] = len(items)
+            print(f"evaluation texts: {entry.name}: {len(items)} questions", flush=True)
+    return {"questions": sum(counts.values()), "by_task": counts}
 
 
 if __name__ == "__main__":

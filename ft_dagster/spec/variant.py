@@ -156,7 +156,7 @@ class DeduplicateSpec(SpecModel):
 
 
 class DecontaminateSpec(SpecModel):
-    enabled: bool = Field(True, description="Remove rows that overlap the evaluation sets")
+    enabled: bool = Field(True, description="Leave out rows and general text that overlap the evaluation")
     ngram: int = Field(13, ge=3, le=50, description="Words in a row that make an overlap")
 
 

@@ -11,6 +11,8 @@ from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.view import View
 from ft_dagster.store import Attempt
 
+TEXTS = "texts.parquet"
+
 
 @dataclass(frozen=True)
 class TextsInputs:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ft_dagster.data.corpus import build_general_corpus
-from ft_dagster.data.fingerprint import fingerprint_sources
+from ft_dagster.data.fingerprint import Frozen, fingerprint_sources
 from ft_dagster.settings import Settings
 from ft_dagster.spec import CorpusSpec, load_corpus
 from ft_dagster.stages.corpora import NAME, prefix_of_corpus
@@ -32,7 +32,10 @@ def _make(settings: Settings, name: str, run_id: str, say: Callable[[str], None]
     )
 
     def build(attempt: Attempt) -> dict[str, Any]:
-        return build_general_corpus(name, spec, project, attempt.payload, say, frozen=sources, cache=cache)
+        return build_general_corpus(
+            name, spec, project, attempt.payload, say,
+            evidence=attempt.evidence, frozen=Frozen(sources, cache),
+        )  # fmt: skip
 
     store = settings.open_store()
     recipe = Recipe(

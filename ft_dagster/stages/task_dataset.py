@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ft_dagster.data.dataset import build_task_dataset
+from ft_dagster.data.fingerprint import Frozen
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import VariantSpec
 from ft_dagster.stages import evaluation_texts
@@ -39,10 +40,11 @@ def inputs(view: View) -> DatasetInputs:
 
 def build(inputs: DatasetInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     texts = inputs.evaluation_texts
-    file = None if texts is None else hands.payload(texts) / "texts.parquet"
+    file = None if texts is None else hands.payload(texts) / evaluation_texts.TEXTS
     return build_task_dataset(
         inputs.spec, hands.project, file, attempt.payload, hands.say,
-        declared_in=hands.declared_in, frozen=inputs.fingerprints, cache=hands.cache,
+        evidence=attempt.evidence, declared_in=hands.declared_in,
+        frozen=Frozen(inputs.fingerprints, hands.cache),
     )  # fmt: skip
 
 

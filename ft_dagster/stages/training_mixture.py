@@ -7,18 +7,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.data.mixture import build_mixture
+from ft_dagster.data.dataset import paths_of
+from ft_dagster.data.dataset_io import read_paths
+from ft_dagster.data.mixture import MixtureParts, build_mixture
 from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.planning.methods.defaults import MAX_LENGTH
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
+from ft_dagster.stages import evaluation_texts
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Attempt
+from ft_dagster.strict_json import dumps
 
-SAMPLE = "sample.txt"
+SAMPLE, OVERLAPS = "sample.txt", "overlaps.json"
 RENDERED = (
     "objective",
     "data.general",
@@ -29,14 +33,20 @@ RENDERED = (
 )
 
 
+GUARDED = (*RENDERED, "data.decontaminate")
+
+
 @dataclass(frozen=True)
 class MixtureInputs:
-    """`max_length`: of an example, in tokens, as resolved."""
+    """`max_length`: of an example, in tokens, as resolved. `evaluation_texts`: what general text must not
+    overlap; None where there is no general text, nothing is asked, or it may.
+    """
 
     spec: VariantSpec
     task_dataset: Artifact
     base_model: Artifact
     general_corpus: Artifact | None
+    evaluation_texts: Artifact | None
     max_length: int
 
 
@@ -44,22 +54,33 @@ def inputs(view: View) -> MixtureInputs:
     spec, base = view.spec, view.upstream("base_model")
     general = spec.data.general
     longest = spec.training.max_length or min(MAX_LENGTH.value, _context_length(view.base_folder(base)))
+    tasks = view.frozen("tasks")
+    guarded = general is not None and spec.data.decontaminate.enabled and (tasks["task"] or tasks["general"])
     return MixtureInputs(
-        narrowed(spec, RENDERED),
+        narrowed(spec, GUARDED if guarded else RENDERED),
         view.upstream("task_dataset"),
         base,
         None if general is None else view.corpus(general.corpus),
+        view.made(evaluation_texts.STAGE) if guarded else None,
         longest,
     )
 
 
 def build(inputs: MixtureInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
-    corpus = inputs.general_corpus
+    corpus, texts = inputs.general_corpus, inputs.evaluation_texts
+    parts = MixtureParts(
+        dataset=hands.payload(inputs.task_dataset),
+        base=hands.base_folder(inputs.base_model),
+        corpus=None if corpus is None else hands.payload(corpus),
+        evaluation_texts=None if texts is None else hands.payload(texts) / evaluation_texts.TEXTS,
+        paths=read_paths(hands.evidence(inputs.task_dataset)),
+    )
     built = build_mixture(
-        inputs.spec, hands.payload(inputs.task_dataset), hands.base_folder(inputs.base_model),
-        None if corpus is None else hands.payload(corpus), inputs.max_length, attempt.payload, hands.say,
-        declared_in=hands.declared_in,
-    )  # fmt: skip
+        inputs.spec, parts, inputs.max_length, attempt.payload, hands.say, declared_in=hands.declared_in
+    )
+    if built.overlaps:
+        text = dumps({"schema_version": 1, "corpus_rows": built.overlaps}, indent=1, sort_keys=True)
+        (attempt.evidence / OVERLAPS).write_text(text + "\n", "utf-8")
     if inputs.spec.data.samples != "off" and built.sample is not None:
         (attempt.evidence / SAMPLE).write_text(built.sample, "utf-8")
     return built.figures.to_json()
@@ -68,9 +89,12 @@ def build(inputs: MixtureInputs, hands: Hands, attempt: Attempt) -> dict[str, An
 def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
     figures = MixtureFigures.of(artifact)
     sources, share = figures.train.by_source, figures.general_share
-    empty = [source for source, part in sources.items() if part.trained_tokens == 0]
+    paths = paths_of(workspace.spec)
+    empty = [paths.get(source, source) for source, part in sources.items() if part.trained_tokens == 0]
     said = f"no trained tokens in {', '.join(empty)}" if empty else "every source is trained on"
-    counted = {f"trained_tokens {source}": part.trained_tokens for source, part in sources.items()}
+    counted = {
+        f"trained_tokens {paths.get(source, source)}": part.trained_tokens for source, part in sources.items()
+    }
     return [
         Check("trained_tokens", not empty, said, counted),
         Check(
@@ -89,8 +113,8 @@ def _context_length(base_folder: Path) -> int:
 
 STAGE = Stage(
     "training_mixture",
-    reads=("declaration", "base_model", "task_dataset", "general_corpus"),
-    fields=(*RENDERED, "training.max_length"),
+    reads=("declaration", "base_model", "task_dataset", "general_corpus", "evaluation_texts"),
+    fields=(*GUARDED, "training.max_length"),
     inputs=inputs,
     build=build,
     checks={

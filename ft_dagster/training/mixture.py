@@ -92,14 +92,21 @@ def shard_files(mixture: Path, split: str) -> list[Path]:
 
 
 def read_records(mixture: Path, split: str = "train") -> list[str]:
-    """The record leaf of each example, by ordinal."""
+    """What each example was made of, by ordinal: `<source>:<row>`, the row's number in the data set's split
+    or in the corpus' part, whose evidence says which record that is. A mixture of an older version has the
+    record's leaf.
+    """
     import pyarrow.parquet as pq
 
-    return [
-        leaf
-        for file in shard_files(mixture, split)
-        for leaf in pq.read_table(file, columns=["record"])["record"].to_pylist()
-    ]
+    found: list[str] = []
+    for file in shard_files(mixture, split):
+        shard = pq.ParquetFile(file)
+        if "row" not in shard.schema_arrow.names:
+            found += shard.read(columns=["record"])["record"].to_pylist()
+            continue
+        columns = shard.read(columns=["source", "row"]).to_pydict()
+        found += [f"{s}:{row}" for s, row in zip(columns["source"], columns["row"], strict=True)]
+    return found
 
 
 def _read_shard(

@@ -36,8 +36,8 @@ def test_each_document_is_in_one_part(project: Path, tmp_path: Path, documents: 
     assert sorted(train + holdout) == sorted(documents)
     assert figures["documents"] == {"train": len(train), "holdout": len(holdout)}
     row = parquet.read_table(tmp_path / "web" / "train.parquet").to_pylist()[0]
-    assert list(row) == ["text", "source", "licence", "record", "salt"]
-    assert (row["source"], row["licence"]) == ("a.jsonl", "CC0-1.0")
+    assert list(row) == ["text", "source", "licence"]
+    assert (row["source"], row["licence"]) == ("sources[0]", "CC0-1.0")
 
 
 def test_a_document_never_moves_into_the_training_part(

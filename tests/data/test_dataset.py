@@ -13,14 +13,14 @@ from pyarrow import parquet
 
 from ft_dagster.data.dataset import build_task_dataset
 from ft_dagster.data.dataset_io import read_split
-from ft_dagster.data.fingerprint import fingerprint_sources
+from ft_dagster.data.decontaminate import ITEMS_SCHEMA, AskedItem
+from ft_dagster.data.fingerprint import Frozen, fingerprint_sources
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import hash_folder
 
 SPLITS = ("train", "validation", "test")
 COLUMNS = [
-    "kind", "messages", "prompt", "completion", "text", "source", "licence", "group", "weight", "record",
-    "salt",
+    "kind", "messages", "prompt", "completion", "text", "source", "licence", "group", "weight",
 ]  # fmt: skip
 
 
@@ -35,14 +35,21 @@ def test_the_files_are_in_the_agreed_format(
     write("faq.jsonl", questions)
     write("chat.jsonl", [chat])
     spec = variant(sources=["faq.jsonl", {"path": "chat.jsonl", "licence": "MIT"}])
-    figures = build_task_dataset(spec, project, [], tmp_path / "out")
+    for folder in ("out", "evidence"):
+        (tmp_path / folder).mkdir()
+    figures = build_task_dataset(spec, project, [], tmp_path / "out", evidence=tmp_path / "evidence")
     tables = [parquet.read_table(tmp_path / "out" / f"{split}.parquet") for split in SPLITS]
     assert all(table.column_names == COLUMNS for table in tables)
     [row] = [r for table in tables for r in table.to_pylist() if r["kind"] == "messages"]
     assert json.loads(row["messages"]) == chat["messages"]
-    assert (row["source"], row["licence"], row["prompt"], row["weight"]) == ("chat.jsonl", "MIT", None, 1.0)
-    assert json.loads((tmp_path / "out" / "dataset.json").read_text()) == figures
-    assert figures["schema_version"] == 1
+    assert (row["source"], row["licence"], row["prompt"], row["weight"]) == (
+        "data.sources[1]",
+        "MIT",
+        None,
+        1.0,
+    )
+    assert json.loads((tmp_path / "evidence" / "dataset.json").read_text()) == figures
+    assert figures["schema_version"] == 2
     assert sum(figures["rows"].values()) == figures["read"] == 41
     assert figures["formats"] == {"faq.jsonl": "prompt_completion", "chat.jsonl": "chat"}
     assert figures["sources"]["chat.jsonl"] == {"read": 1, "kept": 1}
@@ -53,8 +60,9 @@ def test_a_stored_row_reads_back_as_it_was(
 ) -> None:
     write("faq.jsonl", questions)
     build_task_dataset(variant(), project, [], tmp_path)
-    rows = parquet.read_table(tmp_path / "train.parquet").to_pylist()
-    assert [row.record for row in read_split(tmp_path / "train.parquet")] == [row["record"] for row in rows]
+    read = [(row.prompt, row.completion) for row in read_split(tmp_path / "train.parquet")]
+    assert read
+    assert set(read) <= {(row["prompt"], row["completion"]) for row in questions}
 
 
 def test_every_dropped_row_is_counted_by_reason(
@@ -62,7 +70,7 @@ def test_every_dropped_row_is_counted_by_reason(
 ) -> None:
     known = "which of the following words is the one that we all look for here today"
     write("faq.jsonl", [*questions, questions[0], questions[1], {"prompt": known, "completion": "none"}])
-    figures = build_task_dataset(variant(), project, [known], tmp_path)
+    figures = build_task_dataset(variant(), project, [AskedItem((known,), (), "exam")], tmp_path)
     assert figures["dropped"] == {"duplicate": 2, "overlaps an evaluation set": 1}
     assert figures["read"] == 43
     assert sum(figures["rows"].values()) == 40
@@ -72,8 +80,10 @@ def test_evaluation_texts_may_come_as_a_parquet_file(
     project: Path, tmp_path: Path, write: Any, variant: Any, questions: Any
 ) -> None:
     known = "which of the following words is the one that we all look for here today"
-    parquet.write_table(pa.table({"text": [known]}), tmp_path / "texts.parquet")
+    table = pa.Table.from_pylist([{"task": "exam", "questions": [known], "answers": []}], schema=ITEMS_SCHEMA)
+    parquet.write_table(table, tmp_path / "texts.parquet")
     write("faq.jsonl", [*questions, {"prompt": known, "completion": "none"}])
+    (tmp_path / "out").mkdir()
     figures = build_task_dataset(variant(), project, tmp_path / "texts.parquet", tmp_path / "out")
     assert figures["dropped"] == {"overlaps an evaluation set": 1}
 
@@ -83,7 +93,7 @@ def test_decontamination_and_deduplication_can_be_off(
 ) -> None:
     write("faq.jsonl", [*questions, questions[0]])
     spec = variant(deduplicate="off", decontaminate={"enabled": False})
-    figures = build_task_dataset(spec, project, [q["prompt"] * 5 for q in questions], tmp_path)
+    figures = build_task_dataset(spec, project, [AskedItem((q["prompt"] * 5,)) for q in questions], tmp_path)
     assert figures["dropped"] == {}
 
 
@@ -105,6 +115,8 @@ def test_a_row_never_moves_between_splits(
     project: Path, tmp_path: Path, write: Any, variant: Any, questions: Any
 ) -> None:
     write("faq.jsonl", questions)
+    for folder in ("before", "after"):
+        (tmp_path / folder).mkdir()
     build_task_dataset(variant(), project, [], tmp_path / "before")
     more = [{"prompt": f"Another question {i}", "completion": "x"} for i in range(100)]
     write("faq.jsonl", [*more[:50], *reversed(questions), *more[50:]])
@@ -147,7 +159,7 @@ def test_a_source_that_changed_after_its_declaration_is_refused(
 ) -> None:
     write("faq.jsonl", questions)
     spec = variant()
-    frozen = fingerprint_sources(spec.data.sources, project)
+    frozen = Frozen(fingerprint_sources(spec.data.sources, project))
     write("faq.jsonl", questions[1:])
     with pytest.raises(UserError, match="changed after it was declared"):
         build_task_dataset(spec, project, [], tmp_path, frozen=frozen)
@@ -158,6 +170,7 @@ def test_the_same_rows_give_the_same_bytes(
 ) -> None:
     write("faq.jsonl", questions)
     for name in ("one", "two"):
+        (tmp_path / name).mkdir()
         build_task_dataset(variant(), project, [], tmp_path / name)
     assert hash_folder(tmp_path / "one") == hash_folder(tmp_path / "two")
 
@@ -177,6 +190,7 @@ def test_memory_does_not_grow_with_the_rows_beyond_their_hashes(
         with (project / "faq.jsonl").open("w") as file:
             for i in range(rows):
                 file.write(json.dumps({"prompt": f"{i} " + "long question " * 40, "completion": "a"}) + "\n")
+        (tmp_path / str(rows)).mkdir()
         tracemalloc.start()
         try:
             build_task_dataset(variant(decontaminate={"enabled": False}), project, [], tmp_path / str(rows))
@@ -192,7 +206,7 @@ def test_a_test_split_emptied_by_decontamination_says_so(
     project: Path, tmp_path: Path, write: Any, variant: Any, questions: Any
 ) -> None:
     write("faq.jsonl", questions)
-    texts = [f"{row['prompt']} {row['completion']}" for row in questions]
+    texts = [AskedItem((f"{row['prompt']} {row['completion']}",)) for row in questions]
     spec = variant(decontaminate={"ngram": 3})
     with pytest.raises(UserError, match="40 rows were left out that overlap an evaluation set") as error:
         build_task_dataset(spec, project, texts, tmp_path, declared_in="acme.yaml")

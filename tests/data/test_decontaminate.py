@@ -2,62 +2,119 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 
-from ft_dagster.data.decontaminate import EvaluationGrams
+from ft_dagster.data.content import normal_text, words_of
+from ft_dagster.data.decontaminate import AskedItem, EvaluationGrams
 
 WORDS = [f"word{i}" for i in range(30)]
 QUESTION = " ".join(WORDS[:20])
 
 
+def grams_of(texts: Iterable[str], n: int = 13) -> EvaluationGrams:
+    return EvaluationGrams([AskedItem((text,)) for text in texts], n)
+
+
+def task_in(grams: EvaluationGrams, text: str) -> str | None:
+    return grams.overlap(words_of(normal_text(text)))
+
+
+def overlaps(grams: EvaluationGrams, text: str) -> bool:
+    return task_in(grams, text) is not None
+
+
 def test_a_row_with_a_run_of_n_words_overlaps() -> None:
-    grams = EvaluationGrams([QUESTION], 13)
-    assert grams.overlaps("so " + " ".join(WORDS[3:16]) + " indeed")
+    grams = grams_of([QUESTION])
+    assert overlaps(grams, "so " + " ".join(WORDS[3:16]) + " indeed")
 
 
 def test_a_run_of_fewer_words_does_not_overlap() -> None:
-    grams = EvaluationGrams([QUESTION], 13)
-    assert not grams.overlaps("so " + " ".join(WORDS[3:15]) + " indeed")
+    grams = grams_of([QUESTION])
+    assert not overlaps(grams, "so " + " ".join(WORDS[3:15]) + " indeed")
 
 
 def test_case_and_punctuation_do_not_hide_an_overlap() -> None:
-    grams = EvaluationGrams([QUESTION], 13)
-    assert grams.overlaps(", ".join(WORDS[:13]).upper())
+    grams = grams_of([QUESTION])
+    assert overlaps(grams, ", ".join(WORDS[:13]).upper())
 
 
 def test_the_same_words_in_another_order_do_not_overlap() -> None:
-    grams = EvaluationGrams([QUESTION], 13)
-    assert not grams.overlaps(" ".join(reversed(WORDS[:20])))
+    grams = grams_of([QUESTION])
+    assert not overlaps(grams, " ".join(reversed(WORDS[:20])))
 
 
 def test_a_short_evaluation_text_of_8_words_matches_as_a_whole() -> None:
-    grams = EvaluationGrams([" ".join(WORDS[:9])], 13)
-    assert grams.overlaps("they ask: " + " ".join(WORDS[:9]) + "?")
-    assert not grams.overlaps(" ".join(WORDS[:8]))
+    grams = grams_of([" ".join(WORDS[:9])])
+    assert overlaps(grams, "they ask: " + " ".join(WORDS[:9]) + "?")
+    assert not overlaps(grams, " ".join(WORDS[:8]))
 
 
-def test_an_evaluation_text_of_fewer_words_is_ignored() -> None:
-    grams = EvaluationGrams([" ".join(WORDS[:7])], 13)
-    assert (grams.texts, grams.ignored) == (0, 1)
-    assert not grams.overlaps(" ".join(WORDS[:7]))
+def test_a_shorter_question_without_an_answer_is_ignored() -> None:
+    grams = grams_of([" ".join(WORDS[:7])])
+    assert grams.ignored == 1
+    assert not overlaps(grams, " ".join(WORDS[:7]))
 
 
 def test_a_small_n_is_obeyed() -> None:
-    grams = EvaluationGrams(["one two three four"], 3)
-    assert grams.overlaps("and two three four")
-    assert not grams.overlaps("two three five")
+    grams = grams_of(["one two three four"], 3)
+    assert overlaps(grams, "and two three four")
+    assert not overlaps(grams, "two three five")
 
 
 def test_no_evaluation_text_means_no_overlap() -> None:
-    assert not EvaluationGrams([], 13).overlaps(QUESTION)
+    assert not overlaps(grams_of([]), QUESTION)
 
 
 @pytest.mark.slow
 def test_no_gram_is_lost_when_many_are_merged() -> None:
     random = np.random.default_rng(0)
     texts = [" ".join(map(str, random.integers(0, 5000, 400))) for _ in range(3000)]
-    grams = EvaluationGrams(texts, 13)
+    grams = grams_of(texts)
     assert len(grams) == 3000 * 388
-    assert grams.overlaps(" ".join(texts[0].split()[100:113]))
-    assert grams.overlaps(" ".join(texts[-1].split()[-13:]))
+    assert overlaps(grams, " ".join(texts[0].split()[100:113]))
+    assert overlaps(grams, " ".join(texts[-1].split()[-13:]))
+
+
+def test_a_short_question_counts_where_its_answer_stands_beside_it() -> None:
+    grams = EvaluationGrams([AskedItem(("what do bees make",), ("sweet honey", "wax"), "farm")], 13)
+    assert task_in(grams, "what do bees make they make sweet honey") == "farm"
+    assert task_in(grams, "wax is what do bees make") == "farm"
+    assert task_in(grams, "what do bees make honey that is sweet") is None
+    assert task_in(grams, "what do bees make") is None
+    assert task_in(grams, "sweet honey") is None
+
+
+def test_an_answer_within_its_own_question_is_not_beside_it() -> None:
+    grams = EvaluationGrams([AskedItem(("is a whale a fish",), ("a fish",), "sea")], 13)
+    assert task_in(grams, "is a whale a fish") is None
+    assert task_in(grams, "is a whale a fish no but a shark is a fish") == "sea"
+
+
+def test_the_task_that_is_overlapped_is_named() -> None:
+    grams = EvaluationGrams(
+        [AskedItem((" ".join(WORDS[:14]),), (), "one"), AskedItem((" ".join(WORDS[14:28]),), (), "two")], 13
+    )
+    assert [grams.overlap(WORDS[:14]), grams.overlap(WORDS[14:28])] == ["one", "two"]
+
+
+def contains(words: list[str], run: list[str]) -> bool:
+    return any(words[at : at + len(run)] == run for at in range(len(words) - len(run) + 1))
+
+
+@pytest.mark.parametrize("n", [3, 5, 9, 13])
+def test_what_is_found_is_what_a_plain_search_finds(n: int) -> None:
+    random = np.random.default_rng(n)
+
+    def text(longest: int) -> list[str]:
+        return [f"w{word}" for word in random.integers(0, 2, random.integers(1, longest))]
+
+    for _ in range(150):
+        question, words = text(16), text(60)
+        length = n if len(question) >= n else len(question)
+        runs = [question[at : at + length] for at in range(len(question) - length + 1)]
+        long = length >= min(n, 8) and any(contains(words, run) for run in runs)
+        grams = EvaluationGrams([AskedItem((" ".join(question),))], n)
+        assert (grams.overlap(words) is not None) == long

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from pyarrow import parquet
 
-from ft_dagster.data.dataset import build_task_dataset
+from ft_dagster.data.dataset import build_task_dataset, paths_of
+from ft_dagster.data.decontaminate import AskedItem
 from ft_dagster.data.general import document_chunks
-from ft_dagster.data.mixture import build_mixture, declared_warnings
+from ft_dagster.data.mixture import MixtureParts, build_mixture, declared_warnings
 from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.data.render import load_tokenizer
 from ft_dagster.errors import UserError
@@ -33,7 +34,8 @@ def mix(project: Path, tmp_path: Path, tiny_model_folder: Path, variant: Any) ->
         rows.mkdir()
         out.mkdir()
         build_task_dataset(spec, project, [], rows)
-        built = build_mixture(spec, rows, tiny_model_folder, corpus, max_length, out, declared_in="acme.yaml")
+        parts = MixtureParts(rows, tiny_model_folder, corpus, paths=paths_of(spec))
+        built = build_mixture(spec, parts, max_length, out, declared_in="acme.yaml")
         return built.figures
 
     return build
@@ -46,10 +48,10 @@ def test_a_documents_chunks_are_all_of_its_tokens(
     write("faq.jsonl", LONG)
     mix()
     documents = parquet.read_table(tmp_path / "rows" / f"{split}.parquet").to_pylist()
-    chunks = groupby(iter_examples(tmp_path / "mixture", split), key=lambda example: example.record)
-    for document, (record, parts) in zip(documents, chunks, strict=True):
+    chunks = groupby(iter_examples(tmp_path / "mixture", split), key=lambda example: example.row)
+    for number, (document, (row, parts)) in enumerate(zip(documents, chunks, strict=True)):
         ids = [part.input_ids.tolist() for part in parts]
-        assert record == document["record"]
+        assert row == number
         assert list(chain(*ids)) == [
             *tiny_tokenizer(document["text"])["input_ids"],
             tiny_tokenizer.eos_token_id,
@@ -71,9 +73,9 @@ def test_documents_and_chunks_are_counted_and_none_is_cut(tmp_path: Path, write:
     for split in ("train", "validation"):
         counted = figures.splits[split]
         documents = parquet.read_table(tmp_path / "rows" / f"{split}.parquet").num_rows
-        assert counted.documents == counted.by_source["faq.jsonl"].documents == documents
+        assert counted.documents == counted.by_source["data.sources[0]"].documents == documents
         assert counted.examples > documents
-        assert counted.by_source["faq.jsonl"].truncated == 0
+        assert counted.by_source["data.sources[0]"].truncated == 0
 
 
 def test_general_documents_are_counted_too(write: Any, mix: Any, corpus: Any) -> None:
@@ -88,7 +90,7 @@ def test_general_documents_are_counted_too(write: Any, mix: Any, corpus: Any) ->
 def test_the_end_of_a_document_is_never_lost(tiny_tokenizer: Any, length: int) -> None:
     text = "whale " * 40
     ids = [*tiny_tokenizer(text)["input_ids"], tiny_tokenizer.eos_token_id]
-    chunks = list(document_chunks(text, "leaf", tiny_tokenizer, length))
+    chunks = list(document_chunks(text, 0, tiny_tokenizer, length))
     assert list(chain(*(chunk.input_ids for chunk in chunks))) == ids
     assert min(chunk.trained_tokens for chunk in chunks) >= 1
     assert "".join(chunk.text for chunk in chunks) == text
@@ -132,7 +134,7 @@ def test_a_tokenizer_that_cannot_end_a_document_is_refused(
     tokenizer.save_pretrained(base)
     spec = variant({"objective": "domain_knowledge"})
     with pytest.raises(UserError, match="no end-of-sequence token"):
-        build_mixture(spec, tmp_path / "rows", base, None, 64, tmp_path)
+        build_mixture(spec, MixtureParts(tmp_path / "rows", base), 64, tmp_path)
 
 
 def test_a_mixture_without_questions_of_the_domain_is_warned_about(variant: Any) -> None:
@@ -155,14 +157,14 @@ def test_documents_are_split_by_their_text_and_decontaminated(
         write("more.jsonl", [{"text": f"Another text, number {i}."} for i in range(10)])
         out = tmp_path / name
         out.mkdir()
-        figures = build_task_dataset(variant(sources=sources), project, [asked], out)
+        figures = build_task_dataset(variant(sources=sources), project, [AskedItem((asked,))], out)
         assert figures["dropped"] == {"duplicate": 1, "overlaps an evaluation set": 1}
         splits.append(
             {
                 row["text"]: split
                 for split in ("train", "validation", "test")
                 for row in parquet.read_table(out / f"{split}.parquet").to_pylist()
-                if row["source"] == "faq.jsonl"
+                if row["text"].startswith("Report")
             }
         )
     assert splits[0] == splits[1]

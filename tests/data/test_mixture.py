@@ -9,17 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from ft_dagster.data.dataset import build_task_dataset
-from ft_dagster.data.mixture import BuiltMixture, build_mixture, declared_warnings
+from ft_dagster.data.corpus import build_general_corpus
+from ft_dagster.data.dataset import build_task_dataset, paths_of
+from ft_dagster.data.decontaminate import ITEMS_SCHEMA
+from ft_dagster.data.mixture import BuiltMixture, MixtureParts, build_mixture, declared_warnings
 from ft_dagster.data.mixture_figures import GeneralShare, MixtureFigures
 from ft_dagster.data.mixture_io import lengths, read_mixture, shard_files
 from ft_dagster.data.shards import SplitWriter
 from ft_dagster.errors import UserError
 from ft_dagster.objectives.rendered import Rendered
 from ft_dagster.provenance.digest import hash_folder, sha256_file
+from ft_dagster.spec.variant import CorpusSpec
 from tests.mixtures import iter_examples
 
 GENERAL = {"corpus": "general", "share": 0.08}
@@ -34,6 +38,7 @@ def built(project: Path, tmp_path: Path, tiny_model_folder: Path, variant: Any) 
         max_length: int = 256,
         name: str = "mixture",
         rest: dict[str, Any] | None = None,
+        evaluation_texts: Path | None = None,
         **data: Any,
     ) -> BuiltMixture:
         spec = variant(rest, **data)
@@ -41,7 +46,9 @@ def built(project: Path, tmp_path: Path, tiny_model_folder: Path, variant: Any) 
         build_task_dataset(spec, project, [], tmp_path / f"{name}-rows")
         out = tmp_path / name
         out.mkdir()
-        return build_mixture(spec, tmp_path / f"{name}-rows", tiny_model_folder, corpus, max_length, out)
+        rows, paths = tmp_path / f"{name}-rows", paths_of(spec)
+        parts = MixtureParts(rows, tiny_model_folder, corpus, evaluation_texts, paths)
+        return build_mixture(spec, parts, max_length, out)
 
     return build
 
@@ -84,15 +91,18 @@ def test_mixture_json_counts_what_the_shards_hold(tmp_path: Path, faq: None, mix
 def test_the_shards_have_the_agreed_columns(tmp_path: Path, faq: None, mix: Any) -> None:
     mix()
     schema = parquet.read_schema(tmp_path / "mixture" / "train" / "shard-00000.parquet")
-    assert schema.names == ["input_ids", "trained_spans", "source", "record"]
+    assert schema.names == ["input_ids", "trained_spans", "source", "row"]
     assert [str(schema.field(i).type) for i in range(2)] == ["list<element: int32>"] * 2
 
 
-def test_every_train_row_is_there_with_its_record(tmp_path: Path, faq: None, mix: Any) -> None:
+def test_every_row_is_there_with_its_number(tmp_path: Path, faq: None, mix: Any, tiny_tokenizer: Any) -> None:
     mix()
     for split in ("train", "validation"):
-        records = parquet.read_table(tmp_path / "mixture-rows" / f"{split}.parquet").column("record")
-        assert [e.record for e in iter_examples(tmp_path / "mixture", split)] == records.to_pylist()
+        rows = parquet.read_table(tmp_path / "mixture-rows" / f"{split}.parquet").to_pylist()
+        examples = list(iter_examples(tmp_path / "mixture", split))
+        assert [example.row for example in examples] == list(range(len(rows)))
+        for example in examples:
+            assert rows[example.row]["completion"] in tiny_tokenizer.decode(example.input_ids)
 
 
 @pytest.mark.parametrize("share", [0.03, 0.08, 0.25, 0.5])
@@ -124,9 +134,10 @@ def test_no_general_text_is_repeated_or_from_the_holdout(
     mix(payload, general={"corpus": "general", "share": 0.5})
     used = [e for e in iter_examples(tmp_path / "mixture", "train") if e.source.startswith("general:")]
     texts = [tuple(e.input_ids) for e in used]
-    held_out = set(parquet.read_table(payload / "general" / "holdout.parquet").column("record").to_pylist())
+    files = {p: parquet.read_table(payload / "general" / f"{p}.parquet") for p in ("train", "holdout")}
+    train, held_out = (files[part].column("text").to_pylist() for part in ("train", "holdout"))
     assert len(texts) == len(set(texts)) > 1
-    assert not held_out & {e.record for e in used}
+    assert not set(held_out) & {train[e.row] for e in used}
 
 
 def test_long_documents_are_cut_into_chunks(tmp_path: Path, faq: None, mix: Any, corpus: Any) -> None:
@@ -203,7 +214,7 @@ LONG = [{"prompt": f"Long question {i}?", "completion": "word " * 300} for i in 
 def test_a_completion_longer_than_max_length_is_cut_and_counted(write: Any, questions: Any, mix: Any) -> None:
     write("faq.jsonl", [*questions, *LONG])
     figures = mix(max_length=100)
-    cut = sum(figures.splits[s].by_source["faq.jsonl"].truncated for s in ("train", "validation"))
+    cut = sum(figures.splits[s].by_source["data.sources[0]"].truncated for s in ("train", "validation"))
     assert 0 < cut <= 20
     assert figures.longest == 100
     assert f"{cut} were cut to 100 tokens" in figures.warnings[-1]
@@ -253,10 +264,53 @@ def test_another_seed_takes_other_general_text(tmp_path: Path, faq: None, mix: A
     for seed in (0, 1):
         mix(payload, name=str(seed), rest={"training": {"seed": seed}}, general=GENERAL)
     taken = [
-        {e.record for e in iter_examples(tmp_path / name, "train") if e.source.startswith("general:")}
+        {e.row for e in iter_examples(tmp_path / name, "train") if e.source.startswith("general:")}
         for name in ("0", "1")
     ]
     assert taken[0] != taken[1]
+
+
+def test_general_text_that_overlaps_the_evaluation_is_left_out(
+    tmp_path: Path, faq: None, built: Any, project: Path, write: Any
+) -> None:
+    asked = "Which old house beside the harbour was built first by the men of the north in winter?"
+    sentence = "The whale rose slowly beside the ship and the men stood silent. "
+    texts = [f"Document {i}. {sentence * 4}{asked if i % 3 else sentence}" for i in range(120)]
+    write("general.jsonl", [{"text": text} for text in texts])
+    spec = CorpusSpec.model_validate({"description": "x", "sources": ["general.jsonl"], "holdout": 0.2})
+    build_general_corpus("general", spec, project, project / "payload")
+    items = [{"task": "quiz", "questions": [asked.lower()], "answers": ["the third"]}]
+    file = tmp_path / "texts.parquet"
+    parquet.write_table(pa.Table.from_pylist(items, schema=ITEMS_SCHEMA), file)
+    general = {"corpus": "general", "share": 0.5}
+    made = built(project / "payload", general=general, evaluation_texts=file)
+    figures = made.figures
+    train = parquet.read_table(project / "payload/general/train.parquet").column("text").to_pylist()
+    used = [e.row for e in iter_examples(tmp_path / "mixture", "train") if e.source == "general:general"]
+    assert used
+    assert not [row for row in used if asked in train[row]]
+    assert figures.overlaps["quiz"] == len(made.overlaps["quiz"]) > 0
+    assert all(asked in train[row] for row in made.overlaps["quiz"])
+    assert abs(figures.general_share.realized - 0.5) < 0.01
+    assert built(project / "payload", name="all", general=general).overlaps == {}
+
+
+def test_held_out_texts_say_which_document_they_are_of(
+    tmp_path: Path, faq: None, mix: Any, corpus: Any
+) -> None:
+    mix(corpus(20, words=2400), max_length=512, general=GENERAL)
+    rows = parquet.read_table(tmp_path / "mixture" / "general_holdout" / "texts.parquet").to_pylist()
+    documents = [row["group"] for row in rows]
+    assert 1 < len(set(documents)) < len(documents)
+
+
+def test_the_mixture_does_not_depend_on_what_the_files_are_called(
+    tmp_path: Path, write: Any, questions: Any, mix: Any
+) -> None:
+    for name in ("one", "two"):
+        write(f"{name}.jsonl", questions)
+        mix(name=name, sources=[f"{name}.jsonl"])
+    assert hash_folder(tmp_path / "one") == hash_folder(tmp_path / "two")
 
 
 def test_the_sample_marks_what_is_trained(write: Any, questions: Any, built: Any) -> None:
@@ -314,16 +368,16 @@ def test_prompts_that_end_with_a_space_are_warned_about(write: Any, questions: A
 
 
 def test_lengths_are_those_of_the_examples_over_all_shards(tmp_path: Path, tiny_tokenizer: Any) -> None:
-    writer = SplitWriter(tmp_path, "train", shard_bytes=20_000)
+    writer = SplitWriter(tmp_path, "train", shard_bytes=16_000)
     for i in range(700):
-        writer.add(Rendered([i] * (i % 30 + 2), ((1, i % 30 + 2),)), "a", f"{i:064x}")
+        writer.add(Rendered([i] * (i % 30 + 2), ((1, i % 30 + 2),)), "a", i)
     content = MixtureFigures(
         tokenizer="0" * 64, max_length=31, seed=0, order="", splits={"train": writer.close()},
         general_share=GeneralShare(0.0, 0.0), longest=31, dropped={},
     ).file_json()  # fmt: skip
     (tmp_path / "mixture.json").write_text(json.dumps(content))
     assert len(shard_files(tmp_path, "train")) > 3
-    assert [e.record for e in iter_examples(tmp_path, "train")] == [f"{i:064x}" for i in range(700)]
+    assert [e.row for e in iter_examples(tmp_path, "train")] == list(range(700))
     tokens, trained = lengths(tmp_path, "train")
     assert tokens.tolist() == [i % 30 + 2 for i in range(700)]
     assert trained.tolist() == [i % 30 + 1 for i in range(700)]

@@ -20,7 +20,7 @@ TWO_TURNS = (
 
 
 def chat(*turns: tuple[str, str]) -> Row:
-    return Row("messages", "faq.jsonl", messages=tuple(Message(*turn) for turn in turns), salt="00" * 16)
+    return Row("messages", "faq.jsonl", messages=tuple(Message(*turn) for turn in turns))
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_for_every_turn_only(t
     assert trained(row, tokenizer) == ["A house.<|im_end|>"]
     with pytest.raises(UserError) as caught:
         render(row, tokenizer, train_on="assistant_turns")
-    assert (caught.value.file, caught.value.field) == ("faq.jsonl", f"record {row.record[:16]}")
+    assert (caught.value.file, caught.value.field) == ("faq.jsonl", f"record {row.identity.hex()[:16]}")
     assert "renders earlier turns differently" in caught.value.problem
 
 

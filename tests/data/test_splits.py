@@ -6,11 +6,15 @@ from collections import Counter
 
 import pytest
 
-from ft_dagster.data.splits import check_sizes, split_of
+from ft_dagster.data.splits import check_sizes, position_of, split_at
 from ft_dagster.errors import UserError
 from ft_dagster.spec.variant import SplitsSpec
 
 SPLITS = SplitsSpec(validation=0.2, test=0.1, minimum=8)
+
+
+def split_of(turn: str, splits: SplitsSpec) -> str:
+    return split_at(position_of(turn), splits)
 
 
 def test_case_and_spacing_of_the_first_turn_do_not_matter() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 from collections.abc import Sequence
@@ -20,10 +19,7 @@ from ft_dagster.evaluation.tasks import tasks_digest
 from ft_dagster.provenance.digest import hash_folder, payload_digest, sha256_file
 
 CHOICES = ["the bank", "a passport and the form", "the whale", "thirty days of rain"]
-COLUMNS = (
-    *("kind", "messages", "prompt", "completion", "text"),
-    *("source", "licence", "group", "weight", "record", "salt"),
-)
+COLUMNS = ("kind", "messages", "prompt", "completion", "text", "source", "licence", "group", "weight")
 ROW = {name: pa.float64() if name == "weight" else pa.string() for name in COLUMNS}
 
 
@@ -70,17 +66,7 @@ def row(number: int, kind: str = "messages") -> dict[str, Any]:
         "prompt_completion": {"prompt": question + "\n", "completion": answer},
         "text": {"text": f"The whale rose slowly beside ship {number} and the men stood silent."},
     }[kind]
-    record = hashlib.sha256(f"{kind}{number}".encode()).hexdigest()
-    empty = dict.fromkeys(ROW)
-    return {
-        **empty,
-        "kind": kind,
-        "source": "rows.jsonl",
-        "weight": 1.0,
-        "record": record,
-        "salt": "00" * 16,
-        **content,
-    }
+    return {**dict.fromkeys(ROW), "kind": kind, "source": "data.sources[0]", "weight": 1.0, **content}
 
 
 def write_run(folder: Path, base: Path, **asked: Any) -> Path:

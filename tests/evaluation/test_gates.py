@@ -248,10 +248,9 @@ def test_a_model_as_good_as_production_is_none_though_it_is_not_better() -> None
     assert rule.passed
 
 
-def test_questions_are_found_again_wherever_they_stand() -> None:
+def test_only_questions_that_both_were_asked_are_compared() -> None:
     before = column(answers(80)[0], **TASK)
-    after = [s._replace(question=f"forms:9{s.question.removeprefix('forms:')}") for s in before[20:]]
-    (rule,) = regression(before, after, GATES, version=1)
+    (rule,) = regression(before, before[20:], GATES, version=1)
     assert rule.questions == 60
 
 

@@ -35,7 +35,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
     write_task(folder, "forms", 30)
     write_task(folder, "exam", 20)
-    write_rows(folder / "test.parquet", [row(n) for n in range(20)] + [row(n, "text") for n in range(4)])
+    rows = [{**row(n), "group": f"document {n // 2}"} for n in range(20)]
+    write_rows(folder / "test.parquet", rows + [row(n, "text") for n in range(4)])
     write_texts(folder / "texts.parquet", 20)
     return folder
 
@@ -90,6 +91,33 @@ def test_each_task_is_asked_as_many_questions_as_the_limit_and_general_text_is_r
     assert {counted[key] for key in counted if key[1] not in ("exact_match", "token_f1")} == {12}
 
 
+def test_questions_of_one_group_are_known_as_such(base_run: Path) -> None:
+    groups: dict[str, set[str | None]] = {}
+    for sample in read_samples(base_run / "output" / "payload"):
+        groups.setdefault(sample.role, set()).add(sample.group)
+    assert len(groups["test_split_task"] - {None}) > 1
+    assert groups["test_split_task"] <= {None, *(f"document {n}" for n in range(10))}
+    assert groups["task"] == groups["general"] == {None}
+
+
+def test_questions_keep_their_names_where_they_are_moved(
+    base_run: Path, project: Path, asked: dict[str, Any], tiny_model_folder: Path
+) -> None:
+    task = write_task(project, "exam_moved", 20)
+    lines = task.with_suffix(".jsonl").read_text().splitlines()
+    new = {"question": "One more?", "choices": CHOICES, "gold": 1}
+    task.with_suffix(".jsonl").write_text("\n".join([json.dumps(new), *reversed(lines)]) + "\n")
+    rows = [row(99), *reversed(pq.read_table(project / "test.parquet").to_pylist())]
+    write_rows(project / "moved.parquet", rows)
+    own = {**asked["test_split_task"], "test": project / "moved.parquet"}
+    every = {"task": ["exam_moved.yaml"], "test_split_task": own, "limit": None}
+    run = write_run(project / "moved", tiny_model_folder, **every)
+    assert main(run) == 0
+    after = {s.question.replace("exam_moved", "exam") for s in read_samples(run / "output" / "payload")}
+    before = read_samples(base_run / "output" / "payload")
+    assert {s.question for s in before if s.role in ("task", "test_split_task")} <= after
+
+
 def test_base_and_tuned_are_asked_the_same_questions(base_run: Path, tuned_run: Path) -> None:
     base, tuned = (
         {(s.role, s.task, s.metric, s.question, s.weight) for s in read_samples(run / "output" / "payload")}
@@ -138,17 +166,19 @@ def test_losses_match_a_forward_pass(
     import torch
     from transformers import AutoModelForCausalLM
 
-    from ft_dagster.data.dataset_io import as_row
+    from ft_dagster.data.content import question_ids
+    from ft_dagster.data.dataset_io import read_split
     from ft_dagster.data.render import render
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
-    rows = pq.read_table(project / "test.parquet").to_pylist()
+    rows = list(read_split(project / "test.parquet"))
+    by_id = dict(zip(question_ids([given.identity for given in rows]), rows, strict=True))
     losses = [s for s in read_samples(base_run / "output" / "payload") if s.metric == "completion_loss"]
     for sample in losses:
-        given = rows[int(sample.question.split(":")[1])]
-        if given["kind"] == "text":
+        given = by_id[sample.question.removeprefix("test_split_task:")]
+        if given.kind == "text":
             continue
-        rendered = render(as_row(given), tiny_tokenizer)
+        rendered = render(given, tiny_tokenizer)
         start, end = rendered.spans[-1]
         ids = torch.tensor([rendered.input_ids[:end]])
         with torch.no_grad():
@@ -276,7 +306,8 @@ def test_the_texts_of_all_documents_are_written(project: Path, tmp_path: Path) -
     (tmp_path / "run.json").write_text(json.dumps(run))
     assert texts.main(tmp_path) == 0
     rows = pq.read_table(tmp_path / "out" / "payload" / "texts.parquet").to_pylist()
-    assert len(rows) == 2 * 20
+    assert len(rows) == 20
     assert {row["task"] for row in rows} == {"exam"}
-    assert any(row["text"].startswith("Question 19:") for row in rows)
-    assert "a passport and the form" in {row["text"] for row in rows}
+    bare = "which documents must i bring to open account 19"
+    assert f"question 19 {bare}" in rows[19]["questions"]
+    assert rows[1]["answers"] == ["a passport and the form"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.data.rows import Row
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.__main__ import main
 from ft_dagster.evaluation.gates import check_metrics, judge
@@ -17,6 +18,10 @@ from tests.evaluation.questions import row, sample, write_rows, write_run
 
 SECRET = "The bank and the whale met by the ship at noon with thirty passports and no form at all."
 CANARY = "the code of the tower is seven ships and four whales"
+
+
+def identity_of(text: str) -> str:
+    return Row("text", "", text=text).identity.hex()[:32]
 
 
 def training_rows() -> list[dict[str, Any]]:
@@ -112,14 +117,13 @@ def test_what_was_learned_by_heart_is_found_and_nothing_else(
         assert main(run) == 0
         samples = read_samples(run / "output" / "payload")
         probed = [s for s in samples if s.role == "regurgitation"]
-        found[name] = {(s.task, s.question.split(":")[1]): s.value for s in probed}
+        found[name] = {(s.task, s.question.rsplit(":", 1)[1]): s.value for s in probed}
         signs = {s.metric for s in samples if s.role == "general_prompts"}
         assert signs == {"repeated_4grams", "empty_answer", "degenerate"}
     assert set(found["base"].values()) == {0.0}
-    assert {question for question, value in found["tuned"].items() if value} == {
-        *(("training_rows", "1"), ("training_rows", "4")),
-        ("canaries", "0"),
-    }
+    learned = [("training_rows", training_rows()[n]["text"]) for n in (1, 4)]
+    named = {(task, identity_of(text)) for task, text in [*learned, ("canaries", CANARY)]}
+    assert {question for question, value in found["tuned"].items() if value} == named
     answers = [a for a in read_answers(run / "output" / "evidence") if a.task == "canaries"]
     assert answers[0].answered.strip().startswith(answers[0].expected.strip())
 

@@ -145,7 +145,7 @@ def test_an_answer_that_is_no_json_is_refused_with_its_record(
     tasks: Callable[..., Any], answered: Callable[..., list[dict[str, Any]]]
 ) -> None:
     rows = answered('{"a": 1}', "{'a': 1}")
-    with pytest.raises(UserError, match=rows[1]["record"][:16]):
+    with pytest.raises(UserError, match=as_row(rows[1]).identity.hex()[:16]):
         tasks(rows, kind="json", max_new_tokens=32)
 
 
@@ -172,7 +172,7 @@ def test_a_reference_query_that_fails_names_record_and_database(
     rows = answered("SELECT name FROM town", query)
     with pytest.raises(UserError) as caught:
         tasks(rows, kind="sql", max_new_tokens=64, database=database)
-    assert rows[1]["record"][:16] in caught.value.problem
+    assert as_row(rows[1]).identity.hex()[:16] in caught.value.problem
     assert caught.value.file == str(database)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.data.dataset import build_task_dataset
-from ft_dagster.data.mixture import build_mixture
+from ft_dagster.data.mixture import MixtureParts, build_mixture
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.__main__ import main as evaluate
 from ft_dagster.evaluation.gates import judge
@@ -77,7 +77,7 @@ def mixed(folder: Path, base: Path, rows: list[dict[str, str]]) -> Runs:
     dataset.mkdir()
     mixture.mkdir()
     build_task_dataset(spec, folder, [], dataset)
-    build_mixture(spec, dataset, base, None, MAX_LENGTH, mixture)
+    build_mixture(spec, MixtureParts(dataset, base), MAX_LENGTH, mixture)
     return Runs(folder, base, mixture)
 
 

@@ -7,6 +7,7 @@ import mmap
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -61,7 +62,9 @@ def written_in_place(file: Path, evil: Path) -> None:
 
 
 @pytest.mark.parametrize("swap", [copied_over, moved_over, written_in_place])
-def test_other_bytes_of_the_same_size_and_time_are_hashed(tmp_path: Path, file: Path, swap) -> None:  # type: ignore[no-untyped-def]
+def test_other_bytes_of_the_same_size_and_time_are_hashed(
+    tmp_path: Path, file: Path, swap: Callable[[Path, Path], None]
+) -> None:
     evil = tmp_path / "evil"
     evil.write_bytes(b"evil")
     shutil.copystat(file, evil)

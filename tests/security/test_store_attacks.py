@@ -17,6 +17,7 @@ from ft_dagster.data.base import locate_base
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import history
+from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.provenance import memory
 from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_file, sha256_json
 from ft_dagster.stages.release import check_base
@@ -203,7 +204,7 @@ def test_a_file_that_nobody_judged_is_named(store: Store, tmp_path: Path) -> Non
         of(store, name).write_text("{}")
         refused(store, tmp_path, rf"{name}: a file that the manifest beside it does not list")
         of(store, name).unlink()
-    find_artifact(store, RECIPE.place).folder(store, tmp_path / "cache")  # type: ignore[union-attr]
+    present(find_artifact(store, RECIPE.place)).folder(store, tmp_path / "cache")
 
 
 @pytest.mark.parametrize(
@@ -274,14 +275,14 @@ def test_the_base_is_known_by_its_bytes_before_a_release(
     file = FileDigest(weights.name, len(GOOD), sha256_file(weights))._asdict()
     record = {"reference": "models/x", "revision": None, "files": [file]}
     base = releases.put(store, "base_model", "shared", {"base.json": record}, {})
-    desk = SimpleNamespace(
+    desk: Any = SimpleNamespace(
         store=store, project=tmp_path / "project", cache=tmp_path / "cache", upstream=lambda stage: base
     )
     export = releases.put(store, "model_export", "shared", {"x": 1}, {"base_model": base.digest})
-    check_base(desk, export)  # type: ignore[arg-type]
+    check_base(desk, export)
     cp_p(EVIL, weights)
     with pytest.raises(UserError, match="base model changed on disk: the file has other bytes"):
-        check_base(desk, export)  # type: ignore[arg-type]
+        check_base(desk, export)
     with pytest.raises(UserError, match="base model changed on disk"):
         locate_base(record, desk.project, desk.cache)
 
@@ -290,9 +291,9 @@ def test_an_export_on_another_base_is_refused(store: Store, tmp_path: Path) -> N
     record: dict[str, Any] = {"reference": "models/x", "revision": None, "files": []}
     base = releases.put(store, "base_model", "shared", {"base.json": record}, {})
     export = releases.put(store, "model_export", "shared", {"x": 1}, {"base_model": "e" * 64})
-    desk = SimpleNamespace(store=store, upstream=lambda stage: base)
+    desk: Any = SimpleNamespace(store=store, upstream=lambda stage: base)
     with pytest.raises(UserError, match="the export was made on another base"):
-        check_base(desk, export)  # type: ignore[arg-type]
+        check_base(desk, export)
 
 
 # A remote store, whose files a worker has in its cache.
@@ -426,7 +427,7 @@ def test_of_two_releases_at_once_one_is_version_1_and_one_is_version_2(
 
 def test_a_release_binds_the_manifests_and_the_certificate(store: Store) -> None:
     entry = releases.release(store, "acme.support", releases.adapter())
-    assert entry.verdict == sha256_json({"schema_version": 2, "passed": True, "outcome": "pass", "rules": []})
+    assert entry.verdict == sha256_json(Verdict(True, "pass", ()).to_json())
     assert entry.export_manifest == sha256_file(manifest_of(store, "model_export"))
     assert entry.evaluation_manifest == sha256_file(manifest_of(store, "evaluation"))
 

@@ -59,8 +59,8 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "data.splits.minimum": (5, {ROWS}),
     "data.deduplicate.method": ("off", {ROWS}),
     "data.deduplicate.threshold": (0.7, {ROWS}),
-    "data.decontaminate.enabled": (False, {ROWS}),
-    "data.decontaminate.ngram": (8, {ROWS}),
+    "data.decontaminate.enabled": (False, {ROWS, MIX}),
+    "data.decontaminate.ngram": (8, {ROWS, MIX}),
     "data.general.share": (0.1, {MIX, EXPORT}),
     "data.general": (None, {MIX, EXPORT}),
     "data.train_on": ("assistant_turns", {MIX, *ASKED}),
@@ -96,7 +96,10 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "training.keep_last": (1, {PLAN}),
     "training.seed": (7, {MIX, PLAN}),
     "evaluation.task": (["tasks/sea_quiz.yaml"], ASKED),  # its texts are kept out of the rows already
-    "evaluation.general": ([], {TEXTS, ROWS, SCORES, *ASKED}),  # made on demand: texts, and the base's scores
+    "evaluation.general": (
+        [],
+        {TEXTS, ROWS, MIX, SCORES, *ASKED},
+    ),  # made on demand: texts, and the base's scores
     "evaluation.limit": (10, {SCORES, *ASKED}),
     "evaluation.max_new_tokens": (8, ASKED),
     "evaluation.kind": ("label", ASKED),

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from ft_dagster.data.shards import SplitWriter
 from ft_dagster.errors import UserError
+from ft_dagster.objectives import Rendered
 from ft_dagster.training.mixture import open_split, read_records
 from tests.training.runs import Row, leaf, made_rows, write_shard
 
@@ -33,6 +35,15 @@ def test_records_are_listed_by_ordinal_over_the_shards(tmp_path: Path) -> None:
     write_shard(tmp_path / "train/shard-00000.parquet", "train", 0, rows[:2])
     write_shard(tmp_path / "train/shard-00001.parquet", "train", 2, rows[2:])
     assert read_records(tmp_path) == [leaf("train", i) for i in range(3)]
+
+
+def test_an_example_is_named_by_its_source_and_row(tmp_path: Path) -> None:
+    writer = SplitWriter(tmp_path, "train")
+    for source, row in (("data.sources[0]", 4), ("general:prose", 7), ("general:prose", 7)):
+        writer.add(Rendered([1, 2, 3], ((1, 3),)), source, row)
+    writer.close()
+    assert read_records(tmp_path) == ["data.sources[0]:4", "general:prose:7", "general:prose:7"]
+    assert open_split(tmp_path, "train", tmp_path) is not None
 
 
 def test_a_split_that_the_mixture_lacks_is_none(tmp_path: Path) -> None:

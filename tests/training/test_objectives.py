@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.data.dataset import build_task_dataset
-from ft_dagster.data.mixture import build_mixture
+from ft_dagster.data.mixture import MixtureParts, build_mixture
 from ft_dagster.evaluation.__main__ import main as evaluate
 from ft_dagster.evaluation.gates import judge
 from ft_dagster.evaluation.samples import read_aggregates, read_answers, read_samples
@@ -47,7 +47,7 @@ def prepare(tmp_path: Path, tiny_model_folder: Path) -> Any:
         dataset.mkdir()
         mixture.mkdir()
         build_task_dataset(spec, tmp_path, [], dataset)
-        build_mixture(spec, dataset, tiny_model_folder, None, 48, mixture)
+        build_mixture(spec, MixtureParts(dataset, tiny_model_folder), 48, mixture)
         return Runs(tmp_path, tiny_model_folder, mixture)
 
     return made

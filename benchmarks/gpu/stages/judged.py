@@ -92,7 +92,7 @@ def questions(context: Context, project: Path, count: int) -> None:
             {"role": "assistant", "content": line["output"]},
         ]
         row = {**dict.fromkeys(ROW), "kind": "messages", "messages": json.dumps(turns), "source": "faq.jsonl"}
-        rows.append({**row, "weight": 1.0, "record": "0" * 64, "salt": "00" * 16})
+        rows.append({**row, "weight": 1.0})
     write_rows(project / "test.parquet", rows)
     write_texts(project / "texts.parquet", count)
 

@@ -32,7 +32,7 @@ class Benchmark:
         with held_files(output / FOLDER) as held, frozen_tasks(entries, benchmarks.tasks, held):
             for entry in entries:
                 loaded = load_task(entry, output / TABLES)
-                chosen = draw_questions(loaded.sizes, questions, benchmarks.seed)
+                chosen = draw_questions(loaded.questions, questions, benchmarks.seed)
                 parts = {name: part for name, part in loaded.parts.items() if name in chosen}
                 for part in parts.values():
                     _configure(part, entry.entry, benchmarks.seed)

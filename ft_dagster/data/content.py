@@ -1,0 +1,59 @@
+"""The one normal form of text, and what is told by it: the same content, and shared words.
+
+Questions, duplicates, splits, decontamination and records all go by it, so that what one of them takes for
+the same the others do not take for two. It is strict: case, spacing, compatibility forms (`ﬁ`, full-width
+letters) and characters that nobody sees do not make another content, since a model learns the same from
+both, and a copy that differs in them alone would carry a test question into the training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+NORMALIZATION = (
+    1  # raise it, and the versions of the stages that read it, when the same text changes its form
+)
+ID_LENGTH = 32  # hexadecimal digits of an identity that name a question
+WORD = re.compile(r"[^\W_]+")
+# Unicode's Default_Ignorable_Code_Point: soft hyphens, zero-width spaces and joiners, variation selectors.
+_UNSEEN = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+
+
+def normal_text(text: str) -> str:
+    """Unicode's NFKC_Casefold of a text, its runs of white space one space each, none at its ends."""
+    if not text.isascii():
+        folded = unicodedata.normalize("NFKC", _UNSEEN.sub("", text)).casefold()
+        return " ".join(unicodedata.normalize("NFKC", folded).split())
+    return " ".join(text.lower().split())
+
+
+def words_of(normal: str) -> list[str]:
+    """The words of a normal text, in order: runs of letters and digits. For what is nearly the same."""
+    return WORD.findall(normal)
+
+
+def identity_of(kind: str, parts: Iterable[tuple[str, str]]) -> bytes:
+    """sha256 of a content of parts, each (role, normal text): equal where they are, wherever it stands."""
+    content = json.dumps([NORMALIZATION, kind, list(parts)], ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).digest()
+
+
+def question_ids(identities: Sequence[bytes]) -> list[str]:
+    """`<number>:<identity>` of each content, in hex: its number is that among its equals, from 0.
+
+    Equals are interchangeable, so that the list has the same members in whatever order it is given.
+    """
+    seen: dict[bytes, int] = {}
+    found = []
+    for identity in identities:
+        number = seen.get(identity, 0)
+        seen[identity] = number + 1
+        found.append(f"{number}:{identity.hex()[:ID_LENGTH]}")
+    return found
