@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.table import Table
 
 from ft_dagster.cli.common import Json, Keys, app, escape, keys_of, out, print_json, quiet
+from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations, VariantKey, load_variant
 
@@ -97,15 +98,20 @@ def _found(instance: DagsterInstance, keys: list[VariantKey]) -> tuple[list[Laun
 
 @app.command()
 def status(context: typer.Context, variants: Keys = None, as_json: Json = False) -> None:
-    """Each variant's newest artifacts and release, from the store alone; which declarations are broken."""
+    """Each variant's newest artifacts and release, from the store alone; what of them is broken."""
     from ft_dagster.stages.summary import stage_digests, variant_row
 
     settings = load_settings(context.obj)
     store = settings.open_store()
     declarations = Declarations(settings.project)
     keys = keys_of(settings, variants, every=True)
-    rows = [(variant_row(store, key), stage_digests(store, key)) for key in keys]
+    rows: list[tuple[VariantRow, dict[str, str | None]]] = []
     wrong = [error for key in keys if (error := declarations.wrong(key)) is not None]
+    for key in keys:
+        try:
+            rows.append((variant_row(store, key), stage_digests(store, key)))
+        except UserError as damaged:
+            wrong.append(damaged)
     wrong += [] if variants else declarations.misnamed.values()
     if as_json:
         variants_json = [{**row.to_json(), "stages": stages} for row, stages in rows]

@@ -70,7 +70,7 @@ def _recall(cache: Path, stamps: Sequence[Stamp]) -> dict[Stamp, str]:
     try:
         with closing(_open(cache)) as db:
             rows = [(stamp, db.execute(ask, _as_stored(stamp)).fetchone()) for stamp in stamps]
-    except sqlite3.Error:
+    except (sqlite3.Error, OSError):
         return {}
     return {stamp: str(row[0]) for stamp, row in rows if row}
 
@@ -81,7 +81,7 @@ def _learn(cache: Path, learned: dict[Stamp, str]) -> None:
     try:
         with closing(_open(cache)) as db, db:
             db.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?, ?)", rows)
-    except sqlite3.OperationalError:
+    except (sqlite3.OperationalError, OSError):
         pass
     except sqlite3.DatabaseError:
         (cache / FILE).unlink(missing_ok=True)

@@ -5,6 +5,7 @@ their finished trainings taught.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from ft_dagster.data.derived import new_token_ids_of, parent_artifact
@@ -81,7 +82,11 @@ def _parent(desk: Desk, base: Artifact) -> ParentAdapter | None:
 
 
 def _finished(store: Store, keys: list[VariantKey]) -> tuple[Finished, ...]:
-    """The newest training of each of these variants, where it was measured."""
-    heads = (read_head(store, key.prefix, "fine_tuned_model") for key in keys)
-    known = (finished_training(TrainingFigures.of(head)) for head in heads if head is not None)
-    return tuple(one for one in known if one is not None)
+    """The newest training of each of these variants, where it was measured and what it left holds."""
+    found = []
+    for key in keys:
+        with suppress(UserError):  # of another variant: said to who asks for that one
+            head = read_head(store, key.prefix, "fine_tuned_model")
+            known = None if head is None else finished_training(TrainingFigures.of(head))
+            found += [] if known is None else [known]
+    return tuple(found)

@@ -91,3 +91,16 @@ def test_the_catalogue_has_every_adapter_in_production_by_base(project: Path, tm
     assert "--max-lora-rank 8 --lora-modules acme.support=" in arguments.read_text()
     (index,) = (tmp_path / "catalogue").glob("*/adapters.json")
     assert json.loads(index.read_text())["adapters"][0]["version"] == 2
+
+
+def test_a_log_that_was_changed_is_named_and_hides_no_other_variant(project: Path) -> None:
+    other = project / "tenants" / "acme" / "other.yaml"
+    other.write_text(VARIANT)
+    store = load_settings(project).open_store()
+    path = "tenants/acme/support/releases/000001.json"
+    store.write_json(path, {**store.read_json(path), "reason": "approved by everybody"})
+    with pytest.raises(UserError, match=r"000002\.json: entry 1 of this release log is not what entry 2"):
+        typed(project, "history", "acme.support")
+    shown = typed(project, "status")
+    assert [row["variant"] for row in shown["variants"]] == ["acme.other"]
+    assert "release log" in shown["broken"][0]["problem"]

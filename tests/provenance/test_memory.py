@@ -121,6 +121,10 @@ def test_a_file_that_changed_a_moment_ago_is_not_remembered(
     assert done == [file, file]
 
 
+def test_a_cache_that_cannot_be_made_costs_time_alone(tmp_path: Path, file: Path) -> None:
+    assert cached_sha256(file, file / "cache") == sha256(b"good")
+
+
 @pytest.mark.parametrize("damage", ["garbage", "readable by all", "a link", "gone"])
 def test_a_memory_that_cannot_be_believed_is_begun_anew(tmp_path: Path, file: Path, damage: str) -> None:
     kept = tmp_path / "cache" / FILE

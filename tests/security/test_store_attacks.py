@@ -48,7 +48,8 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def remote(s3_server: S3Server, tmp_path: Path) -> Store:
+def remote(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setattr(exclusive, "SETTLE_SECONDS", 0.0)
     return Store(f"s3://{s3_server.bucket}/{tmp_path.name}", s3_server.options, tmp_path / "locks")
 
 
