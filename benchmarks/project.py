@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 DEMO = HERE.parent / "examples" / "demo"
+SETTINGS = f"store: .ft_dagster/store\nsources: {{allow: [., {json.dumps(str(DEMO))}]}}\n"
+POLICY = "gates: {general_margin: 1.0, general_loss_margin: 1.0, task_margin: 1.0}\n"  # nothing is released
 
 
 def arguments(doc: str, name: str) -> argparse.ArgumentParser:
@@ -22,10 +25,10 @@ def arguments(doc: str, name: str) -> argparse.ArgumentParser:
 
 
 def make_project(folder: Path, files: Mapping[str, str], *, fresh: bool) -> None:
-    """Write the files, path -> content, and settings beside them."""
+    """Write the files, path -> content, with settings and a policy beside them. The demo may be read."""
     if fresh:
         shutil.rmtree(folder, ignore_errors=True)
-    for name, content in {**files, "ft_dagster.yaml": "store: .ft_dagster/store\n"}.items():
+    for name, content in {**files, "ft_dagster.yaml": SETTINGS, "policy.yaml": POLICY}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content, "utf-8")
 

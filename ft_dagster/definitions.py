@@ -6,19 +6,19 @@ from ft_dagster.assets import fleet
 from ft_dagster.automation.declared import new_declarations
 from ft_dagster.automation.due import due_variants
 from ft_dagster.automation.jobs import CHAIN, variant_chain
+from ft_dagster.resources import fixed
 from ft_dagster.resources.gpus import Gpus
 from ft_dagster.resources.launchers import LocalPrograms
 from ft_dagster.resources.tenants import Tenants
 
 
-def resources(project: str = "") -> dict[str, object]:
-    """The resources of a project folder; empty: $FT_DAGSTER_PROJECT or the current folder."""
-    gpus = Gpus(project=project)
-    return {
-        "tenants": Tenants(project=project),
-        "gpus": gpus,
-        "launcher": LocalPrograms(gpus=gpus),
-    }
+def resources(project: str = "") -> dict[str, dg.ResourceDefinition]:
+    """The resources of a project folder; empty: $FT_DAGSTER_PROJECT or the current folder.
+
+    A run cannot configure them.
+    """
+    gpus = Gpus(project)
+    return {"tenants": fixed(Tenants(project)), "gpus": fixed(gpus), "launcher": fixed(LocalPrograms(gpus))}
 
 
 defs = dg.Definitions(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,8 +20,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ft_dagster.errors import UserError, UserErrors
 from ft_dagster.files import expanded
+from ft_dagster.roots import Roots, is_address
 from ft_dagster.spec.keys import HALF
 from ft_dagster.spec.plain import plain_value
+from ft_dagster.spec.policy import POLICY_FILE, Policies, load_policies
 from ft_dagster.spec.validation import mistakes_in
 from ft_dagster.spec.yaml_files import read_yaml
 from ft_dagster.store.blobs import Store
@@ -87,6 +90,29 @@ class Host(Part):
     warm_imports: tuple[str, ...] | None = Field(
         None, description="Modules that it imports; null: what the programs need on this host"
     )
+    offload_folders: tuple[str, ...] = Field(
+        (), description="Folders where a declaration's training.deepspeed.nvme_path may lie"
+    )
+
+
+class AllowedSources(Part):
+    """What declarations may read. Folders count from the project; corpora are the platform's, and free."""
+
+    allow: tuple[str, ...] = Field(
+        (".",), description="Folders and address prefixes (s3://bucket/prefix) that every tenant may read"
+    )
+    per_tenant: dict[Tenant, tuple[str, ...]] = Field({}, description="More of them, for one tenant")
+    bases: tuple[str, ...] = Field((), description="More of them, for base models alone")
+    hub: tuple[str, ...] = Field(("*",), description="Hub repositories, as patterns: org/*")
+
+
+class AllowedCode(Part):
+    """What an evaluation may run beside lm-eval's own tasks."""
+
+    functions: tuple[str, ...] = Field(
+        (),
+        description="Python files (from the project) and modules whose functions a task YAML may name",
+    )
 
 
 class Retries(Part):
@@ -121,6 +147,8 @@ class Settings(BaseSettings):
         description="Runs of a tenant in progress at once; read when the Dagster instance is made",
     )
     retries: Retries = Retries()
+    sources: AllowedSources = AllowedSources()
+    evaluation: AllowedCode = AllowedCode()
 
     @field_validator("tenant_runs", mode="before")
     @classmethod
@@ -159,6 +187,34 @@ class Settings(BaseSettings):
         """DAGSTER_HOME if set, else a folder of the project."""
         given = os.environ.get("DAGSTER_HOME")
         return Path(given) if given else self.project / ".ft_dagster" / "dagster_home"
+
+    def roots(self, tenant: str) -> Roots:
+        """What the declarations of a tenant may reach."""
+        named = (*self.sources.allow, *self.sources.per_tenant.get(tenant, ()))
+        store = () if is_address(self.store) else (self.store,)
+        own = (str(self.work), str(self.dagster_home), FILE, POLICY_FILE)
+        return Roots(
+            project=Path(self._inside(".")),
+            tenant=tenant,
+            folders=self._folders(named),
+            addresses=tuple(filter(is_address, named)),
+            bases=self._folders(self.sources.bases),
+            base_addresses=tuple(filter(is_address, self.sources.bases)),
+            hub=self.sources.hub,
+            offload=self._folders(self.host.offload_folders),
+            functions=tuple(
+                self._inside(name) if name.endswith(".py") else name for name in self.evaluation.functions
+            ),
+            never=self._folders((*store, *own)),
+            never_addresses=tuple(filter(is_address, (self.store,))),
+        )
+
+    def policies(self) -> Policies:
+        """What the platform allows its tenants, as policy.yaml says now. Raises UserError."""
+        return load_policies(self.project)
+
+    def _folders(self, places: Iterable[str]) -> tuple[Path, ...]:
+        return tuple(Path(self._inside(place)) for place in places if not is_address(place))
 
     def _inside(self, path: str) -> str:
         return os.path.realpath(self.project / expanded(path))

@@ -63,8 +63,8 @@ def variant_asset(
     )
     def asset(
         context: dg.AssetExecutionContext,
-        tenants: Tenants,
-        launcher: LocalPrograms,
+        tenants: dg.ResourceParam[Tenants],
+        launcher: dg.ResourceParam[LocalPrograms],
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # dagster reads it as a list with the parameter
         with failures(context, lambda: tenants.settings().retries):
             reason = context.run.tags.get("ft/reason", "materialized")

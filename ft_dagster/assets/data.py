@@ -65,7 +65,7 @@ def _base_model(workspace: Workspace, artifact: Artifact) -> Metadata:
     code_version=str(STAGE_VERSIONS["general_corpus"]),
 )
 def general_corpus(
-    context: dg.AssetExecutionContext, tenants: Tenants
+    context: dg.AssetExecutionContext, tenants: dg.ResourceParam[Tenants]
 ) -> dg.MaterializeResult[Any]:
     with failures(context, lambda: tenants.settings().retries):
         made = corpus_stage.make_corpora(tenants.settings(), context.run_id, context.log.info)

@@ -11,7 +11,7 @@ from ft_dagster.resources.gpus import Gpus
 
 
 @dg.asset(name="gpus", group_name="fleet", kinds={"nvidia"}, code_version="1")
-def gpus_status(gpus: Gpus) -> dg.MaterializeResult[Any]:
+def gpus_status(gpus: dg.ResourceParam[Gpus]) -> dg.MaterializeResult[Any]:
     """The devices of this host (GPUs, or CPU slots where there is none): who holds and who waits, and why."""
     with failures():
         table = gpus.leases().table()

@@ -1,4 +1,5 @@
-"""The run coordinator: tags each run of a variant before it is queued, whoever submits it.
+"""The run coordinator: tags each run of a variant before it is queued, whoever submits it and whatever tags
+its submitter wrote: the queue counts runs by them.
 
 Dagster's own per-partition tags reach named jobs only; the UI's Materialize button and backfills use
 a job that gets none. Webserver and daemon load this class, as the instance's dagster.yaml says.
@@ -7,7 +8,7 @@ a job that gets none. Webserver and daemon load this class, as the instance's da
 from dagster import DagsterRun
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 
-from ft_dagster.automation.tags import missing_tags
+from ft_dagster.automation.tags import changed_tags
 
 
 class VariantRunCoordinator(QueuedRunCoordinator):
@@ -15,7 +16,7 @@ class VariantRunCoordinator(QueuedRunCoordinator):
 
     def submit_run(self, context: SubmitRunContext) -> DagsterRun:
         run = context.dagster_run
-        tags = missing_tags(run)
+        tags = changed_tags(run)
         if tags:
             self._instance.add_run_tags(run.run_id, tags)
         return super().submit_run(context)

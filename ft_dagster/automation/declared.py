@@ -13,7 +13,7 @@ from ft_dagster.resources.tenants import Tenants
     description="Adds a partition for each new tenants/<tenant>/<variant>.yaml that is valid",
 )
 def new_declarations(
-    context: dg.SensorEvaluationContext, tenants: Tenants
+    context: dg.SensorEvaluationContext, tenants: dg.ResourceParam[Tenants]
 ) -> dg.SensorResult | dg.SkipReason:
     known = set(context.instance.get_dynamic_partitions(PARTITIONS))
     declarations = tenants.declarations()

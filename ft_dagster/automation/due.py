@@ -63,7 +63,7 @@ def _reasons(declared: Declared, store: Store, now: datetime) -> dict[str, str]:
     description="Asks for a run of each variant whose declared cron has come, or whose parent was released",
 )
 def due_variants(
-    context: dg.ScheduleEvaluationContext, tenants: Tenants
+    context: dg.ScheduleEvaluationContext, tenants: dg.ResourceParam[Tenants]
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
     now = context.scheduled_execution_time
     store = tenants.settings().open_store()

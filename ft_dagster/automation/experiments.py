@@ -114,7 +114,8 @@ def open_experiment(
     Its id covers the declaration with the fingerprints of sources and tasks, and the arguments. Raises
     UserError where another process has it open.
     """
-    content = freeze(declared, settings.project, settings.cache_folder)
+    roots = settings.roots(declared.key.tenant)
+    content = freeze(declared, settings.project, settings.cache_folder, roots)
     digest = sha256_json({"kind": kind, "declaration": content, "arguments": arguments})
     experiment = Experiment(settings, declared, f"{kind}-{digest[:8]}", arguments, list(runs))
     lock_file = settings.work_folder / "locks" / experiment.id

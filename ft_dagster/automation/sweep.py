@@ -20,11 +20,10 @@ from ft_dagster.lineage.verdict import Rule
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, load_variant
 from ft_dagster.spec.load import SHORTHANDS
-from ft_dagster.spec.overrides import declared_text, value_at, with_overrides
+from ft_dagster.spec.overrides import declared_text, refuse_fixed, value_at, with_overrides
 from ft_dagster.spec.variant import LORA_SETTINGS, METHOD_SETTINGS, PROMPT_SETTINGS
 
 FINISHED_BEFORE_STOPPING = 3
-SWEPT = ("method", "training", "base_model", "objective", "data.general", "data.train_on", "data.on_too_long")
 TASK, LOSS = "task", "validation loss"
 
 
@@ -90,11 +89,8 @@ def parse_sets(sets: Sequence[str]) -> dict[str, list[Any]]:
             raise UserError("not a list of values", field="--set", value=text, fix="Write field=value,value")
         if field in found:
             raise UserError("set twice", field="--set", value=field, fix="Give all its values in one --set")
-        if not any(field == part or field.startswith(f"{part}.") for part in SWEPT):
-            raise UserError(
-                "cannot be swept: runs would not be judged alike, or it does not act on training",
-                field="--set", value=field, fix=f"Below these it can: {', '.join(SWEPT)}",
-            )  # fmt: skip
+        for value in values:
+            refuse_fixed(field, value, named="--set")
         found[field] = values
     if not found:
         raise UserError("nothing to sweep", fix="Give --set field=value,value")

@@ -16,24 +16,33 @@ STARTED_BY = {
     "dagster/auto_materialize": "automation",
     "dagster/parent_run_id": "re-execution",
 }
+NOBODY = "none"  # in place of a tenant or variant that a run without one claims
 
 
 def variant_tags(key: VariantKey, reason: str) -> dict[str, str]:
     return {TENANT: key.tenant, VARIANT: str(key), REASON: reason}
 
 
-def missing_tags(run: dg.DagsterRun) -> dict[str, str]:
-    """The tags that a submitted run of one variant lacks; none for other runs."""
+def changed_tags(run: dg.DagsterRun) -> dict[str, str]:
+    """What a submitted run's tags must become: tenant, variant and priority are those of its partition,
+    whatever its submitter wrote; a reason that it gave stays.
+    """
     try:
         key = VariantKey.parse(_partition(run))
     except UserError:
-        return {}
-    wanted = variant_tags(key, _reason(run)) | _priority(key)
-    return {name: value for name, value in wanted.items() if name not in run.tags}
+        return {name: NOBODY for name in (TENANT, VARIANT) if name in run.tags}
+    wanted = {TENANT: key.tenant, VARIANT: str(key), PRIORITY: _priority(key)}
+    wanted |= {} if REASON in run.tags else {REASON: _reason(run)}
+    return {name: value for name, value in wanted.items() if run.tags.get(name) != value}
 
 
 def _partition(run: dg.DagsterRun) -> str:
-    """The one partition of a run, which the UI's single run over partitions states as a range."""
+    """The one partition that a run will work on, as Dagster finds it: of several dimensions, else the plain
+    tag, else the range that the UI's single run over partitions states.
+    """
+    dimensions = [value for name, value in sorted(run.tags.items()) if name.startswith(f"{PARTITION}/")]
+    if dimensions:
+        return "|".join(dimensions)
     start, end = run.tags.get(RANGE_START, ""), run.tags.get(RANGE_END)
     return run.tags.get(PARTITION, start if start == end else "")
 
@@ -42,10 +51,10 @@ def _reason(run: dg.DagsterRun) -> str:
     return next((reason for tag, reason in STARTED_BY.items() if tag in run.tags), "ui")
 
 
-def _priority(key: VariantKey) -> dict[str, str]:
-    """The declared priority; a declaration that cannot be read now fails later, in its own run."""
+def _priority(key: VariantKey) -> str:
+    """The declared priority; 0 where the declaration cannot be read now: it fails later, in its own run."""
     try:
         declared = Declarations(load_settings().project).declared(key)
-        return {PRIORITY: str(declared.spec.resources.priority)}
     except UserError:
-        return {}
+        return "0"
+    return str(declared.spec.resources.priority)

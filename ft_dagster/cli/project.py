@@ -14,6 +14,7 @@ from ft_dagster.cli.common import Json, Key, Keys, app, escape, keys_of, out, pr
 from ft_dagster.errors import UserError, UserErrors, all_of
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import CorpusSpec, Declarations, VariantKey, VariantSpec, load_variant
+from ft_dagster.spec.policy import PolicyFile
 
 if TYPE_CHECKING:
     from ft_dagster.planning.reasons import Reason
@@ -27,15 +28,21 @@ def init(
     variant: Annotated[str, typer.Option(help="tenant.variant")] = "acme.support",
     as_json: Json = False,
 ) -> None:
-    """Start a project: settings, defaults for all tenants, and a first declaration. Never overwrites."""
+    """Start a project: settings, policy, defaults for all tenants, a first declaration. Never overwrites.
+
+    Rows and a base that lie outside of the project are added to what its tenants may read.
+    """
     from ft_dagster.spec.start import start_project
 
-    made = start_project(folder, VariantKey.parse(variant), base_model, data)
+    started = start_project(folder, VariantKey.parse(variant), base_model, data)
     if as_json:
-        print_json({"project": str(folder), "made": [str(path) for path in made]})
+        made = [str(path) for path in started.made]
+        print_json({"project": str(folder), "made": made, "said": list(started.said)})
         return
-    for path in made:
+    for path in started.made:
         out.print(f"made {path}")
+    for line in started.said:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
     out.print(f"Next: [bold]ft-dagster --project {folder} check[/] and [bold]run {variant}[/]")
 
 
@@ -48,6 +55,7 @@ def check(context: typer.Context, variants: Keys = None, as_json: Json = False) 
     try:
         settings = load_settings(context.obj)
         settings.open_store()
+        settings.policies()
         declarations = Declarations(settings.project)
         found += [] if variants else [_wrong(None, error) for error in declarations.misnamed.values()]
         keys = keys_of(settings, variants, every=True) if variants or not found else list(declarations)
@@ -92,9 +100,12 @@ def _print_checked(found: list[dict[str, Any]]) -> None:
 def schema(
     corpus: Annotated[bool, typer.Option("--corpus", help="Of corpora/<name>.yaml instead")] = False,
     installation: Annotated[bool, typer.Option("--settings", help="Of ft_dagster.yaml instead")] = False,
+    policy: Annotated[bool, typer.Option("--policy", help="Of policy.yaml instead")] = False,
 ) -> None:
     """Print the JSON Schema of a declaration, with which an editor completes and checks the file."""
-    print_json((Settings if installation else CorpusSpec if corpus else VariantSpec).model_json_schema())
+    others = ((policy, PolicyFile), (installation, Settings), (corpus, CorpusSpec))
+    model = next((model for asked, model in others if asked), VariantSpec)
+    print_json(model.model_json_schema())
 
 
 @app.command()

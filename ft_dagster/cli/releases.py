@@ -40,7 +40,8 @@ def release(
     settings, declared = _declared(context, variant)
     store, prefix = settings.open_store(), _prefix(declared.key)
     _verify(settings, prefix, version)
-    request = ReleaseRequest(reason, by, declared.spec.release.approvers)
+    policy = settings.policies().of(declared.key.tenant)
+    request = ReleaseRequest(reason, by, policy.approvers_of(declared.spec))
     entry = promote(store, prefix, version, request, force=force)
     _conclude(settings, declared.key, entry, as_json)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.data.hub import hub_errors, pin_revision
-from ft_dagster.data.locations import HUB_ID, DeclaredAt, is_s3, s3, s3_errors
+from ft_dagster.data.locations import HUB_ID, HUB_LIST, DeclaredAt, is_s3, s3, s3_errors
 from ft_dagster.data.weights import (
     CONFIG,
     INDEX,
@@ -31,6 +31,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.files import expanded, refuse_special_files, what_is_there
 from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_json
 from ft_dagster.provenance.memory import cached_sha256
+from ft_dagster.roots import Roots, outside
 from ft_dagster.spec.variant import BaseModelSpec
 
 SCHEMA_VERSION = 1
@@ -54,10 +55,16 @@ class ResolvedBase:
 
 
 def resolve_base(
-    spec: BaseModelSpec, project: Path, cache: Path, *, declared_in: object = None
+    spec: BaseModelSpec,
+    project: Path,
+    cache: Path,
+    *,
+    declared_in: object = None,
+    roots: Roots | None = None,
 ) -> ResolvedBase:
     """Find the base of a local folder, a hub id or an s3:// prefix, and hash the files that loading reads.
 
+    `roots`: what the tenant who names it may read; None: all.
     What is not local is downloaded below `cache`. Raises UserError for a base that is missing or has
     no config.json, no safetensors, no tokenizer, or needs code of its own.
     """
@@ -65,11 +72,13 @@ def resolve_base(
         fix = "Name a source, or ask for the variant's release"
         raise UserError("a variant, not a model folder", file=declared_in, field=f"{FIELD}.variant", fix=fix)
     revision = None
+    if roots is not None:
+        _check_place(spec, spec.source, project, roots, declared_in)
     if is_s3(spec.source):
         folder = _from_s3(spec.source, cache, DeclaredAt(declared_in, FIELD))
     elif _is_local(spec, spec.source, project):
         folder = _local(spec.source, project)
-        _check_folder(folder, spec.source, declared_in)
+        _check_folder(folder, spec.source, declared_in, roots)
     else:
         revision = pin_revision(
             spec.source, spec.revision, "model", file=declared_in, field=f"{FIELD}.source"
@@ -96,7 +105,7 @@ def locate_base(record: dict[str, Any], project: Path, cache: Path, *, verify: b
         folder = _from_hub(reference, revision, cache, None)
     else:
         folder = _local(reference, project)
-        _check_folder(folder, reference, None)
+        _check_folder(folder, reference)
     for file in record["files"]:
         here = folder / file["path"]
         if not here.is_file():
@@ -160,12 +169,33 @@ def _is_local(spec: BaseModelSpec, source: str, project: Path) -> bool:
     return spec.revision is None and (project / source.split("/", maxsplit=1)[0]).is_dir()
 
 
-def _check_folder(folder: Path, source: str, declared_in: object) -> None:
+def _check_place(spec: BaseModelSpec, source: str, project: Path, roots: Roots, declared_in: object) -> None:
+    """Raises UserError for a base that the tenant may not name; of a folder outside nothing is looked at."""
+    outer = not HUB_ID.fullmatch(source)  # an absolute path, or one that leaves the project
+    if is_s3(source):
+        allowed = roots.may_fetch(source, base=True)
+    elif outer or _is_local(spec, source, project):
+        allowed = roots.may_read(_local(source, project), base=True)
+    elif roots.may_ask_hub(source):
+        allowed = True
+    else:
+        raise DeclaredAt(declared_in, FIELD).error(
+            "not a repository of the platform's list", source, HUB_LIST, "source"
+        )
+    if not allowed:
+        raise outside(source, file=declared_in, field=f"{FIELD}.source", base=True)
+
+
+def _check_folder(folder: Path, source: str, declared_in: object = None, roots: Roots | None = None) -> None:
     if folder.is_dir():
         refuse_special_files(folder)
+        files = (*folder.iterdir(), *(folder / TEMPLATES).glob("*"))
+        if roots is not None and not all(roots.may_read(file, base=True) for file in files):
+            raise outside(source, file=declared_in, field=f"{FIELD}.source", base=True)
         return
     parent = folder.parent
-    names = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
+    seen = parent.is_dir() and (roots is None or roots.may_read(parent, base=True))
+    names = sorted(path.name for path in parent.iterdir() if path.is_dir()) if seen else []
     close = difflib.get_close_matches(folder.name, names, n=1)
     fix = f"Did you mean {parent / close[0]}?" if close else "Name a folder, a hub id or an s3:// prefix"
     what = "a file, not a model folder" if folder.is_file() else what_is_there(folder, "base model folder")

@@ -25,7 +25,7 @@ from ft_dagster.data.dedup import NearDuplicates, SeenRows
 from ft_dagster.data.fingerprint import Frozen, check_unchanged, pinned
 from ft_dagster.data.locations import DeclaredAt
 from ft_dagster.data.rows import Row
-from ft_dagster.data.sources import read_rows
+from ft_dagster.data.sources import NOWHERE, read_rows
 from ft_dagster.data.splits import SPLITS, SplitGroups, check_sizes, split_at
 from ft_dagster.data.tables import TableWriter
 from ft_dagster.spec.variant import DataSpec, SplitsSpec, VariantSpec
@@ -52,7 +52,7 @@ def build_task_dataset(
     progress: Callable[[str], None] | None = None,
     *,
     evidence: Path | None = None,
-    declared_in: object = None,
+    asked: DeclaredAt = NOWHERE,
     frozen: Frozen | None = None,
 ) -> dict[str, Any]:
     """Write train, validation and test.parquet into `out`; returns what there is to say of them.
@@ -63,14 +63,15 @@ def build_task_dataset(
     n-grams of `evaluation_texts` (items, or the file that `evaluation.texts` writes); the kept rows wait in
     an unlinked file in `out`, since the last row may tie two groups together.
     With `frozen`, the sources' fingerprints at declaration, hub data sets are read at that commit, and a
-    source that changed since is refused. Raises UserError; `out` is then to be thrown away.
+    source that changed since is refused. `asked`: whose the sources are. Raises UserError; `out` is then to
+    be thrown away.
     """
     say = progress or (lambda line: None)
     formats: dict[str, str] = {}
     filters = _Filters(spec.data, evaluation_texts)
     with ExitStack() as files, tempfile.TemporaryFile(dir=out) as waiting:
         dropped = _writer(files, evidence, DROPPED, DROPPED_SCHEMA)
-        for row in _rows(spec, project, formats=formats, say=say, declared_in=declared_in, frozen=frozen):
+        for row in _rows(spec, project, formats=formats, say=say, asked=asked, frozen=frozen):
             left_out = filters.left_out(row)
             if left_out is None:
                 _keep(waiting, row, evidence is not None)
@@ -80,7 +81,7 @@ def build_task_dataset(
                 say(f"{filters.read:,} rows read")
         origins = _writer(files, evidence, ORIGINS, ORIGINS_SCHEMA)
         rows = _write_splits(waiting, out, filters.groups, spec.data.splits, origins)
-    check_sizes(rows, spec.data.splits, file=declared_in, overlapping=filters.dropped[CONTAMINATED])
+    check_sizes(rows, spec.data.splits, file=asked.file, overlapping=filters.dropped[CONTAMINATED])
     content = {
         "schema_version": SCHEMA_VERSION,
         "rows": rows,
@@ -115,7 +116,7 @@ def _rows(
     *,
     formats: dict[str, str],
     say: Callable[[str], None],
-    declared_in: object,
+    asked: DeclaredAt,
     frozen: Frozen | None,
 ) -> Iterator[Row]:
     """The rows of all sources, in order; each source is held against its fingerprint when it was read."""
@@ -123,9 +124,9 @@ def _rows(
     prints = [None] * len(sources) if frozen is None else frozen.fingerprints
     for i, (source, print_) in enumerate(zip(sources, prints, strict=True)):
         say(f"reading {source.path}")
-        asked = DeclaredAt(declared_in, _label(i))
-        yield from read_rows(pinned(source, print_), project, asked, formats)
-        check_unchanged(source, project, print_, asked, None if frozen is None else frozen.cache)
+        place = asked._replace(field=_label(i))
+        yield from read_rows(pinned(source, print_), project, place, formats)
+        check_unchanged(source, project, print_, place, None if frozen is None else frozen.cache)
 
 
 class _Waiting(NamedTuple):

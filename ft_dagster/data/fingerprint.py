@@ -12,6 +12,7 @@ from ft_dagster.data.locations import DataFile, DeclaredAt, data_files, is_hub, 
 from ft_dagster.data.sources import NOWHERE
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.memory import cached_sha256
+from ft_dagster.roots import Roots
 from ft_dagster.spec.variant import SourceSpec
 
 Fingerprint = list[dict[str, Any]]
@@ -33,6 +34,7 @@ def fingerprint(
     remembers the hashes of unchanged files. Raises UserError for a source that is not there.
     """
     if is_hub(source, project):
+        asked.check_hub(source.path)
         field = f"{asked.field}.path"
         commit = pin_revision(source.path, source.revision, "dataset", file=asked.file, field=field)
         return [{"repo": source.path, "revision": commit}]
@@ -48,10 +50,11 @@ def fingerprint_sources(
     declared_in: object = None,
     field: str = "data.sources",
     cache: Path | None = None,
+    roots: Roots | None = None,
 ) -> list[Fingerprint]:
-    """The fingerprint of each source, in order; errors name `field[i]`."""
+    """The fingerprint of each source, in order; errors name `field[i]`. `roots`: see DeclaredAt."""
     return [
-        fingerprint(source, project, DeclaredAt(declared_in, f"{field}[{i}]"), cache)
+        fingerprint(source, project, DeclaredAt(declared_in, f"{field}[{i}]", roots), cache)
         for i, source in enumerate(sources)
     ]
 

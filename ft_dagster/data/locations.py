@@ -18,9 +18,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from ft_dagster.errors import UserError
 from ft_dagster.files import expanded, special_kind
+from ft_dagster.roots import Roots, outside
 from ft_dagster.spec.variant import SourceSpec
 
 TYPES = {
@@ -36,13 +38,29 @@ GZIPPED = ("jsonl", "json", "csv", "tsv")
 SUPPORTED = ".jsonl, .json, .csv, .tsv (each also .gz), .parquet or .arrow"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+HUB_LIST = "Name one that sources.hub in ft_dagster.yaml allows, or let the platform add it"
 
 
 class DeclaredAt(NamedTuple):
-    """Who asked for a source: the declaration's file, and the field in it ("data.sources[0]")."""
+    """Who asked for a source: the declaration's file, the field in it ("data.sources[0]"), and what a tenant
+    may read; None: the platform asks, who may read all.
+    """
 
     file: object = None
     field: str = "data.sources"
+    roots: Roots | None = None
+
+    def check_place(self, source: str, path: str) -> None:
+        """Raises UserError for a path of this host or an s3:// address (of `source`) outside of the roots."""
+        roots = self.roots
+        if roots is None or (roots.may_fetch(path) if is_s3(path) else roots.may_read(path)):
+            return
+        raise outside(source, file=self.file, field=f"{self.field}.path")
+
+    def check_hub(self, repo: str) -> None:
+        """Raises UserError for a hub repository that the platform does not allow."""
+        if self.roots is not None and not self.roots.may_ask_hub(repo):
+            raise self.error("not a repository of the platform's list", repo, HUB_LIST)
 
     def error(self, problem: str, value: object, fix: str, under: str = "path") -> UserError:
         return UserError(problem, file=self.file, field=f"{self.field}.{under}", value=value, fix=fix)
@@ -50,12 +68,16 @@ class DeclaredAt(NamedTuple):
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file of rows. `path` is the file system's own (absolute, or bucket/key); `name` is for people."""
+    """One file of rows. `path` is the file system's own (absolute, or bucket/key); `name` is for people.
+
+    `roots`: where it must still lie when it is opened; None: anywhere.
+    """
 
     fs: Any
     path: str
     name: str
     type: str
+    roots: Roots | None = None
 
     @property
     def gzipped(self) -> bool:
@@ -86,10 +108,13 @@ def is_hub(source: SourceSpec, project: Path) -> bool:
 
 
 def data_files(source: SourceSpec, project: Path, asked: DeclaredAt) -> list[DataFile]:
-    """The files of a local or s3:// source, sorted. Raises UserError where there are none."""
+    """The files of a local or s3:// source, sorted. Raises UserError where there are none, or where one lies
+    outside of what the tenant may read.
+    """
     remote = is_s3(source.path)
-    fs = s3() if remote else fsspec.filesystem("file")
     path = source.path[5:] if remote else _absolute(source.path, project)
+    asked.check_place(source.path, source.path if remote else path)
+    fs = s3() if remote else fsspec.filesystem("file")
     with s3_errors(source.path, asked):
         roots = _roots(fs, path)
         if not roots:
@@ -98,9 +123,14 @@ def data_files(source: SourceSpec, project: Path, asked: DeclaredAt) -> list[Dat
     files = [path for path in dict.fromkeys(found) if file_type(path)]
     if not files:
         raise asked.error("no data file there", source.path, f"Supported are {SUPPORTED}")
+    for file in files:
+        asked.check_place(source.path, f"s3://{file}" if remote else file)
     if not remote:
         _refuse_special(files, source, asked)
-    return [DataFile(fs, path, _name(path, project, remote), str(file_type(path))) for path in files]
+    opened_in = None if remote else asked.roots
+    return [
+        DataFile(fs, path, _name(path, project, remote), str(file_type(path)), opened_in) for path in files
+    ]
 
 
 def _refuse_special(files: list[str], source: SourceSpec, asked: DeclaredAt) -> None:
@@ -154,9 +184,11 @@ def _expand(
 
     `above`: the folders that lead here, by their real paths; a link back to one of them would never end.
     """
+    remote = is_s3(source.path)
+    asked.check_place(source.path, f"s3://{path}" if remote else path)
     if not fs.isdir(path):
         return [path]
-    real = path if is_s3(source.path) else os.path.realpath(path)
+    real = path if remote else os.path.realpath(path)
     if real in above:
         raise asked.error(f"the folder {path} links to one that holds it", source.path, "Remove the link")
     above |= {real}
@@ -175,6 +207,7 @@ def _expand(
 
 def _saved(fs: Any, path: str, field: str, source: SourceSpec, asked: DeclaredAt) -> list[str]:
     """The names that `datasets` keeps in a JSON file beside its Arrow files."""
+    asked.check_place(source.path, f"s3://{path}" if is_s3(source.path) else path)
     try:
         if special_kind(path) and not is_s3(source.path):
             raise ValueError
@@ -192,9 +225,7 @@ def _missing(fs: Any, source: SourceSpec, path: str, asked: DeclaredAt) -> UserE
     parent = PurePosixPath(path).parent
     while len(parent.parts) > 1 and (glob.has_magic(str(parent)) or not fs.isdir(str(parent))):
         parent = parent.parent
-    names = (
-        sorted(PurePosixPath(p).name for p in fs.ls(str(parent), detail=False)) if fs.isdir(parent) else []
-    )
+    names = _names_in(fs, str(parent), asked) if fs.isdir(parent) else []
     wanted = PurePosixPath(path).relative_to(parent).parts[0]
     if wanted in names and os.path.islink(path):
         return asked.error("a link to nothing", source.path, "Restore what it names")
@@ -206,6 +237,15 @@ def _missing(fs: Any, source: SourceSpec, path: str, asked: DeclaredAt) -> UserE
     if source.revision is None and HUB_ID.fullmatch(source.path) and not file_type(source.path):
         fix += " For a data set of the hub, give its revision"
     return asked.error(what, source.path, fix)
+
+
+def _names_in(fs: Any, folder: str, asked: DeclaredAt) -> list[str]:
+    """What a folder holds, as far as the tenant may read it."""
+    found, roots = sorted(fs.ls(folder, detail=False)), asked.roots
+    if roots is not None:
+        remote = not isinstance(fs, LocalFileSystem)
+        found = [p for p in found if (roots.may_fetch(f"s3://{p}") if remote else roots.may_read(p))]
+    return [PurePosixPath(path).name for path in found]
 
 
 def _name(path: str, project: Path, remote: bool) -> str:

@@ -57,12 +57,15 @@ def _open(file: DataFile) -> Iterator[io.BufferedIOBase]:
 
 def _opened(file: DataFile) -> Any:
     try:
-        return file.fs.open(file.path, "rb")
+        opened = file.fs.open(file.path, "rb")
     except PermissionError as error:
         if not isinstance(file.fs, LocalFileSystem):
             raise  # said with what S3 needs
         fix = "Let the user that runs ft-dagster read it"
         raise UserError(f"cannot be read: {error.strerror}", file=file.name, fix=fix) from None
+    if file.roots is not None:
+        file.roots.check_opened(opened.fileno(), file.path)
+    return opened
 
 
 def _lines(file: DataFile) -> Iterator[tuple[int, str]]:

@@ -50,6 +50,7 @@ def read_hub(source: SourceSpec, asked: DeclaredAt = NOWHERE) -> Iterator[RawRow
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
+    asked.check_hub(source.path)
     field = f"{asked.field}.path"
     commit = pin_revision(source.path, source.revision, "dataset", file=asked.file, field=field)
     with hub_errors(source.path, "data set", file=asked.file, field=field):

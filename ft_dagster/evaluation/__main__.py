@@ -43,6 +43,7 @@ def _work(request: EvaluationRequest) -> dict[str, Any]:
             request.project,
             field=f"evaluation.{role}",
             asked_by=request.declared_in,
+            roots=request.roots,
         )
         for role in roles
     }

@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from ft_dagster.errors import UserError
 from ft_dagster.files import what_is_there
+from ft_dagster.roots import Roots
 
 Kind = Literal["text", "label", "json", "sql"]
 # A query that needs more is taken for wrong: about a second of SQLite, and what memory may hold.
@@ -159,16 +160,22 @@ class QueryResult(NamedTuple):
     rows: list[tuple[Any, ...]]
 
 
-def find_database(path: str, project: Path, declared_in: object = None) -> Path:
-    """The declared SQLite file, counted from the project folder. Raises UserError: absent, or not whole."""
-    file = project / path
+def find_database(path: str, project: Path, declared_in: object = None, roots: Roots | None = None) -> Path:
+    """The declared SQLite file, counted from the project folder. Raises UserError: absent, or not whole, or
+    outside of `roots`.
+    """
+    file, field = project / path, "evaluation.database"
+    if roots is not None:
+        roots.check_read(file, file=declared_in, field=field)
 
     def refuse(problem: str, fix: str) -> UserError:
-        return UserError(problem, file=declared_in, field="evaluation.database", value=path, fix=fix)
+        return UserError(problem, file=declared_in, field=field, value=path, fix=fix)
 
     if not file.is_file():
         raise refuse(what_is_there(file, "file"), f"Put the SQLite file at {file}")
     with file.open("rb") as opened:
+        if roots is not None:
+            roots.check_opened(opened.fileno(), str(file))
         if opened.read(16) != b"SQLite format 3\0":
             raise refuse("not a SQLite file", "Name one; the sqlite3 command makes it from a dump")
     journal = Path(f"{file}-wal")

@@ -13,7 +13,8 @@ from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.questions import questions_of
-from ft_dagster.evaluation.tasks import TaskEntry, builtin_folder, needs_network, task_references
+from ft_dagster.evaluation.task_files import runnable_config
+from ft_dagster.evaluation.tasks import TaskEntry, builtin_folder, needs_network
 from ft_dagster.launch.warm import forked
 
 TABLES = "tables"  # a folder of a run: what is made of local files
@@ -64,21 +65,27 @@ def prepare_environment(entries: Iterable[TaskEntry]) -> None:
 
 
 def load_task(entry: TaskEntry, cache: Path) -> LoadedTask:
-    """Read the task's documents. Raises UserError where lm-eval cannot.
+    """Read the task's documents. Raises UserError where lm-eval cannot, or may not.
 
-    `cache`: a folder of this run for what is made of local files, to stand as long as the documents are used.
-    The library's own cache knows a file by name and time: it would answer with what another had there.
+    Of a YAML of the project lm-eval gets what we read: it imports nothing by itself, and templates run in
+    jinja's sandbox. `cache`: a folder of this run for what is made of local files, to stand as long as the
+    documents are used. The library's own cache knows a file by name and time: it would answer with what
+    another had there.
     """
     from lm_eval.tasks import TaskManager
 
+    _sandbox_templates()
     if entry.file is None:
         return LoadedTask(entry, _load_builtin(entry))
-    task_references(entry.file)  # names the missing file, which lm-eval would not
     manager = TaskManager(include_defaults=False)
     try:
-        # relative data files count from the task's folder
+        # what its functions open counts from the task's folder
         with contextlib.chdir(entry.file.parent), _tables_in(None if needs_network(entry) else cache):
-            parts = manager.load([str(entry.file)])["tasks"]
+            config = runnable_config(entry.file, entry.roots)
+            _check_metrics(config, entry.file)
+            parts = manager.load([config])["tasks"]
+    except UserError:
+        raise
     except IndexError:
         raise UserError(
             "the task has no questions", file=entry.file, fix="Check its data and split"
@@ -101,6 +108,30 @@ def _tables_in(cache: Path | None) -> Iterator[None]:
         yield
     finally:
         config.HF_DATASETS_CACHE = before
+
+
+def _sandbox_templates() -> None:
+    """A template of a task could reach all of Python through its objects' attributes."""
+    from jinja2.sandbox import SandboxedEnvironment
+    from lm_eval import utils
+
+    if not isinstance(utils.env, SandboxedEnvironment):
+        plain = utils.env
+        utils.env = SandboxedEnvironment(undefined=plain.undefined, keep_trailing_newline=True)
+        utils.env.filters.update(plain.filters)
+
+
+def _check_metrics(config: dict[str, Any], file: Path) -> None:
+    """Raises UserError for a metric that lm-eval does not have: it would run a program of that name."""
+    import lm_eval.api.metrics  # noqa: F401  # fills the registry
+    from lm_eval.api.registry import metric_registry
+
+    listed = [] if config.get("process_results") else config.get("metric_list") or []
+    for metric in listed:
+        name = metric.get("metric") if isinstance(metric, dict) else metric
+        if not callable(name) and name not in metric_registry:
+            fix = "Name one of lm-eval's own: `metric: acc`"
+            raise UserError("no such metric", file=file, field="metric_list", value=name, fix=fix)
 
 
 def _load_builtin(entry: TaskEntry) -> dict[str, Any]:

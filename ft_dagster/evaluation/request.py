@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from ft_dagster.program import read_json_as
+from ft_dagster.roots import Roots
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -76,6 +77,7 @@ class EvaluationRequest(_EvaluationPart):
 
     `limit`: questions drawn per task by `seed`; null: all. `general_holdout`: a parquet of held-out texts.
     `general_prompts`: whether to look for degeneration. `declared_in`: the variant's file, for errors.
+    `roots`: what the tasks' files may reach; null: all.
     """
 
     schema_version: Literal[1]
@@ -93,16 +95,20 @@ class EvaluationRequest(_EvaluationPart):
     seed: int = Field(0, ge=0)
     num_fewshot: int | None = Field(None, ge=0)
     project: Path = Path("/")
+    roots: Roots | None = None
     declared_in: Path | None = None
     output: Path
 
 
 class TextsRequest(_EvaluationPart):
-    """Whose texts to write out: lm-eval names or YAML files, relative to `project`, each with its digest."""
+    """Whose texts to write out: lm-eval names or YAML files, relative to `project` and within `roots`, each
+    with its digest.
+    """
 
     schema_version: Literal[1] = 1
     tasks: dict[str, Sha256]
     project: Path = Path("/")
+    roots: Roots | None = None
     output: Path
 
 

@@ -34,7 +34,7 @@ def write_texts(request: TextsRequest) -> dict[str, Any]:
     from ft_dagster.evaluation.load import TABLES, compiled_once, load_task, prepare_environment
     from ft_dagster.evaluation.questions import bare_items
 
-    entries = resolve_tasks(request.tasks, request.project)
+    entries = resolve_tasks(request.tasks, request.project, roots=request.roots)
     prepare_environment(entries)
     counts: dict[str, int] = {}
     file, folder = request.output / "payload" / "texts.parquet", request.output / FOLDER

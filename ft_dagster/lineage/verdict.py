@@ -81,13 +81,15 @@ class Rule:
 class Verdict:
     """Passed only if every rule passed. `outcome`: fail if any rule failed, else undecided if any was.
 
-    `tries`: the ordinal of this evaluation among those of the same weights.
+    `tries`: the ordinal of this evaluation among those of the same weights. `policy`: digest of what the
+    platform allowed when it was derived; None: before there was one.
     """
 
     passed: bool
     outcome: Outcome
     rules: tuple[Rule, ...]
     tries: int = 1
+    policy: str | None = None
 
     @property
     def broken(self) -> tuple[Rule, ...]:
@@ -106,6 +108,7 @@ class Verdict:
             "outcome": self.outcome,
             "tries": self.tries,
             "rules": [rule.to_json() for rule in self.rules],
+            **({} if self.policy is None else {"policy": self.policy}),
         }
 
     @classmethod
@@ -115,7 +118,7 @@ class Verdict:
         passed = bool(content["passed"])
         rules = tuple(Rule.from_json(rule) for rule in content["rules"])
         outcome = content.get("outcome", "pass" if passed else "fail")
-        return cls(passed, outcome, rules, content.get("tries", 1))
+        return cls(passed, outcome, rules, content.get("tries", 1), content.get("policy"))
 
 
 def _plain(value: object) -> object:

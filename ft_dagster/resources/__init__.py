@@ -1,1 +1,12 @@
-"""The world outside as Dagster resources: tenants with their declarations and store, devices, launchers."""
+"""The world outside as Dagster resources: tenants with their declarations and store, devices, launchers.
+
+They are plain objects, and no run configuration reaches them: which project a run works on is decided where
+the definitions are built.
+"""
+
+import dagster as dg
+
+
+def fixed(made: object) -> dg.ResourceDefinition:
+    """A resource as it is; a run that configures it is refused."""
+    return dg.ResourceDefinition(lambda context: made, config_schema={})

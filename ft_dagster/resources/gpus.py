@@ -1,14 +1,15 @@
 """The devices of this host, lent by lease."""
 
-import dagster as dg
+from dataclasses import dataclass
 
 from ft_dagster.launch.inventory import Inventory, find_devices
 from ft_dagster.launch.leases import Leases, of_host
 from ft_dagster.settings import Host, load_settings
 
 
-class Gpus(dg.ConfigurableResource[None]):
-    """GPUs found with NVML or declared; on a host without any, CPU slots."""
+@dataclass(frozen=True)
+class Gpus:
+    """GPUs found with NVML or declared; on a host without any, CPU slots. `project`: see `Tenants`."""
 
     project: str = ""
 

@@ -1,13 +1,14 @@
 """Where the heavy programs run."""
 
-import dagster as dg
+from dataclasses import dataclass
 
 from ft_dagster.launch.launcher import LocalLauncher
 from ft_dagster.launch.warm.choice import as_environment
 from ft_dagster.resources.gpus import Gpus
 
 
-class LocalPrograms(dg.ConfigurableResource[None]):
+@dataclass(frozen=True)
+class LocalPrograms:
     """Starts programs on this host, under leases of its devices."""
 
     gpus: Gpus

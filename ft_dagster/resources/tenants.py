@@ -1,17 +1,20 @@
 """The project folder: what tenants declare."""
 
+from dataclasses import dataclass
 from pathlib import Path
-
-import dagster as dg
 
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import CorpusSpec, Declarations, Declared, VariantKey
 
 
-class Tenants(dg.ConfigurableResource[None]):
-    """Declarations, read afresh each time: a new file needs no restart."""
+@dataclass(frozen=True)
+class Tenants:
+    """Declarations, read afresh each time: a new file needs no restart.
 
-    project: str = ""  # the folder with tenants/ and corpora/; empty: $FT_DAGSTER_PROJECT or the current one
+    `project`: the folder with tenants/ and corpora/; empty: $FT_DAGSTER_PROJECT or the current one.
+    """
+
+    project: str = ""
 
     def settings(self) -> Settings:
         return load_settings(self.project or None)

@@ -210,6 +210,10 @@ class Declarations:
         return self._judged[key]
 
     def _judge_anew(self, key: VariantKey, file: Path, twice: Path | None) -> ReadDeclaration:
+        inside = Path(os.path.realpath(file)).is_relative_to(os.path.realpath(file.parent))
+        if not inside and file.is_file():
+            fix = "Put the declaration itself there"
+            return _unreadable(UserError("a link out of the tenant's folder", file=file, fix=fix), file)
         if twice is not None:
             fix = f"Remove this file or {file}"
             return _unreadable(UserError(f"variant {key} is declared twice", file=twice, fix=fix), file)

@@ -18,6 +18,14 @@ from ft_dagster.spec.load import SHORTHANDS, Declared
 from ft_dagster.spec.variant import VariantSpec
 
 ORIGIN = "experiment"
+# What an experiment may change: how a model is trained. Never what it learns from, what is asked of it, by
+# which gates it is judged, what of it is shown, nor where this host writes.
+OVERRIDABLE = (
+    *("method", "training", "objective", "export.format"),
+    *("base_model.source", "base_model.revision", "base_model.new_tokens"),
+    *("data.general", "data.train_on", "data.on_too_long"),
+)
+NOT_OVERRIDABLE = ("training.deepspeed.nvme_path", "training.report_to")
 
 
 def with_overrides(declared: Declared, overrides: Mapping[str, Any]) -> Declared:
@@ -48,6 +56,25 @@ def with_overrides(declared: Declared, overrides: Mapping[str, Any]) -> Declared
         for leaf in _leaves(spec.model_dump(mode="json"))
     }
     return replace(declared, spec=spec, origins=origins)
+
+
+def refuse_fixed(field: str, value: Any, file: Path | None = None, *, named: str | None = None) -> None:
+    """Raises UserError for a field, or a whole part with one, that no experiment may change. `named`: what
+    the user wrote it with.
+    """
+    below = {field, *(f"{field}.{leaf}" for leaf in _leaves(value) if isinstance(value, dict) and leaf)}
+    if any(not _in(each, OVERRIDABLE) or _in(each, NOT_OVERRIDABLE) for each in below):
+        raise UserError(
+            "no experiment may change it: runs would not be judged alike, or it does not act on training",
+            file=file,
+            field=named or field,
+            value=field if named else value,
+            fix=f"Below these it may: {', '.join(OVERRIDABLE)}",
+        )
+
+
+def _in(field: str, parts: tuple[str, ...]) -> bool:
+    return any(field == part or field.startswith(f"{part}.") for part in parts)
 
 
 def value_at(spec: VariantSpec, field: str) -> Any:

@@ -77,8 +77,12 @@ def own_task(view: View) -> OwnTask:
         view.frozen("tasks")["task"],
         File.of(rows / "test.parquet") if splits else None,
         File.of(rows / "train.parquet") if probes else None,
-        None if database is None else File.of(find_database(database, view.project, view.declared_in)),
+        None if database is None else File.of(_database(view, database)),
     )
+
+
+def _database(view: View, path: str) -> Path:
+    return find_database(path, view.project, view.declared_in, view.roots)
 
 
 def general(view: View) -> General:
@@ -134,6 +138,7 @@ class ModelQuestions:
                 "seed": spec.seed,
                 "num_fewshot": spec.num_fewshot,
                 "project": hands.project,
+                "roots": hands.roots,
                 "declared_in": hands.declared_in,
                 "output": output,
                 **({} if task is None else _of_task(task)),

@@ -72,7 +72,7 @@ def inputs(view: View) -> BaseModelInputs:
 def source_inputs(view: View) -> BaseModelInputs:
     """Of a named source as it is."""
     spec = view.spec.base_model
-    found = resolve_base(spec, view.project, view.cache, declared_in=view.declared_in)
+    found = resolve_base(spec, view.project, view.cache, declared_in=view.declared_in, roots=view.roots)
     return BaseModelInputs(found.content, keep=spec.keep, source=found)
 
 

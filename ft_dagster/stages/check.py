@@ -22,6 +22,7 @@ from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.spec.named import named_by
 from ft_dagster.spec.variant import BaseModelSpec
+from ft_dagster.stages.policy import problems
 
 ROWS = 100
 PARENT = "base_model.variant"
@@ -31,7 +32,7 @@ class Mistakes:
     """Errors gathered one after the other, so that one does not hide the next."""
 
     def __init__(self, file: Path, errors: Iterable[UserError] = ()) -> None:
-        self._file = file
+        self.file = file
         self.errors = list(errors)
 
     @contextmanager
@@ -42,7 +43,7 @@ class Mistakes:
         except UserError as error:
             self.errors += [one for one in all_of(error) if str(one) not in map(str, self.errors)]
         except OSError as error:
-            where = self._file if error.errno == errno.ENAMETOOLONG else error.filename or self._file
+            where = self.file if error.errno == errno.ENAMETOOLONG else error.filename or self.file
             fix = f"Check its permissions, or what {field} names"
             problem = f"cannot be read: {error.strerror or error}"
             self.errors.append(UserError(problem, file=where, field=field, fix=fix))
@@ -59,10 +60,13 @@ def check_variant(
     """Read a declaration, its base, corpus, tasks, database and the first rows of each source.
 
     Raises UserError for all mistakes at once: of a declaration that is invalid, those of what it names too.
+    What the platform does not allow, and a gate that cannot hold, are mistakes as well.
     """
     declarations = declarations or Declarations(settings.project)
-    file = declarations.file(key)
+    file, roots = declarations.file(key), settings.roots(key.tenant)
     found = Mistakes(file, declarations.errors(key))
+    if not found.errors:
+        found.errors += problems(settings, declarations.declared(key))
     named = named_by(declarations.content(key))
     base, rows, tasks = "", [], set[str]()
     if named.base_model is not None and not any(one.field == PARENT for one in found.errors):
@@ -71,14 +75,14 @@ def check_variant(
     if named.corpus is not None:
         _check_corpus(declarations, named.corpus, file, found)
     for role, entries in named.tasks.items():
-        tasks |= _check_tasks(settings, role, entries, file, found)
+        tasks |= _check_tasks(settings, key, role, entries, found)
     if named.database is not None:
         with found.gathered("evaluation.database"):
-            find_database(named.database, settings.project, file)
+            find_database(named.database, settings.project, file, roots)
     for i, source in named.sources.items():
         field = f"data.sources[{i}]"
         with found.gathered(f"{field}.path"):
-            asked = DeclaredAt(file, field)
+            asked = DeclaredAt(file, field, roots)
             rows.append(len(list(islice(read_rows(source, settings.project, asked), ROWS))))
     found.end()
     seen = f"{sum(rows)} rows read" if max(rows) < ROWS else f"the first {ROWS} rows of each source read"
@@ -101,16 +105,16 @@ def _check_corpus(declarations: Declarations, name: str, file: Path, found: Mist
 
 
 def _check_tasks(
-    settings: Settings, role: str, entries: tuple[str, ...], file: Path, found: Mistakes
+    settings: Settings, key: VariantKey, role: str, entries: tuple[str, ...], found: Mistakes
 ) -> set[str]:
     """The entries that are tasks; each is looked at, whatever is wrong with the others."""
-    field, known = f"evaluation.{role}", []
+    field, known, roots = f"evaluation.{role}", [], settings.roots(key.tenant)
     for entry in entries:
         with found.gathered(field):
-            tasks_digest([entry], settings.project, field=field, asked_by=file)
+            tasks_digest([entry], settings.project, field=field, asked_by=found.file, roots=roots)
             known.append(entry)
     with found.gathered(field):  # a name that stands twice
-        tasks_digest(known, settings.project, field=field, asked_by=file)
+        tasks_digest(known, settings.project, field=field, asked_by=found.file, roots=roots)
     return set(known)
 
 
@@ -119,7 +123,8 @@ def _check_base(settings: Settings, key: VariantKey, file: Path, spec: BaseModel
     store, cache = settings.open_store(), settings.cache_folder
     check_tokens(spec.new_tokens, file=file)
     if spec.variant is None:
-        base = resolve_base(spec, settings.project, cache, declared_in=file)
+        roots = settings.roots(key.tenant)
+        base = resolve_base(spec, settings.project, cache, declared_in=file, roots=roots)
         folder, said = base.folder, str(base.content["architecture"])
     elif production(store, parent_prefix(key, VariantKey.parse(spec.variant))) is None:
         return f"starts from {spec.variant}, which is not released yet: run that first"

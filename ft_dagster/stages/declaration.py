@@ -9,9 +9,11 @@ from typing import Any
 
 from ft_dagster.data.fingerprint import fingerprint_sources
 from ft_dagster.evaluation.tasks import tasks_digest
+from ft_dagster.roots import Roots
 from ft_dagster.spec import Declared
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import recorded
+from ft_dagster.stages.policy import refuse_declared
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.view import View
 from ft_dagster.store import Attempt
@@ -30,7 +32,7 @@ class DeclarationInputs:
 
 def inputs(view: View) -> DeclarationInputs:
     declared = view.declared()
-    return DeclarationInputs(freeze(declared, view.project, view.cache), declared, view.overrides)
+    return DeclarationInputs(freeze(declared, view.project, view.cache, view.roots), declared, view.overrides)
 
 
 def build(inputs: DeclarationInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
@@ -44,24 +46,30 @@ def build(inputs: DeclarationInputs, hands: Hands, attempt: Attempt) -> dict[str
     return {"sources": len(sources), "files": sum(len(files) for files in sources)}
 
 
-def freeze(declared: Declared, project: Path, cache: Path) -> dict[str, Any]:
+def freeze(declared: Declared, project: Path, cache: Path, roots: Roots) -> dict[str, Any]:
     """declaration.json: the declaration with the fingerprints of its sources and tasks as they are now."""
     spec, file = declared.spec, declared.file
+    prints = fingerprint_sources(spec.data.sources, project, declared_in=file, cache=cache, roots=roots)
     return {
         "schema_version": 1,
         "variant": str(declared.key),
         "spec": spec.model_dump(mode="json"),
-        "sources": fingerprint_sources(spec.data.sources, project, declared_in=file, cache=cache),
-        "tasks": freeze_tasks(declared, project),
+        "sources": prints,
+        "tasks": freeze_tasks(declared, project, roots),
     }
 
 
-def freeze_tasks(declared: Declared, project: Path) -> dict[str, dict[str, str]]:
+def freeze_tasks(declared: Declared, project: Path, roots: Roots) -> dict[str, dict[str, str]]:
     """By role, the digest of each declared evaluation task as it is now."""
-    spec, file = declared.spec.evaluation, declared.file
     return {
-        "task": tasks_digest(spec.task, project, field="evaluation.task", asked_by=file),
-        "general": tasks_digest(spec.general, project, field="evaluation.general", asked_by=file),
+        role: tasks_digest(
+            getattr(declared.spec.evaluation, role),
+            project,
+            field=f"evaluation.{role}",
+            asked_by=declared.file,
+            roots=roots,
+        )
+        for role in ("task", "general")
     }
 
 
@@ -69,4 +77,11 @@ def _write(file: Path, content: Any, **options: Any) -> None:
     file.write_text(json.dumps(content, indent=1, **options), "utf-8")
 
 
-STAGE = Stage("declaration", reads=("declared.yaml",), fields=(), inputs=inputs, build=build)
+STAGE = Stage(
+    "declaration",
+    reads=("declared.yaml",),
+    fields=(),
+    inputs=inputs,
+    build=build,
+    refuse=refuse_declared,
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +15,28 @@ from ft_dagster.lineage.tries import try_of
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
+from ft_dagster.spec.policy import Policy
 from ft_dagster.stages import asked, base_evaluation
 from ft_dagster.stages.asked import ModelQuestions, questions_digest, scores_in
 from ft_dagster.stages.hands import Hands
-from ft_dagster.stages.inputs import Digest
+from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.models import base_of, weights_of
+from ft_dagster.stages.policy import refuse_frozen
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Attempt
 
 VERDICT = "verdict.json"
+POLICY = "policy.json"
 JUDGED = ("objective", "gates")
 
 
 @dataclass(frozen=True)
 class EvaluationInputs:
     """`gates`: digest of the declared gates. `spec`: by what the answers are judged. `tries`: the ordinal of
-    these questions among all sets that the weights were put to.
+    these questions among all sets that the weights were put to. `policy`: today's, kept beside the verdict;
+    release and export hold the declaration against theirs.
     """
 
     base_model: Artifact
@@ -45,6 +49,7 @@ class EvaluationInputs:
     device: str
     dtype: Dtype
     tries: int
+    policy: Policy = recorded()
 
 
 def inputs(view: View) -> EvaluationInputs:
@@ -60,6 +65,7 @@ def inputs(view: View) -> EvaluationInputs:
         view.device,
         view.dtype,
         try_of(view.store, view.key.prefix, tuned.digest, questions_digest(task, general)),
+        view.policy,
     )
 
 
@@ -72,7 +78,10 @@ def build(inputs: EvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str,
     verdict = verdict_on(inputs.spec, before, attempt.payload, hands.declared_in, inputs.tries)
     text = json.dumps(verdict.to_json(), indent=1, sort_keys=True)
     (attempt.payload / VERDICT).write_text(text, "utf-8")
-    return {**figures, "scores": scores_in(attempt.payload), "verdict": verdict.to_json()}
+    policy = inputs.policy
+    (attempt.evidence / POLICY).write_text(policy.model_dump_json(indent=1), "utf-8")
+    judged = replace(verdict, policy=policy.digest).to_json()
+    return {**figures, "scores": scores_in(attempt.payload), "verdict": judged}
 
 
 def verdict_on(spec: VariantSpec, before: Path, payload: Path, declared_in: Path, tries: int) -> Verdict:
@@ -84,20 +93,6 @@ def verdict_on(spec: VariantSpec, before: Path, payload: Path, declared_in: Path
     return judge(base, tuned, spec.gates, objective=spec.objective, declared_in=declared_in, tries=tries)
 
 
-def refuse_another_base(workspace: Workspace) -> None:
-    """Raises UserError where the base was asked otherwise than is declared: fewer examples before each
-    question, say, and any tuned model would look better.
-    """
-    before = workspace.upstream("base_evaluation")
-    if workspace.recipe(base_evaluation.STAGE)[0].place != before.place:
-        raise UserError(
-            "the base was asked otherwise than the tuned model would be",
-            file=workspace.declared_in,
-            field="evaluation",
-            fix="Materialize base_evaluation, then evaluation",
-        )
-
-
 def checks(workspace: Workspace, artifact: Artifact) -> list[Check]:
     verdict = Verdict.from_json(artifact.figures["verdict"])
     difference = artifact.figures["tuned_logit_difference"]
@@ -106,6 +101,22 @@ def checks(workspace: Workspace, artifact: Artifact) -> list[Check]:
         Check("gate", verdict.passed, said),
         Check("weights_act", difference > 0, f"largest logit difference {difference:.3g}"),
     ]
+
+
+def refuse_evaluation(workspace: Workspace) -> None:
+    """Raises UserError where the frozen declaration passes below the floors of today's policy, and where the
+    base was asked otherwise than is declared: fewer examples before each question, say, and any tuned model
+    would look better.
+    """
+    refuse_frozen(workspace)
+    before = workspace.upstream("base_evaluation")
+    if workspace.recipe(base_evaluation.STAGE)[0].place != before.place:
+        raise UserError(
+            "the base was asked otherwise than the tuned model would be",
+            file=workspace.declared_in,
+            field="evaluation",
+            fix="Materialize base_evaluation, then evaluation",
+        )
 
 
 STAGE = Stage(
@@ -119,6 +130,6 @@ STAGE = Stage(
         "weights_act": "The training changed the base's logits",
     },
     judge=checks,
-    refuse=refuse_another_base,
+    refuse=refuse_evaluation,
     programs=("evaluation",),
 )

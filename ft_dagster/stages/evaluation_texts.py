@@ -30,7 +30,9 @@ def build(inputs: TextsInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]
     return hands.run(
         "evaluation.texts",
         attempt,
-        lambda output: TextsRequest(tasks=inputs.tasks, project=hands.project, output=output),
+        lambda output: TextsRequest(
+            tasks=inputs.tasks, project=hands.project, roots=hands.roots, output=output
+        ),
         leased=False,
     )
 

@@ -72,7 +72,9 @@ def build(inputs: TrainingInputs, hands: Hands, attempt: Attempt) -> dict[str, A
             output=output,
             benchmarks=None
             if questions is None
-            else Benchmarks(tasks=questions["tasks"], project=hands.project, seed=questions["seed"]),
+            else Benchmarks(
+                tasks=questions["tasks"], project=hands.project, roots=hands.roots, seed=questions["seed"]
+            ),
             report_to=inputs.report_to,
             stop_above=inputs.stop_above,
             micro_batch_halved=wants_halving(output.parent, output / RESULT_FILE),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from ft_dagster.lineage.tries import record_try
+from ft_dagster.roots import Roots
 from ft_dagster.store import Artifact, Attempt
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ class Hands:
     def declared_in(self) -> Path:
         """The variant's file, for errors to name."""
         return self._workspace.declared_in
+
+    @property
+    def roots(self) -> Roots:
+        """What the declaration may reach."""
+        return self._workspace.roots
 
     @property
     def run_id(self) -> str:

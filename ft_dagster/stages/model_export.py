@@ -25,11 +25,12 @@ from ft_dagster.stages.asked import ModelQuestions, check_measured
 from ft_dagster.stages.evaluation import JUDGED, verdict_on
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.models import base_of
+from ft_dagster.stages.policy import refuse_frozen
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.today import refuse_unjudged
 from ft_dagster.stages.verdicts import OWN, certificate_of, own_verdict, rejudge, tries_of
 from ft_dagster.stages.view import View
-from ft_dagster.stages.workspace import Workspace
+from ft_dagster.stages.workspace import Workspace, refuse_experiment
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.training.training_figures import TrainingFigures
 
@@ -166,6 +167,15 @@ def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
     return [Check("certificate", passed, f"{said}, it passes" if passed else f"{said}: no pass")]
 
 
+def refuse_export(workspace: Workspace) -> None:
+    """Raises UserError for an experiment, for what passes below the floors of today's policy, and unless the
+    newest evaluation is the one that today's declaration demands.
+    """
+    refuse_experiment(workspace)
+    refuse_frozen(workspace)
+    refuse_unjudged(workspace)
+
+
 STAGE = Stage(
     "model_export",
     reads=(*asked.READS, "training_plan", "fine_tuned_model", "base_evaluation", "evaluation"),
@@ -174,6 +184,6 @@ STAGE = Stage(
     build=build,
     checks={"certificate": "The export, reloaded from disk, behaves as the weights that were judged"},
     judge=judge,
-    refuse=refuse_unjudged,
+    refuse=refuse_export,
     programs=("export", "evaluation"),
 )

@@ -25,12 +25,14 @@ from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.methods.defaults import MAX_LENGTH
 from ft_dagster.planning.plan import make_plan
+from ft_dagster.roots import Roots
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey, VariantSpec
 from ft_dagster.spec.narrow import narrowed, shown
 from ft_dagster.stages import task_dataset, training_mixture
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.plan_context import context_of, context_without_base
+from ft_dagster.stages.policy import refuse_declared
 from ft_dagster.stages.workspace import Workspace, named_in
 from ft_dagster.store import Artifact
 
@@ -68,6 +70,7 @@ def plan_variant(settings: Settings, key: VariantKey, hardware: Hardware | None 
     """
     workspace = Workspace(settings, key)
     declared = workspace.declared()
+    refuse_declared(workspace)
     with named_in(declared.file):
         return _planned(workspace, declared, hardware)
 
@@ -91,10 +94,12 @@ def _planned(workspace: Workspace, declared: Declared, hardware: Hardware | None
             fix="Materialize base_model of this variant first",
         )
     else:
-        folder = resolve_base(spec.base_model, project, workspace.cache, declared_in=declared.file).folder
+        folder = resolve_base(
+            spec.base_model, project, workspace.cache, declared_in=declared.file, roots=workspace.roots
+        ).folder
         parameters, stored, _ = measure_weights(folder, weight_files(folder))
         context = context_without_base(workspace, spec, folder, hardware)
-    data = sample(declared, project, folder) if mixture is None else _counted(mixture)
+    data = _counted(mixture) if mixture else sample(declared, project, folder, workspace.roots)
     plan = make_plan(spec, facts_of(data.counts, parameters, stored, folder, hardware), context)
     return Preview(str(declared.key), data.basis, data.counts.examples, data.counts.tokens, plan.estimate)
 
@@ -104,7 +109,8 @@ def _recorded(workspace: Workspace, declared: Declared) -> tuple[Artifact | None
     base, mixture = workspace.head("base_model"), workspace.head("training_mixture")
     if base is None or workspace.head("declaration") is None:
         return None, None
-    then, now = workspace.frozen, freeze(declared, workspace.project, workspace.cache)
+    now = freeze(declared, workspace.project, workspace.cache, workspace.roots)
+    then = workspace.frozen
     if then["spec"]["base_model"] != now["spec"]["base_model"]:
         return None, None
     parts = (narrowed(spec, MIXED_BY) for spec in (workspace.spec, declared.spec))
@@ -117,7 +123,7 @@ def _counted(mixture: Artifact) -> Counted:
     return Counted(counts_of(mixture), f"the newest training_mixture, {mixture.digest[:12]}")
 
 
-def sample(declared: Declared, project: Path, folder: Path) -> Counted:
+def sample(declared: Declared, project: Path, folder: Path, roots: Roots | None = None) -> Counted:
     """Counts of the mixture to be, from the first rows of each source. Raises UserError."""
     spec = declared.spec
     longest = json.loads((folder / CONFIG).read_text("utf-8")).get("max_position_embeddings")
@@ -125,7 +131,7 @@ def sample(declared: Declared, project: Path, folder: Path) -> Counted:
     tokenizer = load_tokenizer(folder)
     examples, tokens, trained, read, rows_in_all = 0.0, 0.0, 0.0, 0, 0
     for place, source in enumerate(spec.data.sources):
-        asked = DeclaredAt(declared.file, f"data.sources[{place}]")
+        asked = DeclaredAt(declared.file, f"data.sources[{place}]", roots)
         rows = list(islice(read_rows(source, project, asked), ROWS))
         for row in rows:
             refuse_kind(spec, row, declared.file)

@@ -5,7 +5,7 @@ The last step, and no stage: it makes no artifact, it appends to the variant's r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ft_dagster.data.derived import base_folder
 from ft_dagster.errors import UserError
@@ -21,6 +21,7 @@ from ft_dagster.lineage.release import (
 )
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.stages import evaluation as evaluation_stage
+from ft_dagster.stages.policy import refuse_frozen
 from ft_dagster.stages.today import today
 from ft_dagster.stages.verdicts import Held, against_production, certificate_of, own_verdict, rejudge
 from ft_dagster.stages.workspace import Workspace, refuse_experiment
@@ -47,14 +48,14 @@ def release(workspace: Workspace) -> Released:
     """
     refuse_experiment(workspace)
     desk = today(workspace)
-    store, spec = desk.store, desk.spec
+    policy, store, spec = refuse_frozen(desk), desk.store, desk.spec
     export, tuned = desk.upstream("model_export"), desk.upstream("fine_tuned_model")
     evaluation = desk.find(evaluation_stage.STAGE)
     verify_artifact(store, export, desk.cache)
     verdict = rejudge(desk, tuned, evaluation)
     check_base(desk, export)
     held = against_production(desk, tuned, evaluation) if verdict.passed else Held(())
-    verdict = with_rules(verdict, held.rules, spec.gates)
+    verdict = replace(with_rules(verdict, held.rules, spec.gates), policy=policy.digest)
     entry = record_release(
         store,
         desk.prefix,
@@ -67,12 +68,13 @@ def release(workspace: Workspace) -> Released:
             own_verdict(desk, export, evaluation),
             held.unmeasured,
         ),
-        ReleaseRequest(desk.run.reason, approvers=spec.release.approvers),
+        ReleaseRequest(desk.run.reason, approvers=policy.approvers_of(spec)),
         variant=str(desk.key),
         run_id=desk.run.id,
     )
     past = history(store, desk.prefix)
-    return Released(entry, past, verdict, export, _next(desk, entry, past))
+    following = _next(desk, entry, past, policy.approvers_of(spec))
+    return Released(entry, past, verdict, export, following)
 
 
 def check_base(workspace: Workspace, export: Artifact) -> None:
@@ -87,7 +89,9 @@ def check_base(workspace: Workspace, export: Artifact) -> None:
     base_folder(workspace.store, base, workspace.project, workspace.cache, verify=True)
 
 
-def _next(workspace: Workspace, entry: ReleaseEntry, past: list[ReleaseEntry]) -> str:
+def _next(
+    workspace: Workspace, entry: ReleaseEntry, past: list[ReleaseEntry], approvers: tuple[str, ...]
+) -> str:
     """What is to be done for this version to be served, if anything."""
     version, gone, key = entry.version, rolled_back(past), workspace.key
     if version in gone:
@@ -96,7 +100,7 @@ def _next(workspace: Workspace, entry: ReleaseEntry, past: list[ReleaseEntry]) -
             f"`ft-dagster release {key} --version {version} --force --reason ...` puts it back"
         )
     if past[-1].production != version:
-        who = " or ".join(workspace.spec.release.approvers) or "anyone"
+        who = " or ".join(approvers) or "anyone"
         why = f" ({entry.unmeasured})" if entry.unmeasured else ""
         return f"version {version} waits for {who}{why}: `ft-dagster release {key} --version {version}`"
     return f"version {version} is in production"

@@ -10,6 +10,7 @@ from typing import Any
 
 from ft_dagster.data.dataset import build_task_dataset
 from ft_dagster.data.fingerprint import Frozen
+from ft_dagster.data.locations import DeclaredAt
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import VariantSpec
 from ft_dagster.stages import evaluation_texts
@@ -43,7 +44,7 @@ def build(inputs: DatasetInputs, hands: Hands, attempt: Attempt) -> dict[str, An
     file = None if texts is None else hands.payload(texts) / evaluation_texts.TEXTS
     return build_task_dataset(
         inputs.spec, hands.project, file, attempt.payload, hands.say,
-        evidence=attempt.evidence, declared_in=hands.declared_in,
+        evidence=attempt.evidence, asked=DeclaredAt(hands.declared_in, roots=hands.roots),
         frozen=Frozen(inputs.fingerprints, hands.cache),
     )  # fmt: skip
 

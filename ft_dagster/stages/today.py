@@ -36,7 +36,7 @@ class Today(Workspace):
         declared = self.declared()
         return {
             "spec": declared.spec.model_dump(mode="json"),
-            "tasks": freeze_tasks(declared, self.project),
+            "tasks": freeze_tasks(declared, self.project, self.roots),
         }
 
     @property

@@ -25,6 +25,7 @@ from ft_dagster.spec.variant import TrainingSpec
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.plan_context import context_of
+from ft_dagster.stages.policy import refuse_method
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Workspace, named_in
@@ -105,9 +106,10 @@ def refuse(workspace: Workspace) -> None:
 
 
 def after(workspace: Workspace, artifact: Artifact) -> None:
-    """Before anything is trained: what `auto` chose may not have the export that is declared."""
-    declared = workspace.spec.export.format
-    problem = export_problem(artifact.figures["method"]["name"], declared)
+    """Before anything is trained: what `auto` chose may not be allowed, or not have the declared export."""
+    declared, method = workspace.spec.export.format, artifact.figures["method"]["name"]
+    refuse_method(workspace, method)
+    problem = export_problem(method, declared)
     if problem:
         raise UserError(
             f"by its plan, {problem}",

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from ft_dagster.data.derived import new_token_ids_of
 from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.launch.leases import Leases
+from ft_dagster.roots import Roots
 from ft_dagster.spec import Declared, VariantKey, VariantSpec
 from ft_dagster.spec.narrow import narrowed
+from ft_dagster.spec.policy import Policy
 from ft_dagster.stages.corpora import find_corpus
 from ft_dagster.stages.stage import Stage
 from ft_dagster.store import Artifact, Store
@@ -54,6 +56,15 @@ class View:
     @property
     def declared_in(self) -> Path:
         return self._workspace.declared_in
+
+    @property
+    def roots(self) -> Roots:
+        return self._workspace.roots
+
+    @property
+    def policy(self) -> Policy:
+        """What the platform allows this tenant today."""
+        return self._workspace.settings.policies().of(self.key.tenant)
 
     @property
     def device(self) -> str:

@@ -23,9 +23,10 @@ from ft_dagster.launch.launcher import Job, Launcher, LocalLauncher, carry_out
 from ft_dagster.launch.leases import Ask, Leases, of_host
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.launch.warm.choice import as_environment
+from ft_dagster.roots import Roots
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey, VariantSpec, load_variant
-from ft_dagster.spec.overrides import with_overrides
+from ft_dagster.spec.overrides import refuse_fixed, with_overrides
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import key_parts
 from ft_dagster.stages.stage import SHARED, Stage
@@ -132,13 +133,22 @@ class Workspace:
         return self.prefix if self.trial is None else f"{self.prefix}/experiments/{self.trial.heads}"
 
     @property
+    def roots(self) -> Roots:
+        """What the declaration may reach."""
+        return self.settings.roots(self.key.tenant)
+
+    @property
     def declared_in(self) -> Path:
         """The variant's file, for errors to name."""
         return self.project / "tenants" / self.key.tenant / f"{self.key.variant}.yaml"
 
     def declared(self) -> Declared:
-        """The declaration as it is now, with what an experiment changes. Raises UserError."""
+        """The declaration as it is now, with what an experiment changes. Raises UserError, also for a field
+        that none may change.
+        """
         if self.trial is not None:
+            for field, value in self.trial.overrides.items():
+                refuse_fixed(field, value, self.trial.declared.file)
             return with_overrides(self.trial.declared, self.trial.overrides)
         return load_variant(self.project, self.key)
 

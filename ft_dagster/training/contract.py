@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ft_dagster.errors import UserError
 from ft_dagster.program import SCHEMA_VERSION, read_json_as, write_json
 from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.roots import Roots
 
 Status = Literal["done", "stopped", "failed", "preempted", "cancelled"]
 RUN_FILE = "run.json"
@@ -176,10 +177,13 @@ class Base(Strict):
 class Benchmarks(Strict):
     """lm-eval tasks asked while training, relative to `project`, each with its digest as frozen with the
     declaration; `seed` draws the questions.
+
+    `roots`: what their files may reach; null: all.
     """
 
     tasks: dict[str, str]
     project: Path
+    roots: Roots | None = None
     seed: int = 0
 
 

@@ -188,7 +188,7 @@ def test_an_experiment_is_not_released_whatever_the_tags_say(swept: tuple[Path, 
     (event,) = [
         e for e in result.all_events if e.event_type_value == "STEP_FAILURE" and e.step_key == "model_export"
     ]
-    assert "acme.places has no fine_tuned_model yet" in said_of(event)
+    assert "acme.places has no declaration yet" in said_of(event)
     assert history(load_settings(folder).open_store(), PREFIX) == []
 
 

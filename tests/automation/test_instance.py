@@ -9,7 +9,7 @@ import yaml
 
 from ft_dagster.automation.coordinator import VariantRunCoordinator
 from ft_dagster.automation.instance import submitted, write_home
-from ft_dagster.automation.tags import PARTITION, missing_tags
+from ft_dagster.automation.tags import PARTITION, changed_tags
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey
 from tests.automation.declarations import declare
@@ -61,7 +61,7 @@ def test_what_a_platform_set_in_its_instance_is_kept(settings: Settings) -> None
 def test_a_run_of_a_partition_gets_tenant_variant_and_reason(
     settings: Settings, tags: dict[str, Any], reason: str
 ) -> None:
-    missing = missing_tags(run_of(dagster__partition="acme.support", **tags))
+    missing = changed_tags(run_of(dagster__partition="acme.support", **tags))
     assert missing["ft/tenant"] == "acme"
     assert missing["ft/variant"] == "acme.support"
     assert missing["ft/reason"] == reason
@@ -69,12 +69,12 @@ def test_a_run_of_a_partition_gets_tenant_variant_and_reason(
 
 
 def test_tags_that_a_run_has_are_left_alone(settings: Settings) -> None:
-    assert "ft/reason" not in missing_tags(run_of(dagster__partition="acme.support", ft__reason="audit"))
+    assert "ft/reason" not in changed_tags(run_of(dagster__partition="acme.support", ft__reason="audit"))
 
 
 @pytest.mark.parametrize("partition", ["", "../x", "a|b", "x" * 300])
 def test_a_run_without_a_variant_as_partition_gets_none(settings: Settings, partition: str) -> None:
-    assert missing_tags(run_of(dagster__partition=partition)) == {}
+    assert changed_tags(run_of(dagster__partition=partition)) == {}
 
 
 def test_the_declared_number_of_runs_per_tenant_is_written_when_the_instance_is_made(
@@ -93,13 +93,18 @@ def test_the_declared_number_of_runs_per_tenant_is_written_when_the_instance_is_
 
 def test_a_declaration_without_a_priority_runs_with_priority_zero(settings: Settings) -> None:
     declare(settings.project, "acme.plain")
-    assert missing_tags(run_of(dagster__partition="acme.plain"))["dagster/priority"] == "0"
+    assert changed_tags(run_of(dagster__partition="acme.plain"))["dagster/priority"] == "0"
 
 
 def test_a_run_of_a_declaration_that_cannot_be_read_is_tagged_all_the_same(settings: Settings) -> None:
     (settings.project / "tenants" / "acme" / "broken.yaml").write_text("{", "utf-8")
-    missing = missing_tags(run_of(dagster__partition="acme.broken"))
-    assert missing == {"ft/tenant": "acme", "ft/variant": "acme.broken", "ft/reason": "ui"}
+    missing = changed_tags(run_of(dagster__partition="acme.broken"))
+    assert missing == {
+        "ft/tenant": "acme",
+        "ft/variant": "acme.broken",
+        "ft/reason": "ui",
+        "dagster/priority": "0",
+    }
 
 
 @dg.asset(name="declaration")

@@ -57,14 +57,30 @@ class House:
 
     def press_materialize(self, tags: dict[str, str]) -> str:
         """As the UI does; the id of the run."""
+        answer = self.launch_answer(tags)
+        assert answer["__typename"].endswith("Success"), answer
+        return str(answer["run"]["runId"])
+
+    def launch_answer(self, tags: dict[str, str], **more: Any) -> dict[str, Any]:
+        """What GraphQL answers to a launch of one asset, whatever it is."""
         selector = {
             **REPOSITORY,
             "pipelineName": "__ASSET_JOB",
             "assetSelection": [{"path": ["declaration"]}],
         }
         listed = [{"key": key, "value": value} for key, value in tags.items()]
-        params = {"selector": selector, "mode": "default", "executionMetadata": {"tags": listed}}
-        return self.ask(LAUNCH, params=params)["run"]["runId"]
+        params = {
+            "selector": selector,
+            "mode": "default",
+            "executionMetadata": {"tags": listed},
+            **more,
+        }
+        request = self.process.create_request_context()
+        asked = create_schema().execute_async(
+            LAUNCH, context_value=request, variable_values={"params": params}
+        )
+        answer: dict[str, Any] = present(asyncio.run(asked).data)["launchPipelineExecution"]
+        return answer
 
     def run(self, run_id: str) -> dg.DagsterRun:
         return present(self.instance.get_run_by_id(run_id))
@@ -167,6 +183,37 @@ def test_the_command_line_tags_its_run(house: House) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     (launched,) = yaml.safe_load(done.stdout)
     expect(house.tags(launched["run_id"]), "acme.third", "cli", 7)
+
+
+def test_run_configuration_that_names_another_project_is_refused(house: House) -> None:
+    before = house.instance.get_runs_count()
+    config = {"resources": {"tenants": {"config": {"project": str(house.project)}}}}
+    answer = house.launch_answer({"dagster/partition": "acme.first"}, runConfigData=config)
+    assert answer["__typename"] == "RunConfigValidationInvalid"
+    assert "unexpected config entry" in answer["errors"][0]["message"]
+    assert house.instance.get_runs_count() == before
+
+
+@pytest.mark.parametrize(
+    "partition",
+    [
+        {"dagster/partition": "acme.first"},
+        {"dagster/partition": "globex.first", "dagster/partition/x": "acme.first"},
+    ],
+    ids=["plain", "of several dimensions"],
+)
+def test_identity_and_priority_are_those_of_the_partition_whatever_the_user_wrote(
+    house: House, partition: dict[str, str]
+) -> None:
+    forged = {"ft/variant": "globex.first", "ft/tenant": "globex", "dagster/priority": "99"}
+    run_id = house.launch_answer({**partition, **forged})["run"]["runId"]
+    expect(house.tags(run_id), "acme.first", "ui", 7)
+
+
+def test_a_run_without_a_variant_counts_as_nobodys(house: House) -> None:
+    forged = {"ft/variant": "acme.first", "ft/tenant": "acme"}
+    run_id = house.launch_answer(forged)["run"]["runId"]
+    assert {house.tags(run_id)[name] for name in forged} == {"none"}
 
 
 def test_a_single_run_over_several_variants_is_refused_by_its_assets(house: House) -> None:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 from tests.compat.make_store import PROMPTS, TOKENS, command
+from tests.e2e.project import POLICY
 from tests.present import present
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name)
     folder = tmp_path / "moved" / "project"
     shutil.copytree(KEPT, folder)
+    (folder / "policy.yaml").write_text(json.dumps(POLICY), "utf-8")  # then there was none, and no floor
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("FT_DAGSTER_PROJECT", str(folder))  # which opening the instance sets
     return folder

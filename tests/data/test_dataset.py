@@ -15,6 +15,7 @@ from ft_dagster.data.dataset import build_task_dataset
 from ft_dagster.data.dataset_io import read_split
 from ft_dagster.data.decontaminate import ITEMS_SCHEMA, AskedItem
 from ft_dagster.data.fingerprint import Frozen, fingerprint_sources
+from ft_dagster.data.locations import DeclaredAt
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import hash_folder
 
@@ -209,5 +210,5 @@ def test_a_test_split_emptied_by_decontamination_says_so(
     texts = [AskedItem((f"{row['prompt']} {row['completion']}",)) for row in questions]
     spec = variant(decontaminate={"ngram": 3})
     with pytest.raises(UserError, match="40 rows were left out that overlap an evaluation set") as error:
-        build_task_dataset(spec, project, texts, tmp_path, declared_in="acme.yaml")
+        build_task_dataset(spec, project, texts, tmp_path, asked=DeclaredAt("acme.yaml"))
     assert (error.value.file, error.value.field) == ("acme.yaml", "data.splits.minimum")

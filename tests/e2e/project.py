@@ -60,6 +60,22 @@ TASK = {
     "metadata": {"version": 1.0},
 }
 
+# Twelve questions decide little, and the models are tiny.
+POLICY = {
+    "gates": {
+        "alpha": 0.4,
+        "task_margin": 1.0,
+        "general_margin": 1.0,
+        "general_loss_margin": 1.0,
+        "regression_margin": 1.0,
+        "regression": "optional",
+        "degeneration_margin": 1.0,
+        "degeneration": "optional",
+        "undecided": "measured",
+    },
+    "evaluation": {"questions": 1, "general": "none"},
+}
+
 
 def declaration(base: Path, **more: Any) -> dict[str, Any]:
     return {
@@ -106,7 +122,12 @@ def write_project(folder: Path, base: Path) -> Path:
     )
     write_yaml(folder / "tenants" / "acme" / "places.yaml", declaration(base))
     write_yaml(folder / "tenants" / "globex" / "places.yaml", declaration(base, export="merged"))
-    write_yaml(folder / "ft_dagster.yaml", {"host": {"cpu_slots": 2, "lock_folder": str(folder / "leases")}})
+    write_yaml(folder / "policy.yaml", POLICY)
+    settings = {
+        "host": {"cpu_slots": 2, "lock_folder": str(folder / "leases")},
+        "sources": {"bases": [str(base)]},
+    }
+    write_yaml(folder / "ft_dagster.yaml", settings)
     return folder
 
 

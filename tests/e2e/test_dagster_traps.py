@@ -113,7 +113,7 @@ def test_a_program_that_ends_well_without_a_result_materializes_nothing(tmp_path
     job = Job("provenance.stage_versions", run_dir, nothing, None, {}, "acme")
 
     @dg.asset
-    def trained(context: dg.AssetExecutionContext, launcher: LocalPrograms) -> None:
+    def trained(context: dg.AssetExecutionContext, launcher: dg.ResourceParam[LocalPrograms]) -> None:
         with failures():
             carry_out(launcher.open(), job, context.log.info)
 

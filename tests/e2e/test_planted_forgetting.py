@@ -79,7 +79,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
     write_yaml(folder / "corpora/general.yaml", corpus)
     write_yaml(folder / "tenants/acme/hard.yaml", variant(0.0, 3e-3, 2))
     write_yaml(folder / "tenants/acme/mild.yaml", variant(0.08, 5e-5, 1))
-    write_yaml(folder / "ft_dagster.yaml", {"host": {"cpu_slots": 2, "lock_folder": str(folder / "leases")}})
+    settings = {
+        "host": {"cpu_slots": 2, "lock_folder": str(folder / "leases")},
+        "sources": {"allow": [".", str(DEMO)]},
+    }
+    write_yaml(folder / "ft_dagster.yaml", settings)
     with dg.DagsterInstance.ephemeral() as instance:
         shop = Workshop(folder, instance)
         shop.runs = {

@@ -15,10 +15,12 @@ from scipy.stats import binom
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.bounded import mean_p
 from ft_dagster.evaluation.power import hopeless_gates, level_of, questions_needed
-from ft_dagster.evaluation.tasks import local_config, resolve_tasks
+from ft_dagster.evaluation.task_files import local_config
+from ft_dagster.evaluation.tasks import resolve_tasks
 from ft_dagster.settings import load_settings
-from ft_dagster.spec import VariantKey, VariantSpec, load_corpus, load_variant, variant_files
+from ft_dagster.spec import Declarations, VariantKey, VariantSpec, load_corpus, load_variant, variant_files
 from ft_dagster.spec.load import read_yaml
+from ft_dagster.stages.policy import problems
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"
 DOCUMENT = {
@@ -49,6 +51,19 @@ def test_the_folder_is_a_project_whose_store_git_ignores(monkeypatch: pytest.Mon
     settings = load_settings(DEMO)
     ignored = (DEMO / ".gitignore").read_text("utf-8").split()
     assert f"/{Path(settings.store).parts[0]}/" in ignored
+
+
+def test_its_policy_allows_what_it_declares_and_its_roots_what_it_names(
+    specs: dict[VariantKey, VariantSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FT_DAGSTER_SOURCES__BASES")
+    settings, declarations = load_settings(DEMO), Declarations(DEMO)
+    for key, spec in specs.items():
+        roots = settings.roots(key.tenant)
+        assert problems(settings, declarations.declared(key)) == []
+        assert all(roots.may_read(DEMO / source.path) for source in spec.data.sources)
+        assert roots.may_read(DEMO / str(spec.base_model.source), base=True)
+        assert len(resolve_tasks(spec.evaluation.general, DEMO, roots=roots)) == 2
 
 
 def test_three_variants_of_several_tenants_show_both_exports(specs: dict[VariantKey, VariantSpec]) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declared, VariantKey, load_corpus, load_variant, variant_files
+from ft_dagster.stages.policy import problems
 from ft_dagster.training import zero
 from ft_dagster.training.contract import Base, Member, Plan, method_settings
 from ft_dagster.training.methods import method_of
@@ -138,3 +140,7 @@ def test_an_adapter_has_no_bias_and_training_no_cache(tiny_model_folder: Path) -
     method: Any = method_of(method_settings(plan_of("lora")["method"]))
     configuration = method.configure(base, Base(folder=tiny_model_folder, digest="b" * 64))
     assert configuration.bias == "none"
+
+
+def test_they_pass_below_no_built_in_floor() -> None:
+    assert [problems(load_settings(SETUPS), declared(name)) for name in NAMES] == [[], [], []]

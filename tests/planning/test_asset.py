@@ -92,7 +92,14 @@ def test_warnings_follow_the_declaration_where_the_plan_is_reused(workshop: Work
 def test_full_chosen_by_the_plan_needs_the_export_it_can_have(workshop: Workshop) -> None:
     write_lines(workshop.folder / "data" / "books.jsonl", [{"text": text} for text in GENERAL[:100]])
     books = {"sources": ["data/books.jsonl"], "decontaminate": {"enabled": False}}
-    knowledge = {"objective": "domain_knowledge", "method": "auto", "export": "adapter", "data": books}
+    asked = {"task": ["tasks/sea_quiz.yaml"], "general": [], "limit": 12}
+    knowledge = {
+        "objective": "domain_knowledge",
+        "method": "auto",
+        "export": "adapter",
+        "data": books,
+        "evaluation": asked,
+    }
     edit(workshop.folder / "tenants" / "globex" / "places.yaml", lambda declared: declared.update(knowledge))
     result = workshop.materialize("globex.places", *UP_TO_PLAN, raises=False)
     assert "by its plan, method full trains the whole model" in workshop.failure(result)

@@ -7,7 +7,7 @@ import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.spec import Declared, VariantKey, load_variant
-from ft_dagster.spec.overrides import declared_text, value_at, with_overrides
+from ft_dagster.spec.overrides import declared_text, refuse_fixed, value_at, with_overrides
 
 KEY = VariantKey("acme", "support")
 TEXT = """\
@@ -87,3 +87,22 @@ def test_what_is_declared_already_is_not_written(declared: Declared) -> None:
 def test_a_value_below_what_is_not_declared_is_none(declared: Declared) -> None:
     assert value_at(declared.spec, "data.general.share") is None
     assert value_at(declared.spec, "method.name") == "lora"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[("data.sources", ["x"]), ("data", {}), ("data.samples", "metadata"), ("evaluation.task", [])],
+        *[("evaluation.seed", 1), ("gates.alpha", 0.4), ("release.approvers", []), ("base_model", "x")],
+        *[("base_model.variant", "acme.other"), ("training.deepspeed.nvme_path", "/")],
+        ("training", {"deepspeed": {"nvme_path": "/"}}),
+    ],
+)
+def test_no_experiment_changes_what_is_learned_asked_or_judged(field: str, value: Any) -> None:
+    with pytest.raises(UserError, match="no experiment may change it"):
+        refuse_fixed(field, value)
+
+
+def test_an_experiment_changes_how_a_model_is_trained() -> None:
+    for field in ("method.rank", "training", "training.deepspeed.stage", "data.general.share", "objective"):
+        refuse_fixed(field, None)

@@ -169,6 +169,7 @@ RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may
         "whole": "the fields by which methods are ranked: in the key where the plan chooses",
         "context": "prices, neighbours, finished trainings as known that day: a key's first plan stands",
     },
+    "evaluation": {"policy": "its digest stands beside the verdict; export and release ask today's again"},
     "fine_tuned_model": {
         "report_to": "shows the same curves elsewhere",
         "stop_above": "ends a training without an artifact",
@@ -189,7 +190,7 @@ def changed(workspace: Workspace, overrides: Mapping[str, Any]) -> Workspace:
     """The same desk, with another declaration frozen upstream."""
     declared = with_overrides(workspace.declared(), overrides)
     other = Workspace(workspace.settings, workspace.key, workspace.run)
-    content = freeze(declared, workspace.project, workspace.cache)
+    content = freeze(declared, workspace.project, workspace.cache, workspace.roots)
     other.__dict__.update(frozen=content, spec=declared.spec)
     return other
 

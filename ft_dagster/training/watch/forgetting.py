@@ -24,7 +24,9 @@ class Benchmark:
         from ft_dagster.evaluation.sampling import draw_questions
         from ft_dagster.evaluation.tasks import frozen_tasks, resolve_tasks
 
-        entries = resolve_tasks(benchmarks.tasks, benchmarks.project, field="evaluation.general")
+        entries = resolve_tasks(
+            benchmarks.tasks, benchmarks.project, field="evaluation.general", roots=benchmarks.roots
+        )
         prepare_environment(entries)
         self._tokenizer = load_tokenizer(base)
         self._tasks: dict[str, tuple[dict[str, Any], dict[str, list[int]]]] = {}

@@ -1,0 +1,123 @@
+"""What a tenant's declaration may reach: folders, addresses, hub repositories, Python modules.
+
+The platform names them in its settings (`sources`, `evaluation`, `host`). A path is judged by where it really
+lies, links resolved, before anything of it is looked at: a refusal says nothing of what is there.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from ft_dagster.errors import UserError
+
+OUTSIDE = "outside of what the platform lets this tenant read"
+
+
+class Roots(BaseModel):
+    """Of one tenant. All paths are real and absolute; `addresses` are URL prefixes, cut at whole parts.
+
+    `bases`, `base_addresses`: where base models may lie besides. `hub`: patterns of repositories. `offload`:
+    where optimizer states may be written. `functions`: files and modules that a task YAML may call. `never`,
+    `never_addresses`: the store, this host's work folder, the platform's own files, whatever is named.
+
+    A hidden folder of the project, and one with another tenant's name (data/globex, tenants/globex), is open
+    only where a root names it or a folder below it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    project: Path
+    tenant: str
+    folders: tuple[Path, ...] = ()
+    addresses: tuple[str, ...] = ()
+    bases: tuple[Path, ...] = ()
+    base_addresses: tuple[str, ...] = ()
+    hub: tuple[str, ...] = ("*",)
+    offload: tuple[Path, ...] = ()
+    functions: tuple[str, ...] = ()
+    never: tuple[Path, ...] = ()
+    never_addresses: tuple[str, ...] = ()
+
+    def may_read(self, path: Path | str, *, base: bool = False) -> bool:
+        """Whether a file or folder of this host may be read; of a glob, what stands before its first sign."""
+        given = str(path)
+        real = Path(os.path.realpath(given if os.path.lexists(given) else _before_magic(given)))
+        if any(real.is_relative_to(place) for place in self.never):
+            return False
+        roots = (*self.folders, *self.bases) if base else self.folders
+        deepest = max((len(root.parts) for root in roots if real.is_relative_to(root)), default=0)
+        return deepest >= max(1, self._closed(real))
+
+    def may_fetch(self, address: str, *, base: bool = False) -> bool:
+        """Whether a URL may be read; of a glob, what stands before its first sign."""
+        allowed = (*self.addresses, *self.base_addresses) if base else self.addresses
+        scheme, given, path = address.partition("://")
+        if not given or "::" in address or not {"", ".", ".."}.isdisjoint(path.rstrip("/").split("/")):
+            return False
+        fixed = f"{scheme}://{_before_magic(path)}"
+        return _within(fixed, allowed) and not _within(fixed, self.never_addresses)
+
+    def may_ask_hub(self, repo: str) -> bool:
+        return any(fnmatchcase(repo, pattern) for pattern in self.hub)
+
+    def may_offload(self, path: str) -> bool:
+        real = Path(os.path.realpath(path))
+        return any(real.is_relative_to(root) for root in self.offload)
+
+    def check_read(self, path: Path | str, *, file: object = None, field: str | None = None) -> None:
+        """Raises UserError unless a path may be read; `file` and `field`: where it is named."""
+        if not self.may_read(path):
+            raise outside(str(path), file=file, field=field)
+
+    def check_opened(self, number: int, path: str) -> None:
+        """The same of a file that is open as descriptor `number`: a link may be another one by now."""
+        link = f"/proc/self/fd/{number}"
+        if not self.may_read(link if os.path.exists(link) else path):
+            raise outside(path)
+
+    def _closed(self, real: Path) -> int:
+        """Parts of the deepest folder above `real` that is not open by the project's being so; 0: none."""
+        if not real.is_relative_to(self.project):
+            return 0
+        inside, above = real.relative_to(self.project).parts, len(self.project.parts)
+        hidden = [above + depth for depth, part in enumerate(inside, 1) if part.startswith(".")]
+        others = [above + 2] if len(inside) > 1 and self._is_another(inside[1]) else []
+        return max((*hidden, *others), default=0)
+
+    def _is_another(self, name: str) -> bool:
+        return name != self.tenant and (self.project / "tenants" / name).is_dir()
+
+
+def outside(value: str, *, file: object = None, field: str | None = None, base: bool = False) -> UserError:
+    """The error for a path or an address that a tenant may not name; it quotes nothing of what is there."""
+    where = "sources.allow or sources.bases" if base else "sources.allow"
+    return UserError(
+        OUTSIDE,
+        file=file,
+        field=field,
+        value=value,
+        fix=f"Name one below its roots, or let the platform add the folder to {where} in ft_dagster.yaml",
+    )
+
+
+def is_address(place: str) -> bool:
+    return "://" in place
+
+
+def _before_magic(path: str) -> str:
+    """The folder above the first part with a sign of a glob; the path itself where there is none."""
+    if not glob.has_magic(path):
+        return path
+    parts = path.split("/")
+    first = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+    return "/".join(parts[:first]) or "/"
+
+
+def _within(address: str, prefixes: Iterable[str]) -> bool:
+    return any(f"{address.rstrip('/')}/".startswith(f"{prefix.rstrip('/')}/") for prefix in prefixes)

@@ -1,0 +1,201 @@
+"""What a platform allows its tenants, as declared in policy.yaml: floors that no declaration can pass below.
+
+Without the file, and for what it leaves out, the built-in floors hold. `per_tenant` gives a tenant others,
+stricter or laxer: the file is the platform's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.spec.defaults import merge
+from ft_dagster.spec.keys import HALF
+from ft_dagster.spec.validation import validate
+from ft_dagster.spec.variant import MethodName, SpecModel, VariantSpec
+from ft_dagster.spec.yaml_files import read_yaml
+
+POLICY_FILE = "policy.yaml"
+SEE_SCHEMA = "See `ft-dagster schema --policy` for what the field takes"
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+MARGINS = ("task_margin", "general_margin", "general_loss_margin", "regression_margin", "degeneration_margin")
+
+
+class GateFloors(SpecModel):
+    """The laxest that the gates of a declaration may be."""
+
+    alpha: Annotated[float, Field(gt=0.0, lt=0.5)] = Field(0.1, description="Largest gates.alpha")
+    task_margin: Share = Field(0.1, description="Largest gates.task_margin")
+    general_margin: Share = Field(0.15, description="Largest gates.general_margin")
+    general_loss_margin: Share = Field(0.3, description="Largest gates.general_loss_margin")
+    regression_margin: Share = Field(0.15, description="Largest gates.regression_margin")
+    regression: Literal["required", "optional"] = Field(
+        "required", description="optional: gates.regression_margin may be null, which compares nothing"
+    )
+    degeneration_margin: Share = Field(0.3, description="Largest gates.degeneration_margin")
+    degeneration: Literal["required", "optional"] = Field(
+        "required", description="optional: gates.degeneration_margin may be null, which judges no repetition"
+    )
+    max_regurgitation: Share | None = Field(
+        None, description="Largest gates.max_regurgitation, which must then be declared; null: none needed"
+    )
+    undecided: Literal["fail", "measured"] = Field(
+        "fail", description="measured: gates.undecided may be measured, so that too few questions can pass"
+    )
+
+
+class EvaluationFloors(SpecModel):
+    """The least that a declaration may ask."""
+
+    questions: int = Field(50, ge=1, le=1_000_000, description="Least evaluation.limit")
+    general: Literal["any", "none"] | tuple[str, ...] = Field(
+        "any",
+        description="Entries that evaluation.general must name; any: one general benchmark at least, or "
+        "held-out general text (data.general); none: nothing general need be asked",
+    )
+
+
+class Policy(SpecModel):
+    """What one tenant may declare. An empty list of methods, bases or exports: all."""
+
+    gates: GateFloors = GateFloors()
+    evaluation: EvaluationFloors = EvaluationFloors()
+    methods: tuple[MethodName, ...] = Field((), description="Methods that may be trained")
+    bases: tuple[str, ...] = Field((), description="Patterns that base_model.source must match")
+    exports: tuple[Literal["adapter", "merged"], ...] = Field((), description="Formats to export")
+    budget_usd: float | None = Field(
+        None, gt=0, le=1e9, description="Largest resources.budget_usd, which must then be declared"
+    )
+    approvers: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (), description="Who alone may put a version into production; release.approvers names some of them"
+    )
+
+    @property
+    def digest(self) -> str:
+        return sha256_json(self.model_dump(mode="json"))
+
+    def approvers_of(self, spec: VariantSpec) -> tuple[str, ...]:
+        """Who may put a version of this declaration into production; none: anyone."""
+        declared = spec.release.approvers
+        if not self.approvers:
+            return declared
+        return tuple(name for name in declared if name in self.approvers) or self.approvers
+
+
+class PolicyFile(Policy):
+    """policy.yaml."""
+
+    schema_version: Literal[1] = 1
+    per_tenant: dict[Annotated[str, Field(pattern=rf"^{HALF.pattern}$")], Policy] = Field(
+        {}, description="By tenant: the same fields, in place of those above"
+    )
+
+
+@dataclass(frozen=True)
+class Policies:
+    """Of a project. `content`: what policy.yaml says for all, `tenants`: what it says for one."""
+
+    content: dict[str, Any]
+    tenants: dict[str, dict[str, Any]]
+
+    def of(self, tenant: str) -> Policy:
+        """What holds for a tenant."""
+        return Policy.model_validate(merge(self.tenants.get(tenant, {}), self.content).content)
+
+    def set_by(self, tenant: str, rule: str) -> str:
+        """Who set a rule (a dotted field of the policy) for a tenant, in words."""
+        if _says(self.tenants.get(tenant, {}), rule):
+            return f"{POLICY_FILE}: per_tenant.{tenant}.{rule}"
+        return f"{POLICY_FILE}: {rule}" if _says(self.content, rule) else f"built in: {rule}"
+
+
+@dataclass(frozen=True)
+class Breach:
+    """A declaration's `field` is not as the policy's field `rule` allows; `allowed`: what is, in words."""
+
+    field: str
+    value: object
+    rule: str
+    allowed: str
+
+
+def load_policies(project: Path) -> Policies:
+    """Of policy.yaml; the built-in floors where there is none. Raises UserError for all its mistakes."""
+    file = project / POLICY_FILE
+    content = read_yaml(file, empty=True) if os.path.lexists(file) else {}
+    said = validate(PolicyFile, content, lambda field: file, SEE_SCHEMA).model_dump(
+        mode="json", exclude_unset=True, exclude={"schema_version"}
+    )
+    tenants = said.pop("per_tenant", {})
+    return Policies(said, tenants)
+
+
+def breaches(policy: Policy, spec: VariantSpec) -> list[Breach]:
+    """Where a declaration passes below the floors, or asks for what is not allowed."""
+    return [*_of_gates(policy.gates, spec), *_of_questions(policy.evaluation, spec), *_of_means(policy, spec)]
+
+
+def _of_gates(floors: GateFloors, spec: VariantSpec) -> Iterator[Breach]:
+    gates = spec.gates
+    for name in ("alpha", *MARGINS):
+        value, most = getattr(gates, name), getattr(floors, name)
+        if value is not None and value > most:
+            yield Breach(f"gates.{name}", value, f"gates.{name}", f"at most {most:g}")
+    if gates.regression_margin is None and floors.regression == "required":
+        yield Breach("gates.regression_margin", None, "gates.regression", "a comparison with production")
+    if gates.degeneration_margin is None and floors.degeneration == "required":
+        yield Breach("gates.degeneration_margin", None, "gates.degeneration", "a margin")
+    if gates.undecided == "measured" and floors.undecided == "fail":
+        yield Breach("gates.undecided", "measured", "gates.undecided", "fail alone")
+    most = floors.max_regurgitation
+    if most is not None and (gates.max_regurgitation is None or gates.max_regurgitation > most):
+        rule = "gates.max_regurgitation"
+        yield Breach(rule, gates.max_regurgitation, rule, f"a limit of at most {most:g}")
+
+
+def _of_questions(floors: EvaluationFloors, spec: VariantSpec) -> Iterator[Breach]:
+    asked = spec.evaluation
+    if asked.limit is not None and asked.limit < floors.questions:
+        allowed = f"at least {floors.questions} questions a task, or null for all"
+        yield Breach("evaluation.limit", asked.limit, "evaluation.questions", allowed)
+    field, rule = "evaluation.general", "evaluation.general"
+    if floors.general == "any" and not asked.general and spec.data.general is None:
+        allowed = "at least one general benchmark, or general text (data.general)"
+        yield Breach(field, list(asked.general), rule, allowed)
+    elif not isinstance(floors.general, str):
+        missing = [name for name in floors.general if name not in asked.general]
+        if missing:
+            yield Breach(field, list(asked.general), rule, f"a list with {', '.join(missing)}")
+
+
+def _of_means(policy: Policy, spec: VariantSpec) -> Iterator[Breach]:
+    """Methods, bases, formats, money, approvers."""
+    method, source = spec.method.name, spec.base_model.source
+    if policy.methods and method not in ("auto", *policy.methods):
+        yield Breach("method.name", method, "methods", f"{', '.join(policy.methods)} or auto")
+    if policy.bases and source and not any(fnmatchcase(source, pattern) for pattern in policy.bases):
+        yield Breach("base_model.source", source, "bases", f"what matches {', '.join(policy.bases)}")
+    if policy.exports and spec.export.format not in policy.exports:
+        yield Breach("export.format", spec.export.format, "exports", ", ".join(policy.exports))
+    budget, most = spec.resources.budget_usd, policy.budget_usd
+    if most is not None and (budget is None or budget > most):
+        yield Breach("resources.budget_usd", budget, "budget_usd", f"a budget of at most {most:g}")
+    others = [name for name in spec.release.approvers if name not in policy.approvers]
+    if policy.approvers and others:
+        yield Breach("release.approvers", others, "approvers", f"some of {', '.join(policy.approvers)}")
+
+
+def _says(content: dict[str, Any], rule: str) -> bool:
+    here: Any = content
+    for name in rule.split("."):
+        if not isinstance(here, dict) or name not in here:
+            return False
+        here = here[name]
+    return True

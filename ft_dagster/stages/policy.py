@@ -1,0 +1,109 @@
+"""What the platform allows, held against a declaration: before hours are spent, and again at each judgement.
+
+A gate that cannot hold whatever is trained is said at the same place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ft_dagster.errors import UserError, UserErrors
+from ft_dagster.evaluation.power import hopeless_gates
+from ft_dagster.objectives import OBJECTIVES
+from ft_dagster.settings import Settings
+from ft_dagster.spec import Declared, VariantSpec
+from ft_dagster.spec.declarations import DEFAULTS
+from ft_dagster.spec.policy import POLICY_FILE, Breach, Policies, Policy, breaches
+from ft_dagster.stages.workspace import Workspace
+
+FileOf = Callable[[str], Path]
+
+
+def problems(settings: Settings, declared: Declared) -> list[UserError]:
+    """All that a run of this declaration would be refused for by the platform, or by its own gate."""
+
+    def file_of(field: str) -> Path:
+        shared = f"tenants/{DEFAULTS}"
+        return settings.project / shared if declared.origins.get(field) == shared else declared.file
+
+    spec, tenant = declared.spec, declared.key.tenant
+    found = _beyond(settings.policies(), tenant, spec, file_of)
+    return [*found, *_offload(settings, tenant, spec, file_of), *_hopeless(spec, file_of)]
+
+
+def refuse_declared(workspace: Workspace) -> None:
+    """Raises UserError for the problems of the declaration as it is now."""
+    _raise(problems(workspace.settings, workspace.declared()))
+
+
+def refuse_frozen(workspace: Workspace) -> Policy:
+    """Today's policy. Raises UserError where the declaration, as it was frozen, passes below its floors."""
+    policies, tenant = workspace.settings.policies(), workspace.key.tenant
+    _raise(_beyond(policies, tenant, workspace.spec, lambda field: workspace.declared_in))
+    return policies.of(tenant)
+
+
+def refuse_method(workspace: Workspace, method: str) -> None:
+    """Raises UserError where a plan came to a method that the policy does not allow."""
+    policies, tenant = workspace.settings.policies(), workspace.key.tenant
+    allowed = policies.of(tenant).methods
+    if allowed and method not in allowed:
+        breach = Breach("method.name", method, "methods", ", ".join(allowed))
+        raise _as_error(breach, policies, tenant, workspace.declared_in)
+
+
+def _beyond(policies: Policies, tenant: str, spec: VariantSpec, file_of: FileOf) -> list[UserError]:
+    found = breaches(policies.of(tenant), spec)
+    return [_as_error(breach, policies, tenant, file_of(breach.field)) for breach in found]
+
+
+def _as_error(breach: Breach, policies: Policies, tenant: str, file: Path) -> UserError:
+    return UserError(
+        f"not as the policy demands: {breach.allowed} ({policies.set_by(tenant, breach.rule)})",
+        file=file,
+        field=breach.field,
+        value="nothing" if breach.value is None else breach.value,
+        fix=f"Declare what it demands, or let the platform set {breach.rule} in {POLICY_FILE}",
+    )
+
+
+def _offload(settings: Settings, tenant: str, spec: VariantSpec, file_of: FileOf) -> Iterator[UserError]:
+    path, field = spec.training.deepspeed.nvme_path, "training.deepspeed.nvme_path"
+    if path is not None and not settings.roots(tenant).may_offload(path):
+        yield UserError(
+            "not a folder that the platform lends",
+            file=file_of(field),
+            field=field,
+            value=path,
+            fix="Name one below host.offload_folders of ft_dagster.yaml, or let the platform add it",
+        )
+
+
+def _hopeless(spec: VariantSpec, file_of: FileOf) -> Iterator[UserError]:
+    """Gates that no training can pass, each with what would make it passable."""
+    if OBJECTIVES[spec.objective].judged_by == "questions" and not spec.evaluation.task:
+        yield UserError(
+            f"no gate passes for objective {spec.objective} without factual questions: perplexity falls when "
+            "style is learned",
+            file=file_of("evaluation.task"),
+            field="evaluation.task",
+            fix="Declare lm-eval tasks that ask facts of the domain",
+        )
+    for rule in hopeless_gates(spec.gates, spec.evaluation):
+        file = file_of(rule.field)
+        yield UserError(rule.sentence, file=file, field=rule.field, value=rule.value, fix=rule.fix)
+    gates, asked = spec.gates, spec.evaluation
+    if gates.max_regurgitation is not None and not asked.probed_rows and not asked.canaries:
+        yield UserError(
+            "no gate passes: nothing is probed for what it limits",
+            file=file_of("gates.max_regurgitation"),
+            field="gates.max_regurgitation",
+            value=gates.max_regurgitation,
+            fix="Declare evaluation.probed_rows or evaluation.canaries, or leave the limit out",
+        )
+
+
+def _raise(errors: list[UserError]) -> None:
+    if errors:
+        raise UserErrors.of(errors)

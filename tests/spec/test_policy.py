@@ -1,0 +1,149 @@
+"""What a platform allows: floors, who set them, and what a declaration below them is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ft_dagster.errors import UserError, all_of
+from ft_dagster.spec import VariantSpec
+from ft_dagster.spec.policy import Policy, breaches, load_policies
+
+SPEC: dict[str, Any] = {
+    "description": "d",
+    "owners": ["o"],
+    "base_model": "models/base",
+    "data": {"sources": ["rows.jsonl"]},
+}
+
+
+def policies(folder: Path, content: Any = None) -> Any:
+    if content is not None:
+        (folder / "policy.yaml").write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return load_policies(folder)
+
+
+def broken(policy: Policy, **changes: Any) -> list[tuple[str, str]]:
+    """(field, the policy's field) of each breach."""
+    spec = VariantSpec.model_validate({**SPEC, **changes})
+    return [(breach.field, breach.rule) for breach in breaches(policy, spec)]
+
+
+def test_what_is_declared_by_default_is_within_the_built_in_floors(tmp_path: Path) -> None:
+    assert broken(policies(tmp_path).of("acme")) == []
+
+
+LAX: list[tuple[dict[str, Any], str, str]] = [
+    ({"gates": {"alpha": 0.499}}, "gates.alpha", "gates.alpha"),
+    ({"gates": {"task_margin": 1.0}}, "gates.task_margin", "gates.task_margin"),
+    ({"gates": {"general_margin": 1.0}}, "gates.general_margin", "gates.general_margin"),
+    ({"gates": {"general_loss_margin": 1.0}}, "gates.general_loss_margin", "gates.general_loss_margin"),
+    ({"gates": {"regression_margin": 1.0}}, "gates.regression_margin", "gates.regression_margin"),
+    ({"gates": {"regression_margin": None}}, "gates.regression_margin", "gates.regression"),
+    ({"gates": {"degeneration_margin": 1.0}}, "gates.degeneration_margin", "gates.degeneration_margin"),
+    ({"gates": {"degeneration_margin": None}}, "gates.degeneration_margin", "gates.degeneration"),
+    ({"gates": {"undecided": "measured"}}, "gates.undecided", "gates.undecided"),
+    ({"evaluation": {"limit": 1}}, "evaluation.limit", "evaluation.questions"),
+    ({"evaluation": {"general": []}}, "evaluation.general", "evaluation.general"),
+]
+
+
+@pytest.mark.parametrize(("declared", "field", "rule"), LAX, ids=str)
+def test_without_a_file_no_declaration_passes_below_the_built_in_floors(
+    tmp_path: Path, declared: dict[str, Any], field: str, rule: str
+) -> None:
+    assert broken(policies(tmp_path).of("acme"), **declared) == [(field, rule)]
+
+
+def test_the_platform_alone_lowers_a_floor_for_all_or_for_one(tmp_path: Path) -> None:
+    found = policies(
+        tmp_path,
+        {
+            "gates": {"general_margin": 0.5},
+            "per_tenant": {"acme": {"gates": {"undecided": "measured"}, "evaluation": {"questions": 1}}},
+        },
+    )
+    lax = {"gates": {"general_margin": 0.5, "undecided": "measured"}, "evaluation": {"limit": 1}}
+    assert broken(found.of("acme"), **lax) == []
+    assert [field for field, _ in broken(found.of("globex"), **lax)] == [
+        "gates.undecided",
+        "evaluation.limit",
+    ]
+
+
+def test_it_is_said_who_set_a_rule(tmp_path: Path) -> None:
+    found = policies(
+        tmp_path, {"gates": {"alpha": 0.01}, "per_tenant": {"acme": {"gates": {"task_margin": 0.0}}}}
+    )
+    said = [found.set_by("acme", f"gates.{name}") for name in ("alpha", "task_margin", "undecided")]
+    assert said == [
+        "policy.yaml: gates.alpha",
+        "policy.yaml: per_tenant.acme.gates.task_margin",
+        "built in: gates.undecided",
+    ]
+    assert found.set_by("globex", "gates.task_margin") == "built in: gates.task_margin"
+
+
+MEANS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"methods": ["qlora"]}, {"method": "lora"}, "method.name"),
+    ({"bases": ["ours/*"]}, {"base_model": "theirs/model"}, "base_model.source"),
+    ({"exports": ["adapter"]}, {"export": "merged"}, "export.format"),
+    ({"budget_usd": 10}, {"resources": {"budget_usd": 11}}, "resources.budget_usd"),
+    ({"budget_usd": 10}, {}, "resources.budget_usd"),
+    ({"approvers": ["ann"]}, {"release": {"approvers": ["ann", "mallory"]}}, "release.approvers"),
+    ({"gates": {"max_regurgitation": 0.1}}, {}, "gates.max_regurgitation"),
+    ({"evaluation": {"general": ["mmlu", "arc_easy"]}}, {"evaluation": {"general": ["mmlu"]}},
+     "evaluation.general"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("policy", "declared", "field"), MEANS, ids=lambda value: str(value)[:50])
+def test_what_a_platform_may_demand(
+    tmp_path: Path, policy: dict[str, Any], declared: dict[str, Any], field: str
+) -> None:
+    assert broken(Policy(), **declared) == []
+    assert [each for each, _ in broken(policies(tmp_path, policy).of("acme"), **declared)] == [field]
+
+
+def test_approvers_are_the_policys_and_of_these_those_that_are_declared() -> None:
+    spec = VariantSpec.model_validate({**SPEC, "release": {"approvers": ["ann", "mallory"]}})
+    assert Policy().approvers_of(spec) == ("ann", "mallory")
+    assert Policy(approvers=("ann", "bob")).approvers_of(spec) == ("ann",)
+    assert Policy(approvers=("bob",)).approvers_of(spec) == ("bob",)
+    assert Policy(approvers=("bob",)).approvers_of(VariantSpec.model_validate(SPEC)) == ("bob",)
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "words"),
+    [
+        ("gates: {alfa: 0.1}", "gates.alfa", "Did you mean alpha"),
+        ("gates: {alpha: 0.7}", "gates.alpha", "less than 0.5"),
+        ("methods: [lroa]", "methods.0", "lora"),
+        ("per_tenant: {acme: {gates: {alpha: true}}}", "per_tenant.acme.gates.alpha", "a number is needed"),
+        ("per_tenant: {Acme!: {}}", "per_tenant.Acme!", "pattern"),
+        ("schema_version: 2", "schema_version", "1"),
+        ("- alpha", None, "not a mapping"),
+        ("gates: {", None, "expected"),
+    ],
+)
+def test_a_wrong_policy_is_refused_with_its_field(
+    tmp_path: Path, text: str, field: str | None, words: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        policies(tmp_path, text)
+    (error,) = all_of(caught.value)
+    assert error.field == field
+    assert words in str(error)
+    assert error.file == str(tmp_path / "policy.yaml")
+
+
+def test_the_digest_is_that_of_what_holds(tmp_path: Path) -> None:
+    built_in = Policy().digest
+    assert policies(tmp_path, "").of("acme").digest == built_in
+    assert policies(tmp_path, {"gates": {"alpha": 0.1}}).of("acme").digest == built_in  # the same, said
+    found = policies(tmp_path, {"per_tenant": {"acme": {"gates": {"alpha": 0.2}}}})
+    assert found.of("globex").digest == built_in
+    assert found.of("acme").digest != built_in

@@ -1,0 +1,119 @@
+"""A platform's policy where a run meets it: before anything is made, and again at each judgement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_dagster.errors import UserError, all_of
+from ft_dagster.lineage.release import history
+from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.settings import load_settings
+from ft_dagster.spec.policy import Policy
+from ft_dagster.stages import declaration, evaluation, model_export
+from ft_dagster.stages.preview import plan_variant
+from ft_dagster.stages.release import release
+from ft_dagster.stages.workspace import Workspace
+from tests.e2e.project import POLICY, write_yaml
+from tests.security.projects import KEY, declare, mistakes, two_tenants
+
+FLOOR = "not as the policy demands"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return two_tenants(tmp_path)
+
+
+@pytest.fixture
+def stricter(chained: Workspace) -> Iterator[Workspace]:
+    """A whole chain whose platform takes back what it allowed."""
+    file = chained.project / "policy.yaml"
+    write_yaml(file, {**POLICY, "evaluation": {"questions": 13, "general": "none"}})
+    yield Workspace(chained.settings, chained.key, chained.run)
+    write_yaml(file, POLICY)
+
+
+def lax(project: Path) -> None:
+    declare(project, gates={"alpha": 0.499}, evaluation={"general": [], "task": ["tasks/quiz.yaml"]})
+
+
+def test_check_plan_and_a_run_say_the_rule_and_who_set_it(project: Path) -> None:
+    lax(project)
+    (error,) = mistakes(project)
+    assert error.field == "gates.alpha"
+    assert error.problem == f"{FLOOR}: at most 0.1 (built in: gates.alpha)"
+    assert error.file == str(project / "tenants/acme/support.yaml")
+    settings = load_settings(project)
+    for refused in (
+        lambda: plan_variant(settings, KEY),
+        lambda: Workspace(settings, KEY).make(declaration.STAGE),
+    ):
+        with pytest.raises(UserError, match=FLOOR):
+            refused()
+
+
+def test_a_value_of_the_defaults_is_blamed_on_them(project: Path) -> None:
+    declare(project)
+    write_yaml(project / "tenants/defaults.yaml", {"gates": {"undecided": "measured"}})
+    (error,) = mistakes(project)
+    assert error.file == str(project / "tenants/defaults.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"objective": "domain_knowledge", "evaluation": {"general": []}}, "evaluation.task"),
+        (
+            {"gates": {"general_margin": 0.01}, "evaluation": {"general": ["arc_easy"], "limit": 100}},
+            "gates.general_margin",
+        ),
+        (
+            {
+                "gates": {"max_regurgitation": 0.1},
+                "evaluation": {"general": [], "task": ["tasks/quiz.yaml"], "probed_rows": 0},
+            },
+            "gates.max_regurgitation",
+        ),
+    ],
+)
+def test_a_gate_that_cannot_hold_is_said_before_hours_are_spent(
+    project: Path, changes: dict[str, Any], field: str
+) -> None:
+    declare(project, **changes)
+    settings = load_settings(project)
+    assert [error.field for error in mistakes(project)] == [field]
+    for refused in (
+        lambda: plan_variant(settings, KEY),
+        lambda: Workspace(settings, KEY).make(declaration.STAGE),
+    ):
+        with pytest.raises(UserError) as caught:
+            refused()
+        assert [error.field for error in all_of(caught.value)] == [field]
+
+
+@pytest.mark.slow
+def test_the_verdict_says_by_which_policy(chained: Workspace) -> None:
+    artifact = chained.upstream("evaluation")
+    policy = chained.settings.policies().of("acme")
+    assert Verdict.from_json(artifact.figures["verdict"]).policy == policy.digest
+    kept = (chained.evidence(artifact) / "policy.json").read_text()
+    assert Policy.model_validate_json(kept) == policy
+
+
+@pytest.mark.slow
+def test_what_was_frozen_before_the_policy_got_stricter_is_not_judged_exported_or_released(
+    stricter: Workspace,
+) -> None:
+    before = history(stricter.store, stricter.prefix)
+    for refused in (
+        lambda: stricter.make(evaluation.STAGE),
+        lambda: stricter.make(model_export.STAGE),
+        lambda: release(stricter),
+    ):
+        with pytest.raises(UserError, match="at least 13 questions"):
+            refused()
+    assert history(stricter.store, stricter.prefix) == before
