@@ -155,6 +155,12 @@ def base_folder(store: Store, base: Artifact, project: Path, cache: Path, *, ver
     return export.folder(store, cache) / "payload"
 
 
+def base_files(store: Store, base: Artifact, cache: Path) -> dict[str, str]:
+    """sha256 of each file that loading a base_model artifact reads, by its path below `base_folder`."""
+    record = json.loads((base.folder(store, cache) / "payload" / "base.json").read_text("utf-8"))
+    return {file["path"]: file["sha256"] for file in record["files"]}
+
+
 def new_token_ids_of(store: Store, base: Artifact, cache: Path) -> list[int]:
     """Rows of a base's vocabulary that were added for its variant, and are to be trained."""
     record = json.loads((base.folder(store, cache) / "payload" / "base.json").read_text("utf-8"))

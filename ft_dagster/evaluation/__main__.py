@@ -1,7 +1,9 @@
 """`python -m ft_dagster.evaluation RUN_DIR`: measure one model on the questions that RUN_DIR/run.json names.
 
-Writes `<output>/payload/` (samples.parquet, scores.json), `<output>/evidence/answers.parquet`, progress.json
-while it runs and result.json at the end. Exit: 0 done, 2 bad input, 75 preempted, 130 cancelled.
+Writes `<output>/payload/` (samples.parquet, scores.json), `<output>/evidence/` (answers.parquet, and what was
+measured, by digest: measured.json), progress.json while it runs and result.json at the end. It loads the very
+bytes that it hashed; where they changed before the end, nothing counts. Exit: 0 done, 2 bad input,
+75 preempted, 130 cancelled.
 """
 
 from __future__ import annotations
@@ -12,10 +14,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ft_dagster.evaluation.measured import FILE as MEASURED
+from ft_dagster.evaluation.measured import hold
 from ft_dagster.evaluation.request import EvaluationRequest, read_request
 from ft_dagster.evaluation.samples import Role
-from ft_dagster.evaluation.tasks import TaskEntry, resolve_tasks
-from ft_dagster.program import run_program
+from ft_dagster.evaluation.tasks import TaskEntry, frozen_tasks, resolve_tasks
+from ft_dagster.program import run_program, write_json
+from ft_dagster.provenance.held import FOLDER, held_files
 
 
 def main(run_dir: Path) -> int:
@@ -42,12 +47,17 @@ def _work(request: EvaluationRequest) -> dict[str, Any]:
         )
         for role in roles
     }
+    declared = [entry for tasks in entries.values() for entry in tasks]
     from ft_dagster.evaluation.load import prepare_environment
 
-    prepare_environment([entry for tasks in entries.values() for entry in tasks])
+    prepare_environment(declared)
     from ft_dagster.evaluation.run import evaluate
 
-    return evaluate(request, entries)
+    with held_files(request.output / FOLDER) as held, frozen_tasks(declared, request.digests, held):
+        holding, measured = hold(request, held)
+        figures = evaluate(holding, entries)
+    write_json(request.output / "evidence" / MEASURED, measured.to_json())
+    return {**figures, "measured": measured.to_json()}
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from ft_dagster.evaluation.task_files import runnable_config
 from ft_dagster.evaluation.tasks import TaskEntry, builtin_folder, needs_network
 from ft_dagster.launch.warm import forked
 
+TABLES = "tables"  # a folder of a run: what is made of local files
+
 
 @dataclass(frozen=True)
 class LoadedTask:
@@ -62,11 +64,13 @@ def prepare_environment(entries: Iterable[TaskEntry]) -> None:
         forked.start_over()
 
 
-def load_task(entry: TaskEntry) -> LoadedTask:
+def load_task(entry: TaskEntry, cache: Path) -> LoadedTask:
     """Read the task's documents. Raises UserError where lm-eval cannot, or may not.
 
     Of a YAML of the project lm-eval gets what we read: it imports nothing by itself, and templates run in
-    jinja's sandbox.
+    jinja's sandbox. `cache`: a folder of this run for what is made of local files, to stand as long as the
+    documents are used. The library's own cache knows a file by name and time: it would answer with what
+    another had there.
     """
     from lm_eval.tasks import TaskManager
 
@@ -75,7 +79,8 @@ def load_task(entry: TaskEntry) -> LoadedTask:
         return LoadedTask(entry, _load_builtin(entry))
     manager = TaskManager(include_defaults=False)
     try:
-        with contextlib.chdir(entry.file.parent):  # what its functions open counts from there
+        # what its functions open counts from the task's folder
+        with contextlib.chdir(entry.file.parent), _tables_in(None if needs_network(entry) else cache):
             config = runnable_config(entry.file, entry.roots)
             _check_metrics(config, entry.file)
             parts = manager.load([config])["tasks"]
@@ -90,6 +95,19 @@ def load_task(entry: TaskEntry) -> LoadedTask:
             f"lm-eval cannot load the task: {_said(error)}", file=entry.file, fix="Mend the YAML or its data"
         ) from error
     return LoadedTask(entry, parts)
+
+
+@contextlib.contextmanager
+def _tables_in(cache: Path | None) -> Iterator[None]:
+    """Let the datasets library keep what it makes of files in `cache`; None: where it always does."""
+    from datasets import config
+
+    before = config.HF_DATASETS_CACHE
+    config.HF_DATASETS_CACHE = cache or before
+    try:
+        yield
+    finally:
+        config.HF_DATASETS_CACHE = before
 
 
 def _sandbox_templates() -> None:

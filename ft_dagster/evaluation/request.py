@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,11 +17,36 @@ class _EvaluationPart(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class JudgedModel(_EvaluationPart):
-    """The base model's folder, and the payload folder of what training made of it; null: the base."""
+SHA256 = r"^[0-9a-f]{64}$"
+Sha256 = Annotated[str, Field(pattern=SHA256)]
 
-    base: Path
-    tuned: Path | None = None
+
+class BaseFiles(_EvaluationPart):
+    """A base model's folder, and the sha256 of each file that loading reads: nothing else of it is read."""
+
+    folder: Path
+    files: dict[str, Sha256] = Field(min_length=1)
+
+
+class TunedWeights(_EvaluationPart):
+    """The payload folder of what a training made, and the digest over its files."""
+
+    folder: Path
+    digest: Sha256
+
+
+class QuestionsFile(_EvaluationPart):
+    """A file with questions, by its content."""
+
+    path: Path
+    sha256: Sha256
+
+
+class JudgedModel(_EvaluationPart):
+    """The base, and what training made of it; null: the base alone is judged."""
+
+    base: BaseFiles
+    tuned: TunedWeights | None = None
 
 
 class SplitTask(_EvaluationPart):
@@ -31,23 +56,24 @@ class SplitTask(_EvaluationPart):
     `train_on` is recorded, not acted on: the last answer is scored however many turns were trained.
     """
 
-    test: Path
+    test: QuestionsFile
     max_new_tokens: int = Field(64, ge=1)
     kind: Literal["text", "label", "json", "sql"] = "text"
-    database: Path | None = None
+    database: QuestionsFile | None = None
     train_on: Literal["completions", "assistant_turns"] = "completions"
 
 
 class Regurgitation(_EvaluationPart):
     """Whether the model repeats its training rows: so many of `train`, and each of the planted strings."""
 
-    train: Path
+    train: QuestionsFile
     rows: int = Field(16, ge=0)
     canaries: tuple[str, ...] = ()
 
 
 class EvaluationRequest(_EvaluationPart):
-    """One evaluation. `task` and `general` are lm-eval names or YAML files, relative to `project`.
+    """One evaluation. `task` and `general` are lm-eval names or YAML files, relative to `project`; `digests`
+    has the digest of each, as frozen with the declaration.
 
     `limit`: questions drawn per task by `seed`; null: all. `general_holdout`: a parquet of held-out texts.
     `general_prompts`: whether to look for degeneration. `declared_in`: the variant's file, for errors.
@@ -60,8 +86,9 @@ class EvaluationRequest(_EvaluationPart):
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     task: tuple[str, ...] = ()
     general: tuple[str, ...] = ()
+    digests: dict[str, Sha256] = {}
     test_split_task: SplitTask | None = None
-    general_holdout: Path | None = None
+    general_holdout: QuestionsFile | None = None
     general_prompts: bool = False
     regurgitation: Regurgitation | None = None
     limit: int | None = Field(100, ge=1)
@@ -74,10 +101,12 @@ class EvaluationRequest(_EvaluationPart):
 
 
 class TextsRequest(_EvaluationPart):
-    """Whose texts to write out: lm-eval names or YAML files, relative to `project`, within `roots`."""
+    """Whose texts to write out: lm-eval names or YAML files, relative to `project` and within `roots`, each
+    with its digest.
+    """
 
     schema_version: Literal[1] = 1
-    tasks: tuple[str, ...]
+    tasks: dict[str, Sha256]
     project: Path = Path("/")
     roots: Roots | None = None
     output: Path

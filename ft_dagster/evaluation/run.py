@@ -10,7 +10,7 @@ from typing import Any
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.answer_scores import label_scores
 from ft_dagster.evaluation.degeneration import GENERAL_PROMPTS, answer_general_prompts, as_samples
-from ft_dagster.evaluation.load import LoadedTask, load_task
+from ft_dagster.evaluation.load import TABLES, LoadedTask, load_task
 from ft_dagster.evaluation.power import GENERAL_TEXTS
 from ft_dagster.evaluation.progress import EvaluationProgress
 from ft_dagster.evaluation.prompts import PROMPTS
@@ -29,6 +29,7 @@ from ft_dagster.evaluation.samples import (
 from ft_dagster.evaluation.sampling import draw_questions
 from ft_dagster.evaluation.tasks import TaskEntry
 from ft_dagster.program import write_json
+from ft_dagster.provenance.held import FOLDER
 
 # Metrics that lm-eval gives as (log-likelihood, count) per document: stored as nats per counted unit.
 _PER_UNIT = {"word_perplexity": "word_loss", "byte_perplexity": "byte_loss"}
@@ -67,8 +68,9 @@ def evaluate(request: EvaluationRequest, entries: dict[Role, tuple[TaskEntry, ..
     from ft_dagster.evaluation.model import TokenBatchedLM, load_judged
     from ft_dagster.evaluation.test_split_task import end_tokens
 
-    base, tuned = request.model.base, request.model.tuned
-    model, tokenizer, difference = load_judged(base, tuned, device=request.device, dtype=request.dtype)
+    base, tuned = request.model.base.folder, request.model.tuned
+    weights = None if tuned is None else tuned.folder
+    model, tokenizer, difference = load_judged(base, weights, device=request.device, dtype=request.dtype)
     lm = TokenBatchedLM(model, tokenizer)
     own = _own(request, lm)
     lm.stop_at(end_tokens([part for asked in own for part in asked.parts.values()], tokenizer))
@@ -136,7 +138,7 @@ def _labels(
 def _declared(entries: dict[Role, tuple[TaskEntry, ...]], request: EvaluationRequest) -> Iterator[AskedTask]:
     for role, tasks in entries.items():
         for entry in tasks:
-            loaded = load_task(entry)
+            loaded = load_task(entry, request.output / FOLDER / TABLES)
             chosen = draw_questions(loaded.questions, request.limit, request.seed)
             if not chosen:
                 raise UserError(
@@ -181,24 +183,24 @@ def _own(request: EvaluationRequest, lm: Any) -> list[AskedTask]:
 
     tokenizer, limit, seed = lm.tokenizer, request.limit, request.seed
     asked: list[AskedTask] = []
-    if request.test_split_task is not None:
-        new_tokens = request.test_split_task.max_new_tokens
+    own = request.test_split_task
+    if own is not None:
         tasks = test_split_tasks(
-            request.test_split_task.test,
+            own.test.path,
             tokenizer,
             limit=limit,
             seed=seed,
-            max_new_tokens=new_tokens,
+            max_new_tokens=own.max_new_tokens,
             max_length=lm.max_length,
-            kind=request.test_split_task.kind,
-            database=request.test_split_task.database,
+            kind=own.kind,
+            database=None if own.database is None else own.database.path,
         )
         asked.append(
             AskedTask("test_split_task", TEST_SPLIT_TASK, {task.config.task: task for task in tasks}, None)
         )
     if request.general_holdout is not None:
         texts = None if limit is None else max(limit, GENERAL_TEXTS)
-        text = general_text_task(request.general_holdout, tokenizer, limit=texts, seed=seed)
+        text = general_text_task(request.general_holdout.path, tokenizer, limit=texts, seed=seed)
         asked.append(AskedTask("general_loss", GENERAL_TEXT, {text.config.task: text}, None))
     return asked
 
@@ -211,7 +213,7 @@ def _probes(request: EvaluationRequest, lm: Any) -> list[AskedTask]:
     from ft_dagster.evaluation.regurgitation import probes
 
     tasks = probes(
-        probed.train,
+        probed.train.path,
         lm.tokenizer,
         rows=probed.rows,
         canaries=probed.canaries,

@@ -11,7 +11,8 @@ import difflib
 import importlib.util
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,9 +20,16 @@ from pathlib import Path
 import yaml
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.task_files import FILE_BUILDERS, data_files, local_config, task_parts
+from ft_dagster.evaluation.task_files import (
+    FILE_BUILDERS,
+    data_files,
+    local_config,
+    task_parts,
+    task_references,
+)
 from ft_dagster.files import what_is_there
 from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.provenance.held import HeldFiles
 from ft_dagster.roots import Roots, is_address, outside
 
 _YAML = (".yaml", ".yml")
@@ -90,6 +98,30 @@ def tasks_digest(
     """Digest of each task by its entry, in the order given. Raises UserError as `resolve_tasks` does."""
     found = resolve_tasks(entries, project, field=field, asked_by=asked_by, roots=roots)
     return {task.entry: _digest(task) for task in found}
+
+
+@contextmanager
+def frozen_tasks(tasks: Collection[TaskEntry], digests: Mapping[str, str], held: HeldFiles) -> Iterator[None]:
+    """Use tasks within. Raises UserError for one that is not, by its content, what `digests` (by entry) says,
+    before and after; `held` watches the files between.
+    """
+    for task in tasks:
+        for reference in () if task.file is None else task_references(task.file, task.roots):
+            held.watch(reference.file)
+    _check_frozen(tasks, digests)
+    yield
+    _check_frozen(tasks, digests)
+
+
+def _check_frozen(tasks: Iterable[TaskEntry], digests: Mapping[str, str]) -> None:
+    for task in tasks:
+        if _digest(task) != digests.get(task.entry):
+            raise UserError(
+                "the task is not what it was when the declaration was frozen",
+                file=task.file,
+                value=task.entry,
+                fix="Restore it, or run the variant again, from its declaration on",
+            )
 
 
 def needs_network(task: TaskEntry) -> bool:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.evaluation.request import TextsRequest, read_request
-from ft_dagster.evaluation.tasks import resolve_tasks
+from ft_dagster.evaluation.tasks import frozen_tasks, resolve_tasks
 from ft_dagster.program import run_program
+from ft_dagster.provenance.held import FOLDER, held_files
 
 
 def main(run_dir: Path) -> int:
@@ -30,16 +31,20 @@ def write_texts(request: TextsRequest) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     from ft_dagster.data.decontaminate import ITEMS_SCHEMA
-    from ft_dagster.evaluation.load import compiled_once, load_task, prepare_environment
+    from ft_dagster.evaluation.load import TABLES, compiled_once, load_task, prepare_environment
     from ft_dagster.evaluation.questions import bare_items
 
     entries = resolve_tasks(request.tasks, request.project, roots=request.roots)
     prepare_environment(entries)
     counts: dict[str, int] = {}
-    file = request.output / "payload" / "texts.parquet"
-    with pq.ParquetWriter(file, ITEMS_SCHEMA, compression="zstd") as writer:
+    file, folder = request.output / "payload" / "texts.parquet", request.output / FOLDER
+    with (
+        held_files(folder) as held,
+        frozen_tasks(entries, request.tasks, held),
+        pq.ParquetWriter(file, ITEMS_SCHEMA, compression="zstd") as writer,
+    ):
         for entry in entries:
-            parts = load_task(entry).parts.values()
+            parts = load_task(entry, folder / TABLES).parts.values()
             with compiled_once():
                 items = [item._asdict() for part in parts for item in bare_items(part, entry.name)]
             writer.write_table(pa.Table.from_pylist(items, schema=ITEMS_SCHEMA))

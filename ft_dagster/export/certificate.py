@@ -25,7 +25,7 @@ from ft_dagster.evaluation.weights import (
 )
 from ft_dagster.export.serving import stop_token_ids
 from ft_dagster.lineage.certificate import Certificate, Tolerance, misread
-from ft_dagster.provenance.digest import hash_folder, payload_digest
+from ft_dagster.provenance.held import held_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from ft_dagster.export.request import ExportRequest
 
+CERTIFIED = "certified"  # below the output: the export's files, held
 LONGEST = 512  # tokens of a probe, counted from its end
 POSITIONS = 64  # compared per probe, counted from its end
 GREEDY = 16  # tokens written after each probe
@@ -91,19 +92,24 @@ def judge_export(request: ExportRequest) -> Judged:
 
 
 def certify(request: ExportRequest, judged: Judged | None = None, **also: float) -> Certificate:
-    """Compare the payload with what was judged, on the request's probes; `also`: more figures to record."""
+    """Compare the payload, held (see `HeldFiles`), with what was judged, on the request's probes.
+
+    `also`: more figures to record. Raises UserError for a payload that changes meanwhile.
+    """
     judged = judged or judge_export(request)
-    tolerance, export = _see_export(request, judged.probes, judged.stop)
-    figures = {
-        "probes": len(judged.probes),
-        "positions": sum(len(seen.logits) for seen in judged.seen),
-        **compare(judged.seen, export, tolerance.tie),
-        **judged.figures,
-        **also,
-        **_read_alike(request, judged),
-    }
+    with held_files(request.output / CERTIFIED) as held:
+        payload = held.tree("payload", request.payload)
+        tolerance, export = _see_export(request, payload.folder, judged.probes, judged.stop)
+        figures = {
+            "probes": len(judged.probes),
+            "positions": sum(len(seen.logits) for seen in judged.seen),
+            **compare(judged.seen, export, tolerance.tie),
+            **judged.figures,
+            **also,
+            **_read_alike(request, payload.folder, judged),
+        }
     return Certificate(
-        payload=payload_digest(hash_folder(request.payload)),
+        payload=payload.digest,
         judged=request.weights_digest,
         format=request.format,
         figures=figures,
@@ -120,9 +126,9 @@ def mean_kl(request: ExportRequest, judged: Judged, merged: Path) -> float:
     return found
 
 
-def _read_alike(request: ExportRequest, judged: Judged) -> dict[str, float]:
+def _read_alike(request: ExportRequest, payload: Path, judged: Judged) -> dict[str, float]:
     """The share of probes that both tokenizers read alike, and whether they render and read a chat alike."""
-    served = load_tokenizer(request.payload)
+    served = load_tokenizer(payload)
     same = [_token_ids(served, t) == ids for t, ids in zip(request.probes, judged.probes, strict=True)]
     return {
         "token_ids_equal": sum(same) / len(same),
@@ -243,12 +249,12 @@ def _mean_kl(seen: list[Seen], model: Any, probes: list[list[int]]) -> float:
 
 
 def _see_export(
-    request: ExportRequest, probes: list[list[int]], stop: list[int]
+    request: ExportRequest, payload: Path, probes: list[list[int]], stop: list[int]
 ) -> tuple[Tolerance, list[Seen]]:
     """What the export does, and how closely its format and dtype can follow."""
     import torch
 
-    base, payload, device = request.base.folder, request.payload, request.device
+    base, device = request.base.folder, request.device
     same_bytes = request.format == "adapter" or kind_of(request.weights) == "model"
     if request.format == "adapter":
         model = load_tuned(base, payload, dtype="float32", device=device, widen=True)

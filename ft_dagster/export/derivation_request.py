@@ -7,16 +7,20 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from ft_dagster.evaluation.request import BaseFiles, TunedWeights
+
 
 class DerivationRequest(BaseModel):
-    """One base to make. `base_digest`: how `adapter` names its base; `declared_in`: for errors to name."""
+    """One base to make. `adapter`: the payload of a parent's export; `base_digest`: how it names its base;
+    `declared_in`: for errors to name.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: Literal[1]
-    base: Path
+    base: BaseFiles
     base_digest: str
-    adapter: Path | None = None
+    adapter: TunedWeights | None = None
     new_tokens: tuple[str, ...] = ()
     declared_in: str | None = None
     output: Path

@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 from ft_dagster.data.new_tokens import extend_tokenizer, pieces_of
 from ft_dagster.data.weights import CONFIG, INDEX, WEIGHTS, read_json, weight_files
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.measured import hold_weights
 from ft_dagster.evaluation.request import read_request
 from ft_dagster.export.derivation_request import DerivationRequest
 from ft_dagster.program import run_program, write_json
+from ft_dagster.provenance.held import FOLDER, held_files
 from ft_dagster.strict_json import tagged
 
 if TYPE_CHECKING:
@@ -40,21 +42,32 @@ def main(run_dir: Path) -> int:
 
 
 def derive(request: DerivationRequest) -> dict[str, Any]:
-    """Write the folder; returns {"new_token_ids": [...]}. Raises UserError."""
+    """Write the folder; returns {"new_token_ids": [...]}.
+
+    Raises UserError, also for a base or an adapter that is not what the request says, or changes meanwhile.
+    """
     _quiet()
+    with held_files(request.output / FOLDER) as held:
+        base = held.tree("base", request.base.folder, request.base.files).folder
+        adapter = None if request.adapter is None else hold_weights(request.adapter, held).folder
+        return {"new_token_ids": _derive(request, base, adapter)}
+
+
+def _derive(request: DerivationRequest, base: Path, adapter: Path | None) -> list[int]:
+    """Make the base out of these folders; the ids of its new tokens."""
     target, folded = request.output / "payload" / MODEL, request.output / "folded"
     for folder in (target, folded):  # of an earlier try that was cut off
         shutil.rmtree(folder, ignore_errors=True)
-    base, ids = request.base, []
-    if request.adapter is not None:
-        base = folded if request.new_tokens else target
-        _fold(request.base, request.base_digest, request.adapter, base)
+    start, ids = base, []
+    if adapter is not None:
+        start = folded if request.new_tokens else target
+        _fold(base, request.base_digest, adapter, start)
     if request.new_tokens:
-        ids = add_tokens(base, request.new_tokens, target, declared_in=request.declared_in)
+        ids = add_tokens(start, request.new_tokens, target, declared_in=request.declared_in)
     shutil.rmtree(folded, ignore_errors=True)
     for file in target.rglob("*.safetensors"):  # safetensors writes for the owner alone
         file.chmod((target / CONFIG).stat().st_mode)
-    return {"new_token_ids": ids}
+    return ids
 
 
 def add_tokens(source: Path, tokens: Sequence[str], target: Path, *, declared_in: object = None) -> list[int]:

@@ -7,21 +7,21 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from ft_dagster.evaluation.request import BaseFiles, Sha256
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.training.training_figures import TrainingFigures
-
-SHA256 = r"^[0-9a-f]{64}$"
 
 
 class _ExportPart(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ExportBase(_ExportPart):
-    """The base: its folder here, its digest, the reference it was declared by; a hub's has a revision."""
+class ExportBase(BaseFiles):
+    """The base: its folder here, the sha256 of each file that loading reads, its digest, the reference it was
+    declared by; a hub's has a revision.
+    """
 
-    folder: Path
-    digest: str = Field(pattern=SHA256)
+    digest: Sha256
     reference: str
     revision: str | None = None
 
@@ -73,7 +73,7 @@ class ExportRequest(_ExportPart):
     schema_version: Literal[1]
     base: ExportBase
     weights: Path
-    weights_digest: str = Field(pattern=SHA256)
+    weights_digest: Sha256
     format: Literal["adapter", "merged"]
     card: Card
     probes: tuple[str, ...] = Field(min_length=1)

@@ -11,6 +11,8 @@ from typing import Any
 
 from ft_dagster.data.quantize import quantization_of
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.measured import base_digest, hold_weights
+from ft_dagster.evaluation.request import TunedWeights
 from ft_dagster.export.adapter import export_adapter
 from ft_dagster.export.candidates import keep_nearer
 from ft_dagster.export.card import write_card
@@ -20,7 +22,7 @@ from ft_dagster.export.request import ExportRequest
 from ft_dagster.export.serving import GENERATION_CONFIG
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.program import write_json
-from ft_dagster.provenance.digest import hash_folder, payload_digest
+from ft_dagster.provenance.held import FOLDER, HeldFiles, held_files
 
 WRITERS = {"adapter": export_adapter, "merged": export_merged}
 
@@ -37,7 +39,28 @@ def export(request: ExportRequest) -> dict[str, Any]:
 
         hold_as_rank()
     _quiet()
-    check_judged(request.weights, request.weights_digest)
+    with held_files(request.output / FOLDER) as held:
+        holding, measured = hold(request, held)
+        figures = _export(holding)
+    return {**figures, "measured": measured}
+
+
+def hold(request: ExportRequest, held: HeldFiles) -> tuple[ExportRequest, dict[str, str]]:
+    """The request with base and weights held (see `HeldFiles`), and the digests of what they are.
+
+    Raises UserError for files that are not those of the request.
+    """
+    base = held.tree("base", request.base.folder, request.base.files)
+    weights = hold_weights(TunedWeights(folder=request.weights, digest=request.weights_digest), held)
+    holding = request.model_copy(
+        update={
+            "base": request.base.model_copy(update={"folder": base.folder}), "weights": weights.folder
+        }
+    )  # fmt: skip
+    return holding, {"weights": weights.digest, "base": base_digest(base.sha256s)}
+
+
+def _export(request: ExportRequest) -> dict[str, Any]:
     started = time.monotonic()
     _empty(request.payload)
     _say(f"export: writing the {request.format} export")
@@ -56,28 +79,15 @@ def export(request: ExportRequest) -> dict[str, Any]:
     write_json(request.evidence / "certificate.json", certificate.to_json())
     _demand(certificate)
     write_card(request, certificate)
-    files = hash_folder(request.payload)
     return {
         "format": request.format,
         **figures,
-        "size_bytes": sum(file.size for file in files),
+        "size_bytes": sum(file.stat().st_size for file in request.payload.rglob("*") if file.is_file()),
         "seconds_writing": round(written - started, 2),
         "seconds_certifying": round(time.monotonic() - written, 2),
         "certified": certificate.passed,
         "certificate": dict(certificate.figures),
     }
-
-
-def check_judged(weights: Path, digest: str) -> None:
-    """Raises UserError unless the files in `weights` are those of this digest."""
-    found = payload_digest(hash_folder(weights)) if weights.is_dir() else None
-    if found != digest:
-        raise UserError(
-            f"not the weights that were judged: expected {digest[:12]}",
-            file=weights,
-            value=found and found[:12],
-            fix="Restore them from a backup, or train and evaluate the variant again",
-        )
 
 
 def _demand(certificate: Certificate) -> None:

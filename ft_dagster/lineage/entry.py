@@ -31,8 +31,9 @@ class ReleaseEntry:
     `production`: the version that is served after it, None while the first waits. `at`: ISO 8601, UTC.
     `entry`: an id of the file itself (schema 1 had none). `previous`: what it was written after, see `log`
     (since schema 3). Of a release alone: `verdict`, the digest of the verdict's JSON, `gates`, that of the
-    gates, `run_id`, and the sha256 of the manifests of export and evaluation and of certificate.json (since
-    schema 3). Of a promotion: whether it was `forced`. Of a rollback: `from_version`, the one served before.
+    gates, `run_id`, the sha256 of the manifests of export and evaluation and of certificate.json (since
+    schema 3), and `unmeasured`: why it could not be held against the version in production, where it could
+    not. Of a promotion: whether it was `forced`. Of a rollback: `from_version`, the one served before.
     """
 
     action: Action
@@ -57,11 +58,13 @@ class ReleaseEntry:
     certificate: str | None = None
     forced: bool = False
     from_version: int | None = None
+    unmeasured: str | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> dict[str, Any]:
         """As it is stored: without what only other actions have."""
         others = {name for action in ACTIONS if action != self.action for name in _OWN[action]}
+        others |= set() if self.unmeasured else {"unmeasured"}
         return {name: value for name, value in asdict(self).items() if name not in others}
 
     def then(
@@ -77,6 +80,7 @@ class ReleaseEntry:
             verdict=None,
             gates=None,
             run_id=None,
+            unmeasured=None,
             export_manifest=None,
             evaluation_manifest=None,
             certificate=None,
@@ -108,6 +112,7 @@ class ReleaseEntry:
             **{name: content[name] for name in words},
             **{name: content[name] for name in own},
             entry=content.get("entry"),
+            unmeasured=content.get("unmeasured"),
             previous=content["previous"] if chained else None,
             schema_version=content["schema_version"],
         )

@@ -40,7 +40,8 @@ class ReleaseCandidate:
 
     `verdict`: derived again from the evaluation's samples; `gates`: the digest of the
     gates as declared now; `certificate`: that of the export; `own_verdict`: the one on the export's own
-    bytes, where it drifted from the weights that were judged.
+    bytes, where it drifted from the weights that were judged; `unmeasured`: why it could not be held against
+    the version in production, where it could not.
     """
 
     export: Artifact
@@ -49,6 +50,7 @@ class ReleaseCandidate:
     gates: str
     certificate: Certificate
     own_verdict: Verdict | None = None
+    unmeasured: str | None = None
 
     def entry(self, variant: str, run_id: str | None) -> ReleaseEntry:
         """Its entry as version 1, before it is signed and numbered."""
@@ -68,6 +70,7 @@ class ReleaseCandidate:
             verdict=sha256_json(self.verdict.to_json()),
             gates=self.gates,
             run_id=run_id,
+            unmeasured=self.unmeasured,
             export_manifest=self.export.manifest,
             evaluation_manifest=self.evaluation.manifest,
             certificate=_listed(self.export, "evidence/certificate.json"),
@@ -107,12 +110,14 @@ def record_release(
 ) -> ReleaseEntry:
     """Append a version and return its entry. One payload is one version, however often it is released.
 
-    With approvers it stays a candidate, as do weights that were rolled back in another format. A payload that
-    was served before goes into production again, unless it was rolled back or must be approved; else its
-    standing entry is returned (see `promote`). Raises UserError where the candidate's parts do not all speak
-    of the same weights and of the export's bytes, or the verdict is no pass.
+    With approvers it stays a candidate, as do weights that were rolled back in another format; one that could
+    not be measured against production needs approvers. A payload that was served before goes into production
+    again, unless it was rolled back or must be approved; else its standing entry is returned (see `promote`).
+    Raises UserError where the candidate's parts do not all speak of the same weights and of the export's
+    bytes, or the verdict is no pass.
     """
     check_bytes(candidate)
+    _need_approvers(candidate.unmeasured, request)
     made = candidate.entry(variant, run_id)
 
     def decide(past: list[ReleaseEntry]) -> tuple[ReleaseEntry, bool]:
@@ -159,6 +164,7 @@ def promote(
                 value=request.user,
                 fix=f"Ask {' or '.join(request.approvers)}",
             )
+        _need_approvers(chosen.unmeasured, request)
         if chosen.version in rolled_back(past) and not (force and request.reason):
             raise _gone(chosen.version, rolled_back(past)[chosen.version])
         return chosen.then(PROMOTE, chosen.version, forced=force), True
@@ -177,6 +183,16 @@ def rollback(store: Store, prefix: str, request: ReleaseRequest, version: int | 
         return _named(past, target, prefix).then(ROLLBACK, target, from_version=_in_production(past)), True
 
     return _change(store, prefix, request, decide)
+
+
+def _need_approvers(unmeasured: str | None, request: ReleaseRequest) -> None:
+    """Raises UserError where nobody is named who may decide on what could not be measured."""
+    if unmeasured and not request.approvers:
+        raise UserError(
+            f"nothing passes unmeasured: {unmeasured}",
+            field="release.approvers",
+            fix="Restore it from a backup, or name in release.approvers who decides: it then waits for them",
+        )
 
 
 def check_bytes(candidate: ReleaseCandidate) -> None:

@@ -18,6 +18,7 @@ STAGE_VERSIONS = {
     "general_scores": 2,
     "base_evaluation": 4,
     "evaluation": 4,
-    "model_export": 3,
+    "production_evaluation": 1,
+    "model_export": 4,
     "release": 1,
 }

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ft_dagster.errors import UserError
 from ft_dagster.evaluation.answer_scores import find_database
-from ft_dagster.evaluation.arithmetic import Dtype, judging_dtype
-from ft_dagster.evaluation.request import EvaluationRequest, JudgedModel, Regurgitation, SplitTask
+from ft_dagster.evaluation.arithmetic import Dtype
+from ft_dagster.evaluation.measured import asked_by
+from ft_dagster.evaluation.request import (
+    BaseFiles,
+    EvaluationRequest,
+    JudgedModel,
+    QuestionsFile,
+    Regurgitation,
+    SplitTask,
+    TunedWeights,
+)
+from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stages.hands import Hands
-from ft_dagster.stages.inputs import File
+from ft_dagster.stages.inputs import File, key_parts
 from ft_dagster.stages.view import View
+from ft_dagster.store import Attempt
 
 QUESTIONS = ("evaluation.limit", "evaluation.seed", "evaluation.num_fewshot")
 TASK = (
@@ -81,21 +94,30 @@ def general(view: View) -> General:
     )
 
 
-def dtype_of(view: View) -> Dtype:
-    """In what arithmetic models are asked: base and tuned model are compared in one alone."""
-    return judging_dtype(view.device)
+def questions_digest(task: OwnTask, general: General) -> str:
+    """Of what is asked, whoever is asked: other questions are another try of the same weights."""
+    return sha256_json({"task": key_parts(task)._asdict(), "general": key_parts(general)._asdict()})
 
 
 @dataclass(frozen=True)
 class ModelQuestions:
     """One evaluation to be run: of what, on what."""
 
-    base: Path
-    tuned: Path | None
+    base: BaseFiles
+    tuned: TunedWeights | None
     device: str
     dtype: Dtype
     task: OwnTask | None = None
     general: General | None = None
+
+    def ask(self, hands: Hands, attempt: Attempt, *, into: Path | None = None) -> dict[str, Any]:
+        """Run the evaluation program into the attempt, or into the folder `into`; returns its figures.
+
+        Raises UserError where it says that it measured anything else than was asked.
+        """
+        figures = hands.run("evaluation", attempt, lambda output: self.request(hands, output), into=into)
+        check_measured(figures, asked_by(self.request(hands, attempt.folder)).to_json())
+        return figures
 
     def request(self, hands: Hands, output: Path) -> EvaluationRequest:
         """The evaluation program's run.json."""
@@ -109,6 +131,9 @@ class ModelQuestions:
                 "model": JudgedModel(base=self.base, tuned=self.tuned),
                 "device": self.device,
                 "dtype": self.dtype,
+                "digests": {
+                    **({} if task is None else task.tasks), **({} if general is None else general.tasks)
+                },
                 "limit": spec.limit,
                 "seed": spec.seed,
                 "num_fewshot": spec.num_fewshot,
@@ -119,7 +144,23 @@ class ModelQuestions:
                 **({} if task is None else _of_task(task)),
                 **({} if general is None else _of_general(general)),
             }
-        )
+        )  # fmt: skip
+
+
+def check_measured(figures: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raises UserError unless the figures of an evaluation say that this was measured."""
+    found = figures.get("measured") or {}
+    for name, value in expected.items():
+        if found.get(name, ...) != value:
+            raise UserError(
+                f"the evaluation measured another {name} than was asked: {_short(value)} is expected",
+                value=_short(found.get(name)),
+                fix="Materialize it again; if that does not help, look who changes files meanwhile",
+            )
+
+
+def _short(value: object) -> str:
+    return value[:12] if isinstance(value, str) else str(value)
 
 
 def _of_task(task: OwnTask) -> dict[str, Any]:
@@ -127,13 +168,13 @@ def _of_task(task: OwnTask) -> dict[str, Any]:
     asked: dict[str, Any] = {"task": spec.evaluation.task}
     if task.train is not None:
         probed, canaries = spec.evaluation.probed_rows, spec.evaluation.canaries
-        asked["regurgitation"] = Regurgitation(train=task.train.path, rows=probed, canaries=canaries)
+        asked["regurgitation"] = Regurgitation(train=_data(task.train), rows=probed, canaries=canaries)
     if task.test is not None:
         asked["test_split_task"] = SplitTask(
-            test=task.test.path,
+            test=_data(task.test),
             max_new_tokens=spec.evaluation.max_new_tokens,
             kind=spec.evaluation.kind,
-            database=None if task.database is None else task.database.path,
+            database=None if task.database is None else _data(task.database),
             train_on=spec.data.train_on,
         )
     return asked
@@ -143,9 +184,13 @@ def _of_general(general: General) -> dict[str, Any]:
     holdout = general.general_holdout
     return {
         "general": general.spec.evaluation.general,
-        "general_holdout": None if holdout is None else holdout.path,
+        "general_holdout": None if holdout is None else _data(holdout),
         "general_prompts": True,
     }
+
+
+def _data(file: File) -> QuestionsFile:
+    return QuestionsFile(path=file.path, sha256=file.sha256)
 
 
 def scores_in(payload: Path) -> list[dict[str, Any]]:

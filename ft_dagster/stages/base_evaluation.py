@@ -14,6 +14,7 @@ from ft_dagster.evaluation.samples import read_aggregates, read_samples, write_s
 from ft_dagster.stages import asked
 from ft_dagster.stages.asked import ModelQuestions, scores_in
 from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.models import base_of
 from ft_dagster.stages.stage import SHARED, Owner, Stage
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Workspace
@@ -31,16 +32,13 @@ class GeneralScoresInputs:
 
 
 def general_inputs(view: View) -> GeneralScoresInputs:
-    return GeneralScoresInputs(
-        view.upstream("base_model"), asked.general(view), view.device, asked.dtype_of(view)
-    )
+    return GeneralScoresInputs(view.upstream("base_model"), asked.general(view), view.device, view.dtype)
 
 
 def build_general(inputs: GeneralScoresInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
-    question = ModelQuestions(
-        hands.base_folder(inputs.base_model), None, inputs.device, inputs.dtype, general=inputs.general
-    )
-    figures = hands.run("evaluation", attempt, lambda output: question.request(hands, output))
+    base = base_of(inputs.base_model, hands)
+    question = ModelQuestions(base, None, inputs.device, inputs.dtype, general=inputs.general)
+    figures = question.ask(hands, attempt)
     return {**figures, "scores": scores_in(attempt.payload)}
 
 
@@ -61,15 +59,13 @@ class BaseEvaluationInputs:
 def inputs(view: View) -> BaseEvaluationInputs:
     task = asked.own_task(view)
     return BaseEvaluationInputs(
-        view.upstream("base_model"), view.made(GENERAL_SCORES), task, view.device, asked.dtype_of(view)
+        view.upstream("base_model"), view.made(GENERAL_SCORES), task, view.device, view.dtype
     )
 
 
 def build(inputs: BaseEvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
-    question = ModelQuestions(
-        hands.base_folder(inputs.base_model), None, inputs.device, inputs.dtype, task=inputs.task
-    )
-    figures = hands.run("evaluation", attempt, lambda output: question.request(hands, output))
+    base = base_of(inputs.base_model, hands)
+    figures = ModelQuestions(base, None, inputs.device, inputs.dtype, task=inputs.task).ask(hands, attempt)
     payload = attempt.payload
     samples = read_samples(hands.payload(inputs.general_scores)) + read_samples(payload)
     write_samples(samples, payload)

@@ -17,6 +17,7 @@ from ft_dagster.data.new_tokens import check_tokens
 from ft_dagster.export.derivation_request import DerivationRequest
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import Digest, recorded
+from ft_dagster.stages.models import base_of, weights_of, whole_model
 from ft_dagster.stages.stacking import refuse_unstacked
 from ft_dagster.stages.stage import Owner, Stage
 from ft_dagster.stages.view import View
@@ -120,9 +121,9 @@ def _derive(inputs: BaseModelInputs, hands: Hands, attempt: Attempt) -> dict[str
     def request(output: Path) -> DerivationRequest:
         return DerivationRequest(
             schema_version=1,
-            base=hands.payload(start) if whole else hands.base_folder(origin),
+            base=whole_model(start, hands) if whole else base_of(origin, hands),
             base_digest=start.digest,
-            adapter=None if folded is None else hands.payload(folded),
+            adapter=None if folded is None else weights_of(folded, hands),
             new_tokens=new_tokens,
             declared_in=str(hands.declared_in),
             output=output,

@@ -55,16 +55,21 @@ def freeze(declared: Declared, project: Path, cache: Path, roots: Roots) -> dict
         "variant": str(declared.key),
         "spec": spec.model_dump(mode="json"),
         "sources": prints,
-        "tasks": {
-            role: tasks_digest(
-                getattr(spec.evaluation, role),
-                project,
-                field=f"evaluation.{role}",
-                asked_by=file,
-                roots=roots,
-            )
-            for role in ("task", "general")
-        },
+        "tasks": freeze_tasks(declared, project, roots),
+    }
+
+
+def freeze_tasks(declared: Declared, project: Path, roots: Roots) -> dict[str, dict[str, str]]:
+    """By role, the digest of each declared evaluation task as it is now."""
+    return {
+        role: tasks_digest(
+            getattr(declared.spec.evaluation, role),
+            project,
+            field=f"evaluation.{role}",
+            asked_by=declared.file,
+            roots=roots,
+        )
+        for role in ("task", "general")
     }
 
 

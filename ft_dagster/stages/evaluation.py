@@ -7,17 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.evaluation.gates import gates_digest, judge
 from ft_dagster.evaluation.samples import read_samples
+from ft_dagster.lineage.tries import try_of
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.policy import Policy
-from ft_dagster.stages import asked
-from ft_dagster.stages.asked import ModelQuestions, scores_in
+from ft_dagster.stages import asked, base_evaluation
+from ft_dagster.stages.asked import ModelQuestions, questions_digest, scores_in
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import Digest, recorded
+from ft_dagster.stages.models import base_of, weights_of
 from ft_dagster.stages.policy import refuse_frozen
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.view import View
@@ -31,8 +34,9 @@ JUDGED = ("objective", "gates")
 
 @dataclass(frozen=True)
 class EvaluationInputs:
-    """`gates`: digest of the declared gates. `spec`: by what the answers are judged. `policy`: today's, kept
-    beside the verdict; release and export hold the declaration against theirs.
+    """`gates`: digest of the declared gates. `spec`: by what the answers are judged. `tries`: the ordinal of
+    these questions among all sets that the weights were put to. `policy`: today's, kept beside the verdict;
+    release and export hold the declaration against theirs.
     """
 
     base_model: Artifact
@@ -44,30 +48,34 @@ class EvaluationInputs:
     general: asked.General
     device: str
     dtype: Dtype
+    tries: int
     policy: Policy = recorded()
 
 
 def inputs(view: View) -> EvaluationInputs:
+    tuned, task, general = view.upstream("fine_tuned_model"), asked.own_task(view), asked.general(view)
     return EvaluationInputs(
         view.upstream("base_model"),
-        view.upstream("fine_tuned_model"),
+        tuned,
         view.upstream("base_evaluation"),
         Digest(gates_digest(view.spec.gates)),
         narrowed(view.spec, JUDGED),
-        asked.own_task(view),
-        asked.general(view),
+        task,
+        general,
         view.device,
-        asked.dtype_of(view),
+        view.dtype,
+        try_of(view.store, view.key.prefix, tuned.digest, questions_digest(task, general)),
         view.policy,
     )
 
 
 def build(inputs: EvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
-    weights, folder = hands.payload(inputs.fine_tuned_model), hands.base_folder(inputs.base_model)
-    question = ModelQuestions(folder, weights, inputs.device, inputs.dtype, inputs.task, inputs.general)
-    figures = hands.run("evaluation", attempt, lambda output: question.request(hands, output))
+    hands.record_try(inputs.fine_tuned_model, questions_digest(inputs.task, inputs.general), inputs.tries)
+    base, weights = base_of(inputs.base_model, hands), weights_of(inputs.fine_tuned_model, hands)
+    question = ModelQuestions(base, weights, inputs.device, inputs.dtype, inputs.task, inputs.general)
+    figures = question.ask(hands, attempt)
     before = hands.payload(inputs.base_evaluation)
-    verdict = verdict_on(inputs.spec, before, attempt.payload, hands.declared_in)
+    verdict = verdict_on(inputs.spec, before, attempt.payload, hands.declared_in, inputs.tries)
     text = json.dumps(verdict.to_json(), indent=1, sort_keys=True)
     (attempt.payload / VERDICT).write_text(text, "utf-8")
     policy = inputs.policy
@@ -76,10 +84,13 @@ def build(inputs: EvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str,
     return {**figures, "scores": scores_in(attempt.payload), "verdict": judged}
 
 
-def verdict_on(spec: VariantSpec, before: Path, payload: Path, declared_in: Path) -> Verdict:
-    """Judge a tuned model's stored samples against its base's (`before`), by the declared gates."""
+def verdict_on(spec: VariantSpec, before: Path, payload: Path, declared_in: Path, tries: int) -> Verdict:
+    """Judge a tuned model's stored samples against its base's (`before`), by the declared gates.
+
+    `tries`: the ordinal of this set of questions among all that the weights were put to.
+    """
     base, tuned = read_samples(before), read_samples(payload)
-    return judge(base, tuned, spec.gates, objective=spec.objective, declared_in=declared_in)
+    return judge(base, tuned, spec.gates, objective=spec.objective, declared_in=declared_in, tries=tries)
 
 
 def checks(workspace: Workspace, artifact: Artifact) -> list[Check]:
@@ -93,8 +104,19 @@ def checks(workspace: Workspace, artifact: Artifact) -> list[Check]:
 
 
 def refuse_evaluation(workspace: Workspace) -> None:
-    """Raises UserError where the frozen declaration passes below the floors of today's policy."""
+    """Raises UserError where the frozen declaration passes below the floors of today's policy, and where the
+    base was asked otherwise than is declared: fewer examples before each question, say, and any tuned model
+    would look better.
+    """
     refuse_frozen(workspace)
+    before = workspace.upstream("base_evaluation")
+    if workspace.recipe(base_evaluation.STAGE)[0].place != before.place:
+        raise UserError(
+            "the base was asked otherwise than the tuned model would be",
+            file=workspace.declared_in,
+            field="evaluation",
+            fix="Materialize base_evaluation, then evaluation",
+        )
 
 
 STAGE = Stage(

@@ -27,11 +27,12 @@ def inputs(view: View) -> TextsInputs:
 
 
 def build(inputs: TextsInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
-    tasks = tuple(sorted(inputs.tasks))
     return hands.run(
         "evaluation.texts",
         attempt,
-        lambda output: TextsRequest(tasks=tasks, project=hands.project, roots=hands.roots, output=output),
+        lambda output: TextsRequest(
+            tasks=inputs.tasks, project=hands.project, roots=hands.roots, output=output
+        ),
         leased=False,
     )
 

@@ -35,7 +35,6 @@ class TrainingInputs:
     training_mixture: Artifact
     base_model: Artifact
     questions: dict[str, Any] | None
-    benchmarks: tuple[str, ...] = recorded()
     report_to: tuple[str, ...] = recorded()
     stop_above: dict[int, float] = recorded()
     base: Base = recorded()
@@ -52,7 +51,6 @@ def inputs(view: View) -> TrainingInputs:
         mixture,
         base,
         {"tasks": view.frozen("tasks")["general"], "seed": spec.evaluation.seed} if asked else None,
-        asked,
         spec.training.report_to,
         view.stop_above,
         trained_base(view, base, plan.figures["method"]["name"]),
@@ -75,7 +73,7 @@ def build(inputs: TrainingInputs, hands: Hands, attempt: Attempt) -> dict[str, A
             benchmarks=None
             if questions is None
             else Benchmarks(
-                tasks=inputs.benchmarks, project=hands.project, roots=hands.roots, seed=questions["seed"]
+                tasks=questions["tasks"], project=hands.project, roots=hands.roots, seed=questions["seed"]
             ),
             report_to=inputs.report_to,
             stop_above=inputs.stop_above,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from ft_dagster.lineage.tries import record_try
 from ft_dagster.roots import Roots
 from ft_dagster.store import Artifact, Attempt
 
@@ -61,6 +62,14 @@ class Hands:
 
     def base_folder(self, base: Artifact) -> Path:
         return self._workspace.base_folder(base)
+
+    def base_files(self, base: Artifact) -> dict[str, str]:
+        """sha256 of each file of the base that loading reads, by its path below `base_folder`."""
+        return self._workspace.base_files(base)
+
+    def record_try(self, weights: Artifact, questions: str, ordinal: int) -> None:
+        """Record that the weights are put to questions (by their digest), before they are."""
+        record_try(self._workspace.store, self._workspace.prefix, weights.digest, questions, ordinal)
 
     def run(
         self,

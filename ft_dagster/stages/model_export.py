@@ -12,18 +12,23 @@ from typing import Any
 from ft_dagster.data.probes import probe_prompts
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import Dtype
+from ft_dagster.evaluation.measured import base_digest
+from ft_dagster.evaluation.request import TunedWeights
 from ft_dagster.export.request import Card, ExportBase, ExportRequest, Source
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.provenance.digest import hash_folder, payload_digest
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stages import asked
-from ft_dagster.stages.asked import ModelQuestions
+from ft_dagster.stages.asked import ModelQuestions, check_measured
 from ft_dagster.stages.evaluation import JUDGED, verdict_on
 from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.models import base_of
 from ft_dagster.stages.policy import refuse_frozen
 from ft_dagster.stages.stage import Check, Stage
-from ft_dagster.stages.verdicts import OWN, certificate_of, own_verdict, rejudge
+from ft_dagster.stages.today import refuse_unjudged
+from ft_dagster.stages.verdicts import OWN, certificate_of, own_verdict, rejudge, tries_of
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Workspace, refuse_experiment
 from ft_dagster.store import Artifact, Attempt
@@ -52,8 +57,8 @@ class ExportInputs:
 
 
 def inputs(view: View) -> ExportInputs:
-    tuned = view.upstream("fine_tuned_model")
-    evaluation, verdict = rejudge(view, tuned)
+    tuned, evaluation = view.upstream("fine_tuned_model"), view.upstream("evaluation")
+    verdict = rejudge(view, tuned, evaluation)
     if not verdict.passed:
         raise UserError(
             f"the gate does not hold for weights {tuned.digest[:12]}: {verdict.failures}",
@@ -71,12 +76,14 @@ def inputs(view: View) -> ExportInputs:
         asked.own_task(view),
         asked.general(view),
         view.device,
-        asked.dtype_of(view),
+        view.dtype,
     )
 
 
 def build(inputs: ExportInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     figures = hands.run("export", attempt, lambda output: _request(inputs, hands, output))
+    base = base_digest(hands.base_files(inputs.base_model))
+    check_measured(figures, {"weights": inputs.fine_tuned_model.digest, "base": base})
     if not figures["certified"]:
         _judge_itself(inputs, hands, attempt)
     return figures
@@ -84,19 +91,22 @@ def build(inputs: ExportInputs, hands: Hands, attempt: Attempt) -> dict[str, Any
 
 def _request(inputs: ExportInputs, hands: Hands, output: Path) -> ExportRequest:
     """The export program's run.json. Its probes are prompts of the variant's own rows."""
-    base, tuned, folder = inputs.base_model, inputs.fine_tuned_model, hands.base_folder(inputs.base_model)
+    base, tuned, files = inputs.base_model, inputs.fine_tuned_model, base_of(inputs.base_model, hands)
     named = base.predicate["spec"]["base"]
     return ExportRequest.model_validate(
         {
             "schema_version": 1,
             "base": ExportBase(
-                folder=folder, digest=base.digest, reference=named["reference"], revision=named["revision"]
+                **dict(files),
+                digest=base.digest,
+                reference=named["reference"],
+                revision=named["revision"],
             ),
             "weights": hands.payload(tuned),
             "weights_digest": tuned.digest,
             "format": inputs.spec.export.format,
             "card": _card(inputs, hands, str(named["reference"])),
-            "probes": probe_prompts(hands.payload(inputs.task_dataset), folder, PROBES),
+            "probes": probe_prompts(hands.payload(inputs.task_dataset), files.folder, PROBES),
             "device": inputs.device,
             "output": output,
         }
@@ -123,15 +133,17 @@ def _card(inputs: ExportInputs, hands: Hands, reference: str) -> Card:
 
 
 def _verdict(inputs: ExportInputs, hands: Hands, payload: Path) -> Verdict:
-    return verdict_on(inputs.judged_by, hands.payload(inputs.base_evaluation), payload, hands.declared_in)
+    before, tries = hands.payload(inputs.base_evaluation), tries_of(inputs.evaluation)
+    return verdict_on(inputs.judged_by, before, payload, hands.declared_in, tries)
 
 
 def _judge_itself(inputs: ExportInputs, hands: Hands, attempt: Attempt) -> None:
     """Evaluate a merge that drifted from what was judged. Raises UserError where that is no pass."""
     hands.say("the certificate does not hold: the merged weights are evaluated by themselves")
-    folder, base = attempt.evidence / OWN, hands.base_folder(inputs.base_model)
-    question = ModelQuestions(base, attempt.payload, inputs.device, inputs.dtype, inputs.task, inputs.general)
-    hands.run("evaluation", attempt, lambda output: question.request(hands, output), into=folder)
+    folder, base = attempt.evidence / OWN, base_of(inputs.base_model, hands)
+    merged = TunedWeights(folder=attempt.payload, digest=payload_digest(hash_folder(attempt.payload)))
+    question = ModelQuestions(base, merged, inputs.device, inputs.dtype, inputs.task, inputs.general)
+    question.ask(hands, attempt, into=folder)
     verdict = _verdict(inputs, hands, folder / "payload")
     if not verdict.passed:
         certificate = Certificate.read(attempt.evidence / "certificate.json")
@@ -149,16 +161,19 @@ def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
     if certificate.passed:
         said = ", ".join(f"{name} {value:.3g}" for name, value in certificate.figures.items())
         return [Check("certificate", True, said)]
-    own = own_verdict(workspace, artifact)
+    own = own_verdict(workspace, artifact, workspace.upstream("evaluation"))
     passed = own is not None and own.passed
     said = f"{'; '.join(certificate.failures)}: evaluated by itself"
     return [Check("certificate", passed, f"{said}, it passes" if passed else f"{said}: no pass")]
 
 
 def refuse_export(workspace: Workspace) -> None:
-    """Raises UserError for an experiment, and for what passes below the floors of today's policy."""
+    """Raises UserError for an experiment, for what passes below the floors of today's policy, and unless the
+    newest evaluation is the one that today's declaration demands.
+    """
     refuse_experiment(workspace)
     refuse_frozen(workspace)
+    refuse_unjudged(workspace)
 
 
 STAGE = Stage(

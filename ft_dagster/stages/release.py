@@ -20,8 +20,10 @@ from ft_dagster.lineage.release import (
     rolled_back,
 )
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.stages import evaluation as evaluation_stage
 from ft_dagster.stages.policy import refuse_frozen
-from ft_dagster.stages.verdicts import against_production, certificate_of, own_verdict, rejudge
+from ft_dagster.stages.today import today
+from ft_dagster.stages.verdicts import Held, against_production, certificate_of, own_verdict, rejudge
 from ft_dagster.stages.workspace import Workspace, refuse_experiment
 from ft_dagster.store import Artifact, verify_artifact
 
@@ -40,34 +42,38 @@ class Released:
 
 
 def release(workspace: Workspace) -> Released:
-    """Append the newest export to the log; the standing entry where it is there already. Raises UserError."""
+    """Append the newest export to the log; the standing entry where it is there already.
+
+    Judged by today's declaration, whatever was frozen. Raises UserError.
+    """
     refuse_experiment(workspace)
-    policy = refuse_frozen(workspace)
-    store, prefix, spec = workspace.store, workspace.prefix, workspace.spec
-    export, tuned = workspace.upstream("model_export"), workspace.upstream("fine_tuned_model")
-    verify_artifact(store, export, workspace.cache)
-    evaluation, verdict = rejudge(workspace, tuned)
-    check_base(workspace, export)
-    verdict = with_rules(verdict, against_production(workspace, tuned, evaluation), spec.gates)
-    verdict = replace(verdict, policy=policy.digest)
-    own = own_verdict(workspace, export)
+    desk = today(workspace)
+    policy, store, spec = refuse_frozen(desk), desk.store, desk.spec
+    export, tuned = desk.upstream("model_export"), desk.upstream("fine_tuned_model")
+    evaluation = desk.find(evaluation_stage.STAGE)
+    verify_artifact(store, export, desk.cache)
+    verdict = rejudge(desk, tuned, evaluation)
+    check_base(desk, export)
+    held = against_production(desk, tuned, evaluation) if verdict.passed else Held(())
+    verdict = replace(with_rules(verdict, held.rules, spec.gates), policy=policy.digest)
     entry = record_release(
         store,
-        prefix,
+        desk.prefix,
         ReleaseCandidate(
             export,
             evaluation,
             verdict,
             gates_digest(spec.gates),
-            certificate_of(workspace, export),
-            own,
+            certificate_of(desk, export),
+            own_verdict(desk, export, evaluation),
+            held.unmeasured,
         ),
-        ReleaseRequest(workspace.run.reason, approvers=policy.approvers_of(spec)),
-        variant=str(workspace.key),
-        run_id=workspace.run.id,
+        ReleaseRequest(desk.run.reason, approvers=policy.approvers_of(spec)),
+        variant=str(desk.key),
+        run_id=desk.run.id,
     )
-    past = history(store, prefix)
-    following = _next(workspace, entry, past, policy.approvers_of(spec))
+    past = history(store, desk.prefix)
+    following = _next(desk, entry, past, policy.approvers_of(spec))
     return Released(entry, past, verdict, export, following)
 
 
@@ -95,5 +101,6 @@ def _next(
         )
     if past[-1].production != version:
         who = " or ".join(approvers) or "anyone"
-        return f"version {version} waits for {who}: `ft-dagster release {key} --version {version}`"
+        why = f" ({entry.unmeasured})" if entry.unmeasured else ""
+        return f"version {version} waits for {who}{why}: `ft-dagster release {key} --version {version}`"
     return f"version {version} is in production"

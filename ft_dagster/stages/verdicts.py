@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any, NamedTuple
+
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.gates import gates_digest, regression
+from ft_dagster.evaluation.measured import FILE as MEASURED
 from ft_dagster.evaluation.samples import read_samples
 from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.release import production
 from ft_dagster.lineage.verdict import Rule, Verdict
+from ft_dagster.stages import production_evaluation
+from ft_dagster.stages.asked import check_measured
 from ft_dagster.stages.evaluation import verdict_on
+from ft_dagster.stages.production_evaluation import ProductionGone
+from ft_dagster.stages.today import Today
 from ft_dagster.stages.workspace import Desk, Workspace
 from ft_dagster.store import Artifact, verify_artifact
 
 OWN = "own_evaluation"  # beside the certificate of a merge that drifted from what was judged
 
 
-def rejudge(desk: Desk, tuned: Artifact) -> tuple[Artifact, Verdict]:
-    """The recorded evaluation of exactly these weights, its bytes verified, and its verdict derived again."""
-    evaluation = desk.upstream("evaluation")
+class Held(NamedTuple):
+    """New weights held against production: the rules, and why they could not be, where they could not."""
+
+    rules: tuple[Rule, ...]
+    unmeasured: str | None = None
+
+
+def rejudge(desk: Desk, tuned: Artifact, evaluation: Artifact) -> Verdict:
+    """The verdict of an evaluation of exactly these weights, derived again from its verified bytes."""
     if evaluation.inputs["fine_tuned_model"] != tuned.digest:
         raise UserError(
             f"the newest evaluation judged other weights than {tuned.digest[:12]}",
@@ -31,39 +45,64 @@ def rejudge(desk: Desk, tuned: Artifact) -> tuple[Artifact, Verdict]:
         raise UserError("the base's scores changed after the evaluation", fix="Materialize evaluation again")
     for artifact in (tuned, evaluation, before):
         verify_artifact(desk.store, artifact, desk.cache)
-    return evaluation, verdict_on(desk.spec, desk.payload(before), desk.payload(evaluation), desk.declared_in)
+    return verdict_on(
+        desk.spec, desk.payload(before), desk.payload(evaluation), desk.declared_in, tries_of(evaluation)
+    )
 
 
-def against_production(workspace: Workspace, tuned: Artifact, evaluation: Artifact) -> tuple[Rule, ...]:
-    """The rules by which new weights are no regression against the version in production; none at the first.
+def tries_of(evaluation: Artifact) -> int:
+    """The ordinal of its questions among all sets that its weights were put to; it is in its key."""
+    return int(evaluation.predicate["spec"]["tries"])
+
+
+def against_production(desk: Today, tuned: Artifact, evaluation: Artifact) -> Held:
+    """New weights against those in production, both on today's questions; no rules at the first release.
 
     Derived here and kept in no key: production is another one tomorrow. The release log names the version
     before, and so from which evaluations the rules can be derived again.
     """
-    gates = workspace.spec.gates
-    standing = production(workspace.store, workspace.prefix)
+    gates = desk.spec.gates
+    standing = production(desk.store, desk.prefix)
     if standing is None or standing.weights == tuned.digest or gates.regression_margin is None:
-        return ()
-    before = find_digest(workspace.store, [workspace.prefix], "evaluation", standing.evaluation)
-    if before is None:
-        raise UserError(
-            f"the evaluation of version {standing.version}, which is in production, is not in the store",
-            field="gates.regression_margin",
-            value=gates.regression_margin,
-            fix="Restore it, or declare gates.regression_margin: null to release without a comparison",
-        )
-    verify_artifact(workspace.store, before, workspace.cache)
-    old, new = (read_samples(workspace.payload(each)) for each in (before, evaluation))
-    return regression(old, new, gates, version=standing.version)
+        return Held(())
+    before = find_digest(desk.store, [desk.prefix], "evaluation", standing.evaluation)
+    if before is None or not asked_alike(before, evaluation):
+        try:
+            before = desk.make(production_evaluation.STAGE)
+        except ProductionGone as gone:
+            return Held((), gone.problem)
+    verify_artifact(desk.store, before, desk.cache)
+    old, new = (read_samples(desk.payload(each)) for each in (before, evaluation))
+    rules = regression(old, new, gates, version=standing.version, tries=tries_of(evaluation))
+    return Held(rules)
 
 
-def own_verdict(workspace: Workspace, export: Artifact) -> Verdict | None:
-    """Of an export that was evaluated by itself, derived again from its samples; None for others."""
-    folder = workspace.evidence(export) / OWN / "payload"
-    if not folder.is_dir():
+def asked_alike(one: Artifact, other: Artifact) -> bool:
+    """Whether two evaluations put the same questions in the same way."""
+
+    def asked(evaluation: Artifact) -> dict[str, Any]:
+        parts = {**evaluation.inputs, **evaluation.predicate["spec"]}
+        known = {name: value for name, value in parts.items() if name.startswith(("task.", "general."))}
+        how = {name: parts.get(name) for name in ("device", "dtype")}
+        return {**known, **how, "version": evaluation.predicate["stage_version"]}
+
+    return asked(one) == asked(other)
+
+
+def own_verdict(workspace: Workspace, export: Artifact, evaluation: Artifact) -> Verdict | None:
+    """Of an export that was evaluated by itself, derived again from its samples; None for others.
+
+    Raises UserError where it was not exactly these bytes that were put to the questions of `evaluation`.
+    """
+    folder = workspace.evidence(export) / OWN
+    if not (folder / "payload").is_dir():
         return None
+    measured = json.loads((folder / "evidence" / MEASURED).read_text("utf-8"))
+    check_measured(
+        {"measured": measured}, {**evaluation.figures["measured"], "weights": export.digest}
+    )  # fmt: skip
     before = workspace.payload(workspace.upstream("base_evaluation"))
-    return verdict_on(workspace.spec, before, folder, workspace.declared_in)
+    return verdict_on(workspace.spec, before, folder / "payload", workspace.declared_in, tries_of(evaluation))
 
 
 def certificate_of(workspace: Workspace, export: Artifact) -> Certificate:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ft_dagster.data.derived import new_token_ids_of
+from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.launch.leases import Leases
 from ft_dagster.roots import Roots
 from ft_dagster.spec import Declared, VariantKey, VariantSpec
@@ -68,6 +69,10 @@ class View:
     @property
     def device(self) -> str:
         return self._workspace.device
+
+    @property
+    def dtype(self) -> Dtype:
+        return self._workspace.dtype
 
     @property
     def leases(self) -> Leases:

@@ -16,8 +16,9 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel
 
-from ft_dagster.data.derived import base_folder
+from ft_dagster.data.derived import base_files, base_folder
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.arithmetic import Dtype, judging_dtype
 from ft_dagster.launch.launcher import Job, Launcher, LocalLauncher, carry_out
 from ft_dagster.launch.leases import Ask, Leases, of_host
 from ft_dagster.launch.local import ProgramFailed
@@ -189,6 +190,10 @@ class Workspace:
         """The base model's folder on this machine, its files checked."""
         return base_folder(self.store, base, self.project, self.cache)
 
+    def base_files(self, base: Artifact) -> dict[str, str]:
+        """sha256 of each file of the base that loading reads, by its path below `base_folder`."""
+        return base_files(self.store, base, self.cache)
+
     @cached_property
     def leases(self) -> Leases:
         return of_host(self.settings.host)
@@ -197,6 +202,11 @@ class Workspace:
     def device(self) -> str:
         """torch's name for what this host computes on."""
         return "cuda" if self.leases.inventory.kind == "gpu" else "cpu"
+
+    @property
+    def dtype(self) -> Dtype:
+        """In what arithmetic models are asked: base and tuned model are compared in one alone."""
+        return judging_dtype(self.device)
 
     def make(self, stage: Stage[I]) -> Artifact:
         """The stage's artifact, found under its key or built, with the head pointing at it. Raises UserError,

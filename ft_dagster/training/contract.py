@@ -175,12 +175,13 @@ class Base(Strict):
 
 
 class Benchmarks(Strict):
-    """lm-eval tasks asked while training, relative to `project`; `seed` draws the questions.
+    """lm-eval tasks asked while training, relative to `project`, each with its digest as frozen with the
+    declaration; `seed` draws the questions.
 
     `roots`: what their files may reach; null: all.
     """
 
-    tasks: tuple[str, ...]
+    tasks: dict[str, str]
     project: Path
     roots: Roots | None = None
     seed: int = 0

@@ -107,7 +107,7 @@ def test_pipes_without_a_step_would_be_a_mock_that_swallows_everything(
 
 def test_a_program_that_ends_well_without_a_result_materializes_nothing(tmp_path: Path) -> None:
     (tmp_path / "tenants").mkdir()
-    run_dir, nothing = tmp_path / "run", TextsRequest(tasks=(), output=tmp_path)
+    run_dir, nothing = tmp_path / "run", TextsRequest(tasks={}, output=tmp_path)
     run_dir.mkdir()
     # this module does nothing and exits with 0
     job = Job("provenance.stage_versions", run_dir, nothing, None, {}, "acme")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from ft_dagster.errors import UserError
 from ft_dagster.evaluation.samples import Sample
+from ft_dagster.evaluation.tasks import tasks_digest
+from ft_dagster.provenance.digest import hash_folder, payload_digest, sha256_file
 
 CHOICES = ["the bank", "a passport and the form", "the whale", "thirty days of rain"]
 COLUMNS = ("kind", "messages", "prompt", "completion", "text", "source", "licence", "group", "weight")
@@ -66,19 +70,51 @@ def row(number: int, kind: str = "messages") -> dict[str, Any]:
 
 
 def write_run(folder: Path, base: Path, **asked: Any) -> Path:
-    """A run folder whose run.json asks `base` for what is given."""
+    """A run folder whose run.json asks `base` for what is given: files by their names and, here, content."""
     folder.mkdir(parents=True, exist_ok=True)
+    project = asked.get("project", folder.parent)
+    tuned, own, probed = asked.pop("tuned", None), asked.get("test_split_task"), asked.get("regurgitation")
+    if own:
+        asked["test_split_task"] = {
+            **own, **{name: data_file(own[name]) for name in ("test", "database") if own.get(name)}
+        }  # fmt: skip
+    if probed:
+        asked["regurgitation"] = {**probed, "train": data_file(probed["train"])}
+    if asked.get("general_holdout"):
+        asked["general_holdout"] = data_file(asked["general_holdout"])
     run = {
         "schema_version": 1,
-        "model": {"base": str(base), "tuned": asked.pop("tuned", None)},
+        "model": {
+            "base": {"folder": str(base), "files": files_of(base)},
+            "tuned": tuned and {"folder": str(tuned), "digest": payload_digest(hash_folder(tuned))},
+        },
+        "digests": digests_of([*asked.get("task", ()), *asked.get("general", ())], project),
         "device": "cpu",
         "dtype": "float32",
-        "project": str(folder.parent),
+        "project": str(project),
         "output": str(folder / "output"),
         **asked,
     }
     (folder / "run.json").write_text(json.dumps(run, default=str))
     return folder
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """sha256 of each file of a model folder, as a base is recorded."""
+    return {file.path: file.sha256 for file in hash_folder(folder)}
+
+
+def data_file(file: Path) -> dict[str, str]:
+    return {"path": str(file), "sha256": sha256_file(file)}
+
+
+def digests_of(tasks: Sequence[str], project: Path) -> dict[str, str]:
+    """As frozen with a declaration; what is no task is left out."""
+    found: dict[str, str] = {}
+    for task in tasks:
+        with suppress(UserError):
+            found |= tasks_digest([task], project)
+    return found
 
 
 def write_rows(file: Path, rows: list[dict[str, Any]]) -> Path:

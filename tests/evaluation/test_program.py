@@ -18,6 +18,7 @@ from ft_dagster.evaluation import texts
 from ft_dagster.evaluation.__main__ import main
 from ft_dagster.evaluation.gates import judge
 from ft_dagster.evaluation.samples import read_answers, read_samples
+from ft_dagster.evaluation.tasks import tasks_digest
 from ft_dagster.spec.variant import GatesSpec
 from tests.evaluation.payloads import make_payload
 from tests.evaluation.questions import CHOICES, row, write_rows, write_run, write_task, write_texts
@@ -297,7 +298,11 @@ def test_a_terminated_run_says_it_was_preempted(project: Path, tiny_model_folder
 
 
 def test_the_texts_of_all_documents_are_written(project: Path, tmp_path: Path) -> None:
-    run = {"tasks": ["exam.yaml"], "project": str(project), "output": str(tmp_path / "out")}
+    run = {
+        "tasks": tasks_digest(["exam.yaml"], project),
+        "project": str(project),
+        "output": str(tmp_path / "out"),
+    }
     (tmp_path / "run.json").write_text(json.dumps(run))
     assert texts.main(tmp_path) == 0
     rows = pq.read_table(tmp_path / "out" / "payload" / "texts.parquet").to_pylist()

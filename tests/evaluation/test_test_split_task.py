@@ -244,8 +244,7 @@ def test_a_real_model_is_scored_by_the_program(
     test = write_rows(tmp_path / "test.parquet", answered(*[REFERENCES[kind]] * 3))
     own = {"test": test, "max_new_tokens": 24, "kind": kind}
     own |= {"database": database} if kind == "sql" else {}
-    model = {"base": tiny_model_folder}
-    assert main(write_run(tmp_path / "run", tiny_model_folder, model=model, test_split_task=own)) == 0
+    assert main(write_run(tmp_path / "run", tiny_model_folder, test_split_task=own)) == 0
     samples = read_samples(tmp_path / "run" / "output" / "payload")
     assert {sample.metric for sample in samples} == {"completion_loss", *test_split_task.ANSWER_METRICS[kind]}
     assert {sample.value for sample in samples if sample.metric != "completion_loss"} == {0.0}
@@ -260,6 +259,5 @@ def test_a_database_that_the_questions_do_not_fit_is_one_line(
 ) -> None:
     test = write_rows(tmp_path / "test.parquet", answered("SELECT name FROM village"))
     own = {"test": test, "max_new_tokens": 24, "kind": "sql", "database": database}
-    model = {"base": tiny_model_folder}
-    assert main(write_run(tmp_path / "run", tiny_model_folder, model=model, test_split_task=own)) == 2
+    assert main(write_run(tmp_path / "run", tiny_model_folder, test_split_task=own)) == 2
     assert "no such table: village" in capsys.readouterr().err.splitlines()[-1]

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ft_dagster.evaluation.request import BaseFiles, TunedWeights
 from ft_dagster.export.request import ExportRequest
+from ft_dagster.provenance.digest import hash_folder, payload_digest
 from tests.stored_figures import stored_training
 
 DIGEST = "5" * 64
@@ -25,6 +27,15 @@ def save_adapter(model: Any, tokenizer: Any, folder: Path) -> Path:
     (folder / "README.md").unlink()
     edit_json(folder / "adapter_config.json", base_model_name_or_path=f"sha256:{DIGEST}")
     return folder
+
+
+def as_base(folder: Path) -> BaseFiles:
+    """A model folder as a base is recorded."""
+    return BaseFiles(folder=folder, files={file.path: file.sha256 for file in hash_folder(folder)})
+
+
+def as_weights(folder: Path) -> TunedWeights:
+    return TunedWeights(folder=folder, digest=payload_digest(hash_folder(folder)))
 
 
 def edit_json(file: Path, **values: Any) -> None:

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from ft_dagster.provenance.digest import hash_folder, payload_digest
-from tests.export.exports import CARD, DIGEST, QUESTIONS, MakeAdapter, MakeRequest, prompt, save_adapter
+from tests.export.exports import (
+    CARD,
+    DIGEST,
+    QUESTIONS,
+    MakeAdapter,
+    MakeRequest,
+    as_base,
+    prompt,
+    save_adapter,
+)
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +66,11 @@ def make_request(tmp_path: Path, tiny_model_folder: Path, tiny_tokenizer: Any) -
         digest = payload_digest(hash_folder(adapter))
         return {
             "schema_version": 1,
-            "base": {"folder": str(base), "digest": DIGEST, "reference": "models/tiny-llama"},
+            "base": {
+                **as_base(base).model_dump(mode="json"),
+                "digest": DIGEST,
+                "reference": "models/tiny-llama",
+            },
             "weights": str(adapter),
             "weights_digest": digest,
             "format": format,

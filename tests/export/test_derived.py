@@ -14,7 +14,7 @@ from ft_dagster.export import derived
 from ft_dagster.export.derivation_request import DerivationRequest
 from ft_dagster.export.derived import add_tokens, derive
 from ft_dagster.provenance.digest import hash_folder, payload_digest
-from tests.export.exports import DIGEST, MakeAdapter
+from tests.export.exports import DIGEST, MakeAdapter, as_base, as_weights
 
 TOKENS = ["Zyrtexal", "<sku>", "über-Ω"]
 TEXT = "The permit for a small building, no. 12: bring your passport!\n"
@@ -128,7 +128,7 @@ def test_the_same_request_gives_the_same_bytes_and_replaces_what_a_cut_off_one_l
         (output / "payload" / "model").mkdir(parents=True)
         (output / "payload" / "model" / "half.safetensors").write_text("half")
         request = DerivationRequest(
-            schema_version=1, base=tiny_model_folder, base_digest=DIGEST, new_tokens=tuple(TOKENS),
+            schema_version=1, base=as_base(tiny_model_folder), base_digest=DIGEST, new_tokens=tuple(TOKENS),
             output=output,
         )  # fmt: skip
         figures = derive(request)
@@ -166,8 +166,8 @@ def test_a_parents_adapter_is_summed_into_its_base_before_tokens_are_added(
     adapter = make_adapter()
     for name, tokens in (("folded", ()), ("extended", tuple(TOKENS))):
         request = DerivationRequest(
-            schema_version=1, base=tiny_model_folder, base_digest=DIGEST, adapter=adapter, new_tokens=tokens,
-            output=tmp_path / name,
+            schema_version=1, base=as_base(tiny_model_folder), base_digest=DIGEST,
+            adapter=as_weights(adapter), new_tokens=tokens, output=tmp_path / name,
         )  # fmt: skip
         derive(request)
         made = tmp_path / name / "payload" / "model"
@@ -186,9 +186,9 @@ def test_an_adapter_of_another_base_is_not_summed_in(
 ) -> None:
     request = DerivationRequest(
         schema_version=1,
-        base=tiny_model_folder,
+        base=as_base(tiny_model_folder),
         base_digest="6" * 64,
-        adapter=make_adapter(),
+        adapter=as_weights(make_adapter()),
         output=tmp_path,
     )
     with pytest.raises(UserError, match="another base"):
@@ -210,7 +210,8 @@ def test_tokens_that_cannot_be_added_are_refused_by_the_program(
     tiny_model_folder: Path, tmp_path: Path, tokens: list[str], token: str, problem: str
 ) -> None:
     request = {
-        "schema_version": 1, "base": str(tiny_model_folder), "base_digest": DIGEST, "new_tokens": tokens,
+        "schema_version": 1, "base_digest": DIGEST, "new_tokens": tokens,
+        "base": as_base(tiny_model_folder).model_dump(mode="json"),
         "declared_in": "acme/support.yaml", "output": str(tmp_path / "output"),
     }  # fmt: skip
     (tmp_path / "run.json").write_text(json.dumps(request))

@@ -62,7 +62,7 @@ def test_weights_swapped_after_they_were_judged_are_refused(
 
     ended, result = run(tmp_path, content)
     assert ended.returncode == 2
-    assert "not the weights that were judged" in result["error"]["problem"]
+    assert "not the weights that were asked for" in result["error"]["problem"]
     assert len(ended.stderr.strip().splitlines()) == 1
 
 

@@ -43,7 +43,8 @@ def digest(project: Path) -> str:
 
 def load(project: Path, roots: Roots) -> Any:
     """As the program does, of a YAML that may have been exchanged since it was checked."""
-    return load_task(TaskEntry(ENTRY[0], "own", project / ENTRY[0], roots)).parts["own"]
+    entry = TaskEntry(ENTRY[0], "own", project / ENTRY[0], roots)
+    return load_task(entry, project / "tables").parts["own"]
 
 
 CALLS = {

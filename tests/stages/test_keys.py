@@ -30,14 +30,15 @@ BASE, ROWS, MIX, PLAN, TUNED = (
     "training_plan",
     "fine_tuned_model",
 )
-TEXTS, SCORES, BASE_EVAL, EVAL, EXPORT = (
+TEXTS, SCORES, BASE_EVAL, EVAL, PRODUCTION, EXPORT = (
     "evaluation_texts",
     "general_scores",
     "base_evaluation",
     "evaluation",
+    "production_evaluation",
     "model_export",
 )
-ASKED = {BASE_EVAL, EVAL, EXPORT}  # what is asked of the variant's own task
+ASKED = {BASE_EVAL, EVAL, PRODUCTION, EXPORT}  # what is asked of the variant's own task
 JUDGED = {EVAL, EXPORT}
 NOTHING: set[str] = set()
 
@@ -170,7 +171,6 @@ RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may
     },
     "evaluation": {"policy": "its digest stands beside the verdict; export and release ask today's again"},
     "fine_tuned_model": {
-        "benchmarks": "in the key by digest, as `questions`",
         "report_to": "shows the same curves elsewhere",
         "stop_above": "ends a training without an artifact",
         "base": "where the base lies, by digest in the key",

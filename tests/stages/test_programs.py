@@ -53,7 +53,7 @@ def desk(tmp_path: Path) -> Callable[[AtOnce], Workspace]:
 
 
 def asked(output: Path) -> TextsRequest:
-    return TextsRequest(tasks=(), output=output)
+    return TextsRequest(tasks={}, output=output)
 
 
 def test_a_training_that_gave_up_leaves_its_place_to_who_asks_for_the_same(

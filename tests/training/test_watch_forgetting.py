@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.tasks import tasks_digest
 from ft_dagster.training.contract import Benchmarks, WatchSettings
 from ft_dagster.training.watch.degeneration import degeneration
 from ft_dagster.training.watch.forgetting import Benchmark, benchmark_fall, passed
@@ -32,8 +33,8 @@ def lora(base: Path, **settings: Any) -> Any:
 def benchmark(tmp_path: Path, tiny_model_folder: Path) -> Benchmark:
     write_task(tmp_path, "forms")
     write_task(tmp_path, "more", count=9)
-    asked = Benchmarks(tasks=("forms.yaml", "more.yaml"), project=tmp_path, seed=3)
-    return Benchmark(asked, 12, tiny_model_folder)
+    asked = Benchmarks(tasks=tasks_digest(["forms.yaml", "more.yaml"], tmp_path), project=tmp_path, seed=3)
+    return Benchmark(asked, 12, tiny_model_folder, tmp_path / "output")
 
 
 def traces(model: Any) -> dict[str, Any]:
@@ -131,7 +132,8 @@ def test_a_task_whose_metric_is_no_share_is_refused(tmp_path: Path, tiny_model_f
         doc_to_text="",
         metric_list=[{"metric": "word_perplexity"}],
     )
-    asked = Benchmark(Benchmarks(tasks=("texts.yaml",), project=tmp_path), 4, tiny_model_folder)
+    tasks = Benchmarks(tasks=tasks_digest(["texts.yaml"], tmp_path), project=tmp_path)
+    asked = Benchmark(tasks, 4, tiny_model_folder, tmp_path / "output")
     with pytest.raises(UserError, match="no metric between 0 and 1"):
         asked.ask(lora(tiny_model_folder))
 
@@ -139,7 +141,15 @@ def test_a_task_whose_metric_is_no_share_is_refused(tmp_path: Path, tiny_model_f
 def test_an_unknown_task_is_refused_with_the_nearest(tmp_path: Path, tiny_model_folder: Path) -> None:
     write_task(tmp_path, "forms")
     with pytest.raises(UserError, match="no such task file"):
-        Benchmark(Benchmarks(tasks=("form.yaml",), project=tmp_path), 4, tiny_model_folder)
+        Benchmark(Benchmarks(tasks={"form.yaml": ""}, project=tmp_path), 4, tiny_model_folder, tmp_path)
+
+
+def test_a_task_that_changed_since_it_was_frozen_is_refused(tmp_path: Path, tiny_model_folder: Path) -> None:
+    write_task(tmp_path, "forms")
+    frozen = tasks_digest(["forms.yaml"], tmp_path)
+    write_task(tmp_path, "forms", count=9)
+    with pytest.raises(UserError, match="not what it was when the declaration was frozen"):
+        Benchmark(Benchmarks(tasks=frozen, project=tmp_path), 4, tiny_model_folder, tmp_path / "output")
 
 
 def test_a_model_that_ends_at_once_answers_nothing(tiny_model_folder: Path, tiny_tokenizer: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.tasks import tasks_digest
 from ft_dagster.training.__main__ import train_all
 from ft_dagster.training.contract import Base, method_settings, read_run
 from ft_dagster.training.journal import Journal
@@ -34,9 +35,10 @@ def lines(run_folder: Path, name: str) -> list[Any]:
 
 def asked(runs: Runs, **watch: Any) -> dict[str, Any]:
     """What `prepare` needs for a benchmark of 8 questions."""
-    write_task(runs.folder / "project", "forms")
+    project = runs.folder / "project"
+    write_task(project, "forms")
     return {
-        "benchmarks": {"tasks": ["forms.yaml"], "project": str(runs.folder / "project")},
+        "benchmarks": {"tasks": tasks_digest(["forms.yaml"], project), "project": str(project)},
         "training": {"watch": {"questions": 8, **watch}, "num_train_epochs": 4.0},
     }
 
@@ -142,7 +144,10 @@ def test_a_fall_of_the_benchmark_stops_too(runs: Runs) -> None:
         settings = {"learning_rate": 0.03, "max_steps": 8, "evaluations": 4}
         return runs.prepare(
             name,
-            benchmarks={"tasks": tasks, "project": str(runs.folder / "project")},
+            benchmarks={
+                "tasks": tasks_digest(tasks, runs.folder / "project"),
+                "project": str(runs.folder / "project"),
+            },
             training={**settings, "watch": {"questions": 8, **watch}},
         )
 

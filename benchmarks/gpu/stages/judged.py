@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stages.common import Case, Context, Wrong, child, last_line, read_json, write_json
+from stages.common import Case, Context, Wrong, child, last_line, read_json
 from stages.trainings import METHODS, Training, short_rows, write_mixture
 
 EVALUATION = "ft_dagster.evaluation"
@@ -51,16 +51,15 @@ def adapter(context: Context) -> Path:
 
 def ask(context: Context, name: str, model: Model, device: str, dtype: str = "float32") -> Path:
     """Run the evaluation program on questions of each kind; its run folder. Raises Wrong."""
+    from tests.evaluation.questions import write_run
+
     project, count, (base, tuned) = context.scratch / "project", QUESTIONS[context.device], model
     questions(context, project, count)
-    folder = context.scratch / name
-    request = {
-        "schema_version": 1, "model": {"base": str(base), "tuned": str(tuned) if tuned else None},
-        "device": device, "dtype": dtype, "general": ["faq.yaml"], "project": str(project), "limit": count,
-        "test_split_task": {"test": str(project / "test.parquet"), "max_new_tokens": 24},
-        "general_holdout": str(project / "texts.parquet"), "output": str(folder / "output"),
-    }  # fmt: skip
-    write_json(folder / "run.json", request)
+    folder = write_run(
+        context.scratch / name, base, tuned=tuned, device=device, dtype=dtype, project=project,
+        general=["faq.yaml"], general_holdout=project / "texts.parquet", limit=count,
+        test_split_task={"test": project / "test.parquet", "max_new_tokens": 24},
+    )  # fmt: skip
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
     code, said = child(EVALUATION, str(folder), environment=hidden)
     if code:

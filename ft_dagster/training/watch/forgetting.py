@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
+from ft_dagster.provenance.held import FOLDER, held_files
 from ft_dagster.training.contract import Benchmarks, WatchSettings
 
 
 class Benchmark:
     """A few questions of each declared lm-eval task, the same every time, put to a model in training."""
 
-    def __init__(self, benchmarks: Benchmarks, questions: int, base: Path) -> None:
-        """Reads the tasks and draws the questions. Raises UserError where that cannot be."""
+    def __init__(self, benchmarks: Benchmarks, questions: int, base: Path, output: Path) -> None:
+        """Reads the tasks and draws the questions; what it makes of them lies in `output`. Raises UserError
+        where that cannot be.
+        """
         from ft_dagster.data.render import load_tokenizer
-        from ft_dagster.evaluation.load import load_task, prepare_environment
+        from ft_dagster.evaluation.load import TABLES, load_task, prepare_environment
         from ft_dagster.evaluation.sampling import draw_questions
-        from ft_dagster.evaluation.tasks import resolve_tasks
+        from ft_dagster.evaluation.tasks import frozen_tasks, resolve_tasks
 
         entries = resolve_tasks(
             benchmarks.tasks, benchmarks.project, field="evaluation.general", roots=benchmarks.roots
@@ -26,13 +30,15 @@ class Benchmark:
         prepare_environment(entries)
         self._tokenizer = load_tokenizer(base)
         self._tasks: dict[str, tuple[dict[str, Any], dict[str, list[int]]]] = {}
-        for entry in entries:
-            loaded = load_task(entry)
-            chosen = draw_questions(loaded.questions, questions, benchmarks.seed)
-            parts = {name: part for name, part in loaded.parts.items() if name in chosen}
-            for part in parts.values():
-                _configure(part, entry.entry, benchmarks.seed)
-            self._tasks[entry.name] = (parts, chosen)
+        shutil.rmtree(output / TABLES, ignore_errors=True)  # of a try before this one
+        with held_files(output / FOLDER) as held, frozen_tasks(entries, benchmarks.tasks, held):
+            for entry in entries:
+                loaded = load_task(entry, output / TABLES)
+                chosen = draw_questions(loaded.questions, questions, benchmarks.seed)
+                parts = {name: part for name, part in loaded.parts.items() if name in chosen}
+                for part in parts.values():
+                    _configure(part, entry.entry, benchmarks.seed)
+                self._tasks[entry.name] = (parts, chosen)
 
     def ask(self, model: Any) -> dict[str, float]:
         """Accuracy by task (its main metric, over the questions drawn) and their "mean"."""

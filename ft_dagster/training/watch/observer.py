@@ -150,7 +150,7 @@ def _benchmark(run: TrainingRun, member: Member) -> forgetting.Benchmark | None:
     asked, questions = member.benchmarks, member.plan.training.watch.questions
     if asked is None or not asked.tasks or not questions or not ranks.is_first():
         return None
-    return forgetting.Benchmark(asked, questions, run.base.folder)
+    return forgetting.Benchmark(asked, questions, run.base.folder, member.output)
 
 
 def _spectrum_words(found: Mapping[str, Any]) -> str:

@@ -1,0 +1,145 @@
+"""What an evaluation measured, by digest: said by the program of what it read, compared by who asked it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ft_dagster.errors import UserError
+from ft_dagster.evaluation.request import (
+    BaseFiles,
+    EvaluationRequest,
+    JudgedModel,
+    QuestionsFile,
+    TunedWeights,
+)
+from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.provenance.held import HeldFiles, HeldTree
+
+FILE = "measured.json"  # in the evidence
+
+
+@dataclass(frozen=True)
+class Measured:
+    """`weights`: digest of what training made, None for the base alone; `base`: digest over the base's files;
+    `tasks`: digest of each declared task; `data`: sha256 of each file with questions; and how it was asked.
+    """
+
+    weights: str | None
+    base: str
+    tasks: dict[str, str]
+    data: dict[str, str]
+    limit: int | None
+    seed: int
+    num_fewshot: int | None
+    device: str
+    dtype: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def asked_by(request: EvaluationRequest) -> Measured:
+    """What an evaluation of this request has to measure."""
+    tuned = request.model.tuned
+    return _measured(
+        request,
+        None if tuned is None else tuned.digest,
+        request.model.base.files,
+        {name: file.sha256 for name, file in _data_files(request).items()},
+    )
+
+
+def hold(request: EvaluationRequest, held: HeldFiles) -> tuple[EvaluationRequest, Measured]:
+    """The request with every file held (see `HeldFiles`), and what they are.
+
+    Raises UserError for a file that is not what the request says.
+    """
+    base = held.tree("base", request.model.base.folder, request.model.base.files)
+    tuned = request.model.tuned
+    weights = None if tuned is None else hold_weights(tuned, held)
+    data = {name: _held(name, file, held) for name, file in _data_files(request).items()}
+    model = JudgedModel(
+        base=BaseFiles(folder=base.folder, files=request.model.base.files),
+        tuned=None if weights is None else TunedWeights(folder=weights.folder, digest=weights.digest),
+    )
+    return (
+        _reading(request, model, data),
+        _measured(
+            request,
+            None if weights is None else weights.digest,
+            base.sha256s,
+            {name: file.sha256 for name, file in data.items()},
+        ),
+    )
+
+
+def base_digest(files: Mapping[str, str]) -> str:
+    """Over a base's files: path -> sha256."""
+    return sha256_json(dict(files))
+
+
+def hold_weights(weights: TunedWeights, held: HeldFiles) -> HeldTree:
+    """Every file of trained weights, held. Raises UserError where they are not those of the digest."""
+    found = held.tree("weights", weights.folder)
+    if found.digest != weights.digest:
+        raise UserError(
+            f"not the weights that were asked for: expected {weights.digest[:12]}",
+            file=weights.folder,
+            value=found.digest[:12],
+            fix="Restore them from a backup, or train and evaluate the variant again",
+        )
+    return found
+
+
+def _measured(
+    request: EvaluationRequest, weights: str | None, base: Mapping[str, str], data: dict[str, str]
+) -> Measured:
+    return Measured(
+        weights=weights,
+        base=base_digest(base),
+        tasks=dict(request.digests),
+        data=data,
+        limit=request.limit,
+        seed=request.seed,
+        num_fewshot=request.num_fewshot,
+        device=request.device,
+        dtype=request.dtype,
+    )
+
+
+def _data_files(request: EvaluationRequest) -> dict[str, QuestionsFile]:
+    own, probed = request.test_split_task, request.regurgitation
+    files = {
+        "test": None if own is None else own.test,
+        "database": None if own is None else own.database,
+        "train": None if probed is None else probed.train,
+        "general_holdout": request.general_holdout,
+    }
+    return {name: file for name, file in files.items() if file is not None}
+
+
+def _held(name: str, file: QuestionsFile, held: HeldFiles) -> QuestionsFile:
+    """SQLite opens the file behind a link by its own name: it gets a copy."""
+    keep = held.copy if name == "database" else held.file
+    return QuestionsFile(path=keep(f"{name}{file.path.suffix}", file.path, file.sha256), sha256=file.sha256)
+
+
+def _reading(
+    request: EvaluationRequest, model: JudgedModel, data: Mapping[str, QuestionsFile]
+) -> EvaluationRequest:
+    """The request with these places of its files."""
+    own, probed = request.test_split_task, request.regurgitation
+    if own is not None:
+        own = own.model_copy(update={"test": data["test"], "database": data.get("database")})
+    if probed is not None:
+        probed = probed.model_copy(update={"train": data["train"]})
+    return request.model_copy(
+        update={
+            "model": model,
+            "test_split_task": own,
+            "regurgitation": probed,
+            "general_holdout": data.get("general_holdout"),
+        }
+    )

@@ -1,0 +1,196 @@
+"""Files that a program answers for: opened once, hashed, and read through the very files that were hashed.
+
+Libraries want names. They get those of a folder of links to the open files (`/proc/self/fd/N`): whoever puts
+another file, or another folder, under the name of one that is held changes nothing of what is read. Who
+writes into a held file, moves it or puts it back moves its time of change (ctime), which nobody can set.
+Without Linux' /proc the links lead to the names, and a file is held by its times alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from ft_dagster.errors import UserError
+from ft_dagster.provenance.digest import FileDigest, payload_digest
+
+FOLDER = "held"  # below a program's output
+_DESCRIPTORS = Path("/proc/self/fd")
+_AGAIN = "Run it again, with nothing else writing there"
+
+
+class Stamp(NamedTuple):
+    """What changes when a file is replaced, written to or moved. `mtime` can be set back, `ctime` cannot."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> Stamp:
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+class HeldTree(NamedTuple):
+    """Held files of one folder: where they are read, and what they are."""
+
+    folder: Path
+    files: list[FileDigest]
+
+    @property
+    def digest(self) -> str:
+        """As of a payload."""
+        return payload_digest(self.files)
+
+    @property
+    def sha256s(self) -> dict[str, str]:
+        return {file.path: file.sha256 for file in self.files}
+
+
+@dataclass
+class HeldFiles:
+    """Open files below the links of `folder`; see `held_files`."""
+
+    folder: Path
+    _open: dict[Path, tuple[int, Stamp]] = field(default_factory=dict)  # by the file's own name
+    _sources: dict[Path, Path] = field(default_factory=dict)  # by the link, or the folder of links
+
+    def tree(self, name: str, source: Path, files: Mapping[str, str] | None = None) -> HeldTree:
+        """Hold `files` (path below `source` -> sha256) and nothing else of it; None: every file there is.
+
+        Raises UserError for the first that is not there, or has other bytes.
+        """
+        inside: Mapping[str, str | None] = _all_below(source) if files is None else files
+        found = [
+            FileDigest(path, *self._link(self.folder / name / path, source / path, sha256))
+            for path, sha256 in sorted(inside.items())
+        ]
+        self._sources[self.folder / name] = source
+        return HeldTree(self.folder / name, found)
+
+    def file(self, name: str, source: Path, sha256: str) -> Path:
+        """Hold one file. Raises UserError unless it has these bytes."""
+        self._link(self.folder / name, source, sha256)
+        return self.folder / name
+
+    def copy(self, name: str, source: Path, sha256: str) -> Path:
+        """A copy of a file, for a library that opens what is behind a link. Raises UserError unless it has
+        these bytes.
+        """
+        target = self.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        self._hash(target, source, sha256)
+        self._sources[target] = source
+        return target
+
+    def watch(self, source: Path) -> None:
+        """Hold a file that is read under its own name: for `check` alone."""
+        self._opened(source)
+
+    def check(self) -> None:
+        """Raises UserError for a file that was written to, replaced or moved since it was hashed."""
+        for source, (descriptor, stamp) in self._open.items():
+            if Stamp.of(os.fstat(descriptor)) != stamp or not _still_named(source, stamp):
+                raise UserError("was changed while it was read", file=source, fix=_AGAIN)
+
+    def source_of(self, file: object) -> object:
+        """The file or folder that a link stands for, for errors to name; anything else as it is."""
+        if not isinstance(file, str | Path):
+            return file
+        path = Path(file)
+        for link in (path, *path.parents):
+            if link in self._sources:
+                return self._sources[link] / path.relative_to(link)
+        return file
+
+    def close(self) -> None:
+        for descriptor, _ in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _link(self, link: Path, source: Path, sha256: str | None) -> tuple[int, str]:
+        """(size, sha256) of a file that is read through `link` from now on."""
+        size, found = self._hash(source, source, sha256)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(_readable(self._open[source][0], source))
+        self._sources[link] = source
+        return size, found
+
+    def _hash(self, file: Path, named: Path, sha256: str | None) -> tuple[int, str]:
+        descriptor, stamp = self._opened(file)
+        with _readable(descriptor, file).open("rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+        if sha256 is not None and found != sha256:
+            raise UserError(
+                f"has other bytes than when it was recorded: expected {sha256[:12]}",
+                file=named,
+                value=found[:12],
+                fix="Restore the file from a backup, or make again what recorded it",
+            )
+        return stamp.size, found
+
+    def _opened(self, file: Path) -> tuple[int, Stamp]:
+        if file not in self._open:
+            try:
+                descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            except OSError as error:
+                fix = "Restore the file from a backup, or make again what recorded it"
+                raise UserError(f"cannot be read: {error.strerror}", file=file, fix=fix) from None
+            with suppress(OSError):  # so that a write through a memory map, from now on, moves its times
+                os.fsync(descriptor)
+            found = os.fstat(descriptor)
+            self._open[file] = descriptor, Stamp.of(found)
+            if not stat.S_ISREG(found.st_mode):
+                raise UserError("not a regular file", file=file, fix="Put a file there")
+        return self._open[file]
+
+
+@contextmanager
+def held_files(folder: Path) -> Iterator[HeldFiles]:
+    """Files held below `folder`, which is emptied first and removed at the end; errors name their sources.
+
+    Raises UserError at the end for one that changed meanwhile: what was computed from it does not count.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, mode=0o700)
+    held = HeldFiles(folder)
+    try:
+        yield held
+        held.check()
+    except UserError as error:
+        named = held.source_of(error.file)
+        error.file = None if named is None else str(named)
+        raise
+    finally:
+        held.close()
+
+
+def _readable(descriptor: int, source: Path) -> Path:
+    """Under what an open file can be opened once more."""
+    return _DESCRIPTORS / str(descriptor) if _DESCRIPTORS.is_dir() else source.absolute()
+
+
+def _still_named(source: Path, stamp: Stamp) -> bool:
+    """Whether its name leads to it, where that is how it was read."""
+    if _DESCRIPTORS.is_dir():
+        return True
+    try:
+        return Stamp.of(source.stat()) == stamp
+    except OSError:
+        return False
+
+
+def _all_below(folder: Path) -> Mapping[str, str | None]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): None for path in files}

@@ -1,0 +1,97 @@
+"""The weights in production on today's questions, so that a new version is held against them on those.
+
+Made for a release where the version in production was asked other questions than its successor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ft_dagster.errors import UserError
+from ft_dagster.evaluation.arithmetic import Dtype
+from ft_dagster.lineage.ancestors import find_digest
+from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.release import production
+from ft_dagster.stages import asked
+from ft_dagster.stages.asked import ModelQuestions, scores_in
+from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.models import base_of, weights_of
+from ft_dagster.stages.stage import SHARED, Stage
+from ft_dagster.stages.view import View
+from ft_dagster.stages.workspace import Desk
+from ft_dagster.store import Artifact, Attempt, Place, find_artifact, verify_artifact
+
+
+class ProductionGone(UserError):
+    """What is in production can no longer be asked: its weights, or the base that they stand on, are gone."""
+
+
+@dataclass(frozen=True)
+class ProductionInputs:
+    """`base_model`, `fine_tuned_model`: of the version in production; the questions are today's."""
+
+    base_model: Artifact
+    fine_tuned_model: Artifact
+    task: asked.OwnTask
+    general: asked.General
+    device: str
+    dtype: Dtype
+
+
+def inputs(view: View) -> ProductionInputs:
+    entry = production(view.store, view.key.prefix)
+    if entry is None:
+        raise UserError(f"nothing of {view.key} is in production", fix="Run and release it first")
+    base, tuned = in_production(view, entry)
+    # What it repeats of today's training rows is no question of its own.
+    task = replace(asked.own_task(view), train=None)
+    return ProductionInputs(base, tuned, task, asked.general(view), view.device, view.dtype)
+
+
+def in_production(desk: Desk, entry: ReleaseEntry) -> tuple[Artifact, Artifact]:
+    """The base and the weights of a released version, found and whole. Raises ProductionGone."""
+    store, prefix = desk.store, desk.key.prefix
+    try:
+        export = find_artifact(store, Place(prefix, "model_export", entry.export_key))
+        if export is None or (export.digest, export.inputs.get("fine_tuned_model")) != (
+            entry.export,
+            entry.weights,
+        ):
+            raise _gone(entry, "its export is gone")
+        tuned = find_digest(store, [prefix], "fine_tuned_model", entry.weights)
+        base = find_digest(store, (prefix, SHARED), "base_model", export.inputs["base_model"])
+        if tuned is None or base is None:
+            raise _gone(entry, "its base is gone" if tuned else "its weights are gone")
+        verify_artifact(store, tuned, desk.cache)
+        desk.base_folder(base)
+    except ProductionGone:
+        raise
+    except UserError as error:
+        raise _gone(entry, str(error)) from None
+    return base, tuned
+
+
+def build(inputs: ProductionInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+    hands.say("the version in production is asked today's questions")
+    base, weights = base_of(inputs.base_model, hands), weights_of(inputs.fine_tuned_model, hands)
+    question = ModelQuestions(base, weights, inputs.device, inputs.dtype, inputs.task, inputs.general)
+    return {**question.ask(hands, attempt), "scores": scores_in(attempt.payload)}
+
+
+def _gone(entry: ReleaseEntry, what: str) -> ProductionGone:
+    return ProductionGone(
+        f"version {entry.version}, which is in production, cannot be asked today's questions: {what}",
+        fix="Restore it from a backup",
+    )
+
+
+STAGE = Stage(
+    "production_evaluation",
+    reads=asked.READS,
+    fields=asked.FIELDS,
+    inputs=inputs,
+    build=build,
+    on_demand=True,
+    programs=("evaluation",),
+)

@@ -1,0 +1,144 @@
+"""A launcher whose programs compute nothing: weights are bytes, and how well they answer is said beforehand.
+
+Everything else is as in a real run: declarations, keys, artifacts, what was measured, verdicts, the log. So a
+whole chain takes a second, and a test decides what passes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.evaluation.measured import hold
+from ft_dagster.evaluation.request import EvaluationRequest
+from ft_dagster.evaluation.samples import Sample, write_answers, write_samples, write_scores
+from ft_dagster.export.certificate import EXACT
+from ft_dagster.export.request import ExportRequest
+from ft_dagster.export.run import hold as hold_export
+from ft_dagster.launch.launcher import Job, Say
+from ft_dagster.lineage.certificate import Certificate
+from ft_dagster.program import write_json
+from ft_dagster.provenance.digest import hash_folder, payload_digest
+from ft_dagster.provenance.held import FOLDER, held_files
+from ft_dagster.settings import load_settings
+from ft_dagster.spec import VariantKey
+from ft_dagster.stages.workspace import RunOf, Workspace
+from ft_dagster.training.contract import TrainingRun
+from tests.stored_figures import stored_training
+
+KEY = VariantKey("acme", "places")
+PREFIX = KEY.prefix
+ADAPTER = {"peft_type": "LORA", "r": 4}
+Figures = dict[str, Any]
+
+
+def content_of(name: str) -> bytes:
+    """The bytes of the weights with this name."""
+    return name.encode() * 100
+
+
+@dataclass
+class Pretend:
+    """`trains`: the name of the weights that the next training leaves. `right`: by name of weights ("base":
+    the base), the share of the task's questions that they answer rightly. `ran`: the programs, in order.
+    `lie`: changes what the evaluation says that it measured.
+    """
+
+    trains: str = "first"
+    right: Mapping[str, float] = field(default_factory=lambda: {"base": 0.0, "first": 1.0})
+    ran: list[str] = field(default_factory=list)
+    lie: Callable[[Figures], Figures] = lambda measured: measured
+
+    def stage_in(self, job: Job) -> None:
+        job.write_request()
+
+    def start(self, job: Job, say: Say) -> int:
+        self.ran.append(job.program)
+        programs: dict[str, Callable[[Any], Figures]] = {
+            "training": self._train, "evaluation": self._evaluate, "export": self._export
+        }  # fmt: skip
+        output = job.result_file.parent
+        for part in ("payload", "evidence"):
+            (output / part).mkdir(parents=True, exist_ok=True)
+        figures = programs[job.program](job.request)
+        write_json(job.result_file, {"schema_version": 1, "status": "done", "figures": figures})
+        return 0
+
+    def report(self, started: int, say: Say) -> int | None:
+        return started
+
+    def cancel(self, started: int) -> None:
+        pass
+
+    def collect(self, job: Job, started: int, exit_code: int) -> dict[str, Any]:
+        return job.read_result(exit_code)
+
+    def _train(self, run: TrainingRun) -> Figures:
+        (member,) = run.members
+        (member.payload / "adapter_model.safetensors").write_bytes(content_of(self.trains))
+        config = {**ADAPTER, "base_model_name_or_path": f"sha256:{run.base.digest}"}
+        (member.payload / "adapter_config.json").write_text(json.dumps(config))
+        return stored_training()
+
+    def _evaluate(self, request: EvaluationRequest) -> Figures:
+        with held_files(request.output / FOLDER) as held:
+            _, measured = hold(request, held)
+        share = self.right[self._name_of(request)]
+        samples = list(_samples(request, share))
+        write_samples(samples, request.output / "payload")
+        write_scores(samples, request.output / "payload")
+        write_answers([], request.output / "evidence")
+        said = self.lie(measured.to_json())
+        write_json(request.output / "evidence" / "measured.json", said)
+        difference = {} if request.model.tuned is None else {"tuned_logit_difference": 1.0}
+        return {
+            "questions": len(samples),
+            "seconds": 0.0,
+            "load_seconds": 0.0,
+            "measured": said,
+            **difference,
+        }
+
+    def _name_of(self, request: EvaluationRequest) -> str:
+        if request.model.tuned is None:
+            return "base"
+        content = (request.model.tuned.folder / "adapter_model.safetensors").read_bytes()
+        return next(name for name in self.right if content_of(name) == content)
+
+    def _export(self, request: ExportRequest) -> Figures:
+        with held_files(request.output / FOLDER) as held:
+            _, measured = hold_export(request, held)
+        for file in request.weights.iterdir():
+            shutil.copyfile(file, request.payload / file.name)
+        payload = payload_digest(hash_folder(request.payload))
+        figures = {"mean_kl": 0.0}
+        certificate = Certificate(payload, request.weights_digest, request.format, figures, EXACT, ())
+        write_json(request.evidence / "certificate.json", certificate.to_json())
+        (request.evidence / "README.md").write_text("a card")
+        return {"format": request.format, "certified": True, "certificate": {}, "measured": measured}
+
+
+def _samples(request: EvaluationRequest, share: float) -> list[Sample]:
+    """Right or wrong answers: the own task by `share`, benchmarks always right."""
+    asked: list[tuple[Any, str, float]] = [("general", task, 1.0) for task in request.general]
+    if request.test_split_task is not None:
+        asked.append(("test_split_task", "test_split_task", share))
+    count, found = request.limit or 400, []
+    for role, task, right in asked:
+        drawn = random.Random(f"{task}{request.seed}").sample(range(10 * count), count)
+        for number in drawn:
+            name = hashlib.sha256(f"{task}{number}".encode()).hexdigest()[:16]
+            value = float(int(name, 16) / 16**16 < right)
+            found.append(Sample(role, task, "acc", f"{task}:{number}:{name}", value, 1.0, True))
+    return found
+
+
+def desk(project: Path, pretend: Pretend) -> Workspace:
+    """The variant's desk, whose programs are pretended."""
+    return Workspace(load_settings(project), KEY, RunOf("test", "test", lambda line: None), launcher=pretend)

@@ -1,0 +1,272 @@
+"""What a declaration, or single stages run alone, can get released: nothing that today's declaration does not
+demand, and nothing unmeasured.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.release import ReleaseRequest, candidate, history, production, promote
+from ft_dagster.lineage.tries import record_try, tries, try_of
+from ft_dagster.stages import base_evaluation, declaration, evaluation, model_export
+from ft_dagster.stages.chain import CHAIN, run_chain
+from ft_dagster.stages.release import release
+from ft_dagster.stages.stage import Stage
+from ft_dagster.stages.workspace import Workspace
+from ft_dagster.store import Store, read_head, write_head
+from tests.e2e.project import edit, write_project
+from tests.security.pretend import KEY, PREFIX, Pretend, desk
+
+pytestmark = pytest.mark.slow
+GATES = {"general_margin": 0.1, "regression_margin": 0.1, "alpha": 0.05}
+FILE = f"tenants/{KEY.tenant}/{KEY.variant}.yaml"
+RELEASED = "version 1 is in production"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
+    """A project whose variant went through the chain, not released yet."""
+    folder = write_project(tmp_path_factory.mktemp("attacked") / "project", tiny_model_folder)
+
+    def adjust(content: dict[str, Any]) -> None:
+        content["gates"] = GATES
+        content["evaluation"].update(limit=200)
+        content["data"]["decontaminate"] = {"enabled": False}
+
+    edit(folder / FILE, adjust)
+    outcome = run_chain(desk(folder, Pretend()), CHAIN)
+    assert outcome.error is None, outcome.error
+    return folder
+
+
+@pytest.fixture
+def project(trained: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(trained, tmp_path / "project")
+
+
+def declare(project: Path, **changes: Any) -> None:
+    """Change fields of parts of the declaration: `evaluation={"limit": 3}`."""
+
+    def change(content: dict[str, Any]) -> None:
+        for part, fields in changes.items():
+            content.setdefault(part, {}).update(fields)
+
+    edit(project / FILE, change)
+
+
+def make(project: Path, *stages: Stage[Any], pretend: Pretend | None = None) -> Workspace:
+    workspace = desk(project, pretend or Pretend())
+    for stage in stages:
+        workspace.make(stage)
+    return workspace
+
+
+def train_again(project: Path, name: str, right: dict[str, float], **changes: Any) -> Pretend:
+    """Run the whole chain with another seed, which leaves the weights `name`."""
+    declare(project, training={"seed": len(name)}, **changes)
+    pretend = Pretend(name, {"base": 0.0, "first": 1.0, **right})
+    outcome = run_chain(desk(project, pretend), CHAIN)
+    assert outcome.error is None, outcome.error
+    return pretend
+
+
+QUESTIONS: list[dict[str, Any]] = [
+    {"evaluation": {"limit": 300}},
+    {"evaluation": {"seed": 7}},
+    {"evaluation": {"num_fewshot": 2}},
+    {"evaluation": {"general": []}},
+    {"evaluation": {"max_new_tokens": 20}},
+    {"gates": {"general_margin": 0.05}},
+    {"gates": {"metrics": {"test_split_task": "acc"}}},
+]
+
+
+@pytest.mark.parametrize("changes", QUESTIONS, ids=json.dumps)
+@pytest.mark.parametrize("frozen", [True, False])
+def test_what_was_judged_by_another_declaration_is_neither_exported_nor_released(
+    project: Path, changes: dict[str, Any], frozen: bool
+) -> None:
+    """Declaration (frozen again, or not), export and release alone: no evaluation in between."""
+    declare(project, **changes)
+    workspace = make(project, *([declaration.STAGE] if frozen else []))
+    (part,) = changes
+    (name,) = changes[part]
+    for ask in (lambda: workspace.make(model_export.STAGE), lambda: release(workspace)):
+        with pytest.raises(UserError, match=rf"{part}\.{name}.* changed after the evaluation") as refused:
+            ask()
+        assert "evaluation again" in refused.value.fix
+    assert history(workspace.store, PREFIX) == []
+
+
+def test_a_task_whose_questions_changed_is_not_released_on_the_old_ones(project: Path) -> None:
+    (project / "tasks" / "quiz.jsonl").write_text((project / "tasks" / "quiz.jsonl").read_text() * 2)
+    with pytest.raises(UserError, match=r"tasks/sea_quiz\.yaml changed after the evaluation"):
+        release(desk(project, Pretend()))
+
+
+def test_evaluated_again_it_is_released_whatever_else_was_edited(project: Path) -> None:
+    declare(project, evaluation={"limit": 300}, training={"learning_rate": 1e-4})
+    edit(project / FILE, lambda content: content.update(description="other words"))
+    stages = (declaration.STAGE, base_evaluation.STAGE, evaluation.STAGE, model_export.STAGE)
+    assert release(make(project, *stages)).next == RELEASED
+
+
+def test_a_base_that_was_asked_otherwise_is_no_measure(project: Path) -> None:
+    """Worse scores for the base (no examples before a question), and any model looks better."""
+    declare(project, evaluation={"num_fewshot": 0})
+    make(project, declaration.STAGE, base_evaluation.STAGE)
+    declare(project, evaluation={"num_fewshot": 5})
+    workspace = make(project, declaration.STAGE)
+    with pytest.raises(UserError, match="the base was asked otherwise than the tuned model"):
+        workspace.make(evaluation.STAGE)
+
+
+def test_a_head_that_points_at_another_evaluation_is_not_followed(project: Path) -> None:
+    """The old evaluation passes and the newer one, of more questions, does not."""
+    workspace = desk(project, Pretend())
+    passed = read_head(workspace.store, PREFIX, "evaluation")
+    assert passed is not None
+    declare(project, evaluation={"limit": 300})
+    poor = Pretend(right={"base": 0.5, "first": 0.1})
+    workspace = make(project, declaration.STAGE, base_evaluation.STAGE, evaluation.STAGE, pretend=poor)
+    write_head(workspace.store, PREFIX, passed, None)
+    with pytest.raises(UserError, match="newest evaluation is not the one"):
+        workspace.make(model_export.STAGE)
+    with pytest.raises(UserError, match=r"gate does not hold|made for another evaluation"):
+        release(workspace)
+
+
+@pytest.mark.parametrize("part", ["weights", "base", "limit", "seed", "tasks", "data"])
+def test_a_result_that_says_it_measured_anything_else_is_refused(project: Path, part: str) -> None:
+    declare(project, evaluation={"seed": 3})
+    make(project, declaration.STAGE, base_evaluation.STAGE)
+    other: dict[str, Any] = {
+        "weights": "0" * 64,
+        "base": "0" * 64,
+        "limit": 1,
+        "seed": 9,
+        "tasks": {},
+        "data": {},
+    }
+    liar = Pretend(lie=lambda measured: {**measured, part: other[part]})
+    with pytest.raises(UserError, match=f"measured another {part}"):
+        make(project, evaluation.STAGE, pretend=liar)
+
+
+# Tries
+
+
+def test_each_set_of_questions_is_a_try_and_the_same_set_keeps_its_number(project: Path) -> None:
+    again = (declaration.STAGE, base_evaluation.STAGE, evaluation.STAGE)
+    found = []
+    for seed in (0, 1, 2, 1, 0):
+        declare(project, evaluation={"seed": seed})
+        workspace = make(project, *again)
+        head = workspace.upstream("evaluation")
+        found.append((head.predicate["spec"]["tries"], head.reused))
+    assert found == [(1, True), (2, True), (3, True), (2, True), (1, True)]
+    weights = workspace.upstream("fine_tuned_model").digest
+    assert len(tries(workspace.store, PREFIX, weights)) == 3
+
+
+def test_other_gates_on_the_same_questions_are_no_other_try(project: Path) -> None:
+    declare(project, gates={"general_margin": 0.2})
+    workspace = make(project, declaration.STAGE, evaluation.STAGE)
+    assert workspace.upstream("evaluation").predicate["spec"]["tries"] == 1
+
+
+def test_a_later_try_has_less_of_the_level(project: Path) -> None:
+    before = desk(project, Pretend()).upstream("evaluation").figures["verdict"]["rules"][0]
+    declare(project, evaluation={"seed": 1})
+    workspace = make(project, declaration.STAGE, base_evaluation.STAGE, evaluation.STAGE)
+    (rule, *_) = workspace.upstream("evaluation").figures["verdict"]["rules"]
+    assert rule["interval"][1] - rule["interval"][0] > before["interval"][1] - before["interval"][0]
+
+
+def test_two_evaluations_at_once_are_never_the_same_try(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    assert try_of(store, PREFIX, "w", "first") == try_of(store, PREFIX, "w", "second") == 1
+    record_try(store, PREFIX, "w", "first", 1)
+    record_try(store, PREFIX, "w", "first", 1)
+    with pytest.raises(UserError, match="another evaluation of the same weights began meanwhile"):
+        record_try(store, PREFIX, "w", "second", 1)
+    assert try_of(store, PREFIX, "w", "second") == 2
+    assert tries(store, PREFIX, "w") == ["first"]
+
+
+# Production
+
+
+def test_production_is_asked_todays_questions_and_a_worse_successor_is_not_released(project: Path) -> None:
+    release(desk(project, Pretend()))
+    pretend = train_again(project, "worse", {"worse": 0.6}, evaluation={"seed": 5})
+    workspace = desk(project, pretend)
+    ran = len(pretend.ran)
+    with pytest.raises(UserError, match="against version 1 in production, the task"):
+        release(workspace)
+    assert pretend.ran[ran:] == ["evaluation"]
+    with pytest.raises(UserError, match="against version 1 in production, the task"):
+        release(workspace)
+    assert pretend.ran[ran:] == ["evaluation"]  # kept by its key
+    assert [entry.version for entry in history(workspace.store, PREFIX)] == [1]
+
+
+def test_a_successor_as_good_is_released_though_no_question_was_shared(project: Path) -> None:
+    release(desk(project, Pretend()))
+    pretend = train_again(project, "equal", {"equal": 1.0}, evaluation={"seed": 5})
+    assert release(desk(project, pretend)).entry.version == 2
+
+
+def test_production_that_was_asked_the_same_is_not_asked_again(project: Path) -> None:
+    release(desk(project, Pretend()))
+    pretend = train_again(project, "equal", {"equal": 1.0})
+    ran = len(pretend.ran)
+    assert release(desk(project, pretend)).entry.version == 2
+    assert pretend.ran[ran:] == []
+
+
+@pytest.fixture
+def bereft(project: Path) -> Path:
+    """The weights of version 1 are gone from the store; their successor was asked other questions."""
+    workspace = desk(project, Pretend())
+    release(workspace)
+    tuned = workspace.upstream("fine_tuned_model")
+    train_again(project, "next", {"next": 1.0}, evaluation={"seed": 5})
+    folder = workspace.store.local(tuned.place.path)
+    assert folder is not None
+    shutil.rmtree(folder)
+    return project
+
+
+def test_nothing_passes_unmeasured_where_the_weights_of_production_are_gone(bereft: Path) -> None:
+    workspace = desk(bereft, Pretend())
+    with pytest.raises(UserError, match="nothing passes unmeasured") as refused:
+        release(workspace)
+    assert "release.approvers" in str(refused.value)
+    assert len(history(workspace.store, PREFIX)) == 1
+
+
+def test_a_named_approver_decides_on_what_cannot_be_measured(bereft: Path) -> None:
+    declare(bereft, release={"approvers": ["ann"]})
+    workspace = desk(bereft, Pretend())
+    done = release(workspace)
+    assert done.entry.version == 2
+    assert "its weights are gone" in str(done.entry.unmeasured)
+    assert "waits for ann" in done.next
+    store = workspace.store
+    standing, waiting = production(store, PREFIX), candidate(store, PREFIX)
+    assert standing is not None
+    assert waiting is not None
+    assert standing.version == 1
+    assert waiting.unmeasured
+    with pytest.raises(UserError, match="nothing passes unmeasured"):
+        promote(store, PREFIX, 2, ReleaseRequest("", "bob"))  # approvers taken out of the declaration since
+    with pytest.raises(UserError, match="bob may not approve"):
+        promote(store, PREFIX, 2, ReleaseRequest("", "bob", ("ann",)))
+    assert promote(store, PREFIX, 2, ReleaseRequest("measured by hand", "ann", ("ann",))).production == 2
