@@ -91,7 +91,7 @@ class EvaluationRequest(_EvaluationPart):
     general_holdout: QuestionsFile | None = None
     general_prompts: bool = False
     regurgitation: Regurgitation | None = None
-    limit: int | None = Field(100, ge=1)
+    limit: int | None = Field(400, ge=1)
     seed: int = Field(0, ge=0)
     num_fewshot: int | None = Field(None, ge=0)
     project: Path = Path("/")

@@ -295,7 +295,7 @@ class EvaluationSpec(SpecModel):
         description="General benchmarks, watched against forgetting",
     )
     limit: int | None = Field(
-        100, ge=1, le=1_000_000, description="Questions drawn per task, by seed; null: all of them"
+        400, ge=1, le=1_000_000, description="Questions drawn per task, by seed; null: all of them"
     )
     max_new_tokens: int = Field(64, ge=1, le=4096, description="Longest answer in the variant's own task")
     kind: Literal["text", "label", "json", "sql"] = Field(
