@@ -9,6 +9,7 @@ it. `docs/gates.md` explains the tests, which are in `paired`.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -245,9 +246,25 @@ def _pair(key: tuple[Role, str], before: Questions, after: Questions, gates: Gat
         metric,
         base=np.array([asked[q].value for q in questions]),
         tuned=np.array([answered[q].value for q in questions]),
-        groups=tuple(answered[q].group for q in questions),
+        groups=_dependent([answered[q] for q in questions]),
         higher_is_better=answered[questions[0]].higher_is_better,
     )
+
+
+def _dependent(asked: Sequence[Sample]) -> tuple[str | None, ...]:
+    """What each question depends on: of equal ones, each other, whatever their groups; else its group."""
+    contents = [_content(sample.question) for sample in asked]
+    often = Counter(contents)
+    return tuple(
+        f"equal to {content}" if often[content] > 1 else sample.group
+        for content, sample in zip(contents, asked, strict=True)
+    )
+
+
+def _content(question: str) -> str:
+    """A question's id without its number among its equals: `task:3:abc` is `task:abc`."""
+    before, _, identity = question.rpartition(":")
+    return f"{before.rpartition(':')[0]}:{identity}"
 
 
 def _margins(gates: GatesSpec) -> dict[str, float | None]:

@@ -30,8 +30,25 @@ class LoadedTask:
     @cached_property
     def questions(self) -> dict[str, list[str]]:
         """The ids of the documents that can be asked, in order, by (sub)task."""
-        with compiled_once():
+        with self.reading():
             return {name: questions_of(part) for name, part in self.parts.items()}
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Within it documents are rendered. Raises UserError for one that a template cannot take."""
+        entry = self.entry
+        try:
+            with compiled_once():
+                yield
+        except UserError:
+            raise
+        except Exception as error:  # whatever a template or a function can cause
+            raise UserError(
+                f"a document of the task cannot be asked: {_said(error)}",
+                file=entry.file,
+                value=entry.entry,
+                fix="Mend the YAML or its data",
+            ) from error
 
 
 @contextlib.contextmanager

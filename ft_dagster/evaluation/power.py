@@ -135,7 +135,8 @@ def hopeless_gates(
 
     A rule with a margin is hopeless where even a model of which not one answer changed would stay undecided;
     the task without a margin, where one that got everything right would. `known`: how many questions there
-    are of a rule (task, general_benchmark, general_loss), where that is known; fewer are asked then.
+    are of a rule (task, general_benchmark, general_loss), where that is known; fewer are asked then. Of the
+    rule against production that is the task's: without enough no version after the first would be released.
     """
     if gates.undecided == "measured":
         return ()
@@ -143,7 +144,8 @@ def hopeless_gates(
     level = level_of(gates.alpha)
     found = []
     for rule, field, margin, bound, asked in _declared_rules(gates, evaluation):
-        count = min((n for n in (asked, known.get(rule)) if n is not None), default=None)
+        there = known.get("task" if rule == "regression" else rule)
+        count = min((n for n in (asked, there) if n is not None), default=None)
         least = least_questions(margin, bound=bound, alpha=level)
         if count is not None and count < least:
             said, fix = _words(rule, margin, count, least)
@@ -157,7 +159,8 @@ def _declared_rules(
 ) -> list[tuple[str, str, float, float, int | None]]:
     """(rule, its field, margin, bound, questions asked at most) of each rule that is declared."""
     limit = evaluation.limit
-    own = LOSS_BOUND if evaluation.kind == "text" and not evaluation.task else 1.0
+    loss = evaluation.kind == "text" and not evaluation.task and "test_split_task" not in gates.metrics
+    own = LOSS_BOUND if loss else 1.0
     texts = None if limit is None else max(limit, GENERAL_TEXTS)
     rules: list[tuple[str, str, float, float, int | None]] = [
         ("task", "task_margin", gates.task_margin, own, limit),
@@ -165,6 +168,9 @@ def _declared_rules(
     ]
     if evaluation.general:
         rules.append(("general_benchmark", "general_margin", gates.general_margin, 1.0, limit))
+    if gates.regression_margin is not None:
+        field = "regression_loss_margin" if loss else "regression_margin"
+        rules.append(("regression", field, getattr(gates, field), own, limit))
     if gates.degeneration_margin is not None:
         rules.append(("degeneration", "degeneration_margin", gates.degeneration_margin, 1.0, len(PROMPTS)))
     return rules
@@ -173,12 +179,14 @@ def _declared_rules(
 def _words(rule: str, margin: float, asked: int, least: int) -> tuple[str, str]:
     """Why a rule is hopeless, and the way out."""
     even = "even a model of which no answer changed" if margin else "even one that got everything right"
-    said = (
-        f"the rule {rule} cannot pass whatever is trained: of {asked:,} questions {even} would stay undecided"
-    )
+    first = "no version after the first passes" if rule == "regression" else f"the rule {rule} cannot pass"
+    said = f"{first} whatever is trained: of {asked:,} questions {even} would stay undecided"
     fix = {
         "degeneration": "Allow more",
         "general_loss": f"Give the corpus {least:,} held-out texts, or allow more",
-        "task": f"Ask {least:,} questions (evaluation.limit, data.splits.test), or allow more",
+        **dict.fromkeys(
+            ("task", "regression"),
+            f"Ask {least:,} questions (evaluation.limit, data.splits.test), or allow more",
+        ),
     }.get(rule, f"Raise evaluation.limit to {least:,}, or allow more")
     return said, fix

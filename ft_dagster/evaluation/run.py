@@ -40,6 +40,8 @@ class AskedTask:
     """One task as it will be asked: lm-eval's tasks, and which documents of each (None: all of them).
 
     `ids`: of a declared task, those of all documents of each part; other documents bring their own.
+    `grouped`: whether a document's `group` says on which others it depends; lm-eval's own have other fields
+    of that name.
     """
 
     role: Role
@@ -47,6 +49,7 @@ class AskedTask:
     parts: dict[str, Any]
     chosen: dict[str, list[int]] | None
     ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    grouped: bool = True
 
     @property
     def questions(self) -> int:
@@ -150,7 +153,8 @@ def _declared(entries: dict[Role, tuple[TaskEntry, ...]], request: EvaluationReq
                 )
             parts = {name: part for name, part in loaded.parts.items() if name in chosen}
             _configure(LoadedTask(entry, parts), request)
-            yield AskedTask(role, entry.name, parts, chosen, loaded.questions)
+            grouped = entry.file is not None
+            yield AskedTask(role, entry.name, parts, chosen, loaded.questions, grouped)
 
 
 def _configure(loaded: LoadedTask, request: EvaluationRequest) -> None:
@@ -265,7 +269,7 @@ def _samples(asked: AskedTask, name: str, part: Any, row: dict[str, Any]) -> lis
         said = said if row["filter"] == "none" else f"{said},{row['filter']}"
         higher = bool(better.get(metric, True))
         question = _question(asked, name, row)
-        group = row["doc"].get("group") if asked.chosen is None else None
+        group = _group(row["doc"]) if asked.grouped else None
         scored.append(Sample(asked.role, asked.task, said, question, float(value), weight, higher, group))
     if not scored:
         raise UserError(
@@ -274,6 +278,12 @@ def _samples(asked: AskedTask, name: str, part: Any, row: dict[str, Any]) -> lis
             fix="Declare one such as acc or exact_match in the task's metric_list",
         )
     return scored
+
+
+def _group(doc: Any) -> str | None:
+    """What a document says it depends on."""
+    said = doc.get("group") if isinstance(doc, dict) else None
+    return None if said is None or said == "" else str(said)
 
 
 def _question(asked: AskedTask, name: str, row: dict[str, Any]) -> str:

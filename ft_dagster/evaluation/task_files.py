@@ -5,6 +5,7 @@ lm-eval is given what is read here, and reads no YAML of the project by itself.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 from collections.abc import Iterator
@@ -67,13 +68,16 @@ def local_config(file: Path, roots: Roots | None = None) -> dict[str, Any]:
 
 
 def runnable_config(file: Path, roots: Roots | None) -> dict[str, Any]:
-    """The same for lm-eval: its functions imported, each data file named. Raises UserError."""
+    """The same for lm-eval: its functions imported, each data file named, so that `q[1].jsonl`, which the
+    datasets library would take for a pattern, is that file. Raises UserError.
+    """
     config = local_config(file, roots)
     kwargs = config.get("dataset_kwargs")
     if isinstance(kwargs, dict) and "data_files" in kwargs:
         files: dict[str, list[str]] = {}
         for split, path in data_files(config):
-            files.setdefault(split, []).extend([path] if is_address(path) else map(str, _files(path, file)))
+            found = [path] if is_address(path) else [glob.escape(str(each)) for each in _files(path, file)]
+            files.setdefault(split, []).extend(found)
         named: Any = files if isinstance(kwargs["data_files"], dict) else files[""]
         config = {**config, "dataset_kwargs": {**kwargs, "data_files": named}}
     ready: dict[str, Any] = imported(config, roots)
@@ -197,7 +201,8 @@ def _check(config: dict[str, Any], file: Path, roots: Roots) -> None:
     for _, path in data_files(config):
         remote = is_address(path)
         allowed = roots.may_fetch(path) if remote else "::" not in path and roots.may_read(path)
-        if not allowed or not all(roots.may_read(each) for each in ([] if remote else _matching(path))):
+        matched = [] if remote else _matching(path)
+        if not allowed or not all(roots.may_read(each) and "::" not in str(each) for each in matched):
             raise outside(path, file=file, field="dataset_kwargs.data_files")
     for field, folder in (
         ("dataset_path", config.get("dataset_path")),

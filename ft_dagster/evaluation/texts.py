@@ -31,7 +31,7 @@ def write_texts(request: TextsRequest) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     from ft_dagster.data.decontaminate import ITEMS_SCHEMA
-    from ft_dagster.evaluation.load import TABLES, compiled_once, load_task, prepare_environment
+    from ft_dagster.evaluation.load import TABLES, load_task, prepare_environment
     from ft_dagster.evaluation.questions import bare_items
 
     entries = resolve_tasks(request.tasks, request.project, roots=request.roots)
@@ -44,8 +44,9 @@ def write_texts(request: TextsRequest) -> dict[str, Any]:
         pq.ParquetWriter(file, ITEMS_SCHEMA, compression="zstd") as writer,
     ):
         for entry in entries:
-            parts = load_task(entry, folder / TABLES).parts.values()
-            with compiled_once():
+            loaded = load_task(entry, folder / TABLES)
+            with loaded.reading():
+                parts = loaded.parts.values()
                 items = [item._asdict() for part in parts for item in bare_items(part, entry.name)]
             writer.write_table(pa.Table.from_pylist(items, schema=ITEMS_SCHEMA))
             counts[entry.name] = len(items)

@@ -7,10 +7,11 @@ stricter or laxer: the file is the platform's.
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -19,13 +20,25 @@ from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec.defaults import merge
 from ft_dagster.spec.keys import HALF
 from ft_dagster.spec.validation import validate
-from ft_dagster.spec.variant import MethodName, SpecModel, VariantSpec
+from ft_dagster.spec.variant import (
+    DecontaminateSpec,
+    EvaluationSpec,
+    MethodName,
+    SpecModel,
+    VariantSpec,
+)
 from ft_dagster.spec.yaml_files import read_yaml
 
 POLICY_FILE = "policy.yaml"
 SEE_SCHEMA = "See `ft-dagster schema --policy` for what the field takes"
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-MARGINS = ("task_margin", "general_margin", "general_loss_margin", "regression_margin", "degeneration_margin")
+MARGINS = (
+    *("task_margin", "general_margin", "general_loss_margin"),
+    *("regression_margin", "regression_loss_margin", "degeneration_margin"),
+)
+# What is declared unless said is the laxest that a floor lets pass.
+PROBED_ROWS: int = EvaluationSpec.model_fields["probed_rows"].default
+NGRAM: int = DecontaminateSpec.model_fields["ngram"].default
 
 
 class GateFloors(SpecModel):
@@ -36,6 +49,7 @@ class GateFloors(SpecModel):
     general_margin: Share = Field(0.15, description="Largest gates.general_margin")
     general_loss_margin: Share = Field(0.3, description="Largest gates.general_loss_margin")
     regression_margin: Share = Field(0.15, description="Largest gates.regression_margin")
+    regression_loss_margin: Share = Field(0.3, description="Largest gates.regression_loss_margin")
     regression: Literal["required", "optional"] = Field(
         "required", description="optional: gates.regression_margin may be null, which compares nothing"
     )
@@ -57,8 +71,13 @@ class EvaluationFloors(SpecModel):
     questions: int = Field(50, ge=1, le=1_000_000, description="Least evaluation.limit")
     general: Literal["any", "none"] | tuple[str, ...] = Field(
         "any",
-        description="Entries that evaluation.general must name; any: one general benchmark at least, or "
-        "held-out general text (data.general); none: nothing general need be asked",
+        description="Entries that evaluation.general must name, judged by their main metric; any: one "
+        "benchmark at least that is in no folder of the tenant's, or held-out general text (data.general); "
+        "none: nothing general need be asked",
+    )
+    decontaminate: Literal["required", "optional"] = Field(
+        "required",
+        description="optional: rows that hold the questions may be trained on (data.decontaminate)",
     )
 
 
@@ -137,9 +156,14 @@ def load_policies(project: Path) -> Policies:
     return Policies(said, tenants)
 
 
-def breaches(policy: Policy, spec: VariantSpec) -> list[Breach]:
-    """Where a declaration passes below the floors, or asks for what is not allowed."""
-    return [*_of_gates(policy.gates, spec), *_of_questions(policy.evaluation, spec), *_of_means(policy, spec)]
+def breaches(policy: Policy, spec: VariantSpec, tenant: str = "") -> list[Breach]:
+    """Where a declaration of `tenant` passes below the floors, or asks for what is not allowed."""
+    return [
+        *_of_gates(policy.gates, spec),
+        *_of_questions(policy.evaluation, spec, tenant),
+        *_of_training_rows(policy.evaluation, spec),
+        *_of_means(policy, spec),
+    ]
 
 
 def _of_gates(floors: GateFloors, spec: VariantSpec) -> Iterator[Breach]:
@@ -158,21 +182,45 @@ def _of_gates(floors: GateFloors, spec: VariantSpec) -> Iterator[Breach]:
     if most is not None and (gates.max_regurgitation is None or gates.max_regurgitation > most):
         rule = "gates.max_regurgitation"
         yield Breach(rule, gates.max_regurgitation, rule, f"a limit of at most {most:g}")
+    probed = spec.evaluation.probed_rows
+    if most is not None and probed < PROBED_ROWS:
+        allowed = f"at least {PROBED_ROWS} training rows probed"
+        yield Breach("evaluation.probed_rows", probed, "gates.max_regurgitation", allowed)
 
 
-def _of_questions(floors: EvaluationFloors, spec: VariantSpec) -> Iterator[Breach]:
+def _of_questions(floors: EvaluationFloors, spec: VariantSpec, tenant: str) -> Iterator[Breach]:
     asked = spec.evaluation
     if asked.limit is not None and asked.limit < floors.questions:
         allowed = f"at least {floors.questions} questions a task, or null for all"
         yield Breach("evaluation.limit", asked.limit, "evaluation.questions", allowed)
     field, rule = "evaluation.general", "evaluation.general"
-    if floors.general == "any" and not asked.general and spec.data.general is None:
-        allowed = "at least one general benchmark, or general text (data.general)"
+    others = [entry for entry in asked.general if not _is_own(entry, tenant)]
+    if floors.general == "any" and not others and spec.data.general is None:
+        allowed = "at least one general benchmark, not the tenant's own, or general text (data.general)"
         yield Breach(field, list(asked.general), rule, allowed)
     elif not isinstance(floors.general, str):
         missing = [name for name in floors.general if name not in asked.general]
         if missing:
             yield Breach(field, list(asked.general), rule, f"a list with {', '.join(missing)}")
+        for name in floors.general:
+            if name in spec.gates.metrics:
+                yield Breach(f"gates.metrics.{name}", spec.gates.metrics[name], rule, "its main metric")
+
+
+def _is_own(entry: str, tenant: str) -> bool:
+    """Whether a task is a YAML in a folder of the tenant's, as tasks/acme."""
+    return entry.endswith((".yaml", ".yml")) and tenant in PurePosixPath(posixpath.normpath(entry)).parts[:-1]
+
+
+def _of_training_rows(floors: EvaluationFloors, spec: VariantSpec) -> Iterator[Breach]:
+    """Rows that hold the questions: who was trained on them shows no fall, whatever was forgotten."""
+    declared, rule = spec.data.decontaminate, "evaluation.decontaminate"
+    if floors.decontaminate == "optional" or not (spec.evaluation.task or spec.evaluation.general):
+        return
+    if not declared.enabled:
+        yield Breach("data.decontaminate.enabled", False, rule, "true")
+    if declared.ngram > NGRAM:
+        yield Breach("data.decontaminate.ngram", declared.ngram, rule, f"at most {NGRAM} words")
 
 
 def _of_means(policy: Policy, spec: VariantSpec) -> Iterator[Breach]:
@@ -180,7 +228,7 @@ def _of_means(policy: Policy, spec: VariantSpec) -> Iterator[Breach]:
     method, source = spec.method.name, spec.base_model.source
     if policy.methods and method not in ("auto", *policy.methods):
         yield Breach("method.name", method, "methods", f"{', '.join(policy.methods)} or auto")
-    if policy.bases and source and not any(fnmatchcase(source, pattern) for pattern in policy.bases):
+    if policy.bases and source and not any(_is_base(source, pattern) for pattern in policy.bases):
         yield Breach("base_model.source", source, "bases", f"what matches {', '.join(policy.bases)}")
     if policy.exports and spec.export.format not in policy.exports:
         yield Breach("export.format", spec.export.format, "exports", ", ".join(policy.exports))
@@ -190,6 +238,11 @@ def _of_means(policy: Policy, spec: VariantSpec) -> Iterator[Breach]:
     others = [name for name in spec.release.approvers if name not in policy.approvers]
     if policy.approvers and others:
         yield Breach("release.approvers", others, "approvers", f"some of {', '.join(policy.approvers)}")
+
+
+def _is_base(source: str, pattern: str) -> bool:
+    """Whether a base as it is written matches, and leads nowhere else: ours/../theirs is not below ours."""
+    return fnmatchcase(source, pattern) and ".." not in source.split("/")
 
 
 def _says(content: dict[str, Any], rule: str) -> bool:

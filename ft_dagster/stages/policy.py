@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.errors import UserError, UserErrors
 from ft_dagster.evaluation.power import hopeless_gates
+from ft_dagster.lineage.release import production
 from ft_dagster.objectives import OBJECTIVES
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantSpec
@@ -37,11 +39,33 @@ def refuse_declared(workspace: Workspace) -> None:
     _raise(problems(workspace.settings, workspace.declared()))
 
 
-def refuse_frozen(workspace: Workspace) -> Policy:
-    """Today's policy. Raises UserError where the declaration, as it was frozen, passes below its floors."""
+def refuse_frozen(workspace: Workspace, spec: VariantSpec | None = None) -> Policy:
+    """Today's policy. Raises UserError where the declaration, as it was frozen, passes below its floors;
+    `spec`: another than that.
+    """
     policies, tenant = workspace.settings.policies(), workspace.key.tenant
-    _raise(_beyond(policies, tenant, workspace.spec, lambda field: workspace.declared_in))
+    _raise(_beyond(policies, tenant, spec or workspace.spec, lambda field: workspace.declared_in))
     return policies.of(tenant)
+
+
+def refuse_few_questions(workspace: Workspace) -> None:
+    """Raises UserError for gates that the questions there are, now that the rows are split, cannot decide."""
+    spec, key = workspace.spec, workspace.key
+    texts = MixtureFigures.of(workspace.upstream("training_mixture")).splits["general_holdout"].documents
+    known = {"general_loss": texts} if texts else {}
+    if not spec.evaluation.task:
+        known["task"] = workspace.upstream("task_dataset").figures["rows"]["test"]
+    released = production(workspace.store, key.prefix) is not None
+    found = hopeless_gates(spec.gates, spec.evaluation, known)
+    _raise(
+        [
+            UserError(
+                rule.sentence, file=workspace.declared_in, field=rule.field, value=rule.value, fix=rule.fix
+            )
+            for rule in found
+            if released or not rule.field.startswith("gates.regression")
+        ]
+    )
 
 
 def refuse_method(workspace: Workspace, method: str) -> None:
@@ -54,7 +78,7 @@ def refuse_method(workspace: Workspace, method: str) -> None:
 
 
 def _beyond(policies: Policies, tenant: str, spec: VariantSpec, file_of: FileOf) -> list[UserError]:
-    found = breaches(policies.of(tenant), spec)
+    found = breaches(policies.of(tenant), spec, tenant)
     return [_as_error(breach, policies, tenant, file_of(breach.field)) for breach in found]
 
 

@@ -6,10 +6,12 @@ The last step, and no stage: it makes no artifact, it appends to the variant's r
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ft_dagster.data.derived import base_folder
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.gates import gates_digest, with_rules
+from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import (
     JUDGED_AGAIN,
@@ -20,8 +22,11 @@ from ft_dagster.lineage.release import (
     rolled_back,
 )
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.spec.variant import BaseModelSpec, DataSpec, MethodSpec, VariantSpec
 from ft_dagster.stages import evaluation as evaluation_stage
+from ft_dagster.stages.base_model import read_record
 from ft_dagster.stages.policy import refuse_frozen
+from ft_dagster.stages.stage import SHARED
 from ft_dagster.stages.today import today
 from ft_dagster.stages.verdicts import Held, against_production, certificate_of, own_verdict, rejudge
 from ft_dagster.stages.workspace import Workspace, refuse_experiment
@@ -54,6 +59,7 @@ def release(workspace: Workspace) -> Released:
     verify_artifact(store, export, desk.cache)
     verdict = rejudge(desk, tuned, evaluation)
     check_base(desk, export)
+    refuse_frozen(desk, as_trained(desk, tuned))
     held = against_production(desk, tuned, evaluation) if verdict.passed else Held(())
     verdict = replace(with_rules(verdict, held.rules, spec.gates), policy=policy.digest)
     entry = record_release(
@@ -75,6 +81,31 @@ def release(workspace: Workspace) -> Released:
     past = history(store, desk.prefix)
     following = _next(desk, entry, past, policy.approvers_of(spec))
     return Released(entry, past, verdict, export, following)
+
+
+def as_trained(workspace: Workspace, tuned: Artifact) -> VariantSpec:
+    """The declaration with the method, base and decontamination of the training that made these weights:
+    the file may say others since. What is no longer in the store is taken as declared.
+    """
+    spec, store, prefixes = workspace.spec, workspace.store, (workspace.prefix, SHARED)
+
+    def made_from(artifact: Artifact | None, stage: str) -> Artifact | None:
+        digest = None if artifact is None else artifact.inputs.get(stage)
+        return None if digest is None else find_digest(store, prefixes, stage, digest)
+
+    plan, base = (made_from(tuned, stage) for stage in ("training_plan", "base_model"))
+    rows = made_from(made_from(tuned, "training_mixture"), "task_dataset")
+    changes: dict[str, Any] = {}
+    if plan is not None:
+        changes["method"] = MethodSpec(name=plan.figures["method"]["name"])
+    if rows is not None:
+        read = rows.predicate["spec"]
+        said = read.get("data.decontaminate")  # as version 0.1 wrote it
+        data = spec.data.model_dump() | {"decontaminate": said or read["spec"]["data"]["decontaminate"]}
+        changes["data"] = DataSpec.model_validate(data)
+    if base is not None and not base.figures.get("parent"):
+        changes["base_model"] = BaseModelSpec(source=read_record(workspace.payload(base))["reference"])
+    return spec.model_copy(update=changes)
 
 
 def check_base(workspace: Workspace, export: Artifact) -> None:

@@ -25,7 +25,7 @@ from ft_dagster.spec.variant import TrainingSpec
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.plan_context import context_of
-from ft_dagster.stages.policy import refuse_method
+from ft_dagster.stages.policy import refuse_few_questions, refuse_method
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Workspace, named_in
@@ -100,7 +100,8 @@ def build(inputs: PlanInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
 
 
 def refuse(workspace: Workspace) -> None:
-    """Raises UserError where this host can never lend what the declaration asks for."""
+    """Raises UserError where this host can never lend what is asked for, or no gate could pass."""
+    refuse_few_questions(workspace)
     with named_in(workspace.declared_in):
         workspace.leases.candidates(workspace.ask("training"))
 

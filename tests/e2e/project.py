@@ -68,12 +68,13 @@ POLICY = {
         "general_margin": 1.0,
         "general_loss_margin": 1.0,
         "regression_margin": 1.0,
+        "regression_loss_margin": 1.0,
         "regression": "optional",
         "degeneration_margin": 1.0,
         "degeneration": "optional",
         "undecided": "measured",
     },
-    "evaluation": {"questions": 1, "general": "none"},
+    "evaluation": {"questions": 1, "general": "none", "decontaminate": "optional"},
 }
 
 

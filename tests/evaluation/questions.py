@@ -142,7 +142,7 @@ def write_texts(file: Path, count: int) -> Path:
 
 def sample(number: int, value: float, **changes: Any) -> Sample:
     """The score of question `number`: of the general benchmark `forms` by acc, unless said otherwise."""
-    fields = {"role": "general", "task": "forms", "metric": "acc", "question": f"forms:{number}:00"}
+    fields = {"role": "general", "task": "forms", "metric": "acc", "question": f"forms:0:{number:04x}"}
     return Sample(**{**fields, "value": value, "weight": 1.0, "higher_is_better": True, **changes})
 
 

@@ -179,3 +179,16 @@ def test_a_verdict_takes_a_fraction_of_a_second() -> None:
     started = time.process_time()
     judge(base, tuned, GATES)
     assert time.process_time() - started < 1.0  # 0.1 s on a quiet core
+
+
+def test_one_question_asked_400_times_is_one_question() -> None:
+    """Copies in the test split, or in a benchmark of the tenant's own, whatever groups they claim."""
+    scores = [1.0] * 400
+    copies = [
+        [sample(n, value, question=f"quiz:{n}:00ff", group=f"customer {n}") for n, value in enumerate(scores)]
+        for _ in range(2)
+    ]
+    base, tuned = (side + own for side, own in zip(copies, LEARNED, strict=True))
+    (rule,) = judge(base, tuned, GATES).rules[1:]
+    assert (rule.outcome, rule.passed, rule.units) == ("undecided", False, 1)
+    assert one((scores, scores)).passed

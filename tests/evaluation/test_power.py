@@ -86,8 +86,10 @@ def hopeless(
 
 
 def test_a_rule_that_no_model_can_pass_says_so_and_from_how_many_questions_on_it_can() -> None:
-    found = hopeless(limit=40)
+    found = hopeless(limit=60)
     assert set(found) == {"gates.general_margin"}
+    found = hopeless(limit=40)
+    assert set(found) == {"gates.general_margin", "gates.regression_loss_margin"}
     one = found["gates.general_margin"]
     assert (one.asked, one.least, one.value) == (40, 72, 0.05)
     assert "of 40 questions even a model of which no answer changed would stay undecided" in one.sentence
@@ -96,8 +98,19 @@ def test_a_rule_that_no_model_can_pass_says_so_and_from_how_many_questions_on_it
 
 
 def test_the_task_is_hopeless_where_not_even_all_right_would_do() -> None:
-    assert set(hopeless(limit=5, general=())) == {"gates.task_margin"}
-    assert hopeless(limit=6, general=()) == {}
+    alone = {"regression_margin": None}
+    assert set(hopeless(alone, limit=5, general=())) == {"gates.task_margin"}
+    assert hopeless(alone, limit=6, general=()) == {}
+
+
+def test_a_second_version_that_could_never_be_held_against_the_first_is_said_too() -> None:
+    (one,) = hopeless(limit=47, general=()).values()
+    assert (one.field, one.least) == ("gates.regression_loss_margin", 48)
+    assert one.sentence.startswith("no version after the first passes whatever is trained: of 47 questions")
+    assert hopeless(limit=48, general=()) == {}
+    for judged in ({"kind": "label"}, {"task": ("quiz.yaml",)}):
+        (one,) = hopeless(limit=71, general=(), **judged).values()
+        assert (one.field, one.least) == ("gates.regression_margin", 72)
 
 
 def test_what_is_known_of_the_data_counts_where_it_is_less() -> None:
@@ -105,6 +118,7 @@ def test_what_is_known_of_the_data_counts_where_it_is_less() -> None:
     assert {field: one.asked for field, one in found.items()} == {
         "gates.general_loss_margin": 20,
         "gates.task_margin": 3,
+        "gates.regression_loss_margin": 3,
     }
     assert found["gates.general_loss_margin"].least == 72
 

@@ -20,11 +20,14 @@ from ft_dagster.stages.release import release
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Store, read_head, write_head
-from tests.e2e.project import edit, write_project
+from tests.e2e.project import POLICY, edit, write_project, write_yaml
 from tests.security.pretend import KEY, PREFIX, Pretend, desk
 
 pytestmark = pytest.mark.slow
-GATES = {"general_margin": 0.1, "regression_margin": 0.1, "alpha": 0.05}
+GATES = {
+    **{"general_margin": 0.1, "general_loss_margin": 0.3, "alpha": 0.05},
+    **{"regression_margin": 0.1, "regression_loss_margin": 1.0},
+}
 FILE = f"tenants/{KEY.tenant}/{KEY.variant}.yaml"
 RELEASED = "version 1 is in production"
 
@@ -270,3 +273,43 @@ def test_a_named_approver_decides_on_what_cannot_be_measured(bereft: Path) -> No
     with pytest.raises(UserError, match="bob may not approve"):
         promote(store, PREFIX, 2, ReleaseRequest("", "bob", ("ann",)))
     assert promote(store, PREFIX, 2, ReleaseRequest("measured by hand", "ann", ("ann",))).production == 2
+
+
+STRICTER: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    (
+        {"evaluation": {**POLICY["evaluation"], "decontaminate": "required"}},
+        {"data": {"decontaminate": {"enabled": True}}},
+        "data.decontaminate.enabled",
+    ),
+    ({"methods": ["qlora"]}, {"method": {"name": "qlora"}}, "method.name"),
+    ({"bases": ["ours/*"]}, {"base_model": "ours/base"}, "base_model.source"),
+]
+
+
+@pytest.mark.parametrize(("policy", "changes", "field"), STRICTER, ids=lambda value: str(value)[:30])
+def test_weights_made_as_the_policy_no_longer_allows_are_not_released_under_another_declaration(
+    project: Path, policy: dict[str, Any], changes: dict[str, Any], field: str
+) -> None:
+    """The file says what is allowed; the weights are those of the training before."""
+
+    def change(content: dict[str, Any]) -> None:
+        for part, said in changes.items():
+            content[part] = {**content[part], **said} if isinstance(said, dict) else said
+
+    edit(project / FILE, change)
+    write_yaml(project / "policy.yaml", {**POLICY, **policy})
+    with pytest.raises(UserError, match="not as the policy demands") as refused:
+        release(desk(project, Pretend()))
+    assert refused.value.field == field
+
+
+def test_too_few_rows_to_hold_a_successor_against_production_are_said_before_it_is_trained(
+    project: Path,
+) -> None:
+    release(desk(project, Pretend()))
+    declare(project, gates={"regression_loss_margin": 0.15}, training={"seed": 9})
+    pretend = Pretend("second")
+    outcome = run_chain(desk(project, pretend), CHAIN)
+    assert outcome.error is not None
+    assert "no version after the first passes whatever is trained" in outcome.error
+    assert "training" not in pretend.ran

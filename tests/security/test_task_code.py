@@ -13,7 +13,7 @@ from ft_dagster.evaluation.load import load_task
 from ft_dagster.evaluation.tasks import TaskEntry, resolve_tasks, tasks_digest
 from ft_dagster.roots import OUTSIDE, Roots
 from ft_dagster.settings import load_settings
-from tests.security.projects import QUIZ, settle, two_tenants, write
+from tests.security.projects import QUESTION, QUIZ, settle, two_tenants, write
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ENTRY = ["tasks/own.yaml"]
@@ -156,3 +156,29 @@ def test_a_folder_of_data_has_no_settings_of_its_own(project: Path) -> None:
     write(project / "tasks/folder/README.md", "---\nconfigs:\n- data_files: ../../data/globex/*\n---\n")
     with pytest.raises(UserError, match="settings of its own"):
         digest(project)
+
+
+@pytest.mark.parametrize("name", ["q[1].jsonl", "q?.jsonl"])
+def test_a_name_that_reads_as_a_pattern_is_that_file_and_no_other(project: Path, name: str) -> None:
+    """The datasets library would match q1.jsonl, a link to rows of another tenant."""
+    (project / "tasks/q1.jsonl").symlink_to(project / "data/globex/rows.jsonl")
+    write(project / "tasks" / name, QUESTION)
+    roots = own(project, dataset_kwargs={"data_files": {"test": name}})
+    assert [doc["q"] for doc in load(project, roots).eval_docs] == ["a question"]
+
+
+def test_a_name_that_reads_as_a_chain_of_file_systems_is_refused(project: Path) -> None:
+    write(project / "tasks/all/simplecache::q.jsonl", QUESTION)
+    with pytest.raises(UserError, match=OUTSIDE):
+        load(project, own(project, dataset_kwargs={"data_files": {"test": "all/*"}}))
+
+
+def test_a_document_that_a_template_cannot_take_is_the_tasks_mistake(project: Path) -> None:
+    """The first is tried by lm-eval as it loads; any other would end the program in a traceback."""
+    write(project / "tasks/quiz.jsonl", QUESTION + QUESTION.replace("a question", ""))
+    own(project, doc_to_text="{{ q[0].upper() }}")
+    entry = TaskEntry(ENTRY[0], "own", project / ENTRY[0], load_settings(project).roots("acme"))
+    loaded = load_task(entry, project / "tables")
+    with pytest.raises(UserError, match="a document of the task cannot be asked") as caught:
+        loaded.questions  # noqa: B018
+    assert caught.value.file == str(project / ENTRY[0])

@@ -45,7 +45,22 @@ LAX: list[tuple[dict[str, Any], str, str]] = [
     ({"gates": {"regression_margin": None}}, "gates.regression_margin", "gates.regression"),
     ({"gates": {"degeneration_margin": 1.0}}, "gates.degeneration_margin", "gates.degeneration_margin"),
     ({"gates": {"degeneration_margin": None}}, "gates.degeneration_margin", "gates.degeneration"),
+    (
+        {"gates": {"regression_loss_margin": 1.0}},
+        "gates.regression_loss_margin",
+        "gates.regression_loss_margin",
+    ),
     ({"gates": {"undecided": "measured"}}, "gates.undecided", "gates.undecided"),
+    (
+        {"data": {"sources": ["rows.jsonl"], "decontaminate": {"enabled": False}}},
+        "data.decontaminate.enabled",
+        "evaluation.decontaminate",
+    ),
+    (
+        {"data": {"sources": ["rows.jsonl"], "decontaminate": {"ngram": 50}}},
+        "data.decontaminate.ngram",
+        "evaluation.decontaminate",
+    ),
     ({"evaluation": {"limit": 1}}, "evaluation.limit", "evaluation.questions"),
     ({"evaluation": {"general": []}}, "evaluation.general", "evaluation.general"),
 ]
@@ -97,6 +112,12 @@ MEANS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"gates": {"max_regurgitation": 0.1}}, {}, "gates.max_regurgitation"),
     ({"evaluation": {"general": ["mmlu", "arc_easy"]}}, {"evaluation": {"general": ["mmlu"]}},
      "evaluation.general"),
+    ({"evaluation": {"general": ["mmlu"]}},
+     {"evaluation": {"general": ["mmlu"]}, "gates": {"metrics": {"mmlu": "other"}}}, "gates.metrics.mmlu"),
+    ({"gates": {"max_regurgitation": 0.1}},
+     {"gates": {"max_regurgitation": 0.1}, "evaluation": {"probed_rows": 1, "canaries": ["never said"]}},
+     "evaluation.probed_rows"),
+    ({"bases": ["ours/*"]}, {"base_model": "ours/../data/acme/evil"}, "base_model.source"),
 ]  # fmt: skip
 
 
@@ -106,6 +127,17 @@ def test_what_a_platform_may_demand(
 ) -> None:
     assert broken(Policy(), **declared) == []
     assert [each for each, _ in broken(policies(tmp_path, policy).of("acme"), **declared)] == [field]
+
+
+def test_a_benchmark_of_the_tenants_own_is_no_general_one() -> None:
+    def found(*entries: str, **data: Any) -> list[str]:
+        declared = {**SPEC, "data": {**SPEC["data"], **data}, "evaluation": {"general": entries}}
+        return [each.field for each in breaches(Policy(), VariantSpec.model_validate(declared), "acme")]
+
+    for own in ("tasks/acme/easy.yaml", "tasks/shared/../acme/easy.yml", "/srv/acme/easy.yaml"):
+        assert found(own) == ["evaluation.general"]
+        assert found(own, general={"corpus": "general"}) == found(own, "arc_easy") == []
+    assert found("tasks/arc_easy_local.yaml") == found("tasks/acme.yaml") == []
 
 
 def test_approvers_are_the_policys_and_of_these_those_that_are_declared() -> None:
