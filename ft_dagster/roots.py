@@ -26,7 +26,7 @@ class Roots(BaseModel):
     where optimizer states may be written. `functions`: files and modules that a task YAML may call. `never`,
     `never_addresses`: the store, this host's work folder, the platform's own files, whatever is named.
 
-    A hidden folder of the project, and one with another tenant's name (data/globex, tenants/globex), is open
+    A hidden folder, and in the project one with another tenant's name (data/globex, tenants/globex), is open
     only where a root names it or a folder below it.
     """
 
@@ -82,13 +82,12 @@ class Roots(BaseModel):
             raise outside(path)
 
     def _closed(self, real: Path) -> int:
-        """Parts of the deepest folder above `real` that is not open by the project's being so; 0: none."""
+        """Parts of the deepest folder above `real` that is not open by those above it being so; 0: none."""
+        hidden = max((depth for depth, part in enumerate(real.parts, 1) if part.startswith(".")), default=0)
         if not real.is_relative_to(self.project):
-            return 0
+            return hidden
         inside, above = real.relative_to(self.project).parts, len(self.project.parts)
-        hidden = [above + depth for depth, part in enumerate(inside, 1) if part.startswith(".")]
-        others = [above + 2] if len(inside) > 1 and self._is_another(inside[1]) else []
-        return max((*hidden, *others), default=0)
+        return max(hidden, above + 2 if len(inside) > 1 and self._is_another(inside[1]) else 0)
 
     def _is_another(self, name: str) -> bool:
         return name != self.tenant and (self.project / "tenants" / name).is_dir()

@@ -23,7 +23,18 @@ from ft_dagster.spec import load_variant
 from ft_dagster.spec.variant import SourceSpec
 from ft_dagster.stages import declaration, preview
 from ft_dagster.stages.workspace import Trial, Workspace
-from tests.security.projects import KEY, QUIZ, ROW, SECRET, declare, mistakes, settle, two_tenants, write
+from tests.security.projects import (
+    KEY,
+    QUIZ,
+    ROW,
+    SECRET,
+    SECRETS,
+    declare,
+    mistakes,
+    settle,
+    two_tenants,
+    write,
+)
 
 PLACES = {
     "outside": "../outside",
@@ -170,6 +181,19 @@ def test_what_the_platform_names_may_be_read(project: Path) -> None:
     assert mistakes(project) == []
     settle(project, sources={"allow": [str(outside)]})  # the project itself is named no more
     assert {error.problem for error in mistakes(project)} == {OUTSIDE}
+
+
+def test_a_hidden_folder_below_a_root_is_open_only_where_it_is_named(project: Path) -> None:
+    """A root may be somebody's home, with keys and credentials in it."""
+    home = project.parent
+    write(home / ".config/rows.jsonl", SECRETS)
+    declare(project, **sources("../.config/rows.jsonl"))
+    settle(project, sources={"allow": [".", str(home)]})
+    (error,) = mistakes(project)
+    assert error.problem == OUTSIDE
+    assert SECRET not in str(error)
+    settle(project, sources={"allow": [".", str(home / ".config")]})
+    assert OUTSIDE not in [one.problem for one in mistakes(project)]
 
 
 def test_the_store_is_never_open_whatever_is_named(project: Path) -> None:

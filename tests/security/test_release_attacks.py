@@ -25,8 +25,11 @@ from tests.security.pretend import KEY, PREFIX, Pretend, desk
 
 pytestmark = pytest.mark.slow
 GATES = {
-    **{"general_margin": 0.1, "general_loss_margin": 0.3, "alpha": 0.05},
-    **{"regression_margin": 0.1, "regression_loss_margin": 1.0},
+    "general_margin": 0.1,
+    "general_loss_margin": 0.3,
+    "alpha": 0.05,
+    "regression_margin": 0.1,
+    "regression_loss_margin": 1.0,
 }
 FILE = f"tenants/{KEY.tenant}/{KEY.variant}.yaml"
 RELEASED = "version 1 is in production"
