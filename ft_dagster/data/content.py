@@ -19,19 +19,23 @@ NORMALIZATION = (
 )
 ID_LENGTH = 32  # hexadecimal digits of an identity that name a question
 WORD = re.compile(r"[^\W_]+")
-# Unicode's Default_Ignorable_Code_Point: soft hyphens, zero-width spaces and joiners, variation selectors.
+# Control characters but white space.
+_CONTROLS = bytes([*range(0x09), *range(0x0E, 0x20), 0x7F])
+# These beyond ASCII, and Unicode's Default_Ignorable_Code_Point: soft hyphens, zero-width spaces and joiners,
+# variation selectors.
 _UNSEEN = re.compile(
-    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
-    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+    "[\0-\x08\x0e-\x1f\x7f-\x84\x86-\x9f"
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 
 
 def normal_text(text: str) -> str:
     """Unicode's NFKC_Casefold of a text, its runs of white space one space each, none at its ends."""
-    if not text.isascii():
-        folded = unicodedata.normalize("NFKC", _UNSEEN.sub("", text)).casefold()
-        return " ".join(unicodedata.normalize("NFKC", folded).split())
-    return " ".join(text.lower().split())
+    if text.isascii():
+        return " ".join(text.encode().translate(None, _CONTROLS).decode().lower().split())
+    folded = unicodedata.normalize("NFKC", _UNSEEN.sub("", text)).casefold()
+    return " ".join(unicodedata.normalize("NFKC", folded).split())
 
 
 def words_of(normal: str) -> list[str]:

@@ -139,9 +139,11 @@ def _sandbox_templates() -> None:
 
 
 def _check_metrics(config: dict[str, Any], file: Path) -> None:
-    """Raises UserError for a metric that lm-eval does not have: it would run a program of that name."""
-    import lm_eval.api.metrics  # noqa: F401  # fills the registry
-    from lm_eval.api.registry import metric_registry
+    """Raises UserError for a metric that lm-eval does not have: it would run a program of that name. And for
+    one of which the task says that less of it is better where more is: what lost all would have won.
+    """
+    import lm_eval.api.metrics  # noqa: F401  # fills the registries
+    from lm_eval.api.registry import higher_is_better_registry, metric_registry
 
     listed = [] if config.get("process_results") else config.get("metric_list") or []
     for metric in listed:
@@ -149,6 +151,17 @@ def _check_metrics(config: dict[str, Any], file: Path) -> None:
         if not callable(name) and name not in metric_registry:
             fix = "Name one of lm-eval's own: `metric: acc`"
             raise UserError("no such metric", file=file, field="metric_list", value=name, fix=fix)
+        known = higher_is_better_registry.get(name, None) if isinstance(name, str) else None
+        said = metric.get("higher_is_better") if isinstance(metric, dict) else None
+        if None not in (known, said) and bool(said) is not known:
+            fix = f"Declare `higher_is_better: {str(known).lower()}`, or leave it out"
+            raise UserError(
+                f"the wrong way round for {name}",
+                file=file,
+                field="metric_list.higher_is_better",
+                value=said,
+                fix=fix,
+            )
 
 
 def _load_builtin(entry: TaskEntry) -> dict[str, Any]:

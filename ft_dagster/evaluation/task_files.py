@@ -218,6 +218,8 @@ def _check(config: dict[str, Any], file: Path, roots: Roots) -> None:
 def _check_folder(folder: Path, file: Path, field: str, roots: Roots) -> None:
     """A folder of data: all of it below the roots, and no settings of its own, which may name other files."""
     roots.check_read(folder, file=file, field=field)
+    if "::" in str(folder):  # the datasets library would take it for a chain of file systems
+        raise outside(str(folder), file=file, field=field)
     for each in folder.rglob("*"):
         if (each.is_dir() and each.is_symlink()) or not roots.may_read(each):
             raise outside(str(each), file=file, field=field)

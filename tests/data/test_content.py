@@ -13,6 +13,8 @@ from ft_dagster.data.content import identity_of, normal_text, question_ids, word
         "what  is the\nﬁne?",
         " WHAT IS THE FINE? ",
         "What is the fi\u200bne?",
+        "Wh\x01at \x1fis the f\x1fine?\0",
+        "What is the f\x7fi\ufff9n\x9fe?",
         "Wh\u00adat is the fine\ufe0f?",
         "Ｗｈａｔ is the fine?",
     ],

@@ -115,6 +115,7 @@ FETCHES: list[tuple[str, dict[str, Any]]] = [
     ("not a metric", {"metric_list": [{"metric": "acc", "hf_evaluate": True}]}),
     ("no such metric", {"metric_list": [{"metric": "./metrics/evil"}]}),
     ("not a metric", {"metric_list": ["evil"]}),
+    ("the wrong way round for acc", {"metric_list": [{"metric": "acc", "higher_is_better": False}]}),
     ("not for a task of the project", {"use_prompt": "promptsource:*"}),
     ("no data set that a task may name", {"dataset_path": "pandas"}),
     ("without its commit", {"dataset_path": "org/rows"}),
@@ -171,6 +172,12 @@ def test_a_name_that_reads_as_a_chain_of_file_systems_is_refused(project: Path) 
     write(project / "tasks/all/simplecache::q.jsonl", QUESTION)
     with pytest.raises(UserError, match=OUTSIDE):
         load(project, own(project, dataset_kwargs={"data_files": {"test": "all/*"}}))
+
+
+def test_a_folder_that_reads_as_a_chain_of_file_systems_is_refused(project: Path) -> None:
+    write(project / "tasks/dir::rows/q.jsonl", QUESTION)
+    with pytest.raises(UserError, match=OUTSIDE):
+        load(project, own(project, dataset_path="dir::rows", dataset_kwargs={}))
 
 
 def test_a_document_that_a_template_cannot_take_is_the_tasks_mistake(project: Path) -> None:
