@@ -24,13 +24,14 @@ def variant_tags(key: VariantKey, reason: str) -> dict[str, str]:
 
 
 def changed_tags(run: dg.DagsterRun) -> dict[str, str]:
-    """What a submitted run's tags must become: tenant, variant and priority are those of its partition,
-    whatever its submitter wrote; a reason that it gave stays.
+    """What a submitted run's tags must become: tenant, variant and priority are those of its partition
+    (without one, nobody's), whatever its submitter wrote; a reason that it gave stays.
     """
     try:
         key = VariantKey.parse(_partition(run))
     except UserError:
-        return {name: NOBODY for name in (TENANT, VARIANT) if name in run.tags}
+        nobody = {TENANT: NOBODY, VARIANT: NOBODY, PRIORITY: "0"}
+        return {name: value for name, value in nobody.items() if run.tags.get(name, value) != value}
     wanted = {TENANT: key.tenant, VARIANT: str(key), PRIORITY: _priority(key)}
     wanted |= {} if REASON in run.tags else {REASON: _reason(run)}
     return {name: value for name, value in wanted.items() if run.tags.get(name) != value}

@@ -211,9 +211,9 @@ def test_identity_and_priority_are_those_of_the_partition_whatever_the_user_wrot
 
 
 def test_a_run_without_a_variant_counts_as_nobodys(house: House) -> None:
-    forged = {"ft/variant": "acme.first", "ft/tenant": "acme"}
+    forged = {"ft/variant": "acme.first", "ft/tenant": "acme", "dagster/priority": "99"}
     run_id = house.launch_answer(forged)["run"]["runId"]
-    assert {house.tags(run_id)[name] for name in forged} == {"none"}
+    assert [house.tags(run_id)[name] for name in forged] == ["none", "none", "0"]
 
 
 def test_a_single_run_over_several_variants_is_refused_by_its_assets(house: House) -> None:
