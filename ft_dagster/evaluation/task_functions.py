@@ -13,10 +13,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.roots import Roots
+
+_NAMED = (FunctionType, BuiltinFunctionType, type)  # they say in which module they were written
 
 
 class Function(str):
@@ -51,7 +54,7 @@ def functions_in(tree: Any) -> Iterator[Function]:
 def imported(tree: Any, roots: Roots | None) -> Any:
     """A task's content with the functions in place of their names. Raises UserError for one not allowed."""
     if isinstance(tree, Function):
-        return _import(tree, source_of(tree, roots))
+        return _import(tree, source_of(tree, roots), roots)
     if isinstance(tree, dict):
         return {name: imported(value, roots) for name, value in tree.items()}
     return [imported(value, roots) for value in tree] if isinstance(tree, list) else tree
@@ -68,13 +71,7 @@ def source_of(function: Function, roots: Roots | None) -> Path:
         return beside
     known = allowed is None or any(f"{module}.".startswith(f"{name}.") for name in allowed)
     if not known or beside.is_file():
-        raise UserError(
-            "runs Python that the platform does not allow",
-            file=function.file,
-            value=f"!function {function}",
-            fix="Write it without functions, or let the platform name its file or module in "
-            "evaluation.functions of ft_dagster.yaml",
-        )
+        raise _not_allowed(function)
     try:
         found = importlib.util.find_spec(module)
     except (ImportError, ValueError):
@@ -140,8 +137,21 @@ def _files(start: Path, parts: list[str]) -> Iterator[Path]:
                 yield Path(os.path.realpath(file))
 
 
-def _import(function: Function, file: Path) -> Callable[..., Any]:
-    """The function, its module imported once; what lies beside a plain file can be imported by it."""
+def _not_allowed(function: Function) -> UserError:
+    return UserError(
+        "runs Python that the platform does not allow",
+        file=function.file,
+        value=f"!function {function}",
+        fix="Write it without functions, or let the platform name its file or module in "
+        "evaluation.functions of ft_dagster.yaml",
+    )
+
+
+def _import(function: Function, file: Path, roots: Roots | None) -> Callable[..., Any]:
+    """The function, its module imported once; what lies beside a plain file can be imported by it.
+
+    Raises UserError for one that the module has from elsewhere, as after `from subprocess import run`.
+    """
     try:
         own = file == function.beside
         module = _from_file(file) if own else importlib.import_module(function.module)
@@ -149,6 +159,10 @@ def _import(function: Function, file: Path) -> Callable[..., Any]:
     except AttributeError:
         fix = "Mend the name, or write the function"
         raise UserError("no such function", file=file, value=function.name, fix=fix) from None
+    allowed = () if roots is None else (module.__name__, *roots.functions)
+    home = found.__module__ if isinstance(found, _NAMED) else module.__name__
+    if roots is not None and not any(f"{home}.".startswith(f"{name}.") for name in allowed):
+        raise _not_allowed(function)
     return found
 
 

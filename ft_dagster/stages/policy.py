@@ -55,17 +55,10 @@ def refuse_few_questions(workspace: Workspace) -> None:
     known = {"general_loss": texts} if texts else {}
     if not spec.evaluation.task:
         known["task"] = workspace.upstream("task_dataset").figures["rows"]["test"]
-    released = production(workspace.store, key.prefix) is not None
-    found = hopeless_gates(spec.gates, spec.evaluation, known)
-    _raise(
-        [
-            UserError(
-                rule.sentence, file=workspace.declared_in, field=rule.field, value=rule.value, fix=rule.fix
-            )
-            for rule in found
-            if released or not rule.field.startswith("gates.regression")
-        ]
-    )
+    found = _undecidable(spec, lambda field: workspace.declared_in, known)
+    if production(workspace.store, key.prefix) is None:
+        found = [error for error in found if not str(error.field).startswith("gates.regression")]
+    _raise(found)
 
 
 def refuse_method(workspace: Workspace, method: str) -> None:
@@ -114,9 +107,7 @@ def _hopeless(spec: VariantSpec, file_of: FileOf) -> Iterator[UserError]:
             field="evaluation.task",
             fix="Declare lm-eval tasks that ask facts of the domain",
         )
-    for rule in hopeless_gates(spec.gates, spec.evaluation):
-        file = file_of(rule.field)
-        yield UserError(rule.sentence, file=file, field=rule.field, value=rule.value, fix=rule.fix)
+    yield from _undecidable(spec, file_of, {})
     gates, asked = spec.gates, spec.evaluation
     if gates.max_regurgitation is not None and not asked.probed_rows and not asked.canaries:
         yield UserError(
@@ -126,6 +117,15 @@ def _hopeless(spec: VariantSpec, file_of: FileOf) -> Iterator[UserError]:
             value=gates.max_regurgitation,
             fix="Declare evaluation.probed_rows or evaluation.canaries, or leave the limit out",
         )
+
+
+def _undecidable(spec: VariantSpec, file_of: FileOf, known: dict[str, int]) -> list[UserError]:
+    """Rules that are asked too few questions to pass; `known`: see `hopeless_gates`."""
+    return [
+        UserError(rule.sentence, file=file_of(rule.field), field=rule.field, value=rule.value, fix=rule.fix)
+        for rule in hopeless_gates(spec.gates, spec.evaluation, known)
+        if spec.data.general is not None or rule.field != "gates.general_loss_margin"
+    ]
 
 
 def _raise(errors: list[UserError]) -> None:

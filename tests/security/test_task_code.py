@@ -78,6 +78,15 @@ def test_a_function_that_the_platform_names_runs_and_another_beside_it_does_not(
         load(project, own(project, "process_docs: !function rows.first\n"))
 
 
+@pytest.mark.parametrize("name", ["check_output", "system", "Popen"])
+def test_what_an_allowed_file_imports_for_itself_is_no_function_of_it(project: Path, name: str) -> None:
+    """The keys of a document would be the program that is run, and its arguments."""
+    write(project / "tasks/named.py", "from os import system\nfrom subprocess import Popen, check_output\n")
+    settle(project, evaluation={"functions": ["tasks/named.py"]})
+    with pytest.raises(UserError, match="does not allow"):
+        load(project, own(project, f"process_docs: !function named.{name}\n"))
+
+
 def test_the_digest_covers_what_an_allowed_function_imports(project: Path) -> None:
     write(project / "tasks/named.py", "import package.inner\ndef keep(docs):\n    return docs\n")
     write(project / "tasks/package/__init__.py", "")

@@ -95,6 +95,15 @@ def test_a_gate_that_cannot_hold_is_said_before_hours_are_spent(
         assert [error.field for error in all_of(caught.value)] == [field]
 
 
+def test_a_margin_on_general_text_is_no_gate_where_there_is_none(project: Path) -> None:
+    task = {"general": ["arc_easy"], "task": ["tasks/quiz.yaml"]}
+    strict = {"gates": {"general_loss_margin": 0.001}, "evaluation": task}
+    declare(project, **strict)
+    assert [error.field for error in mistakes(project)] == ["gates.general_loss_margin"]
+    declare(project, **strict, data={"sources": ["data/acme/rows.jsonl"]})
+    assert mistakes(project) == []
+
+
 @pytest.mark.slow
 def test_the_verdict_says_by_which_policy(chained: Workspace) -> None:
     artifact = chained.upstream("evaluation")
