@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ _KINDS = (
 _REFUSED = ("use_prompt",)
 _REFUSED_KWARGS = ("cache_dir", "download_config", "num_proc", "storage_options", "token")
 SEE_GUIDE = "See lm-eval's task guide for its fields"
+# Of tasks and filters: they stand in the sentences of a verdict, and in the ids of questions.
+NAME = re.compile(r"[\w.+-]{1,100}")
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,16 @@ def _check(config: dict[str, Any], file: Path, roots: Roots) -> None:
         elif field == "dataset_path" and folder is not None and folder not in FILE_BUILDERS:
             _check_hub(str(folder), kwargs.get("revision"), file, roots)
     _check_metrics(config, file)
+    filters = config.get("filter_list")
+    for each in filters if isinstance(filters, list) else ():
+        check_name(each.get("name") if isinstance(each, dict) else each, file, "filter_list.name")
+
+
+def check_name(name: object, file: Path, field: str) -> None:
+    """Raises UserError for a name with spaces or signs, which could say anything in a verdict."""
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        fix = "Use letters, digits, `_`, `.`, `+` and `-`, 100 of them at most"
+        raise UserError("not a plain name", file=file, field=field, value=name, fix=fix)
 
 
 def _check_folder(folder: Path, file: Path, field: str, roots: Roots) -> None:

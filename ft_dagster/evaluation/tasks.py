@@ -22,6 +22,7 @@ import yaml
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.task_files import (
     FILE_BUILDERS,
+    check_name,
     data_files,
     local_config,
     task_parts,
@@ -182,6 +183,7 @@ def _task_name(file: Path, roots: Roots | None) -> str:
         raise UserError(
             "not an lm-eval task: it has no name", file=file, field="task", fix="Give it one, `task: my_task`"
         )
+    check_name(name, file, "task")
     if not any(config.get(key) for key in ("dataset_path", "custom_dataset", "class")):
         raise UserError(
             "the task says no data",

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec.defaults import merge
 from ft_dagster.spec.keys import HALF
@@ -148,6 +149,9 @@ class Breach:
 def load_policies(project: Path) -> Policies:
     """Of policy.yaml; the built-in floors where there is none. Raises UserError for all its mistakes."""
     file = project / POLICY_FILE
+    other = file.with_suffix(".yml")
+    if os.path.lexists(other):
+        raise UserError("is not read, so that no floor in it holds", file=other, fix=f"Name it {POLICY_FILE}")
     content = read_yaml(file, empty=True) if os.path.lexists(file) else {}
     said = validate(PolicyFile, content, lambda field: file, SEE_SCHEMA).model_dump(
         mode="json", exclude_unset=True, exclude={"schema_version"}

@@ -179,3 +179,9 @@ def test_the_digest_is_that_of_what_holds(tmp_path: Path) -> None:
     found = policies(tmp_path, {"per_tenant": {"acme": {"gates": {"alpha": 0.2}}}})
     assert found.of("globex").digest == built_in
     assert found.of("acme").digest != built_in
+
+
+def test_a_policy_by_another_name_is_not_taken_for_none(tmp_path: Path) -> None:
+    (tmp_path / "policy.yml").write_text("gates: {alpha: 0.01}")
+    with pytest.raises(UserError, match="no floor in it holds"):
+        policies(tmp_path)
