@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -127,7 +128,7 @@ def normalize_text(
         completion=content.completion,
         text=content.text,
         licence=source.licence or _optional(fields, "licence") or _optional(fields, "license"),
-        group=_optional(fields, "group"),
+        group=_group(raw, fields.get("group")),
         path=source.path,
         place=RowPlace(source.path, raw.file, raw.line, ordinal),
     )
@@ -155,6 +156,18 @@ def _refuse_surrogates(raw: RawRow, row: Row) -> None:
     except UnicodeEncodeError:
         fix = "Remove the lone surrogate (a broken emoji, as a rule)"
         raise raw.error("malformed row: not valid Unicode", fix) from None
+
+
+def _group(raw: RawRow, value: Any) -> str | None:
+    """The name of the row's group, a text or a number; none where it is empty. Raises UserError."""
+    if isinstance(value, float):  # of a column of numbers in which some are missing
+        value = None if math.isnan(value) else int(value) if value.is_integer() else value
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool | float) or not isinstance(value, str | int):
+        fix = "Put a text or a whole number there, or leave it out"
+        raise raw.error("malformed row: not the name of a group", fix, field="group", value=value)
+    return str(value)
 
 
 def _optional(fields: dict[str, Any], name: str) -> str | None:

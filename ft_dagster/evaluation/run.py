@@ -283,7 +283,7 @@ def _samples(asked: AskedTask, name: str, part: Any, row: dict[str, Any]) -> lis
 def _group(doc: Any) -> str | None:
     """What a document says it depends on."""
     said = doc.get("group") if isinstance(doc, dict) else None
-    return None if said is None or said == "" else str(said)
+    return None if said is None or str(said) in ("", "nan") else str(said)
 
 
 def _question(asked: AskedTask, name: str, row: dict[str, Any]) -> str:

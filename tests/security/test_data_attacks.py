@@ -15,6 +15,7 @@ from ft_dagster.data.content import question_ids
 from ft_dagster.data.dataset import build_task_dataset
 from ft_dagster.data.dataset_io import read_split
 from ft_dagster.data.decontaminate import AskedItem
+from ft_dagster.errors import UserError
 from ft_dagster.evaluation.questions import bare_items, questions_of
 from ft_dagster.provenance.digest import hash_folder
 from ft_dagster.spec.variant import VariantSpec
@@ -240,3 +241,23 @@ def test_another_group_moves_no_row_of_the_others(built: Any) -> None:
     before, after = built(GROUPED[:100]), built([*reversed(GROUPED)])
     found = {row.prompt: split for split in SPLITS for row in after.split(split)}
     assert all(found[row.prompt] == split for split in SPLITS for row in before.split(split))
+
+
+def test_groups_of_numbers_are_groups(built: Any) -> None:
+    """Silently ignored, the rows of one customer would stand in training and test."""
+    rows = [{**row, "group": number % 30} for number, row in enumerate(ROWS)]
+    data = built(rows)
+    where = {(row.group, split) for split in SPLITS for row in data.split(split)}
+    assert len(where) == 30
+    assert {group for group, _ in where} == {str(number) for number in range(30)}
+
+
+@pytest.mark.parametrize("group", [["a"], {"a": 1}, True, 1.5])
+def test_what_names_no_group_is_refused(built: Any, group: Any) -> None:
+    with pytest.raises(UserError, match="not the name of a group"):
+        built([{**row, "group": group} for row in ROWS])
+
+
+def test_rows_without_a_group_stand_alone(built: Any) -> None:
+    data = built([{**row, "group": [None, "", float("nan")][number % 3]} for number, row in enumerate(ROWS)])
+    assert {row.group for split in SPLITS for row in data.split(split)} == {None}
