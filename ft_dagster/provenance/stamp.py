@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 
 class Stamp(NamedTuple):
-    """What changes when a file is replaced, written to or moved. `mtime_ns` can be set back (`cp -p`, `touch`),
-    `ctime_ns` cannot: it is the kernel's alone.
+    """What changes when a file is replaced, written to or moved. `mtime_ns` can be set back (`cp -p`,
+    `touch`), `ctime_ns` cannot: it is the kernel's alone.
     """
 
     device: int
