@@ -67,7 +67,8 @@ def test_the_questions_of_a_margin_are_the_formulas() -> None:
     level, margins = level_of(ALPHA), (0.01, 0.02, 0.03, 0.05, 0.10)
     row("questions", *(f"{questions_needed(margin, alpha=level):,}" for margin in margins))
     limit = present(EvaluationSpec().limit)
-    assert f"The default of {limit} questions shows {100 * margin_seen(limit, alpha=level):.1f} points" in PAGE
+    seen = 100 * margin_seen(limit, alpha=level)
+    assert f"The default of {limit} questions shows {seen:.1f} points" in PAGE
 
 
 def test_ten_70b_are_as_many_cards_as_the_page_says() -> None:
