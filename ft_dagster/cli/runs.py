@@ -160,13 +160,13 @@ def compare(
 def _rules_table(row: VariantRow) -> Table:
     from ft_dagster.report.tables import change
 
-    table = Table("task", "base → tuned", "difference (95% interval)", "margin", "holds", title=row.variant)
+    table = Table("task", "base → tuned", "difference (interval)", "margin", "holds", title=row.variant)
     for rule in row.rules:
         low, high = rule.interval
         table.add_row(
             f"{rule.task}\n[dim]{rule.metric}[/]",
             change(rule.metric, rule.base, rule.tuned),
-            f"{rule.difference:+.3f} ({low:+.3f} to {high:+.3f})",
+            f"{rule.difference:+.3f} ({low:+.3f} to {high:+.3f}, {100 * rule.confidence:.3g}%)",
             f"{rule.margin:g}",
             "[green]yes[/]" if rule.passed else "[red]no[/]",
         )

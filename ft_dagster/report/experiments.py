@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ft_dagster.lineage.verdict import Rule
+from ft_dagster.lineage.verdict import Rule, RuleName
 from ft_dagster.report.tables import ABSENT, change, count, duration, is_share, points, size
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ def sweep_table(runs: Sequence[Row], by: str) -> Table:
     table = _table(
         f"ranked by the {by}",
         [
-            "", "run", "task base → tuned", "difference (95%)", "general", "validation loss", "time\nFLOPs",
-            "weights",
+            "", "run", "task base → tuned", "difference (interval)", "general", "validation loss",
+            "time\nFLOPs", "weights",
         ],
     )  # fmt: skip
     for place, run in enumerate(runs, 1):
@@ -66,7 +66,14 @@ def sweep_table(runs: Sequence[Row], by: str) -> Table:
     return table
 
 
-WORDS = {"task": "task", "general_benchmark": "general", "general_loss": "loss on general text,"}
+WORDS: dict[RuleName, str] = {
+    "task": "task",
+    "general_benchmark": "general",
+    "general_loss": "loss on general text,",
+    "degeneration": "degeneration,",
+    "regurgitation": "regurgitated",
+    "regression": "against production,",
+}
 
 
 def _table(title: str, headers: Sequence[str]) -> Table:
@@ -87,7 +94,7 @@ def _rules(run: Row) -> list[Rule]:
     return [Rule.from_json(rule) for rule in run["figures"].get("rules", [])]
 
 
-def _judged(runs: Sequence[Row]) -> list[tuple[str, str]]:
+def _judged(runs: Sequence[Row]) -> list[tuple[RuleName, str]]:
     return list(dict.fromkeys((rule.rule, rule.task) for run in runs for rule in _rules(run)))
 
 
@@ -99,7 +106,7 @@ def _judgement(run: Row, rule: str, task: str) -> str:
 
 
 def _difference(rule: Rule) -> str:
-    """The difference to the base and its 95% interval: points of a share, or the metric's own unit."""
+    """The difference to the base, with its interval: points of a share, or the metric's own unit."""
     values = [rule.difference, *rule.interval]
     if not all(map(math.isfinite, values)):
         return ABSENT
