@@ -64,7 +64,7 @@ class Today(Workspace):
             changed = differences(recipe, newest)
             what = ", ".join(changed) or f"the version of {stage.name}"
             raise UserError(
-                f"{what} changed after the evaluation: it is not the one that is demanded now",
+                f"{what} changed after the evaluation: the declaration of today demands another",
                 file=self.declared_in,
                 fix="Materialize declaration, base_evaluation and evaluation again",
             )
@@ -88,7 +88,7 @@ def refuse_unjudged(workspace: Workspace) -> None:
     workspace.upstream("fine_tuned_model")
     if today(workspace).find(evaluation.STAGE).place != workspace.upstream(_EVALUATION).place:
         raise UserError(
-            "the newest evaluation is not the one that is demanded now",
+            "the newest evaluation is not the one that the declaration of today demands",
             file=workspace.declared_in,
             fix="Materialize declaration, base_evaluation and evaluation again",
         )
