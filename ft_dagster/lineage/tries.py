@@ -6,10 +6,11 @@ level. Tries are never changed or removed; the same questions keep their ordinal
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 
 from ft_dagster.errors import UserError
-from ft_dagster.store.blobs import Store, as_stored
+from ft_dagster.store.blobs import Store
 
 
 def try_of(store: Store, prefix: str, weights: str, questions: str) -> int:
@@ -25,8 +26,8 @@ def record_try(store: Store, prefix: str, weights: str, questions: str, ordinal:
     is another set's.
     """
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    content = as_stored({"schema_version": 1, "questions": questions, "at": at})
-    store.create_exclusively(_path(prefix, weights, ordinal), content)
+    content = json.dumps({"schema_version": 1, "questions": questions, "at": at}, indent=1)
+    store.create_exclusively(_path(prefix, weights, ordinal), content.encode())
     if tries(store, prefix, weights)[ordinal - 1 : ordinal] != [questions]:
         raise UserError(
             "another evaluation of the same weights began meanwhile",
