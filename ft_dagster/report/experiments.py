@@ -70,8 +70,8 @@ WORDS: dict[RuleName, str] = {
     "task": "task",
     "general_benchmark": "general",
     "general_loss": "loss on general text,",
-    "degeneration": "degeneration,",
-    "regurgitation": "regurgitated",
+    "degeneration": "repetition in",
+    "regurgitation": "repeated word for word,",
     "regression": "against production,",
 }
 
