@@ -26,11 +26,10 @@ from ft_dagster.spec.variant import BaseModelSpec, DataSpec, MethodSpec, Variant
 from ft_dagster.stages import evaluation as evaluation_stage
 from ft_dagster.stages.base_model import read_record
 from ft_dagster.stages.policy import refuse_frozen
-from ft_dagster.stages.stage import SHARED
 from ft_dagster.stages.today import today
 from ft_dagster.stages.verdicts import Held, against_production, certificate_of, own_verdict, rejudge
 from ft_dagster.stages.workspace import Workspace, refuse_experiment
-from ft_dagster.store import Artifact, verify_artifact
+from ft_dagster.store import SHARED, Artifact, verify_artifact
 
 NAME = "release"
 
