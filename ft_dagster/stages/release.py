@@ -5,11 +5,13 @@ The last step, and no stage: it makes no artifact, it appends to the variant's r
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 
 from ft_dagster.data.derived import base_folder
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.gates import gates_digest, with_rules
+from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import (
     JUDGED_AGAIN,
@@ -21,11 +23,13 @@ from ft_dagster.lineage.release import (
 )
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.stages import evaluation as evaluation_stage
-from ft_dagster.stages.policy import refuse_frozen
+from ft_dagster.stages.held_out import refuse_trained_on
+from ft_dagster.stages.policy import refuse_frozen, refuse_made
 from ft_dagster.stages.today import today
 from ft_dagster.stages.verdicts import Held, against_production, certificate_of, own_verdict, rejudge
 from ft_dagster.stages.workspace import Workspace, refuse_experiment
 from ft_dagster.store import Artifact, verify_artifact
+from ft_dagster.training.contract import PLAN_FILE
 
 NAME = "release"
 
@@ -51,9 +55,12 @@ def release(workspace: Workspace) -> Released:
     policy, store, spec = refuse_frozen(desk), desk.store, desk.spec
     export, tuned = desk.upstream("model_export"), desk.upstream("fine_tuned_model")
     evaluation = desk.find(evaluation_stage.STAGE)
+    refuse_trained_on(desk)
     verify_artifact(store, export, desk.cache)
     verdict = rejudge(desk, tuned, evaluation)
     check_base(desk, export)
+    certificate = certificate_of(desk, export)
+    refuse_made(desk, _method(desk, tuned), _declared_base(desk), certificate.format)
     held = against_production(desk, tuned, evaluation) if verdict.passed else Held(())
     verdict = replace(with_rules(verdict, held.rules, spec.gates), policy=policy.digest)
     entry = record_release(
@@ -64,9 +71,10 @@ def release(workspace: Workspace) -> Released:
             evaluation,
             verdict,
             gates_digest(spec.gates),
-            certificate_of(desk, export),
+            certificate,
             own_verdict(desk, export, evaluation),
             held.unmeasured,
+            held.log,
         ),
         ReleaseRequest(desk.run.reason, approvers=policy.approvers_of(spec)),
         variant=str(desk.key),
@@ -87,6 +95,23 @@ def check_base(workspace: Workspace, export: Artifact) -> None:
             fix=JUDGED_AGAIN,
         )
     base_folder(workspace.store, base, workspace.project, workspace.cache, verify=True)
+
+
+def _method(workspace: Workspace, tuned: Artifact) -> str:
+    """By what the weights were trained. Raises UserError where their plan is gone."""
+    digest = tuned.inputs["training_plan"]
+    plan = find_digest(workspace.store, [workspace.prefix], "training_plan", digest)
+    if plan is None:
+        gone = f"the plan {digest[:12]} by which the weights were trained is gone"
+        raise UserError(gone, fix="Restore it from a backup, or run the variant again")
+    content = json.loads((workspace.payload(plan) / PLAN_FILE).read_text("utf-8"))
+    return str(content["method"]["name"])
+
+
+def _declared_base(workspace: Workspace) -> str | None:
+    """The source of the base, as it was declared; None: it starts from another variant's release."""
+    base = workspace.upstream("base_model")
+    return None if "model_export" in base.inputs else str(base.predicate["spec"]["base"]["reference"])
 
 
 def _next(
