@@ -295,18 +295,6 @@ def test_weights_are_not_judged_on_rows_that_they_were_trained_on(project: Path)
         evaluate_alone(project, task_dataset.STAGE, training_mixture.STAGE)
 
 
-def test_a_head_that_points_at_another_data_set_releases_nothing(project: Path) -> None:
-    workspace = desk(project, Pretend())
-    rows = workspace.upstream("task_dataset")
-    declare(project, data={"splits": {"validation": 0.15, "test": 0.5, "minimum": 4}})
-    make(project, declaration.STAGE, task_dataset.STAGE)
-    with pytest.raises(UserError):
-        release(workspace)
-    write_head(workspace.store, PREFIX, rows, None)
-    declare(project, data={"splits": {"validation": 0.15, "test": 0.15, "minimum": 4}})
-    assert release(workspace).next == RELEASED
-
-
 def test_a_task_declared_after_the_training_is_looked_for_in_what_was_trained_on(project: Path) -> None:
     declare(project, data={"decontaminate": {"enabled": True, "ngram": 13}})
     run_chain(desk(project, Pretend()), CHAIN)
