@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ft_dagster.lineage.verdict import Rule
+from ft_dagster.lineage.verdict import Rule, RuleName
 from ft_dagster.report.tables import ABSENT, change, count, duration, is_share, points, size
 
 if TYPE_CHECKING:
@@ -66,7 +66,14 @@ def sweep_table(runs: Sequence[Row], by: str) -> Table:
     return table
 
 
-WORDS = {"task": "task", "general_benchmark": "general", "general_loss": "loss on general text,"}
+WORDS: dict[RuleName, str] = {
+    "task": "task",
+    "general_benchmark": "general",
+    "general_loss": "loss on general text,",
+    "degeneration": "repetition in",
+    "regurgitation": "repeated word for word,",
+    "regression": "against production,",
+}
 
 
 def _table(title: str, headers: Sequence[str]) -> Table:
@@ -87,7 +94,7 @@ def _rules(run: Row) -> list[Rule]:
     return [Rule.from_json(rule) for rule in run["figures"].get("rules", [])]
 
 
-def _judged(runs: Sequence[Row]) -> list[tuple[str, str]]:
+def _judged(runs: Sequence[Row]) -> list[tuple[RuleName, str]]:
     return list(dict.fromkeys((rule.rule, rule.task) for run in runs for rule in _rules(run)))
 
 

@@ -40,23 +40,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run_dir", type=Path, help="folder with run.json")
     folder = parser.parse_args(arguments).run_dir
     stop = Stop()
-    stop.install()
     try:
-        run = read_run(folder)
-        _check(run, folder)
-        if ranks.to_be_started(run.launch):
-            return ranks.start(run, folder)
-        _take_device()
-        with open_channel() as channel:
-            code = train_all(run, channel, stop)
-        ranks.end(code)
-        return code
+        with stop.handling():
+            return _train(folder, stop)
     except Stopped as stopped:
         return stopped.code
     except UserError as error:
         print(error, file=sys.stderr)
         write_json(folder / RESULT_FILE, {"schema_version": SCHEMA_VERSION, "error": error.as_dict()})
         return BAD_INPUT
+
+
+def _train(folder: Path, stop: Stop) -> int:
+    run = read_run(folder)
+    _check(run, folder)
+    if ranks.to_be_started(run.launch):
+        return ranks.start(run, folder)
+    _take_device()
+    with open_channel() as channel:
+        code = train_all(run, channel, stop)
+    ranks.end(code)
+    return code
 
 
 def _check(run: TrainingRun, folder: Path) -> None:

@@ -35,9 +35,18 @@ class Stop:
         self._can_save = False
         self._last_words: Callable[[], None] = lambda: None
 
-    def install(self) -> None:
-        signal.signal(signal.SIGTERM, self._terminate)
-        signal.signal(signal.SIGINT, self._interrupt)
+    @contextmanager
+    def handling(self) -> Iterator[None]:
+        """Take the process' signals; whoever had them before has them again after it."""
+        before = {
+            signal.SIGTERM: signal.signal(signal.SIGTERM, self._terminate),
+            signal.SIGINT: signal.signal(signal.SIGINT, self._interrupt),
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     @contextmanager
     def saving(self, last_words: Callable[[], None]) -> Iterator[None]:

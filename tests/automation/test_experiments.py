@@ -211,8 +211,8 @@ def test_methods_at_equal_flops_realize_the_budget(swept: tuple[Path, dict[str, 
     assert lora["figures"]["steps"] > full["figures"]["steps"]
     assert full["figures"]["trainable_parameters"] > lora["figures"]["trainable_parameters"]
     assert full["figures"]["size_bytes"] > lora["figures"]["size_bytes"]
-    code, table, _ = command(folder, *arguments)
-    assert code == 0
+    code, table, stderr = command(folder, *arguments)
+    assert code == 0, stderr + table
     for words in ("full", "lora", "FLOPs", "peak memory", "loss on general text"):
         assert words in table
 

@@ -45,9 +45,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def typed(project: Path, *words: str) -> Any:
+def typed(project: Path, *words: str, exit_code: int = 0) -> Any:
     done = CliRunner().invoke(app, ["--project", str(project), *words, "--json"], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == exit_code, done.output
     return json.loads(done.stdout)
 
 
@@ -137,10 +137,17 @@ def test_what_a_failed_gate_said_is_read(project: Path) -> None:
 
 
 def test_its_declarations_hold_and_its_plans_are_shown(project: Path) -> None:
-    checked = typed(project, "check")["variants"]
-    assert {one["variant"]: one["ok"] for one in checked} == dict.fromkeys(
-        ["acme.places", "acme.colours", "globex.places", "globex.strict"], True
-    )
+    """All but the one whose gate failed, and which is now told before a run that it cannot hold."""
+    checked = {one["variant"]: one for one in typed(project, "check", exit_code=2)["variants"]}
+    assert {key: one["ok"] for key, one in checked.items()} == {
+        "acme.places": True,
+        "acme.colours": True,
+        "globex.places": True,
+        "globex.strict": False,
+    }
+    (error,) = checked["globex.strict"]["errors"]
+    assert error["field"] == "gates.general_loss_margin"
+    assert "cannot pass whatever is trained" in error["problem"]
     shown = typed(project, "show", "acme.colours")
     assert shown["fields"]["base_model.variant"]["value"] == "acme.places"
     assert {"training.learning_rate", "method.rank"} <= {reason["field"] for reason in shown["plan"]}

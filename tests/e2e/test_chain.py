@@ -11,7 +11,7 @@ from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.evaluation.arithmetic import judging_dtype
 from ft_dagster.lineage.release import history
 from ft_dagster.spec import VariantKey
-from ft_dagster.stages import asked
+from ft_dagster.stages import workspace as workspace_module
 from ft_dagster.stages.summary import STAGES, variant_row
 from ft_dagster.store import Artifact, read_head, verify_artifact
 from tests.e2e.project import edit, write_lines
@@ -192,7 +192,7 @@ def test_scores_in_another_arithmetic_are_scores_of_their_own(
     before = present(read_head(workshop.store, PREFIX, "base_evaluation"))
     here = judging_dtype("cpu")
     other = {"float32": "bfloat16", "bfloat16": "float32"}[here]
-    monkeypatch.setattr(asked, "judging_dtype", lambda kind: other)
+    monkeypatch.setattr(workspace_module, "judging_dtype", lambda kind: other)
     workshop.materialize("acme.places", "base_evaluation")
     made = present(read_head(workshop.store, PREFIX, "base_evaluation"))
     monkeypatch.undo()

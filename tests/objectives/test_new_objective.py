@@ -26,6 +26,7 @@ from ft_dagster.planning.survey import PlanContext
 from ft_dagster.spec.variant import GatesSpec, VariantSpec
 from ft_dagster.training.__main__ import main as train
 from ft_dagster.training.contract import method_settings
+from tests.evaluation.questions import write_run
 from tests.mixtures import iter_examples
 from tests.present import present
 from tests.training.runs import LORA, TRAINING, Runs, payload_bytes, result_of
@@ -93,15 +94,8 @@ def planned(base: Path, mixture: Path) -> dict[str, Any]:
 
 
 def scored(folder: Path, base: Path, tuned: Path | None, test: Path) -> Path:
-    folder.mkdir()
-    request = {
-        "schema_version": 1,
-        "model": {"base": str(base), "tuned": tuned and str(tuned)},
-        "dtype": "float32",
-        "test_split_task": {"test": str(test), "max_new_tokens": 8, "kind": "label"},
-        "output": str(folder / "output"),
-    }
-    (folder / "run.json").write_text(json.dumps(request), "utf-8")
+    own = {"test": test, "max_new_tokens": 8, "kind": "label"}
+    write_run(folder, base, tuned=tuned, test_split_task=own)
     assert evaluate(folder) == 0
     return folder / "output" / "payload"
 

@@ -65,7 +65,7 @@ def test_the_default_utilizations_are_the_codes() -> None:
 def test_the_questions_of_a_margin_are_the_formulas() -> None:
     level, margins = level_of(ALPHA), (0.01, 0.02, 0.03, 0.05, 0.10)
     row("questions", *(f"{questions_needed(margin, alpha=level):,}" for margin in margins))
-    assert f"The default of 100 questions shows {100 * margin_seen(100, alpha=level):.1f} points" in PAGE
+    assert f"The default of 400 questions shows {100 * margin_seen(400, alpha=level):.1f} points" in PAGE
 
 
 def test_ten_70b_are_as_many_cards_as_the_page_says() -> None:

@@ -54,4 +54,5 @@ def planned(case: dict[str, Any], folder: Path) -> PlanAndEstimate:
         device_memory=case["memory"], bf16=case["bf16"],
     )  # fmt: skip
     hardware = Hardware(case["kind"], case["count"], "T4-like", case["memory"], 1e13, case["bf16"], 1.0)
-    return make_plan(spec(**case["declared"]), given, PlanContext(folder, hardware, base="b" * 64))
+    declared = {"evaluation": {"limit": 100}, **case["declared"]}  # the default then
+    return make_plan(spec(**declared), given, PlanContext(folder, hardware, base="b" * 64))

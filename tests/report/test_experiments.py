@@ -1,11 +1,12 @@
 """Tables of experiments, as text."""
 
 import io
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console, RenderableType
 
-from ft_dagster.report.experiments import bakeoff_table, sweep_table
+from ft_dagster.lineage.verdict import RuleName
+from ft_dagster.report.experiments import WORDS, bakeoff_table, sweep_table
 from tests.verdicts import stored_rule
 
 RULES = [
@@ -57,3 +58,7 @@ def test_a_sweep_numbers_the_finished_runs_and_says_what_became_of_the_others() 
     (second,) = [line for line in shown.splitlines() if "rank=64" in line]
     assert "stopped early" in second
     assert "2.750 when stopped" in second
+
+
+def test_every_rule_of_a_verdict_has_its_words() -> None:
+    assert set(WORDS) == set(get_args(RuleName))

@@ -16,6 +16,7 @@ from ft_dagster.evaluation.gates import judge
 from ft_dagster.evaluation.samples import read_aggregates, read_answers, read_samples
 from ft_dagster.spec.variant import GatesSpec, VariantSpec
 from ft_dagster.training.__main__ import main as train
+from tests.evaluation.questions import write_run
 from tests.training.runs import TRAINING, Runs, result_of
 
 pytestmark = pytest.mark.slow
@@ -83,13 +84,10 @@ def test_labels_are_learned_and_judged_by_exact_match(
     training = {"learning_rate": 3e-3, "num_train_epochs": 4.0}
     run = runs.prepare(method={"name": "full"}, training=training)
     assert train([str(run)]) == 0
-    own = {"test": str(tmp_path / "rows" / "test.parquet"), "max_new_tokens": 16, "kind": "label"}
+    own = {"test": tmp_path / "rows" / "test.parquet", "max_new_tokens": 16, "kind": "label"}
     outputs = []
-    for name, weights in (("base", None), ("tuned", str(run / "acme.support" / "payload"))):
-        folder, model = tmp_path / name, {"base": str(tiny_model_folder), "tuned": weights}
-        folder.mkdir()
-        request = {"schema_version": 1, "model": model, "dtype": "float32", "test_split_task": own}
-        (folder / "run.json").write_text(json.dumps({**request, "output": str(folder / "output")}))
+    for name, weights in (("base", None), ("tuned", run / "acme.support" / "payload")):
+        folder = write_run(tmp_path / name, tiny_model_folder, tuned=weights, test_split_task=own)
         assert evaluate(folder) == 0
         outputs.append(folder / "output")
     base, tuned = outputs

@@ -148,7 +148,7 @@ def test_a_fall_of_the_benchmark_stops_too(runs: Runs) -> None:
                 "tasks": tasks_digest(tasks, runs.folder / "project"),
                 "project": str(runs.folder / "project"),
             },
-            training={**settings, "watch": {"questions": 8, **watch}},
+            training={**settings, "watch": {"questions": 30, **watch}},
         )
 
     free = prepared("free", [f"always_{gold}.yaml" for gold in range(4)])
