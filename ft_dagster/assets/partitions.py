@@ -6,6 +6,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.spec import VariantKey
 
 PARTITIONS = "ft_dagster_variant"  # shared by every code location of an instance
+VARIANT_TAG = "ft/variant"  # of a run: whose it is to the queue
 VARIANTS = dg.DynamicPartitionsDefinition(name=PARTITIONS)
 
 
@@ -18,7 +19,7 @@ def variant_of(context: dg.AssetExecutionContext) -> VariantKey:
         raise UserError(
             "a run is for one variant", value=f"{start}...{end}", fix="Launch one run per partition instead"
         )
-    queued_as = context.run.tags.get("ft/variant", start)
+    queued_as = context.run.tags.get(VARIANT_TAG, start)
     if queued_as != start:
         raise UserError(
             "a run of one variant that was queued as another's",

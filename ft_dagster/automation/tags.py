@@ -2,11 +2,12 @@
 
 import dagster as dg
 
+from ft_dagster.assets.partitions import VARIANT_TAG
 from ft_dagster.errors import UserError
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, VariantKey
 
-TENANT, VARIANT, REASON, DUE = "ft/tenant", "ft/variant", "ft/reason", "ft/due"
+TENANT, VARIANT, REASON, DUE = "ft/tenant", VARIANT_TAG, "ft/reason", "ft/due"
 PARTITION, PRIORITY = "dagster/partition", "dagster/priority"
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 STARTED_BY = {

@@ -99,6 +99,7 @@ def _found(instance: DagsterInstance, keys: list[VariantKey]) -> tuple[list[Laun
 @app.command()
 def status(context: typer.Context, variants: Keys = None, as_json: Json = False) -> None:
     """Each variant's newest artifacts and release, from the store alone; what of them is broken."""
+    from ft_dagster.report.tables import ABSENT, GATE_STYLE
     from ft_dagster.stages.summary import stage_digests, variant_row
 
     settings = load_settings(context.obj)
@@ -121,7 +122,7 @@ def status(context: typer.Context, variants: Keys = None, as_json: Json = False)
     table = Table("variant", "newest stage", "gate", "version", "digest", "stale")
     for row, stages in rows:
         done = [stage for stage, digest in stages.items() if digest]
-        gate = "-" if row.verdict is None else "[green]pass[/]" if row.verdict.passed else "[red]fail[/]"
+        gate = f"[{GATE_STYLE[row.outcome]}]{row.outcome or ABSENT}[/]"
         version = "-" if row.version is None else str(row.version)
         digest, stale = (row.digest or "-")[:12], row.stale or "-"
         table.add_row(row.variant, done[-1] if done else "-", gate, version, digest, stale)
@@ -160,13 +161,13 @@ def compare(
 def _rules_table(row: VariantRow) -> Table:
     from ft_dagster.report.tables import change
 
-    table = Table("task", "base → tuned", "difference (95% interval)", "margin", "holds", title=row.variant)
+    table = Table("task", "base → tuned", "difference (interval)", "margin", "holds", title=row.variant)
     for rule in row.rules:
         low, high = rule.interval
         table.add_row(
             f"{rule.task}\n[dim]{rule.metric}[/]",
             change(rule.metric, rule.base, rule.tuned),
-            f"{rule.difference:+.3f} ({low:+.3f} to {high:+.3f})",
+            f"{rule.difference:+.3f} ({low:+.3f} to {high:+.3f}, {100 * rule.confidence:.3g}%)",
             f"{rule.margin:g}",
             "[green]yes[/]" if rule.passed else "[red]no[/]",
         )

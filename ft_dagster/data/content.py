@@ -14,9 +14,8 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-NORMALIZATION = (
-    1  # raise it, and the versions of the stages that read it, when the same text changes its form
-)
+# Raise it, and the versions of the stages that read it, when the same text changes its form.
+NORMALIZATION = 1
 ID_LENGTH = 32  # hexadecimal digits of an identity that name a question
 WORD = re.compile(r"[^\W_]+")
 # Unicode's Default_Ignorable_Code_Point: soft hyphens, zero-width spaces and joiners, variation selectors.

@@ -181,10 +181,14 @@ class _Filters:
         self._overlaps: dict[str, Counter[str]] = {}
 
     def left_out(self, row: Row) -> Dropped | None:
-        """Why the row is left out; None for one that is kept."""
+        """Why the row is left out, None for one that is kept; either is counted."""
         if row.group is not None:
             self.groups.join(row.first_turn, row.group)
         found = self._reason(row)
+        self._count(row, found)
+        return found
+
+    def _count(self, row: Row, found: Dropped | None) -> None:
         self.read += 1
         counts = self._by_source.setdefault(row.named, Counter(read=0, kept=0))
         counts["read"] += 1
@@ -193,7 +197,6 @@ class _Filters:
             self.dropped[found.reason] += 1
         if found is not None and found.task is not None:
             self._overlaps.setdefault(found.task, Counter())[row.named] += 1
-        return found
 
     def figures(self) -> dict[str, Any]:
         """What was read and left out, by reason and by source; what overlaps, by task and source; and how

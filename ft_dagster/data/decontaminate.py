@@ -18,8 +18,8 @@ from pyarrow.parquet import ParquetFile
 
 from ft_dagster.data.content import normal_text, words_of
 
-SHORTEST = 8  # words of an evaluation text shorter than n that count by themselves, as one run
-LEAST = 3  # words of a shorter question: it counts where an answer of it stands beside it
+LEAST_ALONE = 8  # words of an evaluation text shorter than n that count by themselves, as one run
+LEAST_WITH_ANSWER = 3  # words of a shorter question: it counts where an answer of it stands beside it
 MOST_KNOWN = 1 << 17  # words whose hash is kept
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so that every position of a run counts
 ITEMS_SCHEMA = pa.schema(
@@ -57,7 +57,7 @@ class EvaluationGrams:
 
     def __init__(self, items: Iterable[AskedItem], n: int) -> None:
         """`items` is read once; `n` in words."""
-        alone = min(n, SHORTEST)
+        alone = min(n, LEAST_ALONE)
         self.ignored = 0
         self._tasks: dict[str, int] = {}
         runs = _Collected()
@@ -71,7 +71,7 @@ class EvaluationGrams:
                 if length >= alone:
                     runs.add(length, _runs(words, length), task)
             said = [words for words in answers if len(words)]
-            pairs = [words for words in questions if said and LEAST <= len(words) < alone]
+            pairs = [words for words in questions if said and LEAST_WITH_ANSWER <= len(words) < alone]
             for words in pairs:
                 whole = int(_runs(words, len(words))[0])
                 short.setdefault(len(words), {}).setdefault(whole, (task, []))[1].extend(said)

@@ -21,6 +21,7 @@ from ft_dagster.spec.keys import VariantKey
 from ft_dagster.spec.variant import BaseModelSpec
 from ft_dagster.store.artifacts import Artifact, Place, find_artifact, verify_artifact
 from ft_dagster.store.blobs import Store
+from ft_dagster.store.heads import SHARED
 
 FIELD = "base_model.variant"
 MODEL = "model"  # the folder of a derived base, inside its payload
@@ -91,7 +92,7 @@ def released_parent(
     export = find_artifact(store, Place(prefix, EXPORT, entry.export_key))
     if export is None or (export.digest, export.inputs[WEIGHTS]) != (entry.export, entry.weights):
         raise _gone(key, entry.version, "its export", file)
-    base = find_digest(store, (prefix, "shared"), BASE, export.inputs[BASE])
+    base = find_digest(store, (prefix, SHARED), BASE, export.inputs[BASE])
     if base is None:
         raise _gone(key, entry.version, "the record of its base", file)
     adapter = any(part["path"] == ADAPTER_CONFIG for part in export.predicate["payload"])

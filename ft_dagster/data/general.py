@@ -62,7 +62,6 @@ class GeneralText:
         self._ratio = share / (1 - share)
         self._pending: Chunk | None = None
         self.given = 0  # trained tokens
-        self.exhausted = False
 
     def needed(self, task_trained: int) -> int:
         """Trained general tokens that belong to this many trained task tokens."""
@@ -74,7 +73,6 @@ class GeneralText:
             if self._pending is None:
                 self._pending = next(self._chunks, None)
             if self._pending is None:
-                self.exhausted = True
                 return
             if self._pending.trained_tokens > missing and not last:
                 return

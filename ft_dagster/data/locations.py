@@ -42,8 +42,8 @@ HUB_LIST = "Name one that sources.hub in ft_dagster.yaml allows, or let the plat
 
 
 class DeclaredAt(NamedTuple):
-    """Who asked for a source: the declaration's file, the field in it ("data.sources[0]"), and what a tenant
-    may read; None: the platform asks, who may read all.
+    """Who asked for a source: the declaration's file, the field in it ("data.sources[0]"), and what its
+    tenant may read. No `roots`: the platform asks, and may read all.
     """
 
     file: object = None
@@ -116,10 +116,10 @@ def data_files(source: SourceSpec, project: Path, asked: DeclaredAt) -> list[Dat
     asked.check_place(source.path, source.path if remote else path)
     fs = s3() if remote else fsspec.filesystem("file")
     with s3_errors(source.path, asked):
-        roots = _roots(fs, path)
-        if not roots:
+        matches = _matches(fs, path)
+        if not matches:
             raise _missing(fs, source, path, asked)
-        found = [file for root in roots for file in _expand(fs, root, source, asked)]
+        found = [file for match in matches for file in _expand(fs, match, source, asked)]
     files = [path for path in dict.fromkeys(found) if file_type(path)]
     if not files:
         raise asked.error("no data file there", source.path, f"Supported are {SUPPORTED}")
@@ -170,7 +170,7 @@ def _absolute(path: str, project: Path) -> str:
     return os.path.normpath(project.absolute() / expanded(path))
 
 
-def _roots(fs: Any, path: str) -> list[str]:
+def _matches(fs: Any, path: str) -> list[str]:
     """The path itself if it exists, else what it matches as a glob."""
     if fs.exists(path):
         return [path.rstrip("/")]

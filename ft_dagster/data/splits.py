@@ -33,9 +33,8 @@ class SplitGroups:
     """
 
     def __init__(self) -> None:
-        self._above: dict[
-            bytes, bytes
-        ] = {}  # of a group or turn, another of the same split; itself: the root
+        # Of a group or turn, another of the same split; of the root, itself.
+        self._above: dict[bytes, bytes] = {}
         self._smallest: dict[bytes, bytes] = {}  # of a root, the smallest of its groups
 
     def join(self, first_turn: str, group: str) -> None:

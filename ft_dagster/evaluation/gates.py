@@ -17,7 +17,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.degeneration import DEGENERATE
 from ft_dagster.evaluation.paired import Comparison, compare_paired, holm, not_a_number
 from ft_dagster.evaluation.power import LOSS_BOUND, level_of
-from ft_dagster.evaluation.samples import FORMER, Role, Sample, main_metric, read_samples, write_samples
+from ft_dagster.evaluation.samples import FORMER, Role, Sample, main_metric
 from ft_dagster.evaluation.sentences import sentence_of
 from ft_dagster.lineage.verdict import Outcome, Rule, RuleName, Verdict
 from ft_dagster.objectives import DEFAULT, objective_of
@@ -34,10 +34,8 @@ __all__ = [
     "check_metrics",
     "gates_digest",
     "judge",
-    "read_samples",
     "regression",
     "with_rules",
-    "write_samples",
 ]
 
 RULES_VERSION = 3  # raise it when the same samples and margins may give another verdict
@@ -218,7 +216,7 @@ def _by_task(
 
 
 def _names_of(role: Role, task: str) -> tuple[str, ...]:
-    """What declarations may call a task: the test split's had another name in version 0.1."""
+    """What declarations may call a task: the test split's may have the name that it has in older stores."""
     former = [old for old, now in FORMER.items() if role == now]
     return (task, *former)
 
@@ -382,7 +380,7 @@ def _verdict(rules: tuple[Rule, ...], gates: GatesSpec, tries: int) -> Verdict:
 
 
 def _settled(rules: Sequence[Rule], gates: GatesSpec, tries: int) -> tuple[Rule, ...]:
-    """The rules, of those that are tests the harm adjusted together."""
+    """The rules with outcome and sentence; those that are tests have their p adjusted together."""
     tests = [rule.p for rule in rules if rule.p is not None]
     harms = iter(holm(tests).tolist() if tests else [])
     return tuple(rule if rule.p is None else _decided(rule, next(harms), gates, tries) for rule in rules)

@@ -1,4 +1,4 @@
-"""What an evaluation measured, by digest: said by the program of what it read, compared by who asked it."""
+"""What an evaluation measured, by digest: the program says what it read, the stage what it asked."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Measured:
         return asdict(self)
 
 
-def asked_by(request: EvaluationRequest) -> Measured:
+def expected_of(request: EvaluationRequest) -> Measured:
     """What an evaluation of this request has to measure."""
     tuned = request.model.tuned
     return _measured(

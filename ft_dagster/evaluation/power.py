@@ -21,15 +21,15 @@ GENERAL_TEXTS = 200  # held-out general texts that are read even where evaluatio
 DISCORDANT = 0.10  # share of the answers that differ between base and tuned model, before any is known
 
 
-def level_of(alpha: float, attempt: int = 1) -> float:
-    """The level of try number `attempt` (from 1) of the same weights: alpha / (k (k + 1)).
+def level_of(alpha: float, ordinal: int = 1) -> float:
+    """The level of try number `ordinal` = k (from 1) of the same weights: alpha / (k (k + 1)).
 
     The shares 1/2, 1/6, 1/12, ... add up to 1, so that however often the same weights are asked other
     questions, a fall as large as the margin passes in at most `alpha` of all. Raises ValueError below 1.
     """
-    if attempt < 1:
-        raise ValueError(f"tries are counted from 1: {attempt}")
-    return alpha / (attempt * (attempt + 1))
+    if ordinal < 1:
+        raise ValueError(f"tries are counted from 1: {ordinal}")
+    return alpha / (ordinal * (ordinal + 1))
 
 
 def least_questions(margin: float, *, bound: float = 1.0, alpha: float = ALPHA) -> int:

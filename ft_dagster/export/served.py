@@ -13,7 +13,7 @@ from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.release import export_of, production
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, variant_files
-from ft_dagster.store import Artifact, Store
+from ft_dagster.store import SHARED, Artifact, Store
 
 
 class ServedBase(NamedTuple):
@@ -43,7 +43,7 @@ def _add(
     payload = export.folder(store, settings.cache_folder) / "payload"
     config = json.loads((payload / "adapter_config.json").read_text("utf-8"))
     digest = export.inputs["base_model"]
-    base = find_digest(store, (key.prefix, "shared"), "base_model", digest)
+    base = find_digest(store, (key.prefix, SHARED), "base_model", digest)
     reference = digest if base is None else _reference(base, store, settings)
     adapter = ReleasedAdapter(
         str(key),

@@ -20,27 +20,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ft_dagster.errors import UserError
-from ft_dagster.provenance.digest import FileDigest, payload_digest
+from ft_dagster.provenance.digest import FileDigest, files_below, payload_digest
+from ft_dagster.provenance.stamp import Stamp
 
 FOLDER = "held"  # below a program's output
 _DESCRIPTORS = Path("/proc/self/fd")
 CLOCK_STEP_NS = 20_000_000  # a change time counts in steps of 1 to 10 ms
 SETTLING_TRIES = 100
 _AGAIN = "Run it again, with nothing else writing there"
-
-
-class Stamp(NamedTuple):
-    """What changes when a file is replaced, written to or moved. `mtime` can be set back, `ctime` cannot."""
-
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-    @classmethod
-    def of(cls, found: os.stat_result) -> Stamp:
-        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 class HeldTree(NamedTuple):
@@ -70,9 +57,9 @@ class HeldFiles:
     def tree(self, name: str, source: Path, files: Mapping[str, str] | None = None) -> HeldTree:
         """Hold `files` (path below `source` -> sha256) and nothing else of it; None: every file there is.
 
-        Raises UserError for the first that is not there, or has other bytes.
+        Raises UserError for the first that is not there or has other bytes, without `files` also for a link.
         """
-        inside: Mapping[str, str | None] = _all_below(source) if files is None else files
+        inside = dict.fromkeys(files_below(source)) if files is None else files
         found = [
             FileDigest(path, *self._link(self.folder / name / path, source / path, sha256))
             for path, sha256 in sorted(inside.items())
@@ -209,8 +196,3 @@ def _still_named(source: Path, stamp: Stamp) -> bool:
         return Stamp.of(source.stat()) == stamp
     except OSError:
         return False
-
-
-def _all_below(folder: Path) -> Mapping[str, str | None]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): None for path in files}

@@ -18,6 +18,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from ft_dagster.provenance.digest import sha256_file
+from ft_dagster.provenance.stamp import Stamp
 
 FILE = "digests.sqlite"
 SETTLED_SECONDS = 2.0  # coarser than the clock of any file system that we know, FAT's apart
@@ -25,7 +26,6 @@ TABLE = (
     "CREATE TABLE IF NOT EXISTS digests (device INTEGER, inode INTEGER, size INTEGER, mtime_ns INTEGER, "
     "ctime_ns INTEGER, sha256 TEXT, PRIMARY KEY (device, inode)) WITHOUT ROWID"
 )
-Stamp = tuple[int, int, int, int, int]  # device, inode, size, mtime_ns, ctime_ns
 
 
 def cached_sha256(path: Path, cache: Path | None, *, fresh: bool = False) -> str:
@@ -44,7 +44,7 @@ def cached_digests(paths: Sequence[Path], cache: Path | None, *, fresh: bool = F
         stamp = _stamp(path)
         if stamp not in known:
             known[stamp] = _written_and_hashed(path)
-            if _stamp(path) == stamp and time.time() - max(stamp[3:]) / 1e9 > SETTLED_SECONDS:
+            if _stamp(path) == stamp and time.time() - stamp.newest_ns / 1e9 > SETTLED_SECONDS:
                 learned[stamp] = known[stamp]
         found.append(known[stamp])
     if learned:
@@ -53,8 +53,7 @@ def cached_digests(paths: Sequence[Path], cache: Path | None, *, fresh: bool = F
 
 
 def _stamp(path: Path) -> Stamp:
-    found = path.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return Stamp.of(path.stat())
 
 
 def _written_and_hashed(path: Path) -> str:
@@ -87,10 +86,9 @@ def _learn(cache: Path, learned: dict[Stamp, str]) -> None:
         (cache / FILE).unlink(missing_ok=True)
 
 
-def _as_stored(stamp: Stamp) -> Stamp:
+def _as_stored(stamp: Stamp) -> tuple[int, ...]:
     """Numbers of 64 bits without a sign, as SQLite takes them."""
-    device, inode, *rest = (number - 2**64 if number >= 2**63 else number for number in stamp)
-    return device, inode, rest[0], rest[1], rest[2]
+    return tuple(number - 2**64 if number >= 2**63 else number for number in stamp)
 
 
 def _open(cache: Path) -> sqlite3.Connection:

@@ -43,8 +43,8 @@ def sweep_table(runs: Sequence[Row], by: str) -> Table:
     table = _table(
         f"ranked by the {by}",
         [
-            "", "run", "task base → tuned", "difference (95%)", "general", "validation loss", "time\nFLOPs",
-            "weights",
+            "", "run", "task base → tuned", "difference (interval)", "general", "validation loss",
+            "time\nFLOPs", "weights",
         ],
     )  # fmt: skip
     for place, run in enumerate(runs, 1):
@@ -106,7 +106,7 @@ def _judgement(run: Row, rule: str, task: str) -> str:
 
 
 def _difference(rule: Rule) -> str:
-    """The difference to the base and its 95% interval: points of a share, or the metric's own unit."""
+    """The difference to the base, with its interval: points of a share, or the metric's own unit."""
     values = [rule.difference, *rule.interval]
     if not all(map(math.isfinite, values)):
         return ABSENT

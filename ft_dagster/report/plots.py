@@ -255,7 +255,7 @@ def _score_panel(axes: Axes, rules: Sequence[Rule], *, percent: bool) -> None:
 
 
 def _whiskers(axes: Axes, rules: Sequence[Rule], at: Sequence[float], scale: float) -> None:
-    label: str | None = "95% interval of the difference"
+    label: str | None = "interval of the difference"
     for rule, y in zip(rules, at, strict=True):
         ends = [scale * end for end in _interval(rule)]
         axes.plot(ends, [y, y], color=ORANGE, linewidth=2, marker="|", markersize=7, label=label)
@@ -263,7 +263,7 @@ def _whiskers(axes: Axes, rules: Sequence[Rule], at: Sequence[float], scale: flo
 
 
 def _interval(rule: Rule) -> tuple[float, float]:
-    """The 95% interval of the tuned value, given the base's; the value itself where that is unknown."""
+    """The interval of the tuned value, given the base's; the value itself where that is unknown."""
     low, high = rule.interval
     if not (math.isfinite(low) and math.isfinite(high)):
         return rule.tuned, rule.tuned

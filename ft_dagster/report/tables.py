@@ -132,18 +132,17 @@ def _variant_cells(row: VariantRow) -> list[Any]:
         (count(row.trained_tokens), percent(row.general_share)),
         _task(row.rules),
         _general(row.rules),
-        (_GATE[row.outcome],),
+        (row.outcome,),
         (row.export, size(row.size_bytes)),
         ((row.digest or ABSENT)[:12], ABSENT if row.version is None else f"version {row.version}"),
     ]
     cells = [Text("\n".join(part or ABSENT for part in parts)) for parts in lines]
     cells[0].stylize("bold", 0, len(row.variant))
-    cells[5].stylize(_STYLE[row.outcome])
+    cells[5].stylize(GATE_STYLE[row.outcome])
     return cells
 
 
-_GATE = {"pass": "pass", "fail": "fail", "undecided": "undecided", None: ABSENT}
-_STYLE = {"pass": "green", "fail": "red", "undecided": "yellow", None: "dim"}
+GATE_STYLE = {"pass": "green", "fail": "red", "undecided": "yellow", None: "dim"}  # by outcome
 
 
 def _task(rules: Sequence[Rule]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ft_dagster.settings import Settings, load_settings
-from ft_dagster.spec import CorpusSpec, Declarations, Declared, VariantKey
+from ft_dagster.spec import Declarations
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,3 @@ class Tenants:
     def declarations(self) -> Declarations:
         """All of them as they stand now: one view for whoever asks about more than one."""
         return Declarations(self.folder)
-
-    def variants(self) -> list[VariantKey]:
-        return list(self.declarations())
-
-    def declared(self, key: VariantKey) -> Declared:
-        return self.declarations().declared(key)
-
-    def corpora(self) -> dict[str, CorpusSpec]:
-        declarations = self.declarations()
-        return {name: declarations.corpus(name) for name in declarations.corpus_files()}

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from ft_dagster.errors import UserError, UserErrors, all_of
+from ft_dagster.provenance.stamp import Stamp
 from ft_dagster.spec.defaults import merge
 from ft_dagster.spec.keys import VariantKey
 from ft_dagster.spec.validation import nearest, validate
@@ -26,7 +27,6 @@ DEFAULTS = "defaults.yaml"
 SUFFIXES = (".yaml", ".yml")
 SETTLED_NS = 2_000_000_000  # a file written since may be written again without a new stamp
 T = TypeVar("T")
-Stamp = tuple[int, int, int, int] | None  # None: the file is not there
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,15 @@ class _Remembered:
     most = 50_000
 
     def __init__(self) -> None:
-        self._made: dict[Path, tuple[tuple[Stamp, ...], Any]] = {}
+        self._made: dict[Path, tuple[tuple[Stamp | None, ...], Any]] = {}
 
-    def get(self, name: Path, stamps: tuple[Stamp, ...]) -> Any:
+    def get(self, name: Path, stamps: tuple[Stamp | None, ...]) -> Any:
         before = self._made.get(name)
         return before[1] if before is not None and before[0] == stamps else None
 
-    def put(self, name: Path, stamps: tuple[Stamp, ...], made: Any) -> None:
+    def put(self, name: Path, stamps: tuple[Stamp | None, ...], made: Any) -> None:
         now = time.time_ns()
-        if all(stamp is None or now - max(stamp[:2]) > SETTLED_NS for stamp in stamps):
+        if all(stamp is None or now - stamp.newest_ns > SETTLED_NS for stamp in stamps):
             if len(self._made) >= self.most:
                 self._made.clear()
             self._made[name] = stamps, made
@@ -86,7 +86,7 @@ class Declarations:
     def __init__(self, project: Path) -> None:
         self.project = project
         self.folder = project / "tenants"
-        self._stamps: dict[Path, Stamp] = {}
+        self._stamps: dict[Path, Stamp | None] = {}
         self._judged: dict[VariantKey, ReadDeclaration] = {}
         self._cycles: dict[VariantKey, tuple[VariantKey, ...]] = {}  # (): its parents end
 
@@ -191,7 +191,7 @@ class Declarations:
         places = (self.folder / key.tenant / f"{key.variant}{suffix}" for suffix in SUFFIXES)
         return next((place for place in places if self._stamp(place) is not None), None)
 
-    def _stamp(self, file: Path) -> Stamp:
+    def _stamp(self, file: Path) -> Stamp | None:
         if file not in self._stamps:
             self._stamps[file] = _stamp_of(file)
         return self._stamps[file]
@@ -321,8 +321,8 @@ def _unreadable(error: UserError, file: Path) -> ReadDeclaration:
     return ReadDeclaration(None, {}, all_of(error), {}, file)
 
 
-def _stamp_of(file: Path) -> Stamp:
-    """Times of content and of inode in ns, size, inode; of a link to nothing, the link's own."""
+def _stamp_of(file: Path) -> Stamp | None:
+    """None: the file is not there; of a link to nothing, the link's own."""
     try:
         found = file.stat()
     except OSError:
@@ -330,4 +330,4 @@ def _stamp_of(file: Path) -> Stamp:
             found = os.lstat(file)
         except OSError:
             return None
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
+    return Stamp.of(found)

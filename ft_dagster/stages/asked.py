@@ -11,7 +11,7 @@ from typing import Any
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.answer_scores import find_database
 from ft_dagster.evaluation.arithmetic import Dtype
-from ft_dagster.evaluation.measured import asked_by
+from ft_dagster.evaluation.measured import expected_of
 from ft_dagster.evaluation.request import (
     BaseFiles,
     EvaluationRequest,
@@ -116,7 +116,7 @@ class ModelQuestions:
         Raises UserError where it says that it measured anything else than was asked.
         """
         figures = hands.run("evaluation", attempt, lambda output: self.request(hands, output), into=into)
-        check_measured(figures, asked_by(self.request(hands, attempt.folder)).to_json())
+        check_measured(figures, expected_of(self.request(hands, attempt.folder)).to_json())
         return figures
 
     def request(self, hands: Hands, output: Path) -> EvaluationRequest:

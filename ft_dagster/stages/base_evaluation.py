@@ -15,10 +15,10 @@ from ft_dagster.stages import asked
 from ft_dagster.stages.asked import ModelQuestions, scores_in
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.models import base_of
-from ft_dagster.stages.stage import SHARED, Owner, Stage
+from ft_dagster.stages.stage import Owner, Stage
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Workspace
-from ft_dagster.store import Artifact, Attempt
+from ft_dagster.store import SHARED, Artifact, Attempt
 
 
 @dataclass(frozen=True)

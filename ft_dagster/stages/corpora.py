@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ft_dagster.errors import UserError
-from ft_dagster.stages.stage import SHARED
-from ft_dagster.store import Artifact, Store, read_head
+from ft_dagster.store import SHARED, Artifact, Store, read_head
 
 NAME = "general_corpus"
 

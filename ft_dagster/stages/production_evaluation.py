@@ -17,10 +17,10 @@ from ft_dagster.stages import asked
 from ft_dagster.stages.asked import ModelQuestions, scores_in
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.models import base_of, weights_of
-from ft_dagster.stages.stage import SHARED, Stage
+from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Desk
-from ft_dagster.store import Artifact, Attempt, Place, find_artifact, verify_artifact
+from ft_dagster.store import SHARED, Artifact, Attempt, Place, find_artifact, verify_artifact
 
 
 class ProductionGone(UserError):

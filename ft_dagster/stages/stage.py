@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 I = TypeVar("I")  # noqa: E741  # the dataclass of a stage's inputs
 Owner = Literal["variant", "shared"]
-SHARED = "shared"  # the part of the store that is all tenants'
 
 
 @dataclass(frozen=True)

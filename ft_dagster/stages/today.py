@@ -1,4 +1,4 @@
-"""The desk as the tenant's file has the declaration now, whatever was frozen when the last run began.
+"""A workspace with the declaration as it is now, whatever was frozen when the last run began.
 
 A release is judged by what is declared on its day: more questions, another benchmark or another seed demand
 another evaluation, and no other is taken for it.
@@ -26,8 +26,8 @@ _EVALUATION, _BEFORE = evaluation.STAGE.name, base_evaluation.STAGE.name
 
 @dataclass(frozen=True)
 class Today(Workspace):
-    """Nothing is made at it but what the version in production is asked: what else is demanded and is not
-    there is a UserError. Device and arithmetic are those of the newest evaluation, wherever it ran.
+    """It makes one artifact alone, `production_evaluation`; any other that is demanded has to be in the
+    store. Device and arithmetic are those of the newest evaluation, wherever it ran.
     """
 
     @cached_property
@@ -64,7 +64,7 @@ class Today(Workspace):
             changed = differences(recipe, newest)
             what = ", ".join(changed) or f"the version of {stage.name}"
             raise UserError(
-                f"{what} changed after the evaluation: it is not the one that is demanded now",
+                f"{what} changed after the evaluation: the declaration of today demands another",
                 file=self.declared_in,
                 fix="Materialize declaration, base_evaluation and evaluation again",
             )
@@ -78,7 +78,7 @@ class Today(Workspace):
 
 
 def today(workspace: Workspace) -> Today:
-    """The same desk, with the declaration as it is now. Raises UserError."""
+    """The same workspace, with the declaration as it is now."""
     return Today(workspace.settings, workspace.key, workspace.run, workspace.trial, workspace.launcher)
 
 
@@ -88,7 +88,7 @@ def refuse_unjudged(workspace: Workspace) -> None:
     workspace.upstream("fine_tuned_model")
     if today(workspace).find(evaluation.STAGE).place != workspace.upstream(_EVALUATION).place:
         raise UserError(
-            "the newest evaluation is not the one that is demanded now",
+            "the newest evaluation is not the one that the declaration of today demands",
             file=workspace.declared_in,
             fix="Materialize declaration, base_evaluation and evaluation again",
         )

@@ -31,9 +31,7 @@ RENDERED = (
     "data.samples",
     "training.seed",
 )
-
-
-GUARDED = (*RENDERED, "data.decontaminate")
+GUARDED = (*RENDERED, "data.decontaminate")  # where general text must not overlap the evaluation
 
 
 @dataclass(frozen=True)

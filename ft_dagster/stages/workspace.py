@@ -30,9 +30,9 @@ from ft_dagster.spec import Declared, VariantKey, VariantSpec, load_variant
 from ft_dagster.spec.overrides import refuse_fixed, with_overrides
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import key_parts
-from ft_dagster.stages.stage import SHARED, Stage
+from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.view import View
-from ft_dagster.store import Artifact, Attempt, Store, read_head, write_head
+from ft_dagster.store import SHARED, Artifact, Attempt, Store, read_head, write_head
 from ft_dagster.store.make import Recipe, make_artifact
 from ft_dagster.training.checkpoints import newest_good
 

@@ -10,9 +10,10 @@ from ft_dagster.store.artifacts import (
     verify_artifact,
 )
 from ft_dagster.store.blobs import Store, unreachable
-from ft_dagster.store.heads import read_head, write_head
+from ft_dagster.store.heads import SHARED, read_head, write_head
 
 __all__ = [
+    "SHARED",
     "Artifact",
     "Attempt",
     "Place",

@@ -12,12 +12,10 @@ from ft_dagster.evaluation.gates import (
     check_metrics,
     gates_digest,
     judge,
-    read_samples,
     regression,
     with_rules,
-    write_samples,
 )
-from ft_dagster.evaluation.samples import Sample
+from ft_dagster.evaluation.samples import Sample, read_samples, write_samples
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.spec.variant import GatesSpec
 from tests.evaluation.questions import sample

@@ -11,6 +11,7 @@ from ft_dagster.planning.cost.serving import serve_copies
 from ft_dagster.planning.cost.training_cost import UTILIZATION
 from ft_dagster.planning.methods import rules
 from ft_dagster.planning.methods.question import Figures, Question, figures_of
+from ft_dagster.spec.variant import EvaluationSpec
 from tests.planning.llama import A100_80
 from tests.planning.memory_formula import CATALOGUE, LLAMA_7B, LLAMA_13B, LLAMA_70B, Shape, candidate
 from tests.present import present
@@ -65,7 +66,9 @@ def test_the_default_utilizations_are_the_codes() -> None:
 def test_the_questions_of_a_margin_are_the_formulas() -> None:
     level, margins = level_of(ALPHA), (0.01, 0.02, 0.03, 0.05, 0.10)
     row("questions", *(f"{questions_needed(margin, alpha=level):,}" for margin in margins))
-    assert f"The default of 400 questions shows {100 * margin_seen(400, alpha=level):.1f} points" in PAGE
+    limit = present(EvaluationSpec().limit)
+    seen = 100 * margin_seen(limit, alpha=level)
+    assert f"The default of {limit} questions shows {seen:.1f} points" in PAGE
 
 
 def test_ten_70b_are_as_many_cards_as_the_page_says() -> None:
