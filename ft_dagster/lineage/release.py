@@ -125,11 +125,14 @@ def record_release(
         versions, serving = _versions(past), _in_production(past)
         same = [old for old in versions.values() if old.export == made.export]
         if same:
-            return _again(same, past, request)
-        _same_production(candidate.held_against, past)
-        version = max(versions, default=0) + 1
-        waits = bool(request.approvers) or made.weights in _rolled_back_weights(past)
-        return replace(made, version=version, production=serving if waits else version), True
+            entry, new = _again(same, past, request)
+        else:
+            version = max(versions, default=0) + 1
+            waits = bool(request.approvers) or made.weights in _rolled_back_weights(past)
+            entry, new = replace(made, version=version, production=serving if waits else version), True
+        if new:
+            _same_production(candidate.held_against, past)
+        return entry, new
 
     return _change(store, prefix, request, decide)
 

@@ -554,6 +554,9 @@ def test_what_went_into_production_since_it_was_held_against_it_is_not_passed_ov
         put(store, replace(judged(store, "three"), held_against=seen))
     assert refused.value.value == 2
     assert put(store, replace(judged(store, "three"), held_against=history(store, PREFIX))).version == 3
+    with pytest.raises(UserError, match="another version went into production meanwhile"):
+        put(store, replace(judged(store, "one"), held_against=seen[:0]))
+    assert served(store) == 3
 
 
 def test_the_log_of_another_variant_is_refused(store: Store) -> None:
