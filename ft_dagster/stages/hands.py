@@ -97,7 +97,10 @@ class Hands:
             target = (into or attempt.folder) / part
             target.mkdir(parents=True, exist_ok=True)
             for file in (output / part).glob("*"):
-                shutil.move(file, target / file.name)
+                if part == "payload":  # made again from a checkpoint; a log is not
+                    shutil.move(file, target / file.name)
+                else:
+                    (shutil.copytree if file.is_dir() else shutil.copy2)(file, target / file.name)
         self.finished.append(run_dir)
         figures: dict[str, Any] = result["figures"]
         return figures

@@ -36,6 +36,8 @@ class AtOnce:
     def start(self, job: Job, say: Say) -> Job:
         self.run_dirs.append(job.run_dir)
         job.result_file.write_text(json.dumps(self.result))
+        (job.run_dir / "output" / "evidence").mkdir(exist_ok=True)
+        (job.run_dir / "output" / "evidence" / "log.jsonl").write_text("{}\n")
         return job
 
     def report(self, started: Job, say: Say) -> int:
@@ -114,6 +116,7 @@ def test_what_a_program_left_is_kept_until_it_is_committed(
             workspace.make(stage)
     (run_dir,) = launcher.run_dirs
     (run_dir / "output" / "checkpoints").mkdir()
+    assert (run_dir / "output" / "evidence" / "log.jsonl").exists()
     workspace.make(stage)
     assert launcher.run_dirs == [run_dir, run_dir]
     assert not run_dir.exists()
