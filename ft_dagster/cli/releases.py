@@ -35,10 +35,13 @@ def release(
 
     Only versions whose gate held are in the log; the bytes of the export are hashed again first.
     """
-    from ft_dagster.lineage.release import ReleaseRequest, promote
+    from ft_dagster.lineage.release import ReleaseRequest, aliases, promote
+    from ft_dagster.lineage.release import history as entries
 
     settings, declared = _declared(context, variant)
     store, prefix = settings.open_store(), _prefix(declared.key)
+    if version is None:  # named now, so that no other is promoted than is verified
+        version = aliases(entries(store, prefix))["candidate"]
     _verify(settings, prefix, version)
     policy = settings.policies().of(declared.key.tenant)
     request = ReleaseRequest(reason, by, policy.approvers_of(declared.spec))
@@ -61,11 +64,12 @@ def rollback(
     """
     from ft_dagster.lineage.release import ReleaseRequest, history, rollback, to_go_back_to
 
-    settings, declared = _declared(context, variant)
-    store, prefix = settings.open_store(), _prefix(declared.key)
-    _verify(settings, prefix, to_go_back_to(history(store, prefix), prefix, to))
+    settings, key = _released(context, variant)
+    store, prefix = settings.open_store(), _prefix(key)
+    to = to_go_back_to(history(store, prefix), prefix, to)
+    _verify(settings, prefix, to)
     entry = rollback(store, prefix, ReleaseRequest(reason, by), to)
-    _conclude(settings, declared.key, entry, as_json)
+    _conclude(settings, key, entry, as_json)
 
 
 @app.command()
@@ -75,8 +79,8 @@ def history(context: typer.Context, variant: Key, as_json: Json = False) -> None
     from ft_dagster.lineage.release import history as entries
     from ft_dagster.report.tables import HISTORY, history_rows
 
-    settings, declared = _declared(context, variant)
-    past = entries(settings.open_store(), _prefix(declared.key))
+    settings, key = _released(context, variant)
+    past = entries(settings.open_store(), _prefix(key))
     named = aliases(past)
     if as_json:
         print_json({"variant": variant, "aliases": named, "entries": [entry.to_json() for entry in past]})
@@ -92,6 +96,16 @@ def history(context: typer.Context, variant: Key, as_json: Json = False) -> None
 def _declared(context: typer.Context, variant: str) -> tuple[Settings, Declared]:
     settings = load_settings(context.obj)
     return settings, load_variant(settings.project, VariantKey.parse(variant))
+
+
+def _released(context: typer.Context, variant: str) -> tuple[Settings, VariantKey]:
+    """A variant with a release log, or a declared one: its file is no condition for taking back a version."""
+    from ft_dagster.lineage.release import history
+
+    settings, key = load_settings(context.obj), VariantKey.parse(variant)
+    if not history(settings.open_store(), _prefix(key)):
+        load_variant(settings.project, key)
+    return settings, key
 
 
 def _verify(settings: Settings, prefix: str, version: int | None) -> None:

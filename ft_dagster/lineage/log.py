@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE, ReleaseEntry, broken_entry
 from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.provenance.manifest import variant_of
 from ft_dagster.store.blobs import Store, as_stored
 
 CHAINED = 3  # the first schema whose entries name what stands before them
 HEAD = "head.json"
+AT_ONCE = 64  # entries read from a remote store together
 RESTORE = "Restore the log's folder from a backup"
 
 
@@ -37,14 +39,14 @@ def read_log(store: Store, prefix: str) -> ReleaseLog:
     entries: list[ReleaseEntry] = []
     hashes: list[str] = []
     newest, sha256 = _head(store, prefix)
-    for number in range(1, max(newest, *_numbers(store, prefix), 0) + 1):
-        path = _path(prefix, number)
-        try:
-            content = store.read(path)
-        except FileNotFoundError:
+    for path, content in _contents(store, prefix, max(newest, *_numbers(store, prefix), 0)):
+        if content is None:
             gone = "this entry of a release log is missing"
-            raise UserError(gone, file=store.uri(path), fix=RESTORE) from None
+            raise UserError(gone, file=store.uri(path), fix=RESTORE)
         entry = _entry(content, store.uri(path))
+        if entry.variant != variant_of(prefix):
+            another = f"an entry of another variant's release log ({entry.variant})"
+            raise UserError(another, file=store.uri(path), fix=RESTORE)
         _check_versions(entry, entries, store.uri(path))
         _check_link(entry, entries, hashes, store.uri(path))
         entries.append(entry)
@@ -71,7 +73,10 @@ def _head(store: Store, prefix: str) -> tuple[int, str]:
     path = f"{folder_of(prefix)}/{HEAD}"
     try:
         head = store.read_json(path)
-        return int(head["entries"]), str(head["sha256"])
+        entries, sha256 = head["entries"], str(head["sha256"])
+        if type(entries) is not int or entries < 1:
+            raise ValueError("not a number of entries")
+        return entries, sha256
     except FileNotFoundError:
         return 0, ""
     except (ValueError, KeyError, TypeError):
@@ -120,6 +125,13 @@ def _numbers(store: Store, prefix: str) -> list[int]:
     """Of the entries that are listed, in order; files without a number are not entries."""
     names = [name.removesuffix(".json") for name in store.names(folder_of(prefix)) if name.endswith(".json")]
     return [int(name) for name in names if name.isascii() and name.isdigit()]
+
+
+def _contents(store: Store, prefix: str, count: int) -> Iterator[tuple[str, bytes | None]]:
+    """(path, content) of the entries 1 to `count`, in order; None for one that is not there."""
+    for first in range(1, count + 1, AT_ONCE):
+        paths = [_path(prefix, number) for number in range(first, min(count + 1, first + AT_ONCE))]
+        yield from zip(paths, store.read_each(paths), strict=True)
 
 
 def _entry(content: bytes, file: str) -> ReleaseEntry:

@@ -41,7 +41,7 @@ class ReleaseCandidate:
     `verdict`: derived again from the evaluation's samples; `gates`: the digest of the
     gates as declared now; `certificate`: that of the export; `own_verdict`: the one on the export's own
     bytes, where it drifted from the weights that were judged; `unmeasured`: why it could not be held against
-    the version in production, where it could not.
+    the version in production, where it could not; `held_against`: the log by which it was (None: it was not).
     """
 
     export: Artifact
@@ -51,6 +51,7 @@ class ReleaseCandidate:
     certificate: Certificate
     own_verdict: Verdict | None = None
     unmeasured: str | None = None
+    held_against: Sequence[ReleaseEntry] | None = None
 
     def entry(self, variant: str, run_id: str | None) -> ReleaseEntry:
         """Its entry as version 1, before it is signed and numbered."""
@@ -124,10 +125,14 @@ def record_release(
         versions, serving = _versions(past), _in_production(past)
         same = [old for old in versions.values() if old.export == made.export]
         if same:
-            return _again(same, past, request)
-        version = max(versions, default=0) + 1
-        waits = bool(request.approvers) or made.weights in _rolled_back_weights(past)
-        return replace(made, version=version, production=serving if waits else version), True
+            entry, new = _again(same, past, request)
+        else:
+            version = max(versions, default=0) + 1
+            waits = bool(request.approvers) or made.weights in _rolled_back_weights(past)
+            entry, new = replace(made, version=version, production=serving if waits else version), True
+        if new:
+            _same_production(candidate.held_against, past)
+        return entry, new
 
     return _change(store, prefix, request, decide)
 
@@ -195,6 +200,18 @@ def _need_approvers(unmeasured: str | None, request: ReleaseRequest) -> None:
         )
 
 
+def _same_production(then: Sequence[ReleaseEntry] | None, past: Sequence[ReleaseEntry]) -> None:
+    """Raises UserError where another version is served than the one that a candidate was held against."""
+    now = _in_production(past)
+    if then is not None and _in_production(then) != now:
+        raise UserError(
+            "another version went into production meanwhile: it was held against the one before",
+            field="version",
+            value=now,
+            fix="Materialize release again",
+        )
+
+
 def check_bytes(candidate: ReleaseCandidate) -> None:
     """Raises UserError unless the gate and the certificate hold for exactly this export.
 
@@ -233,7 +250,11 @@ def history(store: Store, prefix: str) -> list[ReleaseEntry]:
 
 def production(store: Store, prefix: str) -> ReleaseEntry | None:
     """The release entry of the version that is served; None before the first."""
-    past = history(store, prefix)
+    return served_in(history(store, prefix))
+
+
+def served_in(past: Sequence[ReleaseEntry]) -> ReleaseEntry | None:
+    """The release entry of the version that is served after these entries."""
     version = _in_production(past)
     return None if version is None else _versions(past)[version]
 

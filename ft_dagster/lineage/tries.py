@@ -7,10 +7,16 @@ level. Tries are never changed or removed; the same questions keep their ordinal
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import PurePosixPath
 
 from ft_dagster.errors import UserError
+from ft_dagster.store.artifacts import Place, find_artifact
 from ft_dagster.store.blobs import Store
+
+EVALUATION = "evaluation"
+RESTORE = "Restore the folder from a backup"
 
 
 def try_of(store: Store, prefix: str, weights: str, questions: str) -> int:
@@ -23,8 +29,15 @@ def try_of(store: Store, prefix: str, weights: str, questions: str) -> int:
 
 def record_try(store: Store, prefix: str, weights: str, questions: str, ordinal: int) -> None:
     """Record that the weights are put to these questions, before they are. Raises UserError where the ordinal
-    is another set's.
+    is another set's, and where an evaluation of the weights stands whose own record is gone.
     """
+    known, evaluated = len(tries(store, prefix, weights)), _evaluated(store, prefix, weights)
+    if evaluated > known:
+        raise UserError(
+            f"{evaluated} sets of questions were put to these weights, and {known} are recorded",
+            file=store.uri(_folder(prefix, weights)),
+            fix=RESTORE,
+        )
     at = datetime.now(UTC).isoformat(timespec="seconds")
     content = json.dumps({"schema_version": 1, "questions": questions, "at": at}, indent=1)
     store.create_exclusively(_path(prefix, weights, ordinal), content.encode())
@@ -37,18 +50,38 @@ def record_try(store: Store, prefix: str, weights: str, questions: str, ordinal:
 
 
 def tries(store: Store, prefix: str, weights: str) -> list[str]:
-    """The digest of each set of questions that these weights were put to, in order. Raises UserError."""
+    """The digest of each set of questions that these weights were put to, in order. Raises UserError, also
+    where one is missing before another.
+    """
     found: list[str] = []
     while True:
         path = _path(prefix, weights, len(found) + 1)
         try:
             found.append(str(store.read_json(path)["questions"]))
         except FileNotFoundError:
-            return found
+            break
         except (ValueError, KeyError, TypeError):
             fix = "Restore the file from a backup"
             raise UserError("not a record of an evaluation", file=store.uri(path), fix=fix) from None
+    if any(name > PurePosixPath(path).name for name in store.names(_folder(prefix, weights))):
+        raise UserError("a record of an evaluation is missing", file=store.uri(path), fix=RESTORE)
+    return found
+
+
+def _evaluated(store: Store, prefix: str, weights: str) -> int:
+    """The highest ordinal that an evaluation of these weights has; one that cannot be read has none."""
+    highest = 0
+    for key in store.names(f"{prefix}/{EVALUATION}"):
+        with suppress(UserError):
+            found = find_artifact(store, Place(prefix, EVALUATION, key))
+            if found is not None and found.inputs.get("fine_tuned_model") == weights:
+                highest = max(highest, found.predicate["spec"].get("tries", 0))
+    return highest
+
+
+def _folder(prefix: str, weights: str) -> str:
+    return f"{prefix}/tries/{weights}"
 
 
 def _path(prefix: str, weights: str, ordinal: int) -> str:
-    return f"{prefix}/tries/{weights}/{ordinal:06d}.json"
+    return f"{_folder(prefix, weights)}/{ordinal:06d}.json"

@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from ft_dagster.provenance.stamp import Stamp
 
 FOLDER = "held"  # below a program's output
 _DESCRIPTORS = Path("/proc/self/fd")
+CLOCK_STEP_NS = 20_000_000  # a change time counts in steps of 1 to 10 ms
+SETTLING_TRIES = 100
 _AGAIN = "Run it again, with nothing else writing there"
 
 
@@ -134,12 +137,11 @@ class HeldFiles:
             except OSError as error:
                 fix = "Restore the file from a backup, or make again what recorded it"
                 raise UserError(f"cannot be read: {error.strerror}", file=file, fix=fix) from None
-            with suppress(OSError):  # so that a write through a memory map, from now on, moves its times
-                os.fsync(descriptor)
             found = os.fstat(descriptor)
             self._open[file] = descriptor, Stamp.of(found)
             if not stat.S_ISREG(found.st_mode):
                 raise UserError("not a regular file", file=file, fix="Put a file there")
+            self._open[file] = descriptor, _settled(descriptor, file)
         return self._open[file]
 
 
@@ -161,6 +163,24 @@ def held_files(folder: Path) -> Iterator[HeldFiles]:
         raise
     finally:
         held.close()
+
+
+def _settled(descriptor: int, file: Path) -> Stamp:
+    """Its stamp, once every later write to it, through a memory map too, moves its times.
+
+    A page that is written back moves them at the next write, and at no other until it is written back again:
+    so a stamp is taken only where nothing was written since the write-back began. Raises UserError for a file
+    that somebody does not stop writing to.
+    """
+    for _ in range(SETTLING_TRIES):
+        began = time.time_ns()
+        with suppress(OSError):  # a file system that has nothing to write back
+            os.fsync(descriptor)
+        stamp = Stamp.of(os.fstat(descriptor))
+        if not began - CLOCK_STEP_NS <= stamp.ctime_ns <= time.time_ns():
+            return stamp
+        time.sleep(CLOCK_STEP_NS / 1e9)
+    raise UserError("is being written to while it is read", file=file, fix=_AGAIN)
 
 
 def _readable(descriptor: int, source: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -56,7 +56,7 @@ def manifest_of(
     """The manifest of an artifact of these files, made in this environment."""
     return {
         "_type": STATEMENT,
-        "subject": [{"name": file.path, "digest": {"sha256": file.sha256}} for file in payload],
+        "subject": _subject(payload),
         "predicateType": PREDICATE,
         "predicate": {
             "schema_version": SCHEMA_VERSION,
@@ -89,6 +89,21 @@ def predicate_of(manifest: Any, where: object = None) -> dict[str, Any]:
     refuse_newer(found, SCHEMA_VERSION, file=where)
     known: dict[str, Any] = predicate
     return known
+
+
+def check_subject(manifest: Mapping[str, Any], where: object) -> None:
+    """Raises UserError unless the statement is about the payload's files: other tools read that alone."""
+    files = [FileDigest(**file) for file in manifest["predicate"]["payload"]]
+    if manifest.get("subject") != _subject(files):
+        raise UserError(
+            "a manifest that does not hold: its subject is not its list of files",
+            file=where,
+            fix="Restore the file from a backup",
+        )
+
+
+def _subject(payload: Sequence[FileDigest]) -> list[dict[str, Any]]:
+    return [{"name": file.path, "digest": {"sha256": file.sha256}} for file in payload]
 
 
 def check_predicate(predicate: Mapping[str, Any], prefix: str, stage: str, key: str, where: object) -> None:

@@ -19,6 +19,7 @@ from ft_dagster.spec.policy import Policy
 from ft_dagster.stages import asked, base_evaluation
 from ft_dagster.stages.asked import ModelQuestions, questions_digest, scores_in
 from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.held_out import refuse_trained_on
 from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.models import base_of, weights_of
 from ft_dagster.stages.policy import refuse_frozen
@@ -104,11 +105,12 @@ def checks(workspace: Workspace, artifact: Artifact) -> list[Check]:
 
 
 def refuse_evaluation(workspace: Workspace) -> None:
-    """Raises UserError where the frozen declaration passes below the floors of today's policy, and where the
-    base was asked otherwise than is declared: fewer examples before each question, say, and any tuned model
-    would look better.
+    """Raises UserError where the frozen declaration passes below the floors of today's policy, where the
+    weights may have been trained on what is asked, and where the base was asked otherwise than is declared:
+    fewer examples before each question, say, and any tuned model would look better.
     """
     refuse_frozen(workspace)
+    refuse_trained_on(workspace)
     before = workspace.upstream("base_evaluation")
     if workspace.recipe(base_evaluation.STAGE)[0].place != before.place:
         raise UserError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,9 @@ class Hands:
     """What a stage's `build` works with: folders and programs, and nothing of the declaration."""
 
     _workspace: Workspace
+    finished: list[Path] = field(
+        default_factory=list
+    )  # folders of programs, until what they made is committed
 
     @property
     def variant(self) -> str:
@@ -82,9 +85,9 @@ class Hands:
     ) -> dict[str, Any]:
         """Run a program of this package and take over what it wrote; returns its figures.
 
-        `request(output)` gives what it is asked, to be answered in the folder `output`. The run folder is
-        removed when the program has succeeded. `into`: a folder that takes payload and evidence instead of
-        the attempt's own.
+        `request(output)` gives what it is asked, to be answered in the folder `output`. The run folder stays
+        until the artifact is committed, so that a training goes on from its checkpoints. `into`: what
+        takes payload and evidence instead of the attempt's own folder.
         """
         run_dir = self._workspace.run_dir(attempt, "" if into is None else f".{into.name}")
         output = run_dir / "output"
@@ -94,7 +97,10 @@ class Hands:
             target = (into or attempt.folder) / part
             target.mkdir(parents=True, exist_ok=True)
             for file in (output / part).glob("*"):
-                shutil.move(file, target / file.name)
-        shutil.rmtree(run_dir)
+                if part == "payload":  # made again from a checkpoint; a log is not
+                    shutil.move(file, target / file.name)
+                else:
+                    (shutil.copytree if file.is_dir() else shutil.copy2)(file, target / file.name)
+        self.finished.append(run_dir)
         figures: dict[str, Any] = result["figures"]
         return figures

@@ -70,6 +70,20 @@ def refuse_method(workspace: Workspace, method: str) -> None:
         raise _as_error(breach, policies, tenant, workspace.declared_in)
 
 
+def refuse_made(workspace: Workspace, method: str, base: str | None, format: str) -> None:
+    """Raises UserError where weights and export, as they were made, are none that today's policy allows:
+    whatever is declared by now. `base`: as it was declared; None: another variant's release.
+    """
+    spec = workspace.spec
+    parts = {
+        "method": spec.method.model_copy(update={"name": method}),
+        "base_model": spec.base_model.model_copy(update={"source": base}),
+        "export": spec.export.model_copy(update={"format": format}),
+    }
+    policies, tenant = workspace.settings.policies(), workspace.key.tenant
+    _raise(_beyond(policies, tenant, spec.model_copy(update=parts), lambda field: workspace.declared_in))
+
+
 def _beyond(policies: Policies, tenant: str, spec: VariantSpec, file_of: FileOf) -> list[UserError]:
     found = breaches(policies.of(tenant), spec, tenant)
     return [_as_error(breach, policies, tenant, file_of(breach.field)) for breach in found]

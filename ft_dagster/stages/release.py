@@ -5,8 +5,8 @@ The last step, and no stage: it makes no artifact, it appends to the variant's r
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ft_dagster.data.derived import base_folder
 from ft_dagster.errors import UserError
@@ -22,14 +22,15 @@ from ft_dagster.lineage.release import (
     rolled_back,
 )
 from ft_dagster.lineage.verdict import Verdict
-from ft_dagster.spec.variant import BaseModelSpec, DataSpec, MethodSpec, VariantSpec
+from ft_dagster.spec.variant import DataSpec, VariantSpec
 from ft_dagster.stages import evaluation as evaluation_stage
-from ft_dagster.stages.base_model import read_record
-from ft_dagster.stages.policy import refuse_frozen
+from ft_dagster.stages.held_out import refuse_trained_on
+from ft_dagster.stages.policy import refuse_frozen, refuse_made
 from ft_dagster.stages.today import today
 from ft_dagster.stages.verdicts import Held, against_production, certificate_of, own_verdict, rejudge
 from ft_dagster.stages.workspace import Workspace, refuse_experiment
-from ft_dagster.store import SHARED, Artifact, verify_artifact
+from ft_dagster.store import Artifact, verify_artifact
+from ft_dagster.training.contract import PLAN_FILE
 
 NAME = "release"
 
@@ -55,10 +56,13 @@ def release(workspace: Workspace) -> Released:
     policy, store, spec = refuse_frozen(desk), desk.store, desk.spec
     export, tuned = desk.upstream("model_export"), desk.upstream("fine_tuned_model")
     evaluation = desk.find(evaluation_stage.STAGE)
+    refuse_trained_on(desk)
     verify_artifact(store, export, desk.cache)
     verdict = rejudge(desk, tuned, evaluation)
     check_base(desk, export)
-    refuse_frozen(desk, as_trained(desk, tuned))
+    certificate = certificate_of(desk, export)
+    refuse_made(desk, _method(desk, tuned), _declared_base(desk), certificate.format)
+    refuse_frozen(desk, _as_cleaned(desk, tuned))
     held = against_production(desk, tuned, evaluation) if verdict.passed else Held(())
     verdict = replace(with_rules(verdict, held.rules, spec.gates), policy=policy.digest)
     entry = record_release(
@@ -69,9 +73,10 @@ def release(workspace: Workspace) -> Released:
             evaluation,
             verdict,
             gates_digest(spec.gates),
-            certificate_of(desk, export),
+            certificate,
             own_verdict(desk, export, evaluation),
             held.unmeasured,
+            held.log,
         ),
         ReleaseRequest(desk.run.reason, approvers=policy.approvers_of(spec)),
         variant=str(desk.key),
@@ -80,31 +85,6 @@ def release(workspace: Workspace) -> Released:
     past = history(store, desk.prefix)
     following = _next(desk, entry, past, policy.approvers_of(spec))
     return Released(entry, past, verdict, export, following)
-
-
-def as_trained(workspace: Workspace, tuned: Artifact) -> VariantSpec:
-    """The declaration with the method, base and decontamination of the training that made these weights:
-    the file may say others since. What is no longer in the store is taken as declared.
-    """
-    spec, store, prefixes = workspace.spec, workspace.store, (workspace.prefix, SHARED)
-
-    def made_from(artifact: Artifact | None, stage: str) -> Artifact | None:
-        digest = None if artifact is None else artifact.inputs.get(stage)
-        return None if digest is None else find_digest(store, prefixes, stage, digest)
-
-    plan, base = (made_from(tuned, stage) for stage in ("training_plan", "base_model"))
-    rows = made_from(made_from(tuned, "training_mixture"), "task_dataset")
-    changes: dict[str, Any] = {}
-    if plan is not None:
-        changes["method"] = MethodSpec(name=plan.figures["method"]["name"])
-    if rows is not None:
-        read = rows.predicate["spec"]
-        said = read.get("data.decontaminate")  # as version 0.1 wrote it
-        data = spec.data.model_dump() | {"decontaminate": said or read["spec"]["data"]["decontaminate"]}
-        changes["data"] = DataSpec.model_validate(data)
-    if base is not None and not base.figures.get("parent"):
-        changes["base_model"] = BaseModelSpec(source=read_record(workspace.payload(base))["reference"])
-    return spec.model_copy(update=changes)
 
 
 def check_base(workspace: Workspace, export: Artifact) -> None:
@@ -117,6 +97,39 @@ def check_base(workspace: Workspace, export: Artifact) -> None:
             fix=JUDGED_AGAIN,
         )
     base_folder(workspace.store, base, workspace.project, workspace.cache, verify=True)
+
+
+def _method(workspace: Workspace, tuned: Artifact) -> str:
+    """By what the weights were trained. Raises UserError where their plan is gone."""
+    digest = tuned.inputs["training_plan"]
+    plan = find_digest(workspace.store, [workspace.prefix], "training_plan", digest)
+    if plan is None:
+        gone = f"the plan {digest[:12]} by which the weights were trained is gone"
+        raise UserError(gone, fix="Restore it from a backup, or run the variant again")
+    content = json.loads((workspace.payload(plan) / PLAN_FILE).read_text("utf-8"))
+    return str(content["method"]["name"])
+
+
+def _as_cleaned(workspace: Workspace, tuned: Artifact) -> VariantSpec:
+    """The declaration with the decontamination of the rows that made these weights: the file may say another
+    since. Where they are no longer in the store, as it is declared.
+    """
+    spec, store, prefixes = workspace.spec, workspace.store, [workspace.prefix]
+    mixture = find_digest(store, prefixes, "training_mixture", tuned.inputs["training_mixture"])
+    digest = None if mixture is None else mixture.inputs["task_dataset"]
+    rows = None if digest is None else find_digest(store, prefixes, "task_dataset", digest)
+    if rows is None:
+        return spec
+    read = rows.predicate["spec"]
+    said = read.get("data.decontaminate")  # as version 0.1 wrote it
+    data = spec.data.model_dump() | {"decontaminate": said or read["spec"]["data"]["decontaminate"]}
+    return spec.model_copy(update={"data": DataSpec.model_validate(data)})
+
+
+def _declared_base(workspace: Workspace) -> str | None:
+    """The source of the base, as it was declared; None: it starts from another variant's release."""
+    base = workspace.upstream("base_model")
+    return None if "model_export" in base.inputs else str(base.predicate["spec"]["base"]["reference"])
 
 
 def _next(

@@ -11,7 +11,8 @@ from ft_dagster.evaluation.measured import FILE as MEASURED
 from ft_dagster.evaluation.samples import read_samples
 from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.certificate import Certificate
-from ft_dagster.lineage.release import production
+from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.release import history, served_in
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.stages import production_evaluation
 from ft_dagster.stages.asked import check_measured
@@ -25,10 +26,13 @@ OWN = "own_evaluation"  # beside the certificate of a merge that drifted from wh
 
 
 class Held(NamedTuple):
-    """New weights held against production: the rules, and why they could not be, where they could not."""
+    """New weights held against production: the rules, why they could not be, where they could not, and the
+    log that said what is in production (None: it was not asked).
+    """
 
     rules: tuple[Rule, ...]
     unmeasured: str | None = None
+    log: list[ReleaseEntry] | None = None
 
 
 def rejudge(desk: Desk, tuned: Artifact, evaluation: Artifact) -> Verdict:
@@ -62,19 +66,22 @@ def against_production(desk: Today, tuned: Artifact, evaluation: Artifact) -> He
     before, and so from which evaluations the rules can be derived again.
     """
     gates = desk.spec.gates
-    standing = production(desk.store, desk.prefix)
-    if standing is None or standing.weights == tuned.digest or gates.regression_margin is None:
+    if gates.regression_margin is None:
         return Held(())
+    log = history(desk.store, desk.prefix)
+    standing = served_in(log)
+    if standing is None or standing.weights == tuned.digest:
+        return Held((), log=log)
     before = find_digest(desk.store, [desk.prefix], "evaluation", standing.evaluation)
     if before is None or not asked_alike(before, evaluation):
         try:
             before = desk.make(production_evaluation.STAGE)
         except ProductionGone as gone:
-            return Held((), gone.problem)
+            return Held((), gone.problem, log)
     verify_artifact(desk.store, before, desk.cache)
     old, new = (read_samples(desk.payload(each)) for each in (before, evaluation))
     rules = regression(old, new, gates, version=standing.version, tries=tries_of(evaluation))
-    return Held(rules)
+    return Held(rules, log=log)
 
 
 def asked_alike(one: Artifact, other: Artifact) -> bool:

@@ -6,6 +6,7 @@ The same for assets, command line, experiments and plans ahead of a run; it know
 from __future__ import annotations
 
 import json
+import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -241,12 +242,15 @@ class Workspace:
     def _make(self, stage: Stage[I]) -> Artifact:
         stage.refuse(self)
         recipe, inputs = self.recipe(stage)
+        hands = Hands(self)
         artifact = make_artifact(
             self.store,
             self.settings.work_folder,
             recipe,
-            lambda attempt: stage.build(inputs, Hands(self), attempt),
+            lambda attempt: stage.build(inputs, hands, attempt),
         )
+        for run_dir in hands.finished:
+            shutil.rmtree(run_dir, ignore_errors=True)
         how = "reused, no work done" if artifact.reused else "made"
         self.run.say(f"{stage.name} {artifact.digest[:12]} {how}")
         return artifact

@@ -17,9 +17,9 @@ from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import FileDigest, files_below, hash_folder, sha256_file
-from ft_dagster.provenance.manifest import check_predicate, predicate_of
+from ft_dagster.provenance.manifest import check_predicate, check_subject, predicate_of
 from ft_dagster.provenance.memory import cached_digests
-from ft_dagster.store.blobs import Store, as_stored
+from ft_dagster.store.blobs import Store, as_stored, write_out
 
 log = logging.getLogger(__name__)
 PARTS = ("payload", "evidence")
@@ -137,7 +137,9 @@ def commit_attempt(store: Store, attempt: Attempt, manifest: dict[str, Any]) -> 
     divergence. Whatever is raised here, the manifest may stand: nothing of the attempt in the store may be
     removed any more.
     """
-    if not attempt.in_store:
+    if attempt.in_store:
+        write_out(attempt.folder)
+    else:
         _upload(store, attempt, manifest)
     store.create_exclusively(attempt.place.manifest, as_stored(manifest))
     standing = find_artifact(store, attempt.place)
@@ -177,6 +179,7 @@ def find_artifact(store: Store, place: Place) -> Artifact | None:
         raise UserError("not JSON", file=where, fix="Delete it; the stage is then made again") from None
     predicate = predicate_of(manifest, where)
     check_predicate(predicate, place.prefix, place.stage, place.key, where)
+    check_subject(manifest, where)
     return Artifact(place, predicate, manifest=hashlib.sha256(content).hexdigest())
 
 

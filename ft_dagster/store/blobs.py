@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import uuid
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -74,6 +75,20 @@ class Store:
         content: bytes = self.fs.cat_file(self.path(relative))
         return content
 
+    def read_each(self, relatives: Sequence[str]) -> list[bytes | None]:
+        """Many small files, of a remote store at once; None for one that is not there."""
+        if not self.remote:
+            return [self._read_or_none(relative) for relative in relatives]
+        paths = [self.path(relative) for relative in relatives]
+        found = self.fs.cat(paths, on_error="return") if paths else {}
+        return [_content(found[path]) for path in paths]
+
+    def _read_or_none(self, relative: str) -> bytes | None:
+        try:
+            return self.read(relative)
+        except FileNotFoundError:
+            return None
+
     def read_json(self, relative: str) -> Any:
         return json.loads(self.read(relative))
 
@@ -117,6 +132,7 @@ class Store:
             raise UserError("its file system has no hard links", file=target.parent, fix=fix) from None
         finally:
             Path(self.path(draft)).unlink(missing_ok=True)
+        write_out_one(target.parent)
         return True
 
     @cached_property
@@ -156,6 +172,32 @@ class Store:
         """Copy one file out of the store."""
         target.parent.mkdir(parents=True, exist_ok=True)
         self.fs.get_file(self.path(relative), str(target))
+
+
+def write_out(folder: Path) -> None:
+    """Have all below a folder on the disk, and not in memory alone, before anything says that it is there."""
+    for path in (*folder.rglob("*"), folder, folder.parent):
+        write_out_one(path)
+
+
+def write_out_one(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that writes back by itself
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _content(found: bytes | Exception) -> bytes | None:
+    if isinstance(found, FileNotFoundError):
+        return None
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def as_stored(value: Any) -> bytes:

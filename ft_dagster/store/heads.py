@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,6 +10,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.store.artifacts import Artifact, Place, find_artifact
 from ft_dagster.store.blobs import Store
 
+KEY = re.compile(r"[0-9a-f]{64}")
 SHARED = "shared"  # the part of a store that is all tenants'
 
 
@@ -44,6 +46,8 @@ def read_head(store: Store, prefix: str, stage: str) -> Artifact | None:
         return None
     except (ValueError, KeyError, TypeError):
         raise _wrong(store, path, "not a head", stage) from None
+    if not KEY.fullmatch(place.key):
+        raise _wrong(store, path, "not a head: its key is none", stage)
     if not (place.prefix == SHARED or f"{prefix}/".startswith(f"{place.prefix}/")):
         raise _wrong(store, path, f"a head that points into {place.prefix}", stage)
     artifact = find_artifact(store, place)

@@ -113,3 +113,42 @@ def test_a_log_that_was_changed_is_named_and_hides_no_other_variant(project: Pat
     shown = typed(project, "status")
     assert [row["variant"] for row in shown["variants"]] == ["acme.other"]
     assert "release log" in shown["broken"][0]["problem"]
+
+
+@pytest.mark.parametrize("words", [["release", "--by", "ann"], ["rollback", "--reason", "worse"]])
+def test_what_is_released_meanwhile_is_not_served_unverified(
+    project: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """Another process releases a version between the check of the bytes and the entry."""
+    from ft_dagster.cli import releases as commands
+
+    store = load_settings(project).open_store()
+    for number in (3, 4):
+        release(store, "acme.support", adapter(number), weights=str(number) * 64)
+    verified = []
+
+    def verify(settings: Any, prefix: str, version: int | None) -> None:
+        verified.append(version)
+        release(store, "acme.support", adapter(5), weights="5" * 64)
+
+    monkeypatch.setattr(commands, "_verify", verify)
+    command, *options = words
+    assert typed(project, command, "acme.support", *options)["production"] == verified[0]
+
+
+@pytest.mark.parametrize("content", ["{", "description: x\nunknown: 1\n", None])
+def test_what_is_served_is_taken_back_whatever_the_declaration_says(
+    project: Path, content: str | None
+) -> None:
+    """A file that the newest version refuses, or that is gone, keeps nobody from a rollback."""
+    file = project / "tenants" / "acme" / "support.yaml"
+    if content is None:
+        file.unlink()
+    else:
+        file.write_text(content)
+    assert typed(project, "rollback", "acme.support", "--reason", "worse")["production"] == 1
+    assert typed(project, "history", "acme.support")["aliases"]["production"] == 1
+    with pytest.raises(UserError):
+        typed(project, "release", "acme.support", "--by", "ann")
+    with pytest.raises(UserError):
+        typed(project, "history", "acme.suport")

@@ -544,3 +544,33 @@ def test_the_log_is_the_same_on_s3(tmp_path: Path) -> None:
         assert put(remote, given[1]) == second
         assert history(remote, PREFIX) == [first, second]
         assert [first.version, second.version] == [1, 2]
+
+
+def test_what_went_into_production_since_it_was_held_against_it_is_not_passed_over(store: Store) -> None:
+    released(store, "one")
+    seen = history(store, PREFIX)
+    released(store, "two")  # by another process, while "three" was held against version 1
+    with pytest.raises(UserError, match="another version went into production meanwhile") as refused:
+        put(store, replace(judged(store, "three"), held_against=seen))
+    assert refused.value.value == 2
+    assert put(store, replace(judged(store, "three"), held_against=history(store, PREFIX))).version == 3
+    with pytest.raises(UserError, match="another version went into production meanwhile"):
+        put(store, replace(judged(store, "one"), held_against=seen[:0]))
+    assert served(store) == 3
+
+
+def test_the_log_of_another_variant_is_refused(store: Store) -> None:
+    released(store, "one")
+    shutil.copytree(store.path(f"{PREFIX}/releases"), store.path("tenants/globex/support/releases"))
+    with pytest.raises(UserError, match=r"entry of another variant's release log \(acme\.support\)"):
+        history(store, "tenants/globex/support")
+
+
+@pytest.mark.parametrize("entries", [-1, 0, True, 1e999, "1"])
+def test_a_head_of_no_number_is_named(store: Store, entries: object) -> None:
+    released(store, "one")
+    path = f"{PREFIX}/releases/head.json"
+    content = json.dumps({**store.read_json(path), "entries": entries})
+    store.write(path, content.encode())
+    with pytest.raises(UserError, match="not the head of a release log"):
+        history(store, PREFIX)

@@ -38,6 +38,7 @@ FLOOR = {  # what means nothing to a result, and why
     "stages.inputs": "how keys are put together: a change moves every key by itself",
     "stages.workspace": "how stages are run",
     "stages.policy": "what a platform allows: it refuses, and changes no result",
+    "stages.held_out": "what weights are not judged on: it refuses, and changes no result",
     "stages.view": "what stages may ask for",
     "stages.hands": "how builds reach folders and programs",
     "stages.plan_context": "what is recorded beside a plan, and in no key",

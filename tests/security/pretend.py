@@ -15,8 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ft_dagster.data.decontaminate import ITEMS_SCHEMA
 from ft_dagster.evaluation.measured import hold
-from ft_dagster.evaluation.request import EvaluationRequest
+from ft_dagster.evaluation.request import EvaluationRequest, TextsRequest
 from ft_dagster.evaluation.samples import Sample, write_answers, write_samples, write_scores
 from ft_dagster.export.certificate import EXACT
 from ft_dagster.export.request import ExportRequest
@@ -61,8 +65,11 @@ class Pretend:
     def start(self, job: Job, say: Say) -> int:
         self.ran.append(job.program)
         programs: dict[str, Callable[[Any], Figures]] = {
-            "training": self._train, "evaluation": self._evaluate, "export": self._export
-        }  # fmt: skip
+            "training": self._train,
+            "evaluation": self._evaluate,
+            "evaluation.texts": _texts,
+            "export": self._export,
+        }
         output = job.result_file.parent
         for part in ("payload", "evidence"):
             (output / part).mkdir(parents=True, exist_ok=True)
@@ -122,6 +129,14 @@ class Pretend:
         write_json(request.evidence / "certificate.json", certificate.to_json())
         (request.evidence / "README.md").write_text("a card")
         return {"format": request.format, "certified": True, "certificate": {}, "measured": measured}
+
+
+def _texts(request: TextsRequest) -> Figures:
+    """One question a task, which says what the task is."""
+    items = [{"task": name, "questions": [digest], "answers": []} for name, digest in request.tasks.items()]
+    table = pa.Table.from_pylist(items, schema=ITEMS_SCHEMA)
+    pq.write_table(table, request.output / "payload" / "texts.parquet")
+    return {"questions": len(items), "by_task": dict.fromkeys(request.tasks, 1)}
 
 
 def _samples(request: EvaluationRequest, share: float) -> list[Sample]:

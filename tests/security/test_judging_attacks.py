@@ -12,6 +12,8 @@ import mmap
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,7 +29,7 @@ from ft_dagster.evaluation.samples import Sample, read_answers, read_samples
 from ft_dagster.export import run as export_run
 from ft_dagster.export.__main__ import main as export_main
 from ft_dagster.provenance import held as held_module
-from ft_dagster.provenance.digest import hash_folder, payload_digest
+from ft_dagster.provenance.digest import hash_folder, payload_digest, sha256_file
 from ft_dagster.provenance.held import held_files
 from tests.evaluation.payloads import make_payload
 from tests.evaluation.questions import row, write_database, write_rows, write_run, write_task
@@ -407,3 +409,51 @@ def test_a_write_through_a_memory_map_of_before_is_found(tmp_path: Path) -> None
         time.sleep(0.02)
         with pytest.raises(UserError, match="was changed while it was read"):
             write_meanwhile(mapped)
+
+
+WRITER = """
+import mmap, sys, time
+file, ended = open(sys.argv[1], "r+b"), time.monotonic() + 30
+mapped, wanted = mmap.mmap(file.fileno(), 0), open(sys.argv[2], "r+b")
+letter = mmap.mmap(wanted.fileno(), 1)
+print("writing", flush=True)
+while time.monotonic() < ended:
+    for _ in range(1000):
+        mapped[0] = letter[0]
+"""
+
+
+def test_who_never_stops_writing_through_a_memory_map_is_found_too(tmp_path: Path) -> None:
+    """Only the first write after a write-back moves the times, and it may fall before they are looked at."""
+    file, wanted = tmp_path / "weights", tmp_path / "wanted"
+    file.write_bytes(b"G" * 4096)
+    wanted.write_bytes(b"G")
+    good = sha256_file(file)
+    command = [sys.executable, "-c", WRITER, str(file), str(wanted)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer, wanted.open("r+b") as opened:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        letter = mmap.mmap(opened.fileno(), 1)
+        try:
+            for _ in range(8):
+                with pytest.raises(
+                    UserError, match=r"changed while it was read|is being written to|other bytes"
+                ):
+                    swap_between(tmp_path / "held", file, good, letter)
+        finally:
+            writer.kill()
+
+
+def swap_between(folder: Path, file: Path, good: str, letter: mmap.mmap) -> None:
+    """Hold the file; other bytes are in it while it is read, and the good ones again at the end."""
+    try:
+        with held_files(folder) as held:
+            link = held.file("weights", file, good)
+            letter[0] = ord("E")
+            while link.read_bytes()[0] != ord("E"):
+                pass
+            letter[0] = ord("G")
+            while link.read_bytes()[0] != ord("G"):
+                pass
+    finally:
+        letter[0] = ord("G")

@@ -14,7 +14,14 @@ import pytest
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.release import ReleaseRequest, candidate, history, production, promote
 from ft_dagster.lineage.tries import record_try, tries, try_of
-from ft_dagster.stages import base_evaluation, declaration, evaluation, model_export
+from ft_dagster.stages import (
+    base_evaluation,
+    declaration,
+    evaluation,
+    model_export,
+    task_dataset,
+    training_mixture,
+)
 from ft_dagster.stages.chain import CHAIN, run_chain
 from ft_dagster.stages.release import release
 from ft_dagster.stages.stage import Stage
@@ -316,3 +323,71 @@ def test_too_few_rows_to_hold_a_successor_against_production_are_said_before_it_
     assert outcome.error is not None
     assert "no version after the first passes whatever is trained" in outcome.error
     assert "training" not in pretend.ran
+
+
+# What the weights were trained on
+
+
+def evaluate_alone(project: Path, *before: Stage[Any]) -> Workspace:
+    return make(project, declaration.STAGE, *before, base_evaluation.STAGE, evaluation.STAGE)
+
+
+def test_weights_are_not_judged_on_rows_that_they_were_trained_on(project: Path) -> None:
+    """A larger test split has rows that were trained on; everything but the training is run again."""
+    declare(project, data={"splits": {"validation": 0.15, "test": 0.5, "minimum": 4}})
+    with pytest.raises(UserError, match="the weights may be asked what they were trained on"):
+        evaluate_alone(project, task_dataset.STAGE)
+    with pytest.raises(UserError, match="fine_tuned_model was made from another training_mixture"):
+        evaluate_alone(project, task_dataset.STAGE, training_mixture.STAGE)
+
+
+def test_a_task_declared_after_the_training_is_looked_for_in_what_was_trained_on(project: Path) -> None:
+    declare(project, data={"decontaminate": {"enabled": True, "ngram": 13}})
+    run_chain(desk(project, Pretend()), CHAIN)
+    (project / "tasks" / "quiz.jsonl").write_text((project / "tasks" / "quiz.jsonl").read_text() * 2)
+    with pytest.raises(UserError, match="task_dataset was not looked through for the questions"):
+        evaluate_alone(project)
+    outcome = run_chain(desk(project, Pretend()), CHAIN)
+    assert outcome.error is None, outcome.error
+    assert outcome.made["fine_tuned_model"].reused
+    assert release(desk(project, Pretend())).next == RELEASED
+
+
+def test_a_try_that_was_taken_out_is_noticed(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    for ordinal, questions in enumerate(("first", "second"), 1):
+        record_try(store, PREFIX, "w", questions, ordinal)
+    Path(store.path(f"{PREFIX}/tries/w/000001.json")).unlink()
+    with pytest.raises(UserError, match=r"000001\.json: a record of an evaluation is missing"):
+        try_of(store, PREFIX, "w", "third")
+
+
+def test_tries_that_were_deleted_do_not_begin_at_one_again(project: Path) -> None:
+    weights = desk(project, Pretend()).upstream("fine_tuned_model").digest
+    shutil.rmtree(desk(project, Pretend()).store.path(f"{PREFIX}/tries/{weights}"))
+    declare(project, evaluation={"seed": 1})
+    with pytest.raises(UserError, match="1 sets of questions were put to these weights, and 0 are recorded"):
+        evaluate_alone(project)
+
+
+# What it was made by
+
+MEANS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "method.name": ({"methods": ["qlora"]}, {"method": {"name": "qlora"}}),
+    "export.format": ({"exports": ["merged"]}, {"export": {"format": "merged"}}),
+    "base_model.source": ({"bases": ["allowed/*"]}, {"base_model": {"source": "allowed/model"}}),
+}
+
+
+@pytest.mark.parametrize("field", MEANS)
+def test_what_the_policy_forbids_is_not_released_under_another_declaration(project: Path, field: str) -> None:
+    """The platform forbids by what it was made; the tenant declares something else, and makes nothing."""
+    policy, declared = MEANS[field]
+    write_yaml(project / "policy.yaml", {**POLICY, **policy})
+
+    edit(project / FILE, lambda content: content.update(declared))
+    workspace = desk(project, Pretend())
+    with pytest.raises(UserError, match="not as the policy demands") as refused:
+        release(workspace)
+    assert refused.value.field == field
+    assert history(workspace.store, PREFIX) == []

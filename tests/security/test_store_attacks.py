@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from threading import Barrier
 from types import SimpleNamespace
@@ -72,6 +73,9 @@ def edit(store: Store, change: Callable[[dict[str, Any]], object], place: Place 
     """Change the manifest's predicate where it lies."""
     statement = store.read_json(place.manifest)
     change(statement["predicate"])
+    with suppress(KeyError, TypeError):  # what other tools read fits too
+        listed = statement["predicate"]["payload"]
+        statement["subject"] = [{"name": f["path"], "digest": {"sha256": f["sha256"]}} for f in listed]
     store.write_json(place.manifest, statement)
 
 
@@ -120,6 +124,23 @@ def test_a_manifest_that_lies_is_refused(store: Store, tmp_path: Path, lie: str)
     change, said = LIES[lie]
     edit(store, change)
     refused(store, tmp_path, said)
+
+
+def test_a_statement_about_other_files_is_refused(store: Store, tmp_path: Path) -> None:
+    """in-toto's tools read the subject; the digest is over the list in the predicate."""
+    made(store, tmp_path)
+    statement = store.read_json(RECIPE.place.manifest)
+    statement["subject"][0]["digest"]["sha256"] = "e" * 64
+    store.write_json(RECIPE.place.manifest, statement)
+    refused(store, tmp_path, "its subject is not its list of files")
+
+
+@pytest.mark.parametrize("key", ["../../x", "x", "", "a" * 63, "/etc"])
+def test_a_head_of_no_key_is_one_message(store: Store, tmp_path: Path, key: str) -> None:
+    write_head(store, RECIPE.prefix, made(store, tmp_path), None)
+    point(store, key=key)
+    with pytest.raises(UserError, match="not a head: its key is none"):
+        read_head(store, RECIPE.prefix, RECIPE.stage)
 
 
 @pytest.mark.parametrize("content", [[], "x", {"predicate": [], "predicateType": "x"}, {"predicate": None}])

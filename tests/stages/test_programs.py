@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from ft_dagster.launch.launcher import Job, Say
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.workspace import TrainingStopped, Workspace
-from ft_dagster.store import Attempt, Place
+from ft_dagster.store import Attempt, Place, make
 from tests.e2e.project import write_project
 
 KEY = VariantKey("acme", "places")
@@ -34,6 +36,8 @@ class AtOnce:
     def start(self, job: Job, say: Say) -> Job:
         self.run_dirs.append(job.run_dir)
         job.result_file.write_text(json.dumps(self.result))
+        (job.run_dir / "output" / "evidence").mkdir(exist_ok=True)
+        (job.run_dir / "output" / "evidence" / "log.jsonl").write_text("{}\n")
         return job
 
     def report(self, started: Job, say: Say) -> int:
@@ -80,3 +84,39 @@ def test_a_stages_second_program_runs_in_a_folder_of_its_own(
     first, second = launcher.run_dirs
     assert first != second
     assert first.parent == second.parent
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """What a stage is made from that reads nothing."""
+
+    number: int = 1
+
+
+def test_what_a_program_left_is_kept_until_it_is_committed(
+    desk: Callable[[AtOnce], Workspace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The storage fails after hours of training: the next try goes on from the checkpoints."""
+    launcher = AtOnce({"status": "done", "figures": {}})
+    workspace = desk(launcher)
+    stage = Stage(
+        "training_plan",
+        reads=(),
+        fields=(),
+        inputs=lambda view: Nothing(),
+        build=lambda inputs, hands, attempt: hands.run("training", attempt, asked, leased=False),
+    )
+
+    def commit(*_: object) -> None:
+        raise ConnectionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(make, "commit_attempt", commit)
+        with pytest.raises(ConnectionError):
+            workspace.make(stage)
+    (run_dir,) = launcher.run_dirs
+    (run_dir / "output" / "checkpoints").mkdir()
+    assert (run_dir / "output" / "evidence" / "log.jsonl").exists()
+    workspace.make(stage)
+    assert launcher.run_dirs == [run_dir, run_dir]
+    assert not run_dir.exists()

@@ -1,0 +1,42 @@
+"""Weights are not judged on rows that they were trained on, whichever stages are run alone."""
+
+from __future__ import annotations
+
+from ft_dagster.errors import UserError
+from ft_dagster.stages import evaluation_texts
+from ft_dagster.stages.workspace import Workspace
+from ft_dagster.store import Artifact, find_artifact
+
+
+def refuse_trained_on(workspace: Workspace) -> None:
+    """Raises UserError unless the newest weights were trained on the data set whose test split is asked, and
+    data set and general text were looked through for the questions of the declared tasks.
+    """
+    tuned, mixture, rows = (
+        workspace.upstream(stage) for stage in ("fine_tuned_model", "training_mixture", "task_dataset")
+    )
+    _same(workspace, "training_mixture", mixture, tuned)
+    _same(workspace, "task_dataset", rows, mixture)
+    if not workspace.spec.data.decontaminate.enabled or not any(workspace.frozen["tasks"].values()):
+        return
+    texts = find_artifact(workspace.store, workspace.recipe(evaluation_texts.STAGE)[0].place)
+    for trained in (rows, mixture) if "general_corpus" in mixture.inputs else (rows,):
+        if texts is None or trained.inputs.get("evaluation_texts") != texts.digest:
+            raise UserError(
+                f"{trained.place.stage} was not looked through for the questions that are declared now: the "
+                "weights may have been trained on them",
+                file=workspace.declared_in,
+                field="evaluation",
+                fix=f"Run {workspace.key} again: what stays the same is reused",
+            )
+
+
+def _same(workspace: Workspace, stage: str, newest: Artifact, made_from_it: Artifact) -> None:
+    if made_from_it.inputs[stage] != newest.digest:
+        raise UserError(
+            f"{made_from_it.place.stage} was made from another {stage} than the newest: the weights may be "
+            "asked what they were trained on",
+            file=workspace.declared_in,
+            value=newest.digest[:12],
+            fix=f"Run {workspace.key} again: what stays the same is reused",
+        )
