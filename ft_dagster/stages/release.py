@@ -22,7 +22,6 @@ from ft_dagster.lineage.release import (
     rolled_back,
 )
 from ft_dagster.lineage.verdict import Verdict
-from ft_dagster.spec.variant import DataSpec, VariantSpec
 from ft_dagster.stages import evaluation as evaluation_stage
 from ft_dagster.stages.held_out import refuse_trained_on
 from ft_dagster.stages.policy import refuse_frozen, refuse_made
@@ -62,7 +61,6 @@ def release(workspace: Workspace) -> Released:
     check_base(desk, export)
     certificate = certificate_of(desk, export)
     refuse_made(desk, _method(desk, tuned), _declared_base(desk), certificate.format)
-    refuse_frozen(desk, _as_cleaned(desk, tuned))
     held = against_production(desk, tuned, evaluation) if verdict.passed else Held(())
     verdict = replace(with_rules(verdict, held.rules, spec.gates), policy=policy.digest)
     entry = record_release(
@@ -108,22 +106,6 @@ def _method(workspace: Workspace, tuned: Artifact) -> str:
         raise UserError(gone, fix="Restore it from a backup, or run the variant again")
     content = json.loads((workspace.payload(plan) / PLAN_FILE).read_text("utf-8"))
     return str(content["method"]["name"])
-
-
-def _as_cleaned(workspace: Workspace, tuned: Artifact) -> VariantSpec:
-    """The declaration with the decontamination of the rows that made these weights: the file may say another
-    since. Where they are no longer in the store, as it is declared.
-    """
-    spec, store, prefixes = workspace.spec, workspace.store, [workspace.prefix]
-    mixture = find_digest(store, prefixes, "training_mixture", tuned.inputs["training_mixture"])
-    digest = None if mixture is None else mixture.inputs["task_dataset"]
-    rows = None if digest is None else find_digest(store, prefixes, "task_dataset", digest)
-    if rows is None:
-        return spec
-    read = rows.predicate["spec"]
-    said = read.get("data.decontaminate")  # as version 0.1 wrote it
-    data = spec.data.model_dump() | {"decontaminate": said or read["spec"]["data"]["decontaminate"]}
-    return spec.model_copy(update={"data": DataSpec.model_validate(data)})
 
 
 def _declared_base(workspace: Workspace) -> str | None:
