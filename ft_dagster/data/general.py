@@ -16,8 +16,9 @@ from ft_dagster.data.decontaminate import EvaluationGrams
 from ft_dagster.data.render import encode_texts
 from ft_dagster.objectives import Rendered
 
-HOLDOUT_CHUNKS = 32
-HOLDOUT_TOKENS = 512
+HELD_OUT = 200  # chunks that a gate is judged on: as many as decide a margin of 0.1 nats
+WATCHED = 32  # the first of them: measured again and again while a model is trained
+HELD_OUT_TOKENS = 256
 
 
 class Chunk(NamedTuple):
@@ -98,19 +99,19 @@ class HeldOut(NamedTuple):
 
 
 def holdout_chunks(corpus: Path, tokenizer: Any, max_length: int) -> list[HeldOut]:
-    """At most 32 chunks of at most 512 tokens of held-out documents, the same for every variant of a base.
+    """At most 200 chunks of at most 256 tokens of held-out documents, the same for every variant of a base.
 
     Which documents: those of the smallest identities; each gives a first chunk before any gives a second.
     """
-    documents = heapq.nsmallest(HOLDOUT_CHUNKS, _documents(corpus / "holdout.parquet"))
-    length = min(HOLDOUT_TOKENS, max_length)
+    documents = heapq.nsmallest(HELD_OUT, _documents(corpus / "holdout.parquet"))
+    length = min(HELD_OUT_TOKENS, max_length)
     streams = [(name, document_chunks(text, row, tokenizer, length)) for name, row, text in documents]
     chosen: list[HeldOut] = []
-    while streams and len(chosen) < HOLDOUT_CHUNKS:
+    while streams and len(chosen) < HELD_OUT:
         found = [(name, stream, next(stream, None)) for name, stream in streams]
         streams = [(name, stream) for name, stream, chunk in found if chunk is not None]
         chosen += [HeldOut(name, chunk) for name, _, chunk in found if chunk is not None]
-    return chosen[:HOLDOUT_CHUNKS]
+    return chosen[:HELD_OUT]
 
 
 def document_chunks(text: str, row: int, tokenizer: Any, length: int) -> Iterator[Chunk]:

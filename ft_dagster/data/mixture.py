@@ -22,7 +22,7 @@ import pyarrow as pa
 from ft_dagster.data.dataset_io import read_split
 from ft_dagster.data.decontaminate import EvaluationGrams, read_items
 from ft_dagster.data.examples import examples_of, refuse_kind
-from ft_dagster.data.general import GeneralText, holdout_chunks
+from ft_dagster.data.general import WATCHED, GeneralText, holdout_chunks
 from ft_dagster.data.mixture_figures import GeneralShare, MixtureFigures, SplitFigures
 from ft_dagster.data.render import has_control_tokens, load_tokenizer
 from ft_dagster.data.rows import Row
@@ -184,6 +184,7 @@ class _Build:
         return writer.close()
 
     def holdout(self, corpus: Path | None) -> SplitFigures:
+        """All of the held-out texts, by which the gate judges, and tokens of those that are watched."""
         writer = SplitWriter(self._out, "general_holdout")
         general = self._spec.data.general
         if general is None or corpus is None:
@@ -191,8 +192,9 @@ class _Build:
         chunks = holdout_chunks(corpus, self._tokenizer, self._max_length)
         schema = pa.schema([("text", pa.string()), ("group", pa.string())])
         with TableWriter(self._out / "general_holdout" / "texts.parquet", schema) as texts:
-            for document, chunk in chunks:
-                writer.add(chunk.rendered(), f"general:{general.corpus}", chunk.row)
+            for place, (document, chunk) in enumerate(chunks):
+                if place < WATCHED:
+                    writer.add(chunk.rendered(), f"general:{general.corpus}", chunk.row)
                 texts.add({"text": chunk.text, "group": document}, len(chunk.text))
         return writer.close()
 
