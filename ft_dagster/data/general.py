@@ -114,6 +114,17 @@ def holdout_chunks(corpus: Path, tokenizer: Any, max_length: int) -> list[HeldOu
     return chosen[:HELD_OUT]
 
 
+def held_out_documents(mixture: Path) -> int:
+    """How many documents the held-out texts of a mixture's payload are of: units by which a gate decides."""
+    file = mixture / "general_holdout" / "texts.parquet"
+    if not file.exists():
+        return 0
+    with ParquetFile(file) as table:
+        if "group" not in table.schema_arrow.names:  # as version 0.1 wrote it
+            return int(table.metadata.num_rows)
+        return len(set(table.read(columns=["group"]).column("group").to_pylist()))
+
+
 def document_chunks(text: str, row: int, tokenizer: Any, length: int) -> Iterator[Chunk]:
     """A document's tokens and the end-of-sequence token, cut every `length` tokens: all of them, in order.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ft_dagster.data.mixture_figures import MixtureFigures
+from ft_dagster.data.general import held_out_documents
 from ft_dagster.errors import UserError, UserErrors
 from ft_dagster.evaluation.power import hopeless_gates
 from ft_dagster.lineage.release import production
@@ -51,7 +51,7 @@ def refuse_frozen(workspace: Workspace, spec: VariantSpec | None = None) -> Poli
 def refuse_few_questions(workspace: Workspace) -> None:
     """Raises UserError for gates that the questions there are, now that the rows are split, cannot decide."""
     spec, key = workspace.spec, workspace.key
-    texts = MixtureFigures.of(workspace.upstream("training_mixture")).splits["general_holdout"].documents
+    texts = held_out_documents(workspace.payload(workspace.upstream("training_mixture")))
     known = {"general_loss": texts} if texts else {}
     if not spec.evaluation.task:
         known["task"] = workspace.upstream("task_dataset").figures["rows"]["test"]
