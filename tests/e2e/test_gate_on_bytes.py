@@ -24,11 +24,11 @@ def failed(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) ->
     folder = write_project(tmp_path_factory.mktemp("failed"), tiny_model_folder)
 
     def harden(content: dict[str, Any]) -> None:
-        content["gates"] = {"general_margin": 1.0, "general_loss_margin": 0.05}
-        content["training"].update(num_train_epochs=8)
+        content["gates"].update(general_loss_margin=0.1, undecided="fail", regression_margin=None)
+        content["training"].update(num_train_epochs=16, learning_rate=0.05)
         content["data"]["general"]["share"] = 0.0
 
-    numbers = [{"text": " ".join(str(n * n * 7919 + k) for k in range(20))} for n in range(100)]
+    numbers = [{"text": " ".join(str(n * n * 7919 + k) for k in range(20))} for n in range(600)]
     write_lines(folder / "data" / "general.jsonl", numbers)
     edit(folder / "tenants/acme/places.yaml", harden)
     with dg.DagsterInstance.ephemeral() as instance:
