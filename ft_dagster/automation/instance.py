@@ -5,7 +5,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation import unfinished as unfinished_runs
 from ft_dagster.automation.tags import PARTITION, TENANT, VARIANT, variant_tags
 from ft_dagster.errors import UserError
+from ft_dagster.launch.locks import locked
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.settings import PROJECT_VARIABLE, Settings
 from ft_dagster.spec import VariantKey
@@ -73,6 +74,10 @@ def dagster_yaml(settings: Settings) -> dict[str, Any]:
     }
 
 
+OPENING = "opening.lock"
+OPENING_PATIENCE = 120.0  # seconds
+
+
 def write_home(settings: Settings) -> dict[str, str]:
     """Make the instance's folder; returns the environment by which programs find it and the project.
 
@@ -98,7 +103,22 @@ def workspace_file(settings: Settings) -> Path:
 @contextmanager
 def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
     os.environ.update(write_home(settings))
-    with dg.DagsterInstance.get() as instance:
+    with opened(settings.dagster_home.resolve()) as instance:
+        yield instance
+
+
+@contextmanager
+def opened(home: Path) -> Iterator[dg.DagsterInstance]:
+    """The instance of a home. One process at a time opens it: two that make its databases at once would each
+    write their version into them, and nothing could open them again.
+    """
+    with ExitStack() as stack:
+        try:
+            with locked(home / OPENING, OPENING_PATIENCE):
+                instance = stack.enter_context(dg.DagsterInstance.from_config(str(home)))
+        except TimeoutError:
+            problem = f"another process has been opening this instance for {OPENING_PATIENCE:.0f} s"
+            raise UserError(problem, file=home / OPENING, fix="End it, or try again") from None
         yield instance
 
 

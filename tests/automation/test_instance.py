@@ -1,6 +1,8 @@
 """The instance that a project gets: its coordinator, its limits, and the tags of each run."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import dagster as dg
@@ -8,7 +10,7 @@ import pytest
 import yaml
 
 from ft_dagster.automation.coordinator import VariantRunCoordinator
-from ft_dagster.automation.instance import submitted, write_home
+from ft_dagster.automation.instance import opened, submitted, write_home
 from ft_dagster.automation.tags import PARTITION, changed_tags
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey
@@ -130,3 +132,16 @@ def test_the_runs_of_a_variant_that_a_command_follows_are_those_of_its_whole_cha
         make(instance, "acme.support", asset_selection=frozenset({dg.AssetKey("declaration")}))
         assert [run.run_id for run in submitted(instance, key, started)] == [first, second]
         assert submitted(instance, key, [dg.DagsterRunStatus.STARTING]) == []
+
+
+def test_those_who_open_a_new_instance_at_once_all_can(settings: Settings) -> None:
+    """Left to Dagster, some write a second version into the databases, which nobody opens again."""
+    home, start = Path(write_home(settings)["DAGSTER_HOME"]), Barrier(6)
+
+    def open_it(_: int) -> int:
+        start.wait()
+        with opened(home) as instance:
+            return len(instance.get_runs())
+
+    with ThreadPoolExecutor(6) as threads:
+        assert list(threads.map(open_it, range(6))) == [0] * 6

@@ -23,7 +23,7 @@ import psutil
 import pytest
 
 from ft_dagster.automation.daemon import own_daemon
-from ft_dagster.automation.instance import write_home
+from ft_dagster.automation.instance import opened, write_home
 from ft_dagster.settings import load_settings
 from ft_dagster.store import read_head
 from tests.e2e.project import command_environment, edit, write_project
@@ -59,7 +59,7 @@ class Project:
         (self.folder / "data" / "rows.jsonl").unlink()
 
     def runs(self) -> list[dg.DagsterRun]:
-        with dg.DagsterInstance.from_config(self.home) as instance:
+        with opened(Path(self.home)) as instance:
             return list(instance.get_runs(ascending=True))
 
     def statuses(self) -> list[dg.DagsterRunStatus]:
