@@ -75,7 +75,7 @@ def _evaluated(store: Store, prefix: str, weights: str) -> int:
         with suppress(UserError):
             found = find_artifact(store, Place(prefix, EVALUATION, key))
             if found is not None and found.inputs.get("fine_tuned_model") == weights:
-                highest = max(highest, found.predicate["spec"].get("tries", 0))
+                highest = max(highest, found.spec.get("tries", 0))
     return highest
 
 

@@ -142,7 +142,7 @@ def _derive(inputs: BaseModelInputs, hands: Hands, attempt: Attempt) -> dict[str
 
 def _reference(origin: Artifact) -> dict[str, Any]:
     """What a person reads as the base's name."""
-    recorded = origin.predicate["spec"]["base"]
+    recorded = origin.spec["base"]
     return {"reference": recorded["reference"], "revision": recorded["revision"]}
 
 

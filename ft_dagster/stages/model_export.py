@@ -92,7 +92,7 @@ def build(inputs: ExportInputs, hands: Hands, attempt: Attempt) -> dict[str, Any
 def _request(inputs: ExportInputs, hands: Hands, output: Path) -> ExportRequest:
     """The export program's run.json. Its probes are prompts of the variant's own rows."""
     base, tuned, files = inputs.base_model, inputs.fine_tuned_model, base_of(inputs.base_model, hands)
-    named = base.predicate["spec"]["base"]
+    named = base.spec["base"]
     return ExportRequest.model_validate(
         {
             "schema_version": 1,

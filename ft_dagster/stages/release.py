@@ -111,7 +111,7 @@ def _method(workspace: Workspace, tuned: Artifact) -> str:
 def _declared_base(workspace: Workspace) -> str | None:
     """The source of the base, as it was declared; None: it starts from another variant's release."""
     base = workspace.upstream("base_model")
-    return None if "model_export" in base.inputs else str(base.predicate["spec"]["base"]["reference"])
+    return None if "model_export" in base.inputs else str(base.spec["base"]["reference"])
 
 
 def _next(

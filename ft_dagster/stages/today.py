@@ -74,7 +74,7 @@ class Today(Workspace):
     def _newest(self) -> dict[str, Any]:
         """What the key of the newest evaluation covers beside digests."""
         head = self.head(_EVALUATION)
-        return {} if head is None else dict(head.predicate["spec"])
+        return {} if head is None else dict(head.spec)
 
 
 def today(workspace: Workspace) -> Today:
@@ -98,7 +98,7 @@ def differences(recipe: Recipe, head: Artifact | None) -> list[str]:
     """What in the key of `recipe` is other than in that of `head`, as a person would name it, sorted."""
     if head is None:
         return []
-    now, then = _values(recipe.spec, recipe.inputs), _values(head.predicate["spec"], head.inputs)
+    now, then = _values(recipe.spec, recipe.inputs), _values(head.spec, head.inputs)
     named = {_named(path) for path, value in now.items() if then.get(path, ...) != value}
     return sorted(name for name in named if not any(other.startswith(f"{name}.") for other in named))
 

@@ -56,7 +56,7 @@ def rejudge(desk: Desk, tuned: Artifact, evaluation: Artifact) -> Verdict:
 
 def tries_of(evaluation: Artifact) -> int:
     """The ordinal of its questions among all sets that its weights were put to; it is in its key."""
-    return int(evaluation.predicate["spec"]["tries"])
+    return int(evaluation.spec["tries"])
 
 
 def against_production(desk: Today, tuned: Artifact, evaluation: Artifact) -> Held:
@@ -88,7 +88,7 @@ def asked_alike(one: Artifact, other: Artifact) -> bool:
     """Whether two evaluations put the same questions in the same way."""
 
     def asked(evaluation: Artifact) -> dict[str, Any]:
-        parts = {**evaluation.inputs, **evaluation.predicate["spec"]}
+        parts = {**evaluation.inputs, **evaluation.spec}
         known = {name: value for name, value in parts.items() if name.startswith(("task.", "general."))}
         how = {name: parts.get(name) for name in ("device", "dtype")}
         return {**known, **how, "version": evaluation.predicate["stage_version"]}

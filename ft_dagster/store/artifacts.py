@@ -87,6 +87,12 @@ class Artifact:
         return inputs
 
     @property
+    def spec(self) -> dict[str, Any]:
+        """The fields of the declaration that it was made from, as its key has them."""
+        spec: dict[str, Any] = self.predicate["spec"]
+        return spec
+
+    @property
     def size(self) -> int:
         """Bytes of the payload."""
         return sum(file["size"] for file in self.predicate["payload"])

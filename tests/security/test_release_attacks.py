@@ -335,6 +335,20 @@ def test_a_task_declared_after_the_training_is_looked_for_in_what_was_trained_on
     assert release(desk(project, Pretend())).next == RELEASED
 
 
+def test_rows_that_were_looked_through_by_longer_overlaps_than_declared_are_not_released_on(
+    project: Path,
+) -> None:
+    declare(project, data={"decontaminate": {"enabled": True, "ngram": 40}})
+    run_chain(desk(project, Pretend()), CHAIN)
+    declare(project, data={"decontaminate": {"enabled": True, "ngram": 13}})
+    with pytest.raises(UserError, match="by 40 words in a row, more than are declared"):
+        release(desk(project, Pretend()))
+    with pytest.raises(UserError, match="by 40 words in a row, more than are declared"):
+        evaluate_alone(project)
+    outcome = run_chain(desk(project, Pretend()), CHAIN)
+    assert outcome.error is None, outcome.error
+
+
 def test_a_try_that_was_taken_out_is_noticed(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     for ordinal, questions in enumerate(("first", "second"), 1):
