@@ -55,12 +55,10 @@ def _train(folder: Path, stop: Stop) -> int:
     run = read_run(folder)
     _check(run, folder)
     if ranks.to_be_started(run.launch):
-        return ranks.start(run, folder)
+        return ranks.start(run, folder, main)
     _take_device()
     with open_channel() as channel:
-        code = train_all(run, channel, stop)
-    ranks.end(code)
-    return code
+        return train_all(run, channel, stop)
 
 
 def _check(run: TrainingRun, folder: Path) -> None:
@@ -179,4 +177,6 @@ def _write(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    ranks.end(code)
+    sys.exit(code)

@@ -1,5 +1,6 @@
 """The processes of one training: started by torch's elastic agent, agreeing through torch.distributed.
 
+They are forked where this process was itself forked from one that had imported what they need (launch.warm).
 With one process everything here is at once true and costs nothing.
 """
 
@@ -14,6 +15,7 @@ from typing import Any, TypeVar, cast
 
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, FAILED, PREEMPTED
+from ft_dagster.launch.warm import forked
 from ft_dagster.training.contract import (
     Launch,
     Member,
@@ -23,9 +25,9 @@ from ft_dagster.training.contract import (
     recipe_digest,
     write_result,
 )
+from ft_dagster.training.forked_ranks import FIRST_SIGNAL, Ends, Main, watch_rank
 
 T = TypeVar("T")
-FIRST_SIGNAL = 128  # an exit code above it: killed by a signal
 TORCH_PATIENCE = 30.0  # seconds that torch waits for a rank after SIGTERM
 
 
@@ -44,8 +46,8 @@ def to_be_started(launch: Launch) -> bool:
     return launch.nodes * launch.ranks_per_node > 1 and "RANK" not in os.environ
 
 
-def start(run: TrainingRun, folder: Path) -> int:
-    """Run the trainer once per rank on this node; the exit code of the rank by which the others ended."""
+def start(run: TrainingRun, folder: Path, main: Main) -> int:
+    """Run `main`, the trainer, once per rank on this node; the exit code of the one that ended the others."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -62,11 +64,17 @@ def start(run: TrainingRun, folder: Path) -> int:
         rdzv_endpoint=run.launch.rendezvous or "localhost:0",
         max_restarts=0,
         monitor_interval=0.5,
+        start_method="fork",  # of a function
     )
+    ends = Ends(ranks)
     try:
-        elastic_launch(config, sys.executable)("-P", "-m", "ft_dagster.training", str(folder))
+        if forked.command is None:
+            elastic_launch(config, sys.executable)("-P", "-m", "ft_dagster.training", str(folder))
+        else:
+            elastic_launch(config, watch_rank)(main, ends, str(folder))
     except ChildFailedError as error:
-        code = cause([(failure.exitcode, failure.timestamp) for failure in error.failures.values()])
+        told = [(failure.exitcode, failure.timestamp) for failure in error.failures.values()]
+        code = cause(ends.failed() or told)
         if code > FIRST_SIGNAL and all(is_done(run, member) for member in run.members):
             print(f"a rank crashed on leaving ({code}), after all was written", file=sys.stderr)
             return 0

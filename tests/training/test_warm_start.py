@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,18 @@ def test_a_forked_trainer_trains_the_same_weights(
     training = {**SHORT, "precision": precision}
     digests = [
         made("training", runs.prepare(start, training=training), ["acme.support"], start, threads)
+        for start in ("auto", "off")
+    ]
+    assert "plain start" not in forked_if_asked.text
+    assert digests[0] == digests[1]
+
+
+def test_forked_ranks_train_the_same_weights(runs: Runs, forked_if_asked: pytest.LogCaptureFixture) -> None:
+    """Each is a fork of the trainer that was forked; started plainly, each imports everything itself."""
+    training = {**SHORT, "deepspeed": {"stage": 2}}
+    options: dict[str, Any] = {"method": {"name": "full"}, "training": training, "ranks": 2}
+    digests = [
+        made("training", runs.prepare(start, **options), ["acme.support"], start, 2)
         for start in ("auto", "off")
     ]
     assert "plain start" not in forked_if_asked.text

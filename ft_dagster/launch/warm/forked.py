@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from ft_dagster.launch.warm import fresh
+
 command: list[str] | None = None  # by which a plain start would have begun this program; None: it is one
 
 
@@ -16,3 +18,12 @@ def start_over() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os.execv(command[0], command)
+
+
+def begin() -> None:
+    """Make a fork of such a program, one of several that work together, what a Python just started would be:
+    its own signals, randomness, and the threads that the environment says.
+    """
+    fresh.default_signals()
+    fresh.nothing_shared()
+    fresh.set_threads(os.environ)

@@ -1,0 +1,75 @@
+"""Ranks forked from one process that has imported what they need, in place of a Python started for each.
+
+Torch's agent tells of one failed rank alone where it runs a function. So each rank is watched by the process
+that torch starts, which leaves word of how it ended in memory that the agent's process shares.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import struct
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+
+from ft_dagster.exit_codes import FAILED
+from ft_dagster.launch import processes
+from ft_dagster.launch.warm import forked
+
+Main = Callable[[list[str]], int]  # from a program's arguments to its exit code
+FIRST_SIGNAL = 128  # an exit code above it: ended by that signal less this
+END = struct.Struct("<id")  # exit code, negative: by that signal; seconds since the epoch
+
+
+class Ends:
+    """How each rank of this node ended, written in its watcher and read in the process that forked it."""
+
+    def __init__(self, ranks: int) -> None:
+        self._memory = mmap.mmap(-1, ranks * END.size)
+        self._ranks = ranks
+
+    def write(self, rank: int, code: int) -> None:
+        END.pack_into(self._memory, rank * END.size, code, time.time())
+
+    def failed(self) -> list[tuple[int, float]]:
+        """(code, time) of each rank that failed, the first one first."""
+        known = [END.unpack_from(self._memory, rank * END.size) for rank in range(self._ranks)]
+        return sorted(((code, ended) for code, ended in known if ended and code), key=lambda end: end[1])
+
+
+def watch_rank(main: Main, ends: Ends, folder: str) -> None:
+    """Run `main` in a fork; return once it ended well, else leave as it did. SIGTERM and SIGINT reach it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    watcher, rank = os.getpid(), os.fork()
+    if rank == 0:
+        _become_rank(main, watcher, folder)
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        os.kill(rank, number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, pass_on)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    code = os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1])
+    ends.write(int(os.environ["LOCAL_RANK"]), code)
+    if code:
+        os._exit(code if code > 0 else FIRST_SIGNAL - code)
+
+
+def _become_rank(main: Main, watcher: int, folder: str) -> None:
+    code = FAILED
+    try:
+        processes.die_with_parent()
+        if os.getppid() != watcher:
+            os._exit(FAILED)
+        forked.begin()
+        code = main([folder])
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(code)
