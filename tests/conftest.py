@@ -46,6 +46,15 @@ LONGEST = (
 )
 
 
+SLOW_MODULE = "\npytestmark = pytest.mark.slow\n"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A module that is slow as a whole is not imported where slow tests are left out."""
+    left_out = "not slow" in config.getoption("markexpr") and collection_path.name.startswith("test_")
+    return True if left_out and SLOW_MODULE in collection_path.read_text("utf-8") else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def place(item: pytest.Item) -> int:
         name = item.path.relative_to(Path(__file__).parent).as_posix()

@@ -6,7 +6,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sklearn.metrics import f1_score, precision_score, recall_score
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation import answer_scores as scores
@@ -70,6 +69,8 @@ PAIRS = [
 
 
 def test_f1_over_the_labels_is_that_of_scikit_learn() -> None:
+    from sklearn.metrics import f1_score, precision_score, recall_score
+
     said, wanted = ([scores.label_of(text) for text in side] for side in zip(*PAIRS, strict=True))
     known = sorted(set(wanted))
     options = {"labels": known, "zero_division": 0.0}
