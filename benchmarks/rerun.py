@@ -1,0 +1,119 @@
+"""What does it cost to run a project again in which nothing changed, beyond an empty run of Dagster?
+
+    .venv/bin/python benchmarks/rerun.py [--project examples/demo]
+
+The project's variants are run once, in a store, a work folder and a Dagster home of this benchmark's own.
+Then, one after the other: empty runs, by the same command and daemon with a code location whose assets do
+nothing; `ft-dagster run --all`, where nothing changed and no run is started; the same with `--rerun`, a run
+for each variant in which every stage is reused. Seconds until the command ends, and CPU seconds of all
+processes that it waited for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import yaml
+
+from ft_dagster.spec import Declarations
+
+HERE = Path(__file__).resolve().parent
+FT_DAGSTER = Path(sys.executable).with_name("ft-dagster")
+EMPTY = """
+import dagster as dg
+
+VARIANTS = dg.DynamicPartitionsDefinition(name="ft_dagster_variant")
+
+
+def empty(number: int) -> dg.AssetsDefinition:
+    @dg.asset(name=f"empty_{number}", partitions_def=VARIANTS)
+    def asset() -> None:
+        return None
+
+    return asset
+
+
+assets = [empty(number) for number in range(11)]
+job = dg.define_asset_job("variant_chain", partitions_def=VARIANTS, executor_def=dg.in_process_executor)
+defs = dg.Definitions(assets=assets, jobs=[job], executor=dg.in_process_executor)
+"""
+
+
+def environment(project: Path, folder: Path, home: str) -> dict[str, str]:
+    """A store and a work folder of the benchmark's own, and one of its two homes."""
+    return {
+        **os.environ,
+        "FT_DAGSTER_PROJECT": str(project),
+        "FT_DAGSTER_STORE": str(folder / "store"),
+        "FT_DAGSTER_WORK": str(folder / "work"),
+        "DAGSTER_HOME": str(folder / home),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")])),
+    }
+
+
+def write_empty_location(folder: Path) -> None:
+    """A home whose code location does nothing, under the names that the command asks for."""
+    (folder / "empty_home").mkdir(parents=True, exist_ok=True)
+    (folder / "empty_location.py").write_text(EMPTY, "utf-8")
+    module = {"module_name": "empty_location", "location_name": "ft_dagster"}
+    workspace = {"load_from": [{"python_module": module}]}
+    (folder / "empty_home" / "workspace.yaml").write_text(yaml.safe_dump(workspace), "utf-8")
+
+
+def timed(given: dict[str, str], *arguments: str) -> tuple[float, float]:
+    """(wall, CPU) seconds of `ft-dagster run`."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    done = subprocess.run(
+        [FT_DAGSTER, "run", *arguments], env=given, capture_output=True, text=True, check=False
+    )
+    wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode != 0:
+        raise SystemExit(done.stdout + done.stderr)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--project", type=Path, default=HERE.parent / "examples" / "demo")
+    parser.add_argument("--folder", type=Path, default=HERE / ".work" / "rerun", help="store and homes")
+    parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--fresh", action="store_true", help="forget what an earlier call made")
+    given = parser.parse_args()
+    project, folder = given.project.resolve(), given.folder.resolve()
+    if given.fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    write_empty_location(folder)
+    real, empty = environment(project, folder, "home"), environment(project, folder, "empty_home")
+    variants = [str(key) for key in Declarations(project)]
+    timed(real, "--all")
+    timed(empty, variants[0], "--rerun")
+    asked = {
+        "an empty run": (empty, (variants[0], "--rerun")),
+        f"{len(variants)} empty runs": (empty, ("--all", "--rerun")),
+        f"{len(variants)} unchanged": (real, ("--all",)),
+        f"{len(variants)} unchanged, --rerun": (real, ("--all", "--rerun")),
+    }
+    taken = {
+        name: [timed(where, *arguments) for _ in range(given.times)]
+        for name, (where, arguments) in asked.items()
+    }
+    (one, _), *_ = [tuple(median(part) for part in zip(*runs, strict=True)) for runs in taken.values()]
+    print("| | wall, s | CPU, s | beyond an empty run, s a variant |\n|---|---|---|---|")
+    for name, runs in taken.items():
+        wall, cpu = (median(part) for part in zip(*runs, strict=True))
+        beyond = "" if name == "an empty run" else f"{(wall - one) / len(variants):.1f}"
+        print(f"| {name} | {wall:.1f} | {cpu:.1f} | {beyond} |")
+
+
+if __name__ == "__main__":
+    main()
