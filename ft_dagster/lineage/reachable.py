@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ft_dagster.lineage.release import WEIGHTS, history
-from ft_dagster.store.artifacts import Artifact, Place
+from ft_dagster.store.artifacts import Artifact, Place, find_artifact
 from ft_dagster.store.blobs import Store, StoredFile
 from ft_dagster.store.contents import MANIFEST, Contents, Keyed
 from ft_dagster.store.heads import SHARED, read_head
@@ -48,7 +48,7 @@ def unreached(
         for keyed in contents.keyed.values()
         if not being_made(keyed.place)
         for one in _parts(keyed, keyed.place in reached)
-        if one.written < before
+        if one.written < before and (one.committed or _is_litter(store, one))
     ]
     return sorted(found, key=lambda one: (-one.bytes, one.place.path))
 
@@ -64,6 +64,12 @@ def _parts(keyed: Keyed, reached: bool) -> Iterator[Unreached]:
         yield Unreached(keyed.place, name, committed, size, written)
 
 
+def _is_litter(store: Store, one: Unreached) -> bool:
+    """Whether an attempt was not committed since it was listed either."""
+    found = find_artifact(store, one.place)
+    return found is None or found.predicate["attempt"] != one.attempt
+
+
 def _reached(store: Store, contents: Contents) -> set[Place]:
     damaged = next((keyed.damaged for keyed in contents.keyed.values() if keyed.damaged), None)
     if damaged is not None:
@@ -75,7 +81,7 @@ def _reached(store: Store, contents: Contents) -> set[Place]:
     roots = [*_heads(store, contents.records), *_released(store, contents.records, by_digest)]
     reached = _closure(roots, by_digest)
     weights = {artifact.digest for artifact in artifacts if artifact.place in reached}
-    held = [a for a in artifacts if a.place.stage == PRODUCTION and a.inputs[WEIGHTS] in weights]
+    held = [a for a in artifacts if a.place.stage == PRODUCTION and a.inputs.get(WEIGHTS) in weights]
     return reached | _closure(held, by_digest)
 
 

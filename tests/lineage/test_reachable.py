@@ -96,6 +96,17 @@ def test_what_is_being_made_is_left_alone_and_then_its_litter_is_named(store: St
     assert (found.place, found.attempt, found.committed, found.bytes) == (place, attempt.name, False, 500)
 
 
+def test_an_attempt_that_was_committed_since_it_was_listed_is_no_litter(store: Store) -> None:
+    rows = made(store, "task_dataset", 1)
+    write_head(store, PREFIX, rows, None)
+    manifest = Path(store.root) / rows.place.manifest
+    content = manifest.read_bytes()
+    manifest.unlink()
+    listed = contents_of(store)
+    manifest.write_bytes(content)
+    assert unreached(store, listed, lambda place: False, time.time() + 60) == []
+
+
 def test_a_second_writers_attempt_is_named_and_the_artifact_is_not(store: Store, tmp_path: Path) -> None:
     rows = made(store, "task_dataset", 1)
     write_head(store, PREFIX, rows, None)
