@@ -38,16 +38,17 @@ def run(
     every: Annotated[bool, typer.Option("--all", help="Every declared variant")] = False,
     detach: Annotated[bool, typer.Option(help="Submit and leave; a running daemon takes them")] = False,
     reason: Annotated[str, typer.Option(help="Tag on the runs: why")] = "cli",
+    rerun: Annotated[bool, typer.Option("--rerun", help="Start a run also where nothing changed")] = False,
     as_json: Json = False,
 ) -> None:
     """Take variants through the whole graph, in the Dagster instance that the UI shows.
 
-    Unchanged stages are reused. A run of the same variant that is in progress is shown too, and the new one
+    Unchanged stages are reused. Where nothing at all changed since the variant's newest run, none is started,
+    and that run is reported. A run of the same variant that is in progress is shown too, and the new one
     comes after it. Ctrl-C cancels the runs that are shown and waits until nothing of them is left. Where this
     command is killed, or its terminal closed, the runs go on, and a further one shows them.
     """
     from ft_dagster.automation import instance as dagster_instance
-    from ft_dagster.automation.daemon import Daemon
 
     settings = load_settings(context.obj)
     keys = keys_of(settings, variants, every=every)
@@ -60,17 +61,38 @@ def run(
             print_json([{"variant": str(r.key), "run_id": r.run_id} for r in submitted])
             return
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        with Daemon(instance, settings) as daemon:
-            runs = _Runs(*_found(instance, keys))
-            try:
-                new = [key for key in keys if key not in {run.key for run in runs.asked}]
-                runs.asked.extend(dagster_instance.launch(instance, settings, new, reason))
-                _watch(instance, settings, runs, daemon, as_json)
-            except KeyboardInterrupt:
-                Console(stderr=True).print("cancelling; waiting until no process of the runs is left")
-                dagster_instance.cancel(instance, [*runs.followed, *runs.asked])
-                raise
-        _conclude(instance, settings, runs.asked, as_json)
+        standing = [] if rerun else _standing(instance, settings, keys)
+        changed = [key for key in keys if key not in {run.key for run in standing}]
+        started = _run(instance, settings, changed, reason, as_json) if changed else []
+        runs = sorted([*standing, *started], key=lambda run: keys.index(run.key))
+        _conclude(instance, settings, runs, standing, as_json)
+
+
+def _standing(instance: DagsterInstance, settings: Settings, keys: list[VariantKey]) -> list[Launched]:
+    """The newest run of each variant that needs no other, since nothing changed."""
+    from ft_dagster.automation.unchanged import unchanged
+
+    return [run for key in keys if (run := unchanged(instance, settings, key)) is not None]
+
+
+def _run(
+    instance: DagsterInstance, settings: Settings, keys: list[VariantKey], reason: str, as_json: bool
+) -> list[Launched]:
+    """Launch runs, or follow those that wait, and show them until they end."""
+    from ft_dagster.automation import instance as dagster_instance
+    from ft_dagster.automation.daemon import Daemon
+
+    with Daemon(instance, settings) as daemon:
+        runs = _Runs(*_found(instance, keys))
+        try:
+            new = [key for key in keys if key not in {run.key for run in runs.asked}]
+            runs.asked.extend(dagster_instance.launch(instance, settings, new, reason))
+            _watch(instance, settings, runs, daemon, as_json)
+        except KeyboardInterrupt:
+            Console(stderr=True).print("cancelling; waiting until no process of the runs is left")
+            dagster_instance.cancel(instance, [*runs.followed, *runs.asked])
+            raise
+    return runs.asked
 
 
 class _Runs(NamedTuple):
@@ -343,21 +365,20 @@ def _lines(screen: Console) -> Iterator[Callable[[list[_State]], None]]:
     yield show
 
 
-def _conclude(instance: DagsterInstance, settings: Settings, launched: list[Launched], as_json: bool) -> None:
-    """Print what came out; exit 1 if a run did not succeed."""
-    from ft_dagster.automation.instance import failure_of, reused_everything, status_of
+def _conclude(
+    instance: DagsterInstance,
+    settings: Settings,
+    runs: list[Launched],
+    standing: list[Launched],
+    as_json: bool,
+) -> None:
+    """Print what came out; exit 1 if a run did not succeed. `standing`: those that needed no new run."""
     from ft_dagster.report.tables import release_table
     from ft_dagster.stages.summary import variant_row
 
     store = settings.open_store()
-    rows = [variant_row(store, run.key) for run in launched]
-    ended: list[dict[str, Any]] = []
-    for run in launched:
-        state = status_of(instance, run).value
-        reused = reused_everything(instance, run.run_id)
-        ended.append({"run_id": run.run_id, "run_status": state, "reused": reused})
-        if state != "SUCCESS":
-            ended[-1]["failure"] = failure_of(instance, run.run_id)
+    rows = [variant_row(store, run.key) for run in runs]
+    ended = [_ended(instance, run, run not in standing) for run in runs]
     if as_json:
         print_json({"variants": [{**r.to_json(), **end} for r, end in zip(rows, ended, strict=True)]})
     else:
@@ -366,7 +387,20 @@ def _conclude(instance: DagsterInstance, settings: Settings, launched: list[Laun
             if "failure" in end:
                 out.print(f"[red]{row.variant} {end['run_status'].lower()}[/]", end=": ")
                 out.print(end["failure"], markup=False, highlight=False, soft_wrap=True)
+            elif not end["started"]:
+                since = f"nothing changed since run {end['run_id'][:8]}, none was started"
+                out.print(f"{row.variant}: {since} (--rerun starts one)", highlight=False, soft_wrap=True)
             elif end["reused"]:
                 out.print(f"{row.variant}: nothing changed, every artifact was reused")
     if any("failure" in end for end in ended):
         raise typer.Exit(1)
+
+
+def _ended(instance: DagsterInstance, run: Launched, started: bool) -> dict[str, Any]:
+    """How a run came out. `started`: for this command; else it stands for one that was not needed."""
+    from ft_dagster.automation.instance import failure_of, reused_everything, status_of
+
+    state = status_of(instance, run).value
+    reused = not started or reused_everything(instance, run.run_id)
+    ended = {"run_id": run.run_id, "run_status": state, "reused": reused, "started": started}
+    return ended if state == "SUCCESS" else {**ended, "failure": failure_of(instance, run.run_id)}

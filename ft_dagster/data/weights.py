@@ -6,7 +6,10 @@ import json
 import math
 import struct
 from collections import Counter
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from runpy import run_path
 from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
@@ -144,14 +147,33 @@ def read_config(folder: Path) -> dict[str, Any]:
     fix = "Take a base that transformers implements itself"
     if not isinstance(kind, str):
         raise UserError("does not say its model_type", file=folder / CONFIG, field="model_type", fix=fix)
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-    if kind not in CONFIG_MAPPING_NAMES:
+    if not _is_implemented(kind):
         what = "needs code of its own (auto_map)" if "auto_map" in config else "unknown architecture"
         raise UserError(what, file=folder / CONFIG, field="model_type", value=kind, fix=fix)
     if "auto_map" in settings and not (folder / "tokenizer.json").is_file():
         raise UserError("the tokenizer needs code of its own (auto_map)", file=tokenizer, fix=fix)
     return config
+
+
+def _is_implemented(kind: str) -> bool:
+    """Whether transformers has models of this type. Its list is read where it lies: an import takes seconds,
+    which are too much for who finds an unchanged base again.
+    """
+    if kind in _listed_kinds():
+        return True
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return kind in CONFIG_MAPPING_NAMES
+
+
+@cache
+def _listed_kinds() -> frozenset[str]:
+    """The model types of the list that transformers generates; none where its version has no such file."""
+    package = find_spec("transformers")
+    if package is None or package.origin is None:
+        return frozenset()
+    file = Path(package.origin).parent / "models" / "auto" / "auto_mappings.py"
+    return frozenset(run_path(str(file))["CONFIG_MAPPING_NAMES"]) if file.is_file() else frozenset()
 
 
 def architecture_of(config: dict[str, Any]) -> str:

@@ -32,6 +32,7 @@ from ft_dagster.store.blobs import Store
 WEIGHTS = "fine_tuned_model"  # the input of export and evaluation that names the weights
 TRIES = 30  # of an entry, while others write theirs
 JUDGED_AGAIN = "Materialize evaluation, model_export and release again, in that order"
+Decide = Callable[[list[ReleaseEntry]], tuple[ReleaseEntry, bool]]  # the entry, and whether it is new
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,29 @@ def record_release(
     Raises UserError where the candidate's parts do not all speak of the same weights and of the export's
     bytes, or the verdict is no pass.
     """
+    return _change(store, prefix, request, _recording(candidate, request, variant, run_id))
+
+
+def standing_release(
+    store: Store,
+    prefix: str,
+    candidate: ReleaseCandidate,
+    request: ReleaseRequest,
+    *,
+    variant: str,
+    run_id: str | None,
+) -> ReleaseEntry:
+    """What `record_release` would return, where it would write nothing. Raises UserError where it would."""
+    entry, new = _recording(candidate, request, variant, run_id)(history(store, prefix))
+    if new:
+        raise UserError(f"{variant} has another release by now", fix="Run it")
+    return entry
+
+
+def _recording(
+    candidate: ReleaseCandidate, request: ReleaseRequest, variant: str, run_id: str | None
+) -> Decide:
+    """What a log becomes by a candidate. Raises UserError, see `record_release`."""
     check_bytes(candidate)
     _need_approvers(candidate.unmeasured, request)
     made = candidate.entry(variant, run_id)
@@ -134,7 +158,7 @@ def record_release(
             _same_production(candidate.held_against, past)
         return entry, new
 
-    return _change(store, prefix, request, decide)
+    return decide
 
 
 def _again(
@@ -405,7 +429,7 @@ def _change(
     store: Store,
     prefix: str,
     request: ReleaseRequest,
-    decide: Callable[[list[ReleaseEntry]], tuple[ReleaseEntry, bool]],
+    decide: Decide,
 ) -> ReleaseEntry:
     """Append what `decide` makes of the log, signed and dated, where it says that it is new; else what
     stands. Where another writer was faster, it is asked again about the log as it then is.

@@ -21,7 +21,7 @@ from ft_dagster.stages.models import base_of, weights_of, whole_model
 from ft_dagster.stages.stacking import refuse_unstacked
 from ft_dagster.stages.stage import Owner, Stage
 from ft_dagster.stages.view import View
-from ft_dagster.store import Artifact, Attempt, verify_artifact
+from ft_dagster.store import Artifact, Attempt
 
 RECORD = "base.json"
 
@@ -53,7 +53,7 @@ def inputs(view: View) -> BaseModelInputs:
             return BaseModelInputs(_reference(origin), new_tokens=spec.new_tokens, base_model=origin)
         return source_inputs(view)
     parent = released_parent(view.store, view.key, spec, file=view.declared_in)
-    verify_artifact(view.store, parent.export, view.cache)
+    view.verify(parent.export)
     if parent.mode != "whole":
         check_adapter(parent, view.payload(parent.export), file=view.declared_in)
     if parent.mode == "stack":

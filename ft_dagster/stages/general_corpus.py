@@ -9,38 +9,55 @@ from collections.abc import Callable
 from typing import Any
 
 from ft_dagster.data.corpus import build_general_corpus
-from ft_dagster.data.fingerprint import Frozen, fingerprint_sources
+from ft_dagster.data.fingerprint import Fingerprint, Frozen, fingerprint_sources
 from ft_dagster.settings import Settings
 from ft_dagster.spec import CorpusSpec, load_corpus
-from ft_dagster.stages.corpora import NAME, prefix_of_corpus
+from ft_dagster.stages.corpora import NAME, find_corpus, prefix_of_corpus
 from ft_dagster.store import Artifact, Attempt, write_head
 from ft_dagster.store.make import Recipe, make_artifact
 
 
 def make_corpora(settings: Settings, run_id: str, say: Callable[[str], None]) -> dict[str, Artifact]:
     """The artifact of each corpus of the project, by name. Raises UserError."""
-    names = sorted(file.stem for file in (settings.project / "corpora").glob("*.yaml"))
-    return {name: _make(settings, name, run_id, say) for name in names}
+    return {name: _make(settings, name, run_id, say) for name in _names(settings)}
+
+
+def corpora_stand(settings: Settings) -> bool:
+    """Whether `make_corpora` would find each of them as the newest. Raises UserError."""
+    store = settings.open_store()
+    recipes = [_recipe(settings, name)[0] for name in _names(settings)]
+    newest = [find_corpus(store, name) for name in _names(settings)]
+    return [recipe.place for recipe in recipes] == [corpus.place for corpus in newest]
+
+
+def _names(settings: Settings) -> list[str]:
+    return sorted(file.stem for file in (settings.project / "corpora").glob("*.yaml"))
+
+
+def _recipe(settings: Settings, name: str) -> tuple[Recipe, CorpusSpec, list[Fingerprint]]:
+    """What a corpus would be made from now."""
+    spec: CorpusSpec = load_corpus(settings.project, name)
+    sources = fingerprint_sources(
+        spec.sources,
+        settings.project,
+        declared_in=settings.project / "corpora" / f"{name}.yaml",
+        field="sources",
+        cache=settings.cache_folder,
+    )
+    parts = {"corpus": spec.model_dump(mode="json"), "sources": sources}
+    return Recipe(NAME, prefix_of_corpus(name), spec=parts), spec, sources
 
 
 def _make(settings: Settings, name: str, run_id: str, say: Callable[[str], None]) -> Artifact:
-    spec: CorpusSpec = load_corpus(settings.project, name)
-    project, cache = settings.project, settings.cache_folder
-    declared_in = project / "corpora" / f"{name}.yaml"
-    sources = fingerprint_sources(
-        spec.sources, project, declared_in=declared_in, field="sources", cache=cache
-    )
+    recipe, spec, sources = _recipe(settings, name)
 
     def build(attempt: Attempt) -> dict[str, Any]:
         return build_general_corpus(
-            name, spec, project, attempt.payload, say,
-            evidence=attempt.evidence, frozen=Frozen(sources, cache),
+            name, spec, settings.project, attempt.payload, say,
+            evidence=attempt.evidence, frozen=Frozen(sources, settings.cache_folder),
         )  # fmt: skip
 
     store = settings.open_store()
-    recipe = Recipe(
-        NAME, prefix_of_corpus(name), spec={"corpus": spec.model_dump(mode="json"), "sources": sources}
-    )
     artifact = make_artifact(store, settings.work_folder, recipe, build)
     write_head(store, prefix_of_corpus(name), artifact, run_id)
     return artifact

@@ -20,7 +20,7 @@ from ft_dagster.stages.models import base_of, weights_of
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.view import View
 from ft_dagster.stages.workspace import Desk
-from ft_dagster.store import SHARED, Artifact, Attempt, Place, find_artifact, verify_artifact
+from ft_dagster.store import SHARED, Artifact, Attempt, Place, find_artifact
 
 
 class ProductionGone(UserError):
@@ -63,7 +63,7 @@ def in_production(desk: Desk, entry: ReleaseEntry) -> tuple[Artifact, Artifact]:
         base = find_digest(store, (prefix, SHARED), "base_model", export.inputs["base_model"])
         if tuned is None or base is None:
             raise _gone(entry, "its base is gone" if tuned else "its weights are gone")
-        verify_artifact(store, tuned, desk.cache)
+        desk.verify(tuned)
         desk.base_folder(base)
     except ProductionGone:
         raise

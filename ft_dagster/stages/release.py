@@ -20,6 +20,7 @@ from ft_dagster.lineage.release import (
     history,
     record_release,
     rolled_back,
+    standing_release,
 )
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.stages import evaluation as evaluation_stage
@@ -28,7 +29,7 @@ from ft_dagster.stages.policy import refuse_frozen, refuse_made
 from ft_dagster.stages.today import today
 from ft_dagster.stages.verdicts import Held, against_production, certificate_of, own_verdict, rejudge
 from ft_dagster.stages.workspace import Workspace, refuse_experiment
-from ft_dagster.store import Artifact, verify_artifact
+from ft_dagster.store import Artifact
 from ft_dagster.training.contract import PLAN_FILE
 
 NAME = "release"
@@ -48,7 +49,8 @@ class Released:
 def release(workspace: Workspace) -> Released:
     """Append the newest export to the log; the standing entry where it is there already.
 
-    Judged by today's declaration, whatever was frozen. Raises UserError.
+    Judged by today's declaration, whatever was frozen. Raises UserError; in a workspace that only looks also
+    where the log would change.
     """
     refuse_experiment(workspace)
     desk = today(workspace)
@@ -56,14 +58,15 @@ def release(workspace: Workspace) -> Released:
     export, tuned = desk.upstream("model_export"), desk.upstream("fine_tuned_model")
     evaluation = desk.find(evaluation_stage.STAGE)
     refuse_trained_on(desk)
-    verify_artifact(store, export, desk.cache)
+    desk.verify(export)
     verdict = rejudge(desk, tuned, evaluation)
     check_base(desk, export)
     certificate = certificate_of(desk, export)
     refuse_made(desk, _method(desk, tuned), _declared_base(desk), certificate.format)
     held = against_production(desk, tuned, evaluation) if verdict.passed else Held(())
     verdict = replace(with_rules(verdict, held.rules, spec.gates), policy=policy.digest)
-    entry = record_release(
+    record = standing_release if desk.looking else record_release
+    entry = record(
         store,
         desk.prefix,
         ReleaseCandidate(
@@ -86,7 +89,9 @@ def release(workspace: Workspace) -> Released:
 
 
 def check_base(workspace: Workspace, export: Artifact) -> None:
-    """Hash the files of the base that an export stands on. Raises UserError where one is not what it was."""
+    """Hash the files of the base that an export stands on; where one only looks, those touched since then.
+    Raises UserError where one is not what it was.
+    """
     base = workspace.upstream("base_model")
     if export.inputs["base_model"] != base.digest:
         raise UserError(
@@ -94,7 +99,7 @@ def check_base(workspace: Workspace, export: Artifact) -> None:
             value=export.inputs["base_model"][:12],
             fix=JUDGED_AGAIN,
         )
-    base_folder(workspace.store, base, workspace.project, workspace.cache, verify=True)
+    base_folder(workspace.store, base, workspace.project, workspace.cache, verify=not workspace.looking)
 
 
 def _method(workspace: Workspace, tuned: Artifact) -> str:

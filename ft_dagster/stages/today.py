@@ -7,7 +7,7 @@ another evaluation, and no other is taken for it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, TypeVar, get_args
 
@@ -79,7 +79,7 @@ class Today(Workspace):
 
 def today(workspace: Workspace) -> Today:
     """The same workspace, with the declaration as it is now."""
-    return Today(workspace.settings, workspace.key, workspace.run, workspace.trial, workspace.launcher)
+    return Today(**{each.name: getattr(workspace, each.name) for each in fields(Workspace)})
 
 
 def refuse_unjudged(workspace: Workspace) -> None:

@@ -20,7 +20,7 @@ from ft_dagster.stages.evaluation import verdict_on
 from ft_dagster.stages.production_evaluation import ProductionGone
 from ft_dagster.stages.today import Today
 from ft_dagster.stages.workspace import Desk, Workspace
-from ft_dagster.store import Artifact, verify_artifact
+from ft_dagster.store import Artifact
 
 OWN = "own_evaluation"  # beside the certificate of a merge that drifted from what was judged
 
@@ -48,7 +48,7 @@ def rejudge(desk: Desk, tuned: Artifact, evaluation: Artifact) -> Verdict:
     if evaluation.inputs["base_evaluation"] != before.digest:
         raise UserError("the base's scores changed after the evaluation", fix="Materialize evaluation again")
     for artifact in (tuned, evaluation, before):
-        verify_artifact(desk.store, artifact, desk.cache)
+        desk.verify(artifact)
     return verdict_on(
         desk.spec, desk.payload(before), desk.payload(evaluation), desk.declared_in, tries_of(evaluation)
     )
@@ -78,7 +78,7 @@ def against_production(desk: Today, tuned: Artifact, evaluation: Artifact) -> He
             before = desk.make(production_evaluation.STAGE)
         except ProductionGone as gone:
             return Held((), gone.problem, log)
-    verify_artifact(desk.store, before, desk.cache)
+    desk.verify(before)
     old, new = (read_samples(desk.payload(each)) for each in (before, evaluation))
     rules = regression(old, new, gates, version=standing.version, tries=tries_of(evaluation))
     return Held(rules, log=log)

@@ -116,6 +116,9 @@ class View:
     def payload(self, artifact: Artifact) -> Path:
         return self._workspace.payload(artifact)
 
+    def verify(self, artifact: Artifact) -> None:
+        self._workspace.verify(artifact)
+
     def base_folder(self, base: Artifact) -> Path:
         return self._workspace.base_folder(base)
 

@@ -32,7 +32,16 @@ from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import key_parts
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.view import View
-from ft_dagster.store import SHARED, Artifact, Attempt, Store, read_head, write_head
+from ft_dagster.store import (
+    SHARED,
+    Artifact,
+    Attempt,
+    Store,
+    find_artifact,
+    read_head,
+    verify_artifact,
+    write_head,
+)
 from ft_dagster.store.make import Recipe, make_artifact
 from ft_dagster.training.checkpoints import newest_good
 
@@ -97,13 +106,15 @@ class Desk(Protocol):
     def declared_in(self) -> Path: ...
     def upstream(self, stage: str) -> Artifact: ...
     def payload(self, artifact: Artifact) -> Path: ...
+    def verify(self, artifact: Artifact) -> None: ...
     def base_folder(self, base: Artifact) -> Path: ...
 
 
 @dataclass(frozen=True)
 class Workspace:
     """One variant's desk. `trial`: of an experiment. Artifacts lie under `prefix` by their key either way, so
-    an experiment shares what is equal; its heads lie apart.
+    an experiment shares what is equal; its heads lie apart. `looking`: nothing is made and no head is moved;
+    what is not the newest artifact already raises UserError.
     """
 
     settings: Settings
@@ -111,6 +122,7 @@ class Workspace:
     run: RunOf = RunOf()
     trial: Trial | None = None
     launcher: Launcher[Any] | None = None
+    looking: bool = False
 
     @cached_property
     def store(self) -> Store:
@@ -187,6 +199,15 @@ class Workspace:
     def evidence(self, artifact: Artifact) -> Path:
         return self.folder(artifact) / "evidence"
 
+    def verify(self, artifact: Artifact) -> None:
+        """Hash all files of an artifact again; where one only looks, those of this host touched since then.
+        Raises UserError.
+        """
+        if self.looking and not self.store.remote:
+            self.folder(artifact)
+        else:
+            verify_artifact(self.store, artifact, self.cache)
+
     def base_folder(self, base: Artifact) -> Path:
         """The base model's folder on this machine, its files checked."""
         return base_folder(self.store, base, self.project, self.cache)
@@ -218,7 +239,7 @@ class Workspace:
             for read in ("frozen", "spec"):
                 self.__dict__.pop(read, None)
         stage.after(self, artifact)
-        if not stage.on_demand:
+        if not stage.on_demand and not self.looking:
             write_head(self.store, self.heads, artifact, self.run.id)
         return artifact
 
@@ -242,6 +263,8 @@ class Workspace:
     def _make(self, stage: Stage[I]) -> Artifact:
         stage.refuse(self)
         recipe, inputs = self.recipe(stage)
+        if self.looking:
+            return self._standing(stage, recipe)
         hands = Hands(self)
         artifact = make_artifact(
             self.store,
@@ -254,6 +277,14 @@ class Workspace:
         how = "reused, no work done" if artifact.reused else "made"
         self.run.say(f"{stage.name} {artifact.digest[:12]} {how}")
         return artifact
+
+    def _standing(self, stage: Stage[I], recipe: Recipe) -> Artifact:
+        """What stands under the key, and is the newest of its stage. Raises UserError."""
+        found = find_artifact(self.store, recipe.place)
+        head = found if stage.on_demand else self.head(stage.name)
+        if found is None or head is None or head.place != found.place:
+            raise UserError(f"{self.key} has another {stage.name} by now", fix="Run it")
+        return found
 
     def ask(self, program: str) -> Ask:
         """What the declaration asks of this host for a program of this run."""

@@ -178,6 +178,11 @@ def find_artifact(store: Store, place: Place) -> Artifact | None:
         content = store.read(place.manifest)
     except FileNotFoundError:
         return None
+    return artifact_of(store, place, content)
+
+
+def artifact_of(store: Store, place: Place, content: bytes) -> Artifact:
+    """The artifact whose manifest has this content. Raises UserError, see `find_artifact`."""
     where = store.uri(place.manifest)
     try:
         manifest = json.loads(content)

@@ -7,10 +7,11 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 
@@ -27,6 +28,14 @@ _PASSING_ERRORS = {
     "botocore.EndpointConnectionError", "botocore.ConnectionClosedError", "botocore.ConnectTimeoutError",
     "botocore.ReadTimeoutError", "botocore.HTTPClientError",
 }  # fmt: skip
+
+
+class StoredFile(NamedTuple):
+    """`path`: POSIX, in the store. `size`: bytes. `modified`: seconds since 1970."""
+
+    path: str
+    size: int
+    modified: float
 
 
 class Store:
@@ -159,6 +168,15 @@ class Store:
             path[len(root) + 1 :]: int(info["size"]) for path, info in found if path.startswith(f"{root}/")
         }
 
+    def walk(self) -> Iterator[StoredFile]:
+        """Every file there is. What comes or goes meanwhile may be missed; links are not followed."""
+        if not self.remote:
+            yield from _walk(Path(self.root), "")
+            return
+        for path, info in self.fs.find(self.root, detail=True).items():
+            modified = info["LastModified"].timestamp()
+            yield StoredFile(path[len(self.root) + 1 :], int(info["size"]), modified)
+
     def sha256(self, relative: str) -> str:
         """Of a file as it lies in the store, read whole."""
         with self.fs.open(self.path(relative), "rb") as file:
@@ -172,6 +190,18 @@ class Store:
         """Copy one file out of the store."""
         target.parent.mkdir(parents=True, exist_ok=True)
         self.fs.get_file(self.path(relative), str(target))
+
+
+def _walk(folder: Path, within: str) -> Iterator[StoredFile]:
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            path = within + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(folder / entry.name, f"{path}/")
+                continue
+            with suppress(FileNotFoundError):
+                found = entry.stat(follow_symlinks=False)
+                yield StoredFile(path, found.st_size, found.st_mtime)
 
 
 def write_out(folder: Path) -> None:

@@ -116,8 +116,24 @@ def keep_source(store: Store) -> str:
 @contextmanager
 def host_lock(work: Path, name: str) -> Iterator[None]:
     """Hold a lock of this host by name; it ends with the process, however that ends."""
-    folder = work / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / hashlib.sha256(name.encode()).hexdigest()[:32]).open("w") as file:
+    path = _lock_file(work, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def is_being_made(work: Path, place: Place) -> bool:
+    """Whether a process of this host builds under a key."""
+    try:
+        with _lock_file(work, place.path).open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _lock_file(work: Path, name: str) -> Path:
+    return work / "locks" / hashlib.sha256(name.encode()).hexdigest()[:32]

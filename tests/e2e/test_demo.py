@@ -23,8 +23,8 @@ def test_the_demo_releases_three_variants_and_then_reuses_them(tmp_path: Path) -
         "DAGSTER_HOME": str(tmp_path / "home"),
     }
 
-    def run() -> Any:
-        command: list[str | Path] = [BIN / "ft-dagster", "run", "--all", "--json"]
+    def run(*options: str) -> Any:
+        command: list[str | Path] = [BIN / "ft-dagster", "run", "--all", "--json", *options]
         result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr + result.stdout
         return json.loads(result.stdout)["variants"]
@@ -38,6 +38,8 @@ def test_the_demo_releases_three_variants_and_then_reuses_them(tmp_path: Path) -
         assert task["tuned"] < 0.9 * task["base"]
         assert row["gate"] is True
         assert abs(row["general_share"] - 0.08) < 0.005
-    again = run()
-    assert all(row["reused"] for row in again)
+    stands = run()
+    assert stands == [{**row, "reused": True, "started": False} for row in first]
+    again = run("--rerun")
+    assert all(row["reused"] and row["started"] for row in again)
     assert [row["digest"] for row in again] == [row["digest"] for row in first]

@@ -82,7 +82,12 @@ def test_the_command_line_runs_reuses_and_reports_through_the_same_instance(fold
     assert first["run_status"] == "SUCCESS"
     assert first["gate"] is True
     again = ft_dagster(folder, "run", "acme.places")
-    assert "nothing changed, every artifact was reused" in again.stdout
+    assert f"nothing changed since run {first['run_id'][:8]}, none was started" in again.stdout
+    both = json.loads(ft_dagster(folder, "run", "--all", "--json").stdout)["variants"]
+    assert both[0] == {**first, "reused": True, "started": False}
+    assert (both[1]["variant"], both[1]["started"]) == ("globex.places", True)
+    rerun = ft_dagster(folder, "run", "acme.places", "--rerun")
+    assert "nothing changed, every artifact was reused" in rerun.stdout
     status = json.loads(ft_dagster(folder, "status", "--json").stdout)["variants"]
     acme = next(v for v in status if v["variant"] == "acme.places")
     assert acme["digest"] == first["digest"]

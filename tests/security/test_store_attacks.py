@@ -300,7 +300,11 @@ def test_the_base_is_known_by_its_bytes_before_a_release(
     record = {"reference": "models/x", "revision": None, "files": [file]}
     base = releases.put(store, "base_model", "shared", {"base.json": record}, {})
     desk: Any = SimpleNamespace(
-        store=store, project=tmp_path / "project", cache=tmp_path / "cache", upstream=lambda stage: base
+        store=store,
+        project=tmp_path / "project",
+        cache=tmp_path / "cache",
+        looking=False,
+        upstream=lambda stage: base,
     )
     export = releases.put(store, "model_export", "shared", {"x": 1}, {"base_model": base.digest})
     check_base(desk, export)

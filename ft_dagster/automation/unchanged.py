@@ -1,0 +1,31 @@
+"""Variants for which a run would come to what Dagster shows already: none is started for them."""
+
+import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
+
+from ft_dagster.automation.instance import Launched
+from ft_dagster.automation.tags import VARIANT
+from ft_dagster.settings import Settings
+from ft_dagster.spec import VariantKey
+from ft_dagster.stages.standing import standing
+
+
+def unchanged(instance: dg.DagsterInstance, settings: Settings, key: VariantKey) -> Launched | None:
+    """The newest run of a variant, where it succeeded, nothing changed since, and Dagster shows as newest the
+    very artifacts that stand; else None: a run is to be started.
+    """
+    newest = instance.get_runs(dg.RunsFilter(tags={VARIANT: str(key)}), limit=1)
+    if not newest or newest[0].status != dg.DagsterRunStatus.SUCCESS:
+        return None
+    found = standing(settings, key)
+    if found is None or any(_shown(instance, key, name) != now for name, now in found.digests.items()):
+        return None
+    return Launched(key, newest[0].run_id)
+
+
+def _shown(instance: dg.DagsterInstance, key: VariantKey, asset: str) -> str | None:
+    """The digest of the newest materialization of a variant's asset; None where there is none."""
+    asked = dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[str(key)])
+    records = instance.fetch_materializations(asked, limit=1).records
+    made = records[0].asset_materialization if records else None
+    return None if made is None else (made.tags or {}).get(DATA_VERSION_TAG)

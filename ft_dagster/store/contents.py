@@ -1,0 +1,159 @@
+"""All that lies in a store: under each key an artifact and its attempts, beside them the records.
+
+Reads every name and every manifest, and no payload. For who looks after a store; no stage asks for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from ft_dagster.errors import UserError
+from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
+from ft_dagster.store.artifacts import Artifact, Place, artifact_of
+from ft_dagster.store.blobs import Store, StoredFile
+from ft_dagster.store.heads import SHARED
+
+RECORDS = "records"  # heads, release logs, tries, the package's source
+MANIFEST = "manifest.json"
+AT_ONCE = 64  # manifests read from a remote store together
+_STAGES = "|".join(STAGE_VERSIONS)
+_KEYED = re.compile(rf"(?P<prefix>.+?)/(?P<stage>{_STAGES})/(?P<key>[0-9a-f]{{64}})/(?P<rest>.+)")
+
+
+class By(StrEnum):
+    """What a row of `store du` is."""
+
+    TENANT = "tenant"
+    VARIANT = "variant"
+    STAGE = "stage"
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """What lies under one key. `files`: by their path there. `artifact`: None before a commit, and where the
+    manifest cannot be read (`damaged`).
+    """
+
+    place: Place
+    files: dict[str, StoredFile]
+    artifact: Artifact | None = None
+    damaged: UserError | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of everything there."""
+        return sum(file.size for file in self.files.values())
+
+    @property
+    def is_older(self) -> bool:
+        """Whether an older version of the stage made it: no run asks for it any more."""
+        made = self.artifact
+        return made is not None and made.predicate["stage_version"] < STAGE_VERSIONS[self.place.stage]
+
+    @property
+    def attempts(self) -> dict[str, list[StoredFile]]:
+        """The files of each attempt, by its name; the committed one among them."""
+        found = defaultdict(list)
+        for path, file in self.files.items():
+            attempt, _, below = path.partition("/")
+            if below.startswith(("payload/", "evidence/")):
+                found[attempt].append(file)
+        return dict(found)
+
+    @property
+    def unfinished(self) -> dict[str, list[StoredFile]]:
+        """The attempts that are not the artifact: in progress, given up, or second to another writer."""
+        committed = None if self.artifact is None else self.artifact.predicate["attempt"]
+        return {} if self.damaged else {n: files for n, files in self.attempts.items() if n != committed}
+
+    @property
+    def kept_base(self) -> int:
+        """Bytes of the copy that `base_model.keep` asked for."""
+        copies = (file for path, file in self.files.items() if "/evidence/files/" in path)
+        return sum(file.size for file in copies) if self.place.stage == "base_model" else 0
+
+
+@dataclass(frozen=True)
+class Contents:
+    """`keyed`: by place. `records`: every other file."""
+
+    keyed: dict[Place, Keyed] = field(default_factory=dict)
+    records: list[StoredFile] = field(default_factory=list)
+
+
+def contents_of(store: Store) -> Contents:
+    """All of a store as it is now; what is written meanwhile may be in it or not."""
+    files: dict[Place, dict[str, StoredFile]] = defaultdict(dict)
+    records = []
+    for file in store.walk():
+        found = _KEYED.fullmatch(file.path)
+        if found is None:
+            records.append(file)
+        else:
+            files[Place(found["prefix"], found["stage"], found["key"])][found["rest"]] = file
+    return Contents({keyed.place: keyed for keyed in _with_manifests(store, files)}, records)
+
+
+def _with_manifests(store: Store, files: dict[Place, dict[str, StoredFile]]) -> Iterator[Keyed]:
+    committed = [place for place, inside in files.items() if MANIFEST in inside]
+    yield from (Keyed(place, inside) for place, inside in files.items() if MANIFEST not in inside)
+    for first in range(0, len(committed), AT_ONCE):
+        places = committed[first : first + AT_ONCE]
+        contents = store.read_each([place.manifest for place in places])
+        for place, content in zip(places, contents, strict=True):
+            yield _keyed(store, place, files[place], content)
+
+
+def _keyed(store: Store, place: Place, files: dict[str, StoredFile], content: bytes | None) -> Keyed:
+    if content is None:  # removed since it was listed
+        return Keyed(place, files)
+    try:
+        return Keyed(place, files, artifact_of(store, place, content))
+    except UserError as error:
+        return Keyed(place, files, damaged=error)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """A row of `store du`, in bytes. `older_versions`, `kept_bases`, `unfinished`: parts of `bytes`."""
+
+    name: str
+    artifacts: int
+    bytes: int
+    older_versions: int
+    kept_bases: int
+    unfinished: int
+
+
+def usage(contents: Contents, by: By) -> list[Usage]:
+    """What each tenant, variant or stage occupies; what is nobody's own is `shared`. The largest first."""
+    keyed: dict[str, list[Keyed]] = defaultdict(list)
+    records: dict[str, int] = defaultdict(int)
+    for each in contents.keyed.values():
+        keyed[each.place.stage if by is By.STAGE else _owner(each.place.path, by)].append(each)
+    for file in contents.records:
+        records[RECORDS if by is By.STAGE else _owner(file.path, by)] += file.size
+    rows = [_usage(name, keyed.get(name, []), records.get(name, 0)) for name in {**keyed, **records}]
+    return sorted(rows, key=lambda row: (-row.bytes, row.name))
+
+
+def _usage(name: str, keyed: Sequence[Keyed], records: int) -> Usage:
+    return Usage(
+        name,
+        artifacts=sum(each.artifact is not None for each in keyed),
+        bytes=sum(each.size for each in keyed) + records,
+        older_versions=sum(each.size for each in keyed if each.is_older),
+        kept_bases=sum(each.kept_base for each in keyed),
+        unfinished=sum(file.size for each in keyed for part in each.unfinished.values() for file in part),
+    )
+
+
+def _owner(path: str, by: By) -> str:
+    parts = path.split("/")
+    if parts[0] != "tenants":
+        return SHARED
+    return parts[1] if by is By.TENANT else ".".join(parts[1:3])

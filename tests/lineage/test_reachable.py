@@ -1,0 +1,163 @@
+"""What of a store nothing needs: never anything that a head, a release or a run could ask for."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.reachable import Unreached, unreached
+from ft_dagster.store import Artifact, Place, Store, begin_attempt, write_head
+from ft_dagster.store.contents import contents_of
+from ft_dagster.store.make import host_lock, is_being_made
+from tests.releases import adapter, put, release
+
+PREFIX, OTHER = "tenants/acme/support", "tenants/acme/sales"
+STAGES = (
+    "declaration",
+    "task_dataset",
+    "training_mixture",
+    "training_plan",
+    "fine_tuned_model",
+    "evaluation",
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+def left(store: Store, *, before: float | None = None, work: Path | None = None) -> list[Unreached]:
+    """What nothing needs, however young."""
+    limit = time.time() + 60 if before is None else before
+    return unreached(
+        store, contents_of(store), lambda place: work is not None and is_being_made(work, place), limit
+    )
+
+
+def places(found: Iterable[Unreached]) -> set[Place]:
+    return {one.place for one in found}
+
+
+def made(store: Store, stage: str, number: int, *inputs: Artifact, prefix: str = PREFIX) -> Artifact:
+    return put(store, stage, prefix, {"n.json": number}, {a.place.stage: a.digest for a in inputs})
+
+
+def test_what_a_head_points_at_and_all_beneath_it_is_needed(store: Store) -> None:
+    base = made(store, "base_model", 1, prefix="shared")
+    rows, older = made(store, "task_dataset", 1), made(store, "task_dataset", 2)
+    mixture = made(store, "training_mixture", 1, base, rows)
+    write_head(store, PREFIX, mixture, None)
+    assert places(left(store)) == {older.place}
+
+
+def test_an_experiments_heads_count(store: Store) -> None:
+    tuned, lost = made(store, "fine_tuned_model", 1), made(store, "fine_tuned_model", 2)
+    write_head(store, f"{PREFIX}/experiments/sweep-1/3", tuned, None)
+    assert places(left(store)) == {lost.place}
+
+
+def test_every_released_version_stays_with_its_weights_and_its_evaluation(store: Store) -> None:
+    tuned = [made(store, "fine_tuned_model", number) for number in (1, 2)]
+    for number, weights in enumerate(tuned):
+        release(store, "acme.support", adapter(number), weights.digest)
+    lost = made(store, "evaluation", 3, tuned[0])
+    assert places(left(store)) == {lost.place}
+
+
+def test_what_a_release_was_held_against_stays(store: Store) -> None:
+    tuned = made(store, "fine_tuned_model", 1)
+    release(store, "acme.support", adapter(1), tuned.digest)
+    made(store, "production_evaluation", 1, tuned)
+    unknown = put(store, "production_evaluation", PREFIX, {"n.json": 2}, {"fine_tuned_model": "c" * 64})
+    assert places(left(store)) == {unknown.place}
+
+
+def test_a_parent_of_another_variant_is_needed(store: Store) -> None:
+    export = made(store, "model_export", 1, prefix=OTHER)
+    base = made(store, "base_model", 2, export)
+    write_head(store, PREFIX, base, None)
+    assert left(store) == []
+
+
+def test_what_is_being_made_is_left_alone_and_then_its_litter_is_named(store: Store, tmp_path: Path) -> None:
+    place = Place(PREFIX, "training_mixture", "a" * 64)
+    attempt = begin_attempt(store, place, tmp_path)
+    (attempt.payload / "shard").write_bytes(b"s" * 500)
+    with host_lock(tmp_path, place.path):
+        assert left(store, work=tmp_path) == []
+    (found,) = left(store, work=tmp_path)
+    assert (found.place, found.attempt, found.committed, found.bytes) == (place, attempt.name, False, 500)
+
+
+def test_an_attempt_that_was_committed_since_it_was_listed_is_no_litter(store: Store) -> None:
+    rows = made(store, "task_dataset", 1)
+    write_head(store, PREFIX, rows, None)
+    manifest = Path(store.root) / rows.place.manifest
+    content = manifest.read_bytes()
+    manifest.unlink()
+    listed = contents_of(store)
+    manifest.write_bytes(content)
+    assert unreached(store, listed, lambda place: False, time.time() + 60) == []
+
+
+def test_a_second_writers_attempt_is_named_and_the_artifact_is_not(store: Store, tmp_path: Path) -> None:
+    rows = made(store, "task_dataset", 1)
+    write_head(store, PREFIX, rows, None)
+    second = begin_attempt(store, rows.place, tmp_path)
+    (second.payload / "n.json").write_text("1")
+    (found,) = left(store)
+    assert (found.attempt, found.committed) == (second.name, False)
+
+
+def test_what_was_written_a_moment_ago_is_left_alone(store: Store) -> None:
+    lost = made(store, "task_dataset", 1)
+    assert left(store, before=time.time() - 3600) == []
+    for file in (Path(store.root) / lost.place.path).rglob("*"):
+        os.utime(file, (0, 0))
+    (found,) = left(store, before=time.time() - 3600)
+    assert found.bytes == lost.size
+
+
+@pytest.mark.parametrize("damage", ["manifest", "head", "log"])
+def test_where_something_cannot_be_read_nothing_is_said_to_be_needless(store: Store, damage: str) -> None:
+    lost = made(store, "task_dataset", 1)
+    release(store, "acme.support", adapter(1))
+    broken = {
+        "manifest": lost.place.manifest,
+        "head": f"{PREFIX}/heads/model_export.json",
+        "log": f"{PREFIX}/releases/000001.json",
+    }
+    store.write(broken[damage], b"{")
+    with pytest.raises(UserError) as refused:
+        left(store)
+    assert broken[damage].rsplit("/", 1)[1] in str(refused.value)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_nothing_that_can_be_walked_to_is_named_and_everything_else_is(store: Store, seed: int) -> None:
+    """Random graphs against a walk by digests from the heads."""
+    draw = random.Random(seed)
+    artifacts: list[Artifact] = []
+    for number in range(12):
+        stage = STAGES[number % len(STAGES)]
+        inputs = {a.place.stage: a for a in draw.sample(artifacts, min(len(artifacts), 2))}
+        artifacts.append(made(store, stage, number, *inputs.values(), prefix=draw.choice([PREFIX, OTHER])))
+    heads = {(a.place.prefix, a.place.stage): a for a in draw.sample(artifacts, 2)}
+    for head in heads.values():
+        write_head(store, head.place.prefix, head, None)
+    needed: set[str] = set()
+    waiting = [head.digest for head in heads.values()]
+    while waiting:
+        digest = waiting.pop()
+        if digest not in needed:
+            needed.add(digest)
+            waiting += [d for a in artifacts if a.digest == digest for d in a.inputs.values()]
+    expected = {a.place for a in artifacts if a.digest not in needed}
+    assert places(left(store)) == expected
