@@ -48,8 +48,11 @@ class Deepspeed(Strict):
 
 
 class WatchSettings(Strict):
-    """Forgetting: questions of each benchmark at each evaluation, and the limits that end a training."""
+    """Forgetting: questions of each benchmark, and the limits that end a training. `budget`: of all that is
+    measured while it trains, a share of its FLOPs; None: everything, at every evaluation.
+    """
 
+    budget: float | None = Field(0.1, gt=0, le=1)
     questions: int = Field(0, ge=0)
     general_loss_limit: float | None = Field(None, gt=0, description="Rise of the held-out loss, nats")
     benchmark_limit: float | None = Field(None, gt=0, le=1, description="Fall of the mean accuracy")
@@ -201,7 +204,9 @@ class Member(Strict):
     stop_above: dict[int, float] = Field(
         {}, description="Evaluation (1, 2, ...) -> validation loss above which this training gives up"
     )
-
+    stop_above_on: int | None = Field(
+        None, ge=1, description="That loss is of the first so many examples of the sample; None: of all of it"
+    )
     micro_batch_halved: bool = Field(
         False, description="Memory ran out before: half the micro-batch, twice the accumulation"
     )
@@ -237,6 +242,7 @@ class TrainingRun(Strict):
     base: Base
     members: Annotated[tuple[Member, ...], Field(min_length=1)]
     launch: Launch = Launch()
+    first_looks: Path | None = Field(None, description="Folder of what looks at bases gave, kept by content")
 
 
 class TrainingResult(BaseModel):
