@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from ft_dagster.store import Artifact
 
 PREDICTED_IN_0_1 = "foretold"
+SILENT = {  # left out where they say nothing
+    "micro_batch_halved", "measured_on", "validation_loss_on", "measured_tokens", "measuring_flops",
+    NOT_FINITE,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -102,10 +106,9 @@ class TrainingFigures:
         return self.peak_device_memory_bytes or self.peak_memory_bytes
 
     def to_json(self) -> dict[str, Any]:
-        """As it is stored, by name; without `micro_batch_halved` and `not_finite` where they say nothing."""
+        """As it is stored, by name; without those of `SILENT` that say nothing."""
         content = asdict(self) | {"resumed_from": list(self.resumed_from), "advice": list(self.advice)}
-        silent = {"micro_batch_halved", NOT_FINITE}
-        return {name: content[name] for name in sorted(content) if name not in silent or content[name]}
+        return {name: content[name] for name in sorted(content) if name not in SILENT or content[name]}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> TrainingFigures:

@@ -34,13 +34,21 @@ def measured(run_folder: Path) -> int:
     return int(result_of(run_folder)["figures"]["measured_tokens"])
 
 
-def test_the_next_training_of_the_base_takes_it_and_comes_out_the_same(runs: Runs, tmp_path: Path) -> None:
-    folder = tmp_path / "looks"
-    alone = runs.prepare("alone")
-    first, second = (kept_in(runs.prepare(name), folder) for name in ("first", "second"))
-    other = kept_in(runs.prepare("other", method={"rank": 2, "alpha": 64.0, "dropout": 0.0}), folder)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_next_training_of_the_base_takes_it_and_comes_out_the_same(
+    runs: Runs, tmp_path: Path, precision: str
+) -> None:
+    folder, training = tmp_path / "looks", {"precision": precision}
+    alone = runs.prepare("alone", training=training)
+    first, second = (kept_in(runs.prepare(name, training=training), folder) for name in ("first", "second"))
+    method = {"rank": 2, "alpha": 64.0, "dropout": 0.0, "target_modules": ["q_proj"]}
+    other = kept_in(runs.prepare("other", training=training, method=method), folder)
+    elsewhere = runs.prepare("elsewhere", training=training, method=method)
+    assert train(elsewhere) == 0
     assert [train(each) for each in (alone, first, second, other)] == [0] * 4
     assert payload_bytes(alone) == payload_bytes(first) == payload_bytes(second)
+    assert payload_bytes(other) == payload_bytes(elsewhere)
+    assert first_lines(alone) == first_lines(elsewhere)
     assert first_lines(alone) == first_lines(first) == first_lines(second) == first_lines(other)
     assert measured(alone) == measured(first) > measured(second) == measured(other)
     assert len(list(folder.glob("*.json"))) == 3  # validation, general text, answers

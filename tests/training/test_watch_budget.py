@@ -23,7 +23,7 @@ from ft_dagster.training.watch.budget import (
     prefixes,
 )
 from ft_dagster.training.watch.counter import Counter
-from ft_dagster.training.watch.held_out import Block, blocks_of
+from ft_dagster.training.watch.held_out import HeldOutBlock, blocks_of
 from tests.present import present
 from tests.training.runs import LORA, Runs, payload_bytes, result_of, train, write_mixture
 
@@ -111,7 +111,7 @@ def test_the_share_of_a_forward_pass_is_that_of_torchs_counter(
     assert share == pytest.approx(counter.total / whole, rel=0.25)
 
 
-def blocks(folder: Path, scratch: Path) -> list[Block]:
+def blocks(folder: Path, scratch: Path) -> list[HeldOutBlock]:
     return list(blocks_of(present(open_split(folder, "validation", scratch)), 48))
 
 

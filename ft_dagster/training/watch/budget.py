@@ -20,7 +20,7 @@ ENDS = 2  # looks of what is measured of the base and of the exported model alon
 Limited = Literal["general", "questions"]  # what `general_loss_limit` and `benchmark_limit` need at each look
 
 
-class Work(NamedTuple):
+class ForwardWork(NamedTuple):
     """What is computed, as `FlopsModel.sum` takes it; passes (DoRA's norms) are left out."""
 
     slots: int
@@ -30,11 +30,11 @@ class Work(NamedTuple):
     micro_batches: int = 0
 
 
-def work_of(bins: Sequence[Bin], examples: Examples) -> Work:
+def work_of(bins: Sequence[Bin], examples: Examples) -> ForwardWork:
     """Of these bins one by one, so that no micro-batch's padding counts."""
     widths = [sum(int(examples.lengths[i]) for i in ordinals) for ordinals in bins]
     trained = sum(int(examples.trained[i]) for ordinals in bins for i in ordinals)
-    return Work(sum(widths), sum(width**2 for width in widths), trained, len(bins))
+    return ForwardWork(sum(widths), sum(width**2 for width in widths), trained, len(bins))
 
 
 def forward_share(method: MethodSettings, *, gradient_checkpointing: bool) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ft_dagster.evaluation.degeneration import WATCHED, WATCHED_TOKENS, answer_general_prompts
-from ft_dagster.training.watch.budget import Work
+from ft_dagster.training.watch.budget import ForwardWork
 
 IDENTITY = {"prompts": list(WATCHED), "tokens": WATCHED_TOKENS}  # what is asked
 
@@ -26,7 +26,7 @@ def degeneration(model: Any, tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def work(tokenizer: Any) -> Work:
+def work(tokenizer: Any) -> ForwardWork:
     """Of answering once: all prompts and all that may be written."""
     written = len(WATCHED) * WATCHED_TOKENS
-    return Work(sum(len(tokenizer(prompt)["input_ids"]) for prompt in WATCHED) + written, 0, written)
+    return ForwardWork(sum(len(tokenizer(prompt)["input_ids"]) for prompt in WATCHED) + written, 0, written)

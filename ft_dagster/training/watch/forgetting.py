@@ -11,7 +11,7 @@ from typing import Any
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.held import FOLDER, held_files
 from ft_dagster.training.contract import Benchmarks, Member, TrainingRun, WatchSettings
-from ft_dagster.training.watch.budget import Work
+from ft_dagster.training.watch.budget import ForwardWork
 
 GENERATED = 256  # tokens of an answer where a task does not say: lm-eval's own
 
@@ -55,7 +55,7 @@ class Benchmark:
         return f"{drawn:,} of {known:,} questions"
 
     @cached_property
-    def work(self) -> Work:
+    def work(self) -> ForwardWork:
         """Of asking once: a question's text once, its answers or as much as may be generated."""
         requests = [
             request.args
@@ -66,7 +66,7 @@ class Benchmark:
         texts = {str(args[0]) for args in requests}
         asked = sum(len(self._tokenizer(text)["input_ids"]) for text in texts)
         answered = sum(self._answer_tokens(args) for args in requests)
-        return Work(asked + answered, 0, answered)
+        return ForwardWork(asked + answered, 0, answered)
 
     def ask(self, model: Any) -> dict[str, float]:
         """Accuracy by task (its main metric, over the questions drawn) and their "mean"."""

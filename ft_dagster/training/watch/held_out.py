@@ -26,7 +26,7 @@ VALIDATION_ON = (
 )
 
 
-class Block(NamedTuple):
+class HeldOutBlock(NamedTuple):
     """Examples of a sample that are measured together. `upto`: how many the sample has with them; `tokens`,
     `trained_tokens`: theirs; `digest`: of their content and layout.
     """
@@ -39,11 +39,11 @@ class Block(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sample:
+class HeldOutSample:
     """The measured examples of a split."""
 
     examples: Examples
-    blocks: tuple[Block, ...]
+    blocks: tuple[HeldOutBlock, ...]
 
     @property
     def count(self) -> int:
@@ -57,7 +57,7 @@ class Sample:
         return f"{self.count} of {len(self.examples)}"
 
 
-def blocks_of(examples: Examples, capacity: int | None) -> Iterator[Block]:
+def blocks_of(examples: Examples, capacity: int | None) -> Iterator[HeldOutBlock]:
     """Of the whole split, one after another; `capacity` in tokens of a bin, None: an example each."""
     contents = [_content(examples, ordinal) for ordinal in range(len(examples))]
     order = sorted(range(len(examples)), key=lambda ordinal: (contents[ordinal], ordinal))
@@ -70,7 +70,7 @@ def blocks_of(examples: Examples, capacity: int | None) -> Iterator[Block]:
         else:
             room = max(capacity, int(examples.lengths[members].max()))
             bins = pack(examples.lengths, longest_first, room)
-        yield Block(
+        yield HeldOutBlock(
             upto,
             bins,
             int(examples.lengths[members].sum()),
@@ -81,10 +81,10 @@ def blocks_of(examples: Examples, capacity: int | None) -> Iterator[Block]:
 
 
 def losses_of(
-    sample: Sample,
+    sample: HeldOutSample,
     measured: Callable[[Examples, list[Bin]], float],
     kept: FirstLooks | None,
-    spend: Callable[[Block], None],
+    spend: Callable[[HeldOutBlock], None],
 ) -> dict[int, float]:
     """Number of examples -> mean loss of the first so many, nats a trained token; the last is of the sample.
 

@@ -17,15 +17,15 @@ from ft_dagster.training.watch.budget import (
     FEWEST,
     Allotment,
     Costs,
+    ForwardWork,
     Limited,
-    Work,
     allot,
     forward_share,
     work_of,
 )
 from ft_dagster.training.watch.first_look import FirstLooks, first_looks
 from ft_dagster.training.watch.flops import FlopsModel
-from ft_dagster.training.watch.held_out import Block, Sample, blocks_of
+from ft_dagster.training.watch.held_out import HeldOutBlock, HeldOutSample, blocks_of
 
 TOKENS = FlopsModel(1, 0, 0)  # the unit where FLOPs cannot be counted
 Split = Literal["validation", "general_holdout"]  # of a mixture
@@ -41,9 +41,9 @@ class Measuring:
     """
 
     allotment: Allotment
-    samples: Mapping[Split, Sample]
+    samples: Mapping[Split, HeldOutSample]
     benchmark: forgetting.Benchmark | None
-    prompts: Work | None
+    prompts: ForwardWork | None
     first: FirstLooks
     flops: FlopsModel | None
     share: float
@@ -60,7 +60,7 @@ class Measuring:
         }
         return end or between[figure]
 
-    def cost(self, work: Work) -> float:
+    def cost(self, work: ForwardWork) -> float:
         """Of a forward pass, in the unit of `training`."""
         return _cost(self.flops, self.share, work)
 
@@ -115,10 +115,10 @@ def plan_measuring(
     allowed = None if watch.budget is None else watch.budget * training
     can_generate = settings.deepspeed.stage != 3  # else no rank alone has the weights
     benchmark = forgetting.benchmark_of(run, member) if can_generate and ranks.is_first() else None
-    questions = ranks.agree(lambda: Work(0, 0, 0) if benchmark is None else benchmark.work)
+    questions = ranks.agree(lambda: ForwardWork(0, 0, 0) if benchmark is None else benchmark.work)
     prompts = degeneration.work(tokenizer) if can_generate else None
 
-    def sampled(split: Split, looks: int) -> list[tuple[Block, float]]:
+    def sampled(split: Split, looks: int) -> list[tuple[HeldOutBlock, float]]:
         if split not in held_out:
             return []
         examples = held_out[split]
@@ -138,7 +138,7 @@ def plan_measuring(
     found = allot(costs, evaluations, allowed, _limited(member))
     counts = {"validation": found.validation, "general_holdout": found.general}
     samples = {
-        split: Sample(held_out[split], tuple(b for b, _ in known if b.upto <= counts[split]))
+        split: HeldOutSample(held_out[split], tuple(b for b, _ in known if b.upto <= counts[split]))
         for split, known in blocks.items()
         if known
     }
@@ -156,11 +156,13 @@ def _limited(member: Member) -> set[Limited]:
     return found
 
 
-def _cost(counted: FlopsModel | None, share: float, work: Work) -> float:
+def _cost(counted: FlopsModel | None, share: float, work: ForwardWork) -> float:
     return share * (counted or TOKENS).sum(*work)
 
 
-def _up_to(costs: Iterator[tuple[Block, float]], most: float | None) -> Iterator[tuple[Block, float]]:
+def _up_to(
+    costs: Iterator[tuple[HeldOutBlock, float]], most: float | None
+) -> Iterator[tuple[HeldOutBlock, float]]:
     """The blocks that `most` pays for, and one more: no other can be measured."""
     spent = 0.0
     for block, cost in costs:
@@ -170,7 +172,7 @@ def _up_to(costs: Iterator[tuple[Block, float]], most: float | None) -> Iterator
             return
 
 
-def _summed(blocks: list[tuple[Block, float]]) -> dict[int, float]:
+def _summed(blocks: list[tuple[HeldOutBlock, float]]) -> dict[int, float]:
     """Size of a sample -> cost of one look at it."""
     found, spent = {}, 0.0
     for block, cost in blocks:

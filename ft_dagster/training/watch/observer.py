@@ -13,8 +13,8 @@ from ft_dagster.training.contract import Member, TrainingRun
 from ft_dagster.training.journal import EXPORTED, Journal, StepLog
 from ft_dagster.training.progress import TrainingProgress
 from ft_dagster.training.watch import curves, degeneration, forgetting, spectrum
-from ft_dagster.training.watch.budget import Work, work_of
-from ft_dagster.training.watch.held_out import VALIDATION_ON, Block, losses_of
+from ft_dagster.training.watch.budget import ForwardWork, work_of
+from ft_dagster.training.watch.held_out import VALIDATION_ON, HeldOutBlock, losses_of
 from ft_dagster.training.watch.measuring import UNITS, Measuring, Split
 from ft_dagster.training.watch.reporting import Reports
 
@@ -120,7 +120,7 @@ class Observer:
         sample, trainer = self.measuring.samples[split], self._trainer
         rows = self.member.plan.training.per_device_train_batch_size
 
-        def spend(block: Block) -> None:
+        def spend(block: HeldOutBlock) -> None:
             self._journal.measured(block.tokens, self.measuring.cost(work_of(block.bins, sample.examples)))
 
         found = losses_of(
@@ -170,7 +170,7 @@ class Observer:
                 )
         return seen
 
-    def _shared(self, step: int, what: Mapping[str, Any], work: Work, look: Callable[[], Any]) -> Any:
+    def _shared(self, step: int, what: Mapping[str, Any], work: ForwardWork, look: Callable[[], Any]) -> Any:
         """What is kept of the base where this is its look, else what `look` gives."""
         found = self.measuring.first.read(what) if step == 0 else None
         if found is None:
