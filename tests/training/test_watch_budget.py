@@ -12,6 +12,7 @@ import torch
 
 from ft_dagster.fake_tensors import FakeMode
 from ft_dagster.training.contract import Base, method_settings
+from ft_dagster.training.journal import EXPORTED, StepLog
 from ft_dagster.training.mixture import open_split
 from ft_dagster.training.watch import flops
 from ft_dagster.training.watch.budget import (
@@ -138,6 +139,15 @@ def test_a_block_is_known_by_the_content_and_the_layout_of_its_examples(tmp_path
     assert [b.upto for b in alone] == [8, 16, 20]
     assert alone[0].digest != blocks(one, tmp_path)[0].digest
     assert sum(b.trained_tokens for b in alone) == examples.trained_tokens
+
+
+def test_lines_about_the_exported_model_are_written_again_by_who_resumes(tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    log = StepLog(file, 0)
+    for line in ({"step": 1, "loss": 2.0}, {"step": 1, "benchmark": {}, EXPORTED: True}, {"step": 2}):
+        log.write(line)
+    StepLog(file, 1)
+    assert [json.loads(line) for line in file.read_text().splitlines()] == [{"step": 1, "loss": 2.0}]
 
 
 @pytest.fixture
