@@ -7,7 +7,6 @@ soft prompt does not. Kept under all that the bits depend on, so that no result 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,9 +29,11 @@ class FirstLooks:
 
     def read(self, what: Mapping[str, Any]) -> Any:
         """The value, or None."""
+        if self._folder is None:
+            return None
         asked = {"base": self._base, **what}
         try:
-            content = json.loads(self._file(asked).read_text("utf-8"))
+            content = json.loads(_file(self._folder, asked).read_text("utf-8"))
             whole = content["sha256"] == _seal(asked, content["value"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -45,12 +46,9 @@ class FirstLooks:
         asked = {"base": self._base, **what}
         try:
             content = {"asked": asked, "value": value, "sha256": _seal(asked, value)}
-            write_json(self._file(asked), content)
+            write_json(_file(self._folder, asked), content)
         except (OSError, ValueError):  # no room or no right to write; a value that is not finite
             return
-
-    def _file(self, asked: Mapping[str, Any]) -> Path:
-        return (self._folder or Path(os.devnull)) / f"{sha256_json(asked)}.json"
 
 
 def first_looks(run: TrainingRun, member: Member) -> FirstLooks:
@@ -85,6 +83,10 @@ def identity_of(run: TrainingRun, member: Member) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "libraries": [torch.__version__, transformers.__version__, peft.__version__],
     }
+
+
+def _file(folder: Path, asked: Mapping[str, Any]) -> Path:
+    return folder / f"{sha256_json(asked)}.json"
 
 
 def _seal(asked: Mapping[str, Any], value: Any) -> str:
