@@ -133,8 +133,6 @@ def _flops_of_steps(
 
     from ft_dagster.training.packing import schedule
 
-    labels = np.concatenate([[0], np.cumsum(examples.spans[1::2] - examples.spans[::2])])
-    trained = np.diff(labels[examples.span_starts // 2])
     capacity = settings.max_length if settings.packing else None
     asked = settings.model_copy(update={"max_steps": steps})
     bins = schedule(examples.lengths, examples.shards, asked, capacity, settings.seed, ranks)
@@ -144,7 +142,7 @@ def _flops_of_steps(
         batch = bins[at : at + rows]
         chosen = [np.array(ordinals, np.int64) for ordinals in batch]
         width = max(2, *(int(examples.lengths[ordinals].sum()) for ordinals in chosen))
-        tokens = sum(int(trained[ordinals].sum()) for ordinals in chosen)
+        tokens = sum(int(examples.trained[ordinals].sum()) for ordinals in chosen)
         costs.append(model.sum(len(batch) * width, len(batch) * width**2, tokens, len(batch), 1))
     return [sum(costs[at : at + micro_batches]) for at in range(0, len(costs), micro_batches)]
 

@@ -35,12 +35,21 @@ Status = Literal["waiting", "running", "done", "stopped early", "failed"]
 Say = Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class Limits:
+    """Evaluation -> validation loss above which a training gives up; `on`: how many examples (None: all)."""
+
+    losses: Mapping[int, float] = field(default_factory=dict)
+    on: int | None = None
+
+
 @dataclass
 class ExperimentRun:
     """One run of an experiment, as the registry keeps it.
 
-    `curve`: validation loss at each evaluation. `dropped`: declared values that do not apply to this run.
-    `figures`: see `_figures`; empty until the run is done.
+    `curve`: validation loss at each evaluation; `curves`: the same on the first n examples of its sample
+    (by n). `dropped`: declared values that do not apply to this run. `figures`: see `_figures`; empty until
+    it is done.
     """
 
     number: int
@@ -51,6 +60,7 @@ class ExperimentRun:
     error: str | None = None
     figures: dict[str, Any] = field(default_factory=dict)
     curve: list[float | None] = field(default_factory=list)
+    curves: dict[str, list[float | None]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -141,27 +151,26 @@ def _recall(experiment: Experiment) -> None:
     experiment.runs = [ExperimentRun(**run) for run in known["runs"]]
 
 
-def carry_out(
-    experiment: Experiment, run: ExperimentRun, stop_above: Mapping[int, float] | None = None
-) -> None:
+def carry_out(experiment: Experiment, run: ExperimentRun, limits: Limits | None = None) -> None:
     """Take a run from its declaration to its evaluation; what came of it is in the run and the registry."""
     run.status, run.error = "running", None
     experiment.save()
     label = str(run.number)
-    outcome = _run_alone(experiment, run, stop_above)
+    outcome = _run_alone(experiment, run, limits or Limits())
     run.error = outcome.error
     if "evaluation" in outcome.made:  # a gate that does not hold is a finding, not a failure
         run.status, run.error = "done", None
         run.figures = _figures(experiment, label)
     elif outcome.stopped is not None:
         run.status = "stopped early"
-        run.curve = _curve(outcome.stopped / "output" / "evidence")
+        run.curve, run.curves = _curves(outcome.stopped / "output" / "evidence")
         shutil.rmtree(outcome.stopped)
     else:
         run.status = "failed"
     tuned = experiment.head(label, "fine_tuned_model") if "fine_tuned_model" in outcome.made else None
     if tuned is not None:
-        run.curve = _curve(tuned.folder(experiment.store, experiment.settings.cache_folder) / "evidence")
+        folder = tuned.folder(experiment.store, experiment.settings.cache_folder)
+        run.curve, run.curves = _curves(folder / "evidence")
     run.digests = {
         stage: head.digest
         for stage in ("declaration", "training_plan", "fine_tuned_model", "evaluation")
@@ -170,12 +179,10 @@ def carry_out(
     experiment.save()
 
 
-def _run_alone(
-    experiment: Experiment, run: ExperimentRun, stop_above: Mapping[int, float] | None
-) -> ChainOutcome:
+def _run_alone(experiment: Experiment, run: ExperimentRun, limits: Limits) -> ChainOutcome:
     """Run the stages up to the verdict; a defect fails this run and no other. Raises KeyboardInterrupt."""
     try:
-        return run_chain(workspace_of(experiment, str(run.number), run.overrides, stop_above), JUDGED)
+        return run_chain(workspace_of(experiment, str(run.number), run.overrides, limits), JUDGED)
     except Exception as error:
         traceback.print_exc()  # into the experiment's log
         return ChainOutcome({}, f"{type(error).__name__}: {error}. See {experiment.log}")
@@ -185,11 +192,11 @@ def workspace_of(
     experiment: Experiment,
     label: str,
     overrides: Mapping[str, Any],
-    stop_above: Mapping[int, float] | None = None,
+    limits: Limits = Limits(),
 ) -> Workspace:
     """Where a run of the experiment works: heads of its own, the variant's part of the store."""
     heads = f"{experiment.id}/{label}"
-    trial = Trial(heads, experiment.declared, dict(overrides), dict(stop_above or {}))
+    trial = Trial(heads, experiment.declared, dict(overrides), dict(limits.losses), limits.on)
     run = RunOf(f"{experiment.id}/{label}", "experiment", _log)
     return Workspace(experiment.settings, experiment.declared.key, run, trial)
 
@@ -219,13 +226,20 @@ def _figures(experiment: Experiment, label: str) -> dict[str, Any]:
         "size_bytes": tuned.size,
         "validation_loss_first": trained.validation_loss_first,
         "validation_loss_best": trained.validation_loss_best,
+        "validation_loss_on": dict(trained.validation_loss_on),
         "rules": verdict["rules"],
         "gate": verdict["passed"],
     }
 
 
-def _curve(evidence: Path) -> list[float | None]:
-    """Validation losses of a training's log, that before its first step left out; None: not a finite one."""
+def _curves(evidence: Path) -> tuple[list[float | None], dict[str, list[float | None]]]:
+    """Validation losses of a training's log, that before its first step left out; None: not a finite one.
+    And the same on the first n examples, by n.
+    """
     lines = [json.loads(line) for line in (evidence / "log.jsonl").read_text("utf-8").splitlines()]
     losses = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
-    return [losses[step] for step in sorted(losses) if step]
+    parts = {line["step"]: line["validation_on"] for line in lines if "validation_on" in line}
+    steps = [step for step in sorted(losses) if step]
+    sizes = {size for part in parts.values() for size in part if size.isdigit()}
+    by_size = {size: [parts[step].get(size) for step in steps] for size in sorted(sizes, key=int)}
+    return [losses[step] for step in steps], by_size

@@ -14,7 +14,14 @@ import yaml
 
 from ft_dagster.automation.bakeoff import for_method, said
 from ft_dagster.automation.budget import Budget
-from ft_dagster.automation.experiments import Experiment, ExperimentRun, Say, carry_out, open_experiment
+from ft_dagster.automation.experiments import (
+    Experiment,
+    ExperimentRun,
+    Limits,
+    Say,
+    carry_out,
+    open_experiment,
+)
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.verdict import Rule
 from ft_dagster.settings import Settings
@@ -141,29 +148,40 @@ def _overrides(declared: Declared, point: dict[str, Any]) -> tuple[dict[str, Any
     return {**adapted, **own}, said(declared, [field for field in dropped if field not in own])
 
 
-def stop_above(runs: Sequence[ExperimentRun]) -> dict[int, float]:
-    """Evaluation -> median validation loss of the finished runs; none before there are three of them.
+def stop_above(runs: Sequence[ExperimentRun]) -> Limits:
+    """Evaluation -> median validation loss of the finished runs, on as many examples as all of them measured;
+    none before there are three of them.
 
     The last evaluation is left out: a training that got there is finished.
     """
-    curves = [run.curve for run in runs if run.status == "done" and run.curve]
-    if len(curves) < FINISHED_BEFORE_STOPPING:
-        return {}
+    done = [run for run in runs if run.status == "done" and run.curve]
+    if len(done) < FINISHED_BEFORE_STOPPING:
+        return Limits()
+    on = _common([run.curves for run in done])
+    curves = [run.curve if on is None else run.curves[on] for run in done]
     shortest = min(len(curve) for curve in curves)
     finite = {k: [loss for c in curves if (loss := c[k - 1]) is not None] for k in range(1, shortest)}
-    return {k: median(losses) for k, losses in finite.items() if losses}
+    medians = {k: median(losses) for k, losses in finite.items() if losses}
+    return Limits(medians, None if on is None else int(on))
+
+
+def _common(known: Sequence[Mapping[str, Any]]) -> str | None:
+    """The largest number of examples that all have a loss on; None where there is none."""
+    shared = set.intersection(*map(set, known)) if known else set()
+    return max(filter(str.isdigit, shared), key=int, default=None)
 
 
 def rank(runs: Sequence[ExperimentRun]) -> Ranking:
     """By the task's metric among the runs whose general rules hold; where none does, by validation loss."""
     done = [run for run in runs if run.status == "done"]
     sound = [run for run in done if _general_holds(run)]
-    by_loss = sorted(done, key=_loss)
+    on = _common([run.figures.get("validation_loss_on", {}) for run in done])
+    by_loss = sorted(done, key=lambda run: _loss(run, on))
     if not done:
         return Ranking([], TASK, "No run was finished.")
     if not sound:
         return Ranking(by_loss, LOSS, "The general rules of the gate hold for none.")
-    best = sorted(sound, key=lambda run: (-_gain(run), _loss(run)))
+    best = sorted(sound, key=lambda run: (-_gain(run), _loss(run, on)))
     reason = "Runs for which the general rules of the gate do not hold come last, by validation loss."
     return Ranking(best + [run for run in by_loss if run not in sound], TASK, reason)
 
@@ -187,8 +205,10 @@ def _rules(run: ExperimentRun) -> list[Rule]:
     return [Rule.from_json(rule) for rule in run.figures["rules"]]
 
 
-def _loss(run: ExperimentRun) -> float:
-    loss = run.figures["validation_loss_best"]
+def _loss(run: ExperimentRun, on: str | None) -> float:
+    """Of the best checkpoint, on as many validation examples as every run measured."""
+    figures = run.figures
+    loss = figures["validation_loss_best"] if on is None else figures["validation_loss_on"][on]
     return math.inf if loss is None else float(loss)
 
 

@@ -431,6 +431,7 @@ def _question(spec: VariantSpec, facts: Facts, context: PlanContext, declared: s
         method=declared,
         questions=(spec.evaluation.limit or 0) * (1 + len(spec.evaluation.general)),
         learned_utilization=utilizations(context.finished, context.hardware.name),
+        measuring=spec.training.watch.budget or 0.0,
     )
 
 

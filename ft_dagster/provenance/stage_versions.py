@@ -14,7 +14,7 @@ STAGE_VERSIONS = {
     "task_dataset": 2,
     "training_mixture": 2,
     "training_plan": 3,
-    "fine_tuned_model": 1,
+    "fine_tuned_model": 2,
     "general_scores": 2,
     "base_evaluation": 4,
     "evaluation": 4,

@@ -119,7 +119,8 @@ def _losses(run: Row) -> str:
     """First → best, or how far the curve of a stopped run came."""
     first, best = (_figure(run, f"validation_loss_{which}") for which in ("first", "best"))
     if best is not None:
-        return f"{first:.3f} → {best:.3f}"
+        sizes = [int(size) for size in _figure(run, "validation_loss_on") or () if size.isdigit()]
+        return f"{first:.3f} → {best:.3f}" + (f" (of {max(sizes)})" if sizes else "")
     return f"{run['curve'][-1]:.3f} when stopped" if run["status"] == "stopped early" else ABSENT
 
 

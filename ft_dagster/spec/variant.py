@@ -236,10 +236,19 @@ class DeepspeedSpec(SpecModel):
 
 
 class WatchSpec(SpecModel):
-    """Forgetting, watched at each evaluation of a training; past a limit the training stops."""
+    """What is measured while it trains; past a limit of forgetting the training stops."""
 
+    budget: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        0.1,
+        description="Share of the training's FLOPs that measuring may take: held-out losses on a sample, "
+        "general text, questions and answers where they fit; null: everything, at every evaluation",
+    )
     questions: int = Field(
-        0, ge=0, le=1000, description="Questions of each general benchmark asked at each evaluation; 0: none"
+        0,
+        ge=0,
+        le=1000,
+        description="Questions of each general benchmark, asked before and after it and, with a limit or "
+        "where the budget allows it, at each evaluation; 0: none",
     )
     general_loss_limit: float | None = Field(
         None, gt=0, le=100, description="Largest rise of the loss on held-out general text, nats a token"

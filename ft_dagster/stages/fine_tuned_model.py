@@ -22,13 +22,14 @@ from ft_dagster.store import Artifact, Attempt
 from ft_dagster.training.contract import PLAN_FILE, Base, Benchmarks, Launch, Member, Plan, TrainingRun
 from ft_dagster.training.halving import wants_halving
 from ft_dagster.training.training_figures import TrainingFigures
+from ft_dagster.training.watch.first_look import FIRST_LOOKS
 
 
 @dataclass(frozen=True)
 class TrainingInputs:
     """`questions`: general benchmarks asked while it trains (by digest) and the seed that draws them, where
-    the declaration wants any. `report_to`: where curves are shown too. `stop_above` ends a training without
-    a model.
+    the declaration wants any. `report_to`: where curves are shown too. `stop_above`, on the first
+    `stop_above_on` validation examples, ends a training without a model.
     """
 
     training_plan: Artifact
@@ -37,6 +38,7 @@ class TrainingInputs:
     questions: dict[str, Any] | None
     report_to: tuple[str, ...] = recorded()
     stop_above: dict[int, float] = recorded()
+    stop_above_on: int | None = recorded()
     base: Base = recorded()
 
 
@@ -53,6 +55,7 @@ def inputs(view: View) -> TrainingInputs:
         {"tasks": view.frozen("tasks")["general"], "seed": spec.evaluation.seed} if asked else None,
         spec.training.report_to,
         view.stop_above,
+        view.stop_above_on,
         trained_base(view, base, plan.figures["method"]["name"]),
     )
 
@@ -77,10 +80,17 @@ def build(inputs: TrainingInputs, hands: Hands, attempt: Attempt) -> dict[str, A
             ),
             report_to=inputs.report_to,
             stop_above=inputs.stop_above,
+            stop_above_on=inputs.stop_above_on,
             micro_batch_halved=wants_halving(output.parent, output / RESULT_FILE),
         )
         launch = Launch(nodes=1, ranks_per_node=content["ranks"])
-        return TrainingRun(run_id=hands.run_id, base=inputs.base, members=(member,), launch=launch)
+        return TrainingRun(
+            run_id=hands.run_id,
+            base=inputs.base,
+            members=(member,),
+            launch=launch,
+            first_looks=hands.cache / FIRST_LOOKS,
+        )
 
     figures = TrainingFigures.from_json(hands.run("training", attempt, request))
     # Halved, it measured another layout than the one that was predicted.
@@ -95,7 +105,8 @@ def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
         return [Check("learned", False, "the validation loss was not a finite number")]
     if first is None or best is None:
         return [Check("learned", True, "no validation split was declared: not judged here")]
-    said = f"validation loss {first:.3f} → {best:.3f}"
+    on = figures.measured_on.get("validation loss", "")
+    said = f"validation loss {first:.3f} → {best:.3f} {on}".rstrip()
     return [Check("learned", best < first, said, {"before": first, "after": best})]
 
 

@@ -84,6 +84,11 @@ class View:
         return {} if trial is None else dict(trial.stop_above)
 
     @property
+    def stop_above_on(self) -> int | None:
+        trial = self._workspace.trial
+        return None if trial is None else trial.stop_above_on
+
+    @property
     def overrides(self) -> dict[str, Any]:
         trial = self._workspace.trial
         return {} if trial is None else dict(trial.overrides)

@@ -80,13 +80,14 @@ class RunOf:
 class Trial:
     """What an experiment changes: heads of its own below `heads`, fields of the declaration as it was
     when the experiment began, and for a training the validation loss (by evaluation: 1, 2, ...) above which
-    it gives up.
+    it gives up, on how many examples of its sample (None: all).
     """
 
     heads: str
     declared: Declared
     overrides: Mapping[str, Any] = field(default_factory=dict)
     stop_above: Mapping[int, float] = field(default_factory=dict)
+    stop_above_on: int | None = None
 
 
 class Desk(Protocol):

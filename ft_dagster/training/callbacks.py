@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from transformers import TrainerCallback
@@ -31,11 +30,10 @@ class WatchCallback(TrainerCallback):
         progress: TrainingProgress,
         stop: Stop,
         evaluation_steps: list[int],
-        evaluate: Callable[[int], None],
-        observer: Observer | None = None,
+        observer: Observer,
     ) -> None:
         self._trainer, self._journal, self._log, self._progress = trainer, journal, log, progress
-        self._stop, self._evaluate, self._observer = stop, evaluate, observer
+        self._stop, self._observer = stop, observer
         self._evaluation_steps = evaluation_steps
         self._evaluation_seconds = 0.0  # of the last one
         self._began = time.perf_counter()
@@ -59,7 +57,7 @@ class WatchCallback(TrainerCallback):
         if done in self._evaluation_steps:
             self._timed_evaluation(done)
             control.should_save = True
-            if self._observer and self._observer.stopped:
+            if self._observer.stopped:
                 control.should_training_stop = True
         if self._trainer.stop:
             control.should_save = control.should_training_stop = True
@@ -67,7 +65,7 @@ class WatchCallback(TrainerCallback):
 
     def _write(self, done: int, step: JournalStep, rate: float, seconds: float) -> None:
         """The step's line of log.jsonl, and its points of the curves that are reported elsewhere."""
-        flops = self._observer.flops_spent() if self._observer else None
+        flops = self._observer.flops_spent()
         self._log.write(
             {
                 "step": done,
@@ -82,23 +80,20 @@ class WatchCallback(TrainerCallback):
                 "batch": step.digest,
             }
         )
-        if self._observer:
-            self._observer.reports.write(
-                {
-                    "loss": step.loss,
-                    "grad_norm": step.grad_norm,
-                    "learning_rate": rate,
-                    "tokens_per_second": step.tokens / seconds,
-                    "trained_tokens": self._journal.trained_tokens,
-                    "flops": flops,
-                }
-            )
+        self._observer.reports.write(
+            {
+                "loss": step.loss,
+                "grad_norm": step.grad_norm,
+                "learning_rate": rate,
+                "tokens_per_second": step.tokens / seconds,
+                "trained_tokens": self._journal.trained_tokens,
+                "flops": flops,
+            }
+        )
 
     def _timed_evaluation(self, step: int) -> None:
         began = time.perf_counter()
-        self._evaluate(step)
-        if self._observer:
-            self._observe(self._observer, step)
+        self._observe(self._observer, step)
         self._evaluation_seconds = time.perf_counter() - began
 
     def _observe(self, observer: Observer, step: int) -> None:

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
 
 from ft_dagster.errors import UserError
 from ft_dagster.program import SCHEMA_VERSION, read_json_as, write_json
@@ -14,6 +22,7 @@ from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.roots import Roots
 
 Status = Literal["done", "stopped", "failed", "preempted", "cancelled"]
+BUDGET = 0.1  # of measuring, a share of the training's FLOPs
 RUN_FILE = "run.json"
 PLAN_FILE = "plan.json"  # in the payload of a training_plan
 RESULT_FILE = "result.json"
@@ -48,11 +57,22 @@ class Deepspeed(Strict):
 
 
 class WatchSettings(Strict):
-    """Forgetting: questions of each benchmark at each evaluation, and the limits that end a training."""
+    """Forgetting: questions of each benchmark, and the limits that end a training. `budget`: of all that is
+    measured while it trains, a share of its FLOPs; None: everything, at every evaluation.
+    """
 
+    budget: float | None = Field(BUDGET, gt=0, le=1)
     questions: int = Field(0, ge=0)
     general_loss_limit: float | None = Field(None, gt=0, description="Rise of the held-out loss, nats")
     benchmark_limit: float | None = Field(None, gt=0, le=1, description="Fall of the mean accuracy")
+
+    @model_serializer(mode="wrap")
+    def _as_before_there_was_a_budget(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the usual budget, so that a plan that says nothing of it keeps its digest."""
+        content: dict[str, Any] = handler(self)
+        if self.budget == BUDGET:
+            content.pop("budget", None)
+        return content
 
 
 class TrainingSettings(Strict):
@@ -201,7 +221,9 @@ class Member(Strict):
     stop_above: dict[int, float] = Field(
         {}, description="Evaluation (1, 2, ...) -> validation loss above which this training gives up"
     )
-
+    stop_above_on: int | None = Field(
+        None, ge=1, description="That loss is of the first so many examples of the sample; None: of all of it"
+    )
     micro_batch_halved: bool = Field(
         False, description="Memory ran out before: half the micro-batch, twice the accumulation"
     )
@@ -237,6 +259,7 @@ class TrainingRun(Strict):
     base: Base
     members: Annotated[tuple[Member, ...], Field(min_length=1)]
     launch: Launch = Launch()
+    first_looks: Path | None = Field(None, description="Folder of what looks at bases gave, kept by content")
 
 
 class TrainingResult(BaseModel):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ft_dagster.training.checkpoints import Checkpoint
 from ft_dagster.training.journal import Journal
 from ft_dagster.training.training_figures import TrainingFigures
+from ft_dagster.training.watch.held_out import VALIDATION_ON
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -141,11 +142,13 @@ def training_figures(
         checkpoints_kept=len(kept),
         checkpoint_weights_bytes=weights_bytes,
         checkpoint_optimizer_bytes=optimizer_bytes,
-        **_seen(observer, best_step, weights),
+        **_seen(observer, journal, best_step, weights),
     )
 
 
-def _seen(observer: Observer, best_step: int, weights: Mapping[str, Tensor] | None) -> dict[str, Any]:
+def _seen(
+    observer: Observer, journal: Journal, best_step: int, weights: Mapping[str, Tensor] | None
+) -> dict[str, Any]:
     """Of what was watched: the work, the spectrum, signs of forgetting before and after, why it stopped."""
     summarized = observer.write_spectrum(weights)
     first, last = (
@@ -163,6 +166,10 @@ def _seen(observer: Observer, best_step: int, weights: Mapping[str, Tensor] | No
         "repeated_4grams_last": last["degeneration"].get("repeated"),
         "empty_answers_first": first["degeneration"].get("empty"),
         "empty_answers_last": last["degeneration"].get("empty"),
+        "measured_on": observer.measuring.words(),
+        "validation_loss_on": observer.last(VALIDATION_ON, best_step) or {},
+        "measured_tokens": journal.measured_tokens,
+        "measuring_flops": journal.measuring if observer.measuring.flops else None,
         "stopped": observer.stopped[0] if observer.stopped else None,
         "stop_reason": observer.stopped[1] if observer.stopped else None,
         "advice": tuple(observer.advice(summarized)),

@@ -13,6 +13,7 @@ from ft_dagster.strict_json import NOT_FINITE, dumps
 from ft_dagster.training.packing import Bin
 
 FILE = "journal.json"
+EXPORTED = "exported"  # marks lines of the log about the exported model, after its training
 
 
 @dataclass
@@ -36,6 +37,8 @@ class Journal:
     `times` counts per example ordinal; `slots` are positions computed, padding among them, in `rows` of
     `micro_batches`, and `squares` the sum of the rows' squared widths; `seconds` are those of training steps
     alone. `evaluations` maps a split to {step: loss}; `observations` are log lines, each with its "step".
+    `measured_tokens`, `measuring`: of the looks at it; the latter in FLOPs, or in tokens where those cannot
+    be counted.
     """
 
     times: list[int]
@@ -48,6 +51,8 @@ class Journal:
     rows: int = 0
     micro_batches: int = 0
     seconds: float = 0.0
+    measured_tokens: int = 0
+    measuring: float = 0.0
     evaluations: dict[str, dict[int, float]] = field(default_factory=dict)
     observations: list[dict[str, Any]] = field(default_factory=list)
     resumed_from: list[int] = field(default_factory=list)
@@ -73,6 +78,11 @@ class Journal:
         self.rows += sum(map(len, step.bins))
         self.micro_batches += len(step.bins)
         self.seconds += seconds
+
+    def measured(self, tokens: int, cost: float) -> None:
+        """A part of a look that was not kept from another training."""
+        self.measured_tokens += tokens
+        self.measuring += cost
 
     def evaluated(self, split: str, step: int, loss: float) -> None:
         self.evaluations.setdefault(split, {})[step] = loss
@@ -121,14 +131,17 @@ def write_ledger(
 
 
 class StepLog:
-    """evidence/log.jsonl: one line per step or evaluation; on resume the lines beyond the checkpoint go."""
+    """evidence/log.jsonl: one line per step or evaluation; on resume the lines beyond the checkpoint go, and
+    those about the exported model, which are written again.
+    """
 
     def __init__(self, file: Path | None, resumed_step: int) -> None:
         self._file = file
         if file is None:  # another rank writes
             return
         file.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in _lines(file) if line["step"] <= resumed_step] if resumed_step else []
+        known = _lines(file) if resumed_step else []
+        kept = [line for line in known if line["step"] <= resumed_step and not line.get(EXPORTED)]
         file.write_text("".join(dumps(line) + "\n" for line in kept), "utf-8")
 
     def write(self, line: dict[str, Any]) -> None:

@@ -38,6 +38,12 @@ class Examples:
     def lengths(self) -> NDArray[np.int64]:
         return np.diff(self.starts)
 
+    @cached_property
+    def trained(self) -> NDArray[np.int64]:
+        """Of each example, how many tokens have a label."""
+        labels = np.concatenate([[0], np.cumsum(self.spans[1::2] - self.spans[::2])])
+        return np.diff(labels[self.span_starts // 2]).astype(np.int64)
+
     @property
     def trained_tokens(self) -> int:
         return int(self.spans[1::2].sum() - self.spans[::2].sum())

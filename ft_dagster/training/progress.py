@@ -116,8 +116,9 @@ class TrainingProgress:
                 f"  rate {learning_rate:.1e}  {tokens_per_second:,.0f} tok/s  ETA {duration(eta_seconds)}"
             )
 
-    def evaluated(self, step: int, split: str, loss: float, best: bool) -> None:
-        self.say(f"step {step}/{self._total}  {split} loss {loss:.3f}{'  (best)' if best else ''}")
+    def evaluated(self, step: int, split: str, loss: float, on: str, best: bool) -> None:
+        """`on`: what it was measured on."""
+        self.say(f"step {step}/{self._total}  {split} loss {loss:.3f} on {on}{'  (best)' if best else ''}")
         self._channel.report(
             {"type": "evaluation", "variant": self._variant, "step": step, "split": split, "loss": loss}
         )

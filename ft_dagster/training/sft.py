@@ -133,8 +133,8 @@ class TokenTrainer(SFTTrainer):
         else:
             self._load_from_checkpoint(str(folder))
 
-    def mean_loss(self, examples: Examples, bins: list[Bin], rows: int) -> float:
-        """Loss of `examples`, nats a trained token, `rows` bins at a time; draws no random number.
+    def summed_loss(self, examples: Examples, bins: list[Bin], rows: int) -> float:
+        """Loss of these bins of `examples`, nats, `rows` of them at a time; draws no random number.
 
         Each rank takes its share, in step with the others: a sharded model computes only together.
         """
@@ -154,7 +154,7 @@ class TokenTrainer(SFTTrainer):
                     total += self.compute_loss(self.model, inputs, num_items_in_batch=1).item()
         self._measuring = False
         self.model.train(was_training)
-        return sum(ranks.gather(total)) / examples.trained_tokens
+        return float(sum(ranks.gather(total)))
 
 
 def _no_logits_to_keep(objective: str, architecture: str) -> UserError:

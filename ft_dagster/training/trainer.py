@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.program import write_json
-from ft_dagster.strict_json import dumps
 from ft_dagster.training import checkpoints, ranks, zero
 from ft_dagster.training.contract import Member, Status, TrainingResult, TrainingRun, recipe_digest
 from ft_dagster.training.figures import process_bytes, training_figures
@@ -18,9 +16,10 @@ from ft_dagster.training.halving import in_force
 from ft_dagster.training.journal import Journal, StepLog, write_ledger
 from ft_dagster.training.methods import Method, method_of
 from ft_dagster.training.mixture import Examples, open_split, read_records
-from ft_dagster.training.packing import Bin, evaluation_steps, pack, schedule, total_steps
+from ft_dagster.training.packing import Bin, evaluation_steps, schedule, total_steps
 from ft_dagster.training.progress import Channel, TrainingProgress
 from ft_dagster.training.stop import Stop
+from ft_dagster.training.watch.measuring import UNITS, Split, plan_measuring
 from ft_dagster.training.watch.observer import Observer
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class Work:
     method: Method
     recipe: str
     train: Examples
-    held_out: dict[str, Examples]  # by split: what is measured, never trained on
+    held_out: dict[Split, Examples]  # by split: what is measured, never trained on
     bins: list[Bin]
     journal: Journal
     progress: TrainingProgress
@@ -94,6 +93,7 @@ def _exported(
     weights = None
     if trainer.is_deepspeed_enabled and ranks.is_first():
         weights = zero.whole_weights(best.folder, trained_only=hasattr(trainer.model, "peft_config"))
+    observer.observe_exported(best.step)
     result = _reported(work, trainer, observer, best.step, weights=weights)
     if ranks.is_first():
         _export(run, work, trainer, weights)
@@ -156,7 +156,7 @@ def prepare(run: TrainingRun, member: Member, recipe: str, channel: Channel) -> 
         )
     held_out = {
         split: examples
-        for split in ("validation", "general_holdout")
+        for split in UNITS
         if (examples := open_split(member.mixture, split, member.output)) and examples.trained_tokens
     }
     capacity = settings.max_length if settings.packing and method.packs else None
@@ -202,12 +202,18 @@ def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> t
         own_loss=work.member.plan.own_loss,
     )
 
-    def evaluate(step: int) -> None:
-        _measure(work, trainer, "validation", step)
-        _measure(work, trainer, "general_holdout", step)
-
-    log = StepLog(work.member.evidence / "log.jsonl" if ranks.is_first() else None, work.journal.steps)
     at = evaluation_steps(work.steps, settings.evaluations)
+    measuring = plan_measuring(
+        run,
+        work.member,
+        tokenizer,
+        train=(work.train, work.bins),
+        held_out=work.held_out,
+        evaluations=len(at),
+        packs=work.packs,
+    )
+    work.progress.say(measuring.sentence())
+    log = StepLog(work.member.evidence / "log.jsonl" if ranks.is_first() else None, work.journal.steps)
     observer = Observer(
         run,
         work.member,
@@ -216,7 +222,7 @@ def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> t
         log=log,
         progress=work.progress,
         evaluation_steps=at,
-        can_generate=settings.deepspeed.stage != 3,
+        measuring=measuring,
     )
     watch = WatchCallback(
         trainer,
@@ -225,7 +231,6 @@ def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> t
         progress=work.progress,
         stop=stop,
         evaluation_steps=at,
-        evaluate=evaluate,
         observer=observer,
     )
     trainer.remove_callback(PrinterCallback)
@@ -285,36 +290,6 @@ def _check_vocabulary(work: Work, model: Any) -> None:
             value=largest,
             fix="Materialize training_mixture again",
         )
-
-
-def _measure(work: Work, trainer: Any, split: str, step: int) -> None:
-    """Loss on a held-out split, into the journal and the log; nothing where the mixture has no such split."""
-    examples = work.held_out.get(split)
-    if examples is None:
-        return
-    settings = work.member.plan.training
-    loss = trainer.mean_loss(examples, _held_out_bins(work, examples), settings.per_device_train_batch_size)
-    known = [
-        before
-        for at, before in work.journal.evaluations.get(split, {}).items()
-        if at and math.isfinite(before)
-    ]
-    best = split == "validation" and step > 0 and loss < min(known, default=math.inf)
-    work.journal.evaluated(split, step, loss)
-    if ranks.is_first():
-        with (work.member.evidence / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(dumps({"step": step, f"{split}_loss": loss}) + "\n")
-    work.progress.evaluated(step, split.replace("_", " "), loss, best)
-
-
-def _held_out_bins(work: Work, examples: Examples) -> list[Bin]:
-    import numpy as np
-
-    longest_first = np.argsort(-examples.lengths, kind="stable")
-    if not work.packs:
-        return [[ordinal] for ordinal in longest_first.tolist()]
-    capacity = max(work.member.plan.training.max_length, int(examples.lengths.max()))
-    return pack(examples.lengths, longest_first, capacity)
 
 
 def _diverged(work: Work, quantity: str, value: float, ordinals: list[int]) -> None:

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from ft_dagster.store import Artifact
 
 PREDICTED_IN_0_1 = "foretold"
+SILENT = {  # left out where they say nothing
+    "micro_batch_halved", "measured_on", "validation_loss_on", "measured_tokens", "measuring_flops",
+    NOT_FINITE,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,10 @@ class TrainingFigures:
     `effective_rank`, `spectrum_condition` (largest over smallest singular value): medians over the
     adapter's updates, None without an adapter. `benchmark_*`: mean accuracy of the general questions, 0 to 1.
     `repeated_4grams_*`, `empty_answers_*`: shares of generated text, 0 to 1. `_first`: before the first step;
-    `_last`: at `best_step`.
+    `_last`: at `best_step`. `measured_on`: figure -> on what it was measured, and when. `validation_loss_on`:
+    number of examples -> the loss at `best_step` on the first so many of the sample. `measured_tokens`,
+    `measuring_flops`: of looks made for this training, none that was kept; the latter None where
+    an architecture cannot be counted.
     `stopped`: why it ended early, in a word; `stop_reason`: in a sentence. `advice`: lines for a person.
     `micro_batch_halved`: after memory ran out. `predicted`: what its plan foresaw, see
     `planning.cost.learned.Predicted`. `not_finite`: field -> "inf", "-inf" or "nan", for what is None here.
@@ -82,6 +89,10 @@ class TrainingFigures:
     repeated_4grams_last: float | None = None
     empty_answers_first: float | None = None
     empty_answers_last: float | None = None
+    measured_on: Mapping[str, str] = field(default_factory=dict)
+    validation_loss_on: Mapping[str, float] = field(default_factory=dict)
+    measured_tokens: int | None = None
+    measuring_flops: float | None = None
     stopped: str | None = None
     stop_reason: str | None = None
     advice: tuple[str, ...] = ()
@@ -95,10 +106,9 @@ class TrainingFigures:
         return self.peak_device_memory_bytes or self.peak_memory_bytes
 
     def to_json(self) -> dict[str, Any]:
-        """As it is stored, by name; without `micro_batch_halved` and `not_finite` where they say nothing."""
+        """As it is stored, by name; without those of `SILENT` that say nothing."""
         content = asdict(self) | {"resumed_from": list(self.resumed_from), "advice": list(self.advice)}
-        silent = {"micro_batch_halved", NOT_FINITE}
-        return {name: content[name] for name in sorted(content) if name not in silent or content[name]}
+        return {name: content[name] for name in sorted(content) if name not in SILENT or content[name]}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> TrainingFigures:

@@ -7,7 +7,7 @@ import pytest
 
 from ft_dagster.automation.bakeoff import for_method
 from ft_dagster.automation.budget import Budget
-from ft_dagster.automation.experiments import ExperimentRun, Status
+from ft_dagster.automation.experiments import ExperimentRun, Limits, Status
 from ft_dagster.automation.sweep import draw_runs, parse_sets, rank, stop_above
 from ft_dagster.errors import UserError
 from ft_dagster.spec import Declared, VariantKey, load_variant
@@ -137,14 +137,25 @@ def run(
 
 def test_a_loss_that_was_not_finite_shifts_no_limit() -> None:
     curves: list[list[float | None]] = [[None, 2.0, 1.0], [5.0, 4.0, 3.0], [3.0, 3.0, 3.0]]
-    assert stop_above([run(n, curve) for n, curve in enumerate(curves)]) == {1: 4.0, 2: 3.0}
+    assert stop_above([run(n, curve) for n, curve in enumerate(curves)]) == Limits({1: 4.0, 2: 3.0})
 
 
 def test_a_training_is_held_against_the_median_of_three_finished_runs_but_not_at_its_end() -> None:
     finished = [run(1, [3.0, 2.0, 1.0]), run(2, [5.0, 4.0, 3.0])]
     stopped = run(3, [9.0], status="stopped early")
-    assert stop_above([*finished, stopped]) == {}
-    assert stop_above([*finished, stopped, run(4, [4.0, 1.0, 0.5])]) == {1: 4.0, 2: 2.0}
+    assert stop_above([*finished, stopped]) == Limits()
+    assert stop_above([*finished, stopped, run(4, [4.0, 1.0, 0.5])]) == Limits({1: 4.0, 2: 2.0})
+
+
+def test_runs_that_sampled_differently_are_compared_on_what_all_measured() -> None:
+    curve: list[float | None] = [3.0, 2.0]
+    runs = [run(n, curve, loss=loss) for n, loss in enumerate((1.0, 2.0, 3.0))]
+    for each, at_eight in zip(runs, (6.0, 5.0, 4.0), strict=True):
+        each.curves = {"8": [at_eight, 1.0], "16": curve}
+        each.figures["validation_loss_on"] = {"8": at_eight, "16": 1.0}
+    del runs[2].curves["16"], runs[2].figures["validation_loss_on"]["16"]
+    assert stop_above(runs) == Limits({1: 5.0}, 8)
+    assert [r.number for r in rank(runs).runs] == [2, 1, 0]
 
 
 def test_runs_are_ranked_by_the_task_among_those_that_keep_general_ability() -> None:

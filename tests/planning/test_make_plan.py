@@ -71,6 +71,25 @@ def test_auto_teaches_behaviour_by_lora(folder: Path, objective: str) -> None:
     assert objective in why["reason"]
 
 
+def test_what_measuring_may_take_is_in_the_hours_and_the_default_in_no_digest(folder: Path) -> None:
+    plain, half, unbounded = (
+        planned(
+            folder, spec(method="lora", evaluation={"limit": 1, "general": []}, training={"watch": watch})
+        )
+        for watch in ({}, {"budget": 0.5}, {"budget": None})
+    )
+    hours = [present(plan.estimate.predicted.hours) for plan in (unbounded, plain, half)]
+    trained = (hours[2] - hours[0]) / 0.5
+    assert hours[1] == pytest.approx(hours[0] + 0.1 * trained, rel=1e-6)
+    assert 0.9 * hours[0] < trained <= hours[0]
+    assert "budget" not in plain.content.to_json()["training"]["watch"]
+    assert half.content.to_json()["training"]["watch"]["budget"] == 0.5
+    assert unbounded.content.to_json()["training"]["watch"]["budget"] is None
+    why = reason(plain.estimate.to_json()["plan"], "training.watch.budget")
+    assert (why["value"], why["origin"]) == (0.1, "built-in")
+    assert "losses on a sample" in why["reason"]
+
+
 def test_auto_teaches_knowledge_by_full_where_it_fits(folder: Path) -> None:
     plan = planned(folder, spec(objective="domain_knowledge"))
     assert plan.content.method == FullSettings()

@@ -88,6 +88,7 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "training.precision": ("bf16", {PLAN}),
     "training.deepspeed.stage": (2, {PLAN}),
     "training.deepspeed.bucket_mb": (100.0, {PLAN}),
+    "training.watch.budget": (0.2, {PLAN}),
     "training.watch.questions": (4, {PLAN, TUNED}),
     "training.watch.general_loss_limit": (1.0, {PLAN}),
     "training.report_to": (["tensorboard"], NOTHING),  # shows the same curves elsewhere
@@ -173,6 +174,7 @@ RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may
     "fine_tuned_model": {
         "report_to": "shows the same curves elsewhere",
         "stop_above": "ends a training without an artifact",
+        "stop_above_on": "goes with stop_above",
         "base": "where the base lies, by digest in the key",
     },
 }

@@ -49,6 +49,7 @@ class Question:
     method: str | None = None  # as declared; None: auto
     questions: int = 0  # asked in one evaluation, all tasks together
     tokens_per_question: float = 200.0
+    measuring: float = 0.0  # FLOPs of what is measured while it trains, at most, a share of the training's
     learned_utilization: Mapping[str, float] = field(default_factory=dict)  # by method
 
     def __post_init__(self) -> None:
@@ -130,7 +131,7 @@ def figures_of(question: Question, candidate: Candidate) -> Figures:
     if devices is not None:
         training = training_cost(
             candidate.flops_per_token,
-            question.tokens * epochs,
+            question.tokens * epochs * (1 + question.measuring),
             gpus=devices,
             peak_flops=hardware.peak_flops,
             usd_per_hour=hardware.usd_per_hour,

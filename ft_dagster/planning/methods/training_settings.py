@@ -15,6 +15,11 @@ from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.variant import DeepspeedSpec, TrainingSpec
 from ft_dagster.training.contract import TrainingSettings, checked
 
+BUDGETED = (
+    "of the training's FLOPs, for all that is measured while it trains: losses on a sample, which the "
+    "training names, general text and answers before and after it"
+)
+
 
 def precision_of(spec: VariantSpec, facts: Facts) -> str:
     """ "bf16" or "fp32": what is declared, else what the hardware computes in."""
@@ -125,8 +130,10 @@ def _watch(declared: TrainingSpec, reasons: Reasons) -> dict[str, Any]:
     """contract.Watch."""
     watch = declared.watch.model_dump()
     for field, value in watch.items():
-        origin: Origin = "declaration" if value else "built-in"
-        reasons.put(f"training.watch.{field}", value, origin, AS_DECLARED if value else "not watched")
+        given = value != type(declared.watch).model_fields[field].default
+        origin: Origin = "declaration" if given else "built-in"
+        why = AS_DECLARED if given else BUDGETED if field == "budget" else "not watched"
+        reasons.put(f"training.watch.{field}", value, origin, why)
     return watch
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ft_dagster.evaluation.degeneration import WATCHED, WATCHED_TOKENS, answer_general_prompts
-from ft_dagster.training.watch.undisturbed import undisturbed
+from ft_dagster.training.watch.budget import ForwardWork
+
+IDENTITY = {"prompts": list(WATCHED), "tokens": WATCHED_TOKENS}  # what is asked
 
 
 def degeneration(model: Any, tokenizer: Any) -> dict[str, Any]:
@@ -13,6 +15,8 @@ def degeneration(model: Any, tokenizer: Any) -> dict[str, Any]:
 
     The means of four of its prompts, answered more briefly.
     """
+    from ft_dagster.training.watch.undisturbed import undisturbed
+
     with undisturbed(model):
         written = answer_general_prompts(model, tokenizer, WATCHED, WATCHED_TOKENS)
     return {
@@ -20,3 +24,9 @@ def degeneration(model: Any, tokenizer: Any) -> dict[str, Any]:
         "empty": sum(each.empty for each in written) / len(written),
         "answers": [each.answer for each in written],
     }
+
+
+def work(tokenizer: Any) -> ForwardWork:
+    """Of answering once: all prompts and all that may be written."""
+    written = len(WATCHED) * WATCHED_TOKENS
+    return ForwardWork(sum(len(tokenizer(prompt)["input_ids"]) for prompt in WATCHED) + written, 0, written)

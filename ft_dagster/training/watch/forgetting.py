@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.held import FOLDER, held_files
-from ft_dagster.training.contract import Benchmarks, WatchSettings
+from ft_dagster.training.contract import Benchmarks, Member, TrainingRun, WatchSettings
+from ft_dagster.training.watch.budget import ForwardWork
+
+GENERATED = 256  # tokens of an answer where a task does not say: lm-eval's own
 
 
 class Benchmark:
@@ -28,7 +32,10 @@ class Benchmark:
             benchmarks.tasks, benchmarks.project, field="evaluation.general", roots=benchmarks.roots
         )
         prepare_environment(entries)
-        self._tokenizer = load_tokenizer(base)
+        self._tokenizer, self._seed = load_tokenizer(base), benchmarks.seed
+        self.identity = {
+            "benchmark": dict(benchmarks.tasks), "questions": questions, "seed": benchmarks.seed
+        }  # fmt: skip
         self._tasks: dict[str, tuple[dict[str, Any], dict[str, list[int]]]] = {}
         shutil.rmtree(output / TABLES, ignore_errors=True)  # of a try before this one
         with held_files(output / FOLDER) as held, frozen_tasks(entries, benchmarks.tasks, held):
@@ -37,8 +44,29 @@ class Benchmark:
                 chosen = draw_questions(loaded.questions, questions, benchmarks.seed)
                 parts = {name: part for name, part in loaded.parts.items() if name in chosen}
                 for part in parts.values():
-                    _configure(part, entry.entry, benchmarks.seed)
+                    _configure(part, entry.entry)
                 self._tasks[entry.name] = (parts, chosen)
+
+    @property
+    def asked(self) -> str:
+        """How many questions of how many."""
+        drawn = sum(len(each) for _, chosen in self._tasks.values() for each in chosen.values())
+        known = sum(len(part.eval_docs) for parts, _ in self._tasks.values() for part in parts.values())
+        return f"{drawn:,} of {known:,} questions"
+
+    @cached_property
+    def work(self) -> ForwardWork:
+        """Of asking once: a question's text once, its answers or as much as may be generated."""
+        requests = [
+            request.args
+            for parts, chosen in self._tasks.values()
+            for name, part in self._seeded(parts).items()
+            for request in _requests(part, chosen[name])
+        ]
+        texts = {str(args[0]) for args in requests}
+        asked = sum(len(self._tokenizer(text)["input_ids"]) for text in texts)
+        answered = sum(self._answer_tokens(args) for args in requests)
+        return ForwardWork(asked + answered, 0, answered)
 
     def ask(self, model: Any) -> dict[str, float]:
         """Accuracy by task (its main metric, over the questions drawn) and their "mean"."""
@@ -54,11 +82,33 @@ class Benchmark:
                 drawn = {
                     part: each for part, each in chosen.items() if len(each) < len(parts[part].eval_docs)
                 }
-                rows = evaluate(
-                    lm=lm, task_dict={"tasks": parts}, samples=drawn, bootstrap_iters=0, log_samples=True
-                )["samples"]
+                asked = {"tasks": self._seeded(parts)}
+                rows = evaluate(lm=lm, task_dict=asked, samples=drawn, bootstrap_iters=0, log_samples=True)[
+                    "samples"
+                ]
                 scores[name] = _accuracy(name, [row for part in parts for row in rows[part]])
         return {**scores, "mean": sum(scores.values()) / len(scores)}
+
+    def _seeded(self, parts: dict[str, Any]) -> dict[str, Any]:
+        """With the examples before a question drawn from the beginning, the same at every look."""
+        for part in parts.values():
+            part.set_fewshot_seed(seed=self._seed)
+        return parts
+
+    def _answer_tokens(self, args: tuple[Any, ...]) -> int:
+        """Of a request: (text, answer) to be scored, (text, settings) to be generated, (text,) in itself."""
+        answer = args[1] if len(args) > 1 else ""
+        if isinstance(answer, str):
+            return len(self._tokenizer(answer)["input_ids"])
+        return int(answer.get("max_gen_toks") or GENERATED)
+
+
+def benchmark_of(run: TrainingRun, member: Member) -> Benchmark | None:
+    """The questions that a member declares, None where it declares none. Raises UserError."""
+    asked, questions = member.benchmarks, member.plan.training.watch.questions
+    if asked is None or not asked.tasks or not questions:
+        return None
+    return Benchmark(asked, questions, run.base.folder, member.output)
 
 
 def general_rise(general: Mapping[int, float], step: int) -> float | None:
@@ -87,7 +137,13 @@ def passed(
     return None
 
 
-def _configure(task: Any, entry: str, seed: int) -> None:
+def _requests(task: Any, chosen: list[int]) -> list[Any]:
+    """Those that lm-eval makes of these documents."""
+    task.build_all_requests(samples=chosen)
+    return list(task.instances)
+
+
+def _configure(task: Any, entry: str) -> None:
     if getattr(task, "UNSAFE_CODE", False) or task.get_config("unsafe_code"):
         raise UserError(
             "the task runs code that the model wrote",
@@ -97,7 +153,6 @@ def _configure(task: Any, entry: str, seed: int) -> None:
         )
     if task.get_config("num_fewshot") is None:
         task.set_config("num_fewshot", 0)
-    task.set_fewshot_seed(seed=seed)
 
 
 def _accuracy(name: str, rows: Sequence[Mapping[str, Any]]) -> float:

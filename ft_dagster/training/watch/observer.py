@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from ft_dagster.data.render import load_tokenizer
 from ft_dagster.program import write_json
 from ft_dagster.training import ranks
 from ft_dagster.training.contract import Member, TrainingRun
-from ft_dagster.training.journal import Journal, StepLog
+from ft_dagster.training.journal import EXPORTED, Journal, StepLog
 from ft_dagster.training.progress import TrainingProgress
-from ft_dagster.training.watch import curves, flops, forgetting, spectrum
+from ft_dagster.training.watch import curves, degeneration, forgetting, spectrum
+from ft_dagster.training.watch.budget import ForwardWork, work_of
+from ft_dagster.training.watch.held_out import VALIDATION_ON, HeldOutBlock, losses_of
+from ft_dagster.training.watch.measuring import UNITS, Measuring, Split
 from ft_dagster.training.watch.reporting import Reports
 
 if TYPE_CHECKING:
@@ -25,8 +29,7 @@ class Observer:
     """One training, watched. Every rank has one; the first looks, and all keep what it saw.
 
     `stopped`: why the training is to end before its last step: it forgot too much (export the best checkpoint
-    within the limits), or it was given up, its validation loss being above `stop_above`. `can_generate`:
-    whether this model answers on one rank alone (not where its weights are spread over several).
+    within the limits), or it was given up, its validation loss being above `stop_above`.
     """
 
     def __init__(
@@ -39,35 +42,37 @@ class Observer:
         log: StepLog,
         progress: TrainingProgress,
         evaluation_steps: Sequence[int],
-        can_generate: bool = True,
+        measuring: Measuring,
     ) -> None:
-        """Raises UserError where a benchmark cannot be read or a library of report_to is missing."""
-        self.member, self._trainer = member, trainer
+        """Raises UserError where a library of report_to is missing."""
+        self.member, self.measuring, self._trainer = member, measuring, trainer
         self._journal, self._log, self._progress = journal, log, progress
         self._evaluation_steps = list(evaluation_steps)
-        self._can_generate = can_generate
-        settings = member.plan.training
-        self.flops = flops.count_flops(
-            run.base, member.plan.method, gradient_checkpointing=settings.gradient_checkpointing
-        )
-        if self.flops is None:
+        if measuring.flops is None:
             progress.say("FLOPs cannot be counted for this architecture: an estimate is reported in the end")
         self.reports = Reports(member.report_to if ranks.is_first() else (), member.evidence, member.variant)
         self.reports.attach(trainer)
         self._tokenizer = load_tokenizer(run.base.folder)  # apart from the training's
-        self._benchmark = _benchmark(run, member) if can_generate else None
         self.stopped: tuple[Kind, str] | None = self._judged(journal.steps) if journal.steps else None
 
     def observe(self, step: int) -> None:
-        """After the losses of this step were measured: look, say, keep, judge."""
-        for name, value in ranks.agree(lambda: self._look(step)).items():
-            line = {"step": step, name: value}
-            self._journal.observations.append(line)
-            self._log.write(line)
-            self._progress.at(step, WORDS[name](value))
+        """Look, say, keep, judge."""
+        for split in self.measuring.samples:
+            if self.measuring.due(split, end=step == 0):
+                self._measure(split, step)
+        self._see(step, end=step == 0)
         self.stopped = self._judged(step)
         if self.stopped:
             self._progress.warn(f"stopping at step {step}: {self.stopped[1]}")
+
+    def observe_exported(self, step: int) -> None:
+        """The last look, at the model that is exported, which the trainer holds: what was not measured of it
+        when it was trained.
+        """
+        for split in self.measuring.samples:
+            if self._journal.loss_at(split, step) is None:
+                self._measure(split, step, exported=True)
+        self._see(step, end=True, exported=True)
 
     @property
     def gave_up(self) -> bool:
@@ -79,7 +84,7 @@ class Observer:
         return self._forgot(step) is None
 
     def flops_spent(self) -> int | None:
-        return self.flops.spent(self._journal) if self.flops else None
+        return self.measuring.flops.spent(self._journal) if self.measuring.flops else None
 
     def last(self, name: str, step: int) -> Any:
         """The observation of this name at this step, or None."""
@@ -110,47 +115,102 @@ class Observer:
             ),
         ]
 
-    def _look(self, step: int) -> dict[str, Any]:
-        """What is seen of the model, by name; nothing that was not looked at."""
-        from ft_dagster.training.watch.degeneration import degeneration
+    def _measure(self, split: Split, step: int, *, exported: bool = False) -> None:
+        """The loss on a split's sample, into journal, log and progress."""
+        sample, trainer = self.measuring.samples[split], self._trainer
+        rows = self.member.plan.training.per_device_train_batch_size
 
-        model, seen = self._trainer.model, {}
+        def spend(block: HeldOutBlock) -> None:
+            self._journal.measured(block.tokens, self.measuring.cost(work_of(block.bins, sample.examples)))
+
+        found = losses_of(
+            sample,
+            lambda examples, bins: trainer.summed_loss(examples, bins, rows),
+            self.measuring.first if step == 0 else None,
+            spend,
+        )
+        loss, before = found[sample.count], self._journal.evaluations.get(split, {}).items()
+        known = [each for at, each in before if at and math.isfinite(each)]
+        best = split == "validation" and step > 0 and loss < min(known, default=math.inf)
+        self._journal.evaluated(split, step, loss)
+        on = f"{sample} {UNITS[split]}"
+        self._log.write({"step": step, f"{split}_loss": loss, "on": on, **_mark(exported)})
+        self._progress.evaluated(step, split.replace("_", " "), loss, on, best)
+        if split == "validation":
+            self._keep(step, VALIDATION_ON, {str(count): each for count, each in found.items()}, exported)
+
+    def _see(self, step: int, *, end: bool, exported: bool = False) -> None:
+        for name, value in ranks.agree(lambda: self._look(step, end)).items():
+            if self.last(name, step) is None:
+                self._keep(step, name, value, exported)
+                self._progress.at(step, WORDS[name](value))
+
+    def _keep(self, step: int, name: str, value: Any, exported: bool) -> None:
+        line = {"step": step, name: value}
+        self._journal.observations.append(line)
+        self._log.write({**line, **_mark(exported)})
+
+    def _look(self, step: int, end: bool) -> dict[str, Any]:
+        """What is seen of the model, by name; nothing that was not looked at."""
+        model, seen, measuring = self._trainer.model, {}, self.measuring
         summarized = spectrum.summary(spectrum.spectrum(model))
         if summarized["layers"]:
             seen["spectrum"] = summarized
-        if self._can_generate:
-            with self._trainer.compute_loss_context_manager():  # in the precision of the training
-                if self._benchmark:
-                    seen["benchmark"] = self._benchmark.ask(model)
-                seen["degeneration"] = degeneration(model, self._tokenizer)
+        with self._trainer.compute_loss_context_manager():  # in the precision of the training
+            benchmark, prompts = measuring.benchmark, measuring.prompts
+            if benchmark and measuring.due("benchmark", end=end) and not self.last("benchmark", step):
+                asked = self._shared(step, benchmark.identity, benchmark.work, lambda: benchmark.ask(model))
+                seen["benchmark"] = asked
+            if prompts and measuring.due("degeneration", end=end) and not self.last("degeneration", step):
+                seen["degeneration"] = self._shared(
+                    step,
+                    degeneration.IDENTITY,
+                    prompts,
+                    lambda: degeneration.degeneration(model, self._tokenizer),
+                )
         return seen
+
+    def _shared(self, step: int, what: Mapping[str, Any], work: ForwardWork, look: Callable[[], Any]) -> Any:
+        """What is kept of the base where this is its look, else what `look` gives."""
+        found = self.measuring.first.read(what) if step == 0 else None
+        if found is None:
+            found = look()
+            self._journal.measured(work.slots, self.measuring.cost(work))
+            if step == 0:
+                self.measuring.first.write(what, found)
+        return found
 
     def _judged(self, step: int) -> tuple[Kind, str] | None:
         forgot = self._forgot(step)
         if forgot:
             return "forgetting", forgot
-        loss = self._journal.loss_at("validation", step)
-        if loss is None or step not in self._evaluation_steps:
+        if step not in self._evaluation_steps:
             return None
         number = self._evaluation_steps.index(step) + 1
-        limit = self.member.stop_above.get(number)
-        if limit is not None and loss > limit:
+        loss, limit = self._compared(step), self.member.stop_above.get(number)
+        if limit is not None and loss is not None and loss > limit:
             return "given up", (
                 f"validation loss {loss:.3f} at evaluation {number}, "
                 f"above the {limit:.3f} of the runs before it"
             )
         return None
 
+    def _compared(self, step: int) -> float | None:
+        """The validation loss on as many examples as the runs before it had; None where it has fewer."""
+        on = self.member.stop_above_on
+        if on is None:
+            return self._journal.loss_at("validation", step)
+        losses: Mapping[str, float] = self.last(VALIDATION_ON, step) or {}
+        return losses.get(str(on))
+
     def _forgot(self, step: int) -> str | None:
         general = self._journal.evaluations.get("general_holdout", {})
         return forgetting.passed(self.member.plan.training.watch, general, self._journal.observations, step)
 
 
-def _benchmark(run: TrainingRun, member: Member) -> forgetting.Benchmark | None:
-    asked, questions = member.benchmarks, member.plan.training.watch.questions
-    if asked is None or not asked.tasks or not questions or not ranks.is_first():
-        return None
-    return forgetting.Benchmark(asked, questions, run.base.folder, member.output)
+def _mark(exported: bool) -> dict[str, bool]:
+    """Of lines about the exported model: written after the last step, and again if it is resumed."""
+    return {EXPORTED: True} if exported else {}
 
 
 def _spectrum_words(found: Mapping[str, Any]) -> str:

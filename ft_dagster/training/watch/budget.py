@@ -1,0 +1,140 @@
+"""The budget of measuring: on how many examples, and at which looks, what a share of the training pays for.
+
+Pure functions. A look is step 0, each evaluation, or the exported model. Figures are served in an order: the
+fewest examples of each and what a limit needs at every look, then more examples, then more looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+from ft_dagster.training.contract import MethodSettings
+from ft_dagster.training.mixture import Examples
+from ft_dagster.training.packing import Bin
+
+FEWEST = 8  # examples of a split: of fewer, a mean says little
+ENDS = 2  # looks of what is measured of the base and of the exported model alone
+Limited = Literal["general", "questions"]  # what `general_loss_limit` and `benchmark_limit` need at each look
+
+
+class ForwardWork(NamedTuple):
+    """What is computed, as `FlopsModel.sum` takes it; passes (DoRA's norms) are left out."""
+
+    slots: int
+    squares: int
+    trained_tokens: int
+    rows: int = 0
+    micro_batches: int = 0
+
+
+def work_of(bins: Sequence[Bin], examples: Examples) -> ForwardWork:
+    """Of these bins one by one, so that no micro-batch's padding counts."""
+    widths = [sum(int(examples.lengths[i]) for i in ordinals) for ordinals in bins]
+    trained = sum(int(examples.trained[i]) for ordinals in bins for i in ordinals)
+    return ForwardWork(sum(widths), sum(width**2 for width in widths), trained, len(bins))
+
+
+def forward_share(method: MethodSettings, *, gradient_checkpointing: bool) -> float:
+    """A forward pass over what a training does at the same positions, in multiplications a weight: 2 forward,
+    2 for the gradients of activations, 2 for those of weights that are trained, 2 where it is recomputed.
+    """
+    trained = 2 if method.name == "full" else 0
+    return 2 / (4 + trained + (2 if gradient_checkpointing else 0))
+
+
+def prefixes(count: int) -> Iterator[int]:
+    """The sizes that a sample of `count` examples may have: 8, doubled while it is less than all, and all.
+
+    Two trainings on the same rows then share a prefix, on which they can be compared.
+    """
+    size = FEWEST
+    while size < count:
+        yield size
+        size *= 2
+    if count:
+        yield count
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of one look, in any one unit: of the first n examples of a split, by n; of the questions; of the
+    general prompts.
+    """
+
+    validation: Mapping[int, float] = field(default_factory=dict)
+    general: Mapping[int, float] = field(default_factory=dict)
+    questions: float = 0.0
+    generation: float = 0.0
+
+
+@dataclass(frozen=True)
+class Allotment:
+    """Examples of each split (0: there is none), and what is measured at the looks between as well.
+
+    `spent`: by all looks, in the unit of the costs; `allowed`: None where there is no budget.
+    """
+
+    validation: int
+    general: int
+    general_between: bool
+    questions_between: bool
+    generation_between: bool = False
+    spent: float = 0.0
+    allowed: float | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether the least that is worth measuring takes more than is allowed."""
+        return self.allowed is not None and self.spent > self.allowed
+
+
+def allot(
+    costs: Costs, evaluations: int, allowed: float | None, limited: AbstractSet[Limited] = frozenset()
+) -> Allotment:
+    """What `allowed` pays for in a training of so many evaluations; None: everything, at every look.
+
+    `limited`: what a limit needs at every look, whatever that takes. The look at step 0 is paid for, though
+    what is kept of a base may save it: the samples do not depend on what is kept.
+    """
+    validation, general = list(costs.validation) or [0], list(costs.general) or [0]
+    if allowed is None:
+        everything = Allotment(validation[-1], general[-1], True, True, True)
+        return replace(everything, spent=_spent(everything, costs, evaluations))
+    found = Allotment(validation[0], general[0], "general" in limited, "questions" in limited)
+    for name, value in _more(validation, general, limited):
+        change: dict[str, Any] = {name: value}
+        tried = replace(found, **change)
+        if value > getattr(found, name) and _spent(tried, costs, evaluations) <= allowed:
+            found = tried
+    return replace(found, spent=_spent(found, costs, evaluations), allowed=allowed)
+
+
+def _more(
+    validation: Sequence[int], general: Sequence[int], limited: AbstractSet[Limited]
+) -> Iterator[tuple[str, int]]:
+    """(what of an allotment, its value): what is asked for next, in the order in which it is served."""
+    if "general" in limited:
+        yield from (("general", size) for size in general)
+    for size in sorted({*validation, *general}):
+        if size in validation and size <= general[-1]:
+            yield "validation", size
+        if size in general:
+            yield "general", size
+    yield "questions_between", True
+    yield "general_between", True
+    yield from (("validation", size) for size in validation)
+
+
+def _spent(found: Allotment, costs: Costs, evaluations: int) -> float:
+    def looks(between: bool) -> int:
+        return evaluations + 1 if between else ENDS
+
+    return (
+        costs.validation.get(found.validation, 0.0) * (evaluations + 1)
+        + costs.general.get(found.general, 0.0) * looks(found.general_between)
+        + costs.questions * looks(found.questions_between)
+        + costs.generation * looks(found.generation_between)
+    )

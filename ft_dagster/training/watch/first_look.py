@@ -1,0 +1,93 @@
+"""What a look at a base gave, kept by content on this host, for the next training that starts from it.
+
+An adapter whose update is zero, or a model not yet trained, computes what its base computes, to the bit: a
+soft prompt does not. Kept under all that the bits depend on, so that no result tells whether it was kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.program import write_json
+from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
+from ft_dagster.training import ranks
+from ft_dagster.training.contract import LoraSettings, Member, PromptSettings, TrainingRun
+
+FIRST_LOOKS = "first_looks"  # in the host's cache
+
+
+class FirstLooks:
+    """Values by what was measured, one file each; a damaged one counts for nothing. `folder` None: none."""
+
+    def __init__(self, folder: Path | None, base: Mapping[str, Any]) -> None:
+        """`base`: see `identity_of`."""
+        self._folder, self._base = folder, dict(base)
+
+    def read(self, what: Mapping[str, Any]) -> Any:
+        """The value, or None."""
+        if self._folder is None:
+            return None
+        asked = {"base": self._base, **what}
+        try:
+            content = json.loads(_file(self._folder, asked).read_text("utf-8"))
+            whole = content["sha256"] == _seal(asked, content["value"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return content["value"] if whole else None
+
+    def write(self, what: Mapping[str, Any], value: Any) -> None:
+        """Keep a value; where that cannot be, it is measured again next time."""
+        if self._folder is None:
+            return
+        asked = {"base": self._base, **what}
+        try:
+            content = {"asked": asked, "value": value, "sha256": _seal(asked, value)}
+            write_json(_file(self._folder, asked), content)
+        except (OSError, ValueError):  # no room or no right to write; a value that is not finite
+            return
+
+
+def first_looks(run: TrainingRun, member: Member) -> FirstLooks:
+    """Those of the base of this training; none where its first look is not its base's."""
+    shared = not isinstance(member.plan.method, PromptSettings)
+    return FirstLooks(run.first_looks if shared else None, identity_of(run, member) if shared else {})
+
+
+def identity_of(run: TrainingRun, member: Member) -> dict[str, Any]:
+    """All that the bits of a first look depend on, beside what is looked at."""
+    import peft
+    import torch
+    import transformers
+
+    method, settings, base = member.plan.method, member.plan.training, run.base
+    device = member.plan.device.kind
+    return {
+        "version": STAGE_VERSIONS["fine_tuned_model"],
+        "base": base.digest,
+        "parent": base.parent and base.parent.digest,
+        "new_token_ids": list(base.new_token_ids),
+        "method": method.name,
+        "dora": isinstance(method, LoraSettings) and method.use_dora,
+        "own_loss": member.plan.own_loss,
+        "precision": settings.precision,
+        "zero_stage": settings.deepspeed.stage,
+        "rows": settings.per_device_train_batch_size,
+        "ranks": ranks.world(),
+        "device": torch.cuda.get_device_name()
+        if device == "cuda"
+        else torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "libraries": [torch.__version__, transformers.__version__, peft.__version__],
+    }
+
+
+def _file(folder: Path, asked: Mapping[str, Any]) -> Path:
+    return folder / f"{sha256_json(asked)}.json"
+
+
+def _seal(asked: Mapping[str, Any], value: Any) -> str:
+    return sha256_json({"asked": asked, "value": value})

@@ -1,0 +1,181 @@
+"""What a training measures at each look, within its budget, and what is said of that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ft_dagster.evaluation.degeneration import WATCHED
+from ft_dagster.training import ranks
+from ft_dagster.training.contract import Member, TrainingRun
+from ft_dagster.training.mixture import Examples
+from ft_dagster.training.packing import Bin
+from ft_dagster.training.watch import degeneration, flops, forgetting
+from ft_dagster.training.watch.budget import (
+    ENDS,
+    FEWEST,
+    Allotment,
+    Costs,
+    ForwardWork,
+    Limited,
+    allot,
+    forward_share,
+    work_of,
+)
+from ft_dagster.training.watch.first_look import FirstLooks, first_looks
+from ft_dagster.training.watch.flops import FlopsModel
+from ft_dagster.training.watch.held_out import HeldOutBlock, HeldOutSample, blocks_of
+
+TOKENS = FlopsModel(1, 0, 0)  # the unit where FLOPs cannot be counted
+Split = Literal["validation", "general_holdout"]  # of a mixture
+Figure = Literal[Split, "benchmark", "degeneration"]
+UNITS: dict[Split, str] = {"validation": "examples", "general_holdout": "texts"}
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """`samples`: by split of the mixture. `flops`: of a training, None where they cannot be counted; `share`:
+    of a forward pass in it. `training`: FLOPs of all steps, or their tokens. `prompts`: work of the general
+    prompts, None where the model cannot answer.
+    """
+
+    allotment: Allotment
+    samples: Mapping[Split, HeldOutSample]
+    benchmark: forgetting.Benchmark | None
+    prompts: ForwardWork | None
+    first: FirstLooks
+    flops: FlopsModel | None
+    share: float
+    training: float
+
+    def due(self, figure: Figure, *, end: bool) -> bool:
+        """Whether a figure is measured at a look; `end`: at step 0, or of the exported model."""
+        found = self.allotment
+        between: dict[Figure, bool] = {
+            "validation": True,
+            "general_holdout": found.general_between,
+            "benchmark": found.questions_between,
+            "degeneration": found.generation_between,
+        }
+        return end or between[figure]
+
+    def cost(self, work: ForwardWork) -> float:
+        """Of a forward pass, in the unit of `training`."""
+        return _cost(self.flops, self.share, work)
+
+    def words(self) -> dict[str, str]:
+        """Figure -> on what it is measured, and at which looks."""
+        said = {
+            f"{split.replace('_', ' ')} loss": f"on {self.samples[split]} {unit}{self._when(split)}"
+            for split, unit in UNITS.items()
+            if split in self.samples
+        }
+        if self.benchmark is not None:
+            said["general benchmark"] = f"on {self.benchmark.asked}{self._when('benchmark')}"
+        if self.prompts is not None:
+            said["general prompts"] = f"on {len(WATCHED)} prompts{self._when('degeneration')}"
+        return said
+
+    def sentence(self) -> str:
+        """All of it in one line, with what it takes."""
+        found = self.allotment
+        listed = "; ".join(f"{figure} {how}" for figure, how in self.words().items())
+        unit = "FLOPs" if self.flops else "tokens"
+        said = f"measuring takes {found.spent / self.training:.1%} of the training's {unit}: {listed}"
+        if found.over and found.allowed is not None:
+            share = found.allowed / self.training
+            said += (
+                f". Above its budget of {share:.1%}: fewer than {FEWEST} examples of each would say little"
+            )
+        return said
+
+    def _when(self, figure: Figure) -> str:
+        return "" if self.due(figure, end=False) else ", at the first and the last look"
+
+
+def plan_measuring(
+    run: TrainingRun,
+    member: Member,
+    tokenizer: Any,
+    *,
+    train: tuple[Examples, list[Bin]],
+    held_out: Mapping[Split, Examples],
+    evaluations: int,
+    packs: bool,
+) -> Measuring:
+    """What fits into the budget of a training over these bins. Raises UserError where a benchmark cannot be
+    read. The benchmark is the first rank's; all have the same allotment.
+    """
+    settings = member.plan.training
+    watch, checkpointing = settings.watch, settings.gradient_checkpointing
+    counted = flops.count_flops(run.base, member.plan.method, gradient_checkpointing=checkpointing)
+    share = forward_share(member.plan.method, gradient_checkpointing=checkpointing)
+    training = float((counted or TOKENS).sum(*work_of(train[1], train[0])))
+    allowed = None if watch.budget is None else watch.budget * training
+    can_generate = settings.deepspeed.stage != 3  # else no rank alone has the weights
+    benchmark = forgetting.benchmark_of(run, member) if can_generate and ranks.is_first() else None
+    questions = ranks.agree(lambda: ForwardWork(0, 0, 0) if benchmark is None else benchmark.work)
+    prompts = degeneration.work(tokenizer) if can_generate else None
+
+    def sampled(split: Split, looks: int) -> list[tuple[HeldOutBlock, float]]:
+        if split not in held_out:
+            return []
+        examples = held_out[split]
+        capacity = settings.max_length if packs else None
+        most = None if allowed is None else allowed / looks
+        costs = ((b, _cost(counted, share, work_of(b.bins, examples))) for b in blocks_of(examples, capacity))
+        return list(_up_to(costs, most))
+
+    looks: dict[Split, int] = {"validation": evaluations + 1, "general_holdout": ENDS}
+    blocks = {split: sampled(split, count) for split, count in looks.items()}
+    costs = Costs(
+        _summed(blocks["validation"]),
+        _summed(blocks["general_holdout"]),
+        _cost(counted, share, questions),
+        0.0 if prompts is None else _cost(counted, share, prompts),
+    )
+    found = allot(costs, evaluations, allowed, _limited(member))
+    counts = {"validation": found.validation, "general_holdout": found.general}
+    samples = {
+        split: HeldOutSample(held_out[split], tuple(b for b, _ in known if b.upto <= counts[split]))
+        for split, known in blocks.items()
+        if known
+    }
+    first = first_looks(run, member)
+    return Measuring(found, samples, benchmark, prompts, first, counted, share, training)
+
+
+def _limited(member: Member) -> set[Limited]:
+    watch = member.plan.training.watch
+    found: set[Limited] = set()
+    if watch.general_loss_limit is not None:
+        found.add("general")
+    if watch.benchmark_limit is not None:
+        found.add("questions")
+    return found
+
+
+def _cost(counted: FlopsModel | None, share: float, work: ForwardWork) -> float:
+    return share * (counted or TOKENS).sum(*work)
+
+
+def _up_to(
+    costs: Iterator[tuple[HeldOutBlock, float]], most: float | None
+) -> Iterator[tuple[HeldOutBlock, float]]:
+    """The blocks that `most` pays for, and one more: no other can be measured."""
+    spent = 0.0
+    for block, cost in costs:
+        yield block, cost
+        spent += cost
+        if most is not None and spent > most:
+            return
+
+
+def _summed(blocks: list[tuple[HeldOutBlock, float]]) -> dict[int, float]:
+    """Size of a sample -> cost of one look at it."""
+    found, spent = {}, 0.0
+    for block, cost in blocks:
+        spent += cost
+        found[block.upto] = spent
+    return found
