@@ -10,14 +10,12 @@ from ft_dagster.data.quantize import quantization_of
 from ft_dagster.data.render import load_tokenizer
 from ft_dagster.evaluation.arithmetic import judging_dtype
 from ft_dagster.evaluation.weights import (
-    generate,
     inner_model,
     kind_of,
     let_go,
     load_base,
     load_tuned,
     tokenizer_folder,
-    virtual_tokens,
 )
 
 
@@ -71,25 +69,9 @@ def _render(tokenizer: Any, prompt: str, system: str | None) -> str:
 
 
 def _generate(model: Any, tokenizer: Any, texts: list[str], chat: bool, max_new_tokens: int) -> list[str]:
-    """All texts in one batch, padded on the left, so that each answer starts where its prompt ends."""
-    import torch
+    from ft_dagster.evaluation.greedy import write
 
-    inputs = tokenizer(
-        texts,
-        return_tensors="pt",
-        padding=True,
-        padding_side="left",
-        add_special_tokens=not chat,
-    ).to(model.device)
-    with torch.inference_mode():
-        output = generate(
-            model,
-            inputs["input_ids"],
-            inputs["attention_mask"],
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    new = output[:, virtual_tokens(model) + inputs["input_ids"].shape[1] :]
-    return [str(text).strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+    ids = [tokenizer(text, add_special_tokens=not chat)["input_ids"] for text in texts]
+    ends = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
+    written = [each.tokens for each in write(model, ids, new_tokens=max_new_tokens, ends=ends)]
+    return [str(text).strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)]

@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 
 from ft_dagster.evaluation.prompts import PROMPTS
 from ft_dagster.evaluation.samples import Answer, Role, Sample
-from ft_dagster.evaluation.weights import generate as generate_padded
-from ft_dagster.evaluation.weights import inner_model, virtual_tokens
 
 GENERAL_PROMPTS = "general_prompts"
 ROLE: Role = "general_prompts"
@@ -44,7 +42,7 @@ def answer_general_prompts(
 ) -> list[Written]:
     """Answers to the prompts, in the chat template where the tokenizer has one, else as questions.
 
-    `model` is in evaluation mode; its generation settings are greedy afterwards.
+    `model` is in evaluation mode.
     """
     asked = [_asked(prompt, tokenizer) for prompt in prompts]
     answers = generate_greedily(model, tokenizer, asked, new_tokens)
@@ -73,24 +71,14 @@ def as_samples(written: Sequence[Written]) -> list[tuple[list[Sample], Answer]]:
 def generate_greedily(
     model: Any, tokenizer: Any, prompts: Sequence[str], new_tokens: int = NEW_TOKENS
 ) -> list[list[int]]:
-    """Greedy answers in tokens, the end token and what follows left out; one batch, padded on the left."""
-    import torch
-    from transformers import GenerationConfig
+    """Greedy answers in tokens, the end token left out; one batch."""
+    from ft_dagster.evaluation.greedy import write
 
     plain = not tokenizer.chat_template
     rows = [tokenizer(prompt, add_special_tokens=plain)["input_ids"] for prompt in prompts]
-    width = max(map(len, rows))
-    end = tokenizer.eos_token_id
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (end or 0)
-    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=model.device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
-    settings = GenerationConfig(
-        max_new_tokens=new_tokens, do_sample=False, eos_token_id=end, pad_token_id=pad, use_cache=True
-    )
-    with torch.no_grad():
-        model.generation_config = inner_model(model).generation_config = settings  # its own are not greedy
-        made = generate_padded(model, ids, mask)
-    return [_until(row, end) for row in made[:, virtual_tokens(model) + width :].tolist()]
+    ends = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
+    answers = [each.tokens for each in write(model, rows, new_tokens=new_tokens, ends=ends)]
+    return [tokens[:-1] if tokens[-1] in ends else tokens for tokens in answers]
 
 
 def repeated_share(tokens: Sequence[int]) -> float:
@@ -112,7 +100,3 @@ def _asked(prompt: str, tokenizer: Any) -> str:
         [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
     )
     return asked
-
-
-def _until(tokens: list[int], end: int | None) -> list[int]:
-    return tokens[: tokens.index(end)] if end in tokens else tokens

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.models.utils_hf import stop_sequences_criteria
 
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.greedy import write
 from ft_dagster.evaluation.scoring import ContinuationScore, ScoringRow, arrange_rows, batches, score
 from ft_dagster.evaluation.test_split_task import Encoded
 from ft_dagster.evaluation.weights import (
@@ -26,8 +28,8 @@ from ft_dagster.evaluation.weights import (
     virtual_tokens,
 )
 
-# Tokens of one forward pass, padding included: more gains nothing on a CPU, and a GPU wants a few thousand.
-BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+# Tokens of one forward pass, padding included: more costs a CPU its caches, and a GPU wants a few thousand.
+BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 # Logits are the largest tensor: positions whose logits are needed x vocabulary, in float32.
 BATCH_LOGIT_BYTES = {"cpu": 400e6, "cuda": 4e9}
 # Tokens of one generated batch, answers included: a step costs about the same for any number of rows.
@@ -130,12 +132,14 @@ class TokenBatchedLM(HFLM):
         unshared = getattr(inner.config, "sliding_window", None) or self._virtual
         self._shares: bool | None = False if unshared else None
         self._inner = inner
+        self._head = self._plain_head()
         self.stop_at({self.eot_token_id})
 
     def stop_at(self, end_tokens: set[int]) -> None:
         """End a generated answer at any of these tokens."""
         from transformers import GenerationConfig
 
+        self._ends = end_tokens
         # The base's own settings (a repetition penalty, say) would make the answer other than greedy.
         self._inner.generation_config = GenerationConfig(
             eos_token_id=sorted(end_tokens), pad_token_id=self.tokenizer.pad_token_id, do_sample=False
@@ -174,7 +178,7 @@ class TokenBatchedLM(HFLM):
             self._shares = self._can_share(several[-1])
         if not self._shares:
             rows = arrange_rows(pairs, max_length=self.max_length, shared=False)
-        positions = BATCH_LOGIT_BYTES[self._on] / (4 * self._vocabulary)
+        positions = math.inf if self._head else BATCH_LOGIT_BYTES[self._on] / (4 * self._vocabulary)
         found: dict[int, ContinuationScore] = {}
         for batch in batches(rows, tokens=BATCH_TOKENS[self._on], positions=positions):
             found |= self._score(batch)
@@ -182,16 +186,50 @@ class TokenBatchedLM(HFLM):
         return [found[number] for number in range(len(requests))]
 
     def generate_until(self, requests: Any, disable_tqdm: bool = True) -> list[str]:
+        """By settings, the longest first, in batches of about equal work."""
+        groups: dict[str, list[int]] = {}
         lengths = [self._generated_length(*request.args[:2]) for request in requests]
-        waiting = sorted(range(len(requests)), key=lambda number: -lengths[number])
+        for number in sorted(range(len(requests)), key=lambda number: -lengths[number]):
+            groups.setdefault(repr(requests[number].args[1]), []).append(number)
         answers: dict[int, str] = {}
-        while waiting:
-            rows = max(1, GENERATION_TOKENS[self._on] // lengths[waiting[0]])
-            numbers, waiting = waiting[:rows], waiting[rows:]
-            found = super().generate_until([requests[n] for n in numbers], disable_tqdm=True)
-            answers.update(zip(numbers, found, strict=True))
-            self.on_progress(len(answers) / len(requests))
+        for waiting in groups.values():
+            settings = normalize_gen_kwargs(requests[waiting[0]].args[1], self.max_gen_toks)
+            while waiting:
+                rows = max(1, GENERATION_TOKENS[self._on] // lengths[waiting[0]])
+                numbers, waiting[:rows] = waiting[:rows], []
+                batch = [requests[number] for number in numbers]
+                if is_greedy(settings):
+                    found = self._write([request.args[0] for request in batch], **settings)
+                else:
+                    found = super().generate_until(batch, disable_tqdm=True)
+                answers.update(zip(numbers, found, strict=True))
+                self.on_progress(len(answers) / len(requests))
         return [answers[number] for number in range(len(requests))]
+
+    def _write(self, prompts: Sequence[str], *, until: list[str], max_gen_toks: int, **_: Any) -> list[str]:
+        """Greedy answers, each up to a word of `until`, which is left out."""
+        stops = handle_stop_sequences(
+            until, eos=self.tok_decode(self.eot_token_id, skip_special_tokens=False)
+        )
+        room = self.max_length - max_gen_toks
+        if room < 1:
+            raise UserError(
+                f"the task asks for answers of {max_gen_toks} tokens, and the model takes {self.max_length}",
+                fix="Lower its max_gen_toks",
+            )
+        ids = [
+            self.tok_batch_encode([prompt], left_truncate_len=room, truncation=self.truncation)[0][0].tolist()
+            for prompt in prompts
+        ]
+        # A stop word's own tokens and two more: it may come in others than alone (as in lm-eval).
+        reach = max(len(self.tokenizer.encode(stop, add_special_tokens=False)) for stop in stops) + 2
+
+        def stopped(tokens: list[int]) -> bool:
+            said = self.tok_decode(tokens[-reach:], skip_special_tokens=False)
+            return any(stop in said for stop in stops)
+
+        answers = write(self.model, ids, new_tokens=max_gen_toks, ends=self._ends, stopped=stopped)
+        return [postprocess_generated_text(self.tok_decode(each.tokens), stops, None) for each in answers]
 
     def _model_generate(self, context: Any, max_length: int, stop: list[str], **settings: Any) -> Any:
         if not self._virtual:
@@ -216,12 +254,27 @@ class TokenBatchedLM(HFLM):
         return len(ids) + int(settings.get("max_gen_toks") or self.max_gen_toks)
 
     def _score(self, rows: Sequence[ScoringRow]) -> dict[int, ContinuationScore]:
-        return score(rows, self._forward, device=self.device, dtype=self._dtype)
+        return score(rows, self._forward, device=self.device, dtype=self._dtype, head=self._head)
 
     def _forward(self, input_ids: Any, keep: int, **inputs: Any) -> Any:
+        if self._head:
+            return self._inner.base_model(input_ids=input_ids, use_cache=False, **inputs)[0]
         kept = {"logits_to_keep": keep} if self._cuts_logits else {}
         logits = self.model(input_ids=input_ids, use_cache=False, **kept, **inputs).logits
         return logits[:, -keep:]
+
+    def _plain_head(self) -> Any:
+        """The module that makes logits of the body's states, where it alone does (some models scale or cap
+        them after it); else None.
+        """
+        head = self._inner.get_output_embeddings()
+        if self._virtual or self._inner.base_model is self._inner:
+            return None
+        ids = torch.tensor([self.tok_encode(PROBE)], device=self.device)
+        with torch.inference_mode():
+            logits = self._inner(input_ids=ids, use_cache=False).logits
+            apart = head(self._inner.base_model(input_ids=ids, use_cache=False)[0])
+        return head if torch.equal(logits, apart) else None
 
     def _can_share(self, row: ScoringRow) -> bool:
         """Whether this architecture scores a shared context as it does each continuation alone.
@@ -238,6 +291,12 @@ class TokenBatchedLM(HFLM):
             return False
         apart = sum(abs(together[n].log_likelihood - alone[n].log_likelihood) for n in row.numbers)
         return apart / row.scored <= (1e-3 if self._dtype == torch.float32 else 0.1)
+
+
+def is_greedy(settings: Mapping[str, Any]) -> bool:
+    """Whether these settings of lm-eval ask for the likeliest token each time, and for nothing beside it."""
+    known = {"until", "max_gen_toks", "do_sample", "temperature"}
+    return settings.keys() <= known and not settings.get("do_sample") and not settings.get("temperature")
 
 
 @contextlib.contextmanager

@@ -14,6 +14,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+# Positions whose logits are made together: at 49,152 tokens 25 MB in float32. More leave a CPU's caches, and
+# their memory comes from the system page by page.
+AT_ONCE = 128
 LONGEST_ROW = 2048  # tokens of a shared row: the mask grows with the square
 
 
@@ -93,12 +96,18 @@ def batches(rows: Sequence[ScoringRow], *, tokens: float, positions: float) -> I
 
 
 def score(
-    rows: Sequence[ScoringRow], forward: Callable[..., Any], *, device: Any, dtype: Any
+    rows: Sequence[ScoringRow],
+    forward: Callable[..., Any],
+    *,
+    device: Any,
+    dtype: Any,
+    head: Callable[[Any], Any] | None = None,
 ) -> dict[int, ContinuationScore]:
     """The scores of every request in `rows`, by request number.
 
-    `forward(input_ids, keep, **inputs)` returns the logits of the last `keep` positions, float, shape
-    (rows, keep, vocabulary). Position ids and mask are given only if a row has several continuations.
+    `forward(input_ids, keep, **inputs)` returns the logits of the last `keep` positions or more, shape (rows,
+    positions, vocabulary); or, with `head`, which makes logits of them, the states before it, shape (rows,
+    positions, hidden). Position ids and mask are given only if a row has several continuations.
     """
     longest = max(row.length for row in rows)
     keep = longest - min(len(row.context) for row in rows) + 1
@@ -109,30 +118,51 @@ def score(
     shared = any(len(row.continuations) > 1 for row in rows)
     inputs = _apart(rows, longest, device, dtype) if shared else {}
     with torch.inference_mode():
-        logits = forward(ids.to(device), keep, **inputs)
-        first = longest - logits.shape[1]
-        return {
-            number: found
-            for row, row_logits in zip(rows, logits, strict=True)
-            for number, found in _read_row(row, row_logits, first)
-        }
+        states = forward(ids.to(device), keep, **inputs)
+        width = states.shape[1]
+        where = [n * width + at - (longest - width) for n, row in enumerate(rows) for at in _scored_at(row)]
+        wanted = [token for row in rows for c in row.continuations for token in c]
+        likely, greedy = _likelihoods(
+            states.flatten(0, 1),
+            torch.tensor(where, device=device),
+            torch.tensor(wanted, device=device),
+            head,
+        )
+    return dict(_by_request(rows, likely, greedy))
 
 
-def _read_row(row: ScoringRow, logits: Any, first: int) -> Iterator[tuple[int, ContinuationScore]]:
-    """Pick the scored tokens; `logits[0]` is that of position `first`."""
-    where, start = [], len(row.context)
+def _scored_at(row: ScoringRow) -> Iterator[int]:
+    """At which positions of the row the tokens of its continuations are told."""
+    start = len(row.context)
     for continuation in row.continuations:
-        where += [len(row.context) - 1, *range(start, start + len(continuation) - 1)]
+        yield len(row.context) - 1
+        yield from range(start, start + len(continuation) - 1)
         start += len(continuation) - 1
-    picked = logits[torch.tensor(where, device=logits.device) - first].float()
-    wanted = torch.tensor([token for c in row.continuations for token in c], device=logits.device)
-    likely = torch.log_softmax(picked, dim=-1).gather(1, wanted[:, None])[:, 0].double().cpu()
-    greedy = (picked.argmax(dim=-1) == wanted).cpu()
+
+
+def _likelihoods(
+    states: Any, where: Any, wanted: Any, head: Callable[[Any], Any] | None
+) -> tuple[list[float], list[bool]]:
+    """Of each wanted token, told by the state at its place: log-probability, whether it is the likeliest."""
+    likely: list[float] = []
+    greedy: list[bool] = []
+    for some, tokens in zip(where.split(AT_ONCE), wanted.split(AT_ONCE), strict=True):
+        logits = states[some] if head is None else head(states[some])
+        told = torch.log_softmax(logits.float(), dim=-1).gather(1, tokens[:, None])[:, 0]
+        likely += told.double().tolist()
+        greedy += (logits.argmax(dim=-1) == tokens).tolist()
+    return likely, greedy
+
+
+def _by_request(
+    rows: Sequence[ScoringRow], likely: Sequence[float], greedy: Sequence[bool]
+) -> Iterator[tuple[int, ContinuationScore]]:
     at = 0
-    for continuation, number in zip(row.continuations, row.numbers, strict=True):
-        span = slice(at, at + len(continuation))
-        yield number, ContinuationScore(likely[span].sum().item(), bool(greedy[span].all()))
-        at += len(continuation)
+    for row in rows:
+        for continuation, number in zip(row.continuations, row.numbers, strict=True):
+            end = at + len(continuation)
+            yield number, ContinuationScore(sum(likely[at:end]), all(greedy[at:end]))
+            at = end
 
 
 def _apart(rows: Sequence[ScoringRow], longest: int, device: Any, dtype: Any) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from ft_dagster.data.quantize import quantization_of
 from ft_dagster.data.render import load_tokenizer
 from ft_dagster.evaluation.weights import (
-    generate,
     kind_of,
     let_go,
     load_base,
@@ -21,7 +20,6 @@ from ft_dagster.evaluation.weights import (
     load_tuned,
     put_adapter,
     tokenizer_folder,
-    virtual_tokens,
 )
 from ft_dagster.export.serving import stop_token_ids
 from ft_dagster.lineage.certificate import Certificate, Tolerance, misread
@@ -244,7 +242,10 @@ def _mean_kl(seen: list[Seen], model: Any, probes: list[list[int]]) -> float:
     """Mean KL(seen || model) in nats a token."""
     import torch
 
-    each = [kl(a.logits, _logits(model, ids)) for a, ids in zip(seen, probes, strict=True)]
+    from ft_dagster.evaluation.greedy import last_logits
+
+    pairs = zip(seen, probes, strict=True)
+    each = [kl(a.logits, last_logits(model, ids, POSITIONS)) for a, ids in pairs]
     return float(torch.cat(each).mean())
 
 
@@ -270,47 +271,16 @@ def _see_export(
 
 
 def _see(model: Any, probes: list[list[int]], stop: list[int]) -> list[Seen]:
-    """Logits probe by probe; what it writes, for all probes at once."""
-    written = _write(model, probes, stop)
-    return [Seen(_logits(model, ids), *wrote) for ids, wrote in zip(probes, written, strict=True)]
-
-
-def _write(model: Any, probes: list[list[int]], stop: list[int]) -> list[tuple[list[int], Tensor]]:
-    """Greedy token ids after each probe, up to the first stop token, and the logits of each choice."""
-    import torch
-    from transformers import GenerationConfig
-
-    longest, pad = max(map(len, probes)), stop[0] if stop else 0
-    given = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in probes], device=model.device)
-    mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in probes], device=model.device)
-    settings = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=GREEDY,
-        eos_token_id=stop or None,
-        pad_token_id=pad,
-        output_logits=True,
-        return_dict_in_generate=True,
-    )
-    with torch.inference_mode():
-        wrote = generate(model, given, mask, generation_config=settings)
-    steps = torch.stack(wrote.logits, dim=1).float().cpu()
-    before = virtual_tokens(model) + longest
-    texts = [_until_stop(ids, stop) for ids in wrote.sequences[:, before:].tolist()]
-    return [(text, steps[row, : len(text)]) for row, text in enumerate(texts)]
-
-
-def _until_stop(ids: list[int], stop: list[int]) -> list[int]:
-    ends = [place + 1 for place, token in enumerate(ids) if token in stop]
-    return ids[: ends[0]] if ends else ids
-
-
-def _logits(model: Any, ids: list[int]) -> Tensor:
+    """What it reads and writes, all probes at once."""
     import torch
 
-    with torch.inference_mode():
-        given = torch.tensor([ids], device=model.device)
-        logits: Tensor = model(input_ids=given).logits[0, -min(POSITIONS, len(ids)) :].float().cpu()
-    return logits
+    from ft_dagster.evaluation.greedy import write
+
+    answers = write(model, probes, new_tokens=GREEDY, ends=stop, logits=POSITIONS)
+    return [
+        Seen(each.read[-len(ids) :], each.tokens, torch.stack(each.chosen_from))
+        for each, ids in zip(answers, probes, strict=True)
+    ]
 
 
 def _chat_ids(tokenizer: Any) -> list[int] | None:

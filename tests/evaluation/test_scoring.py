@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.evaluation.scoring import arrange_rows, batches
+from ft_dagster.evaluation.scoring import AT_ONCE, arrange_rows, batches
 from tests.evaluation.questions import requests
 
 pytestmark = pytest.mark.slow
@@ -110,3 +110,37 @@ def test_an_answer_without_tokens_is_refused(lm: Any) -> None:
 
     with pytest.raises(UserError, match="no tokens"):
         lm._loglikelihood_tokens([(("a", ""), [1, 2], [])])
+
+
+def test_logits_are_made_of_states_only_where_nothing_else_is_done_to_them(lm: Any, plain: Any) -> None:
+    """Granite divides its logits: what its head alone makes would score otherwise."""
+    import torch
+    from lm_eval.models.huggingface import HFLM
+    from transformers import GraniteConfig, GraniteForCausalLM
+
+    from ft_dagster.evaluation.model import TokenBatchedLM
+
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = GraniteConfig(vocab_size=len(lm.tokenizer), num_key_value_heads=2, logits_scaling=8.0, **small)
+    scaled = GraniteForCausalLM(config).float().eval()
+    asked = [(QUESTION, f" {answer}") for answer in ("passport", "the whale", "a form")]
+    granite = TokenBatchedLM(scaled, lm.tokenizer)
+    ours = granite.loglikelihood(requests("loglikelihood", *asked))
+    theirs = HFLM(pretrained=scaled, tokenizer=lm.tokenizer, batch_size=2).loglikelihood(
+        requests("loglikelihood", *asked), disable_tqdm=True
+    )
+    assert granite._head is None
+    assert lm._head is not None
+    assert likelihoods(ours) == pytest.approx(likelihoods(theirs), abs=1e-4)
+
+
+def test_logits_are_made_where_a_token_is_scored_and_a_few_at_a_time(lm: Any) -> None:
+    seen: list[int] = []
+    hook = lm._head.register_forward_hook(lambda _, given, made: seen.append(made.numel() // made.shape[-1]))
+    asked = [(QUESTION, f" {answer}") for answer in ("passport", "the whale", "a form")] * 40
+    pairs = [lm._encode_pair(*pair) for pair in asked]
+    lm.loglikelihood(requests("loglikelihood", *asked))
+    hook.remove()
+    assert sum(seen) == sum(len(continuation) for _, continuation in pairs)
+    assert max(seen) == AT_ONCE

@@ -1,0 +1,244 @@
+"""Greedy answers to many prompts at once, each as the model gives it alone.
+
+What all prompts of a batch begin with is computed once, and so is a learned prompt; keys and values stand in
+memory that is there from the start, where transformers' `generate` copies all of them at each token; and a
+row whose answer has ended leaves the batch, where `generate` computes it until the longest has ended.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache, DynamicCache, GenerationConfig, StoppingCriteriaList
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from ft_dagster.evaluation.weights import generate, inner_model, virtual_tokens
+
+LEAVING = 8  # ended rows leave once they are an eighth of the batch: each leaving copies the cache
+Prompts = Sequence[Sequence[int]]
+Over = Callable[[list[int]], bool]
+
+
+@dataclass
+class Greedy:
+    """The token ids of an answer, the end token its last where one came. Where logits were asked for, those
+    of the prompt's last positions, [positions, vocabulary], and those that each token was chosen from, each
+    [vocabulary]; float32 on the CPU.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    read: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    chosen_from: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """See `write`."""
+
+    prompts: Prompts
+    new_tokens: int
+    ends: Collection[int]
+    stopped: Over | None
+    logits: int
+
+    def is_over(self, tokens: list[int]) -> bool:
+        return tokens[-1] in self.ends or (self.stopped is not None and self.stopped(tokens))
+
+
+class RoomyLayer(DynamicLayer):
+    """A layer's keys and values, [rows, heads, positions, size] each, in memory for `room` positions."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self._room = room
+        self._memory: tuple[Tensor, ...] = ()
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        new = (key_states, value_states)
+        if not self.is_initialized:
+            self.lazy_initialization(*new)
+            self._memory = tuple(each.new_empty(*each.shape[:2], self._room, each.shape[3]) for each in new)
+        start = self.get_seq_length()
+        end = start + key_states.shape[2]
+        for memory, each in zip(self._memory, new, strict=True):
+            memory[:, :, start:end] = each
+        self.keys, self.values = (memory[:, :, :end] for memory in self._memory)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        end = self.get_seq_length()
+        self._memory = tuple(memory[indices] for memory in self._memory)
+        self.keys, self.values = (memory[:, :, :end] for memory in self._memory)
+
+
+def write(
+    model: Any,
+    prompts: Prompts,
+    *,
+    new_tokens: int,
+    ends: Collection[int],
+    stopped: Over | None = None,
+    logits: int = 0,
+) -> list[Greedy]:
+    """Answers of up to `new_tokens` tokens to all prompts (token ids) in one batch.
+
+    An answer ends at a token of `ends`, or where `stopped` says so of its tokens. `logits`: of how many of
+    the prompts' last positions they are returned, and those of each choice. `model` is in evaluation mode;
+    its generation settings may be others afterwards.
+    """
+    with torch.no_grad():
+        layers = _cache_layers(model)
+        asked = _Asked(prompts, new_tokens, ends, stopped, logits)
+        return _generate(model, asked) if layers is None else _write(model, layers, asked)
+
+
+def last_logits(model: Any, ids: Sequence[int], count: int) -> Tensor:
+    """Logits of the last `count` positions of one text, [positions, vocabulary], float32 on the CPU."""
+    kept = {"logits_to_keep": count} if "logits_to_keep" in _takes(model) else {}
+    with torch.no_grad():
+        given = torch.tensor([list(ids)], device=model.device)
+        logits: Tensor = model(input_ids=given, use_cache=False, **kept).logits
+    return logits[0, -min(count, len(ids)) :].float().cpu()
+
+
+def _takes(model: Any) -> Collection[str]:
+    return inspect.signature(inner_model(model).forward).parameters.keys()
+
+
+def _cache_layers(model: Any) -> list[Any] | None:
+    """Empty cache layers of the model; None where only its own `generate` knows how it remembers.
+
+    A window over the last tokens may see no padding between a learned prompt and the text.
+    """
+    taken = _takes(model)
+    if "position_ids" not in taken or not {"cache", "past_key_values"} & set(taken):
+        return None
+    layers: list[Any] = DynamicCache(config=inner_model(model).config).layers
+    known = {DynamicLayer} if virtual_tokens(model) else {DynamicLayer, DynamicSlidingWindowLayer}
+    return layers if {type(layer) for layer in layers} <= known else None
+
+
+def _write(model: Any, layers: list[Any], asked: _Asked) -> list[Greedy]:
+    forward, prompts, logits = _forward_of(model), asked.prompts, asked.logits
+    shared = 0 if logits or _windowed(layers) else _shared(prompts)
+    begun = _begin(model, forward, prompts[0][:shared])
+    before = begun.get_seq_length()
+    ids, mask = _padded([prompt[shared:] for prompt in prompts], before, model.device)
+    cache = _of_rows(begun, layers, rows=len(prompts), room=mask.shape[1] + asked.new_tokens)
+    positions = (mask.cumsum(1) - 1)[:, before:].clamp(min=0)
+    scores = forward(cache, max(1, logits), input_ids=ids, attention_mask=mask, position_ids=positions)
+    answers = [Greedy(read=each.float().cpu()) if logits else Greedy() for each in scores]
+    rows, position, ended = list(range(len(prompts))), positions[:, -1:], set()
+    for count in range(1, asked.new_tokens + 1):
+        chosen = scores[:, -1].argmax(-1)
+        for row, token, choice in zip(rows, chosen.tolist(), scores[:, -1], strict=True):
+            if row not in ended:
+                answers[row].tokens.append(token)
+                if logits:
+                    answers[row].chosen_from.append(choice.float().cpu())
+                if asked.is_over(answers[row].tokens):
+                    ended.add(row)
+        going = [n for n, row in enumerate(rows) if row not in ended]
+        if not going or count == asked.new_tokens:
+            break
+        if (len(rows) - len(going)) * LEAVING >= len(rows):
+            rows, kept = [rows[n] for n in going], torch.tensor(going, device=model.device)
+            mask, position, chosen = mask[kept], position[kept], chosen[kept]
+            for layer in cache.layers:
+                layer.batch_select_indices(kept)
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+        position = position + 1
+        scores = forward(cache, 1, input_ids=chosen[:, None], attention_mask=mask, position_ids=position)
+    return answers
+
+
+def _forward_of(model: Any) -> Callable[..., Tensor]:
+    """forward(cache, keep, **inputs): the logits of the last `keep` positions, [rows, keep, vocabulary]."""
+    inner, taken = inner_model(model), _takes(model)
+    name = "cache" if "cache" in taken else "past_key_values"
+
+    def forward(cache: Any, keep: int, **inputs: Any) -> Tensor:
+        kept = {"logits_to_keep": keep} if "logits_to_keep" in taken else {}
+        logits: Tensor = inner(**inputs, **{name: cache}, use_cache=True, **kept).logits
+        return logits[:, -keep:]
+
+    return forward
+
+
+def _windowed(layers: Sequence[Any]) -> bool:
+    return any(type(layer) is not DynamicLayer for layer in layers)
+
+
+def _shared(prompts: Prompts) -> int:
+    """How many tokens all prompts begin with, at least one of each left out."""
+    shortest = min(map(len, prompts)) - 1
+    columns = zip(*(prompt[:shortest] for prompt in prompts), strict=True)
+    return next((n for n, column in enumerate(columns) if len(set(column)) > 1), shortest)
+
+
+def _begin(model: Any, forward: Callable[..., Tensor], shared: Sequence[int]) -> Any:
+    """A cache of one row with the learned prompt or prefix, and after it the tokens `shared`."""
+    cache = DynamicCache()
+    if virtual_tokens(model):
+        learned = model.get_prompt(batch_size=1)
+        if isinstance(learned, Tensor):
+            forward(cache, 1, inputs_embeds=learned.to(inner_model(model).dtype))
+        else:
+            cache = learned
+    if shared:
+        forward(cache, 1, input_ids=torch.tensor([list(shared)], device=model.device))
+    return cache
+
+
+def _of_rows(begun: Any, layers: Sequence[Any], *, rows: int, room: int) -> Cache:
+    """A cache for `rows` rows that each begin so."""
+    roomy = [RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in layers]
+    for layer, (keys, values, *_) in zip(roomy, begun, strict=False):
+        layer.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1))
+    return Cache(layers=roomy)
+
+
+def _padded(prompts: Prompts, before: int, device: Any) -> tuple[Tensor, Tensor]:
+    """Ids [rows, longest], padded on the left, and their mask [rows, before + longest]."""
+    longest = max(map(len, prompts))
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+    mask = torch.ones(len(prompts), before + longest, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[row, before : before + longest - len(prompt)] = 0
+    return ids.to(device), mask.to(device)
+
+
+def _generate(model: Any, asked: _Asked) -> list[Greedy]:
+    """The same by the model's own `generate`."""
+    ids, mask = _padded(asked.prompts, 0, model.device)
+    before = virtual_tokens(model) + ids.shape[1]
+    settings = GenerationConfig(
+        max_new_tokens=asked.new_tokens,
+        do_sample=False,
+        eos_token_id=sorted(asked.ends) or None,
+        pad_token_id=0,
+        use_cache=True,
+        output_logits=asked.logits > 0,
+        return_dict_in_generate=True,
+    )
+    model.generation_config = inner_model(model).generation_config = settings  # its own are not greedy
+
+    def are_over(written: Tensor, *_: Any, **__: Any) -> Tensor:
+        return torch.tensor(list(map(asked.is_over, written[:, before:].tolist())), device=written.device)
+
+    made = generate(model, ids, mask, stopping_criteria=StoppingCriteriaList([are_over]))
+    answers = []
+    for row, tokens in enumerate(made.sequences[:, before:].tolist()):
+        last = next((n for n in range(1, len(tokens) + 1) if asked.is_over(tokens[:n])), None)
+        answer = Greedy(tokens[:last])
+        if asked.logits:
+            answer.read = last_logits(model, asked.prompts[row], asked.logits)
+            answer.chosen_from = [each[row].float().cpu() for each in made.logits[:last]]
+        answers.append(answer)
+    return answers
