@@ -40,7 +40,13 @@ class Examples:
 
     @property
     def trained_tokens(self) -> int:
-        return int(self.spans[1::2].sum() - self.spans[::2].sum())
+        return int(self.trained.sum())
+
+    @cached_property
+    def trained(self) -> NDArray[np.int64]:
+        """Trained tokens of each example."""
+        before = np.concatenate([[0], np.cumsum(self.spans[1::2] - self.spans[::2])])
+        return np.diff(before[self.span_starts // 2])
 
     def read(self, ordinal: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Token ids of one example, and its labels: -100 where the token is not trained on."""
