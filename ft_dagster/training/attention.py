@@ -18,6 +18,8 @@ import torch
 from torch.nn import functional
 from transformers import AttentionInterface
 
+from ft_dagster.training.attention_blocks import BlockAttention, blocks_of
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
@@ -117,6 +119,10 @@ def attention(
     if kernel:
         longest = max((length for row in example_lengths for length in (*row, width - sum(row))), default=0)
         out = kernel(*(x.transpose(0, 1) for x in flat), segment_ends, longest, scaling)
+    elif query.device.type == "cpu" and _dtype(query) == torch.bfloat16 and dropout == 0:
+        typed = (x.to(torch.bfloat16) for x in flat)
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        out = BlockAttention.apply(*typed, blocks_of(example_lengths, width), scale)
     else:
         out = _by_example(flat, example_lengths, width, scale=scaling, dropout_p=dropout)
     return out.view(rows, width, heads, -1), None
@@ -150,11 +156,17 @@ def variable_length_kernel(query: torch.Tensor, value: torch.Tensor) -> Kernel |
     """
     if query.device.type != "cuda" or query.shape[-1] != value.shape[-1] or query.shape[-1] > FLASH_SIZE:
         return None
-    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else query.dtype
+    dtype = _dtype(query)
     if dtype == torch.float32 or torch.cuda.get_device_capability(query.device) < FLASH_CAPABILITY:
         return None
     kernel = _installed()
     return _in(dtype, kernel) if kernel else None
+
+
+def _dtype(x: torch.Tensor) -> torch.dtype:
+    """In which it is multiplied."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 @cache

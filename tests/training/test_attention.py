@@ -21,6 +21,8 @@ from ft_dagster.training.attention import (
     packed,
     squares,
 )
+from ft_dagster.training.attention import _by_example as by_example
+from ft_dagster.training.attention_blocks import BlockAttention, blocks_of
 
 SIZES: dict[str, Any] = {
     "vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -171,3 +173,46 @@ def test_what_is_more_than_causal_attention_is_refused() -> None:
     for more in ({"attention_mask": torch.zeros(4, 4)}, {"attention_mask": None, "softcap": 50.0}):
         with pytest.raises(ValueError, match="more than causal attention"):
             attention(torch.nn.Module(), x, x, x, example_lengths=[[4]], segment_ends=ends, **more)
+
+
+def attended(
+    dtype: torch.dtype, lengths: list[int], heads: tuple[int, int], *, blocks: bool
+) -> list[torch.Tensor]:
+    """Output and gradients, of rows of which the last positions are padding, by blocks or by torch's own."""
+    generator = torch.Generator().manual_seed(0)
+    width = sum(lengths) + 3
+    drawn = [torch.randn(each, width, 16, generator=generator) for each in (heads[0], heads[1], heads[1])]
+    inputs = [x.to(dtype).requires_grad_() for x in drawn]
+    if blocks:
+        out = BlockAttention.apply(*inputs, blocks_of([lengths], width), 0.25)
+    else:
+        out = by_example(inputs, [lengths], width, scale=0.25, dropout_p=0.0)
+    weights = torch.randn(width, heads[0], 16, generator=generator)
+    (out.float() * weights)[: sum(lengths)].sum().backward()
+    return [out.detach()[: sum(lengths)], *(x.grad for x in inputs if x.grad is not None)]
+
+
+LENGTHS_OF_BLOCKS = [[5, 127, 1], [128, 129], [300]]
+
+
+@pytest.mark.parametrize("heads", [(4, 4), (6, 2)])
+@pytest.mark.parametrize("lengths", LENGTHS_OF_BLOCKS)
+def test_blocks_equal_torchs_own_kernel(lengths: list[int], heads: tuple[int, int]) -> None:
+    mine, theirs = (attended(torch.float32, lengths, heads, blocks=blocks) for blocks in (True, False))
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS_OF_BLOCKS)
+def test_blocks_in_bf16_are_near_the_exact_attention(lengths: list[int]) -> None:
+    exact = attended(torch.float32, lengths, (6, 2), blocks=False)
+    for one, other in zip(attended(torch.bfloat16, lengths, (6, 2), blocks=True), exact, strict=True):
+        assert (one.float() - other).norm() < 0.01 * other.norm()
+
+
+def test_in_bf16_a_model_attends_by_blocks_and_nearly_as_with_a_mask() -> None:
+    model = model_of("llama").to(torch.bfloat16)
+    masked, batch = read(logits(model, masked_batch())).float(), batch_of()
+    with packed(model, batch):
+        by_blocks = read(logits(model, batch)).float()
+    assert 0 < (by_blocks - masked).norm() < 0.02 * masked.norm()
