@@ -3,10 +3,11 @@
 import json
 import math
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast
 
 from ft_dagster.automation.experiments import PLANNED, TRAINED, Experiment, ExperimentRun, workspace_of
 from ft_dagster.errors import UserError
@@ -73,12 +74,23 @@ def steps_within(experiment: Experiment, run: ExperimentRun, budget: Budget) -> 
     if outcome.error:
         return outcome.error
     plan = _plan(workspace, outcome.made["training_plan"])
-    model = _flops_model(workspace, outcome.made["base_model"], plan)
+    cost = _cost(workspace, outcome.made["base_model"], plan)
     mixture = workspace.payload(outcome.made["training_mixture"])
-    return _steps_for_flops(plan, mixture, model, budget, run.name)
+    return _steps_for_flops(plan, mixture, cost, budget, run.name)
 
 
-def _flops_model(workspace: Workspace, artifact: Artifact, plan: "Plan") -> "FlopsModel":
+class _Cost(NamedTuple):
+    """What a training is counted by; `attends`: whether by example, where the longest is so long."""
+
+    model: "FlopsModel"
+    attends: Callable[[int], bool]
+
+
+def _cost(workspace: Workspace, artifact: Artifact, plan: "Plan") -> _Cost:
+    from transformers import AutoConfig
+
+    from ft_dagster.training.attention import applies
+    from ft_dagster.training.methods import method_of
     from ft_dagster.training.watch.flops import count_flops
 
     base = trained_base(workspace, artifact, plan.method.name)
@@ -89,7 +101,8 @@ def _flops_model(workspace: Workspace, artifact: Artifact, plan: "Plan") -> "Flo
             "the FLOPs of this architecture cannot be counted",
             field="base_model", value=str(base.folder), fix=IN_MINUTES,
         )  # fmt: skip
-    return model
+    config, packs = AutoConfig.from_pretrained(base.folder), method_of(plan.method).packs
+    return _Cost(model, lambda longest: packs and applies(config, longest))
 
 
 def _plan(workspace: Workspace, artifact: Artifact) -> "Plan":
@@ -98,7 +111,7 @@ def _plan(workspace: Workspace, artifact: Artifact) -> "Plan":
     return Plan.model_validate_json((workspace.payload(artifact) / PLAN_FILE).read_text("utf-8"))
 
 
-def _steps_for_flops(plan: "Plan", mixture: Path, model: "FlopsModel", budget: Budget, method: str) -> int:
+def _steps_for_flops(plan: "Plan", mixture: Path, cost: _Cost, budget: Budget, method: str) -> int:
     """Lay out the training's own bins until their FLOPs pass the budget; the step nearest to it."""
     import numpy as np
 
@@ -116,7 +129,7 @@ def _steps_for_flops(plan: "Plan", mixture: Path, model: "FlopsModel", budget: B
                 fix="Give less",
             )  # fmt: skip
         steps = math.ceil(steps * LOOK_AHEAD * max(1.0, budget.amount / spent[-1] if spent[-1] else 1.0))
-        spent = np.cumsum(_flops_of_steps(model, examples, settings, steps, plan.ranks))
+        spent = np.cumsum(_flops_of_steps(cost, examples, settings, steps, plan.ranks))
     if spent[0] > 2 * budget.amount:
         raise UserError(
             f"does not pay for one step of {method}, which takes {spent[0]:.3g} FLOPs",
@@ -126,7 +139,7 @@ def _steps_for_flops(plan: "Plan", mixture: Path, model: "FlopsModel", budget: B
 
 
 def _flops_of_steps(
-    model: "FlopsModel", examples: "Examples", settings: "TrainingSettings", steps: int, ranks: int
+    cost: _Cost, examples: "Examples", settings: "TrainingSettings", steps: int, ranks: int
 ) -> list[int]:
     """FLOPs of each of the first `steps` optimizer steps, from the bins that the trainer will lay out."""
     import numpy as np
@@ -143,7 +156,10 @@ def _flops_of_steps(
         chosen = [np.array(ordinals, np.int64) for ordinals in batch]
         width = max(2, *(int(examples.lengths[ordinals].sum()) for ordinals in chosen))
         tokens = sum(int(examples.trained[ordinals].sum()) for ordinals in chosen)
-        costs.append(model.sum(len(batch) * width, len(batch) * width**2, tokens, len(batch), 1))
+        lengths = [examples.lengths[ordinals] for ordinals in chosen]
+        by_example = cost.attends(max(int(each.max(initial=0)) for each in lengths))
+        squares = sum(int((each**2).sum()) for each in lengths) if by_example else len(batch) * width**2
+        costs.append(cost.model.sum(len(batch) * width, squares, tokens, len(batch), 1))
     return [sum(costs[at : at + micro_batches]) for at in range(0, len(costs), micro_batches)]
 
 

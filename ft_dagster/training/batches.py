@@ -1,7 +1,8 @@
 """From bins to tensors: examples side by side, each with positions of its own and no attention mask.
 
-With `attention_mask` absent and the cache off, transformers derives the block-diagonal mask from where
-`position_ids` restart. An all-ones mask, or the cache, would silently let examples see each other.
+`attention.py` attends to each by its length. Where it does not apply, transformers derives a block-diagonal
+mask from where `position_ids` restart, with `attention_mask` absent and the cache off: an all-ones mask, or
+the cache, would silently let examples see each other.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ft_dagster.training.attention import ENDS, LENGTHS, ends_of
 from ft_dagster.training.mixture import Examples
 from ft_dagster.training.packing import Bin
 
@@ -19,8 +21,10 @@ from ft_dagster.training.packing import Bin
 class Collator:
     """Turns rows {"bin": [ordinal, …]} into one micro-batch.
 
-    input_ids, labels (-100: not trained on), position_ids: int64 [bins, longest bin]; ordinals: the bins.
-    The tail of a shorter bin is padding, a block of its own without labels; so is the whole of an empty bin.
+    input_ids, labels (-100: not trained on), position_ids: int64 [bins, longest bin]. The tail of a shorter
+    bin is padding, a block of its own without labels; so is the whole of an empty bin. segment_ends: int32,
+    of `ends_of`. What the host knows stays there: ordinals, the bins; example_lengths of each bin;
+    content, for `batch_digest`.
     """
 
     def __init__(self, examples: Examples, pad_token_id: int) -> None:
@@ -42,19 +46,19 @@ class Collator:
                 positions[row, at:end] = np.arange(len(example))
                 at = end
             positions[row, at:] = np.arange(width - at)
+        lengths = [[int(self.examples.lengths[i]) for i in ordinals] for ordinals in bins]
+        shape = repr((len(bins), width)).encode()
         return {
             "input_ids": torch.from_numpy(ids),
             "labels": torch.from_numpy(labels),
             "position_ids": torch.from_numpy(positions),
+            ENDS: torch.tensor(ends_of(lengths, width), dtype=torch.int32),
+            LENGTHS: lengths,
             "ordinals": bins,
+            "content": shape + b"".join(values.astype("<i8").tobytes() for values in (ids, labels)),
         }
 
 
-def batch_digest(micro_batches: list[dict[str, Any]]) -> str:
+def batch_digest(contents: list[bytes]) -> str:
     """sha256 over shape, input_ids and labels of the micro-batches of one optimizer step."""
-    digest = hashlib.sha256()
-    for batch in micro_batches:
-        digest.update(repr(tuple(batch["input_ids"].shape)).encode())
-        for name in ("input_ids", "labels"):
-            digest.update(batch[name].cpu().numpy().astype("<i8").tobytes())
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join(contents)).hexdigest()

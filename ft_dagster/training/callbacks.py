@@ -124,4 +124,5 @@ class WatchCallback(TrainerCallback):
 
 def _used_rate(state: Any, trainer: TokenTrainer) -> float:
     """The rate of the step just made: the scheduler already stands at the next."""
-    return float(trainer.lr_scheduler.lr_lambdas[0](state.global_step - 1) * trainer.args.learning_rate)
+    place = state.global_step - 1 + trainer.skipped_rates(state.max_steps)
+    return float(trainer.lr_scheduler.lr_lambdas[0](place) * trainer.args.learning_rate)

@@ -35,8 +35,9 @@ class Journal:
     """Counters after `len(batches)` optimizer steps.
 
     `times` counts per example ordinal; `slots` are positions computed, padding among them, in `rows` of
-    `micro_batches`, and `squares` the sum of the rows' squared widths; `seconds` are those of training steps
-    alone. `evaluations` maps a split to {step: loss}; `observations` are log lines, each with its "step".
+    `micro_batches`, and `squares` the sum of the squared lengths of what attends to itself: examples, or
+    whole rows where there is a mask (`attention.squares`); `seconds` are those of training steps alone.
+    `evaluations` maps a split to {step: loss}; `observations` are log lines, each with its "step".
     `measured_tokens`, `measuring`: of the looks at it; the latter in FLOPs, or in tokens where those cannot
     be counted.
     """

@@ -11,8 +11,24 @@ from typing import Any
 import torch
 
 from ft_dagster.objectives import next_token_loss
+from ft_dagster.training.attention import given
 
 Summed = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def loss_of_fused_head(model: Any, inputs: dict[str, Any], tokens: torch.Tensor) -> torch.Tensor:
+    """The shared loss over `tokens` by TRL's fused head, which makes no logits: what SFTTrainer computes,
+    without the metrics for which it waits for the device.
+    """
+    outputs = model(
+        input_ids=inputs["input_ids"],
+        position_ids=inputs["position_ids"],
+        labels=inputs["labels"],
+        use_cache=False,
+        fused_lm_head=True,
+        **given(inputs),
+    )
+    return -outputs.log_probs.sum() / tokens
 
 
 def loss_at_trained_positions(
@@ -40,6 +56,7 @@ def loss_at(
         position_ids=inputs["position_ids"] if prompt is None else None,
         use_cache=False,
         logits_to_keep=columns + (prompt or 0),
+        **given(inputs),
     ).logits
     labels = inputs["labels"][:, 1:]
     return summed(logits.flatten(0, 1).float(), labels[:, columns].flatten()) / tokens

@@ -46,7 +46,7 @@ class Examples:
 
     @property
     def trained_tokens(self) -> int:
-        return int(self.spans[1::2].sum() - self.spans[::2].sum())
+        return int(self.trained.sum())
 
     def read(self, ordinal: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Token ids of one example, and its labels: -100 where the token is not trained on."""

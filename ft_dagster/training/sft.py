@@ -17,9 +17,10 @@ from trl import SFTTrainer
 from ft_dagster.errors import UserError
 from ft_dagster.objectives import loss_of
 from ft_dagster.training import checkpoints, ranks
+from ft_dagster.training.attention import packed, squares
 from ft_dagster.training.batches import Collator, batch_digest
 from ft_dagster.training.journal import JournalStep
-from ft_dagster.training.loss import learned_prompt, loss_at_trained_positions
+from ft_dagster.training.loss import learned_prompt, loss_at_trained_positions, loss_of_fused_head
 from ft_dagster.training.mixture import Examples
 from ft_dagster.training.packing import Bin
 
@@ -30,10 +31,9 @@ class TokenTrainer(SFTTrainer):
     `diverged(quantity, value, ordinals)` is called, and must raise, where a loss or gradient is not
     finite; `saved(folder)` where a checkpoint's files are written; `stopping()` says whether this process was
     asked to stop. `own_loss`: the objective whose own loss it is, None for the shared one. Over several
-    ranks, `current` and `stop` are of all of them after each step.
+    ranks, `current` and `stop` are of all of them after each step. What a step has found is read from the
+    device once, when its gradients are.
     """
-
-    loss_is_scaled_for_ga = True  # by num_items_in_batch, in compute_loss
 
     def __init__(
         self,
@@ -55,55 +55,82 @@ class TokenTrainer(SFTTrainer):
         if own_loss and not self._keeps_logits:
             raise _no_logits_to_keep(own_loss, type(base).__name__)
         self.current = JournalStep([], "", 0, 0, 0)
-        self._micro_batch = 0
+        self._losses: list[torch.Tensor] = []  # of the micro-batches of this step
         self._measuring = False
+        self.model.train()
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """With a warm-up, a schedule of one step more from its second on: the rate of its first is 0."""
+        skipped = self.skipped_rates(num_training_steps)
+        scheduler = super().create_scheduler(num_training_steps + skipped, optimizer)
+        for _ in range(skipped):
+            scheduler.step()
+        return scheduler
+
+    def skipped_rates(self, steps: int) -> int:
+        """How many rates of the schedule come before that of the first step."""
+        return int(self.args.get_warmup_steps(steps) > 0)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
         batches, tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
         bins = [batch.pop("ordinals") for batch in batches]
-        lengths = self.data_collator.examples.lengths
+        examples, ordinals = self.data_collator.examples, _flat(bins)
         self.current = JournalStep(
             bins,
-            batch_digest(batches),
-            tokens=sum(int(lengths[i]) for ordinals in bins for b in ordinals for i in b),
-            trained_tokens=sum(int((batch["labels"] != -100).sum()) for batch in batches),
+            batch_digest([batch.pop("content") for batch in batches]),
+            tokens=int(examples.lengths[ordinals].sum()),
+            trained_tokens=int(examples.trained[ordinals].sum()),
             slots=sum(batch["input_ids"].numel() for batch in batches),
-            squares=sum(rows * width**2 for rows, width in (batch["input_ids"].shape for batch in batches)),
         )
-        self._micro_batch = 0
+        self._losses = []
         return batches, tokens
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
+        tokens = num_items_in_batch
+        if tokens is not None and not self._measuring:  # of all ranks, whose gradients will be averaged
+            tokens = torch.as_tensor(tokens).clamp(min=1) / ranks.world()
         prompt = learned_prompt(model) is not None
         on_gpu = inputs["input_ids"].device.type == "cuda"
         fused = on_gpu and not self._measuring and not prompt and not self._own_loss
-        if fused or return_outputs or not self._keeps_logits:
+        if return_outputs or not self._keeps_logits or (fused and self.aux_loss_enabled):
             loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             return loss / ranks.world() if self._measuring else loss  # which Trainer multiplies by it
-        tokens = num_items_in_batch
         if tokens is None:
             tokens = (inputs["labels"][:, 1:] != -100).sum().clamp(min=1)
-        elif not self._measuring:
-            tokens = tokens / ranks.world()  # of all ranks, whose gradients will be averaged
+        if fused:
+            return loss_of_fused_head(model, inputs, tokens)
         return loss_at_trained_positions(model, inputs, tokens, self._summed)
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = super().training_step(*args, **kwargs)
-        value = loss.item()
-        if not math.isfinite(value):
-            self._diverged("loss", value, [i for b in self.current.bins[self._micro_batch] for i in b])
-        self.current.loss += value
-        self._micro_batch += 1
-        return loss
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Trainer's own without what is not used here; nor does it walk the modules to set their mode."""
+        inputs = self._prepare_inputs(inputs)
+        scaled = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
+        with packed(self.model, inputs, off=learned_prompt(model) is not None):
+            self.current.squares += squares(inputs)
+            with self.compute_loss_context_manager():
+                loss = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+            self.accelerator.backward(loss, **scaled)
+        self._losses.append(loss.detach())
+        return self._losses[-1]
 
-    def _clip_grad_norm(self, model: Any) -> Any:
-        norm = super()._clip_grad_norm(model)
-        self.current.grad_norm = float(norm)
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """None: Trainer's own counts all parameters anew each time, and `watch.flops` knows better."""
+        return 0
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        found = [*self._losses, torch.as_tensor(norm, device=self._losses[0].device)]
+        *losses, self.current.grad_norm = torch.stack([each.float() for each in found]).tolist()
+        for loss, bins in zip(losses, self.current.bins, strict=True):
+            if not math.isfinite(loss):
+                self._diverged("loss", loss, _flat([bins]))
+        self.current.loss = sum(losses)
         if not math.isfinite(self.current.grad_norm):
-            ordinals = [i for bins in self.current.bins for b in bins for i in b]
-            self._diverged("gradient norm", self.current.grad_norm, ordinals)
+            self._diverged("gradient norm", self.current.grad_norm, _flat(self.current.bins))
         everyones = ranks.gather((self.current, self._stopping()))
         self.current, self.stop = together([step for step, _ in everyones]), any(s for _, s in everyones)
         return norm
@@ -143,18 +170,19 @@ class TokenTrainer(SFTTrainer):
         batches += [[[]]] * (-len(batches) % ranks.world())
         was_training = self.model.training
         self.model.eval()
+        prompt = learned_prompt(self.model) is not None
         self._measuring = True
-        total = 0.0
+        total = torch.zeros((), dtype=torch.float64, device=self.args.device)
         with torch.no_grad():
             for mine in batches[self.args.process_index :: ranks.world()]:
                 batch = collate([{"bin": ordinals} for ordinals in mine])
-                batch.pop("ordinals")
-                with self.compute_loss_context_manager():
-                    inputs = self._prepare_inputs(batch)
-                    total += self.compute_loss(self.model, inputs, num_items_in_batch=1).item()
+                del batch["ordinals"], batch["content"]
+                inputs = self._prepare_inputs(batch)
+                with packed(self.model, inputs, off=prompt), self.compute_loss_context_manager():
+                    total += self.compute_loss(self.model, inputs, num_items_in_batch=1)
         self._measuring = False
         self.model.train(was_training)
-        return float(sum(ranks.gather(total)))
+        return float(sum(ranks.gather(total.item())))
 
 
 def _no_logits_to_keep(objective: str, architecture: str) -> UserError:
@@ -180,3 +208,7 @@ def together(steps: list[JournalStep]) -> JournalStep:
         loss=sum(step.loss for step in steps) / len(steps),
         grad_norm=steps[0].grad_norm,
     )
+
+
+def _flat(micro_batches: list[list[Bin]]) -> list[int]:
+    return [ordinal for bins in micro_batches for ordinals in bins for ordinal in ordinals]

@@ -75,6 +75,7 @@ def _wrapped(model: Any, base: Base, method: Method) -> Any:
     if not isinstance(method, Adapter):
         return model
     model = get_peft_model(model, method.configure(model, base))
+    method.settle(model)
     if base.parent:
         model.add_adapter(PARENT, PeftConfig.from_pretrained(str(base.parent.adapter)))
         model.base_model.set_adapter([ADAPTER, PARENT])

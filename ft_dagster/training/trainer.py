@@ -261,7 +261,7 @@ def training_arguments(work: Work) -> Any:
         deepspeed=deepspeed,
         use_cpu=device.kind == "cpu",
         seed=work.member.seed,
-        optim="adamw_torch",
+        optim="adamw_torch" if deepspeed else "adamw_torch_fused",
         train_sampling_strategy="sequential",
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},

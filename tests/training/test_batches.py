@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from ft_dagster.training.attention import ENDS, given, packed
 from ft_dagster.training.contract import read_run, recipe_digest
+from ft_dagster.training.loss import loss_of_fused_head
 from ft_dagster.training.progress import Console
 from ft_dagster.training.stop import Stop
 from ft_dagster.training.trainer import Work, build_trainer, prepare, training_arguments
@@ -34,6 +37,7 @@ def batches(trainer: Any) -> list[dict[str, Any]]:
 
 
 def logits(trainer: Any, **inputs: Any) -> torch.Tensor:
+    """By transformers' own attention."""
     with torch.no_grad():
         return trainer.model.eval()(use_cache=False, **inputs).logits
 
@@ -43,11 +47,14 @@ def alone(work: Work, trainer: Any, ordinal: int) -> torch.Tensor:
     return logits(trainer, input_ids=torch.from_numpy(ids)[None])[0]
 
 
-def test_each_packed_examples_logits_equal_those_of_the_example_alone(runs: Runs) -> None:
+@pytest.mark.parametrize("masked", [False, True])
+def test_each_packed_examples_logits_equal_those_of_the_example_alone(runs: Runs, masked: bool) -> None:
     work, trainer = built(runs)
-    worst, packed = 0.0, 0
+    worst, most = 0.0, 0
     for batch in batches(trainer):
-        together = logits(trainer, input_ids=batch["input_ids"], position_ids=batch["position_ids"])
+        with packed(trainer.model, batch, off=masked):
+            inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"]}
+            together = logits(trainer, **inputs, **given(batch))
         for row, ordinals in enumerate(batch["ordinals"]):
             at = 0
             for ordinal in ordinals:
@@ -55,8 +62,8 @@ def test_each_packed_examples_logits_equal_those_of_the_example_alone(runs: Runs
                 difference = together[row, at : at + len(expected)] - expected
                 worst = max(worst, difference.abs().max().item())
                 at += len(expected)
-            packed = max(packed, len(ordinals))
-    assert packed > 1
+            most = max(most, len(ordinals))
+    assert most > 1
     assert worst < 1e-5
 
 
@@ -77,7 +84,8 @@ def test_an_attention_mask_of_ones_would_let_examples_see_each_other(runs: Runs)
 
 def test_batches_carry_no_attention_mask(runs: Runs) -> None:
     _, trainer = built(runs)
-    assert set(batches(trainer)[0]) == {"input_ids", "labels", "position_ids", "ordinals"}
+    tensors = {name for name, value in batches(trainer)[0].items() if isinstance(value, torch.Tensor)}
+    assert tensors == {"input_ids", "labels", "position_ids", ENDS}
 
 
 def test_padding_is_a_block_of_its_own_without_labels(runs: Runs) -> None:
@@ -101,14 +109,34 @@ def test_the_loss_at_trained_positions_equals_the_full_computation(runs: Runs) -
 
 
 def test_the_loss_equals_that_of_trls_fused_head(runs: Runs) -> None:
+    """Ours at trained positions, and TRL's own head as a GPU runs it, without its metrics."""
     from trl import SFTTrainer
 
     _, trainer = built(runs)
-    batch = batches(trainer)[0]
-    batch.pop("ordinals")
-    ours = trainer.compute_loss(trainer.model.eval(), dict(batch), num_items_in_batch=torch.tensor(7))
-    theirs = SFTTrainer.compute_loss(trainer, trainer.model, dict(batch), num_items_in_batch=torch.tensor(7))
+    batch, seven = batches(trainer)[0], torch.tensor(7)
+    del batch["ordinals"], batch["content"]
+    ours = trainer.compute_loss(trainer.model.eval(), dict(batch), num_items_in_batch=seven)
+    theirs = SFTTrainer.compute_loss(trainer, trainer.model, dict(batch), num_items_in_batch=seven)
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
+    assert loss_of_fused_head(trainer.model, batch, seven).item() == theirs.item()
+
+
+def test_a_step_has_the_gradients_of_trainers_own(runs: Runs) -> None:
+    from trl import SFTTrainer
+
+    _, trainer = built(runs)
+    trained = [weight for weight in trainer.model.parameters() if weight.requires_grad]
+    found = []
+    for step in (trainer.training_step, partial(SFTTrainer.training_step, trainer)):
+        batch = batches(trainer)[0]
+        del batch["ordinals"], batch["content"]
+        loss = step(trainer.model, batch, torch.tensor(7))
+        found.append((loss, [weight.grad.clone() for weight in trained]))
+        trainer.model.zero_grad()
+    (ours, mine), (theirs, their) = found
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+    for one, other in zip(mine, their, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-3)
 
 
 def test_a_micro_batch_without_trained_tokens_adds_nothing(runs: Runs) -> None:

@@ -11,7 +11,10 @@ import torch
 
 from ft_dagster.errors import UserError
 from ft_dagster.training import sft
+from ft_dagster.training.contract import read_run
 from ft_dagster.training.loss import loss_at_trained_positions
+from ft_dagster.training.mixture import open_split
+from ft_dagster.training.packing import schedule
 from tests.training.runs import (
     Runs,
     leaf,
@@ -33,6 +36,16 @@ def failure(run_folder: Path) -> dict[str, Any]:
     except UserError as error:
         return error.as_dict()
     return result_of(run_folder)["error"]
+
+
+def micro_batch(run_folder: Path, number: int) -> list[int]:
+    """The examples of the training's micro-batch of this number."""
+    member = read_run(run_folder).members[0]
+    settings, examples = member.plan.training, open_split(member.mixture, "train", member.output)
+    assert examples is not None
+    bins = schedule(examples.lengths, examples.shards, settings, settings.max_length, member.seed)
+    rows = settings.per_device_train_batch_size
+    return [ordinal for ordinals in bins[number * rows : (number + 1) * rows] for ordinal in ordinals]
 
 
 def logged(run_folder: Path, figure: str) -> list[float]:
@@ -257,19 +270,22 @@ def test_a_base_with_pickled_weights_only_is_refused(runs: Runs, tmp_path: Path)
 def test_a_loss_that_is_not_finite_stops_and_names_the_batch(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the fourth step the loss is multiplied by infinity, as an exploding step would."""
+    """From the second micro-batch of the fourth step on the loss is multiplied by infinity, as an exploding
+    step would.
+    """
     honest = loss_at_trained_positions
     calls = iter(range(10_000))
 
     def exploding(model: Any, inputs: Any, tokens: Any, summed: Any) -> Any:
         loss = honest(model, inputs, tokens, summed)
-        return loss * float("inf") if model.training and next(calls) >= 6 else loss
+        return loss * float("inf") if model.training and next(calls) >= 7 else loss
 
     monkeypatch.setattr(sft, "loss_at_trained_positions", exploding)
     folder = runs.prepare()
     error = failure(folder)
     named = [leaf("train", ordinal) for ordinal in range(30) if leaf("train", ordinal) in error["problem"]]
     assert named
+    assert f"examples {micro_batch(folder, 7)[:8]}" in error["problem"]
     assert "checkpoint-2 is the last good one" in error["problem"]
     assert (folder / "acme.support/checkpoints/checkpoint-2/checkpoint.json").exists()
 

@@ -14,6 +14,7 @@ from ft_dagster.evaluation.tasks import tasks_digest
 from ft_dagster.training.__main__ import train_all
 from ft_dagster.training.contract import Base, method_settings, read_run
 from ft_dagster.training.journal import Journal
+from ft_dagster.training.mixture import open_split
 from ft_dagster.training.progress import Console
 from ft_dagster.training.stop import Stop
 from ft_dagster.training.watch import flops
@@ -93,7 +94,9 @@ def test_the_flops_are_those_of_the_shapes_that_were_computed(runs: Runs) -> Non
     figures = result_of(folder)["figures"]
     assert counted is not None
     assert figures["flops"] == lines(folder, "flops")[-1] == counted.spent(journal)
-    assert journal.slots**2 / journal.rows <= journal.squares <= 48 * journal.slots  # max_length is 48
+    examples = open_split(runs.mixture, "train", folder)
+    assert examples is not None
+    assert journal.squares == (examples.lengths**2).sum()  # each once, and attending to itself alone
     assert journal.micro_batches == -(-journal.rows // 2)  # of two rows each
     assert figures["flops"] == pytest.approx(figures["flops_estimate"], rel=0.2)
 

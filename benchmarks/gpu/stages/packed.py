@@ -1,6 +1,7 @@
 """`python -m stages.packed MODEL MIXTURE DEVICE DTYPE`: logits of packed examples against each of them alone.
 
-`difference` and `neighbour` (had positions not restarted) are over the largest logit.
+By the attention of a training step. `difference` and `neighbour` (had positions not restarted) are over the
+largest logit.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ EXAMPLES = 6
 def main(model: str, mixture: str, device: str, dtype: str) -> int:
     import torch
 
+    from ft_dagster.training.attention import ENDS, given, packed
     from ft_dagster.training.batches import Collator
     from ft_dagster.training.methods.base import load_base
     from ft_dagster.training.mixture import open_split
@@ -32,8 +34,9 @@ def main(model: str, mixture: str, device: str, dtype: str) -> int:
             ids, positions = batch["input_ids"].to(device), batch["position_ids"].to(device)
             if not restart:
                 positions = torch.arange(ids.shape[1], device=device)[None]
-            with torch.no_grad():
-                return net(input_ids=ids, position_ids=positions).logits[0].float()
+            batch[ENDS] = batch[ENDS].to(device)
+            with torch.no_grad(), packed(net, batch, off=not restart):
+                return net(input_ids=ids, position_ids=positions, **given(batch)).logits[0].float()
 
         ordinals = list(range(EXAMPLES))
         together, mixed = logits(ordinals), logits(ordinals, restart=False)

@@ -17,6 +17,7 @@ from transformers import masking_utils
 
 from ft_dagster.data.quantize import Quantization
 from ft_dagster.fake_tensors import FakeTensor
+from ft_dagster.training import attention as packed
 
 NF4_BLOCK, NF4_SUPERBLOCK = 64, 256  # weights of a scale, scales of a scale of scales
 
@@ -99,12 +100,13 @@ def quantize(model: Any, kind: Quantization, compute: torch.dtype) -> Any:
 
 @contextmanager
 def gpu_attention() -> Iterator[None]:
-    """Scaled dot product attention of fake tensors as flash and memory-efficient kernels hold it: no scores.
+    """Attention of fake tensors as flash and memory-efficient kernels hold it: no scores.
 
     Kept for backward: queries, keys, values, the mask in their type, the output, a normalizer of fp32 a row.
-    Backward sums the queries' gradient in fp32, and a key's over the heads that share it.
+    Backward sums the queries' gradient in fp32, and a key's over the heads that share it. Kernels over the
+    examples of a row hold the same.
     """
-    real = nn.functional.scaled_dot_product_attention
+    real, real_kernel = nn.functional.scaled_dot_product_attention, packed.variable_length_kernel
 
     def attention(
         query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **named: Any
@@ -112,18 +114,32 @@ def gpu_attention() -> Iterator[None]:
         if not isinstance(query, FakeTensor):  # of another thread
             return real(query, key, value, *rest, **named)
         mask = named.get("attn_mask", rest[0] if rest else None)
-        if torch.is_autocast_enabled("cpu"):
-            dtype = torch.get_autocast_dtype("cpu")
-            query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+        query, key, value = map(_autocast, (query, key, value))
         if mask is not None and mask.dtype == torch.bool:
             mask = torch.zeros_like(mask, dtype=query.dtype)
         return _Flash.apply(query, key, value, mask)
 
+    def kernel_for(query: torch.Tensor, value: torch.Tensor) -> Any:
+        return _by_example if isinstance(query, FakeTensor) else real_kernel(query, value)
+
     nn.functional.scaled_dot_product_attention = attention
+    packed.variable_length_kernel = kernel_for
     try:
         yield
     finally:
         nn.functional.scaled_dot_product_attention = real
+        packed.variable_length_kernel = real_kernel
+
+
+def _autocast(x: torch.Tensor) -> torch.Tensor:
+    return x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
+
+
+def _by_example(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any) -> torch.Tensor:
+    """Of [positions, heads, size] each."""
+    given = (_autocast(x).transpose(0, 1)[None] for x in (query, key, value))
+    found: torch.Tensor = _Flash.apply(*given, None)
+    return found[0].transpose(0, 1)
 
 
 @contextmanager

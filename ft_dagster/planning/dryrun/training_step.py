@@ -25,6 +25,7 @@ from ft_dagster.planning.dryrun.fake_kernels import (
     unpacked_rows,
 )
 from ft_dagster.planning.dryrun.tracker import FROZEN, GRADIENTS, STATES, TRAINED, Tracker
+from ft_dagster.training.attention import ENDS, LENGTHS, given, packed
 from ft_dagster.training.contract import Base
 from ft_dagster.training.loss import learned_prompt, loss_at
 from ft_dagster.training.methods import Method
@@ -78,23 +79,23 @@ def record_step(model: PreTrainedModel, step: Step) -> Tracker:
         _mark_layers(model, tracker)
         if step.precision == "bf16" and not step.sharded:  # as accelerate prepares it
             model.forward = convert_outputs_to_fp32(torch.autocast("cpu", torch.bfloat16)(model.forward))
-        optimizer = torch.optim.AdamW(trained, foreach=step.device == "cuda")
+        optimizer = torch.optim.AdamW(trained, fused=True)
         with tracker:
             _step(model, trained, optimizer, step, tracker)
     return tracker
 
 
 def _step(model: Any, trained: list[Any], optimizer: Any, step: Step, tracker: Tracker) -> None:
-    tokens = step.rows * step.trained_positions
-    batch = _batch(step)
-    for _ in range(min(2, step.gradient_accumulation_steps)):
-        tracker.phase("forward")
-        loss = _loss(model, batch, step, tokens)
-        tracker.keep()
-        tracker.phase("head")
-        loss.backward()
-        tracker.track((weight.grad for weight in trained if weight.grad is not None), GRADIENTS)
-        del loss
+    tokens, batch = step.rows * step.trained_positions, _batch(step)
+    with packed(model, batch, off=learned_prompt(model) is not None):
+        for _ in range(min(2, step.gradient_accumulation_steps)):
+            tracker.phase("forward")
+            loss = _loss(model, batch, step, tokens)
+            tracker.keep()
+            tracker.phase("head")
+            loss.backward()
+            tracker.track((weight.grad for weight in trained if weight.grad is not None), GRADIENTS)
+            del loss
     tracker.phase("step")
     if not step.sharded:
         nn.utils.clip_grad_norm_(trained, 1.0, foreach=step.device == "cuda")
@@ -105,12 +106,16 @@ def _step(model: Any, trained: list[Any], optimizer: Any, step: Step, tracker: T
 
 
 def _batch(step: Step) -> dict[str, Any]:
-    """What the collator gives; packed, its values would say where examples end, and none is read."""
+    """What the collator gives: packed, rows of two examples."""
     ids = torch.zeros(step.rows, step.length, dtype=torch.long)
+    half = step.length // 2
+    lengths = [[half, step.length - half] if step.packed else [step.length]] * step.rows
     return {
         "input_ids": ids,
         "labels": torch.zeros_like(ids),
         "position_ids": torch.zeros_like(ids) if step.packed else None,
+        LENGTHS: lengths,
+        ENDS: torch.zeros(len(lengths[0]) * step.rows + 1, dtype=torch.int32),
     }
 
 
@@ -124,6 +129,7 @@ def _loss(model: Any, batch: dict[str, Any], step: Step, tokens: int) -> torch.T
             position_ids=batch["position_ids"],
             use_cache=False,
             logits_to_keep=columns,
+            **given(batch),
         ).logits
     return -logits.sum() / tokens
 

@@ -56,6 +56,7 @@ class Adapter(Method):
                 value=self.name,
                 fix="Use lora or full",
             ) from None
+        self.settle(model)
         if self.quantization:
             # TRL rounds the trained weights of a model that says it is quantized to bf16.
             model.is_loaded_in_4bit = model.is_loaded_in_8bit = False
@@ -70,6 +71,9 @@ class Adapter(Method):
     @abstractmethod
     def configure(self, model: PreTrainedModel, base: Base) -> Any:
         """PEFT's configuration for this base. Raises UserError."""
+
+    def settle(self, model: PreTrainedModel) -> None:
+        """Change how the layers that PEFT made compute, not what."""
 
     def learned(self, model: PreTrainedModel, weights: Weights | None) -> tuple[dict[str, Any], Weights]:
         """The configuration and the tensors to save, by the names PEFT loads."""

@@ -52,6 +52,11 @@ class Lora(Adapter):
             trainable_token_indices=_token_rows(model, base.new_token_ids),
         )
 
+    def settle(self, model: PreTrainedModel) -> None:
+        from ft_dagster.training.methods.low_rank import in_one_piece
+
+        in_one_piece(model)
+
     def learned(self, model: PreTrainedModel, weights: Weights | None) -> tuple[dict[str, Any], Weights]:
         config, tensors = super().learned(model, weights)
         return concatenated_adapters(self.parent, config, tensors) if self.parent else (config, tensors)

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from ft_dagster.training.attention import ENDS, LENGTHS, packed
+from ft_dagster.training.loss import learned_prompt
 from tests.training.methods.taught import METHODS, prepared, trainer_of
 from tests.training.runs import Runs, write_mixture
 
@@ -41,20 +43,23 @@ def trainer(request: pytest.FixtureRequest, runs: Runs) -> Any:
 def batches(trainer: Any) -> list[dict[str, Any]]:
     found = list(trainer.get_train_dataloader())
     for batch in found:
-        batch.pop("ordinals")
+        del batch["ordinals"], batch["content"]
     return found
 
 
 def loss(trainer: Any, batch: dict[str, Any]) -> float:
-    """Summed over the trained tokens."""
-    with torch.no_grad():
-        return trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=1).item()
+    """Summed over the trained tokens, as a step attends to them."""
+    batch, prompt = dict(batch), learned_prompt(trainer.model) is not None
+    with torch.no_grad(), packed(trainer.model, batch, off=prompt):
+        return trainer.compute_loss(trainer.model, batch, num_items_in_batch=1).item()
 
 
 def row(batch: dict[str, Any], number: int) -> dict[str, Any]:
     """One example of the batch without its padding."""
     length = int((batch["labels"][number] != -100).nonzero().max()) + 1
-    return {name: values[number : number + 1, :length] for name, values in batch.items()}
+    names = ("input_ids", "labels", "position_ids")
+    alone = {name: batch[name][number : number + 1, :length] for name in names}
+    return {**alone, LENGTHS: [[length]], ENDS: torch.tensor([0, length], dtype=torch.int32)}
 
 
 def full_loss(trainer: Any, example: dict[str, Any]) -> float:

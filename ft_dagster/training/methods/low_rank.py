@@ -1,0 +1,95 @@
+"""A LoRA layer in one piece: the products of PEFT's own, which takes its input to fp32 and back on the way.
+
+What autograd keeps for such a layer is its input and the rank-wide product. Layers that do more than plain
+LoRA stay PEFT's own: DoRA, quantized ones, several adapters at once. Imported only where torch is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from peft.tuners.lora.layer import Linear
+from torch import nn
+
+
+class LowRankLinear(Linear):
+    """PEFT's linear layer with a LoRA, computed in one piece where that is all it does."""
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        weight, autocast = self.base_layer.weight, torch.is_autocast_enabled(x.device.type)
+        dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
+        adapter = self.active_adapters[0] if len(self.active_adapters) == 1 else None
+        if args or kwargs or self.disable_adapters or self.merged or adapter not in self.lora_A:
+            return super().forward(x, *args, **kwargs)
+        down, up = self.lora_A[adapter].weight, self.lora_B[adapter].weight
+        if weight.dtype != dtype or not (autocast or down.dtype == dtype):
+            return super().forward(x)
+        rate = getattr(self.lora_dropout[adapter], "p", 0.0) if self.training else 0.0
+        found: torch.Tensor = _LowRank.apply(
+            x.to(dtype), weight, self.base_layer.bias, down, up, self.scaling[adapter], rate
+        )
+        return found
+
+
+def in_one_piece(model: nn.Module) -> None:
+    """Make the plain LoRA layers of a PEFT model such ones; not those that ZeRO-3 gathers part by part."""
+    for layer in model.modules():
+        plain = type(layer) is Linear and type(layer.base_layer) is nn.Linear and not layer.lora_variant
+        if plain and not hasattr(layer.base_layer.weight, "ds_id"):
+            layer.__class__ = LowRankLinear
+
+
+class _LowRank(torch.autograd.Function):
+    """x W' + b + s D(x) A' B' of x [..., in], W [out, in], A [rank, in], B [out, rank]; D is dropout."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0917
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        down: torch.Tensor,
+        up: torch.Tensor,
+        scaling: float,
+        dropout: float,
+    ) -> torch.Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        ctx.types, ctx.scaling = (down.dtype, up.dtype), scaling
+        down, up = down.to(x.dtype), up.to(x.dtype)
+        kept = _kept(flat, dropout) if dropout else None
+        fed = flat if kept is None else flat * kept
+        inner = (fed @ down.T).mul_(scaling)
+        out = nn.functional.linear(flat, weight, bias)
+        torch.addmm(out, inner, up.T, out=out)
+        ctx.save_for_backward(fed, weight, down, up, inner, kept)
+        return out.view(*x.shape[:-1], out.shape[-1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        fed, weight, down, up, inner, kept = ctx.saved_tensors
+        grad = grads[0].reshape(-1, grads[0].shape[-1])
+        of_inner = (grad @ up).mul_(ctx.scaling)
+        of_down, of_up = of_inner.T @ fed, grad.T @ inner
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = grad @ weight
+            if kept is None:
+                torch.addmm(of_x, of_inner, down, out=of_x)
+            else:
+                of_x.addcmul_(of_inner @ down, kept)
+            of_x = of_x.view(*grads[0].shape[:-1], of_x.shape[-1])
+        return of_x, None, None, of_down.to(ctx.types[0]), of_up.to(ctx.types[1]), None, None
+
+
+def _kept(like: torch.Tensor, dropout: float) -> torch.Tensor:
+    """0 where an input is dropped, 1 / (1 - dropout) elsewhere.
+
+    torch draws its numbers on a CPU one by one, which takes as long as the products; here it draws the seed.
+    """
+    if like.device.type != "cpu" or type(like) is not torch.Tensor:  # or one that holds nothing
+        return torch.empty_like(like).bernoulli_(1 - dropout).div_(1 - dropout)
+    words = np.random.SFC64(int(torch.randint(2**62, ()))).random_raw(-(-like.numel() // 4))
+    drawn = torch.from_numpy(words.view(np.int16))[: like.numel()].view(like.shape)
+    return (drawn >= round(2**16 * dropout) - 2**15).to(like.dtype).div_(1 - dropout)
