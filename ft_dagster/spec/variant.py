@@ -41,7 +41,6 @@ METHOD_SETTINGS: dict[str, tuple[str, ...]] = {  # of `method`, those that act
     "prefix_tuning": PROMPT_SETTINGS,
 }
 
-
 SEED_LIMIT = (1 << 32) - 1  # numpy takes no larger one
 LONGEST_EXAMPLE = 10_485_760  # tokens: the longest context of a published model
 
@@ -239,16 +238,10 @@ class WatchSpec(SpecModel):
     """What is measured while it trains; past a limit of forgetting the training stops."""
 
     budget: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        0.1,
-        description="Share of the training's FLOPs that measuring may take: held-out losses on a sample, "
-        "general text, questions and answers where they fit; null: everything, at every evaluation",
+        0.1, description="Largest share of the training's FLOPs for measuring; null: all, at every evaluation"
     )
     questions: int = Field(
-        0,
-        ge=0,
-        le=1000,
-        description="Questions of each general benchmark, asked before and after it and, with a limit or "
-        "where the budget allows it, at each evaluation; 0: none",
+        0, ge=0, le=1000, description="Questions of each general benchmark asked while it trains; 0: none"
     )
     general_loss_limit: float | None = Field(
         None, gt=0, le=100, description="Largest rise of the loss on held-out general text, nats a token"
@@ -502,7 +495,5 @@ def _pick(tree: Any, path: str) -> Any:
 
 def not_yet(spec: VariantSpec) -> tuple[str, object] | None:
     """The first declared (field, value) that no stage acts on yet, or None."""
-    waiting: list[tuple[str, object, bool]] = [
-        ("retrain.on_new_data", True, spec.retrain.on_new_data),
-    ]
+    waiting: list[tuple[str, object, bool]] = [("retrain.on_new_data", True, spec.retrain.on_new_data)]
     return next(((field, value) for field, value, used in waiting if used), None)
