@@ -3,9 +3,8 @@
     .venv/bin/python benchmarks/dropout.py
 
 The demo's medical coder, LoRA of rank 16, two epochs: same rows, another order and another adapter to begin
-with for each seed. Needs the demo's model and data:
+with for each seed. It takes some twenty minutes of two cores, and needs the demo's model and data:
 `make install && .venv/bin/python examples/demo/prepare.py`.
-It takes some twenty minutes of two cores.
 """
 
 from __future__ import annotations
