@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ft_dagster.evaluation.answers import answer
 from tests.evaluation.payloads import make_payload
+
+pytestmark = pytest.mark.slow
 
 
 def test_prompts_answered_together_are_answered_as_alone(tiny_model_folder: Path, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from torch import nn
 from ft_dagster.training.methods import low_rank
 from ft_dagster.training.methods.low_rank import LowRankLinear, in_one_piece
 
+pytestmark = pytest.mark.slow
+
 Found = tuple[torch.Tensor, list[torch.Tensor]]
 
 
