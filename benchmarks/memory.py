@@ -48,8 +48,7 @@ RULES = {  # of thumb: GB by full, LoRA and QLoRA at rank 16
     "Llama-3-70B": (960, 160, 80),
 }
 WHY = {  # where they differ by more than 20%
-    "full": "the rule has {per:.1f} B a weight, this {here:.1f}: fp32 weights, gradients and moments are 16,"
-    " and AdamW's step on a GPU takes 4 more",
+    "full": "the rule has {per:.1f} B a weight, this {here:.1f}: fp32 weights, gradients and moments are 16",
     "lora": "the rule has {per:.2f} B a weight, this {here:.2f}",
     "qlora": "the rule has {per:.2f} B a weight, this {here:.2f}: 4 bits and their scales are 0.52,"
     " embeddings and head 4; the rest of the rule is room for longer rows, or a guess",

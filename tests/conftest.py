@@ -81,9 +81,12 @@ def _mentions(word: str, process: psutil.Process) -> bool:
         return False
 
 
-# A background job of a shell has SIGINT ignored, which the programs that tests interrupt would inherit.
+# A background job of a shell has SIGINT ignored, under nohup SIGHUP as well, which the programs that tests
+# interrupt would inherit.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"

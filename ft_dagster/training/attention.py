@@ -101,17 +101,15 @@ def attention(
     *,
     example_lengths: Sequence[Sequence[int]],
     segment_ends: torch.Tensor,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    softcap: float | None = None,
-    **_: Any,
+    **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Of [rows, heads, positions, size] each; gives [rows, positions, heads, size], nothing meant in padding.
 
     `example_lengths`: of each row, in order; what is left of a row is padding. `segment_ends`: of `ends_of`,
-    int32, on the device.
+    int32, on the device. `options`: of transformers' own; `scaling`, `dropout` and `softcap` count.
     """
-    if attention_mask is not None or softcap is not None:
+    scaling, dropout = options.get("scaling"), options.get("dropout", 0.0)
+    if attention_mask is not None or options.get("softcap") is not None:
         raise ValueError(f"{type(module).__name__} asks for more than causal attention")
     rows, heads, width, _size = query.shape
     flat = [x.transpose(0, 1).reshape(x.shape[1], rows * width, x.shape[3]) for x in (query, key, value)]

@@ -74,8 +74,8 @@ CASES = [
         "70B and one A100 80",
         LLAMA_70B, "A100-80GB", {}, "qlora", {"qlora"},
         [
-            ("full", "fits", "against", None, "1,453.9 GB on the one device"),
-            ("lora", "fits", "against", None, "150.1 GB on the one device"),
+            ("full", "fits", "against", None, "1,163.2 GB on the one device"),
+            ("lora", "fits", "against", None, "148.8 GB on the one device"),
             ("lora", "usual", "for", "fits", "usual choice"),
             ("lora_8bit", "fits", "against", None, "92.1 GB on the one device"),
             ("qlora", "fits", "for", None, "52.8 GB on the one device"),
@@ -180,7 +180,7 @@ CASES = [
     Case(
         "13B on one 24 GB card",
         LLAMA_13B, "RTX4090", {}, "qlora", {"qlora", "lora_8bit"},
-        [("lora", "fits", "against", None, "29.1 GB on the one device")],
+        [("lora", "fits", "against", None, "28.8 GB on the one device")],
     ),
     Case(
         "whole models are to be served",

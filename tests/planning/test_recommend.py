@@ -100,7 +100,7 @@ def test_what_does_not_fit_names_changes_and_the_first_makes_it_fit(
 ) -> None:
     big = {**small, "method": "lora", "micro_batch": 16}
     total = recommend_method(RecommendationRequest(**big), card(tmp_path, 10_000)).chosen.occupancy.total
-    hardware = card(tmp_path, total // 2**20 * 7 // 10)
+    hardware = card(tmp_path, total // 2**20 * 15 // 100)
     refused = recommend_method(RecommendationRequest(**big), hardware)
     assert not refused.decision.fits
     first = refused.changes[0]

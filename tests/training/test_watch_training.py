@@ -119,7 +119,7 @@ def test_a_training_that_forgets_too_much_is_stopped_and_an_earlier_checkpoint_e
     runs: Runs, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The limit is the rise between the second and the third evaluation of the same training unwatched."""
-    settings = {"learning_rate": 0.03, "max_steps": 12, "evaluations": 6, "keep_best": 6}
+    settings = {"learning_rate": 0.05, "max_steps": 12, "evaluations": 6, "keep_best": 6}
     free = runs.prepare("free", training={**settings, "watch": {"budget": None}})
     train(free)
     first, *later = lines(free, "general_holdout_loss")[:7]
