@@ -6,18 +6,36 @@ from pathlib import Path
 from typing import Literal
 
 Dtype = Literal["bfloat16", "float32"]
+WITH_BF16 = (8, 0)  # the compute capability from which GPUs have it
 
 
 def computes_bf16(kind: str, flags: str | None = None) -> bool:
-    """Whether the device ("cuda", "cpu") has bf16 arithmetic: a CPU by its flags, a GPU by torch's word."""
+    """Whether the device ("cuda", "cpu") has bf16 arithmetic: a CPU by its flags, a GPU by its driver."""
     if kind == "cuda":
-        import torch
-
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        return _gpus_compute_bf16()
     cpuinfo = Path("/proc/cpuinfo")
     if flags is None:
         flags = cpuinfo.read_text("utf-8") if cpuinfo.exists() else ""
     return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def _gpus_compute_bf16() -> bool:
+    """Whether all of this host do. Torch would open a context for it, memory of the device that this process
+    keeps; it is asked only where there is no NVML.
+    """
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # not installed, or no driver of NVIDIA's
+        import torch
+
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    try:
+        gpus = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+        return all(pynvml.nvmlDeviceGetCudaComputeCapability(gpu) >= WITH_BF16 for gpu in gpus)
+    finally:
+        pynvml.nvmlShutdown()
 
 
 def judging_dtype(kind: str, flags: str | None = None) -> Dtype:
