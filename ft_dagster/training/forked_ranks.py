@@ -35,9 +35,9 @@ class Ends:
         END.pack_into(self._memory, rank * END.size, code, time.time())
 
     def failed(self) -> list[tuple[int, float]]:
-        """(code, time) of each rank that failed, the first one first."""
+        """(code, time) of each rank that failed and whose watcher lived to say so."""
         known = [END.unpack_from(self._memory, rank * END.size) for rank in range(self._ranks)]
-        return sorted(((code, ended) for code, ended in known if ended and code), key=lambda end: end[1])
+        return [(code, ended) for code, ended in known if ended and code]
 
 
 def watch_rank(main: Main, ends: Ends, folder: str) -> None:

@@ -74,7 +74,7 @@ def start(run: TrainingRun, folder: Path, main: Main) -> int:
             elastic_launch(config, watch_rank)(main, ends, str(folder))
     except ChildFailedError as error:
         told = [(failure.exitcode, failure.timestamp) for failure in error.failures.values()]
-        code = cause(ends.failed() or told)
+        code = cause(sorted([*told, *ends.failed()], key=lambda end: end[1]))
         if code > FIRST_SIGNAL and all(is_done(run, member) for member in run.members):
             print(f"a rank crashed on leaving ({code}), after all was written", file=sys.stderr)
             return 0

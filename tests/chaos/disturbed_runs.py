@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,8 +85,18 @@ class DisturbedRun:
         return found[0]
 
     def ranks(self) -> list[psutil.Process]:
-        """The processes that train, where they are not the program itself."""
-        return [process for process in carriers(self.marker) if "RANK" in _environ(process)]
+        """The processes that train, where they are not the program itself: by number. Each is a child of its
+        watcher, which is one of torch's agent, the program; or of that where it was started plainly.
+        """
+        alive = {process.pid: process for process in carriers(self.marker)}
+
+        def is_forked(process: psutil.Process) -> bool:
+            watcher = alive.get(process.ppid())
+            return watcher is not None and watcher.ppid() in alive
+
+        with suppress(psutil.Error):  # one that ended meanwhile: asked again
+            return [each for each in alive.values() if "RANK" in _environ(each) or is_forked(each)]
+        return []
 
     def _without_parents(self) -> list[psutil.Process]:
         alive = carriers(self.marker)

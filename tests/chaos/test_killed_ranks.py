@@ -32,13 +32,19 @@ Act = Callable[[DisturbedRun], None]
 
 
 def torchrun(disturbed: DisturbedRun) -> psutil.Process:
-    """The parent of the ranks."""
+    """The parent of the ranks' watchers."""
+    return present(watcher(disturbed).parent())
+
+
+def watcher(disturbed: DisturbedRun) -> psutil.Process:
+    """Of the first rank."""
     return present(disturbed.ranks()[0].parent())
 
 
 ACTS: dict[str, Act] = {
     "the first rank": lambda disturbed: kill(disturbed.ranks()[0]),
     "the last rank": lambda disturbed: kill(disturbed.ranks()[-1]),
+    "the watcher of a rank": lambda disturbed: kill(watcher(disturbed)),
     "torchrun": lambda disturbed: kill(torchrun(disturbed)),
 }
 MOMENTS: dict[str, Moment] = {
