@@ -189,7 +189,7 @@ def test_a_further_command_follows_the_run_of_a_killed_one(project: Project) -> 
     (row,) = json.loads(said)["variants"]
     assert (row["run_status"], row["reused"], row["version"]) == ("SUCCESS", True, 1)
     assert project.statuses() == [dg.DagsterRunStatus.SUCCESS] * 2
-    assert not daemon.is_running()
+    assert daemon not in project.daemons()
     project.assert_nothing_is_left()
 
 

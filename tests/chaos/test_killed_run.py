@@ -27,7 +27,6 @@ from ft_dagster.store import read_head
 from ft_dagster.training.checkpoints import complete
 from tests.e2e.instance import BIN, LAUNCH, PARTITION, REPOSITORY, ask, free_port, running, wait_until
 from tests.e2e.project import UP_TO_PLAN, command_environment, edit, write_project
-from tests.present import present
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 KEY, PREFIX = "acme.places", "tenants/acme/places"
@@ -117,8 +116,15 @@ class House:
         return [p for p in self.processes() if "ft_dagster.launch.supervisor" not in p.cmdline()]
 
     def step(self) -> psutil.Process:
-        """The process of the step: it started the supervisor of the trainer."""
-        return present(present(self.trainer().parent()).parent())
+        """The process of the step, once there is a checkpoint. The trainer is no child of it, but of a
+        supervisor that the warm server forked.
+        """
+        self.trainer()
+        started = [p for program in self.programs.values() for p in program.children(recursive=True)]
+        spawned = [p for p in started if "spawn_main" in " ".join(p.cmdline())]
+        parents = {p.ppid() for p in spawned}
+        (step,) = [p for p in spawned if p.pid not in parents]
+        return step
 
     def forget_model(self) -> None:
         shutil.rmtree(self.folder / ".ft_dagster/work/runs", ignore_errors=True)
