@@ -20,6 +20,7 @@ from ft_dagster.launch import processes
 from ft_dagster.launch.warm import forked
 
 Main = Callable[[list[str]], int]  # from a program's arguments to its exit code
+PASSED_ON = (signal.SIGTERM, signal.SIGINT)
 FIRST_SIGNAL = 128  # an exit code above it: ended by that signal less this
 END = struct.Struct("<id")  # exit code, negative: by that signal; seconds since the epoch
 
@@ -50,13 +51,18 @@ def watch_rank(main: Main, ends: Ends, folder: str) -> None:
     def pass_on(number: int, _frame: FrameType | None) -> None:
         os.kill(rank, number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in PASSED_ON:
         signal.signal(number, pass_on)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.waitid(os.P_PID, rank, os.WEXITED | os.WNOWAIT)
+    signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # before its pid can be another's
     code = os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1])
     ends.write(int(os.environ["LOCAL_RANK"]), code)
     if code:
         os._exit(code if code > 0 else FIRST_SIGNAL - code)
+    for number in PASSED_ON:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
 
 
 def _become_rank(main: Main, watcher: int, folder: str) -> None:

@@ -28,11 +28,6 @@ STAGES = (
 )
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(str(tmp_path / "store"))
-
-
 def left(store: Store, *, before: float | None = None, work: Path | None = None) -> list[Unreached]:
     """What nothing needs, however young."""
     limit = time.time() + 60 if before is None else before

@@ -41,11 +41,6 @@ from tests.lineage.releases import (
 from tests.present import present
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(str(tmp_path / "store"))
-
-
 def test_a_release_says_what_was_released_and_why(store: Store) -> None:
     given = judged(store)
     entry = put(store, given)

@@ -31,12 +31,6 @@ from tests.lineage.releases import (
 )
 from tests.s3_server import serve_s3
 
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(str(tmp_path / "store"))
-
-
 FIRST = {  # as 0.1 wrote it: served at once, without an id
     "schema_version": 1, "action": "release", "variant": "acme.support", "export": "e" * 64,
     "export_key": "key", "format": "adapter", "weights": WEIGHTS, "evaluation": "f" * 64, "verdict": "d" * 64,
