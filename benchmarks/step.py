@@ -96,7 +96,7 @@ def trainer_of(folder: Path) -> tuple[Any, Any]:
     with redirect_stdout(sys.stderr):
         work = prepare(run, member, recipe_digest(run, member), Console())
         trainer, observer = build_trainer(run, work, Stop(), training_arguments(work))
-    return trainer, observer.flops
+    return trainer, observer.measuring.flops
 
 
 def as_before(trainer: Any) -> None:

@@ -80,7 +80,7 @@ def steps_within(experiment: Experiment, run: ExperimentRun, budget: Budget) -> 
 
 
 class _Cost(NamedTuple):
-    """What a training is counted by; `attends`: whether by example, where the longest is so long."""
+    """What a training is counted by; `attends`: see `watch.budget.Attends`."""
 
     model: "FlopsModel"
     attends: Callable[[int], bool]
@@ -89,7 +89,7 @@ class _Cost(NamedTuple):
 def _cost(workspace: Workspace, artifact: Artifact, plan: "Plan") -> _Cost:
     from transformers import AutoConfig
 
-    from ft_dagster.training.attention import applies
+    from ft_dagster.training.attention import attends_by_example
     from ft_dagster.training.methods import method_of
     from ft_dagster.training.watch.flops import count_flops
 
@@ -102,7 +102,7 @@ def _cost(workspace: Workspace, artifact: Artifact, plan: "Plan") -> _Cost:
             field="base_model", value=str(base.folder), fix=IN_MINUTES,
         )  # fmt: skip
     config, packs = AutoConfig.from_pretrained(base.folder), method_of(plan.method).packs
-    return _Cost(model, lambda longest: packs and applies(config, longest))
+    return _Cost(model, attends_by_example(config, packs=packs))
 
 
 def _plan(workspace: Workspace, artifact: Artifact) -> "Plan":
@@ -142,24 +142,15 @@ def _flops_of_steps(
     cost: _Cost, examples: "Examples", settings: "TrainingSettings", steps: int, ranks: int
 ) -> list[int]:
     """FLOPs of each of the first `steps` optimizer steps, from the bins that the trainer will lay out."""
-    import numpy as np
-
     from ft_dagster.training.packing import schedule
+    from ft_dagster.training.watch.budget import work_of_micro_batch
 
     capacity = settings.max_length if settings.packing else None
     asked = settings.model_copy(update={"max_steps": steps})
     bins = schedule(examples.lengths, examples.shards, asked, capacity, settings.seed, ranks)
     rows, micro_batches = settings.per_device_train_batch_size, settings.gradient_accumulation_steps * ranks
-    costs = []
-    for at in range(0, len(bins), rows):
-        batch = bins[at : at + rows]
-        chosen = [np.array(ordinals, np.int64) for ordinals in batch]
-        width = max(2, *(int(examples.lengths[ordinals].sum()) for ordinals in chosen))
-        tokens = sum(int(examples.trained[ordinals].sum()) for ordinals in chosen)
-        lengths = [examples.lengths[ordinals] for ordinals in chosen]
-        by_example = cost.attends(max(int(each.max(initial=0)) for each in lengths))
-        squares = sum(int((each**2).sum()) for each in lengths) if by_example else len(batch) * width**2
-        costs.append(cost.model.sum(len(batch) * width, squares, tokens, len(batch), 1))
+    batches = (bins[at : at + rows] for at in range(0, len(bins), rows))
+    costs = [cost.model.sum(*work_of_micro_batch(batch, examples, cost.attends)) for batch in batches]
     return [sum(costs[at : at + micro_batches]) for at in range(0, len(costs), micro_batches)]
 
 

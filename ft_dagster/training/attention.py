@@ -58,6 +58,11 @@ def applies(config: PreTrainedConfig, longest: int) -> bool:
     return kinds == {"full_attention"} or window is None or longest <= window
 
 
+def attends_by_example(config: PreTrainedConfig, *, packs: bool) -> Callable[[int], bool]:
+    """Whether a training attends by example, where the longest has so many tokens. `packs`: of its method."""
+    return lambda longest: packs and applies(config, longest)
+
+
 @contextmanager
 def packed(model: Any, batch: MutableMapping[str, Any], *, off: bool = False) -> Iterator[None]:
     """Within it, `model` attends by example to the `batch` of a Collator, if it can.

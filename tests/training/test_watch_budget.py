@@ -9,11 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig
 
 from ft_dagster.fake_tensors import FakeMode
-from ft_dagster.training.contract import Base, method_settings
-from ft_dagster.training.journal import EXPORTED, StepLog
+from ft_dagster.training.attention import attends_by_example
+from ft_dagster.training.contract import Base, method_settings, read_run
+from ft_dagster.training.journal import EXPORTED, Journal, StepLog
 from ft_dagster.training.mixture import open_split
+from ft_dagster.training.progress import Console
+from ft_dagster.training.trainer import prepare
 from ft_dagster.training.watch import flops
 from ft_dagster.training.watch.budget import (
     Allotment,
@@ -22,11 +26,12 @@ from ft_dagster.training.watch.budget import (
     allot,
     forward_share,
     prefixes,
+    work_of,
 )
 from ft_dagster.training.watch.counter import Counter
 from ft_dagster.training.watch.held_out import HeldOutBlock, blocks_of
 from tests.present import present
-from tests.training.runs import LORA, Runs, payload_bytes, result_of, train, write_mixture
+from tests.training.runs import LORA, Runs, result_of, train, write_mixture
 
 
 def lines(run_folder: Path, name: str) -> list[dict[str, Any]]:
@@ -200,8 +205,27 @@ def test_without_a_budget_everything_is_measured_and_the_same_training_comes_out
     assert steps == [line["loss"] for line in lines(sampled, "grad_norm")]
     figures = [result_of(folder)["figures"] for folder in (everything, sampled)]
     assert figures[0]["measured_tokens"] > 2 * figures[1]["measured_tokens"]
-    if figures[0]["best_step"] == figures[1]["best_step"]:
-        assert payload_bytes(everything) == payload_bytes(sampled)
+    weights = [
+        (folder / f"acme.support/checkpoints/checkpoint-{len(steps)}/adapter_model.safetensors").read_bytes()
+        for folder in (everything, sampled)
+    ]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.slow
+def test_a_training_is_counted_beforehand_as_it_is_trained(large: Runs) -> None:
+    """Examples of one row do not attend to each other, neither in its steps nor in what its budget is of."""
+    one_row = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
+    folder = large.prepare("counted", training=one_row)
+    assert train(folder) == 0
+    run = read_run(folder)
+    work = prepare(run, run.members[0], "recipe", Console())
+    attends = attends_by_example(AutoConfig.from_pretrained(large.base), packs=True)
+    counted = work_of(work.bins, work.train, attends)
+    (last,) = (folder / "acme.support/checkpoints").glob(f"checkpoint-{work.steps}")
+    journal = Journal.load(last)
+    assert (journal.slots, journal.squares, journal.trained_tokens) == counted[:3]
+    assert counted.squares < work_of(work.bins, work.train, lambda _: False).squares
 
 
 @pytest.mark.slow

@@ -6,10 +6,12 @@ fewest examples of each and what a limit needs at every look, then more examples
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from ft_dagster.training.contract import MethodSettings
 from ft_dagster.training.mixture import Examples
@@ -17,11 +19,12 @@ from ft_dagster.training.packing import Bin
 
 FEWEST = 8  # examples of a split: of fewer, a mean says little
 ENDS = 2  # looks of what is measured of the base and of the exported model alone
+Attends = Callable[[int], bool]  # whether by example, where the longest has so many tokens
 Limited = Literal["general", "questions"]  # what `general_loss_limit` and `benchmark_limit` need at each look
 
 
 class ForwardWork(NamedTuple):
-    """What is computed, as `FlopsModel.sum` takes it; passes (DoRA's norms) are left out."""
+    """What is computed, as `FlopsModel.sum` takes it."""
 
     slots: int
     squares: int
@@ -30,11 +33,21 @@ class ForwardWork(NamedTuple):
     micro_batches: int = 0
 
 
-def work_of(bins: Sequence[Bin], examples: Examples) -> ForwardWork:
-    """Of these bins one by one, so that no micro-batch's padding counts."""
-    widths = [sum(int(examples.lengths[i]) for i in ordinals) for ordinals in bins]
-    trained = sum(int(examples.trained[i]) for ordinals in bins for i in ordinals)
-    return ForwardWork(sum(widths), sum(width**2 for width in widths), trained, len(bins))
+def work_of_micro_batch(bins: Sequence[Bin], examples: Examples, attends: Attends) -> ForwardWork:
+    """Of bins side by side, the padding of the shorter ones among it."""
+    chosen = [np.array(ordinals, np.int64) for ordinals in bins]
+    lengths = [examples.lengths[ordinals] for ordinals in chosen]
+    width = max(2, *(int(each.sum()) for each in lengths))
+    by_example = attends(max(int(each.max(initial=0)) for each in lengths))
+    squares = sum(int((each**2).sum()) for each in lengths) if by_example else len(bins) * width**2
+    trained = sum(int(examples.trained[ordinals].sum()) for ordinals in chosen)
+    return ForwardWork(len(bins) * width, squares, trained, len(bins), 1)
+
+
+def work_of(bins: Sequence[Bin], examples: Examples, attends: Attends) -> ForwardWork:
+    """Of these bins one by one, so that no micro-batch's padding counts; nor do passes."""
+    each = [work_of_micro_batch([ordinals], examples, attends) for ordinals in bins]
+    return ForwardWork(*map(sum, zip(*each, strict=True)))._replace(micro_batches=0)
 
 
 def forward_share(method: MethodSettings, *, gradient_checkpointing: bool) -> float:

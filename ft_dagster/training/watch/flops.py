@@ -1,8 +1,8 @@
 """FLOPs of a training: counted by torch on the model's shapes alone, then a polynomial in what was computed.
 
-Matrix products are counted, forward and backward, as torch's FlopCounterMode does; attention over the
-whole width of a row, as eager attention computes it (kernels that skip what the mask hides do less). A
-quantized base counts as its unquantized shape: the products are the same, unpacking is not counted.
+Matrix products are counted, forward and backward, as torch's FlopCounterMode does; attention over all pairs
+of positions of what attends to itself, an example or a whole row (kernels that skip what comes later do
+less). A quantized base counts as its unquantized shape: the products are the same, unpacking is not counted.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ WIDTH, COLUMNS = 32, 8
 
 @dataclass(frozen=True)
 class FlopsModel:
-    """FLOPs of forward and backward: per position computed, per squared width of a row, per trained token
-    (the output head), per row (virtual tokens) and per forward pass (DoRA's norms).
+    """FLOPs of forward and backward: per position computed, per squared length of what attends to itself,
+    per trained token (the output head), per row (virtual tokens) and per forward pass (DoRA's norms).
     """
 
     per_token: int

@@ -6,9 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from transformers import AutoConfig
+
 from ft_dagster.evaluation.degeneration import WATCHED
 from ft_dagster.training import ranks
+from ft_dagster.training.attention import attends_by_example
 from ft_dagster.training.contract import Member, TrainingRun
+from ft_dagster.training.methods import method_of
 from ft_dagster.training.mixture import Examples
 from ft_dagster.training.packing import Bin
 from ft_dagster.training.watch import degeneration, flops, forgetting
@@ -16,6 +20,7 @@ from ft_dagster.training.watch.budget import (
     ENDS,
     FEWEST,
     Allotment,
+    Attends,
     Costs,
     ForwardWork,
     Limited,
@@ -37,7 +42,7 @@ UNITS: dict[Split, str] = {"validation": "examples", "general_holdout": "texts"}
 class Measuring:
     """`samples`: by split of the mixture. `flops`: of a training, None where they cannot be counted; `share`:
     of a forward pass in it. `training`: FLOPs of all steps, or their tokens. `prompts`: work of the general
-    prompts, None where the model cannot answer.
+    prompts, None where the model cannot answer. `attends`: see `budget.Attends`.
     """
 
     allotment: Allotment
@@ -48,6 +53,7 @@ class Measuring:
     flops: FlopsModel | None
     share: float
     training: float
+    attends: Attends
 
     def due(self, figure: Figure, *, end: bool) -> bool:
         """Whether a figure is measured at a look; `end`: at step 0, or of the exported model."""
@@ -63,6 +69,10 @@ class Measuring:
     def cost(self, work: ForwardWork) -> float:
         """Of a forward pass, in the unit of `training`."""
         return _cost(self.flops, self.share, work)
+
+    def cost_of(self, bins: list[Bin], examples: Examples) -> float:
+        """Of a look at these bins."""
+        return self.cost(work_of(bins, examples, self.attends))
 
     def words(self) -> dict[str, str]:
         """Figure -> on what it is measured, and at which looks."""
@@ -111,7 +121,10 @@ def plan_measuring(
     watch, checkpointing = settings.watch, settings.gradient_checkpointing
     counted = flops.count_flops(run.base, member.plan.method, gradient_checkpointing=checkpointing)
     share = forward_share(member.plan.method, gradient_checkpointing=checkpointing)
-    training = float((counted or TOKENS).sum(*work_of(train[1], train[0])))
+    attends = attends_by_example(
+        AutoConfig.from_pretrained(run.base.folder), packs=method_of(member.plan.method).packs
+    )
+    training = float((counted or TOKENS).sum(*work_of(train[1], train[0], attends)))
     allowed = None if watch.budget is None else watch.budget * training
     can_generate = settings.deepspeed.stage != 3  # else no rank alone has the weights
     benchmark = forgetting.benchmark_of(run, member) if can_generate and ranks.is_first() else None
@@ -124,7 +137,10 @@ def plan_measuring(
         examples = held_out[split]
         capacity = settings.max_length if packs else None
         most = None if allowed is None else allowed / looks
-        costs = ((b, _cost(counted, share, work_of(b.bins, examples))) for b in blocks_of(examples, capacity))
+        costs = (
+            (b, _cost(counted, share, work_of(b.bins, examples, attends)))
+            for b in blocks_of(examples, capacity)
+        )
         return list(_up_to(costs, most))
 
     looks: dict[Split, int] = {"validation": evaluations + 1, "general_holdout": ENDS}
@@ -143,7 +159,7 @@ def plan_measuring(
         if known
     }
     first = first_looks(run, member)
-    return Measuring(found, samples, benchmark, prompts, first, counted, share, training)
+    return Measuring(found, samples, benchmark, prompts, first, counted, share, training, attends)
 
 
 def _limited(member: Member) -> set[Limited]:

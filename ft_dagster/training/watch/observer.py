@@ -13,7 +13,7 @@ from ft_dagster.training.contract import Member, TrainingRun
 from ft_dagster.training.journal import EXPORTED, Journal, StepLog
 from ft_dagster.training.progress import TrainingProgress
 from ft_dagster.training.watch import curves, degeneration, forgetting, spectrum
-from ft_dagster.training.watch.budget import ForwardWork, work_of
+from ft_dagster.training.watch.budget import ForwardWork
 from ft_dagster.training.watch.held_out import VALIDATION_ON, HeldOutBlock, losses_of
 from ft_dagster.training.watch.measuring import UNITS, Measuring, Split
 from ft_dagster.training.watch.reporting import Reports
@@ -121,7 +121,7 @@ class Observer:
         rows = self.member.plan.training.per_device_train_batch_size
 
         def spend(block: HeldOutBlock) -> None:
-            self._journal.measured(block.tokens, self.measuring.cost(work_of(block.bins, sample.examples)))
+            self._journal.measured(block.tokens, self.measuring.cost_of(block.bins, sample.examples))
 
         found = losses_of(
             sample,

@@ -1,0 +1,22 @@
+"""Benchmarks that build on the package's inside still run to their end, at toy size."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.mark.slow
+def test_the_step_is_measured_before_and_after(tiny_model_folder: Path) -> None:
+    command = [sys.executable, BENCHMARKS / "step.py", "--model", tiny_model_folder, "--lengths", "64"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    head, _, *rows = done.stdout.splitlines()
+    assert head.startswith("| method | tokens a row |")
+    assert len(rows) >= 2
+    assert all(len(row.split("|")) == len(head.split("|")) for row in rows)
