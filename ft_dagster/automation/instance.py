@@ -18,7 +18,7 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 
 from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation import unfinished as unfinished_runs
-from ft_dagster.automation.tags import PARTITION, TENANT, VARIANT, variant_tags
+from ft_dagster.automation.tags import DATA_VERSION, PARTITION, TENANT, VARIANT, variant_tags
 from ft_dagster.errors import UserError
 from ft_dagster.launch.locks import locked
 from ft_dagster.lineage.entry import ReleaseEntry
@@ -131,7 +131,7 @@ def show_release(settings: Settings, key: VariantKey, entry: ReleaseEntry) -> No
                 partition=str(key),
                 description=f"{entry.action} by {entry.by}: {entry.reason or 'no reason given'}",
                 metadata={"version": entry.version, "production": entry.production},
-                tags={"dagster/data_version": entry.export},
+                tags={DATA_VERSION: entry.export},
             )
         )
 

@@ -9,6 +9,7 @@ from ft_dagster.spec import Declarations, VariantKey
 
 TENANT, VARIANT, REASON, DUE = "ft/tenant", VARIANT_TAG, "ft/reason", "ft/due"
 PARTITION, PRIORITY = "dagster/partition", "dagster/priority"
+DATA_VERSION = "dagster/data_version"  # of a materialization
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 STARTED_BY = {
     "dagster/schedule_name": "schedule",

@@ -1,10 +1,9 @@
 """Variants for which a run would come to what Dagster shows already: none is started for them."""
 
 import dagster as dg
-from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
 from ft_dagster.automation.instance import Launched
-from ft_dagster.automation.tags import VARIANT
+from ft_dagster.automation.tags import DATA_VERSION, VARIANT
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.standing import standing
@@ -28,4 +27,4 @@ def _shown(instance: dg.DagsterInstance, key: VariantKey, asset: str) -> str | N
     asked = dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[str(key)])
     records = instance.fetch_materializations(asked, limit=1).records
     made = records[0].asset_materialization if records else None
-    return None if made is None else (made.tags or {}).get(DATA_VERSION_TAG)
+    return None if made is None else (made.tags or {}).get(DATA_VERSION)

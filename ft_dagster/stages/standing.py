@@ -6,14 +6,18 @@ artifact's key, bytes and checks, the verdict, the certificate, the release log.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
+from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.chain import CHAIN, failed_check
 from ft_dagster.stages.general_corpus import corpora_stand
 from ft_dagster.stages.release import NAME, Released, release
 from ft_dagster.stages.workspace import Workspace
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,11 @@ def standing(settings: Settings, key: VariantKey) -> Standing | None:
     """
     try:
         return _standing(Workspace(settings, key, looking=True)) if corpora_stand(settings) else None
-    except Exception:
-        return None
+    except (UserError, OSError) as error:
+        log.info("%s needs a run: %s", key, error)
+    except Exception as error:
+        log.warning("a look at %s failed (%s: %s): a run is started", key, type(error).__name__, error)
+    return None
 
 
 def _standing(workspace: Workspace) -> Standing | None:

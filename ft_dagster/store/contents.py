@@ -20,8 +20,11 @@ from ft_dagster.store.heads import SHARED
 RECORDS = "records"  # heads, release logs, tries, the package's source
 MANIFEST = "manifest.json"
 AT_ONCE = 64  # manifests read from a remote store together
-_STAGES = "|".join(STAGE_VERSIONS)
-_KEYED = re.compile(rf"(?P<prefix>.+?)/(?P<stage>{_STAGES})/(?P<key>[0-9a-f]{{64}})/(?P<rest>.+)")
+# Of whichever stage: one that this version does not know may have made what a release stands on.
+_KEYED = re.compile(
+    r"(?P<prefix>.+?)/(?P<stage>[a-z_]+)/(?P<key>[0-9a-f]{64})/"
+    r"(?P<rest>manifest\.json|[^/]+/(?:payload|evidence)/.+)"
+)
 
 
 class By(StrEnum):
@@ -50,9 +53,9 @@ class Keyed:
 
     @property
     def is_older(self) -> bool:
-        """Whether an older version of the stage made it: no run asks for it any more."""
-        made = self.artifact
-        return made is not None and made.predicate["stage_version"] < STAGE_VERSIONS[self.place.stage]
+        """Whether an older version of the stage made it, or a stage that is no more: no run asks for it."""
+        made, current = self.artifact, STAGE_VERSIONS.get(self.place.stage)
+        return made is not None and (current is None or made.predicate["stage_version"] < current)
 
     @property
     def attempts(self) -> dict[str, list[StoredFile]]:

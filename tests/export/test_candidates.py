@@ -38,7 +38,8 @@ def test_both_figures_are_recorded_and_the_nearer_is_kept(request_of: Any, tmp_p
     behind, original = certificate["kl_into_dequantized"], certificate["kl_into_original"]
     assert behind < original
     assert figures["merged_into"] == "dequantized"
-    assert certificate["mean_kl"] == pytest.approx(behind, rel=1e-3, abs=original / 20)
+    assert certificate["mean_kl"] == pytest.approx(behind, rel=0.1)  # the other is many times as far
+    assert original > 2 * behind
     assert "nearer is kept" in (request_of.evidence / "README.md").read_text("utf-8")
     export_merged(request_of.base.folder, DIGEST, request_of.weights, tmp_path / "behind")
     assert digest_of(request_of.payload) == digest_of(tmp_path / "behind")

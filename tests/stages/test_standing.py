@@ -79,7 +79,7 @@ def declare(part: str, **fields: Any) -> Callable[[Path], None]:
 
 
 def damage(stage: str, part: str) -> Callable[[Path], None]:
-    """One byte of the newest artifact, its size and modification time as they were."""
+    """One byte of the first file of the newest artifact; its size is as it was."""
 
     def change(project: Path) -> None:
         workspace = Workspace(load_settings(project), KEY)
@@ -98,7 +98,7 @@ def change_a_policy(project: Path) -> None:
 
 
 def take_back(project: Path) -> None:
-    """Another variant's head, say of a restored backup: the export's."""
+    """The log of releases is gone, say after an older backup was restored."""
     store = load_settings(project).open_store()
     shutil.rmtree(Path(store.root) / KEY.prefix / "releases")
 
@@ -126,9 +126,10 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_change_is_noticed(project: Path, name: str) -> None:
+def test_a_change_is_noticed(project: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
     CHANGES[name](project)
     assert look(project) is None
+    assert "failed" not in caplog.text  # it was seen, and did not stumble over anything
 
 
 @pytest.mark.parametrize(

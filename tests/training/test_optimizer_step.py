@@ -69,7 +69,7 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_micro_batch_reads_nothing_and_a_step_once(runs: Runs) -> None:
+def test_a_micro_batch_reads_nothing_of_the_device(runs: Runs) -> None:
     _, trainer = trainer_of(runs.prepare(method={"dropout": 0.0}))
     trainer.create_optimizer()
     reads = Reads()

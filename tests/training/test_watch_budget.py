@@ -12,8 +12,9 @@ import torch
 from transformers import AutoConfig
 
 from ft_dagster.fake_tensors import FakeMode
+from ft_dagster.spec.variant import WatchSpec
 from ft_dagster.training.attention import attends_by_example
-from ft_dagster.training.contract import Base, method_settings, read_run
+from ft_dagster.training.contract import BUDGET, Base, method_settings, read_run
 from ft_dagster.training.journal import EXPORTED, Journal, StepLog
 from ft_dagster.training.mixture import open_split
 from ft_dagster.training.progress import Console
@@ -46,6 +47,10 @@ def costs(rng: random.Random) -> Costs:
     validation, general = split(), split()
     grown = [dict(zip(sorted(each), sorted(each.values()), strict=True)) for each in (validation, general)]
     return Costs(grown[0], grown[1], questions=rng.choice([0.0, 30.0]), generation=rng.choice([0.0, 10.0]))
+
+
+def test_a_plan_leaves_out_the_budget_that_a_declaration_has_by_default() -> None:
+    assert WatchSpec().budget == BUDGET
 
 
 @pytest.mark.parametrize("count", [0, 1, 8, 9, 16, 100])

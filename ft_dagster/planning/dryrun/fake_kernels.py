@@ -17,7 +17,7 @@ from transformers import masking_utils
 
 from ft_dagster.data.quantize import Quantization
 from ft_dagster.fake_tensors import FakeTensor
-from ft_dagster.training import attention as packed
+from ft_dagster.training import attention as packed_attention
 
 NF4_BLOCK, NF4_SUPERBLOCK = 64, 256  # weights of a scale, scales of a scale of scales
 
@@ -106,7 +106,7 @@ def gpu_attention() -> Iterator[None]:
     Backward sums the queries' gradient in fp32, and a key's over the heads that share it. Kernels over the
     examples of a row hold the same.
     """
-    real, real_kernel = nn.functional.scaled_dot_product_attention, packed.variable_length_kernel
+    real, real_kernel = nn.functional.scaled_dot_product_attention, packed_attention.variable_length_kernel
 
     def attention(
         query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **named: Any
@@ -123,12 +123,12 @@ def gpu_attention() -> Iterator[None]:
         return _by_example if isinstance(query, FakeTensor) else real_kernel(query, value)
 
     nn.functional.scaled_dot_product_attention = attention
-    packed.variable_length_kernel = kernel_for
+    packed_attention.variable_length_kernel = kernel_for
     try:
         yield
     finally:
         nn.functional.scaled_dot_product_attention = real
-        packed.variable_length_kernel = real_kernel
+        packed_attention.variable_length_kernel = real_kernel
 
 
 def _autocast(x: torch.Tensor) -> torch.Tensor:

@@ -141,9 +141,8 @@ class Observer:
 
     def _see(self, step: int, *, end: bool, exported: bool = False) -> None:
         for name, value in ranks.agree(lambda: self._look(step, end)).items():
-            if self.last(name, step) is None:
-                self._keep(step, name, value, exported)
-                self._progress.at(step, WORDS[name](value))
+            self._keep(step, name, value, exported)
+            self._progress.at(step, WORDS[name](value))
 
     def _keep(self, step: int, name: str, value: Any, exported: bool) -> None:
         line = {"step": step, name: value}
@@ -153,9 +152,10 @@ class Observer:
     def _look(self, step: int, end: bool) -> dict[str, Any]:
         """What is seen of the model, by name; nothing that was not looked at."""
         model, seen, measuring = self._trainer.model, {}, self.measuring
-        summarized = spectrum.summary(spectrum.spectrum(model))
-        if summarized["layers"]:
-            seen["spectrum"] = summarized
+        if not self.last("spectrum", step):
+            summarized = spectrum.summary(spectrum.spectrum(model))
+            if summarized["layers"]:
+                seen["spectrum"] = summarized
         with self._trainer.compute_loss_context_manager():  # in the precision of the training
             benchmark, prompts = measuring.benchmark, measuring.prompts
             if benchmark and measuring.due("benchmark", end=end) and not self.last("benchmark", step):
