@@ -1,4 +1,7 @@
-"""JSON that every reader takes: a figure that is not finite is null, and beside it stands which it was."""
+"""JSON that every reader takes: a figure that is not finite is null, and beside it stands which it was.
+
+And a reader that any content can only ever disappoint by a ValueError.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,14 @@ from typing import Any
 
 NOT_FINITE = "not_finite"  # field -> "inf", "-inf" or "nan", in the mapping that holds the field
 _NAMES = {math.inf: "Infinity", -math.inf: "-Infinity"}
+
+
+def loads(content: str | bytes) -> Any:
+    """As `json.loads`. Raises ValueError, also for what is nested beyond Python's depth."""
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def dumps(content: Any, **options: Any) -> str:

@@ -68,7 +68,8 @@ def quiet() -> None:
 
 
 def print_json(value: Any) -> None:
-    sys.stdout.write(dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = dumps(value, indent=2, ensure_ascii=False)
+    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")  # names of no encoding
 
 
 def main(call: Callable[[], Any] = app) -> None:
@@ -86,6 +87,8 @@ def main(call: Callable[[], Any] = app) -> None:
 
 
 def escape(text: str) -> str:
+    """For the terminal: no markup, and what would move its cursor, or has no encoding, by its number."""
     from rich.markup import escape
 
-    return escape(text)
+    shown = (c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
+    return escape("".join(shown))

@@ -97,7 +97,7 @@ def gc(
     table = Table("size", "written (UTC)", "what", box=SIMPLE_HEAD)
     for one in found:
         what = "" if one.committed else ", never committed"
-        table.add_row(size(one.bytes), _date(one.written), f"{one.place.path}/{one.attempt}{what}")
+        table.add_row(size(one.bytes), _date(one.written), escape(f"{one.place.path}/{one.attempt}{what}"))
     out.print(table)
     out.print(f"{size(total)} that nothing needs; nothing was removed", highlight=False)
 

@@ -132,7 +132,7 @@ def _write(model: Any, layers: list[Any], asked: _Asked) -> list[Greedy]:
     cache = _of_rows(begun, layers, rows=len(prompts), room=mask.shape[1] + asked.new_tokens)
     positions = (mask.cumsum(1) - 1)[:, before:].clamp(min=0)
     scores = forward(cache, max(1, logits), input_ids=ids, attention_mask=mask, position_ids=positions)
-    answers = [Greedy(read=each.float().cpu()) if logits else Greedy() for each in scores]
+    answers = [Greedy(read=_read(each, len(p), logits)) for each, p in zip(scores, prompts, strict=True)]
     rows, position, ended = list(range(len(prompts))), positions[:, -1:], set()
     for count in range(1, asked.new_tokens + 1):
         chosen = scores[:, -1].argmax(-1)
@@ -155,6 +155,11 @@ def _write(model: Any, layers: list[Any], asked: _Asked) -> list[Greedy]:
         position = position + 1
         scores = forward(cache, 1, input_ids=chosen[:, None], attention_mask=mask, position_ids=position)
     return answers
+
+
+def _read(scores: Tensor, prompt: int, count: int) -> Tensor:
+    """Of a row's scores those of the last `count` positions of its prompt, padding left out."""
+    return scores[max(len(scores) - prompt, 0) :].float().cpu() if count else torch.empty(0, 0)
 
 
 def _forward_of(model: Any) -> Callable[..., Tensor]:

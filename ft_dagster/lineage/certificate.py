@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.schema_version import refuse_newer
+from ft_dagster.strict_json import loads
 
 SCHEMA_VERSION = 1
 _READ_ALIKE = {
@@ -112,7 +112,7 @@ class Certificate:
     def read(cls, file: Path) -> Certificate:
         """certificate.json of an export. Raises UserError as `from_json`."""
         try:
-            content = json.loads(file.read_text("utf-8"))
+            content = loads(file.read_text("utf-8"))
         except (OSError, ValueError):
             raise _broken(file) from None
         return cls.from_json(content, file=file)

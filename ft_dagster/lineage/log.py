@@ -10,7 +10,6 @@ lag behind, where its writer was killed or others were faster; it is never ahead
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +18,7 @@ from ft_dagster.lineage.entry import RELEASE, ReleaseEntry, broken_entry
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.provenance.manifest import variant_of
 from ft_dagster.store.blobs import Store, as_stored
+from ft_dagster.strict_json import loads
 
 CHAINED = 3  # the first schema whose entries name what stands before them
 HEAD = "head.json"
@@ -136,7 +136,7 @@ def _contents(store: Store, prefix: str, count: int) -> Iterator[tuple[str, byte
 
 def _entry(content: bytes, file: str) -> ReleaseEntry:
     try:
-        found = json.loads(content)
+        found = loads(content)
     except ValueError:
         raise broken_entry(file) from None
     return ReleaseEntry.from_json(found, file=file)

@@ -13,7 +13,7 @@ from ft_dagster.data.fingerprint import Fingerprint, Frozen, fingerprint_sources
 from ft_dagster.settings import Settings
 from ft_dagster.spec import CorpusSpec, load_corpus
 from ft_dagster.stages.corpora import NAME, find_corpus, prefix_of_corpus
-from ft_dagster.store import Artifact, Attempt, write_head
+from ft_dagster.store import Artifact, Attempt, Store, write_head
 from ft_dagster.store.make import Recipe, make_artifact
 
 
@@ -23,10 +23,12 @@ def make_corpora(settings: Settings, run_id: str, say: Callable[[str], None]) ->
 
 
 def corpora_stand(settings: Settings) -> bool:
-    """Whether `make_corpora` would find each of them as the newest. Raises UserError."""
+    """Whether `make_corpora` would find each of them as the newest. Raises UserError, also for damage."""
     store = settings.open_store()
     recipes = [_recipe(settings, name)[0] for name in _names(settings)]
     newest = [find_corpus(store, name) for name in _names(settings)]
+    for corpus in newest:
+        _check_bytes(settings, store, corpus)
     return [recipe.place for recipe in recipes] == [corpus.place for corpus in newest]
 
 
@@ -59,5 +61,13 @@ def _make(settings: Settings, name: str, run_id: str, say: Callable[[str], None]
 
     store = settings.open_store()
     artifact = make_artifact(store, settings.work_folder, recipe, build)
+    if artifact.reused:
+        _check_bytes(settings, store, artifact)
     write_head(store, prefix_of_corpus(name), artifact, run_id)
     return artifact
+
+
+def _check_bytes(settings: Settings, store: Store, corpus: Artifact) -> None:
+    """Raises UserError for one that is not as it was made; one of a remote store is held when it is used."""
+    if not store.remote:
+        corpus.folder(store, settings.cache_folder)

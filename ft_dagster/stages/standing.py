@@ -38,7 +38,7 @@ def standing(settings: Settings, key: VariantKey) -> Standing | None:
     except (UserError, OSError) as error:
         log.info("%s needs a run: %s", key, error)
     except Exception as error:
-        log.warning("a look at %s failed (%s: %s): a run is started", key, type(error).__name__, error)
+        log.error("a look at %s failed (%s: %s): a run is started", key, type(error).__name__, error)
     return None
 
 

@@ -7,7 +7,6 @@ cards, ledgers: hashed in the manifest, outside the digest).
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import shutil
 import uuid
@@ -20,6 +19,7 @@ from ft_dagster.provenance.digest import FileDigest, files_below, hash_folder, s
 from ft_dagster.provenance.manifest import check_predicate, check_subject, predicate_of
 from ft_dagster.provenance.memory import cached_digests
 from ft_dagster.store.blobs import Store, as_stored, write_out
+from ft_dagster.strict_json import loads
 
 log = logging.getLogger(__name__)
 PARTS = ("payload", "evidence")
@@ -185,7 +185,7 @@ def artifact_of(store: Store, place: Place, content: bytes) -> Artifact:
     """The artifact whose manifest has this content. Raises UserError, see `find_artifact`."""
     where = store.uri(place.manifest)
     try:
-        manifest = json.loads(content)
+        manifest = loads(content)
     except ValueError:
         raise UserError("not JSON", file=where, fix="Delete it; the stage is then made again") from None
     predicate = predicate_of(manifest, where)

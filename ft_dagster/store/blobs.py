@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import uuid
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ import fsspec
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import files_below, no_file
 from ft_dagster.store.exclusive import RemoteCreation
-from ft_dagster.strict_json import dumps
+from ft_dagster.strict_json import dumps, loads
 
 _PASSING_ERRNOS = {
     errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ESTALE,
@@ -99,7 +98,7 @@ class Store:
             return None
 
     def read_json(self, relative: str) -> Any:
-        return json.loads(self.read(relative))
+        return loads(self.read(relative))
 
     def write(self, relative: str, content: bytes) -> None:
         target = self.local(relative)

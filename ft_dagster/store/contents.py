@@ -157,6 +157,6 @@ def _usage(name: str, keyed: Sequence[Keyed], records: int) -> Usage:
 
 def _owner(path: str, by: By) -> str:
     parts = path.split("/")
-    if parts[0] != "tenants":
+    if parts[0] != "tenants" or len(parts) < 2:
         return SHARED
     return parts[1] if by is By.TENANT else ".".join(parts[1:3])

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
+from ft_dagster.strict_json import loads
 
 WRITER = "writer.json"
 PROBES = "probes"
@@ -124,7 +125,7 @@ class RemoteCreation:
 
     def _writer(self, marker: str) -> dict[str, Any] | None:
         try:
-            found = json.loads(self._fs.cat_file(marker))
+            found = loads(self._fs.cat_file(marker))
         except FileNotFoundError:
             return None
         except ValueError:

@@ -138,7 +138,10 @@ def _by_example(
     once, and so does the backward pass, the other way round.
     """
     sizes = [size for row in lengths for size in (*row, width - sum(row))]
-    padding = [is_padding for row in lengths for is_padding in (*(False for _ in row), True)]
+    only_padding = not any(lengths)  # attended to: each rank's parameters want a gradient, if one of 0
+    padding = [
+        is_padding and not only_padding for row in lengths for is_padding in (*(False for _ in row), True)
+    ]
     parts = zip(*(x.unsqueeze(0).split(sizes, dim=2) for x in given), padding, strict=True)
     shared = given[0].shape[0] != given[1].shape[0]
     found = []

@@ -81,3 +81,44 @@ def test_gc_without_a_dry_run_is_refused(project: Path) -> None:
     with pytest.raises(UserError, match="nothing is removed yet"):
         CliRunner().invoke(app, ["--project", str(project), "store", "gc"], catch_exceptions=False)
     assert files(project) == before
+
+
+KEY = "a" * 64
+STRANGE = {
+    "a manifest nested beyond all depth": (
+        f"tenants/acme/places/evaluation/{KEY}/manifest.json".encode(),
+        b"[" * 100_000,
+    ),
+    "a head nested beyond all depth": (b"tenants/acme/places/heads/other.json", b"[" * 100_000),
+    "a name of no encoding": (b"tenants/\xff\xfe/x/y", b"1"),
+    "an attempt's name of no encoding": (
+        b"tenants/a/b/evaluation/" + KEY.encode() + b"/\xff/payload/x",
+        b"1",
+    ),
+    "a file in a folder's place": (b"tenants", b"1"),
+    "a name that clears the screen": (b"tenants/\x1b[2Ja/x/y", b"1"),
+    "a name in markup": (f"tenants/[red]a/[/]b/evaluation/{KEY}/t/payload/x".encode(), b"1"),
+}
+COMMANDS = {
+    "du": ("du", "--by", "variant"),
+    "du in JSON": ("du", "--json"),
+    "gc": ("gc", "--dry-run", "--older-than", "0"),
+    "gc in JSON": ("gc", "--dry-run", "--older-than", "0", "--json"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS.keys())
+@pytest.mark.parametrize("strange", STRANGE)
+def test_a_strange_file_of_one_tenant_takes_the_commands_from_nobody(
+    tmp_path: Path, strange: str, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "ft_dagster.yaml").write_text("{}")
+    (tmp_path / "tenants").mkdir()
+    name, content = STRANGE[strange]
+    file = Path(os.fsdecode(os.fsencode(tmp_path / ".ft_dagster/store") + b"/" + name))
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    done = CliRunner().invoke(app, ["--project", str(tmp_path), "store", *command])
+    assert done.exception is None or isinstance(done.exception, UserError), done.exception
+    assert command[0] == "gc" or done.exit_code == 0
+    assert "\x1b[2J" not in done.output

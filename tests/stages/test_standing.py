@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.errors import UserError
 from ft_dagster.lineage.release import ReleaseRequest, rollback
 from ft_dagster.provenance import stage_versions
 from ft_dagster.settings import load_settings
@@ -155,6 +156,15 @@ def test_a_corpus_that_was_never_prepared_is_noticed(project: Path) -> None:
     assert look(project) is None
     general_corpus.make_corpora(load_settings(project), "test", lambda line: None)
     assert look(project) is not None
+
+
+def test_a_corpus_whose_bytes_are_gone_is_noticed_and_said_by_the_run(project: Path) -> None:
+    settings = load_settings(project)
+    for payload in Path(settings.open_store().root).glob("shared/corpora/*/general_corpus/*/*/payload"):
+        shutil.rmtree(payload)
+    assert look(project) is None
+    with pytest.raises(UserError, match="is missing"):
+        general_corpus.make_corpora(settings, "test", lambda line: None)
 
 
 def test_only_what_the_release_log_would_stay_at_stands(project: Path) -> None:

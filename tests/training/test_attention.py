@@ -216,3 +216,14 @@ def test_in_bf16_a_model_attends_by_blocks_and_nearly_as_with_a_mask() -> None:
     with packed(model, batch):
         by_blocks = read(logits(model, batch)).float()
     assert 0 < (by_blocks - masked).norm() < 0.02 * masked.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_of_padding_alone_gives_gradients_of_zero(dtype: torch.dtype) -> None:
+    """A rank that has no example left must still take part where the ranks add their gradients up."""
+    x = torch.randn(1, 2, 4, 8, dtype=dtype, requires_grad=True)
+    ends = torch.tensor(ends_of([[]], 4), dtype=torch.int32)
+    found, _ = attention(torch.nn.Module(), x, x, x, None, example_lengths=[[]], segment_ends=ends)
+    (found * 0).sum().backward()
+    assert x.grad is not None
+    assert not x.grad.any()

@@ -75,7 +75,9 @@ def test_another_arithmetic_is_another_look(runs: Runs, tmp_path: Path, changed:
     assert [each.read(WHAT) for each in looks] == [2.5, None]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"value": 2.5}', '{"value": 2.5, "sha256": "b"}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "[" * 100_000, '{"value": 2.5}', '{"value": 2.5, "sha256": "b"}']
+)
 def test_a_damaged_one_counts_for_nothing(tmp_path: Path, content: str) -> None:
     looks = FirstLooks(tmp_path, {"base": "b" * 64})
     looks.write(WHAT, 2.5)

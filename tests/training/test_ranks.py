@@ -103,6 +103,19 @@ def test_adapters_train_over_two_ranks(
         assert (tensor - weights[name]).abs().max() < 5e-3, name
 
 
+def test_a_rank_without_an_example_left_takes_part(
+    start: Start, tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    """Five examples over two ranks, and layers that are computed again: every parameter has a gradient."""
+    runs = Runs(tmp_path, tiny_model_folder, write_mixture(tmp_path / "mixture", train=5, shards=1))
+    alone = {**ONE, "num_train_epochs": 2.0, "packing": False, "gradient_checkpointing": True}
+    alone["per_device_train_batch_size"] = 1
+    together = {**alone, "gradient_accumulation_steps": 1}
+    one = train(start, runs.prepare("one", method=FULL, training=alone))
+    two = train(start, runs.prepare("two", method=FULL, training=together, ranks=2))
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+
+
 def test_ranks_killed_and_resumed_equal_those_left_alone(runs: Runs, start: Start) -> None:
     settings = {**TWO, "num_train_epochs": 16.0, "deepspeed": {"stage": 3}, "keep_last": 4}
     whole = train(start, runs.prepare("whole", method=FULL, training=settings, ranks=2))

@@ -6,14 +6,15 @@ soft prompt does not. Kept under all that the bits depend on, so that no result 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ft_dagster.program import write_json
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
+from ft_dagster.strict_json import loads
 from ft_dagster.training import ranks
 from ft_dagster.training.contract import LoraSettings, Member, PromptSettings, TrainingRun
 
@@ -33,7 +34,7 @@ class FirstLooks:
             return None
         asked = {"base": self._base, **what}
         try:
-            content = json.loads(_file(self._folder, asked).read_text("utf-8"))
+            content = loads(_file(self._folder, asked).read_text("utf-8"))
             whole = content["sha256"] == _seal(asked, content["value"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -81,7 +82,7 @@ def identity_of(run: TrainingRun, member: Member) -> dict[str, Any]:
         if device == "cuda"
         else torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
-        "libraries": [torch.__version__, transformers.__version__, peft.__version__],
+        "libraries": [torch.__version__, transformers.__version__, peft.__version__, version("lm_eval")],
     }
 
 
