@@ -14,7 +14,6 @@ import argparse
 import gc
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -133,6 +132,8 @@ def measure(case: dict[str, Any], model: Path, tracked: bool) -> int:
     """
     import torch
 
+    from ft_dagster.training.figures import peak_process_bytes
+
     torch.set_num_threads(1)
     folder = Path(tempfile.mkdtemp(prefix="memory-"))
     try:
@@ -143,7 +144,7 @@ def measure(case: dict[str, Any], model: Path, tracked: bool) -> int:
         gc.collect()
         before = resident()
         train(folder / "run", case, model, tracked=False)
-        return peak_resident() - before
+        return peak_process_bytes() - before
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -202,11 +203,6 @@ def resident() -> int:
     import psutil
 
     return int(psutil.Process().memory_info().rss)
-
-
-def peak_resident() -> int:
-    """The most there ever were."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def in_child(case: dict[str, Any], model: Path, *, tracked: bool = False) -> int:

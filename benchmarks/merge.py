@@ -13,7 +13,6 @@ import argparse
 import gc
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -86,17 +85,14 @@ def merge(way: str, base: Path, adapter: Path, target: Path) -> None:
 
 def measure(way: str, folder: Path) -> dict[str, float]:
     """Bytes by which this process grew, and seconds, after a tiny model was merged the same way."""
+    from ft_dagster.training.figures import peak_process_bytes
+
     merge(way, folder / "tiny", folder / "tiny-adapter", folder / "warm" / way)
     gc.collect()
-    before = peak()
+    before = peak_process_bytes()
     started = time.monotonic()
     merge(way, folder / "base", folder / "adapter", folder / way)
-    return {"seconds": time.monotonic() - started, "grown": peak() - before}
-
-
-def peak() -> int:
-    """The most bytes this process ever had in memory."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": time.monotonic() - started, "grown": peak_process_bytes() - before}
 
 
 def logits_of(base: Path, adapter: Path | None, out: Path) -> None:

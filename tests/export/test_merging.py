@@ -280,13 +280,14 @@ def test_a_base_whose_files_name_their_tensors_otherwise_is_refused(bases: Bases
 
 
 GROWTH = """
-import resource, sys
+import sys
 from pathlib import Path
 from ft_dagster.export.merging import merge_weights
+from ft_dagster.training.figures import peak_process_bytes
 
 def merged(base, adapter, target):
     merge_weights(Path(base), Path(adapter), Path(target))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_process_bytes()
 
 before = merged(*sys.argv[1:3], sys.argv[5] + "/small")
 print(merged(*sys.argv[3:5], sys.argv[5] + "/large") - before)

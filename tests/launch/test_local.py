@@ -126,11 +126,12 @@ def test_the_program_gets_the_lease_and_the_callers_environment(run_dir: Path, l
 
 @pytest.mark.usefixtures("each_start")
 def test_poll_is_called_while_the_program_runs_and_its_error_cancels_it(run_dir: Path) -> None:
-    def fail() -> None:
-        raise RuntimeError("storage is gone")
+    def fail_once_it_runs() -> None:
+        if (run_dir / "pid").exists() and (run_dir / "pid").read_text():
+            raise RuntimeError("storage is gone")
 
     with pytest.raises(RuntimeError, match="storage is gone"):
-        run(declare(run_dir, wait=True), poll=fail)
+        run(declare(run_dir, wait=True), poll=fail_once_it_runs)
     assert not lives(pid_in(run_dir / "pid"))
 
 

@@ -78,7 +78,7 @@ CASES = [
             ("lora", "fits", "against", None, "148.8 GB on the one device"),
             ("lora", "usual", "for", "fits", "usual choice"),
             ("lora_8bit", "fits", "against", None, "92.1 GB on the one device"),
-            ("qlora", "fits", "for", None, "52.8 GB on the one device"),
+            ("qlora", "fits", "for", None, "52.2 GB on the one device"),
         ],
     ),
     Case(

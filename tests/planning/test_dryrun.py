@@ -173,12 +173,13 @@ def test_a_quantized_base_in_gigabytes(
 
 def test_a_70b_takes_less_than_two_gigabytes() -> None:
     program = (
-        "import json, resource; from ft_dagster.planning.dryrun.footprint import footprint\n"
+        "import json; from ft_dagster.planning.dryrun.footprint import footprint\n"
         "from ft_dagster.planning.dryrun.step import Step\n"
         "from ft_dagster.training.contract import LoraSettings\n"
+        "from ft_dagster.training.figures import peak_process_bytes\n"
         "step = Step(rows=1, length=512, trained_positions=256, gradient_checkpointing=True, device='cuda')\n"
         "peak = footprint('Llama-3-70B', LoraSettings(name='qlora'), step).peak\n"
-        "print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, peak]))"
+        "print(json.dumps([peak_process_bytes(), peak]))"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     most, peak = json.loads(done.stdout.splitlines()[-1])
