@@ -81,12 +81,13 @@ def _mentions(word: str, process: psutil.Process) -> bool:
         return False
 
 
-# A background job of a shell has SIGINT ignored, under nohup SIGHUP as well, which the programs that tests
-# interrupt would inherit.
+# A background job of a shell has SIGINT and SIGQUIT ignored, under nohup SIGHUP as well; programs that tests
+# interrupt would inherit that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+for number in (signal.SIGHUP, signal.SIGQUIT):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
