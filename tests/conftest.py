@@ -40,12 +40,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # What takes longest goes first, so that no worker of pytest-xdist is left alone with it at the end.
 LONGEST = (
+    "e2e/test_instance",
     "training/test_ranks",
+    "automation/test_experiments",
+    "chaos/test_killed_command",
+    "training/test_warm_start",
+    "compat/",
     "e2e/",
     "automation/",
     "chaos/",
-    "compat/",
-    "training/test_",
+    "training/",
+    "export/",
     "stages/",
     "launch/",
 )
