@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 # The tiny model lies in a folder of its own, beside the projects that name it.
 os.environ["FT_DAGSTER_SOURCES__BASES"] = json.dumps([tempfile.gettempdir()])
+# Else the suite's thousand programs would each compile the package again, which no user's do.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 os.environ[choice.IDLE] = "60"  # for a suite that is killed: else its servers end with it
 
 
@@ -35,12 +40,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # What takes longest goes first, so that no worker of pytest-xdist is left alone with it at the end.
 LONGEST = (
+    "e2e/test_instance",
     "training/test_ranks",
+    "automation/test_experiments",
+    "chaos/test_killed_command",
+    "training/test_warm_start",
+    "compat/",
     "e2e/",
     "automation/",
     "chaos/",
-    "compat/",
-    "training/test_",
+    "training/",
+    "export/",
     "stages/",
     "launch/",
 )
@@ -53,6 +63,19 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """A module that is slow as a whole is not imported where slow tests are left out."""
     left_out = "not slow" in config.getoption("markexpr") and collection_path.name.startswith("test_")
     return True if left_out and SLOW_MODULE in collection_path.read_text("utf-8") else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Of what the libraries make when they are imported, and of the tests themselves, nothing is garbage: to
+    look at it again and again took a quarter of the time.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

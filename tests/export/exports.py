@@ -9,6 +9,7 @@ from typing import Any
 
 from ft_dagster.evaluation.request import BaseFiles, TunedWeights
 from ft_dagster.export.request import ExportRequest
+from ft_dagster.export.run import WRITERS
 from ft_dagster.provenance.digest import hash_folder, payload_digest
 from tests.stored_figures import stored_training
 
@@ -92,3 +93,30 @@ CARD: dict[str, Any] = {
     "general": "encyclopedia",
     "evaluation": "e" * 64,
 }
+
+
+def request(weights: Path, format: str, base: Path, tokenizer: Any, output: Path) -> dict[str, Any]:
+    """The content of run.json that asks for these weights in a format."""
+    digest = payload_digest(hash_folder(weights))
+    return {
+        "schema_version": 1,
+        "base": {
+            **as_base(base).model_dump(mode="json"),
+            "digest": DIGEST,
+            "reference": "models/tiny-llama",
+        },
+        "weights": str(weights),
+        "weights_digest": digest,
+        "format": format,
+        "card": {**CARD, "weights": digest},
+        "probes": [prompt(tokenizer, question) for question in QUESTIONS],
+        "device": "cpu",
+        "output": str(output),
+    }
+
+
+def written(content: dict[str, Any]) -> ExportRequest:
+    """The request, its payload written but not yet certified."""
+    asked = parse(content)
+    WRITERS[asked.format](asked.base.folder, asked.base.digest, asked.weights, asked.payload)
+    return asked

@@ -7,15 +7,10 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.provenance.digest import hash_folder, payload_digest
 from tests.export.exports import (
-    CARD,
-    DIGEST,
-    QUESTIONS,
     MakeAdapter,
     MakeRequest,
-    as_base,
-    prompt,
+    request,
     save_adapter,
 )
 
@@ -63,21 +58,6 @@ def make_request(tmp_path: Path, tiny_model_folder: Path, tiny_tokenizer: Any) -
     def make(
         adapter: Path, *, format: str = "adapter", base: Path = tiny_model_folder, output: str = "output"
     ) -> dict[str, Any]:
-        digest = payload_digest(hash_folder(adapter))
-        return {
-            "schema_version": 1,
-            "base": {
-                **as_base(base).model_dump(mode="json"),
-                "digest": DIGEST,
-                "reference": "models/tiny-llama",
-            },
-            "weights": str(adapter),
-            "weights_digest": digest,
-            "format": format,
-            "card": {**CARD, "weights": digest},
-            "probes": [prompt(tiny_tokenizer, question) for question in QUESTIONS],
-            "device": "cpu",
-            "output": str(tmp_path / output),
-        }
+        return request(adapter, format, base, tiny_tokenizer, tmp_path / output)
 
     return make

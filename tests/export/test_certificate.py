@@ -11,18 +11,10 @@ import pytest
 
 from ft_dagster.evaluation.weights import load_base
 from ft_dagster.export.certificate import Seen, certify, compare
-from ft_dagster.export.run import WRITERS
 from ft_dagster.provenance.digest import hash_folder, payload_digest
-from tests.export.exports import MakeAdapter, MakeRequest, edit_json, parse, save_adapter
+from tests.export.exports import MakeAdapter, MakeRequest, edit_json, save_adapter, written
 
 pytestmark = pytest.mark.slow
-
-
-def written(content: dict[str, Any]) -> Any:
-    """The request, its payload written but not yet certified."""
-    request = parse(content)
-    WRITERS[request.format](request.base.folder, request.base.digest, request.weights, request.payload)
-    return request
 
 
 def test_an_adapter_export_is_certified_as_the_same_to_the_last_bit(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ from ft_dagster.export.adapter import check_shapes, export_adapter
 from ft_dagster.export.card import write_card
 from ft_dagster.export.certificate import DEQUANTIZED, EXACT, certify
 from ft_dagster.export.merged import export_merged
-from ft_dagster.export.run import WRITERS
+from ft_dagster.export.request import ExportRequest
+from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.provenance.digest import sha256_file
 from tests.evaluation.payloads import KINDS, make_payload
-from tests.export.exports import DIGEST, MakeRequest, parse
+from tests.export.exports import DIGEST, MakeRequest, parse, request, written
 
 pytestmark = pytest.mark.slow
 ADAPTERS = [kind for kind in KINDS if kind != "full"]
 Payload = Callable[[str], Path]
+Certified = Callable[[str, str], tuple[ExportRequest, Certificate]]
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +42,19 @@ def payload(bf16_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Payloa
     return of
 
 
-@pytest.fixture
-def written(bf16_base: Path, make_request: MakeRequest) -> Callable[..., Any]:
-    """The request to export a payload, its export written but not yet certified."""
+@pytest.fixture(scope="module")
+def certified(
+    bf16_base: Path, payload: Payload, tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Certified:
+    """The export of a kind of payload in a format, with its certificate; each is made once."""
 
-    def write(weights: Path, format: str) -> Any:
-        request = parse(make_request(weights, base=bf16_base, format=format))
-        WRITERS[format](bf16_base, DIGEST, weights, request.payload)
-        return request
+    @cache
+    def of(kind: str, format: str) -> tuple[ExportRequest, Certificate]:
+        output = tmp_path_factory.mktemp(f"{kind}-{format}")
+        asked = written(request(payload(kind), format, bf16_base, tiny_tokenizer, output))
+        return asked, certify(asked)
 
-    return write
+    return of
 
 
 def logits(model: Any) -> Any:
@@ -61,8 +67,8 @@ def logits(model: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", ADAPTERS)
-def test_an_adapter_is_certified_to_the_last_bit(payload: Payload, written: Any, kind: str) -> None:
-    certificate = certify(written(payload(kind), "adapter"))
+def test_an_adapter_is_certified_to_the_last_bit(certified: Certified, kind: str) -> None:
+    _, certificate = certified(kind, "adapter")
 
     assert certificate.passed, certificate.failures
     assert certificate.tolerance == EXACT
@@ -71,10 +77,8 @@ def test_an_adapter_is_certified_to_the_last_bit(payload: Payload, written: Any,
 
 
 @pytest.mark.parametrize("kind", ["lora", "tokens", "nf4", "int8", "full"])
-def test_a_merged_model_is_certified_against_what_was_judged(
-    payload: Payload, written: Any, kind: str
-) -> None:
-    certificate = certify(written(payload(kind), "merged"))
+def test_a_merged_model_is_certified_against_what_was_judged(certified: Certified, kind: str) -> None:
+    _, certificate = certified(kind, "merged")
 
     assert certificate.passed, certificate.failures
     assert certificate.figures["mean_kl"] < 0.01 * certificate.figures["base_kl"]
@@ -94,11 +98,11 @@ def test_a_merge_into_the_unquantized_base_fails_the_certificate(
             weights.data *= 10  # so large that this model notices what nf4 does to it
     model.save_pretrained(base)
     weights = make_payload("nf4", base, tmp_path / "payload", DIGEST)
-    request = parse(make_request(weights, base=base, format="merged"))
-    export_merged(base, DIGEST, weights, request.payload)
-    right = certify(request)
-    export_merged(base, DIGEST, weights, request.payload, original=True)
-    wrong = certify(request)
+    asked = parse(make_request(weights, base=base, format="merged"))
+    export_merged(base, DIGEST, weights, asked.payload)
+    right = certify(asked)
+    export_merged(base, DIGEST, weights, asked.payload, original=True)
+    wrong = certify(asked)
 
     assert right.passed, right.failures
     assert wrong.figures["mean_kl"] > 30 * right.figures["mean_kl"]
@@ -168,12 +172,12 @@ def test_a_whole_model_is_copied_as_it_was_judged_with_its_stop_tokens(
 
 
 def test_a_whole_model_swapped_after_it_was_copied_fails_the_certificate(
-    payload: Payload, bf16_base: Path, written: Any
+    payload: Payload, bf16_base: Path, make_request: MakeRequest
 ) -> None:
-    request = written(payload("full"), "merged")
-    shutil.copyfile(bf16_base / "model.safetensors", request.payload / "model.safetensors")
+    asked = written(make_request(payload("full"), base=bf16_base, format="merged"))
+    shutil.copyfile(bf16_base / "model.safetensors", asked.payload / "model.safetensors")
 
-    certificate = certify(request)
+    certificate = certify(asked)
     assert certificate.figures["mean_kl"] == pytest.approx(certificate.figures["base_kl"], rel=1e-3)
     assert not certificate.passed
 
@@ -219,11 +223,11 @@ def test_the_shapes_of_every_adapter_are_checked(
     ],
 )
 def test_the_card_says_how_to_load_each_kind(
-    payload: Payload, written: Any, kind: str, format: str, said: list[str]
+    certified: Certified, kind: str, format: str, said: list[str]
 ) -> None:
-    request = written(payload(kind), format)
-    write_card(request, certify(request))
-    text = (request.evidence / "README.md").read_text("utf-8")
+    asked, certificate = certified(kind, format)
+    write_card(asked, certificate)
+    text = (asked.evidence / "README.md").read_text("utf-8")
 
     for words in said:
         assert words in text

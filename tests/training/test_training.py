@@ -29,6 +29,15 @@ from tests.training.runs import (
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
+    """The run folder of a training as `runs.prepare()` says it; not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    run_folder = Runs(folder, tiny_model_folder, write_mixture(folder / "mixture")).prepare()
+    assert train(run_folder) == 0
+    return run_folder
+
+
 def failure(run_folder: Path) -> dict[str, Any]:
     """The error of a run that must exit with 2: of a member, or of run.json before there is one."""
     try:
@@ -84,35 +93,32 @@ def test_the_exported_adapter_loads_with_peft_and_has_the_reported_loss(runs: Ru
 
 
 @pytest.mark.slow
-def test_the_same_training_gives_the_same_bytes(runs: Runs) -> None:
-    first, second = (runs.prepare(name) for name in ("a", "b"))
-    train(first)
-    train(second)
-    assert payload_bytes(first) == payload_bytes(second)
+def test_the_same_training_gives_the_same_bytes(runs: Runs, trained: Path) -> None:
+    again = runs.prepare("again")
+    train(again)
+    assert payload_bytes(again) == payload_bytes(trained)
 
 
 @pytest.mark.slow
-def test_another_seed_gives_another_adapter(runs: Runs) -> None:
-    first, second = runs.prepare("a"), runs.prepare("b", seed=1)
-    train(first)
-    train(second)
-    assert payload_bytes(first) != payload_bytes(second)
+def test_another_seed_gives_another_adapter(runs: Runs, trained: Path) -> None:
+    other = runs.prepare(seed=1)
+    train(other)
+    assert payload_bytes(other) != payload_bytes(trained)
 
 
-def test_the_payload_names_the_base_by_digest_and_no_path_of_this_machine(runs: Runs) -> None:
-    folder = runs.prepare()
-    train(folder)
-    payload = payload_bytes(folder)
+def test_the_payload_names_the_base_by_digest_and_no_path_of_this_machine(
+    trained: Path, tiny_model_folder: Path
+) -> None:
+    payload = payload_bytes(trained)
     assert json.loads(payload["adapter_config.json"])["base_model_name_or_path"] == f"sha256:{'b' * 64}"
-    assert not [name for name, content in payload.items() if str(runs.base.parent).encode() in content]
+    here = str(tiny_model_folder.parent).encode()
+    assert not [name for name, content in payload.items() if here in content]
 
 
-def test_the_tokenizer_lies_beside_the_adapter_with_a_pad_token_apart_from_eos(runs: Runs) -> None:
+def test_the_tokenizer_lies_beside_the_adapter_with_a_pad_token_apart_from_eos(trained: Path) -> None:
     from transformers import AutoTokenizer
 
-    folder = runs.prepare()
-    train(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder / "acme.support/payload")
+    tokenizer = AutoTokenizer.from_pretrained(trained / "acme.support/payload")
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
     assert tokenizer.chat_template
 
@@ -149,13 +155,12 @@ def test_general_loss_is_measured_before_and_after(runs: Runs) -> None:
     assert figures["general_holdout_loss_first"] != figures["general_holdout_loss_last"]
 
 
-def test_the_ledger_counts_every_example_once_an_epoch(runs: Runs) -> None:
-    folder = runs.prepare(training={"num_train_epochs": 2.0})
-    train(folder)
-    ledger = json.loads((folder / "acme.support/evidence/ledger.json").read_text())
+def test_the_ledger_counts_every_example_once_an_epoch(trained: Path) -> None:
+    assert read_run(trained).members[0].plan.training.num_train_epochs == 2
+    ledger = json.loads((trained / "acme.support/evidence/ledger.json").read_text())
     assert ledger["records"] == [leaf("train", ordinal) for ordinal in range(30)]
     assert ledger["times"] == [2] * 30
-    assert len(ledger["batches"]) == len(set(ledger["batches"])) == result_of(folder)["figures"]["steps"]
+    assert len(ledger["batches"]) == len(set(ledger["batches"])) == result_of(trained)["figures"]["steps"]
 
 
 @pytest.mark.slow
@@ -184,12 +189,10 @@ def test_at_most_the_kept_checkpoints_lie_on_disk(runs: Runs) -> None:
 
 
 @pytest.mark.slow
-def test_gradient_checkpointing_changes_no_byte_of_the_result(runs: Runs) -> None:
-    plain = runs.prepare("plain")
+def test_gradient_checkpointing_changes_no_byte_of_the_result(runs: Runs, trained: Path) -> None:
     saved = runs.prepare("saved", training={"gradient_checkpointing": True})
-    train(plain)
     train(saved)
-    assert payload_bytes(plain) == payload_bytes(saved)
+    assert payload_bytes(trained) == payload_bytes(saved)
 
 
 @pytest.mark.slow
@@ -211,19 +214,14 @@ def test_one_member_that_fails_does_not_stop_the_others(runs: Runs) -> None:
 
 
 @pytest.mark.slow
-def test_a_member_trained_beside_others_equals_the_member_alone(runs: Runs) -> None:
-    alone = runs.prepare("alone")
+def test_a_member_trained_beside_others_equals_the_member_alone(runs: Runs, trained: Path) -> None:
     together = runs.prepare("together", members={"acme.first": {"seed": 5}, "acme.support": {}})
-    train(alone)
     train(together)
-    assert payload_bytes(alone) == payload_bytes(together)
+    assert payload_bytes(trained) == payload_bytes(together)
 
 
-def test_a_finished_member_is_kept_on_a_second_run(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = runs.prepare()
-    train(folder)
-    capsys.readouterr()
-    assert train(folder) == 0
+def test_a_finished_member_is_kept_on_a_second_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(trained) == 0
     assert capsys.readouterr().out == "acme.support: already trained, kept\n"
 
 

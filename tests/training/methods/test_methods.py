@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,12 +26,26 @@ from tests.training.methods.taught import (
 from tests.training.runs import Runs, payload_bytes, result_of
 
 pytestmark = pytest.mark.slow
+FEW = {"max_steps": 3, "evaluations": 1}
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Runs:
     folder = tmp_path_factory.mktemp("methods")
     return Runs(folder, tiny_model_folder, habit(folder / "mixture"))
+
+
+@pytest.fixture(scope="module")
+def short(runs: Runs) -> Callable[[str], Path]:
+    """The run folder of a training of a few steps by a method; each is run once."""
+
+    @cache
+    def trained_shortly(method: str) -> Path:
+        run_folder = prepared(runs, f"{method}-short", method, training=FEW, seed=0)
+        train(run_folder)
+        return run_folder
+
+    return trained_shortly
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -65,15 +81,16 @@ def test_resumed_from_an_earlier_checkpoint_equals_uninterrupted(trained: Path, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(runs: Runs, method: str) -> None:
-    few = {"max_steps": 3, "evaluations": 1}
-    folders = [
-        prepared(runs, f"{method}-{name}", method, training=few, seed=seed)
-        for name, seed in (("a", 0), ("b", 0), ("c", 1))
-    ]
-    for folder in folders:
-        train(folder)
-    first, same, other = map(payload_bytes, folders)
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
+    runs: Runs, short: Callable[[str], Path], method: str
+) -> None:
+    again, another = (
+        prepared(runs, f"{method}-{name}", method, training=FEW, seed=seed)
+        for name, seed in (("again", 0), ("another", 1))
+    )
+    train(again)
+    train(another)
+    first, same, other = map(payload_bytes, (short(method), again, another))
     assert first == same
     assert first["adapter_model.safetensors"] != other["adapter_model.safetensors"]
 
@@ -117,12 +134,11 @@ def test_it_trains_in_bf16(runs: Runs, method: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "qlora", "lora_8bit", "prompt_tuning"])
-def test_gradient_checkpointing_changes_no_weight(runs: Runs, method: str) -> None:
-    few = {"max_steps": 3, "evaluations": 1}
-    plain = prepared(runs, f"{method}-plain", method, training=few)
+def test_gradient_checkpointing_changes_no_weight(
+    runs: Runs, short: Callable[[str], Path], method: str
+) -> None:
     recomputed = prepared(
-        runs, f"{method}-recomputed", method, training={**few, "gradient_checkpointing": True}
+        runs, f"{method}-recomputed", method, training={**FEW, "gradient_checkpointing": True}
     )
-    train(plain)
     train(recomputed)
-    assert payload_bytes(plain) == payload_bytes(recomputed)
+    assert payload_bytes(short(method)) == payload_bytes(recomputed)
