@@ -155,17 +155,16 @@ def _rows(
 
 def _waiting(rows: Sequence[Row]) -> Any:
     """A record batch of kept rows."""
-    records = [
-        {
-            **as_record(row),
-            **as_origin(row),
-            "tie": tie_of(row.first_turn, row.group),
-            "position": position_of_normal(row.first_turn),
-            "nbytes": sum(len(text) for _, text in row.parts),
-        }
-        for row in rows
-    ]
-    return pa.RecordBatch.from_pylist(records, schema=WAITING_SCHEMA)
+    records, origins = list(map(as_record, rows)), list(map(as_origin, rows))
+    turns = [row.first_turn for row in rows]
+    columns = {
+        **{name: [record[name] for record in records] for name in SCHEMA.names},
+        **{name: [origin[name] for origin in origins] for name in ORIGIN_NAMES},
+        "tie": [tie_of(turn, row.group) for turn, row in zip(turns, rows, strict=True)],
+        "position": [position_of_normal(turn) for turn in turns],
+        "nbytes": [sum(len(text) for _, text in row.parts) for row in rows],
+    }
+    return pa.RecordBatch.from_pydict(columns, schema=WAITING_SCHEMA)
 
 
 def _write_splits(

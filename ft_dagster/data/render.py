@@ -80,11 +80,12 @@ def render_rows(
     """
     chats = _chats_of(rows, tokenizer, train_on)
     marked = [_marked(row, tokenizer, train_on, chats) for row in rows]
+    eos: int | None = tokenizer.eos_token_id
     for special, group in groupby(marked, key=lambda item: item.special):
         items = list(group)
         encoded = _encode([item.text for item in items], tokenizer, special)
-        for item, encoding in zip(items, encoded, strict=True):
-            yield _cut(*_spanned(item, encoding, tokenizer.eos_token_id), max_length)
+        for item, ids, encoding in zip(items, encoded["input_ids"], encoded.encodings, strict=True):
+            yield _cut(*_spanned(item, ids, encoding, eos), max_length)
 
 
 def render_turn(row: Row, tokenizer: Any) -> Turn:
@@ -208,12 +209,17 @@ def _chat(
 
 
 def _rendered(chats: Sequence[tuple[Message, ...]], tokenizer: Any, prompt: bool) -> list[str]:
-    texts: list[str] = tokenizer.apply_chat_template(
-        [[{"role": role, "content": content} for role, content in messages] for messages in chats],
+    """As `apply_chat_template` renders them, which looks first for what is no plain message."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    texts: list[str]
+    texts, _ = render_jinja_template(
+        conversations=[
+            [{"role": role, "content": content} for role, content in messages] for messages in chats
+        ],
         chat_template=_dateless(tokenizer.get_chat_template()),
-        tokenize=False,
         add_generation_prompt=prompt,
-        date_string=DATE,
+        **{**tokenizer.special_tokens_map, "date_string": DATE},
     )
     return texts
 
@@ -252,22 +258,21 @@ def eos_token(row: Row, tokenizer: Any) -> str:
     return str(tokenizer.eos_token)
 
 
-def _encode(texts: list[str], tokenizer: Any, special: bool) -> list[Any]:
-    """Each text as the tokenizer's own Encoding: ids, and what is known of their places."""
-    encoded = tokenizer(
+def _encode(texts: list[str], tokenizer: Any, special: bool) -> Any:
+    """`input_ids` of each text, and its Encoding, which knows their places, in `encodings`."""
+    return tokenizer(
         texts,
         add_special_tokens=special,
         return_attention_mask=False,
         return_token_type_ids=False,
         verbose=False,
     )
-    encodings: list[Any] = encoded.encodings
-    return encodings
 
 
-def _spanned(item: _Marked, encoding: Any, eos: int | None) -> tuple[list[int], list[tuple[int, int]]]:
+def _spanned(
+    item: _Marked, ids: list[int], encoding: Any, eos: int | None
+) -> tuple[list[int], list[tuple[int, int]]]:
     """Token ids and spans from character spans; a token across a span's start belongs to the span."""
-    ids: list[int] = encoding.ids
     if item.eos and eos is not None and (not ids or ids[-1] != eos):
         ids = [*ids, eos]
     spans = []
