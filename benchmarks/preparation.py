@@ -1,14 +1,19 @@
 """How fast are rows prepared, beside the tokenizer alone and `datasets.map`? Markdown tables on stdout.
 
-    .venv/bin/python benchmarks/preparation.py [--rows 1000 10000 100000] [--cores 2] [--model FOLDER]
+    .venv/bin/python benchmarks/preparation.py [--rows 1000 10000 100000] [--cores 1] [--model FOLDER]
 
-Makes instructions of some 200 tokens from Python's own manual, 2% of them twice, and prepares them in four
-programs, each in a fresh process: `tokenizer`, the base's fast tokenizer alone on the rendered conversations,
-in batches, nothing else counted; `datasets.map`, JSON to token ids with the chat template,
-neither checked nor masked; `task_dataset` and `training_mixture`, the stages as they are without Dagster,
-with 1,000 questions of an evaluation to look for. Times are from a program's first row to its committed
-result, imports and start-up apart. A rate counts the tokens of the mixture (of its own, for the first two).
-Peak memory is VmHWM of /proc/self/status, and by how much it is above that of the start.
+Makes instructions of some 190 tokens from Python's own manual, 2% of them twice, and prepares them in four
+programs, each in a fresh process: `tokenizer`, the base's fast tokenizer called on batches of rendered
+conversations, nothing else counted; `datasets.map`, JSON to token ids with the chat template, neither
+checked nor masked; `task_dataset` and `training_mixture`, the stages as they are without Dagster, with
+1,000 questions of an evaluation to look for; `prepared` is both together. Imports are done before the clock
+starts. Each is measured several times in turn, and the time of least CPU counts, for others may use the
+machine meanwhile.
+
+"Of the tokenizer's rate" compares the time for the same rows. The two stages prepare the test split's tenth
+as well, and do not tokenize it; tokens are those of the mixture. Peak memory is VmHWM of /proc/self/status,
+and by how much it is above that of the start. Python is one thread, the tokenizer one a core: `--cores 1`
+says what a core does, and more of them what one variant alone gets.
 
 The second table is where the CPU time of the two stages went: of each sample of the main thread, the
 innermost function of a known part. Needs the demo's tokenizer, or a model folder with a fast one that has a
