@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import pickle
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+import numpy as np
+import pyarrow as pa
+
+from ft_dagster.data.collector import only_new_objects
 from ft_dagster.data.dataset_io import (
     DATASET,
     DROPPED,
     DROPPED_SCHEMA,
+    ORIGIN,
+    ORIGIN_NAMES,
     ORIGINS,
     ORIGINS_SCHEMA,
     SCHEMA,
@@ -26,7 +32,14 @@ from ft_dagster.data.fingerprint import Frozen, check_unchanged, pinned
 from ft_dagster.data.locations import DeclaredAt
 from ft_dagster.data.rows import Row
 from ft_dagster.data.sources import NOWHERE, read_rows
-from ft_dagster.data.splits import SPLITS, SplitGroups, check_sizes, split_at
+from ft_dagster.data.splits import (
+    SPLITS,
+    SplitGroups,
+    check_sizes,
+    position_of_normal,
+    split_at,
+    tie_of,
+)
 from ft_dagster.data.tables import TableWriter
 from ft_dagster.spec.variant import DataSpec, SplitsSpec, VariantSpec
 from ft_dagster.strict_json import dumps
@@ -34,6 +47,15 @@ from ft_dagster.strict_json import dumps
 SCHEMA_VERSION = 2
 DUPLICATE, NEAR, CONTAMINATED = "duplicate", "near duplicate", "overlaps an evaluation set"
 EVERY = 20_000  # rows between two lines of progress
+BATCH = 500  # rows that are looked at together
+# A kept row until its split is known; `nbytes`: of its text.
+WAITING_SCHEMA = pa.schema(
+    [
+        *SCHEMA,
+        *ORIGIN,
+        *(("tie", pa.binary(16)), ("position", pa.float64()), ("nbytes", pa.int64())),
+    ]
+)
 ORIGIN_BYTES = 300  # of a row of evidence, about
 
 
@@ -59,9 +81,9 @@ def build_task_dataset(
 
     Into the folder `evidence` go rows.parquet (where each row came from), dropped.parquet (the same of those
     that were left out, and why) and dataset.json (what is returned).
-    Rows are streamed: memory holds a hash of each row (at most 64 bytes), one row group of a split and the
-    n-grams of `evaluation_texts` (items, or the file that `evaluation.texts` writes); the kept rows wait in
-    an unlinked file in `out`, since the last row may tie two groups together.
+    Rows are streamed: memory holds a hash of each row (at most 64 bytes), a batch of rows, one row group of a
+    split and the n-grams of `evaluation_texts` (items, or the file that `evaluation.texts` writes); the kept
+    rows wait in an unlinked file in `out`, since the last row may tie two groups together.
     With `frozen`, the sources' fingerprints at declaration, hub data sets are read at that commit, and a
     source that changed since is refused. `asked`: whose the sources are. Raises UserError; `out` is then to
     be thrown away.
@@ -69,16 +91,18 @@ def build_task_dataset(
     say = progress or (lambda line: None)
     formats: dict[str, str] = {}
     filters = _Filters(spec.data, evaluation_texts)
-    with ExitStack() as files, tempfile.TemporaryFile(dir=out) as waiting:
+    with ExitStack() as files, tempfile.TemporaryFile(dir=out) as waiting, only_new_objects():
         dropped = _writer(files, evidence, DROPPED, DROPPED_SCHEMA)
-        for row in _rows(spec, project, formats=formats, say=say, asked=asked, frozen=frozen):
-            left_out = filters.left_out(row)
-            if left_out is None:
-                _keep(waiting, row, evidence is not None)
-            elif dropped is not None:
-                dropped.add({**left_out._asdict(), **as_origin(row)}, ORIGIN_BYTES)
-            if filters.read % EVERY == 0:
-                say(f"{filters.read:,} rows read")
+        rows_read = _rows(spec, project, formats=formats, say=say, asked=asked, frozen=frozen)
+        with pa.ipc.new_stream(waiting, WAITING_SCHEMA) as kept:
+            while batch := list(islice(rows_read, BATCH)):
+                left_out = filters.left_out(batch)
+                kept.write_batch(_waiting([r for r, why in zip(batch, left_out, strict=True) if why is None]))
+                for row, why in zip(batch, left_out, strict=True):
+                    if why is not None and dropped is not None:
+                        dropped.add({**why._asdict(), **as_origin(row)}, ORIGIN_BYTES)
+                if filters.read % EVERY == 0:
+                    say(f"{filters.read:,} rows read")
         origins = _writer(files, evidence, ORIGINS, ORIGINS_SCHEMA)
         rows = _write_splits(waiting, out, filters.groups, spec.data.splits, origins)
     check_sizes(rows, spec.data.splits, file=asked.file, overlapping=filters.dropped[CONTAMINATED])
@@ -129,36 +153,42 @@ def _rows(
         check_unchanged(source, project, print_, place, None if frozen is None else frozen.cache)
 
 
-class _Waiting(NamedTuple):
-    """A kept row until its split is known; `nbytes`: of its text."""
-
-    first_turn: str
-    group: str | None
-    nbytes: int
-    record: dict[str, Any]
-    origin: dict[str, Any] | None
-
-
-def _keep(waiting: IO[bytes], row: Row, with_origin: bool) -> None:
-    nbytes = sum(len(text) for _, text in row.parts)
-    origin = as_origin(row) if with_origin else None
-    pickle.dump(tuple(_Waiting(row.first_turn, row.group, nbytes, as_record(row), origin)), waiting)
+def _waiting(rows: Sequence[Row]) -> Any:
+    """A record batch of kept rows."""
+    records, origins = list(map(as_record, rows)), list(map(as_origin, rows))
+    turns = [row.first_turn for row in rows]
+    columns = {
+        **{name: [record[name] for record in records] for name in SCHEMA.names},
+        **{name: [origin[name] for origin in origins] for name in ORIGIN_NAMES},
+        "tie": [tie_of(turn, row.group) for turn, row in zip(turns, rows, strict=True)],
+        "position": [position_of_normal(turn) for turn in turns],
+        "nbytes": [sum(len(text) for _, text in row.parts) for row in rows],
+    }
+    return pa.RecordBatch.from_pydict(columns, schema=WAITING_SCHEMA)
 
 
 def _write_splits(
     waiting: IO[bytes], out: Path, groups: SplitGroups, splits: SplitsSpec, origins: TableWriter | None
 ) -> dict[str, int]:
     """Write the kept rows into their splits, in order; returns the rows of each."""
-    end = waiting.tell()
     waiting.seek(0)
-    with ExitStack() as files:
+    with ExitStack() as files, pa.ipc.open_stream(waiting) as batches:
         tables = {s: files.enter_context(TableWriter(out / f"{s}.parquet", SCHEMA)) for s in SPLITS}
-        while waiting.tell() < end:
-            row = _Waiting(*pickle.load(waiting))
-            split = split_at(groups.position(row.first_turn, row.group), splits)
-            if origins is not None and row.origin is not None:
-                origins.add({"split": split, "row": tables[split].rows, **row.origin}, ORIGIN_BYTES)
-            tables[split].add(row.record, 300 + row.nbytes)
+        for batch in batches:
+            ties, alone = (batch.column(name).to_pylist() for name in ("tie", "position"))
+            positions = map(groups.position, ties, alone)
+            names = np.array([split_at(position, splits) for position in positions], str)
+            numbers = np.zeros(len(names), np.int64)  # of each row within its split
+            for split, table in tables.items():
+                its = np.flatnonzero(names == split)
+                numbers[its] = table.rows + np.arange(len(its))
+                rows = batch.take(pa.array(its))
+                nbytes = [300 + n for n in rows.column("nbytes").to_pylist()]
+                table.add_batch(rows.select(SCHEMA.names), nbytes)
+            if origins is not None:
+                columns = [pa.array(names, pa.string()), pa.array(numbers), *map(batch.column, ORIGIN_NAMES)]
+                found = pa.RecordBatch.from_arrays(columns, schema=ORIGINS_SCHEMA)
+                origins.add_batch(found, [ORIGIN_BYTES] * len(names))
     return {split: table.rows for split, table in tables.items()}
 
 
@@ -180,13 +210,18 @@ class _Filters:
         self._by_source: dict[str, Counter[str]] = {}
         self._overlaps: dict[str, Counter[str]] = {}
 
-    def left_out(self, row: Row) -> Dropped | None:
-        """Why the row is left out, None for one that is kept; either is counted."""
-        if row.group is not None:
-            self.groups.join(row.first_turn, row.group)
-        found = self._reason(row)
-        self._count(row, found)
-        return found
+    def left_out(self, rows: Sequence[Row]) -> list[Dropped | None]:
+        """Why each row is left out, None for one that is kept; either is counted."""
+        read = bool(self._grams) or self._near is not None
+        words = [row.words if read else [] for row in rows]
+        overlapping = self._grams.overlaps(words)
+        reasons = []
+        for row, its_words, task in zip(rows, words, overlapping, strict=True):
+            if row.group is not None:
+                self.groups.join(row.first_turn, row.group)
+            reasons.append(self._reason(row, its_words, task))
+            self._count(row, reasons[-1])
+        return reasons
 
     def _count(self, row: Row, found: Dropped | None) -> None:
         self.read += 1
@@ -210,17 +245,16 @@ class _Filters:
             "too_short_to_look_for": self._grams.ignored,
         }
 
-    def _reason(self, row: Row) -> Dropped | None:
+    def _reason(self, row: Row, words: Sequence[str], task: str | None) -> Dropped | None:
+        """`task`: whose questions the row overlaps."""
         if self._seen is not None and not self._seen.add(row.identity):
             return Dropped(DUPLICATE)
-        words = row.words if self._grams or self._near else ()
-        task = self._grams.overlap(words)
         if task is not None:
             return Dropped(CONTAMINATED, task)
         return Dropped(NEAR) if self._near is not None and self._is_near(self._near, row, words) else None
 
-    def _is_near(self, near: NearDuplicates, row: Row, words: Iterable[str]) -> bool:
-        earlier = near.add(list(words))
+    def _is_near(self, near: NearDuplicates, row: Row, words: Sequence[str]) -> bool:
+        earlier = near.add(words)
         if earlier is None:
             self._near_turns.append(row.first_turn)
         elif row.group is not None:  # what is left of its group belongs with the row that it repeats

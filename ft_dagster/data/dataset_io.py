@@ -18,11 +18,13 @@ from ft_dagster.data.rows import Message, Row
 
 ORIGINS, DROPPED, DATASET = "rows.parquet", "dropped.parquet", "dataset.json"
 TEXTS = ("kind", "messages", "prompt", "completion", "text", "source", "licence", "group")
+_AS_JSON = json.JSONEncoder(ensure_ascii=False)
 SCHEMA = pa.schema([*((name, pa.string()) for name in TEXTS), ("weight", pa.float64())])
 ORIGIN = (
     *(("identity", pa.string()), ("record", pa.string()), ("salt", pa.string())),
     *(("path", pa.string()), ("file", pa.string()), ("line", pa.int64()), ("ordinal", pa.int64())),
 )
+ORIGIN_NAMES = tuple(name for name, _ in ORIGIN)
 ORIGINS_SCHEMA = pa.schema([("split", pa.string()), ("row", pa.int64()), *ORIGIN])
 DROPPED_SCHEMA = pa.schema([("reason", pa.string()), ("task", pa.string()), *ORIGIN])
 
@@ -32,7 +34,7 @@ def as_record(row: Row) -> dict[str, Any]:
     turns = [{"role": role, "content": text} for role, text in row.messages]
     return {
         "kind": row.kind,
-        "messages": json.dumps(turns, ensure_ascii=False) if row.kind == "messages" else None,
+        "messages": _AS_JSON.encode(turns) if row.kind == "messages" else None,
         "prompt": row.prompt if row.kind == "prompt_completion" else None,
         "completion": row.completion if row.kind == "prompt_completion" else None,
         "text": row.text if row.kind == "text" else None,

@@ -103,6 +103,31 @@ class EvaluationGrams:
                 return self._names[task]
         return None
 
+    def overlaps(self, texts: Sequence[Sequence[str]]) -> list[str | None]:
+        """`overlap` of each text. They are looked through together, which is several times as fast."""
+        found: list[str | None] = [None] * len(texts)
+        for number in self._suspects(texts):
+            found[number] = self.overlap(texts[number])
+        return found
+
+    def _suspects(self, texts: Sequence[Sequence[str]]) -> list[int]:
+        """The numbers of those in which a run of words stands that is looked for."""
+        hashes = _word_hashes([word for words in texts for word in words])
+        ends = np.cumsum([len(words) for words in texts])
+        found, runs, at = set[int](), hashes, 1
+        for length in self._lengths:
+            if length > len(hashes):
+                break
+            for size in range(at + 1, length + 1):
+                runs = runs[:-1] * MULTIPLIER + hashes[size - 1 :]
+            at = length
+            for grams in (self._long.get(length), self._starts.get(length)):
+                if grams is not None:
+                    starts = grams.positions(runs)
+                    text = np.searchsorted(ends, starts, side="right")
+                    found.update(text[starts + length <= ends[text]].tolist())
+        return sorted(found)
+
     def _of_length(self, length: int, runs: Hashes, words: Hashes) -> int | None:
         if length in self._long:
             found = self._long[length].find(runs)
@@ -193,13 +218,15 @@ class _GramSet:
 
     def find(self, hashes: Hashes) -> NDArray[np.intp]:
         """The places here of those that are here."""
+        return np.searchsorted(self.hashes, hashes[self.positions(hashes)])
+
+    def positions(self, hashes: Hashes) -> NDArray[np.intp]:
+        """The places there of those that are here."""
         byte, bit = self._places(hashes)
-        likely = hashes[(self._bits[byte] & bit) != 0]
-        if not len(likely):
-            return np.zeros(0, np.intp)
-        at = np.searchsorted(self.hashes, likely)
+        likely = np.flatnonzero(self._bits[byte] & bit)
+        at = np.searchsorted(self.hashes, hashes[likely])
         at[at == len(self.hashes)] = 0
-        return at[self.hashes[at] == likely]
+        return likely[self.hashes[at] == hashes[likely]] if len(likely) else likely
 
     def _places(self, hashes: Hashes) -> tuple[Any, Any]:
         bit = np.left_shift(np.uint8(1), (hashes & np.uint64(7)).astype(np.uint8))

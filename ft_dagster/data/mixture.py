@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from ft_dagster.data.collector import only_new_objects
 from ft_dagster.data.dataset_io import read_split
 from ft_dagster.data.decontaminate import EvaluationGrams, read_items
 from ft_dagster.data.examples import examples_of, refuse_kind
@@ -87,9 +88,10 @@ def build_mixture(
         raise ValueError("data.general is declared: its corpus is needed")
     if general is not None and corpus is not None and (corpus / general.corpus).is_dir():
         corpus = corpus / general.corpus
-    splits = {"train": build.train(parts.dataset / "train.parquet", corpus)}
-    splits["validation"] = build.validation(parts.dataset / "validation.parquet")
-    splits["general_holdout"] = build.holdout(corpus)
+    with only_new_objects():
+        splits = {"train": build.train(parts.dataset / "train.parquet", corpus)}
+        splits["validation"] = build.validation(parts.dataset / "validation.parquet")
+        splits["general_holdout"] = build.holdout(corpus)
     figures = MixtureFigures(
         tokenizer=tokenizer_digest(parts.base),
         max_length=max_length,

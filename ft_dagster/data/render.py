@@ -34,6 +34,10 @@ class Turn(NamedTuple):
     add_special_tokens: bool
 
 
+_Asked = tuple[tuple[Message, ...], bool]  # messages, and whether the prompt of an answer follows
+_Chats = dict[_Asked, str]
+
+
 class _Marked(NamedTuple):
     """Text with the character spans to train on; `eos`: the end-of-sequence token follows, trained too."""
 
@@ -74,12 +78,14 @@ def render_rows(
     Raises UserError for a tokenizer without chat template or end-of-sequence token where one is
     needed, and for a row that the template refuses or renders in a way that cannot be split.
     """
-    marked = [_marked(row, tokenizer, train_on) for row in rows]
+    chats = _chats_of(rows, tokenizer, train_on)
+    marked = [_marked(row, tokenizer, train_on, chats) for row in rows]
+    eos: int | None = tokenizer.eos_token_id
     for special, group in groupby(marked, key=lambda item: item.special):
         items = list(group)
         encoded = _encode([item.text for item in items], tokenizer, special)
-        for item, (ids, ends) in zip(items, encoded, strict=True):
-            yield _cut(*_spanned(item, ids, ends, tokenizer.eos_token_id), max_length)
+        for item, ids, encoding in zip(items, encoded["input_ids"], encoded.encodings, strict=True):
+            yield _cut(*_spanned(item, ids, encoding, eos), max_length)
 
 
 def render_turn(row: Row, tokenizer: Any) -> Turn:
@@ -88,8 +94,8 @@ def render_turn(row: Row, tokenizer: Any) -> Turn:
         prompt = row.prompt if row.kind == "prompt_completion" else ""
         answer = row.completion if row.kind == "prompt_completion" else row.text
         return Turn(prompt, answer, eos_token(row, tokenizer), True)
-    whole = _chat(row, row.messages, tokenizer)
-    start, stop, end, _ = _answer(row, len(row.messages) - 1, whole, tokenizer)
+    whole = _chat(row, row.messages, tokenizer, {})
+    start, stop, end, _ = _answer(row, len(row.messages) - 1, whole, tokenizer, {})
     return Turn(whole[:start], whole[start:stop], whole[stop:end] or eos_token(row, tokenizer), False)
 
 
@@ -105,7 +111,7 @@ def encode_texts(texts: Iterable[str], tokenizer: Any) -> Iterator[tuple[list[in
         yield encoded["input_ids"], encoded["offset_mapping"]
 
 
-def _marked(row: Row, tokenizer: Any, train_on: TrainOn) -> _Marked:
+def _marked(row: Row, tokenizer: Any, train_on: TrainOn, chats: _Chats) -> _Marked:
     if row.kind == "text":
         eos_token(row, tokenizer)
         return _Marked(row.text, ((0, len(row.text)),), True, True)
@@ -113,12 +119,8 @@ def _marked(row: Row, tokenizer: Any, train_on: TrainOn) -> _Marked:
         eos_token(row, tokenizer)
         text = row.prompt + row.completion
         return _Marked(text, ((len(row.prompt), len(text)),), True, True)
-    whole = _chat(row, row.messages, tokenizer)
-    turns = [len(row.messages) - 1]
-    if train_on == "assistant_turns":
-        # An answer to nothing, as the first message, has no prompt to be learned from.
-        turns = [i for i, message in enumerate(row.messages) if i and message.role == "assistant"]
-    answers = [_answer(row, i, whole, tokenizer) for i in turns]
+    whole = _chat(row, row.messages, tokenizer, chats)
+    answers = [_answer(row, i, whole, tokenizer, chats) for i in _trained_turns(row, train_on)]
     spans = tuple((start, end) for start, _, end, _ in answers)
     if answers[-1][3]:
         eos_token(row, tokenizer)
@@ -126,13 +128,21 @@ def _marked(row: Row, tokenizer: Any, train_on: TrainOn) -> _Marked:
     return _Marked(whole, spans, False, False)
 
 
-def _answer(row: Row, i: int, whole: str, tokenizer: Any) -> tuple[int, int, int, bool]:
+def _trained_turns(row: Row, train_on: TrainOn) -> list[int]:
+    """The numbers of the messages that are trained; the last of them is the last message."""
+    if train_on == "assistant_turns":
+        # An answer to nothing, as the first message, has no prompt to be learned from.
+        return [i for i, message in enumerate(row.messages) if i and message.role == "assistant"]
+    return [len(row.messages) - 1]
+
+
+def _answer(row: Row, i: int, whole: str, tokenizer: Any, chats: _Chats) -> tuple[int, int, int, bool]:
     """Where the i-th message, an answer, stands in the rendered conversation.
 
     (start, end of the answer, end of its end-of-turn token, whether nothing marks the end of the turn).
     """
-    before = _chat(row, row.messages[:i], tokenizer, prompt=True) if i else ""
-    upto = whole if i == len(row.messages) - 1 else _chat(row, row.messages[: i + 1], tokenizer)
+    before = _chat(row, row.messages[:i], tokenizer, chats, prompt=True) if i else ""
+    upto = whole if i == len(row.messages) - 1 else _chat(row, row.messages[: i + 1], tokenizer, chats)
     if not upto.startswith(before):
         raise _unstable(row, i)
     content = row.messages[i].content.strip()
@@ -153,9 +163,37 @@ def _unstable(row: Row, i: int) -> UserError:
     )
 
 
-def _chat(row: Row, messages: tuple[Message, ...], tokenizer: Any, prompt: bool = False) -> str:
-    from jinja2 import TemplateError
+def _chats_of(rows: Sequence[Row], tokenizer: Any, train_on: TrainOn) -> _Chats:
+    """What `_chat` will be asked for, rendered together. Nothing where something is refused: asked for one by
+    one, it is said of which row.
+    """
+    asked: dict[_Asked, None] = {}
+    for row in rows:
+        if row.kind == "messages":
+            asked[row.messages, False] = None
+            for i in _trained_turns(row, train_on):
+                if i:
+                    asked[row.messages[:i], True] = None
+                if i < len(row.messages) - 1:
+                    asked[row.messages[: i + 1], False] = None
+    chats: _Chats = {}
+    try:
+        for prompt in (False, True):
+            wanted = [each for each in asked if each[1] is prompt]
+            if wanted:
+                texts = _rendered([messages for messages, _ in wanted], tokenizer, prompt)
+                chats.update(zip(wanted, texts, strict=True))
+    except _refusals():
+        return {}
+    return chats
 
+
+def _chat(
+    row: Row, messages: tuple[Message, ...], tokenizer: Any, chats: _Chats, prompt: bool = False
+) -> str:
+    """A conversation as the template renders it. Raises UserError where it does not take it."""
+    if (messages, prompt) in chats:
+        return chats[messages, prompt]
     if not tokenizer.chat_template:
         raise _row_error(
             row,
@@ -163,19 +201,34 @@ def _chat(row: Row, messages: tuple[Message, ...], tokenizer: Any, prompt: bool 
             "Use a chat model as the base, put chat_template.jinja beside its tokenizer, "
             "or declare prompt_completion rows",
         )
-    turns = [{"role": message.role, "content": message.content} for message in messages]
     try:
-        text: str = tokenizer.apply_chat_template(
-            turns,
-            chat_template=_dateless(tokenizer.get_chat_template()),
-            tokenize=False,
-            add_generation_prompt=prompt,
-            date_string=DATE,
-        )
-    except (TemplateError, TypeError, ValueError) as error:
+        return _rendered([messages], tokenizer, prompt)[0]
+    except _refusals() as error:
         fix = "Change the row, or use a base whose template takes it"
         raise _row_error(row, f"the chat template refuses the row: {str(error).rstrip('.')}", fix) from None
-    return text
+
+
+def _rendered(chats: Sequence[tuple[Message, ...]], tokenizer: Any, prompt: bool) -> list[str]:
+    """As `apply_chat_template` renders them, which looks first for what is no plain message."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    texts: list[str]
+    texts, _ = render_jinja_template(
+        conversations=[
+            [{"role": role, "content": content} for role, content in messages] for messages in chats
+        ],
+        chat_template=_dateless(tokenizer.get_chat_template()),
+        add_generation_prompt=prompt,
+        **{**tokenizer.special_tokens_map, "date_string": DATE},
+    )
+    return texts
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What a template raises that does not take a conversation."""
+    from jinja2 import TemplateError
+
+    return (TemplateError, TypeError, ValueError)
 
 
 def _dateless(template: str) -> str:
@@ -205,26 +258,41 @@ def eos_token(row: Row, tokenizer: Any) -> str:
     return str(tokenizer.eos_token)
 
 
-def _encode(texts: list[str], tokenizer: Any, special: bool) -> list[tuple[list[int], list[int]]]:
-    """(token ids, end of each token in characters) of each text."""
-    encoded = tokenizer(texts, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
-    # A token that the tokenizer adds by itself has the offsets (0, 0): let it end where the one before does.
-    ends = (list(accumulate((end for _, end in offsets), max)) for offsets in encoded["offset_mapping"])
-    return list(zip(encoded["input_ids"], ends, strict=True))
+def _encode(texts: list[str], tokenizer: Any, special: bool) -> Any:
+    """`input_ids` of each text, and its Encoding, which knows their places, in `encodings`."""
+    return tokenizer(
+        texts,
+        add_special_tokens=special,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )
 
 
 def _spanned(
-    item: _Marked, ids: list[int], ends: list[int], eos: int | None
+    item: _Marked, ids: list[int], encoding: Any, eos: int | None
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """Token ids and spans from character spans; a token across a span's start belongs to the span."""
     if item.eos and eos is not None and (not ids or ids[-1] != eos):
-        ids, ends = [*ids, eos], [*ends, len(item.text)]
+        ids = [*ids, eos]
     spans = []
     for start, end in item.spans:
-        first = bisect_right(ends, start)
-        last = len(ids) if item.eos and end == item.spans[-1][1] else bisect_right(ends, end)
-        spans.append((max(1, first), last))
-    return ids, [(first, last) for first, last in spans if last > first]
+        first = len(ids) if start >= len(item.text) else _ended_before(encoding, start)
+        to_the_end = end >= len(item.text) or (item.eos and end == item.spans[-1][1])
+        last = len(ids) if to_the_end else _ended_before(encoding, end)
+        if last > max(1, first):
+            spans.append((max(1, first), last))
+    return ids, spans
+
+
+def _ended_before(encoding: Any, place: int) -> int:
+    """How many tokens end before a character: the number of the first that does not."""
+    token: int | None = encoding.char_to_token(place)
+    if token is not None:
+        return token
+    # It is in none, as a space that the tokenizer leaves out. A token that the tokenizer adds by itself has
+    # the offsets (0, 0): let it end where the one before does.
+    return bisect_right(list(accumulate((end for _, end in encoding.offsets), max)), place)
 
 
 def _cut(ids: list[int], spans: list[tuple[int, int]], max_length: int | None) -> Rendered:

@@ -82,7 +82,7 @@ class Row:
         """All of its words, in normal form and in order."""
         return words_of("\n".join(text for _, text in self.normal))
 
-    @property
+    @cached_property
     def salt(self) -> bytes:
         """16 bytes, the same on every reading: the evidence must be reproducible."""
         assert self.place is not None
@@ -96,11 +96,12 @@ class Row:
 
     @property
     def first_turn(self) -> str:
-        """What decides the split: the first user turn, the prompt, or the text's first 1000 characters."""
-        if self.kind == "messages":
-            users = (message.content for message in self.messages if message.role == "user")
-            return next(users, self.messages[0].content)
-        return self.prompt if self.kind == "prompt_completion" else self.text[:1000]
+        """What decides the split, in normal form: the first user turn, the prompt, or the text's first 1000
+        characters.
+        """
+        if self.kind == "text":
+            return normal_text(self.text[:1000])
+        return next((text for role, text in self.normal if role == "user"), self.normal[0][1])
 
     @property
     def whole_text(self) -> str:

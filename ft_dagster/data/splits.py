@@ -20,7 +20,19 @@ def split_at(position: float, splits: SplitsSpec) -> str:
 
 def position_of(text: str) -> float:
     """Where in [0, 1) a text falls, by the hash of its normal form."""
-    return _position(normal_text(text).encode())
+    return position_of_normal(normal_text(text))
+
+
+def position_of_normal(normal: str) -> float:
+    """Where in [0, 1) a text falls, given its normal form."""
+    return _position(normal.encode())
+
+
+def tie_of(turn: str, group: str | None) -> bytes:
+    """What a row may share with others, and its split with it: the name of its group, else its first turn in
+    normal form. 16 bytes.
+    """
+    return _key("turn", turn) if group is None else _key("group", group)
 
 
 class SplitGroups:
@@ -37,24 +49,21 @@ class SplitGroups:
         self._above: dict[bytes, bytes] = {}
         self._smallest: dict[bytes, bytes] = {}  # of a root, the smallest of its groups
 
-    def join(self, first_turn: str, group: str) -> None:
-        """Rows of this turn and of this group belong together."""
-        turn, name = _key("turn", normal_text(first_turn)), _key("group", group)
+    def join(self, turn: str, group: str) -> None:
+        """Rows of this first turn, in normal form, and of this group belong together."""
+        one, name = tie_of(turn, None), tie_of(turn, group)
         self._smallest.setdefault(self._root(name), name)
-        one, other = self._root(turn), self._root(name)
+        one, other = self._root(one), self._root(name)
         if one != other:
             groups = [self._smallest[root] for root in (one, other) if root in self._smallest]
             self._above[one] = other
             self._smallest[other] = min(groups)
 
-    def position(self, first_turn: str, group: str | None) -> float:
-        """Where in [0, 1) a row falls, after all rows with a group were joined."""
-        if not self._above:
-            return position_of(first_turn)
-        key = _key("turn", normal_text(first_turn)) if group is None else _key("group", group)
-        if key not in self._above:
-            return position_of(first_turn)
-        return _position(b"group\0" + self._smallest[self._root(key)])
+    def position(self, tie: bytes, alone: float) -> float:
+        """Where in [0, 1) a row falls, after all with a group were joined; `alone`: by its first turn."""
+        if tie not in self._above:
+            return alone
+        return _position(b"group\0" + self._smallest[self._root(tie)])
 
     def _root(self, key: bytes) -> bytes:
         at = self._above.setdefault(key, key)

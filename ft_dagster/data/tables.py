@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,7 +12,9 @@ from pyarrow.parquet import ParquetWriter
 
 
 class TableWriter:
-    """Write dictionaries to one Parquet file; memory holds one row group."""
+    """Write rows to one Parquet file; memory holds one row group. The bytes do not tell whether rows were
+    added one by one or in batches.
+    """
 
     def __init__(self, path: Path, schema: Any, *, rows: int = 1024, nbytes: int = 4_000_000) -> None:
         """`rows` and `nbytes` bound a row group; `nbytes` counts what `add` is told."""
@@ -19,27 +22,50 @@ class TableWriter:
         self._schema, self._most_rows, self._most_bytes = schema, rows, nbytes
         self._writer = ParquetWriter(path, schema, compression="zstd")
         self._waiting: list[dict[str, Any]] = []
-        self._waiting_bytes = 0
+        self._batches: list[Any] = []  # before those
+        self._waiting_rows = self._waiting_bytes = 0
         self.rows = 0
         self.nbytes = 0
 
     def add(self, row: dict[str, Any], nbytes: int) -> None:
         """Add a row of about `nbytes` bytes."""
         self._waiting.append(row)
-        self._waiting_bytes += nbytes
-        self.rows += 1
-        self.nbytes += nbytes
-        if len(self._waiting) >= self._most_rows or self._waiting_bytes >= self._most_bytes:
+        if self._is_full_with(nbytes):
             self._flush()
+
+    def add_batch(self, batch: Any, nbytes: Iterable[int]) -> None:
+        """Add the rows of a record batch of the schema; `nbytes` has about the bytes of each."""
+        self._gather()
+        first = 0
+        for after, size in enumerate(nbytes, 1):
+            if self._is_full_with(size):
+                self._batches.append(batch.slice(first, after - first))
+                self._flush()
+                first = after
+        self._batches.append(batch.slice(first))
 
     def close(self) -> None:
         self._flush()
         self._writer.close()
 
-    def _flush(self) -> None:
+    def _is_full_with(self, nbytes: int) -> bool:
+        """Count a row; whether its row group ends with it."""
+        self._waiting_rows += 1
+        self._waiting_bytes += nbytes
+        self.rows += 1
+        self.nbytes += nbytes
+        return self._waiting_rows >= self._most_rows or self._waiting_bytes >= self._most_bytes
+
+    def _gather(self) -> None:
         if self._waiting:
-            self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=self._schema))
-        self._waiting, self._waiting_bytes = [], 0
+            self._batches.append(pa.RecordBatch.from_pylist(self._waiting, schema=self._schema))
+            self._waiting = []
+
+    def _flush(self) -> None:
+        self._gather()
+        if self._waiting_rows:
+            self._writer.write_table(pa.Table.from_batches(self._batches, self._schema).combine_chunks())
+        self._batches, self._waiting_rows, self._waiting_bytes = [], 0, 0
 
     def __enter__(self) -> TableWriter:
         return self

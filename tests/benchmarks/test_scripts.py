@@ -20,3 +20,15 @@ def test_the_step_is_measured_before_and_after(tiny_model_folder: Path) -> None:
     assert head.startswith("| method | tokens a row |")
     assert len(rows) >= 2
     assert all(len(row.split("|")) == len(head.split("|")) for row in rows)
+
+
+@pytest.mark.slow
+def test_preparation_is_measured_beside_the_tokenizer(tiny_model_folder: Path) -> None:
+    command = [sys.executable, BENCHMARKS / "preparation.py", "--model", tiny_model_folder]
+    command += ["--rows", "200", "--times", "1"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    programs = [line.split("|")[2].strip() for line in done.stdout.splitlines() if line.startswith("| 200 |")]
+    assert programs[:5] == ["tokenizer", "datasets.map", "task_dataset", "training_mixture", "prepared"]
+    parts = {line.split("|")[3].strip() for line in done.stdout.splitlines() if line.startswith("| 200 |")}
+    assert {"tokenizing", "rendering", "normalizing", "decontamination"} <= parts

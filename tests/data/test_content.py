@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ft_dagster.data.content import identity_of, normal_text, question_ids, words_of
+from ft_dagster.data.content import WORD, identity_of, normal_text, question_ids, words_of
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,8 @@ def test_equal_contents_are_numbered_and_the_names_do_not_depend_on_the_order() 
     names = question_ids([one, two, one])
     assert len(set(names)) == 3
     assert set(question_ids([two, one, one])) == set(names)
+
+
+def test_words_of_ascii_are_those_of_all_text() -> None:
+    text = "".join(map(chr, range(128))) + " it's a_b 3.5 x-1\n" + "\x7f_tail"
+    assert words_of(text) == WORD.findall(text)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from ft_dagster.data import dataset
 from ft_dagster.data.dataset import build_task_dataset
 from ft_dagster.data.dataset_io import read_split
 from ft_dagster.data.decontaminate import ITEMS_SCHEMA, AskedItem
@@ -212,3 +213,24 @@ def test_a_test_split_emptied_by_decontamination_says_so(
     with pytest.raises(UserError, match="40 rows were left out that overlap an evaluation set") as error:
         build_task_dataset(spec, project, texts, tmp_path, asked=DeclaredAt("acme.yaml"))
     assert (error.value.file, error.value.field) == ("acme.yaml", "data.splits.minimum")
+
+
+@pytest.mark.parametrize("method", ["exact", "near"])
+def test_how_many_rows_are_looked_at_together_changes_nothing(
+    project: Path, tmp_path: Path, write: Any, variant: Any, *, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    rows = [{"prompt": f"What is item {i % 30}?", "completion": f"It is {i % 45}."} for i in range(90)]
+    grouped = [{**row, "group": f"g{i % 4}"} if i % 5 == 0 else row for i, row in enumerate(rows)]
+    write("faq.jsonl", grouped)
+    texts = [AskedItem(("what is item 7 it is 7",), (), "quiz")]
+    spec = variant(deduplicate=method, decontaminate={"ngram": 5})
+    found = []
+    for size in (500, 7, 1):
+        monkeypatch.setattr(dataset, "BATCH", size)
+        out, evidence = tmp_path / str(size), tmp_path / f"{size}-evidence"
+        out.mkdir()
+        evidence.mkdir()
+        figures = build_task_dataset(spec, project, texts, out, evidence=evidence)
+        found.append((figures, hash_folder(out), hash_folder(evidence)))
+    assert found[0] == found[1] == found[2]
+    assert figures["overlaps"] == {"quiz": {"faq.jsonl": 3}}

@@ -118,3 +118,27 @@ def test_what_is_found_is_what_a_plain_search_finds(n: int) -> None:
         long = length >= min(n, 8) and any(contains(words, run) for run in runs)
         grams = EvaluationGrams([AskedItem((" ".join(question),))], n)
         assert (grams.overlap(words) is not None) == long
+
+
+@pytest.mark.parametrize("n", [3, 5, 13])
+def test_texts_together_are_found_to_overlap_as_each_alone(n: int) -> None:
+    random = np.random.default_rng(n)
+
+    def text(longest: int) -> str:
+        return " ".join(f"w{word}" for word in random.integers(0, 4, random.integers(0, longest)))
+
+    items = [AskedItem((text(18),), (text(4),), f"task {i % 3}") for i in range(12)]
+    grams = EvaluationGrams(items, n)
+    texts = [text(40).split() for _ in range(400)]
+    alone = [grams.overlap(words) for words in texts]
+    assert grams.overlaps(texts) == alone
+    assert 0 < sum(task is None for task in alone) < len(texts)
+
+
+def test_a_run_across_two_texts_is_in_neither() -> None:
+    grams = grams_of([QUESTION])
+    assert grams.overlaps([WORDS[:10], WORDS[10:20], [], WORDS[:13]]) == [None, None, None, ""]
+
+
+def test_nothing_overlaps_where_nothing_is_asked() -> None:
+    assert EvaluationGrams([], 13).overlaps([WORDS, []]) == [None, None]

@@ -229,3 +229,68 @@ def test_the_prompt_is_what_the_model_is_given_to_answer(tokenizer: Any) -> None
 def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the tokenizer does not load"):
         load_tokenizer(tmp_path)
+
+
+TEXTS = (
+    "né à 東京 😀",
+    " spaces  around ",
+    "line\n\nbreaks\n",
+    "ﬁne",
+    "<|im_end|> inside",
+    "e\u0301",
+    "İ",
+    "x",
+)
+
+
+@pytest.mark.parametrize("train_on", ["completions", "assistant_turns"])
+def test_rows_together_are_rendered_as_each_alone(tokenizer: Any, train_on: Any) -> None:
+    rows = [chat(("user", one), ("assistant", two), *TWO_TURNS) for one in TEXTS for two in TEXTS]
+    rows += [Row("text", "faq.jsonl", text=text) for text in TEXTS]
+    rows += [Row("prompt_completion", "faq.jsonl", prompt=one, completion=one) for one in TEXTS]
+    together = list(render_rows(rows, tokenizer, train_on=train_on, max_length=64))
+    assert together == [render(row, tokenizer, train_on=train_on, max_length=64) for row in rows]
+
+
+def test_of_rows_together_the_first_that_is_refused_is_named(tokenizer: Any) -> None:
+    tokenizer.chat_template += (
+        "{% for m in messages %}{% if 'bad' in m.content %}{{ raise_exception('no') }}{% endif %}{% endfor %}"
+    )
+    good, bad = chat(*TWO_TURNS), [chat(("user", f"bad {i}"), ("assistant", "a")) for i in range(2)]
+    with pytest.raises(UserError, match=bad[0].identity.hex()[:16]):
+        list(render_rows([good, *bad, good], tokenizer))
+
+
+def stripping_tokenizer() -> Any:
+    """Words and marks alone: spaces are in no token, and tokens of its own stand at both ends."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    pieces.normalizer = normalizers.BertNormalizer(lowercase=True)
+    pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=200, special_tokens=["[UNK]", "[CLS]", "[SEP]", "[EOS]"], show_progress=False
+    )
+    pieces.train_from_iterator(["the permit for a small building", "user assistant"], trainer)
+    pieces.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=pieces, eos_token="[EOS]", unk_token="[UNK]")
+
+
+@pytest.mark.parametrize("prompt", ["", "the permit", "the permit ", " the  permit   ", "É 東京 "])
+@pytest.mark.parametrize("completion", ["for a", " for a ", "  small \n", "é", "   "])
+def test_a_span_begins_with_the_first_token_that_ends_in_it(prompt: str, completion: str) -> None:
+    row, tokenizer = (
+        Row("prompt_completion", "x", prompt=prompt, completion=completion),
+        stripping_tokenizer(),
+    )
+    encoded = tokenizer(prompt + completion, return_offsets_mapping=True)
+    ends = [
+        max(end for _, end in encoded["offset_mapping"][: i + 1]) for i in range(len(encoded["input_ids"]))
+    ]
+    first = max(1, sum(end <= len(prompt) for end in [*ends, len(prompt + completion)]))
+    example = render(row, tokenizer)
+    assert example.input_ids == [*encoded["input_ids"], tokenizer.eos_token_id]
+    assert example.spans == (((first, len(example.input_ids)),) if first < len(example.input_ids) else ())
