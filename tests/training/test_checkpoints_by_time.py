@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ft_dagster.training import checkpoints
+from ft_dagster.training import callbacks, checkpoints
 from ft_dagster.training.checkpoints import Pace
 from tests.training.runs import Runs, losses, payload_bytes, result_of, train, write_mixture
 
@@ -106,3 +106,12 @@ def test_without_validation_the_last_step_is_the_model_however_often_it_was_save
     assert train(folder) == 0
     figures = result_of(folder)["figures"]
     assert figures["best_step"] == figures["steps"]
+
+
+@pytest.mark.slow
+def test_that_a_preemption_leaves_no_time_to_save_is_said_once(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(callbacks, "GRACE_SECONDS", 0.0)
+    assert train(runs.prepare(training=SETTINGS)) == 0
+    assert capsys.readouterr().out.count("between a preemption and the end") == 1
