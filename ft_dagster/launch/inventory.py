@@ -38,6 +38,11 @@ class Device:
         """Safe as part of a file name."""
         return re.sub(r"[^A-Za-z0-9-]", "_", self.uuid or self.id)
 
+    @property
+    def is_instance(self) -> bool:
+        """Whether it is a MIG instance: a process sees one at most, and none can talk to others."""
+        return self.id.startswith("MIG-")
+
 
 @dataclass(frozen=True)
 class Inventory:

@@ -74,7 +74,8 @@ class Ask:
 class Lease:
     """Granted devices. Close it (`with`, or `release`) when the program that used them has ended.
 
-    `threads`: how many one process should start; all slots of a CPU lease, a GPU's share of the cores.
+    `threads`: of all its processes together, which divide them: the slots of a CPU lease, of a GPU lease its
+    GPUs' shares of the cores.
     """
 
     def __init__(
@@ -84,8 +85,8 @@ class Lease:
         self.kind: Kind = inventory.kind
         self.devices = tuple(device.id for device in taken)
         self.token = token
-        per_gpu = inventory.cores // len(inventory.devices)
-        self.threads = len(taken) if self.kind == "cpu" else max(1, per_gpu)
+        share = len(taken) / len(inventory.devices)
+        self.threads = len(taken) if self.kind == "cpu" else max(1, int(inventory.cores * share))
         self._files = {n: t for claim in taken.values() for n, t in claim.tokens(token).items()}
         self._held = [held for claim in taken.values() for held in claim.descriptors()]
         self._sign: queue.Ticket | None = None
@@ -215,6 +216,8 @@ class Leases:
                 value=ask.gpu_kind,
                 fix=f"Here are: {here}",
             )
+        if ask.count > 1:
+            named = self._whole(ask, named)
         parts = self.inventory.shares if ask.shared else 1
         enough = [d for d in named if d.memory_bytes is None or d.memory_bytes // parts >= ask.memory_bytes]
         if ask.count > len(enough):
@@ -227,6 +230,21 @@ class Leases:
                 fix=f"{ask.variant} asks for {ask.count}: ask for less memory or fewer of them",
             )
         return enough
+
+    def _whole(self, ask: Ask, named: tuple[Device, ...]) -> tuple[Device, ...]:
+        """Those that are no MIG instance. Raises UserError for too few: CUDA shows a process one instance
+        alone, and NCCL takes two of one GPU for the same device.
+        """
+        whole = tuple(device for device in named if not device.is_instance)
+        if ask.count > len(whole):
+            raise UserError(
+                f"{ask.variant} asks for {ask.count}, and {len(named) - len(whole)} of the {len(named)} GPUs "
+                "here are MIG instances, which one process alone can use",
+                field="resources.gpus",
+                value=ask.count,
+                fix="Ask for 1, or lend whole GPUs",
+            )
+        return whole
 
     def _refuse_count(self, ask: Ask) -> None:
         """Raises UserError for none, for more than there are, and for more than the tenant may hold."""

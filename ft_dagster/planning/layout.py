@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Stage = Literal[0, 2, 3]  # of ZeRO; 0: copies
+ROOM = 0.9  # of a GPU's memory that a plan fills: its context and the allocator's gaps are estimates
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -14,6 +17,6 @@ class Layout:
     micro_batch: int
     gradient_checkpointing: bool
     length: int  # of a row, tokens
-    zero_stage: Literal[0, 2, 3] = 0
+    zero_stage: Stage = 0
     offload: Literal["none", "cpu"] = "none"
     gpus: int = 1

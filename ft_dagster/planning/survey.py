@@ -1,7 +1,7 @@
 """Every method planned for one declaration on one kind of hardware, by dry run and counted FLOPs, and ranked.
 
 Each is laid out as the declaration says; what it leaves open (micro-batch, checkpointing, ZeRO stage) is
-changed, the mildest first, until the method fits.
+chosen for speed on GPUs (`methods/filling.py`), else changed, the mildest first, until the method fits.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from ft_dagster.planning.load import LORA_LIKE, SOFT_PROMPTS, Load, frozen_bytes
 from ft_dagster.planning.load import memory as states_of
 from ft_dagster.planning.methods.changes import Change, changes
 from ft_dagster.planning.methods.decision import Decision, decide
+from ft_dagster.planning.methods.filling import filled, left_open
 from ft_dagster.planning.methods.method_settings import resolve_method
 from ft_dagster.planning.methods.question import METHODS, Candidate, Question, fewest_gpus
 from ft_dagster.planning.methods.sharding import SHARDED
@@ -197,8 +198,7 @@ def plan_method(spec: VariantSpec, facts: Facts, context: PlanContext) -> Planne
     resolved = resolve(spec, facts)
     first = _layout(resolved, facts)
     held = _Memory(spec, facts, context)
-    tried = [each for each in _milder(spec, first, facts) if not held.hopeless(each)]
-    layout = next((each for each in tried if held.fits(each)), None) or _milder(spec, first, facts)[-1]
+    layout = _filled(resolved, first, held) or _milder_that_fits(spec, first, facts, held)
     if layout != first:
         resolved = _laid_out(resolved, first, layout, held)
     found, correction = held.occupancy_of(layout), held.correction_of(layout)
@@ -334,6 +334,22 @@ def _layout(resolved: Resolved, facts: Facts) -> Layout:
     )
 
 
+def _filled(resolved: Resolved, first: Layout, held: _Memory) -> Layout | None:
+    """What is not declared chosen for speed, on GPUs whose memory is known; None elsewhere."""
+    memory = held.context.device_memory
+    if held.facts.device_kind != "cuda" or memory is None:
+        return None
+    free = left_open(held.spec.training, first, resolved.training.gradient_accumulation_steps)
+    return filled(first, free, held.bytes_of, held.hopeless, memory)
+
+
+def _milder_that_fits(spec: VariantSpec, first: Layout, facts: Facts, held: _Memory) -> Layout:
+    """The first that fits of the layouts that hold less and less, else the last of them."""
+    milder = _milder(spec, first, facts)
+    fitting = (each for each in milder if not held.hopeless(each) and held.fits(each))
+    return next(fitting, milder[-1])
+
+
 def _milder(spec: VariantSpec, first: Layout, facts: Facts) -> list[Layout]:
     """The layout as resolved, then with what is not declared changed, the mildest first."""
     tried = [first]
@@ -343,7 +359,7 @@ def _milder(spec: VariantSpec, first: Layout, facts: Facts) -> list[Layout]:
     if undecided and not first.gradient_checkpointing:
         tried += [replace(each, gradient_checkpointing=True) for each in tried]
     shards = spec.training.deepspeed.stage == "auto" and first.method in SHARDED and facts.ranks > 1
-    if shards and first.zero_stage == 0:
+    if shards and first.zero_stage < 3:
         tried += [replace(each, zero_stage=3) for each in tried]
     return tried
 
@@ -351,22 +367,23 @@ def _milder(spec: VariantSpec, first: Layout, facts: Facts) -> list[Layout]:
 def _laid_out(resolved: Resolved, first: Layout, layout: Layout, held: _Memory) -> Resolved:
     """With the changed layout in the settings, and the bytes as the reason."""
     training, reasons = resolved.training, resolved.reasons
-    why = f"{held.bytes_of(layout) / 1e9:,.1f} GB a device"
-    if held.fits(layout):
-        why += f" instead of {held.bytes_of(first) / 1e9:,.1f}"
+    before, after, memory = held.bytes_of(first), held.bytes_of(layout), held.context.device_memory
+    why = f"{after / 1e9:,.1f} GB a device"
+    if held.fits(layout) and memory is not None:
+        why += f" instead of {before / 1e9:,.1f}" if before > after else f" of {memory / 1e9:,.1f}"
     changed: dict[str, Any] = {}
     if layout.micro_batch != first.micro_batch:
         changed["per_device_train_batch_size"] = layout.micro_batch
-        reasons.revise("training.per_device_train_batch_size", layout.micro_batch, why)
+        grown = "; larger products" if layout.micro_batch > first.micro_batch else ""
+        reasons.revise("training.per_device_train_batch_size", layout.micro_batch, f"{why}{grown}")
         if held.spec.training.gradient_accumulation_steps is None:
             times = training.gradient_accumulation_steps * first.micro_batch // layout.micro_batch
             changed["gradient_accumulation_steps"] = times
-            reasons.revise("training.gradient_accumulation_steps", times, "the same batch in smaller parts")
+            reasons.revise("training.gradient_accumulation_steps", times, "the same batch in other parts")
     if layout.gradient_checkpointing != first.gradient_checkpointing:
         changed["gradient_checkpointing"] = layout.gradient_checkpointing
-        reasons.revise(
-            "training.gradient_checkpointing", layout.gradient_checkpointing, f"{why}; 20-40% slower"
-        )
+        cost = "20-40% slower" if layout.gradient_checkpointing else "fits without, 20-40% faster"
+        reasons.revise("training.gradient_checkpointing", layout.gradient_checkpointing, f"{why}; {cost}")
     if layout.zero_stage != first.zero_stage:
         changed["deepspeed"] = training.deepspeed.model_copy(update={"stage": layout.zero_stage})
         reasons.revise("training.deepspeed.stage", layout.zero_stage, why)

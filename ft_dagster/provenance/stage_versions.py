@@ -13,7 +13,7 @@ STAGE_VERSIONS = {
     "evaluation_texts": 2,
     "task_dataset": 2,
     "training_mixture": 2,
-    "training_plan": 4,
+    "training_plan": 5,
     "fine_tuned_model": 2,
     "general_scores": 3,
     "base_evaluation": 5,

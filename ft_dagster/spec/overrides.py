@@ -25,7 +25,11 @@ OVERRIDABLE = (
     *("base_model.source", "base_model.revision", "base_model.new_tokens"),
     *("data.general", "data.train_on", "data.on_too_long"),
 )
-NOT_OVERRIDABLE = ("training.deepspeed.nvme_path", "training.report_to")
+NOT_OVERRIDABLE = (
+    "training.deepspeed.nvme_path",
+    "training.report_to",
+    "training.checkpoint_minutes",
+)
 
 
 def with_overrides(declared: Declared, overrides: Mapping[str, Any]) -> Declared:

@@ -277,12 +277,16 @@ class TrainingSpec(SpecModel):
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="auto: bf16 where the hardware has it"
     )
+    deterministic: bool = Field(True, description="On GPUs, kernels that add in a fixed order, some slower")
     deepspeed: Annotated[DeepspeedSpec, _from_number("stage")] = DeepspeedSpec()
     watch: WatchSpec = WatchSpec()
     report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
         (), description="Also write the curves for these, where installed"
     )
     evaluations: int = Field(8, ge=1, le=100, description="Validation losses and checkpoints per training")
+    checkpoint_minutes: float | None = Field(
+        15.0, gt=0, le=100_000, description="Checkpoints between evaluations, this far apart; null: none"
+    )
     keep_best: int = Field(3, ge=1, le=1000, description="Checkpoints kept, by validation loss")
     keep_last: int = Field(2, ge=1, le=1000, description="Newest checkpoints kept")
     seed: int = Field(0, ge=0, le=SEED_LIMIT)
@@ -308,10 +312,7 @@ class EvaluationSpec(SpecModel):
     database: str | None = Field(None, description="SQLite file that queries run on, for kind: sql")
     num_fewshot: int | None = Field(None, ge=0, le=1000)
     probed_rows: int = Field(
-        16,
-        ge=0,
-        le=1_000_000,
-        description="Training rows, drawn by seed, that are probed for regurgitation; 0: none",
+        16, ge=0, le=1_000_000, description="Training rows, drawn by seed, probed for regurgitation; 0: none"
     )
     canaries: tuple[Annotated[str, Field(min_length=8)], ...] = Field(
         (), description="Strings planted in training rows, probed for regurgitation"
@@ -380,8 +381,7 @@ class ResourcesSpec(SpecModel):
     )
     sharing: Literal["exclusive", "shared"] = Field(
         "exclusive",
-        description="shared: other shared trainings may use the device at the same time (see "
-        "host.shares_per_device)",
+        description="shared: beside other shared trainings on one device (host.shares_per_device)",
     )
     cpu_slots: int | None = Field(
         None,

@@ -28,8 +28,9 @@ from ft_dagster.training.watch.first_look import FIRST_LOOKS
 @dataclass(frozen=True)
 class TrainingInputs:
     """`questions`: general benchmarks asked while it trains (by digest) and the seed that draws them, where
-    the declaration wants any. `report_to`: where curves are shown too. `stop_above`, on the first
-    `stop_above_on` validation examples, ends a training without a model.
+    the declaration wants any. `report_to`: where curves are shown too. `checkpoint_minutes`:
+    between those at evaluations. `stop_above`, on the first `stop_above_on` validation examples, ends a
+    training without a model.
     """
 
     training_plan: Artifact
@@ -37,6 +38,7 @@ class TrainingInputs:
     base_model: Artifact
     questions: dict[str, Any] | None
     report_to: tuple[str, ...] = recorded()
+    checkpoint_minutes: float | None = recorded()
     stop_above: dict[int, float] = recorded()
     stop_above_on: int | None = recorded()
     base: Base = recorded()
@@ -54,6 +56,7 @@ def inputs(view: View) -> TrainingInputs:
         base,
         {"tasks": view.frozen("tasks")["general"], "seed": spec.evaluation.seed} if asked else None,
         spec.training.report_to,
+        spec.training.checkpoint_minutes,
         view.stop_above,
         view.stop_above_on,
         trained_base(view, base, plan.figures["method"]["name"]),
@@ -79,6 +82,7 @@ def build(inputs: TrainingInputs, hands: Hands, attempt: Attempt) -> dict[str, A
                 tasks=questions["tasks"], project=hands.project, roots=hands.roots, seed=questions["seed"]
             ),
             report_to=inputs.report_to,
+            checkpoint_minutes=inputs.checkpoint_minutes,
             stop_above=inputs.stop_above,
             stop_above_on=inputs.stop_above_on,
             micro_batch_halved=wants_halving(output.parent, output / RESULT_FILE),
@@ -113,7 +117,10 @@ def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
 STAGE = Stage(
     "fine_tuned_model",
     reads=("declaration", "base_model", "training_mixture", "training_plan"),
-    fields=("training.watch", "training.report_to", "evaluation.general", "evaluation.seed"),
+    fields=(
+        *("training.watch", "training.report_to", "training.checkpoint_minutes"),
+        *("evaluation.general", "evaluation.seed"),
+    ),
     inputs=inputs,
     build=build,
     checks={"learned": "The loss on the validation split, never trained on, fell"},

@@ -34,7 +34,8 @@ from ft_dagster.training.contract import PLAN_FILE
 
 ESTIMATE = "estimate.json"
 FIGURES = ("steps", "trainable_parameters", "fits", "storage", "warnings", "predicted", "on")
-TRAINING = tuple(f"training.{name}" for name in TrainingSpec.model_fields if name != "report_to")
+ACTS_ON_NO_WEIGHT = ("report_to", "checkpoint_minutes")
+TRAINING = tuple(f"training.{name}" for name in TrainingSpec.model_fields if name not in ACTS_ON_NO_WEIGHT)
 PLANNED = (
     "objective",
     "base_model.new_tokens",

@@ -18,7 +18,7 @@ from pathlib import Path
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, DONE, FAILED, PREEMPTED
 from ft_dagster.program import SCHEMA_VERSION, write_json
-from ft_dagster.training import checkpoints, ranks
+from ft_dagster.training import checkpoints, numerics, ranks
 from ft_dagster.training.contract import (
     RESULT_FILE,
     Member,
@@ -76,6 +76,7 @@ def _take_device() -> None:
     """Hold the lease before anything touches the device, keep libraries offline and quiet."""
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    numerics.before_torch()
     if os.environ.get("FT_DAGSTER_LEASE"):
         from ft_dagster.launch.leases import hold_as_rank
 
@@ -151,6 +152,8 @@ def _check_device(member: Member) -> None:
             value="cuda",
             fix="Run it on a host with a GPU, or let the plan choose the CPU",
         )
+    else:
+        numerics.settle(deterministic=member.plan.training.deterministic)
 
 
 def _failed(run: TrainingRun, member: Member, error: UserError, reason: str | None = None) -> int:

@@ -212,8 +212,9 @@ def _flash_attn(  # noqa: PLR0917
     from flash_attn import flash_attn_varlen_func
 
     found: torch.Tensor = flash_attn_varlen_func(
-        query, key, value, ends, ends, longest, longest, softmax_scale=scaling, causal=True
-    )
+        query, key, value, ends, ends, longest, longest, softmax_scale=scaling, causal=True,
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+    )  # fmt: skip
     return found
 
 

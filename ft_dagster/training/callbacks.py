@@ -11,12 +11,13 @@ from ft_dagster.training.figures import peak_device_bytes, peak_process_bytes
 from ft_dagster.training.journal import Journal, JournalStep, StepLog
 from ft_dagster.training.progress import TrainingProgress
 from ft_dagster.training.sft import TokenTrainer
-from ft_dagster.training.stop import Stop
+from ft_dagster.training.stop import GRACE_SECONDS, Stop
 from ft_dagster.training.watch.observer import Observer
 
 
 class WatchCallback(TrainerCallback):
-    """Keeps the journal; evaluates and asks for a checkpoint at `evaluation_steps`, or when told to stop.
+    """Keeps the journal; evaluates and asks for a checkpoint at `evaluation_steps`; asks for one when it is
+    due by time, or when told to stop.
 
     `observer` looks at the model after each evaluation, and may end the training.
     """
@@ -36,6 +37,7 @@ class WatchCallback(TrainerCallback):
         self._stop, self._observer = stop, observer
         self._evaluation_steps = evaluation_steps
         self._evaluation_seconds = 0.0  # of the last one
+        self._said_slow = False
         self._began = time.perf_counter()
 
     def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
@@ -59,9 +61,22 @@ class WatchCallback(TrainerCallback):
             control.should_save = True
             if self._observer.stopped:
                 control.should_training_stop = True
+        if self._trainer.save:
+            control.should_save = True
         if self._trainer.stop:
             control.should_save = control.should_training_stop = True
         return control
+
+    def on_save(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
+        """Say once where a preemption would not leave the time to save."""
+        took = self._trainer.pace.took
+        if took > GRACE_SECONDS and not self._said_slow:
+            self._said_slow = True
+            self._progress.say(
+                f"a checkpoint takes {took:.0f} s, more than the {GRACE_SECONDS:.0f} s between a preemption "
+                "and the end: one would cost what was trained since the last checkpoint "
+                "(training.checkpoint_minutes)"
+            )
 
     def _write(self, done: int, step: JournalStep, rate: float, seconds: float) -> None:
         """The step's line of log.jsonl, and its points of the curves that are reported elsewhere."""

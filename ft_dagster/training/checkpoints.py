@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from ft_dagster.schema_version import is_readable
 
 MANIFEST = "checkpoint.json"
 PREFIX = "checkpoint-"
+SHARE = 0.05  # of a training's time that checkpoints by time may take
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,28 @@ class Checkpoint:
             "bytes": self.size,
             "folder": self.folder.name,
         }
+
+
+class Pace:
+    """When a checkpoint is due by time: so many minutes after the one before, later where saving takes long;
+    never where `minutes` is None. `took`: seconds of the last one.
+    """
+
+    def __init__(self, minutes: float | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = math.inf if minutes is None else 60 * minutes
+        self._clock, self._last = clock, clock()
+        self.took = 0.0
+
+    def due(self) -> bool:
+        return self._clock() - self._last >= max(self._seconds, self.took / SHARE)
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Around each checkpoint that is written, by time or not."""
+        began = self._clock()
+        yield
+        self._last = self._clock()
+        self.took = self._last - began
 
 
 def folder_of(root: Path, step: int) -> Path:

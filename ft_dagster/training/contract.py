@@ -91,12 +91,21 @@ class TrainingSettings(Strict):
     packing: bool = True
     gradient_checkpointing: bool = False
     precision: Literal["bf16", "fp32"] = "bf16"
+    deterministic: bool = Field(True, description="On GPUs, kernels that add in a fixed order")
     deepspeed: Deepspeed = Deepspeed()
     watch: WatchSettings = WatchSettings()
     evaluations: int = Field(8, ge=1, description="Validation losses and checkpoints of one training")
     keep_best: int = Field(3, ge=1)
     keep_last: int = Field(2, ge=1)
     seed: int = Field(0, ge=0, description="The seed declared; a member's own seed is the one used")
+
+    @model_serializer(mode="wrap")
+    def _as_before_there_was_a_choice(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what is usual, so that a plan that says nothing of it keeps its digest."""
+        content: dict[str, Any] = handler(self)
+        if self.deterministic:
+            content.pop("deterministic", None)
+        return content
 
 
 class FullSettings(Strict):
@@ -218,6 +227,9 @@ class Member(Strict):
     output: Path
     benchmarks: Benchmarks | None = None
     report_to: tuple[str, ...] = ()
+    checkpoint_minutes: float | None = Field(
+        None, gt=0, description="Beside those at evaluations, a checkpoint after so long without one"
+    )
     stop_above: dict[int, float] = Field(
         {}, description="Evaluation (1, 2, ...) -> validation loss above which this training gives up"
     )

@@ -16,6 +16,7 @@ NO_MEMORY = (
 NO_SPACE = (  # torch and safetensors raise errors of their own
     "No space left", "File too large", "quota exceeded", "PytorchStreamWriter failed writing",
 )  # fmt: skip
+NOT_DETERMINISTIC = "does not have a deterministic implementation"
 FULL = 1 << 20  # bytes; torch reports a full disk only as a failed write
 
 
@@ -25,9 +26,18 @@ def out_of_memory(error: Exception) -> bool:
 
 
 def explained_failure(error: Exception, member: Member) -> UserError | None:
-    """Out of memory and disk full as a UserError; None for what nobody foresaw."""
+    """Out of memory, disk full, an operation without a fixed order as a UserError; None for what nobody
+    foresaw.
+    """
     if out_of_memory(error):
         return _no_memory(member)
+    if NOT_DETERMINISTIC in str(error):
+        return UserError(
+            f"this model computes what a GPU cannot in a fixed order: {str(error).splitlines()[0][:160]}",
+            field="training.deterministic",
+            value=True,
+            fix="Set it to false: an interrupted training then differs from another by rounding",
+        )
     no_space = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     said = any(words in str(error) for words in NO_SPACE)
     if no_space or said or shutil.disk_usage(member.output).free < FULL:

@@ -16,7 +16,7 @@ from trl import SFTTrainer
 
 from ft_dagster.errors import UserError
 from ft_dagster.objectives import loss_of
-from ft_dagster.training import checkpoints, ranks
+from ft_dagster.training import checkpoints, copies, ranks
 from ft_dagster.training.attention import packed, squares
 from ft_dagster.training.batches import Collator, batch_digest
 from ft_dagster.training.journal import JournalStep
@@ -30,9 +30,9 @@ class TokenTrainer(SFTTrainer):
 
     `diverged(quantity, value, ordinals)` is called, and must raise, where a loss or gradient is not
     finite; `saved(folder)` where a checkpoint's files are written; `stopping()` says whether this process was
-    asked to stop. `own_loss`: the objective whose own loss it is, None for the shared one. Over several
-    ranks, `current` and `stop` are of all of them after each step. What a step has found is read from the
-    device once, when its gradients are.
+    asked to stop; `pace` when a checkpoint is due by time. `own_loss`: the objective whose own loss it is,
+    None for the shared one. Over several ranks, `current`, `stop` and `save` are of all of them after each
+    step. What a step has found is read from the device once, when its gradients are.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class TokenTrainer(SFTTrainer):
         diverged: Callable[[str, float, list[int]], None],
         saved: Callable[[Path], None],
         stopping: Callable[[], bool] = lambda: False,
+        pace: checkpoints.Pace | None = None,
         own_loss: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -48,7 +49,8 @@ class TokenTrainer(SFTTrainer):
         self.model_accepts_loss_kwargs = True  # so that Trainer counts num_items_in_batch
         self.processing_class = None  # else every checkpoint holds the tokenizer
         self._diverged, self._saved, self._stopping = diverged, saved, stopping
-        self.stop = False
+        self.pace = pace or checkpoints.Pace(None)
+        self.stop = self.save = False
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         self._keeps_logits = "logits_to_keep" in inspect.signature(type(base).forward).parameters
         self._own_loss, self._summed = own_loss, loss_of(own_loss)
@@ -56,7 +58,7 @@ class TokenTrainer(SFTTrainer):
             raise _no_logits_to_keep(own_loss, type(base).__name__)
         self.current = JournalStep([], "", 0, 0, 0)
         self._losses: list[torch.Tensor] = []  # of the micro-batches of this step
-        self._measuring = False
+        self._measuring = self._rehearsed = False
         self.model.train()
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -108,14 +110,26 @@ class TokenTrainer(SFTTrainer):
     ) -> torch.Tensor:
         """Trainer's own without what is not used here; nor does it walk the modules to set their mode."""
         inputs = self._prepare_inputs(inputs)
+        if not self._rehearsed and copies.lays_out_anew(model):
+            with copies.rehearsal(model):
+                self._forward_and_backward(model, {**inputs}, num_items_in_batch)
+        self._rehearsed = True
+        loss, attended = self._forward_and_backward(model, inputs, num_items_in_batch)
+        self.current.squares += attended
+        self._losses.append(loss)
+        return loss
+
+    def _forward_and_backward(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
+    ) -> tuple[torch.Tensor, int]:
+        """The loss, and the squared lengths of what attended to itself."""
         scaled = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
         with packed(self.model, inputs, off=learned_prompt(model) is not None):
-            self.current.squares += squares(inputs)
+            attended = squares(inputs)
             with self.compute_loss_context_manager():
                 loss = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
             self.accelerator.backward(loss, **scaled)
-        self._losses.append(loss.detach())
-        return self._losses[-1]
+        return loss.detach(), attended
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """None: Trainer's own counts all parameters anew each time, and `watch.flops` knows better."""
@@ -131,8 +145,9 @@ class TokenTrainer(SFTTrainer):
         self.current.loss = sum(losses)
         if not math.isfinite(self.current.grad_norm):
             self._diverged("gradient norm", self.current.grad_norm, _flat(self.current.bins))
-        everyones = ranks.gather((self.current, self._stopping()))
-        self.current, self.stop = together([step for step, _ in everyones]), any(s for _, s in everyones)
+        everyones = ranks.gather((self.current, self._stopping(), self.pace.due()))
+        steps, stops, dues = zip(*everyones, strict=True)
+        self.current, self.stop, self.save = together(list(steps)), any(stops), dues[0]
         return norm
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -141,6 +156,10 @@ class TokenTrainer(SFTTrainer):
             super().save_model(output_dir, _internal_call)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with self.pace.saving():
+            self._write_checkpoint(model, trial)
+
+    def _write_checkpoint(self, model: Any, trial: Any) -> None:
         folder = checkpoints.folder_of(Path(self.args.output_dir), self.state.global_step)
         if ranks.is_first():
             checkpoints.discard(folder)  # a damaged one, or of another recipe

@@ -180,6 +180,7 @@ def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> t
     from datasets import Dataset
     from transformers import PrinterCallback
 
+    from ft_dagster.training import copies
     from ft_dagster.training.batches import Collator
     from ft_dagster.training.callbacks import WatchCallback
     from ft_dagster.training.methods.base import load_tokenizer
@@ -190,6 +191,7 @@ def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> t
     work.imported = process_bytes()
     model = work.method.build(run.base, settings.precision, work.member.seed)
     _check_vocabulary(work, model)
+    arguments.ddp_find_unused_parameters = copies.may_be_unused(model)
     trainer = TokenTrainer(
         model,
         args=arguments,
@@ -199,6 +201,7 @@ def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> t
         diverged=lambda quantity, value, ordinals: _diverged(work, quantity, value, ordinals),
         saved=lambda folder: _saved(work, folder),
         stopping=lambda: stop.requested,
+        pace=checkpoints.Pace(work.member.checkpoint_minutes),
         own_loss=work.member.plan.own_loss,
     )
 
@@ -316,9 +319,12 @@ def _saved(work: Work, folder: Path) -> None:
 
 def _choose(work: Work, observer: Observer) -> checkpoints.Checkpoint:
     """The checkpoint to export: the best by validation loss, else the last, of those that verify and forgot
-    no more than declared.
+    no more than declared. One that was saved by time or on a preemption is to go on from, and never chosen:
+    when it was saved must not decide which model it is.
     """
-    good = checkpoints.usable(work.member.checkpoints, work.recipe, work.progress.warn)
+    at = evaluation_steps(work.steps, work.member.plan.training.evaluations)
+    usable = checkpoints.usable(work.member.checkpoints, work.recipe, work.progress.warn)
+    good = [checkpoint for checkpoint in usable if checkpoint.step in at]
     if not good:
         raise UserError(
             "no checkpoint of this training verifies",

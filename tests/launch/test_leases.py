@@ -221,14 +221,30 @@ def test_a_cpu_lease_sets_threads_and_hides_gpus(leases: Leases) -> None:
     assert json.loads(environment["FT_DAGSTER_LEASE"])["devices"] == ["0", "1"]
 
 
-def test_a_gpu_lease_shows_its_gpus_alone_and_shares_the_cores(locks: Path) -> None:
+def test_a_gpu_lease_shows_its_gpus_alone_and_has_their_shares_of_the_cores(locks: Path) -> None:
+    """For all its processes together: a training of several divides them among its ranks."""
     gpus = tuple(Device(str(n), 80 * 10**9, "GPU", f"GPU-{n}") for n in range(4))
     leases = Leases(locks, Inventory("gpu", gpus, cores=32))
     with leases.acquire(ask(1)), leases.acquire(ask(2)) as lease:
         environment = lease.environment()
     assert environment["CUDA_VISIBLE_DEVICES"] == "1,2"
     assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
-    assert environment["OMP_NUM_THREADS"] == "8"
+    assert environment["OMP_NUM_THREADS"] == "16"
+
+
+def test_mig_instances_are_lent_one_to_a_training(locks: Path) -> None:
+    instances = tuple(Device(f"MIG-{n}", 10**10, "GPU MIG 1g.10gb", f"MIG-{n}") for n in range(2))
+    cut = Leases(locks, Inventory("gpu", instances, cores=8))
+    with cut.acquire(ask(1)) as lease:
+        assert lease.environment()["CUDA_VISIBLE_DEVICES"] == "MIG-0"
+    with pytest.raises(UserError, match="2 of the 2 GPUs here are MIG instances") as error:
+        cut.candidates(ask(2))
+    assert (error.value.field, error.value.value) == ("resources.gpus", 2)
+
+
+def test_several_gpus_are_taken_from_the_whole_ones(locks: Path) -> None:
+    devices = (Device("MIG-0", 10**10, "GPU"), Device("1", 10**10, "GPU"), Device("2", 10**10, "GPU"))
+    assert [d.id for d in Leases(locks, Inventory("gpu", devices)).candidates(ask(2))] == ["1", "2"]
 
 
 def test_two_names_of_one_gpu_are_one_device(locks: Path) -> None:

@@ -109,10 +109,10 @@ CASES = [
     ),
     Case(
         "facts beyond the budget",
-        LLAMA_13B, "8xA100-80GB", {**KNOWLEDGE, "examples": 500_000, "budget_usd": 93.5}, "full", ALL,
+        LLAMA_13B, "8xA100-80GB", {**KNOWLEDGE, "examples": 500_000, "budget_usd": 70.5}, "full", ALL,
         [
-            ("full", "budget", "against", "objective", "of $93.50, and one epoch is beyond it too"),
-            ("lora", "budget", "for", "objective", "within the budget of $93.50"),
+            ("full", "budget", "against", "objective", "of $70.50, and one epoch is beyond it too"),
+            ("lora", "budget", "for", "objective", "within the budget of $70.50"),
         ],
     ),
     Case(
@@ -192,10 +192,10 @@ CASES = [
     ),
     Case(
         "a narrow task with a deadline that full cannot keep",
-        LLAMA_8B, "8xH100", {"objective": "task_specific", "examples": 400_000, "deadline_hours": 0.588},
+        LLAMA_8B, "8xH100", {"objective": "task_specific", "examples": 400_000, "deadline_hours": 0.441},
         "lora", ALL,
         [
-            ("full", "deadline", "against", None, "of 0.6 h, and one epoch is beyond it too"),
+            ("full", "deadline", "against", None, "of 0.4 h, and one epoch is beyond it too"),
             ("lora", "deadline", "against", None, "1 of its 3 epochs keep within it"),
             ("full", "narrow_task", "for", "deadline", "bends all weights"),
         ],

@@ -54,6 +54,11 @@ def test_a_card_without_bf16_says_so_and_trains_in_fp32(name: str, peak: float) 
         ("2xA100-80GB", 2, "A100-80GB"),
         ("A100-80GB", 1, "A100-80GB"),
         ("8xH100", 8, "H100-80GB"),
+        ("8xH100-SXM", 8, "H100-80GB"),
+        ("2xH100 PCIe", 2, "H100-PCIe"),
+        ("2xH100-NVL", 2, "H100-NVL"),
+        ("8xH200", 8, "H200-141GB"),
+        ("4xH200-NVL", 4, "H200-NVL"),
         ("4 x rtx 3090", 4, "RTX3090"),
         ("1×NVIDIA L4", 1, "L4"),
     ],
@@ -62,6 +67,18 @@ def test_gpus_are_written_as_count_and_card(text: str, count: int, name: str) ->
     hardware = CATALOGUE.gpus(text)
     assert (hardware.count, hardware.name) == (count, name)
     assert hardware.memory_bytes == CATALOGUE.card(name).memory_bytes
+
+
+def test_which_form_a_kinds_name_alone_means_is_said() -> None:
+    assert str(CATALOGUE.gpus("8xH100")) == "8 x H100-80GB (SXM) of 85.5 GB"
+    assert CATALOGUE.card("H100").describe().startswith("H100-80GB (SXM): ")
+    assert str(CATALOGUE.gpus("H100-PCIe")) == "1 x H100-PCIe (PCIe) of 85.5 GB"
+
+
+def test_forms_of_a_kind_differ_in_what_they_compute_and_hold() -> None:
+    forms = [CATALOGUE.card(f"H100-{form}") for form in ("SXM", "PCIe", "NVL")]
+    assert [card.peak_flops for card in forms] == [989e12, 756e12, 835e12]
+    assert [card.memory_mib for card in forms] == [81559, 81559, 95830]
 
 
 @pytest.mark.parametrize("text", ["0xA100-80GB", "-2xA100-80GB", "1.5xH100"])
@@ -142,7 +159,10 @@ def test_a_file_that_is_no_catalogue_is_refused(tmp_path: Path, text: str) -> No
         ("NVIDIA A100 80GB PCIe", "A100-80GB"),
         ("NVIDIA A100-SXM4-40GB", "A100-40GB"),
         ("NVIDIA H100 80GB HBM3", "H100-80GB"),
+        ("NVIDIA H100 PCIe", "H100-PCIe"),
+        ("NVIDIA H100 NVL", "H100-NVL"),
         ("NVIDIA H200", "H200-141GB"),
+        ("NVIDIA H200 NVL", "H200-NVL"),
         ("NVIDIA B200", "B200"),
         ("NVIDIA A10", "A10"),
         ("NVIDIA L4", "L4"),
@@ -164,7 +184,8 @@ def test_a_card_is_known_by_its_drivers_name(driver: str, name: str) -> None:
         "NVIDIA GeForce RTX 4090 Laptop GPU",
         "NVIDIA A100-SXM4-80GB MIG 1g.10gb",
         "NVIDIA A10G",
-        "NVIDIA H100 PCIe",
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        "NVIDIA GH200 480GB",
         "Tesla V100-SXM2-16GB",
     ],
 )

@@ -83,15 +83,31 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_what_is_left_open_is_filled_in_so_that_it_fits(small: dict[str, Any], tmp_path: Path) -> None:
-    roomy = recommend_method(RecommendationRequest(**small, method="lora"), card(tmp_path, 10_000))
+    one = {**small, "method": "lora", "micro_batch": 1}
+    roomy = recommend_method(RecommendationRequest(**one), card(tmp_path, 10_000))
     total = roomy.chosen.occupancy.total
-    tight = recommend_method(
-        RecommendationRequest(**small, method="lora"), card(tmp_path, (total - 60_000_000) // 2**20)
-    )
+    tight = recommend_method(RecommendationRequest(**one), card(tmp_path, (total - 60_000_000) // 2**20))
     assert not roomy.chosen.resolved.training.gradient_checkpointing
     assert tight.chosen.resolved.training.gradient_checkpointing
     assert tight.decision.fits
     assert "instead of" in tight.chosen.resolved.reasons.of("training.gradient_checkpointing").reason
+
+
+@pytest.mark.slow
+def test_a_roomy_gpu_takes_the_same_batch_in_larger_parts(small: dict[str, Any], tmp_path: Path) -> None:
+    one, open_ = (
+        recommend_method(
+            RecommendationRequest(**small, method="lora", micro_batch=size), card(tmp_path, 10_000)
+        )
+        for size in (1, None)
+    )
+    before, after = one.chosen.resolved.training, open_.chosen.resolved.training
+    assert after.per_device_train_batch_size > 1
+    assert before.gradient_accumulation_steps == (
+        after.per_device_train_batch_size * after.gradient_accumulation_steps
+    )
+    said = open_.chosen.resolved.reasons.of("training.per_device_train_batch_size").reason
+    assert "GB a device of 10.5; larger products" in said
 
 
 @pytest.mark.slow

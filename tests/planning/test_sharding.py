@@ -5,7 +5,7 @@ import pytest
 from ft_dagster.errors import UserError
 from ft_dagster.planning.facts import Facts
 from ft_dagster.training.contract import Deepspeed
-from tests.planning.llama import LLAMA_70B, METHODS, facts, gpus, plan, reason
+from tests.planning.llama import A100_80, LLAMA_70B, METHODS, facts, gpus, plan, reason
 
 
 def stage(made: dict[str, Any]) -> int:
@@ -19,9 +19,21 @@ def test_one_process_shards_nothing(method: str, declared: int | str) -> None:
     assert made["training"]["deepspeed"] == Deepspeed(stage=0).model_dump()
 
 
-@pytest.mark.parametrize("given", [gpus(8), facts(ranks=2)], ids=["gpus", "cpu"])
-def test_full_over_several_processes_is_sharded_whole(given: Facts) -> None:
+@pytest.mark.parametrize("given", [gpus(8, memory=None), facts(ranks=2)], ids=["gpus", "cpu"])
+def test_full_is_sharded_whole_where_no_memory_of_a_device_is_known(given: Facts) -> None:
     assert stage(plan("full", given)) == 3
+
+
+@pytest.mark.parametrize(
+    ("memory", "parameters", "expected"),
+    [(A100_80, 10**9, 0), (A100_80, 8 * 10**9, 2), (24 * 10**9, 8 * 10**9, 3), (17 * 10**9, 10**9, 2)],
+)
+def test_full_on_gpus_takes_the_least_stage_that_fits_with_room(
+    memory: int, parameters: int, expected: int
+) -> None:
+    made = plan("full", gpus(8, memory=memory, parameters=parameters))
+    assert stage(made) == expected
+    assert made["memory"].floor_bytes <= 0.9 * memory
 
 
 @pytest.mark.parametrize("method", METHODS[1:])

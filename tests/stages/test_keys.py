@@ -86,12 +86,14 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "training.packing": (False, {PLAN}),
     "training.gradient_checkpointing": (True, {PLAN}),
     "training.precision": ("bf16", {PLAN}),
+    "training.deterministic": (False, {PLAN}),
     "training.deepspeed.stage": (2, {PLAN}),
     "training.deepspeed.bucket_mb": (100.0, {PLAN}),
     "training.watch.budget": (0.2, {PLAN}),
     "training.watch.questions": (4, {PLAN, TUNED}),
     "training.watch.general_loss_limit": (1.0, {PLAN}),
     "training.report_to": (["tensorboard"], NOTHING),  # shows the same curves elsewhere
+    "training.checkpoint_minutes": (1.0, NOTHING),  # acts on no weight
     "training.evaluations": (3, {PLAN}),
     "training.keep_best": (2, {PLAN}),
     "training.keep_last": (1, {PLAN}),
@@ -173,6 +175,7 @@ RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may
     "evaluation": {"policy": "its digest stands beside the verdict; export and release ask today's again"},
     "fine_tuned_model": {
         "report_to": "shows the same curves elsewhere",
+        "checkpoint_minutes": "what is lost when it is killed; acts on no weight",
         "stop_above": "ends a training without an artifact",
         "stop_above_on": "goes with stop_above",
         "base": "where the base lies, by digest in the key",

@@ -23,6 +23,10 @@ from tests.training.runs import Runs
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out of memory"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), "out of memory"),
         (MemoryError(), "out of memory"),
+        (
+            RuntimeError("cumsum_cuda_kernel does not have a deterministic implementation, but you set …"),
+            "what a GPU cannot in a fixed order: cumsum_cuda_kernel",
+        ),
     ],
 )
 def test_what_a_person_can_mend_is_explained(runs: Runs, error: Exception, said: str) -> None:

@@ -20,7 +20,10 @@ MOST_TOKENS = {"cuda": 65536, "cpu": 128}  # of one step: a plan's batch may tak
 
 def cases(context: Context) -> list[Case]:
     models = ("135m", "1b") if context.gpu else ("toy-a",)
-    kinds = (("the plan's", by_plan), ("profiled", profiled), ("TRL", trl), ("by hand", by_hand))
+    kinds = (
+        ("the plan's", by_plan), ("profiled", profiled), ("TRL", trl), ("in any order", in_any_order),
+        ("by hand", by_hand),
+    )  # fmt: skip
     return [
         Case(f"{model} {name}, {said}", partial(work, context, model, name))
         for model in models
@@ -103,6 +106,20 @@ def by_plan(context: Context, model: str, name: str) -> dict[str, Any]:
     training.run()
     figures = {**speed(training, context), "settings": settings}
     return {**figures, "said": said(figures, settings)}
+
+
+def in_any_order(context: Context, model: str, name: str) -> dict[str, Any]:
+    """What a fixed order of sums costs: with it, as the plan has it, and without, in the same minute."""
+    folder, method, settings = setting(context, model, name)
+    rates = {}
+    for fixed in (True, False):
+        now = {**settings, "deterministic": fixed}
+        training = training_of(context, folder, method, now, f"{model}-{name}-order-{fixed}")
+        training.run()
+        rates[fixed] = speed(training, context)["tokens_per_second"]
+    ratio = rates[True] / rates[False]
+    line = f"fixed order {rates[True]:,.0f} tok/s, any order {rates[False]:,.0f}: {ratio:.2f} times"
+    return {"fixed_order": rates[True], "any_order": rates[False], "ratio": ratio, "said": line}
 
 
 def by_hand(context: Context, model: str, name: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,10 @@ def cases(context: Context) -> list[Case]:
         *(
             Case(f"{name} killed and resumed", partial(resumed, context, name))
             for name in KILLED[context.device]
+        ),
+        *(
+            Case(f"{name} in bf16 killed and resumed", partial(resumed, context, name, "bf16"))
+            for name in (KILLED["cuda"] if context.gpu else ())
         ),
         Case("cancel leaves nothing", lambda: cancelled(context)),
     ]
@@ -125,15 +130,23 @@ def packed(context: Context) -> dict[str, Any]:
     return figures
 
 
-def resumed(context: Context, name: str) -> dict[str, Any]:
-    """A training killed (SIGKILL) after a checkpoint and run again, against one that nobody disturbed."""
+def resumed(context: Context, name: str, precision: str = "fp32") -> dict[str, Any]:
+    """A training killed (SIGKILL) after a checkpoint and run again, against one that nobody disturbed. In
+    bf16 a GPU attends by its variable-length kernel, in fp32 by another.
+    """
     context.need_memory(TINY)
     if name in QUANTIZED:
         context.need_bitsandbytes()
     method = METHODS[name] if name == "full" else {**METHODS[name], "dropout": 0.1}
+    scratch, settings = context.scratch, {**STEPS, "precision": precision}
     one, other = (
         Training(
-            context.scratch / f"{name}-{what}", context.tiny, mixture(context), context.device, method, STEPS
+            scratch / f"{name}-{precision}-{what}",
+            context.tiny,
+            mixture(context),
+            context.device,
+            method,
+            settings,
         )
         for what in ("undisturbed", "killed")
     )
@@ -148,14 +161,12 @@ def resumed(context: Context, name: str) -> dict[str, Any]:
             **figures,
             "said": f"killed after step {at}, resumed from {figures['resumed_from'][-1]}: bit for bit",
         }
-    return _why_not(one, other, context, method, figures)
+    return _why_not(one, other, figures)
 
 
-def _why_not(
-    one: Training, other: Training, context: Context, method: dict[str, Any], figures: dict[str, Any]
-) -> dict[str, Any]:
+def _why_not(one: Training, other: Training, figures: dict[str, Any]) -> dict[str, Any]:
     """Not bit for bit: whether two undisturbed trainings are, and by how much each pair differs."""
-    again = Training(context.scratch / "again", context.tiny, mixture(context), context.device, method, STEPS)
+    again = replace(one, folder=one.folder.with_name("again"))
     again.run()
     figures["difference"] = furthest(other.weights(), one.weights())
     figures["undisturbed_difference"] = furthest(again.weights(), one.weights())

@@ -51,6 +51,8 @@ class CatalogueCard(BaseModel):
     usd_per_hour: float | None = Field(None, ge=0, description="One GPU, on demand")
     price: Price | None = None
     source: str = ""
+    form: str = Field("", description="How it is built in, where a kind is sold in several forms: SXM, PCIe")
+    aliases: tuple[str, ...] = Field((), description="Other names for it")
     driver: str = Field("", description="Regular expression of the driver's name for it")
 
     @field_validator("driver")
@@ -91,7 +93,8 @@ class CatalogueCard(BaseModel):
         if self.usd_per_hour is not None:
             when = f" on {self.price.date} ({self.price.source})" if self.price else ""
             price = f"${self.usd_per_hour:.2f} an hour{when}"
-        return f"{self.name}: {memory}{box}; {peak}; {price}"
+        form = f" ({self.form})" if self.form else ""
+        return f"{self.name}{form}: {memory}{box}; {peak}; {price}"
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ class Hardware:
     """What a training may use: `count` equal devices. None where a figure is not known.
 
     `memory_bytes`: of one device, as its driver reports it; `peak_flops`: operations a second of one device
-    in the precision it trains in; `usd_per_hour`: of one device.
+    in the precision it trains in; `usd_per_hour`: of one device. `form`: how a card is built in (SXM, PCIe),
+    where its kind is sold in several forms.
     """
 
     kind: Literal["gpu", "cpu"]
@@ -109,6 +113,7 @@ class Hardware:
     peak_flops: float | None = None
     bf16: bool = True
     usd_per_hour: float | None = None
+    form: str = ""
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -128,7 +133,8 @@ class Hardware:
 
     def __str__(self) -> str:
         memory = "" if self.memory_bytes is None else f" of {self.memory_bytes / 1e9:.1f} GB"
-        return f"{self.count} x {self.name}{memory}" if self.kind == "gpu" else f"{self.name}{memory}"
+        form = f" ({self.form})" if self.form else ""
+        return f"{self.count} x {self.name}{form}{memory}" if self.kind == "gpu" else f"{self.name}{memory}"
 
 
 @dataclass(frozen=True)
@@ -138,9 +144,9 @@ class Catalogue:
     cards: tuple[CatalogueCard, ...]
 
     def card(self, name: str, *, field: str = "gpus") -> CatalogueCard:
-        """The card of a name; case, spaces and a left-out size do not matter. Raises UserError."""
+        """The card of a name or alias; case, spaces and a left-out size do not matter. Raises UserError."""
         wanted = _plain(name)
-        exact = [card for card in self.cards if _plain(card.name) == wanted]
+        exact = [card for card in self.cards if wanted in map(_plain, (card.name, *card.aliases))]
         of_kind = exact or [card for card in self.cards if _plain(card.name.split("-")[0]) == wanted]
         if len(of_kind) == 1:
             return of_kind[0]
@@ -198,6 +204,7 @@ def of_card(card: CatalogueCard, count: int) -> Hardware:
         peak_flops=card.peak_flops,
         bf16=card.bf16_tflops is not None,
         usd_per_hour=card.usd_per_hour,
+        form=card.form,
     )
 
 

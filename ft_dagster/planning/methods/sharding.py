@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from ft_dagster.errors import UserError
 from ft_dagster.planning.facts import Facts
+from ft_dagster.planning.layout import ROOM, Stage
 from ft_dagster.planning.load import Load, memory
 from ft_dagster.planning.reasons import Default, Origin
 from ft_dagster.spec import VariantSpec
 
 SHARDED = ("full", "lora", "qlora")
+STAGES: dict[str, tuple[Stage, ...]] = {"full": (0, 2, 3), "lora": (0, 3), "qlora": (0, 3)}  # others: copies
 
 
 def stage_of(spec: VariantSpec, load: Load) -> tuple[Default, Origin]:
@@ -24,14 +26,29 @@ def stage_of(spec: VariantSpec, load: Load) -> tuple[Default, Origin]:
         return Default(declared.stage, "as declared"), "declaration"
     if offload_of(spec, facts)[0].value != "none":
         return Default(3, "offload is a part of ZeRO"), "built-in"
-    if name == "full":
-        return Default(3, f"weights, gradients and states of full, over {facts.ranks} processes"), "built-in"
     if name not in SHARDED:
         return Default(0, f"a copy on each process: {name} is not sharded here"), "built-in"
+    if name == "full":
+        return _of_full(load), "built-in"
     floor = memory(load, 0, "none").floor_bytes
     if facts.device_memory is None or floor <= facts.device_memory:
         return Default(0, "a copy on each process: the frozen base and the states fit a device"), "built-in"
     return Default(3, "the frozen base does not fit a device: sharded over all"), "built-in"
+
+
+def _of_full(load: Load) -> Default:
+    """On GPUs the least that fits by rule of thumb, before the dry run; on a CPU all share one memory."""
+    ranks, device = load.facts.ranks, load.facts.device_memory
+    if load.facts.device_kind == "cuda" and device is not None:
+        floors = {stage: memory(load, stage, "none").floor_bytes for stage in STAGES["full"]}
+        stage = next((stage for stage, floor in floors.items() if floor <= ROOM * device), 3)
+        said = {
+            0: "a copy on each process: weights, gradients and states fit a device",
+            2: f"gradients and states over {ranks} processes: with them a device holds the weights",
+        }
+        if stage in said:
+            return Default(stage, said[stage])
+    return Default(3, f"weights, gradients and states of full, over {ranks} processes")
 
 
 def offload_of(spec: VariantSpec, facts: Facts) -> tuple[Default, Origin]:

@@ -20,6 +20,14 @@ BUDGETED = (
     "training names, general text and answers before and after it"
 )
 
+FIXED_ORDER = (
+    "kernels add in a fixed order, so that a training that was interrupted equals one that was not, bit for "
+    "bit; attention's backward pass takes longer for it"
+)
+WITHOUT_TF32 = (
+    f"{AS_DECLARED}; products are not rounded to TF32, which cannot tell positions above 2048 apart"
+)
+
 
 def precision_of(spec: VariantSpec, facts: Facts) -> str:
     """ "bf16" or "fp32": what is declared, else what the hardware computes in."""
@@ -52,6 +60,7 @@ def resolve_training(spec: VariantSpec, load: Load, reasons: Reasons) -> Trainin
         "packing": packing,
         "gradient_checkpointing": _checkpointing(declared, load, reasons),
         "precision": _precision(spec, facts, reasons),
+        "deterministic": _deterministic(declared, facts, reasons),
         "deepspeed": _deepspeed(spec, load, reasons),
         "watch": _watch(declared, reasons),
         "evaluations": _standing("evaluations", declared, _spacing(declared.evaluations), reasons),
@@ -99,9 +108,17 @@ def _checkpointing(declared: TrainingSpec, load: Load, reasons: Reasons) -> bool
 def _precision(spec: VariantSpec, facts: Facts, reasons: Reasons) -> str:
     value = precision_of(spec, facts)
     if spec.training.precision != "auto":
-        return str(reasons.put("training.precision", value, "declaration", AS_DECLARED))
+        why = WITHOUT_TF32 if value == "fp32" and facts.device_kind == "cuda" else AS_DECLARED
+        return str(reasons.put("training.precision", value, "declaration", why))
     why = "the hardware computes in bf16" if facts.bf16 else "no bf16 arithmetic on this hardware"
     return str(reasons.put("training.precision", value, "host", why))
+
+
+def _deterministic(declared: TrainingSpec, facts: Facts, reasons: Reasons) -> bool:
+    """Said where it acts, on GPUs."""
+    if facts.device_kind == "cuda":
+        _standing("deterministic", declared, FIXED_ORDER, reasons)
+    return declared.deterministic
 
 
 def _deepspeed(spec: VariantSpec, load: Load, reasons: Reasons) -> dict[str, Any]:

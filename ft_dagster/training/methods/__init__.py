@@ -25,7 +25,7 @@ class Method(ABC):
 
     @abstractmethod
     def build(self, base: Base, precision: Precision, seed: int) -> PreTrainedModel:
-        """The model, on CPU: trained weights in fp32, frozen ones in `precision`. Raises UserError."""
+        """The model, trained weights in fp32, frozen ones in `precision`. Raises UserError."""
 
     @abstractmethod
     def save(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,13 +36,13 @@ class Adapter(Method):
         from peft import get_peft_model
         from transformers import set_seed
 
-        from ft_dagster.training.methods.base import load_base
+        from ft_dagster.training.methods.base import load_base, on_its_device
 
         self.check(base)
         if self.quantization:
             model = _load_quantized(self.name, self.quantization, base.folder, precision)
         else:
-            model = load_base(base.folder, precision)
+            model = load_base(base.folder, precision, **on_its_device())
         config = self.configure(model, base)
         set_seed(seed)  # the adapter's first weights are drawn at random
         try:
@@ -106,7 +105,7 @@ def _load_quantized(name: str, kind: Quantization, folder: Path, precision: Prec
     from peft import prepare_model_for_kbit_training
     from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-    from ft_dagster.training.methods.base import load_base
+    from ft_dagster.training.methods.base import load_base, on_its_device
 
     sharded = is_deepspeed_zero3_enabled()
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -115,10 +114,7 @@ def _load_quantized(name: str, kind: Quantization, folder: Path, precision: Prec
         raise _cannot(name, "cannot be sharded by ZeRO-3: int8 weights lie in no floating-point type")
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     config = quantization_config(kind, dtype, storage=dtype if sharded else None)
-    options: dict[str, Any] = {"quantization_config": config}
-    if torch.cuda.is_available() and not sharded:
-        options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
-    model = load_base(folder, precision, **options)
+    model = load_base(folder, precision, quantization_config=config, **on_its_device())
     if not any(hasattr(weight, "quant_state") or hasattr(weight, "SCB") for weight in model.parameters()):
         raise _cannot(name, "found no linear layer of the base model that bitsandbytes can quantize")
     settle_quantized(model)

@@ -12,6 +12,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+def on_its_device() -> dict[str, Any]:
+    """How `load_base` puts weights straight into the memory of this rank's GPU, and into none of the host's;
+    nothing where it trains on a CPU or by ZeRO-3, or no training was set up yet.
+    """
+    from accelerate import PartialState
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+    if not PartialState._shared_state or is_deepspeed_zero3_enabled():
+        return {}
+    device = PartialState().device
+    return {"device_map": {"": device.index or 0}} if device.type == "cuda" else {}
+
+
 def load_base(folder: Path, precision: Precision, **options: Any) -> PreTrainedModel:
     """The causal language model in `folder`, weights in `precision`. Raises UserError."""
     import torch

@@ -28,10 +28,10 @@ class Full(Method):
         """All weights trainable: in fp32, or under DeepSpeed in `precision`, since it keeps fp32 masters."""
         from transformers.integrations.deepspeed import deepspeed_config
 
-        from ft_dagster.training.methods.base import load_base
+        from ft_dagster.training.methods.base import load_base, on_its_device
 
         sharded = deepspeed_config() is not None
-        return load_base(base.folder, precision if sharded else "fp32")
+        return load_base(base.folder, precision if sharded else "fp32", **on_its_device())
 
     def save(
         self, model: PreTrainedModel, payload: Path, base_digest: str, weights: Weights | None = None

@@ -75,6 +75,7 @@ def identity_of(run: TrainingRun, member: Member) -> dict[str, Any]:
         "dora": isinstance(method, LoraSettings) and method.use_dora,
         "own_loss": member.plan.own_loss,
         "precision": settings.precision,
+        **({} if settings.deterministic else {"deterministic": False}),
         "zero_stage": settings.deepspeed.stage,
         "rows": settings.per_device_train_batch_size,
         "ranks": ranks.world(),

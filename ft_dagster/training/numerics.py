@@ -1,0 +1,27 @@
+"""How a GPU adds up: in a fixed order, and products of fp32 in fp32. A CPU does both by itself."""
+
+from __future__ import annotations
+
+import os
+
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+
+
+def before_torch() -> None:
+    """What cuBLAS reads when its context opens, without which it may add in any order."""
+    os.environ.setdefault(WORKSPACE, ":4096:8")
+
+
+def settle(*, deterministic: bool) -> None:
+    """For this process, on GPUs. `deterministic`: kernels that add in a fixed order, so that a training that
+    was interrupted has the bits of one that was not; what has none raises RuntimeError. Merely to be warned
+    would not do: attention's backward pass then keeps adding in any order.
+
+    TF32 stays off whatever the environment says: transformers multiplies positions by frequencies in fp32,
+    and TF32 has no whole number between 2048 and 2050 (transformers issue 48428).
+    """
+    import torch
+
+    torch.use_deterministic_algorithms(deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it did not write
+    torch.set_float32_matmul_precision("highest")

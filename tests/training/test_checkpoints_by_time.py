@@ -1,0 +1,117 @@
+"""Checkpoints between evaluations: when one is due, and that none changes what a training gives."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ft_dagster.training import callbacks, checkpoints
+from ft_dagster.training.checkpoints import Pace
+from tests.training.runs import Runs, losses, payload_bytes, result_of, train, write_mixture
+
+NO_TIME = 1e-9  # minutes
+SETTINGS = {"num_train_epochs": 6.0, "evaluations": 2, "keep_best": 1, "keep_last": 3}
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def save(pace: Pace, clock: Clock, seconds: float) -> None:
+    with pace.saving():
+        clock.now += seconds
+
+
+def test_a_checkpoint_is_due_so_many_minutes_after_the_last_one_of_any_kind() -> None:
+    clock = Clock()
+    pace = Pace(2.0, clock)
+    clock.now = 119
+    assert not pace.due()
+    clock.now = 120
+    assert pace.due()
+    save(pace, clock, 1)
+    clock.now += 119
+    assert not pace.due()
+    clock.now += 1
+    assert pace.due()
+
+
+def test_checkpoints_by_time_take_a_twentieth_of_it_at_most() -> None:
+    clock = Clock()
+    pace = Pace(1.0, clock)
+    save(pace, clock, 30)
+    clock.now += 599
+    assert not pace.due()
+    clock.now += 1
+    assert pace.due()
+
+
+def test_without_minutes_none_is_due() -> None:
+    clock = Clock()
+    pace = Pace(None, clock)
+    clock.now = 1e9
+    assert not pace.due()
+
+
+@pytest.fixture
+def at_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long saving takes."""
+    monkeypatch.setattr(checkpoints, "SHARE", 1e9)
+
+
+def saved(run_folder: Path) -> list[int]:
+    return [found.step for found in checkpoints.complete(run_folder / "acme.support/checkpoints")]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("at_each_step")
+def test_saving_at_each_step_changes_no_byte_of_what_is_trained(runs: Runs) -> None:
+    usual = runs.prepare("usual", training=SETTINGS)
+    often = runs.prepare("often", training=SETTINGS, checkpoint_minutes=NO_TIME)
+    assert (train(usual), train(often)) == (0, 0)
+    steps = result_of(usual)["figures"]["steps"]
+    assert set(saved(usual)) <= {steps // 2, steps}
+    assert saved(often)[-3:] == [steps - 2, steps - 1, steps]
+    assert payload_bytes(often) == payload_bytes(usual)
+    assert losses(often) == losses(usual)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("at_each_step")
+def test_a_training_goes_on_from_a_checkpoint_by_time_to_the_same_bytes(runs: Runs) -> None:
+    usual = runs.prepare("usual", training=SETTINGS)
+    killed = runs.prepare("killed", training=SETTINGS, checkpoint_minutes=NO_TIME)
+    assert (train(usual), train(killed)) == (0, 0)
+    output = killed / "acme.support"
+    last = saved(killed)[-1]
+    checkpoints.discard(output / f"checkpoints/checkpoint-{last}")
+    (output / "result.json").unlink()
+    shutil.rmtree(output / "payload")
+    assert train(killed) == 0
+    assert result_of(killed)["figures"]["resumed_from"] == [last - 1]
+    assert payload_bytes(killed) == payload_bytes(usual)
+    assert losses(killed) == losses(usual)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("at_each_step")
+def test_without_validation_the_last_step_is_the_model_however_often_it_was_saved(runs: Runs) -> None:
+    mixture = write_mixture(runs.folder / "no-validation", validation=0)
+    folder = runs.prepare(training=SETTINGS, mixture=str(mixture), checkpoint_minutes=NO_TIME)
+    assert train(folder) == 0
+    figures = result_of(folder)["figures"]
+    assert figures["best_step"] == figures["steps"]
+
+
+@pytest.mark.slow
+def test_that_a_preemption_leaves_no_time_to_save_is_said_once(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(callbacks, "GRACE_SECONDS", 0.0)
+    assert train(runs.prepare(training=SETTINGS)) == 0
+    assert capsys.readouterr().out.count("between a preemption and the end") == 1
