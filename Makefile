@@ -5,7 +5,7 @@ DEMO := examples/demo
 RUN := $(BIN)/ft-dagster --project $(DEMO)
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install demo ui test quick test-all lint format release-check clean gpu-pack
+.PHONY: install demo ui test quick test-all lint format release-check clean gpu-pack bench
 
 install: .venv/installed
 
@@ -40,6 +40,9 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: install  ## trainings beside TRL and LLaMA-Factory, after `make demo`; needs a package index
+	$(BIN)/python benchmarks/bench.py
 
 gpu-pack: install  ## loads for a machine with a GPU and no network; benchmarks/gpu/README.md
 	$(BIN)/python benchmarks/gpu/pack.py $(GPU_PACK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -32,3 +33,23 @@ def test_preparation_is_measured_beside_the_tokenizer(tiny_model_folder: Path) -
     assert programs[:5] == ["tokenizer", "datasets.map", "task_dataset", "training_mixture", "prepared"]
     parts = {line.split("|")[3].strip() for line in done.stdout.splitlines() if line.startswith("| 200 |")}
     assert {"tokenizing", "rendering", "normalizing", "decontamination"} <= parts
+
+
+@pytest.mark.slow
+def test_trainings_are_shown_side_by_side(tiny_model_folder: Path, tmp_path: Path) -> None:
+    data, results = tmp_path / "rows.jsonl", tmp_path / "results"
+    rows = [{"instruction": f"What is {n}?", "output": f"It is {n}."} for n in range(60)]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    command = [sys.executable, BENCHMARKS / "bench.py", "--quick", "--only", "one"]
+    command += ["--contenders", "ft_dagster, warm", "ft_dagster, cold", "--model", tiny_model_folder]
+    command += ["--data", data, "--folder", tmp_path / "kept", "--results", results]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    table = (results / "one.md").read_text()
+    assert "ft_dagster, warm" in table
+    assert "ft_dagster, cold" in table
+    cells = json.loads((results / "one.json").read_text())["cells"]
+    warm, cold = (cell["rounds"][0] for cell in cells)
+    assert warm["loss"] == cold["loss"]
+    assert warm["trained_tokens"] == cold["trained_tokens"] > 0
+    assert (results / "one.svg").read_text().startswith("<?xml")

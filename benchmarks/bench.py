@@ -1,0 +1,331 @@
+"""How long does a training take here, and how long by TRL and LLaMA-Factory? Tables and plots, side by side.
+
+    make bench                                             # the same as the next line
+    .venv/bin/python benchmarks/bench.py                   # three rounds of every case, after `make demo`
+    .venv/bin/python benchmarks/bench.py --only one --rounds 5
+    .venv/bin/python benchmarks/bench.py --quick           # toy size: does everything still run?
+
+Cases: `one` training; `variants`, 8 trainings of one base; `tokens` and `many`, how both scale. Contenders
+are run in turn, round after round, and medians are shown. Every peer has an environment of its own
+(`peers/environments.py`); what all are asked stands in `peers/job.py`. *Whole* is from the start of the
+program until it is gone, *steps* of the optimizer's steps alone. *Beyond* is the largest resident size, less
+what the imports took and less the weights. The loss is of the same held-out rows by one evaluator.
+
+Here, a mixture is tokenized by an earlier stage; a peer tokenizes its rows itself (below a second). Here, a
+training also measures its held-out loss, looks at its model, and keeps and verifies checkpoints; a peer, by
+its defaults, does none of these.
+
+A call goes on where the one before it ended; --fresh forgets that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+from benchmarks import tables  # noqa: E402
+from benchmarks.peers import environments, here  # noqa: E402
+from benchmarks.peers import job as jobs  # noqa: E402
+
+DEMO = HERE.parent / "examples" / "demo"
+MODEL, DATA = DEMO / "models" / "smollm2-135m", DEMO / "data" / "zaragoza" / "building-faq.jsonl"
+OURS_WARM, OURS_COLD = "ft_dagster, warm", "ft_dagster, cold"
+TRL_BEST = "TRL, packed, no checkpointing"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """`peer`: its environment, None for this project. `gradient_checkpointing` None: its default."""
+
+    peer: str | None
+    warm: bool = False
+    packing: bool = True
+    gradient_checkpointing: bool | None = None
+    at_once: int = 1
+
+
+ONE = {
+    OURS_WARM: Contender(None, warm=True),
+    OURS_COLD: Contender(None),
+    "TRL, defaults": Contender("trl", packing=False),
+    "TRL, no checkpointing": Contender("trl", packing=False, gradient_checkpointing=False),
+    TRL_BEST: Contender("trl", gradient_checkpointing=False),
+    "LLaMA-Factory, defaults": Contender("llamafactory", packing=False),
+    "LLaMA-Factory, packed, no checkpointing": Contender("llamafactory", gradient_checkpointing=False),
+}
+TOGETHER = "ft_dagster, warm, two at once"
+MANY = {
+    TOGETHER: Contender(None, warm=True, at_once=2),
+    **{name: ONE[name] for name in ("TRL, defaults", TRL_BEST)},
+}
+SCALED = {OURS_WARM: ONE[OURS_WARM], TRL_BEST: ONE[TRL_BEST]}
+
+
+@dataclass(frozen=True)
+class Case:
+    """`sizes`: (variants, tokens of each); `across`: which of the two grows, None where there is one size."""
+
+    title: str
+    contenders: dict[str, Contender]
+    sizes: tuple[tuple[int, int], ...]
+    across: str | None = None
+
+
+CASES = {
+    "one": Case("One training", ONE, ((1, 8000),)),
+    "variants": Case("Eight trainings of one base", MANY, ((8, 8000),)),
+    "tokens": Case("Tokens of a training", SCALED, tuple((1, n) for n in (2000, 8000, 32000)), "tokens"),
+    "many": Case(
+        "Trainings of 1,000 tokens", {TOGETHER: MANY[TOGETHER], TRL_BEST: ONE[TRL_BEST]},
+        tuple((n, 1000) for n in (1, 2, 4, 8, 16, 32, 64)), "variants",
+    ),
+}  # fmt: skip
+QUICK = {
+    "one": ((1, 600),),
+    "variants": ((2, 300),),
+    "tokens": ((1, 300), (1, 600)),
+    "many": ((1, 300), (2, 300)),
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a call was asked, and where it keeps what it found."""
+
+    model: Path
+    data: Path
+    threads: int
+    folder: Path
+
+    def measured(self, contender: Contender, size: tuple[int, int], key: str) -> dict[str, Any]:
+        """The figures of one cell: kept from an earlier call, else measured. Raises SystemExit."""
+        asked = {"contender": str(contender), "size": size, "model": str(self.model), "threads": self.threads}
+        file = self.folder / "cells" / f"{key}.json"
+        if file.exists():
+            kept = json.loads(file.read_text())
+            if kept["asked"] == json.loads(json.dumps(asked)):
+                return dict(kept["found"])
+        with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
+            found = self._measure(contender, size, Path(scratch))
+        found["load"] = os.getloadavg()[0]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"asked": asked, "found": found}))
+        return found
+
+    def _measure(self, contender: Contender, size: tuple[int, int], scratch: Path) -> dict[str, Any]:
+        given = [self._job(contender, size[1], seed, scratch) for seed in range(size[0])]
+        if contender.peer is None:
+            return self._here(contender, given, scratch)
+        return self._peer(contender.peer, given, scratch)
+
+    def _job(self, contender: Contender, tokens: int, seed: int, scratch: Path) -> dict[str, Any]:
+        rows = jobs.write_rows(self.model, self.data, tokens, seed, scratch / f"rows-{seed}.json")
+        a_step = 1 if contender.packing else jobs.rows_a_step(rows, jobs.MAX_LENGTH)
+        return {
+            "model": str(self.model), "rows": str(rows), "output": str(scratch / f"output-{seed}"),
+            "lora": jobs.LORA, "learning_rate": jobs.LEARNING_RATE, "max_length": jobs.MAX_LENGTH,
+            "rows_a_step": a_step, "packing": contender.packing, "bf16": has_bf16(), "seed": seed,
+            "gradient_checkpointing": contender.gradient_checkpointing,
+        }  # fmt: skip
+
+    def _here(self, contender: Contender, given: list[dict[str, Any]], scratch: Path) -> dict[str, Any]:
+        server, looks = self.folder / "warm", self.folder / "first_looks"
+        if not contender.warm:  # a program that nothing was prepared for
+            looks = scratch / "first_looks"
+        threads = max(1, self.threads // contender.at_once)
+        environment = here.environment(contender.warm, threads, server)
+
+        def folders(name: str) -> list[Path]:
+            asked = [{**each, "first_looks": str(looks)} for each in given]
+            return [here.run_folder(each, scratch / f"{name}-{n}") for n, each in enumerate(asked)]
+
+        if contender.warm:  # the server imports, and the base is looked at, once for many trainings
+            here.train(folders("before")[:1], 1, environment)
+        runs = folders("run")
+        whole = here.train(runs, contender.at_once, environment)
+        found = [here.figures(run) for run in runs]
+        for each in found:
+            files = [*self.model.glob("*.safetensors"), *Path(each["adapter"]).glob("*.safetensors")]
+            each["weights_bytes"] = sum(file.stat().st_size for file in files)
+        return self._figures(whole, found, [Path(each.pop("adapter")) for each in found], given)
+
+    def _peer(self, peer: str, given: list[dict[str, Any]], scratch: Path) -> dict[str, Any]:
+        python, script = environments.python_of(peer), HERE / "peers" / f"train_{peer}.py"
+        environment = {
+            **os.environ, "OMP_NUM_THREADS": str(self.threads), "HF_HUB_OFFLINE": "1",
+            "HF_DATASETS_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false", "HF_HOME": str(scratch / "cache"), "PYTHONPATH": "",
+        }  # fmt: skip
+        found, began = [], time.monotonic()
+        for number, each in enumerate(given):
+            job = scratch / f"job-{number}.json"
+            job.write_text(json.dumps(each))
+            command = [str(python), str(script), str(job)]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                raise SystemExit(f"{script} failed:\n{done.stderr[-4000:]}")
+            found.append(json.loads(done.stdout.splitlines()[-1]))
+        whole = time.monotonic() - began
+        return self._figures(whole, found, [Path(each["output"]) for each in given], given)
+
+    def _figures(
+        self, whole: float, found: list[dict[str, Any]], adapters: list[Path], given: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """`beyond_bytes`: the largest of the trainings; `loss`: their mean."""
+        losses = [
+            jobs.held_out_loss(self.model, adapter, Path(each["rows"]))
+            for adapter, each in zip(adapters, given, strict=True)
+        ]
+        beyond = [each["peak_bytes"] - each["imported_bytes"] - each["weights_bytes"] for each in found]
+        return {
+            "whole_seconds": whole,
+            "steps_seconds": sum(each["steps_seconds"] for each in found),
+            "steps": sum(each["steps"] for each in found),
+            "trained_tokens": sum(each["trained_tokens"] for each in found),
+            "peak_bytes": max(each["peak_bytes"] for each in found),
+            "beyond_bytes": max(beyond),
+            "loss": sum(losses) / len(losses),
+            "versions": found[0].get("versions"),
+        }
+
+
+def has_bf16() -> bool:
+    """Whether this processor multiplies bf16."""
+    return "bf16" in Path("/proc/cpuinfo").read_text()
+
+
+Found = dict[tuple[str, tuple[int, int]], list[dict[str, Any]]]
+
+
+def run_case(
+    name: str, case: Case, bench: Bench, rounds: int, say: Callable[[str], None]
+) -> tuple[Found, list[str]]:
+    """The figures by contender and size, and why a contender is missing."""
+    found: Found = {}
+    missing: dict[str, str] = {}
+    for number in range(rounds):
+        for size in case.sizes:
+            for contender, how in case.contenders.items():
+                if contender in missing:
+                    continue
+                key = f"{name}-{contender}-{size[0]}x{size[1]}-{number}".replace(" ", "_").replace(",", "")
+                try:
+                    figures = bench.measured(how, size, key)
+                except environments.CannotBeMade as error:
+                    missing[contender] = str(error)
+                    continue
+                found.setdefault((contender, size), []).append(figures)
+                say(f"{name}, round {number + 1}, {size[0]} x {size[1]} tokens, {contender}:"
+                    f" {figures['whole_seconds']:.1f} s, steps {figures['steps_seconds']:.1f} s")  # fmt: skip
+    return found, [f"{contender}: {why}" for contender, why in missing.items()]
+
+
+def table(found: Found) -> str:
+    """A row for each contender and size; times are also shown as a multiple of the first contender's."""
+    head = ["variants x tokens", "contender", "whole, s", "of the first's", "steps, s", "steps",
+            "trained tokens", "beyond the weights, MB", "held-out loss"]  # fmt: skip
+    rows, first = [], next(iter(found))[0]
+    for (contender, size), rounds in found.items():
+        mid, base = tables.medians(rounds), tables.medians(found[first, size])
+        rows.append([
+            f"{size[0]} x {size[1]:,}", contender, f"{mid['whole_seconds']:.1f}",
+            f"{mid['whole_seconds'] / base['whole_seconds']:.2f}", f"{mid['steps_seconds']:.1f}",
+            f"{mid['steps']:.0f}", f"{mid['trained_tokens']:,.0f}", f"{mid['beyond_bytes'] / 1e6:,.0f}",
+            f"{mid['loss']:.4f}",
+        ])  # fmt: skip
+    return tables.markdown(head, rows)
+
+
+def write_results(folder: Path, name: str, case: Case, found: Found, missing: Sequence[str]) -> None:
+    """<name>.json, <name>.md and <name>.svg."""
+    folder.mkdir(parents=True, exist_ok=True)
+    loads = [each["load"] for rounds in found.values() for each in rounds]
+    peers = {c: rounds[0]["versions"] for (c, _), rounds in found.items() if rounds[0]["versions"]}
+    ours = tables.versions("ft-dagster", "torch", "transformers", "peft", "trl")
+    about = [
+        f"{tables.machine()} (after each run: {min(loads):.1f} to {max(loads):.1f}), {tables.today()}.",
+        f"{len(next(iter(found.values())))} rounds, medians. Here: {ours}.",
+        *(f"{c}: {', '.join(f'{n} {v}' for n, v in each.items())}." for c, each in peers.items()),
+        *missing,
+    ]
+    (folder / f"{name}.md").write_text(f"# {case.title}\n\n" + "\n".join(about) + "\n\n" + table(found))
+    cells = [
+        {"contender": c, "variants": s[0], "tokens": s[1], "rounds": rounds}
+        for (c, s), rounds in found.items()
+    ]
+    (folder / f"{name}.json").write_text(json.dumps({"about": about, "cells": cells}, indent=1) + "\n")
+    mid = {key: tables.medians(rounds) for key, rounds in found.items()}
+    if case.across is None:
+        tables.bars(folder / f"{name}.svg", case.title,
+                    {c: (m["steps_seconds"], m["whole_seconds"]) for (c, _), m in mid.items()})  # fmt: skip
+    else:
+        place = 0 if case.across == "variants" else 1
+        points = {c: {s[place]: m["whole_seconds"] for (d, s), m in mid.items() if d == c} for c, _ in mid}
+        tables.lines(folder / f"{name}.svg", case.title, case.across, points)
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), help="these cases")
+    parser.add_argument(
+        "--contenders", nargs="+", help="these alone, by name; the first is what others are held to"
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of all that runs at a time")
+    parser.add_argument("--quick", action="store_true", help="toy size, one round")
+    parser.add_argument(
+        "--model", type=Path, default=MODEL, help="a folder with config.json, weights, tokenizer"
+    )
+    parser.add_argument("--data", type=Path, default=DATA, help="rows of instruction and output, JSON lines")
+    parser.add_argument(
+        "--folder", type=Path, default=HERE / ".work" / "bench", help="what is kept of a call"
+    )
+    parser.add_argument(
+        "--results", type=Path, help="default: benchmarks/results, at toy size beside --folder"
+    )
+    parser.add_argument("--fresh", action="store_true", help="forget what an earlier call measured")
+    return parser
+
+
+def main() -> int:
+    given = arguments().parse_args()
+    if not (given.model / "config.json").exists():
+        raise SystemExit(f"{given.model} is no model: run `make demo` first, or name one by --model")
+    folder = given.folder.resolve() / ("quick" if given.quick else "full")
+    if given.fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    results = given.results or (folder / "results" if given.quick else HERE / "results")
+    bench = Bench(given.model.resolve(), given.data.resolve(), given.threads, folder)
+    for name in given.only:
+        case = CASES[name]
+        wanted = {
+            c: how for c, how in case.contenders.items() if given.contenders is None or c in given.contenders
+        }
+        if not wanted:
+            raise SystemExit(f"--contenders: {name} has {', '.join(case.contenders)}")
+        case = Case(case.title, wanted, QUICK[name] if given.quick else case.sizes, case.across)
+        found, missing = run_case(
+            name, case, bench, 1 if given.quick else given.rounds, lambda line: print(line, flush=True)
+        )
+        write_results(results, name, case, found, missing)
+        print((results / f"{name}.md").read_text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
