@@ -13,7 +13,8 @@ what the imports took and less the weights. The loss is of the same held-out row
 
 Here, a mixture is tokenized by an earlier stage; a peer tokenizes its rows itself (below a second). Here, a
 training also measures its held-out loss, looks at its model, and keeps and verifies checkpoints; a peer, by
-its defaults, does none of these.
+its defaults, does none of these. Warm, the server has imported and the base's first look is kept, as they are
+from the second training of a host on; cold, there is neither.
 
 A call goes on where the one before it ended; --fresh forgets that.
 """
