@@ -39,6 +39,8 @@ sys.path.insert(0, str(HERE.parent))
 from benchmarks import tables  # noqa: E402
 from benchmarks.peers import environments, here  # noqa: E402
 from benchmarks.peers import job as jobs  # noqa: E402
+from ft_dagster.provenance.code import source_digest  # noqa: E402
+from ft_dagster.provenance.digest import sha256_file  # noqa: E402
 
 DEMO = HERE.parent / "examples" / "demo"
 MODEL, DATA = DEMO / "models" / "smollm2-135m", DEMO / "data" / "zaragoza" / "building-faq.jsonl"
@@ -112,7 +114,15 @@ class Bench:
 
     def measured(self, contender: Contender, size: tuple[int, int], key: str) -> dict[str, Any]:
         """The figures of one cell: kept from an earlier call, else measured. Raises SystemExit."""
-        asked = {"contender": str(contender), "size": size, "model": str(self.model), "threads": self.threads}
+        asked = {
+            "contender": str(contender),
+            "size": size,
+            "model": str(self.model),
+            "data": sha256_file(self.data),
+            "job": [jobs.LORA, jobs.LEARNING_RATE, jobs.MAX_LENGTH],
+            "code": source_digest(),
+            "threads": self.threads,
+        }
         file = self.folder / "cells" / f"{key}.json"
         if file.exists():
             kept = json.loads(file.read_text())

@@ -58,12 +58,12 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)  # this process trains this variant
     given = parser.parse_args()
     if given.one:
-        train(given.folder, given.one)
+        make(given.folder, given.one, STAGE)
         return
-    shutil.rmtree(given.folder, ignore_errors=True)
-    write(given.folder, given.model.resolve(), given.method, given.rows)
+    write(given.folder, given.model.resolve(), given.method, given.rows, fresh=given.fresh)
     for name in NAMES:
-        prepare(given.folder, name)
+        make(given.folder, name, "training_plan")
+    forget(given.folder)
     alone, first = run(given.folder, NAMES[:1])
     added = added_of(given.folder, given.model)
     second = run(given.folder, NAMES[1:])[1]
@@ -80,7 +80,7 @@ def added_of(folder: Path, model: Path) -> int:
     return int(figures["peak_memory_bytes"] - figures["imported_bytes"] - weights)
 
 
-def write(folder: Path, model: Path, method: str, rows: int) -> None:
+def write(folder: Path, model: Path, method: str, rows: int, *, fresh: bool) -> None:
     files = {}
     for number, name in enumerate(NAMES):
         given = {"model": json.dumps(str(model)), "method": method, "demo": DEMO}
@@ -89,7 +89,7 @@ def write(folder: Path, model: Path, method: str, rows: int) -> None:
         answers = (f"It is {2 * n + number}, as room {n % 7} has it written down." for n in range(rows))
         pairs = (json.dumps({"prompt": q, "completion": a}) for q, a in zip(asked, answers, strict=True))
         files[f"rows-{name}.jsonl"] = "\n".join(pairs) + "\n"
-    make_project(folder, files, fresh=True)
+    make_project(folder, files, fresh=fresh)
 
 
 def workspace_of(folder: Path, name: str) -> Any:
@@ -100,18 +100,11 @@ def workspace_of(folder: Path, name: str) -> Any:
     return Workspace(load_settings(folder), VariantKey("acme", name))
 
 
-def prepare(folder: Path, name: str) -> None:
+def make(folder: Path, name: str, stage: str) -> None:
+    """All stages of a variant up to this one. Raises SystemExit."""
     from ft_dagster.stages.chain import run_chain, up_to
 
-    outcome = run_chain(workspace_of(folder, name), up_to("training_plan"))
-    if outcome.error:
-        raise SystemExit(outcome.error)
-
-
-def train(folder: Path, name: str) -> None:
-    from ft_dagster.stages.chain import run_chain, up_to
-
-    outcome = run_chain(workspace_of(folder, name), up_to(STAGE))
+    outcome = run_chain(workspace_of(folder, name), up_to(stage))
     if outcome.error:
         raise SystemExit(outcome.error)
 

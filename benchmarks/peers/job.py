@@ -35,7 +35,7 @@ def write_rows(model: Path, data: Path, tokens: int, seed: int, file: Path) -> P
     left = tokens
     while left > 0:
         if not rest:
-            raise SystemExit(f"{data} has fewer than {tokens} tokens of rows: ask for less with --tokens")
+            raise SystemExit(f"{data} has fewer than {tokens} tokens of rows: name a longer file by --data")
         train.append(_rendered(rest.pop(), tokenizer))
         left -= len(train[-1]["input_ids"])
     held = [_rendered(row, tokenizer) for row in held_out]

@@ -39,7 +39,7 @@ class Device:
         return re.sub(r"[^A-Za-z0-9-]", "_", self.uuid or self.id)
 
     @property
-    def is_instance(self) -> bool:
+    def is_mig(self) -> bool:
         """Whether it is a MIG instance: a process sees one at most, and none can talk to others."""
         return self.id.startswith("MIG-")
 

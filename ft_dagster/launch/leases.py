@@ -74,8 +74,7 @@ class Ask:
 class Lease:
     """Granted devices. Close it (`with`, or `release`) when the program that used them has ended.
 
-    `threads`: of all its processes together, which divide them: the slots of a CPU lease, of a GPU lease its
-    GPUs' shares of the cores.
+    `threads`: for all processes of the lease together: its slots, or its GPUs' share of the host's cores.
     """
 
     def __init__(
@@ -217,7 +216,7 @@ class Leases:
                 fix=f"Here are: {here}",
             )
         if ask.count > 1:
-            named = self._whole(ask, named)
+            named = self._without_mig(ask, named)
         parts = self.inventory.shares if ask.shared else 1
         enough = [d for d in named if d.memory_bytes is None or d.memory_bytes // parts >= ask.memory_bytes]
         if ask.count > len(enough):
@@ -231,11 +230,11 @@ class Leases:
             )
         return enough
 
-    def _whole(self, ask: Ask, named: tuple[Device, ...]) -> tuple[Device, ...]:
+    def _without_mig(self, ask: Ask, named: tuple[Device, ...]) -> tuple[Device, ...]:
         """Those that are no MIG instance. Raises UserError for too few: CUDA shows a process one instance
         alone, and NCCL takes two of one GPU for the same device.
         """
-        whole = tuple(device for device in named if not device.is_instance)
+        whole = tuple(device for device in named if not device.is_mig)
         if ask.count > len(whole):
             raise UserError(
                 f"{ask.variant} asks for {ask.count}, and {len(named) - len(whole)} of the {len(named)} GPUs "

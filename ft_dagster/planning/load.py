@@ -112,13 +112,14 @@ def memory(load: Load, stage: int, offload: str) -> RuleOfThumbBytes:
 def storage(load: Load, stage: int, training: TrainingSettings) -> StorageBytes:
     """Bytes on disk: checkpoints while it trains, and what either export would release (None: not offered).
 
-    At most keep_best + keep_last checkpoints are complete, beside the one being written. An adapter is
-    fp32; a whole model is saved in bf16, a merged one in the base's own types with the adapter inside.
+    At most keep_best + keep_last checkpoints and the newest are complete, beside the one being written. An
+    adapter is fp32; a whole model is saved in bf16, a merged one in the base's own types with the adapter
+    inside.
     """
     trained = load.trained
     weights = trained * (FP32 + (load.width if stage == 2 else 0))
     optimizer = trained * MOMENTS
-    kept = training.keep_best + training.keep_last + 1
+    kept = training.keep_best + training.keep_last + 2
     adapter = None if load.method == "full" else trained * FP32
     whole = {"full": trained * BF16, "prompt_tuning": None, "prefix_tuning": None}
     return StorageBytes(

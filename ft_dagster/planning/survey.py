@@ -1,7 +1,7 @@
 """Every method planned for one declaration on one kind of hardware, by dry run and counted FLOPs, and ranked.
 
 Each is laid out as the declaration says; what it leaves open (micro-batch, checkpointing, ZeRO stage) is
-chosen for speed on GPUs (`methods/filling.py`), else changed, the mildest first, until the method fits.
+chosen for speed on GPUs (`methods/layout_search.py`), else changed, the mildest first, until the method fits.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ft_dagster.planning.load import LORA_LIKE, SOFT_PROMPTS, Load, frozen_bytes
 from ft_dagster.planning.load import memory as states_of
 from ft_dagster.planning.methods.changes import Change, changes
 from ft_dagster.planning.methods.decision import Decision, decide
-from ft_dagster.planning.methods.filling import filled, left_open
+from ft_dagster.planning.methods.layout_search import fastest_that_fits, search_space
 from ft_dagster.planning.methods.method_settings import resolve_method
 from ft_dagster.planning.methods.question import METHODS, Candidate, Question, fewest_gpus
 from ft_dagster.planning.methods.sharding import SHARDED
@@ -339,8 +339,8 @@ def _filled(resolved: Resolved, first: Layout, held: _Memory) -> Layout | None:
     memory = held.context.device_memory
     if held.facts.device_kind != "cuda" or memory is None:
         return None
-    free = left_open(held.spec.training, first, resolved.training.gradient_accumulation_steps)
-    return filled(first, free, held.bytes_of, held.hopeless, memory)
+    free = search_space(held.spec.training, first, resolved.training.gradient_accumulation_steps)
+    return fastest_that_fits(first, free, held.bytes_of, held.hopeless, memory)
 
 
 def _milder_that_fits(spec: VariantSpec, first: Layout, facts: Facts, held: _Memory) -> Layout:

@@ -28,9 +28,9 @@ from ft_dagster.training.watch.first_look import FIRST_LOOKS
 @dataclass(frozen=True)
 class TrainingInputs:
     """`questions`: general benchmarks asked while it trains (by digest) and the seed that draws them, where
-    the declaration wants any. `report_to`: where curves are shown too. `checkpoint_minutes`:
-    between those at evaluations. `stop_above`, on the first `stop_above_on` validation examples, ends a
-    training without a model.
+    the declaration wants any. `report_to`: where curves are shown too. `checkpoint_minutes`: minutes between
+    checkpoints, beside those at evaluations; None: none. `stop_above`, on the first `stop_above_on`
+    validation examples, ends a training without a model.
     """
 
     training_plan: Artifact

@@ -76,7 +76,7 @@ def _take_device() -> None:
     """Hold the lease before anything touches the device, keep libraries offline and quiet."""
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    numerics.before_torch()
+    numerics.set_cublas_workspace()
     if os.environ.get("FT_DAGSTER_LEASE"):
         from ft_dagster.launch.leases import hold_as_rank
 
@@ -119,7 +119,7 @@ def _train_one(run: TrainingRun, member: Member, channel: Channel, stop: Stop) -
         member.result.unlink(missing_ok=True)
     try:
         member.output.mkdir(parents=True, exist_ok=True)
-        _check_device(member)
+        _set_up_device(member)
         train_member(run, member, channel, stop)
         return DONE
     except UserError as error:
@@ -140,7 +140,7 @@ def _train_one(run: TrainingRun, member: Member, channel: Channel, stop: Stop) -
         return FAILED
 
 
-def _check_device(member: Member) -> None:
+def _set_up_device(member: Member) -> None:
     import torch
 
     if member.plan.device.kind == "cpu":
@@ -153,7 +153,7 @@ def _check_device(member: Member) -> None:
             fix="Run it on a host with a GPU, or let the plan choose the CPU",
         )
     else:
-        numerics.settle(deterministic=member.plan.training.deterministic)
+        numerics.set_numerics(deterministic=member.plan.training.deterministic)
 
 
 def _failed(run: TrainingRun, member: Member, error: UserError, reason: str | None = None) -> int:

@@ -69,7 +69,7 @@ class WatchCallback(TrainerCallback):
 
     def on_save(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
         """Say once where a preemption would not leave the time to save."""
-        took = self._trainer.pace.took
+        took = self._trainer.timer.last_seconds
         if took > GRACE_SECONDS and not self._said_slow:
             self._said_slow = True
             self._progress.say(

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from ft_dagster.schema_version import is_readable
 
 MANIFEST = "checkpoint.json"
 PREFIX = "checkpoint-"
-SHARE = 0.05  # of a training's time that checkpoints by time may take
+MAX_SAVING_SHARE = 0.05  # of a training's time that checkpoints by time may take
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,19 @@ class Checkpoint:
         }
 
 
-class Pace:
+class CheckpointTimer:
     """When a checkpoint is due by time: so many minutes after the one before, later where saving takes long;
-    never where `minutes` is None. `took`: seconds of the last one.
+    never where `minutes` is None. `last_seconds`: what writing the last one took.
     """
 
     def __init__(self, minutes: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = math.inf if minutes is None else 60 * minutes
         self._clock, self._last = clock, clock()
-        self.took = 0.0
+        self.last_seconds = 0.0
 
     def due(self) -> bool:
-        return self._clock() - self._last >= max(self._seconds, self.took / SHARE)
+        """Whether to write one after this step."""
+        return self._clock() - self._last >= max(self._seconds, self.last_seconds / MAX_SAVING_SHARE)
 
     @contextmanager
     def saving(self) -> Iterator[None]:
@@ -70,7 +71,7 @@ class Pace:
         began = self._clock()
         yield
         self._last = self._clock()
-        self.took = self._last - began
+        self.last_seconds = self._last - began
 
 
 def folder_of(root: Path, step: int) -> Path:
@@ -129,11 +130,14 @@ def usable(root: Path, recipe: str, say: Callable[[str], None]) -> list[Checkpoi
     return sorted(good, key=lambda checkpoint: checkpoint.step)
 
 
-def prune(root: Path, recipe: str, keep_best: int, keep_last: int) -> None:
-    """Keep the best by validation loss and the newest of this recipe; remove its others."""
+def prune(root: Path, recipe: str, keep_best: int, keep_last: int, *, evaluated: Collection[int]) -> None:
+    """Of this recipe, keep the best by validation loss and the last of those at the steps `evaluated`, of
+    which one may be exported, and the newest of all, from which a training goes on; remove its others.
+    """
     mine = [checkpoint for checkpoint in complete(root) if checkpoint.recipe == recipe]
-    judged = sorted((c for c in mine if c.validation_loss is not None), key=lambda c: c.rank)
-    kept = {c.step for c in [*judged[:keep_best], *mine[-keep_last:]]}
+    exportable = [checkpoint for checkpoint in mine if checkpoint.step in evaluated]
+    judged = sorted((c for c in exportable if c.validation_loss is not None), key=lambda c: c.rank)
+    kept = {c.step for c in [*judged[:keep_best], *exportable[-keep_last:], *mine[-1:]]}
     for checkpoint in mine:
         if checkpoint.step not in kept:
             discard(checkpoint.folder)

@@ -100,7 +100,7 @@ class TrainingSettings(Strict):
     seed: int = Field(0, ge=0, description="The seed declared; a member's own seed is the one used")
 
     @model_serializer(mode="wrap")
-    def _as_before_there_was_a_choice(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_default_deterministic(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what is usual, so that a plan that says nothing of it keeps its digest."""
         content: dict[str, Any] = handler(self)
         if self.deterministic:
@@ -228,7 +228,9 @@ class Member(Strict):
     benchmarks: Benchmarks | None = None
     report_to: tuple[str, ...] = ()
     checkpoint_minutes: float | None = Field(
-        None, gt=0, description="Beside those at evaluations, a checkpoint after so long without one"
+        None,
+        gt=0,
+        description="Minutes without a checkpoint after which one is written; null: at evaluations alone",
     )
     stop_above: dict[int, float] = Field(
         {}, description="Evaluation (1, 2, ...) -> validation loss above which this training gives up"

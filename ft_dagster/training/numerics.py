@@ -7,12 +7,12 @@ import os
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
-def before_torch() -> None:
+def set_cublas_workspace() -> None:
     """What cuBLAS reads when its context opens, without which it may add in any order."""
     os.environ.setdefault(WORKSPACE, ":4096:8")
 
 
-def settle(*, deterministic: bool) -> None:
+def set_numerics(*, deterministic: bool) -> None:
     """For this process, on GPUs. `deterministic`: kernels that add in a fixed order, so that a training that
     was interrupted has the bits of one that was not; what has none raises RuntimeError. Merely to be warned
     would not do: attention's backward pass then keeps adding in any order.

@@ -16,7 +16,7 @@ from trl import SFTTrainer
 
 from ft_dagster.errors import UserError
 from ft_dagster.objectives import loss_of
-from ft_dagster.training import checkpoints, copies, ranks
+from ft_dagster.training import checkpoints, data_parallel, ranks
 from ft_dagster.training.attention import packed, squares
 from ft_dagster.training.batches import Collator, batch_digest
 from ft_dagster.training.journal import JournalStep
@@ -30,7 +30,7 @@ class TokenTrainer(SFTTrainer):
 
     `diverged(quantity, value, ordinals)` is called, and must raise, where a loss or gradient is not
     finite; `saved(folder)` where a checkpoint's files are written; `stopping()` says whether this process was
-    asked to stop; `pace` when a checkpoint is due by time. `own_loss`: the objective whose own loss it is,
+    asked to stop; `timer` when a checkpoint is due by time. `own_loss`: the objective whose own loss it is,
     None for the shared one. Over several ranks, `current`, `stop` and `save` are of all of them after each
     step. What a step has found is read from the device once, when its gradients are.
     """
@@ -41,7 +41,7 @@ class TokenTrainer(SFTTrainer):
         diverged: Callable[[str, float, list[int]], None],
         saved: Callable[[Path], None],
         stopping: Callable[[], bool] = lambda: False,
-        pace: checkpoints.Pace | None = None,
+        timer: checkpoints.CheckpointTimer | None = None,
         own_loss: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -49,7 +49,7 @@ class TokenTrainer(SFTTrainer):
         self.model_accepts_loss_kwargs = True  # so that Trainer counts num_items_in_batch
         self.processing_class = None  # else every checkpoint holds the tokenizer
         self._diverged, self._saved, self._stopping = diverged, saved, stopping
-        self.pace = pace or checkpoints.Pace(None)
+        self.timer = timer or checkpoints.CheckpointTimer(None)
         self.stop = self.save = False
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         self._keeps_logits = "logits_to_keep" in inspect.signature(type(base).forward).parameters
@@ -58,7 +58,7 @@ class TokenTrainer(SFTTrainer):
             raise _no_logits_to_keep(own_loss, type(base).__name__)
         self.current = JournalStep([], "", 0, 0, 0)
         self._losses: list[torch.Tensor] = []  # of the micro-batches of this step
-        self._measuring = self._rehearsed = False
+        self._measuring = self._warmed_up = False
         self.model.train()
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -110,10 +110,10 @@ class TokenTrainer(SFTTrainer):
     ) -> torch.Tensor:
         """Trainer's own without what is not used here; nor does it walk the modules to set their mode."""
         inputs = self._prepare_inputs(inputs)
-        if not self._rehearsed and copies.lays_out_anew(model):
-            with copies.rehearsal(model):
+        if not self._warmed_up and data_parallel.rebuilds_buckets(model):
+            with data_parallel.bucket_warm_up(model):
                 self._forward_and_backward(model, {**inputs}, num_items_in_batch)
-        self._rehearsed = True
+        self._warmed_up = True
         loss, attended = self._forward_and_backward(model, inputs, num_items_in_batch)
         self.current.squares += attended
         self._losses.append(loss)
@@ -145,7 +145,7 @@ class TokenTrainer(SFTTrainer):
         self.current.loss = sum(losses)
         if not math.isfinite(self.current.grad_norm):
             self._diverged("gradient norm", self.current.grad_norm, _flat(self.current.bins))
-        everyones = ranks.gather((self.current, self._stopping(), self.pace.due()))
+        everyones = ranks.gather((self.current, self._stopping(), self.timer.due()))
         steps, stops, dues = zip(*everyones, strict=True)
         self.current, self.stop, self.save = together(list(steps)), any(stops), dues[0]
         return norm
@@ -156,7 +156,7 @@ class TokenTrainer(SFTTrainer):
             super().save_model(output_dir, _internal_call)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        with self.pace.saving():
+        with self.timer.saving():
             self._write_checkpoint(model, trial)
 
     def _write_checkpoint(self, model: Any, trial: Any) -> None:

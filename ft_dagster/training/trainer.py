@@ -180,7 +180,7 @@ def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> t
     from datasets import Dataset
     from transformers import PrinterCallback
 
-    from ft_dagster.training import copies
+    from ft_dagster.training import data_parallel
     from ft_dagster.training.batches import Collator
     from ft_dagster.training.callbacks import WatchCallback
     from ft_dagster.training.methods.base import load_tokenizer
@@ -191,7 +191,7 @@ def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> t
     work.imported = process_bytes()
     model = work.method.build(run.base, settings.precision, work.member.seed)
     _check_vocabulary(work, model)
-    arguments.ddp_find_unused_parameters = copies.may_be_unused(model)
+    arguments.ddp_find_unused_parameters = data_parallel.may_be_unused(model)
     trainer = TokenTrainer(
         model,
         args=arguments,
@@ -201,7 +201,7 @@ def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> t
         diverged=lambda quantity, value, ordinals: _diverged(work, quantity, value, ordinals),
         saved=lambda folder: _saved(work, folder),
         stopping=lambda: stop.requested,
-        pace=checkpoints.Pace(work.member.checkpoint_minutes),
+        timer=checkpoints.CheckpointTimer(work.member.checkpoint_minutes),
         own_loss=work.member.plan.own_loss,
     )
 
@@ -314,7 +314,10 @@ def _saved(work: Work, folder: Path) -> None:
     settings, step = work.member.plan.training, work.journal.steps
     work.journal.save(folder)
     checkpoints.commit(folder, step, work.recipe, work.journal.loss_at("validation", step))
-    checkpoints.prune(work.member.checkpoints, work.recipe, settings.keep_best, settings.keep_last)
+    at = evaluation_steps(work.steps, settings.evaluations)
+    checkpoints.prune(
+        work.member.checkpoints, work.recipe, settings.keep_best, settings.keep_last, evaluated=at
+    )
 
 
 def _choose(work: Work, observer: Observer) -> checkpoints.Checkpoint:
@@ -327,9 +330,9 @@ def _choose(work: Work, observer: Observer) -> checkpoints.Checkpoint:
     good = [checkpoint for checkpoint in usable if checkpoint.step in at]
     if not good:
         raise UserError(
-            "no checkpoint of this training verifies",
+            "no checkpoint at an evaluation of this training verifies",
             file=work.member.checkpoints,
-            fix="Check the disk, then run it again: it starts from the beginning",
+            fix="Check the disk, then run it again: it goes on from the newest that does",
         )
     good = [checkpoint for checkpoint in good if observer.within_limits(checkpoint.step)]
     if not good:

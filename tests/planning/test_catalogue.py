@@ -72,13 +72,18 @@ def test_gpus_are_written_as_count_and_card(text: str, count: int, name: str) ->
 def test_which_form_a_kinds_name_alone_means_is_said() -> None:
     assert str(CATALOGUE.gpus("8xH100")) == "8 x H100-80GB (SXM) of 85.5 GB"
     assert CATALOGUE.card("H100").describe().startswith("H100-80GB (SXM): ")
-    assert str(CATALOGUE.gpus("H100-PCIe")) == "1 x H100-PCIe (PCIe) of 85.5 GB"
+    assert str(CATALOGUE.gpus("H100-PCIe")) == "1 x H100-PCIe of 85.5 GB"
 
 
 def test_forms_of_a_kind_differ_in_what_they_compute_and_hold() -> None:
     forms = [CATALOGUE.card(f"H100-{form}") for form in ("SXM", "PCIe", "NVL")]
     assert [card.peak_flops for card in forms] == [989e12, 756e12, 835e12]
     assert [card.memory_mib for card in forms] == [81559, 81559, 95830]
+
+
+def test_a_projects_own_card_goes_before_another_name_of_a_known_one(tmp_path: Path) -> None:
+    text = "cards: {H100: {memory_mib: 70000, box: 70 GB, bf16_tflops: 700, source: our own}}"
+    assert own(tmp_path, text).card("h100").memory_mib == 70000
 
 
 @pytest.mark.parametrize("text", ["0xA100-80GB", "-2xA100-80GB", "1.5xH100"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ft_dagster.training import callbacks, checkpoints
-from ft_dagster.training.checkpoints import Pace
+from ft_dagster.training.checkpoints import CheckpointTimer
 from tests.training.runs import Runs, losses, payload_bytes, result_of, train, write_mixture
 
 NO_TIME = 1e-9  # minutes
@@ -22,46 +22,46 @@ class Clock:
         return self.now
 
 
-def save(pace: Pace, clock: Clock, seconds: float) -> None:
-    with pace.saving():
+def save(timer: CheckpointTimer, clock: Clock, seconds: float) -> None:
+    with timer.saving():
         clock.now += seconds
 
 
 def test_a_checkpoint_is_due_so_many_minutes_after_the_last_one_of_any_kind() -> None:
     clock = Clock()
-    pace = Pace(2.0, clock)
+    timer = CheckpointTimer(2.0, clock)
     clock.now = 119
-    assert not pace.due()
+    assert not timer.due()
     clock.now = 120
-    assert pace.due()
-    save(pace, clock, 1)
+    assert timer.due()
+    save(timer, clock, 1)
     clock.now += 119
-    assert not pace.due()
+    assert not timer.due()
     clock.now += 1
-    assert pace.due()
+    assert timer.due()
 
 
 def test_checkpoints_by_time_take_a_twentieth_of_it_at_most() -> None:
     clock = Clock()
-    pace = Pace(1.0, clock)
-    save(pace, clock, 30)
+    timer = CheckpointTimer(1.0, clock)
+    save(timer, clock, 30)
     clock.now += 599
-    assert not pace.due()
+    assert not timer.due()
     clock.now += 1
-    assert pace.due()
+    assert timer.due()
 
 
 def test_without_minutes_none_is_due() -> None:
     clock = Clock()
-    pace = Pace(None, clock)
+    timer = CheckpointTimer(None, clock)
     clock.now = 1e9
-    assert not pace.due()
+    assert not timer.due()
 
 
 @pytest.fixture
 def at_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long saving takes."""
-    monkeypatch.setattr(checkpoints, "SHARE", 1e9)
+    monkeypatch.setattr(checkpoints, "MAX_SAVING_SHARE", 1e9)
 
 
 def saved(run_folder: Path) -> list[int]:

@@ -38,7 +38,7 @@ def test_a_training_on_a_gpu_takes_the_order_it_declares_and_no_tf32(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     torch.set_float32_matmul_precision("high")  # as images with TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 start
     torch.use_deterministic_algorithms(not deterministic)  # of the member before
-    trainer._check_device(member(runs, "cuda", deterministic=deterministic))
+    trainer._set_up_device(member(runs, "cuda", deterministic=deterministic))
     assert torch.are_deterministic_algorithms_enabled() is deterministic
     assert not torch.is_deterministic_algorithms_warn_only_enabled()
     assert not torch.utils.deterministic.fill_uninitialized_memory
@@ -46,16 +46,16 @@ def test_a_training_on_a_gpu_takes_the_order_it_declares_and_no_tf32(
 
 
 def test_a_training_on_a_cpu_leaves_torch_as_it_is(runs: Runs) -> None:
-    trainer._check_device(member(runs, "cpu"))
+    trainer._set_up_device(member(runs, "cpu"))
     assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_cublas_finds_its_workspace_set_unless_somebody_chose_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(numerics.WORKSPACE, raising=False)
-    numerics.before_torch()
+    numerics.set_cublas_workspace()
     assert os.environ[numerics.WORKSPACE] == ":4096:8"
     monkeypatch.setenv(numerics.WORKSPACE, ":16:8")
-    numerics.before_torch()
+    numerics.set_cublas_workspace()
     assert os.environ[numerics.WORKSPACE] == ":16:8"
 
 

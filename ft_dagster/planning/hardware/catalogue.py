@@ -146,7 +146,8 @@ class Catalogue:
     def card(self, name: str, *, field: str = "gpus") -> CatalogueCard:
         """The card of a name or alias; case, spaces and a left-out size do not matter. Raises UserError."""
         wanted = _plain(name)
-        exact = [card for card in self.cards if wanted in map(_plain, (card.name, *card.aliases))]
+        named = [card for card in self.cards if _plain(card.name) == wanted]
+        exact = named or [card for card in self.cards if wanted in map(_plain, card.aliases)]
         of_kind = exact or [card for card in self.cards if _plain(card.name.split("-")[0]) == wanted]
         if len(of_kind) == 1:
             return of_kind[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ft_dagster.errors import UserError
 from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.layout import ROOM, Stage
+from ft_dagster.planning.layout import USABLE_SHARE, Stage
 from ft_dagster.planning.load import Load, memory
 from ft_dagster.planning.reasons import Default, Origin
 from ft_dagster.spec import VariantSpec
@@ -41,7 +41,7 @@ def _of_full(load: Load) -> Default:
     ranks, device = load.facts.ranks, load.facts.device_memory
     if load.facts.device_kind == "cuda" and device is not None:
         floors = {stage: memory(load, stage, "none").floor_bytes for stage in STAGES["full"]}
-        stage = next((stage for stage, floor in floors.items() if floor <= ROOM * device), 3)
+        stage = next((stage for stage, floor in floors.items() if floor <= USABLE_SHARE * device), 3)
         said = {
             0: "a copy on each process: weights, gradients and states fit a device",
             2: f"gradients and states over {ranks} processes: with them a device holds the weights",

@@ -1,4 +1,4 @@
-"""Copies of a model on several ranks, whose gradients DistributedDataParallel adds up."""
+"""Replicas of a model on several ranks, whose gradients DistributedDataParallel adds up."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def may_be_unused(model: Any) -> bool:
     return any(getattr(text, name, None) for name in EXPERTS)
 
 
-def lays_out_anew(model: Any) -> bool:
-    """Whether the buckets of its gradients are laid out anew after a first backward pass, and the ranks' sum
+def rebuilds_buckets(model: Any) -> bool:
+    """Whether DDP rebuilds the buckets of its gradients after a first backward pass, and the ranks' sum
     depends on that: from three on, what is added first follows from where a gradient lies.
     """
     return (
@@ -32,9 +32,9 @@ def lays_out_anew(model: Any) -> bool:
 
 
 @contextmanager
-def rehearsal(model: DistributedDataParallel) -> Iterator[None]:
-    """Around one forward and backward pass that leaves nothing behind but that layout: else the first step of
-    a training that goes on from a checkpoint would be added up unlike the same step of one that went through.
+def bucket_warm_up(model: DistributedDataParallel) -> Iterator[None]:
+    """Around one throw-away forward and backward pass, which leaves nothing behind but rebuilt buckets. A
+    training that goes on from a checkpoint must start with them, as one that went through has them.
     """
     adds_up = model.require_backward_grad_sync
     model.require_backward_grad_sync = True

@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoConfig
 
 from ft_dagster.training.contract import Base, method_settings
-from ft_dagster.training.copies import may_be_unused
+from ft_dagster.training.data_parallel import may_be_unused
 from ft_dagster.training.loss import loss_at_trained_positions
 from ft_dagster.training.methods import method_of
 
