@@ -53,7 +53,6 @@ PROGRAMS = ("tokenizer", "datasets.map", "task_dataset", "training_mixture")
 EVERY = 0.005  # CPU seconds between two samples
 PARTS = {  # file of the package -> what it does; a function of it goes before
     "render.py:_encode": "tokenizing",
-    "render.py:_tokenized": "tokenizing",
     "render.py": "rendering",
     "jinja2": "rendering",
     "readers.py": "reading",
@@ -125,7 +124,7 @@ def questions() -> Iterator[dict[str, Any]]:
         yield {"question": f"{asked}?", "choices": choices, "answer": number % 4}
 
 
-def make_project(folder: Path, model: Path, counts: Iterable[int], times: int) -> None:
+def write_project(folder: Path, model: Path, counts: Iterable[int], times: int) -> None:
     """A variant for each number of rows and each time that it is measured."""
     settings = {"sources": {"bases": [str(model)]}, "host": {"cpu_slots": 1}}
     policy = {"evaluation": {"questions": 1, "general": "none"}}
@@ -200,12 +199,6 @@ def part_of(frame: FrameType | None) -> str:
     return "the rest"
 
 
-def peak_mb() -> float:
-    """VmHWM, in MB of 1e6 bytes."""
-    status = Path("/proc/self/status").read_text("ascii")
-    return int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) * 1024 / 1e6
-
-
 def tokenizer_alone(folder: Path, model: Path, count: int, clock: Clock) -> int:
     from ft_dagster.data.render import load_tokenizer
 
@@ -273,17 +266,19 @@ def measure(program: str, folder: Path, model: Path, count: int, variant: str) -
 
     import ft_dagster.stages.chain  # noqa: F401
     from ft_dagster.data.render import load_tokenizer
+    from ft_dagster.training.figures import peak_process_bytes
 
     load_tokenizer(model)  # imports what it needs
-    clock, parts, start = Clock(), {}, peak_mb()
+    clock, parts, start = Clock(), {}, peak_process_bytes()
     if program == "tokenizer":
         tokens = tokenizer_alone(folder, model, count, clock)
     elif program == "datasets.map":
         tokens = datasets_map(folder, model, count, clock)
     else:
         tokens, parts = make_stage(program, folder, variant, clock)
+    peak = peak_process_bytes()
     figures = {"tokens": tokens, "wall": clock.wall, "cpu": clock.cpu, "parts": parts}
-    return {**figures, "peak": peak_mb(), "above": peak_mb() - start}
+    return {**figures, "peak": peak / 1e6, "above": (peak - start) / 1e6}
 
 
 def in_a_process(program: str, given: argparse.Namespace, folder: Path, count: int, variant: str) -> Figures:
@@ -347,7 +342,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
-        make_project(folder, given.model.resolve(), given.rows, given.times)
+        write_project(folder, given.model.resolve(), given.rows, given.times)
         print("| rows | program | rows/s | tokens/s | CPU s | of the tokenizer's rate | by CPU time "
               "| peak, MB | above its start, MB |\n|---|---|---|---|---|---|---|---|---|")  # fmt: skip
         parts = []

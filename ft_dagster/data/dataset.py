@@ -13,7 +13,6 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ft_dagster.data.collector import only_new_objects
 from ft_dagster.data.dataset_io import (
     DATASET,
     DROPPED,
@@ -29,6 +28,7 @@ from ft_dagster.data.dataset_io import (
 from ft_dagster.data.decontaminate import AskedItem, EvaluationGrams, read_items
 from ft_dagster.data.dedup import NearDuplicates, SeenRows
 from ft_dagster.data.fingerprint import Frozen, check_unchanged, pinned
+from ft_dagster.data.gc_freeze import heap_frozen
 from ft_dagster.data.locations import DeclaredAt
 from ft_dagster.data.rows import Row
 from ft_dagster.data.sources import NOWHERE, read_rows
@@ -36,9 +36,9 @@ from ft_dagster.data.splits import (
     SPLITS,
     SplitGroups,
     check_sizes,
+    group_key,
     position_of_normal,
     split_at,
-    tie_of,
 )
 from ft_dagster.data.tables import TableWriter
 from ft_dagster.spec.variant import DataSpec, SplitsSpec, VariantSpec
@@ -49,11 +49,11 @@ DUPLICATE, NEAR, CONTAMINATED = "duplicate", "near duplicate", "overlaps an eval
 EVERY = 20_000  # rows between two lines of progress
 BATCH = 500  # rows that are looked at together
 # A kept row until its split is known; `nbytes`: of its text.
-WAITING_SCHEMA = pa.schema(
+SPOOL_SCHEMA = pa.schema(
     [
         *SCHEMA,
         *ORIGIN,
-        *(("tie", pa.binary(16)), ("position", pa.float64()), ("nbytes", pa.int64())),
+        *(("group_key", pa.binary(16)), ("position", pa.float64()), ("nbytes", pa.int64())),
     ]
 )
 ORIGIN_BYTES = 300  # of a row of evidence, about
@@ -91,20 +91,22 @@ def build_task_dataset(
     say = progress or (lambda line: None)
     formats: dict[str, str] = {}
     filters = _Filters(spec.data, evaluation_texts)
-    with ExitStack() as files, tempfile.TemporaryFile(dir=out) as waiting, only_new_objects():
+    with ExitStack() as files, tempfile.TemporaryFile(dir=out) as spool, heap_frozen():
         dropped = _writer(files, evidence, DROPPED, DROPPED_SCHEMA)
         rows_read = _rows(spec, project, formats=formats, say=say, asked=asked, frozen=frozen)
-        with pa.ipc.new_stream(waiting, WAITING_SCHEMA) as kept:
+        with pa.ipc.new_stream(spool, SPOOL_SCHEMA) as kept:
             while batch := list(islice(rows_read, BATCH)):
                 left_out = filters.left_out(batch)
-                kept.write_batch(_waiting([r for r, why in zip(batch, left_out, strict=True) if why is None]))
+                kept.write_batch(
+                    _record_batch([r for r, why in zip(batch, left_out, strict=True) if why is None])
+                )
                 for row, why in zip(batch, left_out, strict=True):
                     if why is not None and dropped is not None:
                         dropped.add({**why._asdict(), **as_origin(row)}, ORIGIN_BYTES)
                 if filters.read % EVERY == 0:
                     say(f"{filters.read:,} rows read")
         origins = _writer(files, evidence, ORIGINS, ORIGINS_SCHEMA)
-        rows = _write_splits(waiting, out, filters.groups, spec.data.splits, origins)
+        rows = _write_splits(spool, out, filters.groups, spec.data.splits, origins)
     check_sizes(rows, spec.data.splits, file=asked.file, overlapping=filters.dropped[CONTAMINATED])
     content = {
         "schema_version": SCHEMA_VERSION,
@@ -153,42 +155,42 @@ def _rows(
         check_unchanged(source, project, print_, place, None if frozen is None else frozen.cache)
 
 
-def _waiting(rows: Sequence[Row]) -> Any:
-    """A record batch of kept rows."""
+def _record_batch(rows: Sequence[Row]) -> Any:
+    """Kept rows as a record batch of `SPOOL_SCHEMA`."""
     records, origins = list(map(as_record, rows)), list(map(as_origin, rows))
     turns = [row.first_turn for row in rows]
     columns = {
         **{name: [record[name] for record in records] for name in SCHEMA.names},
         **{name: [origin[name] for origin in origins] for name in ORIGIN_NAMES},
-        "tie": [tie_of(turn, row.group) for turn, row in zip(turns, rows, strict=True)],
+        "group_key": [group_key(turn, row.group) for turn, row in zip(turns, rows, strict=True)],
         "position": [position_of_normal(turn) for turn in turns],
         "nbytes": [sum(len(text) for _, text in row.parts) for row in rows],
     }
-    return pa.RecordBatch.from_pydict(columns, schema=WAITING_SCHEMA)
+    return pa.RecordBatch.from_pydict(columns, schema=SPOOL_SCHEMA)
 
 
 def _write_splits(
-    waiting: IO[bytes], out: Path, groups: SplitGroups, splits: SplitsSpec, origins: TableWriter | None
+    spool: IO[bytes], out: Path, groups: SplitGroups, splits: SplitsSpec, origins: TableWriter | None
 ) -> dict[str, int]:
     """Write the kept rows into their splits, in order; returns the rows of each."""
-    waiting.seek(0)
-    with ExitStack() as files, pa.ipc.open_stream(waiting) as batches:
+    spool.seek(0)
+    with ExitStack() as files, pa.ipc.open_stream(spool) as batches:
         tables = {s: files.enter_context(TableWriter(out / f"{s}.parquet", SCHEMA)) for s in SPLITS}
         for batch in batches:
-            ties, alone = (batch.column(name).to_pylist() for name in ("tie", "position"))
-            positions = map(groups.position, ties, alone)
+            keys, fallbacks = (batch.column(name).to_pylist() for name in ("group_key", "position"))
+            positions = map(groups.position, keys, fallbacks)
             names = np.array([split_at(position, splits) for position in positions], str)
             numbers = np.zeros(len(names), np.int64)  # of each row within its split
             for split, table in tables.items():
-                its = np.flatnonzero(names == split)
-                numbers[its] = table.rows + np.arange(len(its))
-                rows = batch.take(pa.array(its))
+                indices = np.flatnonzero(names == split)
+                numbers[indices] = table.rows + np.arange(len(indices))
+                rows = batch.take(pa.array(indices))
                 nbytes = [300 + n for n in rows.column("nbytes").to_pylist()]
                 table.add_batch(rows.select(SCHEMA.names), nbytes)
             if origins is not None:
                 columns = [pa.array(names, pa.string()), pa.array(numbers), *map(batch.column, ORIGIN_NAMES)]
-                found = pa.RecordBatch.from_arrays(columns, schema=ORIGINS_SCHEMA)
-                origins.add_batch(found, [ORIGIN_BYTES] * len(names))
+                evidence = pa.RecordBatch.from_arrays(columns, schema=ORIGINS_SCHEMA)
+                origins.add_batch(evidence, [ORIGIN_BYTES] * len(names))
     return {split: table.rows for split, table in tables.items()}
 
 

@@ -91,13 +91,7 @@ class EvaluationGrams:
         if not self._lengths or len(words) < self._lengths[0]:
             return None
         hashes = _word_hashes(words)
-        runs, at = hashes, 1
-        for length in self._lengths:
-            if length > len(hashes):
-                return None
-            for size in range(at + 1, length + 1):
-                runs = runs[:-1] * MULTIPLIER + hashes[size - 1 :]
-            at = length
+        for length, runs in self._runs_by_length(hashes):
             task = self._of_length(length, runs, hashes)
             if task is not None:
                 return self._names[task]
@@ -114,19 +108,27 @@ class EvaluationGrams:
         """The numbers of those in which a run of words stands that is looked for."""
         hashes = _word_hashes([word for words in texts for word in words])
         ends = np.cumsum([len(words) for words in texts])
-        found, runs, at = set[int](), hashes, 1
-        for length in self._lengths:
-            if length > len(hashes):
-                break
-            for size in range(at + 1, length + 1):
-                runs = runs[:-1] * MULTIPLIER + hashes[size - 1 :]
-            at = length
+        found = set[int]()
+        for length, runs in self._runs_by_length(hashes):
             for grams in (self._long.get(length), self._starts.get(length)):
                 if grams is not None:
                     starts = grams.positions(runs)
                     text = np.searchsorted(ends, starts, side="right")
                     found.update(text[starts + length <= ends[text]].tolist())
         return sorted(found)
+
+    def _runs_by_length(self, hashes: Hashes) -> Iterator[tuple[int, Hashes]]:
+        """Each length looked for, with the hash of the run at each place; shortest first, none longer than
+        the text.
+        """
+        runs, at = hashes, 1
+        for length in self._lengths:
+            if length > len(hashes):
+                return
+            for size in range(at + 1, length + 1):
+                runs = runs[:-1] * MULTIPLIER + hashes[size - 1 :]
+            at = length
+            yield length, runs
 
     def _of_length(self, length: int, runs: Hashes, words: Hashes) -> int | None:
         if length in self._long:
@@ -217,11 +219,11 @@ class _GramSet:
         np.bitwise_or.at(self._bits, *self._places(hashes))
 
     def find(self, hashes: Hashes) -> NDArray[np.intp]:
-        """The places here of those that are here."""
+        """Indices into `self.hashes` of those in this set."""
         return np.searchsorted(self.hashes, hashes[self.positions(hashes)])
 
     def positions(self, hashes: Hashes) -> NDArray[np.intp]:
-        """The places there of those that are here."""
+        """Indices into `hashes` of those in this set."""
         byte, bit = self._places(hashes)
         likely = np.flatnonzero(self._bits[byte] & bit)
         at = np.searchsorted(self.hashes, hashes[likely])

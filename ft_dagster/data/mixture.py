@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from ft_dagster.data.collector import only_new_objects
 from ft_dagster.data.dataset_io import read_split
 from ft_dagster.data.decontaminate import EvaluationGrams, read_items
 from ft_dagster.data.examples import examples_of, refuse_kind
+from ft_dagster.data.gc_freeze import heap_frozen
 from ft_dagster.data.general import WATCHED, GeneralText, holdout_chunks
 from ft_dagster.data.mixture_figures import GeneralShare, MixtureFigures, SplitFigures
 from ft_dagster.data.render import has_control_tokens, load_tokenizer
@@ -88,7 +88,7 @@ def build_mixture(
         raise ValueError("data.general is declared: its corpus is needed")
     if general is not None and corpus is not None and (corpus / general.corpus).is_dir():
         corpus = corpus / general.corpus
-    with only_new_objects():
+    with heap_frozen():
         splits = {"train": build.train(parts.dataset / "train.parquet", corpus)}
         splits["validation"] = build.validation(parts.dataset / "validation.parquet")
         splits["general_holdout"] = build.holdout(corpus)

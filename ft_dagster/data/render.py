@@ -34,10 +34,6 @@ class Turn(NamedTuple):
     add_special_tokens: bool
 
 
-_Asked = tuple[tuple[Message, ...], bool]  # messages, and whether the prompt of an answer follows
-_Chats = dict[_Asked, str]
-
-
 class _Marked(NamedTuple):
     """Text with the character spans to train on; `eos`: the end-of-sequence token follows, trained too."""
 
@@ -78,8 +74,7 @@ def render_rows(
     Raises UserError for a tokenizer without chat template or end-of-sequence token where one is
     needed, and for a row that the template refuses or renders in a way that cannot be split.
     """
-    chats = _chats_of(rows, tokenizer, train_on)
-    marked = [_marked(row, tokenizer, train_on, chats) for row in rows]
+    marked = [_marked(row, tokenizer, train_on) for row in rows]
     eos: int | None = tokenizer.eos_token_id
     for special, group in groupby(marked, key=lambda item: item.special):
         items = list(group)
@@ -94,8 +89,8 @@ def render_turn(row: Row, tokenizer: Any) -> Turn:
         prompt = row.prompt if row.kind == "prompt_completion" else ""
         answer = row.completion if row.kind == "prompt_completion" else row.text
         return Turn(prompt, answer, eos_token(row, tokenizer), True)
-    whole = _chat(row, row.messages, tokenizer, {})
-    start, stop, end, _ = _answer(row, len(row.messages) - 1, whole, tokenizer, {})
+    whole = _chat(row, row.messages, tokenizer)
+    start, stop, end, _ = _answer(row, len(row.messages) - 1, whole, tokenizer)
     return Turn(whole[:start], whole[start:stop], whole[stop:end] or eos_token(row, tokenizer), False)
 
 
@@ -111,7 +106,7 @@ def encode_texts(texts: Iterable[str], tokenizer: Any) -> Iterator[tuple[list[in
         yield encoded["input_ids"], encoded["offset_mapping"]
 
 
-def _marked(row: Row, tokenizer: Any, train_on: TrainOn, chats: _Chats) -> _Marked:
+def _marked(row: Row, tokenizer: Any, train_on: TrainOn) -> _Marked:
     if row.kind == "text":
         eos_token(row, tokenizer)
         return _Marked(row.text, ((0, len(row.text)),), True, True)
@@ -119,8 +114,8 @@ def _marked(row: Row, tokenizer: Any, train_on: TrainOn, chats: _Chats) -> _Mark
         eos_token(row, tokenizer)
         text = row.prompt + row.completion
         return _Marked(text, ((len(row.prompt), len(text)),), True, True)
-    whole = _chat(row, row.messages, tokenizer, chats)
-    answers = [_answer(row, i, whole, tokenizer, chats) for i in _trained_turns(row, train_on)]
+    whole = _chat(row, row.messages, tokenizer)
+    answers = [_answer(row, i, whole, tokenizer) for i in _trained_turns(row, train_on)]
     spans = tuple((start, end) for start, _, end, _ in answers)
     if answers[-1][3]:
         eos_token(row, tokenizer)
@@ -136,13 +131,13 @@ def _trained_turns(row: Row, train_on: TrainOn) -> list[int]:
     return [len(row.messages) - 1]
 
 
-def _answer(row: Row, i: int, whole: str, tokenizer: Any, chats: _Chats) -> tuple[int, int, int, bool]:
+def _answer(row: Row, i: int, whole: str, tokenizer: Any) -> tuple[int, int, int, bool]:
     """Where the i-th message, an answer, stands in the rendered conversation.
 
     (start, end of the answer, end of its end-of-turn token, whether nothing marks the end of the turn).
     """
-    before = _chat(row, row.messages[:i], tokenizer, chats, prompt=True) if i else ""
-    upto = whole if i == len(row.messages) - 1 else _chat(row, row.messages[: i + 1], tokenizer, chats)
+    before = _chat(row, row.messages[:i], tokenizer, prompt=True) if i else ""
+    upto = whole if i == len(row.messages) - 1 else _chat(row, row.messages[: i + 1], tokenizer)
     if not upto.startswith(before):
         raise _unstable(row, i)
     content = row.messages[i].content.strip()
@@ -163,37 +158,10 @@ def _unstable(row: Row, i: int) -> UserError:
     )
 
 
-def _chats_of(rows: Sequence[Row], tokenizer: Any, train_on: TrainOn) -> _Chats:
-    """What `_chat` will be asked for, rendered together. Nothing where something is refused: asked for one by
-    one, it is said of which row.
-    """
-    asked: dict[_Asked, None] = {}
-    for row in rows:
-        if row.kind == "messages":
-            asked[row.messages, False] = None
-            for i in _trained_turns(row, train_on):
-                if i:
-                    asked[row.messages[:i], True] = None
-                if i < len(row.messages) - 1:
-                    asked[row.messages[: i + 1], False] = None
-    chats: _Chats = {}
-    try:
-        for prompt in (False, True):
-            wanted = [each for each in asked if each[1] is prompt]
-            if wanted:
-                texts = _rendered([messages for messages, _ in wanted], tokenizer, prompt)
-                chats.update(zip(wanted, texts, strict=True))
-    except _refusals():
-        return {}
-    return chats
-
-
-def _chat(
-    row: Row, messages: tuple[Message, ...], tokenizer: Any, chats: _Chats, prompt: bool = False
-) -> str:
+def _chat(row: Row, messages: tuple[Message, ...], tokenizer: Any, prompt: bool = False) -> str:
     """A conversation as the template renders it. Raises UserError where it does not take it."""
-    if (messages, prompt) in chats:
-        return chats[messages, prompt]
+    from jinja2 import TemplateError
+
     if not tokenizer.chat_template:
         raise _row_error(
             row,
@@ -202,33 +170,24 @@ def _chat(
             "or declare prompt_completion rows",
         )
     try:
-        return _rendered([messages], tokenizer, prompt)[0]
-    except _refusals() as error:
+        return _rendered(messages, tokenizer, prompt)
+    except (TemplateError, TypeError, ValueError) as error:
         fix = "Change the row, or use a base whose template takes it"
         raise _row_error(row, f"the chat template refuses the row: {str(error).rstrip('.')}", fix) from None
 
 
-def _rendered(chats: Sequence[tuple[Message, ...]], tokenizer: Any, prompt: bool) -> list[str]:
-    """As `apply_chat_template` renders them, which looks first for what is no plain message."""
+def _rendered(messages: tuple[Message, ...], tokenizer: Any, prompt: bool) -> str:
+    """A conversation through apply_chat_template's own renderer, without its checks for tools and images."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     texts: list[str]
     texts, _ = render_jinja_template(
-        conversations=[
-            [{"role": role, "content": content} for role, content in messages] for messages in chats
-        ],
+        conversations=[[{"role": role, "content": content} for role, content in messages]],
         chat_template=_dateless(tokenizer.get_chat_template()),
         add_generation_prompt=prompt,
         **{**tokenizer.special_tokens_map, "date_string": DATE},
     )
-    return texts
-
-
-def _refusals() -> tuple[type[Exception], ...]:
-    """What a template raises that does not take a conversation."""
-    from jinja2 import TemplateError
-
-    return (TemplateError, TypeError, ValueError)
+    return texts[0]
 
 
 def _dateless(template: str) -> str:

@@ -28,9 +28,9 @@ def position_of_normal(normal: str) -> float:
     return _position(normal.encode())
 
 
-def tie_of(turn: str, group: str | None) -> bytes:
-    """What a row may share with others, and its split with it: the name of its group, else its first turn in
-    normal form. 16 bytes.
+def group_key(turn: str, group: str | None) -> bytes:
+    """The key of rows that share a split: 16 bytes of the hash of the group's name, else of the first turn in
+    normal form.
     """
     return _key("turn", turn) if group is None else _key("group", group)
 
@@ -51,7 +51,7 @@ class SplitGroups:
 
     def join(self, turn: str, group: str) -> None:
         """Rows of this first turn, in normal form, and of this group belong together."""
-        one, name = tie_of(turn, None), tie_of(turn, group)
+        one, name = group_key(turn, None), group_key(turn, group)
         self._smallest.setdefault(self._root(name), name)
         one, other = self._root(one), self._root(name)
         if one != other:
@@ -59,11 +59,13 @@ class SplitGroups:
             self._above[one] = other
             self._smallest[other] = min(groups)
 
-    def position(self, tie: bytes, alone: float) -> float:
-        """Where in [0, 1) a row falls, after all with a group were joined; `alone`: by its first turn."""
-        if tie not in self._above:
-            return alone
-        return _position(b"group\0" + self._smallest[self._root(tie)])
+    def position(self, key: bytes, fallback: float) -> float:
+        """Where in [0, 1) a row of this `group_key` falls, after all with a group were joined; `fallback`, by
+        its first turn alone, where none was.
+        """
+        if key not in self._above:
+            return fallback
+        return _position(b"group\0" + self._smallest[self._root(key)])
 
     def _root(self, key: bytes) -> bytes:
         at = self._above.setdefault(key, key)

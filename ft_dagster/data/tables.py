@@ -30,7 +30,7 @@ class TableWriter:
     def add(self, row: dict[str, Any], nbytes: int) -> None:
         """Add a row of about `nbytes` bytes."""
         self._waiting.append(row)
-        if self._is_full_with(nbytes):
+        if self._count(nbytes):
             self._flush()
 
     def add_batch(self, batch: Any, nbytes: Iterable[int]) -> None:
@@ -38,7 +38,7 @@ class TableWriter:
         self._gather()
         first = 0
         for after, size in enumerate(nbytes, 1):
-            if self._is_full_with(size):
+            if self._count(size):
                 self._batches.append(batch.slice(first, after - first))
                 self._flush()
                 first = after
@@ -48,8 +48,8 @@ class TableWriter:
         self._flush()
         self._writer.close()
 
-    def _is_full_with(self, nbytes: int) -> bool:
-        """Count a row; whether its row group ends with it."""
+    def _count(self, nbytes: int) -> bool:
+        """Count a row of about `nbytes` bytes; returns whether its row group is full."""
         self._waiting_rows += 1
         self._waiting_bytes += nbytes
         self.rows += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -294,3 +295,18 @@ def test_a_span_begins_with_the_first_token_that_ends_in_it(prompt: str, complet
     example = render(row, tokenizer)
     assert example.input_ids == [*encoded["input_ids"], tokenizer.eos_token_id]
     assert example.spans == (((first, len(example.input_ids)),) if first < len(example.input_ids) else ())
+
+
+def test_memory_does_not_grow_with_the_square_of_the_turns() -> None:
+    tokenizer = stripping_tokenizer()  # a long word is one token
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }} {{ m.content }} [EOS] {% endfor %}"
+    rows = [chat(*(("user", word * 2500), ("assistant", word * 2500)) * 20) for word in "abcdefgh"]
+    list(render_rows(rows[:1], tokenizer, train_on="assistant_turns"))
+    tracemalloc.start()
+    try:
+        examples = list(render_rows(rows, tokenizer, train_on="assistant_turns"))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [len(example.spans) for example in examples] == [20] * 8
+    assert peak < 3 * 8 * 100_000  # bytes: three times the text
