@@ -35,7 +35,7 @@ def test_preparation_is_measured_beside_the_tokenizer(tiny_model_folder: Path) -
     assert {"tokenizing", "rendering", "normalizing", "decontamination"} <= parts
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_trainings_are_shown_side_by_side(tiny_model_folder: Path, tmp_path: Path) -> None:
     data, results = tmp_path / "rows.jsonl", tmp_path / "results"
     rows = [{"instruction": f"What is {n}?", "output": f"It is {n}."} for n in range(60)]
