@@ -6,7 +6,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -47,7 +46,7 @@ from ft_dagster.strict_json import dumps
 SCHEMA_VERSION = 2
 DUPLICATE, NEAR, CONTAMINATED = "duplicate", "near duplicate", "overlaps an evaluation set"
 EVERY = 20_000  # rows between two lines of progress
-BATCH = 500  # rows that are looked at together
+BATCH, BATCH_CHARACTERS = 500, 4_000_000  # rows that are looked at together end at either
 # A kept row until its split is known; `nbytes`: of its text.
 SPOOL_SCHEMA = pa.schema(
     [
@@ -95,15 +94,15 @@ def build_task_dataset(
         dropped = _writer(files, evidence, DROPPED, DROPPED_SCHEMA)
         rows_read = _rows(spec, project, formats=formats, say=say, asked=asked, frozen=frozen)
         with pa.ipc.new_stream(spool, SPOOL_SCHEMA) as kept:
-            while batch := list(islice(rows_read, BATCH)):
-                left_out = filters.left_out(batch)
+            for batch in _batches(rows_read):
+                before, left_out = filters.read, filters.left_out(batch)
                 kept.write_batch(
                     _record_batch([r for r, why in zip(batch, left_out, strict=True) if why is None])
                 )
                 for row, why in zip(batch, left_out, strict=True):
                     if why is not None and dropped is not None:
                         dropped.add({**why._asdict(), **as_origin(row)}, ORIGIN_BYTES)
-                if filters.read % EVERY == 0:
+                if filters.read // EVERY > before // EVERY:
                     say(f"{filters.read:,} rows read")
         origins = _writer(files, evidence, ORIGINS, ORIGINS_SCHEMA)
         rows = _write_splits(spool, out, filters.groups, spec.data.splits, origins)
@@ -153,6 +152,20 @@ def _rows(
         place = asked._replace(field=_label(i))
         yield from read_rows(pinned(source, print_), project, place, formats)
         check_unchanged(source, project, print_, place, None if frozen is None else frozen.cache)
+
+
+def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    """The rows in batches of bounded memory, however long a row is."""
+    batch: list[Row] = []
+    characters = 0
+    for row in rows:
+        batch.append(row)
+        characters += sum(len(text) for _, text in row.parts)
+        if len(batch) == BATCH or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def _record_batch(rows: Sequence[Row]) -> Any:

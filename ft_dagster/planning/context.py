@@ -30,6 +30,8 @@ def hardware_of(spec: VariantSpec, inventory: Inventory, project: Path) -> Hardw
     """What a training of `spec` gets of a host: its GPUs or shares of them, or its processes' of the CPU."""
     if inventory.kind == "gpu":
         devices = inventory.named(spec.resources.gpu_kind) or inventory.devices
+        if spec.resources.gpus > 1:  # which MIG instances are not lent to
+            devices = tuple(device for device in devices if not device.is_mig) or devices
         found = load_catalogue(project).found(replace(inventory, devices=devices))
         parts = inventory.shares if spec.resources.sharing == "shared" else 1
         memory = None if found.memory_bytes is None else found.memory_bytes // parts

@@ -15,11 +15,12 @@ EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 def may_be_unused(model: Any) -> bool:
-    """Whether a trained weight may get no gradient in a step: of an expert to which no token goes. All others
-    do in every method, a rank of padding alone included, and to look for some costs a walk of the graph.
+    """Whether a trained weight may get no gradient in a step: of an expert to which no token goes, or of a
+    part that reads pictures or sound. All others do in every method, a rank of padding alone included, and to
+    look for some costs a walk of the graph.
     """
     text = model.config.get_text_config()
-    return any(getattr(text, name, None) for name in EXPERTS)
+    return text is not model.config or any(getattr(text, name, None) for name in EXPERTS)
 
 
 def rebuilds_buckets(model: Any) -> bool:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 
-WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+WORKSPACE, FIXED = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
 
 
 def set_cublas_workspace() -> None:
-    """What cuBLAS reads when its context opens, without which it may add in any order."""
-    os.environ.setdefault(WORKSPACE, ":4096:8")
+    """What cuBLAS reads when its context opens, and without which torch refuses to add in a fixed order.
+    Another value than the two that torch takes is put aside.
+    """
+    if os.environ.get(WORKSPACE) not in FIXED:
+        os.environ[WORKSPACE] = FIXED[0]
 
 
 def set_numerics(*, deterministic: bool) -> None:
@@ -25,3 +28,4 @@ def set_numerics(*, deterministic: bool) -> None:
     torch.use_deterministic_algorithms(deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it did not write
     torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False

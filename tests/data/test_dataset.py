@@ -215,6 +215,20 @@ def test_a_test_split_emptied_by_decontamination_says_so(
     assert (error.value.file, error.value.field) == ("acme.yaml", "data.splits.minimum")
 
 
+@pytest.mark.slow
+def test_memory_does_not_grow_with_long_rows(project: Path, tmp_path: Path, variant: Any) -> None:
+    with (project / "faq.jsonl").open("w") as file:
+        for i in range(100):
+            words = " ".join(f"w{i}x{n}" for n in range(50_000))
+            file.write(json.dumps({"prompt": f"question {i}", "completion": words}) + "\n")
+    tracemalloc.start()
+    try:
+        build_task_dataset(variant(decontaminate={"enabled": False}), project, [], tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 30_000_000  # of 45 MB; all at once take 200 and more
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("method", ["exact", "near"])
 def test_how_many_rows_are_looked_at_together_changes_nothing(
     project: Path, tmp_path: Path, write: Any, variant: Any, *, monkeypatch: pytest.MonkeyPatch, method: str
@@ -225,12 +239,13 @@ def test_how_many_rows_are_looked_at_together_changes_nothing(
     texts = [AskedItem(("what is item 7 it is 7",), (), "quiz")]
     spec = variant(deduplicate=method, decontaminate={"ngram": 5})
     found = []
-    for size in (500, 7, 1):
+    for size, characters in ((500, 4_000_000), (7, 4_000_000), (1, 4_000_000), (500, 100)):
         monkeypatch.setattr(dataset, "BATCH", size)
-        out, evidence = tmp_path / str(size), tmp_path / f"{size}-evidence"
+        monkeypatch.setattr(dataset, "BATCH_CHARACTERS", characters)
+        out, evidence = tmp_path / f"{size}-{characters}", tmp_path / f"{size}-{characters}-evidence"
         out.mkdir()
         evidence.mkdir()
         figures = build_task_dataset(spec, project, texts, out, evidence=evidence)
         found.append((figures, hash_folder(out), hash_folder(evidence)))
-    assert found[0] == found[1] == found[2]
+    assert all(each == found[0] for each in found)
     assert figures["overlaps"] == {"quiz": {"faq.jsonl": 3}}

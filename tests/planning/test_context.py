@@ -35,3 +35,11 @@ def test_a_plan_is_made_for_the_declared_kind_and_its_share(
 ) -> None:
     hardware = hardware_of(spec(**resources), Inventory("gpu", (A100, T4), shares=4), tmp_path)
     assert (hardware.memory_bytes, hardware.bf16) == (memory, bf16)
+
+
+def test_of_mig_instances_a_training_on_several_gpus_is_lent_none(tmp_path: Path) -> None:
+    instance = Device("MIG-0", 10 * 10**9, "NVIDIA A100-SXM4-80GB MIG 1g.10gb")
+    other = Device("2", 80 * 10**9, "NVIDIA A100-SXM4-80GB")
+    inventory = Inventory("gpu", (instance, A100, other))
+    hardware = hardware_of(spec(gpus=2), inventory, tmp_path)
+    assert (hardware.count, hardware.memory_bytes) == (2, 80 * 10**9)

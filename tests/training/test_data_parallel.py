@@ -20,9 +20,10 @@ class Model:
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"), [("llama", False), ("qwen3", False), ("mixtral", True), ("qwen3_moe", True)]
+    ("kind", "expected"),
+    [("llama", False), ("qwen3", False), ("mixtral", True), ("qwen3_moe", True), ("gemma3", True)],
 )
-def test_experts_alone_may_go_without_a_gradient(kind: str, expected: bool) -> None:
+def test_experts_and_parts_that_read_no_text_may_go_without_a_gradient(kind: str, expected: bool) -> None:
     assert may_be_unused(Model(AutoConfig.for_model(kind))) is expected
 
 

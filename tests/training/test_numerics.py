@@ -19,7 +19,9 @@ from tests.training.runs import TRAINING, Runs
 def _as_it_was() -> Iterator[None]:
     filled = torch.utils.deterministic.fill_uninitialized_memory
     precision = torch.get_float32_matmul_precision()
+    convolutions = torch.backends.cudnn.allow_tf32
     yield
+    torch.backends.cudnn.allow_tf32 = convolutions
     torch.use_deterministic_algorithms(False)
     torch.utils.deterministic.fill_uninitialized_memory = filled
     torch.set_float32_matmul_precision(precision)
@@ -43,6 +45,7 @@ def test_a_training_on_a_gpu_takes_the_order_it_declares_and_no_tf32(
     assert not torch.is_deterministic_algorithms_warn_only_enabled()
     assert not torch.utils.deterministic.fill_uninitialized_memory
     assert torch.get_float32_matmul_precision() == "highest"
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_a_training_on_a_cpu_leaves_torch_as_it_is(runs: Runs) -> None:
@@ -51,9 +54,12 @@ def test_a_training_on_a_cpu_leaves_torch_as_it_is(runs: Runs) -> None:
 
 
 def test_cublas_finds_its_workspace_set_unless_somebody_chose_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(numerics.WORKSPACE, raising=False)
-    numerics.set_cublas_workspace()
-    assert os.environ[numerics.WORKSPACE] == ":4096:8"
+    for useless in (None, "", ":0:0"):
+        monkeypatch.delenv(numerics.WORKSPACE, raising=False)
+        if useless is not None:
+            monkeypatch.setenv(numerics.WORKSPACE, useless)
+        numerics.set_cublas_workspace()
+        assert os.environ[numerics.WORKSPACE] == ":4096:8"
     monkeypatch.setenv(numerics.WORKSPACE, ":16:8")
     numerics.set_cublas_workspace()
     assert os.environ[numerics.WORKSPACE] == ":16:8"

@@ -2,7 +2,7 @@
 
 A pure search over a function that says how many bytes one device holds at a layout. Of what the declaration
 leaves open, ZeRO-2 is taken before gradient checkpointing, since it sends no more than copies do, and ZeRO-3
-last, which sends half as much recompute (Rajbhandari et al., ZeRO, section 7). The micro-batch is the largest
+last, which sends half as much again (Rajbhandari et al., ZeRO, section 7). The micro-batch is the largest
 part of the batch that fits; accumulation makes up for the rest: what a step learns from stays the same.
 """
 
@@ -33,13 +33,12 @@ def divisors(rows: int) -> tuple[int, ...]:
 
 
 def search_space(declared: TrainingSpec, first: Layout, accumulation: int) -> SearchSpace:
-    """What `declared` does not say. `first`: as resolved, its micro-batch so often in a batch. Where only the
-    accumulation is declared, a larger micro-batch would be a larger batch.
+    """What `declared` does not say. `first`: as resolved, its micro-batch so often in a batch. Where either
+    of both is declared, another micro-batch would be another batch.
     """
-    sizes: tuple[int, ...] = (first.micro_batch,)
-    if declared.per_device_train_batch_size is None:
-        whole = declared.gradient_accumulation_steps is None
-        sizes = divisors(first.micro_batch * accumulation) if whole else divisors(first.micro_batch)
+    batch = (declared.per_device_train_batch_size, declared.gradient_accumulation_steps)
+    divisible = batch == (None, None)
+    sizes = divisors(first.micro_batch * accumulation) if divisible else (first.micro_batch,)
     undecided = declared.gradient_checkpointing is None and first.method != "prefix_tuning"
     shards = declared.deepspeed.stage == "auto" and first.offload == "none" and first.gpus > 1
     return SearchSpace(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SPECTRUM_FILE = "spectrum.json"
+LOGIT_BYTES = 4e9  # of whole logits in fp32, at a measurement
 Kind = Literal["forgetting", "given up"]
 
 
@@ -115,10 +116,19 @@ class Observer:
             ),
         ]
 
+    def _rows_at_once(self) -> int:
+        """As many as a micro-batch has, but no more than whole logits in fp32 leave room for: a step makes
+        those of a few positions at a time, a measurement all.
+        """
+        training = self.member.plan.training
+        vocabulary = self._trainer.model.config.get_text_config().vocab_size
+        fitting = int(LOGIT_BYTES // (4 * vocabulary * training.max_length))
+        return max(1, min(training.per_device_train_batch_size, fitting))
+
     def _measure(self, split: Split, step: int, *, exported: bool = False) -> None:
         """The loss on a split's sample, into journal, log and progress."""
         sample, trainer = self.measuring.samples[split], self._trainer
-        rows = self.member.plan.training.per_device_train_batch_size
+        rows = self._rows_at_once()
 
         def spend(block: HeldOutBlock) -> None:
             self._journal.measured(block.tokens, self.measuring.cost_of(block.bins, sample.examples))
