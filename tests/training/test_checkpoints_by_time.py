@@ -60,8 +60,9 @@ def test_without_minutes_none_is_due() -> None:
 
 @pytest.fixture
 def at_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long saving takes."""
+    """However long saving takes; all are kept."""
     monkeypatch.setattr(checkpoints, "MAX_SAVING_SHARE", 1e9)
+    monkeypatch.setattr(checkpoints, "prune", lambda *_, **__: None)
 
 
 def saved(run_folder: Path) -> list[int]:
@@ -75,8 +76,8 @@ def test_saving_at_each_step_changes_no_byte_of_what_is_trained(runs: Runs) -> N
     often = runs.prepare("often", training=SETTINGS, checkpoint_minutes=NO_TIME)
     assert (train(usual), train(often)) == (0, 0)
     steps = result_of(usual)["figures"]["steps"]
-    assert set(saved(usual)) <= {steps // 2, steps}
-    assert saved(often)[-3:] == [steps - 2, steps - 1, steps]
+    assert saved(usual) == [steps // 2, steps]
+    assert saved(often) == list(range(1, steps + 1))
     assert payload_bytes(often) == payload_bytes(usual)
     assert losses(often) == losses(usual)
 
@@ -96,6 +97,15 @@ def test_a_training_goes_on_from_a_checkpoint_by_time_to_the_same_bytes(runs: Ru
     assert result_of(killed)["figures"]["resumed_from"] == [last - 1]
     assert payload_bytes(killed) == payload_bytes(usual)
     assert losses(killed) == losses(usual)
+
+
+@pytest.mark.slow
+def test_of_those_by_time_the_newest_alone_is_kept(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "MAX_SAVING_SHARE", 1e9)
+    folder = runs.prepare(training=SETTINGS, checkpoint_minutes=NO_TIME)
+    assert train(folder) == 0
+    steps = result_of(folder)["figures"]["steps"]
+    assert saved(folder) == [steps // 2, steps]
 
 
 @pytest.mark.slow
