@@ -24,7 +24,7 @@ from dagster._scheduler.scheduler import launch_scheduled_runs
 from dagster_graphql.schema import create_schema
 
 from ft_dagster.assets.partitions import PARTITIONS
-from ft_dagster.automation.instance import LAUNCH, LOCATION, write_home
+from ft_dagster.automation.instance import LOCATION, write_home
 from ft_dagster.settings import load_settings
 from tests.automation.declarations import declare
 from tests.e2e.workshop import said_of
@@ -34,6 +34,18 @@ pytestmark = pytest.mark.slow
 LOG = logging.getLogger("test")
 VARIANTS = ["acme.first", "acme.second", "acme.third", "acme.sensed", "globex.first"]
 REPOSITORY = {"repositoryLocationName": LOCATION, "repositoryName": "__repository__"}
+LAUNCH = """
+mutation($params: ExecutionParams!) {
+  launchPipelineExecution(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+    ... on RunConfigValidationInvalid { errors { message } }
+    ... on PipelineNotFoundError { message }
+    ... on InvalidSubsetError { message }
+  }
+}
+"""
 BACKFILL = """
 mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
   __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }
