@@ -1,4 +1,4 @@
-"""The Dagster instance of a project: made on first use, and runs launched through it as the UI does."""
+"""The Dagster instance of a project: made on first use, and runs submitted to it."""
 
 import json
 import os
