@@ -34,14 +34,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-from benchmarks import tables  # noqa: E402
-from benchmarks.peers import environments, here  # noqa: E402
-from benchmarks.peers import job as jobs  # noqa: E402
-from ft_dagster.provenance.code import source_digest  # noqa: E402
-from ft_dagster.provenance.digest import sha256_file  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks import tables
+from benchmarks.peers import environments, here
+from benchmarks.peers import job as jobs
+from ft_dagster.provenance.code import source_digest
+from ft_dagster.provenance.digest import sha256_file
 
+HERE = Path(__file__).resolve().parent
 DEMO = HERE.parent / "examples" / "demo"
 MODEL, DATA = DEMO / "models" / "smollm2-135m", DEMO / "data" / "zaragoza" / "building-faq.jsonl"
 OURS_WARM, OURS_COLD = "ft_dagster, warm", "ft_dagster, cold"
