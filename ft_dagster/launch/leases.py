@@ -84,8 +84,8 @@ class Lease:
         self.kind: Kind = inventory.kind
         self.devices = tuple(device.id for device in taken)
         self.token = token
-        share = len(taken) / len(inventory.devices)
-        self.threads = len(taken) if self.kind == "cpu" else max(1, int(inventory.cores * share))
+        cores = inventory.cores * len(taken) // len(inventory.devices)
+        self.threads = len(taken) if self.kind == "cpu" else max(1, cores)
         self._files = {n: t for claim in taken.values() for n, t in claim.tokens(token).items()}
         self._held = [held for claim in taken.values() for held in claim.descriptors()]
         self._sign: queue.Ticket | None = None

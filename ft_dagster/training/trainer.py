@@ -19,7 +19,7 @@ from ft_dagster.training.mixture import Examples, open_split, read_records
 from ft_dagster.training.packing import Bin, evaluation_steps, schedule, total_steps
 from ft_dagster.training.progress import Channel, TrainingProgress
 from ft_dagster.training.stop import Stop
-from ft_dagster.training.watch.measuring import UNITS, Split, plan_measuring
+from ft_dagster.training.watch.measuring import UNITS, Measuring, Split, plan_measuring
 from ft_dagster.training.watch.observer import Observer
 
 if TYPE_CHECKING:
@@ -44,6 +44,11 @@ class Work:
     @property
     def steps(self) -> int:
         return total_steps(len(self.bins), self.member.plan.training, ranks.world())
+
+    @property
+    def evaluated_at(self) -> list[int]:
+        """The steps at which it is measured, and whose checkpoints may be exported."""
+        return evaluation_steps(self.steps, self.member.plan.training.evaluations)
 
     @property
     def packs(self) -> bool:
@@ -205,17 +210,7 @@ def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> t
         own_loss=work.member.plan.own_loss,
     )
 
-    at = evaluation_steps(work.steps, settings.evaluations)
-    measuring = plan_measuring(
-        run,
-        work.member,
-        tokenizer,
-        train=(work.train, work.bins),
-        held_out=work.held_out,
-        evaluations=len(at),
-        packs=work.packs,
-    )
-    work.progress.say(measuring.sentence())
+    at, measuring = work.evaluated_at, _measuring(run, work, tokenizer)
     log = StepLog(work.member.evidence / "log.jsonl" if ranks.is_first() else None, work.journal.steps)
     observer = Observer(
         run,
@@ -239,6 +234,21 @@ def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> t
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watch)
     return trainer, observer
+
+
+def _measuring(run: TrainingRun, work: Work, tokenizer: Any) -> Measuring:
+    """What is measured at each look, which is said. Raises UserError."""
+    measuring = plan_measuring(
+        run,
+        work.member,
+        tokenizer,
+        train=(work.train, work.bins),
+        held_out=work.held_out,
+        evaluations=len(work.evaluated_at),
+        packs=work.packs,
+    )
+    work.progress.say(measuring.sentence())
+    return measuring
 
 
 def training_arguments(work: Work) -> Any:
@@ -314,9 +324,12 @@ def _saved(work: Work, folder: Path) -> None:
     settings, step = work.member.plan.training, work.journal.steps
     work.journal.save(folder)
     checkpoints.commit(folder, step, work.recipe, work.journal.loss_at("validation", step))
-    at = evaluation_steps(work.steps, settings.evaluations)
     checkpoints.prune(
-        work.member.checkpoints, work.recipe, settings.keep_best, settings.keep_last, evaluated=at
+        work.member.checkpoints,
+        work.recipe,
+        settings.keep_best,
+        settings.keep_last,
+        evaluated=work.evaluated_at,
     )
 
 
@@ -325,7 +338,7 @@ def _choose(work: Work, observer: Observer) -> checkpoints.Checkpoint:
     no more than declared. One that was saved by time or on a preemption is to go on from, and never chosen:
     when it was saved must not decide which model it is.
     """
-    at = evaluation_steps(work.steps, work.member.plan.training.evaluations)
+    at = work.evaluated_at
     usable = checkpoints.usable(work.member.checkpoints, work.recipe, work.progress.warn)
     good = [checkpoint for checkpoint in usable if checkpoint.step in at]
     if not good:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any, cast
-
 import pytest
-from transformers import AutoConfig
 
-from ft_dagster.training.watch.observer import Observer
+from ft_dagster.training.watch import held_out
+from tests.training.runs import Runs, losses, result_of, train
 
 
 @pytest.mark.parametrize(
-    ("vocabulary", "length", "micro_batch", "expected"),
-    [(152_064, 4096, 8, 1), (152_064, 4096, 1, 1), (49_152, 512, 16, 16), (262_144, 32_768, 4, 1)],
+    ("micro_batch", "length", "vocabulary", "expected"),
+    [(8, 4096, 152_064, 1), (1, 4096, 152_064, 1), (16, 512, 49_152, 16), (4, 32_768, 262_144, 1)],
 )
 def test_rows_of_a_measurement_are_bounded_by_the_bytes_of_their_logits(
-    vocabulary: int, length: int, micro_batch: int, expected: int
+    micro_batch: int, length: int, vocabulary: int, expected: int
 ) -> None:
-    training = SimpleNamespace(per_device_train_batch_size=micro_batch, max_length=length)
-    observer: Any = SimpleNamespace(
-        member=SimpleNamespace(plan=SimpleNamespace(training=training)),
-        _trainer=SimpleNamespace(
-            model=SimpleNamespace(config=AutoConfig.for_model("llama", vocab_size=vocabulary))
-        ),
-    )
-    assert Observer._rows_at_once(cast("Observer", observer)) == expected
+    assert held_out.rows_at_once(micro_batch, length, vocabulary) == expected
+
+
+@pytest.mark.slow
+def test_a_training_measures_the_same_row_by_row(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"per_device_train_batch_size": 4, "max_steps": 4, "evaluations": 2}
+    whole = runs.prepare("whole", training=settings)
+    assert train(whole) == 0
+    monkeypatch.setattr(held_out, "LOGIT_BYTES", 1)
+    single = runs.prepare("single", training=settings)
+    assert train(single) == 0
+    assert losses(single) == losses(whole)
+    measured = [result_of(each)["figures"]["validation_loss_last"] for each in (whole, single)]
+    assert measured[0] == pytest.approx(measured[1], rel=1e-4)

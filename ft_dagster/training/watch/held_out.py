@@ -26,6 +26,9 @@ VALIDATION_ON = (
 )
 
 
+LOGIT_BYTES = 4e9  # of whole logits in fp32, at a measurement
+
+
 class HeldOutBlock(NamedTuple):
     """Examples of a sample that are measured together. `upto`: how many the sample has with them; `tokens`,
     `trained_tokens`: theirs; `digest`: of their content and layout.
@@ -115,3 +118,10 @@ def _content(examples: Examples, ordinal: int) -> str:
     digest = hashlib.sha256(ids.astype("<i8").tobytes())
     digest.update(labels.astype("<i8").tobytes())
     return digest.hexdigest()
+
+
+def rows_at_once(micro_batch: int, length: int, vocabulary: int) -> int:
+    """Rows of `length` tokens that are measured together: as many as a step takes, but no more than whole
+    logits in fp32 leave room for. A step makes those of a few positions at a time, a measurement all.
+    """
+    return max(1, min(micro_batch, int(LOGIT_BYTES // (4 * vocabulary * length))))

@@ -14,7 +14,7 @@ from ft_dagster.training.journal import EXPORTED, Journal, StepLog
 from ft_dagster.training.progress import TrainingProgress
 from ft_dagster.training.watch import curves, degeneration, forgetting, spectrum
 from ft_dagster.training.watch.budget import ForwardWork
-from ft_dagster.training.watch.held_out import VALIDATION_ON, HeldOutBlock, losses_of
+from ft_dagster.training.watch.held_out import VALIDATION_ON, HeldOutBlock, losses_of, rows_at_once
 from ft_dagster.training.watch.measuring import UNITS, Measuring, Split
 from ft_dagster.training.watch.reporting import Reports
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SPECTRUM_FILE = "spectrum.json"
-LOGIT_BYTES = 4e9  # of whole logits in fp32, at a measurement
 Kind = Literal["forgetting", "given up"]
 
 
@@ -116,19 +115,11 @@ class Observer:
             ),
         ]
 
-    def _rows_at_once(self) -> int:
-        """As many as a micro-batch has, but no more than whole logits in fp32 leave room for: a step makes
-        those of a few positions at a time, a measurement all.
-        """
-        training = self.member.plan.training
-        vocabulary = self._trainer.model.config.get_text_config().vocab_size
-        fitting = int(LOGIT_BYTES // (4 * vocabulary * training.max_length))
-        return max(1, min(training.per_device_train_batch_size, fitting))
-
     def _measure(self, split: Split, step: int, *, exported: bool = False) -> None:
         """The loss on a split's sample, into journal, log and progress."""
         sample, trainer = self.measuring.samples[split], self._trainer
-        rows = self._rows_at_once()
+        training, config = self.member.plan.training, trainer.model.config.get_text_config()
+        rows = rows_at_once(training.per_device_train_batch_size, training.max_length, config.vocab_size)
 
         def spend(block: HeldOutBlock) -> None:
             self._journal.measured(block.tokens, self.measuring.cost_of(block.bins, sample.examples))
