@@ -233,13 +233,22 @@ def _figures(experiment: Experiment, label: str) -> dict[str, Any]:
 
 
 def _curves(evidence: Path) -> tuple[list[float | None], dict[str, list[float | None]]]:
-    """Validation losses of a training's log, that before its first step left out; None: not a finite one.
-    And the same on the first n examples, by n.
+    """Validation losses of a training's log by the number of the evaluation, from 1; None: left out, or not
+    finite. And the same on the first n examples, by n.
     """
     lines = [json.loads(line) for line in (evidence / "log.jsonl").read_text("utf-8").splitlines()]
     losses = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
     parts = {line["step"]: line["validation_on"] for line in lines if "validation_on" in line}
-    steps = [step for step in sorted(losses) if step]
+    steps = _evaluations(lines)
     sizes = {size for part in parts.values() for size in part if size.isdigit()}
-    by_size = {size: [parts[step].get(size) for step in steps] for size in sorted(sizes, key=int)}
-    return [losses[step] for step in steps], by_size
+    by_size = {size: [parts.get(at, {}).get(size) for at in steps] for size in sorted(sizes, key=int)}
+    return [losses.get(at) for at in steps], by_size
+
+
+def _evaluations(lines: Sequence[Mapping[str, Any]]) -> list[int | None]:
+    """The step of each evaluation up to the last; None: of one that was left out."""
+    looks = [line for line in lines if "validation_loss" in line and line["step"]]
+    numbered = {line["evaluation"]: line["step"] for line in looks if "evaluation" in line}
+    if not numbered:  # as trainings wrote it that left none out
+        return sorted({line["step"] for line in looks})
+    return [numbered.get(number) for number in range(1, max(numbered) + 1)]

@@ -283,7 +283,13 @@ class TrainingSpec(SpecModel):
     report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
         (), description="Also write the curves for these, where installed"
     )
-    evaluations: int = Field(8, ge=1, le=100, description="Validation losses and checkpoints per training")
+    evaluations: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="Validation losses and checkpoints of a training; null: 8, or as many of them as "
+        "`watch.budget` pays for",
+    )
     checkpoint_minutes: float | None = Field(
         15.0, gt=0, le=100_000, description="Checkpoints between evaluations, this far apart; null: none"
     )

@@ -94,7 +94,12 @@ class TrainingSettings(Strict):
     deterministic: bool = Field(True, description="On GPUs, kernels that add in a fixed order")
     deepspeed: Deepspeed = Deepspeed()
     watch: WatchSettings = WatchSettings()
-    evaluations: int = Field(8, ge=1, description="Validation losses and checkpoints of one training")
+    evaluations: int | None = Field(
+        None,
+        ge=1,
+        description="Validation losses and checkpoints of one training; null: 8, or as many as the budget of "
+        "`watch` pays for",
+    )
     keep_best: int = Field(3, ge=1)
     keep_last: int = Field(2, ge=1)
     seed: int = Field(0, ge=0, description="The seed declared; a member's own seed is the one used")

@@ -107,6 +107,17 @@ def evaluation_steps(steps: int, evaluations: int) -> list[int]:
     return sorted({max(1, round(steps * i / evaluations)) for i in range(1, evaluations + 1)})
 
 
+def fewer_evaluations(at: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Steps to measure at, ever fewer of them: all, every second, every fourth, to the last one alone.
+
+    Each is a part of the one before, so that trainings which can pay for different numbers meet at some.
+    """
+    yield at
+    while len(at) > 1:
+        at = at[::-2][::-1]
+        yield at
+
+
 def _epochs(count: float) -> Iterator[tuple[int, float]]:
     epoch = 0
     while epoch < count:

@@ -16,7 +16,7 @@ from ft_dagster.training.halving import in_force
 from ft_dagster.training.journal import Journal, StepLog, write_ledger
 from ft_dagster.training.methods import Method, method_of
 from ft_dagster.training.mixture import Examples, open_split, read_records
-from ft_dagster.training.packing import Bin, evaluation_steps, schedule, total_steps
+from ft_dagster.training.packing import Bin, evaluation_steps, fewer_evaluations, schedule, total_steps
 from ft_dagster.training.progress import Channel, TrainingProgress
 from ft_dagster.training.stop import Stop
 from ft_dagster.training.watch.measuring import UNITS, Measuring, Split, plan_measuring
@@ -26,9 +26,16 @@ if TYPE_CHECKING:
     from ft_dagster.training.methods import Weights
 
 
+EVALUATIONS = 8  # of a training, where its plan says none
+
+
 @dataclass
 class Work:
-    """One training in progress."""
+    """One training in progress.
+
+    `evaluations`: the steps at which it is measured, and whose checkpoints may be exported, by their number
+    among all that were planned; the budget of measuring may leave some out.
+    """
 
     member: Member
     method: Method
@@ -38,6 +45,7 @@ class Work:
     bins: list[Bin]
     journal: Journal
     progress: TrainingProgress
+    evaluations: dict[int, int]
     began: float = field(default_factory=time.monotonic)
     imported: int | None = None  # bytes of this process before it held a weight
 
@@ -47,8 +55,7 @@ class Work:
 
     @property
     def evaluated_at(self) -> list[int]:
-        """The steps at which it is measured, and whose checkpoints may be exported."""
-        return evaluation_steps(self.steps, self.member.plan.training.evaluations)
+        return list(self.evaluations)
 
     @property
     def packs(self) -> bool:
@@ -172,7 +179,9 @@ def prepare(run: TrainingRun, member: Member, recipe: str, channel: Channel) -> 
     progress = TrainingProgress(channel, file, member.variant, steps, prefix)
     if "validation" not in held_out:
         progress.say("no validation split: the last checkpoint is exported, not the best")
-    return Work(member, method, recipe, train, held_out, bins, Journal([0] * len(train)), progress)
+    planned = evaluation_steps(steps, settings.evaluations or EVALUATIONS)
+    numbers = {step: number for number, step in enumerate(planned, start=1)}
+    return Work(member, method, recipe, train, held_out, bins, Journal([0] * len(train)), progress, numbers)
 
 
 def _newest(work: Work) -> checkpoints.Checkpoint | None:
@@ -210,7 +219,7 @@ def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> t
         own_loss=work.member.plan.own_loss,
     )
 
-    at, measuring = work.evaluated_at, _measuring(run, work, tokenizer)
+    measuring = _measuring(run, work, tokenizer)
     log = StepLog(work.member.evidence / "log.jsonl" if ranks.is_first() else None, work.journal.steps)
     observer = Observer(
         run,
@@ -219,7 +228,7 @@ def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> t
         journal=work.journal,
         log=log,
         progress=work.progress,
-        evaluation_steps=at,
+        evaluations=work.evaluations,
         measuring=measuring,
     )
     watch = WatchCallback(
@@ -228,7 +237,7 @@ def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> t
         log=log,
         progress=work.progress,
         stop=stop,
-        evaluation_steps=at,
+        evaluation_steps=work.evaluated_at,
         observer=observer,
     )
     trainer.remove_callback(PrinterCallback)
@@ -237,16 +246,22 @@ def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> t
 
 
 def _measuring(run: TrainingRun, work: Work, tokenizer: Any) -> Measuring:
-    """What is measured at each look, which is said. Raises UserError."""
+    """What is measured at each look, which is said; `work` keeps the evaluations that it pays for. Raises
+    UserError.
+    """
+    declared = work.member.plan.training.evaluations is not None
+    choices = [work.evaluated_at] if declared else list(fewer_evaluations(work.evaluated_at))
     measuring = plan_measuring(
         run,
         work.member,
         tokenizer,
         train=(work.train, work.bins),
         held_out=work.held_out,
-        evaluations=len(work.evaluated_at),
+        evaluations=[len(steps) for steps in choices],
         packs=work.packs,
     )
+    kept = next(steps for steps in choices if len(steps) == measuring.allotment.evaluations)
+    work.evaluations = {step: number for step, number in work.evaluations.items() if step in kept}
     work.progress.say(measuring.sentence())
     return measuring
 

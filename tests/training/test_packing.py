@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from ft_dagster.training.contract import TrainingSettings
-from ft_dagster.training.packing import epoch_bins, epoch_order, evaluation_steps, pack, schedule, total_steps
+from ft_dagster.training.packing import (
+    epoch_bins,
+    epoch_order,
+    evaluation_steps,
+    fewer_evaluations,
+    pack,
+    schedule,
+    total_steps,
+)
 
 LENGTHS = np.random.RandomState(0).randint(5, 100, 500).astype(np.int64)
 SHARDS = (200, 180, 120)
@@ -73,3 +81,5 @@ def test_max_steps_overrides_the_epochs(steps: int) -> None:
 
 def test_evaluations_are_spread_over_the_training_and_include_its_end() -> None:
     assert [evaluation_steps(64, 4), evaluation_steps(3, 8)] == [[16, 32, 48, 64], [1, 2, 3]]
+    assert list(fewer_evaluations([1, 2, 3, 4, 5])) == [[1, 2, 3, 4, 5], [1, 3, 5], [1, 5], [5]]
+    assert list(fewer_evaluations([7])) == [[7]]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
+from ft_dagster.automation.experiments import _curves
 from ft_dagster.fake_tensors import FakeMode
 from ft_dagster.spec.variant import WatchSpec
 from ft_dagster.training.attention import attends_by_example
@@ -64,9 +65,13 @@ def test_a_sample_is_eight_doubled_or_all(count: int) -> None:
 @pytest.mark.parametrize("seed", range(200))
 def test_what_is_allotted_is_within_the_budget_or_the_least(seed: int) -> None:
     rng = random.Random(seed)
-    known, evaluations, allowed = costs(rng), rng.randint(1, 10), rng.uniform(0, 20_000)
+    known, allowed = costs(rng), rng.uniform(0, 20_000)
+    evaluations = sorted(rng.sample(range(1, 11), rng.randint(1, 4)), reverse=True)
     limited: set[Limited] = set(rng.sample(["general", "questions"], rng.randint(0, 2)))
     found, least = allot(known, evaluations, allowed, limited), allot(known, evaluations, 0.0, limited)
+    assert least.evaluations == evaluations[-1] or not least.spent
+    more = evaluations[: evaluations.index(found.evaluations)]
+    assert all(allot(known, [count], allowed, limited).over for count in more)
     assert found.spent <= max(allowed, least.spent)
     assert found.over == (least.spent > allowed)
     assert found.validation in {*known.validation, 0}
@@ -82,23 +87,35 @@ def test_what_is_allotted_is_within_the_budget_or_the_least(seed: int) -> None:
 def test_without_a_budget_everything_is_measured_at_every_look(seed: int) -> None:
     known = costs(random.Random(seed))
     whole = (max(known.validation, default=0), max(known.general, default=0))
-    found = allot(known, 8, None)
+    found = allot(known, [8, 4], None)
+    assert found.evaluations == 8
     assert (found.validation, found.general) == whole
     assert found.general_between
     assert found.questions_between
     assert found.generation_between
     assert not found.over
-    enough = allot(known, 8, found.spent)
+    enough = allot(known, [8, 4], found.spent)
     assert (enough.validation, enough.general) == whole
 
 
 def test_what_a_limit_needs_is_served_first() -> None:
     sizes = {8: 8.0, 16: 16.0, 32: 32.0}
     known = Costs(sizes, sizes)
-    assert allot(known, 8, 32.0 * 9 + 8 * 9, {"general"}) == Allotment(
-        8, 32, True, True, spent=360.0, allowed=360.0
+    assert allot(known, [8], 32.0 * 9 + 8 * 9, {"general"}) == Allotment(
+        8, 8, 32, True, True, spent=360.0, allowed=360.0
     )
-    assert allot(known, 8, 32.0 * 9 + 8 * 9).validation == 32
+    assert allot(known, [8], 32.0 * 9 + 8 * 9).validation == 32
+
+
+def test_evaluations_that_the_budget_cannot_pay_for_are_left_out() -> None:
+    sizes = {8: 8.0, 16: 16.0}
+    known = Costs(sizes, sizes)
+    least = [(count, 8.0 * (count + 1) + 8.0 * 2) for count in (8, 4, 2, 1)]
+    assert [allot(known, [8, 4, 2, 1], cost).evaluations for _, cost in least] == [8, 4, 2, 1]
+    assert allot(known, [8, 4, 2, 1], least[0][1] - 1).evaluations == 4
+    poor = allot(known, [8, 4, 2, 1], 1.0)
+    assert (poor.evaluations, poor.over) == (1, True)
+    assert allot(known, [8], 1.0).evaluations == 8  # as declared
 
 
 @pytest.mark.parametrize(
@@ -185,6 +202,25 @@ def test_a_training_measures_within_its_budget_on_the_same_examples_at_each_look
     assert figures["validation_loss_on"][str(count)] == figures["validation_loss_best"]
     assert len(lines(folder, "degeneration")) == 2
     assert [line["step"] for line in lines(folder, "degeneration")] == [0, figures["best_step"]]
+
+
+@pytest.mark.slow
+def test_a_training_evaluates_as_often_as_its_budget_pays_for_where_nothing_is_declared(
+    large: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that are left keep their numbers, by which the runs of a sweep are compared."""
+    folder = large.prepare(training={"evaluations": None, "watch": {"budget": 0.105}, "max_steps": 32})
+    assert train(folder) == 0
+    losses = lines(folder, "validation_loss")
+    assert [(line["step"], line.get("evaluation")) for line in losses] == [(0, None), (16, 4), (32, 8)]
+    assert [path.name for path in sorted((folder / "acme.support/checkpoints").iterdir())] == [
+        "checkpoint-16",
+        "checkpoint-32",
+    ]
+    assert ", 2 evaluations: " in capsys.readouterr().out
+    assert _curves(folder / "acme.support/evidence")[0] == [
+        *(None,) * 3, losses[1]["validation_loss"], *(None,) * 3, losses[2]["validation_loss"],
+    ]  # fmt: skip
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ BUDGETED = (
     "training names, general text and answers before and after it"
 )
 
+EVALUATIONS = "8, one every 12.5% of training, or 4, 2 or 1 where the budget of measuring pays for no more"
 FIXED_ORDER = (
     "kernels add in a fixed order, so that a training that was interrupted equals one that was not, bit for "
     "bit; attention's backward pass takes longer for it"
@@ -63,7 +64,7 @@ def resolve_training(spec: VariantSpec, load: Load, reasons: Reasons) -> Trainin
         "deterministic": _deterministic(declared, facts, reasons),
         "deepspeed": _deepspeed(spec, load, reasons),
         "watch": _watch(declared, reasons),
-        "evaluations": _standing("evaluations", declared, _spacing(declared.evaluations), reasons),
+        "evaluations": settle("evaluations", Default(None, EVALUATIONS)),
         **{field: _standing(field, declared, why, reasons) for field, why in defaults.STANDING.items()},
     }
     return checked(TrainingSettings, settled, "training", fix="Declare another value")
@@ -152,10 +153,6 @@ def _watch(declared: TrainingSpec, reasons: Reasons) -> dict[str, Any]:
         why = AS_DECLARED if given else BUDGETED if field == "budget" else "not watched"
         reasons.put(f"training.watch.{field}", value, origin, why)
     return watch
-
-
-def _spacing(evaluations: int) -> str:
-    return f"a checkpoint every {1 / evaluations:.1%} of training; 10-20% is usual"
 
 
 def _rows(packing: bool, facts: Facts) -> int:

@@ -1,7 +1,8 @@
 """The budget of measuring: on how many examples, and at which looks, what a share of the training pays for.
 
 Pure functions. A look is step 0, each evaluation, or the exported model. Figures are served in an order: the
-fewest examples of each and what a limit needs at every look, then more examples, then more looks.
+fewest examples of each and what a limit needs at every look, at as many evaluations as that leaves; then more
+examples, then more looks.
 """
 
 from __future__ import annotations
@@ -85,11 +86,13 @@ class Costs:
 
 @dataclass(frozen=True)
 class Allotment:
-    """Examples of each split (0: there is none), and what is measured at the looks between as well.
+    """Number of evaluations, examples of each split (0: there is none), and what is measured at the looks
+    between as well.
 
     `spent`: by all looks, in the unit of the costs; `allowed`: None where there is no budget.
     """
 
+    evaluations: int
     validation: int
     general: int
     general_between: bool
@@ -105,24 +108,32 @@ class Allotment:
 
 
 def allot(
-    costs: Costs, evaluations: int, allowed: float | None, limited: AbstractSet[Limited] = frozenset()
+    costs: Costs,
+    evaluations: Sequence[int],
+    allowed: float | None,
+    limited: AbstractSet[Limited] = frozenset(),
 ) -> Allotment:
     """What `allowed` pays for in a training of so many evaluations; None: everything, at every look.
 
+    `evaluations`: the numbers to choose from, the most first; the last is taken even where it is too dear.
     `limited`: what a limit needs at every look, whatever that takes. The look at step 0 is paid for, though
     what is kept of a base may save it: the samples do not depend on what is kept.
     """
     validation, general = list(costs.validation) or [0], list(costs.general) or [0]
     if allowed is None:
-        everything = Allotment(validation[-1], general[-1], True, True, True)
-        return replace(everything, spent=_spent(everything, costs, evaluations))
-    found = Allotment(validation[0], general[0], "general" in limited, "questions" in limited)
+        everything = Allotment(evaluations[0], validation[-1], general[-1], True, True, True)
+        return replace(everything, spent=_spent(everything, costs))
+    least = [
+        Allotment(count, validation[0], general[0], "general" in limited, "questions" in limited)
+        for count in evaluations
+    ]
+    found = next((each for each in least if _spent(each, costs) <= allowed), least[-1])
     for name, value in _more(validation, general, limited):
         change: dict[str, Any] = {name: value}
         tried = replace(found, **change)
-        if value > getattr(found, name) and _spent(tried, costs, evaluations) <= allowed:
+        if value > getattr(found, name) and _spent(tried, costs) <= allowed:
             found = tried
-    return replace(found, spent=_spent(found, costs, evaluations), allowed=allowed)
+    return replace(found, spent=_spent(found, costs), allowed=allowed)
 
 
 def _more(
@@ -141,12 +152,12 @@ def _more(
     yield from (("validation", size) for size in validation)
 
 
-def _spent(found: Allotment, costs: Costs, evaluations: int) -> float:
+def _spent(found: Allotment, costs: Costs) -> float:
     def looks(between: bool) -> int:
-        return evaluations + 1 if between else ENDS
+        return found.evaluations + 1 if between else ENDS
 
     return (
-        costs.validation.get(found.validation, 0.0) * (evaluations + 1)
+        costs.validation.get(found.validation, 0.0) * looks(True)
         + costs.general.get(found.general, 0.0) * looks(found.general_between)
         + costs.questions * looks(found.questions_between)
         + costs.generation * looks(found.generation_between)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -92,7 +92,9 @@ class Measuring:
         found = self.allotment
         listed = "; ".join(f"{figure} {how}" for figure, how in self.words().items())
         unit = "FLOPs" if self.flops else "tokens"
-        said = f"measuring takes {found.spent / self.training:.1%} of the training's {unit}: {listed}"
+        count = f"{found.evaluations} evaluation{'s' * (found.evaluations > 1)}"
+        share = found.spent / self.training
+        said = f"measuring takes {share:.1%} of the training's {unit}, {count}: {listed}"
         if found.over and found.allowed is not None:
             share = found.allowed / self.training
             said += (
@@ -111,11 +113,11 @@ def plan_measuring(
     *,
     train: tuple[Examples, list[Bin]],
     held_out: Mapping[Split, Examples],
-    evaluations: int,
+    evaluations: Sequence[int],
     packs: bool,
 ) -> Measuring:
     """What fits into the budget of a training over these bins. Raises UserError where a benchmark cannot be
-    read. The benchmark is the first rank's; all have the same allotment.
+    read. `evaluations`: see `allot`. The benchmark is the first rank's; all have the same allotment.
     """
     settings = member.plan.training
     watch, checkpointing = settings.watch, settings.gradient_checkpointing
@@ -143,7 +145,7 @@ def plan_measuring(
         )
         return list(_up_to(costs, most))
 
-    looks: dict[Split, int] = {"validation": evaluations + 1, "general_holdout": ENDS}
+    looks: dict[Split, int] = {"validation": evaluations[-1] + 1, "general_holdout": ENDS}
     blocks = {split: sampled(split, count) for split, count in looks.items()}
     costs = Costs(
         _summed(blocks["validation"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from ft_dagster.data.render import load_tokenizer
@@ -41,13 +41,15 @@ class Observer:
         journal: Journal,
         log: StepLog,
         progress: TrainingProgress,
-        evaluation_steps: Sequence[int],
+        evaluations: Mapping[int, int],
         measuring: Measuring,
     ) -> None:
-        """Raises UserError where a library of report_to is missing."""
+        """`evaluations`: step -> its number, as `stop_above` counts. Raises UserError where a library of
+        report_to is missing.
+        """
         self.member, self.measuring, self._trainer = member, measuring, trainer
         self._journal, self._log, self._progress = journal, log, progress
-        self._evaluation_steps = list(evaluation_steps)
+        self._numbers = dict(evaluations)
         if measuring.flops is None:
             progress.say("FLOPs cannot be counted for this architecture: an estimate is reported in the end")
         self.reports = Reports(member.report_to if ranks.is_first() else (), member.evidence, member.variant)
@@ -135,7 +137,8 @@ class Observer:
         best = split == "validation" and step > 0 and loss < min(known, default=math.inf)
         self._journal.evaluated(split, step, loss)
         on = f"{sample} {UNITS[split]}"
-        self._log.write({"step": step, f"{split}_loss": loss, "on": on, **_mark(exported)})
+        number = {"evaluation": self._numbers[step]} if step in self._numbers else {}
+        self._log.write({"step": step, f"{split}_loss": loss, "on": on, **number, **_mark(exported)})
         self._progress.evaluated(step, split.replace("_", " "), loss, on, best)
         if split == "validation":
             self._keep(step, VALIDATION_ON, {str(count): each for count, each in found.items()}, exported)
@@ -185,9 +188,9 @@ class Observer:
         forgot = self._forgot(step)
         if forgot:
             return "forgetting", forgot
-        if step not in self._evaluation_steps:
+        number = self._numbers.get(step)
+        if number is None:
             return None
-        number = self._evaluation_steps.index(step) + 1
         loss, limit = self._compared(step), self.member.stop_above.get(number)
         if limit is not None and loss is not None and loss > limit:
             return "given up", (
