@@ -37,8 +37,14 @@ class Ends:
 
     def failed(self) -> list[tuple[int, float]]:
         """(code, time) of each rank that failed and whose watcher lived to say so."""
-        known = [END.unpack_from(self._memory, rank * END.size) for rank in range(self._ranks)]
-        return [(code, ended) for code, ended in known if ended and code]
+        return [(code, ended) for code, ended in self._known() if ended and code]
+
+    def silent(self) -> int:
+        """How many ranks nobody told of: their watchers were killed, and they with them."""
+        return sum(not ended for _, ended in self._known())
+
+    def _known(self) -> list[tuple[int, float]]:
+        return [END.unpack_from(self._memory, rank * END.size) for rank in range(self._ranks)]
 
 
 def watch_rank(main: Main, ends: Ends, folder: str) -> None:

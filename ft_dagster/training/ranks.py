@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -74,7 +75,8 @@ def start(run: TrainingRun, folder: Path, main: Main) -> int:
             elastic_launch(config, watch_rank)(main, ends, str(folder))
     except ChildFailedError as error:
         told = [(failure.exitcode, failure.timestamp) for failure in error.failures.values()]
-        code = cause(sorted([*told, *ends.failed()], key=lambda end: end[1]))
+        silent = 0 if forked.command is None else ends.silent()
+        code = cause(all_ends([*told, *ends.failed()], silent, time.time()))
         if code > FIRST_SIGNAL and all(is_done(run, member) for member in run.members):
             print(f"a rank crashed on leaving ({code}), after all was written", file=sys.stderr)
             return 0
@@ -82,6 +84,18 @@ def start(run: TrainingRun, folder: Path, main: Main) -> int:
     except SignalException as error:
         return CANCELLED if error.sigval == signal.SIGINT else PREEMPTED
     return 0
+
+
+def all_ends(told: list[tuple[int, float]], silent: int, now: float) -> list[tuple[int, float]]:
+    """What is known of the ends of ranks, in order of time, with those of ranks whose watchers were killed.
+
+    Torch may notice first that another rank failed because such a one is gone, and then tells of that one
+    alone. But a watcher that ended only after torch's patience was killed by torch.
+    """
+    ends = sorted(told, key=lambda end: end[1])
+    began = ends[0][1]
+    lost = silent if now - began < TORCH_PATIENCE / 2 else 0
+    return [*ends, *[(-int(signal.SIGKILL), began)] * lost]
 
 
 def cause(ends: list[tuple[int, float]]) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +36,18 @@ EVALUATION: dict[str, Moment] = START | {
     "the scores are written": lambda _, output: (output / "payload/samples.parquet").exists(),
     "the result is written": lambda _, output: (output / "result.json").exists(),
 }
+
+
+def in_payload(output: Path, part: str) -> list[str]:
+    """The names in the payload, which may be begun anew meanwhile, that hold `part`."""
+    with suppress(FileNotFoundError):
+        return [name for name in os.listdir(output / "payload") if part in name]
+    return []
+
+
 EXPORT: dict[str, Moment] = START | {
-    "the payload is begun": lambda _, output: list((output / "payload").glob("*")),
-    "the weights are begun": lambda _, output: list((output / "payload").glob("*.safetensors*")),
+    "the payload is begun": lambda _, output: in_payload(output, ""),
+    "the weights are begun": lambda _, output: in_payload(output, ".safetensors"),
     "the certificate is written": lambda _, output: (output / "evidence/certificate.json").exists(),
     "the card is written": lambda _, output: (output / "evidence/README.md").exists(),
 }

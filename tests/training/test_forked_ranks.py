@@ -40,6 +40,23 @@ def test_a_watcher_leaves_as_its_rank_did_and_leaves_word(main: Main, code: int)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == (code if code > 0 else 128 - code)
     assert [code for code, _ in ends.failed()] == [code]
+    assert ends.silent() == 0
+
+
+def test_a_killed_watcher_leaves_no_word() -> None:
+    ready, tell = os.pipe()
+
+    def waits(_: list[str]) -> int:
+        os.write(tell, b"x")
+        signal.pause()
+        return 0
+
+    ends = Ends(1)
+    child = in_a_child(waits, ends, lambda: None)
+    os.read(ready, 1)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert (ends.failed(), ends.silent()) == ([], 1)
 
 
 def test_a_signal_to_a_watcher_reaches_its_rank() -> None:
