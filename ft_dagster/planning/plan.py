@@ -19,6 +19,7 @@ from ft_dagster.planning.load import RuleOfThumbBytes, memory, storage
 from ft_dagster.planning.methods.cautions import limits
 from ft_dagster.planning.methods.decision import Decision
 from ft_dagster.planning.methods.training_settings import steps_of
+from ft_dagster.planning.probe import ProbeResult, leaves_open, plan_probe
 from ft_dagster.planning.survey import PlanContext, PlannedMethod, Survey, lora_settings, survey
 from ft_dagster.spec import VariantSpec
 from ft_dagster.training.contract import Plan, TrainingDevice
@@ -38,13 +39,17 @@ class PlanAndEstimate(NamedTuple):
         return self.estimate.fits
 
 
-def make_plan(spec: VariantSpec, facts: Facts, context: PlanContext) -> PlanAndEstimate:
-    """Resolve `spec`. Raises UserError for what cannot be trained."""
+def make_plan(
+    spec: VariantSpec, facts: Facts, context: PlanContext, tried: ProbeResult | None = None
+) -> PlanAndEstimate:
+    """Resolve `spec`, what is open in it by trial. Raises UserError for what cannot be trained."""
     if facts.trained_tokens == 0:
         raise UserError("the mixture has no trained token", fix="See the counts of training_mixture")
-    found = survey(spec, facts, context)
+    found = survey(spec if tried is None else tried.applied(spec), facts, context)
     chosen = found.chosen
-    if spec.method.name == "auto":
+    if tried is not None and tried.method is not None:
+        _say_what_was_tried(found, spec, tried)
+    elif spec.method.name == "auto":
         _say_why(found, spec)
     resolved = chosen.resolved
     count = facts.ranks if facts.device_kind == "cuda" else 1
@@ -55,10 +60,12 @@ def make_plan(spec: VariantSpec, facts: Facts, context: PlanContext) -> PlanAndE
         ranks=facts.ranks,
         own_loss=objective_of(spec.objective).own_loss,
     )
-    return PlanAndEstimate(content, _estimate(spec, facts, context, found))
+    return PlanAndEstimate(content, _estimate(spec, facts, context, found, tried))
 
 
-def _estimate(spec: VariantSpec, facts: Facts, context: PlanContext, found: Survey) -> Estimate:
+def _estimate(
+    spec: VariantSpec, facts: Facts, context: PlanContext, found: Survey, tried: ProbeResult | None
+) -> Estimate:
     chosen, resolved = found.chosen, found.chosen.resolved
     figures = found.decision.row(resolved.name).figures
     by_rule = memory(resolved.load, chosen.layout.zero_stage, chosen.layout.offload)
@@ -81,18 +88,39 @@ def _estimate(spec: VariantSpec, facts: Facts, context: PlanContext, found: Surv
             context.hardware.peak_flops,
             figures.hours,
         ),
-        warnings=tuple(_warnings(spec, facts, found)),
+        warnings=(*_probing(spec, facts, found, tried), *_warnings(spec, facts, found, tried)),
     )
 
 
-def _warnings(spec: VariantSpec, facts: Facts, found: Survey) -> list[str]:
+def _warnings(spec: VariantSpec, facts: Facts, found: Survey, tried: ProbeResult | None) -> list[str]:
     """Of the settings, of the limits, and what obeying the declaration costs."""
     resolved = found.chosen.resolved
+    obeyed = [note for note in found.decision.notes if "is declared and obeyed" in note]
     return [
         *training_warnings(spec, facts, resolved.method, resolved.training),
         *limits(found.question, found.decision.row(resolved.name).figures),
-        *(note for note in found.decision.notes if "is declared and obeyed" in note),
+        *(obeyed if tried is None or spec.method.name != "auto" else ()),
     ]
+
+
+def _probing(spec: VariantSpec, facts: Facts, found: Survey, tried: ProbeResult | None) -> tuple[str, ...]:
+    """What a probe came to that found nothing, or what one would take that is still to be run."""
+    if tried is not None:
+        return () if tried.method else (f"probe: {tried.sentence}; the usual values hold",)
+    if spec.plan.probe is None:
+        return ()
+    if not leaves_open(spec):
+        return ("probe: nothing is tried, for method and learning rate are declared",)
+    return (f"probe, before this plan is final: {plan_probe(spec, facts, found, spec.plan.probe).why}",)
+
+
+def _say_what_was_tried(found: Survey, spec: VariantSpec, tried: ProbeResult) -> None:
+    """In the reasons, for the values that the declaration leaves open."""
+    reasons = found.chosen.resolved.reasons
+    if spec.method.name == "auto":
+        reasons.explain("method.name", "measured", tried.sentence)
+    if spec.training.learning_rate is None:
+        reasons.explain("training.learning_rate", "measured", tried.sentence)
 
 
 def _say_why(found: Survey, spec: VariantSpec) -> None:

@@ -13,6 +13,7 @@ STAGE_VERSIONS = {
     "evaluation_texts": 2,
     "task_dataset": 2,
     "training_mixture": 2,
+    "probe": 1,
     "training_plan": 5,
     "fine_tuned_model": 2,
     "general_scores": 3,

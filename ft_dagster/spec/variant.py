@@ -234,6 +234,32 @@ class DeepspeedSpec(SpecModel):
         return self
 
 
+class ProbeSpec(SpecModel):
+    """Short trainings of a few methods and rates over the same rows, before the plan that they decide."""
+
+    share: float = Field(
+        0.1, gt=0, le=1, description="Largest part of the training's FLOPs that they may take together"
+    )
+    steps: int = Field(
+        20, ge=2, le=10_000, description="Optimizer steps that each takes at least, whatever the share"
+    )
+
+
+def _on_or_off(value: Any) -> Any:
+    """`on`, which YAML reads as true: a probe with its usual settings; `off`, or false: none."""
+    if not isinstance(value, bool | str):
+        return value
+    return {True: {}, "on": {}, False: None, "off": None}.get(value, value)
+
+
+class PlanSpec(SpecModel):
+    """How the plan comes to what the declaration leaves open."""
+
+    probe: Annotated[ProbeSpec | None, BeforeValidator(_on_or_off)] = Field(
+        None, description="Try methods and learning rates before choosing: on, off, or {share, steps}"
+    )
+
+
 class WatchSpec(SpecModel):
     """What is measured while it trains; past a limit of forgetting the training stops."""
 
@@ -449,6 +475,7 @@ class VariantSpec(SpecModel):
     data: DataSpec
     method: Annotated[MethodSpec, _from_string("name")] = MethodSpec()
     training: TrainingSpec = TrainingSpec()
+    plan: PlanSpec = PlanSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     gates: GatesSpec = GatesSpec()
     export: Annotated[ExportSpec, _from_string("format")] = ExportSpec()

@@ -21,6 +21,7 @@ from ft_dagster.stages import (
     fine_tuned_model,
     general_corpus,
     model_export,
+    probe,
     production_evaluation,
     task_dataset,
     training_mixture,
@@ -44,6 +45,7 @@ CHAIN: tuple[Stage[Any], ...] = (
 ON_DEMAND: tuple[Stage[Any], ...] = (
     base_model.SOURCE,
     evaluation_texts.STAGE,
+    probe.STAGE,
     base_evaluation.GENERAL_SCORES,
     production_evaluation.STAGE,
 )

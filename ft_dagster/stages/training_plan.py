@@ -15,16 +15,18 @@ from ft_dagster.errors import UserError
 from ft_dagster.planning.context import counts_of, facts_of, hardware_in_key, hardware_of
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.plan import make_plan
+from ft_dagster.planning.probe import FILE, ProbeResult, leaves_open
 from ft_dagster.planning.survey import PlanContext
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.report.recommendation import memory_line, refusal_of
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.formats import export_problem
 from ft_dagster.spec.narrow import narrowed, shown
-from ft_dagster.spec.variant import TrainingSpec
+from ft_dagster.stages import probe
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.plan_context import context_of
+from ft_dagster.stages.planned import HARDWARE, NEIGHBOURS, PLANNED, RANKED
 from ft_dagster.stages.policy import refuse_few_questions, refuse_method
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.view import View
@@ -34,39 +36,20 @@ from ft_dagster.training.contract import PLAN_FILE
 
 ESTIMATE = "estimate.json"
 FIGURES = ("steps", "trainable_parameters", "fits", "storage", "warnings", "predicted", "on")
-ACTS_ON_NO_WEIGHT = ("report_to", "checkpoint_minutes")
-TRAINING = tuple(f"training.{name}" for name in TrainingSpec.model_fields if name not in ACTS_ON_NO_WEIGHT)
-PLANNED = (
-    "objective",
-    "base_model.new_tokens",
-    "method",
-    *TRAINING,
-    "resources.gpus",
-    "resources.cpu_slots",
-)
-# They rank methods, so they are in the key where the plan chooses one; else they only shape the estimate.
-RANKED = (
-    "data.general",
-    "evaluation.general",
-    "evaluation.limit",
-    "evaluation.task",
-    "export.format",
-    "resources.budget_usd",
-    "resources.deadline_hours",
-)
-HARDWARE = ("resources.cpu_ranks", "resources.gpu_kind", "resources.sharing")
-NEIGHBOURS = ("base_model",)  # variants on the same base are counted: recorded
 
 
 @dataclass(frozen=True)
 class PlanInputs:
-    """`hardware`: what the plan depends on. `ranked_by`: digest of what `auto` chooses by."""
+    """`hardware`: what the plan depends on. `ranked_by`: digest of what `auto` chooses by. `probe`: what was
+    tried beforehand, where the declaration asks for it.
+    """
 
     spec: VariantSpec
     training_mixture: Artifact
     base_model: Artifact
     hardware: dict[str, Any]
     ranked_by: Digest | None
+    probe: Artifact | None
     whole: VariantSpec = recorded()
     context: PlanContext = recorded()
 
@@ -81,6 +64,7 @@ def inputs(view: View) -> PlanInputs:
         base,
         hardware_in_key(hardware),
         ranked_by,
+        view.made(probe.STAGE) if leaves_open(spec) else None,
         narrowed(spec, (*PLANNED, *RANKED)),
         context_of(view, spec, base, hardware),
     )
@@ -91,13 +75,20 @@ def build(inputs: PlanInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     weights = base.figures["parameters"], base.figures["weights_bytes"]
     facts = facts_of(counts_of(inputs.training_mixture), *weights, hands.base_folder(base), context.hardware)
     with named_in(hands.declared_in):
-        plan = make_plan(inputs.whole, facts, context)
+        plan = make_plan(inputs.whole, facts, context, _tried(inputs, hands))
     planned = plan.content.to_json()
     _write(attempt.payload / PLAN_FILE, planned)
     estimate = plan.estimate.to_json()
     _write(attempt.evidence / ESTIMATE, estimate)
     content = {name: planned[name] for name in ("method", "training", "ranks")}
     return {**content, **{name: estimate[name] for name in FIGURES}}
+
+
+def _tried(inputs: PlanInputs, hands: Hands) -> ProbeResult | None:
+    if inputs.probe is None:
+        return None
+    file = hands.payload(inputs.probe) / FILE
+    return ProbeResult.from_json(json.loads(file.read_text("utf-8")), file=file)
 
 
 def refuse(workspace: Workspace) -> None:
@@ -145,8 +136,8 @@ def _write(file: Path, document: dict[str, Any]) -> None:
 
 STAGE = Stage(
     "training_plan",
-    reads=("declaration", "base_model", "training_mixture"),
-    fields=(*PLANNED, *RANKED, *HARDWARE, *NEIGHBOURS),
+    reads=("declaration", "base_model", "training_mixture", "probe"),
+    fields=(*PLANNED, *RANKED, *HARDWARE, *NEIGHBOURS, "plan.probe"),
     inputs=inputs,
     build=build,
     checks={"fits": "The training's memory, by a dry run of its step, fits the device"},

@@ -15,6 +15,7 @@ from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.overrides import with_overrides
 from ft_dagster.spec.variant import UnlistedField
+from ft_dagster.stages import probe
 from ft_dagster.stages.chain import CHAIN, ON_DEMAND
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.inputs import RECORDED, Digest, File, key_parts
@@ -160,6 +161,7 @@ ELSEWHERE = {  # fields of the table's rest, and why no row of their own
     "training.watch.benchmark_limit": "needs questions; with the rest of `training` in the plan's key",
     "evaluation.database": "needs kind: sql; by digest in the keys of what is asked",
     "retrain.on_new_data": "is refused so far",
+    "plan.probe": "tests/stages/test_probe.py: what was tried is in the plan's key",
 }
 RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may
     "declaration": {"declared": "evidence: the tenant's own text", "overrides": "evidence"},
@@ -171,6 +173,10 @@ RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may
     "training_plan": {
         "whole": "the fields by which methods are ranked: in the key where the plan chooses",
         "context": "prices, neighbours, finished trainings as known that day: a key's first plan stands",
+    },
+    "probe": {
+        "context": "as of training_plan",
+        "base": "where the base lies, by digest in the key",
     },
     "evaluation": {"policy": "its digest stands beside the verdict; export and release ask today's again"},
     "fine_tuned_model": {
@@ -209,7 +215,9 @@ def key_of(workspace: Workspace, stage: Stage[Any]) -> str:
 
 
 def moved(before: Workspace, after: Workspace) -> set[str]:
-    return {stage.name for stage in ALL if key_of(before, stage) != key_of(after, stage)}
+    """But the probe's, which is made where one is asked for, from what the plan is made from."""
+    stages = [stage for stage in ALL if stage is not probe.STAGE]
+    return {stage.name for stage in stages if key_of(before, stage) != key_of(after, stage)}
 
 
 @pytest.mark.slow

@@ -1,0 +1,28 @@
+"""What of a declaration a plan is made from, and what it is chosen by."""
+
+from __future__ import annotations
+
+from ft_dagster.spec.variant import TrainingSpec
+
+ACTS_ON_NO_WEIGHT = ("report_to", "checkpoint_minutes")
+TRAINING = tuple(f"training.{name}" for name in TrainingSpec.model_fields if name not in ACTS_ON_NO_WEIGHT)
+PLANNED = (
+    "objective",
+    "base_model.new_tokens",
+    "method",
+    *TRAINING,
+    "resources.gpus",
+    "resources.cpu_slots",
+)
+# They rank methods, so they are in the key where the plan chooses one; else they only shape the estimate.
+RANKED = (
+    "data.general",
+    "evaluation.general",
+    "evaluation.limit",
+    "evaluation.task",
+    "export.format",
+    "resources.budget_usd",
+    "resources.deadline_hours",
+)
+HARDWARE = ("resources.cpu_ranks", "resources.gpu_kind", "resources.sharing")
+NEIGHBOURS = ("base_model",)  # variants on the same base are counted: recorded

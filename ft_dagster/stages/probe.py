@@ -1,0 +1,184 @@
+"""Short trainings of a few methods and learning rates, which decide what the declaration leaves open.
+
+Made where the declaration asks for it (`plan.probe`). Each is a training like any other, without its model.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.launch.local import ProgramFailed
+from ft_dagster.objectives import objective_of
+from ft_dagster.planning.context import counts_of, facts_of, hardware_in_key, hardware_of
+from ft_dagster.planning.facts import Facts
+from ft_dagster.planning.probe import (
+    FILE,
+    LONGER,
+    MEASURING,
+    Arm,
+    ProbeResult,
+    TriedArm,
+    conclude,
+    finalists,
+    plan_probe,
+)
+from ft_dagster.planning.survey import PlanContext, Survey, survey
+from ft_dagster.spec import VariantSpec
+from ft_dagster.spec.narrow import narrowed
+from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.inputs import recorded
+from ft_dagster.stages.plan_context import context_of
+from ft_dagster.stages.planned import HARDWARE, NEIGHBOURS, PLANNED, RANKED
+from ft_dagster.stages.stacking import trained_base
+from ft_dagster.stages.stage import Stage
+from ft_dagster.stages.view import View
+from ft_dagster.stages.workspace import named_in
+from ft_dagster.store import Artifact, Attempt
+from ft_dagster.training.contract import Base, Launch, Member, Plan, TrainingDevice, TrainingRun
+from ft_dagster.training.training_figures import TrainingFigures
+from ft_dagster.training.watch.first_look import FIRST_LOOKS
+
+TRIED = ("plan.probe", "gates.general_loss_margin")
+
+
+@dataclass(frozen=True)
+class ProbeInputs:
+    """`hardware`: what a plan depends on."""
+
+    spec: VariantSpec
+    training_mixture: Artifact
+    base_model: Artifact
+    hardware: dict[str, Any]
+    context: PlanContext = recorded()
+    base: Base = recorded()
+
+
+def inputs(view: View) -> ProbeInputs:
+    base, spec = view.upstream("base_model"), view.spec
+    hardware = hardware_of(spec, view.leases.inventory, view.project)
+    return ProbeInputs(
+        narrowed(spec, (*PLANNED, *RANKED, *TRIED)),
+        view.upstream("training_mixture"),
+        base,
+        hardware_in_key(hardware),
+        context_of(view, spec, base, hardware),
+        trained_base(view, base, spec.method.name),
+    )
+
+
+def build(inputs: ProbeInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+    result = _result(inputs, hands, attempt)
+    (attempt.payload / FILE).write_text(json.dumps(result.to_json(), indent=1, sort_keys=True), "utf-8")
+    return {"method": result.method, "learning_rate": result.learning_rate, "sentence": result.sentence}
+
+
+def _result(inputs: ProbeInputs, hands: Hands, attempt: Attempt) -> ProbeResult:
+    spec, base = inputs.spec, inputs.base_model
+    settings = spec.plan.probe
+    assert settings is not None
+    weights = base.figures["parameters"], base.figures["weights_bytes"]
+    facts = facts_of(
+        counts_of(inputs.training_mixture), *weights, hands.base_folder(base), inputs.context.hardware
+    )
+    with named_in(hands.declared_in):
+        found = survey(spec, facts, inputs.context)
+    planned = plan_probe(spec, facts, found, settings)
+    if not (hands.payload(inputs.training_mixture) / "validation").is_dir():
+        return ProbeResult(None, None, "nothing is tried: there is no validation split to compare on")
+    hands.say(f"probe: {planned.why}")
+    if not planned.arms:
+        return ProbeResult(None, None, planned.why)
+    trial = _Trial(inputs, hands, attempt, facts, found)
+    limit = spec.training.watch.general_loss_limit or spec.gates.general_loss_margin
+    rounds = [trial.round(planned.arms, planned.steps)]
+    last = finalists(rounds[0], limit)
+    if last:
+        rounds.append(trial.round(last, LONGER * planned.steps))
+    with named_in(hands.declared_in):
+        result = conclude(rounds, limit)
+    hands.say(f"probe: {result.sentence}")
+    return result
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What every short training of a probe has in common."""
+
+    inputs: ProbeInputs
+    hands: Hands
+    attempt: Attempt
+    facts: Facts
+    found: Survey
+
+    def round(self, arms: Sequence[Arm], steps: int) -> list[TriedArm]:
+        return [self._try(arm, steps) for arm in arms]
+
+    def _try(self, arm: Arm, steps: int) -> TriedArm:
+        folder = self.attempt.evidence / f"{arm.name}-{steps}"
+        try:
+            figures = self.hands.run(
+                "training", self.attempt, lambda output: self._request(arm, steps, output), into=folder
+            )
+        except ProgramFailed as failure:
+            if failure.mendable:
+                raise
+            self.hands.say(f"probe: {arm}: {failure.happened}")
+            return TriedArm(*arm, steps, {}, failed=failure.happened)
+        shutil.rmtree(folder / "payload")
+        return _tried(arm, steps, TrainingFigures.from_json(figures))
+
+    def _request(self, arm: Arm, steps: int, output: Path) -> TrainingRun:
+        inputs, hands, facts = self.inputs, self.hands, self.facts
+        resolved = self.found.planned[arm.method].resolved
+        watch = resolved.training.watch.model_copy(update={"budget": MEASURING, "questions": 0})
+        short = {"learning_rate": arm.learning_rate, "max_steps": steps, "evaluations": 1, "watch": watch}
+        plan = Plan(
+            method=resolved.method,
+            training=resolved.training.model_copy(update={**short, "keep_best": 1, "keep_last": 1}),
+            device=TrainingDevice(
+                kind=facts.device_kind, count=facts.ranks if facts.device_kind == "cuda" else 1
+            ),
+            ranks=facts.ranks,
+            own_loss=objective_of(inputs.spec.objective).own_loss,
+        )
+        member = Member(
+            variant=hands.variant,
+            mixture=hands.payload(inputs.training_mixture),
+            mixture_digest=inputs.training_mixture.digest,
+            plan=plan,
+            seed=resolved.training.seed,
+            output=output,
+        )
+        return TrainingRun(
+            run_id=hands.run_id,
+            base=inputs.base,
+            members=(member,),
+            launch=Launch(nodes=1, ranks_per_node=facts.ranks),
+            first_looks=hands.cache / FIRST_LOOKS,
+        )
+
+
+def _tried(arm: Arm, steps: int, figures: TrainingFigures) -> TriedArm:
+    before, after = figures.general_holdout_loss_first, figures.general_holdout_loss_last
+    rise = None if before is None or after is None else after - before
+    losses: Mapping[str, float] = figures.validation_loss_on
+    flops = None if figures.flops is None else float(figures.flops)
+    if not losses:
+        return TriedArm(*arm, steps, {}, rise, flops, "its validation loss was not a finite number")
+    return TriedArm(*arm, steps, dict(losses), rise, flops)
+
+
+STAGE = Stage(
+    "probe",
+    reads=("declaration", "base_model", "training_mixture"),
+    fields=(*PLANNED, *RANKED, *HARDWARE, *NEIGHBOURS, *TRIED),
+    inputs=inputs,
+    build=build,
+    on_demand=True,
+    programs=("training",),
+)

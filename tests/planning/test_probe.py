@@ -1,0 +1,183 @@
+"""What is tried before a plan, and what the short trainings come to. Nothing is trained here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from ft_dagster.errors import UserError
+from ft_dagster.planning.dryrun.from_figures import facts, shapes_of_configuration
+from ft_dagster.planning.facts import Facts
+from ft_dagster.planning.hardware.catalogue import Hardware
+from ft_dagster.planning.plan import make_plan
+from ft_dagster.planning.probe import (
+    Arm,
+    ProbeResult,
+    TriedArm,
+    arms_of,
+    conclude,
+    finalists,
+    leaves_open,
+    plan_probe,
+)
+from ft_dagster.planning.survey import PlanContext, Survey, survey
+from ft_dagster.spec.variant import PlanSpec, ProbeSpec
+from tests.planning.llama import SMALL_LLAMA, spec
+
+ON = {"plan": {"probe": "on"}}
+
+
+def tried(
+    method: str, rate: float, loss: float | None, *, rise: float | None = 0.0, on: int = 32
+) -> TriedArm:
+    validation = {} if loss is None else {"8": loss + 1, str(on): loss}
+    return TriedArm(method, rate, 20, validation, rise, 1e12, "diverged" if loss is None else None)
+
+
+@pytest.mark.parametrize("said", [True, "on", {}])
+def test_a_probe_is_asked_for_in_a_word(said: Any) -> None:
+    assert PlanSpec(probe=said).probe == ProbeSpec(share=0.1, steps=20)
+
+
+@pytest.mark.parametrize("said", [False, "off", None])
+def test_none_is_asked_for_in_a_word(said: Any) -> None:
+    assert PlanSpec(probe=said).probe is None
+
+
+@pytest.mark.parametrize("said", ["maybe", 3, {"share": 2}, {"steps": 1}])
+def test_anything_else_is_refused(said: Any) -> None:
+    with pytest.raises(ValidationError):
+        PlanSpec(probe=said)
+
+
+def test_there_is_something_to_find_where_method_or_rate_is_open() -> None:
+    assert leaves_open(spec(**ON))
+    assert leaves_open(spec(method="lora", **ON))
+    assert leaves_open(spec(training={"learning_rate": 1e-4}, **ON))
+    assert not leaves_open(spec(method="lora", training={"learning_rate": 1e-4}, **ON))
+    assert not leaves_open(spec(method={"rank": 8}, training={"learning_rate": 1e-4}, **ON))
+    assert not leaves_open(spec())
+
+
+def test_the_two_best_are_tried_for_longer() -> None:
+    first = [tried("lora", 2e-4, 1.3), tried("full", 2e-5, 1.1), tried("lora", 6e-4, 1.2)]
+    assert finalists(first, None) == [Arm("full", 2e-5), Arm("lora", 6e-4)]
+    assert finalists(first[:2], None) == []
+    assert (
+        finalists([tried("lora", 2e-4, 1.3), tried("full", 2e-5, None), tried("lora", 1.0, None)], None) == []
+    )
+
+
+def test_what_forgets_more_than_is_allowed_comes_after_what_does_not() -> None:
+    first = [tried("lora", 6e-4, 0.9, rise=0.3), tried("lora", 2e-4, 1.2, rise=0.05)]
+    assert conclude([first], 0.1).learning_rate == 2e-4
+    assert conclude([first], None).learning_rate == 6e-4
+    over = [tried("lora", 6e-4, 0.9, rise=0.3), tried("lora", 2e-4, 1.2, rise=0.2)]
+    assert (
+        conclude([over], 0.1).learning_rate == 2e-4
+    )  # the least that is forgotten, where all forget too much
+
+
+def test_losses_are_compared_on_as_many_examples_as_all_measured() -> None:
+    few = TriedArm("full", 2e-5, 20, {"8": 2.0}, 0.0)
+    many = TriedArm("lora", 2e-4, 20, {"8": 2.1, "32": 1.0}, 0.0)
+    found = conclude([[few, many]], None)
+    assert found.method == "full"
+    assert "full at 2e-05 2.000 on 8 examples" in found.sentence
+
+
+def test_the_last_round_decides_and_what_diverged_is_named() -> None:
+    first = [tried("lora", 2e-4, 1.0), tried("lora", 6e-4, 1.1), tried("lora", 2e-3, None)]
+    found = conclude([first, [tried("lora", 2e-4, 0.9), tried("lora", 6e-4, 0.8)]], None)
+    assert (found.method, found.learning_rate) == ("lora", 6e-4)
+    assert found.sentence.endswith("lora at 0.002 diverged or failed")
+    assert ProbeResult.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_where_all_diverge_the_way_out_is_said() -> None:
+    with pytest.raises(UserError, match="every method and rate that was tried failed") as error:
+        conclude([[tried("lora", 2e-4, None), tried("full", 2e-5, None)]], None)
+    assert error.value.field == "plan.probe"
+    assert "declare method and training.learning_rate" in error.value.fix
+
+
+def test_a_result_of_a_newer_version_is_refused() -> None:
+    content = {**ProbeResult(None, None, "nothing").to_json(), "schema_version": 99}
+    with pytest.raises(UserError, match="newer"):
+        ProbeResult.from_json(content)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> PlanContext:
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "config.json").write_text(json.dumps(SMALL_LLAMA))
+    return PlanContext(folder, Hardware("cpu", 1, "CPU", 8 * 10**9, 1e12, True, 0.1))
+
+
+def given(context: PlanContext, examples: int) -> Facts:
+    return facts(
+        shapes_of_configuration(context.architecture / "config.json"),
+        examples=examples, tokens=50 * examples, max_length=256, device_kind="cpu", ranks=1,
+        device_memory=8 * 10**9, bf16=True,
+    )  # fmt: skip
+
+
+def surveyed(context: PlanContext, examples: int, **declared: Any) -> tuple[Any, Facts, Survey]:
+    known, declaration = given(context, examples), spec(**declared)
+    return declaration, known, survey(declaration, known, context)
+
+
+@pytest.mark.slow
+def test_arms_are_the_best_of_each_family_at_three_rates(small: PlanContext) -> None:
+    declared, _, found = surveyed(small, 4000, **ON)
+    arms = arms_of(declared, found)
+    assert len(arms) == len(set(arms)) == 6
+    first, second = arms[:2]
+    assert {first.method, second.method} == {"full", "lora"}
+    assert first.method == found.decision.recommended
+    assert [arm.learning_rate for arm in arms if arm.method == "lora"] == [2e-4, 6e-4, 7e-5]
+    named, _, other = surveyed(small, 4000, method="qlora", **ON)
+    assert {arm.method for arm in arms_of(named, other)} == {"qlora"}
+    rated, _, third = surveyed(small, 4000, training={"learning_rate": 1e-3}, **ON)
+    assert {arm.learning_rate for arm in arms_of(rated, third)} == {1e-3}
+
+
+@pytest.mark.slow
+def test_a_probe_takes_its_share_and_never_more_than_the_training(small: PlanContext) -> None:
+    settings = ProbeSpec()
+    declared, known, found = surveyed(small, 400_000, **ON)
+    large = plan_probe(declared, known, found, settings)
+    assert len(large.arms) == 6
+    assert large.steps > settings.steps
+    assert 0.05 < large.share <= settings.share
+    declared, known, found = surveyed(small, 4000, **ON)
+    medium = plan_probe(declared, known, found, settings)
+    assert medium.steps == settings.steps
+    assert 1 < len(medium.arms) < 6
+    assert settings.share < medium.share <= 1
+    declared, known, found = surveyed(small, 100, **ON)
+    tiny = plan_probe(declared, known, found, settings)
+    assert tiny.arms == ()
+    assert tiny.why.startswith("nothing is tried: ")
+
+
+@pytest.mark.slow
+def test_a_plan_by_trial_says_so_and_a_declared_value_stands(small: PlanContext, tmp_path: Path) -> None:
+    declared, known = spec(**ON), given(small, 400_000)
+    before = make_plan(declared, known, small)
+    assert any("before this plan is final: 6 short trainings of" in each for each in before.estimate.warnings)
+    result = conclude([[tried("full", 6e-5, 1.0), tried("lora", 2e-4, 1.1)]], None)
+    made = make_plan(declared, known, small, result)
+    assert (made.content.method.name, made.content.training.learning_rate) == ("full", 6e-5)
+    reasons = {reason.field: reason for reason in made.estimate.plan.reasons}
+    for field in ("method.name", "training.learning_rate"):
+        assert reasons[field].origin == "measured"
+        assert "full at 6e-05 1.000 on 32 examples" in reasons[field].reason
+    assert not [each for each in made.estimate.warnings if "obeyed" in each or "probe" in each]
+    nothing = make_plan(declared, known, small, ProbeResult(None, None, "nothing is tried: why"))
+    assert nothing.content.to_json() == before.content.to_json()
+    assert "probe: nothing is tried: why; the usual values hold" in nothing.estimate.warnings

@@ -1,0 +1,156 @@
+"""A probe through the chain: short trainings decide the plan, once, and what was tried is kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ft_dagster.launch.local import ProgramFailed
+from ft_dagster.settings import load_settings
+from ft_dagster.spec import VariantKey
+from ft_dagster.stages import fine_tuned_model, probe, training_plan
+from ft_dagster.stages.chain import run_chain, up_to
+from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.workspace import RunOf, Workspace
+from ft_dagster.store import Artifact
+from tests.e2e.project import write_project
+
+pytestmark = pytest.mark.slow
+KEY = VariantKey("acme", "places")
+PLANNED = up_to("training_plan")
+
+
+def declare(folder: Path, **changed: Any) -> None:
+    file = folder / "tenants" / "acme" / "places.yaml"
+    content = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump({**content, **changed}))
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
+    folder = write_project(tmp_path_factory.mktemp("probed") / "project", tiny_model_folder)
+    declare(
+        folder,
+        method="lora",
+        training={"num_train_epochs": 4, "max_length": 64, "per_device_train_batch_size": 1},
+        plan={"probe": {"steps": 2, "share": 0.1}},
+    )
+    return folder
+
+
+def planned(folder: Path) -> tuple[Workspace, list[str], dict[str, Artifact]]:
+    lines: list[str] = []
+    workspace = Workspace(load_settings(folder), KEY, RunOf("test", "test", lines.append))
+    outcome = run_chain(workspace, PLANNED)
+    assert outcome.error is None, outcome.error
+    return workspace, lines, outcome.made
+
+
+@pytest.fixture(scope="module")
+def first(probed: Path) -> tuple[Workspace, list[str], dict[str, Artifact]]:
+    return planned(probed)
+
+
+def found_in(workspace: Workspace, made: dict[str, Artifact]) -> tuple[Artifact, dict[str, Any]]:
+    tried = workspace.make(probe.STAGE)
+    assert made["training_plan"].inputs["probe"] == tried.digest
+    return tried, json.loads((workspace.payload(tried) / "probe.json").read_text())
+
+
+def test_the_plan_has_what_was_best_when_it_was_tried(
+    first: tuple[Workspace, list[str], dict[str, Artifact]],
+) -> None:
+    workspace, lines, made = first
+    tried, content = found_in(workspace, made)
+    arms, last = content["rounds"]
+    assert [arm["learning_rate"] for arm in arms] == [2e-4, 6e-4, 7e-5]
+    assert len(last) == 2
+    assert {arm["steps"] for arm in last} == {2 * arm["steps"] for arm in arms}
+    best = min(last, key=lambda arm: max(arm["validation"].items(), key=lambda pair: int(pair[0]))[1])
+    assert made["training_plan"].figures["training"]["learning_rate"] == best["learning_rate"]
+    assert any(line.startswith("probe: 3 short trainings of") for line in lines)
+    estimate = training_plan.estimate_of(workspace, made["training_plan"])
+    (reason,) = (r for r in estimate.plan.reasons if r.field == "training.learning_rate")
+    assert (reason.origin, reason.reason) == ("measured", tried.figures["sentence"])
+    files = {file.name for file in workspace.folder(tried).rglob("*") if file.is_file()}
+    assert "log.jsonl" in files
+    assert not [name for name in files if name.endswith(".safetensors")]  # no model is left
+
+
+def test_asked_again_nothing_is_trained(
+    probed: Path, first: tuple[Workspace, list[str], dict[str, Artifact]]
+) -> None:
+    _, _, before = first
+    _, lines, again = planned(probed)
+    assert all(artifact.reused for artifact in again.values())
+    assert again["training_plan"].digest == before["training_plan"].digest
+    assert not [line for line in lines if "leased" in line]
+
+
+def test_a_change_of_the_gate_that_does_not_limit_what_is_forgotten_tries_nothing_again(
+    probed: Path, first: tuple[Workspace, list[str], dict[str, Artifact]]
+) -> None:
+    workspace, _, _ = first
+    before = workspace.recipe(probe.STAGE)[0].place
+    other = Workspace(workspace.settings, KEY)
+    gates = workspace.spec.gates.model_copy(update={"task_margin": 0.9})
+    other.__dict__.update(frozen=workspace.frozen, spec=workspace.spec.model_copy(update={"gates": gates}))
+    assert other.recipe(probe.STAGE)[0].place == before
+    stricter = workspace.spec.gates.model_copy(update={"general_loss_margin": 0.01})
+    other.__dict__.update(spec=workspace.spec.model_copy(update={"gates": stricter}))
+    assert other.recipe(probe.STAGE)[0].place != before
+
+
+def test_an_interrupted_probe_goes_on_with_what_was_tried(
+    tmp_path: Path, tiny_model_folder: Path, probed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_project(tmp_path / "project", tiny_model_folder)
+    own = folder / "tenants" / "acme" / "places.yaml"
+    own.write_text((probed / "tenants" / "acme" / "places.yaml").read_text())
+    run, tried = Hands.run, 0
+
+    def interrupted(self: Hands, *arguments: Any, **more: Any) -> dict[str, Any]:
+        nonlocal tried
+        if tried == 2:
+            raise KeyboardInterrupt
+        tried += arguments[0] == "training"
+        return run(self, *arguments, **more)
+
+    monkeypatch.setattr(Hands, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        planned(folder)
+    monkeypatch.setattr(Hands, "run", run)
+    workspace, _, made = planned(folder)
+    _, content = found_in(workspace, made)
+    whole, _, known = planned(probed)
+    assert content == found_in(whole, known)[1]
+
+
+def test_what_can_be_mended_by_trying_again_is_no_answer(
+    tmp_path: Path, tiny_model_folder: Path, probed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_project(tmp_path / "project", tiny_model_folder)
+    own = folder / "tenants" / "acme" / "places.yaml"
+    own.write_text((probed / "tenants" / "acme" / "places.yaml").read_text())
+    run, mendable = Hands.run, False
+
+    def preempted(self: Hands, program: str, *arguments: Any, **more: Any) -> dict[str, Any]:
+        if program == "training":
+            raise ProgramFailed("preempted", "Run it again", mendable=mendable)
+        return run(self, program, *arguments, **more)
+
+    monkeypatch.setattr(Hands, "run", preempted)
+    workspace = Workspace(load_settings(folder), KEY, RunOf("test", "test", lambda line: None))
+    outcome = run_chain(workspace, PLANNED)
+    assert outcome.error is not None
+    assert "every method and rate that was tried failed" in outcome.error
+    mendable = True
+    outcome = run_chain(workspace, PLANNED)
+    assert outcome.error is not None
+    assert "preempted" in outcome.error
+    assert "training_plan" not in outcome.made
+    assert fine_tuned_model.STAGE.name not in outcome.made
