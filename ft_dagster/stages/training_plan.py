@@ -65,7 +65,7 @@ def inputs(view: View) -> PlanInputs:
         hardware_in_key(hardware),
         ranked_by,
         view.made(probe.STAGE) if leaves_open(spec) else None,
-        narrowed(spec, (*PLANNED, *RANKED)),
+        narrowed(spec, (*PLANNED, *RANKED, "plan.probe")),
         context_of(view, spec, base, hardware),
     )
 
