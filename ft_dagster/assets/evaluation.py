@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from ft_dagster.assets.adapter import Metadata, stage_asset
-from ft_dagster.evaluation.samples import LABELS, read_answers, read_samples
+from ft_dagster.evaluation.samples import LABELS, read_answers, read_samples, scores
 from ft_dagster.evaluation.skills import skills
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.plots import as_markdown_image, score_bars
@@ -35,15 +35,20 @@ def _evaluation(workspace: Workspace, artifact: Artifact) -> Metadata:
         "judgement": dg.MetadataValue.md(judgement),
         "scores": dg.MetadataValue.md(as_markdown_image(score_bars(rules))),
         **_skills(workspace, before, artifact),
-        "every_score": dg.MetadataValue.md(_both_scores(before, artifact)),
+        "every_score": dg.MetadataValue.md(_both_scores(workspace, before, artifact)),
         **_label_table(workspace, artifact),
         **{f"{rule.task} {rule.metric}": rule.tuned for rule in rules},
     }
 
 
-def _both_scores(before: Artifact, after: Artifact) -> str:
-    """Every score of the tuned model beside the base's, those that no gate judges too."""
+def _both_scores(workspace: Workspace, before: Artifact, after: Artifact) -> str:
+    """Every score of the tuned model beside the base's on the same questions, those that no gate judges too."""
     base = {(s["role"], s["task"], s["metric"]): s["value"] for s in before.figures["scores"]}
+    if workspace.spec.evaluation.limit == "auto":
+        samples, tuned = (read_samples(workspace.payload(each)) for each in (before, after))
+        asked = {sample[:4] for sample in tuned}
+        same = scores([sample for sample in samples if sample[:4] in asked])
+        base = {(score.role, score.task, score.metric): score.value for score in same}
     rows = [
         [s["role"], s["task"], s["metric"], base.get((s["role"], s["task"], s["metric"])), s["value"]]
         for s in after.figures["scores"]

@@ -7,7 +7,7 @@ import dagster as dg
 
 from ft_dagster.assets.adapter import Metadata, stage_asset
 from ft_dagster.planning.advice import release_warnings
-from ft_dagster.planning.cost.training_cost import unseen_margins
+from ft_dagster.planning.cost.training_cost import asking_in_batches, unseen_margins
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.report.plots import as_markdown_image, memory_bars
 from ft_dagster.report.recommendation import cost_markdown, ranking_markdown, reasons_markdown
@@ -42,11 +42,15 @@ def _training_plan(workspace: Workspace, artifact: Artifact) -> Metadata:
 def _warnings(workspace: Workspace, estimate: Estimate) -> list[str]:
     """Those of the plan, and of what is declared now about judging and serving."""
     spec = workspace.spec
-    unseen = unseen_margins(spec.gates, spec.evaluation, _seconds_per_question(workspace))
+    seconds = _seconds_per_question(workspace)
+    unseen = unseen_margins(spec.gates, spec.evaluation, seconds)
     variants = len(variants_on_base(workspace.project, workspace.key, spec))
     method = estimate.plan.name
     return [
-        *estimate.warnings, *release_warnings(spec, method, estimate.storage, variants), *unseen
+        *estimate.warnings,
+        *release_warnings(spec, method, estimate.storage, variants),
+        *unseen,
+        *asking_in_batches(spec.gates, spec.evaluation, seconds),
     ]  # fmt: skip
 
 

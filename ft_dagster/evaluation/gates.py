@@ -4,30 +4,39 @@ A rule **passes** when a fall beyond its margin is ruled out at the level of thi
 not and a test of harm (a fall beyond 0, Holm-adjusted over all rules of the verdict) says that there is one,
 and else is **undecided**. A fall that is real but shown to lie within the margin passes: the tenant allowed
 it. `docs/gates.md` explains the tests, which are in `paired`.
+
+Where the questions were asked batch after batch (`evaluation.limit: auto`) the looks are replayed from the
+samples: what was asked is exactly what `looks` says.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import cached_property
+from itertools import takewhile
 
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.degeneration import DEGENERATE
-from ft_dagster.evaluation.paired import Comparison, compare_paired, holm, not_a_number
-from ft_dagster.evaluation.power import LOSS_BOUND, level_of
-from ft_dagster.evaluation.samples import FORMER, Role, Sample, main_metric
+from ft_dagster.evaluation.looks import Order, look_on, rules_out, within
+from ft_dagster.evaluation.paired import Comparison, holm
+from ft_dagster.evaluation.pairing import (
+    AGAIN,
+    Paired,
+    Questions,
+    TaskKey,
+    by_task,
+    judged_metric,
+    names_of,
+    pair,
+)
+from ft_dagster.evaluation.power import level_of
+from ft_dagster.evaluation.samples import Role, Sample
 from ft_dagster.evaluation.sentences import sentence_of
 from ft_dagster.lineage.verdict import Outcome, Rule, RuleName, Verdict
 from ft_dagster.objectives import DEFAULT, objective_of
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec.variant import GatesSpec
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 __all__ = [
     "Rule",
@@ -55,8 +64,6 @@ _WHAT: dict[RuleName, str] = {
     "degeneration": "degeneration of the answers to",
 }
 _UNBOUNDED = "its values have no known bound, so that no interval holds: name another metric (gates.metrics)"
-_AGAIN = "Evaluate both with the same tasks, limit and seed"
-Questions = dict[str, dict[str, Sample]]  # metric -> question -> sample
 
 
 def judge(
@@ -67,37 +74,55 @@ def judge(
     objective: str = DEFAULT,
     declared_in: object = None,
     tries: int = 1,
+    order: Order | None = None,
 ) -> Verdict:
     """Apply `gates` to the paired samples of base and tuned model. Pure: same input, same verdict.
 
     `tries`: the ordinal of this evaluation among those of the same weights; the later, the smaller the level
-    of its tests (`power.level_of`). Raises UserError when a question was asked of one model only, nothing was
-    asked of the task, or a gate names a metric that its task does not have; `declared_in` is the file it
-    names.
+    of its tests (`power.level_of`). `order`: in which the questions were asked until each rule was decided;
+    None: all were asked. Raises UserError when a question was asked of one model only, asking ended before
+    a rule was decided, nothing was asked of the task, or a gate names a metric that its task does not have;
+    `declared_in` is the file it names.
     """
     check_metrics(tuned, gates, declared_in)
     before, after = _by_task(base), _by_task(tuned)
     for key in before.keys() ^ after.keys():
         which = "base" if key in before else "tuned model"
-        raise UserError(f"{key[1]} was asked of the {which} only", field=key[0], fix=_AGAIN)
-    paired = [_pair(key, before[key], after[key], gates) for key in after]
+        raise UserError(f"{key[1]} was asked of the {which} only", field=key[0], fix=AGAIN)
+    paired = [_pair(key, before[key], after[key], gates, order) for key in after]
     if not any(_RULE_OF[each.role] == "task" for each in paired):
         raise UserError(
             "nothing was asked of the task",
             field="evaluation.task",
             fix="Declare a task, or leave it out so that the test split is asked",
         )
-    order = list(_RULE_OF)
-    paired.sort(key=lambda each: order.index(each.role))
+    roles = list(_RULE_OF)
+    paired.sort(key=lambda each: roles.index(each.role))
     level = level_of(gates.alpha, tries)
-    rules = _rules(paired, _margins(gates), level)
+    found = _found(paired, _margins(gates), gates, level, order)
+    for each in found:
+        if not each.decided:
+            raise UserError(
+                f"asking {each.paired.task} ended after {each.paired.answered} questions, before anything "
+                "was decided",
+                file=declared_in,
+                field=each.paired.role,
+                fix="Materialize evaluation again",
+            )
+    rules = tuple(_rule(each) for each in found)
     if objective_of(objective).judged_by == "questions":
         rules = _with_questions(rules, objective)
     return _verdict((*rules, *_regurgitation(base, tuned, gates, level)), gates, tries)
 
 
 def regression(
-    production: Sequence[Sample], tuned: Sequence[Sample], gates: GatesSpec, *, version: int, tries: int = 1
+    production: Sequence[Sample],
+    tuned: Sequence[Sample],
+    gates: GatesSpec,
+    *,
+    version: int,
+    tries: int = 1,
+    order: Order | None = None,
 ) -> tuple[Rule, ...]:
     """A new model against the version in production, on the questions that both were asked.
 
@@ -105,25 +130,51 @@ def regression(
     `gates.regression_margin` (no rules without one), a loss of it by `gates.regression_loss_margin`;
     benchmarks, general text and degeneration by their own margins. A benchmark that only one of them
     was asked is left out; a task without a common question is undecided. A question counts as the same
-    wherever it stands in its task.
+    wherever it stands in its task. `order`: see `judge`; a rule that is not decided by the questions asked of
+    both is undecided.
     """
     if gates.regression_margin is None:
         return ()
-    before, after = _by_task(production), _by_task(tuned)
-    paired = []
-    for key, metrics in after.items():
-        metric = _declared_metric(key, gates) or main_metric(list(metrics))
-        shared = before.get(key, {}).get(metric, {}).keys() & metrics[metric].keys()
-        if shared:
-            old, new = ({metric: {q: side[metric][q] for q in shared}} for side in (before[key], metrics))
-            paired.append(_pair(key, old, new, gates))
+    paired = _shared(_by_task(production), _by_task(tuned), gates, order)
     level = level_of(gates.alpha, tries)
     judged = any(_RULE_OF[each.role] == "task" for each in paired)
     unlike = () if judged else (_nothing_shared(gates, version, level),)
-    own = {"task": gates.regression_margin, "task_loss": gates.regression_loss_margin}
-    margins = {**_margins(gates), **own}
-    rules = _rules(paired, margins, level, against=f"against version {version} in production, ")
+    found = _found(paired, _margins(gates, production=True), gates, level, order)
+    rules = [_rule(each, f"against version {version} in production, ") for each in found]
     return _settled((*unlike, *(replace(rule, rule="regression") for rule in rules)), gates, tries)
+
+
+@dataclass(frozen=True)
+class Referee:
+    """Says while a model is asked, batch after batch, of which task no more is to be asked.
+
+    `before`: the samples of the model that it is compared with, which was asked everything: its base, or,
+    with `production`, the version in production. `order`: of asking.
+    """
+
+    before: Sequence[Sample]
+    gates: GatesSpec
+    order: Order
+    tries: int = 1
+    production: bool = False
+
+    @cached_property
+    def _before(self) -> dict[TaskKey, Questions]:
+        return _by_task(self.before)
+
+    def decided(self, key: TaskKey, tuned: Sequence[Sample]) -> bool:
+        """`tuned`: the samples of the task so far. As `judge`, or `regression`, will find it."""
+        before, gates = self._before, self.gates
+        margins, level = _margins(gates, production=self.production), level_of(gates.alpha, self.tries)
+        rules = sum(_margin(key, judged_metric(key, metrics, gates), margins) is not None
+                    for key, metrics in before.items())  # fmt: skip
+        metric = judged_metric(key, before[key], gates)
+        margin, after = _margin(key, metric, margins), _by_task(tuned)[key]
+        if margin is None or metric not in after:
+            return False
+        paired = pair(key, metric, before[key], after, self.order.questions[key])
+        questions = self.order.questions[key]
+        return look_on(paired, questions, margin, level=level, harm=gates.alpha / rules).decided
 
 
 def with_rules(verdict: Verdict, rules: Iterable[Rule], gates: GatesSpec) -> Verdict:
@@ -147,7 +198,7 @@ def check_metrics(samples: Iterable[Sample], gates: GatesSpec, declared_in: obje
         )
     offered: dict[str, dict[str, None]] = {}
     for sample in samples:
-        for name in _names_of(sample.role, sample.task):
+        for name in names_of(sample.role, sample.task):
             offered.setdefault(name, {})[sample.metric] = None
     for task, metric in gates.metrics.items():
         if metric in offered.get(task, {}):
@@ -167,135 +218,130 @@ def gates_digest(gates: GatesSpec) -> str:
     return sha256_json({"rules": RULES_VERSION, "gates": gates.model_dump(mode="json")})
 
 
-@dataclass(frozen=True)
-class _Paired:
-    """One task's values by one metric: of base and tuned model on the same questions."""
-
-    role: Role
-    task: str
-    metric: str
-    base: NDArray[np.float64]
-    tuned: NDArray[np.float64]
-    groups: tuple[str | None, ...]
-    higher_is_better: bool
-
-    @property
-    def means(self) -> tuple[float, float]:
-        return float(self.base.mean()), float(self.tuned.mean())
-
-    def compare(self, level: float) -> Comparison:
-        import numpy as np
-
-        if not np.isfinite(np.concatenate([self.base, self.tuned])).all():
-            return not_a_number(len(self.base))
-        better = (self.tuned - self.base) * (1 if self.higher_is_better else -1)
-        return compare_paired(better, self.groups, bound=self.bound, level=level)
-
-    @property
-    def bound(self) -> float | None:
-        """By how much the value of a question can change: as far as 0 to 1, or 0 to 100; None: not known.
-
-        What a loss changes by is counted up to LOSS_BOUND.
-        """
-        if self.metric.endswith("_loss"):
-            return LOSS_BOUND
-        low = min(self.base.min(), self.tuned.min())
-        high = max(self.base.max(), self.tuned.max())
-        return None if low < 0 or high > 100 else 1.0 if high <= 1 else 100.0
+def _by_task(samples: Iterable[Sample]) -> dict[TaskKey, Questions]:
+    """Of the roles that are compared."""
+    return by_task(samples, roles=_RULE_OF)
 
 
-def _by_task(
-    samples: Sequence[Sample], *, roles: Collection[Role] = _RULE_OF
-) -> dict[tuple[Role, str], Questions]:
-    """(role, task) -> metric -> question -> sample, of the roles that are compared."""
-    found: dict[tuple[Role, str], Questions] = {}
-    for sample in samples:
-        if sample.role in roles and (sample.role != "general_prompts" or sample.metric == DEGENERATE):
-            metrics = found.setdefault((sample.role, sample.task), {})
-            metrics.setdefault(sample.metric, {})[sample.question] = sample
+def _pair(key: TaskKey, before: Questions, after: Questions, gates: GatesSpec, order: Order | None) -> Paired:
+    questions = None if order is None else order.questions.get(key)
+    metric = judged_metric(key, after if questions is None else before, gates)
+    return pair(key, metric, before, after, questions)
+
+
+def _shared(
+    before: Mapping[TaskKey, Questions],
+    after: Mapping[TaskKey, Questions],
+    gates: GatesSpec,
+    order: Order | None,
+) -> list[Paired]:
+    """The tasks of which both were asked something, on the questions that both were asked."""
+    found = []
+    for key, metrics in after.items():
+        metric, there = judged_metric(key, metrics, gates), before.get(key, {})
+        questions = None if order is None else order.questions.get(key)
+        shared = there.get(metric, {}).keys() & metrics[metric].keys()
+        if questions is not None:
+            both = _every(there) & _every(metrics)
+            shared = set(takewhile(both.__contains__, questions))
+        sides = [_only(shared, side, metric if questions is None else None) for side in (there, metrics)]
+        if sides[0].get(metric):
+            found.append(pair(key, metric, sides[0], sides[1], questions))
     return found
 
 
-def _names_of(role: Role, task: str) -> tuple[str, ...]:
-    """What declarations may call a task: the test split's may have the name that it has in older stores."""
-    former = [old for old, now in FORMER.items() if role == now]
-    return (task, *former)
+def _every(metrics: Questions) -> set[str]:
+    return {question for samples in metrics.values() for question in samples}
 
 
-def _declared_metric(key: tuple[Role, str], gates: GatesSpec) -> str | None:
-    return next((gates.metrics[name] for name in _names_of(*key) if name in gates.metrics), None)
-
-
-def _pair(key: tuple[Role, str], before: Questions, after: Questions, gates: GatesSpec) -> _Paired:
-    import numpy as np
-
-    role, task = key
-    metric = _declared_metric(key, gates) or main_metric(list(after))
-    asked, answered = before.get(metric, {}), after[metric]
-    missing = len(asked.keys() ^ answered.keys())
-    if missing:
-        raise UserError(
-            f"{missing} questions of {task} ({metric}) were not asked of both models", field=role, fix=_AGAIN
-        )
-    questions = sorted(answered)
-    return _Paired(
-        role,
-        task,
-        metric,
-        base=np.array([asked[q].value for q in questions]),
-        tuned=np.array([answered[q].value for q in questions]),
-        groups=_dependent([answered[q] for q in questions]),
-        higher_is_better=answered[questions[0]].higher_is_better,
-    )
-
-
-def _dependent(asked: Sequence[Sample]) -> tuple[str | None, ...]:
-    """What each question depends on: of equal ones, each other, whatever their groups; else its group."""
-    contents = [_content(sample.question) for sample in asked]
-    often = Counter(contents)
-    return tuple(
-        f"equal to {content}" if often[content] > 1 else sample.group
-        for content, sample in zip(contents, asked, strict=True)
-    )
-
-
-def _content(question: str) -> str:
-    """A question's id without its number among its equals: `task:3:abc` is `task:abc`."""
-    before, _, identity = question.rpartition(":")
-    return f"{before.rpartition(':')[0]}:{identity}"
-
-
-def _margins(gates: GatesSpec) -> dict[str, float | None]:
-    """The margin of each kind of rule; None: not judged."""
+def _only(questions: Collection[str], metrics: Questions, metric: str | None) -> Questions:
+    """Of `metric`, None: of all."""
     return {
+        name: {question: sample for question, sample in samples.items() if question in questions}
+        for name, samples in metrics.items()
+        if metric in (None, name)
+    }
+
+
+def _margins(gates: GatesSpec, *, production: bool = False) -> dict[str, float | None]:
+    """The margin of each kind of rule; None: not judged."""
+    found = {
         "task": gates.task_margin,
         "general_benchmark": gates.general_margin,
         "general_loss": gates.general_loss_margin,
         "degeneration": gates.degeneration_margin,
     }
+    own = {"task": gates.regression_margin, "task_loss": gates.regression_loss_margin}
+    return {**found, **own} if production else found
 
 
-def _rules(
-    paired: Sequence[_Paired], margins: dict[str, float | None], level: float, *, against: str = ""
-) -> tuple[Rule, ...]:
-    """A rule for each that has a margin, as found; `_verdict` settles them."""
+def _margin(key: TaskKey, metric: str, margins: Mapping[str, float | None]) -> float | None:
+    """What a task may fall by in this metric; None: it is not judged."""
+    name = _RULE_OF[key[0]]
+    loss = f"{name}_loss" if metric.endswith("_loss") else name
+    return margins.get(loss, margins[name])
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a rule's test found: see `LookedAt`. `there`: the questions of a task that was asked in batches;
+    `look`: which of how many looks.
+    """
+
+    paired: Paired
+    comparison: Comparison
+    margin: float
+    level: float
+    p: float
+    passed: bool
+    decided: bool = True
+    there: int | None = None
+    look: tuple[int, int] | None = None
+
+
+def _found(
+    paired: Sequence[Paired],
+    margins: Mapping[str, float | None],
+    gates: GatesSpec,
+    level: float,
+    order: Order | None,
+) -> list[_Found]:
+    """Of each that has a margin."""
+    judged = [
+        (each, margin)
+        for each in paired
+        if (margin := _margin((each.role, each.task), each.metric, margins)) is not None
+    ]
     found = []
-    for each in paired:
-        name = _RULE_OF[each.role]
-        loss = f"{name}_loss" if each.metric.endswith("_loss") else name
-        margin = margins.get(loss, margins[name])
-        if margin is not None:
-            found.append(_rule(each, each.compare(level), margin, level, against))
-    return tuple(found)
+    for each, margin in judged:
+        questions = None if order is None else order.questions.get((each.role, each.task))
+        if questions is None:
+            comparison = each.compare(level)
+            passed = rules_out(comparison, margin)
+            found.append(_Found(each, comparison, margin, level, comparison.harm, passed))
+        else:
+            seen = look_on(each, questions, margin, level=level, harm=gates.alpha / len(judged))
+            found.append(
+                _Found(
+                    seen.paired,
+                    seen.comparison,
+                    margin,
+                    seen.level,
+                    seen.p,
+                    seen.passed,
+                    seen.decided,
+                    len(questions),
+                    seen.look,
+                )
+            )
+    return found
 
 
-def _rule(paired: _Paired, comparison: Comparison, margin: float, level: float, against: str) -> Rule:
+def _rule(found: _Found, against: str = "") -> Rule:
     """What was found, undecided where it does not pass: whether it fails depends on the rules beside it."""
+    paired, comparison, margin, level = found.paired, found.comparison, found.margin, found.level
     name, means, better = _RULE_OF[paired.role], paired.means, paired.higher_is_better
     low, high = (comparison.low, comparison.high) if better else (-comparison.high, -comparison.low)
-    # A hair of tolerance, since a mean of shares is rarely the decimal the margin was written as.
-    within = -comparison.measured <= margin + 1e-9
-    passed = within and comparison.low > -margin
     unbounded = comparison.bound is None and math.isfinite(comparison.improvement)
     return Rule(
         rule=name,
@@ -308,19 +354,21 @@ def _rule(paired: _Paired, comparison: Comparison, margin: float, level: float, 
         margin=margin,
         questions=comparison.questions,
         higher_is_better=better,
-        passed=passed,
+        passed=found.passed,
         sentence="",
-        outcome="pass" if passed else "undecided",
+        outcome="pass" if found.passed else "undecided",
         confidence=1 - 2 * level,
-        harm=comparison.harm,
+        harm=found.p,
         seen=comparison.seen,
-        needed=None if passed else comparison.needed(margin, level=level),
+        needed=None if found.passed else comparison.needed(margin, level=level),
         what=f"{against}{_WHAT[name]} {paired.task}",
-        p=comparison.harm,
+        p=found.p,
         units=comparison.units,
         bound=comparison.bound,
-        within=within,
+        within=within(comparison, margin),
         blocked=_UNBOUNDED if unbounded else "",
+        there=found.there,
+        look=found.look,
     )
 
 
@@ -343,10 +391,10 @@ def _regurgitation(
     limit = gates.max_regurgitation
     if limit is None:
         return ()
-    before, after = (_by_task(side, roles=_PROBED) for side in (base, tuned))
+    before, after = (by_task(side, roles=_PROBED) for side in (base, tuned))
     rules = []
     for key, metrics in after.items():
-        paired = _pair(key, before.get(key, {}), metrics, gates)
+        paired = _pair(key, before.get(key, {}), metrics, gates, None)
         comparison, (share_before, share) = paired.compare(level), paired.means
         passed = share <= limit + 1e-9
         rules.append(

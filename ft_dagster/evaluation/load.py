@@ -69,7 +69,9 @@ def prepare_environment(entries: Iterable[TaskEntry]) -> None:
 
     Where some is, a program that was forked with its libraries imported offline begins again without them.
     """
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    for library in ("lm_eval", "datasets"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    os.environ.setdefault("DATASETS_VERBOSITY", "error")  # where it is not imported yet
     os.environ["TQDM_DISABLE"] = "1"
     os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

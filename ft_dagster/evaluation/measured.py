@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.request import (
@@ -30,7 +30,7 @@ class Measured:
     base: str
     tasks: dict[str, str]
     data: dict[str, str]
-    limit: int | None
+    limit: int | Literal["auto"] | None
     seed: int
     num_fewshot: int | None
     device: str
@@ -116,6 +116,7 @@ def _data_files(request: EvaluationRequest) -> dict[str, QuestionsFile]:
         "database": None if own is None else own.database,
         "train": None if probed is None else probed.train,
         "general_holdout": request.general_holdout,
+        "before": None if request.until is None else request.until.before,
     }
     return {name: file for name, file in files.items() if file is not None}
 
@@ -135,11 +136,15 @@ def _reading(
         own = own.model_copy(update={"test": data["test"], "database": data.get("database")})
     if probed is not None:
         probed = probed.model_copy(update={"train": data["train"]})
+    until = request.until
+    if until is not None:
+        until = until.model_copy(update={"before": data["before"]})
     return request.model_copy(
         update={
             "model": model,
             "test_split_task": own,
             "regurgitation": probed,
             "general_holdout": data.get("general_holdout"),
+            "until": until,
         }
     )

@@ -97,6 +97,36 @@ def margin_seen(
     return high
 
 
+def would_show(
+    margin: float,
+    questions: float,
+    *,
+    spread: float = DISCORDANT,
+    bound: float = 1.0,
+    power: float = POWER,
+    alpha: float = ALPHA,
+) -> bool:
+    """Whether so many questions show a fall to be below `margin`, with this power; see `questions_needed`."""
+    return 0 < margin <= bound and _Test(spread, bound, power, alpha).shows(margin, questions)
+
+
+def power_of(
+    margin: float,
+    questions: float,
+    *,
+    spread: float = DISCORDANT,
+    bound: float = 1.0,
+    alpha: float = ALPHA,
+) -> float:
+    """With what probability so many questions show a fall to be below `margin` where nothing truly fell."""
+    if questions < least_questions(margin, bound=bound, alpha=alpha):
+        return 0.0
+    worst = bound - margin
+    tested = NormalDist().inv_cdf(1 - alpha) * math.sqrt(questions * (spread + margin**2) + worst**2)
+    left = questions * margin - worst - tested
+    return NormalDist().cdf(left / math.sqrt(questions * spread)) if spread else float(left >= 0)
+
+
 @dataclass(frozen=True)
 class _Test:
     """Gaffke's test by its normal approximation; see `questions_needed`."""
@@ -158,7 +188,7 @@ def _declared_rules(
     gates: GatesSpec, evaluation: EvaluationSpec
 ) -> list[tuple[str, str, float, float, int | None]]:
     """(rule, its field, margin, bound, questions asked at most) of each rule that is declared."""
-    limit = evaluation.limit
+    limit = evaluation.most
     loss = evaluation.kind == "text" and not evaluation.task and "test_split_task" not in gates.metrics
     own = LOSS_BOUND if loss else 1.0
     texts = None if limit is None else max(limit, GENERAL_TEXTS)

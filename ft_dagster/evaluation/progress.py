@@ -33,6 +33,10 @@ class EvaluationProgress:
         self.share = max(self.share, min(share, 1.0))
         self._report(force=share >= 1.0)
 
+    def leave_out(self, questions: int) -> None:
+        """So many of those counted will not be asked."""
+        self.total -= questions
+
     def end(self) -> None:
         """All tasks are done."""
         self.finished, self.size, self.share, self.task = self.total, 0, 0.0, "done"

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ft_dagster.program import read_json_as
 from ft_dagster.roots import Roots
+from ft_dagster.spec.variant import MOST_QUESTIONS, GatesSpec
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -71,13 +72,26 @@ class Regurgitation(_EvaluationPart):
     canaries: tuple[str, ...] = ()
 
 
+class Until(_EvaluationPart):
+    """When enough was asked: once `gates` are decided against the samples in `before`, those of a model that
+    was asked everything: the base, or, with `production`, the version in production. `tries`: see
+    `gates.judge`.
+    """
+
+    before: QuestionsFile
+    gates: GatesSpec
+    tries: int = Field(1, ge=1)
+    production: bool = False
+
+
 class EvaluationRequest(_EvaluationPart):
     """One evaluation. `task` and `general` are lm-eval names or YAML files, relative to `project`; `digests`
     has the digest of each, as frozen with the declaration.
 
-    `limit`: questions drawn per task by `seed`; null: all. `general_holdout`: a parquet of held-out texts.
-    `general_prompts`: whether to look for degeneration. `declared_in`: the variant's file, for errors.
-    `roots`: what the tasks' files may reach; null: all.
+    `limit`: questions drawn per task by `seed`; null: all; auto: batch after batch (`looks`), until `until`
+    ends a task. `general_holdout`: a parquet of held-out texts. `general_prompts`: whether to look for
+    degeneration. `declared_in`: the variant's file, for errors. `roots`: what the tasks' files may reach;
+    null: all.
     """
 
     schema_version: Literal[1]
@@ -91,13 +105,19 @@ class EvaluationRequest(_EvaluationPart):
     general_holdout: QuestionsFile | None = None
     general_prompts: bool = False
     regurgitation: Regurgitation | None = None
-    limit: int | None = Field(400, ge=1)
+    limit: Annotated[int, Field(ge=1)] | Literal["auto"] | None = 400
+    until: Until | None = None
     seed: int = Field(0, ge=0)
     num_fewshot: int | None = Field(None, ge=0)
     project: Path = Path("/")
     roots: Roots | None = None
     declared_in: Path | None = None
     output: Path
+
+    @property
+    def most(self) -> int | None:
+        """Questions of a task that are asked at most; None: all of them."""
+        return MOST_QUESTIONS if self.limit == "auto" else self.limit
 
 
 class TextsRequest(_EvaluationPart):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.answer_scores import label_scores
 from ft_dagster.evaluation.degeneration import GENERAL_PROMPTS, answer_general_prompts, as_samples
+from ft_dagster.evaluation.gates import Referee
 from ft_dagster.evaluation.load import TABLES, LoadedTask, load_task
+from ft_dagster.evaluation.looks import IN_BATCHES, Order, batches
 from ft_dagster.evaluation.power import GENERAL_TEXTS
 from ft_dagster.evaluation.progress import EvaluationProgress
 from ft_dagster.evaluation.prompts import PROMPTS
@@ -22,11 +25,12 @@ from ft_dagster.evaluation.samples import (
     Sample,
     label_aggregates,
     main_metric,
+    samples_in,
     write_answers,
     write_samples,
     write_scores,
 )
-from ft_dagster.evaluation.sampling import draw_questions
+from ft_dagster.evaluation.sampling import draw_questions, order_of_asking
 from ft_dagster.evaluation.tasks import TaskEntry
 from ft_dagster.program import write_json
 from ft_dagster.provenance.held import FOLDER
@@ -57,6 +61,29 @@ class AskedTask:
             return sum(map(len, self.chosen.values()))
         return len({doc["index"] for part in self.parts.values() for doc in part.eval_docs})
 
+    @cached_property
+    def places(self) -> dict[str, list[tuple[str, int]]]:
+        """Of each question, by its id: in which parts it stands, as which document."""
+        found: dict[str, list[tuple[str, int]]] = {}
+        if self.chosen is not None:
+            return {
+                f"{name}:{self.ids[name][index]}": [(name, index)]
+                for name, indices in self.chosen.items()
+                for index in indices
+            }
+        for name, part in self.parts.items():
+            for index, doc in enumerate(part.eval_docs):
+                found.setdefault(f"{self.task}:{doc['question']}", []).append((name, index))
+        return found
+
+    def batch(self, questions: Iterable[str]) -> dict[str, list[int]]:
+        """The documents of these questions: by part, ascending."""
+        found: dict[str, list[int]] = {}
+        for question in questions:
+            for name, index in self.places[question]:
+                found.setdefault(name, []).append(index)
+        return {name: sorted(indices) for name, indices in found.items()}
+
 
 def evaluate(request: EvaluationRequest, entries: dict[Role, tuple[TaskEntry, ...]]) -> dict[str, Any]:
     """Answer everything that `request` asks, write payload and evidence, and return the run's figures.
@@ -84,9 +111,9 @@ def evaluate(request: EvaluationRequest, entries: dict[Role, tuple[TaskEntry, ..
     samples: list[Sample] = []
     answers: list[Answer] = []
     labels: list[tuple[str, str]] = []
+    referee = referee_of(request)
     for each in asked:
-        progress.start(each.task, each.questions)
-        found = list(_ask(lm, each, progress))
+        found = _ask_all(lm, each, request, referee, progress)
         samples += [sample for rows, _ in found for sample in rows]
         answers += [answer for _, answer in found]
         labels += _labels(request, found)
@@ -142,7 +169,7 @@ def _declared(entries: dict[Role, tuple[TaskEntry, ...]], request: EvaluationReq
     for role, tasks in entries.items():
         for entry in tasks:
             loaded = load_task(entry, request.output / FOLDER / TABLES)
-            chosen = draw_questions(loaded.questions, request.limit, request.seed)
+            chosen = draw_questions(loaded.questions, request.most, request.seed)
             if not chosen:
                 raise UserError(
                     "the task has no questions",
@@ -185,7 +212,7 @@ def _own(request: EvaluationRequest, lm: Any) -> list[AskedTask]:
         test_split_tasks,
     )
 
-    tokenizer, limit, seed = lm.tokenizer, request.limit, request.seed
+    tokenizer, limit, seed = lm.tokenizer, request.most, request.seed
     asked: list[AskedTask] = []
     own = request.test_split_task
     if own is not None:
@@ -227,11 +254,52 @@ def _probes(request: EvaluationRequest, lm: Any) -> list[AskedTask]:
     return [AskedTask("regurgitation", name, {name: task}, None) for name, task in tasks.items()]
 
 
-def _ask(lm: Any, asked: AskedTask, progress: EvaluationProgress) -> Iterator[tuple[list[Sample], Answer]]:
-    """Each question's scores, and its answer in words."""
+def referee_of(request: EvaluationRequest) -> Referee | None:
+    """What ends the asking of a task; None: all is asked. Raises UserError where the samples are gone."""
+    until = request.until
+    if until is None:
+        return None
+    before = samples_in(until.before.path)
+    order = Order.of(before, request.seed)
+    return Referee(before, until.gates, order, tries=until.tries, production=until.production)
+
+
+def _ask_all(
+    lm: Any,
+    asked: AskedTask,
+    request: EvaluationRequest,
+    referee: Referee | None,
+    progress: EvaluationProgress,
+) -> list[tuple[list[Sample], Answer]]:
+    """A task's scores and answers; batch after batch where that is asked for, until `referee` ends it.
+
+    The batches are the same whoever is asked, so that examples before a question are drawn alike.
+    """
+    if request.limit != "auto" or asked.role not in IN_BATCHES:
+        progress.start(asked.task, asked.questions)
+        return list(_ask(lm, asked, asked.chosen or {}, progress))
+    order = order_of_asking(list(asked.places), request.seed)
+    found: list[tuple[list[Sample], Answer]] = []
+    done = 0
+    for count in batches(len(order)):
+        progress.start(asked.task, count - done)
+        found += _ask(lm, asked, asked.batch(order[done:count]), progress)
+        done = count
+        so_far = [sample for samples, _ in found for sample in samples]
+        if referee is not None and referee.decided((asked.role, asked.task), so_far):
+            break
+    progress.leave_out(len(order) - done)
+    return found
+
+
+def _ask(
+    lm: Any, asked: AskedTask, documents: Mapping[str, Sequence[int]], progress: EvaluationProgress
+) -> Iterator[tuple[list[Sample], Answer]]:
+    """Each question's scores, and its answer in words. `documents`: which of which parts; none: all."""
     from lm_eval.evaluator import evaluate as lm_evaluate
 
-    kinds = 1 if asked.chosen else len(asked.parts)
+    parts = {name: part for name, part in asked.parts.items() if not documents or name in documents}
+    kinds = 1 if asked.chosen else len(parts)
     finished = 0.0
 
     def advance(share: float) -> None:
@@ -243,13 +311,13 @@ def _ask(lm: Any, asked: AskedTask, progress: EvaluationProgress) -> Iterator[tu
     # lm-eval looks each index up in a list: over all of a large task, asking for none is far quicker.
     drawn = {
         name: indices
-        for name, indices in (asked.chosen or {}).items()
+        for name, indices in documents.items()
         if len(indices) < len(asked.parts[name].eval_docs)
     }
     logged = lm_evaluate(
-        lm=lm, task_dict={"tasks": asked.parts}, samples=drawn, bootstrap_iters=0, log_samples=True
+        lm=lm, task_dict={"tasks": parts}, samples=drawn, bootstrap_iters=0, log_samples=True
     )["samples"]
-    for name, part in asked.parts.items():
+    for name, part in parts.items():
         for row in logged[name]:
             samples = _samples(asked, name, part, row)
             yield samples, _answer(asked, name, part, row, [s.metric for s in samples])

@@ -61,7 +61,12 @@ class Score(NamedTuple):
 
 def read_samples(folder: Path) -> list[Sample]:
     """The samples that a run wrote into `folder`, its payload, in the order written. Raises UserError."""
-    return [Sample(**_renamed(row)) for row in _read(folder / SAMPLES)]
+    return samples_in(folder / SAMPLES)
+
+
+def samples_in(file: Path) -> list[Sample]:
+    """The samples in a file that `write_samples` wrote, in the order written. Raises UserError."""
+    return [Sample(**_renamed(row)) for row in _read(file)]
 
 
 def write_samples(samples: Sequence[Sample], folder: Path) -> None:

@@ -37,6 +37,24 @@ def in_drawn_order(questions: Sequence[str], seed: int) -> list[int]:
     return sorted(range(len(questions)), key=lambda number: (keys[number], number))
 
 
+def order_of_asking(questions: Sequence[str], seed: int) -> list[str]:
+    """The ids of all questions of a task (subtask:number:identity) in the order in which they are asked where
+    asking may end early.
+
+    Each subtask's come in the order in which they are drawn, number k of its n at place (k + 1/2) / n of the
+    whole: so many of them as `limit` would draw come first, of a group but for rounding.
+    """
+    subtasks: dict[str, list[str]] = {}
+    for question in questions:
+        subtask, number, identity = question.rsplit(":", 2)
+        subtasks.setdefault(subtask, []).append(f"{number}:{identity}")
+    placed = []
+    for subtask, ids in subtasks.items():
+        for place, drawn in enumerate(in_drawn_order(ids, seed)):
+            placed.append(((place + 0.5) / len(ids), f"{subtask}:{ids[drawn]}"))
+    return [question for _, question in sorted(placed)]
+
+
 def _shares(sizes: Mapping[str, int], limit: int, seed: int) -> dict[str, int]:
     total = sum(sizes.values())
     shares = {name: limit * size // total for name, size in sizes.items()}

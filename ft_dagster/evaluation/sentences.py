@@ -28,7 +28,8 @@ def sentence_of(rule: Rule, *, tries: int) -> str:
         said = f"a {worse} that chance does not explain (p = {rule.harm:.2g}), and not shown to be {within}"
     else:
         said = _undecided(rule, points, worse)
-    return f"{went} ({_reach(rule, points)}; {_try(rule, tries)}): {said}; {_power(rule, points, worse)}"
+    found = f"{said}; {_power(rule, points, worse)}{_ended(rule)}"
+    return f"{went} ({_reach(rule, points)}; {_try(rule, tries)}): {found}"
 
 
 def units(metric: str, means: tuple[float, float]) -> tuple[Said, Said]:
@@ -50,7 +51,8 @@ def _reach(rule: Rule, points: Said) -> str:
 
 
 def _try(rule: Rule, tries: int) -> str:
-    return f"try {tries} of these weights, level {100 * rule.level:.2g}%"
+    look = "" if rule.look is None else f", look {rule.look[0]} of {rule.look[1]}"
+    return f"try {tries} of these weights{look}, level {100 * rule.level:.2g}%"
 
 
 def _undecided(rule: Rule, points: Said, worse: str) -> str:
@@ -83,3 +85,14 @@ def _power(rule: Rule, points: Said, worse: str) -> str:
     if not math.isfinite(rule.seen) or (rule.bound is not None and rule.seen >= rule.bound):
         return f"with {count} this cannot see any {worse}"
     return f"with {count} this cannot see a {worse} below {points(rule.seen)}"
+
+
+def _ended(rule: Rule) -> str:
+    """Why no more questions were asked of a rule that was asked batch after batch."""
+    if rule.there is None or rule.look is None:
+        return ""
+    if rule.look[0] == rule.look[1]:
+        return f"; all {rule.there:,} were asked"
+    if rule.unfinished:
+        return f"; the others of {rule.there:,} were not asked of both"
+    return f"; this decides, so that the others of {rule.there:,} were not asked"

@@ -18,7 +18,8 @@ from ft_dagster.store.contents import MANIFEST, Contents, Keyed
 from ft_dagster.store.heads import SHARED, read_head
 
 ByDigest = dict[str, list[Artifact]]
-PRODUCTION = "production_evaluation"  # what a release was held against; the log names its weights
+# What a release was held against production by; the log names the weights.
+PRODUCTION = ("production_evaluation", "candidate_evaluation")
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def _reached(store: Store, contents: Contents) -> set[Place]:
     roots = [*_heads(store, contents.records), *_released(store, contents.records, by_digest)]
     reached = _closure(roots, by_digest)
     weights = {artifact.digest for artifact in artifacts if artifact.place in reached}
-    held = [a for a in artifacts if a.place.stage == PRODUCTION and a.inputs.get(WEIGHTS) in weights]
+    held = [a for a in artifacts if a.place.stage in PRODUCTION and a.inputs.get(WEIGHTS) in weights]
     return reached | _closure(held, by_digest)
 
 

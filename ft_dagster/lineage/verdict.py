@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from ft_dagster.schema_version import refuse_newer
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+_IN_BATCHES = ("there", "look")  # of a rule that was asked batch after batch
 Outcome = Literal["pass", "fail", "undecided"]
 RuleName = Literal["task", "general_benchmark", "general_loss", "degeneration", "regurgitation", "regression"]
 
@@ -29,6 +30,9 @@ class Rule:
     (None: not known, of an older verdict). `within`: whether the measured change is within the margin.
     `blocked`: why the rule cannot pass, whatever was measured; empty where it can. A value that is not a
     number (a loss that overflowed) never passes.
+
+    Of a rule that was asked batch after batch: `there`, how many questions it has; `look`, at which of its
+    looks it was decided, and how many it has. All figures are of that look; p is over all until it.
     """
 
     rule: RuleName
@@ -54,15 +58,24 @@ class Rule:
     bound: float | None = None
     within: bool = False
     blocked: str = ""
+    there: int | None = None
+    look: tuple[int, int] | None = None
 
     @property
     def level(self) -> float:
-        """Of the test: how often chance alone lets a fall as large as the margin pass."""
+        """Of the test, or of its look: how often chance alone lets a fall as large as the margin pass."""
         return (1 - self.confidence) / 2
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it is undecided, and questions are left that may decide it."""
+        return self.outcome == "undecided" and self.look is not None and self.look[0] < self.look[1]
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; a figure that is not a finite number becomes null."""
         content = {name: _plain(value) for name, value in asdict(self).items()}
+        if self.there is None:  # as it was written before there were any others
+            content = {name: value for name, value in content.items() if name not in _IN_BATCHES}
         return content | {"interval": [_plain(bound) for bound in self.interval]}
 
     @classmethod
@@ -74,7 +87,8 @@ class Rule:
         figures = ("base", "tuned", "difference", "margin", "harm", "seen")
         numbers = {name: _number(content.get(name)) for name in figures}
         low, high = content["interval"]
-        return cls(**{**first, **content, **numbers, "interval": (_number(low), _number(high))})
+        look = {"look": tuple(content["look"])} if content.get("look") else {}
+        return cls(**{**first, **content, **numbers, **look, "interval": (_number(low), _number(high))})
 
 
 @dataclass(frozen=True)
@@ -103,7 +117,7 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": 3 if all(rule.there is None for rule in self.rules) else SCHEMA_VERSION,
             "passed": self.passed,
             "outcome": self.outcome,
             "tries": self.tries,

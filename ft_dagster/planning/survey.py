@@ -446,7 +446,7 @@ def _question(spec: VariantSpec, facts: Facts, context: PlanContext, declared: s
         deadline_hours=context.deadline_hours,
         serving=context.serving,
         method=declared,
-        questions=(spec.evaluation.limit or 0) * (1 + len(spec.evaluation.general)),
+        questions=(spec.evaluation.most or 0) * (1 + len(spec.evaluation.general)),
         learned_utilization=utilizations(context.finished, context.hardware.name),
         measuring=spec.training.watch.budget or 0.0,
     )

@@ -20,6 +20,7 @@ STAGE_VERSIONS = {
     "base_evaluation": 5,
     "evaluation": 5,
     "production_evaluation": 2,
+    "candidate_evaluation": 1,
     "model_export": 4,
     "release": 1,
 }

@@ -194,7 +194,7 @@ def _of_gates(floors: GateFloors, spec: VariantSpec) -> Iterator[Breach]:
 
 def _of_questions(floors: EvaluationFloors, spec: VariantSpec, tenant: str) -> Iterator[Breach]:
     asked = spec.evaluation
-    if asked.limit is not None and asked.limit < floors.questions:
+    if asked.most is not None and asked.most < floors.questions:
         allowed = f"at least {floors.questions} questions a task, or null for all"
         yield Breach("evaluation.limit", asked.limit, "evaluation.questions", allowed)
     field, rule = "evaluation.general", "evaluation.general"

@@ -43,6 +43,7 @@ METHOD_SETTINGS: dict[str, tuple[str, ...]] = {  # of `method`, those that act
 
 SEED_LIMIT = (1 << 32) - 1  # numpy takes no larger one
 LONGEST_EXAMPLE = 10_485_760  # tokens: the longest context of a published model
+MOST_QUESTIONS = 2000  # of a task, where evaluation.limit is auto
 
 
 def _name_of_an_objective(value: Any) -> Any:
@@ -332,8 +333,10 @@ class EvaluationSpec(SpecModel):
         ("mmlu", "arc_easy", "arc_challenge", "hellaswag"),
         description="General benchmarks, watched against forgetting",
     )
-    limit: int | None = Field(
-        400, ge=1, le=1_000_000, description="Questions drawn per task, by seed; null: all of them"
+    limit: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["auto"] | None = Field(
+        400,
+        description="Questions drawn per task, by seed; null: all of them; auto: batch after batch until the "
+        f"gate is decided, {MOST_QUESTIONS:,} at most",
     )
     max_new_tokens: int = Field(64, ge=1, le=4096, description="Longest answer in the variant's own task")
     kind: Literal["text", "label", "json", "sql"] = Field(
@@ -356,6 +359,11 @@ class EvaluationSpec(SpecModel):
         if (self.kind == "sql") != (self.database is not None):
             raise ValueError("kind: sql and database go together")
         return self
+
+    @property
+    def most(self) -> int | None:
+        """Questions of a task that are asked at most; None: all of them."""
+        return MOST_QUESTIONS if self.limit == "auto" else self.limit
 
 
 Margin = Annotated[float, Field(gt=0.0, le=1.0)]

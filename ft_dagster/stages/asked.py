@@ -20,14 +20,17 @@ from ft_dagster.evaluation.request import (
     Regurgitation,
     SplitTask,
     TunedWeights,
+    Until,
 )
+from ft_dagster.evaluation.samples import SAMPLES
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
+from ft_dagster.spec.variant import GatesSpec
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import File, key_parts
 from ft_dagster.stages.view import View
-from ft_dagster.store import Attempt
+from ft_dagster.store import Artifact, Attempt
 
 QUESTIONS = ("evaluation.limit", "evaluation.seed", "evaluation.num_fewshot")
 TASK = (
@@ -100,8 +103,24 @@ def questions_digest(task: OwnTask, general: General) -> str:
 
 
 @dataclass(frozen=True)
+class Decides:
+    """Against whose evaluation, by what, it is decided when enough was asked: see `request.Until`. It acts
+    where `evaluation.limit` is auto.
+    """
+
+    before: Artifact
+    gates: GatesSpec
+    tries: int
+    production: bool = False
+
+    def until(self, hands: Hands) -> Until:
+        file = File.of(hands.payload(self.before) / SAMPLES)
+        return Until(before=_data(file), gates=self.gates, tries=self.tries, production=self.production)
+
+
+@dataclass(frozen=True)
 class ModelQuestions:
-    """One evaluation to be run: of what, on what."""
+    """One evaluation to be run: of what, on what. `decides`: when enough was asked; None: all is asked."""
 
     base: BaseFiles
     tuned: TunedWeights | None
@@ -109,6 +128,7 @@ class ModelQuestions:
     dtype: Dtype
     task: OwnTask | None = None
     general: General | None = None
+    decides: Decides | None = None
 
     def ask(self, hands: Hands, attempt: Attempt, *, into: Path | None = None) -> dict[str, Any]:
         """Run the evaluation program into the attempt, or into the folder `into`; returns its figures.
@@ -135,6 +155,7 @@ class ModelQuestions:
                     **({} if task is None else task.tasks), **({} if general is None else general.tasks)
                 },
                 "limit": spec.limit,
+                "until": self.decides.until(hands) if self.decides and spec.limit == "auto" else None,
                 "seed": spec.seed,
                 "num_fewshot": spec.num_fewshot,
                 "project": hands.project,

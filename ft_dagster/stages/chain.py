@@ -15,6 +15,7 @@ from ft_dagster.settings import Retries
 from ft_dagster.stages import (
     base_evaluation,
     base_model,
+    candidate_evaluation,
     declaration,
     evaluation,
     evaluation_texts,
@@ -48,6 +49,7 @@ ON_DEMAND: tuple[Stage[Any], ...] = (
     probe.STAGE,
     base_evaluation.GENERAL_SCORES,
     production_evaluation.STAGE,
+    candidate_evaluation.STAGE,
 )
 
 T = TypeVar("T")

@@ -10,14 +10,16 @@ from typing import Any
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.evaluation.gates import gates_digest, judge
+from ft_dagster.evaluation.looks import Order
 from ft_dagster.evaluation.samples import read_samples
 from ft_dagster.lineage.tries import try_of
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.policy import Policy
+from ft_dagster.spec.variant import EvaluationSpec
 from ft_dagster.stages import asked, base_evaluation
-from ft_dagster.stages.asked import ModelQuestions, questions_digest, scores_in
+from ft_dagster.stages.asked import Decides, ModelQuestions, questions_digest, scores_in
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.held_out import refuse_trained_on
 from ft_dagster.stages.inputs import Digest, recorded
@@ -73,10 +75,15 @@ def inputs(view: View) -> EvaluationInputs:
 def build(inputs: EvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     hands.record_try(inputs.fine_tuned_model, questions_digest(inputs.task, inputs.general), inputs.tries)
     base, weights = base_of(inputs.base_model, hands), weights_of(inputs.fine_tuned_model, hands)
-    question = ModelQuestions(base, weights, inputs.device, inputs.dtype, inputs.task, inputs.general)
+    decides = Decides(inputs.base_evaluation, inputs.spec.gates, inputs.tries)
+    question = ModelQuestions(
+        base, weights, inputs.device, inputs.dtype, inputs.task, inputs.general, decides
+    )
     figures = question.ask(hands, attempt)
-    before = hands.payload(inputs.base_evaluation)
-    verdict = verdict_on(inputs.spec, before, attempt.payload, hands.declared_in, inputs.tries)
+    before, how = hands.payload(inputs.base_evaluation), inputs.task.spec.evaluation
+    verdict = verdict_on(
+        inputs.spec, how, before, attempt.payload, declared_in=hands.declared_in, tries=inputs.tries
+    )
     text = json.dumps(verdict.to_json(), indent=1, sort_keys=True)
     (attempt.payload / VERDICT).write_text(text, "utf-8")
     policy = inputs.policy
@@ -85,13 +92,25 @@ def build(inputs: EvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str,
     return {**figures, "scores": scores_in(attempt.payload), "verdict": judged}
 
 
-def verdict_on(spec: VariantSpec, before: Path, payload: Path, declared_in: Path, tries: int) -> Verdict:
+def verdict_on(
+    spec: VariantSpec, how: EvaluationSpec, before: Path, payload: Path, *, declared_in: Path, tries: int
+) -> Verdict:
     """Judge a tuned model's stored samples against its base's (`before`), by the declared gates.
 
-    `tries`: the ordinal of this set of questions among all that the weights were put to.
+    `how`: they were asked. `tries`: the ordinal of this set of questions among all that the weights were put
+    to.
     """
     base, tuned = read_samples(before), read_samples(payload)
-    return judge(base, tuned, spec.gates, objective=spec.objective, declared_in=declared_in, tries=tries)
+    order = Order.of(base, how.seed) if how.limit == "auto" else None
+    return judge(
+        base,
+        tuned,
+        spec.gates,
+        objective=spec.objective,
+        declared_in=declared_in,
+        tries=tries,
+        order=order,
+    )
 
 
 def checks(workspace: Workspace, artifact: Artifact) -> list[Check]:

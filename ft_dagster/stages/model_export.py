@@ -21,7 +21,7 @@ from ft_dagster.provenance.digest import hash_folder, payload_digest
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stages import asked
-from ft_dagster.stages.asked import ModelQuestions, check_measured
+from ft_dagster.stages.asked import Decides, ModelQuestions, check_measured
 from ft_dagster.stages.evaluation import JUDGED, verdict_on
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.models import base_of
@@ -134,7 +134,9 @@ def _card(inputs: ExportInputs, hands: Hands, reference: str) -> Card:
 
 def _verdict(inputs: ExportInputs, hands: Hands, payload: Path) -> Verdict:
     before, tries = hands.payload(inputs.base_evaluation), tries_of(inputs.evaluation)
-    return verdict_on(inputs.judged_by, before, payload, hands.declared_in, tries)
+    how = inputs.task.spec.evaluation
+    where = hands.declared_in
+    return verdict_on(inputs.judged_by, how, before, payload, declared_in=where, tries=tries)
 
 
 def _judge_itself(inputs: ExportInputs, hands: Hands, attempt: Attempt) -> None:
@@ -142,7 +144,8 @@ def _judge_itself(inputs: ExportInputs, hands: Hands, attempt: Attempt) -> None:
     hands.say("the certificate does not hold: the merged weights are evaluated by themselves")
     folder, base = attempt.evidence / OWN, base_of(inputs.base_model, hands)
     merged = TunedWeights(folder=attempt.payload, digest=payload_digest(hash_folder(attempt.payload)))
-    question = ModelQuestions(base, merged, inputs.device, inputs.dtype, inputs.task, inputs.general)
+    decides = Decides(inputs.base_evaluation, inputs.judged_by.gates, tries_of(inputs.evaluation))
+    question = ModelQuestions(base, merged, inputs.device, inputs.dtype, inputs.task, inputs.general, decides)
     question.ask(hands, attempt, into=folder)
     verdict = _verdict(inputs, hands, folder / "payload")
     if not verdict.passed:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.gates import gates_digest, regression
+from ft_dagster.evaluation.looks import Order
 from ft_dagster.evaluation.measured import FILE as MEASURED
 from ft_dagster.evaluation.samples import read_samples
 from ft_dagster.lineage.ancestors import find_digest
@@ -16,6 +17,7 @@ from ft_dagster.lineage.release import history, served_in
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.stages import production_evaluation
 from ft_dagster.stages.asked import check_measured
+from ft_dagster.stages.candidate_evaluation import STAGE as CANDIDATE
 from ft_dagster.stages.evaluation import verdict_on
 from ft_dagster.stages.production_evaluation import ProductionGone
 from ft_dagster.stages.today import Today
@@ -50,7 +52,12 @@ def rejudge(desk: Desk, tuned: Artifact, evaluation: Artifact) -> Verdict:
     for artifact in (tuned, evaluation, before):
         desk.verify(artifact)
     return verdict_on(
-        desk.spec, desk.payload(before), desk.payload(evaluation), desk.declared_in, tries_of(evaluation)
+        desk.spec,
+        desk.spec.evaluation,
+        desk.payload(before),
+        desk.payload(evaluation),
+        declared_in=desk.declared_in,
+        tries=tries_of(evaluation),
     )
 
 
@@ -73,15 +80,28 @@ def against_production(desk: Today, tuned: Artifact, evaluation: Artifact) -> He
     if standing is None or standing.weights == tuned.digest:
         return Held((), log=log)
     before = find_digest(desk.store, [desk.prefix], "evaluation", standing.evaluation)
-    if before is None or not asked_alike(before, evaluation):
-        try:
+    try:
+        if before is None or not asked_alike(before, evaluation):
             before = desk.make(production_evaluation.STAGE)
-        except ProductionGone as gone:
-            return Held((), gone.problem, log)
-    desk.verify(before)
-    old, new = (read_samples(desk.payload(each)) for each in (before, evaluation))
-    rules = regression(old, new, gates, version=standing.version, tries=tries_of(evaluation))
+        rules = _regression(desk, before, evaluation, standing.version, tries_of(evaluation))
+        if any(rule.unfinished for rule in rules):
+            before, more = desk.make(production_evaluation.STAGE), desk.make(CANDIDATE)
+            rules = _regression(desk, before, more, standing.version, tries_of(evaluation))
+    except ProductionGone as gone:
+        return Held((), gone.problem, log)
     return Held(rules, log=log)
+
+
+def _regression(desk: Desk, before: Artifact, after: Artifact, version: int, tries: int) -> tuple[Rule, ...]:
+    for each in (before, after):
+        desk.verify(each)
+    old, new = (read_samples(desk.payload(each)) for each in (before, after))
+    how, order = desk.spec.evaluation, None
+    if how.limit == "auto":
+        base = desk.upstream("base_evaluation")
+        desk.verify(base)
+        order = Order.of(read_samples(desk.payload(base)), how.seed)
+    return regression(old, new, desk.spec.gates, version=version, tries=tries, order=order)
 
 
 def asked_alike(one: Artifact, other: Artifact) -> bool:
@@ -108,8 +128,9 @@ def own_verdict(workspace: Workspace, export: Artifact, evaluation: Artifact) ->
     check_measured(
         {"measured": measured}, {**evaluation.figures["measured"], "weights": export.digest}
     )  # fmt: skip
-    before = workspace.payload(workspace.upstream("base_evaluation"))
-    return verdict_on(workspace.spec, before, folder / "payload", workspace.declared_in, tries_of(evaluation))
+    spec, before = workspace.spec, workspace.payload(workspace.upstream("base_evaluation"))
+    where, tries = workspace.declared_in, tries_of(evaluation)
+    return verdict_on(spec, spec.evaluation, before, folder / "payload", declared_in=where, tries=tries)
 
 
 def certificate_of(workspace: Workspace, export: Artifact) -> Certificate:

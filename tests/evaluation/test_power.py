@@ -94,7 +94,8 @@ def test_a_rule_that_no_model_can_pass_says_so_and_from_how_many_questions_on_it
     assert (one.asked, one.least, one.value) == (40, 72, 0.05)
     assert "of 40 questions even a model of which no answer changed would stay undecided" in one.sentence
     assert one.fix == "Raise evaluation.limit to 72, or allow more"
-    assert hopeless(limit=72) == hopeless(limit=None) == {}
+    assert hopeless(limit=72) == hopeless(limit=None) == hopeless(limit="auto") == {}
+    assert set(hopeless({"general_margin": 0.001}, limit="auto")) == {"gates.general_margin"}
 
 
 def test_the_task_is_hopeless_where_not_even_all_right_would_do() -> None:

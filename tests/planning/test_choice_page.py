@@ -66,7 +66,7 @@ def test_the_default_utilizations_are_the_codes() -> None:
 def test_the_questions_of_a_margin_are_the_formulas() -> None:
     level, margins = level_of(ALPHA), (0.01, 0.02, 0.03, 0.05, 0.10)
     row("questions", *(f"{questions_needed(margin, alpha=level):,}" for margin in margins))
-    limit = present(EvaluationSpec().limit)
+    limit = present(EvaluationSpec().most)
     seen = 100 * margin_seen(limit, alpha=level)
     assert f"The default of {limit} questions shows {seen:.1f} points" in PAGE
 

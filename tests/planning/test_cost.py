@@ -1,12 +1,16 @@
+import math
+
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.looks import expected_questions
 from ft_dagster.planning.cost.published_costs import beside_published
 from ft_dagster.planning.cost.serving import serve_adapters, serve_copies
 from ft_dagster.planning.cost.training_cost import (
     UTILIZATION,
     Spent,
     Utilization,
+    asking_in_batches,
     evaluation_cost,
     experiments,
     gate_questions,
@@ -92,6 +96,27 @@ def test_a_margin_that_the_questions_cannot_see_says_how_many_would_and_how_long
     assert "raise evaluation.limit to 362, about 4 minutes a model" in said
     assert unseen_margins(gates, EvaluationSpec(limit=362, general=("arc_easy",))) == ()
     assert unseen_margins(gates, EvaluationSpec(limit=None)) == ()
+
+
+def test_asking_in_batches_says_what_is_expected_at_most_and_how_long_it_takes() -> None:
+    gates, asked = GatesSpec(task_margin=0.05), EvaluationSpec(limit="auto", general=("arc_easy",))
+    (said,) = asking_in_batches(gates, asked, seconds_per_question=0.6)
+    each = math.ceil(expected_questions(0.05, alpha=0.025))
+    assert 400 < each < 600
+    assert f"about {each:,} questions of each benchmark" in said
+    assert f"up to {2 * each:,} in all, about {math.ceil(2 * each * 0.6 / 60)} minutes" in said
+    assert "at most 2,000 of each of 2 tasks" in said
+    better = asking_in_batches(GatesSpec(), asked)[0]
+    assert "the task by how much it got better" in better
+    assert "minutes" not in better
+    assert asking_in_batches(gates, EvaluationSpec()) == ()
+
+
+def test_the_margins_that_asking_in_batches_cannot_see_go_by_the_most_that_is_asked() -> None:
+    asked = EvaluationSpec(limit="auto", general=("arc_easy",))
+    assert unseen_margins(GatesSpec(general_margin=0.05), asked) == ()
+    (said,) = unseen_margins(GatesSpec(general_margin=0.01), asked)
+    assert "evaluation.limit of 2,000 can show" in said
 
 
 def test_judging_counts_both_models_until_the_base_is_known() -> None:

@@ -19,9 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ft_dagster.data.decontaminate import ITEMS_SCHEMA
+from ft_dagster.evaluation.looks import batches
 from ft_dagster.evaluation.measured import hold
 from ft_dagster.evaluation.request import EvaluationRequest, TextsRequest
+from ft_dagster.evaluation.run import referee_of
 from ft_dagster.evaluation.samples import Sample, write_answers, write_samples, write_scores
+from ft_dagster.evaluation.sampling import order_of_asking
 from ft_dagster.export.certificate import EXACT
 from ft_dagster.export.request import ExportRequest
 from ft_dagster.export.run import hold as hold_export
@@ -144,13 +147,21 @@ def _samples(request: EvaluationRequest, share: float) -> list[Sample]:
     asked: list[tuple[Any, str, float]] = [("general", task, 1.0) for task in request.general]
     if request.test_split_task is not None:
         asked.append(("test_split_task", "test_split_task", share))
-    count, found = request.limit or 400, []
+    count, found, referee = request.most or 400, [], referee_of(request)
     for role, task, right in asked:
-        drawn = random.Random(f"{task}{request.seed}").sample(range(10 * count), count)
+        drawn, samples = random.Random(f"{task}{request.seed}").sample(range(10 * count), count), {}
         for number in drawn:
             name = hashlib.sha256(f"{task}{number}".encode()).hexdigest()[:16]
-            value = float(int(name, 16) / 16**16 < right)
-            found.append(Sample(role, task, "acc", f"{task}:{number}:{name}", value, 1.0, True))
+            value, question = float(int(name, 16) / 16**16 < right), f"{task}:{number}:{name}"
+            samples[question] = Sample(role, task, "acc", question, value, 1.0, True)
+        order = list(samples)
+        if referee is not None:  # batch after batch, as far as the program asks
+            order = order_of_asking(order, request.seed)
+            ends = (
+                n for n in batches(count) if referee.decided((role, task), [samples[q] for q in order[:n]])
+            )
+            order = order[: next(ends, count)]
+        found += [samples[question] for question in order]
     return found
 
 

@@ -11,6 +11,7 @@ import yaml
 from ft_dagster.errors import UserError, all_of
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.policy import Policy, breaches, load_policies
+from ft_dagster.spec.variant import MOST_QUESTIONS
 
 SPEC: dict[str, Any] = {
     "description": "d",
@@ -64,6 +65,12 @@ LAX: list[tuple[dict[str, Any], str, str]] = [
     ({"evaluation": {"limit": 1}}, "evaluation.limit", "evaluation.questions"),
     ({"evaluation": {"general": []}}, "evaluation.general", "evaluation.general"),
 ]
+
+
+def test_asking_in_batches_counts_as_the_most_that_is_asked(tmp_path: Path) -> None:
+    assert broken(policies(tmp_path).of("acme"), evaluation={"limit": "auto"}) == []
+    high = Policy.model_validate({"evaluation": {"questions": MOST_QUESTIONS + 1}})
+    assert broken(high, evaluation={"limit": "auto"}) == [("evaluation.limit", "evaluation.questions")]
 
 
 @pytest.mark.parametrize(("declared", "field", "rule"), LAX, ids=str)

@@ -31,16 +31,17 @@ BASE, ROWS, MIX, PLAN, TUNED = (
     "training_plan",
     "fine_tuned_model",
 )
-TEXTS, SCORES, BASE_EVAL, EVAL, PRODUCTION, EXPORT = (
+TEXTS, SCORES, BASE_EVAL, EVAL, PRODUCTION, CANDIDATE, EXPORT = (
     "evaluation_texts",
     "general_scores",
     "base_evaluation",
     "evaluation",
     "production_evaluation",
+    "candidate_evaluation",
     "model_export",
 )
-ASKED = {BASE_EVAL, EVAL, PRODUCTION, EXPORT}  # what is asked of the variant's own task
-JUDGED = {EVAL, EXPORT}
+ASKED = {BASE_EVAL, EVAL, PRODUCTION, CANDIDATE, EXPORT}  # what is asked of the variant's own task
+JUDGED = {EVAL, CANDIDATE, EXPORT}
 NOTHING: set[str] = set()
 
 # Field -> another value for it, and the stages whose key it moves by itself: not through what is upstream.

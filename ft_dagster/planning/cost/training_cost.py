@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.looks import expected_questions
 from ft_dagster.evaluation.power import DISCORDANT, POWER, level_of, margin_seen, questions_needed
-from ft_dagster.spec.variant import EvaluationSpec, GatesSpec
+from ft_dagster.spec.variant import MOST_QUESTIONS, EvaluationSpec, GatesSpec
 
 STORAGE_USD_PER_GB_MONTH = 0.023  # S3 Standard, us-east-1, first 50 TB; read 2026-11-25
 EXPERIMENTS = (10, 20)  # trainings before a production candidate
@@ -123,8 +124,8 @@ def gate_questions(gates: GatesSpec, evaluation: EvaluationSpec) -> tuple[GateQu
     """
     benchmarks, level = max(1, len(evaluation.general)), level_of(gates.alpha)
     return (
-        _gate("task_margin", gates.task_margin, evaluation.limit, 1, level),
-        _gate("general_margin", gates.general_margin, evaluation.limit, benchmarks, level),
+        _gate("task_margin", gates.task_margin, evaluation.most, 1, level),
+        _gate("general_margin", gates.general_margin, evaluation.most, benchmarks, level),
     )
 
 
@@ -146,6 +147,34 @@ def unseen_margins(
             time = f", about {math.ceil(minutes)} minutes a model"
         found.append(f"{gate.sentence}: raise evaluation.limit to {gate.needed:,}{time}, or allow more")
     return tuple(found)
+
+
+def _expected(margin: float, gates: GatesSpec) -> int:
+    """Of a task that may not fall; one that must get better is taken to be asked everything."""
+    if not margin:
+        return MOST_QUESTIONS
+    return math.ceil(expected_questions(margin, alpha=level_of(gates.alpha)))
+
+
+def asking_in_batches(
+    gates: GatesSpec, evaluation: EvaluationSpec, seconds_per_question: float | None = None
+) -> tuple[str, ...]:
+    """What `evaluation.limit: auto` comes to, in a sentence; none where it is not declared.
+
+    `seconds_per_question`: see `unseen_margins`.
+    """
+    if evaluation.limit != "auto":
+        return ()
+    tasks, each = 1 + len(evaluation.general), _expected(gates.general_margin, gates)
+    expected, time = _expected(gates.task_margin, gates) + each * len(evaluation.general), ""
+    if seconds_per_question is not None:
+        time = f", about {math.ceil(expected * seconds_per_question / 60)} minutes"
+    own = "" if gates.task_margin else ", the task by how much it got better"
+    return (
+        f"evaluation.limit: auto asks a model that lost nothing about {each:,} questions of each benchmark "
+        f"({DISCORDANT:.0%} of the answers differing){own}: up to {expected:,} in all{time}; at most "
+        f"{MOST_QUESTIONS:,} of each of {tasks} tasks, which the base is asked once",
+    )
 
 
 def _gate(name: str, margin: float, asked: int | None, benchmarks: int, alpha: float) -> GateQuestions:

@@ -1,0 +1,73 @@
+"""New weights on more of today's questions, until each rule against the version in production is decided.
+
+Made for a release where questions are asked batch after batch (`evaluation.limit: auto`), and those that
+decided the rules against the base do not decide the ones against production.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ft_dagster.evaluation.arithmetic import Dtype
+from ft_dagster.lineage.tries import try_of
+from ft_dagster.spec import VariantSpec
+from ft_dagster.spec.narrow import narrowed
+from ft_dagster.stages import asked, production_evaluation
+from ft_dagster.stages.asked import Decides, ModelQuestions, questions_digest, scores_in
+from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.models import base_of, weights_of
+from ft_dagster.stages.stage import Stage
+from ft_dagster.stages.view import View
+from ft_dagster.store import Artifact, Attempt
+
+
+@dataclass(frozen=True)
+class CandidateInputs:
+    """`tries`: the ordinal of these questions among all sets that the weights were put to."""
+
+    base_model: Artifact
+    fine_tuned_model: Artifact
+    production_evaluation: Artifact
+    spec: VariantSpec
+    task: asked.OwnTask
+    general: asked.General
+    device: str
+    dtype: Dtype
+    tries: int
+
+
+def inputs(view: View) -> CandidateInputs:
+    tuned, task, general = view.upstream("fine_tuned_model"), asked.own_task(view), asked.general(view)
+    return CandidateInputs(
+        view.upstream("base_model"),
+        tuned,
+        view.made(production_evaluation.STAGE),
+        narrowed(view.spec, ("gates",)),
+        replace(task, train=None),  # what it repeats was probed by its evaluation
+        general,
+        view.device,
+        view.dtype,
+        try_of(view.store, view.key.prefix, tuned.digest, questions_digest(task, general)),
+    )
+
+
+def build(inputs: CandidateInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+    hands.say("the new weights are asked on, until they are told from the version in production")
+    base, weights = base_of(inputs.base_model, hands), weights_of(inputs.fine_tuned_model, hands)
+    decides = Decides(inputs.production_evaluation, inputs.spec.gates, inputs.tries, production=True)
+    question = ModelQuestions(
+        base, weights, inputs.device, inputs.dtype, inputs.task, inputs.general, decides
+    )
+    return {**question.ask(hands, attempt), "scores": scores_in(attempt.payload)}
+
+
+STAGE = Stage(
+    "candidate_evaluation",
+    reads=(*asked.READS, "fine_tuned_model", "production_evaluation"),
+    fields=(*asked.FIELDS, "gates"),
+    inputs=inputs,
+    build=build,
+    on_demand=True,
+    programs=("evaluation",),
+)
