@@ -72,6 +72,11 @@ def keys_of(folder: Path, owner: str) -> OwnerKeys:
     return _read(file, owner)
 
 
+def read_keys(file: Path) -> OwnerKeys:
+    """The keys of one file. Raises UserError as `keys_of`."""
+    return _read(file, file.stem)
+
+
 def owners(folder: Path) -> list[str]:
     """Who has keys here, in order; what is shared first."""
     shared = [SHARED_OWNER] if _file(folder, SHARED_OWNER).is_file() else []
