@@ -139,6 +139,9 @@ class Settings(BaseSettings):
     store: str = ".ft_dagster/store"
     store_options: dict[str, Any] = Field({}, description="For the file system: endpoint_url, profile, ...")
     work: Path = Field(Path(".ft_dagster/work"), description="Scratch space and caches of this host")
+    keys: Path = Field(
+        Path(".ft_dagster/keys"), description="Keys of record trees, of this user alone; back them up"
+    )
     host: Host = Host()
     tenant_runs: int = Field(
         4,
@@ -183,6 +186,10 @@ class Settings(BaseSettings):
         return self.work_folder / "cache"
 
     @property
+    def keys_folder(self) -> Path:
+        return Path(self._inside(str(self.keys)))
+
+    @property
     def dagster_home(self) -> Path:
         """DAGSTER_HOME if set, else a folder of the project."""
         given = os.environ.get("DAGSTER_HOME")
@@ -192,7 +199,7 @@ class Settings(BaseSettings):
         """What the declarations of a tenant may reach."""
         named = (*self.sources.allow, *self.sources.per_tenant.get(tenant, ()))
         store = () if is_address(self.store) else (self.store,)
-        own = (str(self.work), str(self.dagster_home), FILE, POLICY_FILE)
+        own = (str(self.work), str(self.keys), str(self.dagster_home), FILE, POLICY_FILE)
         return Roots(
             project=Path(self._inside(".")),
             tenant=tenant,

@@ -27,7 +27,10 @@ from ft_dagster.strict_json import dumps
 SCHEMA_VERSION = 2
 EVERY = 20_000  # documents between two lines of progress
 SCHEMA = pa.schema([(name, pa.string()) for name in ("text", "source", "licence")])
-ORIGINS_SCHEMA = pa.schema([("part", pa.string()), ("row", pa.int64()), *ORIGIN])
+SAID = ("source", "licence")  # of the document itself, repeated beside where it came from
+ORIGINS_SCHEMA = pa.schema(
+    [("part", pa.string()), ("row", pa.int64()), *ORIGIN, *((name, pa.string()) for name in SAID)]
+)
 PARTS = ("train", "holdout")
 FEW = 16  # held-out documents below which the held-out loss is a poor measure
 
@@ -153,7 +156,8 @@ def _write(
         for row in rows:
             part = "holdout" if position_of(row.text) < spec.holdout else "train"
             if origins is not None:
-                origins.add({"part": part, "row": parts[part].rows, **as_origin(row)}, 300)
+                said = {name: getattr(row, name) for name in SAID}
+                origins.add({"part": part, "row": parts[part].rows, **as_origin(row), **said}, 300)
             parts[part].add({name: getattr(row, name) for name in SCHEMA.names}, 200 + len(row.text))
     return {part: table.rows for part, table in parts.items()}
 

@@ -20,6 +20,7 @@ from ft_dagster.data.dataset_io import (
     ORIGIN_NAMES,
     ORIGINS,
     ORIGINS_SCHEMA,
+    SAID,
     SCHEMA,
     as_origin,
     as_record,
@@ -101,7 +102,8 @@ def build_task_dataset(
                 )
                 for row, why in zip(batch, left_out, strict=True):
                     if why is not None and dropped is not None:
-                        dropped.add({**why._asdict(), **as_origin(row)}, ORIGIN_BYTES)
+                        said = {name: getattr(row, name) for name in SAID}
+                        dropped.add({**why._asdict(), **as_origin(row), **said}, ORIGIN_BYTES)
                 if filters.read // EVERY > before // EVERY:
                     say(f"{filters.read:,} rows read")
         origins = _writer(files, evidence, ORIGINS, ORIGINS_SCHEMA)
@@ -201,7 +203,8 @@ def _write_splits(
                 nbytes = [300 + n for n in rows.column("nbytes").to_pylist()]
                 table.add_batch(rows.select(SCHEMA.names), nbytes)
             if origins is not None:
-                columns = [pa.array(names, pa.string()), pa.array(numbers), *map(batch.column, ORIGIN_NAMES)]
+                told = map(batch.column, (*ORIGIN_NAMES, *SAID))
+                columns = [pa.array(names, pa.string()), pa.array(numbers), *told]
                 evidence = pa.RecordBatch.from_arrays(columns, schema=ORIGINS_SCHEMA)
                 origins.add_batch(evidence, [ORIGIN_BYTES] * len(names))
     return {split: table.rows for split, table in tables.items()}

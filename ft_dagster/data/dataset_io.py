@@ -25,8 +25,10 @@ ORIGIN = (
     *(("path", pa.string()), ("file", pa.string()), ("line", pa.int64()), ("ordinal", pa.int64())),
 )
 ORIGIN_NAMES = tuple(name for name, _ in ORIGIN)
-ORIGINS_SCHEMA = pa.schema([("split", pa.string()), ("row", pa.int64()), *ORIGIN])
-DROPPED_SCHEMA = pa.schema([("reason", pa.string()), ("task", pa.string()), *ORIGIN])
+SAID = ("source", "licence", "group")  # of the row itself, repeated beside where it came from
+_SAID = tuple((name, pa.string()) for name in SAID)
+ORIGINS_SCHEMA = pa.schema([("split", pa.string()), ("row", pa.int64()), *ORIGIN, *_SAID])
+DROPPED_SCHEMA = pa.schema([("reason", pa.string()), ("task", pa.string()), *ORIGIN, *_SAID])
 
 
 def as_record(row: Row) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from ft_dagster.data.corpus import build_general_corpus
 from ft_dagster.data.fingerprint import Fingerprint, Frozen, fingerprint_sources
+from ft_dagster.data.record_tree import FIGURES, grow_tree
+from ft_dagster.provenance.record_keys import SHARED_OWNER, keys_of
 from ft_dagster.settings import Settings
 from ft_dagster.spec import CorpusSpec, load_corpus
 from ft_dagster.stages.corpora import NAME, find_corpus, prefix_of_corpus
@@ -54,10 +56,12 @@ def _make(settings: Settings, name: str, run_id: str, say: Callable[[str], None]
     recipe, spec, sources = _recipe(settings, name)
 
     def build(attempt: Attempt) -> dict[str, Any]:
-        return build_general_corpus(
+        figures = build_general_corpus(
             name, spec, settings.project, attempt.payload, say,
             evidence=attempt.evidence, frozen=Frozen(sources, settings.cache_folder),
         )  # fmt: skip
+        key = keys_of(settings.keys_folder, SHARED_OWNER).current
+        return {**figures, FIGURES: grow_tree(attempt.evidence, key).to_json()}
 
     store = settings.open_store()
     artifact = make_artifact(store, settings.work_folder, recipe, build)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from ft_dagster.lineage.tries import record_try
+from ft_dagster.provenance.record_keys import RecordKey, keys_of
 from ft_dagster.roots import Roots
 from ft_dagster.store import Artifact, Attempt
 
@@ -49,6 +50,11 @@ class Hands:
     def roots(self) -> Roots:
         """What the declaration may reach."""
         return self._workspace.roots
+
+    @property
+    def record_key(self) -> RecordKey:
+        """The tenant's key of record trees, made on first use."""
+        return keys_of(self._workspace.settings.keys_folder, self._workspace.key.tenant).current
 
     @property
     def run_id(self) -> str:

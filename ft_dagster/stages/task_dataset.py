@@ -11,6 +11,7 @@ from typing import Any
 from ft_dagster.data.dataset import build_task_dataset
 from ft_dagster.data.fingerprint import Frozen
 from ft_dagster.data.locations import DeclaredAt
+from ft_dagster.data.record_tree import FIGURES, grow_tree
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import VariantSpec
 from ft_dagster.stages import evaluation_texts
@@ -42,11 +43,12 @@ def inputs(view: View) -> DatasetInputs:
 def build(inputs: DatasetInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     texts = inputs.evaluation_texts
     file = None if texts is None else hands.payload(texts) / evaluation_texts.TEXTS
-    return build_task_dataset(
+    figures = build_task_dataset(
         inputs.spec, hands.project, file, attempt.payload, hands.say,
         evidence=attempt.evidence, asked=DeclaredAt(hands.declared_in, roots=hands.roots),
         frozen=Frozen(inputs.fingerprints, hands.cache),
     )  # fmt: skip
+    return {**figures, FIGURES: grow_tree(attempt.evidence, hands.record_key).to_json()}
 
 
 def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:

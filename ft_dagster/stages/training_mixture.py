@@ -11,6 +11,8 @@ from ft_dagster.data.dataset import paths_of
 from ft_dagster.data.dataset_io import read_paths
 from ft_dagster.data.mixture import MixtureParts, build_mixture
 from ft_dagster.data.mixture_figures import MixtureFigures
+from ft_dagster.data.mixture_records import write_mixture_records
+from ft_dagster.data.record_tree import FIGURES, grow_tree
 from ft_dagster.planning.methods.defaults import MAX_LENGTH
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
@@ -81,7 +83,18 @@ def build(inputs: MixtureInputs, hands: Hands, attempt: Attempt) -> dict[str, An
         (attempt.evidence / OVERLAPS).write_text(text + "\n", "utf-8")
     if inputs.spec.data.samples != "off" and built.sample is not None:
         (attempt.evidence / SAMPLE).write_text(built.sample, "utf-8")
-    return built.figures.to_json()
+    return {**built.figures.to_json(), **_records(inputs, hands, attempt)}
+
+
+def _records(inputs: MixtureInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+    """The figures of the record tree; none where the data set or the corpus is of before there were
+    records.
+    """
+    corpus = None if inputs.general_corpus is None else hands.evidence(inputs.general_corpus)
+    dataset = hands.evidence(inputs.task_dataset)
+    if not write_mixture_records(attempt.payload, attempt.evidence, dataset, corpus):
+        return {}
+    return {FIGURES: grow_tree(attempt.evidence, hands.record_key).to_json()}
 
 
 def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:

@@ -1,0 +1,126 @@
+"""Which record is asked for: a text, a row, a file of one, or the identity itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ft_dagster.data.content import identity_of, normal_text
+from ft_dagster.data.formats import detect_format
+from ft_dagster.data.readers import RawRow
+from ft_dagster.data.rows import normalize_text, rename
+from ft_dagster.errors import UserError
+from ft_dagster.files import special_kind
+from ft_dagster.spec.variant import SourceSpec
+from ft_dagster.strict_json import loads
+
+MOST_BYTES = 16_000_000  # of a file that is asked for
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+PLAIN: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class AskedRecord:
+    """`identities`: what it would be known by, most often one; a row that sources read differently has one
+    for each way. `said`: how it was given, in words without the text.
+    """
+
+    identities: tuple[bytes, ...]
+    said: str
+
+
+def asked_record(given: str, readings: Iterable[Mapping[str, Any]] = (PLAIN,)) -> AskedRecord:
+    """The record that TEXT, FILE or DIGEST names. `readings`: how declared sources read a row (format,
+    fields, system), for one that is given as JSON. Raises UserError for a file that holds no one record.
+    """
+    if _DIGEST.fullmatch(given):
+        return AskedRecord((bytes.fromhex(given),), f"identity {given[:12]}")
+    file = Path(given)
+    if len(given) < 4096 and "\0" not in given and _is_there(file):
+        return _of_text(_text_of(file), f"file {file}", readings)
+    return _of_text(given, "a text", readings)
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        return file.exists()
+    except OSError:  # a name too long for a file
+        return False
+
+
+def _text_of(file: Path) -> str:
+    if special_kind(file) or not file.is_file():
+        raise UserError("not a regular file", file=file, fix="Name a file of one record, or give its text")
+    if file.stat().st_size > MOST_BYTES:
+        fix = f"Give one record, of at most {MOST_BYTES / 1e6:.0f} MB"
+        raise UserError("too large to be one record", file=file, fix=fix)
+    try:
+        text = file.read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        fix = "Save the record as UTF-8, or give its identity (64 hexadecimal digits)"
+        raise UserError("not UTF-8 text, so no record", file=file, fix=fix) from None
+    lines = [line for line in text.splitlines() if line.strip()]
+    if file.suffix == ".jsonl" and len(lines) != 1:
+        raise UserError(f"{len(lines)} rows, where one record is asked for", file=file, fix="Keep one line")
+    return text
+
+
+def _of_text(text: str, said: str, readings: Iterable[Mapping[str, Any]]) -> AskedRecord:
+    fields = _row(text)
+    if fields is None:
+        _refuse_surrogates(text)
+        return AskedRecord((identity_of("text", [("text", normal_text(text))]),), said)
+    found: dict[bytes, None] = {}
+    wrong: UserError | None = None
+    for reading in (PLAIN, *readings):
+        try:
+            found[_identity(fields, reading)] = None
+        except UserError as error:
+            wrong = wrong or error
+    if not found:
+        assert wrong is not None
+        raise UserError(f"not a row: {wrong.problem}", fix=wrong.fix)
+    return AskedRecord(tuple(found), f"{said}, a row")
+
+
+def _row(text: str) -> dict[str, Any] | None:
+    """The fields of a text that is a JSON object; None of any other."""
+    if not text.lstrip().startswith("{"):
+        return None
+    try:
+        content = loads(text)
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _identity(fields: dict[str, Any], reading: Mapping[str, Any]) -> bytes:
+    raw = RawRow(fields, "the row", 1)
+    try:
+        source = SourceSpec(path="the row", **reading)
+    except ValidationError:
+        raise UserError("a source that is read otherwise today", fix="Give the row's identity") from None
+    format: str = source.format
+    if format == "auto":
+        format = detect_format(raw, rename(raw, source.fields, "row"), "row")
+    return normalize_text(raw, source, format, 0, "row").identity
+
+
+def _refuse_surrogates(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        fix = "Give it as UTF-8, in a file, or by its identity"
+        raise UserError("not valid Unicode, so no record", fix=fix) from None
+
+
+def reading_of(source: Mapping[str, Any]) -> str:
+    """How a declared source reads its rows, as JSON: what of it shapes their content."""
+    kept = {name: source[name] for name in ("format", "fields", "system") if source.get(name)}
+    return json.dumps(kept, sort_keys=True)

@@ -1,0 +1,216 @@
+"""What every question of an audit works with: the store, its index brought up to date, the keys, whose
+auditor asks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.audit.answers import Inclusion, ReleasedAs
+from ft_dagster.audit.asked import reading_of
+from ft_dagster.audit.follow import Followed, Follower
+from ft_dagster.audit.index import Index, Indexed, remove_index
+from ft_dagster.audit.members import DATASET, MODEL, Shelf
+from ft_dagster.data.record_tree import RecordTree
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.entry import RELEASE
+from ft_dagster.provenance.record_keys import OwnerKeys, keys_of
+from ft_dagster.settings import Settings
+from ft_dagster.spec.keys import HALF
+from ft_dagster.store import Artifact, Place, Store, find_artifact
+
+EXPORT, BASE = "model_export", "base_model"
+TREES_AT_ONCE = 4_000_000  # leaves of trees that are kept in memory
+SHORTEST = 6  # digits of a digest that is given in part
+
+
+@dataclass
+class Audit:
+    """An open audit; see `open_audit`. `tenant`: whose auditor asks, and so about whom alone it answers;
+    None: the platform's. `followed`: what the index had to learn when it was opened.
+    """
+
+    settings: Settings
+    store: Store
+    index: Index
+    tenant: str | None = None
+    followed: Followed = field(default_factory=lambda: Followed(0, 0, ()))
+    _trees: dict[int, RecordTree] = field(default_factory=dict)
+    _keys: dict[str, OwnerKeys] = field(default_factory=dict)
+
+    @cached_property
+    def shelf(self) -> Shelf:
+        return Shelf(self.store, self.settings.cache_folder, self._parent)
+
+    def allows(self, artifact: Indexed) -> bool:
+        """Whether who asks may be told of it: of their own tenant, or shared by all."""
+        return self.tenant is None or artifact.tenant in (self.tenant, "")
+
+    def allowed(self, artifacts: list[Indexed]) -> list[Indexed]:
+        return [each for each in artifacts if self.allows(each)]
+
+    def owners(self) -> dict[str, tuple[int, str]]:
+        """Name -> (number in the index, id of the key) of whose records may be looked up."""
+        return {
+            name: owner
+            for name, owner in self.index.owners().items()
+            if self.tenant is None or name in (self.tenant, "")
+        }
+
+    def keys(self, owner: str) -> OwnerKeys:
+        if owner not in self._keys:
+            self._keys[owner] = keys_of(self.settings.keys_folder, owner)
+        return self._keys[owner]
+
+    def artifact(self, indexed: Indexed) -> Artifact:
+        """Raises UserError where its manifest is gone, cannot be read, or is another than the index knows."""
+        found = find_artifact(self.store, indexed.place)
+        where, fix = self.store.uri(indexed.place.manifest), "Restore it from a backup"
+        if found is None:
+            raise UserError("a manifest is missing", file=where, fix=fix)
+        if found.manifest != indexed.manifest:
+            raise UserError("a manifest is another than it was", file=where, fix=fix)
+        return found
+
+    def tree(self, indexed: Indexed, artifact: Artifact) -> RecordTree:
+        """The record tree of an artifact that has one, kept in memory."""
+        if indexed.id not in self._trees:
+            if sum(map(len, self._trees.values())) + indexed.records > TREES_AT_ONCE:
+                self._trees.clear()
+            self._trees[indexed.id] = RecordTree.read(self.shelf.evidence(artifact))
+        return self._trees[indexed.id]
+
+    def readings(self) -> list[Mapping[str, Any]]:
+        """How the sources of all data sets read their rows, each way once."""
+        found: dict[str, None] = {}
+        for dataset in self.allowed(self.index.of_stage(DATASET)):
+            artifact = find_artifact(self.store, dataset.place)
+            for source in [] if artifact is None else artifact.spec.get("data.sources", []):
+                found[reading_of(source)] = None
+        return [json.loads(each) for each in found]
+
+    @cached_property
+    def sums(self) -> dict[int, tuple[int, ...]]:
+        """Of each artifact, what the index has of its records, added up."""
+        return self.index.sums()
+
+    @cached_property
+    def log(self) -> dict[str, list[dict[str, Any]]]:
+        """The entries of the release logs by the part of the store that they are of, as the index has
+        them.
+        """
+        found: dict[str, list[dict[str, Any]]] = {}
+        for prefix, _, text in self.index.releases():
+            found.setdefault(prefix, []).append(json.loads(text))
+        return found
+
+    def releases_of(self, export: Indexed) -> tuple[ReleasedAs, ...]:
+        """The versions that an export was released as."""
+        entries = self.log.get(export.place.prefix, [])
+        serving = entries[-1]["production"] if entries else None
+        return tuple(
+            ReleasedAs(entry["variant"], entry["version"], entry["at"], entry["version"] == serving)
+            for entry in entries
+            if entry["action"] == RELEASE and entry["export"] == export.digest
+        )
+
+    def model(self, name: str) -> Indexed:
+        """The weights that `acme.support`, `acme.support@2` or (the beginning of) a digest names: of the
+        version in production, else the newest; a digest may be of the weights or of an export. Raises
+        UserError.
+        """
+        variant, _, version = name.partition("@")
+        tenant, dot, rest = variant.partition(".")
+        if dot and HALF.fullmatch(tenant) and HALF.fullmatch(rest):
+            return self._of_variant(f"tenants/{tenant}/{rest}", variant, version)
+        return self._weights(self.by_digest(name, (MODEL, EXPORT)))
+
+    def by_digest(self, start: str, stages: tuple[str, ...] = ()) -> Indexed:
+        """The one artifact whose digest is, or begins with, this. Raises UserError: none, or several."""
+        fix = "Give more digits of it; `ft-dagster history VARIANT` shows those of releases"
+        if len(start) < SHORTEST or any(c not in "0123456789abcdef" for c in start):
+            raise UserError("neither a variant nor a digest", value=start, fix=fix)
+        found = self.allowed(self.index.like(start))
+        found = [each for each in found if not stages or each.place.stage in stages]
+        if not found:
+            raise UserError("no artifact has this digest", value=start, fix=fix)
+        digests = {each.digest for each in found}
+        if len(digests) > 1:
+            several = ", ".join(sorted(digest[: len(start) + 4] for digest in digests))
+            raise UserError(f"several digests begin so: {several}", value=start, fix="Give more digits")
+        return found[-1]
+
+    def _weights(self, found: Indexed) -> Indexed:
+        if found.place.stage == MODEL:
+            return found
+        weights = self.index.parent(found, MODEL)
+        if weights is None:
+            fix = "Restore it from a backup"
+            raise UserError("the weights of this export are gone", value=found.digest, fix=fix)
+        return weights
+
+    def _of_variant(self, prefix: str, variant: str, version: str) -> Indexed:
+        models = self.allowed(self.index.of_stage(MODEL, prefix))
+        entries = self.log.get(prefix, []) if models else []
+        wanted = version.removeprefix("v") or (entries[-1]["production"] if entries else None)
+        for entry in entries:
+            if entry["action"] == RELEASE and str(entry["version"]) == str(wanted):
+                exports = [e for e in self.index.of_stage(EXPORT, prefix) if e.digest == entry["export"]]
+                if exports:
+                    return self._weights(exports[-1])
+        if version:
+            known = [str(entry["version"]) for entry in entries if entry["action"] == RELEASE]
+            fix = f"Released are {', '.join(known) or 'none'}"
+            raise UserError("no such version", field="version", value=version, fix=fix)
+        if not models:
+            fix = "`ft-dagster status` lists those that are; or give a digest"
+            raise UserError("no model of this variant", value=variant, fix=fix)
+        return models[-1]
+
+    def _parent(self, artifact: Artifact, stage: str) -> Artifact | None:
+        """What an artifact was made from, of the same variant or shared, by its digest."""
+        digest = artifact.inputs.get(stage)
+        found = [each for each in self.index.with_digest(digest or "") if each.place.stage == stage]
+        near = [each for each in found if each.place.prefix == artifact.place.prefix] or found
+        return find_artifact(self.store, near[-1].place) if near else None
+
+    def inclusion(self, tree: RecordTree, at: int) -> Inclusion:
+        """The proof that a leaf is in a tree."""
+        path = tuple(sibling.hex() for sibling in tree.merkle.path(at))
+        return Inclusion(tree.merkle.root.hex(), at, len(tree), path)
+
+    def find(self, place: Place) -> Indexed | None:
+        found = [each for each in self.index.of_stage(place.stage, place.prefix) if each.place == place]
+        return found[0] if found else None
+
+
+def index_folder(settings: Settings) -> Path:
+    return settings.work_folder / "audit"
+
+
+def open_audit(
+    settings: Settings,
+    *,
+    tenant: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    again: bool = False,
+) -> Audit:
+    """An audit of the project's store, its index made or brought up to date; `again`: made from nothing.
+
+    Raises UserError.
+    """
+    if tenant is not None and not HALF.fullmatch(tenant):
+        raise UserError("no name of a tenant", field="--tenant", value=tenant, fix="Name one of tenants/")
+    store = settings.open_store()
+    folder = index_folder(settings)
+    if again:
+        remove_index(folder)
+    audit = Audit(settings, store, Index.open(folder, store.url), tenant)
+    follower = Follower(audit.index, audit.shelf, settings.keys_folder, settings.work_folder, say)
+    audit.followed = follower.follow()
+    return audit

@@ -1,0 +1,188 @@
+"""Bring an index up to what a store has: each new manifest is read once, and the records that it binds.
+
+The index's own list of artifacts is the cursor. One process of a host writes at a time. What cannot be read
+is kept as a problem of its artifact, and stops nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ft_dagster.audit.index import Index, short, tenant_of
+from ft_dagster.audit.members import HAVE_RECORDS, MIXTURE, MODEL, HeldRecord, Shelf, members_of, times_of
+from ft_dagster.data.record_tree import RecordTree, TreeHead
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.log import read_log
+from ft_dagster.provenance.record_keys import OwnerKeys, RecordKey, keys_of
+from ft_dagster.store import SHARED, Artifact, Place, Store
+from ft_dagster.store.artifacts import artifact_of
+from ft_dagster.store.make import host_lock
+from ft_dagster.strict_json import dumps
+
+LOCK = "the index of the audit"
+AT_ONCE = 64  # manifests read together, and what is committed together
+MANY = 256  # new artifacts from which records are sorted once for all
+_STAGE, _KEY = re.compile(r"[a-z_]+"), re.compile(r"[0-9a-f]{64}")
+_NO_STAGES = {"heads", "releases", "tries", "experiments", "code", "corpora"}
+
+
+@dataclass(frozen=True)
+class Followed:
+    """What a look at a store brought: artifacts and records that were new, and what could not be read."""
+
+    artifacts: int
+    records: int
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Follower:
+    """`keys`: the folder of record keys. `work`: where the lock of this host lies."""
+
+    index: Index
+    shelf: Shelf
+    keys: Path
+    work: Path
+    say: Callable[[str], None] = lambda line: None
+
+    @property
+    def store(self) -> Store:
+        return self.shelf.store
+
+    def follow(self) -> Followed:
+        """Add what is new. Raises UserError for keys that cannot be read."""
+        with host_lock(self.work, LOCK):
+            self._drop_if_rotated()
+            known = self.index.places()
+            new = sorted((place for place in places_of(self.store) if place not in known), key=_rank)
+            many: Callable[[], AbstractContextManager[None]] = (
+                self.index.bulk if len(new) >= MANY else self.index.transaction
+            )
+            problems: list[str] = []
+            artifacts = records = 0
+            with many():
+                for found in self._read(new, problems):
+                    artifacts += 1
+                    records += self._add(found, problems)
+                    if artifacts % 1000 == 0:
+                        self.say(f"{artifacts:,} of {len(new):,} artifacts, {records:,} records")
+                self._add_releases(problems)
+            return Followed(artifacts, records, tuple(problems))
+
+    def _drop_if_rotated(self) -> None:
+        """Lookups by another key than the current one find nothing: the index is made again."""
+        for name, (_, key) in self.index.owners().items():
+            if keys_of(self.keys, name).current.id != key:
+                self.say("a key was rotated: the index is made again")
+                self.index.clear()
+                return
+
+    def _read(self, places: Sequence[Place], problems: list[str]) -> Iterator[Artifact]:
+        """The artifacts that are committed."""
+        for first in range(0, len(places), AT_ONCE):
+            batch = places[first : first + AT_ONCE]
+            for place, content in zip(batch, self.store.read_each([p.manifest for p in batch]), strict=True):
+                try:
+                    if content is not None:
+                        yield artifact_of(self.store, place, content)
+                except UserError as error:
+                    problems.append(str(error))
+
+    def _add(self, artifact: Artifact, problems: list[str]) -> int:
+        """How many records it has."""
+        tenant = tenant_of(artifact.place.prefix)
+        keys = keys_of(self.keys, tenant)
+        owner = self.index.owner(tenant, keys.current.id)
+        id = self.index.add_artifact(artifact, owner)
+        records = 0
+        try:
+            if artifact.place.stage in HAVE_RECORDS:
+                for lookups, members in indexed_members(self.shelf, artifact, keys):
+                    rows = zip(lookups, members, strict=True)
+                    self.index.add_members((owner, at, id, one.number, one.state) for at, one in rows)
+                    records += len(members)
+            elif artifact.place.stage == MODEL:
+                self._add_times(artifact, id)
+        except UserError as error:
+            problems.append(str(error))
+            self.index.set_records(id, records, str(error))
+        else:
+            self.index.set_records(id, records)
+        return records
+
+    def _add_times(self, model: Artifact, id: int) -> None:
+        mixture = self.shelf.parent(model, MIXTURE)
+        if mixture is None:
+            fix = "Restore it from a backup"
+            raise UserError("the mixture that this model was trained on is gone", value=model.digest, fix=fix)
+        self.index.add_times(id, times_of(self.shelf, model, mixture))
+
+    def _add_releases(self, problems: list[str]) -> None:
+        known: dict[str, int] = {}
+        for prefix, number, _ in self.index.releases():
+            known[prefix] = max(number, known.get(prefix, 0))
+        for prefix in tenant_prefixes(self.store):
+            there = [name for name in self.store.names(f"{prefix}/releases") if name[:6].isdigit()]
+            if len(there) == known.get(prefix, 0):
+                continue
+            try:
+                entries = read_log(self.store, prefix).entries
+            except UserError as error:
+                problems.append(str(error))
+                continue
+            texts = [(number, dumps(entry.to_json())) for number, entry in enumerate(entries, 1)]
+            self.index.add_releases(prefix, texts)
+
+
+def indexed_members(
+    shelf: Shelf, artifact: Artifact, keys: OwnerKeys
+) -> Iterator[tuple[list[int], list[HeldRecord]]]:
+    """The records of an artifact in batches, each with its short lookup under the current key.
+
+    A tree by that key has the lookups already; else they are computed from the identities.
+    """
+    known = _tree_lookups(shelf, artifact, keys.current)
+    for members in members_of(shelf, artifact):
+        if known is None:
+            yield [short(keys.current.lookup(member.identity)) for member in members], members
+        else:
+            yield [known[member.state == 0, member.number] for member in members], members
+
+
+def _tree_lookups(shelf: Shelf, artifact: Artifact, key: RecordKey) -> dict[tuple[bool, int], int] | None:
+    """(left out or not, number) -> short lookup; None without a tree by this key."""
+    head = TreeHead.of(artifact.figures, file=shelf.store.uri(artifact.place.manifest))
+    if head is None or head.key != key.id:
+        return None
+    tree = RecordTree.read(shelf.evidence(artifact))
+    places = zip(tree.dropped.tolist(), tree.rows.tolist(), strict=True)
+    return {place: short(tree.lookup(at)) for at, place in enumerate(places)}
+
+
+def places_of(store: Store) -> Iterator[Place]:
+    """Every key of every stage, committed or not."""
+    corpora = [f"{SHARED}/corpora/{name}" for name in store.names(f"{SHARED}/corpora")]
+    for prefix in (SHARED, *corpora, *tenant_prefixes(store)):
+        for stage in store.names(prefix):
+            if stage not in _NO_STAGES and _STAGE.fullmatch(stage):
+                keys = store.names(f"{prefix}/{stage}")
+                yield from (Place(prefix, stage, key) for key in keys if _KEY.fullmatch(key))
+
+
+def tenant_prefixes(store: Store) -> list[str]:
+    """The part of a store that each variant has."""
+    return [
+        f"tenants/{tenant}/{variant}"
+        for tenant in store.names("tenants")
+        for variant in store.names(f"tenants/{tenant}")
+    ]
+
+
+def _rank(place: Place) -> tuple[int, str]:
+    """What records are read from goes before what was made of it."""
+    ranked = (*HAVE_RECORDS, MODEL)
+    return (ranked.index(place.stage) if place.stage in ranked else len(ranked)), place.path

@@ -1,0 +1,342 @@
+"""The index of records and artifacts: one SQLite file of this user alone, made of manifests and evidence.
+
+It holds no text and no identity: a record is known by the first 8 bytes of its lookup (see
+`data.record_tree`), an answer is held against the evidence before it is given. It is never authoritative: one
+that is damaged, of another version, of another store or by another key is made again. Many read; one writes,
+under a lock of this host.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ft_dagster.audit.members import Times
+from ft_dagster.provenance.manifest import variant_of
+from ft_dagster.provenance.record_keys import SHARED_OWNER
+from ft_dagster.store import Artifact, Place
+
+SCHEMA_VERSION = 1
+FILE = "index.sqlite"
+CHUNK = 4096  # counts of a model that are read together
+TABLES = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+CREATE TABLE owners (id INTEGER PRIMARY KEY, name TEXT UNIQUE, key TEXT);
+CREATE TABLE artifacts (id INTEGER PRIMARY KEY, prefix TEXT, stage TEXT, key TEXT, digest TEXT, owner INTEGER,
+  manifest TEXT, created TEXT, records INTEGER, problem TEXT, UNIQUE (prefix, stage, key));
+CREATE INDEX by_digest ON artifacts (digest);
+CREATE TABLE inputs (artifact INTEGER, name TEXT, digest TEXT, manifest TEXT, PRIMARY KEY (artifact, name))
+  WITHOUT ROWID;
+CREATE INDEX by_input ON inputs (digest);
+CREATE TABLE members (owner INTEGER, lookup INTEGER, artifact INTEGER, number INTEGER, state INTEGER,
+  PRIMARY KEY (owner, lookup, artifact, state, number)) WITHOUT ROWID;
+CREATE TABLE times (model INTEGER, chunk INTEGER, counts BLOB, PRIMARY KEY (model, chunk)) WITHOUT ROWID;
+CREATE TABLE releases (prefix TEXT, number INTEGER, entry TEXT, PRIMARY KEY (prefix, number)) WITHOUT ROWID;
+"""
+COLUMNS = "owner, lookup, artifact, number, state"
+LOW, HIGH = 2**30 - 1, 15  # bits of a lookup that are added up at once, so that no sum overflows
+SUMS = (
+    f"COUNT(*), SUM(lookup & {LOW}), SUM((lookup >> 30) & {LOW}), SUM((lookup >> 60) & {HIGH}), "
+    "SUM(number), SUM(state), SUM((lookup & 65535) * ((number & 65535) + 65536 * state))"
+)
+CACHE_KIB = 65_536  # of SQLite's pages in memory
+
+
+class Hit(NamedTuple):
+    """A record in an artifact, as the index has it; see `members.HeldRecord`."""
+
+    artifact: int
+    state: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """An artifact as the index has it. `tenant`: empty of what is shared. `manifest`: sha256 of it.
+    `records`: how many it has. `problem`: why they could not be read.
+    """
+
+    id: int
+    place: Place
+    digest: str
+    tenant: str
+    manifest: str
+    created: str
+    records: int
+    problem: str | None
+
+    @property
+    def variant(self) -> str | None:
+        return variant_of(self.place.prefix)
+
+
+def short(lookup: bytes) -> int:
+    """The part of a lookup that the index has: its first 8 bytes, as SQLite takes them."""
+    return int.from_bytes(lookup[:8], "big", signed=True)
+
+
+def member_sums(members: Iterable[tuple[int, int, int]]) -> tuple[int, ...]:
+    """Of (short lookup, number, state) of each record, what SUMS says of them: two sets that differ by
+    chance, or by an edit of the file, have others.
+    """
+    rows = list(members)
+    return (
+        len(rows),
+        sum(lookup & LOW for lookup, _, _ in rows),
+        sum(lookup >> 30 & LOW for lookup, _, _ in rows),
+        sum(lookup >> 60 & HIGH for lookup, _, _ in rows),
+        sum(number for _, number, _ in rows),
+        sum(state for _, _, state in rows),
+        sum((lookup & 65535) * ((number & 65535) + 65536 * state) for lookup, number, state in rows),
+    )
+
+
+def tenant_of(prefix: str) -> str:
+    """Whose part of a store a prefix is; empty for what is shared."""
+    owner, *names = prefix.split("/")
+    return names[0] if owner == "tenants" and names else SHARED_OWNER
+
+
+class Index:
+    """See the top. `open` gives one of this store, empty where there was none that could be used."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._staging = False
+
+    @classmethod
+    def open(cls, folder: Path, store: str) -> Index:
+        """The index in a folder of this host; `store`: the address that it is of."""
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = folder / FILE
+        try:
+            db = _connect(file)
+            if not _is_of(db, store):
+                raise sqlite3.DatabaseError("of another version or store")
+        except sqlite3.DatabaseError:
+            remove_index(folder)
+            db = _connect(file)
+            db.executescript(TABLES)
+            made = [("schema_version", str(SCHEMA_VERSION)), ("store", store)]
+            db.executemany("INSERT INTO meta VALUES (?, ?)", made)
+            db.commit()
+        return cls(db)
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        with self._db:
+            yield
+
+    def clear(self) -> None:
+        """Forget all."""
+        with self._db:
+            for table in ("owners", "artifacts", "inputs", "members", "times", "releases"):
+                self._db.execute(f"DELETE FROM {table}")
+
+    # What it is told
+
+    def owner(self, name: str, key: str | None = None) -> int:
+        """The number of an owner; `key`: the id of the key that its lookups are made by."""
+        self._db.execute("INSERT OR IGNORE INTO owners (name, key) VALUES (?, ?)", (name, key))
+        [[id]] = self._db.execute("SELECT id FROM owners WHERE name = ?", (name,))
+        return int(id)
+
+    def owners(self) -> dict[str, tuple[int, str]]:
+        """Name -> (number, id of the key)."""
+        rows = self._db.execute("SELECT name, id, key FROM owners ORDER BY name")
+        return {str(name): (int(id), str(key)) for name, id, key in rows}
+
+    def add_artifact(self, artifact: Artifact, owner: int) -> int:
+        """Its number. Nothing is said of its records yet."""
+        place = artifact.place
+        values = (place.prefix, place.stage, place.key, artifact.digest, owner, artifact.manifest)
+        found = self._db.execute(
+            "INSERT INTO artifacts (prefix, stage, key, digest, owner, manifest, created, records) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
+            (*values, str(artifact.predicate.get("created", ""))),
+        )
+        id = int(found.lastrowid or 0)
+        manifests = artifact.predicate.get("input_manifests") or {}
+        rows = [(id, name, digest, manifests.get(name)) for name, digest in artifact.inputs.items()]
+        self._db.executemany("INSERT INTO inputs VALUES (?, ?, ?, ?)", rows)
+        return id
+
+    def add_members(self, rows: Iterable[tuple[int, int, int, int, int]]) -> int:
+        """Add (owner, short lookup, artifact, number, state) of each; how many."""
+        table = "staged" if self._staging else "members"
+        return self._db.executemany(f"INSERT INTO {table} ({COLUMNS}) VALUES (?, ?, ?, ?, ?)", rows).rowcount
+
+    def set_records(self, artifact: int, records: int, problem: str | None = None) -> None:
+        self._db.execute(
+            "UPDATE artifacts SET records = ?, problem = ? WHERE id = ?", (records, problem, artifact)
+        )
+
+    def add_times(self, model: int, times: Times) -> None:
+        """How often each record of its mixture was trained on, by number."""
+        chunks = range(0, len(times), CHUNK)
+        rows = [(model, at // CHUNK, times[at : at + CHUNK].astype("<u4").tobytes()) for at in chunks]
+        self._db.executemany("INSERT INTO times VALUES (?, ?, ?)", rows)
+
+    def add_releases(self, prefix: str, entries: Sequence[tuple[int, str]]) -> None:
+        """Add entries of a release log: (number, JSON)."""
+        self._db.executemany(
+            "INSERT OR REPLACE INTO releases VALUES (?, ?, ?)",
+            [(prefix, number, text) for number, text in entries],
+        )
+
+    @contextmanager
+    def bulk(self) -> Iterator[None]:
+        """Take many records: kept aside and sorted once, so that they are written in order. One
+        transaction.
+        """
+        with self._db:
+            self._db.execute(f"CREATE TEMP TABLE staged ({COLUMNS})")
+            self._staging = True
+            try:
+                yield
+                self._db.execute(
+                    f"INSERT INTO members ({COLUMNS}) SELECT {COLUMNS} FROM staged ORDER BY 1, 2, 3, 5, 4"
+                )
+            finally:
+                self._staging = False
+                self._db.execute("DROP TABLE staged")
+
+    # What it answers
+
+    def hits(self, owner: int, lookup: bytes) -> list[Hit]:
+        """In which artifacts of an owner a record is."""
+        rows = self._db.execute(
+            "SELECT artifact, state, number FROM members WHERE owner = ? AND lookup = ?",
+            (owner, short(lookup)),
+        )
+        return [Hit(*row) for row in rows]
+
+    def places(self) -> set[Place]:
+        """Of all artifacts that it knows."""
+        return {Place(*row) for row in self._db.execute("SELECT prefix, stage, key FROM artifacts")}
+
+    def artifact(self, id: int) -> Indexed:
+        [found] = self._select("a.id = ?", (id,))
+        return found
+
+    def with_digest(self, digest: str) -> list[Indexed]:
+        return self._select("a.digest = ?", (digest,))
+
+    def like(self, start: str) -> list[Indexed]:
+        """Those whose digest begins so."""
+        return self._select("a.digest >= ? AND a.digest < ?", (start, f"{start}g"))
+
+    def of_stage(self, stage: str, prefix: str | None = None) -> list[Indexed]:
+        within = "" if prefix is None else " AND a.prefix = ?"
+        return self._select(f"a.stage = ?{within}", (stage, *(() if prefix is None else (prefix,))))
+
+    def all(self) -> list[Indexed]:
+        return self._select("1", ())
+
+    def inputs(self, artifact: int) -> dict[str, tuple[str, str | None]]:
+        """Name -> (digest, sha256 of its manifest where it was recorded)."""
+        rows = self._db.execute("SELECT name, digest, manifest FROM inputs WHERE artifact = ?", (artifact,))
+        return {str(name): (str(digest), manifest) for name, digest, manifest in rows}
+
+    def made_of(self, artifact: Indexed, stage: str | None = None) -> list[Indexed]:
+        """The artifacts that were made from this very one, not from its equal in another variant."""
+        rows = self._db.execute(
+            "SELECT artifact, manifest FROM inputs WHERE digest = ? ORDER BY artifact", (artifact.digest,)
+        ).fetchall()
+        made = []
+        for id, manifest in rows:
+            child = self.artifact(id)
+            if (stage is None or child.place.stage == stage) and self._is_parent(artifact, child, manifest):
+                made.append(child)
+        return made
+
+    def parent(self, child: Indexed, name: str) -> Indexed | None:
+        """The artifact that an input names; None where it is not in the store."""
+        digest, manifest = self.inputs(child.id).get(name, (None, None))
+        found = [] if digest is None else self.with_digest(digest)
+        return next((each for each in found if self._is_parent(each, child, manifest)), None)
+
+    def times(self, model: int, number: int) -> int:
+        """How often a record was trained on, by its number in the mixture."""
+        row = self._db.execute(
+            "SELECT counts FROM times WHERE model = ? AND chunk = ?", (model, number // CHUNK)
+        ).fetchone()
+        at = 4 * (number % CHUNK)
+        return int.from_bytes(row[0][at : at + 4], "little") if row else 0
+
+    def all_times(self, model: int) -> bytes:
+        """Those of all records of the mixture, as `add_times` was given them."""
+        rows = self._db.execute("SELECT counts FROM times WHERE model = ? ORDER BY chunk", (model,))
+        return b"".join(row[0] for row in rows)
+
+    def releases(self, prefix: str | None = None) -> list[tuple[str, int, str]]:
+        """(prefix, number, JSON) of the entries of release logs, in order."""
+        within, values = ("", ()) if prefix is None else ("WHERE prefix = ?", (prefix,))
+        found = self._db.execute(f"SELECT prefix, number, entry FROM releases {within} ORDER BY 1, 2", values)
+        return [(str(one), int(number), str(entry)) for one, number, entry in found]
+
+    def sums(self) -> dict[int, tuple[int, ...]]:
+        """Of each artifact with records, `member_sums` of them. Reads all of the index."""
+        rows = self._db.execute(f"SELECT artifact, {SUMS} FROM members GROUP BY artifact")
+        return {int(artifact): tuple(sums) for artifact, *sums in rows}
+
+    def damage(self) -> str | None:
+        """What SQLite finds wrong with the file; None where it is whole."""
+        try:
+            [[said]] = self._db.execute("PRAGMA integrity_check(1)")
+        except sqlite3.DatabaseError as error:
+            return str(error)
+        return None if said == "ok" else str(said)
+
+    def _is_parent(self, above: Indexed, child: Indexed, manifest: str | None) -> bool:
+        if manifest:
+            return above.manifest == manifest
+        if above.place.prefix == child.place.prefix or not above.tenant:
+            return True
+        own = [each for each in self.with_digest(above.digest) if each.place.prefix == child.place.prefix]
+        return above.tenant == child.tenant and not own
+
+    def _select(self, where: str, values: tuple[Any, ...]) -> list[Indexed]:
+        rows = self._db.execute(
+            "SELECT a.id, a.prefix, a.stage, a.key, a.digest, o.name, a.manifest, a.created, a.records, "
+            "a.problem FROM artifacts a JOIN owners o ON o.id = a.owner "
+            f"WHERE {where} ORDER BY a.created, a.id",
+            values,
+        )
+        return [Indexed(row[0], Place(*row[1:4]), *row[4:]) for row in rows]
+
+
+def remove_index(folder: Path) -> None:
+    """Remove what is there of an index; it is made again when one is opened."""
+    for part in ("", "-wal", "-shm"):
+        Path(f"{folder / FILE}{part}").unlink(missing_ok=True)
+
+
+def _connect(file: Path) -> sqlite3.Connection:
+    """Open the file, of this user alone; one that others may write is not believed."""
+    try:
+        found = file.lstat()
+        if found.st_uid != os.getuid() or found.st_mode & 0o077 or file.is_symlink():
+            file.unlink()
+    except FileNotFoundError:
+        pass
+    os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
+    db = sqlite3.connect(file, timeout=600)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = OFF")  # losing it costs time alone
+    db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    db.execute("PRAGMA temp_store = FILE")
+    return db
+
+
+def _is_of(db: sqlite3.Connection, store: str) -> bool:
+    meta = dict(db.execute("SELECT name, value FROM meta"))
+    return meta == {"schema_version": str(SCHEMA_VERSION), "store": store}

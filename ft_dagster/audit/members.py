@@ -1,0 +1,244 @@
+"""The records of an artifact, as an audit counts them: each with its split, and its number among the
+evidence.
+
+Of an artifact with record evidence its rows.parquet and dropped.parquet are read; of an older one the rows of
+its payload, whose identity is then computed from the text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pyarrow.parquet import ParquetFile
+
+from ft_dagster.data.content import identity_of, normal_text
+from ft_dagster.data.dataset_io import DROPPED, ORIGINS, as_row
+from ft_dagster.data.mixture_io import shard_files
+from ft_dagster.data.mixture_records import GENERAL, HOLDOUT
+from ft_dagster.data.record_tree import TREE
+from ft_dagster.errors import UserError
+from ft_dagster.provenance.memory import cached_sha256
+from ft_dagster.store import Artifact, Store
+from ft_dagster.store.artifacts import OTHER_BYTES
+
+DATASET, CORPUS, MIXTURE, MODEL = "task_dataset", "general_corpus", "training_mixture", "fine_tuned_model"
+HAVE_RECORDS = (DATASET, CORPUS, MIXTURE)
+LEDGER = "evidence/ledger.json"
+STATES = ("dropped", "train", "validation", "test", "holdout", HOLDOUT)  # by number
+TRAIN = STATES.index("train")
+BATCH = 8192
+LEAF_DIGITS = 64  # of a name that is a record's leaf
+Times = NDArray[np.uint32]
+
+
+class HeldRecord(NamedTuple):
+    """A record in an artifact. `state`: of STATES. `number`: of its row in rows.parquet (in dropped.parquet
+    of one that was left out), or counted in the payload. `name`: of a mixture, what a ledger calls it; else
+    its row in the split or part, or the leaf that old rows have.
+    """
+
+    identity: bytes
+    state: int
+    number: int
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Files of artifacts on this machine, their bytes held against the manifest.
+
+    `parent`: the artifact of a stage that another was made from, or None where it is gone.
+    """
+
+    store: Store
+    cache: Path
+    parent: Callable[[Artifact, str], Artifact | None]
+
+    def has(self, artifact: Artifact, name: str) -> bool:
+        return name in artifact.files
+
+    def file(self, artifact: Artifact, name: str) -> Path:
+        """One file of an artifact, such as evidence/rows.parquet. Raises UserError for one that is
+        damaged.
+        """
+        listed = artifact.files[name]
+        path = self.store.local(f"{artifact.path}/{name}")
+        if path is None:
+            path = self.cache / "audit" / artifact.digest / str(artifact.predicate["attempt"]) / name
+            if not path.is_file():
+                self.store.download(f"{artifact.path}/{name}", path)
+        fix = "Restore it from a backup; `ft-dagster audit verify` says what else differs"
+        if not path.is_file() or path.is_symlink():
+            raise UserError("a stored file is missing", file=path, fix=fix)
+        if cached_sha256(path, self.cache) != listed.sha256:
+            raise UserError(f"a stored file {OTHER_BYTES}", file=path, fix=fix)
+        return path
+
+    def evidence(self, artifact: Artifact) -> Path:
+        """The folder of an artifact's evidence, with its record files checked."""
+        names = [f"evidence/{name}" for name in (ORIGINS, DROPPED, TREE)]
+        files = [self.file(artifact, name) for name in names if self.has(artifact, name)]
+        return files[0].parent
+
+
+def members_of(shelf: Shelf, artifact: Artifact) -> Iterator[list[HeldRecord]]:
+    """All records of a data set, corpus or mixture, in batches. Raises UserError where they cannot be
+    read.
+    """
+    if artifact.place.stage not in HAVE_RECORDS:
+        return
+    if shelf.has(artifact, f"evidence/{ORIGINS}"):
+        for name in (ORIGINS, DROPPED):
+            if shelf.has(artifact, f"evidence/{name}"):
+                yield from _of_evidence(shelf.file(artifact, f"evidence/{name}"))
+        return
+    readers = {DATASET: _of_rows, CORPUS: _of_documents, MIXTURE: _of_examples}
+    yield from _batched(readers[artifact.place.stage](shelf, artifact))
+
+
+def times_of(shelf: Shelf, model: Artifact, mixture: Artifact) -> Times:
+    """How often examples of each record of the mixture were trained on, by the record's number, up to the
+    checkpoint that the model is. Raises UserError for a ledger of another training.
+    """
+    file = shelf.file(model, LEDGER)
+    content = json.loads(file.read_text("utf-8"))
+    if content["mixture_digest"] != mixture.digest:
+        raise UserError(
+            f"the ledger is of mixture {content['mixture_digest'][:12]}, the model was trained on another",
+            file=file,
+            value=mixture.digest[:12],
+            fix="Restore it from a backup",
+        )
+    seen: dict[str, int] = {}
+    for name, times in zip(content["records"], content["times_exported"], strict=True):
+        seen[name] = seen.get(name, 0) + times
+    found: list[tuple[int, int]] = []
+    for batch in members_of(shelf, mixture):
+        found += [(one.number, seen.pop(one.name, 0)) for one in batch if one.state == TRAIN]
+    if seen:
+        stranger = next(iter(seen))
+        raise UserError("the ledger names a record that its mixture has not", file=file, value=stranger,
+                        fix="Restore it from a backup")  # fmt: skip
+    times = np.zeros(max((number for number, _ in found), default=-1) + 1, np.uint32)
+    for number, n in found:
+        times[number] = n
+    return times
+
+
+def _of_evidence(file: Path) -> Iterator[list[HeldRecord]]:
+    dropped = file.name == DROPPED
+    number = 0
+    with ParquetFile(file) as table:
+        names = table.schema_arrow.names
+        state = next((name for name in ("split", "part") if name in names), None)
+        named = "examples" in names
+        columns = ["identity", *([state, "row"] if state else []), *(["source"] if named else [])]
+        for batch in table.iter_batches(BATCH, columns=columns):
+            flat = bytes.fromhex("".join(batch.column("identity").to_pylist()))
+            states = [0] * len(batch) if dropped else _states(batch.column(str(state)))
+            called = [""] * len(batch)
+            if state:
+                called = [str(row) for row in batch.column("row").to_pylist()]
+            if named:
+                sources = batch.column("source").to_pylist()
+                called = [f"{source}:{row}" for source, row in zip(sources, called, strict=True)]
+            yield [
+                HeldRecord(flat[32 * at : 32 * at + 32], states[at], number + at, called[at])
+                for at in range(len(batch))
+            ]
+            number += len(batch)
+
+
+def _states(column: Any) -> list[int]:
+    coded = column.dictionary_encode()
+    known = [STATES.index(name) for name in coded.dictionary.to_pylist()]
+    return [known[code] for code in coded.indices.to_pylist()]
+
+
+def _of_rows(shelf: Shelf, dataset: Artifact) -> Iterator[HeldRecord]:
+    """Of a data set without record evidence."""
+    numbers = count()
+    for split in ("train", "validation", "test"):
+        if shelf.has(dataset, f"payload/{split}.parquet"):
+            for row, record in enumerate(_stored(shelf.file(dataset, f"payload/{split}.parquet"))):
+                name = str(record.get("record", row))
+                yield HeldRecord(as_row(record).identity, STATES.index(split), next(numbers), name)
+
+
+def _of_documents(shelf: Shelf, corpus: Artifact) -> Iterator[HeldRecord]:
+    numbers = count()
+    for part in ("train", "holdout"):
+        for name in [
+            name for name in corpus.files if name.startswith("payload/") and name.endswith(f"/{part}.parquet")
+        ]:
+            for row, record in enumerate(_stored(shelf.file(corpus, name))):
+                identity = identity_of("text", [("text", normal_text(record["text"]))])
+                yield HeldRecord(identity, STATES.index(part), next(numbers), str(record.get("record", row)))
+
+
+def _of_examples(shelf: Shelf, mixture: Artifact) -> Iterator[HeldRecord]:
+    """Of a mixture without record evidence: by the leaves, or the rows, that its examples name."""
+    known = _names_above(shelf, mixture)
+    numbers = count()
+    payload = shelf.file(mixture, "payload/mixture.json").parent
+    for split, state in (("train", "train"), ("validation", "validation"), (HOLDOUT, HOLDOUT)):
+        seen: set[str] = set()
+        for shard in shard_files(payload, split):
+            for name in _example_names(shelf.file(mixture, f"payload/{shard.relative_to(payload)}")):
+                identity = known.get((split, name.startswith(GENERAL), name.rpartition(":")[2]))
+                if name not in seen and identity is not None:
+                    seen.add(name)
+                    yield HeldRecord(identity, STATES.index(state), next(numbers), name)
+
+
+def _names_above(shelf: Shelf, mixture: Artifact) -> dict[tuple[str, bool, str], bytes]:
+    """(split of the mixture, of a corpus or not, what an example of it names) -> identity.
+
+    Examples that name leaves do not say whether those are of a corpus.
+    """
+    found: dict[tuple[str, bool, str], bytes] = {}
+    parts = {"train": "train", "validation": "validation", "holdout": HOLDOUT}
+    for stage in (DATASET, CORPUS):
+        above = shelf.parent(mixture, stage)
+        if above is None:
+            continue
+        for member in (member for batch in members_of(shelf, above) for member in batch):
+            split = parts.get(STATES[member.state])
+            if split is not None:
+                is_leaf = len(member.name) == LEAF_DIGITS
+                found[split, stage == CORPUS and not is_leaf, member.name] = member.identity
+    return found
+
+
+def _example_names(shard: Path) -> Iterator[str]:
+    with ParquetFile(shard) as table:
+        leaves = "record" in table.schema_arrow.names
+        for batch in table.iter_batches(BATCH, columns=["record"] if leaves else ["source", "row"]):
+            if leaves:
+                yield from batch.column("record").to_pylist()
+            else:
+                yield from (f"{one['source']}:{one['row']}" for one in batch.to_pylist())
+
+
+def _stored(file: Path) -> Iterator[dict[str, Any]]:
+    with ParquetFile(file) as table:
+        for batch in table.iter_batches(512):
+            yield from batch.to_pylist()
+
+
+def _batched(members: Iterator[HeldRecord]) -> Iterator[list[HeldRecord]]:
+    batch: list[HeldRecord] = []
+    for member in members:
+        batch.append(member)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,383 @@
+"""From a model back to all that made it: sources, mixture, base, parents, recipe, code, evaluation,
+releases.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, time
+from itertools import islice
+from typing import Any, NamedTuple
+
+from ft_dagster.audit.answers import AtAnswer, DiffAnswer, ModelAnswer, PartOf, SourceOf
+from ft_dagster.audit.desk import BASE, EXPORT, Audit
+from ft_dagster.audit.index import Indexed
+from ft_dagster.audit.members import CORPUS, DATASET, MIXTURE, MODEL, TRAIN, HeldRecord, members_of, times_of
+from ft_dagster.audit.records import descendants
+from ft_dagster.data.dataset_io import ORIGINS, as_row, read_split
+from ft_dagster.data.mixture_records import GENERAL
+from ft_dagster.data.record_tree import record_rows
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.entry import RELEASE
+from ft_dagster.lineage.log import read_log
+from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.store import Artifact
+
+PLAN, EVALUATION, DECLARATION = "training_plan", "evaluation", "declaration"
+FIRST = 5  # records of a difference that are shown
+_ORDER = (
+    BASE,
+    CORPUS,
+    "evaluation_texts",
+    DATASET,
+    MIXTURE,
+    PLAN,
+    MODEL,
+    "base_evaluation",
+    EVALUATION,
+    EXPORT,
+)
+
+
+class TrainedRecord(NamedTuple):
+    """A record as a model was trained on it. `times`: examples of it. `facts`: of its row; empty of an older
+    mixture. `content`: the row or document itself, as JSON has it.
+    """
+
+    identity: str
+    times: int
+    facts: Mapping[str, Any]
+    content: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """The artifacts of one model by stage, of its own variant or shared; those that are gone are None."""
+
+    model: Indexed
+    parts: Mapping[str, Artifact | None]
+
+    def figures(self, stage: str) -> Mapping[str, Any]:
+        found = self.parts.get(stage)
+        return {} if found is None else found.figures
+
+
+def model(audit: Audit, name: str) -> ModelAnswer:
+    """The whole tree of a model; see `Audit.model` for `name`. Raises UserError for one that is not known."""
+    return model_answer(audit, audit.model(name))
+
+
+def model_answer(audit: Audit, weights: Indexed) -> ModelAnswer:
+    chain = _chain(audit, weights)
+    tuned = audit.artifact(weights)
+    exports = audit.index.made_of(weights, EXPORT)
+    base = chain.parts[BASE]
+    entries = audit.log.get(weights.place.prefix, [])
+    versions = {e["version"] for e in entries if e["weights"] == weights.digest}
+    parent = None if base is None else _parent(audit, base)
+    return ModelAnswer(
+        variant=weights.variant or "",
+        weights=weights.digest,
+        created=weights.created,
+        exports=tuple(export.digest for export in exports),
+        releases=tuple(entry for entry in entries if entry["version"] in versions),
+        parts=tuple(ancestors(audit, [weights, *exports])),
+        sources=_sources(audit, chain),
+        mixture=_mixture(chain),
+        base=_base(audit, base),
+        parent=parent,
+        recipe={name: chain.figures(PLAN).get(name) for name in ("method", "training", "on")},
+        training=tuned.figures,
+        evaluation=_evaluation(audit, exports),
+        environment=tuned.predicate["environment"],
+        flops=tuned.figures.get("flops"),
+        children=tuple(f"{child.variant} {child.digest}" for child, _ in descendants(audit, weights)),
+    )
+
+
+def ancestors(audit: Audit, starts: list[Indexed]) -> Iterator[PartOf]:
+    """The artifacts and all that they were made of, in the order of the graph; what is gone among them."""
+    found: dict[tuple[str, str], PartOf] = {}
+    waiting, seen = list(starts), set[int]()
+    while waiting:
+        part = waiting.pop()
+        if part.id in seen:
+            continue
+        seen.add(part.id)
+        code = audit.artifact(part).predicate["code"]["sha256"]
+        found[part.place.stage, part.place.path] = PartOf(
+            part.place.stage, part.digest, part.variant, part.created, code
+        )
+        for stage, (digest, _) in audit.index.inputs(part.id).items():
+            above = audit.index.parent(part, stage)
+            if above is not None:
+                waiting.append(above)
+            elif stage in _ORDER:
+                found[stage, digest] = PartOf(stage, digest, gone=True)
+    ranks = {stage: at for at, stage in enumerate(_ORDER)}
+    yield from sorted(found.values(), key=lambda part: (ranks.get(part.stage, 99), part.created, part.digest))
+
+
+def training_records(audit: Audit, weights: Indexed) -> Iterator[TrainedRecord]:
+    """Exactly what a model was trained on before its exported checkpoint, a record once, with its content.
+
+    Raises UserError where the mixture, its data set or the ledger is gone or was altered.
+    """
+    mixture = _needed(audit, weights, MIXTURE)
+    tuned, mixed = audit.artifact(weights), audit.artifact(mixture)
+    times = times_of(audit.shelf, tuned, mixed)
+    contents = _contents(audit, mixture)
+    facts = _facts(audit, mixed)
+    for batch in members_of(audit.shelf, mixed):
+        for member in batch:
+            if member.state == TRAIN and times[member.number]:
+                said = next(facts, {})
+                place = (str(said.get("source", "")).startswith(GENERAL), said.get("row"))
+                content = contents.get(place, contents.get(member.identity, {}))
+                yield TrainedRecord(member.identity.hex(), int(times[member.number]), said, content)
+            elif member.state == TRAIN:
+                next(facts, None)
+
+
+def at(audit: Audit, variant: str, date: str) -> AtAnswer:
+    """What a variant had in production at a date (its end) or a moment, by its release log alone.
+
+    Raises UserError.
+    """
+    moment = _moment(date)
+    prefix = _prefix(audit, variant)
+    entries = [entry for entry in read_log(audit.store, prefix).entries if entry.at <= moment]
+    serving = entries[-1].production if entries else None
+    if serving is None:
+        first = read_log(audit.store, prefix).entries
+        since = f"; its first release was at {first[0].at}" if first else "; it was never released"
+        problem = f"nothing of {variant} was in production then{since}"
+        raise UserError(problem, value=date, fix="Name a later date")
+    entry = next(e for e in entries if e.action == RELEASE and e.version == serving)
+    exports = [e for e in audit.index.of_stage(EXPORT, prefix) if e.digest == entry.export]
+    if not exports:
+        fix = "Restore the store from a backup"
+        raise UserError(f"the export of version {serving} of {variant} is gone", value=entry.export, fix=fix)
+    weights = audit.index.parent(exports[-1], MODEL)
+    if weights is None:
+        fix = "Restore the store from a backup"
+        raise UserError(
+            f"the weights of version {serving} of {variant} are gone", value=entry.weights, fix=fix
+        )
+    records = sum(1 for _ in _trained(audit, weights))
+    return AtAnswer(variant, moment, entry.to_json(), model_answer(audit, weights), records)
+
+
+def diff(audit: Audit, a: str, b: str) -> DiffAnswer:
+    """What explains that model `b` behaves otherwise than `a`. Raises UserError."""
+    one, other = audit.model(a), audit.model(b)
+    before, after = ({m.identity for m in _trained(audit, each)} for each in (one, other))
+    first, second = (_flat(_settings(audit, each)) for each in (one, other))
+    names = sorted({*first, *second})
+    examples = {
+        "added": tuple(_some(audit, other, after - before)),
+        "removed": tuple(_some(audit, one, before - after)),
+    }
+    return DiffAnswer(
+        one.digest, other.digest, len(after - before), len(before - after), len(before & after), examples,
+        {name: (first.get(name), second.get(name)) for name in names if first.get(name) != second.get(name)},
+    )  # fmt: skip
+
+
+def _trained(audit: Audit, weights: Indexed) -> Iterator[HeldRecord]:
+    """The records that a model was trained on."""
+    mixture = audit.artifact(_needed(audit, weights, MIXTURE))
+    times = times_of(audit.shelf, audit.artifact(weights), mixture)
+    for batch in members_of(audit.shelf, mixture):
+        yield from (one for one in batch if one.state == TRAIN and times[one.number])
+
+
+def _some(audit: Audit, weights: Indexed, identities: set[bytes]) -> Iterator[Mapping[str, Any]]:
+    wanted = {identity.hex() for identity in identities}
+    found = (one for one in training_records(audit, weights) if one.identity in wanted)
+    return ({"identity": one.identity, **one.facts} for one in islice(found, FIRST))
+
+
+def _settings(audit: Audit, weights: Indexed) -> dict[str, Any]:
+    """All that shaped a model beside its records."""
+    chain = _chain(audit, weights)
+    tuned = audit.artifact(weights)
+    exports = audit.index.made_of(weights, EXPORT)
+    plan = chain.figures(PLAN)
+    data = {stage: chain.parts[stage] for stage in (DATASET, MIXTURE)}
+    shown = ("steps", "epochs", "validation_loss_best", "general_holdout_loss_last", "trained_tokens")
+    return {
+        "base": _base(audit, chain.parts[BASE]),
+        "declared": {stage: part.spec for stage, part in data.items() if part is not None},
+        "plan": {name: plan.get(name) for name in ("method", "training", "on", "ranks")},
+        "code": tuned.predicate["code"]["sha256"],
+        "environment": tuned.predicate["environment"],
+        "training": {name: tuned.figures.get(name) for name in shown},
+        "evaluation": _evaluation(audit, exports),
+    }
+
+
+def _flat(tree: Any, name: str = "") -> dict[str, Any]:
+    if not isinstance(tree, Mapping) or not tree:
+        return {name: tree}
+    flat: dict[str, Any] = {}
+    for part, value in tree.items():
+        flat |= _flat(value, f"{name}.{part}" if name else str(part))
+    return flat
+
+
+def _chain(audit: Audit, weights: Indexed) -> _Chain:
+    found: dict[str, Artifact | None] = {}
+    for stage, above in ((MIXTURE, weights), (PLAN, weights), (BASE, weights)):
+        part = audit.index.parent(above, stage)
+        found[stage] = None if part is None else audit.artifact(part)
+    mixture = audit.index.parent(weights, MIXTURE)
+    for stage in (DATASET, CORPUS):
+        part = None if mixture is None else audit.index.parent(mixture, stage)
+        found[stage] = None if part is None else audit.artifact(part)
+    return _Chain(weights, found)
+
+
+def _needed(audit: Audit, child: Indexed, stage: str) -> Indexed:
+    found = audit.index.parent(child, stage)
+    if found is None:
+        digest, _ = audit.index.inputs(child.id).get(stage, ("", None))
+        fix = "Restore it from a backup"
+        raise UserError(
+            f"the {stage} that {child.place.stage} was made of is gone", value=digest[:12], fix=fix
+        )
+    return found
+
+
+def _facts(audit: Audit, mixture: Artifact) -> Iterator[Mapping[str, Any]]:
+    """Of each training record in order; none of an older mixture."""
+    if audit.shelf.has(mixture, f"evidence/{ORIGINS}"):
+        rows = record_rows(audit.shelf.file(mixture, f"evidence/{ORIGINS}"))
+        for facts in (json.loads(row.facts) for batch in rows for row in batch):
+            if facts["split"] == "train":
+                yield facts
+
+
+def _contents(audit: Audit, mixture: Indexed) -> dict[Any, Mapping[str, Any]]:
+    """Content of every training row and document that a mixture can have, by (of a corpus or not, its number)
+    and by identity. All of it in memory.
+    """
+    found: dict[Any, Mapping[str, Any]] = {}
+    for stage in (DATASET, CORPUS):
+        if stage not in audit.index.inputs(mixture.id):
+            continue
+        above = audit.artifact(_needed(audit, mixture, stage))
+        for name in above.files:
+            if name.startswith("payload/") and name.endswith("train.parquet"):
+                file = audit.shelf.file(above, name)
+                rows = read_split(file) if stage == DATASET else _documents(file)
+                for number, row in enumerate(rows):
+                    turns = [message._asdict() for message in row.messages]
+                    content = {"messages": turns} if turns else dict(row.parts)
+                    found[row.identity] = found[stage == CORPUS, number] = content
+    return found
+
+
+def _documents(file: Any) -> Iterator[Any]:
+    from pyarrow.parquet import ParquetFile
+
+    empty = dict.fromkeys(("messages", "prompt", "completion", "group"))
+    with ParquetFile(file) as table:
+        for batch in table.iter_batches(512, columns=["text", "source", "licence"]):
+            for one in batch.to_pylist():
+                yield as_row({**empty, **one, "kind": "text", "weight": 1.0})
+
+
+def _sources(audit: Audit, chain: _Chain) -> tuple[SourceOf, ...]:
+    found = []
+    dataset, corpus = chain.parts[DATASET], chain.parts[CORPUS]
+    if dataset is not None:
+        prints = fingerprints(audit, dataset) or []
+        for at, source in enumerate(dataset.spec.get("data.sources", [])):
+            files = tuple(prints[at]) if at < len(prints) else ()
+            rows = dataset.figures["sources"]
+            found.append(SourceOf(source["path"], files, rows.get(source["path"], {})))
+    if corpus is not None:
+        for at, source in enumerate(corpus.spec["corpus"]["sources"]):
+            kept = corpus.figures["sources"].get(source["path"], 0)
+            files = tuple(corpus.spec["sources"][at])
+            found.append(SourceOf(f"{GENERAL}{source['path']}", files, {"kept": kept}))
+    return tuple(found)
+
+
+def fingerprints(audit: Audit, dataset: Artifact) -> list[Any] | None:
+    """What the files of a data set's sources were when it was declared; None where no declaration says so."""
+    for each in audit.index.of_stage(DECLARATION, dataset.place.prefix):
+        file = audit.shelf.file(audit.artifact(each), "payload/declaration.json")
+        content = json.loads(file.read_text("utf-8"))
+        if sha256_json(content["sources"]) == dataset.inputs.get("sources"):
+            return list(content["sources"])
+    return None
+
+
+def _mixture(chain: _Chain) -> Mapping[str, Any]:
+    figures = chain.figures(MIXTURE)
+    if not figures:
+        return {}
+    train = figures["splits"]["train"]
+    return {
+        "trained_tokens": train["trained_tokens"],
+        "by_source": {name: part["trained_tokens"] for name, part in train["by_source"].items()},
+        "general_share": figures["general_share"],
+        "dropped": figures["dropped"],
+        "seed": figures["seed"],
+        "records": figures.get("records"),
+    }
+
+
+def _base(audit: Audit, base: Artifact | None) -> Mapping[str, Any]:
+    if base is None:
+        return {}
+    file = audit.shelf.file(base, "payload/base.json")
+    content = json.loads(file.read_text("utf-8"))
+    named = {name: content.get(name) for name in ("reference", "revision", "architecture", "parameters")}
+    return {**named, "digest": base.digest, "files": len(content.get("files", []))}
+
+
+def _parent(audit: Audit, base: Artifact) -> Mapping[str, Any] | None:
+    """Of which release a base is, and whether its artifacts are still there."""
+    used = base.figures.get("parent")
+    if not used:
+        return None
+    weights = base.inputs.get(MODEL, "")
+    there = [each for each in audit.allowed(audit.index.with_digest(weights)) if each.place.stage == MODEL]
+    named = {name: used[name] for name in ("variant", "version", "mode")}
+    return {**named, "weights": weights, "gone": not there}
+
+
+def _evaluation(audit: Audit, exports: list[Indexed]) -> Mapping[str, Any]:
+    """The verdict that the newest export was made by."""
+    for export in reversed(exports):
+        judged = audit.index.parent(export, EVALUATION)
+        if judged is not None:
+            found = audit.artifact(judged)
+            return {"digest": found.digest, "questions": found.figures.get("questions"),
+                    "verdict": found.figures.get("verdict")}  # fmt: skip
+    return {}
+
+
+def _prefix(audit: Audit, variant: str) -> str:
+    tenant, _, name = variant.partition(".")
+    if audit.tenant not in (None, tenant) or not name:
+        raise UserError("no variant that may be asked about", value=variant, fix="Name it as tenant.variant")
+    return f"tenants/{tenant}/{name}"
+
+
+def _moment(date: str) -> str:
+    """A date or a moment as release logs write it: UTC, to the second; a date is its last second."""
+    try:
+        found = datetime.fromisoformat(date)
+    except ValueError:
+        fix = "Give 2026-11-03 or 2026-11-03T14:00:00+00:00"
+        raise UserError("no date", field="DATE", value=date, fix=fix) from None
+    if len(date) == 10:
+        found = datetime.combine(found.date(), time(23, 59, 59))
+    found = found if found.tzinfo else found.replace(tzinfo=UTC)
+    return found.astimezone(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,242 @@
+"""Proofs that a record is among those a model was trained on, or is not: small files that a stranger checks.
+
+A file carries the leaf and its path to the root, the manifest of the mixture, which names the root, and the
+manifest of the model, which names the mixture's by its sha256. Whoever knows the model's manifest by other
+means (the release log, a signature) then knows that the record was in its mixture. A proof of absence carries
+the two leaves between which the record would be, and shows that to who has the tenant's key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.audit.asked import AskedRecord
+from ft_dagster.audit.desk import Audit
+from ft_dagster.audit.index import Indexed
+from ft_dagster.audit.members import MIXTURE, MODEL, STATES, times_of
+from ft_dagster.data.record_tree import FIGURES, TREE, RecordTree, TreeHead
+from ft_dagster.errors import UserError
+from ft_dagster.files import read_text
+from ft_dagster.provenance.manifest import predicate_of
+from ft_dagster.provenance.merkle import EMPTY, leaf_hash, root_of
+from ft_dagster.provenance.record_keys import RecordKey
+from ft_dagster.schema_version import refuse_newer
+from ft_dagster.strict_json import loads
+
+SCHEMA_VERSION = 1
+PRESENCE, ABSENCE = "presence", "absence"
+MOST_BYTES = 16_000_000
+
+
+@dataclass(frozen=True)
+class ProofChecked:
+    """What a proof shows. `steps`: what was checked, in words. `model`: digest of the weights, `manifest`:
+    sha256 of their manifest, which is to be compared with another source. `facts`: of the record.
+    `unchecked`: what was not.
+    """
+
+    kind: str
+    identity: str
+    variant: str
+    model: str
+    manifest: str
+    facts: Mapping[str, Any]
+    steps: tuple[str, ...]
+    unchecked: tuple[str, ...]
+
+
+def prove(audit: Audit, asked: AskedRecord, weights: Indexed) -> dict[str, Any]:
+    """The proof that a record is in what a model was trained on, or that it is not.
+
+    Raises UserError for a model whose mixture is gone or is older than record trees.
+    """
+    mixture = audit.index.parent(weights, MIXTURE)
+    if mixture is None:
+        fix = "Restore it from a backup"
+        raise UserError("the mixture of this model is gone", value=weights.digest[:12], fix=fix)
+    tuned, mixed = audit.artifact(weights), audit.artifact(mixture)
+    head = TreeHead.of(mixed.figures)
+    if head is None or not audit.shelf.has(mixed, f"evidence/{TREE}"):
+        fix = "`audit record` answers by its rows; a proof needs a mixture that was made since"
+        raise UserError("this model is older than record trees", value=weights.digest[:12], fix=fix)
+    key = audit.keys(mixture.tenant).of_id(head.key)
+    if key is None:
+        fix = "Restore it from a backup (`ft-dagster audit key restore FILE`)"
+        raise UserError(f"the key {head.key} that orders this mixture's records is lost", fix=fix)
+    tree = audit.tree(mixture, mixed)
+    common = {
+        "schema_version": SCHEMA_VERSION,
+        "tree": {"size": len(tree), "key": head.key, "root": head.root},
+        "manifests": {
+            name: audit.store.read(each.place.manifest).decode()
+            for name, each in ((MIXTURE, mixture), (MODEL, weights))
+        },
+    }
+    for identity in asked.identities:
+        places = [at for at in tree.find(key.lookup(identity)) if not tree.dropped[at]]
+        if places:
+            times = times_of(audit.shelf, tuned, mixed)
+            return {**common, **_presence(audit, tree, places, times.tolist(), identity)}
+    identity = asked.identities[0]
+    return {**common, **_absence(audit, tree, key, identity)}
+
+
+def check(file: Path, asked: AskedRecord | None = None, key: RecordKey | None = None) -> ProofChecked:
+    """Check a proof by its own bytes; with the record, that it is of this one; of absence, with the tenant's
+    key.
+
+    Raises UserError where it does not hold.
+    """
+    try:
+        proof = loads(read_text(file, most=MOST_BYTES))
+        refuse_newer(proof["schema_version"], SCHEMA_VERSION, file=file)
+        return _checked(proof, file, asked, key)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError("not a proof", file=file, fix="Name what `ft-dagster audit prove` wrote") from None
+
+
+def _presence(
+    audit: Audit, tree: RecordTree, places: list[int], times: list[int], identity: bytes
+) -> dict[str, Any]:
+    """Of the leaf whose row was trained on, where one was."""
+    states = {at: tree.row(at)[1]["split"] for at in places}
+    at = min(places, key=lambda at: STATES.index(states[at]))
+    row, _ = tree.row(at)
+    number = int(tree.rows[at])
+    trained = states[at] == "train"
+    return {
+        "kind": PRESENCE,
+        "identity": identity.hex(),
+        "salt": row.salt.hex(),
+        "facts": row.facts,
+        "times": times[number] if trained else 0,
+        "leaves": [_leaf(audit, tree, at)],
+    }
+
+
+def _absence(audit: Audit, tree: RecordTree, key: RecordKey, identity: bytes) -> dict[str, Any]:
+    place = tree.find(key.lookup(identity)).start
+    beside = [at for at in (place - 1, place) if 0 <= at < len(tree)]
+    return {"kind": ABSENCE, "identity": identity.hex(), "leaves": [_leaf(audit, tree, at) for at in beside]}
+
+
+def _leaf(audit: Audit, tree: RecordTree, at: int) -> dict[str, Any]:
+    row, _ = tree.row(at)
+    return {
+        "index": at,
+        "lookup": tree.lookup(at).hex(),
+        "record": row.record.hex(),
+        "facts_sha256": hashlib.sha256(row.salt + row.facts.encode()).hexdigest(),
+        "path": list(audit.inclusion(tree, at).path),
+    }
+
+
+class _Reading:
+    """A proof while it is checked: `need` what holds, and note what was checked and what could not be."""
+
+    def __init__(self, proof: Mapping[str, Any], file: Path) -> None:
+        self.proof, self._file = proof, file
+        self.identity = bytes.fromhex(proof["identity"])
+        self.steps: list[str] = []
+        self.unchecked: list[str] = []
+
+    def need(self, holds: bool, problem: str) -> None:
+        if not holds:
+            fix = "Ask for it again, and trust none that does not hold"
+            raise UserError(f"this proof does not hold: {problem}", file=self._file, fix=fix)
+
+
+def _checked(
+    proof: Mapping[str, Any], file: Path, asked: AskedRecord | None, key: RecordKey | None
+) -> ProofChecked:
+    reading = _Reading(proof, file)
+    if asked is None:
+        reading.unchecked.append("that the record is the one you mean: give it")
+    else:
+        reading.need(reading.identity in asked.identities, "it is of another record")
+        reading.steps.append("the record you gave has the identity of the proof")
+    _check_paths(reading)
+    reading.need(proof["kind"] in (PRESENCE, ABSENCE), "it is of no known kind")
+    facts: Mapping[str, Any] = {}
+    if proof["kind"] == PRESENCE:
+        facts = _check_presence(reading)
+    else:
+        _check_absence(reading, key)
+    tuned, manifest = _check_manifests(reading, file)
+    return ProofChecked(
+        proof["kind"], proof["identity"], str(tuned["variant"]), tuned["digest"], manifest,
+        facts, tuple(reading.steps), tuple(reading.unchecked),
+    )  # fmt: skip
+
+
+def _check_paths(reading: _Reading) -> None:
+    tree = reading.proof["tree"]
+    for leaf in reading.proof["leaves"]:
+        path = [bytes.fromhex(sibling) for sibling in leaf["path"]]
+        found = root_of(_hash(leaf), leaf["index"], tree["size"], path)
+        reading.need(found is not None and found.hex() == tree["root"], "a leaf is not under the root")
+    reading.steps.append("the path of each leaf leads to the root")
+
+
+def _check_presence(reading: _Reading) -> Mapping[str, Any]:
+    """The facts of the record."""
+    proof = reading.proof
+    [leaf] = proof["leaves"]
+    salt = bytes.fromhex(proof["salt"])
+    record = hashlib.sha256(salt + reading.identity).hexdigest()
+    reading.need(record == leaf["record"], "the leaf is of another record")
+    said = hashlib.sha256(salt + proof["facts"].encode()).hexdigest()
+    reading.need(said == leaf["facts_sha256"], "the facts are not those of the leaf")
+    facts: Mapping[str, Any] = loads(proof["facts"])
+    reading.steps.append("the record and its salt make the leaf, and the facts are the leaf's")
+    if facts["split"] == "train":
+        said = f"that it was trained on {proof['times']} times: the ledger beside the model says so"
+        reading.unchecked.append(said)
+    return facts
+
+
+def _check_absence(reading: _Reading, key: RecordKey | None) -> None:
+    """Two leaves side by side, and by the key the record between them."""
+    leaves, tree = reading.proof["leaves"], reading.proof["tree"]
+    places, size = [leaf["index"] for leaf in leaves], tree["size"]
+    at_end = len(places) == 1 and places[0] in (0, size - 1)
+    beside = len(places) == 2 and places[1] == places[0] + 1
+    empty = not places and size == 0 and tree["root"] == EMPTY.hex()
+    reading.need(at_end or beside or empty, "its leaves are not side by side")
+    if key is None:
+        reading.unchecked.append("that the record would be between these leaves: that needs the tenant's key")
+        return
+    reading.need(key.id == tree["key"], "the key is another than the tree's")
+    lookup = key.lookup(reading.identity)
+    others = [bytes.fromhex(leaf["lookup"]) for leaf in leaves]
+    between = [other < lookup for other in others] == [True, False] and lookup not in others
+    before = at_end and places[0] == 0 and lookup < others[0]
+    after = at_end and places[0] == size - 1 and others[0] < lookup
+    reading.need(between or before or after or empty, "the record would be elsewhere, or is there")
+    reading.steps.append("by the key it would be between the leaves, which are side by side: it is not there")
+
+
+def _check_manifests(reading: _Reading, file: Path) -> tuple[Mapping[str, Any], str]:
+    """What the model's manifest says, and its sha256."""
+    tree = reading.proof["tree"]
+    mixture, model = (reading.proof["manifests"][name].encode() for name in (MIXTURE, MODEL))
+    made, tuned = (predicate_of(loads(content), file) for content in (mixture, model))
+    head = made["figures"][FIGURES]
+    same = (head["root"], head["size"], head["key"]) == (tree["root"], tree["size"], tree["key"])
+    reading.need(same, "the mixture has another tree")
+    reading.need((made["stage"], tuned["stage"]) == (MIXTURE, MODEL), "a manifest is of another stage")
+    named = tuned["input_manifests"][MIXTURE]
+    reading.need(named == hashlib.sha256(mixture).hexdigest(), "the model was trained on another mixture")
+    reading.steps.append("the mixture's manifest names the root, and the model's manifest that manifest")
+    reading.unchecked.append(
+        "that the model's manifest is genuine: compare its sha256 with a source of yours"
+    )
+    return tuned, hashlib.sha256(model).hexdigest()
+
+
+def _hash(leaf: Mapping[str, Any]) -> bytes:
+    return leaf_hash(b"".join(bytes.fromhex(leaf[name]) for name in ("lookup", "record", "facts_sha256")))

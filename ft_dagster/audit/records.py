@@ -1,0 +1,158 @@
+"""From a record to all that it is in: data sets, mixtures, models, their children, exports and releases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from ft_dagster.audit.answers import Checked, ModelThatHas, RecordAnswer, RecordIn
+from ft_dagster.audit.asked import AskedRecord
+from ft_dagster.audit.desk import BASE, EXPORT, Audit
+from ft_dagster.audit.index import Hit, Indexed
+from ft_dagster.audit.members import DATASET, HAVE_RECORDS, MIXTURE, MODEL, STATES, members_of
+from ft_dagster.data.dataset_io import DROPPED, ORIGINS
+from ft_dagster.data.mixture_records import HOLDOUT
+from ft_dagster.data.record_tree import TREE, TreeHead, record_row
+from ft_dagster.errors import UserError
+
+TRAINED, VALIDATED, JUDGED, INHERITED = "trained on", "validated on", "judged with", "parent trained on"
+UNREACHED = "in its mixture, and not reached before the exported checkpoint"
+_HOW = {"train": TRAINED, "validation": VALIDATED, "test": JUDGED, "holdout": JUDGED, HOLDOUT: JUDGED}
+
+
+def record(audit: Audit, asked: AskedRecord) -> RecordAnswer:
+    """Where a record is. Each hit of the index is held against the evidence. Raises UserError for damage."""
+    found: list[RecordIn] = []
+    models: list[ModelThatHas] = []
+    for name, (owner, _) in audit.owners().items():
+        for identity in asked.identities:
+            lookup = audit.keys(name).current.lookup(identity)
+            for hit in audit.index.hits(owner, lookup):
+                artifact = audit.index.artifact(hit.artifact)
+                held = _held(audit, artifact, hit, identity)
+                if held is not None:
+                    found.append(held)
+                    models += _models(audit, artifact, hit)
+    identities = tuple(identity.hex() for identity in asked.identities)
+    return RecordAnswer(identities, tuple(found), _once(models), checked(audit))
+
+
+def checked(audit: Audit) -> Checked:
+    """What the index knows of whom who asks may be told."""
+    known = audit.allowed(audit.index.all())
+    holders = [each for each in known if each.place.stage in HAVE_RECORDS]
+    unread = [each.problem for each in known if each.problem]
+    models = sum(each.place.stage == MODEL for each in known)
+    return Checked(len(holders), sum(each.records for each in holders), models, tuple(unread))
+
+
+def _held(audit: Audit, indexed: Indexed, hit: Hit, identity: bytes) -> RecordIn | None:
+    """What the evidence says of a hit; None where it is another record with the same short lookup."""
+    artifact = audit.artifact(indexed)
+    name = f"evidence/{ORIGINS if hit.state else DROPPED}"
+    state = STATES[hit.state]
+    answer = RecordIn(
+        identity.hex(),
+        indexed.variant,
+        indexed.place.stage,
+        indexed.digest,
+        indexed.place.key,
+        state,
+        {},
+        None,
+    )
+    if not audit.shelf.has(artifact, name):
+        stored = (member for batch in members_of(audit.shelf, artifact) for member in batch)
+        there = next((one for one in stored if (one.state, one.number) == (hit.state, hit.number)), None)
+        return answer if there is not None and there.identity == identity else None
+    row, facts = record_row(audit.shelf.file(artifact, name), hit.number)
+    if row.identity != identity:
+        return None
+    head = TreeHead.of(artifact.figures)
+    if head is None or not audit.shelf.has(artifact, f"evidence/{TREE}"):
+        return replace(answer, facts=facts)
+    tree = audit.tree(indexed, artifact)
+    key = audit.keys(indexed.tenant).of_id(head.key)
+    place = (not hit.state, hit.number)
+    within = tree.find(key.lookup(identity)) if key else range(len(tree))
+    at = next((at for at in within if (bool(tree.dropped[at]), int(tree.rows[at])) == place), None)
+    if at is None or row.leaf(tree.lookup(at)) != tree.merkle.leaf(at):
+        fix = "Run `ft-dagster audit verify` to see what was altered"
+        raise UserError(
+            "a record that its tree does not have", file=tree.file, value=identity.hex()[:12], fix=fix
+        )
+    if tree.merkle.root.hex() != head.root:
+        fix = "Run `ft-dagster audit verify` to see what was altered"
+        raise UserError("the root of a record tree is not the one of its manifest", file=tree.file, fix=fix)
+    return replace(answer, facts=facts, inclusion=audit.inclusion(tree, at))
+
+
+def _models(audit: Audit, holder: Indexed, hit: Hit) -> Iterator[ModelThatHas]:
+    """The models that have a record by one of the artifacts that it is in."""
+    how = _HOW.get(STATES[hit.state])
+    if holder.place.stage == MIXTURE and how is not None:
+        for model in audit.allowed(audit.index.made_of(holder, MODEL)):
+            times = None if model.problem else audit.index.times(model.id, hit.number)
+            yield from with_children(audit, model, how, times if how == TRAINED else 0)
+    if holder.place.stage == DATASET and how == JUDGED:
+        for mixture in audit.index.made_of(holder, MIXTURE):
+            for model in audit.allowed(audit.index.made_of(mixture, MODEL)):
+                yield described(audit, model, JUDGED, 0)
+
+
+def with_children(audit: Audit, model: Indexed, how: str, times: int | None) -> Iterator[ModelThatHas]:
+    """A model, and where it was trained on the record all that start from its releases, however far."""
+    reached = how == TRAINED and times != 0
+    yield described(audit, model, how if reached or how != TRAINED else UNREACHED, times)
+    if not reached:
+        return
+    for child, parent in descendants(audit, model):
+        yield replace(described(audit, child, INHERITED, times), through=parent.digest)
+
+
+def descendants(audit: Audit, model: Indexed) -> Iterator[tuple[Indexed, Indexed]]:
+    """(child, parent) of every model that starts from a model's exports, children of children among them."""
+    seen: set[int] = set()
+    waiting = [model]
+    while waiting:
+        parent = waiting.pop(0)
+        for child in _children(audit, parent):
+            if child.id not in seen and audit.allows(child):
+                seen.add(child.id)
+                waiting.append(child)
+                yield child, parent
+
+
+def _children(audit: Audit, model: Indexed) -> Iterable[Indexed]:
+    for export in audit.index.made_of(model, EXPORT):
+        for base in audit.index.made_of(export, BASE):
+            yield from audit.index.made_of(base, MODEL)
+
+
+def described(audit: Audit, model: Indexed, how: str, times: int | None) -> ModelThatHas:
+    exports = audit.index.made_of(model, EXPORT)
+    releases = tuple(one for export in exports for one in audit.releases_of(export))
+    digests = tuple(export.digest for export in exports)
+    return ModelThatHas(model.variant or "", model.digest, model.created, how, times, digests, releases)
+
+
+def _once(models: Iterable[ModelThatHas]) -> tuple[ModelThatHas, ...]:
+    """Each model once for each way that it has the record, by the most times."""
+    found: dict[tuple[str, str, str, str | None], ModelThatHas] = {}
+    for model in models:
+        name = (model.variant, model.weights, model.how, model.through)
+        if name not in found or (found[name].times or 0) < (model.times or 0):
+            found[name] = model
+    return tuple(found.values())
+
+
+def sought(answer: RecordAnswer) -> str:
+    """In one sentence."""
+    if not answer.seen:
+        held = answer.checked
+        return (
+            f"never seen: held against {held.records:,} records of {held.artifacts:,} data sets, corpora and "
+            f"mixtures, and {held.models:,} models; {answer.note}"
+        )
+    trained = [model for model in answer.models if model.how in (TRAINED, INHERITED)]
+    return f"in {len(answer.found)} artifacts; {len({m.weights for m in trained})} models learned from it"

@@ -1,0 +1,103 @@
+"""From a source to all that came of it, and what a tenant owns, shares and was given."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from ft_dagster.audit.answers import CameOf, PartOf, TenantAnswer
+from ft_dagster.audit.desk import EXPORT, Audit
+from ft_dagster.audit.index import Indexed
+from ft_dagster.audit.members import CORPUS, DATASET, MODEL
+from ft_dagster.audit.models import DECLARATION
+from ft_dagster.audit.records import described
+from ft_dagster.errors import UserError
+from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.spec.keys import HALF
+
+MADE = "made from it"
+
+
+def source(audit: Audit, asked: str) -> CameOf:
+    """All that came of a source: its declared path, a file of it, or the digest of a file or an artifact.
+
+    Raises UserError where nothing was made of such a source.
+    """
+    files: list[Mapping[str, Any]] = []
+    starts: dict[int, Indexed] = {}
+    for artifact, entry in _sources(audit):
+        if _matches(asked, entry):
+            starts[artifact.id] = artifact
+            files += [] if entry in files else [entry]
+    for artifact in audit.allowed(audit.index.with_digest(asked)):
+        starts[artifact.id] = artifact
+    if not starts:
+        fix = "Give the path as it was declared, a file's path from the project, or a sha256"
+        raise UserError("nothing was made of such a source", value=asked, fix=fix)
+    made = list(_downstream(audit, list(starts.values())))
+    parts = (PartOf(each.place.stage, each.digest, each.variant, each.created) for each in made)
+    models = (described(audit, each, MADE, None) for each in made if each.place.stage == MODEL)
+    return CameOf(asked, tuple(files), tuple(parts), tuple(models))
+
+
+def tenant(audit: Audit, name: str) -> TenantAnswer:
+    """Raises UserError for a tenant that has nothing here, or that may not be asked about."""
+    if not HALF.fullmatch(name) or audit.tenant not in (None, name):
+        raise UserError("no tenant that may be asked about", value=name, fix="Name one of tenants/")
+    known = audit.index.all()
+    own = [each for each in known if each.tenant == name]
+    if not own:
+        raise UserError(
+            "this tenant has nothing in the store", value=name, fix="`ft-dagster status` lists all"
+        )
+    owns: dict[str, dict[str, int]] = {}
+    for each in own:
+        stages = owns.setdefault(each.variant or "", {})
+        stages[each.place.stage] = stages.get(each.place.stage, 0) + 1
+    given: dict[int, Indexed] = {}
+    for each in own:
+        above = (audit.index.parent(each, stage) for stage in audit.index.inputs(each.id))
+        given |= {part.id: part for part in above if part is not None and not part.tenant}
+    exports = [each for each in own if each.place.stage == EXPORT]
+    releases = tuple(one for export in exports for one in audit.releases_of(export))
+    shared = (PartOf(part.place.stage, part.digest, None, part.created) for part in given.values())
+    datasets = sum(each.records for each in own if each.place.stage == DATASET)
+    return TenantAnswer(name, owns, datasets, releases, tuple(shared))
+
+
+def _downstream(audit: Audit, starts: list[Indexed]) -> Iterator[Indexed]:
+    """The artifacts and all that was made from them, children of releases among it."""
+    seen: set[int] = set()
+    waiting = list(starts)
+    while waiting:
+        artifact = waiting.pop(0)
+        if artifact.id not in seen and audit.allows(artifact):
+            seen.add(artifact.id)
+            yield artifact
+            waiting += audit.index.made_of(artifact)
+
+
+def _sources(audit: Audit) -> Iterator[tuple[Indexed, Mapping[str, Any]]]:
+    """(data set or corpus, fingerprint of a file of it), with the path as it was declared."""
+    for corpus in audit.index.of_stage(CORPUS):
+        spec = audit.artifact(corpus).spec
+        for declared, prints in zip(spec["corpus"]["sources"], spec["sources"], strict=True):
+            yield from ((corpus, {"declared": declared["path"], **entry}) for entry in prints)
+    datasets: dict[tuple[str, str], list[Indexed]] = {}
+    for dataset in audit.allowed(audit.index.of_stage(DATASET)):
+        digest, _ = audit.index.inputs(dataset.id).get("sources", ("", None))
+        datasets.setdefault((dataset.place.prefix, digest), []).append(dataset)
+    for each in audit.allowed(audit.index.of_stage(DECLARATION)):
+        file = audit.shelf.file(audit.artifact(each), "payload/declaration.json")
+        content = json.loads(file.read_text("utf-8"))
+        made = datasets.get((each.place.prefix, sha256_json(content["sources"])), [])
+        for declared, prints in zip(content["spec"]["data"]["sources"], content["sources"], strict=True):
+            named = [{"declared": declared["path"], **entry} for entry in prints]
+            yield from ((dataset, entry) for dataset in made for entry in named)
+
+
+def _matches(asked: str, entry: Mapping[str, Any]) -> bool:
+    names = {str(entry[name]) for name in ("declared", "path", "sha256", "repo") if name in entry}
+    return asked in names or str(PurePosixPath(asked)) in names

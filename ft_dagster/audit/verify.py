@@ -1,0 +1,214 @@
+"""Hold a whole store against itself: bytes, trees, ledgers, the chain of manifests, release logs, the index.
+
+What was checked is kept beside the index until all is, so that a check that was ended goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ft_dagster.audit.desk import EXPORT, Audit, index_folder
+from ft_dagster.audit.follow import indexed_members, tenant_prefixes
+from ft_dagster.audit.index import Indexed, member_sums, tenant_of
+from ft_dagster.audit.members import HAVE_RECORDS, MIXTURE, MODEL, times_of
+from ft_dagster.data.record_tree import TREE, TreeHead, check_tree
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.log import read_log
+from ft_dagster.store import Artifact, verify_artifact
+
+KEPT = "verify.json"
+SAVE_SECONDS = 5.0
+RESTORE = "Restore it from a backup"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """`artifacts`: how many were looked at, `before`: of them by a check that was ended. `bytes`: hashed now.
+    `problems`: one line each; none where all holds.
+    """
+
+    artifacts: int
+    before: int
+    bytes: int
+    seconds: float
+    problems: tuple[str, ...]
+
+    @property
+    def holds(self) -> bool:
+        return not self.problems
+
+
+def verify(
+    audit: Audit,
+    only: Sequence[Indexed] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    *,
+    fresh: bool = False,
+) -> Verified:
+    """Hash every artifact again and hold it against all that speaks of it; `only` some of them, else all, and
+    the release logs. `fresh`: also what a check that was ended looked at. Goes on after what does not hold.
+    """
+    begun = time.monotonic()
+    wanted = audit.allowed(audit.index.all() if only is None else list(only))
+    state = _LookedAt(index_folder(audit.settings) / KEPT, keep=only is None, fresh=fresh)
+    todo = [each for each in wanted if f"{each.place.path}@{each.manifest}" not in state.done]
+    problems = list(state.problems)
+    if only is None:
+        problems += [line for line in audit.followed.problems if line not in problems]
+    damage = audit.index.damage()
+    if damage is not None:
+        problems.append(str(_index_error(audit, f"the index is damaged: {damage}")))
+    hashed = 0
+    for number, each in enumerate(todo, 1):
+        found, size = _artifact_problems(audit, each)
+        hashed += size
+        problems += [line for line in found if line not in problems]
+        state.add(f"{each.place.path}@{each.manifest}", problems)
+        left = (time.monotonic() - begun) / number * (len(todo) - number)
+        say(f"{number:,} of {len(todo):,} artifacts, {hashed / 1e9:.2f} GB; about {left:.0f} s left")
+    if only is None:
+        problems += [line for line in _log_problems(audit) if line not in problems]
+    state.forget()
+    seconds = time.monotonic() - begun
+    return Verified(len(wanted), len(wanted) - len(todo), hashed, seconds, tuple(problems))
+
+
+class _LookedAt:
+    """What was looked at, in a file."""
+
+    def __init__(self, file: Path, *, keep: bool, fresh: bool) -> None:
+        self._file = file if keep else None
+        self.done: set[str] = set()
+        self.problems: list[str] = []
+        self._saved = time.monotonic()
+        if keep and not fresh:
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                content = json.loads(file.read_text("utf-8"))
+                self.done, self.problems = set(content["done"]), list(content["problems"])
+
+    def add(self, name: str, problems: Sequence[str]) -> None:
+        self.done.add(name)
+        if self._file is not None and time.monotonic() - self._saved > SAVE_SECONDS:
+            self._saved = time.monotonic()
+            at = datetime.now(UTC).isoformat(timespec="seconds")
+            content = {"schema_version": 1, "at": at, "done": sorted(self.done), "problems": list(problems)}
+            draft = self._file.with_suffix(".new")
+            draft.write_text(json.dumps(content), "utf-8")
+            draft.replace(self._file)
+
+    def forget(self) -> None:
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
+
+
+def _artifact_problems(audit: Audit, indexed: Indexed) -> tuple[list[str], int]:
+    """(what does not hold of an artifact, bytes hashed)."""
+    try:
+        artifact = audit.artifact(indexed)
+    except UserError as error:
+        return [str(error)], 0
+    checks: list[Callable[[Audit, Indexed, Artifact], None]] = [
+        _check_bytes, _check_tree, _check_ledger, _check_inputs, _check_index,
+    ]  # fmt: skip
+    problems = []
+    for check in checks:
+        try:
+            check(audit, indexed, artifact)
+        except UserError as error:
+            problems.append(str(error))
+    return list(dict.fromkeys(problems)), sum(file.size for file in artifact.files.values())
+
+
+def _check_bytes(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
+    verify_artifact(audit.store, artifact, audit.settings.cache_folder)
+
+
+def _check_tree(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
+    if indexed.place.stage not in HAVE_RECORDS:
+        return
+    where = audit.store.uri(artifact.place.manifest)
+    head = TreeHead.of(artifact.figures, file=where)
+    has = audit.shelf.has(artifact, f"evidence/{TREE}")
+    if head is None and not has:
+        return
+    if head is None or not has:
+        raise UserError("a record tree without its root, or a root without its tree", file=where, fix=RESTORE)
+    key = audit.keys(indexed.tenant).of_id(head.key)
+    check_tree(audit.shelf.evidence(artifact), head, key)
+
+
+def _check_ledger(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
+    mixture = audit.index.parent(indexed, MIXTURE) if indexed.place.stage == MODEL else None
+    if mixture is not None:
+        times_of(audit.shelf, artifact, audit.artifact(mixture))
+
+
+def _check_inputs(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
+    """Every artifact that it was made from is there, with the manifest that it had then."""
+    for name, (digest, manifest) in audit.index.inputs(indexed.id).items():
+        if manifest is None:
+            continue
+        same = audit.index.with_digest(digest)
+        if not any(each.manifest == manifest for each in same):
+            altered = "has another manifest than when it was used" if same else "is gone"
+            raise UserError(
+                f"the {name} that it was made of {altered}",
+                file=audit.store.uri(artifact.place.manifest),
+                value=digest[:12],
+                fix=RESTORE,
+            )
+
+
+def _check_index(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
+    """The index says of its records what the evidence says."""
+    if indexed.problem or indexed.place.stage not in (*HAVE_RECORDS, MODEL):
+        return
+    if indexed.place.stage == MODEL:
+        mixture = audit.index.parent(indexed, MIXTURE)
+        if mixture is None:
+            return
+        times = times_of(audit.shelf, artifact, audit.artifact(mixture))
+        same = times.astype("<u4").tobytes() == audit.index.all_times(indexed.id)
+    else:
+        keys = audit.keys(indexed.tenant)
+        there = member_sums(
+            (at, one.number, one.state)
+            for lookups, members in indexed_members(audit.shelf, artifact, keys)
+            for at, one in zip(lookups, members, strict=True)
+        )
+        same = there == audit.sums.get(indexed.id, member_sums(())) and there[0] == indexed.records
+    if not same:
+        raise _index_error(audit, f"the index says otherwise of {artifact.place.path} than its evidence")
+
+
+def _index_error(audit: Audit, problem: str) -> UserError:
+    fix = "Run `ft-dagster audit index --again`: it is made from the store"
+    return UserError(problem, file=index_folder(audit.settings), fix=fix)
+
+
+def _log_problems(audit: Audit) -> Iterator[str]:
+    """What does not hold of release logs: their chain, their exports and evaluations."""
+    for prefix in tenant_prefixes(audit.store):
+        if audit.tenant not in (None, tenant_of(prefix)):
+            continue
+        try:
+            entries = read_log(audit.store, prefix).entries
+        except UserError as error:
+            yield str(error)
+            continue
+        if len(audit.log.get(prefix, [])) > len(entries):
+            yield f"{audit.store.uri(prefix)}/releases: entries were taken out of this release log. {RESTORE}"
+        for number, entry in enumerate(entries, 1):
+            exports = [e for e in audit.index.of_stage(EXPORT, prefix) if e.digest == entry.export]
+            where = f"{audit.store.uri(prefix)}/releases/{number:06d}.json"
+            if not exports:
+                yield f"{where}: the export {entry.export[:12]} is gone. {RESTORE}"
+            elif entry.export_manifest not in (None, *(each.manifest for each in exports)):
+                said = f"the export {entry.export[:12]} has another manifest than at its release"
+                yield f"{where}: {said}. {RESTORE}"

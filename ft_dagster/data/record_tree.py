@@ -1,0 +1,295 @@
+"""The record tree of a data set, a corpus or a mixture: evidence of exactly which records it has.
+
+rows.parquet (and dropped.parquet) beside a payload say of each record its `identity`, a `salt`, `record`,
+which is sha256(salt ‖ identity), and the facts: source, file, line, licence, group, split, or why it was left
+out. tree.parquet has a leaf of each, ordered by lookup, the HMAC of the identity under the owner's key; the
+root of the Merkle tree over them stands in the manifest, which binds the files as well. A leaf is
+
+    lookup ‖ record ‖ sha256(salt ‖ facts)          32 bytes each; facts: JSON, names in order, no spaces
+
+so that a record and its salt show that it is in, and two leaves side by side that nothing is between them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow.parquet import ParquetFile, write_table
+
+from ft_dagster.data.dataset_io import DROPPED, ORIGINS
+from ft_dagster.errors import UserError
+from ft_dagster.provenance.merkle import SIZE, MerkleTree, leaf_hash
+from ft_dagster.provenance.record_keys import RecordKey
+from ft_dagster.schema_version import refuse_newer
+
+SCHEMA_VERSION = 1
+TREE = "tree.parquet"
+FIGURES = "records"  # the figures of a manifest that name the tree
+DIGESTS = ("identity", "record", "salt")  # in hex; all other columns are facts
+SALT_SIZE = 16
+BATCH = 8192
+RESTORE = "Restore it from a backup, or make the artifact again"
+SCHEMA = pa.schema(
+    [("lookup", pa.binary(SIZE)), ("leaf", pa.binary(SIZE)), ("dropped", pa.bool_()), ("row", pa.int64())]
+)
+_AS_JSON = json.JSONEncoder(ensure_ascii=False)
+
+
+class TreeHead(NamedTuple):
+    """What a manifest says of a tree. `root`: hex. `size`: leaves. `key`: the id of the key that orders
+    them.
+    """
+
+    root: str
+    size: int
+    key: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema_version": SCHEMA_VERSION, **self._asdict()}
+
+    @classmethod
+    def of(cls, figures: dict[str, Any], *, file: object = None) -> TreeHead | None:
+        """Of a manifest's figures; None of an artifact that was made before there were trees. Raises
+        UserError.
+        """
+        found = figures.get(FIGURES)
+        if found is None:
+            return None
+        try:
+            refuse_newer(found["schema_version"], SCHEMA_VERSION, file=file)
+            return cls(str(found["root"]), int(found["size"]), str(found["key"]))
+        except (KeyError, TypeError, ValueError):
+            raise UserError(
+                "its figures name no record tree", file=file, field=FIGURES, fix=RESTORE
+            ) from None
+
+
+class RecordRow(NamedTuple):
+    """A row of the evidence. `identity`, `record` and `salt`: bytes. `facts`: the JSON that its leaf
+    binds.
+    """
+
+    identity: bytes
+    record: bytes
+    salt: bytes
+    facts: str
+
+    def leaf(self, lookup: bytes) -> bytes:
+        """The hash of its leaf, see the top."""
+        return leaf_hash(lookup + self.record + hashlib.sha256(self.salt + self.facts.encode()).digest())
+
+
+def grow_tree(evidence: Path, key: RecordKey) -> TreeHead:
+    """Write tree.parquet over the rows of an evidence folder. Some 150 bytes of memory a record."""
+    lookups, leaves = bytearray(), bytearray()
+    counts = []
+    for name in _row_files(evidence):
+        before = len(leaves)
+        for batch in record_rows(evidence / name):
+            for row in batch:
+                lookup = key.lookup(row.identity)
+                lookups += lookup
+                leaves += row.leaf(lookup)
+        counts.append((len(leaves) - before) // SIZE)
+    order = _order(bytes(lookups))
+    columns = [_gathered(lookups, order), _gathered(leaves, order), *_places(counts, order)]
+    root = MerkleTree(columns[1].buffers()[1].to_pybytes()).root if len(order) else MerkleTree(b"").root
+    table = pa.Table.from_arrays(columns, schema=SCHEMA)
+    write_table(table, evidence / TREE, compression="NONE", use_dictionary=False, row_group_size=2**16)
+    return TreeHead(root.hex(), len(order), key.id)
+
+
+def record_rows(file: Path) -> Iterator[list[RecordRow]]:
+    """The rows of rows.parquet or dropped.parquet, a batch at a time. Raises UserError for another file."""
+    with ParquetFile(file) as table:
+        _check_columns(table, file)
+        for batch in table.iter_batches(BATCH):
+            yield _as_rows(batch)
+
+
+def record_row(file: Path, number: int) -> tuple[RecordRow, dict[str, Any]]:
+    """One row and its facts as a mapping. Raises UserError where there is none."""
+    with ParquetFile(file) as table:
+        _check_columns(table, file)
+        for group in range(table.num_row_groups):
+            rows = table.metadata.row_group(group).num_rows
+            if number < rows:
+                one = table.read_row_group(group).slice(number, 1).to_batches()[0]
+                [row] = _as_rows(one)
+                return row, json.loads(row.facts)
+            number -= rows
+    raise UserError(f"it has no row {number}", file=file, fix=RESTORE)
+
+
+@dataclass(frozen=True)
+class RecordTree:
+    """tree.parquet as it was read. `lookups`, `leaves`: 32 bytes a leaf, in order of the tree."""
+
+    file: Path
+    lookups: bytes
+    leaves: bytes
+    dropped: Any
+    rows: Any
+
+    @classmethod
+    def read(cls, evidence: Path) -> RecordTree:
+        """Raises UserError for a file that is none, or whose leaves are not in order."""
+        file = evidence / TREE
+        try:
+            with ParquetFile(file) as table:
+                found = table.read(columns=SCHEMA.names).cast(SCHEMA).combine_chunks()
+        except (OSError, KeyError, pa.ArrowException) as error:
+            problem = f"not a record tree: {str(error).splitlines()[0].rstrip('.')}"
+            raise UserError(problem, file=file, fix=RESTORE) from None
+        lookups, leaves = (_raw(found.column(name)) for name in ("lookup", "leaf"))
+        return cls(file, lookups, leaves, *(found.column(name).to_numpy() for name in ("dropped", "row")))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def merkle(self) -> MerkleTree:
+        return MerkleTree(self.leaves)
+
+    def lookup(self, index: int) -> bytes:
+        return self.lookups[index * SIZE : (index + 1) * SIZE]
+
+    def find(self, lookup: bytes) -> range:
+        """The places of a record's leaves; where it has none, an empty range at its place among the
+        others.
+        """
+        first = last = bisect_left(range(len(self)), lookup, key=self.lookup)
+        while last < len(self) and self.lookup(last) == lookup:
+            last += 1
+        return range(first, last)
+
+    def row_file(self, index: int) -> Path:
+        """The file that has the row of a leaf."""
+        return self.file.with_name(DROPPED if self.dropped[index] else ORIGINS)
+
+    def row(self, index: int) -> tuple[RecordRow, dict[str, Any]]:
+        """The row of a leaf and its facts. Raises UserError where the leaf is not that of the row."""
+        row, facts = record_row(self.row_file(index), int(self.rows[index]))
+        if row.leaf(self.lookup(index)) != self.merkle.leaf(index):
+            raise UserError(
+                f"leaf {index} of this record tree is not that of its row", file=self.file, fix=RESTORE
+            )
+        return row, facts
+
+
+def check_tree(evidence: Path, head: TreeHead, key: RecordKey | None) -> None:
+    """Hold a tree against its rows and its head. Raises UserError that says what differs.
+
+    With its key the lookups too; without, the leaves are made again from the lookups as they are written.
+    """
+    tree = RecordTree.read(evidence)
+    if len(tree) != head.size or tree.merkle.root.hex() != head.root:
+        raise UserError(
+            "the root of this record tree is not the one of the manifest", file=tree.file, fix=RESTORE
+        )
+    places = {
+        (bool(d), int(row)): at for at, (d, row) in enumerate(zip(tree.dropped, tree.rows, strict=True))
+    }
+    for name in _row_files(evidence):
+        rows = (row for batch in record_rows(evidence / name) for row in batch)
+        for number, row in enumerate(rows):
+            at = places.pop((name == DROPPED, number), None)
+            if at is None or not _holds(tree, at, row, key):
+                problem = f"row {number} of {name} is not what its leaf says"
+                raise UserError(problem, file=tree.file, fix=RESTORE)
+    if places:
+        raise UserError("this record tree has leaves of no row", file=tree.file, fix=RESTORE)
+    ordered = all(tree.lookup(at) <= tree.lookup(at + 1) for at in range(len(tree) - 1))
+    if not ordered:
+        raise UserError("the leaves of this record tree are out of order", file=tree.file, fix=RESTORE)
+
+
+def _holds(tree: RecordTree, at: int, row: RecordRow, key: RecordKey | None) -> bool:
+    lookup = tree.lookup(at) if key is None else key.lookup(row.identity)
+    committed = hashlib.sha256(row.salt + row.identity).digest() == row.record
+    return committed and lookup == tree.lookup(at) and row.leaf(lookup) == tree.merkle.leaf(at)
+
+
+def _row_files(evidence: Path) -> list[str]:
+    return [name for name in (ORIGINS, DROPPED) if (evidence / name).is_file()]
+
+
+def _check_columns(table: Any, file: Path) -> None:
+    if not set(DIGESTS) <= set(table.schema_arrow.names):
+        raise UserError("its rows name no records", file=file, fix=RESTORE)
+
+
+def _as_rows(batch: Any) -> list[RecordRow]:
+    identities, records, salts = (_from_hex(batch.column(name)) for name in DIGESTS)
+    facts = _facts(batch).to_pylist()
+    return [
+        RecordRow(
+            identities[32 * at : 32 * at + 32],
+            records[32 * at : 32 * at + 32],
+            salts[16 * at : 16 * at + 16],
+            each,
+        )
+        for at, each in enumerate(facts)
+    ]
+
+
+def _from_hex(column: Any) -> bytes:
+    """The bytes of a column of hexadecimal texts of one length, one after another."""
+    return bytes.fromhex("".join(column.to_pylist()))
+
+
+def _facts(batch: Any) -> Any:
+    """The facts of each row as JSON."""
+    pieces: list[Any] = []
+    for name in sorted(set(batch.schema.names) - set(DIGESTS)):
+        pieces += [f'{"," if pieces else "{"}"{name}":', _in_json(batch.column(name))]
+    return pc.binary_join_element_wise(*pieces, "}", "")
+
+
+def _in_json(column: Any) -> Any:
+    """Texts and whole numbers as JSON writes them."""
+    if pa.types.is_integer(column.type):
+        return column.cast(pa.string()).fill_null("null")
+    coded = column.cast(pa.string()).dictionary_encode()
+    texts = pa.array([_AS_JSON.encode(text) for text in coded.dictionary.to_pylist()], pa.string())
+    return texts.take(coded.indices).fill_null("null")
+
+
+def _order(lookups: bytes) -> Any:
+    """The permutation that sorts lookups; equal ones stay as they came."""
+    words = np.frombuffer(lookups, ">u8").astype(np.uint64).reshape(-1, SIZE // 8)
+    return np.lexsort(words.T[::-1])
+
+
+def _gathered(hashes: bytearray, order: Any) -> Any:
+    """Hashes in order, as an Arrow array."""
+    flat = np.frombuffer(hashes, np.uint8).reshape(-1, SIZE)[order]
+    return pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(SIZE), len(order), [None, pa.py_buffer(flat.tobytes())]
+    )
+
+
+def _places(counts: list[int], order: Any) -> tuple[Any, Any]:
+    """(dropped, row in its file) of each leaf, in order; `counts`: rows of rows.parquet, dropped.parquet."""
+    kept = counts[0] if counts else 0
+    dropped = order >= kept
+    return pa.array(dropped, pa.bool_()), pa.array(np.where(dropped, order - kept, order), pa.int64())
+
+
+def _raw(column: Any) -> bytes:
+    """The bytes of a fixed-size column, one value after another."""
+    if not len(column):
+        return b""
+    [array] = column.chunks
+    start = array.offset * SIZE
+    return array.buffers()[1].to_pybytes()[start : start + len(array) * SIZE]

@@ -1,0 +1,192 @@
+"""Keys of record trees: one file a tenant, and one for what all tenants share; made on first use.
+
+A tree is ordered by the HMAC-SHA256 of each record's identity under its owner's key, and the index knows
+records by that alone: who has no key can look nothing up by a guessed text. Rotating puts a new key before
+the old ones, which stay: trees that stand are ordered by them. Losing a key loses no record and no proof of
+presence; what is lost is to show that a record is absent from the trees that were ordered by it without
+reading all of their rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.errors import UserError
+from ft_dagster.schema_version import refuse_newer
+from ft_dagster.strict_json import dumps, loads
+
+SCHEMA_VERSION = 1
+KEY_BYTES = 32
+SHARED_OWNER = ""  # of what all tenants share
+_OTHERS = 0o077
+RESTORE = "Restore it from a backup (`ft-dagster audit key restore FILE`)"
+
+
+@dataclass(frozen=True)
+class RecordKey:
+    """One key. `id`: what trees name it by, the first 16 hexadecimal digits of a hash of it."""
+
+    secret: bytes
+    made: str
+
+    @property
+    def id(self) -> str:
+        return hashlib.sha256(b"ft_dagster record key\0" + self.secret).hexdigest()[:16]
+
+    def lookup(self, identity: bytes) -> bytes:
+        """The 32 bytes by which a record of this identity is found and ordered."""
+        return hmac.digest(self.secret, identity, "sha256")
+
+
+@dataclass(frozen=True)
+class OwnerKeys:
+    """The keys of a tenant, or of what is shared (`owner` is then empty), newest first; at least one."""
+
+    owner: str
+    keys: tuple[RecordKey, ...]
+
+    @property
+    def current(self) -> RecordKey:
+        return self.keys[0]
+
+    def of_id(self, id: str) -> RecordKey | None:
+        """The key that a tree names; None where it is lost, or another host's."""
+        return next((key for key in self.keys if key.id == id), None)
+
+
+def keys_of(folder: Path, owner: str) -> OwnerKeys:
+    """The keys of an owner; the first is made where there is none. Raises UserError for a file that others
+    may read, or that is none.
+    """
+    file = _file(folder, owner)
+    if not os.path.lexists(file):
+        _create(file, [_new_key()])
+    return _read(file, owner)
+
+
+def read_keys(file: Path) -> OwnerKeys:
+    """The keys of one file. Raises UserError as `keys_of`."""
+    return _read(file, file.stem)
+
+
+def owners(folder: Path) -> list[str]:
+    """Who has keys here, in order; what is shared first."""
+    shared = [SHARED_OWNER] if _file(folder, SHARED_OWNER).is_file() else []
+    return [*shared, *sorted(file.stem for file in (folder / "tenants").glob("*.json"))]
+
+
+def rotate(folder: Path, owner: str) -> OwnerKeys:
+    """Put a new key before those of an owner. Raises UserError as `keys_of`."""
+    keys = [_new_key(), *keys_of(folder, owner).keys]
+    _write(_file(folder, owner), keys)
+    return keys_of(folder, owner)
+
+
+def back_up(folder: Path, target: Path) -> int:
+    """Write all keys into one new file of this user alone; how many owners it has. Raises UserError."""
+    content = {owner: [_as_json(key) for key in keys_of(folder, owner).keys] for owner in owners(folder)}
+    try:
+        descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except OSError as error:
+        fix = "Name a file that is not there, in a folder that is"
+        raise UserError(f"cannot be written: {error.strerror}", file=target, fix=fix) from None
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(dumps({"schema_version": SCHEMA_VERSION, "owners": content}, indent=1) + "\n")
+    return len(content)
+
+
+def restore(folder: Path, source: Path) -> int:
+    """Add the keys of a backup behind those that are here; how many were new. Raises UserError."""
+    added = 0
+    for owner, given in _backup(source).items():
+        file = _file(folder, owner)
+        there = list(_read(file, owner).keys) if file.is_file() else []
+        new = [key for key in given if key.secret not in {known.secret for known in there}]
+        if new:
+            _write(file, [*there, *new])
+            added += len(new)
+    return added
+
+
+def _backup(source: Path) -> dict[str, list[RecordKey]]:
+    try:
+        content = loads(source.read_bytes())
+        refuse_newer(content["schema_version"], SCHEMA_VERSION, file=source)
+        found = {str(owner): [_from_json(key) for key in keys] for owner, keys in content["owners"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(
+            "not a backup of keys", file=source, fix="Name what `audit key backup` wrote"
+        ) from None
+    if any("/" in owner or owner.startswith(".") for owner in found):
+        raise UserError("not a backup of keys: an owner is no tenant", file=source, fix="Name another file")
+    return found
+
+
+def _file(folder: Path, owner: str) -> Path:
+    return folder / "tenants" / f"{owner}.json" if owner else folder / "shared.json"
+
+
+def _new_key() -> RecordKey:
+    return RecordKey(secrets.token_bytes(KEY_BYTES), datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def _read(file: Path, owner: str) -> OwnerKeys:
+    try:
+        found = file.lstat()
+        if found.st_uid != os.getuid() or found.st_mode & _OTHERS or file.is_symlink():
+            fix = f"Make it yours alone: chmod 600 {file}; rotate the key if others may have read it"
+            raise UserError("others may read this key, or it is a link", file=file, fix=fix)
+        content = loads(file.read_bytes())
+        refuse_newer(content["schema_version"], SCHEMA_VERSION, file=file)
+        keys = tuple(_from_json(key) for key in content["keys"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError("not a file of keys", file=file, fix=RESTORE) from None
+    if not keys:
+        raise UserError("a file of keys without one", file=file, fix=RESTORE)
+    return OwnerKeys(owner, keys)
+
+
+def _from_json(key: Any) -> RecordKey:
+    secret = bytes.fromhex(key["key"])
+    if len(secret) != KEY_BYTES:
+        raise ValueError("not a key")
+    return RecordKey(secret, str(key["made"]))
+
+
+def _as_json(key: RecordKey) -> dict[str, str]:
+    return {"id": key.id, "made": key.made, "key": key.secret.hex()}
+
+
+def _create(file: Path, keys: list[RecordKey]) -> None:
+    """Write a file of keys unless another process is faster; its keys then stand."""
+    draft = _draft(file, keys)
+    try:
+        os.link(draft, file)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+
+
+def _write(file: Path, keys: list[RecordKey]) -> None:
+    _draft(file, keys).replace(file)
+
+
+def _draft(file: Path, keys: list[RecordKey]) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    content = {"schema_version": SCHEMA_VERSION, "keys": [_as_json(key) for key in keys]}
+    descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+        out.write(dumps(content, indent=1) + "\n")
+        out.flush()
+        os.fsync(out.fileno())
+    return draft

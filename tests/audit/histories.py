@@ -1,0 +1,254 @@
+"""Stores with histories: data sets, mixtures, trainings, releases and children, made without a training.
+
+Data sets and corpora are built by the project's own code from real files; a mixture has one example a row, of
+the tokens 0, 1, 2; a model is a file and a ledger.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pyarrow import parquet
+
+from ft_dagster.audit.desk import Audit, open_audit
+from ft_dagster.data.corpus import build_general_corpus
+from ft_dagster.data.dataset import build_task_dataset
+from ft_dagster.data.mixture_figures import GeneralShare, MixtureFigures
+from ft_dagster.data.mixture_records import GENERAL, write_mixture_records
+from ft_dagster.data.record_tree import FIGURES, grow_tree
+from ft_dagster.data.shards import SplitWriter
+from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.release import ReleaseCandidate, ReleaseRequest, record_release
+from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.objectives import Rendered
+from ft_dagster.provenance.record_keys import SHARED_OWNER, keys_of
+from ft_dagster.settings import Settings, load_settings
+from ft_dagster.spec.variant import CorpusSpec, VariantSpec
+from ft_dagster.stages.corpora import prefix_of_corpus
+from ft_dagster.store import Artifact, Attempt, Store
+from ft_dagster.store.make import Recipe, make_artifact
+from ft_dagster.strict_json import dumps
+from tests.certificates import certificate
+
+GATES = "b" * 64
+SPLITS = {"validation": 0.2, "test": 0.2, "minimum": 1}
+
+
+@dataclass
+class History:
+    """A project folder and its store. `kept`: what evidence is made: trees, as now; rows without them;
+    none.
+    """
+
+    folder: Path
+    kept: Literal["trees", "rows", "none"] = "trees"
+
+    def __post_init__(self) -> None:
+        (self.folder / "tenants").mkdir(parents=True, exist_ok=True)
+
+    @property
+    def settings(self) -> Settings:
+        return load_settings(self.folder)
+
+    @property
+    def store(self) -> Store:
+        return self.settings.open_store()
+
+    def audit(self, **options: Any) -> Audit:
+        return open_audit(self.settings, **options)
+
+    def base(self, name: str = "models/x") -> Artifact:
+        return self._put("base_model", "shared", {"base.json": {"reference": name, "revision": None}}, {})
+
+    def corpus(self, texts: Sequence[str], name: str = "general") -> Artifact:
+        self._write(f"{name}.jsonl", [{"text": text} for text in texts])
+        spec = CorpusSpec.model_validate({"description": "x", "sources": [f"{name}.jsonl"], "holdout": 0.2})
+        prints: list[Any] = [[{"path": f"{name}.jsonl", "size": 1, "sha256": "c" * 64}]]
+
+        def build(attempt: Attempt) -> dict[str, Any]:
+            figures = build_general_corpus(
+                name, spec, self.folder, attempt.payload, evidence=attempt.evidence
+            )
+            return {**figures, **self._tree(attempt, SHARED_OWNER)}
+
+        parts = {"corpus": spec.model_dump(mode="json"), "sources": prints, "texts": list(texts)}
+        return self._make(Recipe("general_corpus", prefix_of_corpus(name), spec=parts), build)
+
+    def dataset(self, variant: str, rows: Sequence[Mapping[str, Any]], **data: Any) -> Artifact:
+        self._write("rows.jsonl", rows)
+        content = {"description": "x", "owners": ["me"], "base_model": "base"}
+        declared = {"sources": ["rows.jsonl"], "splits": SPLITS, **data}
+        spec = VariantSpec.model_validate({**content, "data": declared})
+
+        def build(attempt: Attempt) -> dict[str, Any]:
+            figures = build_task_dataset(spec, self.folder, [], attempt.payload, evidence=attempt.evidence)
+            return {**figures, **self._tree(attempt, variant.split(".", maxsplit=1)[0])}
+
+        parts = {"data.sources": spec.model_dump(mode="json")["data"]["sources"], "rows": list(rows)}
+        return self._make(Recipe("task_dataset", _prefix(variant), {"sources": "5" * 64}, parts), build)
+
+    def mixture(
+        self, variant: str, dataset: Artifact, corpus: Artifact | None = None, general: int = 5
+    ) -> Artifact:
+        """Every row of the data set's splits, and the first documents of the corpus."""
+        inputs = {"task_dataset": dataset, **({"general_corpus": corpus} if corpus else {})}
+
+        def build(attempt: Attempt) -> dict[str, Any]:
+            figures = _write_mixture(self._payload(dataset), attempt.payload, general if corpus else 0)
+            if self.kept != "trees":
+                return figures.to_json()
+            evidence = [None if each is None else self._evidence(each) for each in (dataset, corpus)]
+            assert evidence[0] is not None
+            assert write_mixture_records(attempt.payload, attempt.evidence, evidence[0], evidence[1])
+            return {**figures.to_json(), **self._tree(attempt, variant.split(".", maxsplit=1)[0])}
+
+        return self._make(self._recipe("training_mixture", variant, inputs, {"general": general}), build)
+
+    def model(
+        self,
+        variant: str,
+        mixture: Artifact,
+        base: Artifact,
+        *,
+        seed: int = 0,
+        times: int = 1,
+        reached: int | None = None,
+    ) -> Artifact:
+        """Trained `times` times on each of the first `reached` examples (None: all)."""
+        inputs = {"training_mixture": mixture, "base_model": base}
+        named = ledger_names(self._payload(mixture))
+        counts = [times if reached is None or at < reached else 0 for at in range(len(named))]
+
+        def build(attempt: Attempt) -> dict[str, Any]:
+            (attempt.payload / "adapter_model.safetensors").write_text(
+                f"weights {seed} {counts} {mixture.digest}"
+            )
+            ledger = {"mixture_digest": mixture.digest, "records": named, "times_exported": counts}
+            (attempt.evidence / "ledger.json").write_text(
+                json.dumps({**ledger, "schema_version": 1}), "utf-8"
+            )
+            return {"steps": 1, "flops": 10}
+
+        return self._make(
+            self._recipe("fine_tuned_model", variant, inputs, {"seed": seed, "times": counts}), build
+        )
+
+    def release(self, variant: str, weights: Artifact, base: Artifact) -> tuple[Artifact, ReleaseEntry]:
+        """The export, and the entry of the log."""
+        tuned = {"fine_tuned_model": weights}
+        verdict = {"verdict": {"passed": True}}
+        prefix, scores = _prefix(variant), {"scores.json": weights.digest}
+        evaluation = self._put("evaluation", prefix, scores, tuned, verdict, gates=GATES)
+        inputs = {**tuned, "evaluation": evaluation, "base_model": base}
+        export = self._put(
+            "model_export", _prefix(variant), {"model.json": f"export of {weights.digest}"}, inputs
+        )
+        speaks = certificate(export.digest, weights.digest)
+        candidate = ReleaseCandidate(export, evaluation, Verdict(True, "pass", ()), GATES, speaks)
+        asked = ReleaseRequest("test", "ann")
+        entry = record_release(self.store, _prefix(variant), candidate, asked, variant=variant, run_id=None)
+        return export, entry
+
+    def derived_base(
+        self, variant: str, parent: str, export: Artifact, weights: Artifact, base: Artifact
+    ) -> Artifact:
+        """The base of a variant that starts from another's release."""
+        inputs = {
+            "model_export": export.digest,
+            "fine_tuned_model": weights.digest,
+            "base_model": base.digest,
+        }
+        figures = {"parent": {"variant": parent, "version": 1, "mode": "stack"}}
+        recipe = Recipe("base_model", _prefix(variant), inputs)
+
+        def build(attempt: Attempt) -> dict[str, Any]:
+            content = {"reference": parent, "revision": None, "of": weights.digest}
+            (attempt.payload / "base.json").write_text(json.dumps(content), "utf-8")
+            return figures
+
+        return self._make(recipe, build)
+
+    def _put(
+        self,
+        stage: str,
+        prefix: str,
+        files: Mapping[str, Any],
+        inputs: Mapping[str, Artifact],
+        figures: Mapping[str, Any] | None = None,
+        **digests: str,
+    ) -> Artifact:
+        def build(attempt: Attempt) -> dict[str, Any]:
+            for name, content in files.items():
+                (attempt.payload / name).write_text(json.dumps(content), "utf-8")
+            return dict(figures or {})
+
+        named = {**{name: each.digest for name, each in inputs.items()}, **digests}
+        manifests = {name: each.manifest for name, each in inputs.items()}
+        recipe = Recipe(stage, prefix, named, {"files": dict(files)}, manifests=manifests)
+        return self._make(recipe, build)
+
+    def _recipe(
+        self, stage: str, variant: str, inputs: Mapping[str, Artifact], spec: dict[str, Any]
+    ) -> Recipe:
+        digests = {name: each.digest for name, each in inputs.items()}
+        manifests = {name: each.manifest for name, each in inputs.items()} if self.kept == "trees" else {}
+        return Recipe(stage, _prefix(variant), digests, spec, manifests=manifests)
+
+    def _make(self, recipe: Recipe, build: Any) -> Artifact:
+        return make_artifact(self.store, self.settings.work_folder, recipe, build)
+
+    def _tree(self, attempt: Attempt, owner: str) -> dict[str, Any]:
+        for file in attempt.evidence.iterdir() if self.kept == "none" else ():
+            file.unlink()
+        if self.kept != "trees":
+            return {}
+        return {
+            FIGURES: grow_tree(attempt.evidence, keys_of(self.settings.keys_folder, owner).current).to_json()
+        }
+
+    def _payload(self, artifact: Artifact) -> Path:
+        return artifact.folder(self.store, self.settings.cache_folder) / "payload"
+
+    def _evidence(self, artifact: Artifact) -> Path:
+        return artifact.folder(self.store, self.settings.cache_folder) / "evidence"
+
+    def _write(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        (self.folder / name).write_text("".join(dumps(row) + "\n" for row in rows), "utf-8")
+
+
+def ledger_names(mixture: Path) -> list[str]:
+    """What the ledger of a training calls its examples."""
+    table = parquet.read_table(
+        mixture / "train" / "shard-00000.parquet", columns=["source", "row"]
+    ).to_pylist()
+    return [f"{one['source']}:{one['row']}" for one in table]
+
+
+def question(number: int, **more: Any) -> dict[str, Any]:
+    return {"prompt": f"What is item {number}?", "completion": f"Item {number} is a thing.", **more}
+
+
+def _prefix(variant: str) -> str:
+    return f"tenants/{variant.replace('.', '/')}"
+
+
+def _write_mixture(dataset: Path, out: Path, general: int) -> MixtureFigures:
+    splits = {}
+    for split in ("train", "validation"):
+        writer = SplitWriter(out, split)
+        rows = (
+            parquet.read_table(dataset / f"{split}.parquet", columns=["source"]).column("source").to_pylist()
+        )
+        for number, source in enumerate(rows):
+            writer.add(Rendered([0, 1, 2], ((1, 3),), truncated=False), source, number)
+        for number in range(general if split == "train" else 0):
+            writer.add(Rendered([0, 1, 2], ((1, 3),), truncated=False), f"{GENERAL}general", number)
+        splits[split] = writer.close()
+    splits["general_holdout"] = SplitWriter(out, "general_holdout").close()
+    figures = MixtureFigures("t", 3, 0, "as they are", splits, GeneralShare(0.0, 0.0), 3, {})
+    (out / "mixture.json").write_text(dumps(figures.file_json()), "utf-8")
+    return figures

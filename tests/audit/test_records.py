@@ -1,0 +1,291 @@
+"""From a record to the models: whatever the history, index, evidence and a count by hand agree on every
+pair.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_dagster.audit.asked import asked_record
+from ft_dagster.audit.desk import Audit
+from ft_dagster.audit.proofs import ABSENCE, PRESENCE, check, prove
+from ft_dagster.audit.records import INHERITED, JUDGED, TRAINED, UNREACHED, VALIDATED, record
+from ft_dagster.audit.verify import verify
+from ft_dagster.data.dataset_io import read_split
+from ft_dagster.errors import UserError
+from ft_dagster.provenance.record_keys import keys_of, rotate
+from ft_dagster.store import Artifact
+from ft_dagster.strict_json import dumps
+from tests.audit.histories import History, question
+
+Pair = tuple[str, str, str]  # (variant, weights, how)
+
+
+def identity_of(row: dict[str, Any]) -> bytes:
+    return asked_record(json.dumps(row)).identities[0]
+
+
+def splits_of(history: History, dataset: Artifact) -> dict[bytes, str]:
+    """Identity -> split, read from the payload."""
+    payload = dataset.folder(history.store, history.settings.cache_folder) / "payload"
+    return {
+        row.identity: split
+        for split in ("train", "validation", "test")
+        for row in read_split(payload / f"{split}.parquet")
+    }
+
+
+def pairs(history: History, row: dict[str, Any], **options: Any) -> dict[Pair, int | None]:
+    audit = history.audit(**options)
+    found = pairs_of(audit, row)
+    audit.index.close()
+    return found
+
+
+def pairs_of(audit: Audit, row: dict[str, Any]) -> dict[Pair, int | None]:
+    found = record(audit, asked_record(json.dumps(row)))
+    return {(one.variant, one.weights, one.how): one.times for one in found.models}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kept", ["trees", "rows", "none"])
+def test_index_and_brute_force_agree_on_every_record_and_model(tmp_path: Path, seed: int, kept: Any) -> None:
+    draw, history = random.Random(seed), History(tmp_path / "project", kept)
+    expected: dict[int, dict[Pair, int]] = {number: {} for number in range(40)}
+    released: list[tuple[str, Artifact, Artifact]] = []
+    base = history.base()
+    identities = {identity_of(question(number)): number for number in range(40)}
+    for step in range(6):
+        variant = f"{draw.choice(['acme', 'globex'])}.{draw.choice(['one', 'two'])}"
+        chosen = draw.sample(range(40), 25)
+        dataset = history.dataset(variant, [question(number) for number in chosen])
+        mixture = history.mixture(variant, dataset)
+        parents = [each for each in released if each[0].split(".")[0] == variant.split(".", maxsplit=1)[0]]
+        parent = draw.choice(parents) if parents and draw.random() < 0.7 else None
+        start = (
+            base if parent is None else history.derived_base(variant, parent[0], parent[2], parent[1], base)
+        )
+        reached = draw.choice([None, 3])
+        model = history.model(variant, mixture, start, seed=step, times=draw.randint(1, 3), reached=reached)
+        expect(history, expected, identities, (variant, model, dataset, reached))
+        if parent is not None:
+            inherit(expected, variant, model, parent[1].digest)
+        if draw.random() < 0.7:
+            export, _ = history.release(variant, model, start)
+            released.append((variant, model, export))
+        if draw.random() < 0.5:
+            history.audit().index.close()  # the index follows in parts
+    followed, anew = every(history, 40), every(history, 40, again=True)
+    assert [set(found) for found in followed] == [set(found) for found in expected.values()]
+    assert anew == followed
+    assert verify(history.audit()).problems == ()
+
+
+def every(history: History, count: int, **options: Any) -> list[dict[Pair, int | None]]:
+    """`pairs` of the first questions, asked of one audit."""
+    audit = history.audit(**options)
+    found = [pairs_of(audit, question(number)) for number in range(count)]
+    audit.index.close()
+    return found
+
+
+def expect(
+    history: History,
+    expected: dict[int, dict[Pair, int]],
+    identities: dict[bytes, int],
+    trained: tuple[str, Artifact, Artifact, int | None],
+) -> None:
+    variant, model, dataset, reached = trained
+    train = 0
+    for identity, split in splits_of(history, dataset).items():
+        how = {"train": TRAINED, "validation": VALIDATED, "test": JUDGED}[split]
+        if split == "train":
+            how = TRAINED if reached is None or train < reached else UNREACHED
+            train += 1
+        expected[identities[identity]][variant, model.digest, how] = 1
+
+
+def inherit(expected: dict[int, dict[Pair, int]], variant: str, model: Artifact, parent: str) -> None:
+    """A child has what its parent was trained on, and what that inherited."""
+    for found in expected.values():
+        if any(weights == parent and how in (TRAINED, INHERITED) for _, weights, how in found):
+            found[variant, model.digest, INHERITED] = 1
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> History:
+    """acme.one on 30 rows and a corpus, released; globex.two on 20 of these rows."""
+    made = History(tmp_path / "project")
+    base, corpus = made.base(), made.corpus([f"Document {n} of the town." for n in range(40)])
+    dataset = made.dataset("acme.one", [question(number) for number in range(30)])
+    model = made.model("acme.one", made.mixture("acme.one", dataset, corpus), base, times=3)
+    made.release("acme.one", model, base)
+    other = made.dataset("globex.two", [question(number) for number in range(20)])
+    made.model("globex.two", made.mixture("globex.two", other), base)
+    return made
+
+
+def trained(history: History, variant: str) -> dict[str, Any]:
+    """A row that the variant was trained on."""
+    for number in range(20):
+        if any(pair[0] == variant and pair[2] == TRAINED for pair in pairs(history, question(number))):
+            return question(number)
+    raise AssertionError("no row was trained on")
+
+
+def test_case_and_spacing_find_the_same_record(history: History) -> None:
+    row = trained(history, "acme.one")
+    shouted = {name: f"  {text.upper()} \n" for name, text in row.items()}
+    assert pairs(history, shouted) == pairs(history, row)
+    assert any(how == TRAINED and times == 3 for (_, _, how), times in pairs(history, row).items())
+
+
+def test_an_answer_has_the_facts_and_a_proof(history: History) -> None:
+    audit = history.audit()
+    found = record(audit, asked_record(json.dumps(question(3))))
+    assert found.seen
+    for one in found.found:
+        assert one.facts["line"] == 4
+        assert one.facts["file"] == "rows.jsonl"
+        assert one.inclusion is not None
+
+
+def test_general_text_is_found_in_the_corpus_and_in_the_models(history: History) -> None:
+    audit = history.audit()
+    found = record(audit, asked_record("document 0 OF the town."))
+    assert {one.stage for one in found.found} <= {"general_corpus", "training_mixture"}
+    assert found.seen
+
+
+def test_never_seen_says_what_was_looked_at(history: History) -> None:
+    found = record(history.audit(), asked_record("nobody ever wrote this"))
+    assert not found.seen
+    assert found.checked.artifacts == 5
+    assert found.checked.models == 2
+    assert found.checked.records > 100
+    assert "base model" in found.note
+
+
+def test_an_auditor_of_a_tenant_hears_of_that_tenant_alone(history: History) -> None:
+    row = trained(history, "globex.two")
+    assert {pair[0] for pair in pairs(history, row)} == {"acme.one", "globex.two"}
+    assert {pair[0] for pair in pairs(history, row, tenant="globex")} == {"globex.two"}
+    with pytest.raises(UserError, match="no model of this variant"):
+        history.audit(tenant="globex").model("acme.one")
+    weights = history.audit().model("acme.one").digest
+    with pytest.raises(UserError, match="no artifact has this digest"):
+        history.audit(tenant="globex").model(weights)
+
+
+def test_a_rotated_key_finds_the_same_after_the_index_was_made_again(history: History) -> None:
+    row = trained(history, "acme.one")
+    before = pairs(history, row)
+    rotate(history.settings.keys_folder, "acme")
+    assert pairs(history, row) == before
+    assert verify(history.audit()).holds
+
+
+def test_a_lost_key_loses_no_answer(history: History) -> None:
+    row = trained(history, "acme.one")
+    before = pairs(history, row)
+    (history.settings.keys_folder / "tenants" / "acme.json").unlink()
+    assert pairs(history, row) == before
+    assert verify(history.audit()).holds
+    audit = history.audit()
+    with pytest.raises(UserError, match=r"the key .* is lost"):
+        prove(audit, asked_record(json.dumps(row)), audit.model("acme.one"))
+
+
+@pytest.mark.parametrize("damage", [b"", b"no database", None])
+def test_a_damaged_or_deleted_index_is_made_again(history: History, damage: bytes | None) -> None:
+    row = trained(history, "acme.one")
+    before = pairs(history, row)
+    file = history.settings.work_folder / "audit" / "index.sqlite"
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.unlink() if damage is None else file.write_bytes(damage)
+    assert pairs(history, row) == before
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_index_has_no_text_and_no_identity(history: History) -> None:
+    history.audit().index.close()
+    content = b"".join(
+        file.read_bytes() for file in (history.settings.work_folder / "audit").iterdir() if file.is_file()
+    )
+    assert b"What is item" not in content
+    for number in range(30):
+        assert identity_of(question(number)) not in content
+        assert identity_of(question(number)).hex().encode() not in content
+
+
+def proof_file(history: History, given: str, model: str, tmp_path: Path) -> Path:
+    audit = history.audit()
+    file = tmp_path / "proof.json"
+    file.write_text(dumps(prove(audit, asked_record(given), audit.model(model))), "utf-8")
+    return file
+
+
+def test_a_proof_of_presence_is_checked_without_the_store(history: History, tmp_path: Path) -> None:
+    row = trained(history, "acme.one")
+    file = proof_file(history, json.dumps(row), "acme.one", tmp_path)
+    weights = history.audit().model("acme.one").digest
+    found = check(file, asked_record(json.dumps(row)))
+    assert (found.kind, found.variant, found.model) == (PRESENCE, "acme.one", weights)
+    assert found.facts["split"] == "train"
+    assert file.stat().st_size < 64_000
+    path = json.loads(file.read_text())["leaves"][0]["path"]
+    assert sum(map(len, path)) // 2 < 2000
+
+
+def test_a_proof_of_absence_needs_the_key_of_the_tenant(history: History, tmp_path: Path) -> None:
+    file = proof_file(history, "never written", "acme.one", tmp_path)
+    asked, key = asked_record("never written"), keys_of(history.settings.keys_folder, "acme").current
+    found = check(file, asked, key)
+    assert found.kind == ABSENCE
+    assert any("it is not there" in step for step in found.steps)
+    assert any("needs the tenant's key" in step for step in check(file, asked).unchecked)
+    with pytest.raises(UserError, match="another than the tree's"):
+        check(file, asked, keys_of(history.settings.keys_folder, "globex").current)
+
+
+def test_a_proof_of_absence_does_not_hold_of_another_record(history: History, tmp_path: Path) -> None:
+    row = trained(history, "acme.one")
+    file = proof_file(history, "never written", "acme.one", tmp_path)
+    proof = json.loads(file.read_text())
+    proof["identity"] = identity_of(row).hex()
+    file.write_text(json.dumps(proof))
+    with pytest.raises(UserError, match="does not hold"):
+        check(file, asked_record(json.dumps(row)), keys_of(history.settings.keys_folder, "acme").current)
+
+
+FORGED = {
+    "another record": lambda proof: proof.update(identity="0" * 64),
+    "another salt": lambda proof: proof.update(salt="0" * 32),
+    "other facts": lambda proof: proof.update(facts=proof["facts"].replace('"line":', '"line":9')),
+    "a sibling changed": lambda proof: proof["leaves"][0]["path"].__setitem__(0, "0" * 64),
+    "another place": lambda proof: proof["leaves"][0].update(index=proof["leaves"][0]["index"] ^ 1),
+    "another root": lambda proof: proof["tree"].update(root="0" * 64),
+    "another size": lambda proof: proof["tree"].update(size=9),
+    "the mixture's manifest changed": lambda proof: proof["manifests"].update(
+        training_mixture=proof["manifests"]["training_mixture"].replace('"seed"', '"Seed"')
+    ),
+    "no manifest": lambda proof: proof["manifests"].pop("fine_tuned_model"),
+    "another kind": lambda proof: proof.update(kind=ABSENCE),
+}
+
+
+@pytest.mark.parametrize("forged", FORGED)
+def test_a_forged_proof_does_not_hold(history: History, tmp_path: Path, forged: str) -> None:
+    row = trained(history, "acme.one")
+    file = proof_file(history, json.dumps(row), "acme.one", tmp_path)
+    proof = json.loads(file.read_text())
+    FORGED[forged](proof)
+    file.write_text(json.dumps(proof))
+    key = keys_of(history.settings.keys_folder, "acme").current
+    with pytest.raises(UserError, match=r"does not hold|not a proof|not a manifest"):
+        check(file, asked_record(json.dumps(row)), key)

@@ -1,0 +1,265 @@
+"""What was altered or is missing is noticed and named, whoever tried to hide it; what holds is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from ft_dagster.audit.asked import asked_record
+from ft_dagster.audit.desk import index_folder, open_audit
+from ft_dagster.audit.records import record
+from ft_dagster.audit.verify import KEPT, Verified, verify
+from ft_dagster.errors import UserError
+from ft_dagster.provenance.digest import sha256_file
+from ft_dagster.settings import Settings
+from tests.audit.histories import History, question
+
+
+def verified(history: History, **options: Any) -> Verified:
+    audit = history.audit(**options)
+    found = verify(audit)
+    audit.index.close()
+    return found
+
+
+def only(folder: Path, pattern: str) -> Path:
+    [file] = (folder / ".ft_dagster" / "store").glob(pattern)
+    return file
+
+
+def flip(file: Path) -> None:
+    """Another byte, of the same size and with the same times."""
+    before = file.stat()
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.chmod(0o644)
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def edit_manifest(manifest: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    content = json.loads(manifest.read_text())
+    change(content["predicate"])
+    manifest.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def list_again(manifest: Path, part: str) -> None:
+    """Let a manifest list the files of its evidence as they are now, as a forger would."""
+
+    def change(predicate: dict[str, Any]) -> None:
+        for file in predicate[part]:
+            path = manifest.parent / predicate["attempt"] / part / file["path"]
+            file.update(size=path.stat().st_size, sha256=sha256_file(path))
+
+    edit_manifest(manifest, change)
+
+
+def swap_leaves(folder: Path) -> None:
+    manifest = only(folder, "tenants/acme/one/task_dataset/*/manifest.json")
+    file = only(folder, "tenants/acme/one/task_dataset/*/*/evidence/tree.parquet")
+    table = parquet.read_table(file)
+    columns = table.to_pydict()
+    columns["leaf"][0], columns["leaf"][1] = columns["leaf"][1], columns["leaf"][0]
+    parquet.write_table(pa.table(columns, schema=table.schema), file)
+    list_again(manifest, "evidence")
+
+
+def other_ledger(folder: Path) -> None:
+    ledger = only(folder, "tenants/acme/one/fine_tuned_model/*/*/evidence/ledger.json")
+    ledger.write_bytes(
+        only(folder, "tenants/acme/child/fine_tuned_model/*/*/evidence/ledger.json").read_bytes()
+    )
+    list_again(only(folder, "tenants/acme/one/fine_tuned_model/*/manifest.json"), "evidence")
+
+
+def seen_less_often(folder: Path) -> None:
+    """A ledger that says the records were never trained on, and a manifest that lists it."""
+    ledger = only(folder, "tenants/acme/one/fine_tuned_model/*/*/evidence/ledger.json")
+    content = json.loads(ledger.read_text())
+    content["times_exported"] = [0] * len(content["times_exported"])
+    ledger.write_text(json.dumps(content))
+    list_again(only(folder, "tenants/acme/one/fine_tuned_model/*/manifest.json"), "evidence")
+
+
+def whole_entry_removed(folder: Path) -> None:
+    """The newest entry, and the head that would tell of it."""
+    log = folder / ".ft_dagster/store/tenants/acme/one/releases"
+    for name in ("000001.json", "head.json"):
+        (log / name).unlink()
+
+
+DATASET, WEIGHTS = "tenants/acme/one/task_dataset/*", "tenants/acme/one/fine_tuned_model/*"
+LOG = "tenants/acme/one/releases/000001.json"
+Forge = Callable[[Path], object]
+
+
+def flipped(pattern: str) -> Forge:
+    return lambda folder: flip(only(folder, pattern))
+
+
+def edited(**fields: Any) -> Forge:
+    """A field of the data set's manifest."""
+    return lambda folder: edit_manifest(only(folder, f"{DATASET}/manifest.json"), lambda m: m.update(fields))
+
+
+def written(pattern: str, content: str) -> Forge:
+    return lambda folder: only(folder, pattern).write_text(content)
+
+
+def removed(pattern: str) -> Forge:
+    return lambda folder: only(folder, pattern).unlink()
+
+
+def added(folder: Path) -> None:
+    (only(folder, f"{WEIGHTS}/*/payload") / "more").write_text("x")
+
+
+MANIFEST = f"{DATASET}/manifest.json"
+FORGED: dict[str, tuple[Forge, str]] = {
+    "a byte of a data set": (flipped(f"{DATASET}/*/payload/train.parquet"), r"train\.parquet.*other bytes"),
+    "a byte of weights": (flipped(f"{WEIGHTS}/*/payload/*"), r"adapter_model.*other bytes"),
+    "a byte of evidence": (flipped(f"{DATASET}/*/evidence/rows.parquet"), r"rows\.parquet.*other bytes"),
+    "a file beside the payload": (added, "does not list"),
+    "a manifest's date": (edited(created="2020-01-01"), "another than it was"),
+    "a manifest that is no JSON": (written(MANIFEST, "{"), "not JSON"),
+    "a manifest of a newer schema": (edited(schema_version=99), "newer ft-dagster"),
+    "a manifest gone": (removed(MANIFEST), "manifest is missing"),
+    "a leaf swapped, and the manifest made to list it": (swap_leaves, "another than it was"),
+    "a ledger of another run": (other_ledger, "another than it was"),
+    "a ledger that says less": (seen_less_often, "another than it was"),
+    "the newest entry of a log and its head": (whole_entry_removed, "taken out of this release log"),
+    "an entry of a log": (removed(LOG), "entry of a release log is missing"),
+    "a byte of an entry of a log": (flipped(LOG), "releases"),
+}
+# What a forger who also removes the index leaves to be noticed.
+WITHOUT_INDEX = {
+    "a manifest's date": "has another manifest than when it was used",
+    "a manifest that is no JSON": "not JSON",
+    "a manifest gone": "is gone",
+    "a leaf swapped, and the manifest made to list it": "root of this record tree is not",
+    "a ledger of another run": "the ledger is of mixture",
+    "a ledger that says less": "has another manifest than when it was used",
+    "an entry of a log": "entry of a release log is missing",
+}
+
+
+@pytest.mark.parametrize("forged", FORGED)
+def test_what_was_forged_is_noticed_and_named(history: History, forged: str) -> None:
+    assert verified(history).holds
+    forge, named = FORGED[forged]
+    forge(history.folder)
+    assert any(_says(line, named) for line in verified(history).problems), verified(history).problems
+
+
+@pytest.mark.parametrize("forged", WITHOUT_INDEX)
+def test_it_is_noticed_without_the_index_too(history: History, forged: str) -> None:
+    FORGED[forged][0](history.folder)
+    problems = verified(history, again=True).problems
+    assert any(_says(line, WITHOUT_INDEX[forged]) for line in problems), problems
+
+
+def _says(line: str, pattern: str) -> bool:
+    return re.search(pattern, line) is not None
+
+
+def test_what_holds_is_not_said_to_be_wrong(history: History, old: Settings) -> None:
+    found = verified(history)
+    assert (found.holds, found.before) == (True, 0)
+    assert found.bytes == sum(
+        file.stat().st_size
+        for file in (history.folder / ".ft_dagster/store").rglob("*")
+        if "payload" in file.parts or "evidence" in file.parts
+        if file.is_file()
+    )
+    assert verify(open_audit(old)).problems == ()
+
+
+SQL = {
+    "a row changed": "UPDATE members SET state = 1 WHERE state = 3",
+    "a record moved": "UPDATE members SET lookup = lookup + 1 WHERE number = 2",
+    "times changed": "UPDATE times SET counts = zeroblob(length(counts))",
+}
+
+
+@pytest.mark.parametrize("edit", SQL)
+def test_an_edited_index_is_noticed(history: History, edit: str) -> None:
+    history.audit().index.close()
+    with sqlite3.connect(index_folder(history.settings) / "index.sqlite") as db:
+        assert db.execute(SQL[edit]).rowcount
+    assert any("the index says otherwise" in line for line in verified(history).problems)
+    assert verified(history, again=True).holds
+
+
+def test_a_record_taken_out_of_the_index_is_noticed(history: History) -> None:
+    history.audit().index.close()
+    with sqlite3.connect(index_folder(history.settings) / "index.sqlite") as db:
+        [[lookup]] = db.execute("SELECT lookup FROM members LIMIT 1")
+        db.execute("DELETE FROM members WHERE lookup = ?", (lookup,))
+    assert any("the index says otherwise" in line for line in verified(history).problems)
+
+
+def test_an_answer_is_held_against_the_evidence_and_not_the_index_alone(history: History) -> None:
+    """An entry of the index that no evidence bears out is no answer."""
+    history.audit().index.close()
+    with sqlite3.connect(index_folder(history.settings) / "index.sqlite") as db:
+        db.execute("UPDATE members SET number = number + 1 WHERE number = 2")
+    audit = history.audit()
+    answers = [record(audit, asked_record(json.dumps(question(number)))) for number in range(30)]
+    assert all(one.facts["line"] - 1 == n for n, found in enumerate(answers) for one in found.found)
+
+
+def test_a_tree_that_was_altered_answers_nothing(history: History) -> None:
+    """Also where somebody made the manifest fit and removed the index."""
+    swap_leaves(history.folder)
+    audit = history.audit(again=True)
+    refused = 0
+    for number in range(30):
+        try:
+            record(audit, asked_record(json.dumps(question(number))))
+        except UserError as error:
+            refused += "audit verify" in str(error)
+    assert refused
+
+
+def test_a_check_that_was_ended_goes_on(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ft_dagster.audit.verify.SAVE_SECONDS", 0.0)
+    audit, said = history.audit(), list[str]()
+
+    def end_after_five(line: str) -> None:
+        said.append(line)
+        if len(said) == 5:
+            raise KeyboardInterrupt
+
+    flip(only(history.folder, f"{DATASET}/*/payload/train.parquet"))
+    with pytest.raises(KeyboardInterrupt):
+        verify(audit, say=end_after_five)
+    assert (index_folder(history.settings) / KEPT).is_file()
+    found = verify(audit)
+    assert found.before == 5
+    assert found.artifacts > 10
+    assert any("other bytes" in line for line in found.problems)
+    assert not (index_folder(history.settings) / KEPT).exists()
+    assert "s left" in said[0]
+
+
+def test_one_artifact_is_verified_by_its_digest(history: History) -> None:
+    flip(only(history.folder, f"{DATASET}/*/payload/train.parquet"))
+    audit = history.audit()
+    weights = audit.model("acme.one")
+    assert verify(audit, [weights]).holds
+    assert not verify(audit, audit.index.of_stage("task_dataset", "tenants/acme/one")).holds
+
+
+def test_a_tenant_is_verified_alone(history: History) -> None:
+    flip(only(history.folder, f"{DATASET}/*/payload/train.parquet"))
+    assert verified(history, tenant="globex").holds
+    assert not verified(history, tenant="acme").holds

@@ -1,0 +1,63 @@
+"""What a run leaves beside its payloads: a tree over the records, whose root the manifest has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ft_dagster.data.record_tree import RecordTree, TreeHead, check_tree
+from ft_dagster.provenance.record_keys import SHARED_OWNER, keys_of
+from ft_dagster.settings import Settings, load_settings
+from ft_dagster.spec import VariantKey
+from ft_dagster.stages.chain import run_chain, up_to
+from ft_dagster.stages.corpora import find_corpus
+from ft_dagster.stages.workspace import RunOf, Workspace
+from ft_dagster.store import Artifact
+from tests.e2e.project import write_project
+from tests.present import present
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Workspace:
+    folder = write_project(tmp_path_factory.mktemp("prepared") / "project", tiny_model_folder)
+    workspace = Workspace(load_settings(folder), VariantKey("acme", "places"), RunOf(say=lambda line: None))
+    outcome = run_chain(workspace, up_to("training_mixture"))
+    assert outcome.error is None, outcome.error
+    return workspace
+
+
+def made(workspace: Workspace) -> dict[str, tuple[Artifact, str]]:
+    """Stage -> (artifact, whose key orders its tree)."""
+    return {
+        "task_dataset": (workspace.upstream("task_dataset"), "acme"),
+        "training_mixture": (workspace.upstream("training_mixture"), "acme"),
+        "general_corpus": (find_corpus(workspace.store, "general"), SHARED_OWNER),
+    }
+
+
+@pytest.mark.parametrize("stage", ["task_dataset", "training_mixture", "general_corpus"])
+def test_the_root_of_the_tree_stands_in_the_manifest(prepared: Workspace, stage: str) -> None:
+    artifact, owner = made(prepared)[stage]
+    head, key = present(TreeHead.of(artifact.figures)), keys_of(prepared.settings.keys_folder, owner).current
+    assert head.key == key.id
+    check_tree(prepared.evidence(artifact), head, key)
+    assert head.size == len(RecordTree.read(prepared.evidence(artifact))) > 0
+
+
+def test_the_tree_is_in_no_key_and_no_digest(prepared: Workspace, tmp_path: Path) -> None:
+    """Another key gives other roots, of artifacts of the same keys and digests."""
+    content = prepared.settings.model_dump()
+    moved = {"store": str(tmp_path / "store"), "work": tmp_path / "work", "keys": tmp_path / "keys"}
+    other = Workspace(Settings(**{**content, **moved}), prepared.key, RunOf(say=lambda line: None))
+    assert run_chain(other, up_to("training_mixture")).error is None
+    for stage, (artifact, _) in made(prepared).items():
+        again, _ = made(other)[stage]
+        assert (again.digest, again.place) == (artifact.digest, artifact.place)
+        assert present(TreeHead.of(again.figures)).root != present(TreeHead.of(artifact.figures)).root
+
+
+def test_a_declaration_cannot_read_the_keys(prepared: Workspace) -> None:
+    assert prepared.settings.keys_folder in prepared.roots.never
