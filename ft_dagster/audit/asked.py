@@ -39,6 +39,8 @@ def asked_record(given: str, readings: Iterable[Mapping[str, Any]] = (PLAIN,)) -
     """The record that TEXT, FILE or DIGEST names. `readings`: how declared sources read a row (format,
     fields, system), for one that is given as JSON. Raises UserError for a file that holds no one record.
     """
+    if not given.strip():
+        raise UserError("no record is given", fix="Give a text, a row as JSON, a file or an identity")
     if _DIGEST.fullmatch(given):
         return AskedRecord((bytes.fromhex(given),), f"identity {given[:12]}")
     file = Path(given)

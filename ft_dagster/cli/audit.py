@@ -306,10 +306,8 @@ def list_keys(context: typer.Context, as_json: Json = False) -> None:
     folder = load_settings(context.obj).keys_folder
     found = {owner: record_keys.keys_of(folder, owner).keys for owner in record_keys.owners(folder)}
     if as_json:
-        told = {
-            owner or "shared": [{"id": k.id, "made": k.made} for k in keys] for owner, keys in found.items()
-        }
-        print_json({"folder": str(folder), "keys": told})
+        rows = [{"owner": o, "id": one.id, "made": one.made} for o, keys in found.items() for one in keys]
+        print_json({"folder": str(folder), "keys": rows})
         return
     for owner, keys in found.items():
         ids = ", ".join(f"{one.id} ({one.made})" for one in keys)

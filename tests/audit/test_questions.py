@@ -1,0 +1,265 @@
+"""From a model to what made it, at a date, from a source, by tenant; and every input that is none."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_dagster.audit.asked import AskedRecord, asked_record
+from ft_dagster.audit.desk import open_audit
+from ft_dagster.audit.models import at, diff, model, training_records
+from ft_dagster.audit.records import TRAINED, record
+from ft_dagster.audit.traces import source, tenant
+from ft_dagster.data.content import identity_of, normal_text
+from ft_dagster.errors import UserError
+from ft_dagster.settings import Settings
+from tests.audit.histories import History, question
+
+STORE = ".ft_dagster/store"
+
+
+def test_a_model_names_all_that_made_it(history: History) -> None:
+    found = model(history.audit(), "acme.one")
+    stages = [part.stage for part in found.parts]
+    assert {"base_model", "general_corpus", "task_dataset", "training_mixture", "model_export"} <= set(stages)
+    assert not any(part.gone for part in found.parts)
+    assert found.base["reference"] == "models/x"
+    assert found.releases[0]["version"] == 1
+    assert len(found.children) == 1
+    assert found.mixture["records"]["size"] > 20
+    assert found.flops == 10
+    child = model(history.audit(), "acme.child")
+    assert child.parent is not None
+    assert (child.parent["weights"], child.parent["gone"]) == (found.weights, False)
+
+
+@pytest.mark.parametrize(
+    "named", ["acme.one", "acme.one@1", "acme.one@v1", "weights", "export", "weights in part"]
+)
+def test_a_model_is_named_by_variant_version_or_digest(history: History, named: str) -> None:
+    audit = history.audit()
+    weights = audit.model("acme.one")
+    [export] = audit.index.made_of(weights, "model_export")
+    names = {"weights": weights.digest, "export": export.digest, "weights in part": weights.digest[:10]}
+    assert audit.model(names.get(named, named)) == weights
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("acme.nobody", "no model of this variant"),
+        ("acme.one@7", "Released are 1"),
+        ("0" * 64, "no artifact has this digest"),
+        ("abc", "neither a variant nor a digest"),
+        ("../../etc", "neither a variant nor a digest"),
+        ("", "neither a variant nor a digest"),
+    ],
+)
+def test_what_names_no_model_is_refused(history: History, named: str, said: str) -> None:
+    audit = history.audit()
+    with pytest.raises(UserError, match=said):
+        audit.model(named)
+
+
+def test_an_ambiguous_beginning_of_a_digest_is_refused(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ft_dagster.audit.desk.SHORTEST", 0)
+    audit = history.audit()
+    digests = [each.digest for each in audit.index.all()]
+    start = next(d[0] for d in digests if len({o for o in digests if o[0] == d[0]}) > 1)
+    with pytest.raises(UserError, match="several digests begin so"):
+        audit.by_digest(start)
+
+
+def test_the_training_records_of_a_model_are_what_its_ledger_counts(history: History) -> None:
+    audit = history.audit()
+    weights = audit.model("acme.one")
+    found = list(training_records(audit, weights))
+    for one in found:
+        answer = record(audit, AskedRecord((bytes.fromhex(one.identity),), "identity"))
+        assert any(each.weights == weights.digest and each.times == one.times for each in answer.models)
+        kind = "text" if "text" in one.content else "prompt_completion"
+        parts = [(role, normal_text(text)) for role, text in one.content.items()]
+        assert identity_of(kind, parts).hex() == one.identity
+    trained = [n for n in range(30) if any(
+        each.how == TRAINED and each.weights == weights.digest
+        for each in record(audit, asked_record(json.dumps(question(n)))).models
+    )]  # fmt: skip
+    assert len(trained) + 5 == len(found)  # five documents of the corpus
+
+
+def test_what_was_in_production_is_told_by_the_log(history: History) -> None:
+    audit = history.audit()
+    found = at(audit, "acme.one", "2100-01-01")
+    assert (found.entry["version"], found.model.weights) == (1, audit.model("acme.one").digest)
+    assert found.records == len(list(training_records(audit, audit.model("acme.one"))))
+
+
+@pytest.mark.parametrize(
+    ("variant", "date", "said"),
+    [
+        ("acme.one", "2001-01-01", "its first release was at"),
+        ("globex.two", "2100-01-01", "it was never released"),
+        ("acme.one", "yesterday", "no date"),
+        ("acme", "2100-01-01", "no variant"),
+        ("acme.../..", "2100-01-01", "."),
+    ],
+)
+def test_a_date_with_no_answer_is_refused(history: History, variant: str, date: str, said: str) -> None:
+    audit = history.audit()
+    with pytest.raises((UserError, ValueError), match=said):
+        at(audit, variant, date)
+
+
+def test_an_earlier_date_gives_the_version_of_then(old: Settings) -> None:
+    audit = open_audit(old)
+    versions = {
+        at(audit, "acme.places", moment).entry["version"]
+        for moment in ("2026-11-26T01:10:20+00:00", "2026-11-26T01:11:00+00:00", "2026-11-26")
+    }
+    assert 3 in versions
+    assert len(versions) > 1
+
+
+def test_a_diff_counts_records_and_names_settings(history: History) -> None:
+    base = history.base()
+    dataset = history.dataset("acme.one", [question(number) for number in range(10, 40)])
+    later = history.model("acme.one", history.mixture("acme.one", dataset), base, times=2)
+    found = diff(history.audit(), "acme.one", later.digest)
+    assert found.added > 0
+    assert found.removed > 0
+    assert {one["line"] for one in found.examples["added"]} <= set(range(1, 31))
+    assert any(name.startswith("declared.task_dataset") for name in found.changed)
+    same = diff(history.audit(), later.digest, later.digest)
+    assert (same.added, same.removed, same.changed) == (0, 0, {})
+
+
+def test_all_that_came_of_a_source_is_found(old: Settings) -> None:
+    audit = open_audit(old)
+    found = source(audit, "data/places.jsonl")
+    assert {one.variant for one in found.models} == {
+        "acme.places", "acme.colours", "globex.places", "globex.strict",
+    }  # fmt: skip
+    again = source(audit, found.files[0]["sha256"])
+    assert {part.digest for part in again.artifacts} == {part.digest for part in found.artifacts}
+    with pytest.raises(UserError, match="nothing was made of such a source"):
+        source(audit, "data/nowhere.jsonl")
+    seen = source(open_audit(old, tenant="globex"), "data/places.jsonl")
+    assert {one.variant for one in seen.models} == {"globex.places", "globex.strict"}
+
+
+def test_a_tenant_is_told_what_it_owns_and_was_given(history: History) -> None:
+    found = tenant(history.audit(), "acme")
+    assert set(found.owns) == {"acme.one", "acme.child"}
+    assert {part.stage for part in found.given} == {"general_corpus", "base_model"}
+    assert found.records == 50
+    audit = history.audit(tenant="globex")
+    with pytest.raises(UserError, match="may be asked about"):
+        tenant(audit, "acme")
+    with pytest.raises(UserError, match="has nothing"):
+        tenant(history.audit(), "nobody")
+
+
+def test_a_parent_whose_artifacts_are_gone_is_said_to_be(history: History) -> None:
+    weights = history.audit().model("acme.one")
+    shutil.rmtree(history.folder / STORE / weights.place.path)
+    found = model(history.audit(again=True), "acme.child")
+    assert found.parent is not None
+    assert found.parent["gone"]
+    assert [part.stage for part in found.parts if part.gone] == ["fine_tuned_model"]
+
+
+def test_ten_tenants_with_one_record_are_all_found(tmp_path: Path) -> None:
+    made = History(tmp_path / "project")
+    base, rows = made.base(), [question(number) for number in range(10)]
+    for number in range(10):
+        variant = f"tenant-{number}.one"
+        made.model(variant, made.mixture(variant, made.dataset(variant, rows)), base, seed=number)
+    audit = made.audit()
+    found = record(audit, asked_record(json.dumps(question(1))))
+    assert len({one.variant for one in found.found}) == 10
+    assert len(found.models) == 10
+
+
+def test_an_old_store_is_answered_by_its_rows(old: Settings) -> None:
+    """What version 0.1 made has no tree: leaves in its mixtures, texts in its payloads."""
+    audit = open_audit(old)
+    first = (old.project / "data/places.jsonl").read_text().splitlines()[2]
+    found = record(audit, asked_record(first))
+    assert audit.followed.problems == ()
+    trained = [one for one in found.models if one.how == TRAINED]
+    assert len(trained) == 5
+    ledgers = {one.weights: one.times for one in trained}  # one of two tenants has the same weights
+    for weights, times in ledgers.items():
+        [place] = {each.place for each in audit.index.with_digest(weights)[:1]}
+        [ledger] = Path(audit.store.uri(place.path)).glob("*/evidence/ledger.json")
+        assert times in json.loads(ledger.read_text())["times_exported"]
+
+
+def wrong_file(kind: str, folder: Path) -> Path:
+    file = folder / "asked"
+    if kind == "a folder":
+        file.mkdir()
+    elif kind == "a FIFO":
+        os.mkfifo(file)
+    elif kind == "binary":
+        file.write_bytes(bytes(range(256)) * 10)
+    elif kind == "invalid UTF-8":
+        file.write_bytes(b'{"text": "\xff"}')
+    elif kind == "two rows":
+        file = folder / "asked.jsonl"
+        file.write_text('{"text": "a"}\n{"text": "b"}\n')
+    elif kind == "too large":
+        with file.open("wb") as out:
+            out.truncate(17_000_000)
+    else:
+        file.write_text(kind)
+    return file
+
+
+WRONG = ["a folder", "a FIFO", "binary", "invalid UTF-8", "two rows", "too large"]
+WRONG += ['{"nothing": "known"}', '{"text": 5}']
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_file_that_holds_no_record_is_refused(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(UserError):
+        asked_record(str(wrong_file(kind, tmp_path)))
+
+
+def test_a_record_of_a_megabyte_is_asked_for(history: History) -> None:
+    text = "The whale rose slowly. " * 45_000
+    rows = [{"text": text}, *({"text": f"{n} whales"} for n in range(9))]
+    made = history.dataset("acme.long", rows, splits={"validation": 0, "test": 0, "minimum": 1})
+    [found] = [one for one in record(history.audit(), asked_record(text)).found if one.digest == made.digest]
+    assert found.facts["line"] == 1
+
+
+@pytest.mark.parametrize("given", ["{", "[1]", "\0", "🐋" * 3, "a" * 5000, "../../etc/nothing"])
+def test_a_strange_text_is_a_text(history: History, given: str) -> None:
+    assert not record(history.audit(), asked_record(given)).seen
+
+
+@pytest.mark.parametrize("given", ["\ud800", "", " \n"])
+def test_what_is_no_text_is_refused(given: str) -> None:
+    with pytest.raises(UserError, match=r"Unicode|no record"):
+        asked_record(given)
+
+
+def test_a_row_is_found_as_its_source_read_it(history: History) -> None:
+    """With columns of other names, and a system prompt of the declaration."""
+    sources: list[Any] = [
+        {"path": "rows.jsonl", "format": "chat", "system": "Be brief.", "fields": {"messages": "talk"}}
+    ]
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    rows = [{"talk": [{**turns[0], "content": f"q{n}"}, turns[1]]} for n in range(10)]
+    made = history.dataset("acme.read", rows, sources=sources)
+    audit = history.audit()
+    asked = asked_record(json.dumps(rows[4]), audit.readings())
+    assert {one.digest for one in record(audit, asked).found} == {made.digest}

@@ -1,0 +1,132 @@
+"""`ft-dagster audit`: every question as text and as JSON, its exit codes, and the keys."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from ft_dagster.cli import app
+from ft_dagster.errors import UserError
+
+OLD_PROJECT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
+ROW = json.dumps(
+    {"instruction": "Where is the account of the north?", "input": "", "output": "The account is north."}
+)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in [name for name in os.environ if name.startswith(("DAGSTER_", "FT_DAGSTER"))]:
+        monkeypatch.delenv(name)
+    return shutil.copytree(OLD_PROJECT, tmp_path / "project")
+
+
+def typed(project: Path, *words: str, code: int = 0) -> Any:
+    done = CliRunner().invoke(app, ["--project", str(project), "audit", *words], catch_exceptions=False)
+    assert done.exit_code == code, done.output
+    return json.loads(done.stdout) if "--json" in words else done.stdout
+
+
+def test_record_says_what_learned_from_it(project: Path) -> None:
+    said = typed(project, "record", ROW)
+    assert "5 models learned from it" in said
+    told = typed(project, "record", ROW, "--json")
+    assert told["seen"]
+    assert {one["variant"] for one in told["models"]} == {
+        "acme.places", "acme.colours", "globex.places", "globex.strict",
+    }  # fmt: skip
+    assert any(one["how"] == "parent trained on" for one in told["models"])
+    alone = typed(project, "record", ROW, "--tenant", "globex", "--json")
+    assert {one["variant"] for one in alone["models"]} == {"globex.places", "globex.strict"}
+
+
+def test_record_says_never_seen_and_what_it_was_held_against(project: Path) -> None:
+    said = typed(project, "record", "nobody wrote this")
+    assert said.startswith("never seen: held against 1,354 records of 10 data sets")
+    assert not typed(project, "record", "nobody wrote this", "--json")["seen"]
+
+
+def test_a_record_is_read_from_a_file(project: Path, tmp_path: Path) -> None:
+    file = tmp_path / "row.json"
+    file.write_text(ROW)
+    identity = typed(project, "record", str(file), "--json")["identities"][0]
+    assert typed(project, "record", identity, "--json")["seen"]
+
+
+QUESTIONS = {
+    "model": (["acme.places"], "acme.colours"),
+    "at": (["acme.places", "2026-11-26"], "version 3"),
+    "source": (["data/places.jsonl"], "acme.places v3"),
+    "tenant": (["acme"], "200 records"),
+    "diff": (["acme.places", "globex.strict"], "records: 0 added"),
+    "index": ([], "1,354 records were new"),
+    "verify": (["--all"], "all holds"),
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_every_question_is_answered_in_words_and_as_json(project: Path, question: str) -> None:
+    words, said = QUESTIONS[question]
+    assert said in typed(project, question, *words)
+    assert isinstance(typed(project, question, *words, "--json"), dict)
+
+
+def test_the_training_records_of_a_date_are_written(project: Path, tmp_path: Path) -> None:
+    shutil.rmtree(project / "tenants" / "acme")  # the declaration is gone
+    told = typed(project, "at", "acme.places", "2026-11-26", "--to", str(tmp_path / "rows.jsonl"), "--json")
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert len(rows) == told["records"] > 50
+    assert all(row["times"] > 0 and row["content"] for row in rows)
+
+
+def test_verify_exits_with_1_where_something_was_altered(project: Path) -> None:
+    weights = next((project / "store/tenants/acme/places/fine_tuned_model").rglob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[::-1])
+    assert str(weights) in typed(project, "verify", "--all", code=1).replace("\n", "")
+    told = typed(project, "verify", "--all", "--json", code=1)
+    assert not told["holds"]
+    assert len(told["problems"]) == 1
+
+
+def test_a_damaged_page_of_the_index_is_made_again(project: Path) -> None:
+    typed(project, "index")
+    file = project / ".ft_dagster/work/audit/index.sqlite"
+    content = bytearray(file.read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)
+    file.write_bytes(content)
+    assert typed(project, "record", ROW, "--json")["seen"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("record", ""), ("model", "acme.nobody"), ("model", "0" * 64), ("at", "acme.places", "1999-01-01"),
+        ("verify",), ("verify", "0" * 64), ("verify", "--all", "0" * 64), ("tenant", "nobody"),
+        ("record", "x", "--tenant", "../x"), ("prove", "x", "acme.places"), ("check", "nowhere.json"),
+        ("key", "rotate"), ("key", "rotate", "../x"), ("key", "restore", "nowhere"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_message(project: Path, words: tuple[str, ...]) -> None:
+    with pytest.raises(UserError) as refused:
+        typed(project, *words)
+    assert refused.value.fix
+
+
+def test_keys_are_listed_rotated_backed_up_and_restored(project: Path, tmp_path: Path) -> None:
+    typed(project, "index")
+    keys = {one["owner"]: one["id"] for one in typed(project, "key", "list", "--json")["keys"]}
+    assert set(keys) == {"", "acme", "globex"}
+    assert typed(project, "key", "backup", str(tmp_path / "keys.json"), "--json")["owners"] == 3
+    rotated = typed(project, "key", "rotate", "acme", "--json")
+    assert rotated["kept"] == [keys["acme"]]
+    assert typed(project, "record", ROW, "--json")["seen"]
+    shutil.rmtree(project / ".ft_dagster" / "keys")
+    assert typed(project, "key", "restore", str(tmp_path / "keys.json"), "--json")["added"] == 3
+    assert {one["owner"]: one["id"] for one in typed(project, "key", "list", "--json")["keys"]} == keys
+    assert "acme" in typed(project, "key", "list")
