@@ -128,6 +128,39 @@ class Retries(Part):
         return min(60.0, self.wait_seconds * 2**tried_again)
 
 
+class Retention(Part):
+    """What of a tenant's part of the store stays, though nothing needs it."""
+
+    releases: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="Newest versions kept beside the one in production, the candidate and the one that a "
+        "rollback goes back to; null: all",
+    )
+    days: float = Field(
+        7,
+        ge=1,
+        le=36_500,
+        description="Kept for so long: a version since it was last served, all else since it was last used",
+    )
+    hold: bool = Field(False, description="Legal hold: nothing is removed")
+
+
+class Retentions(Retention):
+    """Of all tenants, and of what they share."""
+
+    per_tenant: dict[Tenant, Retention] = Field(
+        {}, description="By tenant: the same fields, in place of those above"
+    )
+
+    def of(self, tenant: str | None) -> Retention:
+        """What holds for a tenant; None: for what is shared."""
+        own = self.per_tenant.get(tenant or "")
+        said = {} if own is None else own.model_dump(exclude_unset=True)
+        return Retention(**{**self.model_dump(exclude={"per_tenant"}), **said})
+
+
 class Settings(BaseSettings):
     """Settings of one project; FT_DAGSTER_STORE, FT_DAGSTER_WORK, FT_DAGSTER_HOST__CPU_SLOTS override."""
 
@@ -147,6 +180,7 @@ class Settings(BaseSettings):
         description="Runs of a tenant in progress at once; read when the Dagster instance is made",
     )
     retries: Retries = Retries()
+    retention: Retentions = Retentions()
     sources: AllowedSources = AllowedSources()
     evaluation: AllowedCode = AllowedCode()
 

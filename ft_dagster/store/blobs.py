@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -146,6 +146,26 @@ class Store:
     @cached_property
     def _creation(self) -> RemoteCreation:
         return RemoteCreation(self.fs, self.url, self.root, self._locks)
+
+    def remove(self, relatives: Iterable[str]) -> None:
+        """Remove files; what is gone already is no error. Of a link the link goes."""
+        if self.remote:
+            for relative in relatives:
+                with suppress(FileNotFoundError):
+                    self.fs.rm_file(self.path(relative))
+            return
+        for relative in relatives:
+            plain = PurePosixPath(relative)
+            with suppress(FileNotFoundError):
+                Path(self.path(str(plain.parent)), plain.name).unlink()
+
+    def remove_empty(self, relative: str) -> None:
+        """Remove a folder and those below it where no file is left; an object store has none."""
+        folder = self.local(relative)
+        if folder is not None:
+            for inside, _, _ in os.walk(folder, topdown=False):
+                with suppress(OSError):
+                    os.rmdir(inside)
 
     def names(self, relative: str) -> list[str]:
         """Names directly below a folder, sorted; none where it does not exist."""
