@@ -31,6 +31,7 @@ from ft_dagster.store.blobs import Store
 PROJECT_VARIABLE = "FT_DAGSTER_PROJECT"
 FILE = "ft_dagster.yaml"
 WARM_IDLE_SECONDS = 600.0
+STORAGE_USD_PER_GB_MONTH = 0.023  # S3 Standard, us-east-1, first 50 TB; read 2026-11-25
 SEE_SCHEMA = "See `ft-dagster schema --settings` for what the field takes"
 Tenant = Annotated[str, Field(pattern=rf"^{HALF.pattern}$")]
 
@@ -181,6 +182,14 @@ class Settings(BaseSettings):
     )
     retries: Retries = Retries()
     retention: Retentions = Retentions()
+    storage_usd_per_gb_month: float | None = Field(
+        None,
+        ge=0,
+        le=1000,
+        allow_inf_nan=False,
+        description="What a GB (1e9 bytes) of the store costs a month, for `store du`; null: nothing is said "
+        f"of a folder, {STORAGE_USD_PER_GB_MONTH} of another store (S3 Standard, us-east-1)",
+    )
     sources: AllowedSources = AllowedSources()
     evaluation: AllowedCode = AllowedCode()
 
@@ -207,6 +216,13 @@ class Settings(BaseSettings):
                 value=self.store,
                 fix=fix,
             ) from None
+
+    @property
+    def storage_price(self) -> float | None:
+        """Dollars a GB (1e9 bytes) and month; None where none is known."""
+        if self.storage_usd_per_gb_month is None and "://" in self.store:
+            return STORAGE_USD_PER_GB_MONTH
+        return self.storage_usd_per_gb_month
 
     @property
     def work_folder(self) -> Path:

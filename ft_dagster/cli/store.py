@@ -29,6 +29,7 @@ store = typer.Typer(
 app.add_typer(store, name="store")
 USAGE = ("artifacts", "size", "older versions", "kept bases", "unfinished")
 HOURS_A_DAY = 24
+GB = 1e9  # bytes
 
 
 @store.command()
@@ -37,27 +38,41 @@ def du(
     by: Annotated[By, typer.Option(help="What a row is")] = By.TENANT,
     as_json: Json = False,
 ) -> None:
-    """What each tenant, variant or stage occupies.
+    """What each tenant, variant or stage occupies, and what that costs a month (storage_usd_per_gb_month).
 
     Of it: what an older version of a stage made, copies of bases (`base_model.keep`), and attempts that were
     never committed.
     """
     from ft_dagster.report.tables import size
 
-    contents = contents_of(load_settings(context.obj).open_store())
+    settings = load_settings(context.obj)
+    contents, price = contents_of(settings.open_store()), settings.storage_price
     rows = usage(contents, by)
     damaged = [str(each.damaged) for each in contents.keyed.values() if each.damaged]
     if as_json:
-        print_json({"by": by.value, "rows": [asdict(row) for row in rows], "damaged": damaged})
+        listed = [{**asdict(row), "usd_per_month": _usd(row.bytes, price)} for row in rows]
+        print_json({"by": by.value, "usd_per_gb_month": price, "rows": listed, "damaged": damaged})
         return
-    table = Table(by.value, *USAGE, box=SIMPLE_HEAD)
+    costs = [] if price is None else ["a month"]
+    table = Table(by.value, *USAGE, *costs, box=SIMPLE_HEAD)
     for row in rows:
         parts = (row.bytes, row.older_versions, row.kept_bases, row.unfinished)
-        table.add_row(escape(row.name), str(row.artifacts), *map(size, parts))
+        cells = [] if price is None else [_dollars(row.bytes, price)]
+        table.add_row(escape(row.name), str(row.artifacts), *map(size, parts), *cells)
     out.print(table)
-    out.print(f"{size(sum(row.bytes for row in rows))} in all", highlight=False)
+    total = sum(row.bytes for row in rows)
+    said = "" if price is None else f", {_dollars(total, price)} a month at ${price:g} a GB"
+    out.print(f"{size(total)} in all{said}", highlight=False)
     for line in damaged:
         out.print(f"[red]damaged[/] {escape(line)}", highlight=False, soft_wrap=True)
+
+
+def _usd(size: int, price: float | None) -> float | None:
+    return None if price is None else size / GB * price
+
+
+def _dollars(size: int, price: float) -> str:
+    return f"${size / GB * price:,.2f}"
 
 
 @store.command()

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
-from ft_dagster.settings import load_settings
+from ft_dagster.settings import STORAGE_USD_PER_GB_MONTH, load_settings
 from ft_dagster.store import Store
 
 OLD_PROJECT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
@@ -46,6 +46,27 @@ def test_du_shows_what_raised_stage_versions_left(project: Path, by: str) -> Non
     name = {"tenant": "acme", "variant": "acme.places", "stage": "evaluation"}[by]
     assert 0 < rows[name]["older_versions"] <= rows[name]["bytes"]
     assert name in typed(project, "du", "--by", by)
+
+
+def test_du_says_what_a_month_costs_where_a_price_is_known(project: Path) -> None:
+    told = typed(project, "du", "--json")
+    assert told["usd_per_gb_month"] is None
+    assert {row["usd_per_month"] for row in told["rows"]} == {None}
+    assert "$" not in typed(project, "du")
+    settings = project / "ft_dagster.yaml"
+    settings.write_text(settings.read_text("utf-8") + "storage_usd_per_gb_month: 1000\n")
+    told = typed(project, "du", "--json")
+    total = sum(row["bytes"] for row in told["rows"])
+    assert sum(row["usd_per_month"] for row in told["rows"]) == pytest.approx(total / 1e6)
+    assert f"${total / 1e6:,.2f} a month at $1000 a GB" in typed(project, "du")
+
+
+def test_a_store_on_s3_has_its_list_price_unless_another_is_declared(project: Path) -> None:
+    settings = project / "ft_dagster.yaml"
+    settings.write_text("store: s3://bucket/prefix\n")
+    assert load_settings(project).storage_price == STORAGE_USD_PER_GB_MONTH
+    settings.write_text("store: s3://bucket/prefix\nstorage_usd_per_gb_month: 0.01\n")
+    assert load_settings(project).storage_price == 0.01
 
 
 def test_du_names_what_is_damaged(project: Path) -> None:
