@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -205,15 +205,21 @@ class Settings(BaseSettings):
             raise UserError(
                 "not a folder", file=self.project / FILE, field="store", value=self.store, fix="Name another"
             )
+        return self.open_store_at(place)
+
+    def open_store_at(self, place: str, options: Mapping[str, Any] | None = None) -> Store:
+        """The store of another place, a whole path or an address; `options` over `store_options`. Raises
+        UserError as `open_store`.
+        """
         try:
-            return Store(place, self.store_options, locks=self.dagster_home)
+            return Store(place, {**self.store_options, **(options or {})}, locks=self.dagster_home)
         except (ValueError, TypeError, ImportError) as error:
             fix = "Name a folder or s3://bucket/prefix, and options of that file system"
             raise UserError(
                 f"cannot be opened: {error}",
                 file=self.project / FILE,
                 field="store",
-                value=self.store,
+                value=place,
                 fix=fix,
             ) from None
 

@@ -1,8 +1,10 @@
-"""Commands about the store: store du, store gc."""
+"""Commands about the store: store du, store gc, store copy."""
 
 from __future__ import annotations
 
+import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -17,6 +19,7 @@ from rich.table import Table
 from ft_dagster.cli.common import Json, app, escape, out, print_json
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.collect import Outcome, collect
+from ft_dagster.lineage.copying import copy_store
 from ft_dagster.lineage.idle_runs import IdleRun, idle_runs, remove_run
 from ft_dagster.lineage.reachable import unreached
 from ft_dagster.lineage.retention import Rules
@@ -24,9 +27,13 @@ from ft_dagster.settings import Retention, Settings, load_settings
 from ft_dagster.store.contents import By, Contents, contents_of, usage
 
 store = typer.Typer(
-    help="What lies in the store: what it occupies, what nothing needs.", no_args_is_help=True
+    help="What lies in the store: what it occupies, what nothing needs, a copy of it.", no_args_is_help=True
 )
 app.add_typer(store, name="store")
+Options = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="For the file system: endpoint_url, profile, ..."),
+]
 USAGE = ("artifacts", "size", "older versions", "kept bases", "unfinished")
 HOURS_A_DAY = 24
 GB = 1e9  # bytes
@@ -204,3 +211,62 @@ def _left(*, removed: bool, error: str | None) -> str:
 
 def _date(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+@store.command()
+def copy(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="FROM", help="A folder, or s3://bucket/prefix")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="Another one; what is there stays")],
+    from_option: Options = None,
+    to_option: Options = None,
+    as_json: Json = False,
+) -> None:
+    """Copy a store, and verify each file of the copy by its digest.
+
+    Killed, or run twice, it goes on where it was and brings what came meanwhile. An address has the project's
+    store_options, and over them those that are given here.
+    """
+    from rich.progress import Progress
+
+    settings = load_settings(context.obj)
+    given = {
+        name: os.path.realpath(place)
+        for name, place in (("FROM", source), ("TO", target))
+        if "://" not in place
+    }
+    here, there = given.get("FROM", source.rstrip("/")), given.get("TO", target.rstrip("/"))
+    if f"{there}/".startswith(f"{here}/") or f"{here}/".startswith(f"{there}/"):
+        raise UserError("one store lies in the other", field="TO", value=target, fix="Name another place")
+    opened = settings.open_store_at(here, _options(from_option, "--from-option"))
+    into = settings.open_store_at(there, _options(to_option, "--to-option"))
+    counts, moved, left = Counter[str](), 0, list[str]()
+    with Progress(console=Console(stderr=True), transient=True, disable=as_json) as progress:
+        task = progress.add_task("Copying", total=None)
+        for one in copy_store(opened, into, settings.work_folder / "drafts"):
+            counts[one.how] += 1
+            moved += one.bytes
+            left += [one.path] if one.how == "left" else []
+            progress.update(task, advance=1, description=f"{sum(counts.values())} copied or there")
+    if as_json:
+        print_json({"copied": counts["copied"], "there": counts["there"], "left": left, "bytes": moved})
+        return
+    from ft_dagster.report.tables import size
+
+    for path in left:
+        out.print(
+            f"{escape(path)}: left, the one in {escape(into.url)} is newer", highlight=False, soft_wrap=True
+        )
+    said = f"{counts['copied']} copied and read back, {counts['there']} were there; {size(moved)} moved"
+    out.print(said, highlight=False)
+
+
+def _options(given: list[str] | None, flag: str) -> dict[str, str]:
+    """NAME=VALUE of a file system. Raises UserError."""
+    options = dict[str, str]()
+    for each in given or ():
+        name, equals, value = each.partition("=")
+        if not name or not equals:
+            raise UserError("not an option", field=flag, value=each, fix="Give NAME=VALUE: profile=archive")
+        options[name] = value
+    return options

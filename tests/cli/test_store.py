@@ -194,6 +194,44 @@ def test_gc_removes_the_checkpoints_that_nobody_goes_on_with(project: Path) -> N
     assert [path.name for path in runs.iterdir()] == [f"fine_tuned_model-{'b' * 16}"]
 
 
+def test_copy_copies_a_store_that_the_project_then_works_with(project: Path) -> None:
+    target = project / "copy"
+    told = typed(project, "copy", str(project / "store"), str(target), "--json")
+    assert (told["there"], told["left"]) == (0, [])
+    assert told["bytes"] == sum(files(project).values())
+    settings = project / "ft_dagster.yaml"
+    settings.write_text(settings.read_text("utf-8").replace("store: store", "store: copy"))
+    before = typed(project, "du", "--json")
+    assert sum(row["bytes"] for row in before["rows"]) == told["bytes"]
+    again = typed(project, "copy", str(project / "store"), str(target), "--json")
+    assert (again["copied"], again["bytes"]) == (0, 0)
+    assert "0 copied and read back" in typed(project, "copy", str(project / "store"), str(target))
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [("store", "store"), ("store", "store/inner"), ("store/tenants", "store")]
+)
+def test_a_store_is_not_copied_into_itself(project: Path, source: str, target: str) -> None:
+    words = ["--project", str(project), "store", "copy", str(project / source), str(project / target)]
+    with pytest.raises(UserError, match="one store lies in the other"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
+
+
+def test_an_option_without_a_value_is_one_message(project: Path) -> None:
+    words = [
+        "--project",
+        str(project),
+        "store",
+        "copy",
+        str(project / "store"),
+        "s3://x/y",
+        "--to-option",
+        "profile",
+    ]
+    with pytest.raises(UserError, match="--to-option: not an option"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
+
+
 KEY = "a" * 64
 STRANGE = {
     "a manifest nested beyond all depth": (
