@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,6 +31,7 @@ from ft_dagster.store.blobs import Store
 PROJECT_VARIABLE = "FT_DAGSTER_PROJECT"
 FILE = "ft_dagster.yaml"
 WARM_IDLE_SECONDS = 600.0
+STORAGE_USD_PER_GB_MONTH = 0.023  # S3 Standard, us-east-1, first 50 TB; read 2026-11-25
 SEE_SCHEMA = "See `ft-dagster schema --settings` for what the field takes"
 Tenant = Annotated[str, Field(pattern=rf"^{HALF.pattern}$")]
 
@@ -128,6 +129,39 @@ class Retries(Part):
         return min(60.0, self.wait_seconds * 2**tried_again)
 
 
+class Retention(Part):
+    """What of a tenant's part of the store stays, though nothing needs it."""
+
+    releases: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="Newest versions kept beside the one in production, the candidate and the one that a "
+        "rollback goes back to; null: all",
+    )
+    days: float = Field(
+        7,
+        ge=1,
+        le=36_500,
+        description="Kept for so long: a version since it was last served, all else since it was last used",
+    )
+    hold: bool = Field(False, description="Legal hold: nothing is removed")
+
+
+class Retentions(Retention):
+    """Of all tenants, and of what they share."""
+
+    per_tenant: dict[Tenant, Retention] = Field(
+        {}, description="By tenant: the same fields, in place of those above"
+    )
+
+    def of(self, tenant: str | None) -> Retention:
+        """What holds for a tenant; None: for what is shared."""
+        own = self.per_tenant.get(tenant or "")
+        said = {} if own is None else own.model_dump(exclude_unset=True)
+        return Retention(**{**self.model_dump(exclude={"per_tenant"}), **said})
+
+
 class Settings(BaseSettings):
     """Settings of one project; FT_DAGSTER_STORE, FT_DAGSTER_WORK, FT_DAGSTER_HOST__CPU_SLOTS override."""
 
@@ -150,6 +184,15 @@ class Settings(BaseSettings):
         description="Runs of a tenant in progress at once; read when the Dagster instance is made",
     )
     retries: Retries = Retries()
+    retention: Retentions = Retentions()
+    storage_usd_per_gb_month: float | None = Field(
+        None,
+        ge=0,
+        le=1000,
+        allow_inf_nan=False,
+        description="What a GB (1e9 bytes) of the store costs a month, for `store du`; null: nothing is said "
+        f"of a folder, {STORAGE_USD_PER_GB_MONTH} of another store (S3 Standard, us-east-1)",
+    )
     sources: AllowedSources = AllowedSources()
     evaluation: AllowedCode = AllowedCode()
 
@@ -165,17 +208,30 @@ class Settings(BaseSettings):
             raise UserError(
                 "not a folder", file=self.project / FILE, field="store", value=self.store, fix="Name another"
             )
+        return self.open_store_at(place)
+
+    def open_store_at(self, place: str, options: Mapping[str, Any] | None = None) -> Store:
+        """The store of another place, a whole path or an address; `options` over `store_options`. Raises
+        UserError as `open_store`.
+        """
         try:
-            return Store(place, self.store_options, locks=self.dagster_home)
+            return Store(place, {**self.store_options, **(options or {})}, locks=self.dagster_home)
         except (ValueError, TypeError, ImportError) as error:
             fix = "Name a folder or s3://bucket/prefix, and options of that file system"
             raise UserError(
                 f"cannot be opened: {error}",
                 file=self.project / FILE,
                 field="store",
-                value=self.store,
+                value=place,
                 fix=fix,
             ) from None
+
+    @property
+    def storage_price(self) -> float | None:
+        """Dollars a GB (1e9 bytes) and month; None where none is known."""
+        if self.storage_usd_per_gb_month is None and "://" in self.store:
+            return STORAGE_USD_PER_GB_MONTH
+        return self.storage_usd_per_gb_month
 
     @property
     def work_folder(self) -> Path:

@@ -22,11 +22,20 @@ from ft_dagster.lineage.entry import RELEASE
 from ft_dagster.provenance.record_keys import OwnerKeys, keys_of
 from ft_dagster.settings import Settings
 from ft_dagster.spec.keys import HALF
-from ft_dagster.store import Artifact, Place, Store, find_artifact
+from ft_dagster.store import Artifact, Place, Store
+from ft_dagster.store.artifacts import Removed, generations
 
 EXPORT, BASE = "model_export", "base_model"
 TREES_AT_ONCE = 4_000_000  # leaves of trees that are kept in memory
 SHORTEST = 6  # digits of a digest that is given in part
+
+
+def committed(store: Store, place: Place) -> Artifact | None:
+    """The first artifact that was committed under a key, also where retention removed it since. Raises
+    UserError for a manifest that cannot be read.
+    """
+    found = next(generations(store, place), None)
+    return found.artifact if isinstance(found, Removed) else found
 
 
 @dataclass
@@ -69,7 +78,7 @@ class Audit:
 
     def artifact(self, indexed: Indexed) -> Artifact:
         """Raises UserError where its manifest is gone, cannot be read, or is another than the index knows."""
-        found = find_artifact(self.store, indexed.place)
+        found = committed(self.store, indexed.place)
         where, fix = self.store.uri(indexed.place.manifest), "Restore it from a backup"
         if found is None:
             raise UserError("a manifest is missing", file=where, fix=fix)
@@ -89,7 +98,7 @@ class Audit:
         """How the sources of all data sets read their rows, each way once."""
         found: dict[str, None] = {}
         for dataset in self.allowed(self.index.of_stage(DATASET)):
-            artifact = find_artifact(self.store, dataset.place)
+            artifact = committed(self.store, dataset.place)
             for source in [] if artifact is None else artifact.spec.get("data.sources", []):
                 found[reading_of(source)] = None
         return [json.loads(each) for each in found]
@@ -177,7 +186,7 @@ class Audit:
         digest = artifact.inputs.get(stage)
         found = [each for each in self.index.with_digest(digest or "") if each.place.stage == stage]
         near = [each for each in found if each.place.prefix == artifact.place.prefix] or found
-        return find_artifact(self.store, near[-1].place) if near else None
+        return committed(self.store, near[-1].place) if near else None
 
     def inclusion(self, tree: RecordTree, at: int) -> Inclusion:
         """The proof that a leaf is in a tree."""

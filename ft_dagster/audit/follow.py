@@ -19,7 +19,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.lineage.log import read_log
 from ft_dagster.provenance.record_keys import OwnerKeys, RecordKey, keys_of
 from ft_dagster.store import SHARED, Artifact, Place, Store
-from ft_dagster.store.artifacts import artifact_of
+from ft_dagster.store.artifacts import Removed, stated
 from ft_dagster.store.make import host_lock
 from ft_dagster.strict_json import dumps
 
@@ -82,13 +82,14 @@ class Follower:
                 return
 
     def _read(self, places: Sequence[Place], problems: list[str]) -> Iterator[Artifact]:
-        """The artifacts that are committed."""
+        """The artifacts that were committed, those among them that retention removed since."""
         for first in range(0, len(places), AT_ONCE):
             batch = places[first : first + AT_ONCE]
             for place, content in zip(batch, self.store.read_each([p.manifest for p in batch]), strict=True):
                 try:
                     if content is not None:
-                        yield artifact_of(self.store, place, content)
+                        found = stated(self.store, place, content)
+                        yield found.artifact if isinstance(found, Removed) else found
                 except UserError as error:
                     problems.append(str(error))
 

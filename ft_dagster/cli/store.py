@@ -1,28 +1,42 @@
-"""Commands about the store: store du, store gc."""
+"""Commands about the store: store du, store gc, store copy."""
 
 from __future__ import annotations
 
+import os
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
 from ft_dagster.cli.common import Json, app, escape, out, print_json
 from ft_dagster.errors import UserError
-from ft_dagster.settings import load_settings
+from ft_dagster.lineage.collect import Outcome, collect
+from ft_dagster.lineage.copying import copy_store
+from ft_dagster.lineage.idle_runs import IdleRun, idle_runs, remove_run
+from ft_dagster.lineage.reachable import unreached
+from ft_dagster.lineage.retention import Rules
+from ft_dagster.settings import Retention, Settings, load_settings
 from ft_dagster.store.contents import By, Contents, contents_of, usage
 
 store = typer.Typer(
-    help="What lies in the store: what it occupies, what nothing needs.", no_args_is_help=True
+    help="What lies in the store: what it occupies, what nothing needs, a copy of it.", no_args_is_help=True
 )
 app.add_typer(store, name="store")
+Options = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="For the file system: endpoint_url, profile, ..."),
+]
 USAGE = ("artifacts", "size", "older versions", "kept bases", "unfinished")
-HOUR = 3600  # seconds
+HOURS_A_DAY = 24
+GB = 1e9  # bytes
 
 
 @store.command()
@@ -31,27 +45,41 @@ def du(
     by: Annotated[By, typer.Option(help="What a row is")] = By.TENANT,
     as_json: Json = False,
 ) -> None:
-    """What each tenant, variant or stage occupies.
+    """What each tenant, variant or stage occupies, and what that costs a month (storage_usd_per_gb_month).
 
     Of it: what an older version of a stage made, copies of bases (`base_model.keep`), and attempts that were
     never committed.
     """
     from ft_dagster.report.tables import size
 
-    contents = contents_of(load_settings(context.obj).open_store())
+    settings = load_settings(context.obj)
+    contents, price = contents_of(settings.open_store()), settings.storage_price
     rows = usage(contents, by)
     damaged = [str(each.damaged) for each in contents.keyed.values() if each.damaged]
     if as_json:
-        print_json({"by": by.value, "rows": [asdict(row) for row in rows], "damaged": damaged})
+        listed = [{**asdict(row), "usd_per_month": _usd(row.bytes, price)} for row in rows]
+        print_json({"by": by.value, "usd_per_gb_month": price, "rows": listed, "damaged": damaged})
         return
-    table = Table(by.value, *USAGE, box=SIMPLE_HEAD)
+    costs = [] if price is None else ["a month"]
+    table = Table(by.value, *USAGE, *costs, box=SIMPLE_HEAD)
     for row in rows:
         parts = (row.bytes, row.older_versions, row.kept_bases, row.unfinished)
-        table.add_row(escape(row.name), str(row.artifacts), *map(size, parts))
+        cells = [] if price is None else [_dollars(row.bytes, price)]
+        table.add_row(escape(row.name), str(row.artifacts), *map(size, parts), *cells)
     out.print(table)
-    out.print(f"{size(sum(row.bytes for row in rows))} in all", highlight=False)
+    total = sum(row.bytes for row in rows)
+    said = "" if price is None else f", {_dollars(total, price)} a month at ${price:g} a GB"
+    out.print(f"{size(total)} in all{said}", highlight=False)
     for line in damaged:
         out.print(f"[red]damaged[/] {escape(line)}", highlight=False, soft_wrap=True)
+
+
+def _usd(size: int, price: float | None) -> float | None:
+    return None if price is None else size / GB * price
+
+
+def _dollars(size: int, price: float) -> str:
+    return f"${size / GB * price:,.2f}"
 
 
 @store.command()
@@ -59,48 +87,186 @@ def gc(
     context: typer.Context,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed")] = False,
     older_than: Annotated[
-        float, typer.Option(min=0, help="Hours; what was written since is left alone")
-    ] = 24,
+        float | None,
+        typer.Option(min=0, help="Hours, in place of retention.days; what was used since is left alone"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """What nothing needs: no head, release or alias, no input of these (a parent, say), no running attempt.
+    """Remove what nothing needs: no head, release or alias, no input of these (a parent, say), no running
+    attempt; what retention lets go; and on this host the checkpoints of programs that nobody goes on with.
 
-    Manifests stay for ever. Only --dry-run works yet: nothing is removed.
+    Manifests stay for ever, with the day of the removal. Exits with 1 where something could not be removed.
     """
-    from ft_dagster.lineage.reachable import unreached
-    from ft_dagster.report.tables import size
+    from rich.progress import track
+
     from ft_dagster.store.make import is_being_made
 
-    if not dry_run:
-        raise UserError(
-            "nothing is removed yet", field="--dry-run", fix="Give --dry-run: it says what nothing needs"
-        )
     settings = load_settings(context.obj)
+    rules = _rules(settings, older_than, dry_run=dry_run)
     opened = settings.open_store()
-    before = time.time() - older_than * HOUR
-    contents: Contents = contents_of(opened)
-    found = unreached(opened, contents, partial(is_being_made, settings.work_folder), before)
-    total = sum(one.bytes for one in found)
+    contents = contents_of(opened)
+    being_made = partial(is_being_made, settings.work_folder)
+    found = unreached(opened, contents, being_made, rules)
+    runs = _idle_runs(settings, contents, rules)
+    gone = [False] * len(runs)
+    outcomes = [Outcome(one, removed=False) for one in found]
+    if not dry_run:
+        removing = collect(opened, found, being_made, rules)
+        console = Console(stderr=True)
+        outcomes = list(
+            track(removing, "Removing", len(found), console=console, transient=True, disable=as_json)
+        )
+        gone = [remove_run(run) for run in runs]
+    _report(outcomes, list(zip(runs, gone, strict=True)), dry_run=dry_run, as_json=as_json)
+    if any(outcome.error for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def _rules(settings: Settings, older_than: float | None, *, dry_run: bool) -> Rules:
+    """Retention as it is declared, or of so many hours. Raises UserError for too few."""
+    if older_than is None:
+        return Rules(settings.retention.of, time.time())
+    if older_than < HOURS_A_DAY and not dry_run:
+        raise UserError(
+            "too short: somebody may be about to use what is so young",
+            field="--older-than",
+            value=older_than,
+            fix=f"Give {HOURS_A_DAY} hours or more, or --dry-run",
+        )
+
+    def of(tenant: str | None) -> Retention:
+        return settings.retention.of(tenant).model_copy(update={"days": older_than / HOURS_A_DAY})
+
+    return Rules(of, time.time())
+
+
+def _idle_runs(settings: Settings, contents: Contents, rules: Rules) -> list[IdleRun]:
+    from ft_dagster.launch.leases import of_host
+
+    keys = {place.key[:16] for place, keyed in contents.keyed.items() if keyed.artifact is not None}
+    if not (settings.work_folder / "runs").is_dir():
+        return []
+    table = of_host(settings.host).table()
+    busy = {row.variant for row in table.devices} | {row.variant for row in table.waiting}
+    return idle_runs(settings.work_folder, busy, keys.__contains__, rules)
+
+
+def _report(
+    outcomes: Sequence[Outcome], runs: Sequence[tuple[IdleRun, bool]], *, dry_run: bool, as_json: bool
+) -> None:
+    total = sum(outcome.of.bytes for outcome in outcomes if outcome.removed or dry_run)
+    total += sum(run.bytes for run, removed in runs if removed or dry_run)
     if as_json:
-        listed = [
+        listed = [_as_json(outcome) for outcome in outcomes]
+        idle = [
             {
-                "place": one.place.path,
-                "attempt": one.attempt,
-                "committed": one.committed,
-                "bytes": one.bytes,
-                "written": _date(one.written),
+                "folder": str(run.folder),
+                "bytes": run.bytes,
+                "written": _date(run.written),
+                "removed": removed,
             }
-            for one in found
+            for run, removed in runs
         ]
-        print_json({"unreached": listed, "bytes": total})
+        print_json({"dry_run": dry_run, "unreached": listed, "runs": idle, "bytes": total})
         return
+    from ft_dagster.report.tables import size
+
     table = Table("size", "written (UTC)", "what", box=SIMPLE_HEAD)
-    for one in found:
-        what = "" if one.committed else ", never committed"
-        table.add_row(size(one.bytes), _date(one.written), escape(f"{one.place.path}/{one.attempt}{what}"))
+    for outcome in outcomes:
+        one = outcome.of
+        what = f"{one.place.path}/{one.attempt}" + ("" if one.committed else ", never committed")
+        what += _left(removed=outcome.removed or dry_run, error=outcome.error)
+        table.add_row(size(one.bytes), _date(one.written), escape(what))
+    for run, removed in runs:
+        what = f"{run.folder}, which nobody goes on in" + _left(removed=removed or dry_run, error=None)
+        table.add_row(size(run.bytes), _date(run.written), escape(what))
     out.print(table)
-    out.print(f"{size(total)} that nothing needs; nothing was removed", highlight=False)
+    said = "that nothing needs; nothing was removed" if dry_run else "removed; the manifests stay"
+    out.print(f"{size(total)} {said}", highlight=False)
+
+
+def _as_json(outcome: Outcome) -> dict[str, Any]:
+    one = outcome.of
+    return {
+        "place": one.place.path,
+        "attempt": one.attempt,
+        "committed": one.committed,
+        "bytes": one.bytes,
+        "written": _date(one.written),
+        "removed": outcome.removed,
+        "error": outcome.error,
+    }
+
+
+def _left(*, removed: bool, error: str | None) -> str:
+    """What became of it, where it stays."""
+    if removed:
+        return ""
+    return (
+        f", not removed: {error}"
+        if error
+        else ", left: somebody took it into use meanwhile, or what was made from it stays"
+    )
 
 
 def _date(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+@store.command()
+def copy(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="FROM", help="A folder, or s3://bucket/prefix")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="Another one; what is there stays")],
+    from_option: Options = None,
+    to_option: Options = None,
+    as_json: Json = False,
+) -> None:
+    """Copy a store, and verify each file of the copy by its digest.
+
+    Killed, or run twice, it goes on where it was and brings what came meanwhile. An address has the project's
+    store_options, and over them those that are given here.
+    """
+    from rich.progress import Progress
+
+    settings = load_settings(context.obj)
+    given = {
+        name: os.path.realpath(place)
+        for name, place in (("FROM", source), ("TO", target))
+        if "://" not in place
+    }
+    here, there = given.get("FROM", source.rstrip("/")), given.get("TO", target.rstrip("/"))
+    if f"{there}/".startswith(f"{here}/") or f"{here}/".startswith(f"{there}/"):
+        raise UserError("one store lies in the other", field="TO", value=target, fix="Name another place")
+    opened = settings.open_store_at(here, _options(from_option, "--from-option"))
+    into = settings.open_store_at(there, _options(to_option, "--to-option"))
+    counts, moved, left = Counter[str](), 0, list[str]()
+    with Progress(console=Console(stderr=True), transient=True, disable=as_json) as progress:
+        task = progress.add_task("Copying", total=None)
+        for one in copy_store(opened, into, settings.work_folder / "drafts"):
+            counts[one.how] += 1
+            moved += one.bytes
+            left += [one.path] if one.how == "left" else []
+            progress.update(task, advance=1, description=f"{sum(counts.values())} copied or there")
+    if as_json:
+        print_json({"copied": counts["copied"], "there": counts["there"], "left": left, "bytes": moved})
+        return
+    from ft_dagster.report.tables import size
+
+    for path in left:
+        out.print(
+            f"{escape(path)}: left, the one in {escape(into.url)} is newer", highlight=False, soft_wrap=True
+        )
+    said = f"{counts['copied']} copied and read back, {counts['there']} were there; {size(moved)} moved"
+    out.print(said, highlight=False)
+
+
+def _options(given: list[str] | None, flag: str) -> dict[str, str]:
+    """NAME=VALUE of a file system. Raises UserError."""
+    options = dict[str, str]()
+    for each in given or ():
+        name, equals, value = each.partition("=")
+        if not name or not equals:
+            raise UserError("not an option", field=flag, value=each, fix="Give NAME=VALUE: profile=archive")
+        options[name] = value
+    return options

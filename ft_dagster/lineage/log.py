@@ -63,9 +63,14 @@ def append(store: Store, prefix: str, log: ReleaseLog, entry: ReleaseEntry) -> R
     content = as_stored(linked.to_json())
     if not store.create_exclusively(_path(prefix, number), content):
         return None
+    mark_newest(store, prefix, number, content)
+    return linked
+
+
+def mark_newest(store: Store, prefix: str, number: int, content: bytes) -> None:
+    """Write the log's head: how many entries there are, and the newest one's content."""
     head = {"schema_version": 1, "entries": number, "sha256": hashlib.sha256(content).hexdigest()}
     store.write_json(f"{folder_of(prefix)}/{HEAD}", head)
-    return linked
 
 
 def _head(store: Store, prefix: str) -> tuple[int, str]:

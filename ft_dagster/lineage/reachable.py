@@ -1,55 +1,62 @@
 """What of a store nothing needs any more: no head, no release, no parent, nothing that is being made.
 
-Reached are the newest artifacts of every variant, corpus and experiment, every released version with the
-evaluations that speak for it, and all that any of these were made from, in other variants too.
+Reached are the newest artifacts of every variant, corpus and experiment, every released version that
+retention keeps with the evaluations that speak for it, what is young or on hold, and all that any of these
+were made from, in other variants too.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ft_dagster.lineage.release import WEIGHTS, history
+from ft_dagster.lineage.retention import Rules, kept_versions
 from ft_dagster.store.artifacts import Artifact, Place, find_artifact
 from ft_dagster.store.blobs import Store, StoredFile
-from ft_dagster.store.contents import MANIFEST, Contents, Keyed
+from ft_dagster.store.contents import Contents, Keyed
 from ft_dagster.store.heads import SHARED, read_head
 
-ByDigest = dict[str, list[Artifact]]
+ByDigest = Mapping[str, list[Artifact]]
 # What a release was held against production by; the log names the weights.
 PRODUCTION = ("production_evaluation", "candidate_evaluation")
 
 
 @dataclass(frozen=True)
 class Unreached:
-    """An artifact, or an attempt at one (`attempt`), that nothing needs. `bytes`: without its manifest, which
-    stays. `written`: its newest file, seconds since 1970.
+    """An artifact, or an attempt at one (`attempt`) that is none, that nothing needs. `files`: below the
+    key's folder, without the manifest. `bytes`: of these. `written`: or used last, seconds since 1970.
     """
 
     place: Place
     attempt: str
-    committed: bool
+    artifact: Artifact | None
+    files: tuple[str, ...]
     bytes: int
     written: float
 
+    @property
+    def committed(self) -> bool:
+        return self.artifact is not None
+
 
 def unreached(
-    store: Store, contents: Contents, being_made: Callable[[Place], bool], before: float
+    store: Store, contents: Contents, being_made: Callable[[Place], bool], rules: Rules
 ) -> list[Unreached]:
-    """The largest first. `being_made`: whether somebody is building under a key now. `before`: what was
-    written later, in seconds since 1970, is left alone: somebody may be about to use it.
+    """The largest first. `being_made`: whether somebody is building under a key now.
 
     Raises UserError for a head, a log or a manifest that cannot be read: who knows what it reaches.
     """
-    reached = _reached(store, contents)
+    made = {place for place in contents.keyed if being_made(place)}
+    reached = _reached(store, contents, rules, made)
     found = [
         one
         for keyed in contents.keyed.values()
-        if not being_made(keyed.place)
+        if keyed.place not in made and not rules.for_path(keyed.place.path).hold
         for one in _parts(keyed, keyed.place in reached)
-        if one.written < before and (one.committed or _is_litter(store, one))
+        if one.committed or (one.written < rules.before(one.place.path) and is_litter(store, one))
     ]
     return sorted(found, key=lambda one: (-one.bytes, one.place.path))
 
@@ -60,30 +67,55 @@ def _parts(keyed: Keyed, reached: bool) -> Iterator[Unreached]:
         committed = name not in keyed.unfinished
         if committed and reached:
             continue
-        dated = [*files, keyed.files[MANIFEST]] if committed else files
-        size, written = sum(file.size for file in files), max(file.modified for file in dated)
-        yield Unreached(keyed.place, name, committed, size, written)
+        written = keyed.used if committed else max(file.modified for file in files)
+        below = tuple(file.path.removeprefix(f"{keyed.place.path}/") for file in files)
+        size = sum(file.size for file in files)
+        yield Unreached(keyed.place, name, keyed.artifact if committed else None, below, size, written)
 
 
-def _is_litter(store: Store, one: Unreached) -> bool:
+def is_litter(store: Store, one: Unreached) -> bool:
     """Whether an attempt was not committed since it was listed either."""
     found = find_artifact(store, one.place)
     return found is None or found.predicate["attempt"] != one.attempt
 
 
-def _reached(store: Store, contents: Contents) -> set[Place]:
+def beneath(roots: Iterable[Artifact], artifacts: Iterable[Artifact]) -> set[Place]:
+    """The roots, and what of `artifacts` they were made from, however far."""
+    return _closure(roots, _by_digest(artifacts))
+
+
+def _by_digest(artifacts: Iterable[Artifact]) -> ByDigest:
+    found = defaultdict(list)
+    for artifact in artifacts:
+        found[artifact.digest].append(artifact)
+    return found
+
+
+def _reached(store: Store, contents: Contents, rules: Rules, made: set[Place]) -> set[Place]:
     damaged = next((keyed.damaged for keyed in contents.keyed.values() if keyed.damaged), None)
     if damaged is not None:
         raise damaged
     artifacts = [keyed.artifact for keyed in contents.keyed.values() if keyed.artifact is not None]
-    by_digest: ByDigest = defaultdict(list)
-    for artifact in artifacts:
-        by_digest[artifact.digest].append(artifact)
-    roots = [*_heads(store, contents.records), *_released(store, contents.records, by_digest)]
+    by_digest = _by_digest(artifacts)
+    roots = [
+        *_heads(store, contents.records),
+        *_released(store, contents.records, by_digest, rules),
+        *_not_to_go_yet(contents, rules, made),
+    ]
     reached = _closure(roots, by_digest)
     weights = {artifact.digest for artifact in artifacts if artifact.place in reached}
     held = [a for a in artifacts if a.place.stage in PRODUCTION and a.inputs.get(WEIGHTS) in weights]
     return reached | _closure(held, by_digest)
+
+
+def _not_to_go_yet(contents: Contents, rules: Rules, made: set[Place]) -> Iterator[Artifact]:
+    """What is young, on hold, or made once more."""
+    for keyed in contents.keyed.values():
+        path = keyed.place.path
+        if keyed.artifact is not None and (
+            keyed.place in made or rules.for_path(path).hold or keyed.used >= rules.before(path)
+        ):
+            yield keyed.artifact
 
 
 def _closure(roots: Iterable[Artifact], by_digest: ByDigest) -> set[Place]:
@@ -117,11 +149,16 @@ def _heads(store: Store, records: Iterable[StoredFile]) -> Iterator[Artifact]:
                 yield head
 
 
-def _released(store: Store, records: Iterable[StoredFile], by_digest: ByDigest) -> Iterator[Artifact]:
-    """The export, the weights and the evaluation of every version of every variant."""
+def _released(
+    store: Store, records: Iterable[StoredFile], by_digest: ByDigest, rules: Rules
+) -> Iterator[Artifact]:
+    """The export, the weights and the evaluation of every version that is kept, of every variant."""
     logs = {str(PurePosixPath(file.path).parent) for file in records}
     prefixes = {log.removesuffix("/releases") for log in logs if log.endswith("/releases")}
     for prefix in sorted(prefixes):
-        for entry in history(store, prefix):
-            for digest in (entry.export, entry.weights, entry.evaluation):
+        past = history(store, prefix)
+        kept = kept_versions(past, prefix, rules)
+        for entry in past:
+            digests = (entry.export, entry.weights, entry.evaluation) if entry.version in kept else ()
+            for digest in digests:
                 yield from _named(digest, prefix, by_digest)

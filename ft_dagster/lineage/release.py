@@ -26,9 +26,11 @@ from ft_dagster.lineage.entry import PROMOTE, RELEASE, ROLLBACK, SCHEMA_VERSION,
 from ft_dagster.lineage.log import append, folder_of, read_log
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.provenance.digest import sha256_json
-from ft_dagster.store.artifacts import Artifact, Place, find_artifact, verify_artifact
+from ft_dagster.store.artifacts import Artifact, Place, find_artifact, refuse_removed, verify_artifact
 from ft_dagster.store.blobs import Store
+from ft_dagster.store.removal import keep
 
+EXPORT = "model_export"
 WEIGHTS = "fine_tuned_model"  # the input of export and evaluation that names the weights
 TRIES = 30  # of an entry, while others write theirs
 JUDGED_AGAIN = "Materialize evaluation, model_export and release again, in that order"
@@ -179,7 +181,8 @@ def promote(
     """Put a version (None: the newest, the candidate) into production; its entry, the standing one if it is.
 
     Every version passed its gate when it was written. Raises UserError: nothing released, no such version,
-    who asks is not one of the approvers, or its weights were rolled back and it is not forced with a reason.
+    one that retention removed, who asks is not one of the approvers, or its weights were rolled back and it
+    is not forced with a reason.
     """
 
     def decide(past: list[ReleaseEntry]) -> tuple[ReleaseEntry, bool]:
@@ -196,6 +199,7 @@ def promote(
         _need_approvers(chosen.unmeasured, request)
         if chosen.version in rolled_back(past) and not (force and request.reason):
             raise _gone(chosen.version, rolled_back(past)[chosen.version])
+        _keep_export(store, prefix, chosen)
         return chosen.then(PROMOTE, chosen.version, forced=force), True
 
     return _change(store, prefix, request, decide)
@@ -204,14 +208,29 @@ def promote(
 def rollback(store: Store, prefix: str, request: ReleaseRequest, version: int | None = None) -> ReleaseEntry:
     """Put what was in production before into production again (None: what was there last, of other weights).
 
-    Nothing is deleted. Raises UserError as `to_go_back_to`.
+    Nothing is deleted. Raises UserError as `to_go_back_to`, and for a version that retention removed.
     """
 
     def decide(past: list[ReleaseEntry]) -> tuple[ReleaseEntry, bool]:
         target = to_go_back_to(past, prefix, version)
+        _keep_export(store, prefix, _named(past, target, prefix))
         return _named(past, target, prefix).then(ROLLBACK, target, from_version=_in_production(past)), True
 
     return _change(store, prefix, request, decide)
+
+
+def _keep_export(store: Store, prefix: str, entry: ReleaseEntry) -> None:
+    """Keep what is to be served, and so all that it was made from. Raises UserError: retention removed it."""
+    place = Place(prefix, EXPORT, entry.export_key)
+    found = find_artifact(store, place)
+    if found is None or found.digest != entry.export:
+        refuse_removed(store, place, entry.export)
+    elif not keep(store, found):
+        raise UserError(
+            f"version {entry.version} is being removed by retention",
+            file=store.uri(found.path),
+            fix="Name another version, or run the variant: it is made again",
+        )
 
 
 def _need_approvers(unmeasured: str | None, request: ReleaseRequest) -> None:
@@ -297,11 +316,13 @@ def aliases(past: Sequence[ReleaseEntry]) -> dict[str, int | None]:
 def export_of(store: Store, prefix: str, version: int | None, cache: Path) -> Artifact:
     """The export of a version (None: the newest), its bytes hashed again. Raises UserError."""
     entry = _named(history(store, prefix), version, prefix)
-    found = find_artifact(store, Place(prefix, "model_export", entry.export_key))
+    place = Place(prefix, EXPORT, entry.export_key)
+    found = find_artifact(store, place)
     if found is None or found.digest != entry.export:
+        refuse_removed(store, place, entry.export)
         raise UserError(
             f"the export of version {entry.version} is not in the store",
-            file=store.uri(f"{prefix}/model_export/{entry.export_key}"),
+            file=store.uri(place.path),
             fix="Restore it from a backup, or name another version",
         )
     verify_artifact(store, found, cache)

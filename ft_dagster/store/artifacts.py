@@ -2,6 +2,9 @@
 
 An attempt has two folders: `payload/` (what the artifact's digest covers) and `evidence/` (logs,
 cards, ledgers: hashed in the manifest, outside the digest).
+
+Where retention removed an artifact, its manifest file says so and holds the manifest as it was (a tombstone,
+see `removal`); what is made again under the key is committed by KEY/manifest-2.json, and so on.
 """
 
 from __future__ import annotations
@@ -10,7 +13,9 @@ import hashlib
 import logging
 import shutil
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +23,14 @@ from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import FileDigest, files_below, hash_folder, sha256_file
 from ft_dagster.provenance.manifest import check_predicate, check_subject, predicate_of
 from ft_dagster.provenance.memory import cached_digests
+from ft_dagster.schema_version import refuse_newer
 from ft_dagster.store.blobs import Store, as_stored, write_out
 from ft_dagster.strict_json import loads
 
 log = logging.getLogger(__name__)
 PARTS = ("payload", "evidence")
 OTHER_BYTES = "has other bytes than when it was made"
+TOMBSTONE_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,11 @@ class Place:
 
     @property
     def manifest(self) -> str:
-        return f"{self.path}/manifest.json"
+        return self.manifest_of(1)
+
+    def manifest_of(self, generation: int) -> str:
+        """The manifest of what was made under the key for the first, second, ... time."""
+        return f"{self.path}/manifest.json" if generation == 1 else f"{self.path}/manifest-{generation}.json"
 
 
 @dataclass(frozen=True)
@@ -64,13 +75,15 @@ class Attempt:
 @dataclass(frozen=True)
 class Artifact:
     """A committed artifact. `reused`: it was there before this run asked for it. `manifest`: sha256 of the
-    manifest's file, which binds what the digest does not cover.
+    manifest's file, which binds what the digest does not cover. `generation`: 2 for what was made after a
+    first one was removed.
     """
 
     place: Place
     predicate: dict[str, Any]
     reused: bool = True
     manifest: str = ""
+    generation: int = 1
 
     @property
     def digest(self) -> str:
@@ -108,17 +121,43 @@ class Artifact:
         listed = ((part, FileDigest(**file)) for part in PARTS for file in self.predicate[part])
         return {f"{part}/{file.path}": file for part, file in listed}
 
+    @property
+    def manifest_path(self) -> str:
+        return self.place.manifest_of(self.generation)
+
     def folder(self, store: Store, cache: Path) -> Path:
         """The attempt's folder on this machine (`payload/`, `evidence/`), downloaded where it must be.
 
         Its files are those of the manifest, by their bytes: hashed, or remembered where nothing touched them
-        (see `provenance.memory`). Raises UserError for one that is missing, another, unlisted or a link.
+        (see `provenance.memory`). Raises UserError for one that is missing, another, unlisted or a link, and
+        for an artifact that was removed meanwhile.
         """
         local = store.local(self.path)
-        if local is None:
-            return _cached(store, self, cache)
-        _check_folder(self.files, local, cache)
+        try:
+            if local is None:
+                return _cached(store, self, cache)
+            _check_folder(self.files, local, cache)
+        except UserError:
+            refuse_removed(store, self.place, self.digest)
+            raise
         return local
+
+
+@dataclass(frozen=True)
+class Removed:
+    """An artifact whose files retention removed. `at`: ISO 8601, UTC. `artifact`: what its manifest says."""
+
+    artifact: Artifact
+    at: str
+    why: str
+
+    def error(self, store: Store) -> UserError:
+        """For who needs it."""
+        return UserError(
+            f"removed by retention on {self.at[:10]} ({self.why})",
+            file=store.uri(self.artifact.path),
+            fix="Restore its folder and its manifest from a backup, or run the variant: it is made again",
+        )
 
 
 def begin_attempt(store: Store, place: Place, work: Path) -> Attempt:
@@ -147,18 +186,36 @@ def commit_attempt(store: Store, attempt: Attempt, manifest: dict[str, Any]) -> 
         write_out(attempt.folder)
     else:
         _upload(store, attempt, manifest)
-    store.create_exclusively(attempt.place.manifest, as_stored(manifest))
+    _create_manifest(store, attempt.place, as_stored(manifest))
     standing = find_artifact(store, attempt.place)
     if standing is None:
-        raise UserError(
-            "a manifest that was just there is gone",
-            file=store.uri(attempt.place.manifest),
-            fix="Look who deletes files in the store, and run it again",
-        )
+        raise _vanished(store, attempt.place)
     if standing.digest != predicate_of(manifest)["digest"]:
         log.warning("%s: another content stands; recorded as a divergence", attempt.place.path)
         store.write_json(f"{attempt.place.path}/divergences/{attempt.name}.json", manifest)
     return replace(standing, reused=standing.predicate["attempt"] != attempt.name)
+
+
+def _create_manifest(store: Store, place: Place, content: bytes) -> None:
+    """Commit after what was removed under the key; nothing where an artifact stands."""
+    for generation in count(1):
+        path = place.manifest_of(generation)
+        if store.create_exclusively(path, content):
+            return
+        try:
+            standing = stated(store, place, store.read(path), generation)
+        except FileNotFoundError:
+            raise _vanished(store, place) from None
+        if isinstance(standing, Artifact):
+            return
+
+
+def _vanished(store: Store, place: Place) -> UserError:
+    return UserError(
+        "a manifest that was just there is gone",
+        file=store.uri(place.manifest),
+        fix="Look who deletes files in the store, and run it again",
+    )
 
 
 def _upload(store: Store, attempt: Attempt, manifest: dict[str, Any]) -> None:
@@ -174,33 +231,79 @@ def find_artifact(store: Store, place: Place) -> Artifact | None:
     """The committed artifact of a key, or None. Raises UserError for a manifest that it cannot read, or that
     does not hold against itself or its place.
     """
-    try:
-        content = store.read(place.manifest)
-    except FileNotFoundError:
-        return None
-    return artifact_of(store, place, content)
+    return next((one for one in generations(store, place) if isinstance(one, Artifact)), None)
 
 
-def artifact_of(store: Store, place: Place, content: bytes) -> Artifact:
-    """The artifact whose manifest has this content. Raises UserError, see `find_artifact`."""
-    where = store.uri(place.manifest)
+def generations(store: Store, place: Place) -> Iterator[Artifact | Removed]:
+    """All that was ever committed under a key: what was removed, and last what stands, if anything does.
+
+    Raises UserError, see `find_artifact`.
+    """
+    for generation in count(1):
+        try:
+            content = store.read(place.manifest_of(generation))
+        except FileNotFoundError:
+            return
+        found = stated(store, place, content, generation)
+        yield found
+        if isinstance(found, Artifact):
+            return
+
+
+def refuse_removed(store: Store, place: Place, digest: str) -> None:
+    """Raises UserError where the artifact of this digest was removed from under the key, and says when."""
+    for found in generations(store, place):
+        if isinstance(found, Removed) and found.artifact.digest == digest:
+            raise found.error(store)
+
+
+def stated(store: Store, place: Place, content: bytes, generation: int = 1) -> Artifact | Removed:
+    """What a manifest file of this content says. Raises UserError, see `find_artifact`."""
+    where = store.uri(place.manifest_of(generation))
+    manifest = _json(content, where)
+    if not isinstance(manifest, dict) or "removed" not in manifest:
+        return _artifact(place, manifest, content, where, generation)
     try:
-        manifest = loads(content)
+        refuse_newer(manifest["schema_version"], TOMBSTONE_VERSION, file=where)
+        said, original = manifest["removed"], str(manifest["manifest"]).encode()
+        at, why = str(said["at"]), str(said["why"])
+    except (KeyError, TypeError):
+        raise UserError(
+            "not a record of a removal", file=where, fix="Restore the file from a backup"
+        ) from None
+    return Removed(_artifact(place, _json(original, where), original, where, generation), at, why)
+
+
+def _json(content: bytes, where: str) -> Any:
+    try:
+        return loads(content)
     except ValueError:
         raise UserError("not JSON", file=where, fix="Delete it; the stage is then made again") from None
+
+
+def _artifact(place: Place, manifest: Any, content: bytes, where: str, generation: int) -> Artifact:
     predicate = predicate_of(manifest, where)
     check_predicate(predicate, place.prefix, place.stage, place.key, where)
     check_subject(manifest, where)
-    return Artifact(place, predicate, manifest=hashlib.sha256(content).hexdigest())
+    return Artifact(place, predicate, manifest=hashlib.sha256(content).hexdigest(), generation=generation)
 
 
 def verify_artifact(store: Store, artifact: Artifact, cache: Path) -> None:
     """Hash every file of payload and evidence again, as the store has it. Raises UserError naming the first
-    that differs, is missing, is a link, or is not listed by the manifest.
+    that differs, is missing, is a link, or is not listed by the manifest, and for an artifact that was
+    removed meanwhile.
     """
     place = artifact.place
-    where = store.uri(place.manifest)
+    where = store.uri(artifact.manifest_path)
     check_predicate(artifact.predicate, place.prefix, place.stage, place.key, where)
+    try:
+        _verify_files(store, artifact, cache)
+    except UserError:
+        refuse_removed(store, place, artifact.digest)
+        raise
+
+
+def _verify_files(store: Store, artifact: Artifact, cache: Path) -> None:
     folder = store.local(artifact.path)
     if folder is not None:
         _check_folder(artifact.files, folder, cache, fresh=True)

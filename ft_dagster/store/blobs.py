@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -147,6 +148,26 @@ class Store:
     def _creation(self) -> RemoteCreation:
         return RemoteCreation(self.fs, self.url, self.root, self._locks)
 
+    def remove(self, relatives: Iterable[str]) -> None:
+        """Remove files; what is gone already is no error. Of a link the link goes."""
+        if self.remote:
+            for relative in relatives:
+                with suppress(FileNotFoundError):
+                    self.fs.rm_file(self.path(relative))
+            return
+        for relative in relatives:
+            plain = PurePosixPath(relative)
+            with suppress(FileNotFoundError):
+                Path(self.path(str(plain.parent)), plain.name).unlink()
+
+    def remove_empty(self, relative: str) -> None:
+        """Remove a folder and those below it where no file is left; an object store has none."""
+        folder = self.local(relative)
+        if folder is not None:
+            for inside, _, _ in os.walk(folder, topdown=False):
+                with suppress(OSError):
+                    os.rmdir(inside)
+
     def names(self, relative: str) -> list[str]:
         """Names directly below a folder, sorted; none where it does not exist."""
         try:
@@ -176,14 +197,29 @@ class Store:
             modified = info["LastModified"].timestamp()
             yield StoredFile(path[len(self.root) + 1 :], int(info["size"]), modified)
 
+    def modified(self, relative: str) -> float:
+        """When a file was written, in seconds since 1970. Raises FileNotFoundError."""
+        return float(self.fs.modified(self.path(relative)).timestamp())
+
     def sha256(self, relative: str) -> str:
         """Of a file as it lies in the store, read whole."""
         with self.fs.open(self.path(relative), "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def upload(self, source: Path, relative: str) -> None:
-        """Copy one local file into the store."""
-        self.fs.put_file(str(source), self.path(relative))
+        """Copy one local file into the store; it is there whole or not at all."""
+        target = self.local(relative)
+        if target is None:
+            self.fs.put_file(str(source), self.path(relative))
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        try:
+            shutil.copyfile(source, draft)
+            write_out_one(draft)
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
 
     def download(self, relative: str, target: Path) -> None:
         """Copy one file out of the store."""

@@ -10,10 +10,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import PurePosixPath
 
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
-from ft_dagster.store.artifacts import Artifact, Place, artifact_of
+from ft_dagster.store.artifacts import Artifact, Place, Removed, stated
 from ft_dagster.store.blobs import Store, StoredFile
 from ft_dagster.store.heads import SHARED
 
@@ -23,7 +24,7 @@ AT_ONCE = 64  # manifests read from a remote store together
 # Of whichever stage: one that this version does not know may have made what a release stands on.
 _KEYED = re.compile(
     r"(?P<prefix>.+?)/(?P<stage>[a-z_]+)/(?P<key>[0-9a-f]{64})/"
-    r"(?P<rest>manifest\.json|[^/]+/(?:payload|evidence)/.+)"
+    r"(?P<rest>manifest(?:-[0-9]+)?\.json|claims/.+|[^/]+/(?:payload|evidence)/.+)"
 )
 
 
@@ -37,13 +38,14 @@ class By(StrEnum):
 
 @dataclass(frozen=True)
 class Keyed:
-    """What lies under one key. `files`: by their path there. `artifact`: None before a commit, and where the
-    manifest cannot be read (`damaged`).
+    """What lies under one key. `files`: by their path there. `artifact`: None before a commit, where it was
+    removed, and where the manifest cannot be read (`damaged`). `removed`: what stood before it.
     """
 
     place: Place
     files: dict[str, StoredFile]
     artifact: Artifact | None = None
+    removed: tuple[Removed, ...] = ()
     damaged: UserError | None = None
 
     @property
@@ -66,6 +68,22 @@ class Keyed:
             if below.startswith(("payload/", "evidence/")):
                 found[attempt].append(file)
         return dict(found)
+
+    @property
+    def used(self) -> float:
+        """When the artifact was last written or claimed, in seconds since 1970 (see `removal`)."""
+        if self.artifact is None:
+            return 0.0
+        attempt = str(self.artifact.predicate["attempt"])
+        manifest = PurePosixPath(self.artifact.manifest_path).name
+        return max(
+            (
+                file.modified
+                for path, file in self.files.items()
+                if path == manifest or path.startswith((f"{attempt}/", f"claims/{attempt}/"))
+            ),
+            default=0.0,
+        )
 
     @property
     def unfinished(self) -> dict[str, list[StoredFile]]:
@@ -112,12 +130,17 @@ def _with_manifests(store: Store, files: dict[Place, dict[str, StoredFile]]) -> 
 
 
 def _keyed(store: Store, place: Place, files: dict[str, StoredFile], content: bytes | None) -> Keyed:
-    if content is None:  # removed since it was listed
-        return Keyed(place, files)
+    removed: list[Removed] = []
     try:
-        return Keyed(place, files, artifact_of(store, place, content))
+        while content is not None:  # else removed since it was listed, or not made again
+            found = stated(store, place, content, len(removed) + 1)
+            if isinstance(found, Artifact):
+                return Keyed(place, files, found, tuple(removed))
+            removed.append(found)
+            (content,) = store.read_each([place.manifest_of(len(removed) + 1)])
     except UserError as error:
-        return Keyed(place, files, damaged=error)
+        return Keyed(place, files, removed=tuple(removed), damaged=error)
+    return Keyed(place, files, removed=tuple(removed))
 
 
 @dataclass(frozen=True)

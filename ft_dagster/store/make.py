@@ -27,6 +27,7 @@ from ft_dagster.store.artifacts import (
     find_artifact,
 )
 from ft_dagster.store.blobs import Store
+from ft_dagster.store.removal import finish_removal, keep
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,23 @@ def make_artifact(
     """The artifact of `recipe`: the committed one, else what `build` writes into an attempt.
 
     `build` fills `attempt.payload` and `attempt.evidence` and returns the manifest's figures. When it
-    raises, nothing of the attempt stays. Two runs of this host never build the same key at once.
+    raises, nothing of the attempt stays. Two runs of this host never build the same key at once. What is
+    being removed is made again.
     """
     standing = find_artifact(store, recipe.place)
-    if standing:
+    if standing and keep(store, standing):
         return standing
     with host_lock(work, recipe.place.path):
-        return find_artifact(store, recipe.place) or _build(store, work, recipe, build)
+        return _kept(store, recipe.place) or _build(store, work, recipe, build)
+
+
+def _kept(store: Store, place: Place) -> Artifact | None:
+    """What stands under a key and is there to stay; a removal that was claimed is done to its end."""
+    standing = find_artifact(store, place)
+    if standing is None or keep(store, standing):
+        return standing
+    finish_removal(store, standing)
+    return None
 
 
 def _build(store: Store, work: Path, recipe: Recipe, build: Callable[[Attempt], dict[str, Any]]) -> Artifact:

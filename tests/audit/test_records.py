@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.desk import Audit
+from ft_dagster.audit.members import CORPUS, DATASET, MIXTURE, MODEL
 from ft_dagster.audit.proofs import ABSENCE, PRESENCE, check, prove
 from ft_dagster.audit.records import INHERITED, JUDGED, TRAINED, UNREACHED, VALIDATED, record
 from ft_dagster.audit.verify import verify
@@ -20,6 +22,8 @@ from ft_dagster.data.dataset_io import read_split
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.record_keys import keys_of, rotate
 from ft_dagster.store import Artifact
+from ft_dagster.store.contents import contents_of
+from ft_dagster.store.removal import DAY, claim_removal, finish_removal
 from ft_dagster.strict_json import dumps
 from tests.audit.histories import History, question
 
@@ -289,3 +293,21 @@ def test_a_forged_proof_does_not_hold(history: History, tmp_path: Path, forged: 
     key = keys_of(history.settings.keys_folder, "acme").current
     with pytest.raises(UserError, match=r"does not hold|not a proof|not a manifest"):
         check(file, asked_record(json.dumps(row)), key)
+
+
+def test_what_a_record_was_in_is_told_after_retention_removed_it(history: History) -> None:
+    """Trees, rows and ledgers stay with the manifests."""
+    row = question(3)
+    before = pairs(history, row)
+    store = history.store
+    for keyed in contents_of(store).keyed.values():
+        artifact = keyed.artifact
+        if artifact is not None and artifact.place.stage in (DATASET, CORPUS, MIXTURE, MODEL):
+            assert claim_removal(store, artifact, "retention", time.time() + DAY)
+            finish_removal(store, artifact, (f"{artifact.predicate['attempt']}/{n}" for n in artifact.files))
+            assert not store.names(f"{artifact.path}/payload")
+    assert before
+    assert pairs(history, row) == before
+    assert pairs(history, row, again=True) == before
+    found = record(history.audit(), asked_record(json.dumps(row)))
+    assert all(each.inclusion is not None for each in found.found)

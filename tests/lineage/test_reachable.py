@@ -7,12 +7,15 @@ import random
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.reachable import Unreached, unreached
+from ft_dagster.lineage.retention import Rules
 from ft_dagster.provenance import stage_versions
+from ft_dagster.settings import Retention
 from ft_dagster.store import Artifact, Place, Store, begin_attempt, write_head
 from ft_dagster.store.contents import contents_of
 from ft_dagster.store.make import host_lock, is_being_made
@@ -29,11 +32,23 @@ STAGES = (
 )
 
 
-def left(store: Store, *, before: float | None = None, work: Path | None = None) -> list[Unreached]:
-    """What nothing needs, however young."""
-    limit = time.time() + 60 if before is None else before
+LATER = 2 * 86_400.0  # seconds from now, when nothing made by these tests is young
+
+
+def rules(after: float = LATER, **retention: Any) -> Rules:
+    """Of a day, for all tenants, as they hold so many seconds from now."""
+    return Rules(lambda tenant: Retention(**{"days": 1, **retention}), time.time() + after)
+
+
+def left(
+    store: Store, *, after: float = LATER, work: Path | None = None, **retention: Any
+) -> list[Unreached]:
+    """What nothing needs, after so many seconds."""
     return unreached(
-        store, contents_of(store), lambda place: work is not None and is_being_made(work, place), limit
+        store,
+        contents_of(store),
+        lambda place: work is not None and is_being_made(work, place),
+        rules(after, **retention),
     )
 
 
@@ -112,7 +127,7 @@ def test_an_attempt_that_was_committed_since_it_was_listed_is_no_litter(store: S
     manifest.unlink()
     listed = contents_of(store)
     manifest.write_bytes(content)
-    assert unreached(store, listed, lambda place: False, time.time() + 60) == []
+    assert unreached(store, listed, lambda place: False, rules()) == []
 
 
 def test_a_second_writers_attempt_is_named_and_the_artifact_is_not(store: Store, tmp_path: Path) -> None:
@@ -126,11 +141,42 @@ def test_a_second_writers_attempt_is_named_and_the_artifact_is_not(store: Store,
 
 def test_what_was_written_a_moment_ago_is_left_alone(store: Store) -> None:
     lost = made(store, "task_dataset", 1)
-    assert left(store, before=time.time() - 3600) == []
+    assert left(store, after=0) == []
     for file in (Path(store.root) / lost.place.path).rglob("*"):
         os.utime(file, (0, 0))
-    (found,) = left(store, before=time.time() - 3600)
+    (found,) = left(store, after=0)
     assert found.bytes == lost.size
+
+
+def test_what_is_young_keeps_what_it_was_made_from(store: Store) -> None:
+    rows = made(store, "task_dataset", 1)
+    mixture = made(store, "training_mixture", 1, rows)
+    for file in (Path(store.root) / rows.place.path).rglob("*"):
+        os.utime(file, (0, 0))
+    assert left(store, after=0) == []
+    assert places(left(store)) == {rows.place, mixture.place}
+
+
+def test_a_hold_keeps_all_of_a_tenant_and_what_it_was_made_from(store: Store, tmp_path: Path) -> None:
+    base = made(store, "base_model", 1, prefix="shared")
+    made(store, "task_dataset", 1, base)
+    (begin_attempt(store, Place(PREFIX, "training_mixture", "a" * 64), tmp_path).payload / "x").write_text("")
+    other = made(store, "task_dataset", 2, prefix="tenants/other/support")
+    held = Rules(lambda tenant: Retention(days=1, hold=tenant == "acme"), time.time() + LATER)
+    found = unreached(store, contents_of(store), lambda place: False, held)
+    assert places(found) == {other.place}
+
+
+def test_versions_that_retention_lets_go_go_with_their_weights_and_no_others(store: Store) -> None:
+    tuned = [made(store, "fine_tuned_model", number) for number in range(4)]
+    for number, weights in enumerate(tuned):
+        release(store, "acme.support", {**adapter(number), f"{number}.json": number}, weights.digest)
+    assert left(store) == []
+    gone = places(left(store, releases=1))
+    assert {place for place in gone if place.stage == "fine_tuned_model"} == {a.place for a in tuned[:2]}
+    assert sorted(place.stage for place in gone if place.stage != "fine_tuned_model") == [
+        *("evaluation", "evaluation", "model_export", "model_export")
+    ]
 
 
 @pytest.mark.parametrize("damage", ["manifest", "head", "log"])

@@ -14,9 +14,9 @@ from typing import Literal
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.looks import expected_questions
 from ft_dagster.evaluation.power import DISCORDANT, POWER, level_of, margin_seen, questions_needed
+from ft_dagster.settings import STORAGE_USD_PER_GB_MONTH
 from ft_dagster.spec.variant import MOST_QUESTIONS, EvaluationSpec, GatesSpec
 
-STORAGE_USD_PER_GB_MONTH = 0.023  # S3 Standard, us-east-1, first 50 TB; read 2026-11-25
 EXPERIMENTS = (10, 20)  # trainings before a production candidate
 RESUME_BYTES = 4 + 8  # of an exact resume, a trained parameter: fp32 master and Adam's two moments
 

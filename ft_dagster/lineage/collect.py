@@ -1,0 +1,103 @@
+"""`store gc`: removes what nothing needs, beside whoever commits, reuses and releases meanwhile.
+
+What was made from others goes before them: who keeps an artifact (see `store.removal`) so keeps all that it
+was made from. Killed at any point, the next call goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.reachable import Unreached, beneath, is_litter
+from ft_dagster.lineage.retention import Rules
+from ft_dagster.store.artifacts import Place
+from ft_dagster.store.blobs import Store, unreachable
+from ft_dagster.store.removal import claim_removal, finish_removal
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`removed`: else it was taken into use since it was listed, or could not be removed (`error`), or that
+    is so of something that was made from it.
+    """
+
+    of: Unreached
+    removed: bool
+    error: str | None = None
+
+
+def collect(
+    store: Store, found: Sequence[Unreached], being_made: Callable[[Place], bool], rules: Rules
+) -> Iterator[Outcome]:
+    """Remove what `unreached` found by the same rules. Raises UserError where the storage is out of reach."""
+    artifacts = [one.artifact for one in found if one.artifact is not None]
+    kept: set[Place] = set()
+    for one in _dependents_first(found):
+        outcome = Outcome(one, removed=False)
+        if one.place not in kept and not being_made(one.place):
+            outcome = _remove(store, one, rules)
+        if one.artifact is not None and not outcome.removed:
+            kept |= beneath([one.artifact], artifacts)
+        yield outcome
+
+
+def _remove(store: Store, one: Unreached, rules: Rules) -> Outcome:
+    try:
+        if not _claimed(store, one, rules):
+            return Outcome(one, removed=False)
+        if one.artifact is not None:
+            finish_removal(store, one.artifact, one.files)
+        else:
+            store.remove(f"{one.place.path}/{name}" for name in one.files)
+            store.remove_empty(f"{one.place.path}/{one.attempt}")
+    except Exception as error:
+        if unreachable(error):
+            fix = "Run it again: it goes on where it was"
+            raise UserError(f"the storage could not be reached: {error}", file=store.url, fix=fix) from error
+        if not isinstance(error, OSError | UserError):
+            raise
+        return Outcome(one, removed=False, error=str(error))
+    return Outcome(one, removed=True)
+
+
+def _claimed(store: Store, one: Unreached, rules: Rules) -> bool:
+    if one.artifact is None:
+        return is_litter(store, one)
+    rule = rules.for_path(one.place.path)
+    versions = "all versions" if rule.releases is None else f"the last {rule.releases} versions"
+    why = f"nothing needed it, and retention is {rule.days:g} days and {versions}"
+    return claim_removal(store, one.artifact, why, rules.before(one.place.path))
+
+
+def _dependents_first(found: Sequence[Unreached]) -> list[Unreached]:
+    """Each artifact before those that it was made from; attempts that are none at the end."""
+    by_digest: dict[str, list[Unreached]] = {}
+    for one in found:
+        if one.artifact is not None:
+            by_digest.setdefault(one.artifact.digest, []).append(one)
+    ordered: list[Unreached] = []
+    seen: set[tuple[Place, str]] = set()
+    for root in found:
+        _inputs_first(root, by_digest, seen, ordered)
+    return [one for one in reversed(ordered) if one.committed] + [one for one in ordered if not one.committed]
+
+
+def _inputs_first(
+    root: Unreached,
+    by_digest: dict[str, list[Unreached]],
+    seen: set[tuple[Place, str]],
+    ordered: list[Unreached],
+) -> None:
+    """Append an artifact after all that it was made from, each once."""
+    waiting: list[tuple[Unreached, bool]] = [(root, False)]
+    while waiting:
+        one, inputs_are_in = waiting.pop()
+        if inputs_are_in:
+            ordered.append(one)
+        elif (one.place, one.attempt) not in seen:
+            seen.add((one.place, one.attempt))
+            waiting.append((one, True))
+            digests: Sequence[str] = list(one.artifact.inputs.values()) if one.artifact else ()
+            waiting += [(below, False) for digest in digests for below in by_digest.get(digest, ())]

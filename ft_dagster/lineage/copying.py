@@ -1,0 +1,226 @@
+"""`store copy`: one store into another, folder or S3, each byte held against its digest.
+
+First come all artifacts, each one's files before its manifest; then what lies beside them; then the release
+logs, entry by entry; the heads come last. Logs and heads are those from before the artifacts were listed. So
+the target is at every moment a store that holds, in which less is known; killed, the next call goes on behind
+the last manifest. Attempts that nobody committed, and claims (see `store.removal`), stay behind.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal, TypeVar
+
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.log import HEAD, mark_newest, read_log
+from ft_dagster.store.artifacts import Artifact, Removed, generations, stated
+from ft_dagster.store.blobs import Store, StoredFile
+from ft_dagster.store.contents import Keyed, contents_of
+from ft_dagster.store.exclusive import PROBES, WRITER
+from ft_dagster.strict_json import loads
+
+T = TypeVar("T")
+
+AT_ONCE = 8  # artifacts, or other files, that are copied together
+MUTABLE = ("heads", "experiments")  # folders whose files are written over
+How = Literal["copied", "there", "left"]
+
+
+@dataclass(frozen=True)
+class Copied:
+    """`how`: `there` before it was copied; `left`: the target has a newer one. `bytes`: moved."""
+
+    path: str
+    how: How
+    bytes: int = 0
+
+
+def copy_store(source: Store, target: Store, drafts: Path) -> Iterator[Copied]:
+    """Copy all that is committed. `drafts`: a folder of this host for what is on its way.
+
+    Raises UserError: something of the source cannot be read or has other bytes than its manifest says; the
+    target has another artifact, record or log under the same name.
+    """
+    early = [file for file in source.walk() if _is_record(file)]
+    changing = {file: source.read(file.path) for file in early if _is_mutable(file)}
+    contents = contents_of(source)
+    if not contents.keyed and not contents.records:
+        raise UserError("nothing is there", file=source.url, fix="Name a store")
+    damaged = next((keyed.damaged for keyed in contents.keyed.values() if keyed.damaged), None)
+    if damaged is not None:
+        raise damaged
+    copy = _Copy(source, target, drafts)
+    logs = sorted({str(PurePosixPath(file.path).parent.parent) for file in early if _is_of_log(file)})
+    for prefix in logs:
+        read_log(source, prefix)
+    yield from copy.each(copy.artifact, list(contents.keyed.values()))
+    fixed = [file for file in contents.records if _is_record(file) and not _is_mutable(file)]
+    yield from copy.each(copy.record, [file for file in fixed if not _is_of_log(file)])
+    for prefix in logs:
+        yield from copy.log(prefix, early)
+    yield from copy.each(copy.changing, list(changing.items()))
+
+
+class _Copy:
+    def __init__(self, source: Store, target: Store, drafts: Path) -> None:
+        self._source, self._target, self._drafts = source, target, drafts
+
+    def each(self, copy: Callable[[T], Copied], those: Sequence[T]) -> Iterator[Copied]:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for first in range(0, len(those), AT_ONCE):
+                yield from pool.map(copy, those[first : first + AT_ONCE])
+
+    def artifact(self, keyed: Keyed) -> Copied:
+        """What is committed under a key, with what was removed there before. A manifest is written when all
+        files of its artifact were read back.
+        """
+        there = list(generations(self._target, keyed.place))
+        here: list[Artifact | Removed] = [*keyed.removed, *([keyed.artifact] if keyed.artifact else [])]
+        for known, one in zip(there, here, strict=False):
+            self._same(keyed.place.manifest, _original(one), _original(known))
+        absent = range(len(there) + 1, len(here) + 1)
+        moved = sum(self._generation(here[generation - 1], generation) for generation in absent)
+        return Copied(keyed.place.path, "copied" if absent else "there", moved)
+
+    def _generation(self, one: Artifact | Removed, generation: int) -> int:
+        """Bytes moved."""
+        place = (one if isinstance(one, Artifact) else one.artifact).place
+        path = place.manifest_of(generation)
+        content = self._source.read(path)
+        if stated(self._source, place, content, generation) != one:
+            raise _changed(self._source, path)
+        moved = len(content)
+        if isinstance(one, Artifact):
+            for name, file in one.files.items():
+                moved += self._file(f"{one.path}/{name}", file.size, file.sha256)
+        self._create(path, content)
+        return moved
+
+    def record(self, file: StoredFile) -> Copied:
+        """A file that is never changed once it is there."""
+        there = self._read_target(file.path)
+        content = self._source.read(file.path)
+        if there is None:
+            self._create(file.path, content)
+            return Copied(file.path, "copied", len(content))
+        self._same(file.path, content, there)
+        return Copied(file.path, "there")
+
+    def changing(self, read: tuple[StoredFile, bytes]) -> Copied:
+        """A file that may be written over, with its content; unless the target's is newer."""
+        file, content = read
+        there = self._read_target(file.path)
+        if there == content:
+            return Copied(file.path, "there")
+        if there is not None and self._is_newer(there, content, file):
+            return Copied(file.path, "left")
+        self._target.write(file.path, content)
+        return Copied(file.path, "copied", len(content))
+
+    def _is_newer(self, there: bytes, here: bytes, file: StoredFile) -> bool:
+        """By the dates that both have in them, else by when they were written."""
+        dates = _date_in(there), _date_in(here)
+        if dates[0] and dates[1]:
+            return dates[0] > dates[1]
+        return self._target.modified(file.path) >= file.modified
+
+    def log(self, prefix: str, listed: Sequence[StoredFile]) -> Iterator[Copied]:
+        """A release log, of which the target may have a part, or more than all; it is read whole then."""
+        folder = PurePosixPath(prefix, "releases")
+        files = sorted(file for file in listed if PurePosixPath(file.path).parent == folder)
+        entries = [file for file in files if PurePosixPath(file.path).stem.isdigit()]
+        has_head = any(PurePosixPath(file.path).name == HEAD for file in files)
+        for file in entries:
+            yield self.record(file)
+        if len(read_log(self._target, prefix).entries) == len(entries) and has_head:
+            mark_newest(self._target, prefix, len(entries), self._source.read(entries[-1].path))
+            read_log(self._target, prefix)
+
+    def _file(self, path: str, size: int, sha256: str) -> int:
+        """Bytes moved: none where the target has them. Read back, and held against the manifest's digest."""
+        if self._has(path, sha256):
+            return 0
+        with self._local(path) as file:
+            self._target.upload(file, path)
+        if not self._has(path, sha256):
+            if self._source.sha256(path) != sha256:
+                raise _changed(self._source, path)
+            fix = "Look at the target's disk or server, and run it again: it goes on"
+            raise UserError("was not read back as it was written", file=self._target.uri(path), fix=fix)
+        return size
+
+    def _has(self, path: str, sha256: str) -> bool:
+        try:
+            return self._target.sha256(path) == sha256
+        except FileNotFoundError:
+            return False
+
+    @contextmanager
+    def _local(self, path: str) -> Iterator[Path]:
+        """A file of the source on this host."""
+        here = self._source.local(path)
+        if here is not None:
+            yield here
+            return
+        draft = self._drafts / uuid.uuid4().hex
+        try:
+            self._source.download(path, draft)
+            yield draft
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _read_target(self, path: str) -> bytes | None:
+        return self._target.read_each([path])[0]
+
+    def _create(self, path: str, content: bytes) -> None:
+        if not self._target.create_exclusively(path, content):
+            self._same(path, content, self._target.read(path))
+        self._same(path, content, self._target.read(path))
+
+    def _same(self, path: str, here: bytes | str, there: bytes | str) -> None:
+        if here != there:
+            raise UserError(
+                f"another file than {self._source.uri(path)} has this name",
+                file=self._target.uri(path),
+                fix="Copy into another store: these two went their own ways",
+            )
+
+
+def _original(one: Artifact | Removed) -> str:
+    """sha256 of a manifest as it was committed, whether its artifact stands or was removed."""
+    return one.manifest if isinstance(one, Artifact) else one.artifact.manifest
+
+
+def _is_record(file: StoredFile) -> bool:
+    """Not what a store has of its own, nor a draft that a killed writer left."""
+    parts = PurePosixPath(file.path).parts
+    return parts[0] not in (WRITER, PROBES) and not any(part.startswith(".") for part in parts)
+
+
+def _is_of_log(file: StoredFile) -> bool:
+    return PurePosixPath(file.path).parent.name == "releases"
+
+
+def _is_mutable(file: StoredFile) -> bool:
+    return any(part in MUTABLE for part in PurePosixPath(file.path).parts[1:-1])
+
+
+def _date_in(content: bytes) -> str:
+    """When a head was moved, ISO 8601 in UTC; empty where nothing says so."""
+    try:
+        return str(loads(content)["at"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _changed(store: Store, path: str) -> UserError:
+    return UserError(
+        "has other bytes than when it was made, or changed meanwhile",
+        file=store.uri(path),
+        fix="Restore it from a backup, or run it again where somebody was at work there",
+    )

@@ -1,0 +1,71 @@
+"""Folders of programs in the work folder that nobody goes on in: their checkpoints and optimizer states."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ft_dagster.lineage.retention import DAY, Rules
+
+
+@dataclass(frozen=True)
+class IdleRun:
+    """`folder`: work/runs/<variant>/<stage>-<first 16 digits of the key>. `written`: its newest file, seconds
+    since 1970.
+    """
+
+    folder: Path
+    bytes: int
+    written: float
+
+
+def idle_runs(
+    work: Path, busy: Collection[str], is_committed: Callable[[str], bool], rules: Rules
+) -> list[IdleRun]:
+    """The folders in which nothing was written for as long as retention says, or for a day where what they
+    were for is committed; the largest first. `busy`: variants whose programs run or wait for devices on this
+    host. `is_committed`: whether an artifact stands, by the first 16 digits of its key.
+    """
+    found = []
+    for variant in _folders(work / "runs"):
+        rule = rules.for_path(f"tenants/{variant.name.replace('.', '/')}")
+        if rule.hold or variant.name in busy:
+            continue
+        for folder in _folders(variant):
+            size, written = _size(folder)
+            days = 1.0 if is_committed(folder.name.rpartition("-")[2]) else rule.days
+            if written < rules.now - days * DAY:
+                found.append(IdleRun(folder, size, written))
+    return sorted(found, key=lambda run: (-run.bytes, str(run.folder)))
+
+
+def remove_run(run: IdleRun) -> bool:
+    """Whether it went; not where something was written there since it was listed."""
+    try:
+        if _size(run.folder)[1] != run.written:
+            return False
+        shutil.rmtree(run.folder)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return sorted(each for each in folder.iterdir() if each.is_dir() and not each.is_symlink())
+    except FileNotFoundError:
+        return []
+
+
+def _size(folder: Path) -> tuple[int, float]:
+    """Bytes of all files below a folder, and when one of them, or a folder, was last written."""
+    size, written = 0, folder.stat().st_mtime
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            found = path.lstat()
+            size += 0 if path.is_dir() else found.st_size
+            written = max(written, found.st_mtime)
+    return size, written

@@ -1,0 +1,127 @@
+"""Removing an artifact, and keeping it: of the two one holds, on a folder as on S3, whoever is killed.
+
+`KEY/claims/<attempt>/000001.json`, `000002.json`, ... say `kept` or `removed`, each created exclusively;
+nothing comes after `removed`. Who is about to use an artifact that may be old keeps it first; who removes it
+claims that first, unless it was kept of late. Then the manifest file becomes a tombstone, and after that the
+files go: each step may be taken again by anyone, and what is made again is committed beside the tombstone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from ft_dagster.errors import UserError
+from ft_dagster.store.artifacts import TOMBSTONE_VERSION, Artifact, Removed, stated
+from ft_dagster.store.blobs import Store, as_stored
+
+KEPT, REMOVED = "kept", "removed"
+# By these an audit tells which records a model learned from: they outlive what they speak of.
+RECORDS = ("rows.parquet", "dropped.parquet", "tree.parquet", "ledger.json")
+DAY = 86_400.0  # seconds; what was written or kept since is never removed
+FRESH = DAY / 2  # for so long an artifact or a claim is young enough to be used without a new claim
+TRIES = 8
+
+
+class _Claim(NamedTuple):
+    number: int  # 0: nothing was claimed
+    claim: str
+    at: float
+    why: str
+
+
+def keep(store: Store, artifact: Artifact) -> bool:
+    """Claim an artifact for use: for a day from now nobody removes it, nor what it was made from. False: its
+    removal was claimed before. Raises UserError where others claim it without end.
+    """
+    if time.time() - _seconds(artifact.predicate["created"]) < FRESH:
+        return True
+    for _ in range(TRIES):
+        last = _last_claim(store, artifact)
+        if last.claim == REMOVED:
+            return False
+        if time.time() - last.at < FRESH or _create(store, artifact, last.number + 1, KEPT, ""):
+            return True
+    raise _contended(store, artifact)
+
+
+def claim_removal(store: Store, artifact: Artifact, why: str, before: float) -> bool:
+    """Decide that an artifact goes; False: it was kept after `before`, in seconds since 1970."""
+    for _ in range(TRIES):
+        last = _last_claim(store, artifact)
+        if last.claim == REMOVED:
+            return True
+        if last.at >= before:
+            return False
+        if _create(store, artifact, last.number + 1, REMOVED, why):
+            return True
+    raise _contended(store, artifact)
+
+
+def finish_removal(store: Store, artifact: Artifact, files: Iterable[str] = ()) -> None:
+    """Do what was claimed: the tombstone, then the files but RECORDS. `files`: more of them, by their path
+    under the key.
+
+    May be called again, by several at once, and after any of it was done.
+    """
+    last, path = _last_claim(store, artifact), artifact.manifest_path
+    if last.claim != REMOVED:
+        raise ValueError(f"{artifact.path}: nobody claimed its removal")
+    content = store.read(path)
+    if not isinstance(stated(store, artifact.place, content, artifact.generation), Removed):
+        store.write(path, as_stored(_tombstone(content, last)))
+    attempt = artifact.predicate["attempt"]
+    listed = {f"{attempt}/{name}" for name in artifact.files}
+    kept = {f"{attempt}/evidence/{name}" for name in RECORDS}
+    store.remove(f"{artifact.place.path}/{name}" for name in sorted(listed.union(files) - kept))
+    store.remove_empty(artifact.path)
+
+
+def _tombstone(manifest: bytes, claim: _Claim) -> dict[str, Any]:
+    removed = {"at": _date(claim.at), "why": claim.why}
+    return {"schema_version": TOMBSTONE_VERSION, "removed": removed, "manifest": manifest.decode()}
+
+
+def _last_claim(store: Store, artifact: Artifact) -> _Claim:
+    numbers = [name.removesuffix(".json") for name in store.names(_folder(artifact))]
+    number = max((int(name) for name in numbers if name.isascii() and name.isdigit()), default=0)
+    if number == 0:
+        return _Claim(0, "", 0.0, "")
+    path = _path(artifact, number)
+    try:
+        said = store.read_json(path)
+        return _Claim(number, str(said["claim"]), _seconds(said["at"]), str(said["why"]))
+    except (ValueError, KeyError, TypeError):
+        fix = "Restore the file from a backup"
+        raise UserError("not a claim on an artifact", file=store.uri(path), fix=fix) from None
+
+
+def _create(store: Store, artifact: Artifact, number: int, claim: str, why: str) -> bool:
+    said = {"schema_version": 1, "claim": claim, "at": _date(time.time()), "why": why}
+    return store.create_exclusively(_path(artifact, number), as_stored(said))
+
+
+def _contended(store: Store, artifact: Artifact) -> UserError:
+    return UserError(
+        f"others were faster {TRIES} times to claim this artifact",
+        file=store.uri(_folder(artifact)),
+        fix="Run it again",
+    )
+
+
+def _folder(artifact: Artifact) -> str:
+    return f"{artifact.place.path}/claims/{artifact.predicate['attempt']}"
+
+
+def _path(artifact: Artifact, number: int) -> str:
+    return f"{_folder(artifact)}/{number:06d}.json"
+
+
+def _seconds(date: str) -> float:
+    return datetime.fromisoformat(date).timestamp()
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,215 @@
+"""`store gc` beside whoever commits, reuses, promotes and is killed: a model of reachability decides."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.collect import Outcome, collect
+from ft_dagster.lineage.reachable import unreached
+from ft_dagster.lineage.release import ReleaseRequest, export_of, promote
+from ft_dagster.lineage.retention import Rules
+from ft_dagster.settings import Retention
+from ft_dagster.store import (
+    Artifact,
+    Place,
+    Store,
+    begin_attempt,
+    removal,
+    verify_artifact,
+    write_head,
+)
+from ft_dagster.store.contents import contents_of
+from tests.releases import adapter, put, release
+
+PREFIXES = ("tenants/acme/support", "tenants/acme/sales", "tenants/globex/support")
+STAGES = ("declaration", "task_dataset", "training_mixture", "training_plan", "fine_tuned_model")
+DAY = 86_400.0
+
+
+def made(store: Store, prefix: str, number: int, inputs: list[Artifact]) -> Artifact:
+    named = {f"input{at}": one.digest for at, one in enumerate(inputs)}
+    return put(store, STAGES[number % len(STAGES)], prefix, {"n.json": number}, named)
+
+
+def rules(days: float = 2, **retention: object) -> Rules:
+    """Of a day, so many days from now."""
+    return Rules(lambda tenant: Retention.model_validate({"days": 1, **retention}), time.time() + days * DAY)
+
+
+def nobody(place: Place) -> bool:
+    return False
+
+
+def collected(store: Store, by: Rules) -> list[Outcome]:
+    return list(collect(store, unreached(store, contents_of(store), nobody, by), nobody, by))
+
+
+@pytest.fixture
+def every_use_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is so young that it is used without a claim."""
+    monkeypatch.setattr(removal, "FRESH", 0.0)
+
+
+def aged(store: Store, days: float = 2) -> None:
+    """Let all that is in the store be so many days old."""
+    at = time.time() - days * DAY
+    for file in Path(store.root).rglob("*"):
+        os.utime(file, (at, at))
+
+
+def needed(artifacts: list[Artifact], roots: list[Artifact]) -> set[str]:
+    """The digests that can be walked to from the roots, by the inputs alone."""
+    by_digest = {artifact.digest: artifact for artifact in artifacts}
+    found: set[str] = set()
+    waiting = [root.digest for root in roots]
+    while waiting:
+        digest = waiting.pop()
+        if digest not in found:
+            found.add(digest)
+            waiting += by_digest[digest].inputs.values()
+    return found
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_exactly_what_cannot_be_walked_to_goes(store: Store, tmp_path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    artifacts: list[Artifact] = []
+    for number in range(15):
+        inputs = draw.sample(artifacts, min(len(artifacts), draw.randrange(3)))
+        artifacts.append(made(store, draw.choice(PREFIXES), number, inputs))
+    heads = {(a.place.prefix, a.place.stage): a for a in draw.sample(artifacts, 3)}
+    for head in heads.values():
+        write_head(store, head.place.prefix, head, None)
+    stays = needed(artifacts, list(heads.values()))
+    outcomes = collected(store, rules())
+    assert {o.of.artifact.digest for o in outcomes if o.of.artifact and o.removed} == {
+        a.digest for a in artifacts if a.digest not in stays
+    }
+    for artifact in artifacts:
+        if artifact.digest in stays:
+            verify_artifact(store, artifact, tmp_path / "cache")
+        else:
+            with pytest.raises(UserError, match="removed by retention"):
+                verify_artifact(store, artifact, tmp_path / "cache")
+    assert collected(store, rules()) == []
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_others_take_into_use_meanwhile_stays_whole_with_all_beneath_it(
+    store: Store, tmp_path: Path, every_use_is_claimed: None, seed: int
+) -> None:
+    """Two collections and a run of each variant at once, which makes or reuses its chain and moves heads."""
+    draw = random.Random(seed)
+    heads: dict[tuple[str, str], Artifact] = {}
+
+    def chain_of(variant: int) -> Iterator[Artifact]:
+        links: list[Artifact] = []
+        for number in range(4):
+            links.append(made(store, PREFIXES[variant], variant * 10 + number, links[-1:]))
+            yield links[-1]
+
+    def run(variant: int) -> None:
+        for link in chain_of(variant):
+            write_head(store, PREFIXES[variant], link, None)
+            heads[PREFIXES[variant], link.place.stage] = link
+
+    def after(seconds: float, work: Callable[..., object], *given: object) -> object:
+        time.sleep(seconds)
+        return work(*given)
+
+    for variant in range(3):
+        list(chain_of(variant))
+    aged(store)
+    with ThreadPoolExecutor(5) as pool:
+        asked = [pool.submit(after, draw.uniform(0, 0.05), run, variant) for variant in range(3)]
+        asked += [pool.submit(after, draw.uniform(0, 0.05), collected, store, rules(0)) for _ in range(2)]
+    for one in asked:
+        one.result()
+    standing = [k.artifact for k in contents_of(store).keyed.values() if k.artifact is not None]
+    assert {head.place for head in heads.values()} <= {artifact.place for artifact in standing}
+    used = needed(standing, list(heads.values()))
+    for artifact in standing:
+        if artifact.digest in used:
+            verify_artifact(store, artifact, tmp_path / "cache")
+    collected(store, rules(days=30))
+    assert {k.artifact.digest for k in contents_of(store).keyed.values() if k.artifact is not None} == used
+
+
+def test_who_keeps_an_artifact_keeps_what_it_was_made_from(store: Store, every_use_is_claimed: None) -> None:
+    rows = made(store, PREFIXES[0], 1, [])
+    mixture = made(store, PREFIXES[0], 2, [rows])
+    aged(store)
+    by = rules(0)
+    found = unreached(store, contents_of(store), nobody, by)
+    assert {one.place for one in found} == {rows.place, mixture.place}
+    assert removal.keep(store, mixture)
+    assert [outcome.removed for outcome in collect(store, found, nobody, by)] == [False, False]
+
+
+def test_a_version_that_is_promoted_meanwhile_stays_with_its_weights(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned = [made(store, PREFIXES[0], 4 + 5 * number, []) for number in range(4)]
+    for number, weights in enumerate(tuned):
+        release(store, "acme.support", {**adapter(number), f"{number}.json": 1}, weights.digest)
+    by = rules(releases=1)
+    found = unreached(store, contents_of(store), nobody, by)
+    assert {tuned[0].place, tuned[1].place} <= {one.place for one in found}
+    monkeypatch.setattr(removal, "FRESH", 0.0)
+    promote(store, PREFIXES[0], 1, ReleaseRequest("back"))
+    outcomes = list(collect(store, found, nobody, replace(by, now=by.now - 2 * DAY)))
+    assert tuned[0].place in {outcome.of.place for outcome in outcomes if not outcome.removed}
+    verify_artifact(store, tuned[0], tmp_path / "cache")
+    export_of(store, PREFIXES[0], 1, tmp_path / "cache")
+    for use in (
+        lambda: promote(store, PREFIXES[0], 2, ReleaseRequest("back")),
+        lambda: export_of(store, PREFIXES[0], 2, tmp_path / "cache"),
+    ):
+        with pytest.raises(UserError, match="removed by retention"):
+            use()
+
+
+def test_litter_goes_and_what_is_committed_meanwhile_does_not(store: Store, tmp_path: Path) -> None:
+    rows = made(store, PREFIXES[0], 1, [])
+    write_head(store, PREFIXES[0], rows, None)
+    attempt = begin_attempt(store, rows.place, tmp_path)
+    (attempt.payload / "n.json").write_text("1")
+    manifest = store.read(rows.place.manifest)
+    store.remove([rows.place.manifest])
+    by = rules()
+    found = unreached(store, contents_of(store), nobody, by)
+    assert {one.attempt for one in found} == {attempt.name, rows.predicate["attempt"]}
+    store.write(rows.place.manifest, manifest)
+    gone = {o.of.attempt for o in collect(store, found, nobody, by) if o.removed}
+    assert gone == {attempt.name}
+    assert not attempt.folder.exists()
+    verify_artifact(store, rows, tmp_path / "cache")
+
+
+def test_what_cannot_be_removed_is_said_and_the_rest_goes(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = made(store, PREFIXES[0], 1, []), made(store, PREFIXES[0], 2, [])
+    remove = Store.remove
+
+    def refuse(self: Store, names: Iterator[str]) -> None:
+        listed = list(names)
+        if any(one.place.path in name for name in listed):
+            raise PermissionError(13, "Permission denied")
+        remove(self, listed)
+
+    monkeypatch.setattr(Store, "remove", refuse)
+    outcomes = {outcome.of.place: outcome for outcome in collected(store, rules())}
+    assert "Permission denied" in str(outcomes[one.place].error)
+    assert outcomes[other.place].removed
+    monkeypatch.undo()
+    assert [outcome.of.attempt for outcome in collected(store, rules())] == [one.predicate["attempt"]]
