@@ -10,14 +10,29 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ft_dagster.audit.index import Index, short, tenant_of
-from ft_dagster.audit.members import HAVE_RECORDS, MIXTURE, MODEL, HeldRecord, Shelf, members_of, times_of
+from ft_dagster.audit.members import (
+    HAVE_RECORDS,
+    MIXTURE,
+    MODEL,
+    Shelf,
+    members_of,
+    row_states,
+    times_of,
+)
+from ft_dagster.data.dataset_io import ORIGINS
 from ft_dagster.data.record_tree import RecordTree, TreeHead
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.log import read_log
-from ft_dagster.provenance.record_keys import OwnerKeys, RecordKey, keys_of
+from ft_dagster.provenance.merkle import SIZE
+from ft_dagster.provenance.record_keys import OwnerKeys, keys_of
 from ft_dagster.store import SHARED, Artifact, Place, Store
 from ft_dagster.store.artifacts import Removed, stated
 from ft_dagster.store.make import host_lock
@@ -102,10 +117,10 @@ class Follower:
         records = 0
         try:
             if artifact.place.stage in HAVE_RECORDS:
-                for lookups, members in indexed_members(self.shelf, artifact, keys):
-                    rows = zip(lookups, members, strict=True)
-                    self.index.add_members((owner, at, id, one.number, one.state) for at, one in rows)
-                    records += len(members)
+                for rows in indexed_rows(self.shelf, artifact, keys):
+                    columns = (rows.lookups.tolist(), repeat(id), rows.numbers.tolist(), rows.states.tolist())
+                    self.index.add_members(zip(repeat(owner), *columns, strict=False))
+                    records += len(rows.lookups)
             elif artifact.place.stage == MODEL:
                 self._add_times(artifact, id)
         except UserError as error:
@@ -139,29 +154,35 @@ class Follower:
             self.index.add_releases(prefix, texts)
 
 
-def indexed_members(
-    shelf: Shelf, artifact: Artifact, keys: OwnerKeys
-) -> Iterator[tuple[list[int], list[HeldRecord]]]:
-    """The records of an artifact in batches, each with its short lookup under the current key.
-
-    A tree by that key has the lookups already; else they are computed from the identities.
+class IndexedRows(NamedTuple):
+    """Records as the index takes them: of each its short lookup under the current key, number and state, see
+    `members.HeldRecord`; arrays of one length.
     """
-    known = _tree_lookups(shelf, artifact, keys.current)
-    for members in members_of(shelf, artifact):
-        if known is None:
-            yield [short(keys.current.lookup(member.identity)) for member in members], members
-        else:
-            yield [known[member.state == 0, member.number] for member in members], members
+
+    lookups: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+    states: NDArray[np.int64]
 
 
-def _tree_lookups(shelf: Shelf, artifact: Artifact, key: RecordKey) -> dict[tuple[bool, int], int] | None:
-    """(left out or not, number) -> short lookup; None without a tree by this key."""
+def indexed_rows(shelf: Shelf, artifact: Artifact, keys: OwnerKeys) -> Iterator[IndexedRows]:
+    """The records of an artifact in batches. A tree by the current key has the lookups already; else they are
+    computed from the identities.
+    """
     head = TreeHead.of(artifact.figures, file=shelf.store.uri(artifact.place.manifest))
-    if head is None or head.key != key.id:
-        return None
-    tree = RecordTree.read(shelf.evidence(artifact))
-    places = zip(tree.dropped.tolist(), tree.rows.tolist(), strict=True)
-    return {place: short(tree.lookup(at)) for at, place in enumerate(places)}
+    if head is not None and head.key == keys.current.id:
+        tree = RecordTree.read(shelf.evidence(artifact))
+        lookups = np.frombuffer(tree.lookups, ">i8")[:: SIZE // 8].astype(np.int64)
+        states = row_states(shelf.file(artifact, f"evidence/{ORIGINS}"))
+        kept = np.where(tree.dropped, 0, tree.rows)
+        yield IndexedRows(lookups, tree.rows, np.where(tree.dropped, 0, states[kept] if len(states) else 0))
+        return
+    for members in members_of(shelf, artifact):
+        found = [short(keys.current.lookup(member.identity)) for member in members]
+        yield IndexedRows(
+            np.array(found, np.int64),
+            np.array([member.number for member in members], np.int64),
+            np.array([member.state for member in members], np.int64),
+        )
 
 
 def places_of(store: Store) -> Iterator[Place]:

@@ -8,13 +8,16 @@ its payload, whose identity is then computed from the text.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow.parquet import ParquetFile
 
@@ -24,7 +27,9 @@ from ft_dagster.data.mixture_io import shard_files
 from ft_dagster.data.mixture_records import GENERAL, HOLDOUT
 from ft_dagster.data.record_tree import TREE
 from ft_dagster.errors import UserError
-from ft_dagster.provenance.memory import cached_sha256
+from ft_dagster.provenance.digest import sha256_file
+from ft_dagster.provenance.memory import SETTLED_SECONDS
+from ft_dagster.provenance.stamp import Stamp
 from ft_dagster.store import Artifact, Store
 from ft_dagster.store.artifacts import OTHER_BYTES
 
@@ -60,6 +65,7 @@ class Shelf:
     store: Store
     cache: Path
     parent: Callable[[Artifact, str], Artifact | None]
+    _known: dict[Path, tuple[Stamp, str]] = field(default_factory=dict)
 
     def has(self, artifact: Artifact, name: str) -> bool:
         return name in artifact.files
@@ -77,9 +83,21 @@ class Shelf:
         fix = "Restore it from a backup; `ft-dagster audit verify` says what else differs"
         if not path.is_file() or path.is_symlink():
             raise UserError("a stored file is missing", file=path, fix=fix)
-        if cached_sha256(path, self.cache) != listed.sha256:
+        if self._sha256(path) != listed.sha256:
             raise UserError(f"a stored file {OTHER_BYTES}", file=path, fix=fix)
         return path
+
+    def _sha256(self, path: Path) -> str:
+        """Of a file as it is; remembered while nothing touches it, once it is older than a file system's
+        clock.
+        """
+        stamp = Stamp.of(path.stat())
+        if path not in self._known or self._known[path][0] != stamp:
+            found = sha256_file(path)
+            if time.time() - stamp.newest_ns / 1e9 < SETTLED_SECONDS:
+                return found
+            self._known[path] = stamp, found
+        return self._known[path][1]
 
     def evidence(self, artifact: Artifact) -> Path:
         """The folder of an artifact's evidence, with its record files checked."""
@@ -117,19 +135,46 @@ def times_of(shelf: Shelf, model: Artifact, mixture: Artifact) -> Times:
             fix="Restore it from a backup",
         )
     seen: dict[str, int] = {}
-    for name, times in zip(content["records"], content["times_exported"], strict=True):
-        seen[name] = seen.get(name, 0) + times
-    found: list[tuple[int, int]] = []
-    for batch in members_of(shelf, mixture):
-        found += [(one.number, seen.pop(one.name, 0)) for one in batch if one.state == TRAIN]
+    for name, n in zip(content["records"], content["times_exported"], strict=True):
+        seen[name] = seen.get(name, 0) + n
+    numbers, counts = [], []
+    for number, name in _training_names(shelf, mixture):
+        numbers.append(number)
+        counts.append(seen.pop(name, 0))
     if seen:
-        stranger = next(iter(seen))
-        raise UserError("the ledger names a record that its mixture has not", file=file, value=stranger,
-                        fix="Restore it from a backup")  # fmt: skip
-    times = np.zeros(max((number for number, _ in found), default=-1) + 1, np.uint32)
-    for number, n in found:
-        times[number] = n
+        raise UserError(
+            "the ledger names a record that its mixture has not",
+            file=file,
+            value=next(iter(seen)),
+            fix="Restore it from a backup",
+        )
+    times = np.zeros(max(numbers, default=-1) + 1, np.uint32)
+    times[numbers] = counts
     return times
+
+
+def row_states(file: Path) -> NDArray[np.int64]:
+    """The state of each row of a rows.parquet, by number."""
+    with ParquetFile(file) as table:
+        names = table.schema_arrow.names
+        column = table.read(columns=["split" if "split" in names else "part"]).column(0).combine_chunks()
+    coded = column.dictionary_encode()
+    known = np.array([STATES.index(name) for name in coded.dictionary.to_pylist()], np.int64)
+    return known[coded.indices.to_numpy()] if len(known) else known
+
+
+def _training_names(shelf: Shelf, mixture: Artifact) -> Iterator[tuple[int, str]]:
+    """(number, what a ledger calls it) of each record of a mixture that may be trained on."""
+    if not shelf.has(mixture, f"evidence/{ORIGINS}"):
+        batches = members_of(shelf, mixture)
+        yield from ((one.number, one.name) for batch in batches for one in batch if one.state == TRAIN)
+        return
+    with ParquetFile(shelf.file(mixture, f"evidence/{ORIGINS}")) as table:
+        rows = table.read(columns=["split", "source", "row"])
+    chosen = np.flatnonzero(pc.equal(rows.column("split"), "train").to_numpy())
+    taken = rows.take(pa.array(chosen))
+    names = pc.binary_join_element_wise(taken.column("source"), taken.column("row").cast(pa.string()), ":")
+    yield from zip(chosen.tolist(), names.to_pylist(), strict=True)
 
 
 def _of_evidence(file: Path) -> Iterator[list[HeldRecord]]:

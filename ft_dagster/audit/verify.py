@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ft_dagster.audit.desk import EXPORT, Audit, index_folder
-from ft_dagster.audit.follow import indexed_members, tenant_prefixes
+from ft_dagster.audit.follow import indexed_rows, tenant_prefixes
 from ft_dagster.audit.index import Indexed, member_sums, tenant_of
 from ft_dagster.audit.members import HAVE_RECORDS, MIXTURE, MODEL, times_of
 from ft_dagster.data.record_tree import TREE, TreeHead, check_tree
@@ -178,9 +178,9 @@ def _check_index(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
     else:
         keys = audit.keys(indexed.tenant)
         there = member_sums(
-            (at, one.number, one.state)
-            for lookups, members in indexed_members(audit.shelf, artifact, keys)
-            for at, one in zip(lookups, members, strict=True)
+            row
+            for rows in indexed_rows(audit.shelf, artifact, keys)
+            for row in zip(rows.lookups.tolist(), rows.numbers.tolist(), rows.states.tolist(), strict=True)
         )
         same = there == audit.sums.get(indexed.id, member_sums(())) and there[0] == indexed.records
     if not same:

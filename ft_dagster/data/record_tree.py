@@ -36,7 +36,6 @@ SCHEMA_VERSION = 1
 TREE = "tree.parquet"
 FIGURES = "records"  # the figures of a manifest that name the tree
 DIGESTS = ("identity", "record", "salt")  # in hex; all other columns are facts
-SALT_SIZE = 16
 BATCH = 8192
 RESTORE = "Restore it from a backup, or make the artifact again"
 SCHEMA = pa.schema(
@@ -96,10 +95,9 @@ def grow_tree(evidence: Path, key: RecordKey) -> TreeHead:
     for name in _row_files(evidence):
         before = len(leaves)
         for batch in record_rows(evidence / name):
-            for row in batch:
-                lookup = key.lookup(row.identity)
-                lookups += lookup
-                leaves += row.leaf(lookup)
+            found = [key.lookup(row.identity) for row in batch]
+            lookups += b"".join(found)
+            leaves += b"".join([row.leaf(lookup) for row, lookup in zip(batch, found, strict=True)])
         counts.append((len(leaves) - before) // SIZE)
     order = _order(bytes(lookups))
     columns = [_gathered(lookups, order), _gathered(leaves, order), *_places(counts, order)]
@@ -230,22 +228,8 @@ def _check_columns(table: Any, file: Path) -> None:
 
 
 def _as_rows(batch: Any) -> list[RecordRow]:
-    identities, records, salts = (_from_hex(batch.column(name)) for name in DIGESTS)
-    facts = _facts(batch).to_pylist()
-    return [
-        RecordRow(
-            identities[32 * at : 32 * at + 32],
-            records[32 * at : 32 * at + 32],
-            salts[16 * at : 16 * at + 16],
-            each,
-        )
-        for at, each in enumerate(facts)
-    ]
-
-
-def _from_hex(column: Any) -> bytes:
-    """The bytes of a column of hexadecimal texts of one length, one after another."""
-    return bytes.fromhex("".join(column.to_pylist()))
+    digests = ([bytes.fromhex(text) for text in batch.column(name).to_pylist()] for name in DIGESTS)
+    return list(map(RecordRow, *digests, _facts(batch).to_pylist()))
 
 
 def _facts(batch: Any) -> Any:

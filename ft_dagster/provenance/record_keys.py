@@ -10,12 +10,12 @@ reading all of their rows.
 from __future__ import annotations
 
 import hashlib
-import hmac
 import os
 import secrets
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ft_dagster.strict_json import dumps, loads
 
 SCHEMA_VERSION = 1
 KEY_BYTES = 32
+BLOCK = 64  # bytes, of sha256
 SHARED_OWNER = ""  # of what all tenants share
 _OTHERS = 0o077
 RESTORE = "Restore it from a backup (`ft-dagster audit key restore FILE`)"
@@ -42,8 +43,15 @@ class RecordKey:
         return hashlib.sha256(b"ft_dagster record key\0" + self.secret).hexdigest()[:16]
 
     def lookup(self, identity: bytes) -> bytes:
-        """The 32 bytes by which a record of this identity is found and ordered."""
-        return hmac.digest(self.secret, identity, "sha256")
+        """The HMAC-SHA256 of an identity, by which its record is found and ordered."""
+        inner, outer = self._pads
+        return hashlib.sha256(outer + hashlib.sha256(inner + identity).digest()).digest()
+
+    @cached_property
+    def _pads(self) -> tuple[bytes, bytes]:
+        """As RFC 2104 has them: made once, or they would cost more than the hashes."""
+        block = self.secret.ljust(BLOCK, b"\0")
+        return bytes(byte ^ 0x36 for byte in block), bytes(byte ^ 0x5C for byte in block)
 
 
 @dataclass(frozen=True)

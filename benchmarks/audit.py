@@ -1,0 +1,285 @@
+"""How fast is an audit at scale? A Markdown table on stdout, plots in benchmarks/results/.
+
+    .venv/bin/python benchmarks/audit.py [--records 1000000] [--models 1000] [--each 10000] [--rows 20000]
+
+Makes a store of so many models in ten tenants, each with a mixture of `--each` records drawn from `--records`
+distinct ones a tenant's share of them, and asks: the index made from nothing, a commit of 100,000 records
+followed, `record` by the API, warm, the size of a path and of a proof, and what a record tree adds to
+preparing `--rows` rows. Evidence, manifests and ledgers are real; payloads are stubs, for no question here
+reads them. `--index-only` asks the index alone, with SQLite and, where it is installed, DuckDB side by side,
+for the same memberships without a store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from preparation import rows as prepared_rows
+from pyarrow.parquet import write_table
+
+from ft_dagster.audit.asked import AskedRecord
+from ft_dagster.audit.desk import Audit, open_audit
+from ft_dagster.audit.index import Index, short
+from ft_dagster.audit.proofs import prove
+from ft_dagster.audit.records import record
+from ft_dagster.data.dataset import build_task_dataset
+from ft_dagster.data.dataset_io import ORIGINS
+from ft_dagster.data.mixture_records import SCHEMA
+from ft_dagster.data.record_tree import FIGURES, grow_tree
+from ft_dagster.provenance.record_keys import RecordKey, keys_of
+from ft_dagster.settings import Settings, load_settings
+from ft_dagster.spec.variant import VariantSpec
+from ft_dagster.store import Artifact, Attempt, Store
+from ft_dagster.store.make import Recipe, make_artifact
+from ft_dagster.strict_json import dumps
+
+TENANTS = 10
+SEED = 7
+ASKED = 300
+COMMIT = 100_000
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def identity(number: int) -> bytes:
+    return hashlib.sha256(f"record {number}".encode()).digest()
+
+
+def write_rows(evidence: Path, numbers: Sequence[int]) -> None:
+    """rows.parquet of a mixture of these records."""
+    identities = [identity(number) for number in numbers]
+    salts = [hashlib.sha256(b"salt" + one).digest()[:16] for one in identities]
+    count = len(numbers)
+    columns: dict[str, Any] = {
+        "split": ["train"] * count, "source": ["data.sources[0]"] * count, "row": range(count),
+        "examples": [1] * count, "path": ["data/rows.jsonl"] * count, "file": ["data/rows.jsonl"] * count,
+        "line": numbers, "ordinal": numbers, "licence": ["CC0"] * count, "group": [None] * count,
+        "identity": [one.hex() for one in identities],
+        "record": [hashlib.sha256(s + i).hexdigest() for s, i in zip(salts, identities, strict=True)],
+        "salt": [salt.hex() for salt in salts],
+    }  # fmt: skip
+    write_table(pa.table(columns, schema=SCHEMA), evidence / ORIGINS, compression="zstd")
+
+
+def add_model(store: Store, settings: Settings, variant: str, numbers: Sequence[int]) -> Artifact:
+    """A mixture of these records and a model that was trained on each of them twice."""
+    prefix, key = (
+        f"tenants/{variant.replace('.', '/')}",
+        keys_of(settings.keys_folder, variant.split(".", maxsplit=1)[0]),
+    )
+
+    def mix(attempt: Attempt) -> dict[str, Any]:
+        (attempt.payload / "mixture.json").write_text(variant)
+        write_rows(attempt.evidence, numbers)
+        return {FIGURES: grow_tree(attempt.evidence, key.current).to_json()}
+
+    mixture = make_artifact(store, settings.work_folder, Recipe("training_mixture", prefix), mix)
+
+    def train(attempt: Attempt) -> dict[str, Any]:
+        (attempt.payload / "weights").write_text(variant)
+        named = [f"data.sources[0]:{row}" for row in range(len(numbers))]
+        ledger = {"mixture_digest": mixture.digest, "records": named, "times_exported": [2] * len(numbers)}
+        (attempt.evidence / "ledger.json").write_text(json.dumps(ledger))
+        return {}
+
+    inputs, manifests = {"training_mixture": mixture.digest}, {"training_mixture": mixture.manifest}
+    recipe = Recipe("fine_tuned_model", prefix, inputs, manifests=manifests)
+    return make_artifact(store, settings.work_folder, recipe, train)
+
+
+def drawn(models: int, each: int, records: int) -> Iterator[tuple[str, list[int]]]:
+    """(variant, its records) of each model; every tenant draws from its own tenth of the records."""
+    draw, share = random.Random(SEED), records // TENANTS
+    for number in range(models):
+        tenant = number % TENANTS
+        chosen = draw.sample(range(share), min(each, share))
+        yield f"tenant-{tenant}.model-{number}", [tenant * share + one for one in chosen]
+
+
+def timed(work: Any) -> tuple[float, Any]:
+    """(seconds, what it returns)."""
+    began = time.perf_counter()
+    done = work()
+    return time.perf_counter() - began, done
+
+
+def ask_all(audit: Audit, records: int) -> list[float]:
+    """Milliseconds of each question, after the trees that they need were read once."""
+    numbers = random.Random(SEED).sample(range(records), ASKED)
+    asked = [AskedRecord((identity(number),), "") for number in numbers]
+    for one in asked:
+        record(audit, one)
+    return [1000 * timed(lambda one=one: record(audit, one))[0] for one in asked]
+
+
+def tree_share(rows: int, folder: Path) -> tuple[float, float]:
+    """CPU microseconds a row: of preparing a data set, and of the tree over it; the least of three each."""
+    (folder / "rows.jsonl").write_text("".join(dumps(row) + "\n" for row in prepared_rows(rows)), "utf-8")
+    content = {"description": "x", "owners": ["me"], "base_model": "b", "data": {"sources": ["rows.jsonl"]}}
+    spec, key = VariantSpec.model_validate(content), RecordKey(b"k" * 32, "")
+    took: dict[str, list[float]] = {"rows": [], "tree": []}
+    for number in range(3):
+        out, evidence = folder / f"payload-{number}", folder / f"evidence-{number}"
+        out.mkdir()
+        evidence.mkdir()
+        began = time.process_time()
+        build_task_dataset(spec, folder, [], out, evidence=evidence)
+        took["rows"].append(time.process_time() - began)
+        began = time.process_time()
+        grow_tree(evidence, key)
+        took["tree"].append(time.process_time() - began)
+    return min(took["rows"]) / rows * 1e6, min(took["tree"]) / rows * 1e6
+
+
+def at_scale(options: argparse.Namespace, folder: Path) -> list[tuple[str, str, str]]:
+    (folder / "tenants").mkdir()
+    settings = load_settings(folder)
+    store = settings.open_store()
+    began = time.perf_counter()
+    for variant, numbers in drawn(options.models, options.each, options.records):
+        add_model(store, settings, variant, numbers)
+    made = time.perf_counter() - began
+    memberships = options.models * min(options.each, options.records // TENANTS)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds, audit = timed(lambda: open_audit(settings, again=True))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    milliseconds = ask_all(audit, options.records)
+    [(variant, numbers)] = drawn(1, options.each, options.records)
+    proof = dumps(prove(audit, AskedRecord((identity(numbers[0]),), ""), audit.model(variant)))
+    path = sum(len(one) // 2 for leaf in json.loads(proof)["leaves"] for one in leaf["path"])
+    audit.index.close()
+    add_model(store, settings, "tenant-0.late", range(10**9, 10**9 + COMMIT))
+    follow, later = timed(lambda: open_audit(settings))
+    assert later.followed.records == COMMIT
+    prepared, tree = tree_share(options.rows, folder)
+    plot(milliseconds)
+    scale = f"{options.records:,} records, {options.models:,} models, {memberships:,} memberships"
+    return [
+        ("made for it", scale, f"in {made:.0f} s"),
+        ("index from nothing", f"{memberships / seconds:,.0f} records/s", "over 200,000"),
+        ("its peak memory above before", f"{(peak - before) / 1024:.0f} MB", "bounded"),
+        ("`record`, warm: median", f"{statistics.median(milliseconds):.1f} ms", "below 50"),
+        ("`record`, warm: 95 of 100", f"{np.percentile(milliseconds, 95):.1f} ms", "below 50"),
+        (f"a commit of {COMMIT:,} records followed", f"{follow:.2f} s", "below 1"),
+        ("a path", f"{path:,} bytes", "below 2,000"),
+        ("a proof file (stub manifests)", f"{len(proof.encode()):,} bytes", "below 64,000"),
+        ("the tree, CPU us a row", f"{tree:.1f} beside {prepared:.1f}: {tree / prepared:.1%}", "below 5%"),
+    ]  # fmt: skip
+
+
+def plot(milliseconds: Sequence[float]) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    RESULTS.mkdir(exist_ok=True)
+    figure, axes = pyplot.subplots(figsize=(6, 3))
+    axes.plot(sorted(milliseconds), np.linspace(0, 100, len(milliseconds)))
+    axes.axvline(50, color="grey", linestyle="--")
+    axes.set(xlabel="`record` by the API, warm (ms)", ylabel="questions (%)", xscale="log")
+    figure.tight_layout()
+    figure.savefig(RESULTS / "audit_record.png", dpi=120)
+
+
+def index_only(options: argparse.Namespace, folder: Path) -> list[tuple[str, str, str]]:
+    """The same memberships put into either database, and 300 records asked of it."""
+    key = RecordKey(b"k" * 32, "")
+    share = options.records // TENANTS
+    lookups = [short(key.lookup(identity(number))) for number in range(options.records)]
+    sets = [
+        (number % TENANTS, number, [lookups[one] for one in numbers])
+        for number, (_, numbers) in enumerate(drawn(options.models, options.each, options.records))
+    ]
+    asked = random.Random(SEED).sample(range(options.records), ASKED)
+    total = sum(len(held) for _, _, held in sets)
+    found = [("memberships", f"{total:,}", "")]
+    for name, engine in (("SQLite", sqlite_index), ("DuckDB", duckdb_index)):
+        result = engine(folder, sets, [(one // share, lookups[one]) for one in asked])
+        if result is None:
+            found.append((name, "not installed", ""))
+            continue
+        fill, milliseconds, size = result
+        found += [
+            (f"{name}: filled from nothing", f"{total / fill:,.0f} records/s", "over 200,000"),
+            (f"{name}: a record found, median", f"{statistics.median(milliseconds):.2f} ms", ""),
+            (f"{name}: size", f"{size / total:.0f} bytes a record", ""),
+        ]
+    return found
+
+
+Sets = Sequence[tuple[int, int, list[int]]]
+Filled = tuple[float, list[float], int]
+
+
+def sqlite_index(folder: Path, sets: Sets, asked: Sequence[tuple[int, int]]) -> Filled | None:
+    index = Index.open(folder / "sqlite", "benchmark")
+
+    def fill() -> None:
+        with index.bulk():
+            for owner, artifact, held in sets:
+                index.add_members((owner, one, artifact, n, 1) for n, one in enumerate(held))
+
+    seconds, _ = timed(fill)
+    lookups = [(owner, lookup.to_bytes(8, "big", signed=True)) for owner, lookup in asked]
+    milliseconds = [1000 * timed(lambda one=one: index.hits(*one))[0] for one in lookups]
+    index.close()
+    return seconds, milliseconds, sum(file.stat().st_size for file in (folder / "sqlite").iterdir())
+
+
+def duckdb_index(folder: Path, sets: Sets, asked: Sequence[tuple[int, int]]) -> Filled | None:
+    try:
+        import duckdb
+    except ImportError:
+        return None
+    file = folder / "index.duckdb"
+    db = duckdb.connect(str(file))
+    db.execute("CREATE TABLE staged (owner INTEGER, lookup BIGINT, artifact INTEGER, number INTEGER)")
+
+    def fill() -> None:
+        for owner, artifact, held in sets:
+            rows = pa.table({
+                "owner": [owner] * len(held), "lookup": held, "artifact": [artifact] * len(held),
+                "number": range(len(held)),
+            })  # fmt: skip
+            db.register("rows", rows)
+            db.execute("INSERT INTO staged SELECT * FROM rows")
+        db.execute("CREATE TABLE members AS SELECT * FROM staged ORDER BY owner, lookup")
+        db.execute("DROP TABLE staged")
+        db.execute("CHECKPOINT")
+
+    seconds, _ = timed(fill)
+    ask = "SELECT artifact, number FROM members WHERE owner = ? AND lookup = ?"
+    milliseconds = [1000 * timed(lambda one=one: db.execute(ask, one).fetchall())[0] for one in asked]
+    db.close()
+    return seconds, milliseconds, file.stat().st_size
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--records", type=int, default=1_000_000)
+    parser.add_argument("--models", type=int, default=1000)
+    parser.add_argument("--each", type=int, default=10_000)
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--index-only", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = (index_only if options.index_only else at_scale)(options, Path(folder))
+    print("| what | measured | wanted |\n|---|---|---|")
+    for row in found:
+        print(f"| {' | '.join(row)} |")
+
+
+if __name__ == "__main__":
+    main()
