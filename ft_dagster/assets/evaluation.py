@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from ft_dagster.assets.adapter import Metadata, stage_asset
-from ft_dagster.evaluation.samples import LABELS, read_answers, read_samples, scores
+from ft_dagster.evaluation.samples import LABELS, read_answers, read_samples, scores_on_the_same
 from ft_dagster.evaluation.skills import skills
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.plots import as_markdown_image, score_bars
@@ -46,8 +46,7 @@ def _both_scores(workspace: Workspace, before: Artifact, after: Artifact) -> str
     base = {(s["role"], s["task"], s["metric"]): s["value"] for s in before.figures["scores"]}
     if workspace.spec.evaluation.limit == "auto":
         samples, tuned = (read_samples(workspace.payload(each)) for each in (before, after))
-        asked = {sample[:4] for sample in tuned}
-        same = scores([sample for sample in samples if sample[:4] in asked])
+        same = scores_on_the_same(samples, tuned)
         base = {(score.role, score.task, score.metric): score.value for score in same}
     rows = [
         [s["role"], s["task"], s["metric"], base.get((s["role"], s["task"], s["metric"])), s["value"]]

@@ -7,7 +7,7 @@ import heapq
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pyarrow.parquet import ParquetFile
 
@@ -16,6 +16,7 @@ from ft_dagster.data.decontaminate import EvaluationGrams
 from ft_dagster.data.render import encode_texts
 from ft_dagster.objectives import Rendered
 
+ShareOf = Literal["trained", "processed"]
 HELD_OUT = 200  # chunks that a gate is judged on: as many as decide a margin of 0.1 nats
 WATCHED = 32  # the first of them: measured again and again while a model is trained
 HELD_OUT_TOKENS = 256
@@ -43,9 +44,10 @@ class Chunk(NamedTuple):
 class GeneralText:
     """Deals out general chunks beside the task's rows, so that the two are interleaved evenly.
 
-    `share` is of all trained tokens: g = share / (1 - share) * task. No chunk is given twice. Nor is one that
-    overlaps the evaluation (`grams`): `overlaps` has the rows of those by task. Only chunks that are due are
-    looked at, so that this costs by the share and not by the size of the corpus.
+    `share` is of all trained, or of all processed tokens (`share_of`): g = share / (1 - share) * task. No
+    chunk is given twice. Nor is one that overlaps the evaluation (`grams`): `overlaps` has the rows of those
+    by task. Only chunks that are due are looked at, so that this costs by the share and not by the size of
+    the corpus.
     """
 
     def __init__(  # noqa: PLR0917
@@ -56,21 +58,32 @@ class GeneralText:
         max_length: int,
         seed: int,
         grams: EvaluationGrams | None = None,
+        *,
+        share_of: ShareOf = "trained",
     ) -> None:
         self.overlaps: dict[str, list[int]] = {}
         chunks = _train_chunks(corpus, tokenizer, max_length, seed)
         self._chunks = chunks if grams is None else self._without_overlaps(chunks, grams)
         self._ratio = share / (1 - share)
         self._pending: Chunk | None = None
-        self.given = 0  # trained tokens
+        self._share_of = share_of
+        self.given = 0  # tokens of the kind that the share is of
 
-    def needed(self, task_trained: int) -> int:
-        """Trained general tokens that belong to this many trained task tokens."""
-        return round(self._ratio * task_trained)
+    def counted(self, example: Rendered) -> int:
+        """Its tokens of the kind that the share is of."""
+        return example.trained_tokens if self._share_of == "trained" else len(example.input_ids)
 
-    def due(self, task_trained: int, *, last: bool = False) -> Iterator[tuple[Rendered, int]]:
-        """The (example, row of the corpus) now due; with `last`, a cut one too: the share is exact."""
-        while (missing := self.needed(task_trained) - self.given) > 0:
+    def needed(self, task: int) -> int:
+        """General tokens that belong to this many of the task."""
+        return round(self._ratio * task)
+
+    def due(self, task: int, *, last: bool = False) -> Iterator[tuple[Rendered, int]]:
+        """The (example, row of the corpus) now due; with `last`, a cut one too: the share is exact.
+
+        To a token: of those that are read, one alone would be none that is trained.
+        """
+        untrained = 0 if self._share_of == "trained" else 1  # of a chunk
+        while (missing := self.needed(task) - self.given - untrained) > 0:
             if self._pending is None:
                 self._pending = next(self._chunks, None)
             if self._pending is None:
@@ -79,7 +92,7 @@ class GeneralText:
                 return
             example = self._pending.rendered(min(missing, self._pending.trained_tokens))
             row, self._pending = self._pending.row, None
-            self.given += example.trained_tokens
+            self.given += self.counted(example)
             yield example, row
 
     def _without_overlaps(self, chunks: Iterator[Chunk], grams: EvaluationGrams) -> Iterator[Chunk]:

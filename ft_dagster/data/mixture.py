@@ -32,7 +32,7 @@ from ft_dagster.data.tables import TableWriter
 from ft_dagster.data.weights import tokenizer_digest
 from ft_dagster.errors import UserError
 from ft_dagster.objectives import Rendered, objective_of
-from ft_dagster.spec.variant import VariantSpec
+from ft_dagster.spec.variant import GeneralSpec, VariantSpec
 from ft_dagster.strict_json import dumps
 
 ORDER = "permute shards then rows, seeded by (seed, epoch)"
@@ -98,7 +98,7 @@ def build_mixture(
         seed=spec.training.seed,
         order=ORDER,
         splits=splits,
-        general_share=GeneralShare(general.share if general else 0.0, _share(splits["train"])),
+        general_share=_share(general, splits["train"]),
         longest=build.longest,
         dropped=dict(sorted(build.dropped.items())),
         warnings=tuple(build.warnings()),
@@ -112,14 +112,15 @@ def build_mixture(
 def declared_warnings(spec: VariantSpec, general_share: float) -> list[str]:
     """What a person should know of a mixture beside the rest of the declaration.
 
-    `general_share`: of general text among the trained tokens, as it came out.
+    `general_share`: of general text, as it came out; see `GeneralShare`.
 
     Not part of the mixture: it says things of fields that the mixture does not depend on.
     """
-    lines, (low, high) = [], USUAL_SHARE
+    lines, (low, high), general = [], USUAL_SHARE, spec.data.general
     if spec.method.name == "full" and not low <= general_share <= high:
+        tokens = "trained" if general is None else general.share_of
         lines.append(
-            f"general text is {general_share:.1%} of the trained tokens; "
+            f"general text is {general_share:.1%} of the {tokens} tokens; "
             f"{low:.0%} to {high:.0%} is usual for full fine-tuning"
         )
     if objective_of(spec.objective).judged_by == "questions" and not spec.evaluation.task:
@@ -157,22 +158,22 @@ class _Build:
         self.sample: str | None = None
 
     def train(self, file: Path, corpus: Path | None) -> SplitFigures:
-        general, trained = self._general(corpus), 0
+        general, counted = self._general(corpus), 0
         name = f"general:{self._spec.data.general.corpus}" if self._spec.data.general else ""
         writer = SplitWriter(self._out, "train")
         for number, row, example in self._examples(file, writer):
             writer.add(example, row.source, number)
             self.sample = self.sample or self._marked(example)
-            trained += example.trained_tokens
             if general:
-                for chunk, document in general.due(trained):
+                counted += general.counted(example)
+                for chunk, document in general.due(counted):
                     writer.add(chunk, name, document)
         self._refuse_empty(writer, "train")
         if general:
-            for chunk, document in general.due(trained, last=True):
+            for chunk, document in general.due(counted, last=True):
                 writer.add(chunk, name, document)
             self.overlaps = general.overlaps
-            self._refuse_small(general, trained)
+            self._refuse_small(general, counted)
         self.longest = max(self.longest, writer.longest)
         return writer.close()
 
@@ -230,7 +231,15 @@ class _Build:
         if texts is not None:
             grams = EvaluationGrams(read_items(texts), self._spec.data.decontaminate.ngram)
         seed = self._spec.training.seed
-        return GeneralText(corpus, self._tokenizer, general.share, self._max_length, seed, grams)
+        return GeneralText(
+            corpus,
+            self._tokenizer,
+            general.share,
+            self._max_length,
+            seed,
+            grams,
+            share_of=general.share_of,
+        )
 
     def _examples(self, file: Path, writer: SplitWriter) -> Iterator[tuple[int, Row, Rendered]]:
         """The rows' examples in order, each with its row's number; a row without one is counted."""
@@ -288,15 +297,15 @@ class _Build:
             fix=f"Raise training.max_length ({self._max_length}), shorten the prompts, or leave it out",
         )
 
-    def _refuse_small(self, general: GeneralText, trained: int) -> None:
-        needed = general.needed(trained)
-        if general.given >= needed:
-            return
+    def _refuse_small(self, general: GeneralText, counted: int) -> None:
         declared = self._spec.data.general
         assert declared is not None
-        most = general.given / (general.given + trained)
+        needed, inexact = general.needed(counted), int(declared.share_of == "processed")
+        if general.given >= needed - inexact:
+            return
+        most = general.given / (general.given + counted)
         raise UserError(
-            f"corpus {declared.corpus} is too small: it has {general.given} trained tokens, "
+            f"corpus {declared.corpus} is too small: it has {general.given} {declared.share_of} tokens, "
             f"the share needs {needed}",
             file=self._declared_in,
             field="data.general.share",
@@ -320,6 +329,8 @@ class _Build:
         return text
 
 
-def _share(train: SplitFigures) -> float:
-    general = sum(n.trained_tokens for s, n in train.by_source.items() if s.startswith("general:"))
-    return general / train.trained_tokens if train.trained_tokens else 0.0
+def _share(declared: GeneralSpec | None, train: SplitFigures) -> GeneralShare:
+    name = "tokens" if declared and declared.share_of == "processed" else "trained_tokens"
+    general = sum(getattr(n, name) for s, n in train.by_source.items() if s.startswith("general:"))
+    whole = getattr(train, name)
+    return GeneralShare(declared.share if declared else 0.0, general / whole if whole else 0.0)

@@ -63,7 +63,9 @@ class SplitFigures:
 
 @dataclass(frozen=True)
 class GeneralShare:
-    """Of general text among the trained tokens of one epoch, 0 to 1: as declared, and as it came out."""
+    """Of general text among the tokens of one epoch that `data.general.share_of` names, 0 to 1: as declared,
+    and as it came out.
+    """
 
     asked: float
     realized: float

@@ -103,6 +103,12 @@ def scores(samples: Iterable[Sample]) -> list[Score]:
     return found
 
 
+def scores_on_the_same(samples: Iterable[Sample], asked: Iterable[Sample]) -> list[Score]:
+    """The scores of `samples` on the questions that `asked` has too."""
+    known = {sample[:4] for sample in asked}
+    return scores(sample for sample in samples if sample[:4] in known)
+
+
 def label_aggregates(pairs: Sequence[tuple[str, str]]) -> list[Score]:
     """F1 over the labels of the test split's task: (answer, reference) of each question; none without any."""
     if not pairs:

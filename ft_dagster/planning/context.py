@@ -17,7 +17,7 @@ from ft_dagster.store import Artifact
 
 
 class Counts(NamedTuple):
-    """Of one epoch of the training split. `general_share`: of the trained tokens."""
+    """Of one epoch of the training split. `general_share`: of the tokens that `share_of` names."""
 
     examples: int
     tokens: int

@@ -14,7 +14,7 @@ class Facts:
     examples: int  # training examples of the mixture, general ones among them
     tokens: int
     trained_tokens: int
-    general_share: float  # of the trained tokens, as it came out
+    general_share: float  # of the tokens that data.general.share_of names, as it came out
     max_length: int
     parameters: int  # of the base, tied weights once
     base_bytes: int  # of the base as stored

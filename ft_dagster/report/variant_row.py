@@ -12,9 +12,10 @@ from ft_dagster.lineage.verdict import Outcome, Rule, Verdict
 class VariantRow:
     """What a person asks of a variant first; a value is None where its stage has not run.
 
-    `general_share`: realized, of the trained tokens. `validation_loss`: nats a token, before the training and
-    at its best. `size_bytes`, `digest`: of the export. `version`: in production. `stale`: why the newest
-    model is out of date. `older_stages`: those whose newest artifact an older version of the stage made.
+    `general_share`: realized, of the tokens that `data.general.share_of` names. `validation_loss`: nats a
+    token, before the training and at its best. `size_bytes`, `digest`: of the export. `version`: in
+    production. `stale`: why the newest model is out of date. `older_stages`: those whose newest artifact an
+    older version of the stage made.
     """
 
     variant: str

@@ -28,11 +28,18 @@ def narrowed(spec: M, fields: Iterable[str]) -> M:
 
 
 def shown(spec: BaseModel) -> dict[str, Any]:
-    """The readable fields of a declaration, narrowed or whole, as plain JSON."""
+    """The readable fields of a declaration, narrowed or whole, as plain JSON, as a key covers them."""
     return {
         name: shown(value) if isinstance(value, BaseModel) else to_jsonable_python(value)
         for name, value in spec.__dict__.items()
+        if not _is_later(spec, name, value)
     }
+
+
+def _is_later(spec: BaseModel, name: str, value: object) -> bool:
+    """Whether it is a field that keys did not cover at first (`SpecModel.added`), at its default."""
+    kind = type(spec)
+    return name in getattr(kind, "added", ()) and value == kind.model_fields[name].default
 
 
 def _narrowed(spec: M, tree: dict[str, Any]) -> M:

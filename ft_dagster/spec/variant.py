@@ -7,7 +7,7 @@ says why. A value that later work will fill is parsed here and refused in `not_y
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
@@ -65,7 +65,12 @@ class UnlistedField(Exception):
 
 
 class SpecModel(BaseModel):
+    """`added`: fields that keys did not cover at first. At their default they enter none, so that what was
+    made before stands.
+    """
+
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+    added: ClassVar[tuple[str, ...]] = ()
 
     @field_validator("*", mode="before")
     @classmethod
@@ -163,9 +168,15 @@ class DecontaminateSpec(SpecModel):
 class GeneralSpec(SpecModel):
     """General text mixed in against forgetting."""
 
+    added = ("share_of",)
+
     corpus: str = Field(description="Name of corpora/<name>.yaml")
     share: Annotated[float, Field(ge=0.0, le=0.5)] = Field(
-        0.08, description="Share of the trained tokens of the final mix, 0 to 0.5"
+        0.08, description="Share of the tokens of the final mix, 0 to 0.5"
+    )
+    share_of: Literal["trained", "processed"] = Field(
+        "trained",
+        description="Of which tokens: those with a label, or all that are read, prompts among them",
     )
 
 

@@ -146,7 +146,8 @@ def sample(declared: Declared, project: Path, folder: Path, roots: Roots | None 
         read, rows_in_all = read + len(rows), rows_in_all + whole
     kept = 1 - spec.data.splits.validation - spec.data.splits.test
     share = 0.0 if spec.data.general is None else spec.data.general.share
-    general = kept * trained * share / (1 - share)  # text: every token is trained
+    processed = spec.data.general is not None and spec.data.general.share_of == "processed"
+    general = kept * (tokens if processed else trained) * share / (1 - share)  # text: every token is trained
     counts = Counts(
         round(kept * examples + general / max_length),
         round(kept * tokens + general),

@@ -116,6 +116,34 @@ def test_the_share_of_trained_tokens_is_right_to_one_token(
     assert figures.general_share == GeneralShare(share, general / train.trained_tokens)
 
 
+@pytest.mark.parametrize("share", [0.03, 0.08, 0.25, 0.5])
+def test_the_share_of_processed_tokens_is_right_to_one_token(
+    tmp_path: Path, faq: None, mix: Any, corpus: Any, share: float
+) -> None:
+    payload = corpus(200, words=120)
+    figures = mix(payload, general={"corpus": "general", "share": share, "share_of": "processed"})
+    train = figures.splits["train"]
+    general = train.by_source["general:general"].tokens
+    assert abs(general - share * train.tokens) <= 1
+    assert figures.general_share == GeneralShare(share, general / train.tokens)
+    _, trained = lengths(tmp_path / "mixture", "train")
+    assert trained.min() >= 1
+
+
+def test_short_answers_get_more_general_text_by_the_tokens_that_are_processed(
+    faq: None, mix: Any, corpus: Any
+) -> None:
+    """Of rows whose prompts have most of the tokens."""
+    payload = corpus(200, words=120)
+    counted = {
+        share_of: mix(payload, name=share_of, general={**GENERAL, "share_of": share_of})
+        .train.by_source["general:general"]
+        .trained_tokens
+        for share_of in ("trained", "processed")
+    }
+    assert counted["processed"] > 1.5 * counted["trained"]
+
+
 def test_general_text_is_spread_over_the_train_split_alone(
     tmp_path: Path, write: Any, questions: Any, mix: Any, corpus: Any
 ) -> None:
@@ -349,6 +377,9 @@ def test_a_share_outside_the_usual_is_warned_about_for_full_fine_tuning(
     share = mix(payload, general=high).general_share.realized
     [warning] = declared_warnings(variant({"method": "full", "export": "merged"}), share)
     assert "30.0% of the trained tokens" in warning
+    whole = {**high, "share_of": "processed"}
+    of_all = variant({"method": "full", "export": "merged"}, general=whole)
+    assert "30.0% of the processed tokens" in declared_warnings(of_all, share)[0]
     assert declared_warnings(variant({"method": "lora"}), share) == []
 
 

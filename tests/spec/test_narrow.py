@@ -10,9 +10,8 @@ from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed, shown
 from ft_dagster.spec.variant import UnlistedField
 
-SPEC = VariantSpec.model_validate(
-    {"description": "d", "owners": ["o"], "base_model": "b", "data": {"sources": ["s"]}}
-)
+CONTENT = {"description": "d", "owners": ["o"], "base_model": "b", "data": {"sources": ["s"]}}
+SPEC = VariantSpec.model_validate(CONTENT)
 
 
 def test_a_listed_field_is_there() -> None:
@@ -42,6 +41,17 @@ def test_a_field_that_no_declaration_has_is_a_defect() -> None:
 def test_it_is_shown_as_plain_json() -> None:
     part = narrowed(SPEC, ["owners", "data.splits.test"])
     assert shown(part) == {"owners": ["o"], "data": {"splits": {"test": 0.1}}}
+
+
+def test_a_field_that_keys_did_not_cover_at_first_enters_them_once_it_is_declared() -> None:
+    general = {"corpus": "general", "share": 0.1}
+    plain, other = (
+        VariantSpec.model_validate({**CONTENT, "data": {"sources": ["s"], "general": {**general, **more}}})
+        for more in ({"share_of": "trained"}, {"share_of": "processed"})
+    )
+    assert shown(narrowed(plain, ["data.general"])) == {"data": {"general": general}}
+    changed = {**general, "share_of": "processed"}
+    assert shown(narrowed(other, ["data.general"])) == {"data": {"general": changed}}
 
 
 def test_narrowing_twice_keeps_what_both_list() -> None:
