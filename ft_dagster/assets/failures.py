@@ -8,9 +8,10 @@ import dagster as dg
 from dagster._core.errors import DagsterUserCodeProcessError
 from dagster_shared.error import SerializableErrorInfo
 
-from ft_dagster.assets.page import SUMMARY, breakable, run_link
+from ft_dagster.assets.page import SUMMARY, run_link
 from ft_dagster.errors import UserError
 from ft_dagster.launch.local import ProgramFailed
+from ft_dagster.report.tables import breakable
 from ft_dagster.settings import Retries
 from ft_dagster.store import unreachable
 

@@ -3,7 +3,6 @@
 The UI shows metadata in the order given, markdown inline only below 1,000 characters, tables always.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,12 +10,11 @@ import dagster as dg
 
 from ft_dagster.report.summaries import Summary
 from ft_dagster.report.svg import INLINE
-from ft_dagster.report.tables import cell
+from ft_dagster.report.tables import breakable, cell
 
 Metadata = Mapping[str, Any]
 SUMMARY, PICTURE = "summary", "picture"
 DIGITS = 12  # of a digest: the whole one is in the manifest
-UNBROKEN = re.compile(r"\S{41,}")  # what a browser does not break pushes a table out of its pane
 
 
 class Page(NamedTuple):
@@ -58,11 +56,6 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> dg.MetadataV
 def lines(said: Sequence[str]) -> dg.MetadataValue[Any]:
     """A list; "none" of none."""
     return dg.MetadataValue.md("\n".join(f"- {line}" for line in said) or "none")
-
-
-def breakable(text: str) -> str:
-    """The same to read, with places where a browser may break what is longer than a cell."""
-    return UNBROKEN.sub(lambda found: re.sub(r"([/_.:-]|\w{20})", "\\1\u200b", found[0]), text)
 
 
 def asset_link(name: str, partition: str | None) -> str:

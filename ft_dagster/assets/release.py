@@ -16,6 +16,7 @@ from ft_dagster.stages import model_export as export_stage
 from ft_dagster.stages import release as release_step
 from ft_dagster.stages.made_of import made_of
 from ft_dagster.stages.verdicts import certificate_of
+from ft_dagster.stages.version_report import keep_report
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
 
@@ -54,11 +55,13 @@ def _release(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mate
         "version": entry.version,
         "production": production or "none yet",
         "next": dg.MetadataValue.text(done.next),
+        "report": keep_report(workspace.settings, workspace.key, entry.version),
         "owners": ", ".join(workspace.spec.owners),
     }
     made_by = entry.run_id or maker(context, entry.export, True)
+    more = f"{links(context, release_step.NAME, made_by)}; its report: `ft-dagster report {workspace.key}`"
     return dg.MaterializeResult(
-        metadata=Page(summary, entries).metadata(links(context, release_step.NAME, made_by)),
+        metadata=Page(summary, entries).metadata(more),
         data_version=dg.DataVersion(entry.export),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 ABSENT = "-"
 ARROW = " → "
+UNBROKEN = re.compile(r"\S{41,}")  # what a browser does not break pushes a table out of its pane
 
 
 def count(value: float | None) -> str:
@@ -202,6 +204,11 @@ def cell(value: Any) -> str:
     if isinstance(value, int):
         return count(value)
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def breakable(text: str) -> str:
+    """The same to read, with places where a browser may break what is longer than a cell."""
+    return UNBROKEN.sub(lambda found: re.sub(r"([/_.:-]|\w{20})", "\\1\u200b", found[0]), text)
 
 
 def _escaped(value: Any) -> str:

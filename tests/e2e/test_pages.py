@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -19,7 +20,9 @@ from ft_dagster.cli import app
 from ft_dagster.evaluation.verdict_words import verdict_sentence
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.svg import INLINE
+from ft_dagster.spec import VariantKey
 from ft_dagster.stages.summary import STAGES
+from ft_dagster.stages.version_report import report_path, version_report
 from ft_dagster.store import read_head
 from tests.e2e.project import edit
 from tests.e2e.workshop import Workshop
@@ -107,7 +110,19 @@ def test_a_release_says_what_it_was_made_of_from_the_file_on(workshop: Workshop)
     assert rows[-1].data["digest"] == export.digest[:12]
 
 
-def test_every_page_and_command_says_the_same_of_a_verdict(workshop: Workshop) -> None:
+def test_a_release_keeps_its_report_beside_its_log(workshop: Workshop) -> None:
+    shown = pages(workshop.first)["release"]
+    assert shown["report"].value == report_path(PREFIX, 1)
+    kept = workshop.store.read(report_path(PREFIX, 1)).decode()
+    assert kept == version_report(workshop.settings, VariantKey("acme", "places"), 1)
+    export = present(read_head(workshop.store, PREFIX, "model_export"))
+    dataset = present(read_head(workshop.store, PREFIX, "task_dataset"))
+    for said in ("acme.places version 1", "data/rows.jsonl", export.digest[:12], dataset.digest[:12]):
+        assert said in kept
+    assert "Where is the permit" not in kept
+
+
+def test_every_page_and_command_says_the_same_of_a_verdict(workshop: Workshop, tmp_path: Path) -> None:
     judged = present(read_head(workshop.store, PREFIX, "evaluation"))
     sentence = verdict_sentence(Verdict.from_json(judged.figures["verdict"]))
     shown = pages(workshop.first)
@@ -115,6 +130,10 @@ def test_every_page_and_command_says_the_same_of_a_verdict(workshop: Workshop) -
     assert sentence in shown["release"][SUMMARY].value
     (gate,) = [c for c in workshop.first.get_asset_check_evaluations() if c.check_name == "gate"]
     assert present(gate.description).startswith(sentence)
+    page = tmp_path / "page.html"
+    asked = ["--project", str(workshop.folder), "report", "acme.places", "--to", str(page)]
+    assert CliRunner().invoke(app, asked).exit_code == 0
+    assert f">{sentence}.<" in page.read_text("utf-8")
     for command in ("compare", "status"):
         said = CliRunner().invoke(app, ["--project", str(workshop.folder), command, "acme.places"]).output
         assert sentence in " ".join(said.split()), command
