@@ -59,7 +59,8 @@ def release(
     inputs = {**tuned, "evaluation": evaluation.digest, "base_model": base.digest}
     export = put(store, "model_export", prefix, files, inputs, work=work)
     write_head(store, prefix, export, None)
-    speaks = certificate(export.digest, weights)
+    form = "adapter" if "adapter_config.json" in files else "merged"
+    speaks = certificate(export.digest, weights, form)
     candidate = ReleaseCandidate(export, evaluation, Verdict(True, "pass", ()), GATES, speaks)
     return record_release(store, prefix, candidate, ReleaseRequest("test"), variant=variant, run_id=None)
 

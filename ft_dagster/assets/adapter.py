@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from ft_dagster.assets.failures import failures
+from ft_dagster.assets.page import DIGITS, Metadata, Page, asset_link, run_link, table
 from ft_dagster.assets.partitions import VARIANTS, variant_of
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.resources.launchers import LocalPrograms
@@ -19,18 +20,22 @@ from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.workspace import RunOf, Workspace
 from ft_dagster.store import Artifact
 
-Metadata = Mapping[str, Any]
-Describe = Callable[[Workspace, Artifact], Metadata]
+Describe = Callable[[Workspace, Artifact], Page]
+DATA_VERSION = "dagster/data_version"  # tag of a materialization
+RUN = "run"  # metadata: the run that made the artifact, whichever run shows it
+BEFORE = 20  # materializations of a partition among which that run is looked for
 READS = {stage.name: stage.reads for stage in CHAIN} | {"release": ("model_export",)}
 
 
 def stage_asset(stage: Stage[Any], *, group: str, kinds: set[str], describe: Describe) -> dg.AssetsDefinition:
     """The asset of a stage. `describe`: what its page shows of an artifact; its checks block what comes after."""
 
-    def run(workspace: Workspace) -> dg.MaterializeResult[Any]:
+    def run(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult[Any]:
         artifact = workspace.make(stage)
+        made_by = maker(context, artifact.digest, artifact.reused)
+        page = describe(workspace, artifact).metadata(links(context, stage.name, made_by))
         return dg.MaterializeResult(
-            metadata={**describe(workspace, artifact), **_common(workspace, artifact)},
+            metadata={**page, **_common(workspace, artifact, made_by)},
             data_version=dg.DataVersion(artifact.digest),
             check_results=[_as_result(check) for check in stage.judge(workspace, artifact)],
         )
@@ -42,7 +47,7 @@ def stage_asset(stage: Stage[Any], *, group: str, kinds: set[str], describe: Des
 
 def variant_asset(
     name: str,
-    run: Callable[[Workspace], dg.MaterializeResult[Any]],
+    run: Callable[[dg.AssetExecutionContext, Workspace], dg.MaterializeResult[Any]],
     *,
     description: str,
     group: str,
@@ -70,14 +75,36 @@ def variant_asset(
             reason = context.run.tags.get("ft/reason", "materialized")
             run_of = RunOf(context.run_id, reason, context.log.info, lambda: _pipes(context))
             key = variant_of(context)
-            return run(Workspace(tenants.settings(), key, run_of, launcher=launcher.open()))
+            return run(context, Workspace(tenants.settings(), key, run_of, launcher=launcher.open()))
 
     return asset
 
 
 def described(function: Callable[..., Any]) -> str:
-    """The description of the file that a function stands in."""
+    """The description of the file that a function stands in, as markdown without indents."""
     return inspect.cleandoc(sys.modules[function.__module__].__doc__ or "")
+
+
+def maker(context: dg.AssetExecutionContext, digest: str, reused: bool) -> str | None:
+    """The id of the run that made an artifact: this one, or the one that an earlier materialization of it
+    names; None where Dagster does not know it any more.
+    """
+    if not reused:
+        return context.run_id
+    asked = dg.AssetRecordsFilter(asset_key=context.asset_key, asset_partitions=[context.partition_key])
+    for record in context.instance.fetch_materializations(asked, limit=BEFORE).records:
+        made = record.asset_materialization
+        if made is not None and (made.tags or {}).get(DATA_VERSION) == digest and RUN in made.metadata:
+            return str(made.metadata[RUN].value)
+    return None
+
+
+def links(context: dg.AssetExecutionContext, name: str, made_by: str | None) -> str:
+    """The run that made it, and the pages of what is directly above; markdown."""
+    said = "made earlier" if made_by is None else f"made by {run_link(made_by)}"
+    partition = {each: None if each == "general_corpus" else context.partition_key for each in dependencies(name)}
+    above = ", ".join(asset_link(each, key) for each, key in partition.items())
+    return said.capitalize() + (f" from {above}" if above else "")
 
 
 def dependencies(name: str) -> list[str]:
@@ -92,16 +119,19 @@ def _ancestors(name: str) -> set[str]:
     return direct.union(*(_ancestors(each) for each in direct))
 
 
-def _common(workspace: Workspace, artifact: Artifact) -> Metadata:
-    """What every artifact's page says."""
-    made_from = "\n".join(f"- {name}: `{digest}`" for name, digest in artifact.inputs.items()) or "-"
+def _common(workspace: Workspace, artifact: Artifact, made_by: str | None) -> Metadata:
+    """What every artifact's page says at its end."""
+    run = {} if made_by is None else {RUN: dg.MetadataValue.dagster_run(made_by)}
+    made_from = [[name, digest[:DIGITS]] for name, digest in artifact.inputs.items()]
+    place = artifact.place
     return {
-        "digest": dg.MetadataValue.text(artifact.digest),
+        "made_from": table(["input", "digest"], made_from),
+        "digest": dg.MetadataValue.text(artifact.digest[:DIGITS]),
+        **run,
         "reused": dg.MetadataValue.bool(artifact.reused),
-        "size_bytes": dg.MetadataValue.int(artifact.size),
-        "made_from": dg.MetadataValue.md(made_from),
+        "size_mb": dg.MetadataValue.float(round(artifact.size / 1e6, 3)),
         "owners": dg.MetadataValue.text(", ".join(workspace.spec.owners)),
-        "dagster/uri": dg.MetadataValue.text(workspace.store.uri(artifact.path)),
+        "in_store": dg.MetadataValue.text(f"{place.prefix}/{place.stage}/{place.key[:DIGITS]}…"),
     }
 
 

@@ -1,19 +1,23 @@
 """Group data: what is declared, the base model, the general corpora, the tenant's rows, the mixture."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from ft_dagster.assets.adapter import Metadata, described, stage_asset
+from ft_dagster.assets.adapter import described, stage_asset
 from ft_dagster.assets.failures import failures
+from ft_dagster.assets.page import DIGITS, Page, lines, table
 from ft_dagster.data.dataset import paths_of
+from ft_dagster.data.lengths import row_lengths
 from ft_dagster.data.mixture import declared_warnings
 from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
-from ft_dagster.report.plots import as_markdown_image, mixture_bar
-from ft_dagster.report.tables import markdown_table
+from ft_dagster.report.summaries import SPLITS, Summary, dataset_summary, mixture_summary
+from ft_dagster.report.svg import Bar, bars, fitting
+from ft_dagster.report.tables import count, counted, percent, size
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.stages import base_model as base_stage
 from ft_dagster.stages import declaration as declaration_stage
@@ -25,20 +29,23 @@ from ft_dagster.store import Artifact
 
 GROUP = "data"
 BASE = ("reference", "revision", "architecture", "parameters", "weights_bytes", "dtype", "chat_template")
+LENGTHS = ("median characters", "95% below", "longest")
 COUNTS = ("documents", "examples", "tokens", "trained_tokens", "truncated")
 
 
-def _declaration(workspace: Workspace, artifact: Artifact) -> Metadata:
-    spec = workspace.spec.model_dump(mode="json")
+def _declaration(workspace: Workspace, artifact: Artifact) -> Page:
+    declared, figures = workspace.spec, artifact.figures
+    spec = declared.model_dump(mode="json")
     origins = json.loads((workspace.evidence(artifact) / "origins.json").read_text("utf-8"))
     values = [[name, json.dumps(_value(spec, name)), origin] for name, origin in origins.items()]
-    return {
-        "description": workspace.spec.description,
-        "objective": workspace.spec.objective,
-        "method": workspace.spec.method.name,
-        "file": dg.MetadataValue.path(str(workspace.declared_in)),
-        "values": dg.MetadataValue.md(markdown_table(["field", "value", "from"], values)),
-    }
+    own = sum(origin == workspace.declared_in.name for origin in origins.values())
+    sources, files = counted(figures["sources"], "source"), counted(figures["files"], "file")
+    summary = Summary(
+        f"{declared.description}: {declared.objective} by {declared.method.name}",
+        f"{sources} of {files}; {own} of {len(origins)} values are its own, the others have their origin below",
+        f"Nothing to do; it is read from `{workspace.declared_in.relative_to(workspace.project)}`",
+    )
+    return Page(summary, {"values": table(["field", "value", "from"], values)})
 
 
 def _value(tree: Any, path: str) -> Any:
@@ -47,15 +54,21 @@ def _value(tree: Any, path: str) -> Any:
     return tree
 
 
-def _base_model(workspace: Workspace, artifact: Artifact) -> Metadata:
+def _base_model(workspace: Workspace, artifact: Artifact) -> Page:
     record = base_stage.read_record(workspace.payload(artifact))
     parent = artifact.figures.get("parent") or {}
     more = {
         "parent": f"{parent['variant']} v{parent['version']} ({parent['mode']})" if parent else None,
-        "new_tokens": ", ".join((record.get("derived") or {}).get("new_tokens", [])) or None,
+        "new tokens": ", ".join((record.get("derived") or {}).get("new_tokens", [])) or None,
     }
-    metadata = {**{name: record[name] for name in BASE}, **more}
-    return {name: value for name, value in metadata.items() if value is not None}
+    rows = [*([name.replace("_", " "), record[name]] for name in BASE), *more.items()]
+    template = "has a chat template" if record["chat_template"] else "has no chat template"
+    summary = Summary(
+        f"{Path(record['reference']).name}: {count(record['parameters'])} weights, {size(record['weights_bytes'])}",
+        f"{record['architecture']} in {record['dtype']}; it {template}",
+        "Nothing to do; each of its files is held by its digest",
+    )
+    return Page(summary, {"base": table(["what", "value"], [row for row in rows if row[1] is not None])})
 
 
 @dg.asset(
@@ -69,27 +82,34 @@ def general_corpus(
 ) -> dg.MaterializeResult[Any]:
     with failures(context, lambda: tenants.settings().retries):
         made = corpus_stage.make_corpora(tenants.settings(), context.run_id, context.log.info)
-    rows = [[name, corpus.digest[:12], json.dumps(corpus.figures)] for name, corpus in made.items()]
+    rows = [[name, corpus.digest[:DIGITS], json.dumps(corpus.figures)] for name, corpus in made.items()]
+    texts = sum(corpus.figures["documents"]["train"] for corpus in made.values())
+    summary = Summary(
+        f"{counted(len(made), 'corpus', 'corpora')} of {counted(texts, 'text')} to mix in",
+        "A held-out part of each measures what is forgotten",
+        "Nothing to do; training_mixture takes what each variant asks for",
+    )
+    entries = {"corpora": table(["corpus", "digest", "figures"], rows), "dagster/row_count": texts}
     return dg.MaterializeResult(
-        metadata={
-            "corpora": dg.MetadataValue.md(markdown_table(["corpus", "digest", "figures"], rows)),
-            "dagster/row_count": sum(c.figures["documents"]["train"] for c in made.values()),
-        },
+        metadata=Page(summary, entries).metadata(""),
         data_version=dg.DataVersion(sha256_json({name: corpus.digest for name, corpus in made.items()})),
     )
 
 
-def _task_dataset(workspace: Workspace, artifact: Artifact) -> Metadata:
+def _task_dataset(workspace: Workspace, artifact: Artifact) -> Page:
     figures = artifact.figures
-    reasons = [[reason, count] for reason, count in figures["dropped"].items()]
-    return {
+    dropped = sum(figures["dropped"].values())
+    parts = [Bar(use, figures["rows"][name], count(figures["rows"][name])) for name, use in SPLITS.items()
+             if name in figures["rows"]]  # fmt: skip
+    lengths = row_lengths(workspace.payload(artifact))
+    entries = {
         "dagster/row_count": sum(figures["rows"].values()),
-        "rows": figures["rows"],
-        "rows_read": figures["read"],
-        "rows_dropped": sum(figures["dropped"].values()),
-        "dropped": dg.MetadataValue.md(markdown_table(["reason", "rows"], reasons)),
-        "overlaps": dg.MetadataValue.md(markdown_table(["task", "source", "rows"], _overlaps(figures))),
+        "rows_dropped": dropped,
+        "dropped": table(["reason", "rows"], figures["dropped"].items()),
+        "overlaps": table(["task", "source", "rows"], _overlaps(figures)),
+        "lengths": table(["split", "rows", *LENGTHS], [[name, *found] for name, found in lengths.items()]),
     }
+    return Page(dataset_summary(figures), entries, fitting(bars, [*parts, Bar("dropped", dropped, count(dropped))], "rows"))
 
 
 def _overlaps(figures: dict[str, Any]) -> list[list[Any]]:
@@ -98,30 +118,33 @@ def _overlaps(figures: dict[str, Any]) -> list[list[Any]]:
     return [[task, source, rows] for task, sources in found.items() for source, rows in sources.items()]
 
 
-def _training_mixture(workspace: Workspace, artifact: Artifact) -> Metadata:
+def _training_mixture(workspace: Workspace, artifact: Artifact) -> Page:
     figures, spec = MixtureFigures.of(artifact), workspace.spec
     train, share = figures.train, figures.general_share.realized
     paths = paths_of(spec)
     by_source = {paths.get(source, source): part for source, part in train.by_source.items()}
-    rows = [[source, *(getattr(part, name) for name in COUNTS)] for source, part in by_source.items()]
-    headers = ["source", "documents", "examples", "tokens", "trained tokens", "truncated"]
+    whole = train.trained_tokens or 1
+    rows = [
+        [source, *(getattr(part, name) for name in COUNTS), percent(part.trained_tokens / whole)]
+        for source, part in by_source.items()
+    ]
     warnings = [*figures.warnings, *declared_warnings(spec, share)]
-    metadata = {
+    entries = {
+        "warnings": lines(warnings),
+        "sources": table([*(name.replace("_", " ") for name in ("source", *COUNTS)), "share"], rows),
         "dagster/row_count": train.examples,
-        "tokens": train.tokens,
         "trained_tokens": train.trained_tokens,
-        "general_share": share,
-        "longest_example_tokens": figures.longest,
-        "dropped": dict(figures.dropped),
-        "overlaps": dict(figures.overlaps),
-        "sources": dg.MetadataValue.md(markdown_table(headers, rows)),
-        "mixture": dg.MetadataValue.md(as_markdown_image(mixture_bar(by_source))),
-        "warnings": dg.MetadataValue.md("\n".join(f"- {w}" for w in warnings) or "none"),
+        "general_share": round(share, 4),
+        "dropped": table(["reason", "examples"], figures.dropped.items()),
+        "overlaps": table(["task", "pieces of general text left out"], figures.overlaps.items()),
     }
     if spec.data.samples == "metadata":
         sample = (workspace.evidence(artifact) / mixture_stage.SAMPLE).read_text("utf-8")
-        metadata["sample"] = dg.MetadataValue.md(f"```\n{sample}\n```")
-    return metadata
+        entries["sample"] = dg.MetadataValue.md(f"```\n{sample}\n```")
+    parts = [
+        Bar(source, part.trained_tokens, percent(part.trained_tokens / whole)) for source, part in by_source.items()
+    ]
+    return Page(mixture_summary(figures, warnings), entries, fitting(bars, parts, "trained tokens by source"))
 
 
 declaration = stage_asset(declaration_stage.STAGE, group=GROUP, kinds={"yaml"}, describe=_declaration)

@@ -5,13 +5,15 @@ from typing import Any
 
 import dagster as dg
 
-from ft_dagster.assets.adapter import Metadata, stage_asset
+from ft_dagster.assets.adapter import stage_asset
+from ft_dagster.assets.page import Page, table
 from ft_dagster.evaluation.samples import LABELS, read_answers, read_samples, scores_on_the_same
-from ft_dagster.evaluation.skills import skills
+from ft_dagster.evaluation.skills import Skill, skills
+from ft_dagster.evaluation.verdict_words import verdict_word
 from ft_dagster.lineage.verdict import Verdict
-from ft_dagster.report.plots import as_markdown_image, score_bars
-from ft_dagster.report.skills import forgotten_markdown, signs_markdown, skill_table
-from ft_dagster.report.tables import markdown_table
+from ft_dagster.report.skills import LOST, SIGNS, SKILLS, lost_rows, signs_rows, skill_rows
+from ft_dagster.report.summaries import RULES, base_scores_summary, evaluation_summary, rules_rows
+from ft_dagster.report.svg import fitting, intervals, measured
 from ft_dagster.stages import base_evaluation as base_stage
 from ft_dagster.stages import evaluation as stage
 from ft_dagster.stages.workspace import Workspace
@@ -20,39 +22,44 @@ from ft_dagster.store import Artifact
 GROUP = "evaluation"
 
 
-def _base_evaluation(workspace: Workspace, artifact: Artifact) -> Metadata:
-    rows = [[s["role"], s["task"], s["metric"], s["value"], s["questions"]] for s in artifact.figures["scores"]]
-    table = markdown_table(["role", "task", "metric", "base", "questions"], rows)
-    return {"scores": dg.MetadataValue.md(table), **_label_table(workspace, artifact)}
+def _base_evaluation(workspace: Workspace, artifact: Artifact) -> Page:
+    scores = artifact.figures["scores"]
+    rows = [[s["role"], s["task"], s["metric"], s["value"], s["questions"]] for s in scores]
+    shown = {"scores": table(["role", "task", "metric", "base", "questions"], rows)}
+    return Page(base_scores_summary(scores), {**shown, **_label_table(workspace, artifact)})
 
 
-def _evaluation(workspace: Workspace, artifact: Artifact) -> Metadata:
+def _evaluation(workspace: Workspace, artifact: Artifact) -> Page:
     before, verdict = workspace.upstream("base_evaluation"), Verdict.from_json(artifact.figures["verdict"])
     rules = verdict.rules
-    judgement = "\n".join(f"- **{rule.outcome}**: {rule.sentence}" for rule in rules)
-    return {
-        "outcome": verdict.outcome,
-        "judgement": dg.MetadataValue.md(judgement),
-        "scores": dg.MetadataValue.md(as_markdown_image(score_bars(rules))),
-        **_skills(workspace, before, artifact),
-        "every_score": dg.MetadataValue.md(_both_scores(workspace, before, artifact)),
+    base, tuned = (read_samples(workspace.payload(each)) for each in (before, artifact))
+    found = skills(base, tuned)
+    entries = {
+        "outcome": verdict_word(verdict),
+        "rules": table(RULES, rules_rows(rules)),
+        **_skills(workspace, found, artifact),
+        "degeneration": table(SIGNS, signs_rows(base, tuned, {"general_prompts": "greedy answers"})),
+        "regurgitation": table(SIGNS, signs_rows(base, tuned, {"regurgitation": "repeated word for word"})),
+        "every_score": table(["role", "task", "metric", "base", "tuned"], _both_scores(workspace, before, artifact)),
         **_label_table(workspace, artifact),
-        **{f"{rule.task} {rule.metric}": rule.tuned for rule in rules},
+        "questions": artifact.figures["questions"],
+        **{f"{rule.task} {rule.metric}": float(f"{rule.tuned:.4g}") for rule in measured(rules)},
     }
+    summary = evaluation_summary(verdict, found, workspace.spec.evaluation.limit)
+    return Page(summary, entries, fitting(intervals, measured(rules), "changes with their intervals"))
 
 
-def _both_scores(workspace: Workspace, before: Artifact, after: Artifact) -> str:
+def _both_scores(workspace: Workspace, before: Artifact, after: Artifact) -> list[list[Any]]:
     """Every score of the tuned model beside the base's on the same questions, those that no gate judges too."""
     base = {(s["role"], s["task"], s["metric"]): s["value"] for s in before.figures["scores"]}
     if workspace.spec.evaluation.limit == "auto":
         samples, tuned = (read_samples(workspace.payload(each)) for each in (before, after))
         same = scores_on_the_same(samples, tuned)
         base = {(score.role, score.task, score.metric): score.value for score in same}
-    rows = [
+    return [
         [s["role"], s["task"], s["metric"], base.get((s["role"], s["task"], s["metric"])), s["value"]]
         for s in after.figures["scores"]
     ]
-    return markdown_table(["role", "task", "metric", "base", "tuned"], rows)
 
 
 def _label_table(workspace: Workspace, artifact: Artifact) -> dict[str, dg.MetadataValue[Any]]:
@@ -62,23 +69,16 @@ def _label_table(workspace: Workspace, artifact: Artifact) -> dict[str, dg.Metad
         return {}
     labels = json.loads(file.read_text("utf-8"))["labels"]
     rows = [[s["label"], s["questions"], s["precision"], s["recall"], s["f1"]] for s in labels]
-    headers = ["label", "questions", "precision", "recall", "F1"]
-    return {"labels": dg.MetadataValue.md(markdown_table(headers, rows))}
+    return {"labels": table(["label", "questions", "precision", "recall", "F1"], rows)}
 
 
 def _skills(
-    workspace: Workspace, before: Artifact, after: Artifact
+    workspace: Workspace, found: list[Skill], after: Artifact
 ) -> dict[str, dg.MetadataValue[Any]]:
-    """What was forgotten and what was learned, how its answers degenerate, and what it repeats of its data."""
-    base, tuned = (read_samples(workspace.payload(each)) for each in (before, after))
-    found, answers = skills(base, tuned), read_answers(workspace.evidence(after))
-    shown = {
-        "skills": skill_table(found),
-        "forgotten": forgotten_markdown(found, answers, own_rows=workspace.spec.data.samples == "metadata"),
-        "degeneration": signs_markdown(base, tuned, {"general_prompts": "greedy answers"}),
-        "regurgitation": signs_markdown(base, tuned, {"regurgitation": "repeated word for word"}),
-    }
-    return {name: dg.MetadataValue.md(text) for name, text in shown.items()}
+    """What was forgotten and what was learned, with questions that were right before and are wrong now."""
+    own = workspace.spec.data.samples == "metadata"
+    lost = lost_rows(found, read_answers(workspace.evidence(after)), own_rows=own)
+    return {"skills": table(SKILLS, skill_rows(found)), "forgotten": table(LOST, lost)}
 
 
 base_evaluation = stage_asset(

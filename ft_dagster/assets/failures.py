@@ -1,17 +1,34 @@
 """Errors as Dagster's failures, each with its one line; what a retry can mend is tried again."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
 import dagster as dg
+from dagster._core.errors import DagsterUserCodeProcessError
+from dagster_shared.error import SerializableErrorInfo
 
+from ft_dagster.assets.page import SUMMARY, run_link
 from ft_dagster.errors import UserError
 from ft_dagster.launch.local import ProgramFailed
+from ft_dagster.report.tables import breakable
 from ft_dagster.settings import Retries
 from ft_dagster.store import unreachable
 
 FAILURE = "failure"  # metadata of a failure: what happened, what was kept, what to do
+
+
+class FailedInOneLine(dg.Failure, DagsterUserCodeProcessError):
+    """A failure of which Dagster shows one line and no stack: what a person can mend is no bug of ours.
+
+    Dagster shows an error of a process by what that process said of it, and here that is the line.
+    """
+
+    def __init__(self, line: str) -> None:
+        said = SerializableErrorInfo(message=line, stack=[], cls_name=None)
+        super(dg.Failure, self).__init__(line, user_code_process_error_infos=[said])  # type: ignore[no-untyped-call]
+        metadata = {FAILURE: dg.MetadataValue.text(line)}
+        self.__dict__.update(vars(dg.Failure(line, metadata=metadata, allow_retries=False)))
 
 
 @contextmanager
@@ -25,10 +42,10 @@ def failures(
     try:
         yield
     except UserError as error:
-        raise _failure(str(error)) from None
+        raise _failure(context, str(error)) from None
     except ProgramFailed as error:
         if not error.mendable or context is None or retries is None:
-            raise _failure(str(error)) from None
+            raise _failure(context, str(error)) from None
         _try_again(context, retries(), str(error))
     except Exception as error:
         if context is None or retries is None or not unreachable(error):
@@ -41,11 +58,30 @@ def _try_again(context: dg.AssetExecutionContext, retries: Retries, line: str) -
     """Let Dagster run the step again after a while, or fail where that was done often enough."""
     tried = context.retry_number
     if tried >= retries.attempts:
-        raise _failure(f"{line} (given up after {tried + 1} tries)" if tried else line) from None
+        raise _failure(context, f"{line} (given up after {tried + 1} tries)" if tried else line) from None
     wait = retries.wait(tried)
     context.log.warning(f"{line}. Tried again in {wait:g} s ({tried + 1} of {retries.attempts})")
-    raise dg.RetryRequested(max_retries=retries.attempts, seconds_to_wait=wait) from _failure(line)
+    raise dg.RetryRequested(max_retries=retries.attempts, seconds_to_wait=wait) from FailedInOneLine(line)
 
 
-def _failure(line: str) -> dg.Failure:
-    return dg.Failure(line, metadata={FAILURE: dg.MetadataValue.text(line)}, allow_retries=False)
+def _failure(context: dg.AssetExecutionContext | None, line: str) -> FailedInOneLine:
+    """The failure, shown on the asset's page too: Dagster itself shows it in the run's log alone.
+
+    Reported at once, since what a step logs of an asset is dropped where it fails.
+    """
+    if context is not None:
+        said = f"**Failed:** {breakable(line)}\n\n{run_link(context.run_id).capitalize()}"
+        for partition in _partitions(context):
+            context.instance.report_runless_asset_event(
+                dg.AssetObservation(
+                    context.asset_key,
+                    description=line,
+                    partition=partition,
+                    metadata={SUMMARY: dg.MetadataValue.md(said)},
+                )
+            )
+    return FailedInOneLine(line)
+
+
+def _partitions(context: dg.AssetExecutionContext) -> Sequence[str | None]:
+    return context.partition_keys if context.has_partition_key else [None]

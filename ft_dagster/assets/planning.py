@@ -5,71 +5,58 @@ from typing import Any
 
 import dagster as dg
 
-from ft_dagster.assets.adapter import Metadata, stage_asset
-from ft_dagster.planning.advice import release_warnings
-from ft_dagster.planning.cost.training_cost import asking_in_batches, unseen_margins
+from ft_dagster.assets.adapter import stage_asset
+from ft_dagster.assets.page import Page, lines, table
 from ft_dagster.planning.estimate import Estimate
-from ft_dagster.report.plots import as_markdown_image, memory_bars
-from ft_dagster.report.recommendation import cost_markdown, ranking_markdown, reasons_markdown
-from ft_dagster.report.tables import markdown_table, size
+from ft_dagster.report.recommendation import AGAINST, COLUMNS, cost_rows, ranking_rows, reasons_markdown
+from ft_dagster.report.summaries import plan_summary
+from ft_dagster.report.svg import Bar, bars, fitting
+from ft_dagster.report.tables import size
 from ft_dagster.stages import training_plan as stage
-from ft_dagster.stages.plan_context import variants_on_base
+from ft_dagster.stages.plan_warnings import plan_warnings
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
 
 
-def _training_plan(workspace: Workspace, artifact: Artifact) -> Metadata:
+def _training_plan(workspace: Workspace, artifact: Artifact) -> Page:
     estimate = stage.estimate_of(workspace, artifact)
-    row = estimate.planned_row
-    known = {"hours": row.hours, "cost_usd": row.cost_usd, "days_to_candidate": row.days_to_candidate}
-    warnings = _warnings(workspace, estimate)
-    return {
-        "method": estimate.plan.name,
-        "steps": estimate.steps,
-        "trainable_parameters": estimate.trainable_parameters,
-        "memory_bytes": estimate.plan.memory_bytes.total,
-        **{name: value for name, value in known.items() if value is not None},
-        "warnings": dg.MetadataValue.md("\n".join(f"- {line}" for line in warnings) or "none"),
-        "ranking": dg.MetadataValue.md(ranking_markdown(estimate)),
-        "memory": dg.MetadataValue.md(as_markdown_image(memory_bars(estimate))),
+    row, plan = estimate.planned_row, estimate.plan
+    known = {"hours": row.hours, "cost_usd": row.cost_usd}
+    warnings = plan_warnings(workspace, workspace.spec, estimate)
+    entries = {
+        "warnings": lines(warnings),
+        "ranking": table([*COLUMNS, AGAINST], ranking_rows(estimate)),
+        "plan": table(["field", "value", "from", "why"], _reasons(estimate)),
+        "cost": table(["what", f"on {estimate.on}, variants of this base: {estimate.variants}"], cost_rows(estimate)),
+        "storage": table(["on disk", "tensors alone"], _storage(estimate)),
         "why": dg.MetadataValue.md(reasons_markdown(estimate)),
-        "plan": dg.MetadataValue.md(_reasons_table(estimate)),
-        "cost": dg.MetadataValue.md(cost_markdown(estimate)),
-        "storage": dg.MetadataValue.md(_storage_table(estimate)),
+        "method": plan.name,
+        "steps": estimate.steps,
+        **{name: value for name, value in known.items() if value is not None},
+        "memory_gb": float(f"{plan.memory_bytes.total / 1e9:.4g}"),
     }
+    held = {each.method: estimate.memory_bytes[each.method].total for each in estimate.ranking}
+    picture = fitting(
+        lambda some: bars(some, estimate.device_bytes if _near(estimate) else None),
+        [Bar(method, bytes, size(bytes)) for method, bytes in held.items()],
+        "memory by method",
+    )
+    return Page(plan_summary(estimate, warnings), entries, picture)
 
 
-def _warnings(workspace: Workspace, estimate: Estimate) -> list[str]:
-    """Those of the plan, and of what is declared now about judging and serving."""
-    spec = workspace.spec
-    seconds = _seconds_per_question(workspace)
-    unseen = unseen_margins(spec.gates, spec.evaluation, seconds)
-    variants = len(variants_on_base(workspace.project, workspace.key, spec))
-    method = estimate.plan.name
-    return [
-        *estimate.warnings,
-        *release_warnings(spec, method, estimate.storage, variants),
-        *unseen,
-        *asking_in_batches(spec.gates, spec.evaluation, seconds),
-    ]  # fmt: skip
+def _near(estimate: Estimate) -> bool:
+    """Whether the device's memory can be drawn on the scale of what the methods hold."""
+    most = max(held.total for held in estimate.memory_bytes.values())
+    return estimate.device_bytes is not None and estimate.device_bytes < 3 * most
 
 
-def _seconds_per_question(workspace: Workspace) -> float | None:
-    """Of one model, in the newest evaluation of this variant; None before the first."""
-    before = workspace.head("evaluation")
-    if before is None or not before.figures.get("questions"):
-        return None
-    return float(before.figures["seconds"] / before.figures["questions"])
+def _reasons(estimate: Estimate) -> list[list[Any]]:
+    return [[r.field, _shown(r.value), r.origin, r.reason] for r in estimate.plan.reasons]
 
 
-def _reasons_table(estimate: Estimate) -> str:
-    rows = [[r.field, _shown(r.value), r.origin, r.reason] for r in estimate.plan.reasons]
-    return markdown_table(["field", "value", "from", "why"], rows)
-
-
-def _storage_table(estimate: Estimate) -> str:
+def _storage(estimate: Estimate) -> list[list[Any]]:
     storage = estimate.storage
-    rows = [
+    return [
         ["a checkpoint: weights", size(storage.checkpoint_weights_bytes)],
         ["a checkpoint: optimizer states", size(storage.checkpoint_optimizer_bytes)],
         [
@@ -79,7 +66,6 @@ def _storage_table(estimate: Estimate) -> str:
         ["released as an adapter", size(storage.adapter_bytes)],
         ["released whole", size(storage.whole_bytes)],
     ]
-    return markdown_table(["on disk", "tensors alone"], rows)
 
 
 def _shown(value: Any) -> str | None:

@@ -4,42 +4,65 @@ from typing import Any
 
 import dagster as dg
 
-from ft_dagster.assets.adapter import Metadata, described, stage_asset, variant_asset
-from ft_dagster.report.tables import history_markdown
+from ft_dagster.assets.adapter import described, links, maker, stage_asset, variant_asset
+from ft_dagster.assets.page import DIGITS, Page, table
+from ft_dagster.evaluation.verdict_words import production_sentence, verdict_sentence, verdict_word
+from ft_dagster.export.served import command_of
+from ft_dagster.report.cards import without_header
+from ft_dagster.report.made_of import MADE_OF, artifact_rows, file_rows
+from ft_dagster.report.summaries import RULES, export_summary, release_summary, rules_rows
+from ft_dagster.report.tables import HISTORY, history_rows, size
 from ft_dagster.stages import model_export as export_stage
 from ft_dagster.stages import release as release_step
+from ft_dagster.stages.made_of import made_of
 from ft_dagster.stages.verdicts import certificate_of
+from ft_dagster.stages.version_report import keep_report
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
 
 GROUP = "release"
 
 
-def _model_export(workspace: Workspace, artifact: Artifact) -> Metadata:
+def _model_export(workspace: Workspace, artifact: Artifact) -> Page:
+    certificate, format = certificate_of(workspace, artifact), workspace.spec.export.format
     card = (workspace.evidence(artifact) / "README.md").read_text("utf-8")
-    return {
-        "format": workspace.spec.export.format,
-        "card": dg.MetadataValue.md(card),
-        "certificate": dg.MetadataValue.json(certificate_of(workspace, artifact).to_json()),
+    serve = command_of(workspace.payload(artifact), format, str(workspace.key))
+    entries = {
+        "certificate": table(["figure", "value"], certificate.to_json()["figures"].items()),
+        "files": table(["file", "size", "sha256"], _files(artifact)),
+        "card": dg.MetadataValue.md(without_header(card)),
+        "format": format,
     }
+    return Page(export_summary(format, artifact.size, certificate, serve), entries)
 
 
-def _release(workspace: Workspace) -> dg.MaterializeResult[Any]:
+def _files(artifact: Artifact) -> list[list[Any]]:
+    return [[file["path"], size(file["size"]), file["sha256"][:DIGITS]] for file in artifact.predicate["payload"]]
+
+
+def _release(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult[Any]:
     done = release_step.release(workspace)
-    judgement = "\n".join(f"- {rule.sentence}" for rule in done.verdict.rules)
+    entry, verdict = done.entry, done.verdict
+    made = made_of(workspace.store, workspace.prefix, done.export, workspace.cache)
+    said = [verdict_sentence(verdict), production_sentence(verdict)]
+    production = done.history[-1].production
+    summary = release_summary(entry.version, production, ". ".join(filter(None, said)), done.next)
+    entries = {
+        "made_of": table(MADE_OF, [*file_rows(made.files), *artifact_rows(made.artifacts)]),
+        "rules": table(RULES, rules_rows(verdict.rules)),
+        "history": table(HISTORY, history_rows(done.history)),
+        "outcome": verdict_word(verdict),
+        "version": entry.version,
+        "production": production or "none yet",
+        "next": dg.MetadataValue.text(done.next),
+        "report": keep_report(workspace.settings, workspace.key, entry.version),
+        "owners": ", ".join(workspace.spec.owners),
+    }
+    made_by = entry.run_id or maker(context, entry.export, True)
+    more = f"{links(context, release_step.NAME, made_by)}; its report: `ft-dagster report {workspace.key}`"
     return dg.MaterializeResult(
-        metadata={
-            "version": done.entry.version,
-            "digest": done.entry.export,
-            "weights": done.entry.weights,
-            "judgement": dg.MetadataValue.md(judgement),
-            "production": done.history[-1].production or "none yet",
-            "next": dg.MetadataValue.text(done.next),
-            "history": dg.MetadataValue.md(history_markdown(done.history)),
-            "owners": ", ".join(workspace.spec.owners),
-            "dagster/uri": workspace.store.uri(done.export.path),
-        },
-        data_version=dg.DataVersion(done.entry.export),
+        metadata=Page(summary, entries).metadata(more),
+        data_version=dg.DataVersion(entry.export),
     )
 
 

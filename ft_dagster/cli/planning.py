@@ -64,7 +64,7 @@ def plan(
             if row.origin != "declaration":
                 said = f"  {row.field}: {row.value} - {row.reason}"
                 out.print(said, markup=False, highlight=False, soft_wrap=True)
-        for line in document.warnings:
+        for line in preview.warnings:
             out.print(f"! {line}", markup=False, highlight=False, soft_wrap=True)
     if not document.fits:
         raise typer.Exit(1)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ft_dagster.cli.common import Json, Key, app, escape, out, print_json
+from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declared, VariantKey, load_variant
 
 if TYPE_CHECKING:
+    from ft_dagster.export.served import Served, ServedBase
     from ft_dagster.lineage.entry import ReleaseEntry
 
 By = Annotated[str | None, typer.Option(help="Who does it; left out: the user of this process")]
@@ -136,30 +139,99 @@ def _prefix(key: VariantKey) -> str:
 
 
 @app.command()
-def catalogue(
+def report(
     context: typer.Context,
-    folder: Annotated[Path, typer.Option("--to", help="Written here, a folder for each base")] = Path(
-        "catalogue"
-    ),
+    variant: Key,
+    version: Annotated[
+        int | None, typer.Option(help="Left out: the newest; without any, the newest evaluation")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="The file to write; left out: VARIANT.html here")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """All adapters in production, by base: vLLM's arguments and an index, as servers take them."""
-    from ft_dagster.export.catalogue import catalogue as files_of
-    from ft_dagster.export.served import served_adapters
+    """One page on a version, for who has no Dagster: made of what, how planned, trained and judged.
 
-    settings = load_settings(context.obj)
-    written = []
-    for base in served_adapters(settings):
-        target = folder / base.folder
-        target.mkdir(parents=True, exist_ok=True)
-        for name, content in files_of(base.reference, base.digest, base.adapters).items():
-            (target / name).write_text(content, "utf-8")
-        names = [adapter.variant for adapter in base.adapters]
-        written.append({"base_model": base.reference, "folder": str(target), "adapters": names})
+    An HTML file that needs no network and prints as it stands.
+    """
+    from ft_dagster.stages.version_report import version_report
+
+    settings, key = load_settings(context.obj), VariantKey.parse(variant)
+    file = to or Path(f"{key}.html")
+    try:
+        file.write_text(version_report(settings, key, version), "utf-8")
+    except OSError as error:
+        problem = error.strerror or "cannot be written"
+        raise UserError(problem, field="--to", value=str(file), fix="Name another file") from None
     if as_json:
-        print_json({"bases": written})
+        print_json({"variant": variant, "file": str(file)})
+    else:
+        out.print(f"written: {file}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def catalogue(
+    context: typer.Context,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--to", help="Write the files that servers take: here, a folder for each base"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What is in production, as servers take it: adapters by base and its quantization, and whole models.
+
+    Without --to nothing is written. With it, each base gets vLLM's arguments, its calls for a server that
+    runs, an index of all adapters, and Python that loads them by transformers and PEFT.
+    """
+    from ft_dagster.export.catalogue import VLLM_FILE
+    from ft_dagster.export.catalogue import catalogue as files_of
+    from ft_dagster.export.served import served
+
+    found = served(load_settings(context.obj))
+    files = {base.folder: files_of(base.reference, base.digest, base.adapters) for base in found.bases}
+    for name, contents in files.items() if folder is not None else ():
+        target = Path(folder or "") / name
+        target.mkdir(parents=True, exist_ok=True)
+        for file, content in contents.items():
+            (target / file).write_text(content, "utf-8")
+    if as_json:
+        print_json(_catalogue_json(found, files, folder))
         return
-    for one in written:
-        out.print(f"{one['folder']}: {', '.join(one['adapters'])} on {one['base_model']}", highlight=False)
-    if not written:
-        out.print("no variant is in production as an adapter")
+    for base in found.bases:
+        _say_base(base, files[base.folder][VLLM_FILE])
+    for model in found.models:
+        said = f"{model.variant} v{model.version}, a whole model: vllm serve {shlex.quote(model.path)}"
+        out.print(said, markup=False, highlight=False, soft_wrap=True)
+    if not found.bases and not found.models:
+        out.print("no variant is in production")
+    elif folder is not None:
+        out.print(f"written: {folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _say_base(base: ServedBase, arguments: str) -> None:
+    """One base: its adapters, and the command that serves those that vLLM loads."""
+    kind = f" in {base.quantization}" if base.quantization else ""
+    out.print(f"{base.reference}{kind} ({base.digest[:12]})", style="bold", markup=False, highlight=False)
+    for adapter in base.adapters:
+        why = f"; not by vLLM: it {', it '.join(adapter.refused)}" if adapter.refused else ""
+        said = f"  {adapter.variant} v{adapter.version}, rank {adapter.rank}, {adapter.digest[:12]}{why}"
+        out.print(said, markup=False, highlight=False, soft_wrap=True)
+    if arguments:
+        command = f"  vllm serve {shlex.quote(base.reference)} {arguments.rstrip()}"
+        out.print(command, markup=False, highlight=False, soft_wrap=True)
+
+
+def _catalogue_json(found: Served, files: dict[str, dict[str, str]], folder: Path | None) -> dict[str, Any]:
+    bases = [
+        {
+            "base_model": base.reference,
+            "base_digest": base.digest,
+            "quantization": base.quantization,
+            "folder": None if folder is None else str(folder / base.folder),
+            "adapters": [adapter.variant for adapter in base.adapters],
+            "not_by_vllm": {one.variant: list(one.refused) for one in base.adapters if one.refused},
+            "files": files[base.folder],
+        }
+        for base in found.bases
+    ]
+    return {"bases": bases, "models": [model._asdict() for model in found.models]}

@@ -144,12 +144,14 @@ def status(context: typer.Context, variants: Keys = None, as_json: Json = False)
     table = Table("variant", "newest stage", "gate", "version", "digest", "stale")
     for row, stages in rows:
         done = [stage for stage, digest in stages.items() if digest]
-        gate = f"[{GATE_STYLE[row.outcome]}]{row.outcome or ABSENT}[/]"
+        gate = f"[{GATE_STYLE[row.judged]}]{row.judged or ABSENT}[/]"
         version = "-" if row.version is None else str(row.version)
         digest, stale = (row.digest or "-")[:12], row.stale or "-"
         table.add_row(row.variant, done[-1] if done else "-", gate, version, digest, stale)
     out.print(table)
     for row, _ in rows:
+        if variants and row.sentence:
+            out.print(f"{row.variant}: {row.sentence}", markup=False, highlight=False, soft_wrap=True)
         if row.older_stages:
             out.print(_older(row), highlight=False, soft_wrap=True)
     for error in wrong:
@@ -177,21 +179,27 @@ def compare(
         print_json({"variants": [row.to_json() for row in rows]})
         return
     for row in rows:
-        out.print(_rules_table(row) if row.rules else f"{row.variant}: not evaluated yet")
+        if not row.rules:
+            out.print(f"{row.variant}: not evaluated yet", markup=False, highlight=False)
+            continue
+        out.print(_rules_table(row))
+        out.print(row.sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 def _rules_table(row: VariantRow) -> Table:
-    from ft_dagster.report.tables import change
+    from ft_dagster.evaluation.verdict_words import rule_word
+    from ft_dagster.report.tables import RULE_STYLE, change, interval
 
-    table = Table("task", "base → tuned", "difference (interval)", "margin", "holds", title=row.variant)
+    table = Table(title=row.variant, show_lines=True)
+    for header in ("task", "base → tuned", "difference (interval)", "margin", "found"):
+        table.add_column(header, overflow="fold")
     for rule in row.rules:
-        low, high = rule.interval
         table.add_row(
-            f"{rule.task}\n[dim]{rule.metric}[/]",
+            f"{escape(rule.task)}\n[dim]{escape(rule.metric)}[/]",
             change(rule.metric, rule.base, rule.tuned),
-            f"{rule.difference:+.3f} ({low:+.3f} to {high:+.3f}, {100 * rule.confidence:.3g}%)",
+            f"{interval(rule)}, {100 * rule.confidence:.3g}%",
             f"{rule.margin:g}",
-            "[green]yes[/]" if rule.passed else "[red]no[/]",
+            f"[{RULE_STYLE[rule.outcome]}]{rule_word(rule)}[/]",
         )
     return table
 

@@ -13,7 +13,7 @@ from ft_dagster.evaluation.weights import ADAPTER_CONFIG, kind_of
 from ft_dagster.export.candidates import DEQUANTIZED, ORIGINAL
 from ft_dagster.export.merged import KEPT
 from ft_dagster.export.serving import GENERATION_CONFIG
-from ft_dagster.export.vllm import not_loaded, serve_command
+from ft_dagster.export.vllm import LOADED_AS, not_loaded, serve_command
 from ft_dagster.lineage.verdict import Rule
 
 if TYPE_CHECKING:
@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from ft_dagster.lineage.certificate import Certificate
 
 FILE = "README.md"
-_LOADED_AS = {  # arguments of BitsAndBytesConfig
-    "nf4": 'load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, '
-    'bnb_4bit_compute_dtype="bfloat16"',
-    "int8": "load_in_8bit=True",
-}
 
 
 def write_card(request: ExportRequest, certificate: Certificate) -> None:
@@ -88,7 +83,7 @@ def _content(request: ExportRequest, certificate: Certificate) -> dict[str, Any]
         "limits": _limits(request, certificate),
         "stop": _stop_tokens(request),
         "serve": _serve(request, kind),
-        "quantization": _LOADED_AS[kind] if kind and request.format == "adapter" else None,
+        "quantization": LOADED_AS[kind] if kind and request.format == "adapter" else None,
         "keeps_adapter": (request.payload / KEPT).is_dir(),
     }
 

@@ -1,4 +1,7 @@
-"""The released adapters of one base, as servers take them: vLLM's arguments and an index in LoRAX's words.
+"""The released adapters of one base, as servers take them: vLLM's arguments, an index in LoRAX's words, and
+the lines by which transformers and PEFT load them.
+
+Of one quantization too: an adapter that was judged on a base in nf4 is another model on the plain base.
 
 Pure: plain data in, the content of files out. Who calls it knows where releases lie.
 """
@@ -13,10 +16,11 @@ from itertools import pairwise
 from typing import Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.export.vllm import max_lora_rank
+from ft_dagster.export.vllm import LOADED_AS, max_lora_rank
 
-VLLM_FILE, INDEX_FILE = "vllm.args", "adapters.json"
+VLLM_FILE, LOAD_FILE, INDEX_FILE, PEFT_FILE = "vllm.args", "vllm_load.sh", "adapters.json", "load.py"
 SCHEMA_VERSION = 1
+QUANTIZED = {None: "", "nf4": "--quantization bitsandbytes "}  # how vLLM makes the base that was judged on
 AT_ONCE = 8  # adapters in one batch: vLLM reserves GPU memory for each at the largest rank
 
 
@@ -40,18 +44,30 @@ class ReleasedAdapter:
     @property
     def refused(self) -> tuple[str, ...]:
         """Why it is not in vLLM's arguments."""
-        if self.not_loaded or max_lora_rank(self.rank) is not None:
-            return self.not_loaded
-        return (f"has rank {self.rank}",)
+        reasons = list(self.not_loaded)
+        if not reasons and max_lora_rank(self.rank) is None:
+            reasons.append(f"has rank {self.rank}")
+        if self.quantization not in QUANTIZED:
+            reasons.append(f"was judged on its base in {self.quantization}, which vLLM does not make")
+        return tuple(reasons)
 
 
 def catalogue(base: str, base_digest: str, adapters: Sequence[ReleasedAdapter]) -> dict[str, str]:
     """File name -> content, for one base (its reference and digest) and the adapters released for it.
 
     `vllm.args`: one line to put behind `vllm serve BASE`, every name and path quoted for a shell; empty
-    without an adapter that vLLM loads. `adapters.json`: all adapters. Equal adapters in any order give equal
-    bytes. Raises UserError for a variant named twice.
+    without an adapter that vLLM loads. `vllm_load.sh`: the same adapters, for a server that runs already.
+    `adapters.json` and `load.py` (plain transformers): all adapters. Equal adapters in any order give equal
+    bytes. Raises UserError for a variant named twice, and for adapters of unlike quantization.
     """
+    kinds = sorted({str(adapter.quantization) for adapter in adapters})
+    if len(kinds) > 1:
+        raise UserError(
+            "adapters that were judged on unlike bases are not served by one",
+            field="quantization",
+            value=", ".join(kinds),
+            fix="Give those of one quantization",
+        )
     ordered = sorted(adapters, key=lambda adapter: adapter.variant)
     for one, other in pairwise(ordered):
         if one.variant == other.variant:
@@ -63,6 +79,8 @@ def catalogue(base: str, base_digest: str, adapters: Sequence[ReleasedAdapter]) 
             )
     return {
         VLLM_FILE: vllm_arguments(ordered),
+        LOAD_FILE: _load_lines(ordered),
+        PEFT_FILE: _peft_lines(base, ordered),
         INDEX_FILE: json.dumps(_index(base, base_digest, ordered), indent=2) + "\n",
     }
 
@@ -72,11 +90,44 @@ def vllm_arguments(adapters: Sequence[ReleasedAdapter]) -> str:
     loaded = [adapter for adapter in adapters if not adapter.refused]
     if not loaded:
         return ""
-    rank = max_lora_rank(max(adapter.rank for adapter in loaded))
+    rank, quantized = (
+        max_lora_rank(max(adapter.rank for adapter in loaded)),
+        QUANTIZED[loaded[0].quantization],
+    )
     modules = " ".join(shlex.quote(f"{adapter.variant}={adapter.path}") for adapter in loaded)
     return (
-        f"--enable-lora --max-loras {min(len(loaded), AT_ONCE)} --max-cpu-loras {len(loaded)}"
+        f"{quantized}--enable-lora --max-loras {min(len(loaded), AT_ONCE)} --max-cpu-loras {len(loaded)}"
         f" --max-lora-rank {rank} --lora-modules {modules}\n"
+    )
+
+
+def _load_lines(adapters: Sequence[ReleasedAdapter]) -> str:
+    """A call of vLLM's API for each adapter; the server needs VLLM_ALLOW_RUNTIME_LORA_UPDATING=True."""
+    calls = []
+    for adapter in adapters:
+        if not adapter.refused:
+            asked = json.dumps({"lora_name": adapter.variant, "lora_path": adapter.path})
+            to = '"$SERVER/v1/load_lora_adapter" -H "Content-Type: application/json"'
+            calls.append(f"curl -sS {to} -d {shlex.quote(asked)}\n")
+    return "".join(calls)
+
+
+def _peft_lines(base: str, adapters: Sequence[ReleasedAdapter]) -> str:
+    """Python that loads the base once and all adapters over it; `model.set_adapter(NAME)` chooses one.
+
+    A name has no dot: torch keeps an adapter as a module by its name.
+    """
+    if not adapters:
+        return ""
+    quantization = LOADED_AS.get(str(adapters[0].quantization))
+    wanted = ["AutoModelForCausalLM", *(["BitsAndBytesConfig"] if quantization else [])]
+    given = f", quantization_config=BitsAndBytesConfig({quantization})" if quantization else ""
+    first, *others = ((adapter.path, adapter.variant.replace(".", "_")) for adapter in adapters)
+    loaded = "".join(f"model.load_adapter({path!r}, adapter_name={name!r})\n" for path, name in others)
+    return (
+        f"from peft import PeftModel\nfrom transformers import {', '.join(wanted)}\n\n"
+        f"base = AutoModelForCausalLM.from_pretrained({base!r}{given})\n"
+        f"model = PeftModel.from_pretrained(base, {first[0]!r}, adapter_name={first[1]!r})\n{loaded}"
     )
 
 

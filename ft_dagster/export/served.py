@@ -1,14 +1,15 @@
-"""What is in production as adapters, by base: from the release logs and the exports they name."""
+"""What is in production: adapters by base and quantization, and whole models, from the release logs."""
 
 from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 from ft_dagster.data.quantize import quantization_of
 from ft_dagster.export.catalogue import ReleasedAdapter
-from ft_dagster.export.vllm import not_loaded, rank_of
+from ft_dagster.export.vllm import not_loaded, rank_of, serve_command
 from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.release import export_of, production
 from ft_dagster.settings import Settings
@@ -17,45 +18,79 @@ from ft_dagster.store import SHARED, Artifact, Store
 
 
 class ServedBase(NamedTuple):
-    """A base and the adapters in production on it; `folder`: a name for files about it."""
+    """A base as it was quantized when the adapters in production on it were judged.
+
+    `folder`: a name for files about it.
+    """
 
     reference: str
     digest: str
+    quantization: str | None
     folder: str
     adapters: list[ReleasedAdapter]
 
 
-def served_adapters(settings: Settings) -> list[ServedBase]:
-    """Of every declared variant that is in production as an adapter. Raises UserError for damaged bytes."""
+class ReleasedModel(NamedTuple):
+    """The version in production of a variant that is served whole; `path`: its folder, `digest`: of it."""
+
+    variant: str
+    version: int
+    path: str
+    digest: str
+
+
+class Served(NamedTuple):
+    """All that is in production."""
+
+    bases: list[ServedBase]
+    models: list[ReleasedModel]
+
+
+def served(settings: Settings) -> Served:
+    """Of every declared variant that is in production. Raises UserError for damaged bytes."""
     store = settings.open_store()
-    bases: dict[str, ServedBase] = {}
+    bases: dict[tuple[str, str | None], ServedBase] = {}
+    models = []
     for key in variant_files(settings.project):
         entry = production(store, key.prefix)
-        if entry is not None and entry.format == "adapter":
-            _add(bases, store, settings, key, entry.version)
-    return sorted(bases.values(), key=lambda base: base.reference)
+        if entry is None:
+            continue
+        export = export_of(store, key.prefix, entry.version, settings.cache_folder)
+        payload = export.folder(store, settings.cache_folder) / "payload"
+        if entry.format == "adapter":
+            adapter = _adapter(payload, key, entry.version, export.digest)
+            base = _base(store, settings, key, export, adapter.quantization)
+            bases.setdefault((base.digest, base.quantization), base).adapters.append(adapter)
+        else:
+            models.append(ReleasedModel(str(key), entry.version, str(payload), export.digest))
+    ordered = sorted(bases.values(), key=lambda base: (base.reference, base.quantization or ""))
+    return Served(ordered, models)
 
 
-def _add(
-    bases: dict[str, ServedBase], store: Store, settings: Settings, key: VariantKey, version: int
-) -> None:
-    export = export_of(store, key.prefix, version, settings.cache_folder)
-    payload = export.folder(store, settings.cache_folder) / "payload"
+def command_of(payload: Path, format: str, name: str) -> str | None:
+    """The command by which vLLM serves an export of this format as `name`; None where it does not."""
+    if format == "merged":
+        return "vllm serve EXPORT"
     config = json.loads((payload / "adapter_config.json").read_text("utf-8"))
+    return serve_command(config, name, quantization_of(payload))
+
+
+def _adapter(payload: Path, key: VariantKey, version: int, digest: str) -> ReleasedAdapter:
+    config = json.loads((payload / "adapter_config.json").read_text("utf-8"))
+    quantization, reasons = quantization_of(payload), tuple(not_loaded(config))
+    return ReleasedAdapter(str(key), version, str(payload), rank_of(config), digest, quantization, reasons)
+
+
+def _base(
+    store: Store, settings: Settings, key: VariantKey, export: Artifact, quantization: str | None
+) -> ServedBase:
+    """Without its adapters."""
     digest = export.inputs["base_model"]
     base = find_digest(store, (key.prefix, SHARED), "base_model", digest)
     reference = digest if base is None else _reference(base, store, settings)
-    adapter = ReleasedAdapter(
-        str(key),
-        version,
-        str(payload),
-        rank_of(config),
-        export.digest,
-        quantization_of(payload),
-        tuple(not_loaded(config)),
-    )
-    name = f"{re.sub(r'[^A-Za-z0-9.-]+', '-', reference).strip('-')[-40:]}-{digest[:8]}"
-    bases.setdefault(digest, ServedBase(reference, digest, name, [])).adapters.append(adapter)
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", reference).strip("-")[-40:]
+    folder = "-".join(filter(None, (name, quantization, digest[:8])))
+    return ServedBase(reference, digest, quantization, folder, [])
 
 
 def _reference(base: Artifact, store: Store, settings: Settings) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ft_dagster.lineage.verdict import Rule, RuleName
-from ft_dagster.report.tables import ABSENT, change, count, duration, is_share, points, size
+from ft_dagster.report.tables import ABSENT, change, count, duration, interval, size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -55,7 +54,7 @@ def sweep_table(runs: Sequence[Row], by: str) -> Table:
             str(place) if done else "",
             run["name"],
             "\n".join(change(rule.metric, rule.base, rule.tuned) for rule in rules) or run["status"],
-            "\n".join(_difference(rule) for rule in rules),
+            "\n".join(interval(rule) for rule in rules),
             ("holds" if all(general) else "falls") if general else ABSENT,
             _losses(run),
             f"{duration(_figure(run, 'training_seconds'))}\n{_general(_figure(run, 'flops'))}"
@@ -102,17 +101,7 @@ def _judgement(run: Row, rule: str, task: str) -> str:
     found = next((r for r in _rules(run) if (r.rule, r.task) == (rule, task)), None)
     if found is None:
         return ABSENT
-    return f"{change(found.metric, found.base, found.tuned)}\n{_difference(found)}"
-
-
-def _difference(rule: Rule) -> str:
-    """The difference to the base, with its interval: points of a share, or the metric's own unit."""
-    values = [rule.difference, *rule.interval]
-    if not all(map(math.isfinite, values)):
-        return ABSENT
-    share = is_share(rule.metric, (rule.base, rule.tuned))
-    middle, low, high = ((points(v).removesuffix(" points") if share else f"{v:+.3f}") for v in values)
-    return f"{middle} ({low} to {high})"
+    return f"{change(found.metric, found.base, found.tuned)}\n{interval(found)}"
 
 
 def _losses(run: Row) -> str:

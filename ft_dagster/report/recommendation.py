@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ft_dagster.report.tables import ABSENT, count, duration, markdown_table, size
+from ft_dagster.report.tables import ABSENT, count, duration, size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,6 +33,7 @@ HELD = {
 
 COLUMNS = ("", "method", "fits", "GB a device", "devices", "one training", "GB stored", "to serve",
            "to a candidate")  # fmt: skip
+AGAINST = "against it"
 
 
 def ranking_table(document: SurveyDocument) -> Table:
@@ -51,14 +52,13 @@ def ranking_table(document: SurveyDocument) -> Table:
     return table
 
 
-def ranking_markdown(document: SurveyDocument) -> str:
-    """The same for Dagster's metadata, with the first rule that spoke against each method."""
+def ranking_rows(document: SurveyDocument) -> list[list[str]]:
+    """A row for each method in `COLUMNS`, with the first rule that spoke against it (`AGAINST`)."""
     against = [
         next((rule.sentence for rule in row.rules if rule.verdict == "against"), "")
         for row in document.ranking
     ]
-    rows = [[*cells, why] for cells, why in zip(_rows(document), against, strict=True)]
-    return markdown_table([*COLUMNS, "against it"], rows)
+    return [[*cells, why] for cells, why in zip(_rows(document), against, strict=True)]
 
 
 def _rows(document: SurveyDocument) -> list[list[str]]:
@@ -76,12 +76,6 @@ def _rows(document: SurveyDocument) -> list[list[str]]:
         ]
         for place, row in enumerate(document.ranking, 1)
     ]
-
-
-def cost_markdown(document: Estimate) -> str:
-    """What the training that is planned costs, and everything after it; GB are 1e9 bytes."""
-    headers = ["what", f"on {document.on}, variants of this base: {document.variants}"]
-    return markdown_table(headers, cost_rows(document))
 
 
 def cost_rows(document: Estimate) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,17 @@ if TYPE_CHECKING:
 
 ABSENT = "-"
 ARROW = " → "
+UNBROKEN = re.compile(r"\S{41,}")  # what a browser does not break pushes a table out of its pane
 
 
 def count(value: float | None) -> str:
     """1234 -> "1,234"."""
     return ABSENT if value is None else f"{value:,.0f}"
+
+
+def counted(number: int, one: str, several: str = "") -> str:
+    """ "1 example", "1,234 examples"; `several`: where it is not `one` with an s."""
+    return f"{count(number)} {one if number == 1 else several or one + 's'}"
 
 
 def size(value: float | None) -> str:
@@ -68,9 +75,19 @@ def change(metric: str, base: float | None, tuned: float | None) -> str:
     return f"{show(base)}{ARROW}{show(tuned)}"
 
 
+def interval(rule: Rule) -> str:
+    """The difference to the base, with its interval: points of a share, or the metric's own unit."""
+    values = [rule.difference, *rule.interval]
+    if not all(map(math.isfinite, values)):
+        return ABSENT
+    share = is_share(rule.metric, (rule.base, rule.tuned))
+    middle, low, high = ((points(v).removesuffix(" points") if share else f"{v:+.3f}") for v in values)
+    return f"{middle} ({low} to {high})"
+
+
 def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A GitHub-style table. Whole numbers get thousands separators, None a dash; pipes are escaped."""
-    lines = [[_cell(value) for value in row] for row in (headers, ["---"] * len(headers), *rows)]
+    lines = [[_escaped(value) for value in row] for row in (headers, ["---"] * len(headers), *rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -132,17 +149,24 @@ def _variant_cells(row: VariantRow) -> list[Any]:
         (count(row.trained_tokens), percent(row.general_share)),
         _task(row.rules),
         _general(row.rules),
-        (row.outcome,),
+        tuple((row.judged or ABSENT).split(", ")),
         (row.export, size(row.size_bytes)),
         ((row.digest or ABSENT)[:12], ABSENT if row.version is None else f"version {row.version}"),
     ]
     cells = [Text("\n".join(part or ABSENT for part in parts)) for parts in lines]
     cells[0].stylize("bold", 0, len(row.variant))
-    cells[5].stylize(GATE_STYLE[row.outcome])
+    cells[5].stylize(GATE_STYLE[row.judged])
     return cells
 
 
-GATE_STYLE = {"pass": "green", "fail": "red", "undecided": "yellow", None: "dim"}  # by outcome
+RULE_STYLE = {"pass": "green", "undecided": "yellow", "fail": "red"}  # by outcome
+GATE_STYLE = {  # by the word of a verdict
+    "passed": "green",
+    "passed, undecided": "yellow",
+    "undecided": "yellow",
+    "failed": "red",
+    None: "dim",
+}
 
 
 def _task(rules: Sequence[Rule]) -> tuple[str, ...]:
@@ -171,12 +195,21 @@ def _decimal(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.2f}"
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value in a table: whole numbers with thousands separators, others to six digits, None as a dash."""
     if value is None:
         return ABSENT
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
         return count(value)
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|").replace("\n", " ")
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def breakable(text: str) -> str:
+    """The same to read, with places where a browser may break what is longer than a cell."""
+    return UNBROKEN.sub(lambda found: re.sub(r"([/_.:-]|\w{20})", "\\1\u200b", found[0]), text)
+
+
+def _escaped(value: Any) -> str:
+    return cell(value).replace("|", "\\|").replace("\n", " ")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ft_dagster.lineage.verdict import Outcome, Rule, Verdict
+from ft_dagster.evaluation.verdict_words import verdict_sentence, verdict_word
+from ft_dagster.lineage.verdict import Rule, Verdict
 
 
 @dataclass(frozen=True)
@@ -39,21 +40,25 @@ class VariantRow:
         return () if self.verdict is None else self.verdict.rules
 
     @property
-    def outcome(self) -> Outcome | None:
-        """pass where the gate let it pass, whatever was found; else what was found."""
-        if self.verdict is None:
-            return None
-        return "pass" if self.verdict.passed else self.verdict.outcome
+    def judged(self) -> str | None:
+        """The word of its verdict, see `verdict_word`."""
+        return None if self.verdict is None else verdict_word(self.verdict)
+
+    @property
+    def sentence(self) -> str | None:
+        """The sentence of its verdict, as every page has it."""
+        return None if self.verdict is None else verdict_sentence(self.verdict)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON; of the verdict `gate` (whether it passed), `outcome` (what was found) and `rules`."""
+        """Plain JSON; of the verdict `gate` (whether it passed), `outcome` (what was found), its sentence
+        (`verdict`) and `rules`.
+        """
         verdict = self.verdict
-        shown = asdict(self) | {
+        return asdict(self) | {
             "validation_loss": list(self.validation_loss),
             "older_stages": list(self.older_stages),
             "gate": None if verdict is None else verdict.passed,
             "outcome": None if verdict is None else verdict.outcome,
+            "verdict": self.sentence,
             "rules": [rule.to_json() for rule in self.rules],
         }
-        del shown["verdict"]
-        return shown

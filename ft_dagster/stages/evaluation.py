@@ -12,6 +12,7 @@ from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.evaluation.gates import gates_digest, judge
 from ft_dagster.evaluation.looks import Order
 from ft_dagster.evaluation.samples import read_samples
+from ft_dagster.evaluation.verdict_words import verdict_sentence
 from ft_dagster.lineage.tries import try_of
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.spec import VariantSpec
@@ -116,10 +117,14 @@ def verdict_on(
 def checks(workspace: Workspace, artifact: Artifact) -> list[Check]:
     verdict = Verdict.from_json(artifact.figures["verdict"])
     difference = artifact.figures["tuned_logit_difference"]
-    said = verdict.failures or "every rule of the gate holds"
+    said = ": ".join(filter(None, (verdict_sentence(verdict), verdict.failures)))
+    outcomes = [rule.outcome for rule in verdict.rules]
+    counts = {name: outcomes.count(name) for name in ("pass", "undecided", "fail")}
+    figures = {"questions": artifact.figures["questions"], "try": verdict.tries, **counts}
+    acted = f"largest logit difference {difference:.3g}"
     return [
-        Check("gate", verdict.passed, said),
-        Check("weights_act", difference > 0, f"largest logit difference {difference:.3g}"),
+        Check("gate", verdict.passed, said, figures),
+        Check("weights_act", difference > 0, acted, {"logit_difference": difference}),
     ]
 
 

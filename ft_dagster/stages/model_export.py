@@ -161,13 +161,15 @@ def _judge_itself(inputs: ExportInputs, hands: Hands, attempt: Attempt) -> None:
 
 def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
     certificate = certificate_of(workspace, artifact)
+    figures = certificate.to_json()["figures"]
     if certificate.passed:
         said = ", ".join(f"{name} {value:.3g}" for name, value in certificate.figures.items())
-        return [Check("certificate", True, said)]
+        return [Check("certificate", True, said, figures)]
     own = own_verdict(workspace, artifact, workspace.upstream("evaluation"))
     passed = own is not None and own.passed
     said = f"{'; '.join(certificate.failures)}: evaluated by itself"
-    return [Check("certificate", passed, f"{said}, it passes" if passed else f"{said}: no pass")]
+    said = f"{said}, it passes" if passed else f"{said}: no pass"
+    return [Check("certificate", passed, said, figures)]
 
 
 def refuse_export(workspace: Workspace) -> None:

@@ -32,6 +32,7 @@ from ft_dagster.spec.narrow import narrowed, shown
 from ft_dagster.stages import task_dataset, training_mixture
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.plan_context import context_of, context_without_base
+from ft_dagster.stages.plan_warnings import plan_warnings
 from ft_dagster.stages.policy import refuse_declared
 from ft_dagster.stages.workspace import Workspace, named_in
 from ft_dagster.store import Artifact
@@ -50,17 +51,21 @@ class Counted(NamedTuple):
 
 @dataclass(frozen=True)
 class Preview:
-    """A plan that is not kept. `basis`: what the data's figures, `examples` and `tokens`, rest on."""
+    """A plan that is not kept. `basis`: what the data's figures, `examples` and `tokens`, rest on.
+
+    `warnings`: the estimate's, and those about how it would be judged and served.
+    """
 
     variant: str
     basis: str
     examples: int
     tokens: int
     estimate: Estimate
+    warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         own = {name: value for name, value in vars(self).items() if name != "estimate"}
-        return {**own, **self.estimate.to_json()}
+        return {**self.estimate.to_json(), **own, "warnings": list(self.warnings)}
 
 
 def plan_variant(settings: Settings, key: VariantKey, hardware: Hardware | None = None) -> Preview:
@@ -101,7 +106,9 @@ def _planned(workspace: Workspace, declared: Declared, hardware: Hardware | None
         context = context_without_base(workspace, spec, folder, hardware)
     data = _counted(mixture) if mixture else sample(declared, project, folder, workspace.roots)
     plan = make_plan(spec, facts_of(data.counts, parameters, stored, folder, hardware), context)
-    return Preview(str(declared.key), data.basis, data.counts.examples, data.counts.tokens, plan.estimate)
+    warnings = tuple(plan_warnings(workspace, spec, plan.estimate))
+    counts = data.counts
+    return Preview(str(declared.key), data.basis, counts.examples, counts.tokens, plan.estimate, warnings)
 
 
 def _recorded(workspace: Workspace, declared: Declared) -> tuple[Artifact | None, Artifact | None]:

@@ -11,7 +11,7 @@ from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 from ft_dagster.settings import load_settings
 from tests.present import present
-from tests.releases import adapter, release
+from tests.releases import adapter, release, whole_model
 
 VARIANT = """
 description: says hello
@@ -93,13 +93,47 @@ def test_what_dagster_shows_of_a_release_follows_the_log(project: Path) -> None:
 
 
 def test_the_catalogue_has_every_adapter_in_production_by_base(project: Path, tmp_path: Path) -> None:
+    listed = typed(project, "catalogue")
+    assert not (tmp_path / "catalogue").exists()
     made = typed(project, "catalogue", "--to", str(tmp_path / "catalogue"))
+    assert [base["files"] for base in made["bases"]] == [base["files"] for base in listed["bases"]]
     (base,) = made["bases"]
     assert (base["base_model"], base["adapters"]) == ("models/x", ["acme.support"])
     (arguments,) = (tmp_path / "catalogue").glob("*/vllm.args")
     assert "--max-lora-rank 8 --lora-modules acme.support=" in arguments.read_text()
     (index,) = (tmp_path / "catalogue").glob("*/adapters.json")
     assert json.loads(index.read_text())["adapters"][0]["version"] == 2
+
+
+def test_the_catalogue_keeps_a_quantized_base_apart_and_has_whole_models(
+    project: Path, tiny_model_folder: Path
+) -> None:
+    """What was judged on nf4 and served on the plain base would be another model."""
+    store = load_settings(project).open_store()
+    for name in ("nf4", "int8", "whole"):
+        (project / "tenants" / "acme" / f"{name}.yaml").write_text(VARIANT)
+    for kind in ("nf4", "int8"):
+        files = {**adapter(), "quantization.json": {"quantization": kind}}
+        release(store, f"acme.{kind}", files, weights=kind[0].replace("n", "b").replace("i", "c") * 64)
+    release(store, "acme.whole", whole_model(tiny_model_folder), weights="d" * 64)
+    found = typed(project, "catalogue")
+    by_kind = {base["quantization"]: base for base in found["bases"]}
+    assert {kind: base["adapters"] for kind, base in by_kind.items()} == {
+        None: ["acme.support"], "nf4": ["acme.nf4"], "int8": ["acme.int8"],
+    }  # fmt: skip
+    assert "--quantization bitsandbytes --enable-lora" in by_kind["nf4"]["files"]["vllm.args"]
+    assert "quantization" not in by_kind[None]["files"]["vllm.args"]
+    assert by_kind["int8"]["files"]["vllm.args"] == ""
+    assert "int8" in by_kind["int8"]["not_by_vllm"]["acme.int8"][0]
+    assert "load_in_8bit=True" in by_kind["int8"]["files"]["load.py"]
+    assert [(model["variant"], model["version"]) for model in found["models"]] == [("acme.whole", 1)]
+    said = CliRunner().invoke(app, ["--project", str(project), "catalogue"]).output
+    for word in (
+        "acme.whole v1, a whole model: vllm serve ",
+        "models/x in nf4",
+        "not by vLLM: it was judged on",
+    ):
+        assert word in said
 
 
 def test_a_log_that_was_changed_is_named_and_hides_no_other_variant(project: Path) -> None:

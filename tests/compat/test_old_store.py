@@ -136,6 +136,17 @@ def test_what_a_failed_gate_said_is_read(project: Path) -> None:
     assert [rule["task"] for rule in row["rules"] if not rule["passed"]] == ["general_holdout"]
 
 
+@pytest.mark.parametrize("name", ["acme.places", "globex.places", "globex.strict"])
+def test_a_report_is_made_of_what_it_left(project: Path, name: str) -> None:
+    """Of a version as an adapter, of one as a whole model, and of what was never released."""
+    file = project / "report.html"
+    typed(project, "report", name, "--to", str(file))
+    said = file.read_text("utf-8")
+    sentence = typed(project, "compare", name)["variants"][0]["verdict"]
+    assert f">{sentence}.<" in said
+    assert "data/places.jsonl" in said
+
+
 def test_its_declarations_hold_and_its_plans_are_shown(project: Path) -> None:
     """All but the one whose gate failed, and which is now told before a run that it cannot hold."""
     checked = {one["variant"]: one for one in typed(project, "check", exit_code=2)["variants"]}

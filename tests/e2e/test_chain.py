@@ -92,7 +92,6 @@ def test_each_asset_explains_itself(workshop: Workshop) -> None:
         assert spec.code_version
     for name in (*STAGES, "release"):
         assert "ml@acme.example" in metadata(workshop.first, name)["owners"].value
-    assert "data:image/png" in metadata(workshop.first, "fine_tuned_model")["curves"].value
 
 
 def test_no_row_of_the_tenant_reaches_the_event_log(workshop: Workshop) -> None:

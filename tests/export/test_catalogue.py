@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.export.catalogue import INDEX_FILE, VLLM_FILE, ReleasedAdapter, catalogue
+from ft_dagster.export.catalogue import (
+    INDEX_FILE,
+    LOAD_FILE,
+    PEFT_FILE,
+    VLLM_FILE,
+    ReleasedAdapter,
+    catalogue,
+)
 from ft_dagster.export.vllm import MAX_RANKS, max_lora_rank, not_loaded, serve_command
 
 BASE = ("acme/base-1b", "b" * 64)
@@ -66,8 +73,39 @@ def test_the_order_in_which_adapters_are_given_changes_nothing() -> None:
     assert catalogue(*BASE, given) == catalogue(*BASE, given[::-1])
 
 
-def test_a_base_without_adapters_gives_no_arguments() -> None:
-    assert catalogue(*BASE, [])[VLLM_FILE] == ""
+def test_a_base_without_adapters_gives_nothing_to_load() -> None:
+    written = catalogue(*BASE, [])
+    assert {written[name] for name in (VLLM_FILE, LOAD_FILE, PEFT_FILE)} == {""}
+
+
+def test_a_quantized_base_is_made_so_and_never_shared_with_the_plain_one() -> None:
+    on_nf4 = adapter("acme.support", quantization="nf4")
+    assert catalogue(*BASE, [on_nf4])[VLLM_FILE].startswith("--quantization bitsandbytes --enable-lora")
+    with pytest.raises(UserError, match="judged on unlike bases"):
+        catalogue(*BASE, [on_nf4, adapter("bank.faq")])
+
+
+def test_an_adapter_on_a_base_that_vllm_does_not_make_is_not_in_its_arguments() -> None:
+    written = catalogue(*BASE, [adapter("acme.support", quantization="int8")])
+    assert (written[VLLM_FILE], written[LOAD_FILE]) == ("", "")
+    (index,) = json.loads(written[INDEX_FILE])["adapters"]
+    assert index["vllm"]["because"] == ["was judged on its base in int8, which vLLM does not make"]
+
+
+def test_a_running_server_is_told_of_each_adapter_by_a_call() -> None:
+    (line,) = catalogue(*BASE, [adapter("acme.support", path="/srv/it's")])[LOAD_FILE].splitlines()
+    assert json.loads(shlex.split(line)[-1]) == {"lora_name": "acme.support", "lora_path": "/srv/it's"}
+
+
+def test_plain_transformers_load_the_base_once_and_every_adapter_over_it() -> None:
+    code = catalogue(*BASE, [adapter("bank.faq"), adapter("acme.support")])[PEFT_FILE]
+    compile(code, PEFT_FILE, "exec")
+    assert code.count("AutoModelForCausalLM.from_pretrained('acme/base-1b')") == 1
+    assert "PeftModel.from_pretrained(base, '/srv/acme.support', adapter_name='acme_support')" in code
+    assert "load_adapter('/srv/bank.faq', adapter_name='bank_faq')" in code
+    quantized = catalogue(*BASE, [adapter("acme.support", quantization="nf4")])[PEFT_FILE]
+    compile(quantized, PEFT_FILE, "exec")
+    assert "load_in_4bit=True" in quantized
 
 
 def test_one_name_for_two_adapters_is_refused() -> None:

@@ -90,10 +90,10 @@ def test_a_margin_of_zero_asks_for_an_improvement() -> None:
     assert "must be shown to be better" in task.sentence
 
 
-def test_a_margin_that_the_questions_cannot_see_says_how_many_would_and_how_long_they_take() -> None:
+def test_a_margin_that_the_questions_cannot_see_says_how_many_would() -> None:
     gates, asked = GatesSpec(general_margin=0.05), EvaluationSpec(limit=100, general=("arc_easy",))
-    (said,) = unseen_margins(gates, asked, seconds_per_question=0.6)
-    assert "raise evaluation.limit to 362, about 4 minutes a model" in said
+    (said,) = unseen_margins(gates, asked)
+    assert "raise evaluation.limit to 362, or allow more" in said
     assert unseen_margins(gates, EvaluationSpec(limit=362, general=("arc_easy",))) == ()
     assert unseen_margins(gates, EvaluationSpec(limit=None)) == ()
 

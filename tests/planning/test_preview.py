@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from ft_dagster.cli import app
@@ -15,7 +16,9 @@ from ft_dagster.errors import UserError
 from ft_dagster.planning.hardware.catalogue import PROCESS
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.stages.plan_warnings import plan_warnings
 from ft_dagster.stages.preview import plan_variant
+from ft_dagster.stages.workspace import Workspace
 from tests.e2e.project import UP_TO_PLAN, edit, write_lines, write_project
 from tests.e2e.workshop import Workshop
 from tests.present import present
@@ -60,6 +63,25 @@ def test_before_there_is_a_mixture_the_sources_are_sampled_and_that_is_said(fold
         "method", "fits", "gpus_needed", "memory_gb_per_gpu", "hours", "cost_usd", "storage_gb",
         "serving_gpus", "days_to_candidate", "warnings", "rules",
     }  # fmt: skip
+
+
+def test_the_memory_of_each_method_is_drawn_where_it_is_asked_for(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "memory.png"
+    asked(folder, str(KEY), "--picture", str(file))
+    with Image.open(file) as image:
+        assert (image.format, image.width) == ("PNG", 700)
+    assert file.stat().st_size < 40_000
+
+
+def test_the_command_line_warns_of_what_the_page_warns_of(folder: Path) -> None:
+    edit(folder / "tenants/acme/places.yaml", lambda declared: declared["gates"].update(task_margin=0.02))
+    _, document = asked(folder, str(KEY))
+    workspace = Workspace(load_settings(folder), KEY)
+    estimate = plan_variant(workspace.settings, KEY).estimate
+    spec = workspace.declared().spec
+    edit(folder / "tenants/acme/places.yaml", lambda declared: declared["gates"].pop("task_margin"))
+    assert document["warnings"] == plan_warnings(workspace, spec, estimate)
+    assert any("gates.task_margin of 2 points needs" in line for line in document["warnings"])
 
 
 @pytest.fixture(scope="module")

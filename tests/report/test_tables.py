@@ -100,7 +100,7 @@ def test_the_table_of_variants_fits_in_120_columns_and_says_all() -> None:
     assert max(map(len, text.splitlines())) <= 120
     for said in (
         "hospital.icd10-coder", "lora", "3,201", "45", "8.0%", "45,678", "answer_loss", "4.66 → 1.42",
-        "65.0% → 65.0%", "3.41 → 3.44", "pass", "fail", "adapter", "19.6 MB", "0123456789ab", "version 2",
+        "65.0% → 65.0%", "3.41 → 3.44", "passed", "failed", "adapter", "19.6 MB", "0123456789ab", "version 2",
     ):  # fmt: skip
         assert said in text
 
@@ -117,13 +117,13 @@ def test_a_variant_whose_stages_have_not_run_is_shown_with_dashes() -> None:
 
 @pytest.mark.parametrize(
     ("passed", "outcome", "said"),
-    [(True, "undecided", "pass"), (False, "undecided", "undecided"), (False, None, "fail")],
+    [(True, "undecided", "passed, undecided"), (False, "undecided", "undecided"), (False, None, "failed")],
 )
-def test_what_the_gate_let_pass_is_a_pass_and_an_older_verdict_says_pass_or_fail(
+def test_what_was_let_pass_without_proof_says_so_and_an_older_verdict_is_passed_or_failed(
     passed: bool, outcome: str | None, said: str
 ) -> None:
     row = replace(ROW, verdict=judged(RULES, passed, outcome))
-    assert row.outcome == said
+    assert row.judged == said
     shown = row.to_json()
     assert (shown["gate"], shown["outcome"]) == (passed, outcome or "fail")
 
@@ -131,7 +131,7 @@ def test_what_the_gate_let_pass_is_a_pass_and_an_older_verdict_says_pass_or_fail
 def test_a_row_is_plain_json() -> None:
     shown = ROW.to_json()
     assert json.loads(dumps(shown)) == shown
-    assert "verdict" not in shown
+    assert shown["verdict"] == ROW.sentence
     assert [rule["metric"] for rule in shown["rules"]] == ["answer_loss", "acc", "acc", "token_loss"]
     assert VariantRow("acme.new").to_json() == {
         **dict.fromkeys(shown), "variant": "acme.new", "rules": [], "validation_loss": [None, None],

@@ -129,24 +129,13 @@ def gate_questions(gates: GatesSpec, evaluation: EvaluationSpec) -> tuple[GateQu
     )
 
 
-def unseen_margins(
-    gates: GatesSpec, evaluation: EvaluationSpec, seconds_per_question: float | None = None
-) -> tuple[str, ...]:
-    """A sentence for each margin that the declared questions cannot see: how many would, in how many minutes.
-
-    `seconds_per_question`: of one model, as an evaluation before measured it; None: the minutes are left out.
-    """
-    found = []
-    for gate in gate_questions(gates, evaluation):
-        if not gate.unseen or gate.needed is None:
-            continue
-        tasks = len(evaluation.general) if gate.gate == "general_margin" else 1
-        time = ""
-        if seconds_per_question is not None:
-            minutes = gate.needed * max(1, tasks) * seconds_per_question / 60
-            time = f", about {math.ceil(minutes)} minutes a model"
-        found.append(f"{gate.sentence}: raise evaluation.limit to {gate.needed:,}{time}, or allow more")
-    return tuple(found)
+def unseen_margins(gates: GatesSpec, evaluation: EvaluationSpec) -> tuple[str, ...]:
+    """A sentence for each margin that the declared questions cannot see, and how many would."""
+    return tuple(
+        f"{gate.sentence}: raise evaluation.limit to {gate.needed:,}, or allow more"
+        for gate in gate_questions(gates, evaluation)
+        if gate.unseen and gate.needed is not None
+    )
 
 
 def _expected(margin: float, gates: GatesSpec) -> int:
@@ -161,7 +150,7 @@ def asking_in_batches(
 ) -> tuple[str, ...]:
     """What `evaluation.limit: auto` comes to, in a sentence; none where it is not declared.
 
-    `seconds_per_question`: see `unseen_margins`.
+    `seconds_per_question`: of one model, as an evaluation before took; None: unknown.
     """
     if evaluation.limit != "auto":
         return ()

@@ -1,0 +1,73 @@
+"""What an asset's page shows, in Dagster's own means: first a summary, then a picture, tables, few figures.
+
+The UI shows metadata in the order given, markdown inline only below 1,000 characters, tables always.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import dagster as dg
+
+from ft_dagster.report.summaries import Summary
+from ft_dagster.report.svg import INLINE
+from ft_dagster.report.tables import breakable, cell
+
+Metadata = Mapping[str, Any]
+SUMMARY, PICTURE = "summary", "picture"
+DIGITS = 12  # of a digest: the whole one is in the manifest
+
+
+class Page(NamedTuple):
+    """Of one artifact. `picture`: markdown of an inline picture; `entries`: what comes below, in this order."""
+
+    summary: Summary
+    entries: Metadata
+    picture: str | None = None
+
+    def metadata(self, links: str) -> dict[str, Any]:
+        """`links`: markdown, the summary's last line."""
+        picture = {} if self.picture is None else {PICTURE: dg.MetadataValue.md(self.picture)}
+        summary = dg.MetadataValue.md(summary_markdown(self.summary, links))
+        return {SUMMARY: summary, **picture, **self.entries}
+
+
+def summary_markdown(summary: Summary, links: str) -> str:
+    """Inline whatever its sentences: the longest are cut until it is."""
+    said = list(summary)
+    while len(text := _joined(said, links)) > INLINE:
+        longest = max(range(len(said)), key=lambda number: len(said[number]))
+        said[longest] = said[longest][: -len("…") - max(1, len(text) - INLINE)].rstrip() + "…"
+    return text
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> dg.MetadataValue[Any]:
+    """A table of text; "none" of no row."""
+    names = [header or "place" for header in headers]
+    records = [
+        dg.TableRecord({name: breakable(cell(value)) for name, value in zip(names, row, strict=True)})
+        for row in rows
+    ]
+    if not records:
+        return dg.MetadataValue.text("none")
+    schema = dg.TableSchema([dg.TableColumn(name, "string") for name in names])
+    return dg.MetadataValue.table(records, schema)
+
+
+def lines(said: Sequence[str]) -> dg.MetadataValue[Any]:
+    """A list; "none" of none."""
+    return dg.MetadataValue.md("\n".join(f"- {line}" for line in said) or "none")
+
+
+def asset_link(name: str, partition: str | None) -> str:
+    """To an asset's page, of one partition where it has any; markdown."""
+    of = "" if partition is None else f"?view=partitions&partition={partition}"
+    return f"[{name}](/assets/{name}{of})"
+
+
+def run_link(run_id: str) -> str:
+    return f"[run {run_id[:8]}](/runs/{run_id})"
+
+
+def _joined(said: Sequence[str], links: str) -> str:
+    what, good, following = said
+    return f"**{what}.**\n\n{good}.\n\nNext: {following}.\n\n{links}".rstrip()

@@ -1,0 +1,130 @@
+"""Charts of a report as SVG: values under the pointer, no script, read on the page's light and dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from ft_dagster.lineage.verdict import Rule
+from ft_dagster.report.svg import COLOUR_OF, COLOURS, GREY, RED, Bar, measured
+from ft_dagster.report.tables import change, interval
+
+WIDTH, LEFT, RIGHT = 720, 230, 700  # pixels: of the chart, and of its drawing between names and edge
+ROW = 22
+MOST = 400  # points of a line
+Lines = Mapping[str, Sequence[tuple[float, float]]]
+
+
+def bar_chart(parts: Sequence[Bar], mark: tuple[str, float] | None = None) -> str:
+    """A bar a line, nothing of none; `mark`: a limit with its name."""
+    if not parts:
+        return ""
+    largest = max([*(bar.value for bar in parts), mark[1] if mark else 0.0]) or 1.0
+    scale = (RIGHT - LEFT - 90) / largest
+    rows = []
+    for number, bar in enumerate(parts):
+        y, wide = ROW * number, max(1.0, scale * bar.value)
+        said = _title(f"{bar.name}: {bar.shown}")
+        box = f'x="{LEFT}" y="{y + 4}" width="{wide:.1f}" height="14"'
+        shown = f'<text x="{LEFT + wide + 6:.1f}" y="{y + 16}">{escape(bar.shown)}</text>'
+        bar_of = f'<rect {box} fill="{COLOURS[0]}"/>'
+        rows.append(f"<g>{said}{_name(bar.name, y)}{bar_of}{shown}</g>")
+    if mark:
+        x = LEFT + scale * mark[1]
+        line = f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{ROW * len(parts)}" stroke="{RED}"/>'
+        rows.append(f"<g>{_title(mark[0])}{line}</g>")
+    return _svg("".join(rows), ROW * len(parts), "bars")
+
+
+def line_chart(lines: Lines, x_name: str, y_name: str) -> str:
+    """Lines over the same axes, each point with its value."""
+    known = {name: _some(points) for name, points in lines.items() if points}
+    every = [point for points in known.values() for point in points]
+    if not every:
+        return ""
+    (left, right), (low, high) = (_span([point[axis] for point in every]) for axis in (0, 1))
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return 60 + 640 * (x - left) / (right - left), 210 - 190 * (y - low) / (high - low)
+
+    parts = [_axis(low, high, y_name), f'<text x="380" y="246" text-anchor="middle">{escape(x_name)}</text>']
+    parts += [
+        f'<text x="{x}" y="228" text-anchor="{where}">{value:g}</text>'
+        for x, value, where in ((60, left, "start"), (700, right, "end"))
+    ]
+    for number, (name, points) in enumerate(known.items()):
+        colour, placed = COLOURS[number % len(COLOURS)], [place(*point) for point in points]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
+        dots = [
+            f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="4" fill="{colour}" class="dot">'
+            f"{_title(f'{name}: {y:.4g} at {x:g}')}</circle>"
+            for at, (x, y) in zip(placed, points, strict=True)
+        ]
+        legend = f'<text x="{70 + 170 * number}" y="14" fill="{colour}">{escape(name)}</text>'
+        line = f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
+        parts.append("".join([line, *dots, legend]))
+    return _svg("".join(parts), 252, f"{y_name} over {x_name}")
+
+
+def interval_chart(rules: Sequence[Rule]) -> str:
+    """The interval of each rule's change, better to the right, each on its own scale; the margin in red."""
+    rows, middle, half = [], (LEFT + RIGHT) / 2, (RIGHT - LEFT) / 2 - 10
+    known = measured(rules)
+    for number, rule in enumerate(known):
+        y, sign = ROW * number + 11, 1 if rule.higher_is_better else -1
+        ends = sorted(sign * end for end in rule.interval)
+        scale = half / (max(*map(abs, ends), rule.margin) or 1.0)
+        low, dot, high, limit = (
+            middle + scale * value for value in (ends[0], sign * rule.difference, ends[1], -rule.margin)
+        )
+        colour = COLOUR_OF[rule.outcome]
+        moved = change(rule.metric, rule.base, rule.tuned)
+        said = f"{rule.task} {rule.metric}: {moved}, difference {interval(rule)}"
+        rows.append(
+            f"<g>{_title(said)}{_name(rule.task, y - 11)}"
+            f'<rect x="{LEFT}" y="{y - 10}" width="{RIGHT - LEFT}" height="20" fill="transparent"/>'
+            f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="4"/>'
+            f'<circle cx="{dot:.1f}" cy="{y}" r="5" fill="{colour}"/>'
+            f'<line x1="{limit:.1f}" x2="{limit:.1f}" y1="{y - 8}" y2="{y + 8}" stroke="{RED}"/></g>'
+        )
+    zero = f'<line x1="{middle}" x2="{middle}" y1="0" y2="{ROW * len(known)}" stroke="{GREY}"/>'
+    return _svg("".join([zero, *rows]), ROW * len(known), "changes with their intervals") if known else ""
+
+
+def _axis(low: float, high: float, name: str) -> str:
+    """Three lines across with their values."""
+    lines = []
+    for share in (0.0, 0.5, 1.0):
+        y, value = 210 - 190 * share, low + share * (high - low)
+        lines.append(
+            f'<line x1="60" x2="700" y1="{y}" y2="{y}" stroke="{GREY}" stroke-opacity="0.3"/>'
+            f'<text x="54" y="{y + 4}" text-anchor="end">{value:.3g}</text>'
+        )
+    turned = f'<text x="14" y="115" text-anchor="middle" transform="rotate(-90 14 115)">{escape(name)}</text>'
+    return "".join(lines) + turned
+
+
+def _name(name: str, y: float) -> str:
+    shown = name if len(name) <= 34 else "…" + name[-33:]
+    return f'<text x="{LEFT - 8}" y="{y + 16:g}" text-anchor="end">{escape(shown)}</text>'
+
+
+def _title(text: str) -> str:
+    return f"<title>{escape(text)}</title>"
+
+
+def _some(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    finite = [point for point in points if all(map(math.isfinite, point))]
+    step = max(1, math.ceil(len(finite) / MOST))
+    return [*finite[::step], *([finite[-1]] if finite and (len(finite) - 1) % step else [])]
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    return (low, high) if high > low else (low - 0.5, low + 0.5)
+
+
+def _svg(content: str, height: int, words: str) -> str:
+    view, label = f'viewBox="0 0 {WIDTH} {height + 4}"', f'role="img" aria-label="{escape(words)}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {view} {label}>{content}</svg>'

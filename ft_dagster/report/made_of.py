@@ -1,0 +1,65 @@
+"""What a version was made of as rows: file, digest, rows, licence, and on to the version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from ft_dagster.report.tables import count, duration, size
+from ft_dagster.store import Artifact
+
+MADE_OF = ("what", "which", "digest", "made")
+DIGITS = 12  # of a digest
+
+
+class MadeRow(NamedTuple):
+    """One step; `digest`: twelve digits; `made`: when, UTC."""
+
+    what: str
+    which: str
+    digest: str
+    made: str
+
+
+def artifact_rows(artifacts: Mapping[str, Artifact]) -> list[MadeRow]:
+    """Of artifacts by their stage."""
+    return [
+        MadeRow(
+            stage,
+            _which(stage, artifact.figures),
+            artifact.digest[:DIGITS],
+            str(artifact.predicate["created"]),
+        )
+        for stage, artifact in artifacts.items()
+    ]
+
+
+def file_rows(files: Iterable[Any]) -> list[MadeRow]:
+    """Of the files of the tenant's rows (`stages.made_of.SourceFile`)."""
+    return [
+        MadeRow(
+            "file",
+            f"{each.file}, {size(each.size)}, licence {each.licence or 'not declared'}",
+            str(each.digest)[:DIGITS],
+            "",
+        )
+        for each in files
+    ]
+
+
+def _which(stage: str, figures: Mapping[str, Any]) -> str:
+    """The one figure by which a person knows an artifact."""
+    if stage == "task_dataset":
+        return ", ".join(f"{count(rows)} {split}" for split, rows in figures["rows"].items() if rows)
+    if stage == "training_mixture":
+        train = figures["splits"]["train"]
+        return f"{count(train['examples'])} examples, {count(train['trained_tokens'])} tokens trained on"
+    if stage == "training_plan":
+        return f"{figures['method']['name']}, {count(figures['steps'])} steps"
+    if stage == "fine_tuned_model":
+        return f"{count(figures['steps'])} steps in {duration(figures['training_seconds'])}"
+    if stage == "base_model":
+        return f"{count(figures['parameters'])} weights"
+    if stage in ("evaluation", "base_evaluation"):
+        return f"{count(figures.get('questions'))} questions"
+    return str(figures.get("format", "")) if stage == "model_export" else ""

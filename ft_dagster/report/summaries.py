@@ -1,0 +1,176 @@
+"""What came out of a stage, whether it is good, and what to do next: the first lines of each page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from ft_dagster.data.mixture_figures import MixtureFigures
+from ft_dagster.evaluation.skills import Skill
+from ft_dagster.evaluation.verdict_words import questions_to_decide, rule_word, verdict_sentence
+from ft_dagster.lineage.certificate import Certificate
+from ft_dagster.lineage.verdict import Rule, Verdict
+from ft_dagster.planning.estimate import Estimate
+from ft_dagster.report.recommendation import refusal_of
+from ft_dagster.report.tables import ABSENT, change, count, counted, duration, percent, size
+from ft_dagster.spec.variant import MOST_QUESTIONS
+from ft_dagster.training.training_figures import TrainingFigures
+
+
+class Summary(NamedTuple):
+    """Three sentences without their full stop."""
+
+    what: str
+    good: str
+    next: str
+
+
+def dataset_summary(figures: Mapping[str, Any]) -> Summary:
+    """Of the figures of a task_dataset."""
+    rows, dropped = figures["rows"], sum(figures["dropped"].values())
+    parts = ", ".join(f"{count(rows[name])} {use}" for name, use in SPLITS.items() if name in rows)
+    why = ", ".join(f"{count(number)} {reason}" for reason, number in figures["dropped"].items() if number)
+    share = percent(dropped / figures["read"]) if figures["read"] else ABSENT
+    good = f"{count(dropped)} dropped ({share}): {why}" if dropped else "No row was dropped"
+    few = rows.get("test", 0) < FEW
+    following = (
+        f"A test split of {count(rows.get('test', 0))} rows decides little: more rows, or an evaluation.task"
+        if few
+        else "Nothing to do; training_mixture renders these rows for the base"
+    )
+    return Summary(
+        f"{count(sum(rows.values()))} of {count(figures['read'])} rows kept: {parts}", good, following
+    )
+
+
+SPLITS = {"train": "to train on", "validation": "to validate", "test": "to test"}
+FEW = 50  # test rows below which a gate rarely decides
+
+
+def mixture_summary(figures: MixtureFigures, warnings: Sequence[str]) -> Summary:
+    train, share = figures.train, figures.general_share
+    what = (
+        f"{counted(train.examples, 'example')}, {counted(train.tokens, 'token')}, "
+        f"{count(train.trained_tokens)} of them trained on; "
+        f"general text {percent(share.realized)} of these, {percent(share.asked)} asked"
+    )
+    cut = sum(part.truncated for part in train.by_source.values())
+    length = f"the longest has {count(figures.longest)} of {count(figures.max_length)} tokens"
+    good = f"{counted(cut, 'example')} cut" if cut else "No example cut"
+    return Summary(what, f"{good}; {length}", _heed(warnings, "training_plan chooses how to train on it"))
+
+
+def plan_summary(estimate: Estimate, warnings: Sequence[str]) -> Summary:
+    row, held = estimate.planned_row, estimate.plan.memory_bytes.total
+    known = [] if row.hours is None else [f"about {duration(3600 * row.hours)} with its evaluation"]
+    known += [] if row.cost_usd is None else [f"${row.cost_usd:,.2f}"]
+    what = (
+        f"{estimate.plan.name}, {count(estimate.steps)} steps, {count(estimate.trainable_parameters)} weights"
+    )
+    if not estimate.fits:
+        return Summary(
+            what, f"It does not fit: {refusal_of(estimate)}", "Take one of these changes, and run again"
+        )
+    of = "" if estimate.device_bytes is None else f" of {size(estimate.device_bytes)}"
+    good = f"It fits: {size(held)}{of} on each device of {estimate.on}"
+    return Summary(", ".join([what, *known]), good, _heed(warnings, "fine_tuned_model trains it"))
+
+
+def training_summary(figures: TrainingFigures) -> Summary:
+    first, best = figures.validation_loss_first, figures.validation_loss_best
+    what = (
+        f"{count(figures.steps)} steps of {figures.method or 'training'} "
+        f"in {duration(figures.training_seconds)}, "
+        f"{size(figures.peak_bytes)} at its highest; the weights of step {count(figures.best_step)} are kept"
+    )
+    if first is None or best is None:
+        good = "Without a validation split nothing says here whether it learned"
+    else:
+        learned = "It learned" if best < first else "It did not learn"
+        good = f"{learned}: validation loss {change('validation_loss', first, best)} nats a token"
+    before, after = figures.general_holdout_loss_first, figures.general_holdout_loss_last
+    if before is not None and after is not None:
+        good += f"; on general text {change('general_loss', before, after)}"
+    advice = [*([figures.stop_reason] if figures.stop_reason else []), *figures.advice]
+    return Summary(what, good, _heed(advice, "Nothing stands out; evaluation judges it"))
+
+
+def base_scores_summary(scores: Sequence[Mapping[str, Any]]) -> Summary:
+    """Of the figures of a base_evaluation."""
+    tasks = list(dict.fromkeys(score["task"] for score in scores))
+    what = f"The base was asked {counted(len(tasks), 'task')}: {', '.join(tasks)}"
+    return Summary(
+        what,
+        "What the tuned model is held against, question by question",
+        "evaluation asks the tuned model the same",
+    )
+
+
+def evaluation_summary(
+    verdict: Verdict, found: Sequence[Skill], limit: int | Literal["auto"] | None
+) -> Summary:
+    """`limit`: evaluation.limit, the questions of a task that are asked at most."""
+    task = [rule for rule in verdict.rules if rule.rule == "task"]
+    what = "; ".join(
+        f"{rule.task} {rule.metric} {change(rule.metric, rule.base, rule.tuned)}" for rule in task
+    )
+    fallen = [skill.subject for skill in found if skill.tuned < skill.base]
+    lost = f"; fell: {', '.join(fallen[:3])}" if fallen else ""
+    return Summary(f"Base → tuned: {what}{lost}", verdict_sentence(verdict), next_step(verdict, limit))
+
+
+def next_step(verdict: Verdict, limit: int | Literal["auto"] | None) -> str:
+    """What a person does about a verdict."""
+    if verdict.passed:
+        return "Nothing to do: model_export and release follow"
+    needed = questions_to_decide(verdict)
+    if verdict.outcome == "undecided" and needed is not None:
+        said = {None: "all there are", "auto": f"auto, at most {count(MOST_QUESTIONS)}"}
+        asked = said[limit] if limit is None or limit == "auto" else count(limit)
+        ask = f"Ask about {count(needed)} questions (evaluation.limit, now {asked})"
+        return f"{ask}, or allow a larger fall (gates)"
+    return (
+        "See the rules below; then other data or settings (more general text, a lower rate), and run it again"
+    )
+
+
+def export_summary(format: str, bytes: int, certificate: Certificate, serve: str | None) -> Summary:
+    """`serve`: the command by which vLLM serves it."""
+    how = (
+        "evaluated by itself"
+        if not certificate.passed
+        else "reloaded, it behaves as the weights that were judged"
+    )
+    return Summary(
+        f"{'An adapter' if format == 'adapter' else 'A whole model'} of {size(bytes)}",
+        f"Certificate: {how}",
+        f"`{serve}`" if serve else "Serve it with transformers and PEFT: see the card",
+    )
+
+
+def release_summary(version: int, production: int | None, verdict: str, following: str) -> Summary:
+    """`verdict`: its sentences; `following`: what is to be done for it to be served."""
+    served = "none" if production is None else f"version {production}"
+    return Summary(f"Version {version}; in production: {served}", verdict, following)
+
+
+RULES = ("rule", "base → tuned", "questions", "found", "why")
+
+
+def rules_rows(rules: Sequence[Rule]) -> list[list[Any]]:
+    """A row a rule of a verdict."""
+    return [
+        [
+            f"{rule.task} {rule.metric}",
+            change(rule.metric, rule.base, rule.tuned),
+            rule.questions,
+            rule_word(rule),
+            rule.sentence,
+        ]
+        for rule in rules
+    ]
+
+
+def _heed(lines: Sequence[str], otherwise: str) -> str:
+    more = f" (and {len(lines) - 1} more below)" if len(lines) > 1 else ""
+    return f"{lines[0]}{more}" if lines else f"Nothing to do; {otherwise}"

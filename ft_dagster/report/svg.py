@@ -1,0 +1,137 @@
+"""Small pictures as SVG, to stand inline in Dagster's pages, which show markdown below 1,000 characters.
+
+Drawn in tones that are read on white and on black. What does not fit is left out from the end.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import NamedTuple, TypeVar
+
+from ft_dagster.lineage.verdict import Outcome, Rule
+
+INLINE = 999  # characters of markdown that Dagster still shows without a click
+GREY, BLUE, ORANGE, GREEN, RED = "#888", "#3b82c4", "#d9822b", "#3f9d63", "#d0453a"
+COLOURS = (BLUE, GREEN, ORANGE, "#8a6fc0", GREY)
+COLOUR_OF: dict[Outcome, str] = {"pass": GREEN, "undecided": ORANGE, "fail": RED}
+WIDTH, LINE, NAMES = 300, 16, 170  # pixels; NAMES: of the column of names
+LONGEST = 16  # characters of a name
+POINTS = 20  # of a curve
+T = TypeVar("T")
+
+
+class Bar(NamedTuple):
+    """One bar: its name, its length, and that as people read it."""
+
+    name: str
+    value: float
+    shown: str
+
+
+def as_inline_picture(svg: str, words: str) -> str:
+    """The picture in markdown; `words`: what it shows, for who cannot see it."""
+    return f"![{words}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode('ascii')})"
+
+
+def fitting(draw: Callable[[Sequence[T]], str], parts: Sequence[T], words: str) -> str | None:
+    """`draw` of as many of the first parts as stay inline; None of none."""
+    for count in range(len(parts), 0, -1):
+        picture = as_inline_picture(draw(parts[:count]), words)
+        if len(picture) <= INLINE:
+            return picture
+    return None
+
+
+def bars(parts: Sequence[Bar], mark: float | None = None) -> str:
+    """A bar a line, with its name and value before it; `mark`: a limit, as a line across."""
+    largest = max([bar.value for bar in parts] + ([mark] if mark else [])) or 1.0
+    scale = (WIDTH - NAMES - 2) / largest
+    rows = []
+    for number, bar in enumerate(parts):
+        y, end = LINE * number, round(NAMES + scale * bar.value)
+        rows.append(
+            f"<text y='{y + 12}'>{_short(bar.name)} {escape(bar.shown)}</text>"
+            f"<path d='M{NAMES} {y + 8}H{max(end, NAMES + 1)}' stroke='{COLOURS[number % len(COLOURS)]}'/>"
+        )
+    if mark:
+        x = round(NAMES + scale * mark)
+        rows.append(f"<path d='M{x} 0V{LINE * len(parts)}' stroke='{RED}' stroke-width='1'/>")
+    return _svg("".join(rows), LINE * len(parts), 9)
+
+
+def curves(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """Lines of (x, y), each named at its end by its last value; thinned to `POINTS`."""
+    known = {name: thinned(points) for name, points in lines.items() if points}
+    every = [point for points in known.values() for point in points]
+    (left, right), (low, high) = (_span([point[axis] for point in every]) for axis in (0, 1))
+    parts = []
+    for number, (name, points) in enumerate(known.items()):
+        placed = [
+            (round(200 * (x - left) / (right - left)), round(84 - 78 * (y - low) / (high - low)))
+            for x, y in points
+        ]
+        path = "L".join(f"{x} {y}" for x, y in placed)
+        colour = COLOURS[number % len(COLOURS)]
+        parts.append(
+            f"<path fill='none' d='M{path}' stroke='{colour}'/>"
+            f"<text x='205' y='{14 + LINE * number}' fill='{colour}'>"
+            f"{escape(name)} {points[-1][1]:.3g}</text>"
+        )
+    return _svg("".join(parts), 88, 1.5)
+
+
+def intervals(rules: Sequence[Rule]) -> str:
+    """The interval of each rule's change, better to the right, each on its own scale.
+
+    The stroke across is what was measured, the grey line no change, the red one the margin.
+    """
+    middle, half = 205, 85
+    names, margins, drawn = [], [], dict.fromkeys(COLOUR_OF.values(), "")
+    for number, rule in enumerate(rules):
+        y, sign = LINE * number + 8, 1 if rule.higher_is_better else -1
+        ends = sorted(sign * end for end in rule.interval)
+        scale = half / (max(*map(abs, ends), rule.margin) or 1.0)
+        low, dot, high, limit = (
+            round(middle + scale * value)
+            for value in (ends[0], sign * rule.difference, ends[1], -rule.margin)
+        )
+        names.append(f"<text y='{y + 4}'>{_short(rule.task)}</text>")
+        margins.append(f"M{limit} {y - 6}v12")
+        drawn[COLOUR_OF[rule.outcome]] += f"M{low} {y}H{high}M{dot} {y - 3}v6"
+    paths = [f"<path d='{path}' stroke='{colour}'/>" for colour, path in drawn.items() if path]
+    lines = {GREY: f"M{middle} 0V{LINE * len(rules)}", RED: "".join(margins)}
+    thin = [f"<path d='{path}' stroke='{colour}' stroke-width='1'/>" for colour, path in lines.items()]
+    return _svg("".join([*names, *paths, *thin]), LINE * len(rules), 3)
+
+
+def measured(rules: Sequence[Rule]) -> list[Rule]:
+    """Those of which an interval is known, so that it can be drawn."""
+    return [rule for rule in rules if all(map(math.isfinite, (rule.difference, *rule.interval)))]
+
+
+def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most `POINTS` of them, the first and the last kept."""
+    if len(points) <= POINTS:
+        return list(points)
+    step = (len(points) - 1) / (POINTS - 1)
+    return [points[round(number * step)] for number in range(POINTS)]
+
+
+def _svg(content: str, height: int, stroke: float) -> str:
+    return (
+        f"<svg xmlns='http://www.w3.org/2000/svg' width='{WIDTH}' height='{height}' font-family='sans-serif' "
+        f"font-size='11' fill='{GREY}' stroke-width='{stroke:g}'>{content}</svg>"
+    )
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    return (low, high) if high > low else (low - 0.5, low + 0.5)
+
+
+def _short(name: str) -> str:
+    """The end of a long name: of a path it says more than the beginning."""
+    return escape(name if len(name) <= LONGEST else "…" + name[-LONGEST + 1 :])

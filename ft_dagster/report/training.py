@@ -1,0 +1,118 @@
+"""What a training measured, as people read it: its curves, its figures, and what was foretold of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ft_dagster.planning.cost.learned import measured_bytes
+from ft_dagster.report.tables import ABSENT, change, count, duration, percent, size
+from ft_dagster.training.training_figures import TrainingFigures
+
+FIGURES = ("figure", "value", "measured on")
+FORETOLD = ("what", "foretold", "measured")
+LOSSES = {"validation_loss": "validation", "loss": "training", "general_holdout_loss": "general"}
+
+
+def losses(log: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """The curves of log.jsonl that are there: name -> (step, nats a token), in the order of the steps."""
+    rows = list(log)
+    found = {
+        shown: sorted((row["step"], row[name]) for row in rows if row.get(name) is not None)
+        for name, shown in LOSSES.items()
+    }
+    return {name: points for name, points in found.items() if points}
+
+
+def figure_rows(figures: TrainingFigures) -> list[list[Any]]:
+    """A row for `FIGURES`; what was not measured is left out."""
+    on = figures.measured_on
+    rows: list[tuple[str, str, str]] = [
+        (
+            "steps",
+            f"{count(figures.steps)}, {figures.epochs:.3g} epochs; step {count(figures.best_step)} is kept",
+            "",
+        ),
+        (
+            "validation loss",
+            _two("loss", figures.validation_loss_first, figures.validation_loss_best),
+            "validation loss",
+        ),
+        ("training loss", _two("loss", figures.train_loss_first, figures.train_loss_last), ""),
+        (
+            "loss on general text",
+            _two("loss", figures.general_holdout_loss_first, figures.general_holdout_loss_last),
+            "general holdout loss",
+        ),
+        (
+            "general questions",
+            _two("acc", figures.benchmark_first, figures.benchmark_last),
+            "general benchmark",
+        ),
+        (
+            "repeated 4-grams",
+            _two("share", figures.repeated_4grams_first, figures.repeated_4grams_last),
+            "general prompts",
+        ),
+        (
+            "empty answers",
+            _two("share", figures.empty_answers_first, figures.empty_answers_last),
+            "general prompts",
+        ),
+        ("tokens", f"{count(figures.tokens)}, of which {count(figures.trained_tokens)} trained on", ""),
+        ("packing", f"{percent(figures.packing_fill)} of the positions held a token", ""),
+        (
+            "speed",
+            ""
+            if figures.tokens_per_second is None
+            else f"{count(figures.tokens_per_second)} tokens a second",
+            "",
+        ),
+        ("time of the steps", duration(figures.training_seconds), ""),
+        ("time of the program", duration(figures.seconds), ""),
+        ("memory at its highest", size(figures.peak_bytes), ""),
+        ("weights trained", f"{count(figures.trainable_parameters)} of {count(figures.parameters)}", ""),
+        ("FLOPs", f"{figures.flops or figures.flops_estimate:.3g}", ""),
+        ("effective rank", "" if figures.effective_rank is None else f"{figures.effective_rank:.1f}", ""),
+        ("checkpoints", _checkpoints(figures), ""),
+        ("resumed from step", ", ".join(map(str, figures.resumed_from)), ""),
+    ]
+    return [[name, value, on.get(key, "") if key else ""] for name, value, key in rows if value]
+
+
+def plotted(figures: TrainingFigures) -> dict[str, float]:
+    """The figures that are worth a line over time and over variants, each in the unit of its name."""
+    known = {
+        "validation_loss": figures.validation_loss_best,
+        "general_holdout_loss": figures.general_holdout_loss_last,
+        "training_minutes": figures.training_seconds / 60,
+        "tokens_per_second": figures.tokens_per_second,
+        "peak_memory_gb": figures.peak_bytes / 1e9,
+        "effective_rank": figures.effective_rank,
+    }
+    return {name: float(f"{value:.4g}") for name, value in known.items() if value is not None}
+
+
+def foretold_rows(figures: TrainingFigures) -> list[list[Any]]:
+    """Time and memory as the plan foresaw them, beside what they were; none of an older training."""
+    plan = figures.predicted
+    if not plan:
+        return []
+    hours = plan.get("hours")
+    return [
+        [
+            "time of the steps",
+            ABSENT if hours is None else duration(3600 * hours),
+            duration(figures.training_seconds),
+        ],
+        ["memory at its highest", size(plan.get("memory_bytes")), size(measured_bytes(figures))],
+    ]
+
+
+def _two(metric: str, first: float | None, last: float | None) -> str:
+    return "" if first is None and last is None else change(metric, first, last)
+
+
+def _checkpoints(figures: TrainingFigures) -> str:
+    weights, rest = size(figures.checkpoint_weights_bytes), size(figures.checkpoint_optimizer_bytes)
+    return f"{figures.checkpoints_kept}: weights {weights}, optimizer states {rest}"

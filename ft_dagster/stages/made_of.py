@@ -1,0 +1,83 @@
+"""What a version was made of, from its export up to the files: read from the manifests alone.
+
+Each manifest names its inputs by digest; what is no longer in the store is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ft_dagster.lineage.ancestors import find_digest
+from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.stages import declaration
+from ft_dagster.stages.chain import CHAIN
+from ft_dagster.store import SHARED, Artifact, Place, Store, find_artifact
+
+CORPUS, CORPORA = "general_corpus", f"{SHARED}/corpora"
+ORDER = (CORPUS, *(stage.name for stage in CHAIN))
+
+
+class SourceFile(NamedTuple):
+    """A file of a source as it was declared. `digest`: sha256, an object's ETag, or a hub's commit."""
+
+    source: str
+    file: str
+    size: int | None
+    digest: str
+    licence: str | None
+
+
+class MadeOf(NamedTuple):
+    """`artifacts`: by stage, in the order of the graph; `files`: of the tenant's rows."""
+
+    artifacts: Mapping[str, Artifact]
+    files: tuple[SourceFile, ...]
+
+
+def made_of(store: Store, prefix: str, export: Artifact, cache: Path) -> MadeOf:
+    """Of an export of the variant whose part of the store is `prefix`."""
+    found, due = {export.place.stage: export}, [export]
+    while due:
+        for stage, digest in due.pop().inputs.items():
+            artifact = _find(store, prefix, stage, digest) if stage in ORDER and stage not in found else None
+            if artifact is not None:
+                found[stage] = artifact
+                due.append(artifact)
+    ordered = {stage: found[stage] for stage in ORDER if stage in found}
+    dataset = found.get("task_dataset")
+    return MadeOf(ordered, () if dataset is None else tuple(_files(store, prefix, dataset, cache)))
+
+
+def _find(store: Store, prefix: str, stage: str, digest: str) -> Artifact | None:
+    prefixes = [prefix, SHARED]
+    if stage == CORPUS:
+        prefixes = [f"{CORPORA}/{name}" for name in store.names(CORPORA)]
+    return find_digest(store, prefixes, stage, digest)
+
+
+def _files(store: Store, prefix: str, dataset: Artifact, cache: Path) -> list[SourceFile]:
+    """Those of the declaration that the data set was read by: the one whose fingerprints have that digest."""
+    for frozen in _declarations(store, prefix, cache):
+        if sha256_json(frozen["sources"]) == dataset.inputs["sources"]:
+            pairs = zip(frozen["spec"]["data"]["sources"], frozen["sources"], strict=True)
+            return [_file(source, one) for source, files in pairs for one in files]
+    return []
+
+
+def _declarations(store: Store, prefix: str, cache: Path) -> Iterator[dict[str, Any]]:
+    """declaration.json of every declaration of the variant that was frozen."""
+    for key in store.names(f"{prefix}/declaration"):
+        artifact = find_artifact(store, Place(prefix, "declaration", key))
+        if artifact is not None:
+            file = artifact.folder(store, cache) / "payload" / declaration.FILE
+            yield json.loads(file.read_text("utf-8"))
+
+
+def _file(source: Mapping[str, Any], one: Mapping[str, Any]) -> SourceFile:
+    digest = one.get("sha256") or one.get("etag") or one.get("revision") or ""
+    return SourceFile(
+        source["path"], one.get("path") or one.get("repo", ""), one.get("size"), digest, source.get("licence")
+    )

@@ -1,0 +1,48 @@
+"""What a person should know before a plan is trained, of judging and serving too."""
+
+from __future__ import annotations
+
+from ft_dagster.evaluation.verdict_words import questions_to_decide
+from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.planning.advice import release_warnings
+from ft_dagster.planning.cost.training_cost import asking_in_batches, unseen_margins
+from ft_dagster.planning.estimate import Estimate
+from ft_dagster.spec import VariantSpec
+from ft_dagster.stages.plan_context import variants_on_base
+from ft_dagster.stages.workspace import Workspace
+from ft_dagster.store import Artifact
+
+
+def plan_warnings(workspace: Workspace, spec: VariantSpec, estimate: Estimate) -> list[str]:
+    """One line each. Where an evaluation measured how answers differ, it says how many questions would
+    decide; before the first, an assumption about them does.
+    """
+    variants = len(variants_on_base(workspace.project, workspace.key, spec))
+    served = release_warnings(spec, estimate.plan.name, estimate.storage, variants)
+    judged = workspace.head("evaluation")
+    batches = asking_in_batches(spec.gates, spec.evaluation, _seconds_per_question(judged))
+    return [*estimate.warnings, *served, *_questions(judged, spec), *batches]
+
+
+def _seconds_per_question(judged: Artifact | None) -> float | None:
+    """Of one model, in the newest evaluation of this variant; None before the first."""
+    if judged is None or not judged.figures.get("questions"):
+        return None
+    return float(judged.figures["seconds"] / judged.figures["questions"])
+
+
+def _questions(judged: Artifact | None, spec: VariantSpec) -> tuple[str, ...]:
+    if judged is None or "verdict" not in judged.figures:
+        return unseen_margins(spec.gates, spec.evaluation)
+    verdict = Verdict.from_json(judged.figures["verdict"])
+    needed, limit = questions_to_decide(verdict), spec.evaluation.limit
+    if needed is None:
+        return ()
+    undecided = ", ".join(
+        f"{rule.task} {rule.metric}" for rule in verdict.rules if rule.outcome == "undecided"
+    )
+    if limit == "auto":
+        return ()
+    asked = "evaluation.limit asks all there are" if limit is None else f"evaluation.limit is {limit:,}"
+    measured = f"as its newest evaluation measured, about {needed:,} questions would decide {undecided}"
+    return () if limit is not None and limit >= needed else (f"{measured}; {asked}",)

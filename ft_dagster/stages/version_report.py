@@ -1,0 +1,287 @@
+"""The report of a version: from its files to its certificate, on one page, read from the store alone.
+
+Written once for each version and kept beside the release log (`reports/000001.html`); what it says is all in
+manifests and evidence, so that it can be made again at any time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ft_dagster.data.mixture_figures import MixtureFigures
+from ft_dagster.errors import UserError
+from ft_dagster.evaluation.samples import read_answers, read_samples
+from ft_dagster.evaluation.skills import skills
+from ft_dagster.evaluation.verdict_words import verdict_sentence, verdict_word
+from ft_dagster.export.served import command_of
+from ft_dagster.lineage.certificate import Certificate
+from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.release import aliases, export_of, history
+from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.planning.estimate import Estimate
+from ft_dagster.report.cards import without_header
+from ft_dagster.report.charts import bar_chart, interval_chart, line_chart
+from ft_dagster.report.html import HtmlTable, Report, Section, as_html
+from ft_dagster.report.made_of import DIGITS, MADE_OF, artifact_rows, file_rows
+from ft_dagster.report.recommendation import AGAINST, COLUMNS, cost_rows, ranking_rows
+from ft_dagster.report.skills import LOST, SKILLS, lost_rows, skill_rows
+from ft_dagster.report.summaries import (
+    RULES,
+    Summary,
+    dataset_summary,
+    evaluation_summary,
+    mixture_summary,
+    plan_summary,
+    rules_rows,
+    training_summary,
+)
+from ft_dagster.report.svg import Bar
+from ft_dagster.report.tables import HISTORY, count, history_rows, percent, size
+from ft_dagster.report.training import FIGURES, FORETOLD, figure_rows, foretold_rows, losses
+from ft_dagster.settings import Settings
+from ft_dagster.spec import VariantKey, VariantSpec
+from ft_dagster.stages import declaration, training_plan
+from ft_dagster.stages.made_of import MadeOf, made_of
+from ft_dagster.store import Artifact, Store, read_head
+from ft_dagster.training.training_figures import TrainingFigures
+
+FOLDER = "reports"
+
+
+class _Shelf(NamedTuple):
+    """Where the artifacts that a report is about are read."""
+
+    store: Store
+    cache: Path
+    made: MadeOf
+
+    def artifact(self, stage: str) -> Artifact:
+        """Raises UserError where it is gone."""
+        if stage not in self.made.artifacts:
+            raise UserError(f"the {stage} that it was made from is gone", fix="Restore it from a backup")
+        return self.made.artifacts[stage]
+
+    def figures(self, stage: str) -> dict[str, Any]:
+        return self.artifact(stage).figures
+
+    def payload(self, stage: str) -> Path:
+        return self.artifact(stage).folder(self.store, self.cache) / "payload"
+
+    def evidence(self, stage: str) -> Path:
+        return self.artifact(stage).folder(self.store, self.cache) / "evidence"
+
+    def has(self, stage: str) -> bool:
+        return stage in self.made.artifacts
+
+
+def report_path(prefix: str, version: int) -> str:
+    """Where the report of a version is kept in the store."""
+    return f"{prefix}/{FOLDER}/{version:06d}.html"
+
+
+def version_report(settings: Settings, key: VariantKey, version: int | None = None) -> str:
+    """The report of a version (None: the newest; of a variant without any, of its newest evaluation) as HTML.
+
+    Raises UserError where there is nothing to report on.
+    """
+    store, prefix = settings.open_store(), key.prefix
+    past = history(store, prefix)
+    if past or version is not None:
+        export = export_of(store, prefix, version, settings.cache_folder)
+        entry = next(entry for entry in past if entry.export == export.digest)
+        return _html(_shelf(settings, store, prefix, export), key, past, entry)
+    judged = read_head(store, prefix, "evaluation")
+    if judged is None:
+        raise UserError(
+            f"{key} has neither a version nor an evaluation", fix=f"`ft-dagster run {key}` makes them"
+        )
+    return _html(_shelf(settings, store, prefix, judged), key, past, None)
+
+
+def keep_report(settings: Settings, key: VariantKey, version: int) -> str:
+    """Write the report of a version, unless it is kept already; returns its path in the store, or, since a
+    release stands without it, why none could be made.
+    """
+    store, path = settings.open_store(), report_path(key.prefix, version)
+    try:
+        if not store.exists(path):
+            store.write(path, version_report(settings, key, version).encode())
+    except UserError as error:
+        return f"could not be made: {error}"
+    return path
+
+
+def _shelf(settings: Settings, store: Store, prefix: str, newest: Artifact) -> _Shelf:
+    return _Shelf(store, settings.cache_folder, made_of(store, prefix, newest, settings.cache_folder))
+
+
+def _html(shelf: _Shelf, key: VariantKey, past: list[ReleaseEntry], entry: ReleaseEntry | None) -> str:
+    spec, verdict = _spec(shelf, key), Verdict.from_json(shelf.figures("evaluation")["verdict"])
+    name = str(key) if entry is None else f"{key} version {entry.version}"
+    made = [*file_rows(shelf.made.files), *artifact_rows(shelf.made.artifacts)]
+    caption = "from the file to the version; digests by their first digits"
+    sections = [
+        Section("Made of", tables=[HtmlTable(caption, MADE_OF, made)]),
+        *_data(shelf),
+        _plan(shelf),
+        _run(shelf),
+        _evaluation(shelf, verdict, spec),
+        *_version(shelf, key, past, entry),
+    ]  # fmt: skip
+    return as_html(
+        Report(name, spec.description, _facts(shelf, spec, past, entry), verdict_word(verdict).split(",")[0],
+               verdict_sentence(verdict), sections)
+    )  # fmt: skip
+
+
+def _spec(shelf: _Shelf, key: VariantKey) -> VariantSpec:
+    """The declaration as the variant froze it last."""
+    frozen = read_head(shelf.store, key.prefix, "declaration")
+    if frozen is None:
+        raise UserError(f"{key} has no declaration in the store", fix="Materialize declaration")
+    file = frozen.folder(shelf.store, shelf.cache) / "payload" / declaration.FILE
+    return VariantSpec.model_validate(json.loads(file.read_text("utf-8"))["spec"])
+
+
+def _facts(
+    shelf: _Shelf, spec: VariantSpec, past: list[ReleaseEntry], entry: ReleaseEntry | None
+) -> list[tuple[str, str]]:
+    tuned = shelf.artifact("fine_tuned_model")
+    facts = [
+        ("owners", ", ".join(spec.owners)),
+        ("objective", spec.objective),
+        ("weights", tuned.digest[:DIGITS]),
+    ]
+    if entry is None:
+        return [*facts, ("released", "no: its newest evaluation is shown")]
+    served = aliases(past)["production"]
+    return [
+        *facts,
+        ("export", entry.export[:DIGITS]),
+        ("released", f"{entry.at} by {entry.by}"),
+        ("run", entry.run_id or "unknown"),
+        ("in production", "none" if served is None else f"version {served}"),
+        ("code", tuned.predicate["code"]["sha256"][:DIGITS]),
+        ("seed", str(tuned.predicate["seed"])),
+    ]
+
+
+def _said(summary: Summary) -> list[str]:
+    return [f"{summary.what}.", f"{summary.good}."]
+
+
+def _data(shelf: _Shelf) -> list[Section]:
+    figures, mixed = (
+        shelf.figures("task_dataset"),
+        MixtureFigures.of(shelf.artifact("training_mixture")),
+    )
+    whole = mixed.train.trained_tokens or 1
+    sources = [
+        Bar(
+            name,
+            part.trained_tokens,
+            f"{count(part.trained_tokens)} ({percent(part.trained_tokens / whole)})",
+        )
+        for name, part in mixed.train.by_source.items()
+    ]
+    dropped = HtmlTable("rows that were dropped", ("reason", "rows"), list(figures["dropped"].items()))
+    return [
+        Section("Data", _said(dataset_summary(figures)), tables=[dropped]),
+        Section("Mixture", _said(mixture_summary(mixed, mixed.warnings)), bar_chart(sources)),
+    ]
+
+
+def _plan(shelf: _Shelf) -> Section:
+    file = shelf.evidence("training_plan") / training_plan.ESTIMATE
+    estimate = Estimate.from_json(json.loads(file.read_text("utf-8")), file=file)
+    held = {row.method: estimate.memory_bytes[row.method].total for row in estimate.ranking}
+    reasons = [
+        [row.field, json.dumps(row.value), row.origin, row.reason] for row in estimate.plan.reasons
+    ]  # fmt: skip
+    return Section(
+        "Plan",
+        [*_said(plan_summary(estimate, estimate.warnings)), *estimate.warnings],
+        bar_chart([Bar(method, held, size(held)) for method, held in held.items()]),
+        [
+            HtmlTable("the methods, ranked", (*COLUMNS, AGAINST), ranking_rows(estimate)),
+            HtmlTable("each value with its reason", ("field", "value", "from", "why"), reasons),
+            HtmlTable(f"what it costs on {estimate.on}", ("what", "figure"), cost_rows(estimate)),
+        ],
+    )
+
+
+def _run(shelf: _Shelf) -> Section:
+    figures, evidence = (
+        TrainingFigures.of(shelf.artifact("fine_tuned_model")),
+        shelf.evidence("fine_tuned_model"),
+    )
+    log = [json.loads(line) for line in (evidence / "log.jsonl").read_text("utf-8").splitlines()]
+    ranks = _ranks(evidence)
+    charts = line_chart(losses(log), "optimizer step", "nats a token")
+    if ranks:
+        charts += line_chart(ranks, "block of the model", "effective rank of the update")
+    return Section(
+        "Training",
+        [*_said(training_summary(figures)), *figures.advice],
+        charts,
+        [
+            HtmlTable("figures", FIGURES, figure_rows(figures)),
+            HtmlTable("foretold and measured", FORETOLD, foretold_rows(figures)),
+        ],
+    )
+
+
+def _ranks(evidence: Path) -> dict[str, list[tuple[float, float]]]:
+    """Effective rank of each update by the kind of its layer, in the order of the blocks."""
+    file = evidence / "spectrum.json"
+    kinds: dict[str, list[tuple[float, float]]] = {}
+    for layer in json.loads(file.read_text("utf-8"))["layers"] if file.exists() else ():
+        known = kinds.setdefault(layer["name"].rpartition(".")[2], [])
+        known.append((float(len(known)), float(layer.get("effective_rank") or "nan")))
+    return kinds
+
+
+def _evaluation(shelf: _Shelf, verdict: Verdict, spec: VariantSpec) -> Section:
+    tables = [HtmlTable("rules of the gate", RULES, rules_rows(verdict.rules))]
+    found = []
+    if shelf.has("base_evaluation"):
+        base, tuned = (read_samples(shelf.payload(stage)) for stage in ("base_evaluation", "evaluation"))
+        found = skills(base, tuned)
+        own = spec.data.samples == "metadata"
+        lost = lost_rows(found, read_answers(shelf.evidence("evaluation")), own_rows=own)
+        tables += [
+            HtmlTable("right before, and now", SKILLS, skill_rows(found)),
+            HtmlTable("questions right before and wrong now", LOST, lost),
+        ]
+    summary = evaluation_summary(verdict, found, spec.evaluation.limit)
+    following = f"Next: {summary.next}."
+    return Section("Evaluation", [*_said(summary), following], interval_chart(verdict.rules), tables)
+
+
+def _version(
+    shelf: _Shelf, key: VariantKey, past: list[ReleaseEntry], entry: ReleaseEntry | None
+) -> list[Section]:
+    """The export with its certificate, the log, the card; none of what was not released."""
+    if entry is None:
+        return []
+    export, evidence = shelf.artifact("model_export"), shelf.evidence("model_export")
+    certificate = Certificate.read(evidence / "certificate.json")
+    serve = command_of(shelf.payload("model_export"), entry.format, str(key))
+    files = [
+        [file["path"], size(file["size"]), file["sha256"][:DIGITS]] for file in export.predicate["payload"]
+    ]
+    figures: Mapping[str, Any] = certificate.to_json()["figures"]
+    served = f"Served by: {serve}" if serve else "Served with PEFT: see the card."
+    compared = "certificate: the export, reloaded, beside what was judged"
+    tables = [
+        HtmlTable(compared, ("figure", "value"), list(figures.items())),
+        HtmlTable("files", ("file", "size", "sha256"), files),
+        HtmlTable("release log", HISTORY, history_rows(past)),
+    ]
+    return [
+        Section("Version", [f"{entry.format} of {size(export.size)}.", served], tables=tables),
+        Section("Card", verbatim=without_header((evidence / "README.md").read_text("utf-8"))),
+    ]  # fmt: skip

@@ -1,0 +1,162 @@
+"""What a person sees of a variant in Dagster without a click; all pages say the same of its verdict."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from typer.testing import CliRunner
+
+from ft_dagster.assets.failures import FAILURE
+from ft_dagster.assets.page import SUMMARY
+from ft_dagster.assets.release import release
+from ft_dagster.automation.jobs import CHAIN
+from ft_dagster.cli import app
+from ft_dagster.evaluation.verdict_words import verdict_sentence
+from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.report.svg import INLINE
+from ft_dagster.spec import VariantKey
+from ft_dagster.stages.summary import STAGES
+from ft_dagster.stages.version_report import report_path, version_report
+from ft_dagster.store import read_head
+from tests.e2e.project import edit
+from tests.e2e.workshop import Workshop
+from tests.present import present
+
+pytestmark = pytest.mark.slow
+PREFIX = "tenants/acme/places"
+PICTURED = {"task_dataset", "training_mixture", "training_plan", "fine_tuned_model", "evaluation"}
+
+
+def pages(result: dg.ExecuteInProcessResult) -> dict[str, Mapping[str, Any]]:
+    """Asset -> what its page shows, as Dagster stores it."""
+    return {
+        asset.key.path[-1]: result.asset_materializations_for_node(asset.key.path[-1])[0].metadata
+        for asset in CHAIN
+    }
+
+
+def test_each_page_begins_with_a_summary_that_is_shown_without_a_click(workshop: Workshop) -> None:
+    shown = pages(workshop.first)
+    assert len(shown) == len(STAGES) + 2
+    for name, metadata in shown.items():
+        assert next(iter(metadata)) == SUMMARY, name
+        summary = metadata[SUMMARY].value
+        assert len(summary) <= INLINE, name
+        assert "Next: " in summary
+        if name != "general_corpus":
+            assert f"[run {workshop.first.run_id[:8]}](/runs/{workshop.first.run_id})" in summary, name
+    assert (
+        "(/assets/task_dataset?view=partitions&partition=acme.places)"
+        in shown["training_mixture"][SUMMARY].value
+    )
+
+
+def test_pictures_stay_inline_and_tables_are_dagsters(workshop: Workshop) -> None:
+    shown = pages(workshop.first)
+    assert {name for name, metadata in shown.items() if "picture" in metadata} == PICTURED
+    for name in PICTURED:
+        picture = shown[name]["picture"].value
+        assert picture.startswith("![")
+        assert "data:image/svg+xml;base64," in picture
+        assert len(picture) <= INLINE
+    for name, metadata in shown.items():
+        assert any(isinstance(value, dg.TableMetadataValue) for value in metadata.values()), name
+
+
+def test_nothing_on_a_page_is_wider_than_its_pane(workshop: Workshop) -> None:
+    for name, metadata in pages(workshop.first).items():
+        for label, value in metadata.items():
+            if isinstance(value, dg.TextMetadataValue):
+                assert not re.search(r"\S{65,}", str(value.value)), (name, label)
+            if isinstance(value, dg.TableMetadataValue):
+                for record in value.records:
+                    assert not re.search(r"[^\s\u200b]{41,}", " ".join(map(str, record.data.values()))), (
+                        name,
+                        label,
+                    )
+
+
+def test_what_is_reused_names_the_run_that_made_it(workshop: Workshop) -> None:
+    again = workshop.materialize("acme.places")
+    for name, metadata in pages(again).items():
+        if name != "general_corpus":
+            assert f"/runs/{workshop.first.run_id}" in metadata[SUMMARY].value, name
+    written = sum(len(dg.serialize_value(event)) for event in again.all_events)
+    assert written < 300_000  # characters of the event log, for work that was not done again
+
+
+def test_a_release_says_what_it_was_made_of_from_the_file_on(workshop: Workshop) -> None:
+    rows = pages(workshop.first)["release"]["made_of"].records
+    steps = [row.data["what"] for row in rows]
+    assert steps[0] == "file"
+    assert "data/rows.jsonl" in str(rows[0].data["which"])
+    assert "licence not declared" in str(rows[0].data["which"])
+    order = [
+        "task_dataset",
+        "training_mixture",
+        "training_plan",
+        "fine_tuned_model",
+        "evaluation",
+        "model_export",
+    ]
+    assert [step for step in steps if step in order] == order
+    export = present(read_head(workshop.store, PREFIX, "model_export"))
+    assert rows[-1].data["digest"] == export.digest[:12]
+
+
+def test_a_release_keeps_its_report_beside_its_log(workshop: Workshop) -> None:
+    shown = pages(workshop.first)["release"]
+    assert shown["report"].value == report_path(PREFIX, 1)
+    kept = workshop.store.read(report_path(PREFIX, 1)).decode()
+    assert kept == version_report(workshop.settings, VariantKey("acme", "places"), 1)
+    export = present(read_head(workshop.store, PREFIX, "model_export"))
+    dataset = present(read_head(workshop.store, PREFIX, "task_dataset"))
+    for said in ("acme.places version 1", "data/rows.jsonl", export.digest[:12], dataset.digest[:12]):
+        assert said in kept
+    assert "Where is the permit" not in kept
+
+
+def test_every_page_and_command_says_the_same_of_a_verdict(workshop: Workshop, tmp_path: Path) -> None:
+    judged = present(read_head(workshop.store, PREFIX, "evaluation"))
+    sentence = verdict_sentence(Verdict.from_json(judged.figures["verdict"]))
+    shown = pages(workshop.first)
+    assert sentence in shown["evaluation"][SUMMARY].value
+    assert sentence in shown["release"][SUMMARY].value
+    (gate,) = [c for c in workshop.first.get_asset_check_evaluations() if c.check_name == "gate"]
+    assert present(gate.description).startswith(sentence)
+    page = tmp_path / "page.html"
+    asked = ["--project", str(workshop.folder), "report", "acme.places", "--to", str(page)]
+    assert CliRunner().invoke(app, asked).exit_code == 0
+    assert f">{sentence}.<" in page.read_text("utf-8")
+    for command in ("compare", "status"):
+        said = CliRunner().invoke(app, ["--project", str(workshop.folder), command, "acme.places"]).output
+        assert sentence in " ".join(said.split()), command
+        row = CliRunner().invoke(app, ["--project", str(workshop.folder), command, "acme.places", "--json"])
+        assert json.loads(row.stdout)["variants"][0]["verdict"] == sentence
+
+
+def test_a_mistake_is_one_line_on_the_assets_page_and_no_stack(fresh: Workshop) -> None:
+    edit(fresh.folder / "tenants/acme/places.yaml", lambda content: content.update(base_model="models/none"))
+    result = fresh.materialize("acme.places", "declaration", "base_model", raises=False)
+    (event,) = [e for e in result.all_events if e.event_type_value == "STEP_FAILURE"]
+    error = present(event.step_failure_data.error)
+    assert error.stack == []
+    assert error.cause is None
+    line = present(event.step_failure_data.user_failure_data).metadata[FAILURE].value
+    assert error.message == line
+    (seen,) = fresh.instance.fetch_observations(dg.AssetKey("base_model"), limit=9).records
+    observed = present(seen.asset_observation)
+    assert (observed.partition, observed.description) == ("acme.places", line)
+    assert "**Failed:**" in str(observed.metadata[SUMMARY].value)
+
+
+def test_no_description_renders_as_code() -> None:
+    for asset in [*CHAIN, release]:
+        (spec,) = asset.specs
+        assert not re.search(r"^(    |\t)", present(spec.description), re.MULTILINE), spec.key

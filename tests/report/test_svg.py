@@ -1,0 +1,77 @@
+"""Pictures that stand inline in Dagster's pages: small, well-formed, of whatever figures there are."""
+
+from __future__ import annotations
+
+import base64
+import math
+from xml.etree import ElementTree
+
+import pytest
+
+from ft_dagster.lineage.verdict import Rule
+from ft_dagster.report.svg import INLINE, POINTS, Bar, bars, curves, fitting, intervals, measured, thinned
+from tests.verdicts import stored_rule
+
+
+def read(picture: str | None) -> ElementTree.Element:
+    """The picture in a markdown image, parsed."""
+    assert picture is not None
+    assert len(picture) <= INLINE
+    content = picture.partition("base64,")[2].removesuffix(")")
+    return ElementTree.fromstring(base64.b64decode(content))
+
+
+def texts(svg: ElementTree.Element) -> list[str]:
+    return ["".join(each.itertext()) for each in svg.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def rule(task: str, **changes: object) -> Rule:
+    return Rule.from_json(stored_rule(task=task, margin=0.05, **changes))
+
+
+def test_bars_are_named_with_their_values_and_what_does_not_fit_is_left_out() -> None:
+    parts = [Bar(f"data/a<b/{n}", n, f"{n} GB") for n in range(40)]
+    shown = texts(read(fitting(lambda some: bars(some, 30), parts, "memory")))
+    assert shown[1] == "data/a<b/1 1 GB"
+    assert 4 <= len(shown) < 40
+
+
+@pytest.mark.parametrize("values", [[], [0.0, 0.0]])
+def test_nothing_to_draw_is_no_error(values: list[float]) -> None:
+    parts = [Bar("x", value, "0") for value in values]
+    picture = fitting(bars, parts, "rows")
+    assert picture is None if not values else len(texts(read(picture))) == len(values)
+
+
+def test_long_curves_are_thinned_and_end_with_their_last_value() -> None:
+    steep = [(float(step), 4 * math.exp(-step / 900)) for step in range(5000)]
+    found = {"training": steep, "validation": steep[::900]}
+    picture = fitting(lambda some: curves(dict(some)), list(found.items()), "losses")
+    assert texts(read(picture)) == ["training 0.0155", "validation 0.027"]
+    assert thinned(steep)[0] == steep[0]
+    assert thinned(steep)[-1] == steep[-1]
+    assert len(thinned(steep)) == POINTS
+
+
+def test_a_flat_curve_and_one_point_are_drawn() -> None:
+    assert texts(read(fitting(lambda some: curves(dict(some)), [("loss", [(3.0, 1.5)])], "loss"))) == [
+        "loss 1.5"
+    ]
+
+
+def test_intervals_show_better_to_the_right_whatever_the_metric() -> None:
+    better = [
+        rule("gain", difference=0.1, interval=[0.05, 0.2]),
+        rule("loss", difference=-0.1, interval=[-0.2, -0.05], higher_is_better=False),
+    ]
+    drawn = read(fitting(intervals, better, "changes"))
+    (strokes,) = [p.get("d", "") for p in drawn if p.get("stroke") == "#3f9d63"]
+    gain, loss = strokes.split("v6")[:2]
+    assert gain.replace(" 8", "").replace(" 5", "") == loss.replace(" 24", "").replace(" 21", "")
+    assert texts(drawn) == ["gain", "loss"]
+
+
+def test_what_has_no_interval_is_not_drawn() -> None:
+    unknown = rule("quiz", interval=[None, None])
+    assert measured([unknown, rule("exam")]) == [rule("exam")]
+    assert fitting(intervals, measured([unknown]), "changes") is None
