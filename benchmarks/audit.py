@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from preparation import questions
 from preparation import rows as prepared_rows
 from pyarrow.parquet import write_table
 
@@ -36,6 +37,7 @@ from ft_dagster.audit.proofs import prove
 from ft_dagster.audit.records import record
 from ft_dagster.data.dataset import build_task_dataset
 from ft_dagster.data.dataset_io import ORIGINS
+from ft_dagster.data.decontaminate import AskedItem
 from ft_dagster.data.mixture_records import SCHEMA
 from ft_dagster.data.record_tree import FIGURES, grow_tree
 from ft_dagster.provenance.record_keys import RecordKey, keys_of
@@ -69,7 +71,7 @@ def write_rows(evidence: Path, numbers: Sequence[int]) -> None:
         "record": [hashlib.sha256(s + i).hexdigest() for s, i in zip(salts, identities, strict=True)],
         "salt": [salt.hex() for salt in salts],
     }  # fmt: skip
-    write_table(pa.table(columns, schema=SCHEMA), evidence / ORIGINS, compression="zstd")
+    write_table(pa.table(columns, schema=SCHEMA), evidence / ORIGINS, compression="zstd", row_group_size=1024)
 
 
 def add_model(store: Store, settings: Settings, variant: str, numbers: Sequence[int]) -> Artifact:
@@ -128,13 +130,14 @@ def tree_share(rows: int, folder: Path) -> tuple[float, float]:
     (folder / "rows.jsonl").write_text("".join(dumps(row) + "\n" for row in prepared_rows(rows)), "utf-8")
     content = {"description": "x", "owners": ["me"], "base_model": "b", "data": {"sources": ["rows.jsonl"]}}
     spec, key = VariantSpec.model_validate(content), RecordKey(b"k" * 32, "")
+    items = [AskedItem((asked["question"],), tuple(asked["choices"]), "quiz") for asked in questions()]
     took: dict[str, list[float]] = {"rows": [], "tree": []}
     for number in range(3):
         out, evidence = folder / f"payload-{number}", folder / f"evidence-{number}"
         out.mkdir()
         evidence.mkdir()
         began = time.process_time()
-        build_task_dataset(spec, folder, [], out, evidence=evidence)
+        build_task_dataset(spec, folder, items, out, evidence=evidence)
         took["rows"].append(time.process_time() - began)
         began = time.process_time()
         grow_tree(evidence, key)
@@ -152,7 +155,9 @@ def at_scale(options: argparse.Namespace, folder: Path) -> list[tuple[str, str, 
     made = time.perf_counter() - began
     memberships = options.models * min(options.each, options.records // TENANTS)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    cpu = time.process_time()
     seconds, audit = timed(lambda: open_audit(settings, again=True))
+    cpu = time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     milliseconds = ask_all(audit, options.records)
     [(variant, numbers)] = drawn(1, options.each, options.records)
@@ -160,18 +165,21 @@ def at_scale(options: argparse.Namespace, folder: Path) -> list[tuple[str, str, 
     path = sum(len(one) // 2 for leaf in json.loads(proof)["leaves"] for one in leaf["path"])
     audit.index.close()
     add_model(store, settings, "tenant-0.late", range(10**9, 10**9 + COMMIT))
+    follow_cpu = time.process_time()
     follow, later = timed(lambda: open_audit(settings))
+    follow_cpu = time.process_time() - follow_cpu
     assert later.followed.records == COMMIT
     prepared, tree = tree_share(options.rows, folder)
     plot(milliseconds)
     scale = f"{options.records:,} records, {options.models:,} models, {memberships:,} memberships"
     return [
         ("made for it", scale, f"in {made:.0f} s"),
-        ("index from nothing", f"{memberships / seconds:,.0f} records/s", "over 200,000"),
+        ("index from nothing, by the clock", f"{memberships / seconds:,.0f} records/s", "over 200,000"),
+        ("the same, by CPU time", f"{memberships / cpu:,.0f} records/s", ""),
         ("its peak memory above before", f"{(peak - before) / 1024:.0f} MB", "bounded"),
         ("`record`, warm: median", f"{statistics.median(milliseconds):.1f} ms", "below 50"),
         ("`record`, warm: 95 of 100", f"{np.percentile(milliseconds, 95):.1f} ms", "below 50"),
-        (f"a commit of {COMMIT:,} records followed", f"{follow:.2f} s", "below 1"),
+        (f"a commit of {COMMIT:,} records followed", f"{follow:.2f} s, of CPU {follow_cpu:.2f}", "below 1"),
         ("a path", f"{path:,} bytes", "below 2,000"),
         ("a proof file (stub manifests)", f"{len(proof.encode()):,} bytes", "below 64,000"),
         ("the tree, CPU us a row", f"{tree:.1f} beside {prepared:.1f}: {tree / prepared:.1%}", "below 5%"),

@@ -99,7 +99,7 @@ class Audit:
         found: dict[str, None] = {}
         for dataset in self.allowed(self.index.of_stage(DATASET)):
             artifact = committed(self.store, dataset.place)
-            for source in [] if artifact is None else artifact.spec.get("data.sources", []):
+            for source in [] if artifact is None else declared_sources(artifact):
                 found[reading_of(source)] = None
         return [json.loads(each) for each in found]
 
@@ -196,6 +196,13 @@ class Audit:
     def find(self, place: Place) -> Indexed | None:
         found = [each for each in self.index.of_stage(place.stage, place.prefix) if each.place == place]
         return found[0] if found else None
+
+
+def declared_sources(dataset: Artifact) -> list[dict[str, Any]]:
+    """The sources of a data set as they were declared; version 0.1 had its fields side by side."""
+    now = dataset.spec.get("spec", {}).get("data", {}).get("sources")
+    sources: list[dict[str, Any]] = dataset.spec.get("data.sources", []) if now is None else now
+    return sources
 
 
 def index_folder(settings: Settings) -> Path:

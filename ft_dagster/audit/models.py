@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from ft_dagster.audit.answers import AtAnswer, DiffAnswer, ModelAnswer, PartOf, SourceOf
-from ft_dagster.audit.desk import BASE, EXPORT, Audit
+from ft_dagster.audit.desk import BASE, EXPORT, Audit, declared_sources
 from ft_dagster.audit.index import Indexed
 from ft_dagster.audit.members import CORPUS, DATASET, MIXTURE, MODEL, TRAIN, HeldRecord, members_of, times_of
 from ft_dagster.audit.records import descendants
@@ -215,8 +215,15 @@ def _settings(audit: Audit, weights: Indexed) -> dict[str, Any]:
         "code": tuned.predicate["code"]["sha256"],
         "environment": tuned.predicate["environment"],
         "training": {name: tuned.figures.get(name) for name in shown},
-        "evaluation": _evaluation(audit, exports),
+        "evaluation": _outcome(_evaluation(audit, exports)),
     }
+
+
+def _outcome(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """What a verdict came to, and the measured figure of each of its rules."""
+    verdict = evaluation.get("verdict") or {}
+    measured = {rule["what"]: rule["tuned"] for rule in verdict.get("rules", []) if "what" in rule}
+    return {"passed": verdict.get("passed"), "questions": evaluation.get("questions"), **measured}
 
 
 def _flat(tree: Any, name: str = "") -> dict[str, Any]:
@@ -295,7 +302,7 @@ def _sources(audit: Audit, chain: _Chain) -> tuple[SourceOf, ...]:
     dataset, corpus = chain.parts[DATASET], chain.parts[CORPUS]
     if dataset is not None:
         prints = fingerprints(audit, dataset) or []
-        for at, source in enumerate(dataset.spec.get("data.sources", [])):
+        for at, source in enumerate(declared_sources(dataset)):
             files = tuple(prints[at]) if at < len(prints) else ()
             rows = dataset.figures["sources"]
             found.append(SourceOf(source["path"], files, rows.get(source["path"], {})))
@@ -321,10 +328,13 @@ def _mixture(chain: _Chain) -> Mapping[str, Any]:
     figures = chain.figures(MIXTURE)
     if not figures:
         return {}
-    train = figures["splits"]["train"]
+    train, dataset = figures["splits"]["train"], chain.parts[DATASET]
+    sources = [] if dataset is None else declared_sources(dataset)
+    paths = {f"data.sources[{at}]": source["path"] for at, source in enumerate(sources)}
+    by_source = train["by_source"]
     return {
         "trained_tokens": train["trained_tokens"],
-        "by_source": {name: part["trained_tokens"] for name, part in train["by_source"].items()},
+        "by_source": {paths.get(name, name): part["trained_tokens"] for name, part in by_source.items()},
         "general_share": figures["general_share"],
         "dropped": figures["dropped"],
         "seed": figures["seed"],

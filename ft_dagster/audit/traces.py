@@ -36,7 +36,7 @@ def source(audit: Audit, asked: str) -> CameOf:
     if not starts:
         fix = "Give the path as it was declared, a file's path from the project, or a sha256"
         raise UserError("nothing was made of such a source", value=asked, fix=fix)
-    made = list(_downstream(audit, list(starts.values())))
+    made = sorted(_downstream(audit, list(starts.values())), key=lambda each: (each.created, each.id))
     parts = (PartOf(each.place.stage, each.digest, each.variant, each.created) for each in made)
     models = (described(audit, each, MADE, None) for each in made if each.place.stage == MODEL)
     return CameOf(asked, tuple(files), tuple(parts), tuple(models))

@@ -85,7 +85,7 @@ class RecordRow(NamedTuple):
 
     def leaf(self, lookup: bytes) -> bytes:
         """The hash of its leaf, see the top."""
-        return leaf_hash(lookup + self.record + hashlib.sha256(self.salt + self.facts.encode()).digest())
+        return _leaves([lookup], [self.record], [self.salt], [self.facts.encode()])[0]
 
 
 def grow_tree(evidence: Path, key: RecordKey) -> TreeHead:
@@ -94,10 +94,11 @@ def grow_tree(evidence: Path, key: RecordKey) -> TreeHead:
     counts = []
     for name in _row_files(evidence):
         before = len(leaves)
-        for batch in record_rows(evidence / name):
-            found = [key.lookup(row.identity) for row in batch]
+        for batch in _batches(evidence / name):
+            identities, records, salts, facts = _columns(batch)
+            found = key.lookups(identities)
             lookups += b"".join(found)
-            leaves += b"".join([row.leaf(lookup) for row, lookup in zip(batch, found, strict=True)])
+            leaves += b"".join(_leaves(found, records, salts, facts))
         counts.append((len(leaves) - before) // SIZE)
     order = _order(bytes(lookups))
     columns = [_gathered(lookups, order), _gathered(leaves, order), *_places(counts, order)]
@@ -109,10 +110,8 @@ def grow_tree(evidence: Path, key: RecordKey) -> TreeHead:
 
 def record_rows(file: Path) -> Iterator[list[RecordRow]]:
     """The rows of rows.parquet or dropped.parquet, a batch at a time. Raises UserError for another file."""
-    with ParquetFile(file) as table:
-        _check_columns(table, file)
-        for batch in table.iter_batches(BATCH):
-            yield _as_rows(batch)
+    for batch in _batches(file):
+        yield _as_rows(batch)
 
 
 def record_row(file: Path, number: int) -> tuple[RecordRow, dict[str, Any]]:
@@ -227,9 +226,29 @@ def _check_columns(table: Any, file: Path) -> None:
         raise UserError("its rows name no records", file=file, fix=RESTORE)
 
 
+def _batches(file: Path) -> Iterator[Any]:
+    with ParquetFile(file) as table:
+        _check_columns(table, file)
+        yield from table.iter_batches(BATCH)
+
+
 def _as_rows(batch: Any) -> list[RecordRow]:
-    digests = ([bytes.fromhex(text) for text in batch.column(name).to_pylist()] for name in DIGESTS)
-    return list(map(RecordRow, *digests, _facts(batch).to_pylist()))
+    identities, records, salts, facts = _columns(batch)
+    return list(map(RecordRow, identities, records, salts, map(bytes.decode, facts)))
+
+
+def _columns(batch: Any) -> list[list[bytes]]:
+    """Identities, records, salts and facts of the rows."""
+    digests = [list(map(bytes.fromhex, batch.column(name).to_pylist())) for name in DIGESTS]
+    return [*digests, _facts(batch).cast(pa.binary()).to_pylist()]
+
+
+def _leaves(
+    lookups: list[bytes], records: list[bytes], salts: list[bytes], facts: list[bytes]
+) -> list[bytes]:
+    """The hash of each leaf, see the top."""
+    sha256, rows = hashlib.sha256, zip(lookups, records, salts, facts, strict=True)
+    return [leaf_hash(lookup + record + sha256(salt + said).digest()) for lookup, record, salt, said in rows]
 
 
 def _facts(batch: Any) -> Any:

@@ -13,6 +13,7 @@ import hashlib
 import os
 import secrets
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -44,8 +45,12 @@ class RecordKey:
 
     def lookup(self, identity: bytes) -> bytes:
         """The HMAC-SHA256 of an identity, by which its record is found and ordered."""
-        inner, outer = self._pads
-        return hashlib.sha256(outer + hashlib.sha256(inner + identity).digest()).digest()
+        return self.lookups([identity])[0]
+
+    def lookups(self, identities: Iterable[bytes]) -> list[bytes]:
+        """That of each."""
+        (inner, outer), sha256 = self._pads, hashlib.sha256
+        return [sha256(outer + sha256(inner + one).digest()).digest() for one in identities]
 
     @cached_property
     def _pads(self) -> tuple[bytes, bytes]:

@@ -88,7 +88,8 @@ class History:
             figures = build_task_dataset(spec, self.folder, [], attempt.payload, evidence=attempt.evidence)
             return {**figures, **self._tree(attempt, variant.split(".", maxsplit=1)[0])}
 
-        parts = {"data.sources": spec.model_dump(mode="json")["data"]["sources"], "rows": list(rows)}
+        sources = spec.model_dump(mode="json")["data"]["sources"]
+        parts = {"spec": {"data": {"sources": sources}}, "rows": list(rows)}
         return self._make(Recipe("task_dataset", _prefix(variant), {"sources": "5" * 64}, parts), build)
 
     def mixture(

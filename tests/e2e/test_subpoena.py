@@ -92,6 +92,8 @@ def test_the_exact_training_records_of_that_day_are_told(left: tuple[Settings, d
     today = datetime.now(UTC).date().isoformat()
     found = at(audit, PARENT, today)
     assert found.model.weights == noted["weights"][PARENT]
+    [source, general] = found.model.sources
+    assert (source.path, general.path) == ("data/rows.jsonl", "general:data/general.jsonl")
     told = {one.identity: one for one in training_records(audit, audit.model(found.model.weights))}
     own = {identity for identity, one in told.items() if not str(one.facts["source"]).startswith("general:")}
     assert own == {row.identity.hex() for row in noted["rows"]}
