@@ -90,9 +90,11 @@ def look_on(paired: Paired, order: Sequence[str], margin: float, *, level: float
     alone = level * looks[0].share
     seen = LookedAt(paired, paired.compare(alone), alone, 1.0, (0, len(looks)), passed=False, decided=False)
     for number, look in enumerate(looks, 1):
-        part = paired.first(look.questions)
-        if look.questions > paired.answered or not len(part.base):
+        if look.questions > paired.answered:
             break
+        part = paired.first(look.questions)
+        if not len(part.base):  # none of them has the metric
+            continue
         alone = level * look.share
         comparison = part.compare(alone)
         p = min(seen.p, comparison.harm / look.share)

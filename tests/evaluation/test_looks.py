@@ -212,6 +212,21 @@ def test_questions_of_one_group_are_one_unit_at_each_look() -> None:
     assert judged(grouped, grouped).outcome == "undecided"
 
 
+def test_a_batch_in_which_no_question_has_the_metric_decides_nothing() -> None:
+    """The task is judged by a metric that rows of its second half alone have."""
+    order = order_of_asking(ids("exam", 400), SEED)
+
+    def rows(count: int) -> list[Sample]:
+        return [
+            sample(n, 1.0, **EXAM, metric="acc" if n >= 135 else "loss", question=question)
+            for n, question in enumerate(order[:count])
+        ]
+
+    rule = judged(rows(400), rows(400), GATES)
+    assert (rule.metric, rule.outcome, rule.questions) == ("acc", "pass", 165)
+    assert rule.look == (4, 5)
+
+
 def test_a_later_try_has_less_of_the_level_at_each_look() -> None:
     before = in_order([1.0] * 2000, 2000)
     first, second = judged(before, before), judged(before, before, tries=2)
