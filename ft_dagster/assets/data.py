@@ -30,7 +30,7 @@ from ft_dagster.store import Artifact
 GROUP = "data"
 BASE = ("reference", "revision", "architecture", "parameters", "weights_bytes", "dtype", "chat_template")
 LENGTHS = ("median characters", "95% below", "longest")
-COUNTS = ("documents", "examples", "tokens", "trained_tokens", "truncated")
+COUNTS = ("examples", "trained_tokens", "truncated")
 
 
 def _declaration(workspace: Workspace, artifact: Artifact) -> Page:
@@ -82,14 +82,17 @@ def general_corpus(
 ) -> dg.MaterializeResult[Any]:
     with failures(context, lambda: tenants.settings().retries):
         made = corpus_stage.make_corpora(tenants.settings(), context.run_id, context.log.info)
-    rows = [[name, corpus.digest[:DIGITS], json.dumps(corpus.figures)] for name, corpus in made.items()]
+    rows = [
+        [name, corpus.digest[:DIGITS], *(corpus.figures["documents"][part] for part in ("train", "holdout"))]
+        for name, corpus in made.items()
+    ]
     texts = sum(corpus.figures["documents"]["train"] for corpus in made.values())
     summary = Summary(
         f"{counted(len(made), 'corpus', 'corpora')} of {counted(texts, 'text')} to mix in",
         "A held-out part of each measures what is forgotten",
         "Nothing to do; training_mixture takes what each variant asks for",
     )
-    entries = {"corpora": table(["corpus", "digest", "figures"], rows), "dagster/row_count": texts}
+    entries = {"corpora": table(["corpus", "digest", "texts", "held out"], rows), "dagster/row_count": texts}
     return dg.MaterializeResult(
         metadata=Page(summary, entries).metadata(""),
         data_version=dg.DataVersion(sha256_json({name: corpus.digest for name, corpus in made.items()})),

@@ -14,6 +14,7 @@ from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.skills import LOST, SIGNS, SKILLS, lost_rows, signs_rows, skill_rows
 from ft_dagster.report.summaries import RULES, base_scores_summary, evaluation_summary, rules_rows
 from ft_dagster.report.svg import fitting, intervals, measured
+from ft_dagster.report.tables import percent
 from ft_dagster.stages import base_evaluation as base_stage
 from ft_dagster.stages import evaluation as stage
 from ft_dagster.stages.workspace import Workspace
@@ -24,8 +25,8 @@ GROUP = "evaluation"
 
 def _base_evaluation(workspace: Workspace, artifact: Artifact) -> Page:
     scores = artifact.figures["scores"]
-    rows = [[s["role"], s["task"], s["metric"], s["value"], s["questions"]] for s in scores]
-    shown = {"scores": table(["role", "task", "metric", "base", "questions"], rows)}
+    rows = [[s["task"], s["metric"], s["value"], s["questions"]] for s in scores]
+    shown = {"scores": table(["task", "metric", "base", "questions"], rows)}
     return Page(base_scores_summary(scores), {**shown, **_label_table(workspace, artifact)})
 
 
@@ -38,9 +39,9 @@ def _evaluation(workspace: Workspace, artifact: Artifact) -> Page:
         "outcome": verdict_word(verdict),
         "rules": table(RULES, rules_rows(rules)),
         **_skills(workspace, found, artifact),
-        "degeneration": table(SIGNS, signs_rows(base, tuned, {"general_prompts": "greedy answers"})),
-        "regurgitation": table(SIGNS, signs_rows(base, tuned, {"regurgitation": "repeated word for word"})),
-        "every_score": table(["role", "task", "metric", "base", "tuned"], _both_scores(workspace, before, artifact)),
+        "degeneration": table(SIGNS, signs_rows(base, tuned, "general_prompts")),
+        "regurgitation": table(SIGNS, signs_rows(base, tuned, "regurgitation")),
+        "every_score": table(["task", "metric", "base", "tuned"], _both_scores(workspace, before, artifact)),
         **_label_table(workspace, artifact),
         "questions": artifact.figures["questions"],
         **{f"{rule.task} {rule.metric}": float(f"{rule.tuned:.4g}") for rule in measured(rules)},
@@ -57,7 +58,7 @@ def _both_scores(workspace: Workspace, before: Artifact, after: Artifact) -> lis
         same = scores_on_the_same(samples, tuned)
         base = {(score.role, score.task, score.metric): score.value for score in same}
     return [
-        [s["role"], s["task"], s["metric"], base.get((s["role"], s["task"], s["metric"])), s["value"]]
+        [s["task"], s["metric"], base.get((s["role"], s["task"], s["metric"])), s["value"]]
         for s in after.figures["scores"]
     ]
 
@@ -68,7 +69,8 @@ def _label_table(workspace: Workspace, artifact: Artifact) -> dict[str, dg.Metad
     if workspace.spec.data.samples != "metadata" or not file.is_file():
         return {}
     labels = json.loads(file.read_text("utf-8"))["labels"]
-    rows = [[s["label"], s["questions"], s["precision"], s["recall"], s["f1"]] for s in labels]
+    shares = ("precision", "recall", "f1")
+    rows = [[s["label"], s["questions"], *(percent(s[name]) for name in shares)] for s in labels]
     return {"labels": table(["label", "questions", "precision", "recall", "F1"], rows)}
 
 

@@ -3,6 +3,7 @@
 The UI shows metadata in the order given, markdown inline only below 1,000 characters, tables always.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,10 +11,12 @@ import dagster as dg
 
 from ft_dagster.report.summaries import Summary
 from ft_dagster.report.svg import INLINE
-from ft_dagster.report.tables import breakable, cell
+from ft_dagster.report.tables import LONG, breakable, cell
 
 Metadata = Mapping[str, Any]
 SUMMARY, PICTURE = "summary", "picture"
+PANE, EDGES = 54, 2  # characters: of a table at 1280 pixels, and of the edges of a column
+WORD = 12  # characters of a word that stays whole in a table that is too wide
 DIGITS = 12  # of a digest: the whole one is in the manifest
 
 
@@ -41,16 +44,25 @@ def summary_markdown(summary: Summary, links: str) -> str:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> dg.MetadataValue[Any]:
-    """A table of text; "none" of no row."""
-    names = [header or "place" for header in headers]
-    records = [
-        dg.TableRecord({name: breakable(cell(value)) for name, value in zip(names, row, strict=True)})
-        for row in rows
-    ]
-    if not records:
+    """A table of text; "none" of no row. Where it would be wider than its pane, long words may be broken."""
+    lines = [[cell(value) for value in row] for row in rows]
+    if not lines:
         return dg.MetadataValue.text("none")
+    names = [header or "place" for header in headers]
+    longest = LONG if least_width([names, *lines]) <= PANE else WORD
+    records = [
+        dg.TableRecord({name: breakable(text, longest) for name, text in zip(names, line, strict=True)})
+        for line in lines
+    ]
     schema = dg.TableSchema([dg.TableColumn(name, "string") for name in names])
     return dg.MetadataValue.table(records, schema)
+
+
+def least_width(lines: Sequence[Sequence[str]]) -> int:
+    """Characters below which a browser cannot make a table: the longest word of each column, and its edges."""
+    columns = zip(*lines, strict=True)
+    words = [max(len(word) for text in column for word in re.split(r"[\s\u200b]", text)) for column in columns]
+    return sum(words) + EDGES * len(words)
 
 
 def lines(said: Sequence[str]) -> dg.MetadataValue[Any]:

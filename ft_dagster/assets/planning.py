@@ -18,6 +18,10 @@ from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
 
 
+SHOWN = ("method", "fits", "GB a device", "one training", AGAINST)  # of the ranking: the report has all
+SHOWN_AT = tuple((*COLUMNS, AGAINST).index(name) for name in SHOWN)
+
+
 def _training_plan(workspace: Workspace, artifact: Artifact) -> Page:
     estimate = stage.estimate_of(workspace, artifact)
     row, plan = estimate.planned_row, estimate.plan
@@ -25,8 +29,8 @@ def _training_plan(workspace: Workspace, artifact: Artifact) -> Page:
     warnings = plan_warnings(workspace, workspace.spec, estimate)
     entries = {
         "warnings": lines(warnings),
-        "ranking": table([*COLUMNS, AGAINST], ranking_rows(estimate)),
-        "plan": table(["field", "value", "from", "why"], _reasons(estimate)),
+        "ranking": table(SHOWN, [[row[place] for place in SHOWN_AT] for row in ranking_rows(estimate)]),
+        "plan": table(["field", "value", "why"], _reasons(estimate)),
         "cost": table(["what", f"on {estimate.on}, variants of this base: {estimate.variants}"], cost_rows(estimate)),
         "storage": table(["on disk", "tensors alone"], _storage(estimate)),
         "why": dg.MetadataValue.md(reasons_markdown(estimate)),
@@ -51,7 +55,7 @@ def _near(estimate: Estimate) -> bool:
 
 
 def _reasons(estimate: Estimate) -> list[list[Any]]:
-    return [[r.field, _shown(r.value), r.origin, r.reason] for r in estimate.plan.reasons]
+    return [[r.field, _shown(r.value), r.reason] for r in estimate.plan.reasons]
 
 
 def _storage(estimate: Estimate) -> list[list[Any]]:

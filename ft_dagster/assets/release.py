@@ -1,5 +1,6 @@
 """Group release: the export with its certificate, and the append-only log of what was released."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
@@ -9,9 +10,10 @@ from ft_dagster.assets.page import DIGITS, Page, table
 from ft_dagster.evaluation.verdict_words import production_sentence, verdict_sentence, verdict_word
 from ft_dagster.export.served import command_of
 from ft_dagster.report.cards import without_header
+from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.report.made_of import MADE_OF, artifact_rows, file_rows
 from ft_dagster.report.summaries import RULES, export_summary, release_summary, rules_rows
-from ft_dagster.report.tables import HISTORY, history_rows, size
+from ft_dagster.report.tables import moment, size
 from ft_dagster.stages import model_export as export_stage
 from ft_dagster.stages import release as release_step
 from ft_dagster.stages.made_of import made_of
@@ -21,6 +23,7 @@ from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
 
 GROUP = "release"
+LOG = ("version", "what", "when (UTC)", "by", "reason")
 
 
 def _model_export(workspace: Workspace, artifact: Artifact) -> Page:
@@ -40,6 +43,11 @@ def _files(artifact: Artifact) -> list[list[Any]]:
     return [[file["path"], size(file["size"]), file["sha256"][:DIGITS]] for file in artifact.predicate["payload"]]
 
 
+def _log(past: Sequence[ReleaseEntry]) -> list[list[Any]]:
+    """The release log, oldest first; `ft-dagster history` has more of it."""
+    return [[e.version, e.action, moment(e.at), e.by, e.reason] for e in past]
+
+
 def _release(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult[Any]:
     done = release_step.release(workspace)
     entry, verdict = done.entry, done.verdict
@@ -50,7 +58,7 @@ def _release(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mate
     entries = {
         "made_of": table(MADE_OF, [*file_rows(made.files), *artifact_rows(made.artifacts)]),
         "rules": table(RULES, rules_rows(verdict.rules)),
-        "history": table(HISTORY, history_rows(done.history)),
+        "history": table(LOG, _log(done.history)),
         "outcome": verdict_word(verdict),
         "version": entry.version,
         "production": production or "none yet",

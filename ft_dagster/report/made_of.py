@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from ft_dagster.report.tables import count, duration, size
+from ft_dagster.report.tables import count, duration, moment, size
 from ft_dagster.store import Artifact
 
 MADE_OF = ("what", "which", "digest", "made")
@@ -28,7 +28,7 @@ def artifact_rows(artifacts: Mapping[str, Artifact]) -> list[MadeRow]:
             stage,
             _which(stage, artifact.figures),
             artifact.digest[:DIGITS],
-            str(artifact.predicate["created"]),
+            moment(str(artifact.predicate["created"])),
         )
         for stage, artifact in artifacts.items()
     ]

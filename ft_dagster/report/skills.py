@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ft_dagster.evaluation.samples import Answer, Sample
+from ft_dagster.evaluation.samples import Answer, Role, Sample
 from ft_dagster.evaluation.samples import scores as means_of
 from ft_dagster.evaluation.skills import Skill
 from ft_dagster.report.tables import ABSENT, ARROW, percent
 
-SKILLS = ("subject", "role", "right before → now", "lost", "gained", "questions")
+SKILLS = ("subject", "right before → now", "lost", "gained", "questions")
 LOST = ("subject", "asked", "right", "now")
-SIGNS = ("what", "asked", "share", "base", "tuned", "of")
+SIGNS = ("asked", "share of", "base", "tuned", "of")
 EXAMPLES = 3  # of each subject
 LONGEST = 300  # characters of a question that are shown: its end, where the question is
 
@@ -22,7 +22,6 @@ def skill_rows(found: Iterable[Skill]) -> list[list[Any]]:
     return [
         [
             skill.subject,
-            skill.role,
             f"{percent(skill.base)}{ARROW}{percent(skill.tuned)}",
             len(skill.lost),
             len(skill.gained),
@@ -47,15 +46,15 @@ def lost_rows(found: Iterable[Skill], answers: Iterable[Answer], *, own_rows: bo
     return rows
 
 
-def signs_rows(base: Sequence[Sample], tuned: Sequence[Sample], roles: Mapping[str, str]) -> list[list[Any]]:
-    """The means of the named roles' metrics, base and tuned (degeneration, ...); rows for `SIGNS`."""
+def signs_rows(base: Sequence[Sample], tuned: Sequence[Sample], role: Role) -> list[list[Any]]:
+    """The means of a role's metrics, base and tuned (degeneration, regurgitation); rows for `SIGNS`."""
     before, after = (
         {(score.role, score.task, score.metric): score for score in means_of(side)} for side in (base, tuned)
     )
     return [
-        [roles[key[0]], key[1], key[2], percent(before[key].value), percent(score.value), score.questions]
+        [key[1], key[2], percent(before[key].value), percent(score.value), score.questions]
         for key, score in after.items()
-        if key[0] in roles and key in before
+        if key[0] == role and key in before
     ]
 
 

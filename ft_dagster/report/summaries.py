@@ -154,7 +154,7 @@ def release_summary(version: int, production: int | None, verdict: str, followin
     return Summary(f"Version {version}; in production: {served}", verdict, following)
 
 
-RULES = ("rule", "base → tuned", "questions", "found", "why")
+RULES = ("rule", "base → tuned", "found", "why")
 
 
 def rules_rows(rules: Sequence[Rule]) -> list[list[Any]]:
@@ -163,7 +163,6 @@ def rules_rows(rules: Sequence[Rule]) -> list[list[Any]]:
         [
             f"{rule.task} {rule.metric}",
             change(rule.metric, rule.base, rule.tuned),
-            rule.questions,
             rule_word(rule),
             rule.sentence,
         ]

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 ABSENT = "-"
 ARROW = " → "
-UNBROKEN = re.compile(r"\S{41,}")  # what a browser does not break pushes a table out of its pane
+PIECE = 16  # characters of a word between two places where it may be broken
+LONG = 40  # characters of a word that a browser does not break
 
 
 def count(value: float | None) -> str:
@@ -206,9 +207,15 @@ def cell(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def breakable(text: str) -> str:
-    """The same to read, with places where a browser may break what is longer than a cell."""
-    return UNBROKEN.sub(lambda found: re.sub(r"([/_.:-]|\w{20})", "\\1\u200b", found[0]), text)
+def breakable(text: str, longest: int = LONG) -> str:
+    """The same to read, with places where a browser may break words that are longer."""
+    word = re.compile(rf"\S{{{longest + 1},}}")
+    return word.sub(lambda found: re.sub(rf"([/_.:-]|[^\W_]{{{PIECE}}})", "\\1\u200b", found[0]), text)
+
+
+def moment(stamp: str) -> str:
+    """An ISO 8601 time in UTC to the minute: "2026-11-26T15:15:46+00:00" -> "2026-11-26 15:15"."""
+    return stamp[:16].replace("T", " ")
 
 
 def _escaped(value: Any) -> str:

@@ -1,6 +1,6 @@
 from collections.abc import Iterable
 
-from ft_dagster.evaluation.samples import Answer, Sample
+from ft_dagster.evaluation.samples import Answer, Role, Sample
 from ft_dagster.evaluation.skills import skills
 from ft_dagster.report.skills import lost_rows, signs_rows, skill_rows
 from tests.evaluation.questions import sample
@@ -25,7 +25,7 @@ ANSWERS = [
 
 def test_what_fell_comes_with_questions_right_before_and_wrong_now() -> None:
     assert lost_rows(FOUND, ANSWERS, own_rows=False) == [["law", "What is a tort?", "a wrong", "a cake"]]
-    assert skill_rows(FOUND)[0] == ["law", "general", "66.7% → 0.0%", 2, 0, 3]
+    assert skill_rows(FOUND)[0] == ["law", "66.7% → 0.0%", 2, 0, 3]
 
 
 def test_a_tenants_own_questions_are_shown_only_where_they_may_be() -> None:
@@ -50,8 +50,7 @@ def test_the_table_has_every_subject_with_the_largest_fall_first() -> None:
 
 
 def test_signs_show_the_base_beside_the_tuned_model() -> None:
-    role = {"role": "general_prompts", "task": "general_prompts", "metric": "empty_answer"}
-    base, tuned = ([sample(n, value, **role) for n, value in enumerate(v)] for v in ([0, 0], [1, 0]))
-    assert signs_rows(base, tuned, {"general_prompts": "greedy answers"}) == [
-        ["greedy answers", "general_prompts", "empty_answer", "0.0%", "50.0%", 2]
-    ]
+    role: Role = "general_prompts"
+    told = {"role": role, "task": role, "metric": "empty_answer"}
+    base, tuned = ([sample(n, value, **told) for n, value in enumerate(v)] for v in ([0, 0], [1, 0]))
+    assert signs_rows(base, tuned, role) == [["general_prompts", "empty_answer", "0.0%", "50.0%", 2]]

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.tables import (
+    breakable,
     change,
     count,
     duration,
@@ -93,6 +94,13 @@ def test_a_markdown_table_keeps_what_is_in_a_cell_in_its_cell() -> None:
         "| - | yes |",
         "| 0.25 |  |",
     ]
+
+
+def test_long_words_alone_get_places_to_be_broken() -> None:
+    assert breakable("short words stay", 12) == "short words stay"
+    assert breakable("training_mixture", 12) == "training_\u200bmixture"
+    assert breakable("a" * 40, 12) == f"{'a' * 16}\u200b{'a' * 16}\u200b{'a' * 8}"
+    assert breakable("models/base/x" * 2) == "models/base/x" * 2
 
 
 def test_the_table_of_variants_fits_in_120_columns_and_says_all() -> None:
