@@ -191,6 +191,7 @@ class Settings(BaseSettings):
     retries: Retries = Retries()
     sources: AllowedSources = AllowedSources()
     evaluation: AllowedCode = AllowedCode()
+    fleet: FleetSettings = FleetSettings()
 
     @field_validator("tenant_runs", mode="before")
     @classmethod

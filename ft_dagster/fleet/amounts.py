@@ -61,13 +61,15 @@ class PlannedCost:
 
 
 class PaidFor(NamedTuple):
-    """Hours by the clock of a training that has finished: as they were planned, and as they were."""
+    """Hours by the clock of a training that has finished: as they were planned (0: not), and as they were."""
 
     planned: float
     real: float
 
     @property
     def ratio(self) -> float:
+        if self.planned <= 0:
+            return 1.0
         return min(LARGEST_RATIO, max(LEAST_RATIO, self.real / self.planned))
 
 

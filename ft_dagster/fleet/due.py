@@ -28,7 +28,17 @@ EVEN = 1.25  # times a day's budget by the hour: how fast retrains that may wait
 HOUR = timedelta(hours=1)
 SOON = 0.25  # hours: what should have started by then is not started faster
 WhyNot = Literal[
-    "retired", "broken", "running", "small", "quiet", "back-off", "parked", "budget", "refused", "spread"
+    "retired",
+    "broken",
+    "running",
+    "asked",
+    "small",
+    "quiet",
+    "back-off",
+    "parked",
+    "budget",
+    "refused",
+    "spread",
 ]
 
 
@@ -74,10 +84,7 @@ class Retrain:
     cost: RetrainCost
     charges: tuple[Charge, ...]
 
-    @property
-    def stamp(self) -> str:
-        stamp = self.reasons[0].stamp
-        return stamp if self.attempt == 1 else f"{stamp}.try{self.attempt}"
+    stamp: str
 
 
 @dataclass(frozen=True)
@@ -116,6 +123,11 @@ class _Ready(NamedTuple):
     def turn(self) -> datetime:
         return self.deadline - self.state.priority * PRIORITY
 
+    @property
+    def stamp(self) -> str:
+        stamp, attempt = self.reasons[0].stamp, self.state.failures + 1
+        return stamp if attempt == 1 else f"{stamp}.try{attempt}"
+
     def hours_left(self, now: datetime) -> float:
         return (self.deadline - now) / HOUR
 
@@ -132,6 +144,9 @@ def due(state: FleetState, policy: FleetSettings, now: datetime) -> Decisions:
     pace = state.pace.now(now, _rate(waiting, book, spread, now))
     retrains: list[Retrain] = []
     for each in _in_turn(ready, book, now):
+        if each.stamp in each.state.asked:
+            not_done.append(each.not_done("asked", "a run was asked for it before", now))
+            continue
         may_wait = not _presses(each, spread, now)
         if may_wait and spread and pace.hours > 0:
             not_done.append(each.not_done("spread", "its turn comes: starts are spread", now, now))
@@ -259,4 +274,12 @@ def _in_turn(ready: Sequence[_Ready], book: Book, now: datetime) -> Iterator[_Re
 
 def _retrain(each: _Ready, paid: Sequence[Charge], now: datetime) -> Retrain:
     state = each.state
-    return Retrain(state.key, each.reasons, each.hours_left(now), state.failures + 1, state.cost, tuple(paid))
+    return Retrain(
+        key=state.key,
+        reasons=each.reasons,
+        urgency=each.hours_left(now),
+        attempt=state.failures + 1,
+        cost=state.cost,
+        charges=tuple(paid),
+        stamp=each.stamp,
+    )

@@ -52,7 +52,8 @@ class VariantState:
     `known_since`: when it was first seen as declared. `served`: when its newest run that came to a verdict
     started; None where none did. `running`: a run waits or is in progress. `failures`: runs in a row that
     came to no verdict since; `failed_at`: when the newest of them ended, and `failure`: why. `broken`: why
-    its declaration cannot be read; `retired`: it is declared no longer. `cost`: of its next retrain.
+    its declaration cannot be read; `retired`: it is declared no longer. `cost`: of its next retrain. `asked`:
+    stamps for which a run was asked lately.
     """
 
     key: VariantKey
@@ -68,6 +69,7 @@ class VariantState:
     news: tuple[News, ...] = ()
     broken: str | None = None
     retired: bool = False
+    asked: tuple[str, ...] = ()
 
     @property
     def base_time(self) -> datetime:
@@ -169,7 +171,8 @@ def _orders_of(state: VariantState, orders: Sequence[PlatformOrder]) -> Iterator
 def _of_news(state: VariantState) -> Iterator[Cause]:
     asked = {"data": state.retrain.on_new_data, "base": state.retrain.on_new_base, "parent": True}
     for news in state.news:
-        if not asked[news.kind]:
+        dealt_with = state.served is not None and news.since <= state.served
+        if not asked[news.kind] or dealt_with:
             continue
         ready = news.since
         if news.kind == "data":

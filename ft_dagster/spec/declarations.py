@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -123,6 +124,17 @@ class Declarations:
                 ),
             )
         return file
+
+    def stamp(self, key: VariantKey) -> str:
+        """What changes when a file does that the declaration is read from, by itself and its defaults."""
+        shared = self._stamp(self.folder / DEFAULTS)
+        return f"{self._stamp(self.file(key))} over {shared}"
+
+    def edited(self, key: VariantKey) -> datetime:
+        """When one of these files changed last, in UTC."""
+        stamps = (self._stamp(self.file(key)), self._stamp(self.folder / DEFAULTS))
+        newest = max(stamp.newest_ns for stamp in stamps if stamp is not None)
+        return datetime.fromtimestamp(newest / 1e9, UTC)
 
     def declared(self, key: VariantKey) -> Declared:
         """A variant's declaration. Raises UserError for all of its mistakes, or where there is none."""

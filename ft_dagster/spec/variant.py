@@ -514,6 +514,5 @@ def not_yet(spec: VariantSpec) -> tuple[str, object] | None:
     waiting = {
         "retrain.on_new_data": spec.retrain.on_new_data,
         "retrain.on_new_base": spec.retrain.on_new_base,
-        "retrain.max_age_days": spec.retrain.max_age_days,
     }
     return next(((field, value) for field, value in waiting.items() if value), None)

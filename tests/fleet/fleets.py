@@ -21,8 +21,9 @@ def costing(hours: float, usd: float = 0.0, devices: int = 1) -> RetrainCost:
 
 
 def variant(key: str, hours: float = 1.0, **known: Any) -> VariantState:
-    """One that came to a verdict two days before NOON; `retrain`: a mapping as it is declared."""
-    said = {"known_since": NOON - 2 * DAY, "served": NOON - 2 * DAY, "cost": costing(hours), **known}
+    """One that came to a verdict two days and a minute before NOON; `retrain`: as it is declared."""
+    before = NOON - 2 * DAY - HOUR / 60
+    said = {"known_since": before, "served": before, "cost": costing(hours), **known}
     said["retrain"] = RetrainSpec.model_validate(said.get("retrain", {}))
     return VariantState(VariantKey.parse(key), **said)
 

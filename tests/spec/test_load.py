@@ -103,7 +103,6 @@ def test_a_file_that_is_no_declaration_is_refused(project: Path, text: str, prob
     [
         ("retrain: {on_new_data: true}\n", "retrain.on_new_data"),
         ("retrain: {on_new_base: true}\n", "retrain.on_new_base"),
-        ("retrain: {max_age_days: 7}\n", "retrain.max_age_days"),
     ],
 )
 def test_what_is_not_built_yet_is_refused_not_ignored(project: Path, more: str, field: str) -> None:
