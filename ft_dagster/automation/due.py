@@ -28,6 +28,7 @@ from ft_dagster.fleet.history import history
 from ft_dagster.fleet.learning import learnt
 from ft_dagster.fleet.reasons import next_look
 from ft_dagster.fleet.table import FleetRow, FleetTable
+from ft_dagster.fleet.watching import places_of
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.settings import Settings
@@ -85,11 +86,10 @@ def tick(
 ) -> Tick:
     """Bring the table to what is, decide, and say what is to be asked for. Raises UserError."""
     table = open_fleet(instance, settings)
-    noticed = notice(table, declarations, now)
-    _add_partitions(instance, noticed.valid)
+    noticed = _notice(instance, table, declarations, now)
     seen, touched = _read(instance, settings, table, TickCursor.of(cursor, now), now)
     _forget(table, touched)
-    _learn(instance, settings, table, now)
+    _learn(instance, settings, table, declarations, now)
     _look_again_for_orders(settings, table, now)
     first = (now - DAYS_BACK).date()
     states = [row.state for row in table.to_look_at(now)]
@@ -128,18 +128,24 @@ def rebuild_fleet(instance: dg.DagsterInstance, settings: Settings) -> list[Flee
     """Make the table again from declarations, runs and store, however long it takes. Raises UserError."""
     now = datetime.now(UTC)
     table = empty_fleet(instance, settings)
-    noticed = notice(table, Declarations(settings.project), now)
-    _add_partitions(instance, noticed.valid)
+    declarations = Declarations(settings.project)
+    _notice(instance, table, declarations, now)
     _read(instance, settings, table, TickCursor.of(None, now), now)
     while table.unlearnt(1):
-        _learn(instance, settings, table, now)
+        _learn(instance, settings, table, declarations, now)
     return table.rows()
 
 
-def _add_partitions(instance: dg.DagsterInstance, keys: Sequence[str]) -> None:
-    missing = [key for key in keys if not instance.has_dynamic_partition(PARTITIONS, key)]
+def _notice(
+    instance: dg.DagsterInstance, table: FleetTable, declarations: Declarations, now: datetime
+) -> Noticed:
+    """Bring partitions, then the table, to what is declared."""
+    noticed = notice(table, declarations, now)
+    missing = [key for key in noticed.valid if not instance.has_dynamic_partition(PARTITIONS, key)]
     if missing:
         instance.add_dynamic_partitions(PARTITIONS, missing)
+    table.put(noticed.rows)
+    return noticed
 
 
 def _read(
@@ -173,13 +179,27 @@ def _forget(table: FleetTable, keys: Iterable[str]) -> None:
     table.put([replace(row, learnt=False) for row in table.named(keys) if row.learnt])
 
 
-def _learn(instance: dg.DagsterInstance, settings: Settings, table: FleetTable, now: datetime) -> None:
+def _learn(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    table: FleetTable,
+    declarations: Declarations,
+    now: datetime,
+) -> None:
     """Read runs and store of the variants that are to be learnt of, for LEARN_SECONDS at most."""
     rows = table.unlearnt(MOST_RUNS)
     others = table.paid() if rows else []
     end, done = time.monotonic() + LEARN_SECONDS, list[FleetRow]()
     for row in rows:
-        done.append(learn(instance, settings, row, others, now))
+        known = learn(instance, settings, row, others, now)
+        spec = None if known.state.broken else declarations.declared(known.state.key).spec
+        places = (
+            []
+            if spec is None
+            else list(map(str, places_of(spec, settings.project, settings.roots(row.state.key.tenant))))
+        )
+        table.watch(row.key, places, known.state.retrain.poll)
+        done.append(known)
         if time.monotonic() > end:
             break
     table.put(done)

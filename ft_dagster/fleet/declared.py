@@ -16,11 +16,13 @@ from ft_dagster.spec.variant import RetrainSpec
 
 class Noticed(NamedTuple):
     """Keys. `valid`: read anew, and variants of the graph; `broken`: why each is none; `retired`: their file
-    is gone."""
+    is gone. `rows`: what the table is to have of all of these, once there are partitions for the valid ones.
+    """
 
     valid: tuple[str, ...]
     broken: dict[str, str]
     retired: tuple[str, ...]
+    rows: tuple[FleetRow, ...]
 
 
 def notice(table: FleetTable, declarations: Declarations, now: datetime) -> Noticed:
@@ -32,16 +34,16 @@ def notice(table: FleetTable, declarations: Declarations, now: datetime) -> Noti
     changed = {key for key, stamp in stamps.items() if known.get(key) != stamp}
     gone = known.keys() - stamps.keys()
     if not changed and not gone:
-        return Noticed((), {}, ())
+        return Noticed((), {}, (), ())
     read = changed | {row.key for row in table.children([*changed, *gone])} - gone
     before = {row.key: row for row in table.named([*read, *gone])}
     rows = [
         _read(key, before.get(key), declarations, stamps[key], now) for key in sorted(read & stamps.keys())
     ]
     retired = [replace(before[key].known(retired=True), next_look=None) for key in sorted(gone)]
-    table.put([*rows, *retired])
     broken = {row.key: row.state.broken for row in rows if row.state.broken is not None}
-    return Noticed(tuple(row.key for row in rows if row.key not in broken), broken, tuple(sorted(gone)))
+    valid = tuple(row.key for row in rows if row.key not in broken)
+    return Noticed(valid, broken, tuple(sorted(gone)), (*rows, *retired))
 
 
 def _read(

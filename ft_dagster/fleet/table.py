@@ -61,6 +61,15 @@ CHARGES = sa.Table(
     sa.Column("hours", sa.Float, nullable=False),
     sa.Column("usd", sa.Float, nullable=False),
 )
+PLACES = sa.Table(
+    "ft_dagster_fleet_places",
+    METADATA,
+    sa.Column("place", sa.String(700), primary_key=True),
+    sa.Column("key", sa.String(61), primary_key=True, index=True),
+    sa.Column("minutes", sa.Float, nullable=False),
+    sa.Column("next_look", sa.Float, nullable=False, index=True),
+    sa.Column("found", sa.String(64)),
+)
 META = sa.Table(
     "ft_dagster_fleet_meta",
     METADATA,
@@ -197,6 +206,55 @@ class FleetTable:
         with self.changing() as connection:
             found = connection.execute(asked.order_by(VARIANTS.c.served.desc()).limit(most)).scalars().all()
         return [PaidFor(*json.loads(content)) for content in found]
+
+    def watch(self, key: str, places: Iterable[str], minutes: float) -> None:
+        """The places whose listings a variant asks for, each to be looked at when anybody looks next."""
+        content = [
+            {"place": place, "key": key, "minutes": minutes, "next_look": 0.0, "found": None}
+            for place in sorted(set(places))
+        ]
+        with self.changing() as connection:
+            connection.execute(sa.delete(PLACES).where(PLACES.c.key == key))
+            if content:
+                connection.execute(sa.insert(PLACES), content)
+
+    def places(self, key: str) -> list[str]:
+        """Those that a variant asks for."""
+        asked = sa.select(PLACES.c.place).where(PLACES.c.key == key).order_by(PLACES.c.place)
+        with self.changing() as connection:
+            return list(connection.execute(asked).scalars().all())
+
+    def places_due(self, now: datetime, most: int) -> dict[str, float]:
+        """Place -> the fewest minutes between two looks that any who name it ask for; the longest due
+        first."""
+        first = sa.func.min(PLACES.c.next_look)
+        asked = sa.select(PLACES.c.place, sa.func.min(PLACES.c.minutes).label("minutes"))
+        due = asked.group_by(PLACES.c.place).having(first <= now.timestamp()).order_by(first).limit(most)
+        with self.changing() as connection:
+            return {row.place: row.minutes for row in connection.execute(due)}
+
+    def unseen(self, place: str, found: str) -> list[str]:
+        """The variants that have not seen a place as it is now (a digest)."""
+        differs = sa.or_(PLACES.c.found.is_(None), PLACES.c.found != found)
+        asked = sa.select(PLACES.c.key).where(PLACES.c.place == place, differs)
+        with self.changing() as connection:
+            return list(connection.execute(asked).scalars().all())
+
+    def looked(self, place: str, again: datetime, found: str | None, failed: Iterable[str] = ()) -> None:
+        """Note when it is a place's turn again, and what was found: all have seen it but those `failed`."""
+        where = PLACES.c.place == place
+        with self.changing() as connection:
+            connection.execute(sa.update(PLACES).where(where).values(next_look=again.timestamp()))
+            if found is not None:
+                saw = sa.update(PLACES).where(where, PLACES.c.key.not_in(sorted(failed)))
+                connection.execute(saw.values(found=found))
+
+    def set_news(self, key: str, news: Sequence[News], next_look: datetime | None) -> None:
+        """Nothing else of the row, which another process may be changing."""
+        content = json.dumps([_news_content(each) for each in news])
+        values = {"news": content, "next_look": _seconds(next_look)}
+        with self.changing() as connection:
+            connection.execute(sa.update(VARIANTS).where(VARIANTS.c.key == key).values(values))
 
 
 def emptied(url: str) -> FleetTable:

@@ -21,7 +21,7 @@ from ft_dagster.provenance.stamp import Stamp
 from ft_dagster.spec.defaults import merge
 from ft_dagster.spec.keys import VariantKey
 from ft_dagster.spec.validation import nearest, validate
-from ft_dagster.spec.variant import CorpusSpec, VariantSpec, not_yet
+from ft_dagster.spec.variant import CorpusSpec, VariantSpec
 from ft_dagster.spec.yaml_files import read_yaml
 
 DEFAULTS = "defaults.yaml"
@@ -314,11 +314,6 @@ class Declarations:
 
 def _unfit(spec: VariantSpec, file_of: Any) -> Iterator[UserError]:
     """What a declaration asks for though every field by itself is valid."""
-    waiting = not_yet(spec)
-    if waiting:
-        field, value = waiting
-        fix = "Leave it out for now"
-        yield UserError("not yet built", file=file_of(field), field=field, value=value, fix=fix)
     if not spec.data.splits.test and not spec.evaluation.task:
         yield UserError(
             "no question is left for the task: there is no test split, and no task is declared",

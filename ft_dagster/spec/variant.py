@@ -1,7 +1,7 @@
 """The declaration of a variant and of a general corpus, as frozen models; unknown keys are refused.
 
 Names are the field's own (transformers, peft, trl, lm-eval). `None` means: the plan decides, and
-says why. A value that later work will fill is parsed here and refused in `not_yet`.
+says why.
 """
 
 from __future__ import annotations
@@ -507,12 +507,3 @@ def _pick(tree: Any, path: str) -> Any:
     for name in path.split("."):
         tree = tree[name]
     return tree
-
-
-def not_yet(spec: VariantSpec) -> tuple[str, object] | None:
-    """The first declared (field, value) that no stage acts on yet, or None."""
-    waiting = {
-        "retrain.on_new_data": spec.retrain.on_new_data,
-        "retrain.on_new_base": spec.retrain.on_new_base,
-    }
-    return next(((field, value) for field, value in waiting.items() if value), None)

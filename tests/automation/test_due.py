@@ -2,8 +2,12 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +22,7 @@ from ft_dagster.automation.fleet_table import fleet_url, open_fleet
 from ft_dagster.automation.tags import CHARGES, DUE
 from ft_dagster.definitions import resources
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.table import FleetRow
+from ft_dagster.fleet.table import FleetRow, FleetTable
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.summary import variant_row
@@ -348,3 +352,91 @@ def test_a_platforms_order_is_seen_when_it_is_given(project: Path, instance: dg.
     run_of(instance, asked, STATUS.QUEUED)
     settings(project, spread_hours=0)
     assert tick(project, instance, now) == []
+
+
+class Killed(BaseException):
+    """As kill -9: nothing is tidied up, and what a transaction had not written is not there."""
+
+
+DEADLY = [
+    (FleetTable, "put"), (FleetTable, "charge"), (FleetTable, "set_meta"), (FleetTable, "watch"),
+    (dg.DagsterInstance, "add_dynamic_partitions"), (dg.DagsterInstance, "get_runs_count"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("call", range(1, 4))
+@pytest.mark.parametrize("deadly", DEADLY, ids=lambda deadly: deadly[1])
+def test_a_tick_that_is_killed_anywhere_is_made_again(
+    project: Path,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    deadly: tuple[type, str],
+    call: int,
+) -> None:
+    """Between one tick and the next a run ended, and a declaration came."""
+    owner, method = deadly
+    for key in ("acme.daily", "acme.ran"):
+        declare(project, key, "0 12 * * *")
+    tick(project, instance, NOON - HOUR)
+    ran = next(r for r in tick(project, instance, NOON) if r.partition_key == "acme.ran")
+    run_of(instance, ran, STATUS.SUCCESS)
+    declare(project, "acme.new", "0 12 * * *")
+    real, calls = getattr(owner, method), 0
+
+    def dies(*given: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise Killed
+        return real(*given, **named)
+
+    monkeypatch.setattr(owner, method, dies)
+    with suppress(Killed):
+        tick(project, instance, NOON + HOUR)
+    monkeypatch.setattr(owner, method, real)
+    again = tick(project, instance, NOON + HOUR)
+    assert [request.run_key for request in again] == ["acme.daily@2026-03-02T12.00Z"]
+    assert sorted(instance.get_dynamic_partitions(PARTITIONS)) == ["acme.daily", "acme.new", "acme.ran"]
+    assert row(project, instance, "acme.ran").state.served is not None
+
+
+def test_two_ticks_at_once_ask_for_the_same_run_by_the_same_key(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    for number in range(20):
+        declare(project, f"acme.v{number}", "0 12 * * *")
+    tick(project, instance, NOON - HOUR)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: tick(project, instance, NOON), range(2))
+    assert len(first) == 20
+    assert [request.run_key for request in first] == [request.run_key for request in second]
+
+
+def test_the_command_makes_the_table_again_also_of_a_newer_version(
+    project: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(project, "acme.daily", "0 12 * * *")
+    declare(project, "acme.broken", objectiv="x")
+    home = project / "home"
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    home.mkdir()
+    with sa.create_engine(f"sqlite:///{home / 'fleet.db'}").begin() as connection:
+        connection.execute(sa.text("create table ft_dagster_fleet_meta (name text, value text)"))
+        connection.execute(sa.text("insert into ft_dagster_fleet_meta values ('schema_version', '99')"))
+    command = [
+        Path(sys.executable).with_name("ft-dagster"),
+        "--project",
+        project,
+        "fleet",
+        "rebuild",
+        "--json",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    said = json.loads(done.stdout)
+    assert said["variants"] == 2
+    assert list(said["broken"]) == ["acme.broken"]
+    assert row_at(home, "acme.daily").learnt
+
+
+def row_at(home: Path, key: str) -> FleetRow:
+    return present(FleetTable(f"sqlite:///{home / 'fleet.db'}").row(key))
