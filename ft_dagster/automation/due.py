@@ -141,9 +141,11 @@ def _notice(
 ) -> Noticed:
     """Bring partitions, then the table, to what is declared."""
     noticed = notice(table, declarations, now)
-    missing = [key for key in noticed.valid if not instance.has_dynamic_partition(PARTITIONS, key)]
-    if missing:
-        instance.add_dynamic_partitions(PARTITIONS, missing)
+    if noticed.valid:
+        known = set(instance.get_dynamic_partitions(PARTITIONS))
+        missing = [key for key in noticed.valid if key not in known]
+        if missing:
+            instance.add_dynamic_partitions(PARTITIONS, missing)
     table.put(noticed.rows)
     return noticed
 

@@ -59,25 +59,28 @@ class Book:
         self._platform = SpendingLimits.of(settings.budget)
         self._tenants = SpendingLimits.of(settings.tenant_budget)
         self._named = {tenant: SpendingLimits.of(budget) for tenant, budget in settings.per_tenant.items()}
-        self._days: dict[tuple[date, str], Amount] = defaultdict(Amount)
-        self._months: dict[tuple[int, int, str], Amount] = defaultdict(Amount)
+        self._days: dict[tuple[date, str], list[float]] = {}  # hours and dollars
+        self._months: dict[tuple[int, int, str], list[float]] = {}
         for charge in charges:
             self.add(charge)
 
     def add(self, charge: Charge) -> None:
+        day, (hours, usd) = charge.day, charge.amount
         for scope in (PLATFORM, charge.tenant):
-            self._days[charge.day, scope] = self._days[charge.day, scope].plus(charge.amount)
-            month = (charge.day.year, charge.day.month, scope)
-            self._months[month] = self._months[month].plus(charge.amount)
+            of_day = self._days.setdefault((day, scope), [0.0, 0.0])
+            of_month = self._months.setdefault((day.year, day.month, scope), [0.0, 0.0])
+            for used in (of_day, of_month):
+                used[0] += hours
+                used[1] += usd
 
     def limits(self, scope: str) -> SpendingLimits:
         return self._platform if scope == PLATFORM else self._named.get(scope, self._tenants)
 
     def used(self, day: date, scope: str = PLATFORM) -> Amount:
-        return self._days.get((day, scope), NOTHING)
+        return Amount(*self._days.get((day, scope), NOTHING))
 
     def used_in_month(self, day: date, scope: str = PLATFORM) -> Amount:
-        return self._months.get((day.year, day.month, scope), NOTHING)
+        return Amount(*self._months.get((day.year, day.month, scope), NOTHING))
 
     def used_lately(self, today: date, scope: str = PLATFORM, days: int = 7) -> Amount:
         """On `today` and the days before it, `days` together."""

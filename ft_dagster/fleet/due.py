@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 from ft_dagster.fleet.amounts import RetrainCost
 from ft_dagster.fleet.book import Book, CannotPay, Charge
-from ft_dagster.fleet.reasons import NEWS, Cause, VariantState, causes, enough, too_little
+from ft_dagster.fleet.reasons import DAY, NEWS, PATIENCE, Cause, VariantState, causes, enough, too_little
 from ft_dagster.settings import FleetSettings
 from ft_dagster.spec import VariantKey
 
@@ -43,8 +43,8 @@ WhyNot = Literal[
 
 
 class Pace(NamedTuple):
-    """What was started of the retrains that may wait, and is not yet worn off: hours at a time, and how fast
-    they wear off (hours an hour)."""
+    """What was started of the retrains that may wait, and is not yet worn off: hours at a time, below zero
+    where more may start, and how fast they wear off (hours an hour)."""
 
     hours: float
     at: datetime | None
@@ -54,7 +54,8 @@ class Pace(NamedTuple):
         if self.at is None:
             return Pace(0.0, now, rate)
         passed = max(0.0, (now - self.at) / HOUR)
-        return Pace(max(0.0, self.hours - passed * max(self.rate, rate)), now, rate)
+        unused = rate * min(passed, 1.0)  # what could have started since then, of an hour at most
+        return Pace(max(-unused, self.hours - passed * max(self.rate, rate)), now, rate)
 
 
 EVEN_START = Pace(0.0, None, 0.0)
@@ -244,8 +245,12 @@ def _rate(waiting: Sequence[_Ready], book: Book, spread: timedelta, now: datetim
 
 
 def _spread_until(each: _Ready, spread: timedelta, now: datetime) -> datetime:
-    """By when an even start of all puts this one; of what waited longer (for money), as if it came now."""
-    until = min(each.reasons[0].ready + spread, each.deadline)
+    """By when an even start of all puts this one: the later, the longer its reason may wait. Of what waited
+    longer (for money), as if it came now.
+    """
+    first = each.reasons[0]
+    window = spread * (PATIENCE.get(first.kind, DAY) / DAY)
+    until = min(first.ready + window, first.deadline)
     return until if until > now else now + spread
 
 
@@ -255,10 +260,12 @@ def _in_turn(ready: Sequence[_Ready], book: Book, now: datetime) -> Iterator[_Re
     for each in sorted(ready, key=lambda each: (each.turn, str(each.state.key)), reverse=True):
         queues[each.state.key.tenant].append(each)
     today = book.today(now)
+    before = {tenant: book.used_lately(today - DAY, tenant, 6).hours for tenant in queues}
     whole = book.used_lately(today).hours + sum(each.state.cost.amount.hours for each in ready)
 
     def turn(tenant: str) -> tuple[datetime, str]:
-        share = book.used_lately(today, tenant).hours / whole if whole > 0 else 0.0
+        own = before[tenant] + book.used(today, tenant).hours
+        share = own / whole if whole > 0 else 0.0
         return queues[tenant][-1].turn + min(1.0, share) * GIVES_WAY, tenant
 
     turns = [turn(tenant) for tenant in queues]

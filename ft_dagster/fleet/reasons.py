@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -98,11 +99,12 @@ def first_fire(retrain: RetrainSpec, after: datetime) -> datetime | None:
     """The first time after `after` at which the declared cron fires, in UTC. In a night without that hour it
     fires when the clocks have moved, in one with two of them once, as Debian's cron does.
     """
-    if retrain.cron is None:
-        return None
-    fires = (
-        fire.astimezone(UTC) for fire in CronSim(retrain.cron, after.astimezone(ZoneInfo(retrain.timezone)))
-    )
+    return None if retrain.cron is None else _fire(retrain.cron, retrain.timezone, after)
+
+
+@lru_cache(50_000)  # who waits is asked about on each look
+def _fire(cron: str, zone: str, after: datetime) -> datetime | None:
+    fires = (fire.astimezone(UTC) for fire in CronSim(cron, after.astimezone(ZoneInfo(zone))))
     return next((fire for fire in fires if fire > after), None)  # of an hour that comes twice, not the first
 
 

@@ -179,10 +179,12 @@ class FleetTable:
                 connection.execute(sa.insert(VARIANTS), part)
 
     def charges(self, first: date) -> list[Charge]:
-        """Of all days from `first` on."""
-        asked = sa.select(CHARGES.c.day, CHARGES.c.tenant, CHARGES.c.hours, CHARGES.c.usd)
+        """Of all days from `first` on, one a day and tenant."""
+        hours, usd = sa.func.sum(CHARGES.c.hours), sa.func.sum(CHARGES.c.usd)
+        asked = sa.select(CHARGES.c.day, CHARGES.c.tenant, hours, usd)
+        asked = asked.where(CHARGES.c.day >= first.isoformat()).group_by(CHARGES.c.day, CHARGES.c.tenant)
         with self.changing() as connection:
-            found = connection.execute(asked.where(CHARGES.c.day >= first.isoformat())).all()
+            found = connection.execute(asked).all()
         return [Charge(date.fromisoformat(day), tenant, Amount(h, usd)) for day, tenant, h, usd in found]
 
     def charge(self, run: str, charges: Sequence[Charge]) -> None:

@@ -127,8 +127,11 @@ class Declarations:
 
     def stamp(self, key: VariantKey) -> str:
         """What changes when a file does that the declaration is read from, by itself and its defaults."""
-        shared = self._stamp(self.folder / DEFAULTS)
-        return f"{self._stamp(self.file(key))} over {shared}"
+        return f"{_text(self._stamp(self.files.get(key) or self.file(key)))} over {self._shared_stamp}"
+
+    @cached_property
+    def _shared_stamp(self) -> str:
+        return _text(self._stamp(self.folder / DEFAULTS))
 
     def edited(self, key: VariantKey) -> datetime:
         """When one of these files changed last, in UTC."""
@@ -326,6 +329,10 @@ def _unfit(spec: VariantSpec, file_of: Any) -> Iterator[UserError]:
 
 def _unreadable(error: UserError, file: Path) -> ReadDeclaration:
     return ReadDeclaration(None, {}, all_of(error), {}, file)
+
+
+def _text(stamp: Stamp | None) -> str:
+    return "none" if stamp is None else ".".join(map(str, stamp))
 
 
 def _stamp_of(file: Path) -> Stamp | None:

@@ -423,14 +423,8 @@ def test_the_command_makes_the_table_again_also_of_a_newer_version(
     with sa.create_engine(f"sqlite:///{home / 'fleet.db'}").begin() as connection:
         connection.execute(sa.text("create table ft_dagster_fleet_meta (name text, value text)"))
         connection.execute(sa.text("insert into ft_dagster_fleet_meta values ('schema_version', '99')"))
-    command = [
-        Path(sys.executable).with_name("ft-dagster"),
-        "--project",
-        project,
-        "fleet",
-        "rebuild",
-        "--json",
-    ]
+    program = Path(sys.executable).with_name("ft-dagster")
+    command: list[str | Path] = [program, "--project", project, "fleet", "rebuild", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     said = json.loads(done.stdout)
     assert said["variants"] == 2
