@@ -129,8 +129,11 @@ def rebuild_fleet(instance: dg.DagsterInstance, settings: Settings) -> list[Flee
     now = datetime.now(UTC)
     table = empty_fleet(instance, settings)
     declarations = Declarations(settings.project)
-    _notice(instance, table, declarations, now)
-    _read(instance, settings, table, TickCursor.of(None, now), now)
+    while _notice(instance, table, declarations, now).rows:
+        pass
+    before, seen = None, TickCursor.of(None, now)
+    while seen != before:
+        before, (seen, _) = seen, _read(instance, settings, table, seen, now)
     while table.unlearnt(1):
         _learn(instance, settings, table, declarations, now)
     return table.rows()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
@@ -12,6 +13,8 @@ from ft_dagster.fleet.reasons import VariantState
 from ft_dagster.fleet.table import FleetRow, FleetTable
 from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.spec.variant import RetrainSpec
+
+READ_SECONDS = 20.0
 
 
 class Noticed(NamedTuple):
@@ -28,6 +31,7 @@ class Noticed(NamedTuple):
 def notice(table: FleetTable, declarations: Declarations, now: datetime) -> Noticed:
     """Read what changed. A variant whose file is gone is retired, and comes back with all that is known of it
     when it is declared again; children of what changed are judged again, since a parent's mistake is theirs.
+    What is not read within READ_SECONDS is the next call's.
     """
     stamps = {str(key): declarations.stamp(key) for key in declarations}
     known = table.stamps()
@@ -35,11 +39,13 @@ def notice(table: FleetTable, declarations: Declarations, now: datetime) -> Noti
     gone = known.keys() - stamps.keys()
     if not changed and not gone:
         return Noticed((), {}, (), ())
-    read = changed | {row.key for row in table.children([*changed, *gone])} - gone
-    before = {row.key: row for row in table.named([*read, *gone])}
-    rows = [
-        _read(key, before.get(key), declarations, stamps[key], now) for key in sorted(read & stamps.keys())
-    ]
+    children = ({row.key for row in table.children([*changed, *gone])} & stamps.keys()) - changed
+    before = {row.key: row for row in table.named([*changed, *children, *gone])}
+    rows, end = list[FleetRow](), time.monotonic() + READ_SECONDS
+    for key in (*sorted(children), *sorted(changed)):  # while a parent is unread, its children are read again
+        rows.append(_read(key, before.get(key), declarations, stamps[key], now))
+        if time.monotonic() > end:
+            break
     retired = [replace(before[key].known(retired=True), next_look=None) for key in sorted(gone)]
     broken = {row.key: row.state.broken for row in rows if row.state.broken is not None}
     valid = tuple(row.key for row in rows if row.key not in broken)

@@ -24,7 +24,7 @@ from ft_dagster.spec import VariantKey
 GIVES_WAY = timedelta(days=1)  # a tenant that had all of the last week's hours
 PRIORITY = timedelta(hours=0.24)  # of each point of resources.priority, of which there are 100 either way
 BACK_OFF, LONGEST_BACK_OFF = timedelta(minutes=15), timedelta(days=1)  # four times longer after each failure
-EVEN = 1.25  # times a day's budget by the hour: how fast retrains that may wait may use it
+EVEN = 1.1  # times a day's budget by the hour: how fast retrains that may wait may use it
 HOUR = timedelta(hours=1)
 SOON = 0.25  # hours: what should have started by then is not started faster
 WhyNot = Literal[

@@ -167,7 +167,8 @@ class FleetTable:
 
     def children(self, parents: Iterable[str]) -> list[FleetRow]:
         wanted = sorted(set(parents))
-        return self.rows(VARIANTS.c.parent.in_(wanted)) if wanted else []
+        parts = (wanted[at : at + FEW] for at in range(0, len(wanted), FEW))
+        return [row for part in parts for row in self.rows(VARIANTS.c.parent.in_(part))]
 
     def put(self, rows: Sequence[FleetRow]) -> None:
         """Each row in place of what was known."""

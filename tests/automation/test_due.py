@@ -434,3 +434,14 @@ def test_the_command_makes_the_table_again_also_of_a_newer_version(
 
 def row_at(home: Path, key: str) -> FleetRow:
     return present(FleetTable(f"sqlite:///{home / 'fleet.db'}").row(key))
+
+
+def test_more_declarations_than_a_tick_has_time_for_are_read_by_the_next_ones(
+    project: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ft_dagster.fleet.declared.READ_SECONDS", -1.0)
+    monkeypatch.setattr("ft_dagster.automation.due.LEARN_SECONDS", -1.0)
+    for name in ("a", "b", "c"):
+        declare(project, f"acme.{name}", "0 12 * * *")
+    asked = [len(tick(project, instance, at)) for at in (NOON - HOUR, NOON - HOUR, NOON - HOUR, NOON, NOON)]
+    assert asked == [0, 0, 0, 3, 3]
