@@ -3,9 +3,9 @@
 import dagster as dg
 
 from ft_dagster.assets import fleet
-from ft_dagster.automation.declared import new_declarations
 from ft_dagster.automation.due import due_variants
 from ft_dagster.automation.jobs import CHAIN, variant_chain
+from ft_dagster.automation.watch import changed_sources
 from ft_dagster.resources import fixed
 from ft_dagster.resources.gpus import Gpus
 from ft_dagster.resources.launchers import LocalPrograms
@@ -24,8 +24,7 @@ def resources(project: str = "") -> dict[str, dg.ResourceDefinition]:
 defs = dg.Definitions(
     assets=[*CHAIN, fleet.gpus_status],
     jobs=[variant_chain],
-    schedules=[due_variants],
-    sensors=[new_declarations],
+    sensors=[due_variants, changed_sources],
     resources=resources(),
     executor=dg.in_process_executor,
 )

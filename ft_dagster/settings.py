@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -26,6 +27,7 @@ from ft_dagster.spec.plain import plain_value
 from ft_dagster.spec.policy import POLICY_FILE, Policies, load_policies
 from ft_dagster.spec.validation import mistakes_in
 from ft_dagster.spec.yaml_files import read_yaml
+from ft_dagster.spec.zones import known_zone
 from ft_dagster.store.blobs import Store
 
 PROJECT_VARIABLE = "FT_DAGSTER_PROJECT"
@@ -162,6 +164,46 @@ class Retentions(Retention):
         return Retention(**{**self.model_dump(exclude={"per_tenant"}), **said})
 
 
+class BudgetSettings(Part):
+    """What may be spent; null: any amount. Hours are those of one GPU; without any, of a training."""
+
+    hours_per_day: float | None = Field(None, ge=0, le=1e9, description="GPU hours a day")
+    usd_per_day: float | None = Field(None, ge=0, le=1e9, description="US dollars a day")
+    hours_per_month: float | None = Field(None, ge=0, le=1e9, description="GPU hours a month")
+    usd_per_month: float | None = Field(None, ge=0, le=1e9, description="US dollars a month")
+
+
+class PlatformOrder(Part):
+    """A retrain that the platform asks for: a new policy, an erasure."""
+
+    name: str = Field(pattern=rf"^{HALF.pattern}$", description="Tells it from other orders")
+    reason: str = Field(min_length=1, max_length=200, description="Shown beside each run")
+    given: AwareDatetime = Field(description="Runs that started before do not fulfil it; with time zone")
+    deadline: AwareDatetime = Field(description="By when each run is to have started; with time zone")
+    variants: tuple[str, ...] = Field(("*",), description="Patterns of variants: acme.*")
+
+
+class FleetSettings(Part):
+    """How retrains are decided upon."""
+
+    timezone: str = Field("UTC", description="IANA name: whose days and months budgets are of")
+    budget: BudgetSettings = Field(BudgetSettings(), description="Of all retrains together")
+    tenant_budget: BudgetSettings = Field(BudgetSettings(), description="Of each tenant not named below")
+    per_tenant: dict[Tenant, BudgetSettings] = Field({}, description="Of one tenant, in place of that")
+    dearer: Literal["spread", "refuse"] = Field(
+        "spread", description="A retrain that costs more than a day's budget: charged to several days, or not"
+    )
+    spread_hours: float = Field(
+        1.0, ge=0, le=168, description="Retrains that may wait start over this long; 0: all at once"
+    )
+    orders: tuple[PlatformOrder, ...] = Field((), description="Retrains that the platform asks for")
+
+    @field_validator("timezone")
+    @classmethod
+    def _zone_is_known(cls, name: str) -> str:
+        return known_zone(name)
+
+
 class Settings(BaseSettings):
     """Settings of one project; FT_DAGSTER_STORE, FT_DAGSTER_WORK, FT_DAGSTER_HOST__CPU_SLOTS override."""
 
@@ -195,6 +237,7 @@ class Settings(BaseSettings):
     )
     sources: AllowedSources = AllowedSources()
     evaluation: AllowedCode = AllowedCode()
+    fleet: FleetSettings = FleetSettings()
 
     @field_validator("tenant_runs", mode="before")
     @classmethod

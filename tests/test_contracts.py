@@ -36,7 +36,7 @@ def layers(contract: dict[str, Any]) -> list[set[str]]:
     return [set(re.findall(r"\w+", layer)) for layer in contract["layers"]]
 
 
-@pytest.mark.parametrize("room", [".", "planning", "launch", "stages"])
+@pytest.mark.parametrize("room", [".", "planning", "launch", "stages", "fleet"])
 def test_a_contract_of_layers_has_every_room_and_module(room: str) -> None:
     contract = LAYERED[".".join(["ft_dagster", *Path(room).parts])]
     listed = set().union(*layers(contract))
@@ -47,7 +47,7 @@ def test_a_contract_of_layers_has_every_room_and_module(room: str) -> None:
 def test_stages_stand_between_what_adapts_them_and_the_core() -> None:
     order = layers(LAYERED["ft_dagster"])
     place = {name: number for number, names in enumerate(order) for name in names}
-    above = ["definitions", "automation", "assets", "resources", "audit", "stages"]
+    above = ["definitions", "automation", "assets", "resources", "fleet", "audit", "stages"]
     assert sorted(above, key=lambda name: place[name]) == above
     assert all(place[name] > place["stages"] for name in place.keys() - KNOWS_DAGSTER - {*above})
 

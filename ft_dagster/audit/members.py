@@ -31,7 +31,7 @@ from ft_dagster.provenance.digest import sha256_file
 from ft_dagster.provenance.memory import SETTLED_SECONDS
 from ft_dagster.provenance.stamp import Stamp
 from ft_dagster.store import Artifact, Store
-from ft_dagster.store.artifacts import OTHER_BYTES
+from ft_dagster.store.transfer import OTHER_BYTES
 
 DATASET, CORPUS, MIXTURE, MODEL = "task_dataset", "general_corpus", "training_mixture", "fine_tuned_model"
 HAVE_RECORDS = (DATASET, CORPUS, MIXTURE)

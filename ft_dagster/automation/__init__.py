@@ -1,1 +1,1 @@
-"""Jobs, the schedule of due variants, the sensor of new declarations, the run coordinator, the instance."""
+"""Jobs, the sensor of due variants, the run coordinator, the instance."""

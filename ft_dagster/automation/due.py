@@ -1,91 +1,258 @@
-"""Which variants are due: by the clock, one run per cron time; by their parent, one per new release of it."""
+"""Which variants are trained again: one tick reads what changed since the one before, decides, and asks.
 
-from collections.abc import Iterator
+A tick may be killed anywhere and made again: what it writes follows from declarations, runs and store alone,
+what it asks for is known by the variant and the reason's stamp, and is asked for once.
+"""
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
+from typing import NamedTuple
 
 import dagster as dg
-from cronsim import CronSim
 
 from ft_dagster.assets.partitions import PARTITIONS
+from ft_dagster.automation.fleet_table import empty_fleet, open_fleet
+from ft_dagster.automation.instance import JOB
 from ft_dagster.automation.jobs import variant_chain
-from ft_dagster.automation.tags import DUE, VARIANT, variant_tags
-from ft_dagster.data.derived import newer_parent
+from ft_dagster.automation.past_runs import charged, charges_tag, past_runs
+from ft_dagster.automation.tags import CHARGES, DUE, PARTITION, VARIANT, variant_tags
 from ft_dagster.errors import UserError
+from ft_dagster.fleet.amounts import PaidFor
+from ft_dagster.fleet.book import Book
+from ft_dagster.fleet.declared import Noticed, notice
+from ft_dagster.fleet.due import EVEN_START, Decisions, FleetState, Pace, Retrain, due
+from ft_dagster.fleet.history import history
+from ft_dagster.fleet.learning import learnt
+from ft_dagster.fleet.reasons import next_look
+from ft_dagster.fleet.table import FleetRow, FleetTable
+from ft_dagster.fleet.watching import places_of
+from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.resources.tenants import Tenants
-from ft_dagster.spec import Declared, VariantKey
-from ft_dagster.spec.variant import RetrainSpec
-from ft_dagster.store import Store, read_head
+from ft_dagster.settings import Settings
+from ft_dagster.spec import Declarations
 
-CATCH_UP = timedelta(hours=1)  # a daemon that was down this long asks for what it missed
-
-
-def last_due(retrain: RetrainSpec, now: datetime) -> datetime | None:
-    """The latest time at or before `now`, within CATCH_UP, at which the declared cron fires; in UTC."""
-    if retrain.cron is None:
-        return None
-    zone = ZoneInfo(retrain.timezone)
-    backwards = CronSim(retrain.cron, (now + timedelta(seconds=1)).astimezone(zone), reverse=True)
-    latest = next(backwards, None)
-    if latest is None or now - latest > CATCH_UP:
-        return None
-    return latest.astimezone(UTC)
+RELEASE = dg.AssetKey("release")
+OVERLAP = timedelta(seconds=10)  # runs whose change another process wrote a moment after it said it happened
+DAYS_BACK = timedelta(days=40)  # charges that still count: of this month, and the seven days before
+MOST_RUNS, MOST_RELEASES = 2_000, 2_000  # that one tick reads
+LEARN_SECONDS = 20.0  # of a tick, for reading runs and store of variants; the rest is the next tick's
+PACE, ORDERS = "pace", "orders"
 
 
-def new_parent(declared: Declared, store: Store) -> tuple[VariantKey, int] | None:
-    """(parent, version) where the declared parent released another model than the variant last started from.
+class TickCursor(NamedTuple):
+    """A sensor's cursor: what was read. `runs`: seconds since 1970, by change; `releases`: id of an event."""
 
-    Only for a variant that has started from this parent before: its first run is for a person to ask for.
-    """
-    base = read_head(store, declared.key.prefix, "base_model")
-    newer = newer_parent(store, declared.key, base)
-    return newer if newer and str(newer[0]) == declared.spec.base_model.variant else None
+    runs: float
+    releases: int
 
+    @classmethod
+    def of(cls, cursor: str | None, now: datetime) -> "TickCursor":
+        try:
+            content = json.loads(cursor or "")
+            return cls(float(content["runs"]), int(content["releases"]))
+        except (ValueError, KeyError, TypeError):
+            return cls((now - DAYS_BACK).timestamp(), 0)
 
-def _reasons(declared: Declared, store: Store, now: datetime) -> dict[str, str]:
-    """Stamp (asked for once) -> reason, of what makes the variant due."""
-    reasons = {}
-    due = last_due(declared.spec.retrain, now)
-    if due is not None:
-        reasons[due.strftime("%Y-%m-%dT%H.%MZ")] = "schedule"
-    newer = new_parent(declared, store)
-    if newer is not None:
-        parent, version = newer
-        reasons[f"{parent}-v{version}"] = f"parent {parent} v{version}"
-    return reasons
+    def __str__(self) -> str:
+        return json.dumps(self._asdict())
 
 
-@dg.schedule(
+@dataclass(frozen=True)
+class Tick:
+    """`noticed`: of the declarations; `decisions`: on all that is due."""
+
+    requests: tuple[dg.RunRequest, ...]
+    seen: TickCursor
+    noticed: Noticed
+    decisions: Decisions
+
+    @property
+    def said(self) -> str:
+        """Of what is due and not started, how many and why."""
+        kinds = [each.kind for each in self.decisions.not_done]
+        counts = [f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)]
+        return ", ".join(counts) or "no variant is due"
+
+
+def tick(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    declarations: Declarations,
+    cursor: str | None,
+    now: datetime,
+) -> Tick:
+    """Bring the table to what is, decide, and say what is to be asked for. Raises UserError."""
+    table = open_fleet(instance, settings)
+    noticed = _notice(instance, table, declarations, now)
+    seen, touched = _read(instance, settings, table, TickCursor.of(cursor, now), now)
+    _forget(table, touched)
+    _learn(instance, settings, table, declarations, now)
+    _look_again_for_orders(settings, table, now)
+    first = (now - DAYS_BACK).date()
+    states = [row.state for row in table.to_look_at(now)]
+    decisions = due(FleetState(states, table.charges(first), _pace(table)), settings.fleet, now)
+    table.set_meta(PACE, _pace_content(decisions.pace))
+    asked = [retrain for retrain in decisions.retrains if not _is_asked(instance, retrain)]
+    return Tick(tuple(map(_request, asked)), seen, noticed, decisions)
+
+
+@dg.sensor(
     job=variant_chain,
-    cron_schedule="* * * * *",
-    execution_timezone="UTC",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Asks for a run of each variant whose declared cron has come, or whose parent was released",
+    minimum_interval_seconds=15,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Asks for a run of each variant that is due and can be paid; makes partitions of new ones",
 )
 def due_variants(
-    context: dg.ScheduleEvaluationContext, tenants: dg.ResourceParam[Tenants]
-) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    now = context.scheduled_execution_time
-    store = tenants.settings().open_store()
-    known = set(context.instance.get_dynamic_partitions(PARTITIONS))
-    asked = 0
-    declarations = tenants.declarations()
-    for key in declarations:
-        if str(key) not in known:
+    context: dg.SensorEvaluationContext, tenants: dg.ResourceParam[Tenants]
+) -> dg.SensorResult | dg.SkipReason:
+    try:
+        ticked = tick(
+            context.instance, tenants.settings(), tenants.declarations(), context.cursor, datetime.now(UTC)
+        )
+    except UserError as error:
+        context.log.error(str(error))
+        return dg.SkipReason(str(error))
+    for message in ticked.noticed.broken.values():
+        context.log.error(message)
+    for retired in ticked.noticed.retired:
+        context.log.info(f"{retired} is declared no longer: it is retired, and nothing of it deleted")
+    if not ticked.requests:
+        return dg.SensorResult(skip_reason=dg.SkipReason(ticked.said), cursor=str(ticked.seen))
+    return dg.SensorResult(run_requests=list(ticked.requests), cursor=str(ticked.seen))
+
+
+def rebuild_fleet(instance: dg.DagsterInstance, settings: Settings) -> list[FleetRow]:
+    """Make the table again from declarations, runs and store, however long it takes. Raises UserError."""
+    now = datetime.now(UTC)
+    table = empty_fleet(instance, settings)
+    declarations = Declarations(settings.project)
+    while _notice(instance, table, declarations, now).rows:
+        pass
+    before, seen = None, TickCursor.of(None, now)
+    while seen != before:
+        before, (seen, _) = seen, _read(instance, settings, table, seen, now)
+    while table.unlearnt(1):
+        _learn(instance, settings, table, declarations, now)
+    return table.rows()
+
+
+def _notice(
+    instance: dg.DagsterInstance, table: FleetTable, declarations: Declarations, now: datetime
+) -> Noticed:
+    """Bring partitions, then the table, to what is declared."""
+    noticed = notice(table, declarations, now)
+    if noticed.valid:
+        known = set(instance.get_dynamic_partitions(PARTITIONS))
+        missing = [key for key in noticed.valid if key not in known]
+        if missing:
+            instance.add_dynamic_partitions(PARTITIONS, missing)
+    table.put(noticed.rows)
+    return noticed
+
+
+def _read(
+    instance: dg.DagsterInstance, settings: Settings, table: FleetTable, seen: TickCursor, now: datetime
+) -> tuple[TickCursor, set[str]]:
+    """The variants of which runs or parents' releases changed since; what runs are charged is written."""
+    touched, newest = set[str](), seen.runs
+    filters = dg.RunsFilter(job_name=JOB, updated_after=datetime.fromtimestamp(seen.runs, UTC) - OVERLAP)
+    records = instance.get_run_records(filters, MOST_RUNS, order_by="update_timestamp", ascending=True)
+    store = settings.open_store()
+    for record in records:
+        run = record.dagster_run
+        if PARTITION not in run.tags:
             continue
-        try:
-            reasons = _reasons(declarations.declared(key), store, now)
-        except UserError as error:
-            context.log.error(str(error))
-            continue
-        for stamp, reason in reasons.items():
-            filters = dg.RunsFilter(tags={VARIANT: str(key), DUE: stamp})
-            if context.instance.get_runs_count(filters) == 0:
-                asked += 1
-                yield dg.RunRequest(
-                    run_key=f"{key}@{stamp}",
-                    partition_key=str(key),
-                    tags=variant_tags(key, reason) | {DUE: stamp},
-                )
-    if asked == 0:
-        yield dg.SkipReason("no variant is due")
+        touched.add(run.tags[PARTITION])
+        newest = max(newest, record.update_timestamp.replace(tzinfo=UTC).timestamp())
+        if CHARGES in run.tags:
+            table.charge(run.run_id, ())
+            book = Book(settings.fleet, table.charges((now - DAYS_BACK).date()))
+            table.charge(run.run_id, charged(instance, store, record, book))
+    released = dg.AssetRecordsFilter(RELEASE, after_storage_id=seen.releases)
+    events = instance.fetch_materializations(released, MOST_RELEASES, ascending=True).records
+    parents = {event.partition_key for event in events if event.partition_key is not None}
+    touched |= {row.key for row in table.children(parents)}
+    last = max((event.storage_id for event in events), default=seen.releases)
+    return TickCursor(newest, last), touched
+
+
+def _forget(table: FleetTable, keys: Iterable[str]) -> None:
+    """Mark variants to be learnt of anew: also a tick that is killed now has said so."""
+    table.put([replace(row, learnt=False) for row in table.named(keys) if row.learnt])
+
+
+def _learn(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    table: FleetTable,
+    declarations: Declarations,
+    now: datetime,
+) -> None:
+    """Read runs and store of the variants that are to be learnt of, for LEARN_SECONDS at most."""
+    rows = table.unlearnt(MOST_RUNS)
+    others = table.paid() if rows else []
+    end, done = time.monotonic() + LEARN_SECONDS, list[FleetRow]()
+    for row in rows:
+        known = learn(instance, settings, row, others, now)
+        spec = None if known.state.broken else declarations.declared(known.state.key).spec
+        places = (
+            []
+            if spec is None
+            else list(map(str, places_of(spec, settings.project, settings.roots(row.state.key.tenant))))
+        )
+        table.watch(row.key, places, known.state.retrain.poll)
+        done.append(known)
+        if time.monotonic() > end:
+            break
+    table.put(done)
+
+
+def learn(
+    instance: dg.DagsterInstance, settings: Settings, row: FleetRow, others: Sequence[PaidFor], now: datetime
+) -> FleetRow:
+    """The row with what runs and store say. Where the store cannot be read, that is what is wrong with it."""
+    runs = history(past_runs(instance, row.state.key), row.edited)
+    try:
+        return learnt(row, runs, settings, others, now)
+    except UserError as error:
+        return replace(row.known(broken=str(error)), learnt=True, next_look=None)
+
+
+def _look_again_for_orders(settings: Settings, table: FleetTable, now: datetime) -> None:
+    """Where the platform's orders are others than they were, when each variant is to be looked at is too."""
+    orders = settings.fleet.orders
+    digest = sha256_json([order.model_dump(mode="json") for order in orders])
+    if table.meta(ORDERS) != digest:
+        table.put([replace(row, next_look=next_look(row.state, orders, now)) for row in table.rows()])
+        table.set_meta(ORDERS, digest)
+
+
+def _is_asked(instance: dg.DagsterInstance, retrain: Retrain) -> bool:
+    """Whether a run was asked for it, by whomever: the table may be behind."""
+    tags = {VARIANT: str(retrain.key), DUE: retrain.stamp}
+    return instance.get_runs_count(dg.RunsFilter(tags=tags)) > 0
+
+
+def _request(retrain: Retrain) -> dg.RunRequest:
+    reasons = ", ".join(cause.words for cause in retrain.reasons)
+    return dg.RunRequest(
+        run_key=f"{retrain.key}@{retrain.stamp}",
+        partition_key=str(retrain.key),
+        tags=variant_tags(retrain.key, reasons) | {DUE: retrain.stamp, CHARGES: charges_tag(retrain)},
+    )
+
+
+def _pace(table: FleetTable) -> Pace:
+    content = json.loads(table.meta(PACE) or "null")
+    if content is None:
+        return EVEN_START
+    hours, at, rate = content
+    return Pace(hours, datetime.fromtimestamp(at, UTC), rate)
+
+
+def _pace_content(pace: Pace) -> str:
+    at = None if pace.at is None else pace.at.timestamp()
+    return json.dumps([pace.hours, at, min(pace.rate, 1e9)])

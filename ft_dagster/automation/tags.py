@@ -8,6 +8,7 @@ from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, VariantKey
 
 TENANT, VARIANT, REASON, DUE = "ft/tenant", VARIANT_TAG, "ft/reason", "ft/due"
+CHARGES = "ft/charges"  # of a run that a budget was asked for
 PARTITION, PRIORITY = "dagster/partition", "dagster/priority"
 DATA_VERSION = "dagster/data_version"  # of a materialization
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"

@@ -1,4 +1,4 @@
-"""Commands about the host: gpus."""
+"""Commands about the host and the fleet: gpus, fleet rebuild."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from rich.table import Table
 
 from ft_dagster.cli.common import Json, app, escape, out, print_json
 from ft_dagster.settings import load_settings
+
+fleet = typer.Typer(help="Retrains of all variants: when, why, at what cost.", no_args_is_help=True)
+app.add_typer(fleet, name="fleet")
 
 
 @app.command()
@@ -25,3 +28,24 @@ def gpus(context: typer.Context, as_json: Json = False) -> None:
     for row in status_rows(status):
         table.add_row(*map(escape, row))
     out.print(table)
+
+
+@fleet.command()
+def rebuild(context: typer.Context, as_json: Json = False) -> None:
+    """Make the fleet's table again, from declarations, runs and store. It is only ever a memory of these.
+
+    For a table that was lost, damaged, or written by another version. The sensor may run meanwhile.
+    """
+    from ft_dagster.automation.due import rebuild_fleet
+    from ft_dagster.automation.instance import open_instance
+
+    settings = load_settings(context.obj)
+    with open_instance(settings) as instance:
+        rows = rebuild_fleet(instance, settings)
+    broken = {str(row.state.key): row.state.broken for row in rows if row.state.broken is not None}
+    if as_json:
+        print_json({"variants": len(rows), "broken": broken})
+        return
+    out.print(f"{len(rows)} variants, of which {len(broken)} cannot be trained as they are declared")
+    for message in broken.values():
+        out.print(f"[red]broken[/] {escape(message)}", highlight=False, soft_wrap=True)

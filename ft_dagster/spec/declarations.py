@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -20,7 +21,7 @@ from ft_dagster.provenance.stamp import Stamp
 from ft_dagster.spec.defaults import merge
 from ft_dagster.spec.keys import VariantKey
 from ft_dagster.spec.validation import nearest, validate
-from ft_dagster.spec.variant import CorpusSpec, VariantSpec, not_yet
+from ft_dagster.spec.variant import CorpusSpec, VariantSpec
 from ft_dagster.spec.yaml_files import read_yaml
 
 DEFAULTS = "defaults.yaml"
@@ -123,6 +124,20 @@ class Declarations:
                 ),
             )
         return file
+
+    def stamp(self, key: VariantKey) -> str:
+        """What changes when a file does that the declaration is read from, by itself and its defaults."""
+        return f"{_text(self._stamp(self.files.get(key) or self.file(key)))} over {self._shared_stamp}"
+
+    @cached_property
+    def _shared_stamp(self) -> str:
+        return _text(self._stamp(self.folder / DEFAULTS))
+
+    def edited(self, key: VariantKey) -> datetime:
+        """When one of these files changed last, in UTC."""
+        stamps = (self._stamp(self.file(key)), self._stamp(self.folder / DEFAULTS))
+        newest = max(stamp.newest_ns for stamp in stamps if stamp is not None)
+        return datetime.fromtimestamp(newest / 1e9, UTC)
 
     def declared(self, key: VariantKey) -> Declared:
         """A variant's declaration. Raises UserError for all of its mistakes, or where there is none."""
@@ -302,11 +317,6 @@ class Declarations:
 
 def _unfit(spec: VariantSpec, file_of: Any) -> Iterator[UserError]:
     """What a declaration asks for though every field by itself is valid."""
-    waiting = not_yet(spec)
-    if waiting:
-        field, value = waiting
-        fix = "Leave it out for now"
-        yield UserError("not yet built", file=file_of(field), field=field, value=value, fix=fix)
     if not spec.data.splits.test and not spec.evaluation.task:
         yield UserError(
             "no question is left for the task: there is no test split, and no task is declared",
@@ -319,6 +329,10 @@ def _unfit(spec: VariantSpec, file_of: Any) -> Iterator[UserError]:
 
 def _unreadable(error: UserError, file: Path) -> ReadDeclaration:
     return ReadDeclaration(None, {}, all_of(error), {}, file)
+
+
+def _text(stamp: Stamp | None) -> str:
+    return "none" if stamp is None else ".".join(map(str, stamp))
 
 
 def _stamp_of(file: Path) -> Stamp | None:

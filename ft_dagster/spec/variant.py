@@ -1,14 +1,13 @@
 """The declaration of a variant and of a general corpus, as frozen models; unknown keys are refused.
 
 Names are the field's own (transformers, peft, trl, lm-eval). `None` means: the plan decides, and
-says why. A value that later work will fill is parsed here and refused in `not_yet`.
+says why.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 from pydantic import (
@@ -25,6 +24,7 @@ from pydantic_core import PydanticKnownError
 from ft_dagster.objectives import DEFAULT, OBJECTIVES, known
 from ft_dagster.spec.formats import export_problem
 from ft_dagster.spec.plain import plain_value
+from ft_dagster.spec.zones import known_zone
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Format = Literal["auto", "chat", "prompt_completion", "alpaca", "sharegpt", "text"]
@@ -461,7 +461,27 @@ class ReleaseSpec(SpecModel):
 class RetrainSpec(SpecModel):
     cron: str | None = Field(None, description="Five cron fields, for example '0 3 * * 1'")
     timezone: str = Field("UTC", description="IANA name")
-    on_new_data: bool = Field(False, description="Retrain when a source changes")
+    on_new_data: bool = Field(False, description="Retrain when a source changes, told by its listing")
+    on_new_base: bool = Field(False, description="Retrain when base_model.source holds another revision")
+    poll: float = Field(60.0, ge=1, le=10_080, description="Minutes between two looks at sources and base")
+    quiet_minutes: float = Field(
+        30.0,
+        ge=0,
+        le=10_080,
+        description="How long the sources must have stood still; a day at most is waited",
+    )
+    least_share: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        0.0, description="Least share of the sources' bytes that lies in files that changed"
+    )
+    least_rows: int | None = Field(
+        None, ge=1, le=1_000_000_000, description="Least rows that changed, told by the bytes of a row before"
+    )
+    max_age_days: float | None = Field(
+        None, gt=0, le=3_650, description="Retrain before the newest run that came to a verdict is this old"
+    )
+    max_attempts: int = Field(
+        3, ge=1, le=100, description="Runs in a row that may fail; then it waits for data, parent or base"
+    )
 
     @field_validator("cron")
     @classmethod
@@ -476,11 +496,7 @@ class RetrainSpec(SpecModel):
     @field_validator("timezone")
     @classmethod
     def _zone_is_known(cls, name: str) -> str:
-        try:
-            ZoneInfo(name)
-        except (ZoneInfoNotFoundError, ValueError):
-            raise ValueError("not an IANA time zone") from None
-        return name
+        return known_zone(name)
 
 
 class VariantSpec(SpecModel):
@@ -543,9 +559,3 @@ def _pick(tree: Any, path: str) -> Any:
     for name in path.split("."):
         tree = tree[name]
     return tree
-
-
-def not_yet(spec: VariantSpec) -> tuple[str, object] | None:
-    """The first declared (field, value) that no stage acts on yet, or None."""
-    waiting: list[tuple[str, object, bool]] = [("retrain.on_new_data", True, spec.retrain.on_new_data)]
-    return next(((field, value) for field, value, used in waiting if used), None)

@@ -81,6 +81,16 @@ def _pointed_at(store: Store, prefix: str, stage: str) -> tuple[Place, str] | No
     return place, digest
 
 
+def head_time(store: Store, prefix: str, stage: str) -> datetime | None:
+    """When a stage's head was written, by the run that made or found its artifact; None without one."""
+    try:
+        return datetime.fromisoformat(store.read_json(head_path(prefix, stage))["at"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        raise _wrong(store, head_path(prefix, stage), "not a head", stage) from None
+
+
 def _wrong(store: Store, path: str, what: str, stage: str) -> UserError:
     fix = f"Restore it from a backup, or delete it and materialize {stage} again"
     return UserError(what, file=store.uri(path), fix=fix)

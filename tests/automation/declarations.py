@@ -1,4 +1,4 @@
-"""Declarations with a schedule, and a tick of it."""
+"""Declarations with a schedule, and a tick of the sensor that reads them."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,11 +7,11 @@ from typing import Any
 import dagster as dg
 import yaml
 
-from ft_dagster.automation.due import due_variants
+from ft_dagster.automation.due import Tick
+from ft_dagster.automation.due import tick as tick_of
 from ft_dagster.data.derived import released_parent
-from ft_dagster.definitions import resources
 from ft_dagster.settings import load_settings
-from ft_dagster.spec import VariantKey
+from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.spec.variant import BaseModelSpec
 from ft_dagster.store import write_head
 from ft_dagster.store.make import Recipe, make_artifact
@@ -30,12 +30,15 @@ def declare(folder: Path, key: str, cron: str | None = None, **more: Any) -> Non
     file.write_text(yaml.safe_dump(content), "utf-8")
 
 
+def ticked(folder: Path, instance: dg.DagsterInstance, at: datetime, cursor: str | None = None) -> Tick:
+    """A tick at a time, without the sensor's own clock."""
+    settings = load_settings(folder)
+    return tick_of(instance, settings, Declarations(settings.project), cursor, at)
+
+
 def tick(folder: Path, instance: dg.DagsterInstance, at: datetime) -> list[dg.RunRequest]:
-    with dg.build_schedule_context(
-        instance=instance, scheduled_execution_time=at, resources=resources(str(folder))
-    ) as context:
-        asked: Any = due_variants(context)
-        return [r for r in asked if isinstance(r, dg.RunRequest)]
+    """What a tick that reads all runs again asks for."""
+    return list(ticked(folder, instance, at).requests)
 
 
 def start_from(folder: Path, child: str, parent: str) -> None:

@@ -20,19 +20,18 @@ from dagster._core.workspace.load_target import PythonFileTarget
 from dagster._daemon.backfill import execute_backfill_iteration
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 from dagster._daemon.sensor import execute_sensor_iteration
-from dagster._scheduler.scheduler import launch_scheduled_runs
 from dagster_graphql.schema import create_schema
 
 from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.instance import LOCATION, write_home
 from ft_dagster.settings import load_settings
-from tests.automation.declarations import declare
+from tests.automation.declarations import declare, tick
 from tests.e2e.workshop import said_of
 from tests.present import present
 
 pytestmark = pytest.mark.slow
 LOG = logging.getLogger("test")
-VARIANTS = ["acme.first", "acme.second", "acme.third", "acme.sensed", "globex.first"]
+VARIANTS = ["acme.first", "acme.second", "acme.third", "acme.sensed", "globex.first", "globex.due"]
 REPOSITORY = {"repositoryLocationName": LOCATION, "repositoryName": "__repository__"}
 LAUNCH = """
 mutation($params: ExecutionParams!) {
@@ -110,7 +109,7 @@ def start(folder: Path, **settings: Any) -> None:
     (folder / "ft_dagster.yaml").write_text(yaml.safe_dump(settings), "utf-8")
     for key in VARIANTS:
         priority = 7 if key.startswith("acme") else 0
-        retrain = "* * * * *" if key == "globex.first" else None
+        retrain = "* * * * *" if key == "globex.due" else None
         declare(folder, key, retrain, resources={"priority": priority})
 
 
@@ -129,6 +128,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     with dg.DagsterInstance.get() as instance:
         instance.add_dynamic_partitions(PARTITIONS, VARIANTS)
         with WorkspaceProcessContext(instance, target) as process:
+            tick(
+                folder, instance, datetime.now(UTC) - timedelta(minutes=5)
+            )  # crons count from the first look
             yield House(instance, process, folder)
     patch.undo()
 
@@ -179,13 +181,10 @@ def test_a_sensor_tags_its_run(house: House) -> None:
     expect(house.newest(dagster__sensor_name="asks")["acme.sensed"], "acme.sensed", "sensor", 7)
 
 
-def test_a_schedule_tags_its_run(house: House) -> None:
-    now = datetime.now(UTC)
-    times: dict[str, Any] = {}
-    for minutes in (0, 1):  # the first look only notes when the schedule began
-        at = now + timedelta(minutes=minutes)
-        assert [e for e in launch_scheduled_runs(house.process, LOG, at, times) if e] == []
-    expect(house.newest(dagster__schedule_name="due_variants")["globex.first"], "globex.first", "schedule", 0)
+def test_a_due_variant_tags_its_run(house: House) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        assert [e for e in execute_sensor_iteration(house.process, LOG, None, pool) if e] == []
+    expect(house.newest(dagster__sensor_name="due_variants")["globex.due"], "globex.due", "schedule", 0)
 
 
 def test_the_command_line_tags_its_run(house: House) -> None:

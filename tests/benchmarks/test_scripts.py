@@ -35,6 +35,35 @@ def test_preparation_is_measured_beside_the_tokenizer(tiny_model_folder: Path) -
     assert {"tokenizing", "rendering", "normalizing", "decontamination"} <= parts
 
 
+@pytest.mark.slow
+def test_a_small_fleet_breaks_no_promise_but_for_its_few_starts_an_hour() -> None:
+    command = [
+        sys.executable,
+        BENCHMARKS / "fleet_month.py",
+        "--variants",
+        "60",
+        "--days",
+        "6",
+        "--seeds",
+        "2",
+    ]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    _, *rows = done.stdout.splitlines()
+    assert [row.split()[0] for row in rows[:2]] == ["0", "1"]
+    assert [promise for promise in rows[2:] if "times the mean load" not in promise] == []
+
+
+@pytest.mark.slow
+def test_ticks_of_a_fleet_are_measured() -> None:
+    command = [sys.executable, BENCHMARKS / "fleet.py", "--sizes", "200"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    head, row = done.stdout.splitlines()
+    assert head.split()[0] == "declarations"
+    assert [float(figure) < 60 for figure in row.split()[1:]] == [True] * 5
+
+
 @pytest.mark.long
 def test_trainings_are_shown_side_by_side(tiny_model_folder: Path, tmp_path: Path) -> None:
     data, results = tmp_path / "rows.jsonl", tmp_path / "results"

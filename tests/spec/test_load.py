@@ -98,19 +98,6 @@ def test_a_file_that_is_no_declaration_is_refused(project: Path, text: str, prob
     assert problem in refusal(project).problem
 
 
-@pytest.mark.parametrize(
-    ("more", "field"),
-    [
-        ("retrain: {on_new_data: true}\n", "retrain.on_new_data"),
-    ],
-)
-def test_what_is_not_built_yet_is_refused_not_ignored(project: Path, more: str, field: str) -> None:
-    declare(project, MINIMAL + more)
-    error = refusal(project)
-    assert error.problem == "not yet built"
-    assert error.field == field
-
-
 def child_of(parent: str) -> str:
     return MINIMAL.replace("base_model: models/base", f"base_model: {{variant: {parent}}}")
 

@@ -136,6 +136,14 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "release.approvers": (["boss"], NOTHING),
     "retrain.cron": ("0 3 * * 1", NOTHING),
     "retrain.timezone": ("Europe/Madrid", NOTHING),
+    "retrain.on_new_data": (True, NOTHING),
+    "retrain.on_new_base": (True, NOTHING),
+    "retrain.poll": (5.0, NOTHING),
+    "retrain.quiet_minutes": (5.0, NOTHING),
+    "retrain.least_share": (0.5, NOTHING),
+    "retrain.least_rows": (5, NOTHING),
+    "retrain.max_age_days": (5.0, NOTHING),
+    "retrain.max_attempts": (5, NOTHING),
 }
 WITH: dict[str, dict[str, Any]] = {  # what must be declared too for the value to be valid
     "base_model.revision": {},
@@ -162,7 +170,6 @@ ELSEWHERE = {  # fields of the table's rest, and why no row of their own
     "training.deepspeed.nvme_path": "goes with offload",
     "training.watch.benchmark_limit": "needs questions; with the rest of `training` in the plan's key",
     "evaluation.database": "needs kind: sql; by digest in the keys of what is asked",
-    "retrain.on_new_data": "is refused so far",
     "plan.probe": "tests/stages/test_probe.py: what was tried is in the plan's key",
 }
 RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may

@@ -1,0 +1,95 @@
+"""The runs of variants as the fleet knows them: what each came to, and what it was charged."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+
+import dagster as dg
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, PARENT_RUN_ID_TAG
+
+from ft_dagster.automation.instance import FINISHED, JOB, failure_of
+from ft_dagster.automation.tags import CHARGES, DUE, PARTITION
+from ft_dagster.automation.unfinished import is_retried
+from ft_dagster.fleet.amounts import Amount
+from ft_dagster.fleet.book import Book, Charge, beyond, settled
+from ft_dagster.fleet.due import Retrain
+from ft_dagster.fleet.history import MOST_RUNS, PastRun
+from ft_dagster.fleet.learning import hours_since
+from ft_dagster.spec import VariantKey
+from ft_dagster.store import Store
+
+
+def past_runs(instance: dg.DagsterInstance, key: VariantKey) -> Iterator[PastRun]:
+    """The runs of a variant's whole chain, the newest first. What Dagster runs again counts as one."""
+    filters = dg.RunsFilter(job_name=JOB, tags={PARTITION: str(key)})
+    for record in instance.get_run_records(filters, limit=MOST_RUNS):
+        if AUTO_RETRY_RUN_ID_TAG not in record.dagster_run.tags:
+            yield _past(instance, record)
+
+
+def _past(instance: dg.DagsterInstance, record: dg.RunRecord) -> PastRun:
+    run, asked = record.dagster_run, record.dagster_run.tags.get(DUE)
+    started = begun(record)
+    if run.status not in FINISHED or is_retried(instance, run):
+        return PastRun(started, "unfinished", asked=asked)
+    ended = datetime.fromtimestamp(record.end_time, UTC) if record.end_time else record.update_timestamp
+    if run.status == dg.DagsterRunStatus.FAILURE and not _was_judged(instance, run.run_id):
+        return PastRun(started, "failed", ended, asked, failure_of(instance, run.run_id))
+    return PastRun(started, "verdict", ended, asked)
+
+
+def begun(record: dg.RunRecord) -> datetime:
+    """When a run began to read, in UTC; when it was made where it has not yet."""
+    if record.start_time is not None:
+        return datetime.fromtimestamp(record.start_time, UTC)
+    return record.create_timestamp.replace(tzinfo=UTC)
+
+
+def _was_judged(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Whether a run ended at a check that did not pass: another of the same would end there too."""
+    for record in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION):
+        event = record.dagster_event
+        found = event.asset_check_evaluation_data if event else None
+        if found and found.blocking and not found.passed:
+            return True
+    return False
+
+
+def charges_tag(retrain: Retrain) -> str:
+    """What a retrain is charged, as a tag of its run: the table can be made again from it."""
+    amount, hours = retrain.cost.amount, retrain.cost.hours
+    days = [[charge.day.isoformat(), *charge.amount] for charge in retrain.charges]
+    return json.dumps({"amount": list(amount), "hours": hours, "days": days})
+
+
+def charged(instance: dg.DagsterInstance, store: Store, record: dg.RunRecord, book: Book) -> list[Charge]:
+    """What a run takes of the budgets: as reserved while it is in progress, then what it took.
+
+    One that Dagster runs again was reserved once: its further try is an overrun. A run that no budget was
+    asked for takes none.
+    """
+    run = record.dagster_run
+    if CHARGES not in run.tags:
+        return []
+    said = json.loads(run.tags[CHARGES])
+    tenant, foretold = VariantKey.parse(run.tags[PARTITION]).tenant, Amount(*said["amount"])
+    days = [Charge(date.fromisoformat(day), tenant, Amount(*amount)) for day, *amount in said["days"]]
+    if PARENT_RUN_ID_TAG in run.tags:
+        days = book.overrun(tenant, foretold, begun(record))
+    if run.status not in FINISHED:
+        return days
+    hours = _hours(record, store)
+    real = foretold.times(hours / said["hours"]) if said["hours"] > 0 else Amount(hours)
+    more = book.overrun(tenant, beyond(foretold, real), begun(record))
+    return [*settled(days, foretold, real), *more]
+
+
+def _hours(record: dg.RunRecord, store: Store) -> float:
+    """By the clock: of what a run made, without its wait for devices; of one that failed, all of it."""
+    run = record.dagster_run
+    if record.start_time is None or record.end_time is None:
+        return 0.0
+    whole = (record.end_time - record.start_time) / 3600
+    if run.status == dg.DagsterRunStatus.SUCCESS:
+        return min(whole, hours_since(store, VariantKey.parse(run.tags[PARTITION]), begun(record)))
+    return whole

@@ -1,0 +1,156 @@
+"""What lies at a place, told by its listing alone, and how much of it is other than it was. Nothing is read.
+
+A place is a source of rows or a base model, as it is declared; who names the same shares one listing.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, NamedTuple
+
+from ft_dagster.data.hub import pin_revision
+from ft_dagster.data.locations import DeclaredAt, data_files, file_type, is_hub, is_s3, s3, s3_errors
+from ft_dagster.errors import UserError
+from ft_dagster.files import expanded
+from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.roots import Roots
+from ft_dagster.spec.variant import SourceSpec
+
+SAVED = {"state.json", "dataset_dict.json"}  # of a folder that `datasets` saved: the files are named in it
+
+
+class WatchedPlace(NamedTuple):
+    """`revision`: of a hub repository; `split`: of a saved data set."""
+
+    kind: Literal["data", "base"]
+    path: str
+    revision: str | None = None
+    split: str = "train"
+
+    def __str__(self) -> str:
+        return json.dumps(self)
+
+    @property
+    def source(self) -> SourceSpec:
+        return SourceSpec(path=self.path, revision=self.revision, split=self.split)
+
+    @classmethod
+    def parse(cls, text: str) -> WatchedPlace:
+        return cls(*json.loads(text))
+
+
+class ListedFile(NamedTuple):
+    """`path`: as a fingerprint names it; `tag`: ETag or commit; `changed`: when, where a listing says it."""
+
+    path: str
+    size: int
+    tag: str | None
+    changed: datetime | None
+
+
+class Difference(NamedTuple):
+    """`bytes`: of the files that came, changed or went, of `whole`; `first`: the first of them."""
+
+    bytes: int
+    whole: int
+    first: str
+
+    @property
+    def share(self) -> float:
+        return min(1.0, self.bytes / self.whole) if self.whole else 1.0
+
+
+def may_list(place: WatchedPlace, project: Path, roots: Roots) -> bool:
+    """Whether a tenant may have a place looked at."""
+    base = place.kind == "base"
+    if is_s3(place.path):
+        return roots.may_fetch(place.path, base=base)
+    if _is_local(place, project):
+        return roots.may_read(str(project / expanded(place.path)), base=base)
+    return roots.may_ask_hub(place.path)
+
+
+def listing(place: WatchedPlace, project: Path) -> list[ListedFile]:
+    """Raises UserError for a place that cannot be listed."""
+    if is_s3(place.path):
+        return _of_s3(place, project)
+    if not _is_local(place, project):
+        kind: Literal["dataset", "model"] = "dataset" if place.kind == "data" else "model"
+        return [ListedFile(place.path, 0, pin_revision(place.path, place.revision, kind), None)]
+    if place.kind == "data":
+        return [
+            _local(Path(file.path), file.name) for file in data_files(place.source, project, DeclaredAt())
+        ]
+    folder = project / expanded(place.path)
+    below = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    return [_local(file, file.relative_to(folder).as_posix()) for file in below]
+
+
+def _is_local(place: WatchedPlace, project: Path) -> bool:
+    if place.kind == "data":
+        return not is_hub(place.source, project)
+    return (project / expanded(place.path)).is_dir()
+
+
+def listing_digest(files: Sequence[ListedFile]) -> str:
+    """What changes when a listing does."""
+    return sha256_json([[f.path, f.size, f.tag, f.changed and f.changed.isoformat()] for f in files])
+
+
+def difference(
+    frozen: Sequence[Mapping[str, Any]], listed: Sequence[ListedFile], at: datetime
+) -> Difference | None:
+    """What lies there other than what was `frozen` (entries of a fingerprint, or files of a base) at a time;
+    None where nothing does. A file of the same size without a tag is another if it changed since.
+    """
+    before = {str(entry.get("path", entry.get("repo"))): entry for entry in frozen}
+    now = {file.path: file for file in listed}
+    changed = [file for file in listed if _is_other(before.get(file.path), file, at)]
+    gone = [entry for path, entry in before.items() if path not in now]
+    if not changed and not gone:
+        return None
+    lost = sum(int(entry.get("size", 0)) for entry in gone)
+    first = changed[0].path if changed else str(gone[0].get("path", gone[0].get("repo")))
+    whole = sum(file.size for file in listed) + lost
+    return Difference(sum(file.size for file in changed) + lost, whole, first)
+
+
+def _is_other(before: Mapping[str, Any] | None, file: ListedFile, at: datetime) -> bool:
+    if before is None or before.get("size", file.size) != file.size:
+        return True
+    tag = before.get("etag") or before.get("revision")
+    if tag is not None and file.tag is not None and not str(tag).startswith("sha256:"):
+        return bool(tag != file.tag)
+    return file.changed is not None and file.changed > at
+
+
+def _local(file: Path, name: str) -> ListedFile:
+    found = file.stat()
+    newest = max(found.st_mtime, found.st_ctime)
+    return ListedFile(name, found.st_size, None, datetime.fromtimestamp(newest, UTC))
+
+
+def _of_s3(place: WatchedPlace, project: Path) -> list[ListedFile]:
+    """A page of the listing for each thousand objects, and no request for each."""
+    bare, asked, fs = place.path[5:], DeclaredAt(), s3()
+    with s3_errors(place.path, asked):
+        found = fs.glob(bare, detail=True) if glob.has_magic(bare) else fs.find(bare, detail=True)
+        names = {PurePosixPath(path).name for path in found}
+        if place.kind == "data" and names & SAVED:
+            found = {file.path: fs.info(file.path) for file in data_files(place.source, project, asked)}
+    if not found:
+        raise UserError("no such object or bucket", value=place.path, fix="Check the address")
+    files = []
+    for path, info in sorted(found.items()):
+        below = path.removeprefix(bare).strip("/").split("/")
+        hidden = any(part.startswith(".") for part in below)
+        if info.get("type") != "file" or hidden or (place.kind == "data" and not file_type(path)):
+            continue
+        name = f"s3://{path}" if place.kind == "data" else "/".join(below)
+        tag = str(info.get("ETag") or "").strip('"') or None
+        files.append(ListedFile(name, int(info["size"]), tag, info.get("LastModified")))
+    return files

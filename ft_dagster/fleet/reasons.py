@@ -1,0 +1,183 @@
+"""Why a variant is to be trained again, and by when: read from what is known of it, by the clock given.
+
+A cause stands until a run that started after it has come to a verdict; a run that failed is tried again.
+Several causes at once are one retrain, asked for once by the stamp of the most urgent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import Literal, NamedTuple
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim
+
+from ft_dagster.fleet.amounts import RetrainCost
+from ft_dagster.settings import PlatformOrder
+from ft_dagster.spec import VariantKey
+from ft_dagster.spec.variant import RetrainSpec
+
+DAY = timedelta(days=1)
+NEWS = ("data", "base", "parent")
+CauseKind = Literal["order", "age", "parent", "base", "data", "cron"]
+PATIENCE: dict[CauseKind, timedelta] = {"cron": DAY, "data": 2 * DAY, "parent": 2 * DAY, "base": 3 * DAY}
+MOST_QUIET = DAY  # a source that never stands still is trained on after this long
+AGE_LEAD = DAY  # before the greatest age is reached, where that is more than two days
+STAMP = "%Y-%m-%dT%H.%MZ"
+
+
+class News(NamedTuple):
+    """What is other than the newest run found it: a source, the base, or the parent's release.
+
+    `stamp` names it; `since`: when it was first seen to differ; `moved`: when it changed last. Of data alone,
+    `share`: of the bytes, in files that changed; `rows`: those that changed, by the size of a row before.
+    """
+
+    kind: Literal["data", "base", "parent"]
+    stamp: str
+    since: datetime
+    moved: datetime
+    words: str
+    share: float = 1.0
+    rows: int | None = None
+
+
+@dataclass(frozen=True)
+class VariantState:
+    """What is known of a variant when it is decided upon. Times are in UTC.
+
+    `known_since`: when it was first seen as declared. `served`: when its newest run that came to a verdict
+    started; None where none did. `running`: a run waits or is in progress. `failures`: runs in a row that
+    came to no verdict since; `failed_at`: when the newest of them ended, and `failure`: why. `broken`: why
+    its declaration cannot be read; `retired`: it is declared no longer. `cost`: of its next retrain. `asked`:
+    stamps for which a run was asked lately.
+    """
+
+    key: VariantKey
+    retrain: RetrainSpec
+    cost: RetrainCost
+    known_since: datetime
+    priority: int = 0
+    served: datetime | None = None
+    running: bool = False
+    failures: int = 0
+    failed_at: datetime | None = None
+    failure: str = ""
+    news: tuple[News, ...] = ()
+    broken: str | None = None
+    retired: bool = False
+    asked: tuple[str, ...] = ()
+
+    @property
+    def base_time(self) -> datetime:
+        """What happened before needs no run."""
+        return self.known_since if self.served is None else max(self.served, self.known_since)
+
+
+class Cause(NamedTuple):
+    """One reason. `deadline`: the retrain is to start by then; `ready`: not before this."""
+
+    kind: CauseKind
+    stamp: str
+    words: str
+    since: datetime
+    deadline: datetime
+    ready: datetime
+
+
+def causes(state: VariantState, orders: Sequence[PlatformOrder], now: datetime) -> list[Cause]:
+    """All that makes a variant due at `now`, the most urgent first; also what is not ready yet."""
+    found = [*_by_the_clock(state, now), *_of_orders(state, orders, now), *_of_news(state)]
+    return sorted(found, key=lambda cause: (cause.deadline, cause.kind, cause.stamp))
+
+
+def first_fire(retrain: RetrainSpec, after: datetime) -> datetime | None:
+    """The first time after `after` at which the declared cron fires, in UTC. In a night without that hour it
+    fires when the clocks have moved, in one with two of them once, as Debian's cron does.
+    """
+    return None if retrain.cron is None else _fire(retrain.cron, retrain.timezone, after)
+
+
+@lru_cache(50_000)  # who waits is asked about on each look
+def _fire(cron: str, zone: str, after: datetime) -> datetime | None:
+    fires = (fire.astimezone(UTC) for fire in CronSim(cron, after.astimezone(ZoneInfo(zone))))
+    return next((fire for fire in fires if fire > after), None)  # of an hour that comes twice, not the first
+
+
+def next_look(state: VariantState, orders: Sequence[PlatformOrder], now: datetime) -> datetime | None:
+    """When the passing of time alone may change what is decided; None: never. `now`: it is due."""
+    if state.retired or state.broken or state.running:
+        return None
+    times: list[datetime | None] = [first_fire(state.retrain, state.base_time), age_cause_at(state)]
+    times += [order.given for order in _orders_of(state, orders)]
+    times += [cause.ready for cause in _of_news(state) if enough(state, cause.kind)]
+    known = [max(now, time) for time in times if time is not None]
+    return min(known, default=None)
+
+
+def age_cause_at(state: VariantState) -> datetime | None:
+    """From when on the greatest age asks for a run; None where none is declared, or no run was made."""
+    if state.retrain.max_age_days is None or state.served is None:
+        return None
+    age = timedelta(days=state.retrain.max_age_days)
+    return state.served + age - min(AGE_LEAD, age / 2)
+
+
+def too_little(state: VariantState) -> str | None:
+    """Why changed data asks for no run yet; None where enough of it changed."""
+    least = state.retrain
+    for news in state.news:
+        if news.kind != "data":
+            continue
+        if news.share < least.least_share:
+            return f"{news.share:.1%} of the bytes changed, least_share is {least.least_share:.1%}"
+        if least.least_rows is not None and news.rows is not None and news.rows < least.least_rows:
+            return f"about {news.rows:,} rows changed, least_rows is {least.least_rows:,}"
+    return None
+
+
+def enough(state: VariantState, kind: CauseKind) -> bool:
+    return kind != "data" or too_little(state) is None
+
+
+def _by_the_clock(state: VariantState, now: datetime) -> Iterator[Cause]:
+    fire = first_fire(state.retrain, state.base_time)
+    if fire is not None and fire <= now:
+        yield Cause("cron", fire.strftime(STAMP), "schedule", fire, fire + PATIENCE["cron"], fire)
+    asks = age_cause_at(state)
+    if asks is not None and state.served is not None and asks <= now:
+        days = state.retrain.max_age_days or 0.0
+        deadline = state.served + timedelta(days=days)
+        yield Cause("age", f"age-{deadline.strftime(STAMP)}", f"age of {days:g} days", asks, deadline, asks)
+
+
+def _of_orders(state: VariantState, orders: Sequence[PlatformOrder], now: datetime) -> Iterator[Cause]:
+    for order in _orders_of(state, orders):
+        if order.given <= now:
+            words = f"order {order.name}: {order.reason}"
+            yield Cause("order", f"order-{order.name}", words, order.given, order.deadline, order.given)
+
+
+def _orders_of(state: VariantState, orders: Sequence[PlatformOrder]) -> Iterator[PlatformOrder]:
+    """Those that no run of the variant has fulfilled yet. One that was never run has nothing to renew."""
+    for order in orders:
+        matches = any(fnmatchcase(str(state.key), pattern) for pattern in order.variants)
+        if matches and state.served is not None and state.served < order.given:
+            yield order
+
+
+def _of_news(state: VariantState) -> Iterator[Cause]:
+    asked = {"data": state.retrain.on_new_data, "base": state.retrain.on_new_base, "parent": True}
+    for news in state.news:
+        dealt_with = state.served is not None and news.since <= state.served
+        if not asked[news.kind] or dealt_with:
+            continue
+        ready = news.since
+        if news.kind == "data":
+            quiet = timedelta(minutes=state.retrain.quiet_minutes)
+            ready = min(news.moved + quiet, news.since + max(MOST_QUIET, quiet))
+        yield Cause(news.kind, news.stamp, news.words, news.since, ready + PATIENCE[news.kind], ready)

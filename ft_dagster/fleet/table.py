@@ -1,0 +1,352 @@
+"""The fleet's table: a row a variant, in the database of the Dagster instance.
+
+It remembers what was read of declarations, runs, releases and sources, so that a tick reads what changed. It
+decides nothing and proves nothing: `ft-dagster fleet rebuild` makes it again from these. Times are seconds
+since 1970, what has parts is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from ft_dagster.errors import UserError
+from ft_dagster.fleet.amounts import Amount, PaidFor, RetrainCost
+from ft_dagster.fleet.book import Charge
+from ft_dagster.fleet.reasons import News, VariantState
+from ft_dagster.schema_version import FIELD, is_readable, newer_error
+from ft_dagster.spec import VariantKey
+from ft_dagster.spec.variant import RetrainSpec
+
+SCHEMA_VERSION = 1
+BUSY_SECONDS = 30  # that a writer waits for another
+FEW = 500  # values in one question to the database
+METADATA = sa.MetaData()
+VARIANTS = sa.Table(
+    "ft_dagster_fleet_variants",
+    METADATA,
+    sa.Column("key", sa.String(61), primary_key=True),
+    sa.Column("parent", sa.String(61), index=True),
+    sa.Column("stamp", sa.Text, nullable=False),
+    sa.Column("edited", sa.Float, nullable=False),
+    sa.Column("learnt", sa.Boolean, nullable=False, index=True),
+    sa.Column("next_look", sa.Float, index=True),
+    sa.Column("known_since", sa.Float, nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False),
+    sa.Column("served", sa.Float),
+    sa.Column("running", sa.Boolean, nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("failed_at", sa.Float),
+    sa.Column("failure", sa.Text, nullable=False),
+    sa.Column("broken", sa.Text),
+    sa.Column("retired", sa.Boolean, nullable=False),
+    sa.Column("retrain", sa.Text, nullable=False),
+    sa.Column("cost", sa.Text, nullable=False),
+    sa.Column("paid", sa.Text, nullable=False),
+    sa.Column("news", sa.Text, nullable=False),
+    sa.Column("asked", sa.Text, nullable=False),
+)
+CHARGES = sa.Table(
+    "ft_dagster_fleet_charges",
+    METADATA,
+    sa.Column("run", sa.String(64), primary_key=True),
+    sa.Column("day", sa.String(10), primary_key=True, index=True),
+    sa.Column("tenant", sa.String(30), nullable=False),
+    sa.Column("hours", sa.Float, nullable=False),
+    sa.Column("usd", sa.Float, nullable=False),
+)
+PLACES = sa.Table(
+    "ft_dagster_fleet_places",
+    METADATA,
+    sa.Column("place", sa.String(700), primary_key=True),
+    sa.Column("key", sa.String(61), primary_key=True, index=True),
+    sa.Column("minutes", sa.Float, nullable=False),
+    sa.Column("next_look", sa.Float, nullable=False, index=True),
+    sa.Column("found", sa.String(64)),
+)
+META = sa.Table(
+    "ft_dagster_fleet_meta",
+    METADATA,
+    sa.Column("name", sa.String(40), primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class FleetRow:
+    """`stamp`: of the files that the declaration was read from, `edited`: when these changed last. `learnt`:
+    runs and store were looked at since. `paid`: what its newest training took. `next_look`: when it may
+    become due by itself.
+    """
+
+    state: VariantState
+    stamp: str
+    edited: datetime
+    parent: str | None = None
+    learnt: bool = False
+    paid: PaidFor | None = None
+    next_look: datetime | None = None
+
+    @property
+    def key(self) -> str:
+        return str(self.state.key)
+
+    def known(self, **changes: Any) -> FleetRow:
+        """The same with other fields of its state."""
+        return replace(self, state=replace(self.state, **changes))
+
+
+class FleetTable:
+    """Over one database. All that is written in one `changing` block is written together, or not at all."""
+
+    def __init__(self, url: str) -> None:
+        options = {"timeout": BUSY_SECONDS} if url.startswith("sqlite") else {}
+        self._engine = sa.create_engine(url, poolclass=sa.pool.NullPool, connect_args=options)
+        self.url = self._engine.url.render_as_string(hide_password=True)
+        METADATA.create_all(self._engine)
+        with self.changing() as connection:
+            found = _meta(connection, FIELD)
+            if found is None:
+                _set_meta(connection, FIELD, str(SCHEMA_VERSION))
+        version = SCHEMA_VERSION if found is None else int(found)
+        if not is_readable(version, SCHEMA_VERSION):
+            raise newer_error(FIELD, version, SCHEMA_VERSION, file=self.url)
+
+    @contextmanager
+    def changing(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except sa.exc.OperationalError as error:
+            said = str(error.orig).partition("\n")[0]
+            fix = "Try again; `ft-dagster fleet rebuild` makes the table anew"
+            raise UserError(f"the fleet's table cannot be used: {said}", file=self.url, fix=fix) from None
+
+    def meta(self, name: str) -> str | None:
+        with self.changing() as connection:
+            return _meta(connection, name)
+
+    def set_meta(self, name: str, value: str) -> None:
+        with self.changing() as connection:
+            _set_meta(connection, name, value)
+
+    def stamps(self) -> dict[str, str]:
+        """Key -> stamp of every variant that is declared as far as is known."""
+        asked = sa.select(VARIANTS.c.key, VARIANTS.c.stamp).where(sa.not_(VARIANTS.c.retired))
+        with self.changing() as connection:
+            return {row.key: row.stamp for row in connection.execute(asked)}
+
+    def row(self, key: VariantKey | str) -> FleetRow | None:
+        found = self.rows(VARIANTS.c.key == str(key))
+        return found[0] if found else None
+
+    def rows(self, where: Any = None, limit: int | None = None) -> list[FleetRow]:
+        """In order of key."""
+        asked = sa.select(VARIANTS).order_by(VARIANTS.c.key).limit(limit)
+        with self.changing() as connection:
+            found = connection.execute(asked if where is None else asked.where(where)).mappings().all()
+        return [_row(content) for content in found]
+
+    def named(self, keys: Iterable[str]) -> list[FleetRow]:
+        wanted = sorted(set(keys))
+        parts = (wanted[at : at + FEW] for at in range(0, len(wanted), FEW))
+        return [row for part in parts for row in self.rows(VARIANTS.c.key.in_(part))]
+
+    def to_look_at(self, now: datetime) -> list[FleetRow]:
+        """Those that may be due, by the clock or for what was learnt of them."""
+        return self.rows(VARIANTS.c.next_look <= now.timestamp())
+
+    def unlearnt(self, most: int) -> list[FleetRow]:
+        return self.rows(sa.not_(VARIANTS.c.learnt), most)
+
+    def children(self, parents: Iterable[str]) -> list[FleetRow]:
+        wanted = sorted(set(parents))
+        parts = (wanted[at : at + FEW] for at in range(0, len(wanted), FEW))
+        return [row for part in parts for row in self.rows(VARIANTS.c.parent.in_(part))]
+
+    def put(self, rows: Sequence[FleetRow]) -> None:
+        """Each row in place of what was known."""
+        with self.changing() as connection:
+            for at in range(0, len(rows), FEW):
+                part = [_content(row) for row in rows[at : at + FEW]]
+                keys = [content["key"] for content in part]
+                connection.execute(sa.delete(VARIANTS).where(VARIANTS.c.key.in_(keys)))
+                connection.execute(sa.insert(VARIANTS), part)
+
+    def charges(self, first: date) -> list[Charge]:
+        """Of all days from `first` on, one a day and tenant."""
+        hours, usd = sa.func.sum(CHARGES.c.hours), sa.func.sum(CHARGES.c.usd)
+        asked = sa.select(CHARGES.c.day, CHARGES.c.tenant, hours, usd)
+        asked = asked.where(CHARGES.c.day >= first.isoformat()).group_by(CHARGES.c.day, CHARGES.c.tenant)
+        with self.changing() as connection:
+            found = connection.execute(asked).all()
+        return [Charge(date.fromisoformat(day), tenant, Amount(h, usd)) for day, tenant, h, usd in found]
+
+    def charge(self, run: str, charges: Sequence[Charge]) -> None:
+        """A run's charges, in place of those that it had."""
+        days: dict[date, Charge] = {}
+        for each in charges:
+            before = days.get(each.day)
+            days[each.day] = each if before is None else each._replace(amount=each.amount.plus(before.amount))
+        content = [
+            {"run": run, "day": day.isoformat(), "tenant": each.tenant, **each.amount._asdict()}
+            for day, each in days.items()
+        ]
+        with self.changing() as connection:
+            connection.execute(sa.delete(CHARGES).where(CHARGES.c.run == run))
+            if content:
+                connection.execute(sa.insert(CHARGES), content)
+
+    def paid(self, most: int = 200) -> list[PaidFor]:
+        """What the newest trainings of the whole fleet took."""
+        asked = sa.select(VARIANTS.c.paid).where(VARIANTS.c.paid != "null")
+        with self.changing() as connection:
+            found = connection.execute(asked.order_by(VARIANTS.c.served.desc()).limit(most)).scalars().all()
+        return [PaidFor(*json.loads(content)) for content in found]
+
+    def watch(self, key: str, places: Iterable[str], minutes: float) -> None:
+        """The places whose listings a variant asks for, each to be looked at when anybody looks next."""
+        content = [
+            {"place": place, "key": key, "minutes": minutes, "next_look": 0.0, "found": None}
+            for place in sorted(set(places))
+        ]
+        with self.changing() as connection:
+            connection.execute(sa.delete(PLACES).where(PLACES.c.key == key))
+            if content:
+                connection.execute(sa.insert(PLACES), content)
+
+    def places(self, key: str) -> list[str]:
+        """Those that a variant asks for."""
+        asked = sa.select(PLACES.c.place).where(PLACES.c.key == key).order_by(PLACES.c.place)
+        with self.changing() as connection:
+            return list(connection.execute(asked).scalars().all())
+
+    def places_due(self, now: datetime, most: int) -> dict[str, float]:
+        """Place -> the fewest minutes between two looks that any who name it ask for; the longest due
+        first."""
+        first = sa.func.min(PLACES.c.next_look)
+        asked = sa.select(PLACES.c.place, sa.func.min(PLACES.c.minutes).label("minutes"))
+        due = asked.group_by(PLACES.c.place).having(first <= now.timestamp()).order_by(first).limit(most)
+        with self.changing() as connection:
+            return {row.place: row.minutes for row in connection.execute(due)}
+
+    def unseen(self, place: str, found: str) -> list[str]:
+        """The variants that have not seen a place as it is now (a digest)."""
+        differs = sa.or_(PLACES.c.found.is_(None), PLACES.c.found != found)
+        asked = sa.select(PLACES.c.key).where(PLACES.c.place == place, differs)
+        with self.changing() as connection:
+            return list(connection.execute(asked).scalars().all())
+
+    def looked(self, place: str, again: datetime, found: str | None, failed: Iterable[str] = ()) -> None:
+        """Note when it is a place's turn again, and what was found: all have seen it but those `failed`."""
+        where = PLACES.c.place == place
+        with self.changing() as connection:
+            connection.execute(sa.update(PLACES).where(where).values(next_look=again.timestamp()))
+            if found is not None:
+                saw = sa.update(PLACES).where(where, PLACES.c.key.not_in(sorted(failed)))
+                connection.execute(saw.values(found=found))
+
+    def set_news(self, key: str, news: Sequence[News], next_look: datetime | None) -> None:
+        """Nothing else of the row, which another process may be changing."""
+        content = json.dumps([_news_content(each) for each in news])
+        values = {"news": content, "next_look": _seconds(next_look)}
+        with self.changing() as connection:
+            connection.execute(sa.update(VARIANTS).where(VARIANTS.c.key == key).values(values))
+
+
+def emptied(url: str) -> FleetTable:
+    """An empty table in place of one of any version."""
+    METADATA.drop_all(sa.create_engine(url, poolclass=sa.pool.NullPool))
+    return FleetTable(url)
+
+
+def _meta(connection: sa.Connection, name: str) -> str | None:
+    return connection.execute(sa.select(META.c.value).where(META.c.name == name)).scalar()
+
+
+def _set_meta(connection: sa.Connection, name: str, value: str) -> None:
+    connection.execute(sa.delete(META).where(META.c.name == name))
+    connection.execute(sa.insert(META).values(name=name, value=value))
+
+
+def _content(row: FleetRow) -> dict[str, Any]:
+    state = row.state
+    return {
+        "key": row.key,
+        "parent": row.parent,
+        "stamp": row.stamp,
+        "edited": row.edited.timestamp(),
+        "learnt": row.learnt,
+        "next_look": _seconds(row.next_look),
+        "known_since": state.known_since.timestamp(),
+        "priority": state.priority,
+        "served": _seconds(state.served),
+        "running": state.running,
+        "failures": state.failures,
+        "failed_at": _seconds(state.failed_at),
+        "failure": state.failure,
+        "broken": state.broken,
+        "retired": state.retired,
+        "retrain": state.retrain.model_dump_json(exclude_defaults=True),
+        "cost": json.dumps([*state.cost.amount, state.cost.hours, state.cost.origin]),
+        "paid": json.dumps(row.paid),
+        "news": json.dumps([_news_content(news) for news in state.news]),
+        "asked": json.dumps(state.asked),
+    }
+
+
+def _row(content: Any) -> FleetRow:
+    hours, usd, clock, origin = json.loads(content["cost"])
+    paid = json.loads(content["paid"])
+    state = VariantState(
+        key=VariantKey.parse(content["key"]),
+        retrain=RetrainSpec.model_validate_json(content["retrain"]),
+        cost=RetrainCost(Amount(hours, usd), clock, origin),
+        known_since=_present(content["known_since"]),
+        priority=content["priority"],
+        served=_time(content["served"]),
+        running=content["running"],
+        failures=content["failures"],
+        failed_at=_time(content["failed_at"]),
+        failure=content["failure"],
+        news=tuple(_news(each) for each in json.loads(content["news"])),
+        broken=content["broken"],
+        retired=content["retired"],
+        asked=tuple(json.loads(content["asked"])),
+    )
+    return FleetRow(
+        state,
+        content["stamp"],
+        _present(content["edited"]),
+        content["parent"],
+        content["learnt"],
+        None if paid is None else PaidFor(*paid),
+        _time(content["next_look"]),
+    )
+
+
+def _news_content(news: News) -> dict[str, Any]:
+    return {**news._asdict(), "since": news.since.timestamp(), "moved": news.moved.timestamp()}
+
+
+def _news(content: dict[str, Any]) -> News:
+    times = {name: _present(content[name]) for name in ("since", "moved")}
+    return News(**{**content, **times})
+
+
+def _seconds(time: datetime | None) -> float | None:
+    return None if time is None else time.timestamp()
+
+
+def _present(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else _present(seconds)

@@ -1,0 +1,174 @@
+"""Looks at the places that variants are trained on: each once for all who name it, so many at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from ft_dagster.errors import UserError
+from ft_dagster.fleet.listing import (
+    ListedFile,
+    WatchedPlace,
+    difference,
+    listing,
+    listing_digest,
+    may_list,
+)
+from ft_dagster.fleet.reasons import News, VariantState, next_look
+from ft_dagster.fleet.table import FleetRow, FleetTable
+from ft_dagster.lineage.ancestors import find_digest
+from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.roots import Roots
+from ft_dagster.settings import Settings
+from ft_dagster.spec import VariantKey, VariantSpec
+from ft_dagster.stages.declaration import FILE
+from ft_dagster.store import SHARED, Store, read_head
+from ft_dagster.store.heads import head_time
+from ft_dagster.strict_json import loads
+
+MOST_PLACES = 200  # that one look lists
+LOOK_SECONDS = 30.0  # of a look; the rest is the next one's
+_Frozen = Callable[[Store, Path, VariantKey], tuple[list[Mapping[str, Any]], datetime] | None]
+
+
+class Looked(NamedTuple):
+    """`listed`: places; `changed`: variants of which another state was found; `errors`: place -> why it could
+    not be listed, or variant -> why it could not be compared."""
+
+    listed: int
+    changed: tuple[str, ...]
+    errors: dict[str, str]
+
+
+def places_of(spec: VariantSpec, project: Path, roots: Roots) -> list[WatchedPlace]:
+    """What a declaration asks to be looked at, as far as its tenant may: its run says the rest."""
+    places = []
+    if spec.retrain.on_new_data:
+        places += [WatchedPlace("data", s.path, s.revision, s.split) for s in spec.data.sources]
+    if spec.retrain.on_new_base and spec.base_model.source is not None:
+        places.append(WatchedPlace("base", spec.base_model.source, spec.base_model.revision))
+    return [place for place in places if may_list(place, project, roots)]
+
+
+def look(table: FleetTable, settings: Settings, now: datetime) -> Looked:
+    """List what is due to be listed, and note for each variant what is other than its newest run found it.
+
+    A place that cannot be listed is said and tried again at its next turn; what was known of it stands.
+    """
+    listings, errors = _Listings(settings.project), dict[str, str]()
+    end, found = time.monotonic() + LOOK_SECONDS, dict[str, str | None]()
+    due = table.places_due(now, MOST_PLACES)
+    for text in due:
+        if time.monotonic() > end:
+            break
+        place = WatchedPlace.parse(text)
+        try:
+            found[text] = listing_digest(listings.of(place))
+        except UserError as error:
+            found[text], errors[place.path] = None, str(error)
+    unseen = (key for text, mark in found.items() if mark is not None for key in table.unseen(text, mark))
+    changed, failed = list[str](), list[str]()
+    for row in table.named(unseen):
+        try:
+            news = news_of(row, table.places(row.key), listings, settings, now)
+        except UserError as error:
+            errors[row.key] = str(error)
+            failed.append(row.key)
+            continue
+        seen = replace(row.state, news=news)
+        table.set_news(row.key, news, next_look(seen, settings.fleet.orders, now))
+        changed += [row.key] if news != row.state.news else []
+    for text, mark in found.items():  # at last: who is killed before has seen nothing
+        table.looked(text, now + timedelta(minutes=due[text]), mark, failed)
+    return Looked(len(found), tuple(changed), errors)
+
+
+class _Listings:
+    """Each place's, listed once."""
+
+    def __init__(self, project: Path) -> None:
+        self.project = project
+        self._known: dict[WatchedPlace, list[ListedFile]] = {}
+
+    def of(self, place: WatchedPlace) -> list[ListedFile]:
+        if place not in self._known:
+            self._known[place] = listing(place, self.project)
+        return self._known[place]
+
+
+def news_of(
+    row: FleetRow, places: Sequence[str], listings: _Listings, settings: Settings, now: datetime
+) -> tuple[News, ...]:
+    """A row's news with those of its sources and base as they are listed now. Raises UserError."""
+    store, known = settings.open_store(), [WatchedPlace.parse(text) for text in places]
+    news = [each for each in row.state.news if each.kind == "parent"]
+    kinds: tuple[tuple[Literal["data", "base"], _Frozen], ...] = (
+        ("data", _frozen_sources),
+        ("base", _frozen_base),
+    )
+    for kind, frozen in kinds:
+        of_kind = [place for place in known if place.kind == kind]
+        then = frozen(store, settings.cache_folder, row.state.key) if of_kind else None
+        if then is None:
+            continue
+        files = [file for place in of_kind for file in listings.of(place)]
+        if kind == "base":  # beside the files that are loaded lie others
+            named = {str(entry.get("path", entry.get("repo"))) for entry in then[0]}
+            files = [file for file in files if file.path in named]
+        other = difference(then[0], files, then[1])
+        if other is not None:
+            rows = _rows_of(store, row.state.key) if kind == "data" else None
+            changed = None if rows is None else round(other.share * rows)
+            mark, words = sha256_json(listing_digest(files))[:8], f"{other.first} changed"
+            news.append(_told(News(kind, mark, now, now, words, other.share, changed), row.state))
+    return tuple(news)
+
+
+def _told(found: News, state: VariantState) -> News:
+    """What was found (its stamp: a mark of the listing), as it was told before where nothing moved since.
+    What moves after a failed run is news of its own: it may be what mends it.
+    """
+    before = next((each for each in state.news if each.kind == found.kind), None)
+    if before is not None and before.stamp.endswith(found.stamp):
+        return before._replace(share=found.share, rows=found.rows)
+    again = state.failed_at is not None and before is not None and before.since <= state.failed_at
+    since = found.since if before is None or again else before.since
+    return found._replace(stamp=f"{found.kind}-{since:%Y-%m-%dT%H.%M.%SZ}-{found.stamp}", since=since)
+
+
+def _frozen_sources(
+    store: Store, cache: Path, key: VariantKey
+) -> tuple[list[Mapping[str, Any]], datetime] | None:
+    """The fingerprints of all sources at the newest run, and when they were taken; None before any."""
+    head, at = read_head(store, key.prefix, "declaration"), head_time(store, key.prefix, "declaration")
+    if head is None or at is None:
+        return None
+    content = loads((head.folder(store, cache) / "payload" / FILE).read_text("utf-8"))
+    return [entry for source in content["sources"] for entry in source], at
+
+
+def _frozen_base(
+    store: Store, cache: Path, key: VariantKey
+) -> tuple[list[Mapping[str, Any]], datetime] | None:
+    """The files of the named base at the newest run, or its commit."""
+    head, at = read_head(store, key.prefix, "base_model"), head_time(store, key.prefix, "base_model")
+    if head is not None and "base_model" in head.inputs:  # made of it, with tokens of its own
+        head = find_digest(store, (SHARED,), "base_model", head.inputs["base_model"])
+    if head is None or at is None:
+        return None
+    content = loads((head.folder(store, cache) / "payload" / "base.json").read_text("utf-8"))
+    if content.get("revision"):
+        return [{"repo": content["reference"], "revision": content["revision"]}], at
+    return content["files"], at
+
+
+def _rows_of(store: Store, key: VariantKey) -> int | None:
+    """How many rows the newest data set was made from."""
+    made = read_head(store, key.prefix, "task_dataset")
+    if made is None:
+        return None
+    return sum(made.figures["rows"].values()) + sum(made.figures["dropped"].values())

@@ -1,0 +1,447 @@
+"""What a tick asks for, whatever happened before it and wherever the one before was killed."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+
+from ft_dagster.assets.partitions import PARTITIONS
+from ft_dagster.automation.due import due_variants
+from ft_dagster.automation.fleet_table import fleet_url, open_fleet
+from ft_dagster.automation.tags import CHARGES, DUE
+from ft_dagster.definitions import resources
+from ft_dagster.errors import UserError
+from ft_dagster.fleet.table import FleetRow, FleetTable
+from ft_dagster.settings import load_settings
+from ft_dagster.spec import VariantKey
+from ft_dagster.stages.summary import variant_row
+from tests.automation.declarations import NOON, declare, start_from, tick, ticked
+from tests.present import present
+from tests.releases import adapter, release
+
+pytestmark = pytest.mark.slow
+DAY, HOUR = timedelta(days=1), timedelta(hours=1)
+STATUS = dg.DagsterRunStatus
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test() as made:
+        yield made
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Nothing is spread: what is due is asked for at once."""
+    (tmp_path / "tenants").mkdir()
+    settings(tmp_path, spread_hours=0)
+    return tmp_path
+
+
+def settings(project: Path, **fleet: Any) -> None:
+    (project / "ft_dagster.yaml").write_text(json.dumps({"fleet": fleet}))
+
+
+def row(project: Path, instance: dg.DagsterInstance, key: str) -> FleetRow:
+    return present(open_fleet(instance, load_settings(project)).row(key))
+
+
+def run_of(
+    instance: dg.DagsterInstance, request: dg.RunRequest, status: STATUS = STATUS.QUEUED, **tags: str
+) -> str:
+    """A run of a request, as Dagster's daemon makes it."""
+    key = present(request.partition_key)
+    made = instance.create_run_for_job(
+        _variant_chain(), tags={**request.tags, "dagster/partition": key, **tags}
+    )
+    end(instance, made.run_id, status)
+    return made.run_id
+
+
+def end(instance: dg.DagsterInstance, run_id: str, status: STATUS) -> None:
+    run = present(instance.get_run_by_id(run_id))
+    if status is STATUS.FAILURE:
+        instance.report_run_failed(run, "out of memory")
+        instance.add_run_tags(run_id, {"dagster/will_retry": "false"})
+    elif status is not STATUS.QUEUED:
+        kinds = {
+            STATUS.SUCCESS: dg.DagsterEventType.RUN_SUCCESS,
+            STATUS.STARTED: dg.DagsterEventType.RUN_START,
+        }
+        instance.report_dagster_event(
+            dg.DagsterEvent(kinds[status].value, "variant_chain", message="as it would be"), run_id
+        )
+
+
+def _variant_chain() -> dg.JobDefinition:
+    @dg.op
+    def nothing() -> None:
+        pass
+
+    @dg.job
+    def variant_chain() -> None:
+        nothing()
+
+    return variant_chain
+
+
+def test_a_tick_asks_for_one_run_per_due_variant(project: Path, instance: dg.DagsterInstance) -> None:
+    declare(project, "acme.daily", "0 12 * * *")
+    declare(project, "acme.later", "0 18 * * *")
+    declare(project, "globex.monday", "0 12 * * 1")
+    declare(project, "globex.never")
+    assert tick(project, instance, NOON - HOUR) == []
+    requests = tick(project, instance, NOON)
+    assert [r.partition_key for r in requests] == ["acme.daily", "globex.monday"]
+    assert requests[0].run_key == "acme.daily@2026-03-02T12.00Z"
+    assert requests[0].tags["ft/tenant"] == "acme"
+    assert requests[0].tags["ft/variant"] == "acme.daily"
+    assert requests[0].tags["ft/reason"] == "schedule"
+
+
+def test_the_same_cron_time_is_never_asked_for_twice(project: Path, instance: dg.DagsterInstance) -> None:
+    declare(project, "acme.daily", "0 12 * * *")
+    tick(project, instance, NOON - HOUR)
+    (first,) = tick(project, instance, NOON)
+    assert tick(project, instance, NOON) == [first]  # the daemon was killed before it made the run
+    run_id = run_of(instance, first)
+    waits = ticked(project, instance, NOON)
+    assert waits.requests == ()
+    end(instance, run_id, STATUS.SUCCESS)
+    assert tick(project, instance, NOON + HOUR) == []
+
+
+def test_a_table_that_is_behind_asks_for_nothing_twice(project: Path, instance: dg.DagsterInstance) -> None:
+    declare(project, "acme.daily", "0 12 * * *")
+    tick(project, instance, NOON - HOUR)
+    (first,) = tick(project, instance, NOON)
+    run_of(instance, first)
+    later = json.dumps({"runs": (datetime.now(UTC) + DAY).timestamp(), "releases": 0})
+    assert ticked(project, instance, NOON, later).requests == ()  # a cursor that skips the run
+
+
+def test_days_without_a_daemon_are_made_up_by_one_run(project: Path, instance: dg.DagsterInstance) -> None:
+    declare(project, "acme.hourly", "0 * * * *")
+    tick(project, instance, NOON - 2 * DAY)
+    (late,) = tick(project, instance, NOON)
+    assert late.tags[DUE] == "2026-02-28T13.00Z"
+    assert tick(project, instance, NOON + HOUR / 60) == [late]
+
+
+def test_a_failed_run_is_tried_again_later_and_then_parked(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    declare(project, "acme.daily", retrain={"cron": "0 12 * * *", "max_attempts": 2})
+    tick(project, instance, NOON - HOUR)
+    (first,) = tick(project, instance, NOON)
+    time.sleep(0.01)  # after the declaration was written
+    run_of(instance, first, STATUS.FAILURE)
+    now = datetime.now(UTC)
+    held = ticked(project, instance, now)
+    assert [each.kind for each in held.decisions.not_done] == ["back-off"]
+    assert "out of memory" in held.decisions.not_done[0].why
+    (again,) = tick(project, instance, now + HOUR)
+    assert again.tags[DUE] == "2026-03-02T12.00Z.try2"
+    run_of(instance, again, STATUS.FAILURE)
+    assert [each.kind for each in ticked(project, instance, now + 9 * DAY).decisions.not_done] == ["parked"]
+    time.sleep(0.01)
+    declare(project, "acme.daily", retrain={"cron": "0 13 * * *", "max_attempts": 2})
+    (mended,) = tick(project, instance, now + 9 * DAY)
+    assert mended.tags[DUE] == "2026-03-02T13.00Z"
+
+
+def test_a_killed_run_that_dagster_runs_again_is_not_asked_for_again(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    declare(project, "acme.daily", "0 12 * * *")
+    tick(project, instance, NOON - HOUR)
+    (first,) = tick(project, instance, NOON)
+    run_id = run_of(instance, first, STATUS.FAILURE)
+    instance.add_run_tags(run_id, {"dagster/will_retry": "true"})
+    assert tick(project, instance, NOON + DAY) == []
+    assert row(project, instance, "acme.daily").state.running
+    instance.add_run_tags(run_id, {"dagster/will_retry": "false"})
+    ticked(project, instance, NOON + DAY)
+    assert row(project, instance, "acme.daily").state.failures == 1
+
+
+def test_a_broken_declaration_does_not_stop_the_others(project: Path, instance: dg.DagsterInstance) -> None:
+    declare(project, "acme.daily", "0 12 * * *")
+    declare(project, "acme.broken", "0 12 * * *", objectiv="x")
+    (project / "tenants" / "acme" / "unreadable.yaml").write_text("x: [\n")
+    noticed = ticked(project, instance, NOON - HOUR).noticed
+    assert noticed.valid == ("acme.daily",)
+    assert sorted(noticed.broken) == ["acme.broken", "acme.unreadable"]
+    assert "objectiv" in noticed.broken["acme.broken"]
+    assert [r.partition_key for r in tick(project, instance, NOON)] == ["acme.daily"]
+    assert ticked(project, instance, NOON).noticed.broken == {}  # said once
+    assert instance.get_dynamic_partitions(PARTITIONS) == ["acme.daily"]
+
+
+def test_a_new_declaration_becomes_a_partition_and_a_removed_one_is_retired_not_deleted(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    declare(project, "acme.daily", "0 12 * * *")
+    file = project / "tenants" / "acme" / "daily.yaml"
+    content = file.read_text()
+    ticked(project, instance, NOON - HOUR)
+    file.unlink()
+    assert ticked(project, instance, NOON).noticed.retired == ("acme.daily",)
+    assert row(project, instance, "acme.daily").state.retired
+    assert instance.get_dynamic_partitions(PARTITIONS) == ["acme.daily"]
+    assert tick(project, instance, NOON + DAY) == []
+    file.write_text(content)
+    (back,) = tick(project, instance, NOON + DAY)
+    assert back.tags[DUE] == "2026-03-02T12.00Z"
+
+
+def test_a_child_is_broken_while_its_parent_is_not_declared(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    declare(project, "acme.medical")
+    declare(project, "acme.child", "0 12 * * *", base_model={"variant": "acme.medical"})
+    tick(project, instance, NOON - HOUR)
+    (project / "tenants" / "acme" / "medical.yaml").unlink()
+    assert tick(project, instance, NOON) == []
+    assert "no such variant" in present(row(project, instance, "acme.child").state.broken)
+    declare(project, "acme.medical")
+    assert [r.partition_key for r in tick(project, instance, NOON)] == ["acme.child"]
+
+
+def report_release(instance: dg.DagsterInstance, key: str) -> None:
+    """As a run does that released, and the command line."""
+    instance.report_runless_asset_event(dg.AssetMaterialization("release", partition=key))
+
+
+def test_a_new_release_of_the_parent_asks_for_one_run_of_the_child(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    declare(project, "acme.medical")
+    declare(project, "acme.child", base_model={"variant": "acme.medical"})
+    declare(project, "acme.never-run", base_model={"variant": "acme.medical"})
+    store = load_settings(project).open_store()
+    cursor = str(ticked(project, instance, NOON).seen)
+
+    def news(at: datetime) -> list[dg.RunRequest]:
+        nonlocal cursor
+        now = ticked(project, instance, at, cursor)
+        cursor = str(now.seen)
+        return list(now.requests)
+
+    release(store, "acme.medical", adapter(1))
+    report_release(instance, "acme.medical")
+    start_from(project, "acme.child", "acme.medical")
+    assert news(NOON) == []
+    release(store, "acme.medical", adapter(2))
+    assert news(NOON + HOUR) == []  # nobody said so
+    report_release(instance, "acme.medical")
+    (request,) = news(NOON + HOUR)
+    assert (request.partition_key, request.run_key) == ("acme.child", "acme.child@acme.medical-v2")
+    assert request.tags["ft/reason"] == "parent acme.medical v2"
+    assert variant_row(store, VariantKey("acme", "child")).stale == "acme.medical v2 was released since"
+
+    run_id = run_of(instance, request)
+    assert news(NOON + 2 * HOUR) == []
+    start_from(project, "acme.child", "acme.medical")
+    end(instance, run_id, STATUS.SUCCESS)
+    assert news(NOON + DAY) == []
+    assert row(project, instance, "acme.child").state.news == ()
+
+
+def test_a_parent_that_is_no_longer_declared_as_such_asks_for_nothing(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    declare(project, "acme.medical")
+    declare(project, "acme.child", base_model={"variant": "acme.medical"})
+    store = load_settings(project).open_store()
+    release(store, "acme.medical", adapter(1))
+    start_from(project, "acme.child", "acme.medical")
+    release(store, "acme.medical", adapter(2))
+    declare(project, "acme.child")
+    assert tick(project, instance, NOON) == []
+    assert tick(project, instance, NOON + HOUR) == []
+
+
+def test_what_a_run_takes_of_the_budget_is_held_while_it_runs_and_given_back_after(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    settings(project, spread_hours=0, budget={"hours_per_day": 1.5})
+    for name in ("a", "b"):
+        declare(project, f"acme.{name}", "0 12 * * *")
+    now = datetime.now(UTC).replace(hour=12, minute=30, second=0)
+    tick(project, instance, now - HOUR)
+    (first,) = tick(project, instance, now)  # an hour each, where nothing was planned
+    assert json.loads(first.tags[CHARGES])["amount"] == [1.0, 0.0]
+    run_id = run_of(instance, first)
+    held = {str(each.key): each.kind for each in ticked(project, instance, now).decisions.not_done}
+    assert held == {"acme.b": "budget"}
+    end(instance, run_id, STATUS.SUCCESS)  # it made nothing: all was there
+    (second,) = tick(project, instance, now)
+    assert second.partition_key == "acme.b"
+
+
+def test_a_lost_table_is_made_again_and_asks_for_nothing_that_was_asked(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    declare(project, "acme.daily", "0 12 * * *")
+    tick(project, instance, NOON - HOUR)
+    (first,) = tick(project, instance, NOON)
+    run_of(instance, first, STATUS.SUCCESS)
+    assert tick(project, instance, NOON + HOUR) == []
+    before = row(project, instance, "acme.daily")
+    os.remove(fleet_url(instance, load_settings(project)).removeprefix("sqlite:///"))
+    assert tick(project, instance, NOON + HOUR) == []
+    after = row(project, instance, "acme.daily")
+    assert (after.state.served, after.state.asked) == (before.state.served, before.state.asked)
+
+
+def test_a_table_of_a_newer_version_is_refused_and_the_sensor_says_so(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    declare(project, "acme.daily", "0 12 * * *")
+    tick(project, instance, NOON)
+    engine = sa.create_engine(fleet_url(instance, load_settings(project)))
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text("update ft_dagster_fleet_meta set value = '99' where name = 'schema_version'")
+        )
+    with pytest.raises(UserError, match="written by a newer ft-dagster"):
+        tick(project, instance, NOON)
+    with dg.build_sensor_context(instance=instance, resources=resources(str(project))) as context:
+        skipped: Any = due_variants(context)
+    assert "written by a newer ft-dagster" in present(skipped.skip_message)
+
+
+def test_the_sensor_gives_its_cursor_and_says_what_waits(project: Path, instance: dg.DagsterInstance) -> None:
+    declare(project, "acme.often", "* * * * *")
+    open_fleet(instance, load_settings(project))
+    with dg.build_sensor_context(instance=instance, resources=resources(str(project))) as context:
+        first: Any = due_variants(context)
+    assert json.loads(first.cursor)["releases"] == 0
+    assert first.skip_reason.skip_message == "no variant is due"
+    assert tick(project, instance, datetime.now(UTC) + HOUR) != []
+
+
+def test_a_platforms_order_is_seen_when_it_is_given(project: Path, instance: dg.DagsterInstance) -> None:
+    declare(project, "acme.plain")
+    tick(project, instance, NOON)
+    request = dg.RunRequest("by hand", partition_key="acme.plain")
+    run_of(instance, request, STATUS.SUCCESS)
+    now = datetime.now(UTC) + HOUR
+    assert tick(project, instance, now) == []
+    order = {
+        "name": "erasure",
+        "reason": "erase",
+        "given": (now - HOUR / 2).isoformat(),
+        "deadline": now.isoformat(),
+    }
+    settings(project, spread_hours=0, orders=[order])
+    (asked,) = tick(project, instance, now)
+    assert asked.tags[DUE] == "order-erasure"
+    run_of(instance, asked, STATUS.QUEUED)
+    settings(project, spread_hours=0)
+    assert tick(project, instance, now) == []
+
+
+class Killed(BaseException):
+    """As kill -9: nothing is tidied up, and what a transaction had not written is not there."""
+
+
+DEADLY = [
+    (FleetTable, "put"), (FleetTable, "charge"), (FleetTable, "set_meta"), (FleetTable, "watch"),
+    (dg.DagsterInstance, "add_dynamic_partitions"), (dg.DagsterInstance, "get_runs_count"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("call", range(1, 4))
+@pytest.mark.parametrize("deadly", DEADLY, ids=lambda deadly: deadly[1])
+def test_a_tick_that_is_killed_anywhere_is_made_again(
+    project: Path,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    deadly: tuple[type, str],
+    call: int,
+) -> None:
+    """Between one tick and the next a run ended, and a declaration came."""
+    owner, method = deadly
+    for key in ("acme.daily", "acme.ran"):
+        declare(project, key, "0 12 * * *")
+    tick(project, instance, NOON - HOUR)
+    ran = next(r for r in tick(project, instance, NOON) if r.partition_key == "acme.ran")
+    run_of(instance, ran, STATUS.SUCCESS)
+    declare(project, "acme.new", "0 12 * * *")
+    real, calls = getattr(owner, method), 0
+
+    def dies(*given: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise Killed
+        return real(*given, **named)
+
+    monkeypatch.setattr(owner, method, dies)
+    with suppress(Killed):
+        tick(project, instance, NOON + HOUR)
+    monkeypatch.setattr(owner, method, real)
+    again = tick(project, instance, NOON + HOUR)
+    assert [request.run_key for request in again] == ["acme.daily@2026-03-02T12.00Z"]
+    assert sorted(instance.get_dynamic_partitions(PARTITIONS)) == ["acme.daily", "acme.new", "acme.ran"]
+    assert row(project, instance, "acme.ran").state.served is not None
+
+
+def test_two_ticks_at_once_ask_for_the_same_run_by_the_same_key(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    for number in range(20):
+        declare(project, f"acme.v{number}", "0 12 * * *")
+    tick(project, instance, NOON - HOUR)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: tick(project, instance, NOON), range(2))
+    assert len(first) == 20
+    assert [request.run_key for request in first] == [request.run_key for request in second]
+
+
+def test_the_command_makes_the_table_again_also_of_a_newer_version(
+    project: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(project, "acme.daily", "0 12 * * *")
+    declare(project, "acme.broken", objectiv="x")
+    home = project / "home"
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    home.mkdir()
+    with sa.create_engine(f"sqlite:///{home / 'fleet.db'}").begin() as connection:
+        connection.execute(sa.text("create table ft_dagster_fleet_meta (name text, value text)"))
+        connection.execute(sa.text("insert into ft_dagster_fleet_meta values ('schema_version', '99')"))
+    program = Path(sys.executable).with_name("ft-dagster")
+    command: list[str | Path] = [program, "--project", project, "fleet", "rebuild", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    said = json.loads(done.stdout)
+    assert said["variants"] == 2
+    assert list(said["broken"]) == ["acme.broken"]
+    assert row_at(home, "acme.daily").learnt
+
+
+def row_at(home: Path, key: str) -> FleetRow:
+    return present(FleetTable(f"sqlite:///{home / 'fleet.db'}").row(key))
+
+
+def test_more_declarations_than_a_tick_has_time_for_are_read_by_the_next_ones(
+    project: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ft_dagster.fleet.declared.READ_SECONDS", -1.0)
+    monkeypatch.setattr("ft_dagster.automation.due.LEARN_SECONDS", -1.0)
+    for name in ("a", "b", "c"):
+        declare(project, f"acme.{name}", "0 12 * * *")
+    asked = [len(tick(project, instance, at)) for at in (NOON - HOUR, NOON - HOUR, NOON - HOUR, NOON, NOON)]
+    assert asked == [0, 0, 0, 3, 3]

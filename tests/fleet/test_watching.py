@@ -1,0 +1,232 @@
+"""Changed sources and bases, told by their listing: each place once for all who name it."""
+
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_dagster.data.fingerprint import fingerprint_sources
+from ft_dagster.errors import UserError
+from ft_dagster.fleet.declared import notice
+from ft_dagster.fleet.listing import ListedFile, WatchedPlace, difference, listing
+from ft_dagster.fleet.reasons import News
+from ft_dagster.fleet.table import FleetTable
+from ft_dagster.fleet.watching import look, places_of
+from ft_dagster.settings import Settings, load_settings
+from ft_dagster.spec import Declarations, VariantKey
+from ft_dagster.store import Attempt, write_head
+from ft_dagster.store.heads import head_path
+from ft_dagster.store.make import Recipe, make_artifact
+from tests.present import present
+from tests.s3_server import S3Server
+
+NOW = datetime.now(UTC) + timedelta(hours=1)
+MINUTE = timedelta(minutes=1)
+LONG_AGO = 1_700_000_000
+
+
+def old(file: Path, text: str) -> None:
+    """A file that changed long before any run, as far as its time of writing says."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, "utf-8")
+    os.utime(file, (LONG_AGO, LONG_AGO))
+
+
+class Fleet:
+    """A project whose variants ran, and the table that is kept of it."""
+
+    def __init__(self, project: Path) -> None:
+        self.settings: Settings = load_settings(project)
+        self.project, self.table = project, FleetTable(f"sqlite:///{project / 'fleet.db'}")
+
+    def ran(self, *keys: str) -> None:
+        """What a run leaves of the declaration, and what the tick then asks to be looked at."""
+        store, declarations = self.settings.open_store(), Declarations(self.project)
+        self.table.put(notice(self.table, declarations, NOW).rows)
+        for key in map(VariantKey.parse, keys):
+            spec = declarations.declared(key).spec
+            sources = fingerprint_sources(spec.data.sources, self.project)
+            recipe = Recipe("declaration", key.prefix, {}, {"sources": sources})
+            made = make_artifact(store, self.settings.work_folder, recipe, partial(_frozen, sources))
+            write_head(store, key.prefix, made, None)
+            head = head_path(
+                key.prefix, "declaration"
+            )  # told to the second: what is of that second is another
+            later = (datetime.now(UTC) + timedelta(seconds=1)).isoformat(timespec="seconds")
+            store.write_json(head, {**store.read_json(head), "at": later})
+            places = places_of(spec, self.project, self.settings.roots(key.tenant))
+            self.table.watch(str(key), map(str, places), spec.retrain.poll)
+
+    def look(self, minutes: float = 0) -> dict[str, str]:
+        """Errors by place or variant."""
+        return look(self.table, self.settings, NOW + minutes * MINUTE).errors
+
+    def news(self, key: str) -> News | None:
+        state = present(self.table.row(key)).state
+        return state.news[0] if state.news else None
+
+
+def _frozen(sources: Any, attempt: Attempt) -> dict[str, Any]:
+    (attempt.payload / "declaration.json").write_text(json.dumps({"sources": sources}), "utf-8")
+    return {}
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    for name, polls in (("acme.often", 5), ("acme.seldom", 500), ("globex.one", 5)):
+        declare(tmp_path, name, polls)
+    for part in ("a", "b"):
+        old(tmp_path / "data" / f"{part}.jsonl", '{"text": "x"}\n' * 10)
+    return Fleet(tmp_path)
+
+
+def declare(project: Path, key: str, polls: float, path: str = "data") -> None:
+    file = project / "tenants" / key.split(".", maxsplit=1)[0] / f"{key.split('.')[1]}.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "description": "x", "owners": ["a"], "base_model": "models/x", "data": {"sources": [path]},
+        "retrain": {"on_new_data": True, "poll": polls},
+    }  # fmt: skip
+    file.write_text(json.dumps(content), "utf-8")
+
+
+def test_what_lies_as_it_was_is_no_news(fleet: Fleet) -> None:
+    fleet.ran("acme.often")
+    assert fleet.look() == {}
+    assert fleet.news("acme.often") is None
+
+
+def test_a_changed_file_is_news_for_all_who_name_its_folder_by_one_listing(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.ran("acme.often", "acme.seldom", "globex.one")
+    fleet.look()
+    (fleet.project / "data" / "b.jsonl").write_text('{"text": "y"}\n' * 30)
+    listed: list[WatchedPlace] = []
+
+    def counts(place: WatchedPlace, project: Path) -> list[ListedFile]:
+        listed.append(place)
+        return listing(place, project)
+
+    monkeypatch.setattr("ft_dagster.fleet.watching.listing", counts)
+    fleet.look(minutes=4)
+    assert listed == []  # not yet its turn
+    fleet.look(minutes=6)
+    assert len(listed) == 1
+    for key in ("acme.often", "acme.seldom", "globex.one"):
+        news = present(fleet.news(key))
+        assert (news.kind, news.words) == ("data", "data/b.jsonl changed")
+        assert news.share == pytest.approx(0.75)
+        assert (news.since, news.moved) == (NOW + 6 * MINUTE, NOW + 6 * MINUTE)
+
+
+def test_news_that_move_on_keep_when_they_were_first_seen_and_are_gone_after_a_run(fleet: Fleet) -> None:
+    fleet.ran("acme.often")
+    (fleet.project / "data" / "c.jsonl").write_text('{"text": "y"}\n')
+    fleet.look()
+    first = present(fleet.news("acme.often"))
+    fleet.look(minutes=6)
+    assert fleet.news("acme.often") == first
+    (fleet.project / "data" / "c.jsonl").write_text('{"text": "y"}\n' * 2)
+    fleet.look(minutes=12)
+    moved = present(fleet.news("acme.often"))
+    assert (moved.since, moved.moved) == (first.since, NOW + 12 * MINUTE)
+    assert moved.stamp != first.stamp
+    fleet.ran("acme.often")
+    fleet.look(minutes=12)
+    assert fleet.news("acme.often") is None
+
+
+def test_what_moves_after_a_failed_run_is_another_thing_to_try(fleet: Fleet) -> None:
+    fleet.ran("acme.often")
+    (fleet.project / "data" / "c.jsonl").write_text('{"text": "y"}\n')
+    fleet.look()
+    row = present(fleet.table.row("acme.often"))
+    fleet.table.put([row.known(failures=3, failed_at=NOW + 3 * MINUTE)])
+    fleet.look(minutes=6)
+    assert present(fleet.news("acme.often")).since == NOW
+    (fleet.project / "data" / "c.jsonl").write_text('{"text": "z"}\n' * 2)
+    fleet.look(minutes=12)
+    assert present(fleet.news("acme.often")).since == NOW + 12 * MINUTE
+
+
+def test_a_source_that_cannot_be_listed_is_said_and_holds_up_no_other(fleet: Fleet) -> None:
+    declare(fleet.project, "acme.often", 5, "elsewhere")
+    old(fleet.project / "elsewhere" / "x.jsonl", '{"text": "x"}\n')
+    fleet.ran("acme.often", "globex.one")
+    fleet.look()
+    (fleet.project / "elsewhere" / "x.jsonl").unlink()
+    (fleet.project / "data" / "a.jsonl").unlink()
+    errors = fleet.look(minutes=6)
+    assert list(errors) == ["elsewhere"]
+    assert "no data file there" in errors["elsewhere"]
+    assert present(fleet.news("globex.one")).words == "data/a.jsonl changed"
+    assert list(fleet.look(minutes=12)) == ["elsewhere"]
+
+
+def test_nothing_is_looked_at_that_its_tenant_may_not_read(fleet: Fleet, tmp_path: Path) -> None:
+    declare(fleet.project, "acme.often", 5, "/etc")
+    spec = Declarations(fleet.project).declared(VariantKey("acme", "often")).spec
+    assert places_of(spec, fleet.project, fleet.settings.roots("acme")) == []
+
+
+def test_a_look_that_is_killed_before_it_told_all_is_made_again(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.ran("acme.often", "globex.one")
+    (fleet.project / "data" / "c.jsonl").write_text('{"text": "y"}\n')
+    told = FleetTable.set_news
+
+    def dies(table: FleetTable, key: str, *more: Any) -> None:
+        if key == "globex.one":
+            raise KeyboardInterrupt
+        told(table, key, *more)
+
+    monkeypatch.setattr(FleetTable, "set_news", dies)
+    with pytest.raises(KeyboardInterrupt):
+        fleet.look()
+    monkeypatch.setattr(FleetTable, "set_news", told)
+    fleet.look()
+    assert fleet.news("globex.one") is not None
+
+
+@pytest.mark.slow
+def test_a_bucket_is_told_by_its_etags(
+    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    rows = s3_server.folder / "rows"
+    for part in ("a", "b"):
+        old(rows / f"{part}.jsonl", '{"text": "x"}\n')
+    old(rows / ".hidden.jsonl", "{}")
+    place = WatchedPlace("data", f"s3://{s3_server.bucket}/rows")
+    frozen = fingerprint_sources([place.source], tmp_path)[0]
+    at = datetime.now(UTC)
+    assert difference(frozen, listing(place, tmp_path), at) is None
+    (rows / "b.jsonl").write_text('{"text": "z"}\n')
+    found = present(difference(frozen, listing(place, tmp_path), at))
+    assert (found.first, found.share) == (f"s3://{s3_server.bucket}/rows/b.jsonl", 0.5)
+    with pytest.raises(UserError, match="no such object"):
+        listing(WatchedPlace("data", f"s3://{s3_server.bucket}/nothing"), tmp_path)
+
+
+def test_a_hub_repository_is_told_by_its_commit() -> None:
+    frozen = [{"repo": "org/rows", "revision": "a" * 40}]
+    at = datetime.now(UTC)
+    assert difference(frozen, [ListedFile("org/rows", 0, "a" * 40, None)], at) is None
+    assert present(difference(frozen, [ListedFile("org/rows", 0, "b" * 40, None)], at)).share == 1.0
+
+
+def test_a_base_is_told_by_its_files(tmp_path: Path) -> None:
+    old(tmp_path / "models" / "x" / "config.json", "{}")
+    at = datetime.now(UTC)
+    place = WatchedPlace("base", "models/x")
+    frozen = [{"path": "config.json", "size": 2, "sha256": "0" * 64}]
+    assert difference(frozen, listing(place, tmp_path), at) is None
+    (tmp_path / "models" / "x" / "config.json").write_text("{ }")
+    assert present(difference(frozen, listing(place, tmp_path), at)).first == "config.json"
