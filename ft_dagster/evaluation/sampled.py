@@ -99,16 +99,23 @@ def draw(
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id,
             )
-            logits = model(input_ids=made, use_cache=False).logits[:, :-1].float()
-            likely = torch.log_softmax(logits, dim=-1).gather(2, made[:, 1:, None])[..., 0]
-            for row, each in zip(made[:, 1:].tolist(), likely, strict=True):
-                ends = [n for n, token in enumerate(row) if token == tokenizer.eos_token_id]
-                written = row[: ends[0]] if ends else row
-                nats -= float(each[: len(written)].sum())
+            for row in made:
+                written = row[1:].tolist()
+                if tokenizer.eos_token_id in written:
+                    written = written[: written.index(tokenizer.eos_token_id)]
+                nats += _nats(model, row[: len(written) + 1])
                 counted += len(written)
                 drawn.append(written)
             print(f"sampling from the base: {len(drawn)}/{documents} texts", flush=True)
     return drawn, nats / counted if counted else math.nan
+
+
+def _nats(model: Any, ids: Any) -> float:
+    """The surprisal of a text after its first token, all of it."""
+    if len(ids) < 2:
+        return 0.0
+    logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1].float()
+    return float(-logits.log_softmax(dim=-1).gather(1, ids[1:, None]).sum())
 
 
 def keep(
