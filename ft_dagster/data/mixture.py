@@ -86,7 +86,7 @@ def build_mixture(
     general, corpus = spec.data.general, parts.corpus
     if general is not None and corpus is None:
         raise ValueError("data.general is declared: its corpus is needed")
-    if general is not None and corpus is not None and (corpus / general.corpus).is_dir():
+    if general is not None and corpus is not None and general.corpus and (corpus / general.corpus).is_dir():
         corpus = corpus / general.corpus
     with heap_frozen():
         splits = {"train": build.train(parts.dataset / "train.parquet", corpus)}
@@ -159,7 +159,7 @@ class _Build:
 
     def train(self, file: Path, corpus: Path | None) -> SplitFigures:
         general, counted = self._general(corpus), 0
-        name = f"general:{self._spec.data.general.corpus}" if self._spec.data.general else ""
+        name = f"general:{self._spec.data.general.name}" if self._spec.data.general else ""
         writer = SplitWriter(self._out, "train")
         for number, row, example in self._examples(file, writer):
             writer.add(example, row.source, number)
@@ -197,7 +197,7 @@ class _Build:
         with TableWriter(self._out / "general_holdout" / "texts.parquet", schema) as texts:
             for place, (document, chunk) in enumerate(chunks):
                 if place < WATCHED:
-                    writer.add(chunk.rendered(), f"general:{general.corpus}", chunk.row)
+                    writer.add(chunk.rendered(), f"general:{general.name}", chunk.row)
                 texts.add({"text": chunk.text, "group": document}, len(chunk.text))
         return writer.close()
 
@@ -304,13 +304,15 @@ class _Build:
         if general.given >= needed - inexact:
             return
         most = general.given / (general.given + counted)
+        text = f"corpus {declared.corpus}" if declared.corpus else "the text sampled from the base"
+        more = f"add text to corpora/{declared.corpus}.yaml" if declared.corpus else "name a corpus"
         raise UserError(
-            f"corpus {declared.corpus} is too small: it has {general.given} {declared.share_of} tokens, "
+            f"{text} is too small: it has {general.given} {declared.share_of} tokens, "
             f"the share needs {needed}",
             file=self._declared_in,
             field="data.general.share",
             value=declared.share,
-            fix=f"Lower the share to {int(most * 1e4) / 1e4}, or add text to corpora/{declared.corpus}.yaml",
+            fix=f"Lower the share to {int(most * 1e4) / 1e4}, or {more}",
         )
 
     def _marked(self, example: Rendered) -> str:

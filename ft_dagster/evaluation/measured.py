@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from ft_dagster.errors import UserError
@@ -73,6 +74,11 @@ def hold(request: EvaluationRequest, held: HeldFiles) -> tuple[EvaluationRequest
             {name: file.sha256 for name, file in data.items()},
         ),
     )
+
+
+def hold_base(base: BaseFiles, held: HeldFiles) -> Path:
+    """The folder with the base's files, held. Raises UserError for one that is not what `base` says."""
+    return held.tree("base", base.folder, base.files).folder
 
 
 def base_digest(files: Mapping[str, str]) -> str:

@@ -132,6 +132,19 @@ class TextsRequest(_EvaluationPart):
     output: Path
 
 
+class SampledRequest(_EvaluationPart):
+    """What a base is to write: so many texts of at most so many tokens each."""
+
+    schema_version: Literal[1] = 1
+    base: BaseFiles
+    documents: int = Field(ge=1)
+    tokens: int = Field(ge=2)
+    seed: int = Field(0, ge=0)
+    device: Literal["cpu", "cuda"] = "cpu"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    output: Path
+
+
 def read_request(run_dir: Path, kind: type[T]) -> T:
     """The request in `run_dir`/run.json. Raises UserError naming the field that is wrong."""
     return read_json_as(run_dir / "run.json", kind)

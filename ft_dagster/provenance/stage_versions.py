@@ -11,6 +11,7 @@ STAGE_VERSIONS = {
     "base_model": 1,
     "general_corpus": 2,
     "evaluation_texts": 2,
+    "base_text": 1,
     "task_dataset": 2,
     "training_mixture": 2,
     "probe": 1,

@@ -166,11 +166,15 @@ class DecontaminateSpec(SpecModel):
 
 
 class GeneralSpec(SpecModel):
-    """General text mixed in against forgetting."""
+    """General text mixed in against forgetting: of a corpus, or of what the base writes by itself."""
 
-    added = ("share_of",)
+    model_config = ConfigDict(populate_by_name=True)
+    added = ("share_of", "sampled_from")
 
-    corpus: str = Field(description="Name of corpora/<name>.yaml")
+    corpus: str | None = Field(None, description="Name of corpora/<name>.yaml")
+    sampled_from: Literal["base"] | None = Field(
+        None, alias="from", description="base: text sampled from the base itself, in place of a corpus"
+    )
     share: Annotated[float, Field(ge=0.0, le=0.5)] = Field(
         0.08, description="Share of the tokens of the final mix, 0 to 0.5"
     )
@@ -178,6 +182,17 @@ class GeneralSpec(SpecModel):
         "trained",
         description="Of which tokens: those with a label, or all that are read, prompts among them",
     )
+
+    @model_validator(mode="after")
+    def _has_one_origin(self) -> GeneralSpec:
+        if (self.corpus is None) == (self.sampled_from is None):
+            raise ValueError("name either a corpus or `from: base`")
+        return self
+
+    @property
+    def name(self) -> str:
+        """Of the text, as figures and records call it."""
+        return self.corpus or "sampled from the base"
 
 
 class DataSpec(SpecModel):

@@ -15,6 +15,7 @@ from ft_dagster.settings import Retries
 from ft_dagster.stages import (
     base_evaluation,
     base_model,
+    base_text,
     candidate_evaluation,
     declaration,
     evaluation,
@@ -47,6 +48,7 @@ ON_DEMAND: tuple[Stage[Any], ...] = (
     base_model.SOURCE,
     evaluation_texts.STAGE,
     probe.STAGE,
+    base_text.STAGE,
     base_evaluation.GENERAL_SCORES,
     production_evaluation.STAGE,
     candidate_evaluation.STAGE,
@@ -79,7 +81,8 @@ def run_chain(workspace: Workspace, stages: Sequence[Stage[Any]] = CHAIN) -> Cha
     made: dict[str, Artifact] = {}
     try:
         needs_corpora = any("general_corpus" in stage.reads for stage in stages)
-        if needs_corpora and workspace.declared().spec.data.general is not None:
+        general = workspace.declared().spec.data.general
+        if needs_corpora and general is not None and general.corpus is not None:
             _with_retries(
                 workspace,
                 lambda: general_corpus.make_corpora(workspace.settings, workspace.run.id, workspace.run.say),

@@ -126,7 +126,7 @@ def _card(inputs: ExportInputs, hands: Hands, reference: str) -> Card:
         figures=TrainingFigures.of(tuned),
         verdict=_verdict(inputs, hands, hands.payload(inputs.evaluation)),
         sources=tuple(Source(path=source.path, licence=source.licence) for source in spec.data.sources),
-        general=None if spec.data.general is None else spec.data.general.corpus,
+        general=None if spec.data.general is None else spec.data.general.name,
         weights=tuned.digest,
         evaluation=inputs.evaluation.digest,
     )

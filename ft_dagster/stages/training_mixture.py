@@ -16,7 +16,8 @@ from ft_dagster.data.record_tree import FIGURES, grow_tree
 from ft_dagster.planning.methods.defaults import MAX_LENGTH
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
-from ft_dagster.stages import evaluation_texts
+from ft_dagster.spec.variant import GeneralSpec
+from ft_dagster.stages import base_text, evaluation_texts
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.view import View
@@ -38,7 +39,8 @@ GUARDED = (*RENDERED, "data.decontaminate")  # where general text must not overl
 
 @dataclass(frozen=True)
 class MixtureInputs:
-    """`max_length`: of an example, in tokens, as resolved. `evaluation_texts`: what general text must not
+    """`max_length`: of an example, in tokens, as resolved. `general_corpus`: a corpus, or the text that the
+    base wrote. `evaluation_texts`: what general text must not
     overlap; None where there is no general text, nothing is asked, or it may.
     """
 
@@ -60,10 +62,14 @@ def inputs(view: View) -> MixtureInputs:
         narrowed(spec, GUARDED if guarded else RENDERED),
         view.upstream("task_dataset"),
         base,
-        None if general is None else view.corpus(general.corpus),
+        None if general is None else _general_text(view, general),
         view.made(evaluation_texts.STAGE) if guarded else None,
         longest,
     )
+
+
+def _general_text(view: View, general: GeneralSpec) -> Artifact:
+    return view.made(base_text.STAGE) if general.corpus is None else view.corpus(general.corpus)
 
 
 def build(inputs: MixtureInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
@@ -124,7 +130,7 @@ def _context_length(base_folder: Path) -> int:
 
 STAGE = Stage(
     "training_mixture",
-    reads=("declaration", "base_model", "task_dataset", "general_corpus", "evaluation_texts"),
+    reads=("declaration", "base_model", "task_dataset", "general_corpus", "evaluation_texts", "base_text"),
     fields=(*GUARDED, "training.max_length"),
     inputs=inputs,
     build=build,

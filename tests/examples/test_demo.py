@@ -21,6 +21,7 @@ from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, VariantKey, VariantSpec, load_corpus, load_variant, variant_files
 from ft_dagster.spec.load import read_yaml
 from ft_dagster.stages.policy import problems
+from tests.present import present
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"
 DOCUMENT = {
@@ -75,7 +76,7 @@ def test_three_variants_of_several_tenants_show_both_exports(specs: dict[Variant
 def test_every_variant_mixes_in_the_declared_corpus(specs: dict[VariantKey, VariantSpec]) -> None:
     for spec in specs.values():
         assert spec.data.general is not None
-        assert load_corpus(DEMO, spec.data.general.corpus).licence is None
+        assert load_corpus(DEMO, present(spec.data.general.corpus)).licence is None
         assert spec.data.general.share == 0.08
 
 

@@ -56,7 +56,7 @@ def test_no_override_is_the_declaration_itself(declared: Declared) -> None:
         ({"method.rank": 0}, "method.rank", "greater than or equal to 1"),
         ({"training.learning_rate": "fast"}, "training.learning_rate", "fast"),
         ({"method.name": "full", "method.rank": 8}, "method.rank", "not a setting of full"),
-        ({"data.general.share": 0.1}, "data.general.corpus", "required"),
+        ({"data.general.share": 0.1}, "data.general", "name either a corpus or `from: base`"),
         ({"objective": "task_specific"}, "objective", "evaluation.kind"),
     ],
 )

@@ -1,0 +1,64 @@
+"""General text that a base writes by itself, for variants without a corpus; one for all who start from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ft_dagster.evaluation.arithmetic import Dtype
+from ft_dagster.evaluation.request import SampledRequest
+from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.models import base_of
+from ft_dagster.stages.stage import Owner, Stage
+from ft_dagster.stages.view import View
+from ft_dagster.store import SHARED, Artifact, Attempt
+
+DOCUMENTS, TOKENS, SEED = 512, 128, 0  # texts, and tokens of each at most
+
+
+@dataclass(frozen=True)
+class BaseTextInputs:
+    base_model: Artifact
+    documents: int
+    tokens: int
+    seed: int
+    device: str
+    dtype: Dtype
+
+
+def inputs(view: View) -> BaseTextInputs:
+    return BaseTextInputs(view.upstream("base_model"), DOCUMENTS, TOKENS, SEED, view.device, view.dtype)
+
+
+def build(inputs: BaseTextInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+    base = base_of(inputs.base_model, hands)
+    return hands.run(
+        "evaluation.sampled",
+        attempt,
+        lambda output: SampledRequest(
+            base=base,
+            documents=inputs.documents,
+            tokens=inputs.tokens,
+            seed=inputs.seed,
+            device="cuda" if inputs.device == "cuda" else "cpu",
+            dtype=inputs.dtype,
+            output=output,
+        ),
+    )
+
+
+def owner(inputs: BaseTextInputs) -> Owner:
+    """A tenant's own base is nobody else's."""
+    return "shared" if inputs.base_model.place.prefix == SHARED else "variant"
+
+
+STAGE = Stage(
+    "base_text",
+    reads=("base_model",),
+    fields=(),
+    inputs=inputs,
+    build=build,
+    owner=owner,
+    on_demand=True,
+    programs=("evaluation.sampled",),
+)

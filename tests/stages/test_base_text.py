@@ -1,0 +1,83 @@
+"""`general: {from: base}`: what a base writes is made once, for all who start from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_dagster.data.general import held_out_documents
+from ft_dagster.data.mixture_figures import MixtureFigures
+from ft_dagster.errors import UserError
+from ft_dagster.launch.local import ProgramFailed
+from ft_dagster.settings import load_settings
+from ft_dagster.spec import VariantKey, VariantSpec
+from ft_dagster.stages import base_model, declaration, task_dataset, training_mixture
+from ft_dagster.stages.base_text import STAGE
+from ft_dagster.stages.check import check_variant
+from ft_dagster.stages.workspace import RunOf, Workspace
+from ft_dagster.store import Artifact
+from tests.e2e.project import edit, write_project
+from tests.taught import teach
+
+KEYS = tuple(VariantKey(tenant, "places") for tenant in ("acme", "globex"))
+UP_TO_MIXTURE = (declaration, base_model, task_dataset, training_mixture)
+PLAIN: dict[str, Any] = {"description": "d", "owners": ["o"], "base_model": "b"}
+
+
+def project_on(base: Path, folder: Path) -> Path:
+    write_project(folder, base)
+    for key in KEYS:
+        file = folder / "tenants" / key.tenant / f"{key.variant}.yaml"
+        edit(file, lambda content: content["data"].update(general={"from": "base", "share": 0.08}))
+    (folder / "corpora" / "general.yaml").unlink()
+    return folder
+
+
+def mixed(folder: Path, key: VariantKey, said: list[str]) -> tuple[Workspace, Artifact]:
+    workspace = Workspace(load_settings(folder), key, RunOf("test", "test", said.append))
+    return workspace, [workspace.make(module.STAGE) for module in UP_TO_MIXTURE][-1]
+
+
+@pytest.mark.slow
+def test_two_tenants_are_mixed_with_the_same_text_of_their_base(
+    tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    folder = project_on(teach(tiny_model_folder, tmp_path / "taught"), tmp_path / "project")
+    assert check_variant(load_settings(folder), KEYS[0])["sources"] == 1
+    said: list[str] = []
+    mixtures = [mixed(folder, key, said) for key in KEYS]
+    assert [line.split(maxsplit=2)[2] for line in said if line.startswith("base_text")] == [
+        "made", "reused, no work done",
+    ]  # fmt: skip
+    assert mixtures[0][1].inputs["general_corpus"] == mixtures[1][1].inputs["general_corpus"]
+    assert len(mixtures[0][0].store.names("shared/base_text")) == 1
+    for workspace, mixture in mixtures:
+        figures = MixtureFigures.of(mixture)
+        assert figures.general_share.realized == pytest.approx(0.08, abs=0.01)
+        assert "general:sampled from the base" in figures.train.by_source
+        assert held_out_documents(workspace.payload(mixture)) >= 72  # as many as a margin of 0.1 nats takes
+    _, inputs = mixtures[0][0].recipe(STAGE)
+    assert (inputs.documents, inputs.tokens) == (512, 128)
+
+
+@pytest.mark.slow
+def test_a_base_that_samples_garbage_ends_the_run_before_anything_is_trained(
+    tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    folder = project_on(tiny_model_folder, tmp_path / "project")
+    with pytest.raises((UserError, ProgramFailed), match="the base samples garbage"):
+        mixed(folder, KEYS[0], [])
+
+
+@pytest.mark.parametrize("general", [{}, {"corpus": "general", "from": "base"}, {"from": "elsewhere"}])
+def test_general_text_has_one_origin(general: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"name either a corpus or `from: base`|Input should be 'base'"):
+        VariantSpec.model_validate({**PLAIN, "data": {"sources": ["s"], "general": general}})
+
+
+def test_a_declaration_is_read_as_it_was_frozen() -> None:
+    data = {"sources": ["s"], "general": {"from": "base"}}
+    spec = VariantSpec.model_validate({**PLAIN, "data": data})
+    assert VariantSpec.model_validate(spec.model_dump(mode="json")) == spec
