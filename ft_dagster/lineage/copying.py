@@ -22,6 +22,7 @@ from ft_dagster.store.artifacts import Artifact, Removed, generations, stated
 from ft_dagster.store.blobs import Store, StoredFile
 from ft_dagster.store.contents import Keyed, contents_of
 from ft_dagster.store.exclusive import PROBES, WRITER
+from ft_dagster.store.transfer import Transfer, fetch, persist, send
 from ft_dagster.strict_json import loads
 
 T = TypeVar("T")
@@ -145,23 +146,18 @@ class _Copy:
         """Bytes moved: none where the target has them. Read back, and held against the manifest's digest."""
         if self._has(path, sha256):
             return 0
-        with self._local(path) as file:
-            self._target.upload(file, path)
-        if not self._has(path, sha256):
-            if self._source.sha256(path) != sha256:
-                raise _changed(self._source, path)
-            fix = "Look at the target's disk or server, and run it again: it goes on"
-            raise UserError("was not read back as it was written", file=self._target.uri(path), fix=fix)
+        with self._local(path, sha256) as file:
+            send(self._target, Transfer(file, path, sha256))
         return size
 
     def _has(self, path: str, sha256: str) -> bool:
         try:
-            return self._target.sha256(path) == sha256
+            return persist(lambda: self._target.sha256(path)) == sha256
         except FileNotFoundError:
             return False
 
     @contextmanager
-    def _local(self, path: str) -> Iterator[Path]:
+    def _local(self, path: str, sha256: str) -> Iterator[Path]:
         """A file of the source on this host."""
         here = self._source.local(path)
         if here is not None:
@@ -169,7 +165,7 @@ class _Copy:
             return
         draft = self._drafts / uuid.uuid4().hex
         try:
-            self._source.download(path, draft)
+            fetch(self._source, Transfer(draft, path, sha256), self._drafts)
             yield draft
         finally:
             draft.unlink(missing_ok=True)

@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
-from ft_dagster.provenance.digest import FileDigest, files_below, hash_folder, sha256_file
+from ft_dagster.provenance.digest import FileDigest, files_below, hash_folder
 from ft_dagster.provenance.manifest import check_predicate, check_subject, predicate_of
 from ft_dagster.provenance.memory import cached_digests
 from ft_dagster.schema_version import refuse_newer
 from ft_dagster.store.blobs import Store, as_stored, write_out
+from ft_dagster.store.transfer import OTHER_BYTES, Transfer, each_at_once, fetch_all, persist, send_all
 from ft_dagster.strict_json import loads
 
 log = logging.getLogger(__name__)
 PARTS = ("payload", "evidence")
-OTHER_BYTES = "has other bytes than when it was made"
 TOMBSTONE_VERSION = 1
 
 
@@ -219,10 +219,10 @@ def _vanished(store: Store, place: Place) -> UserError:
 
 
 def _upload(store: Store, attempt: Attempt, manifest: dict[str, Any]) -> None:
-    """Bring an attempt's files into the store; the local ones go."""
+    """Bring an attempt's files into the store, and read them back; the local ones go."""
     try:
-        for name in Artifact(attempt.place, predicate_of(manifest)).files:
-            store.upload(attempt.folder / name, f"{attempt.place.path}/{attempt.name}/{name}")
+        made = Artifact(attempt.place, predicate_of(manifest))
+        send_all(store, _transfers(made, attempt.folder))
     finally:
         abandon_attempt(attempt)
 
@@ -309,9 +309,11 @@ def _verify_files(store: Store, artifact: Artifact, cache: Path) -> None:
         _check_folder(artifact.files, folder, cache, fresh=True)
         return
     _check_names(artifact.files, store.files_below(artifact.path), store.uri(artifact.path))
-    for name, file in artifact.files.items():
-        if store.sha256(f"{artifact.path}/{name}") != file.sha256:
-            raise _damaged(store.uri(f"{artifact.path}/{name}"), OTHER_BYTES)
+    files = _transfers(artifact, Path())
+    found = each_at_once(lambda file: persist(lambda: store.sha256(file.stored)), files)
+    for file, sha256 in zip(files, found, strict=True):
+        if sha256 != file.sha256:
+            raise _damaged(store.uri(file.stored), OTHER_BYTES)
 
 
 def _cached(store: Store, artifact: Artifact, cache: Path) -> Path:
@@ -330,20 +332,22 @@ def _cached(store: Store, artifact: Artifact, cache: Path) -> Path:
 def _fetch(store: Store, artifact: Artifact, folder: Path, drafts: Path) -> None:
     """Download what is absent, each file whole or not at all. Raises UserError for other bytes there."""
     there = files_below(folder)
-    for name, file in artifact.files.items():
-        if name in there:
-            continue
-        draft, target = drafts / uuid.uuid4().hex, folder / name
-        try:
-            store.download(f"{artifact.path}/{name}", draft)
-            if sha256_file(draft) != file.sha256:
-                raise _damaged(store.uri(f"{artifact.path}/{name}"), OTHER_BYTES)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            draft.replace(target)
-        except FileNotFoundError:
-            raise _damaged(store.uri(f"{artifact.path}/{name}"), "is missing") from None
-        finally:
-            draft.unlink(missing_ok=True)
+    absent = [
+        file for file in _transfers(artifact, folder) if str(file.local.relative_to(folder)) not in there
+    ]
+    try:
+        fetch_all(store, absent, drafts)
+    except FileNotFoundError:
+        gone = next((file.stored for file in absent if not store.exists(file.stored)), artifact.path)
+        raise _damaged(store.uri(gone), "is missing") from None
+
+
+def _transfers(artifact: Artifact, folder: Path) -> list[Transfer]:
+    """An artifact's files in the store and below a folder of this host."""
+    return [
+        Transfer(folder / name, f"{artifact.path}/{name}", file.sha256)
+        for name, file in artifact.files.items()
+    ]
 
 
 def _check_folder(files: dict[str, FileDigest], folder: Path, cache: Path, *, fresh: bool = False) -> None:

@@ -30,6 +30,11 @@ _PASSING_ERRORS = {
 }  # fmt: skip
 
 
+PART_BYTES = 16 * 2**20  # of a file that is moved in parts; S3 takes no smaller ones than 5 MiB
+PARTS_AT_ONCE = 4
+MOST_PARTS = 10_000  # of one object, by S3
+
+
 class StoredFile(NamedTuple):
     """`path`: POSIX, in the store. `size`: bytes. `modified`: seconds since 1970."""
 
@@ -210,7 +215,8 @@ class Store:
         """Copy one local file into the store; it is there whole or not at all."""
         target = self.local(relative)
         if target is None:
-            self.fs.put_file(str(source), self.path(relative))
+            parts = self._in_parts(source.stat().st_size)
+            self.fs.put_file(str(source), self.path(relative), **parts)
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
@@ -224,7 +230,13 @@ class Store:
     def download(self, relative: str, target: Path) -> None:
         """Copy one file out of the store."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        self.fs.get_file(self.path(relative), str(target))
+        self.fs.get_file(self.path(relative), str(target), **self._in_parts(0))
+
+    def _in_parts(self, size: int) -> dict[str, int]:
+        """How s3fs moves a file of this many bytes: in memory are `max_concurrency` parts of it at once."""
+        if not self.url.startswith("s3://"):
+            return {}
+        return {"chunksize": max(PART_BYTES, -(-size // MOST_PARTS)), "max_concurrency": PARTS_AT_ONCE}
 
 
 def _walk(folder: Path, within: str) -> Iterator[StoredFile]:

@@ -1,0 +1,112 @@
+"""Files into a store and out of it: several at once, each held against its digest, over passing failures."""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from ft_dagster.errors import UserError
+from ft_dagster.provenance.digest import sha256_file
+from ft_dagster.store.blobs import Store, unreachable
+
+AT_ONCE = 4  # files; each large one in up to four parts at once (see `Store.upload`)
+TRIES = 3  # of one transfer; s3fs and botocore already try each request again, for about a minute in all
+FIRST_WAIT = 0.5
+SENT = 3  # times a file is sent that does not come back as it was
+OTHER_BYTES = "has other bytes than when it was made"
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Transfer(NamedTuple):
+    """A file of this host and of a store; `sha256`: what both are to have."""
+
+    local: Path
+    stored: str
+    sha256: str
+
+
+def send_all(store: Store, files: Iterable[Transfer]) -> None:
+    """Upload files, and read each back. Raises UserError, see `send`."""
+    each_at_once(lambda file: send(store, file), list(files))
+
+
+def send(store: Store, file: Transfer) -> None:
+    """Upload one file, and read it back; again where it came back as another, or not at all. Raises UserError
+    for a file that has other bytes here, or there after that.
+    """
+    for _ in range(SENT):
+        _upload(store, file)
+        with suppress(FileNotFoundError):
+            if persist(lambda: store.sha256(file.stored)) == file.sha256:
+                return
+    if sha256_file(file.local) != file.sha256:
+        raise UserError(OTHER_BYTES, file=file.local, fix="Restore it from a backup, or make it again")
+    raise UserError(
+        "was not read back as it was written",
+        file=store.uri(file.stored),
+        fix="Look at its disk or its server, and run it again",
+    )
+
+
+def _upload(store: Store, file: Transfer) -> None:
+    """A server that died knows no more of an upload in parts, nor does one that completed it and whose answer
+    was lost: what is read back says which.
+    """
+    file.local.stat()
+    with suppress(FileNotFoundError):
+        persist(lambda: store.upload(file.local, file.stored))
+
+
+def fetch_all(store: Store, files: Iterable[Transfer], drafts: Path) -> None:
+    """Download files, each whole or not at all. Raises UserError, see `fetch`."""
+    each_at_once(lambda file: fetch(store, file, drafts), list(files))
+
+
+def fetch(store: Store, file: Transfer, drafts: Path) -> None:
+    """Download one file, by way of the folder `drafts` on the same disk. Raises FileNotFoundError, and
+    UserError for other bytes.
+    """
+    draft = drafts / uuid.uuid4().hex
+    try:
+        persist(lambda: store.download(file.stored, draft))
+        if sha256_file(draft) != file.sha256:
+            fix = (
+                "Restore it from a backup, or delete the manifest.json above it: the stage is then made again"
+            )
+            raise UserError(f"a stored file {OTHER_BYTES}", file=store.uri(file.stored), fix=fix)
+        file.local.parent.mkdir(parents=True, exist_ok=True)
+        draft.replace(file.local)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def each_at_once(work: Callable[[T], R], those: Sequence[T]) -> list[R]:
+    """The results in order; where one fails, what has not begun does not begin, and its error is raised."""
+    if len(those) < 2:
+        return [work(one) for one in those]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        asked = [pool.submit(work, one) for one in those]
+        try:
+            return [one.result() for one in asked]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def persist(call: Callable[[], R]) -> R:
+    """What `call` returns, tried again while the storage cannot be reached; its last error is raised."""
+    for tried in range(TRIES - 1):
+        try:
+            return call()
+        except Exception as error:
+            if not unreachable(error):
+                raise
+            time.sleep(FIRST_WAIT * 2**tried * random.uniform(0.5, 1.5))
+    return call()

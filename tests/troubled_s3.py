@@ -1,0 +1,98 @@
+"""A proxy before a real S3 server that is slow, answers 503, cuts connections as it is told, and counts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from http.server import ThreadingHTTPServer
+from typing import Literal
+from urllib.parse import urlsplit
+
+from tests.conditional_s3 import Handler, Proxy
+from tests.s3_server import S3Server
+
+SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+
+
+@dataclass
+class Trouble:
+    """The next `times` requests of `method` whose address has `words` in it: refused with 503, cut before the
+    server has them, or cut after the server did what they ask.
+    """
+
+    method: str
+    words: str
+    kind: Literal["503", "cut", "cut after"]
+    times: int = 1
+
+
+@dataclass
+class Troubles:
+    """`latency`: seconds before each request. `asked`: how many there were, by method."""
+
+    latency: float = 0.0
+    ahead: list[Trouble] = field(default_factory=list)
+    asked: Counter[str] = field(default_factory=Counter)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def next(self, method: str, address: str) -> str | None:
+        """What is to go wrong with a request; it is counted."""
+        with self.lock:
+            self.asked[method] += 1
+            for trouble in self.ahead:
+                if trouble.times and trouble.method == method and trouble.words in address:
+                    trouble.times -= 1
+                    return trouble.kind
+        return None
+
+
+class TroubledProxy(Proxy):
+    def __init__(self, upstream: S3Server) -> None:
+        ThreadingHTTPServer.__init__(self, ("127.0.0.1", 0), TroubledHandler)
+        self.upstream = urlsplit(upstream.endpoint)
+        self.troubles = Troubles()
+
+
+class TroubledHandler(Handler):
+    server: TroubledProxy
+
+    def do_PUT(self) -> None:
+        time.sleep(self.server.troubles.latency)
+        trouble = self.server.troubles.next(self.command, self.path)
+        if trouble == "503":
+            self.read_body()
+            return self.answer(503, [("Content-Type", "application/xml")], SLOW_DOWN)
+        if trouble == "cut":
+            self.close_connection = True
+            return None
+        try:
+            return self.cut_after() if trouble == "cut after" else self.pass_on()
+        except ConnectionError:  # the server behind it is down
+            self.close_connection = True
+            return None
+
+    def cut_after(self) -> None:
+        """Let the server do it, and say nothing."""
+        self.answer = lambda *_: None  # type: ignore[method-assign]
+        self.pass_on()
+        self.close_connection = True
+
+    do_GET = do_HEAD = do_POST = do_DELETE = do_PUT  # type: ignore[assignment]
+
+
+@contextmanager
+def trouble(server: S3Server) -> Iterator[tuple[S3Server, Troubles]]:
+    """`server` behind the proxy, until the block ends."""
+    proxy = TroubledProxy(server)
+    thread = threading.Thread(target=proxy.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield replace(server, endpoint=f"http://127.0.0.1:{proxy.server_port}"), proxy.troubles
+    finally:
+        proxy.shutdown()
+        proxy.server_close()
+        thread.join(10)
