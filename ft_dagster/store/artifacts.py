@@ -192,10 +192,22 @@ def commit_attempt(store: Store, attempt: Attempt, manifest: dict[str, Any]) -> 
     standing = find_artifact(store, attempt.place)
     if standing is None:
         raise _vanished(store, attempt.place)
+    note_digest(store, standing)
     if standing.digest != predicate_of(manifest)["digest"]:
         log.warning("%s: another content stands; recorded as a divergence", attempt.place.path)
         store.write_json(f"{attempt.place.path}/divergences/{attempt.name}.json", manifest)
     return replace(standing, reused=standing.predicate["attempt"] != attempt.name)
+
+
+def digests_folder(prefix: str, stage: str, digest: str) -> str:
+    """Where the keys of a stage's artifacts of one digest are noted, a file each."""
+    return f"{prefix}/digests/{stage}/{digest}"
+
+
+def note_digest(store: Store, artifact: Artifact) -> None:
+    """Note under which key an artifact lies, for who knows its digest; of no authority, and may be absent."""
+    place = artifact.place
+    store.write(f"{digests_folder(place.prefix, place.stage, artifact.digest)}/{place.key}", b"")
 
 
 def _create_manifest(store: Store, place: Place, content: bytes) -> None:
