@@ -218,6 +218,14 @@ class Settings(BaseSettings):
     keys: Path = Field(
         Path(".ft_dagster/keys"), description="Keys of record trees, of this user alone; back them up"
     )
+    cache_gb: float | None = Field(
+        None,
+        gt=0,
+        le=1_000_000,
+        allow_inf_nan=False,
+        description="What copies from a remote store may take in the work folder, GB of 1e9 bytes; the "
+        "longest unused go, and none that a run uses; null: any amount",
+    )
     host: Host = Host()
     tenant_runs: int = Field(
         4,
@@ -258,7 +266,9 @@ class Settings(BaseSettings):
         UserError as `open_store`.
         """
         try:
-            return Store(place, {**self.store_options, **(options or {})}, locks=self.dagster_home)
+            given = {**self.store_options, **(options or {})}
+            limit = None if self.cache_gb is None else self.cache_gb * 1e9
+            return Store(place, given, self.dagster_home, limit)
         except (ValueError, TypeError, ImportError) as error:
             fix = "Name a folder or s3://bucket/prefix, and options of that file system"
             raise UserError(

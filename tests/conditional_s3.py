@@ -9,7 +9,7 @@ from __future__ import annotations
 import http.client
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -59,7 +59,8 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in self.headers.items():
             if name not in ("Expect", "Connection"):
                 upstream.putheader(name, value)
-        upstream.endheaders(self.read_body())
+        with suppress(BrokenPipeError):  # it answers before it has the body
+            upstream.endheaders(self.read_body())
         found = upstream.getresponse()
         content = found.read()
         upstream.close()

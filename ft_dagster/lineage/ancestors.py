@@ -2,28 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 from ft_dagster.errors import UserError
-from ft_dagster.store.artifacts import Artifact, Place, find_artifact
+from ft_dagster.store.artifacts import Artifact, Place, digests_folder, find_artifact, note_digest
 from ft_dagster.store.blobs import Store
 
 
 def find_digest(store: Store, prefixes: Iterable[str], stage: str, digest: str) -> Artifact | None:
     """The committed artifact of a stage with this digest, from the first of the prefixes that has one.
 
-    Raises UserError for a manifest that cannot be read, where it is in none of the others.
+    By what was noted at the commit; where nothing was, as in a store of an earlier version, all artifacts of
+    the stage are looked at, and it is noted then. Raises UserError for a manifest that cannot be read, where
+    it is in none of the others.
     """
-    damaged: UserError | None = None
+    known = list(prefixes)
+    noted = (
+        Place(prefix, stage, key)
+        for prefix in known
+        for key in store.names(digests_folder(prefix, stage, digest))
+    )
+    with suppress(UserError):
+        found = _first(store, noted, digest)
+        if found is not None:
+            return found
+    found = _first(store, _all_of(store, known, stage), digest)
+    if found is not None:
+        with suppress(OSError):  # who may only read finds it without
+            note_digest(store, found)
+    return found
+
+
+def _all_of(store: Store, prefixes: Iterable[str], stage: str) -> Iterator[Place]:
     for prefix in prefixes:
-        for key in store.names(f"{prefix}/{stage}"):
-            try:
-                artifact = find_artifact(store, Place(prefix, stage, key))
-            except UserError as error:
-                damaged = damaged or error
-                continue
-            if artifact is not None and artifact.digest == digest:
-                return artifact
+        yield from (Place(prefix, stage, key) for key in store.names(f"{prefix}/{stage}"))
+
+
+def _first(store: Store, places: Iterable[Place], digest: str) -> Artifact | None:
+    """Raises UserError for a manifest that cannot be read, where none of the others is it."""
+    damaged: UserError | None = None
+    for place in places:
+        try:
+            artifact = find_artifact(store, place)
+        except UserError as error:
+            damaged = damaged or error
+            continue
+        if artifact is not None and artifact.digest == digest:
+            return artifact
     if damaged is not None:
         raise damaged
     return None

@@ -9,6 +9,7 @@ see `removal`); what is made again under the key is committed by KEY/manifest-2.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import shutil
@@ -25,6 +26,7 @@ from ft_dagster.provenance.manifest import check_predicate, check_subject, predi
 from ft_dagster.provenance.memory import cached_digests
 from ft_dagster.schema_version import refuse_newer
 from ft_dagster.store.blobs import Store, as_stored, write_out
+from ft_dagster.store.cache import DRAFTS, hold, make_room
 from ft_dagster.store.transfer import OTHER_BYTES, Transfer, each_at_once, fetch_all, persist, send_all
 from ft_dagster.strict_json import loads
 
@@ -190,10 +192,22 @@ def commit_attempt(store: Store, attempt: Attempt, manifest: dict[str, Any]) -> 
     standing = find_artifact(store, attempt.place)
     if standing is None:
         raise _vanished(store, attempt.place)
+    note_digest(store, standing)
     if standing.digest != predicate_of(manifest)["digest"]:
         log.warning("%s: another content stands; recorded as a divergence", attempt.place.path)
         store.write_json(f"{attempt.place.path}/divergences/{attempt.name}.json", manifest)
     return replace(standing, reused=standing.predicate["attempt"] != attempt.name)
+
+
+def digests_folder(prefix: str, stage: str, digest: str) -> str:
+    """Where the keys of a stage's artifacts of one digest are noted, a file each."""
+    return f"{prefix}/digests/{stage}/{digest}"
+
+
+def note_digest(store: Store, artifact: Artifact) -> None:
+    """Note under which key an artifact lies, for who knows its digest; of no authority, and may be absent."""
+    place = artifact.place
+    store.write(f"{digests_folder(place.prefix, place.stage, artifact.digest)}/{place.key}", b"")
 
 
 def _create_manifest(store: Store, place: Place, content: bytes) -> None:
@@ -317,29 +331,55 @@ def _verify_files(store: Store, artifact: Artifact, cache: Path) -> None:
 
 
 def _cached(store: Store, artifact: Artifact, cache: Path) -> Path:
-    """A remote artifact's folder in the cache. One that is not as it should be is fetched anew."""
-    folder = cache / artifact.digest / str(artifact.predicate["attempt"])
+    """A remote artifact's folder in the cache, where it stays while this process lives. One that is not as it
+    should be is fetched anew. Raises UserError, also where the disk is full of what is in use.
+    """
+    folder = hold(cache, artifact.digest, str(artifact.predicate["attempt"]))
     try:
-        _fetch(store, artifact, folder, cache / "downloads")
+        _fetch(store, artifact, folder, cache)
         _check_folder(artifact.files, folder, cache)
     except UserError:
         folder.unlink() if folder.is_symlink() else shutil.rmtree(folder, ignore_errors=True)
-        _fetch(store, artifact, folder, cache / "downloads")
+        _fetch(store, artifact, folder, cache)
         _check_folder(artifact.files, folder, cache)
     return folder
 
 
-def _fetch(store: Store, artifact: Artifact, folder: Path, drafts: Path) -> None:
-    """Download what is absent, each file whole or not at all. Raises UserError for other bytes there."""
+def _fetch(store: Store, artifact: Artifact, folder: Path, cache: Path) -> None:
+    """Download what is absent, each file whole or not at all. Raises UserError for other bytes there, and for
+    a full disk.
+    """
     there = files_below(folder)
     absent = [
         file for file in _transfers(artifact, folder) if str(file.local.relative_to(folder)) not in there
     ]
+    needed = sum(artifact.files[str(file.local.relative_to(folder))].size for file in absent)
+    if needed and store.cache_bytes is not None:
+        make_room(cache, store.cache_bytes, needed)
     try:
-        fetch_all(store, absent, drafts)
+        fetch_all(store, absent, cache / DRAFTS)
     except FileNotFoundError:
         gone = next((file.stored for file in absent if not store.exists(file.stored)), artifact.path)
         raise _damaged(store.uri(gone), "is missing") from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        make_room(cache, 0, 0)
+        _fetch_again(store, absent, cache)
+
+
+def _fetch_again(store: Store, absent: list[Transfer], cache: Path) -> None:
+    """Once there is all the room that can be made. Raises UserError where that is too little."""
+    try:
+        fetch_all(store, [file for file in absent if not file.local.exists()], cache / DRAFTS)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise UserError(
+            "the disk of the cache is full of what is in use",
+            file=cache,
+            fix="Free some space, or put `work` on a larger disk, and run it again",
+        ) from error
 
 
 def _transfers(artifact: Artifact, folder: Path) -> list[Transfer]:

@@ -48,10 +48,18 @@ class Store:
 
     `url` is a folder or `s3://bucket/prefix`; `options` go to the file system (`endpoint_url`,
     `profile`, ...). A write is whole or absent: local files are renamed into place, S3 puts are atomic.
-    `locks`: a folder for the lock of writers to a server that cannot create exclusively.
+    `locks`: a folder for the lock of writers to a server that cannot create exclusively. `cache_bytes`: what
+    copies of a remote store's artifacts may take on this host, None: any amount (see `cache`).
     """
 
-    def __init__(self, url: str, options: dict[str, Any] | None = None, locks: Path | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        options: dict[str, Any] | None = None,
+        locks: Path | None = None,
+        cache_bytes: float | None = None,
+    ) -> None:
+        self.cache_bytes = cache_bytes
         self.url = url.rstrip("/") or "/"
         self._locks = locks
         self.remote = "://" in self.url and not self.url.startswith("file://")

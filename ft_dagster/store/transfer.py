@@ -16,7 +16,7 @@ from ft_dagster.provenance.digest import sha256_file
 from ft_dagster.store.blobs import Store, unreachable
 
 AT_ONCE = 4  # files; each large one in up to four parts at once (see `Store.upload`)
-TRIES = 6  # of one transfer, with waits of about 0.5, 1, 2, 4 and 8 seconds between them
+TRIES = 3  # of one transfer; s3fs and botocore already try each request again, for about a minute in all
 FIRST_WAIT = 0.5
 SENT = 3  # times a file is sent that does not come back as it was
 OTHER_BYTES = "has other bytes than when it was made"
