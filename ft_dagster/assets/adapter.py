@@ -11,6 +11,7 @@ import dagster as dg
 
 from ft_dagster.assets.failures import failures
 from ft_dagster.assets.partitions import VARIANTS, variant_of
+from ft_dagster.data.record_tree import TreeHead
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.resources.launchers import LocalPrograms
 from ft_dagster.resources.tenants import Tenants
@@ -102,7 +103,16 @@ def _common(workspace: Workspace, artifact: Artifact) -> Metadata:
         "made_from": dg.MetadataValue.md(made_from),
         "owners": dg.MetadataValue.text(", ".join(workspace.spec.owners)),
         "dagster/uri": dg.MetadataValue.text(workspace.store.uri(artifact.path)),
+        **_records(artifact),
     }
+
+
+def _records(artifact: Artifact) -> Metadata:
+    """Of the record tree of a data set or a mixture."""
+    head = TreeHead.of(artifact.figures)
+    if head is None:
+        return {}
+    return {"records": dg.MetadataValue.int(head.size), "record_tree": dg.MetadataValue.text(head.root)}
 
 
 def _as_result(check: Check) -> dg.AssetCheckResult:

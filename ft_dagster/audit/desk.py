@@ -13,7 +13,7 @@ from typing import Any
 
 from ft_dagster.audit.answers import Inclusion, ReleasedAs
 from ft_dagster.audit.asked import reading_of
-from ft_dagster.audit.follow import Followed, Follower
+from ft_dagster.audit.follow import LOCK, Followed, Follower
 from ft_dagster.audit.index import Index, Indexed, remove_index
 from ft_dagster.audit.members import DATASET, MODEL, Shelf
 from ft_dagster.data.record_tree import RecordTree
@@ -23,6 +23,7 @@ from ft_dagster.provenance.record_keys import OwnerKeys, keys_of
 from ft_dagster.settings import Settings
 from ft_dagster.spec.keys import HALF
 from ft_dagster.store import Artifact, Place, Store, find_artifact
+from ft_dagster.store.make import host_lock
 
 EXPORT, BASE = "model_export", "base_model"
 TREES_AT_ONCE = 4_000_000  # leaves of trees that are kept in memory
@@ -215,9 +216,11 @@ def open_audit(
         raise UserError("no name of a tenant", field="--tenant", value=tenant, fix="Name one of tenants/")
     store = settings.open_store()
     folder = index_folder(settings)
-    if again:
-        remove_index(folder)
-    audit = Audit(settings, store, Index.open(folder, store.url), tenant)
+    with host_lock(settings.work_folder, LOCK):  # nobody removes what another has just begun
+        if again:
+            remove_index(folder)
+        index = Index.open(folder, store.url)
+    audit = Audit(settings, store, index, tenant)
     follower = Follower(audit.index, audit.shelf, settings.keys_folder, settings.work_folder, say)
     audit.followed = follower.follow()
     return audit

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,18 @@ def test_a_damaged_or_deleted_index_is_made_again(history: History, damage: byte
     file.unlink() if damage is None else file.write_bytes(damage)
     assert pairs(history, row) == before
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_of_many_that_ask_at_once_all_get_the_answer(history: History) -> None:
+    """Each makes or follows the index, which is not there at first."""
+    row, answers = question(3), list[Any]()
+    threads = [threading.Thread(target=lambda: answers.append(pairs(history, row))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [pairs(history, row)] * 4
+    assert verify(history.audit()).holds
 
 
 def test_the_index_has_no_text_and_no_identity(history: History) -> None:
