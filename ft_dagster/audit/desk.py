@@ -43,6 +43,7 @@ class Audit:
     followed: Followed = field(default_factory=lambda: Followed(0, 0, ()))
     _trees: dict[int, RecordTree] = field(default_factory=dict)
     _keys: dict[str, OwnerKeys] = field(default_factory=dict)
+    _artifacts: dict[int, Artifact] = field(default_factory=dict)
 
     @cached_property
     def shelf(self) -> Shelf:
@@ -69,7 +70,15 @@ class Audit:
         return self._keys[owner]
 
     def artifact(self, indexed: Indexed) -> Artifact:
-        """Raises UserError where its manifest is gone, cannot be read, or is another than the index knows."""
+        """Read once. Raises UserError where its manifest is gone, cannot be read, or is another than the
+        index knows.
+        """
+        if indexed.id not in self._artifacts:
+            self._artifacts[indexed.id] = self.read_artifact(indexed)
+        return self._artifacts[indexed.id]
+
+    def read_artifact(self, indexed: Indexed) -> Artifact:
+        """As the store has it now; see `artifact`."""
         found = find_artifact(self.store, indexed.place)
         where, fix = self.store.uri(indexed.place.manifest), "Restore it from a backup"
         if found is None:
