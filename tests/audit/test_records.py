@@ -53,6 +53,7 @@ def pairs_of(audit: Audit, row: dict[str, Any]) -> dict[Pair, int | None]:
     return {(one.variant, one.weights, one.how): one.times for one in found.models}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kept", ["trees", "rows", "none"])
 def test_index_and_brute_force_agree_on_every_record_and_model(tmp_path: Path, seed: int, kept: Any) -> None:
