@@ -80,7 +80,8 @@ class Audit:
     def read_artifact(self, indexed: Indexed) -> Artifact:
         """As the store has it now; see `artifact`."""
         found = find_artifact(self.store, indexed.place)
-        where, fix = self.store.uri(indexed.place.manifest), "Restore it from a backup"
+        where = self.store.uri(indexed.place.manifest)
+        fix = "Restore it from a backup; if it was made again on purpose, `ft-dagster audit index --again`"
         if found is None:
             raise UserError("a manifest is missing", file=where, fix=fix)
         if found.manifest != indexed.manifest:

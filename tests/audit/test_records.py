@@ -23,6 +23,7 @@ from ft_dagster.provenance.record_keys import keys_of, rotate
 from ft_dagster.store import Artifact
 from ft_dagster.strict_json import dumps
 from tests.audit.histories import History, question
+from tests.s3_server import S3Server
 
 Pair = tuple[str, str, str]  # (variant, weights, how)
 
@@ -134,7 +135,7 @@ def history(tmp_path: Path) -> History:
 
 def trained(history: History, variant: str) -> dict[str, Any]:
     """A row that the variant was trained on."""
-    for number in range(20):
+    for number in range(10):
         if any(pair[0] == variant and pair[2] == TRAINED for pair in pairs(history, question(number))):
             return question(number)
     raise AssertionError("no row was trained on")
@@ -224,6 +225,26 @@ def test_of_many_that_ask_at_once_all_get_the_answer(history: History) -> None:
         thread.join()
     assert answers == [pairs(history, row)] * 4
     assert verify(history.audit()).holds
+
+
+@pytest.mark.slow
+def test_a_remote_store_is_answered_from_copies_that_hold(tmp_path: Path, s3_server: S3Server) -> None:
+    (tmp_path / "project").mkdir()
+    settings = {"store": f"s3://{s3_server.bucket}/audit", "store_options": s3_server.options}
+    (tmp_path / "project" / "ft_dagster.yaml").write_text(json.dumps(settings))
+    made = History(tmp_path / "project")
+    dataset = made.dataset("acme.one", [question(number) for number in range(10)])
+    made.model("acme.one", made.mixture("acme.one", dataset), made.base())
+    row = trained(made, "acme.one")
+    copies = list((made.settings.cache_folder / "audit").rglob("*.parquet"))
+    assert copies
+    before = pairs(made, row)
+    copies[0].write_bytes(b"cut short")
+    assert pairs(made, row, again=True) == before
+    assert verify(made.audit()).holds
+    name = next(name for name in made.store.files_below(dataset.path) if name.endswith("rows.parquet"))
+    made.store.write(f"{dataset.path}/{name}", b"altered")
+    assert any("rows.parquet" in line for line in verify(made.audit()).problems)
 
 
 def test_the_index_has_no_text_and_no_identity(history: History) -> None:
