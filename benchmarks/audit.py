@@ -218,9 +218,10 @@ def index_only(options: argparse.Namespace, folder: Path) -> list[tuple[str, str
         if result is None:
             found.append((name, "not installed", ""))
             continue
-        fill, milliseconds, size = result
+        fill, cpu, milliseconds, size = result
         found += [
-            (f"{name}: filled from nothing", f"{total / fill:,.0f} records/s", "over 200,000"),
+            (f"{name}: filled from nothing, by the clock", f"{total / fill:,.0f} records/s", "over 200,000"),
+            (f"{name}: the same, by CPU time", f"{total / cpu:,.0f} records/s", ""),
             (f"{name}: a record found, median", f"{statistics.median(milliseconds):.2f} ms", ""),
             (f"{name}: size", f"{size / total:.0f} bytes a record", ""),
         ]
@@ -228,7 +229,7 @@ def index_only(options: argparse.Namespace, folder: Path) -> list[tuple[str, str
 
 
 Sets = Sequence[tuple[int, int, list[int]]]
-Filled = tuple[float, list[float], int]
+Filled = tuple[float, float, list[float], int]  # seconds, CPU seconds, milliseconds a question, bytes
 
 
 def sqlite_index(folder: Path, sets: Sets, asked: Sequence[tuple[int, int]]) -> Filled | None:
@@ -239,11 +240,13 @@ def sqlite_index(folder: Path, sets: Sets, asked: Sequence[tuple[int, int]]) -> 
             for owner, artifact, held in sets:
                 index.add_members((owner, one, artifact, n, 1) for n, one in enumerate(held))
 
+    cpu = time.process_time()
     seconds, _ = timed(fill)
+    cpu = time.process_time() - cpu
     lookups = [(owner, lookup.to_bytes(8, "big", signed=True)) for owner, lookup in asked]
     milliseconds = [1000 * timed(lambda one=one: index.hits(*one))[0] for one in lookups]
     index.close()
-    return seconds, milliseconds, sum(file.stat().st_size for file in (folder / "sqlite").iterdir())
+    return seconds, cpu, milliseconds, sum(file.stat().st_size for file in (folder / "sqlite").iterdir())
 
 
 def duckdb_index(folder: Path, sets: Sets, asked: Sequence[tuple[int, int]]) -> Filled | None:
@@ -267,11 +270,13 @@ def duckdb_index(folder: Path, sets: Sets, asked: Sequence[tuple[int, int]]) -> 
         db.execute("DROP TABLE staged")
         db.execute("CHECKPOINT")
 
+    cpu = time.process_time()
     seconds, _ = timed(fill)
+    cpu = time.process_time() - cpu
     ask = "SELECT artifact, number FROM members WHERE owner = ? AND lookup = ?"
     milliseconds = [1000 * timed(lambda one=one: db.execute(ask, one).fetchall())[0] for one in asked]
     db.close()
-    return seconds, milliseconds, file.stat().st_size
+    return seconds, cpu, milliseconds, file.stat().st_size
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import dagster as dg
 from ft_dagster.assets.failures import failures
 from ft_dagster.assets.page import DIGITS, Metadata, Page, asset_link, run_link, table
 from ft_dagster.assets.partitions import VARIANTS, variant_of
+from ft_dagster.data.record_tree import TreeHead
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.resources.launchers import LocalPrograms
 from ft_dagster.resources.tenants import Tenants
@@ -132,7 +133,16 @@ def _common(workspace: Workspace, artifact: Artifact, made_by: str | None) -> Me
         "size_mb": dg.MetadataValue.float(round(artifact.size / 1e6, 3)),
         "owners": dg.MetadataValue.text(", ".join(workspace.spec.owners)),
         "in_store": dg.MetadataValue.text(f"{place.prefix}/{place.stage}/{place.key[:DIGITS]}…"),
+        **_records(artifact),
     }
+
+
+def _records(artifact: Artifact) -> Metadata:
+    """Of the record tree of a data set or a mixture."""
+    head = TreeHead.of(artifact.figures)
+    if head is None:
+        return {}
+    return {"records": dg.MetadataValue.int(head.size), "record_tree": dg.MetadataValue.text(head.root)}
 
 
 def _as_result(check: Check) -> dg.AssetCheckResult:

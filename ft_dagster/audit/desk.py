@@ -13,7 +13,7 @@ from typing import Any
 
 from ft_dagster.audit.answers import Inclusion, ReleasedAs
 from ft_dagster.audit.asked import reading_of
-from ft_dagster.audit.follow import Followed, Follower
+from ft_dagster.audit.follow import LOCK, Followed, Follower
 from ft_dagster.audit.index import Index, Indexed, remove_index
 from ft_dagster.audit.members import DATASET, MODEL, Shelf
 from ft_dagster.data.record_tree import RecordTree
@@ -24,6 +24,7 @@ from ft_dagster.settings import Settings
 from ft_dagster.spec.keys import HALF
 from ft_dagster.store import Artifact, Place, Store
 from ft_dagster.store.artifacts import Removed, generations
+from ft_dagster.store.make import host_lock
 
 EXPORT, BASE = "model_export", "base_model"
 TREES_AT_ONCE = 4_000_000  # leaves of trees that are kept in memory
@@ -51,6 +52,7 @@ class Audit:
     followed: Followed = field(default_factory=lambda: Followed(0, 0, ()))
     _trees: dict[int, RecordTree] = field(default_factory=dict)
     _keys: dict[str, OwnerKeys] = field(default_factory=dict)
+    _artifacts: dict[int, Artifact] = field(default_factory=dict)
 
     @cached_property
     def shelf(self) -> Shelf:
@@ -77,9 +79,18 @@ class Audit:
         return self._keys[owner]
 
     def artifact(self, indexed: Indexed) -> Artifact:
-        """Raises UserError where its manifest is gone, cannot be read, or is another than the index knows."""
+        """Read once. Raises UserError where its manifest is gone, cannot be read, or is another than the
+        index knows.
+        """
+        if indexed.id not in self._artifacts:
+            self._artifacts[indexed.id] = self.read_artifact(indexed)
+        return self._artifacts[indexed.id]
+
+    def read_artifact(self, indexed: Indexed) -> Artifact:
+        """As the store has it now; see `artifact`."""
         found = committed(self.store, indexed.place)
-        where, fix = self.store.uri(indexed.place.manifest), "Restore it from a backup"
+        where = self.store.uri(indexed.place.manifest)
+        fix = "Restore it from a backup; if it was made again on purpose, `ft-dagster audit index --again`"
         if found is None:
             raise UserError("a manifest is missing", file=where, fix=fix)
         if found.manifest != indexed.manifest:
@@ -224,9 +235,11 @@ def open_audit(
         raise UserError("no name of a tenant", field="--tenant", value=tenant, fix="Name one of tenants/")
     store = settings.open_store()
     folder = index_folder(settings)
-    if again:
-        remove_index(folder)
-    audit = Audit(settings, store, Index.open(folder, store.url), tenant)
+    with host_lock(settings.work_folder, LOCK):  # nobody removes what another has just begun
+        if again:
+            remove_index(folder)
+        index = Index.open(folder, store.url)
+    audit = Audit(settings, store, index, tenant)
     follower = Follower(audit.index, audit.shelf, settings.keys_folder, settings.work_folder, say)
     audit.followed = follower.follow()
     return audit

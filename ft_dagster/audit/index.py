@@ -241,6 +241,18 @@ class Index:
     def all(self) -> list[Indexed]:
         return self._select("1", ())
 
+    def counts(self) -> list[tuple[str, str, int, int]]:
+        """(tenant, stage, artifacts, their records), of each tenant and stage."""
+        rows = self._db.execute(
+            "SELECT o.name, a.stage, COUNT(*), SUM(a.records) "
+            "FROM artifacts a JOIN owners o ON o.id = a.owner GROUP BY 1, 2"
+        )
+        return [(str(name), str(stage), int(count), int(records)) for name, stage, count, records in rows]
+
+    def unread(self) -> list[Indexed]:
+        """Those whose records could not be read."""
+        return self._select("a.problem IS NOT NULL", ())
+
     def inputs(self, artifact: int) -> dict[str, tuple[str, str | None]]:
         """Name -> (digest, sha256 of its manifest where it was recorded)."""
         rows = self._db.execute("SELECT name, digest, manifest FROM inputs WHERE artifact = ?", (artifact,))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -71,21 +72,27 @@ class Shelf:
         return name in artifact.files
 
     def file(self, artifact: Artifact, name: str) -> Path:
-        """One file of an artifact, such as evidence/rows.parquet. Raises UserError for one that is
-        damaged.
+        """One file of an artifact, such as evidence/rows.parquet; of a remote store a copy of it.
+
+        Raises UserError for one that is damaged.
         """
-        listed = artifact.files[name]
-        path = self.store.local(f"{artifact.path}/{name}")
+        listed, stored = artifact.files[name].sha256, f"{artifact.path}/{name}"
+        path = self.store.local(stored)
         if path is None:
             path = self.cache / "audit" / artifact.digest / str(artifact.predicate["attempt"]) / name
-            if not path.is_file():
-                self.store.download(f"{artifact.path}/{name}", path)
+            if not path.is_file() or self._sha256(path) != listed:  # absent, or cut short
+                self._fetch(stored, path)
         fix = "Restore it from a backup; `ft-dagster audit verify` says what else differs"
         if not path.is_file() or path.is_symlink():
-            raise UserError("a stored file is missing", file=path, fix=fix)
-        if self._sha256(path) != listed.sha256:
-            raise UserError(f"a stored file {OTHER_BYTES}", file=path, fix=fix)
+            raise UserError("a stored file is missing", file=self.store.uri(stored), fix=fix)
+        if self._sha256(path) != listed:
+            raise UserError(f"a stored file {OTHER_BYTES}", file=self.store.uri(stored), fix=fix)
         return path
+
+    def _fetch(self, stored: str, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            self.store.download(stored, path)
 
     def _sha256(self, path: Path) -> str:
         """Of a file as it is; remembered while nothing touches it, once it is older than a file system's

@@ -23,6 +23,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE
 from ft_dagster.lineage.log import read_log
 from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.spec.keys import VariantKey
 from ft_dagster.store import Artifact
 
 PLAN, EVALUATION, DECLARATION = "training_plan", "evaluation", "declaration"
@@ -374,10 +375,11 @@ def _evaluation(audit: Audit, exports: list[Indexed]) -> Mapping[str, Any]:
 
 
 def _prefix(audit: Audit, variant: str) -> str:
-    tenant, _, name = variant.partition(".")
-    if audit.tenant not in (None, tenant) or not name:
-        raise UserError("no variant that may be asked about", value=variant, fix="Name it as tenant.variant")
-    return f"tenants/{tenant}/{name}"
+    key = VariantKey.parse(variant)
+    if audit.tenant not in (None, key.tenant):
+        fix = f"Name one of {audit.tenant}"
+        raise UserError("no variant that may be asked about", value=variant, fix=fix)
+    return key.prefix
 
 
 def _moment(date: str) -> str:

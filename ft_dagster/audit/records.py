@@ -39,11 +39,11 @@ def record(audit: Audit, asked: AskedRecord) -> RecordAnswer:
 
 def checked(audit: Audit) -> Checked:
     """What the index knows of whom who asks may be told."""
-    known = audit.allowed(audit.index.all())
-    holders = [each for each in known if each.place.stage in HAVE_RECORDS]
-    unread = [each.problem for each in known if each.problem]
-    models = sum(each.place.stage == MODEL for each in known)
-    return Checked(len(holders), sum(each.records for each in holders), models, tuple(unread))
+    counts = [row for row in audit.index.counts() if audit.tenant in (None, row[0]) or not row[0]]
+    holders = [(number, records) for _, stage, number, records in counts if stage in HAVE_RECORDS]
+    models = sum(number for _, stage, number, _ in counts if stage == MODEL)
+    unread = tuple(str(each.problem) for each in audit.allowed(audit.index.unread()))
+    return Checked(sum(n for n, _ in holders), sum(records for _, records in holders), models, unread)
 
 
 def _held(audit: Audit, indexed: Indexed, hit: Hit, identity: bytes) -> RecordIn | None:

@@ -110,7 +110,7 @@ class _LookedAt:
 def _artifact_problems(audit: Audit, indexed: Indexed) -> tuple[list[str], int]:
     """(what does not hold of an artifact, bytes hashed)."""
     try:
-        artifact = audit.artifact(indexed)
+        artifact = audit.read_artifact(indexed)
     except UserError as error:
         return [str(error)], 0
     checks: list[Callable[[Audit, Indexed, Artifact], None]] = [

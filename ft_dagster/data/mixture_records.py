@@ -58,6 +58,15 @@ def write_mixture_records(
     return True
 
 
+def origins_of(file: Path) -> set[tuple[str, str]]:
+    """(declared path, file) of the records of a mixture's rows.parquet that are not of a general corpus."""
+    with ParquetFile(file) as table:
+        rows = table.read(columns=["source", "path", "file"])
+    own = rows.filter(pc.invert(pc.starts_with(rows.column("source"), GENERAL)))
+    found = own.select(["path", "file"]).group_by(["path", "file"]).aggregate([]).to_pylist()
+    return {(one["path"], one["file"]) for one in found}
+
+
 def examples_by_row(mixture: Path, split: str) -> dict[str, Counts]:
     """Source -> how many examples each of its rows has, by the row's number."""
     found: dict[str, Counts] = {}

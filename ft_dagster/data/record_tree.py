@@ -121,7 +121,7 @@ def record_row(file: Path, number: int) -> tuple[RecordRow, dict[str, Any]]:
         for group in range(table.num_row_groups):
             rows = table.metadata.row_group(group).num_rows
             if number < rows:
-                one = table.read_row_group(group).slice(number, 1).to_batches()[0]
+                one = table.read_row_group(group, use_threads=False).slice(number, 1).to_batches()[0]
                 [row] = _as_rows(one)
                 return row, json.loads(row.facts)
             number -= rows

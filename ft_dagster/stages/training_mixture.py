@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.data.dataset import paths_of
-from ft_dagster.data.dataset_io import read_paths
+from ft_dagster.data.dataset_io import ORIGINS, read_paths
 from ft_dagster.data.mixture import MixtureParts, build_mixture
 from ft_dagster.data.mixture_figures import MixtureFigures
-from ft_dagster.data.mixture_records import write_mixture_records
+from ft_dagster.data.mixture_records import origins_of, write_mixture_records
 from ft_dagster.data.record_tree import FIGURES, grow_tree
 from ft_dagster.planning.methods.defaults import MAX_LENGTH
+from ft_dagster.roots import is_address
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.variant import GeneralSpec
@@ -120,7 +121,31 @@ def judge(workspace: Workspace, artifact: Artifact) -> list[Check]:
             f"asked {share.asked:.1%}, realized {share.realized:.2%}",
             asdict(share),
         ),
+        _own_records(workspace, artifact),
     ]
+
+
+def _own_records(workspace: Workspace, artifact: Artifact) -> Check:
+    """By where the evidence says that each record came from, as the platform lets tenants read today."""
+    file = workspace.evidence(artifact) / ORIGINS
+    if not file.is_file():
+        return Check("own_records", True, "older than the records of a mixture: not judged")
+    origins = origins_of(file)
+    strange = [origin for origin in origins if not _is_open(workspace, *origin)]
+    named = ", ".join(sorted({path for path, _ in strange}))
+    said = (
+        f"records of {named}, which {workspace.key.tenant} may not read" if strange else "none is another's"
+    )
+    return Check("own_records", not strange, said, {"files": len(origins)})
+
+
+def _is_open(workspace: Workspace, path: str, file: str) -> bool:
+    """Whether the tenant may read what a record came from: a file, an object, or a data set of the hub."""
+    if is_address(file):
+        return workspace.roots.may_fetch(file)
+    if file.startswith(f"{path}@"):
+        return workspace.roots.may_ask_hub(path)
+    return workspace.roots.may_read(workspace.project / file)
 
 
 def _context_length(base_folder: Path) -> int:
@@ -137,6 +162,7 @@ STAGE = Stage(
     checks={
         "trained_tokens": "Every source has tokens that carry a label: the loss mask is not silently empty",
         "general_share": "The realized share of general text is the one that was asked for",
+        "own_records": "No record is another tenant's, but for sources that the platform shares",
     },
     judge=judge,
     seed=lambda inputs: inputs.spec.training.seed,

@@ -107,14 +107,20 @@ def test_what_was_in_production_is_told_by_the_log(history: History) -> None:
         ("acme.one", "2001-01-01", "its first release was at"),
         ("globex.two", "2100-01-01", "it was never released"),
         ("acme.one", "yesterday", "no date"),
-        ("acme", "2100-01-01", "no variant"),
-        ("acme.../..", "2100-01-01", "."),
+        ("acme", "2100-01-01", "not a variant key"),
+        ("acme.../..", "2100-01-01", "not a variant key"),
     ],
 )
 def test_a_date_with_no_answer_is_refused(history: History, variant: str, date: str, said: str) -> None:
     audit = history.audit()
-    with pytest.raises((UserError, ValueError), match=said):
+    with pytest.raises(UserError, match=said):
         at(audit, variant, date)
+
+
+def test_an_auditor_of_another_tenant_is_told_nothing_of_a_date(history: History) -> None:
+    audit = history.audit(tenant="globex")
+    with pytest.raises(UserError, match="may be asked about"):
+        at(audit, "acme.one", "2100-01-01")
 
 
 def test_an_earlier_date_gives_the_version_of_then(old: Settings) -> None:

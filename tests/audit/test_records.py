@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from ft_dagster.store.contents import contents_of
 from ft_dagster.store.removal import DAY, claim_removal, finish_removal
 from ft_dagster.strict_json import dumps
 from tests.audit.histories import History, question
+from tests.s3_server import S3Server
 
 Pair = tuple[str, str, str]  # (variant, weights, how)
 
@@ -56,6 +58,7 @@ def pairs_of(audit: Audit, row: dict[str, Any]) -> dict[Pair, int | None]:
     return {(one.variant, one.weights, one.how): one.times for one in found.models}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kept", ["trees", "rows", "none"])
 def test_index_and_brute_force_agree_on_every_record_and_model(tmp_path: Path, seed: int, kept: Any) -> None:
@@ -136,7 +139,7 @@ def history(tmp_path: Path) -> History:
 
 def trained(history: History, variant: str) -> dict[str, Any]:
     """A row that the variant was trained on."""
-    for number in range(20):
+    for number in range(10):
         if any(pair[0] == variant and pair[2] == TRAINED for pair in pairs(history, question(number))):
             return question(number)
     raise AssertionError("no row was trained on")
@@ -214,6 +217,38 @@ def test_a_damaged_or_deleted_index_is_made_again(history: History, damage: byte
     file.unlink() if damage is None else file.write_bytes(damage)
     assert pairs(history, row) == before
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_of_many_that_ask_at_once_all_get_the_answer(history: History) -> None:
+    """Each makes or follows the index, which is not there at first."""
+    row, answers = question(3), list[Any]()
+    threads = [threading.Thread(target=lambda: answers.append(pairs(history, row))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [pairs(history, row)] * 4
+    assert verify(history.audit()).holds
+
+
+@pytest.mark.slow
+def test_a_remote_store_is_answered_from_copies_that_hold(tmp_path: Path, s3_server: S3Server) -> None:
+    (tmp_path / "project").mkdir()
+    settings = {"store": f"s3://{s3_server.bucket}/audit", "store_options": s3_server.options}
+    (tmp_path / "project" / "ft_dagster.yaml").write_text(json.dumps(settings))
+    made = History(tmp_path / "project")
+    dataset = made.dataset("acme.one", [question(number) for number in range(10)])
+    made.model("acme.one", made.mixture("acme.one", dataset), made.base())
+    row = trained(made, "acme.one")
+    copies = list((made.settings.cache_folder / "audit").rglob("*.parquet"))
+    assert copies
+    before = pairs(made, row)
+    copies[0].write_bytes(b"cut short")
+    assert pairs(made, row, again=True) == before
+    assert verify(made.audit()).holds
+    name = next(name for name in made.store.files_below(dataset.path) if name.endswith("rows.parquet"))
+    made.store.write(f"{dataset.path}/{name}", b"altered")
+    assert any("rows.parquet" in line for line in verify(made.audit()).problems)
 
 
 def test_the_index_has_no_text_and_no_identity(history: History) -> None:

@@ -23,6 +23,8 @@ from ft_dagster.provenance.digest import sha256_file
 from ft_dagster.settings import Settings
 from tests.audit.histories import History, question
 
+pytestmark = pytest.mark.slow
+
 
 def verified(history: History, **options: Any) -> Verified:
     audit = history.audit(**options)

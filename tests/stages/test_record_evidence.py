@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ft_dagster.data.record_tree import RecordTree, TreeHead, check_tree
 from ft_dagster.provenance.record_keys import SHARED_OWNER, keys_of
-from ft_dagster.settings import Settings, load_settings
+from ft_dagster.settings import AllowedSources, Settings, load_settings
 from ft_dagster.spec import VariantKey
+from ft_dagster.stages import training_mixture
 from ft_dagster.stages.chain import run_chain, up_to
 from ft_dagster.stages.corpora import find_corpus
 from ft_dagster.stages.workspace import RunOf, Workspace
@@ -57,6 +59,20 @@ def test_the_tree_is_in_no_key_and_no_digest(prepared: Workspace, tmp_path: Path
         again, _ = made(other)[stage]
         assert (again.digest, again.place) == (artifact.digest, artifact.place)
         assert present(TreeHead.of(again.figures)).root != present(TreeHead.of(artifact.figures)).root
+
+
+def test_a_record_of_a_file_that_is_another_tenants_stops_the_chain(prepared: Workspace) -> None:
+    """By today's settings: the folder of the rows was closed to this tenant since."""
+    mixture = prepared.upstream("training_mixture")
+    checks = {check.name: check for check in training_mixture.judge(prepared, mixture)}
+    assert checks["own_records"].passed
+    assert checks["own_records"].figures == {"files": 1}
+    closed = prepared.settings.model_copy(update={"sources": AllowedSources(allow=("tenants",))})
+    checks = {
+        check.name: check for check in training_mixture.judge(replace(prepared, settings=closed), mixture)
+    }
+    assert not checks["own_records"].passed
+    assert "data/rows.jsonl" in checks["own_records"].sentence
 
 
 def test_a_declaration_cannot_read_the_keys(prepared: Workspace) -> None:

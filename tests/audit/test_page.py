@@ -1,0 +1,73 @@
+"""docs/audit.md: the program that it gives to a stranger checks proofs, and nothing else passes it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ft_dagster.audit.asked import asked_record
+from ft_dagster.audit.proofs import prove
+from ft_dagster.audit.records import TRAINED, record
+from ft_dagster.strict_json import dumps
+from tests.audit.histories import History, question
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs/audit.md").read_text("utf-8")
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    [code] = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    assert len(code.splitlines()) <= 40
+    file = tmp_path / "check.py"
+    file.write_text(code, "utf-8")
+    return file
+
+
+def ran(program: Path, proof: Path, content: object) -> subprocess.CompletedProcess[str]:
+    given = proof.with_name("record.json")
+    given.write_text(json.dumps(content), "utf-8")
+    command = [sys.executable, "-I", str(program), str(proof), str(given)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=proof.parent)
+
+
+def test_the_program_of_the_page_checks_a_proof(history: History, program: Path, tmp_path: Path) -> None:
+    audit = history.audit()
+    weights = audit.model("acme.one").digest
+    number = next(n for n in range(30) if any(
+        one.how == TRAINED and one.weights == weights
+        for one in record(audit, asked_record(json.dumps(question(n)))).models
+    ))  # fmt: skip
+    row = question(number)
+    proof = tmp_path / "proof.json"
+    made = prove(audit, asked_record(json.dumps(row)), audit.model("acme.one"))
+    proof.write_text(dumps(made, indent=1), "utf-8")
+    parts = [["prompt", f"  {row['prompt'].upper()}"], ["completion", row["completion"]]]
+    done = ran(program, proof, ["prompt_completion", parts])
+    assert done.returncode == 0, done.stderr
+    assert f'"line":{number + 1}' in done.stdout
+
+    another = ran(program, proof, ["prompt_completion", [["prompt", "another"], ["completion", "one"]]])
+    assert another.returncode == 1
+    assert "not in the mixture" in another.stderr
+    made["manifests"]["training_mixture"] = made["manifests"]["training_mixture"].replace('"seed"', '"Seed"')
+    proof.write_text(dumps(made), "utf-8")
+    forged = ran(program, proof, ["prompt_completion", parts])
+    assert forged.returncode == 1
+    assert "another mixture" in forged.stderr
+
+
+def test_the_page_shows_no_command_that_is_none() -> None:
+    from typer.testing import CliRunner
+
+    from ft_dagster.cli import app
+
+    for command in sorted(set(re.findall(r"ft-dagster (audit [a-z]+(?: [a-z]+)?)", PAGE))):
+        words = command.split()
+        words = words if words[1] == "key" else words[:2]
+        done = CliRunner().invoke(app, [*words, "--help"])
+        assert done.exit_code == 0, command
