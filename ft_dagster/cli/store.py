@@ -12,7 +12,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ft_dagster.cli.common import Json, app, escape, out, print_json
+from ft_dagster.cli.common import KEEPING, Json, app, escape, out, print_json, show
 from ft_dagster.errors import UserError
 from ft_dagster.settings import load_settings
 from ft_dagster.store.contents import By, Contents, contents_of, usage
@@ -20,7 +20,7 @@ from ft_dagster.store.contents import By, Contents, contents_of, usage
 store = typer.Typer(
     help="What lies in the store: what it occupies, what nothing needs.", no_args_is_help=True
 )
-app.add_typer(store, name="store")
+app.add_typer(store, name="store", rich_help_panel=KEEPING)
 USAGE = ("artifacts", "size", "older versions", "kept bases", "unfinished")
 HOUR = 3600  # seconds
 
@@ -48,7 +48,7 @@ def du(
     for row in rows:
         parts = (row.bytes, row.older_versions, row.kept_bases, row.unfinished)
         table.add_row(escape(row.name), str(row.artifacts), *map(size, parts))
-    out.print(table)
+    show(table)
     out.print(f"{size(sum(row.bytes for row in rows))} in all", highlight=False)
     for line in damaged:
         out.print(f"[red]damaged[/] {escape(line)}", highlight=False, soft_wrap=True)
@@ -98,7 +98,7 @@ def gc(
     for one in found:
         what = "" if one.committed else ", never committed"
         table.add_row(size(one.bytes), _date(one.written), escape(f"{one.place.path}/{one.attempt}{what}"))
-    out.print(table)
+    show(table)
     out.print(f"{size(total)} that nothing needs; nothing was removed", highlight=False)
 
 
