@@ -142,7 +142,7 @@ def _records(artifact: Artifact) -> Metadata:
     head = TreeHead.of(artifact.figures)
     if head is None:
         return {}
-    return {"records": dg.MetadataValue.int(head.size), "record_tree": dg.MetadataValue.text(head.root)}
+    return {"records": dg.MetadataValue.int(head.size), "record_tree": dg.MetadataValue.text(head.root[:DIGITS])}
 
 
 def _as_result(check: Check) -> dg.AssetCheckResult:

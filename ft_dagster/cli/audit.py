@@ -16,7 +16,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ft_dagster.cli.common import Json, app, escape, out, print_json
+from ft_dagster.cli.common import KEEPING, Json, app, escape, out, print_json
 from ft_dagster.errors import UserError
 from ft_dagster.provenance import record_keys
 from ft_dagster.settings import load_settings
@@ -34,7 +34,7 @@ audit = typer.Typer(
 key = typer.Typer(
     help="The keys that order record trees: who has them, rotate, back up.", no_args_is_help=True
 )
-app.add_typer(audit, name="audit")
+app.add_typer(audit, name="audit", rich_help_panel=KEEPING)
 audit.add_typer(key, name="key")
 NOT_WHOLE = 1  # exit code of a check that found something
 ForTenant = Annotated[

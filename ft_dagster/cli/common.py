@@ -11,19 +11,29 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 
 from ft_dagster.errors import UserError
-from ft_dagster.exit_codes import BAD_INPUT, CANCELLED
+from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, DONE, FAILED
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.strict_json import dumps
 
+EXIT_CODES = (
+    f"Exit codes: {DONE} done; {FAILED} it was carried out and came to no good (a run that failed, a plan "
+    f"that does not fit); {BAD_INPUT} a mistake in what was given, said in one line; {CANCELLED} cancelled."
+)
 app = typer.Typer(
     help="Fine-tune language models for many tenants: declare, plan, run, compare, release.",
+    epilog=EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+WIDEST = 10_000  # columns of a table that is piped
 out = Console(width=None if sys.stdout.isatty() else 120)
+DECLARING, PLANNING, RUNNING = "Declare", "Plan", "Run"  # the groups of --help
+JUDGING, RELEASING, KEEPING = "Judge and compare", "Release and serve", "Keep"
 Key = Annotated[str, typer.Argument(help="A variant, as tenant.variant", metavar="VARIANT")]
 Keys = Annotated[list[str] | None, typer.Argument(help="Variants, as tenant.variant", metavar="[VARIANT]...")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else")]
@@ -65,6 +75,21 @@ def quiet() -> None:
 
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
+
+
+def show(table: Table) -> None:
+    """Print a table: folded in a terminal of any width, plain and a line a row where it is piped."""
+    for column in table.columns:
+        column.overflow = "fold"
+    if out.is_terminal:
+        out.print(table)
+        return
+    table.box = None
+    table.show_lines = False
+    width, out.width = out.width, WIDEST
+    out.width = max(width, Measurement.get(out, out.options, table).maximum)
+    out.print(table)
+    out.width = width
 
 
 def print_json(value: Any) -> None:

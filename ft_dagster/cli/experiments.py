@@ -11,14 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
-from ft_dagster.cli.common import Json, Key, app, escape, out, print_json
+from ft_dagster.cli.common import JUDGING, Json, Key, app, escape, out, print_json, show
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey, load_variant
 
 Budgeted = typer.Option("--budget", help="flops=2e14 or minutes=3", metavar="flops=N|minutes=N")
 
 
-@app.command()
+@app.command(rich_help_panel=JUDGING)
 def bakeoff(
     context: typer.Context,
     variant: Key,
@@ -46,7 +46,7 @@ def bakeoff(
     if as_json:
         print_json(document)
     else:
-        out.print(bakeoff_table(document["runs"], str(given)))
+        show(bakeoff_table(document["runs"], str(given)))
         for run in tried.runs:
             if run.dropped:
                 out.print(
@@ -59,7 +59,7 @@ def bakeoff(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=JUDGING)
 def sweep(
     context: typer.Context,
     variant: Key,
@@ -105,7 +105,7 @@ def sweep(
     else:
         others = [run for run in tried.runs if run not in ranking.runs]
         by_number = {run["number"]: run for run in document["runs"]}
-        out.print(sweep_table([by_number[r.number] for r in [*ranking.runs, *others]], ranking.by))
+        show(sweep_table([by_number[r.number] for r in [*ranking.runs, *others]], ranking.by))
         out.print(ranking.reason, highlight=False)
         _say_failures(document["runs"], tried.log)
         if written is not None:

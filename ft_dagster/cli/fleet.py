@@ -7,14 +7,14 @@ from dataclasses import asdict
 import typer
 from rich.table import Table
 
-from ft_dagster.cli.common import Json, app, escape, out, print_json
+from ft_dagster.cli.common import RUNNING, Json, app, escape, out, print_json, show
 from ft_dagster.settings import load_settings
 
 fleet = typer.Typer(help="Retrains of all variants: when, why, at what cost.", no_args_is_help=True)
-app.add_typer(fleet, name="fleet")
+app.add_typer(fleet, name="fleet", rich_help_panel=RUNNING)
 
 
-@app.command()
+@app.command(rich_help_panel=RUNNING)
 def gpus(context: typer.Context, as_json: Json = False) -> None:
     """The devices of this host (GPUs, or CPU slots where there is none): who holds, who waits, and why."""
     from ft_dagster.launch.leases import of_host
@@ -27,7 +27,7 @@ def gpus(context: typer.Context, as_json: Json = False) -> None:
     table = Table(*COLUMNS)
     for row in status_rows(status):
         table.add_row(*map(escape, row))
-    out.print(table)
+    show(table)
 
 
 @fleet.command()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from ft_dagster.cli.common import Json, Key, app, out, print_json, quiet
+from ft_dagster.cli.common import PLANNING, Json, Key, app, out, print_json, quiet, show
 from ft_dagster.errors import UserError
 from ft_dagster.objectives import DEFAULT, known
 from ft_dagster.settings import load_settings
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Picture = Annotated[Path | None, typer.Option(help="Write a stacked bar of each method's memory to this PNG")]
 
 
-@app.command()
+@app.command(rich_help_panel=PLANNING)
 def plan(
     context: typer.Context,
     variant: Key,
@@ -86,14 +86,14 @@ def _show(document: SurveyDocument) -> None:
     """The ranking, what is planned with its memory, and the reasons."""
     from ft_dagster.report.recommendation import memory_line, ranking_table, reasons_lines
 
-    out.print(ranking_table(document))
+    show(ranking_table(document))
     chosen = document.method or f"nothing fits; {document.plan.name}"
     out.print(f"[bold]{chosen}[/]: {memory_line(document)}", highlight=False, soft_wrap=True)
     for line in reasons_lines(document):
         out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=PLANNING)
 def recommend(
     context: typer.Context,
     examples: Annotated[int, typer.Option(help="Training examples")],

@@ -10,7 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from ft_dagster.cli.common import Json, Key, Keys, app, escape, keys_of, out, print_json
+from ft_dagster.cli.common import (
+    DECLARING,
+    Json,
+    Key,
+    Keys,
+    app,
+    escape,
+    keys_of,
+    out,
+    print_json,
+)
+from ft_dagster.cli.common import (
+    show as show_table,
+)
 from ft_dagster.errors import UserError, UserErrors, all_of
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import CorpusSpec, Declarations, VariantKey, VariantSpec, load_variant
@@ -20,7 +33,7 @@ if TYPE_CHECKING:
     from ft_dagster.planning.reasons import Reason
 
 
-@app.command()
+@app.command(rich_help_panel=DECLARING)
 def init(
     folder: Annotated[Path, typer.Argument(help="The project folder to make")],
     base_model: Annotated[str, typer.Option(help="Local folder, hub id or s3:// prefix")],
@@ -46,7 +59,7 @@ def init(
     out.print(f"Next: [bold]ft-dagster --project {folder} check[/] and [bold]run {variant}[/]")
 
 
-@app.command()
+@app.command(rich_help_panel=DECLARING)
 def check(context: typer.Context, variants: Keys = None, as_json: Json = False) -> None:
     """Read declarations, their sources, corpora, tasks and base models; report every mistake."""
     from ft_dagster.stages.check import check_variant
@@ -96,7 +109,7 @@ def _print_checked(found: list[dict[str, Any]]) -> None:
             out.print(shown, markup=False, highlight=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=DECLARING)
 def schema(
     corpus: Annotated[bool, typer.Option("--corpus", help="Of corpora/<name>.yaml instead")] = False,
     installation: Annotated[bool, typer.Option("--settings", help="Of ft_dagster.yaml instead")] = False,
@@ -108,7 +121,7 @@ def schema(
     print_json(model.model_json_schema())
 
 
-@app.command()
+@app.command(rich_help_panel=DECLARING)
 def show(context: typer.Context, variant: Key, as_json: Json = False) -> None:
     """Every value of a declaration and where it came from: the file, the defaults, or built in."""
     settings = load_settings(context.obj)
@@ -123,12 +136,12 @@ def show(context: typer.Context, variant: Key, as_json: Json = False) -> None:
     table = Table("field", "value", "from", title=f"{variant} ({declared.file})")
     for name, value in values.items():
         table.add_row(name, _shown(name, value), declared.origins[name])
-    out.print(table)
+    show_table(table)
     if planned:
         plan = Table("field", "value", "from", "why", title="newest plan")
         for reason in planned:
             plan.add_row(reason.field, json.dumps(reason.value), reason.origin, reason.reason)
-        out.print(plan)
+        show_table(plan)
 
 
 def _shown(field: str, value: Any) -> str:

@@ -10,7 +10,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ft_dagster.cli.common import Json, Key, app, escape, out, print_json
+from ft_dagster.cli.common import RELEASING, Json, Key, app, escape, out, print_json, show
 from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declared, VariantKey, load_variant
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 By = Annotated[str | None, typer.Option(help="Who does it; left out: the user of this process")]
 
 
-@app.command()
+@app.command(rich_help_panel=RELEASING)
 def release(
     context: typer.Context,
     variant: Key,
@@ -52,7 +52,7 @@ def release(
     _conclude(settings, declared.key, entry, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=RELEASING)
 def rollback(
     context: typer.Context,
     variant: Key,
@@ -75,7 +75,7 @@ def rollback(
     _conclude(settings, key, entry, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=RELEASING)
 def history(context: typer.Context, variant: Key, as_json: Json = False) -> None:
     """Everything that was released, promoted and rolled back, oldest first."""
     from ft_dagster.lineage.release import aliases
@@ -91,7 +91,7 @@ def history(context: typer.Context, variant: Key, as_json: Json = False) -> None
     table = Table(*HISTORY, box=SIMPLE_HEAD)
     for row in history_rows(past):
         table.add_row(*("-" if cell is None else escape(str(cell)) for cell in row))
-    out.print(table)
+    show(table)
     for name, version in named.items():
         out.print(f"{name}: {'none' if version is None else f'version {version}'}", highlight=False)
 
@@ -138,7 +138,7 @@ def _prefix(key: VariantKey) -> str:
     return f"tenants/{key.tenant}/{key.variant}"
 
 
-@app.command()
+@app.command(rich_help_panel=RELEASING)
 def report(
     context: typer.Context,
     variant: Key,
@@ -169,7 +169,7 @@ def report(
         out.print(f"written: {file}", markup=False, highlight=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=RELEASING)
 def catalogue(
     context: typer.Context,
     folder: Annotated[

@@ -16,7 +16,19 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from ft_dagster.cli.common import Json, Keys, app, escape, keys_of, out, print_json, quiet
+from ft_dagster.cli.common import (
+    JUDGING,
+    RUNNING,
+    Json,
+    Keys,
+    app,
+    escape,
+    keys_of,
+    out,
+    print_json,
+    quiet,
+    show,
+)
 from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations, VariantKey, load_variant
@@ -31,7 +43,7 @@ if TYPE_CHECKING:
 POLL_SECONDS = 1.0
 
 
-@app.command()
+@app.command(rich_help_panel=RUNNING)
 def run(
     context: typer.Context,
     variants: Keys = None,
@@ -118,7 +130,7 @@ def _found(instance: DagsterInstance, keys: list[VariantKey]) -> tuple[list[Laun
     return waiting, followed
 
 
-@app.command()
+@app.command(rich_help_panel=RUNNING)
 def status(context: typer.Context, variants: Keys = None, as_json: Json = False) -> None:
     """Each variant's newest artifacts and release, from the store alone; what of them is broken."""
     from ft_dagster.report.tables import ABSENT, GATE_STYLE
@@ -148,7 +160,7 @@ def status(context: typer.Context, variants: Keys = None, as_json: Json = False)
         version = "-" if row.version is None else str(row.version)
         digest, stale = (row.digest or "-")[:12], row.stale or "-"
         table.add_row(row.variant, done[-1] if done else "-", gate, version, digest, stale)
-    out.print(table)
+    show(table)
     for row, _ in rows:
         if variants and row.sentence:
             out.print(f"{row.variant}: {row.sentence}", markup=False, highlight=False, soft_wrap=True)
@@ -164,7 +176,7 @@ def _older(row: VariantRow) -> str:
     return f"{key}: made by an older version: {stages}. What is released stays; `ft-dagster run {key}` renews"
 
 
-@app.command()
+@app.command(rich_help_panel=JUDGING)
 def compare(
     context: typer.Context, variants: Annotated[list[str], typer.Argument(metavar="VARIANT...")],
     as_json: Json = False,
@@ -182,7 +194,7 @@ def compare(
         if not row.rules:
             out.print(f"{row.variant}: not evaluated yet", markup=False, highlight=False)
             continue
-        out.print(_rules_table(row))
+        show(_rules_table(row))
         out.print(row.sentence, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -204,7 +216,7 @@ def _rules_table(row: VariantRow) -> Table:
     return table
 
 
-@app.command("try")
+@app.command("try", rich_help_panel=JUDGING)
 def try_(
     context: typer.Context,
     variants: Keys = None,
@@ -265,7 +277,7 @@ def _asked(
     return {key: asked.get(key, prompt or []) for key in keys_of(settings, variants, every=False)}
 
 
-@app.command()
+@app.command(rich_help_panel=RUNNING)
 def ui(
     context: typer.Context,
     host: Annotated[str, typer.Option(help="Address to listen on")] = "127.0.0.1",
@@ -390,7 +402,7 @@ def _conclude(
     if as_json:
         print_json({"variants": [{**r.to_json(), **end} for r, end in zip(rows, ended, strict=True)]})
     else:
-        out.print(release_table(rows))
+        show(release_table(rows))
         for row, end in zip(rows, ended, strict=True):
             if "failure" in end:
                 out.print(f"[red]{row.variant} {end['run_status'].lower()}[/]", end=": ")

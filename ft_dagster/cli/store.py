@@ -16,7 +16,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ft_dagster.cli.common import Json, app, escape, out, print_json
+from ft_dagster.cli.common import KEEPING, Json, app, escape, out, print_json, show
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.collect import Outcome, collect
 from ft_dagster.lineage.copying import copy_store
@@ -29,7 +29,7 @@ from ft_dagster.store.contents import By, Contents, contents_of, usage
 store = typer.Typer(
     help="What lies in the store: what it occupies, what nothing needs, a copy of it.", no_args_is_help=True
 )
-app.add_typer(store, name="store")
+app.add_typer(store, name="store", rich_help_panel=KEEPING)
 Options = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=VALUE", help="For the file system: endpoint_url, profile, ..."),
@@ -66,7 +66,7 @@ def du(
         parts = (row.bytes, row.older_versions, row.kept_bases, row.unfinished)
         cells = [] if price is None else [_dollars(row.bytes, price)]
         table.add_row(escape(row.name), str(row.artifacts), *map(size, parts), *cells)
-    out.print(table)
+    show(table)
     total = sum(row.bytes for row in rows)
     said = "" if price is None else f", {_dollars(total, price)} a month at ${price:g} a GB"
     out.print(f"{size(total)} in all{said}", highlight=False)
@@ -180,7 +180,7 @@ def _report(
     for run, removed in runs:
         what = f"{run.folder}, which nobody goes on in" + _left(removed=removed or dry_run, error=None)
         table.add_row(size(run.bytes), _date(run.written), escape(what))
-    out.print(table)
+    show(table)
     said = "that nothing needs; nothing was removed" if dry_run else "removed; the manifests stay"
     out.print(f"{size(total)} {said}", highlight=False)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ft_dagster.data.quantize import quantization_of
 from ft_dagster.data.render import load_tokenizer
+from ft_dagster.evaluation.verdict_words import rule_word, verdict_sentence
 from ft_dagster.evaluation.weights import ADAPTER_CONFIG, kind_of
 from ft_dagster.export.candidates import DEQUANTIZED, ORIGINAL
 from ft_dagster.export.merged import KEPT
@@ -24,7 +25,7 @@ FILE = "README.md"
 
 
 def write_card(request: ExportRequest, certificate: Certificate) -> None:
-    """Write evidence/README.md. Equal requests give equal bytes: it has no date and no host."""
+    """Write evidence/README.md. Equal requests give equal bytes: it has no host, and the request's day."""
     from huggingface_hub import ModelCard
 
     template = Path(__file__).with_name("card.md.jinja")
@@ -73,6 +74,10 @@ def _content(request: ExportRequest, certificate: Certificate) -> dict[str, Any]
         "format": request.format,
         "payload": certificate.payload,
         "certificate": certificate.figures,
+        "verdict": verdict_sentence(card.verdict),
+        "rows": ""
+        if card.made is None
+        else ", ".join(f"{n:,} {split}" for split, n in card.made.rows.items()),
         "rules": [_rule(rule) for rule in card.verdict.rules],
         "sources": [
             {"path": _cell(_shown(source.path)), "licence": _cell(source.licence or "not declared")}
@@ -110,6 +115,7 @@ def _rule(rule: Rule) -> dict[str, Any]:
     low, high = content["interval"]
     return {
         **content,
+        "word": rule_word(rule),
         "base": _figure(content["base"]),
         "tuned": _figure(content["tuned"]),
         "difference": _figure(content["difference"], "+"),

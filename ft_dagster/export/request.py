@@ -33,6 +33,20 @@ class Source(_ExportPart):
     licence: str | None = None
 
 
+class MadeFrom(_ExportPart):
+    """What made the weights: digests of data set, mixture and plan, the rows of each split, the run of the
+    export, the digest of the package's source, the day (UTC).
+    """
+
+    dataset: str
+    rows: dict[str, int]
+    mixture: str
+    plan: str
+    run: str
+    code: str
+    day: str
+
+
 class Card(_ExportPart):
     """What the card says of the variant. `verdict`: of the gate; `weights` and `evaluation`:
     digests; `general`: name of the corpus mixed in; `base_model`: the declared reference.
@@ -52,6 +66,7 @@ class Card(_ExportPart):
     licence: str | None = None
     weights: str
     evaluation: str
+    made: MadeFrom | None = None
 
     @field_validator("verdict", mode="before")
     @classmethod

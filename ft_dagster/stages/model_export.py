@@ -6,6 +6,7 @@ Made only for weights whose recorded evaluation passes the gate, judged again he
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.evaluation.measured import base_digest
 from ft_dagster.evaluation.request import TunedWeights
-from ft_dagster.export.request import Card, ExportBase, ExportRequest, Source
+from ft_dagster.export.request import Card, ExportBase, ExportRequest, MadeFrom, Source
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.provenance.code import source_digest
 from ft_dagster.provenance.digest import hash_folder, payload_digest
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
@@ -129,6 +131,19 @@ def _card(inputs: ExportInputs, hands: Hands, reference: str) -> Card:
         general=None if spec.data.general is None else spec.data.general.name,
         weights=tuned.digest,
         evaluation=inputs.evaluation.digest,
+        made=_made(inputs, hands),
+    )
+
+
+def _made(inputs: ExportInputs, hands: Hands) -> MadeFrom:
+    return MadeFrom(
+        dataset=inputs.task_dataset.digest,
+        rows=inputs.task_dataset.figures["rows"],
+        mixture=inputs.fine_tuned_model.inputs["training_mixture"],
+        plan=inputs.training_plan.digest,
+        run=hands.run_id,
+        code=source_digest(),
+        day=datetime.now(UTC).date().isoformat(),
     )
 
 

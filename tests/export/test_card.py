@@ -26,9 +26,10 @@ def card(make_adapter: MakeAdapter, make_request: MakeRequest) -> Any:
 
     adapter = make_adapter()
 
-    def write(**base: str) -> ModelCard:
+    def write(made: dict[str, Any] | None = None, **base: str) -> ModelCard:
         content = make_request(adapter, format=base.pop("format", "adapter"))
-        request = parse({**content, "base": {**content["base"], **base}})
+        told = {**content["card"], "made": made}
+        request = parse({**content, "card": told, "base": {**content["base"], **base}})
         if not any(request.payload.iterdir()):
             WRITERS[request.format](request.base.folder, request.base.digest, adapter, request.payload)
         write_card(request, Certificate("a" * 64, "b" * 64, request.format, FIGURES, EXACT, ()))
@@ -66,6 +67,27 @@ def test_the_card_says_what_made_the_model_and_how_it_scored(card: Any) -> None:
         "`<|im_end|>`",
     ):
         assert said in text
+
+
+def test_the_card_names_what_made_the_model(card: Any) -> None:
+    made = {
+        "dataset": "1" * 64, "rows": {"train": 1234, "test": 56}, "mixture": "2" * 64, "plan": "3" * 64,
+        "run": "a-run", "code": "4" * 64, "day": "2026-11-26",
+    }  # fmt: skip
+    text = card(made=made).text
+    for said in (
+        f"| data set | `{'1' * 64}`: 1,234 train, 56 test |",
+        f"| exported | 2026-11-26, run `a-run`, by the code `{'4' * 64}` |",
+        "`ft-dagster history acme.support`",
+    ):
+        assert said in text
+    assert "|\n| data set |" in text  # a row of the same table
+    assert text.index("## Scores") - text.index("this payload: `ft-dagster history") < 60
+    assert "| data set |" not in card().text
+
+
+def test_the_card_says_the_verdict_as_every_page_does(card: Any) -> None:
+    assert "## Gates\n\nPassed: the one rule of the gate holds.\n" in card().text
 
 
 def test_the_card_does_not_say_where_files_lie_on_this_machine(card: Any) -> None:

@@ -1,0 +1,101 @@
+"""The command line in a terminal of 80 columns, piped, and by its help."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from rich.table import Table
+from typer.testing import CliRunner
+
+from ft_dagster.cli import app, common
+from ft_dagster.cli.common import EXIT_CODES, main, show
+from ft_dagster.exit_codes import BAD_INPUT
+from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.report.variant_row import VariantRow
+from ft_dagster.stages import summary
+from tests.verdicts import stored_rule
+
+LONG = "acme-with-a-long-name.support-with-a-long-name-too"
+GROUPS = {
+    *(common.DECLARING, common.PLANNING, common.RUNNING),
+    *(common.JUDGING, common.RELEASING, common.KEEPING),
+}
+OWN_OUTPUT = {"schema", "ui"}  # prints JSON anyway; serves until it is ended
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    tenant, _, variant = LONG.partition(".")
+    (tmp_path / "tenants" / tenant).mkdir(parents=True)
+    (tmp_path / "tenants" / tenant / f"{variant}.yaml").write_text("description: d\n")
+    rules = [
+        stored_rule(task=f"a_benchmark_of_a_long_name_{n}", passed=False, outcome="fail") for n in range(4)
+    ]
+    verdict = Verdict.from_json({"passed": False, "outcome": "fail", "rules": rules})
+    row = VariantRow(
+        LONG, verdict=verdict, digest="0123456789abcdef" * 4, stale="its parent acme.base v12 is new"
+    )
+    monkeypatch.setattr(summary, "variant_row", lambda store, key: row)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", [["status"], ["compare", LONG]])
+def test_nothing_is_cut_at_80_columns(
+    project: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setattr(common.out, "_width", 80)
+    monkeypatch.setattr(common.out, "_force_terminal", True)
+    monkeypatch.setattr(common.out, "no_color", True)
+    said = re.sub(
+        r"\x1b\[[0-9;]*m", "", CliRunner().invoke(app, ["--project", str(project), *command]).output
+    )
+    tables = [line for line in said.splitlines() if "│" in line or "━" in line]
+    assert tables
+    assert max(map(len, tables)) <= 80
+    assert "…" not in said
+    joined = re.sub(r"[^\w.-]", "", said)
+    for word in ("failed", "support-with") if command == ["status"] else ("fails", "name_3"):
+        assert word in joined
+
+
+def test_what_is_piped_is_plain_and_a_line_a_row(project: Path) -> None:
+    said = CliRunner().invoke(app, ["--project", str(project), "status"]).output
+    (line,) = [line for line in said.splitlines() if LONG in line]
+    assert line.split()[-7:] == ["0123456789ab", "its", "parent", "acme.base", "v12", "is", "new"]
+    assert not re.search("[\x1b│┃━…]", said)
+
+
+def test_a_table_wider_than_any_terminal_is_piped_whole() -> None:
+    table = Table("name", "text")
+    table.add_row("x", "y" * 500)
+    with common.out.capture() as captured:
+        show(table)
+    assert "y" * 500 in captured.get()
+
+
+def test_each_command_is_in_a_group_and_takes_json() -> None:
+    group: Any = typer.main.get_command(app)
+    for name, command in group.commands.items():
+        assert command.rich_help_panel in GROUPS, name
+        for each in getattr(command, "commands", {"": command}).values():
+            options = {option for parameter in each.params for option in parameter.opts}
+            assert "--json" in options or name in OWN_OUTPUT, (name, each.name)
+
+
+def test_the_exit_codes_are_said_by_help_and_by_the_docs() -> None:
+    said = " ".join(CliRunner().invoke(app, ["--help"]).output.split())
+    assert "Exit codes: 0 done;" in said
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text("utf-8")
+    for code in re.findall(r"(\d+) (?:done|it was|a mistake|cancelled)", EXIT_CODES):
+        assert f"\n| {code} |" in page
+
+
+def test_a_mistake_exits_with_its_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sys.argv", ["ft-dagster", "--project", str(tmp_path), "compare", "nobody"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == BAD_INPUT
