@@ -91,12 +91,17 @@ def tick(
     _forget(table, touched)
     _learn(instance, settings, table, declarations, now)
     _look_again_for_orders(settings, table, now)
-    first = (now - DAYS_BACK).date()
-    states = [row.state for row in table.to_look_at(now)]
-    decisions = due(FleetState(states, table.charges(first), _pace(table)), settings.fleet, now)
+    decisions = decided(table, table.to_look_at(now), settings, now)
     table.set_meta(PACE, _pace_content(decisions.pace))
     asked = [retrain for retrain in decisions.retrains if not _is_asked(instance, retrain)]
     return Tick(tuple(map(_request, asked)), seen, noticed, decisions)
+
+
+def decided(table: FleetTable, rows: Sequence[FleetRow], settings: Settings, now: datetime) -> Decisions:
+    """What of these rows is to be started now and what not, by what the table knows."""
+    states = [row.state for row in rows]
+    charges = table.charges((now - DAYS_BACK).date())
+    return due(FleetState(states, charges, _pace(table)), settings.fleet, now)
 
 
 @dg.sensor(

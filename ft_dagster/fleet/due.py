@@ -26,7 +26,7 @@ PRIORITY = timedelta(hours=0.24)  # of each point of resources.priority, of whic
 BACK_OFF, LONGEST_BACK_OFF = timedelta(minutes=15), timedelta(days=1)  # four times longer after each failure
 EVEN = 1.1  # times a day's budget by the hour: how fast retrains that may wait may use it
 HOUR = timedelta(hours=1)
-SOON = 0.25  # hours: what should have started by then is not started faster
+SOON = 0.25  # hours: what should have started by then is not started faster, nor made up for longer
 WhyNot = Literal[
     "retired",
     "broken",
@@ -54,7 +54,7 @@ class Pace(NamedTuple):
         if self.at is None:
             return Pace(0.0, now, rate)
         passed = max(0.0, (now - self.at) / HOUR)
-        unused = rate * min(passed, 1.0)  # what could have started since then, of an hour at most
+        unused = rate * min(passed, SOON)  # what could have started since then, where nothing could be paid
         return Pace(max(-unused, self.hours - passed * max(self.rate, rate)), now, rate)
 
 
