@@ -16,7 +16,7 @@ from heapq import heapify, heappop, heapreplace
 from typing import Literal, NamedTuple
 
 from ft_dagster.fleet.amounts import RetrainCost
-from ft_dagster.fleet.book import Book, CannotPay, Charge
+from ft_dagster.fleet.book import PLATFORM, Book, CannotPay, Charge
 from ft_dagster.fleet.reasons import DAY, NEWS, PATIENCE, Cause, VariantState, causes, enough, too_little
 from ft_dagster.settings import FleetSettings
 from ft_dagster.spec import VariantKey
@@ -24,7 +24,6 @@ from ft_dagster.spec import VariantKey
 GIVES_WAY = timedelta(days=1)  # a tenant that had all of the last week's hours
 PRIORITY = timedelta(hours=0.24)  # of each point of resources.priority, of which there are 100 either way
 BACK_OFF, LONGEST_BACK_OFF = timedelta(minutes=15), timedelta(days=1)  # four times longer after each failure
-EVEN = 1.1  # times a day's budget by the hour: how fast retrains that may wait may use it
 HOUR = timedelta(hours=1)
 SOON = 0.25  # hours: what should have started by then is not started faster, nor made up for longer
 WhyNot = Literal[
@@ -55,7 +54,9 @@ class Pace(NamedTuple):
             return Pace(0.0, now, rate)
         passed = max(0.0, (now - self.at) / HOUR)
         unused = rate * min(passed, SOON)  # what could have started since then, where nothing could be paid
-        return Pace(max(-unused, self.hours - passed * max(self.rate, rate)), now, rate)
+        faster = max(self.rate, rate)
+        hours = max(-unused, self.hours - passed * faster)
+        return Pace(hours, now, faster if hours > 0 else rate)
 
 
 EVEN_START = Pace(0.0, None, 0.0)
@@ -232,7 +233,7 @@ def _presses(each: _Ready, spread: timedelta, now: datetime) -> bool:
 
 def _rate(waiting: Sequence[_Ready], book: Book, spread: timedelta, now: datetime) -> float:
     """Hours of retrains an hour at which all that waits has started in time, evenly: the largest of the work
-    until any time over the time until then; not more than a day's budget, by the hour, times EVEN.
+    until any time over the time until then; not more than a day's budget by the hour.
     """
     if not spread:
         return 0.0
@@ -241,7 +242,7 @@ def _rate(waiting: Sequence[_Ready], book: Book, spread: timedelta, now: datetim
     for until, hours in by_time:
         work += hours
         rate = max(rate, work / max(SOON, (until - now) / HOUR))
-    return min(rate, EVEN * book.limits("").day.hours / 24)
+    return min(rate, book.limits(PLATFORM).day.hours / 24)
 
 
 def _spread_until(each: _Ready, spread: timedelta, now: datetime) -> datetime:
