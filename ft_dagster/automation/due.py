@@ -101,7 +101,7 @@ def decided(table: FleetTable, rows: Sequence[FleetRow], settings: Settings, now
     """What of these rows is to be started now and what not, by what the table knows."""
     states = [row.state for row in rows]
     charges = table.charges((now - DAYS_BACK).date())
-    return due(FleetState(states, charges, _pace(table)), settings.fleet, now)
+    return due(FleetState(states, charges, _pace(table), table.busy()), settings.fleet, now)
 
 
 @dg.sensor(

@@ -3,7 +3,8 @@
 The most urgent go first, by the time by which each is to start; a tenant that had much of the last week's
 hours gives way to others by a day at most, a declared priority moves it by a day at most. So whoever waits
 comes to the front. What can be paid is charged at once; what cannot lets the cheaper pass, and once it is
-overdue it takes what is left of each day first. Retrains that may wait start evenly over `spread_hours`.
+overdue it takes what is left of each day first. Retrains that may wait start evenly over `spread_hours`, and on
+no more devices at once than a day's budget keeps busy.
 """
 
 from __future__ import annotations
@@ -64,11 +65,13 @@ EVEN_START = Pace(0.0, None, 0.0)
 
 @dataclass(frozen=True)
 class FleetState:
-    """`charges`: those of this month and after, of running and finished retrains."""
+    """`charges`: those of this month and after, of running and finished retrains; `busy`: devices that runs
+    in progress use."""
 
     variants: Sequence[VariantState]
     charges: Sequence[Charge] = ()
     pace: Pace = EVEN_START
+    busy: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -145,12 +148,14 @@ def due(state: FleetState, policy: FleetSettings, now: datetime) -> Decisions:
     waiting = [each for each in ready if not _presses(each, spread, now)]
     pace = state.pace.now(now, _rate(waiting, book, spread, now))
     retrains: list[Retrain] = []
+    busy, room = state.busy, book.limits(PLATFORM).day.hours / 24
     for each in _in_turn(ready, book, now):
         if each.stamp in each.state.asked:
             not_done.append(each.not_done("asked", "a run was asked for it before", now))
             continue
         may_wait = not _presses(each, spread, now)
-        if may_wait and spread and pace.hours > 0:
+        full = busy > 0 and busy + each.state.cost.devices > room
+        if may_wait and spread and (full or pace.hours > 0):
             not_done.append(each.not_done("spread", "its turn comes: starts are spread", now, now))
             continue
         tenant, cost = each.state.key.tenant, each.state.cost
@@ -160,6 +165,7 @@ def due(state: FleetState, policy: FleetSettings, now: datetime) -> Decisions:
             continue
         for charge in paid:
             book.add(charge)
+        busy += each.state.cost.devices
         if may_wait:
             pace = pace._replace(hours=pace.hours + cost.amount.hours)
         retrains.append(_retrain(each, paid, now))

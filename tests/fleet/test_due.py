@@ -210,6 +210,15 @@ def test_what_is_due_at_once_starts_evenly_over_the_hours_it_may_wait() -> None:
     assert max(begun.values()) <= NOON + 25 * HOUR
 
 
+def test_what_may_wait_waits_while_more_is_in_progress_than_a_days_budget_keeps_busy() -> None:
+    policy = budget(hours_per_day=48, spread_hours=1)  # two devices all day
+    waits = FleetState([variant("acme.one", **AT_NOON)], busy=2.0)
+    assert why_not(due(waits, policy, NOON)) == {"acme.one": "spread"}
+    assert started(due(replace(waits, busy=1.0), policy, NOON)) == ["acme.one"]
+    ordered = policy.model_copy(update={"orders": (BY_NOON,)})
+    assert started(due(FleetState([variant("acme.one")], busy=9.0), ordered, NOON)) == ["acme.one"]
+
+
 def test_what_started_yesterday_holds_up_nothing_today() -> None:
     at_noon = variant("acme.one", 9.0, **AT_NOON)
     policy, pace = FleetSettings(spread_hours=1), EVEN_START
