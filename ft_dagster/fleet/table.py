@@ -169,6 +169,11 @@ class FleetTable:
     def unlearnt(self, most: int) -> list[FleetRow]:
         return self.rows(sa.not_(VARIANTS.c.learnt), most)
 
+    def count_unlearnt(self) -> int:
+        asked = sa.select(sa.func.count()).select_from(VARIANTS).where(sa.not_(VARIANTS.c.learnt))
+        with self.changing() as connection:
+            return int(connection.execute(asked).scalar_one())
+
     def children(self, parents: Iterable[str]) -> list[FleetRow]:
         wanted = sorted(set(parents))
         parts = (wanted[at : at + FEW] for at in range(0, len(wanted), FEW))

@@ -445,3 +445,19 @@ def test_the_commands_make_the_table_again_also_of_a_newer_version_and_say_what_
     assert due[0]["reasons"] == ["schedule"]
     assert (due[0]["hours"], due[0]["cost"]) == (1.0, "no plan yet: taken as 1 h")
     assert "objectiv" in due[1]["why"]
+
+
+def test_a_store_that_cannot_be_read_is_said_and_asked_again(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    declare(project, "acme.daily", "0 12 * * *")
+    declare(project, "acme.other", "0 12 * * *")
+    head = project / ".ft_dagster" / "store" / "tenants" / "acme" / "daily" / "heads" / "training_plan.json"
+    head.parent.mkdir(parents=True)
+    head.write_text("{")
+    tick(project, instance, NOON - HOUR)
+    assert "not a head" in present(row(project, instance, "acme.daily").state.broken)
+    assert [r.partition_key for r in tick(project, instance, NOON)] == ["acme.other"]
+    head.unlink()
+    assert [r.partition_key for r in tick(project, instance, NOON)] == ["acme.daily", "acme.other"]
+    assert row(project, instance, "acme.daily").state.broken is None
