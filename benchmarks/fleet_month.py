@@ -177,7 +177,8 @@ class Simulation:
 
     def _tick(self, now: datetime) -> None:
         states = [self.variants[key] for key, look in self.looks.items() if look is not None and look <= now]
-        decisions = due(FleetState(states, self._charges(now), self.pace), self.month.settings, now)
+        state = FleetState(states, self._charges(now), self.pace, busy=float(len(self.ends)))
+        decisions = due(state, self.month.settings, now)
         self.pace = decisions.pace
         started = {str(retrain.key): retrain.reasons[0].deadline for retrain in decisions.retrains}
         for waits in decisions.not_done:

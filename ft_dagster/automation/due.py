@@ -26,6 +26,7 @@ from ft_dagster.fleet.declared import Noticed, notice
 from ft_dagster.fleet.due import EVEN_START, Decisions, FleetState, Pace, Retrain, due
 from ft_dagster.fleet.history import history
 from ft_dagster.fleet.learning import learnt
+from ft_dagster.fleet.listing import WatchedPlace
 from ft_dagster.fleet.reasons import next_look
 from ft_dagster.fleet.table import FleetRow, FleetTable
 from ft_dagster.fleet.watching import places_of
@@ -91,12 +92,17 @@ def tick(
     _forget(table, touched)
     _learn(instance, settings, table, declarations, now)
     _look_again_for_orders(settings, table, now)
-    first = (now - DAYS_BACK).date()
-    states = [row.state for row in table.to_look_at(now)]
-    decisions = due(FleetState(states, table.charges(first), _pace(table)), settings.fleet, now)
+    decisions = decided(table, table.to_look_at(now), settings, now)
     table.set_meta(PACE, _pace_content(decisions.pace))
     asked = [retrain for retrain in decisions.retrains if not _is_asked(instance, retrain)]
     return Tick(tuple(map(_request, asked)), seen, noticed, decisions)
+
+
+def decided(table: FleetTable, rows: Sequence[FleetRow], settings: Settings, now: datetime) -> Decisions:
+    """What of these rows is to be started now and what not, by what the table knows."""
+    states = [row.state for row in rows]
+    charges = table.charges((now - DAYS_BACK).date())
+    return due(FleetState(states, charges, _pace(table), table.busy()), settings.fleet, now)
 
 
 @dg.sensor(
@@ -134,7 +140,9 @@ def rebuild_fleet(instance: dg.DagsterInstance, settings: Settings) -> list[Flee
     before, seen = None, TickCursor.of(None, now)
     while seen != before:
         before, (seen, _) = seen, _read(instance, settings, table, seen, now)
-    while table.unlearnt(1):
+    left = -1
+    while table.count_unlearnt() not in (0, left):  # what stays is of a store that cannot be read
+        left = table.count_unlearnt()
         _learn(instance, settings, table, declarations, now)
     return table.rows()
 
@@ -196,14 +204,12 @@ def _learn(
     others = table.paid() if rows else []
     end, done = time.monotonic() + LEARN_SECONDS, list[FleetRow]()
     for row in rows:
-        known = learn(instance, settings, row, others, now)
-        spec = None if known.state.broken else declarations.declared(known.state.key).spec
-        places = (
-            []
-            if spec is None
-            else list(map(str, places_of(spec, settings.project, settings.roots(row.state.key.tenant))))
-        )
-        table.watch(row.key, places, known.state.retrain.poll)
+        places = list[WatchedPlace]()
+        try:
+            known, places = learn(instance, settings, declarations, row, others=others, now=now)
+        except (UserError, OSError) as error:  # of the store: it is asked again on the next tick
+            known = replace(row.known(broken=str(error)), next_look=None)
+        table.watch(row.key, map(str, places), known.state.retrain.poll)
         done.append(known)
         if time.monotonic() > end:
             break
@@ -211,14 +217,25 @@ def _learn(
 
 
 def learn(
-    instance: dg.DagsterInstance, settings: Settings, row: FleetRow, others: Sequence[PaidFor], now: datetime
-) -> FleetRow:
-    """The row with what runs and store say. Where the store cannot be read, that is what is wrong with it."""
-    runs = history(past_runs(instance, row.state.key), row.edited)
-    try:
-        return learnt(row, runs, settings, others, now)
-    except UserError as error:
-        return replace(row.known(broken=str(error)), learnt=True, next_look=None)
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    declarations: Declarations,
+    row: FleetRow,
+    *,
+    others: Sequence[PaidFor],
+    now: datetime,
+) -> tuple[FleetRow, list[WatchedPlace]]:
+    """The row with what runs and store say, and the places to be looked at for it. Raises UserError for a
+    store that cannot be read."""
+    key = row.state.key
+    if row.state.retired:
+        return replace(row, learnt=True), []
+    wrong = declarations.wrong(key)
+    if wrong is not None:
+        return replace(row.known(broken=str(wrong)), learnt=True, next_look=None), []
+    runs = history(past_runs(instance, key), row.edited)
+    places = places_of(declarations.declared(key).spec, settings.project, settings.roots(key.tenant))
+    return learnt(row.known(broken=None), runs, settings, others, now), places
 
 
 def _look_again_for_orders(settings: Settings, table: FleetTable, now: datetime) -> None:

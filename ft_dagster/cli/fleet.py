@@ -1,8 +1,10 @@
-"""Commands about the host and the fleet: gpus, fleet rebuild."""
+"""Commands about the host and the fleet: gpus, fleet due, fleet rebuild."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -28,6 +30,35 @@ def gpus(context: typer.Context, as_json: Json = False) -> None:
     for row in status_rows(status):
         table.add_row(*map(escape, row))
     show(table)
+
+
+@fleet.command("due")
+def due_now(
+    context: typer.Context,
+    tenant: Annotated[str | None, typer.Option(help="Of one tenant alone")] = None,
+    as_json: Json = False,
+) -> None:
+    """What is due now: why, how urgent it is, what it is expected to cost, and why it is not started.
+
+    By what the sensor's last tick knew; nothing is asked for.
+    """
+    from ft_dagster.automation.due import decided
+    from ft_dagster.automation.fleet_table import open_fleet
+    from ft_dagster.automation.instance import open_instance
+    from ft_dagster.fleet.rows import COLUMNS, due_rows
+
+    settings = load_settings(context.obj)
+    with open_instance(settings) as instance:
+        known = open_fleet(instance, settings)
+        decisions = decided(known, known.rows(), settings, datetime.now(UTC))
+    rows = [row for row in due_rows(decisions) if tenant in (None, row.tenant)]
+    if as_json:
+        print_json({"due": [asdict(row) for row in rows]})
+        return
+    table = Table(*COLUMNS)
+    for row in rows:
+        table.add_row(*map(escape, row.cells))
+    out.print(table if rows else "no variant is due")
 
 
 @fleet.command()

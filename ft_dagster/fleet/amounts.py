@@ -47,6 +47,10 @@ class RetrainCost:
     hours: float
     origin: str
 
+    @property
+    def devices(self) -> float:
+        return self.amount.hours / self.hours if self.hours > 0 else 1.0
+
 
 @dataclass(frozen=True)
 class PlannedCost:

@@ -3,7 +3,8 @@
 The most urgent go first, by the time by which each is to start; a tenant that had much of the last week's
 hours gives way to others by a day at most, a declared priority moves it by a day at most. So whoever waits
 comes to the front. What can be paid is charged at once; what cannot lets the cheaper pass, and once it is
-overdue it takes what is left of each day first. Retrains that may wait start evenly over `spread_hours`.
+overdue it takes what is left of each day first. Retrains that may wait start evenly over `spread_hours`, and
+on no more devices at once than a day's budget keeps busy.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from heapq import heapify, heappop, heapreplace
 from typing import Literal, NamedTuple
 
 from ft_dagster.fleet.amounts import RetrainCost
-from ft_dagster.fleet.book import Book, CannotPay, Charge
+from ft_dagster.fleet.book import PLATFORM, Book, CannotPay, Charge
 from ft_dagster.fleet.reasons import DAY, NEWS, PATIENCE, Cause, VariantState, causes, enough, too_little
 from ft_dagster.settings import FleetSettings
 from ft_dagster.spec import VariantKey
@@ -24,9 +25,8 @@ from ft_dagster.spec import VariantKey
 GIVES_WAY = timedelta(days=1)  # a tenant that had all of the last week's hours
 PRIORITY = timedelta(hours=0.24)  # of each point of resources.priority, of which there are 100 either way
 BACK_OFF, LONGEST_BACK_OFF = timedelta(minutes=15), timedelta(days=1)  # four times longer after each failure
-EVEN = 1.1  # times a day's budget by the hour: how fast retrains that may wait may use it
 HOUR = timedelta(hours=1)
-SOON = 0.25  # hours: what should have started by then is not started faster
+SOON = 0.25  # hours: what should have started by then is not started faster, nor made up for longer
 WhyNot = Literal[
     "retired",
     "broken",
@@ -54,8 +54,10 @@ class Pace(NamedTuple):
         if self.at is None:
             return Pace(0.0, now, rate)
         passed = max(0.0, (now - self.at) / HOUR)
-        unused = rate * min(passed, 1.0)  # what could have started since then, of an hour at most
-        return Pace(max(-unused, self.hours - passed * max(self.rate, rate)), now, rate)
+        unused = rate * min(passed, SOON)  # what could have started since then, where nothing could be paid
+        faster = max(self.rate, rate)
+        hours = max(-unused, self.hours - passed * faster)
+        return Pace(hours, now, faster if hours > 0 else rate)
 
 
 EVEN_START = Pace(0.0, None, 0.0)
@@ -63,11 +65,13 @@ EVEN_START = Pace(0.0, None, 0.0)
 
 @dataclass(frozen=True)
 class FleetState:
-    """`charges`: those of this month and after, of running and finished retrains."""
+    """`charges`: those of this month and after, of running and finished retrains; `busy`: devices that runs
+    in progress use."""
 
     variants: Sequence[VariantState]
     charges: Sequence[Charge] = ()
     pace: Pace = EVEN_START
+    busy: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -144,12 +148,14 @@ def due(state: FleetState, policy: FleetSettings, now: datetime) -> Decisions:
     waiting = [each for each in ready if not _presses(each, spread, now)]
     pace = state.pace.now(now, _rate(waiting, book, spread, now))
     retrains: list[Retrain] = []
+    busy, room = state.busy, book.limits(PLATFORM).day.hours / 24
     for each in _in_turn(ready, book, now):
         if each.stamp in each.state.asked:
             not_done.append(each.not_done("asked", "a run was asked for it before", now))
             continue
         may_wait = not _presses(each, spread, now)
-        if may_wait and spread and pace.hours > 0:
+        full = busy > 0 and busy + each.state.cost.devices > room
+        if may_wait and spread and (full or pace.hours > 0):
             not_done.append(each.not_done("spread", "its turn comes: starts are spread", now, now))
             continue
         tenant, cost = each.state.key.tenant, each.state.cost
@@ -159,6 +165,7 @@ def due(state: FleetState, policy: FleetSettings, now: datetime) -> Decisions:
             continue
         for charge in paid:
             book.add(charge)
+        busy += each.state.cost.devices
         if may_wait:
             pace = pace._replace(hours=pace.hours + cost.amount.hours)
         retrains.append(_retrain(each, paid, now))
@@ -232,7 +239,7 @@ def _presses(each: _Ready, spread: timedelta, now: datetime) -> bool:
 
 def _rate(waiting: Sequence[_Ready], book: Book, spread: timedelta, now: datetime) -> float:
     """Hours of retrains an hour at which all that waits has started in time, evenly: the largest of the work
-    until any time over the time until then; not more than a day's budget, by the hour, times EVEN.
+    until any time over the time until then; not more than a day's budget by the hour.
     """
     if not spread:
         return 0.0
@@ -241,7 +248,7 @@ def _rate(waiting: Sequence[_Ready], book: Book, spread: timedelta, now: datetim
     for until, hours in by_time:
         work += hours
         rate = max(rate, work / max(SOON, (until - now) / HOUR))
-    return min(rate, EVEN * book.limits("").day.hours / 24)
+    return min(rate, book.limits(PLATFORM).day.hours / 24)
 
 
 def _spread_until(each: _Ready, spread: timedelta, now: datetime) -> datetime:

@@ -162,8 +162,17 @@ class FleetTable:
         """Those that may be due, by the clock or for what was learnt of them."""
         return self.rows(VARIANTS.c.next_look <= now.timestamp())
 
+    def busy(self) -> float:
+        """Devices that runs in progress use, as they are expected to."""
+        return sum(row.state.cost.devices for row in self.rows(VARIANTS.c.running))
+
     def unlearnt(self, most: int) -> list[FleetRow]:
         return self.rows(sa.not_(VARIANTS.c.learnt), most)
+
+    def count_unlearnt(self) -> int:
+        asked = sa.select(sa.func.count()).select_from(VARIANTS).where(sa.not_(VARIANTS.c.learnt))
+        with self.changing() as connection:
+            return int(connection.execute(asked).scalar_one())
 
     def children(self, parents: Iterable[str]) -> list[FleetRow]:
         wanted = sorted(set(parents))

@@ -412,36 +412,52 @@ def test_two_ticks_at_once_ask_for_the_same_run_by_the_same_key(
     assert [request.run_key for request in first] == [request.run_key for request in second]
 
 
-def test_the_command_makes_the_table_again_also_of_a_newer_version(
-    project: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+def fleet_command(project: Path, *words: str) -> Any:
+    program = Path(sys.executable).with_name("ft-dagster")
+    command: list[str | Path] = [program, "--project", project, "fleet", *words, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return json.loads(done.stdout)
+
+
+def test_the_commands_make_the_table_again_also_of_a_newer_version_and_say_what_is_due(
+    project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    declare(project, "acme.daily", "0 12 * * *")
+    declare(project, "acme.often", retrain={"cron": "* * * * *", "max_age_days": 0.001})
     declare(project, "acme.broken", objectiv="x")
+    declare(project, "globex.broken", objectiv="x")
     home = project / "home"
     monkeypatch.setenv("DAGSTER_HOME", str(home))
     home.mkdir()
     with sa.create_engine(f"sqlite:///{home / 'fleet.db'}").begin() as connection:
         connection.execute(sa.text("create table ft_dagster_fleet_meta (name text, value text)"))
         connection.execute(sa.text("insert into ft_dagster_fleet_meta values ('schema_version', '99')"))
-    program = Path(sys.executable).with_name("ft-dagster")
-    command: list[str | Path] = [program, "--project", project, "fleet", "rebuild", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    said = json.loads(done.stdout)
-    assert said["variants"] == 2
-    assert list(said["broken"]) == ["acme.broken"]
-    assert row_at(home, "acme.daily").learnt
+    said = fleet_command(project, "rebuild")
+    assert said["variants"] == 3
+    assert sorted(said["broken"]) == ["acme.broken", "globex.broken"]
+    table = FleetTable(f"sqlite:///{home / 'fleet.db'}")
+    often = present(table.row("acme.often"))
+    table.put([often.known(known_since=often.state.known_since - DAY)])
+    due = fleet_command(project, "due", "--tenant", "acme")["due"]
+    assert [(row["variant"], row["state"]) for row in due] == [
+        ("acme.often", "due"),
+        ("acme.broken", "broken"),
+    ]
+    assert due[0]["reasons"] == ["schedule"]
+    assert (due[0]["hours"], due[0]["cost"]) == (1.0, "no plan yet: taken as 1 h")
+    assert "objectiv" in due[1]["why"]
 
 
-def row_at(home: Path, key: str) -> FleetRow:
-    return present(FleetTable(f"sqlite:///{home / 'fleet.db'}").row(key))
-
-
-def test_more_declarations_than_a_tick_has_time_for_are_read_by_the_next_ones(
-    project: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+def test_a_store_that_cannot_be_read_is_said_and_asked_again(
+    project: Path, instance: dg.DagsterInstance
 ) -> None:
-    monkeypatch.setattr("ft_dagster.fleet.declared.READ_SECONDS", -1.0)
-    monkeypatch.setattr("ft_dagster.automation.due.LEARN_SECONDS", -1.0)
-    for name in ("a", "b", "c"):
-        declare(project, f"acme.{name}", "0 12 * * *")
-    asked = [len(tick(project, instance, at)) for at in (NOON - HOUR, NOON - HOUR, NOON - HOUR, NOON, NOON)]
-    assert asked == [0, 0, 0, 3, 3]
+    declare(project, "acme.daily", "0 12 * * *")
+    declare(project, "acme.other", "0 12 * * *")
+    head = project / ".ft_dagster" / "store" / "tenants" / "acme" / "daily" / "heads" / "training_plan.json"
+    head.parent.mkdir(parents=True)
+    head.write_text("{")
+    tick(project, instance, NOON - HOUR)
+    assert "not a head" in present(row(project, instance, "acme.daily").state.broken)
+    assert [r.partition_key for r in tick(project, instance, NOON)] == ["acme.other"]
+    head.unlink()
+    assert [r.partition_key for r in tick(project, instance, NOON)] == ["acme.daily", "acme.other"]
+    assert row(project, instance, "acme.daily").state.broken is None

@@ -210,6 +210,27 @@ def test_what_is_due_at_once_starts_evenly_over_the_hours_it_may_wait() -> None:
     assert max(begun.values()) <= NOON + 25 * HOUR
 
 
+def test_what_may_wait_waits_while_more_is_in_progress_than_a_days_budget_keeps_busy() -> None:
+    policy = budget(hours_per_day=48, spread_hours=1)  # two devices all day
+    waits = FleetState([variant("acme.one", **AT_NOON)], busy=2.0)
+    assert why_not(due(waits, policy, NOON)) == {"acme.one": "spread"}
+    assert started(due(replace(waits, busy=1.0), policy, NOON)) == ["acme.one"]
+    ordered = policy.model_copy(update={"orders": (BY_NOON,)})
+    assert started(due(FleetState([variant("acme.one")], busy=9.0), ordered, NOON)) == ["acme.one"]
+
+
+def test_what_started_yesterday_holds_up_nothing_today() -> None:
+    at_noon = variant("acme.one", 9.0, **AT_NOON)
+    policy, pace = FleetSettings(spread_hours=1), EVEN_START
+    first = due(FleetState([at_noon], pace=pace), policy, NOON)
+    assert started(first) == ["acme.one"]
+    pace = first.pace
+    for minutes in range(1, 24 * 60, 10):  # nothing waits meanwhile
+        pace = due(FleetState([], pace=pace), policy, NOON + minutes * HOUR / 60).pace
+    again = replace(at_noon, served=NOON + HOUR)
+    assert started(due(FleetState([again], pace=pace), policy, NOON + DAY)) == ["acme.one"]
+
+
 def test_a_single_one_starts_at_once_and_an_order_whose_time_comes_does_not_wait_its_turn() -> None:
     policy = FleetSettings(spread_hours=24)
     assert started(decided(variant("acme.one", 9.0, **AT_NOON), policy=policy)) == ["acme.one"]
