@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,21 @@ def test_a_table_wider_than_any_terminal_is_piped_whole() -> None:
     assert "y" * 500 in captured.get()
 
 
+def leaves(command: Any) -> Iterator[Any]:
+    """The commands of a group and of the groups in it; of a command itself."""
+    below = getattr(command, "commands", None)
+    if below is None:
+        yield command
+        return
+    for each in below.values():
+        yield from leaves(each)
+
+
 def test_each_command_is_in_a_group_and_takes_json() -> None:
     group: Any = typer.main.get_command(app)
     for name, command in group.commands.items():
         assert command.rich_help_panel in GROUPS, name
-        for each in getattr(command, "commands", {"": command}).values():
+        for each in leaves(command):
             options = {option for parameter in each.params for option in parameter.opts}
             assert "--json" in options or name in OWN_OUTPUT, (name, each.name)
 
