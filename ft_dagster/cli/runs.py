@@ -134,17 +134,17 @@ def _found(instance: DagsterInstance, keys: list[VariantKey]) -> tuple[list[Laun
 def status(context: typer.Context, variants: Keys = None, as_json: Json = False) -> None:
     """Each variant's newest artifacts and release, from the store alone; what of them is broken."""
     from ft_dagster.report.tables import ABSENT, GATE_STYLE
-    from ft_dagster.stages.summary import stage_digests, variant_row
+    from ft_dagster.stages.summary import VariantSummary, variant_summary
 
     settings = load_settings(context.obj)
     store = settings.open_store()
     declarations = Declarations(settings.project)
     keys = keys_of(settings, variants, every=True)
-    rows: list[tuple[VariantRow, dict[str, str | None]]] = []
+    rows: list[VariantSummary] = []
     wrong = [error for key in keys if (error := declarations.wrong(key)) is not None]
     for key in keys:
         try:
-            rows.append((variant_row(store, key), stage_digests(store, key)))
+            rows.append(variant_summary(store, key))
         except UserError as damaged:
             wrong.append(damaged)
     wrong += [] if variants else declarations.misnamed.values()

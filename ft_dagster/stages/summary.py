@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from ft_dagster.data.derived import newer_parent
 from ft_dagster.data.mixture_figures import MixtureFigures
@@ -15,37 +16,36 @@ from ft_dagster.report.variant_row import VariantRow
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.chain import CHAIN
-from ft_dagster.store import Store, read_head
+from ft_dagster.store import Artifact, Store, read_head
 from ft_dagster.training.training_figures import TrainingFigures
 
 STAGES = tuple(stage.name for stage in CHAIN)
+Heads = Mapping[str, Artifact | None]  # of each stage
 
 
-def stage_digests(store: Store, key: VariantKey) -> dict[str, str | None]:
-    """The digest of each stage's newest artifact, None where there is none."""
-    heads = {stage: read_head(store, key.prefix, stage) for stage in STAGES}
-    return {stage: None if head is None else head.digest for stage, head in heads.items()}
+class VariantSummary(NamedTuple):
+    """A variant's row, and the digest of each stage's newest artifact, None where there is none."""
 
-
-def older_stages(store: Store, key: VariantKey) -> list[str]:
-    """The stages whose newest artifact was made by an older version of the stage.
-
-    Their releases stay released. Only a run makes them again, and somebody decides to start one.
-    """
-    heads = {stage: read_head(store, key.prefix, stage) for stage in STAGES}
-    return [
-        stage
-        for stage, head in heads.items()
-        if head is not None and head.predicate["stage_version"] < STAGE_VERSIONS[stage]
-    ]
+    row: VariantRow
+    stages: dict[str, str | None]
 
 
 def variant_row(store: Store, key: VariantKey) -> VariantRow:
     """The variant's row."""
-    dataset, plan, judged = (_figures(store, key, s) for s in ("task_dataset", "training_plan", "evaluation"))
-    mixed, trained, export = (
-        read_head(store, key.prefix, s) for s in ("training_mixture", "fine_tuned_model", "model_export")
-    )
+    return variant_summary(store, key).row
+
+
+def variant_summary(store: Store, key: VariantKey) -> VariantSummary:
+    """Each head is read once. Raises UserError for damage."""
+    heads = {stage: read_head(store, key.prefix, stage) for stage in STAGES}
+    digests = {stage: None if head is None else head.digest for stage, head in heads.items()}
+    return VariantSummary(_row(store, key, heads), digests)
+
+
+def _row(store: Store, key: VariantKey, heads: Heads) -> VariantRow:
+    dataset, plan, judged = (_figures(heads[s]) for s in ("task_dataset", "training_plan", "evaluation"))
+    mixed, trained = heads["training_mixture"], heads["fine_tuned_model"]
+    export = heads["model_export"]
     mixture = None if mixed is None else MixtureFigures.of(mixed)
     tuned = None if trained is None else TrainingFigures.of(trained)
     released = production(store, key.prefix)
@@ -64,14 +64,24 @@ def variant_row(store: Store, key: VariantKey) -> VariantRow:
         size_bytes=None if export is None else export.size,
         digest=None if export is None else export.digest,
         version=None if released is None else released.version,
-        stale=_stale(store, key),
-        older_stages=tuple(older_stages(store, key)),
+        stale=_stale(store, key, heads["base_model"]),
+        older_stages=tuple(_older_stages(heads)),
     )
 
 
-def _stale(store: Store, key: VariantKey) -> str | None:
+def _older_stages(heads: Heads) -> Iterator[str]:
+    """The stages whose newest artifact was made by an older version of the stage.
+
+    Their releases stay released. Only a run makes them again, and somebody decides to start one.
+    """
+    for stage, head in heads.items():
+        if head is not None and head.predicate["stage_version"] < STAGE_VERSIONS[stage]:
+            yield stage
+
+
+def _stale(store: Store, key: VariantKey, base: Artifact | None) -> str | None:
     """Why the variant's newest model is out of date: its parent released another since."""
-    newer = newer_parent(store, key, read_head(store, key.prefix, "base_model"))
+    newer = newer_parent(store, key, base)
     return None if newer is None else f"{newer[0]} v{newer[1]} was released since"
 
 
@@ -87,6 +97,5 @@ def newest_plan(settings: Settings, key: VariantKey) -> Estimate | None:
     return Estimate.from_json(json.loads(file.read_text("utf-8")), file=file)
 
 
-def _figures(store: Store, key: VariantKey, stage: str) -> dict[str, Any]:
-    head = read_head(store, key.prefix, stage)
+def _figures(head: Artifact | None) -> dict[str, Any]:
     return {} if head is None else head.figures
