@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from ft_dagster.data.fingerprint import fingerprint_sources
@@ -208,7 +209,9 @@ def test_a_bucket_is_told_by_its_etags(
     frozen = fingerprint_sources([place.source], tmp_path)[0]
     at = datetime.now(UTC)
     assert difference(frozen, listing(place, tmp_path), at) is None
-    (rows / "b.jsonl").write_text('{"text": "z"}\n')
+    fsspec.filesystem("s3", **s3_server.options).pipe_file(
+        f"{s3_server.bucket}/rows/b.jsonl", b'{"text": "z"}\n'
+    )
     found = present(difference(frozen, listing(place, tmp_path), at))
     assert (found.first, found.share) == (f"s3://{s3_server.bucket}/rows/b.jsonl", 0.5)
     with pytest.raises(UserError, match="no such object"):
