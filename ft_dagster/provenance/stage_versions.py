@@ -15,7 +15,7 @@ STAGE_VERSIONS = {
     "task_dataset": 2,
     "training_mixture": 2,
     "probe": 1,
-    "training_plan": 5,
+    "training_plan": 6,
     "fine_tuned_model": 2,
     "general_scores": 3,
     "base_evaluation": 5,

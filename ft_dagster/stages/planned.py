@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.spec import VariantSpec
+from ft_dagster.spec.narrow import narrowed, shown
 from ft_dagster.spec.variant import TrainingSpec
+from ft_dagster.stages.inputs import Digest
 
 ACTS_ON_NO_WEIGHT = ("report_to", "checkpoint_minutes")
 TRAINING = tuple(f"training.{name}" for name in TrainingSpec.model_fields if name not in ACTS_ON_NO_WEIGHT)
@@ -26,3 +30,8 @@ RANKED = (
 )
 HARDWARE = ("resources.cpu_ranks", "resources.gpu_kind", "resources.sharing")
 NEIGHBOURS = ("base_model",)  # variants on the same base are counted: recorded
+
+
+def ranked_by(spec: VariantSpec) -> Digest | None:
+    """What `auto` chooses by; None where the method is declared."""
+    return Digest(sha256_json(shown(narrowed(spec, RANKED)))) if spec.method.name == "auto" else None

@@ -31,9 +31,9 @@ from ft_dagster.planning.survey import PlanContext, Survey, survey
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stages.hands import Hands
-from ft_dagster.stages.inputs import recorded
+from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.plan_context import context_of
-from ft_dagster.stages.planned import HARDWARE, NEIGHBOURS, PLANNED, RANKED
+from ft_dagster.stages.planned import HARDWARE, NEIGHBOURS, PLANNED, RANKED, ranked_by
 from ft_dagster.stages.stacking import trained_base
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.view import View
@@ -44,16 +44,19 @@ from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.training.watch.first_look import FIRST_LOOKS
 
 TRIED = ("plan.probe", "gates.general_loss_margin")
+OWN = ("training.evaluations", "training.keep_best", "training.keep_last")  # of a short training
 
 
 @dataclass(frozen=True)
 class ProbeInputs:
-    """`hardware`: what a plan depends on."""
+    """`hardware`: what a plan depends on. `ranked_by`: as of a plan."""
 
     spec: VariantSpec
     training_mixture: Artifact
     base_model: Artifact
     hardware: dict[str, Any]
+    ranked_by: Digest | None
+    whole: VariantSpec = recorded()
     context: PlanContext = recorded()
     base: Base = recorded()
 
@@ -62,10 +65,12 @@ def inputs(view: View) -> ProbeInputs:
     base, spec = view.upstream("base_model"), view.spec
     hardware = hardware_of(spec, view.leases.inventory, view.project)
     return ProbeInputs(
-        narrowed(spec, (*PLANNED, *RANKED, *TRIED)),
+        narrowed(spec, (*(field for field in PLANNED if field not in OWN), *TRIED)),
         view.upstream("training_mixture"),
         base,
         hardware_in_key(hardware),
+        ranked_by(spec),
+        narrowed(spec, (*PLANNED, *RANKED, *TRIED)),
         context_of(view, spec, base, hardware),
         trained_base(view, base, spec.method.name),
     )
@@ -78,7 +83,7 @@ def build(inputs: ProbeInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]
 
 
 def _result(inputs: ProbeInputs, hands: Hands, attempt: Attempt) -> ProbeResult:
-    spec, base = inputs.spec, inputs.base_model
+    spec, base = inputs.whole, inputs.base_model
     settings = spec.plan.probe
     assert settings is not None
     weights = base.figures["parameters"], base.figures["weights_bytes"]
@@ -144,7 +149,7 @@ class _Trial:
                 kind=facts.device_kind, count=facts.ranks if facts.device_kind == "cuda" else 1
             ),
             ranks=facts.ranks,
-            own_loss=objective_of(inputs.spec.objective).own_loss,
+            own_loss=objective_of(inputs.whole.objective).own_loss,
         )
         member = Member(
             variant=hands.variant,

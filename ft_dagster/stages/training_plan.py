@@ -17,16 +17,15 @@ from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.plan import make_plan
 from ft_dagster.planning.probe import FILE, ProbeResult, leaves_open
 from ft_dagster.planning.survey import PlanContext
-from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.report.recommendation import memory_line, refusal_of
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.formats import export_problem
-from ft_dagster.spec.narrow import narrowed, shown
+from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stages import probe
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.plan_context import context_of
-from ft_dagster.stages.planned import HARDWARE, NEIGHBOURS, PLANNED, RANKED
+from ft_dagster.stages.planned import HARDWARE, NEIGHBOURS, PLANNED, RANKED, ranked_by
 from ft_dagster.stages.policy import refuse_few_questions, refuse_method
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.view import View
@@ -57,13 +56,12 @@ class PlanInputs:
 def inputs(view: View) -> PlanInputs:
     base, spec = view.upstream("base_model"), view.spec
     hardware = hardware_of(spec, view.leases.inventory, view.project)
-    ranked_by = Digest(sha256_json(shown(narrowed(spec, RANKED)))) if spec.method.name == "auto" else None
     return PlanInputs(
         narrowed(spec, PLANNED),
         view.upstream("training_mixture"),
         base,
         hardware_in_key(hardware),
-        ranked_by,
+        ranked_by(spec),
         view.made(probe.STAGE) if leaves_open(spec) else None,
         narrowed(spec, (*PLANNED, *RANKED, "plan.probe")),
         context_of(view, spec, base, hardware),

@@ -146,6 +146,12 @@ def _spec(shelf: _Shelf, key: VariantKey) -> VariantSpec:
     return VariantSpec.model_validate(json.loads(file.read_text("utf-8"))["spec"])
 
 
+def _rows_were_shown(mixture: Artifact) -> bool:
+    """Whether the declaration that a version was made from let its rows be shown: today's may be another."""
+    data = mixture.spec.get("spec", {}).get("data", {})
+    return bool(data.get("samples") == "metadata")
+
+
 def _facts(
     shelf: _Shelf, spec: VariantSpec, past: list[ReleaseEntry], entry: ReleaseEntry | None
 ) -> list[tuple[str, str]]:
@@ -250,7 +256,7 @@ def _evaluation(shelf: _Shelf, verdict: Verdict, spec: VariantSpec) -> Section:
     if shelf.has("base_evaluation"):
         base, tuned = (read_samples(shelf.payload(stage)) for stage in ("base_evaluation", "evaluation"))
         found = skills(base, tuned)
-        own = spec.data.samples == "metadata"
+        own = spec.data.samples == "metadata" and _rows_were_shown(shelf.artifact("training_mixture"))
         lost = lost_rows(found, read_answers(shelf.evidence("evaluation")), own_rows=own)
         tables += [
             HtmlTable("right before, and now", SKILLS, skill_rows(found)),

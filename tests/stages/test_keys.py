@@ -185,6 +185,7 @@ RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may
         "context": "prices, neighbours, finished trainings as known that day: a key's first plan stands",
     },
     "probe": {
+        "whole": "as of training_plan, with what a short training sets by itself",
         "context": "as of training_plan",
         "base": "where the base lies, by digest in the key",
     },
