@@ -147,11 +147,14 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Removed:
-    """An artifact whose files retention removed. `at`: ISO 8601, UTC. `artifact`: what its manifest says."""
+    """An artifact whose files retention removed. `at`: ISO 8601, UTC. `artifact`: what its manifest says.
+    `original`: the bytes of that manifest as it was committed, whose sha256 is `artifact.manifest`.
+    """
 
     artifact: Artifact
     at: str
     why: str
+    original: bytes
 
     def error(self, store: Store) -> UserError:
         """For who needs it."""
@@ -285,7 +288,8 @@ def stated(store: Store, place: Place, content: bytes, generation: int = 1) -> A
         raise UserError(
             "not a record of a removal", file=where, fix="Restore the file from a backup"
         ) from None
-    return Removed(_artifact(place, _json(original, where), original, where, generation), at, why)
+    made = _artifact(place, _json(original, where), original, where, generation)
+    return Removed(made, at, why, original)
 
 
 def _json(content: bytes, where: str) -> Any:
