@@ -3,7 +3,8 @@
 `KEY/claims/<attempt>/000001.json`, `000002.json`, ... say `kept` or `removed`, each created exclusively;
 nothing comes after `removed`. Who is about to use an artifact that may be old keeps it first; who removes it
 claims that first, unless it was kept of late. Then the manifest file becomes a tombstone, and after that the
-files go: each step may be taken again by anyone, and what is made again is committed beside the tombstone.
+files go, but those that an audit needs: each step may be taken again by anyone, and what is made again is
+committed beside the tombstone.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
-from ft_dagster.store.artifacts import TOMBSTONE_VERSION, Artifact, Removed, stated
+from ft_dagster.store.artifacts import TOMBSTONE_VERSION, Artifact, Place, Removed, stated
 from ft_dagster.store.blobs import Store, as_stored
 
 KEPT, REMOVED = "kept", "removed"
-# By these an audit tells which records a model learned from: they outlive what they speak of.
-RECORDS = ("rows.parquet", "dropped.parquet", "tree.parquet", "ledger.json")
+# By these an audit tells which records a model learned from, read from where, on which base: they outlive
+# what they speak of. By their path in the attempt's folder.
+RECORDS = (
+    "evidence/rows.parquet", "evidence/dropped.parquet", "evidence/tree.parquet", "evidence/ledger.json",
+)  # fmt: skip
+STAGE_RECORDS = {"declaration": "payload/declaration.json", "base_model": "payload/base.json"}
 DAY = 86_400.0  # seconds; what was written or kept since is never removed
 FRESH = DAY / 2  # for so long an artifact or a claim is young enough to be used without a new claim
 TRIES = 8
@@ -60,22 +65,28 @@ def claim_removal(store: Store, artifact: Artifact, why: str, before: float) -> 
     raise _contended(store, artifact)
 
 
+def outlives(place: Place, name: str) -> bool:
+    """Whether a file of an artifact stays when retention removes it. `name`: in the attempt's folder."""
+    return name in RECORDS or name == STAGE_RECORDS.get(place.stage)
+
+
 def finish_removal(store: Store, artifact: Artifact, files: Iterable[str] = ()) -> None:
-    """Do what was claimed: the tombstone, then the files but RECORDS. `files`: more of them, by their path
-    under the key.
+    """Do what was claimed: the tombstone, unless it stands, then the files that do not outlive it. `files`:
+    more of them, by their path under the key.
 
     May be called again, by several at once, and after any of it was done.
     """
-    last, path = _last_claim(store, artifact), artifact.manifest_path
-    if last.claim != REMOVED:
-        raise ValueError(f"{artifact.path}: nobody claimed its removal")
+    path = artifact.manifest_path
     content = store.read(path)
     if not isinstance(stated(store, artifact.place, content, artifact.generation), Removed):
+        last = _last_claim(store, artifact)
+        if last.claim != REMOVED:
+            raise ValueError(f"{artifact.path}: nobody claimed its removal")
         store.write(path, as_stored(_tombstone(content, last)))
     attempt = artifact.predicate["attempt"]
-    listed = {f"{attempt}/{name}" for name in artifact.files}
-    kept = {f"{attempt}/evidence/{name}" for name in RECORDS}
-    store.remove(f"{artifact.place.path}/{name}" for name in sorted(listed.union(files) - kept))
+    listed = {f"{attempt}/{name}" for name in artifact.files}.union(files)
+    gone = (name for name in sorted(listed) if not outlives(artifact.place, name.removeprefix(f"{attempt}/")))
+    store.remove(f"{artifact.place.path}/{name}" for name in gone)
     store.remove_empty(artifact.path)
 
 
