@@ -90,6 +90,28 @@ def finish_removal(store: Store, artifact: Artifact, files: Iterable[str] = ()) 
     store.remove_empty(artifact.path)
 
 
+def removal_claim(store: Store, artifact: Artifact) -> tuple[str, bytes] | None:
+    """Where it is claimed that an artifact goes, with that file's bytes; None where it is not."""
+    last = _last_claim(store, artifact)
+    path = _path(artifact, last.number)
+    return (path, store.read(path)) if last.claim == REMOVED else None
+
+
+def check_tombstone(store: Store, removed: Removed) -> None:
+    """Raises UserError unless the claim that a removal began with says the same: who deletes an artifact by
+    hand and writes a tombstone over its manifest is found out.
+    """
+    last = _last_claim(store, removed.artifact)
+    if (last.claim, _date(last.at), last.why) != (REMOVED, removed.at, removed.why):
+        raise UserError(
+            "a tombstone of a removal that nobody claimed"
+            if last.claim != REMOVED
+            else "a tombstone with another date or reason than its claim",
+            file=store.uri(removed.artifact.manifest_path),
+            fix="Restore the artifact's folder and its manifest from a backup",
+        )
+
+
 def _tombstone(manifest: bytes, claim: _Claim) -> dict[str, Any]:
     removed = {"at": _date(claim.at), "why": claim.why}
     return {"schema_version": TOMBSTONE_VERSION, "removed": removed, "manifest": manifest.decode()}
