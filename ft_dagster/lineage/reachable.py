@@ -14,10 +14,11 @@ from pathlib import PurePosixPath
 
 from ft_dagster.lineage.release import WEIGHTS, history
 from ft_dagster.lineage.retention import Rules, kept_versions
-from ft_dagster.store.artifacts import Artifact, Place, find_artifact
+from ft_dagster.store.artifacts import Artifact, Place, generations
 from ft_dagster.store.blobs import Store, StoredFile
 from ft_dagster.store.contents import Contents, Keyed
 from ft_dagster.store.heads import SHARED, read_head
+from ft_dagster.store.removal import outlives
 
 ByDigest = Mapping[str, list[Artifact]]
 # What a release was held against production by; the log names the weights.
@@ -26,8 +27,9 @@ PRODUCTION = ("production_evaluation", "candidate_evaluation")
 
 @dataclass(frozen=True)
 class Unreached:
-    """An artifact, or an attempt at one (`attempt`) that is none, that nothing needs. `files`: below the
-    key's folder, without the manifest. `bytes`: of these. `written`: or used last, seconds since 1970.
+    """An artifact, or an attempt at one (`attempt`) that is none, that nothing needs; also one whose removal
+    was not done to its end. `files`: below the key's folder, those that go. `bytes`: of these. `written`: or
+    used last, seconds since 1970.
     """
 
     place: Place
@@ -62,21 +64,28 @@ def unreached(
 
 
 def _parts(keyed: Keyed, reached: bool) -> Iterator[Unreached]:
-    """The attempts under a key that nothing needs."""
+    """The attempts under a key that nothing needs, with their files that go."""
+    committed = {str(one.predicate["attempt"]): one for one in keyed.committed}
     for name, files in keyed.attempts.items():
-        committed = name not in keyed.unfinished
-        if committed and reached:
+        artifact = committed.get(name)
+        stands = artifact is not None and artifact is keyed.artifact
+        folder = f"{keyed.place.path}/{name}/"
+        going = [
+            file
+            for file in files
+            if artifact is None or not outlives(keyed.place, file.path.removeprefix(folder))
+        ]
+        if (reached and stands) or (artifact is not None and not stands and not going):
             continue
-        written = keyed.used if committed else max(file.modified for file in files)
-        below = tuple(file.path.removeprefix(f"{keyed.place.path}/") for file in files)
-        size = sum(file.size for file in files)
-        yield Unreached(keyed.place, name, keyed.artifact if committed else None, below, size, written)
+        written = keyed.used if stands else max(file.modified for file in files)
+        below = tuple(file.path.removeprefix(f"{keyed.place.path}/") for file in going)
+        yield Unreached(keyed.place, name, artifact, below, sum(file.size for file in going), written)
 
 
 def is_litter(store: Store, one: Unreached) -> bool:
-    """Whether an attempt was not committed since it was listed either."""
-    found = find_artifact(store, one.place)
-    return found is None or found.predicate["attempt"] != one.attempt
+    """Whether an attempt was not committed since it was listed either, nor removed after that."""
+    found = (each if isinstance(each, Artifact) else each.artifact for each in generations(store, one.place))
+    return all(artifact.predicate["attempt"] != one.attempt for artifact in found)
 
 
 def beneath(roots: Iterable[Artifact], artifacts: Iterable[Artifact]) -> set[Place]:

@@ -147,11 +147,14 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Removed:
-    """An artifact whose files retention removed. `at`: ISO 8601, UTC. `artifact`: what its manifest says."""
+    """An artifact whose files retention removed. `at`: ISO 8601, UTC. `artifact`: what its manifest says.
+    `original`: the bytes of that manifest as it was committed, whose sha256 is `artifact.manifest`.
+    """
 
     artifact: Artifact
     at: str
     why: str
+    original: bytes
 
     def error(self, store: Store) -> UserError:
         """For who needs it."""
@@ -160,6 +163,21 @@ class Removed:
             file=store.uri(self.artifact.path),
             fix="Restore its folder and its manifest from a backup, or run the variant: it is made again",
         )
+
+
+def read_left(store: Store, removed: Removed, name: str) -> bytes | None:
+    """A file that outlived the removal of its artifact; None where it did not. `name`: in the attempt's
+    folder. Raises UserError for other bytes than its manifest says.
+    """
+    path = f"{removed.artifact.path}/{name}"
+    try:
+        content = store.read(path)
+    except FileNotFoundError:
+        return None
+    listed = removed.artifact.files.get(name)
+    if listed is None or hashlib.sha256(content).hexdigest() != listed.sha256:
+        raise UserError(f"a stored file {OTHER_BYTES}", file=store.uri(path), fix="Restore it from a backup")
+    return content
 
 
 def begin_attempt(store: Store, place: Place, work: Path) -> Attempt:
@@ -285,7 +303,8 @@ def stated(store: Store, place: Place, content: bytes, generation: int = 1) -> A
         raise UserError(
             "not a record of a removal", file=where, fix="Restore the file from a backup"
         ) from None
-    return Removed(_artifact(place, _json(original, where), original, where, generation), at, why)
+    made = _artifact(place, _json(original, where), original, where, generation)
+    return Removed(made, at, why, original)
 
 
 def _json(content: bytes, where: str) -> Any:

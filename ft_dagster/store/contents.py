@@ -87,9 +87,14 @@ class Keyed:
 
     @property
     def unfinished(self) -> dict[str, list[StoredFile]]:
-        """The attempts that are not the artifact: in progress, given up, or second to another writer."""
-        committed = None if self.artifact is None else self.artifact.predicate["attempt"]
-        return {} if self.damaged else {n: files for n, files in self.attempts.items() if n != committed}
+        """The attempts that nothing ever committed: in progress, given up, or second to another writer."""
+        committed = {one.predicate["attempt"] for one in self.committed}
+        return {} if self.damaged else {n: files for n, files in self.attempts.items() if n not in committed}
+
+    @property
+    def committed(self) -> list[Artifact]:
+        """All that was ever committed, the removed ones first."""
+        return [*(one.artifact for one in self.removed), *([self.artifact] if self.artifact else [])]
 
     @property
     def kept_base(self) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from ft_dagster.lineage.retention import Rules
 from ft_dagster.settings import Retention
 from ft_dagster.store import (
     Artifact,
+    Attempt,
     Place,
     Store,
     begin_attempt,
@@ -27,7 +29,8 @@ from ft_dagster.store import (
     verify_artifact,
     write_head,
 )
-from ft_dagster.store.contents import contents_of
+from ft_dagster.store.contents import By, contents_of, usage
+from ft_dagster.store.make import Recipe, make_artifact
 from tests.releases import adapter, put, release
 
 PREFIXES = ("tenants/acme/support", "tenants/acme/sales", "tenants/globex/support")
@@ -213,3 +216,123 @@ def test_what_cannot_be_removed_is_said_and_the_rest_goes(
     assert outcomes[other.place].removed
     monkeypatch.undo()
     assert [outcome.of.attempt for outcome in collected(store, rules())] == [one.predicate["attempt"]]
+
+
+RECORDS = ("rows.parquet", "dropped.parquet", "tree.parquet", "ledger.json")
+
+
+def with_records(store: Store, stage: str = "task_dataset") -> Artifact:
+    """An artifact with all that outlives it, and files that do not."""
+
+    def build(attempt: Attempt) -> dict[str, Any]:
+        for name in ("declaration.json", "base.json", "rows.parquet"):
+            (attempt.payload / name).write_text(name)
+        for name in (*RECORDS, "log.txt", "base.json"):
+            (attempt.evidence / name).write_text(name)
+        return {}
+
+    return make_artifact(store, Path(store.root) / "work", Recipe(stage, PREFIXES[0]), build)
+
+
+def left_of(store: Store, artifact: Artifact) -> set[str]:
+    return set(store.files_below(artifact.path))
+
+
+EVIDENCE = {f"evidence/{name}" for name in RECORDS}
+
+
+@pytest.mark.parametrize(
+    ("stage", "kept"),
+    [
+        ("task_dataset", EVIDENCE),
+        ("declaration", EVIDENCE | {"payload/declaration.json"}),
+        ("base_model", EVIDENCE | {"payload/base.json"}),
+    ],
+)
+def test_what_an_audit_needs_outlives_every_later_collection(
+    store: Store, stage: str, kept: set[str]
+) -> None:
+    artifact = with_records(store, stage)
+    (first,) = collected(store, rules())
+    assert first.of.bytes == sum(f.size for name, f in artifact.files.items() if name not in kept)
+    assert left_of(store, artifact) == kept
+    for days in (4, 400):
+        assert collected(store, rules(days)) == []
+    assert left_of(store, artifact) == kept
+    assert [row.unfinished for row in usage(contents_of(store), By.STAGE)] == [0] * 2
+    again = with_records(store, stage)
+    assert again.generation == 2
+    collected(store, rules(800))
+    assert left_of(store, artifact) == left_of(store, again) == kept
+
+
+def test_a_collection_that_was_killed_after_the_tombstone_is_ended_by_the_next(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = with_records(store)
+
+    def die(self: Store, names: Iterator[str]) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "remove", die)
+        with pytest.raises(KeyboardInterrupt):
+            collected(store, rules())
+    assert left_of(store, artifact) == set(artifact.files)
+    assert [outcome.removed for outcome in collected(store, rules())] == [True]
+    assert left_of(store, artifact) == EVIDENCE
+    assert collected(store, rules()) == []
+
+
+def test_what_was_removed_since_it_was_listed_as_an_attempt_is_no_litter(store: Store) -> None:
+    artifact = with_records(store)
+    manifest = store.read(artifact.place.manifest)
+    store.remove([artifact.place.manifest])
+    by = rules()
+    found = unreached(store, contents_of(store), nobody, by)
+    assert [one.committed for one in found] == [False]
+    store.write(artifact.place.manifest, manifest)
+    collected(store, by)
+    assert [outcome.removed for outcome in collect(store, found, nobody, by)] == [False]
+    assert left_of(store, artifact) == EVIDENCE
+
+
+def test_what_a_build_reads_stays_however_long_it_goes_on(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = made(store, PREFIXES[0], 1, [])
+    mixture = made(store, PREFIXES[0], 2, [rows])
+    other = made(store, PREFIXES[0], 6, [])
+    monkeypatch.setattr(removal, "AGAIN", 0.01)
+    now, gone = time.time, set[Place]()
+
+    def build(attempt: Attempt) -> dict[str, Any]:
+        for days in range(2, 6):
+            monkeypatch.setattr(time, "time", lambda days=days: now() + days * DAY)
+            claims = f"{mixture.place.path}/claims/{mixture.predicate['attempt']}"
+            due = now() + 10
+            while len(store.names(claims)) < days and now() < due:
+                time.sleep(0.01)
+            gone.update(outcome.of.place for outcome in collected(store, rules(0)) if outcome.removed)
+        return {}
+
+    monkeypatch.setattr(time, "time", lambda: now() + DAY)
+    recipe = Recipe("training_plan", PREFIXES[0], artifacts=(mixture,))
+    make_artifact(store, tmp_path, recipe, build)
+    assert gone == {other.place}
+    for artifact in (rows, mixture):
+        verify_artifact(store, artifact, tmp_path / "cache")
+
+
+def test_what_is_being_removed_is_read_by_no_build(store: Store, tmp_path: Path) -> None:
+    rows = made(store, PREFIXES[0], 1, [])
+    assert removal.claim_removal(store, rows, "", time.time())
+    removed_later = replace(rows, predicate={**rows.predicate, "created": "2020-01-01T00:00:00+00:00"})
+
+    def build(attempt: Attempt) -> dict[str, Any]:
+        raise AssertionError("built")
+
+    with pytest.raises(UserError, match="retention is removing this"):
+        make_artifact(
+            store, tmp_path, Recipe("training_plan", PREFIXES[0], artifacts=(removed_later,)), build
+        )
