@@ -17,7 +17,7 @@ from pyarrow import parquet
 from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.desk import index_folder, open_audit
 from ft_dagster.audit.records import record
-from ft_dagster.audit.verify import KEPT, Verified, verify
+from ft_dagster.audit.verify import Verified, kept_state, verify
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import sha256_file
 from ft_dagster.settings import Settings
@@ -244,12 +244,12 @@ def test_a_check_that_was_ended_goes_on(history: History, monkeypatch: pytest.Mo
     flip(only(history.folder, f"{DATASET}/*/payload/train.parquet"))
     with pytest.raises(KeyboardInterrupt):
         verify(audit, say=end_after_five)
-    assert (index_folder(history.settings) / KEPT).is_file()
+    assert kept_state(audit).is_file()
     found = verify(audit)
     assert found.before == 5
     assert found.artifacts > 10
     assert any("other bytes" in line for line in found.problems)
-    assert not (index_folder(history.settings) / KEPT).exists()
+    assert not kept_state(audit).exists()
     assert "s left" in said[0]
 
 
