@@ -35,6 +35,11 @@ Options = Annotated[
     typer.Option(metavar="NAME=VALUE", help="For the file system: endpoint_url, profile, ..."),
 ]
 USAGE = ("artifacts", "size", "older versions", "kept bases", "unfinished")
+# Why a copy left something as it is in TO.
+STAYED = {
+    "left": "left, the one in {} is newer",
+    "removed": "left, the retention of {} removed it; a run there makes it again",
+}
 HOURS_A_DAY = 24
 GB = 1e9  # bytes
 
@@ -224,8 +229,9 @@ def copy(
 ) -> None:
     """Copy a store, and verify each file of the copy by its digest.
 
-    Killed, or run twice, it goes on where it was and brings what came meanwhile. An address has the project's
-    store_options, and over them those that are given here.
+    Killed, or run twice, it goes on where it was and brings what came meanwhile. What the retention of TO
+    removed is not brought back. An address has the project's store_options, and over them those that are
+    given here.
     """
     from rich.progress import Progress
 
@@ -240,23 +246,25 @@ def copy(
         raise UserError("one store lies in the other", field="TO", value=target, fix="Name another place")
     opened = settings.open_store_at(here, _options(from_option, "--from-option"))
     into = settings.open_store_at(there, _options(to_option, "--to-option"))
-    counts, moved, left = Counter[str](), 0, list[str]()
+    counts, moved = Counter[str](), 0
+    stayed: dict[str, list[str]] = {how: [] for how in STAYED}
     with Progress(console=Console(stderr=True), transient=True, disable=as_json) as progress:
         task = progress.add_task("Copying", total=None)
         for one in copy_store(opened, into, settings.work_folder / "drafts"):
             counts[one.how] += 1
             moved += one.bytes
-            left += [one.path] if one.how == "left" else []
+            if one.how in stayed:
+                stayed[one.how].append(one.path)
             progress.update(task, advance=1, description=f"{sum(counts.values())} copied or there")
     if as_json:
-        print_json({"copied": counts["copied"], "there": counts["there"], "left": left, "bytes": moved})
+        print_json({"copied": counts["copied"], "there": counts["there"], **stayed, "bytes": moved})
         return
     from ft_dagster.report.tables import size
 
-    for path in left:
-        out.print(
-            f"{escape(path)}: left, the one in {escape(into.url)} is newer", highlight=False, soft_wrap=True
-        )
+    for how, paths in stayed.items():
+        for path in paths:
+            why = STAYED[how].format(escape(into.url))
+            out.print(f"{escape(path)}: {why}", highlight=False, soft_wrap=True)
     said = f"{counts['copied']} copied and read back, {counts['there']} were there; {size(moved)} moved"
     out.print(said, highlight=False)
 

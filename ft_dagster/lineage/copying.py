@@ -3,16 +3,20 @@
 First come all artifacts, each one's files before its manifest; then what lies beside them; then the release
 logs, entry by entry; the heads come last. Logs and heads are those from before the artifacts were listed. So
 the target is at every moment a store that holds, in which less is known; killed, the next call goes on behind
-the last manifest. Attempts that nobody committed, and claims (see `store.removal`), stay behind.
+the last manifest. Attempts that nobody committed stay behind, and claims but those of removals. What the
+target's own retention removed is not brought back; what the source's removed stays in the target until the
+target's removes it, or something comes that was made in its place.
 """
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Literal, TypeVar
 
@@ -22,6 +26,7 @@ from ft_dagster.store.artifacts import Artifact, Removed, generations, stated
 from ft_dagster.store.blobs import Store, StoredFile
 from ft_dagster.store.contents import Keyed, contents_of
 from ft_dagster.store.exclusive import PROBES, WRITER
+from ft_dagster.store.removal import DAY, claim_removal, finish_removal, outlives, removal_claim
 from ft_dagster.store.transfer import Transfer, fetch, persist, send
 from ft_dagster.strict_json import loads
 
@@ -29,12 +34,14 @@ T = TypeVar("T")
 
 AT_ONCE = 8  # artifacts, or other files, that are copied together
 MUTABLE = ("heads", "experiments")  # folders whose files are written over
-How = Literal["copied", "there", "left"]
+How = Literal["copied", "there", "left", "removed"]
 
 
 @dataclass(frozen=True)
 class Copied:
-    """`how`: `there` before it was copied; `left`: the target has a newer one. `bytes`: moved."""
+    """`how`: `there` before it was copied; `left`: the target has a newer one; `removed`: the target's
+    retention removed it. `bytes`: moved.
+    """
 
     path: str
     how: How
@@ -45,7 +52,8 @@ def copy_store(source: Store, target: Store, drafts: Path) -> Iterator[Copied]:
     """Copy all that is committed. `drafts`: a folder of this host for what is on its way.
 
     Raises UserError: something of the source cannot be read or has other bytes than its manifest says; the
-    target has another artifact, record or log under the same name.
+    target has another artifact, record or log under the same name, or somebody uses an artifact there that
+    was removed and made again here.
     """
     early = [file for file in source.walk() if _is_record(file)]
     changing = {file: source.read(file.path) for file in early if _is_mutable(file)}
@@ -77,30 +85,71 @@ class _Copy:
                 yield from pool.map(copy, those[first : first + AT_ONCE])
 
     def artifact(self, keyed: Keyed) -> Copied:
-        """What is committed under a key, with what was removed there before. A manifest is written when all
-        files of its artifact were read back.
+        """What is committed under a key, with what was removed there before and outlived it. A manifest is
+        written when all files of its artifact were read back.
         """
         there = list(generations(self._target, keyed.place))
         here: list[Artifact | Removed] = [*keyed.removed, *([keyed.artifact] if keyed.artifact else [])]
         for known, one in zip(there, here, strict=False):
-            self._same(keyed.place.manifest, _original(one), _original(known))
-        absent = range(len(there) + 1, len(here) + 1)
-        moved = sum(self._generation(here[generation - 1], generation) for generation in absent)
-        return Copied(keyed.place.path, "copied" if absent else "there", moved)
+            self._same(keyed.place.manifest, _made(one).manifest, _made(known).manifest)
+        path, newest = keyed.place.path, there[-1] if there else None
+        if keyed.artifact is not None and any(isinstance(one, Removed) for one in there[len(here) - 1 :]):
+            return Copied(path, "left" if isinstance(newest, Artifact) else "removed")
+        new = here[len(there) :]
+        moved = sum(self._outlived(one, keyed) for one in keyed.removed if _made(one) not in there)
+        if keyed.artifact in new:
+            moved += self._files(keyed.artifact, keyed.artifact.files)
+        if new and isinstance(newest, Artifact):
+            self._let_go(newest, keyed.removed[len(there) - 1])
+        moved += sum(map(self._manifest, new))
+        return Copied(path, "copied" if new or moved else "there", moved)
 
-    def _generation(self, one: Artifact | Removed, generation: int) -> int:
+    def _manifest(self, one: Artifact | Removed) -> int:
         """Bytes moved."""
-        place = (one if isinstance(one, Artifact) else one.artifact).place
-        path = place.manifest_of(generation)
-        content = self._source.read(path)
-        if stated(self._source, place, content, generation) != one:
-            raise _changed(self._source, path)
-        moved = len(content)
-        if isinstance(one, Artifact):
-            for name, file in one.files.items():
-                moved += self._file(f"{one.path}/{name}", file.size, file.sha256)
-        self._create(path, content)
+        made = _made(one)
+        content = self._source.read(made.manifest_path)
+        if stated(self._source, made.place, content, made.generation) != one:
+            raise _changed(self._source, made.manifest_path)
+        self._create(made.manifest_path, content)
+        return len(content)
+
+    def _outlived(self, removed: Removed, keyed: Keyed) -> int:
+        """Bring what is left of an artifact, and the claim of its removal. Bytes moved."""
+        made = removed.artifact
+        there = self._target.files_below(made.path)
+        attempt = made.predicate["attempt"]
+        moved = self._files(
+            made,
+            [
+                name
+                for name, file in made.files.items()
+                if outlives(made.place, name)
+                and f"{attempt}/{name}" in keyed.files
+                and there.get(name) != file.size
+            ],
+        )
+        claim = removal_claim(self._source, made)
+        if claim is not None and removal_claim(self._target, made) is None:
+            self._create(*claim)
+            moved += len(claim[1])
         return moved
+
+    def _let_go(self, standing: Artifact, removed: Removed) -> None:
+        """Remove from the target what was removed from the source, for what was made in its place."""
+        before = time.time() - DAY
+        created = datetime.fromisoformat(standing.predicate["created"]).timestamp()
+        if created >= before or not claim_removal(self._target, standing, removed.why, before):
+            raise UserError(
+                f"made again in {self._source.url}, while the first one is in use here",
+                file=self._target.uri(standing.path),
+                fix="Run it again tomorrow, or copy into another store",
+            )
+        finish_removal(self._target, standing)
+
+    def _files(self, artifact: Artifact, names: Iterable[str]) -> int:
+        """Bytes moved."""
+        files = {f"{artifact.path}/{name}": artifact.files[name] for name in names}
+        return sum(self._file(path, file.size, file.sha256) for path, file in files.items())
 
     def record(self, file: StoredFile) -> Copied:
         """A file that is never changed once it is there."""
@@ -187,9 +236,9 @@ class _Copy:
             )
 
 
-def _original(one: Artifact | Removed) -> str:
-    """sha256 of a manifest as it was committed, whether its artifact stands or was removed."""
-    return one.manifest if isinstance(one, Artifact) else one.artifact.manifest
+def _made(one: Artifact | Removed) -> Artifact:
+    """What was committed, whether it stands or was removed."""
+    return one if isinstance(one, Artifact) else one.artifact
 
 
 def _is_record(file: StoredFile) -> bool:

@@ -50,13 +50,18 @@ class File:
 
 
 class KeyParts(NamedTuple):
-    """What a key covers: digests by name, and plain JSON by name. `manifests`: of those inputs that are
-    artifacts, the sha256 of the manifest; recorded, in no key.
+    """What a key covers: digests by name, and plain JSON by name. `artifacts`: those of the inputs that are
+    any, by name.
     """
 
     inputs: dict[str, str]
     spec: dict[str, Any]
-    manifests: dict[str, str]
+    artifacts: dict[str, Artifact]
+
+    @property
+    def manifests(self) -> dict[str, str]:
+        """The sha256 of the manifest of each input that is an artifact; recorded, in no key."""
+        return {name: artifact.manifest for name, artifact in self.artifacts.items()}
 
     def key(self, stage: str, version: int) -> str:
         return stage_key(stage, version, self.inputs, self.spec)
@@ -84,7 +89,7 @@ def _add_all(parts: KeyParts, within: str, inputs: Any) -> None:
 def _add(parts: KeyParts, name: str, value: Any) -> None:
     if isinstance(value, Artifact):
         parts.inputs[name] = value.digest
-        parts.manifests[name] = value.manifest
+        parts.artifacts[name] = value
     elif isinstance(value, File):
         parts.inputs[name] = value.sha256
     elif isinstance(value, Digest):

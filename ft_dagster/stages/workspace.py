@@ -257,6 +257,7 @@ class Workspace:
                 None if shared else str(self.key),
                 stage.seed(inputs),
                 parts.manifests,
+                tuple(parts.artifacts.values()),
             ),
             inputs,
         )

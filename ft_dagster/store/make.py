@@ -27,7 +27,7 @@ from ft_dagster.store.artifacts import (
     find_artifact,
 )
 from ft_dagster.store.blobs import Store
-from ft_dagster.store.removal import finish_removal, keep
+from ft_dagster.store.removal import finish_removal, keep, kept_in_use
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Recipe:
     variant: str | None = None
     seed: int | None = None
     manifests: dict[str, str] = field(default_factory=dict)  # name of an input -> sha256 of its manifest
+    artifacts: tuple[Artifact, ...] = ()  # the inputs that are any
 
     @property
     def place(self) -> Place:
@@ -55,13 +56,17 @@ def make_artifact(
 
     `build` fills `attempt.payload` and `attempt.evidence` and returns the manifest's figures. When it
     raises, nothing of the attempt stays. Two runs of this host never build the same key at once. What is
-    being removed is made again.
+    being removed is made again; what it is made from is kept meanwhile.
     """
     standing = find_artifact(store, recipe.place)
     if standing and keep(store, standing):
         return standing
     with host_lock(work, recipe.place.path):
-        return _kept(store, recipe.place) or _build(store, work, recipe, build)
+        standing = _kept(store, recipe.place)
+        if standing is not None:
+            return standing
+        with kept_in_use(store, recipe.artifacts):
+            return _build(store, work, recipe, build)
 
 
 def _kept(store: Store, place: Place) -> Artifact | None:

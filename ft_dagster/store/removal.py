@@ -9,15 +9,19 @@ committed beside the tombstone.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from threading import Event, Thread
 from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.store.artifacts import TOMBSTONE_VERSION, Artifact, Place, Removed, stated
-from ft_dagster.store.blobs import Store, as_stored
+from ft_dagster.store.blobs import Store, as_stored, unreachable
 
+log = logging.getLogger(__name__)
 KEPT, REMOVED = "kept", "removed"
 # By these an audit tells which records a model learned from, read from where, on which base: they outlive
 # what they speak of. By their path in the attempt's folder.
@@ -27,6 +31,7 @@ RECORDS = (
 STAGE_RECORDS = {"declaration": "payload/declaration.json", "base_model": "payload/base.json"}
 DAY = 86_400.0  # seconds; what was written or kept since is never removed
 FRESH = DAY / 2  # for so long an artifact or a claim is young enough to be used without a new claim
+AGAIN = FRESH / 3  # how often what is in use is kept again: two that fail lose nothing
 TRIES = 8
 
 
@@ -38,8 +43,8 @@ class _Claim(NamedTuple):
 
 
 def keep(store: Store, artifact: Artifact) -> bool:
-    """Claim an artifact for use: for a day from now nobody removes it, nor what it was made from. False: its
-    removal was claimed before. Raises UserError where others claim it without end.
+    """Claim an artifact for use: for half a day from now, and up to a day, nobody removes it, nor what it was
+    made from. False: its removal was claimed before. Raises UserError where others claim it without end.
     """
     if time.time() - _seconds(artifact.predicate["created"]) < FRESH:
         return True
@@ -50,6 +55,37 @@ def keep(store: Store, artifact: Artifact) -> bool:
         if time.time() - last.at < FRESH or _create(store, artifact, last.number + 1, KEPT, ""):
             return True
     raise _contended(store, artifact)
+
+
+@contextmanager
+def kept_in_use(store: Store, artifacts: Sequence[Artifact]) -> Iterator[None]:
+    """Keep artifacts from being removed while they are in use, however long, by whichever host.
+
+    Raises UserError where the removal of one was claimed before.
+    """
+    for artifact in artifacts:
+        if not keep(store, artifact):
+            fix = "Run the variant from its first stage: it is made again"
+            raise UserError("retention is removing this", file=store.uri(artifact.path), fix=fix)
+    ended = Event()
+    thread = Thread(target=_keep_again, args=(store, artifacts, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _keep_again(store: Store, artifacts: Sequence[Artifact], ended: Event) -> None:
+    while not ended.wait(AGAIN):
+        for artifact in artifacts:
+            try:
+                keep(store, artifact)
+            except Exception as error:
+                if not (isinstance(error, OSError | UserError) or unreachable(error)):
+                    raise
+                log.warning("%s: could not be kept from retention: %s", artifact.path, error)
 
 
 def claim_removal(store: Store, artifact: Artifact, why: str, before: float) -> bool:
@@ -88,6 +124,28 @@ def finish_removal(store: Store, artifact: Artifact, files: Iterable[str] = ()) 
     gone = (name for name in sorted(listed) if not outlives(artifact.place, name.removeprefix(f"{attempt}/")))
     store.remove(f"{artifact.place.path}/{name}" for name in gone)
     store.remove_empty(artifact.path)
+
+
+def removal_claim(store: Store, artifact: Artifact) -> tuple[str, bytes] | None:
+    """Where it is claimed that an artifact goes, with that file's bytes; None where it is not."""
+    last = _last_claim(store, artifact)
+    path = _path(artifact, last.number)
+    return (path, store.read(path)) if last.claim == REMOVED else None
+
+
+def check_tombstone(store: Store, removed: Removed) -> None:
+    """Raises UserError unless the claim that a removal began with says the same: who deletes an artifact by
+    hand and writes a tombstone over its manifest is found out.
+    """
+    last = _last_claim(store, removed.artifact)
+    if (last.claim, _date(last.at), last.why) != (REMOVED, removed.at, removed.why):
+        raise UserError(
+            "a tombstone of a removal that nobody claimed"
+            if last.claim != REMOVED
+            else "a tombstone with another date or reason than its claim",
+            file=store.uri(removed.artifact.manifest_path),
+            fix="Restore the artifact's folder and its manifest from a backup",
+        )
 
 
 def _tombstone(manifest: bytes, claim: _Claim) -> dict[str, Any]:

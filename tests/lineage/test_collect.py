@@ -295,3 +295,44 @@ def test_what_was_removed_since_it_was_listed_as_an_attempt_is_no_litter(store: 
     collected(store, by)
     assert [outcome.removed for outcome in collect(store, found, nobody, by)] == [False]
     assert left_of(store, artifact) == EVIDENCE
+
+
+def test_what_a_build_reads_stays_however_long_it_goes_on(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = made(store, PREFIXES[0], 1, [])
+    mixture = made(store, PREFIXES[0], 2, [rows])
+    other = made(store, PREFIXES[0], 6, [])
+    monkeypatch.setattr(removal, "AGAIN", 0.01)
+    now, gone = time.time, set[Place]()
+
+    def build(attempt: Attempt) -> dict[str, Any]:
+        for days in range(2, 6):
+            monkeypatch.setattr(time, "time", lambda days=days: now() + days * DAY)
+            claims = f"{mixture.place.path}/claims/{mixture.predicate['attempt']}"
+            due = now() + 10
+            while len(store.names(claims)) < days and now() < due:
+                time.sleep(0.01)
+            gone.update(outcome.of.place for outcome in collected(store, rules(0)) if outcome.removed)
+        return {}
+
+    monkeypatch.setattr(time, "time", lambda: now() + DAY)
+    recipe = Recipe("training_plan", PREFIXES[0], artifacts=(mixture,))
+    make_artifact(store, tmp_path, recipe, build)
+    assert gone == {other.place}
+    for artifact in (rows, mixture):
+        verify_artifact(store, artifact, tmp_path / "cache")
+
+
+def test_what_is_being_removed_is_read_by_no_build(store: Store, tmp_path: Path) -> None:
+    rows = made(store, PREFIXES[0], 1, [])
+    assert removal.claim_removal(store, rows, "", time.time())
+    removed_later = replace(rows, predicate={**rows.predicate, "created": "2020-01-01T00:00:00+00:00"})
+
+    def build(attempt: Attempt) -> dict[str, Any]:
+        raise AssertionError("built")
+
+    with pytest.raises(UserError, match="retention is removing this"):
+        make_artifact(
+            store, tmp_path, Recipe("training_plan", PREFIXES[0], artifacts=(removed_later,)), build
+        )

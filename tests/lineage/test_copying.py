@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -14,8 +15,19 @@ from ft_dagster.errors import UserError
 from ft_dagster.lineage.copying import Copied, copy_store
 from ft_dagster.lineage.log import read_log
 from ft_dagster.lineage.release import history
-from ft_dagster.store import Store, exclusive, removal, verify_artifact, write_head
+from ft_dagster.store import (
+    Artifact,
+    Attempt,
+    Store,
+    exclusive,
+    find_artifact,
+    removal,
+    verify_artifact,
+    write_head,
+)
+from ft_dagster.store.artifacts import Removed, generations
 from ft_dagster.store.contents import contents_of
+from ft_dagster.store.make import Recipe, make_artifact
 from tests.releases import adapter, put, release
 from tests.s3_server import S3Server
 
@@ -177,6 +189,115 @@ def test_what_retention_removed_stays_removed_and_what_was_made_again_comes_too(
     assert again.generation == 2
     copied(store, other, tmp_path)
     verify_artifact(other, again, tmp_path / "cache")
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that a test makes is young."""
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 10 * removal.DAY)
+
+
+def told_of(store: Store, tmp_path: Path) -> Artifact:
+    """A data set with evidence that outlives it."""
+
+    def build(attempt: Attempt) -> dict[str, Any]:
+        (attempt.payload / "train.parquet").write_text("rows")
+        for name in ("rows.parquet", "log.txt"):
+            (attempt.evidence / name).write_text(name)
+        return {}
+
+    recipe = Recipe("task_dataset", PREFIX, spec={"told": 1})
+    return make_artifact(store, tmp_path / "work", recipe, build)
+
+
+def let_go(store: Store, artifact: Artifact) -> None:
+    assert removal.claim_removal(store, artifact, "retention", time.time() - removal.DAY)
+    removal.finish_removal(store, artifact)
+
+
+def tombstones(store: Store, artifact: Artifact) -> list[Removed]:
+    found = [one for one in generations(store, artifact.place) if isinstance(one, Removed)]
+    for stone in found:
+        removal.check_tombstone(store, stone)
+    return found
+
+
+@pytest.mark.usefixtures("later")
+@pytest.mark.parametrize("into", ["folder", "s3"])
+def test_what_outlived_a_removal_comes_too_and_its_claim(
+    store: Store, other: Store, tmp_path: Path, into: str, request: pytest.FixtureRequest
+) -> None:
+    target: Store = other if into == "folder" else request.getfixturevalue("remote")
+    lost = told_of(store, tmp_path)
+    let_go(store, lost)
+    copied(store, target, tmp_path)
+    kept = f"{lost.path}/evidence/rows.parquet"
+    assert set(target.files_below(lost.path)) == {"evidence/rows.parquet"}
+    assert target.read(kept) == store.read(kept)
+    assert tombstones(target, lost) == tombstones(store, lost)
+    assert files(target) == files(store)
+    target.remove([kept])  # as where an earlier copy did not bring it
+    assert [one.path for one in copied(store, target, tmp_path) if one.bytes] == [lost.place.path]
+    assert {one.how for one in copied(store, target, tmp_path)} == {"there"}
+    assert files(target) == files(store)
+
+
+def test_what_outlived_a_removal_is_held_against_its_manifest(
+    store: Store, other: Store, tmp_path: Path, later: None
+) -> None:
+    lost = told_of(store, tmp_path)
+    let_go(store, lost)
+    Path(store.path(f"{lost.path}/evidence/rows.parquet")).write_text("other bytes!")
+    with pytest.raises(UserError, match=r"rows\.parquet: has other bytes"):
+        copied(store, other, tmp_path)
+    assert list(generations(other, lost.place)) == []
+
+
+def test_what_the_targets_retention_removed_is_named_and_not_brought_back(
+    store: Store, other: Store, tmp_path: Path, later: None
+) -> None:
+    lost = told_of(store, tmp_path)
+    copied(store, other, tmp_path)
+    let_go(other, lost)
+    before = files(other)
+    assert {one.path for one in copied(store, other, tmp_path) if one.how == "removed"} == {lost.place.path}
+    assert files(other) == before
+    again = told_of(other, tmp_path)
+    assert {one.path for one in copied(store, other, tmp_path) if one.how == "left"} == {lost.place.path}
+    assert find_artifact(other, lost.place) == replace(again, reused=True)
+
+
+def test_what_was_removed_and_made_again_takes_the_place_of_what_stands_in_the_target(
+    store: Store, other: Store, tmp_path: Path, later: None
+) -> None:
+    lost = told_of(store, tmp_path)
+    copied(store, other, tmp_path)
+    let_go(store, lost)
+    copied(store, other, tmp_path)
+    assert find_artifact(other, lost.place) is not None  # until something comes in its place
+    again = told_of(store, tmp_path)
+    copied(store, other, tmp_path)
+    standing = find_artifact(other, lost.place)
+    assert standing is not None
+    assert (standing.generation, standing.manifest) == (2, again.manifest)
+    verify_artifact(other, standing, tmp_path / "cache")
+    assert [stone.artifact.manifest for stone in tombstones(other, lost)] == [lost.manifest]
+    assert set(other.files_below(lost.path)) == {"evidence/rows.parquet"}
+    assert {one.how for one in copied(store, other, tmp_path)} == {"there"}
+
+
+def test_what_is_in_use_in_the_target_is_not_taken_for_what_was_made_again(
+    store: Store, other: Store, tmp_path: Path, later: None
+) -> None:
+    lost = told_of(store, tmp_path)
+    copied(store, other, tmp_path)
+    let_go(store, lost)
+    told_of(store, tmp_path)
+    assert removal.keep(other, lost)
+    with pytest.raises(UserError, match=r"made again in .*store, while the first one is in use here"):
+        copied(store, other, tmp_path)
+    verify_artifact(other, lost, tmp_path / "cache")
 
 
 def test_what_is_no_part_of_a_store_stays_behind(store: Store, other: Store, tmp_path: Path) -> None:

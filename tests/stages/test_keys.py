@@ -247,6 +247,16 @@ def test_what_auto_chooses_by_moves_the_key_of_the_plan(chained: Workspace, fiel
     assert PLAN in moved(before, after)
 
 
+@pytest.mark.slow
+def test_what_a_stage_reads_is_kept_from_retention_while_it_is_built(chained: Workspace) -> None:
+    """Each artifact that a key names: see `store.removal.kept_in_use`."""
+    recipes = [chained.recipe(stage)[0] for stage in ALL if not key_of(chained, stage).startswith("refused")]
+    for recipe in recipes:
+        assert [artifact.manifest for artifact in recipe.artifacts] == list(recipe.manifests.values())
+    read = {artifact.place.stage for recipe in recipes for artifact in recipe.artifacts}
+    assert {"base_model", "task_dataset", "training_mixture", PLAN} <= read
+
+
 def test_the_table_has_every_field(chained_spec: VariantSpec) -> None:
     known = {*TABLE, *ELSEWHERE}
     for leaf in leaves(chained_spec.model_dump(mode="json")):

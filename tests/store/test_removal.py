@@ -28,7 +28,7 @@ from ft_dagster.store import (
 from ft_dagster.store.artifacts import Removed, generations
 from ft_dagster.store.contents import By, contents_of, usage
 from ft_dagster.store.make import Recipe, make_artifact
-from ft_dagster.store.removal import DAY, claim_removal, finish_removal, keep
+from ft_dagster.store.removal import DAY, check_tombstone, claim_removal, finish_removal, keep
 
 PREFIX = "tenants/acme/support"
 RECIPE = Recipe("task_dataset", PREFIX, spec={"data": 1})
@@ -230,6 +230,29 @@ def test_what_is_no_tombstone_is_one_message(store: Store, tmp_path: Path, broke
     store.write_json(made.place.manifest, broken)
     with pytest.raises(UserError, match=r"manifest\.json"):
         find_artifact(store, made.place)
+
+
+def test_a_tombstone_is_held_against_its_claim(store: Store, tmp_path: Path, later: None) -> None:
+    made = make_artifact(store, tmp_path, RECIPE, build)
+    said = {"at": "2030-01-01T00:00:00.000+00:00", "why": "nothing needed it"}
+    manifest = store.read(made.place.manifest).decode()
+
+    def forge() -> Removed:
+        forged = {"schema_version": 1, "removed": said, "manifest": manifest}
+        store.write_json(made.place.manifest, forged)
+        (stone,) = generations(store, made.place)
+        assert isinstance(stone, Removed)
+        return stone
+
+    with pytest.raises(UserError, match=r"manifest\.json: a tombstone of a removal that nobody claimed"):
+        check_tombstone(store, forge())
+    store.write(made.place.manifest, manifest.encode())
+    removed(store, made)
+    (true,) = generations(store, made.place)
+    assert isinstance(true, Removed)
+    check_tombstone(store, true)
+    with pytest.raises(UserError, match="with another date or reason than its claim"):
+        check_tombstone(store, forge())
 
 
 def test_every_byte_of_what_was_removed_and_made_again_is_in_one_row(
