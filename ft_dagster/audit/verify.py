@@ -24,7 +24,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.lineage.log import read_log
 from ft_dagster.store import Artifact, verify_artifact
 from ft_dagster.store.artifacts import Removed
-from ft_dagster.store.removal import REMOVED, outlives
+from ft_dagster.store.removal import check_tombstone, outlives
 from ft_dagster.store.transfer import OTHER_BYTES
 
 SAVE_SECONDS = 5.0
@@ -169,16 +169,9 @@ def _artifact_found(audit: Audit, indexed: Indexed) -> _Found:
 
 def _check_removal(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
     """A tombstone says what was claimed: nobody hides by one that files were deleted."""
-    said, folder = (
-        audit.read_manifest(indexed),
-        f"{artifact.place.path}/claims/{artifact.predicate['attempt']}",
-    )
-    names = sorted(name for name in audit.store.names(folder) if name.endswith(".json"))
-    last = audit.store.read_json(f"{folder}/{names[-1]}") if names else {}
-    claimed = (last.get("claim"), last.get("at"), last.get("why"))
-    if isinstance(said, Removed) and claimed != (REMOVED, said.at, said.why):
-        where = audit.store.uri(artifact.manifest_path)
-        raise UserError("a removal that nobody claimed", file=where, fix=RESTORE)
+    said = audit.read_manifest(indexed)
+    if isinstance(said, Removed):
+        check_tombstone(audit.store, said)
 
 
 def _check_left(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:

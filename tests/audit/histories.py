@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -136,6 +136,7 @@ class History:
         seed: int = 0,
         times: int = 1,
         reached: int | None = None,
+        ledger: Callable[[dict[str, Any]], str] = json.dumps,
     ) -> Artifact:
         """Trained `times` times on each of the first `reached` examples (None: all)."""
         inputs = {"training_mixture": mixture, "base_model": base}
@@ -146,10 +147,8 @@ class History:
             (attempt.payload / "adapter_model.safetensors").write_text(
                 f"weights {seed} {counts} {mixture.digest}"
             )
-            ledger = {"mixture_digest": mixture.digest, "records": named, "times_exported": counts}
-            (attempt.evidence / "ledger.json").write_text(
-                json.dumps({**ledger, "schema_version": 1}), "utf-8"
-            )
+            said = {"mixture_digest": mixture.digest, "records": named, "times_exported": counts}
+            (attempt.evidence / "ledger.json").write_text(ledger({**said, "schema_version": 1}), "utf-8")
             return {"steps": 1, "flops": 10}
 
         return self._make(

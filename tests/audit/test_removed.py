@@ -11,10 +11,12 @@ import pytest
 from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.desk import open_audit
 from ft_dagster.audit.models import at, diff, model, training_records
-from ft_dagster.audit.proofs import PRESENCE, check, prove
+from ft_dagster.audit.proofs import ABSENCE, PRESENCE, check, prove
 from ft_dagster.audit.records import INHERITED, TRAINED, record
 from ft_dagster.audit.traces import source
 from ft_dagster.audit.verify import verify
+from ft_dagster.errors import UserError
+from ft_dagster.provenance.record_keys import rotate
 from ft_dagster.settings import Settings
 from ft_dagster.store import Artifact
 from ft_dagster.store.contents import contents_of
@@ -137,7 +139,7 @@ def test_a_tombstone_that_nobody_claimed_hides_no_deletion(history: History, cla
         if place.stage == "model_export" and each.artifact is not None
     )
     forge_tombstone(history, export, claim)
-    assert any("a removal that nobody claimed" in line for line in verify(history.audit()).problems)
+    assert any("a tombstone" in line for line in verify(history.audit()).problems)
 
 
 def test_a_source_is_found_after_its_declaration_was_removed(old: Settings) -> None:
@@ -188,3 +190,42 @@ def test_a_child_has_a_proof_by_its_parent(history: History, tmp_path: Path) -> 
     found = check(file, asked_record(row))
     assert (found.kind, found.variant, found.manifest) == (PRESENCE, "acme.child", child.manifest)
     assert any("starts from a release of acme.one" in step for step in found.steps)
+
+
+THROUGH = {
+    "another model first": lambda proof: proof["through"].pop(0),
+    "no export": lambda proof: proof["through"].pop(2),
+    "another base": lambda proof: proof["through"].__setitem__(1, proof["through"][1] + " "),
+}
+
+
+@pytest.mark.parametrize("forged", THROUGH)
+def test_a_forged_descent_does_not_hold(history: History, tmp_path: Path, forged: str) -> None:
+    row = trained_row(history, "acme.one")
+    audit = history.audit()
+    proof = prove(audit, asked_record(row), audit.model("acme.child"))
+    THROUGH[forged](proof)
+    file = tmp_path / "proof.json"
+    file.write_text(json.dumps(proof), "utf-8")
+    with pytest.raises(UserError, match=r"does not hold|not a proof"):
+        check(file, asked_record(row))
+
+
+def test_no_absence_is_proved_where_the_parent_learned_and_its_key_is_lost(history: History) -> None:
+    """The child's mixture is ordered by a newer key than the parent's, which is lost."""
+    row = trained_row(history, "acme.one")
+    audit = history.audit()
+    keys = history.settings.keys_folder
+    rotate(keys, "acme")
+    rows = history.dataset("acme.child", [question(number) for number in range(200, 220)])
+    [base] = [each for each in audit.index.of_stage("base_model") if each.tenant == "acme"]
+    child = history.model("acme.child", history.mixture("acme.child", rows), audit.artifact(base))
+    keys_file = keys / "tenants" / "acme.json"
+    content = json.loads(keys_file.read_text())
+    content["keys"] = content["keys"][:1]
+    keys_file.write_text(json.dumps(content))
+    audit = history.audit()
+    with pytest.raises(UserError, match="was trained on it, and nothing proves that"):
+        prove(audit, asked_record(row), audit.model(child.digest))
+    other = prove(audit, asked_record("never written"), audit.model(child.digest))
+    assert other["kind"] == ABSENCE
