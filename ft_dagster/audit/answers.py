@@ -81,7 +81,7 @@ class Checked:
 
 @dataclass(frozen=True)
 class RecordAnswer:
-    """Where a record is. Nothing `found`: never seen, as far as was checked."""
+    """Where a record is. Nothing `found`, see `seen`."""
 
     identities: tuple[str, ...]
     found: tuple[RecordIn, ...]
@@ -90,14 +90,16 @@ class RecordAnswer:
     note: str = BASE_UNKNOWN
 
     @property
-    def seen(self) -> bool:
-        return bool(self.found)
+    def seen(self) -> bool | None:
+        """None: not found, and not all could be read."""
+        return True if self.found else (None if self.checked.unread else False)
 
 
 @dataclass(frozen=True)
 class PartOf:
     """An artifact that a model was made of. `gone`: named as an input, and no longer in the store; its other
-    fields are then empty. `code`: digest of the package that made it.
+    fields are then empty. `removed`: when retention removed its files, ISO 8601; empty of one that stands.
+    `code`: digest of the package that made it.
     """
 
     stage: str
@@ -106,6 +108,7 @@ class PartOf:
     created: str = ""
     code: str = ""
     gone: bool = False
+    removed: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,8 +122,9 @@ class SourceOf:
 
 @dataclass(frozen=True)
 class ModelAnswer:
-    """All that made a model. `parent`: the weights that its base starts from. `flops`: of its training;
-    whether that is a third of what its base took is not known here, since no base says how much it took.
+    """All that made a model. `parent`: the weights that its base starts from, whether they are `gone` from
+    the store, and when retention `removed` them. `flops`: of its training; whether that is a third of what
+    its base took is not known here, since no base says how much it took.
     """
 
     variant: str

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,29 +15,21 @@ from typing import Any
 from ft_dagster.audit.answers import Inclusion, ReleasedAs
 from ft_dagster.audit.asked import reading_of
 from ft_dagster.audit.follow import LOCK, Followed, Follower
-from ft_dagster.audit.index import Index, Indexed, remove_index
-from ft_dagster.audit.members import DATASET, MODEL, Shelf
+from ft_dagster.audit.index import Index, Indexed, remove_index, tenant_of
+from ft_dagster.audit.members import BASE_TEXT, CORPUS, DATASET, MODEL, Shelf, said_by
 from ft_dagster.data.record_tree import RecordTree
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE
-from ft_dagster.provenance.record_keys import OwnerKeys, keys_of
+from ft_dagster.provenance.record_keys import SHARED_OWNER, OwnerKeys, keys_of
 from ft_dagster.settings import Settings
 from ft_dagster.spec.keys import HALF
-from ft_dagster.store import Artifact, Place, Store
-from ft_dagster.store.artifacts import Removed, generations
+from ft_dagster.store import Artifact, Store
+from ft_dagster.store.artifacts import Removed
 from ft_dagster.store.make import host_lock
 
 EXPORT, BASE = "model_export", "base_model"
 TREES_AT_ONCE = 4_000_000  # leaves of trees that are kept in memory
 SHORTEST = 6  # digits of a digest that is given in part
-
-
-def committed(store: Store, place: Place) -> Artifact | None:
-    """The first artifact that was committed under a key, also where retention removed it since. Raises
-    UserError for a manifest that cannot be read.
-    """
-    found = next(generations(store, place), None)
-    return found.artifact if isinstance(found, Removed) else found
 
 
 @dataclass
@@ -52,7 +45,7 @@ class Audit:
     followed: Followed = field(default_factory=lambda: Followed(0, 0, ()))
     _trees: dict[int, RecordTree] = field(default_factory=dict)
     _keys: dict[str, OwnerKeys] = field(default_factory=dict)
-    _artifacts: dict[int, Artifact] = field(default_factory=dict)
+    _said: dict[int, Artifact | Removed] = field(default_factory=dict)
 
     @cached_property
     def shelf(self) -> Shelf:
@@ -61,6 +54,10 @@ class Audit:
     def allows(self, artifact: Indexed) -> bool:
         """Whether who asks may be told of it: of their own tenant, or shared by all."""
         return self.tenant is None or artifact.tenant in (self.tenant, "")
+
+    def allows_part(self, prefix: str) -> bool:
+        """As `allows`, of a part of the store."""
+        return self.tenant is None or tenant_of(prefix) in (self.tenant, SHARED_OWNER)
 
     def allowed(self, artifacts: list[Indexed]) -> list[Indexed]:
         return [each for each in artifacts if self.allows(each)]
@@ -79,23 +76,35 @@ class Audit:
         return self._keys[owner]
 
     def artifact(self, indexed: Indexed) -> Artifact:
+        """What its manifest says, also where retention removed it; see `said`."""
+        found = self.said(indexed)
+        return found.artifact if isinstance(found, Removed) else found
+
+    def said(self, indexed: Indexed) -> Artifact | Removed:
         """Read once. Raises UserError where its manifest is gone, cannot be read, or is another than the
         index knows.
         """
-        if indexed.id not in self._artifacts:
-            self._artifacts[indexed.id] = self.read_artifact(indexed)
-        return self._artifacts[indexed.id]
+        if indexed.id not in self._said:
+            self._said[indexed.id] = self.read_manifest(indexed)
+        return self._said[indexed.id]
 
-    def read_artifact(self, indexed: Indexed) -> Artifact:
-        """As the store has it now; see `artifact`."""
-        found = committed(self.store, indexed.place)
-        where = self.store.uri(indexed.place.manifest)
+    def read_manifest(self, indexed: Indexed) -> Artifact | Removed:
+        """As the store has it now; see `said`."""
+        found = said_by(self.store, indexed.place, indexed.generation)
+        where = self.store.uri(indexed.place.manifest_of(indexed.generation))
         fix = "Restore it from a backup; if it was made again on purpose, `ft-dagster audit index --again`"
         if found is None:
             raise UserError("a manifest is missing", file=where, fix=fix)
-        if found.manifest != indexed.manifest:
+        if (found.artifact if isinstance(found, Removed) else found).manifest != indexed.manifest:
             raise UserError("a manifest is another than it was", file=where, fix=fix)
         return found
+
+    def manifest(self, indexed: Indexed) -> bytes:
+        """The bytes of a manifest as they were committed. Raises UserError, see `said`."""
+        found = self.said(indexed)
+        if isinstance(found, Removed):
+            return found.original
+        return self.store.read(indexed.place.manifest_of(indexed.generation))
 
     def tree(self, indexed: Indexed, artifact: Artifact) -> RecordTree:
         """The record tree of an artifact that has one, kept in memory."""
@@ -109,9 +118,9 @@ class Audit:
         """How the sources of all data sets read their rows, each way once."""
         found: dict[str, None] = {}
         for dataset in self.allowed(self.index.of_stage(DATASET)):
-            artifact = committed(self.store, dataset.place)
-            for source in [] if artifact is None else declared_sources(artifact):
-                found[reading_of(source)] = None
+            with suppress(UserError):  # `verify` tells of a manifest that cannot be read
+                for source in declared_sources(self.artifact(dataset)):
+                    found[reading_of(source)] = None
         return [json.loads(each) for each in found]
 
     @cached_property
@@ -194,19 +203,21 @@ class Audit:
 
     def _parent(self, artifact: Artifact, stage: str) -> Artifact | None:
         """What an artifact was made from, of the same variant or shared, by its digest."""
-        digest = artifact.inputs.get(stage)
-        found = [each for each in self.index.with_digest(digest or "") if each.place.stage == stage]
-        near = [each for each in found if each.place.prefix == artifact.place.prefix] or found
-        return committed(self.store, near[-1].place) if near else None
+        digest = artifact.inputs.get(stage) or ""
+        stages = (CORPUS, BASE_TEXT) if stage == CORPUS else (stage,)
+        named = (artifact.predicate.get("input_manifests") or {}).get(stage)
+        found = [each for each in self.index.with_digest(digest) if each.place.stage in stages]
+        near = (
+            [each for each in found if each.manifest == named]
+            or [each for each in found if each.place.prefix == artifact.place.prefix]
+            or found
+        )
+        return self.artifact(near[-1]) if near else None
 
     def inclusion(self, tree: RecordTree, at: int) -> Inclusion:
         """The proof that a leaf is in a tree."""
         path = tuple(sibling.hex() for sibling in tree.merkle.path(at))
         return Inclusion(tree.merkle.root.hex(), at, len(tree), path)
-
-    def find(self, place: Place) -> Indexed | None:
-        found = [each for each in self.index.of_stage(place.stage, place.prefix) if each.place == place]
-        return found[0] if found else None
 
 
 def declared_sources(dataset: Artifact) -> list[dict[str, Any]]:

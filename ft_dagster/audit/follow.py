@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pyarrow import ArrowException
 
 from ft_dagster.audit.index import Index, short, tenant_of
 from ft_dagster.audit.members import (
@@ -25,6 +26,7 @@ from ft_dagster.audit.members import (
     Shelf,
     members_of,
     row_states,
+    said_by,
     times_of,
 )
 from ft_dagster.data.dataset_io import ORIGINS
@@ -35,6 +37,7 @@ from ft_dagster.provenance.merkle import SIZE
 from ft_dagster.provenance.record_keys import OwnerKeys, keys_of
 from ft_dagster.store import SHARED, Artifact, Place, Store
 from ft_dagster.store.artifacts import Removed, stated
+from ft_dagster.store.blobs import unreachable
 from ft_dagster.store.make import host_lock
 from ft_dagster.strict_json import dumps
 
@@ -45,13 +48,37 @@ _STAGE, _KEY = re.compile(r"[a-z_]+"), re.compile(r"[0-9a-f]{64}")
 _NO_STAGES = {"heads", "releases", "tries", "experiments", "code", "corpora"}
 
 
+# What a file raises that holds to its manifest, and is not of the form that this version writes.
+MALFORMED = (
+    UserError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError, ArrowException,
+)  # fmt: skip
+
+
+class Unread(NamedTuple):
+    """What could not be read. `prefix`: of whose part of the store. `problem`: one line."""
+
+    prefix: str
+    problem: str
+
+
+def problem_of(error: Exception, where: str) -> str:
+    """One of MALFORMED in one line. Raises it where the store could not be reached just now."""
+    if isinstance(error, UserError):
+        return str(error)
+    if unreachable(error):
+        raise error
+    said = (str(error).splitlines() or [""])[0].rstrip(".")
+    wrong = f"an artifact that cannot be read ({type(error).__name__}: {said})"
+    return str(UserError(wrong, file=where, fix="Restore it from a backup, or make it again"))
+
+
 @dataclass(frozen=True)
 class Followed:
     """What a look at a store brought: artifacts and records that were new, and what could not be read."""
 
     artifacts: int
     records: int
-    problems: tuple[str, ...]
+    problems: tuple[Unread, ...]
 
 
 @dataclass(frozen=True)
@@ -73,18 +100,22 @@ class Follower:
         with host_lock(self.work, LOCK):
             self._drop_if_rotated()
             known = self.index.places()
-            new = sorted((place for place in places_of(self.store) if place not in known), key=_rank)
-            many: Callable[[], AbstractContextManager[None]] = (
-                self.index.bulk if len(new) >= MANY else self.index.transaction
+            asked = sorted(
+                ((place, known.get(place, 0) + 1) for place in places_of(self.store)),
+                key=lambda one: _rank(one[0]),
             )
-            problems: list[str] = []
+            new = sum(place not in known for place, _ in asked)
+            many: Callable[[], AbstractContextManager[None]] = (
+                self.index.bulk if new >= MANY else self.index.transaction
+            )
+            problems: list[Unread] = []
             artifacts = records = 0
             with many():
-                for found in self._read(new, problems):
+                for found in self._read(asked, problems):
                     artifacts += 1
                     records += self._add(found, problems)
                     if artifacts % 1000 == 0:
-                        self.say(f"{artifacts:,} of {len(new):,} artifacts, {records:,} records")
+                        self.say(f"{artifacts:,} of {new:,} artifacts, {records:,} records")
                 self._add_releases(problems)
             return Followed(artifacts, records, tuple(problems))
 
@@ -96,19 +127,30 @@ class Follower:
                 self.index.clear()
                 return
 
-    def _read(self, places: Sequence[Place], problems: list[str]) -> Iterator[Artifact]:
-        """The artifacts that were committed, those among them that retention removed since."""
-        for first in range(0, len(places), AT_ONCE):
-            batch = places[first : first + AT_ONCE]
-            for place, content in zip(batch, self.store.read_each([p.manifest for p in batch]), strict=True):
-                try:
-                    if content is not None:
-                        found = stated(self.store, place, content)
-                        yield found.artifact if isinstance(found, Removed) else found
-                except UserError as error:
-                    problems.append(str(error))
+    def _read(self, asked: Sequence[tuple[Place, int]], problems: list[Unread]) -> Iterator[Artifact]:
+        """What was committed under each key since a generation, also what retention removed since."""
+        for first in range(0, len(asked), AT_ONCE):
+            batch = asked[first : first + AT_ONCE]
+            contents = self.store.read_each([place.manifest_of(generation) for place, generation in batch])
+            for (place, generation), content in zip(batch, contents, strict=True):
+                if content is not None:
+                    yield from self._generations(place, generation, content, problems)
 
-    def _add(self, artifact: Artifact, problems: list[str]) -> int:
+    def _generations(
+        self, place: Place, generation: int, content: bytes, problems: list[Unread]
+    ) -> Iterator[Artifact]:
+        """What a manifest says, and those after it."""
+        try:
+            found: Artifact | Removed | None = stated(self.store, place, content, generation)
+            while isinstance(found, Removed):
+                yield _named(self.store, found.artifact)
+                found = said_by(self.store, place, found.artifact.generation + 1)
+            if found is not None:
+                yield _named(self.store, found)
+        except UserError as error:
+            problems.append(Unread(place.prefix, str(error)))
+
+    def _add(self, artifact: Artifact, problems: list[Unread]) -> int:
         """How many records it has."""
         tenant = tenant_of(artifact.place.prefix)
         keys = keys_of(self.keys, tenant)
@@ -123,9 +165,10 @@ class Follower:
                     records += len(rows.lookups)
             elif artifact.place.stage == MODEL:
                 self._add_times(artifact, id)
-        except UserError as error:
-            problems.append(str(error))
-            self.index.set_records(id, records, str(error))
+        except MALFORMED as error:
+            said = problem_of(error, self.store.uri(artifact.path))
+            problems.append(Unread(artifact.place.prefix, said))
+            self.index.set_records(id, records, said)
         else:
             self.index.set_records(id, records)
         return records
@@ -137,7 +180,7 @@ class Follower:
             raise UserError("the mixture that this model was trained on is gone", value=model.digest, fix=fix)
         self.index.add_times(id, times_of(self.shelf, model, mixture))
 
-    def _add_releases(self, problems: list[str]) -> None:
+    def _add_releases(self, problems: list[Unread]) -> None:
         known: dict[str, int] = {}
         for prefix, number, _ in self.index.releases():
             known[prefix] = max(number, known.get(prefix, 0))
@@ -148,7 +191,7 @@ class Follower:
             try:
                 entries = read_log(self.store, prefix).entries
             except UserError as error:
-                problems.append(str(error))
+                problems.append(Unread(prefix, str(error)))
                 continue
             texts = [(number, dumps(entry.to_json())) for number, entry in enumerate(entries, 1)]
             self.index.add_releases(prefix, texts)
@@ -183,6 +226,15 @@ def indexed_rows(shelf: Shelf, artifact: Artifact, keys: OwnerKeys) -> Iterator[
             np.array([member.number for member in members], np.int64),
             np.array([member.state for member in members], np.int64),
         )
+
+
+def _named(store: Store, artifact: Artifact) -> Artifact:
+    """An artifact whose inputs are named as the index takes them. Raises UserError for another."""
+    digests = [*artifact.inputs.values(), *(artifact.predicate.get("input_manifests") or {}).values()]
+    if all(isinstance(digest, str) for digest in digests):
+        return artifact
+    where, fix = store.uri(artifact.manifest_path), "Restore the file from a backup"
+    raise UserError("a manifest whose inputs are no digests", file=where, fix=fix)
 
 
 def places_of(store: Store) -> Iterator[Place]:

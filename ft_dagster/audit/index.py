@@ -21,14 +21,15 @@ from ft_dagster.provenance.manifest import variant_of
 from ft_dagster.provenance.record_keys import SHARED_OWNER
 from ft_dagster.store import Artifact, Place
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE = "index.sqlite"
 CHUNK = 4096  # counts of a model that are read together
 TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE owners (id INTEGER PRIMARY KEY, name TEXT UNIQUE, key TEXT);
-CREATE TABLE artifacts (id INTEGER PRIMARY KEY, prefix TEXT, stage TEXT, key TEXT, digest TEXT, owner INTEGER,
-  manifest TEXT, created TEXT, records INTEGER, problem TEXT, UNIQUE (prefix, stage, key));
+CREATE TABLE artifacts (id INTEGER PRIMARY KEY, prefix TEXT, stage TEXT, key TEXT, generation INTEGER,
+  digest TEXT, owner INTEGER, manifest TEXT, created TEXT, records INTEGER, problem TEXT,
+  UNIQUE (prefix, stage, key, generation));
 CREATE INDEX by_digest ON artifacts (digest);
 CREATE TABLE inputs (artifact INTEGER, name TEXT, digest TEXT, manifest TEXT, PRIMARY KEY (artifact, name))
   WITHOUT ROWID;
@@ -57,8 +58,9 @@ class Hit(NamedTuple):
 
 @dataclass(frozen=True)
 class Indexed:
-    """An artifact as the index has it. `tenant`: empty of what is shared. `manifest`: sha256 of it.
-    `records`: how many it has. `problem`: why they could not be read.
+    """An artifact as the index has it. `tenant`: empty of what is shared. `generation`: 2 for what was made
+    after a first one was removed. `manifest`: sha256 of it. `records`: how many it has. `problem`: why they
+    could not be read.
     """
 
     id: int
@@ -69,6 +71,7 @@ class Indexed:
     created: str
     records: int
     problem: str | None
+    generation: int = 1
 
     @property
     def variant(self) -> str | None:
@@ -157,11 +160,12 @@ class Index:
     def add_artifact(self, artifact: Artifact, owner: int) -> int:
         """Its number. Nothing is said of its records yet."""
         place = artifact.place
-        values = (place.prefix, place.stage, place.key, artifact.digest, owner, artifact.manifest)
+        values = (place.prefix, place.stage, place.key, artifact.generation, artifact.digest, owner)
         found = self._db.execute(
-            "INSERT INTO artifacts (prefix, stage, key, digest, owner, manifest, created, records) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
-            (*values, str(artifact.predicate.get("created", ""))),
+            "INSERT INTO artifacts "
+            "(prefix, stage, key, generation, digest, owner, manifest, created, records) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
+            (*values, artifact.manifest, str(artifact.predicate.get("created", ""))),
         )
         id = int(found.lastrowid or 0)
         manifests = artifact.predicate.get("input_manifests") or {}
@@ -219,9 +223,10 @@ class Index:
         )
         return [Hit(*row) for row in rows]
 
-    def places(self) -> set[Place]:
-        """Of all artifacts that it knows."""
-        return {Place(*row) for row in self._db.execute("SELECT prefix, stage, key FROM artifacts")}
+    def places(self) -> dict[Place, int]:
+        """Of all artifacts that it knows: place -> newest generation."""
+        rows = self._db.execute("SELECT prefix, stage, key, MAX(generation) FROM artifacts GROUP BY 1, 2, 3")
+        return {Place(*place): int(generation) for *place, generation in rows}
 
     def artifact(self, id: int) -> Indexed:
         [found] = self._select("a.id = ?", (id,))
@@ -319,7 +324,7 @@ class Index:
     def _select(self, where: str, values: tuple[Any, ...]) -> list[Indexed]:
         rows = self._db.execute(
             "SELECT a.id, a.prefix, a.stage, a.key, a.digest, o.name, a.manifest, a.created, a.records, "
-            "a.problem FROM artifacts a JOIN owners o ON o.id = a.owner "
+            "a.problem, a.generation FROM artifacts a JOIN owners o ON o.id = a.owner "
             f"WHERE {where} ORDER BY a.created, a.id",
             values,
         )

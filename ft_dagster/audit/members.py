@@ -7,7 +7,6 @@ its payload, whose identity is then computed from the text.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -28,20 +27,39 @@ from ft_dagster.data.mixture_io import shard_files
 from ft_dagster.data.mixture_records import GENERAL, HOLDOUT
 from ft_dagster.data.record_tree import TREE
 from ft_dagster.errors import UserError
+from ft_dagster.files import read_text
 from ft_dagster.provenance.digest import sha256_file
 from ft_dagster.provenance.memory import SETTLED_SECONDS
 from ft_dagster.provenance.stamp import Stamp
-from ft_dagster.store import Artifact, Store
-from ft_dagster.store.transfer import OTHER_BYTES
+from ft_dagster.schema_version import refuse_newer
+from ft_dagster.store import Artifact, Place, Store
+from ft_dagster.store.artifacts import Removed, stated
+from ft_dagster.store.cache import DRAFTS, hold, make_room, release
+from ft_dagster.store.transfer import OTHER_BYTES, Transfer, fetch_all
+from ft_dagster.strict_json import loads
 
 DATASET, CORPUS, MIXTURE, MODEL = "task_dataset", "general_corpus", "training_mixture", "fine_tuned_model"
-HAVE_RECORDS = (DATASET, CORPUS, MIXTURE)
-LEDGER = "evidence/ledger.json"
+BASE_TEXT = "base_text"  # a mixture has it in place of a corpus, under that name
+HAVE_RECORDS = (DATASET, CORPUS, BASE_TEXT, MIXTURE)
+LEDGER, LEDGER_VERSION, MOST_TIMES = "evidence/ledger.json", 1, 2**32 - 1
+MOST_LEDGER_BYTES = 4_000_000_000
 STATES = ("dropped", "train", "validation", "test", "holdout", HOLDOUT)  # by number
 TRAIN = STATES.index("train")
 BATCH = 8192
+HELD_AT_ONCE = 128  # copies of a remote store: each holds a file open
 LEAF_DIGITS = 64  # of a name that is a record's leaf
 Times = NDArray[np.uint32]
+
+
+def said_by(store: Store, place: Place, generation: int) -> Artifact | Removed | None:
+    """What the manifest of one generation of a key says; None where there is none. Raises UserError for one
+    that cannot be read.
+    """
+    try:
+        content = store.read(place.manifest_of(generation))
+    except FileNotFoundError:
+        return None
+    return stated(store, place, content, generation)
 
 
 class HeldRecord(NamedTuple):
@@ -67,6 +85,8 @@ class Shelf:
     cache: Path
     parent: Callable[[Artifact, str], Artifact | None]
     _known: dict[Path, tuple[Stamp, str]] = field(default_factory=dict)
+    _in_use: dict[tuple[str, str], None] = field(default_factory=dict)  # the oldest first
+    _room: dict[str, float] = field(default_factory=dict)
 
     def has(self, artifact: Artifact, name: str) -> bool:
         return name in artifact.files
@@ -79,20 +99,61 @@ class Shelf:
         listed, stored = artifact.files[name].sha256, f"{artifact.path}/{name}"
         path = self.store.local(stored)
         if path is None:
-            path = self.cache / "audit" / artifact.digest / str(artifact.predicate["attempt"]) / name
-            if not path.is_file() or self._sha256(path) != listed:  # absent, or cut short
-                self._fetch(stored, path)
+            path = self._copy(artifact, name)
         fix = "Restore it from a backup; `ft-dagster audit verify` says what else differs"
         if not path.is_file() or path.is_symlink():
+            removed = said_by(self.store, artifact.place, artifact.generation)
+            if isinstance(removed, Removed):
+                raise removed.error(self.store)
             raise UserError("a stored file is missing", file=self.store.uri(stored), fix=fix)
         if self._sha256(path) != listed:
             raise UserError(f"a stored file {OTHER_BYTES}", file=self.store.uri(stored), fix=fix)
         return path
 
-    def _fetch(self, stored: str, path: Path) -> None:
-        path.unlink(missing_ok=True)
+    def left(self, artifact: Artifact, name: str) -> Path | None:
+        """One file of an artifact; None where retention removed it. Raises UserError, see `file`."""
+        if not self.store.exists(f"{artifact.path}/{name}"):
+            removed = said_by(self.store, artifact.place, artifact.generation)
+            if isinstance(removed, Removed):
+                return None
+        return self.file(artifact, name)
+
+    def _copy(self, artifact: Artifact, name: str) -> Path:
+        """Where a file of a remote store is in the cache, held there while this process lives; it is
+        downloaded where it is absent or has other bytes.
+        """
+        file = artifact.files[name]
+        path = self._held(artifact.digest, str(artifact.predicate["attempt"])) / name
+        if path.is_file() and not path.is_symlink():
+            if self._sha256(path) == file.sha256:
+                return path
+            path.unlink()
+        self._make_room(file.size)
         with suppress(FileNotFoundError):
-            self.store.download(stored, path)
+            fetch_all(
+                self.store, [Transfer(path, f"{artifact.path}/{name}", file.sha256)], self.cache / DRAFTS
+            )
+        return path
+
+    def _held(self, digest: str, attempt: str) -> Path:
+        """A folder of the cache, held with the HELD_AT_ONCE that were asked for last."""
+        self._in_use.pop((digest, attempt), None)
+        self._in_use[digest, attempt] = None
+        while len(self._in_use) > HELD_AT_ONCE:
+            oldest = next(iter(self._in_use))
+            del self._in_use[oldest]
+            release(self.cache, *oldest)
+        return hold(self.cache, digest, attempt)
+
+    def _make_room(self, size: int) -> None:
+        """In parts of a hundredth of the cache: to look through all of it takes its time."""
+        limit = self.store.cache_bytes
+        if limit is None:
+            return
+        if self._room.get("left", 0.0) < size:
+            self._room["left"] = max(size, limit / 100)
+            make_room(self.cache, limit, int(self._room["left"]))
+        self._room["left"] -= size
 
     def _sha256(self, path: Path) -> str:
         """Of a file as it is; remembered while nothing touches it, once it is older than a file system's
@@ -124,7 +185,9 @@ def members_of(shelf: Shelf, artifact: Artifact) -> Iterator[list[HeldRecord]]:
             if shelf.has(artifact, f"evidence/{name}"):
                 yield from _of_evidence(shelf.file(artifact, f"evidence/{name}"))
         return
-    readers = {DATASET: _of_rows, CORPUS: _of_documents, MIXTURE: _of_examples}
+    readers = {
+        DATASET: _of_rows, CORPUS: _of_documents, BASE_TEXT: _of_documents, MIXTURE: _of_examples,
+    }  # fmt: skip
     yield from _batched(readers[artifact.place.stage](shelf, artifact))
 
 
@@ -133,17 +196,7 @@ def times_of(shelf: Shelf, model: Artifact, mixture: Artifact) -> Times:
     checkpoint that the model is. Raises UserError for a ledger of another training.
     """
     file = shelf.file(model, LEDGER)
-    content = json.loads(file.read_text("utf-8"))
-    if content["mixture_digest"] != mixture.digest:
-        raise UserError(
-            f"the ledger is of mixture {content['mixture_digest'][:12]}, the model was trained on another",
-            file=file,
-            value=mixture.digest[:12],
-            fix="Restore it from a backup",
-        )
-    seen: dict[str, int] = {}
-    for name, n in zip(content["records"], content["times_exported"], strict=True):
-        seen[name] = seen.get(name, 0) + n
+    seen = _counts_of(file, mixture)
     numbers, counts = [], []
     for number, name in _training_names(shelf, mixture):
         numbers.append(number)
@@ -158,6 +211,32 @@ def times_of(shelf: Shelf, model: Artifact, mixture: Artifact) -> Times:
     times = np.zeros(max(numbers, default=-1) + 1, np.uint32)
     times[numbers] = counts
     return times
+
+
+def _counts_of(file: Path, mixture: Artifact) -> dict[str, int]:
+    """Record -> examples of it, as a ledger says. Raises UserError for one of another mixture, or none."""
+    fix = "Restore it from a backup"
+    try:
+        content = loads(read_text(file, most=MOST_LEDGER_BYTES))
+        refuse_newer(content["schema_version"], LEDGER_VERSION, file=file)
+        trained_on = str(content["mixture_digest"])
+        seen: dict[str, int] = {}
+        for name, n in zip(content["records"], content["times_exported"], strict=True):
+            if not isinstance(name, str) or type(n) is not int or n < 0:
+                raise ValueError
+            seen[name] = seen.get(name, 0) + n
+        if max(seen.values(), default=0) > MOST_TIMES:
+            raise ValueError
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError("not a ledger of a training", file=file, fix=fix) from None
+    if trained_on != mixture.digest:
+        raise UserError(
+            f"the ledger is of mixture {trained_on[:12]}, the model was trained on another",
+            file=file,
+            value=mixture.digest[:12],
+            fix=fix,
+        )
+    return seen
 
 
 def row_states(file: Path) -> NDArray[np.int64]:

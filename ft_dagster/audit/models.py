@@ -14,7 +14,17 @@ from typing import Any, NamedTuple
 from ft_dagster.audit.answers import AtAnswer, DiffAnswer, ModelAnswer, PartOf, SourceOf
 from ft_dagster.audit.desk import BASE, EXPORT, Audit, declared_sources
 from ft_dagster.audit.index import Indexed
-from ft_dagster.audit.members import CORPUS, DATASET, MIXTURE, MODEL, TRAIN, HeldRecord, members_of, times_of
+from ft_dagster.audit.members import (
+    BASE_TEXT,
+    CORPUS,
+    DATASET,
+    MIXTURE,
+    MODEL,
+    TRAIN,
+    HeldRecord,
+    members_of,
+    times_of,
+)
 from ft_dagster.audit.records import descendants
 from ft_dagster.data.dataset_io import ORIGINS, as_row, read_split
 from ft_dagster.data.mixture_records import GENERAL
@@ -25,12 +35,14 @@ from ft_dagster.lineage.log import read_log
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec.keys import VariantKey
 from ft_dagster.store import Artifact
+from ft_dagster.store.artifacts import Removed
 
 PLAN, EVALUATION, DECLARATION = "training_plan", "evaluation", "declaration"
 FIRST = 5  # records of a difference that are shown
 _ORDER = (
     BASE,
     CORPUS,
+    BASE_TEXT,
     "evaluation_texts",
     DATASET,
     MIXTURE,
@@ -44,13 +56,13 @@ _ORDER = (
 
 class TrainedRecord(NamedTuple):
     """A record as a model was trained on it. `times`: examples of it. `facts`: of its row; empty of an older
-    mixture. `content`: the row or document itself, as JSON has it.
+    mixture. `content`: the row or document itself, as JSON has it; None where retention removed it.
     """
 
     identity: str
     times: int
     facts: Mapping[str, Any]
-    content: Mapping[str, Any]
+    content: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -107,10 +119,12 @@ def ancestors(audit: Audit, starts: list[Indexed]) -> Iterator[PartOf]:
         if part.id in seen:
             continue
         seen.add(part.id)
+        said = audit.said(part)
         code = audit.artifact(part).predicate["code"]["sha256"]
-        found[part.place.stage, part.place.path] = PartOf(
-            part.place.stage, part.digest, part.variant, part.created, code
-        )
+        found[part.place.stage, f"{part.place.path} {part.generation}"] = PartOf(
+            part.place.stage, part.digest, part.variant, part.created, code,
+            removed=said.at if isinstance(said, Removed) else "",
+        )  # fmt: skip
         for stage, (digest, _) in audit.index.inputs(part.id).items():
             above = audit.index.parent(part, stage)
             if above is not None:
@@ -136,7 +150,7 @@ def training_records(audit: Audit, weights: Indexed) -> Iterator[TrainedRecord]:
             if member.state == TRAIN and times[member.number]:
                 said = next(facts, {})
                 place = (str(said.get("source", "")).startswith(GENERAL), said.get("row"))
-                content = contents.get(place, contents.get(member.identity, {}))
+                content = contents.get(place, contents.get(member.identity))
                 yield TrainedRecord(member.identity.hex(), int(times[member.number]), said, content)
             elif member.state == TRAIN:
                 next(facts, None)
@@ -279,7 +293,9 @@ def _contents(audit: Audit, mixture: Indexed) -> dict[Any, Mapping[str, Any]]:
         above = audit.artifact(_needed(audit, mixture, stage))
         for name in above.files:
             if name.startswith("payload/") and name.endswith("train.parquet"):
-                file = audit.shelf.file(above, name)
+                file = audit.shelf.left(above, name)
+                if file is None:
+                    continue
                 rows = read_split(file) if stage == DATASET else _documents(file)
                 for number, row in enumerate(rows):
                     turns = [message._asdict() for message in row.messages]
@@ -307,7 +323,11 @@ def _sources(audit: Audit, chain: _Chain) -> tuple[SourceOf, ...]:
             files = tuple(prints[at]) if at < len(prints) else ()
             rows = dataset.figures["sources"]
             found.append(SourceOf(source["path"], files, rows.get(source["path"], {})))
-    if corpus is not None:
+    if corpus is not None and corpus.place.stage == BASE_TEXT:
+        named = chain.figures(MIXTURE)["splits"]["train"]["by_source"]
+        sampled = next((name for name in named if name.startswith(GENERAL)), GENERAL)
+        found.append(SourceOf(sampled, (), {"kept": corpus.figures["texts"]}))
+    elif corpus is not None:
         for at, source in enumerate(corpus.spec["corpus"]["sources"]):
             kept = corpus.figures["sources"].get(source["path"], 0)
             files = tuple(corpus.spec["sources"][at])
@@ -318,7 +338,9 @@ def _sources(audit: Audit, chain: _Chain) -> tuple[SourceOf, ...]:
 def fingerprints(audit: Audit, dataset: Artifact) -> list[Any] | None:
     """What the files of a data set's sources were when it was declared; None where no declaration says so."""
     for each in audit.index.of_stage(DECLARATION, dataset.place.prefix):
-        file = audit.shelf.file(audit.artifact(each), "payload/declaration.json")
+        file = audit.shelf.left(audit.artifact(each), "payload/declaration.json")
+        if file is None:
+            continue
         content = json.loads(file.read_text("utf-8"))
         if sha256_json(content["sources"]) == dataset.inputs.get("sources"):
             return list(content["sources"])
@@ -346,8 +368,8 @@ def _mixture(chain: _Chain) -> Mapping[str, Any]:
 def _base(audit: Audit, base: Artifact | None) -> Mapping[str, Any]:
     if base is None:
         return {}
-    file = audit.shelf.file(base, "payload/base.json")
-    content = json.loads(file.read_text("utf-8"))
+    file = audit.shelf.left(base, "payload/base.json")
+    content = {} if file is None else json.loads(file.read_text("utf-8"))
     named = {name: content.get(name) for name in ("reference", "revision", "architecture", "parameters")}
     return {**named, "digest": base.digest, "files": len(content.get("files", []))}
 
@@ -360,7 +382,11 @@ def _parent(audit: Audit, base: Artifact) -> Mapping[str, Any] | None:
     weights = base.inputs.get(MODEL, "")
     there = [each for each in audit.allowed(audit.index.with_digest(weights)) if each.place.stage == MODEL]
     named = {name: used[name] for name in ("variant", "version", "mode")}
-    return {**named, "weights": weights, "gone": not there}
+    said = [audit.said(each) for each in there]
+    removed = [one.at for one in said if isinstance(one, Removed)]
+    standing = len(removed) < len(there)
+    at = removed[-1] if removed and not standing else None
+    return {**named, "weights": weights, "gone": not there, "removed": at}
 
 
 def _evaluation(audit: Audit, exports: list[Indexed]) -> Mapping[str, Any]:
@@ -392,4 +418,8 @@ def _moment(date: str) -> str:
     if len(date) == 10:
         found = datetime.combine(found.date(), time(23, 59, 59))
     found = found if found.tzinfo else found.replace(tzinfo=UTC)
-    return found.astimezone(UTC).isoformat(timespec="seconds")
+    try:
+        return found.astimezone(UTC).isoformat(timespec="seconds")
+    except OverflowError:
+        fix = "Give 2026-11-03 or 2026-11-03T14:00:00+00:00"
+        raise UserError("a date outside of the calendar", field="DATE", value=date, fix=fix) from None

@@ -9,15 +9,16 @@ the two leaves between which the record would be, and shows that to who has the 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ft_dagster.audit.asked import AskedRecord
-from ft_dagster.audit.desk import Audit
+from ft_dagster.audit.desk import BASE, EXPORT, Audit
 from ft_dagster.audit.index import Indexed
 from ft_dagster.audit.members import MIXTURE, MODEL, STATES, times_of
+from ft_dagster.audit.records import TRAINED, record
 from ft_dagster.data.record_tree import FIGURES, TREE, RecordTree, TreeHead
 from ft_dagster.errors import UserError
 from ft_dagster.files import read_text
@@ -50,10 +51,66 @@ class ProofChecked:
 
 
 def prove(audit: Audit, asked: AskedRecord, weights: Indexed) -> dict[str, Any]:
-    """The proof that a record is in what a model was trained on, or that it is not.
+    """The proof that a record is in what a model was trained on, or that it is not. Of a model that starts
+    from the release of one that was trained on it, the proof of that one, with the manifests that lead there.
 
-    Raises UserError for a model whose mixture is gone or is older than record trees.
+    Raises UserError for a model whose mixture is gone or is older than record trees, and where a parent was
+    trained on the record and no proof can be made of that.
     """
+    own = _proof(audit, asked, weights)
+    if own.get("times"):
+        return own
+    above = list(_above(audit, weights))
+    learned = {one.weights for one in record(audit, asked).models if one.how == TRAINED} if above else set()
+    for parent, through in above:
+        if parent.digest in learned:
+            return _inherited(audit, asked, parent, through)
+    return own
+
+
+def _above(audit: Audit, weights: Indexed) -> Iterator[tuple[Indexed, list[Indexed]]]:
+    """(model, what leads to it) of each that a model starts from, the nearest first."""
+    through, model = [weights], weights
+    while True:
+        base = audit.index.parent(model, BASE)
+        export = None if base is None else audit.index.parent(base, EXPORT)
+        parent = None if export is None else audit.index.parent(export, MODEL)
+        if base is None or export is None or parent is None or not audit.allows(parent):
+            return
+        through += [base, export]
+        yield parent, list(through)
+        through.append(parent)
+        model = parent
+
+
+def _inherited(audit: Audit, asked: AskedRecord, parent: Indexed, through: list[Indexed]) -> dict[str, Any]:
+    unproven = UserError(
+        f"it starts from a release of {parent.variant}, which was trained on it, and nothing proves that",
+        value=parent.digest[:12],
+        fix="`ft-dagster audit record` says where it is",
+    )
+    try:
+        proof = _proof(audit, asked, parent)
+    except UserError as error:
+        raise unproven from error
+    texts = [audit.manifest(each).decode() for each in through]
+    leads = _leads([loads(text)["predicate"] for text in texts], [*texts, proof["manifests"][MODEL]])
+    if proof["kind"] != PRESENCE or not leads:
+        raise unproven
+    return {**proof, "through": texts}
+
+
+def _leads(predicates: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> bool:
+    """Whether each manifest names the next by its sha256: a model its base, a base the export that it is of,
+    an export its weights. `texts`: one more than `predicates`.
+    """
+    above = {MODEL: BASE, BASE: EXPORT, EXPORT: MODEL}
+    names = [said["input_manifests"].get(above[said["stage"]]) for said in predicates]
+    return names == [hashlib.sha256(text.encode()).hexdigest() for text in texts[1:]]
+
+
+def _proof(audit: Audit, asked: AskedRecord, weights: Indexed) -> dict[str, Any]:
+    """By the model's own mixture."""
     mixture = audit.index.parent(weights, MIXTURE)
     if mixture is None:
         fix = "Restore it from a backup"
@@ -72,8 +129,7 @@ def prove(audit: Audit, asked: AskedRecord, weights: Indexed) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "tree": {"size": len(tree), "key": head.key, "root": head.root},
         "manifests": {
-            name: audit.store.read(each.place.manifest).decode()
-            for name, each in ((MIXTURE, mixture), (MODEL, weights))
+            name: audit.manifest(each).decode() for name, each in ((MIXTURE, mixture), (MODEL, weights))
         },
     }
     for identity in asked.identities:
@@ -96,6 +152,14 @@ def check(file: Path, asked: AskedRecord | None = None, key: RecordKey | None = 
         refuse_newer(proof["schema_version"], SCHEMA_VERSION, file=file)
         return _checked(proof, file, asked, key)
     except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError("not a proof", file=file, fix="Name what `ft-dagster audit prove` wrote") from None
+
+
+def tree_key(file: Path) -> str:
+    """The id of the key that orders the tree of a proof. Raises UserError for a file that is none."""
+    try:
+        return str(loads(read_text(file, most=MOST_BYTES))["tree"]["key"])
+    except (KeyError, TypeError, ValueError):
         raise UserError("not a proof", file=file, fix="Name what `ft-dagster audit prove` wrote") from None
 
 
@@ -166,6 +230,7 @@ def _checked(
         facts = _check_presence(reading)
     else:
         _check_absence(reading, key)
+        reading.unchecked.append("what the base that the model starts from was trained on")
     tuned, manifest = _check_manifests(reading, file)
     return ProofChecked(
         proof["kind"], proof["identity"], str(tuned["variant"]), tuned["digest"], manifest,
@@ -235,7 +300,25 @@ def _check_manifests(reading: _Reading, file: Path) -> tuple[Mapping[str, Any], 
     reading.unchecked.append(
         "that the model's manifest is genuine: compare its sha256 with a source of yours"
     )
-    return tuned, hashlib.sha256(model).hexdigest()
+    return _check_through(reading, file, tuned, model)
+
+
+def _check_through(
+    reading: _Reading, file: Path, tuned: Mapping[str, Any], model: bytes
+) -> tuple[Mapping[str, Any], str]:
+    """Of a proof by a parent, the manifests from the model that was asked about down to it: what the first of
+    them says, and its sha256.
+    """
+    through = reading.proof.get("through", [])
+    if not through:
+        return tuned, hashlib.sha256(model).hexdigest()
+    said = [predicate_of(loads(text), file) for text in through]
+    reading.need(said[0]["stage"] == MODEL, "it begins with no model")
+    reading.need(
+        _leads(said, [*through, model.decode()]), "the model does not start from the other's release"
+    )
+    reading.steps.append(f"the model starts from a release of {tuned['variant']}, which had the record")
+    return said[0], hashlib.sha256(through[0].encode()).hexdigest()
 
 
 def _hash(leaf: Mapping[str, Any]) -> bytes:

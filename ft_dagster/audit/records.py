@@ -14,8 +14,10 @@ from ft_dagster.data.dataset_io import DROPPED, ORIGINS
 from ft_dagster.data.mixture_records import HOLDOUT
 from ft_dagster.data.record_tree import TREE, TreeHead, record_row
 from ft_dagster.errors import UserError
+from ft_dagster.store.artifacts import Removed
 
 TRAINED, VALIDATED, JUDGED, INHERITED = "trained on", "validated on", "judged with", "parent trained on"
+BY_INDEX = "removed by retention, told by the index alone"
 UNREACHED = "in its mixture, and not reached before the exported checkpoint"
 _HOW = {"train": TRAINED, "validation": VALIDATED, "test": JUDGED, "holdout": JUDGED, HOLDOUT: JUDGED}
 
@@ -62,6 +64,8 @@ def _held(audit: Audit, indexed: Indexed, hit: Hit, identity: bytes) -> RecordIn
         None,
     )
     if not audit.shelf.has(artifact, name):
+        if isinstance(audit.said(indexed), Removed):  # its rows went with its payload
+            return replace(answer, facts={"reason": BY_INDEX})
         stored = (member for batch in members_of(audit.shelf, artifact) for member in batch)
         there = next((one for one in stored if (one.state, one.number) == (hit.state, hit.number)), None)
         return answer if there is not None and there.identity == identity else None
@@ -150,8 +154,11 @@ def sought(answer: RecordAnswer) -> str:
     """In one sentence."""
     if not answer.seen:
         held = answer.checked
+        unread = (
+            "never seen" if answer.seen is False else f"not found, and {len(held.unread)} could not be read"
+        )
         return (
-            f"never seen: held against {held.records:,} records of {held.artifacts:,} data sets, corpora and "
+            f"{unread}: held against {held.records:,} records of {held.artifacts:,} data sets, corpora and "
             f"mixtures, and {held.models:,} models; {answer.note}"
         )
     trained = [model for model in answer.models if model.how in (TRAINED, INHERITED)]

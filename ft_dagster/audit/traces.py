@@ -90,7 +90,9 @@ def _sources(audit: Audit) -> Iterator[tuple[Indexed, Mapping[str, Any]]]:
         digest, _ = audit.index.inputs(dataset.id).get("sources", ("", None))
         datasets.setdefault((dataset.place.prefix, digest), []).append(dataset)
     for each in audit.allowed(audit.index.of_stage(DECLARATION)):
-        file = audit.shelf.file(audit.artifact(each), "payload/declaration.json")
+        file = audit.shelf.left(audit.artifact(each), "payload/declaration.json")
+        if file is None:
+            continue
         content = json.loads(file.read_text("utf-8"))
         made = datasets.get((each.place.prefix, sha256_json(content["sources"])), [])
         for declared, prints in zip(content["spec"]["data"]["sources"], content["sources"], strict=True):

@@ -7,30 +7,35 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from ft_dagster.audit.desk import EXPORT, Audit, index_folder
-from ft_dagster.audit.follow import indexed_rows, tenant_prefixes
+from ft_dagster.audit.follow import MALFORMED, indexed_rows, problem_of, tenant_prefixes
 from ft_dagster.audit.index import Indexed, member_sums, tenant_of
-from ft_dagster.audit.members import HAVE_RECORDS, MIXTURE, MODEL, times_of
+from ft_dagster.audit.members import CORPUS, DATASET, HAVE_RECORDS, MIXTURE, MODEL, times_of
+from ft_dagster.data.dataset_io import ORIGINS
 from ft_dagster.data.record_tree import TREE, TreeHead, check_tree
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.log import read_log
 from ft_dagster.store import Artifact, verify_artifact
+from ft_dagster.store.artifacts import Removed
+from ft_dagster.store.removal import check_tombstone, outlives
+from ft_dagster.store.transfer import OTHER_BYTES
 
-KEPT = "verify.json"
 SAVE_SECONDS = 5.0
+MOST_SECONDS = 86_400.0  # after which a check that was ended is not gone on with
 RESTORE = "Restore it from a backup"
 
 
 @dataclass(frozen=True)
 class Verified:
-    """`artifacts`: how many were looked at, `before`: of them by a check that was ended. `bytes`: hashed now.
-    `problems`: one line each; none where all holds.
+    """`artifacts`: how many were looked at, `before`: of them by a check that was ended, `removed`: of those
+    now looked at, by retention. `bytes`: hashed now. `problems`: one line each; none where all holds.
     """
 
     artifacts: int
@@ -38,6 +43,7 @@ class Verified:
     bytes: int
     seconds: float
     problems: tuple[str, ...]
+    removed: int = 0
 
     @property
     def holds(self) -> bool:
@@ -54,21 +60,27 @@ def verify(
     """Hash every artifact again and hold it against all that speaks of it; `only` some of them, else all, and
     the release logs. `fresh`: also what a check that was ended looked at. Goes on after what does not hold.
     """
-    begun = time.monotonic()
+    begun, now = time.monotonic(), datetime.now(UTC)
     wanted = audit.allowed(audit.index.all() if only is None else list(only))
-    state = _LookedAt(index_folder(audit.settings) / KEPT, keep=only is None, fresh=fresh)
+    state = _LookedAt(
+        kept_state(audit) if only is None else None, {"store": audit.store.url, "tenant": audit.tenant}, now
+    )
+    if not fresh:
+        state.read()
     todo = [each for each in wanted if f"{each.place.path}@{each.manifest}" not in state.done]
     problems = list(state.problems)
     if only is None:
-        problems += [line for line in audit.followed.problems if line not in problems]
+        unread = [each.problem for each in audit.followed.problems if audit.allows_part(each.prefix)]
+        problems += [line for line in unread if line not in problems]
     damage = audit.index.damage()
     if damage is not None:
         problems.append(str(_index_error(audit, f"the index is damaged: {damage}")))
-    hashed = 0
+    hashed = removed = 0
     for number, each in enumerate(todo, 1):
-        found, size = _artifact_problems(audit, each)
-        hashed += size
-        problems += [line for line in found if line not in problems]
+        found = _artifact_found(audit, each)
+        hashed += found.bytes
+        removed += found.removed
+        problems += [line for line in found.problems if line not in problems]
         state.add(f"{each.place.path}@{each.manifest}", problems)
         left = (time.monotonic() - begun) / number * (len(todo) - number)
         say(f"{number:,} of {len(todo):,} artifacts, {hashed / 1e9:.2f} GB; about {left:.0f} s left")
@@ -76,28 +88,44 @@ def verify(
         problems += [line for line in _log_problems(audit) if line not in problems]
     state.forget()
     seconds = time.monotonic() - begun
-    return Verified(len(wanted), len(wanted) - len(todo), hashed, seconds, tuple(problems))
+    return Verified(len(wanted), len(wanted) - len(todo), hashed, seconds, tuple(problems), removed)
+
+
+def kept_state(audit: Audit) -> Path:
+    """Where it is kept what a check of all looked at, until it ends."""
+    return index_folder(audit.settings) / f"verify{'' if audit.tenant is None else f'-{audit.tenant}'}.json"
 
 
 class _LookedAt:
-    """What was looked at, in a file."""
+    """What was looked at, in a file. `of`: whose check it is; one of others, or begun long ago, is not
+    gone on with.
+    """
 
-    def __init__(self, file: Path, *, keep: bool, fresh: bool) -> None:
-        self._file = file if keep else None
+    def __init__(self, file: Path | None, of: Mapping[str, Any], now: datetime) -> None:
+        self._file, self._of, self._begun = file, of, now
         self.done: set[str] = set()
         self.problems: list[str] = []
         self._saved = time.monotonic()
-        if keep and not fresh:
-            with suppress(OSError, ValueError, KeyError, TypeError):
-                content = json.loads(file.read_text("utf-8"))
+
+    def read(self) -> None:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            content = json.loads("{}" if self._file is None else self._file.read_text("utf-8"))
+            begun = datetime.fromisoformat(content["begun"])
+            if content["of"] == self._of and 0 <= (self._begun - begun).total_seconds() < MOST_SECONDS:
                 self.done, self.problems = set(content["done"]), list(content["problems"])
+                self._begun = begun
 
     def add(self, name: str, problems: Sequence[str]) -> None:
         self.done.add(name)
         if self._file is not None and time.monotonic() - self._saved > SAVE_SECONDS:
             self._saved = time.monotonic()
-            at = datetime.now(UTC).isoformat(timespec="seconds")
-            content = {"schema_version": 1, "at": at, "done": sorted(self.done), "problems": list(problems)}
+            content = {
+                "schema_version": 2,
+                "of": self._of,
+                "begun": self._begun.isoformat(),
+                "done": sorted(self.done),
+                "problems": list(problems),
+            }
             draft = self._file.with_suffix(".new")
             draft.write_text(json.dumps(content), "utf-8")
             draft.replace(self._file)
@@ -107,22 +135,56 @@ class _LookedAt:
             self._file.unlink(missing_ok=True)
 
 
-def _artifact_problems(audit: Audit, indexed: Indexed) -> tuple[list[str], int]:
-    """(what does not hold of an artifact, bytes hashed)."""
+class _Found(NamedTuple):
+    """Of an artifact: what does not hold, bytes hashed, whether retention removed it."""
+
+    problems: list[str]
+    bytes: int = 0
+    removed: bool = False
+
+
+def _artifact_found(audit: Audit, indexed: Indexed) -> _Found:
+    where = audit.store.uri(indexed.place.manifest_of(indexed.generation))
     try:
-        artifact = audit.read_artifact(indexed)
-    except UserError as error:
-        return [str(error)], 0
+        said = audit.read_manifest(indexed)
+    except MALFORMED as error:
+        return _Found([problem_of(error, where)])
+    removed = isinstance(said, Removed)
+    artifact = said.artifact if isinstance(said, Removed) else said
     checks: list[Callable[[Audit, Indexed, Artifact], None]] = [
-        _check_bytes, _check_tree, _check_ledger, _check_inputs, _check_index,
+        *((_check_removal, _check_left) if removed else (_check_bytes,)),
+        _check_tree, _check_ledger, _check_inputs, _check_index,
     ]  # fmt: skip
     problems = []
     for check in checks:
         try:
             check(audit, indexed, artifact)
-        except UserError as error:
-            problems.append(str(error))
-    return list(dict.fromkeys(problems)), sum(file.size for file in artifact.files.values())
+        except MALFORMED as error:
+            problems.append(problem_of(error, audit.store.uri(artifact.path)))
+    sizes = (
+        file.size for name, file in artifact.files.items() if not removed or outlives(artifact.place, name)
+    )
+    return _Found(list(dict.fromkeys(problems)), sum(sizes), removed)
+
+
+def _check_removal(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
+    """A tombstone says what was claimed: nobody hides by one that files were deleted."""
+    said = audit.read_manifest(indexed)
+    if isinstance(said, Removed):
+        check_tombstone(audit.store, said)
+
+
+def _check_left(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
+    """What outlives an artifact has its bytes."""
+    for name, file in artifact.files.items():
+        if outlives(artifact.place, name):
+            stored = f"{artifact.path}/{name}"
+            if not audit.store.exists(stored):
+                where = audit.store.uri(stored)
+                raise UserError("a stored file is missing that retention keeps", file=where, fix=RESTORE)
+            if audit.store.sha256(stored) != file.sha256:
+                where = audit.store.uri(stored)
+                raise UserError(f"a stored file {OTHER_BYTES}", file=where, fix=RESTORE)
 
 
 def _check_bytes(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
@@ -145,7 +207,7 @@ def _check_tree(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
 
 def _check_ledger(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
     mixture = audit.index.parent(indexed, MIXTURE) if indexed.place.stage == MODEL else None
-    if mixture is not None:
+    if mixture is not None and _rows_stand(audit, mixture):
         times_of(audit.shelf, artifact, audit.artifact(mixture))
 
 
@@ -169,6 +231,8 @@ def _check_index(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
     """The index says of its records what the evidence says."""
     if indexed.problem or indexed.place.stage not in (*HAVE_RECORDS, MODEL):
         return
+    if not _rows_stand(audit, indexed):
+        return
     if indexed.place.stage == MODEL:
         mixture = audit.index.parent(indexed, MIXTURE)
         if mixture is None:
@@ -185,6 +249,18 @@ def _check_index(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
         same = there == audit.sums.get(indexed.id, member_sums(())) and there[0] == indexed.records
     if not same:
         raise _index_error(audit, f"the index says otherwise of {artifact.place.path} than its evidence")
+
+
+def _rows_stand(audit: Audit, indexed: Indexed) -> bool:
+    """Whether its records can be read: from evidence, which stays, else from payloads, its own and those that
+    it was made of, which retention may have removed.
+    """
+    if audit.shelf.has(audit.artifact(indexed), f"evidence/{ORIGINS}"):
+        return True
+    if indexed.place.stage != MODEL and isinstance(audit.said(indexed), Removed):
+        return False
+    above = (audit.index.parent(indexed, stage) for stage in (MIXTURE, DATASET, CORPUS))
+    return all(_rows_stand(audit, each) for each in above if each is not None)
 
 
 def _index_error(audit: Audit, problem: str) -> UserError:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -103,18 +103,19 @@ def at(
 
     def answer(audit: Audit) -> Any:
         found = models.at(audit, variant, date)
-        if to is not None:
-            _write_records(audit, found.model.weights, to)
-        return found
+        return found, 0 if to is None else _write_records(audit, found.model.weights, to)
 
-    found = _ask(context, tenant, answer)
+    found, without = _ask(context, tenant, answer)
     if as_json:
-        print_json({**asdict(found), "records_in": None if to is None else str(to)})
+        where = None if to is None else str(to)
+        print_json({**asdict(found), "records_in": where, "without_content": without})
         return
     entry = found.entry
     said = f"{variant} at {found.at}: version {entry['version']}, released {entry['at']} by {entry['by']}"
     out.print(escape(said), highlight=False, soft_wrap=True)
     written = "" if to is None else f", written to {to}"
+    if without:
+        written += f"; {without:,} without their text, which retention removed"
     out.print(escape(f"trained on {found.records:,} records{written}"), highlight=False, soft_wrap=True)
     _print_model(found.model)
 
@@ -216,9 +217,10 @@ def verify(
         for line in found.problems:
             out.print(f"[red]does not hold[/] {escape(line)}", highlight=False, soft_wrap=True)
         before = f" ({found.before:,} of them before)" if found.before else ""
+        gone = f", {found.removed:,} of them removed by retention" if found.removed else ""
         what = "all holds" if found.holds else f"{len(found.problems)} problems"
         measured = f"{found.bytes / 1e6:,.1f} MB in {found.seconds:.1f} s"
-        out.print(f"{found.artifacts:,} artifacts{before}, {measured}: {what}", highlight=False)
+        out.print(f"{found.artifacts:,} artifacts{before}{gone}, {measured}: {what}", highlight=False)
     if not found.holds:
         raise typer.Exit(NOT_WHOLE)
 
@@ -243,7 +245,8 @@ def prove(
     if to is None:
         print_json(proof)
         return
-    to.write_text(dumps(proof, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    with _writable(to) as written:
+        written.write(dumps(proof, indent=1, ensure_ascii=False) + "\n")
     if as_json:
         print_json({"kind": proof["kind"], "file": str(to), "bytes": to.stat().st_size})
         return
@@ -291,13 +294,14 @@ def index(
     with closing(opened.index):
         known, followed = records.checked(opened), opened.followed
     if as_json:
-        print_json({"new": asdict(followed), "known": asdict(known)})
+        new = {**asdict(followed), "problems": [each.problem for each in followed.problems]}
+        print_json({"new": new, "known": asdict(known)})
         return
-    new = f"{followed.artifacts:,} artifacts and {followed.records:,} records were new"
+    added = f"{followed.artifacts:,} artifacts and {followed.records:,} records were new"
     said = f"{known.records:,} records of {known.artifacts:,} data sets, corpora and mixtures"
-    out.print(f"{new}; known are {said}, {known.models:,} models", highlight=False, soft_wrap=True)
-    for line in followed.problems:
-        out.print(f"[red]could not be read[/] {escape(line)}", highlight=False, soft_wrap=True)
+    out.print(f"{added}; known are {said}, {known.models:,} models", highlight=False, soft_wrap=True)
+    for each in followed.problems:
+        out.print(f"[red]could not be read[/] {escape(each.problem)}", highlight=False, soft_wrap=True)
 
 
 @key.command("list")
@@ -380,18 +384,32 @@ def _progress(quiet: bool) -> Callable[[str], None]:
     return lambda line: print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
 
 
-def _write_records(audit: Audit, weights: str, to: Path) -> None:
+def _write_records(audit: Audit, weights: str, to: Path) -> int:
+    """How many of them have no content any more."""
     from ft_dagster.audit import models
 
-    with to.open("w", encoding="utf-8") as file:
+    without = 0
+    with _writable(to) as file:
         for one in models.training_records(audit, audit.model(weights)):
+            without += one.content is None
             file.write(dumps(one._asdict(), ensure_ascii=False) + "\n")
+    return without
+
+
+def _writable(file: Path) -> TextIO:
+    try:
+        return file.open("w", encoding="utf-8")
+    except OSError as error:
+        said = error.strerror or str(error)
+        raise UserError(f"it cannot be written: {said}", file=file, fix="Name another file") from None
 
 
 def _key_of(proof: Path, file: Path) -> record_keys.RecordKey:
     """The key of a key file that a proof's tree names. Raises UserError."""
+    from ft_dagster.audit.proofs import tree_key
+
     keys = record_keys.read_keys(file)
-    named = json.loads(proof.read_text("utf-8"))["tree"]["key"]
+    named = tree_key(proof)
     found = keys.of_id(named)
     if found is None:
         raise UserError(
@@ -437,6 +455,8 @@ def _origin(found: ModelAnswer) -> Iterator[tuple[str, str]]:
     yield "base", f"{base.get('reference')} {base.get('revision') or ''} {base.get('digest', 'gone')[:12]}"
     if found.parent:
         gone = ", whose weights are gone" if found.parent["gone"] else ""
+        if found.parent["removed"]:
+            gone = f", whose weights were removed by retention on {found.parent['removed'][:10]}"
         yield "starts from", f"{found.parent['variant']} v{found.parent['version']}{gone}"
     for source in found.sources:
         counts = ", ".join(f"{name} {n:,}" for name, n in source.rows.items())
@@ -467,4 +487,5 @@ def _standing(found: ModelAnswer) -> Iterator[tuple[str, str]]:
         yield "child", child
     for part in found.parts:
         said = "gone from the store" if part.gone else f"{part.created}, code {part.code[:12]}"
+        said += f", removed by retention on {part.removed[:10]}" if part.removed else ""
         yield part.stage, f"{part.digest[:12]}  {said}"

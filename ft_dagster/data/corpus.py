@@ -6,16 +6,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from pyarrow.parquet import ParquetFile
 
 from ft_dagster.data.dataset_io import ORIGIN, ORIGINS, as_origin
 from ft_dagster.data.dedup import SeenRows
 from ft_dagster.data.fingerprint import Frozen, check_unchanged, pinned
 from ft_dagster.data.locations import DeclaredAt
-from ft_dagster.data.rows import Row, normalize_text, rename
+from ft_dagster.data.rows import Row, RowPlace, normalize_text, rename
 from ft_dagster.data.sources import read_raw
 from ft_dagster.data.splits import position_of
 from ft_dagster.data.tables import TableWriter
@@ -92,6 +94,21 @@ def build_general_corpus(
     }
     (folder / "corpus.json").write_text(dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
     return content
+
+
+def write_written_origins(payload: Path, evidence: Path) -> None:
+    """rows.parquet of documents that stood in no file, such as a base wrote: `payload` has both parts."""
+    ordinals = count()
+    with TableWriter(evidence / ORIGINS, ORIGINS_SCHEMA) as origins:
+        for part in PARTS:
+            numbers = count()
+            with ParquetFile(payload / f"{part}.parquet") as documents:
+                for one in (one for batch in documents.iter_batches(512) for one in batch.to_pylist()):
+                    place = RowPlace(one["source"], "", 0, next(ordinals))
+                    row = Row("text", one["source"], text=one["text"], place=place)
+                    said = {**as_origin(row), "file": None, "line": None}
+                    named = {name: one[name] for name in SAID}
+                    origins.add({"part": part, "row": next(numbers), **said, **named}, 300)
 
 
 def corpus_digest(folder: Path) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ft_dagster.data.corpus import write_written_origins
+from ft_dagster.data.record_tree import FIGURES, grow_tree
 from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.evaluation.request import SampledRequest
 from ft_dagster.stages.hands import Hands
@@ -32,7 +34,7 @@ def inputs(view: View) -> BaseTextInputs:
 
 def build(inputs: BaseTextInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     base = base_of(inputs.base_model, hands)
-    return hands.run(
+    figures = hands.run(
         "evaluation.sampled",
         attempt,
         lambda output: SampledRequest(
@@ -45,6 +47,9 @@ def build(inputs: BaseTextInputs, hands: Hands, attempt: Attempt) -> dict[str, A
             output=output,
         ),
     )
+    write_written_origins(attempt.payload, attempt.evidence)
+    key = hands.shared_key if attempt.place.prefix == SHARED else hands.record_key
+    return {**figures, FIGURES: grow_tree(attempt.evidence, key).to_json()}
 
 
 def owner(inputs: BaseTextInputs) -> Owner:

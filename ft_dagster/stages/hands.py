@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from ft_dagster.lineage.tries import record_try
-from ft_dagster.provenance.record_keys import RecordKey, keys_of
+from ft_dagster.provenance.record_keys import SHARED_OWNER, RecordKey, keys_of
 from ft_dagster.roots import Roots
 from ft_dagster.store import Artifact, Attempt
 
@@ -55,6 +55,11 @@ class Hands:
     def record_key(self) -> RecordKey:
         """The tenant's key of record trees, made on first use."""
         return keys_of(self._workspace.settings.keys_folder, self._workspace.key.tenant).current
+
+    @property
+    def shared_key(self) -> RecordKey:
+        """The key of record trees of what all tenants share."""
+        return keys_of(self._workspace.settings.keys_folder, SHARED_OWNER).current
 
     @property
     def run_id(self) -> str:

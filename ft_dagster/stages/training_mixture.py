@@ -14,6 +14,7 @@ from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.data.mixture_records import origins_of, write_mixture_records
 from ft_dagster.data.record_tree import FIGURES, grow_tree
 from ft_dagster.planning.methods.defaults import MAX_LENGTH
+from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.roots import is_address
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
@@ -129,7 +130,9 @@ def _own_records(workspace: Workspace, artifact: Artifact) -> Check:
     """By where the evidence says that each record came from, as the platform lets tenants read today."""
     file = workspace.evidence(artifact) / ORIGINS
     if not file.is_file():
-        return Check("own_records", True, "older than the records of a mixture: not judged")
+        older = artifact.predicate["stage_version"] < STAGE_VERSIONS[artifact.place.stage]
+        said = "older than the records of a mixture" if older else "nothing says what records it has"
+        return Check("own_records", older, f"{said}: not judged")
     origins = origins_of(file)
     strange = [origin for origin in origins if not _is_open(workspace, *origin)]
     named = ", ".join(sorted({path for path, _ in strange}))

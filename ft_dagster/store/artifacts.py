@@ -140,7 +140,7 @@ class Artifact:
                 return _cached(store, self, cache)
             _check_folder(self.files, local, cache)
         except UserError:
-            refuse_removed(store, self.place, self.digest)
+            refuse_removed(store, self.place, self.digest, self.generation)
             raise
         return local
 
@@ -282,10 +282,16 @@ def generations(store: Store, place: Place) -> Iterator[Artifact | Removed]:
             return
 
 
-def refuse_removed(store: Store, place: Place, digest: str) -> None:
-    """Raises UserError where the artifact of this digest was removed from under the key, and says when."""
+def refuse_removed(store: Store, place: Place, digest: str, generation: int | None = None) -> None:
+    """Raises UserError where the artifact of this digest was removed from under the key, and says when.
+    `generation`: of the one that is meant; None: any.
+    """
     for found in generations(store, place):
-        if isinstance(found, Removed) and found.artifact.digest == digest:
+        if (
+            isinstance(found, Removed)
+            and found.artifact.digest == digest
+            and generation in (None, found.artifact.generation)
+        ):
             raise found.error(store)
 
 
@@ -332,7 +338,7 @@ def verify_artifact(store: Store, artifact: Artifact, cache: Path) -> None:
     try:
         _verify_files(store, artifact, cache)
     except UserError:
-        refuse_removed(store, place, artifact.digest)
+        refuse_removed(store, place, artifact.digest, artifact.generation)
         raise
 
 

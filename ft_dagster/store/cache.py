@@ -35,6 +35,13 @@ def hold(cache: Path, digest: str, attempt: str) -> Path:
     return cache / digest / attempt
 
 
+def release(cache: Path, digest: str, attempt: str) -> None:
+    """Let go of a copy that this process held."""
+    file = _HELD.pop(_lock_of(cache, digest, attempt), None)
+    if file is not None:
+        file.close()
+
+
 def make_room(cache: Path, limit: float, needed: int) -> None:
     """Remove copies that nobody holds until `needed` more bytes fit into `limit`, or no such copy is left."""
     _drop_drafts(cache / DRAFTS)

@@ -7,7 +7,8 @@ the tokens 0, 1, 2; a model is a file and a ledger.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,12 +16,13 @@ from typing import Any, Literal
 from pyarrow import parquet
 
 from ft_dagster.audit.desk import Audit, open_audit
-from ft_dagster.data.corpus import build_general_corpus
+from ft_dagster.data.corpus import build_general_corpus, write_written_origins
 from ft_dagster.data.dataset import build_task_dataset
 from ft_dagster.data.mixture_figures import GeneralShare, MixtureFigures
 from ft_dagster.data.mixture_records import GENERAL, write_mixture_records
 from ft_dagster.data.record_tree import FIGURES, grow_tree
 from ft_dagster.data.shards import SplitWriter
+from ft_dagster.evaluation.sampled import write_parts
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import ReleaseCandidate, ReleaseRequest, record_release
 from ft_dagster.lineage.verdict import Verdict
@@ -30,7 +32,9 @@ from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec.variant import CorpusSpec, VariantSpec
 from ft_dagster.stages.corpora import prefix_of_corpus
 from ft_dagster.store import Artifact, Attempt, Store
+from ft_dagster.store.contents import contents_of
 from ft_dagster.store.make import Recipe, make_artifact
+from ft_dagster.store.removal import DAY, claim_removal, finish_removal
 from ft_dagster.strict_json import dumps
 from tests.certificates import certificate
 
@@ -78,6 +82,20 @@ class History:
         parts = {"corpus": spec.model_dump(mode="json"), "sources": prints, "texts": list(texts)}
         return self._make(Recipe("general_corpus", prefix_of_corpus(name), spec=parts), build)
 
+    def base_text(self, base: Artifact) -> Artifact:
+        """Text that a base wrote, in place of a corpus."""
+
+        def build(attempt: Attempt) -> dict[str, Any]:
+            write_parts([f"The base wrote text {n}." for n in range(40)], attempt.payload)
+            write_written_origins(attempt.payload, attempt.evidence)
+            return {"texts": 40, **self._tree(attempt, SHARED_OWNER)}
+
+        manifests = {"base_model": base.manifest}
+        recipe = Recipe(
+            "base_text", "shared", {"base_model": base.digest}, {"documents": 40}, manifests=manifests
+        )
+        return self._make(recipe, build)
+
     def dataset(self, variant: str, rows: Sequence[Mapping[str, Any]], **data: Any) -> Artifact:
         self._write("rows.jsonl", rows)
         content = {"description": "x", "owners": ["me"], "base_model": "base"}
@@ -118,6 +136,7 @@ class History:
         seed: int = 0,
         times: int = 1,
         reached: int | None = None,
+        ledger: Callable[[dict[str, Any]], str] = json.dumps,
     ) -> Artifact:
         """Trained `times` times on each of the first `reached` examples (None: all)."""
         inputs = {"training_mixture": mixture, "base_model": base}
@@ -128,10 +147,8 @@ class History:
             (attempt.payload / "adapter_model.safetensors").write_text(
                 f"weights {seed} {counts} {mixture.digest}"
             )
-            ledger = {"mixture_digest": mixture.digest, "records": named, "times_exported": counts}
-            (attempt.evidence / "ledger.json").write_text(
-                json.dumps({**ledger, "schema_version": 1}), "utf-8"
-            )
+            said = {"mixture_digest": mixture.digest, "records": named, "times_exported": counts}
+            (attempt.evidence / "ledger.json").write_text(ledger({**said, "schema_version": 1}), "utf-8")
             return {"steps": 1, "flops": 10}
 
         return self._make(
@@ -164,7 +181,8 @@ class History:
             "base_model": base.digest,
         }
         figures = {"parent": {"variant": parent, "version": 1, "mode": "stack"}}
-        recipe = Recipe("base_model", _prefix(variant), inputs)
+        manifests = {"model_export": export.manifest, "base_model": base.manifest}
+        recipe = Recipe("base_model", _prefix(variant), inputs, manifests=manifests)
 
         def build(attempt: Attempt) -> dict[str, Any]:
             content = {"reference": parent, "revision": None, "of": weights.digest}
@@ -172,6 +190,16 @@ class History:
             return figures
 
         return self._make(recipe, build)
+
+    def remove(self, *stages: str) -> list[Artifact]:
+        """What stands of these stages, as retention does it."""
+        store = self.store
+        standing = [each.artifact for each in contents_of(store).keyed.values() if each.artifact is not None]
+        removed = [one for one in standing if one.place.stage in stages]
+        for one in removed:
+            assert claim_removal(store, one, "retention", time.time() + DAY)
+            finish_removal(store, one)
+        return removed
 
     def _put(
         self,

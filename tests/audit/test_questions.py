@@ -13,8 +13,10 @@ import pytest
 from ft_dagster.audit.asked import AskedRecord, asked_record
 from ft_dagster.audit.desk import open_audit
 from ft_dagster.audit.models import at, diff, model, training_records
+from ft_dagster.audit.proofs import PRESENCE, prove
 from ft_dagster.audit.records import TRAINED, record
 from ft_dagster.audit.traces import source, tenant
+from ft_dagster.audit.verify import verify
 from ft_dagster.data.content import identity_of, normal_text
 from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings
@@ -107,6 +109,7 @@ def test_what_was_in_production_is_told_by_the_log(history: History) -> None:
         ("acme.one", "2001-01-01", "its first release was at"),
         ("globex.two", "2100-01-01", "it was never released"),
         ("acme.one", "yesterday", "no date"),
+        ("acme.one", "0001-01-01T00:00:00+14:00", "outside of the calendar"),
         ("acme", "2100-01-01", "not a variant key"),
         ("acme.../..", "2100-01-01", "not a variant key"),
     ],
@@ -256,6 +259,30 @@ def test_a_strange_text_is_a_text(history: History, given: str) -> None:
 def test_what_is_no_text_is_refused(given: str) -> None:
     with pytest.raises(UserError, match=r"Unicode|no record"):
         asked_record(given)
+
+
+def test_text_of_the_base_is_general_text_to_every_question(history: History) -> None:
+    """What a base wrote stands in the place of a corpus."""
+    base = history.base()
+    text = history.base_text(base)
+    dataset = history.dataset("globex.sampled", [question(number) for number in range(20)])
+    weights = history.model("globex.sampled", history.mixture("globex.sampled", dataset, text), base)
+    history.release("globex.sampled", weights, base)
+    audit = history.audit()
+    rows = list(training_records(audit, audit.model("globex.sampled")))
+    written = [one.content["text"] for one in rows if one.content and "text" in one.content]
+    assert len(written) == 5
+    found = record(audit, asked_record(written[0]))
+    assert {one.stage for one in found.found} == {"base_text", "training_mixture"}
+    assert [one.how for one in found.models] == [TRAINED]
+    assert at(audit, "globex.sampled", "2100-01-01").records == len(rows)
+    told = model(audit, "globex.sampled")
+    assert told.sources[-1].rows == {"kept": 40}
+    assert "base_text" in {part.stage for part in told.parts}
+    assert diff(audit, "globex.sampled", "acme.one").removed
+    proof = prove(audit, asked_record(written[0]), audit.model("globex.sampled"))
+    assert (proof["kind"], proof["times"]) == (PRESENCE, 1)
+    assert verify(audit).problems == ()
 
 
 def test_a_row_is_found_as_its_source_read_it(history: History) -> None:

@@ -240,7 +240,7 @@ def test_a_remote_store_is_answered_from_copies_that_hold(tmp_path: Path, s3_ser
     dataset = made.dataset("acme.one", [question(number) for number in range(10)])
     made.model("acme.one", made.mixture("acme.one", dataset), made.base())
     row = trained(made, "acme.one")
-    copies = list((made.settings.cache_folder / "audit").rglob("*.parquet"))
+    copies = list(made.settings.cache_folder.glob(f"{dataset.digest}/*/evidence/*.parquet"))
     assert copies
     before = pairs(made, row)
     copies[0].write_bytes(b"cut short")
@@ -249,6 +249,23 @@ def test_a_remote_store_is_answered_from_copies_that_hold(tmp_path: Path, s3_ser
     name = next(name for name in made.store.files_below(dataset.path) if name.endswith("rows.parquet"))
     made.store.write(f"{dataset.path}/{name}", b"altered")
     assert any("rows.parquet" in line for line in verify(made.audit()).problems)
+
+
+@pytest.mark.slow
+def test_copies_of_a_remote_store_are_bounded(
+    tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ft_dagster.audit.members.HELD_AT_ONCE", 1)
+    (tmp_path / "project").mkdir()
+    settings = {"store": f"s3://{s3_server.bucket}/bounded", "store_options": s3_server.options}
+    (tmp_path / "project" / "ft_dagster.yaml").write_text(json.dumps({**settings, "cache_gb": 30e-6}))
+    made = History(tmp_path / "project")
+    for first, name in enumerate(("one", "two", "three", "four")):
+        made.dataset(f"acme.{name}", [question(number) for number in range(first, first + 100)])
+    assert len(made.audit().index.all()) == 4
+    copies = [file for file in made.settings.cache_folder.glob("*/*/evidence/*") if file.is_file()]
+    assert 0 < sum(file.stat().st_size for file in copies) < 60_000
+    assert len({file.parents[2].name for file in copies}) < 4
 
 
 def test_the_index_has_no_text_and_no_identity(history: History) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,9 @@ import pytest
 from pyarrow import parquet
 
 from ft_dagster.audit.asked import asked_record
-from ft_dagster.audit.desk import index_folder, open_audit
-from ft_dagster.audit.records import record
-from ft_dagster.audit.verify import KEPT, Verified, verify
+from ft_dagster.audit.desk import Audit, index_folder, open_audit
+from ft_dagster.audit.records import record, sought
+from ft_dagster.audit.verify import Verified, kept_state, verify
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import sha256_file
 from ft_dagster.settings import Settings
@@ -244,13 +245,109 @@ def test_a_check_that_was_ended_goes_on(history: History, monkeypatch: pytest.Mo
     flip(only(history.folder, f"{DATASET}/*/payload/train.parquet"))
     with pytest.raises(KeyboardInterrupt):
         verify(audit, say=end_after_five)
-    assert (index_folder(history.settings) / KEPT).is_file()
+    assert kept_state(audit).is_file()
     found = verify(audit)
     assert found.before == 5
     assert found.artifacts > 10
     assert any("other bytes" in line for line in found.problems)
-    assert not (index_folder(history.settings) / KEPT).exists()
+    assert not kept_state(audit).exists()
     assert "s left" in said[0]
+
+
+def ended(audit: Audit) -> None:
+    """A check of all that is ended after five artifacts."""
+    said = list[str]()
+
+    def end(line: str) -> None:
+        said.append(line)
+        if len(said) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        verify(audit, say=end)
+
+
+def test_a_check_of_another_store_is_not_gone_on_with(
+    history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ft_dagster.audit.verify.SAVE_SECONDS", 0.0)
+    ended(history.audit())
+    shutil.copytree(history.folder / ".ft_dagster/store", tmp_path / "copy")
+    (history.folder / "ft_dagster.yaml").write_text(json.dumps({"store": str(tmp_path / "copy")}))
+    assert verify(history.audit()).before == 0
+
+
+def test_a_check_of_long_ago_is_not_gone_on_with(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ft_dagster.audit.verify.SAVE_SECONDS", 0.0)
+    audit = history.audit()
+    ended(audit)
+    monkeypatch.setattr("ft_dagster.audit.verify.MOST_SECONDS", 0.0)
+    assert verify(audit).before == 0
+
+
+def test_a_tenants_check_leaves_that_of_the_platform(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ft_dagster.audit.verify.SAVE_SECONDS", 0.0)
+    ended(history.audit())
+    assert verify(history.audit(tenant="acme")).before == 0
+    assert verify(history.audit()).before == 5
+
+
+def test_a_tenants_check_does_not_name_what_is_anothers(history: History) -> None:
+    only(history.folder, "tenants/globex/two/task_dataset/*/manifest.json").write_text("nonsense")
+    assert verified(history, tenant="acme", again=True).problems == ()
+    assert any("not JSON" in line for line in verified(history).problems)
+
+
+LEDGERS: dict[str, Any] = {
+    "a list": [],
+    "empty": {},
+    "no JSON": "{",
+    "less than none": {"times_exported": -1},
+    "texts": {"times_exported": "x"},
+    "fractions": {"times_exported": 0.5},
+    "too many": {"times_exported": 2**40},
+    "too short": {"times_exported": None},
+    "newer": {"schema_version": 99},
+}
+
+
+@pytest.mark.parametrize("kind", LEDGERS)
+def test_a_malformed_ledger_is_the_problem_of_one_model(history: History, kind: str) -> None:
+    dataset = history.dataset("globex.bad", [question(number) for number in range(10)])
+    mixture = history.mixture("globex.bad", dataset)
+
+    def ledger(whole: dict[str, Any]) -> str:
+        given = LEDGERS[kind]
+        if not isinstance(given, dict) or not given:
+            return given if isinstance(given, str) else json.dumps(given)
+        times = given.get("times_exported", 1)
+        counts = [times] * len(whole["records"]) if times is not None else [1]
+        return json.dumps({**whole, **given, "times_exported": counts})
+
+    history.model("globex.bad", mixture, history.base(), ledger=ledger)
+    mine, all_of_it = history.audit(tenant="acme", again=True), history.audit()
+    assert record(mine, asked_record(json.dumps(question(3)))).checked.unread == ()
+    assert len(record(all_of_it, asked_record(json.dumps(question(3)))).checked.unread) == 1
+    assert verify(mine).holds
+    assert all("ledger" in line and "globex" in line for line in verify(all_of_it).problems)
+    assert not verify(all_of_it).holds
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "tree.parquet"])
+def test_evidence_that_is_no_table_is_the_problem_of_one_artifact(history: History, name: str) -> None:
+    """Though its manifest lists it."""
+    file = only(history.folder, f"tenants/globex/two/task_dataset/*/*/evidence/{name}")
+    file.chmod(0o644)
+    file.write_bytes(b"PAR1 garbage PAR1")
+    list_again(only(history.folder, "tenants/globex/two/task_dataset/*/manifest.json"), "evidence")
+    audit = history.audit(again=True)
+    assert record(audit, asked_record(json.dumps(question(25)))).seen
+    answer = record(audit, asked_record("nobody ever wrote this"))
+    assert answer.seen is None
+    assert sought(answer).startswith("not found, and 1 could not be read")
+    assert any("globex/two/task_dataset" in line for line in verify(audit).problems)
 
 
 def test_one_artifact_is_verified_by_its_digest(history: History) -> None:

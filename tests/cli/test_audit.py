@@ -118,6 +118,18 @@ def test_a_mistake_is_one_message(project: Path, words: tuple[str, ...]) -> None
     assert refused.value.fix
 
 
+def test_what_names_no_proof_or_no_folder_is_one_message(project: Path, tmp_path: Path) -> None:
+    typed(project, "index")
+    [key] = sorted((project / ".ft_dagster/keys/tenants").glob("acme.json"))
+    no_proof = tmp_path / "rows.jsonl"
+    no_proof.write_text("no JSON")
+    for file in (no_proof, tmp_path / "nothing"):
+        with pytest.raises(UserError, match=r"not a proof|no such file"):
+            typed(project, "check", str(file), "--key", str(key))
+    with pytest.raises(UserError, match="cannot be written"):
+        typed(project, "at", "acme.places", "2100-01-01", "--to", str(tmp_path / "no" / "where.jsonl"))
+
+
 def test_keys_are_listed_rotated_backed_up_and_restored(project: Path, tmp_path: Path) -> None:
     typed(project, "index")
     keys = {one["owner"]: one["id"] for one in typed(project, "key", "list", "--json")["keys"]}

@@ -9,8 +9,10 @@ import pytest
 
 from ft_dagster.data.general import held_out_documents
 from ft_dagster.data.mixture_figures import MixtureFigures
+from ft_dagster.data.record_tree import TreeHead, check_tree
 from ft_dagster.errors import UserError
 from ft_dagster.launch.local import ProgramFailed
+from ft_dagster.provenance.record_keys import SHARED_OWNER, keys_of
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey, VariantSpec
 from ft_dagster.stages import base_model, declaration, task_dataset, training_mixture
@@ -19,6 +21,7 @@ from ft_dagster.stages.check import check_variant
 from ft_dagster.stages.workspace import RunOf, Workspace
 from ft_dagster.store import Artifact
 from tests.e2e.project import edit, write_project
+from tests.present import present
 from tests.taught import teach
 
 KEYS = tuple(VariantKey(tenant, "places") for tenant in ("acme", "globex"))
@@ -58,6 +61,13 @@ def test_two_tenants_are_mixed_with_the_same_text_of_their_base(
         assert figures.general_share.realized == pytest.approx(0.08, abs=0.01)
         assert "general:sampled from the base" in figures.train.by_source
         assert held_out_documents(workspace.payload(mixture)) >= 72  # as many as a margin of 0.1 nats takes
+        check_tree(workspace.evidence(mixture), present(TreeHead.of(mixture.figures)), None)
+        checks = {check.name: check for check in training_mixture.judge(workspace, mixture)}
+        assert checks["own_records"].figures == {"files": 1}
+    text = mixtures[0][0].make(STAGE)
+    head, folder = present(TreeHead.of(text.figures)), mixtures[0][0].evidence(text)
+    check_tree(folder, head, keys_of(mixtures[0][0].settings.keys_folder, SHARED_OWNER).current)
+    assert head.size == text.figures["texts"]
     _, inputs = mixtures[0][0].recipe(STAGE)
     assert (inputs.documents, inputs.tokens) == (512, 128)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ft_dagster.data.dataset_io import ORIGINS
 from ft_dagster.data.record_tree import RecordTree, TreeHead, check_tree
 from ft_dagster.provenance.record_keys import SHARED_OWNER, keys_of
+from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import AllowedSources, Settings, load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages import training_mixture
@@ -73,6 +76,22 @@ def test_a_record_of_a_file_that_is_another_tenants_stops_the_chain(prepared: Wo
     }
     assert not checks["own_records"].passed
     assert "data/rows.jsonl" in checks["own_records"].sentence
+
+
+@pytest.mark.parametrize(("version", "passed"), [(STAGE_VERSIONS["training_mixture"], False), (1, True)])
+def test_a_mixture_that_says_nothing_of_its_records_is_no_old_one(
+    prepared: Workspace, tmp_path: Path, version: int, passed: bool
+) -> None:
+    """Only what an older version of the stage made may lack them."""
+    mixture = prepared.upstream("training_mixture")
+    listed = [file for file in mixture.predicate["evidence"] if file["path"] != ORIGINS]
+    bare = replace(mixture, predicate={**mixture.predicate, "evidence": listed, "stage_version": version})
+    shutil.copytree(prepared.settings.open_store().root, tmp_path / "store")
+    settings = prepared.settings.model_copy(update={"store": str(tmp_path / "store")})
+    (tmp_path / "store" / mixture.path / "evidence" / ORIGINS).unlink()
+    judged = training_mixture.judge(Workspace(settings, prepared.key, prepared.run), bare)
+    [own] = [check for check in judged if check.name == "own_records"]
+    assert (own.passed, "not judged" in own.sentence) == (passed, True)
 
 
 def test_a_declaration_cannot_read_the_keys(prepared: Workspace) -> None:
