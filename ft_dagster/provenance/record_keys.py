@@ -9,11 +9,13 @@ reading all of their rows.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import secrets
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -28,6 +30,7 @@ SCHEMA_VERSION = 1
 KEY_BYTES = 32
 BLOCK = 64  # bytes, of sha256
 SHARED_OWNER = ""  # of what all tenants share
+LOCK = ".lock"
 _OTHERS = 0o077
 RESTORE = "Restore it from a backup (`ft-dagster audit key restore FILE`)"
 
@@ -80,8 +83,7 @@ def keys_of(folder: Path, owner: str) -> OwnerKeys:
     may read, or that is none.
     """
     file = _file(folder, owner)
-    if not os.path.lexists(file):
-        _create(file, [_new_key()])
+    _create(file, [_new_key()])
     return _read(file, owner)
 
 
@@ -98,9 +100,10 @@ def owners(folder: Path) -> list[str]:
 
 def rotate(folder: Path, owner: str) -> OwnerKeys:
     """Put a new key before those of an owner. Raises UserError as `keys_of`."""
-    keys = [_new_key(), *keys_of(folder, owner).keys]
-    _write(_file(folder, owner), keys)
-    return keys_of(folder, owner)
+    with _alone(folder):
+        keys = (_new_key(), *keys_of(folder, owner).keys)
+        _write(_file(folder, owner), keys)
+    return OwnerKeys(owner, keys)
 
 
 def back_up(folder: Path, target: Path) -> int:
@@ -119,14 +122,28 @@ def back_up(folder: Path, target: Path) -> int:
 def restore(folder: Path, source: Path) -> int:
     """Add the keys of a backup behind those that are here; how many were new. Raises UserError."""
     added = 0
-    for owner, given in _backup(source).items():
-        file = _file(folder, owner)
-        there = list(_read(file, owner).keys) if file.is_file() else []
-        new = [key for key in given if key.secret not in {known.secret for known in there}]
-        if new:
-            _write(file, [*there, *new])
+    backup = _backup(source)
+    with _alone(folder):
+        for owner, given in backup.items():
+            file = _file(folder, owner)
+            if not given:
+                continue
+            there = () if _create(file, given) else _read(file, owner).keys
+            new = [key for key in given if key.secret not in {known.secret for known in there}]
+            if there and new:
+                _write(file, [*there, *new])
             added += len(new)
     return added
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Of those that write over files of keys; it ends with the process."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _backup(source: Path) -> dict[str, list[RecordKey]]:
@@ -178,22 +195,25 @@ def _as_json(key: RecordKey) -> dict[str, str]:
     return {"id": key.id, "made": key.made, "key": key.secret.hex()}
 
 
-def _create(file: Path, keys: list[RecordKey]) -> None:
-    """Write a file of keys unless another process is faster; its keys then stand."""
+def _create(file: Path, keys: Sequence[RecordKey]) -> bool:
+    """Write a file of keys unless one stands, or another process is faster: False."""
+    if os.path.lexists(file):
+        return False
     draft = _draft(file, keys)
     try:
         os.link(draft, file)
     except FileExistsError:
-        pass
+        return False
     finally:
         draft.unlink()
+    return True
 
 
-def _write(file: Path, keys: list[RecordKey]) -> None:
+def _write(file: Path, keys: Sequence[RecordKey]) -> None:
     _draft(file, keys).replace(file)
 
 
-def _draft(file: Path, keys: list[RecordKey]) -> Path:
+def _draft(file: Path, keys: Sequence[RecordKey]) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     content = {"schema_version": SCHEMA_VERSION, "keys": [_as_json(key) for key in keys]}

@@ -1,6 +1,7 @@
 """What a version was made of, from its export up to the files: read from the manifests alone.
 
-Each manifest names its inputs by digest; what is no longer in the store is left out.
+Each manifest names its inputs by digest; what is no longer in the store is left out. No manifest names a
+declaration: retention lets it go before its version, and what is left of it says what its files were.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.stages import declaration
 from ft_dagster.stages.chain import CHAIN
-from ft_dagster.store import SHARED, Artifact, Place, Store, find_artifact
+from ft_dagster.store import SHARED, Artifact, Place, Store
+from ft_dagster.store.artifacts import Removed, generations, read_left
 
 CORPUS, CORPORA = "general_corpus", f"{SHARED}/corpora"
 ORDER = (CORPUS, *(stage.name for stage in CHAIN))
@@ -68,12 +70,18 @@ def _files(store: Store, prefix: str, dataset: Artifact, cache: Path) -> list[So
 
 
 def _declarations(store: Store, prefix: str, cache: Path) -> Iterator[dict[str, Any]]:
-    """declaration.json of every declaration of the variant that was frozen."""
+    """declaration.json of every declaration of the variant that was frozen, also of those that retention
+    removed.
+    """
+    name = f"payload/{declaration.FILE}"
     for key in store.names(f"{prefix}/declaration"):
-        artifact = find_artifact(store, Place(prefix, "declaration", key))
-        if artifact is not None:
-            file = artifact.folder(store, cache) / "payload" / declaration.FILE
-            yield json.loads(file.read_text("utf-8"))
+        for one in generations(store, Place(prefix, "declaration", key)):
+            if isinstance(one, Removed):
+                content = read_left(store, one, name)
+            else:
+                content = (one.folder(store, cache) / name).read_bytes()
+            if content is not None:
+                yield json.loads(content)
 
 
 def _file(source: Mapping[str, Any], one: Mapping[str, Any]) -> SourceFile:

@@ -59,6 +59,13 @@ def other(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "other"))
 
 
+@pytest.fixture(params=["folder", "s3"])
+def target(request: pytest.FixtureRequest, other: Store) -> Store:
+    """To be copied into: a folder, and below an s3:// prefix."""
+    found: Store = other if request.param == "folder" else request.getfixturevalue("remote")
+    return found
+
+
 def copied(source: Store, target: Store, tmp_path: Path) -> list[Copied]:
     return list(copy_store(source, target, tmp_path / "drafts"))
 
@@ -101,11 +108,9 @@ def test_a_second_copy_moves_nothing_and_then_what_came_meanwhile(
     assert files(other) == files(store)
 
 
-@pytest.mark.parametrize("into", ["folder", "s3"])
 def test_wherever_it_is_killed_the_copy_holds_and_the_next_call_ends_it(
-    store: Store, other: Store, tmp_path: Path, into: str, request: pytest.FixtureRequest
+    store: Store, target: Store, tmp_path: Path
 ) -> None:
-    target: Store = other if into == "folder" else request.getfixturevalue("remote")
     whole, step = files(store), 7
     done = step
     while done == step:
@@ -223,12 +228,9 @@ def tombstones(store: Store, artifact: Artifact) -> list[Removed]:
     return found
 
 
-@pytest.mark.usefixtures("later")
-@pytest.mark.parametrize("into", ["folder", "s3"])
 def test_what_outlived_a_removal_comes_too_and_its_claim(
-    store: Store, other: Store, tmp_path: Path, into: str, request: pytest.FixtureRequest
+    store: Store, target: Store, tmp_path: Path, later: None
 ) -> None:
-    target: Store = other if into == "folder" else request.getfixturevalue("remote")
     lost = told_of(store, tmp_path)
     let_go(store, lost)
     copied(store, target, tmp_path)

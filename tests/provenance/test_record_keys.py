@@ -45,6 +45,24 @@ def test_of_many_that_make_one_at_once_all_get_the_same(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "tenants").iterdir()] == ["acme.json"]
 
 
+def test_of_rotations_and_restores_at_once_no_key_is_lost(tmp_path: Path) -> None:
+    folder, backup = tmp_path / "keys", tmp_path / "backup.json"
+    lost = keys_of(folder, "acme").current
+    back_up(folder, backup)
+    (folder / ACME).unlink()
+    found = [lost.id]
+    threads = [
+        threading.Thread(target=lambda: found.append(rotate(folder, "acme").current.id)) for _ in range(12)
+    ]
+    threads += [threading.Thread(target=restore, args=(folder, backup)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 13
+    assert set(found) <= {key.id for key in keys_of(folder, "acme").keys}
+
+
 def test_rotating_keeps_the_old_keys_behind_the_new_one(tmp_path: Path) -> None:
     old = keys_of(tmp_path, "acme").current
     rotated = rotate(tmp_path, "acme")
