@@ -326,7 +326,7 @@ def _sources(audit: Audit, chain: _Chain) -> tuple[SourceOf, ...]:
     if corpus is not None and corpus.place.stage == BASE_TEXT:
         named = chain.figures(MIXTURE)["splits"]["train"]["by_source"]
         sampled = next((name for name in named if name.startswith(GENERAL)), GENERAL)
-        found.append(SourceOf(sampled, (), {"kept": corpus.figures["texts"]}))
+        found.append(SourceOf(sampled, (), {"kept": int(corpus.figures.get("texts", 0))}))
     elif corpus is not None:
         for at, source in enumerate(corpus.spec["corpus"]["sources"]):
             kept = corpus.figures["sources"].get(source["path"], 0)

@@ -86,6 +86,7 @@ def test_the_training_records_of_a_model_are_what_its_ledger_counts(history: His
     for one in found:
         answer = record(audit, AskedRecord((bytes.fromhex(one.identity),), "identity"))
         assert any(each.weights == weights.digest and each.times == one.times for each in answer.models)
+        assert one.content is not None
         kind = "text" if "text" in one.content else "prompt_completion"
         parts = [(role, normal_text(text)) for role, text in one.content.items()]
         assert identity_of(kind, parts).hex() == one.identity

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
+from tests.audit.histories import History, question
 
 OLD_PROJECT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
 ROW = json.dumps(
@@ -83,6 +84,21 @@ def test_the_training_records_of_a_date_are_written(project: Path, tmp_path: Pat
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert len(rows) == told["records"] > 50
     assert all(row["times"] > 0 and row["content"] for row in rows)
+
+
+def test_records_whose_text_retention_removed_are_written_without_it(tmp_path: Path) -> None:
+    made = History(tmp_path / "project")
+    base, rows = made.base(), made.dataset("acme.one", [question(number) for number in range(20)])
+    made.release("acme.one", made.model("acme.one", made.mixture("acme.one", rows), base), base)
+    made.remove("task_dataset")
+    file = tmp_path / "rows.jsonl"
+    told = typed(made.folder, "at", "acme.one", "2100-01-01", "--to", str(file), "--json")
+    written = [json.loads(line) for line in file.read_text().splitlines()]
+    assert told["without_content"] == told["records"] == len(written) > 5
+    assert all(row["content"] is None and row["facts"]["line"] for row in written)
+    said = typed(made.folder, "at", "acme.one", "2100-01-01", "--to", str(file))
+    assert f"{len(written)} without their text, which retention removed" in said
+    assert "removed by retention on" in said
 
 
 def test_verify_exits_with_1_where_something_was_altered(project: Path) -> None:
