@@ -40,10 +40,13 @@ VARIANTS = sa.Table(
     sa.Column("known_since", sa.Float, nullable=False),
     sa.Column("priority", sa.Integer, nullable=False),
     sa.Column("served", sa.Float),
+    sa.Column("renewed", sa.Float),
     sa.Column("running", sa.Boolean, nullable=False),
     sa.Column("failures", sa.Integer, nullable=False),
     sa.Column("failed_at", sa.Float),
     sa.Column("failure", sa.Text, nullable=False),
+    sa.Column("fruitless", sa.Integer, nullable=False),
+    sa.Column("fruitless_at", sa.Float),
     sa.Column("broken", sa.Text),
     sa.Column("retired", sa.Boolean, nullable=False),
     sa.Column("retrain", sa.Text, nullable=False),
@@ -51,6 +54,7 @@ VARIANTS = sa.Table(
     sa.Column("paid", sa.Text, nullable=False),
     sa.Column("news", sa.Text, nullable=False),
     sa.Column("asked", sa.Text, nullable=False),
+    sa.Column("tries", sa.Text, nullable=False),
 )
 CHARGES = sa.Table(
     "ft_dagster_fleet_charges",
@@ -296,10 +300,13 @@ def _content(row: FleetRow) -> dict[str, Any]:
         "known_since": state.known_since.timestamp(),
         "priority": state.priority,
         "served": _seconds(state.served),
+        "renewed": _seconds(state.renewed),
         "running": state.running,
         "failures": state.failures,
         "failed_at": _seconds(state.failed_at),
         "failure": state.failure,
+        "fruitless": state.fruitless,
+        "fruitless_at": _seconds(state.fruitless_at),
         "broken": state.broken,
         "retired": state.retired,
         "retrain": state.retrain.model_dump_json(exclude_defaults=True),
@@ -307,6 +314,7 @@ def _content(row: FleetRow) -> dict[str, Any]:
         "paid": json.dumps(row.paid),
         "news": json.dumps([_news_content(news) for news in state.news]),
         "asked": json.dumps(state.asked),
+        "tries": json.dumps(state.tries),
     }
 
 
@@ -320,14 +328,18 @@ def _row(content: Any) -> FleetRow:
         known_since=_present(content["known_since"]),
         priority=content["priority"],
         served=_time(content["served"]),
+        renewed=_time(content["renewed"]),
         running=content["running"],
         failures=content["failures"],
         failed_at=_time(content["failed_at"]),
         failure=content["failure"],
+        fruitless=content["fruitless"],
+        fruitless_at=_time(content["fruitless_at"]),
         news=tuple(_news(each) for each in json.loads(content["news"])),
         broken=content["broken"],
         retired=content["retired"],
         asked=tuple(json.loads(content["asked"])),
+        tries=tuple(json.loads(content["tries"])),
     )
     return FleetRow(
         state,

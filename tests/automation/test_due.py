@@ -22,6 +22,7 @@ from ft_dagster.automation.fleet_table import fleet_url, open_fleet
 from ft_dagster.automation.tags import CHARGES, DUE
 from ft_dagster.definitions import resources
 from ft_dagster.errors import UserError
+from ft_dagster.fleet.history import MOST_RUNS
 from ft_dagster.fleet.table import FleetRow, FleetTable
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
@@ -159,6 +160,39 @@ def test_a_failed_run_is_tried_again_later_and_then_parked(
     declare(project, "acme.daily", retrain={"cron": "0 13 * * *", "max_attempts": 2})
     (mended,) = tick(project, instance, now + 9 * DAY)
     assert mended.tags[DUE] == "2026-03-02T13.00Z"
+
+
+def test_a_variant_whose_declaration_was_mended_after_a_failed_run_is_trained_for_the_same_cron_time(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    declare(project, "acme.daily", "0 12 * * *")
+    tick(project, instance, NOON - HOUR)
+    (first,) = tick(project, instance, NOON)
+    run_of(instance, first, STATUS.FAILURE)
+    time.sleep(0.01)
+    declare(project, "acme.daily", "0 12 * * *", description="mended")
+    (mended,) = tick(project, instance, datetime.now(UTC))
+    assert mended.tags[DUE] == f"{first.tags[DUE]}.try2"
+
+
+def test_a_cancelled_run_fulfils_no_order(project: Path, instance: dg.DagsterInstance) -> None:
+    declare(project, "acme.plain")
+    tick(project, instance, NOON)
+    run_of(instance, dg.RunRequest("by hand", partition_key="acme.plain"), STATUS.SUCCESS)
+    now = datetime.now(UTC)
+    order = {"name": "erasure", "reason": "erase", "given": now.isoformat(), "deadline": now.isoformat()}
+    settings(project, spread_hours=0, orders=[order])
+    (asked,) = tick(project, instance, now)
+    time.sleep(0.01)
+    run_id = run_of(instance, asked)
+    instance.report_run_canceled(present(instance.get_run_by_id(run_id)))
+    (again,) = tick(project, instance, now + HOUR)
+    assert again.tags[DUE] == "order-erasure.try2"
+    for number in range(MOST_RUNS):  # the one that succeeded is none of the newest
+        run_id = run_of(instance, dg.RunRequest(f"by hand {number}", partition_key="acme.plain"))
+        instance.report_run_canceled(present(instance.get_run_by_id(run_id)))
+    tick(project, instance, now + HOUR)
+    assert present(row(project, instance, "acme.plain").state.renewed) < now
 
 
 def test_a_killed_run_that_dagster_runs_again_is_not_asked_for_again(

@@ -12,6 +12,7 @@ import pytest
 from ft_dagster.fleet.amounts import Amount
 from ft_dagster.fleet.book import Book, Charge
 from ft_dagster.fleet.due import EVEN_START, Decisions, FleetState, due
+from ft_dagster.fleet.history import PastRun, history
 from ft_dagster.fleet.reasons import News, VariantState, causes
 from ft_dagster.settings import BudgetSettings, FleetSettings, PlatformOrder
 from tests.fleet.fleets import AT_ONCE, DAY, HOUR, NOON, budget, changed, daily, random_variant, variant
@@ -78,7 +79,9 @@ def test_why_a_due_variant_is_not_started(known: dict[str, Any], kind: str, word
 
 def test_a_failed_run_is_tried_again_later_and_later_under_another_stamp() -> None:
     def tried(failures: int, hours: float) -> list[str]:
-        state = daily("acme.a", failures=failures, failed_at=NOON - hours * HOUR)
+        stamp = "2026-03-01T12.00Z"
+        tries = (stamp, *(f"{stamp}.try{n}" for n in range(2, failures + 1)))
+        state = daily("acme.a", failures=failures, failed_at=NOON - hours * HOUR, tries=tries)
         state = replace(state, retrain=state.retrain.model_copy(update={"max_attempts": 9}))
         return [retrain.stamp for retrain in decided(state).retrains]
 
@@ -88,6 +91,49 @@ def test_a_failed_run_is_tried_again_later_and_later_under_another_stamp() -> No
     assert tried(2, 1.0) == ["2026-03-01T12.00Z.try3"]
     assert tried(8, 23.9) == []
     assert tried(8, 24.0) == ["2026-03-01T12.00Z.try9"]
+
+
+def test_what_is_forgiven_is_tried_under_a_stamp_that_no_run_has() -> None:
+    stamp = "2026-03-01T12.00Z"
+    since = NOON - 23 * HOUR
+    asked = [stamp, f"{stamp}.try2", f"{stamp}.try3"]
+    runs = [PastRun(since + n * HOUR, "failed", since + n * HOUR, each, "x") for n, each in enumerate(asked)]
+    known = history(reversed(runs), edited=NOON - HOUR)
+    mended = replace(daily("acme.a"), **known._replace(served=since - DAY / 2)._asdict())
+    (retrain,) = decided(mended).retrains
+    assert (retrain.stamp, retrain.attempt) == (f"{stamp}.try4", 4)
+    child = variant(
+        "acme.child", news=(News("parent", "acme.try-v2", NOON, NOON, "x"),), tries=("acme.try-v2",)
+    )
+    assert [each.stamp for each in decided(child).retrains] == ["acme.try-v2.try2"]
+
+
+def test_a_run_that_did_not_succeed_fulfils_no_order_and_is_tried_again_until_it_is_parked() -> None:
+    policy = AT_ONCE.model_copy(update={"orders": (BY_NOON,)})
+    first = PastRun(NOON - 9 * DAY, "success", NOON - 9 * DAY)
+    ended = [
+        PastRun(NOON + n * DAY, "verdict", NOON + n * DAY + HOUR, stamp)
+        for n, stamp in enumerate(["order-policy", "order-policy.try2", "order-policy.try3"])
+    ]
+
+    def after(number: int, hours: float) -> Decisions:
+        known = history([*reversed(ended[:number]), first], edited=NOON - 10 * DAY)
+        at = NOON + (number - 1) * DAY + HOUR + hours * HOUR
+        return decided(replace(variant("acme.a"), **known._asdict()), policy=policy, at=at)
+
+    assert why_not(after(1, 0.2)) == {"acme.a": "back-off"}
+    assert [retrain.stamp for retrain in after(1, 0.3).retrains] == ["order-policy.try2"]
+    parked = after(3, 99).not_done[0]
+    assert (parked.kind, parked.reasons[0].kind) == ("parked", "order")
+    assert "its gate did not hold, or it was cancelled" in parked.why
+
+
+def test_a_run_that_did_not_succeed_makes_no_variant_younger() -> None:
+    runs = [PastRun(NOON - DAY, "verdict", NOON - DAY), PastRun(NOON - 7 * DAY, "success", NOON - 7 * DAY)]
+    known = history(runs, edited=NOON - 10 * DAY)
+    aged = replace(variant("acme.a", retrain={"max_age_days": 7, "cron": "0 12 * * *"}), **known._asdict())
+    (retrain,) = decided(aged).retrains
+    assert {cause.kind: cause.deadline for cause in retrain.reasons}["age"] == NOON
 
 
 def test_what_is_parked_comes_back_when_something_changed_since() -> None:
