@@ -28,7 +28,7 @@ from ft_dagster.fleet.history import history
 from ft_dagster.fleet.learning import learnt
 from ft_dagster.fleet.listing import WatchedPlace
 from ft_dagster.fleet.reasons import next_look
-from ft_dagster.fleet.table import FleetRow, FleetTable
+from ft_dagster.fleet.table import FleetRow, FleetTable, Watched
 from ft_dagster.fleet.watching import places_of
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.resources.tenants import Tenants
@@ -203,17 +203,24 @@ def _learn(
     rows = table.unlearnt(MOST_RUNS)
     others = table.paid() if rows else []
     end, done = time.monotonic() + LEARN_SECONDS, list[FleetRow]()
+    watched = dict[str, Watched]()
     for row in rows:
         places = list[WatchedPlace]()
         try:
             known, places = learn(instance, settings, declarations, row, others=others, now=now)
         except (UserError, OSError) as error:  # of the store: it is asked again on the next tick
             known = replace(row.known(broken=str(error)), next_look=None)
-        table.watch(row.key, map(str, places), known.state.retrain.poll)
+        anew = _of_runs(known) != _of_runs(row)
+        watched[row.key] = Watched([*map(str, places)], known.state.retrain.poll, anew)
         done.append(known)
         if time.monotonic() > end:
             break
-    table.put(done)
+    table.put(done, watched)
+
+
+def _of_runs(row: FleetRow) -> tuple[object, ...]:
+    state = row.state
+    return state.served, state.running, state.failed_at, state.fruitless_at
 
 
 def learn(

@@ -8,11 +8,11 @@ since 1970, what has parts is JSON.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -106,6 +106,15 @@ class FleetRow:
         return replace(self, state=replace(self.state, **changes))
 
 
+class Watched(NamedTuple):
+    """Places whose listings a variant asks for, each so many minutes; `anew`: a run of it changed what it
+    compares with."""
+
+    places: Sequence[str]
+    minutes: float
+    anew: bool = True
+
+
 class FleetTable:
     """Over one database. All that is written in one `changing` block is written together, or not at all."""
 
@@ -183,14 +192,18 @@ class FleetTable:
         parts = (wanted[at : at + FEW] for at in range(0, len(wanted), FEW))
         return [row for part in parts for row in self.rows(VARIANTS.c.parent.in_(part))]
 
-    def put(self, rows: Sequence[FleetRow]) -> None:
-        """Each row in place of what was known."""
+    def put(self, rows: Sequence[FleetRow], watched: Mapping[str, Watched] | None = None) -> None:
+        """Each row in place of what was known, but for what was found of its sources and base since it was
+        read; and what variants (keys) ask to be looked at."""
         with self.changing() as connection:
             for at in range(0, len(rows), FEW):
-                part = [_content(row) for row in rows[at : at + FEW]]
-                keys = [content["key"] for content in part]
-                connection.execute(sa.delete(VARIANTS).where(VARIANTS.c.key.in_(keys)))
-                connection.execute(sa.insert(VARIANTS), part)
+                part = rows[at : at + FEW]
+                known = _to_change(connection, [row.key for row in part])
+                connection.execute(sa.delete(VARIANTS).where(VARIANTS.c.key.in_([row.key for row in part])))
+                merged = [_with_found(row, known.get(row.key)) for row in part]
+                connection.execute(sa.insert(VARIANTS), [_content(row) for row in merged])
+            for key, asked in (watched or {}).items():
+                _watch(connection, key, asked)
 
     def charges(self, first: date) -> list[Charge]:
         """Of all days from `first` on, one a day and tenant."""
@@ -223,17 +236,6 @@ class FleetTable:
             found = connection.execute(asked.order_by(VARIANTS.c.served.desc()).limit(most)).scalars().all()
         return [PaidFor(*json.loads(content)) for content in found]
 
-    def watch(self, key: str, places: Iterable[str], minutes: float) -> None:
-        """The places whose listings a variant asks for, each to be looked at when anybody looks next."""
-        content = [
-            {"place": place, "key": key, "minutes": minutes, "next_look": 0.0, "found": None}
-            for place in sorted(set(places))
-        ]
-        with self.changing() as connection:
-            connection.execute(sa.delete(PLACES).where(PLACES.c.key == key))
-            if content:
-                connection.execute(sa.insert(PLACES), content)
-
     def places(self, key: str) -> list[str]:
         """Those that a variant asks for."""
         asked = sa.select(PLACES.c.place).where(PLACES.c.key == key).order_by(PLACES.c.place)
@@ -256,21 +258,73 @@ class FleetTable:
         with self.changing() as connection:
             return list(connection.execute(asked).scalars().all())
 
-    def looked(self, place: str, again: datetime, found: str | None, failed: Iterable[str] = ()) -> None:
-        """Note when it is a place's turn again, and what was found: all have seen it but those `failed`."""
-        where = PLACES.c.place == place
+    def put_off(self, place: str, again: datetime) -> None:
+        """Say when it is a place's turn again."""
         with self.changing() as connection:
-            connection.execute(sa.update(PLACES).where(where).values(next_look=again.timestamp()))
-            if found is not None:
-                saw = sa.update(PLACES).where(where, PLACES.c.key.not_in(sorted(failed)))
-                connection.execute(saw.values(found=found))
+            turn = sa.update(PLACES).where(PLACES.c.place == place)
+            connection.execute(turn.values(next_look=again.timestamp()))
 
-    def set_news(self, key: str, news: Sequence[News], next_look: datetime | None) -> None:
-        """Nothing else of the row, which another process may be changing."""
-        content = json.dumps([_news_content(each) for each in news])
-        values = {"news": content, "next_look": _seconds(next_look)}
+    def saw(self, place: str, again: datetime, found: str, failed: Iterable[str] = ()) -> None:
+        """Note what was found at a place that was put off to `again`: all have seen it but those `failed`,
+        and those who asked for it anew meanwhile."""
+        where = (PLACES.c.place == place, PLACES.c.next_look == again.timestamp())
         with self.changing() as connection:
+            saw = sa.update(PLACES).where(*where, PLACES.c.key.not_in(sorted(failed)))
+            connection.execute(saw.values(found=found))
+
+    def set_news(
+        self, key: str, found: Sequence[News], next_look: Callable[[VariantState], datetime | None]
+    ) -> bool:
+        """What was found of sources and base, and nothing else of the row, which another process may have
+        changed since; returns whether that is other than what was known."""
+        with self.changing() as connection:
+            row = _to_change(connection, [key]).get(key)
+            if row is None:
+                return False
+            state = replace(row.state, news=(*_of_parent(row), *found))
+            content = json.dumps([_news_content(each) for each in state.news])
+            values = {"news": content, "next_look": _seconds(next_look(state))}
             connection.execute(sa.update(VARIANTS).where(VARIANTS.c.key == key).values(values))
+        return state.news != row.state.news
+
+
+def _to_change(connection: sa.Connection, keys: Sequence[str]) -> dict[str, FleetRow]:
+    """Rows as they are now, which nobody else changes until the transaction ends: a write comes first."""
+    named = VARIANTS.c.key.in_(keys)
+    connection.execute(sa.update(VARIANTS).where(named).values(learnt=VARIANTS.c.learnt))
+    found = connection.execute(sa.select(VARIANTS).where(named)).mappings()
+    return {content["key"]: _row(content) for content in found}
+
+
+def _of_parent(row: FleetRow) -> list[News]:
+    return [each for each in row.state.news if each.kind == "parent"]
+
+
+def _with_found(row: FleetRow, known: FleetRow | None) -> FleetRow:
+    """A row that was read before, with the news of sources and base as they are known by now."""
+    if known is None:
+        return row
+    found = [each for each in known.state.news if each.kind != "parent"]
+    news = (*_of_parent(row), *found)
+    if news == row.state.news:
+        return row
+    times = [time for time in (row.next_look, known.next_look) if time is not None]
+    return replace(row.known(news=news), next_look=min(times, default=None))
+
+
+def _watch(connection: sa.Connection, key: str, asked: Watched) -> None:
+    """Each place is to be looked at when anybody looks next; where the same are asked for, only if `anew`."""
+    before = connection.execute(sa.select(PLACES.c.place, PLACES.c.minutes).where(PLACES.c.key == key))
+    wanted = {(place, asked.minutes) for place in asked.places}
+    if not asked.anew and {(row.place, row.minutes) for row in before} == wanted:
+        return
+    content = [
+        {"place": place, "key": key, "minutes": minutes, "next_look": 0.0, "found": None}
+        for place, minutes in sorted(wanted)
+    ]
+    connection.execute(sa.delete(PLACES).where(PLACES.c.key == key))
+    if content:
+        connection.execute(sa.insert(PLACES), content)
 
 
 def emptied(url: str) -> FleetTable:

@@ -393,7 +393,7 @@ class Killed(BaseException):
 
 
 DEADLY = [
-    (FleetTable, "put"), (FleetTable, "charge"), (FleetTable, "set_meta"), (FleetTable, "watch"),
+    (FleetTable, "put"), (FleetTable, "charge"), (FleetTable, "set_meta"),
     (dg.DagsterInstance, "add_dynamic_partitions"), (dg.DagsterInstance, "get_runs_count"),
 ]  # fmt: skip
 
