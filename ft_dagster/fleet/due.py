@@ -4,7 +4,7 @@ The most urgent go first, by the time by which each is to start; a tenant that h
 hours gives way to others by a day at most, a declared priority moves it by a day at most. So whoever waits
 comes to the front. What can be paid is charged at once; what cannot lets the cheaper pass, and once it is
 overdue it takes what is left of each day first. Retrains that may wait start evenly over `spread_hours`, and
-on no more devices at once than a day's budget keeps busy.
+until they are overdue on no more devices at once than a day's budget keeps busy.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def due(state: FleetState, policy: FleetSettings, now: datetime) -> Decisions:
             not_done.append(each.not_done("asked", "a run was asked for it before", now))
             continue
         may_wait = not _presses(each, spread, now)
-        full = busy > 0 and busy + each.state.cost.devices > room
+        full = busy > 0 and busy + each.state.cost.devices > room and now < each.deadline
         if may_wait and spread and (full or pace.hours > 0):
             not_done.append(each.not_done("spread", "its turn comes: starts are spread", now, now))
             continue

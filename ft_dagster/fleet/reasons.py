@@ -82,7 +82,7 @@ class VariantState:
     @property
     def base_time(self) -> datetime:
         """What happened before needs no run."""
-        return self.known_since if self.served is None else max(self.served, self.known_since)
+        return self.known_since if self.served is None else self.served
 
 
 class Cause(NamedTuple):

@@ -15,7 +15,18 @@ from ft_dagster.fleet.due import EVEN_START, Decisions, FleetState, due
 from ft_dagster.fleet.history import PastRun, history
 from ft_dagster.fleet.reasons import News, VariantState, causes
 from ft_dagster.settings import BudgetSettings, FleetSettings, PlatformOrder
-from tests.fleet.fleets import AT_ONCE, DAY, HOUR, NOON, budget, changed, daily, random_variant, variant
+from tests.fleet.fleets import (
+    AT_ONCE,
+    DAY,
+    HOUR,
+    NOON,
+    budget,
+    changed,
+    costing,
+    daily,
+    random_variant,
+    variant,
+)
 
 AT_NOON: dict[str, Any] = {
     "retrain": {"cron": "0 12 * * *"}, "served": NOON - HOUR, "known_since": NOON - DAY
@@ -263,6 +274,14 @@ def test_what_may_wait_waits_while_more_is_in_progress_than_a_days_budget_keeps_
     assert started(due(replace(waits, busy=1.0), policy, NOON)) == ["acme.one"]
     ordered = policy.model_copy(update={"orders": (BY_NOON,)})
     assert started(due(FleetState([variant("acme.one")], busy=9.0), ordered, NOON)) == ["acme.one"]
+
+
+def test_one_that_needs_many_devices_is_not_starved_by_those_that_need_one() -> None:
+    policy = budget(hours_per_day=240, spread_hours=1)  # ten devices all day
+    wide = replace(variant("acme.wide", **AT_NOON), cost=costing(8, devices=8))
+    busy = FleetState([wide], busy=3.0)
+    assert why_not(due(busy, policy, NOON)) == {"acme.wide": "spread"}
+    assert started(due(busy, policy, NOON + DAY)) == ["acme.wide"]
 
 
 def test_what_started_yesterday_holds_up_nothing_today() -> None:
