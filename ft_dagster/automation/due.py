@@ -15,6 +15,7 @@ import dagster as dg
 
 from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.fleet_table import empty_fleet, open_fleet
+from ft_dagster.automation.former_schedule import carry_over
 from ft_dagster.automation.instance import JOB
 from ft_dagster.automation.jobs import variant_chain
 from ft_dagster.automation.past_runs import charged, charges_tag, past_runs
@@ -111,9 +112,11 @@ def decided(table: FleetTable, rows: Sequence[FleetRow], settings: Settings, now
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Asks for a run of each variant that is due and can be paid; makes partitions of new ones",
 )
-def due_variants(
+def due_retrains(
     context: dg.SensorEvaluationContext, tenants: dg.ResourceParam[Tenants]
 ) -> dg.SensorResult | dg.SkipReason:
+    if carry_over(context.instance):
+        return dg.SkipReason("stopped, as the schedule was in whose place it came: start it in the UI")
     try:
         ticked = tick(
             context.instance, tenants.settings(), tenants.declarations(), context.cursor, datetime.now(UTC)

@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from ft_dagster.assets.partitions import PARTITIONS
-from ft_dagster.automation.due import due_variants
+from ft_dagster.automation.due import due_retrains
 from ft_dagster.automation.fleet_table import fleet_url, open_fleet
 from ft_dagster.automation.tags import CHARGES, DUE
 from ft_dagster.definitions import resources
@@ -353,7 +353,7 @@ def test_a_table_of_a_newer_version_is_refused_and_the_sensor_says_so(
     with pytest.raises(UserError, match="written by a newer ft-dagster"):
         tick(project, instance, NOON)
     with dg.build_sensor_context(instance=instance, resources=resources(str(project))) as context:
-        skipped: Any = due_variants(context)
+        skipped: Any = due_retrains(context)
     assert "written by a newer ft-dagster" in present(skipped.skip_message)
 
 
@@ -361,7 +361,7 @@ def test_the_sensor_gives_its_cursor_and_says_what_waits(project: Path, instance
     declare(project, "acme.often", "* * * * *")
     open_fleet(instance, load_settings(project))
     with dg.build_sensor_context(instance=instance, resources=resources(str(project))) as context:
-        first: Any = due_variants(context)
+        first: Any = due_retrains(context)
     assert json.loads(first.cursor)["releases"] == 0
     assert first.skip_reason.skip_message == "no variant is due"
     assert tick(project, instance, datetime.now(UTC) + HOUR) != []
