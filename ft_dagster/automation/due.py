@@ -5,6 +5,7 @@ what it asks for is known by the variant and the reason's stamp, and is asked fo
 """
 
 import json
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -41,7 +42,8 @@ OVERLAP = timedelta(seconds=10)  # runs whose change another process wrote a mom
 DAYS_BACK = timedelta(days=40)  # charges that still count: of this month, and the seven days before
 MOST_RUNS, MOST_RELEASES = 2_000, 2_000  # that one tick reads
 LEARN_SECONDS = 20.0  # of a tick, for reading runs and store of variants; the rest is the next tick's
-PACE, ORDERS = "pace", "orders"
+PACE, ORDERS, ROTATION = "pace", "orders", "rotation"
+AROUND, LONGEST_STEP = 3600.0, 60.0  # seconds in which all are learnt of anew, and of which one tick makes up
 
 
 class TickCursor(NamedTuple):
@@ -90,7 +92,7 @@ def tick(
     table = open_fleet(instance, settings)
     noticed = _notice(instance, table, declarations, now)
     seen, touched = _read(instance, settings, table, TickCursor.of(cursor, now), now)
-    _forget(table, touched)
+    _forget(table, touched | _in_rotation(table, now))
     _learn(instance, settings, table, declarations, now)
     _look_again_for_orders(settings, table, now)
     decisions = decided(table, table.to_look_at(now), settings, now)
@@ -168,8 +170,9 @@ def _read(
     instance: dg.DagsterInstance, settings: Settings, table: FleetTable, seen: TickCursor, now: datetime
 ) -> tuple[TickCursor, set[str]]:
     """The variants of which runs or parents' releases changed since; what runs are charged is written."""
-    touched, newest = set[str](), seen.runs
-    filters = dg.RunsFilter(job_name=JOB, updated_after=datetime.fromtimestamp(seen.runs, UTC) - OVERLAP)
+    newest = min(seen.runs, now.timestamp())  # a clock that was ahead hides no change
+    touched, after = set[str](), datetime.fromtimestamp(newest, UTC) - OVERLAP
+    filters = dg.RunsFilter(job_name=JOB, updated_after=after)
     records = instance.get_run_records(filters, MOST_RUNS, order_by="update_timestamp", ascending=True)
     store = settings.open_store()
     for record in records:
@@ -187,7 +190,18 @@ def _read(
     parents = {event.partition_key for event in events if event.partition_key is not None}
     touched |= {row.key for row in table.children(parents)}
     last = max((event.storage_id for event in events), default=seen.releases)
-    return TickCursor(newest, last), touched
+    return TickCursor(min(newest, now.timestamp()), last), touched
+
+
+def _in_rotation(table: FleetTable, now: datetime) -> set[str]:
+    """Variants to be learnt of whatever the cursors say: those that run, and of all others as many as brings
+    everybody's turn within AROUND."""
+    last, at = json.loads(table.meta(ROTATION) or json.dumps(["", now.timestamp()]))
+    passed = min(LONGEST_STEP, max(0.0, now.timestamp() - at))
+    running, count = table.running_and_count()
+    turn = table.keys_after(last, math.ceil(count * passed / AROUND))
+    table.set_meta(ROTATION, json.dumps([turn[-1] if turn else last, now.timestamp()]))
+    return {*running, *turn}
 
 
 def _forget(table: FleetTable, keys: Iterable[str]) -> None:

@@ -179,6 +179,22 @@ class FleetTable:
         """Devices that runs in progress use, as they are expected to."""
         return sum(row.state.cost.devices for row in self.rows(VARIANTS.c.running))
 
+    def running_and_count(self) -> tuple[list[str], int]:
+        """Variants of which a run is in progress, as far as is known; and how many there are in all."""
+        count = sa.select(sa.func.count()).select_from(VARIANTS)
+        with self.changing() as connection:
+            running = connection.execute(sa.select(VARIANTS.c.key).where(VARIANTS.c.running)).scalars().all()
+            return list(running), int(connection.execute(count).scalar_one())
+
+    def keys_after(self, last: str, count: int) -> list[str]:
+        """The next `count` variants after `last` in order of key, from the first again after the end."""
+        asked = sa.select(VARIANTS.c.key).order_by(VARIANTS.c.key).limit(count)
+        with self.changing() as connection:
+            keys = list(connection.execute(asked.where(VARIANTS.c.key > last)).scalars().all())
+            if len(keys) < count:
+                keys += connection.execute(asked.where(VARIANTS.c.key <= last)).scalars().all()
+        return keys[:count]
+
     def unlearnt(self, most: int) -> list[FleetRow]:
         return self.rows(sa.not_(VARIANTS.c.learnt), most)
 

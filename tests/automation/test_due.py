@@ -132,6 +132,30 @@ def test_a_table_that_is_behind_asks_for_nothing_twice(project: Path, instance: 
     assert ticked(project, instance, NOON, later).requests == ()  # a cursor that skips the run
 
 
+def test_what_a_cursor_missed_is_learnt_of_all_the_same(project: Path, instance: dg.DagsterInstance) -> None:
+    names = ["acme.a", "acme.b", "acme.c"]
+    for name in names:
+        declare(project, name, "0 12 * * *")
+    tick(project, instance, NOON - HOUR)
+    runs = [run_of(instance, request) for request in tick(project, instance, NOON)]
+    tick(project, instance, NOON)
+    ahead = json.dumps({"runs": (datetime.now(UTC) + DAY).timestamp(), "releases": 0})
+    now = datetime.now(UTC)
+    for run_id in runs:
+        end(instance, run_id, STATUS.SUCCESS)
+    assert json.loads(str(ticked(project, instance, now, ahead).seen))["runs"] <= now.timestamp()
+    later = now + 9 * DAY  # past all that is read by a cursor
+    assert [row(project, instance, name).state.running for name in names] == [False] * 3
+    for name in names:
+        run_of(instance, dg.RunRequest("by hand", partition_key=name), STATUS.SUCCESS)
+    before = [row(project, instance, name).state.served for name in names]
+    seen = str(ticked(project, instance, later, ahead).seen)
+    for minutes in range(1, len(names) + 1):
+        seen = str(ticked(project, instance, later + minutes * HOUR / 60, seen).seen)
+    after = [row(project, instance, name).state.served for name in names]
+    assert all(new > old for new, old in zip(map(present, after), map(present, before), strict=True))
+
+
 def test_days_without_a_daemon_are_made_up_by_one_run(project: Path, instance: dg.DagsterInstance) -> None:
     declare(project, "acme.hourly", "0 * * * *")
     tick(project, instance, NOON - 2 * DAY)
