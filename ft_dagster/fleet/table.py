@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -122,8 +123,8 @@ class FleetTable:
         options = {"timeout": BUSY_SECONDS} if url.startswith("sqlite") else {}
         self._engine = sa.create_engine(url, poolclass=sa.pool.NullPool, connect_args=options)
         self.url = self._engine.url.render_as_string(hide_password=True)
-        METADATA.create_all(self._engine)
         with self.changing() as connection:
+            METADATA.create_all(connection)
             found = _meta(connection, FIELD)
             if found is None:
                 _set_meta(connection, FIELD, str(SCHEMA_VERSION))
@@ -136,10 +137,8 @@ class FleetTable:
         try:
             with self._engine.begin() as connection:
                 yield connection
-        except sa.exc.OperationalError as error:
-            said = str(error.orig).partition("\n")[0]
-            fix = "Try again; `ft-dagster fleet rebuild` makes the table anew"
-            raise UserError(f"the fleet's table cannot be used: {said}", file=self.url, fix=fix) from None
+        except sa.exc.DatabaseError as error:
+            raise _unusable(error, self._engine) from None
 
     def meta(self, name: str) -> str | None:
         with self.changing() as connection:
@@ -344,9 +343,25 @@ def _watch(connection: sa.Connection, key: str, asked: Watched) -> None:
 
 
 def emptied(url: str) -> FleetTable:
-    """An empty table in place of one of any version."""
-    METADATA.drop_all(sa.create_engine(url, poolclass=sa.pool.NullPool))
+    """An empty table in place of one of any version, or of an SQLite file that is no database any more."""
+    engine = sa.create_engine(url, poolclass=sa.pool.NullPool)
+    try:
+        METADATA.drop_all(engine)
+    except sa.exc.OperationalError as error:
+        raise _unusable(error, engine) from None
+    except sa.exc.DatabaseError as error:
+        if engine.dialect.name != "sqlite" or engine.url.database is None:
+            raise _unusable(error, engine) from None
+        for ending in ("", "-journal", "-wal", "-shm"):
+            Path(engine.url.database + ending).unlink(missing_ok=True)
     return FleetTable(url)
+
+
+def _unusable(error: sa.exc.DatabaseError, engine: sa.Engine) -> UserError:
+    said = str(error.orig).partition("\n")[0]
+    file = engine.url.render_as_string(hide_password=True)
+    fix = "Try again; `ft-dagster fleet rebuild` makes the table anew"
+    return UserError(f"the fleet's table cannot be used: {said}", file=file, fix=fix)
 
 
 def _meta(connection: sa.Connection, name: str) -> str | None:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import dagster as dg
@@ -17,7 +18,7 @@ import pytest
 import sqlalchemy as sa
 
 from ft_dagster.assets.partitions import PARTITIONS
-from ft_dagster.automation.due import due_retrains
+from ft_dagster.automation.due import due_retrains, rebuild_fleet
 from ft_dagster.automation.fleet_table import fleet_url, open_fleet
 from ft_dagster.automation.tags import CHARGES, DUE
 from ft_dagster.definitions import resources
@@ -381,6 +382,29 @@ def test_a_table_of_a_newer_version_is_refused_and_the_sensor_says_so(
     assert "written by a newer ft-dagster" in present(skipped.skip_message)
 
 
+def test_a_damaged_table_is_said_and_made_again(project: Path, instance: dg.DagsterInstance) -> None:
+    declare(project, "acme.daily", "0 12 * * *")
+    tick(project, instance, NOON)
+    settings = load_settings(project)
+    Path(fleet_url(instance, settings).removeprefix("sqlite:///")).write_bytes(b"garbage" * 1000)
+    with pytest.raises(UserError, match="file is not a database"):
+        tick(project, instance, NOON)
+    assert [row.key for row in rebuild_fleet(instance, settings)] == ["acme.daily"]
+
+
+def test_processes_that_make_the_table_at_once_all_find_one(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    settings, start = load_settings(project), Barrier(8)
+
+    def opens(_: int) -> str:
+        start.wait()
+        return open_fleet(instance, settings).url
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(opens, range(8)))) == 1
+
+
 def test_the_sensor_gives_its_cursor_and_says_what_waits(project: Path, instance: dg.DagsterInstance) -> None:
     declare(project, "acme.often", "* * * * *")
     open_fleet(instance, load_settings(project))
@@ -501,6 +525,11 @@ def test_the_commands_make_the_table_again_also_of_a_newer_version_and_say_what_
         ("acme.broken", "broken"),
     ]
     assert due[0]["reasons"] == ["schedule"]
+    program = Path(sys.executable).with_name("ft-dagster")
+    command: list[str | Path] = [program, "--project", project, "fleet", "due"]
+    piped = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    (plain,) = (line.split() for line in piped.splitlines() if "acme.often" in line)
+    assert plain[:3] == ["acme.often", "due", "schedule"]
     assert (due[0]["hours"], due[0]["cost"]) == (1.0, "no plan yet: taken as 1 h")
     assert "objectiv" in due[1]["why"]
 
