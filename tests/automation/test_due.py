@@ -137,6 +137,7 @@ def test_what_a_cursor_missed_is_learnt_of_all_the_same(project: Path, instance:
     names = ["acme.a", "acme.b", "acme.c"]
     for name in names:
         declare(project, name, "0 12 * * *")
+    declare(project, "acme.idle")
     tick(project, instance, NOON - HOUR)
     runs = [run_of(instance, request) for request in tick(project, instance, NOON)]
     tick(project, instance, NOON)
@@ -144,14 +145,16 @@ def test_what_a_cursor_missed_is_learnt_of_all_the_same(project: Path, instance:
     now = datetime.now(UTC)
     for run_id in runs:
         end(instance, run_id, STATUS.SUCCESS)
+    run_of(instance, dg.RunRequest("by hand", partition_key="acme.idle"), STATUS.SUCCESS)
     assert json.loads(str(ticked(project, instance, now, ahead).seen))["runs"] <= now.timestamp()
+    assert row(project, instance, "acme.idle").state.served is not None
     later = now + 9 * DAY  # past all that is read by a cursor
     assert [row(project, instance, name).state.running for name in names] == [False] * 3
     for name in names:
         run_of(instance, dg.RunRequest("by hand", partition_key=name), STATUS.SUCCESS)
     before = [row(project, instance, name).state.served for name in names]
     seen = str(ticked(project, instance, later, ahead).seen)
-    for minutes in range(1, len(names) + 1):
+    for minutes in range(1, len(names) + 2):
         seen = str(ticked(project, instance, later + minutes * HOUR / 60, seen).seen)
     after = [row(project, instance, name).state.served for name in names]
     assert all(new > old for new, old in zip(map(present, after), map(present, before), strict=True))

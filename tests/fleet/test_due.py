@@ -281,7 +281,13 @@ def test_one_that_needs_many_devices_is_not_starved_by_those_that_need_one() -> 
     wide = replace(variant("acme.wide", **AT_NOON), cost=costing(8, devices=8))
     busy = FleetState([wide], busy=3.0)
     assert why_not(due(busy, policy, NOON)) == {"acme.wide": "spread"}
-    assert started(due(busy, policy, NOON + DAY)) == ["acme.wide"]
+    cheap = [variant(f"globex.v{n}", **AT_NOON) for n in range(9)]
+    assert started(due(replace(busy, variants=[wide, *cheap]), policy, NOON)) != []
+    late = [replace(each, served=NOON + 0.9 * DAY) for each in cheap]
+    held = due(replace(busy, variants=[wide, *late]), policy, NOON + DAY)
+    assert (started(held), set(why_not(held).values())) == ([], {"spread"})
+    free = due(replace(busy, variants=[wide, *late], busy=2.0), policy, NOON + DAY)
+    assert started(free) == ["acme.wide"]
 
 
 def test_what_started_yesterday_holds_up_nothing_today() -> None:
