@@ -78,7 +78,7 @@ def fleet(dice: random.Random, count: int) -> dict[str, VariantState]:
         hours = min(8.0, dice.lognormvariate(-0.5, 0.7))
         cost = RetrainCost(Amount(hours, 2 * hours), hours, "as generated")
         served = START - dice.uniform(0.05, 1 if kind < 2 else 7) * DAY
-        found[str(key)] = VariantState(key, retrain, cost, served - DAY, served=served)
+        found[str(key)] = VariantState(key, retrain, cost, served - DAY, served=served, renewed=served)
     return found
 
 
@@ -230,7 +230,7 @@ class Simulation:
             began = at - hours * HOUR
             news = tuple(each for each in state.news if each.moved > began)
             news = tuple(each._replace(since=max(each.since, each.moved)) for each in news)
-            state = replace(state, served=began, failures=0, failed_at=None, news=news)
+            state = replace(state, served=began, renewed=began, failures=0, failed_at=None, news=news)
         self.variants[key] = state
         self.looks[key] = self._next(key, at)
 

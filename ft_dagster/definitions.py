@@ -3,7 +3,7 @@
 import dagster as dg
 
 from ft_dagster.assets import fleet
-from ft_dagster.automation.due import due_variants
+from ft_dagster.automation.due import due_retrains
 from ft_dagster.automation.jobs import CHAIN, variant_chain
 from ft_dagster.automation.watch import changed_sources
 from ft_dagster.resources import fixed
@@ -24,7 +24,7 @@ def resources(project: str = "") -> dict[str, dg.ResourceDefinition]:
 defs = dg.Definitions(
     assets=[*CHAIN, fleet.gpus_status],
     jobs=[variant_chain],
-    sensors=[due_variants, changed_sources],
+    sensors=[due_retrains, changed_sources],
     resources=resources(),
     executor=dg.in_process_executor,
 )

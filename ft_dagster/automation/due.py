@@ -5,6 +5,7 @@ what it asks for is known by the variant and the reason's stamp, and is asked fo
 """
 
 import json
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ import dagster as dg
 
 from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.fleet_table import empty_fleet, open_fleet
+from ft_dagster.automation.former_schedule import carry_over
 from ft_dagster.automation.instance import JOB
 from ft_dagster.automation.jobs import variant_chain
 from ft_dagster.automation.past_runs import charged, charges_tag, past_runs
@@ -28,7 +30,7 @@ from ft_dagster.fleet.history import history
 from ft_dagster.fleet.learning import learnt
 from ft_dagster.fleet.listing import WatchedPlace
 from ft_dagster.fleet.reasons import next_look
-from ft_dagster.fleet.table import FleetRow, FleetTable
+from ft_dagster.fleet.table import FleetRow, FleetTable, Watched
 from ft_dagster.fleet.watching import places_of
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.resources.tenants import Tenants
@@ -40,7 +42,8 @@ OVERLAP = timedelta(seconds=10)  # runs whose change another process wrote a mom
 DAYS_BACK = timedelta(days=40)  # charges that still count: of this month, and the seven days before
 MOST_RUNS, MOST_RELEASES = 2_000, 2_000  # that one tick reads
 LEARN_SECONDS = 20.0  # of a tick, for reading runs and store of variants; the rest is the next tick's
-PACE, ORDERS = "pace", "orders"
+PACE, ORDERS, ROTATION = "pace", "orders", "rotation"
+AROUND, LONGEST_STEP = 3600.0, 60.0  # seconds in which all are learnt of anew, and of which one tick makes up
 
 
 class TickCursor(NamedTuple):
@@ -89,7 +92,7 @@ def tick(
     table = open_fleet(instance, settings)
     noticed = _notice(instance, table, declarations, now)
     seen, touched = _read(instance, settings, table, TickCursor.of(cursor, now), now)
-    _forget(table, touched)
+    _forget(table, touched | _in_rotation(table, now))
     _learn(instance, settings, table, declarations, now)
     _look_again_for_orders(settings, table, now)
     decisions = decided(table, table.to_look_at(now), settings, now)
@@ -111,9 +114,11 @@ def decided(table: FleetTable, rows: Sequence[FleetRow], settings: Settings, now
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Asks for a run of each variant that is due and can be paid; makes partitions of new ones",
 )
-def due_variants(
+def due_retrains(
     context: dg.SensorEvaluationContext, tenants: dg.ResourceParam[Tenants]
 ) -> dg.SensorResult | dg.SkipReason:
+    if carry_over(context.instance):
+        return dg.SkipReason("stopped, as the schedule was in whose place it came: start it in the UI")
     try:
         ticked = tick(
             context.instance, tenants.settings(), tenants.declarations(), context.cursor, datetime.now(UTC)
@@ -165,8 +170,9 @@ def _read(
     instance: dg.DagsterInstance, settings: Settings, table: FleetTable, seen: TickCursor, now: datetime
 ) -> tuple[TickCursor, set[str]]:
     """The variants of which runs or parents' releases changed since; what runs are charged is written."""
-    touched, newest = set[str](), seen.runs
-    filters = dg.RunsFilter(job_name=JOB, updated_after=datetime.fromtimestamp(seen.runs, UTC) - OVERLAP)
+    newest = min(seen.runs, now.timestamp())  # a clock that was ahead hides no change
+    touched, after = set[str](), datetime.fromtimestamp(newest, UTC) - OVERLAP
+    filters = dg.RunsFilter(job_name=JOB, updated_after=after)
     records = instance.get_run_records(filters, MOST_RUNS, order_by="update_timestamp", ascending=True)
     store = settings.open_store()
     for record in records:
@@ -184,7 +190,18 @@ def _read(
     parents = {event.partition_key for event in events if event.partition_key is not None}
     touched |= {row.key for row in table.children(parents)}
     last = max((event.storage_id for event in events), default=seen.releases)
-    return TickCursor(newest, last), touched
+    return TickCursor(min(newest, now.timestamp()), last), touched
+
+
+def _in_rotation(table: FleetTable, now: datetime) -> set[str]:
+    """Variants to be learnt of whatever the cursors say: those that run, and of all others as many as brings
+    everybody's turn within AROUND."""
+    last, at = json.loads(table.meta(ROTATION) or json.dumps(["", now.timestamp()]))
+    passed = min(LONGEST_STEP, max(0.0, now.timestamp() - at))
+    running, count = table.running_and_count()
+    turn = table.keys_after(last, math.ceil(count * passed / AROUND))
+    table.set_meta(ROTATION, json.dumps([turn[-1] if turn else last, now.timestamp()]))
+    return {*running, *turn}
 
 
 def _forget(table: FleetTable, keys: Iterable[str]) -> None:
@@ -203,17 +220,24 @@ def _learn(
     rows = table.unlearnt(MOST_RUNS)
     others = table.paid() if rows else []
     end, done = time.monotonic() + LEARN_SECONDS, list[FleetRow]()
+    watched = dict[str, Watched]()
     for row in rows:
         places = list[WatchedPlace]()
         try:
             known, places = learn(instance, settings, declarations, row, others=others, now=now)
         except (UserError, OSError) as error:  # of the store: it is asked again on the next tick
             known = replace(row.known(broken=str(error)), next_look=None)
-        table.watch(row.key, map(str, places), known.state.retrain.poll)
+        anew = _of_runs(known) != _of_runs(row)
+        watched[row.key] = Watched([*map(str, places)], known.state.retrain.poll, anew)
         done.append(known)
         if time.monotonic() > end:
             break
-    table.put(done)
+    table.put(done, watched)
+
+
+def _of_runs(row: FleetRow) -> tuple[object, ...]:
+    state = row.state
+    return state.served, state.running, state.failed_at, state.fruitless_at
 
 
 def learn(

@@ -17,6 +17,7 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 
 from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation import unfinished as unfinished_runs
+from ft_dagster.automation.former_schedule import carry_over
 from ft_dagster.automation.tags import DATA_VERSION, PARTITION, TENANT, VARIANT, variant_tags
 from ft_dagster.errors import UserError
 from ft_dagster.launch.locks import locked
@@ -103,6 +104,7 @@ def opened(home: Path) -> Iterator[dg.DagsterInstance]:
         try:
             with locked(home / OPENING, OPENING_PATIENCE):
                 instance = stack.enter_context(dg.DagsterInstance.from_config(str(home)))
+                carry_over(instance)
         except TimeoutError:
             problem = f"another process has been opening this instance for {OPENING_PATIENCE:.0f} s"
             raise UserError(problem, file=home / OPENING, fix="End it, or try again") from None

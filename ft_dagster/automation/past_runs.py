@@ -13,16 +13,23 @@ from ft_dagster.automation.unfinished import is_retried
 from ft_dagster.fleet.amounts import Amount
 from ft_dagster.fleet.book import Book, Charge, beyond, settled
 from ft_dagster.fleet.due import Retrain
-from ft_dagster.fleet.history import MOST_RUNS, PastRun
+from ft_dagster.fleet.history import MOST_RUNS, PastRun, RunOutcome
 from ft_dagster.fleet.learning import hours_since
 from ft_dagster.spec import VariantKey
 from ft_dagster.store import Store
 
 
 def past_runs(instance: dg.DagsterInstance, key: VariantKey) -> Iterator[PastRun]:
-    """The runs of a variant's whole chain, the newest first. What Dagster runs again counts as one."""
+    """The newest runs of a variant's whole chain, the newest first, and the last that succeeded. What Dagster
+    runs again counts as one.
+    """
+    success = dg.DagsterRunStatus.SUCCESS
     filters = dg.RunsFilter(job_name=JOB, tags={PARTITION: str(key)})
-    for record in instance.get_run_records(filters, limit=MOST_RUNS):
+    records = list(instance.get_run_records(filters, limit=MOST_RUNS))
+    if len(records) == MOST_RUNS and all(record.dagster_run.status != success for record in records):
+        succeeded = dg.RunsFilter(job_name=JOB, tags={PARTITION: str(key)}, statuses=[success])
+        records += instance.get_run_records(succeeded, limit=1)
+    for record in records:
         if AUTO_RETRY_RUN_ID_TAG not in record.dagster_run.tags:
             yield _past(instance, record)
 
@@ -32,17 +39,22 @@ def _past(instance: dg.DagsterInstance, record: dg.RunRecord) -> PastRun:
     started = begun(record)
     if run.status not in FINISHED or is_retried(instance, run):
         return PastRun(started, "unfinished", asked=asked)
-    ended = datetime.fromtimestamp(record.end_time, UTC) if record.end_time else record.update_timestamp
+    ended = datetime.fromtimestamp(record.end_time, UTC) if record.end_time else _utc(record.update_timestamp)
     if run.status == dg.DagsterRunStatus.FAILURE and not _was_judged(instance, run.run_id):
         return PastRun(started, "failed", ended, asked, failure_of(instance, run.run_id))
-    return PastRun(started, "verdict", ended, asked)
+    outcome: RunOutcome = "success" if run.status == dg.DagsterRunStatus.SUCCESS else "verdict"
+    return PastRun(started, outcome, ended, asked)
 
 
 def begun(record: dg.RunRecord) -> datetime:
     """When a run began to read, in UTC; when it was made where it has not yet."""
     if record.start_time is not None:
         return datetime.fromtimestamp(record.start_time, UTC)
-    return record.create_timestamp.replace(tzinfo=UTC)
+    return _utc(record.create_timestamp)
+
+
+def _utc(written: datetime) -> datetime:
+    return written.replace(tzinfo=UTC)
 
 
 def _was_judged(instance: dg.DagsterInstance, run_id: str) -> bool:

@@ -58,7 +58,10 @@ def due_now(
     table = Table(*COLUMNS)
     for row in rows:
         table.add_row(*map(escape, row.cells))
-    out.print(table if rows else "no variant is due")
+    if rows:
+        show(table)
+    else:
+        out.print("no variant is due")
 
 
 @fleet.command()

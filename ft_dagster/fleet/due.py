@@ -4,15 +4,17 @@ The most urgent go first, by the time by which each is to start; a tenant that h
 hours gives way to others by a day at most, a declared priority moves it by a day at most. So whoever waits
 comes to the front. What can be paid is charged at once; what cannot lets the cheaper pass, and once it is
 overdue it takes what is left of each day first. Retrains that may wait start evenly over `spread_hours`, and
-on no more devices at once than a day's budget keeps busy.
+on no more devices at once than a day's budget keeps busy: one that is overdue and finds too few free holds
+those behind it.
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from heapq import heapify, heappop, heapreplace
 from typing import Literal, NamedTuple
 
@@ -25,6 +27,7 @@ from ft_dagster.spec import VariantKey
 GIVES_WAY = timedelta(days=1)  # a tenant that had all of the last week's hours
 PRIORITY = timedelta(hours=0.24)  # of each point of resources.priority, of which there are 100 either way
 BACK_OFF, LONGEST_BACK_OFF = timedelta(minutes=15), timedelta(days=1)  # four times longer after each failure
+TRY = ".try"  # between a reason's stamp and the number of the try
 HOUR = timedelta(hours=1)
 SOON = 0.25  # hours: what should have started by then is not started faster, nor made up for longer
 WhyNot = Literal[
@@ -130,8 +133,15 @@ class _Ready(NamedTuple):
 
     @property
     def stamp(self) -> str:
-        stamp, attempt = self.reasons[0].stamp, self.state.failures + 1
-        return stamp if attempt == 1 else f"{stamp}.try{attempt}"
+        stamp = self.reasons[0].stamp
+        return stamp if self.attempt == 1 else f"{stamp}{TRY}{self.attempt}"
+
+    @property
+    def attempt(self) -> int:
+        """One more than the last by this reason, forgiven or not: a run's key is used once."""
+        own = re.compile(re.escape(self.reasons[0].stamp) + rf"(?:{re.escape(TRY)}(\d+))?")
+        found = (own.fullmatch(stamp) for stamp in self.state.tries)
+        return max((int(match[1] or 1) for match in found if match), default=0) + 1
 
     def hours_left(self, now: datetime) -> float:
         return (self.deadline - now) / HOUR
@@ -148,6 +158,7 @@ def due(state: FleetState, policy: FleetSettings, now: datetime) -> Decisions:
     waiting = [each for each in ready if not _presses(each, spread, now)]
     pace = state.pace.now(now, _rate(waiting, book, spread, now))
     retrains: list[Retrain] = []
+    makes_room = False  # for one that is overdue and needs more devices than are free
     busy, room = state.busy, book.limits(PLATFORM).day.hours / 24
     for each in _in_turn(ready, book, now):
         if each.stamp in each.state.asked:
@@ -155,7 +166,8 @@ def due(state: FleetState, policy: FleetSettings, now: datetime) -> Decisions:
             continue
         may_wait = not _presses(each, spread, now)
         full = busy > 0 and busy + each.state.cost.devices > room
-        if may_wait and spread and (full or pace.hours > 0):
+        if may_wait and spread and (full or makes_room or pace.hours > 0):
+            makes_room = makes_room or (full and now >= each.deadline)
             not_done.append(each.not_done("spread", "its turn comes: starts are spread", now, now))
             continue
         tenant, cost = each.state.key.tenant, each.state.cost
@@ -202,10 +214,10 @@ def _held(state: VariantState, reasons: tuple[Cause, ...], now: datetime) -> Not
         return None
     if state.running:
         return held("running", "a run of it waits or is in progress")
-    if state.failures:
-        failing = _failing(state, reasons, now)
-        if failing is not None:
-            return held(*failing)
+    failing = [_failing(state, cause, now) for cause in reasons]
+    until = [each for each in failing if each is not None]
+    if len(until) == len(reasons):
+        return held(*min(until, key=lambda each: each[2] or datetime.max.replace(tzinfo=UTC)))
     stands = [cause for cause in reasons if enough(state, cause.kind)]
     if not stands:
         return held("small", too_little(state) or "")
@@ -215,19 +227,24 @@ def _held(state: VariantState, reasons: tuple[Cause, ...], now: datetime) -> Not
     return None
 
 
-def _failing(
-    state: VariantState, reasons: tuple[Cause, ...], now: datetime
-) -> tuple[WhyNot, str, datetime | None] | None:
-    """Why one whose last run failed is not tried now. News since then are another thing to try."""
-    failed_at = state.failed_at or state.base_time
-    if any(cause.kind in (*NEWS, "order") and cause.since > failed_at for cause in reasons):
+def _failing(state: VariantState, cause: Cause, now: datetime) -> tuple[WhyNot, str, datetime | None] | None:
+    """Why a cause of which a run failed is not tried now. News since then are another thing to try.
+
+    An order and an age want a success: to them a run whose gate did not hold, or that was ended, failed too.
+    """
+    failures, ended, why = state.failures, state.failed_at, state.failure
+    if cause.kind in ("order", "age") and state.fruitless:
+        failures += state.fruitless
+        ended, why = ended or state.fruitless_at, why or "its gate did not hold, or it was cancelled"
+    failed_at = ended or state.base_time
+    if not failures or (cause.kind in (*NEWS, "order") and cause.since > failed_at):
         return None
-    if state.failures >= state.retrain.max_attempts:
-        runs = f"{state.failures} runs in a row failed" if state.failures > 1 else "its run failed"
-        return "parked", f"{runs}: {state.failure}. Mend it, and run it by hand or change what it reads", None
-    again = failed_at + min(LONGEST_BACK_OFF, BACK_OFF * 4 ** (state.failures - 1))
+    if failures >= state.retrain.max_attempts:
+        runs = f"{failures} runs in a row failed" if failures > 1 else "its run failed"
+        return "parked", f"{runs}: {why}. Mend it, and run it by hand or change what it reads", None
+    again = failed_at + min(LONGEST_BACK_OFF, BACK_OFF * 4 ** (failures - 1))
     if now >= failed_at and again > now:
-        return "back-off", f"run {state.failures} failed: {state.failure}", again
+        return "back-off", f"run {failures} failed: {why}", again
     return None
 
 
@@ -292,7 +309,7 @@ def _retrain(each: _Ready, paid: Sequence[Charge], now: datetime) -> Retrain:
         key=state.key,
         reasons=each.reasons,
         urgency=each.hours_left(now),
-        attempt=state.failures + 1,
+        attempt=each.attempt,
         cost=state.cost,
         charges=tuple(paid),
         stamp=each.stamp,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-RunOutcome = Literal["unfinished", "verdict", "failed"]
+RunOutcome = Literal["unfinished", "success", "verdict", "failed"]
 MOST_RUNS = 20  # of one variant that are looked at, the newest
 
 
 class PastRun(NamedTuple):
-    """`outcome`: verdict where it came to one, whether the gate held or not, or a person ended it; `asked`:
+    """`outcome`: success of the whole chain; verdict where a gate did not hold or a person ended it; `asked`:
     the stamp it was asked for by; `why`: of one that failed.
     """
 
@@ -26,33 +26,53 @@ class RunHistory(NamedTuple):
     """See `reasons.VariantState`, whose fields these are."""
 
     served: datetime | None = None
+    renewed: datetime | None = None
     running: bool = False
     failures: int = 0
     failed_at: datetime | None = None
     failure: str = ""
+    fruitless: int = 0
+    fruitless_at: datetime | None = None
     asked: tuple[str, ...] = ()
+    tries: tuple[str, ...] = ()
 
 
 def history(newest_first: Iterable[PastRun], edited: datetime) -> RunHistory:
     """What follows from a variant's runs and nothing else, so that it may be asked again and again.
 
-    What failed before its declaration was `edited` is forgiven.
+    What failed before its declaration was `edited` is forgiven: it counts as a try and not as a failure.
     """
-    runs = list(newest_first)[:MOST_RUNS]
-    failed: list[PastRun] = []
-    served = None
+    runs = list(newest_first)
+    served = renewed = None
+    failed, fruitless, tries = list[PastRun](), list[PastRun](), list[str]()
     for run in runs:
-        if run.outcome == "verdict":
+        if run.outcome == "unfinished":
+            continue
+        if run.outcome != "failed" and served is None:
             served = run.started
+        if run.outcome == "success":
+            renewed = run.started
             break
-        if run.outcome == "failed" and run.started > edited:
-            failed.append(run)
-    last = failed[0] if failed else None
+        if run.asked is not None:
+            tries.append(run.asked)
+        if run.started > edited:
+            if run.outcome == "verdict":
+                fruitless.append(run)
+            elif served is None:
+                failed.append(run)
     return RunHistory(
-        served,
-        any(run.outcome == "unfinished" for run in runs),
-        len(failed),
-        None if last is None else last.ended or last.started,
-        "" if last is None else last.why,
-        tuple(run.asked for run in runs if run.asked is not None),
+        served=served,
+        renewed=renewed,
+        running=any(run.outcome == "unfinished" for run in runs),
+        failures=len(failed),
+        failed_at=_ended(failed),
+        failure=failed[0].why if failed else "",
+        fruitless=len(fruitless),
+        fruitless_at=_ended(fruitless),
+        asked=tuple(run.asked for run in runs if run.asked is not None),
+        tries=tuple(tries),
     )
+
+
+def _ended(newest_first: Sequence[PastRun]) -> datetime | None:
+    return (newest_first[0].ended or newest_first[0].started) if newest_first else None

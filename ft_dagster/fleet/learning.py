@@ -30,10 +30,13 @@ def learnt(
     store, key = settings.open_store(), row.state.key
     plan = planned_cost(settings, key)
     paid = paid_for(store, key, plan)
+    if runs.served is None:
+        judged = served_by_store(store, key)
+        runs = runs._replace(served=judged, renewed=judged)
     state = replace(
         row.state,
         cost=expected_cost(plan, () if paid is None else (paid,), others),
-        **runs._replace(served=runs.served or served_by_store(store, key))._asdict(),
+        **runs._asdict(),
         news=(*_of_parent(row, store, now), *(news for news in row.state.news if news.kind != "parent")),
     )
     return replace(

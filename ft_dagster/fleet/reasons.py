@@ -1,6 +1,7 @@
 """Why a variant is to be trained again, and by when: read from what is known of it, by the clock given.
 
-A cause stands until a run that started after it has come to a verdict; a run that failed is tried again.
+A cause stands until a run that started after it has come to a verdict, an order and an age until one has
+succeeded; a run that failed is tried again.
 Several causes at once are one retrain, asked for once by the stamp of the most urgent.
 """
 
@@ -51,10 +52,12 @@ class VariantState:
     """What is known of a variant when it is decided upon. Times are in UTC.
 
     `known_since`: when it was first seen as declared. `served`: when its newest run that came to a verdict
-    started; None where none did. `running`: a run waits or is in progress. `failures`: runs in a row that
-    came to no verdict since; `failed_at`: when the newest of them ended, and `failure`: why. `broken`: why
-    its declaration cannot be read; `retired`: it is declared no longer. `cost`: of its next retrain. `asked`:
-    stamps for which a run was asked lately.
+    started; None where none did; `renewed`: its newest that succeeded. `running`: a run waits or is in
+    progress. `failures`: runs in a row that came to no verdict since; `failed_at`: when the newest of them
+    ended, and `failure`: why. `fruitless`: those that came to a verdict and did not succeed, since `renewed`;
+    `fruitless_at`: when the newest of them ended. `broken`: why its declaration cannot be read; `retired`: it
+    is declared no longer. `cost`: of its next retrain. `asked`: stamps for which a run was asked lately;
+    `tries`: those whose run ended and did not succeed.
     """
 
     key: VariantKey
@@ -63,19 +66,23 @@ class VariantState:
     known_since: datetime
     priority: int = 0
     served: datetime | None = None
+    renewed: datetime | None = None
     running: bool = False
     failures: int = 0
     failed_at: datetime | None = None
     failure: str = ""
+    fruitless: int = 0
+    fruitless_at: datetime | None = None
     news: tuple[News, ...] = ()
     broken: str | None = None
     retired: bool = False
     asked: tuple[str, ...] = ()
+    tries: tuple[str, ...] = ()
 
     @property
     def base_time(self) -> datetime:
         """What happened before needs no run."""
-        return self.known_since if self.served is None else max(self.served, self.known_since)
+        return self.known_since if self.served is None else self.served
 
 
 class Cause(NamedTuple):
@@ -120,11 +127,11 @@ def next_look(state: VariantState, orders: Sequence[PlatformOrder], now: datetim
 
 
 def age_cause_at(state: VariantState) -> datetime | None:
-    """From when on the greatest age asks for a run; None where none is declared, or no run was made."""
-    if state.retrain.max_age_days is None or state.served is None:
+    """From when on the greatest age asks for a run; None where none is declared, or no run succeeded."""
+    if state.retrain.max_age_days is None or state.renewed is None:
         return None
     age = timedelta(days=state.retrain.max_age_days)
-    return state.served + age - min(AGE_LEAD, age / 2)
+    return state.renewed + age - min(AGE_LEAD, age / 2)
 
 
 def too_little(state: VariantState) -> str | None:
@@ -149,9 +156,9 @@ def _by_the_clock(state: VariantState, now: datetime) -> Iterator[Cause]:
     if fire is not None and fire <= now:
         yield Cause("cron", fire.strftime(STAMP), "schedule", fire, fire + PATIENCE["cron"], fire)
     asks = age_cause_at(state)
-    if asks is not None and state.served is not None and asks <= now:
+    if asks is not None and state.renewed is not None and asks <= now:
         days = state.retrain.max_age_days or 0.0
-        deadline = state.served + timedelta(days=days)
+        deadline = state.renewed + timedelta(days=days)
         yield Cause("age", f"age-{deadline.strftime(STAMP)}", f"age of {days:g} days", asks, deadline, asks)
 
 
@@ -163,10 +170,12 @@ def _of_orders(state: VariantState, orders: Sequence[PlatformOrder], now: dateti
 
 
 def _orders_of(state: VariantState, orders: Sequence[PlatformOrder]) -> Iterator[PlatformOrder]:
-    """Those that no run of the variant has fulfilled yet. One that was never run has nothing to renew."""
+    """Those that no run of the variant has fulfilled yet, by its success. One that was never run has nothing
+    to renew."""
     for order in orders:
         matches = any(fnmatchcase(str(state.key), pattern) for pattern in order.variants)
-        if matches and state.served is not None and state.served < order.given:
+        fulfilled = state.renewed is not None and state.renewed >= order.given
+        if matches and state.served is not None and not fulfilled:
             yield order
 
 

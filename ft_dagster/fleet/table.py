@@ -8,11 +8,12 @@ since 1970, what has parts is JSON.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -40,10 +41,13 @@ VARIANTS = sa.Table(
     sa.Column("known_since", sa.Float, nullable=False),
     sa.Column("priority", sa.Integer, nullable=False),
     sa.Column("served", sa.Float),
+    sa.Column("renewed", sa.Float),
     sa.Column("running", sa.Boolean, nullable=False),
     sa.Column("failures", sa.Integer, nullable=False),
     sa.Column("failed_at", sa.Float),
     sa.Column("failure", sa.Text, nullable=False),
+    sa.Column("fruitless", sa.Integer, nullable=False),
+    sa.Column("fruitless_at", sa.Float),
     sa.Column("broken", sa.Text),
     sa.Column("retired", sa.Boolean, nullable=False),
     sa.Column("retrain", sa.Text, nullable=False),
@@ -51,6 +55,7 @@ VARIANTS = sa.Table(
     sa.Column("paid", sa.Text, nullable=False),
     sa.Column("news", sa.Text, nullable=False),
     sa.Column("asked", sa.Text, nullable=False),
+    sa.Column("tries", sa.Text, nullable=False),
 )
 CHARGES = sa.Table(
     "ft_dagster_fleet_charges",
@@ -102,6 +107,15 @@ class FleetRow:
         return replace(self, state=replace(self.state, **changes))
 
 
+class Watched(NamedTuple):
+    """Places whose listings a variant asks for, each so many minutes; `anew`: a run of it changed what it
+    compares with."""
+
+    places: Sequence[str]
+    minutes: float
+    anew: bool = True
+
+
 class FleetTable:
     """Over one database. All that is written in one `changing` block is written together, or not at all."""
 
@@ -109,8 +123,8 @@ class FleetTable:
         options = {"timeout": BUSY_SECONDS} if url.startswith("sqlite") else {}
         self._engine = sa.create_engine(url, poolclass=sa.pool.NullPool, connect_args=options)
         self.url = self._engine.url.render_as_string(hide_password=True)
-        METADATA.create_all(self._engine)
         with self.changing() as connection:
+            METADATA.create_all(connection)
             found = _meta(connection, FIELD)
             if found is None:
                 _set_meta(connection, FIELD, str(SCHEMA_VERSION))
@@ -123,10 +137,8 @@ class FleetTable:
         try:
             with self._engine.begin() as connection:
                 yield connection
-        except sa.exc.OperationalError as error:
-            said = str(error.orig).partition("\n")[0]
-            fix = "Try again; `ft-dagster fleet rebuild` makes the table anew"
-            raise UserError(f"the fleet's table cannot be used: {said}", file=self.url, fix=fix) from None
+        except sa.exc.DatabaseError as error:
+            raise _unusable(error, self._engine) from None
 
     def meta(self, name: str) -> str | None:
         with self.changing() as connection:
@@ -166,6 +178,22 @@ class FleetTable:
         """Devices that runs in progress use, as they are expected to."""
         return sum(row.state.cost.devices for row in self.rows(VARIANTS.c.running))
 
+    def running_and_count(self) -> tuple[list[str], int]:
+        """Variants of which a run is in progress, as far as is known; and how many there are in all."""
+        count = sa.select(sa.func.count()).select_from(VARIANTS)
+        with self.changing() as connection:
+            running = connection.execute(sa.select(VARIANTS.c.key).where(VARIANTS.c.running)).scalars().all()
+            return list(running), int(connection.execute(count).scalar_one())
+
+    def keys_after(self, last: str, count: int) -> list[str]:
+        """The next `count` variants after `last` in order of key, from the first again after the end."""
+        asked = sa.select(VARIANTS.c.key).order_by(VARIANTS.c.key).limit(count)
+        with self.changing() as connection:
+            keys = list(connection.execute(asked.where(VARIANTS.c.key > last)).scalars().all())
+            if len(keys) < count:
+                keys += connection.execute(asked.where(VARIANTS.c.key <= last)).scalars().all()
+        return keys[:count]
+
     def unlearnt(self, most: int) -> list[FleetRow]:
         return self.rows(sa.not_(VARIANTS.c.learnt), most)
 
@@ -179,14 +207,18 @@ class FleetTable:
         parts = (wanted[at : at + FEW] for at in range(0, len(wanted), FEW))
         return [row for part in parts for row in self.rows(VARIANTS.c.parent.in_(part))]
 
-    def put(self, rows: Sequence[FleetRow]) -> None:
-        """Each row in place of what was known."""
+    def put(self, rows: Sequence[FleetRow], watched: Mapping[str, Watched] | None = None) -> None:
+        """Each row in place of what was known, but for what was found of its sources and base since it was
+        read; and what variants (keys) ask to be looked at."""
         with self.changing() as connection:
             for at in range(0, len(rows), FEW):
-                part = [_content(row) for row in rows[at : at + FEW]]
-                keys = [content["key"] for content in part]
-                connection.execute(sa.delete(VARIANTS).where(VARIANTS.c.key.in_(keys)))
-                connection.execute(sa.insert(VARIANTS), part)
+                part = rows[at : at + FEW]
+                known = _to_change(connection, [row.key for row in part])
+                connection.execute(sa.delete(VARIANTS).where(VARIANTS.c.key.in_([row.key for row in part])))
+                merged = [_with_found(row, known.get(row.key)) for row in part]
+                connection.execute(sa.insert(VARIANTS), [_content(row) for row in merged])
+            for key, asked in (watched or {}).items():
+                _watch(connection, key, asked)
 
     def charges(self, first: date) -> list[Charge]:
         """Of all days from `first` on, one a day and tenant."""
@@ -219,17 +251,6 @@ class FleetTable:
             found = connection.execute(asked.order_by(VARIANTS.c.served.desc()).limit(most)).scalars().all()
         return [PaidFor(*json.loads(content)) for content in found]
 
-    def watch(self, key: str, places: Iterable[str], minutes: float) -> None:
-        """The places whose listings a variant asks for, each to be looked at when anybody looks next."""
-        content = [
-            {"place": place, "key": key, "minutes": minutes, "next_look": 0.0, "found": None}
-            for place in sorted(set(places))
-        ]
-        with self.changing() as connection:
-            connection.execute(sa.delete(PLACES).where(PLACES.c.key == key))
-            if content:
-                connection.execute(sa.insert(PLACES), content)
-
     def places(self, key: str) -> list[str]:
         """Those that a variant asks for."""
         asked = sa.select(PLACES.c.place).where(PLACES.c.key == key).order_by(PLACES.c.place)
@@ -252,27 +273,95 @@ class FleetTable:
         with self.changing() as connection:
             return list(connection.execute(asked).scalars().all())
 
-    def looked(self, place: str, again: datetime, found: str | None, failed: Iterable[str] = ()) -> None:
-        """Note when it is a place's turn again, and what was found: all have seen it but those `failed`."""
-        where = PLACES.c.place == place
+    def put_off(self, place: str, again: datetime) -> None:
+        """Say when it is a place's turn again."""
         with self.changing() as connection:
-            connection.execute(sa.update(PLACES).where(where).values(next_look=again.timestamp()))
-            if found is not None:
-                saw = sa.update(PLACES).where(where, PLACES.c.key.not_in(sorted(failed)))
-                connection.execute(saw.values(found=found))
+            turn = sa.update(PLACES).where(PLACES.c.place == place)
+            connection.execute(turn.values(next_look=again.timestamp()))
 
-    def set_news(self, key: str, news: Sequence[News], next_look: datetime | None) -> None:
-        """Nothing else of the row, which another process may be changing."""
-        content = json.dumps([_news_content(each) for each in news])
-        values = {"news": content, "next_look": _seconds(next_look)}
+    def saw(self, place: str, again: datetime, found: str, failed: Iterable[str] = ()) -> None:
+        """Note what was found at a place that was put off to `again`: all have seen it but those `failed`,
+        and those who asked for it anew meanwhile."""
+        where = (PLACES.c.place == place, PLACES.c.next_look == again.timestamp())
         with self.changing() as connection:
+            saw = sa.update(PLACES).where(*where, PLACES.c.key.not_in(sorted(failed)))
+            connection.execute(saw.values(found=found))
+
+    def set_news(
+        self, key: str, found: Sequence[News], next_look: Callable[[VariantState], datetime | None]
+    ) -> bool:
+        """What was found of sources and base, and nothing else of the row, which another process may have
+        changed since; returns whether that is other than what was known."""
+        with self.changing() as connection:
+            row = _to_change(connection, [key]).get(key)
+            if row is None:
+                return False
+            state = replace(row.state, news=(*_of_parent(row), *found))
+            content = json.dumps([_news_content(each) for each in state.news])
+            values = {"news": content, "next_look": _seconds(next_look(state))}
             connection.execute(sa.update(VARIANTS).where(VARIANTS.c.key == key).values(values))
+        return state.news != row.state.news
+
+
+def _to_change(connection: sa.Connection, keys: Sequence[str]) -> dict[str, FleetRow]:
+    """Rows as they are now, which nobody else changes until the transaction ends: a write comes first."""
+    named = VARIANTS.c.key.in_(keys)
+    connection.execute(sa.update(VARIANTS).where(named).values(learnt=VARIANTS.c.learnt))
+    found = connection.execute(sa.select(VARIANTS).where(named)).mappings()
+    return {content["key"]: _row(content) for content in found}
+
+
+def _of_parent(row: FleetRow) -> list[News]:
+    return [each for each in row.state.news if each.kind == "parent"]
+
+
+def _with_found(row: FleetRow, known: FleetRow | None) -> FleetRow:
+    """A row that was read before, with the news of sources and base as they are known by now."""
+    if known is None:
+        return row
+    found = [each for each in known.state.news if each.kind != "parent"]
+    news = (*_of_parent(row), *found)
+    if news == row.state.news:
+        return row
+    times = [time for time in (row.next_look, known.next_look) if time is not None]
+    return replace(row.known(news=news), next_look=min(times, default=None))
+
+
+def _watch(connection: sa.Connection, key: str, asked: Watched) -> None:
+    """Each place is to be looked at when anybody looks next; where the same are asked for, only if `anew`."""
+    before = connection.execute(sa.select(PLACES.c.place, PLACES.c.minutes).where(PLACES.c.key == key))
+    wanted = {(place, asked.minutes) for place in asked.places}
+    if not asked.anew and {(row.place, row.minutes) for row in before} == wanted:
+        return
+    content = [
+        {"place": place, "key": key, "minutes": minutes, "next_look": 0.0, "found": None}
+        for place, minutes in sorted(wanted)
+    ]
+    connection.execute(sa.delete(PLACES).where(PLACES.c.key == key))
+    if content:
+        connection.execute(sa.insert(PLACES), content)
 
 
 def emptied(url: str) -> FleetTable:
-    """An empty table in place of one of any version."""
-    METADATA.drop_all(sa.create_engine(url, poolclass=sa.pool.NullPool))
+    """An empty table in place of one of any version, or of an SQLite file that is no database any more."""
+    engine = sa.create_engine(url, poolclass=sa.pool.NullPool)
+    try:
+        METADATA.drop_all(engine)
+    except sa.exc.OperationalError as error:
+        raise _unusable(error, engine) from None
+    except sa.exc.DatabaseError as error:
+        if engine.dialect.name != "sqlite" or engine.url.database is None:
+            raise _unusable(error, engine) from None
+        for ending in ("", "-journal", "-wal", "-shm"):
+            Path(engine.url.database + ending).unlink(missing_ok=True)
     return FleetTable(url)
+
+
+def _unusable(error: sa.exc.DatabaseError, engine: sa.Engine) -> UserError:
+    said = str(error.orig).partition("\n")[0]
+    file = engine.url.render_as_string(hide_password=True)
+    fix = "Try again; `ft-dagster fleet rebuild` makes the table anew"
+    return UserError(f"the fleet's table cannot be used: {said}", file=file, fix=fix)
 
 
 def _meta(connection: sa.Connection, name: str) -> str | None:
@@ -296,10 +385,13 @@ def _content(row: FleetRow) -> dict[str, Any]:
         "known_since": state.known_since.timestamp(),
         "priority": state.priority,
         "served": _seconds(state.served),
+        "renewed": _seconds(state.renewed),
         "running": state.running,
         "failures": state.failures,
         "failed_at": _seconds(state.failed_at),
         "failure": state.failure,
+        "fruitless": state.fruitless,
+        "fruitless_at": _seconds(state.fruitless_at),
         "broken": state.broken,
         "retired": state.retired,
         "retrain": state.retrain.model_dump_json(exclude_defaults=True),
@@ -307,6 +399,7 @@ def _content(row: FleetRow) -> dict[str, Any]:
         "paid": json.dumps(row.paid),
         "news": json.dumps([_news_content(news) for news in state.news]),
         "asked": json.dumps(state.asked),
+        "tries": json.dumps(state.tries),
     }
 
 
@@ -320,14 +413,18 @@ def _row(content: Any) -> FleetRow:
         known_since=_present(content["known_since"]),
         priority=content["priority"],
         served=_time(content["served"]),
+        renewed=_time(content["renewed"]),
         running=content["running"],
         failures=content["failures"],
         failed_at=_time(content["failed_at"]),
         failure=content["failure"],
+        fruitless=content["fruitless"],
+        fruitless_at=_time(content["fruitless_at"]),
         news=tuple(_news(each) for each in json.loads(content["news"])),
         broken=content["broken"],
         retired=content["retired"],
         asked=tuple(json.loads(content["asked"])),
+        tries=tuple(json.loads(content["tries"])),
     )
     return FleetRow(
         state,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -57,33 +56,36 @@ def places_of(spec: VariantSpec, project: Path, roots: Roots) -> list[WatchedPla
 def look(table: FleetTable, settings: Settings, now: datetime) -> Looked:
     """List what is due to be listed, and note for each variant what is other than its newest run found it.
 
-    A place that cannot be listed is said and tried again at its next turn; what was known of it stands.
+    A place that cannot be listed, or whose listing never ends, is tried again at its next turn, and holds up
+    no other; what was known of it stands.
     """
     listings, errors = _Listings(settings.project), dict[str, str]()
     end, found = time.monotonic() + LOOK_SECONDS, dict[str, str | None]()
     due = table.places_due(now, MOST_PLACES)
+    again = {text: now + timedelta(minutes=minutes) for text, minutes in due.items()}
     for text in due:
         if time.monotonic() > end:
             break
         place = WatchedPlace.parse(text)
+        table.put_off(text, again[text])  # before: a listing that hangs is not the first again
         try:
             found[text] = listing_digest(listings.of(place))
-        except UserError as error:
+        except (UserError, OSError, ValueError) as error:
             found[text], errors[place.path] = None, str(error)
     unseen = (key for text, mark in found.items() if mark is not None for key in table.unseen(text, mark))
     changed, failed = list[str](), list[str]()
     for row in table.named(unseen):
         try:
             news = news_of(row, table.places(row.key), listings, settings, now)
-        except UserError as error:
+        except (UserError, OSError, ValueError) as error:
             errors[row.key] = str(error)
             failed.append(row.key)
             continue
-        seen = replace(row.state, news=news)
-        table.set_news(row.key, news, next_look(seen, settings.fleet.orders, now))
-        changed += [row.key] if news != row.state.news else []
+        if table.set_news(row.key, news, lambda state: next_look(state, settings.fleet.orders, now)):
+            changed.append(row.key)
     for text, mark in found.items():  # at last: who is killed before has seen nothing
-        table.looked(text, now + timedelta(minutes=due[text]), mark, failed)
+        if mark is not None:
+            table.saw(text, again[text], mark, failed)
     return Looked(len(found), tuple(changed), errors)
 
 
@@ -103,9 +105,9 @@ class _Listings:
 def news_of(
     row: FleetRow, places: Sequence[str], listings: _Listings, settings: Settings, now: datetime
 ) -> tuple[News, ...]:
-    """A row's news with those of its sources and base as they are listed now. Raises UserError."""
+    """The news of a row's sources and base as they are listed now. Raises UserError, OSError, ValueError."""
     store, known = settings.open_store(), [WatchedPlace.parse(text) for text in places]
-    news = [each for each in row.state.news if each.kind == "parent"]
+    news = list[News]()
     kinds: tuple[tuple[Literal["data", "base"], _Frozen], ...] = (
         ("data", _frozen_sources),
         ("base", _frozen_base),
@@ -120,19 +122,31 @@ def news_of(
             named = {str(entry.get("path", entry.get("repo"))) for entry in then[0]}
             files = [file for file in files if file.path in named]
         other = difference(then[0], files, then[1])
-        if other is not None:
+        if other is None:
+            news += _not_dealt_with(kind, row.state)
+        else:
             rows = _rows_of(store, row.state.key) if kind == "data" else None
             changed = None if rows is None else round(other.share * rows)
             mark, words = sha256_json(listing_digest(files))[:8], f"{other.first} changed"
-            news.append(_told(News(kind, mark, now, now, words, other.share, changed), row.state))
+            found = News(kind, mark, now, now, words, other.share, changed)
+            news.append(_told(found, row.state, then[1]))
     return tuple(news)
 
 
-def _told(found: News, state: VariantState) -> News:
+def _not_dealt_with(kind: str, state: VariantState) -> list[News]:
+    """News that a run took up which then failed: nothing differs from what it read, and it is to be tried
+    again."""
+    dealt_with = state.served or datetime.min.replace(tzinfo=UTC)
+    return [each for each in state.news if each.kind == kind and state.failures and each.since > dealt_with]
+
+
+def _told(found: News, state: VariantState, frozen: datetime) -> News:
     """What was found (its stamp: a mark of the listing), as it was told before where nothing moved since.
-    What moves after a failed run is news of its own: it may be what mends it.
+    What was told before a run read its sources (`frozen`) is told no more: what differs now moved after it.
+    What moves after a failed run is news of its own too: it may be what mends it.
     """
-    before = next((each for each in state.news if each.kind == found.kind), None)
+    told = (each for each in state.news if each.kind == found.kind and each.since > frozen)
+    before = next(told, None)
     if before is not None and before.stamp.endswith(found.stamp):
         return before._replace(share=found.share, rows=found.rows)
     again = state.failed_at is not None and before is not None and before.since <= state.failed_at

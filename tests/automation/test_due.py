@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import dagster as dg
@@ -17,11 +18,12 @@ import pytest
 import sqlalchemy as sa
 
 from ft_dagster.assets.partitions import PARTITIONS
-from ft_dagster.automation.due import due_variants
+from ft_dagster.automation.due import due_retrains, rebuild_fleet
 from ft_dagster.automation.fleet_table import fleet_url, open_fleet
 from ft_dagster.automation.tags import CHARGES, DUE
 from ft_dagster.definitions import resources
 from ft_dagster.errors import UserError
+from ft_dagster.fleet.history import MOST_RUNS
 from ft_dagster.fleet.table import FleetRow, FleetTable
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
@@ -131,6 +133,33 @@ def test_a_table_that_is_behind_asks_for_nothing_twice(project: Path, instance: 
     assert ticked(project, instance, NOON, later).requests == ()  # a cursor that skips the run
 
 
+def test_what_a_cursor_missed_is_learnt_of_all_the_same(project: Path, instance: dg.DagsterInstance) -> None:
+    names = ["acme.a", "acme.b", "acme.c"]
+    for name in names:
+        declare(project, name, "0 12 * * *")
+    declare(project, "acme.idle")
+    tick(project, instance, NOON - HOUR)
+    runs = [run_of(instance, request) for request in tick(project, instance, NOON)]
+    tick(project, instance, NOON)
+    ahead = json.dumps({"runs": (datetime.now(UTC) + DAY).timestamp(), "releases": 0})
+    now = datetime.now(UTC)
+    for run_id in runs:
+        end(instance, run_id, STATUS.SUCCESS)
+    run_of(instance, dg.RunRequest("by hand", partition_key="acme.idle"), STATUS.SUCCESS)
+    assert json.loads(str(ticked(project, instance, now, ahead).seen))["runs"] <= now.timestamp()
+    assert row(project, instance, "acme.idle").state.served is not None
+    later = now + 9 * DAY  # past all that is read by a cursor
+    assert [row(project, instance, name).state.running for name in names] == [False] * 3
+    for name in names:
+        run_of(instance, dg.RunRequest("by hand", partition_key=name), STATUS.SUCCESS)
+    before = [row(project, instance, name).state.served for name in names]
+    seen = str(ticked(project, instance, later, ahead).seen)
+    for minutes in range(1, len(names) + 2):
+        seen = str(ticked(project, instance, later + minutes * HOUR / 60, seen).seen)
+    after = [row(project, instance, name).state.served for name in names]
+    assert all(new > old for new, old in zip(map(present, after), map(present, before), strict=True))
+
+
 def test_days_without_a_daemon_are_made_up_by_one_run(project: Path, instance: dg.DagsterInstance) -> None:
     declare(project, "acme.hourly", "0 * * * *")
     tick(project, instance, NOON - 2 * DAY)
@@ -159,6 +188,39 @@ def test_a_failed_run_is_tried_again_later_and_then_parked(
     declare(project, "acme.daily", retrain={"cron": "0 13 * * *", "max_attempts": 2})
     (mended,) = tick(project, instance, now + 9 * DAY)
     assert mended.tags[DUE] == "2026-03-02T13.00Z"
+
+
+def test_a_variant_whose_declaration_was_mended_after_a_failed_run_is_trained_for_the_same_cron_time(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    declare(project, "acme.daily", "0 12 * * *")
+    tick(project, instance, NOON - HOUR)
+    (first,) = tick(project, instance, NOON)
+    run_of(instance, first, STATUS.FAILURE)
+    time.sleep(0.01)
+    declare(project, "acme.daily", "0 12 * * *", description="mended")
+    (mended,) = tick(project, instance, datetime.now(UTC))
+    assert mended.tags[DUE] == f"{first.tags[DUE]}.try2"
+
+
+def test_a_cancelled_run_fulfils_no_order(project: Path, instance: dg.DagsterInstance) -> None:
+    declare(project, "acme.plain")
+    tick(project, instance, NOON)
+    run_of(instance, dg.RunRequest("by hand", partition_key="acme.plain"), STATUS.SUCCESS)
+    now = datetime.now(UTC)
+    order = {"name": "erasure", "reason": "erase", "given": now.isoformat(), "deadline": now.isoformat()}
+    settings(project, spread_hours=0, orders=[order])
+    (asked,) = tick(project, instance, now)
+    time.sleep(0.01)
+    run_id = run_of(instance, asked)
+    instance.report_run_canceled(present(instance.get_run_by_id(run_id)))
+    (again,) = tick(project, instance, now + HOUR)
+    assert again.tags[DUE] == "order-erasure.try2"
+    for number in range(MOST_RUNS):  # the one that succeeded is none of the newest
+        run_id = run_of(instance, dg.RunRequest(f"by hand {number}", partition_key="acme.plain"))
+        instance.report_run_canceled(present(instance.get_run_by_id(run_id)))
+    tick(project, instance, now + HOUR)
+    assert present(row(project, instance, "acme.plain").state.renewed) < now
 
 
 def test_a_killed_run_that_dagster_runs_again_is_not_asked_for_again(
@@ -244,7 +306,7 @@ def test_a_new_release_of_the_parent_asks_for_one_run_of_the_child(
     start_from(project, "acme.child", "acme.medical")
     assert news(NOON) == []
     release(store, "acme.medical", adapter(2))
-    assert news(NOON + HOUR) == []  # nobody said so
+    assert news(NOON) == []  # nobody said so, and its turn has not come
     report_release(instance, "acme.medical")
     (request,) = news(NOON + HOUR)
     assert (request.partition_key, request.run_key) == ("acme.child", "acme.child@acme.medical-v2")
@@ -319,15 +381,38 @@ def test_a_table_of_a_newer_version_is_refused_and_the_sensor_says_so(
     with pytest.raises(UserError, match="written by a newer ft-dagster"):
         tick(project, instance, NOON)
     with dg.build_sensor_context(instance=instance, resources=resources(str(project))) as context:
-        skipped: Any = due_variants(context)
+        skipped: Any = due_retrains(context)
     assert "written by a newer ft-dagster" in present(skipped.skip_message)
+
+
+def test_a_damaged_table_is_said_and_made_again(project: Path, instance: dg.DagsterInstance) -> None:
+    declare(project, "acme.daily", "0 12 * * *")
+    tick(project, instance, NOON)
+    settings = load_settings(project)
+    Path(fleet_url(instance, settings).removeprefix("sqlite:///")).write_bytes(b"garbage" * 1000)
+    with pytest.raises(UserError, match="file is not a database"):
+        tick(project, instance, NOON)
+    assert [row.key for row in rebuild_fleet(instance, settings)] == ["acme.daily"]
+
+
+def test_processes_that_make_the_table_at_once_all_find_one(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    settings, start = load_settings(project), Barrier(8)
+
+    def opens(_: int) -> str:
+        start.wait()
+        return open_fleet(instance, settings).url
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(opens, range(8)))) == 1
 
 
 def test_the_sensor_gives_its_cursor_and_says_what_waits(project: Path, instance: dg.DagsterInstance) -> None:
     declare(project, "acme.often", "* * * * *")
     open_fleet(instance, load_settings(project))
     with dg.build_sensor_context(instance=instance, resources=resources(str(project))) as context:
-        first: Any = due_variants(context)
+        first: Any = due_retrains(context)
     assert json.loads(first.cursor)["releases"] == 0
     assert first.skip_reason.skip_message == "no variant is due"
     assert tick(project, instance, datetime.now(UTC) + HOUR) != []
@@ -359,7 +444,7 @@ class Killed(BaseException):
 
 
 DEADLY = [
-    (FleetTable, "put"), (FleetTable, "charge"), (FleetTable, "set_meta"), (FleetTable, "watch"),
+    (FleetTable, "put"), (FleetTable, "charge"), (FleetTable, "set_meta"),
     (dg.DagsterInstance, "add_dynamic_partitions"), (dg.DagsterInstance, "get_runs_count"),
 ]  # fmt: skip
 
@@ -443,6 +528,11 @@ def test_the_commands_make_the_table_again_also_of_a_newer_version_and_say_what_
         ("acme.broken", "broken"),
     ]
     assert due[0]["reasons"] == ["schedule"]
+    program = Path(sys.executable).with_name("ft-dagster")
+    command: list[str | Path] = [program, "--project", project, "fleet", "due"]
+    piped = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    (plain,) = (line.split() for line in piped.splitlines() if "acme.often" in line)
+    assert plain[:3] == ["acme.often", "due", "schedule"]
     assert (due[0]["hours"], due[0]["cost"]) == (1.0, "no plan yet: taken as 1 h")
     assert "objectiv" in due[1]["why"]
 

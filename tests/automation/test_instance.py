@@ -56,7 +56,7 @@ def test_what_a_platform_set_in_its_instance_is_kept(settings: Settings) -> None
     ("tags", "reason"),
     [
         ({}, "ui"),
-        ({"dagster__sensor_name": "due_variants"}, "sensor"),
+        ({"dagster__sensor_name": "due_retrains"}, "sensor"),
         ({"dagster__sensor_name": "s"}, "sensor"),
         ({"dagster__backfill": "b"}, "backfill"),
         ({"dagster__auto_materialize": "true"}, "automation"),

@@ -184,7 +184,7 @@ def test_a_sensor_tags_its_run(house: House) -> None:
 def test_a_due_variant_tags_its_run(house: House) -> None:
     with ThreadPoolExecutor(1) as pool:
         assert [e for e in execute_sensor_iteration(house.process, LOG, None, pool) if e] == []
-    expect(house.newest(dagster__sensor_name="due_variants")["globex.due"], "globex.due", "schedule", 0)
+    expect(house.newest(dagster__sensor_name="due_retrains")["globex.due"], "globex.due", "schedule", 0)
 
 
 def test_the_command_line_tags_its_run(house: House) -> None:

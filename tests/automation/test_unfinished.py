@@ -80,7 +80,7 @@ def test_a_failed_run_needs_a_daemon_until_it_is_run_again(instance: dg.DagsterI
 def test_what_a_schedule_submits_after_the_last_command_does_not_keep_the_daemon(
     instance: dg.DagsterInstance,
 ) -> None:
-    run = make(instance, STATUS.QUEUED, dagster__sensor_name="due_variants")
+    run = make(instance, STATUS.QUEUED, dagster__sensor_name="due_retrains")
     assert work_left(instance, time.time() - 60).waiting == set()
     assert work_left(instance, time.time() + 60).waiting == {run.run_id}
 

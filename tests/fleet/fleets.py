@@ -24,6 +24,7 @@ def variant(key: str, hours: float = 1.0, **known: Any) -> VariantState:
     """One that came to a verdict two days and a minute before NOON; `retrain`: as it is declared."""
     before = NOON - 2 * DAY - HOUR / 60
     said = {"known_since": before, "served": before, "cost": costing(hours), **known}
+    said.setdefault("renewed", said["served"])
     said["retrain"] = RetrainSpec.model_validate(said.get("retrain", {}))
     return VariantState(VariantKey.parse(key), **said)
 

@@ -12,9 +12,21 @@ import pytest
 from ft_dagster.fleet.amounts import Amount
 from ft_dagster.fleet.book import Book, Charge
 from ft_dagster.fleet.due import EVEN_START, Decisions, FleetState, due
+from ft_dagster.fleet.history import PastRun, history
 from ft_dagster.fleet.reasons import News, VariantState, causes
 from ft_dagster.settings import BudgetSettings, FleetSettings, PlatformOrder
-from tests.fleet.fleets import AT_ONCE, DAY, HOUR, NOON, budget, changed, daily, random_variant, variant
+from tests.fleet.fleets import (
+    AT_ONCE,
+    DAY,
+    HOUR,
+    NOON,
+    budget,
+    changed,
+    costing,
+    daily,
+    random_variant,
+    variant,
+)
 
 AT_NOON: dict[str, Any] = {
     "retrain": {"cron": "0 12 * * *"}, "served": NOON - HOUR, "known_since": NOON - DAY
@@ -78,7 +90,9 @@ def test_why_a_due_variant_is_not_started(known: dict[str, Any], kind: str, word
 
 def test_a_failed_run_is_tried_again_later_and_later_under_another_stamp() -> None:
     def tried(failures: int, hours: float) -> list[str]:
-        state = daily("acme.a", failures=failures, failed_at=NOON - hours * HOUR)
+        stamp = "2026-03-01T12.00Z"
+        tries = (stamp, *(f"{stamp}.try{n}" for n in range(2, failures + 1)))
+        state = daily("acme.a", failures=failures, failed_at=NOON - hours * HOUR, tries=tries)
         state = replace(state, retrain=state.retrain.model_copy(update={"max_attempts": 9}))
         return [retrain.stamp for retrain in decided(state).retrains]
 
@@ -88,6 +102,49 @@ def test_a_failed_run_is_tried_again_later_and_later_under_another_stamp() -> No
     assert tried(2, 1.0) == ["2026-03-01T12.00Z.try3"]
     assert tried(8, 23.9) == []
     assert tried(8, 24.0) == ["2026-03-01T12.00Z.try9"]
+
+
+def test_what_is_forgiven_is_tried_under_a_stamp_that_no_run_has() -> None:
+    stamp = "2026-03-01T12.00Z"
+    since = NOON - 23 * HOUR
+    asked = [stamp, f"{stamp}.try2", f"{stamp}.try3"]
+    runs = [PastRun(since + n * HOUR, "failed", since + n * HOUR, each, "x") for n, each in enumerate(asked)]
+    known = history(reversed(runs), edited=NOON - HOUR)
+    mended = replace(daily("acme.a"), **known._replace(served=since - DAY / 2)._asdict())
+    (retrain,) = decided(mended).retrains
+    assert (retrain.stamp, retrain.attempt) == (f"{stamp}.try4", 4)
+    child = variant(
+        "acme.child", news=(News("parent", "acme.try-v2", NOON, NOON, "x"),), tries=("acme.try-v2",)
+    )
+    assert [each.stamp for each in decided(child).retrains] == ["acme.try-v2.try2"]
+
+
+def test_a_run_that_did_not_succeed_fulfils_no_order_and_is_tried_again_until_it_is_parked() -> None:
+    policy = AT_ONCE.model_copy(update={"orders": (BY_NOON,)})
+    first = PastRun(NOON - 9 * DAY, "success", NOON - 9 * DAY)
+    ended = [
+        PastRun(NOON + n * DAY, "verdict", NOON + n * DAY + HOUR, stamp)
+        for n, stamp in enumerate(["order-policy", "order-policy.try2", "order-policy.try3"])
+    ]
+
+    def after(number: int, hours: float) -> Decisions:
+        known = history([*reversed(ended[:number]), first], edited=NOON - 10 * DAY)
+        at = NOON + (number - 1) * DAY + HOUR + hours * HOUR
+        return decided(replace(variant("acme.a"), **known._asdict()), policy=policy, at=at)
+
+    assert why_not(after(1, 0.2)) == {"acme.a": "back-off"}
+    assert [retrain.stamp for retrain in after(1, 0.3).retrains] == ["order-policy.try2"]
+    parked = after(3, 99).not_done[0]
+    assert (parked.kind, parked.reasons[0].kind) == ("parked", "order")
+    assert "its gate did not hold, or it was cancelled" in parked.why
+
+
+def test_a_run_that_did_not_succeed_makes_no_variant_younger() -> None:
+    runs = [PastRun(NOON - DAY, "verdict", NOON - DAY), PastRun(NOON - 7 * DAY, "success", NOON - 7 * DAY)]
+    known = history(runs, edited=NOON - 10 * DAY)
+    aged = replace(variant("acme.a", retrain={"max_age_days": 7, "cron": "0 12 * * *"}), **known._asdict())
+    (retrain,) = decided(aged).retrains
+    assert {cause.kind: cause.deadline for cause in retrain.reasons}["age"] == NOON
 
 
 def test_what_is_parked_comes_back_when_something_changed_since() -> None:
@@ -217,6 +274,20 @@ def test_what_may_wait_waits_while_more_is_in_progress_than_a_days_budget_keeps_
     assert started(due(replace(waits, busy=1.0), policy, NOON)) == ["acme.one"]
     ordered = policy.model_copy(update={"orders": (BY_NOON,)})
     assert started(due(FleetState([variant("acme.one")], busy=9.0), ordered, NOON)) == ["acme.one"]
+
+
+def test_one_that_needs_many_devices_is_not_starved_by_those_that_need_one() -> None:
+    policy = budget(hours_per_day=240, spread_hours=1)  # ten devices all day
+    wide = replace(variant("acme.wide", **AT_NOON), cost=costing(8, devices=8))
+    busy = FleetState([wide], busy=3.0)
+    assert why_not(due(busy, policy, NOON)) == {"acme.wide": "spread"}
+    cheap = [variant(f"globex.v{n}", **AT_NOON) for n in range(9)]
+    assert started(due(replace(busy, variants=[wide, *cheap]), policy, NOON)) != []
+    late = [replace(each, served=NOON + 0.9 * DAY) for each in cheap]
+    held = due(replace(busy, variants=[wide, *late]), policy, NOON + DAY)
+    assert (started(held), set(why_not(held).values())) == ([], {"spread"})
+    free = due(replace(busy, variants=[wide, *late], busy=2.0), policy, NOON + DAY)
+    assert started(free) == ["acme.wide"]
 
 
 def test_what_started_yesterday_holds_up_nothing_today() -> None:

@@ -62,6 +62,11 @@ def test_a_variant_that_was_just_declared_waits_for_its_first_cron() -> None:
     assert len(causes(new, (), NOON + DAY)) == 1
 
 
+def test_a_variant_that_ran_keeps_what_waits_when_the_table_is_made_again() -> None:
+    waits = daily("acme.a", known_since=NOON - 9 * DAY)
+    assert causes(daily("acme.a", known_since=NOON), (), NOON) == causes(waits, (), NOON) != []
+
+
 def test_the_greatest_age_asks_a_day_ahead_and_is_late_when_it_is_reached() -> None:
     old = variant("acme.a", retrain={"max_age_days": 7}, served=NOON - 6 * DAY)
     assert causes(old, (), NOON - HOUR) == []

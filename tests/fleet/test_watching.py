@@ -15,7 +15,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.fleet.declared import notice
 from ft_dagster.fleet.listing import ListedFile, WatchedPlace, difference, listing
 from ft_dagster.fleet.reasons import News
-from ft_dagster.fleet.table import FleetTable
+from ft_dagster.fleet.table import FleetTable, Watched
 from ft_dagster.fleet.watching import look, places_of
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations, VariantKey
@@ -44,8 +44,9 @@ class Fleet:
         self.settings: Settings = load_settings(project)
         self.project, self.table = project, FleetTable(f"sqlite:///{project / 'fleet.db'}")
 
-    def ran(self, *keys: str) -> None:
-        """What a run leaves of the declaration, and what the tick then asks to be looked at."""
+    def ran(self, *keys: str, at: datetime | None = None) -> None:
+        """What a run leaves of the declaration, and what the tick then asks to be looked at. `at`: when it
+        read its sources; None: now."""
         store, declarations = self.settings.open_store(), Declarations(self.project)
         self.table.put(notice(self.table, declarations, NOW).rows)
         for key in map(VariantKey.parse, keys):
@@ -57,10 +58,11 @@ class Fleet:
             head = head_path(
                 key.prefix, "declaration"
             )  # told to the second: what is of that second is another
-            later = (datetime.now(UTC) + timedelta(seconds=1)).isoformat(timespec="seconds")
+            later = (at or datetime.now(UTC) + timedelta(seconds=1)).isoformat(timespec="seconds")
             store.write_json(head, {**store.read_json(head), "at": later})
             places = places_of(spec, self.project, self.settings.roots(key.tenant))
-            self.table.watch(str(key), map(str, places), spec.retrain.poll)
+            asked = Watched([*map(str, places)], spec.retrain.poll)
+            self.table.put([present(self.table.row(key))], {str(key): asked})
 
     def look(self, minutes: float = 0) -> dict[str, str]:
         """Errors by place or variant."""
@@ -155,6 +157,94 @@ def test_what_moves_after_a_failed_run_is_another_thing_to_try(fleet: Fleet) -> 
     assert present(fleet.news("acme.often")).since == NOW + 12 * MINUTE
 
 
+def test_what_moves_while_the_run_that_it_caused_is_in_progress_is_news_of_its_own(fleet: Fleet) -> None:
+    fleet.ran("acme.often")
+    rows = fleet.project / "data" / "c.jsonl"
+    rows.write_text('{"text": "y"}\n')
+    fleet.look()
+    first = present(fleet.news("acme.often"))
+    fleet.ran("acme.often", at=NOW + 11 * MINUTE)
+    rows.write_text('{"text": "y"}\n' * 2)
+    os.utime(rows, (LONG_AGO, (NOW + 15 * MINUTE).timestamp()))
+    fleet.look(minutes=20)
+    row = present(fleet.table.row("acme.often"))
+    fleet.table.put([row.known(served=NOW + 10 * MINUTE)])
+    second = present(fleet.news("acme.often"))
+    assert second.since == NOW + 20 * MINUTE
+    assert second.stamp != first.stamp
+    rows.write_text('{"text": "y"}\n' * 3)
+    fleet.look(minutes=600)
+    assert present(fleet.news("acme.often")).since == NOW + 20 * MINUTE
+
+
+def test_news_that_a_run_took_up_which_failed_are_tried_again(fleet: Fleet) -> None:
+    fleet.ran("acme.often")
+    (fleet.project / "data" / "c.jsonl").write_text('{"text": "y"}\n')
+    fleet.look()
+    first = present(fleet.news("acme.often"))
+    fleet.ran("acme.often", at=NOW + 2 * MINUTE)
+    row = present(fleet.table.row("acme.often"))
+    fleet.table.put([row.known(failures=1, failed_at=NOW + 3 * MINUTE)])
+    fleet.look(minutes=6)
+    assert fleet.news("acme.often") == first
+
+
+def test_a_link_to_nothing_is_said_and_holds_up_no_other(fleet: Fleet) -> None:
+    declare(fleet.project, "acme.often", 5, "elsewhere")
+    old(fleet.project / "elsewhere" / "x.jsonl", '{"text": "x"}\n')
+    fleet.ran("acme.often", "globex.one")
+    fleet.look()
+    (fleet.project / "elsewhere" / "gone.jsonl").symlink_to("/nowhere")
+    (fleet.project / "data" / "a.jsonl").unlink()
+    assert list(fleet.look(minutes=6)) == ["elsewhere"]
+    assert present(fleet.news("globex.one")).words == "data/a.jsonl changed"
+
+
+def test_a_place_whose_listing_never_ends_is_not_the_first_again(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(fleet.project, "acme.often", 5, "elsewhere")
+    old(fleet.project / "elsewhere" / "x.jsonl", '{"text": "x"}\n')
+    fleet.ran("acme.often", "globex.one")
+    listed: list[str] = []
+
+    def hangs(place: WatchedPlace, project: Path) -> list[ListedFile]:
+        listed.append(place.path)
+        raise KeyboardInterrupt  # as the daemon ends it
+
+    monkeypatch.setattr("ft_dagster.fleet.watching.listing", hangs)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            fleet.look()
+    assert sorted(listed) == ["data", "elsewhere"]
+
+
+def test_a_tick_and_a_look_at_once_lose_no_news(fleet: Fleet) -> None:
+    fleet.ran("acme.often")
+    fleet.look()
+    before = present(fleet.table.row("acme.often"))
+    (fleet.project / "data" / "c.jsonl").write_text('{"text": "y"}\n')
+    fleet.look(minutes=6)
+    found = present(fleet.news("acme.often"))
+    parent = News("parent", "acme.base-v2", NOW, NOW, "parent acme.base v2")
+    fleet.table.put([before.known(news=(parent,))])  # by a tick that read the row before the look
+    after = present(fleet.table.row("acme.often"))
+    assert after.state.news == (parent, found)
+    assert after.next_look is not None
+    (fleet.project / "data" / "c.jsonl").write_text('{"text": "y"}\n' * 2)
+    fleet.look(minutes=12)
+    assert [each.kind for each in present(fleet.table.row("acme.often")).state.news] == ["parent", "data"]
+
+
+def test_what_a_run_read_anew_while_a_look_was_on_is_looked_at_again(fleet: Fleet) -> None:
+    fleet.ran("acme.often")
+    (place,) = fleet.table.places("acme.often")
+    fleet.table.put_off(place, NOW)
+    fleet.ran("acme.often")  # between a look's listing and its end
+    fleet.table.saw(place, NOW, "as it was listed")
+    assert fleet.table.unseen(place, "as it was listed") == ["acme.often"]
+
+
 def test_a_source_that_cannot_be_listed_is_said_and_holds_up_no_other(fleet: Fleet) -> None:
     declare(fleet.project, "acme.often", 5, "elsewhere")
     old(fleet.project / "elsewhere" / "x.jsonl", '{"text": "x"}\n')
@@ -191,7 +281,7 @@ def test_a_look_that_is_killed_before_it_told_all_is_made_again(
     with pytest.raises(KeyboardInterrupt):
         fleet.look()
     monkeypatch.setattr(FleetTable, "set_news", told)
-    fleet.look()
+    fleet.look(minutes=6)
     assert fleet.news("globex.one") is not None
 
 
