@@ -25,7 +25,7 @@ import dagster as dg
 
 from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.due import rebuild_fleet, tick
-from ft_dagster.settings import load_settings
+from ft_dagster.settings import PROJECT_VARIABLE, load_settings
 from ft_dagster.spec import Declarations
 
 BROKEN, CHILDREN = 200, 10  # one of so many is broken, starts from another
@@ -66,7 +66,8 @@ def cpu(work: Callable[[], object]) -> float:
 
 def child(project: Path, *words: str) -> None:
     command = [sys.executable, *words]
-    subprocess.run(command, cwd=project, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = {**os.environ, PROJECT_VARIABLE: str(project)}
+    subprocess.run(command, cwd=project, check=True, stdout=subprocess.DEVNULL, env=environment)
 
 
 def ended_run(instance: dg.DagsterInstance, key: str) -> None:

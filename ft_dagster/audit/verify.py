@@ -135,7 +135,7 @@ class _LookedAt:
             self._file.unlink(missing_ok=True)
 
 
-class _Found(NamedTuple):
+class _FoundAt(NamedTuple):
     """Of an artifact: what does not hold, bytes hashed, whether retention removed it."""
 
     problems: list[str]
@@ -143,12 +143,12 @@ class _Found(NamedTuple):
     removed: bool = False
 
 
-def _artifact_found(audit: Audit, indexed: Indexed) -> _Found:
+def _artifact_found(audit: Audit, indexed: Indexed) -> _FoundAt:
     where = audit.store.uri(indexed.place.manifest_of(indexed.generation))
     try:
         said = audit.read_manifest(indexed)
     except MALFORMED as error:
-        return _Found([problem_of(error, where)])
+        return _FoundAt([problem_of(error, where)])
     removed = isinstance(said, Removed)
     artifact = said.artifact if isinstance(said, Removed) else said
     checks: list[Callable[[Audit, Indexed, Artifact], None]] = [
@@ -164,7 +164,7 @@ def _artifact_found(audit: Audit, indexed: Indexed) -> _Found:
     sizes = (
         file.size for name, file in artifact.files.items() if not removed or outlives(artifact.place, name)
     )
-    return _Found(list(dict.fromkeys(problems)), sum(sizes), removed)
+    return _FoundAt(list(dict.fromkeys(problems)), sum(sizes), removed)
 
 
 def _check_removal(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:

@@ -25,7 +25,7 @@ def test_the_gate_is_shown_as_it_was_found(
     (tmp_path / "tenants" / "acme" / "support.yaml").write_text("description: d\n")
     found: dict[str, Any] = {"outcome": outcome, "passed": outcome == "pass"}
     verdict = Verdict.from_json({**found, "rules": [stored_rule(**found)]})
-    monkeypatch.setattr(summary, "variant_row", lambda store, key: VariantRow(str(key), verdict=verdict))
+    monkeypatch.setattr(summary, "_row", lambda store, key, heads: VariantRow(str(key), verdict=verdict))
     shown = CliRunner().invoke(app, ["--project", str(tmp_path), "status"]).output
     (line,) = [line for line in shown.splitlines() if line.strip(" │").startswith("acme.support")]
     assert word in line

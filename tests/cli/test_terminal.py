@@ -40,7 +40,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     row = VariantRow(
         LONG, verdict=verdict, digest="0123456789abcdef" * 4, stale="its parent acme.base v12 is new"
     )
-    monkeypatch.setattr(summary, "variant_row", lambda store, key: row)
+    monkeypatch.setattr(summary, "_row", lambda store, key, heads: row)
     return tmp_path
 
 
