@@ -55,6 +55,7 @@ def test_a_small_fleet_breaks_no_promise_but_for_its_few_starts_an_hour() -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ticks_of_a_fleet_are_measured() -> None:
     command = [sys.executable, BENCHMARKS / "fleet.py", "--sizes", "200"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)

@@ -92,6 +92,7 @@ def test_mmlu_is_one_benchmark_that_is_shown_by_subject(limited: Path) -> None:
     assert next((s["task"], s["questions"]) for s in scores if s["metric"] == "acc") == ("mmlu", 114)
 
 
+@pytest.mark.long
 def test_in_batches_every_subject_comes_in_proportion(
     tmp_path: Path, cache: Path, tiny_model_folder: Path
 ) -> None:

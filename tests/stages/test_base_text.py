@@ -44,6 +44,7 @@ def mixed(folder: Path, key: VariantKey, said: list[str]) -> tuple[Workspace, Ar
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_tenants_are_mixed_with_the_same_text_of_their_base(
     tmp_path: Path, tiny_model_folder: Path
 ) -> None:
