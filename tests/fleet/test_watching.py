@@ -293,14 +293,14 @@ def test_a_bucket_is_told_by_its_etags(
         monkeypatch.setenv(name, value)
     bucket = fsspec.filesystem("s3", **s3_server.options)
     for name, content in (("a", '{"text": "x"}\n'), ("b", '{"text": "x"}\n'), (".hidden", "{}")):
-        bucket.pipe_file(f"{s3_server.bucket}/rows/{name}.jsonl", content.encode())
-    place = WatchedPlace("data", f"s3://{s3_server.bucket}/rows")
+        bucket.pipe_file(f"{s3_server.bucket}/watched/{name}.jsonl", content.encode())
+    place = WatchedPlace("data", f"s3://{s3_server.bucket}/watched")
     frozen = fingerprint_sources([place.source], tmp_path)[0]
     at = datetime.now(UTC)
     assert difference(frozen, listing(place, tmp_path), at) is None
-    bucket.pipe_file(f"{s3_server.bucket}/rows/b.jsonl", b'{"text": "z"}\n')
+    bucket.pipe_file(f"{s3_server.bucket}/watched/b.jsonl", b'{"text": "z"}\n')
     found = present(difference(frozen, listing(place, tmp_path), at))
-    assert (found.first, found.share) == (f"s3://{s3_server.bucket}/rows/b.jsonl", 0.5)
+    assert (found.first, found.share) == (f"s3://{s3_server.bucket}/watched/b.jsonl", 0.5)
     with pytest.raises(UserError, match="no such object"):
         listing(WatchedPlace("data", f"s3://{s3_server.bucket}/nothing"), tmp_path)
 
