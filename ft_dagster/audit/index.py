@@ -8,7 +8,6 @@ under a lock of this host.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 
 from ft_dagster.audit.members import Times
 from ft_dagster.provenance.manifest import variant_of
+from ft_dagster.provenance.private_file import make_private
 from ft_dagster.provenance.record_keys import SHARED_OWNER
 from ft_dagster.store import Artifact, Place
 
@@ -339,13 +339,7 @@ def remove_index(folder: Path) -> None:
 
 def _connect(file: Path) -> sqlite3.Connection:
     """Open the file, of this user alone; one that others may write is not believed."""
-    try:
-        found = file.lstat()
-        if found.st_uid != os.getuid() or found.st_mode & 0o077 or file.is_symlink():
-            file.unlink()
-    except FileNotFoundError:
-        pass
-    os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
+    make_private(file)
     db = sqlite3.connect(file, timeout=600)
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = OFF")  # losing it costs time alone

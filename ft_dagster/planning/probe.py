@@ -20,6 +20,7 @@ from ft_dagster.planning.survey import PlannedMethod, Survey, lora_settings, wit
 from ft_dagster.schema_version import refuse_newer
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.variant import ProbeSpec
+from ft_dagster.training.training_figures import TrainingFigures
 
 SCHEMA_VERSION = 1
 FILE = "probe.json"
@@ -148,6 +149,18 @@ def arms_of(spec: VariantSpec, found: Survey) -> tuple[Arm, ...]:
         for factor in rates
         for name in methods
     )
+
+
+def tried_arm(arm: Arm, steps: int, figures: TrainingFigures) -> TriedArm:
+    """What the figures of a short training say; losses that are not finite count as not measured."""
+    before, after = figures.general_holdout_loss_first, figures.general_holdout_loss_last
+    rise = None if before is None or after is None else after - before
+    known = figures.validation_loss_on.items()
+    losses = {size: loss for size, loss in known if size.isdigit() and loss is not None}
+    flops = None if figures.flops is None else float(figures.flops)
+    if not losses:
+        return TriedArm(*arm, steps, {}, rise, flops, "no finite validation loss came of it")
+    return TriedArm(*arm, steps, losses, rise, flops)
 
 
 def finalists(tried: Sequence[TriedArm], limit: float | None) -> list[Arm]:

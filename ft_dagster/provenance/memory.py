@@ -18,6 +18,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from ft_dagster.provenance.digest import sha256_file
+from ft_dagster.provenance.private_file import make_private
 from ft_dagster.provenance.stamp import Stamp
 
 FILE = "digests.sqlite"
@@ -95,13 +96,7 @@ def _open(cache: Path) -> sqlite3.Connection:
     """The memory, made where it is absent; one that others may write is not believed, and made anew."""
     cache.mkdir(parents=True, exist_ok=True)
     file = cache / FILE
-    try:
-        found = file.lstat()
-        if found.st_uid != os.getuid() or found.st_mode & 0o077 or file.is_symlink():
-            file.unlink()
-    except FileNotFoundError:
-        pass
-    os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
+    make_private(file)
     db = sqlite3.connect(file, timeout=60)
     db.execute("PRAGMA synchronous = OFF")  # losing it costs time alone
     db.execute(TABLE)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from ft_dagster.planning.probe import (
     conclude,
     finalists,
     plan_probe,
+    tried_arm,
 )
 from ft_dagster.planning.survey import PlanContext, Survey, survey
 from ft_dagster.spec import VariantSpec
@@ -83,6 +84,8 @@ def build(inputs: ProbeInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]
 
 
 def _result(inputs: ProbeInputs, hands: Hands, attempt: Attempt) -> ProbeResult:
+    if not (hands.payload(inputs.training_mixture) / "validation").is_dir():
+        return ProbeResult(None, None, "nothing is tried: there is no validation split to compare on")
     spec, base = inputs.whole, inputs.base_model
     settings = spec.plan.probe
     assert settings is not None
@@ -93,8 +96,6 @@ def _result(inputs: ProbeInputs, hands: Hands, attempt: Attempt) -> ProbeResult:
     with named_in(hands.declared_in):
         found = survey(spec, facts, inputs.context)
     planned = plan_probe(spec, facts, found, settings)
-    if not (hands.payload(inputs.training_mixture) / "validation").is_dir():
-        return ProbeResult(None, None, "nothing is tried: there is no validation split to compare on")
     hands.say(f"probe: {planned.why}")
     if not planned.arms:
         return ProbeResult(None, None, planned.why)
@@ -135,7 +136,7 @@ class _Trial:
             self.hands.say(f"probe: {arm}: {failure.happened}")
             return TriedArm(*arm, steps, {}, failed=failure.happened)
         shutil.rmtree(folder / "payload")
-        return _tried(arm, steps, TrainingFigures.from_json(figures))
+        return tried_arm(arm, steps, TrainingFigures.from_json(figures))
 
     def _request(self, arm: Arm, steps: int, output: Path) -> TrainingRun:
         inputs, hands, facts = self.inputs, self.hands, self.facts
@@ -166,16 +167,6 @@ class _Trial:
             launch=Launch(nodes=1, ranks_per_node=facts.ranks),
             first_looks=hands.cache / FIRST_LOOKS,
         )
-
-
-def _tried(arm: Arm, steps: int, figures: TrainingFigures) -> TriedArm:
-    before, after = figures.general_holdout_loss_first, figures.general_holdout_loss_last
-    rise = None if before is None or after is None else after - before
-    losses: Mapping[str, float] = figures.validation_loss_on
-    flops = None if figures.flops is None else float(figures.flops)
-    if not losses:
-        return TriedArm(*arm, steps, {}, rise, flops, "its validation loss was not a finite number")
-    return TriedArm(*arm, steps, dict(losses), rise, flops)
 
 
 STAGE = Stage(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,14 @@ from ft_dagster.planning.probe import (
     finalists,
     leaves_open,
     plan_probe,
+    tried_arm,
 )
 from ft_dagster.planning.survey import PlanContext, Survey, survey
 from ft_dagster.spec.variant import PlanSpec, ProbeSpec
+from ft_dagster.strict_json import finite
+from ft_dagster.training.training_figures import TrainingFigures
 from tests.planning.llama import SMALL_LLAMA, spec
+from tests.stored_figures import stored_training
 
 ON = {"plan": {"probe": "on"}}
 
@@ -103,6 +108,16 @@ def test_where_all_diverge_the_way_out_is_said() -> None:
         conclude([[tried("lora", 2e-4, None), tried("full", 2e-5, None)]], None)
     assert error.value.field == "plan.probe"
     assert "declare method and training.learning_rate" in error.value.fix
+
+
+def test_losses_that_are_not_finite_are_none_and_an_arm_without_any_is_out() -> None:
+    stored = finite(stored_training(validation_loss_on={"8": 1.5, "16": math.inf}))
+    some = tried_arm(Arm("lora", 2e-4), 20, TrainingFigures.from_json(stored))
+    assert (some.validation, some.failed) == ({"8": 1.5}, None)
+    stored = finite(stored_training(validation_loss_on={"8": math.nan}))
+    none = tried_arm(Arm("full", 2e-5), 20, TrainingFigures.from_json(stored))
+    assert none.failed == "no finite validation loss came of it"
+    assert conclude([[none, some]], None).method == "lora"
 
 
 def test_a_result_of_a_newer_version_is_refused() -> None:
