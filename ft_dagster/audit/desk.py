@@ -5,7 +5,7 @@ auditor asks.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +16,7 @@ from ft_dagster.audit.answers import Inclusion, ReleasedAs
 from ft_dagster.audit.asked import reading_of
 from ft_dagster.audit.follow import LOCK, Followed, Follower
 from ft_dagster.audit.index import Index, Indexed, remove_index, tenant_of
-from ft_dagster.audit.members import BASE_TEXT, CORPUS, DATASET, MODEL, Shelf, said_by
+from ft_dagster.audit.members import BASE_TEXT, CORPUS, DATASET, MIXTURE, MODEL, Shelf, said_by
 from ft_dagster.data.record_tree import RecordTree
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE
@@ -114,14 +114,37 @@ class Audit:
             self._trees[indexed.id] = RecordTree.read(self.shelf.evidence(artifact))
         return self._trees[indexed.id]
 
-    def readings(self) -> list[Mapping[str, Any]]:
-        """How the sources of all data sets read their rows, each way once."""
+    def readings(self, model: Indexed | None = None) -> list[Mapping[str, Any]]:
+        """How the sources of data sets read their rows, each way once: of all data sets, or of those that a
+        model and the ones that it starts from were trained on.
+        """
         found: dict[str, None] = {}
-        for dataset in self.allowed(self.index.of_stage(DATASET)):
+        datasets = self.index.of_stage(DATASET) if model is None else self._datasets(model)
+        for dataset in self.allowed(datasets):
             with suppress(UserError):  # `verify` tells of a manifest that cannot be read
                 for source in declared_sources(self.artifact(dataset)):
                     found[reading_of(source)] = None
         return [json.loads(each) for each in found]
+
+    def above(self, model: Indexed) -> Iterator[tuple[Indexed, list[Indexed]]]:
+        """(model, what leads to it) of each that a model starts from, the nearest first."""
+        through = [model]
+        while True:
+            base = self.index.parent(model, BASE)
+            export = None if base is None else self.index.parent(base, EXPORT)
+            parent = None if export is None else self.index.parent(export, MODEL)
+            if base is None or export is None or parent is None or not self.allows(parent):
+                return
+            through += [base, export]
+            yield parent, list(through)
+            through.append(parent)
+            model = parent
+
+    def _datasets(self, model: Indexed) -> list[Indexed]:
+        models = [model, *(parent for parent, _ in self.above(model))]
+        mixtures = [self.index.parent(each, MIXTURE) for each in models]
+        found = [None if each is None else self.index.parent(each, DATASET) for each in mixtures]
+        return [each for each in found if each is not None]
 
     @cached_property
     def sums(self) -> dict[int, tuple[int, ...]]:

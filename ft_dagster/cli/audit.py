@@ -238,8 +238,8 @@ def prove(
     from ft_dagster.audit import asked, proofs
 
     def answer(audit: Audit) -> dict[str, Any]:
-        wanted = asked.asked_record(record, audit.readings())
-        return proofs.prove(audit, wanted, audit.model(model))
+        weights = audit.model(model)
+        return proofs.prove(audit, asked.asked_record(record, audit.readings(weights)), weights)
 
     proof = _ask(context, tenant, answer)
     if to is None:
@@ -265,7 +265,7 @@ def check_proof(
     """Check a proof by itself: needs no project and no store."""
     from ft_dagster.audit import asked, proofs
 
-    wanted = None if record is None else asked.asked_record(record)
+    wanted = None if record is None else asked.asked_record(record, proofs.proof_readings(file))
     found = proofs.check(file, wanted, None if key_file is None else _key_of(file, key_file))
     if as_json:
         print_json({**asdict(found), "holds": True})

@@ -119,6 +119,48 @@ def test_a_damaged_page_of_the_index_is_made_again(project: Path) -> None:
     assert typed(project, "record", ROW, "--json")["seen"]
 
 
+CHAT = {"format": "chat", "system": "Be brief.", "fields": {"messages": "talk"}}
+
+
+def chat(number: int) -> dict[str, Any]:
+    asked, answered = f"What is item {number}?", f"Item {number} is a thing."
+    turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    return {"talk": turns, "prompt": asked, "completion": answered}
+
+
+@pytest.mark.parametrize(("number", "kind"), [(3, "presence"), (300, "absence")])
+def test_a_proof_of_a_row_that_its_source_reads_otherwise_is_checked(
+    tmp_path: Path, number: int, kind: str
+) -> None:
+    """A row that can be read plainly too; absence is shown of both readings."""
+    made = History(tmp_path / "project")
+    base = made.base()
+    rows = made.dataset("acme.chat", [chat(n) for n in range(10)], sources=[{"path": "rows.jsonl", **CHAT}],
+                        splits={"validation": 0, "test": 0, "minimum": 1})  # fmt: skip
+    made.model("acme.chat", made.mixture("acme.chat", rows), base)
+    other = made.dataset("globex.two", [chat(n) for n in range(9)], sources=[
+        {"path": "rows.jsonl", **CHAT, "system": "A secret of globex."}
+    ])  # fmt: skip
+    made.model("globex.two", made.mixture("globex.two", other), base)
+    row, file = json.dumps(chat(number)), tmp_path / "proof.json"
+    typed(made.folder, "prove", row, "acme.chat", "--to", str(file))
+    assert "globex" not in file.read_text()
+    key = made.settings.keys_folder / "tenants/acme.json"
+    words = ("check", str(file), "--record", row, "--key", str(key))
+    assert f"{kind} holds" in typed(made.folder, *words)
+    told = typed(made.folder, *words, "--json")
+    assert any("read as" in step and "Be brief." in step for step in told["steps"])
+    with pytest.raises(UserError, match="another record"):
+        typed(made.folder, "check", str(file), "--record", json.dumps(chat(301)))
+    proof = json.loads(file.read_text())
+    assert len(proof.get("read_otherwise", [])) == (kind == "absence")
+    for shown in proof.get("read_otherwise", []):
+        shown["identity"] = "0" * 64
+        file.write_text(json.dumps(proof))
+        with pytest.raises(UserError, match="another record"):
+            typed(made.folder, *words)
+
+
 @pytest.mark.parametrize(
     "words",
     [
