@@ -1,7 +1,7 @@
 """Bring an index up to what a store has: each new manifest is read once, and the records that it binds.
 
 The index's own list of artifacts is the cursor. One process of a host writes at a time. What cannot be read
-is kept as a problem of its artifact, and stops nothing.
+is kept as a problem of its artifact, stops nothing, and is read again each time until it can be.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def problem_of(error: Exception, where: str) -> str:
 
 @dataclass(frozen=True)
 class Followed:
-    """What a look at a store brought: artifacts and records that were new, and what could not be read."""
+    """What a look at a store brought: artifacts and records that were new or read again, and what could not
+    be read.
+    """
 
     artifacts: int
     records: int
@@ -96,14 +98,14 @@ class Follower:
         return self.shelf.store
 
     def follow(self) -> Followed:
-        """Add what is new. Raises UserError for keys that cannot be read."""
+        """Add what is new, and read again what could not be read. Raises UserError for keys that are none."""
         with host_lock(self.work, LOCK):
             self._drop_if_rotated()
             known = self.index.places()
-            asked = sorted(
-                ((place, known.get(place, 0) + 1) for place in places_of(self.store)),
-                key=lambda one: _rank(one[0]),
-            )
+            first = {place: known.get(place, 0) + 1 for place in places_of(self.store)}
+            for unread in self.index.unread():
+                first[unread.place] = min(first.get(unread.place, 1), unread.generation)
+            asked = sorted(first.items(), key=lambda one: _rank(one[0]))
             new = sum(place not in known for place, _ in asked)
             many: Callable[[], AbstractContextManager[None]] = (
                 self.index.bulk if new >= MANY else self.index.transaction
