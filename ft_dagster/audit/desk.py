@@ -180,10 +180,12 @@ class Audit:
         tenant, dot, rest = variant.partition(".")
         if dot and HALF.fullmatch(tenant) and HALF.fullmatch(rest):
             return self._of_variant(f"tenants/{tenant}/{rest}", variant, version)
-        return self._weights(self.by_digest(name, (MODEL, EXPORT)))
+        return self._weights(self.by_digest(name, (MODEL, EXPORT))[-1])
 
-    def by_digest(self, start: str, stages: tuple[str, ...] = ()) -> Indexed:
-        """The one artifact whose digest is, or begins with, this. Raises UserError: none, or several."""
+    def by_digest(self, start: str, stages: tuple[str, ...] = ()) -> list[Indexed]:
+        """The artifacts of the one digest that is, or begins with, this: equal ones of several variants, made
+        again ones. Raises UserError: no such digest, or several.
+        """
         fix = "Give more digits of it; `ft-dagster history VARIANT` shows those of releases"
         if len(start) < SHORTEST or any(c not in "0123456789abcdef" for c in start):
             raise UserError("neither a variant nor a digest", value=start, fix=fix)
@@ -195,7 +197,7 @@ class Audit:
         if len(digests) > 1:
             several = ", ".join(sorted(digest[: len(start) + 4] for digest in digests))
             raise UserError(f"several digests begin so: {several}", value=start, fix="Give more digits")
-        return found[-1]
+        return found
 
     def _weights(self, found: Indexed) -> Indexed:
         if found.place.stage == MODEL:

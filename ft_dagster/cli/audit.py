@@ -192,7 +192,7 @@ def diff(context: typer.Context, a: Model, b: Model, tenant: ForTenant = None, a
 @audit.command()
 def verify(
     context: typer.Context,
-    digest: Annotated[str | None, typer.Argument(help="Of an artifact; with --all: everything")] = None,
+    digest: Annotated[str | None, typer.Argument(help="Of artifacts; with --all: everything")] = None,
     every: Annotated[bool, typer.Option("--all", help="Everything, and the release logs")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Not on from a check that was ended")] = False,
     tenant: ForTenant = None,
@@ -207,7 +207,7 @@ def verify(
         raise UserError("what is to be verified is not clear", fix="Give a digest, or --all")
 
     def answer(audit: Audit) -> Verified:
-        only = None if digest is None else [audit.by_digest(digest)]
+        only = None if digest is None else audit.by_digest(digest)
         return checks.verify(audit, only, _progress(as_json), fresh=fresh)
 
     found = _ask(context, tenant, answer)

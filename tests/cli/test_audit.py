@@ -110,6 +110,24 @@ def test_verify_exits_with_1_where_something_was_altered(project: Path) -> None:
     assert len(told["problems"]) == 1
 
 
+def test_verify_looks_at_all_that_have_a_digest(project: Path) -> None:
+    """Two tenants have equal data sets; either may be altered."""
+    digests: dict[str, set[Path]] = {}
+    for manifest in (project / "store/tenants").glob("*/*/task_dataset/*/manifest.json"):
+        digests.setdefault(json.loads(manifest.read_text())["predicate"]["digest"], set()).add(manifest)
+    [(digest, equal)] = [(digest, found) for digest, found in digests.items() if len(found) > 1]
+    assert f"{len(equal)} artifacts" in typed(project, "verify", digest)
+    for manifest in equal:
+        file = next(manifest.parent.glob("*/payload/train.parquet"))
+        content = file.read_bytes()
+        file.write_bytes(content[::-1])
+        told = typed(project, "verify", digest[:12], "--json", code=1)
+        assert str(file) in told["problems"][0]
+        for other in {each.parts[-5] for each in equal} - {manifest.parts[-5]}:
+            assert "all holds" in typed(project, "verify", digest, "--tenant", other)
+        file.write_bytes(content)
+
+
 def test_a_damaged_page_of_the_index_is_made_again(project: Path) -> None:
     typed(project, "index")
     file = project / ".ft_dagster/work/audit/index.sqlite"
