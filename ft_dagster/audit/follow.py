@@ -7,7 +7,7 @@ is kept as a problem of its artifact, stops nothing, and is read again each time
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import repeat
@@ -98,14 +98,19 @@ class Follower:
         return self.shelf.store
 
     def follow(self) -> Followed:
-        """Add what is new, and read again what could not be read. Raises UserError for keys that are none."""
+        """Add what is new, and read again what could not be read. Raises UserError for keys that are none.
+
+        It costs the names of each stage's keys, the reading of what is new, and to see what was made again
+        under a known key: of a folder a look for one file a key, of a remote store one listing of all names,
+        a request for each thousand of them.
+        """
         with host_lock(self.work, LOCK):
             self._drop_if_rotated()
             known = self.index.places()
             first = {place: known.get(place, 0) + 1 for place in places_of(self.store)}
             for unread in self.index.unread():
                 first[unread.place] = min(first.get(unread.place, 1), unread.generation)
-            asked = sorted(first.items(), key=lambda one: _rank(one[0]))
+            asked = sorted(self._listed(first), key=lambda one: _rank(one[0]))
             new = sum(place not in known for place, _ in asked)
             many: Callable[[], AbstractContextManager[None]] = (
                 self.index.bulk if new >= MANY else self.index.transaction
@@ -128,6 +133,15 @@ class Follower:
                 self.say("a key was rotated: the index is made again")
                 self.index.clear()
                 return
+
+    def _listed(self, first: Mapping[Place, int]) -> list[tuple[Place, int]]:
+        """Of keys and the generation that is wanted of each, those whose manifest may be there: to ask a
+        remote store for each that is not would be a request for every key.
+        """
+        if not self.store.remote:
+            return list(first.items())
+        listed = {file.path for file in self.store.walk() if "/manifest" in file.path}
+        return [one for one in first.items() if one[0].manifest_of(one[1]) in listed]
 
     def _read(self, asked: Sequence[tuple[Place, int]], problems: list[Unread]) -> Iterator[Artifact]:
         """What was committed under each key since a generation, also what retention removed since."""
