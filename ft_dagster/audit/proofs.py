@@ -28,6 +28,7 @@ from ft_dagster.files import read_text
 from ft_dagster.provenance.manifest import predicate_of
 from ft_dagster.provenance.merkle import EMPTY, leaf_hash, root_of
 from ft_dagster.provenance.record_keys import RecordKey
+from ft_dagster.report.tables import counted
 from ft_dagster.schema_version import refuse_newer
 from ft_dagster.strict_json import dumps, loads
 
@@ -287,7 +288,8 @@ def _check_presence(reading: _Reading) -> Mapping[str, Any]:
     facts: Mapping[str, Any] = loads(proof["facts"])
     reading.steps.append("the record and its salt make the leaf, and the facts are the leaf's")
     if facts["split"] == "train":
-        said = f"that it was trained on {proof['times']} times: the ledger beside the model says so"
+        times = counted(proof["times"], "time")
+        said = f"that it was trained on {times}: the ledger beside the model says so"
         reading.unchecked.append(said)
     return facts
 

@@ -60,6 +60,19 @@ def test_a_record_is_read_from_a_file(project: Path, tmp_path: Path) -> None:
     assert typed(project, "record", identity, "--json")["seen"]
 
 
+def test_one_of_anything_is_said_in_the_singular(tmp_path: Path) -> None:
+    made = History(tmp_path / "project")
+    base, whole = made.base(), {"validation": 0, "test": 0, "minimum": 1}
+    rows = made.dataset("acme.one", [question(1)], splits=whole)
+    made.model("acme.one", made.mixture("acme.one", rows), base)
+    row, file = json.dumps(question(1)), tmp_path / "proof.json"
+    assert "in 2 artifacts; 1 model learned from it" in typed(made.folder, "record", row)
+    assert "2 data sets, corpora and mixtures, and 1 model;" in typed(made.folder, "record", "not written")
+    assert "acme: 1 record in data sets" in typed(made.folder, "tenant", "acme")
+    typed(made.folder, "prove", row, "acme.one", "--to", str(file))
+    assert "that it was trained on 1 time:" in typed(made.folder, "check", str(file))
+
+
 QUESTIONS = {
     "model": (["acme.places"], "acme.colours"),
     "at": (["acme.places", "2026-11-26"], "version 3"),
