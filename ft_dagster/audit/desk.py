@@ -70,6 +70,17 @@ class Audit:
             if self.tenant is None or name in (self.tenant, "")
         }
 
+    def lost_keys(self) -> list[str]:
+        """Of each key that was found lost when the index was opened, in one line."""
+        return [
+            f"the key {lost.key} of {lost.owner or 'what is shared'} is no longer in "
+            f"{self.settings.keys_folder}, {lost.current} is in its place: answers are whole, and nothing can "
+            "be proved by the trees that it orders. Restore it from a backup "
+            "(`ft-dagster audit key restore FILE`)"
+            for lost in self.followed.lost
+            if self.tenant in (None, lost.owner) or lost.owner == SHARED_OWNER
+        ]
+
     def keys(self, owner: str) -> OwnerKeys:
         if owner not in self._keys:
             self._keys[owner] = keys_of(self.settings.keys_folder, owner)

@@ -72,15 +72,26 @@ def problem_of(error: Exception, where: str) -> str:
     return str(UserError(wrong, file=where, fix="Restore it from a backup, or make it again"))
 
 
+class LostKey(NamedTuple):
+    """A key that the index was made by and that is no longer in the folder of keys. `owner`: a tenant; empty
+    of what is shared. `key`: its id; `current`: that of the one in its place.
+    """
+
+    owner: str
+    key: str
+    current: str
+
+
 @dataclass(frozen=True)
 class Followed:
-    """What a look at a store brought: artifacts and records that were new or read again, and what could not
-    be read.
+    """What a look at a store brought: artifacts and records that were new or read again, what could not be
+    read, and the keys that were found lost: once, for the index is then made again by others.
     """
 
     artifacts: int
     records: int
     problems: tuple[Unread, ...]
+    lost: tuple[LostKey, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,7 +116,7 @@ class Follower:
         a request for each thousand of them.
         """
         with host_lock(self.work, LOCK):
-            self._drop_if_rotated()
+            lost = self._drop_if_rotated()
             known = self.index.places()
             first = {place: known.get(place, 0) + 1 for place in places_of(self.store)}
             for unread in self.index.unread():
@@ -124,15 +135,19 @@ class Follower:
                     if artifacts % 1000 == 0:
                         self.say(f"{artifacts:,} of {new:,} artifacts, {records:,} records")
                 self._add_releases(problems)
-            return Followed(artifacts, records, tuple(problems))
+            return Followed(artifacts, records, tuple(problems), lost)
 
-    def _drop_if_rotated(self) -> None:
-        """Lookups by another key than the current one find nothing: the index is made again."""
-        for name, (_, key) in self.index.owners().items():
-            if keys_of(self.keys, name).current.id != key:
-                self.say("a key was rotated: the index is made again")
-                self.index.clear()
-                return
+    def _drop_if_rotated(self) -> tuple[LostKey, ...]:
+        """Lookups by another key than the current one find nothing: the index is made again. The keys of it
+        that are gone.
+        """
+        there = {name: keys_of(self.keys, name) for name in self.index.owners()}
+        named = {name: key for name, (_, key) in self.index.owners().items()}
+        if any(keys.current.id != named[name] for name, keys in there.items()):
+            self.say("a key was rotated: the index is made again")
+            self.index.clear()
+        gone = (name for name, keys in there.items() if keys.of_id(named[name]) is None)
+        return tuple(LostKey(name, named[name], there[name].current.id) for name in gone)
 
     def _listed(self, first: Mapping[Place, int]) -> list[tuple[Place, int]]:
         """Of keys and the generation that is wanted of each, those whose manifest may be there: to ask a

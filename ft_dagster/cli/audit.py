@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict
@@ -369,7 +370,10 @@ def restore(context: typer.Context, file: Path, as_json: Json = False) -> None:
 def _opened(context: typer.Context, tenant: str | None, *, again: bool = False, quiet: bool = False) -> Audit:
     from ft_dagster.audit.desk import open_audit
 
-    return open_audit(load_settings(context.obj), tenant=tenant, say=_progress(quiet), again=again)
+    opened = open_audit(load_settings(context.obj), tenant=tenant, say=_progress(quiet), again=again)
+    for line in opened.lost_keys():
+        print(f"lost: {line}", file=sys.stderr)
+    return opened
 
 
 def _ask(context: typer.Context, tenant: str | None, question: Callable[[Audit], T]) -> T:
@@ -386,8 +390,6 @@ def _ask(context: typer.Context, tenant: str | None, question: Callable[[Audit],
 
 def _progress(quiet: bool) -> Callable[[str], None]:
     """One line on stderr that is written over, where somebody looks."""
-    import sys
-
     if quiet or not sys.stderr.isatty():
         return lambda line: None
     return lambda line: print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)

@@ -60,6 +60,32 @@ def test_a_record_is_read_from_a_file(project: Path, tmp_path: Path) -> None:
     assert typed(project, "record", identity, "--json")["seen"]
 
 
+def test_a_lost_key_is_told_once(project: Path, tmp_path: Path) -> None:
+    """To whom it concerns, beside the answer; a rotated key is none that was lost."""
+    typed(project, "index")
+    keys = {one["owner"]: one["id"] for one in typed(project, "key", "list", "--json")["keys"]}
+    typed(project, "key", "backup", str(tmp_path / "keys.json"))
+    typed(project, "key", "rotate", "globex")
+
+    def asked(*words: str) -> tuple[dict[str, Any], str]:
+        done = CliRunner().invoke(app, ["--project", str(project), "audit", "record", ROW, "--json", *words])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout), done.stderr
+
+    before, said = asked()
+    assert said == ""
+    (project / ".ft_dagster/keys/tenants/acme.json").unlink()
+    after, said = asked()
+    assert f"the key {keys['acme']} of acme is no longer in" in said
+    assert len(said.splitlines()) == 1
+    assert asked() == (before, "")
+    assert after == before
+    shutil.rmtree(project / ".ft_dagster/keys")
+    _, said = asked("--tenant", "acme")
+    assert "of acme is no longer" in said
+    assert "globex" not in said
+
+
 def test_one_of_anything_is_said_in_the_singular(tmp_path: Path) -> None:
     made = History(tmp_path / "project")
     base, whole = made.base(), {"validation": 0, "test": 0, "minimum": 1}
