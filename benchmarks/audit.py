@@ -1,9 +1,10 @@
-"""How fast is an audit at scale? A Markdown table on stdout, plots in benchmarks/results/.
+"""How fast is an audit at scale? A Markdown table on stdout, a plot in `--results` (benchmarks/results).
 
     .venv/bin/python benchmarks/audit.py [--records 1000000] [--models 1000] [--each 10000] [--rows 20000]
+        [--commit 100000]
 
 Makes a store of so many models in ten tenants, each with a mixture of `--each` records drawn from `--records`
-distinct ones a tenant's share of them, and asks: the index made from nothing, a commit of 100,000 records
+distinct ones a tenant's share of them, and asks: the index made from nothing, a commit of `--commit` records
 followed, `record` by the API, warm, the size of a path and of a proof, and what a record tree adds to
 preparing `--rows` rows. Evidence, manifests and ledgers are real; payloads are stubs, for no question here
 reads them. `--index-only` asks the index alone, with SQLite and, where it is installed, DuckDB side by side,
@@ -33,6 +34,7 @@ from pyarrow.parquet import write_table
 from ft_dagster.audit.asked import AskedRecord
 from ft_dagster.audit.desk import Audit, open_audit
 from ft_dagster.audit.index import Index, short
+from ft_dagster.audit.members import LEDGER_VERSION
 from ft_dagster.audit.proofs import prove
 from ft_dagster.audit.records import record
 from ft_dagster.data.dataset import build_task_dataset
@@ -50,7 +52,6 @@ from ft_dagster.strict_json import dumps
 TENANTS = 10
 SEED = 7
 ASKED = 300
-COMMIT = 100_000
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -91,7 +92,12 @@ def add_model(store: Store, settings: Settings, variant: str, numbers: Sequence[
     def train(attempt: Attempt) -> dict[str, Any]:
         (attempt.payload / "weights").write_text(variant)
         named = [f"data.sources[0]:{row}" for row in range(len(numbers))]
-        ledger = {"mixture_digest": mixture.digest, "records": named, "times_exported": [2] * len(numbers)}
+        ledger = {
+            "schema_version": LEDGER_VERSION,
+            "mixture_digest": mixture.digest,
+            "records": named,
+            "times_exported": [2] * len(numbers),
+        }
         (attempt.evidence / "ledger.json").write_text(json.dumps(ledger))
         return {}
 
@@ -164,13 +170,14 @@ def at_scale(options: argparse.Namespace, folder: Path) -> list[tuple[str, str, 
     proof = dumps(prove(audit, AskedRecord((identity(numbers[0]),), ""), audit.model(variant)))
     path = sum(len(one) // 2 for leaf in json.loads(proof)["leaves"] for one in leaf["path"])
     audit.index.close()
-    add_model(store, settings, "tenant-0.late", range(10**9, 10**9 + COMMIT))
+    add_model(store, settings, "tenant-0.late", range(10**9, 10**9 + options.commit))
     follow_cpu = time.process_time()
     follow, later = timed(lambda: open_audit(settings))
     follow_cpu = time.process_time() - follow_cpu
-    assert later.followed.records == COMMIT
+    assert later.followed.records == options.commit
     prepared, tree = tree_share(options.rows, folder)
-    plot(milliseconds)
+    plot(milliseconds, options.results)
+    followed = f"a commit of {options.commit:,} records followed"
     scale = f"{options.records:,} records, {options.models:,} models, {memberships:,} memberships"
     return [
         ("made for it", scale, f"in {made:.0f} s"),
@@ -179,26 +186,26 @@ def at_scale(options: argparse.Namespace, folder: Path) -> list[tuple[str, str, 
         ("its peak memory above before", f"{(peak - before) / 1024:.0f} MB", "bounded"),
         ("`record`, warm: median", f"{statistics.median(milliseconds):.1f} ms", "below 50"),
         ("`record`, warm: 95 of 100", f"{np.percentile(milliseconds, 95):.1f} ms", "below 50"),
-        (f"a commit of {COMMIT:,} records followed", f"{follow:.2f} s, of CPU {follow_cpu:.2f}", "below 1"),
+        (followed, f"{follow:.2f} s, of CPU {follow_cpu:.2f}", "below 1"),
         ("a path", f"{path:,} bytes", "below 2,000"),
         ("a proof file (stub manifests)", f"{len(proof.encode()):,} bytes", "below 64,000"),
         ("the tree, CPU us a row", f"{tree:.1f} beside {prepared:.1f}: {tree / prepared:.1%}", "below 5%"),
     ]  # fmt: skip
 
 
-def plot(milliseconds: Sequence[float]) -> None:
+def plot(milliseconds: Sequence[float], results: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    RESULTS.mkdir(exist_ok=True)
+    results.mkdir(parents=True, exist_ok=True)
     figure, axes = pyplot.subplots(figsize=(6, 3))
     axes.plot(sorted(milliseconds), np.linspace(0, 100, len(milliseconds)))
     axes.axvline(50, color="grey", linestyle="--")
     axes.set(xlabel="`record` by the API, warm (ms)", ylabel="questions (%)", xscale="log")
     figure.tight_layout()
-    figure.savefig(RESULTS / "audit_record.png", dpi=120)
+    figure.savefig(results / "audit_record.png", dpi=120)
 
 
 def index_only(options: argparse.Namespace, folder: Path) -> list[tuple[str, str, str]]:
@@ -285,6 +292,8 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=1000)
     parser.add_argument("--each", type=int, default=10_000)
     parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--commit", type=int, default=100_000)
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--index-only", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,22 @@ from ft_dagster.strict_json import loads
 MOST_BYTES = 16_000_000  # of a file that is asked for
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 PLAIN: Mapping[str, Any] = {}
+READ_BY = ("format", "fields", "system")  # what of a declared source shapes the content of its rows
 
 
 @dataclass(frozen=True)
 class AskedRecord:
     """`identities`: what it would be known by, most often one; a row that sources read differently has one
-    for each way. `said`: how it was given, in words without the text.
+    for each way. `said`: how it was given, in words without the text. `readings`: by which way of reading a
+    row an identity came; PLAIN of one that is not there.
     """
 
     identities: tuple[bytes, ...]
     said: str
+    readings: Mapping[bytes, Mapping[str, Any]] = field(default_factory=dict)
+
+    def reading(self, identity: bytes) -> Mapping[str, Any]:
+        return self.readings.get(identity, PLAIN)
 
 
 def asked_record(given: str, readings: Iterable[Mapping[str, Any]] = (PLAIN,)) -> AskedRecord:
@@ -78,17 +84,17 @@ def _of_text(text: str, said: str, readings: Iterable[Mapping[str, Any]]) -> Ask
     if fields is None:
         _refuse_surrogates(text)
         return AskedRecord((identity_of("text", [("text", normal_text(text))]),), said)
-    found: dict[bytes, None] = {}
+    found: dict[bytes, Mapping[str, Any]] = {}
     wrong: UserError | None = None
     for reading in (PLAIN, *readings):
         try:
-            found[_identity(fields, reading)] = None
+            found.setdefault(_identity(fields, reading), reading)
         except UserError as error:
             wrong = wrong or error
     if not found:
         assert wrong is not None
         raise UserError(f"not a row: {wrong.problem}", fix=wrong.fix)
-    return AskedRecord(tuple(found), f"{said}, a row")
+    return AskedRecord(tuple(found), f"{said}, a row", found)
 
 
 def _row(text: str) -> dict[str, Any] | None:
@@ -124,5 +130,5 @@ def _refuse_surrogates(text: str) -> None:
 
 def reading_of(source: Mapping[str, Any]) -> str:
     """How a declared source reads its rows, as JSON: what of it shapes their content."""
-    kept = {name: source[name] for name in ("format", "fields", "system") if source.get(name)}
+    kept = {name: source[name] for name in READ_BY if source.get(name)}
     return json.dumps(kept, sort_keys=True)

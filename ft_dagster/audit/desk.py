@@ -5,7 +5,7 @@ auditor asks.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +16,7 @@ from ft_dagster.audit.answers import Inclusion, ReleasedAs
 from ft_dagster.audit.asked import reading_of
 from ft_dagster.audit.follow import LOCK, Followed, Follower
 from ft_dagster.audit.index import Index, Indexed, remove_index, tenant_of
-from ft_dagster.audit.members import BASE_TEXT, CORPUS, DATASET, MODEL, Shelf, said_by
+from ft_dagster.audit.members import BASE_TEXT, CORPUS, DATASET, MIXTURE, MODEL, Shelf, said_by
 from ft_dagster.data.record_tree import RecordTree
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE
@@ -70,6 +70,17 @@ class Audit:
             if self.tenant is None or name in (self.tenant, "")
         }
 
+    def lost_keys(self) -> list[str]:
+        """Of each key that was found lost when the index was opened, in one line."""
+        return [
+            f"the key {lost.key} of {lost.owner or 'what is shared'} is no longer in "
+            f"{self.settings.keys_folder}, {lost.current} is in its place: answers are whole, and nothing can "
+            "be proved by the trees that it orders. Restore it from a backup "
+            "(`ft-dagster audit key restore FILE`)"
+            for lost in self.followed.lost
+            if self.tenant in (None, lost.owner) or lost.owner == SHARED_OWNER
+        ]
+
     def keys(self, owner: str) -> OwnerKeys:
         if owner not in self._keys:
             self._keys[owner] = keys_of(self.settings.keys_folder, owner)
@@ -114,14 +125,37 @@ class Audit:
             self._trees[indexed.id] = RecordTree.read(self.shelf.evidence(artifact))
         return self._trees[indexed.id]
 
-    def readings(self) -> list[Mapping[str, Any]]:
-        """How the sources of all data sets read their rows, each way once."""
+    def readings(self, model: Indexed | None = None) -> list[Mapping[str, Any]]:
+        """How the sources of data sets read their rows, each way once: of all data sets, or of those that a
+        model and the ones that it starts from were trained on.
+        """
         found: dict[str, None] = {}
-        for dataset in self.allowed(self.index.of_stage(DATASET)):
+        datasets = self.index.of_stage(DATASET) if model is None else self._datasets(model)
+        for dataset in self.allowed(datasets):
             with suppress(UserError):  # `verify` tells of a manifest that cannot be read
                 for source in declared_sources(self.artifact(dataset)):
                     found[reading_of(source)] = None
         return [json.loads(each) for each in found]
+
+    def above(self, model: Indexed) -> Iterator[tuple[Indexed, list[Indexed]]]:
+        """(model, what leads to it) of each that a model starts from, the nearest first."""
+        through = [model]
+        while True:
+            base = self.index.parent(model, BASE)
+            export = None if base is None else self.index.parent(base, EXPORT)
+            parent = None if export is None else self.index.parent(export, MODEL)
+            if base is None or export is None or parent is None or not self.allows(parent):
+                return
+            through += [base, export]
+            yield parent, list(through)
+            through.append(parent)
+            model = parent
+
+    def _datasets(self, model: Indexed) -> list[Indexed]:
+        models = [model, *(parent for parent, _ in self.above(model))]
+        mixtures = [self.index.parent(each, MIXTURE) for each in models]
+        found = [None if each is None else self.index.parent(each, DATASET) for each in mixtures]
+        return [each for each in found if each is not None]
 
     @cached_property
     def sums(self) -> dict[int, tuple[int, ...]]:
@@ -157,10 +191,12 @@ class Audit:
         tenant, dot, rest = variant.partition(".")
         if dot and HALF.fullmatch(tenant) and HALF.fullmatch(rest):
             return self._of_variant(f"tenants/{tenant}/{rest}", variant, version)
-        return self._weights(self.by_digest(name, (MODEL, EXPORT)))
+        return self._weights(self.by_digest(name, (MODEL, EXPORT))[-1])
 
-    def by_digest(self, start: str, stages: tuple[str, ...] = ()) -> Indexed:
-        """The one artifact whose digest is, or begins with, this. Raises UserError: none, or several."""
+    def by_digest(self, start: str, stages: tuple[str, ...] = ()) -> list[Indexed]:
+        """The artifacts of the one digest that is, or begins with, this: equal ones of several variants, made
+        again ones. Raises UserError: no such digest, or several.
+        """
         fix = "Give more digits of it; `ft-dagster history VARIANT` shows those of releases"
         if len(start) < SHORTEST or any(c not in "0123456789abcdef" for c in start):
             raise UserError("neither a variant nor a digest", value=start, fix=fix)
@@ -172,7 +208,7 @@ class Audit:
         if len(digests) > 1:
             several = ", ".join(sorted(digest[: len(start) + 4] for digest in digests))
             raise UserError(f"several digests begin so: {several}", value=start, fix="Give more digits")
-        return found[-1]
+        return found
 
     def _weights(self, found: Indexed) -> Indexed:
         if found.place.stage == MODEL:

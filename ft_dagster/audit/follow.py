@@ -1,13 +1,13 @@
 """Bring an index up to what a store has: each new manifest is read once, and the records that it binds.
 
 The index's own list of artifacts is the cursor. One process of a host writes at a time. What cannot be read
-is kept as a problem of its artifact, and stops nothing.
+is kept as a problem of its artifact, stops nothing, and is read again each time until it can be.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import repeat
@@ -72,13 +72,26 @@ def problem_of(error: Exception, where: str) -> str:
     return str(UserError(wrong, file=where, fix="Restore it from a backup, or make it again"))
 
 
+class LostKey(NamedTuple):
+    """A key that the index was made by and that is no longer in the folder of keys. `owner`: a tenant; empty
+    of what is shared. `key`: its id; `current`: that of the one in its place.
+    """
+
+    owner: str
+    key: str
+    current: str
+
+
 @dataclass(frozen=True)
 class Followed:
-    """What a look at a store brought: artifacts and records that were new, and what could not be read."""
+    """What a look at a store brought: artifacts and records that were new or read again, what could not be
+    read, and the keys that were found lost: once, for the index is then made again by others.
+    """
 
     artifacts: int
     records: int
     problems: tuple[Unread, ...]
+    lost: tuple[LostKey, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,14 +109,19 @@ class Follower:
         return self.shelf.store
 
     def follow(self) -> Followed:
-        """Add what is new. Raises UserError for keys that cannot be read."""
+        """Add what is new, and read again what could not be read. Raises UserError for keys that are none.
+
+        It costs the names of each stage's keys, the reading of what is new, and to see what was made again
+        under a known key: of a folder a look for one file a key, of a remote store one listing of all names,
+        a request for each thousand of them.
+        """
         with host_lock(self.work, LOCK):
-            self._drop_if_rotated()
+            lost = self._drop_if_rotated()
             known = self.index.places()
-            asked = sorted(
-                ((place, known.get(place, 0) + 1) for place in places_of(self.store)),
-                key=lambda one: _rank(one[0]),
-            )
+            first = {place: known.get(place, 0) + 1 for place in places_of(self.store)}
+            for unread in self.index.unread():
+                first[unread.place] = min(first.get(unread.place, 1), unread.generation)
+            asked = sorted(self._listed(first), key=lambda one: _rank(one[0]))
             new = sum(place not in known for place, _ in asked)
             many: Callable[[], AbstractContextManager[None]] = (
                 self.index.bulk if new >= MANY else self.index.transaction
@@ -117,15 +135,28 @@ class Follower:
                     if artifacts % 1000 == 0:
                         self.say(f"{artifacts:,} of {new:,} artifacts, {records:,} records")
                 self._add_releases(problems)
-            return Followed(artifacts, records, tuple(problems))
+            return Followed(artifacts, records, tuple(problems), lost)
 
-    def _drop_if_rotated(self) -> None:
-        """Lookups by another key than the current one find nothing: the index is made again."""
-        for name, (_, key) in self.index.owners().items():
-            if keys_of(self.keys, name).current.id != key:
-                self.say("a key was rotated: the index is made again")
-                self.index.clear()
-                return
+    def _drop_if_rotated(self) -> tuple[LostKey, ...]:
+        """Lookups by another key than the current one find nothing: the index is made again. The keys of it
+        that are gone.
+        """
+        there = {name: keys_of(self.keys, name) for name in self.index.owners()}
+        named = {name: key for name, (_, key) in self.index.owners().items()}
+        if any(keys.current.id != named[name] for name, keys in there.items()):
+            self.say("a key was rotated: the index is made again")
+            self.index.clear()
+        gone = (name for name, keys in there.items() if keys.of_id(named[name]) is None)
+        return tuple(LostKey(name, named[name], there[name].current.id) for name in gone)
+
+    def _listed(self, first: Mapping[Place, int]) -> list[tuple[Place, int]]:
+        """Of keys and the generation that is wanted of each, those whose manifest may be there: to ask a
+        remote store for each that is not would be a request for every key.
+        """
+        if not self.store.remote:
+            return list(first.items())
+        listed = {file.path for file in self.store.walk() if "/manifest" in file.path}
+        return [one for one in first.items() if one[0].manifest_of(one[1]) in listed]
 
     def _read(self, asked: Sequence[tuple[Place, int]], problems: list[Unread]) -> Iterator[Artifact]:
         """What was committed under each key since a generation, also what retention removed since."""

@@ -158,20 +158,40 @@ class Index:
         return {str(name): (int(id), str(key)) for name, id, key in rows}
 
     def add_artifact(self, artifact: Artifact, owner: int) -> int:
-        """Its number. Nothing is said of its records yet."""
+        """Its number. Nothing is said of its records yet: what an earlier reading of it said is forgotten."""
         place = artifact.place
-        values = (place.prefix, place.stage, place.key, artifact.generation, artifact.digest, owner)
+        named = (place.prefix, place.stage, place.key, artifact.generation)
+        known = self._db.execute(
+            "SELECT id, records FROM artifacts WHERE prefix = ? AND stage = ? AND key = ? AND generation = ?",
+            named,
+        ).fetchone()
+        if known is not None:
+            self._forget(*known)
         found = self._db.execute(
-            "INSERT INTO artifacts "
-            "(prefix, stage, key, generation, digest, owner, manifest, created, records) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
-            (*values, artifact.manifest, str(artifact.predicate.get("created", ""))),
+            "INSERT OR REPLACE INTO artifacts "
+            "(id, prefix, stage, key, generation, digest, owner, manifest, created, records) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
+            (
+                None if known is None else known[0],
+                *named,
+                artifact.digest,
+                owner,
+                artifact.manifest,
+                str(artifact.predicate.get("created", "")),
+            ),
         )
         id = int(found.lastrowid or 0)
         manifests = artifact.predicate.get("input_manifests") or {}
         rows = [(id, name, digest, manifests.get(name)) for name, digest in artifact.inputs.items()]
         self._db.executemany("INSERT INTO inputs VALUES (?, ?, ?, ?)", rows)
         return id
+
+    def _forget(self, artifact: int, records: int) -> None:
+        """What was said of an artifact; to look for its records takes reading all of the index."""
+        self._db.execute("DELETE FROM inputs WHERE artifact = ?", (artifact,))
+        self._db.execute("DELETE FROM times WHERE model = ?", (artifact,))
+        if records:
+            self._db.execute("DELETE FROM members WHERE artifact = ?", (artifact,))
 
     def add_members(self, rows: Iterable[tuple[int, int, int, int, int]]) -> int:
         """Add (owner, short lookup, artifact, number, state) of each; how many."""

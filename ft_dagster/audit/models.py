@@ -32,8 +32,8 @@ from ft_dagster.data.record_tree import record_rows
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE
 from ft_dagster.lineage.log import read_log
-from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec.keys import VariantKey
+from ft_dagster.stages.made_of import source_files
 from ft_dagster.store import Artifact
 from ft_dagster.store.artifacts import Removed
 
@@ -318,7 +318,8 @@ def _sources(audit: Audit, chain: _Chain) -> tuple[SourceOf, ...]:
     found = []
     dataset, corpus = chain.parts[DATASET], chain.parts[CORPUS]
     if dataset is not None:
-        prints = fingerprints(audit, dataset) or []
+        known = source_files(declarations(audit, dataset.place.prefix), dataset.inputs.get("sources", ""))
+        prints = [files for _, files in next(known, [])]
         for at, source in enumerate(declared_sources(dataset)):
             files = tuple(prints[at]) if at < len(prints) else ()
             rows = dataset.figures["sources"]
@@ -335,16 +336,12 @@ def _sources(audit: Audit, chain: _Chain) -> tuple[SourceOf, ...]:
     return tuple(found)
 
 
-def fingerprints(audit: Audit, dataset: Artifact) -> list[Any] | None:
-    """What the files of a data set's sources were when it was declared; None where no declaration says so."""
-    for each in audit.index.of_stage(DECLARATION, dataset.place.prefix):
+def declarations(audit: Audit, prefix: str) -> Iterator[Mapping[str, Any]]:
+    """What the declaration.json of each declaration of a variant says, where it is there."""
+    for each in audit.index.of_stage(DECLARATION, prefix):
         file = audit.shelf.left(audit.artifact(each), "payload/declaration.json")
-        if file is None:
-            continue
-        content = json.loads(file.read_text("utf-8"))
-        if sha256_json(content["sources"]) == dataset.inputs.get("sources"):
-            return list(content["sources"])
-    return None
+        if file is not None:
+            yield json.loads(file.read_text("utf-8"))
 
 
 def _mixture(chain: _Chain) -> Mapping[str, Any]:

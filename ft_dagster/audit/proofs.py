@@ -4,17 +4,20 @@ A file carries the leaf and its path to the root, the manifest of the mixture, w
 manifest of the model, which names the mixture's by its sha256. Whoever knows the model's manifest by other
 means (the release log, a signature) then knows that the record was in its mixture. A proof of absence carries
 the two leaves between which the record would be, and shows that to who has the tenant's key.
+
+A row has another identity where a source names its columns, format or system prompt: the file says by which
+reading it got an identity. Of a row that is absent it shows that by each reading of the model's sources.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.audit.asked import AskedRecord
+from ft_dagster.audit.asked import PLAIN, READ_BY, AskedRecord
 from ft_dagster.audit.desk import BASE, EXPORT, Audit
 from ft_dagster.audit.index import Indexed
 from ft_dagster.audit.members import MIXTURE, MODEL, STATES, times_of
@@ -25,8 +28,9 @@ from ft_dagster.files import read_text
 from ft_dagster.provenance.manifest import predicate_of
 from ft_dagster.provenance.merkle import EMPTY, leaf_hash, root_of
 from ft_dagster.provenance.record_keys import RecordKey
+from ft_dagster.report.tables import counted
 from ft_dagster.schema_version import refuse_newer
-from ft_dagster.strict_json import loads
+from ft_dagster.strict_json import dumps, loads
 
 SCHEMA_VERSION = 1
 PRESENCE, ABSENCE = "presence", "absence"
@@ -60,27 +64,12 @@ def prove(audit: Audit, asked: AskedRecord, weights: Indexed) -> dict[str, Any]:
     own = _proof(audit, asked, weights)
     if own.get("times"):
         return own
-    above = list(_above(audit, weights))
+    above = list(audit.above(weights))
     learned = {one.weights for one in record(audit, asked).models if one.how == TRAINED} if above else set()
     for parent, through in above:
         if parent.digest in learned:
             return _inherited(audit, asked, parent, through)
     return own
-
-
-def _above(audit: Audit, weights: Indexed) -> Iterator[tuple[Indexed, list[Indexed]]]:
-    """(model, what leads to it) of each that a model starts from, the nearest first."""
-    through, model = [weights], weights
-    while True:
-        base = audit.index.parent(model, BASE)
-        export = None if base is None else audit.index.parent(base, EXPORT)
-        parent = None if export is None else audit.index.parent(export, MODEL)
-        if base is None or export is None or parent is None or not audit.allows(parent):
-            return
-        through += [base, export]
-        yield parent, list(through)
-        through.append(parent)
-        model = parent
 
 
 def _inherited(audit: Audit, asked: AskedRecord, parent: Indexed, through: list[Indexed]) -> dict[str, Any]:
@@ -132,13 +121,17 @@ def _proof(audit: Audit, asked: AskedRecord, weights: Indexed) -> dict[str, Any]
             name: audit.manifest(each).decode() for name, each in ((MIXTURE, mixture), (MODEL, weights))
         },
     }
-    for identity in asked.identities:
-        places = [at for at in tree.find(key.lookup(identity)) if not tree.dropped[at]]
-        if places:
-            times = times_of(audit.shelf, tuned, mixed)
-            return {**common, **_presence(audit, tree, places, times.tolist(), identity)}
-    identity = asked.identities[0]
-    return {**common, **_absence(audit, tree, key, identity)}
+    places = {
+        at: identity
+        for identity in asked.identities
+        for at in tree.find(key.lookup(identity))
+        if not tree.dropped[at]
+    }
+    if places:
+        times = times_of(audit.shelf, tuned, mixed)
+        return {**common, **_presence(audit, tree, places, times.tolist(), asked)}
+    first, *others = [_absence(audit, tree, key, asked, identity) for identity in asked.identities]
+    return {**common, "kind": ABSENCE, **first, "read_otherwise": others}
 
 
 def check(file: Path, asked: AskedRecord | None = None, key: RecordKey | None = None) -> ProofChecked:
@@ -163,18 +156,34 @@ def tree_key(file: Path) -> str:
         raise UserError("not a proof", file=file, fix="Name what `ft-dagster audit prove` wrote") from None
 
 
+def proof_readings(file: Path) -> list[Mapping[str, Any]]:
+    """By which readings of a row the identities of a proof came. Raises UserError for a file that is none."""
+    try:
+        proof = loads(read_text(file, most=MOST_BYTES))
+        given = [shown.get("reading", PLAIN) for shown in _shown(proof)]
+        return [{name: each[name] for name in READ_BY if name in each} for each in given]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError("not a proof", file=file, fix="Name what `ft-dagster audit prove` wrote") from None
+
+
+def _shown(proof: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What a proof shows of each identity: itself of the first, `read_otherwise` of the others."""
+    return [proof, *proof.get("read_otherwise", [])]
+
+
 def _presence(
-    audit: Audit, tree: RecordTree, places: list[int], times: list[int], identity: bytes
+    audit: Audit, tree: RecordTree, places: Mapping[int, bytes], times: list[int], asked: AskedRecord
 ) -> dict[str, Any]:
-    """Of the leaf whose row was trained on, where one was."""
+    """Of the leaf whose row was trained on, where one was. `places`: leaf -> identity."""
     states = {at: tree.row(at)[1]["split"] for at in places}
     at = min(places, key=lambda at: STATES.index(states[at]))
     row, _ = tree.row(at)
-    number = int(tree.rows[at])
+    number, identity = int(tree.rows[at]), places[at]
     trained = states[at] == "train"
     return {
         "kind": PRESENCE,
         "identity": identity.hex(),
+        "reading": asked.reading(identity),
         "salt": row.salt.hex(),
         "facts": row.facts,
         "times": times[number] if trained else 0,
@@ -182,10 +191,17 @@ def _presence(
     }
 
 
-def _absence(audit: Audit, tree: RecordTree, key: RecordKey, identity: bytes) -> dict[str, Any]:
+def _absence(
+    audit: Audit, tree: RecordTree, key: RecordKey, asked: AskedRecord, identity: bytes
+) -> dict[str, Any]:
+    """Of one identity of the record."""
     place = tree.find(key.lookup(identity)).start
     beside = [at for at in (place - 1, place) if 0 <= at < len(tree)]
-    return {"kind": ABSENCE, "identity": identity.hex(), "leaves": [_leaf(audit, tree, at) for at in beside]}
+    return {
+        "identity": identity.hex(),
+        "reading": asked.reading(identity),
+        "leaves": [_leaf(audit, tree, at) for at in beside],
+    }
 
 
 def _leaf(audit: Audit, tree: RecordTree, at: int) -> dict[str, Any]:
@@ -221,16 +237,16 @@ def _checked(
     if asked is None:
         reading.unchecked.append("that the record is the one you mean: give it")
     else:
-        reading.need(reading.identity in asked.identities, "it is of another record")
-        reading.steps.append("the record you gave has the identity of the proof")
+        _check_identity(reading, asked)
     _check_paths(reading)
     reading.need(proof["kind"] in (PRESENCE, ABSENCE), "it is of no known kind")
     facts: Mapping[str, Any] = {}
     if proof["kind"] == PRESENCE:
         facts = _check_presence(reading)
     else:
-        _check_absence(reading, key)
-        reading.unchecked.append("what the base that the model starts from was trained on")
+        for shown in _shown(proof):
+            _check_absence(reading, shown, key)
+        _note_absence(reading, key)
     tuned, manifest = _check_manifests(reading, file)
     return ProofChecked(
         proof["kind"], proof["identity"], str(tuned["variant"]), tuned["digest"], manifest,
@@ -238,9 +254,22 @@ def _checked(
     )  # fmt: skip
 
 
+def _check_identity(reading: _Reading, asked: AskedRecord) -> None:
+    """The record that was given is the one of the proof; where it is absent, however it may be read."""
+    shown = {bytes.fromhex(one["identity"]) for one in _shown(reading.proof)}
+    absent = reading.proof["kind"] == ABSENCE
+    same = shown >= set(asked.identities) if absent else reading.identity in asked.identities
+    reading.need(same, "it is of another record")
+    for identity in asked.identities:
+        if absent or identity == reading.identity:
+            how = asked.reading(identity)
+            read = f", read as {dumps(how, ensure_ascii=False)}," if how else ""
+            reading.steps.append(f"the record you gave{read} has the identity of the proof")
+
+
 def _check_paths(reading: _Reading) -> None:
     tree = reading.proof["tree"]
-    for leaf in reading.proof["leaves"]:
+    for leaf in (leaf for shown in _shown(reading.proof) for leaf in shown["leaves"]):
         path = [bytes.fromhex(sibling) for sibling in leaf["path"]]
         found = root_of(_hash(leaf), leaf["index"], tree["size"], path)
         reading.need(found is not None and found.hex() == tree["root"], "a leaf is not under the root")
@@ -259,30 +288,39 @@ def _check_presence(reading: _Reading) -> Mapping[str, Any]:
     facts: Mapping[str, Any] = loads(proof["facts"])
     reading.steps.append("the record and its salt make the leaf, and the facts are the leaf's")
     if facts["split"] == "train":
-        said = f"that it was trained on {proof['times']} times: the ledger beside the model says so"
+        times = counted(proof["times"], "time")
+        said = f"that it was trained on {times}: the ledger beside the model says so"
         reading.unchecked.append(said)
     return facts
 
 
-def _check_absence(reading: _Reading, key: RecordKey | None) -> None:
+def _check_absence(reading: _Reading, shown: Mapping[str, Any], key: RecordKey | None) -> None:
     """Two leaves side by side, and by the key the record between them."""
-    leaves, tree = reading.proof["leaves"], reading.proof["tree"]
+    leaves, tree = shown["leaves"], reading.proof["tree"]
     places, size = [leaf["index"] for leaf in leaves], tree["size"]
     at_end = len(places) == 1 and places[0] in (0, size - 1)
     beside = len(places) == 2 and places[1] == places[0] + 1
     empty = not places and size == 0 and tree["root"] == EMPTY.hex()
     reading.need(at_end or beside or empty, "its leaves are not side by side")
     if key is None:
-        reading.unchecked.append("that the record would be between these leaves: that needs the tenant's key")
         return
     reading.need(key.id == tree["key"], "the key is another than the tree's")
-    lookup = key.lookup(reading.identity)
+    lookup = key.lookup(bytes.fromhex(shown["identity"]))
     others = [bytes.fromhex(leaf["lookup"]) for leaf in leaves]
     between = [other < lookup for other in others] == [True, False] and lookup not in others
     before = at_end and places[0] == 0 and lookup < others[0]
     after = at_end and places[0] == size - 1 and others[0] < lookup
     reading.need(between or before or after or empty, "the record would be elsewhere, or is there")
-    reading.steps.append("by the key it would be between the leaves, which are side by side: it is not there")
+
+
+def _note_absence(reading: _Reading, key: RecordKey | None) -> None:
+    if key is None:
+        reading.unchecked.append("that the record would be between these leaves: that needs the tenant's key")
+    else:
+        said = "by the key it would be between the leaves, which are side by side: it is not there"
+        reading.steps.append(said)
+    reading.unchecked.append("that the sources of the model's data read a row in no further way")
+    reading.unchecked.append("what the base that the model starts from was trained on")
 
 
 def _check_manifests(reading: _Reading, file: Path) -> tuple[Mapping[str, Any], str]:

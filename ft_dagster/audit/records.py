@@ -14,6 +14,7 @@ from ft_dagster.data.dataset_io import DROPPED, ORIGINS
 from ft_dagster.data.mixture_records import HOLDOUT
 from ft_dagster.data.record_tree import TREE, TreeHead, record_row
 from ft_dagster.errors import UserError
+from ft_dagster.report.tables import counted
 from ft_dagster.store.artifacts import Removed
 
 TRAINED, VALIDATED, JUDGED, INHERITED = "trained on", "validated on", "judged with", "parent trained on"
@@ -158,8 +159,8 @@ def sought(answer: RecordAnswer) -> str:
             "never seen" if answer.seen is False else f"not found, and {len(held.unread)} could not be read"
         )
         return (
-            f"{unread}: held against {held.records:,} records of {held.artifacts:,} data sets, corpora and "
-            f"mixtures, and {held.models:,} models; {answer.note}"
+            f"{unread}: held against {counted(held.records, 'record')} of {held.artifacts:,} data sets, "
+            f"corpora and mixtures, and {counted(held.models, 'model')}; {answer.note}"
         )
-    trained = [model for model in answer.models if model.how in (TRAINED, INHERITED)]
-    return f"in {len(answer.found)} artifacts; {len({m.weights for m in trained})} models learned from it"
+    learned = {model.weights for model in answer.models if model.how in (TRAINED, INHERITED)}
+    return f"in {counted(len(answer.found), 'artifact')}; {counted(len(learned), 'model')} learned from it"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -11,11 +10,11 @@ from ft_dagster.audit.answers import CameOf, PartOf, TenantAnswer
 from ft_dagster.audit.desk import EXPORT, Audit
 from ft_dagster.audit.index import Indexed
 from ft_dagster.audit.members import CORPUS, DATASET, MODEL
-from ft_dagster.audit.models import DECLARATION
+from ft_dagster.audit.models import declarations
 from ft_dagster.audit.records import described
 from ft_dagster.errors import UserError
-from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec.keys import HALF
+from ft_dagster.stages.made_of import source_files
 
 MADE = "made from it"
 
@@ -85,19 +84,15 @@ def _sources(audit: Audit) -> Iterator[tuple[Indexed, Mapping[str, Any]]]:
         spec = audit.artifact(corpus).spec
         for declared, prints in zip(spec["corpus"]["sources"], spec["sources"], strict=True):
             yield from ((corpus, {"declared": declared["path"], **entry}) for entry in prints)
-    datasets: dict[tuple[str, str], list[Indexed]] = {}
+    known: dict[str, list[Mapping[str, Any]]] = {}
     for dataset in audit.allowed(audit.index.of_stage(DATASET)):
+        prefix = dataset.place.prefix
+        if prefix not in known:
+            known[prefix] = list(declarations(audit, prefix))
         digest, _ = audit.index.inputs(dataset.id).get("sources", ("", None))
-        datasets.setdefault((dataset.place.prefix, digest), []).append(dataset)
-    for each in audit.allowed(audit.index.of_stage(DECLARATION)):
-        file = audit.shelf.left(audit.artifact(each), "payload/declaration.json")
-        if file is None:
-            continue
-        content = json.loads(file.read_text("utf-8"))
-        made = datasets.get((each.place.prefix, sha256_json(content["sources"])), [])
-        for declared, prints in zip(content["spec"]["data"]["sources"], content["sources"], strict=True):
-            named = [{"declared": declared["path"], **entry} for entry in prints]
-            yield from ((dataset, entry) for dataset in made for entry in named)
+        for sources in source_files(known[prefix], digest):
+            for declared, prints in sources:
+                yield from ((dataset, {"declared": declared["path"], **entry}) for entry in prints)
 
 
 def _matches(asked: str, entry: Mapping[str, Any]) -> bool:

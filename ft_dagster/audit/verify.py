@@ -70,8 +70,9 @@ def verify(
     todo = [each for each in wanted if f"{each.place.path}@{each.manifest}" not in state.done]
     problems = list(state.problems)
     if only is None:
+        indexed = {each.problem for each in audit.index.unread()}  # told of each artifact, see `_unread`
         unread = [each.problem for each in audit.followed.problems if audit.allows_part(each.prefix)]
-        problems += [line for line in unread if line not in problems]
+        problems += [line for line in unread if line not in indexed and line not in problems]
     damage = audit.index.damage()
     if damage is not None:
         problems.append(str(_index_error(audit, f"the index is damaged: {damage}")))
@@ -155,7 +156,7 @@ def _artifact_found(audit: Audit, indexed: Indexed) -> _FoundAt:
         *((_check_removal, _check_left) if removed else (_check_bytes,)),
         _check_tree, _check_ledger, _check_inputs, _check_index,
     ]  # fmt: skip
-    problems = []
+    problems = _unread(audit, indexed)
     for check in checks:
         try:
             check(audit, indexed, artifact)
@@ -165,6 +166,17 @@ def _artifact_found(audit: Audit, indexed: Indexed) -> _FoundAt:
         file.size for name, file in artifact.files.items() if not removed or outlives(artifact.place, name)
     )
     return _FoundAt(list(dict.fromkeys(problems)), sum(sizes), removed)
+
+
+def _unread(audit: Audit, indexed: Indexed) -> list[str]:
+    """Why its records could not be read; none where they went with what retention removed."""
+    if indexed.problem is None:
+        return []
+    try:
+        stands = _rows_stand(audit, indexed)
+    except MALFORMED:  # of what it was made of, which is told of that
+        stands = True
+    return [indexed.problem] if stands else []
 
 
 def _check_removal(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:

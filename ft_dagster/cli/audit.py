@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict
@@ -19,6 +20,7 @@ from rich.table import Table
 from ft_dagster.cli.common import KEEPING, Json, app, escape, out, print_json
 from ft_dagster.errors import UserError
 from ft_dagster.provenance import record_keys
+from ft_dagster.report.tables import counted
 from ft_dagster.settings import load_settings
 from ft_dagster.strict_json import dumps
 
@@ -116,7 +118,8 @@ def at(
     written = "" if to is None else f", written to {to}"
     if without:
         written += f"; {without:,} without their text, which retention removed"
-    out.print(escape(f"trained on {found.records:,} records{written}"), highlight=False, soft_wrap=True)
+    records = counted(found.records, "record")
+    out.print(escape(f"trained on {records}{written}"), highlight=False, soft_wrap=True)
     _print_model(found.model)
 
 
@@ -159,10 +162,10 @@ def tenant(
     if as_json:
         print_json(asdict(found))
         return
-    out.print(f"{found.tenant}: {found.records:,} records in data sets", highlight=False)
+    out.print(f"{found.tenant}: {counted(found.records, 'record')} in data sets", highlight=False)
     for variant, stages in found.owns.items():
-        counted = ", ".join(f"{stage} {count}" for stage, count in stages.items())
-        out.print(escape(f"{variant}: {counted}"), highlight=False, soft_wrap=True)
+        made = ", ".join(f"{stage} {count}" for stage, count in stages.items())
+        out.print(escape(f"{variant}: {made}"), highlight=False, soft_wrap=True)
     for part in found.given:
         out.print(escape(f"was given: {part.stage} {part.digest[:12]}"), highlight=False)
     for one in found.releases:
@@ -192,7 +195,7 @@ def diff(context: typer.Context, a: Model, b: Model, tenant: ForTenant = None, a
 @audit.command()
 def verify(
     context: typer.Context,
-    digest: Annotated[str | None, typer.Argument(help="Of an artifact; with --all: everything")] = None,
+    digest: Annotated[str | None, typer.Argument(help="Of artifacts; with --all: everything")] = None,
     every: Annotated[bool, typer.Option("--all", help="Everything, and the release logs")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Not on from a check that was ended")] = False,
     tenant: ForTenant = None,
@@ -207,7 +210,7 @@ def verify(
         raise UserError("what is to be verified is not clear", fix="Give a digest, or --all")
 
     def answer(audit: Audit) -> Verified:
-        only = None if digest is None else [audit.by_digest(digest)]
+        only = None if digest is None else audit.by_digest(digest)
         return checks.verify(audit, only, _progress(as_json), fresh=fresh)
 
     found = _ask(context, tenant, answer)
@@ -218,9 +221,11 @@ def verify(
             out.print(f"[red]does not hold[/] {escape(line)}", highlight=False, soft_wrap=True)
         before = f" ({found.before:,} of them before)" if found.before else ""
         gone = f", {found.removed:,} of them removed by retention" if found.removed else ""
-        what = "all holds" if found.holds else f"{len(found.problems)} problems"
+        what = "all holds" if found.holds else counted(len(found.problems), "problem")
         measured = f"{found.bytes / 1e6:,.1f} MB in {found.seconds:.1f} s"
-        out.print(f"{found.artifacts:,} artifacts{before}{gone}, {measured}: {what}", highlight=False)
+        out.print(
+            f"{counted(found.artifacts, 'artifact')}{before}{gone}, {measured}: {what}", highlight=False
+        )
     if not found.holds:
         raise typer.Exit(NOT_WHOLE)
 
@@ -238,8 +243,8 @@ def prove(
     from ft_dagster.audit import asked, proofs
 
     def answer(audit: Audit) -> dict[str, Any]:
-        wanted = asked.asked_record(record, audit.readings())
-        return proofs.prove(audit, wanted, audit.model(model))
+        weights = audit.model(model)
+        return proofs.prove(audit, asked.asked_record(record, audit.readings(weights)), weights)
 
     proof = _ask(context, tenant, answer)
     if to is None:
@@ -265,7 +270,7 @@ def check_proof(
     """Check a proof by itself: needs no project and no store."""
     from ft_dagster.audit import asked, proofs
 
-    wanted = None if record is None else asked.asked_record(record)
+    wanted = None if record is None else asked.asked_record(record, proofs.proof_readings(file))
     found = proofs.check(file, wanted, None if key_file is None else _key_of(file, key_file))
     if as_json:
         print_json({**asdict(found), "holds": True})
@@ -297,9 +302,10 @@ def index(
         new = {**asdict(followed), "problems": [each.problem for each in followed.problems]}
         print_json({"new": new, "known": asdict(known)})
         return
-    added = f"{followed.artifacts:,} artifacts and {followed.records:,} records were new"
-    said = f"{known.records:,} records of {known.artifacts:,} data sets, corpora and mixtures"
-    out.print(f"{added}; known are {said}, {known.models:,} models", highlight=False, soft_wrap=True)
+    added = f"{counted(followed.artifacts, 'artifact')} and {counted(followed.records, 'record')} were new"
+    said = f"{counted(known.records, 'record')} of {known.artifacts:,} data sets, corpora and mixtures"
+    models = counted(known.models, "model")
+    out.print(f"{added}; known are {said}, {models}", highlight=False, soft_wrap=True)
     for each in followed.problems:
         out.print(f"[red]could not be read[/] {escape(each.problem)}", highlight=False, soft_wrap=True)
 
@@ -347,20 +353,27 @@ def rotate(
 def backup(context: typer.Context, file: Path, as_json: Json = False) -> None:
     """Write all keys into one file of this user alone. Keep it where the store is not."""
     count = record_keys.back_up(load_settings(context.obj).keys_folder, file)
-    print_json({"file": str(file), "owners": count}) if as_json else out.print(f"keys of {count} owners")
+    print_json({"file": str(file), "owners": count}) if as_json else out.print(
+        f"keys of {counted(count, 'owner')}"
+    )
 
 
 @key.command()
 def restore(context: typer.Context, file: Path, as_json: Json = False) -> None:
     """Add the keys of a backup behind those that are here."""
     count = record_keys.restore(load_settings(context.obj).keys_folder, file)
-    print_json({"file": str(file), "added": count}) if as_json else out.print(f"{count} keys were added")
+    print_json({"file": str(file), "added": count}) if as_json else out.print(
+        f"added: {counted(count, 'key')}"
+    )
 
 
 def _opened(context: typer.Context, tenant: str | None, *, again: bool = False, quiet: bool = False) -> Audit:
     from ft_dagster.audit.desk import open_audit
 
-    return open_audit(load_settings(context.obj), tenant=tenant, say=_progress(quiet), again=again)
+    opened = open_audit(load_settings(context.obj), tenant=tenant, say=_progress(quiet), again=again)
+    for line in opened.lost_keys():
+        print(f"lost: {line}", file=sys.stderr)
+    return opened
 
 
 def _ask(context: typer.Context, tenant: str | None, question: Callable[[Audit], T]) -> T:
@@ -377,8 +390,6 @@ def _ask(context: typer.Context, tenant: str | None, question: Callable[[Audit],
 
 def _progress(quiet: bool) -> Callable[[str], None]:
     """One line on stderr that is written over, where somebody looks."""
-    import sys
-
     if quiet or not sys.stderr.isatty():
         return lambda line: None
     return lambda line: print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)

@@ -7,7 +7,7 @@ declaration: retention lets it go before its version, and what is left of it say
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,6 +53,18 @@ def made_of(store: Store, prefix: str, export: Artifact, cache: Path) -> MadeOf:
     return MadeOf(ordered, () if dataset is None else tuple(_files(store, prefix, dataset, cache)))
 
 
+def source_files(
+    declarations: Iterable[Mapping[str, Any]], digest: str
+) -> Iterator[list[tuple[Mapping[str, Any], list[Any]]]]:
+    """(a source as it was declared, what its files were) of each source, of every declaration that a data set
+    was read by: whose fingerprints have that digest. `declarations`: what their declaration.json says;
+    `digest`: the input `sources` of the data set.
+    """
+    for frozen in declarations:
+        if sha256_json(frozen["sources"]) == digest:
+            yield list(zip(frozen["spec"]["data"]["sources"], frozen["sources"], strict=True))
+
+
 def _find(store: Store, prefix: str, stage: str, digest: str) -> Artifact | None:
     prefixes = [prefix, SHARED]
     if stage == CORPUS:
@@ -61,12 +73,9 @@ def _find(store: Store, prefix: str, stage: str, digest: str) -> Artifact | None
 
 
 def _files(store: Store, prefix: str, dataset: Artifact, cache: Path) -> list[SourceFile]:
-    """Those of the declaration that the data set was read by: the one whose fingerprints have that digest."""
-    for frozen in _declarations(store, prefix, cache):
-        if sha256_json(frozen["sources"]) == dataset.inputs["sources"]:
-            pairs = zip(frozen["spec"]["data"]["sources"], frozen["sources"], strict=True)
-            return [_file(source, one) for source, files in pairs for one in files]
-    return []
+    """Those of the declaration that the data set was read by."""
+    declared = source_files(_declarations(store, prefix, cache), dataset.inputs["sources"])
+    return [_file(source, one) for source, files in next(declared, ()) for one in files]
 
 
 def _declarations(store: Store, prefix: str, cache: Path) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import subprocess
@@ -59,6 +60,23 @@ def test_the_program_of_the_page_checks_a_proof(history: History, program: Path,
     forged = ran(program, proof, ["prompt_completion", parts])
     assert forged.returncode == 1
     assert "another mixture" in forged.stderr
+
+
+def test_every_question_takes_a_tenant_and_what_is_the_platforms_takes_none() -> None:
+    """As the page says."""
+    from ft_dagster.cli.audit import audit
+
+    commands = {
+        each.name or each.callback.__name__: each.callback
+        for each in audit.registered_commands
+        if each.callback
+    }
+    without = {
+        name for name, callback in commands.items() if "tenant" not in inspect.signature(callback).parameters
+    }
+    assert without == {"check", "index"}
+    assert "`check`, `index` and `key` are the" in PAGE
+    assert all("as_json" in inspect.signature(callback).parameters for callback in commands.values())
 
 
 def test_the_page_shows_no_command_that_is_none() -> None:

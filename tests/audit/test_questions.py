@@ -20,6 +20,7 @@ from ft_dagster.audit.verify import verify
 from ft_dagster.data.content import identity_of, normal_text
 from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings
+from ft_dagster.stages.made_of import made_of
 from tests.audit.histories import History, question
 
 STORE = ".ft_dagster/store"
@@ -162,6 +163,23 @@ def test_all_that_came_of_a_source_is_found(old: Settings) -> None:
         source(audit, "data/nowhere.jsonl")
     seen = source(open_audit(old, tenant="globex"), "data/places.jsonl")
     assert {one.variant for one in seen.models} == {"globex.places", "globex.strict"}
+
+
+def test_a_version_and_its_audit_name_the_same_files(old: Settings) -> None:
+    audit = open_audit(old)
+    for prefix in ("tenants/acme/places", "tenants/globex/places"):
+        export = audit.index.of_stage("model_export", prefix)[-1]
+        named = made_of(audit.store, prefix, audit.artifact(export), old.cache_folder).files
+        told = model(audit, export.digest)
+        assert [one.digest for one in named]
+        assert [one.digest for one in named] == [
+            file["sha256"]
+            for each in told.sources
+            for file in each.files
+            if not each.path.startswith("general:")
+        ]
+        for one in named:
+            assert told.weights in {each.weights for each in source(audit, one.digest).models}
 
 
 def test_a_tenant_is_told_what_it_owns_and_was_given(history: History) -> None:

@@ -22,7 +22,7 @@ from ft_dagster.audit.verify import verify
 from ft_dagster.data.dataset_io import read_split
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.record_keys import keys_of, rotate
-from ft_dagster.store import Artifact
+from ft_dagster.store import Artifact, Store
 from ft_dagster.store.contents import contents_of
 from ft_dagster.store.removal import DAY, claim_removal, finish_removal
 from ft_dagster.strict_json import dumps
@@ -249,6 +249,40 @@ def test_a_remote_store_is_answered_from_copies_that_hold(tmp_path: Path, s3_ser
     name = next(name for name in made.store.files_below(dataset.path) if name.endswith("rows.parquet"))
     made.store.write(f"{dataset.path}/{name}", b"altered")
     assert any("rows.parquet" in line for line in verify(made.audit()).problems)
+
+
+@pytest.mark.slow
+def test_what_a_remote_store_has_not_is_not_asked_for(
+    tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was made again after a removal is found all the same."""
+    (tmp_path / "project").mkdir()
+    settings = {"store": f"s3://{s3_server.bucket}/asked", "store_options": s3_server.options}
+    (tmp_path / "project" / "ft_dagster.yaml").write_text(json.dumps(settings))
+    made = History(tmp_path / "project")
+    rows = [question(number) for number in range(10)]
+    made.dataset("acme.one", rows)
+    made.dataset("acme.two", rows[:9])
+    assert len(made.audit().index.all()) == 2
+    asked: list[str] = []
+    read_each = Store.read_each
+
+    def noted(store: Store, relatives: list[str]) -> list[bytes | None]:
+        asked.extend(relatives)
+        return read_each(store, relatives)
+
+    monkeypatch.setattr(Store, "read_each", noted)
+    assert len(made.audit().index.all()) == 2
+    assert asked == []
+    made.remove("task_dataset")
+    asked.clear()
+    assert made.dataset("acme.one", rows).generation == 2
+    audit = made.audit()
+    assert [path.rpartition("/")[2] for path in asked] == ["manifest-2.json"]
+    assert {(each.variant, each.generation) for each in audit.index.all()} == {
+        ("acme.one", 1), ("acme.one", 2), ("acme.two", 1),
+    }  # fmt: skip
+    assert verify(audit).problems == ()
 
 
 @pytest.mark.slow

@@ -22,6 +22,8 @@ from ft_dagster.audit.verify import Verified, kept_state, verify
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import sha256_file
 from ft_dagster.settings import Settings
+from ft_dagster.store.contents import contents_of
+from ft_dagster.store.removal import DAY, claim_removal, finish_removal
 from tests.audit.histories import History, question
 
 pytestmark = pytest.mark.slow
@@ -348,6 +350,47 @@ def test_evidence_that_is_no_table_is_the_problem_of_one_artifact(history: Histo
     assert answer.seen is None
     assert sought(answer).startswith("not found, and 1 could not be read")
     assert any("globex/two/task_dataset" in line for line in verify(audit).problems)
+
+
+def test_what_could_not_be_read_is_told_until_it_is_mended(history: History) -> None:
+    """Also by a check of that artifact alone, and never by one that follows the mending."""
+    ledger = only(history.folder, f"{WEIGHTS}/*/evidence/ledger.json")
+    rows = only(history.folder, f"{DATASET}/*/evidence/rows.parquet")
+    whole = {file: file.read_bytes() for file in (ledger, rows)}
+    before = verified(history)
+    answered = record(history.audit(), asked_record(json.dumps(question(3))))
+    for file in whole:
+        flip(file)
+    for again in (True, False, False):
+        audit = history.audit(again=again)
+        assert len(audit.index.unread()) == len(audit.followed.problems) == 2
+        problems = verify(audit).problems
+        assert {each.problem for each in audit.index.unread()} <= set(problems)
+        assert record(audit, asked_record("nobody ever wrote this")).seen is None
+    [weights] = [each for each in audit.index.unread() if each.place.stage == "fine_tuned_model"]
+    assert weights.problem in verify(audit, [weights]).problems
+    for file, content in whole.items():
+        file.write_bytes(content)
+    audit = history.audit()
+    assert audit.index.unread() == []
+    after = verify(audit)
+    assert (after.artifacts, after.problems) == (before.artifacts, ())
+    assert audit.index.artifact(weights.id).place == weights.place
+    assert record(audit, asked_record(json.dumps(question(3)))) == answered
+    assert history.audit().followed.artifacts == 0
+
+
+def test_rows_that_retention_removed_unread_are_no_problem_of_a_check(old: Settings) -> None:
+    """They are older than evidence of records, and the index is made again after them."""
+    store = old.open_store()
+    for each in contents_of(store).keyed.values():
+        if each.artifact is not None and each.place.stage in ("task_dataset", "training_mixture"):
+            assert claim_removal(store, each.artifact, "retention", 4e9 + DAY)
+            finish_removal(store, each.artifact)
+    for _ in range(2):
+        audit = open_audit(old)
+        assert audit.index.unread()
+        assert verify(audit).problems == ()
 
 
 def test_one_artifact_is_verified_by_its_digest(history: History) -> None:

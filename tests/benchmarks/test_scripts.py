@@ -37,6 +37,19 @@ def test_preparation_is_measured_beside_the_tokenizer(tiny_model_folder: Path) -
 
 
 @pytest.mark.slow
+def test_an_audit_is_measured_at_toy_size(tmp_path: Path) -> None:
+    command = [sys.executable, BENCHMARKS / "audit.py", "--records", "3000", "--models", "10", "--each", "50"]
+    command += ["--rows", "200", "--commit", "500", "--results", tmp_path / "results"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    head, _, *rows = done.stdout.splitlines()
+    assert head == "| what | measured | wanted |"
+    assert "3,000 records, 10 models, 500 memberships" in rows[0]
+    assert any(row.startswith("| a commit of 500 records followed |") for row in rows)
+    assert (tmp_path / "results" / "audit_record.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
 def test_a_small_fleet_breaks_no_promise_but_for_its_few_starts_an_hour() -> None:
     command = [
         sys.executable,

@@ -60,6 +60,45 @@ def test_a_record_is_read_from_a_file(project: Path, tmp_path: Path) -> None:
     assert typed(project, "record", identity, "--json")["seen"]
 
 
+def test_a_lost_key_is_told_once(project: Path, tmp_path: Path) -> None:
+    """To whom it concerns, beside the answer; a rotated key is none that was lost."""
+    typed(project, "index")
+    keys = {one["owner"]: one["id"] for one in typed(project, "key", "list", "--json")["keys"]}
+    typed(project, "key", "backup", str(tmp_path / "keys.json"))
+    typed(project, "key", "rotate", "globex")
+
+    def asked(*words: str) -> tuple[dict[str, Any], str]:
+        done = CliRunner().invoke(app, ["--project", str(project), "audit", "record", ROW, "--json", *words])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout), done.stderr
+
+    before, said = asked()
+    assert said == ""
+    (project / ".ft_dagster/keys/tenants/acme.json").unlink()
+    after, said = asked()
+    assert f"the key {keys['acme']} of acme is no longer in" in said
+    assert len(said.splitlines()) == 1
+    assert asked() == (before, "")
+    assert after == before
+    shutil.rmtree(project / ".ft_dagster/keys")
+    _, said = asked("--tenant", "acme")
+    assert "of acme is no longer" in said
+    assert "globex" not in said
+
+
+def test_one_of_anything_is_said_in_the_singular(tmp_path: Path) -> None:
+    made = History(tmp_path / "project")
+    base, whole = made.base(), {"validation": 0, "test": 0, "minimum": 1}
+    rows = made.dataset("acme.one", [question(1)], splits=whole)
+    made.model("acme.one", made.mixture("acme.one", rows), base)
+    row, file = json.dumps(question(1)), tmp_path / "proof.json"
+    assert "in 2 artifacts; 1 model learned from it" in typed(made.folder, "record", row)
+    assert "2 data sets, corpora and mixtures, and 1 model;" in typed(made.folder, "record", "not written")
+    assert "acme: 1 record in data sets" in typed(made.folder, "tenant", "acme")
+    typed(made.folder, "prove", row, "acme.one", "--to", str(file))
+    assert "that it was trained on 1 time:" in typed(made.folder, "check", str(file))
+
+
 QUESTIONS = {
     "model": (["acme.places"], "acme.colours"),
     "at": (["acme.places", "2026-11-26"], "version 3"),
@@ -110,6 +149,24 @@ def test_verify_exits_with_1_where_something_was_altered(project: Path) -> None:
     assert len(told["problems"]) == 1
 
 
+def test_verify_looks_at_all_that_have_a_digest(project: Path) -> None:
+    """Two tenants have equal data sets; either may be altered."""
+    digests: dict[str, set[Path]] = {}
+    for manifest in (project / "store/tenants").glob("*/*/task_dataset/*/manifest.json"):
+        digests.setdefault(json.loads(manifest.read_text())["predicate"]["digest"], set()).add(manifest)
+    [(digest, equal)] = [(digest, found) for digest, found in digests.items() if len(found) > 1]
+    assert f"{len(equal)} artifacts" in typed(project, "verify", digest)
+    for manifest in equal:
+        file = next(manifest.parent.glob("*/payload/train.parquet"))
+        content = file.read_bytes()
+        file.write_bytes(content[::-1])
+        told = typed(project, "verify", digest[:12], "--json", code=1)
+        assert str(file) in told["problems"][0]
+        for other in {each.parts[-5] for each in equal} - {manifest.parts[-5]}:
+            assert "all holds" in typed(project, "verify", digest, "--tenant", other)
+        file.write_bytes(content)
+
+
 def test_a_damaged_page_of_the_index_is_made_again(project: Path) -> None:
     typed(project, "index")
     file = project / ".ft_dagster/work/audit/index.sqlite"
@@ -117,6 +174,48 @@ def test_a_damaged_page_of_the_index_is_made_again(project: Path) -> None:
     content[4096:] = b"\xff" * (len(content) - 4096)
     file.write_bytes(content)
     assert typed(project, "record", ROW, "--json")["seen"]
+
+
+CHAT = {"format": "chat", "system": "Be brief.", "fields": {"messages": "talk"}}
+
+
+def chat(number: int) -> dict[str, Any]:
+    asked, answered = f"What is item {number}?", f"Item {number} is a thing."
+    turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    return {"talk": turns, "prompt": asked, "completion": answered}
+
+
+@pytest.mark.parametrize(("number", "kind"), [(3, "presence"), (300, "absence")])
+def test_a_proof_of_a_row_that_its_source_reads_otherwise_is_checked(
+    tmp_path: Path, number: int, kind: str
+) -> None:
+    """A row that can be read plainly too; absence is shown of both readings."""
+    made = History(tmp_path / "project")
+    base = made.base()
+    rows = made.dataset("acme.chat", [chat(n) for n in range(10)], sources=[{"path": "rows.jsonl", **CHAT}],
+                        splits={"validation": 0, "test": 0, "minimum": 1})  # fmt: skip
+    made.model("acme.chat", made.mixture("acme.chat", rows), base)
+    other = made.dataset("globex.two", [chat(n) for n in range(9)], sources=[
+        {"path": "rows.jsonl", **CHAT, "system": "A secret of globex."}
+    ])  # fmt: skip
+    made.model("globex.two", made.mixture("globex.two", other), base)
+    row, file = json.dumps(chat(number)), tmp_path / "proof.json"
+    typed(made.folder, "prove", row, "acme.chat", "--to", str(file))
+    assert "globex" not in file.read_text()
+    key = made.settings.keys_folder / "tenants/acme.json"
+    words = ("check", str(file), "--record", row, "--key", str(key))
+    assert f"{kind} holds" in typed(made.folder, *words)
+    told = typed(made.folder, *words, "--json")
+    assert any("read as" in step and "Be brief." in step for step in told["steps"])
+    with pytest.raises(UserError, match="another record"):
+        typed(made.folder, "check", str(file), "--record", json.dumps(chat(301)))
+    proof = json.loads(file.read_text())
+    assert len(proof.get("read_otherwise", [])) == (kind == "absence")
+    for shown in proof.get("read_otherwise", []):
+        shown["identity"] = "0" * 64
+        file.write_text(json.dumps(proof))
+        with pytest.raises(UserError, match="another record"):
+            typed(made.folder, *words)
 
 
 @pytest.mark.parametrize(
