@@ -14,7 +14,9 @@ import pytest
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.copying import Copied, copy_store
 from ft_dagster.lineage.log import read_log
-from ft_dagster.lineage.release import history
+from ft_dagster.lineage.release import export_of, history
+from ft_dagster.lineage.retention import Rules
+from ft_dagster.settings import Retention
 from ft_dagster.store import (
     Artifact,
     Attempt,
@@ -67,7 +69,12 @@ def target(request: pytest.FixtureRequest, other: Store) -> Store:
 
 
 def copied(source: Store, target: Store, tmp_path: Path) -> list[Copied]:
-    return list(copy_store(source, target, tmp_path / "drafts"))
+    return list(copy_store(source, target, tmp_path / "drafts", rules()))
+
+
+def rules(**retention: Any) -> Rules:
+    """Of the target, for all tenants, now."""
+    return Rules(lambda tenant: Retention(**retention), time.time())
 
 
 def files(store: Store) -> dict[str, bytes]:
@@ -115,7 +122,7 @@ def test_wherever_it_is_killed_the_copy_holds_and_the_next_call_ends_it(
     done = step
     while done == step:
         done = 0
-        for one in copy_store(store, target, tmp_path / "drafts"):
+        for one in copy_store(store, target, tmp_path / "drafts", rules()):
             done += one.how == "copied"
             if done == step:
                 break
@@ -299,6 +306,33 @@ def test_what_is_in_use_in_the_target_is_not_taken_for_what_was_made_again(
     assert removal.keep(other, lost)
     with pytest.raises(UserError, match=r"made again in .*store, while the first one is in use here"):
         copied(store, other, tmp_path)
+    verify_artifact(other, lost, tmp_path / "cache")
+
+
+def test_what_a_release_of_the_target_needs_is_not_taken_for_what_was_made_again(
+    store: Store, other: Store, tmp_path: Path, later: None
+) -> None:
+    copied(store, other, tmp_path)
+    export = export_of(store, PREFIX, 1, tmp_path / "cache")
+    let_go(store, export)
+    inputs = export.inputs
+    again = put(store, "model_export", PREFIX, adapter(1), inputs, work=tmp_path / "work")
+    assert again.generation == 2
+    with pytest.raises(UserError, match=r"made again in .*store, while the first one is in use here"):
+        copied(store, other, tmp_path)
+    assert export_of(other, PREFIX, 1, tmp_path / "cache").manifest == export.manifest
+    verify_artifact(other, export, tmp_path / "cache")
+
+
+def test_what_is_on_legal_hold_in_the_target_is_not_taken_for_what_was_made_again(
+    store: Store, other: Store, tmp_path: Path, later: None
+) -> None:
+    lost = told_of(store, tmp_path)
+    copied(store, other, tmp_path)
+    let_go(store, lost)
+    told_of(store, tmp_path)
+    with pytest.raises(UserError, match=r"made again in .*store, while the first one is in use here"):
+        list(copy_store(store, other, tmp_path / "drafts", rules(hold=True)))
     verify_artifact(other, lost, tmp_path / "cache")
 
 
