@@ -229,9 +229,9 @@ def copy(
 ) -> None:
     """Copy a store, and verify each file of the copy by its digest.
 
-    Killed, or run twice, it goes on where it was and brings what came meanwhile. What the project's retention
-    removed in TO is not brought back, and what it keeps there is not replaced. An address has the project's
-    store_options, and over them those that are given here.
+    Killed, or run twice, it goes on where it was and brings what came meanwhile. What retention removed in TO
+    is not brought back; what the project's retention keeps there is not replaced. An address has the
+    project's store_options, and over them those that are given here.
     """
     from rich.progress import Progress
 

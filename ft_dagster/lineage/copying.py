@@ -71,7 +71,7 @@ def copy_store(source: Store, target: Store, drafts: Path, rules: Rules) -> Iter
     logs = sorted({str(PurePosixPath(file.path).parent.parent) for file in early if _is_of_log(file)})
     for prefix in logs:
         read_log(source, prefix)
-    yield from copy.each(copy.artifact, list(contents.keyed.values()))
+    yield from copy.each(copy.artifact, [keyed for keyed in contents.keyed.values() if keyed.committed])
     fixed = [file for file in contents.records if _is_record(file) and not _is_mutable(file)]
     yield from copy.each(copy.record, [file for file in fixed if not _is_of_log(file)])
     for prefix in logs:

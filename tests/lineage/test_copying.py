@@ -20,7 +20,9 @@ from ft_dagster.settings import Retention
 from ft_dagster.store import (
     Artifact,
     Attempt,
+    Place,
     Store,
+    begin_attempt,
     exclusive,
     find_artifact,
     removal,
@@ -334,6 +336,15 @@ def test_what_is_on_legal_hold_in_the_target_is_not_taken_for_what_was_made_agai
     with pytest.raises(UserError, match=r"made again in .*store, while the first one is in use here"):
         list(copy_store(store, other, tmp_path / "drafts", rules(hold=True)))
     verify_artifact(other, lost, tmp_path / "cache")
+
+
+def test_an_attempt_that_nobody_committed_is_not_said_to_be_there(
+    store: Store, other: Store, tmp_path: Path
+) -> None:
+    attempt = begin_attempt(store, Place(PREFIX, "training_plan", "a" * 64), tmp_path)
+    (attempt.payload / "plan.json").write_text("{}")
+    assert attempt.place.path not in {one.path for one in copied(store, other, tmp_path)}
+    assert other.files_below(attempt.place.path) == {}
 
 
 def test_what_is_no_part_of_a_store_stays_behind(store: Store, other: Store, tmp_path: Path) -> None:
