@@ -18,7 +18,7 @@ from ft_dagster.store.artifacts import Artifact, Place, generations
 from ft_dagster.store.blobs import Store, StoredFile
 from ft_dagster.store.contents import Contents, Keyed
 from ft_dagster.store.heads import SHARED, read_head
-from ft_dagster.store.removal import outlives
+from ft_dagster.store.removal import outlives, removal_claim
 
 ByDigest = Mapping[str, list[Artifact]]
 # What a release was held against production by; the log names the weights.
@@ -114,7 +114,7 @@ def reached(
     roots = [
         *_heads(store, contents.records),
         *_released(store, contents.records, by_digest, rules),
-        *_not_to_go_yet(contents, rules, made),
+        *_not_to_go_yet(store, contents, rules, made),
     ]
     found = _closure(roots, by_digest)
     weights = {artifact.digest for artifact in artifacts if artifact.place in found}
@@ -122,14 +122,24 @@ def reached(
     return found | _closure(held, by_digest)
 
 
-def _not_to_go_yet(contents: Contents, rules: Rules, made: Collection[Place]) -> Iterator[Artifact]:
+def _not_to_go_yet(
+    store: Store, contents: Contents, rules: Rules, made: Collection[Place]
+) -> Iterator[Artifact]:
     """What is young, on hold, or made once more."""
     for keyed in contents.keyed.values():
         path = keyed.place.path
         if keyed.artifact is not None and (
-            keyed.place in made or rules.for_path(path).hold or keyed.used >= rules.before(path)
+            keyed.place in made
+            or rules.for_path(path).hold
+            or (keyed.used >= rules.before(path) and not _is_going(store, keyed, keyed.artifact))
         ):
             yield keyed.artifact
+
+
+def _is_going(store: Store, keyed: Keyed, artifact: Artifact) -> bool:
+    """Whether its removal was claimed and not done: it is young by that claim alone."""
+    claims = f"claims/{artifact.predicate['attempt']}/"
+    return any(path.startswith(claims) for path in keyed.files) and removal_claim(store, artifact) is not None
 
 
 def _closure(roots: Iterable[Artifact], by_digest: ByDigest) -> set[Place]:
