@@ -45,10 +45,11 @@ from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, VariantSpec
 from ft_dagster.stages import declaration, training_plan
 from ft_dagster.stages.made_of import MadeOf, made_of
-from ft_dagster.store import Artifact, Store, read_head
+from ft_dagster.store import Artifact, Store, read_head, unreachable
 from ft_dagster.training.training_figures import TrainingFigures
 
 FOLDER = "reports"
+UNREADABLE = (UserError, OSError, KeyError, ValueError)  # what reading for a report may end in
 
 
 class _Shelf(NamedTuple):
@@ -103,15 +104,25 @@ def version_report(settings: Settings, key: VariantKey, version: int | None = No
 
 def keep_report(settings: Settings, key: VariantKey, version: int) -> str:
     """Write the report of a version, unless it is kept already; returns its path in the store, or, since a
-    release stands without it, why none could be made.
+    release stands without it, why none could be made. Raises what came of a storage out of reach.
     """
     store, path = settings.open_store(), report_path(key.prefix, version)
     try:
         if not store.exists(path):
             store.write(path, version_report(settings, key, version).encode())
-    except UserError as error:
-        return f"could not be made: {error}"
+    except UNREADABLE as error:
+        return why_not(error)
     return path
+
+
+def why_not(error: Exception) -> str:
+    """What a page says in place of what could not be made of the store. Raises it again where the storage is
+    out of reach.
+    """
+    if unreachable(error):
+        raise error
+    said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return f"could not be made: {said}"
 
 
 def _shelf(settings: Settings, store: Store, prefix: str, newest: Artifact) -> _Shelf:
