@@ -18,7 +18,7 @@ from ft_dagster.evaluation.skills import skills
 from ft_dagster.evaluation.verdict_words import verdict_sentence, verdict_word
 from ft_dagster.export.served import command_of
 from ft_dagster.lineage.certificate import Certificate
-from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
 from ft_dagster.lineage.release import aliases, export_of, history
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.planning.estimate import Estimate
@@ -92,7 +92,7 @@ def version_report(settings: Settings, key: VariantKey, version: int | None = No
     past = history(store, prefix)
     if past or version is not None:
         export = export_of(store, prefix, version, settings.cache_folder)
-        entry = next(entry for entry in past if entry.export == export.digest)
+        entry = _entry(past, export.digest, version)
         return _html(_shelf(settings, store, prefix, export), key, past, entry)
     judged = read_head(store, prefix, "evaluation")
     if judged is None:
@@ -123,6 +123,12 @@ def why_not(error: Exception) -> str:
         raise error
     said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     return f"could not be made: {said}"
+
+
+def _entry(past: list[ReleaseEntry], export: str, version: int | None) -> ReleaseEntry:
+    """The release of a version (None: the newest) with this export, which others may have too."""
+    found = [e for e in past if e.export == export and e.action == RELEASE and version in (None, e.version)]
+    return found[-1]
 
 
 def _shelf(settings: Settings, store: Store, prefix: str, newest: Artifact) -> _Shelf:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ft_dagster.lineage.log import append, read_log
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey
-from ft_dagster.stages.version_report import FOLDER, keep_report, report_path
+from ft_dagster.stages.version_report import FOLDER, keep_report, report_path, version_report
 
 KEPT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
 KEY = VariantKey("acme", "places")
@@ -20,6 +22,17 @@ def settings(tmp_path: Path) -> Settings:
     """Of a project whose acme.places has three versions."""
     shutil.copytree(KEPT, tmp_path / "project")
     return load_settings(tmp_path / "project")
+
+
+def test_it_is_titled_with_the_version_that_was_asked_for(settings: Settings) -> None:
+    """Where two have the same export, as older logs let them."""
+    store = settings.open_store()
+    log = read_log(store, KEY.prefix)
+    assert append(store, KEY.prefix, log, replace(log.entries[0], version=4, production=4, by="gus"))
+    for asked, said, by in ((1, 1, log.entries[0].by), (4, 4, "gus"), (None, 4, "gus")):
+        page = version_report(settings, KEY, asked)
+        assert f"{KEY} version {said}" in page
+        assert f" by {by}<" in page
 
 
 def test_a_report_that_cannot_be_written_is_said_and_stops_nothing(settings: Settings) -> None:
