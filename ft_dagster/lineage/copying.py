@@ -102,6 +102,8 @@ class _Copy:
         if keyed.artifact is not None and any(isinstance(one, Removed) for one in there[len(here) - 1 :]):
             return Copied(path, "left" if isinstance(newest, Artifact) else "removed")
         new = here[len(there) :]
+        if keyed.artifact is None and new and isinstance(newest, Artifact):
+            return Copied(path, "left")  # all of the source's was removed: nothing takes its place
         moved = sum(self._outlived(one, keyed) for one in keyed.removed if _made(one) not in there)
         if keyed.artifact in new:
             moved += self._files(keyed.artifact, keyed.artifact.files)

@@ -298,6 +298,22 @@ def test_what_was_removed_and_made_again_takes_the_place_of_what_stands_in_the_t
     assert {one.how for one in copied(store, other, tmp_path)} == {"there"}
 
 
+def test_what_was_removed_made_again_and_removed_stays_in_the_target_that_has_the_first(
+    store: Store, other: Store, tmp_path: Path, later: None
+) -> None:
+    lost = told_of(store, tmp_path)
+    copied(store, other, tmp_path)
+    let_go(store, lost)
+    let_go(store, told_of(store, tmp_path))
+    copied(store, other, tmp_path)
+    verify_artifact(other, lost, tmp_path / "cache")
+    let_go(other, lost)
+    copied(store, other, tmp_path)
+    made = [stone.artifact.manifest for stone in tombstones(store, lost)]
+    assert [stone.artifact.manifest for stone in tombstones(other, lost)] == made
+    assert len(made) == 2
+
+
 def test_what_is_in_use_in_the_target_is_not_taken_for_what_was_made_again(
     store: Store, other: Store, tmp_path: Path, later: None
 ) -> None:
