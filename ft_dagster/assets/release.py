@@ -18,7 +18,7 @@ from ft_dagster.stages import model_export as export_stage
 from ft_dagster.stages import release as release_step
 from ft_dagster.stages.made_of import made_of
 from ft_dagster.stages.verdicts import certificate_of
-from ft_dagster.stages.version_report import keep_report
+from ft_dagster.stages.version_report import UNREADABLE, keep_report, why_not
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
 
@@ -48,15 +48,23 @@ def _log(past: Sequence[ReleaseEntry]) -> list[list[Any]]:
     return [[e.version, e.action, moment(e.at), e.by, e.reason] for e in past]
 
 
+def _made_of(workspace: Workspace, export: Artifact) -> dg.MetadataValue[Any]:
+    """The release stands, whatever else of the store cannot be read."""
+    try:
+        made = made_of(workspace.store, workspace.prefix, export, workspace.cache)
+        return table(MADE_OF, [*file_rows(made.files), *artifact_rows(made.artifacts)])
+    except UNREADABLE as error:
+        return dg.MetadataValue.text(why_not(error))
+
+
 def _release(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult[Any]:
     done = release_step.release(workspace)
     entry, verdict = done.entry, done.verdict
-    made = made_of(workspace.store, workspace.prefix, done.export, workspace.cache)
     said = [verdict_sentence(verdict), production_sentence(verdict)]
     production = done.history[-1].production
     summary = release_summary(entry.version, production, ". ".join(filter(None, said)), done.next)
     entries = {
-        "made_of": table(MADE_OF, [*file_rows(made.files), *artifact_rows(made.artifacts)]),
+        "made_of": _made_of(workspace, done.export),
         "rules": table(RULES, rules_rows(verdict.rules)),
         "history": table(LOG, _log(done.history)),
         "outcome": verdict_word(verdict),

@@ -229,9 +229,9 @@ def copy(
 ) -> None:
     """Copy a store, and verify each file of the copy by its digest.
 
-    Killed, or run twice, it goes on where it was and brings what came meanwhile. What the retention of TO
-    removed is not brought back. An address has the project's store_options, and over them those that are
-    given here.
+    Killed, or run twice, it goes on where it was and brings what came meanwhile. What retention removed in TO
+    is not brought back; what the project's retention keeps there is not replaced. An address has the
+    project's store_options, and over them those that are given here.
     """
     from rich.progress import Progress
 
@@ -250,7 +250,8 @@ def copy(
     stayed: dict[str, list[str]] = {how: [] for how in STAYED}
     with Progress(console=Console(stderr=True), transient=True, disable=as_json) as progress:
         task = progress.add_task("Copying", total=None)
-        for one in copy_store(opened, into, settings.work_folder / "drafts"):
+        rules = Rules(settings.retention.of, time.time())
+        for one in copy_store(opened, into, settings.work_folder / "drafts", rules):
             counts[one.how] += 1
             moved += one.bytes
             if one.how in stayed:

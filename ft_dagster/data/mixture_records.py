@@ -32,6 +32,8 @@ CARRIED = (
 SCHEMA = pa.schema(
     [("split", pa.string()), ("source", pa.string()), ("row", pa.int64()), ("examples", pa.int64()), *CARRIED]
 )
+OF_DATASET = ("split", "row", "source", *DIGESTS)  # what is read of theirs, and older ones may lack
+OF_CORPUS = ("part", "row", *DIGESTS)
 ROW_BYTES = 300  # of a row of evidence, about
 Counts = NDArray[np.int64]
 
@@ -44,8 +46,9 @@ def write_mixture_records(
     `dataset`, `corpus`: their evidence folders. It cannot where one of them was made before rows were known
     by record. `holdout`: the corpus' part that is held out.
     """
-    parts = [folder / ORIGINS for folder in (dataset, corpus) if folder is not None]
-    if not all(map(_names_records, parts)):
+    if not _names_records(dataset / ORIGINS, OF_DATASET):
+        return False
+    if corpus is not None and not _names_records(corpus / ORIGINS, OF_CORPUS):
         return False
     with TableWriter(evidence / ORIGINS, SCHEMA) as table:
         for split in ("train", "validation"):
@@ -90,11 +93,11 @@ def held_out_examples(mixture: Path) -> dict[str, int]:
     return {one["values"]: one["counts"] for one in counted.to_pylist()}
 
 
-def _names_records(file: Path) -> bool:
+def _names_records(file: Path, columns: tuple[str, ...]) -> bool:
     if not file.is_file():
         return False
     with ParquetFile(file) as table:
-        return set(DIGESTS) <= set(table.schema_arrow.names)
+        return set(columns) <= set(table.schema_arrow.names)
 
 
 def _carry(table: TableWriter, file: Path, split: str, source: str | None, counts: dict[str, Counts]) -> None:

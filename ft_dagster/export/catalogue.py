@@ -108,7 +108,7 @@ def _load_lines(adapters: Sequence[ReleasedAdapter]) -> str:
         if not adapter.refused:
             asked = json.dumps({"lora_name": adapter.variant, "lora_path": adapter.path})
             to = '"$SERVER/v1/load_lora_adapter" -H "Content-Type: application/json"'
-            calls.append(f"curl -sS {to} -d {shlex.quote(asked)}\n")
+            calls.append(f"curl -sS --fail-with-body {to} -d {shlex.quote(asked)}\n")
     return "".join(calls)
 
 

@@ -5,7 +5,7 @@ logs, entry by entry; the heads come last. Logs and heads are those from before 
 the target is at every moment a store that holds, in which less is known; killed, the next call goes on behind
 the last manifest. Attempts that nobody committed stay behind, and claims but those of removals. What the
 target's own retention removed is not brought back; what the source's removed stays in the target until the
-target's removes it, or something comes that was made in its place.
+target's removes it, or something comes that was made in its place and nothing there needs the old one.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
+from threading import Lock
 from typing import Literal, TypeVar
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.log import HEAD, mark_newest, read_log
-from ft_dagster.store.artifacts import Artifact, Removed, generations, stated
+from ft_dagster.lineage.reachable import reached
+from ft_dagster.lineage.retention import Rules
+from ft_dagster.store.artifacts import Artifact, Place, Removed, generations, stated
 from ft_dagster.store.blobs import Store, StoredFile
 from ft_dagster.store.contents import Keyed, contents_of
 from ft_dagster.store.exclusive import PROBES, WRITER
@@ -48,12 +51,13 @@ class Copied:
     bytes: int = 0
 
 
-def copy_store(source: Store, target: Store, drafts: Path) -> Iterator[Copied]:
-    """Copy all that is committed. `drafts`: a folder of this host for what is on its way.
+def copy_store(source: Store, target: Store, drafts: Path, rules: Rules) -> Iterator[Copied]:
+    """Copy all that is committed. `drafts`: a folder of this host for what is on its way. `rules`: retention
+    of the target.
 
     Raises UserError: something of the source cannot be read or has other bytes than its manifest says; the
-    target has another artifact, record or log under the same name, or somebody uses an artifact there that
-    was removed and made again here.
+    target has another artifact, record or log under the same name, or needs an artifact that was removed and
+    made again here.
     """
     early = [file for file in source.walk() if _is_record(file)]
     changing = {file: source.read(file.path) for file in early if _is_mutable(file)}
@@ -63,11 +67,11 @@ def copy_store(source: Store, target: Store, drafts: Path) -> Iterator[Copied]:
     damaged = next((keyed.damaged for keyed in contents.keyed.values() if keyed.damaged), None)
     if damaged is not None:
         raise damaged
-    copy = _Copy(source, target, drafts)
+    copy = _Copy(source, target, drafts, rules)
     logs = sorted({str(PurePosixPath(file.path).parent.parent) for file in early if _is_of_log(file)})
     for prefix in logs:
         read_log(source, prefix)
-    yield from copy.each(copy.artifact, list(contents.keyed.values()))
+    yield from copy.each(copy.artifact, [keyed for keyed in contents.keyed.values() if keyed.committed])
     fixed = [file for file in contents.records if _is_record(file) and not _is_mutable(file)]
     yield from copy.each(copy.record, [file for file in fixed if not _is_of_log(file)])
     for prefix in logs:
@@ -76,8 +80,10 @@ def copy_store(source: Store, target: Store, drafts: Path) -> Iterator[Copied]:
 
 
 class _Copy:
-    def __init__(self, source: Store, target: Store, drafts: Path) -> None:
-        self._source, self._target, self._drafts = source, target, drafts
+    def __init__(self, source: Store, target: Store, drafts: Path, rules: Rules) -> None:
+        self._source, self._target, self._drafts, self._rules = source, target, drafts, rules
+        self._needed: set[Place] | None = None
+        self._looking = Lock()
 
     def each(self, copy: Callable[[T], Copied], those: Sequence[T]) -> Iterator[Copied]:
         with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -96,6 +102,8 @@ class _Copy:
         if keyed.artifact is not None and any(isinstance(one, Removed) for one in there[len(here) - 1 :]):
             return Copied(path, "left" if isinstance(newest, Artifact) else "removed")
         new = here[len(there) :]
+        if keyed.artifact is None and new and isinstance(newest, Artifact):
+            return Copied(path, "left")  # all of the source's was removed: nothing takes its place
         moved = sum(self._outlived(one, keyed) for one in keyed.removed if _made(one) not in there)
         if keyed.artifact in new:
             moved += self._files(keyed.artifact, keyed.artifact.files)
@@ -135,16 +143,29 @@ class _Copy:
         return moved
 
     def _let_go(self, standing: Artifact, removed: Removed) -> None:
-        """Remove from the target what was removed from the source, for what was made in its place."""
+        """Remove from the target what was removed from the source, for what was made in its place; not what
+        the target's own retention keeps.
+        """
         before = time.time() - DAY
         created = datetime.fromisoformat(standing.predicate["created"]).timestamp()
-        if created >= before or not claim_removal(self._target, standing, removed.why, before):
+        if (
+            created >= before
+            or self._is_needed(standing.place)
+            or not claim_removal(self._target, standing, removed.why, before)
+        ):
             raise UserError(
                 f"made again in {self._source.url}, while the first one is in use here",
                 file=self._target.uri(standing.path),
-                fix="Run it again tomorrow, or copy into another store",
+                fix="Run it again when retention here lets it go, or copy into another store",
             )
         finish_removal(self._target, standing)
+
+    def _is_needed(self, place: Place) -> bool:
+        """By heads, releases, retention or legal hold of the target, as it was when this was first asked."""
+        with self._looking:
+            if self._needed is None:
+                self._needed = reached(self._target, contents_of(self._target), self._rules)
+            return place in self._needed
 
     def _files(self, artifact: Artifact, names: Iterable[str]) -> int:
         """Bytes moved."""

@@ -35,10 +35,11 @@ def idle_runs(
         if rule.hold or variant.name in busy:
             continue
         for folder in _folders(variant):
-            size, written = _size(folder)
             days = 1.0 if is_committed(folder.name.rpartition("-")[2]) else rule.days
-            if written < rules.now - days * DAY:
-                found.append(IdleRun(folder, size, written))
+            with suppress(FileNotFoundError):  # somebody is removing it, or goes on there
+                size, written = _size(folder)
+                if written < rules.now - days * DAY:
+                    found.append(IdleRun(folder, size, written))
     return sorted(found, key=lambda run: (-run.bytes, str(run.folder)))
 
 

@@ -8,7 +8,7 @@ were made from, in other variants too.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -18,7 +18,7 @@ from ft_dagster.store.artifacts import Artifact, Place, generations
 from ft_dagster.store.blobs import Store, StoredFile
 from ft_dagster.store.contents import Contents, Keyed
 from ft_dagster.store.heads import SHARED, read_head
-from ft_dagster.store.removal import outlives
+from ft_dagster.store.removal import outlives, removal_claim
 
 ByDigest = Mapping[str, list[Artifact]]
 # What a release was held against production by; the log names the weights.
@@ -52,12 +52,12 @@ def unreached(
     Raises UserError for a head, a log or a manifest that cannot be read: who knows what it reaches.
     """
     made = {place for place in contents.keyed if being_made(place)}
-    reached = _reached(store, contents, rules, made)
+    needed = reached(store, contents, rules, made)
     found = [
         one
         for keyed in contents.keyed.values()
         if keyed.place not in made and not rules.for_path(keyed.place.path).hold
-        for one in _parts(keyed, keyed.place in reached)
+        for one in _parts(keyed, keyed.place in needed)
         if one.committed or (one.written < rules.before(one.place.path) and is_litter(store, one))
     ]
     return sorted(found, key=lambda one: (-one.bytes, one.place.path))
@@ -100,7 +100,12 @@ def _by_digest(artifacts: Iterable[Artifact]) -> ByDigest:
     return found
 
 
-def _reached(store: Store, contents: Contents, rules: Rules, made: set[Place]) -> set[Place]:
+def reached(
+    store: Store, contents: Contents, rules: Rules, made: Collection[Place] = frozenset()
+) -> set[Place]:
+    """Where what stands is needed. `made`: under which keys somebody is building now. Raises UserError, see
+    `unreached`.
+    """
     damaged = next((keyed.damaged for keyed in contents.keyed.values() if keyed.damaged), None)
     if damaged is not None:
         raise damaged
@@ -109,22 +114,32 @@ def _reached(store: Store, contents: Contents, rules: Rules, made: set[Place]) -
     roots = [
         *_heads(store, contents.records),
         *_released(store, contents.records, by_digest, rules),
-        *_not_to_go_yet(contents, rules, made),
+        *_not_to_go_yet(store, contents, rules, made),
     ]
-    reached = _closure(roots, by_digest)
-    weights = {artifact.digest for artifact in artifacts if artifact.place in reached}
+    found = _closure(roots, by_digest)
+    weights = {artifact.digest for artifact in artifacts if artifact.place in found}
     held = [a for a in artifacts if a.place.stage in PRODUCTION and a.inputs.get(WEIGHTS) in weights]
-    return reached | _closure(held, by_digest)
+    return found | _closure(held, by_digest)
 
 
-def _not_to_go_yet(contents: Contents, rules: Rules, made: set[Place]) -> Iterator[Artifact]:
+def _not_to_go_yet(
+    store: Store, contents: Contents, rules: Rules, made: Collection[Place]
+) -> Iterator[Artifact]:
     """What is young, on hold, or made once more."""
     for keyed in contents.keyed.values():
         path = keyed.place.path
         if keyed.artifact is not None and (
-            keyed.place in made or rules.for_path(path).hold or keyed.used >= rules.before(path)
+            keyed.place in made
+            or rules.for_path(path).hold
+            or (keyed.used >= rules.before(path) and not _is_going(store, keyed, keyed.artifact))
         ):
             yield keyed.artifact
+
+
+def _is_going(store: Store, keyed: Keyed, artifact: Artifact) -> bool:
+    """Whether its removal was claimed and not done: it is young by that claim alone."""
+    claims = f"claims/{artifact.predicate['attempt']}/"
+    return any(path.startswith(claims) for path in keyed.files) and removal_claim(store, artifact) is not None
 
 
 def _closure(roots: Iterable[Artifact], by_digest: ByDigest) -> set[Place]:

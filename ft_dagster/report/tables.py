@@ -112,10 +112,6 @@ def history_rows(past: Iterable[ReleaseEntry]) -> list[list[Any]]:
     ]
 
 
-def history_markdown(past: Iterable[ReleaseEntry]) -> str:
-    return markdown_table(HISTORY, history_rows(past))
-
-
 def release_table(rows: Iterable[VariantRow]) -> Table:
     """Variants, a row each: readable at 120 columns, folded below that."""
     from rich import box

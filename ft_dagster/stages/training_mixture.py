@@ -13,6 +13,7 @@ from ft_dagster.data.mixture import MixtureParts, build_mixture
 from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.data.mixture_records import origins_of, write_mixture_records
 from ft_dagster.data.record_tree import FIGURES, grow_tree
+from ft_dagster.errors import UserError
 from ft_dagster.planning.methods.defaults import MAX_LENGTH
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.roots import is_address
@@ -95,13 +96,14 @@ def build(inputs: MixtureInputs, hands: Hands, attempt: Attempt) -> dict[str, An
 
 
 def _records(inputs: MixtureInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
-    """The figures of the record tree; none where the data set or the corpus is of before there were
-    records.
-    """
+    """The figures of the record tree. Raises UserError where the data set or the corpus has none."""
     corpus = None if inputs.general_corpus is None else hands.evidence(inputs.general_corpus)
     dataset = hands.evidence(inputs.task_dataset)
     if not write_mixture_records(attempt.payload, attempt.evidence, dataset, corpus):
-        return {}
+        raise UserError(
+            "the data set or the corpus is older than record trees",
+            fix="Materialize task_dataset and general_corpus first",
+        )
     return {FIGURES: grow_tree(attempt.evidence, hands.record_key).to_json()}
 
 

@@ -18,7 +18,7 @@ from ft_dagster.evaluation.skills import skills
 from ft_dagster.evaluation.verdict_words import verdict_sentence, verdict_word
 from ft_dagster.export.served import command_of
 from ft_dagster.lineage.certificate import Certificate
-from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
 from ft_dagster.lineage.release import aliases, export_of, history
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.planning.estimate import Estimate
@@ -45,10 +45,11 @@ from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, VariantSpec
 from ft_dagster.stages import declaration, training_plan
 from ft_dagster.stages.made_of import MadeOf, made_of
-from ft_dagster.store import Artifact, Store, read_head
+from ft_dagster.store import Artifact, Store, read_head, unreachable
 from ft_dagster.training.training_figures import TrainingFigures
 
 FOLDER = "reports"
+UNREADABLE = (UserError, OSError, KeyError, ValueError)  # what reading for a report may end in
 
 
 class _Shelf(NamedTuple):
@@ -91,7 +92,7 @@ def version_report(settings: Settings, key: VariantKey, version: int | None = No
     past = history(store, prefix)
     if past or version is not None:
         export = export_of(store, prefix, version, settings.cache_folder)
-        entry = next(entry for entry in past if entry.export == export.digest)
+        entry = _entry(past, export.digest, version)
         return _html(_shelf(settings, store, prefix, export), key, past, entry)
     judged = read_head(store, prefix, "evaluation")
     if judged is None:
@@ -103,15 +104,31 @@ def version_report(settings: Settings, key: VariantKey, version: int | None = No
 
 def keep_report(settings: Settings, key: VariantKey, version: int) -> str:
     """Write the report of a version, unless it is kept already; returns its path in the store, or, since a
-    release stands without it, why none could be made.
+    release stands without it, why none could be made. Raises what came of a storage out of reach.
     """
     store, path = settings.open_store(), report_path(key.prefix, version)
     try:
         if not store.exists(path):
             store.write(path, version_report(settings, key, version).encode())
-    except UserError as error:
-        return f"could not be made: {error}"
+    except UNREADABLE as error:
+        return why_not(error)
     return path
+
+
+def why_not(error: Exception) -> str:
+    """What a page says in place of what could not be made of the store. Raises it again where the storage is
+    out of reach.
+    """
+    if unreachable(error):
+        raise error
+    said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return f"could not be made: {said}"
+
+
+def _entry(past: list[ReleaseEntry], export: str, version: int | None) -> ReleaseEntry:
+    """The release of a version (None: the newest) with this export, which others may have too."""
+    found = [e for e in past if e.export == export and e.action == RELEASE and version in (None, e.version)]
+    return found[-1]
 
 
 def _shelf(settings: Settings, store: Store, prefix: str, newest: Artifact) -> _Shelf:

@@ -235,3 +235,12 @@ def test_a_mixture_of_older_parts_has_no_record_evidence(tmp_path: Path, dataset
     (tmp_path / "e").mkdir()
     assert not write_mixture_records(tmp_path, tmp_path / "e", dataset / "evidence", tmp_path / "older")
     assert list((tmp_path / "e").iterdir()) == []
+
+
+def test_nor_has_one_of_a_data_set_whose_rows_have_no_source(tmp_path: Path, dataset: Path) -> None:
+    """As version 2 wrote them."""
+    (tmp_path / "e").mkdir()
+    rows = dataset / "evidence" / ORIGINS
+    parquet.write_table(parquet.read_table(rows).drop_columns(["source", "licence", "group"]), rows)
+    assert not write_mixture_records(tmp_path, tmp_path / "e", dataset / "evidence", None)
+    assert list((tmp_path / "e").iterdir()) == []

@@ -121,6 +121,24 @@ def test_a_release_keeps_its_report_beside_its_log(workshop: Workshop) -> None:
     assert "Where is the permit" not in kept
 
 
+def test_a_release_stands_where_the_rest_cannot_be_read_and_says_so(workshop: Workshop) -> None:
+    """The figures of its data set are another version's."""
+    store, rows = workshop.store, present(read_head(workshop.store, PREFIX, "task_dataset"))
+    manifest, report = store.read(rows.manifest_path), store.read(report_path(PREFIX, 1))
+    other = json.loads(manifest)
+    del other["predicate"]["figures"]["rows"]
+    store.write_json(rows.manifest_path, other)
+    store.remove([report_path(PREFIX, 1)])
+    try:
+        again = workshop.materialize("acme.places", "release")
+        shown = again.asset_materializations_for_node("release")[0].metadata
+        said = "could not be made: KeyError: 'rows'"
+        assert [shown[name].value for name in ("version", "made_of", "report")] == [1, said, said]
+    finally:
+        store.write(rows.manifest_path, manifest)
+        store.write(report_path(PREFIX, 1), report)
+
+
 def test_every_page_and_command_says_the_same_of_a_verdict(workshop: Workshop, tmp_path: Path) -> None:
     judged = present(read_head(workshop.store, PREFIX, "evaluation"))
     sentence = verdict_sentence(Verdict.from_json(judged.figures["verdict"]))

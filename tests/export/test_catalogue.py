@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import shutil
+import subprocess
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -145,3 +150,28 @@ def test_a_plain_adapter_is_served_on_the_base_as_it_was_quantized() -> None:
     )
     assert "--quantization bitsandbytes" in str(serve_command(config, "acme.support", "nf4"))
     assert serve_command(config, "acme.support", "int8") is None
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the script is curl's")
+@pytest.mark.parametrize(("status", "ends_with"), [(200, 0), (400, 22)])
+def test_a_call_that_the_server_refuses_fails_and_says_why(status: int, ends_with: int) -> None:
+    class Answering(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(b"why")
+
+        def log_message(self, *given: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = {"SERVER": f"http://127.0.0.1:{server.server_port}", "NO_PROXY": "*"}
+        script = catalogue(*BASE, [adapter("acme.support")])[LOAD_FILE]
+        done = subprocess.run(
+            ["bash", "-e"], input=script, env={**os.environ, **address},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        server.shutdown()
+    assert (done.returncode, done.stdout) == (ends_with, "why")

@@ -284,6 +284,30 @@ def test_a_collection_that_was_killed_after_the_tombstone_is_ended_by_the_next(
     assert collected(store, rules()) == []
 
 
+def test_a_collection_that_was_killed_before_the_tombstone_is_ended_by_the_next(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = with_records(store)
+    rows = made(store, PREFIXES[0], 1, [])
+    aged(store)
+
+    def die(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ft_dagster.lineage.collect.finish_removal", die)
+        for _ in range(2):  # one is claimed by each
+            with pytest.raises(KeyboardInterrupt):
+                collected(store, rules(0))
+    assert left_of(store, artifact) == set(artifact.files)
+    outcomes = collected(store, rules(1 / 1440))
+    assert {outcome.of.place: outcome.removed for outcome in outcomes} == {
+        artifact.place: True,
+        rows.place: True,
+    }
+    assert left_of(store, artifact) == EVIDENCE
+
+
 def test_what_was_removed_since_it_was_listed_as_an_attempt_is_no_litter(store: Store) -> None:
     artifact = with_records(store)
     manifest = store.read(artifact.place.manifest)

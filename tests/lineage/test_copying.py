@@ -14,11 +14,15 @@ import pytest
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.copying import Copied, copy_store
 from ft_dagster.lineage.log import read_log
-from ft_dagster.lineage.release import history
+from ft_dagster.lineage.release import export_of, history
+from ft_dagster.lineage.retention import Rules
+from ft_dagster.settings import Retention
 from ft_dagster.store import (
     Artifact,
     Attempt,
+    Place,
     Store,
+    begin_attempt,
     exclusive,
     find_artifact,
     removal,
@@ -67,7 +71,12 @@ def target(request: pytest.FixtureRequest, other: Store) -> Store:
 
 
 def copied(source: Store, target: Store, tmp_path: Path) -> list[Copied]:
-    return list(copy_store(source, target, tmp_path / "drafts"))
+    return list(copy_store(source, target, tmp_path / "drafts", rules()))
+
+
+def rules(**retention: Any) -> Rules:
+    """Of the target, for all tenants, now."""
+    return Rules(lambda tenant: Retention(**retention), time.time())
 
 
 def files(store: Store) -> dict[str, bytes]:
@@ -115,7 +124,7 @@ def test_wherever_it_is_killed_the_copy_holds_and_the_next_call_ends_it(
     done = step
     while done == step:
         done = 0
-        for one in copy_store(store, target, tmp_path / "drafts"):
+        for one in copy_store(store, target, tmp_path / "drafts", rules()):
             done += one.how == "copied"
             if done == step:
                 break
@@ -289,6 +298,22 @@ def test_what_was_removed_and_made_again_takes_the_place_of_what_stands_in_the_t
     assert {one.how for one in copied(store, other, tmp_path)} == {"there"}
 
 
+def test_what_was_removed_made_again_and_removed_stays_in_the_target_that_has_the_first(
+    store: Store, other: Store, tmp_path: Path, later: None
+) -> None:
+    lost = told_of(store, tmp_path)
+    copied(store, other, tmp_path)
+    let_go(store, lost)
+    let_go(store, told_of(store, tmp_path))
+    copied(store, other, tmp_path)
+    verify_artifact(other, lost, tmp_path / "cache")
+    let_go(other, lost)
+    copied(store, other, tmp_path)
+    made = [stone.artifact.manifest for stone in tombstones(store, lost)]
+    assert [stone.artifact.manifest for stone in tombstones(other, lost)] == made
+    assert len(made) == 2
+
+
 def test_what_is_in_use_in_the_target_is_not_taken_for_what_was_made_again(
     store: Store, other: Store, tmp_path: Path, later: None
 ) -> None:
@@ -300,6 +325,42 @@ def test_what_is_in_use_in_the_target_is_not_taken_for_what_was_made_again(
     with pytest.raises(UserError, match=r"made again in .*store, while the first one is in use here"):
         copied(store, other, tmp_path)
     verify_artifact(other, lost, tmp_path / "cache")
+
+
+def test_what_a_release_of_the_target_needs_is_not_taken_for_what_was_made_again(
+    store: Store, other: Store, tmp_path: Path, later: None
+) -> None:
+    copied(store, other, tmp_path)
+    export = export_of(store, PREFIX, 1, tmp_path / "cache")
+    let_go(store, export)
+    inputs = export.inputs
+    again = put(store, "model_export", PREFIX, adapter(1), inputs, work=tmp_path / "work")
+    assert again.generation == 2
+    with pytest.raises(UserError, match=r"made again in .*store, while the first one is in use here"):
+        copied(store, other, tmp_path)
+    assert export_of(other, PREFIX, 1, tmp_path / "cache").manifest == export.manifest
+    verify_artifact(other, export, tmp_path / "cache")
+
+
+def test_what_is_on_legal_hold_in_the_target_is_not_taken_for_what_was_made_again(
+    store: Store, other: Store, tmp_path: Path, later: None
+) -> None:
+    lost = told_of(store, tmp_path)
+    copied(store, other, tmp_path)
+    let_go(store, lost)
+    told_of(store, tmp_path)
+    with pytest.raises(UserError, match=r"made again in .*store, while the first one is in use here"):
+        list(copy_store(store, other, tmp_path / "drafts", rules(hold=True)))
+    verify_artifact(other, lost, tmp_path / "cache")
+
+
+def test_an_attempt_that_nobody_committed_is_not_said_to_be_there(
+    store: Store, other: Store, tmp_path: Path
+) -> None:
+    attempt = begin_attempt(store, Place(PREFIX, "training_plan", "a" * 64), tmp_path)
+    (attempt.payload / "plan.json").write_text("{}")
+    assert attempt.place.path not in {one.path for one in copied(store, other, tmp_path)}
+    assert other.files_below(attempt.place.path) == {}
 
 
 def test_what_is_no_part_of_a_store_stays_behind(store: Store, other: Store, tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""Rows of before record trees: a run makes them again, and a mixture by itself says what is to be done."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import parquet
+
+from ft_dagster.data.dataset_io import ORIGINS
+from ft_dagster.data.record_tree import FIGURES, TREE, TreeHead
+from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
+from ft_dagster.settings import load_settings
+from ft_dagster.spec import VariantKey
+from ft_dagster.stages import task_dataset, training_mixture
+from ft_dagster.stages.chain import CHAIN, run_chain, up_to
+from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.task_dataset import DatasetInputs
+from ft_dagster.stages.workspace import RunOf, Workspace
+from ft_dagster.store import Attempt
+from tests.e2e.project import POLICY, write_project
+
+pytestmark = pytest.mark.slow
+
+KEPT = Path(__file__).with_name("store_0_1")
+
+
+def at(project: Path, tenant: str) -> Workspace:
+    return Workspace(load_settings(project), VariantKey(tenant, "places"), RunOf(say=lambda line: None))
+
+
+def made_again(workspace: Workspace, older: str) -> None:
+    """A whole run up to the mixture, upon a data set of this digest."""
+    outcome = run_chain(workspace, up_to("training_mixture"))
+    assert outcome.error is None, outcome.error
+    rows, mixture = (outcome.made[stage] for stage in ("task_dataset", "training_mixture"))
+    assert rows.predicate["stage_version"] == STAGE_VERSIONS["task_dataset"]
+    assert mixture.inputs["task_dataset"] == rows.digest
+    assert TreeHead.of(mixture.figures) is not None
+    assert all(check.passed for check in training_mixture.judge(workspace, mixture))
+    assert rows.digest == older or not older
+
+
+def test_a_run_upon_a_store_of_0_1_makes_a_mixture_with_its_records(tmp_path: Path) -> None:
+    """Its data set had other payloads; a mixture by itself is refused, not left without records."""
+    project = tmp_path / "project"
+    shutil.copytree(KEPT, project)
+    (project / "policy.yaml").write_text(json.dumps(POLICY), "utf-8")
+    workspace = at(project, "globex")
+    alone = run_chain(workspace, (training_mixture.STAGE,))
+    assert "older than record trees. Materialize task_dataset" in str(alone.error)
+    made_again(at(project, "globex"), older="")
+
+
+def test_a_data_set_of_version_2_is_made_again_and_then_the_mixture(
+    tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows.parquet did not say of which source a row is, and it had no tree."""
+
+    def build(inputs: DatasetInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+        figures = task_dataset.build(inputs, hands, attempt)
+        rows = attempt.evidence / ORIGINS
+        parquet.write_table(parquet.read_table(rows).drop_columns(["source", "licence", "group"]), rows)
+        (attempt.evidence / TREE).unlink()
+        return {name: figure for name, figure in figures.items() if name != FIGURES}
+
+    project = write_project(tmp_path / "project", tiny_model_folder)
+    workspace = at(project, "acme")
+    with monkeypatch.context() as patched:
+        patched.setitem(STAGE_VERSIONS, "task_dataset", 2)
+        made = run_chain(workspace, (*CHAIN[:2], replace(task_dataset.STAGE, build=build))).made
+    alone = run_chain(workspace, (training_mixture.STAGE,))
+    assert "older than record trees. Materialize task_dataset" in str(alone.error)
+    made_again(at(project, "acme"), made["task_dataset"].digest)
