@@ -290,6 +290,16 @@ def test_one_that_needs_many_devices_is_not_starved_by_those_that_need_one() -> 
     assert started(free) == ["acme.wide"]
 
 
+def test_one_that_can_never_be_paid_holds_up_nobody() -> None:
+    policy = budget(hours_per_day=240, spread_hours=1)  # ten devices all day
+    policy = policy.model_copy(update={"per_tenant": {"zero": BudgetSettings(hours_per_day=0)}})
+    unpaid = replace(variant("zero.wide", **AT_NOON), cost=costing(3, devices=3))
+    due_now = replace(variant("acme.one", **AT_NOON), served=NOON + 0.9 * DAY)
+    decisions = due(FleetState([unpaid, due_now], busy=8.0), policy, NOON + 2 * DAY)
+    assert why_not(decisions) == {"zero.wide": "refused"}
+    assert started(decisions) == ["acme.one"]
+
+
 def test_what_started_yesterday_holds_up_nothing_today() -> None:
     at_noon = variant("acme.one", 9.0, **AT_NOON)
     policy, pace = FleetSettings(spread_hours=1), EVEN_START
