@@ -4,8 +4,8 @@ The most urgent go first, by the time by which each is to start; a tenant that h
 hours gives way to others by a day at most, a declared priority moves it by a day at most. So whoever waits
 comes to the front. What can be paid is charged at once; what cannot lets the cheaper pass, and once it is
 overdue it takes what is left of each day first. Retrains that may wait start evenly over `spread_hours`, and
-on no more devices at once than a day's budget keeps busy: one that is overdue and finds too few free holds
-those behind it.
+on no more devices at once than a day's budget keeps busy: one that is overdue, can be paid and finds too few
+free holds those behind it.
 """
 
 from __future__ import annotations

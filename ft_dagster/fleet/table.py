@@ -229,6 +229,12 @@ class FleetTable:
             found = connection.execute(asked).all()
         return [Charge(date.fromisoformat(day), tenant, Amount(h, usd)) for day, tenant, h, usd in found]
 
+    def charges_of(self, run: str) -> list[Charge]:
+        asked = sa.select(CHARGES).where(CHARGES.c.run == run)
+        with self.changing() as connection:
+            found = connection.execute(asked).all()
+        return [Charge(date.fromisoformat(r.day), r.tenant, Amount(r.hours, r.usd)) for r in found]
+
     def charge(self, run: str, charges: Sequence[Charge]) -> None:
         """A run's charges, in place of those that it had."""
         days: dict[date, Charge] = {}

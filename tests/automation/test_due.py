@@ -353,6 +353,38 @@ def test_what_a_run_takes_of_the_budget_is_held_while_it_runs_and_given_back_aft
     assert second.partition_key == "acme.b"
 
 
+def lose(project: Path, instance: dg.DagsterInstance) -> None:
+    os.remove(fleet_url(instance, load_settings(project)).removeprefix("sqlite:///"))
+
+
+@pytest.mark.parametrize("most", [2_000, 2])
+def test_what_was_charged_is_charged_again_to_a_table_that_was_lost_before_anything_is_asked_for(
+    project: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    settings(project, spread_hours=0, budget={"hours_per_day": 5.0})
+    names = [f"acme.v{number}" for number in range(6)]
+    for name in names:
+        declare(project, name, "* * * * *")
+    now = datetime.now(UTC).replace(hour=12, minute=30, second=0) + DAY
+    tick(project, instance, now - HOUR)
+    asked = tick(project, instance, now)
+    assert len(asked) == 5
+    for request in asked:
+        run_of(instance, request, STATUS.STARTED)
+    ticked(project, instance, now + HOUR)
+    cursor = json.dumps({"runs": now.timestamp(), "releases": 0})  # runs of others changed since
+    lose(project, instance)
+    monkeypatch.setattr("ft_dagster.automation.due.MOST_RUNS", most)
+    said = set[str]()
+    for minutes in range(9):
+        waits = ticked(project, instance, now + HOUR + minutes * HOUR / 60, cursor)
+        assert waits.requests == ()
+        cursor = str(waits.seen)
+        said.add(waits.said)
+    assert waits.said.endswith(" budget")
+    assert ("nothing is asked for until all runs were read" in said) == (most == 2)
+
+
 def test_a_lost_table_is_made_again_and_asks_for_nothing_that_was_asked(
     project: Path, instance: dg.DagsterInstance
 ) -> None:
@@ -360,10 +392,11 @@ def test_a_lost_table_is_made_again_and_asks_for_nothing_that_was_asked(
     tick(project, instance, NOON - HOUR)
     (first,) = tick(project, instance, NOON)
     run_of(instance, first, STATUS.SUCCESS)
-    assert tick(project, instance, NOON + HOUR) == []
+    last = ticked(project, instance, NOON + HOUR)
+    assert last.requests == ()
     before = row(project, instance, "acme.daily")
-    os.remove(fleet_url(instance, load_settings(project)).removeprefix("sqlite:///"))
-    assert tick(project, instance, NOON + HOUR) == []
+    lose(project, instance)
+    assert ticked(project, instance, NOON + HOUR, str(last.seen)).requests == ()
     after = row(project, instance, "acme.daily")
     assert (after.state.served, after.state.asked) == (before.state.served, before.state.asked)
 
