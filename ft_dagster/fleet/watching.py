@@ -17,7 +17,7 @@ from ft_dagster.fleet.listing import (
     listing_digest,
     may_list,
 )
-from ft_dagster.fleet.reasons import News, VariantState, next_look
+from ft_dagster.fleet.reasons import EXACT_STAMP, News, VariantState, next_look
 from ft_dagster.fleet.table import FleetRow, FleetTable
 from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.provenance.digest import sha256_json
@@ -151,7 +151,7 @@ def _told(found: News, state: VariantState, frozen: datetime) -> News:
         return before._replace(share=found.share, rows=found.rows)
     again = state.failed_at is not None and before is not None and before.since <= state.failed_at
     since = found.since if before is None or again else before.since
-    return found._replace(stamp=f"{found.kind}-{since:%Y-%m-%dT%H.%M.%SZ}-{found.stamp}", since=since)
+    return found._replace(stamp=f"{found.kind}-{since:{EXACT_STAMP}}-{found.stamp}", since=since)
 
 
 def _frozen_sources(

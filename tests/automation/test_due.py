@@ -215,7 +215,7 @@ def test_a_cancelled_run_fulfils_no_order(project: Path, instance: dg.DagsterIns
     run_id = run_of(instance, asked)
     instance.report_run_canceled(present(instance.get_run_by_id(run_id)))
     (again,) = tick(project, instance, now + HOUR)
-    assert again.tags[DUE] == "order-erasure.try2"
+    assert again.tags[DUE] == f"order-erasure-{now:%Y-%m-%dT%H.%M.%SZ}.try2"
     for number in range(MOST_RUNS):  # the one that succeeded is none of the newest
         run_id = run_of(instance, dg.RunRequest(f"by hand {number}", partition_key="acme.plain"))
         instance.report_run_canceled(present(instance.get_run_by_id(run_id)))
@@ -466,7 +466,7 @@ def test_a_platforms_order_is_seen_when_it_is_given(project: Path, instance: dg.
     }
     settings(project, spread_hours=0, orders=[order])
     (asked,) = tick(project, instance, now)
-    assert asked.tags[DUE] == "order-erasure"
+    assert asked.tags[DUE] == f"order-erasure-{now - HOUR / 2:%Y-%m-%dT%H.%M.%SZ}"
     run_of(instance, asked, STATUS.QUEUED)
     settings(project, spread_hours=0)
     assert tick(project, instance, now) == []
