@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from ft_dagster.data.derived import newer_parent
 from ft_dagster.fleet.amounts import PaidFor, PlannedCost, expected_cost
 from ft_dagster.fleet.history import RunHistory
-from ft_dagster.fleet.reasons import News, next_look
+from ft_dagster.fleet.reasons import EXACT_STAMP, News, next_look
 from ft_dagster.fleet.table import FleetRow
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
@@ -91,6 +91,9 @@ def _of_parent(row: FleetRow, store: Store, now: datetime) -> list[News]:
     newer = newer_parent(store, row.state.key, read_head(store, row.state.key.prefix, "base_model"))
     if newer is None or str(newer[0]) != row.parent:
         return []
-    stamp = f"{newer[0]}-v{newer[1]}"
-    before = next((news for news in row.state.news if news.stamp == stamp), None)
-    return [before or News("parent", stamp, now, now, f"parent {newer[0]} v{newer[1]}")]
+    version = f"{newer[0]}-v{newer[1]}-"
+    told = (news for news in row.state.news if news.kind == "parent" and news.stamp.startswith(version))
+    words = (
+        f"parent {newer[0]} v{newer[1]}"  # a rollback brings a version back: its time tells it from before
+    )
+    return [next(told, None) or News("parent", f"{version}{now:{EXACT_STAMP}}", now, now, words)]

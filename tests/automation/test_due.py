@@ -25,6 +25,7 @@ from ft_dagster.definitions import resources
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.history import MOST_RUNS
 from ft_dagster.fleet.table import FleetRow, FleetTable
+from ft_dagster.lineage.release import ReleaseRequest, promote, rollback
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.summary import variant_row
@@ -309,7 +310,10 @@ def test_a_new_release_of_the_parent_asks_for_one_run_of_the_child(
     assert news(NOON) == []  # nobody said so, and its turn has not come
     report_release(instance, "acme.medical")
     (request,) = news(NOON + HOUR)
-    assert (request.partition_key, request.run_key) == ("acme.child", "acme.child@acme.medical-v2")
+    assert (request.partition_key, request.run_key) == (
+        "acme.child",
+        "acme.child@acme.medical-v2-2026-03-02T13.00.00Z",
+    )
     assert request.tags["ft/reason"] == "parent acme.medical v2"
     assert variant_row(store, VariantKey("acme", "child")).stale == "acme.medical v2 was released since"
 
@@ -319,6 +323,31 @@ def test_a_new_release_of_the_parent_asks_for_one_run_of_the_child(
     end(instance, run_id, STATUS.SUCCESS)
     assert news(NOON + DAY) == []
     assert row(project, instance, "acme.child").state.news == ()
+
+
+def test_a_parents_rollback_to_a_version_that_was_learnt_from_before_asks_for_a_run(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    declare(project, "acme.medical")
+    declare(project, "acme.child", base_model={"variant": "acme.medical"})
+    store, now = load_settings(project).open_store(), datetime.now(UTC)
+    release(store, "acme.medical", adapter(1))
+    start_from(project, "acme.child", "acme.medical")
+    release(store, "acme.medical", adapter(2), "c" * 64)
+    tick(project, instance, now)
+    (second,) = tick(project, instance, now + HOUR)
+    start_from(project, "acme.child", "acme.medical")
+    run_of(instance, second, STATUS.SUCCESS)
+    assert tick(project, instance, now + 1.5 * HOUR) == []
+    request = ReleaseRequest("better after all")
+    rollback(store, "tenants/acme/medical", request)
+    (first,) = tick(project, instance, now + 2 * HOUR)
+    start_from(project, "acme.child", "acme.medical")
+    run_of(instance, first, STATUS.SUCCESS)
+    assert tick(project, instance, now + 3 * HOUR) == []
+    promote(store, "tenants/acme/medical", 2, request, force=True)
+    (again,) = tick(project, instance, now + 4 * HOUR)
+    assert again.tags["ft/reason"] == second.tags["ft/reason"] == "parent acme.medical v2"
 
 
 def test_a_parent_that_is_no_longer_declared_as_such_asks_for_nothing(
