@@ -31,8 +31,10 @@ def learnt(
     plan = planned_cost(settings, key)
     paid = paid_for(store, key, plan)
     if runs.served is None:
-        judged = served_by_store(store, key)
-        runs = runs._replace(served=judged, renewed=judged)
+        judged = read_head(store, key.prefix, DECIDES)
+        if judged is not None:
+            passed = judged.figures.get("verdict", {}).get("passed", False)
+            runs = runs._replace(served=made(judged), renewed=made(judged) if passed else None)
     state = replace(
         row.state,
         cost=expected_cost(plan, () if paid is None else (paid,), others),
@@ -76,12 +78,6 @@ def hours_since(store: Store, key: VariantKey, since: datetime) -> float:
 def made(artifact: Artifact) -> datetime:
     """When an artifact was committed, in UTC."""
     return datetime.fromisoformat(artifact.predicate["created"])
-
-
-def served_by_store(store: Store, key: VariantKey) -> datetime | None:
-    """When a variant's newest verdict was made, for an instance that has no run of it."""
-    judged = read_head(store, key.prefix, DECIDES)
-    return None if judged is None else made(judged)
 
 
 def _of_parent(row: FleetRow, store: Store, now: datetime) -> list[News]:

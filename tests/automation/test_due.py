@@ -29,6 +29,8 @@ from ft_dagster.lineage.release import ReleaseRequest, promote, rollback
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.summary import variant_row
+from ft_dagster.store import write_head
+from ft_dagster.store.make import Recipe, make_artifact
 from tests.automation.declarations import NOON, declare, start_from, tick, ticked
 from tests.present import present
 from tests.releases import adapter, release
@@ -499,6 +501,28 @@ def test_a_platforms_order_is_seen_when_it_is_given(project: Path, instance: dg.
     run_of(instance, asked, STATUS.QUEUED)
     settings(project, spread_hours=0)
     assert tick(project, instance, now) == []
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_where_no_run_is_known_a_verdict_of_the_store_fulfils_an_order_if_it_passed(
+    project: Path, instance: dg.DagsterInstance, passed: bool
+) -> None:
+    declare(project, "acme.plain")
+    store = load_settings(project).open_store()
+    recipe = Recipe("evaluation", "tenants/acme/plain", {})
+    judged = make_artifact(store, project / "work", recipe, lambda attempt: {"verdict": {"passed": passed}})
+    write_head(store, recipe.prefix, judged, None)
+    now = datetime.now(UTC)
+    order = {
+        "name": "erasure",
+        "reason": "erase",
+        "given": (now - HOUR).isoformat(),
+        "deadline": now.isoformat(),
+    }
+    settings(project, spread_hours=0, orders=[order])
+    assert [request.partition_key for request in tick(project, instance, now)] == (
+        [] if passed else ["acme.plain"]
+    )
 
 
 class Killed(BaseException):
