@@ -27,7 +27,7 @@ from ft_dagster.fleet.book import Book
 from ft_dagster.fleet.declared import Noticed, notice
 from ft_dagster.fleet.due import EVEN_START, Decisions, FleetState, Pace, Retrain, due
 from ft_dagster.fleet.history import history
-from ft_dagster.fleet.learning import learnt
+from ft_dagster.fleet.learning import DAMAGE, learnt, said_of
 from ft_dagster.fleet.listing import WatchedPlace
 from ft_dagster.fleet.reasons import next_look
 from ft_dagster.fleet.table import FleetRow, FleetTable, Watched
@@ -257,8 +257,8 @@ def _learn(
         places = list[WatchedPlace]()
         try:
             known, places = learn(instance, settings, declarations, row, others=others, now=now)
-        except (UserError, OSError) as error:  # of the store: it is asked again on the next tick
-            known = replace(row.known(broken=str(error)), next_look=None)
+        except (UserError, *DAMAGE) as error:  # of the store: it is asked again on the next tick
+            known = replace(row.known(broken=said_of(error)), next_look=None)
         anew = _of_runs(known) != _of_runs(row)
         watched[row.key] = Watched([*map(str, places)], known.state.retrain.poll, anew)
         done.append(known)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from ft_dagster.data.derived import newer_parent
+from ft_dagster.errors import UserError
 from ft_dagster.fleet.amounts import PaidFor, PlannedCost, expected_cost
 from ft_dagster.fleet.history import RunHistory
 from ft_dagster.fleet.reasons import EXACT_STAMP, News, next_look
@@ -18,6 +19,13 @@ from ft_dagster.store import Artifact, Store, read_head
 from ft_dagster.training.training_figures import TrainingFigures
 
 DECIDES = "evaluation"  # whose newest artifact says when a variant came to a verdict, where no run does
+
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what a store's damaged file may raise
+
+
+def said_of(error: Exception) -> str:
+    """Why the store of one variant cannot be read."""
+    return str(error) if isinstance(error, UserError) else f"the store cannot be read: {error!r}"
 
 
 def learnt(

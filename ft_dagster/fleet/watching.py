@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ft_dagster.errors import UserError
+from ft_dagster.fleet.learning import DAMAGE, said_of
 from ft_dagster.fleet.listing import (
     ListedFile,
     WatchedPlace,
@@ -77,8 +78,8 @@ def look(table: FleetTable, settings: Settings, now: datetime) -> Looked:
     for row in table.named(unseen):
         try:
             news = news_of(row, table.places(row.key), listings, settings, now)
-        except (UserError, OSError, ValueError) as error:
-            errors[row.key] = str(error)
+        except (UserError, *DAMAGE) as error:
+            errors[row.key] = said_of(error)
             failed.append(row.key)
             continue
         if table.set_news(row.key, news, lambda state: next_look(state, settings.fleet.orders, now)):

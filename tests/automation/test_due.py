@@ -29,7 +29,7 @@ from ft_dagster.lineage.release import ReleaseRequest, promote, rollback
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.summary import variant_row
-from ft_dagster.store import write_head
+from ft_dagster.store import Attempt, write_head
 from ft_dagster.store.make import Recipe, make_artifact
 from tests.automation.declarations import NOON, declare, start_from, tick, ticked
 from tests.present import present
@@ -637,3 +637,36 @@ def test_a_store_that_cannot_be_read_is_said_and_asked_again(
     head.unlink()
     assert [r.partition_key for r in tick(project, instance, NOON)] == ["acme.daily", "acme.other"]
     assert row(project, instance, "acme.daily").state.broken is None
+
+
+@pytest.mark.parametrize("damage", ["", "{}", "[]", '{"schema_version": 1, "plan": {}}'])
+def test_a_plan_that_is_damaged_is_said_and_holds_up_no_other(
+    project: Path, instance: dg.DagsterInstance, damage: str
+) -> None:
+    declare(project, "acme.daily", "0 12 * * *")
+    declare(project, "acme.other", "0 12 * * *")
+    store = load_settings(project).open_store()
+
+    def damaged(attempt: Attempt) -> dict[str, Any]:
+        (attempt.evidence / "estimate.json").write_text(damage)
+        return {}
+
+    recipe = Recipe("training_plan", "tenants/acme/daily", {})
+    write_head(store, recipe.prefix, make_artifact(store, project / "work", recipe, damaged), None)
+    tick(project, instance, NOON - HOUR)
+    assert "not an estimate" in present(row(project, instance, "acme.daily").state.broken)
+    assert [r.partition_key for r in tick(project, instance, NOON)] == ["acme.other"]
+
+
+def test_what_else_of_a_variants_store_is_damaged_holds_up_no_other(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    declare(project, "acme.daily", "0 12 * * *")
+    declare(project, "acme.other", "0 12 * * *")
+    store = load_settings(project).open_store()
+    recipe = Recipe("evaluation", "tenants/acme/daily", {})
+    made = make_artifact(store, project / "work", recipe, lambda attempt: {"verdict": None})
+    write_head(store, recipe.prefix, made, None)
+    tick(project, instance, NOON - HOUR)
+    assert "the store cannot be read" in present(row(project, instance, "acme.daily").state.broken)
+    assert [r.partition_key for r in tick(project, instance, NOON)] == ["acme.other"]
