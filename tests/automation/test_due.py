@@ -226,6 +226,30 @@ def test_a_cancelled_run_fulfils_no_order(project: Path, instance: dg.DagsterIns
     assert present(row(project, instance, "acme.plain").state.renewed) < now
 
 
+def test_a_run_of_a_part_of_the_chain_fulfils_no_order(project: Path, instance: dg.DagsterInstance) -> None:
+    declare(project, "acme.plain")
+    run_of(instance, dg.RunRequest("by hand", partition_key="acme.plain"), STATUS.SUCCESS)
+    now = datetime.now(UTC)
+    order = {"name": "erasure", "reason": "erase", "given": now.isoformat(), "deadline": now.isoformat()}
+    settings(project, spread_hours=0, orders=[order])
+    time.sleep(0.01)
+    for number in range(MOST_RUNS):  # the one of the whole chain is none of the newest
+        run_of_part(instance, "acme.plain", "task_dataset", STATUS.SUCCESS)
+        assert len(tick(project, instance, now)) == 1, number
+    assert present(row(project, instance, "acme.plain").state.renewed) < now
+    run_of_part(instance, "acme.plain", "task_dataset", STATUS.STARTED)
+    assert ticked(project, instance, now).requests == ()
+    assert row(project, instance, "acme.plain").state.running
+
+
+def run_of_part(instance: dg.DagsterInstance, variant: str, asset: str, status: STATUS) -> None:
+    """A run of one asset, as the page of the job starts it."""
+    selected = frozenset({dg.AssetKey(asset)})
+    made = dg.DagsterRun("variant_chain", tags={"dagster/partition": variant}, asset_selection=selected)
+    instance.add_run(made)
+    end(instance, made.run_id, status)
+
+
 def test_a_killed_run_that_dagster_runs_again_is_not_asked_for_again(
     project: Path, instance: dg.DagsterInstance
 ) -> None:
