@@ -195,7 +195,11 @@ class FleetTable:
         return keys[:count]
 
     def unlearnt(self, most: int) -> list[FleetRow]:
-        return self.rows(sa.not_(VARIANTS.c.learnt), most)
+        """Those that could not be read before come last: they may take long to fail again."""
+        asked = sa.select(VARIANTS).where(sa.not_(VARIANTS.c.learnt)).limit(most)
+        asked = asked.order_by(VARIANTS.c.broken.is_not(None), VARIANTS.c.key)
+        with self.changing() as connection:
+            return [_row(content) for content in connection.execute(asked).mappings()]
 
     def count_unlearnt(self) -> int:
         asked = sa.select(sa.func.count()).select_from(VARIANTS).where(sa.not_(VARIANTS.c.learnt))

@@ -663,6 +663,21 @@ def test_a_store_that_cannot_be_read_is_said_and_asked_again(
     assert row(project, instance, "acme.daily").state.broken is None
 
 
+def test_what_cannot_be_read_is_read_again_after_all_else(
+    project: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("acme.a", "acme.b", "acme.c"):
+        declare(project, name, "0 12 * * *")
+    head = project / ".ft_dagster" / "store" / "tenants" / "acme" / "a" / "heads" / "training_plan.json"
+    head.parent.mkdir(parents=True)
+    head.write_text("{")
+    monkeypatch.setattr("ft_dagster.automation.due.LEARN_SECONDS", 0.0)  # one variant a tick
+    for _ in range(3):
+        tick(project, instance, NOON - HOUR)
+    known = [row(project, instance, name) for name in ("acme.a", "acme.b", "acme.c")]
+    assert [each.learnt for each in known] == [False, True, True]
+
+
 @pytest.mark.parametrize("damage", ["", "{}", "[]", '{"schema_version": 1, "plan": {}}'])
 def test_a_plan_that_is_damaged_is_said_and_holds_up_no_other(
     project: Path, instance: dg.DagsterInstance, damage: str
