@@ -16,6 +16,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -182,6 +183,12 @@ class PlatformOrder(Part):
     deadline: AwareDatetime = Field(description="By when each run is to have started; with time zone")
     variants: tuple[str, ...] = Field(("*",), description="Patterns of variants: acme.*")
 
+    @model_validator(mode="after")
+    def _deadline_comes_after(self) -> PlatformOrder:
+        if self.deadline < self.given:
+            raise ValueError("deadline: comes before given")
+        return self
+
 
 class FleetSettings(Part):
     """How retrains are decided upon."""
@@ -202,6 +209,15 @@ class FleetSettings(Part):
     @classmethod
     def _zone_is_known(cls, name: str) -> str:
         return known_zone(name)
+
+    @field_validator("orders")
+    @classmethod
+    def _each_order_has_its_own_name(cls, orders: tuple[PlatformOrder, ...]) -> tuple[PlatformOrder, ...]:
+        names = [order.name for order in orders]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two orders are named {twice}: each needs its own name")
+        return orders
 
 
 class Settings(BaseSettings):

@@ -27,7 +27,7 @@ from ft_dagster.fleet.book import Book
 from ft_dagster.fleet.declared import Noticed, notice
 from ft_dagster.fleet.due import EVEN_START, Decisions, FleetState, Pace, Retrain, due
 from ft_dagster.fleet.history import history
-from ft_dagster.fleet.learning import learnt
+from ft_dagster.fleet.learning import DAMAGE, learnt, said_of
 from ft_dagster.fleet.listing import WatchedPlace
 from ft_dagster.fleet.reasons import next_look
 from ft_dagster.fleet.table import FleetRow, FleetTable, Watched
@@ -39,10 +39,12 @@ from ft_dagster.spec import Declarations
 
 RELEASE = dg.AssetKey("release")
 OVERLAP = timedelta(seconds=10)  # runs whose change another process wrote a moment after it said it happened
+TIE = timedelta(milliseconds=1)  # to which the times of changes may be rounded
 DAYS_BACK = timedelta(days=40)  # charges that still count: of this month, and the seven days before
 MOST_RUNS, MOST_RELEASES = 2_000, 2_000  # that one tick reads
 LEARN_SECONDS = 20.0  # of a tick, for reading runs and store of variants; the rest is the next tick's
-PACE, ORDERS, ROTATION = "pace", "orders", "rotation"
+PACE, ORDERS, ROTATION, READ = "pace", "orders", "rotation", "read"
+WHOLE = "whole"  # of READ: all up to the sensor's cursor was read; else the cursor up to which it was
 AROUND, LONGEST_STEP = 3600.0, 60.0  # seconds in which all are learnt of anew, and of which one tick makes up
 
 
@@ -64,18 +66,30 @@ class TickCursor(NamedTuple):
         return json.dumps(self._asdict())
 
 
+class ReadRuns(NamedTuple):
+    """`touched`: variants of which something changed; `whole`: no run is left to be read."""
+
+    seen: TickCursor
+    touched: set[str]
+    whole: bool
+
+
 @dataclass(frozen=True)
 class Tick:
-    """`noticed`: of the declarations; `decisions`: on all that is due."""
+    """`noticed`: of the declarations; `decisions`: on all that is due, on nothing unless all runs were read
+    (`whole`)."""
 
     requests: tuple[dg.RunRequest, ...]
     seen: TickCursor
     noticed: Noticed
     decisions: Decisions
+    whole: bool = True
 
     @property
     def said(self) -> str:
         """Of what is due and not started, how many and why."""
+        if not self.whole:
+            return "nothing is asked for until all runs were read"
         kinds = [each.kind for each in self.decisions.not_done]
         counts = [f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)]
         return ", ".join(counts) or "no variant is due"
@@ -91,14 +105,16 @@ def tick(
     """Bring the table to what is, decide, and say what is to be asked for. Raises UserError."""
     table = open_fleet(instance, settings)
     noticed = _notice(instance, table, declarations, now)
-    seen, touched = _read(instance, settings, table, TickCursor.of(cursor, now), now)
-    _forget(table, touched | _in_rotation(table, now))
+    known = table.meta(READ)  # the cursor is Dagster's: it outlives a table that was lost
+    read = _read(instance, settings, table, TickCursor.of(cursor if known == WHOLE else known, now), now)
+    table.set_meta(READ, WHOLE if read.whole else str(read.seen))
+    _forget(table, read.touched | _in_rotation(table, now))
     _learn(instance, settings, table, declarations, now)
     _look_again_for_orders(settings, table, now)
-    decisions = decided(table, table.to_look_at(now), settings, now)
+    decisions = decided(table, table.to_look_at(now) if read.whole else [], settings, now)
     table.set_meta(PACE, _pace_content(decisions.pace))
     asked = [retrain for retrain in decisions.retrains if not _is_asked(instance, retrain)]
-    return Tick(tuple(map(_request, asked)), seen, noticed, decisions)
+    return Tick(tuple(map(_request, asked)), read.seen, noticed, decisions, read.whole)
 
 
 def decided(table: FleetTable, rows: Sequence[FleetRow], settings: Settings, now: datetime) -> Decisions:
@@ -142,9 +158,10 @@ def rebuild_fleet(instance: dg.DagsterInstance, settings: Settings) -> list[Flee
     declarations = Declarations(settings.project)
     while _notice(instance, table, declarations, now).rows:
         pass
-    before, seen = None, TickCursor.of(None, now)
-    while seen != before:
-        before, (seen, _) = seen, _read(instance, settings, table, seen, now)
+    before, read = None, _read(instance, settings, table, TickCursor.of(None, now), now)
+    while not read.whole and read.seen != before:
+        before, read = read.seen, _read(instance, settings, table, read.seen, now)
+    table.set_meta(READ, WHOLE)
     left = -1
     while table.count_unlearnt() not in (0, left):  # what stays is of a store that cannot be read
         left = table.count_unlearnt()
@@ -168,29 +185,44 @@ def _notice(
 
 def _read(
     instance: dg.DagsterInstance, settings: Settings, table: FleetTable, seen: TickCursor, now: datetime
-) -> tuple[TickCursor, set[str]]:
+) -> ReadRuns:
     """The variants of which runs or parents' releases changed since; what runs are charged is written."""
-    newest = min(seen.runs, now.timestamp())  # a clock that was ahead hides no change
-    touched, after = set[str](), datetime.fromtimestamp(newest, UTC) - OVERLAP
-    filters = dg.RunsFilter(job_name=JOB, updated_after=after)
+    settled = (now - OVERLAP).timestamp()
+    newest = min(seen.runs, settled)  # a clock that was ahead hides no change
+    filters = dg.RunsFilter(job_name=JOB, updated_after=datetime.fromtimestamp(newest, UTC) - TIE)
     records = instance.get_run_records(filters, MOST_RUNS, order_by="update_timestamp", ascending=True)
-    store = settings.open_store()
-    for record in records:
-        run = record.dagster_run
-        if PARTITION not in run.tags:
-            continue
-        touched.add(run.tags[PARTITION])
-        newest = max(newest, record.update_timestamp.replace(tzinfo=UTC).timestamp())
-        if CHARGES in run.tags:
-            table.charge(run.run_id, ())
-            book = Book(settings.fleet, table.charges((now - DAYS_BACK).date()))
-            table.charge(run.run_id, charged(instance, store, record, book))
+    runs = [record for record in records if PARTITION in record.dagster_run.tags]
+    _charge(instance, settings, table, [record for record in runs if CHARGES in record.dagster_run.tags], now)
     released = dg.AssetRecordsFilter(RELEASE, after_storage_id=seen.releases)
     events = instance.fetch_materializations(released, MOST_RELEASES, ascending=True).records
     parents = {event.partition_key for event in events if event.partition_key is not None}
+    touched = {record.dagster_run.tags[PARTITION] for record in runs}
     touched |= {row.key for row in table.children(parents)}
-    last = max((event.storage_id for event in events), default=seen.releases)
-    return TickCursor(min(newest, now.timestamp()), last), touched
+    changed = (record.update_timestamp.replace(tzinfo=UTC).timestamp() for record in records)
+    cursor = TickCursor(
+        min(max(changed, default=newest), settled),
+        max((event.storage_id for event in events), default=seen.releases),
+    )
+    return ReadRuns(cursor, touched, len(records) < MOST_RUNS)
+
+
+def _charge(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    table: FleetTable,
+    records: Iterable[dg.RunRecord],
+    now: datetime,
+) -> None:
+    """Write what runs are charged, in place of what they were."""
+    store, book = settings.open_store(), Book(settings.fleet, table.charges((now - DAYS_BACK).date()))
+    for record in records:
+        run = record.dagster_run.run_id
+        for before in table.charges_of(run):
+            book.take_back(before)
+        charges = charged(instance, store, record, book)
+        table.charge(run, charges)
+        for charge in charges:
+            book.add(charge)
 
 
 def _in_rotation(table: FleetTable, now: datetime) -> set[str]:
@@ -225,8 +257,8 @@ def _learn(
         places = list[WatchedPlace]()
         try:
             known, places = learn(instance, settings, declarations, row, others=others, now=now)
-        except (UserError, OSError) as error:  # of the store: it is asked again on the next tick
-            known = replace(row.known(broken=str(error)), next_look=None)
+        except (UserError, *DAMAGE) as error:  # of the store: it is asked again on the next tick
+            known = replace(row.known(broken=said_of(error)), next_look=None)
         anew = _of_runs(known) != _of_runs(row)
         watched[row.key] = Watched([*map(str, places)], known.state.retrain.poll, anew)
         done.append(known)

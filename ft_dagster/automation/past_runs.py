@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
+from itertools import islice
 
 import dagster as dg
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, PARENT_RUN_ID_TAG
@@ -18,20 +19,36 @@ from ft_dagster.fleet.learning import hours_since
 from ft_dagster.spec import VariantKey
 from ft_dagster.store import Store
 
+WHOLE_CHAIN = {dg.AssetKey("declaration"), dg.AssetKey("release")}  # what a run from end to end makes
+
 
 def past_runs(instance: dg.DagsterInstance, key: VariantKey) -> Iterator[PastRun]:
     """The newest runs of a variant's whole chain, the newest first, and the last that succeeded. What Dagster
-    runs again counts as one.
+    runs again counts as one; what a person ran of single assets counts while it runs alone.
     """
     success = dg.DagsterRunStatus.SUCCESS
     filters = dg.RunsFilter(job_name=JOB, tags={PARTITION: str(key)})
-    records = list(instance.get_run_records(filters, limit=MOST_RUNS))
-    if len(records) == MOST_RUNS and all(record.dagster_run.status != success for record in records):
-        succeeded = dg.RunsFilter(job_name=JOB, tags={PARTITION: str(key)}, statuses=[success])
-        records += instance.get_run_records(succeeded, limit=1)
+    newest = instance.get_run_records(filters, limit=MOST_RUNS)
+    records = [*filter(_counts, newest)]
+    if len(newest) == MOST_RUNS and all(record.dagster_run.status != success for record in records):
+        records += islice(filter(_counts, _succeeded(instance, key)), 1)
     for record in records:
         if AUTO_RETRY_RUN_ID_TAG not in record.dagster_run.tags:
             yield _past(instance, record)
+
+
+def _succeeded(instance: dg.DagsterInstance, key: VariantKey) -> Iterator[dg.RunRecord]:
+    """The newest first."""
+    filters = dg.RunsFilter(job_name=JOB, tags={PARTITION: str(key)}, statuses=[dg.DagsterRunStatus.SUCCESS])
+    cursor = None
+    while page := instance.get_run_records(filters, limit=MOST_RUNS, cursor=cursor):
+        yield from page
+        cursor = page[-1].dagster_run.run_id
+
+
+def _counts(record: dg.RunRecord) -> bool:
+    run = record.dagster_run
+    return run.status not in FINISHED or run.asset_selection is None or run.asset_selection >= WHOLE_CHAIN
 
 
 def _past(instance: dg.DagsterInstance, record: dg.RunRecord) -> PastRun:

@@ -73,6 +73,9 @@ class Book:
                 used[0] += hours
                 used[1] += usd
 
+    def take_back(self, charge: Charge) -> None:
+        self.add(charge._replace(amount=charge.amount.times(-1)))
+
     def limits(self, scope: str) -> SpendingLimits:
         return self._platform if scope == PLATFORM else self._named.get(scope, self._tenants)
 

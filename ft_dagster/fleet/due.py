@@ -4,8 +4,8 @@ The most urgent go first, by the time by which each is to start; a tenant that h
 hours gives way to others by a day at most, a declared priority moves it by a day at most. So whoever waits
 comes to the front. What can be paid is charged at once; what cannot lets the cheaper pass, and once it is
 overdue it takes what is left of each day first. Retrains that may wait start evenly over `spread_hours`, and
-on no more devices at once than a day's budget keeps busy: one that is overdue and finds too few free holds
-those behind it.
+on no more devices at once than a day's budget keeps busy: one that is overdue, can be paid and finds too few
+free holds those behind it.
 """
 
 from __future__ import annotations
@@ -158,26 +158,26 @@ def due(state: FleetState, policy: FleetSettings, now: datetime) -> Decisions:
     waiting = [each for each in ready if not _presses(each, spread, now)]
     pace = state.pace.now(now, _rate(waiting, book, spread, now))
     retrains: list[Retrain] = []
-    makes_room = False  # for one that is overdue and needs more devices than are free
+    makes_room = False  # for one that is overdue, can be paid, and needs more devices than are free
     busy, room = state.busy, book.limits(PLATFORM).day.hours / 24
     for each in _in_turn(ready, book, now):
         if each.stamp in each.state.asked:
             not_done.append(each.not_done("asked", "a run was asked for it before", now))
             continue
-        may_wait = not _presses(each, spread, now)
-        full = busy > 0 and busy + each.state.cost.devices > room
-        if may_wait and spread and (full or makes_room or pace.hours > 0):
-            makes_room = makes_room or (full and now >= each.deadline)
-            not_done.append(each.not_done("spread", "its turn comes: starts are spread", now, now))
-            continue
-        tenant, cost = each.state.key.tenant, each.state.cost
-        paid = book.place(tenant, cost, now, policy.dearer, overdue=now >= each.deadline)
+        tenant, cost, late = each.state.key.tenant, each.state.cost, now >= each.deadline
+        paid = book.place(tenant, cost, now, policy.dearer, overdue=late)
         if isinstance(paid, CannotPay):
             not_done.append(each.not_done("budget" if paid.later else "refused", paid.why, now, paid.again))
             continue
+        may_wait = not _presses(each, spread, now)
+        full = busy > 0 and busy + cost.devices > room
+        if may_wait and spread and (full or makes_room or pace.hours > 0):
+            makes_room = makes_room or (full and late)
+            not_done.append(each.not_done("spread", "its turn comes: starts are spread", now, now))
+            continue
         for charge in paid:
             book.add(charge)
-        busy += each.state.cost.devices
+        busy += cost.devices
         if may_wait:
             pace = pace._replace(hours=pace.hours + cost.amount.hours)
         retrains.append(_retrain(each, paid, now))

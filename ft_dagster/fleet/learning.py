@@ -7,9 +7,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from ft_dagster.data.derived import newer_parent
+from ft_dagster.errors import UserError
 from ft_dagster.fleet.amounts import PaidFor, PlannedCost, expected_cost
 from ft_dagster.fleet.history import RunHistory
-from ft_dagster.fleet.reasons import News, next_look
+from ft_dagster.fleet.reasons import EXACT_STAMP, News, next_look
 from ft_dagster.fleet.table import FleetRow
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
@@ -18,6 +19,13 @@ from ft_dagster.store import Artifact, Store, read_head
 from ft_dagster.training.training_figures import TrainingFigures
 
 DECIDES = "evaluation"  # whose newest artifact says when a variant came to a verdict, where no run does
+
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what a store's damaged file may raise
+
+
+def said_of(error: Exception) -> str:
+    """Why the store of one variant cannot be read."""
+    return str(error) if isinstance(error, UserError) else f"the store cannot be read: {error!r}"
 
 
 def learnt(
@@ -31,8 +39,10 @@ def learnt(
     plan = planned_cost(settings, key)
     paid = paid_for(store, key, plan)
     if runs.served is None:
-        judged = served_by_store(store, key)
-        runs = runs._replace(served=judged, renewed=judged)
+        judged = read_head(store, key.prefix, DECIDES)
+        if judged is not None:
+            passed = judged.figures.get("verdict", {}).get("passed", False)
+            runs = runs._replace(served=made(judged), renewed=made(judged) if passed else None)
     state = replace(
         row.state,
         cost=expected_cost(plan, () if paid is None else (paid,), others),
@@ -78,12 +88,6 @@ def made(artifact: Artifact) -> datetime:
     return datetime.fromisoformat(artifact.predicate["created"])
 
 
-def served_by_store(store: Store, key: VariantKey) -> datetime | None:
-    """When a variant's newest verdict was made, for an instance that has no run of it."""
-    judged = read_head(store, key.prefix, DECIDES)
-    return None if judged is None else made(judged)
-
-
 def _of_parent(row: FleetRow, store: Store, now: datetime) -> list[News]:
     """Where the declared parent released another model than the variant started from: its news, since it was
     first seen. A variant that never started from this parent is for a person to run.
@@ -91,6 +95,9 @@ def _of_parent(row: FleetRow, store: Store, now: datetime) -> list[News]:
     newer = newer_parent(store, row.state.key, read_head(store, row.state.key.prefix, "base_model"))
     if newer is None or str(newer[0]) != row.parent:
         return []
-    stamp = f"{newer[0]}-v{newer[1]}"
-    before = next((news for news in row.state.news if news.stamp == stamp), None)
-    return [before or News("parent", stamp, now, now, f"parent {newer[0]} v{newer[1]}")]
+    version = f"{newer[0]}-v{newer[1]}-"
+    told = (news for news in row.state.news if news.kind == "parent" and news.stamp.startswith(version))
+    words = (
+        f"parent {newer[0]} v{newer[1]}"  # a rollback brings a version back: its time tells it from before
+    )
+    return [next(told, None) or News("parent", f"{version}{now:{EXACT_STAMP}}", now, now, words)]

@@ -28,7 +28,7 @@ CauseKind = Literal["order", "age", "parent", "base", "data", "cron"]
 PATIENCE: dict[CauseKind, timedelta] = {"cron": DAY, "data": 2 * DAY, "parent": 2 * DAY, "base": 3 * DAY}
 MOST_QUIET = DAY  # a source that never stands still is trained on after this long
 AGE_LEAD = DAY  # before the greatest age is reached, where that is more than two days
-STAMP = "%Y-%m-%dT%H.%MZ"
+STAMP, EXACT_STAMP = "%Y-%m-%dT%H.%MZ", "%Y-%m-%dT%H.%M.%SZ"  # of times in UTC
 
 
 class News(NamedTuple):
@@ -166,7 +166,8 @@ def _of_orders(state: VariantState, orders: Sequence[PlatformOrder], now: dateti
     for order in _orders_of(state, orders):
         if order.given <= now:
             words = f"order {order.name}: {order.reason}"
-            yield Cause("order", f"order-{order.name}", words, order.given, order.deadline, order.given)
+            stamp = f"order-{order.name}-{order.given.astimezone(UTC):{EXACT_STAMP}}"
+            yield Cause("order", stamp, words, order.given, order.deadline, order.given)
 
 
 def _orders_of(state: VariantState, orders: Sequence[PlatformOrder]) -> Iterator[PlatformOrder]:

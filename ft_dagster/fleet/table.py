@@ -195,7 +195,11 @@ class FleetTable:
         return keys[:count]
 
     def unlearnt(self, most: int) -> list[FleetRow]:
-        return self.rows(sa.not_(VARIANTS.c.learnt), most)
+        """Those that could not be read before come last: they may take long to fail again."""
+        asked = sa.select(VARIANTS).where(sa.not_(VARIANTS.c.learnt)).limit(most)
+        asked = asked.order_by(VARIANTS.c.broken.is_not(None), VARIANTS.c.key)
+        with self.changing() as connection:
+            return [_row(content) for content in connection.execute(asked).mappings()]
 
     def count_unlearnt(self) -> int:
         asked = sa.select(sa.func.count()).select_from(VARIANTS).where(sa.not_(VARIANTS.c.learnt))
@@ -228,6 +232,12 @@ class FleetTable:
         with self.changing() as connection:
             found = connection.execute(asked).all()
         return [Charge(date.fromisoformat(day), tenant, Amount(h, usd)) for day, tenant, h, usd in found]
+
+    def charges_of(self, run: str) -> list[Charge]:
+        asked = sa.select(CHARGES).where(CHARGES.c.run == run)
+        with self.changing() as connection:
+            found = connection.execute(asked).all()
+        return [Charge(date.fromisoformat(r.day), r.tenant, Amount(r.hours, r.usd)) for r in found]
 
     def charge(self, run: str, charges: Sequence[Charge]) -> None:
         """A run's charges, in place of those that it had."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ft_dagster.errors import UserError
+from ft_dagster.fleet.learning import DAMAGE, said_of
 from ft_dagster.fleet.listing import (
     ListedFile,
     WatchedPlace,
@@ -17,7 +18,7 @@ from ft_dagster.fleet.listing import (
     listing_digest,
     may_list,
 )
-from ft_dagster.fleet.reasons import News, VariantState, next_look
+from ft_dagster.fleet.reasons import EXACT_STAMP, News, VariantState, next_look
 from ft_dagster.fleet.table import FleetRow, FleetTable
 from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.provenance.digest import sha256_json
@@ -30,7 +31,7 @@ from ft_dagster.store.heads import head_time
 from ft_dagster.strict_json import loads
 
 MOST_PLACES = 200  # that one look lists
-LOOK_SECONDS = 30.0  # of a look; the rest is the next one's
+LOOK_SECONDS, COMPARE_SECONDS = 30.0, 20.0  # of a look; the rest is the next one's
 _Frozen = Callable[[Store, Path, VariantKey], tuple[list[Mapping[str, Any]], datetime] | None]
 
 
@@ -57,7 +58,7 @@ def look(table: FleetTable, settings: Settings, now: datetime) -> Looked:
     """List what is due to be listed, and note for each variant what is other than its newest run found it.
 
     A place that cannot be listed, or whose listing never ends, is tried again at its next turn, and holds up
-    no other; what was known of it stands.
+    no other; what was known of it stands. Variants that there is no time to compare are the next look's.
     """
     listings, errors = _Listings(settings.project), dict[str, str]()
     end, found = time.monotonic() + LOOK_SECONDS, dict[str, str | None]()
@@ -72,20 +73,26 @@ def look(table: FleetTable, settings: Settings, now: datetime) -> Looked:
             found[text] = listing_digest(listings.of(place))
         except (UserError, OSError, ValueError) as error:
             found[text], errors[place.path] = None, str(error)
-    unseen = (key for text, mark in found.items() if mark is not None for key in table.unseen(text, mark))
-    changed, failed = list[str](), list[str]()
-    for row in table.named(unseen):
+    unseen = {text: set(table.unseen(text, mark)) for text, mark in found.items() if mark is not None}
+    changed, failed, left = list[str](), list[str](), set[str]()
+    end = time.monotonic() + COMPARE_SECONDS
+    for number, row in enumerate(table.named(key for keys in unseen.values() for key in keys)):
+        if number and time.monotonic() > end:
+            left.add(row.key)
+            continue
         try:
             news = news_of(row, table.places(row.key), listings, settings, now)
-        except (UserError, OSError, ValueError) as error:
-            errors[row.key] = str(error)
+        except (UserError, *DAMAGE) as error:
+            errors[row.key] = said_of(error)
             failed.append(row.key)
             continue
         if table.set_news(row.key, news, lambda state: next_look(state, settings.fleet.orders, now)):
             changed.append(row.key)
     for text, mark in found.items():  # at last: who is killed before has seen nothing
         if mark is not None:
-            table.saw(text, again[text], mark, failed)
+            table.saw(text, again[text], mark, [*failed, *left])
+            if left & unseen[text]:
+                table.put_off(text, now)
     return Looked(len(found), tuple(changed), errors)
 
 
@@ -151,7 +158,7 @@ def _told(found: News, state: VariantState, frozen: datetime) -> News:
         return before._replace(share=found.share, rows=found.rows)
     again = state.failed_at is not None and before is not None and before.since <= state.failed_at
     since = found.since if before is None or again else before.since
-    return found._replace(stamp=f"{found.kind}-{since:%Y-%m-%dT%H.%M.%SZ}-{found.stamp}", since=since)
+    return found._replace(stamp=f"{found.kind}-{since:{EXACT_STAMP}}-{found.stamp}", since=since)
 
 
 def _frozen_sources(

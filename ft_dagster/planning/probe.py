@@ -120,6 +120,8 @@ def plan_probe(spec: VariantSpec, facts: Facts, found: Survey, settings: ProbeSp
         return ProbePlan((), 0, 0.0, f"nothing is tried: the training has {steps} steps")
     training = steps * _step_cost(chosen, facts)
     arms = arms_of(spec, found)
+    if len(arms) < 2:
+        return ProbePlan((), 0, 0.0, "nothing is tried: one method fits, and the rate is declared")
     while len(arms) > 1:
         costs = [(1 + MEASURING) * _step_cost(found.planned[arm.method], facts) for arm in arms]
         one = sum(costs) + LONGER * sum(sorted(costs)[-FINALISTS:]) * (len(arms) > FINALISTS)

@@ -265,7 +265,11 @@ class ProbeSpec(SpecModel):
     """Short trainings of a few methods and rates over the same rows, before the plan that they decide."""
 
     share: float = Field(
-        0.1, gt=0, le=1, description="Largest part of the training's FLOPs that they may take together"
+        0.1,
+        gt=0,
+        le=1,
+        description="Largest part of the training's FLOPs that they may take, but for `steps`; "
+        "never more than the training",
     )
     steps: int = Field(
         20, ge=2, le=10_000, description="Optimizer steps that each takes at least, whatever the share"
@@ -492,7 +496,7 @@ class RetrainSpec(SpecModel):
         None, ge=1, le=1_000_000_000, description="Least rows that changed, told by the bytes of a row before"
     )
     max_age_days: float | None = Field(
-        None, gt=0, le=3_650, description="Retrain before the newest run that came to a verdict is this old"
+        None, gt=0, le=3_650, description="Retrain before the newest run that succeeded is this old"
     )
     max_attempts: int = Field(
         3, ge=1, le=100, description="Runs in a row that may fail; then it waits for data, parent or base"

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ft_dagster.data.derived import newer_parent
 from ft_dagster.data.mixture_figures import MixtureFigures
+from ft_dagster.errors import UserError
 from ft_dagster.lineage.release import production
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.planning.estimate import Estimate
@@ -86,7 +87,9 @@ def _stale(store: Store, key: VariantKey, base: Artifact | None) -> str | None:
 
 
 def newest_plan(settings: Settings, key: VariantKey) -> Estimate | None:
-    """The estimate of the variant's newest plan: values with their reasons, memory, cost, the ranking."""
+    """The estimate of the variant's newest plan: values with their reasons, memory, cost, the ranking. Raises
+    UserError for one that cannot be read.
+    """
     store = settings.open_store()
     head = read_head(store, key.prefix, "training_plan")
     if head is None:
@@ -94,7 +97,11 @@ def newest_plan(settings: Settings, key: VariantKey) -> Estimate | None:
     file = head.folder(store, settings.cache_folder) / "evidence" / "estimate.json"
     if not file.exists():  # of an earlier version
         return None
-    return Estimate.from_json(json.loads(file.read_text("utf-8")), file=file)
+    try:
+        return Estimate.from_json(json.loads(file.read_text("utf-8")), file=file)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        fix = "Restore it from a backup, or delete the manifest.json above it: the stage is then made again"
+        raise UserError(f"not an estimate: {error!r}", file=file, fix=fix) from None
 
 
 def _figures(head: Artifact | None) -> dict[str, Any]:

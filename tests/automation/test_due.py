@@ -25,9 +25,12 @@ from ft_dagster.definitions import resources
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.history import MOST_RUNS
 from ft_dagster.fleet.table import FleetRow, FleetTable
+from ft_dagster.lineage.release import ReleaseRequest, promote, rollback
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.summary import variant_row
+from ft_dagster.store import Attempt, write_head
+from ft_dagster.store.make import Recipe, make_artifact
 from tests.automation.declarations import NOON, declare, start_from, tick, ticked
 from tests.present import present
 from tests.releases import adapter, release
@@ -215,12 +218,36 @@ def test_a_cancelled_run_fulfils_no_order(project: Path, instance: dg.DagsterIns
     run_id = run_of(instance, asked)
     instance.report_run_canceled(present(instance.get_run_by_id(run_id)))
     (again,) = tick(project, instance, now + HOUR)
-    assert again.tags[DUE] == "order-erasure.try2"
+    assert again.tags[DUE] == f"order-erasure-{now:%Y-%m-%dT%H.%M.%SZ}.try2"
     for number in range(MOST_RUNS):  # the one that succeeded is none of the newest
         run_id = run_of(instance, dg.RunRequest(f"by hand {number}", partition_key="acme.plain"))
         instance.report_run_canceled(present(instance.get_run_by_id(run_id)))
     tick(project, instance, now + HOUR)
     assert present(row(project, instance, "acme.plain").state.renewed) < now
+
+
+def test_a_run_of_a_part_of_the_chain_fulfils_no_order(project: Path, instance: dg.DagsterInstance) -> None:
+    declare(project, "acme.plain")
+    run_of(instance, dg.RunRequest("by hand", partition_key="acme.plain"), STATUS.SUCCESS)
+    now = datetime.now(UTC)
+    order = {"name": "erasure", "reason": "erase", "given": now.isoformat(), "deadline": now.isoformat()}
+    settings(project, spread_hours=0, orders=[order])
+    time.sleep(0.01)
+    for number in range(MOST_RUNS):  # the one of the whole chain is none of the newest
+        run_of_part(instance, "acme.plain", "task_dataset", STATUS.SUCCESS)
+        assert len(tick(project, instance, now)) == 1, number
+    assert present(row(project, instance, "acme.plain").state.renewed) < now
+    run_of_part(instance, "acme.plain", "task_dataset", STATUS.STARTED)
+    assert ticked(project, instance, now).requests == ()
+    assert row(project, instance, "acme.plain").state.running
+
+
+def run_of_part(instance: dg.DagsterInstance, variant: str, asset: str, status: STATUS) -> None:
+    """A run of one asset, as the page of the job starts it."""
+    selected = frozenset({dg.AssetKey(asset)})
+    made = dg.DagsterRun("variant_chain", tags={"dagster/partition": variant}, asset_selection=selected)
+    instance.add_run(made)
+    end(instance, made.run_id, status)
 
 
 def test_a_killed_run_that_dagster_runs_again_is_not_asked_for_again(
@@ -309,7 +336,10 @@ def test_a_new_release_of_the_parent_asks_for_one_run_of_the_child(
     assert news(NOON) == []  # nobody said so, and its turn has not come
     report_release(instance, "acme.medical")
     (request,) = news(NOON + HOUR)
-    assert (request.partition_key, request.run_key) == ("acme.child", "acme.child@acme.medical-v2")
+    assert (request.partition_key, request.run_key) == (
+        "acme.child",
+        "acme.child@acme.medical-v2-2026-03-02T13.00.00Z",
+    )
     assert request.tags["ft/reason"] == "parent acme.medical v2"
     assert variant_row(store, VariantKey("acme", "child")).stale == "acme.medical v2 was released since"
 
@@ -319,6 +349,31 @@ def test_a_new_release_of_the_parent_asks_for_one_run_of_the_child(
     end(instance, run_id, STATUS.SUCCESS)
     assert news(NOON + DAY) == []
     assert row(project, instance, "acme.child").state.news == ()
+
+
+def test_a_parents_rollback_to_a_version_that_was_learnt_from_before_asks_for_a_run(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    declare(project, "acme.medical")
+    declare(project, "acme.child", base_model={"variant": "acme.medical"})
+    store, now = load_settings(project).open_store(), datetime.now(UTC)
+    release(store, "acme.medical", adapter(1))
+    start_from(project, "acme.child", "acme.medical")
+    release(store, "acme.medical", adapter(2), "c" * 64)
+    tick(project, instance, now)
+    (second,) = tick(project, instance, now + HOUR)
+    start_from(project, "acme.child", "acme.medical")
+    run_of(instance, second, STATUS.SUCCESS)
+    assert tick(project, instance, now + 1.5 * HOUR) == []
+    request = ReleaseRequest("better after all")
+    rollback(store, "tenants/acme/medical", request)
+    (first,) = tick(project, instance, now + 2 * HOUR)
+    start_from(project, "acme.child", "acme.medical")
+    run_of(instance, first, STATUS.SUCCESS)
+    assert tick(project, instance, now + 3 * HOUR) == []
+    promote(store, "tenants/acme/medical", 2, request, force=True)
+    (again,) = tick(project, instance, now + 4 * HOUR)
+    assert again.tags["ft/reason"] == second.tags["ft/reason"] == "parent acme.medical v2"
 
 
 def test_a_parent_that_is_no_longer_declared_as_such_asks_for_nothing(
@@ -353,6 +408,38 @@ def test_what_a_run_takes_of_the_budget_is_held_while_it_runs_and_given_back_aft
     assert second.partition_key == "acme.b"
 
 
+def lose(project: Path, instance: dg.DagsterInstance) -> None:
+    os.remove(fleet_url(instance, load_settings(project)).removeprefix("sqlite:///"))
+
+
+@pytest.mark.parametrize("most", [2_000, 2])
+def test_what_was_charged_is_charged_again_to_a_table_that_was_lost_before_anything_is_asked_for(
+    project: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    settings(project, spread_hours=0, budget={"hours_per_day": 5.0})
+    names = [f"acme.v{number}" for number in range(6)]
+    for name in names:
+        declare(project, name, "* * * * *")
+    now = datetime.now(UTC).replace(hour=12, minute=30, second=0) + DAY
+    tick(project, instance, now - HOUR)
+    asked = tick(project, instance, now)
+    assert len(asked) == 5
+    for request in asked:
+        run_of(instance, request, STATUS.STARTED)
+    ticked(project, instance, now + HOUR)
+    cursor = json.dumps({"runs": now.timestamp(), "releases": 0})  # runs of others changed since
+    lose(project, instance)
+    monkeypatch.setattr("ft_dagster.automation.due.MOST_RUNS", most)
+    said = set[str]()
+    for minutes in range(9):
+        waits = ticked(project, instance, now + HOUR + minutes * HOUR / 60, cursor)
+        assert waits.requests == ()
+        cursor = str(waits.seen)
+        said.add(waits.said)
+    assert waits.said.endswith(" budget")
+    assert ("nothing is asked for until all runs were read" in said) == (most == 2)
+
+
 def test_a_lost_table_is_made_again_and_asks_for_nothing_that_was_asked(
     project: Path, instance: dg.DagsterInstance
 ) -> None:
@@ -360,10 +447,11 @@ def test_a_lost_table_is_made_again_and_asks_for_nothing_that_was_asked(
     tick(project, instance, NOON - HOUR)
     (first,) = tick(project, instance, NOON)
     run_of(instance, first, STATUS.SUCCESS)
-    assert tick(project, instance, NOON + HOUR) == []
+    last = ticked(project, instance, NOON + HOUR)
+    assert last.requests == ()
     before = row(project, instance, "acme.daily")
-    os.remove(fleet_url(instance, load_settings(project)).removeprefix("sqlite:///"))
-    assert tick(project, instance, NOON + HOUR) == []
+    lose(project, instance)
+    assert ticked(project, instance, NOON + HOUR, str(last.seen)).requests == ()
     after = row(project, instance, "acme.daily")
     assert (after.state.served, after.state.asked) == (before.state.served, before.state.asked)
 
@@ -433,10 +521,32 @@ def test_a_platforms_order_is_seen_when_it_is_given(project: Path, instance: dg.
     }
     settings(project, spread_hours=0, orders=[order])
     (asked,) = tick(project, instance, now)
-    assert asked.tags[DUE] == "order-erasure"
+    assert asked.tags[DUE] == f"order-erasure-{now - HOUR / 2:%Y-%m-%dT%H.%M.%SZ}"
     run_of(instance, asked, STATUS.QUEUED)
     settings(project, spread_hours=0)
     assert tick(project, instance, now) == []
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_where_no_run_is_known_a_verdict_of_the_store_fulfils_an_order_if_it_passed(
+    project: Path, instance: dg.DagsterInstance, passed: bool
+) -> None:
+    declare(project, "acme.plain")
+    store = load_settings(project).open_store()
+    recipe = Recipe("evaluation", "tenants/acme/plain", {})
+    judged = make_artifact(store, project / "work", recipe, lambda attempt: {"verdict": {"passed": passed}})
+    write_head(store, recipe.prefix, judged, None)
+    now = datetime.now(UTC)
+    order = {
+        "name": "erasure",
+        "reason": "erase",
+        "given": (now - HOUR).isoformat(),
+        "deadline": now.isoformat(),
+    }
+    settings(project, spread_hours=0, orders=[order])
+    assert [request.partition_key for request in tick(project, instance, now)] == (
+        [] if passed else ["acme.plain"]
+    )
 
 
 class Killed(BaseException):
@@ -551,3 +661,51 @@ def test_a_store_that_cannot_be_read_is_said_and_asked_again(
     head.unlink()
     assert [r.partition_key for r in tick(project, instance, NOON)] == ["acme.daily", "acme.other"]
     assert row(project, instance, "acme.daily").state.broken is None
+
+
+def test_what_cannot_be_read_is_read_again_after_all_else(
+    project: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("acme.a", "acme.b", "acme.c"):
+        declare(project, name, "0 12 * * *")
+    head = project / ".ft_dagster" / "store" / "tenants" / "acme" / "a" / "heads" / "training_plan.json"
+    head.parent.mkdir(parents=True)
+    head.write_text("{")
+    monkeypatch.setattr("ft_dagster.automation.due.LEARN_SECONDS", 0.0)  # one variant a tick
+    for _ in range(3):
+        tick(project, instance, NOON - HOUR)
+    known = [row(project, instance, name) for name in ("acme.a", "acme.b", "acme.c")]
+    assert [each.learnt for each in known] == [False, True, True]
+
+
+@pytest.mark.parametrize("damage", ["", "{}", "[]", '{"schema_version": 1, "plan": {}}'])
+def test_a_plan_that_is_damaged_is_said_and_holds_up_no_other(
+    project: Path, instance: dg.DagsterInstance, damage: str
+) -> None:
+    declare(project, "acme.daily", "0 12 * * *")
+    declare(project, "acme.other", "0 12 * * *")
+    store = load_settings(project).open_store()
+
+    def damaged(attempt: Attempt) -> dict[str, Any]:
+        (attempt.evidence / "estimate.json").write_text(damage)
+        return {}
+
+    recipe = Recipe("training_plan", "tenants/acme/daily", {})
+    write_head(store, recipe.prefix, make_artifact(store, project / "work", recipe, damaged), None)
+    tick(project, instance, NOON - HOUR)
+    assert "not an estimate" in present(row(project, instance, "acme.daily").state.broken)
+    assert [r.partition_key for r in tick(project, instance, NOON)] == ["acme.other"]
+
+
+def test_what_else_of_a_variants_store_is_damaged_holds_up_no_other(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    declare(project, "acme.daily", "0 12 * * *")
+    declare(project, "acme.other", "0 12 * * *")
+    store = load_settings(project).open_store()
+    recipe = Recipe("evaluation", "tenants/acme/daily", {})
+    made = make_artifact(store, project / "work", recipe, lambda attempt: {"verdict": None})
+    write_head(store, recipe.prefix, made, None)
+    tick(project, instance, NOON - HOUR)
+    assert "the store cannot be read" in present(row(project, instance, "acme.daily").state.broken)
+    assert [r.partition_key for r in tick(project, instance, NOON)] == ["acme.other"]

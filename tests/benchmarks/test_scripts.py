@@ -64,8 +64,9 @@ def test_a_small_fleet_breaks_no_promise_but_for_its_few_starts_an_hour() -> Non
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.stderr == ""
     _, *rows = done.stdout.splitlines()
-    assert [row.split()[0] for row in rows[:2]] == ["0", "1"]
-    assert [promise for promise in rows[2:] if "times the mean load" not in promise] == []
+    assert [row.split()[:2] for row in rows[:4]] == [["0", "1.2"], ["1", "1.2"], ["2", "0.7"], ["3", "0.7"]]
+    assert rows[3].endswith(" 100.0%")  # the budget was short
+    assert [promise for promise in rows[4:] if "times the mean load" not in promise] == []
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ AT_NOON: dict[str, Any] = {
     "retrain": {"cron": "0 12 * * *"}, "served": NOON - HOUR, "known_since": NOON - DAY
 }  # fmt: skip
 BY_NOON = PlatformOrder(name="policy", reason="new policy", given=NOON - DAY, deadline=NOON + HOUR / 2)
+BY_NOON_STAMP = "order-policy-2026-03-01T12.00.00Z"
 
 
 def decided(
@@ -124,7 +125,7 @@ def test_a_run_that_did_not_succeed_fulfils_no_order_and_is_tried_again_until_it
     first = PastRun(NOON - 9 * DAY, "success", NOON - 9 * DAY)
     ended = [
         PastRun(NOON + n * DAY, "verdict", NOON + n * DAY + HOUR, stamp)
-        for n, stamp in enumerate(["order-policy", "order-policy.try2", "order-policy.try3"])
+        for n, stamp in enumerate([BY_NOON_STAMP, f"{BY_NOON_STAMP}.try2", f"{BY_NOON_STAMP}.try3"])
     ]
 
     def after(number: int, hours: float) -> Decisions:
@@ -133,10 +134,17 @@ def test_a_run_that_did_not_succeed_fulfils_no_order_and_is_tried_again_until_it
         return decided(replace(variant("acme.a"), **known._asdict()), policy=policy, at=at)
 
     assert why_not(after(1, 0.2)) == {"acme.a": "back-off"}
-    assert [retrain.stamp for retrain in after(1, 0.3).retrains] == ["order-policy.try2"]
+    assert [retrain.stamp for retrain in after(1, 0.3).retrains] == [f"{BY_NOON_STAMP}.try2"]
     parked = after(3, 99).not_done[0]
     assert (parked.kind, parked.reasons[0].kind) == ("parked", "order")
     assert "its gate did not hold, or it was cancelled" in parked.why
+
+
+def test_an_order_that_is_given_again_under_its_name_is_carried_out_again() -> None:
+    asked = variant("acme.a", asked=(BY_NOON_STAMP,), served=NOON - HOUR)
+    again = BY_NOON.model_copy(update={"given": NOON - HOUR / 2})
+    (retrain,) = decided(asked, policy=AT_ONCE.model_copy(update={"orders": (again,)})).retrains
+    assert retrain.stamp == "order-policy-2026-03-02T11.30.00Z"
 
 
 def test_a_run_that_did_not_succeed_makes_no_variant_younger() -> None:
@@ -288,6 +296,16 @@ def test_one_that_needs_many_devices_is_not_starved_by_those_that_need_one() -> 
     assert (started(held), set(why_not(held).values())) == ([], {"spread"})
     free = due(replace(busy, variants=[wide, *late], busy=2.0), policy, NOON + DAY)
     assert started(free) == ["acme.wide"]
+
+
+def test_one_that_can_never_be_paid_holds_up_nobody() -> None:
+    policy = budget(hours_per_day=240, spread_hours=1)  # ten devices all day
+    policy = policy.model_copy(update={"per_tenant": {"zero": BudgetSettings(hours_per_day=0)}})
+    unpaid = replace(variant("zero.wide", **AT_NOON), cost=costing(3, devices=3))
+    due_now = replace(variant("acme.one", **AT_NOON), served=NOON + 0.9 * DAY)
+    decisions = due(FleetState([unpaid, due_now], busy=8.0), policy, NOON + 2 * DAY)
+    assert why_not(decisions) == {"zero.wide": "refused"}
+    assert started(decisions) == ["acme.one"]
 
 
 def test_what_started_yesterday_holds_up_nothing_today() -> None:

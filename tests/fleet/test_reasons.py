@@ -1,11 +1,14 @@
 """Why a variant is due: by the clock, by its age, by the platform's order, by what changed."""
 
+import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
+from ft_dagster.errors import UserError
 from ft_dagster.fleet.reasons import News, causes, first_fire, next_look, too_little
-from ft_dagster.settings import PlatformOrder
+from ft_dagster.settings import PlatformOrder, load_settings
 from ft_dagster.spec.variant import RetrainSpec
 from tests.fleet.fleets import DAY, HOUR, NOON, changed, daily, variant
 
@@ -84,12 +87,30 @@ def test_an_age_asks_for_no_first_run() -> None:
 def test_an_order_asks_once_for_each_variant_that_it_names_and_that_was_run_before_it() -> None:
     order = ORDER.model_copy(update={"variants": ("acme.*",)})
     (cause,) = causes(variant("acme.a"), (order,), NOON)
-    assert (cause.stamp, cause.deadline) == ("order-erasure-7", NOON + DAY)
+    assert (cause.stamp, cause.deadline) == ("order-erasure-7-2026-03-02T11.00.00Z", NOON + DAY)
     assert cause.words == "order erasure-7: erase a person"
     assert causes(variant("globex.a"), (order,), NOON) == []
     assert causes(variant("acme.a", served=NOON - HOUR / 2), (order,), NOON) == []
     assert causes(variant("acme.a", served=None), (order,), NOON) == []
     assert causes(variant("acme.a"), (order,), NOON - 2 * HOUR) == []
+
+
+@pytest.mark.parametrize(
+    ("orders", "words"),
+    [
+        ([ORDER, ORDER.model_copy(update={"reason": "erase another"})], "two orders are named erasure-7"),
+        ([ORDER.model_copy(update={"deadline": NOON - DAY})], "deadline: comes before given"),
+    ],
+)
+def test_an_order_that_is_told_from_no_other_or_was_late_when_given_is_refused(
+    tmp_path: Path, orders: list[PlatformOrder], words: str
+) -> None:
+    (tmp_path / "tenants").mkdir()
+    content = {"fleet": {"orders": [order.model_dump(mode="json") for order in orders]}}
+    (tmp_path / "ft_dagster.yaml").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=words) as error:
+        load_settings(tmp_path)
+    assert str(error.value.field).startswith("fleet.orders")
 
 
 def test_changed_data_asks_where_it_is_declared_and_only_once_it_stands_still() -> None:

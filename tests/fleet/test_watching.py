@@ -259,6 +259,33 @@ def test_a_source_that_cannot_be_listed_is_said_and_holds_up_no_other(fleet: Fle
     assert list(fleet.look(minutes=12)) == ["elsewhere"]
 
 
+def test_a_variant_whose_stored_sources_are_damaged_is_said_and_holds_up_no_other(fleet: Fleet) -> None:
+    fleet.ran("acme.often", "globex.one")
+    store, recipe = fleet.settings.open_store(), Recipe("declaration", "tenants/acme/often", {})
+
+    def without_sources(attempt: Attempt) -> dict[str, Any]:
+        (attempt.payload / "declaration.json").write_text("{}")
+        return {}
+
+    made = make_artifact(store, fleet.settings.work_folder, recipe, without_sources)
+    write_head(store, recipe.prefix, made, None)
+    (fleet.project / "data" / "a.jsonl").unlink()
+    assert fleet.look() == {"acme.often": "the store cannot be read: KeyError('sources')"}
+    assert present(fleet.news("globex.one")).words == "data/a.jsonl changed"
+
+
+def test_a_look_compares_for_so_long_and_the_next_goes_on(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.ran("acme.often", "acme.seldom", "globex.one")
+    (fleet.project / "data" / "a.jsonl").unlink()
+    monkeypatch.setattr("ft_dagster.fleet.watching.COMPARE_SECONDS", 0.0)
+    for told in (1, 2, 3):
+        assert fleet.look() == {}
+        known = [fleet.news(key) for key in ("acme.often", "acme.seldom", "globex.one")]
+        assert [each is not None for each in known] == [True] * told + [False] * (3 - told)
+
+
 def test_nothing_is_looked_at_that_its_tenant_may_not_read(fleet: Fleet, tmp_path: Path) -> None:
     declare(fleet.project, "acme.often", 5, "/etc")
     spec = Declarations(fleet.project).declared(VariantKey("acme", "often")).spec

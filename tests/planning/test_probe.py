@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,17 @@ def test_a_probe_takes_its_share_and_never_more_than_the_training(small: PlanCon
     tiny = plan_probe(declared, known, found, settings)
     assert tiny.arms == ()
     assert tiny.why.startswith("nothing is tried: ")
+
+
+@pytest.mark.slow
+def test_nothing_is_tried_where_one_method_fits_and_its_rate_is_declared(small: PlanContext) -> None:
+    declared, known, found = surveyed(small, 400_000, training={"learning_rate": 1e-3}, **ON)
+    assert len(plan_probe(declared, known, found, ProbeSpec()).arms) == 2
+    best = [row for row in found.decision.ranking if row.method == "lora"]
+    one = replace(found, decision=replace(found.decision, ranking=tuple(best)))
+    plan = plan_probe(declared, known, one, ProbeSpec())
+    assert plan.arms == ()
+    assert plan.why == "nothing is tried: one method fits, and the rate is declared"
 
 
 @pytest.mark.slow
