@@ -74,8 +74,8 @@ class Audit:
         """Of each key that was found lost when the index was opened, in one line."""
         return [
             f"the key {lost.key} of {lost.owner or 'what is shared'} is no longer in "
-            f"{self.settings.keys_folder}, {lost.current} is in its place: answers are whole, and nothing can "
-            "be proved by the trees that it orders. Restore it from a backup "
+            f"{self.settings.keys_folder}, {lost.current} is in its place: answers are whole, and nothing "
+            "can be proved by the trees that it orders. Restore it from a backup "
             "(`ft-dagster audit key restore FILE`)"
             for lost in self.followed.lost
             if self.tenant in (None, lost.owner) or lost.owner == SHARED_OWNER
