@@ -23,6 +23,8 @@ from ft_dagster.settings import Settings
 from ft_dagster.stages.made_of import made_of
 from tests.audit.histories import History, question
 
+pytestmark = pytest.mark.slow
+
 STORE = ".ft_dagster/store"
 
 

@@ -29,6 +29,8 @@ from ft_dagster.strict_json import dumps
 from tests.audit.histories import History, question
 from tests.s3_server import S3Server
 
+pytestmark = pytest.mark.slow
+
 Pair = tuple[str, str, str]  # (variant, weights, how)
 
 
@@ -58,7 +60,6 @@ def pairs_of(audit: Audit, row: dict[str, Any]) -> dict[Pair, int | None]:
     return {(one.variant, one.weights, one.how): one.times for one in found.models}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kept", ["trees", "rows", "none"])
 def test_index_and_brute_force_agree_on_every_record_and_model(tmp_path: Path, seed: int, kept: Any) -> None:
@@ -231,7 +232,6 @@ def test_of_many_that_ask_at_once_all_get_the_answer(history: History) -> None:
     assert verify(history.audit()).holds
 
 
-@pytest.mark.slow
 def test_a_remote_store_is_answered_from_copies_that_hold(tmp_path: Path, s3_server: S3Server) -> None:
     (tmp_path / "project").mkdir()
     settings = {"store": f"s3://{s3_server.bucket}/audit", "store_options": s3_server.options}
@@ -251,7 +251,6 @@ def test_a_remote_store_is_answered_from_copies_that_hold(tmp_path: Path, s3_ser
     assert any("rows.parquet" in line for line in verify(made.audit()).problems)
 
 
-@pytest.mark.slow
 def test_what_a_remote_store_has_not_is_not_asked_for(
     tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,7 +284,6 @@ def test_what_a_remote_store_has_not_is_not_asked_for(
     assert verify(audit).problems == ()
 
 
-@pytest.mark.slow
 def test_copies_of_a_remote_store_are_bounded(
     tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

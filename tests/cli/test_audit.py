@@ -15,6 +15,8 @@ from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 from tests.audit.histories import History, question
 
+pytestmark = pytest.mark.slow
+
 OLD_PROJECT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
 ROW = json.dumps(
     {"instruction": "Where is the account of the north?", "input": "", "output": "The account is north."}

@@ -17,6 +17,8 @@ from ft_dagster.errors import UserError
 from ft_dagster.settings import STORAGE_USD_PER_GB_MONTH, load_settings
 from ft_dagster.store import Store
 
+pytestmark = pytest.mark.slow
+
 OLD_PROJECT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from tests.present import present
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 TRIALS = 4000
 

@@ -176,6 +176,7 @@ def test_what_nothing_decides_is_asked_to_the_end() -> None:
     assert "all 200 were asked" in rule.sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("fall", [0.0, 0.05, 0.1])
 def test_asking_ends_exactly_where_the_verdict_finds_a_decision(seed: int, fall: float) -> None:

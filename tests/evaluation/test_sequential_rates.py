@@ -14,6 +14,8 @@ from ft_dagster.spec.variant import GatesSpec
 from tests.evaluation.questions import sample
 from tests.present import present
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 TRIALS = 2000
 

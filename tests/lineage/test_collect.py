@@ -33,6 +33,8 @@ from ft_dagster.store.contents import By, contents_of, usage
 from ft_dagster.store.make import Recipe, make_artifact
 from tests.releases import adapter, put, release
 
+pytestmark = pytest.mark.slow
+
 PREFIXES = ("tenants/acme/support", "tenants/acme/sales", "tenants/globex/support")
 STAGES = ("declaration", "task_dataset", "training_mixture", "training_plan", "fine_tuned_model")
 DAY = 86_400.0

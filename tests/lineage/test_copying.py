@@ -35,6 +35,8 @@ from ft_dagster.store.make import Recipe, make_artifact
 from tests.releases import adapter, put, release
 from tests.s3_server import S3Server
 
+pytestmark = pytest.mark.slow
+
 PREFIX = "tenants/acme/support"
 OLD_STORE = Path(__file__).resolve().parents[1] / "compat" / "store_0_1" / "store"
 

@@ -20,6 +20,8 @@ from ft_dagster.evaluation.questions import bare_items, questions_of
 from ft_dagster.provenance.digest import hash_folder
 from ft_dagster.spec.variant import VariantSpec
 
+pytestmark = pytest.mark.slow
+
 SPLITS = ("train", "validation", "test")
 ROWS = [{"prompt": f"What is item {i}?", "completion": f"Item {i} is a thing."} for i in range(60)]
 SHORT = [

@@ -20,6 +20,8 @@ from ft_dagster.store.transfer import Transfer, each_at_once, fetch, persist, se
 from tests.s3_server import S3Server, free_port, serve_s3
 from tests.troubled_s3 import Trouble, Troubles, trouble
 
+pytestmark = pytest.mark.slow
+
 PART = 5 * 2**20  # the smallest that S3 takes
 SIZE = 3 * PART + 17
 
