@@ -20,7 +20,7 @@ from typing import Any
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.measured import hold_base
 from ft_dagster.evaluation.request import SampledRequest, read_request
-from ft_dagster.program import run_program, write_json
+from ft_dagster.program import leave, run_program, write_json
 from ft_dagster.provenance.held import FOLDER, held_files
 
 SOURCE = "sampled from the base"
@@ -175,4 +175,4 @@ def write_parts(texts: Sequence[str], folder: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m ft_dagster.evaluation.sampled RUN_DIR")
-    sys.exit(main(Path(sys.argv[1])))
+    leave(main(Path(sys.argv[1])))

@@ -13,7 +13,7 @@ from typing import Any
 
 from ft_dagster.evaluation.request import TextsRequest, read_request
 from ft_dagster.evaluation.tasks import frozen_tasks, resolve_tasks
-from ft_dagster.program import run_program
+from ft_dagster.program import leave, run_program
 from ft_dagster.provenance.held import FOLDER, held_files
 
 
@@ -57,4 +57,4 @@ def write_texts(request: TextsRequest) -> dict[str, Any]:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m ft_dagster.evaluation.texts RUN_DIR")
-    sys.exit(main(Path(sys.argv[1])))
+    leave(main(Path(sys.argv[1])))

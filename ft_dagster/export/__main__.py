@@ -14,7 +14,7 @@ from pathlib import Path
 from ft_dagster.evaluation.request import read_request
 from ft_dagster.export.request import ExportRequest
 from ft_dagster.export.run import export
-from ft_dagster.program import run_program
+from ft_dagster.program import leave, run_program
 
 
 def main(run_dir: Path) -> int:
@@ -28,4 +28,4 @@ def main(run_dir: Path) -> int:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m ft_dagster.export RUN_DIR")
-    sys.exit(main(Path(sys.argv[1])))
+    leave(main(Path(sys.argv[1])))

@@ -22,7 +22,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.measured import hold_weights
 from ft_dagster.evaluation.request import read_request
 from ft_dagster.export.derivation_request import DerivationRequest
-from ft_dagster.program import run_program, write_json
+from ft_dagster.program import leave, run_program, write_json
 from ft_dagster.provenance.held import FOLDER, held_files
 from ft_dagster.strict_json import tagged
 
@@ -223,4 +223,4 @@ def _quiet() -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m ft_dagster.export.derived RUN_DIR")
-    sys.exit(main(Path(sys.argv[1])))
+    leave(main(Path(sys.argv[1])))

@@ -21,6 +21,9 @@ from ft_dagster.launch.warm.client import Wanted, WarmSupervisor, start_warm
 
 GRACE = 45.0  # seconds; torchrun itself waits 30 for its workers
 KILL_AFTER = 5.0
+# How often a thread of torch asks whether the others are ready before it sleeps. libgomp asks for long: where
+# anything else runs, each then burns its core while its neighbour waits for one.
+SPINS = "10000"
 Started = subprocess.Popen[bytes] | WarmSupervisor
 
 
@@ -241,7 +244,7 @@ def _let_go(supervisor: Started) -> None:
 
 def _environment(lease: Lease | None, extra: dict[str, str] | None) -> dict[str, str]:
     # Unbuffered, so that Dagster's compute logs show each line when it is printed.
-    own = {"PYTHONUNBUFFERED": "1", **os.environ, **(extra or {})}
+    own = {"PYTHONUNBUFFERED": "1", "GOMP_SPINCOUNT": SPINS, **os.environ, **(extra or {})}
     return {**own, **(lease.environment() if lease is not None else {})}
 
 

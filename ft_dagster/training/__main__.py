@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, DONE, FAILED, PREEMPTED
-from ft_dagster.program import SCHEMA_VERSION, write_json
+from ft_dagster.program import SCHEMA_VERSION, leave, write_json
 from ft_dagster.training import checkpoints, numerics, ranks
 from ft_dagster.training.contract import (
     RESULT_FILE,
@@ -182,4 +182,4 @@ def _write(
 if __name__ == "__main__":
     code = main()
     ranks.end(code)
-    sys.exit(code)
+    leave(code)

@@ -125,6 +125,17 @@ def test_the_program_gets_the_lease_and_the_callers_environment(run_dir: Path, l
 
 
 @pytest.mark.usefixtures("each_start")
+@pytest.mark.parametrize("own", [{}, {"GOMP_SPINCOUNT": "7"}])
+def test_threads_that_wait_sleep_soon_unless_the_caller_says_otherwise(
+    run_dir: Path, own: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    run(declare(run_dir), environment=own)
+    seen = json.loads((run_dir / "environment.json").read_text())
+    assert seen["GOMP_SPINCOUNT"] == own.get("GOMP_SPINCOUNT", "10000")
+
+
+@pytest.mark.usefixtures("each_start")
 def test_poll_is_called_while_the_program_runs_and_its_error_cancels_it(run_dir: Path) -> None:
     def fail_once_it_runs() -> None:
         if (run_dir / "pid").exists() and (run_dir / "pid").read_text():

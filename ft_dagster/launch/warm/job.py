@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,9 +17,9 @@ from ft_dagster.launch.supervisor import Supervisor, environment_of
 from ft_dagster.launch.warm import forked, fresh, wire
 from ft_dagster.launch.warm.imports import changed
 from ft_dagster.launch.warm.room import Room
+from ft_dagster.program import leave
 
 PATIENCE = 10.0  # seconds for a launcher to say what it wants, and that it still wants it
-UNFLUSHED = 120  # Python's exit code where its output could not be written
 STALE = 77  # the exit code by which a fork tells the server that it serves what is no longer on disk
 OUTPUT, ERROR, FOLDER, LAUNCHER = range(4)  # the order of the descriptors of a request
 
@@ -183,25 +181,8 @@ def run(asked: Asked) -> NoReturn:
     try:
         runpy._run_module_as_main(asked.module)  # type: ignore[attr-defined]  # what `python -m` itself calls
     except SystemExit as ended:
-        _leave(ended.code)
-    _leave(None)
-
-
-def _leave(code: object) -> NoReturn:
-    """End as the interpreter does, but for taking apart what the server imported, which takes seconds: a fork
-    would first copy all of it.
-    """
-    if code is not None and not isinstance(code, int):
-        print(code, file=sys.stderr)
-        code = 1
-    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as an interpreter that ends
-    atexit._run_exitfuncs()
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:
-        code = code or UNFLUSHED
-    os._exit(int(code or 0) & 0xFF)
+        leave(ended.code)
+    leave(None)
 
 
 def _most_open() -> int:
