@@ -12,7 +12,7 @@ import pytest
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_step_is_measured_before_and_after(tiny_model_folder: Path) -> None:
     command = [sys.executable, BENCHMARKS / "step.py", "--model", tiny_model_folder, "--lengths", "64"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
@@ -23,7 +23,7 @@ def test_the_step_is_measured_before_and_after(tiny_model_folder: Path) -> None:
     assert all(len(row.split("|")) == len(head.split("|")) for row in rows)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_preparation_is_measured_beside_the_tokenizer(tiny_model_folder: Path) -> None:
     command = [sys.executable, BENCHMARKS / "preparation.py", "--model", tiny_model_folder]
     command += ["--rows", "200", "--times", "1"]
@@ -69,7 +69,7 @@ def test_a_small_fleet_breaks_no_promise_but_for_its_few_starts_an_hour() -> Non
     assert [promise for promise in rows[4:] if "times the mean load" not in promise] == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.long
 def test_ticks_of_a_fleet_are_measured() -> None:
     command = [sys.executable, BENCHMARKS / "fleet.py", "--sizes", "200"]

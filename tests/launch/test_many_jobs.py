@@ -12,6 +12,7 @@ from tests.present import present
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.long
 def test_jobs_killed_at_random_neither_over_book_nor_break_quotas_nor_starve(tmp_path: Path) -> None:
     jobs = plan(40, tenants=5, kills=0.3, seconds=(1.0, 2.0), seed=7)
     figures = run(jobs, slots=6, folder=tmp_path, in_line=15)
