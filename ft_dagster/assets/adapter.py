@@ -29,7 +29,7 @@ READS = {stage.name: stage.reads for stage in CHAIN} | {"release": ("model_expor
 
 
 def stage_asset(stage: Stage[Any], *, group: str, kinds: set[str], describe: Describe) -> dg.AssetsDefinition:
-    """The asset of a stage. `describe`: what its page shows of an artifact; its checks block what comes after."""
+    """The asset of a stage; its checks block what comes after. `describe`: what its page shows."""
 
     def run(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult[Any]:
         artifact = workspace.make(stage)
@@ -103,7 +103,9 @@ def maker(context: dg.AssetExecutionContext, digest: str, reused: bool) -> str |
 def links(context: dg.AssetExecutionContext, name: str, made_by: str | None) -> str:
     """The run that made it, and the pages of what is directly above; markdown."""
     said = "made earlier" if made_by is None else f"made by {run_link(made_by)}"
-    partition = {each: None if each == "general_corpus" else context.partition_key for each in dependencies(name)}
+    partition = {
+        each: None if each == "general_corpus" else context.partition_key for each in dependencies(name)
+    }
     above = ", ".join(asset_link(each, key) for each, key in partition.items())
     return said.capitalize() + (f" from {above}" if above else "")
 
@@ -142,7 +144,10 @@ def _records(artifact: Artifact) -> Metadata:
     head = TreeHead.of(artifact.figures)
     if head is None:
         return {}
-    return {"records": dg.MetadataValue.int(head.size), "record_tree": dg.MetadataValue.text(head.root[:DIGITS])}
+    return {
+        "records": dg.MetadataValue.int(head.size),
+        "record_tree": dg.MetadataValue.text(head.root[:DIGITS]),
+    }
 
 
 def _as_result(check: Check) -> dg.AssetCheckResult:

@@ -42,7 +42,7 @@ def _declaration(workspace: Workspace, artifact: Artifact) -> Page:
     sources, files = counted(figures["sources"], "source"), counted(figures["files"], "file")
     summary = Summary(
         f"{declared.description}: {declared.objective} by {declared.method.name}",
-        f"{sources} of {files}; {own} of {len(origins)} values are its own, the others have their origin below",
+        f"{sources} of {files}; {own} of {len(origins)} values are its own, the rest have their origin below",
         f"Nothing to do; it is read from `{workspace.declared_in.relative_to(workspace.project)}`",
     )
     return Page(summary, {"values": table(["field", "value", "from"], values)})
@@ -62,9 +62,10 @@ def _base_model(workspace: Workspace, artifact: Artifact) -> Page:
         "new tokens": ", ".join((record.get("derived") or {}).get("new_tokens", [])) or None,
     }
     rows = [*([name.replace("_", " "), record[name]] for name in BASE), *more.items()]
+    weights = f"{count(record['parameters'])} weights"
     template = "has a chat template" if record["chat_template"] else "has no chat template"
     summary = Summary(
-        f"{Path(record['reference']).name}: {count(record['parameters'])} weights, {size(record['weights_bytes'])}",
+        f"{Path(record['reference']).name}: {weights}, {size(record['weights_bytes'])}",
         f"{record['architecture']} in {record['dtype']}; it {template}",
         "Nothing to do; each of its files is held by its digest",
     )
@@ -112,7 +113,11 @@ def _task_dataset(workspace: Workspace, artifact: Artifact) -> Page:
         "overlaps": table(["task", "source", "rows"], _overlaps(figures)),
         "lengths": table(["split", "rows", *LENGTHS], [[name, *found] for name, found in lengths.items()]),
     }
-    return Page(dataset_summary(figures), entries, fitting(bars, [*parts, Bar("dropped", dropped, count(dropped))], "rows"))
+    return Page(
+        dataset_summary(figures),
+        entries,
+        fitting(bars, [*parts, Bar("dropped", dropped, count(dropped))], "rows"),
+    )
 
 
 def _overlaps(figures: dict[str, Any]) -> list[list[Any]]:
@@ -145,7 +150,8 @@ def _training_mixture(workspace: Workspace, artifact: Artifact) -> Page:
         sample = (workspace.evidence(artifact) / mixture_stage.SAMPLE).read_text("utf-8")
         entries["sample"] = dg.MetadataValue.md(f"```\n{sample}\n```")
     parts = [
-        Bar(source, part.trained_tokens, percent(part.trained_tokens / whole)) for source, part in by_source.items()
+        Bar(source, part.trained_tokens, percent(part.trained_tokens / whole))
+        for source, part in by_source.items()
     ]
     return Page(mixture_summary(figures, warnings), entries, fitting(bars, parts, "trained tokens by source"))
 

@@ -51,7 +51,7 @@ def _evaluation(workspace: Workspace, artifact: Artifact) -> Page:
 
 
 def _both_scores(workspace: Workspace, before: Artifact, after: Artifact) -> list[list[Any]]:
-    """Every score of the tuned model beside the base's on the same questions, those that no gate judges too."""
+    """Every score of the tuned model beside the base's on the same questions, also what no gate judges."""
     base = {(s["role"], s["task"], s["metric"]): s["value"] for s in before.figures["scores"]}
     if workspace.spec.evaluation.limit == "auto":
         samples, tuned = (read_samples(workspace.payload(each)) for each in (before, after))
@@ -74,16 +74,12 @@ def _label_table(workspace: Workspace, artifact: Artifact) -> dict[str, dg.Metad
     return {"labels": table(["label", "questions", "precision", "recall", "F1"], rows)}
 
 
-def _skills(
-    workspace: Workspace, found: list[Skill], after: Artifact
-) -> dict[str, dg.MetadataValue[Any]]:
+def _skills(workspace: Workspace, found: list[Skill], after: Artifact) -> dict[str, dg.MetadataValue[Any]]:
     """What was forgotten and what was learned, with questions that were right before and are wrong now."""
     own = workspace.spec.data.samples == "metadata"
     lost = lost_rows(found, read_answers(workspace.evidence(after)), own_rows=own)
     return {"skills": table(SKILLS, skill_rows(found)), "forgotten": table(LOST, lost)}
 
 
-base_evaluation = stage_asset(
-    base_stage.STAGE, group=GROUP, kinds={"huggingface"}, describe=_base_evaluation
-)
+base_evaluation = stage_asset(base_stage.STAGE, group=GROUP, kinds={"huggingface"}, describe=_base_evaluation)
 evaluation = stage_asset(stage.STAGE, group=GROUP, kinds={"huggingface"}, describe=_evaluation)

@@ -21,7 +21,7 @@ DIGITS = 12  # of a digest: the whole one is in the manifest
 
 
 class Page(NamedTuple):
-    """Of one artifact. `picture`: markdown of an inline picture; `entries`: what comes below, in this order."""
+    """Of one artifact. `picture`: markdown of an inline picture; `entries`: what comes below it, in order."""
 
     summary: Summary
     entries: Metadata
@@ -59,9 +59,11 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> dg.MetadataV
 
 
 def least_width(lines: Sequence[Sequence[str]]) -> int:
-    """Characters below which a browser cannot make a table: the longest word of each column, and its edges."""
+    """Characters that a browser needs for a table: of each column the longest word, and its edges."""
     columns = zip(*lines, strict=True)
-    words = [max(len(word) for text in column for word in re.split(r"[\s\u200b]", text)) for column in columns]
+    words = [
+        max(len(word) for text in column for word in re.split(r"[\s\u200b]", text)) for column in columns
+    ]
     return sum(words) + EDGES * len(words)
 
 

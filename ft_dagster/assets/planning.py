@@ -17,7 +17,6 @@ from ft_dagster.stages.plan_warnings import plan_warnings
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
 
-
 SHOWN = ("method", "fits", "GB a device", "one training", AGAINST)  # of the ranking: the report has all
 SHOWN_AT = tuple((*COLUMNS, AGAINST).index(name) for name in SHOWN)
 
@@ -31,7 +30,9 @@ def _training_plan(workspace: Workspace, artifact: Artifact) -> Page:
         "warnings": lines(warnings),
         "ranking": table(SHOWN, [[row[place] for place in SHOWN_AT] for row in ranking_rows(estimate)]),
         "plan": table(["field", "value", "why"], _reasons(estimate)),
-        "cost": table(["what", f"on {estimate.on}, variants of this base: {estimate.variants}"], cost_rows(estimate)),
+        "cost": table(
+            ["what", f"on {estimate.on}, variants of this base: {estimate.variants}"], cost_rows(estimate)
+        ),
         "storage": table(["on disk", "tensors alone"], _storage(estimate)),
         "why": dg.MetadataValue.md(reasons_markdown(estimate)),
         "method": plan.name,

@@ -9,8 +9,8 @@ from ft_dagster.assets.adapter import described, links, maker, stage_asset, vari
 from ft_dagster.assets.page import DIGITS, Page, table
 from ft_dagster.evaluation.verdict_words import production_sentence, verdict_sentence, verdict_word
 from ft_dagster.export.served import command_of
-from ft_dagster.report.cards import without_header
 from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.report.cards import without_header
 from ft_dagster.report.made_of import MADE_OF, artifact_rows, file_rows
 from ft_dagster.report.summaries import RULES, export_summary, release_summary, rules_rows
 from ft_dagster.report.tables import moment, size
@@ -40,7 +40,9 @@ def _model_export(workspace: Workspace, artifact: Artifact) -> Page:
 
 
 def _files(artifact: Artifact) -> list[list[Any]]:
-    return [[file["path"], size(file["size"]), file["sha256"][:DIGITS]] for file in artifact.predicate["payload"]]
+    return [
+        [file["path"], size(file["size"]), file["sha256"][:DIGITS]] for file in artifact.predicate["payload"]
+    ]
 
 
 def _log(past: Sequence[ReleaseEntry]) -> list[list[Any]]:
@@ -82,9 +84,7 @@ def _release(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mate
     )
 
 
-model_export = stage_asset(
-    export_stage.STAGE, group=GROUP, kinds={"huggingface"}, describe=_model_export
-)
+model_export = stage_asset(export_stage.STAGE, group=GROUP, kinds={"huggingface"}, describe=_model_export)
 release = variant_asset(
     release_step.NAME,
     _release,

@@ -15,6 +15,7 @@ from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
 from ft_dagster.training.training_figures import TrainingFigures
 
+
 def _fine_tuned_model(workspace: Workspace, artifact: Artifact) -> Page:
     """Curves, figures, what was foretold, and in words what to try next."""
     figures = TrainingFigures.of(artifact)
