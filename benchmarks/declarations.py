@@ -21,8 +21,9 @@ from typing import Any
 
 import dagster as dg
 
-from ft_dagster.automation.due import due_retrains, rebuild_fleet
-from ft_dagster.definitions import resources
+from ft_dagster.automation.due import rebuild_fleet
+from ft_dagster.build import default_resources as resources
+from ft_dagster.definitions import defs
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations
 
@@ -62,7 +63,7 @@ def load_all(project: Path) -> None:
 
 def tick(project: Path, instance: dg.DagsterInstance) -> None:
     with dg.build_sensor_context(instance=instance, resources=resources(str(project))) as sensor:
-        ticked: Any = due_retrains(sensor)
+        ticked: Any = defs.get_repository_def().get_sensor_def("due_retrains")(sensor)
     assert ticked.run_requests == []
 
 

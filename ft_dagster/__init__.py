@@ -12,6 +12,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ft_dagster.build import build_defs
+    from ft_dagster.component import FineTuning
     from ft_dagster.errors import UserError
     from ft_dagster.settings import Settings, load_settings
     from ft_dagster.spec import Declarations, VariantKey, VariantSpec
@@ -26,6 +28,7 @@ _DEFINED_IN = {  # imported when first asked for, so that this package costs not
     "CHAIN": "stages.chain",
     "Artifact": "store",
     "Declarations": "spec",
+    "FineTuning": "component",
     "Settings": "settings",
     "Stage": "stages.stage",
     "Store": "store",
@@ -33,6 +36,7 @@ _DEFINED_IN = {  # imported when first asked for, so that this package costs not
     "VariantKey": "spec",
     "VariantSpec": "spec",
     "Workspace": "stages.workspace",
+    "build_defs": "build",
     "load_settings": "settings",
     "run_chain": "stages.chain",
 }
@@ -40,6 +44,7 @@ __all__ = [
     "CHAIN",
     "Artifact",
     "Declarations",
+    "FineTuning",
     "Settings",
     "Stage",
     "Store",
@@ -48,6 +53,7 @@ __all__ = [
     "VariantSpec",
     "Workspace",
     "__version__",
+    "build_defs",
     "load_settings",
     "run_chain",
 ]
@@ -59,3 +65,8 @@ def __getattr__(name: str) -> Any:
     if name in _DEFINED_IN:
         return getattr(import_module(f"{__name__}.{_DEFINED_IN[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """By which `dg` finds the component."""
+    return sorted({*globals(), *__all__})

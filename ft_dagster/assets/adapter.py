@@ -11,9 +11,10 @@ import dagster as dg
 
 from ft_dagster.assets.failures import failures
 from ft_dagster.assets.page import DIGITS, Metadata, Page, asset_link, run_link, table
-from ft_dagster.assets.partitions import VARIANTS, variant_of
+from ft_dagster.assets.partitions import PROJECT, Graph, variant_of
 from ft_dagster.data.record_tree import TreeHead
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
+from ft_dagster.resources import LAUNCHER, TENANTS
 from ft_dagster.resources.launchers import LocalPrograms
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.stages.chain import CHAIN
@@ -28,7 +29,9 @@ BEFORE = 20  # materializations of a partition among which that run is looked fo
 READS = {stage.name: stage.reads for stage in CHAIN} | {"release": ("model_export",)}
 
 
-def stage_asset(stage: Stage[Any], *, group: str, kinds: set[str], describe: Describe) -> dg.AssetsDefinition:
+def stage_asset(
+    graph: Graph, stage: Stage[Any], *, group: str, kinds: set[str], describe: Describe
+) -> dg.AssetsDefinition:
     """The asset of a stage; its checks block what comes after. `describe`: what its page shows."""
 
     def run(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult[Any]:
@@ -42,11 +45,18 @@ def stage_asset(stage: Stage[Any], *, group: str, kinds: set[str], describe: Des
         )
 
     return variant_asset(
-        stage.name, run, description=described(stage.build), group=group, kinds=kinds, checks=stage.checks
+        graph,
+        stage.name,
+        run,
+        description=described(stage.build),
+        group=group,
+        kinds=kinds,
+        checks=stage.checks,
     )
 
 
 def variant_asset(
+    graph: Graph,
     name: str,
     run: Callable[[dg.AssetExecutionContext, Workspace], dg.MaterializeResult[Any]],
     *,
@@ -58,20 +68,22 @@ def variant_asset(
     """An asset partitioned by variant that works in the variant's workspace."""
 
     @dg.asset(
-        name=name,
+        key=graph.key(name),
         description=description,
-        partitions_def=VARIANTS,
-        deps=dependencies(name),
-        group_name=group,
+        partitions_def=graph.variants,
+        deps=[graph.key(each) for each in dependencies(name)],
+        group_name=graph.name(group),
         kinds=kinds,
-        check_specs=_check_specs(name, checks or {}),
+        check_specs=_check_specs(graph, name, checks or {}),
         code_version=str(STAGE_VERSIONS[name]),
+        metadata={PROJECT: graph.project} if graph.project else None,
+        required_resource_keys={graph.name(TENANTS), graph.name(LAUNCHER)},
     )
     def asset(
         context: dg.AssetExecutionContext,
-        tenants: dg.ResourceParam[Tenants],
-        launcher: dg.ResourceParam[LocalPrograms],
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # dagster reads it as a list with the parameter
+        tenants: Tenants = getattr(context.resources, graph.name(TENANTS))
+        launcher: LocalPrograms = getattr(context.resources, graph.name(LAUNCHER))
         with failures(context, lambda: tenants.settings().retries):
             reason = context.run.tags.get("ft/reason", "materialized")
             run_of = RunOf(context.run_id, reason, context.log.info, lambda: _pipes(context))
@@ -106,7 +118,8 @@ def links(context: dg.AssetExecutionContext, name: str, made_by: str | None) -> 
     partition = {
         each: None if each == "general_corpus" else context.partition_key for each in dependencies(name)
     }
-    above = ", ".join(asset_link(each, key) for each, key in partition.items())
+    beside = Graph(tuple(context.asset_key.path[:-1]))
+    above = ", ".join(asset_link(beside.key(each), key) for each, key in partition.items())
     return said.capitalize() + (f" from {above}" if above else "")
 
 
@@ -156,12 +169,18 @@ def _as_result(check: Check) -> dg.AssetCheckResult:
     )
 
 
-def _check_specs(asset: str, checks: Mapping[str, str]) -> Sequence[dg.AssetCheckSpec]:
+def _check_specs(graph: Graph, asset: str, checks: Mapping[str, str]) -> Sequence[dg.AssetCheckSpec]:
     """Partitioned, or one tenant's pass would hide another's failure; Dagster calls that a preview."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.PreviewWarning)
         return [
-            dg.AssetCheckSpec(name, asset=asset, description=text, blocking=True, partitions_def=VARIANTS)
+            dg.AssetCheckSpec(
+                name,
+                asset=graph.key(asset),
+                description=text,
+                blocking=True,
+                partitions_def=graph.variants,
+            )
             for name, text in checks.items()
         ]
 

@@ -1,6 +1,7 @@
 """Group data: what is declared, the base model, the general corpora, the tenant's rows, the mixture."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import dagster as dg
 from ft_dagster.assets.adapter import described, stage_asset
 from ft_dagster.assets.failures import failures
 from ft_dagster.assets.page import DIGITS, Page, lines, table
+from ft_dagster.assets.partitions import Graph
 from ft_dagster.data.dataset import paths_of
 from ft_dagster.data.lengths import row_lengths
 from ft_dagster.data.mixture import declared_warnings
@@ -18,6 +20,7 @@ from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.report.summaries import SPLITS, Summary, dataset_summary, mixture_summary
 from ft_dagster.report.svg import Bar, bars, fitting
 from ft_dagster.report.tables import count, counted, percent, size
+from ft_dagster.resources import TENANTS
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.stages import base_model as base_stage
 from ft_dagster.stages import declaration as declaration_stage
@@ -72,17 +75,28 @@ def _base_model(workspace: Workspace, artifact: Artifact) -> Page:
     return Page(summary, {"base": table(["what", "value"], [row for row in rows if row[1] is not None])})
 
 
-@dg.asset(
-    description=described(corpus_stage.make_corpora),
-    group_name=GROUP,
-    kinds={"parquet"},
-    code_version=str(STAGE_VERSIONS["general_corpus"]),
-)
-def general_corpus(
-    context: dg.AssetExecutionContext, tenants: dg.ResourceParam[Tenants]
-) -> dg.MaterializeResult[Any]:
-    with failures(context, lambda: tenants.settings().retries):
-        made = corpus_stage.make_corpora(tenants.settings(), context.run_id, context.log.info)
+def _general_corpus(graph: Graph) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=graph.key("general_corpus"),
+        description=described(corpus_stage.make_corpora),
+        group_name=graph.name(GROUP),
+        kinds={"parquet"},
+        code_version=str(STAGE_VERSIONS["general_corpus"]),
+        required_resource_keys={graph.name(TENANTS)},
+    )
+    def general_corpus(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+        tenants: Tenants = getattr(context.resources, graph.name(TENANTS))
+        with failures(context, lambda: tenants.settings().retries):
+            made = corpus_stage.make_corpora(tenants.settings(), context.run_id, context.log.info)
+        return dg.MaterializeResult(
+            metadata=_corpora(made).metadata(""),
+            data_version=dg.DataVersion(sha256_json({name: corpus.digest for name, corpus in made.items()})),
+        )
+
+    return general_corpus
+
+
+def _corpora(made: Mapping[str, Artifact]) -> Page:
     rows = [
         [name, corpus.digest[:DIGITS], *(corpus.figures["documents"][part] for part in ("train", "holdout"))]
         for name, corpus in made.items()
@@ -94,10 +108,7 @@ def general_corpus(
         "Nothing to do; training_mixture takes what each variant asks for",
     )
     entries = {"corpora": table(["corpus", "digest", "texts", "held out"], rows), "dagster/row_count": texts}
-    return dg.MaterializeResult(
-        metadata=Page(summary, entries).metadata(""),
-        data_version=dg.DataVersion(sha256_json({name: corpus.digest for name, corpus in made.items()})),
-    )
+    return Page(summary, entries)
 
 
 def _task_dataset(workspace: Workspace, artifact: Artifact) -> Page:
@@ -156,9 +167,11 @@ def _training_mixture(workspace: Workspace, artifact: Artifact) -> Page:
     return Page(mixture_summary(figures, warnings), entries, fitting(bars, parts, "trained tokens by source"))
 
 
-declaration = stage_asset(declaration_stage.STAGE, group=GROUP, kinds={"yaml"}, describe=_declaration)
-base_model = stage_asset(base_stage.STAGE, group=GROUP, kinds={"huggingface"}, describe=_base_model)
-task_dataset = stage_asset(dataset_stage.STAGE, group=GROUP, kinds={"parquet"}, describe=_task_dataset)
-training_mixture = stage_asset(
-    mixture_stage.STAGE, group=GROUP, kinds={"parquet"}, describe=_training_mixture
-)
+def data_assets(graph: Graph) -> list[dg.AssetsDefinition]:
+    return [
+        stage_asset(graph, declaration_stage.STAGE, group=GROUP, kinds={"yaml"}, describe=_declaration),
+        stage_asset(graph, base_stage.STAGE, group=GROUP, kinds={"huggingface"}, describe=_base_model),
+        _general_corpus(graph),
+        stage_asset(graph, dataset_stage.STAGE, group=GROUP, kinds={"parquet"}, describe=_task_dataset),
+        stage_asset(graph, mixture_stage.STAGE, group=GROUP, kinds={"parquet"}, describe=_training_mixture),
+    ]

@@ -7,6 +7,7 @@ import dagster as dg
 
 from ft_dagster.assets.adapter import stage_asset
 from ft_dagster.assets.page import Page, table
+from ft_dagster.assets.partitions import Graph
 from ft_dagster.evaluation.samples import LABELS, read_answers, read_samples, scores_on_the_same
 from ft_dagster.evaluation.skills import Skill, skills
 from ft_dagster.evaluation.verdict_words import verdict_word
@@ -81,5 +82,9 @@ def _skills(workspace: Workspace, found: list[Skill], after: Artifact) -> dict[s
     return {"skills": table(SKILLS, skill_rows(found)), "forgotten": table(LOST, lost)}
 
 
-base_evaluation = stage_asset(base_stage.STAGE, group=GROUP, kinds={"huggingface"}, describe=_base_evaluation)
-evaluation = stage_asset(stage.STAGE, group=GROUP, kinds={"huggingface"}, describe=_evaluation)
+def evaluation_assets(graph: Graph) -> list[dg.AssetsDefinition]:
+    kinds = {"huggingface"}
+    return [
+        stage_asset(graph, base_stage.STAGE, group=GROUP, kinds=kinds, describe=_base_evaluation),
+        stage_asset(graph, stage.STAGE, group=GROUP, kinds=kinds, describe=_evaluation),
+    ]

@@ -72,10 +72,10 @@ def lines(said: Sequence[str]) -> dg.MetadataValue[Any]:
     return dg.MetadataValue.md("\n".join(f"- {line}" for line in said) or "none")
 
 
-def asset_link(name: str, partition: str | None) -> str:
+def asset_link(key: dg.AssetKey, partition: str | None) -> str:
     """To an asset's page, of one partition where it has any; markdown."""
     of = "" if partition is None else f"?view=partitions&partition={partition}"
-    return f"[{name}](/assets/{name}{of})"
+    return f"[{key.path[-1]}](/assets/{'/'.join(key.path)}{of})"
 
 
 def run_link(run_id: str) -> str:

@@ -1,13 +1,63 @@
-"""The partitions of the graph: one for each variant."""
+"""Where the assets of a project stand in a code location, and their partitions: one for each variant."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import dagster as dg
 
 from ft_dagster.errors import UserError
 from ft_dagster.spec import VariantKey
 
-PARTITIONS = "ft_dagster_variant"  # shared by every code location of an instance
 VARIANT_TAG = "ft/variant"  # of a run: whose it is to the queue
-VARIANTS = dg.DynamicPartitionsDefinition(name=PARTITIONS)
+PROJECT = "ft_dagster/project"  # metadata of an asset: the folder of its project
+NAME = re.compile(r"[A-Za-z0-9_]+")  # what Dagster takes
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One project's assets among those of a code location. `prefix`: what their keys begin with; () where the
+    location is the project's own. `project`: its folder; "" where the environment says it.
+
+    Partitions, job, sensors, groups and resources carry it too: two projects share a location.
+    """
+
+    prefix: tuple[str, ...] = ()
+    project: str = ""
+
+    @classmethod
+    def of(cls, prefix: str | Sequence[str], project: str = "") -> "Graph":
+        """Raises UserError for a part that Dagster takes in no name."""
+        parts = tuple([prefix] if isinstance(prefix, str) else prefix)
+        for part in parts:
+            if not isinstance(part, str) or not NAME.fullmatch(part):
+                raise UserError(
+                    "cannot begin the keys of assets",
+                    field="key_prefix",
+                    value=part,
+                    fix="Write letters, digits and _ alone; a list of such names for more than one level",
+                )
+        return cls(parts, project)
+
+    def key(self, asset: str) -> dg.AssetKey:
+        return dg.AssetKey([*self.prefix, asset])
+
+    def name(self, own: str) -> str:
+        """Of a job, a sensor, a group or a resource."""
+        return "__".join([*self.prefix, own])
+
+    @property
+    def partitions(self) -> str:
+        """The name of the partitions; an instance has them once for all its code locations."""
+        return self.name("ft_dagster_variant")
+
+    @property
+    def variants(self) -> dg.DynamicPartitionsDefinition:
+        return dg.DynamicPartitionsDefinition(name=self.partitions)
+
+
+GRAPH = Graph()  # of a code location that is the project's own
+PARTITIONS, VARIANTS = GRAPH.partitions, GRAPH.variants
 
 
 def variant_of(context: dg.AssetExecutionContext) -> VariantKey:

@@ -7,6 +7,7 @@ import dagster as dg
 
 from ft_dagster.assets.adapter import stage_asset
 from ft_dagster.assets.page import Page, lines, table
+from ft_dagster.assets.partitions import Graph
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.report.recommendation import AGAINST, COLUMNS, cost_rows, ranking_rows, reasons_markdown
 from ft_dagster.report.summaries import plan_summary
@@ -77,4 +78,5 @@ def _shown(value: Any) -> str | None:
     return None if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
-training_plan = stage_asset(stage.STAGE, group="planning", kinds={"json"}, describe=_training_plan)
+def planning_assets(graph: Graph) -> list[dg.AssetsDefinition]:
+    return [stage_asset(graph, stage.STAGE, group="planning", kinds={"json"}, describe=_training_plan)]

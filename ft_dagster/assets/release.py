@@ -7,6 +7,7 @@ import dagster as dg
 
 from ft_dagster.assets.adapter import described, links, maker, stage_asset, variant_asset
 from ft_dagster.assets.page import DIGITS, Page, table
+from ft_dagster.assets.partitions import Graph
 from ft_dagster.evaluation.verdict_words import production_sentence, verdict_sentence, verdict_word
 from ft_dagster.export.served import command_of
 from ft_dagster.lineage.entry import ReleaseEntry
@@ -84,11 +85,9 @@ def _release(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mate
     )
 
 
-model_export = stage_asset(export_stage.STAGE, group=GROUP, kinds={"huggingface"}, describe=_model_export)
-release = variant_asset(
-    release_step.NAME,
-    _release,
-    description=described(release_step.release),
-    group=GROUP,
-    kinds={"json"},
-)
+def release_assets(graph: Graph) -> list[dg.AssetsDefinition]:
+    said = described(release_step.release)
+    return [
+        stage_asset(graph, export_stage.STAGE, group=GROUP, kinds={"huggingface"}, describe=_model_export),
+        variant_asset(graph, release_step.NAME, _release, description=said, group=GROUP, kinds={"json"}),
+    ]

@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
+
 from ft_dagster.assets.adapter import stage_asset
 from ft_dagster.assets.page import Page, lines, table
+from ft_dagster.assets.partitions import Graph
 from ft_dagster.report.summaries import training_summary
 from ft_dagster.report.svg import curves, fitting
 from ft_dagster.report.training import FIGURES, FORETOLD, figure_rows, foretold_rows, losses, plotted
@@ -35,6 +38,6 @@ def _log(evidence: Path) -> Sequence[dict[str, Any]]:
     return [json.loads(line) for line in (evidence / "log.jsonl").read_text("utf-8").splitlines()]
 
 
-fine_tuned_model = stage_asset(
-    stage.STAGE, group="training", kinds={"torch", "huggingface"}, describe=_fine_tuned_model
-)
+def training_assets(graph: Graph) -> list[dg.AssetsDefinition]:
+    kinds = {"torch", "huggingface"}
+    return [stage_asset(graph, stage.STAGE, group="training", kinds=kinds, describe=_fine_tuned_model)]

@@ -8,6 +8,7 @@ a job that gets none. Webserver and daemon load this class, as the instance's da
 from dagster import DagsterRun
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 
+from ft_dagster.assets.partitions import PROJECT
 from ft_dagster.automation.tags import changed_tags
 
 
@@ -16,7 +17,17 @@ class VariantRunCoordinator(QueuedRunCoordinator):
 
     def submit_run(self, context: SubmitRunContext) -> DagsterRun:
         run = context.dagster_run
-        tags = changed_tags(run)
+        tags = changed_tags(run, project_of(context))
         if tags:
             self._instance.add_run_tags(run.run_id, tags)
         return super().submit_run(context)
+
+
+def project_of(context: SubmitRunContext) -> str:
+    """The project folder of a run's assets, as their definitions say; "" where the environment says it."""
+    run = context.dagster_run
+    for node in context.workspace.asset_graph.asset_nodes:
+        chosen = node.key in run.asset_selection if run.asset_selection else run.job_name in node.job_names
+        if chosen and PROJECT in node.metadata:
+            return str(getattr(node.metadata[PROJECT], "value", ""))
+    return ""

@@ -13,12 +13,12 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from ft_dagster.assets.partitions import PARTITIONS
+from ft_dagster.assets.partitions import GRAPH, Graph
 from ft_dagster.automation.fleet_table import empty_fleet, open_fleet
 from ft_dagster.automation.former_schedule import carry_over
-from ft_dagster.automation.instance import JOB
-from ft_dagster.automation.jobs import variant_chain
+from ft_dagster.automation.jobs import JOB
 from ft_dagster.automation.past_runs import charged, charges_tag, past_runs
 from ft_dagster.automation.tags import CHARGES, DUE, PARTITION, VARIANT, variant_tags
 from ft_dagster.errors import UserError
@@ -33,11 +33,11 @@ from ft_dagster.fleet.reasons import next_look
 from ft_dagster.fleet.table import FleetRow, FleetTable, Watched
 from ft_dagster.fleet.watching import places_of
 from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.resources import TENANTS
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations
 
-RELEASE = dg.AssetKey("release")
 OVERLAP = timedelta(seconds=10)  # runs whose change another process wrote a moment after it said it happened
 TIE = timedelta(milliseconds=1)  # to which the times of changes may be rounded
 DAYS_BACK = timedelta(days=40)  # charges that still count: of this month, and the seven days before
@@ -101,19 +101,22 @@ def tick(
     declarations: Declarations,
     cursor: str | None,
     now: datetime,
+    *,
+    graph: Graph = GRAPH,
 ) -> Tick:
     """Bring the table to what is, decide, and say what is to be asked for. Raises UserError."""
-    table = open_fleet(instance, settings)
-    noticed = _notice(instance, table, declarations, now)
+    table = open_fleet(instance, settings, graph)
+    noticed = _notice(instance, table, declarations, now, graph=graph)
     known = table.meta(READ)  # the cursor is Dagster's: it outlives a table that was lost
-    read = _read(instance, settings, table, TickCursor.of(cursor if known == WHOLE else known, now), now)
+    seen = TickCursor.of(cursor if known == WHOLE else known, now)
+    read = _read(instance, settings, table, seen, now, graph=graph)
     table.set_meta(READ, WHOLE if read.whole else str(read.seen))
     _forget(table, read.touched | _in_rotation(table, now))
-    _learn(instance, settings, table, declarations, now)
+    _learn(instance, settings, table, declarations, now, graph=graph)
     _look_again_for_orders(settings, table, now)
     decisions = decided(table, table.to_look_at(now) if read.whole else [], settings, now)
     table.set_meta(PACE, _pace_content(decisions.pace))
-    asked = [retrain for retrain in decisions.retrains if not _is_asked(instance, retrain)]
+    asked = [retrain for retrain in decisions.retrains if not _is_asked(instance, retrain, graph)]
     return Tick(tuple(map(_request, asked)), read.seen, noticed, decisions, read.whole)
 
 
@@ -124,21 +127,32 @@ def decided(table: FleetTable, rows: Sequence[FleetRow], settings: Settings, now
     return due(FleetState(states, charges, _pace(table), table.busy()), settings.fleet, now)
 
 
-@dg.sensor(
-    job=variant_chain,
-    minimum_interval_seconds=15,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Asks for a run of each variant that is due and can be paid; makes partitions of new ones",
-)
-def due_retrains(
-    context: dg.SensorEvaluationContext, tenants: dg.ResourceParam[Tenants]
+def due_retrains(graph: Graph, job: UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
+    """The sensor `due_retrains`, which asks for runs of `job`."""
+
+    @dg.sensor(
+        name=graph.name("due_retrains"),
+        job=job,
+        minimum_interval_seconds=15,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Asks for runs of variants that are due and can be paid; makes partitions of new ones",
+        required_resource_keys={graph.name(TENANTS)},
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        if not graph.prefix and carry_over(context.instance):
+            return dg.SkipReason("stopped, as the schedule was in whose place it came: start it in the UI")
+        return _ticked(context, getattr(context.resources, graph.name(TENANTS)), graph)
+
+    return sensor
+
+
+def _ticked(
+    context: dg.SensorEvaluationContext, tenants: Tenants, graph: Graph
 ) -> dg.SensorResult | dg.SkipReason:
-    if carry_over(context.instance):
-        return dg.SkipReason("stopped, as the schedule was in whose place it came: start it in the UI")
+    now = datetime.now(UTC)
     try:
-        ticked = tick(
-            context.instance, tenants.settings(), tenants.declarations(), context.cursor, datetime.now(UTC)
-        )
+        settings, declarations = tenants.settings(), tenants.declarations()
+        ticked = tick(context.instance, settings, declarations, context.cursor, now, graph=graph)
     except UserError as error:
         context.log.error(str(error))
         return dg.SkipReason(str(error))
@@ -156,44 +170,56 @@ def rebuild_fleet(instance: dg.DagsterInstance, settings: Settings) -> list[Flee
     now = datetime.now(UTC)
     table = empty_fleet(instance, settings)
     declarations = Declarations(settings.project)
-    while _notice(instance, table, declarations, now).rows:
+    while _notice(instance, table, declarations, now, graph=GRAPH).rows:
         pass
-    before, read = None, _read(instance, settings, table, TickCursor.of(None, now), now)
+    before, read = None, _read(instance, settings, table, TickCursor.of(None, now), now, graph=GRAPH)
     while not read.whole and read.seen != before:
-        before, read = read.seen, _read(instance, settings, table, read.seen, now)
+        before, read = read.seen, _read(instance, settings, table, read.seen, now, graph=GRAPH)
     table.set_meta(READ, WHOLE)
     left = -1
     while table.count_unlearnt() not in (0, left):  # what stays is of a store that cannot be read
         left = table.count_unlearnt()
-        _learn(instance, settings, table, declarations, now)
+        _learn(instance, settings, table, declarations, now, graph=GRAPH)
     return table.rows()
 
 
 def _notice(
-    instance: dg.DagsterInstance, table: FleetTable, declarations: Declarations, now: datetime
+    instance: dg.DagsterInstance,
+    table: FleetTable,
+    declarations: Declarations,
+    now: datetime,
+    *,
+    graph: Graph,
 ) -> Noticed:
     """Bring partitions, then the table, to what is declared."""
     noticed = notice(table, declarations, now)
     if noticed.valid:
-        known = set(instance.get_dynamic_partitions(PARTITIONS))
+        known = set(instance.get_dynamic_partitions(graph.partitions))
         missing = [key for key in noticed.valid if key not in known]
         if missing:
-            instance.add_dynamic_partitions(PARTITIONS, missing)
+            instance.add_dynamic_partitions(graph.partitions, missing)
     table.put(noticed.rows)
     return noticed
 
 
 def _read(
-    instance: dg.DagsterInstance, settings: Settings, table: FleetTable, seen: TickCursor, now: datetime
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    table: FleetTable,
+    seen: TickCursor,
+    now: datetime,
+    *,
+    graph: Graph,
 ) -> ReadRuns:
     """The variants of which runs or parents' releases changed since; what runs are charged is written."""
     settled = (now - OVERLAP).timestamp()
     newest = min(seen.runs, settled)  # a clock that was ahead hides no change
-    filters = dg.RunsFilter(job_name=JOB, updated_after=datetime.fromtimestamp(newest, UTC) - TIE)
+    since = datetime.fromtimestamp(newest, UTC) - TIE
+    filters = dg.RunsFilter(job_name=graph.name(JOB), updated_after=since)
     records = instance.get_run_records(filters, MOST_RUNS, order_by="update_timestamp", ascending=True)
     runs = [record for record in records if PARTITION in record.dagster_run.tags]
     _charge(instance, settings, table, [record for record in runs if CHARGES in record.dagster_run.tags], now)
-    released = dg.AssetRecordsFilter(RELEASE, after_storage_id=seen.releases)
+    released = dg.AssetRecordsFilter(graph.key("release"), after_storage_id=seen.releases)
     events = instance.fetch_materializations(released, MOST_RELEASES, ascending=True).records
     parents = {event.partition_key for event in events if event.partition_key is not None}
     touched = {record.dagster_run.tags[PARTITION] for record in runs}
@@ -247,6 +273,8 @@ def _learn(
     table: FleetTable,
     declarations: Declarations,
     now: datetime,
+    *,
+    graph: Graph,
 ) -> None:
     """Read runs and store of the variants that are to be learnt of, for LEARN_SECONDS at most."""
     rows = table.unlearnt(MOST_RUNS)
@@ -256,7 +284,7 @@ def _learn(
     for row in rows:
         places = list[WatchedPlace]()
         try:
-            known, places = learn(instance, settings, declarations, row, others=others, now=now)
+            known, places = learn(instance, settings, declarations, row, others=others, now=now, graph=graph)
         except (UserError, *DAMAGE) as error:  # of the store: it is asked again on the next tick
             known = replace(row.known(broken=said_of(error)), next_look=None)
         anew = _of_runs(known) != _of_runs(row)
@@ -280,6 +308,7 @@ def learn(
     *,
     others: Sequence[PaidFor],
     now: datetime,
+    graph: Graph = GRAPH,
 ) -> tuple[FleetRow, list[WatchedPlace]]:
     """The row with what runs and store say, and the places to be looked at for it. Raises UserError for a
     store that cannot be read."""
@@ -289,7 +318,7 @@ def learn(
     wrong = declarations.wrong(key)
     if wrong is not None:
         return replace(row.known(broken=str(wrong)), learnt=True, next_look=None), []
-    runs = history(past_runs(instance, key), row.edited)
+    runs = history(past_runs(instance, key, graph), row.edited)
     places = places_of(declarations.declared(key).spec, settings.project, settings.roots(key.tenant))
     return learnt(row.known(broken=None), runs, settings, others, now), places
 
@@ -303,10 +332,10 @@ def _look_again_for_orders(settings: Settings, table: FleetTable, now: datetime)
         table.set_meta(ORDERS, digest)
 
 
-def _is_asked(instance: dg.DagsterInstance, retrain: Retrain) -> bool:
+def _is_asked(instance: dg.DagsterInstance, retrain: Retrain, graph: Graph) -> bool:
     """Whether a run was asked for it, by whomever: the table may be behind."""
     tags = {VARIANT: str(retrain.key), DUE: retrain.stamp}
-    return instance.get_runs_count(dg.RunsFilter(tags=tags)) > 0
+    return instance.get_runs_count(dg.RunsFilter(job_name=graph.name(JOB), tags=tags)) > 0
 
 
 def _request(retrain: Retrain) -> dg.RunRequest:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from ft_dagster.assets.partitions import GRAPH, Graph
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.table import FleetTable, emptied
 from ft_dagster.launch.locks import locked
@@ -15,30 +16,32 @@ FILE, LOCK = "fleet.db", "fleet.lock"
 PATIENCE = 60.0  # seconds
 
 
-def fleet_url(instance: dg.DagsterInstance, settings: Settings) -> str:
-    """For SQLAlchemy. An instance without a folder of its own has its table in the project's Dagster home."""
+def fleet_url(instance: dg.DagsterInstance, settings: Settings, graph: Graph = GRAPH) -> str:
+    """For SQLAlchemy. Where the instance has no folder of its own, or other projects, it is in the project's
+    Dagster home.
+    """
     url = getattr(instance.run_storage, "postgres_url", None)
-    if url is not None:
+    if url is not None and not graph.prefix:
         return str(url)
-    return f"sqlite:///{_home(instance, settings) / FILE}"
+    return f"sqlite:///{_home(instance, settings, graph) / FILE}"
 
 
-def open_fleet(instance: dg.DagsterInstance, settings: Settings) -> FleetTable:
+def open_fleet(instance: dg.DagsterInstance, settings: Settings, graph: Graph = GRAPH) -> FleetTable:
     """Made where it is not there. Raises UserError for one that a newer version wrote, or that is damaged."""
-    with _alone(instance, settings):
-        return FleetTable(fleet_url(instance, settings))
+    with _alone(instance, settings, graph):
+        return FleetTable(fleet_url(instance, settings, graph))
 
 
-def empty_fleet(instance: dg.DagsterInstance, settings: Settings) -> FleetTable:
+def empty_fleet(instance: dg.DagsterInstance, settings: Settings, graph: Graph = GRAPH) -> FleetTable:
     """In place of the one that is there, of whatever version, damaged or not. Raises UserError."""
-    with _alone(instance, settings):
-        return emptied(fleet_url(instance, settings))
+    with _alone(instance, settings, graph):
+        return emptied(fleet_url(instance, settings, graph))
 
 
 @contextmanager
-def _alone(instance: dg.DagsterInstance, settings: Settings) -> Iterator[None]:
+def _alone(instance: dg.DagsterInstance, settings: Settings, graph: Graph) -> Iterator[None]:
     """One process of this host at a time makes the table: SQLite makes each of its parts by itself."""
-    home = _home(instance, settings)
+    home = _home(instance, settings, graph)
     try:
         with locked(home / LOCK, PATIENCE):
             yield
@@ -47,7 +50,8 @@ def _alone(instance: dg.DagsterInstance, settings: Settings) -> Iterator[None]:
         raise UserError(problem, file=home / LOCK, fix="End it, or try again") from None
 
 
-def _home(instance: dg.DagsterInstance, settings: Settings) -> Path:
-    home = Path(instance.root_directory) if instance.is_persistent else settings.dagster_home
+def _home(instance: dg.DagsterInstance, settings: Settings, graph: Graph) -> Path:
+    own = instance.is_persistent and not graph.prefix
+    home = Path(instance.root_directory) if own else settings.dagster_home
     home.mkdir(parents=True, exist_ok=True)
     return home

@@ -18,6 +18,7 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation import unfinished as unfinished_runs
 from ft_dagster.automation.former_schedule import carry_over
+from ft_dagster.automation.jobs import JOB
 from ft_dagster.automation.tags import DATA_VERSION, PARTITION, TENANT, VARIANT, variant_tags
 from ft_dagster.errors import UserError
 from ft_dagster.launch.locks import locked
@@ -25,7 +26,7 @@ from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.settings import PROJECT_VARIABLE, Settings
 from ft_dagster.spec import VariantKey
 
-LOCATION, JOB = "ft_dagster", "variant_chain"
+LOCATION = "ft_dagster"
 FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 WORKSPACE_YAML = {
     "load_from": [{"python_module": {"module_name": "ft_dagster.definitions", "location_name": LOCATION}}]

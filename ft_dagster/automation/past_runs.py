@@ -8,7 +8,9 @@ from itertools import islice
 import dagster as dg
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, PARENT_RUN_ID_TAG
 
-from ft_dagster.automation.instance import FINISHED, JOB, failure_of
+from ft_dagster.assets.partitions import Graph
+from ft_dagster.automation.instance import FINISHED, failure_of
+from ft_dagster.automation.jobs import JOB
 from ft_dagster.automation.tags import CHARGES, DUE, PARTITION
 from ft_dagster.automation.unfinished import is_retried
 from ft_dagster.fleet.amounts import Amount
@@ -19,36 +21,37 @@ from ft_dagster.fleet.learning import hours_since
 from ft_dagster.spec import VariantKey
 from ft_dagster.store import Store
 
-WHOLE_CHAIN = {dg.AssetKey("declaration"), dg.AssetKey("release")}  # what a run from end to end makes
+WHOLE_CHAIN = ("declaration", "release")  # what a run from end to end makes
 
 
-def past_runs(instance: dg.DagsterInstance, key: VariantKey) -> Iterator[PastRun]:
+def past_runs(instance: dg.DagsterInstance, key: VariantKey, graph: Graph) -> Iterator[PastRun]:
     """The newest runs of a variant's whole chain, the newest first, and the last that succeeded. What Dagster
     runs again counts as one; what a person ran of single assets counts while it runs alone.
     """
     success = dg.DagsterRunStatus.SUCCESS
-    filters = dg.RunsFilter(job_name=JOB, tags={PARTITION: str(key)})
+    filters = dg.RunsFilter(job_name=graph.name(JOB), tags={PARTITION: str(key)})
     newest = instance.get_run_records(filters, limit=MOST_RUNS)
-    records = [*filter(_counts, newest)]
+    whole = {graph.key(name) for name in WHOLE_CHAIN}
+    records = [record for record in newest if _counts(record, whole)]
     if len(newest) == MOST_RUNS and all(record.dagster_run.status != success for record in records):
-        records += islice(filter(_counts, _succeeded(instance, key)), 1)
+        records += islice((each for each in _succeeded(instance, filters) if _counts(each, whole)), 1)
     for record in records:
         if AUTO_RETRY_RUN_ID_TAG not in record.dagster_run.tags:
             yield _past(instance, record)
 
 
-def _succeeded(instance: dg.DagsterInstance, key: VariantKey) -> Iterator[dg.RunRecord]:
+def _succeeded(instance: dg.DagsterInstance, filters: dg.RunsFilter) -> Iterator[dg.RunRecord]:
     """The newest first."""
-    filters = dg.RunsFilter(job_name=JOB, tags={PARTITION: str(key)}, statuses=[dg.DagsterRunStatus.SUCCESS])
-    cursor = None
-    while page := instance.get_run_records(filters, limit=MOST_RUNS, cursor=cursor):
+    cursor, success = None, [dg.DagsterRunStatus.SUCCESS]
+    only = dg.RunsFilter(job_name=filters.job_name, tags=filters.tags, statuses=success)
+    while page := instance.get_run_records(only, limit=MOST_RUNS, cursor=cursor):
         yield from page
         cursor = page[-1].dagster_run.run_id
 
 
-def _counts(record: dg.RunRecord) -> bool:
+def _counts(record: dg.RunRecord, whole: set[dg.AssetKey]) -> bool:
     run = record.dagster_run
-    return run.status not in FINISHED or run.asset_selection is None or run.asset_selection >= WHOLE_CHAIN
+    return run.status not in FINISHED or run.asset_selection is None or run.asset_selection >= whole
 
 
 def _past(instance: dg.DagsterInstance, record: dg.RunRecord) -> PastRun:

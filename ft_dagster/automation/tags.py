@@ -26,16 +26,18 @@ def variant_tags(key: VariantKey, reason: str) -> dict[str, str]:
     return {TENANT: key.tenant, VARIANT: str(key), REASON: reason}
 
 
-def changed_tags(run: dg.DagsterRun) -> dict[str, str]:
+def changed_tags(run: dg.DagsterRun, project: str = "") -> dict[str, str]:
     """What a submitted run's tags must become: tenant, variant and priority are those of its partition
     (without one, nobody's), whatever its submitter wrote; a reason that it gave stays.
+
+    `project`: the folder that its assets are of; "" where the environment says it.
     """
     try:
         key = VariantKey.parse(_partition(run))
     except UserError:
         nobody = {TENANT: NOBODY, VARIANT: NOBODY, PRIORITY: "0"}
         return {name: value for name, value in nobody.items() if run.tags.get(name, value) != value}
-    wanted = {TENANT: key.tenant, VARIANT: str(key), PRIORITY: _priority(key)}
+    wanted = {TENANT: key.tenant, VARIANT: str(key), PRIORITY: _priority(key, project)}
     wanted |= {} if REASON in run.tags else {REASON: _reason(run)}
     return {name: value for name, value in wanted.items() if run.tags.get(name) != value}
 
@@ -55,10 +57,10 @@ def _reason(run: dg.DagsterRun) -> str:
     return next((reason for tag, reason in STARTED_BY.items() if tag in run.tags), "ui")
 
 
-def _priority(key: VariantKey) -> str:
+def _priority(key: VariantKey, project: str) -> str:
     """The declared priority; 0 where the declaration cannot be read now: it fails later, in its own run."""
     try:
-        declared = Declarations(load_settings().project).declared(key)
+        declared = Declarations(load_settings(project or None).project).declared(key)
     except UserError:
         return "0"
     return str(declared.spec.resources.priority)

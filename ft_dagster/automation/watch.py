@@ -4,21 +4,35 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from ft_dagster.assets.partitions import Graph
 from ft_dagster.automation.fleet_table import open_fleet
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.watching import look
+from ft_dagster.resources import TENANTS
 from ft_dagster.resources.tenants import Tenants
+from ft_dagster.settings import Settings
 
 
-@dg.sensor(
-    minimum_interval_seconds=60,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Lists sources (retrain.on_new_data) and bases (on_new_base), and reads none of them",
-)
-def changed_sources(context: dg.SensorEvaluationContext, tenants: dg.ResourceParam[Tenants]) -> dg.SkipReason:
-    settings = tenants.settings()
+def changed_sources(graph: Graph) -> dg.SensorDefinition:
+    """The sensor `changed_sources`."""
+
+    @dg.sensor(
+        name=graph.name("changed_sources"),
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Lists sources (retrain.on_new_data) and bases (on_new_base), and reads none of them",
+        required_resource_keys={graph.name(TENANTS)},
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        tenants: Tenants = getattr(context.resources, graph.name(TENANTS))
+        return _look(context, tenants.settings(), graph)
+
+    return sensor
+
+
+def _look(context: dg.SensorEvaluationContext, settings: Settings, graph: Graph) -> dg.SkipReason:
     try:
-        looked = look(open_fleet(context.instance, settings), settings, datetime.now(UTC))
+        looked = look(open_fleet(context.instance, settings, graph), settings, datetime.now(UTC))
     except UserError as error:
         context.log.error(str(error))
         return dg.SkipReason(str(error))

@@ -6,6 +6,8 @@ the definitions are built.
 
 import dagster as dg
 
+TENANTS, GPUS, LAUNCHER = "tenants", "gpus", "launcher"  # the names of the resources
+
 
 def fixed(made: object) -> dg.ResourceDefinition:
     """A resource as it is; a run that configures it is refused."""

@@ -18,10 +18,11 @@ import pytest
 import sqlalchemy as sa
 
 from ft_dagster.assets.partitions import PARTITIONS
-from ft_dagster.automation.due import due_retrains, rebuild_fleet
+from ft_dagster.automation.due import rebuild_fleet
 from ft_dagster.automation.fleet_table import fleet_url, open_fleet
 from ft_dagster.automation.tags import CHARGES, DUE
-from ft_dagster.definitions import resources
+from ft_dagster.build import default_resources as resources
+from ft_dagster.definitions import defs
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.history import MOST_RUNS
 from ft_dagster.fleet.table import FleetRow, FleetTable
@@ -38,6 +39,10 @@ from tests.releases import adapter, release
 pytestmark = pytest.mark.slow
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 STATUS = dg.DagsterRunStatus
+
+
+def due_retrains() -> Any:
+    return defs.get_repository_def().get_sensor_def("due_retrains")
 
 
 @pytest.fixture
@@ -469,7 +474,7 @@ def test_a_table_of_a_newer_version_is_refused_and_the_sensor_says_so(
     with pytest.raises(UserError, match="written by a newer ft-dagster"):
         tick(project, instance, NOON)
     with dg.build_sensor_context(instance=instance, resources=resources(str(project))) as context:
-        skipped: Any = due_retrains(context)
+        skipped: Any = due_retrains()(context)
     assert "written by a newer ft-dagster" in present(skipped.skip_message)
 
 
@@ -500,7 +505,7 @@ def test_the_sensor_gives_its_cursor_and_says_what_waits(project: Path, instance
     declare(project, "acme.often", "* * * * *")
     open_fleet(instance, load_settings(project))
     with dg.build_sensor_context(instance=instance, resources=resources(str(project))) as context:
-        first: Any = due_retrains(context)
+        first: Any = due_retrains()(context)
     assert json.loads(first.cursor)["releases"] == 0
     assert first.skip_reason.skip_message == "no variant is due"
     assert tick(project, instance, datetime.now(UTC) + HOUR) != []

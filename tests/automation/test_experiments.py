@@ -17,7 +17,7 @@ import pytest
 
 from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.jobs import CHAIN
-from ft_dagster.definitions import resources
+from ft_dagster.build import default_resources as resources
 from ft_dagster.lineage.release import history
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey, load_variant

@@ -12,7 +12,8 @@ import psutil
 import pytest
 import yaml
 
-from ft_dagster.assets.fleet import gpus_status
+from ft_dagster.assets.fleet import fleet_assets
+from ft_dagster.assets.partitions import GRAPH
 from ft_dagster.launch.leases import Ask, of_host
 from ft_dagster.resources.gpus import Gpus
 from ft_dagster.settings import load_settings
@@ -91,7 +92,9 @@ def test_gpus_does_not_load_the_heavy_libraries(project: Path) -> None:
 
 def test_the_asset_shows_the_same_board(busy: Path) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        result = dg.materialize([gpus_status], instance=instance, resources={"gpus": Gpus(project=str(busy))})
+        result = dg.materialize(
+            fleet_assets(GRAPH), instance=instance, resources={"gpus": Gpus(project=str(busy))}
+        )
     (event,) = result.asset_materializations_for_node("gpus")
     figures = {name: event.metadata[name].value for name in ("kind", "devices", "held", "waiting")}
     assert figures == {"kind": "cpu", "devices": 3, "held": 2, "waiting": 1}

@@ -20,10 +20,10 @@ from dagster._core.scheduler.instigation import (
 )
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
-from ft_dagster.automation.due import due_retrains
 from ft_dagster.automation.former_schedule import FORMER, SENSOR
 from ft_dagster.automation.instance import open_instance
-from ft_dagster.definitions import resources
+from ft_dagster.build import default_resources as resources
+from ft_dagster.definitions import defs
 from ft_dagster.settings import Settings, load_settings
 from tests.present import present
 
@@ -53,7 +53,9 @@ def states(instance: dg.DagsterInstance) -> dict[str, InstigatorStatus]:
 
 
 def test_the_sensor_is_known_by_the_name_that_takes_over() -> None:
-    assert due_retrains.name == SENSOR != FORMER
+    names = [sensor.name for sensor in defs.get_repository_def().sensor_defs]
+    assert SENSOR in names
+    assert FORMER not in names
 
 
 @pytest.mark.parametrize("status", [InstigatorStatus.RUNNING, InstigatorStatus.STOPPED])
@@ -77,6 +79,6 @@ def test_a_daemon_that_nobody_opened_the_instance_for_stops_at_the_first_tick(se
         switched(instance, InstigatorStatus.STOPPED)
         named = resources(str(settings.project))
         with dg.build_sensor_context(instance=instance, resources=named) as context:
-            skipped: Any = due_retrains(context)
+            skipped: Any = defs.get_repository_def().get_sensor_def(SENSOR)(context)
         assert "stopped" in present(skipped.skip_message)
         assert states(instance) == {SENSOR: InstigatorStatus.STOPPED}

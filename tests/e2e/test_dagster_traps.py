@@ -6,12 +6,12 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from ft_dagster.assets import data
 from ft_dagster.assets.failures import failures
 from ft_dagster.assets.partitions import PARTITIONS, VARIANTS
 from ft_dagster.automation.instance import write_home
 from ft_dagster.automation.jobs import CHAIN
-from ft_dagster.definitions import defs, resources
+from ft_dagster.build import default_resources as resources
+from ft_dagster.definitions import defs
 from ft_dagster.evaluation.request import TextsRequest
 from ft_dagster.launch.launcher import Job, carry_out
 from ft_dagster.launch.local import GRACE
@@ -78,7 +78,7 @@ def test_dagster_takes_any_text_as_a_partition_and_the_first_asset_refuses_it(
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions(PARTITIONS, [key])
         result = dg.materialize(
-            [data.declaration], partition_key=key, instance=instance, resources=resources(str(tmp_path)),
+            CHAIN[:1], partition_key=key, instance=instance, resources=resources(str(tmp_path)),
             raise_on_error=False,
         )  # fmt: skip
     (failure,) = [e for e in result.all_events if e.event_type == dg.DagsterEventType.STEP_FAILURE]

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 
 from ft_dagster.assets.failures import FAILURE
 from ft_dagster.assets.page import PANE, SUMMARY, least_width
-from ft_dagster.assets.release import release
 from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.cli import app
 from ft_dagster.evaluation.verdict_words import verdict_sentence
@@ -174,6 +173,6 @@ def test_a_mistake_is_one_line_on_the_assets_page_and_no_stack(fresh: Workshop) 
 
 
 def test_no_description_renders_as_code() -> None:
-    for asset in [*CHAIN, release]:
+    for asset in CHAIN:
         (spec,) = asset.specs
         assert not re.search(r"^(    |\t)", present(spec.description), re.MULTILINE), spec.key

@@ -10,7 +10,7 @@ from ft_dagster.automation.instance import Launched
 from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.automation.tags import VARIANT
 from ft_dagster.automation.unchanged import unchanged
-from ft_dagster.definitions import resources
+from ft_dagster.build import default_resources as resources
 from ft_dagster.spec import VariantKey
 from tests.e2e.workshop import Workshop
 

@@ -7,7 +7,7 @@ import dagster as dg
 
 from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.jobs import CHAIN
-from ft_dagster.definitions import resources
+from ft_dagster.build import default_resources as resources
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.store import Store
 from tests.present import present

@@ -11,11 +11,12 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ft_dagster.assets import data
 from ft_dagster.assets.partitions import PARTITIONS
+from ft_dagster.automation.jobs import CHAIN
+from ft_dagster.build import default_resources as resources
 from ft_dagster.data.locations import DeclaredAt, data_files
 from ft_dagster.data.readers import read_file
-from ft_dagster.definitions import defs, resources
+from ft_dagster.definitions import defs
 from ft_dagster.errors import UserError
 from ft_dagster.roots import OUTSIDE
 from ft_dagster.settings import load_settings
@@ -245,7 +246,7 @@ def test_a_run_cannot_configure_which_project_it_works_on(project: Path) -> None
         instance.add_dynamic_partitions(PARTITIONS, [str(KEY)])
         with pytest.raises(dg.DagsterInvalidConfigError, match="unexpected config entry"):
             dg.materialize(
-                [data.declaration], partition_key=str(KEY), instance=instance,
+                CHAIN[:1], partition_key=str(KEY), instance=instance,
                 resources=resources(str(project)), run_config=laxer,
             )  # fmt: skip
 
@@ -261,7 +262,7 @@ def _declared_by_a_run(project: Path, tags: dict[str, str]) -> str:
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions(PARTITIONS, [str(KEY)])
         result = dg.materialize(
-            [data.declaration], partition_key=str(KEY), instance=instance,
+            CHAIN[:1], partition_key=str(KEY), instance=instance,
             resources=resources(str(project)), tags=tags,
         )  # fmt: skip
     (made,) = result.asset_materializations_for_node("declaration")
@@ -272,7 +273,7 @@ def test_a_run_that_was_queued_as_another_variants_makes_nothing(project: Path) 
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions(PARTITIONS, [str(KEY)])
         result = dg.materialize(
-            [data.declaration], partition_key=str(KEY), instance=instance,
+            CHAIN[:1], partition_key=str(KEY), instance=instance,
             resources=resources(str(project)), tags={"ft/variant": "globex.places"}, raise_on_error=False,
         )  # fmt: skip
     assert not result.success

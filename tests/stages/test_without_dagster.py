@@ -11,7 +11,7 @@ import pytest
 
 from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation.jobs import CHAIN as ASSETS
-from ft_dagster.definitions import resources
+from ft_dagster.build import default_resources as resources
 from ft_dagster.lineage.release import production
 from ft_dagster.settings import load_settings
 from ft_dagster.stages.chain import CHAIN, failed_check, run_chain

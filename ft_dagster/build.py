@@ -1,0 +1,59 @@
+"""The definitions of a project's variants, for a code location of its own or among others' assets."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import dagster as dg
+
+from ft_dagster.assets.fleet import fleet_assets
+from ft_dagster.assets.partitions import Graph
+from ft_dagster.automation.due import due_retrains
+from ft_dagster.automation.jobs import chain, chain_job
+from ft_dagster.automation.watch import changed_sources
+from ft_dagster.errors import UserError
+from ft_dagster.resources import GPUS, LAUNCHER, TENANTS, fixed
+from ft_dagster.resources.gpus import Gpus
+from ft_dagster.resources.launchers import LocalPrograms
+from ft_dagster.resources.tenants import Tenants
+
+Resources = Mapping[str, dg.ResourceDefinition]
+
+
+def build_defs(
+    project: str | Path = "", *, key_prefix: str | Sequence[str] = (), resources: Resources | None = None
+) -> dg.Definitions:
+    """Assets, job and sensors of a project.
+
+    `project`: the folder with tenants/ and ft_dagster.yaml; "": $FT_DAGSTER_PROJECT or the current folder.
+    Runs and sensors read it; a run cannot configure another. `key_prefix`: what the keys of the assets begin
+    with, and the names of partitions, job, sensors, groups and resources: so several projects share a code
+    location. `resources`: in place of `tenants`, `gpus` or `launcher`.
+
+    Raises UserError for a prefix that Dagster refuses and for a resource of another name.
+    """
+    graph = Graph.of(key_prefix, str(project))
+    assets = chain(graph)
+    job = chain_job(graph, assets)
+    found = _resources(str(project), resources or {})
+    return dg.Definitions(
+        assets=[*assets, *fleet_assets(graph)],
+        jobs=[job],
+        sensors=[due_retrains(graph, job), changed_sources(graph)],
+        resources={graph.name(name): made for name, made in found.items()},
+        executor=None if graph.prefix else dg.in_process_executor,
+    )
+
+
+def default_resources(project: str = "") -> dict[str, dg.ResourceDefinition]:
+    """The resources of a project folder, by name; a run cannot configure them."""
+    gpus = Gpus(project)
+    return {TENANTS: fixed(Tenants(project)), GPUS: fixed(gpus), LAUNCHER: fixed(LocalPrograms(gpus))}
+
+
+def _resources(project: str, own: Resources) -> dict[str, dg.ResourceDefinition]:
+    found = default_resources(project)
+    for name in own:
+        if name not in found:
+            names = ", ".join(found)
+            raise UserError("no resource of the graph", field="resources", value=name, fix=f"It has {names}")
+    return {**found, **own}

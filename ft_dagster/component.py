@@ -1,0 +1,59 @@
+"""Fine-tuning as a Dagster Component: a `dg` project adds a project's variants with one defs.yaml."""
+
+from pathlib import Path
+
+import dagster as dg
+from dagster.components.component_scaffolding import scaffold_component
+from pydantic import BaseModel, Field
+
+from ft_dagster.build import build_defs
+from ft_dagster.errors import UserError
+from ft_dagster.spec import VariantKey
+from ft_dagster.spec.start import start_project
+
+FOLDER = "project"  # of the variants, beside the defs.yaml that a scaffold makes
+
+
+class ProjectParams(BaseModel):
+    """What `dg scaffold defs ft_dagster.FineTuning` asks, as `ft-dagster init` does."""
+
+    base_model: str = Field(description="Local folder, hub id or s3:// prefix")
+    data: str = Field(description="The tenant's rows: file, folder, glob, s3:// or hub id")
+    variant: str = Field("acme.support", description="tenant.variant")
+
+
+class ProjectScaffolder(dg.Scaffolder[ProjectParams]):
+    """Makes defs.yaml and beside it a project with a first declaration; overwrites nothing."""
+
+    @classmethod
+    def get_scaffold_params(cls) -> type[ProjectParams]:
+        return ProjectParams
+
+    def scaffold(self, request: dg.ScaffoldRequest[ProjectParams]) -> None:
+        asked = request.params
+        key = VariantKey.parse(asked.variant)
+        start_project(request.target_path / FOLDER, key, asked.base_model, asked.data)
+        scaffold_component(request, {"project": FOLDER})
+
+
+@dg.scaffold_with(ProjectScaffolder)
+class FineTuning(dg.Component, dg.Model, dg.Resolvable):
+    """The variants of one project: assets from declaration to release, their job, sensors and resources."""
+
+    project: str = Field(description="The project folder: absolute, or from the folder of this defs.yaml")
+    key_prefix: str | list[str] = Field(
+        [],
+        description="What the keys of its assets begin with; each project of a code location has its own",
+    )
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        folder = (Path(context.path) / self.project).resolve()
+        if not folder.is_dir():
+            raise UserError(
+                "no such project folder",
+                file=context.path / "defs.yaml",
+                field="attributes.project",
+                value=self.project,
+                fix="Write its path from the folder of this file, or make one with `ft-dagster init`",
+            )
+        return build_defs(folder, key_prefix=self.key_prefix)

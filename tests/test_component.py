@@ -1,0 +1,221 @@
+"""Projects as Components among another's assets: apart from each other, by their defs.yaml alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.run_coordinator import SubmitRunContext
+from dagster._core.test_utils import create_run_for_test
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import PythonFileTarget
+from dagster.components.core.component_tree import ComponentTreeException
+
+from ft_dagster.assets.partitions import Graph
+from ft_dagster.automation.coordinator import project_of
+from ft_dagster.automation.due import tick
+from ft_dagster.automation.fleet_table import fleet_url
+from ft_dagster.build import build_defs
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.release import production
+from ft_dagster.settings import load_settings
+from ft_dagster.spec import Declarations, VariantKey
+from tests.e2e.project import write_project, write_yaml
+from tests.present import present
+
+OWN = """
+import dagster as dg
+
+@dg.asset
+def tickets() -> None:
+    \"\"\"An asset that the code location had before.\"\"\"
+"""
+PROJECT = """
+[tool.dg]
+directory_type = "project"
+[tool.dg.project]
+root_module = "host"
+"""
+LOCATION = """
+import dagster as dg
+from pathlib import Path
+
+defs = dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
+"""
+
+
+def host(folder: Path, *components: dict[str, Any]) -> Path:
+    """A `dg` project with an asset of its own and a folder of defs for each component."""
+    package = folder / "host"
+    (package / "defs").mkdir(parents=True)
+    (folder / "pyproject.toml").write_text(PROJECT)
+    for init in (package, package / "defs"):
+        (init / "__init__.py").write_text("")
+    (package / "defs" / "own.py").write_text(OWN)
+    (package / "location.py").write_text(LOCATION)
+    for number, attributes in enumerate(components):
+        file = package / "defs" / f"models_{number}" / "defs.yaml"
+        write_yaml(file, {"type": "ft_dagster.FineTuning", "attributes": attributes})
+    return folder
+
+
+def loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dg.Definitions:
+    monkeypatch.syspath_prepend(str(folder))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "host"]:
+        monkeypatch.delitem(sys.modules, name)
+    return dg.load_from_defs_folder(path_within_project=folder / "host")
+
+
+def declared(folder: Path, *keys: str) -> Path:
+    """A project of declarations alone."""
+    for key in keys:
+        tenant, _, variant = key.partition(".")
+        file = folder / "tenants" / tenant / f"{variant}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(
+            "description: d\nowners: [team:a]\nobjective: instruction\nbase_model: {source: models/b}\n"
+            "data: {sources: [data/rows.jsonl]}\nevaluation: {general: []}\n"
+        )
+    (folder / "ft_dagster.yaml").write_text("{}\n")
+    return folder
+
+
+def test_two_projects_share_a_code_location_with_the_hosts_own_assets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = declared(tmp_path / "one", "acme.support"), declared(tmp_path / "two", "acme.support")
+    folder = host(
+        tmp_path / "host",
+        {"project": str(one), "key_prefix": "support"},
+        {"project": str(two), "key_prefix": ["research", "models"]},
+    )
+    repository = loaded(folder, monkeypatch).get_repository_def()
+    keys = {key.to_user_string() for key in repository.asset_graph.get_all_asset_keys()}
+    assert {"tickets", "support/release", "research/models/release"} <= keys
+    assert not {"release", "declaration"} & keys
+    assert {"support__variant_chain", "research__models__variant_chain"} <= set(repository.job_names)
+    names = {definition.name for definition in repository.sensor_defs}
+    assert {"support__due_retrains", "research__models__due_retrains"} <= names
+    partitions = {
+        node.partitions_def.name
+        for node in repository.asset_graph.asset_nodes
+        if isinstance(node.partitions_def, dg.DynamicPartitionsDefinition)
+    }
+    assert partitions == {"support__ft_dagster_variant", "research__models__ft_dagster_variant"}
+
+
+def test_each_projects_fleet_sees_its_own_variants_alone(tmp_path: Path) -> None:
+    projects = {
+        "one": declared(tmp_path / "one", "acme.support"),
+        "two": declared(tmp_path / "two", "acme.support", "globex.places"),
+    }
+    (tmp_path / "instance").mkdir()
+    with dg.DagsterInstance.local_temp(str(tmp_path / "instance")) as instance:
+        for prefix, folder in projects.items():
+            settings, graph = load_settings(folder), Graph((prefix,), str(folder))
+            tick(instance, settings, Declarations(folder), None, datetime.now(UTC), graph=graph)
+            assert str(settings.dagster_home) in fleet_url(instance, settings, graph)
+        known = {
+            prefix: instance.get_dynamic_partitions(f"{prefix}__ft_dagster_variant") for prefix in projects
+        }
+    assert known == {"one": ["acme.support"], "two": ["acme.support", "globex.places"]}
+
+
+@pytest.mark.parametrize("prefix", ["a b", "", "a/b", ["a", 3]])
+def test_a_prefix_that_dagster_refuses_is_said(prefix: Any) -> None:
+    with pytest.raises(UserError, match=r"key_prefix: cannot begin the keys of assets"):
+        build_defs("project", key_prefix=prefix)
+
+
+def test_a_resource_of_another_name_is_said() -> None:
+    with pytest.raises(UserError, match=r"no resource of the graph.*It has tenants, gpus, launcher"):
+        build_defs("project", resources={"gpu": dg.ResourceDefinition.none_resource()})
+
+
+def test_a_project_that_is_not_there_is_said_with_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = host(tmp_path / "host", {"project": "../nowhere"})
+    with pytest.raises(ComponentTreeException, match=r"defs.yaml \(FineTuning\) \(error\)") as raised:
+        loaded(folder, monkeypatch).get_repository_def()
+    assert "attributes.project: no such project folder (got '../nowhere')" in str(raised.value.__cause__)
+
+
+def test_two_components_without_a_prefix_are_refused_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = declared(tmp_path / "one", "acme.a"), declared(tmp_path / "two", "acme.b")
+    folder = host(tmp_path / "host", {"project": str(one)}, {"project": str(two)})
+    with pytest.raises(ComponentTreeException) as raised:
+        loaded(folder, monkeypatch).get_repository_def()
+    assert "different resources with same key 'tenants'" in str(raised.value.__cause__)
+
+
+FINDS = """
+import json, sys
+from dagster.components.core.package_entry import discover_entry_point_package_objects
+import ft_dagster
+found = [key for key in discover_entry_point_package_objects() if key.namespace == "ft_dagster"]
+fields = sorted(ft_dagster.FineTuning.get_model_cls().model_json_schema()["properties"])
+print(json.dumps([[key.name for key in found], fields, "torch" in sys.modules]))
+"""
+
+
+def test_dg_finds_the_component_and_its_fields() -> None:
+    done = subprocess.run([sys.executable, "-c", FINDS], check=True, capture_output=True, text=True)
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said == [["FineTuning"], ["key_prefix", "project"], False]
+
+
+def test_the_scaffold_makes_a_project_with_a_first_declaration(tmp_path: Path) -> None:
+    from dagster.components.component_scaffolding import scaffold_object
+
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "a", "output": "b"}\n')
+    asked = {"base_model": str(tmp_path), "data": str(tmp_path / "rows.jsonl"), "variant": "acme.first"}
+    scaffold_object(tmp_path / "models", "ft_dagster.FineTuning", json.dumps(asked), "yaml", tmp_path)
+    assert "project: project" in (tmp_path / "models" / "defs.yaml").read_text()
+    assert (tmp_path / "models" / "project" / "tenants" / "acme" / "first.yaml").is_file()
+
+
+@pytest.mark.slow
+def test_the_coordinator_finds_the_project_of_a_run_by_its_assets(tmp_path: Path) -> None:
+    one = declared(tmp_path / "one", "acme.support")
+    folder = host(tmp_path / "host", {"project": str(one), "key_prefix": "support"})
+    target = PythonFileTarget(str(folder / "host" / "location.py"), "defs", str(folder), "host")
+    (tmp_path / "instance").mkdir()
+    with (
+        dg.DagsterInstance.local_temp(str(tmp_path / "instance")) as instance,
+        WorkspaceProcessContext(instance, target) as process,
+    ):
+        workspace = process.create_request_context()
+        chosen = {dg.AssetKey(["support", "declaration"])}
+        of_asset = create_run_for_test(instance, "__ASSET_JOB", asset_selection=chosen)
+        of_job = create_run_for_test(instance, "support__variant_chain")
+        of_host = create_run_for_test(instance, "__ASSET_JOB", asset_selection={dg.AssetKey("tickets")})
+        found = [project_of(SubmitRunContext(run, workspace)) for run in (of_asset, of_job, of_host)]
+    assert found == [str(one), str(one), ""]
+
+
+@pytest.mark.slow
+def test_a_hosts_variant_goes_from_its_declaration_to_a_release(
+    tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = write_project(tmp_path / "project", tiny_model_folder)
+    folder = host(tmp_path / "host", {"project": str(project), "key_prefix": "models"})
+    definitions = loaded(folder, monkeypatch)
+    job = definitions.resolve_job_def("models__variant_chain")
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions("models__ft_dagster_variant", ["acme.places"])
+        done = job.execute_in_process(partition_key="acme.places", instance=instance)
+        released = instance.get_latest_materialization_event(dg.AssetKey(["models", "release"]))
+    assert done.success
+    entry = production(load_settings(project).open_store(), VariantKey.parse("acme.places").prefix)
+    assert entry is not None
+    summary = present(present(released).asset_materialization).metadata["summary"].value
+    assert "(/assets/models/model_export?view=partitions&partition=acme.places)" in str(summary)
