@@ -5,6 +5,7 @@ import dagster as dg
 from ft_dagster.assets import fleet
 from ft_dagster.automation.due import due_retrains
 from ft_dagster.automation.jobs import CHAIN, variant_chain
+from ft_dagster.automation.notify import told_events
 from ft_dagster.automation.watch import changed_sources
 from ft_dagster.resources import fixed
 from ft_dagster.resources.gpus import Gpus
@@ -24,7 +25,7 @@ def resources(project: str = "") -> dict[str, dg.ResourceDefinition]:
 defs = dg.Definitions(
     assets=[*CHAIN, fleet.gpus_status],
     jobs=[variant_chain],
-    sensors=[due_retrains, changed_sources],
+    sensors=[due_retrains, changed_sources, told_events],
     resources=resources(),
     executor=dg.in_process_executor,
 )
