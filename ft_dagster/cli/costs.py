@@ -1,14 +1,16 @@
-"""What the fleet costs: the command cost."""
+"""What the fleet costs and does, and what an upgrade would: cost, metrics, upgrade."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 from zoneinfo import ZoneInfo
 
 import typer
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
 from ft_dagster.cli.common import RUNNING, Json, app, escape, out, print_json, show
@@ -20,10 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ft_dagster.fleet.costs import CostItem, CostPeriod, CostRow
+    from ft_dagster.fleet.upgrade import UpgradePlan
     from ft_dagster.store import Store
 
 COLUMNS = ("trainings", "passed", "planned h", "hours", "planned $", "$")
-ALL = "all"
+ALL, LOOPBACK = "all", "127.0.0.1"
 
 
 @app.command(rich_help_panel=RUNNING)
@@ -121,3 +124,89 @@ def _day(flag: str, text: str | None) -> date | None:
 
 def _midnight(day: date, zone: ZoneInfo) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)
+
+
+@app.command(rich_help_panel=RUNNING)
+def metrics(
+    context: typer.Context,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; everybody there reads the figures")
+    ] = LOOPBACK,
+    port: Annotated[int, typer.Option(min=1, max=65_535)] = 9465,
+    every: Annotated[float, typer.Option(min=5, max=86_400, help="Seconds between two readings")] = 60.0,
+    once: Annotated[bool, typer.Option("--once", help="Print the figures, and end")] = False,
+) -> None:
+    """Figures for Prometheus: costs by tenant, queue, devices, failures, variants by state.
+
+    Read again and again, and served from what was read last, until Ctrl-C.
+    """
+    from ft_dagster.automation.instance import open_instance
+    from ft_dagster.automation.metrics import read_figures, serve
+    from ft_dagster.fleet.metrics import as_text
+
+    settings = load_settings(context.obj)
+    with open_instance(settings) as instance:
+        if once:
+            out.print(
+                as_text(read_figures(instance, settings)),
+                markup=False,
+                highlight=False,
+                end="",
+                soft_wrap=True,
+            )
+            return
+        Console(stderr=True).print(f"http://{host}:{port}/metrics", highlight=False)
+        serve(partial(read_figures, instance, settings), host, port, every)
+
+
+@app.command(rich_help_panel=RUNNING)
+def upgrade(
+    context: typer.Context,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what would be done; there is nothing else")
+    ] = False,
+    tenant: Annotated[str | None, typer.Option(help="Of one tenant alone")] = None,
+    share: Annotated[
+        float | None, typer.Option(help="Above 0, to 1: print an order for so much of the fleet, canaries")
+    ] = None,
+    days: Annotated[float, typer.Option(min=0.01, max=3650, help="Until that order's deadline")] = 7.0,
+    as_json: Json = False,
+) -> None:
+    """What this version would make again of what older ones made, for whom, at what cost.
+
+    Nothing is made again by itself, and nothing by this command: a run does it, or an order to the fleet.
+    """
+    from ft_dagster.fleet.upgrade import as_yaml, order_for, plan_upgrade
+
+    if not plan:
+        fix = "Give --plan to see what would change; a run, or an order in ft_dagster.yaml, carries it out"
+        raise UserError("nothing is upgraded by a command", field="--plan", fix=fix)
+    if share is not None and not 0 < share <= 1:
+        raise UserError("not a share", field="--share", value=share, fix="Give one above 0, to 1")
+    settings = load_settings(context.obj)
+    planned = plan_upgrade(settings, tenant)
+    order = None if share is None else order_for(planned, share, days, datetime.now(UTC))
+    if as_json:
+        content = None if order is None else order.model_dump(mode="json")
+        print_json({**planned.to_json(), "order": content})
+        return
+    _show_upgrade(planned)
+    if share is not None:
+        said = "nothing is left for an order" if order is None else as_yaml(order)
+        out.print(said, markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_upgrade(planned: UpgradePlan) -> None:
+    from ft_dagster.fleet.costs import shown_hours
+
+    table = Table("tenant", "what", box=SIMPLE_HEAD)
+    for column in ("variants", "hours", "$"):
+        table.add_column(column, justify="right")
+    for row in planned.by_tenant():
+        cells = (str(row.variants), shown_hours(row.hours), f"{row.usd:,.2f}")
+        table.add_row(escape(row.tenant), row.effect, *cells)
+    show(table)
+    for line in (*planned.said, *planned.libraries):
+        out.print(escape(line), highlight=False, soft_wrap=True)
+    for line in planned.damaged:
+        out.print(f"[red]damaged[/] {escape(line)}", highlight=False, soft_wrap=True)
