@@ -25,7 +25,8 @@ EVENTS = sa.Table(
     "ft_dagster_events",
     METADATA,
     sa.Column("id", sa.String(32), primary_key=True),
-    sa.Column("at", sa.Float, nullable=False, index=True),
+    sa.Column("found", sa.Float, nullable=False, index=True),
+    sa.Column("happened", sa.Float, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
 )
 DELIVERIES = sa.Table(
@@ -109,7 +110,11 @@ class Outbox:
         """Events, and the names of the targets that each (by its id) is to be told to."""
         for event in self.unknown(events):
             with self._changing() as connection:
-                connection.execute(sa.insert(EVENTS).values(id=event.id, at=now.timestamp(), body=event.body))
+                times = {
+                    "found": now.timestamp(),
+                    "happened": datetime.fromisoformat(event.at).timestamp(),
+                }
+                connection.execute(sa.insert(EVENTS).values(id=event.id, body=event.body, **times))
                 rows = [
                     {"event": event.id, "target": name, "tries": 0, "next_try": 0.0}
                     for name in dict.fromkeys(targets.get(event.id, ()))
@@ -125,7 +130,7 @@ class Outbox:
         asked = asked.where(
             DELIVERIES.c.target == target, DELIVERIES.c.told.is_(None), DELIVERIES.c.next_try <= at
         )
-        order = (DELIVERIES.c.next_try, EVENTS.c.at, EVENTS.c.id)
+        order = (DELIVERIES.c.next_try, EVENTS.c.happened, EVENTS.c.id)
         with self._changing() as connection:
             waits = connection.execute(
                 sa.select(TARGETS.c.name).where(TARGETS.c.name == target, TARGETS.c.next_try > at)
@@ -177,7 +182,7 @@ class Outbox:
         """What was told long ago, and what was to be told to nobody."""
         before = (now - KEPT).timestamp()
         waiting = sa.select(DELIVERIES.c.event).where(DELIVERIES.c.told.is_(None))
-        old = sa.and_(EVENTS.c.at < before, EVENTS.c.id.not_in(waiting))
+        old = sa.and_(EVENTS.c.found < before, EVENTS.c.id.not_in(waiting))
         with self._changing() as connection:
             gone = sa.select(EVENTS.c.id).where(old)
             connection.execute(sa.delete(DELIVERIES).where(DELIVERIES.c.event.in_(gone)))

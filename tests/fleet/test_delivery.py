@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -171,6 +172,17 @@ def test_an_event_that_is_never_taken_does_not_hold_up_the_others(outbox: Outbox
     put(outbox, event("good"), now=NOON + MINUTE)
     told(outbox, hook(receiver), NOON + FIRST_WAIT)
     assert receiver.ids[1] == event("good").id
+
+
+def test_events_are_told_in_the_order_in_which_they_happened(outbox: Outbox, receiver: Receiver) -> None:
+    events = [
+        replace(event(f"run {minute}"), at=(NOON + minute * MINUTE).isoformat()) for minute in (4, 1, 3, 0, 2)
+    ]
+    put(outbox, *events)
+    told(outbox, hook(receiver))
+    said = [json.loads(body)["at"] for _, body in receiver.got]
+    assert said == sorted(said)
+    assert len(said) == 5
 
 
 def test_a_redirect_is_not_followed(outbox: Outbox, receiver: Receiver) -> None:
