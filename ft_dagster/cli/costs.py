@@ -82,7 +82,7 @@ def _names(
 
 
 def _show(by: CostBy, rows: Sequence[CostRow], total: CostRow) -> None:
-    from ft_dagster.fleet.costs import shown_hours
+    from ft_dagster.fleet.costs import shown_hours, shown_usd
 
     table = Table(by.value, box=SIMPLE_HEAD)
     for column in COLUMNS:
@@ -94,8 +94,8 @@ def _show(by: CostBy, rows: Sequence[CostRow], total: CostRow) -> None:
             str(row.passed),
             shown_hours(row.planned_hours),
             shown_hours(row.hours),
-            f"{row.planned_usd:,.2f}",
-            f"{row.usd:,.2f}",
+            shown_usd(row.planned_usd),
+            shown_usd(row.usd),
         )
     show(table)
     out.print("hours: of one GPU; without any, of a training by the clock", highlight=False)
@@ -197,13 +197,13 @@ def upgrade(
 
 
 def _show_upgrade(planned: UpgradePlan) -> None:
-    from ft_dagster.fleet.costs import shown_hours
+    from ft_dagster.fleet.costs import shown_hours, shown_usd
 
     table = Table("tenant", "what", box=SIMPLE_HEAD)
     for column in ("variants", "hours", "$"):
         table.add_column(column, justify="right")
     for row in planned.by_tenant():
-        cells = (str(row.variants), shown_hours(row.hours), f"{row.usd:,.2f}")
+        cells = (str(row.variants), shown_hours(row.hours), shown_usd(row.usd))
         table.add_row(escape(row.tenant), row.effect, *cells)
     show(table)
     for line in (*planned.said, *planned.libraries):

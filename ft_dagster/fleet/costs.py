@@ -112,6 +112,11 @@ def shown_hours(hours: float) -> str:
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
 
 
+def shown_usd(usd: float) -> str:
+    """Cents below a hundred dollars."""
+    return f"{usd:,.0f}" if usd >= 100 else f"{usd:.2f}"
+
+
 def read_costs(store: Store, catalogue: Catalogue) -> CostsRead:
     """Every manifest of a plan, a training, an evaluation and an export, each read once; also of what
     retention removed since."""

@@ -18,6 +18,7 @@ from ft_dagster.schema_version import FIELD, is_readable, newer_error
 
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 30  # that a writer waits for another
+FEW = 500  # values in one question to the database
 FIRST_WAIT, LONGEST_WAIT = timedelta(minutes=1), timedelta(hours=1)  # before a target is tried again
 KEPT = timedelta(days=90)  # what was told
 METADATA = sa.MetaData()
@@ -97,30 +98,29 @@ class Outbox:
 
     def unknown(self, events: Iterable[FleetEvent]) -> list[FleetEvent]:
         """Those that were never put in, each once."""
-        found = {event.id: event for event in events}
+        found, known = {event.id: event for event in events}, set[str]()
+        ids = list(found)
         with self._changing() as connection:
-            known = [
-                one
-                for one in found
-                if connection.execute(sa.select(EVENTS.c.id).where(EVENTS.c.id == one)).first()
-            ]
+            for at in range(0, len(ids), FEW):
+                asked = sa.select(EVENTS.c.id).where(EVENTS.c.id.in_(ids[at : at + FEW]))
+                known |= set(connection.execute(asked).scalars())
         return [event for one, event in found.items() if one not in known]
 
     def put(self, events: Sequence[FleetEvent], targets: Mapping[str, Sequence[str]], now: datetime) -> None:
-        """Events, and the names of the targets that each (by its id) is to be told to."""
-        for event in self.unknown(events):
-            with self._changing() as connection:
-                times = {
-                    "found": now.timestamp(),
-                    "happened": datetime.fromisoformat(event.at).timestamp(),
-                }
-                connection.execute(sa.insert(EVENTS).values(id=event.id, body=event.body, **times))
-                rows = [
-                    {"event": event.id, "target": name, "tries": 0, "next_try": 0.0}
-                    for name in dict.fromkeys(targets.get(event.id, ()))
-                ]
-                if rows:
-                    connection.execute(sa.insert(DELIVERIES), rows)
+        """Events, and the names of the targets that each (by its id) is to be told to: all of it, or nothing.
+        Raises UserError, also where another process puts in the same meanwhile.
+        """
+        new = self.unknown(events)
+        rows = [
+            {"event": event.id, "target": name, "tries": 0, "next_try": 0.0}
+            for event in new
+            for name in dict.fromkeys(targets.get(event.id, ()))
+        ]
+        with self._changing() as connection:
+            if new:
+                connection.execute(sa.insert(EVENTS), [_content(event, now) for event in new])
+            if rows:
+                connection.execute(sa.insert(DELIVERIES), rows)
 
     def next_for(self, target: str, now: datetime) -> PendingEvent | None:
         """What a target is to be told now: the oldest of what never failed, then what failed longest ago."""
@@ -187,6 +187,11 @@ class Outbox:
             gone = sa.select(EVENTS.c.id).where(old)
             connection.execute(sa.delete(DELIVERIES).where(DELIVERIES.c.event.in_(gone)))
             connection.execute(sa.delete(EVENTS).where(old))
+
+
+def _content(event: FleetEvent, now: datetime) -> dict[str, object]:
+    happened = datetime.fromisoformat(event.at).timestamp()
+    return {"id": event.id, "found": now.timestamp(), "happened": happened, "body": event.body}
 
 
 def wait_after(failures: int) -> timedelta:

@@ -185,6 +185,15 @@ def test_events_are_told_in_the_order_in_which_they_happened(outbox: Outbox, rec
     assert len(said) == 5
 
 
+def test_ten_thousand_events_are_put_in_at_once(outbox: Outbox) -> None:
+    events = [event(f"run {number}") for number in range(10_000)]
+    began = time.process_time()
+    put(outbox, *events)
+    put(outbox, *events)
+    assert time.process_time() - began < 5
+    assert outbox.states()["ops"].waiting == len(events)
+
+
 def test_a_redirect_is_not_followed(outbox: Outbox, receiver: Receiver) -> None:
     put(outbox, event())
     for status in (301, 302, 307, 308):
