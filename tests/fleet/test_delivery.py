@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,56 +21,16 @@ from ft_dagster.fleet.delivery import EVENT_ID, SIGNATURE, deliver, signature
 from ft_dagster.fleet.events import FleetEvent
 from ft_dagster.fleet.outbox import FIRST_WAIT, KEPT, LONGEST_WAIT, Outbox, wait_after
 from ft_dagster.settings import NotificationTarget
+from tests.fleet.receiver import Receiver, receiving
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
 
-class Receiver(ThreadingHTTPServer):
-    """Keeps what it is sent. `answers`: statuses, one a request, the last for all further ones; `kills`: a
-    process to end before it is answered; `wait`: seconds before an answer."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.got: list[tuple[dict[str, str], bytes]] = []
-        self.answers, self.kills, self.wait = [204], 0, 0.0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/hook?x=1"
-
-    @property
-    def ids(self) -> list[str]:
-        return [json.loads(body)["id"] for _, body in self.got]
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Receiver
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.got.append(({**self.headers, "path": self.path}, body))
-        if self.server.kills:
-            os.kill(self.server.kills, signal.SIGKILL)
-        time.sleep(self.server.wait)
-        answers = self.server.answers
-        self.send_response(answers.pop(0) if len(answers) > 1 else answers[0])
-        self.send_header("Location", self.server.url)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *words: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    with Receiver() as server:
-        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+    with receiving() as server:
         yield server
-        server.shutdown()
 
 
 @pytest.fixture
@@ -136,10 +95,10 @@ def test_what_was_told_as_the_process_was_killed_is_told_again_by_the_same_id(
     )
     command = [sys.executable, "-c", program, outbox.url, receiver.url]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=tmp_path)
-    receiver.kills = child.pid
+    receiver.before_answer = child.kill
     child.communicate(b"\n", timeout=60)
     assert child.returncode == -signal.SIGKILL
-    receiver.kills = 0
+    receiver.before_answer = lambda: None
     told(outbox, hook(receiver))
     assert receiver.ids == [event().id] * 2
     assert receiver.got[0][1] == receiver.got[1][1]
@@ -237,9 +196,8 @@ def test_why_a_target_failed_never_holds_its_address(outbox: Outbox) -> None:
 def test_a_slow_target_holds_up_neither_the_tick_nor_the_others(outbox: Outbox, receiver: Receiver) -> None:
     put(outbox, event("a"), to="slow")
     put(outbox, event("b"), to="quick")
-    receiver.wait = 3.0
-    with Receiver() as other:
-        threading.Thread(target=other.serve_forever, args=[0.01], daemon=True).start()
+    receiver.before_answer = lambda: time.sleep(3)
+    with receiving() as other:
         targets = {
             "slow": NotificationTarget(webhook=receiver.url, timeout_seconds=2.0),
             "quick": NotificationTarget(webhook=other.url),
@@ -250,7 +208,6 @@ def test_a_slow_target_holds_up_neither_the_tick_nor_the_others(outbox: Outbox, 
         assert time.monotonic() - began < 1.9
         assert (first.told, first.slow, second.slow) == (1, ("slow",), ("slow",))
         assert other.ids == [event("b").id]
-        other.shutdown()
     assert len(receiver.got) == 1  # no second thread tells what the first still does
     end = time.monotonic() + 9
     while outbox.states()["slow"].failures == 0 and time.monotonic() < end:
