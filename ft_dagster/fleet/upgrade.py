@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.amounts import PaidFor, expected_cost
+from ft_dagster.fleet.amounts import PaidFor, PlannedCost, expected_cost
 from ft_dagster.fleet.learning import DAMAGE, paid_for, planned_cost, said_of
 from ft_dagster.fleet.spent import EVALUATIONS, EXPORT, TRAINING, hours_of
 from ft_dagster.provenance.manifest import local_environment
@@ -25,7 +25,7 @@ from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import PlatformOrder, Settings
 from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.stages.summary import STAGES
-from ft_dagster.store import Artifact, read_head
+from ft_dagster.store import Artifact, Store, read_head
 
 BEFORE_TRAINING = ("base_model", "task_dataset", "training_mixture", "training_plan")
 Effect = Literal["trains", "may train", "is judged", "is exported", "same"]
@@ -128,39 +128,49 @@ class UpgradePlan:
 def plan_upgrade(settings: Settings, tenant: str | None = None) -> UpgradePlan:
     """Of every declared variant, or a tenant's. One that cannot be read stops no other."""
     declared = tuple(key for key in Declarations(settings.project) if tenant in (None, key.tenant))
-    known: dict[VariantKey, dict[str, Artifact]] = {}
-    paid: dict[VariantKey, PaidFor] = {}
-    damaged = list[str]()
+    rows, retrains, damaged = list[UpgradeRow](), list[_Retraining](), list[str]()
     store = settings.open_store()
     for key in declared:
         try:
-            heads = {stage: read_head(store, key.prefix, stage) for stage in STAGES}
-            took = paid_for(store, key, planned_cost(settings, key))
+            row = _row(store, key)
+            if row is not None and row.effect in ("trains", "may train"):
+                plan = planned_cost(settings, key)
+                retrains.append(_Retraining(row, plan, paid_for(store, key, plan)))
+            elif row is not None:
+                rows.append(row)
         except (UserError, *DAMAGE) as error:
             damaged.append(f"{key}: {said_of(error)}")
-            continue
-        known[key] = {stage: head for stage, head in heads.items() if head is not None}
-        if took is not None:
-            paid[key] = took
-    rows = (_row(settings, key, heads, paid) for key, heads in known.items() if heads)
-    return UpgradePlan(tuple(rows), tuple(damaged), declared)
+    paid = [each.paid for each in retrains if each.paid is not None]
+    rows += [_priced(each, paid) for each in retrains]
+    return UpgradePlan(tuple(sorted(rows, key=lambda row: row.variant)), tuple(damaged), declared)
 
 
-def _row(
-    settings: Settings, key: VariantKey, heads: Mapping[str, Artifact], paid: Mapping[VariantKey, PaidFor]
-) -> UpgradeRow:
+class _Retraining(NamedTuple):
+    row: UpgradeRow
+    plan: PlannedCost | None
+    paid: PaidFor | None
+
+
+def _row(store: Store, key: VariantKey) -> UpgradeRow | None:
+    """Without the cost of a training; None where nothing was made of the variant yet."""
+    read = {stage: read_head(store, key.prefix, stage) for stage in STAGES}
+    heads = {stage: head for stage, head in read.items() if head is not None}
+    if not heads:
+        return None
     older = tuple(
         stage for stage, head in heads.items() if head.predicate["stage_version"] < STAGE_VERSIONS[stage]
     )
     effect = _effect(older)
-    row = UpgradeRow(key.tenant, str(key), effect, older, libraries=_libraries(heads.get(TRAINING)))
-    if effect in ("trains", "may train"):
-        own = [paid[key]] if key in paid else []
-        cost = expected_cost(planned_cost(settings, key), own, paid.values())
-        return replace(row, hours=cost.amount.hours, usd=cost.amount.usd, origin=cost.origin)
-    wanted = {"is judged": (*EVALUATIONS, EXPORT), "is exported": (EXPORT,), "same": ()}[effect]
+    wanted = {"is judged": (*EVALUATIONS, EXPORT), "is exported": (EXPORT,)}.get(effect, ())
     hours = sum(hours_of(head) for stage, head in heads.items() if stage in wanted)
-    return replace(row, hours=hours, origin="as it took before" if hours else "")
+    origin = "as it took before" if hours else ""
+    libraries = _libraries(heads.get(TRAINING))
+    return UpgradeRow(key.tenant, str(key), effect, older, hours, 0.0, origin, libraries)
+
+
+def _priced(each: _Retraining, paid: Iterable[PaidFor]) -> UpgradeRow:
+    cost = expected_cost(each.plan, () if each.paid is None else (each.paid,), paid)
+    return replace(each.row, hours=cost.amount.hours, usd=cost.amount.usd, origin=cost.origin)
 
 
 def _effect(older: Sequence[str]) -> Effect:
