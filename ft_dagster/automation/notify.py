@@ -29,7 +29,7 @@ from ft_dagster.lineage.release import history
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, VariantKey
-from ft_dagster.store import read_head
+from ft_dagster.store import read_head, unreachable
 
 DATABASE, LOCK, PATIENCE = "notifications.db", "notifications.lock", 60.0
 LOOK_BACK = timedelta(days=1)  # of a first tick, and before a cursor for entries of release logs
@@ -143,7 +143,7 @@ def _changed_runs(instance: dg.DagsterInstance, seen: EventCursor, now: datetime
 def _of_run(instance: dg.DagsterInstance, settings: Settings, record: dg.RunRecord) -> Iterator[FleetEvent]:
     """What is told of a run that failed; nothing while Dagster runs it again."""
     run = record.dagster_run
-    if PARTITION not in run.tags or is_retried(instance, run):
+    if not _is_key(run.tags.get(PARTITION)) or is_retried(instance, run):
         return
     kind, sentence = _why(instance, run.run_id)
     ended = record.end_time or record.update_timestamp.replace(tzinfo=UTC).timestamp()
@@ -155,6 +155,14 @@ def _of_run(instance: dg.DagsterInstance, settings: Settings, record: dg.RunReco
         sentence=sentence,
         link=run_link(settings.notifications.ui, run.run_id),
     )
+
+
+def _is_key(partition: str | None) -> bool:
+    """Whether a partition is a variant's: Dagster takes any text."""
+    try:
+        return partition is not None and bool(VariantKey.parse(partition))
+    except UserError:
+        return False
 
 
 def _why(instance: dg.DagsterInstance, run_id: str) -> tuple[EventKind, str]:
@@ -186,14 +194,21 @@ def _released(instance: dg.DagsterInstance, seen: EventCursor, since: datetime) 
     )
     events = instance.fetch_materializations(filters, MOST_RELEASES, ascending=True).records
     newest = max((event.storage_id for event in events), default=seen.releases)
-    return {event.partition_key for event in events if event.partition_key is not None}, newest
+    keys = {event.partition_key for event in events if event.partition_key is not None}
+    return set(filter(_is_key, keys)), newest
 
 
 def _of_log(settings: Settings, key: str, since: datetime) -> Iterator[FleetEvent]:
-    """Of a log that holds; of one that does not `status` and `audit verify` tell."""
-    with suppress(UserError):
+    """Of a log that holds; of one that does not `status` and `audit verify` tell. Raises what says that the
+    store cannot be reached now: the tick is made again.
+    """
+    try:
         entries = history(settings.open_store(), VariantKey.parse(key).prefix)
-        yield from released_events(entries, since, settings.notifications.ui)
+    except (UserError, *DAMAGE) as error:
+        if unreachable(error):
+            raise
+        return
+    yield from released_events(entries, since, settings.notifications.ui)
 
 
 def _of_table(
@@ -236,7 +251,7 @@ def _targets(settings: Settings, declarations: Declarations, event: FleetEvent) 
         content = declarations.content(key)
         named = content.get("notify") if content else _frozen(settings, key)
     names = [named] if isinstance(named, str) else named if isinstance(named, list | tuple) else []
-    return [name for name in names if name in settings.notifications.targets]
+    return [name for name in settings.notifications.targets if name in names]
 
 
 def _frozen(settings: Settings, key: VariantKey) -> list[str]:

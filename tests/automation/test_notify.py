@@ -157,6 +157,30 @@ def test_a_variant_that_names_nobody_tells_nobody(project: Path, instance: dg.Da
     assert lines(project) == lines(project, "other") == []
 
 
+def test_a_partition_that_is_no_variant_and_a_name_that_is_no_text_stop_nobody(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    declare(project, "acme.odd", notify=[{"ops": 1}, "log"])
+    declare(project, "acme.support", notify=["log"])
+    for key in ("../x", "acme.odd", "acme.support"):
+        failed_run(instance, key)
+    instance.report_runless_asset_event(dg.AssetMaterialization("release", partition="../x"))
+    told(project, instance)
+    assert sorted(said["variant"] for said in lines(project)) == ["acme.odd", "acme.support"]
+
+
+def test_a_release_log_that_does_not_hold_stops_no_other(project: Path, instance: dg.DagsterInstance) -> None:
+    declare(project, "acme.support", notify=["log"])
+    declare(project, "acme.torn", notify=["log"])
+    store = load_settings(project).open_store()
+    for key in ("acme.support", "acme.torn"):
+        release(store, key, adapter(), "a" * 64)
+        report_release(instance, key)
+    (Path(store.root) / "tenants/acme/torn/releases/000001.json").write_text("{")
+    told(project, instance)
+    assert [said["variant"] for said in lines(project)] == ["acme.support"]
+
+
 def report_release(instance: dg.DagsterInstance, key: str) -> None:
     """As a run does that released, and the command line."""
     instance.report_runless_asset_event(dg.AssetMaterialization("release", partition=key))
