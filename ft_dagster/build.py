@@ -9,6 +9,7 @@ from ft_dagster.assets.fleet import fleet_assets
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.automation.due import due_retrains
 from ft_dagster.automation.jobs import chain, chain_job
+from ft_dagster.automation.notify import told_events
 from ft_dagster.automation.watch import changed_sources
 from ft_dagster.errors import UserError
 from ft_dagster.resources import GPUS, LAUNCHER, TENANTS, fixed
@@ -38,7 +39,7 @@ def build_defs(
     return dg.Definitions(
         assets=[*assets, *fleet_assets(graph)],
         jobs=[job],
-        sensors=[due_retrains(graph, job), changed_sources(graph)],
+        sensors=[due_retrains(graph, job), changed_sources(graph), told_events(graph)],
         resources={graph.name(name): made for name, made in found.items()},
         executor=None if graph.prefix else dg.in_process_executor,
     )

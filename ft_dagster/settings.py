@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AwareDatetime,
@@ -220,6 +221,51 @@ class FleetSettings(Part):
         return orders
 
 
+class NotificationTarget(Part):
+    """Where events are told: a webhook or a file of JSON lines, one of them. Nothing is run."""
+
+    webhook: str | None = Field(None, description="An http(s) address that takes a POST of JSON")
+    file: str | None = Field(None, description="A file, from the project folder, that lines are added to")
+    timeout_seconds: float = Field(5.0, gt=0, le=60, description="Of a webhook, for all of one delivery")
+    secret_env: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="Environment variable with the secret that a webhook's bodies are signed by",
+    )
+
+    @field_validator("webhook")
+    @classmethod
+    def _is_an_address(cls, address: str | None) -> str | None:
+        if address is not None:
+            try:
+                parts = urlsplit(address)
+                known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            except ValueError:
+                known = False
+            if not known or not address.isascii() or not address.isprintable() or " " in address:
+                raise ValueError("not an http:// or https:// address")
+            if "@" in parts.netloc:
+                raise ValueError("credentials do not belong into an address: name secret_env")
+        return address
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> NotificationTarget:
+        if (self.webhook is None) == (self.file is None):
+            raise ValueError("needs a webhook or a file, and not both")
+        if self.webhook is None and self.secret_env is not None:
+            raise ValueError("secret_env: a file is not signed")
+        return self
+
+
+class NotificationSettings(Part):
+    """Who is told of releases, failed gates and failed runs; a declaration names targets in `notify`."""
+
+    targets: dict[Tenant, NotificationTarget] = Field({}, description="By name")
+    ui: str | None = Field(
+        None, pattern=r"^https?://\S+$", description="Address of Dagster's UI, for links to runs"
+    )
+
+
 class Settings(BaseSettings):
     """Settings of one project; FT_DAGSTER_STORE, FT_DAGSTER_WORK, FT_DAGSTER_HOST__CPU_SLOTS override."""
 
@@ -262,6 +308,7 @@ class Settings(BaseSettings):
     sources: AllowedSources = AllowedSources()
     evaluation: AllowedCode = AllowedCode()
     fleet: FleetSettings = FleetSettings()
+    notifications: NotificationSettings = NotificationSettings()
 
     @field_validator("tenant_runs", mode="before")
     @classmethod

@@ -23,7 +23,7 @@ def fleet_url(instance: dg.DagsterInstance, settings: Settings, graph: Graph = G
     url = getattr(instance.run_storage, "postgres_url", None)
     if url is not None and not graph.prefix:
         return str(url)
-    return f"sqlite:///{_home(instance, settings, graph) / FILE}"
+    return f"sqlite:///{fleet_home(instance, settings, graph) / FILE}"
 
 
 def open_fleet(instance: dg.DagsterInstance, settings: Settings, graph: Graph = GRAPH) -> FleetTable:
@@ -41,7 +41,7 @@ def empty_fleet(instance: dg.DagsterInstance, settings: Settings, graph: Graph =
 @contextmanager
 def _alone(instance: dg.DagsterInstance, settings: Settings, graph: Graph) -> Iterator[None]:
     """One process of this host at a time makes the table: SQLite makes each of its parts by itself."""
-    home = _home(instance, settings, graph)
+    home = fleet_home(instance, settings, graph)
     try:
         with locked(home / LOCK, PATIENCE):
             yield
@@ -50,7 +50,8 @@ def _alone(instance: dg.DagsterInstance, settings: Settings, graph: Graph) -> It
         raise UserError(problem, file=home / LOCK, fix="End it, or try again") from None
 
 
-def _home(instance: dg.DagsterInstance, settings: Settings, graph: Graph) -> Path:
+def fleet_home(instance: dg.DagsterInstance, settings: Settings, graph: Graph) -> Path:
+    """The folder of what is kept beside Dagster's own databases, made where it is not there."""
     own = instance.is_persistent and not graph.prefix
     home = Path(instance.root_directory) if own else settings.dagster_home
     home.mkdir(parents=True, exist_ok=True)

@@ -11,12 +11,12 @@ from ft_dagster.errors import UserError
 from ft_dagster.fleet.amounts import PaidFor, PlannedCost, expected_cost
 from ft_dagster.fleet.history import RunHistory
 from ft_dagster.fleet.reasons import EXACT_STAMP, News, next_look
+from ft_dagster.fleet.spent import TRAINING, hours_of, made
 from ft_dagster.fleet.table import FleetRow
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.summary import newest_plan
-from ft_dagster.store import Artifact, Store, read_head
-from ft_dagster.training.training_figures import TrainingFigures
+from ft_dagster.store import Store, read_head
 
 DECIDES = "evaluation"  # whose newest artifact says when a variant came to a verdict, where no run does
 
@@ -71,21 +71,8 @@ def paid_for(store: Store, key: VariantKey, plan: PlannedCost | None) -> PaidFor
 
 def hours_since(store: Store, key: VariantKey, since: datetime) -> float:
     """By the clock, of the newest training and evaluation, as far as they were made since then."""
-    seconds = 0.0
-    model = read_head(store, key.prefix, "fine_tuned_model")
-    if model is not None and made(model) >= since:
-        figures = TrainingFigures.of(model)
-        seconds += max(figures.seconds, figures.training_seconds)
-    for stage in ("base_evaluation", DECIDES):
-        scores = read_head(store, key.prefix, stage)
-        if scores is not None and made(scores) >= since:
-            seconds += sum(scores.figures.get(name, 0.0) for name in ("seconds", "load_seconds"))
-    return seconds / 3600
-
-
-def made(artifact: Artifact) -> datetime:
-    """When an artifact was committed, in UTC."""
-    return datetime.fromisoformat(artifact.predicate["created"])
+    heads = (read_head(store, key.prefix, stage) for stage in (TRAINING, "base_evaluation", DECIDES))
+    return sum(hours_of(head) for head in heads if head is not None and made(head) >= since)
 
 
 def _of_parent(row: FleetRow, store: Store, now: datetime) -> list[News]:

@@ -536,6 +536,9 @@ class VariantSpec(SpecModel):
     resources: ResourcesSpec = ResourcesSpec()
     release: ReleaseSpec = ReleaseSpec()
     retrain: RetrainSpec = RetrainSpec()
+    notify: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (), description="Targets of the platform's settings (notifications.targets) that events are told to"
+    )
 
     @model_validator(mode="after")
     def _method_has_the_export(self) -> VariantSpec:

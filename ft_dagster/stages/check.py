@@ -22,7 +22,7 @@ from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.spec.named import named_by
 from ft_dagster.spec.variant import BaseModelSpec
-from ft_dagster.stages.policy import problems
+from ft_dagster.stages.policy import problems, unknown_targets
 
 ROWS = 100
 PARENT = "base_model.variant"
@@ -66,7 +66,8 @@ def check_variant(
     file, roots = declarations.file(key), settings.roots(key.tenant)
     found = Mistakes(file, declarations.errors(key))
     if not found.errors:
-        found.errors += problems(settings, declarations.declared(key))
+        declared = declarations.declared(key)
+        found.errors += [*problems(settings, declared), *unknown_targets(settings, declared)]
     named = named_by(declarations.content(key))
     base, rows, tasks = "", [], set[str]()
     if named.base_model is not None and not any(one.field == PARENT for one in found.errors):

@@ -13,10 +13,12 @@ from ft_dagster.errors import UserError, UserErrors
 from ft_dagster.evaluation.power import hopeless_gates
 from ft_dagster.lineage.release import production
 from ft_dagster.objectives import OBJECTIVES
+from ft_dagster.settings import FILE as SETTINGS_FILE
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantSpec
 from ft_dagster.spec.declarations import DEFAULTS
 from ft_dagster.spec.policy import POLICY_FILE, Breach, Policies, Policy, breaches
+from ft_dagster.spec.validation import nearest
 from ft_dagster.stages.workspace import Workspace
 
 FileOf = Callable[[str], Path]
@@ -24,14 +26,32 @@ FileOf = Callable[[str], Path]
 
 def problems(settings: Settings, declared: Declared) -> list[UserError]:
     """All that a run of this declaration would be refused for by the platform, or by its own gate."""
-
-    def file_of(field: str) -> Path:
-        shared = f"tenants/{DEFAULTS}"
-        return settings.project / shared if declared.origins.get(field) == shared else declared.file
-
-    spec, tenant = declared.spec, declared.key.tenant
+    spec, tenant, file_of = declared.spec, declared.key.tenant, _file_of(settings, declared)
     found = _beyond(settings.policies(), tenant, spec, file_of)
     return [*found, *_offload(settings, tenant, spec, file_of), *_hopeless(spec, file_of)]
+
+
+def unknown_targets(settings: Settings, declared: Declared) -> list[UserError]:
+    """Names of `notify` that the platform does not know: nobody would be told, and no run is refused."""
+    known = sorted(settings.notifications.targets)
+    said = f"Known: {', '.join(known)}" if known else f"The platform declares them in {SETTINGS_FILE}"
+    return [
+        UserError(
+            "no such target in notifications.targets",
+            file=_file_of(settings, declared)("notify"),
+            field="notify",
+            value=name,
+            fix=nearest(name, known, said),
+        )
+        for name in declared.spec.notify
+        if name not in known
+    ]
+
+
+def _file_of(settings: Settings, declared: Declared) -> FileOf:
+    """Which file says a field: the declaration's own, or what all tenants share."""
+    shared = f"tenants/{DEFAULTS}"
+    return lambda field: settings.project / shared if declared.origins.get(field) == shared else declared.file
 
 
 def refuse_declared(workspace: Workspace) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePosixPath
@@ -111,15 +111,17 @@ class Contents:
     records: list[StoredFile] = field(default_factory=list)
 
 
-def contents_of(store: Store) -> Contents:
-    """All of a store as it is now; what is written meanwhile may be in it or not."""
+def contents_of(store: Store, stages: Collection[str] | None = None) -> Contents:
+    """All of a store as it is now; what is written meanwhile may be in it or not. `stages`: those whose
+    manifests are wanted; None: all.
+    """
     files: dict[Place, dict[str, StoredFile]] = defaultdict(dict)
     records = []
     for file in store.walk():
         found = _KEYED.fullmatch(file.path)
         if found is None:
             records.append(file)
-        else:
+        elif stages is None or found["stage"] in stages:
             files[Place(found["prefix"], found["stage"], found["key"])][found["rest"]] = file
     return Contents({keyed.place: keyed for keyed in _with_manifests(store, files)}, records)
 

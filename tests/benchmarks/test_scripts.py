@@ -98,3 +98,11 @@ def test_trainings_are_shown_side_by_side(tiny_model_folder: Path, tmp_path: Pat
     assert warm["loss"] == cold["loss"]
     assert warm["trained_tokens"] == cold["trained_tokens"] > 0
     assert (results / "one.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.slow
+def test_costs_are_measured_at_toy_size() -> None:
+    command = [sys.executable, BENCHMARKS / "costs.py", "--variants", "3"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("15 manifests, 3 trainings, $")

@@ -25,7 +25,7 @@ GROUPS = {
     *(common.DECLARING, common.PLANNING, common.RUNNING),
     *(common.JUDGING, common.RELEASING, common.KEEPING),
 }
-OWN_OUTPUT = {"schema", "ui"}  # prints JSON anyway; serves until it is ended
+OWN_OUTPUT = {"schema", "ui", "metrics"}  # prints JSON anyway; serves until it is ended
 
 
 @pytest.fixture

@@ -144,6 +144,7 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "retrain.least_rows": (5, NOTHING),
     "retrain.max_age_days": (5.0, NOTHING),
     "retrain.max_attempts": (5, NOTHING),
+    "notify": (["ops"], NOTHING),
 }
 WITH: dict[str, dict[str, Any]] = {  # what must be declared too for the value to be valid
     "base_model.revision": {},

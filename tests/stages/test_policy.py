@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from ft_dagster.errors import UserError, all_of
 from ft_dagster.lineage.release import history
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.settings import load_settings
+from ft_dagster.spec import load_variant
 from ft_dagster.spec.policy import Policy
 from ft_dagster.stages import declaration, evaluation, model_export
+from ft_dagster.stages.policy import problems, unknown_targets
 from ft_dagster.stages.preview import plan_variant
 from ft_dagster.stages.release import release
 from ft_dagster.stages.workspace import Workspace
@@ -126,3 +129,21 @@ def test_what_was_frozen_before_the_policy_got_stricter_is_not_judged_exported_o
         with pytest.raises(UserError, match="at least 13 questions"):
             refused()
     assert history(stricter.store, stricter.prefix) == before
+
+
+def test_a_target_that_the_platform_does_not_know_is_said_by_check_and_refuses_no_run(project: Path) -> None:
+    settings = project / "ft_dagster.yaml"
+    known = yaml.safe_load(settings.read_text("utf-8")) if settings.exists() else {}
+    targets = {"ops": {"webhook": "https://hooks.example.com/ft"}, "log": {"file": "events.jsonl"}}
+    write_yaml(settings, {**known, "notifications": {"targets": targets}})
+    declare(project, notify=["ops", "opps"])
+    (error,) = mistakes(project)
+    assert (error.field, error.value, error.fix) == ("notify", "opps", "Did you mean ops?")
+    assert error.file == str(project / "tenants/acme/support.yaml")
+    declared = load_variant(project, KEY)
+    assert [each.value for each in unknown_targets(load_settings(project), declared)] == ["opps"]
+    assert problems(load_settings(project), declared) == []
+    declare(project)
+    write_yaml(project / "tenants/defaults.yaml", {"notify": ["nobody"]})
+    (error,) = mistakes(project)
+    assert (error.file, error.fix) == (str(project / "tenants/defaults.yaml"), "Known: log, ops")

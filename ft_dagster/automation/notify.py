@@ -1,0 +1,286 @@
+"""Tells what happened to the targets that declarations name: releases, failed gates and runs, broken files.
+
+A tick derives events from runs, release logs and the fleet's table since its cursor, puts them into the
+outbox, and delivers. Killed anywhere it is made again: events are known by their ids.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import dagster as dg
+
+from ft_dagster.assets.partitions import GRAPH, Graph
+from ft_dagster.automation.due import OVERLAP, TIE, decided
+from ft_dagster.automation.fleet_table import FILE, fleet_home, fleet_url, open_fleet
+from ft_dagster.automation.jobs import JOB
+from ft_dagster.automation.tags import PARTITION
+from ft_dagster.automation.unfinished import is_retried
+from ft_dagster.errors import UserError
+from ft_dagster.fleet.delivery import Delivered, deliver
+from ft_dagster.fleet.events import EventKind, FleetEvent, moment_of, released_events, run_link
+from ft_dagster.fleet.learning import DAMAGE
+from ft_dagster.fleet.outbox import Outbox
+from ft_dagster.fleet.table import VARIANTS, FleetRow, FleetTable
+from ft_dagster.launch.locks import locked
+from ft_dagster.lineage.release import history
+from ft_dagster.resources import TENANTS
+from ft_dagster.resources.tenants import Tenants
+from ft_dagster.settings import Settings
+from ft_dagster.spec import Declarations, VariantKey
+from ft_dagster.store import read_head, unreachable
+
+DATABASE, LOCK, PATIENCE = "notifications.db", "notifications.lock", 60.0
+LOOK_BACK = timedelta(days=1)  # of a first tick, and before a cursor for entries of release logs
+MOST_RUNS, MOST_RELEASES = 500, 500  # that one tick reads
+GATE = ("evaluation", "gate")
+FIGURES_ALONE = {GATE, ("training_plan", "fits"), ("fine_tuned_model", "learned")}  # what these checks say
+
+
+class EventCursor(NamedTuple):
+    """What was read. `runs`: seconds since 1970, by change; `releases`: id of an event of Dagster's."""
+
+    runs: float
+    releases: int
+
+    @classmethod
+    def of(cls, cursor: str | None, now: datetime) -> "EventCursor":
+        try:
+            content = json.loads(cursor or "")
+            return cls(float(content["runs"]), int(content["releases"]))
+        except (ValueError, KeyError, TypeError):
+            return cls((now - LOOK_BACK).timestamp(), 0)
+
+    def __str__(self) -> str:
+        return json.dumps(self._asdict())
+
+
+class Told(NamedTuple):
+    """`events`: how many are new."""
+
+    events: int
+    seen: EventCursor
+    delivered: Delivered
+
+
+def open_outbox(instance: dg.DagsterInstance, settings: Settings, graph: Graph = GRAPH) -> Outbox:
+    """Made where it is not there, beside the fleet's table. Raises UserError."""
+    url, home = fleet_url(instance, settings, graph), fleet_home(instance, settings, graph)
+    if url.startswith("sqlite"):
+        url = f"{url.removesuffix(FILE)}{DATABASE}"
+    try:
+        with locked(home / LOCK, PATIENCE):
+            return Outbox(url)
+    except TimeoutError:
+        problem = f"another process has been making the record of what was told for {PATIENCE:.0f} s"
+        raise UserError(problem, file=home / LOCK, fix="End it, or try again") from None
+
+
+def tell(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    declarations: Declarations,
+    cursor: str | None,
+    now: datetime,
+    *,
+    graph: Graph = GRAPH,
+) -> Told:
+    """Find what happened since, and tell it. Raises UserError."""
+    outbox, seen = open_outbox(instance, settings, graph), EventCursor.of(cursor, now)
+    records = _changed_runs(instance, seen, now, graph)
+    since = datetime.fromtimestamp(seen.runs, UTC) - LOOK_BACK
+    released, releases = _released(instance, seen, since, graph)
+    new = outbox.unknown([
+        *(event for record in records for event in _of_run(instance, settings, record, graph)),
+        *(event for key in sorted(released) for event in _of_log(settings, key, since)),
+        *_of_table(open_fleet(instance, settings, graph), settings, declarations, now),
+    ])  # fmt: skip
+    outbox.put(new, {event.id: _targets(settings, declarations, event) for event in new}, now)
+    outbox.forget_old(now)
+    runs = settled = (now - OVERLAP).timestamp()
+    if len(records) == MOST_RUNS:  # else all were read
+        runs = min(settled, records[-1].update_timestamp.replace(tzinfo=UTC).timestamp())
+    targets = settings.notifications.targets
+    delivered = deliver(outbox, targets, settings.project, lambda: datetime.now(UTC))
+    return Told(len(new), EventCursor(runs, releases), delivered)
+
+
+def told_events(graph: Graph) -> dg.SensorDefinition:
+    """The sensor `told_events`."""
+
+    @dg.sensor(
+        name=graph.name("told_events"),
+        minimum_interval_seconds=15,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Tells releases, failed gates and runs to the targets that declarations name in `notify`",
+        required_resource_keys={graph.name(TENANTS)},
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        return _tell(context, getattr(context.resources, graph.name(TENANTS)), graph)
+
+    return sensor
+
+
+def _tell(context: dg.SensorEvaluationContext, tenants: Tenants, graph: Graph) -> dg.SkipReason:
+    settings, now = tenants.settings(), datetime.now(UTC)
+    if not settings.notifications.targets:
+        context.update_cursor("")  # the first one that is declared is told the last day
+        return dg.SkipReason("no targets are declared (notifications.targets)")
+    try:
+        declarations = tenants.declarations()
+        told = tell(context.instance, settings, declarations, context.cursor, now, graph=graph)
+    except UserError as error:
+        context.log.error(str(error))
+        return dg.SkipReason(str(error))
+    context.update_cursor(str(told.seen))
+    for name, why in told.delivered.failed.items():
+        context.log.error(f"target {name} took no event: {why}. It is tried again")
+    slow = f"; not done in time: {', '.join(told.delivered.slow)}" if told.delivered.slow else ""
+    return dg.SkipReason(f"events: {told.events} new, {told.delivered.told} told{slow}")
+
+
+def _changed_runs(
+    instance: dg.DagsterInstance, seen: EventCursor, now: datetime, graph: Graph
+) -> list[dg.RunRecord]:
+    """Runs that failed since, the first first; those of the last moments each time again."""
+    newest = min(seen.runs, (now - OVERLAP).timestamp())
+    filters = dg.RunsFilter(
+        job_name=graph.name(JOB),
+        statuses=[dg.DagsterRunStatus.FAILURE],
+        updated_after=datetime.fromtimestamp(newest, UTC) - TIE,
+    )
+    found = instance.get_run_records(filters, MOST_RUNS, order_by="update_timestamp", ascending=True)
+    return list(found)
+
+
+def _of_run(
+    instance: dg.DagsterInstance, settings: Settings, record: dg.RunRecord, graph: Graph
+) -> Iterator[FleetEvent]:
+    """What is told of a run that failed; nothing while Dagster runs it again."""
+    run = record.dagster_run
+    if not _is_key(run.tags.get(PARTITION)) or is_retried(instance, run):
+        return
+    kind, sentence = _why(instance, run.run_id, graph)
+    ended = record.end_time or record.update_timestamp.replace(tzinfo=UTC).timestamp()
+    yield FleetEvent(
+        kind=kind,
+        variant=run.tags[PARTITION],
+        at=moment_of(datetime.fromtimestamp(ended, UTC)),
+        happened=run.run_id,
+        sentence=sentence,
+        link=run_link(settings.notifications.ui, run.run_id),
+    )
+
+
+def _is_key(partition: str | None) -> bool:
+    """Whether a partition is a variant's: Dagster takes any text."""
+    try:
+        return partition is not None and bool(VariantKey.parse(partition))
+    except UserError:
+        return False
+
+
+def _why(instance: dg.DagsterInstance, run_id: str, graph: Graph) -> tuple[EventKind, str]:
+    """Where a run failed. Errors may name what a row holds: their words stay in the run."""
+    for record in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION):
+        event = record.dagster_event
+        found = event.asset_check_evaluation_data if event else None
+        if found is None or not found.blocking or found.passed:
+            continue
+        asset = found.asset_key.path[len(graph.prefix) :]
+        check = ("/".join(asset), found.check_name)
+        said = f": {found.description}" if check in FIGURES_ALONE else ""
+        if check != GATE:
+            return "run_failed", f"{check[0]}: check {check[1]} did not hold{said}"
+        failed = found.metadata.get("fail")
+        kind: EventKind = "gate_failed" if failed is None or failed.value else "undecided"
+        return kind, found.description or "its gate did not hold"
+    for record in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+        if record.dagster_event is not None:
+            return "run_failed", f"{record.dagster_event.step_key} failed; its run says why"
+    return "run_failed", "its run failed, and no step of it did"
+
+
+def _released(
+    instance: dg.DagsterInstance, seen: EventCursor, since: datetime, graph: Graph
+) -> tuple[set[str], int]:
+    """Variants of which something was released, promoted or rolled back since, and the new cursor."""
+    filters = dg.AssetRecordsFilter(
+        graph.key("release"),
+        after_storage_id=seen.releases or None,
+        after_timestamp=None if seen.releases else since.timestamp(),
+    )
+    events = instance.fetch_materializations(filters, MOST_RELEASES, ascending=True).records
+    newest = max((event.storage_id for event in events), default=seen.releases)
+    keys = {event.partition_key for event in events if event.partition_key is not None}
+    return set(filter(_is_key, keys)), newest
+
+
+def _of_log(settings: Settings, key: str, since: datetime) -> Iterator[FleetEvent]:
+    """Of a log that holds; of one that does not `status` and `audit verify` tell. Raises what says that the
+    store cannot be reached now: the tick is made again.
+    """
+    try:
+        entries = history(settings.open_store(), VariantKey.parse(key).prefix)
+    except (UserError, *DAMAGE) as error:
+        if unreachable(error):
+            raise
+        return
+    yield from released_events(entries, since, settings.notifications.ui)
+
+
+def _of_table(
+    table: FleetTable, settings: Settings, declarations: Declarations, now: datetime
+) -> Iterator[FleetEvent]:
+    """Variants that wait for a person: parked, or not to be trained as they are declared."""
+    for row in table.rows(VARIANTS.c.broken.is_not(None) & ~VARIANTS.c.retired):
+        yield FleetEvent(
+            "declaration_broken", row.key, moment_of(row.edited), f"{row.edited}", _broken(row, declarations)
+        )
+    failing = table.rows((VARIANTS.c.failures > 0) | (VARIANTS.c.fruitless > 0))
+    known = {str(row.state.key): row.state for row in failing}
+    for waits in decided(table, failing, settings, now).not_done:
+        if waits.kind == "parked":
+            state = known[str(waits.key)]
+            ended = state.failed_at or state.fruitless_at or state.known_since
+            count = state.failures + state.fruitless
+            runs = f"{count} runs in a row" if count > 1 else "its run"
+            said = f"{runs} came to no release: it waits until it is mended, or what it reads changes"
+            yield FleetEvent("parked", str(waits.key), moment_of(ended), f"{ended}", said)
+
+
+def _broken(row: FleetRow, declarations: Declarations) -> str:
+    """Where its mistake is; the value that stands there is left out."""
+    try:
+        wrong = declarations.wrong(row.state.key)
+    except UserError as gone:
+        wrong = gone
+    if wrong is None:
+        return "what is stored of it cannot be read; `ft-dagster fleet due` says why"
+    place = ": ".join(filter(None, (wrong.file, wrong.field)))
+    return f"{place}: {wrong.problem}" if place else wrong.problem
+
+
+def _targets(settings: Settings, declarations: Declarations, event: FleetEvent) -> list[str]:
+    """Those that the declaration names, as it is or was last run; unknown ones are said by `check`."""
+    key = VariantKey.parse(event.variant)
+    named: Any = ()
+    with suppress(UserError, *DAMAGE):
+        content = declarations.content(key)
+        named = content.get("notify") if content else _frozen(settings, key)
+    names = [named] if isinstance(named, str) else named if isinstance(named, list | tuple) else []
+    return [name for name in settings.notifications.targets if name in names]
+
+
+def _frozen(settings: Settings, key: VariantKey) -> list[str]:
+    """What the newest run's declaration named, where today's says nothing that can be read."""
+    store = settings.open_store()
+    head = read_head(store, key.prefix, "declaration")
+    if head is None:
+        return []
+    content = json.loads(
+        (head.folder(store, settings.cache_folder) / "payload" / "declaration.json").read_text("utf-8")
+    )
+    return list(content["spec"].get("notify", []))

@@ -1,0 +1,212 @@
+"""What the fleet costs and does, and what an upgrade would: cost, metrics, upgrade."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+from zoneinfo import ZoneInfo
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from ft_dagster.cli.common import RUNNING, Json, app, escape, out, print_json, show
+from ft_dagster.errors import UserError
+from ft_dagster.fleet.costs import CostBy
+from ft_dagster.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ft_dagster.fleet.costs import CostItem, CostPeriod, CostRow
+    from ft_dagster.fleet.upgrade import UpgradePlan
+    from ft_dagster.store import Store
+
+COLUMNS = ("trainings", "passed", "planned h", "hours", "planned $", "$")
+ALL, LOOPBACK = "all", "127.0.0.1"
+
+
+@app.command(rich_help_panel=RUNNING)
+def cost(
+    context: typer.Context,
+    by: Annotated[CostBy, typer.Option(help="What a row is")] = CostBy.TENANT,
+    tenant: Annotated[str | None, typer.Option(help="Of one tenant alone")] = None,
+    since: Annotated[str | None, typer.Option(help="From this day on, as 2026-03-01")] = None,
+    until: Annotated[str | None, typer.Option(help="Up to this day and with it")] = None,
+    as_json: Json = False,
+) -> None:
+    """What trainings, evaluations and exports took, in hours and dollars, beside what plans foretold.
+
+    By the store's manifests, each counted when it was made; days and months are those of fleet.timezone.
+    """
+    from ft_dagster.fleet.costs import cost_row, cost_rows, read_costs
+    from ft_dagster.planning.hardware.catalogue import load_catalogue
+
+    settings = load_settings(context.obj)
+    zone = ZoneInfo(settings.fleet.timezone)
+    period, store = _period(since, until, zone), settings.open_store()
+    read = read_costs(store, load_catalogue(settings.project))
+    items = [item for item in read.items if period.has(item.at) and tenant in (None, item.tenant)]
+    name_of, wrong = _names(by, items, store, zone)
+    rows = cost_rows(items, name_of, dearest_first=by is not CostBy.MONTH)
+    total, wrong = cost_row(ALL, items), [*read.damaged, *wrong]
+    if as_json:
+        print_json({
+            "by": by.value, "timezone": settings.fleet.timezone, "manifests": read.manifests,
+            "rows": [asdict(row) for row in rows], "total": asdict(total), "damaged": wrong,
+        })  # fmt: skip
+        return
+    _show(by, rows, total)
+    out.print(f"{read.manifests:,} manifests read", highlight=False)
+    for line in wrong:
+        out.print(f"[red]damaged[/] {escape(line)}", highlight=False, soft_wrap=True)
+
+
+def _names(
+    by: CostBy, items: Sequence[CostItem], store: Store, zone: ZoneInfo
+) -> tuple[Callable[[CostItem], str], list[str]]:
+    """What each item's row is called; and what could not be read for it, a line each."""
+    from ft_dagster.fleet.costs import version_name, versions_in
+
+    if by is CostBy.VERSION:
+        versions, wrong = versions_in(store, items)
+        return lambda item: version_name(item, versions), wrong
+    if by is CostBy.MONTH:
+        return lambda item: f"{item.at.astimezone(zone):%Y-%m}", []
+    if by is CostBy.VARIANT:
+        return lambda item: item.variant or item.tenant, []
+    return lambda item: item.tenant, []
+
+
+def _show(by: CostBy, rows: Sequence[CostRow], total: CostRow) -> None:
+    from ft_dagster.fleet.costs import shown_hours, shown_usd
+
+    table = Table(by.value, box=SIMPLE_HEAD)
+    for column in COLUMNS:
+        table.add_column(column, justify="right")
+    for row in (*rows, total):
+        table.add_row(
+            escape(row.name),
+            str(row.trainings),
+            str(row.passed),
+            shown_hours(row.planned_hours),
+            shown_hours(row.hours),
+            shown_usd(row.planned_usd),
+            shown_usd(row.usd),
+        )
+    show(table)
+    out.print("hours: of one GPU; without any, of a training by the clock", highlight=False)
+    if total.unpriced_hours:
+        hours = shown_hours(total.unpriced_hours)
+        out.print(f"no price is known of the devices of {hours} h; gpus.yaml takes one", highlight=False)
+
+
+def _period(since: str | None, until: str | None, zone: ZoneInfo) -> CostPeriod:
+    """Raises UserError."""
+    from ft_dagster.fleet.costs import CostPeriod
+
+    first, last = _day("--since", since), _day("--until", until)
+    if first is not None and last is not None and last < first:
+        raise UserError("comes before --since", field="--until", value=until, fix="Give a later day")
+    after = None if last is None else _midnight(last + timedelta(days=1), zone)
+    return CostPeriod(None if first is None else _midnight(first, zone), after)
+
+
+def _day(flag: str, text: str | None) -> date | None:
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError:
+        raise UserError("not a day", field=flag, value=text, fix="Write it as 2026-03-01") from None
+
+
+def _midnight(day: date, zone: ZoneInfo) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)
+
+
+@app.command(rich_help_panel=RUNNING)
+def metrics(
+    context: typer.Context,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; everybody there reads the figures")
+    ] = LOOPBACK,
+    port: Annotated[int, typer.Option(min=1, max=65_535)] = 9465,
+    every: Annotated[float, typer.Option(min=5, max=86_400, help="Seconds between two readings")] = 60.0,
+    once: Annotated[bool, typer.Option("--once", help="Print the figures, and end")] = False,
+) -> None:
+    """Figures for Prometheus: costs by tenant, queue, devices, failures, variants by state.
+
+    Read again and again, and served from what was read last, until Ctrl-C.
+    """
+    from ft_dagster.automation.instance import open_instance
+    from ft_dagster.automation.metrics import read_figures, serve
+    from ft_dagster.fleet.metrics import as_text
+
+    settings = load_settings(context.obj)
+    with open_instance(settings) as instance:
+        if once:
+            out.print(
+                as_text(read_figures(instance, settings)),
+                markup=False,
+                highlight=False,
+                end="",
+                soft_wrap=True,
+            )
+            return
+        Console(stderr=True).print(f"http://{host}:{port}/metrics", highlight=False)
+        serve(partial(read_figures, instance, settings), host, port, every)
+
+
+@app.command(rich_help_panel=RUNNING)
+def upgrade(
+    context: typer.Context,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what would be done; there is nothing else")
+    ] = False,
+    tenant: Annotated[str | None, typer.Option(help="Of one tenant alone")] = None,
+    share: Annotated[
+        float | None, typer.Option(help="Above 0, to 1: print an order for so much of the fleet, canaries")
+    ] = None,
+    days: Annotated[float, typer.Option(min=0.01, max=3650, help="Until that order's deadline")] = 7.0,
+    as_json: Json = False,
+) -> None:
+    """What this version would make again of what older ones made, for whom, at what cost.
+
+    Nothing is made again by itself, and nothing by this command: a run does it, or an order to the fleet.
+    """
+    from ft_dagster.fleet.upgrade import as_yaml, order_for, plan_upgrade
+
+    if not plan:
+        fix = "Give --plan to see what would change; a run, or an order in ft_dagster.yaml, carries it out"
+        raise UserError("nothing is upgraded by a command", field="--plan", fix=fix)
+    if share is not None and not 0 < share <= 1:
+        raise UserError("not a share", field="--share", value=share, fix="Give one above 0, to 1")
+    settings = load_settings(context.obj)
+    planned = plan_upgrade(settings, tenant)
+    order = None if share is None else order_for(planned, share, days, datetime.now(UTC))
+    if as_json:
+        content = None if order is None else order.model_dump(mode="json")
+        print_json({**planned.to_json(), "order": content})
+        return
+    _show_upgrade(planned)
+    if share is not None:
+        said = "nothing is left for an order" if order is None else as_yaml(order)
+        out.print(said, markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_upgrade(planned: UpgradePlan) -> None:
+    from ft_dagster.fleet.costs import shown_hours, shown_usd
+
+    table = Table("tenant", "what", box=SIMPLE_HEAD)
+    for column in ("variants", "hours", "$"):
+        table.add_column(column, justify="right")
+    for row in planned.by_tenant():
+        cells = (str(row.variants), shown_hours(row.hours), shown_usd(row.usd))
+        table.add_row(escape(row.tenant), row.effect, *cells)
+    show(table)
+    for line in (*planned.said, *planned.libraries):
+        out.print(escape(line), highlight=False, soft_wrap=True)
+    for line in planned.damaged:
+        out.print(f"[red]damaged[/] {escape(line)}", highlight=False, soft_wrap=True)

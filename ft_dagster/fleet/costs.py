@@ -1,0 +1,288 @@
+"""What trainings, evaluations and exports took, by the manifests of the store, beside what plans foretold.
+
+Each artifact is counted once, when it was made: a run that reuses it takes nothing. A training that broke off
+leaves no manifest, and is not in here. Dollars are hours times today's price of the device (gpus.yaml),
+foretold ones too, so that both are of one price.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from statistics import mean
+from typing import Any, NamedTuple
+
+from ft_dagster.errors import UserError
+from ft_dagster.fleet.spent import EVALUATIONS, EXPORT, TRAINING, hours_of, made
+from ft_dagster.lineage.entry import RELEASE
+from ft_dagster.lineage.release import history
+from ft_dagster.planning.hardware.catalogue import Catalogue
+from ft_dagster.spec import VariantKey
+from ft_dagster.store import SHARED, Artifact, Store
+from ft_dagster.store.contents import contents_of
+from ft_dagster.training.training_figures import PREDICTED_IN_0_1, TrainingFigures
+
+PLAN, JUDGED = "training_plan", "evaluation"
+STAGES = frozenset((PLAN, TRAINING, EXPORT, *EVALUATIONS))
+WITHOUT_GPU = "CPU"  # how names of devices begin that are none
+UNRELEASED, BASE = "not released", "its base"
+
+
+class CostBy(StrEnum):
+    """What a row is."""
+
+    TENANT = "tenant"
+    VARIANT = "variant"
+    VERSION = "version"
+    MONTH = "month"
+
+
+class CostItem(NamedTuple):
+    """What one artifact took. `hours`: of its devices together. `device`: their name, empty where it is not
+    known; `price`: dollars an hour of one. `weights`: digest of what it trained, judged or exported.
+
+    Of a training alone: `planned`, hours that its plan foretold of it and its evaluation (None: not said);
+    `outcome`: what the gate found, "" where nothing judged it; `judged`: how many evaluations it had.
+    """
+
+    at: datetime
+    tenant: str
+    variant: str | None
+    stage: str
+    hours: float
+    device: str = ""
+    price: float | None = None
+    weights: str | None = None
+    planned: float | None = None
+    outcome: str = ""
+    judged: int = 0
+
+
+class CostsRead(NamedTuple):
+    """`manifests`: how many were read; `damaged`: those that could not be, a line each."""
+
+    items: tuple[CostItem, ...]
+    manifests: int
+    damaged: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """`trainings`: how many, and of them those whose gate held (`passed`), did not (`failed`), left it open
+    (`undecided`), and those that nothing judged; `judged_again`: evaluations that reused one of them.
+
+    Hours are those of one GPU, without any of a training by the clock (`cpu_hours` of `hours`): `planned`,
+    foretold of `trainings`; and what they, all evaluations and exports took. `unpriced_hours`: those of
+    `hours` for which no price is known, and no dollars are counted.
+    """
+
+    name: str
+    trainings: int = 0
+    passed: int = 0
+    failed: int = 0
+    undecided: int = 0
+    not_judged: int = 0
+    judged_again: int = 0
+    planned_hours: float = 0.0
+    hours: float = 0.0
+    training_hours: float = 0.0
+    evaluation_hours: float = 0.0
+    export_hours: float = 0.0
+    cpu_hours: float = 0.0
+    unpriced_hours: float = 0.0
+    planned_usd: float = 0.0
+    usd: float = 0.0
+
+
+class CostPeriod(NamedTuple):
+    """From `since` on and before `until`; None: without an end."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def has(self, at: datetime) -> bool:
+        return (self.since is None or self.since <= at) and (self.until is None or at < self.until)
+
+
+def shown_hours(hours: float) -> str:
+    """To three digits."""
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
+
+
+def shown_usd(usd: float) -> str:
+    """Cents below a hundred dollars."""
+    return f"{usd:,.0f}" if usd >= 100 else f"{usd:.2f}"
+
+
+def read_costs(store: Store, catalogue: Catalogue) -> CostsRead:
+    """Every manifest of a plan, a training, an evaluation and an export, each read once; also of what
+    retention removed since."""
+    keyed = contents_of(store, STAGES).keyed.values()
+    made_of: dict[str, list[Artifact]] = defaultdict(list)
+    for each in keyed:
+        for artifact in each.committed:
+            made_of[artifact.place.stage].append(artifact)
+    damaged = tuple(str(each.damaged) for each in keyed if each.damaged is not None)
+    trained = _trainings(made_of, catalogue)
+    by_weights = {item.weights: item for item in trained}
+    others = [
+        _other(artifact, by_weights, _devices(trained), catalogue)
+        for stage in (*EVALUATIONS, EXPORT)
+        for artifact in made_of[stage]
+    ]
+    count = sum(len(artifacts) for artifacts in made_of.values())
+    return CostsRead((*trained, *others), count + len(damaged), damaged)
+
+
+def cost_rows(
+    items: Iterable[CostItem], name_of: Callable[[CostItem], str], *, dearest_first: bool = True
+) -> list[CostRow]:
+    """A row for each name; the dearest first (by dollars, then hours), else in order of name."""
+    parts: dict[str, list[CostItem]] = defaultdict(list)
+    for item in items:
+        parts[name_of(item)].append(item)
+    rows = [cost_row(name, parts[name]) for name in sorted(parts)]
+    return sorted(rows, key=lambda row: (-row.usd, -row.hours)) if dearest_first else rows
+
+
+def cost_row(name: str, items: Sequence[CostItem]) -> CostRow:
+    """The sum of items."""
+    trained = [item for item in items if item.stage == TRAINING]
+    outcomes = Counter(item.outcome for item in trained)
+
+    def hours(chosen: Iterable[CostItem]) -> float:
+        return sum(item.hours for item in chosen)
+
+    return CostRow(
+        name,
+        trainings=len(trained),
+        passed=outcomes["pass"],
+        failed=outcomes["fail"],
+        undecided=outcomes["undecided"],
+        not_judged=outcomes[""],
+        judged_again=sum(max(0, item.judged - 1) for item in trained),
+        planned_hours=sum(item.planned or 0.0 for item in trained),
+        hours=hours(items),
+        training_hours=hours(trained),
+        evaluation_hours=hours(item for item in items if item.stage in EVALUATIONS),
+        export_hours=hours(item for item in items if item.stage == EXPORT),
+        cpu_hours=hours(item for item in items if item.device.startswith(WITHOUT_GPU)),
+        unpriced_hours=hours(item for item in items if item.price is None),
+        planned_usd=sum((item.planned or 0.0) * (item.price or 0.0) for item in trained),
+        usd=sum(item.hours * (item.price or 0.0) for item in items),
+    )
+
+
+def versions_in(store: Store, items: Iterable[CostItem]) -> tuple[dict[tuple[str, str], int], list[str]]:
+    """(variant, digest of weights) -> version, by the release logs of the variants of these items; and why
+    others cannot be read, a line each."""
+    versions: dict[tuple[str, str], int] = {}
+    wrong = list[str]()
+    for key in sorted({item.variant for item in items if item.variant is not None}):
+        try:
+            entries = history(store, VariantKey.parse(key).prefix)
+        except UserError as error:
+            wrong.append(str(error))
+            continue
+        versions |= {(key, each.weights): each.version for each in entries if each.action == RELEASE}
+    return versions, wrong
+
+
+def version_name(item: CostItem, versions: Mapping[tuple[str, str], int]) -> str:
+    """Whose costs they are, by version: what asked the base alone is of all of the variant's."""
+    if item.variant is None:
+        return item.tenant
+    if item.weights is None:
+        return f"{item.variant}, {BASE}"
+    version = versions.get((item.variant, item.weights))
+    return f"{item.variant}, {UNRELEASED}" if version is None else f"{item.variant} v{version}"
+
+
+def _trainings(made_of: Mapping[str, Sequence[Artifact]], catalogue: Catalogue) -> list[CostItem]:
+    plans = {plan.digest: plan for plan in made_of.get(PLAN, ())}
+    verdicts: dict[tuple[str | None, str], list[Artifact]] = defaultdict(list)
+    for judged in made_of.get(JUDGED, ()):
+        verdicts[judged.place.prefix, judged.inputs.get(TRAINING, "")].append(judged)
+    return [
+        _training(model, plans.get(model.inputs.get(PLAN, "")), verdicts, catalogue)
+        for model in made_of.get(TRAINING, ())
+    ]
+
+
+def _training(
+    model: Artifact,
+    plan: Artifact | None,
+    verdicts: Mapping[tuple[str | None, str], Sequence[Artifact]],
+    catalogue: Catalogue,
+) -> CostItem:
+    said = TrainingFigures.of(model).predicted or _predicted(plan)
+    device, devices = str(said.get("hardware", "")), said.get("layout", {}).get("gpus", 1)
+    judged = sorted(verdicts.get((model.place.prefix, model.digest), ()), key=made)
+    found = judged[-1].figures.get("verdict", {}) if judged else {}
+    outcome = found.get("outcome", "pass" if found.get("passed") else "fail") if found else ""
+    return _item(
+        model,
+        hours=hours_of(model) * devices,
+        device=device,
+        price=_price(catalogue, device),
+        weights=model.digest,
+        planned=None if said.get("hours") is None else said["hours"] * devices,
+        outcome=outcome,
+        judged=len(judged),
+    )
+
+
+def _predicted(plan: Artifact | None) -> Mapping[str, Any]:
+    if plan is None:
+        return {}
+    return plan.figures.get("predicted") or plan.figures.get(PREDICTED_IN_0_1) or {}
+
+
+def _devices(trained: Iterable[CostItem]) -> dict[str, str]:
+    """Tenant -> the device that its newest training had; of what is shared, that of the newest of all."""
+    newest: dict[str, str] = {}
+    for item in sorted(trained, key=lambda item: item.at):
+        newest[item.tenant] = newest[SHARED] = item.device
+    return newest
+
+
+def _other(
+    artifact: Artifact,
+    trained: Mapping[str | None, CostItem],
+    devices: Mapping[str, str],
+    catalogue: Catalogue,
+) -> CostItem:
+    """An evaluation or an export, on one device: that of the training that it is of, else of the tenant."""
+    weights = artifact.inputs.get(TRAINING)
+    of = trained.get(weights) if weights is not None else None
+    device = of.device if of is not None else devices.get(_tenant(artifact), "")
+    if artifact.figures.get("measured", {}).get("device") == "cpu" and not device.startswith(WITHOUT_GPU):
+        device = WITHOUT_GPU
+    return _item(
+        artifact,
+        hours=hours_of(artifact),
+        device=device,
+        price=_price(catalogue, device),
+        weights=weights,
+    )
+
+
+def _item(artifact: Artifact, **known: Any) -> CostItem:
+    at = made(artifact).astimezone(UTC)
+    return CostItem(at, _tenant(artifact), artifact.predicate["variant"], artifact.place.stage, **known)
+
+
+def _price(catalogue: Catalogue, device: str) -> float | None:
+    """Dollars an hour, None where it is not known; of unlike GPUs of a host (`A + B`) their mean."""
+    cards = [catalogue.named_by_driver(name) for name in device.split(" + ")]
+    prices = [None if card is None else card.usd_per_hour for card in cards]
+    known = [price for price in prices if price is not None]
+    return mean(known) if len(known) == len(prices) else None
+
+
+def _tenant(artifact: Artifact) -> str:
+    variant = artifact.predicate["variant"]
+    return SHARED if variant is None else VariantKey.parse(variant).tenant

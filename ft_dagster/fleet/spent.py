@@ -1,0 +1,29 @@
+"""Time by the clock that an artifact took on a device, as its manifest says."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from ft_dagster.store import Artifact
+from ft_dagster.training.training_figures import TrainingFigures
+
+TRAINING, EXPORT = "fine_tuned_model", "model_export"
+EVALUATIONS = (
+    "general_scores", "base_evaluation", "evaluation", "production_evaluation", "candidate_evaluation",
+)  # fmt: skip
+SECONDS = ("seconds", "load_seconds", "seconds_writing", "seconds_certifying")  # of what judges, exports
+
+
+def hours_of(artifact: Artifact) -> float:
+    """Of a training, an evaluation or an export; 0 of all others."""
+    if artifact.place.stage == TRAINING:
+        figures = TrainingFigures.of(artifact)
+        return max(figures.seconds, figures.training_seconds) / 3600
+    if artifact.place.stage not in (*EVALUATIONS, EXPORT):
+        return 0.0
+    return sum(float(artifact.figures.get(name) or 0.0) for name in SECONDS) / 3600
+
+
+def made(artifact: Artifact) -> datetime:
+    """When an artifact was committed, in UTC."""
+    return datetime.fromisoformat(artifact.predicate["created"])

@@ -1,0 +1,227 @@
+"""What this version of the project would make again of what older ones made: for whom, and at what cost.
+
+A raised stage version changes keys, so a run makes the stage again. Libraries are recorded and in no key:
+another version of them makes nothing again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Literal, NamedTuple
+
+import yaml
+
+from ft_dagster.errors import UserError
+from ft_dagster.fleet.amounts import PaidFor, PlannedCost, expected_cost
+from ft_dagster.fleet.learning import DAMAGE, paid_for, planned_cost, said_of
+from ft_dagster.fleet.spent import EVALUATIONS, EXPORT, TRAINING, hours_of
+from ft_dagster.provenance.manifest import local_environment
+from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
+from ft_dagster.settings import PlatformOrder, Settings
+from ft_dagster.spec import Declarations, VariantKey
+from ft_dagster.stages.summary import STAGES
+from ft_dagster.store import Artifact, Store, read_head
+
+BEFORE_TRAINING = ("base_model", "task_dataset", "training_mixture", "training_plan")
+Effect = Literal["trains", "may train", "is judged", "is exported", "same"]
+EFFECTS: dict[Effect, str] = {
+    "trains": "trains again",
+    "may train": "made again, and trains again where that comes out otherwise",
+    "is judged": "judged again",
+    "is exported": "exported again",
+    "same": "nothing",
+}
+
+
+@dataclass(frozen=True)
+class UpgradeRow:
+    """`stages`: those whose newest artifact an older version made. `hours`, `usd`: what a run would take of
+    devices at most; `origin`: what that rests on. `libraries`: name -> version, as its model was trained.
+    """
+
+    tenant: str
+    variant: str
+    effect: Effect
+    stages: tuple[str, ...]
+    hours: float = 0.0
+    usd: float = 0.0
+    origin: str = ""
+    libraries: Mapping[str, str] | None = None
+
+
+class TenantRow(NamedTuple):
+    """`effect`: in words."""
+
+    tenant: str
+    effect: str
+    variants: int
+    hours: float
+    usd: float
+
+
+@dataclass(frozen=True)
+class UpgradePlan:
+    """`declared`: all variants that were looked at, by which shares count. `damaged`: why others could not
+    be, a line each.
+    """
+
+    rows: tuple[UpgradeRow, ...]
+    damaged: tuple[str, ...]
+    declared: tuple[VariantKey, ...]
+
+    def by_tenant(self) -> list[TenantRow]:
+        """In order of tenant, what costs most first."""
+        groups: dict[tuple[str, Effect], list[UpgradeRow]] = defaultdict(list)
+        for row in self.rows:
+            groups[row.tenant, row.effect].append(row)
+        found = [
+            TenantRow(
+                tenant,
+                EFFECTS[effect],
+                len(rows),
+                sum(row.hours for row in rows),
+                sum(row.usd for row in rows),
+            )
+            for (tenant, effect), rows in groups.items()
+        ]
+        return sorted(found, key=lambda row: (row.tenant, -row.hours, row.effect))
+
+    @property
+    def said(self) -> list[str]:
+        """Which stages, by how many variants."""
+        counts = Counter(stage for row in self.rows for stage in row.stages)
+        return [
+            f"{stage} is at version {STAGE_VERSIONS[stage]}: {counts[stage]} variants have an older one"
+            for stage in STAGES
+            if counts[stage]
+        ]
+
+    @property
+    def libraries(self) -> list[str]:
+        """Which libraries are others than models were trained by; these make nothing again."""
+        now = local_environment()["libraries"]
+        counts = Counter(
+            (name, version)
+            for row in self.rows
+            for name, version in (row.libraries or {}).items()
+            if name in now and now[name] != version
+        )
+        return [
+            f"{name} is {now[name]}: {count} models were trained by {version}, and stay as they are"
+            for (name, version), count in sorted(counts.items())
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "variants": [asdict(row) for row in self.rows],
+            "stages": self.said,
+            "libraries": self.libraries,
+            "damaged": list(self.damaged),
+        }
+
+
+def plan_upgrade(settings: Settings, tenant: str | None = None) -> UpgradePlan:
+    """Of every declared variant, or a tenant's. One that cannot be read stops no other."""
+    declared = tuple(key for key in Declarations(settings.project) if tenant in (None, key.tenant))
+    rows, retrains, damaged = list[UpgradeRow](), list[_Retraining](), list[str]()
+    store = settings.open_store()
+    for key in declared:
+        try:
+            row = _row(store, key)
+            if row is not None and row.effect in ("trains", "may train"):
+                plan = planned_cost(settings, key)
+                retrains.append(_Retraining(row, plan, paid_for(store, key, plan)))
+            elif row is not None:
+                rows.append(row)
+        except (UserError, *DAMAGE) as error:
+            damaged.append(f"{key}: {said_of(error)}")
+    paid = [each.paid for each in retrains if each.paid is not None]
+    rows += [_priced(each, paid) for each in retrains]
+    return UpgradePlan(tuple(sorted(rows, key=lambda row: row.variant)), tuple(damaged), declared)
+
+
+class _Retraining(NamedTuple):
+    row: UpgradeRow
+    plan: PlannedCost | None
+    paid: PaidFor | None
+
+
+def _row(store: Store, key: VariantKey) -> UpgradeRow | None:
+    """Without the cost of a training; None where nothing was made of the variant yet."""
+    read = {stage: read_head(store, key.prefix, stage) for stage in STAGES}
+    heads = {stage: head for stage, head in read.items() if head is not None}
+    if not heads:
+        return None
+    older = tuple(
+        stage for stage, head in heads.items() if head.predicate["stage_version"] < STAGE_VERSIONS[stage]
+    )
+    effect = _effect(older)
+    wanted = {"is judged": (*EVALUATIONS, EXPORT), "is exported": (EXPORT,)}.get(effect, ())
+    hours = sum(hours_of(head) for stage, head in heads.items() if stage in wanted)
+    origin = "as it took before" if hours else ""
+    libraries = _libraries(heads.get(TRAINING))
+    return UpgradeRow(key.tenant, str(key), effect, older, hours, 0.0, origin, libraries)
+
+
+def _priced(each: _Retraining, paid: Iterable[PaidFor]) -> UpgradeRow:
+    cost = expected_cost(each.plan, () if each.paid is None else (each.paid,), paid)
+    return replace(each.row, hours=cost.amount.hours, usd=cost.amount.usd, origin=cost.origin)
+
+
+def _effect(older: Sequence[str]) -> Effect:
+    """The dearest that follows from raised versions."""
+    if TRAINING in older:
+        return "trains"
+    if any(stage in older for stage in BEFORE_TRAINING):
+        return "may train"
+    if any(stage in older for stage in EVALUATIONS):
+        return "is judged"
+    return "is exported" if EXPORT in older else "same"
+
+
+def _libraries(model: Artifact | None) -> dict[str, str] | None:
+    return None if model is None else dict(model.predicate["environment"]["libraries"])
+
+
+def canaries(keys: Iterable[VariantKey], share: float) -> list[VariantKey]:
+    """A share of the variants, one of each tenant before a second of any, in an order that looks like chance
+    and is the same each time: a larger share has all of a smaller one.
+    """
+    tenants: dict[str, list[VariantKey]] = defaultdict(list)
+    for key in sorted(keys, key=lambda key: _draw(str(key))):
+        tenants[key.tenant].append(key)
+    turns = sorted(
+        ((turn, _draw(tenant), key) for tenant, own in tenants.items() for turn, key in enumerate(own)),
+    )
+    return [key for *_, key in turns][: math.ceil(share * len(turns))]
+
+
+def order_for(plan: UpgradePlan, share: float, days: float, now: datetime) -> PlatformOrder | None:
+    """An order to the fleet for those of a share of all variants that are not as this version makes them;
+    None where there are none."""
+    chosen = set(map(str, canaries(plan.declared, share)))
+    wanted = tuple(row.variant for row in plan.rows if row.variant in chosen and row.effect != "same")
+    if not wanted:
+        return None
+    return PlatformOrder(
+        name=f"upgrade-{now:%Y%m%d}-{math.ceil(100 * share)}",
+        reason=f"made by an older version; {share:.0%} of the fleet",
+        given=now.replace(microsecond=0),
+        deadline=now.replace(microsecond=0) + timedelta(days=days),
+        variants=wanted,
+    )
+
+
+def as_yaml(order: PlatformOrder) -> str:
+    """As it stands in ft_dagster.yaml, beside what is there of `fleet`."""
+    content = {"fleet": {"orders": [order.model_dump(mode="json")]}}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def _draw(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,111 @@
+"""The endpoint: what it says of a real instance, on loopback, and from what was read last."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from ft_dagster.automation.due import rebuild_fleet
+from ft_dagster.automation.metrics import read_figures
+from ft_dagster.fleet.metrics import as_text
+from ft_dagster.settings import load_settings
+from tests.automation.declarations import declare
+from tests.launch.helpers import wait_until
+from tests.present import present
+
+pytestmark = pytest.mark.slow
+OLD_PROJECT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in [name for name in os.environ if name.startswith(("DAGSTER_", "FT_DAGSTER"))]:
+        monkeypatch.delenv(name)
+    folder = shutil.copytree(OLD_PROJECT, tmp_path / "project")
+    settings = folder / "ft_dagster.yaml"
+    host = {"gpus": [], "cpu_slots": 2, "lock_folder": str(tmp_path / "locks")}
+    more = f"host: {json.dumps(host)}\nnotifications: {{targets: {{ops: {{file: x.jsonl}}}}}}\n"
+    kept = [line for line in settings.read_text("utf-8").splitlines() if not line.startswith(("host:", " "))]
+    settings.write_text("\n".join([*kept, more]))
+    return folder
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test() as made:
+        yield made
+
+
+def samples(text: str) -> dict[tuple[str, ...], float]:
+    """(name, values of its labels in order of their names) -> value."""
+    families = text_string_to_metric_families(text)
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def test_figures_are_those_of_store_table_and_instance(project: Path, instance: dg.DagsterInstance) -> None:
+    declare(project, "acme.broken", objectiv="x")
+    settings = load_settings(project)
+    rebuild_fleet(instance, settings)
+    for status in (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.SUCCESS):
+        instance.add_run(dg.DagsterRun("variant_chain", tags={"ft/tenant": "acme"}, status=status))
+    text = as_text(read_figures(instance, settings))
+    found = samples(text)
+    assert found["ft_dagster_trainings_total", "passed", "acme"] > 0
+    assert found["ft_dagster_cost_hours_total", "training", "globex"] > 0
+    assert found["ft_dagster_variants", "broken"] == 1
+    assert sum(value for (name, *_), value in found.items() if name == "ft_dagster_variants") == 5
+    assert found["ft_dagster_runs", "queued", "acme"] == found["ft_dagster_runs", "in_progress", "acme"] == 1
+    assert found["ft_dagster_devices", "free"] == 2
+    assert found["ft_dagster_events_waiting", "ops"] == 0
+
+
+def test_the_command_serves_on_loopback_and_prints_once(project: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "DAGSTER_HOME": str(tmp_path / "home")}
+    program: list[str | Path] = [
+        Path(sys.executable).with_name("ft-dagster"),
+        "--project",
+        project,
+        "metrics",
+    ]
+    once = subprocess.run([*program, "--once"], env=environment, capture_output=True, text=True, check=True)
+    assert samples(once.stdout)["ft_dagster_trainings_total", "passed", "acme"] > 0
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    serving = subprocess.Popen(
+        [*program, "--port", str(port)], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert f"http://127.0.0.1:{port}/metrics" in present(serving.stderr).readline()
+
+        def text() -> str | None:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+                    return str(answer.read().decode())
+            except OSError:
+                return None
+
+        wait_until(text)
+        assert samples(present(text())).keys() == samples(once.stdout).keys()
+        taken = subprocess.run(
+            [*program, "--port", str(port)], env=environment, capture_output=True, text=True, check=False
+        )
+        assert taken.returncode == 2
+        assert "cannot listen there" in taken.stderr
+    finally:
+        serving.kill()
+        serving.communicate()

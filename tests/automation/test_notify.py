@@ -1,0 +1,312 @@
+"""What happened is told to the targets that a declaration names, once for each that it happened."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from ft_dagster.assets.partitions import GRAPH
+from ft_dagster.automation.notify import EventCursor, open_outbox, tell, told_events
+from ft_dagster.build import default_resources as resources
+from ft_dagster.fleet.events import released_events
+from ft_dagster.lineage.release import ReleaseRequest, history, promote, rollback
+from ft_dagster.settings import load_settings
+from ft_dagster.spec import Declarations
+from ft_dagster.store import Attempt, write_head
+from ft_dagster.store.make import Recipe, make_artifact
+from tests.automation.declarations import declare, ticked
+from tests.present import present
+from tests.releases import adapter, release
+
+pytestmark = pytest.mark.slow
+ROW = "a row of the tenant"
+UI = "https://dagster.example.com"
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test() as made:
+        yield made
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "tenants").mkdir()
+    settings(tmp_path)
+    return tmp_path
+
+
+def settings(project: Path, **targets: Any) -> None:
+    targets = targets or {"log": {"file": "events.jsonl"}, "other": {"file": "other.jsonl"}}
+    content = {"notifications": {"targets": targets, "ui": UI}}
+    (project / "ft_dagster.yaml").write_text(json.dumps(content))
+
+
+def told(project: Path, instance: dg.DagsterInstance, cursor: str | None = None) -> str:
+    """A tick; its cursor."""
+    loaded, now = load_settings(project), datetime.now(UTC)
+    return str(tell(instance, loaded, Declarations(project), cursor, now).seen)
+
+
+def lines(project: Path, name: str = "events") -> list[dict[str, Any]]:
+    file = project / f"{name}.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def failed_run(
+    instance: dg.DagsterInstance, key: str, *checks: dg.AssetCheckEvaluation, step: str = ""
+) -> str:
+    """A run of the chain that failed by its blocking checks, or in a step."""
+
+    @dg.op(name=step or "nothing")
+    def only() -> None:
+        raise dg.Failure(f"line 3: not a text (got {ROW})")
+
+    @dg.job
+    def variant_chain() -> None:
+        only()
+
+    tags = {"dagster/partition": key}
+    if step:
+        run_id = variant_chain.execute_in_process(instance=instance, tags=tags, raise_on_error=False).run_id
+    else:
+        run_id = instance.create_run_for_job(variant_chain, tags=tags).run_id
+        for check in checks:
+            kind = dg.DagsterEventType.ASSET_CHECK_EVALUATION.value
+            event = dg.DagsterEvent(kind, "variant_chain", event_specific_data=check)
+            instance.report_dagster_event(event, run_id)
+        instance.report_run_failed(present(instance.get_run_by_id(run_id)), "a check did not hold")
+    instance.add_run_tags(run_id, {"dagster/will_retry": "false"})
+    return run_id
+
+
+def check(asset: str, name: str, said: str, **figures: int) -> dg.AssetCheckEvaluation:
+    metadata = {figure: dg.MetadataValue.int(value) for figure, value in figures.items()}
+    return dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey(asset),
+        check_name=name,
+        passed=False,
+        metadata=metadata,
+        description=said,
+        blocking=True,
+    )
+
+
+def test_a_gate_that_failed_is_told_in_the_words_of_its_rule(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    declare(project, "acme.support", notify=["log"])
+    run_id = failed_run(
+        instance, "acme.support", check("evaluation", "gate", "fail: SciQ fell by 22 points", fail=1)
+    )
+    told(project, instance)
+    (said,) = lines(project)
+    assert (said["kind"], said["sentence"]) == ("gate_failed", "fail: SciQ fell by 22 points")
+    assert (said["tenant"], said["variant"]) == ("acme", "acme.support")
+    assert said["link"] == f"{UI}/runs/{run_id}"
+    assert lines(project, "other") == []
+
+
+def test_what_was_left_open_is_no_failure(project: Path, instance: dg.DagsterInstance) -> None:
+    declare(project, "acme.support", notify=["log"])
+    failed_run(instance, "acme.support", check("evaluation", "gate", "undecided", fail=0, undecided=2))
+    told(project, instance)
+    assert [said["kind"] for said in lines(project)] == ["undecided"]
+
+
+def test_errors_of_steps_and_checks_that_may_hold_rows_are_not_told(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    declare(project, "acme.support", notify=["log"])
+    failed_run(instance, "acme.support", step="task_dataset")
+    failed_run(instance, "acme.support", check("training_mixture", "own_records", f"{ROW} in x.jsonl"))
+    failed_run(instance, "acme.support", check("training_plan", "fits", "needs 90 GB of 80"))
+    told(project, instance)
+    assert sorted(said["sentence"] for said in lines(project)) == [
+        "task_dataset failed; its run says why",
+        "training_mixture: check own_records did not hold",
+        "training_plan: check fits did not hold: needs 90 GB of 80",
+    ]
+    assert ROW not in (project / "events.jsonl").read_text()
+
+
+def test_a_run_that_dagster_runs_again_is_not_told_of(project: Path, instance: dg.DagsterInstance) -> None:
+    declare(project, "acme.support", notify=["log"])
+    run_id = failed_run(instance, "acme.support", step="evaluation")
+    instance.add_run_tags(run_id, {"dagster/will_retry": "true"})
+    cursor = told(project, instance)
+    assert lines(project) == []
+    instance.add_run_tags(run_id, {"dagster/will_retry": "false"})
+    told(project, instance, cursor)
+    assert len(lines(project)) == 1
+
+
+def test_a_variant_that_names_nobody_tells_nobody(project: Path, instance: dg.DagsterInstance) -> None:
+    declare(project, "acme.support")
+    declare(project, "acme.typo", notify=["nobody"])
+    failed_run(instance, "acme.support", step="evaluation")
+    failed_run(instance, "acme.typo", step="evaluation")
+    told(project, instance)
+    assert lines(project) == lines(project, "other") == []
+
+
+def test_a_partition_that_is_no_variant_and_a_name_that_is_no_text_stop_nobody(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    declare(project, "acme.odd", notify=[{"ops": 1}, "log"])
+    declare(project, "acme.support", notify=["log"])
+    for key in ("../x", "acme.odd", "acme.support"):
+        failed_run(instance, key)
+    instance.report_runless_asset_event(dg.AssetMaterialization("release", partition="../x"))
+    told(project, instance)
+    assert sorted(said["variant"] for said in lines(project)) == ["acme.odd", "acme.support"]
+
+
+def test_a_release_log_that_does_not_hold_stops_no_other(project: Path, instance: dg.DagsterInstance) -> None:
+    declare(project, "acme.support", notify=["log"])
+    declare(project, "acme.torn", notify=["log"])
+    store = load_settings(project).open_store()
+    for key in ("acme.support", "acme.torn"):
+        release(store, key, adapter(), "a" * 64)
+        report_release(instance, key)
+    (Path(store.root) / "tenants/acme/torn/releases/000001.json").write_text("{")
+    told(project, instance)
+    assert [said["variant"] for said in lines(project)] == ["acme.support"]
+
+
+def report_release(instance: dg.DagsterInstance, key: str) -> None:
+    """As a run does that released, and the command line."""
+    instance.report_runless_asset_event(dg.AssetMaterialization("release", partition=key))
+
+
+def test_what_becomes_of_versions_is_told(project: Path, instance: dg.DagsterInstance) -> None:
+    declare(project, "acme.support", notify=["log", "other"])
+    store, prefix = load_settings(project).open_store(), "tenants/acme/support"
+    release(store, "acme.support", adapter(1), "a" * 64)
+    report_release(instance, "acme.support")
+    cursor = told(project, instance)
+    release(store, "acme.support", adapter(2), "c" * 64)
+    rollback(store, prefix, ReleaseRequest("too long", "ann"), 1)
+    promote(store, prefix, 2, ReleaseRequest("better", "bob"), force=True)
+    report_release(instance, "acme.support")
+    told(project, instance, cursor)
+    said = [(each["kind"], each["version"], each["sentence"]) for each in lines(project)]
+    assert sorted(said) == [
+        ("released", 1, "version 1 passed its gate and is in production"),
+        ("released", 2, "version 2 passed its gate and is in production"),
+        ("released", 2, "version 2 was put into production by bob"),
+        ("rolled_back", 1, "version 1 is in production again, in place of version 2"),
+    ]
+    assert len({each["id"] for each in lines(project)}) == 4
+    assert {each["id"] for each in lines(project, "other")} == {each["id"] for each in lines(project)}
+
+
+def test_a_version_that_waits_for_approval_is_told(project: Path, instance: dg.DagsterInstance) -> None:
+    store = load_settings(project).open_store()
+    release(store, "acme.support", adapter(1), "a" * 64)
+    (entry,) = history(store, "tenants/acme/support")
+    waits = replace(entry, production=None)
+    (event,) = released_events([waits], datetime.now(UTC) - timedelta(hours=1), None)
+    assert event.kind == "approval_waiting"
+    assert event.sentence == "version 1 passed its gate and waits for approval; none is in production"
+
+
+def test_a_tick_that_is_made_again_tells_nothing_again(project: Path, instance: dg.DagsterInstance) -> None:
+    declare(project, "acme.support", notify=["log"])
+    failed_run(instance, "acme.support", step="evaluation")
+    told(project, instance)
+    told(project, instance)
+    assert len(lines(project)) == 1
+
+
+def test_a_record_that_was_lost_is_told_again_by_the_same_ids(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    declare(project, "acme.support", notify=["log"])
+    failed_run(instance, "acme.support", step="evaluation")
+    told(project, instance)
+    Path(open_outbox(instance, load_settings(project)).url.removeprefix("sqlite:///")).unlink()
+    told(project, instance)
+    first, second = lines(project)
+    assert first == second
+
+
+def test_a_broken_declaration_is_told_once_and_without_its_values(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    declare(project, "acme.support", notify=["log"], objective="never-to-be-seen")
+    ticked(project, instance, datetime.now(UTC))
+    cursor = told(project, instance)
+    told(project, instance, cursor)
+    (said,) = lines(project)
+    assert said["kind"] == "declaration_broken"
+    assert "objective" in said["sentence"]
+    assert "never-to-be-seen" not in said["sentence"]
+    time.sleep(0.01)
+    declare(project, "acme.support", notify=["log"], objective="another")
+    ticked(project, instance, datetime.now(UTC))
+    told(project, instance, cursor)
+    assert len(lines(project)) == 2
+
+
+def test_a_declaration_that_cannot_be_read_is_told_to_whom_its_newest_run_named(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    store = load_settings(project).open_store()
+
+    def build(attempt: Attempt) -> dict[str, Any]:
+        (attempt.payload / "declaration.json").write_text(json.dumps({"spec": {"notify": ["log"]}}))
+        return {}
+
+    frozen = make_artifact(store, project / "work", Recipe("declaration", "tenants/acme/support"), build)
+    write_head(store, "tenants/acme/support", frozen, None)
+    declare(project, "acme.support")
+    (project / "tenants" / "acme" / "support.yaml").write_text("x: [\n")
+    ticked(project, instance, datetime.now(UTC))
+    told(project, instance)
+    assert [said["kind"] for said in lines(project)] == ["declaration_broken"]
+
+
+def test_a_parked_variant_is_told_once(project: Path, instance: dg.DagsterInstance) -> None:
+    retrain = {"cron": "* * * * *", "max_attempts": 1}
+    declare(project, "acme.support", notify=["log"], retrain=retrain)
+    now = datetime.now(UTC)
+    ticked(project, instance, now - timedelta(minutes=5))
+    time.sleep(0.01)
+    failed_run(instance, "acme.support")
+    ticked(project, instance, now)
+    cursor = told(project, instance)
+    told(project, instance, cursor)
+    assert sorted(said["kind"] for said in lines(project)) == ["parked", "run_failed"]
+
+
+def test_the_sensor_reads_nothing_while_no_target_is_declared(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    (project / "ft_dagster.yaml").write_text("{}")
+    context = dg.build_sensor_context(instance, cursor="{}", resources=resources(str(project)))
+    skipped = told_events(GRAPH)(context)
+    assert isinstance(skipped, dg.SkipReason)
+    assert "no targets" in str(skipped.skip_message)
+    assert not (Path(instance.root_directory) / "notifications.db").exists()
+
+
+def test_the_sensor_says_how_many_were_told_and_why_a_target_took_none(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    settings(project, log={"file": "events.jsonl"}, hook={"webhook": "http://127.0.0.1:1/secret-path"})
+    declare(project, "acme.support", notify=["log", "hook"])
+    failed_run(instance, "acme.support", step="evaluation")
+    context = dg.build_sensor_context(instance, resources=resources(str(project)))
+    skipped = told_events(GRAPH)(context)
+    assert isinstance(skipped, dg.SkipReason)
+    assert skipped.skip_message == "events: 1 new, 1 told"
+    assert EventCursor.of(context.cursor, datetime.now(UTC)).runs > 0

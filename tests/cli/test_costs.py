@@ -1,0 +1,94 @@
+"""`ft-dagster cost`, on the store of an earlier version."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from ft_dagster.cli import app
+from ft_dagster.errors import UserError
+
+OLD_PROJECT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
+COUNTED = ("training_plan", "fine_tuned_model", "base_evaluation", "evaluation", "model_export")
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in [name for name in os.environ if name.startswith(("DAGSTER_", "FT_DAGSTER"))]:
+        monkeypatch.delenv(name)
+    return shutil.copytree(OLD_PROJECT, tmp_path / "project")
+
+
+def typed(project: Path, *words: str) -> Any:
+    done = CliRunner().invoke(app, ["--project", str(project), "cost", *words], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout) if "--json" in words else done.stdout
+
+
+def trainings(told: Any) -> dict[str, int]:
+    return {row["name"]: row["trainings"] for row in told["rows"]}
+
+
+def test_hours_are_those_of_the_manifests(project: Path) -> None:
+    models = [json.loads(f.read_bytes()) for f in project.rglob("fine_tuned_model/*/manifest.json")]
+    seconds = [model["predicate"]["figures"]["seconds"] for model in models]
+    told = typed(project, "--json")
+    assert told["total"]["trainings"] == len(models) == sum(trainings(told).values())
+    assert told["total"]["training_hours"] == pytest.approx(sum(seconds) / 3600)
+    assert told["total"]["cpu_hours"] == told["total"]["hours"] > told["total"]["training_hours"]
+    assert told["total"]["planned_hours"] > 0
+    assert told["manifests"] == sum(len([*project.rglob(f"{stage}/*/manifest.json")]) for stage in COUNTED)
+
+
+def test_a_row_is_what_is_asked_for(project: Path) -> None:
+    assert trainings(typed(project, "--json")) == {"acme": 4, "globex": 2, "shared": 0}
+    assert set(trainings(typed(project, "--by", "variant", "--json"))) == {
+        "acme.colours", "acme.places", "globex.places", "globex.strict", "shared",
+    }  # fmt: skip
+    versions = trainings(typed(project, "--by", "version", "--json"))
+    assert {name for name in versions if "places v" in name} == {
+        "acme.places v1", "acme.places v2", "acme.places v3", "globex.places v1",
+    }  # fmt: skip
+    assert versions["globex.strict, not released"] == 1
+    assert trainings(typed(project, "--by", "month", "--json")) == {"2026-11": 6}
+
+
+def test_one_tenant_alone(project: Path) -> None:
+    told = typed(project, "--tenant", "globex", "--json")
+    assert set(trainings(told)) == {"globex"}
+    assert told["total"]["trainings"] == 2
+
+
+def test_days_are_those_of_the_fleets_time_zone(project: Path) -> None:
+    """The store was made between one and two in the night of 26 November, UTC."""
+    assert typed(project, "--since", "2026-11-26", "--json")["total"]["trainings"] == 6
+    assert typed(project, "--until", "2026-11-26", "--json")["total"]["trainings"] == 6
+    assert typed(project, "--until", "2026-11-25", "--json")["total"]["trainings"] == 0
+    settings = project / "ft_dagster.yaml"
+    settings.write_text(settings.read_text("utf-8") + "fleet: {timezone: America/New_York}\n")
+    assert typed(project, "--since", "2026-11-26", "--json")["total"]["trainings"] == 0
+    assert typed(project, "--until", "2026-11-25", "--json")["total"]["trainings"] == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [(["--since", "yesterday"], "--since"), (["--since", "2026-03-02", "--until", "2026-03-01"], "--until")],
+)
+def test_a_period_that_is_none_is_refused(project: Path, words: list[str], field: str) -> None:
+    with pytest.raises(UserError) as refused:
+        typed(project, *words)
+    assert refused.value.field == field
+
+
+def test_the_table_fits_80_columns(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ft_dagster.cli.common.out.width", 80)
+    said = typed(project)
+    assert max(map(len, said.splitlines())) <= 80
+    assert "manifests read" in said
+    assert "no price is known" in said
