@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from tests.e2e.browser import PATIENCE, PROGRAM, BrowserTab, browser
-from tests.e2e.instance import BIN, free_port, running
+from tests.e2e.browser import PROGRAM, BrowserTab, browser
+from tests.e2e.instance import BIN, free_port, running, wait_for_ui
 from tests.e2e.project import command_environment, write_project
 
 pytestmark = [
@@ -56,8 +53,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> 
 def test_each_page_shows_summary_picture_and_table_without_a_click_and_nothing_cut(
     house: House, width: int, dark: bool
 ) -> None:
-    tab, root = house.tab, f"http://127.0.0.1:{house.port}"
-    wait_for(root)
+    tab, root = house.tab, wait_for_ui(house.port)
     tab.look(width, dark=dark)
     tab.open(root, "document.readyState === 'complete'")
     tab.evaluate(f"localStorage.setItem('theme', JSON.stringify('{'Dark' if dark else 'Light'}'))")
@@ -93,13 +89,3 @@ def test_the_report_opens_from_disk_without_network_or_error(house: House, tmp_p
 
 REQUEST = "Network.requestWillBeSent"
 ERRORS = {"Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled"}
-
-
-def wait_for(root: str) -> None:
-    """Until the UI answers."""
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        with suppress(OSError), urllib.request.urlopen(f"{root}/server_info", timeout=2):
-            return
-        time.sleep(0.5)
-    raise TimeoutError(root)
