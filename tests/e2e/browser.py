@@ -67,9 +67,10 @@ class BrowserTab:
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             self.do("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
-    def type(self, text: str) -> None:
-        """Into what has the focus."""
-        self.do("Input.insertText", text=text)
+    def press(self, key: str) -> None:
+        """A key by its name, `Escape`."""
+        for kind in ("keyDown", "keyUp"):
+            self.do("Input.dispatchKeyEvent", type=kind, key=key, code=key)
 
     def picture(self) -> bytes:
         """Of what is in view, as WebP."""
@@ -91,9 +92,9 @@ class BrowserTab:
                 known, since = shown, time.monotonic()
             time.sleep(0.25)
 
-    def wait(self, until: str) -> None:
-        """Until the expression is true."""
-        end = time.monotonic() + PATIENCE
+    def wait(self, until: str, patience: float = PATIENCE) -> None:
+        """Until the expression is true; `patience`: seconds."""
+        end = time.monotonic() + patience
         while not self.evaluate(until):
             assert time.monotonic() < end, self.evaluate("document.body.innerText")
             time.sleep(0.25)
