@@ -8,7 +8,7 @@ from html import escape
 from typing import NamedTuple
 
 from ft_dagster.lineage.verdict import Rule
-from ft_dagster.report.svg import COLOUR_OF, COLOURS, GREY, RED, Bar, measured
+from ft_dagster.report.svg import COLOUR_OF, COLOURS, GREY, RED, Bar, measured, reach
 from ft_dagster.report.tables import change, interval, is_share
 
 WIDTH, LEFT, RIGHT = 720, 230, 700  # pixels: of the chart, and of its drawing between names and edge
@@ -89,7 +89,7 @@ def grouped_intervals(groups: Iterable[Sequence[RuleOf]]) -> str:
     rows, y = list[str](), 0
     for group in groups:
         known = [one for one in group if measured([one.rule])]
-        largest = max((abs(end) for _, rule in known for end in (*rule.interval, rule.margin)), default=0.0)
+        largest = max((reach(rule) for _, rule in known), default=0.0)
         for one in known:
             rows.append(_interval(one, y, largest or 1.0))
             y += ROW

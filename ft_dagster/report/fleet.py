@@ -12,7 +12,7 @@ from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.report.charts import RuleOf
 from ft_dagster.report.html import SortedCell
 from ft_dagster.report.svg import measured
-from ft_dagster.report.tables import ABSENT, change, interval, is_share
+from ft_dagster.report.tables import ABSENT, change, counted, interval, is_share
 
 State = Literal[
     "in production", "waits for approval", "rolled back", "not released", "not judged", "never trained",
@@ -71,7 +71,7 @@ def states_sentence(variants: Sequence[FleetVariant]) -> str:
     """ "3 variants: 1 broken, 2 in production"."""
     counts = Counter(one.state for one in variants)
     parts = ", ".join(f"{counts[state]} {state}" for state in _ORDER if counts[state])
-    return f"{len(variants):,} variant{'s' if len(variants) != 1 else ''}: {parts}"
+    return f"{counted(len(variants), 'variant')}: {parts}"
 
 
 def gain_groups(variants: Iterable[FleetVariant]) -> tuple[list[list[RuleOf]], int]:
@@ -91,10 +91,10 @@ def better(rule: Rule) -> float:
 
 
 def age(days: float | None) -> str:
-    """ "12 days", or "5 hours" below one."""
+    """ "12 days", or "5 hours" below two."""
     if days is None:
         return ABSENT
-    return f"{days:.0f} days" if days >= 1.5 else f"{24 * days:.0f} hours"
+    return counted(round(days), "day") if days >= 2 else counted(round(24 * days), "hour")
 
 
 def _gain(rules: Sequence[Rule]) -> SortedCell:

@@ -64,7 +64,7 @@ class VerdictBox(NamedTuple):
 
     @classmethod
     def of(cls, verdict: Verdict, on: str = "") -> VerdictBox:
-        return cls(verdict_word(verdict).split(",")[0], verdict_sentence(verdict), on)
+        return cls(verdict_word(verdict).split(", ")[-1], verdict_sentence(verdict), on)
 
 
 class Report(NamedTuple):

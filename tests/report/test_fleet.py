@@ -57,7 +57,7 @@ def test_of_many_gains_the_best_and_the_worst_are_drawn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("days", "said"), [(None, "-"), (0.25, "6 hours"), (1.4, "34 hours"), (40.0, "40 days")]
+    ("days", "said"), [(None, "-"), (0.05, "1 hour"), (1.4, "34 hours"), (40.0, "40 days")]
 )
 def test_an_age_is_said_in_a_unit_that_fits(days: float | None, said: str) -> None:
     assert age(days) == said

@@ -10,11 +10,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from ft_dagster.lineage.verdict import Rule
+from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.report.cards import without_header
 from ft_dagster.report.charts import (
+    LEFT,
     MIDDLE,
     MOST,
+    RIGHT,
     RuleOf,
     bar_chart,
     grouped_intervals,
@@ -97,8 +99,21 @@ def test_a_chart_is_well_formed_and_says_its_values_under_the_pointer(name: str)
     assert svg.get("aria-label")
 
 
+def test_a_verdict_that_passed_undecided_has_the_colour_of_what_was_found() -> None:
+    content = {"passed": True, "outcome": "undecided", "rules": [stored_rule(outcome="undecided")]}
+    box = VerdictBox.of(Verdict.from_json(content))
+    assert (box.word, box.sentence.partition(":")[0]) == ("undecided", "Passed, undecided")
+
+
 def test_charts_of_nothing_are_empty() -> None:
     assert bar_chart([]) == line_chart({"loss": []}, "x", "y") == interval_chart([]) == ""
+
+
+def test_what_was_measured_is_drawn_where_it_lies_outside_its_interval() -> None:
+    rule = Rule.from_json(stored_rule(difference=4.0, interval=[1.5, 2.0]))
+    svg = ElementTree.fromstring(interval_chart([rule]))
+    [dot] = svg.iter(f"{SVG}circle")
+    assert LEFT < float(dot.get("cx") or 0) <= RIGHT
 
 
 def test_a_group_of_intervals_is_on_one_scale_which_it_says() -> None:
