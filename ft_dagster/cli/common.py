@@ -60,7 +60,7 @@ SomeKeys = Annotated[
 ]
 MaybeKey = Annotated[
     str | None,
-    typer.Argument(help="A variant, as tenant.variant", metavar="[VARIANT]", autocompletion=_declared),
+    typer.Argument(help="A variant, as tenant.variant", metavar="VARIANT", autocompletion=_declared),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else")]
 

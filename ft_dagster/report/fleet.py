@@ -18,7 +18,7 @@ State = Literal[
     "in production", "waits for approval", "rolled back", "not released", "not judged", "never trained",
     "broken",
 ]  # fmt: skip
-DRAWN = 60  # gains that a chart shows at most
+DRAWN = 60  # gains that a chart shows at most of one unit
 COLUMNS = ("variant", "state", "gain over base", "verdict", "version", "age", "device hours", "USD")
 
 
@@ -76,13 +76,18 @@ def states_sentence(variants: Sequence[FleetVariant]) -> str:
 
 def gain_groups(variants: Iterable[FleetVariant]) -> tuple[list[list[RuleOf]], int]:
     """The gains to be drawn, those in points on one scale and losses on another, from the best to the worst;
-    and how many are left out, from the middle.
+    and how many are left out, from the middle of each.
     """
     known = [RuleOf(one.variant, rule) for one in variants for rule in measured(one.gains)]
     known.sort(key=lambda one: -better(one.rule))
-    drawn = known if len(known) <= DRAWN else [*known[: DRAWN // 2], *known[-DRAWN // 2 :]]
-    shares, losses = ([one for one in drawn if _in_points(one.rule) is points] for points in (True, False))
-    return [group for group in (shares, losses) if group], len(known) - len(drawn)
+    shares, losses = ([one for one in known if _in_points(one.rule) is points] for points in (True, False))
+    drawn = [_ends(group) for group in (shares, losses) if group]
+    return drawn, len(known) - sum(map(len, drawn))
+
+
+def _ends(group: list[RuleOf]) -> list[RuleOf]:
+    half = DRAWN // 2
+    return group if len(group) <= DRAWN else [*group[:half], *group[-half:]]
 
 
 def better(rule: Rule) -> float:

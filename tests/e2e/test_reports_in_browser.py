@@ -26,7 +26,7 @@ PLACES = VariantKey("acme", "places")
 KINDS = ("version", "side_by_side", "fleet")
 PAPER = 794  # pixels: the width of A4
 LOADED = "document.readyState === 'complete' && document.querySelectorAll('svg').length > 0"
-CUT = """[...document.querySelectorAll('td, th, dd, p, pre, text, h1')].filter(e => {
+CUT = """[...document.querySelectorAll('td, th, dd, p, pre, text, circle, h1')].filter(e => {
   const box = e.getBoundingClientRect(), room = (e.closest('svg') || document.body).getBoundingClientRect();
   return box.right > Math.min(innerWidth, room.right) + 1 || box.left < Math.max(0, room.left) - 1
 }).map(e => e.textContent.slice(0, 40))"""
