@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ft_dagster.errors import UserError
+from ft_dagster.planning.estimate import Estimate
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.summary import newest_plan
@@ -53,12 +54,16 @@ def _made(store: Store, prefix: str, stage: str) -> Iterator[Artifact]:
 
 
 def _price(settings: Settings, key: VariantKey) -> float | None:
-    """US dollars of a device's hour, as the newest plan counted; None where it did not."""
     try:
         plan = newest_plan(settings, key)
     except UserError:
         return None
-    if plan is None or plan.method is None:
+    return None if plan is None else price_of(plan)
+
+
+def price_of(plan: Estimate) -> float | None:
+    """US dollars of a device's hour, as a plan counted; None where it did not."""
+    if plan.method is None:
         return None
-    row = plan.planned_row
-    return row.cost_usd / (row.hours * plan.predicted.layout.gpus) if row.hours and row.cost_usd else None
+    row, devices = plan.planned_row, plan.predicted.layout.gpus
+    return row.cost_usd / (row.hours * devices) if row.hours and row.cost_usd is not None else None
