@@ -18,8 +18,9 @@ from ft_dagster.report.tables import moment, size
 from ft_dagster.stages import model_export as export_stage
 from ft_dagster.stages import release as release_step
 from ft_dagster.stages.made_of import made_of
+from ft_dagster.stages.shelf import UNREADABLE, why_not
 from ft_dagster.stages.verdicts import certificate_of
-from ft_dagster.stages.version_report import UNREADABLE, keep_report, why_not
+from ft_dagster.stages.version_report import keep_report
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
 
@@ -73,7 +74,6 @@ def _release(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mate
         "outcome": verdict_word(verdict),
         "version": entry.version,
         "production": production or "none yet",
-        "next": dg.MetadataValue.text(done.next),
         "report": keep_report(workspace.settings, workspace.key, entry.version),
         "owners": ", ".join(workspace.spec.owners),
     }

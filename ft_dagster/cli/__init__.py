@@ -2,7 +2,7 @@
 # ruff: noqa: I001 - commands are registered in the order in which --help shows them
 
 from ft_dagster.cli.common import app, main
-from ft_dagster.cli import project, planning, runs, fleet, costs, releases, experiments, store, audit
+from ft_dagster.cli import project, planning, runs, fleet, costs, releases, reports, experiments, store, audit
 
 __all__ = [
     "app",
@@ -14,6 +14,7 @@ __all__ = [
     "planning",
     "project",
     "releases",
+    "reports",
     "runs",
     "store",
 ]

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, DONE, FAILED
-from ft_dagster.settings import Settings
+from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.strict_json import dumps
 
@@ -34,8 +34,34 @@ WIDEST = 10_000  # columns of a table that is piped
 out = Console(width=None if sys.stdout.isatty() else 120)
 DECLARING, PLANNING, RUNNING = "Declare", "Plan", "Run"  # the groups of --help
 JUDGING, RELEASING, KEEPING = "Judge and compare", "Release and serve", "Keep"
-Key = Annotated[str, typer.Argument(help="A variant, as tenant.variant", metavar="VARIANT")]
-Keys = Annotated[list[str] | None, typer.Argument(help="Variants, as tenant.variant", metavar="[VARIANT]...")]
+
+
+def _declared(context: typer.Context, incomplete: str) -> list[str]:
+    """The declared variants that begin so, for the shell to complete; none where they cannot be listed."""
+    folder = context.find_root().params.get("folder")
+    try:
+        return [
+            str(key) for key in Declarations(load_settings(folder).project) if str(key).startswith(incomplete)
+        ]
+    except UserError:
+        return []
+
+
+Key = Annotated[
+    str, typer.Argument(help="A variant, as tenant.variant", metavar="VARIANT", autocompletion=_declared)
+]
+Keys = Annotated[
+    list[str] | None,
+    typer.Argument(help="Variants, as tenant.variant", metavar="[VARIANT]...", autocompletion=_declared),
+]
+SomeKeys = Annotated[
+    list[str],
+    typer.Argument(help="Variants, as tenant.variant", metavar="VARIANT...", autocompletion=_declared),
+]
+MaybeKey = Annotated[
+    str | None,
+    typer.Argument(help="A variant, as tenant.variant", metavar="VARIANT", autocompletion=_declared),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else")]
 
 

@@ -11,7 +11,6 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ft_dagster.cli.common import RELEASING, Json, Key, app, escape, out, print_json, show
-from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declared, VariantKey, load_variant
 
@@ -136,37 +135,6 @@ def _conclude(settings: Settings, key: VariantKey, entry: ReleaseEntry, as_json:
 
 def _prefix(key: VariantKey) -> str:
     return f"tenants/{key.tenant}/{key.variant}"
-
-
-@app.command(rich_help_panel=RELEASING)
-def report(
-    context: typer.Context,
-    variant: Key,
-    version: Annotated[
-        int | None, typer.Option(help="Left out: the newest; without any, the newest evaluation")
-    ] = None,
-    to: Annotated[
-        Path | None, typer.Option("--to", help="The file to write; left out: VARIANT.html here")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """One page on a version, for who has no Dagster: made of what, how planned, trained and judged.
-
-    An HTML file that needs no network and prints as it stands.
-    """
-    from ft_dagster.stages.version_report import version_report
-
-    settings, key = load_settings(context.obj), VariantKey.parse(variant)
-    file = to or Path(f"{key}.html")
-    try:
-        file.write_text(version_report(settings, key, version), "utf-8")
-    except OSError as error:
-        problem = error.strerror or "cannot be written"
-        raise UserError(problem, field="--to", value=str(file), fix="Name another file") from None
-    if as_json:
-        print_json({"variant": variant, "file": str(file)})
-    else:
-        out.print(f"written: {file}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command(rich_help_panel=RELEASING)

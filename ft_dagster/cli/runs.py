@@ -21,6 +21,7 @@ from ft_dagster.cli.common import (
     RUNNING,
     Json,
     Keys,
+    SomeKeys,
     app,
     escape,
     keys_of,
@@ -177,10 +178,7 @@ def _older(row: VariantRow) -> str:
 
 
 @app.command(rich_help_panel=JUDGING)
-def compare(
-    context: typer.Context, variants: Annotated[list[str], typer.Argument(metavar="VARIANT...")],
-    as_json: Json = False,
-) -> None:  # fmt: skip
+def compare(context: typer.Context, variants: SomeKeys, as_json: Json = False) -> None:
     """Base against tuned by every rule of the gate, for one variant or several side by side."""
     from ft_dagster.stages.summary import variant_row
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from typing import NamedTuple
 
 from ft_dagster.lineage.verdict import Rule
-from ft_dagster.report.svg import COLOUR_OF, COLOURS, GREY, RED, Bar, measured
-from ft_dagster.report.tables import change, interval
+from ft_dagster.report.svg import COLOUR_OF, COLOURS, GREY, RED, Bar, measured, reach
+from ft_dagster.report.tables import change, interval, is_share
 
 WIDTH, LEFT, RIGHT = 720, 230, 700  # pixels: of the chart, and of its drawing between names and edge
+MIDDLE = (LEFT + RIGHT) / 2
+CHARACTER = 6.6  # pixels, on average
 ROW = 22
 MOST = 400  # points of a line
 Lines = Mapping[str, Sequence[tuple[float, float]]]
@@ -61,35 +64,70 @@ def line_chart(lines: Lines, x_name: str, y_name: str) -> str:
             f"{_title(f'{name}: {y:.4g} at {x:g}')}</circle>"
             for at, (x, y) in zip(placed, points, strict=True)
         ]
-        legend = f'<text x="{70 + 170 * number}" y="14" fill="{colour}">{escape(name)}</text>'
+        wide = 640 / max(2, len(known))
+        shown = _short(name, int(wide / CHARACTER))
+        legend = f'<text x="{70 + wide * number:g}" y="14" fill="{colour}">{escape(shown)}</text>'
         line = f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
         parts.append("".join([line, *dots, legend]))
     return _svg("".join(parts), 252, f"{y_name} over {x_name}")
 
 
+class RuleOf(NamedTuple):
+    """A rule under the name of what it was asked of."""
+
+    name: str
+    rule: Rule
+
+
 def interval_chart(rules: Sequence[Rule]) -> str:
     """The interval of each rule's change, better to the right, each on its own scale; the margin in red."""
-    rows, middle, half = [], (LEFT + RIGHT) / 2, (RIGHT - LEFT) / 2 - 10
-    known = measured(rules)
-    for number, rule in enumerate(known):
-        y, sign = ROW * number + 11, 1 if rule.higher_is_better else -1
-        ends = sorted(sign * end for end in rule.interval)
-        scale = half / (max(*map(abs, ends), rule.margin) or 1.0)
-        low, dot, high, limit = (
-            middle + scale * value for value in (ends[0], sign * rule.difference, ends[1], -rule.margin)
-        )
-        colour = COLOUR_OF[rule.outcome]
-        moved = change(rule.metric, rule.base, rule.tuned)
-        said = f"{rule.task} {rule.metric}: {moved}, difference {interval(rule)}"
-        rows.append(
-            f"<g>{_title(said)}{_name(rule.task, y - 11)}"
-            f'<rect x="{LEFT}" y="{y - 10}" width="{RIGHT - LEFT}" height="20" fill="transparent"/>'
-            f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="4"/>'
-            f'<circle cx="{dot:.1f}" cy="{y}" r="5" fill="{colour}"/>'
-            f'<line x1="{limit:.1f}" x2="{limit:.1f}" y1="{y - 8}" y2="{y + 8}" stroke="{RED}"/></g>'
-        )
-    zero = f'<line x1="{middle}" x2="{middle}" y1="0" y2="{ROW * len(known)}" stroke="{GREY}"/>'
-    return _svg("".join([zero, *rows]), ROW * len(known), "changes with their intervals") if known else ""
+    return grouped_intervals([[RuleOf(rule.task, rule)] for rule in rules])
+
+
+def grouped_intervals(groups: Iterable[Sequence[RuleOf]]) -> str:
+    """The same of groups of rules, one below the other; what is in a group is on one scale, which is said."""
+    rows, y = list[str](), 0
+    for group in groups:
+        known = [one for one in group if measured([one.rule])]
+        largest = max((reach(rule) for _, rule in known), default=0.0)
+        for one in known:
+            rows.append(_interval(one, y, largest or 1.0))
+            y += ROW
+        if len(known) > 1:
+            rows.append(_scale(known[0].rule, y, largest))
+            y += ROW
+    zero = f'<line x1="{MIDDLE}" x2="{MIDDLE}" y1="0" y2="{y}" stroke="{GREY}"/>'
+    return _svg("".join([zero, *rows]), y, "changes with their intervals") if rows else ""
+
+
+def _scale(rule: Rule, top: int, largest: float) -> str:
+    """What the edges of a group stand for."""
+    share = is_share(rule.metric, (rule.base, rule.tuned))
+    edge = f"{100 * largest:.1f} points" if share else f"{largest:.3g} nats a token"
+    ends = ((LEFT, "start", "worse by "), (RIGHT, "end", "better by "))
+    return "".join(
+        f'<text x="{x}" y="{top + 12}" text-anchor="{side}" fill="{GREY}">{words}{edge}</text>'
+        for x, side, words in ends
+    )
+
+
+def _interval(one: RuleOf, top: int, largest: float) -> str:
+    """A row of an interval chart; `largest`: the value at its edge."""
+    rule, y, sign = one.rule, top + 11, 1 if one.rule.higher_is_better else -1
+    scale = ((RIGHT - LEFT) / 2 - 10) / largest
+    ends = sorted(sign * end for end in rule.interval)
+    low, dot, high, limit = (
+        MIDDLE + scale * value for value in (ends[0], sign * rule.difference, ends[1], -rule.margin)
+    )
+    colour, moved = COLOUR_OF[rule.outcome], change(rule.metric, rule.base, rule.tuned)
+    said = f"{one.name} {rule.metric}: {moved}, difference {interval(rule)}"
+    return (
+        f"<g>{_title(said)}{_name(one.name, top)}"
+        f'<rect x="{LEFT}" y="{y - 10}" width="{RIGHT - LEFT}" height="20" fill="transparent"/>'
+        f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="4"/>'
+        f'<circle cx="{dot:.1f}" cy="{y}" r="5" fill="{colour}"/>'
+        f'<line x1="{limit:.1f}" x2="{limit:.1f}" y1="{y - 8}" y2="{y + 8}" stroke="{RED}"/></g>'
+    )
 
 
 def _axis(low: float, high: float, name: str) -> str:
@@ -106,8 +144,11 @@ def _axis(low: float, high: float, name: str) -> str:
 
 
 def _name(name: str, y: float) -> str:
-    shown = name if len(name) <= 34 else "…" + name[-33:]
-    return f'<text x="{LEFT - 8}" y="{y + 16:g}" text-anchor="end">{escape(shown)}</text>'
+    return f'<text x="{LEFT - 8}" y="{y + 16:g}" text-anchor="end">{escape(_short(name, 34))}</text>'
+
+
+def _short(name: str, most: int) -> str:
+    return name if len(name) <= most else "…" + name[1 - most :]
 
 
 def _title(text: str) -> str:

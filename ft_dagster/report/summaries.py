@@ -149,9 +149,11 @@ def export_summary(format: str, bytes: int, certificate: Certificate, serve: str
 
 
 def release_summary(version: int, production: int | None, verdict: str, following: str) -> Summary:
-    """`verdict`: its sentences; `following`: what is to be done for it to be served."""
+    """`verdict`: its sentences; `following`: what is to be done for it to be served; empty where it is."""
     served = "none" if production is None else f"version {production}"
-    return Summary(f"Version {version}; in production: {served}", verdict, following)
+    waits = f"Version {version}; in production: {served}"
+    what = waits if following else f"Version {version} is in production"
+    return Summary(what, verdict, following or "Nothing to do; `ft-dagster catalogue` says how it is served")
 
 
 RULES = ("rule", "base → tuned", "found", "why")

@@ -93,7 +93,7 @@ def intervals(rules: Sequence[Rule]) -> str:
     for number, rule in enumerate(rules):
         y, sign = LINE * number + 8, 1 if rule.higher_is_better else -1
         ends = sorted(sign * end for end in rule.interval)
-        scale = half / (max(*map(abs, ends), rule.margin) or 1.0)
+        scale = half / (reach(rule) or 1.0)
         low, dot, high, limit = (
             round(middle + scale * value)
             for value in (ends[0], sign * rule.difference, ends[1], -rule.margin)
@@ -110,6 +110,13 @@ def intervals(rules: Sequence[Rule]) -> str:
 def measured(rules: Sequence[Rule]) -> list[Rule]:
     """Those of which an interval is known, so that it can be drawn."""
     return [rule for rule in rules if all(map(math.isfinite, (rule.difference, *rule.interval)))]
+
+
+def reach(rule: Rule) -> float:
+    """How far from no change a drawing of a rule goes. What was measured may lie outside its interval, in
+    which a question counts up to a bound.
+    """
+    return max(*map(abs, rule.interval), abs(rule.difference), rule.margin)
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -37,7 +37,9 @@ NAME = "release"
 
 @dataclass(frozen=True)
 class Released:
-    """`entry`: of the release log. `history`: the log after it. `next`: what is to be done, if anything."""
+    """`entry`: of the release log. `history`: the log after it. `next`: what is to be done for it to be
+    served; empty where it is.
+    """
 
     entry: ReleaseEntry
     history: list[ReleaseEntry]
@@ -122,7 +124,7 @@ def _declared_base(workspace: Workspace) -> str | None:
 def _next(
     workspace: Workspace, entry: ReleaseEntry, past: list[ReleaseEntry], approvers: tuple[str, ...]
 ) -> str:
-    """What is to be done for this version to be served, if anything."""
+    """What is to be done for this version to be served; empty where it is."""
     version, gone, key = entry.version, rolled_back(past), workspace.key
     if version in gone:
         return (
@@ -133,4 +135,4 @@ def _next(
         who = " or ".join(approvers) or "anyone"
         why = f" ({entry.unmeasured})" if entry.unmeasured else ""
         return f"version {version} waits for {who}{why}: `ft-dagster release {key} --version {version}`"
-    return f"version {version} is in production"
+    return ""

@@ -9,22 +9,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.samples import read_answers, read_samples
 from ft_dagster.evaluation.skills import skills
-from ft_dagster.evaluation.verdict_words import verdict_sentence, verdict_word
 from ft_dagster.export.served import command_of
 from ft_dagster.lineage.certificate import Certificate
-from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
-from ft_dagster.lineage.release import aliases, export_of, history
+from ft_dagster.lineage.release import aliases
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.report.cards import without_header
 from ft_dagster.report.charts import bar_chart, interval_chart, line_chart
-from ft_dagster.report.html import HtmlTable, Report, Section, as_html
+from ft_dagster.report.html import HtmlTable, Report, Section, VerdictBox, as_html
 from ft_dagster.report.made_of import DIGITS, MADE_OF, artifact_rows, file_rows
 from ft_dagster.report.recommendation import AGAINST, COLUMNS, cost_rows, ranking_rows
 from ft_dagster.report.skills import LOST, SKILLS, lost_rows, skill_rows
@@ -44,38 +42,11 @@ from ft_dagster.report.training import FIGURES, FORETOLD, figure_rows, foretold_
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, VariantSpec
 from ft_dagster.stages import declaration, training_plan
-from ft_dagster.stages.made_of import MadeOf, made_of
-from ft_dagster.store import Artifact, Store, read_head, unreachable
+from ft_dagster.stages.shelf import UNREADABLE, VersionShelf, open_shelf, why_not
+from ft_dagster.store import Artifact, read_head
 from ft_dagster.training.training_figures import TrainingFigures
 
 FOLDER = "reports"
-UNREADABLE = (UserError, OSError, KeyError, ValueError)  # what reading for a report may end in
-
-
-class _Shelf(NamedTuple):
-    """Where the artifacts that a report is about are read."""
-
-    store: Store
-    cache: Path
-    made: MadeOf
-
-    def artifact(self, stage: str) -> Artifact:
-        """Raises UserError where it is gone."""
-        if stage not in self.made.artifacts:
-            raise UserError(f"the {stage} that it was made from is gone", fix="Restore it from a backup")
-        return self.made.artifacts[stage]
-
-    def figures(self, stage: str) -> dict[str, Any]:
-        return self.artifact(stage).figures
-
-    def payload(self, stage: str) -> Path:
-        return self.artifact(stage).folder(self.store, self.cache) / "payload"
-
-    def evidence(self, stage: str) -> Path:
-        return self.artifact(stage).folder(self.store, self.cache) / "evidence"
-
-    def has(self, stage: str) -> bool:
-        return stage in self.made.artifacts
 
 
 def report_path(prefix: str, version: int) -> str:
@@ -88,18 +59,7 @@ def version_report(settings: Settings, key: VariantKey, version: int | None = No
 
     Raises UserError where there is nothing to report on.
     """
-    store, prefix = settings.open_store(), key.prefix
-    past = history(store, prefix)
-    if past or version is not None:
-        export = export_of(store, prefix, version, settings.cache_folder)
-        entry = _entry(past, export.digest, version)
-        return _html(_shelf(settings, store, prefix, export), key, past, entry)
-    judged = read_head(store, prefix, "evaluation")
-    if judged is None:
-        raise UserError(
-            f"{key} has neither a version nor an evaluation", fix=f"`ft-dagster run {key}` makes them"
-        )
-    return _html(_shelf(settings, store, prefix, judged), key, past, None)
+    return _html(open_shelf(settings, key, version))
 
 
 def keep_report(settings: Settings, key: VariantKey, version: int) -> str:
@@ -115,29 +75,8 @@ def keep_report(settings: Settings, key: VariantKey, version: int) -> str:
     return path
 
 
-def why_not(error: Exception) -> str:
-    """What a page says in place of what could not be made of the store. Raises it again where the storage is
-    out of reach.
-    """
-    if unreachable(error):
-        raise error
-    said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    return f"could not be made: {said}"
-
-
-def _entry(past: list[ReleaseEntry], export: str, version: int | None) -> ReleaseEntry:
-    """The release of a version (None: the newest) with this export, which others may have too."""
-    found = [e for e in past if e.export == export and e.action == RELEASE and version in (None, e.version)]
-    return found[-1]
-
-
-def _shelf(settings: Settings, store: Store, prefix: str, newest: Artifact) -> _Shelf:
-    return _Shelf(store, settings.cache_folder, made_of(store, prefix, newest, settings.cache_folder))
-
-
-def _html(shelf: _Shelf, key: VariantKey, past: list[ReleaseEntry], entry: ReleaseEntry | None) -> str:
-    spec, verdict = _spec(shelf, key), Verdict.from_json(shelf.figures("evaluation")["verdict"])
-    name = str(key) if entry is None else f"{key} version {entry.version}"
+def _html(shelf: VersionShelf) -> str:
+    spec, verdict = _spec(shelf), shelf.verdict
     made = [*file_rows(shelf.made.files), *artifact_rows(shelf.made.artifacts)]
     caption = "from the file to the version; digests by their first digits"
     sections = [
@@ -146,19 +85,18 @@ def _html(shelf: _Shelf, key: VariantKey, past: list[ReleaseEntry], entry: Relea
         _plan(shelf),
         _run(shelf),
         _evaluation(shelf, verdict, spec),
-        *_version(shelf, key, past, entry),
-    ]  # fmt: skip
+        *_version(shelf),
+    ]
     return as_html(
-        Report(name, spec.description, _facts(shelf, spec, past, entry), verdict_word(verdict).split(",")[0],
-               verdict_sentence(verdict), sections)
-    )  # fmt: skip
+        Report(shelf.name, spec.description, _facts(shelf, spec), [VerdictBox.of(verdict)], sections)
+    )
 
 
-def _spec(shelf: _Shelf, key: VariantKey) -> VariantSpec:
+def _spec(shelf: VersionShelf) -> VariantSpec:
     """The declaration as the variant froze it last."""
-    frozen = read_head(shelf.store, key.prefix, "declaration")
+    frozen = read_head(shelf.store, shelf.key.prefix, "declaration")
     if frozen is None:
-        raise UserError(f"{key} has no declaration in the store", fix="Materialize declaration")
+        raise UserError(f"{shelf.key} has no declaration in the store", fix="Materialize declaration")
     file = frozen.folder(shelf.store, shelf.cache) / "payload" / declaration.FILE
     return VariantSpec.model_validate(json.loads(file.read_text("utf-8"))["spec"])
 
@@ -169,10 +107,8 @@ def _rows_were_shown(mixture: Artifact) -> bool:
     return bool(data.get("samples") == "metadata")
 
 
-def _facts(
-    shelf: _Shelf, spec: VariantSpec, past: list[ReleaseEntry], entry: ReleaseEntry | None
-) -> list[tuple[str, str]]:
-    tuned = shelf.artifact("fine_tuned_model")
+def _facts(shelf: VersionShelf, spec: VariantSpec) -> list[tuple[str, str]]:
+    tuned, entry = shelf.artifact("fine_tuned_model"), shelf.entry
     facts = [
         ("owners", ", ".join(spec.owners)),
         ("objective", spec.objective),
@@ -180,7 +116,7 @@ def _facts(
     ]
     if entry is None:
         return [*facts, ("released", "no: its newest evaluation is shown")]
-    served = aliases(past)["production"]
+    served = aliases(shelf.past)["production"]
     return [
         *facts,
         ("export", entry.export[:DIGITS]),
@@ -196,7 +132,7 @@ def _said(summary: Summary) -> list[str]:
     return [f"{summary.what}.", f"{summary.good}."]
 
 
-def _data(shelf: _Shelf) -> list[Section]:
+def _data(shelf: VersionShelf) -> list[Section]:
     figures, mixed = (
         shelf.figures("task_dataset"),
         MixtureFigures.of(shelf.artifact("training_mixture")),
@@ -217,7 +153,7 @@ def _data(shelf: _Shelf) -> list[Section]:
     ]
 
 
-def _plan(shelf: _Shelf) -> Section:
+def _plan(shelf: VersionShelf) -> Section:
     file = shelf.evidence("training_plan") / training_plan.ESTIMATE
     estimate = Estimate.from_json(json.loads(file.read_text("utf-8")), file=file)
     held = {row.method: estimate.memory_bytes[row.method].total for row in estimate.ranking}
@@ -236,14 +172,13 @@ def _plan(shelf: _Shelf) -> Section:
     )
 
 
-def _run(shelf: _Shelf) -> Section:
+def _run(shelf: VersionShelf) -> Section:
     figures, evidence = (
         TrainingFigures.of(shelf.artifact("fine_tuned_model")),
         shelf.evidence("fine_tuned_model"),
     )
-    log = [json.loads(line) for line in (evidence / "log.jsonl").read_text("utf-8").splitlines()]
     ranks = _ranks(evidence)
-    charts = line_chart(losses(log), "optimizer step", "nats a token")
+    charts = line_chart(losses(shelf.training_log()), "optimizer step", "nats a token")
     if ranks:
         charts += line_chart(ranks, "block of the model", "effective rank of the update")
     return Section(
@@ -267,7 +202,7 @@ def _ranks(evidence: Path) -> dict[str, list[tuple[float, float]]]:
     return kinds
 
 
-def _evaluation(shelf: _Shelf, verdict: Verdict, spec: VariantSpec) -> Section:
+def _evaluation(shelf: VersionShelf, verdict: Verdict, spec: VariantSpec) -> Section:
     tables = [HtmlTable("rules of the gate", RULES, rules_rows(verdict.rules))]
     found = []
     if shelf.has("base_evaluation"):
@@ -284,15 +219,14 @@ def _evaluation(shelf: _Shelf, verdict: Verdict, spec: VariantSpec) -> Section:
     return Section("Evaluation", [*_said(summary), following], interval_chart(verdict.rules), tables)
 
 
-def _version(
-    shelf: _Shelf, key: VariantKey, past: list[ReleaseEntry], entry: ReleaseEntry | None
-) -> list[Section]:
+def _version(shelf: VersionShelf) -> list[Section]:
     """The export with its certificate, the log, the card; none of what was not released."""
+    entry = shelf.entry
     if entry is None:
         return []
     export, evidence = shelf.artifact("model_export"), shelf.evidence("model_export")
     certificate = Certificate.read(evidence / "certificate.json")
-    serve = command_of(shelf.payload("model_export"), entry.format, str(key))
+    serve = command_of(shelf.payload("model_export"), entry.format, str(shelf.key))
     files = [
         [file["path"], size(file["size"]), file["sha256"][:DIGITS]] for file in export.predicate["payload"]
     ]
@@ -302,7 +236,7 @@ def _version(
     tables = [
         HtmlTable(compared, ("figure", "value"), list(figures.items())),
         HtmlTable("files", ("file", "size", "sha256"), files),
-        HtmlTable("release log", HISTORY, history_rows(past)),
+        HtmlTable("release log", HISTORY, history_rows(shelf.past)),
     ]
     return [
         Section("Version", [f"{entry.format} of {size(export.size)}.", served], tables=tables),

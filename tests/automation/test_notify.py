@@ -292,8 +292,8 @@ def test_the_sensor_reads_nothing_while_no_target_is_declared(
     project: Path, instance: dg.DagsterInstance
 ) -> None:
     (project / "ft_dagster.yaml").write_text("{}")
-    context = dg.build_sensor_context(instance, cursor="{}", resources=resources(str(project)))
-    skipped = told_events(GRAPH)(context)
+    with dg.build_sensor_context(instance, cursor="{}", resources=resources(str(project))) as context:
+        skipped = told_events(GRAPH)(context)
     assert isinstance(skipped, dg.SkipReason)
     assert "no targets" in str(skipped.skip_message)
     assert not (Path(instance.root_directory) / "notifications.db").exists()
@@ -305,8 +305,8 @@ def test_the_sensor_says_how_many_were_told_and_why_a_target_took_none(
     settings(project, log={"file": "events.jsonl"}, hook={"webhook": "http://127.0.0.1:1/secret-path"})
     declare(project, "acme.support", notify=["log", "hook"])
     failed_run(instance, "acme.support", step="evaluation")
-    context = dg.build_sensor_context(instance, resources=resources(str(project)))
-    skipped = told_events(GRAPH)(context)
+    with dg.build_sensor_context(instance, resources=resources(str(project))) as context:
+        skipped = told_events(GRAPH)(context)
     assert isinstance(skipped, dg.SkipReason)
     assert skipped.skip_message == "events: 1 new, 1 told"
     assert EventCursor.of(context.cursor, datetime.now(UTC)).runs > 0

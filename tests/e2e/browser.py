@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import subprocess
@@ -39,10 +40,14 @@ class BrowserTab:
         assert "error" not in said, said
         return said["result"]
 
-    def look(self, width: int, *, dark: bool) -> None:
-        """Become so wide, and prefer light or dark."""
+    def look(self, width: int, *, dark: bool, height: int = 1400) -> None:
+        """Become so large, and prefer light or dark."""
         self.do(
-            "Emulation.setDeviceMetricsOverride", width=width, height=1400, deviceScaleFactor=1, mobile=False
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.do("Emulation.setEmulatedMedia", features=[scheme])
@@ -51,15 +56,48 @@ class BrowserTab:
         """The value of a JavaScript expression, as JSON has it."""
         return self.do("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
 
+    def click(self, element: str) -> None:
+        """Press the mouse in the middle of what an expression finds, once it is there and enabled."""
+        self.wait(f"(e => e && !e.disabled)({element})")
+        middle = (
+            "(e => { e.scrollIntoView({block: 'center'}); const box = e.getBoundingClientRect(); "
+            f"return [box.x + box.width / 2, box.y + box.height / 2] }})({element})"
+        )
+        x, y = self.evaluate(middle)
+        for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+            self.do("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def press(self, key: str) -> None:
+        """A key by its name, `Escape`."""
+        for kind in ("keyDown", "keyUp"):
+            self.do("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+
+    def picture(self, left: int = 0, top: int = 0) -> bytes:
+        """Of what is in view, as WebP, without so many pixels at its edges."""
+        width, height = self.evaluate("[innerWidth, innerHeight]")
+        clip = {"x": left, "y": top, "width": width - left, "height": height - top, "scale": 1}
+        shot = self.do("Page.captureScreenshot", format="webp", quality=80, clip=clip)
+        return base64.b64decode(shot["data"])
+
     def open(self, address: str, until: str) -> None:
         """Go there and wait until the expression is true."""
         self.events.clear()
         self.do("Page.navigate", url=address)
         self.wait(until)
 
-    def wait(self, until: str) -> None:
-        """Until the expression is true."""
-        end = time.monotonic() + PATIENCE
+    def settle(self, seconds: float = 2.0) -> None:
+        """Until the page has not changed for so long."""
+        end, known, since = time.monotonic() + PATIENCE, None, time.monotonic()
+        while time.monotonic() - since < seconds:
+            assert time.monotonic() < end, "the page goes on changing"
+            shown = self.evaluate("[document.body.innerHTML.length, document.images.length]")
+            if shown != known:
+                known, since = shown, time.monotonic()
+            time.sleep(0.25)
+
+    def wait(self, until: str, patience: float = PATIENCE) -> None:
+        """Until the expression is true; `patience`: seconds."""
+        end = time.monotonic() + patience
         while not self.evaluate(until):
             assert time.monotonic() < end, self.evaluate("document.body.innerText")
             time.sleep(0.25)

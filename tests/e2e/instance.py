@@ -70,3 +70,15 @@ def wait_until(question: Callable[[], Answer | None], patience: float = 180) -> 
                 return answer
         time.sleep(0.5)
     raise TimeoutError(f"no answer in {patience} s")
+
+
+def wait_for_ui(port: int) -> str:
+    """The address of a webserver, once it answers."""
+    root = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        with urllib.request.urlopen(f"{root}/server_info", timeout=2):
+            return True
+
+    wait_until(answers, 60)
+    return root

@@ -1,19 +1,15 @@
-"""What a browser shows of a variant: each page at two widths, light and dark, and the report from disk."""
+"""The real UI in a browser: a run by clicking, then each page at two widths, light and dark."""
 
 from __future__ import annotations
 
-import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from tests.e2e.browser import PATIENCE, PROGRAM, BrowserTab, browser
-from tests.e2e.instance import BIN, free_port, running
+from tests.e2e.browser import PROGRAM, BrowserTab, browser
+from tests.e2e.instance import BIN, ask, free_port, running, wait_for_ui, wait_until
 from tests.e2e.project import command_environment, write_project
 
 pytestmark = [
@@ -31,24 +27,60 @@ DRAWN = "[...document.images].some(i => i.src.startsWith('data:image/svg') && i.
 
 
 class House(NamedTuple):
-    """A project whose variant was run, its UI's port, and a browser's tab."""
+    """A project whose variant was materialized by clicking, its UI's address, a browser's tab, and what the
+    page of the run said at its end.
+    """
 
     folder: Path
-    port: int
+    root: str
     tab: BrowserTab
+    ended: str
 
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Iterator[House]:
     folder = write_project(tmp_path_factory.mktemp("browser") / "project", tiny_model_folder)
-    environment, command = command_environment(folder), BIN / "ft-dagster"
-    subprocess.run([command, "run", "acme.places"], env=environment, check=True, capture_output=True)
     port = free_port()
     with (
-        running([command, "ui", "--port", str(port)], environment),
+        running([BIN / "ft-dagster", "ui", "--port", str(port)], command_environment(folder)),
         browser(tmp_path_factory.mktemp("profile")) as tab,
     ):
-        yield House(folder, port, tab)
+        root = wait_for_ui(port)
+        wait_until(lambda: declared(port, "acme.places"))
+        yield House(folder, root, tab, materialize(tab, root, "acme.places"))
+
+
+def declared(port: int, key: str) -> bool:
+    """Whether the UI offers the partition, which the sensor adds."""
+    nodes = ask(port, "{ assetNodes { partitionKeys } }")["assetNodes"]
+    return any(key in node["partitionKeys"] for node in nodes)
+
+
+def materialize(tab: BrowserTab, root: str, key: str) -> str:
+    """Click through a run of the whole chain for one partition; what its page says once it has ended."""
+    tab.look(1280, dark=False)
+    start = labelled("button", "Materialize all")
+    tab.open(f"{root}/locations/ft_dagster/jobs/variant_chain", f"!!{start}")
+    tab.click(start)
+    tab.click(labelled("[class*=placeholder]", "Select a partition"))
+    tab.click(labelled("[role=menuitem]", key))
+    tab.press("Escape")
+    tab.click(labelled("button", "Launch 1 run"))
+    tab.click(labelled("a, button", "View\\n"))
+    tab.wait("/^(Success|Failure|Canceled)$/m.test(document.body.innerText)", patience=300)
+    return str(tab.evaluate("document.body.innerText"))
+
+
+def labelled(selector: str, label: str) -> str:
+    """The element of a selector whose text begins so, as an expression."""
+    found = f"[...document.querySelectorAll('{selector}')]"
+    return f"{found}.find(e => `${{e.innerText.trim()}}\\n`.startsWith('{label}'))"
+
+
+def test_a_partition_is_materialized_by_clicking_and_its_run_is_seen_to_end_well(house: House) -> None:
+    for said in ("Success", "partition: acme.places", "Succeeded (11)", "Errored (0)"):
+        assert said in house.ended
+    assert (house.folder / ".ft_dagster/store/tenants/acme/places/releases/000001.json").is_file()
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -56,8 +88,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> 
 def test_each_page_shows_summary_picture_and_table_without_a_click_and_nothing_cut(
     house: House, width: int, dark: bool
 ) -> None:
-    tab, root = house.tab, f"http://127.0.0.1:{house.port}"
-    wait_for(root)
+    tab, root = house.tab, house.root
     tab.look(width, dark=dark)
     tab.open(root, "document.readyState === 'complete'")
     tab.evaluate(f"localStorage.setItem('theme', JSON.stringify('{'Dark' if dark else 'Light'}'))")
@@ -70,36 +101,3 @@ def test_each_page_shows_summary_picture_and_table_without_a_click_and_nothing_c
         if name in PICTURED:
             tab.wait(DRAWN)
         assert tab.evaluate(WIDER) == [], name
-
-
-def test_the_report_opens_from_disk_without_network_or_error(house: House, tmp_path: Path) -> None:
-    file, environment = tmp_path / "report.html", command_environment(house.folder)
-    subprocess.run(
-        [BIN / "ft-dagster", "report", "acme.places", "--to", file], env=environment, check=True, timeout=120
-    )
-    colours = set()
-    for dark in (False, True):
-        house.tab.look(1280, dark=dark)
-        house.tab.open(file.as_uri(), "document.querySelectorAll('svg').length >= 4")
-        colours.add(house.tab.evaluate("getComputedStyle(document.body).backgroundColor"))
-        sent = [e["params"]["request"]["url"] for e in house.tab.events if e.get("method") == REQUEST]
-        assert [url for url in sent if not url.startswith(("file:", "data:"))] == []
-        assert [e for e in house.tab.events if e.get("method") in ERRORS] == []
-        assert house.tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert len(colours) == 2
-    pages = house.tab.do("Page.printToPDF")["data"]
-    assert len(pages) > 20_000
-
-
-REQUEST = "Network.requestWillBeSent"
-ERRORS = {"Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled"}
-
-
-def wait_for(root: str) -> None:
-    """Until the UI answers."""
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        with suppress(OSError), urllib.request.urlopen(f"{root}/server_info", timeout=2):
-            return
-        time.sleep(0.5)
-    raise TimeoutError(root)

@@ -39,7 +39,7 @@ GATES = {
     "regression_loss_margin": 1.0,
 }
 FILE = f"tenants/{KEY.tenant}/{KEY.variant}.yaml"
-RELEASED = "version 1 is in production"
+RELEASED = ""  # nothing is left to be done
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,91 @@
+"""The command that writes reports: of a version, of two side by side, of a fleet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ft_dagster.cli.common import RELEASING, Json, MaybeKey, app, out, print_json
+from ft_dagster.errors import UserError
+from ft_dagster.settings import Settings, load_settings
+from ft_dagster.spec import VariantKey
+
+
+@app.command(rich_help_panel=RELEASING)
+def report(
+    context: typer.Context,
+    variant: MaybeKey = None,
+    version: Annotated[
+        int | None, typer.Option(help="Left out: the newest; without any, the newest evaluation")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="OTHER", help="Side by side with 2, a version, or with VARIANT or VARIANT@2"),
+    ] = None,
+    fleet: Annotated[bool, typer.Option("--fleet", help="Of all variants, in place of one")] = False,
+    tenant: Annotated[str | None, typer.Option(help="With --fleet: of one tenant alone")] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="The file to write; left out: named after what it is of, here")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """One page on a version, for who has no Dagster: made of what, how planned, trained and judged.
+
+    With --against, two versions side by side; with --fleet, every variant with its state, verdict, gain and
+    cost. An HTML file that needs no network and prints as it stands.
+    """
+    settings = load_settings(context.obj)
+    if fleet:
+        given = {"VARIANT": variant, "--version": version, "--against": against}
+        _refuse(given, "--fleet is of all variants")
+        name, page = _of_fleet(settings, tenant)
+    elif variant is None:
+        raise UserError("no variant named", fix="Name one as tenant.variant, or use --fleet")
+    else:
+        _refuse({"--tenant": tenant}, "it goes with --fleet")
+        name, page = _of_version(settings, VariantKey.parse(variant), version, against)
+    file = _write(to or Path(f"{name}.html"), page)
+    if as_json:
+        print_json({"variant": variant, "against": against, "file": str(file)})
+    else:
+        out.print(f"written: {file}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _of_version(
+    settings: Settings, key: VariantKey, version: int | None, against: str | None
+) -> tuple[str, str]:
+    """What the page is named after, and the page."""
+    if against is None:
+        from ft_dagster.stages.version_report import version_report
+
+        return str(key), version_report(settings, key, version)
+    from ft_dagster.stages.shelf import AskedVersion
+    from ft_dagster.stages.side_by_side import side_by_side
+
+    other = AskedVersion.parse(against, key)
+    return f"{key}.against.{against}", side_by_side(settings, other, AskedVersion(key, version))
+
+
+def _of_fleet(settings: Settings, tenant: str | None) -> tuple[str, str]:
+    """What the page is named after, and the page."""
+    from ft_dagster.stages.fleet_report import fleet_report
+
+    return tenant or "fleet", fleet_report(settings, tenant)
+
+
+def _refuse(given: Mapping[str, object], why: str) -> None:
+    for field, value in given.items():
+        if value is not None:
+            raise UserError(why, field=field, value=value, fix=f"Leave out {field}")
+
+
+def _write(file: Path, page: str) -> Path:
+    try:
+        file.write_text(page, "utf-8")
+    except OSError as error:
+        problem = error.strerror or "cannot be written"
+        raise UserError(problem, field="--to", value=str(file), fix="Name another file") from None
+    return file

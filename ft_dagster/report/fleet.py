@@ -1,0 +1,116 @@
+"""A fleet as people read it: a row a variant, and how far each is from its base."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ft_dagster.evaluation.verdict_words import verdict_sentence
+from ft_dagster.lineage.verdict import Rule, Verdict
+from ft_dagster.report.charts import RuleOf
+from ft_dagster.report.html import SortedCell
+from ft_dagster.report.svg import measured
+from ft_dagster.report.tables import ABSENT, change, counted, interval, is_share
+
+State = Literal[
+    "in production", "waits for approval", "rolled back", "not released", "not judged", "never trained",
+    "broken",
+]  # fmt: skip
+DRAWN = 60  # gains that a chart shows at most of one unit
+COLUMNS = ("variant", "state", "gain over base", "verdict", "version", "age", "device hours", "USD")
+
+
+@dataclass(frozen=True)
+class FleetVariant:
+    """`verdict`: of its newest evaluation; `version`: in production; `days`: since that was released, else
+    since it was trained; `hours`: of devices, of every training and evaluation that the store knows; `usd`:
+    of these, None where no price is known; `problem`: why it is broken.
+    """
+
+    variant: str
+    state: State
+    verdict: Verdict | None = None
+    version: int | None = None
+    days: float | None = None
+    hours: float = 0.0
+    usd: float | None = None
+    problem: str = ""
+
+    @property
+    def gains(self) -> list[Rule]:
+        """The rules of its own tasks."""
+        return [] if self.verdict is None else [rule for rule in self.verdict.rules if rule.rule == "task"]
+
+
+def fleet_rows(variants: Iterable[FleetVariant]) -> list[list[Any]]:
+    """Rows for `COLUMNS`; those that a person is to look at come first."""
+    return [
+        [
+            one.variant,
+            one.state,
+            _gain(one.gains),
+            ABSENT if one.verdict is None else verdict_sentence(one.verdict),
+            one.version,
+            SortedCell(age(one.days), one.days),
+            SortedCell(f"{one.hours:.2f}" if one.hours else ABSENT, one.hours),
+            SortedCell(ABSENT if one.usd is None else f"{one.usd:,.2f}", one.usd),
+        ]
+        for one in sorted(variants, key=lambda one: (_ORDER.index(one.state), one.variant))
+    ]
+
+
+_ORDER: tuple[State, ...] = (
+    "broken", "waits for approval", "rolled back", "not released", "not judged", "never trained",
+    "in production",
+)  # fmt: skip
+
+
+def states_sentence(variants: Sequence[FleetVariant]) -> str:
+    """ "3 variants: 1 broken, 2 in production"."""
+    counts = Counter(one.state for one in variants)
+    parts = ", ".join(f"{counts[state]} {state}" for state in _ORDER if counts[state])
+    return f"{counted(len(variants), 'variant')}: {parts}"
+
+
+def gain_groups(variants: Iterable[FleetVariant]) -> tuple[list[list[RuleOf]], int]:
+    """The gains to be drawn, those in points on one scale and losses on another, from the best to the worst;
+    and how many are left out, from the middle of each.
+    """
+    known = [RuleOf(one.variant, rule) for one in variants for rule in measured(one.gains)]
+    known.sort(key=lambda one: -better(one.rule))
+    shares, losses = ([one for one in known if _in_points(one.rule) is points] for points in (True, False))
+    drawn = [_ends(group) for group in (shares, losses) if group]
+    return drawn, len(known) - sum(map(len, drawn))
+
+
+def _ends(group: list[RuleOf]) -> list[RuleOf]:
+    half = DRAWN // 2
+    return group if len(group) <= DRAWN else [*group[:half], *group[-half:]]
+
+
+def better(rule: Rule) -> float:
+    """By how much it is better than the base, in its metric's unit; worse is below zero."""
+    return rule.difference if rule.higher_is_better else -rule.difference
+
+
+def age(days: float | None) -> str:
+    """ "12 days", or "5 hours" below two."""
+    if days is None:
+        return ABSENT
+    return counted(round(days), "day") if days >= 2 else counted(round(24 * days), "hour")
+
+
+def _gain(rules: Sequence[Rule]) -> SortedCell:
+    if not rules:
+        return SortedCell(ABSENT, None)
+    shown = [
+        f"{rule.task} {rule.metric} {change(rule.metric, rule.base, rule.tuned)}: {interval(rule)}"
+        for rule in rules
+    ]
+    return SortedCell("; ".join(shown), better(rules[0]))
+
+
+def _in_points(rule: Rule) -> bool:
+    return is_share(rule.metric, (rule.base, rule.tuned))

@@ -1,0 +1,126 @@
+"""A version with all that made it, where a report reads it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
+from ft_dagster.lineage.release import export_of, history
+from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.settings import Settings
+from ft_dagster.spec import VariantKey
+from ft_dagster.stages.made_of import MadeOf, made_of
+from ft_dagster.store import Artifact, Store, read_head, unreachable
+
+UNREADABLE = (UserError, OSError, KeyError, ValueError)  # what reading for a report may end in
+NUMBER = re.compile(r"[0-9]{1,9}")
+
+
+class AskedVersion(NamedTuple):
+    """A version of a variant; None: the newest."""
+
+    key: VariantKey
+    version: int | None = None
+
+    @classmethod
+    def parse(cls, text: str, of: VariantKey) -> AskedVersion:
+        """`2`, a version of the variant `of`; `acme.support`; `acme.support@2`. Raises UserError."""
+        variant, at, version = text.partition("@")
+        if not at and NUMBER.fullmatch(text):
+            return cls(of, int(text))
+        key = VariantKey.parse(variant)
+        if not at:
+            return cls(key)
+        if not NUMBER.fullmatch(version):
+            raise UserError("not a version", value=text, fix=f"Name it as {key}@2, or {key} for its newest")
+        return cls(key, int(version))
+
+
+class VersionShelf(NamedTuple):
+    """A version and its artifacts. `past`: the release log of its variant; `entry`: its release, None of what
+    was not released.
+    """
+
+    key: VariantKey
+    store: Store
+    cache: Path
+    made: MadeOf
+    past: Sequence[ReleaseEntry]
+    entry: ReleaseEntry | None
+
+    @property
+    def name(self) -> str:
+        return str(self.key) if self.entry is None else f"{self.key} version {self.entry.version}"
+
+    @property
+    def short_name(self) -> str:
+        """Among versions of its variant."""
+        return "not released" if self.entry is None else f"version {self.entry.version}"
+
+    @property
+    def verdict(self) -> Verdict:
+        return Verdict.from_json(self.figures("evaluation")["verdict"])
+
+    def artifact(self, stage: str) -> Artifact:
+        """Raises UserError where it is gone."""
+        if stage not in self.made.artifacts:
+            raise UserError(f"the {stage} that it was made from is gone", fix="Restore it from a backup")
+        return self.made.artifacts[stage]
+
+    def figures(self, stage: str) -> dict[str, Any]:
+        return self.artifact(stage).figures
+
+    def payload(self, stage: str) -> Path:
+        return self.artifact(stage).folder(self.store, self.cache) / "payload"
+
+    def evidence(self, stage: str) -> Path:
+        return self.artifact(stage).folder(self.store, self.cache) / "evidence"
+
+    def has(self, stage: str) -> bool:
+        return stage in self.made.artifacts
+
+    def training_log(self) -> list[dict[str, Any]]:
+        """The lines of log.jsonl."""
+        lines = (self.evidence("fine_tuned_model") / "log.jsonl").read_text("utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+
+def open_shelf(settings: Settings, key: VariantKey, version: int | None = None) -> VersionShelf:
+    """Of a version (None: the newest; of a variant without any, of its newest evaluation). Raises UserError
+    where there is none.
+    """
+    store, prefix, cache = settings.open_store(), key.prefix, settings.cache_folder
+    past = history(store, prefix)
+    if past or version is not None:
+        export = export_of(store, prefix, version, cache)
+        entry = _entry(past, export.digest, version)
+        return VersionShelf(key, store, cache, made_of(store, prefix, export, cache), past, entry)
+    judged = read_head(store, prefix, "evaluation")
+    if judged is None:
+        raise UserError(
+            f"{key} has neither a version nor an evaluation", fix=f"`ft-dagster run {key}` makes them"
+        )
+    return VersionShelf(key, store, cache, made_of(store, prefix, judged, cache), past, None)
+
+
+def why_not(error: Exception) -> str:
+    """What a page says in place of what could not be made of the store; see `told`."""
+    return f"could not be made: {told(error)}"
+
+
+def told(error: Exception) -> str:
+    """What is damaged, in a line. Raises the error again where the storage is out of reach."""
+    if unreachable(error):
+        raise error
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
+def _entry(past: Sequence[ReleaseEntry], export: str, version: int | None) -> ReleaseEntry:
+    """The release of a version (None: the newest) with this export, which others may have too."""
+    found = [e for e in past if e.export == export and e.action == RELEASE and version in (None, e.version)]
+    return found[-1]

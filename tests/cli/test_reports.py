@@ -1,0 +1,73 @@
+"""`ft-dagster report`: which page is written, under which name, and what does not go together."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from ft_dagster.cli import app
+from ft_dagster.errors import UserError
+
+KEPT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(KEPT, tmp_path / "project")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "project"
+
+
+def typed(project: Path, *words: str) -> Any:
+    done = CliRunner().invoke(
+        app, ["--project", str(project), "report", *words, "--json"], catch_exceptions=False
+    )
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("words", "file", "title"),
+    [
+        (["acme.places", "--version", "1"], "acme.places.html", "acme.places version 1"),
+        (
+            ["acme.places", "--against", "1"],
+            "acme.places.against.1.html",
+            "acme.places version 3 against version 1",
+        ),
+        (
+            ["acme.places", "--against", "acme.colours@1"],
+            "acme.places.against.acme.colours@1.html",
+            "acme.places version 3 against acme.colours version 1",
+        ),
+        (["--fleet"], "fleet.html", "Fleet"),
+        (["--fleet", "--tenant", "acme"], "acme.html", "Fleet of acme"),
+        (["--fleet", "--to", "here.html"], "here.html", "Fleet"),
+    ],
+)
+def test_the_page_is_named_after_what_it_is_of(
+    project: Path, words: list[str], file: str, title: str
+) -> None:
+    assert typed(project, *words)["file"] == file
+    assert f"<h1>{title}</h1>" in Path(file).read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "no variant named"),
+        (["acme.places", "--fleet"], "--fleet is of all variants"),
+        (["--fleet", "--against", "2"], "--fleet is of all variants"),
+        (["acme.places", "--tenant", "acme"], "it goes with --fleet"),
+        (["acme.places", "--against", "9"], "no such version|no version 9|9"),
+        (["acme.places", "--to", "nowhere/x.html"], "No such file"),
+    ],
+)
+def test_what_does_not_go_together_is_a_mistake(project: Path, words: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        typed(project, *words)
