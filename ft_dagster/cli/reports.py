@@ -71,7 +71,7 @@ def _of_version(
 
 def _of_fleet(settings: Settings, tenant: str | None) -> tuple[str, str]:
     """What the page is named after, and the page."""
-    from ft_dagster.stages.fleet_report import fleet_report
+    from ft_dagster.fleet.page import fleet_report
 
     return tenant or "fleet", fleet_report(settings, tenant)
 

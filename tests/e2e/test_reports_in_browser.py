@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.fleet.page import fleet_report
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
-from ft_dagster.stages.fleet_report import fleet_report
 from ft_dagster.stages.shelf import AskedVersion
 from ft_dagster.stages.side_by_side import side_by_side
 from ft_dagster.stages.version_report import version_report

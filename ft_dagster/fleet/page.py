@@ -9,9 +9,11 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from ft_dagster.errors import UserError
+from ft_dagster.fleet.costs import CostItem, CostRow, cost_rows, read_costs
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import aliases, history, rolled_back, served_in
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.planning.hardware.catalogue import load_catalogue
 from ft_dagster.report.charts import grouped_intervals
 from ft_dagster.report.fleet import COLUMNS, FleetVariant, State, fleet_rows, gain_groups, states_sentence
 from ft_dagster.report.html import HtmlTable, Report, Section, as_html
@@ -19,7 +21,6 @@ from ft_dagster.report.tables import count
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.stages.shelf import UNREADABLE, told
-from ft_dagster.stages.spent import spent
 from ft_dagster.store import Artifact, read_head
 
 
@@ -40,6 +41,7 @@ def fleet_report(settings: Settings, tenant: str | None = None) -> str:
 def fleet_variants(settings: Settings, now: datetime, tenant: str | None = None) -> Iterator[FleetVariant]:
     """Every declared variant, in order of key; one that cannot be read is broken, and stops no other."""
     declarations = Declarations(settings.project)
+    costs = _costs(settings)
     for key in declarations:
         if tenant in (None, key.tenant):
             wrong = declarations.wrong(key)
@@ -47,25 +49,34 @@ def fleet_variants(settings: Settings, now: datetime, tenant: str | None = None)
                 yield FleetVariant(str(key), "broken", problem=str(wrong))
                 continue
             try:
-                yield _variant(settings, key, now)
+                yield _variant(settings, key, costs.get(str(key), CostRow(str(key))), now)
             except UNREADABLE as error:
                 yield FleetVariant(str(key), "broken", problem=told(error))
 
 
-def _variant(settings: Settings, key: VariantKey, now: datetime) -> FleetVariant:
+def _costs(settings: Settings) -> dict[str, CostRow]:
+    """Of each variant that anything was made for."""
+    items = read_costs(settings.open_store(), load_catalogue(settings.project)).items
+    return {row.name: row for row in cost_rows([item for item in items if item.variant], _named)}
+
+
+def _named(item: CostItem) -> str:
+    return item.variant or ""
+
+
+def _variant(settings: Settings, key: VariantKey, cost: CostRow, now: datetime) -> FleetVariant:
     store = settings.open_store()
     model, judged = (read_head(store, key.prefix, stage) for stage in ("fine_tuned_model", "evaluation"))
     past = history(store, key.prefix)
     served = served_in(past)
-    hours, usd = spent(settings, key)
     return FleetVariant(
         variant=str(key),
         state=_state(model, judged, past),
         verdict=None if judged is None else Verdict.from_json(judged.figures["verdict"]),
         version=None if served is None else served.version,
         days=_days(served.at if served is not None else _made(model), now),
-        hours=hours,
-        usd=usd,
+        hours=cost.hours,
+        usd=None if cost.unpriced_hours else cost.usd,
     )
 
 
@@ -92,8 +103,8 @@ def _days(stamp: str | None, now: datetime) -> float | None:
 def _table(found: Sequence[FleetVariant]) -> Section:
     said = [
         "Gains and verdicts are of the newest evaluation; what is to be looked at comes first.",
-        "Device hours are of all trainings and evaluations that the store knows, dollars at the price of the "
-        "newest plan.",
+        "Device hours are of all trainings, evaluations and exports that the store knows, dollars at today's "
+        "price of the device: those of `ft-dagster cost --by variant`.",
     ]
     table = HtmlTable("A click on a header sorts", COLUMNS, fleet_rows(found), sortable=True)
     return Section("Variants", said, tables=[table])

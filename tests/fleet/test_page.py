@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.fleet.costs import cost_row, read_costs
+from ft_dagster.fleet.page import fleet_report, fleet_variants
 from ft_dagster.lineage.release import ReleaseRequest, rollback
+from ft_dagster.planning.hardware.catalogue import load_catalogue
 from ft_dagster.report.fleet import FleetVariant
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey
-from ft_dagster.stages.fleet_report import fleet_report, fleet_variants
-from ft_dagster.stages.spent import price_of, spent
-from ft_dagster.stages.summary import newest_plan
-from ft_dagster.store import read_head
-from ft_dagster.training.training_figures import TrainingFigures
-from tests.present import present
 
 KEPT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
 PLACES = VariantKey("acme", "places")
@@ -63,23 +59,13 @@ def test_a_version_that_was_rolled_back_is_said_to_be(settings: Settings) -> Non
     assert (one.state, one.version) == ("rolled back", 1)
 
 
-def test_what_a_variant_cost_is_that_of_all_its_trainings(settings: Settings) -> None:
-    store = settings.open_store()
-    newest = present(read_head(store, PLACES.prefix, "fine_tuned_model"))
-    hours, usd = spent(settings, PLACES)
-    assert hours > 2 * TrainingFigures.of(newest).training_seconds / 3600
-    assert usd is None
-
-
-def test_dollars_are_those_of_a_device_and_hour_of_the_plan(settings: Settings) -> None:
-    plan = present(newest_plan(settings, PLACES))
-    predicted = replace(plan.predicted, layout=replace(plan.predicted.layout, gpus=2))
-    for hours, usd, price in ((0.5, 3.0, 3.0), (0.5, 0.0, 0.0), (None, 3.0, None), (0.5, None, None)):
-        ranking = [
-            replace(row, hours=hours, cost_usd=usd) if row.method == plan.plan.name else row
-            for row in plan.ranking
-        ]
-        assert price_of(replace(plan, predicted=predicted, ranking=tuple(ranking))) == price
+def test_what_a_variant_cost_is_what_the_command_says_of_it(settings: Settings) -> None:
+    items = read_costs(settings.open_store(), load_catalogue(settings.project)).items
+    row = cost_row("acme.places", [item for item in items if item.variant == "acme.places"])
+    shown = found(settings)["acme.places"]
+    assert shown.hours == row.hours > row.training_hours > 0
+    assert (shown.usd is None) == (row.unpriced_hours > 0)
+    assert found(settings)["acme.new"].hours == 0
 
 
 def test_a_tenant_sees_no_other(settings: Settings) -> None:
