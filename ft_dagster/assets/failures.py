@@ -10,6 +10,7 @@ from dagster_shared.error import SerializableErrorInfo
 
 from ft_dagster.assets.page import SUMMARY, run_link
 from ft_dagster.errors import UserError
+from ft_dagster.extras import left_out
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.report.tables import breakable
 from ft_dagster.settings import Retries
@@ -43,6 +44,11 @@ def failures(
         yield
     except UserError as error:
         raise _failure(context, str(error)) from None
+    except ModuleNotFoundError as error:
+        known = left_out(error)
+        if known is None:
+            raise
+        raise _failure(context, str(known)) from None
     except ProgramFailed as error:
         if not error.mendable or context is None or retries is None:
             raise _failure(context, str(error)) from None

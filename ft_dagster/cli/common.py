@@ -7,7 +7,7 @@ import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -16,6 +16,7 @@ from rich.table import Table
 
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, DONE, FAILED
+from ft_dagster.extras import left_out
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.strict_json import dumps
@@ -131,10 +132,19 @@ def main(call: Callable[[], Any] = app) -> None:
     except KeyboardInterrupt:
         sys.exit(CANCELLED)
     except UserError as error:
-        if "--json" in sys.argv:
-            print_json({"error": error.as_dict(), "message": str(error)})
-        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(BAD_INPUT)
+        _refuse(error)
+    except ModuleNotFoundError as error:
+        known = left_out(error)
+        if known is None:
+            raise
+        _refuse(known)
+
+
+def _refuse(error: UserError) -> NoReturn:
+    if "--json" in sys.argv:
+        print_json({"error": error.as_dict(), "message": str(error)})
+    Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+    sys.exit(BAD_INPUT)
 
 
 def escape(text: str) -> str:

@@ -156,10 +156,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _is_implemented(kind: str) -> bool:
-    """Whether transformers has models of this type. Its list is read where it lies: an import takes seconds,
-    which are too much for who finds an unchanged base again.
+    """Whether transformers has models of this type; without it nobody knows, and nothing is trained. Its list
+    is read where it lies: an import takes seconds, too much for who finds an unchanged base again.
     """
-    if kind in _listed_kinds():
+    if kind in _listed_kinds() or find_spec("transformers") is None:
         return True
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
