@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 
@@ -63,7 +62,7 @@ def load_all(project: Path) -> None:
 
 def tick(project: Path, instance: dg.DagsterInstance) -> None:
     with dg.build_sensor_context(instance=instance, resources=resources(str(project))) as sensor:
-        ticked: Any = defs.get_repository_def().get_sensor_def("due_retrains")(sensor)
+        ticked = defs.get_repository_def().get_sensor_def("due_retrains").evaluate_tick(sensor)
     assert ticked.run_requests == []
 
 

@@ -41,7 +41,7 @@ DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 STATUS = dg.DagsterRunStatus
 
 
-def due_retrains() -> Any:
+def due_retrains() -> dg.SensorDefinition:
     return defs.get_repository_def().get_sensor_def("due_retrains")
 
 
@@ -474,7 +474,7 @@ def test_a_table_of_a_newer_version_is_refused_and_the_sensor_says_so(
     with pytest.raises(UserError, match="written by a newer ft-dagster"):
         tick(project, instance, NOON)
     with dg.build_sensor_context(instance=instance, resources=resources(str(project))) as context:
-        skipped: Any = due_retrains()(context)
+        skipped = due_retrains().evaluate_tick(context)
     assert "written by a newer ft-dagster" in present(skipped.skip_message)
 
 
@@ -505,9 +505,9 @@ def test_the_sensor_gives_its_cursor_and_says_what_waits(project: Path, instance
     declare(project, "acme.often", "* * * * *")
     open_fleet(instance, load_settings(project))
     with dg.build_sensor_context(instance=instance, resources=resources(str(project))) as context:
-        first: Any = due_retrains()(context)
-    assert json.loads(first.cursor)["releases"] == 0
-    assert first.skip_reason.skip_message == "no variant is due"
+        first = due_retrains().evaluate_tick(context)
+    assert json.loads(present(first.cursor))["releases"] == 0
+    assert first.skip_message == "no variant is due"
     assert tick(project, instance, datetime.now(UTC) + HOUR) != []
 
 

@@ -1,7 +1,6 @@
 """An instance of a version whose schedule was switched in the UI: the sensor takes its switch over."""
 
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -79,6 +78,6 @@ def test_a_daemon_that_nobody_opened_the_instance_for_stops_at_the_first_tick(se
         switched(instance, InstigatorStatus.STOPPED)
         named = resources(str(settings.project))
         with dg.build_sensor_context(instance=instance, resources=named) as context:
-            skipped: Any = defs.get_repository_def().get_sensor_def(SENSOR)(context)
+            skipped = defs.get_repository_def().get_sensor_def(SENSOR).evaluate_tick(context)
         assert "stopped" in present(skipped.skip_message)
         assert states(instance) == {SENSOR: InstigatorStatus.STOPPED}

@@ -293,8 +293,7 @@ def test_the_sensor_reads_nothing_while_no_target_is_declared(
 ) -> None:
     (project / "ft_dagster.yaml").write_text("{}")
     with dg.build_sensor_context(instance, cursor="{}", resources=resources(str(project))) as context:
-        skipped = told_events(GRAPH)(context)
-    assert isinstance(skipped, dg.SkipReason)
+        skipped = told_events(GRAPH).evaluate_tick(context)
     assert "no targets" in str(skipped.skip_message)
     assert not (Path(instance.root_directory) / "notifications.db").exists()
 
@@ -306,7 +305,6 @@ def test_the_sensor_says_how_many_were_told_and_why_a_target_took_none(
     declare(project, "acme.support", notify=["log", "hook"])
     failed_run(instance, "acme.support", step="evaluation")
     with dg.build_sensor_context(instance, resources=resources(str(project))) as context:
-        skipped = told_events(GRAPH)(context)
-    assert isinstance(skipped, dg.SkipReason)
+        skipped = told_events(GRAPH).evaluate_tick(context)
     assert skipped.skip_message == "events: 1 new, 1 told"
     assert EventCursor.of(context.cursor, datetime.now(UTC)).runs > 0
