@@ -113,6 +113,7 @@ def tick(
     _look_again_for_orders(settings, table, now)
     decisions = decided(table, table.to_look_at(now) if read.whole else [], settings, now)
     table.set_meta(PACE, _pace_content(decisions.pace))
+    table.note_look(now)
     asked = [retrain for retrain in decisions.retrains if not _is_asked(instance, retrain)]
     return Tick(tuple(map(_request, asked)), read.seen, noticed, decisions, read.whole)
 
@@ -166,6 +167,7 @@ def rebuild_fleet(instance: dg.DagsterInstance, settings: Settings) -> list[Flee
     while table.count_unlearnt() not in (0, left):  # what stays is of a store that cannot be read
         left = table.count_unlearnt()
         _learn(instance, settings, table, declarations, now)
+    table.note_look(now)
     return table.rows()
 
 

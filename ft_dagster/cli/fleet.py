@@ -51,9 +51,12 @@ def due_now(
     with open_instance(settings) as instance:
         known = open_fleet(instance, settings)
         decisions = decided(known, known.rows(), settings, datetime.now(UTC))
+        looked = known.looked()
     rows = [row for row in due_rows(decisions) if tenant in (None, row.tenant)]
     if as_json:
-        print_json({"due": [asdict(row) for row in rows]})
+        print_json(
+            {"due": [asdict(row) for row in rows], "looked": None if looked is None else looked.isoformat()}
+        )
         return
     table = Table(*COLUMNS)
     for row in rows:
@@ -61,7 +64,7 @@ def due_now(
     if rows:
         show(table)
     else:
-        out.print("no variant is due")
+        out.print("no tick was made yet" if looked is None else "no variant is due")
 
 
 @fleet.command()

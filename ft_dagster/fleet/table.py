@@ -1,8 +1,9 @@
 """The fleet's table: a row a variant, in the database of the Dagster instance.
 
 It remembers what was read of declarations, runs, releases and sources, so that a tick reads what changed. It
-decides nothing and proves nothing: `ft-dagster fleet rebuild` makes it again from these. Times are seconds
-since 1970, what has parts is JSON.
+decides nothing and proves nothing: `ft-dagster fleet rebuild` makes it again from these. One of an older
+version is emptied when it is opened, and filled again by the next ticks. Times are seconds since 1970, what
+has parts is JSON.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +27,9 @@ from ft_dagster.schema_version import FIELD, is_readable, newer_error
 from ft_dagster.spec import VariantKey
 from ft_dagster.spec.variant import RetrainSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_SECONDS = 30  # that a writer waits for another
+LOOKED = "looked"  # of META
 FEW = 500  # values in one question to the database
 METADATA = sa.MetaData()
 VARIANTS = sa.Table(
@@ -69,8 +72,9 @@ CHARGES = sa.Table(
 PLACES = sa.Table(
     "ft_dagster_fleet_places",
     METADATA,
-    sa.Column("place", sa.String(700), primary_key=True),
+    sa.Column("id", sa.String(64), primary_key=True),  # sha256 of the place, which may be of any length
     sa.Column("key", sa.String(61), primary_key=True, index=True),
+    sa.Column("place", sa.Text, nullable=False),
     sa.Column("minutes", sa.Float, nullable=False),
     sa.Column("next_look", sa.Float, nullable=False, index=True),
     sa.Column("found", sa.String(64)),
@@ -124,13 +128,14 @@ class FleetTable:
         self._engine = sa.create_engine(url, poolclass=sa.pool.NullPool, connect_args=options)
         self.url = self._engine.url.render_as_string(hide_password=True)
         with self.changing() as connection:
-            METADATA.create_all(connection)
-            found = _meta(connection, FIELD)
-            if found is None:
+            META.create(connection, checkfirst=True)
+            version = int(_meta(connection, FIELD) or 0)
+            if not is_readable(version, SCHEMA_VERSION):
+                raise newer_error(FIELD, version, SCHEMA_VERSION, file=self.url)
+            if version < SCHEMA_VERSION:
+                METADATA.drop_all(connection)
+                METADATA.create_all(connection)
                 _set_meta(connection, FIELD, str(SCHEMA_VERSION))
-        version = SCHEMA_VERSION if found is None else int(found)
-        if not is_readable(version, SCHEMA_VERSION):
-            raise newer_error(FIELD, version, SCHEMA_VERSION, file=self.url)
 
     @contextmanager
     def changing(self) -> Iterator[sa.Connection]:
@@ -148,15 +153,19 @@ class FleetTable:
         with self.changing() as connection:
             _set_meta(connection, name, value)
 
+    def looked(self) -> datetime | None:
+        """When a tick brought the table to what was, last; None: none has yet."""
+        known = self.meta(LOOKED)
+        return None if known is None else _present(float(known))
+
+    def note_look(self, now: datetime) -> None:
+        self.set_meta(LOOKED, str(now.timestamp()))
+
     def stamps(self) -> dict[str, str]:
         """Key -> stamp of every variant that is declared as far as is known."""
         asked = sa.select(VARIANTS.c.key, VARIANTS.c.stamp).where(sa.not_(VARIANTS.c.retired))
         with self.changing() as connection:
             return {row.key: row.stamp for row in connection.execute(asked)}
-
-    def row(self, key: VariantKey | str) -> FleetRow | None:
-        found = self.rows(VARIANTS.c.key == str(key))
-        return found[0] if found else None
 
     def rows(self, where: Any = None, limit: int | None = None) -> list[FleetRow]:
         """In order of key."""
@@ -271,28 +280,29 @@ class FleetTable:
         """Place -> the fewest minutes between two looks that any who name it ask for; the longest due
         first."""
         first = sa.func.min(PLACES.c.next_look)
-        asked = sa.select(PLACES.c.place, sa.func.min(PLACES.c.minutes).label("minutes"))
-        due = asked.group_by(PLACES.c.place).having(first <= now.timestamp()).order_by(first).limit(most)
+        place, minutes = sa.func.min(PLACES.c.place), sa.func.min(PLACES.c.minutes)
+        asked = sa.select(place.label("place"), minutes.label("minutes")).group_by(PLACES.c.id)
+        due = asked.having(first <= now.timestamp()).order_by(first).limit(most)
         with self.changing() as connection:
             return {row.place: row.minutes for row in connection.execute(due)}
 
     def unseen(self, place: str, found: str) -> list[str]:
         """The variants that have not seen a place as it is now (a digest)."""
         differs = sa.or_(PLACES.c.found.is_(None), PLACES.c.found != found)
-        asked = sa.select(PLACES.c.key).where(PLACES.c.place == place, differs)
+        asked = sa.select(PLACES.c.key).where(PLACES.c.id == _place_id(place), differs)
         with self.changing() as connection:
             return list(connection.execute(asked).scalars().all())
 
     def put_off(self, place: str, again: datetime) -> None:
         """Say when it is a place's turn again."""
         with self.changing() as connection:
-            turn = sa.update(PLACES).where(PLACES.c.place == place)
+            turn = sa.update(PLACES).where(PLACES.c.id == _place_id(place))
             connection.execute(turn.values(next_look=again.timestamp()))
 
     def saw(self, place: str, again: datetime, found: str, failed: Iterable[str] = ()) -> None:
         """Note what was found at a place that was put off to `again`: all have seen it but those `failed`,
         and those who asked for it anew meanwhile."""
-        where = (PLACES.c.place == place, PLACES.c.next_look == again.timestamp())
+        where = (PLACES.c.id == _place_id(place), PLACES.c.next_look == again.timestamp())
         with self.changing() as connection:
             saw = sa.update(PLACES).where(*where, PLACES.c.key.not_in(sorted(failed)))
             connection.execute(saw.values(found=found))
@@ -337,6 +347,10 @@ def _with_found(row: FleetRow, known: FleetRow | None) -> FleetRow:
     return replace(row.known(news=news), next_look=min(times, default=None))
 
 
+def _place_id(place: str) -> str:
+    return sha256(place.encode()).hexdigest()
+
+
 def _watch(connection: sa.Connection, key: str, asked: Watched) -> None:
     """Each place is to be looked at when anybody looks next; where the same are asked for, only if `anew`."""
     before = connection.execute(sa.select(PLACES.c.place, PLACES.c.minutes).where(PLACES.c.key == key))
@@ -344,7 +358,14 @@ def _watch(connection: sa.Connection, key: str, asked: Watched) -> None:
     if not asked.anew and {(row.place, row.minutes) for row in before} == wanted:
         return
     content = [
-        {"place": place, "key": key, "minutes": minutes, "next_look": 0.0, "found": None}
+        {
+            "id": _place_id(place),
+            "key": key,
+            "place": place,
+            "minutes": minutes,
+            "next_look": 0.0,
+            "found": None,
+        }
         for place, minutes in sorted(wanted)
     ]
     connection.execute(sa.delete(PLACES).where(PLACES.c.key == key))
