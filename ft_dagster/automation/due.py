@@ -27,11 +27,12 @@ from ft_dagster.fleet.book import Book
 from ft_dagster.fleet.declared import Noticed, notice
 from ft_dagster.fleet.due import EVEN_START, Decisions, FleetState, Pace, Retrain, due
 from ft_dagster.fleet.history import history
-from ft_dagster.fleet.learning import DAMAGE, learnt, said_of
+from ft_dagster.fleet.learning import DAMAGE, known_version, learnt, said_of
 from ft_dagster.fleet.listing import WatchedPlace
 from ft_dagster.fleet.reasons import next_look
 from ft_dagster.fleet.table import FleetRow, FleetTable, Watched
 from ft_dagster.fleet.watching import places_of
+from ft_dagster.fleet.world import World
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.settings import Settings
@@ -43,7 +44,7 @@ TIE = timedelta(milliseconds=1)  # to which the times of changes may be rounded
 DAYS_BACK = timedelta(days=40)  # charges that still count: of this month, and the seven days before
 MOST_RUNS, MOST_RELEASES = 2_000, 2_000  # that one tick reads
 LEARN_SECONDS = 20.0  # of a tick, for reading runs and store of variants; the rest is the next tick's
-PACE, ORDERS, ROTATION, READ = "pace", "orders", "rotation", "read"
+PACE, ORDERS, ROTATION, READ, WORLD = "pace", "orders", "rotation", "read", "world"
 WHOLE = "whole"  # of READ: all up to the sensor's cursor was read; else the cursor up to which it was
 AROUND, LONGEST_STEP = 3600.0, 60.0  # seconds in which all are learnt of anew, and of which one tick makes up
 
@@ -109,7 +110,8 @@ def tick(
     read = _read(instance, settings, table, TickCursor.of(cursor if known == WHOLE else known, now), now)
     table.set_meta(READ, WHOLE if read.whole else str(read.seen))
     _forget(table, read.touched | _in_rotation(table, now))
-    _learn(instance, settings, table, declarations, now)
+    world = _the_world(settings, table)
+    _learn(instance, world, table, declarations, now)
     _look_again_for_orders(settings, table, now)
     decisions = decided(table, table.to_look_at(now) if read.whole else [], settings, now)
     table.set_meta(PACE, _pace_content(decisions.pace))
@@ -163,10 +165,10 @@ def rebuild_fleet(instance: dg.DagsterInstance, settings: Settings) -> list[Flee
     while not read.whole and read.seen != before:
         before, read = read.seen, _read(instance, settings, table, read.seen, now)
     table.set_meta(READ, WHOLE)
-    left = -1
+    world, left = _the_world(settings, table), -1
     while table.count_unlearnt() not in (0, left):  # what stays is of a store that cannot be read
         left = table.count_unlearnt()
-        _learn(instance, settings, table, declarations, now)
+        _learn(instance, world, table, declarations, now)
     table.note_look(now)
     return table.rows()
 
@@ -243,9 +245,18 @@ def _forget(table: FleetTable, keys: Iterable[str]) -> None:
     table.put([replace(row, learnt=False) for row in table.named(keys) if row.learnt])
 
 
+def _the_world(settings: Settings, table: FleetTable) -> World:
+    """What all are held against now; where it is another than it was, all are learnt of anew."""
+    world = World(settings)
+    if table.meta(WORLD) != world.mark:
+        table.forget()
+        table.set_meta(WORLD, world.mark)
+    return world
+
+
 def _learn(
     instance: dg.DagsterInstance,
-    settings: Settings,
+    world: World,
     table: FleetTable,
     declarations: Declarations,
     now: datetime,
@@ -258,7 +269,7 @@ def _learn(
     for row in rows:
         places = list[WatchedPlace]()
         try:
-            known, places = learn(instance, settings, declarations, row, others=others, now=now)
+            known, places = learn(instance, world, declarations, row, others=others, now=now)
         except (UserError, *DAMAGE) as error:  # of the store: it is asked again on the next tick
             known = replace(row.known(broken=said_of(error)), next_look=None)
         anew = _of_runs(known) != _of_runs(row)
@@ -276,7 +287,7 @@ def _of_runs(row: FleetRow) -> tuple[object, ...]:
 
 def learn(
     instance: dg.DagsterInstance,
-    settings: Settings,
+    world: World,
     declarations: Declarations,
     row: FleetRow,
     *,
@@ -285,15 +296,17 @@ def learn(
 ) -> tuple[FleetRow, list[WatchedPlace]]:
     """The row with what runs and store say, and the places to be looked at for it. Raises UserError for a
     store that cannot be read."""
-    key = row.state.key
+    settings, key = world.settings, row.state.key
     if row.state.retired:
         return replace(row, learnt=True), []
     wrong = declarations.wrong(key)
     if wrong is not None:
         return replace(row.known(broken=str(wrong)), learnt=True, next_look=None), []
     runs = history(past_runs(instance, key), row.edited)
-    places = places_of(declarations.declared(key).spec, settings.project, settings.roots(key.tenant))
-    return learnt(row.known(broken=None), runs, settings, others, now), places
+    declared = declarations.declared(key)
+    places = places_of(declared.spec, settings.project, settings.roots(key.tenant))
+    known = learnt(row.known(broken=None), runs, settings, others, now)
+    return replace(known, version=known_version(world, declared, known)), places
 
 
 def _look_again_for_orders(settings: Settings, table: FleetTable, now: datetime) -> None:

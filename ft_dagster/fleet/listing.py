@@ -69,7 +69,7 @@ def may_list(place: WatchedPlace, project: Path, roots: Roots) -> bool:
     base = place.kind == "base"
     if is_s3(place.path):
         return roots.may_fetch(place.path, base=base)
-    if _is_local(place, project):
+    if is_here(place, project):
         return roots.may_read(str(project / expanded(place.path)), base=base)
     return roots.may_ask_hub(place.path)
 
@@ -78,7 +78,7 @@ def listing(place: WatchedPlace, project: Path) -> list[ListedFile]:
     """Raises UserError for a place that cannot be listed."""
     if is_s3(place.path):
         return _of_s3(place, project)
-    if not _is_local(place, project):
+    if not is_here(place, project):
         kind: Literal["dataset", "model"] = "dataset" if place.kind == "data" else "model"
         return [ListedFile(place.path, 0, pin_revision(place.path, place.revision, kind), None)]
     if place.kind == "data":
@@ -90,7 +90,10 @@ def listing(place: WatchedPlace, project: Path) -> list[ListedFile]:
     return [_local(file, file.relative_to(folder).as_posix()) for file in below]
 
 
-def _is_local(place: WatchedPlace, project: Path) -> bool:
+def is_here(place: WatchedPlace, project: Path) -> bool:
+    """Whether a place is a file or folder of this host: looking at it asks nobody else."""
+    if is_s3(place.path):
+        return False
     if place.kind == "data":
         return not is_hub(place.source, project)
     return (project / expanded(place.path)).is_dir()

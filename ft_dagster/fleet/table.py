@@ -23,6 +23,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.fleet.amounts import Amount, PaidFor, RetrainCost
 from ft_dagster.fleet.book import Charge
 from ft_dagster.fleet.reasons import News, VariantState
+from ft_dagster.fleet.version import KnownVersion
 from ft_dagster.schema_version import FIELD, is_readable, newer_error
 from ft_dagster.spec import VariantKey
 from ft_dagster.spec.variant import RetrainSpec
@@ -59,6 +60,7 @@ VARIANTS = sa.Table(
     sa.Column("news", sa.Text, nullable=False),
     sa.Column("asked", sa.Text, nullable=False),
     sa.Column("tries", sa.Text, nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
 )
 CHARGES = sa.Table(
     "ft_dagster_fleet_charges",
@@ -91,7 +93,7 @@ META = sa.Table(
 class FleetRow:
     """`stamp`: of the files that the declaration was read from, `edited`: when these changed last. `learnt`:
     runs and store were looked at since. `paid`: what its newest training took. `next_look`: when it may
-    become due by itself.
+    become due by itself. `version`: what stands of it, None before anything was trained.
     """
 
     state: VariantState
@@ -101,6 +103,7 @@ class FleetRow:
     learnt: bool = False
     paid: PaidFor | None = None
     next_look: datetime | None = None
+    version: KnownVersion | None = None
 
     @property
     def key(self) -> str:
@@ -209,6 +212,11 @@ class FleetTable:
         asked = asked.order_by(VARIANTS.c.broken.is_not(None), VARIANTS.c.key)
         with self.changing() as connection:
             return [_row(content) for content in connection.execute(asked).mappings()]
+
+    def forget(self) -> None:
+        """Let everything be learnt anew."""
+        with self.changing() as connection:
+            connection.execute(sa.update(VARIANTS).values(learnt=False))
 
     def count_unlearnt(self) -> int:
         asked = sa.select(sa.func.count()).select_from(VARIANTS).where(sa.not_(VARIANTS.c.learnt))
@@ -431,12 +439,13 @@ def _content(row: FleetRow) -> dict[str, Any]:
         "news": json.dumps([_news_content(news) for news in state.news]),
         "asked": json.dumps(state.asked),
         "tries": json.dumps(state.tries),
+        "version": json.dumps(None if row.version is None else row.version.to_json()),
     }
 
 
 def _row(content: Any) -> FleetRow:
     hours, usd, clock, origin = json.loads(content["cost"])
-    paid = json.loads(content["paid"])
+    paid, version = json.loads(content["paid"]), json.loads(content["version"])
     state = VariantState(
         key=VariantKey.parse(content["key"]),
         retrain=RetrainSpec.model_validate_json(content["retrain"]),
@@ -465,6 +474,7 @@ def _row(content: Any) -> FleetRow:
         content["learnt"],
         None if paid is None else PaidFor(*paid),
         _time(content["next_look"]),
+        None if version is None else KnownVersion.from_json(version),
     )
 
 

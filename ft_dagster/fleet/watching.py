@@ -14,6 +14,7 @@ from ft_dagster.fleet.listing import (
     ListedFile,
     WatchedPlace,
     difference,
+    is_here,
     listing,
     listing_digest,
     may_list,
@@ -45,13 +46,15 @@ class Looked(NamedTuple):
 
 
 def places_of(spec: VariantSpec, project: Path, roots: Roots) -> list[WatchedPlace]:
-    """What a declaration asks to be looked at, as far as its tenant may: its run says the rest."""
-    places = []
-    if spec.retrain.on_new_data:
-        places += [WatchedPlace("data", s.path, s.revision, s.split) for s in spec.data.sources]
-    if spec.retrain.on_new_base and spec.base_model.source is not None:
+    """What is looked at for a declaration, as far as its tenant may: its run says the rest. What lies on
+    this host is, for its freshness, whether the declaration asks for retrains by it or not.
+    """
+    asked = {"data": spec.retrain.on_new_data, "base": spec.retrain.on_new_base}
+    places = [WatchedPlace("data", s.path, s.revision, s.split) for s in spec.data.sources]
+    if spec.base_model.source is not None:
         places.append(WatchedPlace("base", spec.base_model.source, spec.base_model.revision))
-    return [place for place in places if may_list(place, project, roots)]
+    looked_at = (place for place in places if asked[place.kind] or is_here(place, project))
+    return [place for place in looked_at if may_list(place, project, roots)]
 
 
 def look(table: FleetTable, settings: Settings, now: datetime) -> Looked:
