@@ -24,8 +24,9 @@ from ft_dagster.automation.tags import CHARGES, DUE, PARTITION, VARIANT, variant
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.amounts import PaidFor
 from ft_dagster.fleet.book import Book
+from ft_dagster.fleet.decided import DAYS_BACK, decided, keep_pace
 from ft_dagster.fleet.declared import Noticed, notice
-from ft_dagster.fleet.due import EVEN_START, Decisions, FleetState, Pace, Retrain, due
+from ft_dagster.fleet.due import Decisions, Retrain
 from ft_dagster.fleet.history import history
 from ft_dagster.fleet.learning import DAMAGE, known_version, learnt, said_of
 from ft_dagster.fleet.listing import WatchedPlace
@@ -41,10 +42,9 @@ from ft_dagster.spec import Declarations
 RELEASE = dg.AssetKey("release")
 OVERLAP = timedelta(seconds=10)  # runs whose change another process wrote a moment after it said it happened
 TIE = timedelta(milliseconds=1)  # to which the times of changes may be rounded
-DAYS_BACK = timedelta(days=40)  # charges that still count: of this month, and the seven days before
 MOST_RUNS, MOST_RELEASES = 2_000, 2_000  # that one tick reads
 LEARN_SECONDS = 20.0  # of a tick, for reading runs and store of variants; the rest is the next tick's
-PACE, ORDERS, ROTATION, READ, WORLD = "pace", "orders", "rotation", "read", "world"
+ORDERS, ROTATION, READ, WORLD = "orders", "rotation", "read", "world"
 WHOLE = "whole"  # of READ: all up to the sensor's cursor was read; else the cursor up to which it was
 AROUND, LONGEST_STEP = 3600.0, 60.0  # seconds in which all are learnt of anew, and of which one tick makes up
 
@@ -114,17 +114,10 @@ def tick(
     _learn(instance, world, table, declarations, now)
     _look_again_for_orders(settings, table, now)
     decisions = decided(table, table.to_look_at(now) if read.whole else [], settings, now)
-    table.set_meta(PACE, _pace_content(decisions.pace))
+    keep_pace(table, decisions.pace)
     table.note_look(now)
     asked = [retrain for retrain in decisions.retrains if not _is_asked(instance, retrain)]
     return Tick(tuple(map(_request, asked)), read.seen, noticed, decisions, read.whole)
-
-
-def decided(table: FleetTable, rows: Sequence[FleetRow], settings: Settings, now: datetime) -> Decisions:
-    """What of these rows is to be started now and what not, by what the table knows."""
-    states = [row.state for row in rows]
-    charges = table.charges((now - DAYS_BACK).date())
-    return due(FleetState(states, charges, _pace(table), table.busy()), settings.fleet, now)
 
 
 @dg.sensor(
@@ -306,7 +299,7 @@ def learn(
     declared = declarations.declared(key)
     places = places_of(declared.spec, settings.project, settings.roots(key.tenant))
     known = learnt(row.known(broken=None), runs, settings, others, now)
-    return replace(known, version=known_version(world, declared, known)), places
+    return replace(known, version=known_version(world, known, declared)), places
 
 
 def _look_again_for_orders(settings: Settings, table: FleetTable, now: datetime) -> None:
@@ -331,16 +324,3 @@ def _request(retrain: Retrain) -> dg.RunRequest:
         partition_key=str(retrain.key),
         tags=variant_tags(retrain.key, reasons) | {DUE: retrain.stamp, CHARGES: charges_tag(retrain)},
     )
-
-
-def _pace(table: FleetTable) -> Pace:
-    content = json.loads(table.meta(PACE) or "null")
-    if content is None:
-        return EVEN_START
-    hours, at, rate = content
-    return Pace(hours, datetime.fromtimestamp(at, UTC), rate)
-
-
-def _pace_content(pace: Pace) -> str:
-    at = None if pace.at is None else pace.at.timestamp()
-    return json.dumps([pace.hours, at, min(pace.rate, 1e9)])

@@ -7,11 +7,12 @@ from pathlib import Path
 import dagster as dg
 
 from ft_dagster.errors import UserError
+from ft_dagster.fleet.decided import sqlite_url
 from ft_dagster.fleet.table import FleetTable, emptied
 from ft_dagster.launch.locks import locked
 from ft_dagster.settings import Settings
 
-FILE, LOCK = "fleet.db", "fleet.lock"
+LOCK = "fleet.lock"
 PATIENCE = 60.0  # seconds
 
 
@@ -20,7 +21,7 @@ def fleet_url(instance: dg.DagsterInstance, settings: Settings) -> str:
     url = getattr(instance.run_storage, "postgres_url", None)
     if url is not None:
         return str(url)
-    return f"sqlite:///{_home(instance, settings) / FILE}"
+    return sqlite_url(_home(instance, settings))
 
 
 def open_fleet(instance: dg.DagsterInstance, settings: Settings) -> FleetTable:

@@ -2,6 +2,7 @@
 # ruff: noqa: I001 - commands are registered in the order in which --help shows them
 
 from ft_dagster.cli.common import app, main
-from ft_dagster.cli import project, planning, runs, fleet, releases, experiments, store, audit
+from ft_dagster.cli import project, planning, runs, status, fleet, releases, experiments, store, audit
 
-__all__ = ["app", "audit", "experiments", "fleet", "main", "planning", "project", "releases", "runs", "store"]
+__all__ = ["app", "audit", "experiments", "fleet", "main", "planning", "project", "releases", "runs"]
+__all__ += ["status", "store"]

@@ -42,9 +42,9 @@ def due_now(
 
     By what the sensor's last tick knew; nothing is asked for.
     """
-    from ft_dagster.automation.due import decided
     from ft_dagster.automation.fleet_table import open_fleet
     from ft_dagster.automation.instance import open_instance
+    from ft_dagster.fleet.decided import decided
     from ft_dagster.fleet.rows import COLUMNS, due_rows
 
     settings = load_settings(context.obj)

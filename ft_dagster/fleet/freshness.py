@@ -7,11 +7,13 @@ other than it was, and the same holds of its parent, and of the parent's parent.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from ft_dagster.fleet.reasons import News
-from ft_dagster.fleet.table import FleetRow
 from ft_dagster.lineage.stale import StaleCause, StaleKind
+
+if TYPE_CHECKING:
+    from ft_dagster.fleet.reasons import News
+    from ft_dagster.fleet.table import FleetRow
 
 
 class RootCause(NamedTuple):

@@ -98,23 +98,25 @@ def _hours(artifact: Artifact) -> float:
     return sum(artifact.figures.get(name, 0.0) for name in ("seconds", "load_seconds")) / 3600
 
 
-def known_version(world: World, declared: Declared, row: FleetRow) -> KnownVersion | None:
-    """What stands of a variant, held against what would be made now; None before anything was trained."""
+def known_version(world: World, row: FleetRow, declared: Declared | None) -> KnownVersion | None:
+    """What stands of a variant, held against what would be made now (not, where it is not `declared`); None
+    before anything was trained.
+    """
     try:
-        return _known_version(world, declared, row)
+        return _known_version(world, row, declared)
     except (UserError, *DAMAGE) as error:  # a run may not need what is damaged, and says it if it does
         return KnownVersion(unread=said_of(error))
 
 
-def _known_version(world: World, declared: Declared, row: FleetRow) -> KnownVersion | None:
-    settings, prefix = world.settings, declared.key.prefix
-    store = settings.open_store()
+def _known_version(world: World, row: FleetRow, declared: Declared | None) -> KnownVersion | None:
+    store, prefix = world.settings.open_store(), row.state.key.prefix
     stands = version_artifacts(store, prefix)
     if not stands.artifacts:
         return None
     released, judged, export = stands.released, stands.heads[DECIDES], stands.heads["model_export"]
     newest = stands.artifacts.get(DECIDES) or stands.artifacts.get(MODEL)
     verdict = _verdict(judged)
+    now = None if declared is None else world.of(declared)
     spent, counted = _spent(store, prefix, row)
     return KnownVersion(
         version=None if released is None else released.version,
@@ -124,7 +126,7 @@ def _known_version(world: World, declared: Declared, row: FleetRow) -> KnownVers
         gate=None if verdict is None else verdict_word(verdict),
         gain=None if verdict is None else _gain(verdict),
         over_production=_over_production(store, prefix, judged, stands.log),
-        causes=outdated(settings, declared, stands, world.of(declared)),
+        causes=() if now is None or declared is None else outdated(world.settings, declared, stands, now),
         spent=spent,
         counted=counted,
     )

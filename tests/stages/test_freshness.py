@@ -120,7 +120,7 @@ def causes(project: Path) -> list[StaleCause]:
     table.put(notice(table, declarations, now).rows)
     row = learnt(row_of(table, str(KEY)), RunHistory(), settings, (), now)
     spec = declarations.declared(KEY)
-    version = known_version(World(settings), spec, row)
+    version = known_version(World(settings), row, spec)
     assert version is not None
     assert version.unread == ""
     places = [*map(str, places_of(spec.spec, project, settings.roots(KEY.tenant)))]
