@@ -22,7 +22,7 @@ def resources(project: str = "") -> dict[str, dg.ResourceDefinition]:
 
 
 defs = dg.Definitions(
-    assets=[*CHAIN, fleet.gpus_status],
+    assets=[*CHAIN, fleet.gpus_status, fleet.FLEET],
     jobs=[variant_chain],
     sensors=[due_retrains, changed_sources],
     resources=resources(),

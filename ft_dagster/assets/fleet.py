@@ -1,10 +1,17 @@
-"""Group fleet: boards over all tenants."""
+"""Group fleet: boards over all tenants.
+
+`fleet` has no run of its own: the sensor that looks at the fleet reports it where something changed.
+"""
 
 from typing import Any
 
 import dagster as dg
 
 from ft_dagster.assets.failures import failures
+from ft_dagster.assets.page import SUMMARY, table
+from ft_dagster.fleet.picture import FleetPicture
+from ft_dagster.fleet.status import COLUMNS as STATUS
+from ft_dagster.fleet.status import ORDER, arranged, counts, sentence
 from ft_dagster.report.gpus import COLUMNS, status_rows
 from ft_dagster.report.tables import markdown_table
 from ft_dagster.resources.gpus import Gpus
@@ -24,3 +31,30 @@ def gpus_status(gpus: dg.ResourceParam[Gpus]) -> dg.MaterializeResult[Any]:
             "devices_now": dg.MetadataValue.md(markdown_table(COLUMNS, status_rows(table))),
         }
     )
+
+
+ROWS = 200  # of the board, those that need a person first
+FLEET = dg.AssetSpec(
+    "fleet",
+    group_name="fleet",
+    kinds={"sqlite"},
+    code_version="1",
+    description="Each variant's state and its cause, gains, age, cost, and the next retrain, retired and broken "
+    "ones too; reported by `due_retrains` where something changed, at most every ten minutes",
+)
+
+
+def fleet_metadata(picture: FleetPicture) -> dict[str, Any]:
+    """What its page shows: a sentence, how many there are of each state (to plot), the rows."""
+    rows, found = picture.rows, counts(picture.rows)
+    shown = [row.cells for row in arranged(rows)[:ROWS]]
+    said = f"{sentence(rows)}."
+    if len(rows) > len(shown):
+        said += f" The first {len(shown)} are below; `ft-dagster status` has all."
+    return {
+        SUMMARY: dg.MetadataValue.md(said),
+        "variants": table(STATUS, shown),
+        **{f"{state} variants": found.get(state, 0) for state in ORDER},
+        "hours to date": sum(row.hours for row in rows),
+        "USD to date": sum(row.usd for row in rows),
+    }

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import dagster as dg
 
 from ft_dagster.assets.partitions import PARTITIONS
+from ft_dagster.automation.board import show_board
 from ft_dagster.automation.fleet_table import empty_fleet, open_fleet
 from ft_dagster.automation.former_schedule import carry_over
 from ft_dagster.automation.instance import JOB
@@ -124,20 +125,25 @@ def tick(
     job=variant_chain,
     minimum_interval_seconds=15,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Asks for a run of each variant that is due and can be paid; makes partitions of new ones",
+    description="Asks for a run of each variant that is due and can be paid; makes partitions of new ones; "
+    "reports the board `fleet` where something changed",
 )
 def due_retrains(
     context: dg.SensorEvaluationContext, tenants: dg.ResourceParam[Tenants]
 ) -> dg.SensorResult | dg.SkipReason:
     if carry_over(context.instance):
         return dg.SkipReason("stopped, as the schedule was in whose place it came: start it in the UI")
+    now = datetime.now(UTC)
     try:
-        ticked = tick(
-            context.instance, tenants.settings(), tenants.declarations(), context.cursor, datetime.now(UTC)
-        )
+        settings = tenants.settings()
+        ticked = tick(context.instance, settings, tenants.declarations(), context.cursor, now)
     except UserError as error:
         context.log.error(str(error))
         return dg.SkipReason(str(error))
+    try:
+        show_board(context.instance, open_fleet(context.instance, settings), settings, now)
+    except UserError as error:  # nobody is kept from a retrain by it
+        context.log.error(str(error))
     for message in ticked.noticed.broken.values():
         context.log.error(message)
     for retired in ticked.noticed.retired:

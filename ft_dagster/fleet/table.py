@@ -16,6 +16,7 @@ from datetime import UTC, date, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import sqlalchemy as sa
 
@@ -30,7 +31,7 @@ from ft_dagster.spec.variant import RetrainSpec
 
 SCHEMA_VERSION = 2
 BUSY_SECONDS = 30  # that a writer waits for another
-LOOKED = "looked"  # of META
+LOOKED, CHANGED = "looked", "changed"  # of META
 FEW = 500  # values in one question to the database
 METADATA = sa.MetaData()
 VARIANTS = sa.Table(
@@ -164,6 +165,10 @@ class FleetTable:
     def note_look(self, now: datetime) -> None:
         self.set_meta(LOOKED, str(now.timestamp()))
 
+    def changed(self) -> str | None:
+        """Of what is shown of the fleet: another word after each change."""
+        return self.meta(CHANGED)
+
     def stamps(self) -> dict[str, str]:
         """Key -> stamp of every variant that is declared as far as is known."""
         asked = sa.select(VARIANTS.c.key, VARIANTS.c.stamp).where(sa.not_(VARIANTS.c.retired))
@@ -238,6 +243,8 @@ class FleetTable:
                 connection.execute(sa.delete(VARIANTS).where(VARIANTS.c.key.in_([row.key for row in part])))
                 merged = [_with_found(row, known.get(row.key)) for row in part]
                 connection.execute(sa.insert(VARIANTS), [_content(row) for row in merged])
+                if any(_shown(row) != _shown(known.get(row.key)) for row in merged):
+                    _set_meta(connection, CHANGED, uuid4().hex)
             for key, asked in (watched or {}).items():
                 _watch(connection, key, asked)
 
@@ -328,6 +335,8 @@ class FleetTable:
             content = json.dumps([_news_content(each) for each in state.news])
             values = {"news": content, "next_look": _seconds(next_look(state))}
             connection.execute(sa.update(VARIANTS).where(VARIANTS.c.key == key).values(values))
+            if state.news != row.state.news:
+                _set_meta(connection, CHANGED, uuid4().hex)
         return state.news != row.state.news
 
 
@@ -337,6 +346,15 @@ def _to_change(connection: sa.Connection, keys: Sequence[str]) -> dict[str, Flee
     connection.execute(sa.update(VARIANTS).where(named).values(learnt=VARIANTS.c.learnt))
     found = connection.execute(sa.select(VARIANTS).where(named)).mappings()
     return {content["key"]: _row(content) for content in found}
+
+
+def _shown(row: FleetRow | None) -> tuple[object, ...] | None:
+    """What people see of a row, but for what the clock alone changes."""
+    if row is None:
+        return None
+    state = row.state
+    runs = (state.running, state.failures, state.failure, state.fruitless, state.news)
+    return state.broken, state.retired, row.parent, row.version, *runs
 
 
 def _of_parent(row: FleetRow) -> list[News]:
