@@ -37,7 +37,7 @@ ROWS = 200  # of the board, those that need a person first
 FLEET = dg.AssetSpec(
     "fleet",
     group_name="fleet",
-    kinds={"sqlite"},
+    kinds={"table"},
     code_version="1",
     description="Each variant's state and its cause, gains, age, cost, and the next retrain, retired and broken "
     "ones too; reported by `due_retrains` where something changed, at most every ten minutes",

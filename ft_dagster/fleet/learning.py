@@ -13,6 +13,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.evaluation.verdict_words import verdict_word
 from ft_dagster.fleet.amounts import Amount, PaidFor, PlannedCost, expected_cost
 from ft_dagster.fleet.history import RunHistory
+from ft_dagster.fleet.listing import unasked_places
 from ft_dagster.fleet.reasons import EXACT_STAMP, News, next_look
 from ft_dagster.fleet.table import FleetRow
 from ft_dagster.fleet.version import Gain, KnownVersion
@@ -117,6 +118,7 @@ def _known_version(world: World, row: FleetRow, declared: Declared | None) -> Kn
     newest = stands.artifacts.get(DECIDES) or stands.artifacts.get(MODEL)
     verdict = _verdict(judged)
     now = None if declared is None else world.of(declared)
+    unseen = [] if declared is None else unasked_places(declared.spec, world.settings.project)
     spent, counted = _spent(store, prefix, row)
     return KnownVersion(
         version=None if released is None else released.version,
@@ -127,6 +129,7 @@ def _known_version(world: World, row: FleetRow, declared: Declared | None) -> Kn
         gain=None if verdict is None else _gain(verdict),
         over_production=_over_production(store, prefix, judged, stands.log),
         causes=() if now is None or declared is None else outdated(world.settings, declared, stands, now),
+        unseen=unseen[0].path if unseen else "",
         spent=spent,
         counted=counted,
     )

@@ -18,7 +18,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.files import expanded
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.roots import Roots
-from ft_dagster.spec.variant import SourceSpec
+from ft_dagster.spec.variant import SourceSpec, VariantSpec
 
 SAVED = {"state.json", "dataset_dict.json"}  # of a folder that `datasets` saved: the files are named in it
 
@@ -62,6 +62,20 @@ class Difference(NamedTuple):
     @property
     def share(self) -> float:
         return min(1.0, self.bytes / self.whole) if self.whole else 1.0
+
+
+def named_places(spec: VariantSpec) -> list[WatchedPlace]:
+    """Sources and base of a declaration."""
+    places = [WatchedPlace("data", s.path, s.revision, s.split) for s in spec.data.sources]
+    if spec.base_model.source is not None:
+        places.append(WatchedPlace("base", spec.base_model.source, spec.base_model.revision))
+    return places
+
+
+def unasked_places(spec: VariantSpec, project: Path) -> list[WatchedPlace]:
+    """Those of them that lie elsewhere, and for which the declaration does not ask to be looked at."""
+    asked = {"data": spec.retrain.on_new_data, "base": spec.retrain.on_new_base}
+    return [place for place in named_places(spec) if not asked[place.kind] and not is_here(place, project)]
 
 
 def may_list(place: WatchedPlace, project: Path, roots: Roots) -> bool:

@@ -180,7 +180,7 @@ def _cause(row: FleetRow, state: VariantStatus, causes: tuple[RootCause, ...]) -
     if state == "retired":
         return "it is declared no longer"
     if not causes:
-        return ""
+        return f"as far as is looked at, which {version.unseen} is not" if version.unseen else ""
     first, more = causes[0], len(causes) - 1
     whose = "" if first.variant == row.key else f"{first.variant}: "
     return f"{whose}{first.cause.words}" + (f", and {more} more" if more else "")

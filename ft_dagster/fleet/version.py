@@ -32,7 +32,8 @@ class KnownVersion:
     was judged or trained, in UTC. `digest`: of the newest export. `gate`: the word of the newest verdict.
     `gain`: of the newest evaluation over the base; `over_production`: of the newest version over the one that
     was served before it, each on its own questions. `causes`: why what stands is out of date. `unread`: why
-    the store could not be read, where it could not: nothing else is known then.
+    the store could not be read, where it could not: nothing else is known then. `unseen`: a source or base
+    that nobody looks at.
 
     `spent`: of all trainings and evaluations that are or were in the store; `counted`: digest of their keys.
     """
@@ -46,6 +47,7 @@ class KnownVersion:
     over_production: Gain | None = None
     causes: tuple[StaleCause, ...] = ()
     unread: str = ""
+    unseen: str = ""
     spent: Amount = NOTHING
     counted: str = ""
 

@@ -14,10 +14,11 @@ from ft_dagster.fleet.listing import (
     ListedFile,
     WatchedPlace,
     difference,
-    is_here,
     listing,
     listing_digest,
     may_list,
+    named_places,
+    unasked_places,
 )
 from ft_dagster.fleet.reasons import EXACT_STAMP, News, VariantState, next_look
 from ft_dagster.fleet.table import FleetRow, FleetTable
@@ -49,11 +50,8 @@ def places_of(spec: VariantSpec, project: Path, roots: Roots) -> list[WatchedPla
     """What is looked at for a declaration, as far as its tenant may: its run says the rest. What lies on
     this host is, for its freshness, whether the declaration asks for retrains by it or not.
     """
-    asked = {"data": spec.retrain.on_new_data, "base": spec.retrain.on_new_base}
-    places = [WatchedPlace("data", s.path, s.revision, s.split) for s in spec.data.sources]
-    if spec.base_model.source is not None:
-        places.append(WatchedPlace("base", spec.base_model.source, spec.base_model.revision))
-    looked_at = (place for place in places if asked[place.kind] or is_here(place, project))
+    unasked = unasked_places(spec, project)
+    looked_at = [place for place in named_places(spec) if place not in unasked]
     return [place for place in looked_at if may_list(place, project, roots)]
 
 
@@ -63,7 +61,7 @@ def look(table: FleetTable, settings: Settings, now: datetime) -> Looked:
     A place that cannot be listed, or whose listing never ends, is tried again at its next turn, and holds up
     no other; what was known of it stands. Variants that there is no time to compare are the next look's.
     """
-    listings, errors = _Listings(settings.project), dict[str, str]()
+    listings, errors = Listings(settings.project), dict[str, str]()
     end, found = time.monotonic() + LOOK_SECONDS, dict[str, str | None]()
     due = table.places_due(now, MOST_PLACES)
     again = {text: now + timedelta(minutes=minutes) for text, minutes in due.items()}
@@ -99,7 +97,7 @@ def look(table: FleetTable, settings: Settings, now: datetime) -> Looked:
     return Looked(len(found), tuple(changed), errors)
 
 
-class _Listings:
+class Listings:
     """Each place's, listed once."""
 
     def __init__(self, project: Path) -> None:
@@ -113,7 +111,7 @@ class _Listings:
 
 
 def news_of(
-    row: FleetRow, places: Sequence[str], listings: _Listings, settings: Settings, now: datetime
+    row: FleetRow, places: Sequence[str], listings: Listings, settings: Settings, now: datetime
 ) -> tuple[News, ...]:
     """The news of a row's sources and base as they are listed now. Raises UserError, OSError, ValueError."""
     store, known = settings.open_store(), [WatchedPlace.parse(text) for text in places]

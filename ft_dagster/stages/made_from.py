@@ -22,7 +22,7 @@ EXPORT, EVALUATION, MODEL, BASE = "model_export", "evaluation", "fine_tuned_mode
 
 class VersionArtifacts(NamedTuple):
     """`artifacts`: by stage, none before anything was trained; without the corpus, which is the platform's.
-    `heads`: the newest of each stage. `log`: the variant's releases, oldest first.
+    `heads`: the newest of each stage, of what was trained. `log`: the variant's releases, oldest first.
     """
 
     artifacts: Mapping[str, Artifact]
@@ -44,8 +44,10 @@ def version_artifacts(store: Store, prefix: str) -> VersionArtifacts:
     """Of the variant whose part of the store is `prefix`; what retention removed is left out. Raises
     UserError for damage.
     """
-    heads = {stage: read_head(store, prefix, stage) for stage in STAGES}
     log = tuple(history(store, prefix))
+    if not log and all(read_head(store, prefix, stage) is None for stage in (MODEL, EVALUATION)):
+        return VersionArtifacts({}, {}, log)
+    heads = {stage: read_head(store, prefix, stage) for stage in STAGES}
     root = _root(store, prefix, heads, served_in(log))
     found = {} if root is None else dict(_followed(store, prefix, root, heads))
     return VersionArtifacts(found, heads, log)

@@ -18,6 +18,7 @@ from ft_dagster.fleet.declared import notice
 from ft_dagster.fleet.freshness import freshness
 from ft_dagster.fleet.history import RunHistory
 from ft_dagster.fleet.learning import known_version, learnt
+from ft_dagster.fleet.picture import look_at
 from ft_dagster.fleet.table import FleetTable, Watched
 from ft_dagster.fleet.watching import look, places_of
 from ft_dagster.fleet.world import World
@@ -222,3 +223,19 @@ def test_what_a_run_read_that_did_not_pass_is_the_cause_for_what_is_in_productio
     age(project)
     cause = StaleCause("source", "data/rows.jsonl", "data/rows.jsonl changed")
     assert causes(project) == ([cause] if stale else [])
+
+
+def test_without_any_tick_a_few_variants_are_told_by_what_lies_there_now(
+    settled: Path, tmp_path: Path
+) -> None:
+    project = shutil.copytree(settled, tmp_path / "project")
+    age(project)
+    settings, now = load_settings(project), datetime.now(UTC)
+
+    def told() -> tuple[str, str]:
+        (row,) = look_at(Declarations(project), [KEY], None, settings, now).rows
+        return row.state, row.cause
+
+    assert told() == ("fresh", "")
+    add_line("data/rows.jsonl")(project)
+    assert told() == ("stale", "data/rows.jsonl changed")
