@@ -136,7 +136,7 @@ def _planned(plan: Artifact, spec: VariantSpec, version: VersionArtifacts, named
 
 def _ranked(newest: Artifact | None, spec: VariantSpec) -> Iterator[str]:
     """Of what `method: auto` chooses by: what changed since the newest run, or all of it."""
-    then = {} if newest is None else newest.spec["content"]["spec"]
+    then = {} if newest is None else _content(newest)["spec"]
     changed = [field for field in RANKED if _at(then, field) != _at(spec.model_dump(mode="json"), field)]
     yield from changed or RANKED
 
@@ -191,7 +191,7 @@ def _tasks(
     then = dict[str, str]()
     for stage in ("evaluation_texts", "general_scores", "base_evaluation", "evaluation"):
         artifact = made.get(stage)
-        if artifact is not None:
+        if artifact is not None and _is_of_now(artifact):
             then |= artifact.spec.get("tasks", {})
             for part in TASK_PARTS.values():
                 then |= artifact.spec.get(part, {})
@@ -215,10 +215,16 @@ def _sources(store: Store, prefix: str, version: VersionArtifacts) -> Iterator[S
     newest, then = version.heads["declaration"], version.sources_then
     if newest is None or then is None:
         return
-    now = newest.spec.get("content", {}).get("sources", [])
+    now = _content(newest)["sources"]
     if sha256_json(now) != then:
         before = _frozen(store, prefix, then)
         yield from map(_source, dict.fromkeys(_other_files(before, now) if before else _names(now)))
+
+
+def _content(declaration: Artifact) -> dict[str, Any]:
+    """declaration.json, as its key has it; the first keys had its parts by themselves."""
+    content: dict[str, Any] = declaration.spec.get("content", declaration.spec)
+    return content
 
 
 def _source(name: str) -> StaleCause:
@@ -229,7 +235,7 @@ def _frozen(store: Store, prefix: str, digest: str) -> list[Any] | None:
     """The fingerprints of that digest, of any declaration of the variant that is left."""
     for key in store.names(f"{prefix}/declaration"):
         found = find_artifact(store, Place(prefix, "declaration", key))
-        sources = None if found is None else found.spec["content"]["sources"]
+        sources = None if found is None else _content(found)["sources"]
         if sources is not None and sha256_json(sources) == digest:
             return list(sources)
     return None

@@ -125,6 +125,9 @@ def test_the_status_of_each_variant_is_read(project: Path) -> None:
     assert rows["acme.places"]["digest"] == released["export"]
     assert rows["acme.places"]["stages"]["fine_tuned_model"] == released["weights"]
     assert rows["acme.colours"]["stale"] is None
+    for row in rows.values():
+        raised = [cause["words"] for cause in row["causes"] if cause["kind"] == "stage"]
+        assert any(words.startswith("training_plan is at version ") for words in raised)
     strict = rows["globex.strict"]["stages"]
     assert strict["evaluation"]
     assert strict["model_export"] is None
