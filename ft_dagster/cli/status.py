@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ft_dagster.fleet.picture import FleetPicture
     from ft_dagster.fleet.table import FleetTable
 
+WIDEST = (None, 13, 12, 10, 16)  # columns of a terminal, of each pair; the first has what is left of 80
 SHOWN = 100  # rows in a terminal
 GAP = "  "
 STYLE = {"broken": "red", "parked": "red", "failing": "red", "fresh": "green"}
@@ -141,7 +142,9 @@ def _error(error: UserError) -> dict[str, Any]:
 def _print(rows: Sequence[StatusRow]) -> None:
     """Two by two in a terminal, where it fits 80 columns; a line a row where it is piped."""
     if out.is_terminal:
-        table = Table(*PAIRS, show_lines=True)
+        table = Table(show_lines=True)
+        for header, most in zip(PAIRS, WIDEST, strict=True):
+            table.add_column(header, max_width=most)
         for row in rows:
             cells = [*map(escape, row.pairs)]
             cells[1] = f"[{STYLE.get(row.state, 'dim')}]{cells[1]}[/]"

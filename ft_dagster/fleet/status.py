@@ -25,7 +25,7 @@ COLUMNS = (
     *("variant", "state", "version", "over base", "over production", "age", "cost to date"),
     *("next (UTC)", "cause", "why not sooner"),
 )
-PAIRS = ("variant\ncause", "state\nversion", "over base\nover production", "age\ncost", "next (UTC)\nwhy")
+PAIRS = ("variant\ncause", "state\nversion", "over base\nproduction", "age\ncost", "next (UTC)\nwhy")
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def _next(row: FleetRow, decision: Retrain | NotDone | None, now: datetime) -> t
         return None, "a run of it waits or is in progress"
     if row.next_look is not None:
         return row.next_look, "nothing asks for it before"
-    return None, "nothing that it declares under retrain asks for one"
+    return None, "nothing under retrain asks for one"
 
 
 def _gain_cell(gain: Gain | None) -> str:
