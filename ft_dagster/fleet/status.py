@@ -173,7 +173,8 @@ def _cause(row: FleetRow, state: VariantStatus, causes: tuple[RootCause, ...]) -
         return known.broken or version.unread
     if state in FAILING:
         if known.failures:
-            return f"{known.failures} runs in a row failed: {known.failure}"
+            runs = "1 run" if known.failures == 1 else f"{known.failures} runs in a row"
+            return f"{runs} failed: {known.failure}"
         return f"the gate did not hold: {version.gate}" if version.gate in NO_PASS else "its run was ended"
     if state == "approval":
         return f"v{version.waiting} waits for approval"

@@ -91,7 +91,7 @@ def test_each_state_is_told_from_the_table_with_its_cause(project: Path) -> None
     assert told == {
         "acme.approval": ("approval", "v4 waits for approval"),
         "acme.child": ("stale", "acme.stale: method.rank is declared otherwise"),
-        "acme.failing": ("failing", "1 runs in a row failed: out of memory"),
+        "acme.failing": ("failing", "1 run failed: out of memory"),
         "acme.fresh": ("fresh", ""),
         "acme.gate": ("failing", "the gate did not hold: failed"),
         "acme.never": ("never trained", ""),
