@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from ft_dagster.fleet.decided import decided
 from ft_dagster.fleet.due import EVEN_START, Decisions
 from ft_dagster.fleet.status import StatusRow, status_rows
-from ft_dagster.fleet.table import FleetTable
+from ft_dagster.fleet.table import FleetRow, FleetTable
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, VariantKey
 
 EXACT_UP_TO = 100  # variants
+BEHIND = timedelta(minutes=5)  # since the last tick: then no daemon runs, and none of its runs
 
 
 class FleetPicture(NamedTuple):
@@ -53,8 +54,18 @@ def look_at(
     from ft_dagster.fleet.exact import exact_rows  # the stages, which take a second to import
 
     known = [] if table is None else table.rows()
+    looked = None if table is None else table.looked()
     rows = exact_rows(settings, declarations, keys, known, now)
+    rows = [row if _may_run(row, looked, now) else row.known(running=False) for row in rows]
     rows += [row for row in known if row.state.retired and row.state.key not in declarations.files]
     due = [row for row in rows if row.next_look and row.next_look <= now]
     decisions = Decisions((), (), EVEN_START) if table is None else decided(table, due, settings, now)
-    return FleetPicture(status_rows(rows, decisions, now), True, None if table is None else table.looked())
+    return FleetPicture(status_rows(rows, decisions, now), True, looked)
+
+
+def _may_run(row: FleetRow, looked: datetime | None, now: datetime) -> bool:
+    """Whether a run that was in progress at the last tick may still be: it is not, where something was judged
+    since.
+    """
+    made = None if row.version is None else row.version.made
+    return looked is not None and now - looked < BEHIND and (made is None or made < looked)
