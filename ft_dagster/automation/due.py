@@ -16,6 +16,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from ft_dagster.assets.partitions import GRAPH, Graph
+from ft_dagster.automation.board import show_board
 from ft_dagster.automation.fleet_table import empty_fleet, open_fleet
 from ft_dagster.automation.former_schedule import carry_over
 from ft_dagster.automation.jobs import JOB
@@ -24,14 +25,16 @@ from ft_dagster.automation.tags import CHARGES, DUE, PARTITION, VARIANT, variant
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.amounts import PaidFor
 from ft_dagster.fleet.book import Book
+from ft_dagster.fleet.decided import DAYS_BACK, decided, keep_pace
 from ft_dagster.fleet.declared import Noticed, notice
-from ft_dagster.fleet.due import EVEN_START, Decisions, FleetState, Pace, Retrain, due
+from ft_dagster.fleet.due import Decisions, Retrain
 from ft_dagster.fleet.history import history
-from ft_dagster.fleet.learning import DAMAGE, learnt, said_of
+from ft_dagster.fleet.learning import DAMAGE, known_version, learnt, said_of
 from ft_dagster.fleet.listing import WatchedPlace
 from ft_dagster.fleet.reasons import next_look
 from ft_dagster.fleet.table import FleetRow, FleetTable, Watched
 from ft_dagster.fleet.watching import places_of
+from ft_dagster.fleet.world import World
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.resources import TENANTS
 from ft_dagster.resources.tenants import Tenants
@@ -40,10 +43,9 @@ from ft_dagster.spec import Declarations
 
 OVERLAP = timedelta(seconds=10)  # runs whose change another process wrote a moment after it said it happened
 TIE = timedelta(milliseconds=1)  # to which the times of changes may be rounded
-DAYS_BACK = timedelta(days=40)  # charges that still count: of this month, and the seven days before
 MOST_RUNS, MOST_RELEASES = 2_000, 2_000  # that one tick reads
 LEARN_SECONDS = 20.0  # of a tick, for reading runs and store of variants; the rest is the next tick's
-PACE, ORDERS, ROTATION, READ = "pace", "orders", "rotation", "read"
+ORDERS, ROTATION, READ, WORLD = "orders", "rotation", "read", "world"
 WHOLE = "whole"  # of READ: all up to the sensor's cursor was read; else the cursor up to which it was
 AROUND, LONGEST_STEP = 3600.0, 60.0  # seconds in which all are learnt of anew, and of which one tick makes up
 
@@ -112,19 +114,14 @@ def tick(
     read = _read(instance, settings, table, seen, now, graph=graph)
     table.set_meta(READ, WHOLE if read.whole else str(read.seen))
     _forget(table, read.touched | _in_rotation(table, now))
-    _learn(instance, settings, table, declarations, now, graph=graph)
+    world = _the_world(settings, table)
+    _learn(instance, world, table, declarations, now, graph=graph)
     _look_again_for_orders(settings, table, now)
     decisions = decided(table, table.to_look_at(now) if read.whole else [], settings, now)
-    table.set_meta(PACE, _pace_content(decisions.pace))
+    keep_pace(table, decisions.pace)
+    table.note_look(now)
     asked = [retrain for retrain in decisions.retrains if not _is_asked(instance, retrain, graph)]
     return Tick(tuple(map(_request, asked)), read.seen, noticed, decisions, read.whole)
-
-
-def decided(table: FleetTable, rows: Sequence[FleetRow], settings: Settings, now: datetime) -> Decisions:
-    """What of these rows is to be started now and what not, by what the table knows."""
-    states = [row.state for row in rows]
-    charges = table.charges((now - DAYS_BACK).date())
-    return due(FleetState(states, charges, _pace(table), table.busy()), settings.fleet, now)
 
 
 def due_retrains(graph: Graph, job: UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
@@ -135,7 +132,8 @@ def due_retrains(graph: Graph, job: UnresolvedAssetJobDefinition) -> dg.SensorDe
         job=job,
         minimum_interval_seconds=15,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Asks for runs of variants that are due and can be paid; makes partitions of new ones",
+        description="Asks for runs of variants that are due and can be paid; makes partitions of new ones; "
+        "reports the board `fleet` where something changed",
         required_resource_keys={graph.name(TENANTS)},
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
@@ -156,6 +154,11 @@ def _ticked(
     except UserError as error:
         context.log.error(str(error))
         return dg.SkipReason(str(error))
+    try:
+        table = open_fleet(context.instance, settings, graph)
+        show_board(context.instance, table, settings, now, graph)
+    except UserError as error:  # nobody is kept from a retrain by it
+        context.log.error(str(error))
     for message in ticked.noticed.broken.values():
         context.log.error(message)
     for retired in ticked.noticed.retired:
@@ -176,10 +179,11 @@ def rebuild_fleet(instance: dg.DagsterInstance, settings: Settings) -> list[Flee
     while not read.whole and read.seen != before:
         before, read = read.seen, _read(instance, settings, table, read.seen, now, graph=GRAPH)
     table.set_meta(READ, WHOLE)
-    left = -1
+    world, left = _the_world(settings, table), -1
     while table.count_unlearnt() not in (0, left):  # what stays is of a store that cannot be read
         left = table.count_unlearnt()
-        _learn(instance, settings, table, declarations, now, graph=GRAPH)
+        _learn(instance, world, table, declarations, now, graph=GRAPH)
+    table.note_look(now)
     return table.rows()
 
 
@@ -267,9 +271,18 @@ def _forget(table: FleetTable, keys: Iterable[str]) -> None:
     table.put([replace(row, learnt=False) for row in table.named(keys) if row.learnt])
 
 
+def _the_world(settings: Settings, table: FleetTable) -> World:
+    """What all are held against now; where it is another than it was, all are learnt of anew."""
+    world = World(settings)
+    if table.meta(WORLD) != world.mark:
+        table.forget()
+        table.set_meta(WORLD, world.mark)
+    return world
+
+
 def _learn(
     instance: dg.DagsterInstance,
-    settings: Settings,
+    world: World,
     table: FleetTable,
     declarations: Declarations,
     now: datetime,
@@ -284,7 +297,7 @@ def _learn(
     for row in rows:
         places = list[WatchedPlace]()
         try:
-            known, places = learn(instance, settings, declarations, row, others=others, now=now, graph=graph)
+            known, places = learn(instance, world, declarations, row, others=others, now=now, graph=graph)
         except (UserError, *DAMAGE) as error:  # of the store: it is asked again on the next tick
             known = replace(row.known(broken=said_of(error)), next_look=None)
         anew = _of_runs(known) != _of_runs(row)
@@ -302,7 +315,7 @@ def _of_runs(row: FleetRow) -> tuple[object, ...]:
 
 def learn(
     instance: dg.DagsterInstance,
-    settings: Settings,
+    world: World,
     declarations: Declarations,
     row: FleetRow,
     *,
@@ -312,15 +325,17 @@ def learn(
 ) -> tuple[FleetRow, list[WatchedPlace]]:
     """The row with what runs and store say, and the places to be looked at for it. Raises UserError for a
     store that cannot be read."""
-    key = row.state.key
+    settings, key = world.settings, row.state.key
     if row.state.retired:
         return replace(row, learnt=True), []
     wrong = declarations.wrong(key)
     if wrong is not None:
         return replace(row.known(broken=str(wrong)), learnt=True, next_look=None), []
     runs = history(past_runs(instance, key, graph), row.edited)
-    places = places_of(declarations.declared(key).spec, settings.project, settings.roots(key.tenant))
-    return learnt(row.known(broken=None), runs, settings, others, now), places
+    declared = declarations.declared(key)
+    places = places_of(declared.spec, settings.project, settings.roots(key.tenant))
+    known = learnt(row.known(broken=None), runs, settings, others, now)
+    return replace(known, version=known_version(world, known, declared)), places
 
 
 def _look_again_for_orders(settings: Settings, table: FleetTable, now: datetime) -> None:
@@ -345,16 +360,3 @@ def _request(retrain: Retrain) -> dg.RunRequest:
         partition_key=str(retrain.key),
         tags=variant_tags(retrain.key, reasons) | {DUE: retrain.stamp, CHARGES: charges_tag(retrain)},
     )
-
-
-def _pace(table: FleetTable) -> Pace:
-    content = json.loads(table.meta(PACE) or "null")
-    if content is None:
-        return EVEN_START
-    hours, at, rate = content
-    return Pace(hours, datetime.fromtimestamp(at, UTC), rate)
-
-
-def _pace_content(pace: Pace) -> str:
-    at = None if pace.at is None else pace.at.timestamp()
-    return json.dumps([pace.hours, at, min(pace.rate, 1e9)])

@@ -8,11 +8,12 @@ import dagster as dg
 
 from ft_dagster.assets.partitions import GRAPH, Graph
 from ft_dagster.errors import UserError
+from ft_dagster.fleet.decided import sqlite_url
 from ft_dagster.fleet.table import FleetTable, emptied
 from ft_dagster.launch.locks import locked
 from ft_dagster.settings import Settings
 
-FILE, LOCK = "fleet.db", "fleet.lock"
+LOCK = "fleet.lock"
 PATIENCE = 60.0  # seconds
 
 
@@ -23,7 +24,7 @@ def fleet_url(instance: dg.DagsterInstance, settings: Settings, graph: Graph = G
     url = getattr(instance.run_storage, "postgres_url", None)
     if url is not None and not graph.prefix:
         return str(url)
-    return f"sqlite:///{fleet_home(instance, settings, graph) / FILE}"
+    return sqlite_url(fleet_home(instance, settings, graph))
 
 
 def open_fleet(instance: dg.DagsterInstance, settings: Settings, graph: Graph = GRAPH) -> FleetTable:

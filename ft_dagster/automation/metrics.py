@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 import dagster as dg
 from prometheus_client import CollectorRegistry, start_http_server
 
-from ft_dagster.automation.due import decided
 from ft_dagster.automation.fleet_table import open_fleet
 from ft_dagster.automation.jobs import JOB
 from ft_dagster.automation.notify import open_outbox
 from ft_dagster.automation.tags import NOBODY, TENANT
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.costs import cost_rows, read_costs
+from ft_dagster.fleet.decided import decided
 from ft_dagster.fleet.metrics import FleetCollector, FleetFigures
 from ft_dagster.fleet.table import FleetRow, FleetTable
 from ft_dagster.launch.leases import of_host

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import dagster as dg
 
 from ft_dagster.assets.partitions import GRAPH, Graph
-from ft_dagster.automation.due import OVERLAP, TIE, decided
-from ft_dagster.automation.fleet_table import FILE, fleet_home, fleet_url, open_fleet
+from ft_dagster.automation.due import OVERLAP, TIE
+from ft_dagster.automation.fleet_table import fleet_home, fleet_url, open_fleet
 from ft_dagster.automation.jobs import JOB
 from ft_dagster.automation.tags import PARTITION
 from ft_dagster.automation.unfinished import is_retried
 from ft_dagster.errors import UserError
+from ft_dagster.fleet.decided import FILE, decided
 from ft_dagster.fleet.delivery import Delivered, deliver
 from ft_dagster.fleet.events import EventKind, FleetEvent, moment_of, released_events, run_link
 from ft_dagster.fleet.learning import DAMAGE

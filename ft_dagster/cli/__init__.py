@@ -2,7 +2,19 @@
 # ruff: noqa: I001 - commands are registered in the order in which --help shows them
 
 from ft_dagster.cli.common import app, main
-from ft_dagster.cli import project, planning, runs, fleet, costs, releases, reports, experiments, store, audit
+from ft_dagster.cli import (
+    project,
+    planning,
+    runs,
+    status,
+    fleet,
+    costs,
+    releases,
+    reports,
+    experiments,
+    store,
+    audit,
+)
 
 __all__ = [
     "app",
@@ -16,5 +28,6 @@ __all__ = [
     "releases",
     "reports",
     "runs",
+    "status",
     "store",
 ]

@@ -42,18 +42,21 @@ def due_now(
 
     By what the sensor's last tick knew; nothing is asked for.
     """
-    from ft_dagster.automation.due import decided
     from ft_dagster.automation.fleet_table import open_fleet
     from ft_dagster.automation.instance import open_instance
+    from ft_dagster.fleet.decided import decided
     from ft_dagster.fleet.rows import COLUMNS, due_rows
 
     settings = load_settings(context.obj)
     with open_instance(settings) as instance:
         known = open_fleet(instance, settings)
         decisions = decided(known, known.rows(), settings, datetime.now(UTC))
+        looked = known.looked()
     rows = [row for row in due_rows(decisions) if tenant in (None, row.tenant)]
     if as_json:
-        print_json({"due": [asdict(row) for row in rows]})
+        print_json(
+            {"due": [asdict(row) for row in rows], "looked": None if looked is None else looked.isoformat()}
+        )
         return
     table = Table(*COLUMNS)
     for row in rows:
@@ -61,7 +64,7 @@ def due_now(
     if rows:
         show(table)
     else:
-        out.print("no variant is due")
+        out.print("no tick was made yet" if looked is None else "no variant is due")
 
 
 @fleet.command()

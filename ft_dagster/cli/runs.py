@@ -1,4 +1,4 @@
-"""Commands about runs and their models: run, status, compare, try, ui."""
+"""Commands about runs and their models: run, compare, try, ui."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ from ft_dagster.cli.common import (
     quiet,
     show,
 )
-from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations, VariantKey, load_variant
 
@@ -129,52 +128,6 @@ def _found(instance: DagsterInstance, keys: list[VariantKey]) -> tuple[list[Laun
     for run in [*followed, *waiting]:
         Console(stderr=True).print(f"{run.key}: run {run.run_id[:8]} was submitted before; following it")
     return waiting, followed
-
-
-@app.command(rich_help_panel=RUNNING)
-def status(context: typer.Context, variants: Keys = None, as_json: Json = False) -> None:
-    """Each variant's newest artifacts and release, from the store alone; what of them is broken."""
-    from ft_dagster.report.tables import ABSENT, GATE_STYLE
-    from ft_dagster.stages.summary import VariantSummary, variant_summary
-
-    settings = load_settings(context.obj)
-    store = settings.open_store()
-    declarations = Declarations(settings.project)
-    keys = keys_of(settings, variants, every=True)
-    rows: list[VariantSummary] = []
-    wrong = [error for key in keys if (error := declarations.wrong(key)) is not None]
-    for key in keys:
-        try:
-            rows.append(variant_summary(store, key))
-        except UserError as damaged:
-            wrong.append(damaged)
-    wrong += [] if variants else declarations.misnamed.values()
-    if as_json:
-        variants_json = [{**row.to_json(), "stages": stages} for row, stages in rows]
-        broken = [{**e.as_dict(), "message": str(e)} for e in wrong]
-        print_json({"variants": variants_json, "broken": broken})
-        return
-    table = Table("variant", "newest stage", "gate", "version", "digest", "stale")
-    for row, stages in rows:
-        done = [stage for stage, digest in stages.items() if digest]
-        gate = f"[{GATE_STYLE[row.judged]}]{row.judged or ABSENT}[/]"
-        version = "-" if row.version is None else str(row.version)
-        digest, stale = (row.digest or "-")[:12], row.stale or "-"
-        table.add_row(row.variant, done[-1] if done else "-", gate, version, digest, stale)
-    show(table)
-    for row, _ in rows:
-        if variants and row.sentence:
-            out.print(f"{row.variant}: {row.sentence}", markup=False, highlight=False, soft_wrap=True)
-        if row.older_stages:
-            out.print(_older(row), highlight=False, soft_wrap=True)
-    for error in wrong:
-        out.print(f"[red]broken[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-
-
-def _older(row: VariantRow) -> str:
-    """What of a variant an older version made, and what may be done about it."""
-    stages, key = ", ".join(row.older_stages), row.variant
-    return f"{key}: made by an older version: {stages}. What is released stays; `ft-dagster run {key}` renews"
 
 
 @app.command(rich_help_panel=JUDGING)

@@ -43,7 +43,7 @@ def notice(table: FleetTable, declarations: Declarations, now: datetime) -> Noti
     before = {row.key: row for row in table.named([*changed, *children, *gone])}
     rows, end = list[FleetRow](), time.monotonic() + READ_SECONDS
     for key in (*sorted(children), *sorted(changed)):  # while a parent is unread, its children are read again
-        rows.append(_read(key, before.get(key), declarations, stamps[key], now))
+        rows.append(as_declared(key, before.get(key), declarations, stamps[key], now))
         if time.monotonic() > end:
             break
     retired = [replace(before[key].known(retired=True), next_look=None) for key in sorted(gone)]
@@ -52,7 +52,7 @@ def notice(table: FleetTable, declarations: Declarations, now: datetime) -> Noti
     return Noticed(valid, broken, tuple(sorted(gone)), (*rows, *retired))
 
 
-def _read(
+def as_declared(
     key: str, before: FleetRow | None, declarations: Declarations, stamp: str, now: datetime
 ) -> FleetRow:
     """The row of a declaration as its file says it now, not yet learnt from."""

@@ -1,4 +1,6 @@
-"""What the store knows of a variant: what its next retrain costs, and what its parent released since."""
+"""What the store knows of a variant: what stands of it and why that is out of date, what its next retrain
+costs, and what its parent released since.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +10,31 @@ from datetime import UTC, datetime
 
 from ft_dagster.data.derived import newer_parent
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.amounts import PaidFor, PlannedCost, expected_cost
+from ft_dagster.evaluation.verdict_words import verdict_word
+from ft_dagster.fleet.amounts import Amount, PaidFor, PlannedCost, expected_cost
 from ft_dagster.fleet.history import RunHistory
+from ft_dagster.fleet.listing import unasked_places
 from ft_dagster.fleet.reasons import EXACT_STAMP, News, next_look
-from ft_dagster.fleet.spent import TRAINING, hours_of, made
+from ft_dagster.fleet.spent import EVALUATIONS, EXPORT, TRAINING, hours_of, made
 from ft_dagster.fleet.table import FleetRow
+from ft_dagster.fleet.version import Gain, KnownVersion
+from ft_dagster.fleet.world import World
+from ft_dagster.lineage.ancestors import find_digest
+from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
+from ft_dagster.lineage.release import rolled_back
+from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.settings import Settings
-from ft_dagster.spec import VariantKey
+from ft_dagster.spec import Declared, VariantKey
+from ft_dagster.stages.made_from import version_artifacts
+from ft_dagster.stages.outdated import outdated
 from ft_dagster.stages.summary import newest_plan
-from ft_dagster.store import Store, read_head
+from ft_dagster.store import Artifact, Place, Store, read_head
+from ft_dagster.store.artifacts import Removed, generations
 
 DECIDES = "evaluation"  # whose newest artifact says when a variant came to a verdict, where no run does
+PAID = (TRAINING, "base_evaluation", DECIDES)
+SPENT = (TRAINING, *EVALUATIONS, EXPORT)
 
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what a store's damaged file may raise
 
@@ -71,8 +87,101 @@ def paid_for(store: Store, key: VariantKey, plan: PlannedCost | None) -> PaidFor
 
 def hours_since(store: Store, key: VariantKey, since: datetime) -> float:
     """By the clock, of the newest training and evaluation, as far as they were made since then."""
-    heads = (read_head(store, key.prefix, stage) for stage in (TRAINING, "base_evaluation", DECIDES))
+    heads = (read_head(store, key.prefix, stage) for stage in PAID)
     return sum(hours_of(head) for head in heads if head is not None and made(head) >= since)
+
+
+def known_version(world: World, row: FleetRow, declared: Declared | None) -> KnownVersion | None:
+    """What stands of a variant, held against what would be made now (not, where it is not `declared`); None
+    before anything was trained.
+    """
+    try:
+        return _known_version(world, row, declared)
+    except (UserError, *DAMAGE) as error:  # a run may not need what is damaged, and says it if it does
+        return KnownVersion(unread=said_of(error))
+
+
+def _known_version(world: World, row: FleetRow, declared: Declared | None) -> KnownVersion | None:
+    store, prefix = world.settings.open_store(), row.state.key.prefix
+    stands = version_artifacts(store, prefix)
+    if not stands.artifacts:
+        return None
+    released, judged, export = stands.released, stands.heads[DECIDES], stands.heads["model_export"]
+    newest = stands.artifacts.get(DECIDES) or stands.artifacts.get(TRAINING)
+    verdict = _verdict(judged)
+    now = None if declared is None else world.of(declared)
+    unseen = [] if declared is None else unasked_places(declared.spec, world.settings.project)
+    spent, counted = _spent(store, prefix, row)
+    return KnownVersion(
+        version=None if released is None else released.version,
+        waiting=_waiting(stands.log),
+        made=None if newest is None else made(newest),
+        digest=None if export is None else export.digest,
+        gate=None if verdict is None else verdict_word(verdict),
+        gain=None if verdict is None else _gain(verdict),
+        over_production=_over_production(store, prefix, judged, stands.log),
+        causes=() if now is None or declared is None else outdated(world.settings, declared, stands, now),
+        unseen=unseen[0].path if unseen else "",
+        spent=spent,
+        counted=counted,
+    )
+
+
+def _verdict(evaluation: Artifact | None) -> Verdict | None:
+    if evaluation is None or not evaluation.figures.get("verdict"):
+        return None
+    return Verdict.from_json(evaluation.figures["verdict"])
+
+
+def _gain(verdict: Verdict) -> Gain | None:
+    """Over the base, at the first task that is judged."""
+    rule = next((rule for rule in verdict.rules if rule.rule == "task"), None)
+    if rule is None:
+        return None
+    return Gain(rule.task, rule.metric, rule.base, rule.tuned, not rule.higher_is_better)
+
+
+def _over_production(
+    store: Store, prefix: str, judged: Artifact | None, log: Sequence[ReleaseEntry]
+) -> Gain | None:
+    """What the newest evaluation is better by than that of the version in production, or, where that is its
+    own, of the one that was served before; None where there is none, or it was asked another task.
+    """
+    served = dict.fromkeys(entry.production for entry in reversed(log) if entry.production is not None)
+    released = {entry.version: entry for entry in log if entry.action == RELEASE}
+    others = [
+        released[version] for version in served if judged and released[version].evaluation != judged.digest
+    ]
+    now = _verdict(judged)
+    if not others or now is None:
+        return None
+    then = _verdict(find_digest(store, [prefix], DECIDES, others[0].evaluation))
+    before, after = (None if verdict is None else _gain(verdict) for verdict in (then, now))
+    if before is None or after is None or before[:2] != after[:2]:
+        return None
+    return after._replace(before=before.after)
+
+
+def _waiting(log: Sequence[ReleaseEntry]) -> int | None:
+    """The newest version, where it was never served and nobody took it back."""
+    newest = max((entry.version for entry in log), default=None)
+    served = {entry.production for entry in log}
+    return None if newest in served or newest in rolled_back(log) else newest
+
+
+def _spent(store: Store, prefix: str, row: FleetRow) -> tuple[Amount, str]:
+    """Of all trainings, evaluations and exports that are or were in the store, by the clock times the devices
+    and the price of the newest plan; and a digest of their keys: they are read anew where it changed.
+    """
+    places = [Place(prefix, stage, key) for stage in SPENT for key in store.names(f"{prefix}/{stage}")]
+    counted = sha256_json([[place.stage, place.key] for place in places])[:16]
+    if row.version is not None and row.version.counted == counted:
+        return row.version.spent, counted
+    found = (one for place in places for one in generations(store, place))
+    hours = sum(hours_of(one.artifact if isinstance(one, Removed) else one) for one in found)
+    cost = row.state.cost
+    share = hours / cost.hours if cost.hours > 0 else 0.0
+    return Amount(hours * cost.devices, cost.amount.usd * share), counted
 
 
 def _of_parent(row: FleetRow, store: Store, now: datetime) -> list[News]:

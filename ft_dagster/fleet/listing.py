@@ -18,7 +18,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.files import expanded
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.roots import Roots
-from ft_dagster.spec.variant import SourceSpec
+from ft_dagster.spec.variant import SourceSpec, VariantSpec
 
 SAVED = {"state.json", "dataset_dict.json"}  # of a folder that `datasets` saved: the files are named in it
 
@@ -64,12 +64,26 @@ class Difference(NamedTuple):
         return min(1.0, self.bytes / self.whole) if self.whole else 1.0
 
 
+def named_places(spec: VariantSpec) -> list[WatchedPlace]:
+    """Sources and base of a declaration."""
+    places = [WatchedPlace("data", s.path, s.revision, s.split) for s in spec.data.sources]
+    if spec.base_model.source is not None:
+        places.append(WatchedPlace("base", spec.base_model.source, spec.base_model.revision))
+    return places
+
+
+def unasked_places(spec: VariantSpec, project: Path) -> list[WatchedPlace]:
+    """Those of them that lie elsewhere, and for which the declaration does not ask to be looked at."""
+    asked = {"data": spec.retrain.on_new_data, "base": spec.retrain.on_new_base}
+    return [place for place in named_places(spec) if not asked[place.kind] and not is_here(place, project)]
+
+
 def may_list(place: WatchedPlace, project: Path, roots: Roots) -> bool:
     """Whether a tenant may have a place looked at."""
     base = place.kind == "base"
     if is_s3(place.path):
         return roots.may_fetch(place.path, base=base)
-    if _is_local(place, project):
+    if is_here(place, project):
         return roots.may_read(str(project / expanded(place.path)), base=base)
     return roots.may_ask_hub(place.path)
 
@@ -78,7 +92,7 @@ def listing(place: WatchedPlace, project: Path) -> list[ListedFile]:
     """Raises UserError for a place that cannot be listed."""
     if is_s3(place.path):
         return _of_s3(place, project)
-    if not _is_local(place, project):
+    if not is_here(place, project):
         kind: Literal["dataset", "model"] = "dataset" if place.kind == "data" else "model"
         return [ListedFile(place.path, 0, pin_revision(place.path, place.revision, kind), None)]
     if place.kind == "data":
@@ -90,7 +104,10 @@ def listing(place: WatchedPlace, project: Path) -> list[ListedFile]:
     return [_local(file, file.relative_to(folder).as_posix()) for file in below]
 
 
-def _is_local(place: WatchedPlace, project: Path) -> bool:
+def is_here(place: WatchedPlace, project: Path) -> bool:
+    """Whether a place is a file or folder of this host: looking at it asks nobody else."""
+    if is_s3(place.path):
+        return False
     if place.kind == "data":
         return not is_hub(place.source, project)
     return (project / expanded(place.path)).is_dir()

@@ -1,8 +1,9 @@
 """The fleet's table: a row a variant, in the database of the Dagster instance.
 
 It remembers what was read of declarations, runs, releases and sources, so that a tick reads what changed. It
-decides nothing and proves nothing: `ft-dagster fleet rebuild` makes it again from these. Times are seconds
-since 1970, what has parts is JSON.
+decides nothing and proves nothing: `ft-dagster fleet rebuild` makes it again from these. One of an older
+version is emptied when it is opened, and filled again by the next ticks. Times are seconds since 1970, what
+has parts is JSON.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import sqlalchemy as sa
 
@@ -21,12 +24,14 @@ from ft_dagster.errors import UserError
 from ft_dagster.fleet.amounts import Amount, PaidFor, RetrainCost
 from ft_dagster.fleet.book import Charge
 from ft_dagster.fleet.reasons import News, VariantState
+from ft_dagster.fleet.version import KnownVersion
 from ft_dagster.schema_version import FIELD, is_readable, newer_error
 from ft_dagster.spec import VariantKey
 from ft_dagster.spec.variant import RetrainSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_SECONDS = 30  # that a writer waits for another
+LOOKED, CHANGED = "looked", "changed"  # of META
 FEW = 500  # values in one question to the database
 METADATA = sa.MetaData()
 VARIANTS = sa.Table(
@@ -56,6 +61,7 @@ VARIANTS = sa.Table(
     sa.Column("news", sa.Text, nullable=False),
     sa.Column("asked", sa.Text, nullable=False),
     sa.Column("tries", sa.Text, nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
 )
 CHARGES = sa.Table(
     "ft_dagster_fleet_charges",
@@ -69,8 +75,9 @@ CHARGES = sa.Table(
 PLACES = sa.Table(
     "ft_dagster_fleet_places",
     METADATA,
-    sa.Column("place", sa.String(700), primary_key=True),
+    sa.Column("id", sa.String(64), primary_key=True),  # sha256 of the place, which may be of any length
     sa.Column("key", sa.String(61), primary_key=True, index=True),
+    sa.Column("place", sa.Text, nullable=False),
     sa.Column("minutes", sa.Float, nullable=False),
     sa.Column("next_look", sa.Float, nullable=False, index=True),
     sa.Column("found", sa.String(64)),
@@ -87,7 +94,7 @@ META = sa.Table(
 class FleetRow:
     """`stamp`: of the files that the declaration was read from, `edited`: when these changed last. `learnt`:
     runs and store were looked at since. `paid`: what its newest training took. `next_look`: when it may
-    become due by itself.
+    become due by itself. `version`: what stands of it, None before anything was trained.
     """
 
     state: VariantState
@@ -97,6 +104,7 @@ class FleetRow:
     learnt: bool = False
     paid: PaidFor | None = None
     next_look: datetime | None = None
+    version: KnownVersion | None = None
 
     @property
     def key(self) -> str:
@@ -124,13 +132,14 @@ class FleetTable:
         self._engine = sa.create_engine(url, poolclass=sa.pool.NullPool, connect_args=options)
         self.url = self._engine.url.render_as_string(hide_password=True)
         with self.changing() as connection:
-            METADATA.create_all(connection)
-            found = _meta(connection, FIELD)
-            if found is None:
+            META.create(connection, checkfirst=True)
+            version = int(_meta(connection, FIELD) or 0)
+            if not is_readable(version, SCHEMA_VERSION):
+                raise newer_error(FIELD, version, SCHEMA_VERSION, file=self.url)
+            if version < SCHEMA_VERSION:
+                METADATA.drop_all(connection)
+                METADATA.create_all(connection)
                 _set_meta(connection, FIELD, str(SCHEMA_VERSION))
-        version = SCHEMA_VERSION if found is None else int(found)
-        if not is_readable(version, SCHEMA_VERSION):
-            raise newer_error(FIELD, version, SCHEMA_VERSION, file=self.url)
 
     @contextmanager
     def changing(self) -> Iterator[sa.Connection]:
@@ -148,15 +157,23 @@ class FleetTable:
         with self.changing() as connection:
             _set_meta(connection, name, value)
 
+    def looked(self) -> datetime | None:
+        """When a tick brought the table to what was, last; None: none has yet."""
+        known = self.meta(LOOKED)
+        return None if known is None else _present(float(known))
+
+    def note_look(self, now: datetime) -> None:
+        self.set_meta(LOOKED, str(now.timestamp()))
+
+    def changed(self) -> str | None:
+        """Of what is shown of the fleet: another word after each change."""
+        return self.meta(CHANGED)
+
     def stamps(self) -> dict[str, str]:
         """Key -> stamp of every variant that is declared as far as is known."""
         asked = sa.select(VARIANTS.c.key, VARIANTS.c.stamp).where(sa.not_(VARIANTS.c.retired))
         with self.changing() as connection:
             return {row.key: row.stamp for row in connection.execute(asked)}
-
-    def row(self, key: VariantKey | str) -> FleetRow | None:
-        found = self.rows(VARIANTS.c.key == str(key))
-        return found[0] if found else None
 
     def rows(self, where: Any = None, limit: int | None = None) -> list[FleetRow]:
         """In order of key."""
@@ -201,6 +218,11 @@ class FleetTable:
         with self.changing() as connection:
             return [_row(content) for content in connection.execute(asked).mappings()]
 
+    def forget(self) -> None:
+        """Let everything be learnt anew."""
+        with self.changing() as connection:
+            connection.execute(sa.update(VARIANTS).values(learnt=False))
+
     def count_unlearnt(self) -> int:
         asked = sa.select(sa.func.count()).select_from(VARIANTS).where(sa.not_(VARIANTS.c.learnt))
         with self.changing() as connection:
@@ -221,6 +243,8 @@ class FleetTable:
                 connection.execute(sa.delete(VARIANTS).where(VARIANTS.c.key.in_([row.key for row in part])))
                 merged = [_with_found(row, known.get(row.key)) for row in part]
                 connection.execute(sa.insert(VARIANTS), [_content(row) for row in merged])
+                if any(_shown(row) != _shown(known.get(row.key)) for row in merged):
+                    _set_meta(connection, CHANGED, uuid4().hex)
             for key, asked in (watched or {}).items():
                 _watch(connection, key, asked)
 
@@ -271,28 +295,29 @@ class FleetTable:
         """Place -> the fewest minutes between two looks that any who name it ask for; the longest due
         first."""
         first = sa.func.min(PLACES.c.next_look)
-        asked = sa.select(PLACES.c.place, sa.func.min(PLACES.c.minutes).label("minutes"))
-        due = asked.group_by(PLACES.c.place).having(first <= now.timestamp()).order_by(first).limit(most)
+        place, minutes = sa.func.min(PLACES.c.place), sa.func.min(PLACES.c.minutes)
+        asked = sa.select(place.label("place"), minutes.label("minutes")).group_by(PLACES.c.id)
+        due = asked.having(first <= now.timestamp()).order_by(first).limit(most)
         with self.changing() as connection:
             return {row.place: row.minutes for row in connection.execute(due)}
 
     def unseen(self, place: str, found: str) -> list[str]:
         """The variants that have not seen a place as it is now (a digest)."""
         differs = sa.or_(PLACES.c.found.is_(None), PLACES.c.found != found)
-        asked = sa.select(PLACES.c.key).where(PLACES.c.place == place, differs)
+        asked = sa.select(PLACES.c.key).where(PLACES.c.id == _place_id(place), differs)
         with self.changing() as connection:
             return list(connection.execute(asked).scalars().all())
 
     def put_off(self, place: str, again: datetime) -> None:
         """Say when it is a place's turn again."""
         with self.changing() as connection:
-            turn = sa.update(PLACES).where(PLACES.c.place == place)
+            turn = sa.update(PLACES).where(PLACES.c.id == _place_id(place))
             connection.execute(turn.values(next_look=again.timestamp()))
 
     def saw(self, place: str, again: datetime, found: str, failed: Iterable[str] = ()) -> None:
         """Note what was found at a place that was put off to `again`: all have seen it but those `failed`,
         and those who asked for it anew meanwhile."""
-        where = (PLACES.c.place == place, PLACES.c.next_look == again.timestamp())
+        where = (PLACES.c.id == _place_id(place), PLACES.c.next_look == again.timestamp())
         with self.changing() as connection:
             saw = sa.update(PLACES).where(*where, PLACES.c.key.not_in(sorted(failed)))
             connection.execute(saw.values(found=found))
@@ -310,6 +335,8 @@ class FleetTable:
             content = json.dumps([_news_content(each) for each in state.news])
             values = {"news": content, "next_look": _seconds(next_look(state))}
             connection.execute(sa.update(VARIANTS).where(VARIANTS.c.key == key).values(values))
+            if state.news != row.state.news:
+                _set_meta(connection, CHANGED, uuid4().hex)
         return state.news != row.state.news
 
 
@@ -319,6 +346,15 @@ def _to_change(connection: sa.Connection, keys: Sequence[str]) -> dict[str, Flee
     connection.execute(sa.update(VARIANTS).where(named).values(learnt=VARIANTS.c.learnt))
     found = connection.execute(sa.select(VARIANTS).where(named)).mappings()
     return {content["key"]: _row(content) for content in found}
+
+
+def _shown(row: FleetRow | None) -> tuple[object, ...] | None:
+    """What people see of a row, but for what the clock alone changes."""
+    if row is None:
+        return None
+    state = row.state
+    runs = (state.running, state.failures, state.failure, state.fruitless, state.news)
+    return state.broken, state.retired, row.parent, row.version, *runs
 
 
 def _of_parent(row: FleetRow) -> list[News]:
@@ -337,6 +373,10 @@ def _with_found(row: FleetRow, known: FleetRow | None) -> FleetRow:
     return replace(row.known(news=news), next_look=min(times, default=None))
 
 
+def _place_id(place: str) -> str:
+    return sha256(place.encode()).hexdigest()
+
+
 def _watch(connection: sa.Connection, key: str, asked: Watched) -> None:
     """Each place is to be looked at when anybody looks next; where the same are asked for, only if `anew`."""
     before = connection.execute(sa.select(PLACES.c.place, PLACES.c.minutes).where(PLACES.c.key == key))
@@ -344,7 +384,14 @@ def _watch(connection: sa.Connection, key: str, asked: Watched) -> None:
     if not asked.anew and {(row.place, row.minutes) for row in before} == wanted:
         return
     content = [
-        {"place": place, "key": key, "minutes": minutes, "next_look": 0.0, "found": None}
+        {
+            "id": _place_id(place),
+            "key": key,
+            "place": place,
+            "minutes": minutes,
+            "next_look": 0.0,
+            "found": None,
+        }
         for place, minutes in sorted(wanted)
     ]
     connection.execute(sa.delete(PLACES).where(PLACES.c.key == key))
@@ -410,12 +457,13 @@ def _content(row: FleetRow) -> dict[str, Any]:
         "news": json.dumps([_news_content(news) for news in state.news]),
         "asked": json.dumps(state.asked),
         "tries": json.dumps(state.tries),
+        "version": json.dumps(None if row.version is None else row.version.to_json()),
     }
 
 
 def _row(content: Any) -> FleetRow:
     hours, usd, clock, origin = json.loads(content["cost"])
-    paid = json.loads(content["paid"])
+    paid, version = json.loads(content["paid"]), json.loads(content["version"])
     state = VariantState(
         key=VariantKey.parse(content["key"]),
         retrain=RetrainSpec.model_validate_json(content["retrain"]),
@@ -444,6 +492,7 @@ def _row(content: Any) -> FleetRow:
         content["learnt"],
         None if paid is None else PaidFor(*paid),
         _time(content["next_look"]),
+        None if version is None else KnownVersion.from_json(version),
     )
 
 

@@ -17,6 +17,8 @@ from ft_dagster.fleet.listing import (
     listing,
     listing_digest,
     may_list,
+    named_places,
+    unasked_places,
 )
 from ft_dagster.fleet.reasons import EXACT_STAMP, News, VariantState, next_look
 from ft_dagster.fleet.table import FleetRow, FleetTable
@@ -45,13 +47,12 @@ class Looked(NamedTuple):
 
 
 def places_of(spec: VariantSpec, project: Path, roots: Roots) -> list[WatchedPlace]:
-    """What a declaration asks to be looked at, as far as its tenant may: its run says the rest."""
-    places = []
-    if spec.retrain.on_new_data:
-        places += [WatchedPlace("data", s.path, s.revision, s.split) for s in spec.data.sources]
-    if spec.retrain.on_new_base and spec.base_model.source is not None:
-        places.append(WatchedPlace("base", spec.base_model.source, spec.base_model.revision))
-    return [place for place in places if may_list(place, project, roots)]
+    """What is looked at for a declaration, as far as its tenant may: its run says the rest. What lies on
+    this host is, for its freshness, whether the declaration asks for retrains by it or not.
+    """
+    unasked = unasked_places(spec, project)
+    looked_at = [place for place in named_places(spec) if place not in unasked]
+    return [place for place in looked_at if may_list(place, project, roots)]
 
 
 def look(table: FleetTable, settings: Settings, now: datetime) -> Looked:
@@ -60,7 +61,7 @@ def look(table: FleetTable, settings: Settings, now: datetime) -> Looked:
     A place that cannot be listed, or whose listing never ends, is tried again at its next turn, and holds up
     no other; what was known of it stands. Variants that there is no time to compare are the next look's.
     """
-    listings, errors = _Listings(settings.project), dict[str, str]()
+    listings, errors = Listings(settings.project), dict[str, str]()
     end, found = time.monotonic() + LOOK_SECONDS, dict[str, str | None]()
     due = table.places_due(now, MOST_PLACES)
     again = {text: now + timedelta(minutes=minutes) for text, minutes in due.items()}
@@ -96,7 +97,7 @@ def look(table: FleetTable, settings: Settings, now: datetime) -> Looked:
     return Looked(len(found), tuple(changed), errors)
 
 
-class _Listings:
+class Listings:
     """Each place's, listed once."""
 
     def __init__(self, project: Path) -> None:
@@ -110,7 +111,7 @@ class _Listings:
 
 
 def news_of(
-    row: FleetRow, places: Sequence[str], listings: _Listings, settings: Settings, now: datetime
+    row: FleetRow, places: Sequence[str], listings: Listings, settings: Settings, now: datetime
 ) -> tuple[News, ...]:
     """The news of a row's sources and base as they are listed now. Raises UserError, OSError, ValueError."""
     store, known = settings.open_store(), [WatchedPlace.parse(text) for text in places]

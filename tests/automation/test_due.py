@@ -33,6 +33,7 @@ from ft_dagster.stages.summary import variant_row
 from ft_dagster.store import Attempt, write_head
 from ft_dagster.store.make import Recipe, make_artifact
 from tests.automation.declarations import NOON, declare, start_from, tick, ticked
+from tests.fleet.tables import row_of
 from tests.present import present
 from tests.releases import adapter, release
 
@@ -64,7 +65,7 @@ def settings(project: Path, **fleet: Any) -> None:
 
 
 def row(project: Path, instance: dg.DagsterInstance, key: str) -> FleetRow:
-    return present(open_fleet(instance, load_settings(project)).row(key))
+    return row_of(open_fleet(instance, load_settings(project)), key)
 
 
 def run_of(
@@ -478,6 +479,23 @@ def test_a_table_of_a_newer_version_is_refused_and_the_sensor_says_so(
     assert "written by a newer ft-dagster" in present(skipped.skip_message)
 
 
+def test_a_table_of_an_older_version_is_made_again_and_asks_for_nothing_that_was_asked(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    declare(project, "acme.daily", "0 12 * * *")
+    tick(project, instance, NOON - HOUR)
+    (first,) = tick(project, instance, NOON)
+    run_of(instance, first, STATUS.SUCCESS)
+    with sa.create_engine(fleet_url(instance, load_settings(project))).begin() as connection:
+        for table in ("variants", "charges", "places", "meta"):
+            connection.execute(sa.text(f"drop table ft_dagster_fleet_{table}"))
+        connection.execute(sa.text("create table ft_dagster_fleet_meta (name text, value text)"))
+        connection.execute(sa.text("create table ft_dagster_fleet_places (place text, key text)"))
+        connection.execute(sa.text("insert into ft_dagster_fleet_meta values ('schema_version', '1')"))
+    assert tick(project, instance, NOON + HOUR) == []
+    assert row(project, instance, "acme.daily").state.served is not None
+
+
 def test_a_damaged_table_is_said_and_made_again(project: Path, instance: dg.DagsterInstance) -> None:
     declare(project, "acme.daily", "0 12 * * *")
     tick(project, instance, NOON)
@@ -631,11 +649,16 @@ def test_the_commands_make_the_table_again_also_of_a_newer_version_and_say_what_
     with sa.create_engine(f"sqlite:///{home / 'fleet.db'}").begin() as connection:
         connection.execute(sa.text("create table ft_dagster_fleet_meta (name text, value text)"))
         connection.execute(sa.text("insert into ft_dagster_fleet_meta values ('schema_version', '99')"))
+    other = project / "elsewhere"
+    (other / "tenants").mkdir(parents=True)
+    with monkeypatch.context() as at_home:
+        at_home.delenv("DAGSTER_HOME")
+        assert fleet_command(other, "due") == {"due": [], "looked": None}
     said = fleet_command(project, "rebuild")
     assert said["variants"] == 3
     assert sorted(said["broken"]) == ["acme.broken", "globex.broken"]
     table = FleetTable(f"sqlite:///{home / 'fleet.db'}")
-    often = present(table.row("acme.often"))
+    often = row_of(table, "acme.often")
     table.put([often.known(known_since=often.state.known_since - DAY)])
     due = fleet_command(project, "due", "--tenant", "acme")["due"]
     assert [(row["variant"], row["state"]) for row in due] == [

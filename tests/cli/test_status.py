@@ -1,7 +1,10 @@
-"""What `ft-dagster status` says of a variant."""
+"""What `ft-dagster status` says of a fleet: from its table, or from the store."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +12,173 @@ import pytest
 from typer.testing import CliRunner
 
 from ft_dagster.cli import app
-from ft_dagster.lineage.verdict import Verdict
-from ft_dagster.report.variant_row import VariantRow
-from ft_dagster.stages import summary
-from tests.verdicts import stored_rule
+from ft_dagster.fleet.amounts import Amount
+from ft_dagster.fleet.decided import sqlite_url
+from ft_dagster.fleet.declared import notice
+from ft_dagster.fleet.table import FleetRow, FleetTable
+from ft_dagster.fleet.version import Gain, KnownVersion
+from ft_dagster.lineage.stale import field_changed
+from ft_dagster.spec import Declarations
+from tests.automation.declarations import declare
+from tests.releases import adapter, release
 
-
-@pytest.mark.parametrize(
-    ("outcome", "word"), [("pass", "passed"), ("fail", "failed"), ("undecided", "undecided")]
+NOW = datetime.now(UTC)
+DAY = timedelta(days=1)
+GAIN = Gain("own_task", "token_f1", 0.2, 0.5)
+VERSION = KnownVersion(
+    3, made=NOW - 2 * DAY, digest="ab" * 32, gate="passed", gain=GAIN, spent=Amount(1.5, 4.0), counted="1"
 )
-def test_the_gate_is_shown_as_it_was_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: str, word: str
+RANK = field_changed("method.rank")
+KNOWN: dict[str, tuple[dict[str, Any], KnownVersion | None]] = {
+    "acme.approval": ({}, replace(VERSION, waiting=4)),
+    "acme.child": ({}, VERSION),
+    "acme.failing": ({"failures": 1, "failure": "out of memory"}, VERSION),
+    "acme.fresh": ({}, VERSION),
+    "acme.gate": ({}, replace(VERSION, gate="failed")),
+    "acme.never": ({}, None),
+    "acme.parked": ({"failures": 3, "failure": "out of memory"}, VERSION),
+    "acme.running": ({"running": True}, VERSION),
+    "acme.stale": ({}, replace(VERSION, causes=(RANK,), gain=GAIN._replace(after=0.9))),
+    "globex.damaged": ({}, KnownVersion(unread="the store cannot be read: x")),
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """More variants than are read from the store each time."""
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.setattr("ft_dagster.fleet.picture.EXACT_UP_TO", 3)
+    for key in KNOWN:
+        declare(tmp_path, key, base_model={"variant": "acme.stale"} if key == "acme.child" else "models/x")
+    declare(tmp_path, "globex.gone")
+    declare(tmp_path, "globex.wrong", objectiv="x")
+    return tmp_path
+
+
+def table_of(project: Path, looked: datetime | None = NOW) -> FleetTable:
+    """As ticks left it."""
+    home = project / ".ft_dagster" / "dagster_home"
+    home.mkdir(parents=True, exist_ok=True)
+    table = FleetTable(sqlite_url(home))
+    table.put(notice(table, Declarations(project), NOW).rows)
+    rows = list[FleetRow]()
+    for row in table.rows():
+        state, version = KNOWN.get(row.key, ({}, VERSION))
+        rows.append(replace(row.known(**state), version=version, learnt=True))
+    table.put(rows)
+    (project / "tenants/globex/gone.yaml").unlink()
+    table.put(notice(table, Declarations(project), NOW).rows)
+    if looked is not None:
+        table.note_look(looked)
+    return table
+
+
+def said(project: Path, *words: str) -> Any:
+    done = CliRunner().invoke(app, ["--project", str(project), "status", *words, "--json"])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def printed(project: Path, *words: str) -> str:
+    return CliRunner().invoke(app, ["--project", str(project), "status", *words]).output
+
+
+def test_each_state_is_told_from_the_table_with_its_cause(project: Path) -> None:
+    table_of(project)
+    found = said(project)
+    told = {row["variant"]: (row["state"], row["cause"]) for row in found["variants"]}
+    wrong = told.pop("globex.wrong")
+    assert told == {
+        "acme.approval": ("approval", "v4 waits for approval"),
+        "acme.child": ("stale", "acme.stale: method.rank is declared otherwise"),
+        "acme.failing": ("failing", "1 run failed: out of memory"),
+        "acme.fresh": ("fresh", ""),
+        "acme.gate": ("failing", "the gate did not hold: failed"),
+        "acme.never": ("never trained", ""),
+        "acme.parked": ("parked", "3 runs in a row failed: out of memory"),
+        "acme.running": ("running", ""),
+        "acme.stale": ("stale", "method.rank is declared otherwise"),
+        "globex.damaged": ("broken", "the store cannot be read: x"),
+        "globex.gone": ("retired", "it is declared no longer"),
+    }
+    assert wrong[0] == "broken"
+    assert "objectiv" in wrong[1]
+    assert (found["exact"], found["runs_as_of"]) == (False, NOW.isoformat(timespec="seconds"))
+    assert {each["variant"] for each in found["broken"]} == {"globex.wrong", "globex.damaged"}
+
+
+def test_a_row_has_its_gain_age_and_cost(project: Path) -> None:
+    table_of(project)
+    (row,) = [row for row in said(project)["variants"] if row["variant"] == "acme.fresh"]
+    assert row["gain"] == {**GAIN._asdict(), "better": pytest.approx(0.3)}
+    assert row["age_days"] == pytest.approx(2.0, abs=0.1)
+    assert (row["hours"], row["usd"], row["version"], row["over_production"]) == (1.5, 4.0, 3, None)
+    (line,) = [line for line in printed(project).splitlines() if line.startswith("acme.fresh ")]
+    assert line.split()[:9] == ["acme.fresh", "fresh", "v3", "+30.0", "points", "-", "2.0", "d", "1.5"]
+
+
+def test_filters_choose_and_sorting_arranges(project: Path) -> None:
+    table_of(project)
+
+    def chosen(*words: str) -> list[str]:
+        return [row["variant"] for row in said(project, *words)["variants"]]
+
+    assert chosen("--stale") == ["acme.child", "acme.stale"]
+    assert chosen("--failing") == ["acme.parked", "acme.failing", "acme.gate"]
+    assert chosen("--tenant", "globex") == ["globex.wrong", "globex.damaged", "globex.gone"]  # read now
+    assert chosen("--sort", "gain", "--limit", "1") == ["acme.stale"]
+    assert chosen("--sort", "variant", "--limit", "2") == ["acme.approval", "acme.child"]
+    assert chosen("--limit", "0") == chosen()
+
+
+def test_what_it_says_comes_with_the_time_of_its_picture(project: Path) -> None:
+    table_of(project, looked=datetime(2026, 3, 2, 12, 30, tzinfo=UTC))
+    last = next(line for line in printed(project).splitlines() if " variants: " in line)
+    assert last.startswith("12 variants: 2 broken, 1 parked, 2 failing, 1 approval, 2 stale, 1 running, ")
+    assert last.endswith("as of 2026-03-02 12:30 UTC; --exact reads the store")
+
+
+def test_without_a_tick_the_store_is_read(project: Path) -> None:
+    table_of(project, looked=None)
+    assert said(project)["exact"]
+    assert "no tick was made yet" in printed(project)
+
+
+@pytest.mark.parametrize("words", [["--exact"], ["acme.never"]])
+def test_the_store_is_read_where_it_is_asked_for_and_for_a_few(project: Path, words: list[str]) -> None:
+    """The table does not know of the release yet."""
+    table_of(project)
+    store = project / ".ft_dagster" / "store"
+    before = {row["variant"]: row for row in said(project)["variants"]}
+    from ft_dagster.settings import load_settings
+
+    release(load_settings(project).open_store(), "acme.never", adapter(), work=store.parent / "work")
+    assert before["acme.never"]["version"] is None
+    (row,) = [row for row in said(project, *words)["variants"] if row["variant"] == "acme.never"]
+    assert (row["version"], row["state"]) == (1, "stale")
+    assert row["stages"]["model_export"] == row["digest"]
+
+
+@pytest.mark.parametrize(("minutes", "state"), [(1, "running"), (10, "never trained")])
+def test_a_run_of_a_daemon_that_ended_long_ago_is_none(project: Path, minutes: float, state: str) -> None:
+    table_of(project, looked=datetime.now(UTC) - timedelta(minutes=minutes))
+    (row,) = said(project, "acme.running")["variants"]
+    assert row["state"] == state
+
+
+def test_in_a_terminal_it_fits_80_columns_and_is_cut_after_a_hundred(
+    project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "tenants" / "acme").mkdir(parents=True)
-    (tmp_path / "tenants" / "acme" / "support.yaml").write_text("description: d\n")
-    found: dict[str, Any] = {"outcome": outcome, "passed": outcome == "pass"}
-    verdict = Verdict.from_json({**found, "rules": [stored_rule(**found)]})
-    monkeypatch.setattr(summary, "_row", lambda store, key, heads: VariantRow(str(key), verdict=verdict))
-    shown = CliRunner().invoke(app, ["--project", str(tmp_path), "status"]).output
-    (line,) = [line for line in shown.splitlines() if line.strip(" │").startswith("acme.support")]
-    assert word in line
+    from ft_dagster.cli import common
+
+    table_of(project)
+    monkeypatch.setattr("ft_dagster.cli.status.SHOWN", 5)
+    monkeypatch.setattr(common.out, "_width", 80)
+    monkeypatch.setattr(common.out, "_force_terminal", True)
+    monkeypatch.setattr(common.out, "no_color", True)
+    shown = printed(project)
+    tables = [line for line in shown.splitlines() if "│" in line or "━" in line]
+    assert max(map(len, tables)) <= 80
+    assert "7 more: --limit 0 shows all" in shown
+    assert "acme.parked" in shown
+    assert "acme.fresh" not in shown

@@ -125,6 +125,9 @@ def test_the_status_of_each_variant_is_read(project: Path) -> None:
     assert rows["acme.places"]["digest"] == released["export"]
     assert rows["acme.places"]["stages"]["fine_tuned_model"] == released["weights"]
     assert rows["acme.colours"]["stale"] is None
+    for row in rows.values():
+        raised = [cause["words"] for cause in row["causes"] if cause["kind"] == "stage"]
+        assert any(words.startswith("training_plan is at version ") for words in raised)
     strict = rows["globex.strict"]["stages"]
     assert strict["evaluation"]
     assert strict["model_export"] is None
@@ -222,6 +225,11 @@ def test_it_is_rolled_back_and_forward_again(project: Path, tmp_path: Path) -> N
     rows = {row["variant"]: row for row in typed(project, "status")["variants"]}
     assert rows["acme.places"]["version"] == 1
     assert rows["acme.colours"]["stale"] == "acme.places v1 was released since"
+    parent = [cause for cause in rows["acme.colours"]["causes"] if cause["kind"] == "parent"]
+    assert [(cause["variant"], cause["what"], cause["words"]) for cause in parent] == [
+        ("acme.colours", "acme.places", "acme.places v1 was released since")
+    ]
+    assert {cause["variant"] for cause in rows["acme.colours"]["causes"]} == {"acme.colours", "acme.places"}
     typed(project, "catalogue", "--to", str(tmp_path / "catalogue"))
     (adapter,) = [
         one

@@ -22,6 +22,7 @@ from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.store import Attempt, write_head
 from ft_dagster.store.heads import head_path
 from ft_dagster.store.make import Recipe, make_artifact
+from tests.fleet.tables import row_of
 from tests.present import present
 from tests.s3_server import S3Server
 
@@ -62,14 +63,14 @@ class Fleet:
             store.write_json(head, {**store.read_json(head), "at": later})
             places = places_of(spec, self.project, self.settings.roots(key.tenant))
             asked = Watched([*map(str, places)], spec.retrain.poll)
-            self.table.put([present(self.table.row(key))], {str(key): asked})
+            self.table.put([row_of(self.table, str(key))], {str(key): asked})
 
     def look(self, minutes: float = 0) -> dict[str, str]:
         """Errors by place or variant."""
         return look(self.table, self.settings, NOW + minutes * MINUTE).errors
 
     def news(self, key: str) -> News | None:
-        state = present(self.table.row(key)).state
+        state = row_of(self.table, key).state
         return state.news[0] if state.news else None
 
 
@@ -95,6 +96,16 @@ def declare(project: Path, key: str, polls: float, path: str = "data") -> None:
         "retrain": {"on_new_data": True, "poll": polls},
     }  # fmt: skip
     file.write_text(json.dumps(content), "utf-8")
+
+
+def test_a_place_of_any_length_is_looked_at(fleet: Fleet) -> None:
+    path = "data/" + "/".join(f"a-folder-of-a-long-name-{number}" for number in range(60))
+    declare(fleet.project, "acme.often", 5, path)
+    old(fleet.project / path / "a.jsonl", '{"text": "x"}\n')
+    fleet.ran("acme.often")
+    old(fleet.project / path / "a.jsonl", '{"text": "longer"}\n')
+    assert fleet.look() == {}
+    assert fleet.news("acme.often") is not None
 
 
 def test_what_lies_as_it_was_is_no_news(fleet: Fleet) -> None:
@@ -148,7 +159,7 @@ def test_what_moves_after_a_failed_run_is_another_thing_to_try(fleet: Fleet) -> 
     fleet.ran("acme.often")
     (fleet.project / "data" / "c.jsonl").write_text('{"text": "y"}\n')
     fleet.look()
-    row = present(fleet.table.row("acme.often"))
+    row = row_of(fleet.table, "acme.often")
     fleet.table.put([row.known(failures=3, failed_at=NOW + 3 * MINUTE)])
     fleet.look(minutes=6)
     assert present(fleet.news("acme.often")).since == NOW
@@ -167,7 +178,7 @@ def test_what_moves_while_the_run_that_it_caused_is_in_progress_is_news_of_its_o
     rows.write_text('{"text": "y"}\n' * 2)
     os.utime(rows, (LONG_AGO, (NOW + 15 * MINUTE).timestamp()))
     fleet.look(minutes=20)
-    row = present(fleet.table.row("acme.often"))
+    row = row_of(fleet.table, "acme.often")
     fleet.table.put([row.known(served=NOW + 10 * MINUTE)])
     second = present(fleet.news("acme.often"))
     assert second.since == NOW + 20 * MINUTE
@@ -183,7 +194,7 @@ def test_news_that_a_run_took_up_which_failed_are_tried_again(fleet: Fleet) -> N
     fleet.look()
     first = present(fleet.news("acme.often"))
     fleet.ran("acme.often", at=NOW + 2 * MINUTE)
-    row = present(fleet.table.row("acme.often"))
+    row = row_of(fleet.table, "acme.often")
     fleet.table.put([row.known(failures=1, failed_at=NOW + 3 * MINUTE)])
     fleet.look(minutes=6)
     assert fleet.news("acme.often") == first
@@ -222,18 +233,18 @@ def test_a_place_whose_listing_never_ends_is_not_the_first_again(
 def test_a_tick_and_a_look_at_once_lose_no_news(fleet: Fleet) -> None:
     fleet.ran("acme.often")
     fleet.look()
-    before = present(fleet.table.row("acme.often"))
+    before = row_of(fleet.table, "acme.often")
     (fleet.project / "data" / "c.jsonl").write_text('{"text": "y"}\n')
     fleet.look(minutes=6)
     found = present(fleet.news("acme.often"))
     parent = News("parent", "acme.base-v2", NOW, NOW, "parent acme.base v2")
     fleet.table.put([before.known(news=(parent,))])  # by a tick that read the row before the look
-    after = present(fleet.table.row("acme.often"))
+    after = row_of(fleet.table, "acme.often")
     assert after.state.news == (parent, found)
     assert after.next_look is not None
     (fleet.project / "data" / "c.jsonl").write_text('{"text": "y"}\n' * 2)
     fleet.look(minutes=12)
-    assert [each.kind for each in present(fleet.table.row("acme.often")).state.news] == ["parent", "data"]
+    assert [each.kind for each in row_of(fleet.table, "acme.often").state.news] == ["parent", "data"]
 
 
 def test_what_a_run_read_anew_while_a_look_was_on_is_looked_at_again(fleet: Fleet) -> None:

@@ -209,7 +209,7 @@ def test_status_names_what_is_broken_and_shows_the_others(
     code, text = run(monkeypatch, capsys, project, "status", "--json")
     assert code == 0
     found = json.loads(text)
-    assert [row["variant"] for row in found["variants"]] == ["acme.support", "acme.wrong"]
+    assert [row["variant"] for row in found["variants"]] == ["acme.wrong", "acme.support"]
     assert [error["field"] for error in found["broken"]] == ["training.seed", None]
     code, text = run(monkeypatch, capsys, project, "status", "acme.support")
     assert code == 0

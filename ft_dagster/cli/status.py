@@ -1,0 +1,163 @@
+"""The command `status`: each variant's state, why, what it gained and cost, and when it is trained next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from ft_dagster.cli.common import RUNNING, Json, Keys, app, escape, keys_of, out, print_json, show
+from ft_dagster.errors import UserError
+from ft_dagster.fleet.status import COLUMNS, FAILING, PAIRS, SortedBy, StatusRow, arranged, sentence
+from ft_dagster.settings import Settings, load_settings
+from ft_dagster.spec import Declarations, VariantKey
+
+if TYPE_CHECKING:
+    from ft_dagster.fleet.picture import FleetPicture
+    from ft_dagster.fleet.table import FleetTable
+
+WIDEST = (None, 13, 12, 10, 16)  # columns of a terminal, of each pair; the first has what is left of 80
+SHOWN = 100  # rows in a terminal
+GAP = "  "
+STYLE = {"broken": "red", "parked": "red", "failing": "red", "fresh": "green"}
+STYLE |= {"approval": "yellow", "stale": "yellow"}
+Tenant = Annotated[str | None, typer.Option(help="Of one tenant alone")]
+Stale = Annotated[bool, typer.Option("--stale", help="Those that are out of date alone")]
+Failing = Annotated[bool, typer.Option("--failing", help="Those that fail or are parked alone")]
+Sort = Annotated[SortedBy, typer.Option(help="By what needs a person first, or as it is named")]
+Limit = Annotated[int | None, typer.Option(min=0, help=f"Rows at most; 0: all; {SHOWN} in a terminal")]
+Exact = Annotated[bool, typer.Option("--exact", help="Read the store, however long it takes")]
+
+
+@app.command(rich_help_panel=RUNNING)
+def status(
+    context: typer.Context,
+    variants: Keys = None,
+    tenant: Tenant = None,
+    stale: Stale = False,
+    failing: Failing = False,
+    sort: Sort = "state",
+    limit: Limit = None,
+    exact: Exact = False,
+    as_json: Json = False,
+) -> None:
+    """Each variant's state and its cause, gains, age, cost, and the next retrain; what is broken.
+
+    Up to 100 variants are read from the store now. Of more it says what the fleet's table knows, and from
+    when that is; so it is of runs either way.
+    """
+    settings = load_settings(context.obj)
+    declarations = Declarations(settings.project)
+    asked = [key for key in keys_of(settings, variants, every=True) if tenant in (None, key.tenant)]
+    found = _picture(settings, declarations, asked, exact)
+    named = set(map(str, asked))
+    rows = [row for row in found.rows if row.variant in named or _is_retired(row, variants, tenant)]
+    wanted = [r for r in rows if (not stale or r.causes) and (not failing or r.state in FAILING)]
+    ordered = arranged(wanted, sort)
+    most = limit if limit is not None else SHOWN if out.is_terminal and not as_json else 0
+    shown = ordered[:most] if most else ordered
+    of_store, damaged = _of_store(settings, declarations, shown) if found.exact else ({}, [])
+    wrong = [*_declared_wrong(declarations, found, rows, asked), *damaged]
+    wrong += [] if variants else map(_error, declarations.misnamed.values())
+    if as_json:
+        told = [{**of_store.get(row.variant, {}), **row.to_json()} for row in shown]
+        told = [row for row in told if not found.exact or row["variant"] in of_store]
+        looked = None if found.looked is None else found.looked.isoformat(timespec="seconds")
+        print_json({"variants": told, "broken": wrong, "exact": found.exact, "runs_as_of": looked})
+        return
+    _print(shown)
+    if len(shown) < len(ordered):
+        out.print(f"{len(ordered) - len(shown)} more: --limit 0 shows all", highlight=False)
+    for row in shown if variants else ():
+        verdict = of_store.get(row.variant, {}).get("verdict")
+        if verdict:
+            out.print(f"{row.variant}: {verdict}", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"{sentence(rows)}; {found.from_when}", highlight=False, soft_wrap=True)
+    for error in () if stale or failing else wrong:
+        out.print(f"[red]broken[/] {escape(error['message'])}", highlight=False, soft_wrap=True)
+
+
+def _picture(
+    settings: Settings, declarations: Declarations, asked: Sequence[VariantKey], exact: bool
+) -> FleetPicture:
+    from ft_dagster.fleet.picture import EXACT_UP_TO, look_at, picture_of
+
+    table, now = _table(settings), datetime.now(UTC)
+    if table is None or table.looked() is None:
+        return look_at(declarations, asked, None, settings, now)
+    if exact or len(asked) <= EXACT_UP_TO:
+        return look_at(declarations, asked, table, settings, now)
+    return picture_of(table, settings, now)
+
+
+def _table(settings: Settings) -> FleetTable | None:
+    from ft_dagster.fleet.decided import kept_elsewhere, table_beside
+
+    if not kept_elsewhere(settings):
+        return table_beside(settings)
+    from ft_dagster.automation.fleet_table import open_fleet
+    from ft_dagster.automation.instance import open_instance
+
+    with open_instance(settings) as instance:
+        return open_fleet(instance, settings)
+
+
+def _is_retired(row: StatusRow, variants: list[str] | None, tenant: str | None) -> bool:
+    return row.state == "retired" and not variants and tenant in (None, row.tenant)
+
+
+def _of_store(
+    settings: Settings, declarations: Declarations, shown: Sequence[StatusRow]
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """What the newest artifacts of each say besides, by variant; and what is damaged."""
+    from ft_dagster.stages.summary import variant_summary
+
+    store, found, damaged = settings.open_store(), dict[str, dict[str, Any]](), list[dict[str, Any]]()
+    for row in shown:
+        try:
+            summary = variant_summary(store, VariantKey.parse(row.variant))
+        except UserError as error:
+            damaged.append(_error(error))
+        else:
+            found[row.variant] = {**summary.row.to_json(), "stages": summary.stages}
+    return found, damaged
+
+
+def _declared_wrong(
+    declarations: Declarations, found: FleetPicture, rows: Sequence[StatusRow], asked: Sequence[VariantKey]
+) -> list[dict[str, Any]]:
+    """Why declarations are broken; what the table knows of it is the sentence alone."""
+    if not found.exact:
+        return [{"variant": row.variant, "message": row.cause} for row in rows if row.state == "broken"]
+    return [_error(error) for key in asked if (error := declarations.wrong(key)) is not None]
+
+
+def _error(error: UserError) -> dict[str, Any]:
+    return {**error.as_dict(), "message": str(error)}
+
+
+def _print(rows: Sequence[StatusRow]) -> None:
+    """Two by two in a terminal, where it fits 80 columns; a line a row where it is piped."""
+    if out.is_terminal:
+        table = Table(show_lines=True)
+        for header, most in zip(PAIRS, WIDEST, strict=True):
+            table.add_column(header, max_width=most)
+        for row in rows:
+            cells = [*map(escape, row.pairs)]
+            cells[1] = f"[{STYLE.get(row.state, 'dim')}]{cells[1]}[/]"
+            table.add_row(*cells)
+        show(table)
+        return
+    lines = [COLUMNS, *([_on_one_line(cell) for cell in row.cells] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        typer.echo(GAP.join(padded).rstrip())
+
+
+def _on_one_line(text: str) -> str:
+    """On one line, without what would move a cursor."""
+    return "".join(c if c.isprintable() else " " for c in text)

@@ -1,0 +1,71 @@
+"""The fleet at a glance: by what its table knows, or read from the store now."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from ft_dagster.fleet.decided import decided
+from ft_dagster.fleet.due import EVEN_START, Decisions
+from ft_dagster.fleet.status import StatusRow, status_rows
+from ft_dagster.fleet.table import FleetRow, FleetTable
+from ft_dagster.settings import Settings
+from ft_dagster.spec import Declarations, VariantKey
+
+EXACT_UP_TO = 100  # variants
+BEHIND = timedelta(minutes=5)  # since the last tick: then no daemon runs, and none of its runs
+
+
+class FleetPicture(NamedTuple):
+    """`exact`: read from the store now; else as of `looked`, as all is that is known of runs (None: nothing
+    is, since no tick was made yet)."""
+
+    rows: list[StatusRow]
+    exact: bool
+    looked: datetime | None
+
+    @property
+    def from_when(self) -> str:
+        """In words."""
+        if self.looked is None:
+            return "read now; no tick was made yet, so nothing is known of runs"
+        at = f"{self.looked:%Y-%m-%d %H:%M} UTC"
+        return f"read now, runs as of {at}" if self.exact else f"as of {at}; --exact reads the store"
+
+
+def picture_of(table: FleetTable, settings: Settings, now: datetime) -> FleetPicture:
+    """All that the table knows."""
+    rows = table.rows()
+    decisions = decided(table, [row for row in rows if row.next_look and row.next_look <= now], settings, now)
+    return FleetPicture(status_rows(rows, decisions, now), False, table.looked())
+
+
+def look_at(
+    declarations: Declarations,
+    keys: Collection[VariantKey],
+    table: FleetTable | None,
+    settings: Settings,
+    now: datetime,
+) -> FleetPicture:
+    """These variants as the store has them now, and those that were retired; of their runs what the table
+    knows.
+    """
+    from ft_dagster.fleet.exact import exact_rows  # the stages, which take a second to import
+
+    known = [] if table is None else table.rows()
+    looked = None if table is None else table.looked()
+    rows = exact_rows(settings, declarations, keys, known, now)
+    rows = [row if _may_run(row, looked, now) else row.known(running=False) for row in rows]
+    rows += [row for row in known if row.state.retired and row.state.key not in declarations.files]
+    due = [row for row in rows if row.next_look and row.next_look <= now]
+    decisions = Decisions((), (), EVEN_START) if table is None else decided(table, due, settings, now)
+    return FleetPicture(status_rows(rows, decisions, now), True, looked)
+
+
+def _may_run(row: FleetRow, looked: datetime | None, now: datetime) -> bool:
+    """Whether a run that was in progress at the last tick may still be: it is not, where something was judged
+    since.
+    """
+    made = None if row.version is None else row.version.made
+    return looked is not None and now - looked < BEHIND and (made is None or made < looked)

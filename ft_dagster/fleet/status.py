@@ -1,0 +1,214 @@
+"""The state of each variant as a row: why, what it gained and cost, and when it is trained next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from ft_dagster.fleet.due import Decisions, NotDone, Retrain
+from ft_dagster.fleet.freshness import RootCause, freshness
+from ft_dagster.fleet.version import Gain, KnownVersion
+
+if TYPE_CHECKING:
+    from ft_dagster.fleet.table import FleetRow
+
+VariantStatus = Literal[
+    "broken", "parked", "failing", "approval", "stale", "running", "never trained", "fresh", "retired"
+]
+SortedBy = Literal["state", "variant", "age", "cost", "gain", "next"]
+ORDER: tuple[VariantStatus, ...] = get_args(VariantStatus)  # what needs a person first
+FAILING = ("parked", "failing")
+NO_PASS = ("failed", "undecided")  # words of a verdict
+COLUMNS = (
+    *("variant", "state", "version", "over base", "over production", "age", "cost to date"),
+    *("next (UTC)", "cause", "why not sooner"),
+)
+PAIRS = ("variant\ncause", "state\nversion", "over base\nproduction", "age\ncost", "next (UTC)\nwhy")
+
+
+@dataclass(frozen=True)
+class StatusRow:
+    """`cause`: of the state, in a sentence; `causes`: all why it is out of date, the nearest first.
+    `version`: in production; `waiting`: one that is to be approved. `judged`: the word of the newest verdict.
+    `age_days`: of what stands, since it was judged.
+    `hours`: of all devices, `usd`: both to date. `next`: when a retrain is decided upon next, ISO 8601, and
+    `why` it is not sooner.
+    """
+
+    tenant: str
+    variant: str
+    state: VariantStatus
+    cause: str
+    causes: tuple[RootCause, ...]
+    version: int | None
+    waiting: int | None
+    judged: str | None
+    digest: str | None
+    gain: Gain | None
+    over_production: Gain | None
+    age_days: float | None
+    hours: float
+    usd: float
+    next: str | None
+    why: str
+
+    def to_json(self) -> dict[str, Any]:
+        causes = [{"variant": each.variant, **each.cause._asdict()} for each in self.causes]
+        gains = {name: _gain_json(getattr(self, name)) for name in ("gain", "over_production")}
+        return {**asdict(self), "causes": causes, **gains}
+
+    @property
+    def cells(self) -> list[str]:
+        """As COLUMNS names them."""
+        version = "-" if self.version is None else f"v{self.version}"
+        waits = "" if self.waiting is None else f" (v{self.waiting} waits)"
+        age = "-" if self.age_days is None else f"{self.age_days:.1f} d"
+        cost = f"{self.hours:.3g} h" + (f", ${self.usd:,.2f}" if self.usd else "")
+        when = (self.next or "-")[:16].replace("T", " ")
+        gains = [_gain_cell(self.gain), _gain_cell(self.over_production)]
+        return [self.variant, self.state, version + waits, *gains, age, cost, when, self.cause, self.why]
+
+    @property
+    def pairs(self) -> list[str]:
+        """The same two by two, as PAIRS names them, for a terminal."""
+        variant, state, version, base, production, age, cost, when, cause, why = self.cells
+        pairs = ((variant, cause), (state, version), (base, production), (age, cost), (when, why))
+        return ["\n".join(filter(None, pair)) for pair in pairs]
+
+
+def status_rows(rows: Sequence[FleetRow], decisions: Decisions, now: datetime) -> list[StatusRow]:
+    """One a variant. `decisions`: on those whose time has come."""
+    causes = freshness(rows)
+    decided: dict[str, Retrain | NotDone] = {str(each.key): each for each in decisions.not_done}
+    decided |= {str(each.key): each for each in decisions.retrains}
+    return [_row(row, causes[row.key], decided.get(row.key), now) for row in rows]
+
+
+def arranged(rows: Sequence[StatusRow], by: SortedBy = "state") -> list[StatusRow]:
+    """By what needs a person first, by name, or by the largest: what is not known comes last."""
+    if by == "state":
+        return sorted(rows, key=lambda row: (ORDER.index(row.state), row.variant))
+    if by == "variant":
+        return sorted(rows, key=lambda row: row.variant)
+    if by == "next":
+        return sorted(rows, key=lambda row: (row.next is None, row.next or "", row.variant))
+
+    def largest_first(row: StatusRow) -> tuple[bool, float, str]:
+        value = _value(row, by)
+        return value is None, -(value or 0.0), row.variant
+
+    return sorted(rows, key=largest_first)
+
+
+def _value(row: StatusRow, by: SortedBy) -> float | None:
+    if by == "gain":
+        return None if row.gain is None else row.gain.better
+    return row.age_days if by == "age" else row.hours
+
+
+def counts(rows: Iterable[StatusRow]) -> dict[str, int]:
+    """How many there are of each state, those that need a person first."""
+    states = [row.state for row in rows]
+    return {state: states.count(state) for state in ORDER if state in states}
+
+
+def sentence(rows: Sequence[StatusRow]) -> str:
+    """ "120 variants: 2 broken, 3 stale, 115 fresh"."""
+    said = ", ".join(f"{count} {state}" for state, count in counts(rows).items())
+    return f"{len(rows)} variant{'' if len(rows) == 1 else 's'}" + (f": {said}" if said else "")
+
+
+def _row(
+    row: FleetRow, causes: tuple[RootCause, ...], decision: Retrain | NotDone | None, now: datetime
+) -> StatusRow:
+    version = row.version or KnownVersion()
+    state = _state(row, causes, decision)
+    following, why = _next(row, decision, now)
+    return StatusRow(
+        tenant=row.state.key.tenant,
+        variant=row.key,
+        state=state,
+        cause=_cause(row, state, causes),
+        causes=causes,
+        version=version.version,
+        waiting=version.waiting,
+        judged=version.gate,
+        digest=version.digest,
+        gain=version.gain,
+        over_production=version.over_production,
+        age_days=None if version.made is None else round((now - version.made) / timedelta(days=1), 2),
+        hours=version.spent.hours,
+        usd=version.spent.usd,
+        next=None if following is None else following.isoformat(timespec="seconds"),
+        why=why,
+    )
+
+
+def _state(row: FleetRow, causes: tuple[RootCause, ...], decision: Retrain | NotDone | None) -> VariantStatus:
+    state, version = row.state, row.version
+    if state.retired:
+        return "retired"
+    if state.broken is not None or (version is not None and version.unread):
+        return "broken"
+    if state.running:
+        return "running"
+    if state.failures >= state.retrain.max_attempts or (
+        isinstance(decision, NotDone) and decision.kind == "parked"
+    ):
+        return "parked"
+    if state.failures or state.fruitless or (version is not None and version.gate in NO_PASS):
+        return "failing"
+    if version is None:
+        return "never trained"
+    if version.waiting is not None:
+        return "approval"
+    return "stale" if causes else "fresh"
+
+
+def _cause(row: FleetRow, state: VariantStatus, causes: tuple[RootCause, ...]) -> str:
+    known, version = row.state, row.version or KnownVersion()
+    if state == "broken":
+        return known.broken or version.unread
+    if state in FAILING:
+        if known.failures:
+            runs = "1 run" if known.failures == 1 else f"{known.failures} runs in a row"
+            return f"{runs} failed: {known.failure}"
+        return f"the gate did not hold: {version.gate}" if version.gate in NO_PASS else "its run was ended"
+    if state == "approval":
+        return f"v{version.waiting} waits for approval"
+    if state == "retired":
+        return "it is declared no longer"
+    if not causes:
+        return f"as far as is looked at, which {version.unseen} is not" if version.unseen else ""
+    first, more = causes[0], len(causes) - 1
+    whose = "" if first.variant == row.key else f"{first.variant}: "
+    return f"{whose}{first.cause.words}" + (f", and {more} more" if more else "")
+
+
+def _next(row: FleetRow, decision: Retrain | NotDone | None, now: datetime) -> tuple[datetime | None, str]:
+    state = row.state
+    if state.retired or state.broken is not None:
+        return None, ""
+    if isinstance(decision, Retrain):
+        return now, f"due: {', '.join(cause.words for cause in decision.reasons)}"
+    if decision is not None:
+        return decision.again, decision.why
+    if state.running:
+        return None, "a run of it waits or is in progress"
+    if row.next_look is not None:
+        return row.next_look, "nothing asks for it before"
+    return None, "nothing under retrain asks for one"
+
+
+def _gain_cell(gain: Gain | None) -> str:
+    if gain is None:
+        return "-"
+    if gain.metric.endswith("loss") or max(abs(gain.before), abs(gain.after)) > 1:
+        return f"{gain.better:+.3g}"
+    return f"{100 * gain.better:+.1f} points"
+
+
+def _gain_json(gain: Gain | None) -> dict[str, Any] | None:
+    return None if gain is None else {**gain._asdict(), "better": gain.better}

@@ -1,0 +1,263 @@
+"""What of a version would be made otherwise now: the declaration, its tasks, corpus, parent and policy, and
+the versions of the stages, each held against what the manifests say that it was made from.
+
+No key is computed and no file of an artifact is read: a key covers values that its manifest lists, and
+those that a declaration moves are compared one by one. What lies at sources and bases is listed elsewhere
+(`fleet.watching`). Another host is no cause, nor another library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+
+from ft_dagster.data.derived import newer_parent
+from ft_dagster.evaluation.answer_scores import find_database
+from ft_dagster.lineage.stale import StaleCause, field_changed, stage_raised
+from ft_dagster.planning.probe import leaves_open
+from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.provenance.memory import cached_sha256
+from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
+from ft_dagster.settings import Settings
+from ft_dagster.spec import Declared, VariantSpec
+from ft_dagster.spec.policy import Breach
+from ft_dagster.stages.corpora import NAME as CORPUS
+from ft_dagster.stages.made_from import VersionArtifacts
+from ft_dagster.stages.planned import RANKED, ranked_by
+from ft_dagster.store import Artifact, Place, Store, find_artifact
+
+PARTS = ("spec", "task.spec", "general.spec", "judged_by")  # of a key: fields as they were declared
+TASK_PARTS = {"task": "task.tasks", "general": "general.tasks"}  # of a key: digests of the declared tasks
+
+
+class CorpusNow(NamedTuple):
+    """A general corpus. `digest`: of its newest artifact; `causes`: why that is out of date itself."""
+
+    digest: str | None
+    causes: tuple[StaleCause, ...] = ()
+
+
+@dataclass(frozen=True)
+class FoundNow:
+    """What a run would find beside the declaration. `tasks`: digests by entry, by role; None where one cannot
+    be read, and `wrong` says why. `breaches`: of the policy. `corpus`: the one that is declared.
+    """
+
+    tasks: Mapping[str, Mapping[str, str]] | None
+    breaches: tuple[Breach, ...] = ()
+    corpus: CorpusNow | None = None
+    wrong: tuple[StaleCause, ...] = ()
+
+
+def outdated(
+    settings: Settings, declared: Declared, version: VersionArtifacts, now: FoundNow
+) -> tuple[StaleCause, ...]:
+    """The root causes, each once: the platform's first, then from the declaration on down the chain. None
+    where nothing was made yet. Raises UserError for a store that cannot be read.
+    """
+    made, spec, store = version.artifacts, declared.spec, settings.open_store()
+    if not made:
+        return ()
+    fields = list(_fields(settings, declared, version))
+    found = [*map(_breached, now.breaches), *now.wrong, *map(field_changed, fields), *_raised(made.values())]
+    if now.tasks is not None:
+        found += _tasks(made, now.tasks, fields)
+    if "data.general" not in " ".join(fields):
+        found += _corpus(made, now.corpus, spec)
+    if not any(field.startswith("data.sources") for field in fields):
+        found += _sources(store, declared.key.prefix, version)
+    if not any(field.startswith("base_model") for field in fields):
+        found += _base(store, declared, version)
+    return tuple(dict.fromkeys(found))
+
+
+def _breached(breach: Breach) -> StaleCause:
+    return StaleCause("policy", breach.rule, f"the policy demands {breach.allowed} ({breach.field})")
+
+
+def _is_of_now(artifact: Artifact) -> bool:
+    return bool(artifact.predicate["stage_version"] == STAGE_VERSIONS[artifact.place.stage])
+
+
+def _raised(made: Iterable[Artifact]) -> Iterator[StaleCause]:
+    for artifact in made:
+        if not _is_of_now(artifact):
+            stage = artifact.place.stage
+            yield stage_raised(stage, int(artifact.predicate["stage_version"]), STAGE_VERSIONS[stage])
+
+
+def _fields(settings: Settings, declared: Declared, version: VersionArtifacts) -> Iterator[str]:
+    """The declared fields that move a key of the version; those of a stage at another version stand for
+    themselves there.
+    """
+    spec, made, named = declared.spec, version.artifacts, set[str]()
+    for artifact in filter(_is_of_now, made.values()):
+        for part in PARTS:
+            if isinstance(artifact.spec.get(part), dict):
+                named |= set(_differences(artifact.spec[part], spec))
+        if artifact.place.stage == "training_plan":
+            named |= set(_planned(artifact, spec, version, named))
+        if artifact.place.stage == "evaluation" and _database(settings, declared, artifact):
+            named.add("evaluation.database")
+    yield from sorted({*named, *_of_base(made.get("base_model"), spec)})
+
+
+def _differences(then: Any, now: Any, path: str = "") -> Iterator[str]:
+    """The fields below `path` that a key has otherwise; what it does not have is in another part."""
+    if not (isinstance(then, dict) and isinstance(now, BaseModel)):
+        if to_jsonable_python(now) != then:
+            yield path
+        return
+    kind = type(now)
+    for name, field in kind.model_fields.items():
+        value, below = getattr(now, name), f"{path}.{name}".removeprefix(".")
+        later = name in getattr(kind, "added", ())
+        if name in then:
+            yield from _differences(then[name], value, below)
+        elif later and value != field.default:
+            yield below
+
+
+def _planned(plan: Artifact, spec: VariantSpec, version: VersionArtifacts, named: set[str]) -> Iterator[str]:
+    """Fields that a plan's key has by what follows from them."""
+    hardware, tried = plan.spec.get("hardware", {}), "probe" in plan.inputs
+    if hardware.get("kind") == "cpu" and hardware.get("ranks") != spec.resources.cpu_ranks:
+        yield "resources.cpu_ranks"
+    if tried != leaves_open(spec):
+        yield "plan.probe"
+    then, now = plan.inputs.get("ranked_by"), ranked_by(spec)
+    if then is not None and now is not None and then != now and not named & set(RANKED):
+        yield from _ranked(version.heads["declaration"], spec)
+
+
+def _ranked(newest: Artifact | None, spec: VariantSpec) -> Iterator[str]:
+    """Of what `method: auto` chooses by: what changed since the newest run, or all of it."""
+    then = {} if newest is None else _content(newest)["spec"]
+    changed = [field for field in RANKED if _at(then, field) != _at(spec.model_dump(mode="json"), field)]
+    yield from changed or RANKED
+
+
+def _at(tree: Any, field: str) -> Any:
+    for name in field.split("."):
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return tree
+
+
+def _database(settings: Settings, declared: Declared, evaluation: Artifact) -> bool:
+    """Whether another database is asked than the one whose answers were judged."""
+    then, path = evaluation.inputs.get("task.database"), declared.spec.evaluation.database
+    if then is None or path is None:
+        return then is not None or ("task.test" in evaluation.inputs and path is not None)
+    file = find_database(path, settings.project, declared.file, settings.roots(declared.key.tenant))
+    return cached_sha256(file, settings.cache_folder) != then
+
+
+def _of_base(base: Artifact | None, spec: VariantSpec) -> Iterator[str]:
+    """The fields of `base_model` that the record of a base is other by."""
+    if base is None or not _is_of_now(base):
+        return
+    declared, parent = spec.base_model, base.figures.get("parent") or {}
+    if tuple(base.spec.get("new_tokens") or ()) != declared.new_tokens:
+        yield "base_model.new_tokens"
+    if parent.get("variant") != declared.variant:
+        yield "base_model.variant" if declared.variant else "base_model.source"
+    elif declared.variant is not None:
+        if base.spec.get("mode") not in ("whole", declared.parent_adapter):
+            yield "base_model.parent_adapter"
+    else:
+        yield from _of_source(base.spec, declared)
+
+
+def _of_source(then: Mapping[str, Any], declared: Any) -> Iterator[str]:
+    """A branch may have moved, which a listing tells; a commit says what it is."""
+    record = then.get("base", {})
+    commit = record.get("revision")
+    if record.get("reference") != declared.source:
+        yield "base_model.source"
+    elif commit and declared.revision not in (None, commit) and len(declared.revision) == len(commit):
+        yield "base_model.revision"
+    if "keep" in then and then["keep"] != declared.keep:
+        yield "base_model.keep"
+
+
+def _tasks(
+    made: Mapping[str, Artifact], now: Mapping[str, Mapping[str, str]], fields: Iterable[str]
+) -> Iterator[StaleCause]:
+    """Tasks whose files are others than those that were asked; a task that came or went is a field's."""
+    then = dict[str, str]()
+    for stage in ("evaluation_texts", "general_scores", "base_evaluation", "evaluation"):
+        artifact = made.get(stage)
+        if artifact is not None and _is_of_now(artifact):
+            then |= artifact.spec.get("tasks", {})
+            for part in TASK_PARTS.values():
+                then |= artifact.spec.get(part, {})
+    for digests in now.values():
+        for entry, digest in digests.items():
+            if then.get(entry, digest) != digest:
+                yield StaleCause("task", entry, f"the task {entry} is another")
+
+
+def _corpus(made: Mapping[str, Artifact], now: CorpusNow | None, spec: VariantSpec) -> Iterator[StaleCause]:
+    mixture, general = made.get("training_mixture"), spec.data.general
+    if now is None or mixture is None or general is None or general.corpus is None:
+        return
+    yield from now.causes
+    if now.digest is not None and mixture.inputs.get(CORPUS) != now.digest:
+        yield StaleCause("corpus", general.corpus, f"the corpus {general.corpus} was made again")
+
+
+def _sources(store: Store, prefix: str, version: VersionArtifacts) -> Iterator[StaleCause]:
+    """Files that the newest run found otherwise than the run of the version did."""
+    newest, then = version.heads["declaration"], version.sources_then
+    if newest is None or then is None:
+        return
+    now = _content(newest)["sources"]
+    if sha256_json(now) != then:
+        before = _frozen(store, prefix, then)
+        yield from map(_source, dict.fromkeys(_other_files(before, now) if before else _names(now)))
+
+
+def _content(declaration: Artifact) -> dict[str, Any]:
+    """declaration.json, as its key has it; the first keys had its parts by themselves."""
+    content: dict[str, Any] = declaration.spec.get("content", declaration.spec)
+    return content
+
+
+def _source(name: str) -> StaleCause:
+    return StaleCause("source", name, f"{name} changed")
+
+
+def _frozen(store: Store, prefix: str, digest: str) -> list[Any] | None:
+    """The fingerprints of that digest, of any declaration of the variant that is left."""
+    for key in store.names(f"{prefix}/declaration"):
+        found = find_artifact(store, Place(prefix, "declaration", key))
+        sources = None if found is None else _content(found)["sources"]
+        if sources is not None and sha256_json(sources) == digest:
+            return list(sources)
+    return None
+
+
+def _other_files(then: Iterable[Any], now: Iterable[Any]) -> list[str]:
+    before, after = ([entry for source in side for entry in source] for side in (then, now))
+    return _names([[entry for entry in (*after, *before) if (entry in before) != (entry in after)]])
+
+
+def _names(sources: Iterable[Any]) -> list[str]:
+    return [str(entry.get("path", entry.get("repo"))) for source in sources for entry in source]
+
+
+def _base(store: Store, declared: Declared, version: VersionArtifacts) -> Iterator[StaleCause]:
+    """Another base than the version's: by its parent's release, or as the newest run found it."""
+    base, newest = version.artifacts.get("base_model"), version.heads["base_model"]
+    if base is None:
+        return
+    newer = newer_parent(store, declared.key, base)
+    if newer is not None:
+        yield StaleCause("parent", str(newer[0]), f"{newer[0]} v{newer[1]} was released since")
+    elif newest is not None and newest.digest != base.digest:
+        what = str(declared.spec.base_model.source or declared.spec.base_model.variant)
+        yield StaleCause("base", what, f"{what} is another")

@@ -1,0 +1,241 @@
+"""What is said to be out of date, and why, held against the keys of the whole chain."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_dagster.errors import UserError
+from ft_dagster.fleet.declared import notice
+from ft_dagster.fleet.freshness import freshness
+from ft_dagster.fleet.history import RunHistory
+from ft_dagster.fleet.learning import known_version, learnt
+from ft_dagster.fleet.picture import look_at
+from ft_dagster.fleet.table import FleetTable, Watched
+from ft_dagster.fleet.watching import look, places_of
+from ft_dagster.fleet.world import World
+from ft_dagster.lineage.stale import StaleCause
+from ft_dagster.provenance import stage_versions
+from ft_dagster.settings import load_settings
+from ft_dagster.spec import Declarations, VariantKey
+from ft_dagster.stages.chain import CHAIN
+from ft_dagster.stages.declaration import freeze
+from ft_dagster.stages.general_corpus import corpora_stand
+from ft_dagster.stages.made_from import version_artifacts
+from ft_dagster.stages.policy import problems
+from ft_dagster.stages.workspace import Workspace
+from tests.e2e.project import edit
+from tests.fleet.tables import row_of
+
+pytestmark = pytest.mark.slow
+KEY = VariantKey("acme", "places")
+FILE = f"tenants/{KEY.tenant}/{KEY.variant}.yaml"
+Change = Callable[[Path], None]
+
+FIELDS: dict[str, Any] = {
+    "description": "another",
+    "base_model.keep": True,
+    "base_model.new_tokens": ["<new>"],
+    "data.splits.test": 0.2,
+    "data.decontaminate.ngram": 8,
+    "data.general.share": 0.1,
+    "data.general.share_of": "processed",
+    "data.general": None,
+    "data.train_on": "assistant_turns",
+    "method.rank": 8,
+    "method.name": "qlora",
+    "training.learning_rate": 1e-3,
+    "training.max_length": 64,
+    "training.report_to": ["tensorboard"],
+    "training.checkpoint_minutes": 1.0,
+    "training.seed": 7,
+    "training.watch.questions": 4,
+    "evaluation.general": [],
+    "evaluation.task": ["tasks/sea_quiz.yaml"],
+    "evaluation.limit": 10,
+    "evaluation.canaries": ["a planted string"],
+    "gates.general_margin": 0.5,
+    "gates.metrics": {"sea_quiz": "acc"},
+    "export.format": "merged",
+    "resources.cpu_slots": 2,
+    "resources.cpu_ranks": 2,
+    "resources.priority": 5,
+    "resources.budget_usd": 5.0,
+    "retrain.cron": "0 3 * * 1",
+    "release.approvers": ["boss"],
+}
+
+
+def declare(field: str, value: Any) -> Change:
+    *parts, last = field.split(".")
+
+    def change(content: Any) -> None:
+        for part in parts:
+            inside = content.get(part)
+            if isinstance(inside, str):  # short for the object's first field
+                inside = {"source" if part == "base_model" else "format": inside}
+            content[part] = inside or {}
+            content = content[part]
+        content[last] = value
+
+    return lambda project: edit(project / FILE, change)
+
+
+def add_line(name: str) -> Change:
+    def change(project: Path) -> None:
+        lines = (project / name).read_text("utf-8").splitlines()
+        (project / name).write_text("\n".join([*lines, lines[0]]) + "\n", "utf-8")
+
+    return change
+
+
+FILES = {name: add_line(name) for name in ("data/rows.jsonl", "data/general.jsonl", "tasks/quiz.jsonl")}
+CHANGES: dict[str, Change] = {
+    **{field: declare(field, value) for field, value in FIELDS.items()},
+    **FILES,
+    "policy": lambda project: edit(project / "policy.yaml", lambda c: c["gates"].update(general_margin=0.1)),
+    "corpora/general.yaml": lambda project: edit(
+        project / "corpora/general.yaml", lambda c: c.update(holdout=0.2)
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def settled(chained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shutil.copytree(chained.project, tmp_path_factory.mktemp("settled") / "project")
+
+
+def causes(project: Path) -> list[StaleCause]:
+    """As the fleet's table comes to know them: by a tick, then by a look at what lies at the sources."""
+    now = datetime.now(UTC) + timedelta(hours=1)
+    settings, declarations = load_settings(project), Declarations(project)
+    table = FleetTable(f"sqlite:///{project / 'fleet.db'}")
+    table.put(notice(table, declarations, now).rows)
+    row = learnt(row_of(table, str(KEY)), RunHistory(), settings, (), now)
+    spec = declarations.declared(KEY)
+    version = known_version(World(settings), row, spec)
+    assert version is not None
+    assert version.unread == ""
+    places = [*map(str, places_of(spec.spec, project, settings.roots(KEY.tenant)))]
+    table.put([replace(row, version=version)], {str(KEY): Watched(places, 60)})
+    assert look(table, settings, now).errors == {}
+    return [each.cause for each in freshness(table.rows())[str(KEY)]]
+
+
+def moved(project: Path) -> set[str]:
+    """What a run would make again or be refused for, by the keys of the whole chain."""
+    settings, named = load_settings(project), set[str]()
+    desk = Workspace(settings, KEY, looking=True)
+    declared = desk.declared()
+    content = freeze(declared, project, desk.cache, desk.roots)
+    desk.__dict__.update(frozen=content, spec=declared.spec)
+    for stage in CHAIN[1:]:
+        made = version_artifacts(desk.store, desk.prefix).artifacts[stage.name]
+        try:
+            key = desk.recipe(stage)[0].place.key
+        except UserError:
+            key = ""
+        named |= set() if key == made.place.key else {stage.name}
+    named |= set() if corpora_stand(settings) or declared.spec.data.general is None else {"general_corpus"}
+    return named | ({"policy"} if problems(settings, declared) else set())
+
+
+def age(project: Path) -> None:
+    """The run was long ago, as far as the times of files tell."""
+    store = load_settings(project).open_store()
+    for head in ("tenants/acme/places/heads/declaration", "tenants/acme/places/heads/base_model",
+                 "shared/corpora/general/heads/general_corpus"):  # fmt: skip
+        later = (datetime.now(UTC) + timedelta(seconds=1)).isoformat(timespec="seconds")
+        store.write_json(f"{head}.json", {**store.read_json(f"{head}.json"), "at": later})
+
+
+def test_what_nothing_changed_of_is_fresh(settled: Path, tmp_path: Path) -> None:
+    project = shutil.copytree(settled, tmp_path / "project")
+    age(project)
+    assert moved(project) == set()
+    assert causes(project) == []
+
+
+def fleets() -> Iterator[tuple[str, ...]]:
+    """Each change by itself, then some at once."""
+    yield from ((name,) for name in CHANGES)
+    dice = random.Random(16)
+    for _ in range(10):
+        yield tuple(dice.sample([*CHANGES], 3))
+
+
+@pytest.mark.parametrize("names", fleets(), ids="+".join)
+def test_stale_is_what_a_run_would_make_again_and_the_cause_is_what_changed(
+    settled: Path, tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    project = shutil.copytree(settled, tmp_path / "project")
+    age(project)
+    for name in names:
+        CHANGES[name](project)
+    found, expected = causes(project), moved(project)
+    assert bool(found) == bool(expected), (found, expected)
+    if len(names) == 1 and expected:
+        (name,) = names
+        said = {
+            "tasks/quiz.jsonl": "the task tasks/sea_quiz.yaml is another",
+            "policy": "gates.general_margin",
+        }
+        assert said.get(name, name) in json.dumps(found)
+
+
+STAGES = ("general_corpus", "evaluation_texts", "general_scores", *(stage.name for stage in CHAIN[1:]))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_raised_stage_version_is_the_cause(
+    settled: Path, tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = shutil.copytree(settled, tmp_path / "project")
+    age(project)
+    monkeypatch.setitem(stage_versions.STAGE_VERSIONS, stage, 99)
+    (cause,) = causes(project)
+    assert (cause.kind, cause.what) == ("stage", stage)
+    assert cause.words.startswith(f"{stage} is at version 99, it was made by ")
+
+
+@pytest.mark.parametrize(("line", "stale"), [("of the lighthouse", True), ("of the north", False)])
+def test_what_a_run_read_that_did_not_pass_is_the_cause_for_what_is_in_production(
+    settled: Path, tmp_path: Path, line: str, stale: bool
+) -> None:
+    """The newest run took up the rows of today, and its gate did not hold: another version is served. Where
+    the rows came to the same data set, nothing is out of date.
+    """
+    project = shutil.copytree(settled, tmp_path / "project")
+    row = {"instruction": f"Where is the permit {line}?", "input": "", "output": "The permit is north."}
+    with (project / "data/rows.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    desk = Workspace(load_settings(project), KEY)
+    for stage in CHAIN[:3]:
+        desk.make(stage)
+    age(project)
+    cause = StaleCause("source", "data/rows.jsonl", "data/rows.jsonl changed")
+    assert causes(project) == ([cause] if stale else [])
+
+
+def test_without_any_tick_a_few_variants_are_told_by_what_lies_there_now(
+    settled: Path, tmp_path: Path
+) -> None:
+    project = shutil.copytree(settled, tmp_path / "project")
+    age(project)
+    settings, now = load_settings(project), datetime.now(UTC)
+
+    def told() -> tuple[str, str]:
+        (row,) = look_at(Declarations(project), [KEY], None, settings, now).rows
+        return row.state, row.cause
+
+    assert told() == ("fresh", "")
+    add_line("data/rows.jsonl")(project)
+    assert told() == ("stale", "data/rows.jsonl changed")
