@@ -3,5 +3,18 @@
 
 from ft_dagster.cli.common import app, main
 from ft_dagster.cli import project, planning, runs, fleet, releases, experiments, store, audit
+from ft_dagster.cli import audit_keys
 
-__all__ = ["app", "audit", "experiments", "fleet", "main", "planning", "project", "releases", "runs", "store"]
+__all__ = [
+    "app",
+    "audit",
+    "audit_keys",
+    "experiments",
+    "fleet",
+    "main",
+    "planning",
+    "project",
+    "releases",
+    "runs",
+    "store",
+]

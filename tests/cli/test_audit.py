@@ -50,7 +50,20 @@ def test_record_says_what_learned_from_it(project: Path) -> None:
 def test_record_says_never_seen_and_what_it_was_held_against(project: Path) -> None:
     said = typed(project, "record", "nobody wrote this")
     assert said.startswith("never seen: held against 1,354 records of 10 data sets")
-    assert not typed(project, "record", "nobody wrote this", "--json")["seen"]
+    assert "models: acme.colours, acme.places, globex.places, globex.strict" in said
+    told = typed(project, "record", "nobody wrote this", "--json")
+    assert told["seen"] is False
+    assert len(told["held_against"]["absences"]) == 10
+    assert typed(project, "record", ROW, "--json")["held_against"] is None
+
+
+def test_record_shows_between_which_leaves_a_record_would_be(tmp_path: Path) -> None:
+    made = History(tmp_path / "project")
+    rows = made.dataset("acme.one", [question(1)], splits={"validation": 0, "test": 0, "minimum": 1})
+    made.mixture("acme.one", rows)
+    said = typed(made.folder, "record", "nobody wrote this")
+    assert "between leaves" in said
+    assert "who has the tenant's key" in said
 
 
 def test_a_record_is_read_from_a_file(project: Path, tmp_path: Path) -> None:
