@@ -3,12 +3,13 @@
 
 from ft_dagster.cli.common import app, main
 from ft_dagster.cli import project, planning, runs, fleet, releases, experiments, store, audit
-from ft_dagster.cli import audit_keys
+from ft_dagster.cli import audit_replay, audit_keys
 
 __all__ = [
     "app",
     "audit",
     "audit_keys",
+    "audit_replay",
     "experiments",
     "fleet",
     "main",

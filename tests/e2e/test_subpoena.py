@@ -1,29 +1,38 @@
-"""The subpoena drill: what a model was trained on is told by the store alone, after all else is gone."""
+"""The subpoena drill: what a model was trained on is told by the store alone, after all else is gone; and the
+model is made again from it.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+from typer.testing import CliRunner
 
 from ft_dagster.assets.partitions import PARTITIONS
+from ft_dagster.audit.answers import ReplayAnswer, StageReplayed
 from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.desk import open_audit
 from ft_dagster.audit.models import at, training_records
 from ft_dagster.audit.proofs import check, prove
+from ft_dagster.audit.recorded import REBUILT, CleanProject, lay_out, recorded_of
 from ft_dagster.audit.records import INHERITED, TRAINED, record
+from ft_dagster.audit.replay import DIVERGED, EQUIVALENT, EXACT, Rebuilt, compare
 from ft_dagster.audit.verify import verify
+from ft_dagster.cli import app
 from ft_dagster.data.dataset_io import read_split
 from ft_dagster.data.rows import Row
+from ft_dagster.provenance.code import source_digest
+from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_file
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
-from ft_dagster.settings import Settings
-from ft_dagster.store import read_head
+from ft_dagster.settings import Settings, load_settings
+from ft_dagster.store import Store, read_head
 from ft_dagster.strict_json import dumps
 from tests.e2e.project import declaration, rows, write_lines, write_project, write_yaml
 from tests.e2e.workshop import Workshop
@@ -133,6 +142,121 @@ def test_a_proof_is_small_and_checked_without_the_store(
     assert proof.stat().st_size < 64_000
     found = check(proof, asked_record(identity))
     assert (found.variant, found.model) == (PARENT, noted["weights"][PARENT])
+
+
+@pytest.fixture(scope="module")
+def replayed(
+    left: tuple[Settings, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """The folder in which the second variant, which starts from the first one's release, was made again by
+    the command, and what that said.
+    """
+    folder = tmp_path_factory.mktemp("replay") / "kept"
+    words = ["--project", str(left[0].project), "audit", "replay", CHILD, "--json", "--keep", str(folder)]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return folder, json.loads(done.stdout)
+
+
+def test_a_model_on_a_release_is_made_again_byte_for_byte_by_the_code_of_that_day(
+    left: tuple[Settings, dict[str, Any]], replayed: tuple[Path, dict[str, Any]]
+) -> None:
+    _, told = replayed
+    assert (told["verdict"], told["weights"]) == (EXACT, left[1]["weights"][CHILD])
+    assert [stage["stage"] for stage in told["stages"]] == list(REBUILT)
+    assert [stage["rebuilt"] for stage in told["stages"]] == [stage["recorded"] for stage in told["stages"]]
+    assert {stage["code"] for stage in told["stages"]} == {source_digest()}
+    assert told["differs"] == told["figures"] == {}
+
+
+def test_a_replay_starts_at_the_data_set_where_its_sources_are_gone(
+    left: tuple[Settings, dict[str, Any]], tmp_path: Path
+) -> None:
+    settings = load_settings(shutil.copytree(left[0].project, tmp_path / "copy"))
+    file = settings.project / "data" / "colours.jsonl"
+    file.write_text(file.read_text("utf-8") + "\n", "utf-8")
+    audit = open_audit(settings)
+    recorded = recorded_of(audit, audit.model(CHILD))
+    clean = lay_out(audit, recorded, tmp_path / "clean")
+    assert clean.from_dataset == "data/colours.jsonl is gone, or another by now"
+    dataset = present(read_head(clean.store, "tenants/acme/colours", "task_dataset"))
+    assert dataset.digest == recorded.rebuilt["task_dataset"].digest
+    assert not (clean.folder / "data").exists()
+
+
+@pytest.fixture
+def forged(
+    left: tuple[Settings, dict[str, Any]], replayed: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> Any:
+    """Compares what was made again with a record that was changed: `change(predicate, evidence folder)`."""
+    settings = load_settings(shutil.copytree(left[0].project, tmp_path / "copy"))
+    clean = Store(str(replayed[0] / "project" / "store"))
+    prefix = "tenants/acme/colours"
+    stages = tuple(StageReplayed(**stage) for stage in replayed[1]["stages"])
+    project = CleanProject(replayed[0] / "project", clean, prefix, "")
+    weights = present(read_head(clean, prefix, "fine_tuned_model"))
+
+    def compared(change: Callable[[dict[str, Any], Path], None]) -> ReplayAnswer:
+        store = settings.open_store()
+        artifact = present(read_head(store, prefix, "fine_tuned_model"))
+        manifest = store.read_json(artifact.manifest_path)
+        change(manifest["predicate"], present(store.local(artifact.path)) / "evidence")
+        predicate = manifest["predicate"]
+        payload = [FileDigest(**file) for file in predicate["payload"]]
+        predicate["digest"] = payload_digest(payload)
+        manifest["subject"] = [{"name": f.path, "digest": {"sha256": f.sha256}} for f in payload]
+        store.write_json(artifact.manifest_path, manifest)
+        audit = open_audit(settings, again=True)
+        [model] = audit.index.of_stage("fine_tuned_model", prefix)
+        return compare(audit, recorded_of(audit, model), Rebuilt(project, stages, weights))
+
+    return compared
+
+
+def other_weights(predicate: dict[str, Any], evidence: Path) -> None:
+    predicate["payload"][0]["sha256"] = "0" * 64
+
+
+def test_a_batch_that_the_ledger_has_otherwise_is_named_by_its_step(forged: Any) -> None:
+    def change(predicate: dict[str, Any], evidence: Path) -> None:
+        ledger = json.loads((evidence / "ledger.json").read_text("utf-8"))
+        ledger["batches"][6] = "0" * 64
+        (evidence / "ledger.json").write_text(json.dumps(ledger), "utf-8")
+        [listed] = [file for file in predicate["evidence"] if file["path"] == "ledger.json"]
+        listed |= {"size": (evidence / "ledger.json").stat().st_size}
+        listed |= {"sha256": sha256_file(evidence / "ledger.json")}
+
+    found = forged(change)
+    assert (found.verdict, found.first, found.step) == (DIVERGED, "fine_tuned_model", 7)
+    assert found.said == "step 7 had another batch than the ledger says"
+
+
+def test_other_weights_by_another_library_are_equivalent_while_losses_are_near(forged: Any) -> None:
+    def change(predicate: dict[str, Any], evidence: Path) -> None:
+        other_weights(predicate, evidence)
+        predicate["environment"]["libraries"]["torch"] = "2.0.0"
+        predicate["figures"]["validation_loss_best"] *= 1.001
+
+    found = forged(change)
+    assert found.verdict == EQUIVALENT
+    assert found.differs["torch"][0] == "2.0.0"
+    recorded, rebuilt = found.figures["validation_loss_best"]
+    assert recorded == pytest.approx(1.001 * rebuilt)
+
+
+def test_other_weights_by_another_library_diverged_where_a_loss_is_far(forged: Any) -> None:
+    def change(predicate: dict[str, Any], evidence: Path) -> None:
+        other_weights(predicate, evidence)
+        predicate["environment"]["libraries"]["torch"] = "2.0.0"
+        predicate["figures"]["validation_loss_best"] *= 1.1
+
+    assert forged(change).verdict == DIVERGED
+
+
+def test_other_weights_in_the_same_environment_diverged(forged: Any) -> None:
+    found = forged(other_weights)
+    assert (found.verdict, found.first, found.step) == (DIVERGED, "fine_tuned_model", None)
+    assert found.differs == {}
 
 
 def test_a_day_before_has_no_answer(left: tuple[Settings, dict[str, Any]]) -> None:
