@@ -14,8 +14,11 @@ from typing import Any
 
 
 def main(project: str, variant: str, stage: str, answer: str) -> int:
-    """The exit code: 0 where the stage was made, 2 where the code refused it."""
-    found = _made(Path(project), variant, stage)
+    """The exit code: 0 where the stage was made, 2 where the code refused it or cannot do it."""
+    try:
+        found = _made(Path(project), variant, stage)
+    except ImportError as error:
+        found = {"error": f"its code is older than stages that run by themselves ({error})"}
     Path(answer).write_text(json.dumps(found), "utf-8")
     return 2 if "error" in found else 0
 

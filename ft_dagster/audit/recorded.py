@@ -209,7 +209,12 @@ def _copy_sources(project: Path, content: Mapping[str, Any], folder: Path) -> st
 
 
 def _link_bases(audit: Audit, recorded: Recorded, folder: Path) -> None:
-    """Let paths of bases that count from the project lead to where they lie."""
+    """Let paths of bases that count from the project, and downloads of others, lead to where they lie."""
+    for name in ("hub", "bases"):
+        downloads = audit.settings.cache_folder / name
+        if downloads.is_dir():
+            (folder / "work" / "cache").mkdir(parents=True, exist_ok=True)
+            (folder / "work" / "cache" / name).symlink_to(downloads, target_is_directory=True)
     for part in recorded.taken:
         if part.place.stage != BASE:
             continue

@@ -119,7 +119,7 @@ class _Again:
         ended = self._run([*command, self.variant, stage, str(answer)], paths[code])
         found = json.loads(answer.read_text("utf-8")) if answer.is_file() else {"error": ended}
         if "error" in found:
-            fix = "With --keep FOLDER it can be looked at; `--environment build` takes the recorded libraries"
+            fix = "Look at it with --keep FOLDER; --environment build takes the recorded libraries"
             raise UserError(f"{stage} cannot be made again: {found['error']}", value=code[:12], fix=fix)
         if found["code"] != code:
             fix = "Take what changes Python's path (a .pth file, sitecustomize) out of this environment"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 import tarfile
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.audit import rebuild_stage
 from ft_dagster.audit.kept_code import build_environment, environment_differences, unpack_code
 from ft_dagster.audit.recorded import recorded_of
 from ft_dagster.audit.replay import replay
@@ -74,6 +76,16 @@ def test_an_archive_that_is_none_is_not_run(store: Store, tmp_path: Path) -> Non
     store.write(f"shared/code/{'c' * 64}.tar.gz", b"no archive")
     with pytest.raises(UserError, match="not the one of its digest"):
         unpack_code(store, "c" * 64, tmp_path / "code")
+
+
+def test_code_from_before_stages_ran_by_themselves_says_so(tmp_path: Path) -> None:
+    (tmp_path / "code" / "ft_dagster").mkdir(parents=True)
+    (tmp_path / "code" / "ft_dagster" / "__init__.py").write_text("")
+    answer = tmp_path / "answer.json"
+    words = [str(tmp_path), "acme.one", "task_dataset", str(answer)]
+    command = [sys.executable, "-P", rebuild_stage.__file__, *words]
+    assert subprocess.run(command, env={"PYTHONPATH": str(tmp_path / "code")}, check=False).returncode == 2
+    assert "older than stages that run by themselves" in json.loads(answer.read_text("utf-8"))["error"]
 
 
 def recorded_with(**libraries: str | None) -> dict[str, Any]:

@@ -49,12 +49,15 @@ def left(
     """What is left of a project whose second variant was stacked on the first one's release, and what was
     noted of both before declarations, partitions, Dagster's database and the meaning of the stages went.
     """
-    folder = write_project(tmp_path_factory.mktemp("subpoena") / "project", tiny_model_folder)
+    folder = tmp_path_factory.mktemp("subpoena") / "project"
+    base = Path("models/tiny")  # counts from the project
+    shutil.copytree(tiny_model_folder, folder / base)
+    write_project(folder, base)
     colours = [
         {"instruction": f"Which colour has house {n}?", "output": f"House {n} is red."} for n in range(60)
     ]
     write_lines(folder / "data" / "colours.jsonl", colours)
-    content = declaration(tiny_model_folder, base_model={"variant": PARENT, "parent_adapter": "stack"})
+    content = declaration(base, base_model={"variant": PARENT, "parent_adapter": "stack"})
     content["data"]["sources"] = ["data/colours.jsonl"]
     content["training"].update(num_train_epochs=2, evaluations=1)
     write_yaml(folder / "tenants" / "acme" / "colours.yaml", content)
@@ -175,6 +178,7 @@ def test_a_replay_starts_at_the_data_set_where_its_sources_are_gone(
     settings = load_settings(shutil.copytree(left[0].project, tmp_path / "copy"))
     file = settings.project / "data" / "colours.jsonl"
     file.write_text(file.read_text("utf-8") + "\n", "utf-8")
+    (settings.cache_folder / "hub" / "models--a--b").mkdir(parents=True)
     audit = open_audit(settings)
     recorded = recorded_of(audit, audit.model(CHILD))
     clean = lay_out(audit, recorded, tmp_path / "clean")
@@ -182,6 +186,8 @@ def test_a_replay_starts_at_the_data_set_where_its_sources_are_gone(
     dataset = present(read_head(clean.store, "tenants/acme/colours", "task_dataset"))
     assert dataset.digest == recorded.rebuilt["task_dataset"].digest
     assert not (clean.folder / "data").exists()
+    assert (clean.folder / "work" / "cache" / "hub" / "models--a--b").is_dir()
+    assert (clean.folder / "models" / "tiny").resolve() == settings.project / "models" / "tiny"
 
 
 @pytest.fixture
