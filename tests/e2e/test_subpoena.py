@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +15,6 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from typer.testing import CliRunner
 
 from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.audit.answers import ReplayAnswer, StageReplayed
@@ -25,16 +26,15 @@ from ft_dagster.audit.recorded import REBUILT, CleanProject, lay_out, recorded_o
 from ft_dagster.audit.records import INHERITED, TRAINED, record
 from ft_dagster.audit.replay import DIVERGED, EQUIVALENT, EXACT, Rebuilt, compare
 from ft_dagster.audit.verify import verify
-from ft_dagster.cli import app
 from ft_dagster.data.dataset_io import read_split
 from ft_dagster.data.rows import Row
-from ft_dagster.provenance.code import source_digest
+from ft_dagster.provenance.code import PACKAGE, source_digest
 from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_file
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.store import Store, read_head
 from ft_dagster.strict_json import dumps
-from tests.e2e.project import declaration, rows, write_lines, write_project, write_yaml
+from tests.e2e.project import command_environment, declaration, rows, write_lines, write_project, write_yaml
 from tests.e2e.workshop import Workshop
 from tests.present import present
 
@@ -148,16 +148,30 @@ def test_a_proof_is_small_and_checked_without_the_store(
 
 
 @pytest.fixture(scope="module")
+def changed_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of another day: a package that neither mixes nor trains."""
+    folder = tmp_path_factory.mktemp("changed")
+    package = shutil.copytree(PACKAGE, folder / "ft_dagster", ignore=shutil.ignore_patterns("__pycache__"))
+    for file, function in (("data/mixture.py", "build_mixture"), ("training/trainer.py", "train_member")):
+        assert f"\ndef {function}(" in (package / file).read_text("utf-8")
+        with (package / file).open("a", encoding="utf-8") as code:
+            code.write(f"\ndef {function}(*given, **more):\n    raise RuntimeError('changed')\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
 def replayed(
-    left: tuple[Settings, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+    left: tuple[Settings, dict[str, Any]], changed_code: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any]]:
     """The folder in which the second variant, which starts from the first one's release, was made again by
-    the command, and what that said.
+    the command of the changed code, and what that said.
     """
     folder = tmp_path_factory.mktemp("replay") / "kept"
-    words = ["--project", str(left[0].project), "audit", "replay", CHILD, "--json", "--keep", str(folder)]
-    done = CliRunner().invoke(app, words, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
+    words = ["audit", "replay", CHILD, "--json", "--keep", str(folder)]
+    environment = {**command_environment(left[0].project), "PYTHONPATH": str(changed_code)}
+    command = [sys.executable, "-c", "from ft_dagster.cli import main; main()", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     return folder, json.loads(done.stdout)
 
 
