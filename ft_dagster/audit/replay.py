@@ -63,11 +63,9 @@ def replay(
 
     Raises UserError: something that it was made of is gone or damaged, its code is, or that code refuses.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError("not an empty folder", file=folder, fix="Name one that is not there yet")
+    _make_empty(folder)
     recorded = recorded_of(audit, weights)
     codes = {stage: _code(audit, recorded, stage) for stage in REBUILT}
-    folder.mkdir(parents=True, exist_ok=True)
     paths = {code: unpack_code(audit.store, code, folder / "code") for code in set(codes.values())}
     environment = audit.artifact(weights).predicate["environment"]
     python = build_environment(folder / "python", environment, say) if build else Path(sys.executable)
@@ -75,6 +73,16 @@ def replay(
     again = _Again(recorded.variant, project, python, say)
     rebuilt = _rebuild(audit, recorded, project, lambda stage: again.make(stage, codes[stage], paths))
     return compare(audit, recorded, rebuilt)
+
+
+def _make_empty(folder: Path) -> None:
+    fix = "Name one that is not there yet"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot be made: {error.strerror}", file=folder, fix=fix) from None
+    if any(folder.iterdir()):
+        raise UserError("not an empty folder", file=folder, fix=fix)
 
 
 def _code(audit: Audit, recorded: Recorded, stage: str) -> str:
@@ -175,13 +183,13 @@ def compare(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> ReplayAnswer:
     if last != MODEL:
         return replace(answer, verdict=DIVERGED, said=f"{last} came out as another", first=last)
     answer = replace(answer, figures=_figures(audit, recorded, rebuilt))
-    step = _first_difference(*_of_both(audit, recorded, rebuilt, LEDGER, _batches))
+    step = _first_difference(audit, recorded, rebuilt, LEDGER, _batches)
     if step is not None:
         said = f"step {step} had another batch than the ledger says"
         return replace(answer, verdict=DIVERGED, said=said, first=MODEL, step=step)
     if rebuilt.made.digest == recorded.model.digest:
         return answer
-    step = _first_difference(*_of_both(audit, recorded, rebuilt, STEP_LOG, _losses))
+    step = _first_difference(audit, recorded, rebuilt, STEP_LOG, _losses)
     since = f"; losses differ from step {step} on" if step else ""
     if answer.differs and all(_is_near(*pair) for name, pair in answer.figures.items() if name in LOSSES):
         said = f"each step had the recorded batch, and no loss differs by more than {CLOSE:.0%}{since}"
@@ -218,18 +226,18 @@ def _is_near(recorded: float | None, rebuilt: float | None) -> bool:
     return abs(recorded - rebuilt) <= CLOSE * abs(recorded)
 
 
-def _of_both(
+def _first_difference(
     audit: Audit, recorded: Recorded, rebuilt: Rebuilt, name: str, read: Callable[[Path], Sequence[Any]]
-) -> tuple[Sequence[Any], Sequence[Any]]:
-    """What a file of the recorded training's evidence says, and of the rebuilt one's."""
-    then, there = audit.artifact(recorded.model), rebuilt.project.folder / "store" / rebuilt.made.path
-    return read(audit.shelf.file(then, name)), read(there / name)
-
-
-def _first_difference(recorded: Sequence[Any], rebuilt: Sequence[Any]) -> int | None:
-    """From 1; one that the other has not differs."""
-    pairs = enumerate(zip_longest(recorded, rebuilt), 1)
-    return next((number for number, (one, other) in pairs if one != other), None)
+) -> int | None:
+    """The first step (from 1) of which a file of the recorded training's evidence says something else than
+    the rebuilt one's; None: none, or retention removed the recorded one.
+    """
+    then = audit.shelf.left(audit.artifact(recorded.model), name)
+    if then is None:
+        return None
+    now = rebuilt.project.folder / "store" / rebuilt.made.path / name
+    pairs = enumerate(zip_longest(read(then), read(now)), 1)
+    return next((step for step, (one, other) in pairs if one != other), None)
 
 
 def _batches(ledger: Path) -> list[str]:

@@ -71,8 +71,8 @@ def record(
     def answer(audit: Audit) -> tuple[RecordAnswer, HeldAgainst | None, NearAnswer | None]:
         wanted = asked.asked_record(record, audit.readings())
         found = records.record(audit, wanted)
-        held = None if found.seen else absence.held_against(audit, wanted)
         say = progress(as_json)
+        held = None if found.seen else absence.held_against(audit, wanted, say)
         return found, held, None if near is None else nearness.near_records(audit, wanted, near, say)
 
     found, held, alike = ask(context, tenant, answer)

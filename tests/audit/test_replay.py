@@ -152,3 +152,5 @@ def test_a_folder_with_something_in_it_is_refused(history: History, tmp_path: Pa
     audit = history.audit()
     with pytest.raises(UserError, match="not an empty folder"):
         replay(audit, audit.model("acme.one"), tmp_path / "there")
+    with pytest.raises(UserError, match="cannot be made"):
+        replay(audit, audit.model("acme.one"), tmp_path / "there" / "file")

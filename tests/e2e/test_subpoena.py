@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,6 +34,7 @@ from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_file
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.store import Store, read_head
+from ft_dagster.store.removal import DAY, claim_removal, finish_removal
 from ft_dagster.strict_json import dumps
 from tests.e2e.project import command_environment, declaration, rows, write_lines, write_project, write_yaml
 from tests.e2e.workshop import Workshop
@@ -40,6 +42,7 @@ from tests.present import present
 
 pytestmark = pytest.mark.slow
 PARENT, CHILD = "acme.places", "acme.colours"
+COLOURS = "tenants/acme/colours"
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +200,7 @@ def test_a_replay_starts_at_the_data_set_where_its_sources_are_gone(
     recorded = recorded_of(audit, audit.model(CHILD))
     clean = lay_out(audit, recorded, tmp_path / "clean")
     assert clean.from_dataset == "data/colours.jsonl is gone, or another by now"
-    dataset = present(read_head(clean.store, "tenants/acme/colours", "task_dataset"))
+    dataset = present(read_head(clean.store, COLOURS, "task_dataset"))
     assert dataset.digest == recorded.rebuilt["task_dataset"].digest
     assert not (clean.folder / "data").exists()
     assert (clean.folder / "work" / "cache" / "hub" / "models--a--b").is_dir()
@@ -205,20 +208,34 @@ def test_a_replay_starts_at_the_data_set_where_its_sources_are_gone(
 
 
 @pytest.fixture
-def forged(
-    left: tuple[Settings, dict[str, Any]], replayed: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> Any:
+def rebuilt(replayed: tuple[Path, dict[str, Any]]) -> Rebuilt:
+    clean = Store(str(replayed[0] / "project" / "store"))
+    project = CleanProject(replayed[0] / "project", clean, COLOURS, "")
+    stages = tuple(StageReplayed(**stage) for stage in replayed[1]["stages"])
+    return Rebuilt(project, stages, present(read_head(clean, COLOURS, "fine_tuned_model")))
+
+
+def test_weights_that_retention_removed_are_held_to_what_it_keeps(
+    left: tuple[Settings, dict[str, Any]], rebuilt: Rebuilt, tmp_path: Path
+) -> None:
+    settings = load_settings(shutil.copytree(left[0].project, tmp_path / "copy"))
+    store = settings.open_store()
+    weights = present(read_head(store, COLOURS, "fine_tuned_model"))
+    assert claim_removal(store, weights, "retention", time.time() + DAY)
+    finish_removal(store, weights)
+    audit = open_audit(settings)
+    found = compare(audit, recorded_of(audit, audit.model(CHILD)), rebuilt)
+    assert (found.verdict, found.weights) == (EXACT, left[1]["weights"][CHILD])
+
+
+@pytest.fixture
+def forged(left: tuple[Settings, dict[str, Any]], rebuilt: Rebuilt, tmp_path: Path) -> Any:
     """Compares what was made again with a record that was changed: `change(predicate, evidence folder)`."""
     settings = load_settings(shutil.copytree(left[0].project, tmp_path / "copy"))
-    clean = Store(str(replayed[0] / "project" / "store"))
-    prefix = "tenants/acme/colours"
-    stages = tuple(StageReplayed(**stage) for stage in replayed[1]["stages"])
-    project = CleanProject(replayed[0] / "project", clean, prefix, "")
-    weights = present(read_head(clean, prefix, "fine_tuned_model"))
 
     def compared(change: Callable[[dict[str, Any], Path], None]) -> ReplayAnswer:
         store = settings.open_store()
-        artifact = present(read_head(store, prefix, "fine_tuned_model"))
+        artifact = present(read_head(store, COLOURS, "fine_tuned_model"))
         manifest = store.read_json(artifact.manifest_path)
         change(manifest["predicate"], present(store.local(artifact.path)) / "evidence")
         predicate = manifest["predicate"]
@@ -227,8 +244,8 @@ def forged(
         manifest["subject"] = [{"name": f.path, "digest": {"sha256": f.sha256}} for f in payload]
         store.write_json(artifact.manifest_path, manifest)
         audit = open_audit(settings, again=True)
-        [model] = audit.index.of_stage("fine_tuned_model", prefix)
-        return compare(audit, recorded_of(audit, model), Rebuilt(project, stages, weights))
+        [model] = audit.index.of_stage("fine_tuned_model", COLOURS)
+        return compare(audit, recorded_of(audit, model), rebuilt)
 
     return compared
 
@@ -256,10 +273,14 @@ def test_other_weights_by_another_library_are_equivalent_while_losses_are_near(f
         other_weights(predicate, evidence)
         predicate["environment"]["libraries"]["torch"] = "2.0.0"
         predicate["figures"]["validation_loss_best"] *= 1.001
+        predicate["figures"]["computed_on"] = "CPU with less, threads: 1"
 
     found = forged(change)
     assert found.verdict == EQUIVALENT
     assert found.differs["torch"][0] == "2.0.0"
+    before, after = found.differs["computed on"]
+    assert before == "CPU with less, threads: 1"
+    assert after.startswith("CPU with ")
     recorded, rebuilt = found.figures["validation_loss_best"]
     assert recorded == pytest.approx(1.001 * rebuilt)
 
