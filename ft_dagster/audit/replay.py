@@ -63,6 +63,7 @@ def replay(
 
     Raises UserError: something that it was made of is gone or damaged, its code is, or that code refuses.
     """
+    folder = folder.absolute()
     _make_empty(folder)
     recorded = recorded_of(audit, weights)
     codes = {stage: _code(audit, recorded, stage) for stage in REBUILT}
@@ -161,10 +162,11 @@ class _Again:
 
 
 def _environment(code: Path) -> dict[str, str]:
-    """Without what this project's settings say; the kept code before all else, what it says at once."""
-    own = {
-        name: value for name, value in os.environ.items() if not name.startswith(("FT_DAGSTER", "DAGSTER"))
-    }
+    """Without what this project's settings say, or where curves are reported; the kept code before all else,
+    and what it says at once.
+    """
+    left_out = ("FT_DAGSTER", "DAGSTER", "WANDB_", "MLFLOW_")
+    own = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     return {**own, "PYTHONPATH": str(code), "PYTHONUNBUFFERED": "1"}
 
 

@@ -272,11 +272,14 @@ def test_keys_are_listed_rotated_backed_up_and_restored(project: Path, tmp_path:
     assert "acme" in typed(project, "key", "list")
 
 
-def test_a_model_whose_data_set_comes_out_otherwise_diverged_there(tmp_path: Path) -> None:
+def test_a_model_whose_data_set_comes_out_otherwise_diverged_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By the kept code, which makes the data set again from all rows of the declared file."""
     made = History(tmp_path / "project")
     weights = made.declared("acme.one", [question(number) for number in range(40)], kept=30)
-    words = ("replay", "acme.one", "--keep", str(tmp_path / "kept"))
+    monkeypatch.chdir(tmp_path)
+    words = ("replay", "acme.one", "--keep", "kept")
     said = typed(made.folder, *words, code=1)
     assert said.startswith("DIVERGED at task_dataset: task_dataset came out as another")
     assert f"made in {tmp_path / 'kept' / 'project'}" in " ".join(said.split())
