@@ -1,21 +1,30 @@
 """Make one stage of a variant in a project: `python rebuild_stage.py PROJECT VARIANT STAGE ANSWER`.
 
 `replay` runs this file with the kept code of an artifact before the installed package, so all that it uses of
-the package is what `_made` imports. ANSWER takes a JSON: which `code` ran, and the `prefix`, `key` and
+the package is what its functions import. ANSWER takes a JSON: which `code` ran, and the `prefix`, `key` and
 `digest` of what it made, or the `error`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 
 def main(project: str, variant: str, stage: str, answer: str) -> int:
-    """The exit code: 0 where the stage was made, 2 where the code refused it or cannot do it."""
+    """The exit code: 0 where the stage was made, 2 where the code refused it or cannot do it. It ends with
+    who asked.
+    """
+    asked_by = os.getppid()
     try:
+        from ft_dagster.launch.processes import die_with_parent
+
+        die_with_parent()
+        if os.getppid() != asked_by:
+            return 1  # nobody is left who asks
         found = _made(Path(project), variant, stage)
     except ImportError as error:
         found = {"error": f"its code is older than stages that run by themselves ({error})"}

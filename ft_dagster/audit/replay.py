@@ -42,7 +42,8 @@ EXACT, EQUIVALENT, DIVERGED = "EXACT", "EQUIVALENT", "DIVERGED"
 CLOSE = 0.01  # of a recorded loss, by which an equivalent one may differ
 LOSSES = ("train_loss_first", "train_loss_last", "validation_loss_best", "general_holdout_loss_last")
 STEP_LOG = "evidence/log.jsonl"
-TAKEN, SAME, OTHER = "taken from the store", "the same", "another"
+TAKEN, SAME = "taken from the store", "the same"
+FIRST = 3  # files that differ and are named
 PLANNED = "planned otherwise; the training goes by the recorded plan"
 Say = Callable[[str], None]
 
@@ -102,13 +103,23 @@ def _rebuild(
             continue
         made = make(stage)
         same = made.digest == part.digest
-        said = SAME if same else (PLANNED if stage == PLAN else OTHER)
+        said = SAME if same else (PLANNED if stage == PLAN else _others(audit.artifact(part), made))
         stages.append(StageReplayed(stage, part.digest, made.digest, code, said))
         if stage == PLAN and not same:
             project.point_at(project.take(audit, part))
         elif not same:
             break
     return Rebuilt(project, tuple(stages), made)
+
+
+def _others(recorded: Artifact, made: Artifact) -> str:
+    """Which files of a payload differ, in words."""
+    then, now = (
+        {file["path"]: file["sha256"] for file in each.predicate["payload"]} for each in (recorded, made)
+    )
+    names = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
+    more = f" and {len(names) - FIRST:,} more" if len(names) > FIRST else ""
+    return f"another: {', '.join(names[:FIRST])}{more}"
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from ft_dagster.audit import rebuild_stage
@@ -18,6 +22,7 @@ from ft_dagster.audit.kept_code import build_environment, environment_difference
 from ft_dagster.audit.recorded import recorded_of
 from ft_dagster.audit.replay import replay
 from ft_dagster.errors import UserError
+from ft_dagster.launch import processes
 from ft_dagster.provenance.code import source_archive, source_digest
 from ft_dagster.provenance.manifest import local_environment
 from ft_dagster.store import Store
@@ -86,6 +91,39 @@ def test_code_from_before_stages_ran_by_themselves_says_so(tmp_path: Path) -> No
     command = [sys.executable, "-P", rebuild_stage.__file__, *words]
     assert subprocess.run(command, env={"PYTHONPATH": str(tmp_path / "code")}, check=False).returncode == 2
     assert "older than stages that run by themselves" in json.loads(answer.read_text("utf-8"))["error"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's death signal")
+def test_a_stage_that_is_made_again_ends_with_who_asked(tmp_path: Path) -> None:
+    package, started = tmp_path / "code" / "ft_dagster", tmp_path / "started"
+    (package / "launch").mkdir(parents=True)
+    for file in (package / "__init__.py", package / "launch" / "__init__.py"):
+        file.write_text("")
+    shutil.copy(processes.__file__, package / "launch" / "processes.py")
+    waits = f"import os, pathlib, time; pathlib.Path({str(started)!r}).write_text(str(os.getpid()))"
+    (package / "errors.py").write_text(f"{waits}; time.sleep(60)")
+    words = [str(tmp_path), "acme.one", "task_dataset", str(tmp_path / "answer.json")]
+    starts = "import subprocess, sys; subprocess.Popen(sys.argv[1:]).wait()"
+    command = [sys.executable, "-c", starts, sys.executable, "-P", rebuild_stage.__file__, *words]
+    with subprocess.Popen(command, env={"PYTHONPATH": str(tmp_path / "code")}) as asked_by:
+        assert holds(lambda: started.is_file() and started.read_text() != "")
+        asked_by.kill()
+    assert holds(lambda: not lives(int(started.read_text())))
+
+
+def lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def holds(fact: Callable[[], bool]) -> bool:
+    """Within ten seconds."""
+    end = time.monotonic() + 10
+    while not fact() and time.monotonic() < end:
+        time.sleep(0.02)
+    return fact()
 
 
 def recorded_with(**libraries: str | None) -> dict[str, Any]:

@@ -289,6 +289,7 @@ def test_a_model_whose_data_set_comes_out_otherwise_diverged_there(
     )  # fmt: skip
     [stage] = told["stages"]
     assert stage["rebuilt"] != stage["recorded"]
+    assert stage["said"] == "another: test.parquet, train.parquet, validation.parquet"
     refused = CliRunner().invoke(app, ["--project", str(made.folder), "audit", *words])
     assert isinstance(refused.exception, UserError)
     assert "not an empty folder" in str(refused.exception)
