@@ -78,3 +78,18 @@ def test_what_is_older_than_record_trees_proves_nothing(tmp_path: Path) -> None:
     made.mixture("acme.one", made.dataset("acme.one", [question(number) for number in range(30)]))
     held = held_against(made.audit(), asked_record(NOBODYS))
     assert [absence.unproved for absence in held.absences] == [OLDER, OLDER]
+
+
+def test_the_trees_that_were_asked_for_last_stay_in_memory(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = history.audit()
+    holders = [each for stage in (DATASET, MIXTURE) for each in audit.index.of_stage(stage)]
+    monkeypatch.setattr("ft_dagster.audit.desk.TREES_AT_ONCE", sum(each.records for each in holders[:2]))
+    first, second, third = holders[:3]
+    for each in (first, second, first, third):
+        audit.tree(each, audit.artifact(each))
+    kept = audit.tree(first, audit.artifact(first))
+    assert second.id not in audit._trees
+    assert audit._trees[first.id] is kept
+    assert sum(map(len, audit._trees.values())) <= first.records + second.records
