@@ -11,7 +11,13 @@ import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ft_dagster.data.quantize import Quantization, quantization_config, quantization_of, settle_quantized
+from ft_dagster.data.quantize import (
+    Quantization,
+    quantization_config,
+    quantization_of,
+    settle_quantized,
+    unpack,
+)
 from ft_dagster.errors import UserError
 
 if TYPE_CHECKING:
@@ -73,6 +79,8 @@ def load_base(
     if quantization is None:
         return model.to(device).eval()
     settle_quantized(model)
+    if quantization == "nf4":
+        unpack(model)
     return model.eval()
 
 
@@ -149,6 +157,7 @@ def let_go(model: Any) -> None:
     for part in model.modules():
         part._parameters.clear()
         part._buffers.clear()
+        vars(part).pop("forward", None)  # of `unpack`: it holds weights too
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
