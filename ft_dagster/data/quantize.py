@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -18,7 +15,6 @@ if TYPE_CHECKING:
 
 QUANTIZATION_FILE = "quantization.json"
 KINDS = ("nf4", "int8")
-UNPACKED_SHARE = 0.25  # of the free memory that unpacked weights may take
 
 Quantization = Literal["nf4", "int8"]
 
@@ -53,57 +49,6 @@ def settle_quantized(model: Any) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-
-
-def unpack(model: Any) -> list[Any]:
-    """Let the 4-bit layers of `model` on a CPU compute with weights that are unpacked once, to the same bits;
-    returns these layers.
-
-    There bitsandbytes unpacks a layer's weights at each call, which is most of the work where few tokens are
-    read at once. Nothing is done where the unpacked weights would take more than a quarter of the free
-    memory. For what only looks at a model: nothing is saved with it.
-    """
-    import psutil
-
-    layers = [module for module in model.modules() if _unpacks_at_each_call(module)]
-    taken = sum(layer.in_features * layer.out_features * layer.compute_dtype.itemsize for layer in layers)
-    if not layers or taken > psutil.virtual_memory().available * UNPACKED_SHARE:
-        return []
-    from bitsandbytes.functional import dequantize_4bit
-
-    for layer in layers:
-        weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(layer.compute_dtype)
-        layer.forward = partial(_linear, layer, weight)
-    return layers
-
-
-def _unpacks_at_each_call(module: Any) -> bool:
-    state = getattr(getattr(module, "weight", None), "quant_state", None)
-    return (
-        getattr(module, "compute_dtype", None) is not None
-        and state is not None
-        and module.weight.device.type == "cpu"
-        and tuple(state.shape) == (module.out_features, module.in_features)
-    )
-
-
-@contextmanager
-def unpacked(model: Any) -> Iterator[None]:
-    """`unpack` within it, and as it was after it."""
-    layers = unpack(model)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward
-
-
-def _linear(layer: Any, weight: Tensor, given: Tensor) -> Tensor:
-    """What a 4-bit layer does with its input, `weight` being its weights in the type that it computes in."""
-    from torch.nn.functional import linear
-
-    bias = None if layer.bias is None else layer.bias.to(weight.dtype)
-    return linear(given.to(weight.dtype), weight, bias).to(given.dtype)
 
 
 def quantized_weights(model: Any, kind: Quantization) -> dict[str, bool]:

@@ -11,13 +11,7 @@ import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ft_dagster.data.quantize import (
-    Quantization,
-    quantization_config,
-    quantization_of,
-    settle_quantized,
-    unpack,
-)
+from ft_dagster.data.quantize import Quantization, quantization_config, quantization_of, settle_quantized
 from ft_dagster.errors import UserError
 
 if TYPE_CHECKING:
@@ -79,8 +73,6 @@ def load_base(
     if quantization is None:
         return model.to(device).eval()
     settle_quantized(model)
-    if quantization == "nf4":
-        unpack(model)
     return model.eval()
 
 
@@ -157,7 +149,6 @@ def let_go(model: Any) -> None:
     for part in model.modules():
         part._parameters.clear()
         part._buffers.clear()
-        vars(part).pop("forward", None)  # of `unpack`: it holds weights too
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

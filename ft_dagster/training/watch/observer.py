@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
-from ft_dagster.data.quantize import unpacked
 from ft_dagster.data.render import load_tokenizer
 from ft_dagster.program import write_json
 from ft_dagster.training import ranks
@@ -61,11 +59,10 @@ class Observer:
 
     def observe(self, step: int) -> None:
         """Look, say, keep, judge."""
-        with self._looking():
-            for split in self.measuring.samples:
-                if self.measuring.due(split, end=step == 0):
-                    self._measure(split, step)
-            self._see(step, end=step == 0)
+        for split in self.measuring.samples:
+            if self.measuring.due(split, end=step == 0):
+                self._measure(split, step)
+        self._see(step, end=step == 0)
         self.stopped = self._judged(step)
         if self.stopped:
             self._progress.warn(f"stopping at step {step}: {self.stopped[1]}")
@@ -74,11 +71,10 @@ class Observer:
         """The last look, at the model that is exported, which the trainer holds: what was not measured of it
         when it was trained.
         """
-        with self._looking():
-            for split in self.measuring.samples:
-                if self._journal.loss_at(split, step) is None:
-                    self._measure(split, step, exported=True)
-            self._see(step, end=True, exported=True)
+        for split in self.measuring.samples:
+            if self._journal.loss_at(split, step) is None:
+                self._measure(split, step, exported=True)
+        self._see(step, end=True, exported=True)
 
     @property
     def gave_up(self) -> bool:
@@ -120,10 +116,6 @@ class Observer:
                 rank_collapsed=spectrum.collapsed(summarized),
             ),
         ]
-
-    def _looking(self) -> AbstractContextManager[None]:
-        """Around a look: a base in 4 bits is unpacked once for it. DeepSpeed may hold a shard alone."""
-        return nullcontext() if self._trainer.is_deepspeed_enabled else unpacked(self._trainer.model)
 
     def _measure(self, split: Split, step: int, *, exported: bool = False) -> None:
         """The loss on a split's sample, into journal, log and progress."""
