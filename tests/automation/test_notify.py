@@ -14,7 +14,8 @@ import dagster as dg
 import pytest
 
 from ft_dagster.assets.partitions import GRAPH
-from ft_dagster.automation.notify import EventCursor, open_outbox, tell, told_events
+from ft_dagster.automation.cursor import InstanceCursor
+from ft_dagster.automation.notify import open_outbox, tell, told_events
 from ft_dagster.build import default_resources as resources
 from ft_dagster.fleet.events import released_events
 from ft_dagster.lineage.release import ReleaseRequest, history, promote, rollback
@@ -307,4 +308,4 @@ def test_the_sensor_says_how_many_were_told_and_why_a_target_took_none(
     with dg.build_sensor_context(instance, resources=resources(str(project))) as context:
         skipped = told_events(GRAPH).evaluate_tick(context)
     assert skipped.skip_message == "events: 1 new, 1 told"
-    assert EventCursor.of(context.cursor, datetime.now(UTC)).runs > 0
+    assert InstanceCursor.of(context.cursor, datetime.now(UTC)).runs > 0
