@@ -57,13 +57,18 @@ class BrowserTab:
         return self.do("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
 
     def click(self, element: str) -> None:
-        """Press the mouse in the middle of what an expression finds, once it is there and enabled."""
-        self.wait(f"(e => e && !e.disabled)({element})")
+        """Press the mouse amid what an expression finds, once it is enabled, at rest and on top."""
         middle = (
-            "(e => { e.scrollIntoView({block: 'center'}); const box = e.getBoundingClientRect(); "
-            f"return [box.x + box.width / 2, box.y + box.height / 2] }})({element})"
+            "(e => { if (!e || e.disabled) return null; e.scrollIntoView({block: 'center'}); "
+            "const box = e.getBoundingClientRect(), x = box.x + box.width / 2, y = box.y + box.height / 2; "
+            f"return e.contains(document.elementFromPoint(x, y)) ? [x, y] : null }})({element})"
         )
-        x, y = self.evaluate(middle)
+        end, known, place = time.monotonic() + PATIENCE, None, None
+        while place is None or place != known:
+            assert time.monotonic() < end, self.evaluate("document.body.innerText")
+            known, place = place, self.evaluate(middle)
+            time.sleep(0.25)
+        x, y = place
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             self.do("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
