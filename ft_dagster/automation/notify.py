@@ -22,7 +22,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.fleet.decided import FILE, decided
 from ft_dagster.fleet.delivery import Delivered, deliver
 from ft_dagster.fleet.events import EventKind, FleetEvent, moment_of, released_events, run_link
-from ft_dagster.fleet.learning import DAMAGE
+from ft_dagster.fleet.learning import DAMAGE, UNREACHED
 from ft_dagster.fleet.outbox import Outbox
 from ft_dagster.fleet.table import VARIANTS, FleetRow, FleetTable
 from ft_dagster.launch.locks import locked
@@ -235,8 +235,11 @@ def _of_log(settings: Settings, key: str, since: datetime) -> Iterator[FleetEven
 def _of_table(
     table: FleetTable, settings: Settings, declarations: Declarations, now: datetime
 ) -> Iterator[FleetEvent]:
-    """Variants that wait for a person: parked, or not to be trained as they are declared."""
-    for row in table.rows(VARIANTS.c.broken.is_not(None) & ~VARIANTS.c.retired):
+    """Variants that wait for a person: parked, or not to be trained as they are declared. A storage that is
+    out of reach for a while is nobody's declaration.
+    """
+    broken = VARIANTS.c.broken.is_not(None) & ~VARIANTS.c.broken.startswith(UNREACHED)
+    for row in table.rows(broken & ~VARIANTS.c.retired):
         yield FleetEvent(
             "declaration_broken", row.key, moment_of(row.edited), f"{row.edited}", _broken(row, declarations)
         )

@@ -31,18 +31,21 @@ from ft_dagster.spec import Declared, VariantKey
 from ft_dagster.stages.made_from import VersionArtifacts, version_artifacts
 from ft_dagster.stages.outdated import outdated
 from ft_dagster.stages.summary import newest_plan
-from ft_dagster.store import Artifact, Place, Store, read_head
+from ft_dagster.store import Artifact, Place, Store, read_head, unreachable
 from ft_dagster.store.artifacts import Removed, generations
 
 DECIDES = "evaluation"  # whose newest artifact says when a variant came to a verdict, where no run does
 PAID = (TRAINING, "base_evaluation", DECIDES)
 COUNTED = tuple(sorted(STAGES))
 
+UNREACHED = "the storage cannot be reached"
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what a store's damaged file may raise
 
 
 def said_of(error: Exception) -> str:
-    """Why the store of one variant cannot be read."""
+    """Why the store of one variant cannot be read; begins with UNREACHED where a retry may find it again."""
+    if unreachable(error):
+        return f"{UNREACHED} now: {error!r}"
     return str(error) if isinstance(error, UserError) else f"the store cannot be read: {error!r}"
 
 

@@ -14,15 +14,17 @@ import dagster as dg
 import pytest
 
 from ft_dagster.assets.partitions import GRAPH
+from ft_dagster.automation.fleet_table import open_fleet
 from ft_dagster.automation.notify import EventCursor, open_outbox, tell, told_events
 from ft_dagster.build import default_resources as resources
 from ft_dagster.fleet.events import released_events
 from ft_dagster.lineage.release import ReleaseRequest, history, promote, rollback
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations
-from ft_dagster.store import Attempt, write_head
+from ft_dagster.store import Attempt, Store, write_head
 from ft_dagster.store.make import Recipe, make_artifact
 from tests.automation.declarations import declare, ticked
+from tests.fleet.tables import row_of
 from tests.present import present
 from tests.releases import adapter, release
 
@@ -255,6 +257,25 @@ def test_a_broken_declaration_is_told_once_and_without_its_values(
     ticked(project, instance, datetime.now(UTC))
     told(project, instance, cursor)
     assert len(lines(project)) == 2
+
+
+def test_a_storage_that_cannot_be_reached_is_told_as_no_broken_declaration(
+    project: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(project, "acme.support", notify=["log"])
+
+    def cut(*asked: Any) -> bytes:
+        raise ConnectionResetError("reset by peer")
+
+    with monkeypatch.context() as away:
+        away.setattr(Store, "read", cut)
+        ticked(project, instance, datetime.now(UTC))
+        row = row_of(open_fleet(instance, load_settings(project)), "acme.support")
+        assert present(row.state.broken).startswith("the storage cannot be reached now: ")
+        told(project, instance)
+    assert lines(project) == []
+    ticked(project, instance, datetime.now(UTC))
+    assert row_of(open_fleet(instance, load_settings(project)), "acme.support").state.broken is None
 
 
 def test_a_declaration_that_cannot_be_read_is_told_to_whom_its_newest_run_named(
