@@ -51,8 +51,11 @@ def read_figures(instance: dg.DagsterInstance, settings: Settings) -> FleetFigur
     )
 
 
-def serve(read: Callable[[], FleetFigures], host: str, port: int, every: float) -> None:
-    """Serve on an address until the process is ended; the figures are read anew every so many seconds.
+def serve(
+    read: Callable[[], FleetFigures], host: str, port: int, every: float, say: Callable[[str], None]
+) -> None:
+    """Serve on an address until the process is ended; the figures are read anew every so many seconds. Where
+    that fails, by whatever it is, those of before stand and say so, and it is tried again.
 
     Raises UserError where it cannot listen there, or the first figures cannot be read.
     """
@@ -68,8 +71,9 @@ def serve(read: Callable[[], FleetFigures], host: str, port: int, every: float) 
             time.sleep(every)
             try:
                 collector.figures = read()
-            except UserError:
+            except Exception as error:  # a storage or a database may be away for a while
                 collector.figures = dataclasses.replace(collector.figures, failed=True)
+                say(f"could not be read anew: {error!s:.500}")
     finally:
         server.shutdown()
 

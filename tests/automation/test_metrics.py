@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.request
@@ -17,8 +18,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ft_dagster.automation.due import rebuild_fleet
-from ft_dagster.automation.metrics import read_figures
-from ft_dagster.fleet.metrics import as_text
+from ft_dagster.automation.metrics import read_figures, serve
+from ft_dagster.fleet.metrics import FleetFigures, as_text
 from ft_dagster.settings import load_settings
 from tests.automation.declarations import declare
 from tests.launch.helpers import wait_until
@@ -109,3 +110,24 @@ def test_the_command_serves_on_loopback_and_prints_once(project: Path, tmp_path:
     finally:
         serving.kill()
         serving.communicate()
+
+
+def test_a_reading_that_fails_ends_no_serving() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    scraped, said = list[str](), list[str]()
+
+    def read() -> FleetFigures:
+        if not said and not scraped:
+            scraped.append("")  # the first succeeds
+            return FleetFigures()
+        if not said:
+            raise sqlite3.OperationalError("database is locked")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            scraped.append(answer.read().decode())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        serve(read, "127.0.0.1", port, 0.0, said.append)
+    assert samples(scraped[-1])["ft_dagster_read_failed",] == 1
+    assert said == ["could not be read anew: database is locked"]
