@@ -5,7 +5,7 @@ outbox, and delivers. Killed anywhere it is made again: events are known by thei
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -92,7 +92,7 @@ def tell(
     outbox, seen = open_outbox(instance, settings, graph), EventCursor.of(cursor, now)
     records = _changed_runs(instance, seen, now, graph)
     since = datetime.fromtimestamp(seen.runs, UTC) - LOOK_BACK
-    released, releases = _released(instance, seen, since, graph)
+    released, releases, whole = _released(instance, seen, since, graph)
     new = outbox.unknown([
         *(event for record in records for event in _of_run(instance, settings, record, graph)),
         *(event for key in sorted(released) for event in _of_log(settings, key, since)),
@@ -103,6 +103,8 @@ def tell(
     runs = settled = (now - OVERLAP).timestamp()
     if len(records) == MOST_RUNS:  # else all were read
         runs = min(settled, records[-1].update_timestamp.replace(tzinfo=UTC).timestamp())
+    if not whole:  # entries of the releases that are left are looked for from then on
+        runs = min(runs, seen.runs)
     targets = settings.notifications.targets
     delivered = deliver(outbox, targets, settings.project, lambda: datetime.now(UTC))
     return Told(len(new), EventCursor(runs, releases), delivered)
@@ -206,8 +208,10 @@ def _why(instance: dg.DagsterInstance, run_id: str, graph: Graph) -> tuple[Event
 
 def _released(
     instance: dg.DagsterInstance, seen: EventCursor, since: datetime, graph: Graph
-) -> tuple[set[str], int]:
-    """Variants of which something was released, promoted or rolled back since, and the new cursor."""
+) -> tuple[set[str], int, bool]:
+    """Variants of which something was released, promoted or rolled back since, the new cursor, and whether
+    no release is left to be read.
+    """
     filters = dg.AssetRecordsFilter(
         graph.key("release"),
         after_storage_id=seen.releases or None,
@@ -216,7 +220,7 @@ def _released(
     events = instance.fetch_materializations(filters, MOST_RELEASES, ascending=True).records
     newest = max((event.storage_id for event in events), default=seen.releases)
     keys = {event.partition_key for event in events if event.partition_key is not None}
-    return set(filter(_is_key, keys)), newest
+    return set(filter(_is_key, keys)), newest, len(events) < MOST_RELEASES
 
 
 def _of_log(settings: Settings, key: str, since: datetime) -> Iterator[FleetEvent]:
@@ -270,9 +274,11 @@ def _broken(row: FleetRow, declarations: Declarations) -> str:
 def _targets(settings: Settings, declarations: Declarations, event: FleetEvent) -> list[str]:
     """Those that the declaration names, as it is or was last run; unknown ones are said by `check`."""
     key = VariantKey.parse(event.variant)
+    content: Mapping[str, Any] = {}
     named: Any = ()
-    with suppress(UserError, *DAMAGE):
+    with suppress(UserError):  # its file may be gone by now
         content = declarations.content(key)
+    with suppress(UserError, *DAMAGE):
         named = content.get("notify") if content else _frozen(settings, key)
     names = [named] if isinstance(named, str) else named if isinstance(named, list | tuple) else []
     return [name for name in settings.notifications.targets if name in names]
