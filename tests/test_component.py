@@ -142,6 +142,8 @@ def test_a_table_beside_is_that_of_the_project_or_none(
         tick(instance, load_settings(one), Declarations(one), None, datetime.now(UTC))
     assert [row.key for row in present(table_beside(load_settings(one))).rows()] == ["acme.support"]
     assert table_beside(load_settings(two)) is None
+    moved = one.rename(tmp_path / "moved")  # or a container sees it there
+    assert [row.key for row in present(table_beside(load_settings(moved))).rows()] == ["acme.support"]
 
 
 def test_a_table_under_a_prefix_is_not_rebuilt_without_the_hosts_runs(

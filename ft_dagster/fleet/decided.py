@@ -30,6 +30,13 @@ class Owner(NamedTuple):
     project: Path
     prefix: tuple[str, ...]
 
+    @property
+    def is_here(self) -> bool:
+        """Whether that project is another of this host; else it is this one, seen from where it has another
+        path.
+        """
+        return (self.project / "tenants").is_dir()
+
 
 def keep_owner(table: FleetTable, settings: Settings, prefix: Sequence[str]) -> None:
     table.set_meta(OWNER, json.dumps([str(settings.project), list(prefix)]))
@@ -73,6 +80,6 @@ def table_beside(settings: Settings) -> FleetTable | None:
         if (home / FILE).is_file():
             table = FleetTable(sqlite_url(home))
             owner = owner_of(table)
-            if owner is None or owner.project == settings.project:
+            if owner is None or owner.project == settings.project or not owner.is_here:
                 return table
     return None
