@@ -36,7 +36,7 @@ def read_figures(instance: dg.DagsterInstance, settings: Settings) -> FleetFigur
     table = open_fleet(instance, settings)
     rows = table.rows()
     devices = of_host(settings.host).table()
-    untold = {name: state.waiting for name, state in open_outbox(instance, settings).states().items()}
+    targets = open_outbox(instance, settings).states()
     return FleetFigures(
         costs=tuple(cost_rows(costs.items, lambda item: item.tenant)),
         damaged=len(costs.damaged),
@@ -45,7 +45,9 @@ def read_figures(instance: dg.DagsterInstance, settings: Settings) -> FleetFigur
         runs=_runs(instance),
         devices=Counter(device.state for device in devices.devices),
         waiting=len(devices.waiting),
-        untold=dict.fromkeys(settings.notifications.targets, 0) | untold,
+        untold={
+            name: targets[name].waiting if name in targets else 0 for name in settings.notifications.targets
+        },
         at=began,
         seconds=time.time() - began,
     )

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -19,6 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ft_dagster.automation.due import rebuild_fleet
 from ft_dagster.automation.metrics import read_figures, serve
+from ft_dagster.automation.notify import open_outbox
+from ft_dagster.fleet.events import FleetEvent
 from ft_dagster.fleet.metrics import FleetFigures, as_text
 from ft_dagster.settings import load_settings
 from tests.automation.declarations import declare
@@ -64,6 +67,8 @@ def test_figures_are_those_of_store_table_and_instance(project: Path, instance: 
     rebuild_fleet(instance, settings)
     for status in (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.SUCCESS):
         instance.add_run(dg.DagsterRun("variant_chain", tags={"ft/tenant": "acme"}, status=status))
+    late = FleetEvent("run_failed", "acme.places", "2026-03-02T12:00:00+00:00", "run 1", "it failed")
+    open_outbox(instance, settings).put([late], {late.id: ["ops", "no-more"]}, datetime.now(UTC))
     text = as_text(read_figures(instance, settings))
     found = samples(text)
     assert found["ft_dagster_trainings_total", "passed", "acme"] > 0
@@ -72,7 +77,8 @@ def test_figures_are_those_of_store_table_and_instance(project: Path, instance: 
     assert sum(value for (name, *_), value in found.items() if name == "ft_dagster_variants") == 5
     assert found["ft_dagster_runs", "queued", "acme"] == found["ft_dagster_runs", "in_progress", "acme"] == 1
     assert found["ft_dagster_devices", "free"] == 2
-    assert found["ft_dagster_events_waiting", "ops"] == 0
+    assert found["ft_dagster_events_waiting", "ops"] == 1
+    assert ("ft_dagster_events_waiting", "no-more") not in found  # nobody declares it
 
 
 def test_the_command_serves_on_loopback_and_prints_once(project: Path, tmp_path: Path) -> None:
