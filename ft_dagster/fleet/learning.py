@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -186,8 +187,9 @@ def _spent(world: World, row: FleetRow, stands: VersionArtifacts) -> tuple[Amoun
         return row.version.spent, counted
     made_of = defaultdict[str, list[Artifact]](list)
     for place in places:
-        for one in generations(store, place):
-            made_of[place.stage].append(one.artifact if isinstance(one, Removed) else one)
+        with suppress(UserError):  # `cost` says what is damaged; what stands was read by then
+            for one in generations(store, place):
+                made_of[place.stage].append(one.artifact if isinstance(one, Removed) else one)
     total = cost_row(row.key, cost_items(made_of, world.catalogue))
     return Amount(total.hours, total.usd), counted
 

@@ -161,6 +161,17 @@ def test_what_was_removed_and_made_again_was_paid_twice(settings: Settings) -> N
     assert said_by_cost(settings).hours == 8.0
 
 
+def test_an_old_manifest_that_is_damaged_takes_its_own_cost_alone(settings: Settings) -> None:
+    trained(settings, 1)
+    store = settings.open_store()
+    old = present(read_head(store, PREFIX, "fine_tuned_model"))
+    trained(settings, 2)
+    store.write(old.manifest_path, b"{")
+    found = known(settings)
+    assert (found.unread, found.spent.hours) == ("", 4.0)
+    assert found.spent == said_by_cost(settings)
+
+
 def test_what_was_spent_is_not_read_again_where_nothing_changed(settings: Settings) -> None:
     trained(settings, 1)
     first = replace(known(settings), spent=Amount(7.0, 7.0))
