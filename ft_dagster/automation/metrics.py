@@ -89,8 +89,11 @@ def _states(table: FleetTable, rows: list[FleetRow], settings: Settings) -> dict
 
 
 def _failures(rows: list[FleetRow]) -> dict[str, int]:
+    """By tenant; of what is declared no longer nobody mends any."""
     counts = Counter[str]()
     for row in rows:
+        if row.state.retired:
+            continue
         counts[row.state.key.tenant] += row.state.failures + row.state.fruitless
     return dict(counts)
 

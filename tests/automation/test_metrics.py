@@ -19,12 +19,16 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ft_dagster.automation.due import rebuild_fleet
+from ft_dagster.automation.fleet_table import open_fleet
 from ft_dagster.automation.metrics import read_figures, serve
 from ft_dagster.automation.notify import open_outbox
 from ft_dagster.fleet.events import FleetEvent
 from ft_dagster.fleet.metrics import FleetFigures, as_text
+from ft_dagster.fleet.table import FleetRow
 from ft_dagster.settings import load_settings
-from tests.automation.declarations import declare
+from tests.automation.declarations import NOON, declare
+from tests.fleet.fleets import variant
+from tests.fleet.tables import row_of
 from tests.launch.helpers import wait_until
 from tests.present import present
 
@@ -65,6 +69,9 @@ def test_figures_are_those_of_store_table_and_instance(project: Path, instance: 
     declare(project, "acme.broken", objectiv="x")
     settings = load_settings(project)
     rebuild_fleet(instance, settings)
+    table = open_fleet(instance, settings)
+    gone = FleetRow(variant("globex.gone", retired=True, failures=2), "", NOON)
+    table.put([gone, row_of(table, "acme.places").known(failures=1)])
     for status in (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.SUCCESS):
         instance.add_run(dg.DagsterRun("variant_chain", tags={"ft/tenant": "acme"}, status=status))
     late = FleetEvent("run_failed", "acme.places", "2026-03-02T12:00:00+00:00", "run 1", "it failed")
@@ -74,9 +81,10 @@ def test_figures_are_those_of_store_table_and_instance(project: Path, instance: 
     assert found["ft_dagster_trainings_total", "passed", "acme"] > 0
     assert found["ft_dagster_cost_hours_total", "training", "globex"] > 0
     assert found["ft_dagster_variants", "broken"] == 1
-    assert sum(value for (name, *_), value in found.items() if name == "ft_dagster_variants") == 5
+    assert sum(value for (name, *_), value in found.items() if name == "ft_dagster_variants") == 6
     assert found["ft_dagster_runs", "queued", "acme"] == found["ft_dagster_runs", "in_progress", "acme"] == 1
     assert found["ft_dagster_devices", "free"] == 2
+    assert (found["ft_dagster_failures", "acme"], found["ft_dagster_failures", "globex"]) == (1, 0)
     assert found["ft_dagster_events_waiting", "ops"] == 1
     assert ("ft_dagster_events_waiting", "no-more") not in found  # nobody declares it
 
