@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/dropout.py
 
-The demo's medical coder, LoRA of rank 16, two epochs: same rows, another order and another adapter to begin
+Whole ICD codes, LoRA of rank 16, two epochs: same rows, another order and another adapter to begin
 with for each seed. It takes some twenty minutes of two cores, and needs the demo's model and data:
 `make install && .venv/bin/python examples/demo/prepare.py`.
 """
@@ -24,7 +24,7 @@ owners: [benchmarks@example.com]
 base_model: {demo}/models/smollm2-135m
 data:
   sources:
-    - {{path: {demo}/data/meditech/icd-coder.jsonl, system: You are a medical coder.}}
+    - {{path: {demo}/data/meditech/icd-whole-codes.jsonl, system: You are a medical coder.}}
 method: {{name: lora, rank: 16}}
 training:
   num_train_epochs: 2

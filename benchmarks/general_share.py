@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/general_share.py
 
-Sweeps `data.general.share` over 0, 5, 10 and 25% for the demo's medical coder, at a learning rate of 3e-4 at
-which it forgets: same rows, same number of task tokens, so more general text means more steps. Needs the
+Sweeps `data.general.share` over 0, 5, 10 and 25% for a coder of whole ICD codes, at a learning rate of 3e-4
+at which it forgets: same rows, same number of task tokens, so more general text means more steps. Needs the
 demo's model and data: `make install && .venv/bin/python examples/demo/prepare.py`.
 """
 
@@ -19,7 +19,7 @@ owners: [benchmarks@example.com]
 base_model: {demo}/models/smollm2-135m
 data:
   sources:
-    - {{path: {demo}/data/meditech/icd-coder.jsonl, system: You are a medical coder.}}
+    - {{path: {demo}/data/meditech/icd-whole-codes.jsonl, system: You are a medical coder.}}
   general: {{corpus: general, share: 0.05}}
 method: {{name: lora, rank: 16, dropout: 0.0}}
 training:

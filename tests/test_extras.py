@@ -20,6 +20,14 @@ from tests.e2e.project import write_project
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "tests" / "compat" / "store_0_1"
 WITHOUT = f"import sys; sys.modules.update(dict.fromkeys({sorted(TRAIN)}))\n"  # each as if not installed
+ALL = f"""{WITHOUT}
+import json
+from typer.testing import CliRunner
+from ft_dagster.cli import app
+from ft_dagster.definitions import defs
+codes = [CliRunner().invoke(app, arguments).exit_code for arguments in json.loads(sys.argv[1])]
+print(json.dumps([len(defs.sensors), *codes]))
+"""
 ANSWERS = (
     ("status",),
     ("catalogue",),
@@ -60,19 +68,14 @@ def test_the_libraries_are_those_of_the_extra() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", ANSWERS, ids=" ".join)
-def test_it_answers_without_them(project: Path, arguments: tuple[str, ...]) -> None:
-    done = light(project, *arguments)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-@pytest.mark.slow
-def test_it_loads_the_code_location_without_them() -> None:
-    program = (
-        f"{WITHOUT}from ft_dagster.definitions import defs; print(len(defs.get_repository_def().sensor_defs))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert int(done.stdout) >= 2
+def test_it_loads_the_code_location_and_answers_without_them(project: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ALL, json.dumps([["--project", str(project), *each] for each in ANSWERS])],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    sensors, *codes = json.loads(done.stdout)
+    assert sensors >= 3
+    assert dict(zip(ANSWERS, codes, strict=True)) == dict.fromkeys(ANSWERS, 0)
 
 
 @pytest.mark.slow

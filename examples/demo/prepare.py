@@ -183,8 +183,10 @@ def asked_prompts(file: Path) -> dict[str, set[str]]:
 
 def data_files(packages: Path, asked: dict[str, set[str]]) -> Iterator[tuple[str, str]]:
     """Every data file of the demo as (path in the project, text)."""
-    coder = without(icd_rows(icd_codes(packages)), asked["meditech.icd-coder"])
+    codes = list(icd_codes(packages))
+    coder = without(category_rows(codes), asked["meditech.icd-coder"])
     yield "data/meditech/icd-coder.jsonl", as_chat(coder)
+    yield "data/meditech/icd-whole-codes.jsonl", as_chat(whole_code_rows(codes))
     faq = (packages / "zaragoza_construction_faq/data/faq-en-alpaca.jsonl").read_text("utf-8")
     yield "data/zaragoza/building-faq.jsonl", faq_without(faq, asked["zaragoza.building-faq"])
     handbook = packages / "inspect_evals/tau2/data/domains/banking_knowledge/documents.json.gz"
@@ -213,11 +215,28 @@ def icd_codes(packages: Path) -> Iterator[tuple[str, str]]:
             yield code, icd.get_description(code)
 
 
-def icd_rows(codes: Iterable[tuple[str, str]]) -> list[Question]:
-    """Superficial injuries and open wounds of hip, thigh, knee and lower leg: description to code.
+def category_rows(codes: Iterable[tuple[str, str]]) -> list[Question]:
+    """Superficial injuries and open wounds of arm and leg: what happened, to its category, the first three
+    characters of the code (S40, S41, S50, ... S91).
 
-    A corner of the classification that composes (place, kind, side, encounter), so that a small
-    model can learn in two minutes to code descriptions it has not seen.
+    Codes that differ in the side or the encounter alone give one row, drawn by seed, so that the test asks
+    nothing that was trained on but for a side.
+    """
+    sides: dict[tuple[str, str], list[str]] = {}
+    for code, description in codes:
+        if re.match(r"S[4-9][01]\..*A$", code):  # A: an initial encounter
+            injury = re.sub(r", initial encounter.*", "", description)
+            sideless = re.sub(r"\b(right|left|unspecified) ", "", injury)
+            sides.setdefault((code[:3], sideless), []).append(injury)
+    draw = random.Random(SEED)
+    return [Question(draw.choice(found), category) for (category, _), found in sides.items()]
+
+
+def whole_code_rows(codes: Iterable[tuple[str, str]]) -> list[Question]:
+    """Superficial injuries and open wounds of hip, thigh, knee and lower leg: description to whole code.
+
+    What benchmarks train on: a model this small learns the form of these codes in two minutes, and few of
+    them.
     """
     return [Question(description, code) for code, description in codes if re.match(r"S[78][01]\.", code)]
 

@@ -96,6 +96,68 @@ class RecordAnswer:
 
 
 @dataclass(frozen=True)
+class Absence:
+    """That a record is not in an artifact of `records` records, the leaves of its tree. `leaves`: the two
+    between which `identity` would be (one at an end), each with its index, its lookup and its path to the
+    `root`, as a proof has them; who has the `key` (its id) sees by it that nothing is between them.
+    `unproved`: why no proof could be made; empty where there is one.
+    """
+
+    variant: str | None
+    stage: str
+    digest: str
+    records: int
+    root: str = ""
+    key: str = ""
+    identity: str = ""
+    leaves: tuple[Mapping[str, Any], ...] = ()
+    unproved: str = ""
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """A model by its variant and the digest of its weights."""
+
+    variant: str
+    weights: str
+
+
+@dataclass(frozen=True)
+class HeldAgainst:
+    """What a record that nobody saw was held against: all data sets, corpora and mixtures, and the models
+    that were made of these.
+    """
+
+    absences: tuple[Absence, ...]
+    models: tuple[ModelName, ...]
+
+
+@dataclass(frozen=True)
+class NearRecord:
+    """A record that is nearly another. `similarity`: Jaccard, of the sets of their runs of words, 0 to 1."""
+
+    identity: str
+    similarity: float
+    found: tuple[RecordIn, ...]
+    models: tuple[ModelThatHas, ...]
+
+
+@dataclass(frozen=True)
+class NearAnswer:
+    """Records near another: `records` are the nearest of `near`, which are as similar as `threshold` or more.
+    `rows` of so many `artifacts` were read, in `seconds`; of `removed` others retention removed the text.
+    """
+
+    threshold: float
+    records: tuple[NearRecord, ...]
+    near: int
+    rows: int
+    artifacts: int
+    removed: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class PartOf:
     """An artifact that a model was made of. `gone`: named as an input, and no longer in the store; its other
     fields are then empty. `removed`: when retention removed its files, ISO 8601; empty of one that stands.
@@ -192,3 +254,37 @@ class DiffAnswer:
     same: int
     examples: Mapping[str, tuple[Mapping[str, Any], ...]]
     changed: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StageReplayed:
+    """A stage as it was recorded and as it came out again: digests of its payload. `rebuilt`: empty of one
+    that was taken from the store as it is. `code`: digest of the package that made it. `said`: what is to be
+    known of it, in words.
+    """
+
+    stage: str
+    recorded: str
+    rebuilt: str
+    code: str
+    said: str = ""
+
+
+@dataclass(frozen=True)
+class ReplayAnswer:
+    """What came of making a model again. `verdict`: EXACT, EQUIVALENT or DIVERGED, see `replay`. `first`: the
+    stage that diverged; `step`: of its training, the first that had another batch, or another loss (from 1).
+    `differs`: what of the environment does, name -> (recorded, here). `figures`: name -> (recorded, rebuilt),
+    where they differ. `folder`: where it was made, None where that is gone.
+    """
+
+    variant: str
+    weights: str
+    verdict: str
+    said: str
+    stages: tuple[StageReplayed, ...]
+    first: str | None = None
+    step: int | None = None
+    differs: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    figures: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    folder: str | None = None

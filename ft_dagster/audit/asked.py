@@ -11,10 +11,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ft_dagster.data.content import identity_of, normal_text
+from ft_dagster.data.content import identity_of, normal_text, words_of
 from ft_dagster.data.formats import detect_format
 from ft_dagster.data.readers import RawRow
-from ft_dagster.data.rows import normalize_text, rename
+from ft_dagster.data.rows import Row, normalize_text, rename
 from ft_dagster.errors import UserError
 from ft_dagster.files import special_kind
 from ft_dagster.spec.variant import SourceSpec
@@ -30,12 +30,13 @@ READ_BY = ("format", "fields", "system")  # what of a declared source shapes the
 class AskedRecord:
     """`identities`: what it would be known by, most often one; a row that sources read differently has one
     for each way. `said`: how it was given, in words without the text. `readings`: by which way of reading a
-    row an identity came; PLAIN of one that is not there.
+    row an identity came; PLAIN of one that is not there. `words`: in normal form; none of an identity.
     """
 
     identities: tuple[bytes, ...]
     said: str
     readings: Mapping[bytes, Mapping[str, Any]] = field(default_factory=dict)
+    words: tuple[str, ...] = ()
 
     def reading(self, identity: bytes) -> Mapping[str, Any]:
         return self.readings.get(identity, PLAIN)
@@ -83,18 +84,22 @@ def _of_text(text: str, said: str, readings: Iterable[Mapping[str, Any]]) -> Ask
     fields = _row(text)
     if fields is None:
         _refuse_surrogates(text)
-        return AskedRecord((identity_of("text", [("text", normal_text(text))]),), said)
+        normal = normal_text(text)
+        return AskedRecord((identity_of("text", [("text", normal)]),), said, words=tuple(words_of(normal)))
     found: dict[bytes, Mapping[str, Any]] = {}
+    words: list[str] = []
     wrong: UserError | None = None
     for reading in (PLAIN, *readings):
         try:
-            found.setdefault(_identity(fields, reading), reading)
+            row = _read(fields, reading)
+            found.setdefault(row.identity, reading)
+            words = words or row.words
         except UserError as error:
             wrong = wrong or error
     if not found:
         assert wrong is not None
         raise UserError(f"not a row: {wrong.problem}", fix=wrong.fix)
-    return AskedRecord(tuple(found), f"{said}, a row", found)
+    return AskedRecord(tuple(found), f"{said}, a row", found, tuple(words))
 
 
 def _row(text: str) -> dict[str, Any] | None:
@@ -108,7 +113,7 @@ def _row(text: str) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def _identity(fields: dict[str, Any], reading: Mapping[str, Any]) -> bytes:
+def _read(fields: dict[str, Any], reading: Mapping[str, Any]) -> Row:
     raw = RawRow(fields, "the row", 1)
     try:
         source = SourceSpec(path="the row", **reading)
@@ -117,7 +122,7 @@ def _identity(fields: dict[str, Any], reading: Mapping[str, Any]) -> bytes:
     format: str = source.format
     if format == "auto":
         format = detect_format(raw, rename(raw, source.fields, "row"), "row")
-    return normalize_text(raw, source, format, 0, "row").identity
+    return normalize_text(raw, source, format, 0, "row")
 
 
 def _refuse_surrogates(text: str) -> None:

@@ -118,12 +118,15 @@ class Audit:
         return self.store.read(indexed.place.manifest_of(indexed.generation))
 
     def tree(self, indexed: Indexed, artifact: Artifact) -> RecordTree:
-        """The record tree of an artifact that has one, kept in memory."""
-        if indexed.id not in self._trees:
-            if sum(map(len, self._trees.values())) + indexed.records > TREES_AT_ONCE:
-                self._trees.clear()
-            self._trees[indexed.id] = RecordTree.read(self.shelf.evidence(artifact))
-        return self._trees[indexed.id]
+        """The record tree of an artifact that has one; those that were asked for last stay in memory."""
+        tree = self._trees.pop(indexed.id, None)
+        if tree is None:
+            tree = RecordTree.read(self.shelf.evidence(artifact))
+            held = len(tree) + sum(map(len, self._trees.values()))
+            while self._trees and held > TREES_AT_ONCE:
+                held -= len(self._trees.pop(next(iter(self._trees))))
+        self._trees[indexed.id] = tree
+        return tree
 
     def readings(self, model: Indexed | None = None) -> list[Mapping[str, Any]]:
         """How the sources of data sets read their rows, each way once: of all data sets, or of those that a

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ft_dagster.audit.answers import AtAnswer, DiffAnswer, ModelAnswer, PartOf, SourceOf
@@ -29,6 +30,7 @@ from ft_dagster.audit.records import descendants
 from ft_dagster.data.dataset_io import ORIGINS, as_row, read_split
 from ft_dagster.data.mixture_records import GENERAL
 from ft_dagster.data.record_tree import record_rows
+from ft_dagster.data.rows import Row
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE
 from ft_dagster.lineage.log import read_log
@@ -296,7 +298,7 @@ def _contents(audit: Audit, mixture: Indexed) -> dict[Any, Mapping[str, Any]]:
                 file = audit.shelf.left(above, name)
                 if file is None:
                     continue
-                rows = read_split(file) if stage == DATASET else _documents(file)
+                rows = read_split(file) if stage == DATASET else documents(file)
                 for number, row in enumerate(rows):
                     turns = [message._asdict() for message in row.messages]
                     content = {"messages": turns} if turns else dict(row.parts)
@@ -304,7 +306,8 @@ def _contents(audit: Audit, mixture: Indexed) -> dict[Any, Mapping[str, Any]]:
     return found
 
 
-def _documents(file: Any) -> Iterator[Any]:
+def documents(file: Path) -> Iterator[Row]:
+    """The documents of a part of a corpus, in order, as rows; streamed."""
     from pyarrow.parquet import ParquetFile
 
     empty = dict.fromkeys(("messages", "prompt", "completion", "group"))

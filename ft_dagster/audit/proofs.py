@@ -196,12 +196,18 @@ def _absence(
 ) -> dict[str, Any]:
     """Of one identity of the record."""
     place = tree.find(key.lookup(identity)).start
-    beside = [at for at in (place - 1, place) if 0 <= at < len(tree)]
     return {
         "identity": identity.hex(),
         "reading": asked.reading(identity),
-        "leaves": [_leaf(audit, tree, at) for at in beside],
+        "leaves": neighbours(audit, tree, place),
     }
+
+
+def neighbours(audit: Audit, tree: RecordTree, place: int) -> list[dict[str, Any]]:
+    """The leaves on both sides of where a leaf would be put in at `place`: one at an end, none of an empty
+    tree.
+    """
+    return [_leaf(audit, tree, at) for at in (place - 1, place) if 0 <= at < len(tree)]
 
 
 def _leaf(audit: Audit, tree: RecordTree, at: int) -> dict[str, Any]:

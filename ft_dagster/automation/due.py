@@ -17,6 +17,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from ft_dagster.assets.partitions import GRAPH, Graph
 from ft_dagster.automation.board import show_board
+from ft_dagster.automation.cursor import InstanceCursor
 from ft_dagster.automation.fleet_table import empty_fleet, open_fleet
 from ft_dagster.automation.former_schedule import carry_over
 from ft_dagster.automation.jobs import JOB
@@ -50,28 +51,10 @@ WHOLE = "whole"  # of READ: all up to the sensor's cursor was read; else the cur
 AROUND, LONGEST_STEP = 3600.0, 60.0  # seconds in which all are learnt of anew, and of which one tick makes up
 
 
-class TickCursor(NamedTuple):
-    """A sensor's cursor: what was read. `runs`: seconds since 1970, by change; `releases`: id of an event."""
-
-    runs: float
-    releases: int
-
-    @classmethod
-    def of(cls, cursor: str | None, now: datetime) -> "TickCursor":
-        try:
-            content = json.loads(cursor or "")
-            return cls(float(content["runs"]), int(content["releases"]))
-        except (ValueError, KeyError, TypeError):
-            return cls((now - DAYS_BACK).timestamp(), 0)
-
-    def __str__(self) -> str:
-        return json.dumps(self._asdict())
-
-
 class ReadRuns(NamedTuple):
     """`touched`: variants of which something changed; `whole`: no run is left to be read."""
 
-    seen: TickCursor
+    seen: InstanceCursor
     touched: set[str]
     whole: bool
 
@@ -82,7 +65,7 @@ class Tick:
     (`whole`)."""
 
     requests: tuple[dg.RunRequest, ...]
-    seen: TickCursor
+    seen: InstanceCursor
     noticed: Noticed
     decisions: Decisions
     whole: bool = True
@@ -111,7 +94,7 @@ def tick(
     keep_owner(table, settings, graph.prefix)
     noticed = _notice(instance, table, declarations, now, graph=graph)
     known = table.meta(READ)  # the cursor is Dagster's: it outlives a table that was lost
-    seen = TickCursor.of(cursor if known == WHOLE else known, now)
+    seen = InstanceCursor.of(cursor if known == WHOLE else known, now - DAYS_BACK)
     read = _read(instance, settings, table, seen, now, graph=graph)
     table.set_meta(READ, WHOLE if read.whole else str(read.seen))
     _forget(table, read.touched | _in_rotation(table, now))
@@ -178,7 +161,10 @@ def rebuild_fleet(instance: dg.DagsterInstance, settings: Settings) -> list[Flee
     declarations = Declarations(settings.project)
     while _notice(instance, table, declarations, now, graph=GRAPH).rows:
         pass
-    before, read = None, _read(instance, settings, table, TickCursor.of(None, now), now, graph=GRAPH)
+    before, read = (
+        None,
+        _read(instance, settings, table, InstanceCursor.of(None, now - DAYS_BACK), now, graph=GRAPH),
+    )
     while not read.whole and read.seen != before:
         before, read = read.seen, _read(instance, settings, table, read.seen, now, graph=GRAPH)
     table.set_meta(READ, WHOLE)
@@ -228,7 +214,7 @@ def _read(
     instance: dg.DagsterInstance,
     settings: Settings,
     table: FleetTable,
-    seen: TickCursor,
+    seen: InstanceCursor,
     now: datetime,
     *,
     graph: Graph,
@@ -247,7 +233,7 @@ def _read(
     touched = {record.dagster_run.tags[PARTITION] for record in runs}
     touched |= {row.key for row in table.children(parents)}
     changed = (record.update_timestamp.replace(tzinfo=UTC).timestamp() for record in records)
-    cursor = TickCursor(
+    cursor = InstanceCursor(
         min(max(changed, default=newest), settled),
         max((event.storage_id for event in events), default=seen.releases),
     )

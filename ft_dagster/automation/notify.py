@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import dagster as dg
 
 from ft_dagster.assets.partitions import GRAPH, Graph
+from ft_dagster.automation.cursor import InstanceCursor
 from ft_dagster.automation.due import OVERLAP, TIE
 from ft_dagster.automation.fleet_table import fleet_home, fleet_url, open_fleet
 from ft_dagster.automation.jobs import JOB
@@ -40,29 +41,11 @@ GATE = ("evaluation", "gate")
 FIGURES_ALONE = {GATE, ("training_plan", "fits"), ("fine_tuned_model", "learned")}  # what these checks say
 
 
-class EventCursor(NamedTuple):
-    """What was read. `runs`: seconds since 1970, by change; `releases`: id of an event of Dagster's."""
-
-    runs: float
-    releases: int
-
-    @classmethod
-    def of(cls, cursor: str | None, now: datetime) -> "EventCursor":
-        try:
-            content = json.loads(cursor or "")
-            return cls(float(content["runs"]), int(content["releases"]))
-        except (ValueError, KeyError, TypeError):
-            return cls((now - LOOK_BACK).timestamp(), 0)
-
-    def __str__(self) -> str:
-        return json.dumps(self._asdict())
-
-
 class Told(NamedTuple):
     """`events`: how many are new."""
 
     events: int
-    seen: EventCursor
+    seen: InstanceCursor
     delivered: Delivered
 
 
@@ -89,7 +72,7 @@ def tell(
     graph: Graph = GRAPH,
 ) -> Told:
     """Find what happened since, and tell it. Raises UserError."""
-    outbox, seen = open_outbox(instance, settings, graph), EventCursor.of(cursor, now)
+    outbox, seen = open_outbox(instance, settings, graph), InstanceCursor.of(cursor, now - LOOK_BACK)
     records = _changed_runs(instance, seen, now, graph)
     since = datetime.fromtimestamp(seen.runs, UTC) - LOOK_BACK
     released, releases, whole = _released(instance, seen, since, graph)
@@ -107,7 +90,7 @@ def tell(
         runs = min(runs, seen.runs)
     targets = settings.notifications.targets
     delivered = deliver(outbox, targets, settings.project, lambda: datetime.now(UTC))
-    return Told(len(new), EventCursor(runs, releases), delivered)
+    return Told(len(new), InstanceCursor(runs, releases), delivered)
 
 
 def told_events(graph: Graph) -> dg.SensorDefinition:
@@ -145,7 +128,7 @@ def _tell(context: dg.SensorEvaluationContext, tenants: Tenants, graph: Graph) -
 
 
 def _changed_runs(
-    instance: dg.DagsterInstance, seen: EventCursor, now: datetime, graph: Graph
+    instance: dg.DagsterInstance, seen: InstanceCursor, now: datetime, graph: Graph
 ) -> list[dg.RunRecord]:
     """Runs that failed since, the first first; those of the last moments each time again."""
     newest = min(seen.runs, (now - OVERLAP).timestamp())
@@ -207,7 +190,7 @@ def _why(instance: dg.DagsterInstance, run_id: str, graph: Graph) -> tuple[Event
 
 
 def _released(
-    instance: dg.DagsterInstance, seen: EventCursor, since: datetime, graph: Graph
+    instance: dg.DagsterInstance, seen: InstanceCursor, since: datetime, graph: Graph
 ) -> tuple[set[str], int, bool]:
     """Variants of which something was released, promoted or rolled back since, the new cursor, and whether
     no release is left to be read.

@@ -14,11 +14,15 @@ from ft_dagster.cli import (
     experiments,
     store,
     audit,
+    audit_replay,
+    audit_keys,
 )
 
 __all__ = [
     "app",
     "audit",
+    "audit_keys",
+    "audit_replay",
     "costs",
     "experiments",
     "fleet",

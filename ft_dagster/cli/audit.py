@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +17,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from ft_dagster.cli.audit_shown import print_held, print_model, print_models, print_near, print_of, released
 from ft_dagster.cli.common import KEEPING, Json, app, escape, out, print_json
 from ft_dagster.errors import UserError
 from ft_dagster.provenance import record_keys
@@ -25,7 +26,7 @@ from ft_dagster.settings import load_settings
 from ft_dagster.strict_json import dumps
 
 if TYPE_CHECKING:
-    from ft_dagster.audit.answers import CameOf, ModelAnswer, ModelThatHas, RecordAnswer
+    from ft_dagster.audit.answers import CameOf, HeldAgainst, NearAnswer, RecordAnswer
     from ft_dagster.audit.desk import Audit
     from ft_dagster.audit.verify import Verified
 
@@ -33,11 +34,7 @@ audit = typer.Typer(
     help="Which records made a model, which models learned from a record, and whether all of it still holds.",
     no_args_is_help=True,
 )
-key = typer.Typer(
-    help="The keys that order record trees: who has them, rotate, back up.", no_args_is_help=True
-)
 app.add_typer(audit, name="audit", rich_help_panel=KEEPING)
-audit.add_typer(key, name="key")
 NOT_WHOLE = 1  # exit code of a check that found something
 ForTenant = Annotated[
     str | None, typer.Option("--tenant", help="Answer as to an auditor of this tenant alone")
@@ -53,20 +50,39 @@ T = TypeVar("T")
 
 
 @audit.command()
-def record(context: typer.Context, record: Record, tenant: ForTenant = None, as_json: Json = False) -> None:
+def record(
+    context: typer.Context,
+    record: Record,
+    near: Annotated[
+        float | None,
+        typer.Option(
+            min=0.05, max=1.0, help="Records nearly like it too, from this Jaccard similarity of word 5-grams"
+        ),
+    ] = None,
+    tenant: ForTenant = None,
+    as_json: Json = False,
+) -> None:
     """Every data set, mixture, model, child, export and release that has a record, and how often it was
-    trained on.
+    trained on. Of one that nobody saw: what it was held against, and that it is in none of it.
     """
-    from ft_dagster.audit import asked, records
+    from ft_dagster.audit import absence, asked, records
+    from ft_dagster.audit import near as nearness
 
-    def answer(audit: Audit) -> RecordAnswer:
-        return records.record(audit, asked.asked_record(record, audit.readings()))
+    def answer(audit: Audit) -> tuple[RecordAnswer, HeldAgainst | None, NearAnswer | None]:
+        wanted = asked.asked_record(record, audit.readings())
+        found = records.record(audit, wanted)
+        say = progress(as_json)
+        held = None if found.seen else absence.held_against(audit, wanted, say)
+        return found, held, None if near is None else nearness.near_records(audit, wanted, near, say)
 
-    found = _ask(context, tenant, answer)
+    found, held, alike = ask(context, tenant, answer)
     if as_json:
-        print_json({**asdict(found), "seen": found.seen})
+        more = {"held_against": held and asdict(held), "near": alike and asdict(alike)}
+        print_json({**asdict(found), "seen": found.seen, **more})
         return
     out.print(escape(records.sought(found)), highlight=False, soft_wrap=True)
+    if held is not None:
+        print_held(held)
     if found.seen:
         table = Table("in", "variant", "digest", "split", "file", "line", box=SIMPLE_HEAD)
         for one in found.found:
@@ -74,7 +90,9 @@ def record(context: typer.Context, record: Record, tenant: ForTenant = None, as_
             state = one.state + (f": {one.facts['reason']}" if one.facts.get("reason") else "")
             table.add_row(one.stage, one.variant or "shared", one.digest[:12], *map(escape, (state, *place)))
         out.print(table)
-    _print_models(found.models)
+    print_models(found.models)
+    if alike is not None:
+        print_near(alike)
     for line in found.checked.unread:
         out.print(f"[red]could not be read[/] {escape(line)}", highlight=False, soft_wrap=True)
 
@@ -84,11 +102,11 @@ def model(context: typer.Context, model: Model, tenant: ForTenant = None, as_jso
     """All that made a model: sources, mixture, base, parents, recipe, code, evaluation, releases."""
     from ft_dagster.audit import models
 
-    found = _ask(context, tenant, lambda audit: models.model(audit, model))
+    found = ask(context, tenant, lambda audit: models.model(audit, model))
     if as_json:
         print_json(asdict(found))
     else:
-        _print_model(found)
+        print_model(found)
 
 
 @audit.command()
@@ -107,7 +125,7 @@ def at(
         found = models.at(audit, variant, date)
         return found, 0 if to is None else _write_records(audit, found.model.weights, to)
 
-    found, without = _ask(context, tenant, answer)
+    found, without = ask(context, tenant, answer)
     if as_json:
         where = None if to is None else str(to)
         print_json({**asdict(found), "records_in": where, "without_content": without})
@@ -120,7 +138,7 @@ def at(
         written += f"; {without:,} without their text, which retention removed"
     records = counted(found.records, "record")
     out.print(escape(f"trained on {records}{written}"), highlight=False, soft_wrap=True)
-    _print_model(found.model)
+    print_model(found.model)
 
 
 @audit.command()
@@ -135,17 +153,17 @@ def source(
     """All that came of a source."""
     from ft_dagster.audit import traces
 
-    found: CameOf = _ask(context, tenant, lambda audit: traces.source(audit, source))
+    found: CameOf = ask(context, tenant, lambda audit: traces.source(audit, source))
     if as_json:
         print_json(asdict(found))
         return
     for file in found.files:
-        out.print(escape(f"{file.get('path', file.get('repo'))}  {_print_of(file)}"), highlight=False)
+        out.print(escape(f"{file.get('path', file.get('repo'))}  {print_of(file)}"), highlight=False)
     table = Table("made from it", "variant", "digest", "made (UTC)", box=SIMPLE_HEAD)
     for part in found.artifacts:
         table.add_row(part.stage, part.variant or "shared", part.digest[:12], part.created)
     out.print(table)
-    _print_models(found.models)
+    print_models(found.models)
 
 
 @audit.command()
@@ -158,7 +176,7 @@ def tenant(
     """What a tenant owns, and what of the shared it was given."""
     from ft_dagster.audit import traces
 
-    found = _ask(context, tenant, lambda audit: traces.tenant(audit, name))
+    found = ask(context, tenant, lambda audit: traces.tenant(audit, name))
     if as_json:
         print_json(asdict(found))
         return
@@ -169,7 +187,7 @@ def tenant(
     for part in found.given:
         out.print(escape(f"was given: {part.stage} {part.digest[:12]}"), highlight=False)
     for one in found.releases:
-        out.print(escape(_released(one)), highlight=False)
+        out.print(escape(released(one)), highlight=False)
 
 
 @audit.command()
@@ -177,7 +195,7 @@ def diff(context: typer.Context, a: Model, b: Model, tenant: ForTenant = None, a
     """What differs between two models: records, settings, base, code, figures."""
     from ft_dagster.audit import models
 
-    found = _ask(context, tenant, lambda audit: models.diff(audit, a, b))
+    found = ask(context, tenant, lambda audit: models.diff(audit, a, b))
     if as_json:
         print_json(asdict(found))
         return
@@ -211,9 +229,9 @@ def verify(
 
     def answer(audit: Audit) -> Verified:
         only = None if digest is None else audit.by_digest(digest)
-        return checks.verify(audit, only, _progress(as_json), fresh=fresh)
+        return checks.verify(audit, only, progress(as_json), fresh=fresh)
 
-    found = _ask(context, tenant, answer)
+    found = ask(context, tenant, answer)
     if as_json:
         print_json({**asdict(found), "holds": found.holds})
     else:
@@ -246,7 +264,7 @@ def prove(
         weights = audit.model(model)
         return proofs.prove(audit, asked.asked_record(record, audit.readings(weights)), weights)
 
-    proof = _ask(context, tenant, answer)
+    proof = ask(context, tenant, answer)
     if to is None:
         print_json(proof)
         return
@@ -310,73 +328,16 @@ def index(
         out.print(f"[red]could not be read[/] {escape(each.problem)}", highlight=False, soft_wrap=True)
 
 
-@key.command("list")
-def list_keys(context: typer.Context, as_json: Json = False) -> None:
-    """Whose keys are here: their ids and dates, not the keys."""
-    folder = load_settings(context.obj).keys_folder
-    found = {owner: record_keys.keys_of(folder, owner).keys for owner in record_keys.owners(folder)}
-    if as_json:
-        rows = [{"owner": o, "id": one.id, "made": one.made} for o, keys in found.items() for one in keys]
-        print_json({"folder": str(folder), "keys": rows})
-        return
-    for owner, keys in found.items():
-        ids = ", ".join(f"{one.id} ({one.made})" for one in keys)
-        out.print(escape(f"{owner or 'shared'}: {ids}"), highlight=False, soft_wrap=True)
-    out.print(
-        escape(f"in {folder}; back them up: ft-dagster audit key backup FILE"),
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-@key.command()
-def rotate(
-    context: typer.Context,
-    tenant: Annotated[str | None, typer.Argument(metavar="[TENANT]")] = None,
-    shared: Annotated[bool, typer.Option("--shared", help="The key of what all tenants share")] = False,
-    as_json: Json = False,
-) -> None:
-    """Put a new key before the old ones. The index is then made again; trees that stand keep their key."""
-    from ft_dagster.spec.keys import HALF
-
-    if shared == (tenant is not None) or not HALF.fullmatch(tenant or "shared"):
-        raise UserError("whose key is not clear", value=tenant, fix="Name a tenant, or give --shared")
-    made = record_keys.rotate(load_settings(context.obj).keys_folder, tenant or record_keys.SHARED_OWNER)
-    if as_json:
-        print_json({"owner": made.owner, "id": made.current.id, "kept": [one.id for one in made.keys[1:]]})
-        return
-    said = f"{tenant or 'shared'}: {made.current.id}; {len(made.keys) - 1} older are kept. Back them up again"
-    out.print(escape(said), highlight=False)
-
-
-@key.command()
-def backup(context: typer.Context, file: Path, as_json: Json = False) -> None:
-    """Write all keys into one file of this user alone. Keep it where the store is not."""
-    count = record_keys.back_up(load_settings(context.obj).keys_folder, file)
-    print_json({"file": str(file), "owners": count}) if as_json else out.print(
-        f"keys of {counted(count, 'owner')}"
-    )
-
-
-@key.command()
-def restore(context: typer.Context, file: Path, as_json: Json = False) -> None:
-    """Add the keys of a backup behind those that are here."""
-    count = record_keys.restore(load_settings(context.obj).keys_folder, file)
-    print_json({"file": str(file), "added": count}) if as_json else out.print(
-        f"added: {counted(count, 'key')}"
-    )
-
-
 def _opened(context: typer.Context, tenant: str | None, *, again: bool = False, quiet: bool = False) -> Audit:
     from ft_dagster.audit.desk import open_audit
 
-    opened = open_audit(load_settings(context.obj), tenant=tenant, say=_progress(quiet), again=again)
+    opened = open_audit(load_settings(context.obj), tenant=tenant, say=progress(quiet), again=again)
     for line in opened.lost_keys():
         print(f"lost: {line}", file=sys.stderr)
     return opened
 
 
-def _ask(context: typer.Context, tenant: str | None, question: Callable[[Audit], T]) -> T:
+def ask(context: typer.Context, tenant: str | None, question: Callable[[Audit], T]) -> T:
     """What a question answers; an index that turns out to be damaged is made again first."""
     try:
         opened = _opened(context, tenant, quiet=True)
@@ -388,7 +349,7 @@ def _ask(context: typer.Context, tenant: str | None, question: Callable[[Audit],
             return question(opened)
 
 
-def _progress(quiet: bool) -> Callable[[str], None]:
+def progress(quiet: bool) -> Callable[[str], None]:
     """One line on stderr that is written over, where somebody looks."""
     if quiet or not sys.stderr.isatty():
         return lambda line: None
@@ -427,76 +388,3 @@ def _key_of(proof: Path, file: Path) -> record_keys.RecordKey:
             f"it has no key {named}, which orders the proof's tree", file=file, fix="Name another"
         )
     return found
-
-
-def _print_models(models: tuple[ModelThatHas, ...]) -> None:
-    if not models:
-        return
-    table = Table("model", "weights", "how", "times", "exports", "released as", box=SIMPLE_HEAD)
-    for one in models:
-        through = f" ({one.through[:12]})" if one.through else ""
-        times = "" if one.times is None else str(one.times)
-        exports = ", ".join(digest[:12] for digest in one.exports)
-        released = ", ".join(map(_released, one.releases)) or "not released"
-        table.add_row(one.variant, one.weights[:12], one.how + through, times, exports, escape(released))
-    out.print(table)
-
-
-def _released(one: Any) -> str:
-    return f"{one.variant} v{one.version}" + (" (in production)" if one.production else "")
-
-
-def _print_of(file: Mapping[str, Any]) -> str:
-    return str(file.get("sha256") or file.get("etag") or file.get("revision") or "")
-
-
-def _print_model(found: ModelAnswer) -> None:
-    table = Table(box=None, show_header=False)
-    for name, value in (*_origin(found), *_making(found), *_standing(found)):
-        table.add_row(name, escape(value))
-    out.print(table)
-
-
-def _origin(found: ModelAnswer) -> Iterator[tuple[str, str]]:
-    """Of what it is and what it was trained on."""
-    base = found.base
-    yield "variant", found.variant
-    yield "weights", found.weights
-    yield "made (UTC)", found.created
-    yield "base", f"{base.get('reference')} {base.get('revision') or ''} {base.get('digest', 'gone')[:12]}"
-    if found.parent:
-        gone = ", whose weights are gone" if found.parent["gone"] else ""
-        if found.parent["removed"]:
-            gone = f", whose weights were removed by retention on {found.parent['removed'][:10]}"
-        yield "starts from", f"{found.parent['variant']} v{found.parent['version']}{gone}"
-    for source in found.sources:
-        counts = ", ".join(f"{name} {n:,}" for name, n in source.rows.items())
-        yield "source", f"{source.path}: {counts}; {', '.join(_print_of(file)[:12] for file in source.files)}"
-    if found.mixture:
-        share = found.mixture["general_share"]
-        yield "trained tokens", ", ".join(f"{name} {n:,}" for name, n in found.mixture["by_source"].items())
-        yield "general share", f"asked {share['asked']:.1%}, realized {share['realized']:.2%}"
-
-
-def _making(found: ModelAnswer) -> Iterator[tuple[str, str]]:
-    """By what it was trained and judged."""
-    method, verdict = found.recipe.get("method") or {}, found.evaluation.get("verdict") or {}
-    libraries = found.environment.get("libraries", {})
-    shown = [f"{name} {libraries[name]}" for name in ("torch", "transformers", "peft") if name in libraries]
-    yield "method", f"{method.get('name')} on {found.recipe.get('on')}"
-    yield "training", f"{found.training.get('steps')} steps, {found.flops or 0:.3g} FLOPs"
-    yield "made with", ", ".join([f"Python {found.environment.get('python')}", *shown])
-    yield "verdict", "passed" if verdict.get("passed") else "none that passed"
-
-
-def _standing(found: ModelAnswer) -> Iterator[tuple[str, str]]:
-    """What became of it, and all that it was made of."""
-    for entry in found.releases:
-        done = f"{entry['action']} of version {entry['version']}"
-        yield "log", f"{done}, {entry['at']}, by {entry['by']}: {entry['reason']}"
-    for child in found.children:
-        yield "child", child
-    for part in found.parts:
-        said = "gone from the store" if part.gone else f"{part.created}, code {part.code[:12]}"
-        said += f", removed by retention on {part.removed[:10]}" if part.removed else ""
-        yield part.stage, f"{part.digest[:12]}  {said}"

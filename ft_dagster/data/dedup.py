@@ -6,6 +6,8 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
+WORDS = 5  # of a run by which rows are near
+
 
 class SeenRows:
     """A set of 128-bit hashes in one flat table, with linear probing.
@@ -63,6 +65,12 @@ class SeenRows:
         self._table, self._slots = table, slots
 
 
+def word_grams(words: Sequence[str]) -> set[str]:
+    """The runs of 5 words of a text; a shorter one is one run."""
+    last = max(1, len(words) - WORDS + 1)
+    return {" ".join(words[i : i + WORDS]) for i in range(last)}
+
+
 class NearDuplicates:
     """Rows whose words overlap an earlier row's: MinHash over word 5-grams, then LSH (datasketch).
 
@@ -71,7 +79,6 @@ class NearDuplicates:
     """
 
     PERMUTATIONS = 128
-    WORDS = 5
 
     def __init__(self, threshold: float) -> None:
         from datasketch import MinHashLSH
@@ -87,14 +94,10 @@ class NearDuplicates:
         from datasketch import MinHash
 
         signature = MinHash(num_perm=self.PERMUTATIONS)
-        signature.update_batch([gram.encode() for gram in sorted(self._grams(words))])
+        signature.update_batch([gram.encode() for gram in sorted(word_grams(words))])
         for key in sorted(self._index.query(signature)):
             if signature.jaccard(self._signatures[key]) >= self._threshold:
                 return int(key)
         self._index.insert(len(self._signatures), signature)
         self._signatures.append(signature)
         return None
-
-    def _grams(self, words: Sequence[str]) -> set[str]:
-        last = max(1, len(words) - self.WORDS + 1)
-        return {" ".join(words[i : i + self.WORDS]) for i in range(last)}

@@ -114,20 +114,40 @@ def newest_good(root: Path) -> Checkpoint | None:
     return next((found for found in reversed(complete(root)) if damage(found) is None), None)
 
 
-def usable(root: Path, recipe: str, say: Callable[[str], None]) -> list[Checkpoint]:
-    """Checkpoints of this recipe that verify, oldest first; what is passed over is said."""
-    good = []
+def usable(
+    root: Path,
+    recipe: str,
+    say: Callable[[str], None],
+    *,
+    first: Callable[[Checkpoint], tuple[float, int]] = lambda checkpoint: (0, checkpoint.step),
+) -> Iterator[Checkpoint]:
+    """Checkpoints of this recipe that verify, the lowest by `first` first, by default the oldest; what is
+    passed over is said. Each is hashed when it is come to, so that whoever takes one hashes no others.
+    """
+    found = []
     for folder in sorted(root.glob(f"{PREFIX}*")):
         checkpoint = _read(folder)
         if checkpoint is None:
             say(f"{folder.name}: incomplete, passed over")
         elif checkpoint.recipe != recipe:
             say(f"{folder.name}: made by another recipe (other data, settings or seed), passed over")
-        elif problem := damage(checkpoint):
-            say(f"{folder.name}: {problem}, passed over")
         else:
-            good.append(checkpoint)
-    return sorted(good, key=lambda checkpoint: checkpoint.step)
+            found.append(checkpoint)
+    for checkpoint in sorted(found, key=first):
+        if problem := damage(checkpoint):
+            say(f"{checkpoint.folder.name}: {problem}, passed over")
+        else:
+            yield checkpoint
+
+
+def newest_first(checkpoint: Checkpoint) -> tuple[float, int]:
+    """An order for `usable`: the newest first."""
+    return (0, -checkpoint.step)
+
+
+def best_first(checkpoint: Checkpoint) -> tuple[float, int]:
+    """An order for `usable`: the best by validation loss first."""
+    return checkpoint.rank
 
 
 def prune(root: Path, recipe: str, keep_best: int, keep_last: int, *, evaluated: Collection[int]) -> None:

@@ -39,6 +39,15 @@ def process_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def computed_on(model: PreTrainedModel) -> str:
+    """What the bits of a training depend on beside its libraries."""
+    import torch
+
+    if model.device.type == "cuda":
+        return torch.cuda.get_device_name(model.device)
+    return f"CPU with {torch.backends.cpu.get_cpu_capability()}, threads: {torch.get_num_threads()}"
+
+
 def peak_device_bytes(model: PreTrainedModel) -> tuple[int | None, int | None]:
     """(of tensors, reserved for them by the allocator); None without a GPU."""
     import torch
@@ -142,6 +151,7 @@ def training_figures(
         checkpoints_kept=len(kept),
         checkpoint_weights_bytes=weights_bytes,
         checkpoint_optimizer_bytes=optimizer_bytes,
+        computed_on=computed_on(model),
         **_seen(observer, journal, best_step, weights),
     )
 

@@ -185,8 +185,8 @@ def prepare(run: TrainingRun, member: Member, recipe: str, channel: Channel) -> 
 
 
 def _newest(work: Work) -> checkpoints.Checkpoint | None:
-    found = checkpoints.usable(work.member.checkpoints, work.recipe, work.progress.warn)
-    return found[-1] if found else None
+    folder, newest = work.member.checkpoints, checkpoints.newest_first
+    return next(checkpoints.usable(folder, work.recipe, work.progress.warn, first=newest), None)
 
 
 def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> tuple[Any, Observer]:
@@ -354,25 +354,28 @@ def _choose(work: Work, observer: Observer) -> checkpoints.Checkpoint:
     when it was saved must not decide which model it is.
     """
     at = work.evaluated_at
-    usable = checkpoints.usable(work.member.checkpoints, work.recipe, work.progress.warn)
-    good = [checkpoint for checkpoint in usable if checkpoint.step in at]
-    if not good:
+    best = checkpoints.best_first if "validation" in work.held_out else checkpoints.newest_first
+    verifies = False
+    for checkpoint in checkpoints.usable(
+        work.member.checkpoints, work.recipe, work.progress.warn, first=best
+    ):
+        if checkpoint.step not in at:
+            continue
+        if observer.within_limits(checkpoint.step):
+            return checkpoint
+        verifies = True
+    if not verifies:
         raise UserError(
             "no checkpoint at an evaluation of this training verifies",
             file=work.member.checkpoints,
             fix="Check the disk, then run it again: it goes on from the newest that does",
         )
-    good = [checkpoint for checkpoint in good if observer.within_limits(checkpoint.step)]
-    if not good:
-        raise UserError(
-            "no checkpoint is within the limits of forgetting"
-            + (f": {observer.stopped[1]}" if observer.stopped else ""),
-            field="training.watch",
-            fix="Lower the learning rate, mix in more general data, or raise the limit",
-        )
-    if "validation" not in work.held_out:
-        return good[-1]
-    return min(good, key=lambda checkpoint: checkpoint.rank)
+    raise UserError(
+        "no checkpoint is within the limits of forgetting"
+        + (f": {observer.stopped[1]}" if observer.stopped else ""),
+        field="training.watch",
+        fix="Lower the learning rate, mix in more general data, or raise the limit",
+    )
 
 
 def _export(run: TrainingRun, work: Work, trainer: Any, weights: Weights | None) -> None:

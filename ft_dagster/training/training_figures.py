@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 PREDICTED_IN_0_1 = "foretold"
 SILENT = {  # left out where they say nothing
     "micro_batch_halved", "measured_on", "validation_loss_on", "measured_tokens", "measuring_flops",
-    NOT_FINITE,
+    "computed_on", NOT_FINITE,
 }  # fmt: skip
 
 
@@ -47,6 +47,7 @@ class TrainingFigures:
     number of examples -> the loss at `best_step` on the first so many of the sample. `measured_tokens`,
     `measuring_flops`: of looks made for this training, none that was kept; the latter None where
     an architecture cannot be counted.
+    `computed_on`: whose arithmetic it was, the GPU or what of a CPU torch uses; empty of older ones.
     `stopped`: why it ended early, in a word; `stop_reason`: in a sentence. `advice`: lines for a person.
     `micro_batch_halved`: after memory ran out. `predicted`: what its plan foresaw, see
     `planning.cost.learned.Predicted`. `not_finite`: field -> "inf", "-inf" or "nan", for what is None here.
@@ -99,6 +100,7 @@ class TrainingFigures:
     micro_batch_halved: bool = False
     predicted: Mapping[str, Any] | None = None
     not_finite: Mapping[str, str] = field(default_factory=dict)
+    computed_on: str = ""
 
     @property
     def peak_bytes(self) -> int:

@@ -18,6 +18,7 @@ from pyarrow import parquet
 from ft_dagster.audit.desk import Audit, open_audit
 from ft_dagster.data.corpus import build_general_corpus, write_written_origins
 from ft_dagster.data.dataset import build_task_dataset
+from ft_dagster.data.fingerprint import fingerprint_sources
 from ft_dagster.data.mixture_figures import GeneralShare, MixtureFigures
 from ft_dagster.data.mixture_records import GENERAL, write_mixture_records
 from ft_dagster.data.record_tree import FIGURES, grow_tree
@@ -27,6 +28,7 @@ from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import ReleaseCandidate, ReleaseRequest, record_release
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.objectives import Rendered
+from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.provenance.record_keys import SHARED_OWNER, keys_of
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec.variant import CorpusSpec, VariantSpec
@@ -137,9 +139,11 @@ class History:
         times: int = 1,
         reached: int | None = None,
         ledger: Callable[[dict[str, Any]], str] = json.dumps,
+        plan: Artifact | None = None,
     ) -> Artifact:
         """Trained `times` times on each of the first `reached` examples (None: all)."""
         inputs = {"training_mixture": mixture, "base_model": base}
+        inputs |= {} if plan is None else {"training_plan": plan}
         named = ledger_names(self._payload(mixture))
         counts = [times if reached is None or at < reached else 0 for at in range(len(named))]
 
@@ -154,6 +158,36 @@ class History:
         return self._make(
             self._recipe("fine_tuned_model", variant, inputs, {"seed": seed, "times": counts}), build
         )
+
+    def declared(self, variant: str, rows: Sequence[Mapping[str, Any]], kept: int) -> Artifact:
+        """A model that has all that it takes to make it again. Its data set has the first `kept` rows of the
+        declared file.
+        """
+        self._write("declared.jsonl", rows)
+        data = {"sources": ["declared.jsonl"], "splits": SPLITS, "decontaminate": {"enabled": False}}
+        spec = VariantSpec.model_validate(
+            {"description": "x", "owners": ["me"], "base_model": "models/x", "data": data}
+        )
+        prints = fingerprint_sources(spec.data.sources, self.folder)
+        plain = spec.model_dump(mode="json")
+        frozen = {"spec": plain, "sources": prints, "tasks": {"task": {}, "general": {}}}
+        self._put("declaration", _prefix(variant), {"declaration.json": frozen}, {})
+        asked = {name: plain["data"][name] for name in ("sources", "splits", "deduplicate", "decontaminate")}
+
+        def build(attempt: Attempt) -> dict[str, Any]:
+            self._write("declared.jsonl", rows[:kept])
+            figures = build_task_dataset(spec, self.folder, [], attempt.payload, evidence=attempt.evidence)
+            self._write("declared.jsonl", rows)
+            return {**figures, **self._tree(attempt, variant.split(".", maxsplit=1)[0])}
+
+        digests = {"sources": sha256_json(prints)}
+        dataset = self._make(
+            Recipe("task_dataset", _prefix(variant), digests, {"spec": {"data": asked}}), build
+        )
+        mixture, base = self.mixture(variant, dataset), self.base()
+        made_of = {"training_mixture": mixture, "base_model": base}
+        plan = self._put("training_plan", _prefix(variant), {"plan.json": {}}, made_of, {"training": {}})
+        return self.model(variant, mixture, base, plan=plan)
 
     def release(self, variant: str, weights: Artifact, base: Artifact) -> tuple[Artifact, ReleaseEntry]:
         """The export, and the entry of the log."""

@@ -14,8 +14,9 @@ import dagster as dg
 import pytest
 
 from ft_dagster.assets.partitions import GRAPH
+from ft_dagster.automation.cursor import InstanceCursor
 from ft_dagster.automation.fleet_table import open_fleet
-from ft_dagster.automation.notify import EventCursor, open_outbox, tell, told_events
+from ft_dagster.automation.notify import open_outbox, tell, told_events
 from ft_dagster.build import default_resources as resources
 from ft_dagster.fleet.events import released_events
 from ft_dagster.lineage.release import ReleaseRequest, history, promote, rollback
@@ -318,7 +319,7 @@ def test_after_days_without_a_daemon_every_release_is_told_however_many_ticks_it
         declare(project, key, notify=["log"])
         release(load_settings(project).open_store(), key, adapter(number), str(number) * 64)
         instance.report_runless_asset_event(dg.AssetMaterialization("release", partition=key))
-    cursor = str(EventCursor((datetime.now(UTC) - timedelta(minutes=1)).timestamp(), 0))
+    cursor = str(InstanceCursor((datetime.now(UTC) - timedelta(minutes=1)).timestamp(), 0))
     for minute in range(3):
         later = datetime.now(UTC) + timedelta(days=3, minutes=minute)
         seen = tell(instance, load_settings(project), Declarations(project), cursor, later).seen
@@ -359,4 +360,4 @@ def test_the_sensor_says_how_many_were_told_and_why_a_target_took_none(
     with dg.build_sensor_context(instance, resources=resources(str(project))) as context:
         skipped = told_events(GRAPH).evaluate_tick(context)
     assert skipped.skip_message == "events: 1 new, 1 told"
-    assert EventCursor.of(context.cursor, datetime.now(UTC)).runs > 0
+    assert InstanceCursor.of(context.cursor, datetime.now(UTC)).runs > 0

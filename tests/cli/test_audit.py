@@ -52,7 +52,20 @@ def test_record_says_what_learned_from_it(project: Path) -> None:
 def test_record_says_never_seen_and_what_it_was_held_against(project: Path) -> None:
     said = typed(project, "record", "nobody wrote this")
     assert said.startswith("never seen: held against 1,354 records of 10 data sets")
-    assert not typed(project, "record", "nobody wrote this", "--json")["seen"]
+    assert "models: acme.colours, acme.places, globex.places, globex.strict" in said
+    told = typed(project, "record", "nobody wrote this", "--json")
+    assert told["seen"] is False
+    assert len(told["held_against"]["absences"]) == 10
+    assert typed(project, "record", ROW, "--json")["held_against"] is None
+
+
+def test_record_shows_between_which_leaves_a_record_would_be(tmp_path: Path) -> None:
+    made = History(tmp_path / "project")
+    rows = made.dataset("acme.one", [question(1)], splits={"validation": 0, "test": 0, "minimum": 1})
+    made.mixture("acme.one", rows)
+    said = typed(made.folder, "record", "nobody wrote this")
+    assert "between leaves" in said
+    assert "who has the tenant's key" in said
 
 
 def test_a_record_is_read_from_a_file(project: Path, tmp_path: Path) -> None:
@@ -259,3 +272,36 @@ def test_keys_are_listed_rotated_backed_up_and_restored(project: Path, tmp_path:
     assert typed(project, "key", "restore", str(tmp_path / "keys.json"), "--json")["added"] == 3
     assert {one["owner"]: one["id"] for one in typed(project, "key", "list", "--json")["keys"]} == keys
     assert "acme" in typed(project, "key", "list")
+
+
+def test_a_model_whose_data_set_comes_out_otherwise_diverged_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the kept code, which makes the data set again from all rows of the declared file."""
+    made = History(tmp_path / "project")
+    weights = made.declared("acme.one", [question(number) for number in range(40)], kept=30)
+    monkeypatch.chdir(tmp_path)
+    words = ("replay", "acme.one", "--keep", "kept")
+    said = typed(made.folder, *words, code=1)
+    assert said.startswith("DIVERGED at task_dataset: task_dataset came out as another")
+    assert f"made in {tmp_path / 'kept' / 'project'}" in " ".join(said.split())
+    told = typed(made.folder, "replay", weights.digest, "--json", code=1)
+    assert (told["verdict"], told["first"], told["step"], told["folder"]) == (
+        "DIVERGED", "task_dataset", None, None,
+    )  # fmt: skip
+    [stage] = told["stages"]
+    assert stage["rebuilt"] != stage["recorded"]
+    assert stage["said"] == "another: test.parquet, train.parquet, validation.parquet"
+    refused = CliRunner().invoke(app, ["--project", str(made.folder), "audit", *words])
+    assert isinstance(refused.exception, UserError)
+    assert "not an empty folder" in str(refused.exception)
+
+
+def test_a_model_whose_kept_code_is_gone_is_refused_in_one_line(tmp_path: Path) -> None:
+    made = History(tmp_path / "project")
+    made.declared("acme.one", [question(number) for number in range(40)], kept=40)
+    shutil.rmtree(made.folder / ".ft_dagster/store/shared/code")
+    done = CliRunner().invoke(app, ["--project", str(made.folder), "audit", "replay", "acme.one"])
+    assert isinstance(done.exception, UserError)
+    assert "the code that made this is gone" in str(done.exception)
+    assert "\n" not in str(done.exception)

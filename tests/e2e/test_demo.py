@@ -35,9 +35,15 @@ def test_the_demo_releases_three_variants_and_then_reuses_them(tmp_path: Path) -
     assert {row["export"] for row in first} == {"adapter", "merged"}
     for row in first:
         (task,) = [rule for rule in row["rules"] if rule["rule"] == "task"]
-        assert task["tuned"] < 0.9 * task["base"]
+        if row["variant"] == "meditech.icd-coder":
+            assert (task["metric"], task["base"]) == ("exact_match", 0.0)
+            assert task["tuned"] >= 0.4  # who says the commonest label to all: 0.325
+            asked_share = 0.1
+        else:
+            assert task["tuned"] < 0.9 * task["base"]
+            asked_share = 0.08
+        assert abs(row["general_share"] - asked_share) < 0.005
         assert row["gate"] is True
-        assert abs(row["general_share"] - 0.08) < 0.005
     stands = run()
     assert stands == [{**row, "reused": True, "started": False} for row in first]
     again = run("--rerun")

@@ -1,10 +1,15 @@
-"""The subpoena drill: what a model was trained on is told by the store alone, after all else is gone."""
+"""The subpoena drill: what a model was trained on is told by the store alone, after all else is gone; and the
+model is made again from it.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,24 +18,31 @@ import dagster as dg
 import pytest
 
 from ft_dagster.assets.partitions import PARTITIONS
+from ft_dagster.audit.answers import ReplayAnswer, StageReplayed
 from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.desk import open_audit
 from ft_dagster.audit.models import at, training_records
 from ft_dagster.audit.proofs import check, prove
+from ft_dagster.audit.recorded import REBUILT, CleanProject, lay_out, recorded_of
 from ft_dagster.audit.records import INHERITED, TRAINED, record
+from ft_dagster.audit.replay import DIVERGED, EQUIVALENT, EXACT, Rebuilt, compare
 from ft_dagster.audit.verify import verify
 from ft_dagster.data.dataset_io import read_split
 from ft_dagster.data.rows import Row
+from ft_dagster.provenance.code import PACKAGE, source_digest
+from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_file
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
-from ft_dagster.settings import Settings
-from ft_dagster.store import read_head
+from ft_dagster.settings import Settings, load_settings
+from ft_dagster.store import Store, read_head
+from ft_dagster.store.removal import DAY, claim_removal, finish_removal
 from ft_dagster.strict_json import dumps
-from tests.e2e.project import declaration, rows, write_lines, write_project, write_yaml
+from tests.e2e.project import command_environment, declaration, rows, write_lines, write_project, write_yaml
 from tests.e2e.workshop import Workshop
 from tests.present import present
 
 pytestmark = pytest.mark.slow
 PARENT, CHILD = "acme.places", "acme.colours"
+COLOURS = "tenants/acme/colours"
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +52,15 @@ def left(
     """What is left of a project whose second variant was stacked on the first one's release, and what was
     noted of both before declarations, partitions, Dagster's database and the meaning of the stages went.
     """
-    folder = write_project(tmp_path_factory.mktemp("subpoena") / "project", tiny_model_folder)
+    folder = tmp_path_factory.mktemp("subpoena") / "project"
+    base = Path("models/tiny")  # counts from the project
+    shutil.copytree(tiny_model_folder, folder / base)
+    write_project(folder, base)
     colours = [
         {"instruction": f"Which colour has house {n}?", "output": f"House {n} is red."} for n in range(60)
     ]
     write_lines(folder / "data" / "colours.jsonl", colours)
-    content = declaration(tiny_model_folder, base_model={"variant": PARENT, "parent_adapter": "stack"})
+    content = declaration(base, base_model={"variant": PARENT, "parent_adapter": "stack"})
     content["data"]["sources"] = ["data/colours.jsonl"]
     content["training"].update(num_train_epochs=2, evaluations=1)
     write_yaml(folder / "tenants" / "acme" / "colours.yaml", content)
@@ -133,6 +148,156 @@ def test_a_proof_is_small_and_checked_without_the_store(
     assert proof.stat().st_size < 64_000
     found = check(proof, asked_record(identity))
     assert (found.variant, found.model) == (PARENT, noted["weights"][PARENT])
+
+
+@pytest.fixture(scope="module")
+def changed_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of another day: a package that neither mixes nor trains."""
+    folder = tmp_path_factory.mktemp("changed")
+    package = shutil.copytree(PACKAGE, folder / "ft_dagster", ignore=shutil.ignore_patterns("__pycache__"))
+    for file, function in (("data/mixture.py", "build_mixture"), ("training/trainer.py", "train_member")):
+        assert f"\ndef {function}(" in (package / file).read_text("utf-8")
+        with (package / file).open("a", encoding="utf-8") as code:
+            code.write(f"\ndef {function}(*given, **more):\n    raise RuntimeError('changed')\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def replayed(
+    left: tuple[Settings, dict[str, Any]], changed_code: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """The folder in which the second variant, which starts from the first one's release, was made again by
+    the command of the changed code, and what that said.
+    """
+    folder = tmp_path_factory.mktemp("replay") / "kept"
+    words = ["audit", "replay", CHILD, "--json", "--keep", str(folder)]
+    environment = {**command_environment(left[0].project), "PYTHONPATH": str(changed_code)}
+    command = [sys.executable, "-c", "from ft_dagster.cli import main; main()", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout)
+
+
+def test_a_model_on_a_release_is_made_again_byte_for_byte_by_the_code_of_that_day(
+    left: tuple[Settings, dict[str, Any]], replayed: tuple[Path, dict[str, Any]]
+) -> None:
+    _, told = replayed
+    assert (told["verdict"], told["weights"]) == (EXACT, left[1]["weights"][CHILD])
+    assert [stage["stage"] for stage in told["stages"]] == list(REBUILT)
+    assert [stage["rebuilt"] for stage in told["stages"]] == [stage["recorded"] for stage in told["stages"]]
+    assert {stage["code"] for stage in told["stages"]} == {source_digest()}
+    assert told["differs"] == told["figures"] == {}
+
+
+def test_a_replay_starts_at_the_data_set_where_its_sources_are_gone(
+    left: tuple[Settings, dict[str, Any]], tmp_path: Path
+) -> None:
+    settings = load_settings(shutil.copytree(left[0].project, tmp_path / "copy"))
+    file = settings.project / "data" / "colours.jsonl"
+    file.write_text(file.read_text("utf-8") + "\n", "utf-8")
+    (settings.cache_folder / "hub" / "models--a--b").mkdir(parents=True)
+    audit = open_audit(settings)
+    recorded = recorded_of(audit, audit.model(CHILD))
+    clean = lay_out(audit, recorded, tmp_path / "clean")
+    assert clean.from_dataset == "data/colours.jsonl is gone, or another by now"
+    dataset = present(read_head(clean.store, COLOURS, "task_dataset"))
+    assert dataset.digest == recorded.rebuilt["task_dataset"].digest
+    assert not (clean.folder / "data").exists()
+    assert (clean.folder / "work" / "cache" / "hub" / "models--a--b").is_dir()
+    assert (clean.folder / "models" / "tiny").resolve() == settings.project / "models" / "tiny"
+
+
+@pytest.fixture
+def rebuilt(replayed: tuple[Path, dict[str, Any]]) -> Rebuilt:
+    clean = Store(str(replayed[0] / "project" / "store"))
+    project = CleanProject(replayed[0] / "project", clean, COLOURS, "")
+    stages = tuple(StageReplayed(**stage) for stage in replayed[1]["stages"])
+    return Rebuilt(project, stages, present(read_head(clean, COLOURS, "fine_tuned_model")))
+
+
+def test_weights_that_retention_removed_are_held_to_what_it_keeps(
+    left: tuple[Settings, dict[str, Any]], rebuilt: Rebuilt, tmp_path: Path
+) -> None:
+    settings = load_settings(shutil.copytree(left[0].project, tmp_path / "copy"))
+    store = settings.open_store()
+    weights = present(read_head(store, COLOURS, "fine_tuned_model"))
+    assert claim_removal(store, weights, "retention", time.time() + DAY)
+    finish_removal(store, weights)
+    audit = open_audit(settings)
+    found = compare(audit, recorded_of(audit, audit.model(CHILD)), rebuilt)
+    assert (found.verdict, found.weights) == (EXACT, left[1]["weights"][CHILD])
+
+
+@pytest.fixture
+def forged(left: tuple[Settings, dict[str, Any]], rebuilt: Rebuilt, tmp_path: Path) -> Any:
+    """Compares what was made again with a record that was changed: `change(predicate, evidence folder)`."""
+    settings = load_settings(shutil.copytree(left[0].project, tmp_path / "copy"))
+
+    def compared(change: Callable[[dict[str, Any], Path], None]) -> ReplayAnswer:
+        store = settings.open_store()
+        artifact = present(read_head(store, COLOURS, "fine_tuned_model"))
+        manifest = store.read_json(artifact.manifest_path)
+        change(manifest["predicate"], present(store.local(artifact.path)) / "evidence")
+        predicate = manifest["predicate"]
+        payload = [FileDigest(**file) for file in predicate["payload"]]
+        predicate["digest"] = payload_digest(payload)
+        manifest["subject"] = [{"name": f.path, "digest": {"sha256": f.sha256}} for f in payload]
+        store.write_json(artifact.manifest_path, manifest)
+        audit = open_audit(settings, again=True)
+        [model] = audit.index.of_stage("fine_tuned_model", COLOURS)
+        return compare(audit, recorded_of(audit, model), rebuilt)
+
+    return compared
+
+
+def other_weights(predicate: dict[str, Any], evidence: Path) -> None:
+    predicate["payload"][0]["sha256"] = "0" * 64
+
+
+def test_a_batch_that_the_ledger_has_otherwise_is_named_by_its_step(forged: Any) -> None:
+    def change(predicate: dict[str, Any], evidence: Path) -> None:
+        ledger = json.loads((evidence / "ledger.json").read_text("utf-8"))
+        ledger["batches"][6] = "0" * 64
+        (evidence / "ledger.json").write_text(json.dumps(ledger), "utf-8")
+        [listed] = [file for file in predicate["evidence"] if file["path"] == "ledger.json"]
+        listed |= {"size": (evidence / "ledger.json").stat().st_size}
+        listed |= {"sha256": sha256_file(evidence / "ledger.json")}
+
+    found = forged(change)
+    assert (found.verdict, found.first, found.step) == (DIVERGED, "fine_tuned_model", 7)
+    assert found.said == "step 7 had another batch than the ledger says"
+
+
+def test_other_weights_by_another_library_are_equivalent_while_losses_are_near(forged: Any) -> None:
+    def change(predicate: dict[str, Any], evidence: Path) -> None:
+        other_weights(predicate, evidence)
+        predicate["environment"]["libraries"]["torch"] = "2.0.0"
+        predicate["figures"]["validation_loss_best"] *= 1.001
+        predicate["figures"]["computed_on"] = "CPU with less, threads: 1"
+
+    found = forged(change)
+    assert found.verdict == EQUIVALENT
+    assert found.differs["torch"][0] == "2.0.0"
+    before, after = found.differs["computed on"]
+    assert before == "CPU with less, threads: 1"
+    assert after.startswith("CPU with ")
+    recorded, rebuilt = found.figures["validation_loss_best"]
+    assert recorded == pytest.approx(1.001 * rebuilt)
+
+
+def test_other_weights_by_another_library_diverged_where_a_loss_is_far(forged: Any) -> None:
+    def change(predicate: dict[str, Any], evidence: Path) -> None:
+        other_weights(predicate, evidence)
+        predicate["environment"]["libraries"]["torch"] = "2.0.0"
+        predicate["figures"]["validation_loss_best"] *= 1.1
+
+    assert forged(change).verdict == DIVERGED
+
+
+def test_other_weights_in_the_same_environment_diverged(forged: Any) -> None:
+    found = forged(other_weights)
+    assert (found.verdict, found.first, found.step) == (DIVERGED, "fine_tuned_model", None)
+    assert found.differs == {}
 
 
 def test_a_day_before_has_no_answer(left: tuple[Settings, dict[str, Any]]) -> None:

@@ -86,3 +86,22 @@ def test_a_loss_that_is_not_a_number_is_never_the_best(tmp_path: Path) -> None:
     write(tmp_path, 2, 5.0)
     good = checkpoints.usable(tmp_path, "r", print)
     assert min(good, key=lambda checkpoint: checkpoint.rank).step == 2
+
+
+def test_whoever_takes_the_best_or_the_newest_looks_at_no_other(tmp_path: Path) -> None:
+    (write(tmp_path, 1, 2.0) / FILES[0]).unlink()
+    write(tmp_path, 2, 1.0)
+    write(tmp_path, 3, 3.0)
+    said: list[str] = []
+    best = next(checkpoints.usable(tmp_path, "r", said.append, first=checkpoints.best_first))
+    newest = next(checkpoints.usable(tmp_path, "r", said.append, first=checkpoints.newest_first))
+    assert (best.step, newest.step, said) == (2, 3, [])
+
+
+def test_where_the_best_is_damaged_the_next_best_is_taken(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2.0)
+    (write(tmp_path, 2, 1.0) / FILES[0]).unlink()
+    write(tmp_path, 3, 3.0)
+    said: list[str] = []
+    assert next(checkpoints.usable(tmp_path, "r", said.append, first=checkpoints.best_first)).step == 1
+    assert said == [f"checkpoint-2: {FILES[0]} is missing, passed over"]

@@ -1,0 +1,247 @@
+"""All that a model was made of, as the store has it, and a clean project in which it can be made again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from ft_dagster.audit.desk import BASE, EXPORT, Audit
+from ft_dagster.audit.index import Indexed
+from ft_dagster.audit.members import BASE_TEXT, CORPUS, DATASET, MIXTURE, MODEL
+from ft_dagster.audit.models import DECLARATION, EVALUATION, PLAN
+from ft_dagster.errors import UserError
+from ft_dagster.files import expanded
+from ft_dagster.planning.hardware.catalogue import FILE as CARDS
+from ft_dagster.provenance.digest import sha256_file, sha256_json
+from ft_dagster.roots import is_address
+from ft_dagster.settings import FILE, Settings
+from ft_dagster.spec.policy import POLICY_FILE
+from ft_dagster.stages import declaration, evaluation
+from ft_dagster.store import Artifact, Store, write_head
+from ft_dagster.store.artifacts import Removed
+
+REBUILT = (DATASET, MIXTURE, PLAN, MODEL)  # in their order
+TAKEN = (BASE, CORPUS, BASE_TEXT, "evaluation_texts", "probe")  # as the store has them
+RUN = "replay"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A model and what it was made of. `rebuilt`: the artifact of each stage of REBUILT. `taken`: what of
+    other stages these were made of, parents' exports among it. `content`: declaration.json.
+    """
+
+    model: Indexed
+    rebuilt: Mapping[str, Indexed]
+    taken: tuple[Indexed, ...]
+    declaration: Indexed
+    content: Mapping[str, Any]
+
+    @property
+    def variant(self) -> str:
+        return self.model.variant or ""
+
+
+def recorded_of(audit: Audit, weights: Indexed) -> Recorded:
+    """Raises UserError where something that the model was made of is gone."""
+    mixture = _above(audit, weights, MIXTURE)
+    plan = _above(audit, weights, PLAN)
+    dataset = _above(audit, mixture, DATASET)
+    rebuilt = {DATASET: dataset, MIXTURE: mixture, PLAN: plan, MODEL: weights}
+    taken: dict[int, Indexed] = {}
+    for part in rebuilt.values():
+        for above in _inputs(audit, part, TAKEN):
+            taken |= {each.id: each for each in _with_parents(audit, above)}
+    declared, content = _declaration(audit, rebuilt)
+    return Recorded(weights, rebuilt, tuple(taken.values()), declared, content)
+
+
+def _above(audit: Audit, child: Indexed, stage: str) -> Indexed:
+    found = audit.index.parent(child, stage)
+    if found is None:
+        digest, _ = audit.index.inputs(child.id).get(stage, ("", None))
+        problem = f"the {stage} that {child.place.stage} was made of is gone"
+        raise UserError(problem, value=digest[:12], fix="Restore it from a backup")
+    return found
+
+
+def _inputs(audit: Audit, part: Indexed, stages: tuple[str, ...]) -> Iterator[Indexed]:
+    names = audit.index.inputs(part.id)
+    yield from (_above(audit, part, name) for name in stages if name in names)
+
+
+def _with_parents(audit: Audit, part: Indexed) -> Iterator[Indexed]:
+    """An artifact; of a base also the release that it starts from, and the base of that."""
+    yield part
+    if part.place.stage == BASE:
+        for above in _inputs(audit, part, (EXPORT, BASE)):
+            yield from _with_parents(audit, above)
+
+
+def _declaration(audit: Audit, rebuilt: Mapping[str, Indexed]) -> tuple[Indexed, Mapping[str, Any]]:
+    """The newest declaration before the model that says what its manifests say that it was made from."""
+    weights = rebuilt[MODEL]
+    parts = [audit.artifact(part) for part in rebuilt.values()]
+    sources = audit.artifact(rebuilt[DATASET]).inputs.get("sources")
+    for each in reversed(audit.index.of_stage(DECLARATION, weights.place.prefix)):
+        file = audit.shelf.left(audit.artifact(each), f"payload/{declaration.FILE}")
+        content = {} if file is None else json.loads(file.read_text("utf-8"))
+        if (
+            content
+            and each.created <= weights.created
+            and sha256_json(content["sources"]) == sources
+            and all(_is_within(part.spec.get("spec", {}), content["spec"]) for part in parts)
+        ):
+            return each, content
+    problem = "no declaration in the store is the one that it was made by"
+    raise UserError(problem, value=weights.digest[:12], fix="Restore it from a backup")
+
+
+def _is_within(part: Any, whole: Any) -> bool:
+    """Whether a narrowed declaration says what the whole one says."""
+    if isinstance(part, Mapping) and isinstance(whole, Mapping):
+        return all(name in whole and _is_within(value, whole[name]) for name, value in part.items())
+    return bool(part == whole)
+
+
+@dataclass(frozen=True)
+class CleanProject:
+    """A project folder with a store of its own, in which nothing of the model is but what it was made of.
+    `from_dataset`: why its data set was taken from the store as it is; empty where its sources are here.
+    """
+
+    folder: Path
+    store: Store
+    prefix: str
+    from_dataset: str
+
+    def take(self, audit: Audit, part: Indexed) -> Artifact:
+        """Copy an artifact of the audited store, its bytes held against its manifest, and let the head of its
+        stage point at it. Raises UserError for one that is damaged, or that retention removed.
+        """
+        said = audit.said(part)
+        if isinstance(said, Removed):
+            raise said.error(audit.store)
+        target = self.folder / "store" / said.path
+        if not target.exists():
+            shutil.copytree(said.folder(audit.store, audit.settings.cache_folder), target)
+        for generation in range(1, said.generation + 1):
+            name = said.place.manifest_of(generation)
+            self.store.write(name, audit.store.read(name))
+        return said
+
+    def point_at(self, artifact: Artifact) -> None:
+        """Let the head of the artifact's stage be this one."""
+        corpus = artifact.place.stage == CORPUS
+        write_head(self.store, artifact.place.prefix if corpus else self.prefix, artifact, RUN)
+
+
+def lay_out(audit: Audit, recorded: Recorded, folder: Path) -> CleanProject:
+    """The clean project of a model, in a folder that is empty. Raises UserError."""
+    tenant, _, _ = recorded.variant.partition(".")
+    (folder / "tenants" / tenant).mkdir(parents=True)
+    settings = audit.settings
+    _write(folder / FILE, _settings(settings))
+    _write_policy(audit, recorded.model, folder)
+    _copy(settings.project / CARDS, folder / CARDS)
+    for entry in _task_files(recorded.content["spec"]):
+        _copy(settings.project / entry, folder / entry)
+    why = _copy_sources(settings.project, recorded.content, folder)
+    project = CleanProject(folder, Store(str(folder / "store")), recorded.model.place.prefix, why)
+    for part in (recorded.declaration, *recorded.taken):
+        project.take(audit, part)
+    own_base = _above(audit, recorded.model, BASE)
+    for part in (recorded.declaration, own_base, *recorded.taken):
+        if part.place.stage in (DECLARATION, CORPUS) or part is own_base:
+            project.point_at(audit.artifact(part))
+    _link_bases(audit, recorded, folder)
+    if why:
+        project.point_at(project.take(audit, recorded.rebuilt[DATASET]))
+    return project
+
+
+def _settings(settings: Settings) -> dict[str, Any]:
+    """What this host lends, as the project says; all else as built in, with nothing shared but the leases."""
+    host = settings.host.model_dump(mode="json", exclude_unset=True, exclude={"warm_start"})
+    return {"store": "store", "work": "work", "keys": "keys", "host": {**host, "warm_start": "off"}}
+
+
+def _write_policy(audit: Audit, weights: Indexed, folder: Path) -> None:
+    """The policy that the model was judged by, where it was judged."""
+    for judged in reversed(audit.index.made_of(weights, EVALUATION)):
+        said = audit.artifact(judged)
+        if audit.shelf.has(said, f"evidence/{evaluation.POLICY}"):
+            file = audit.shelf.left(said, f"evidence/{evaluation.POLICY}")
+            if file is not None:
+                _write(folder / POLICY_FILE, {"schema_version": 1, **json.loads(file.read_text("utf-8"))})
+                return
+
+
+def _task_files(spec: Mapping[str, Any]) -> Iterator[str]:
+    """The folder of each task of the evaluation that is a file of the project: a training may ask its
+    questions; of one beside the settings the file alone.
+    """
+    asked = spec.get("evaluation", {})
+    for entry in (*asked.get("task", ()), *asked.get("general", ())):
+        path = PurePosixPath(str(entry))
+        if path.suffix in (".yaml", ".yml") and _is_inside(str(path)):
+            yield str(path.parent) if len(path.parts) > 1 else str(path)
+
+
+def _copy_sources(project: Path, content: Mapping[str, Any], folder: Path) -> str:
+    """Copy the files that the data set was read from; why that cannot be done, empty where it was."""
+    files = [entry for prints in content["sources"] for entry in prints]
+    for entry in files:
+        path = str(entry.get("path", ""))
+        if "sha256" not in entry or not _is_inside(path):
+            return f"{path or entry.get('repo', 'a source')} is no file of this project"
+        if not (project / path).is_file() or sha256_file(project / path) != entry["sha256"]:
+            return f"{path} is gone, or another by now"
+    for entry in files:
+        _copy(project / entry["path"], folder / entry["path"])
+    return ""
+
+
+def _link_bases(audit: Audit, recorded: Recorded, folder: Path) -> None:
+    """Let paths of bases that count from the project, and downloads of others, lead to where they lie."""
+    for name in ("hub", "bases"):
+        downloads = audit.settings.cache_folder / name
+        if downloads.is_dir():
+            (folder / "work" / "cache").mkdir(parents=True, exist_ok=True)
+            (folder / "work" / "cache" / name).symlink_to(downloads, target_is_directory=True)
+    for part in recorded.taken:
+        if part.place.stage != BASE:
+            continue
+        file = audit.shelf.file(audit.artifact(part), "payload/base.json")
+        base = json.loads(file.read_text("utf-8"))
+        reference = str(base["reference"])
+        named = base.get("revision") or base.get("parent") or is_address(reference)
+        source = audit.settings.project / reference
+        if not named and _is_inside(str(expanded(reference))) and source.is_dir():
+            target = folder / reference
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.exists():
+                target.symlink_to(source.resolve(), target_is_directory=True)
+
+
+def _is_inside(path: str) -> bool:
+    pure = PurePosixPath(path)
+    return bool(pure.parts) and not pure.is_absolute() and ".." not in pure.parts and not is_address(path)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    elif source.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+
+
+def _write(file: Path, content: Mapping[str, Any]) -> None:
+    file.write_text(yaml.safe_dump(dict(content), sort_keys=False), "utf-8")

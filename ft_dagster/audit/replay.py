@@ -1,0 +1,272 @@
+"""Make a model again from what its manifests recorded, in a clean store, and say whether it is the same.
+
+Its base, corpora and the releases that it starts from are taken from the store by their digests. Its data set
+is made again where its sources are still what they were (else it is taken from the store), then its mixture,
+its plan and its weights, each by the very code that made it the first time. What comes out is
+
+    EXACT        the weights have the recorded digest, and each step had the recorded batch
+    EQUIVALENT   they have not, but each step had the recorded batch, something of the environment differs,
+                 and no loss differs by more than CLOSE
+    DIVERGED     otherwise: with the first stage, and of the training the first step, that differs
+
+A plan depends on what was known on its day (prices, finished trainings) and on the host. Where it comes out
+otherwise that is said, and the training goes by the recorded plan.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.audit import rebuild_stage
+from ft_dagster.audit.answers import ReplayAnswer, StageReplayed
+from ft_dagster.audit.desk import Audit
+from ft_dagster.audit.index import Indexed
+from ft_dagster.audit.kept_code import build_environment, environment_differences, unpack_code
+from ft_dagster.audit.members import DATASET, LEDGER, MODEL
+from ft_dagster.audit.models import PLAN
+from ft_dagster.audit.recorded import REBUILT, CleanProject, Recorded, lay_out, recorded_of
+from ft_dagster.errors import UserError
+from ft_dagster.report.tables import counted
+from ft_dagster.store import Artifact, Place, find_artifact
+from ft_dagster.training.training_figures import TrainingFigures
+
+EXACT, EQUIVALENT, DIVERGED = "EXACT", "EQUIVALENT", "DIVERGED"
+CLOSE = 0.01  # of a recorded loss, by which an equivalent one may differ
+LOSSES = ("train_loss_first", "train_loss_last", "validation_loss_best", "general_holdout_loss_last")
+STEP_LOG = "evidence/log.jsonl"
+TAKEN, SAME = "taken from the store", "the same"
+FIRST = 3  # files that differ and are named
+PLANNED = "planned otherwise; the training goes by the recorded plan"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """What came out of a replay: `stages` as far as it went, and the artifact of the last of them."""
+
+    project: CleanProject
+    stages: tuple[StageReplayed, ...]
+    made: Artifact
+
+
+def replay(
+    audit: Audit, weights: Indexed, folder: Path, say: Say = lambda line: None, *, build: bool = False
+) -> ReplayAnswer:
+    """Make a model again in `folder`, which is empty or absent. `build`: with the recorded libraries.
+
+    Raises UserError: something that it was made of is gone or damaged, its code is, or that code refuses.
+    """
+    folder = folder.absolute()
+    _make_empty(folder)
+    recorded = recorded_of(audit, weights)
+    codes = {stage: _code(audit, recorded, stage) for stage in REBUILT}
+    paths = {code: unpack_code(audit.store, code, folder / "code") for code in set(codes.values())}
+    environment = audit.artifact(weights).predicate["environment"]
+    python = build_environment(folder / "python", environment, say) if build else Path(sys.executable)
+    project = lay_out(audit, recorded, folder / "project")
+    again = _Again(recorded.variant, project, python, say)
+    rebuilt = _rebuild(audit, recorded, project, lambda stage: again.make(stage, codes[stage], paths))
+    return compare(audit, recorded, rebuilt)
+
+
+def _make_empty(folder: Path) -> None:
+    fix = "Name one that is not there yet"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot be made: {error.strerror}", file=folder, fix=fix) from None
+    if any(folder.iterdir()):
+        raise UserError("not an empty folder", file=folder, fix=fix)
+
+
+def _code(audit: Audit, recorded: Recorded, stage: str) -> str:
+    return str(audit.artifact(recorded.rebuilt[stage]).predicate["code"]["sha256"])
+
+
+def _rebuild(
+    audit: Audit, recorded: Recorded, project: CleanProject, make: Callable[[str], Artifact]
+) -> Rebuilt:
+    """Up to the first stage whose payload is another."""
+    stages: list[StageReplayed] = []
+    for stage in REBUILT:
+        part, code = recorded.rebuilt[stage], _code(audit, recorded, stage)
+        if stage == DATASET and project.from_dataset:
+            stages.append(StageReplayed(stage, part.digest, "", code, f"{TAKEN}: {project.from_dataset}"))
+            continue
+        made = make(stage)
+        same = made.digest == part.digest
+        said = SAME if same else (PLANNED if stage == PLAN else _others(audit.artifact(part), made))
+        stages.append(StageReplayed(stage, part.digest, made.digest, code, said))
+        if stage == PLAN and not same:
+            project.point_at(project.take(audit, part))
+        elif not same:
+            break
+    return Rebuilt(project, tuple(stages), made)
+
+
+def _others(recorded: Artifact, made: Artifact) -> str:
+    """Which files of a payload differ, in words."""
+    then, now = (
+        {file["path"]: file["sha256"] for file in each.predicate["payload"]} for each in (recorded, made)
+    )
+    names = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
+    more = f" and {len(names) - FIRST:,} more" if len(names) > FIRST else ""
+    return f"another: {', '.join(names[:FIRST])}{more}"
+
+
+@dataclass(frozen=True)
+class _Again:
+    """Makes stages by kept code, each in a process of its own."""
+
+    variant: str
+    project: CleanProject
+    python: Path
+    say: Say
+
+    def make(self, stage: str, code: str, paths: Mapping[str, Path]) -> Artifact:
+        """Raises UserError where the code refuses, fails, or is another than was asked for."""
+        self.say(f"{stage}, by code {code[:12]}")
+        answer = self.project.folder / f"{stage}.json"
+        command = [str(self.python), "-P", rebuild_stage.__file__, str(self.project.folder)]
+        ended = self._run([*command, self.variant, stage, str(answer)], paths[code])
+        found = json.loads(answer.read_text("utf-8")) if answer.is_file() else {"error": ended}
+        if "error" in found:
+            fix = "Look at it with --keep FOLDER; --environment build takes the recorded libraries"
+            raise UserError(f"{stage} cannot be made again: {found['error']}", value=code[:12], fix=fix)
+        if found["code"] != code:
+            fix = "Take what changes Python's path (a .pth file, sitecustomize) out of this environment"
+            raise UserError("another code ran than the kept one", value=found["code"][:12], fix=fix)
+        made = find_artifact(self.project.store, Place(found["prefix"], stage, found["key"]))
+        assert made is not None
+        return made
+
+    def _run(self, command: Sequence[str], code: Path) -> str:
+        """Run it to its end; the last line of what it said."""
+        last = "it said nothing"
+        with subprocess.Popen(
+            command,
+            cwd=self.project.folder,
+            env=_environment(code),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        ) as process:
+            assert process.stdout is not None
+            try:
+                for line in filter(None, map(str.strip, process.stdout)):
+                    last = line
+                    self.say(line)
+            except BaseException:
+                process.terminate()
+                raise
+        return last
+
+
+def _environment(code: Path) -> dict[str, str]:
+    """Without what this project's settings say, or where curves are reported; the kept code before all else,
+    and what it says at once.
+    """
+    left_out = ("FT_DAGSTER", "DAGSTER", "WANDB_", "MLFLOW_")
+    own = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
+    return {**own, "PYTHONPATH": str(code), "PYTHONUNBUFFERED": "1"}
+
+
+def compare(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> ReplayAnswer:
+    """What was rebuilt, held against what was recorded. Raises UserError where the record is damaged."""
+    answer = ReplayAnswer(
+        recorded.variant,
+        recorded.model.digest,
+        EXACT,
+        "the weights are the recorded ones, byte for byte",
+        rebuilt.stages,
+        differs=_differences(audit, recorded, rebuilt),
+        folder=str(rebuilt.project.folder),
+    )
+    last = rebuilt.stages[-1].stage
+    if last != MODEL:
+        return replace(answer, verdict=DIVERGED, said=f"{last} came out as another", first=last)
+    answer = replace(answer, figures=_figures(audit, recorded, rebuilt))
+    step = _first_difference(audit, recorded, rebuilt, LEDGER, _batches)
+    if step is not None:
+        said = f"step {step} had another batch than the ledger says"
+        return replace(answer, verdict=DIVERGED, said=said, first=MODEL, step=step)
+    if rebuilt.made.digest == recorded.model.digest:
+        return answer
+    step = _first_difference(audit, recorded, rebuilt, STEP_LOG, _losses)
+    since = f"; losses differ from step {step} on" if step else ""
+    if answer.differs and all(_is_near(*pair) for name, pair in answer.figures.items() if name in LOSSES):
+        said = f"each step had the recorded batch, and no loss differs by more than {CLOSE:.0%}{since}"
+        return replace(answer, verdict=EQUIVALENT, said=said, step=step)
+    said = f"each step had the recorded batch, and the weights are others{since}"
+    return replace(answer, verdict=DIVERGED, said=said, first=MODEL, step=step)
+
+
+def _differences(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> dict[str, tuple[Any, Any]]:
+    """What of the environment differs, of the last stage that was made again."""
+    then, now = audit.artifact(recorded.rebuilt[rebuilt.made.place.stage]), rebuilt.made
+    differs = environment_differences(then.predicate["environment"], now.predicate["environment"])
+    if now.place.stage == MODEL:
+        before, after = TrainingFigures.of(then).computed_on, TrainingFigures.of(now).computed_on
+        if before and before != after:
+            differs["computed on"] = before, after
+        plan = audit.artifact(recorded.rebuilt[PLAN]).figures["training"]
+        if not plan.get("deterministic", True):
+            differs["order of sums"] = "left open by the plan", "left open by the plan"
+    return differs
+
+
+def _figures(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> dict[str, tuple[Any, Any]]:
+    """Which figures of the training differ."""
+    before, after = (TrainingFigures.of(each) for each in (audit.artifact(recorded.model), rebuilt.made))
+    names = (*LOSSES, "steps", "best_step", "trained_tokens")
+    values = {name: (getattr(before, name), getattr(after, name)) for name in names}
+    return {name: pair for name, pair in values.items() if pair[0] != pair[1]}
+
+
+def _is_near(recorded: float | None, rebuilt: float | None) -> bool:
+    if recorded is None or rebuilt is None:
+        return recorded is rebuilt
+    return abs(recorded - rebuilt) <= CLOSE * abs(recorded)
+
+
+def _first_difference(
+    audit: Audit, recorded: Recorded, rebuilt: Rebuilt, name: str, read: Callable[[Path], Sequence[Any]]
+) -> int | None:
+    """The first step (from 1) of which a file of the recorded training's evidence says something else than
+    the rebuilt one's; None: none, or retention removed the recorded one.
+    """
+    then = audit.shelf.left(audit.artifact(recorded.model), name)
+    if then is None:
+        return None
+    now = rebuilt.project.folder / "store" / rebuilt.made.path / name
+    pairs = enumerate(zip_longest(read(then), read(now)), 1)
+    return next((step for step, (one, other) in pairs if one != other), None)
+
+
+def _batches(ledger: Path) -> list[str]:
+    batches: list[str] = json.loads(ledger.read_text("utf-8"))["batches"]
+    return batches
+
+
+def _losses(log: Path) -> list[float]:
+    """Of each optimizer step, in order; lines of evaluations have none."""
+    lines = map(json.loads, log.read_text("utf-8").splitlines())
+    return [line["loss"] for line in lines if "grad_norm" in line]
+
+
+def sought(answer: ReplayAnswer) -> str:
+    """In one sentence."""
+    where = f" at {answer.first}" if answer.first else ""
+    rebuilt = sum(bool(stage.rebuilt) for stage in answer.stages)
+    made = counted(rebuilt, "stage")
+    return f"{answer.verdict}{where}: {answer.said} ({made} made again of {answer.variant})"

@@ -1,0 +1,77 @@
+"""Commands about the keys that order record trees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ft_dagster.cli.audit import audit
+from ft_dagster.cli.common import Json, escape, out, print_json
+from ft_dagster.errors import UserError
+from ft_dagster.provenance import record_keys
+from ft_dagster.report.tables import counted
+from ft_dagster.settings import load_settings
+
+key = typer.Typer(
+    help="The keys that order record trees: who has them, rotate, back up.", no_args_is_help=True
+)
+audit.add_typer(key, name="key")
+
+
+@key.command("list")
+def list_keys(context: typer.Context, as_json: Json = False) -> None:
+    """Whose keys are here: their ids and dates, not the keys."""
+    folder = load_settings(context.obj).keys_folder
+    found = {owner: record_keys.keys_of(folder, owner).keys for owner in record_keys.owners(folder)}
+    if as_json:
+        rows = [{"owner": o, "id": one.id, "made": one.made} for o, keys in found.items() for one in keys]
+        print_json({"folder": str(folder), "keys": rows})
+        return
+    for owner, keys in found.items():
+        ids = ", ".join(f"{one.id} ({one.made})" for one in keys)
+        out.print(escape(f"{owner or 'shared'}: {ids}"), highlight=False, soft_wrap=True)
+    out.print(
+        escape(f"in {folder}; back them up: ft-dagster audit key backup FILE"),
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@key.command()
+def rotate(
+    context: typer.Context,
+    tenant: Annotated[str | None, typer.Argument(metavar="[TENANT]")] = None,
+    shared: Annotated[bool, typer.Option("--shared", help="The key of what all tenants share")] = False,
+    as_json: Json = False,
+) -> None:
+    """Put a new key before the old ones. The index is then made again; trees that stand keep their key."""
+    from ft_dagster.spec.keys import HALF
+
+    if shared == (tenant is not None) or not HALF.fullmatch(tenant or "shared"):
+        raise UserError("whose key is not clear", value=tenant, fix="Name a tenant, or give --shared")
+    made = record_keys.rotate(load_settings(context.obj).keys_folder, tenant or record_keys.SHARED_OWNER)
+    if as_json:
+        print_json({"owner": made.owner, "id": made.current.id, "kept": [one.id for one in made.keys[1:]]})
+        return
+    said = f"{tenant or 'shared'}: {made.current.id}; {len(made.keys) - 1} older are kept. Back them up again"
+    out.print(escape(said), highlight=False)
+
+
+@key.command()
+def backup(context: typer.Context, file: Path, as_json: Json = False) -> None:
+    """Write all keys into one file of this user alone. Keep it where the store is not."""
+    count = record_keys.back_up(load_settings(context.obj).keys_folder, file)
+    print_json({"file": str(file), "owners": count}) if as_json else out.print(
+        f"keys of {counted(count, 'owner')}"
+    )
+
+
+@key.command()
+def restore(context: typer.Context, file: Path, as_json: Json = False) -> None:
+    """Add the keys of a backup behind those that are here."""
+    count = record_keys.restore(load_settings(context.obj).keys_folder, file)
+    print_json({"file": str(file), "added": count}) if as_json else out.print(
+        f"added: {counted(count, 'key')}"
+    )

@@ -1,0 +1,73 @@
+"""The command that makes a model again from what was recorded of it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from ft_dagster.cli.audit import NOT_WHOLE, ForTenant, Model, ask, audit, progress
+from ft_dagster.cli.common import Json, escape, out, print_json
+
+if TYPE_CHECKING:
+    from ft_dagster.audit.answers import ReplayAnswer
+    from ft_dagster.audit.desk import Audit
+
+
+@audit.command()
+def replay(
+    context: typer.Context,
+    model: Model,
+    keep: Annotated[
+        Path | None, typer.Option(help="Make it in this folder and leave it there; else in a temporary one")
+    ] = None,
+    environment: Annotated[
+        Literal["here", "build"],
+        typer.Option(help="build: install the recorded libraries with pip where they differ from those here"),
+    ] = "here",
+    tenant: ForTenant = None,
+    as_json: Json = False,
+) -> None:
+    """Make a model again from what was recorded, with the code that made it, in a clean store: EXACT,
+    EQUIVALENT or DIVERGED (exit 1).
+    """
+    from ft_dagster.audit import replay as replays
+
+    with ExitStack() as stack:
+        within = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ft-dagster-replay-")))
+
+        def answer(audit: Audit) -> ReplayAnswer:
+            say, build = progress(as_json), environment == "build"
+            return replays.replay(audit, audit.model(model), within, say, build=build)
+
+        found = ask(context, tenant, answer)
+    found = found if keep else replace(found, folder=None)
+    if as_json:
+        print_json(asdict(found))
+    else:
+        _print(found, replays.sought(found))
+    if found.verdict == replays.DIVERGED:
+        raise typer.Exit(NOT_WHOLE)
+
+
+def _print(found: ReplayAnswer, said: str) -> None:
+    out.print(escape(said), highlight=False, soft_wrap=True)
+    table = Table("stage", "recorded", "made again", "code", "", box=SIMPLE_HEAD)
+    for one in found.stages:
+        row = (one.stage, one.recorded[:12], one.rebuilt[:12], one.code[:12], one.said)
+        table.add_row(*map(escape, row))
+    out.print(table)
+    for what, values in (("environment", found.differs), ("figure", found.figures)):
+        for name, pair in values.items():
+            recorded, here = (json.dumps(value, ensure_ascii=False) for value in pair)
+            line = f"{what} {name}: recorded {recorded}, here {here}"
+            out.print(escape(line), highlight=False, soft_wrap=True)
+    if found.folder:
+        out.print(escape(f"made in {found.folder}"), highlight=False, soft_wrap=True)

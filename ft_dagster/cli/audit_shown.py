@@ -1,0 +1,134 @@
+"""How answers of an audit are shown on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from ft_dagster.cli.common import escape, out
+from ft_dagster.report.tables import counted
+
+if TYPE_CHECKING:
+    from ft_dagster.audit.answers import HeldAgainst, ModelAnswer, ModelThatHas, NearAnswer
+
+SHOWN = 20  # of what a record that nobody saw was held against
+
+
+def print_held(held: HeldAgainst) -> None:
+    """What a record that nobody saw was held against; the first SHOWN of it."""
+    table = Table("not in", "variant", "digest", "records", "between leaves", "root", box=SIMPLE_HEAD)
+    for one in held.absences[:SHOWN]:
+        beside = " and ".join(f"{leaf['index']:,}" for leaf in one.leaves) or "none"
+        shown = (one.unproved, "") if one.unproved else (beside, one.root[:12])
+        named = (one.stage, one.variant or "shared", one.digest[:12], f"{one.records:,}")
+        table.add_row(*named, *map(escape, shown))
+    if held.absences:
+        out.print(table)
+    names = sorted({model.variant for model in held.models})
+    more = [f"{len(each) - SHOWN:,} more" for each in (held.absences, names) if len(each) > SHOWN]
+    if names:
+        out.print(escape(f"models: {', '.join(names[:SHOWN])}"), highlight=False, soft_wrap=True)
+    if more:
+        out.print(f"and {' and '.join(more)}: --json shows all", highlight=False)
+    if any(not one.unproved for one in held.absences):
+        said = "that nothing is between two leaves shows to who has the tenant's key; --json has their paths,"
+        out.print(f"{said} `audit prove RECORD MODEL` a file", highlight=False, soft_wrap=True)
+
+
+def print_near(found: NearAnswer) -> None:
+    """Records near one that was asked for, and what learned from each."""
+    from ft_dagster.audit.records import INHERITED, TRAINED
+
+    holders = counted(found.artifacts, "data set or corpus", "data sets and corpora")
+    of = f"{counted(found.rows, 'row')} of {holders}"
+    said = f"near it, from a similarity of {found.threshold:g}: {counted(found.near, 'record')} of {of}"
+    gone = f"; of {found.removed:,} more retention removed the text" if found.removed else ""
+    out.print(escape(f"{said}, read in {found.seconds:.1f} s{gone}"), highlight=False, soft_wrap=True)
+    if not found.records:
+        return
+    table = Table("similarity", "identity", "first of", "models that learned from it", box=SIMPLE_HEAD)
+    for one in found.records[:SHOWN]:
+        facts = one.found[0].facts if one.found else {}
+        place = f"{facts.get('file') or ''}:{facts.get('line') or ''}".strip(":")
+        learned = sorted({each.variant for each in one.models if each.how in (TRAINED, INHERITED)})
+        row = (f"{one.similarity:.3f}", one.identity[:12], place, ", ".join(learned) or "none")
+        table.add_row(*map(escape, row))
+    out.print(table)
+    if found.near > SHOWN:
+        out.print(f"the {SHOWN} nearest; --json has {len(found.records):,}", highlight=False)
+
+
+def print_models(models: tuple[ModelThatHas, ...]) -> None:
+    if not models:
+        return
+    table = Table("model", "weights", "how", "times", "exports", "released as", box=SIMPLE_HEAD)
+    for one in models:
+        through = f" ({one.through[:12]})" if one.through else ""
+        times = "" if one.times is None else str(one.times)
+        exports = ", ".join(digest[:12] for digest in one.exports)
+        as_versions = ", ".join(map(released, one.releases)) or "not released"
+        table.add_row(one.variant, one.weights[:12], one.how + through, times, exports, escape(as_versions))
+    out.print(table)
+
+
+def released(one: Any) -> str:
+    return f"{one.variant} v{one.version}" + (" (in production)" if one.production else "")
+
+
+def print_of(file: Mapping[str, Any]) -> str:
+    return str(file.get("sha256") or file.get("etag") or file.get("revision") or "")
+
+
+def print_model(found: ModelAnswer) -> None:
+    table = Table(box=None, show_header=False)
+    for name, value in (*_origin(found), *_making(found), *_standing(found)):
+        table.add_row(name, escape(value))
+    out.print(table)
+
+
+def _origin(found: ModelAnswer) -> Iterator[tuple[str, str]]:
+    """Of what it is and what it was trained on."""
+    base = found.base
+    yield "variant", found.variant
+    yield "weights", found.weights
+    yield "made (UTC)", found.created
+    yield "base", f"{base.get('reference')} {base.get('revision') or ''} {base.get('digest', 'gone')[:12]}"
+    if found.parent:
+        gone = ", whose weights are gone" if found.parent["gone"] else ""
+        if found.parent["removed"]:
+            gone = f", whose weights were removed by retention on {found.parent['removed'][:10]}"
+        yield "starts from", f"{found.parent['variant']} v{found.parent['version']}{gone}"
+    for source in found.sources:
+        counts = ", ".join(f"{name} {n:,}" for name, n in source.rows.items())
+        yield "source", f"{source.path}: {counts}; {', '.join(print_of(file)[:12] for file in source.files)}"
+    if found.mixture:
+        share = found.mixture["general_share"]
+        yield "trained tokens", ", ".join(f"{name} {n:,}" for name, n in found.mixture["by_source"].items())
+        yield "general share", f"asked {share['asked']:.1%}, realized {share['realized']:.2%}"
+
+
+def _making(found: ModelAnswer) -> Iterator[tuple[str, str]]:
+    """By what it was trained and judged."""
+    method, verdict = found.recipe.get("method") or {}, found.evaluation.get("verdict") or {}
+    libraries = found.environment.get("libraries", {})
+    shown = [f"{name} {libraries[name]}" for name in ("torch", "transformers", "peft") if name in libraries]
+    yield "method", f"{method.get('name')} on {found.recipe.get('on')}"
+    yield "training", f"{found.training.get('steps')} steps, {found.flops or 0:.3g} FLOPs"
+    yield "made with", ", ".join([f"Python {found.environment.get('python')}", *shown])
+    yield "verdict", "passed" if verdict.get("passed") else "none that passed"
+
+
+def _standing(found: ModelAnswer) -> Iterator[tuple[str, str]]:
+    """What became of it, and all that it was made of."""
+    for entry in found.releases:
+        done = f"{entry['action']} of version {entry['version']}"
+        yield "log", f"{done}, {entry['at']}, by {entry['by']}: {entry['reason']}"
+    for child in found.children:
+        yield "child", child
+    for part in found.parts:
+        said = "gone from the store" if part.gone else f"{part.created}, code {part.code[:12]}"
+        said += f", removed by retention on {part.removed[:10]}" if part.removed else ""
+        yield part.stage, f"{part.digest[:12]}  {said}"

@@ -1,0 +1,194 @@
+"""What a replay stands on: the kept code, the recorded libraries, and what differs from them."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from ft_dagster.audit import rebuild_stage
+from ft_dagster.audit.kept_code import build_environment, environment_differences, unpack_code
+from ft_dagster.audit.recorded import recorded_of
+from ft_dagster.audit.replay import replay
+from ft_dagster.errors import UserError
+from ft_dagster.launch import processes
+from ft_dagster.provenance.code import source_archive, source_digest
+from ft_dagster.provenance.manifest import local_environment
+from ft_dagster.store import Store
+from tests.audit.histories import History
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+def archived(store: Store, digest: str, files: dict[str, bytes]) -> None:
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w:gz") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    store.write(f"shared/code/{digest}.tar.gz", raw.getvalue())
+
+
+def test_the_kept_code_is_what_python_finds_first(store: Store, tmp_path: Path) -> None:
+    store.write(f"shared/code/{source_digest()}.tar.gz", source_archive())
+    code = unpack_code(store, source_digest(), tmp_path / "code")
+    asked = (
+        "import ft_dagster, ft_dagster.provenance.code as c; print(ft_dagster.__file__, c.source_digest())"
+    )
+    said = subprocess.check_output(
+        [sys.executable, "-P", "-c", asked], text=True, env={"PYTHONPATH": str(code)}
+    )
+    assert said.split() == [str(code / "ft_dagster" / "__init__.py"), source_digest()]
+
+
+def test_code_that_is_gone_is_one_clear_error(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the code that made this is gone.*Restore it from a backup"):
+        unpack_code(store, "a" * 64, tmp_path / "code")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"ft_dagster/__init__.py": b"print('another')"},
+        {"sitecustomize.py": b"", "ft_dagster/__init__.py": b""},
+        {"../outside.py": b""},
+    ],
+    ids=["other bytes", "more than the package", "outside of the folder"],
+)
+def test_code_of_another_digest_is_not_run(store: Store, tmp_path: Path, files: dict[str, bytes]) -> None:
+    archived(store, "b" * 64, files)
+    with pytest.raises(UserError, match="not the one of its digest"):
+        unpack_code(store, "b" * 64, tmp_path / "code")
+    assert not (tmp_path / "outside.py").exists()
+
+
+def test_an_archive_that_is_none_is_not_run(store: Store, tmp_path: Path) -> None:
+    store.write(f"shared/code/{'c' * 64}.tar.gz", b"no archive")
+    with pytest.raises(UserError, match="not the one of its digest"):
+        unpack_code(store, "c" * 64, tmp_path / "code")
+
+
+def test_code_from_before_stages_ran_by_themselves_says_so(tmp_path: Path) -> None:
+    (tmp_path / "code" / "ft_dagster").mkdir(parents=True)
+    (tmp_path / "code" / "ft_dagster" / "__init__.py").write_text("")
+    answer = tmp_path / "answer.json"
+    words = [str(tmp_path), "acme.one", "task_dataset", str(answer)]
+    command = [sys.executable, "-P", rebuild_stage.__file__, *words]
+    assert subprocess.run(command, env={"PYTHONPATH": str(tmp_path / "code")}, check=False).returncode == 2
+    assert "older than stages that run by themselves" in json.loads(answer.read_text("utf-8"))["error"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's death signal")
+def test_a_stage_that_is_made_again_ends_with_who_asked(tmp_path: Path) -> None:
+    package, started = tmp_path / "code" / "ft_dagster", tmp_path / "started"
+    (package / "launch").mkdir(parents=True)
+    for file in (package / "__init__.py", package / "launch" / "__init__.py"):
+        file.write_text("")
+    shutil.copy(processes.__file__, package / "launch" / "processes.py")
+    waits = f"import os, pathlib, time; pathlib.Path({str(started)!r}).write_text(str(os.getpid()))"
+    (package / "errors.py").write_text(f"{waits}; time.sleep(60)")
+    words = [str(tmp_path), "acme.one", "task_dataset", str(tmp_path / "answer.json")]
+    starts = "import subprocess, sys; subprocess.Popen(sys.argv[1:]).wait()"
+    command = [sys.executable, "-c", starts, sys.executable, "-P", rebuild_stage.__file__, *words]
+    with subprocess.Popen(command, env={"PYTHONPATH": str(tmp_path / "code")}) as asked_by:
+        assert holds(lambda: started.is_file() and started.read_text() != "")
+        asked_by.kill()
+    assert holds(lambda: not lives(int(started.read_text())))
+
+
+def lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def holds(fact: Callable[[], bool]) -> bool:
+    """Within ten seconds."""
+    end = time.monotonic() + 10
+    while not fact() and time.monotonic() < end:
+        time.sleep(0.02)
+    return fact()
+
+
+def recorded_with(**libraries: str | None) -> dict[str, Any]:
+    here = local_environment()
+    found = {**here["libraries"], **libraries}
+    return {**here, "libraries": {name: version for name, version in found.items() if version is not None}}
+
+
+def test_libraries_that_differ_are_named_and_those_that_no_stage_uses_are_not() -> None:
+    recorded = recorded_with(torch="1.0", peft=None, dagster="0.1", **{"ft-dagster": "0.1"})
+    differs = environment_differences(recorded)
+    here = local_environment()["libraries"]
+    assert differs == {"torch": ("1.0", here["torch"]), "peft": (None, here["peft"])}
+    assert environment_differences(local_environment()) == {}
+
+
+def test_no_environment_is_made_for_another_python(tmp_path: Path) -> None:
+    recorded = {**recorded_with(), "python": "3.9.1"}
+    with pytest.raises(UserError, match=r"made with Python 3\.9\.1"):
+        build_environment(tmp_path, recorded, lambda line: None)
+
+
+def test_where_all_libraries_are_here_this_interpreter_is_taken(tmp_path: Path) -> None:
+    assert build_environment(tmp_path, local_environment(), lambda line: None) == Path(sys.executable)
+
+
+def wheel(folder: Path, name: str, version: str) -> None:
+    folder.mkdir()
+    module, info = name.replace("-", "_"), f"{name.replace('-', '_')}-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"{module}-{version}-py3-none-any.whl", "w") as file:
+        file.writestr(f"{module}/__init__.py", "")
+        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(f"{info}/RECORD", "")
+
+
+@pytest.mark.slow
+def test_the_recorded_libraries_are_installed_over_those_of_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel(tmp_path / "wheels", "safetensors", "0.0.7")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
+    recorded = recorded_with(safetensors="0.0.7")
+    python = build_environment(tmp_path / "python", recorded, lambda line: None)
+    asked = "from importlib.metadata import version; print(version('safetensors'), version('torch'))"
+    said = subprocess.check_output([python, "-P", "-c", asked], text=True).split()
+    assert said == ["0.0.7", local_environment()["libraries"]["torch"]]
+    with pytest.raises(UserError, match="pip cannot install the recorded libraries"):
+        build_environment(tmp_path / "other", recorded_with(safetensors="0.0.8"), lambda line: None)
+
+
+def test_a_model_of_whose_making_something_is_gone_is_not_made_again(
+    history: History, tmp_path: Path
+) -> None:
+    audit = history.audit()
+    with pytest.raises(UserError, match="the training_plan that fine_tuned_model was made of is gone"):
+        recorded_of(audit, audit.model("acme.one"))
+
+
+def test_a_folder_with_something_in_it_is_refused(history: History, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").write_text("mine")
+    audit = history.audit()
+    with pytest.raises(UserError, match="not an empty folder"):
+        replay(audit, audit.model("acme.one"), tmp_path / "there")
+    with pytest.raises(UserError, match="cannot be made"):
+        replay(audit, audit.model("acme.one"), tmp_path / "there" / "file")
