@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def expanded(path: str) -> Path:
 
 def read_text(file: Path, *, most: int) -> str:
     """The UTF-8 text of a regular file of at most `most` bytes. Raises UserError for any other."""
-    kind = special_kind(file) or ("a folder" if file.is_dir() else None)
+    kind = special_kind(file) or ("a folder" if os.path.isdir(file) else None)
     if kind:
         raise UserError(f"{kind}, not a regular file", file=file, fix="Put a text file there, or remove it")
     try:

@@ -365,13 +365,18 @@ class Settings(BaseSettings):
     def dagster_home(self) -> Path:
         """DAGSTER_HOME if set, else a folder of the project."""
         given = os.environ.get("DAGSTER_HOME")
-        return Path(given) if given else self.project / ".ft_dagster" / "dagster_home"
+        return Path(given) if given else self.own_home
+
+    @property
+    def own_home(self) -> Path:
+        """The project's own folder for an instance, whatever DAGSTER_HOME says: a host's is of others too."""
+        return self.project / ".ft_dagster" / "dagster_home"
 
     def roots(self, tenant: str) -> Roots:
         """What the declarations of a tenant may reach."""
         named = (*self.sources.allow, *self.sources.per_tenant.get(tenant, ()))
         store = () if is_address(self.store) else (self.store,)
-        own = (str(self.work), str(self.keys), str(self.dagster_home), FILE, POLICY_FILE)
+        own = (str(self.work), str(self.keys), str(self.dagster_home), str(self.own_home), FILE, POLICY_FILE)
         return Roots(
             project=Path(self._inside(".")),
             tenant=tenant,

@@ -19,10 +19,11 @@ from dagster.components.core.component_tree import ComponentTreeException
 
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.automation.coordinator import project_of
-from ft_dagster.automation.due import tick
-from ft_dagster.automation.fleet_table import fleet_url
+from ft_dagster.automation.due import rebuild_fleet, tick
+from ft_dagster.automation.instance import opened
 from ft_dagster.build import build_defs
 from ft_dagster.errors import UserError
+from ft_dagster.fleet.decided import table_beside
 from ft_dagster.lineage.release import production
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, VariantKey
@@ -110,21 +111,52 @@ def test_two_projects_share_a_code_location_with_the_hosts_own_assets(
     assert partitions == {"support__ft_dagster_variant", "research__models__ft_dagster_variant"}
 
 
-def test_each_projects_fleet_sees_its_own_variants_alone(tmp_path: Path) -> None:
+def test_each_projects_fleet_sees_its_own_variants_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     projects = {
         "one": declared(tmp_path / "one", "acme.support"),
         "two": declared(tmp_path / "two", "acme.support", "globex.places"),
     }
     (tmp_path / "instance").mkdir()
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "instance"))  # as every host's daemon has it
     with dg.DagsterInstance.local_temp(str(tmp_path / "instance")) as instance:
         for prefix, folder in projects.items():
             settings, graph = load_settings(folder), Graph((prefix,), str(folder))
             tick(instance, settings, Declarations(folder), None, datetime.now(UTC), graph=graph)
-            assert str(settings.dagster_home) in fleet_url(instance, settings, graph)
         known = {
             prefix: instance.get_dynamic_partitions(f"{prefix}__ft_dagster_variant") for prefix in projects
         }
     assert known == {"one": ["acme.support"], "two": ["acme.support", "globex.places"]}
+    tables = {prefix: present(table_beside(load_settings(folder))) for prefix, folder in projects.items()}
+    assert {prefix: [row.key for row in table.rows()] for prefix, table in tables.items()} == known
+
+
+def test_a_table_beside_is_that_of_the_project_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = declared(tmp_path / "one", "acme.support"), declared(tmp_path / "two", "globex.places")
+    (tmp_path / "instance").mkdir()
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "instance"))
+    with dg.DagsterInstance.local_temp(str(tmp_path / "instance")) as instance:
+        tick(instance, load_settings(one), Declarations(one), None, datetime.now(UTC))
+    assert [row.key for row in present(table_beside(load_settings(one))).rows()] == ["acme.support"]
+    assert table_beside(load_settings(two)) is None
+    moved = one.rename(tmp_path / "moved")  # or a container sees it there
+    assert [row.key for row in present(table_beside(load_settings(moved))).rows()] == ["acme.support"]
+
+
+def test_a_table_under_a_prefix_is_not_rebuilt_without_the_hosts_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = declared(tmp_path / "one", "acme.support")
+    settings, graph = load_settings(folder), Graph(("models",), str(folder))
+    with dg.instance_for_test() as instance:
+        tick(instance, settings, Declarations(folder), None, datetime.now(UTC), graph=graph)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    with opened(settings.own_home) as own, pytest.raises(UserError, match="under the prefix models"):
+        rebuild_fleet(own, settings)
+    assert len(present(table_beside(settings)).rows()) == 1
 
 
 @pytest.mark.parametrize("prefix", ["a b", "", "a/b", ["a", 3]])

@@ -26,7 +26,7 @@ from ft_dagster.automation.tags import CHARGES, DUE, PARTITION, VARIANT, variant
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.amounts import PaidFor
 from ft_dagster.fleet.book import Book
-from ft_dagster.fleet.decided import DAYS_BACK, decided, keep_pace
+from ft_dagster.fleet.decided import DAYS_BACK, decided, keep_owner, keep_pace, owner_of
 from ft_dagster.fleet.declared import Noticed, notice
 from ft_dagster.fleet.due import Decisions, Retrain
 from ft_dagster.fleet.history import history
@@ -91,6 +91,7 @@ def tick(
 ) -> Tick:
     """Bring the table to what is, decide, and say what is to be asked for. Raises UserError."""
     table = open_fleet(instance, settings, graph)
+    keep_owner(table, settings, graph.prefix)
     noticed = _notice(instance, table, declarations, now, graph=graph)
     known = table.meta(READ)  # the cursor is Dagster's: it outlives a table that was lost
     seen = InstanceCursor.of(cursor if known == WHOLE else known, now - DAYS_BACK)
@@ -154,7 +155,9 @@ def _ticked(
 def rebuild_fleet(instance: dg.DagsterInstance, settings: Settings) -> list[FleetRow]:
     """Make the table again from declarations, runs and store, however long it takes. Raises UserError."""
     now = datetime.now(UTC)
+    _refuse_under_prefix(instance, settings)
     table = empty_fleet(instance, settings)
+    keep_owner(table, settings, ())
     declarations = Declarations(settings.project)
     while _notice(instance, table, declarations, now, graph=GRAPH).rows:
         pass
@@ -171,6 +174,21 @@ def rebuild_fleet(instance: dg.DagsterInstance, settings: Settings) -> list[Flee
         _learn(instance, world, table, declarations, now, graph=GRAPH)
     table.note_look(now)
     return table.rows()
+
+
+def _refuse_under_prefix(instance: dg.DagsterInstance, settings: Settings) -> None:
+    """Raises UserError for the table of a project whose runs are in a host's instance."""
+    try:
+        table = open_fleet(instance, settings)
+    except UserError:  # damaged, or of a newer version: it says nothing of itself
+        return
+    owner = owner_of(table)
+    if owner is not None and owner.prefix:
+        raise UserError(
+            f"the table of a project under the prefix {'/'.join(owner.prefix)}: its runs are the host's",
+            file=table.url,
+            fix="Delete the file: the host's sensors make it again",
+        )
 
 
 def _notice(

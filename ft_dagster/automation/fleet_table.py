@@ -18,9 +18,7 @@ PATIENCE = 60.0  # seconds
 
 
 def fleet_url(instance: dg.DagsterInstance, settings: Settings, graph: Graph = GRAPH) -> str:
-    """For SQLAlchemy. Where the instance has no folder of its own, or other projects, it is in the project's
-    Dagster home.
-    """
+    """For SQLAlchemy. Under a prefix it is in the project's own folder: the instance has others' too."""
     url = getattr(instance.run_storage, "postgres_url", None)
     if url is not None and not graph.prefix:
         return str(url)
@@ -53,7 +51,9 @@ def _alone(instance: dg.DagsterInstance, settings: Settings, graph: Graph) -> It
 
 def fleet_home(instance: dg.DagsterInstance, settings: Settings, graph: Graph) -> Path:
     """The folder of what is kept beside Dagster's own databases, made where it is not there."""
-    own = instance.is_persistent and not graph.prefix
-    home = Path(instance.root_directory) if own else settings.dagster_home
+    if graph.prefix:
+        home = settings.own_home
+    else:
+        home = Path(instance.root_directory) if instance.is_persistent else settings.dagster_home
     home.mkdir(parents=True, exist_ok=True)
     return home

@@ -65,6 +65,7 @@ def dagster_yaml(settings: Settings) -> dict[str, Any]:
 
 OPENING = "opening.lock"
 OPENING_PATIENCE = 120.0  # seconds
+SAID = 300  # characters of why an instance cannot be opened
 
 
 def write_home(settings: Settings) -> dict[str, str]:
@@ -99,7 +100,7 @@ def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
 @contextmanager
 def opened(home: Path) -> Iterator[dg.DagsterInstance]:
     """The instance of a home. One process at a time opens it: two that make its databases at once would each
-    write their version into them, and nothing could open them again.
+    write their version into them, and nothing could open them again. Raises UserError where it cannot be.
     """
     with ExitStack() as stack:
         try:
@@ -109,6 +110,12 @@ def opened(home: Path) -> Iterator[dg.DagsterInstance]:
         except TimeoutError:
             problem = f"another process has been opening this instance for {OPENING_PATIENCE:.0f} s"
             raise UserError(problem, file=home / OPENING, fix="End it, or try again") from None
+        except (UserError, ModuleNotFoundError):
+            raise
+        except Exception as error:  # of YAML, of Dagster's own checks, of a database's driver
+            said = " ".join(str(error).split())[:SAID].rstrip(".") or type(error).__name__
+            fix = "Mend the file, or the database that it names"
+            raise UserError(f"cannot be opened: {said}", file=home / "dagster.yaml", fix=fix) from error
         yield instance
 
 

@@ -36,7 +36,7 @@ def read_figures(instance: dg.DagsterInstance, settings: Settings) -> FleetFigur
     table = open_fleet(instance, settings)
     rows = table.rows()
     devices = of_host(settings.host).table()
-    untold = {name: state.waiting for name, state in open_outbox(instance, settings).states().items()}
+    targets = open_outbox(instance, settings).states()
     return FleetFigures(
         costs=tuple(cost_rows(costs.items, lambda item: item.tenant)),
         damaged=len(costs.damaged),
@@ -45,14 +45,19 @@ def read_figures(instance: dg.DagsterInstance, settings: Settings) -> FleetFigur
         runs=_runs(instance),
         devices=Counter(device.state for device in devices.devices),
         waiting=len(devices.waiting),
-        untold=dict.fromkeys(settings.notifications.targets, 0) | untold,
+        untold={
+            name: targets[name].waiting if name in targets else 0 for name in settings.notifications.targets
+        },
         at=began,
         seconds=time.time() - began,
     )
 
 
-def serve(read: Callable[[], FleetFigures], host: str, port: int, every: float) -> None:
-    """Serve on an address until the process is ended; the figures are read anew every so many seconds.
+def serve(
+    read: Callable[[], FleetFigures], host: str, port: int, every: float, say: Callable[[str], None]
+) -> None:
+    """Serve on an address until the process is ended; the figures are read anew every so many seconds. Where
+    that fails, by whatever it is, those of before stand and say so, and it is tried again.
 
     Raises UserError where it cannot listen there, or the first figures cannot be read.
     """
@@ -68,8 +73,9 @@ def serve(read: Callable[[], FleetFigures], host: str, port: int, every: float) 
             time.sleep(every)
             try:
                 collector.figures = read()
-            except UserError:
+            except Exception as error:  # a storage or a database may be away for a while
                 collector.figures = dataclasses.replace(collector.figures, failed=True)
+                say(f"could not be read anew: {error!s:.500}")
     finally:
         server.shutdown()
 
@@ -83,8 +89,11 @@ def _states(table: FleetTable, rows: list[FleetRow], settings: Settings) -> dict
 
 
 def _failures(rows: list[FleetRow]) -> dict[str, int]:
+    """By tenant; of what is declared no longer nobody mends any."""
     counts = Counter[str]()
     for row in rows:
+        if row.state.retired:
+            continue
         counts[row.state.key.tenant] += row.state.failures + row.state.fruitless
     return dict(counts)
 

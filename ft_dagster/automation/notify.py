@@ -5,7 +5,7 @@ outbox, and delivers. Killed anywhere it is made again: events are known by thei
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.fleet.decided import FILE, decided
 from ft_dagster.fleet.delivery import Delivered, deliver
 from ft_dagster.fleet.events import EventKind, FleetEvent, moment_of, released_events, run_link
-from ft_dagster.fleet.learning import DAMAGE
+from ft_dagster.fleet.learning import DAMAGE, UNREACHED
 from ft_dagster.fleet.outbox import Outbox
 from ft_dagster.fleet.table import VARIANTS, FleetRow, FleetTable
 from ft_dagster.launch.locks import locked
@@ -75,7 +75,7 @@ def tell(
     outbox, seen = open_outbox(instance, settings, graph), InstanceCursor.of(cursor, now - LOOK_BACK)
     records = _changed_runs(instance, seen, now, graph)
     since = datetime.fromtimestamp(seen.runs, UTC) - LOOK_BACK
-    released, releases = _released(instance, seen, since, graph)
+    released, releases, whole = _released(instance, seen, since, graph)
     new = outbox.unknown([
         *(event for record in records for event in _of_run(instance, settings, record, graph)),
         *(event for key in sorted(released) for event in _of_log(settings, key, since)),
@@ -86,6 +86,8 @@ def tell(
     runs = settled = (now - OVERLAP).timestamp()
     if len(records) == MOST_RUNS:  # else all were read
         runs = min(settled, records[-1].update_timestamp.replace(tzinfo=UTC).timestamp())
+    if not whole:  # entries of the releases that are left are looked for from then on
+        runs = min(runs, seen.runs)
     targets = settings.notifications.targets
     delivered = deliver(outbox, targets, settings.project, lambda: datetime.now(UTC))
     return Told(len(new), InstanceCursor(runs, releases), delivered)
@@ -189,8 +191,10 @@ def _why(instance: dg.DagsterInstance, run_id: str, graph: Graph) -> tuple[Event
 
 def _released(
     instance: dg.DagsterInstance, seen: InstanceCursor, since: datetime, graph: Graph
-) -> tuple[set[str], int]:
-    """Variants of which something was released, promoted or rolled back since, and the new cursor."""
+) -> tuple[set[str], int, bool]:
+    """Variants of which something was released, promoted or rolled back since, the new cursor, and whether
+    no release is left to be read.
+    """
     filters = dg.AssetRecordsFilter(
         graph.key("release"),
         after_storage_id=seen.releases or None,
@@ -199,7 +203,7 @@ def _released(
     events = instance.fetch_materializations(filters, MOST_RELEASES, ascending=True).records
     newest = max((event.storage_id for event in events), default=seen.releases)
     keys = {event.partition_key for event in events if event.partition_key is not None}
-    return set(filter(_is_key, keys)), newest
+    return set(filter(_is_key, keys)), newest, len(events) < MOST_RELEASES
 
 
 def _of_log(settings: Settings, key: str, since: datetime) -> Iterator[FleetEvent]:
@@ -218,8 +222,11 @@ def _of_log(settings: Settings, key: str, since: datetime) -> Iterator[FleetEven
 def _of_table(
     table: FleetTable, settings: Settings, declarations: Declarations, now: datetime
 ) -> Iterator[FleetEvent]:
-    """Variants that wait for a person: parked, or not to be trained as they are declared."""
-    for row in table.rows(VARIANTS.c.broken.is_not(None) & ~VARIANTS.c.retired):
+    """Variants that wait for a person: parked, or not to be trained as they are declared. A storage that is
+    out of reach for a while is nobody's declaration.
+    """
+    broken = VARIANTS.c.broken.is_not(None) & ~VARIANTS.c.broken.startswith(UNREACHED)
+    for row in table.rows(broken & ~VARIANTS.c.retired):
         yield FleetEvent(
             "declaration_broken", row.key, moment_of(row.edited), f"{row.edited}", _broken(row, declarations)
         )
@@ -250,9 +257,11 @@ def _broken(row: FleetRow, declarations: Declarations) -> str:
 def _targets(settings: Settings, declarations: Declarations, event: FleetEvent) -> list[str]:
     """Those that the declaration names, as it is or was last run; unknown ones are said by `check`."""
     key = VariantKey.parse(event.variant)
+    content: Mapping[str, Any] = {}
     named: Any = ()
-    with suppress(UserError, *DAMAGE):
+    with suppress(UserError):  # its file may be gone by now
         content = declarations.content(key)
+    with suppress(UserError, *DAMAGE):
         named = content.get("notify") if content else _frozen(settings, key)
     names = [named] if isinstance(named, str) else named if isinstance(named, list | tuple) else []
     return [name for name in settings.notifications.targets if name in names]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("trainings", "passed", "planned h", "hours", "planned $", "$")
 ALL, LOOPBACK = "all", "127.0.0.1"
+DAYS = date(1970, 1, 1), date(9998, 12, 31)  # between which everything was made
 
 
 @app.command(rich_help_panel=RUNNING)
@@ -116,8 +117,9 @@ def _period(since: str | None, until: str | None, zone: ZoneInfo) -> CostPeriod:
 
 
 def _day(flag: str, text: str | None) -> date | None:
+    """Within DAYS, since a midnight near the ends of the calendar is none in UTC."""
     try:
-        return None if text is None else date.fromisoformat(text)
+        return None if text is None else min(max(DAYS[0], date.fromisoformat(text)), DAYS[1])
     except ValueError:
         raise UserError("not a day", field=flag, value=text, fix="Write it as 2026-03-01") from None
 
@@ -155,8 +157,9 @@ def metrics(
                 soft_wrap=True,
             )
             return
-        Console(stderr=True).print(f"http://{host}:{port}/metrics", highlight=False)
-        serve(partial(read_figures, instance, settings), host, port, every)
+        say = partial(Console(stderr=True).print, markup=False, highlight=False, soft_wrap=True)
+        say(f"http://{host}:{port}/metrics")
+        serve(partial(read_figures, instance, settings), host, port, every, say)
 
 
 @app.command(rich_help_panel=RUNNING)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from ft_dagster.cli.common import RUNNING, Json, Keys, app, escape, keys_of, out, print_json, show
@@ -85,10 +86,17 @@ def _picture(
 ) -> FleetPicture:
     from ft_dagster.fleet.picture import EXACT_UP_TO, look_at, picture_of
 
-    table, now = _table(settings), datetime.now(UTC)
+    from_store, now = exact or len(asked) <= EXACT_UP_TO, datetime.now(UTC)
+    try:
+        table = _table(settings)
+    except UserError as error:  # it proves nothing: what the store says holds without it
+        if not from_store:
+            raise
+        Console(stderr=True).print(f"{error}", markup=False, highlight=False, soft_wrap=True)
+        table = None
     if table is None or table.looked() is None:
         return look_at(declarations, asked, None, settings, now)
-    if exact or len(asked) <= EXACT_UP_TO:
+    if from_store:
         return look_at(declarations, asked, table, settings, now)
     return picture_of(table, settings, now)
 

@@ -126,15 +126,20 @@ def read_costs(store: Store, catalogue: Catalogue) -> CostsRead:
         for artifact in each.committed:
             made_of[artifact.place.stage].append(artifact)
     damaged = tuple(str(each.damaged) for each in keyed if each.damaged is not None)
-    trained = _trainings(made_of, catalogue)
-    by_weights = {item.weights: item for item in trained}
-    others = [
-        _other(artifact, by_weights, _devices(trained), catalogue)
-        for stage in (*EVALUATIONS, EXPORT)
-        for artifact in made_of[stage]
-    ]
     count = sum(len(artifacts) for artifacts in made_of.values())
-    return CostsRead((*trained, *others), count + len(damaged), damaged)
+    return CostsRead(cost_items(made_of, catalogue), count + len(damaged), damaged)
+
+
+def cost_items(made_of: Mapping[str, Sequence[Artifact]], catalogue: Catalogue) -> tuple[CostItem, ...]:
+    """Of artifacts by their stage, plans among them: of a whole store, or all of one variant."""
+    trained = _trainings(made_of, catalogue)
+    by_weights, devices = {item.weights: item for item in trained}, _devices(trained)
+    others = [
+        _other(artifact, by_weights, devices, catalogue)
+        for stage in (*EVALUATIONS, EXPORT)
+        for artifact in made_of.get(stage, ())
+    ]
+    return (*trained, *others)
 
 
 def cost_rows(
@@ -242,10 +247,11 @@ def _predicted(plan: Artifact | None) -> Mapping[str, Any]:
 
 
 def _devices(trained: Iterable[CostItem]) -> dict[str, str]:
-    """Tenant -> the device that its newest training had; of what is shared, that of the newest of all."""
+    """Variant or tenant -> the device that its newest training had; of what is shared, that of the newest."""
     newest: dict[str, str] = {}
     for item in sorted(trained, key=lambda item: item.at):
-        newest[item.tenant] = newest[SHARED] = item.device
+        for whose in filter(None, (item.variant, item.tenant, SHARED)):
+            newest[whose] = item.device
     return newest
 
 
@@ -255,10 +261,13 @@ def _other(
     devices: Mapping[str, str],
     catalogue: Catalogue,
 ) -> CostItem:
-    """An evaluation or an export, on one device: that of the training that it is of, else of the tenant."""
-    weights = artifact.inputs.get(TRAINING)
+    """An evaluation or an export, on one device: that of the training that it is of, else of the newest of
+    the variant or its tenant.
+    """
+    weights, variant = artifact.inputs.get(TRAINING), artifact.predicate["variant"]
     of = trained.get(weights) if weights is not None else None
-    device = of.device if of is not None else devices.get(_tenant(artifact), "")
+    newest = devices.get(variant or "", devices.get(_tenant(artifact), ""))
+    device = newest if of is None else of.device
     if artifact.figures.get("measured", {}).get("device") == "cpu" and not device.startswith(WITHOUT_GPU):
         device = WITHOUT_GPU
     return _item(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from ft_dagster.fleet.due import EVEN_START, Decisions, FleetState, Pace, due
 from ft_dagster.fleet.table import FleetRow, FleetTable
@@ -13,7 +14,7 @@ from ft_dagster.settings import Settings
 
 FILE = "fleet.db"
 DAYS_BACK = timedelta(days=40)  # charges that still count: of this month, and the seven days before
-PACE = "pace"
+PACE, OWNER = "pace", "owner"  # of the table
 
 
 def decided(table: FleetTable, rows: Sequence[FleetRow], settings: Settings, now: datetime) -> Decisions:
@@ -21,6 +22,30 @@ def decided(table: FleetTable, rows: Sequence[FleetRow], settings: Settings, now
     states = [row.state for row in rows]
     charges = table.charges((now - DAYS_BACK).date())
     return due(FleetState(states, charges, _pace(table), table.busy()), settings.fleet, now)
+
+
+class Owner(NamedTuple):
+    """Whose a table is; `prefix`: what the keys of the project's assets begin with on the host's instance."""
+
+    project: Path
+    prefix: tuple[str, ...]
+
+    @property
+    def is_here(self) -> bool:
+        """Whether that project is another of this host; else it is this one, seen from where it has another
+        path.
+        """
+        return (self.project / "tenants").is_dir()
+
+
+def keep_owner(table: FleetTable, settings: Settings, prefix: Sequence[str]) -> None:
+    table.set_meta(OWNER, json.dumps([str(settings.project), list(prefix)]))
+
+
+def owner_of(table: FleetTable) -> Owner | None:
+    """None before a tick."""
+    content = json.loads(table.meta(OWNER) or "null")
+    return None if content is None else Owner(Path(content[0]), tuple(content[1]))
 
 
 def keep_pace(table: FleetTable, pace: Pace) -> None:
@@ -48,8 +73,13 @@ def kept_elsewhere(settings: Settings) -> bool:
 
 
 def table_beside(settings: Settings) -> FleetTable | None:
-    """The table of an instance in SQLite files, without asking Dagster, which takes seconds to load; None
-    where there is none yet. Raises UserError.
+    """The project's table beside an instance in SQLite files, without asking Dagster, which takes seconds to
+    load; None where there is none yet. Raises UserError.
     """
-    home = settings.dagster_home
-    return FleetTable(sqlite_url(home)) if (home / FILE).is_file() else None
+    for home in dict.fromkeys((settings.dagster_home, settings.own_home)):
+        if (home / FILE).is_file():
+            table = FleetTable(sqlite_url(home))
+            owner = owner_of(table)
+            if owner is None or owner.project == settings.project or not owner.is_here:
+                return table
+    return None

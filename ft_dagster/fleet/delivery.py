@@ -168,7 +168,9 @@ def _append(file: Path, body: bytes) -> None:
             if not stat.S_ISREG(found.st_mode):
                 raise NotDelivered("its file is no regular one")
             broken = found.st_size > 0 and os.pread(descriptor, 1, found.st_size - 1) != b"\n"
-            os.write(descriptor, (b"\n" if broken else b"") + body + b"\n")
+            line = (b"\n" if broken else b"") + body + b"\n"
+            if os.write(descriptor, line) < len(line):
+                raise NotDelivered("its file took a part: the disk is full")
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

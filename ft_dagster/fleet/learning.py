@@ -4,7 +4,9 @@ costs, and what its parent released since.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -12,10 +14,11 @@ from ft_dagster.data.derived import newer_parent
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.verdict_words import verdict_word
 from ft_dagster.fleet.amounts import Amount, PaidFor, PlannedCost, expected_cost
+from ft_dagster.fleet.costs import STAGES, cost_items, cost_row
 from ft_dagster.fleet.history import RunHistory
 from ft_dagster.fleet.listing import unasked_places
 from ft_dagster.fleet.reasons import EXACT_STAMP, News, next_look
-from ft_dagster.fleet.spent import EVALUATIONS, EXPORT, TRAINING, hours_of, made
+from ft_dagster.fleet.spent import TRAINING, hours_of, made
 from ft_dagster.fleet.table import FleetRow
 from ft_dagster.fleet.version import Gain, KnownVersion
 from ft_dagster.fleet.world import World
@@ -26,21 +29,24 @@ from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey
-from ft_dagster.stages.made_from import version_artifacts
+from ft_dagster.stages.made_from import VersionArtifacts, version_artifacts
 from ft_dagster.stages.outdated import outdated
 from ft_dagster.stages.summary import newest_plan
-from ft_dagster.store import Artifact, Place, Store, read_head
+from ft_dagster.store import Artifact, Place, Store, read_head, unreachable
 from ft_dagster.store.artifacts import Removed, generations
 
 DECIDES = "evaluation"  # whose newest artifact says when a variant came to a verdict, where no run does
 PAID = (TRAINING, "base_evaluation", DECIDES)
-SPENT = (TRAINING, *EVALUATIONS, EXPORT)
+COUNTED = tuple(sorted(STAGES))
 
+UNREACHED = "the storage cannot be reached"
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what a store's damaged file may raise
 
 
 def said_of(error: Exception) -> str:
-    """Why the store of one variant cannot be read."""
+    """Why the store of one variant cannot be read; begins with UNREACHED where a retry may find it again."""
+    if unreachable(error):
+        return f"{UNREACHED} now: {error!r}"
     return str(error) if isinstance(error, UserError) else f"the store cannot be read: {error!r}"
 
 
@@ -111,7 +117,7 @@ def _known_version(world: World, row: FleetRow, declared: Declared | None) -> Kn
     verdict = _verdict(judged)
     now = None if declared is None else world.of(declared)
     unseen = [] if declared is None else unasked_places(declared.spec, world.settings.project)
-    spent, counted = _spent(store, prefix, row)
+    spent, counted = _spent(world, row, stands)
     return KnownVersion(
         version=None if released is None else released.version,
         waiting=_waiting(stands.log),
@@ -169,19 +175,23 @@ def _waiting(log: Sequence[ReleaseEntry]) -> int | None:
     return None if newest in served or newest in rolled_back(log) else newest
 
 
-def _spent(store: Store, prefix: str, row: FleetRow) -> tuple[Amount, str]:
-    """Of all trainings, evaluations and exports that are or were in the store, by the clock times the devices
-    and the price of the newest plan; and a digest of their keys: they are read anew where it changed.
+def _spent(world: World, row: FleetRow, stands: VersionArtifacts) -> tuple[Amount, str]:
+    """What `ft-dagster cost` says of the variant; and a digest of what is counted and of the prices: all is
+    read anew where it changed.
     """
-    places = [Place(prefix, stage, key) for stage in SPENT for key in store.names(f"{prefix}/{stage}")]
-    counted = sha256_json([[place.stage, place.key] for place in places])[:16]
+    store, prefix = world.settings.open_store(), row.state.key.prefix
+    places = [Place(prefix, stage, key) for stage in COUNTED for key in store.names(f"{prefix}/{stage}")]
+    again = [head.generation for head in stands.heads.values() if head is not None]
+    counted = sha256_json([world.prices, again, *([place.stage, place.key] for place in places)])[:16]
     if row.version is not None and row.version.counted == counted:
         return row.version.spent, counted
-    found = (one for place in places for one in generations(store, place))
-    hours = sum(hours_of(one.artifact if isinstance(one, Removed) else one) for one in found)
-    cost = row.state.cost
-    share = hours / cost.hours if cost.hours > 0 else 0.0
-    return Amount(hours * cost.devices, cost.amount.usd * share), counted
+    made_of = defaultdict[str, list[Artifact]](list)
+    for place in places:
+        with suppress(UserError):  # `cost` says what is damaged; what stands was read by then
+            for one in generations(store, place):
+                made_of[place.stage].append(one.artifact if isinstance(one, Removed) else one)
+    total = cost_row(row.key, cost_items(made_of, world.catalogue))
+    return Amount(total.hours, total.usd), counted
 
 
 def _of_parent(row: FleetRow, store: Store, now: datetime) -> list[News]:

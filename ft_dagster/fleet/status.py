@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from ft_dagster.fleet.costs import shown_hours, shown_usd
 from ft_dagster.fleet.due import Decisions, NotDone, Retrain
 from ft_dagster.fleet.freshness import RootCause, freshness
 from ft_dagster.fleet.version import Gain, KnownVersion
@@ -65,7 +66,7 @@ class StatusRow:
         version = "-" if self.version is None else f"v{self.version}"
         waits = "" if self.waiting is None else f" (v{self.waiting} waits)"
         age = "-" if self.age_days is None else f"{self.age_days:.1f} d"
-        cost = f"{self.hours:.3g} h" + (f", ${self.usd:,.2f}" if self.usd else "")
+        cost = f"{shown_hours(self.hours)} h" + (f", ${shown_usd(self.usd)}" if self.usd else "")
         when = (self.next or "-")[:16].replace("T", " ")
         gains = [_gain_cell(self.gain), _gain_cell(self.over_production)]
         return [self.variant, self.state, version + waits, *gains, age, cost, when, self.cause, self.why]

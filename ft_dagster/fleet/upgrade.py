@@ -198,7 +198,12 @@ def canaries(keys: Iterable[VariantKey], share: float) -> list[VariantKey]:
     turns = sorted(
         ((turn, _draw(tenant), key) for tenant, own in tenants.items() for turn, key in enumerate(own)),
     )
-    return [key for *_, key in turns][: math.ceil(share * len(turns))]
+    return [key for *_, key in turns][: _part(share, len(turns))]
+
+
+def _part(share: float, whole: int) -> int:
+    """At least that share, whatever a float makes of it: 0.07 of 100 are 7."""
+    return math.ceil(round(share * whole, 9))
 
 
 def order_for(plan: UpgradePlan, share: float, days: float, now: datetime) -> PlatformOrder | None:
@@ -209,8 +214,8 @@ def order_for(plan: UpgradePlan, share: float, days: float, now: datetime) -> Pl
     if not wanted:
         return None
     return PlatformOrder(
-        name=f"upgrade-{now:%Y%m%d}-{math.ceil(100 * share)}",
-        reason=f"made by an older version; {share:.0%} of the fleet",
+        name=f"upgrade-{now:%Y%m%d}-{_part(share, 100)}",
+        reason=f"made by an older version; {100 * share:.3g}% of the fleet",
         given=now.replace(microsecond=0),
         deadline=now.replace(microsecond=0) + timedelta(days=days),
         variants=wanted,

@@ -35,7 +35,8 @@ class KnownVersion:
     the store could not be read, where it could not: nothing else is known then. `unseen`: a source or base
     that nobody looks at.
 
-    `spent`: of all trainings and evaluations that are or were in the store; `counted`: digest of their keys.
+    `spent`: of all trainings, evaluations and exports that are or were in the store; `counted`: digest of
+    their keys and of prices.
     """
 
     version: int | None = None

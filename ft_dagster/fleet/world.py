@@ -8,6 +8,7 @@ from typing import Any
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.listing import WatchedPlace, difference, is_here, listing
 from ft_dagster.lineage.stale import StaleCause, stage_raised
+from ft_dagster.planning.hardware.catalogue import Catalogue, load_catalogue
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import Settings
@@ -47,6 +48,19 @@ class World:
         return FoundNow(
             None if isinstance(tasks, UserError) else tasks, tuple(breached), corpus, tuple(wrong)
         )
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """What devices cost; no card where gpus.yaml cannot be read: hours are counted all the same."""
+        try:
+            return load_catalogue(self.settings.project)
+        except UserError:
+            return Catalogue(())
+
+    @cached_property
+    def prices(self) -> str:
+        """What changes where a price does."""
+        return sha256_json([[card.name, card.driver, card.usd_per_hour] for card in self.catalogue.cards])
 
     @property
     def mark(self) -> str:

@@ -26,6 +26,7 @@ from ft_dagster.spec.yaml_files import read_yaml
 
 DEFAULTS = "defaults.yaml"
 SUFFIXES = (".yaml", ".yml")
+UNREADABLE = Stamp(0, 0, 0, 0, 0)  # of what stands in a folder that is closed to this process
 SETTLED_NS = 2_000_000_000  # a file written since may be written again without a new stamp
 T = TypeVar("T")
 
@@ -218,7 +219,7 @@ class Declarations:
             stamps = (self._stamp(file), self._stamp(other), self._stamp(defaults))
             judged = _REMEMBERED.get(file, stamps)
             if judged is None:
-                twice = other if other != file and stamps[1] is not None else None
+                twice = other if other != file and stamps[1] not in (None, UNREADABLE) else None
                 judged = self._judge_anew(key, file, twice)
                 _REMEMBERED.put(file, stamps, judged)
             self._judged[key] = judged
@@ -336,12 +337,14 @@ def _text(stamp: Stamp | None) -> str:
 
 
 def _stamp_of(file: Path) -> Stamp | None:
-    """None: the file is not there; of a link to nothing, the link's own."""
+    """None: the file is not there; of a link to nothing, the link's own; UNREADABLE in a closed folder."""
     try:
         found = file.stat()
     except OSError:
         try:
             found = os.lstat(file)
+        except PermissionError:
+            return UNREADABLE
         except OSError:
             return None
     return Stamp.of(found)

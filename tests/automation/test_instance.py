@@ -12,6 +12,7 @@ import yaml
 from ft_dagster.automation.coordinator import VariantRunCoordinator
 from ft_dagster.automation.instance import opened, submitted, write_home
 from ft_dagster.automation.tags import PARTITION, changed_tags
+from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey
 from tests.automation.declarations import declare
@@ -50,6 +51,26 @@ def test_what_a_platform_set_in_its_instance_is_kept(settings: Settings) -> None
     file.write_text(yaml.safe_dump({"telemetry": {"enabled": False}}))
     assert write_home(settings)["DAGSTER_HOME"] == home
     assert yaml.safe_load(file.read_text()) == {"telemetry": {"enabled": False}}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("run_coordinator: [", "parsing a flow node"),
+        ("storage: {postgres: {postgres_url: 'postgresql://u:p@127.0.0.1:1/d'}}", "dagster_postgres"),
+        ("storages: {}", "storages"),
+    ],
+)
+def test_an_instance_that_cannot_be_opened_is_said_in_a_line(
+    settings: Settings, content: str, said: str
+) -> None:
+    write_home(settings)
+    file = settings.dagster_home / "dagster.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError, match=said) as refused, opened(settings.dagster_home):
+        pass
+    assert refused.value.file == str(file)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

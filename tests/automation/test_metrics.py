@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -17,10 +19,16 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ft_dagster.automation.due import rebuild_fleet
-from ft_dagster.automation.metrics import read_figures
-from ft_dagster.fleet.metrics import as_text
+from ft_dagster.automation.fleet_table import open_fleet
+from ft_dagster.automation.metrics import read_figures, serve
+from ft_dagster.automation.notify import open_outbox
+from ft_dagster.fleet.events import FleetEvent
+from ft_dagster.fleet.metrics import FleetFigures, as_text
+from ft_dagster.fleet.table import FleetRow
 from ft_dagster.settings import load_settings
-from tests.automation.declarations import declare
+from tests.automation.declarations import NOON, declare
+from tests.fleet.fleets import variant
+from tests.fleet.tables import row_of
 from tests.launch.helpers import wait_until
 from tests.present import present
 
@@ -61,17 +69,24 @@ def test_figures_are_those_of_store_table_and_instance(project: Path, instance: 
     declare(project, "acme.broken", objectiv="x")
     settings = load_settings(project)
     rebuild_fleet(instance, settings)
+    table = open_fleet(instance, settings)
+    gone = FleetRow(variant("globex.gone", retired=True, failures=2), "", NOON)
+    table.put([gone, row_of(table, "acme.places").known(failures=1)])
     for status in (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.SUCCESS):
         instance.add_run(dg.DagsterRun("variant_chain", tags={"ft/tenant": "acme"}, status=status))
+    late = FleetEvent("run_failed", "acme.places", "2026-03-02T12:00:00+00:00", "run 1", "it failed")
+    open_outbox(instance, settings).put([late], {late.id: ["ops", "no-more"]}, datetime.now(UTC))
     text = as_text(read_figures(instance, settings))
     found = samples(text)
     assert found["ft_dagster_trainings_total", "passed", "acme"] > 0
     assert found["ft_dagster_cost_hours_total", "training", "globex"] > 0
     assert found["ft_dagster_variants", "broken"] == 1
-    assert sum(value for (name, *_), value in found.items() if name == "ft_dagster_variants") == 5
+    assert sum(value for (name, *_), value in found.items() if name == "ft_dagster_variants") == 6
     assert found["ft_dagster_runs", "queued", "acme"] == found["ft_dagster_runs", "in_progress", "acme"] == 1
     assert found["ft_dagster_devices", "free"] == 2
-    assert found["ft_dagster_events_waiting", "ops"] == 0
+    assert (found["ft_dagster_failures", "acme"], found["ft_dagster_failures", "globex"]) == (1, 0)
+    assert found["ft_dagster_events_waiting", "ops"] == 1
+    assert ("ft_dagster_events_waiting", "no-more") not in found  # nobody declares it
 
 
 def test_the_command_serves_on_loopback_and_prints_once(project: Path, tmp_path: Path) -> None:
@@ -109,3 +124,24 @@ def test_the_command_serves_on_loopback_and_prints_once(project: Path, tmp_path:
     finally:
         serving.kill()
         serving.communicate()
+
+
+def test_a_reading_that_fails_ends_no_serving() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    scraped, said = list[str](), list[str]()
+
+    def read() -> FleetFigures:
+        if not said and not scraped:
+            scraped.append("")  # the first succeeds
+            return FleetFigures()
+        if not said:
+            raise sqlite3.OperationalError("database is locked")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            scraped.append(answer.read().decode())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        serve(read, "127.0.0.1", port, 0.0, said.append)
+    assert samples(scraped[-1])["ft_dagster_read_failed",] == 1
+    assert said == ["could not be read anew: database is locked"]

@@ -15,15 +15,17 @@ import pytest
 
 from ft_dagster.assets.partitions import GRAPH
 from ft_dagster.automation.cursor import InstanceCursor
+from ft_dagster.automation.fleet_table import open_fleet
 from ft_dagster.automation.notify import open_outbox, tell, told_events
 from ft_dagster.build import default_resources as resources
 from ft_dagster.fleet.events import released_events
 from ft_dagster.lineage.release import ReleaseRequest, history, promote, rollback
 from ft_dagster.settings import load_settings
-from ft_dagster.spec import Declarations
-from ft_dagster.store import Attempt, write_head
+from ft_dagster.spec import Declarations, VariantKey
+from ft_dagster.store import Attempt, Store, write_head
 from ft_dagster.store.make import Recipe, make_artifact
 from tests.automation.declarations import declare, ticked
+from tests.fleet.tables import row_of
 from tests.present import present
 from tests.releases import adapter, release
 
@@ -60,6 +62,18 @@ def told(project: Path, instance: dg.DagsterInstance, cursor: str | None = None)
 def lines(project: Path, name: str = "events") -> list[dict[str, Any]]:
     file = project / f"{name}.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def freeze(project: Path, key: str, **spec: Any) -> None:
+    """What the newest run of a variant found declared."""
+    store, prefix = load_settings(project).open_store(), VariantKey.parse(key).prefix
+
+    def build(attempt: Attempt) -> dict[str, Any]:
+        (attempt.payload / "declaration.json").write_text(json.dumps({"spec": spec}))
+        return {}
+
+    frozen = make_artifact(store, project / "work", Recipe("declaration", prefix), build)
+    write_head(store, prefix, frozen, None)
 
 
 def failed_run(
@@ -258,22 +272,60 @@ def test_a_broken_declaration_is_told_once_and_without_its_values(
     assert len(lines(project)) == 2
 
 
+def test_a_storage_that_cannot_be_reached_is_told_as_no_broken_declaration(
+    project: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(project, "acme.support", notify=["log"])
+
+    def cut(*asked: Any) -> bytes:
+        raise ConnectionResetError("reset by peer")
+
+    with monkeypatch.context() as away:
+        away.setattr(Store, "read", cut)
+        ticked(project, instance, datetime.now(UTC))
+        row = row_of(open_fleet(instance, load_settings(project)), "acme.support")
+        assert present(row.state.broken).startswith("the storage cannot be reached now: ")
+        told(project, instance)
+    assert lines(project) == []
+    ticked(project, instance, datetime.now(UTC))
+    assert row_of(open_fleet(instance, load_settings(project)), "acme.support").state.broken is None
+
+
 def test_a_declaration_that_cannot_be_read_is_told_to_whom_its_newest_run_named(
     project: Path, instance: dg.DagsterInstance
 ) -> None:
-    store = load_settings(project).open_store()
-
-    def build(attempt: Attempt) -> dict[str, Any]:
-        (attempt.payload / "declaration.json").write_text(json.dumps({"spec": {"notify": ["log"]}}))
-        return {}
-
-    frozen = make_artifact(store, project / "work", Recipe("declaration", "tenants/acme/support"), build)
-    write_head(store, "tenants/acme/support", frozen, None)
+    freeze(project, "acme.support", notify=["log"])
     declare(project, "acme.support")
     (project / "tenants" / "acme" / "support.yaml").write_text("x: [\n")
     ticked(project, instance, datetime.now(UTC))
     told(project, instance)
     assert [said["kind"] for said in lines(project)] == ["declaration_broken"]
+
+
+def test_a_run_whose_declaration_is_gone_is_told_to_whom_it_named(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    freeze(project, "acme.support", notify=["log"])
+    failed_run(instance, "acme.support", step="evaluation")
+    told(project, instance)
+    assert [said["kind"] for said in lines(project)] == ["run_failed"]
+
+
+def test_after_days_without_a_daemon_every_release_is_told_however_many_ticks_it_takes(
+    project: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ft_dagster.automation.notify.MOST_RELEASES", 1)
+    for number, key in enumerate(("acme.support", "globex.faq")):
+        declare(project, key, notify=["log"])
+        release(load_settings(project).open_store(), key, adapter(number), str(number) * 64)
+        instance.report_runless_asset_event(dg.AssetMaterialization("release", partition=key))
+    cursor = str(InstanceCursor((datetime.now(UTC) - timedelta(minutes=1)).timestamp(), 0))
+    for minute in range(3):
+        later = datetime.now(UTC) + timedelta(days=3, minutes=minute)
+        seen = tell(instance, load_settings(project), Declarations(project), cursor, later).seen
+        cursor = str(seen)
+    assert {said["variant"] for said in lines(project)} == {"acme.support", "globex.faq"}
+    assert seen.runs > datetime.now(UTC).timestamp()
 
 
 def test_a_parked_variant_is_told_once(project: Path, instance: dg.DagsterInstance) -> None:

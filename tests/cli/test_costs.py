@@ -70,6 +70,9 @@ def test_days_are_those_of_the_fleets_time_zone(project: Path) -> None:
     assert typed(project, "--since", "2026-11-26", "--json")["total"]["trainings"] == 6
     assert typed(project, "--until", "2026-11-26", "--json")["total"]["trainings"] == 6
     assert typed(project, "--until", "2026-11-25", "--json")["total"]["trainings"] == 0
+    assert (
+        typed(project, "--since", "0001-01-01", "--until", "9999-12-31", "--json")["total"]["trainings"] == 6
+    )
     settings = project / "ft_dagster.yaml"
     settings.write_text(settings.read_text("utf-8") + "fleet: {timezone: America/New_York}\n")
     assert typed(project, "--since", "2026-11-26", "--json")["total"]["trainings"] == 0

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ft_dagster.cli import app
+from ft_dagster.errors import UserError
 from ft_dagster.fleet.amounts import Amount
 from ft_dagster.fleet.decided import sqlite_url
 from ft_dagster.fleet.declared import notice
@@ -141,7 +142,22 @@ def test_what_it_says_comes_with_the_time_of_its_picture(project: Path) -> None:
 def test_without_a_tick_the_store_is_read(project: Path) -> None:
     table_of(project, looked=None)
     assert said(project)["exact"]
-    assert "no tick was made yet" in printed(project)
+    assert "nothing is known of runs without a tick" in printed(project)
+
+
+@pytest.mark.parametrize("damage", ["newer", "garbage"])
+def test_a_table_that_cannot_be_used_is_said_and_the_store_is_read(project: Path, damage: str) -> None:
+    file = Path(table_of(project).url.removeprefix("sqlite:///"))
+    if damage == "newer":
+        FleetTable(f"sqlite:///{file}").set_meta("schema_version", "99")
+    else:
+        file.write_bytes(b"garbage" * 1000)
+    done = CliRunner().invoke(app, ["--project", str(project), "status", "acme.never", "--json"])
+    (row,) = json.loads(done.stdout)["variants"]
+    assert (done.exit_code, row["state"]) == (0, "never trained")
+    assert "fleet.db" in done.stderr
+    refused = CliRunner().invoke(app, ["--project", str(project), "status"])
+    assert isinstance(refused.exception, UserError)
 
 
 @pytest.mark.parametrize("words", [["--exact"], ["acme.never"]])

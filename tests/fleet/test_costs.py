@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.fleet import costs
 from ft_dagster.fleet.costs import (
     CostItem,
     CostPeriod,
@@ -118,6 +119,32 @@ def test_what_all_share_is_nobodys_own(store: Store, tmp_path: Path) -> None:
     rows = cost_rows(read_costs(store, catalogue(tmp_path)).items, lambda item: item.tenant)
     assert {row.name: row.hours for row in rows} == {"acme": 2.0, "shared": 1.0, "globex": 0.5}
     assert {row.name: row.unpriced_hours for row in rows} == {"acme": 0.0, "shared": 0.0, "globex": 0.5}
+
+
+def test_what_asked_the_base_is_on_the_device_of_its_own_variant(store: Store, tmp_path: Path) -> None:
+    train(store, "tenants/acme/support", predicted=predicted(1.0))
+    put(store, "base_evaluation", "tenants/acme/support", {}, {"seconds": 3600.0, "load_seconds": 0.0})
+    train(store, "tenants/acme/faq", predicted=predicted(1.0, "CPU with 4 cores", 1))
+    (base,) = (
+        item for item in read_costs(store, catalogue(tmp_path)).items if item.stage == "base_evaluation"
+    )
+    assert (base.device, base.price) == (H100, PRICE)
+
+
+def test_devices_are_found_once_however_many_evaluations_there_are(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, calls, devices = train(store, "tenants/acme/support"), list[Any](), costs._devices
+
+    def counted(trained: Any) -> dict[str, str]:
+        calls.append(trained)
+        return devices(trained)
+
+    monkeypatch.setattr(costs, "_devices", counted)
+    for number in range(3):
+        judge(store, model, "pass", str(number))
+    read_costs(store, catalogue(tmp_path))
+    assert len(calls) == 1
 
 
 def test_versions_are_those_of_the_release_log(store: Store, tmp_path: Path) -> None:

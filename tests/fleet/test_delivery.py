@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -17,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.fleet.delivery import EVENT_ID, SIGNATURE, deliver, signature
+from ft_dagster.fleet.delivery import EVENT_ID, SIGNATURE, NotDelivered, deliver, send, signature
 from ft_dagster.fleet.events import FleetEvent
-from ft_dagster.fleet.outbox import FIRST_WAIT, KEPT, LONGEST_WAIT, Outbox, wait_after
+from ft_dagster.fleet.outbox import FIRST_WAIT, KEPT, LONGEST_WAIT, Outbox, PendingEvent, wait_after
 from ft_dagster.settings import NotificationTarget
 from tests.fleet.receiver import Receiver, receiving
 
@@ -266,6 +267,19 @@ def test_a_file_that_is_none_is_not_written_to(outbox: Outbox, tmp_path: Path, k
     (why,) = told(outbox, {"ops": NotificationTarget(file="events.jsonl")}).values()
     assert why.startswith("its file")
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_line_that_a_full_disk_cuts_off_is_not_told(tmp_path: Path) -> None:
+    target, waits = NotificationTarget(file="events.jsonl"), PendingEvent("1", b'{"id": "1"}', 0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5, before[1]))
+    try:
+        with pytest.raises(NotDelivered, match="the disk is full"):
+            send(target, waits, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    send(target, waits, tmp_path)
+    assert (tmp_path / "events.jsonl").read_bytes() == b'{"id"\n{"id": "1"}\n'
 
 
 def test_what_was_told_long_ago_is_forgotten_and_what_waits_is_not(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections import Counter
@@ -116,6 +117,9 @@ def test_canaries_are_spread_over_tenants_and_a_larger_share_has_them_all() -> N
     assert {key.tenant for key in half} == {key.tenant for key in FLEET}
     assert set(canaries(FLEET, 1.0)) == set(FLEET)
     assert len(canaries(FLEET, 0.0001)) == 1
+    assert [len(canaries(FLEET, share / 100)) for share in range(101)] == [
+        math.ceil(share * len(FLEET) / 100) for share in range(101)
+    ]
 
 
 def test_an_order_is_one_that_the_settings_take(project: Path) -> None:

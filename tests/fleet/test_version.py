@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.fleet.amounts import Amount
+from ft_dagster.fleet.costs import cost_row, read_costs
 from ft_dagster.fleet.learning import known_version
 from ft_dagster.fleet.listing import unasked_places
 from ft_dagster.fleet.table import FleetRow
@@ -17,14 +19,17 @@ from ft_dagster.fleet.version import KnownVersion
 from ft_dagster.fleet.world import World
 from ft_dagster.lineage.release import ReleaseCandidate, ReleaseRequest, record_release, rollback
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.planning.hardware.catalogue import load_catalogue
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantSpec
-from ft_dagster.store import Attempt, write_head
+from ft_dagster.store import Attempt, read_head, write_head
 from ft_dagster.store.make import Recipe, make_artifact
+from ft_dagster.store.removal import claim_removal, finish_removal
 from tests.certificates import certificate
 from tests.fleet.fleets import NOON, costing, variant
 from tests.present import present
 from tests.releases import GATES, adapter, put
+from tests.stored_figures import stored_training
 from tests.verdicts import stored_rule
 
 PREFIX = "tenants/acme/support"
@@ -104,15 +109,80 @@ def test_a_version_waits_until_it_is_served_or_taken_back(settings: Settings) ->
     assert (known(settings).version, known(settings).waiting) == (1, None)
 
 
-def test_the_cost_to_date_is_of_all_evaluations_on_all_devices_at_the_plans_price(settings: Settings) -> None:
+def trained(settings: Settings, number: int) -> None:
+    """An hour on four GPUs, of the weights of that number."""
+    predicted = {"hardware": "NVIDIA H100 80GB HBM3", "layout": {"method": "lora", "gpus": 4}, "hours": 1.5}
+
+    def build(attempt: Attempt) -> dict[str, Any]:
+        (attempt.payload / "what.txt").write_text(str(number))
+        return stored_training(seconds=3600.0, training_seconds=10.0, predicted=predicted)
+
+    recipe = Recipe("fine_tuned_model", PREFIX, {"training_plan": str(number) * 64})
+    write_head(
+        settings.open_store(),
+        PREFIX,
+        make_artifact(settings.open_store(), settings.work_folder, recipe, build),
+        None,
+    )
+
+
+def price(settings: Settings, usd: float) -> None:
+    (settings.project / "gpus.yaml").write_text(f"cards:\n  H100-80GB: {{usd_per_hour: {usd}}}\n")
+
+
+def said_by_cost(settings: Settings) -> Amount:
+    items = read_costs(settings.open_store(), load_catalogue(settings.project)).items
+    row = cost_row("acme.support", [item for item in items if item.variant == "acme.support"])
+    return Amount(row.hours, row.usd)
+
+
+def test_the_cost_to_date_is_what_cost_says_of_all_that_was_made(settings: Settings) -> None:
+    price(settings, 2.0)
+    trained(settings, 1)
     released(settings, 1, 0.5)
     first = known(settings)
-    assert first.spent == Amount(1.0, 2.0)  # half an hour on two devices; four device hours cost 8 dollars
+    assert first.spent == said_by_cost(settings) == Amount(4.5, 9.0)  # judged for half an hour on one device
     judged(settings, 2, 0.4, passed=False)
     after = known(settings, replace(ROW, version=first))
-    assert after.spent == Amount(2.0, 4.0)
-    dearer = replace(ROW, version=after).known(cost=costing(4.0, usd=80.0, devices=2))
-    assert known(settings, dearer).spent == after.spent  # nothing was made since: nothing is read again
+    assert after.spent == said_by_cost(settings) == Amount(5.0, 10.0)
+    price(settings, 3.0)
+    assert known(settings, replace(ROW, version=after)).spent == said_by_cost(settings) == Amount(5.0, 15.0)
+
+
+def test_what_was_removed_and_made_again_was_paid_twice(settings: Settings) -> None:
+    trained(settings, 1)
+    first, store = known(settings), settings.open_store()
+    model = present(read_head(store, PREFIX, "fine_tuned_model"))
+    assert claim_removal(store, model, "a test", time.time() + 60)
+    finish_removal(store, model, model.files)
+    trained(settings, 1)
+    assert first.spent.hours == 4.0
+    assert known(settings, replace(ROW, version=first)).spent == said_by_cost(settings)
+    assert said_by_cost(settings).hours == 8.0
+
+
+def test_an_old_manifest_that_is_damaged_takes_its_own_cost_alone(settings: Settings) -> None:
+    trained(settings, 1)
+    store = settings.open_store()
+    old = present(read_head(store, PREFIX, "fine_tuned_model"))
+    trained(settings, 2)
+    store.write(old.manifest_path, b"{")
+    found = known(settings)
+    assert (found.unread, found.spent.hours) == ("", 4.0)
+    assert found.spent == said_by_cost(settings)
+
+
+def test_what_was_spent_is_not_read_again_where_nothing_changed(settings: Settings) -> None:
+    trained(settings, 1)
+    first = replace(known(settings), spent=Amount(7.0, 7.0))
+    assert known(settings, replace(ROW, version=first)).spent == first.spent
+
+
+def test_a_broken_catalogue_takes_the_dollars_alone(settings: Settings) -> None:
+    trained(settings, 1)
+    (settings.project / "gpus.yaml").write_text("cards: 1\n")
+    found = known(settings)
+    assert (found.unread, found.spent) == ("", Amount(4.0, 0.0))
 
 
 def test_a_damaged_store_is_said_and_stops_no_decision(settings: Settings) -> None:

@@ -1,6 +1,8 @@
 """One view of all declarations: what a file said is kept while it stays, and a broken one stops no other."""
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from ft_dagster.spec import Declarations, VariantKey, load_variant
 from ft_dagster.spec import declarations as module
 from ft_dagster.spec.yaml_files import read_yaml
 
+NOBODY = 65534
 KEY = VariantKey("acme", "support")
 MINIMAL = """\
 description: answers support questions
@@ -109,6 +112,34 @@ def test_each_broken_file_is_reported_by_itself_and_stops_no_other(tmp_path: Pat
         assert words in view.broken[file].problem
         assert view.broken[file].file == str(file)
     assert view.declared(KEY).file == tmp_path / "tenants/acme/support.yaml"
+
+
+@pytest.fixture
+def project_of_nobody() -> Iterator[Path]:
+    """A project of a user who is not root, which this process is for as long."""
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as name:
+        if user == 0:
+            os.chown(name, NOBODY, -1)
+            os.seteuid(NOBODY)
+        try:
+            yield Path(name)
+        finally:
+            os.seteuid(user)
+
+
+def test_a_tenants_closed_folder_stops_no_other(project_of_nobody: Path) -> None:
+    """Its files are listed, and not one can be looked at."""
+    declare(project_of_nobody, "acme/support.yaml")
+    declare(project_of_nobody, "globex/faq.yaml")
+    (project_of_nobody / "tenants" / "acme").chmod(0o444)
+    view, other = Declarations(project_of_nobody), VariantKey("globex", "faq")
+    assert [*view] == [KEY, other]
+    assert "cannot be read: Permission denied" in str(view.wrong(KEY))
+    assert view.wrong(other) is None
+    assert view.edited(KEY).year == 1970
+    (project_of_nobody / "tenants" / "acme").chmod(0o755)
+    assert Declarations(project_of_nobody).wrong(KEY) is None
 
 
 def test_hidden_files_declare_nothing(tmp_path: Path) -> None:
