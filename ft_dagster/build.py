@@ -41,7 +41,6 @@ def build_defs(
         jobs=[job],
         sensors=[due_retrains(graph, job), changed_sources(graph), told_events(graph)],
         resources={graph.name(name): made for name, made in found.items()},
-        executor=None if graph.prefix else dg.in_process_executor,
     )
 
 

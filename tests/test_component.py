@@ -110,6 +110,18 @@ def test_two_projects_share_a_code_location_with_the_hosts_own_assets(
     assert partitions == {"support__ft_dagster_variant", "research__models__ft_dagster_variant"}
 
 
+@pytest.mark.parametrize("prefix", [[], "support"], ids=["without a prefix", "with one"])
+def test_the_hosts_executor_stays_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str | list[str]
+) -> None:
+    one = declared(tmp_path / "one", "acme.support")
+    folder = host(tmp_path / "host", {"project": str(one), "key_prefix": prefix})
+    assert loaded(folder, monkeypatch).executor is None
+    own = dg.Definitions(executor=dg.multiprocess_executor)
+    merged = dg.Definitions.merge(own, build_defs(one, key_prefix=prefix))
+    assert merged.executor is dg.multiprocess_executor
+
+
 def test_each_projects_fleet_sees_its_own_variants_alone(tmp_path: Path) -> None:
     projects = {
         "one": declared(tmp_path / "one", "acme.support"),
