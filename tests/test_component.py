@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
 from dagster._core.run_coordinator import SubmitRunContext
 from dagster._core.test_utils import create_run_for_test
 from dagster._core.workspace.context import WorkspaceProcessContext
@@ -201,17 +202,34 @@ def test_the_coordinator_finds_the_project_of_a_run_by_its_assets(tmp_path: Path
     folder = host(tmp_path / "host", {"project": str(one), "key_prefix": "support"})
     target = PythonFileTarget(str(folder / "host" / "location.py"), "defs", str(folder), "host")
     (tmp_path / "instance").mkdir()
+    page = (Path(__file__).resolve().parents[1] / "docs" / "embedding.md").read_text("utf-8")
+    written = yaml.safe_load(page.partition("# the host's dagster.yaml\n")[2].partition("```")[0])
     with (
-        dg.DagsterInstance.local_temp(str(tmp_path / "instance")) as instance,
+        dg.DagsterInstance.local_temp(str(tmp_path / "instance"), overrides=written) as instance,
         WorkspaceProcessContext(instance, target) as process,
     ):
         workspace = process.create_request_context()
         chosen = {dg.AssetKey(["support", "declaration"])}
         of_asset = create_run_for_test(instance, "__ASSET_JOB", asset_selection=chosen)
         of_job = create_run_for_test(instance, "support__variant_chain")
-        of_host = create_run_for_test(instance, "__ASSET_JOB", asset_selection={dg.AssetKey("tickets")})
+        of_host = create_run_for_test(
+            instance,
+            "__ASSET_JOB",
+            asset_selection={dg.AssetKey("tickets")},
+            remote_job_origin=workspace.get_code_location("host")
+            .get_repository("__repository__")
+            .get_full_job("__ASSET_JOB")
+            .get_remote_origin(),
+        )
         found = [project_of(SubmitRunContext(run, workspace)) for run in (of_asset, of_job, of_host)]
-    assert found == [str(one), str(one), ""]
+        claims = {"dagster/partition": "example.com", "dagster/priority": "9", "ft/tenant": "acme"}
+        instance.add_run_tags(of_host.run_id, claims)
+        host_run = present(instance.get_run_by_id(of_host.run_id))
+        instance.run_coordinator.submit_run(SubmitRunContext(host_run, workspace))
+        kept = present(instance.get_run_by_id(of_host.run_id)).tags
+    assert found == [str(one), str(one), None]
+    assert (kept["dagster/priority"], kept["ft/tenant"]) == ("9", "none")
+    assert "ft/variant" not in kept
 
 
 @pytest.mark.slow
