@@ -17,12 +17,14 @@ from dagster._core.test_utils import create_run_for_test
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import PythonFileTarget
 from dagster.components.core.component_tree import ComponentTreeException
+from pydantic import ValidationError
 
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.automation.coordinator import project_of
 from ft_dagster.automation.due import tick
 from ft_dagster.automation.fleet_table import fleet_url
 from ft_dagster.build import build_defs
+from ft_dagster.component import ProjectParams
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.release import production
 from ft_dagster.settings import load_settings
@@ -140,10 +142,27 @@ def test_each_projects_fleet_sees_its_own_variants_alone(tmp_path: Path) -> None
     assert known == {"one": ["acme.support"], "two": ["acme.support", "globex.places"]}
 
 
-@pytest.mark.parametrize("prefix", ["a b", "", "a/b", ["a", 3]])
+@pytest.mark.parametrize("prefix", ["a b", "", "a/b", ["a", 3], "a__b", "a_"])
 def test_a_prefix_that_dagster_refuses_is_said(prefix: Any) -> None:
     with pytest.raises(UserError, match=r"key_prefix: cannot begin the keys of assets"):
         build_defs("project", key_prefix=prefix)
+
+
+def test_a_project_is_named_from_the_folder_where_the_definitions_are_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared(tmp_path / "models", "acme.support")
+    monkeypatch.chdir(tmp_path)
+    definitions = build_defs("models", key_prefix="support")
+    monkeypatch.chdir("/")
+    tenants = present(definitions.resources)["support__tenants"].resource_fn(None)
+    assert tenants.folder == tmp_path / "models"
+    [project] = {
+        node.metadata["ft_dagster/project"]
+        for node in definitions.resolve_asset_graph().asset_nodes
+        if "ft_dagster/project" in node.metadata
+    }
+    assert project == str(tmp_path / "models")
 
 
 def test_a_resource_of_another_name_is_said() -> None:
@@ -194,6 +213,17 @@ def test_the_scaffold_makes_a_project_with_a_first_declaration(tmp_path: Path) -
     scaffold_object(tmp_path / "models", "ft_dagster.FineTuning", json.dumps(asked), "yaml", tmp_path)
     assert "project: project" in (tmp_path / "models" / "defs.yaml").read_text()
     assert (tmp_path / "models" / "project" / "tenants" / "acme" / "first.yaml").is_file()
+
+
+def test_what_a_scaffold_is_given_counts_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "a", "output": "b"}\n')
+    monkeypatch.chdir(tmp_path)
+    asked = ProjectParams(base_model="org/model", data="*.jsonl", variant="acme.first")
+    assert (asked.base_model, asked.data) == ("org/model", str(tmp_path / "*.jsonl"))
+    with pytest.raises(ValidationError, match="not a variant key"):
+        ProjectParams(base_model="org/model", data="rows.jsonl", variant="First")
 
 
 @pytest.mark.slow
