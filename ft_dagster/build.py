@@ -32,16 +32,16 @@ def build_defs(
 
     Raises UserError for a prefix that Dagster refuses and for a resource of another name.
     """
-    graph = Graph.of(key_prefix, str(project))
+    project = str(Path(project).expanduser().resolve()) if str(project) else ""
+    graph = Graph.of(key_prefix, project)
     assets = chain(graph)
     job = chain_job(graph, assets)
-    found = _resources(str(project), resources or {})
+    found = _resources(project, resources or {})
     return dg.Definitions(
         assets=[*assets, *fleet_assets(graph)],
         jobs=[job],
         sensors=[due_retrains(graph, job), changed_sources(graph), told_events(graph)],
         resources={graph.name(name): made for name, made in found.items()},
-        executor=None if graph.prefix else dg.in_process_executor,
     )
 
 

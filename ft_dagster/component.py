@@ -1,10 +1,11 @@
 """Fine-tuning as a Dagster Component: a `dg` project adds a project's variants with one defs.yaml."""
 
+from glob import glob
 from pathlib import Path
 
 import dagster as dg
 from dagster.components.component_scaffolding import scaffold_component
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from ft_dagster.build import build_defs
 from ft_dagster.errors import UserError
@@ -20,6 +21,20 @@ class ProjectParams(BaseModel):
     base_model: str = Field(description="Local folder, hub id or s3:// prefix")
     data: str = Field(description="The tenant's rows: file, folder, glob, s3:// or hub id")
     variant: str = Field("acme.support", description="tenant.variant")
+
+    @field_validator("variant")
+    @classmethod
+    def _is_a_key(cls, variant: str) -> str:
+        try:
+            return str(VariantKey.parse(variant))
+        except UserError as error:
+            raise ValueError(str(error)) from None
+
+    @field_validator("base_model", "data")
+    @classmethod
+    def _from_here(cls, place: str) -> str:
+        """What is there from the current folder, as the project's declaration will find it."""
+        return str(Path(place).absolute()) if glob(place) else place
 
 
 class ProjectScaffolder(dg.Scaffolder[ProjectParams]):

@@ -11,17 +11,20 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
 from dagster._core.run_coordinator import SubmitRunContext
 from dagster._core.test_utils import create_run_for_test
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import PythonFileTarget
 from dagster.components.core.component_tree import ComponentTreeException
+from pydantic import ValidationError
 
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.automation.coordinator import project_of
 from ft_dagster.automation.due import rebuild_fleet, tick
 from ft_dagster.automation.instance import opened
 from ft_dagster.build import build_defs
+from ft_dagster.component import ProjectParams
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.decided import table_beside
 from ft_dagster.lineage.release import production
@@ -111,6 +114,18 @@ def test_two_projects_share_a_code_location_with_the_hosts_own_assets(
     assert partitions == {"support__ft_dagster_variant", "research__models__ft_dagster_variant"}
 
 
+@pytest.mark.parametrize("prefix", [[], "support"], ids=["without a prefix", "with one"])
+def test_the_hosts_executor_stays_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str | list[str]
+) -> None:
+    one = declared(tmp_path / "one", "acme.support")
+    folder = host(tmp_path / "host", {"project": str(one), "key_prefix": prefix})
+    assert loaded(folder, monkeypatch).executor is None
+    own = dg.Definitions(executor=dg.multiprocess_executor)
+    merged = dg.Definitions.merge(own, build_defs(one, key_prefix=prefix))
+    assert merged.executor is dg.multiprocess_executor
+
+
 def test_each_projects_fleet_sees_its_own_variants_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,10 +174,27 @@ def test_a_table_under_a_prefix_is_not_rebuilt_without_the_hosts_runs(
     assert len(present(table_beside(settings)).rows()) == 1
 
 
-@pytest.mark.parametrize("prefix", ["a b", "", "a/b", ["a", 3]])
+@pytest.mark.parametrize("prefix", ["a b", "", "a/b", ["a", 3], "a__b", "a_"])
 def test_a_prefix_that_dagster_refuses_is_said(prefix: Any) -> None:
     with pytest.raises(UserError, match=r"key_prefix: cannot begin the keys of assets"):
         build_defs("project", key_prefix=prefix)
+
+
+def test_a_project_is_named_from_the_folder_where_the_definitions_are_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared(tmp_path / "models", "acme.support")
+    monkeypatch.chdir(tmp_path)
+    definitions = build_defs("models", key_prefix="support")
+    monkeypatch.chdir("/")
+    tenants = present(definitions.resources)["support__tenants"].resource_fn(None)
+    assert tenants.folder == tmp_path / "models"
+    [project] = {
+        node.metadata["ft_dagster/project"]
+        for node in definitions.resolve_asset_graph().asset_nodes
+        if "ft_dagster/project" in node.metadata
+    }
+    assert project == str(tmp_path / "models")
 
 
 def test_a_resource_of_another_name_is_said() -> None:
@@ -215,23 +247,51 @@ def test_the_scaffold_makes_a_project_with_a_first_declaration(tmp_path: Path) -
     assert (tmp_path / "models" / "project" / "tenants" / "acme" / "first.yaml").is_file()
 
 
+def test_what_a_scaffold_is_given_counts_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "a", "output": "b"}\n')
+    monkeypatch.chdir(tmp_path)
+    asked = ProjectParams(base_model="org/model", data="*.jsonl", variant="acme.first")
+    assert (asked.base_model, asked.data) == ("org/model", str(tmp_path / "*.jsonl"))
+    with pytest.raises(ValidationError, match="not a variant key"):
+        ProjectParams(base_model="org/model", data="rows.jsonl", variant="First")
+
+
 @pytest.mark.slow
 def test_the_coordinator_finds_the_project_of_a_run_by_its_assets(tmp_path: Path) -> None:
     one = declared(tmp_path / "one", "acme.support")
     folder = host(tmp_path / "host", {"project": str(one), "key_prefix": "support"})
     target = PythonFileTarget(str(folder / "host" / "location.py"), "defs", str(folder), "host")
     (tmp_path / "instance").mkdir()
+    page = (Path(__file__).resolve().parents[1] / "docs" / "embedding.md").read_text("utf-8")
+    written = yaml.safe_load(page.partition("# the host's dagster.yaml\n")[2].partition("```")[0])
     with (
-        dg.DagsterInstance.local_temp(str(tmp_path / "instance")) as instance,
+        dg.DagsterInstance.local_temp(str(tmp_path / "instance"), overrides=written) as instance,
         WorkspaceProcessContext(instance, target) as process,
     ):
         workspace = process.create_request_context()
         chosen = {dg.AssetKey(["support", "declaration"])}
         of_asset = create_run_for_test(instance, "__ASSET_JOB", asset_selection=chosen)
         of_job = create_run_for_test(instance, "support__variant_chain")
-        of_host = create_run_for_test(instance, "__ASSET_JOB", asset_selection={dg.AssetKey("tickets")})
+        of_host = create_run_for_test(
+            instance,
+            "__ASSET_JOB",
+            asset_selection={dg.AssetKey("tickets")},
+            remote_job_origin=workspace.get_code_location("host")
+            .get_repository("__repository__")
+            .get_full_job("__ASSET_JOB")
+            .get_remote_origin(),
+        )
         found = [project_of(SubmitRunContext(run, workspace)) for run in (of_asset, of_job, of_host)]
-    assert found == [str(one), str(one), ""]
+        claims = {"dagster/partition": "example.com", "dagster/priority": "9", "ft/tenant": "acme"}
+        instance.add_run_tags(of_host.run_id, claims)
+        host_run = present(instance.get_run_by_id(of_host.run_id))
+        instance.run_coordinator.submit_run(SubmitRunContext(host_run, workspace))
+        kept = present(instance.get_run_by_id(of_host.run_id)).tags
+    assert found == [str(one), str(one), None]
+    assert (kept["dagster/priority"], kept["ft/tenant"]) == ("9", "none")
+    assert "ft/variant" not in kept
 
 
 @pytest.mark.slow

@@ -10,16 +10,19 @@ import sys
 import tomllib
 import venv
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from ft_dagster.errors import UserError
-from ft_dagster.extras import TRAIN, left_out
-from tests.e2e.project import write_project
+from ft_dagster.extras import BROUGHT, TRAIN, left_out
+from tests.e2e.project import write_project, write_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "tests" / "compat" / "store_0_1"
-WITHOUT = f"import sys; sys.modules.update(dict.fromkeys({sorted(TRAIN)}))\n"  # each as if not installed
+# Each as if it were not installed.
+WITHOUT = f"import sys; sys.modules.update(dict.fromkeys({sorted(TRAIN | BROUGHT)}))\n"
 ALL = f"""{WITHOUT}
 import json
 from typer.testing import CliRunner
@@ -88,6 +91,23 @@ def test_it_checks_and_says_of_a_plan_in_one_line_what_it_needs(fresh: Path) -> 
     assert "this installation can look and audit, not plan or train" in error["problem"]
     assert "pip install 'ft-dagster[train]'" in error["fix"]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("field", "given"), [("base_model", {"source": "org/model"}), ("data", {"sources": ["org/rows"]})]
+)
+def test_a_variant_of_the_hub_is_said_to_need_it_and_stops_no_other(
+    fresh: Path, field: str, given: dict[str, Any]
+) -> None:
+    tenants = fresh / "tenants" / "acme"
+    spec = yaml.safe_load((tenants / "places.yaml").read_text("utf-8"))
+    write_yaml(tenants / "hub.yaml", {**spec, field: given})
+    done = light(fresh, "check", "--json")
+    assert (done.returncode, done.stderr) == (2, "")
+    found = {one["variant"]: one for one in json.loads(done.stdout)["variants"]}
+    assert found["acme.places"]["ok"]
+    assert "this installation can look and audit" in found["acme.hub"]["message"]
 
 
 def test_another_module_that_is_missing_is_a_defect() -> None:

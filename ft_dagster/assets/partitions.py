@@ -11,7 +11,7 @@ from ft_dagster.spec import VariantKey
 
 VARIANT_TAG = "ft/variant"  # of a run: whose it is to the queue
 PROJECT = "ft_dagster/project"  # metadata of an asset: the folder of its project
-NAME = re.compile(r"[A-Za-z0-9_]+")  # what Dagster takes
+NAME = re.compile(r"[A-Za-z0-9]+(_[A-Za-z0-9]+)*")  # what Dagster takes, but for what joins parts to one name
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Graph:
 
     @classmethod
     def of(cls, prefix: str | Sequence[str], project: str = "") -> "Graph":
-        """Raises UserError for a part that Dagster takes in no name."""
+        """Raises UserError for a part that Dagster takes in no name, or that may be two parts in a name."""
         parts = tuple([prefix] if isinstance(prefix, str) else prefix)
         for part in parts:
             if not isinstance(part, str) or not NAME.fullmatch(part):
@@ -35,7 +35,7 @@ class Graph:
                     "cannot begin the keys of assets",
                     field="key_prefix",
                     value=part,
-                    fix="Write letters, digits and _ alone; a list of such names for more than one level",
+                    fix="Write letters and digits, single _ between them; a list for more than one level",
                 )
         return cls(parts, project)
 

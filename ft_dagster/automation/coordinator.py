@@ -5,29 +5,40 @@ Dagster's own per-partition tags reach named jobs only; the UI's Materialize but
 a job that gets none. Webserver and daemon load this class, as the instance's dagster.yaml says.
 """
 
-from dagster import DagsterRun
+from dagster import DagsterRun, DynamicPartitionsDefinition
+from dagster._core.definitions.assets.graph.remote_asset_graph import RemoteAssetNode
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 
-from ft_dagster.assets.partitions import PROJECT
-from ft_dagster.automation.tags import changed_tags
+from ft_dagster.assets.partitions import PARTITIONS, PROJECT
+from ft_dagster.automation.tags import changed_tags, disowned_tags
 
 
 class VariantRunCoordinator(QueuedRunCoordinator):
-    """Dagster's queue, with tenant, variant, reason and priority on every run of a variant."""
+    """Dagster's queue, with tenant, variant, reason and priority on every run of a variant. Of another run it
+    takes the tenant and variant that it claims, and nothing else.
+    """
 
     def submit_run(self, context: SubmitRunContext) -> DagsterRun:
         run = context.dagster_run
-        tags = changed_tags(run, project_of(context))
+        project = project_of(context)
+        tags = disowned_tags(run) if project is None else changed_tags(run, project)
         if tags:
             self._instance.add_run_tags(run.run_id, tags)
         return super().submit_run(context)
 
 
-def project_of(context: SubmitRunContext) -> str:
-    """The project folder of a run's assets, as their definitions say; "" where the environment says it."""
+def project_of(context: SubmitRunContext) -> str | None:
+    """The project folder of a run's assets, as their definitions say; "" where the environment says it, None
+    where no asset of the run is of a variant.
+    """
     run = context.dagster_run
     for node in context.workspace.asset_graph.asset_nodes:
         chosen = node.key in run.asset_selection if run.asset_selection else run.job_name in node.job_names
-        if chosen and PROJECT in node.metadata:
-            return str(getattr(node.metadata[PROJECT], "value", ""))
-    return ""
+        if chosen and _is_of_a_variant(node):
+            return str(getattr(node.metadata.get(PROJECT), "value", ""))
+    return None
+
+
+def _is_of_a_variant(node: RemoteAssetNode) -> bool:
+    by = node.partitions_def
+    return isinstance(by, DynamicPartitionsDefinition) and (by.name or "").endswith(PARTITIONS)

@@ -35,11 +35,16 @@ def changed_tags(run: dg.DagsterRun, project: str = "") -> dict[str, str]:
     try:
         key = VariantKey.parse(_partition(run))
     except UserError:
-        nobody = {TENANT: NOBODY, VARIANT: NOBODY, PRIORITY: "0"}
-        return {name: value for name, value in nobody.items() if run.tags.get(name, value) != value}
+        unranked = {PRIORITY: "0"} if run.tags.get(PRIORITY, "0") != "0" else {}
+        return disowned_tags(run) | unranked
     wanted = {TENANT: key.tenant, VARIANT: str(key), PRIORITY: _priority(key, project)}
     wanted |= {} if REASON in run.tags else {REASON: _reason(run)}
     return {name: value for name, value in wanted.items() if run.tags.get(name) != value}
+
+
+def disowned_tags(run: dg.DagsterRun) -> dict[str, str]:
+    """Of a run that is of no variant: the tenant and variant that its tags claim become nobody's."""
+    return {name: NOBODY for name in (TENANT, VARIANT) if run.tags.get(name, NOBODY) != NOBODY}
 
 
 def _partition(run: dg.DagsterRun) -> str:

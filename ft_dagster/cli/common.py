@@ -15,7 +15,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from ft_dagster.errors import UserError
-from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, DONE, FAILED
+from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, DONE, FAILED, TRANSIENT
 from ft_dagster.extras import left_out
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations, VariantKey
@@ -23,7 +23,8 @@ from ft_dagster.strict_json import dumps
 
 EXIT_CODES = (
     f"Exit codes: {DONE} done; {FAILED} it was carried out and came to no good (a run that failed, a plan "
-    f"that does not fit); {BAD_INPUT} a mistake in what was given, said in one line; {CANCELLED} cancelled."
+    f"that does not fit); {BAD_INPUT} a mistake in what was given, said in one line; {TRANSIENT} the "
+    f"storage could not be reached; {CANCELLED} cancelled."
 )
 app = typer.Typer(
     help="Fine-tune language models for many tenants: declare, plan, run, compare, release.",
@@ -125,7 +126,9 @@ def print_json(value: Any) -> None:
 
 
 def main(call: Callable[[], Any] = app) -> None:
-    """Run the command line; a user's mistake is one message and exit code 2, an interrupt 130."""
+    """Run the command line; a user's mistake is one message and exit code 2, a storage out of reach one and
+    75, an interrupt 130.
+    """
     atexit.register(gc.freeze)  # nothing is left to collect at exit, which takes seconds to find out
     try:
         call()
@@ -138,13 +141,24 @@ def main(call: Callable[[], Any] = app) -> None:
         if known is None:
             raise
         _refuse(known)
+    except Exception as error:
+        if not _is_out_of_reach(error):
+            raise
+        problem = f"the storage could not be reached: {error}"
+        _refuse(UserError(problem, fix="Try again; `store` and `store_options` say where it is"), TRANSIENT)
 
 
-def _refuse(error: UserError) -> NoReturn:
+def _is_out_of_reach(error: Exception) -> bool:
+    from ft_dagster.store import unreachable
+
+    return unreachable(error) and not isinstance(error, BrokenPipeError)
+
+
+def _refuse(error: UserError, code: int = BAD_INPUT) -> NoReturn:
     if "--json" in sys.argv:
         print_json({"error": error.as_dict(), "message": str(error)})
     Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-    sys.exit(BAD_INPUT)
+    sys.exit(code)
 
 
 def escape(text: str) -> str:

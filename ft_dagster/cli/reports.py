@@ -58,15 +58,16 @@ def _of_version(
     settings: Settings, key: VariantKey, version: int | None, against: str | None
 ) -> tuple[str, str]:
     """What the page is named after, and the page."""
+    name = str(key) if version is None else f"{key}@{version}"
     if against is None:
         from ft_dagster.stages.version_report import version_report
 
-        return str(key), version_report(settings, key, version)
+        return name, version_report(settings, key, version)
     from ft_dagster.stages.shelf import AskedVersion
     from ft_dagster.stages.side_by_side import side_by_side
 
     other = AskedVersion.parse(against, key)
-    return f"{key}.against.{against}", side_by_side(settings, other, AskedVersion(key, version))
+    return f"{name}.against.{against}", side_by_side(settings, other, AskedVersion(key, version))
 
 
 def _of_fleet(settings: Settings, tenant: str | None) -> tuple[str, str]:

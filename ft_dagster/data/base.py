@@ -28,6 +28,7 @@ from ft_dagster.data.weights import (
     weight_files,
 )
 from ft_dagster.errors import UserError
+from ft_dagster.extras import of_train
 from ft_dagster.files import expanded, refuse_special_files, what_is_there
 from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_json
 from ft_dagster.provenance.memory import cached_sha256
@@ -204,8 +205,9 @@ def _check_folder(folder: Path, source: str, declared_in: object = None, roots: 
 
 def _from_hub(repo: str, revision: str, cache: Path, declared_in: object) -> Path:
     """The snapshot of a hub repository at a commit: from the cache, or downloaded without pickles."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    with of_train():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
 
     wanted = {
         "repo_id": repo,

@@ -8,6 +8,7 @@ from typing import Literal
 
 from ft_dagster.data.locations import COMMIT
 from ft_dagster.errors import UserError
+from ft_dagster.extras import of_train
 
 
 def pin_revision(
@@ -24,7 +25,8 @@ def pin_revision(
     """
     if revision and COMMIT.fullmatch(revision):
         return revision
-    from huggingface_hub import HfApi
+    with of_train():
+        from huggingface_hub import HfApi
 
     with hub_errors(repo, kind, file=file, field=field):
         return str(HfApi().repo_info(repo, repo_type=kind, revision=revision).sha)
@@ -33,7 +35,8 @@ def pin_revision(
 @contextmanager
 def hub_errors(repo: str, kind: str, *, file: object = None, field: str | None = None) -> Iterator[None]:
     """Turn a hub that lacks the repository, or does not answer, into a UserError."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    with of_train():
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     # Which HTTP library the client uses changed between its versions; its error is this one's base.
     transport = HfHubHTTPError.__bases__[0]

@@ -11,6 +11,7 @@ from ft_dagster.data.locations import DeclaredAt, data_files, is_hub, s3_errors
 from ft_dagster.data.readers import RawRow, read_file
 from ft_dagster.data.rows import Row, normalize_text, rename
 from ft_dagster.errors import UserError
+from ft_dagster.extras import of_train
 from ft_dagster.spec.variant import SourceSpec
 
 NOWHERE = DeclaredAt()
@@ -47,8 +48,9 @@ def read_raw(source: SourceSpec, project: Path, asked: DeclaredAt = NOWHERE) -> 
 
 def read_hub(source: SourceSpec, asked: DeclaredAt = NOWHERE) -> Iterator[RawRow]:
     """The rows of a split of a hub data set, streamed at a pinned commit."""
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetNotFoundError
+    with of_train():
+        from datasets import load_dataset
+        from datasets.exceptions import DatasetNotFoundError
 
     asked.check_hub(source.path)
     field = f"{asked.field}.path"

@@ -120,7 +120,7 @@ def _known_version(world: World, row: FleetRow, declared: Declared | None) -> Kn
     spent, counted = _spent(world, row, stands)
     return KnownVersion(
         version=None if released is None else released.version,
-        waiting=_waiting(stands.log),
+        waiting=waiting_version(stands.log),
         made=None if newest is None else made(newest),
         digest=None if export is None else export.digest,
         gate=None if verdict is None else verdict_word(verdict),
@@ -168,7 +168,7 @@ def _over_production(
     return after._replace(before=before.after)
 
 
-def _waiting(log: Sequence[ReleaseEntry]) -> int | None:
+def waiting_version(log: Sequence[ReleaseEntry]) -> int | None:
     """The newest version, where it was never served and nobody took it back."""
     newest = max((entry.version for entry in log), default=None)
     served = {entry.production for entry in log}

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.costs import CostItem, CostRow, cost_rows, read_costs
+from ft_dagster.fleet.learning import waiting_version
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import aliases, history, rolled_back, served_in
 from ft_dagster.lineage.verdict import Verdict
@@ -82,8 +83,10 @@ def _variant(settings: Settings, key: VariantKey, cost: CostRow, now: datetime) 
 
 def _state(model: Artifact | None, judged: Artifact | None, past: Sequence[ReleaseEntry]) -> State:
     newest, serving = aliases(past)["candidate"], aliases(past)["production"]
-    if newest is not None and newest != serving:
-        return "rolled back" if newest in rolled_back(past) else "waits for approval"
+    if newest is not None and newest != serving and newest in rolled_back(past):
+        return "rolled back"
+    if waiting_version(past) is not None:
+        return "waits for approval"
     if serving is not None:
         return "in production"
     if model is None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -23,7 +24,7 @@ SORTING = Path(__file__).with_name("sorting.js")
 
 
 class SortedCell(NamedTuple):
-    """A cell that is sorted by another value than it shows; None comes last."""
+    """A cell that is sorted by another value than it shows; None, and what is no number, come last."""
 
     shown: str
     by: float | None
@@ -93,7 +94,7 @@ def as_html(report: Report) -> str:
 def _sorted_by(value: Any) -> str:
     """What a cell is sorted by: a number, or its text."""
     if isinstance(value, SortedCell):
-        return "" if value.by is None else str(value.by)
+        return "" if value.by is None or not math.isfinite(value.by) else str(value.by)
     return "" if value is None else str(value)
 
 

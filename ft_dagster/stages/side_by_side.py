@@ -173,14 +173,18 @@ def _set(one: VersionShelf) -> dict[str, Any]:
 
 
 def _training(two: _Two) -> Section:
-    curves = [losses(one.training_log()) for one in two]
-    charts = [
-        line_chart(lines, "optimizer step", f"{what}, nats a token")
-        for what, lines in overlaid(curves[0], curves[1], two.names)
-    ]
+    said, charts = list[str](), list[str]()
+    try:
+        left, right = (losses(one.training_log()) for one in two)
+        charts += [
+            line_chart(lines, "optimizer step", f"{what}, nats a token")
+            for what, lines in overlaid(left, right, two.names)
+        ]
+    except UserError as error:
+        said.append(f"Their curves cannot be drawn: {error}")
     figures = [figure_rows(TrainingFigures.of(one.artifact(MODEL))) for one in two]
     table = HtmlTable("figures", ("figure", *two.names), joined_rows(*figures))
-    return Section("Training", chart="".join(charts), tables=[table])
+    return Section("Training", said, "".join(charts), [table])
 
 
 def _scores(two: _Two) -> Section:

@@ -2,14 +2,11 @@
 
 import dagster as dg
 
-from ft_dagster.assets.partitions import GRAPH
-from ft_dagster.automation.jobs import CHAIN, chain_job
+from ft_dagster.automation.jobs import JOB
 from ft_dagster.definitions import defs as own
 
 
-@dg.sensor(
-    job=chain_job(GRAPH, CHAIN), default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=1
-)
+@dg.sensor(job_name=JOB, default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=1)
 def asks() -> dg.RunRequest:
     return dg.RunRequest(partition_key="acme.sensed")
 

@@ -34,7 +34,12 @@ def typed(project: Path, *words: str) -> Any:
 @pytest.mark.parametrize(
     ("words", "file", "title"),
     [
-        (["acme.places", "--version", "1"], "acme.places.html", "acme.places version 1"),
+        (["acme.places", "--version", "1"], "acme.places@1.html", "acme.places version 1"),
+        (
+            ["acme.places", "--version", "2", "--against", "1"],
+            "acme.places@2.against.1.html",
+            "acme.places version 2 against version 1",
+        ),
         (
             ["acme.places", "--against", "1"],
             "acme.places.against.1.html",

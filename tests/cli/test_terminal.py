@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from ft_dagster.cli import app, common
 from ft_dagster.cli.common import EXIT_CODES, main, show
-from ft_dagster.exit_codes import BAD_INPUT
+from ft_dagster.exit_codes import BAD_INPUT, TRANSIENT
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.variant_row import VariantRow
 from ft_dagster.stages import summary
@@ -102,7 +102,7 @@ def test_the_exit_codes_are_said_by_help_and_by_the_docs() -> None:
     said = " ".join(CliRunner().invoke(app, ["--help"]).output.split())
     assert "Exit codes: 0 done;" in said
     page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text("utf-8")
-    for code in re.findall(r"(\d+) (?:done|it was|a mistake|cancelled)", EXIT_CODES):
+    for code in re.findall(r"(\d+) (?:done|it was|a mistake|the storage|cancelled)", EXIT_CODES):
         assert f"\n| {code} |" in page
 
 
@@ -111,3 +111,19 @@ def test_a_mistake_exits_with_its_code(monkeypatch: pytest.MonkeyPatch, tmp_path
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == BAD_INPUT
+
+
+def test_a_storage_out_of_reach_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tenants").mkdir()
+    options = 'store_options: {endpoint_url: "http://127.0.0.1:9", key: a, secret: b}\n'
+    (tmp_path / "ft_dagster.yaml").write_text(f"store: s3://bucket/prefix\n{options}", "utf-8")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr("sys.argv", ["ft-dagster", "--project", str(tmp_path), "history", "acme.support"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert ended.value.code == TRANSIENT
+    assert "the storage could not be reached: Could not connect" in said
+    assert len(said.splitlines()) == 1

@@ -11,7 +11,7 @@ import pytest
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.costs import cost_row, read_costs
 from ft_dagster.fleet.page import fleet_report, fleet_variants
-from ft_dagster.lineage.release import ReleaseRequest, rollback
+from ft_dagster.lineage.release import ReleaseRequest, promote, rollback
 from ft_dagster.planning.hardware.catalogue import load_catalogue
 from ft_dagster.report.fleet import FleetVariant
 from ft_dagster.settings import Settings, load_settings
@@ -57,6 +57,13 @@ def test_a_version_that_was_rolled_back_is_said_to_be(settings: Settings) -> Non
     rollback(settings.open_store(), PLACES.prefix, ReleaseRequest("worse"))
     one = found(settings)["acme.places"]
     assert (one.state, one.version) == ("rolled back", 1)
+
+
+def test_a_version_that_an_older_one_replaced_waits_for_nobody(settings: Settings) -> None:
+    request = ReleaseRequest("cheaper", by="ann")
+    promote(settings.open_store(), PLACES.prefix, 1, request, force=True)
+    one = found(settings)["acme.places"]
+    assert (one.state, one.version) == ("in production", 1)
 
 
 def test_what_a_variant_cost_is_what_the_command_says_of_it(settings: Settings) -> None:

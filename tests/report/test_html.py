@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -66,7 +67,11 @@ def test_a_page_loads_nothing_and_runs_nothing_whatever_a_tenant_wrote() -> None
 
 
 def test_the_one_script_is_allowed_by_its_digest_and_only_where_a_table_is_sorted() -> None:
-    cells = [["b", SortedCell("2 days", 2.0)], ["<a>", SortedCell("-", None)]]
+    cells = [
+        ["b", SortedCell("2 days", 2.0)],
+        ["<a>", SortedCell("-", None)],
+        ["c", SortedCell("-", math.nan)],
+    ]
     table = HtmlTable("ages", ("of", "age"), cells, sortable=True)
     html = as_html(Report("t", "", (), (), [Section("x", tables=[table])]))
     [script] = re.findall("<script>(.*?)</script>", html, re.DOTALL)
@@ -75,6 +80,7 @@ def test_the_one_script_is_allowed_by_its_digest_and_only_where_a_table_is_sorte
     assert f"script-src 'sha256-{digest}'" in html
     for said in ('data-by="2.0">2 days<', 'data-by="">-<', 'data-by="&lt;a&gt;"'):
         assert said in html
+    assert html.count('data-by="">-<') == 2
     assert "script" not in page("plain")
 
 

@@ -67,11 +67,20 @@ def test_rows_are_counted_by_their_content_and_never_shown(settings: Settings) -
                 assert len(text) < 12 or text not in page
 
 
-def test_rows_that_are_not_there_any_more_are_said_to_be_and_the_rest_is_shown(settings: Settings) -> None:
-    for file in settings.project.glob("store/tenants/acme/places/task_dataset/*/*/payload/train.parquet"):
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        ("task_dataset/*/*/payload/train.parquet", "Their rows cannot be compared"),
+        ("fine_tuned_model/*/*/evidence/log.jsonl", "Their curves cannot be drawn"),
+    ],
+)
+def test_what_is_not_there_any_more_is_said_to_be_and_the_rest_is_shown(
+    settings: Settings, lost: str, said: str
+) -> None:
+    for file in settings.project.glob(f"store/tenants/acme/places/{lost}"):
         file.unlink()
     page = side_by_side(settings, AskedVersion(PLACES), AskedVersion(COLOURS))
-    assert "Their rows cannot be compared" in page
+    assert said in page
     assert rows_of(page)["fine_tuned_model"][-1] == "other"
 
 
