@@ -146,6 +146,7 @@ class NearRecord:
 class NearAnswer:
     """Records near another: `records` are the nearest of `near`, which are as similar as `threshold` or more.
     `rows` of so many `artifacts` were read, in `seconds`; of `removed` others retention removed the text.
+    `unread`: what could not be read, and why.
     """
 
     threshold: float
@@ -155,6 +156,7 @@ class NearAnswer:
     artifacts: int
     removed: int
     seconds: float
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def record(
     print_models(found.models)
     if alike is not None:
         print_near(alike)
-    for line in found.checked.unread:
+    for line in (*found.checked.unread, *(alike.unread if alike else ())):
         out.print(f"[red]could not be read[/] {escape(line)}", highlight=False, soft_wrap=True)
 
 
