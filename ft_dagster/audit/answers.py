@@ -125,11 +125,12 @@ class ModelName:
 @dataclass(frozen=True)
 class HeldAgainst:
     """What a record that nobody saw was held against: all data sets, corpora and mixtures, and the models
-    that were made of these.
+    that were made of these. `unread`: of the absences, why a record tree could not be read, or is altered.
     """
 
     absences: tuple[Absence, ...]
     models: tuple[ModelName, ...]
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,7 @@ def record(
         found = records.record(audit, wanted)
         say = progress(as_json)
         held = None if found.seen else absence.held_against(audit, wanted, say)
+        found = found if held is None else absence.and_held(found, held)
         return found, held, None if near is None else nearness.near_records(audit, wanted, near, say)
 
     found, held, alike = ask(context, tenant, answer)
