@@ -21,13 +21,14 @@ import pytest
 
 from ft_dagster.audit import rebuild_stage
 from ft_dagster.audit.kept_code import build_environment, environment_differences, unpack_code
-from ft_dagster.audit.recorded import recorded_of
+from ft_dagster.audit.recorded import lay_out, recorded_of
 from ft_dagster.audit.replay import replay
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import CANCELLED
 from ft_dagster.launch import processes
 from ft_dagster.provenance.code import source_archive, source_digest
 from ft_dagster.provenance.manifest import local_environment
+from ft_dagster.settings import load_settings
 from ft_dagster.store import Store
 from tests.audit.histories import History, question
 
@@ -203,6 +204,20 @@ def declared(tmp_path: Path) -> History:
     made = History(tmp_path / "project")
     made.declared("acme.one", [question(number) for number in range(40)], kept=40)
     return made
+
+
+def test_a_task_may_call_in_the_clean_project_what_it_may_in_this_one(
+    declared: History, tmp_path: Path
+) -> None:
+    (declared.folder / "scoring.py").write_text("def score(): ...", "utf-8")
+    said = {"sources": {"bases": ["/models"]}, "evaluation": {"functions": ["scoring.py", "json"]}}
+    (declared.folder / "ft_dagster.yaml").write_text(json.dumps(said), "utf-8")
+    audit = declared.audit()
+    clean = lay_out(audit, recorded_of(audit, audit.model("acme.one")), tmp_path / "clean").folder
+    assert (clean / "scoring.py").read_text("utf-8") == "def score(): ..."
+    roots = load_settings(clean).roots("acme")
+    assert roots.functions == (str(clean / "scoring.py"), "json")
+    assert roots.bases == (Path("/models"),)
 
 
 def test_a_disk_without_room_is_said_in_one_line(declared: History, tmp_path: Path) -> None:
