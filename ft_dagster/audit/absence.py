@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from ft_dagster.audit.answers import Absence, HeldAgainst, ModelName
+from ft_dagster.audit.answers import Absence, HeldAgainst, ModelName, RecordAnswer
 from ft_dagster.audit.asked import AskedRecord
 from ft_dagster.audit.desk import Audit
 from ft_dagster.audit.index import Indexed
@@ -14,6 +15,7 @@ from ft_dagster.data.record_tree import TREE, TreeHead
 from ft_dagster.errors import UserError
 
 OLDER = "older than record trees: held against its rows, by the index"
+OTHER_ROOT = "the root of its record tree is not the one of its manifest"
 
 
 def held_against(
@@ -27,17 +29,24 @@ def held_against(
     holders = [each for stage in HAVE_RECORDS for each in audit.allowed(audit.index.of_stage(stage))]
     models = audit.allowed(audit.index.of_stage(MODEL))
     absences: list[Absence] = []
+    unread: list[str] = []
     for number, holder in enumerate(holders, 1):
         say(f"{number:,} of {len(holders):,} data sets, corpora and mixtures")
-        absences += _of_holder(audit, holder, asked)
-    return HeldAgainst(
-        tuple(absences),
-        tuple(ModelName(each.variant or "", each.digest) for each in models),
-    )
+        absences += _of_holder(audit, holder, asked, unread)
+    names = tuple(ModelName(each.variant or "", each.digest) for each in models)
+    return HeldAgainst(tuple(absences), names, tuple(unread))
 
 
-def _of_holder(audit: Audit, holder: Indexed, asked: AskedRecord) -> list[Absence]:
-    """One for each identity that the record may have; one alone that says why, where nothing is proved."""
+def and_held(answer: RecordAnswer, held: HeldAgainst) -> RecordAnswer:
+    """An answer by which nobody saw the record: no longer that, where a tree could not be read."""
+    unread = dict.fromkeys((*answer.checked.unread, *held.unread))
+    return replace(answer, checked=replace(answer.checked, unread=tuple(unread)))
+
+
+def _of_holder(audit: Audit, holder: Indexed, asked: AskedRecord, unread: list[str]) -> list[Absence]:
+    """One for each identity that the record may have; one alone that says why, where nothing is proved.
+    `unread`: takes why a tree could not be read.
+    """
     named = (holder.variant, holder.place.stage, holder.digest, holder.records)
     try:
         artifact = audit.artifact(holder)
@@ -51,12 +60,14 @@ def _of_holder(audit: Audit, holder: Indexed, asked: AskedRecord) -> list[Absenc
         found = [tree.find(key.lookup(identity)) for identity in asked.identities]
         leaves = [neighbours(audit, tree, place.start) for place in found]
     except UserError as error:
+        unread.append(str(error))
         return [Absence(*named, unproved=str(error))]
     if any(found):
         fix = "Run `ft-dagster audit index --again`, then ask again"
         raise UserError("this record tree has a record that the index does not know", file=tree.file, fix=fix)
     if tree.merkle.root.hex() != head.root:
-        return [Absence(*named, unproved="the root of its record tree is not the one of its manifest")]
+        unread.append(f"{tree.file}: {OTHER_ROOT}")
+        return [Absence(*named, unproved=OTHER_ROOT)]
     named = (*named[:3], len(tree))
     return [
         Absence(*named, head.root, head.key, identity.hex(), tuple(beside))

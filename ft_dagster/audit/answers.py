@@ -125,11 +125,12 @@ class ModelName:
 @dataclass(frozen=True)
 class HeldAgainst:
     """What a record that nobody saw was held against: all data sets, corpora and mixtures, and the models
-    that were made of these.
+    that were made of these. `unread`: of the absences, why a record tree could not be read, or is altered.
     """
 
     absences: tuple[Absence, ...]
     models: tuple[ModelName, ...]
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,7 @@ class NearRecord:
 class NearAnswer:
     """Records near another: `records` are the nearest of `near`, which are as similar as `threshold` or more.
     `rows` of so many `artifacts` were read, in `seconds`; of `removed` others retention removed the text.
+    `unread`: what could not be read, and why.
     """
 
     threshold: float
@@ -155,6 +157,7 @@ class NearAnswer:
     artifacts: int
     removed: int
     seconds: float
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -30,13 +30,14 @@ READ_BY = ("format", "fields", "system")  # what of a declared source shapes the
 class AskedRecord:
     """`identities`: what it would be known by, most often one; a row that sources read differently has one
     for each way. `said`: how it was given, in words without the text. `readings`: by which way of reading a
-    row an identity came; PLAIN of one that is not there. `words`: in normal form; none of an identity.
+    row an identity came; PLAIN of one that is not there. `words`: in normal form, as each way reads them;
+    empty for an identity.
     """
 
     identities: tuple[bytes, ...]
     said: str
     readings: Mapping[bytes, Mapping[str, Any]] = field(default_factory=dict)
-    words: tuple[str, ...] = ()
+    words: tuple[tuple[str, ...], ...] = ()
 
     def reading(self, identity: bytes) -> Mapping[str, Any]:
         return self.readings.get(identity, PLAIN)
@@ -85,15 +86,15 @@ def _of_text(text: str, said: str, readings: Iterable[Mapping[str, Any]]) -> Ask
     if fields is None:
         _refuse_surrogates(text)
         normal = normal_text(text)
-        return AskedRecord((identity_of("text", [("text", normal)]),), said, words=tuple(words_of(normal)))
+        return AskedRecord((identity_of("text", [("text", normal)]),), said, words=(tuple(words_of(normal)),))
     found: dict[bytes, Mapping[str, Any]] = {}
-    words: list[str] = []
+    words: dict[tuple[str, ...], None] = {}
     wrong: UserError | None = None
     for reading in (PLAIN, *readings):
         try:
             row = _read(fields, reading)
             found.setdefault(row.identity, reading)
-            words = words or row.words
+            words[tuple(row.words)] = None
         except UserError as error:
             wrong = wrong or error
     if not found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import platform
@@ -26,7 +27,8 @@ NOT_USED = ("ft-dagster", "dagster")  # the code is the kept one, and stages kno
 def unpack_code(store: Store, digest: str, folder: Path) -> Path:
     """A folder to put before all others on Python's path: the package of this digest, and nothing else.
 
-    Raises UserError where the store has it no more, or has other files under its name.
+    Raises UserError where the store has it no more, or has other files under its name; OSError where it
+    cannot be written.
     """
     name = f"shared/code/{digest}.tar.gz"
     try:
@@ -35,10 +37,11 @@ def unpack_code(store: Store, digest: str, folder: Path) -> Path:
         fix = "Restore it from a backup: without the code that made it nothing can be made again"
         raise UserError("the code that made this is gone", file=store.uri(name), fix=fix) from None
     target = folder / digest[:16]
+    target.mkdir(parents=True)
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
             archive.extractall(target, filter="data")
-    except (OSError, EOFError, zlib.error, tarfile.TarError):
+    except (gzip.BadGzipFile, EOFError, zlib.error, tarfile.TarError):
         raise _altered(store, name) from None
     names = [entry.name for entry in target.iterdir()]
     if names != [PACKAGE] or payload_digest(hash_folder(target / PACKAGE)) != digest:

@@ -150,7 +150,7 @@ def lay_out(audit: Audit, recorded: Recorded, folder: Path) -> CleanProject:
     _write(folder / FILE, _settings(settings))
     _write_policy(audit, recorded.model, folder)
     _copy(settings.project / CARDS, folder / CARDS)
-    for entry in _task_files(recorded.content["spec"]):
+    for entry in (*_task_files(recorded.content["spec"]), *_function_files(settings)):
         _copy(settings.project / entry, folder / entry)
     why = _copy_sources(settings.project, recorded.content, folder)
     project = CleanProject(folder, Store(str(folder / "store")), recorded.model.place.prefix, why)
@@ -167,9 +167,12 @@ def lay_out(audit: Audit, recorded: Recorded, folder: Path) -> CleanProject:
 
 
 def _settings(settings: Settings) -> dict[str, Any]:
-    """What this host lends, as the project says; all else as built in, with nothing shared but the leases."""
-    host = settings.host.model_dump(mode="json", exclude_unset=True, exclude={"warm_start"})
-    return {"store": "store", "work": "work", "keys": "keys", "host": {**host, "warm_start": "off"}}
+    """What this host lends, and what declarations may read and run, as the project says; all else as built
+    in, with nothing shared but the leases.
+    """
+    said = settings.model_dump(mode="json", exclude_unset=True, include={"host", "sources", "evaluation"})
+    host = {**said.get("host", {}), "warm_start": "off"}
+    return {"store": "store", "work": "work", "keys": "keys", **said, "host": host}
 
 
 def _write_policy(audit: Audit, weights: Indexed, folder: Path) -> None:
@@ -192,6 +195,11 @@ def _task_files(spec: Mapping[str, Any]) -> Iterator[str]:
         path = PurePosixPath(str(entry))
         if path.suffix in (".yaml", ".yml") and _is_inside(str(path)):
             yield str(path.parent) if len(path.parts) > 1 else str(path)
+
+
+def _function_files(settings: Settings) -> Iterator[str]:
+    """Files of the project whose functions its tasks may call."""
+    yield from (name for name in settings.evaluation.functions if name.endswith(".py") and _is_inside(name))
 
 
 def _copy_sources(project: Path, content: Mapping[str, Any], folder: Path) -> str:

@@ -20,6 +20,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -43,6 +44,7 @@ CLOSE = 0.01  # of a recorded loss, by which an equivalent one may differ
 LOSSES = ("train_loss_first", "train_loss_last", "validation_loss_best", "general_holdout_loss_last")
 STEP_LOG = "evidence/log.jsonl"
 TAKEN, SAME = "taken from the store", "the same"
+PATIENCE = 10.0  # seconds, until what a stage started has ended with it
 FIRST = 3  # files that differ and are named
 PLANNED = "planned otherwise; the training goes by the recorded plan"
 Say = Callable[[str], None]
@@ -68,10 +70,14 @@ def replay(
     _make_empty(folder)
     recorded = recorded_of(audit, weights)
     codes = {stage: _code(audit, recorded, stage) for stage in REBUILT}
-    paths = {code: unpack_code(audit.store, code, folder / "code") for code in set(codes.values())}
     environment = audit.artifact(weights).predicate["environment"]
-    python = build_environment(folder / "python", environment, say) if build else Path(sys.executable)
-    project = lay_out(audit, recorded, folder / "project")
+    try:
+        paths = {code: unpack_code(audit.store, code, folder / "code") for code in set(codes.values())}
+        python = build_environment(folder / "python", environment, say) if build else Path(sys.executable)
+        project = lay_out(audit, recorded, folder / "project")
+    except OSError as error:
+        fix = "Free some space there, or name another place by --keep FOLDER"
+        raise UserError(f"what it needs cannot be copied: {error}", file=folder, fix=fix) from None
     again = _Again(recorded.variant, project, python, say)
     rebuilt = _rebuild(audit, recorded, project, lambda stage: again.make(stage, codes[stage], paths))
     return compare(audit, recorded, rebuilt)
@@ -137,7 +143,10 @@ class _Again:
         answer = self.project.folder / f"{stage}.json"
         command = [str(self.python), "-P", rebuild_stage.__file__, str(self.project.folder)]
         ended = self._run([*command, self.variant, stage, str(answer)], paths[code])
-        found = json.loads(answer.read_text("utf-8")) if answer.is_file() else {"error": ended}
+        try:
+            found = json.loads(answer.read_text("utf-8"))
+        except (OSError, ValueError):  # it was ended before it wrote it, or while it did
+            found = {"error": ended}
         if "error" in found:
             fix = "Look at it with --keep FOLDER; --environment build takes the recorded libraries"
             raise UserError(f"{stage} cannot be made again: {found['error']}", value=code[:12], fix=fix)
@@ -149,7 +158,7 @@ class _Again:
         return made
 
     def _run(self, command: Sequence[str], code: Path) -> str:
-        """Run it to its end; the last line of what it said."""
+        """Run it to its end; its exit code and the last line of what it said."""
         last = "it said nothing"
         with subprocess.Popen(
             command,
@@ -167,9 +176,19 @@ class _Again:
                     last = line
                     self.say(line)
             except BaseException:
-                process.terminate()
+                _end(process)
                 raise
-        return last
+        return f"it ended with {process.returncode}: {last}"
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """And wait for what it started, which ends with it: whoever removes their folder finds nobody in it."""
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        below = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        psutil.wait_procs(below, timeout=PATIENCE)
 
 
 def _environment(code: Path) -> dict[str, str]:
@@ -228,7 +247,7 @@ def _differences(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> dict[str
 def _figures(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> dict[str, tuple[Any, Any]]:
     """Which figures of the training differ."""
     before, after = (TrainingFigures.of(each) for each in (audit.artifact(recorded.model), rebuilt.made))
-    names = (*LOSSES, "steps", "best_step", "trained_tokens")
+    names = (*LOSSES, "steps", "best_step", "trained_tokens", "micro_batch_halved")
     values = {name: (getattr(before, name), getattr(after, name)) for name in names}
     return {name: pair for name, pair in values.items() if pair[0] != pair[1]}
 

@@ -73,6 +73,7 @@ def record(
         found = records.record(audit, wanted)
         say = progress(as_json)
         held = None if found.seen else absence.held_against(audit, wanted, say)
+        found = found if held is None else absence.and_held(found, held)
         return found, held, None if near is None else nearness.near_records(audit, wanted, near, say)
 
     found, held, alike = ask(context, tenant, answer)
@@ -93,7 +94,7 @@ def record(
     print_models(found.models)
     if alike is not None:
         print_near(alike)
-    for line in found.checked.unread:
+    for line in (*found.checked.unread, *(alike.unread if alike else ())):
         out.print(f"[red]could not be read[/] {escape(line)}", highlight=False, soft_wrap=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -40,6 +41,7 @@ def replay(
     """
     from ft_dagster.audit import replay as replays
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the temporary folder goes in any case
     with ExitStack() as stack:
         within = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ft-dagster-replay-")))
 

@@ -102,10 +102,13 @@ def damage(checkpoint: Checkpoint) -> str | None:
     """The first file that is missing or differs from its hash, in words; None if all agree."""
     for path, size, digest in checkpoint.files:
         file = checkpoint.folder / path
-        if not file.is_file():
-            return f"{path} is missing"
-        if file.stat().st_size != size or sha256_file(file) != digest:
-            return f"{path} is damaged"
+        try:
+            if not file.is_file():
+                return f"{path} is missing"
+            if file.stat().st_size != size or sha256_file(file) != digest:
+                return f"{path} is damaged"
+        except OSError as error:  # a bad block
+            return f"{path} cannot be read ({error.strerror})"
     return None
 
 

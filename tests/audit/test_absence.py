@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from ft_dagster.audit.absence import OLDER, held_against
+from ft_dagster.audit.absence import OLDER, and_held, held_against
 from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.index import short
 from ft_dagster.audit.members import CORPUS, DATASET, MIXTURE
+from ft_dagster.audit.records import record
+from ft_dagster.data.record_tree import TREE
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.merkle import leaf_hash, root_of
 from ft_dagster.provenance.record_keys import keys_of
 from tests.audit.histories import History, question
+from tests.present import present
 
 NOBODYS = json.dumps(question(999))
 
@@ -61,6 +64,23 @@ def test_a_record_that_was_taken_out_of_the_index_is_noticed(history: History) -
     audit.index._db.execute("DELETE FROM members WHERE lookup = ?", (short(lookup),))
     with pytest.raises(UserError, match="a record that the index does not know"):
         held_against(audit, asked)
+
+
+def test_nothing_is_called_never_seen_where_a_record_tree_cannot_be_read(history: History) -> None:
+    audit = history.audit()
+    asked = asked_record(NOBODYS)
+    assert and_held(record(audit, asked), held_against(audit, asked)).seen is False
+    [first, *_] = audit.index.of_stage(DATASET)
+    tree = present(history.store.local(f"{audit.artifact(first).path}/evidence/{TREE}"))
+    tree.write_bytes(tree.read_bytes()[:-1] + b"?")
+    audit = history.audit()
+    found = record(audit, asked)
+    assert found.checked.unread == ()
+    held = held_against(audit, asked)
+    told = and_held(found, held)
+    assert (told.seen, told.checked.unread) == (None, held.unread)
+    [unread] = held.unread
+    assert str(tree) in unread
 
 
 def test_what_cannot_prove_it_says_why(history: History) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from ft_dagster.audit.near import near_records
 from ft_dagster.audit.records import TRAINED
 from ft_dagster.data.dedup import word_grams
 from ft_dagster.errors import UserError
+from ft_dagster.store.removal import DAY, claim_removal, finish_removal
 from tests.audit.histories import History, question
+from tests.present import present
 
 LONG = "The harbour master keeps the long list of all ships that came in since the great storm of that year"
 
@@ -38,8 +41,9 @@ def test_rows_and_documents_are_found_by_their_exact_similarity(history: History
     asked = asked_record(json.dumps(written(LONG.replace("that year", "this year"))))
     found = near_records(audit, asked, 0.5)
     nearest, *documents = found.records
-    before, after = word_grams(asked.words), word_grams(asked_record(json.dumps(written(LONG))).words)
-    assert nearest.similarity == len(before & after) / len(before | after) > 0.8
+    [before], [after] = asked.words, asked_record(json.dumps(written(LONG))).words
+    then, now = word_grams(before), word_grams(after)
+    assert nearest.similarity == len(then & now) / len(then | now) > 0.8
     assert [(one.variant, one.how, one.times) for one in nearest.models] == [("acme.one", TRAINED, 2)]
     assert len(documents) == 40
     assert {one.found[0].variant for one in documents} == {None}
@@ -65,6 +69,42 @@ def test_text_that_retention_removed_is_counted(history: History) -> None:
     history.remove("task_dataset")
     found = near_records(history.audit(), asked_record(LONG), 0.5)
     assert (found.removed, found.artifacts) == (2, 1)
+
+
+def test_equal_rows_are_read_where_retention_left_them(tmp_path: Path) -> None:
+    made = History(tmp_path / "project")
+    whole = {"validation": 0, "test": 0, "minimum": 1}
+    first, second = (made.dataset(variant, [written(LONG)], splits=whole) for variant in ("a.one", "b.two"))
+    assert first.digest == second.digest
+    assert claim_removal(made.store, second, "retention", time.time() + DAY)
+    finish_removal(made.store, second)
+    asked = asked_record(json.dumps(written(LONG.replace("that year", "this year"))))
+    found = near_records(made.audit(), asked, 0.5)
+    assert (found.near, found.artifacts, found.removed) == (1, 1, 0)
+
+
+def test_a_row_is_compared_as_the_source_reads_it(tmp_path: Path) -> None:
+    made = History(tmp_path / "project")
+    row = {"instruction": "Who keeps the long list of ships?", "output": "The harbour master keeps it."}
+    system = "You are a patient keeper of all that is written down in this town, and you answer in one line."
+    source = {"path": "rows.jsonl", "format": "alpaca", "system": system}
+    made.dataset("acme.one", [row], sources=[source], splits={"validation": 0, "test": 0, "minimum": 1})
+    audit = made.audit()
+    asked = asked_record(json.dumps({**row, "output": "The harbour master keeps them."}), audit.readings())
+    [nearest] = near_records(audit, asked, 0.5).records
+    assert nearest.similarity > 0.9
+
+
+def test_a_data_set_that_is_damaged_is_named_and_the_others_are_read(history: History) -> None:
+    damaged = history.dataset(
+        "globex.three", [question(8)], splits={"validation": 0, "test": 0, "minimum": 1}
+    )
+    present(history.store.local(f"{damaged.path}/payload/train.parquet")).write_bytes(b"other")
+    found = near_records(history.audit(), asked_record(json.dumps(written(LONG))), 0.1)
+    assert found.near > 0
+    assert found.rows == 47
+    [unread] = found.unread
+    assert "train.parquet" in unread
 
 
 def test_an_identity_has_no_words(history: History) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -19,14 +21,16 @@ import pytest
 
 from ft_dagster.audit import rebuild_stage
 from ft_dagster.audit.kept_code import build_environment, environment_differences, unpack_code
-from ft_dagster.audit.recorded import recorded_of
+from ft_dagster.audit.recorded import lay_out, recorded_of
 from ft_dagster.audit.replay import replay
 from ft_dagster.errors import UserError
+from ft_dagster.exit_codes import CANCELLED
 from ft_dagster.launch import processes
 from ft_dagster.provenance.code import source_archive, source_digest
 from ft_dagster.provenance.manifest import local_environment
+from ft_dagster.settings import load_settings
 from ft_dagster.store import Store
-from tests.audit.histories import History
+from tests.audit.histories import History, question
 
 
 @pytest.fixture
@@ -67,8 +71,9 @@ def test_code_that_is_gone_is_one_clear_error(store: Store, tmp_path: Path) -> N
         {"ft_dagster/__init__.py": b"print('another')"},
         {"sitecustomize.py": b"", "ft_dagster/__init__.py": b""},
         {"../outside.py": b""},
+        {},
     ],
-    ids=["other bytes", "more than the package", "outside of the folder"],
+    ids=["other bytes", "more than the package", "outside of the folder", "none"],
 )
 def test_code_of_another_digest_is_not_run(store: Store, tmp_path: Path, files: dict[str, bytes]) -> None:
     archived(store, "b" * 64, files)
@@ -192,3 +197,66 @@ def test_a_folder_with_something_in_it_is_refused(history: History, tmp_path: Pa
         replay(audit, audit.model("acme.one"), tmp_path / "there")
     with pytest.raises(UserError, match="cannot be made"):
         replay(audit, audit.model("acme.one"), tmp_path / "there" / "file")
+
+
+@pytest.fixture
+def declared(tmp_path: Path) -> History:
+    made = History(tmp_path / "project")
+    made.declared("acme.one", [question(number) for number in range(40)], kept=40)
+    return made
+
+
+def test_a_task_may_call_in_the_clean_project_what_it_may_in_this_one(
+    declared: History, tmp_path: Path
+) -> None:
+    (declared.folder / "scoring.py").write_text("def score(): ...", "utf-8")
+    said = {"sources": {"bases": ["/models"]}, "evaluation": {"functions": ["scoring.py", "json"]}}
+    (declared.folder / "ft_dagster.yaml").write_text(json.dumps(said), "utf-8")
+    audit = declared.audit()
+    clean = lay_out(audit, recorded_of(audit, audit.model("acme.one")), tmp_path / "clean").folder
+    assert (clean / "scoring.py").read_text("utf-8") == "def score(): ..."
+    roots = load_settings(clean).roots("acme")
+    assert roots.functions == (str(clean / "scoring.py"), "json")
+    assert roots.bases == (Path("/models"),)
+
+
+def test_a_disk_without_room_is_said_in_one_line(declared: History, tmp_path: Path) -> None:
+    audit = declared.audit()
+    model = audit.model("acme.one")
+    allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, allowed[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot be copied: .*File too large.*--keep FOLDER"):
+            replay(audit, model, tmp_path / "clean")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
+
+
+def test_a_stage_that_ends_in_the_middle_of_its_answer_is_said_in_one_line(
+    declared: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = tmp_path / "python"
+    ends.write_text('#!/bin/sh\necho memory ran out\nprintf \'{"di\' > "$6"\nexit 3\n', "utf-8")
+    ends.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(ends))
+    audit = declared.audit()
+    with pytest.raises(UserError, match="cannot be made again: it ended with 3: memory ran out"):
+        replay(audit, audit.model("acme.one"), tmp_path / "clean")
+
+
+@pytest.mark.slow
+def test_a_replay_that_is_terminated_leaves_no_folder_and_no_process(
+    declared: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    words = ["--project", str(declared.folder), "audit", "replay", "acme.one"]
+    command = [sys.executable, "-c", "from ft_dagster.cli import main; main()", *words]
+    with subprocess.Popen(command) as asked_by:
+        process = psutil.Process(asked_by.pid)
+        assert holds(lambda: process.children() != [])
+        [stage] = process.children()
+        asked_by.send_signal(signal.SIGTERM)
+        assert asked_by.wait(20) == CANCELLED
+    assert not lives(stage.pid)
+    assert list((tmp_path / "temporary").iterdir()) == []

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
+from ft_dagster.provenance.digest import sha256_file
 from ft_dagster.training import checkpoints
 
 FILES = ("adapter_model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json", "journal.json")
@@ -41,6 +44,23 @@ def test_a_checkpoint_with_any_file_harmed_is_passed_over_for_the_one_before(
     assert steps(tmp_path, said) == [9]
     assert len(said) == 1
     assert name in said[0]
+
+
+def test_a_checkpoint_that_the_disk_does_not_read_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, 9)
+    bad = write(tmp_path, 10) / FILES[1]
+
+    def read(file: Path) -> str:
+        if file == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return sha256_file(file)
+
+    monkeypatch.setattr(checkpoints, "sha256_file", read)
+    said: list[str] = []
+    assert steps(tmp_path, said) == [9]
+    assert said == [f"checkpoint-10: {FILES[1]} cannot be read (Input/output error), passed over"]
 
 
 def test_a_folder_without_manifest_is_not_a_checkpoint(tmp_path: Path) -> None:
