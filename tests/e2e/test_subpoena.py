@@ -295,9 +295,14 @@ def test_other_weights_by_another_library_diverged_where_a_loss_is_far(forged: A
 
 
 def test_other_weights_in_the_same_environment_diverged(forged: Any) -> None:
-    found = forged(other_weights)
+    def change(predicate: dict[str, Any], evidence: Path) -> None:
+        other_weights(predicate, evidence)
+        predicate["figures"]["micro_batch_halved"] = True
+
+    found = forged(change)
     assert (found.verdict, found.first, found.step) == (DIVERGED, "fine_tuned_model", None)
     assert found.differs == {}
+    assert found.figures == {"micro_batch_halved": (True, False)}
 
 
 def test_a_day_before_has_no_answer(left: tuple[Settings, dict[str, Any]]) -> None:
