@@ -39,7 +39,12 @@ FIGURES: dict[str, dict[str, Any]] = {
     "evaluation": {**SCORED, "verdict": {"outcome": "pass", "passed": True, "rules": []}},
     "model_export": {"seconds_writing": 5.0, "seconds_certifying": 30.0},
 }
-COST = "import sys; sys.argv[1:] = ['--project', '.', 'cost', '--json']; from ft_dagster.cli import main; main()"
+COST = """
+import sys
+sys.argv[1:] = ["--project", ".", "cost", "--json"]
+from ft_dagster.cli import main
+main()
+"""
 
 
 def put(store: Path, prefix: str, stage: str, inputs: dict[str, str]) -> str:

@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 OLD_PROJECT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
 COUNTED = ("training_plan", "fine_tuned_model", "base_evaluation", "evaluation", "model_export")
 

@@ -13,6 +13,8 @@ from ft_dagster.settings import load_settings
 from tests.present import present
 from tests.releases import adapter, release, whole_model
 
+pytestmark = pytest.mark.slow
+
 VARIANT = """
 description: says hello
 owners: [ann@acme.example]

@@ -20,6 +20,8 @@ from ft_dagster.data.render import load_tokenizer
 from ft_dagster.errors import UserError
 from tests.mixtures import iter_examples
 
+pytestmark = pytest.mark.slow
+
 SENTENCE = "The whale rose slowly beside the ship and the men stood silent. "
 LONG = [{"text": f"Report {i} of the town. " + SENTENCE * (1 + i % 12)} for i in range(40)]
 

@@ -26,6 +26,8 @@ from ft_dagster.provenance.digest import hash_folder, sha256_file
 from ft_dagster.spec.variant import CorpusSpec
 from tests.mixtures import iter_examples
 
+pytestmark = pytest.mark.slow
+
 GENERAL = {"corpus": "general", "share": 0.08}
 
 

@@ -26,6 +26,8 @@ from ft_dagster.provenance.record_keys import RecordKey, keys_of
 from ft_dagster.spec.variant import CorpusSpec
 from tests.mixtures import iter_examples
 
+pytestmark = pytest.mark.slow
+
 KEY = RecordKey(b"k" * 32, "2026-01-01")
 
 

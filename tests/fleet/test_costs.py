@@ -26,6 +26,8 @@ from ft_dagster.store.removal import claim_removal, finish_removal
 from tests.releases import adapter, release
 from tests.stored_figures import stored_training
 
+pytestmark = pytest.mark.slow
+
 H100, PRICE = "NVIDIA H100 80GB HBM3", 2.0
 CATALOGUE = f"cards:\n  H100-80GB: {{usd_per_hour: {PRICE}}}\n"
 

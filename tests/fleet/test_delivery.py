@@ -24,6 +24,8 @@ from ft_dagster.fleet.outbox import FIRST_WAIT, KEPT, LONGEST_WAIT, Outbox, Pend
 from ft_dagster.settings import NotificationTarget
 from tests.fleet.receiver import Receiver, receiving
 
+pytestmark = pytest.mark.slow
+
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
