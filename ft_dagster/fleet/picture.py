@@ -14,7 +14,7 @@ from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, VariantKey
 
 EXACT_UP_TO = 100  # variants
-BEHIND = timedelta(minutes=5)  # since the last tick: then no daemon runs, and none of its runs
+BEHIND = timedelta(minutes=1)  # since the last tick (four a minute): no daemon lives, and none of its runs
 
 
 class FleetPicture(NamedTuple):

@@ -175,7 +175,7 @@ def test_the_store_is_read_where_it_is_asked_for_and_for_a_few(project: Path, wo
     assert row["stages"]["model_export"] == row["digest"]
 
 
-@pytest.mark.parametrize(("minutes", "state"), [(1, "running"), (10, "never trained")])
+@pytest.mark.parametrize(("minutes", "state"), [(0.3, "running"), (2, "never trained")])
 def test_a_run_of_a_daemon_that_ended_long_ago_is_none(project: Path, minutes: float, state: str) -> None:
     table_of(project, looked=datetime.now(UTC) - timedelta(minutes=minutes))
     (row,) = said(project, "acme.running")["variants"]
