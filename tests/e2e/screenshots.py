@@ -41,7 +41,7 @@ def graph() -> Shot:
     """All assets, in their groups."""
     opened = ",".join(f"global@global:{group}" for group in GROUPS)
     drawn = "document.querySelectorAll('foreignObject').length > 20"
-    return Shot("graph", f"/asset-groups?expanded={opened}", drawn, 1920, 640, 540, 110)
+    return Shot("graph", f"/asset-groups?expanded={opened}", drawn, 1920, 860, 540, 110)
 
 
 def page(name: str) -> Shot:
