@@ -57,7 +57,7 @@ class Graph:
 
 
 GRAPH = Graph()  # of a code location that is the project's own
-PARTITIONS, VARIANTS = GRAPH.partitions, GRAPH.variants
+PARTITIONS = GRAPH.partitions
 
 
 def variant_of(context: dg.AssetExecutionContext) -> VariantKey:

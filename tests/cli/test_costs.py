@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from ft_dagster.cli import app
 from ft_dagster.errors import UserError
+from tests.kept_project import answer, copied_project
 
 pytestmark = pytest.mark.slow
 
-OLD_PROJECT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
 COUNTED = ("training_plan", "fine_tuned_model", "base_evaluation", "evaluation", "model_export")
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in [name for name in os.environ if name.startswith(("DAGSTER_", "FT_DAGSTER"))]:
-        monkeypatch.delenv(name)
-    return shutil.copytree(OLD_PROJECT, tmp_path / "project")
+    return copied_project(tmp_path, monkeypatch)
 
 
 def typed(project: Path, *words: str) -> Any:
-    done = CliRunner().invoke(app, ["--project", str(project), "cost", *words], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return json.loads(done.stdout) if "--json" in words else done.stdout
+    return answer(project, "cost", *words)
 
 
 def trainings(told: Any) -> dict[str, int]:

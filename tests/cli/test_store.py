@@ -16,23 +16,18 @@ from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 from ft_dagster.settings import STORAGE_USD_PER_GB_MONTH, load_settings
 from ft_dagster.store import Store
+from tests.kept_project import answer, copied_project
 
 pytestmark = pytest.mark.slow
-
-OLD_PROJECT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in [name for name in os.environ if name.startswith(("DAGSTER_", "FT_DAGSTER"))]:
-        monkeypatch.delenv(name)
-    return shutil.copytree(OLD_PROJECT, tmp_path / "project")
+    return copied_project(tmp_path, monkeypatch)
 
 
 def typed(project: Path, *words: str) -> Any:
-    done = CliRunner().invoke(app, ["--project", str(project), "store", *words], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return json.loads(done.stdout) if "--json" in words else done.stdout
+    return answer(project, "store", *words)
 
 
 def files(project: Path) -> dict[Path, int]:

@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 
 from ft_dagster.assets.failures import failures
-from ft_dagster.assets.partitions import PARTITIONS, VARIANTS
+from ft_dagster.assets.partitions import GRAPH, PARTITIONS
 from ft_dagster.automation.instance import write_home
 from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.build import default_resources as resources
@@ -37,7 +37,7 @@ def test_a_cancel_that_gives_up_before_torchrun_would_leave_its_workers_on_the_g
 def test_a_check_without_partition_would_let_one_tenants_pass_hide_anothers_fail() -> None:
     specs = [spec for asset in CHAIN if asset.partitions_def for spec in asset.check_specs]
     assert {spec.name for spec in specs} >= {"gate", "certificate", "fits", "learned"}
-    assert [spec.name for spec in specs if spec.partitions_def != VARIANTS] == []
+    assert [spec.name for spec in specs if spec.partitions_def != GRAPH.variants] == []
 
 
 def test_staleness_is_silent_over_a_hundred_partitions_so_it_is_read_from_the_store(tmp_path: Path) -> None:

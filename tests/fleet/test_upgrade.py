@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,16 +11,14 @@ from typing import Any
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
-from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.upgrade import UpgradePlan, UpgradeRow, as_yaml, canaries, order_for, plan_upgrade
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
+from tests.kept_project import answer, copied_project
 
-OLD_PROJECT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 FLEET = [
     *(VariantKey("large", f"v{number}") for number in range(80)),
@@ -32,15 +28,11 @@ FLEET = [
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in [name for name in os.environ if name.startswith(("DAGSTER_", "FT_DAGSTER"))]:
-        monkeypatch.delenv(name)
-    return shutil.copytree(OLD_PROJECT, tmp_path / "project")
+    return copied_project(tmp_path, monkeypatch)
 
 
 def typed(project: Path, *words: str) -> Any:
-    done = CliRunner().invoke(app, ["--project", str(project), "upgrade", *words], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return json.loads(done.stdout) if "--json" in words else done.stdout
+    return answer(project, "upgrade", *words)
 
 
 def current(monkeypatch: pytest.MonkeyPatch, project: Path, **raised: int) -> None:
