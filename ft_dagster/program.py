@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from ft_dagster.schema_version import refuse_newer
 from ft_dagster.strict_json import dumps
 
 SCHEMA_VERSION = 1
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 UNFLUSHED = 120  # Python's exit code where its output could not be written
 T = TypeVar("T", bound=BaseModel)
 
@@ -106,6 +108,16 @@ def _exit_with(code: int) -> Callable[[int, FrameType | None], None]:
         sys.exit(code)
 
     return exit_now
+
+
+def keep_freed_memory() -> None:
+    """What is freed is used again, not given back to the system: a training frees and asks for the same
+    gigabyte at every step, and a page that comes anew costs a fault. Only glibc has a say in it.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 2**30)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def leave(code: object) -> NoReturn:

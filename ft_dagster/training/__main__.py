@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, DONE, FAILED, PREEMPTED
-from ft_dagster.program import SCHEMA_VERSION, leave, write_json
+from ft_dagster.program import SCHEMA_VERSION, keep_freed_memory, leave, write_json
 from ft_dagster.training import checkpoints, numerics, ranks
 from ft_dagster.training.contract import (
     RESULT_FILE,
@@ -145,6 +145,7 @@ def _set_up_device(member: Member) -> None:
 
     if member.plan.device.kind == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # accelerate imports deepspeed, which else warns
+        keep_freed_memory()
     elif not torch.cuda.is_available():
         raise UserError(
             "asks for a GPU, and torch sees none here",

@@ -187,13 +187,14 @@ def test_a_70b_takes_less_than_two_gigabytes() -> None:
     assert 45e9 < peak < 55e9
 
 
-def test_a_gpu_keeps_no_logits(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("method", "kept"), [(FULL, True), (LORA, False)])
+def test_logits_are_kept_on_a_cpu_and_for_a_trained_head_alone(
+    method: dict[str, Any], kept: bool, tmp_path: Path
+) -> None:
     folder = architecture(tmp_path, vocab_size=50_000, num_hidden_layers=2)
-    cpu, gpu = (
-        footprint(folder, method_settings(LORA), replace(STEP, device=device)) for device in ("cpu", "cuda")
-    )
+    cpu, gpu = (footprint(folder, method_settings(method), replace(STEP, device=d)) for d in ("cpu", "cuda"))
     logits = STEP.rows * STEP.trained_positions * 50_000 * 4
-    assert cpu.moments["head"].total - gpu.moments["head"].total > logits
+    assert (cpu.moments["head"].total - gpu.moments["head"].total > logits) == kept
 
 
 def test_every_shipped_architecture_has_its_published_parameters() -> None:

@@ -72,7 +72,10 @@ class Adapter(Method):
         """PEFT's configuration for this base. Raises UserError."""
 
     def settle(self, model: PreTrainedModel) -> None:
-        """Change how the layers that PEFT made compute, not what."""
+        """Change how the layers of a PEFT model compute, not what."""
+        from ft_dagster.training.methods.frozen_norm import norms_in_one_piece
+
+        norms_in_one_piece(model)
 
     def learned(self, model: PreTrainedModel, weights: Weights | None) -> tuple[dict[str, Any], Weights]:
         """The configuration and the tensors to save, by the names PEFT loads."""

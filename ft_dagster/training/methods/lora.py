@@ -55,6 +55,7 @@ class Lora(Adapter):
     def settle(self, model: PreTrainedModel) -> None:
         from ft_dagster.training.methods.low_rank import in_one_piece
 
+        super().settle(model)
         in_one_piece(model)
 
     def learned(self, model: PreTrainedModel, weights: Weights | None) -> tuple[dict[str, Any], Weights]:

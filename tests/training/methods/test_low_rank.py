@@ -107,12 +107,36 @@ def test_the_gradient_goes_where_the_input_was_kept() -> None:
     a, b, s = layer.lora_A["default"].weight, layer.lora_B["default"].weight, layer.scaling["default"]
     torch.manual_seed(1)
     x = torch.randn(2, 50, 24, requires_grad=True)
-    kept = low_rank._kept(x.detach().reshape(-1, 24), 0.5).view(x.shape)
+    kept = low_rank._kept(x.detach().reshape(-1, 24), 0.5).view(x.shape).neg() / 0.5
     out = layer.base_layer(x) + ((x * kept) @ a.T @ b.T) * s
     model.zero_grad()
     (out * torch.linspace(-1, 1, 40)).sum().backward()
     assert x.grad is not None
     assert_close(mine, (out.detach(), [x.grad, a.grad, b.grad]), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_a_mask_of_bits_keeps_numbers_whole_or_gives_zero(dtype: torch.dtype) -> None:
+    torch.manual_seed(2)
+    x = torch.randn(64, 24, dtype=dtype)
+    kept = low_rank._kept(x, 0.3)
+    assert set(kept.unique().tolist()) == {-1, 0}
+    assert torch.equal(low_rank._masked(x, kept), torch.where(kept == -1, x, torch.zeros_like(x)))
+
+
+def test_dropout_keeps_one_byte_a_number_for_the_backward_pass() -> None:
+    model = model_of(torch.bfloat16, lora_dropout=0.05)
+    in_one_piece(model)
+    sizes: dict[torch.dtype, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.shape == (100, 24):
+            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + 1
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        found(model, torch.bfloat16)
+    assert sizes == {torch.bfloat16: 1, torch.int8: 1}
 
 
 def without_it(model: Any) -> None:
