@@ -112,6 +112,8 @@ def _train_one(run: TrainingRun, member: Member, channel: Channel, stop: Stop) -
     """One member, its result written whatever happens; the others do not suffer from it."""
     from ft_dagster.training.trainer import train_member
 
+    if not gc.get_freeze_count():  # in a fork of the warm server all of it is
+        gc.freeze()  # what was imported stays: accelerate looks for garbage, and would look through all of it
     if ranks.is_done(run, member):
         channel.say(f"{member.variant}: already trained, kept")
         return DONE

@@ -67,6 +67,7 @@ def test_a_stage_writes_what_the_machine_is_and_the_next_call_keeps_it(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_stage_past_its_limit_is_ended_with_its_children_and_the_next_goes_on(
     lane: Run, packed: Path, tmp_path: Path
 ) -> None:

@@ -120,6 +120,7 @@ def in_terminal(project: Project, *arguments: str) -> tuple[subprocess.Popen[byt
     return process, ours
 
 
+@pytest.mark.long
 def test_a_command_killed_before_its_daemon_is_up_leaves_nothing(project: Project) -> None:
     command = project.start("run", "acme.places")
     wait_until(lambda: own_daemon(project.settings) is not None)
@@ -128,6 +129,7 @@ def test_a_command_killed_before_its_daemon_is_up_leaves_nothing(project: Projec
     assert project.runs() == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("end", ["killed", "hung up"])
 def test_all_runs_of_a_lost_command_end_and_then_its_daemon(project: Project, end: str) -> None:
     project.break_sources()
@@ -142,6 +144,7 @@ def test_all_runs_of_a_lost_command_end_and_then_its_daemon(project: Project, en
     project.assert_nothing_is_left()
 
 
+@pytest.mark.long
 def test_commands_share_a_daemon_that_outlives_the_one_that_started_it(project: Project) -> None:
     project.break_sources()
     first, second = project.start("run", "acme.places"), project.start("run", "globex.places", "--json")
@@ -156,6 +159,7 @@ def test_commands_share_a_daemon_that_outlives_the_one_that_started_it(project: 
     assert set(project.statuses()) == {dg.DagsterRunStatus.FAILURE}
 
 
+@pytest.mark.long
 def test_a_killed_ui_leaves_nothing(project: Project) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -173,6 +173,7 @@ def test_a_training_that_was_cancelled_or_crashed_is_not_tried_again(
     assert "Kept: the checkpoint of step" in failure_line(result)
 
 
+@pytest.mark.long
 def test_storage_that_cannot_be_reached_is_tried_again_and_then_said(
     fresh: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,6 +118,7 @@ def test_a_rank_without_an_example_left_takes_part(
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
 
 
+@pytest.mark.long
 def test_ranks_killed_and_resumed_equal_those_left_alone(runs: Runs, start: Start) -> None:
     settings = {**TWO, "num_train_epochs": 16.0, "deepspeed": {"stage": 3}, "keep_last": 4}
     whole = train(start, runs.prepare("whole", method=FULL, training=settings, ranks=2))

@@ -36,7 +36,7 @@ def forked_if_asked(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixtur
 @pytest.mark.parametrize(
     ("precision", "threads"),
     [
-        ("fp32", 1),
+        pytest.param("fp32", 1, marks=pytest.mark.long),
         ("bf16", 2),
         pytest.param("fp32", 2, marks=pytest.mark.long),
         pytest.param("bf16", 1, marks=pytest.mark.long),

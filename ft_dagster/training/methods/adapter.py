@@ -55,6 +55,7 @@ class Adapter(Method):
                 value=self.name,
                 fix="Use lora or full",
             ) from None
+        model.create_or_update_model_card = lambda folder: None  # of every checkpoint; nobody reads it
         self.settle(model)
         if self.quantization:
             # TRL rounds the trained weights of a model that says it is quantized to bf16.
