@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from ft_dagster.assets.failures import failures
+from ft_dagster.assets.lineage import lineage, tell_above
 from ft_dagster.assets.page import DIGITS, Metadata, Page, asset_link, run_link, table
 from ft_dagster.assets.partitions import PROJECT, Graph, variant_of
 from ft_dagster.data.record_tree import TreeHead
@@ -26,6 +27,7 @@ Describe = Callable[[Workspace, Artifact], Page]
 DATA_VERSION = "dagster/data_version"  # tag of a materialization
 RUN = "run"  # metadata: the run that made the artifact, whichever run shows it
 BEFORE = 20  # materializations of a partition among which that run is looked for
+JUDGING = "evaluation"  # after which a run may end
 READS = {stage.name: stage.reads for stage in CHAIN} | {"release": ("model_export",)}
 
 
@@ -38,6 +40,8 @@ def stage_asset(
         artifact = workspace.make(stage)
         made_by = maker(context, artifact.digest, artifact.reused)
         page = describe(workspace, artifact).metadata(links(context, stage.name, made_by))
+        if stage.name == JUDGING and not artifact.reused:
+            tell_above(context, workspace)
         return dg.MaterializeResult(
             metadata={**page, **_common(workspace, artifact, made_by)},
             data_version=dg.DataVersion(artifact.digest),
@@ -141,6 +145,7 @@ def _common(workspace: Workspace, artifact: Artifact, made_by: str | None) -> Me
     made_from = [[name, digest[:DIGITS]] for name, digest in artifact.inputs.items()]
     place = artifact.place
     return {
+        **lineage(workspace, artifact),
         "made_from": table(["input", "digest"], made_from),
         "digest": dg.MetadataValue.text(artifact.digest[:DIGITS]),
         **run,

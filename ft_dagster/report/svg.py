@@ -31,6 +31,13 @@ class Bar(NamedTuple):
     shown: str
 
 
+class Link(NamedTuple):
+    """One of a chain. `here`: the one that it is shown around."""
+
+    words: str
+    here: bool = False
+
+
 def as_inline_picture(svg: str, words: str) -> str:
     """The picture in markdown; `words`: what it shows, for who cannot see it."""
     return f"![{words}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode('ascii')})"
@@ -81,6 +88,19 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
             f"{escape(name)} {points[-1][1]:.3g}</text>"
         )
     return _svg("".join(parts), 88, 1.5)
+
+
+def chain(parts: Sequence[Link]) -> str:
+    """What was made of what, a line each, from above to below."""
+    dots = dict.fromkeys((GREY, ORANGE), "")
+    words = []
+    for number, part in enumerate(parts):
+        y = LINE * number + 8
+        dots[ORANGE if part.here else GREY] += f"M4 {y}h1"
+        words.append(f"<text x='14' y='{y + 4}'>{escape(part.words)}</text>")
+    line = f"<path d='M4.5 8V{LINE * len(parts) - 8}' stroke='{GREY}' stroke-width='1'/>"
+    drawn = [f"<path d='{path}' stroke='{colour}'/>" for colour, path in dots.items() if path]
+    return _svg("".join([line, *drawn, *words]), LINE * len(parts), 7)
 
 
 def intervals(rules: Sequence[Rule]) -> str:

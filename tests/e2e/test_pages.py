@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Mapping
@@ -66,6 +67,39 @@ def test_pictures_stay_inline_and_tables_are_dagsters(workshop: Workshop) -> Non
         assert len(picture) <= INLINE
     for name, metadata in shown.items():
         assert any(isinstance(value, dg.TableMetadataValue) for value in metadata.values()), name
+
+
+def words(record: Any, column: str) -> str:
+    return str(record.data[column]).replace("\u200b", "")
+
+
+def test_a_page_says_what_its_artifact_was_made_of_up_to_the_base(workshop: Workshop) -> None:
+    shown = pages(workshop.first)["evaluation"]
+    steps = [words(record, "what") for record in shown["made_of"].records]
+    assert steps == [
+        "general_corpus", "base_model", "task_dataset", "training_mixture", "training_plan",
+        "fine_tuned_model", "base_evaluation",
+    ]  # fmt: skip
+    assert len(shown["lineage"].value) <= INLINE
+    svg = base64.b64decode(shown["lineage"].value.partition("base64,")[2].removesuffix(")")).decode()
+    dataset = present(read_head(workshop.store, PREFIX, "task_dataset"))
+    assert f"task_dataset {sum(dataset.figures['rows'].values())} rows" in svg
+
+
+def test_the_pages_above_are_told_what_was_made_of_them(workshop: Workshop) -> None:
+    """By an observation each, once the version is released: nothing was made of them when they were shown."""
+    before = pages(workshop.first)["task_dataset"]
+    assert before["made_of_it"].value == "none"
+    key = dg.AssetKey("task_dataset")
+    asked = dg.AssetRecordsFilter(asset_key=key, asset_partitions=["acme.places"])
+    [newest, *_] = workshop.instance.fetch_observations(asked, limit=1).records
+    told = present(newest.asset_observation).metadata["made_of_it"]
+    assert isinstance(told, dg.TableMetadataValue)
+    below = [words(record, "what") for record in told.records]
+    assert below == [
+        "training_mixture", "training_plan", "fine_tuned_model", "evaluation", "model_export", "release",
+    ]  # fmt: skip
+    assert words(told.records[-1], "which") == "version 1"
 
 
 def test_nothing_on_a_page_is_wider_than_its_pane(workshop: Workshop) -> None:
