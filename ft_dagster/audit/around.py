@@ -14,7 +14,8 @@ from ft_dagster.audit.kept_code import unpack_code
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.log import read_log
 from ft_dagster.lineage.tries import tries
-from ft_dagster.store import read_head
+from ft_dagster.store import Place, read_head
+from ft_dagster.store.artifacts import generations
 
 RESTORE = "Restore it from a backup"
 Check = Callable[[Audit, str, str], Iterable[str]]
@@ -41,8 +42,12 @@ def _told(audit: Audit, check: Check, prefix: str, name: str) -> list[str]:
 
 
 def _of_head(audit: Audit, prefix: str, name: str) -> Iterator[str]:
-    """It points at an artifact that stands, of the digest that it says."""
-    if read_head(audit.store, prefix, PurePosixPath(name).stem) is None:
+    """It points at an artifact of the digest that it says, which stands, or which retention removed."""
+    stage = PurePosixPath(name).stem
+    if read_head(audit.store, prefix, stage) is not None:
+        return
+    head = audit.store.read_json(f"{prefix}/{name}")
+    if not any(generations(audit.store, Place(str(head["prefix"]), stage, str(head["key"])))):
         yield f"{audit.store.uri(prefix)}/{name}: nothing stands where it points. {RESTORE}"
 
 

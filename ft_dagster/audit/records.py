@@ -203,9 +203,10 @@ def sought(answer: RecordAnswer) -> str:
         unread = (
             "never seen" if answer.seen is False else f"not found, and {len(held.unread)} could not be read"
         )
+        questions = f"the questions of {counted(held.evaluations, 'evaluation')}, "
         return (
             f"{unread}: held against {counted(held.records, 'record')} of {held.artifacts:,} data sets, "
-            f"corpora and mixtures, the questions of {counted(held.evaluations, 'evaluation')}, and "
+            f"corpora and mixtures, {questions if held.evaluations else ''}and "
             f"{counted(held.models, 'model')}; {answer.note}"
         )
     learned = {model.weights for model in answer.models if model.how in (TRAINED, INHERITED)}

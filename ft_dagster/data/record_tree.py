@@ -117,7 +117,7 @@ def record_rows(file: Path) -> Iterator[list[RecordRow]]:
 
 def record_row(file: Path, number: int) -> tuple[RecordRow, dict[str, Any]]:
     """One row and its facts as a mapping. Raises UserError where there is none."""
-    with ParquetFile(file) as table:
+    with ParquetFile(file, pre_buffer=False) as table:
         _check_columns(table, file)
         for group in range(table.num_row_groups):
             rows = table.metadata.row_group(group).num_rows
