@@ -11,7 +11,7 @@ import dagster as dg
 
 from ft_dagster.assets.failures import failures
 from ft_dagster.assets.lineage import lineage, tell_above
-from ft_dagster.assets.page import DIGITS, Metadata, Page, asset_link, run_link, table
+from ft_dagster.assets.page import DIGITS, Metadata, Page, asset_link, run_link
 from ft_dagster.assets.partitions import PROJECT, Graph, variant_of
 from ft_dagster.data.record_tree import TreeHead
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
@@ -142,11 +142,9 @@ def _ancestors(name: str) -> set[str]:
 def _common(workspace: Workspace, artifact: Artifact, made_by: str | None) -> Metadata:
     """What every artifact's page says at its end."""
     run = {} if made_by is None else {RUN: dg.MetadataValue.dagster_run(made_by)}
-    made_from = [[name, digest[:DIGITS]] for name, digest in artifact.inputs.items()]
     place = artifact.place
     return {
         **lineage(workspace, artifact),
-        "made_from": table(["input", "digest"], made_from),
         "digest": dg.MetadataValue.text(artifact.digest[:DIGITS]),
         **run,
         "reused": dg.MetadataValue.bool(artifact.reused),

@@ -8,18 +8,17 @@ import dagster as dg
 
 from ft_dagster.assets.page import Metadata, table
 from ft_dagster.assets.partitions import Graph
-from ft_dagster.report.family import family_picture, relative_rows, version_rows
-from ft_dagster.report.made_of import MADE_OF
+from ft_dagster.report.family import RELATED, family_picture, family_rows
 from ft_dagster.stages.family import Heads, family, newest
 from ft_dagster.stages.shelf import UNREADABLE, why_not
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
 
-LINEAGE, OF, ON = "lineage", "made_of", "made_of_it"
+LINEAGE, RELATIVES = "lineage", "relatives"
 
 
 def lineage(workspace: Workspace, artifact: Artifact, heads: Heads | None = None) -> Metadata:
-    """A picture, and a table each of what is above and below. `heads`: the newest of the variant; None: of
+    """A picture, and a table of what is above and below. `heads`: the newest of the variant; None: of
     one that was just made nothing is below.
     """
     try:
@@ -29,8 +28,7 @@ def lineage(workspace: Workspace, artifact: Artifact, heads: Heads | None = None
         return {LINEAGE: dg.MetadataValue.text(why_not(error))}
     picture = family_picture(found.above, artifact, found.below, found.versions)
     drawn = {} if picture is None else {LINEAGE: dg.MetadataValue.md(picture)}
-    below = [*relative_rows(found.below), *version_rows(found.versions)]
-    return {**drawn, OF: table(MADE_OF, relative_rows(found.above)), ON: table(MADE_OF, below)}
+    return {**drawn, RELATIVES: table(RELATED, family_rows(found.above, found.below, found.versions))}
 
 
 def tell_above(context: dg.AssetExecutionContext, workspace: Workspace) -> None:
@@ -39,7 +37,5 @@ def tell_above(context: dg.AssetExecutionContext, workspace: Workspace) -> None:
     heads = newest(workspace.store, workspace.heads)
     for stage, head in heads.items():
         if beside.key(stage) != context.asset_key:
-            shown = lineage(workspace, head, heads)
-            told = {name: shown[name] for name in (LINEAGE, ON) if name in shown}
-            key, of = beside.key(stage), context.partition_key
-            context.log_event(dg.AssetObservation(key, partition=of, metadata=told))
+            key, told = beside.key(stage), lineage(workspace, head, heads)
+            context.log_event(dg.AssetObservation(key, partition=context.partition_key, metadata=told))

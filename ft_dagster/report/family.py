@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ft_dagster.report.made_of import MadeRow, artifact_rows
+from ft_dagster.report.made_of import artifact_rows
 from ft_dagster.report.svg import Link, chain, fitting
 from ft_dagster.report.tables import count, counted
 from ft_dagster.store import Artifact
 
+RELATED = ("it is", "what", "which", "digest")
+ABOVE, BELOW = "made of", "made into"
 WORDS = "what it was made of, and what was made of it"
 
 
@@ -20,17 +22,20 @@ class Relative(NamedTuple):
     variant: str | None = None
 
 
-def relative_rows(relatives: Sequence[Relative]) -> list[MadeRow]:
-    """One of each; of another variant it says of which."""
-    found = []
-    for artifact, variant in relatives:
-        [row] = artifact_rows({artifact.place.stage: artifact})
-        found.append(row if variant is None else row._replace(what=f"{row.what} of {variant}"))
-    return found
+def family_rows(
+    above: Sequence[Relative], below: Sequence[Relative], versions: Sequence[int]
+) -> list[tuple[str, str, str, str]]:
+    """Columns RELATED; `versions`: released of it."""
+    rows = [(ABOVE, *_row(each)) for each in above]
+    rows += [(BELOW, *_row(each)) for each in below]
+    return rows + [(BELOW, "release", f"version {version}", "") for version in versions]
 
 
-def version_rows(versions: Sequence[int]) -> list[MadeRow]:
-    return [MadeRow("release", f"version {version}", "", "") for version in versions]
+def _row(one: Relative) -> tuple[str, str, str]:
+    """What, which, digest; of another variant it says of which."""
+    [row] = artifact_rows({one.artifact.place.stage: one.artifact})
+    whose = "" if one.variant is None else f" of {one.variant}"
+    return f"{row.what}{whose}", row.which, row.digest
 
 
 def family_picture(

@@ -11,7 +11,7 @@ from ft_dagster.data.derived import base_folder
 from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.release import production
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
-from ft_dagster.report.family import relative_rows
+from ft_dagster.report.family import family_rows
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.check import check_variant
 from ft_dagster.stages.family import family, newest
@@ -95,7 +95,8 @@ def _check_families(workshop: Workshop) -> None:
     below = [(one.artifact.place.stage, one.variant) for one in shown.below]
     assert below[-1] == ("model_export", "acme.colours")
     assert ("model_export", None) in below
-    assert relative_rows(shown.below)[-1].what == "model_export of acme.colours"
+    [*_, last] = family_rows(shown.above, shown.below, [])
+    assert last[:2] == ("made into", "model_export of acme.colours")
 
 
 def test_a_child_is_trained_on_its_parents_release_folded_into_the_base(
