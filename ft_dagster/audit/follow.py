@@ -184,7 +184,7 @@ class Follower:
             problems.append(Unread(place.prefix, str(error)))
 
     def _add(self, artifact: Artifact, problems: list[Unread]) -> int:
-        """How many records it has."""
+        """How many records it has; the questions of an evaluation are none of these."""
         tenant = tenant_of(artifact.place.prefix)
         keys = keys_of(self.keys, tenant)
         owner = self.index.owner(tenant, keys.current.id)
@@ -204,7 +204,7 @@ class Follower:
             self.index.set_records(id, records, said)
         else:
             self.index.set_records(id, records)
-        return records
+        return records if artifact.place.stage in HAVE_RECORDS else 0
 
     def _add_times(self, model: Artifact, id: int) -> None:
         mixture = self.shelf.parent(model, MIXTURE)

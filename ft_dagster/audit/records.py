@@ -210,4 +210,6 @@ def sought(answer: RecordAnswer) -> str:
             f"{counted(held.models, 'model')}; {answer.note}"
         )
     learned = {model.weights for model in answer.models if model.how in (TRAINED, INHERITED)}
-    return f"in {counted(len(answer.found), 'artifact')}; {counted(len(learned), 'model')} learned from it"
+    unread = f"; {len(answer.checked.unread)} could not be read" if answer.checked.unread else ""
+    found = counted(len(answer.found), "artifact")
+    return f"in {found}; {counted(len(learned), 'model')} learned from it{unread}"
