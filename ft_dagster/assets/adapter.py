@@ -27,7 +27,6 @@ Describe = Callable[[Workspace, Artifact], Page]
 DATA_VERSION = "dagster/data_version"  # tag of a materialization
 RUN = "run"  # metadata: the run that made the artifact, whichever run shows it
 BEFORE = 20  # materializations of a partition among which that run is looked for
-JUDGING = "evaluation"  # after which a run may end
 READS = {stage.name: stage.reads for stage in CHAIN} | {"release": ("model_export",)}
 
 
@@ -40,12 +39,13 @@ def stage_asset(
         artifact = workspace.make(stage)
         made_by = maker(context, artifact.digest, artifact.reused)
         page = describe(workspace, artifact).metadata(links(context, stage.name, made_by))
-        if stage.name == JUDGING and not artifact.reused:
+        checks = list(stage.judge(workspace, artifact))
+        if not artifact.reused and not all(check.passed for check in checks):  # the run ends here
             tell_above(context, workspace)
         return dg.MaterializeResult(
             metadata={**page, **_common(workspace, artifact, made_by)},
             data_version=dg.DataVersion(artifact.digest),
-            check_results=[_as_result(check) for check in stage.judge(workspace, artifact)],
+            check_results=list(map(_as_result, checks)),
         )
 
     return variant_asset(

@@ -1,7 +1,8 @@
 """What a page shows of where its artifact stands: what it was made of, and what was made of it so far.
 
-A page is written when its artifact is made, and nothing was made of that yet. So at the end of a run the
-assets above are told, by an observation each, which Dagster shows on their pages too.
+A page is written when its artifact is made, and nothing was made of that yet. So where a run ends, at a
+release or at a check that does not pass, the assets above are told by an observation each, which Dagster
+shows on their pages too.
 """
 
 import dagster as dg
