@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ft_dagster.report.made_of import artifact_rows
@@ -41,19 +41,29 @@ def _row(one: Relative) -> tuple[str, str, str]:
 def family_picture(
     above: Sequence[Relative], artifact: Artifact, below: Sequence[Relative], versions: Sequence[int]
 ) -> str | None:
-    """Markdown of an inline picture; what does not fit is left out from the end. None where the artifact
-    stands alone.
+    """Markdown of an inline picture, without what has no count; of another variant the last alone. What does
+    not fit is left out, the farthest first. None where nothing is above or below.
     """
-    links = [*map(_link, above), Link(_words(artifact), here=True), *map(_link, below)]
-    if versions:
-        links.insert(len(above) + 1 + sum(each.variant is None for each in below), Link(_released(versions)))
-    return fitting(chain, links, WORDS) if len(links) > 1 else None
+    before, after = list(_links(above)), [each for each in below if each.variant is None]
+    children = [each for each in below if each.variant is not None]
+    links = [*before, Link(_words(artifact), here=True), *_links(after)]
+    links += [Link(_released(versions))] if versions else []
+    links += _links(children)
+    near = sorted(enumerate(links), key=lambda each: abs(each[0] - len(before)))
+    return fitting(_drawn, near, WORDS) if len(links) > 1 else None
 
 
-def _link(one: Relative) -> Link:
-    stage = one.artifact.place.stage
-    words = _words(one.artifact) if one.variant is None else f"{one.variant} {stage}"
-    return Link(words)
+def _drawn(links: Sequence[tuple[int, Link]]) -> str:
+    """Links with their numbers, in order of these."""
+    return chain([link for _, link in sorted(links)])
+
+
+def _links(relatives: Sequence[Relative]) -> Iterator[Link]:
+    last = {each.variant: each.artifact for each in relatives}
+    yield from (Link(f"{name} {one.place.stage}") for name, one in last.items() if name is not None)
+    for one, variant in relatives:
+        if variant is None and _counted(one.place.stage, one.figures):
+            yield Link(_words(one))
 
 
 def _words(artifact: Artifact) -> str:
@@ -75,6 +85,6 @@ def _counted(stage: str, figures: Mapping[str, Any]) -> str:
         return counted(figures["steps"], "step")
     if stage == "base_model":
         return f"{count(figures['parameters'])} weights"
-    if stage in ("evaluation", "base_evaluation"):
+    if stage == "evaluation":
         return counted(figures["questions"], "question")
-    return ""
+    return str(figures.get("format", "")) if stage == "model_export" else ""

@@ -91,16 +91,17 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
 
 
 def chain(parts: Sequence[Link]) -> str:
-    """What was made of what, a line each, from above to below."""
-    dots = dict.fromkeys((GREY, ORANGE), "")
-    words = []
-    for number, part in enumerate(parts):
-        y = LINE * number + 8
-        dots[ORANGE if part.here else GREY] += f"M4 {y}h1"
-        words.append(f"<text x='14' y='{y + 4}'>{escape(part.words)}</text>")
-    line = f"<path d='M4.5 8V{LINE * len(parts) - 8}' stroke='{GREY}' stroke-width='1'/>"
-    drawn = [f"<path d='{path}' stroke='{colour}'/>" for colour, path in dots.items() if path]
-    return _svg("".join([line, *drawn, *words]), LINE * len(parts), 7)
+    """What was made of what, a line each, from above to below: a dot on a line, and its words."""
+    words = "".join(
+        f"<text y='{LINE * number + 12}'>{escape(part.words)}</text>" for number, part in enumerate(parts)
+    )
+    here = "".join(f"M4 {LINE * at + 5}v6" for at, part in enumerate(parts) if part.here)
+    end = LINE * len(parts) - 5
+    drawn = (
+        f"<path d='M4 5V{end}' stroke='{GREY}' stroke-width='1'/>"
+        f"<path d='M4 5V{end}' stroke='{GREY}' stroke-dasharray='6 10'/><path d='{here}' stroke='{ORANGE}'/>"
+    )
+    return _svg(f"{drawn}<svg x='14'>{words}</svg>", LINE * len(parts), 6)
 
 
 def intervals(rules: Sequence[Rule]) -> str:
