@@ -10,7 +10,8 @@ from typing import Any
 import dagster as dg
 
 from ft_dagster.assets.failures import failures
-from ft_dagster.assets.page import DIGITS, Metadata, Page, asset_link, run_link, table
+from ft_dagster.assets.lineage import lineage, tell_above
+from ft_dagster.assets.page import DIGITS, Metadata, Page, asset_link, run_link
 from ft_dagster.assets.partitions import PROJECT, Graph, variant_of
 from ft_dagster.data.record_tree import TreeHead
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
@@ -38,10 +39,13 @@ def stage_asset(
         artifact = workspace.make(stage)
         made_by = maker(context, artifact.digest, artifact.reused)
         page = describe(workspace, artifact).metadata(links(context, stage.name, made_by))
+        checks = list(stage.judge(workspace, artifact))
+        if not artifact.reused and not all(check.passed for check in checks):  # the run ends here
+            tell_above(context, workspace)
         return dg.MaterializeResult(
             metadata={**page, **_common(workspace, artifact, made_by)},
             data_version=dg.DataVersion(artifact.digest),
-            check_results=[_as_result(check) for check in stage.judge(workspace, artifact)],
+            check_results=list(map(_as_result, checks)),
         )
 
     return variant_asset(
@@ -138,10 +142,9 @@ def _ancestors(name: str) -> set[str]:
 def _common(workspace: Workspace, artifact: Artifact, made_by: str | None) -> Metadata:
     """What every artifact's page says at its end."""
     run = {} if made_by is None else {RUN: dg.MetadataValue.dagster_run(made_by)}
-    made_from = [[name, digest[:DIGITS]] for name, digest in artifact.inputs.items()]
     place = artifact.place
     return {
-        "made_from": table(["input", "digest"], made_from),
+        **lineage(workspace, artifact),
         "digest": dg.MetadataValue.text(artifact.digest[:DIGITS]),
         **run,
         "reused": dg.MetadataValue.bool(artifact.reused),

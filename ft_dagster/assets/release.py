@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from ft_dagster.assets.adapter import described, links, maker, stage_asset, variant_asset
+from ft_dagster.assets.lineage import tell_above
 from ft_dagster.assets.page import DIGITS, Page, table
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.evaluation.verdict_words import production_sentence, verdict_sentence, verdict_word
@@ -77,6 +78,8 @@ def _release(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mate
         "report": keep_report(workspace.settings, workspace.key, entry.version),
         "owners": ", ".join(workspace.spec.owners),
     }
+    if entry.run_id == context.run_id:
+        tell_above(context, workspace)
     made_by = entry.run_id or maker(context, entry.export, True)
     more = f"{links(context, release_step.NAME, made_by)}; its report: `ft-dagster report {workspace.key}`"
     return dg.MaterializeResult(

@@ -56,9 +56,9 @@ def _of_holder(audit: Audit, holder: Indexed, asked: AskedRecord, unread: list[s
         key = audit.keys(holder.tenant).of_id(head.key)
         if key is None:
             return [Absence(*named, unproved=f"the key {head.key} that orders its records is lost")]
-        tree = audit.tree(holder, artifact)
+        tree = audit.tree(artifact)
         found = [tree.find(key.lookup(identity)) for identity in asked.identities]
-        leaves = [neighbours(audit, tree, place.start) for place in found]
+        leaves = [neighbours(tree, place.start) for place in found]
     except UserError as error:
         unread.append(str(error))
         return [Absence(*named, unproved=str(error))]

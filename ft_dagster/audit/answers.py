@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+EXACT, EQUIVALENT, DIVERGED = "EXACT", "EQUIVALENT", "DIVERGED"  # what a replay comes to, see `replay`
 BASE_UNKNOWN = "nobody here knows what the base model itself was trained on"
 
 
@@ -70,13 +71,14 @@ class ModelThatHas:
 @dataclass(frozen=True)
 class Checked:
     """Against what a record was held: how many data sets, corpora and mixtures, how many records, how many
-    models.
+    models, and how many evaluations, by all the questions that are kept of them.
     """
 
     artifacts: int
     records: int
     models: int
     unread: tuple[str, ...] = ()
+    evaluations: int = 0
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from ft_dagster.audit.judged import name_of, name_of_words
 from ft_dagster.data.content import identity_of, normal_text, words_of
 from ft_dagster.data.formats import detect_format
 from ft_dagster.data.readers import RawRow
@@ -31,13 +32,15 @@ class AskedRecord:
     """`identities`: what it would be known by, most often one; a row that sources read differently has one
     for each way. `said`: how it was given, in words without the text. `readings`: by which way of reading a
     row an identity came; PLAIN of one that is not there. `words`: in normal form, as each way reads them;
-    empty for an identity.
+    empty for an identity. `questions`: the names by which a question is found that is the record, or a text
+    of it.
     """
 
     identities: tuple[bytes, ...]
     said: str
     readings: Mapping[bytes, Mapping[str, Any]] = field(default_factory=dict)
     words: tuple[tuple[str, ...], ...] = ()
+    questions: tuple[bytes, ...] = ()
 
     def reading(self, identity: bytes) -> Mapping[str, Any]:
         return self.readings.get(identity, PLAIN)
@@ -50,7 +53,8 @@ def asked_record(given: str, readings: Iterable[Mapping[str, Any]] = (PLAIN,)) -
     if not given.strip():
         raise UserError("no record is given", fix="Give a text, a row as JSON, a file or an identity")
     if _DIGEST.fullmatch(given):
-        return AskedRecord((bytes.fromhex(given),), f"identity {given[:12]}")
+        identity = bytes.fromhex(given)
+        return AskedRecord((identity,), f"identity {given[:12]}", questions=(name_of(identity),))
     file = Path(given)
     if len(given) < 4096 and "\0" not in given and _is_there(file):
         return _of_text(_text_of(file), f"file {file}", readings)
@@ -86,7 +90,9 @@ def _of_text(text: str, said: str, readings: Iterable[Mapping[str, Any]]) -> Ask
     if fields is None:
         _refuse_surrogates(text)
         normal = normal_text(text)
-        return AskedRecord((identity_of("text", [("text", normal)]),), said, words=(tuple(words_of(normal)),))
+        identity, told = identity_of("text", [("text", normal)]), tuple(words_of(normal))
+        names = (name_of(identity), name_of_words(told))
+        return AskedRecord((identity,), said, words=(told,), questions=names)
     found: dict[bytes, Mapping[str, Any]] = {}
     words: dict[tuple[str, ...], None] = {}
     wrong: UserError | None = None
@@ -100,7 +106,16 @@ def _of_text(text: str, said: str, readings: Iterable[Mapping[str, Any]]) -> Ask
     if not found:
         assert wrong is not None
         raise UserError(f"not a row: {wrong.problem}", fix=wrong.fix)
-    return AskedRecord(tuple(found), f"{said}, a row", found, tuple(words))
+    asked = dict.fromkeys([*map(name_of, found), *map(name_of_words, _texts_in(fields))])
+    return AskedRecord(tuple(found), f"{said}, a row", found, tuple(words), tuple(asked))
+
+
+def _texts_in(tree: Any) -> Iterator[list[str]]:
+    """The words of each text of a row, however deep."""
+    if isinstance(tree, str):
+        yield words_of(normal_text(tree))
+    for below in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from _texts_in(below)
 
 
 def _row(text: str) -> dict[str, Any] | None:

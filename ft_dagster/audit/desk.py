@@ -17,9 +17,10 @@ from ft_dagster.audit.asked import reading_of
 from ft_dagster.audit.follow import LOCK, Followed, Follower
 from ft_dagster.audit.index import Index, Indexed, remove_index, tenant_of
 from ft_dagster.audit.members import BASE_TEXT, CORPUS, DATASET, MIXTURE, MODEL, Shelf, said_by
-from ft_dagster.data.record_tree import RecordTree
+from ft_dagster.data.record_tree import RecordTree, TreeLeaves
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE
+from ft_dagster.provenance.merkle import MerkleTree
 from ft_dagster.provenance.record_keys import SHARED_OWNER, OwnerKeys, keys_of
 from ft_dagster.settings import Settings
 from ft_dagster.spec.keys import HALF
@@ -28,7 +29,7 @@ from ft_dagster.store.artifacts import Removed
 from ft_dagster.store.make import host_lock
 
 EXPORT, BASE = "model_export", "base_model"
-TREES_AT_ONCE = 4_000_000  # leaves of trees that are kept in memory
+LEAVES_AT_ONCE = 12_000_000  # of trees that are kept in memory, at 37 bytes each
 SHORTEST = 6  # digits of a digest that is given in part
 
 
@@ -43,7 +44,7 @@ class Audit:
     index: Index
     tenant: str | None = None
     followed: Followed = field(default_factory=lambda: Followed(0, 0, ()))
-    _trees: dict[int, RecordTree] = field(default_factory=dict)
+    _leaves: dict[int, TreeLeaves] = field(default_factory=dict)
     _keys: dict[str, OwnerKeys] = field(default_factory=dict)
     _said: dict[int, Artifact | Removed] = field(default_factory=dict)
 
@@ -117,16 +118,20 @@ class Audit:
             return found.original
         return self.store.read(indexed.place.manifest_of(indexed.generation))
 
-    def tree(self, indexed: Indexed, artifact: Artifact) -> RecordTree:
-        """The record tree of an artifact that has one; those that were asked for last stay in memory."""
-        tree = self._trees.pop(indexed.id, None)
-        if tree is None:
-            tree = RecordTree.read(self.shelf.evidence(artifact))
-            held = len(tree) + sum(map(len, self._trees.values()))
-            while self._trees and held > TREES_AT_ONCE:
-                held -= len(self._trees.pop(next(iter(self._trees))))
-        self._trees[indexed.id] = tree
-        return tree
+    def tree(self, artifact: Artifact) -> RecordTree:
+        """The record tree of an artifact that has one."""
+        return RecordTree.read(self.shelf.evidence(artifact))
+
+    def leaves(self, indexed: Indexed, artifact: Artifact) -> TreeLeaves:
+        """Those of the record tree of an artifact that has one; what was asked for last stays in memory."""
+        leaves = self._leaves.pop(indexed.id, None)
+        if leaves is None:
+            leaves = TreeLeaves.of(self.tree(artifact))
+            held = len(leaves) + sum(map(len, self._leaves.values()))
+            while self._leaves and held > LEAVES_AT_ONCE:
+                held -= len(self._leaves.pop(next(iter(self._leaves))))
+        self._leaves[indexed.id] = leaves
+        return leaves
 
     def readings(self, model: Indexed | None = None) -> list[Mapping[str, Any]]:
         """How the sources of data sets read their rows, each way once: of all data sets, or of those that a
@@ -159,6 +164,11 @@ class Audit:
         mixtures = [self.index.parent(each, MIXTURE) for each in models]
         found = [None if each is None else self.index.parent(each, DATASET) for each in mixtures]
         return [each for each in found if each is not None]
+
+    @cached_property
+    def counts(self) -> list[tuple[str, str, int, int]]:
+        """See `Index.counts`."""
+        return self.index.counts()
 
     @cached_property
     def sums(self) -> dict[int, tuple[int, ...]]:
@@ -253,10 +263,10 @@ class Audit:
         )
         return self.artifact(near[-1]) if near else None
 
-    def inclusion(self, tree: RecordTree, at: int) -> Inclusion:
-        """The proof that a leaf is in a tree."""
-        path = tuple(sibling.hex() for sibling in tree.merkle.path(at))
-        return Inclusion(tree.merkle.root.hex(), at, len(tree), path)
+
+def inclusion(merkle: MerkleTree, at: int) -> Inclusion:
+    """The proof that a leaf is in a tree."""
+    return Inclusion(merkle.root.hex(), at, len(merkle), tuple(one.hex() for one in merkle.path(at)))
 
 
 def declared_sources(dataset: Artifact) -> list[dict[str, Any]]:

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from pyarrow import ArrowException
 
 from ft_dagster.audit.index import Index, short, tenant_of
+from ft_dagster.audit.judged import judged_questions
 from ft_dagster.audit.members import (
+    EVALUATION,
     HAVE_RECORDS,
     MIXTURE,
     MODEL,
@@ -182,14 +184,14 @@ class Follower:
             problems.append(Unread(place.prefix, str(error)))
 
     def _add(self, artifact: Artifact, problems: list[Unread]) -> int:
-        """How many records it has."""
+        """How many records it has; the questions of an evaluation are none of these."""
         tenant = tenant_of(artifact.place.prefix)
         keys = keys_of(self.keys, tenant)
         owner = self.index.owner(tenant, keys.current.id)
         id = self.index.add_artifact(artifact, owner)
         records = 0
         try:
-            if artifact.place.stage in HAVE_RECORDS:
+            if artifact.place.stage in (*HAVE_RECORDS, EVALUATION):
                 for rows in indexed_rows(self.shelf, artifact, keys):
                     columns = (rows.lookups.tolist(), repeat(id), rows.numbers.tolist(), rows.states.tolist())
                     self.index.add_members(zip(repeat(owner), *columns, strict=False))
@@ -202,7 +204,7 @@ class Follower:
             self.index.set_records(id, records, said)
         else:
             self.index.set_records(id, records)
-        return records
+        return records if artifact.place.stage in HAVE_RECORDS else 0
 
     def _add_times(self, model: Artifact, id: int) -> None:
         mixture = self.shelf.parent(model, MIXTURE)
@@ -239,9 +241,12 @@ class IndexedRows(NamedTuple):
 
 
 def indexed_rows(shelf: Shelf, artifact: Artifact, keys: OwnerKeys) -> Iterator[IndexedRows]:
-    """The records of an artifact in batches. A tree by the current key has the lookups already; else they are
-    computed from the identities.
+    """The records of an artifact in batches, or the questions of an evaluation. A tree by the current key has
+    the lookups already; else they are computed from the identities.
     """
+    if artifact.place.stage == EVALUATION:
+        yield _question_rows(shelf, artifact, keys)
+        return
     head = TreeHead.of(artifact.figures, file=shelf.store.uri(artifact.place.manifest))
     if head is not None and head.key == keys.current.id:
         tree = RecordTree.read(shelf.evidence(artifact))
@@ -257,6 +262,16 @@ def indexed_rows(shelf: Shelf, artifact: Artifact, keys: OwnerKeys) -> Iterator[
             np.array([member.number for member in members], np.int64),
             np.array([member.state for member in members], np.int64),
         )
+
+
+def _question_rows(shelf: Shelf, evaluation: Artifact, keys: OwnerKeys) -> IndexedRows:
+    """Each question by each of its names."""
+    rows = [
+        (short(keys.current.lookup(name)), question.number, question.state)
+        for question in judged_questions(shelf, evaluation)
+        for name in question.names
+    ]
+    return IndexedRows(*(np.array([row[at] for row in rows], np.int64) for at in range(3)))
 
 
 def _named(store: Store, artifact: Artifact) -> Artifact:

@@ -21,7 +21,7 @@ from ft_dagster.provenance.private_file import make_private
 from ft_dagster.provenance.record_keys import SHARED_OWNER
 from ft_dagster.store import Artifact, Place
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FILE = "index.sqlite"
 CHUNK = 4096  # counts of a model that are read together
 TABLES = """

@@ -39,11 +39,13 @@ from ft_dagster.store.transfer import OTHER_BYTES, Transfer, fetch_all
 from ft_dagster.strict_json import loads
 
 DATASET, CORPUS, MIXTURE, MODEL = "task_dataset", "general_corpus", "training_mixture", "fine_tuned_model"
+EVALUATION = "evaluation"  # has questions, see `judged`
 BASE_TEXT = "base_text"  # a mixture has it in place of a corpus, under that name
 HAVE_RECORDS = (DATASET, CORPUS, BASE_TEXT, MIXTURE)
 LEDGER, LEDGER_VERSION, MOST_TIMES = "evidence/ledger.json", 1, 2**32 - 1
 MOST_LEDGER_BYTES = 4_000_000_000
-STATES = ("dropped", "train", "validation", "test", "holdout", HOLDOUT)  # by number
+QUESTION, PROBE, CANARY = "question", "probe", "canary"
+STATES = ("dropped", "train", "validation", "test", "holdout", HOLDOUT, QUESTION, PROBE, CANARY)  # by number
 TRAIN = STATES.index("train")
 BATCH = 8192
 HELD_AT_ONCE = 128  # copies of a remote store: each holds a file open

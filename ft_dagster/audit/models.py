@@ -19,6 +19,7 @@ from ft_dagster.audit.members import (
     BASE_TEXT,
     CORPUS,
     DATASET,
+    EVALUATION,
     MIXTURE,
     MODEL,
     TRAIN,
@@ -39,7 +40,7 @@ from ft_dagster.stages.made_of import source_files
 from ft_dagster.store import Artifact
 from ft_dagster.store.artifacts import Removed
 
-PLAN, EVALUATION, DECLARATION = "training_plan", "evaluation", "declaration"
+PLAN, DECLARATION = "training_plan", "declaration"
 FIRST = 5  # records of a difference that are shown
 _ORDER = (
     BASE,

@@ -113,7 +113,7 @@ def _proof(audit: Audit, asked: AskedRecord, weights: Indexed) -> dict[str, Any]
     if key is None:
         fix = "Restore it from a backup (`ft-dagster audit key restore FILE`)"
         raise UserError(f"the key {head.key} that orders this mixture's records is lost", fix=fix)
-    tree = audit.tree(mixture, mixed)
+    tree = audit.tree(mixed)
     common = {
         "schema_version": SCHEMA_VERSION,
         "tree": {"size": len(tree), "key": head.key, "root": head.root},
@@ -129,8 +129,8 @@ def _proof(audit: Audit, asked: AskedRecord, weights: Indexed) -> dict[str, Any]
     }
     if places:
         times = times_of(audit.shelf, tuned, mixed)
-        return {**common, **_presence(audit, tree, places, times.tolist(), asked)}
-    first, *others = [_absence(audit, tree, key, asked, identity) for identity in asked.identities]
+        return {**common, **_presence(tree, places, times.tolist(), asked)}
+    first, *others = [_absence(tree, key, asked, identity) for identity in asked.identities]
     return {**common, "kind": ABSENCE, **first, "read_otherwise": others}
 
 
@@ -172,7 +172,7 @@ def _shown(proof: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _presence(
-    audit: Audit, tree: RecordTree, places: Mapping[int, bytes], times: list[int], asked: AskedRecord
+    tree: RecordTree, places: Mapping[int, bytes], times: list[int], asked: AskedRecord
 ) -> dict[str, Any]:
     """Of the leaf whose row was trained on, where one was. `places`: leaf -> identity."""
     states = {at: tree.row(at)[1]["split"] for at in places}
@@ -187,37 +187,35 @@ def _presence(
         "salt": row.salt.hex(),
         "facts": row.facts,
         "times": times[number] if trained else 0,
-        "leaves": [_leaf(audit, tree, at)],
+        "leaves": [_leaf(tree, at)],
     }
 
 
-def _absence(
-    audit: Audit, tree: RecordTree, key: RecordKey, asked: AskedRecord, identity: bytes
-) -> dict[str, Any]:
+def _absence(tree: RecordTree, key: RecordKey, asked: AskedRecord, identity: bytes) -> dict[str, Any]:
     """Of one identity of the record."""
     place = tree.find(key.lookup(identity)).start
     return {
         "identity": identity.hex(),
         "reading": asked.reading(identity),
-        "leaves": neighbours(audit, tree, place),
+        "leaves": neighbours(tree, place),
     }
 
 
-def neighbours(audit: Audit, tree: RecordTree, place: int) -> list[dict[str, Any]]:
+def neighbours(tree: RecordTree, place: int) -> list[dict[str, Any]]:
     """The leaves on both sides of where a leaf would be put in at `place`: one at an end, none of an empty
     tree.
     """
-    return [_leaf(audit, tree, at) for at in (place - 1, place) if 0 <= at < len(tree)]
+    return [_leaf(tree, at) for at in (place - 1, place) if 0 <= at < len(tree)]
 
 
-def _leaf(audit: Audit, tree: RecordTree, at: int) -> dict[str, Any]:
+def _leaf(tree: RecordTree, at: int) -> dict[str, Any]:
     row, _ = tree.row(at)
     return {
         "index": at,
         "lookup": tree.lookup(at).hex(),
         "record": row.record.hex(),
         "facts_sha256": hashlib.sha256(row.salt + row.facts.encode()).hexdigest(),
-        "path": list(audit.inclusion(tree, at).path),
+        "path": [sibling.hex() for sibling in tree.merkle.path(at)],
     }
 
 

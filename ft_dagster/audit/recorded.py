@@ -13,8 +13,8 @@ import yaml
 
 from ft_dagster.audit.desk import BASE, EXPORT, Audit
 from ft_dagster.audit.index import Indexed
-from ft_dagster.audit.members import BASE_TEXT, CORPUS, DATASET, MIXTURE, MODEL
-from ft_dagster.audit.models import DECLARATION, EVALUATION, PLAN
+from ft_dagster.audit.members import BASE_TEXT, CORPUS, DATASET, EVALUATION, MIXTURE, MODEL
+from ft_dagster.audit.models import DECLARATION, PLAN
 from ft_dagster.errors import UserError
 from ft_dagster.files import expanded
 from ft_dagster.planning.hardware.catalogue import FILE as CARDS
@@ -27,6 +27,7 @@ from ft_dagster.store import Artifact, Store, write_head
 from ft_dagster.store.artifacts import Removed
 
 REBUILT = (DATASET, MIXTURE, PLAN, MODEL)  # in their order
+JUDGED = (EVALUATION, EXPORT)  # what is made of the weights, in its order
 TAKEN = (BASE, CORPUS, BASE_TEXT, "evaluation_texts", "probe")  # as the store has them
 RUN = "replay"
 
@@ -34,7 +35,8 @@ RUN = "replay"
 @dataclass(frozen=True)
 class Recorded:
     """A model and what it was made of. `rebuilt`: the artifact of each stage of REBUILT. `taken`: what of
-    other stages these were made of, parents' exports among it. `content`: declaration.json.
+    other stages these were made of, parents' exports among it. `content`: declaration.json. `judged`: of
+    JUDGED what was made of the weights.
     """
 
     model: Indexed
@@ -42,6 +44,7 @@ class Recorded:
     taken: tuple[Indexed, ...]
     declaration: Indexed
     content: Mapping[str, Any]
+    judged: Mapping[str, Indexed]
 
     @property
     def variant(self) -> str:
@@ -59,7 +62,17 @@ def recorded_of(audit: Audit, weights: Indexed) -> Recorded:
         for above in _inputs(audit, part, TAKEN):
             taken |= {each.id: each for each in _with_parents(audit, above)}
     declared, content = _declaration(audit, rebuilt)
-    return Recorded(weights, rebuilt, tuple(taken.values()), declared, content)
+    return Recorded(weights, rebuilt, tuple(taken.values()), declared, content, _judged(audit, weights))
+
+
+def _judged(audit: Audit, weights: Indexed) -> dict[str, Indexed]:
+    """The newest export and the evaluation that it was made by, else the newest evaluation."""
+    for export in reversed(audit.index.made_of(weights, EXPORT)):
+        evaluation = audit.index.parent(export, EVALUATION)
+        if evaluation is not None:
+            return {EVALUATION: evaluation, EXPORT: export}
+    evaluations = audit.index.made_of(weights, EVALUATION)
+    return {EVALUATION: evaluations[-1]} if evaluations else {}
 
 
 def _above(audit: Audit, child: Indexed, stage: str) -> Indexed:
@@ -89,18 +102,36 @@ def _declaration(audit: Audit, rebuilt: Mapping[str, Indexed]) -> tuple[Indexed,
     weights = rebuilt[MODEL]
     parts = [audit.artifact(part) for part in rebuilt.values()]
     sources = audit.artifact(rebuilt[DATASET]).inputs.get("sources")
-    for each in reversed(audit.index.of_stage(DECLARATION, weights.place.prefix)):
-        file = audit.shelf.left(audit.artifact(each), f"payload/{declaration.FILE}")
-        content = {} if file is None else json.loads(file.read_text("utf-8"))
-        if (
-            content
-            and each.created <= weights.created
-            and sha256_json(content["sources"]) == sources
-            and all(_is_within(part.spec.get("spec", {}), content["spec"]) for part in parts)
+    for each, content in _declarations(audit, weights):
+        if sha256_json(content["sources"]) == sources and all(
+            _is_within(part.spec.get("spec", {}), content["spec"]) for part in parts
         ):
             return each, content
     problem = "no declaration in the store is the one that it was made by"
     raise UserError(problem, value=weights.digest[:12], fix="Restore it from a backup")
+
+
+def judged_by(audit: Audit, judged: Indexed) -> tuple[Indexed, Mapping[str, Any]]:
+    """The newest declaration before an evaluation that asks and demands what its manifest says. Raises
+    UserError.
+    """
+    spec = audit.artifact(judged).spec
+    asked = {name: spec.get(f"{name}.tasks") for name in ("task", "general")}
+    slices = [part for name, part in spec.items() if name.rpartition(".")[2] == "spec"]
+    for each, content in _declarations(audit, judged):
+        if content["tasks"] == asked and all(_is_within(part, content["spec"]) for part in slices):
+            return each, content
+    problem = "no declaration in the store is the one that it was judged by"
+    raise UserError(problem, value=judged.digest[:12], fix="Restore it from a backup")
+
+
+def _declarations(audit: Audit, made: Indexed) -> Iterator[tuple[Indexed, Mapping[str, Any]]]:
+    """Those of a variant from before something was made, the newest first, with their declaration.json."""
+    for each in reversed(audit.index.of_stage(DECLARATION, made.place.prefix)):
+        if each.created <= made.created:
+            file = audit.shelf.left(audit.artifact(each), f"payload/{declaration.FILE}")
+            if file is not None:
+                yield each, json.loads(file.read_text("utf-8"))
 
 
 def _is_within(part: Any, whole: Any) -> bool:
@@ -135,6 +166,23 @@ class CleanProject:
             name = said.place.manifest_of(generation)
             self.store.write(name, audit.store.read(name))
         return said
+
+    def take_tries(self, audit: Audit, weights: Indexed) -> None:
+        """Copy the record of the questions that weights were put to: theirs keep their ordinal by it."""
+        folder = f"{weights.place.prefix}/tries/{weights.digest}"
+        for name in audit.store.names(folder):
+            self.store.write(f"{folder}/{name}", audit.store.read(f"{folder}/{name}"))
+
+    def declare(self, variant: str, content: Mapping[str, Any]) -> None:
+        """Let the variant's file say what its declaration.json does; its parents' are named alone."""
+        self._declared_in(variant, content["spec"])
+        parent = content["spec"]["base_model"].get("variant")
+        if parent is not None:
+            self._declared_in(parent, {})
+
+    def _declared_in(self, variant: str, spec: Mapping[str, Any]) -> None:
+        tenant, _, name = variant.partition(".")
+        _write(self.folder / "tenants" / tenant / f"{name}.yaml", spec)
 
     def point_at(self, artifact: Artifact) -> None:
         """Let the head of the artifact's stage be this one."""

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 
 from ft_dagster.audit.answers import Checked, ModelThatHas, RecordAnswer, RecordIn
 from ft_dagster.audit.asked import AskedRecord
-from ft_dagster.audit.desk import BASE, EXPORT, Audit
+from ft_dagster.audit.desk import BASE, EXPORT, Audit, inclusion
 from ft_dagster.audit.index import Hit, Indexed
-from ft_dagster.audit.members import DATASET, HAVE_RECORDS, MIXTURE, MODEL, STATES, members_of
+from ft_dagster.audit.judged import judged_questions
+from ft_dagster.audit.members import (
+    DATASET,
+    EVALUATION,
+    HAVE_RECORDS,
+    MIXTURE,
+    MODEL,
+    STATES,
+    members_of,
+)
 from ft_dagster.data.dataset_io import DROPPED, ORIGINS
 from ft_dagster.data.mixture_records import HOLDOUT
 from ft_dagster.data.record_tree import TREE, TreeHead, record_row
 from ft_dagster.errors import UserError
+from ft_dagster.provenance.record_keys import RecordKey
 from ft_dagster.report.tables import counted
+from ft_dagster.store import Artifact
 from ft_dagster.store.artifacts import Removed
 
 TRAINED, VALIDATED, JUDGED, INHERITED = "trained on", "validated on", "judged with", "parent trained on"
 BY_INDEX = "removed by retention, told by the index alone"
+LOOK = "Run `ft-dagster audit verify` to see what was altered"
 UNREACHED = "in its mixture, and not reached before the exported checkpoint"
 _HOW = {"train": TRAINED, "validation": VALIDATED, "test": JUDGED, "holdout": JUDGED, HOLDOUT: JUDGED}
 
@@ -36,17 +49,24 @@ def record(audit: Audit, asked: AskedRecord) -> RecordAnswer:
                 if held is not None:
                     found.append(held)
                     models += _models(audit, artifact, hit)
+        for artifact, question in _questions(audit, name, owner, asked):
+            found.append(question)
+            weights = audit.index.parent(artifact, MODEL)
+            models += [] if weights is None else [described(audit, weights, JUDGED, 0)]
     identities = tuple(identity.hex() for identity in asked.identities)
     return RecordAnswer(identities, tuple(found), _once(models), checked(audit))
 
 
 def checked(audit: Audit) -> Checked:
     """What the index knows of whom who asks may be told."""
-    counts = [row for row in audit.index.counts() if audit.tenant in (None, row[0]) or not row[0]]
+    counts = [row for row in audit.counts if audit.tenant in (None, row[0]) or not row[0]]
     holders = [(number, records) for _, stage, number, records in counts if stage in HAVE_RECORDS]
-    models = sum(number for _, stage, number, _ in counts if stage == MODEL)
+    models, judged = (
+        sum(number for _, stage, number, _ in counts if stage == name) for name in (MODEL, EVALUATION)
+    )
     unread = tuple(str(each.problem) for each in audit.allowed(audit.index.unread()))
-    return Checked(sum(n for n, _ in holders), sum(records for _, records in holders), models, unread)
+    records = sum(records for _, records in holders)
+    return Checked(sum(number for number, _ in holders), records, models, unread, judged)
 
 
 def _held(audit: Audit, indexed: Indexed, hit: Hit, identity: bytes) -> RecordIn | None:
@@ -76,20 +96,45 @@ def _held(audit: Audit, indexed: Indexed, hit: Hit, identity: bytes) -> RecordIn
     head = TreeHead.of(artifact.figures)
     if head is None or not audit.shelf.has(artifact, f"evidence/{TREE}"):
         return replace(answer, facts=facts)
-    tree = audit.tree(indexed, artifact)
+    leaves = audit.leaves(indexed, artifact)
+    at = leaves.find(hit.number, dropped=not hit.state)
     key = audit.keys(indexed.tenant).of_id(head.key)
-    place = (not hit.state, hit.number)
-    within = tree.find(key.lookup(identity)) if key else range(len(tree))
-    at = next((at for at in within if (bool(tree.dropped[at]), int(tree.rows[at])) == place), None)
-    if at is None or row.leaf(tree.lookup(at)) != tree.merkle.leaf(at):
-        fix = "Run `ft-dagster audit verify` to see what was altered"
-        raise UserError(
-            "a record that its tree does not have", file=tree.file, value=identity.hex()[:12], fix=fix
-        )
-    if tree.merkle.root.hex() != head.root:
-        fix = "Run `ft-dagster audit verify` to see what was altered"
-        raise UserError("the root of a record tree is not the one of its manifest", file=tree.file, fix=fix)
-    return replace(answer, facts=facts, inclusion=audit.inclusion(tree, at))
+    if at is None or row.leaf(_lookup(audit, artifact, key, identity, at)) != leaves.merkle.leaf(at):
+        problem = "a record that its tree does not have"
+        raise UserError(problem, file=leaves.file, value=identity.hex()[:12], fix=LOOK)
+    if leaves.merkle.root.hex() != head.root:
+        problem = "the root of a record tree is not the one of its manifest"
+        raise UserError(problem, file=leaves.file, fix=LOOK)
+    return replace(answer, facts=facts, inclusion=inclusion(leaves.merkle, at))
+
+
+def _lookup(audit: Audit, artifact: Artifact, key: RecordKey | None, identity: bytes, at: int) -> bytes:
+    """That of a leaf: made by the key of its tree, or read where the key is lost."""
+    return audit.tree(artifact).lookup(at) if key is None else key.lookup(identity)
+
+
+def _questions(audit: Audit, name: str, owner: int, asked: AskedRecord) -> Iterator[tuple[Indexed, RecordIn]]:
+    """The evaluations of an owner that asked the record, or a text of it, of a model; each question once."""
+    seen: set[Hit] = set()
+    for wanted in asked.questions:
+        for hit in audit.index.hits(owner, audit.keys(name).current.lookup(wanted)):
+            indexed = audit.index.artifact(hit.artifact)
+            if hit in seen or indexed.place.stage != EVALUATION:
+                continue
+            seen.add(hit)
+            facts = _question_facts(audit, indexed, hit, wanted)
+            if facts is not None:
+                place = (indexed.variant, EVALUATION, indexed.digest, indexed.place.key)
+                yield indexed, RecordIn(wanted.hex(), *place, STATES[hit.state], facts, None)
+
+
+def _question_facts(audit: Audit, indexed: Indexed, hit: Hit, wanted: bytes) -> dict[str, str] | None:
+    """What the evaluation says of a hit; None where it is another question with the same short lookup."""
+    if isinstance(audit.said(indexed), Removed):
+        return {"reason": BY_INDEX}
+    questions = judged_questions(audit.shelf, audit.artifact(indexed))
+    found = next(islice(questions, hit.number, None), None)
+    return None if found is None or wanted not in found.names else found.facts
 
 
 def _models(audit: Audit, holder: Indexed, hit: Hit) -> Iterator[ModelThatHas]:
@@ -158,9 +203,13 @@ def sought(answer: RecordAnswer) -> str:
         unread = (
             "never seen" if answer.seen is False else f"not found, and {len(held.unread)} could not be read"
         )
+        questions = f"the questions of {counted(held.evaluations, 'evaluation')}, "
         return (
             f"{unread}: held against {counted(held.records, 'record')} of {held.artifacts:,} data sets, "
-            f"corpora and mixtures, and {counted(held.models, 'model')}; {answer.note}"
+            f"corpora and mixtures, {questions if held.evaluations else ''}and "
+            f"{counted(held.models, 'model')}; {answer.note}"
         )
     learned = {model.weights for model in answer.models if model.how in (TRAINED, INHERITED)}
-    return f"in {counted(len(answer.found), 'artifact')}; {counted(len(learned), 'model')} learned from it"
+    unread = f"; {len(answer.checked.unread)} could not be read" if answer.checked.unread else ""
+    found = counted(len(answer.found), "artifact")
+    return f"in {found}; {counted(len(learned), 'model')} learned from it{unread}"

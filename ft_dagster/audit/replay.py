@@ -2,11 +2,13 @@
 
 Its base, corpora and the releases that it starts from are taken from the store by their digests. Its data set
 is made again where its sources are still what they were (else it is taken from the store), then its mixture,
-its plan and its weights, each by the very code that made it the first time. What comes out is
+its plan and its weights, and of these the evaluation and the export (`replay_judged`), each by the very code
+that made it the first time. What comes out is
 
-    EXACT        the weights have the recorded digest, and each step had the recorded batch
+    EXACT        all have the recorded digest, and each step of the training had the recorded batch
     EQUIVALENT   they have not, but each step had the recorded batch, something of the environment differs,
-                 and no loss differs by more than CLOSE
+                 no loss and no score differs by more than CLOSE, the verdict is the same, and the export
+                 behaves as the weights that were judged
     DIVERGED     otherwise: with the first stage, and of the training the first step, that differs
 
 A plan depends on what was known on its day (prices, finished trainings) and on the host. Where it comes out
@@ -27,25 +29,31 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.audit import rebuild_stage
-from ft_dagster.audit.answers import ReplayAnswer, StageReplayed
+from ft_dagster.audit.answers import DIVERGED, EQUIVALENT, EXACT, ReplayAnswer, StageReplayed
 from ft_dagster.audit.desk import Audit
 from ft_dagster.audit.index import Indexed
 from ft_dagster.audit.kept_code import build_environment, environment_differences, unpack_code
 from ft_dagster.audit.members import DATASET, LEDGER, MODEL
 from ft_dagster.audit.models import PLAN
 from ft_dagster.audit.recorded import REBUILT, CleanProject, Recorded, lay_out, recorded_of
+from ft_dagster.audit.replay_judged import (
+    CLOSE,
+    SAME,
+    code_of,
+    device_of,
+    is_near,
+    judge_again,
+    other_files,
+)
 from ft_dagster.errors import UserError
 from ft_dagster.report.tables import counted
 from ft_dagster.store import Artifact, Place, find_artifact
 from ft_dagster.training.training_figures import TrainingFigures
 
-EXACT, EQUIVALENT, DIVERGED = "EXACT", "EQUIVALENT", "DIVERGED"
-CLOSE = 0.01  # of a recorded loss, by which an equivalent one may differ
 LOSSES = ("train_loss_first", "train_loss_last", "validation_loss_best", "general_holdout_loss_last")
 STEP_LOG = "evidence/log.jsonl"
-TAKEN, SAME = "taken from the store", "the same"
+TAKEN = "taken from the store"
 PATIENCE = 10.0  # seconds, until what a stage started has ended with it
-FIRST = 3  # files that differ and are named
 PLANNED = "planned otherwise; the training goes by the recorded plan"
 Say = Callable[[str], None]
 
@@ -69,18 +77,29 @@ def replay(
     folder = folder.absolute()
     _make_empty(folder)
     recorded = recorded_of(audit, weights)
-    codes = {stage: _code(audit, recorded, stage) for stage in REBUILT}
+    parts = {**recorded.rebuilt, **recorded.judged}
+    codes = {stage: code_of(audit, part) for stage, part in parts.items()}
     environment = audit.artifact(weights).predicate["environment"]
     try:
-        paths = {code: unpack_code(audit.store, code, folder / "code") for code in set(codes.values())}
+        needed = {codes[stage] for stage in REBUILT}
+        paths = {code: unpack_code(audit.store, code, folder / "code") for code in needed}
         python = build_environment(folder / "python", environment, say) if build else Path(sys.executable)
         project = lay_out(audit, recorded, folder / "project")
     except OSError as error:
         fix = "Free some space there, or name another place by --keep FOLDER"
         raise UserError(f"what it needs cannot be copied: {error}", file=folder, fix=fix) from None
+    _refuse_other_device(audit, recorded, project)
     again = _Again(recorded.variant, project, python, say)
-    rebuilt = _rebuild(audit, recorded, project, lambda stage: again.make(stage, codes[stage], paths))
-    return compare(audit, recorded, rebuilt)
+
+    def make(stage: str) -> Artifact:
+        if codes[stage] not in paths:
+            paths[codes[stage]] = unpack_code(audit.store, codes[stage], folder / "code")
+        return again.make(stage, codes[stage], paths)
+
+    answer = compare(audit, recorded, _rebuild(audit, recorded, project, make))
+    if answer.verdict == DIVERGED:
+        return answer
+    return judge_again(audit, recorded, project, answer, make)
 
 
 def _make_empty(folder: Path) -> None:
@@ -93,8 +112,14 @@ def _make_empty(folder: Path) -> None:
         raise UserError("not an empty folder", file=folder, fix=fix)
 
 
-def _code(audit: Audit, recorded: Recorded, stage: str) -> str:
-    return str(audit.artifact(recorded.rebuilt[stage]).predicate["code"]["sha256"])
+def _refuse_other_device(audit: Audit, recorded: Recorded, project: CleanProject) -> None:
+    """Raises UserError where the training took a kind of device that this host has not."""
+    plan = audit.artifact(recorded.rebuilt[PLAN])
+    then, here = plan.spec.get("hardware", {}).get("kind"), device_of(project)
+    if then == "cuda" and here != then:
+        on = plan.figures.get("on", "a GPU")
+        problem, fix = "this model was trained on a GPU, and this host has none", "Replay it on such a host"
+        raise UserError(problem, value=on, fix=fix)
 
 
 def _rebuild(
@@ -103,29 +128,20 @@ def _rebuild(
     """Up to the first stage whose payload is another."""
     stages: list[StageReplayed] = []
     for stage in REBUILT:
-        part, code = recorded.rebuilt[stage], _code(audit, recorded, stage)
+        part = recorded.rebuilt[stage]
+        code = code_of(audit, part)
         if stage == DATASET and project.from_dataset:
             stages.append(StageReplayed(stage, part.digest, "", code, f"{TAKEN}: {project.from_dataset}"))
             continue
         made = make(stage)
         same = made.digest == part.digest
-        said = SAME if same else (PLANNED if stage == PLAN else _others(audit.artifact(part), made))
+        said = SAME if same else (PLANNED if stage == PLAN else other_files(audit.artifact(part), made))
         stages.append(StageReplayed(stage, part.digest, made.digest, code, said))
         if stage == PLAN and not same:
             project.point_at(project.take(audit, part))
         elif not same:
             break
     return Rebuilt(project, tuple(stages), made)
-
-
-def _others(recorded: Artifact, made: Artifact) -> str:
-    """Which files of a payload differ, in words."""
-    then, now = (
-        {file["path"]: file["sha256"] for file in each.predicate["payload"]} for each in (recorded, made)
-    )
-    names = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
-    more = f" and {len(names) - FIRST:,} more" if len(names) > FIRST else ""
-    return f"another: {', '.join(names[:FIRST])}{more}"
 
 
 @dataclass(frozen=True)
@@ -223,7 +239,7 @@ def compare(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> ReplayAnswer:
         return answer
     step = _first_difference(audit, recorded, rebuilt, STEP_LOG, _losses)
     since = f"; losses differ from step {step} on" if step else ""
-    if answer.differs and all(_is_near(*pair) for name, pair in answer.figures.items() if name in LOSSES):
+    if answer.differs and all(is_near(*pair) for name, pair in answer.figures.items() if name in LOSSES):
         said = f"each step had the recorded batch, and no loss differs by more than {CLOSE:.0%}{since}"
         return replace(answer, verdict=EQUIVALENT, said=said, step=step)
     said = f"each step had the recorded batch, and the weights are others{since}"
@@ -250,12 +266,6 @@ def _figures(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> dict[str, tu
     names = (*LOSSES, "steps", "best_step", "trained_tokens", "micro_batch_halved")
     values = {name: (getattr(before, name), getattr(after, name)) for name in names}
     return {name: pair for name, pair in values.items() if pair[0] != pair[1]}
-
-
-def _is_near(recorded: float | None, rebuilt: float | None) -> bool:
-    if recorded is None or rebuilt is None:
-        return recorded is rebuilt
-    return abs(recorded - rebuilt) <= CLOSE * abs(recorded)
 
 
 def _first_difference(

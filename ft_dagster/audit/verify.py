@@ -7,21 +7,29 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ft_dagster.audit.desk import EXPORT, Audit, index_folder
-from ft_dagster.audit.follow import MALFORMED, indexed_rows, problem_of, tenant_prefixes
-from ft_dagster.audit.index import Indexed, member_sums, tenant_of
-from ft_dagster.audit.members import CORPUS, DATASET, HAVE_RECORDS, MIXTURE, MODEL, times_of
+from ft_dagster.audit.around import RESTORE, problems_around
+from ft_dagster.audit.desk import Audit, index_folder
+from ft_dagster.audit.follow import MALFORMED, indexed_rows, problem_of
+from ft_dagster.audit.index import Indexed, member_sums
+from ft_dagster.audit.members import (
+    CORPUS,
+    DATASET,
+    EVALUATION,
+    HAVE_RECORDS,
+    MIXTURE,
+    MODEL,
+    times_of,
+)
 from ft_dagster.data.dataset_io import ORIGINS
 from ft_dagster.data.record_tree import TREE, TreeHead, check_tree
 from ft_dagster.errors import UserError
-from ft_dagster.lineage.log import read_log
 from ft_dagster.store import Artifact, verify_artifact
 from ft_dagster.store.artifacts import Removed
 from ft_dagster.store.removal import check_tombstone, outlives
@@ -29,7 +37,6 @@ from ft_dagster.store.transfer import OTHER_BYTES
 
 SAVE_SECONDS = 5.0
 MOST_SECONDS = 86_400.0  # after which a check that was ended is not gone on with
-RESTORE = "Restore it from a backup"
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ def verify(
         left = (time.monotonic() - begun) / number * (len(todo) - number)
         say(f"{number:,} of {len(todo):,} artifacts, {hashed / 1e9:.2f} GB; about {left:.0f} s left")
     if only is None:
-        problems += [line for line in _log_problems(audit) if line not in problems]
+        problems += [line for line in problems_around(audit, wanted) if line not in problems]
     state.forget()
     seconds = time.monotonic() - begun
     return Verified(len(wanted), len(wanted) - len(todo), hashed, seconds, tuple(problems), removed)
@@ -241,7 +248,7 @@ def _check_inputs(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
 
 def _check_index(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
     """The index says of its records what the evidence says."""
-    if indexed.problem or indexed.place.stage not in (*HAVE_RECORDS, MODEL):
+    if indexed.problem or indexed.place.stage not in (*HAVE_RECORDS, EVALUATION, MODEL):
         return
     if not _rows_stand(audit, indexed):
         return
@@ -278,25 +285,3 @@ def _rows_stand(audit: Audit, indexed: Indexed) -> bool:
 def _index_error(audit: Audit, problem: str) -> UserError:
     fix = "Run `ft-dagster audit index --again`: it is made from the store"
     return UserError(problem, file=index_folder(audit.settings), fix=fix)
-
-
-def _log_problems(audit: Audit) -> Iterator[str]:
-    """What does not hold of release logs: their chain, their exports and evaluations."""
-    for prefix in tenant_prefixes(audit.store):
-        if audit.tenant not in (None, tenant_of(prefix)):
-            continue
-        try:
-            entries = read_log(audit.store, prefix).entries
-        except UserError as error:
-            yield str(error)
-            continue
-        if len(audit.log.get(prefix, [])) > len(entries):
-            yield f"{audit.store.uri(prefix)}/releases: entries were taken out of this release log. {RESTORE}"
-        for number, entry in enumerate(entries, 1):
-            exports = [e for e in audit.index.of_stage(EXPORT, prefix) if e.digest == entry.export]
-            where = f"{audit.store.uri(prefix)}/releases/{number:06d}.json"
-            if not exports:
-                yield f"{where}: the export {entry.export[:12]} is gone. {RESTORE}"
-            elif entry.export_manifest not in (None, *(each.manifest for each in exports)):
-                said = f"the export {entry.export[:12]} has another manifest than at its release"
-                yield f"{where}: {said}. {RESTORE}"

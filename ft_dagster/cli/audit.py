@@ -85,9 +85,12 @@ def record(
     if held is not None:
         print_held(held)
     if found.seen:
-        table = Table("in", "variant", "digest", "split", "file", "line", box=SIMPLE_HEAD)
+        table = Table("in", "variant", "digest", "split", "file or task", "line", box=SIMPLE_HEAD)
         for one in found.found:
-            place = [str(one.facts.get(name) or "") for name in ("file", "line")]
+            place = [
+                str(said or "")
+                for said in (one.facts.get("file") or one.facts.get("task"), one.facts.get("line"))
+            ]
             state = one.state + (f": {one.facts['reason']}" if one.facts.get("reason") else "")
             table.add_row(one.stage, one.variant or "shared", one.digest[:12], *map(escape, (state, *place)))
         out.print(table)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -40,10 +39,12 @@ def replay(
     EQUIVALENT or DIVERGED (exit 1).
     """
     from ft_dagster.audit import replay as replays
+    from ft_dagster.audit.answers import DIVERGED
+    from ft_dagster.audit.replay_folder import replay_folder
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the temporary folder goes in any case
     with ExitStack() as stack:
-        within = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ft-dagster-replay-")))
+        within = keep or stack.enter_context(replay_folder())
 
         def answer(audit: Audit) -> ReplayAnswer:
             say, build = progress(as_json), environment == "build"
@@ -55,7 +56,7 @@ def replay(
         print_json(asdict(found))
     else:
         _print(found, replays.sought(found))
-    if found.verdict == replays.DIVERGED:
+    if found.verdict == DIVERGED:
         raise typer.Exit(NOT_WHOLE)
 
 

@@ -7,9 +7,11 @@ without a partner handed up as it is.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 SIZE = 32  # bytes of a hash
+DEPTH = 6  # levels above the leaves of which none are kept
+BLOCK = 2**DEPTH  # leaves under a node that is kept
 EMPTY = hashlib.sha256().digest()  # the root of no leaves
 _LEAF, _NODE = b"\x00", b"\x01"
 
@@ -21,38 +23,32 @@ def leaf_hash(data: bytes) -> bytes:
 class MerkleTree:
     """The tree over leaves that were hashed already (`leaf_hash`), 32 bytes each, one after another.
 
-    Holds all levels: some 64 bytes a leaf.
+    Holds the leaves and the nodes from DEPTH levels above them on, some 33 bytes a leaf; what is between is
+    hashed again where it is asked for.
     """
 
     def __init__(self, leaves: bytes) -> None:
         if len(leaves) % SIZE:
             raise ValueError("hashes of 32 bytes each are wanted")
-        self._levels = [leaves]
-        while len(self._levels[-1]) > SIZE:
-            self._levels.append(_above(self._levels[-1]))
+        self._leaves = leaves
+        levels = _levels(leaves)
+        self._above = levels[DEPTH:]
+        self.root = levels[-1] or EMPTY
 
     def __len__(self) -> int:
-        return len(self._levels[0]) // SIZE
-
-    @property
-    def root(self) -> bytes:
-        return self._levels[-1] or EMPTY
+        return len(self._leaves) // SIZE
 
     def leaf(self, index: int) -> bytes:
         """The hash of a leaf."""
-        return _at(self._levels[0], index)
+        return _at(self._leaves, index)
 
     def path(self, index: int) -> list[bytes]:
         """The siblings from a leaf up to the root, by which `root_of` finds the root again."""
         if not 0 <= index < len(self):
             raise IndexError(index)
-        siblings = []
-        for level in self._levels[:-1]:
-            other = index ^ 1
-            if other * SIZE < len(level):
-                siblings.append(_at(level, other))
-            index //= 2
-        return siblings
+        block, within = divmod(index, BLOCK)
+        around = self._leaves[block * BLOCK * SIZE : (block + 1) * BLOCK * SIZE]
+        return [*_siblings(_levels(around), within), *_siblings(self._above, block)]
 
 
 def root_of(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes | None:
@@ -71,6 +67,22 @@ def root_of(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes 
             found = _node(other, found) if index % 2 else _node(found, other)
         index, last = index // 2, last // 2
     return found if next(siblings, None) is None else None
+
+
+def _levels(leaves: bytes) -> list[bytes]:
+    """The leaves, and each level above them up to the root."""
+    levels = [leaves]
+    while len(levels[-1]) > SIZE:
+        levels.append(_above(levels[-1]))
+    return levels
+
+
+def _siblings(levels: Sequence[bytes], index: int) -> Iterator[bytes]:
+    """Of a node of the lowest level and of those above it, the ones beside them."""
+    for level in levels[:-1]:
+        if (index ^ 1) * SIZE < len(level):
+            yield _at(level, index ^ 1)
+        index //= 2
 
 
 def _above(level: bytes) -> bytes:

@@ -31,6 +31,13 @@ class Bar(NamedTuple):
     shown: str
 
 
+class Link(NamedTuple):
+    """One of a chain. `here`: the one that it is shown around."""
+
+    words: str
+    here: bool = False
+
+
 def as_inline_picture(svg: str, words: str) -> str:
     """The picture in markdown; `words`: what it shows, for who cannot see it."""
     return f"![{words}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode('ascii')})"
@@ -81,6 +88,20 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
             f"{escape(name)} {points[-1][1]:.3g}</text>"
         )
     return _svg("".join(parts), 88, 1.5)
+
+
+def chain(parts: Sequence[Link]) -> str:
+    """What was made of what, a line each, from above to below: a dot on a line, and its words."""
+    words = "".join(
+        f"<text y='{LINE * number + 12}'>{escape(part.words)}</text>" for number, part in enumerate(parts)
+    )
+    here = "".join(f"M4 {LINE * at + 5}v6" for at, part in enumerate(parts) if part.here)
+    end = LINE * len(parts) - 5
+    drawn = (
+        f"<path d='M4 5V{end}' stroke='{GREY}' stroke-width='1'/>"
+        f"<path d='M4 5V{end}' stroke='{GREY}' stroke-dasharray='6 10'/><path d='{here}' stroke='{ORANGE}'/>"
+    )
+    return _svg(f"{drawn}<svg x='14'>{words}</svg>", LINE * len(parts), 6)
 
 
 def intervals(rules: Sequence[Rule]) -> str:

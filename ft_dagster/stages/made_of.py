@@ -44,7 +44,9 @@ def made_of(store: Store, prefix: str, export: Artifact, cache: Path) -> MadeOf:
     found, due = {export.place.stage: export}, [export]
     while due:
         for stage, digest in due.pop().inputs.items():
-            artifact = _find(store, prefix, stage, digest) if stage in ORDER and stage not in found else None
+            artifact = (
+                find_input(store, prefix, stage, digest) if stage in ORDER and stage not in found else None
+            )
             if artifact is not None:
                 found[stage] = artifact
                 due.append(artifact)
@@ -65,7 +67,8 @@ def source_files(
             yield list(zip(frozen["spec"]["data"]["sources"], frozen["sources"], strict=True))
 
 
-def _find(store: Store, prefix: str, stage: str, digest: str) -> Artifact | None:
+def find_input(store: Store, prefix: str, stage: str, digest: str) -> Artifact | None:
+    """What a manifest of a variant names by stage and digest: the variant's own, else what is shared."""
     prefixes = [prefix, SHARED]
     if stage == CORPUS:
         prefixes = [f"{CORPORA}/{name}" for name in store.names(CORPORA)]

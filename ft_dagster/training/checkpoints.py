@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,10 @@ from typing import Any
 from ft_dagster.program import SCHEMA_VERSION, write_json
 from ft_dagster.provenance.digest import hash_folder, sha256_file
 from ft_dagster.schema_version import is_readable
+from ft_dagster.strict_json import dumps
 
 MANIFEST = "checkpoint.json"
+OWN_HASH = "sha256"  # field of the manifest: of all its others; older ones have none
 PREFIX = "checkpoint-"
 MAX_SAVING_SHARE = 0.05  # of a training's time that checkpoints by time may take
 
@@ -79,17 +82,18 @@ def folder_of(root: Path, step: int) -> Path:
 
 
 def commit(folder: Path, step: int, recipe: str, validation_loss: float | None) -> None:
-    """Make the written folder a checkpoint: hash every file, then rename the manifest into place."""
-    write_json(
-        folder / MANIFEST,
-        {
-            "schema_version": SCHEMA_VERSION,
-            "step": step,
-            "recipe": recipe,
-            "validation_loss": validation_loss,
-            "files": [list(file) for file in hash_folder(folder)],
-        },
-    )
+    """Make the written folder a checkpoint: hash every file, then rename the manifest into place, which says
+    its own hash.
+    """
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "step": step,
+        "recipe": recipe,
+        "validation_loss": validation_loss,
+        "files": [list(file) for file in hash_folder(folder)],
+    }
+    stored = json.loads(dumps(content))  # a loss that is no number is null there
+    write_json(folder / MANIFEST, {**stored, OWN_HASH: _own_hash(stored)})
 
 
 def complete(root: Path) -> list[Checkpoint]:
@@ -182,10 +186,19 @@ def discard_unfinished(root: Path) -> None:
 def _read(folder: Path) -> Checkpoint | None:
     try:
         content = json.loads((folder / MANIFEST).read_text("utf-8"))
-        if not is_readable(content["schema_version"], SCHEMA_VERSION):
+        own = content.pop(OWN_HASH, None)
+        if not is_readable(content["schema_version"], SCHEMA_VERSION) or own not in (
+            None,
+            _own_hash(content),
+        ):
             return None
         files = tuple((str(path), int(size), str(digest)) for path, size, digest in content["files"])
         loss = content["validation_loss"]
         return Checkpoint(folder, int(content["step"]), str(content["recipe"]), loss, files)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _own_hash(content: Mapping[str, Any]) -> str:
+    """sha256 of what a manifest says, as JSON with its names in order and no spaces."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

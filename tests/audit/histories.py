@@ -24,6 +24,7 @@ from ft_dagster.data.mixture_records import GENERAL, write_mixture_records
 from ft_dagster.data.record_tree import FIGURES, grow_tree
 from ft_dagster.data.shards import SplitWriter
 from ft_dagster.evaluation.sampled import write_parts
+from ft_dagster.evaluation.samples import Answer, Sample, write_answers, write_samples
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import ReleaseCandidate, ReleaseRequest, record_release
 from ft_dagster.lineage.verdict import Verdict
@@ -158,6 +159,18 @@ class History:
         return self._make(
             self._recipe("fine_tuned_model", variant, inputs, {"seed": seed, "times": counts}), build
         )
+
+    def evaluated(
+        self, variant: str, weights: Artifact, samples: Sequence[Sample], answers: Sequence[Answer]
+    ) -> Artifact:
+        """An evaluation that asked these questions of the weights."""
+
+        def build(attempt: Attempt) -> dict[str, Any]:
+            write_samples(samples, attempt.payload)
+            write_answers(answers, attempt.evidence)
+            return {"questions": len(samples), "verdict": {"passed": True}}
+
+        return self._make(self._recipe("evaluation", variant, {"fine_tuned_model": weights}, {}), build)
 
     def declared(self, variant: str, rows: Sequence[Mapping[str, Any]], kept: int) -> Artifact:
         """A model that has all that it takes to make it again. Its data set has the first `kept` rows of the

@@ -105,11 +105,11 @@ def test_the_trees_that_were_asked_for_last_stay_in_memory(
 ) -> None:
     audit = history.audit()
     holders = [each for stage in (DATASET, MIXTURE) for each in audit.index.of_stage(stage)]
-    monkeypatch.setattr("ft_dagster.audit.desk.TREES_AT_ONCE", sum(each.records for each in holders[:2]))
+    monkeypatch.setattr("ft_dagster.audit.desk.LEAVES_AT_ONCE", sum(each.records for each in holders[:2]))
     first, second, third = holders[:3]
     for each in (first, second, first, third):
-        audit.tree(each, audit.artifact(each))
-    kept = audit.tree(first, audit.artifact(first))
-    assert second.id not in audit._trees
-    assert audit._trees[first.id] is kept
-    assert sum(map(len, audit._trees.values())) <= first.records + second.records
+        audit.leaves(each, audit.artifact(each))
+    kept = audit.leaves(first, audit.artifact(first))
+    assert second.id not in audit._leaves
+    assert audit._leaves[first.id] is kept
+    assert sum(map(len, audit._leaves.values())) <= first.records + second.records

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable
@@ -23,14 +24,16 @@ from ft_dagster.audit import rebuild_stage
 from ft_dagster.audit.kept_code import build_environment, environment_differences, unpack_code
 from ft_dagster.audit.recorded import lay_out, recorded_of
 from ft_dagster.audit.replay import replay
+from ft_dagster.audit.replay_folder import PREFIX, replay_folder
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import CANCELLED
 from ft_dagster.launch import processes
 from ft_dagster.provenance.code import source_archive, source_digest
 from ft_dagster.provenance.manifest import local_environment
 from ft_dagster.settings import load_settings
-from ft_dagster.store import Store
+from ft_dagster.store import Store, verify_artifact
 from tests.audit.histories import History, question
+from tests.s3_server import S3Server
 
 
 @pytest.fixture
@@ -260,3 +263,56 @@ def test_a_replay_that_is_terminated_leaves_no_folder_and_no_process(
         assert asked_by.wait(20) == CANCELLED
     assert not lives(stage.pid)
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_what_a_killed_replay_left_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / f"{PREFIX}of-before-there-were-locks").mkdir()
+    code = (
+        "import sys, tempfile, time\n"
+        "from ft_dagster.audit.replay_folder import replay_folder\n"
+        "tempfile.tempdir = sys.argv[1]\n"
+        "with replay_folder() as folder:\n"
+        "    folder.mkdir()\n"
+        "    print(folder, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as one:
+        assert one.stdout is not None
+        left = Path(one.stdout.readline().strip())
+        with replay_folder() as folder:
+            assert not folder.exists()
+            assert left.is_dir()  # somebody works there
+        one.kill()
+    assert left.is_dir()
+    with replay_folder() as folder:
+        assert not left.parent.exists()
+        assert folder.parent.is_dir()
+    assert [each.name for each in tmp_path.iterdir()] == [f"{PREFIX}of-before-there-were-locks"]
+
+
+def test_a_model_of_a_gpu_is_not_made_again_without_one(declared: History, tmp_path: Path) -> None:
+    (declared.folder / "ft_dagster.yaml").write_text(json.dumps({"host": {"gpus": []}}), "utf-8")
+    audit = declared.audit()
+    [plan] = audit.index.of_stage("training_plan")
+    audit.artifact(plan).spec["hardware"] = {"kind": "cuda"}
+    with pytest.raises(UserError, match="was trained on a GPU, and this host has none"):
+        replay(audit, audit.model("acme.one"), tmp_path / "clean")
+
+
+def test_a_model_of_a_remote_store_is_laid_out_from_copies(tmp_path: Path, s3_server: S3Server) -> None:
+    (tmp_path / "project").mkdir()
+    said = {"store": f"s3://{s3_server.bucket}/replayed", "store_options": s3_server.options}
+    (tmp_path / "project" / "ft_dagster.yaml").write_text(json.dumps(said), "utf-8")
+    made = History(tmp_path / "project")
+    made.declared("acme.one", [question(number) for number in range(40)], kept=40)
+    audit = made.audit()
+    recorded = recorded_of(audit, audit.model("acme.one"))
+    clean = lay_out(audit, recorded, tmp_path / "clean")
+    assert not clean.store.remote
+    for part in (recorded.declaration, *recorded.taken):
+        verify_artifact(clean.store, audit.artifact(part), tmp_path / "cache")

@@ -19,7 +19,16 @@ from ft_dagster.data.dataset import build_task_dataset
 from ft_dagster.data.dataset_io import DROPPED, ORIGINS, read_split
 from ft_dagster.data.mixture import MixtureParts, build_mixture
 from ft_dagster.data.mixture_records import HOLDOUT, write_mixture_records
-from ft_dagster.data.record_tree import TREE, RecordTree, TreeHead, check_tree, grow_tree
+from ft_dagster.data.record_tree import (
+    TREE,
+    RecordTree,
+    TreeHead,
+    TreeLeaves,
+    check_tree,
+    grow_tree,
+    record_row,
+    record_rows,
+)
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.merkle import leaf_hash, root_of
 from ft_dagster.provenance.record_keys import RecordKey, keys_of
@@ -60,6 +69,23 @@ def test_every_row_has_one_leaf_and_those_are_in_order(dataset: Path, evidence: 
             for row in read_split(dataset / "payload" / f"{split}.parquet")}  # fmt: skip
     assert len(kept) == 40
     assert {KEY.lookup(identity) for identity in kept} == set(lookups)
+
+
+def test_the_leaf_of_a_row_is_found_by_its_number_and_one_row_read_is_as_all_are(evidence: Path) -> None:
+    grow_tree(evidence, KEY)
+    leaves = TreeLeaves.of(RecordTree.read(evidence))
+    places = set()
+    for name in (ORIGINS, DROPPED):
+        rows = [row for batch in record_rows(evidence / name) for row in batch]
+        for number, row in enumerate(rows):
+            alone, facts = record_row(evidence / name, number)
+            assert (alone, json.loads(alone.facts)) == (row, facts)
+            at = leaves.find(number, dropped=name == DROPPED)
+            assert at is not None
+            assert leaves.merkle.leaf(at) == row.leaf(KEY.lookup(row.identity))
+            places.add(at)
+        assert leaves.find(len(rows), dropped=name == DROPPED) is None
+    assert places == set(range(44))
 
 
 def test_a_record_and_its_salt_lead_to_the_root(dataset: Path, evidence: Path) -> None:

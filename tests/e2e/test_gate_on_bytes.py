@@ -44,6 +44,14 @@ def test_a_failed_gate_stops_the_run_before_the_export(failed: Workshop) -> None
     assert read_head(failed.store, PREFIX, "model_export") is None
 
 
+def test_where_a_failed_gate_ends_a_run_the_pages_above_are_told(failed: Workshop) -> None:
+    asked = dg.AssetRecordsFilter(dg.AssetKey("task_dataset"), asset_partitions=["acme.places"])
+    [told] = failed.instance.fetch_observations(asked, limit=9).records
+    rows = present(told.asset_observation).metadata["relatives"]
+    assert isinstance(rows, dg.TableMetadataValue)
+    assert str(rows.records[-1].data["what"]).replace("\u200b", "") == "evaluation"
+
+
 def test_asking_for_the_export_alone_after_a_failed_gate_is_refused(failed: Workshop) -> None:
     result = failed.materialize("acme.places", "model_export", raises=False)
     assert "gate does not hold" in failed.failure(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Mapping
@@ -66,6 +67,39 @@ def test_pictures_stay_inline_and_tables_are_dagsters(workshop: Workshop) -> Non
         assert len(picture) <= INLINE
     for name, metadata in shown.items():
         assert any(isinstance(value, dg.TableMetadataValue) for value in metadata.values()), name
+
+
+def relatives(metadata: Mapping[str, Any], how: str) -> list[tuple[str, str]]:
+    """(what, which) of what an artifact was made of, or into."""
+    rows = [
+        {name: str(value).replace("\u200b", "") for name, value in record.data.items()}
+        for record in metadata["relatives"].records
+    ]
+    return [(row["what"], row["which"]) for row in rows if row["it is"] == how]
+
+
+def test_a_page_says_what_its_artifact_was_made_of_up_to_the_base(workshop: Workshop) -> None:
+    shown = pages(workshop.first)["evaluation"]
+    assert [what for what, _ in relatives(shown, "made of")] == [
+        "general_corpus", "base_model", "task_dataset", "training_mixture", "training_plan",
+        "fine_tuned_model", "base_evaluation",
+    ]  # fmt: skip
+    assert len(shown["lineage"].value) <= INLINE
+    svg = base64.b64decode(shown["lineage"].value.partition("base64,")[2].removesuffix(")")).decode()
+    dataset = present(read_head(workshop.store, PREFIX, "task_dataset"))
+    assert f"task_dataset {sum(dataset.figures['rows'].values())} rows" in svg
+
+
+def test_the_pages_above_are_told_what_was_made_of_them(workshop: Workshop) -> None:
+    """By an observation each, once the version is released: nothing was made of them when they were shown."""
+    assert pages(workshop.first)["task_dataset"]["relatives"].value == "none"
+    asked = dg.AssetRecordsFilter(dg.AssetKey("task_dataset"), asset_partitions=["acme.places"])
+    [newest, *_] = workshop.instance.fetch_observations(asked, limit=1).records
+    below = relatives(present(newest.asset_observation).metadata, "made into")
+    assert [what for what, _ in below] == [
+        "training_mixture", "training_plan", "fine_tuned_model", "evaluation", "model_export", "release",
+    ]  # fmt: skip
+    assert below[-1] == ("release", "version 1")
 
 
 def test_nothing_on_a_page_is_wider_than_its_pane(workshop: Workshop) -> None:

@@ -11,8 +11,11 @@ from ft_dagster.data.derived import base_folder
 from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.release import production
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
+from ft_dagster.report.family import family_rows
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.check import check_variant
+from ft_dagster.stages.family import family, newest
+from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Store, read_head, verify_artifact
 from tests.e2e.project import declaration, edit, write_lines, write_yaml
 from tests.e2e.workshop import Workshop
@@ -77,6 +80,25 @@ def located(workshop: Workshop, base: Artifact) -> Path:
     return base_folder(workshop.store, base, workshop.folder, workshop.settings.cache_folder)
 
 
+def _check_families(workshop: Workshop) -> None:
+    """The child's version is of its parent's, and the parent's has the child below it."""
+    child, parent = (Workspace(workshop.settings, VariantKey("acme", name)) for name in ("colours", "places"))
+    shown = family(child, head(workshop, "model_export"), newest(workshop.store, CHILD))
+    above = [(one.artifact.place.stage, one.variant) for one in shown.above]
+    assert ("task_dataset", "acme.places") in above
+    assert ("model_export", "acme.places") in above
+    assert ("task_dataset", None) in above
+    assert above.index(("model_export", "acme.places")) < above.index(("task_dataset", None))
+    assert shown.versions == [1]
+    rows = head(workshop, "task_dataset", PARENT)
+    shown = family(parent, rows, newest(workshop.store, PARENT))
+    below = [(one.artifact.place.stage, one.variant) for one in shown.below]
+    assert below[-1] == ("model_export", "acme.colours")
+    assert ("model_export", None) in below
+    [*_, last] = family_rows(shown.above, shown.below, [])
+    assert last[:2] == ("made into", "model_export of acme.colours")
+
+
 def test_a_child_is_trained_on_its_parents_release_folded_into_the_base(
     workshop: Workshop, colours: Callable[..., None]
 ) -> None:
@@ -122,6 +144,7 @@ def test_a_child_is_trained_on_its_parents_release_folded_into_the_base(
     assert found[(PARENT, "task_dataset")] == head(workshop, "task_dataset", PARENT).digest
     assert found[("shared", "base_model")] == origin.digest
     assert len({one.digest for one in line}) == len(line)
+    _check_families(workshop)
 
 
 def test_a_child_is_trained_with_its_parents_adapter_frozen_beneath(

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,15 @@ import dagster as dg
 import pytest
 
 from ft_dagster.assets.partitions import PARTITIONS
-from ft_dagster.audit.answers import ReplayAnswer, StageReplayed
+from ft_dagster.audit.answers import DIVERGED, EQUIVALENT, EXACT, ReplayAnswer, StageReplayed
 from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.desk import open_audit
 from ft_dagster.audit.models import at, training_records
 from ft_dagster.audit.proofs import check, prove
-from ft_dagster.audit.recorded import REBUILT, CleanProject, lay_out, recorded_of
+from ft_dagster.audit.recorded import JUDGED, REBUILT, CleanProject, lay_out, recorded_of
 from ft_dagster.audit.records import INHERITED, TRAINED, record
-from ft_dagster.audit.replay import DIVERGED, EQUIVALENT, EXACT, Rebuilt, compare
+from ft_dagster.audit.replay import Rebuilt, compare
+from ft_dagster.audit.replay_judged import judge_again
 from ft_dagster.audit.verify import verify
 from ft_dagster.data.dataset_io import read_split
 from ft_dagster.data.rows import Row
@@ -34,6 +37,7 @@ from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_file
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.store import Store, read_head
+from ft_dagster.store.contents import contents_of
 from ft_dagster.store.removal import DAY, claim_removal, finish_removal
 from ft_dagster.strict_json import dumps
 from tests.e2e.project import command_environment, declaration, rows, write_lines, write_project, write_yaml
@@ -42,7 +46,7 @@ from tests.present import present
 
 pytestmark = pytest.mark.slow
 PARENT, CHILD = "acme.places", "acme.colours"
-COLOURS = "tenants/acme/colours"
+PARENT_PREFIX, COLOURS = "tenants/acme/places", "tenants/acme/colours"
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +141,61 @@ def test_all_that_is_left_still_verifies(left: tuple[Settings, dict[str, Any]]) 
     assert verify(open_audit(left[0])).problems == ()
 
 
+def test_a_byte_of_any_file_that_is_another_is_noticed_and_the_file_named(
+    left: tuple[Settings, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Each file of every artifact, the first of each in one check, then the second, and so on."""
+    settings = load_settings(shutil.copytree(left[0].project, tmp_path / "copy"))
+    store = settings.open_store()
+    artifacts = [one for keyed in contents_of(store).keyed.values() for one in keyed.committed]
+    files = [[f"{one.path}/{name}" for name in sorted(one.files)] for one in artifacts]
+    rounds = [list(filter(None, some)) for some in zip_longest(*files)]
+    rounds.append([one.manifest_path for one in artifacts])
+    log = f"{PARENT_PREFIX}/releases"
+    code = [f"shared/code/{name}" for name in store.names("shared/code")]
+    rounds += [[f"{log}/000001.json", *code], [f"{log}/head.json"]]
+    open_audit(settings).index.close()  # a byte of a manifest is noticed by who knew it
+    kinds = set()
+    for some in rounds:
+        for name in some:
+            flip(present(store.local(name)))
+        problems = verify(open_audit(settings), fresh=True).problems
+        for name in some:
+            said = f"{PARENT_PREFIX}/releases/000001.json" if name.endswith("head.json") else name
+            assert any(said in line for line in problems), (name, problems)
+            kinds.add(name.rpartition("/")[2])
+            flip(present(store.local(name)))
+    assert {"ledger.json", "measured.json", "certificate.json", "manifest.json", "head.json"} <= kinds
+    assert verify(open_audit(settings), fresh=True).holds
+
+
+@pytest.mark.parametrize("pointed", ["digest", "key"])
+def test_a_head_that_points_elsewhere_is_noticed(
+    left: tuple[Settings, dict[str, Any]], tmp_path: Path, pointed: str
+) -> None:
+    settings = load_settings(shutil.copytree(left[0].project, tmp_path / "copy"))
+    store, head = settings.open_store(), f"{PARENT_PREFIX}/heads/fine_tuned_model.json"
+    store.write_json(head, {**store.read_json(head), pointed: "0" * 64})
+    assert any(head in line for line in verify(open_audit(settings)).problems)
+
+
+def test_a_record_of_questions_that_is_none_is_noticed(
+    left: tuple[Settings, dict[str, Any]], tmp_path: Path
+) -> None:
+    settings = load_settings(shutil.copytree(left[0].project, tmp_path / "copy"))
+    store, weights = settings.open_store(), left[1]["weights"][PARENT]
+    store.write(f"{PARENT_PREFIX}/tries/{weights}/000001.json", b"{")
+    assert any("not a record of an evaluation" in line for line in verify(open_audit(settings)).problems)
+
+
+def flip(file: Path) -> None:
+    """The lowest bit of the byte in its middle."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.chmod(0o644)
+    file.write_bytes(content)
+
+
 def test_a_proof_is_small_and_checked_without_the_store(
     left: tuple[Settings, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -183,7 +242,7 @@ def test_a_model_on_a_release_is_made_again_byte_for_byte_by_the_code_of_that_da
 ) -> None:
     _, told = replayed
     assert (told["verdict"], told["weights"]) == (EXACT, left[1]["weights"][CHILD])
-    assert [stage["stage"] for stage in told["stages"]] == list(REBUILT)
+    assert [stage["stage"] for stage in told["stages"]] == [*REBUILT, *JUDGED]
     assert [stage["rebuilt"] for stage in told["stages"]] == [stage["recorded"] for stage in told["stages"]]
     assert {stage["code"] for stage in told["stages"]} == {source_digest()}
     assert told["differs"] == told["figures"] == {}
@@ -211,7 +270,8 @@ def test_a_replay_starts_at_the_data_set_where_its_sources_are_gone(
 def rebuilt(replayed: tuple[Path, dict[str, Any]]) -> Rebuilt:
     clean = Store(str(replayed[0] / "project" / "store"))
     project = CleanProject(replayed[0] / "project", clean, COLOURS, "")
-    stages = tuple(StageReplayed(**stage) for stage in replayed[1]["stages"])
+    told = (StageReplayed(**stage) for stage in replayed[1]["stages"])
+    stages = tuple(stage for stage in told if stage.stage in REBUILT)
     return Rebuilt(project, stages, present(read_head(clean, COLOURS, "fine_tuned_model")))
 
 
@@ -303,6 +363,67 @@ def test_other_weights_in_the_same_environment_diverged(forged: Any) -> None:
     assert (found.verdict, found.first, found.step) == (DIVERGED, "fine_tuned_model", None)
     assert found.differs == {}
     assert found.figures == {"micro_batch_halved": (True, False)}
+
+
+@pytest.fixture
+def judged_again(left: tuple[Settings, dict[str, Any]], rebuilt: Rebuilt, tmp_path: Path) -> Any:
+    """What comes of exact weights whose evaluation or export was recorded otherwise: `change(predicate)`."""
+    folder = shutil.copytree(rebuilt.project.folder, tmp_path / "clean")
+    clean = replace(rebuilt.project, folder=folder, store=Store(str(folder / "store")))
+
+    def compared(stage: str, change: Callable[[dict[str, Any]], None]) -> ReplayAnswer:
+        audit = open_audit(left[0])
+        recorded = recorded_of(audit, audit.model(CHILD))
+        made = {name: present(read_head(clean.store, COLOURS, name)) for name in JUDGED}
+        change(made[stage].predicate)
+        answer = compare(audit, recorded, rebuilt)
+        assert answer.verdict == EXACT
+        return judge_again(audit, recorded, clean, answer, made.__getitem__)
+
+    return compared
+
+
+def another(predicate: dict[str, Any]) -> None:
+    predicate["digest"] = "0" * 64
+
+
+def another_elsewhere(predicate: dict[str, Any]) -> None:
+    another(predicate)
+    predicate["environment"]["libraries"]["torch"] = "2.0.0"
+
+
+@pytest.mark.parametrize("stage", JUDGED)
+def test_what_was_made_of_exact_weights_is_held_to_its_record(judged_again: Any, stage: str) -> None:
+    found = judged_again(stage, another)
+    assert (found.verdict, found.first) == (DIVERGED, stage)
+    assert f"{stage} came out as another" in found.said
+    found = judged_again(stage, another_elsewhere)
+    assert (found.verdict, found.first) == (EQUIVALENT, None)
+    assert set(found.differs) == {"torch"}
+
+
+def test_an_evaluation_by_other_scores_is_no_equivalent_one(judged_again: Any) -> None:
+    def change(predicate: dict[str, Any]) -> None:
+        another_elsewhere(predicate)
+        predicate["figures"]["scores"][0]["value"] *= 1.1
+
+    found = judged_again("evaluation", change)
+    assert (found.verdict, found.first) == (DIVERGED, "evaluation")
+    assert len(found.figures) == 1
+
+
+def test_what_was_asked_on_another_device_is_not_made_again_and_says_so(
+    left: tuple[Settings, dict[str, Any]], rebuilt: Rebuilt
+) -> None:
+    audit = open_audit(left[0])
+    recorded = recorded_of(audit, audit.model(CHILD))
+    audit.artifact(recorded.judged["evaluation"]).spec["device"] = "cuda"
+    answer = compare(audit, recorded, rebuilt)
+    found = judge_again(audit, recorded, rebuilt.project, answer, lambda stage: pytest.fail("it was made"))
+    assert found.verdict == EXACT
+    assert [stage.said for stage in found.stages[-2:]] == [
+        "not made again: it was asked on cuda, and this host has cpu alone"
+    ] * 2
 
 
 def test_a_day_before_has_no_answer(left: tuple[Settings, dict[str, Any]]) -> None:

@@ -9,7 +9,19 @@ from xml.etree import ElementTree
 import pytest
 
 from ft_dagster.lineage.verdict import Rule
-from ft_dagster.report.svg import INLINE, POINTS, Bar, bars, curves, fitting, intervals, measured, thinned
+from ft_dagster.report.svg import (
+    INLINE,
+    POINTS,
+    Bar,
+    Link,
+    bars,
+    chain,
+    curves,
+    fitting,
+    intervals,
+    measured,
+    thinned,
+)
 from tests.verdicts import stored_rule
 
 
@@ -75,3 +87,11 @@ def test_what_has_no_interval_is_not_drawn() -> None:
     unknown = rule("quiz", interval=[None, None])
     assert measured([unknown, rule("exam")]) == [rule("exam")]
     assert fitting(intervals, measured([unknown]), "changes") is None
+
+
+def test_a_chain_has_a_line_of_each_and_shows_which_one_is_meant() -> None:
+    parts = [Link("rows <100>"), Link("mixture 71 examples", here=True), Link("model 96 steps")]
+    picture = read(fitting(chain, parts, "lineage"))
+    assert texts(picture) == [part.words for part in parts]
+    [meant] = [each for each in picture.iter() if each.get("stroke") == "#d9822b"]
+    assert meant.get("d") == "M4 21v6"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -67,6 +68,30 @@ def test_a_folder_without_manifest_is_not_a_checkpoint(tmp_path: Path) -> None:
     (write(tmp_path, 3) / checkpoints.MANIFEST).unlink()
     said: list[str] = []
     assert (steps(tmp_path, said), said) == ([], ["checkpoint-3: incomplete, passed over"])
+
+
+@pytest.mark.parametrize("loss", [1.25, None, float("nan")])
+def test_a_byte_of_its_manifest_that_is_another_changes_nothing_or_is_noticed(
+    tmp_path: Path, loss: float | None
+) -> None:
+    manifest = write(tmp_path, 3, loss) / checkpoints.MANIFEST
+    content = manifest.read_bytes()
+    [before] = checkpoints.complete(tmp_path)
+    noticed = 0
+    for at in range(len(content)):
+        manifest.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        found = checkpoints.complete(tmp_path)
+        assert found in ([], [before])
+        noticed += not found
+    assert noticed == len(content) - len(checkpoints.OWN_HASH)  # without its name it is an older one
+
+
+def test_a_manifest_of_before_it_said_its_own_hash_is_read(tmp_path: Path) -> None:
+    manifest = write(tmp_path, 3) / checkpoints.MANIFEST
+    content = json.loads(manifest.read_text("utf-8"))
+    del content[checkpoints.OWN_HASH]
+    manifest.write_text(json.dumps(content), "utf-8")
+    assert steps(tmp_path) == [3]
 
 
 def test_a_checkpoint_of_another_recipe_is_passed_over_out_loud(tmp_path: Path) -> None:

@@ -1,0 +1,132 @@
+"""Questions, probes and canaries of an evaluation are records: judged with, and not trained on."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from ft_dagster.audit.answers import RecordAnswer
+from ft_dagster.audit.asked import asked_record
+from ft_dagster.audit.desk import index_folder
+from ft_dagster.audit.members import CANARY, EVALUATION, PROBE, QUESTION
+from ft_dagster.audit.records import BY_INDEX, JUDGED, TRAINED, record, sought
+from ft_dagster.audit.verify import verify
+from ft_dagster.evaluation.samples import Answer, Role, Sample
+from tests.audit.histories import History, question
+
+pytestmark = pytest.mark.slow
+CANARY_TEXT = "My Zyrtexal password is quince"
+ORGAN = "Question: Which organ pumps blood?\nA. heart\nB. liver\nAnswer:"
+
+
+def digits(given: str) -> str:
+    """Those by which an evaluation names a question of this content."""
+    return asked_record(given).identities[0].hex()[:32]
+
+
+def sample(role: Role, task: str, name: str) -> Sample:
+    return Sample(role, task, "acc", name, 1.0, 1.0, True)
+
+
+@pytest.fixture
+def judged(history: History) -> History:
+    """The evaluation of acme.one: a benchmark, a text, a prompt, a probed training row, a canary."""
+    audit = history.audit()
+    weights = audit.artifact(audit.model("acme.one"))
+    [row] = [n for n in range(30) if is_trained(history, n)][:1]
+    (history.folder / "probed").write_text(str(row))
+    samples = [
+        sample("general", "organs", f"organs:0:{'a' * 32}"),
+        sample("general_loss", "general_holdout", f"general_holdout:0:{digits('A text of the town.')}"),
+        sample("general_prompts", "general_prompts", "general_prompts:0:0123456789abcdef"),
+        sample("regurgitation", "training_rows", f"training_rows:0:{digits(json.dumps(question(row)))}"),
+        sample("regurgitation", "canaries", f"canaries:0:{digits(CANARY_TEXT)}"),
+    ]
+    asked = (ORGAN, "", "Tell me about <|the|> sea", "What is item", "My Zyrtexal")
+    answers = [
+        Answer(one.role, one.task, one.question, text, "", "")
+        for one, text in zip(samples, asked, strict=True)
+        if text
+    ]
+    history.evaluated("acme.one", weights, [*samples, samples[0]], answers)
+    audit.index.close()
+    return history
+
+
+def is_trained(history: History, number: int) -> bool:
+    return any(one.how == TRAINED for one in ask(history, json.dumps(question(number))).models)
+
+
+def ask(history: History, given: str, tenant: str | None = None) -> RecordAnswer:
+    audit = history.audit(tenant=tenant)
+    found = record(audit, asked_record(given))
+    audit.index.close()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("given", "state", "task"),
+    [
+        ("Which organ pumps blood?", QUESTION, "organs"),
+        ("which ORGAN  pumps blood", QUESTION, "organs"),
+        (json.dumps({"prompt": "Which organ pumps blood?", "completion": "heart"}), QUESTION, "organs"),
+        ("A text of the town.", QUESTION, "general_holdout"),
+        ("Tell me about", QUESTION, "general_prompts"),
+        (CANARY_TEXT, CANARY, "canaries"),
+    ],
+)
+def test_what_a_model_was_judged_with_is_found(judged: History, given: str, state: str, task: str) -> None:
+    found = ask(judged, given)
+    [held] = found.found
+    assert (held.stage, held.variant, held.state, held.facts["task"]) == (
+        EVALUATION, "acme.one", state, task,
+    )  # fmt: skip
+    [model] = found.models
+    assert (model.variant, model.how, model.times) == ("acme.one", JUDGED, 0)
+    assert found.seen
+    assert sought(found) == "in 1 artifact; 0 models learned from it"
+
+
+def test_a_probed_row_was_trained_on_and_judged_with(judged: History) -> None:
+    number = int((judged.folder / "probed").read_text())
+    found = ask(judged, json.dumps(question(number)))
+    assert {one.how for one in found.models if one.variant == "acme.one"} == {TRAINED, JUDGED}
+    assert [one.state for one in found.found if one.stage == EVALUATION] == [PROBE]
+
+
+@pytest.mark.parametrize("given", ["Which organ pumps", "A. heart", "Question: Which organ", "pumps blood?"])
+def test_a_part_of_a_question_is_none(judged: History, given: str) -> None:
+    found = ask(judged, given)
+    assert found.seen is False
+    assert "the questions of " in sought(found)
+
+
+def test_an_auditor_of_another_tenant_hears_of_no_question(judged: History) -> None:
+    assert ask(judged, CANARY_TEXT, "globex").found == ()
+    assert ask(judged, CANARY_TEXT, "acme").seen
+
+
+def test_an_evaluation_that_retention_removed_is_told_by_the_index(judged: History) -> None:
+    assert ask(judged, CANARY_TEXT).seen
+    judged.remove(EVALUATION)
+    [held] = ask(judged, CANARY_TEXT).found
+    assert held.facts == {"reason": BY_INDEX}
+    assert verify(judged.audit()).problems == ()
+
+
+def test_questions_in_the_index_are_held_against_their_evaluation(judged: History) -> None:
+    assert verify(judged.audit()).holds
+    with sqlite3.connect(index_folder(judged.settings) / "index.sqlite") as db:
+        assert db.execute("UPDATE members SET number = number + 1 WHERE state >= 6").rowcount
+    assert ask(judged, CANARY_TEXT).seen is False
+    assert any("the index says otherwise" in line for line in verify(judged.audit()).problems)
+
+
+def test_the_index_has_no_text_of_a_question(judged: History) -> None:
+    judged.audit().index.close()
+    content = b"".join(file.read_bytes() for file in Path(index_folder(judged.settings)).iterdir())
+    assert b"organ pumps" not in content
+    assert b"quince" not in content
