@@ -10,20 +10,19 @@ from urllib.parse import urlsplit
 
 from pydantic import (
     AwareDatetime,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ft_dagster.cluster import Cluster, RaySettings
 from ft_dagster.errors import UserError, UserErrors
 from ft_dagster.files import expanded
 from ft_dagster.roots import Roots, is_address
+from ft_dagster.settings_part import Part
 from ft_dagster.spec.keys import HALF
 from ft_dagster.spec.plain import plain_value
 from ft_dagster.spec.policy import POLICY_FILE, Policies, load_policies
@@ -42,17 +41,6 @@ Tenant = Annotated[str, Field(pattern=rf"^{HALF.pattern}$")]
 
 def _whole(value: Any) -> Any:
     return plain_value(value, int)
-
-
-class Part(BaseModel):
-    """Of the settings. Numbers may be texts, as the environment gives them; `true` is no number."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _is_of_its_plain_type(cls, value: Any, info: ValidationInfo) -> Any:
-        return plain_value(value, cls.model_fields[str(info.field_name)].annotation)
 
 
 def default_warm_folder() -> Path:
@@ -289,6 +277,11 @@ class Settings(BaseSettings):
         "longest unused go, and none that a run uses; null: any amount",
     )
     host: Host = Host()
+    launcher: Literal["local", "ray"] = Field(
+        "local", description="Where trainings run: on this host, or as jobs of a Ray cluster"
+    )
+    cluster: Cluster = Cluster()
+    ray: RaySettings = RaySettings()
     tenant_runs: int = Field(
         4,
         ge=1,

@@ -26,6 +26,7 @@ BUDGET = 0.1  # of measuring, a share of the training's FLOPs
 RUN_FILE = "run.json"
 PLAN_FILE = "plan.json"  # in the payload of a training_plan
 RESULT_FILE = "result.json"
+CHECKPOINTS = "checkpoints"  # folder of a member's output
 
 
 class Strict(BaseModel):
@@ -257,7 +258,7 @@ class Member(Strict):
 
     @property
     def checkpoints(self) -> Path:
-        return self.output / "checkpoints"
+        return self.output / CHECKPOINTS
 
     @property
     def result(self) -> Path:
@@ -265,9 +266,12 @@ class Member(Strict):
 
 
 class Launch(Strict):
+    """`rendezvous`: address and port of the first of several nodes; `node`: which of them reads this."""
+
     nodes: int = Field(1, ge=1)
     ranks_per_node: int = Field(1, ge=1)
     rendezvous: str | None = None
+    node: int = Field(0, ge=0)
 
 
 class TrainingRun(Strict):

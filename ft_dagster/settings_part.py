@@ -1,0 +1,20 @@
+"""A part of the settings: what its numbers and texts may be given as."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+
+from ft_dagster.spec.plain import plain_value
+
+
+class Part(BaseModel):
+    """Of the settings. Numbers may be texts, as the environment gives them; `true` is no number."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_of_its_plain_type(cls, value: Any, info: ValidationInfo) -> Any:
+        return plain_value(value, cls.model_fields[str(info.field_name)].annotation)
