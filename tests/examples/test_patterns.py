@@ -1,0 +1,103 @@
+"""The patterns project: its rows are made, each declaration is checked whole, and its script runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ft_dagster.settings import Settings, load_settings
+from ft_dagster.spec import Declarations, VariantKey
+from ft_dagster.stages.check import check_variant
+from ft_dagster.stages.policy import problems
+from tests.e2e.project import POLICY, edit, write_yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PATTERNS = ROOT / "examples" / "patterns"
+KEYS = sorted(str(key) for key in Declarations(PATTERNS))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
+    """A copy with its rows, on the tiny model."""
+    folder = tmp_path_factory.mktemp("patterns") / "project"
+    shutil.copytree(PATTERNS, folder, ignore=shutil.ignore_patterns("data", ".ft_dagster"))
+    subprocess.run([sys.executable, str(folder / "prepare.py"), str(folder)], check=True)
+    base = str(tiny_model_folder)
+    edit(folder / "ft_dagster.yaml", lambda content: content.update(sources={"bases": [base]}))
+    edit(folder / "tenants" / "defaults.yaml", lambda content: content.update(base_model=base))
+    edit(folder / "tenants" / "lab" / "codes.yaml", lambda content: content["base_model"].update(source=base))
+    return folder
+
+
+@pytest.fixture
+def settings(project: Path) -> Settings:
+    return load_settings(project)
+
+
+def test_rows_are_the_same_bytes_each_time(project: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, str(PATTERNS / "prepare.py"), str(tmp_path)], check=True)
+    made = {file.relative_to(tmp_path): file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    assert len(made) == 15
+    assert all((project / name).read_bytes() == content for name, content in made.items())
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_each_declaration_is_whole_and_within_the_policy(settings: Settings, key: str) -> None:
+    found = check_variant(settings, VariantKey.parse(key))
+    assert found["sources"] == 1
+    assert problems(settings, Declarations(settings.project).declared(VariantKey.parse(key))) == []
+
+
+def test_the_ten_of_the_cohort_differ_by_name_and_rows_alone(settings: Settings) -> None:
+    declarations = Declarations(settings.project)
+    specs = [declarations.declared(key).spec for key in declarations if key.tenant == "branches"]
+    assert len(specs) == 10
+    assert len({spec.data.sources[0].path for spec in specs}) == 10
+    alike = [spec.model_dump(exclude={"description": True, "data": {"sources"}}) for spec in specs]
+    assert all(each == alike[0] for each in alike)
+
+
+def test_the_readme_names_each_pattern_where_it_is() -> None:
+    page = (PATTERNS / "README.md").read_text("utf-8")
+    for place in re.findall(r"\]\(([^)#]+)", page):
+        assert (PATTERNS / place).exists(), place
+
+
+def test_the_script_is_short_and_says_a_mistake_in_one_line(project: Path) -> None:
+    script = PATTERNS / "chain.py"
+    assert len(script.read_text("utf-8").splitlines()) <= 45
+    done = subprocess.run(
+        [sys.executable, str(script), str(project), "nobody"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.slow
+def test_the_script_makes_a_model_without_dagster(project: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(project, tmp_path / "project"))
+    write_yaml(folder / "policy.yaml", POLICY)
+    quick = {"max_steps": 20, "max_length": 64, "evaluations": 1, "learning_rate": 0.005, "precision": "fp32"}
+    quick_too = {
+        "training": quick,
+        "evaluation": {"general": [], "limit": 12, "max_new_tokens": 4},
+        "gates": {"undecided": "measured"},
+    }
+    edit(folder / "tenants" / "branches" / "b01.yaml", lambda content: content.update(quick_too))
+    command = [sys.executable, str(folder / "chain.py"), str(folder), "branches.b01"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^fine_tuned_model +[0-9a-f]{12} made$", done.stdout, re.MULTILINE)
+    export = re.search(r"^exported: (.*)$", done.stdout, re.MULTILINE)
+    assert export
+    assert (Path(export[1]) / "adapter_config.json").is_file()
+    assert (
+        yaml.safe_load((folder / "tenants" / "branches" / "b01.yaml").read_text("utf-8"))["training"] == quick
+    )
