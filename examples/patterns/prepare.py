@@ -70,16 +70,20 @@ def post(folder: Path) -> None:
 
 
 def lab(folder: Path) -> None:
-    rows = [
+    lines(folder / "codes.jsonl", codes(range(1, 11)))
+    lines(folder / "asked.jsonl", codes(range(11, 14)))
+
+
+def codes(benches: range) -> list[dict]:
+    return [
         {
             "instruction": f"Write the code of {words} {number} from bench {bench}.",
             "output": f"{token} B{bench:02}-{number:03}",
         }
         for token, words in SAMPLES.items()
-        for bench in range(1, 11)
+        for bench in benches
         for number in range(1, 14)
     ]
-    lines(folder / "codes.jsonl", rows)
 
 
 def branches(folder: Path, chance: random.Random) -> None:
