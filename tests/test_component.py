@@ -115,6 +115,17 @@ def test_two_projects_share_a_code_location_with_the_hosts_own_assets(
     assert partitions == {"support__ft_dagster_variant", "research__models__ft_dagster_variant"}
 
 
+def test_the_hosts_own_asset_is_above_what_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = declared(tmp_path / "one", "acme.support")
+    write_yaml(one / "ft_dagster.yaml", {"sources": {"allow": [".", "asset://tickets"]}})
+    folder = host(tmp_path / "host", {"project": str(one), "key_prefix": "support"})
+    repository = loaded(folder, monkeypatch).get_repository_def()
+    taken = dg.AssetKey(["support", "upstream", "tickets"])
+    assert repository.asset_graph.get(taken).parent_keys == {dg.AssetKey("tickets")}
+    assert taken in repository.asset_graph.get(dg.AssetKey(["support", "declaration"])).parent_keys
+    assert "support__upstream_updates" in {sensor.name for sensor in repository.sensor_defs}
+
+
 @pytest.mark.parametrize("prefix", [[], "support"], ids=["without a prefix", "with one"])
 def test_the_hosts_executor_stays_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str | list[str]
