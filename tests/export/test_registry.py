@@ -22,6 +22,7 @@ from ft_dagster.lineage.release import ReleaseRequest, export_of, rollback
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey
 from tests.e2e.project import write_yaml
+from tests.present import present
 from tests.releases import adapter, release, whole_model
 from tests.s3_server import free_port
 from tests.trackers import ROOT, Trackers, mlflow_server
@@ -110,7 +111,7 @@ def test_a_cursor_that_is_none_begins_anew() -> None:
 def test_the_sensor_is_there_where_a_registry_is_named(tmp_path: Path) -> None:
     for address, wanted in ((None, False), ("http://127.0.0.1:1", True)):
         named(tmp_path, address)
-        sensors = build_defs(tmp_path).get_repository_def().sensor_defs
+        sensors = present(build_defs(tmp_path).sensors)
         assert ("registered_releases" in {sensor.name for sensor in sensors}) is wanted
 
 
