@@ -5,7 +5,7 @@ DEMO := examples/demo
 RUN := $(BIN)/ft-dagster --project $(DEMO)
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install demo ui screenshots test quick test-all lint format release-check clean gpu-pack bench
+.PHONY: install demo ui reference screenshots test quick test-all lint format release-check clean gpu-pack bench
 
 install: .venv/installed
 
@@ -25,6 +25,9 @@ demo: install  ## three tenants' models: prepared, trained, judged, released; th
 
 ui: install  ## the demo's instance in Dagster's UI
 	$(RUN) ui
+
+reference: install  ## docs/reference/, from the code
+	$(BIN)/python -m tests.docs.reference
 
 screenshots: install  ## the pictures of docs/ui.md, after `make demo`; needs Chromium
 	$(BIN)/python -m tests.e2e.screenshots $(DEMO)

@@ -7,15 +7,19 @@ import dagster as dg
 
 from ft_dagster.assets.fleet import fleet_assets
 from ft_dagster.assets.partitions import Graph
+from ft_dagster.assets.upstream import upstream_assets
 from ft_dagster.automation.due import due_retrains
 from ft_dagster.automation.jobs import chain, chain_job
 from ft_dagster.automation.notify import told_events
+from ft_dagster.automation.registry import registered_releases
+from ft_dagster.automation.upstream import upstream_updates
 from ft_dagster.automation.watch import changed_sources
 from ft_dagster.errors import UserError
 from ft_dagster.resources import GPUS, LAUNCHER, TENANTS, fixed
 from ft_dagster.resources.gpus import Gpus
 from ft_dagster.resources.launchers import Programs
 from ft_dagster.resources.tenants import Tenants
+from ft_dagster.settings import Settings
 
 Resources = Mapping[str, dg.ResourceDefinition]
 
@@ -33,14 +37,17 @@ def build_defs(
     Raises UserError for a prefix that Dagster refuses and for a resource of another name.
     """
     project = str(Path(project).expanduser().resolve()) if str(project) else ""
-    graph = Graph.of(key_prefix, project)
+    settings = _settings(project)
+    upstream = () if settings is None else settings.upstream_assets
+    graph = Graph.of(key_prefix, project, upstream)
     assets = chain(graph)
     job = chain_job(graph, assets)
     found = _resources(project, resources or {})
+    sensors = [due_retrains(graph, job), changed_sources(graph), told_events(graph)]
     return dg.Definitions(
-        assets=[*assets, *fleet_assets(graph)],
+        assets=[*upstream_assets(graph), *assets, *fleet_assets(graph)],
         jobs=[job],
-        sensors=[due_retrains(graph, job), changed_sources(graph), told_events(graph)],
+        sensors=[*sensors, *_asked_for(graph, settings)],
         resources={graph.name(name): made for name, made in found.items()},
     )
 
@@ -49,6 +56,21 @@ def default_resources(project: str = "") -> dict[str, dg.ResourceDefinition]:
     """The resources of a project folder, by name; a run cannot configure them."""
     gpus = Gpus(project)
     return {TENANTS: fixed(Tenants(project)), GPUS: fixed(gpus), LAUNCHER: fixed(Programs(gpus))}
+
+
+def _settings(project: str) -> Settings | None:
+    """As they are when the definitions are built; None where they cannot be read, which each run says."""
+    try:
+        return Tenants(project).settings()
+    except UserError:
+        return None
+
+
+def _asked_for(graph: Graph, settings: Settings | None) -> list[dg.SensorDefinition]:
+    """The sensors of what the settings name."""
+    registry = settings is not None and settings.registry.mlflow is not None
+    sensors = [upstream_updates(graph)] if graph.upstream else []
+    return [*sensors, *([registered_releases(graph)] if registry else [])]
 
 
 def _resources(project: str, own: Resources) -> dict[str, dg.ResourceDefinition]:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ft_dagster.errors import UserError
 
+UPSTREAM = Path(".ft_dagster") / "upstream"  # of a project: snapshots of upstream assets
 OUTSIDE = "outside of what the platform lets this tenant read"
 
 
@@ -23,7 +24,8 @@ class Roots(BaseModel):
     """Of one tenant. All paths are real and absolute; `addresses` are URL prefixes, cut at whole parts.
 
     `bases`, `base_addresses`: where base models may lie besides. `hub`: patterns of repositories. `offload`:
-    where optimizer states may be written. `functions`: files and modules that a task YAML may call. `never`,
+    where optimizer states may be written. `functions`: files and modules that a task YAML may call;
+    `transforms`: functions that a source may name. `never`,
     `never_addresses`: the store, this host's work folder, the platform's own files, whatever is named.
 
     A hidden folder, and in the project one with another tenant's name (data/globex, tenants/globex), is open
@@ -41,6 +43,7 @@ class Roots(BaseModel):
     hub: tuple[str, ...] = ("*",)
     offload: tuple[Path, ...] = ()
     functions: tuple[str, ...] = ()
+    transforms: tuple[str, ...] = ()
     never: tuple[Path, ...] = ()
     never_addresses: tuple[str, ...] = ()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -21,12 +22,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from ft_dagster.cluster import Cluster, RaySettings
 from ft_dagster.errors import UserError, UserErrors
 from ft_dagster.files import expanded
-from ft_dagster.roots import Roots, is_address
+from ft_dagster.roots import UPSTREAM, Roots, is_address
 from ft_dagster.settings_part import Part
 from ft_dagster.spec.keys import HALF
 from ft_dagster.spec.plain import plain_value
 from ft_dagster.spec.policy import POLICY_FILE, Policies, load_policies
 from ft_dagster.spec.validation import mistakes_in
+from ft_dagster.spec.variant import ASSET
 from ft_dagster.spec.yaml_files import read_yaml
 from ft_dagster.spec.zones import known_zone
 from ft_dagster.store.blobs import Store
@@ -92,11 +94,17 @@ class AllowedSources(Part):
     """What declarations may read. Folders count from the project; corpora are the platform's, and free."""
 
     allow: tuple[str, ...] = Field(
-        (".",), description="Folders and address prefixes (s3://bucket/prefix) that every tenant may read"
+        (".",),
+        description="Folders, address prefixes (s3://bucket/prefix) and upstream assets "
+        "(asset://warehouse/tickets) that every tenant may read",
     )
     per_tenant: dict[Tenant, tuple[str, ...]] = Field({}, description="More of them, for one tenant")
     bases: tuple[str, ...] = Field((), description="More of them, for base models alone")
     hub: tuple[str, ...] = Field(("*",), description="Hub repositories, as patterns: org/*")
+    functions: tuple[str, ...] = Field(
+        (),
+        description="Functions that may transform rows: file.py:function (from the project), module:function",
+    )
 
 
 class AllowedCode(Part):
@@ -254,6 +262,17 @@ class NotificationSettings(Part):
     )
 
 
+class RegistrySettings(Part):
+    """Where releases are shown besides; the release log stays what counts."""
+
+    mlflow: str | None = Field(
+        None, min_length=1, description="Address of an MLflow server, whose model registry shows releases"
+    )
+    experiment: str = Field(
+        "ft_dagster", min_length=1, description="MLflow's, of the runs that hold the files"
+    )
+
+
 class Settings(BaseSettings):
     """Settings of one project; FT_DAGSTER_STORE, FT_DAGSTER_WORK, FT_DAGSTER_HOST__CPU_SLOTS override."""
 
@@ -302,6 +321,7 @@ class Settings(BaseSettings):
     evaluation: AllowedCode = AllowedCode()
     fleet: FleetSettings = FleetSettings()
     notifications: NotificationSettings = NotificationSettings()
+    registry: RegistrySettings = RegistrySettings()
 
     @field_validator("tenant_runs", mode="before")
     @classmethod
@@ -369,7 +389,8 @@ class Settings(BaseSettings):
         """What the declarations of a tenant may reach."""
         named = (*self.sources.allow, *self.sources.per_tenant.get(tenant, ()))
         store = () if is_address(self.store) else (self.store,)
-        own = (str(self.work), str(self.keys), str(self.dagster_home), str(self.own_home), FILE, POLICY_FILE)
+        private = (self.work, self.keys, self.dagster_home, self.own_home, UPSTREAM)
+        own = (*map(str, private), FILE, POLICY_FILE)
         return Roots(
             project=Path(self._inside(".")),
             tenant=tenant,
@@ -382,9 +403,16 @@ class Settings(BaseSettings):
             functions=tuple(
                 self._inside(name) if name.endswith(".py") else name for name in self.evaluation.functions
             ),
+            transforms=self.sources.functions,
             never=self._folders((*store, *own)),
             never_addresses=tuple(filter(is_address, (self.store,))),
         )
+
+    @property
+    def upstream_assets(self) -> tuple[str, ...]:
+        """The keys of the upstream assets (`warehouse/tickets`) that any tenant may read, in order."""
+        named = chain(self.sources.allow, *self.sources.per_tenant.values())
+        return tuple(sorted({place.removeprefix(ASSET) for place in named if place.startswith(ASSET)}))
 
     def policies(self) -> Policies:
         """What the platform allows its tenants, as policy.yaml says now. Raises UserError."""

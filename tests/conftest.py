@@ -19,6 +19,7 @@ import pytest
 
 from ft_dagster.launch.warm import choice
 from tests.s3_server import S3Server, serve_s3
+from tests.trackers import Trackers, make_trackers
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -135,6 +136,12 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server with a bucket, for the whole session."""
     with serve_s3(tmp_path_factory.mktemp("s3")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def trackers(tmp_path_factory: pytest.TempPathFactory) -> Trackers:
+    """MLflow and Weights & Biases, for tests marked long."""
+    return make_trackers(tmp_path_factory.mktemp("trackers"))
 
 
 @pytest.fixture(scope="session")

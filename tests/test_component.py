@@ -23,6 +23,7 @@ from ft_dagster.assets.partitions import Graph
 from ft_dagster.automation.coordinator import project_of
 from ft_dagster.automation.due import rebuild_fleet, tick
 from ft_dagster.automation.instance import opened
+from ft_dagster.automation.tags import changed_tags
 from ft_dagster.build import build_defs
 from ft_dagster.component import ProjectParams
 from ft_dagster.errors import UserError
@@ -112,6 +113,17 @@ def test_two_projects_share_a_code_location_with_the_hosts_own_assets(
         if isinstance(node.partitions_def, dg.DynamicPartitionsDefinition)
     }
     assert partitions == {"support__ft_dagster_variant", "research__models__ft_dagster_variant"}
+
+
+def test_the_hosts_own_asset_is_above_what_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = declared(tmp_path / "one", "acme.support")
+    write_yaml(one / "ft_dagster.yaml", {"sources": {"allow": [".", "asset://tickets"]}})
+    folder = host(tmp_path / "host", {"project": str(one), "key_prefix": "support"})
+    repository = loaded(folder, monkeypatch).get_repository_def()
+    taken = dg.AssetKey(["support", "upstream", "tickets"])
+    assert repository.asset_graph.get(taken).parent_keys == {dg.AssetKey("tickets")}
+    assert taken in repository.asset_graph.get(dg.AssetKey(["support", "declaration"])).parent_keys
+    assert "support__upstream_updates" in {sensor.name for sensor in repository.sensor_defs}
 
 
 @pytest.mark.parametrize("prefix", [[], "support"], ids=["without a prefix", "with one"])
@@ -285,13 +297,23 @@ def test_the_coordinator_finds_the_project_of_a_run_by_its_assets(tmp_path: Path
         )
         found = [project_of(SubmitRunContext(run, workspace)) for run in (of_asset, of_job, of_host)]
         claims = {"dagster/partition": "example.com", "dagster/priority": "9", "ft/tenant": "acme"}
+        claims["ft/project_tenant"] = f"{one}:acme"
         instance.add_run_tags(of_host.run_id, claims)
         host_run = present(instance.get_run_by_id(of_host.run_id))
         instance.run_coordinator.submit_run(SubmitRunContext(host_run, workspace))
         kept = present(instance.get_run_by_id(of_host.run_id)).tags
     assert found == [str(one), str(one), None]
-    assert (kept["dagster/priority"], kept["ft/tenant"]) == ("9", "none")
+    assert (kept["dagster/priority"], kept["ft/tenant"], kept["ft/project_tenant"]) == ("9", "none", "none")
     assert "ft/variant" not in kept
+
+
+def test_the_queues_tags_name_the_project_where_there_may_be_several(tmp_path: Path) -> None:
+    one, two = declared(tmp_path / "one", "acme.support"), declared(tmp_path / "two", "acme.support")
+    run = dg.DagsterRun("variant_chain", tags={"dagster/partition": "acme.support"})
+    named = [changed_tags(run, str(folder)) for folder in (one, two)]
+    assert [tags["ft/project_variant"] for tags in named] == [f"{one}:acme.support", f"{two}:acme.support"]
+    assert [tags["ft/project_tenant"] for tags in named] == [f"{one}:acme", f"{two}:acme"]
+    assert {tags["ft/variant"] for tags in named} == {"acme.support"}
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ def variant_asset(
         key=graph.key(name),
         description=description,
         partitions_def=graph.variants,
-        deps=[graph.key(each) for each in dependencies(name)],
+        deps=[*(graph.key(each) for each in dependencies(name)), *graph.above(name)],
         group_name=graph.name(group),
         kinds=kinds,
         check_specs=_check_specs(graph, name, checks or {}),

@@ -31,6 +31,7 @@ from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
 
 GROUP = "data"
+ORIGIN = ("rows", "data_version", "at")  # of a snapshot, what the page of a declaration says
 BASE = ("reference", "revision", "architecture", "parameters", "weights_bytes", "dtype", "chat_template")
 LENGTHS = ("median characters", "95% below", "longest")
 COUNTS = ("examples", "trained_tokens", "truncated")
@@ -48,7 +49,12 @@ def _declaration(workspace: Workspace, artifact: Artifact) -> Page:
         f"{sources} of {files}; {own} of {len(origins)} values are its own, the rest have their origin below",
         f"Nothing to do; it is read from `{workspace.declared_in.relative_to(workspace.project)}`",
     )
-    return Page(summary, {"values": table(["field", "value", "from"], values)})
+    entries = {"values": table(["field", "value", "from"], values)}
+    upstream = workspace.frozen.get("upstream", {})
+    if upstream:
+        rows = [[path, *(origin[name] for name in ORIGIN)] for path, origin in upstream.items()]
+        entries["upstream"] = table(["asset", "rows", "data version", "materialized"], rows)
+    return Page(summary, entries)
 
 
 def _value(tree: Any, path: str) -> Any:
@@ -79,6 +85,7 @@ def _general_corpus(graph: Graph) -> dg.AssetsDefinition:
     @dg.asset(
         key=graph.key("general_corpus"),
         description=described(corpus_stage.make_corpora),
+        deps=graph.above("general_corpus"),
         group_name=graph.name(GROUP),
         kinds={"parquet"},
         code_version=str(STAGE_VERSIONS["general_corpus"]),

@@ -10,6 +10,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.spec import VariantKey
 
 VARIANT_TAG = "ft/variant"  # of a run: whose it is to the queue
+READ_SOURCES = ("declaration", "general_corpus")
 PROJECT = "ft_dagster/project"  # metadata of an asset: the folder of its project
 NAME = re.compile(r"[A-Za-z0-9]+(_[A-Za-z0-9]+)*")  # what Dagster takes, but for what joins parts to one name
 
@@ -17,16 +18,18 @@ NAME = re.compile(r"[A-Za-z0-9]+(_[A-Za-z0-9]+)*")  # what Dagster takes, but fo
 @dataclass(frozen=True)
 class Graph:
     """One project's assets among those of a code location. `prefix`: what their keys begin with; () where the
-    location is the project's own. `project`: its folder; "" where the environment says it.
+    location is the project's own. `project`: its folder; "" where the environment says it. `upstream`: other
+    assets whose rows its declarations may read, `warehouse/tickets`.
 
     Partitions, job, sensors, groups and resources carry it too: two projects share a location.
     """
 
     prefix: tuple[str, ...] = ()
     project: str = ""
+    upstream: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, prefix: str | Sequence[str], project: str = "") -> "Graph":
+    def of(cls, prefix: str | Sequence[str], project: str = "", upstream: tuple[str, ...] = ()) -> "Graph":
         """Raises UserError for a part that Dagster takes in no name, or that may be two parts in a name."""
         parts = tuple([prefix] if isinstance(prefix, str) else prefix)
         for part in parts:
@@ -37,10 +40,18 @@ class Graph:
                     value=part,
                     fix="Write letters and digits, single _ between them; a list for more than one level",
                 )
-        return cls(parts, project)
+        return cls(parts, project, upstream)
 
     def key(self, asset: str) -> dg.AssetKey:
         return dg.AssetKey([*self.prefix, asset])
+
+    def snapshot_key(self, asset: str) -> dg.AssetKey:
+        """Of the rows of an upstream asset, as they were taken over: upstream/warehouse/tickets."""
+        return dg.AssetKey([*self.prefix, "upstream", *asset.split("/")])
+
+    def above(self, asset: str) -> list[dg.AssetKey]:
+        """What an asset that reads sources depends on beside the assets of the graph."""
+        return [self.snapshot_key(each) for each in self.upstream] if asset in READ_SOURCES else []
 
     def name(self, own: str) -> str:
         """Of a job, a sensor, a group or a resource."""

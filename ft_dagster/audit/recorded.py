@@ -138,6 +138,8 @@ def _is_within(part: Any, whole: Any) -> bool:
     """Whether a narrowed declaration says what the whole one says."""
     if isinstance(part, Mapping) and isinstance(whole, Mapping):
         return all(name in whole and _is_within(value, whole[name]) for name, value in part.items())
+    if isinstance(part, list) and isinstance(whole, list) and len(part) == len(whole):
+        return all(_is_within(*each) for each in zip(part, whole, strict=True))
     return bool(part == whole)
 
 

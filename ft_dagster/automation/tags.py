@@ -8,6 +8,8 @@ from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, VariantKey
 
 TENANT, VARIANT, REASON, DUE = "ft/tenant", VARIANT_TAG, "ft/reason", "ft/due"
+# With the folder of its project, where the definitions name one: an instance may have several.
+PROJECT_TENANT, PROJECT_VARIANT = "ft/project_tenant", "ft/project_variant"
 CHARGES = "ft/charges"  # of a run that a budget was asked for
 PARTITION, PRIORITY = "dagster/partition", "dagster/priority"
 DATA_VERSION = "dagster/data_version"  # of a materialization
@@ -39,12 +41,15 @@ def changed_tags(run: dg.DagsterRun, project: str = "") -> dict[str, str]:
         return disowned_tags(run) | unranked
     wanted = {TENANT: key.tenant, VARIANT: str(key), PRIORITY: _priority(key, project)}
     wanted |= {} if REASON in run.tags else {REASON: _reason(run)}
+    if project:
+        wanted |= {PROJECT_TENANT: f"{project}:{key.tenant}", PROJECT_VARIANT: f"{project}:{key}"}
     return {name: value for name, value in wanted.items() if run.tags.get(name) != value}
 
 
 def disowned_tags(run: dg.DagsterRun) -> dict[str, str]:
     """Of a run that is of no variant: the tenant and variant that its tags claim become nobody's."""
-    return {name: NOBODY for name in (TENANT, VARIANT) if run.tags.get(name, NOBODY) != NOBODY}
+    claimed = (TENANT, VARIANT, PROJECT_TENANT, PROJECT_VARIANT)
+    return {name: NOBODY for name in claimed if run.tags.get(name, NOBODY) != NOBODY}
 
 
 def _partition(run: dg.DagsterRun) -> str:

@@ -18,7 +18,17 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ft_dagster.cli.audit_shown import print_held, print_model, print_models, print_near, print_of, released
-from ft_dagster.cli.common import KEEPING, Json, app, escape, out, print_json
+from ft_dagster.cli.common import (
+    KEEPING,
+    Json,
+    Key,
+    app,
+    declared_keys,
+    declaring_tenants,
+    escape,
+    out,
+    print_json,
+)
 from ft_dagster.errors import UserError
 from ft_dagster.provenance import record_keys
 from ft_dagster.report.tables import counted
@@ -37,14 +47,21 @@ audit = typer.Typer(
 app.add_typer(audit, name="audit", rich_help_panel=KEEPING)
 NOT_WHOLE = 1  # exit code of a check that found something
 ForTenant = Annotated[
-    str | None, typer.Option("--tenant", help="Answer as to an auditor of this tenant alone")
+    str | None,
+    typer.Option(
+        "--tenant", help="Answer as to an auditor of this tenant alone", autocompletion=declaring_tenants
+    ),
 ]
 Record = Annotated[
     str, typer.Argument(help="A text, a row as JSON, a file of one, or an identity", metavar="RECORD")
 ]
 Model = Annotated[
     str,
-    typer.Argument(help="tenant.variant, tenant.variant@2, or (the beginning of) a digest", metavar="MODEL"),
+    typer.Argument(
+        help="tenant.variant, tenant.variant@2, or (the beginning of) a digest",
+        metavar="MODEL",
+        autocompletion=declared_keys,
+    ),
 ]
 T = TypeVar("T")
 
@@ -116,7 +133,7 @@ def model(context: typer.Context, model: Model, tenant: ForTenant = None, as_jso
 @audit.command()
 def at(
     context: typer.Context,
-    variant: Annotated[str, typer.Argument(help="tenant.variant", metavar="VARIANT")],
+    variant: Key,
     date: Annotated[str, typer.Argument(help="2026-11-03 (its end, UTC) or 2026-11-03T14:00:00+01:00")],
     to: Annotated[Path | None, typer.Option(help="Write its training records there, one JSON a line")] = None,
     tenant: ForTenant = None,
@@ -173,7 +190,7 @@ def source(
 @audit.command()
 def tenant(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME")],
+    name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=declaring_tenants)],
     tenant: ForTenant = None,
     as_json: Json = False,
 ) -> None:

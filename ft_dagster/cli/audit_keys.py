@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ft_dagster.cli.audit import audit
-from ft_dagster.cli.common import Json, escape, out, print_json
+from ft_dagster.cli.common import Json, declaring_tenants, escape, out, print_json
 from ft_dagster.errors import UserError
 from ft_dagster.provenance import record_keys
 from ft_dagster.report.tables import counted
@@ -42,7 +42,9 @@ def list_keys(context: typer.Context, as_json: Json = False) -> None:
 @key.command()
 def rotate(
     context: typer.Context,
-    tenant: Annotated[str | None, typer.Argument(metavar="[TENANT]")] = None,
+    tenant: Annotated[
+        str | None, typer.Argument(metavar="[TENANT]", autocompletion=declaring_tenants)
+    ] = None,
     shared: Annotated[bool, typer.Option("--shared", help="The key of what all tenants share")] = False,
     as_json: Json = False,
 ) -> None:

@@ -38,7 +38,7 @@ DECLARING, PLANNING, RUNNING = "Declare", "Plan", "Run"  # the groups of --help
 JUDGING, RELEASING, KEEPING = "Judge and compare", "Release and serve", "Keep"
 
 
-def _declared(context: typer.Context, incomplete: str) -> list[str]:
+def declared_keys(context: typer.Context, incomplete: str) -> list[str]:
     """The declared variants that begin so, for the shell to complete; none where they cannot be listed."""
     folder = context.find_root().params.get("folder")
     try:
@@ -49,20 +49,25 @@ def _declared(context: typer.Context, incomplete: str) -> list[str]:
         return []
 
 
+def declaring_tenants(context: typer.Context, incomplete: str) -> list[str]:
+    """The tenants that declare anything, in the same way."""
+    return sorted({key.partition(".")[0] for key in declared_keys(context, incomplete)})
+
+
 Key = Annotated[
-    str, typer.Argument(help="A variant, as tenant.variant", metavar="VARIANT", autocompletion=_declared)
+    str, typer.Argument(help="A variant, as tenant.variant", metavar="VARIANT", autocompletion=declared_keys)
 ]
 Keys = Annotated[
     list[str] | None,
-    typer.Argument(help="Variants, as tenant.variant", metavar="[VARIANT]...", autocompletion=_declared),
+    typer.Argument(help="Variants, as tenant.variant", metavar="[VARIANT]...", autocompletion=declared_keys),
 ]
 SomeKeys = Annotated[
     list[str],
-    typer.Argument(help="Variants, as tenant.variant", metavar="VARIANT...", autocompletion=_declared),
+    typer.Argument(help="Variants, as tenant.variant", metavar="VARIANT...", autocompletion=declared_keys),
 ]
 MaybeKey = Annotated[
     str | None,
-    typer.Argument(help="A variant, as tenant.variant", metavar="VARIANT", autocompletion=_declared),
+    typer.Argument(help="A variant, as tenant.variant", metavar="VARIANT", autocompletion=declared_keys),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, nothing else")]
 

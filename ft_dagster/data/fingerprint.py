@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 from ft_dagster.data.hub import pin_revision
 from ft_dagster.data.locations import DataFile, DeclaredAt, data_files, is_hub, is_s3, s3_errors
 from ft_dagster.data.sources import NOWHERE
+from ft_dagster.data.transform import transformation_digest
+from ft_dagster.data.upstream import is_asset
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.memory import cached_sha256
 from ft_dagster.roots import Roots
-from ft_dagster.spec.variant import SourceSpec
+from ft_dagster.spec.variant import SourceSpec, TenantSource
 
 Fingerprint = list[dict[str, Any]]
+FUNCTION = "function"  # of an entry that is no file of rows
 
 
 class Frozen(NamedTuple):
@@ -28,7 +31,15 @@ class Frozen(NamedTuple):
 def fingerprint(
     source: SourceSpec, project: Path, asked: DeclaredAt = NOWHERE, cache: Path | None = None
 ) -> Fingerprint:
-    """One entry a file: {path, size, sha256}, of s3:// {path, size, etag}; a hub data set: {repo, revision}.
+    """What its rows are made of: its files, and last the function that transforms them, {path, size: 0,
+    sha256, function}. Raises UserError for what is not there.
+    """
+    return [*_of_files(source, project, asked, cache), *_of_function(source, project, asked)]
+
+
+def _of_files(source: SourceSpec, project: Path, asked: DeclaredAt, cache: Path | None) -> Fingerprint:
+    """One entry a file: {path, size, sha256}, of s3:// {path, size, etag}; a hub data set: {repo, revision};
+    an asset:// {path, size, sha256} of its snapshot, whatever its data version.
 
     Paths are relative to the project where they are inside; sizes in bytes. `cache` is a folder that
     remembers the hashes of unchanged files. Raises UserError for a source that is not there.
@@ -41,6 +52,14 @@ def fingerprint(
     files = data_files(source, project, asked)
     with s3_errors(source.path, asked):
         return [_remote(file) if is_s3(source.path) else _local(file, cache) for file in files]
+
+
+def _of_function(source: SourceSpec, project: Path, asked: DeclaredAt) -> Fingerprint:
+    """Of the function that transforms its rows; empty where there is none."""
+    if not isinstance(source, TenantSource) or source.transform is None:
+        return []
+    digest = transformation_digest(source.transform, project, asked)
+    return [{"path": source.transform, "size": 0, "sha256": digest, FUNCTION: True}]
 
 
 def fingerprint_sources(
@@ -60,9 +79,11 @@ def fingerprint_sources(
 
 
 def pinned(source: SourceSpec, frozen: Fingerprint | None) -> SourceSpec:
-    """The source at the commit that its fingerprint recorded."""
+    """The source at the commit, or the snapshot, that its fingerprint recorded."""
     if frozen and "revision" in frozen[0]:
         return source.model_copy(update={"revision": frozen[0]["revision"]})
+    if frozen and is_asset(source.path):
+        return source.model_copy(update={"revision": frozen[0]["sha256"]})
     return source
 
 

@@ -1,4 +1,5 @@
-"""Where a source's rows lie: the data files behind a path, folder, glob or s3:// address, or a hub data set.
+"""Where a source's rows lie: the data files behind a path, folder, glob, s3:// or asset:// address, or a hub
+data set.
 
 A local path wins if it exists; `org/name` without such a path is a hub id. S3 takes its credentials
 and endpoint from the standard AWS_* variables.
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from ft_dagster.data.upstream import SHA256, asset_of, is_asset, newest_snapshot, snapshot_file
 from ft_dagster.errors import UserError
 from ft_dagster.files import expanded, special_kind
 from ft_dagster.roots import Roots, outside
@@ -51,9 +53,9 @@ class DeclaredAt(NamedTuple):
     roots: Roots | None = None
 
     def check_place(self, source: str, path: str) -> None:
-        """Raises UserError for a path of this host or an s3:// address (of `source`) outside of the roots."""
-        roots = self.roots
-        if roots is None or (roots.may_fetch(path) if is_s3(path) else roots.may_read(path)):
+        """Raises UserError for a path of this host or an address (of `source`) outside of the roots."""
+        roots, address = self.roots, is_s3(path) or is_asset(path)
+        if roots is None or (roots.may_fetch(path) if address else roots.may_read(path)):
             return
         raise outside(source, file=self.file, field=f"{self.field}.path")
 
@@ -108,9 +110,11 @@ def is_hub(source: SourceSpec, project: Path) -> bool:
 
 
 def data_files(source: SourceSpec, project: Path, asked: DeclaredAt) -> list[DataFile]:
-    """The files of a local or s3:// source, sorted. Raises UserError where there are none, or where one lies
-    outside of what the tenant may read.
+    """The files of a local, s3:// or asset:// source, sorted. Raises UserError where there are none, or where
+    one lies outside of what the tenant may read.
     """
+    if is_asset(source.path):
+        return [_snapshot(source, project, asked)]
     remote = is_s3(source.path)
     path = source.path[5:] if remote else _absolute(source.path, project)
     asked.check_place(source.path, source.path if remote else path)
@@ -131,6 +135,23 @@ def data_files(source: SourceSpec, project: Path, asked: DeclaredAt) -> list[Dat
     return [
         DataFile(fs, path, _name(path, project, remote), str(file_type(path)), opened_in) for path in files
     ]
+
+
+def _snapshot(source: SourceSpec, project: Path, asked: DeclaredAt) -> DataFile:
+    """Of an upstream asset: the one that `revision` names by its sha256, else the newest."""
+    asked.check_place(source.path, source.path)
+    try:
+        asset = asset_of(source.path)
+        taken = newest_snapshot(project, asset).file(project) if source.revision is None else None
+    except UserError as error:
+        raise asked.error(error.problem, source.path, error.fix) from None
+    if taken is None:
+        digest = str(source.revision)
+        taken = snapshot_file(project, asset, digest)
+        if not SHA256.fullmatch(digest) or not taken.is_file():
+            fix = "Run the variant again from its declaration"
+            raise asked.error("that snapshot is gone", source.path, fix)
+    return DataFile(fsspec.filesystem("file"), str(taken), source.path, "jsonl")
 
 
 def _refuse_special(files: list[str], source: SourceSpec, asked: DeclaredAt) -> None:

@@ -10,9 +10,10 @@ from ft_dagster.data.hub import hub_errors, pin_revision
 from ft_dagster.data.locations import DeclaredAt, data_files, is_hub, s3_errors
 from ft_dagster.data.readers import RawRow, read_file
 from ft_dagster.data.rows import Row, normalize_text, rename
+from ft_dagster.data.transform import transformed
 from ft_dagster.errors import UserError
 from ft_dagster.extras import of_train
-from ft_dagster.spec.variant import SourceSpec
+from ft_dagster.spec.variant import SourceSpec, TenantSource
 
 NOWHERE = DeclaredAt()
 
@@ -25,7 +26,10 @@ def read_rows(
     Raises UserError for a missing source, an empty file and a malformed row.
     """
     format: str = source.format
-    for ordinal, raw in enumerate(read_raw(source, project, asked)):
+    read = read_raw(source, project, asked)
+    if isinstance(source, TenantSource) and source.transform is not None:
+        read = transformed(read, source.transform, project, asked)
+    for ordinal, raw in enumerate(read):
         if format == "auto":
             format = detect_format(raw, rename(raw, source.fields, asked.field), asked.field)
         if formats is not None:

@@ -17,8 +17,9 @@ from typing import Any
 import fsspec
 
 from ft_dagster.data.locations import COMMIT, HUB_ID, HUB_LIST
+from ft_dagster.data.python_files import sources_of
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.task_functions import Function, functions_in, imported, source_of, sources_of
+from ft_dagster.evaluation.task_functions import Function, functions_in, imported, source_of
 from ft_dagster.files import expanded, what_is_there
 from ft_dagster.provenance.digest import sha256_file
 from ft_dagster.roots import Roots, is_address, outside

@@ -12,8 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
+from ft_dagster.data.fingerprint import FUNCTION
 from ft_dagster.data.hub import pin_revision
 from ft_dagster.data.locations import DeclaredAt, data_files, file_type, is_hub, is_s3, s3, s3_errors
+from ft_dagster.data.upstream import asset_of, is_asset, newest_snapshot
 from ft_dagster.errors import UserError
 from ft_dagster.files import expanded
 from ft_dagster.provenance.digest import sha256_json
@@ -44,7 +46,8 @@ class WatchedPlace(NamedTuple):
 
 
 class ListedFile(NamedTuple):
-    """`path`: as a fingerprint names it; `tag`: ETag or commit; `changed`: when, where a listing says it."""
+    """`path`: as a fingerprint names it; `tag`: ETag, commit or sha256 of a snapshot; `changed`: when, where
+    a listing says it."""
 
     path: str
     size: int
@@ -81,7 +84,7 @@ def unasked_places(spec: VariantSpec, project: Path) -> list[WatchedPlace]:
 def may_list(place: WatchedPlace, project: Path, roots: Roots) -> bool:
     """Whether a tenant may have a place looked at."""
     base = place.kind == "base"
-    if is_s3(place.path):
+    if is_s3(place.path) or is_asset(place.path):
         return roots.may_fetch(place.path, base=base)
     if is_here(place, project):
         return roots.may_read(str(project / expanded(place.path)), base=base)
@@ -92,6 +95,9 @@ def listing(place: WatchedPlace, project: Path) -> list[ListedFile]:
     """Raises UserError for a place that cannot be listed."""
     if is_s3(place.path):
         return _of_s3(place, project)
+    if is_asset(place.path):
+        taken = newest_snapshot(project, asset_of(place.path))
+        return [ListedFile(place.path, taken.size, taken.sha256, None)]
     if not is_here(place, project):
         kind: Literal["dataset", "model"] = "dataset" if place.kind == "data" else "model"
         return [ListedFile(place.path, 0, pin_revision(place.path, place.revision, kind), None)]
@@ -105,9 +111,11 @@ def listing(place: WatchedPlace, project: Path) -> list[ListedFile]:
 
 
 def is_here(place: WatchedPlace, project: Path) -> bool:
-    """Whether a place is a file or folder of this host: looking at it asks nobody else."""
+    """Whether a place is a file, folder or snapshot of this host: looking at it asks nobody else."""
     if is_s3(place.path):
         return False
+    if is_asset(place.path):
+        return True
     if place.kind == "data":
         return not is_hub(place.source, project)
     return (project / expanded(place.path)).is_dir()
@@ -122,9 +130,11 @@ def difference(
     frozen: Sequence[Mapping[str, Any]], listed: Sequence[ListedFile], at: datetime
 ) -> Difference | None:
     """What lies there other than what was `frozen` (entries of a fingerprint, or files of a base) at a time;
-    None where nothing does. A file of the same size without a tag is another if it changed since.
+    None where nothing does. A file of the same size without a tag is another if it changed since. A function
+    that transforms rows is not listed, and not compared.
     """
-    before = {str(entry.get("path", entry.get("repo"))): entry for entry in frozen}
+    files = [entry for entry in frozen if FUNCTION not in entry]
+    before = {str(entry.get("path", entry.get("repo"))): entry for entry in files}
     now = {file.path: file for file in listed}
     changed = [file for file in listed if _is_other(before.get(file.path), file, at)]
     gone = [entry for path, entry in before.items() if path not in now]
@@ -139,6 +149,8 @@ def difference(
 def _is_other(before: Mapping[str, Any] | None, file: ListedFile, at: datetime) -> bool:
     if before is None or before.get("size", file.size) != file.size:
         return True
+    if is_asset(file.path):
+        return bool(before.get("sha256") != file.tag)
     tag = before.get("etag") or before.get("revision")
     if tag is not None and file.tag is not None and not str(tag).startswith("sha256:"):
         return bool(tag != file.tag)

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from ft_dagster.spec.variant import Base, BaseModelSpec, EvaluationSpec, Source, SourceSpec
+from ft_dagster.spec.variant import Base, BaseModelSpec, EvaluationSpec, RowSource, SourceSpec, TenantSource
 
 _BASE: TypeAdapter[BaseModelSpec] = TypeAdapter(Base)
-_SOURCE: TypeAdapter[SourceSpec] = TypeAdapter(Source)
+_SOURCE: TypeAdapter[TenantSource] = TypeAdapter(RowSource)
 T = TypeVar("T")
 _ENTRY = TypeAdapter(str)
 

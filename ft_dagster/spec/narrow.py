@@ -30,10 +30,15 @@ def narrowed(spec: M, fields: Iterable[str]) -> M:
 def shown(spec: BaseModel) -> dict[str, Any]:
     """The readable fields of a declaration, narrowed or whole, as plain JSON, as a key covers them."""
     return {
-        name: shown(value) if isinstance(value, BaseModel) else to_jsonable_python(value)
-        for name, value in spec.__dict__.items()
-        if not _is_later(spec, name, value)
+        name: shown_value(value) for name, value in spec.__dict__.items() if not _is_later(spec, name, value)
     }
+
+
+def shown_value(value: object) -> Any:
+    """The same of the value of a field: a part, several of them, or anything else."""
+    if isinstance(value, BaseModel):
+        return shown(value)
+    return [shown_value(each) for each in value] if isinstance(value, tuple) else to_jsonable_python(value)
 
 
 def _is_later(spec: BaseModel, name: str, value: object) -> bool:

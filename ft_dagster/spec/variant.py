@@ -122,11 +122,30 @@ class BaseModelSpec(SpecModel):
 Base = Annotated[BaseModelSpec, _from_string("source")]
 
 
+ASSET = "asset://"  # of the path of an upstream asset: asset://warehouse/tickets
+
+
+def _say_asset(schema: dict[str, Any]) -> None:
+    """`asset` is another way to write `path`."""
+    schema["properties"]["asset"] = {
+        "type": "string",
+        "description": "An upstream asset of Dagster, warehouse/tickets: short for path: asset://warehouse/tickets",
+    }
+    schema["required"] = [name for name in schema.get("required", ()) if name != "path"]
+    schema["oneOf"] = [{"required": ["path"]}, {"required": ["asset"]}]
+
+
 class SourceSpec(SpecModel):
-    """One source of rows. A plain string stands for `path`."""
+    """One source of rows. A plain string stands for `path`, `asset: warehouse/tickets` for the path
+    asset://warehouse/tickets.
+    """
+
+    model_config = ConfigDict(json_schema_extra=_say_asset)
 
     path: str = Field(
-        min_length=1, description="A file, folder, glob, s3:// address or hub data set id (org/name)"
+        min_length=1,
+        description="A file, folder, glob, s3:// address, hub data set id (org/name) or upstream asset "
+        "(asset://warehouse/tickets)",
     )
     format: Format = Field("auto", description="Row format; detected from the first row unless said")
     fields: dict[str, str] = Field({}, description="Rename columns: {prompt: question, completion: answer}")
@@ -135,8 +154,38 @@ class SourceSpec(SpecModel):
     split: str = Field("train", description="Split of a hub data set")
     licence: str | None = Field(None, description="Licence of the rows, kept with each of them")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _asset_is_a_path(cls, content: Any) -> Any:
+        if not isinstance(content, dict) or "asset" not in content:
+            return content
+        if "path" in content:
+            raise ValueError("name either a path or an asset")
+        others = {name: value for name, value in content.items() if name != "asset"}
+        return {**others, "path": f"{ASSET}{content['asset']}"}
+
+    @model_validator(mode="after")
+    def _asset_is_read_as_it_is(self) -> SourceSpec:
+        if self.path.startswith(ASSET) and (self.split != "train" or self.revision is not None):
+            raise ValueError("an asset has no split and no revision: it is read as it was last made")
+        return self
+
+
+class TenantSource(SourceSpec):
+    """One of a tenant's: its rows may be transformed by a function that the platform allows."""
+
+    added = ("transform",)
+
+    transform: str | None = Field(
+        None,
+        pattern=r"^[^:]+:[A-Za-z_]\w*$",
+        description="Function from a row (its columns) to a row, rows.py:function or module:function; one of "
+        "sources.functions in ft_dagster.yaml",
+    )
+
 
 Source = Annotated[SourceSpec, _from_string("path")]
+RowSource = Annotated[TenantSource, _from_string("path")]
 
 
 class SplitsSpec(SpecModel):
@@ -196,7 +245,7 @@ class GeneralSpec(SpecModel):
 
 
 class DataSpec(SpecModel):
-    sources: tuple[Source, ...] = Field(min_length=1, description="Where the tenant's rows come from")
+    sources: tuple[RowSource, ...] = Field(min_length=1, description="Where the tenant's rows come from")
     splits: SplitsSpec = SplitsSpec()
     deduplicate: Annotated[DeduplicateSpec, _from_string("method")] = DeduplicateSpec()
     decontaminate: DecontaminateSpec = DecontaminateSpec()

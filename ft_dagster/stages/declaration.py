@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ft_dagster.data.fingerprint import fingerprint_sources
+from ft_dagster.data.upstream import asset_of, is_asset, read_snapshot
+from ft_dagster.errors import UserError
 from ft_dagster.evaluation.tasks import tasks_digest
 from ft_dagster.roots import Roots
 from ft_dagster.spec import Declared
+from ft_dagster.spec.variant import SourceSpec
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import recorded
 from ft_dagster.stages.policy import refuse_declared
@@ -47,16 +51,36 @@ def build(inputs: DeclarationInputs, hands: Hands, attempt: Attempt) -> dict[str
 
 
 def freeze(declared: Declared, project: Path, cache: Path, roots: Roots) -> dict[str, Any]:
-    """declaration.json: the declaration with the fingerprints of its sources and tasks as they are now."""
+    """declaration.json: the declaration with the fingerprints of its sources and tasks as they are now; of
+    upstream assets, also the materialization, which is in the key of no other stage.
+    """
     spec, file = declared.spec, declared.file
+    origins = _upstream(spec.data.sources, project)
     prints = fingerprint_sources(spec.data.sources, project, declared_in=file, cache=cache, roots=roots)
+    for entry in (entry for source in prints for entry in source):
+        if origins.get(entry.get("path", ""), entry).get("sha256") != entry.get("sha256"):
+            raise UserError(
+                "the asset's snapshot was taken anew meanwhile",
+                file=file,
+                field="data.sources",
+                value=entry["path"],
+                fix="Run the variant again",
+            )
     return {
         "schema_version": 1,
         "variant": str(declared.key),
         "spec": spec.model_dump(mode="json"),
         "sources": prints,
         "tasks": freeze_tasks(declared, project, roots),
+        **({"upstream": origins} if origins else {}),
     }
+
+
+def _upstream(sources: Sequence[SourceSpec], project: Path) -> dict[str, dict[str, Any]]:
+    """Of each upstream asset among them, by its address: which materialization its newest snapshot is of."""
+    named = [source.path for source in sources if is_asset(source.path)]
+    taken = {path: read_snapshot(project, asset_of(path)) for path in named}
+    return {path: snapshot.origin() for path, snapshot in taken.items() if snapshot is not None}
 
 
 def freeze_tasks(declared: Declared, project: Path, roots: Roots) -> dict[str, dict[str, str]]:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
-from pydantic_core import to_jsonable_python
 
 from ft_dagster.data.derived import newer_parent
 from ft_dagster.evaluation.answer_scores import find_database
@@ -24,6 +23,7 @@ from ft_dagster.provenance.memory import cached_sha256
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantSpec
+from ft_dagster.spec.narrow import shown_value
 from ft_dagster.spec.policy import Breach
 from ft_dagster.stages.corpora import NAME as CORPUS
 from ft_dagster.stages.made_from import VersionArtifacts
@@ -109,7 +109,7 @@ def _fields(settings: Settings, declared: Declared, version: VersionArtifacts) -
 def _differences(then: Any, now: Any, path: str = "") -> Iterator[str]:
     """The fields below `path` that a key has otherwise; what it does not have is in another part."""
     if not (isinstance(then, dict) and isinstance(now, BaseModel)):
-        if to_jsonable_python(now) != then:
+        if shown_value(now) != then:
             yield path
         return
     kind = type(now)

@@ -77,6 +77,11 @@ def test_what_is_piped_has_no_escape(project: Path, words: list[str]) -> None:
         ("ft-dagster report --ag", {"--against"}),
         ("ft-dagster compare acme.", {"acme.sales", "acme.support"}),
         ("ft-dagster report zoo", {"zoo.keeper"}),
+        ("ft-dagster audit model acme.s", {"acme.sales", "acme.support"}),
+        ("ft-dagster audit at zoo", {"zoo.keeper"}),
+        ("ft-dagster audit tenant a", {"acme"}),
+        ("ft-dagster audit record text --tenant a", {"acme"}),
+        ("ft-dagster audit key rotate z", {"zoo"}),
     ],
 )
 def test_a_shell_completes_commands_options_and_variants(

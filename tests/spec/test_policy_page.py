@@ -10,6 +10,7 @@ import yaml
 
 from ft_dagster.settings import load_settings
 from ft_dagster.spec.policy import Policy, PolicyFile, load_policies
+from ft_dagster.spec.variant import DataSpec
 
 PAGE = (Path(__file__).parents[2] / "docs/policy.md").read_text("utf-8")
 WORDS = {"none": None, "anyone": (), "all": ()}
@@ -31,7 +32,10 @@ def test_the_built_in_values_of_the_table_are_those_that_hold() -> None:
 
 
 def test_its_examples_are_accepted(tmp_path: Path) -> None:
-    policy, settings = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
+    blocks = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    policy, settings, transforming, declared = (yaml.safe_load(block) for block in blocks)
+    [source] = DataSpec.model_validate(declared["data"]).sources
+    assert source.transform in transforming["sources"]["functions"]
     assert set(policy) <= set(PolicyFile.model_fields)
     (tmp_path / "tenants").mkdir()
     (tmp_path / "policy.yaml").write_text(yaml.safe_dump(policy))

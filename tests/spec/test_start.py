@@ -48,6 +48,7 @@ def test_rows_and_a_base_outside_are_added_to_what_tenants_read_and_it_is_said(
         ("org/rows", (".",)),
         ("s3://bucket/acme/*.jsonl", (".", "s3://bucket/acme")),
         ("s3://bucket/acme/rows.jsonl", (".", "s3://bucket/acme/rows.jsonl")),
+        ("asset://warehouse/tickets", (".", "asset://warehouse/tickets")),
     ],
 )
 def test_what_is_inside_or_at_the_hub_adds_no_folder(

@@ -71,8 +71,9 @@ def _environment(name: str, evidence: Path, variant: str) -> dict[str, str]:
             "WANDB_DIR": str(evidence),
             "WANDB_NAME": variant,
         }
+    database = f"sqlite:///{evidence.absolute() / 'mlflow.db'}"  # it takes plain folders no more
     return {
-        "MLFLOW_TRACKING_URI": GIVEN["MLFLOW_TRACKING_URI"] or (evidence / "mlflow").absolute().as_uri(),
+        "MLFLOW_TRACKING_URI": GIVEN["MLFLOW_TRACKING_URI"] or database,
         "MLFLOW_EXPERIMENT_NAME": variant,
     }
 

@@ -1,0 +1,79 @@
+"""Commands that bring releases elsewhere: a model hub, a folder, MLflow's model registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ft_dagster.cli.common import RELEASING, Json, Key, Keys, app, keys_of, out, print_json
+from ft_dagster.errors import UserError
+from ft_dagster.exit_codes import FAILED
+from ft_dagster.settings import load_settings
+from ft_dagster.spec import VariantKey
+
+
+@app.command(rich_help_panel=RELEASING)
+def publish(
+    context: typer.Context,
+    variant: Key,
+    folder: Annotated[Path | None, typer.Option(help="An empty folder, or one to be made")] = None,
+    hub: Annotated[str | None, typer.Option(help="A repository of the model hub, org/name")] = None,
+    version: Annotated[int | None, typer.Option(help="Left out: the one in production")] = None,
+    public: Annotated[bool, typer.Option("--public", help="Of a repository that is made")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a released version with its card and certificate to a folder or a repository of a model hub.
+
+    The bytes are hashed again first. A repository that is made is private unless --public; HF_TOKEN is whose.
+    """
+    from ft_dagster.export.publish import publish_to_folder, publish_to_hub
+
+    settings, key = load_settings(context.obj), VariantKey.parse(variant)
+    if (folder is None) == (hub is None):
+        raise UserError("names no place, or two", fix="Give --folder or --hub")
+    if folder is not None:
+        done = publish_to_folder(settings, key, version, folder)
+    else:
+        done = publish_to_hub(settings, key, version, str(hub), private=not public)
+    if as_json:
+        print_json({"variant": str(key), **done._asdict()})
+        return
+    said = f"{key}: version {done.version} ({done.digest[:12]}) is at {done.where}"
+    out.print(said, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command(rich_help_panel=RELEASING)
+def register(
+    context: typer.Context,
+    variants: Keys = None,
+    every: Annotated[bool, typer.Option("--all", help="All declared variants")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring MLflow's model registry (registry.mlflow of the settings) to what the release logs say.
+
+    The sensor `registered_releases` does the same after each release, promotion and rollback. It adds what is
+    missing, and moves the aliases `production` and `candidate`.
+    """
+    from ft_dagster.export.registry import push_releases
+
+    settings, failed = load_settings(context.obj), False
+    answers = list[dict[str, Any]]()
+    for key in keys_of(settings, variants, every=every):
+        try:
+            done = push_releases(settings, key)
+        except UserError as error:
+            if not every:
+                raise
+            failed, said = True, str(error)
+            answers.append({"variant": str(key), "error": error.as_dict()})
+        else:
+            said = done.said
+            answers.append({"variant": str(key), **done._asdict()})
+        if not as_json:
+            out.print(f"{key}: {said}", markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        print_json({"variants": answers})
+    if failed:
+        raise typer.Exit(FAILED)

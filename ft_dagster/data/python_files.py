@@ -1,0 +1,93 @@
+"""Python of the platform's that a declaration or a task names: the files that it is made of, and its module.
+
+Imports that are computed while it runs are not seen.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ft_dagster.errors import UserError
+
+
+def sources_of(file: Path) -> dict[str, Path]:
+    """A module's file and every local file that it imports, and those import, by their path from its root.
+
+    Local is what lies below the folder of the outermost package, for a plain module below its own folder.
+    """
+    root, reach = _root(file)
+    found, waiting = dict[str, Path](), [file]
+    while waiting:
+        here = waiting.pop()
+        name = os.path.relpath(here, root)
+        if name not in found:
+            found[name] = here
+            waiting += [each for each in _imports(here, root) if each.is_relative_to(reach)]
+    return found
+
+
+def _root(file: Path) -> tuple[Path, Path]:
+    """(where its absolute imports are looked for, what counts as local): in a folder of Python's own path,
+    which holds other people's packages too, its own package or file alone.
+    """
+    top = file
+    folder = file.parent
+    while (folder / "__init__.py").is_file():
+        top, folder = folder, folder.parent
+    shared = any(os.path.realpath(entry) == str(folder) for entry in sys.path if entry)
+    return folder, top if shared else folder
+
+
+def _imports(file: Path, root: Path) -> Iterator[Path]:
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        fix = "Mend it, or leave the function out"
+        raise UserError(f"not Python: {error}", file=file, fix=fix) from None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _files(root, alias.name.split("."))
+        elif isinstance(node, ast.ImportFrom):
+            start = root if not node.level else file.parents[node.level - 1]
+            parts = node.module.split(".") if node.module else []
+            for alias in node.names:
+                yield from _files(start, [*parts, alias.name])
+
+
+def _files(start: Path, parts: list[str]) -> Iterator[Path]:
+    """The module of a dotted name, and the packages above it, as far as there are files of them."""
+    for length in range(len(parts) + 1):
+        here = start.joinpath(*parts[:length])
+        plain = [here.with_name(f"{here.name}.py")] if length else []
+        for file in (here / "__init__.py", *plain):
+            if file.is_file():
+                yield Path(os.path.realpath(file))
+
+
+def module_of(file: Path) -> Any:
+    """The module of a file, executed once; what lies beside a plain file can be imported by it."""
+    name = str(file.with_suffix(""))  # as lm-eval names it
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    folder = str(_root(file)[0])
+    sys.modules[name] = module
+    sys.path.append(folder)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    finally:
+        sys.path.remove(folder)
+    return module

@@ -1,0 +1,77 @@
+"""A released version as a folder of its own or a repository of a model hub: payload, card, certificate."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from ft_dagster.data.hub import hub_errors
+from ft_dagster.data.locations import HUB_ID
+from ft_dagster.errors import UserError
+from ft_dagster.extras import of_train
+from ft_dagster.lineage.release import aliases, export_of, history
+from ft_dagster.settings import Settings
+from ft_dagster.spec import VariantKey
+
+BESIDE = ("README.md", "certificate.json")  # of the evidence, what goes with the payload
+
+
+class Published(NamedTuple):
+    """`where`: the folder, or the address of the commit; `digest`: of the payload."""
+
+    version: int
+    digest: str
+    where: str
+
+
+def publish_to_folder(settings: Settings, key: VariantKey, version: int | None, folder: Path) -> Published:
+    """Write a version (None: the one in production) into a folder that is empty or not there. Its bytes are
+    hashed again first. Raises UserError.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError("not an empty folder", value=str(folder), fix="Name another, or empty it")
+    version, digest = _copy(settings, key, version, folder)
+    return Published(version, digest, str(folder))
+
+
+def publish_to_hub(
+    settings: Settings, key: VariantKey, version: int | None, repo: str, *, private: bool = True
+) -> Published:
+    """Upload a version (None: the one in production) as one commit of a repository, which is made where it is
+    not there. Raises UserError.
+    """
+    if not HUB_ID.fullmatch(repo):
+        raise UserError("not a repository", value=repo, fix="Write it as org/name")
+    with of_train():
+        from huggingface_hub import HfApi
+
+    with tempfile.TemporaryDirectory(prefix="ft_dagster-") as made:
+        version, digest = _copy(settings, key, version, Path(made) / "model")
+        with hub_errors(repo, "model"):
+            api = HfApi()
+            api.create_repo(repo, private=private, exist_ok=True)
+            done = api.upload_folder(
+                repo_id=repo,
+                folder_path=Path(made) / "model",
+                commit_message=f"{key} version {version} ({digest[:12]})",
+                delete_patterns="*",
+            )
+    return Published(version, digest, str(done.commit_url))
+
+
+def _copy(settings: Settings, key: VariantKey, version: int | None, folder: Path) -> tuple[int, str]:
+    store = settings.open_store()
+    if version is None:
+        version = aliases(history(store, key.prefix))["production"]
+    if version is None:
+        fix = f"Run it and release it, or name a --version (see `ft-dagster history {key}`)"
+        raise UserError("no version is in production", value=str(key), fix=fix)
+    export = export_of(store, key.prefix, version, settings.cache_folder)
+    lies = export.folder(store, settings.cache_folder)
+    shutil.copytree(lies / "payload", folder, dirs_exist_ok=True)
+    for name in BESIDE:
+        if (lies / "evidence" / name).is_file():
+            shutil.copyfile(lies / "evidence" / name, folder / name)
+    return version, export.digest

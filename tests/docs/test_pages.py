@@ -1,0 +1,124 @@
+"""The pages for people: links lead somewhere, commands are commands, the tutorial begins as it says."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from typer.testing import CliRunner
+
+from ft_dagster.cli import app
+from ft_dagster.settings import Settings
+from ft_dagster.spec import VariantSpec
+from tests.e2e.project import edit
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "examples").glob("*/README.md")),
+    *sorted((ROOT / "benchmarks").rglob("README.md")),
+]
+LINK = re.compile(r"!?\[[^\]]*\]\(([^()\s]+)\)")
+FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text("utf-8")
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+
+
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    text = FENCE.sub("", page.read_text("utf-8"))
+    titles = re.findall(r"^#+ +(.*?) *$", text, re.MULTILINE)
+    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).lower() for title in titles)
+    return {re.sub(r"[^\w\- ]", "", title).replace(" ", "-") for title in plain}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_link_of_a_page_leads_somewhere(name: str) -> None:
+    page, wrong = ROOT / name, []
+    for link in LINK.findall(FENCE.sub("", page.read_text("utf-8"))):
+        place, _, anchor = link.partition("#")
+        if place.startswith(("http://", "https://", "mailto:")):
+            if not re.fullmatch(r"https://[\w.-]+\.[a-z]+(:\d+)?(/\S*)?|mailto:\S+@\S+", place):
+                wrong.append(f"{link}: of no right form")
+            continue
+        target = page if not place else (page.parent / place).resolve()
+        if not target.exists():
+            wrong.append(f"{link}: not there")
+        elif anchor and target.suffix == ".md" and anchor not in anchors(target):
+            wrong.append(f"{link}: no such heading")
+    assert wrong == []
+
+
+def commands(page: str) -> list[list[str]]:
+    """The lines of a page that call the program, as words."""
+    found = re.findall(r"^(?:\$ )?(ft-dagster .*)$", "\n".join(FENCE.findall(page)), re.MULTILINE)
+    return [shlex.split(line, comments=True)[1:] for line in found]
+
+
+def command_of(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that words call, and what is left of them."""
+    command: Any = typer.main.get_command(app)
+    while words and command is not None and hasattr(command, "commands"):
+        if words[0] == "--project":
+            words = words[2:]
+        else:
+            command, words = command.commands.get(words[0]), words[1:]
+    return command, words
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_of_a_page_is_one_with_its_options(name: str) -> None:
+    wrong = []
+    for words in commands((ROOT / name).read_text("utf-8")):
+        command, given = command_of(words)
+        if command is None or hasattr(command, "commands"):
+            if not any(word in ("--help", "...", "<command>") or word.isupper() for word in words):
+                wrong.append(" ".join(words))
+            continue
+        known = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
+        options = {word.partition("=")[0] for word in given if word.startswith("--")}
+        wrong += [f"{' '.join(words)}: {option}" for option in options - known - {"--help", "--"}]
+    assert wrong == []
+
+
+def test_the_tutorials_declaration_is_valid_and_its_first_commands_run(
+    tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import subprocess
+    import sys
+
+    prepare = ROOT / "examples" / "patterns" / "prepare.py"
+    subprocess.run([sys.executable, str(prepare), str(tmp_path / "tutorial")], check=True)
+    rows = tmp_path / "tutorial" / "data" / "post" / "letters.csv"
+    assert "My parcel never came to 1 Mill Street.,delivery" in rows.read_text("utf-8")
+    assert "My parcel never came to 1 Mill Street.,delivery" in TUTORIAL
+    [started] = [words for words in commands(TUTORIAL) if words[0] == "init"]
+    places = {"--base-model": str(tiny_model_folder), "--data": str(rows)}
+    given = [places.get(before, word) for before, word in zip(["", *started], started, strict=False)]
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(app, given).exit_code == 0
+    project = tmp_path / "tutorial" / "project"
+    [written] = re.findall(r"```yaml\n(description.*?)```", TUTORIAL, re.DOTALL)
+    content = yaml.safe_load(written)
+    content["base_model"], content["data"]["sources"][0]["path"] = places.values()
+    VariantSpec.model_validate(content)
+    edit(project / "tenants" / "post" / "triage.yaml", lambda file: (file.clear(), file.update(content)))
+    done = CliRunner().invoke(app, ["--project", str(project), "check", "--json"])
+    assert done.exit_code == 0, done.stdout
+    assert "first 100 rows" in json.loads(done.stdout)["variants"][0]["summary"]
+
+
+def test_settings_that_pages_show_are_settings() -> None:
+    for name in ("embedding.md", "policy.md", "releases.md"):
+        page = (ROOT / "docs" / name).read_text("utf-8")
+        for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL):
+            content = yaml.safe_load(text)
+            if text.startswith("# ft_dagster.yaml") or set(content) <= {"registry"}:
+                Settings(project=ROOT, **content)

@@ -1,0 +1,31 @@
+"""docs/reference/ says what the code says, and every field of it says what it is."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.docs.reference import FOLDER, PAGES, described, pages
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, str]:
+    return pages()
+
+
+def test_the_pages_are_current(made: dict[str, str]) -> None:
+    kept = {file.name: file.read_text("utf-8") for file in FOLDER.glob("*.md")}
+    assert kept == made, "run `make reference`"
+
+
+def test_every_leaf_of_a_declaration_has_a_row() -> None:
+    fields = {each.field for each in described(PAGES["declaration.md"].model.model_json_schema())}
+    assert {"data.sources[].asset", "data.sources[].transform", "method.rank", "retrain.cron"} <= fields
+    assert {"sources.allow", "host.gpus", "notifications.targets.NAME.webhook"} <= {
+        each.field for each in described(PAGES["settings.md"].model.model_json_schema())
+    }
+
+
+def test_every_command_is_there(made: dict[str, str]) -> None:
+    page = made["command-line.md"]
+    for command in ("run", "publish", "register", "audit record", "audit key rotate", "fleet due"):
+        assert f"\n## ft-dagster {command}\n" in page

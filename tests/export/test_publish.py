@@ -1,0 +1,77 @@
+"""A released version as a folder of its own: exactly its bytes, the card and the certificate beside them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ft_dagster.cli import app
+from ft_dagster.errors import UserError
+from ft_dagster.export.publish import publish_to_folder, publish_to_hub
+from ft_dagster.lineage.release import ReleaseRequest, export_of, rollback
+from ft_dagster.settings import Settings, load_settings
+from ft_dagster.spec import VariantKey
+from tests.releases import adapter, release
+
+KEY = VariantKey("acme", "support")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "tenants").mkdir()
+    settings = load_settings(tmp_path)
+    store = settings.open_store()
+    release(store, str(KEY), adapter(1))
+    release(store, str(KEY), adapter(2), "c" * 64)
+    return settings
+
+
+def test_it_is_the_payload_of_the_version_in_production(settings: Settings, tmp_path: Path) -> None:
+    done = publish_to_folder(settings, KEY, None, tmp_path / "out")
+    export = export_of(settings.open_store(), KEY.prefix, 2, settings.cache_folder)
+    assert (done.version, done.digest) == (2, export.digest)
+    assert json.loads((tmp_path / "out" / "adapter_model.safetensors").read_text()) == {"number": 2}
+    rollback(settings.open_store(), KEY.prefix, ReleaseRequest("worse"))
+    assert publish_to_folder(settings, KEY, None, tmp_path / "back").version == 1
+    assert publish_to_folder(settings, KEY, 2, tmp_path / "named").version == 2
+
+
+def test_a_folder_that_holds_something_is_left_alone(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("kept")
+    with pytest.raises(UserError, match="not an empty folder"):
+        publish_to_folder(settings, KEY, None, tmp_path / "out")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+def test_bytes_that_are_not_what_was_released_go_nowhere(settings: Settings, tmp_path: Path) -> None:
+    export = export_of(settings.open_store(), KEY.prefix, 2, settings.cache_folder)
+    file = export.folder(settings.open_store(), settings.cache_folder) / "payload" / "adapter_config.json"
+    file.chmod(0o644)
+    file.write_text("{}")
+    with pytest.raises(UserError):
+        publish_to_folder(settings, KEY, None, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_published_is_said(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no version is in production"):
+        publish_to_folder(settings, VariantKey("acme", "other"), None, tmp_path / "out")
+    with pytest.raises(UserError, match="not a repository"):
+        publish_to_hub(settings, KEY, None, "no repository")
+
+
+def test_the_command_says_where_it_is(settings: Settings, tmp_path: Path) -> None:
+    command = ["--project", str(settings.project), "publish", str(KEY), "--json"]
+    done = CliRunner().invoke(app, [*command, "--folder", str(tmp_path / "out")])
+    assert json.loads(done.stdout) == {
+        "variant": "acme.support",
+        "version": 2,
+        "digest": json.loads(done.stdout)["digest"],
+        "where": str(tmp_path / "out"),
+    }
+    for places in ([], ["--folder", "a", "--hub", "b/c"]):
+        assert isinstance(CliRunner().invoke(app, [*command, *places]).exception, UserError)

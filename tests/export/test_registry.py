@@ -1,0 +1,175 @@
+"""Releases in a real MLflow server: versions with their lineage, aliases that follow the log, and a server
+that is down.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from ft_dagster.assets.partitions import Graph
+from ft_dagster.automation.registry import RegistryCursor, RegistryTry, register_changed
+from ft_dagster.build import build_defs
+from ft_dagster.errors import UserError
+from ft_dagster.export.registry import lineage_tags, push_releases
+from ft_dagster.lineage.release import ReleaseRequest, export_of, rollback
+from ft_dagster.settings import Settings, load_settings
+from ft_dagster.spec import VariantKey
+from tests.e2e.project import write_yaml
+from tests.present import present
+from tests.releases import adapter, release, whole_model
+from tests.s3_server import free_port
+from tests.trackers import ROOT, Trackers, mlflow_server
+
+KEY = VariantKey("acme", "support")
+SAYS = """
+import json, sys
+from mlflow import MlflowClient
+
+address, name = sys.argv[1:]
+client = MlflowClient(address, address)
+versions = client.search_model_versions(f"name = '{name}'")
+print(json.dumps({
+    "aliases": {alias: int(number) for alias, number in client.get_registered_model(name).aliases.items()},
+    "versions": {str(one.version): dict(one.tags) for one in versions},
+}))
+"""
+LOADS = """
+import json, sys
+from mlflow import set_tracking_uri
+from mlflow.artifacts import download_artifacts
+from transformers import AutoModelForCausalLM
+
+address, name, folder = sys.argv[1:]
+set_tracking_uri(address)
+place = download_artifacts(f"models:/{name}@production", dst_path=folder)
+model = AutoModelForCausalLM.from_pretrained(place)
+print(json.dumps(sum(each.numel() for each in model.parameters())))
+"""
+
+
+def named(project: Path, address: str | None) -> Settings:
+    write_yaml(project / "ft_dagster.yaml", {"registry": {"mlflow": address}})
+    (project / "tenants" / "acme").mkdir(parents=True, exist_ok=True)
+    write_yaml(
+        project / "tenants" / "acme" / "support.yaml",
+        {"description": "d", "owners": ["a"], "base_model": "models/b", "data": {"sources": ["rows.jsonl"]}},
+    )
+    return load_settings(project)
+
+
+def test_without_a_registry_or_its_library_that_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"registry.mlflow: no model registry is named"):
+        push_releases(named(tmp_path, None), KEY)
+    with pytest.raises(UserError, match=r"mlflow is not installed here.*pip install 'ft-dagster\[mlflow\]'"):
+        push_releases(named(tmp_path, "http://127.0.0.1:1"), KEY)
+
+
+def test_the_lineage_leads_back_to_all_that_made_it(tmp_path: Path) -> None:
+    store = named(tmp_path, None).open_store()
+    entry = release(store, str(KEY), adapter())
+    export = export_of(store, KEY.prefix, 1, tmp_path / "cache")
+    tags = lineage_tags(entry, export.inputs)
+    assert tags["ft_dagster.variant"] == "acme.support"
+    assert (tags["ft_dagster.version"], tags["ft_dagster.export"]) == ("1", export.digest)
+    assert tags["ft_dagster.made_of.base_model"] == export.inputs["base_model"]
+    assert all(isinstance(value, str) for value in tags.values())
+
+
+def test_what_was_released_waits_until_the_registry_takes_it(tmp_path: Path) -> None:
+    settings, graph, now = named(tmp_path, "http://127.0.0.1:1"), Graph(), datetime.now(UTC)
+    with dg.instance_for_test() as instance:
+        for key in ("acme.support", "globex.places"):
+            event = dg.AssetMaterialization(graph.key("release"), partition=key)
+            instance.report_runless_asset_event(event)
+        first = register_changed(instance, settings, RegistryCursor(), now, graph)
+        assert set(first.waiting) == {"acme.support", "globex.places"}
+        assert [one.tries for one in first.waiting.values()] == [1, 0]  # it was asked once
+        assert "mlflow is not installed" in first.waiting["acme.support"].why
+        assert RegistryCursor.parse(str(first)) == first
+        second = register_changed(instance, settings, first, now + timedelta(seconds=30), graph)
+        assert [one.tries for one in second.waiting.values()] == [1, 1]
+        third = register_changed(instance, settings, second, now + timedelta(seconds=59), graph)
+        assert third == second
+        fourth = register_changed(instance, settings, third, now + timedelta(seconds=61), graph)
+        assert fourth.waiting["acme.support"].tries == 2
+
+
+def test_a_cursor_that_is_none_begins_anew() -> None:
+    for text in (None, "", "[]", '{"releases": 1}', '{"releases": "x", "waiting": {}}'):
+        assert RegistryCursor.parse(text) == RegistryCursor()
+    kept = RegistryCursor(7, {"acme.support": RegistryTry(1, 2.0, "why")})
+    assert RegistryCursor.parse(str(kept)) == kept
+
+
+def test_the_sensor_is_there_where_a_registry_is_named(tmp_path: Path) -> None:
+    for address, wanted in ((None, False), ("http://127.0.0.1:1", True)):
+        named(tmp_path, address)
+        sensors = present(build_defs(tmp_path).sensors)
+        assert ("registered_releases" in {sensor.name for sensor in sensors}) is wanted
+
+
+def register(python: Path, project: Path) -> subprocess.CompletedProcess[str]:
+    program = "from ft_dagster.cli import main; main()"
+    command = [str(python), "-c", program, "--project", str(project), "register", str(KEY), "--json"]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def says(python: Path, program: str, *arguments: str) -> Any:
+    command = [str(python), "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_release_appears_in_a_real_server_and_its_alias_follows_a_rollback(
+    tmp_path: Path, tiny_model_folder: Path, trackers: Trackers
+) -> None:
+    port = free_port()
+    settings = named(tmp_path / "project", f"http://127.0.0.1:{port}")
+    store = settings.open_store()
+    first = release(store, str(KEY), whole_model(tiny_model_folder))
+    with mlflow_server(trackers.server, tmp_path / "server", port) as address:
+        done = register(trackers.client, settings.project)
+        assert done.returncode == 0, done.stderr
+        [said] = json.loads(done.stdout)["variants"]
+        assert (said["versions"], said["moved"]) == ([1], {"production": 1, "candidate": 1})
+        shown = says(trackers.client, SAYS, address, str(KEY))
+        assert shown["aliases"] == {"production": 1, "candidate": 1}
+        assert shown["versions"]["1"]["ft_dagster.export"] == first.export
+        (tmp_path / "loaded").mkdir()
+        assert says(trackers.client, LOADS, address, str(KEY), str(tmp_path / "loaded")) > 0
+        [said] = json.loads(register(trackers.client, settings.project).stdout)["variants"]
+        assert (said["versions"], said["moved"]) == ([], {})
+
+        other = {**whole_model(tiny_model_folder), "more.json": {"n": 2}}
+        release(store, str(KEY), other, "c" * 64)
+        register(trackers.client, settings.project)
+        assert says(trackers.client, SAYS, address, str(KEY))["aliases"] == {
+            "production": 2,
+            "candidate": 2,
+        }
+        rollback(store, KEY.prefix, ReleaseRequest("worse"))
+        [said] = json.loads(register(trackers.client, settings.project).stdout)["variants"]
+        assert said["moved"] == {"production": 1}
+        assert says(trackers.client, SAYS, address, str(KEY))["aliases"] == {
+            "production": 1,
+            "candidate": 2,
+        }
+    third = {**whole_model(tiny_model_folder), "more.json": {"n": 3}}
+    release(store, str(KEY), third, "d" * 64)
+    down = register(trackers.client, settings.project)
+    assert down.returncode == 2
+    assert "Every release stands" in json.loads(down.stdout)["error"]["fix"]
+    with mlflow_server(trackers.server, tmp_path / "server", port) as address:
+        [said] = json.loads(register(trackers.client, settings.project).stdout)["variants"]
+        assert (said["versions"], said["moved"]) == ([3], {"production": 3, "candidate": 3})
+        assert set(says(trackers.client, SAYS, address, str(KEY))["versions"]) == {"1", "2", "3"}
