@@ -10,12 +10,9 @@ from urllib.parse import urlsplit
 
 from pydantic import (
     AwareDatetime,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -23,7 +20,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ft_dagster.errors import UserError, UserErrors
 from ft_dagster.files import expanded
+from ft_dagster.kubernetes_settings import KubernetesSettings
 from ft_dagster.roots import Roots, is_address
+from ft_dagster.settings_part import Part, Tenant
 from ft_dagster.spec.keys import HALF
 from ft_dagster.spec.plain import plain_value
 from ft_dagster.spec.policy import POLICY_FILE, Policies, load_policies
@@ -37,22 +36,10 @@ FILE = "ft_dagster.yaml"
 WARM_IDLE_SECONDS = 600.0
 STORAGE_USD_PER_GB_MONTH = 0.023  # S3 Standard, us-east-1, first 50 TB; read 2026-11-25
 SEE_SCHEMA = "See `ft-dagster schema --settings` for what the field takes"
-Tenant = Annotated[str, Field(pattern=rf"^{HALF.pattern}$")]
 
 
 def _whole(value: Any) -> Any:
     return plain_value(value, int)
-
-
-class Part(BaseModel):
-    """Of the settings. Numbers may be texts, as the environment gives them; `true` is no number."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _is_of_its_plain_type(cls, value: Any, info: ValidationInfo) -> Any:
-        return plain_value(value, cls.model_fields[str(info.field_name)].annotation)
 
 
 def default_warm_folder() -> Path:
@@ -118,6 +105,21 @@ class AllowedCode(Part):
         (),
         description="Python files (from the project) and modules whose functions a task YAML may name",
     )
+
+
+class StoreProfiles(Part):
+    """AWS profiles, by name, as the shared credentials file of who runs the steps has them."""
+
+    default: str | None = Field(
+        None, min_length=1, description="Of who is not named, and of the platform; null: AWS' own default"
+    )
+    per_tenant: dict[Tenant, Annotated[str, Field(min_length=1)]] = Field(
+        {}, description="By tenant: its runs open the store with it, and its programs have no other"
+    )
+
+    def of(self, tenant: str | None) -> str | None:
+        """The profile of a tenant; None as `tenant`: of the platform."""
+        return self.per_tenant.get(tenant or "", self.default)
 
 
 class Retries(Part):
@@ -276,6 +278,7 @@ class Settings(BaseSettings):
     project: Path
     store: str = ".ft_dagster/store"
     store_options: dict[str, Any] = Field({}, description="For the file system: endpoint_url, profile, ...")
+    store_profiles: StoreProfiles = StoreProfiles()
     work: Path = Field(Path(".ft_dagster/work"), description="Scratch space and caches of this host")
     keys: Path = Field(
         Path(".ft_dagster/keys"), description="Keys of record trees, of this user alone; back them up"
@@ -289,6 +292,7 @@ class Settings(BaseSettings):
         "longest unused go, and none that a run uses; null: any amount",
     )
     host: Host = Host()
+    kubernetes: KubernetesSettings = KubernetesSettings()
     tenant_runs: int = Field(
         4,
         ge=1,
@@ -315,14 +319,41 @@ class Settings(BaseSettings):
     def _is_of_its_plain_type(cls, value: Any) -> Any:
         return _whole(value)
 
-    def open_store(self) -> Store:
-        """Raises UserError for an address of no known kind, or options that its file system does not take."""
+    @model_validator(mode="after")
+    def _credentials_are_said_once(self) -> Settings:
+        given = sorted({"key", "secret", "token", "profile"} & set(self.store_options))
+        if given and self.store_profiles != StoreProfiles():
+            raise ValueError(f"store_options.{given[0]}: store_profiles says by whose credentials already")
+        return self
+
+    def open_store(self, tenant: str | None = None) -> Store:
+        """The store as a tenant's runs open it; None: as the platform does. Raises UserError for an address
+        of no known kind, options that its file system does not take, and a profile that is not there.
+        """
         place = self.store if "://" in self.store else self._inside(self.store)
         if place is not self.store and os.path.exists(place) and not os.path.isdir(place):
             raise UserError(
                 "not a folder", file=self.project / FILE, field="store", value=self.store, fix="Name another"
             )
-        return self.open_store_at(place)
+        profile = self.store_profiles.of(tenant)
+        if profile is None or not place.startswith("s3://"):
+            return self.open_store_at(place)
+        self._check_profile(profile)
+        return self.open_store_at(place, {"profile": profile})
+
+    def _check_profile(self, profile: str) -> None:
+        from botocore.session import Session  # of s3fs, and slow to import
+
+        known = Session().available_profiles
+        if profile not in known:
+            raise UserError(
+                "no such AWS profile",
+                file=self.project / FILE,
+                field="store_profiles",
+                value=profile,
+                fix=f"Known: {', '.join(known) or 'none'}; add it to ~/.aws/credentials, or to the file that "
+                "AWS_SHARED_CREDENTIALS_FILE names",
+            )
 
     def open_store_at(self, place: str, options: Mapping[str, Any] | None = None) -> Store:
         """The store of another place, a whole path or an address; `options` over `store_options`. Raises

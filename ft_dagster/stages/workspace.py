@@ -127,7 +127,7 @@ class Workspace:
 
     @cached_property
     def store(self) -> Store:
-        return self.settings.open_store()
+        return self.settings.open_store(self.key.tenant)
 
     @property
     def project(self) -> Path:
@@ -316,6 +316,7 @@ class Workspace:
                     self.ask(program) if leased else None,
                     environment,
                     str(self.key),
+                    self.settings.store_profiles.of(self.key.tenant),
                 )
                 result = carry_out(launcher, job, self.run.say)
         except ProgramFailed as failure:

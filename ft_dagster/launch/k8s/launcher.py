@@ -1,0 +1,154 @@
+"""Trainings as Jobs of Kubernetes: what they read and leave goes through the store, one Job for one work."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ft_dagster.kubernetes_settings import KubernetesSettings
+from ft_dagster.launch.k8s.api import ApiServerSilent, Json, KubernetesApi
+from ft_dagster.launch.k8s.follow import POLL_SECONDS, JobFollower, Patience
+from ft_dagster.launch.k8s.job import PodOrder, job_of
+from ft_dagster.launch.k8s.pods import has_failed
+from ft_dagster.launch.launcher import Job, Say
+from ft_dagster.launch.local import ProgramFailed
+from ft_dagster.launch.remote.node import OPTIONS
+from ft_dagster.launch.remote.order import read_order
+from ft_dagster.launch.remote.relay import Relay, relay_of
+from ft_dagster.launch.remote.staging import Staging, belongings_of
+from ft_dagster.spec.keys import VariantKey
+
+NODE_PROGRAM = ("python", "-P", "-m", "ft_dagster.launch.remote.node")
+TRIES, FIRST_WAIT = 6, 2.0  # of a call that the API server does not answer: about a minute in all
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class KubernetesRun:
+    """A Job that is followed. `relay`: what of its lines are messages for Dagster."""
+
+    follower: JobFollower
+    relay: Relay
+
+
+class KubernetesLauncher:
+    """Runs programs as Jobs. A Job is named by its work, so that a step which was started again finds the
+    one that its former self made, follows that, and never makes a second.
+
+    `options`: of the store, for the pod; none of them secret.
+    """
+
+    def __init__(
+        self, staging: Staging, settings: KubernetesSettings, options: str, api: KubernetesApi | None = None
+    ) -> None:
+        """Raises UserError, see `KubernetesApi`."""
+        self._staging, self._settings, self._options = staging, settings, options
+        self._api = api or KubernetesApi(settings.context)
+
+    def stage_in(self, job: Job) -> None:
+        """Raises UserError for settings that no Job can be made of."""
+        manifest = self._manifest(job)
+        if _patiently(lambda: self._standing(manifest)) is None:
+            job.write_request()
+            self._staging.send(job, relay_of(job.environment).environment)
+
+    def start(self, job: Job, say: Say) -> KubernetesRun:
+        manifest = self._manifest(job)
+        namespace, name = _where(manifest)
+        made = _patiently(lambda: self._api.create(manifest))
+        say(f"Job {namespace}/{name} {'made' if made else 'is there already, and is followed from here'}")
+        patience = Patience(unplaced=60 * self._settings.pending_minutes)
+        follower = JobFollower(self._api, namespace, name, patience)
+        return KubernetesRun(follower, relay_of(job.environment))
+
+    def report(self, started: KubernetesRun, say: Say) -> int | None:
+        code = started.follower.poll(say, lambda line: _pass_on(line, started.relay))
+        if code is None:
+            time.sleep(POLL_SECONDS)
+        return code
+
+    def cancel(self, started: KubernetesRun) -> None:
+        self._remove(started.follower.namespace, started.follower.name)
+
+    def collect(self, job: Job, started: KubernetesRun, exit_code: int) -> dict[str, Any]:
+        order = read_order(self._staging.store, belongings_of(job).place)
+        self._staging.collect(job, order.attempt)
+        with suppress(ApiServerSilent):  # then its time to live ends it, or whoever asks for the same work
+            self._api.delete(started.follower.namespace, started.follower.name)
+        return job.read_result(exit_code)
+
+    def _standing(self, manifest: Json) -> Json | None:
+        """The Job that does this work, or has done it. One that failed goes first: its step died before it
+        could say so.
+        """
+        namespace, name = _where(manifest)
+        found = self._api.job(namespace, name)
+        if found is None:
+            return None
+        if "deletionTimestamp" in found["metadata"] or has_failed(found):
+            self._remove(namespace, name)
+            return None
+        return found
+
+    def _remove(self, namespace: str, name: str) -> None:
+        """Have a Job and its pods removed, and wait until they are gone; an interrupt does not hurry it."""
+        patience = self._settings.grace_seconds + 60.0
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            try:
+                self._api.delete(namespace, name)
+                if self._api.job(namespace, name) is None:
+                    return
+                time.sleep(1.0)
+            except ApiServerSilent:
+                time.sleep(POLL_SECONDS)
+            except KeyboardInterrupt:
+                print(f"still ending Job {namespace}/{name}", file=sys.stderr, flush=True)
+        print(
+            f"Job {namespace}/{name} is not gone after {patience:.0f} s: "
+            f"see `kubectl -n {namespace} get pods -l batch.kubernetes.io/job-name={name}`",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def _manifest(self, job: Job) -> Json:
+        place, cluster = belongings_of(job).place, self._staging.cluster
+        count = 0 if job.ask is None else job.ask.count
+        order = PodOrder(
+            key=VariantKey.parse(job.lessee),
+            program=job.program,
+            work=f"{self._staging.store.url}/{place}",
+            command=(*NODE_PROGRAM, place, "--store", self._staging.store.url),
+            folder=str(cluster.work_folder),
+            environment={OPTIONS: self._options},
+            gpus=count if cluster.gpus else 0,
+            cpus=None if cluster.gpus or not count else count,
+            profile=job.profile,
+            run_id="" if job.ask is None else job.ask.run_id,
+        )
+        return job_of(order, self._settings)
+
+
+def _pass_on(line: str, relay: Relay) -> None:
+    if not relay.takes(line):
+        print(line, flush=True)
+
+
+def _where(manifest: Mapping[str, Any]) -> tuple[str, str]:
+    return manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+
+
+def _patiently(call: Callable[[], T]) -> T:
+    """What a call returns, tried again while the API server is silent. Raises ProgramFailed."""
+    for tried in range(TRIES):
+        try:
+            return call()
+        except ApiServerSilent as silent:
+            if tried == TRIES - 1:
+                raise ProgramFailed(str(silent), "Try again once it answers", mendable=True) from silent
+            time.sleep(FIRST_WAIT * 1.6**tried)
+    raise AssertionError("the last try returns or raises")
