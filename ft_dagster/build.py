@@ -14,7 +14,7 @@ from ft_dagster.automation.watch import changed_sources
 from ft_dagster.errors import UserError
 from ft_dagster.resources import GPUS, LAUNCHER, TENANTS, fixed
 from ft_dagster.resources.gpus import Gpus
-from ft_dagster.resources.launchers import LocalPrograms
+from ft_dagster.resources.launchers import Programs
 from ft_dagster.resources.tenants import Tenants
 
 Resources = Mapping[str, dg.ResourceDefinition]
@@ -48,7 +48,7 @@ def build_defs(
 def default_resources(project: str = "") -> dict[str, dg.ResourceDefinition]:
     """The resources of a project folder, by name; a run cannot configure them."""
     gpus = Gpus(project)
-    return {TENANTS: fixed(Tenants(project)), GPUS: fixed(gpus), LAUNCHER: fixed(LocalPrograms(gpus))}
+    return {TENANTS: fixed(Tenants(project)), GPUS: fixed(gpus), LAUNCHER: fixed(Programs(gpus))}
 
 
 def _resources(project: str, own: Resources) -> dict[str, dg.ResourceDefinition]:

@@ -18,6 +18,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ft_dagster.cluster import Cluster, RaySettings
 from ft_dagster.errors import UserError, UserErrors
 from ft_dagster.files import expanded
 from ft_dagster.kubernetes_settings import KubernetesSettings
@@ -292,6 +293,11 @@ class Settings(BaseSettings):
         "longest unused go, and none that a run uses; null: any amount",
     )
     host: Host = Host()
+    launcher: Literal["local", "ray", "k8s"] = Field(
+        "local", description="Where trainings run: on this host, or as jobs of a Ray cluster or of Kubernetes"
+    )
+    cluster: Cluster = Cluster()
+    ray: RaySettings = RaySettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
     tenant_runs: int = Field(
         4,
@@ -324,6 +330,14 @@ class Settings(BaseSettings):
         given = sorted({"key", "secret", "token", "profile"} & set(self.store_options))
         if given and self.store_profiles != StoreProfiles():
             raise ValueError(f"store_options.{given[0]}: store_profiles says by whose credentials already")
+        return self
+
+    @model_validator(mode="after")
+    def _pods_can_be_made(self) -> Settings:
+        if self.launcher == "k8s" and self.kubernetes.image is None:
+            raise ValueError("kubernetes.image: `launcher: k8s` needs one to run trainings in")
+        if self.launcher == "k8s" and self.cluster.nodes > 1:
+            raise ValueError("cluster.nodes: `launcher: k8s` gives a training one pod, on one node")
         return self
 
     def open_store(self, tenant: str | None = None) -> Store:

@@ -15,7 +15,7 @@ from ft_dagster.assets.partitions import PROJECT, Graph, variant_of
 from ft_dagster.data.record_tree import TreeHead
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.resources import LAUNCHER, TENANTS
-from ft_dagster.resources.launchers import LocalPrograms
+from ft_dagster.resources.launchers import Programs
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.stages.chain import CHAIN
 from ft_dagster.stages.stage import Check, Stage
@@ -83,7 +83,7 @@ def variant_asset(
         context: dg.AssetExecutionContext,
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # dagster reads it as a list with the parameter
         tenants: Tenants = getattr(context.resources, graph.name(TENANTS))
-        launcher: LocalPrograms = getattr(context.resources, graph.name(LAUNCHER))
+        launcher: Programs = getattr(context.resources, graph.name(LAUNCHER))
         with failures(context, lambda: tenants.settings().retries):
             reason = context.run.tags.get("ft/reason", "materialized")
             run_of = RunOf(context.run_id, reason, context.log.info, lambda: _pipes(context))

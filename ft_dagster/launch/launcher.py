@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from pydantic import BaseModel
 
@@ -23,11 +23,38 @@ Say = Callable[[str], None]
 R = TypeVar("R")
 
 
+class LentFolder(NamedTuple):
+    """A folder of this host that a program reads: the sha256 of each of its files by path, and where the
+    store has them, or is to have them: in the folder `stored` under the same paths, or each by its hash.
+    """
+
+    files: Mapping[str, str]
+    stored: str
+    by_hash: bool = False
+
+
+@dataclass(frozen=True)
+class Belongings:
+    """What a program needs that runs on another machine, and may leave in the store while it runs.
+
+    `place`: a folder of the store. `lent`: what its request names, by folder. `cache`: this host's, of which
+    each machine has its own. `kept_in`, below its output: folders to go on from, each whole once it has
+    a file `whole_with`.
+    """
+
+    place: str
+    lent: Mapping[Path, LentFolder]
+    cache: Path
+    kept_in: str
+    whole_with: str
+
+
 @dataclass(frozen=True)
 class Job:
     """One program to run: `python -m ft_dagster.<program> RUN_DIR`, which reads RUN_DIR/run.json (`request`)
     and leaves RUN_DIR/output/result.json. `ask`: the devices it needs; None: none. `lessee`: for whom.
     `profile`: the AWS profile that it has and no other; None: whatever who starts it has.
+    `belongings`: of one that may run on another machine.
     """
 
     program: str
@@ -37,6 +64,7 @@ class Job:
     environment: Mapping[str, str]
     lessee: str
     profile: str | None = None
+    belongings: Belongings | None = None
 
     @property
     def module(self) -> str:

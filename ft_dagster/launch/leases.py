@@ -57,7 +57,8 @@ class WaitStopped(Exception):
 class Ask:
     """What one program wants: `count` devices at once, each with at least `memory_bytes` (where known).
 
-    `gpu_kind`: of such a name (see Inventory.named); `shared`: beside others that share.
+    `gpu_kind`: of such a name (see Inventory.named); `shared`: beside others that share. `nodes`: of a
+    cluster, with so many devices on each.
     """
 
     variant: str
@@ -69,6 +70,7 @@ class Ask:
     memory_bytes: int = 0
     gpu_kind: str | None = None
     shared: bool = False
+    nodes: int = 1
 
 
 class Lease:
@@ -201,6 +203,7 @@ class Leases:
             shared=resources.sharing == "shared",
             reason=reason,
             run_id=run_id,
+            nodes=resources.nodes,
         )
 
     def candidates(self, ask: Ask) -> list[Device]:
@@ -247,6 +250,13 @@ class Leases:
 
     def _refuse_count(self, ask: Ask) -> None:
         """Raises UserError for none, for more than there are, and for more than the tenant may hold."""
+        if ask.nodes > 1:
+            raise UserError(
+                "this installation trains on one host",
+                field="resources.nodes",
+                value=ask.nodes,
+                fix="Ask for 1, or have `launcher` name a cluster in ft_dagster.yaml",
+            )
         field = "resources.gpus" if self.inventory.kind == "gpu" else "resources.cpu_slots"
         there, limit = len(self.inventory.devices), self._limit(ask.tenant)
         if ask.count < 1:

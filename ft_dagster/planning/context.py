@@ -27,7 +27,9 @@ class Counts(NamedTuple):
 
 
 def hardware_of(spec: VariantSpec, inventory: Inventory, project: Path) -> Hardware:
-    """What a training of `spec` gets of a host: its GPUs or shares of them, or its processes' of the CPU."""
+    """What a training of `spec` gets of a host, or of equal nodes: its GPUs or shares of them, or its
+    processes' of the CPU.
+    """
     if inventory.kind == "gpu":
         devices = inventory.named(spec.resources.gpu_kind) or inventory.devices
         if spec.resources.gpus > 1:  # which MIG instances are not lent to
@@ -35,9 +37,10 @@ def hardware_of(spec: VariantSpec, inventory: Inventory, project: Path) -> Hardw
         found = load_catalogue(project).found(replace(inventory, devices=devices))
         parts = inventory.shares if spec.resources.sharing == "shared" else 1
         memory = None if found.memory_bytes is None else found.memory_bytes // parts
-        return replace(found, count=spec.resources.gpus, memory_bytes=memory)
+        return replace(found, count=spec.resources.gpus * spec.resources.nodes, memory_bytes=memory)
     cores = spec.resources.cpu_slots or len(inventory.devices)
-    return of_cpu(cores, spec.resources.cpu_ranks, inventory.memory_bytes)
+    of_node = of_cpu(cores, spec.resources.cpu_ranks, inventory.memory_bytes)
+    return replace(of_node, count=of_node.count * spec.resources.nodes)
 
 
 def hardware_in_key(hardware: Hardware) -> dict[str, Any]:

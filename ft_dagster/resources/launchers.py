@@ -1,17 +1,19 @@
 """Where the heavy programs run."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from ft_dagster.launch.launcher import LocalLauncher
-from ft_dagster.launch.warm.choice import as_environment
+from ft_dagster.launch.choice import launcher_of
+from ft_dagster.launch.launcher import Launcher
 from ft_dagster.resources.gpus import Gpus
+from ft_dagster.settings import load_settings
 
 
 @dataclass(frozen=True)
-class LocalPrograms:
-    """Starts programs on this host, under leases of its devices."""
+class Programs:
+    """Starts programs as the settings say: all under leases of this host, or trainings on a cluster."""
 
     gpus: Gpus
 
-    def open(self) -> LocalLauncher:
-        return LocalLauncher(self.gpus.leases(), as_environment(self.gpus.host()))
+    def open(self) -> Launcher[Any]:
+        return launcher_of(load_settings(self.gpus.project or None), self.gpus.leases())

@@ -440,7 +440,12 @@ class ExportSpec(SpecModel):
 
 
 class ResourcesSpec(SpecModel):
+    added = ("nodes",)
+
     gpus: int = Field(1, ge=1, le=1024, description="GPUs of one training, where the host has any")
+    nodes: int = Field(
+        1, ge=1, le=1024, description="Machines of one training in a cluster, with so many GPUs on each"
+    )
     gpu_memory_gb: float | None = Field(
         None, gt=0, le=10_000, description="Least memory of each GPU, GB of 1e9 bytes"
     )

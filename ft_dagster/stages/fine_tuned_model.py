@@ -28,15 +28,16 @@ from ft_dagster.training.watch.first_look import FIRST_LOOKS
 @dataclass(frozen=True)
 class TrainingInputs:
     """`questions`: general benchmarks asked while it trains (by digest) and the seed that draws them, where
-    the declaration wants any. `report_to`: where curves are shown too. `checkpoint_minutes`: minutes between
-    checkpoints, beside those at evaluations; None: none. `stop_above`, on the first `stop_above_on`
-    validation examples, ends a training without a model.
+    the declaration wants any. `nodes`: that share its ranks. `report_to`: where curves are shown too.
+    `checkpoint_minutes`: minutes between checkpoints, beside those at evaluations; None: none. `stop_above`,
+    on the first `stop_above_on` validation examples, ends a training without a model.
     """
 
     training_plan: Artifact
     training_mixture: Artifact
     base_model: Artifact
     questions: dict[str, Any] | None
+    nodes: int = recorded()
     report_to: tuple[str, ...] = recorded()
     checkpoint_minutes: float | None = recorded()
     stop_above: dict[int, float] = recorded()
@@ -55,6 +56,7 @@ def inputs(view: View) -> TrainingInputs:
         mixture,
         base,
         {"tasks": view.frozen("tasks")["general"], "seed": spec.evaluation.seed} if asked else None,
+        spec.resources.nodes,
         spec.training.report_to,
         spec.training.checkpoint_minutes,
         view.stop_above,
@@ -87,7 +89,7 @@ def build(inputs: TrainingInputs, hands: Hands, attempt: Attempt) -> dict[str, A
             stop_above_on=inputs.stop_above_on,
             micro_batch_halved=wants_halving(output.parent, output / RESULT_FILE),
         )
-        launch = Launch(nodes=1, ranks_per_node=content["ranks"])
+        launch = Launch(nodes=inputs.nodes, ranks_per_node=content["ranks"] // inputs.nodes)
         return TrainingRun(
             run_id=hands.run_id,
             base=inputs.base,
@@ -119,7 +121,7 @@ STAGE = Stage(
     reads=("declaration", "base_model", "training_mixture", "training_plan"),
     fields=(
         *("training.watch", "training.report_to", "training.checkpoint_minutes"),
-        *("evaluation.general", "evaluation.seed"),
+        *("evaluation.general", "evaluation.seed", "resources.nodes"),
     ),
     inputs=inputs,
     build=build,

@@ -24,9 +24,8 @@ class Hands:
     """What a stage's `build` works with: folders and programs, and nothing of the declaration."""
 
     _workspace: Workspace
-    finished: list[Path] = field(
-        default_factory=list
-    )  # folders of programs, until what they made is committed
+    # Folders of programs, and what they left in the store, until what they made is committed.
+    finished: dict[Path, str] = field(default_factory=dict)
 
     @property
     def variant(self) -> str:
@@ -100,10 +99,16 @@ class Hands:
         until the artifact is committed, so that a training goes on from its checkpoints. `into`: what
         takes payload and evidence instead of the attempt's own folder.
         """
-        run_dir = self._workspace.run_dir(attempt, "" if into is None else f".{into.name}")
+        part = "" if into is None else f".{into.name}"
+        run_dir, left_at = (
+            self._workspace.run_dir(attempt, part),
+            self._workspace.left_by_nodes(attempt, part),
+        )
         output = run_dir / "output"
         output.mkdir(parents=True, exist_ok=True)
-        result = self._workspace.run_program(program, run_dir, request(output), leased=leased)
+        result = self._workspace.run_program(
+            program, run_dir, request(output), leased=leased, left_at=left_at
+        )
         for part in ("payload", "evidence"):
             target = (into or attempt.folder) / part
             target.mkdir(parents=True, exist_ok=True)
@@ -112,6 +117,6 @@ class Hands:
                     shutil.move(file, target / file.name)
                 else:
                     (shutil.copytree if file.is_dir() else shutil.copy2)(file, target / file.name)
-        self.finished.append(run_dir)
+        self.finished[run_dir] = left_at
         figures: dict[str, Any] = result["figures"]
         return figures

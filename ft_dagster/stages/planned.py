@@ -28,7 +28,7 @@ RANKED = (
     "resources.budget_usd",
     "resources.deadline_hours",
 )
-HARDWARE = ("resources.cpu_ranks", "resources.gpu_kind", "resources.sharing")
+HARDWARE = ("resources.cpu_ranks", "resources.gpu_kind", "resources.nodes", "resources.sharing")
 NEIGHBOURS = ("base_model",)  # variants on the same base are counted: recorded
 
 

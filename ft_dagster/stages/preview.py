@@ -20,6 +20,7 @@ from ft_dagster.data.render import load_tokenizer
 from ft_dagster.data.sources import read_raw, read_rows
 from ft_dagster.data.weights import CONFIG, measure_weights, weight_files
 from ft_dagster.errors import UserError
+from ft_dagster.launch.choice import refuse_lacking
 from ft_dagster.planning.context import Counts, counts_of, facts_of, hardware_of
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.hardware.catalogue import Hardware
@@ -83,9 +84,8 @@ def plan_variant(settings: Settings, key: VariantKey, hardware: Hardware | None 
 def _planned(workspace: Workspace, declared: Declared, hardware: Hardware | None) -> Preview:
     spec, project = declared.spec, workspace.project
     if hardware is None:
-        leases = workspace.leases
-        leases.candidates(leases.ask_of(declared.key, spec.resources))
-        hardware = hardware_of(spec, leases.inventory, project)
+        refuse_lacking(workspace.settings, workspace.leases, declared.key, spec)
+        hardware = hardware_of(spec, workspace.trains_on, project)
     base, mixture = _recorded(workspace, declared)
     if base is not None:
         folder = workspace.base_folder(base)

@@ -50,7 +50,7 @@ OWN = ("training.evaluations", "training.keep_best", "training.keep_last")  # of
 
 @dataclass(frozen=True)
 class ProbeInputs:
-    """`hardware`: what a plan depends on. `ranked_by`: as of a plan."""
+    """`hardware`: what a plan depends on. `ranked_by`: as of a plan. `nodes`: that share the ranks."""
 
     spec: VariantSpec
     training_mixture: Artifact
@@ -60,11 +60,12 @@ class ProbeInputs:
     whole: VariantSpec = recorded()
     context: PlanContext = recorded()
     base: Base = recorded()
+    nodes: int = recorded()
 
 
 def inputs(view: View) -> ProbeInputs:
     base, spec = view.upstream("base_model"), view.spec
-    hardware = hardware_of(spec, view.leases.inventory, view.project)
+    hardware = hardware_of(spec, view.trains_on, view.project)
     return ProbeInputs(
         narrowed(spec, (*(field for field in PLANNED if field not in OWN), *TRIED)),
         view.upstream("training_mixture"),
@@ -74,6 +75,7 @@ def inputs(view: View) -> ProbeInputs:
         narrowed(spec, (*PLANNED, *RANKED, *TRIED)),
         context_of(view, spec, base, hardware),
         trained_base(view, base, spec.method.name),
+        spec.resources.nodes,
     )
 
 
@@ -139,7 +141,7 @@ class _Trial:
         return tried_arm(arm, steps, TrainingFigures.from_json(figures))
 
     def _request(self, arm: Arm, steps: int, output: Path) -> TrainingRun:
-        inputs, hands, facts = self.inputs, self.hands, self.facts
+        inputs, hands, facts, nodes = self.inputs, self.hands, self.facts, self.inputs.nodes
         resolved = self.found.planned[arm.method].resolved
         watch = resolved.training.watch.model_copy(update={"budget": MEASURING, "questions": 0})
         short = {"learning_rate": arm.learning_rate, "max_steps": steps, "evaluations": 1, "watch": watch}
@@ -164,7 +166,7 @@ class _Trial:
             run_id=hands.run_id,
             base=inputs.base,
             members=(member,),
-            launch=Launch(nodes=1, ranks_per_node=facts.ranks),
+            launch=Launch(nodes=nodes, ranks_per_node=facts.ranks // nodes),
             first_looks=hands.cache / FIRST_LOOKS,
         )
 

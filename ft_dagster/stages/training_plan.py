@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
+from ft_dagster.launch.choice import refuse_lacking
 from ft_dagster.planning.context import counts_of, facts_of, hardware_in_key, hardware_of
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.plan import make_plan
@@ -55,7 +56,7 @@ class PlanInputs:
 
 def inputs(view: View) -> PlanInputs:
     base, spec = view.upstream("base_model"), view.spec
-    hardware = hardware_of(spec, view.leases.inventory, view.project)
+    hardware = hardware_of(spec, view.trains_on, view.project)
     return PlanInputs(
         narrowed(spec, PLANNED),
         view.upstream("training_mixture"),
@@ -90,10 +91,10 @@ def _tried(inputs: PlanInputs, hands: Hands) -> ProbeResult | None:
 
 
 def refuse(workspace: Workspace) -> None:
-    """Raises UserError where this host can never lend what is asked for, or no gate could pass."""
+    """Raises UserError where what is asked for can never be had here, or no gate could pass."""
     refuse_few_questions(workspace)
     with named_in(workspace.declared_in):
-        workspace.leases.candidates(workspace.ask("training"))
+        refuse_lacking(workspace.settings, workspace.leases, workspace.key, workspace.spec)
 
 
 def after(workspace: Workspace, artifact: Artifact) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ft_dagster.data.derived import new_token_ids_of
 from ft_dagster.evaluation.arithmetic import Dtype
-from ft_dagster.launch.leases import Leases
+from ft_dagster.launch.inventory import Inventory
 from ft_dagster.roots import Roots
 from ft_dagster.spec import Declared, VariantKey, VariantSpec
 from ft_dagster.spec.narrow import narrowed
@@ -75,8 +75,8 @@ class View:
         return self._workspace.dtype
 
     @property
-    def leases(self) -> Leases:
-        return self._workspace.leases
+    def trains_on(self) -> Inventory:
+        return self._workspace.trains_on
 
     @property
     def stop_above(self) -> dict[int, float]:

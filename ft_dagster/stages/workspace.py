@@ -20,10 +20,12 @@ from pydantic import BaseModel
 from ft_dagster.data.derived import base_files, base_folder
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import Dtype, judging_dtype
-from ft_dagster.launch.launcher import Job, Launcher, LocalLauncher, carry_out
+from ft_dagster.launch.choice import LOCAL, TRAINING, ask_of, inventory_to_train_on, launcher_of
+from ft_dagster.launch.inventory import Inventory
+from ft_dagster.launch.launcher import Belongings, Job, Launcher, LentFolder, carry_out
 from ft_dagster.launch.leases import Ask, Leases, of_host
 from ft_dagster.launch.local import ProgramFailed
-from ft_dagster.launch.warm.choice import as_environment
+from ft_dagster.launch.remote.staging import forget
 from ft_dagster.roots import Roots
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey, VariantSpec, load_variant
@@ -43,9 +45,10 @@ from ft_dagster.store import (
     write_head,
 )
 from ft_dagster.store.make import Recipe, make_artifact
-from ft_dagster.training.checkpoints import newest_good
+from ft_dagster.training.checkpoints import MANIFEST, newest_good
+from ft_dagster.training.contract import CHECKPOINTS
 
-TRAINING = "training"
+NODES = "nodes"  # an attempt's folder, of what the nodes of a cluster leave while they train
 I = TypeVar("I")  # noqa: E741
 Say = Callable[[str], None]
 Reporting = Callable[[], AbstractContextManager[Mapping[str, str]]]
@@ -124,6 +127,7 @@ class Workspace:
     trial: Trial | None = None
     launcher: Launcher[Any] | None = None
     looking: bool = False
+    lent: dict[Path, LentFolder] = field(default_factory=dict, init=False, compare=False)
 
     @cached_property
     def store(self) -> Store:
@@ -192,7 +196,10 @@ class Workspace:
 
     def folder(self, artifact: Artifact) -> Path:
         """The artifact's `payload/` and `evidence/` on this machine."""
-        return artifact.folder(self.store, self.cache)
+        folder = artifact.folder(self.store, self.cache)
+        files = {path: file.sha256 for path, file in artifact.files.items()}
+        self.lent[folder] = LentFolder(files, artifact.path)
+        return folder
 
     def payload(self, artifact: Artifact) -> Path:
         return self.folder(artifact) / "payload"
@@ -211,7 +218,11 @@ class Workspace:
 
     def base_folder(self, base: Artifact) -> Path:
         """The base model's folder on this machine, its files checked."""
-        return base_folder(self.store, base, self.project, self.cache)
+        folder = base_folder(self.store, base, self.project, self.cache)
+        if self.settings.launcher != LOCAL:
+            copies = f"{base.place.path}/{NODES}/payload"
+            self.lent[folder] = LentFolder(self.base_files(base), copies, by_hash=True)
+        return folder
 
     def base_files(self, base: Artifact) -> dict[str, str]:
         """sha256 of each file of the base that loading reads, by its path below `base_folder`."""
@@ -220,6 +231,11 @@ class Workspace:
     @cached_property
     def leases(self) -> Leases:
         return of_host(self.settings.host)
+
+    @cached_property
+    def trains_on(self) -> Inventory:
+        """The devices that a training is planned for."""
+        return inventory_to_train_on(self.settings, self.leases)
 
     @property
     def device(self) -> str:
@@ -274,8 +290,10 @@ class Workspace:
             recipe,
             lambda attempt: stage.build(inputs, hands, attempt),
         )
-        for run_dir in hands.finished:
+        for run_dir, left_at in hands.finished.items():
             shutil.rmtree(run_dir, ignore_errors=True)
+            if self.settings.launcher != LOCAL:
+                forget(self.store, left_at)
         how = "reused, no work done" if artifact.reused else "made"
         self.run.say(f"{stage.name} {artifact.digest[:12]} {how}")
         return artifact
@@ -288,11 +306,6 @@ class Workspace:
             raise UserError(f"{self.key} has another {stage.name} by now", fix="Run it")
         return found
 
-    def ask(self, program: str) -> Ask:
-        """What the declaration asks of this host for a program of this run."""
-        reason = f"{program} for run {self.run.id[:8]}"
-        return self.leases.ask_of(self.key, self.spec.resources, reason, self.run.id)
-
     def run_dir(self, attempt: Attempt, part: str = "") -> Path:
         """A program's folder, named by the key: a second try finds the checkpoints of the first. `part`: of a
         stage that runs another program besides.
@@ -300,27 +313,36 @@ class Workspace:
         name = f"{attempt.place.stage}{part}-{attempt.place.key[:16]}"
         return self.settings.work_folder / "runs" / str(self.key) / name
 
-    def run_program(self, program: str, run_dir: Path, request: BaseModel, *, leased: bool) -> dict[str, Any]:
-        """Run a program of this package on `request`, its run.json; returns its result.json.
+    def left_by_nodes(self, attempt: Attempt, part: str = "") -> str:
+        """Where in the store the nodes of a cluster leave what they go on from; see `run_dir`."""
+        return f"{attempt.place.path}/{NODES}{part}/evidence"
+
+    def run_program(
+        self, program: str, run_dir: Path, request: BaseModel, *, leased: bool, left_at: str = ""
+    ) -> dict[str, Any]:
+        """Run a program of this package on `request`, its run.json; returns its result.json. `left_at`: of
+        `left_by_nodes`.
 
         Raises ProgramFailed, and TrainingStopped; what is raised here meanwhile cancels it.
         """
         training = program == TRAINING
-        launcher = self.launcher or LocalLauncher(self.leases, as_environment(self.settings.host))
+        launcher = self.launcher or launcher_of(self.settings, self.leases)
         try:
             with (self.run.reporting if training else _nobody_listens)() as environment:
                 job = Job(
                     program,
                     run_dir,
                     request,
-                    self.ask(program) if leased else None,
+                    self._ask(program) if leased else None,
                     environment,
                     str(self.key),
                     self.settings.store_profiles.of(self.key.tenant),
+                    Belongings(left_at, self.lent, self.cache, CHECKPOINTS, MANIFEST),
                 )
                 result = carry_out(launcher, job, self.run.say)
         except ProgramFailed as failure:
-            failure.kept = _kept(run_dir / "output") if training else None
+            if training and failure.kept is None:
+                failure.kept = _kept(run_dir / "output")
             raise
         except Exception:
             raise
@@ -333,6 +355,9 @@ class Workspace:
             stopped = run_dir.with_name(f".stopped-{uuid.uuid4().hex[:8]}")
             raise TrainingStopped(run_dir.rename(stopped))  # out of the way of who asks for the same key
         return result
+
+    def _ask(self, program: str) -> Ask:
+        return ask_of(self.settings, self.leases, self.key, self.spec, program=program, run_id=self.run.id)
 
 
 def refuse_experiment(workspace: Workspace) -> None:
@@ -357,7 +382,7 @@ def named_in(file: Path) -> Iterator[None]:
 
 def _kept(output: Path) -> str:
     """What a training that ended early left to go on from."""
-    folder = output / "checkpoints"
+    folder = output / CHECKPOINTS
     newest = newest_good(folder)
     if newest is None:
         return f"nothing, for no checkpoint verifies in {folder}"

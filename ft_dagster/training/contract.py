@@ -26,6 +26,7 @@ BUDGET = 0.1  # of measuring, a share of the training's FLOPs
 RUN_FILE = "run.json"
 PLAN_FILE = "plan.json"  # in the payload of a training_plan
 RESULT_FILE = "result.json"
+CHECKPOINTS = "checkpoints"  # folder of a member's output
 
 
 class Strict(BaseModel):
@@ -257,7 +258,7 @@ class Member(Strict):
 
     @property
     def checkpoints(self) -> Path:
-        return self.output / "checkpoints"
+        return self.output / CHECKPOINTS
 
     @property
     def result(self) -> Path:

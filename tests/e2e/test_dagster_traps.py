@@ -15,7 +15,7 @@ from ft_dagster.definitions import defs
 from ft_dagster.evaluation.request import TextsRequest
 from ft_dagster.launch.launcher import Job, carry_out
 from ft_dagster.launch.local import GRACE
-from ft_dagster.resources.launchers import LocalPrograms
+from ft_dagster.resources.launchers import Programs
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.summary import variant_row
@@ -113,7 +113,7 @@ def test_a_program_that_ends_well_without_a_result_materializes_nothing(tmp_path
     job = Job("provenance.stage_versions", run_dir, nothing, None, {}, "acme")
 
     @dg.asset
-    def trained(context: dg.AssetExecutionContext, launcher: dg.ResourceParam[LocalPrograms]) -> None:
+    def trained(context: dg.AssetExecutionContext, launcher: dg.ResourceParam[Programs]) -> None:
         with failures():
             carry_out(launcher.open(), job, context.log.info)
 

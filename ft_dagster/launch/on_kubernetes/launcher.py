@@ -9,18 +9,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ft_dagster.kubernetes_settings import KubernetesSettings
-from ft_dagster.launch.k8s.api import ApiServerSilent, Json, KubernetesApi
-from ft_dagster.launch.k8s.follow import POLL_SECONDS, JobFollower, Patience
-from ft_dagster.launch.k8s.job import PodOrder, job_of
-from ft_dagster.launch.k8s.pods import has_failed
 from ft_dagster.launch.launcher import Job, Say
 from ft_dagster.launch.local import ProgramFailed
+from ft_dagster.launch.on_kubernetes.api import ApiServerSilent, Json, KubernetesApi
+from ft_dagster.launch.on_kubernetes.follow import POLL_SECONDS, JobFollower, Patience
+from ft_dagster.launch.on_kubernetes.job import PodOrder, job_of
+from ft_dagster.launch.on_kubernetes.pods import has_failed
 from ft_dagster.launch.remote.node import OPTIONS
 from ft_dagster.launch.remote.order import read_order
 from ft_dagster.launch.remote.relay import Relay, relay_of
-from ft_dagster.launch.remote.staging import Staging, belongings_of
+from ft_dagster.launch.remote.staging import Staging, belongings_of, options_to_pass
+from ft_dagster.settings import FILE, Settings
 from ft_dagster.spec.keys import VariantKey
+from ft_dagster.store.blobs import Store
 
 NODE_PROGRAM = ("python", "-P", "-m", "ft_dagster.launch.remote.node")
 TRIES, FIRST_WAIT = 6, 2.0  # of a call that the API server does not answer: about a minute in all
@@ -38,30 +39,26 @@ class KubernetesRun:
 class KubernetesLauncher:
     """Runs programs as Jobs. A Job is named by its work, so that a step which was started again finds the
     one that its former self made, follows that, and never makes a second.
-
-    `options`: of the store, for the pod; none of them secret.
     """
 
-    def __init__(
-        self, staging: Staging, settings: KubernetesSettings, options: str, api: KubernetesApi | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, api: KubernetesApi | None = None) -> None:
         """Raises UserError, see `KubernetesApi`."""
-        self._staging, self._settings, self._options = staging, settings, options
-        self._api = api or KubernetesApi(settings.context)
+        self._settings, self._own = settings, settings.kubernetes
+        self._api = api or KubernetesApi(self._own.context)
 
     def stage_in(self, job: Job) -> None:
         """Raises UserError for settings that no Job can be made of."""
         manifest = self._manifest(job)
         if _patiently(lambda: self._standing(manifest)) is None:
             job.write_request()
-            self._staging.send(job, relay_of(job.environment).environment)
+            self._staging(job).send(job, relay_of(job.environment).environment)
 
     def start(self, job: Job, say: Say) -> KubernetesRun:
         manifest = self._manifest(job)
         namespace, name = _where(manifest)
         made = _patiently(lambda: self._api.create(manifest))
         say(f"Job {namespace}/{name} {'made' if made else 'is there already, and is followed from here'}")
-        patience = Patience(unplaced=60 * self._settings.pending_minutes)
+        patience = Patience(unplaced=60 * self._own.pending_minutes)
         follower = JobFollower(self._api, namespace, name, patience)
         return KubernetesRun(follower, relay_of(job.environment))
 
@@ -75,8 +72,8 @@ class KubernetesLauncher:
         self._remove(started.follower.namespace, started.follower.name)
 
     def collect(self, job: Job, started: KubernetesRun, exit_code: int) -> dict[str, Any]:
-        order = read_order(self._staging.store, belongings_of(job).place)
-        self._staging.collect(job, order.attempt)
+        staging = self._staging(job)
+        staging.collect(job, read_order(staging.store, belongings_of(job).place).attempt)
         with suppress(ApiServerSilent):  # then its time to live ends it, or whoever asks for the same work
             self._api.delete(started.follower.namespace, started.follower.name)
         return job.read_result(exit_code)
@@ -96,7 +93,7 @@ class KubernetesLauncher:
 
     def _remove(self, namespace: str, name: str) -> None:
         """Have a Job and its pods removed, and wait until they are gone; an interrupt does not hurry it."""
-        patience = self._settings.grace_seconds + 60.0
+        patience = self._own.grace_seconds + 60.0
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             try:
@@ -116,21 +113,28 @@ class KubernetesLauncher:
         )
 
     def _manifest(self, job: Job) -> Json:
-        place, cluster = belongings_of(job).place, self._staging.cluster
+        place, url, cluster = belongings_of(job).place, self._store(job).url, self._settings.cluster
+        options = options_to_pass(self._settings.store_options, self._settings.project / FILE)
         count = 0 if job.ask is None else job.ask.count
         order = PodOrder(
             key=VariantKey.parse(job.lessee),
             program=job.program,
-            work=f"{self._staging.store.url}/{place}",
-            command=(*NODE_PROGRAM, place, "--store", self._staging.store.url),
+            work=f"{url}/{place}",
+            command=(*NODE_PROGRAM, place, "--store", url),
             folder=str(cluster.work_folder),
-            environment={OPTIONS: self._options},
+            environment={OPTIONS: options},
             gpus=count if cluster.gpus else 0,
             cpus=None if cluster.gpus or not count else count,
             profile=job.profile,
             run_id="" if job.ask is None else job.ask.run_id,
         )
-        return job_of(order, self._settings)
+        return job_of(order, self._own)
+
+    def _store(self, job: Job) -> Store:
+        return self._settings.open_store(VariantKey.parse(job.lessee).tenant)
+
+    def _staging(self, job: Job) -> Staging:
+        return Staging(self._store(job), self._settings.cluster)
 
 
 def _pass_on(line: str, relay: Relay) -> None:

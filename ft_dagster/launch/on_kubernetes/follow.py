@@ -6,9 +6,18 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ft_dagster.launch.k8s.api import ApiServerSilent, Json, KubernetesApi
-from ft_dagster.launch.k8s.pods import BROKEN, NEVER, UNPLACED, Waits, disrupted, ended, newest, waits
 from ft_dagster.launch.local import ProgramFailed
+from ft_dagster.launch.on_kubernetes.api import ApiServerSilent, Json, KubernetesApi
+from ft_dagster.launch.on_kubernetes.pods import (
+    BROKEN,
+    NEVER,
+    UNPLACED,
+    Waits,
+    disrupted,
+    ended,
+    newest,
+    waits,
+)
 
 POLL_SECONDS = 2.0
 SAID_AGAIN = 600.0  # seconds after which why it waits is said again, though nothing changed

@@ -1,0 +1,108 @@
+"""Which launcher an installation has, and what it can give a declaration; each other one has a line here.
+
+A launcher of a cluster runs trainings. All else (judging, exports, questions' texts) runs on the host of the
+code location, under leases of its devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ft_dagster.launch.inventory import Inventory
+from ft_dagster.launch.launcher import Job, Launcher, LocalLauncher, Say
+from ft_dagster.launch.leases import Ask, Leases
+from ft_dagster.launch.remote.offer import ask_of_cluster, inventory_of, refuse_beyond
+from ft_dagster.launch.warm.choice import as_environment
+from ft_dagster.settings import Settings
+from ft_dagster.spec import VariantKey, VariantSpec
+
+LOCAL = "local"
+TRAINING = "training"  # the program that trains
+
+
+def _ray(settings: Settings) -> Launcher[Any]:
+    from ft_dagster.launch.on_ray.launcher import open_launcher
+
+    return open_launcher(settings)
+
+
+def _k8s(settings: Settings) -> Launcher[Any]:
+    from ft_dagster.launch.on_kubernetes.launcher import KubernetesLauncher
+
+    return KubernetesLauncher(settings)
+
+
+CLUSTERS: dict[str, Callable[[Settings], Launcher[Any]]] = {"ray": _ray, "k8s": _k8s}
+
+
+def launcher_of(settings: Settings, leases: Leases) -> Launcher[Any]:
+    """As the settings name it. Raises UserError where the library of its cluster is not installed."""
+    here = LocalLauncher(leases, as_environment(settings.host))
+    if settings.launcher == LOCAL:
+        return here
+    return TrainingsAway(here, CLUSTERS[settings.launcher](settings))
+
+
+def inventory_to_train_on(settings: Settings, leases: Leases) -> Inventory:
+    """The devices that one training is planned for: of this host, or of a node of the cluster."""
+    return leases.inventory if settings.launcher == LOCAL else inventory_of(settings.cluster)
+
+
+def ask_of(
+    settings: Settings, leases: Leases, key: VariantKey, spec: VariantSpec, *, program: str, run_id: str
+) -> Ask:
+    """What a declaration asks for a program, where that runs."""
+    reason = f"{program} for run {run_id[:8]}"
+    ask = leases.ask_of(key, spec.resources, reason, run_id)
+    if settings.launcher == LOCAL:
+        return ask
+    if program == TRAINING:
+        return ask_of_cluster(settings.cluster, key, spec.resources, reason, run_id)
+    # What was asked for was devices of the cluster.
+    count = min(ask.count, leases.most(key.tenant))
+    return replace(ask, count=count, memory_bytes=0, gpu_kind=None, nodes=1)
+
+
+def refuse_lacking(settings: Settings, leases: Leases, key: VariantKey, spec: VariantSpec) -> None:
+    """Raises UserError where a declaration's training needs what the launcher can never give."""
+    if settings.launcher == LOCAL:
+        leases.candidates(leases.ask_of(key, spec.resources))
+    else:
+        refuse_beyond(settings.cluster, settings.launcher, key, spec)
+
+
+@dataclass(frozen=True)
+class SentJob:
+    """A started job, and who started it."""
+
+    launcher: Launcher[Any]
+    run: Any
+
+
+@dataclass(frozen=True)
+class TrainingsAway:
+    """Runs trainings by one launcher, and all other programs by another."""
+
+    here: Launcher[Any]
+    away: Launcher[Any]
+
+    def stage_in(self, job: Job) -> None:
+        self._of(job).stage_in(job)
+
+    def start(self, job: Job, say: Say) -> SentJob:
+        launcher = self._of(job)
+        return SentJob(launcher, launcher.start(job, say))
+
+    def report(self, started: SentJob, say: Say) -> int | None:
+        return started.launcher.report(started.run, say)
+
+    def cancel(self, started: SentJob) -> None:
+        started.launcher.cancel(started.run)
+
+    def collect(self, job: Job, started: SentJob, exit_code: int) -> dict[str, Any]:
+        return started.launcher.collect(job, started.run, exit_code)
+
+    def _of(self, job: Job) -> Launcher[Any]:
+        return self.away if job.program == TRAINING else self.here

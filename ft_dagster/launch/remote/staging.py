@@ -1,0 +1,168 @@
+"""The side of this host: inputs into the store by their hashes, an order beside them, the output back."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import to_jsonable_python
+
+from ft_dagster.cluster import Cluster
+from ft_dagster.errors import UserError
+from ft_dagster.launch.launcher import OUTPUT, Belongings, Job, LentFolder
+from ft_dagster.launch.remote.order import (
+    CACHE,
+    INPUTS,
+    RUN,
+    Order,
+    StoredInput,
+    order_file,
+    output_folder,
+    with_paths,
+    written_file,
+)
+from ft_dagster.provenance.code import source_digest
+from ft_dagster.store.blobs import Store
+from ft_dagster.store.cache import DRAFTS
+from ft_dagster.store.transfer import Transfer, fetch_all, persist, send_all
+
+SECRETS = ("key", "secret", "token", "password", "username")  # options of file systems that are credentials
+
+
+@dataclass(frozen=True)
+class Staging:
+    """Between this host and the nodes of a cluster, by way of the store."""
+
+    store: Store
+    cluster: Cluster
+
+    def send(self, job: Job, environment: Mapping[str, str], nodes: int = 1) -> Order:
+        """Have in the store what the program reads, and the order to run it. Raises UserError."""
+        things = belongings_of(job)
+        sources: dict[StoredInput, Path] = {}
+        request = with_paths(job.request.model_dump(), lambda path: self._placed(path, job, things, sources))
+        self._send_missing(things, sources)
+        order = Order(
+            attempt=uuid.uuid4().hex,
+            module=job.module,
+            code=source_digest(),
+            request=to_jsonable_python(request),
+            inputs=tuple(sources),
+            environment={**self.cluster.environment, **environment},
+            nodes=nodes,
+            kept_in=things.kept_in,
+            whole_with=things.whole_with,
+            work_folder=self.cluster.work_folder,
+            shared_folder=self.cluster.shared_folder,
+            cache_bytes=self.cluster.cache_bytes,
+        )
+        persist(lambda: self.store.write_json(order_file(things.place), order.model_dump(mode="json")))
+        return order
+
+    def collect(self, job: Job, attempt: str) -> None:
+        """Bring what an attempt wrote, but for its checkpoints, to RUN_DIR/output; nothing where it was
+        killed.
+        """
+        place = belongings_of(job).place
+        try:
+            written = persist(lambda: self.store.read_json(written_file(place, attempt)))
+        except FileNotFoundError:
+            return
+        output = job.run_dir / OUTPUT
+        files = [
+            Transfer(output / path, f"{output_folder(place)}/{path}", sha256)
+            for path, sha256 in written["files"].items()
+        ]
+        fetch_all(self.store, files, output / DRAFTS)
+
+    def kept(self, job: Job) -> str:
+        """What of an attempt that ended early the next one goes on from."""
+        things = belongings_of(job)
+        folder = f"{output_folder(things.place)}/{things.kept_in}"
+        steps = [
+            (int(name.rpartition("-")[2]), name)
+            for name in self.store.names(folder)
+            if self.store.exists(f"{folder}/{name}/{things.whole_with}")
+        ]
+        if not steps:
+            return f"nothing, for no checkpoint is whole in {self.store.uri(folder)}"
+        step, name = max(steps)
+        return f"the checkpoint of step {step}, in {self.store.uri(f'{folder}/{name}')}"
+
+    def _placed(self, path: Path, job: Job, things: Belongings, sources: dict[StoredInput, Path]) -> str:
+        """Where a path of the request will be on a node; files that it stands for are added to `sources`."""
+        if path.is_relative_to(job.run_dir):
+            return str(RUN / path.relative_to(job.run_dir))
+        for number, (folder, lent) in enumerate(things.lent.items()):
+            if path.is_relative_to(folder):
+                below = path.relative_to(folder)
+                sources.update(_inputs(str(number), below, folder, lent))
+                return str(INPUTS / str(number) / below)
+        if path.is_relative_to(things.cache):
+            return str(CACHE / path.relative_to(things.cache))
+        raise UserError(
+            "is on this host, and no part of what a training brings with it to another",
+            file=path,
+            fix="Train it with `launcher: local`",
+        )
+
+    def _send_missing(self, things: Belongings, sources: Mapping[StoredInput, Path]) -> None:
+        folders = {lent.stored for lent in things.lent.values() if lent.by_hash}
+        there = {f"{folder}/{name}" for folder in folders for name in self.store.names(folder)}
+        send_all(
+            self.store,
+            {
+                each.stored: Transfer(local, each.stored, each.sha256)
+                for each, local in sources.items()
+                if each.stored.rpartition("/")[0] in folders and each.stored not in there
+            }.values(),
+        )
+
+
+def _inputs(within: str, below: Path, folder: Path, lent: LentFolder) -> dict[StoredInput, Path]:
+    """The files of a lent folder at or below a path in it, each with where it lies on this host."""
+    return {
+        StoredInput(f"{within}/{path}", f"{lent.stored}/{sha256 if lent.by_hash else path}", sha256): folder
+        / path
+        for path, sha256 in lent.files.items()
+        if Path(path).is_relative_to(below)
+    }
+
+
+def belongings_of(job: Job) -> Belongings:
+    """Raises ValueError for a job that was made for this host alone."""
+    if job.belongings is None:
+        raise ValueError(f"{job.module} was given nothing to run on another machine with")
+    return job.belongings
+
+
+def forget(store: Store, place: str) -> None:
+    """Remove what a training left in the store while it ran, once its artifact is committed."""
+    store.remove(f"{place}/{path}" for path in store.files_below(place))
+    store.remove_empty(place)
+
+
+def options_to_pass(options: Mapping[str, Any], settings_file: Path) -> str:
+    """The store's options for a node, as JSON. Raises UserError where one is a credential: what is passed can
+    be read by all who see the cluster.
+    """
+    secrets = sorted(name for name in _names(options) if any(part in name.casefold() for part in SECRETS))
+    if secrets:
+        raise UserError(
+            "is a credential, which is not passed to a cluster",
+            file=settings_file,
+            field=f"store_options.{secrets[0]}",
+            fix="Name a profile, and have it on each node, or let the nodes have the right by their role",
+        )
+    return json.dumps(to_jsonable_python(options), sort_keys=True)
+
+
+def _names(content: Any) -> list[str]:
+    """The names of all fields, however deep."""
+    if not isinstance(content, Mapping):
+        return []
+    return [name for field, value in content.items() for name in (str(field), *_names(value))]
