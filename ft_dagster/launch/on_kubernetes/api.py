@@ -42,7 +42,7 @@ class KubernetesApi:
                 settings = self._client.Configuration()
                 config.load_incluster_config(client_configuration=settings)
                 return self._client.ApiClient(settings)
-            return config.new_client_from_config(context=context)
+            return config.new_client_from_config(os.environ.get("KUBECONFIG"), context)
         except config.ConfigException as error:
             raise UserError(
                 f"no cluster is configured: {' '.join(str(error).split())}",

@@ -15,12 +15,13 @@ from ft_dagster.launch.on_kubernetes.pods import (
     Waits,
     disrupted,
     ended,
-    newest,
+    made_at,
     waits,
 )
 
 POLL_SECONDS = 2.0
 SAID_AGAIN = 600.0  # seconds after which why it waits is said again, though nothing changed
+CHANGED_SAID = 60.0  # and at the least where something did
 OVERLAP = 5.0  # seconds of a log that are read again, for what was on its way
 SETTLING = 20.0  # seconds that a pod may not be placed, or have no image, without a word: most soon have
 Say = Callable[[str], None]
@@ -30,7 +31,7 @@ class Patience(NamedTuple):
     """Seconds that a Job may wait: for a node, and for what a broken pod needs (an image, a Secret)."""
 
     unplaced: float
-    broken: float = 180.0
+    broken: float
 
 
 class JobFollower:
@@ -48,8 +49,8 @@ class JobFollower:
         self._patience, self._clock = patience, clock
         self._waits: Waits | None = None
         self._since = self._said_at = 0.0
-        self._told_kinds: set[str] = set()
         self._logs: dict[str, _Log] = {}
+        self._read_out: set[str] = set()
         self._disrupted: set[str] = set()
         self._silent_since: float | None = None
 
@@ -78,7 +79,8 @@ class JobFollower:
         pods = self._api.pods(self.namespace, self.name)
         end = ended(job, pods)
         self._say_disruptions(pods, say)
-        self._pass_on(newest(pods), say, out)
+        for pod in sorted(pods, key=made_at):
+            self._pass_on(pod, say, out)
         if isinstance(end, ProgramFailed):
             raise end
         if end is None:
@@ -100,8 +102,9 @@ class JobFollower:
             found.patience
         )
         if limit is not None and waited >= limit:
-            raise _never_started(found, waited, self.name)
-        if waited >= SETTLING and (changed or now - self._said_at >= SAID_AGAIN):
+            raise _never_started(found, waited)
+        silent = now - self._said_at
+        if waited >= SETTLING and silent >= (CHANGED_SAID if changed else SAID_AGAIN):
             self._said_at = now
             say(f"waits for {waited:.0f} s: {found.why}")
 
@@ -112,11 +115,11 @@ class JobFollower:
                 self._disrupted.add(name)
                 say(f"Kubernetes takes pod {name} away ({why}) and starts it again where there is room")
 
-    def _pass_on(self, pod: Json | None, say: Say, out: Callable[[str], None]) -> None:
-        """The new lines of the newest pod."""
-        if pod is None or pod.get("status", {}).get("phase") == "Pending":
+    def _pass_on(self, pod: Json, say: Say, out: Callable[[str], None]) -> None:
+        """The new lines of a pod, until it has ended and all were read."""
+        name, phase = pod["metadata"]["name"], pod.get("status", {}).get("phase")
+        if phase == "Pending" or name in self._read_out:
             return
-        name = pod["metadata"]["name"]
         if name not in self._logs:
             node = pod.get("spec", {}).get("nodeName")
             say(f"pod {name} runs" + (f" on {node}" if node else ""))
@@ -126,6 +129,8 @@ class JobFollower:
         for line in log.new(self._api.log(self.namespace, name, since)):
             out(line)
         log.read_at = now
+        if phase in ("Succeeded", "Failed"):
+            self._read_out.add(name)
 
     def _say_silence(self, why: str, say: Say) -> None:
         if self._silent_since is None:
@@ -159,7 +164,7 @@ class _Log:
         return found
 
 
-def _never_started(found: Waits, waited: float, name: str) -> ProgramFailed:
+def _never_started(found: Waits, waited: float) -> ProgramFailed:
     """It waits for what a person has to mend."""
     if found.patience == UNPLACED:
         fix = "Ask for less in `resources`, add nodes or quota, or raise kubernetes.pending_minutes"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 from ft_dagster.launch.launcher import Job, Say
@@ -15,8 +16,8 @@ from ft_dagster.launch.on_kubernetes.api import ApiServerSilent, Json, Kubernete
 from ft_dagster.launch.on_kubernetes.follow import POLL_SECONDS, JobFollower, Patience
 from ft_dagster.launch.on_kubernetes.job import PodOrder, job_of
 from ft_dagster.launch.on_kubernetes.pods import has_failed
-from ft_dagster.launch.remote.node import OPTIONS
-from ft_dagster.launch.remote.order import read_order
+from ft_dagster.launch.remote.node import OPTIONS, OWN
+from ft_dagster.launch.remote.order import order_file, read_order
 from ft_dagster.launch.remote.relay import Relay, relay_of
 from ft_dagster.launch.remote.staging import Staging, belongings_of, options_to_pass
 from ft_dagster.settings import FILE, Settings
@@ -25,6 +26,7 @@ from ft_dagster.store.blobs import Store
 
 NODE_PROGRAM = ("python", "-P", "-m", "ft_dagster.launch.remote.node")
 TRIES, FIRST_WAIT = 6, 2.0  # of a call that the API server does not answer: about a minute in all
+BROKEN_PATIENCE = 180.0  # seconds for an image, a Secret or a volume that a pod lacks to come
 T = TypeVar("T")
 
 
@@ -32,6 +34,7 @@ T = TypeVar("T")
 class KubernetesRun:
     """A Job that is followed. `relay`: what of its lines are messages for Dagster."""
 
+    job: Job
     follower: JobFollower
     relay: Relay
 
@@ -41,16 +44,19 @@ class KubernetesLauncher:
     one that its former self made, follows that, and never makes a second.
     """
 
-    def __init__(self, settings: Settings, api: KubernetesApi | None = None) -> None:
-        """Raises UserError, see `KubernetesApi`."""
+    def __init__(self, settings: Settings) -> None:
         self._settings, self._own = settings, settings.kubernetes
-        self._api = api or KubernetesApi(self._own.context)
+
+    @cached_property
+    def _api(self) -> KubernetesApi:
+        return KubernetesApi(self._own.context)
 
     def stage_in(self, job: Job) -> None:
-        """Raises UserError for settings that no Job can be made of."""
+        """Raises UserError for settings that no Job can be made of, and where no cluster is configured."""
         manifest = self._manifest(job)
-        if _patiently(lambda: self._standing(manifest)) is None:
-            job.write_request()
+        standing = _patiently(lambda: self._standing(job, manifest))
+        job.write_request()
+        if not standing:
             self._staging(job).send(job, relay_of(job.environment).environment)
 
     def start(self, job: Job, say: Say) -> KubernetesRun:
@@ -58,12 +64,19 @@ class KubernetesLauncher:
         namespace, name = _where(manifest)
         made = _patiently(lambda: self._api.create(manifest))
         say(f"Job {namespace}/{name} {'made' if made else 'is there already, and is followed from here'}")
-        patience = Patience(unplaced=60 * self._own.pending_minutes)
+        patience = Patience(60 * self._own.pending_minutes, BROKEN_PATIENCE)
         follower = JobFollower(self._api, namespace, name, patience)
-        return KubernetesRun(follower, relay_of(job.environment))
+        return KubernetesRun(job, follower, relay_of(job.environment))
 
     def report(self, started: KubernetesRun, say: Say) -> int | None:
-        code = started.follower.poll(say, lambda line: _pass_on(line, started.relay))
+        def pass_on(line: str) -> None:
+            if line.startswith(OWN):
+                say(line.removeprefix(OWN))
+            elif not started.relay.takes(line):
+                print(line, flush=True)
+
+        with self._kept_is_said(started.job):
+            code = started.follower.poll(say, pass_on)
         if code is None:
             time.sleep(POLL_SECONDS)
         return code
@@ -76,20 +89,30 @@ class KubernetesLauncher:
         staging.collect(job, read_order(staging.store, belongings_of(job).place).attempt)
         with suppress(ApiServerSilent):  # then its time to live ends it, or whoever asks for the same work
             self._api.delete(started.follower.namespace, started.follower.name)
-        return job.read_result(exit_code)
+        with self._kept_is_said(job):
+            return job.read_result(exit_code)
 
-    def _standing(self, manifest: Json) -> Json | None:
-        """The Job that does this work, or has done it. One that failed goes first: its step died before it
-        could say so.
+    @contextmanager
+    def _kept_is_said(self, job: Job) -> Iterator[None]:
+        try:
+            yield
+        except ProgramFailed as failure:
+            failure.kept = self._staging(job).kept(job)
+            raise
+
+    def _standing(self, job: Job, manifest: Json) -> bool:
+        """Whether a Job does this work, or has done it. One that failed goes first, for its step died before
+        it could say so, and one whose work was taken away.
         """
         namespace, name = _where(manifest)
         found = self._api.job(namespace, name)
         if found is None:
-            return None
-        if "deletionTimestamp" in found["metadata"] or has_failed(found):
-            self._remove(namespace, name)
-            return None
-        return found
+            return False
+        ordered = self._store(job).exists(order_file(belongings_of(job).place))
+        if "deletionTimestamp" not in found["metadata"] and ordered and not has_failed(found):
+            return True
+        self._remove(namespace, name)
+        return False
 
     def _remove(self, namespace: str, name: str) -> None:
         """Have a Job and its pods removed, and wait until they are gone; an interrupt does not hurry it."""
@@ -97,20 +120,26 @@ class KubernetesLauncher:
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             try:
-                self._api.delete(namespace, name)
-                if self._api.job(namespace, name) is None:
+                if self._is_gone(namespace, name):
                     return
                 time.sleep(1.0)
-            except ApiServerSilent:
-                time.sleep(POLL_SECONDS)
-            except KeyboardInterrupt:
-                print(f"still ending Job {namespace}/{name}", file=sys.stderr, flush=True)
+            except Exception:
+                raise
+            except BaseException as error:
+                print(f"still ending Job {name} ({type(error).__name__})", file=sys.stderr, flush=True)
         print(
             f"Job {namespace}/{name} is not gone after {patience:.0f} s: "
             f"see `kubectl -n {namespace} get pods -l batch.kubernetes.io/job-name={name}`",
             file=sys.stderr,
             flush=True,
         )
+
+    def _is_gone(self, namespace: str, name: str) -> bool:
+        try:
+            self._api.delete(namespace, name)
+            return self._api.job(namespace, name) is None
+        except ApiServerSilent:
+            return False
 
     def _manifest(self, job: Job) -> Json:
         place, url, cluster = belongings_of(job).place, self._store(job).url, self._settings.cluster
@@ -135,11 +164,6 @@ class KubernetesLauncher:
 
     def _staging(self, job: Job) -> Staging:
         return Staging(self._store(job), self._settings.cluster)
-
-
-def _pass_on(line: str, relay: Relay) -> None:
-    if not relay.takes(line):
-        print(line, flush=True)
 
 
 def _where(manifest: Mapping[str, Any]) -> tuple[str, str]:

@@ -94,7 +94,12 @@ def disrupted(pod: Json) -> str | None:
 
 def newest(pods: Sequence[Json]) -> Json | None:
     """The pod that was made last."""
-    return max(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), default=None)
+    return max(pods, key=made_at, default=None)
+
+
+def made_at(pod: Json) -> str:
+    """When, in a form that sorts."""
+    return str(pod["metadata"].get("creationTimestamp", ""))
 
 
 def last_warning(events: Sequence[Json]) -> str | None:

@@ -1,0 +1,203 @@
+"""The Job that a declaration and the platform's settings come to: against the API's own schema, and in what
+it says.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+from pydantic import ValidationError
+
+from ft_dagster.cluster import Cluster
+from ft_dagster.errors import UserError
+from ft_dagster.kubernetes_settings import KubernetesSettings, Toleration
+from ft_dagster.launch.on_kubernetes.job import PodOrder, job_of
+from ft_dagster.launch.remote.offer import ask_of_cluster
+from ft_dagster.spec import Declarations, Declared, VariantKey, load_variant
+
+ROOT = Path(__file__).parents[2]
+VERSIONS = ("1.31", "1.34")
+SETTINGS: dict[str, Any] = {
+    "image": "ft-dagster-trainer:0.1.0",
+    "image_pull_secrets": ["registry"],
+    "namespace": "training",
+    "namespaces": {"acme": "training-acme"},
+    "cpus": 6,
+    "memory_gb": 100,
+    "shared_memory_gb": 16,
+    "disk_gb": 300,
+    "node_selector": {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"},
+    "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    "priority_class": "training",
+    "queue": "gpus",
+    "queues": {"acme": "gpus-acme"},
+    "service_account": "trainer",
+    "profiles": {"acme-prod": {"secrets": ["acme-store"]}, "role": {"service_account": "acme-trainer"}},
+    "grace_seconds": 90,
+}
+
+
+def settings(**changed: Any) -> KubernetesSettings:
+    return KubernetesSettings.model_validate({**SETTINGS, **changed})
+
+
+def order(key: str = "acme.support", **changed: Any) -> PodOrder:
+    given = {
+        "program": "training",
+        "work": "s3://store/tenants/acme/support/fine_tuned_model/0123/nodes/evidence",
+        "command": ("python", "-P", "-m", "ft_dagster.launch.remote.node", "place", "--store", "s3://store"),
+        "folder": "/work",
+        "gpus": 2,
+        "profile": "acme-prod",
+        "run_id": "d5b2b4a2-5d0e-4c53-a2a1-4b9a7e4f7b6e",
+        **changed,
+    }
+    return PodOrder(VariantKey.parse(key), **given)
+
+
+def pod_of(job: dict[str, Any]) -> dict[str, Any]:
+    pod: dict[str, Any] = job["spec"]["template"]["spec"]
+    return pod
+
+
+def declared() -> list[Declared]:
+    """Every variant of the examples."""
+    projects = [each for each in sorted((ROOT / "examples").iterdir()) if (each / "tenants").is_dir()]
+    found = [load_variant(project, key) for project in projects for key in Declarations(project)]
+    assert len(found) > 3
+    return found
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_job_of_each_example_is_one_by_the_apis_schema(version: str) -> None:
+    gpus = Cluster(gpus=8, gpu="NVIDIA A100-SXM4-80GB", gpu_memory_gb=85.9, cpus=64)
+    for cluster in (gpus, Cluster(cpus=16)):
+        for each in declared():
+            ask = ask_of_cluster(cluster, each.key, each.spec.resources)
+            on_gpus = cluster.gpus > 0
+            made = order(
+                str(each.key),
+                gpus=ask.count if on_gpus else 0,
+                cpus=None if on_gpus else ask.count,
+                environment={"FT_DAGSTER_NODE_STORE_OPTIONS": "{}"},
+            )
+            for given in (settings(), KubernetesSettings(image="trainer:1")):
+                profile = "acme-prod" if given.profiles else None
+                job = job_of(PodOrder(**{**vars(made), "profile": profile}), given)
+                kubernetes_validate.validate(job, version, strict=True)
+
+
+def test_the_schema_would_notice_a_field_that_is_none() -> None:
+    job = job_of(order(), settings())
+    pod_of(job)["nodeSelektor"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(job, VERSIONS[0], strict=True)
+
+
+def test_it_asks_for_what_the_declaration_and_the_platform_say() -> None:
+    job = job_of(order(), settings())
+    pod = pod_of(job)
+    (container,) = pod["containers"]
+    assert container["resources"] == {
+        "requests": {
+            "cpu": "12000m",
+            "memory": "200000000000",
+            "nvidia.com/gpu": "2",
+            "ephemeral-storage": "300000000000",
+        },
+        "limits": {"memory": "200000000000", "nvidia.com/gpu": "2"},
+    }
+    assert pod["nodeSelector"] == SETTINGS["node_selector"]
+    assert pod["tolerations"] == SETTINGS["tolerations"]
+    assert pod["priorityClassName"] == "training"
+    assert pod["serviceAccountName"] == "trainer"
+    assert pod["imagePullSecrets"] == [{"name": "registry"}]
+    assert pod["terminationGracePeriodSeconds"] == 90
+    assert job["metadata"]["namespace"] == "training-acme"
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus-acme"
+    assert job["spec"]["suspend"] is True
+    memory = {"medium": "Memory", "sizeLimit": "16000000000"}
+    assert {"name": "shared-memory", "emptyDir": memory} in pod["volumes"]
+    assert {"name": "shared-memory", "mountPath": "/dev/shm"} in container["volumeMounts"]
+
+
+def test_without_gpus_it_asks_for_cores_alone_and_threads_are_as_many() -> None:
+    job = job_of(order(gpus=0, cpus=3, profile=None), settings(queue=None, queues={}))
+    (container,) = pod_of(job)["containers"]
+    assert container["resources"]["requests"]["cpu"] == "3000m"
+    assert "nvidia.com/gpu" not in container["resources"]["limits"]
+    assert {"name": "OMP_NUM_THREADS", "value": "3"} in container["env"]
+    assert job["spec"]["suspend"] is False
+
+
+def test_a_pod_that_kubernetes_takes_away_is_started_again_and_no_other() -> None:
+    spec = job_of(order(), settings())["spec"]
+    assert spec["backoffLimit"] == 0
+    assert spec["podReplacementPolicy"] == "Failed"  # not beside the one that still ends
+    (rule,) = spec["podFailurePolicy"]["rules"]
+    assert (rule["action"], rule["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
+    assert pod_of({"spec": spec})["restartPolicy"] == "Never"
+
+
+def test_credentials_are_named_and_never_written() -> None:
+    by_secret = pod_of(job_of(order(), settings()))
+    assert by_secret["containers"][0]["envFrom"] == [{"secretRef": {"name": "acme-store"}}]
+    assert by_secret["automountServiceAccountToken"] is False
+    by_role = pod_of(job_of(order(profile="role"), settings()))
+    assert (by_role["serviceAccountName"], by_role["containers"][0]["envFrom"]) == ("acme-trainer", [])
+    with pytest.raises(UserError, match=r"kubernetes\.profiles.*other"):
+        job_of(order(profile="other"), settings())
+
+
+def test_the_pod_has_no_rights_that_a_training_does_not_need() -> None:
+    pod = pod_of(job_of(order(), settings()))
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    rights = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert pod["containers"][0]["securityContext"] == rights
+
+
+def test_one_work_has_one_name_whoever_asks_for_it() -> None:
+    assert order().name == order(run_id="another", gpus=1).name
+    others = {order().name, order(work="other").name, order("acme.sales").name, order("globex.support").name}
+    assert len(others) == 4
+    longest = order(f"{'a' * 30}.{'b' * 30}").name
+    assert len(longest) <= 57  # a pod's name has six more
+    assert longest == longest.strip("-").lower()
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"memory_gb": 8}, "shared_memory_gb"),
+        ({"namespace": "Training"}, "namespace"),
+        ({"node_selector": {"gpu": "not a label value"}}, "node_selector"),
+        ({"grace_seconds": 5}, "grace_seconds"),
+        ({"tolerations": [{"operator": "Equal"}]}, "tolerations"),
+        ({"profiles": {"acme": {"secret": "x"}}}, "profiles.acme.secret"),
+    ],
+)
+def test_a_wrong_setting_names_its_field(changed: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        settings(**changed)
+    places = [".".join(map(str, each["loc"])) + each["msg"] for each in error.value.errors()]
+    assert any(named in place for place in places), places
+
+
+def test_a_toleration_says_what_kubernetes_would_refuse() -> None:
+    with pytest.raises(ValidationError, match="takes none"):
+        Toleration(key="a", operator="Exists", value="b")
+
+
+def test_without_an_image_it_says_how_to_get_one() -> None:
+    with pytest.raises(UserError, match=r"kubernetes\.image.*Dockerfile"):
+        job_of(order(), settings(image=None))
+
+
+def test_a_job_is_plain_json() -> None:
+    job = job_of(order(), settings())
+    assert json.loads(json.dumps(job)) == job
