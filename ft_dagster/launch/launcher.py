@@ -53,8 +53,8 @@ class Belongings:
 class Job:
     """One program to run: `python -m ft_dagster.<program> RUN_DIR`, which reads RUN_DIR/run.json (`request`)
     and leaves RUN_DIR/output/result.json. `ask`: the devices it needs; None: none. `lessee`: for whom.
-    `profile`: the AWS profile that it has and no other; None: whatever who starts it has.
-    `belongings`: of one that may run on another machine.
+    `belongings`: of one that may run on another machine. `profile`: the AWS profile that it has and no other;
+    None: whatever who starts it has.
     """
 
     program: str
@@ -63,8 +63,8 @@ class Job:
     ask: Ask | None
     environment: Mapping[str, str]
     lessee: str
-    profile: str | None = None
     belongings: Belongings | None = None
+    profile: str | None = None
 
     @property
     def module(self) -> str:

@@ -336,8 +336,8 @@ class Workspace:
                     self._ask(program) if leased else None,
                     environment,
                     str(self.key),
-                    self.settings.store_profiles.of(self.key.tenant),
                     Belongings(left_at, self.lent, self.cache, CHECKPOINTS, MANIFEST),
+                    self.settings.store_profiles.of(self.key.tenant),
                 )
                 result = carry_out(launcher, job, self.run.say)
         except ProgramFailed as failure:

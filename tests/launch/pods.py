@@ -56,7 +56,7 @@ def job_in(folder: Path, profile: str | None = None, **steps: Any) -> ProgramJob
     request = Steps(output=run_dir / OUTPUT, **steps)
     ask = Ask("acme.support", "acme", 1, 0, "a test", "d5b2b4a2")
     things = Belongings(PLACE, {}, folder / "cache", "checkpoints", "whole.json")
-    return ProgramJob("training", run_dir, request, ask, {}, "acme.support", profile, things)
+    return ProgramJob("training", run_dir, request, ask, {}, "acme.support", things, profile)
 
 
 class Carried:

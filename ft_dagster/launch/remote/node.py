@@ -32,7 +32,7 @@ from ft_dagster.launch.remote.order import CACHE, INPUTS, RUN, Order, on_this_no
 from ft_dagster.launch.warm.choice import START
 from ft_dagster.program import SCHEMA_VERSION, write_json
 from ft_dagster.provenance.code import source_digest
-from ft_dagster.store.blobs import Store, unreachable
+from ft_dagster.store.blobs import Store, refused, unreachable
 
 OPTIONS = "FT_DAGSTER_NODE_STORE_OPTIONS"
 OWN = "ft_dagster: "  # begins a line of the node's own, beside those of the program
@@ -72,6 +72,9 @@ def carry_out_order(store: Store, place: str, say: Say, stopping: Stopping, part
         say(f"{OWN}{error}")
         return BAD_INPUT
     except Exception as error:
+        if (not_let_in := refused(error)) is not None:
+            say(f"{OWN}{not_let_in}")
+            return TRANSIENT  # another try may have credentials that were renewed
         if not (unreachable(error) or isinstance(error, FileNotFoundError)):
             raise
         say(f"{OWN}the store is out of reach, or lacks what the order names: {error}")
