@@ -13,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -325,20 +326,13 @@ class Settings(BaseSettings):
     def _is_of_its_plain_type(cls, value: Any) -> Any:
         return _whole(value)
 
-    @model_validator(mode="after")
-    def _credentials_are_said_once(self) -> Settings:
-        given = sorted({"key", "secret", "token", "profile"} & set(self.store_options))
-        if given and self.store_profiles != StoreProfiles():
-            raise ValueError(f"store_options.{given[0]}: store_profiles says by whose credentials already")
-        return self
-
-    @model_validator(mode="after")
-    def _pods_can_be_made(self) -> Settings:
-        if self.launcher == "k8s" and self.kubernetes.image is None:
-            raise ValueError("kubernetes.image: `launcher: k8s` needs one to run trainings in")
-        if self.launcher == "k8s" and self.cluster.nodes > 1:
-            raise ValueError("cluster.nodes: `launcher: k8s` gives a training one pod, on one node")
-        return self
+    @field_validator("store_profiles")
+    @classmethod
+    def _credentials_are_said_once(cls, profiles: StoreProfiles, info: ValidationInfo) -> StoreProfiles:
+        given = sorted({"key", "secret", "token", "profile"} & set(info.data.get("store_options", {})))
+        if given and profiles != StoreProfiles():
+            raise ValueError(f"store_options.{given[0]} says by whose credentials already")
+        return profiles
 
     def open_store(self, tenant: str | None = None) -> Store:
         """The store as a tenant's runs open it; None: as the platform does. Raises UserError for an address

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import psutil
+
 Json = dict[str, Any]
 JOBS = re.compile(r"/apis/batch/v1/namespaces/(?P<namespace>[^/]+)/jobs(?:/(?P<name>[^/]+))?")
 PODS = re.compile(r"/api/v1/namespaces/(?P<namespace>[^/]+)/pods(?:/(?P<name>[^/]+)(?P<log>/log)?)?")
@@ -118,21 +120,18 @@ class StandIn:
     def vanish(self, pod: str) -> None:
         """As with a node that is gone and removed: no signal, no condition, no pod."""
         with self.lock:
-            self.processes[pod].kill()
-            self.processes[pod].wait()
+            _kill(self.processes[pod])
             del self.pods[pod]
 
     def kill(self, pod: str, reason: str) -> None:
         """SIGKILL with a reason of the kubelet: OOMKilled."""
         with self.lock:
             self.pods[pod]["killed"] = reason
-            self.processes[pod].kill()
+            _kill(self.processes[pod])
 
     def close(self) -> None:
         for process in self.processes.values():
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            _kill(process)
 
     # Controller, scheduler, kubelet.
 
@@ -222,7 +221,7 @@ class StandIn:
                 status["containerStatuses"] = [_container({"terminated": ended})]
                 status["phase"] = "Succeeded" if code == 0 else "Failed"
             elif time.monotonic() > pod.get("deadline", time.monotonic()):
-                self.processes[name].kill()
+                _kill(self.processes[name])
 
     def _cannot_start(self, container: Json) -> Json | None:
         image = container["image"]
@@ -272,6 +271,17 @@ class StandIn:
             pod["deadline"] = time.monotonic() + pod["spec"]["terminationGracePeriodSeconds"]
             with suppress(ProcessLookupError):
                 self.processes[pod["metadata"]["name"]].send_signal(signal.SIGTERM)
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """All that runs in a pod, at once."""
+    with suppress(psutil.NoSuchProcess):
+        inside = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        for each in inside:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+    process.wait()
 
 
 def _ignored(job: Json, pod: Json) -> bool:

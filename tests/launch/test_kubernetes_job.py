@@ -1,101 +1,20 @@
-"""The Job that a declaration and the platform's settings come to: against the API's own schema, and in what
-it says.
+"""The Job that a declaration and the platform's settings come to; `test_kubernetes_schema.py` holds it to the
+API's schema.
 """
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 from pydantic import ValidationError
 
-from ft_dagster.cluster import Cluster
 from ft_dagster.errors import UserError
-from ft_dagster.kubernetes_settings import KubernetesSettings, Toleration
-from ft_dagster.launch.on_kubernetes.job import PodOrder, job_of
-from ft_dagster.launch.remote.offer import ask_of_cluster
-from ft_dagster.spec import Declarations, Declared, VariantKey, load_variant
-
-ROOT = Path(__file__).parents[2]
-VERSIONS = ("1.31", "1.34")
-SETTINGS: dict[str, Any] = {
-    "image": "ft-dagster-trainer:0.1.0",
-    "image_pull_secrets": ["registry"],
-    "namespace": "training",
-    "namespaces": {"acme": "training-acme"},
-    "cpus": 6,
-    "memory_gb": 100,
-    "shared_memory_gb": 16,
-    "disk_gb": 300,
-    "node_selector": {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"},
-    "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
-    "priority_class": "training",
-    "queue": "gpus",
-    "queues": {"acme": "gpus-acme"},
-    "service_account": "trainer",
-    "profiles": {"acme-prod": {"secrets": ["acme-store"]}, "role": {"service_account": "acme-trainer"}},
-    "grace_seconds": 90,
-}
-
-
-def settings(**changed: Any) -> KubernetesSettings:
-    return KubernetesSettings.model_validate({**SETTINGS, **changed})
-
-
-def order(key: str = "acme.support", **changed: Any) -> PodOrder:
-    given = {
-        "program": "training",
-        "work": "s3://store/tenants/acme/support/fine_tuned_model/0123/nodes/evidence",
-        "command": ("python", "-P", "-m", "ft_dagster.launch.remote.node", "place", "--store", "s3://store"),
-        "folder": "/work",
-        "gpus": 2,
-        "profile": "acme-prod",
-        "run_id": "d5b2b4a2-5d0e-4c53-a2a1-4b9a7e4f7b6e",
-        **changed,
-    }
-    return PodOrder(VariantKey.parse(key), **given)
-
-
-def pod_of(job: dict[str, Any]) -> dict[str, Any]:
-    pod: dict[str, Any] = job["spec"]["template"]["spec"]
-    return pod
-
-
-def declared() -> list[Declared]:
-    """Every variant of the examples."""
-    projects = [each for each in sorted((ROOT / "examples").iterdir()) if (each / "tenants").is_dir()]
-    found = [load_variant(project, key) for project in projects for key in Declarations(project)]
-    assert len(found) > 3
-    return found
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_the_job_of_each_example_is_one_by_the_apis_schema(version: str) -> None:
-    gpus = Cluster(gpus=8, gpu="NVIDIA A100-SXM4-80GB", gpu_memory_gb=85.9, cpus=64)
-    for cluster in (gpus, Cluster(cpus=16)):
-        for each in declared():
-            ask = ask_of_cluster(cluster, each.key, each.spec.resources)
-            on_gpus = cluster.gpus > 0
-            made = order(
-                str(each.key),
-                gpus=ask.count if on_gpus else 0,
-                cpus=None if on_gpus else ask.count,
-                environment={"FT_DAGSTER_NODE_STORE_OPTIONS": "{}"},
-            )
-            for given in (settings(), KubernetesSettings(image="trainer:1")):
-                profile = "acme-prod" if given.profiles else None
-                job = job_of(PodOrder(**{**vars(made), "profile": profile}), given)
-                kubernetes_validate.validate(job, version, strict=True)
-
-
-def test_the_schema_would_notice_a_field_that_is_none() -> None:
-    job = job_of(order(), settings())
-    pod_of(job)["nodeSelektor"] = {}
-    with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(job, VERSIONS[0], strict=True)
+from ft_dagster.kubernetes_settings import Toleration
+from ft_dagster.launch import processes
+from ft_dagster.launch.on_kubernetes.job import job_of
+from tests.launch.orders import SETTINGS, order, pod_of, settings
 
 
 def test_it_asks_for_what_the_declaration_and_the_platform_say() -> None:
@@ -117,6 +36,7 @@ def test_it_asks_for_what_the_declaration_and_the_platform_say() -> None:
     assert pod["serviceAccountName"] == "trainer"
     assert pod["imagePullSecrets"] == [{"name": "registry"}]
     assert pod["terminationGracePeriodSeconds"] == 90
+    assert {"name": processes.GRACE, "value": "45"} in container["env"]
     assert job["metadata"]["namespace"] == "training-acme"
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus-acme"
     assert job["spec"]["suspend"] is True

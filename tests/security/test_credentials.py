@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from ft_dagster.errors import UserError, UserErrors
+from ft_dagster.errors import UserError
 from ft_dagster.settings import load_settings
 from ft_dagster.store import Store, refused
 from tests.e2e.project import edit, write_project
@@ -115,7 +115,7 @@ def test_credentials_are_said_once(tmp_path: Path) -> None:
     (tmp_path / "tenants").mkdir()
     text = "store_options: {secret: hidden}\nstore_profiles: {default: platform}\n"
     (tmp_path / "ft_dagster.yaml").write_text(text)
-    with pytest.raises(UserErrors, match=r"store_options\.secret") as error:
+    with pytest.raises(UserError, match=r"store_options\.secret") as error:
         load_settings(tmp_path)
     assert "hidden" not in str(error.value)
 

@@ -83,15 +83,22 @@ class KubernetesApi:
         """
         since = {"tail_lines": TAIL} if seconds is None else {"since_seconds": max(1, int(seconds))}
         with _told():
-            try:
-                text = self._core.read_namespaced_pod_log(
-                    pod, namespace, timestamps=True, limit_bytes=LOG_BYTES, **since, **_SOON
+            try:  # as bytes: some versions of the client make a text of them that is Python's word for bytes
+                answer = self._core.read_namespaced_pod_log(
+                    pod,
+                    namespace,
+                    timestamps=True,
+                    limit_bytes=LOG_BYTES,
+                    _preload_content=False,
+                    **since,
+                    **_SOON,
                 )
+                content: bytes = answer.data
             except self._client.ApiException as error:
                 if error.status in (400, 404):  # not started yet; gone
                     return []
                 raise
-        return str(text or "").splitlines()
+        return content.decode("utf-8", "replace").splitlines()
 
     def delete(self, namespace: str, name: str) -> None:
         """Have a Job and its pods removed; it goes once they are gone. None is no error."""

@@ -49,7 +49,7 @@ class JobFollower:
         self._patience, self._clock = patience, clock
         self._waits: Waits | None = None
         self._since = self._said_at = 0.0
-        self._logs: dict[str, _Log] = {}
+        self._logs: dict[str, LogLines] = {}
         self._read_out: set[str] = set()
         self._disrupted: set[str] = set()
         self._silent_since: float | None = None
@@ -123,7 +123,7 @@ class JobFollower:
         if name not in self._logs:
             node = pod.get("spec", {}).get("nodeName")
             say(f"pod {name} runs" + (f" on {node}" if node else ""))
-            self._logs[name] = _Log()
+            self._logs[name] = LogLines()
         log, now = self._logs[name], self._clock()
         since = None if log.read_at is None else now - log.read_at + OVERLAP
         for line in log.new(self._api.log(self.namespace, name, since)):
@@ -138,7 +138,7 @@ class JobFollower:
             say(f"{why}; the Job {self.name} goes on without us, asked again every {POLL_SECONDS:.0f} s")
 
 
-class _Log:
+class LogLines:
     """Of one pod: which lines were passed on already, by their times."""
 
     def __init__(self) -> None:

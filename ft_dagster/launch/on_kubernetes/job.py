@@ -9,6 +9,7 @@ from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.kubernetes_settings import KubernetesSettings, PodProfile
+from ft_dagster.launch import processes
 from ft_dagster.spec.keys import VariantKey
 
 PREFIX = "ft-dagster"  # of labels and annotations
@@ -152,6 +153,7 @@ def _container(order: PodOrder, settings: KubernetesSettings, profile: PodProfil
 def _environment(order: PodOrder, settings: KubernetesSettings) -> list[tuple[str, str]]:
     threads = str(max(1, int(_cores(order, settings))))
     own = {
+        processes.GRACE: str(settings.grace_seconds // 2),  # the other half is for sending what was saved
         "HOME": order.folder,
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,

@@ -72,8 +72,8 @@ class KubernetesLauncher:
         def pass_on(line: str) -> None:
             if line.startswith(OWN):
                 say(line.removeprefix(OWN))
-            elif not started.relay.takes(line):
-                print(line, flush=True)
+            elif (rest := started.relay.pass_on(line)) or not line:
+                print(rest, flush=True)
 
         with self._kept_is_said(started.job):
             code = started.follower.poll(say, pass_on)
