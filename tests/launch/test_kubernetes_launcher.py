@@ -22,7 +22,7 @@ from tests.launch.kubernetes_stand_in import StandIn, serve_stand_in
 from tests.launch.pods import IMAGE, PLACE, Carried, job_in, write_cluster
 
 pytestmark = pytest.mark.long  # needs the client, of 126 MB
-STEPS = {"steps": 40, "seconds": 0.15}
+STEPS: dict[str, Any] = {"steps": 40, "seconds": 0.15}
 
 
 @pytest.fixture
