@@ -27,7 +27,7 @@ SETTLING = 20.0  # seconds that a pod may not be placed, or have no image, witho
 Say = Callable[[str], None]
 
 
-class Patience(NamedTuple):
+class JobPatience(NamedTuple):
     """Seconds that a Job may wait: for a node, and for what a broken pod needs (an image, a Secret)."""
 
     unplaced: float
@@ -42,7 +42,7 @@ class JobFollower:
         api: KubernetesApi,
         namespace: str,
         name: str,
-        patience: Patience,
+        patience: JobPatience,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api, self.namespace, self.name = api, namespace, name

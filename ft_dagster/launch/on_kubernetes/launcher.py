@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from ft_dagster.launch.launcher import Job, Say
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.launch.on_kubernetes.api import ApiServerSilent, Json, KubernetesApi
-from ft_dagster.launch.on_kubernetes.follow import POLL_SECONDS, JobFollower, Patience
+from ft_dagster.launch.on_kubernetes.follow import POLL_SECONDS, JobFollower, JobPatience
 from ft_dagster.launch.on_kubernetes.job import PodOrder, job_of
 from ft_dagster.launch.on_kubernetes.pods import has_failed
 from ft_dagster.launch.remote.node import OPTIONS, OWN
@@ -64,7 +64,7 @@ class KubernetesLauncher:
         namespace, name = _where(manifest)
         made = _patiently(lambda: self._api.create(manifest))
         say(f"Job {namespace}/{name} {'made' if made else 'is there already, and is followed from here'}")
-        patience = Patience(60 * self._own.pending_minutes, BROKEN_PATIENCE)
+        patience = JobPatience(60 * self._own.pending_minutes, BROKEN_PATIENCE)
         follower = JobFollower(self._api, namespace, name, patience)
         return KubernetesRun(job, follower, relay_of(job.environment))
 
