@@ -12,7 +12,7 @@ import pytest
 import yaml
 from dagster._core.instance.config import dagster_instance_config
 
-from ft_dagster.automation.instance import dagster_yaml
+from ft_dagster.automation.instance import WORKSPACE_YAML, dagster_yaml
 from ft_dagster.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[1]
@@ -56,6 +56,10 @@ def test_one_machines_instance_opens_and_has_the_queue(tmp_path: Path) -> None:
         assert type(instance.run_coordinator).__name__ == "VariantRunCoordinator"
         assert instance.run_monitoring_enabled
         assert instance.run_retries_enabled
+
+
+def test_one_machines_workspace_is_the_one_that_we_would_write() -> None:
+    assert read(DEPLOY / "one-machine/workspace.yaml") == WORKSPACE_YAML
 
 
 @pytest.mark.parametrize("file", SETTINGS, ids=lambda file: file.parent.name)
