@@ -14,6 +14,7 @@ Namespace = Annotated[str, Field(pattern=LABEL)]
 ObjectName = Annotated[str, Field(pattern=SUBDOMAIN)]
 WORD = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 LabelKey = Annotated[str, Field(pattern=rf"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?{WORD}$")]
+QueueName = Annotated[str, Field(pattern=rf"^{WORD}$")]
 LabelValue = Annotated[str, Field(pattern=rf"^({WORD})?$")]
 
 
@@ -71,8 +72,8 @@ class KubernetesSettings(Part):
     node_selector: dict[LabelKey, LabelValue] = Field({}, description="Labels that a pod's node must have")
     tolerations: tuple[Toleration, ...] = Field((), description="Taints of nodes that a pod may run on")
     priority_class: ObjectName | None = Field(None, description="Of pods; it must exist")
-    queue: LabelValue | None = Field(None, description="Kueue's LocalQueue; null: Kueue is not used")
-    queues: dict[Tenant, LabelValue] = Field({}, description="By tenant, in place of it")
+    queue: QueueName | None = Field(None, description="Kueue's LocalQueue; null: Kueue is not used")
+    queues: dict[Tenant, QueueName] = Field({}, description="By tenant, in place of it")
     service_account: ObjectName = Field("default", description="Of pods; its token is not mounted")
     profiles: dict[str, PodProfile] = Field({}, description="By name, as `store_profiles` has it")
     grace_seconds: int = Field(

@@ -45,7 +45,8 @@ class StandIn:
     """The state of the cluster, and what tests do to it.
 
     `no_room`, `no_quota`: what the scheduler and the controller say instead of placing or making pods.
-    `images`: those that can be pulled. `secrets`: the environment that each gives. `down`: answers 503.
+    `images`: those that can be pulled. `secrets`: the environment that each gives. `down`: answers 503, and
+    `forbidden` 403. `node_silent`: the API server has no logs from the node.
     """
 
     def __init__(self, folder: Path, images: set[str]) -> None:
@@ -55,6 +56,7 @@ class StandIn:
         self.no_quota: str | None = None
         self.down = False
         self.forbidden = False
+        self.node_silent = False
         self.jobs: dict[str, Json] = {}
         self.pods: dict[str, Json] = {}
         self.events: list[Json] = []
@@ -93,6 +95,8 @@ class StandIn:
     def log(self, pod: str, query: dict[str, list[str]]) -> str:
         if pod not in self.pods:
             raise Refused(404, f'pods "{pod}" not found')
+        if self.node_silent:
+            raise Refused(502, "error dialing backend: connect: no route to host")
         lines = list(self.logs.get(pod, []))
         if "sinceSeconds" in query:
             since = time.time() - float(query["sinceSeconds"][0])

@@ -233,6 +233,16 @@ def test_an_api_server_that_is_down_for_a_while_costs_nothing(cluster: StandIn, 
     assert list(cluster.logs) == [pod]
 
 
+def test_a_node_that_gives_no_log_hides_no_end(cluster: StandIn, tmp_path: Path) -> None:
+    carried = Carried(write_cluster(tmp_path), job_in(tmp_path, **STEPS))
+    pod = running_pod(cluster)
+    wait_until(lambda: kept_a_checkpoint(tmp_path))
+    cluster.node_silent = True
+    cluster.vanish(pod)
+    assert "its pod is gone" in str(carried.failure(ProgramFailed))
+    assert not any("goes on without us" in line for line in carried.said)
+
+
 @pytest.mark.usefixtures("soon")
 def test_an_api_server_that_stays_silent_is_tried_again_later(cluster: StandIn, tmp_path: Path) -> None:
     cluster.down = True

@@ -77,9 +77,9 @@ class KubernetesApi:
             lambda: self._core.list_namespaced_event(namespace, field_selector=selector, **_SOON)
         )
 
-    def log(self, namespace: str, pod: str, seconds: float | None) -> list[str]:
+    def log(self, namespace: str, pod: str, seconds: float | None) -> list[str] | None:
         """Lines of a pod's log of the last so many seconds (None: its end), each with its time in front; none
-        where it has no log yet, or any more.
+        where it has no log yet, or any more. None where its node does not give it just now.
         """
         since = {"tail_lines": TAIL} if seconds is None else {"since_seconds": max(1, int(seconds))}
         with _told():
@@ -97,6 +97,8 @@ class KubernetesApi:
             except self._client.ApiException as error:
                 if error.status in (400, 404):  # not started yet; gone
                     return []
+                if error.status in PASSING:
+                    return None
                 raise
         return content.decode("utf-8", "replace").splitlines()
 

@@ -126,7 +126,10 @@ class JobFollower:
             self._logs[name] = LogLines()
         log, now = self._logs[name], self._clock()
         since = None if log.read_at is None else now - log.read_at + OVERLAP
-        for line in log.new(self._api.log(self.namespace, name, since)):
+        lines = self._api.log(self.namespace, name, since)
+        if lines is None:
+            return
+        for line in log.new(lines):
             out(line)
         log.read_at = now
         if phase in ("Succeeded", "Failed"):
