@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +13,8 @@ import dagster as dg
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.exit_codes import TRANSIENT
+from ft_dagster.launch.remote.node import OPTIONS
 from ft_dagster.settings import load_settings
 from ft_dagster.store import Store, refused
 from tests.e2e.project import edit, write_project
@@ -101,6 +107,22 @@ def test_without_a_profile_the_environment_counts_and_with_one_it_does_not(shop:
         shop.settings.open_store().names("tenants")
     assert refused(error.value) is not None
     assert shop.settings.open_store("acme").names("tenants") == []
+
+
+@pytest.mark.slow
+def test_a_pod_whose_credentials_are_refused_says_so_and_is_tried_again(s3_server: S3Server) -> None:
+    node = [sys.executable, "-P", "-m", "ft_dagster.launch.remote.node"]
+    given = {**s3_server.environment, "AWS_SECRET_ACCESS_KEY": "expired-secret"}
+    ended = subprocess.run(
+        [*node, "tenants/acme/places", "--store", f"s3://{s3_server.bucket}/pods"],
+        env={**os.environ, **given, OPTIONS: json.dumps({"endpoint_url": s3_server.endpoint})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == TRANSIENT, ended.stderr
+    assert "lets nobody in with these credentials" in ended.stdout
+    assert "expired-secret" not in ended.stdout + ended.stderr
 
 
 def test_a_profile_that_is_not_there_names_those_that_are(profiles: Path, tmp_path: Path) -> None:
