@@ -14,6 +14,10 @@ install: .venv/installed
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
+.venv/extras: .venv/installed
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,clusters]'
+	touch $@
+
 demo: install  ## three tenants' models: prepared, trained, judged, released; then asked
 	$(BIN)/python $(DEMO)/prepare.py
 	$(RUN) run --all
@@ -31,7 +35,7 @@ test: install  ## what CI runs
 quick: install  ## the inner loop, one to two minutes
 	$(PYTEST) -m "not slow and not long"
 
-test-all: install  ## also what takes long: the whole demo
+test-all: .venv/extras  ## also what takes long: the whole demo, and what needs an extra (ray, k8s)
 	$(PYTEST)
 
 lint: install

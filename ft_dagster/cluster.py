@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ft_dagster.settings_part import Part
 
@@ -46,6 +46,13 @@ class Cluster(Part):
         description="Of the programs there (NCCL_SOCKET_IFNAME: eth0); kept in the store, so no secrets",
     )
 
+    @field_validator("work_folder", "shared_folder")
+    @classmethod
+    def _is_absolute(cls, folder: Path | None) -> Path | None:
+        if folder is not None and not folder.is_absolute():
+            raise ValueError("not a whole path: it is one of other machines")
+        return folder
+
     @model_validator(mode="after")
     def _gpus_are_described(self) -> Cluster:
         if self.gpus and (self.gpu is None or self.gpu_memory_gb is None):
@@ -69,7 +76,7 @@ class RaySettings(Part):
     address: str = Field(
         "http://127.0.0.1:8265", pattern=r"^https?://[^\s@]+$", description="Of the head's dashboard"
     )
-    resources: dict[str, float] = Field(
+    resources: dict[str, Annotated[float, Field(gt=0, le=1e9)]] = Field(
         {}, description="What a training asks of each node besides: {accelerator_type:A100: 0.001}"
     )
     tenant_resource: str | None = Field(

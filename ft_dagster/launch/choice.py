@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from ft_dagster.launch.inventory import Inventory
 from ft_dagster.launch.launcher import Job, Launcher, LocalLauncher, Say
 from ft_dagster.launch.leases import Ask, Leases
+from ft_dagster.launch.on_kubernetes import launcher as on_kubernetes
+from ft_dagster.launch.on_ray import launcher as on_ray
 from ft_dagster.launch.remote.offer import ask_of_cluster, inventory_of, refuse_beyond
 from ft_dagster.launch.warm.choice import as_environment
 from ft_dagster.settings import Settings
@@ -22,27 +25,25 @@ LOCAL = "local"
 TRAINING = "training"  # the program that trains
 
 
-def _ray(settings: Settings) -> Launcher[Any]:
-    from ft_dagster.launch.on_ray.launcher import open_launcher
+class ClusterLauncher(NamedTuple):
+    """How one is opened, and what raises UserError where it cannot be: a library or a setting is missing."""
 
-    return open_launcher(settings)
-
-
-def _k8s(settings: Settings) -> Launcher[Any]:
-    from ft_dagster.launch.on_kubernetes.launcher import KubernetesLauncher
-
-    return KubernetesLauncher(settings)
+    open: Callable[[Settings], Launcher[Any]]
+    check: Callable[[Settings], None]
 
 
-CLUSTERS: dict[str, Callable[[Settings], Launcher[Any]]] = {"ray": _ray, "k8s": _k8s}
+CLUSTERS = {
+    "ray": ClusterLauncher(on_ray.open_launcher, on_ray.check),
+    "k8s": ClusterLauncher(on_kubernetes.KubernetesLauncher, on_kubernetes.check),
+}
 
 
 def launcher_of(settings: Settings, leases: Leases) -> Launcher[Any]:
-    """As the settings name it. Raises UserError where the library of its cluster is not installed."""
+    """As the settings name it; that of a cluster is opened for the first training."""
     here = LocalLauncher(leases, as_environment(settings.host))
     if settings.launcher == LOCAL:
         return here
-    return TrainingsAway(here, CLUSTERS[settings.launcher](settings))
+    return TrainingsAway(here, lambda: CLUSTERS[settings.launcher].open(settings))
 
 
 def inventory_to_train_on(settings: Settings, leases: Leases) -> Inventory:
@@ -66,10 +67,13 @@ def ask_of(
 
 
 def refuse_lacking(settings: Settings, leases: Leases, key: VariantKey, spec: VariantSpec) -> None:
-    """Raises UserError where a declaration's training needs what the launcher can never give."""
+    """Raises UserError where a declaration's training needs what the launcher can never give, or where the
+    launcher itself cannot be opened.
+    """
     if settings.launcher == LOCAL:
         leases.candidates(leases.ask_of(key, spec.resources))
     else:
+        CLUSTERS[settings.launcher].check(settings)
         refuse_beyond(settings.cluster, settings.launcher, key, spec)
 
 
@@ -83,10 +87,14 @@ class SentJob:
 
 @dataclass(frozen=True)
 class TrainingsAway:
-    """Runs trainings by one launcher, and all other programs by another."""
+    """Runs trainings by one launcher, opened for the first of them, and all other programs by another."""
 
     here: Launcher[Any]
-    away: Launcher[Any]
+    open_away: Callable[[], Launcher[Any]]
+
+    @cached_property
+    def away(self) -> Launcher[Any]:
+        return self.open_away()
 
     def stage_in(self, job: Job) -> None:
         self._of(job).stage_in(job)

@@ -95,6 +95,8 @@ class Supervisor:
         os.set_blocking(write, False)
         for number in (*REASONS, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
+        # Who started this may have some of them blocked, as Ray's workers have SIGINT.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*REASONS, signal.SIGCHLD))
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         self.poll = select.poll()
         self.poll.register(self.wake, select.POLLIN)

@@ -25,7 +25,7 @@ from ft_dagster.launch.inventory import Inventory
 from ft_dagster.launch.launcher import Belongings, Job, Launcher, LentFolder, carry_out
 from ft_dagster.launch.leases import Ask, Leases, of_host
 from ft_dagster.launch.local import ProgramFailed
-from ft_dagster.launch.remote.staging import forget
+from ft_dagster.launch.remote.staging import forget, kept_by_nodes
 from ft_dagster.roots import Roots
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey, VariantSpec, load_variant
@@ -127,11 +127,15 @@ class Workspace:
     trial: Trial | None = None
     launcher: Launcher[Any] | None = None
     looking: bool = False
-    lent: dict[Path, LentFolder] = field(default_factory=dict, init=False, compare=False)
 
     @cached_property
     def store(self) -> Store:
         return self.settings.open_store(self.key.tenant)
+
+    @cached_property
+    def lent(self) -> dict[Path, LentFolder]:
+        """The folders that were asked for so far, for programs on other machines."""
+        return {}
 
     @property
     def project(self) -> Path:
@@ -327,6 +331,7 @@ class Workspace:
         """
         training = program == TRAINING
         launcher = self.launcher or launcher_of(self.settings, self.leases)
+        things = Belongings(left_at, self.lent, self.cache, CHECKPOINTS, MANIFEST)
         try:
             with (self.run.reporting if training else _nobody_listens)() as environment:
                 job = Job(
@@ -336,25 +341,33 @@ class Workspace:
                     self._ask(program) if leased else None,
                     environment,
                     str(self.key),
-                    Belongings(left_at, self.lent, self.cache, CHECKPOINTS, MANIFEST),
+                    things,
                     self.settings.store_profiles.of(self.key.tenant),
                 )
                 result = carry_out(launcher, job, self.run.say)
         except ProgramFailed as failure:
-            if training and failure.kept is None:
-                failure.kept = _kept(run_dir / "output")
+            failure.kept = self._kept(run_dir, things) if training else None
             raise
         except Exception:
             raise
         except BaseException:
             if training:
-                kept = _kept(run_dir / "output")
+                kept = self._kept(run_dir, things)
                 self.run.say(f"Cancelled. Kept: {kept}. Run it again: it goes on from there")
             raise
         if result.get("status") == "stopped":
             stopped = run_dir.with_name(f".stopped-{uuid.uuid4().hex[:8]}")
             raise TrainingStopped(run_dir.rename(stopped))  # out of the way of who asks for the same key
         return result
+
+    def _kept(self, run_dir: Path, things: Belongings) -> str:
+        """What a training that ended early left to go on from."""
+        if self.settings.launcher == LOCAL:
+            return _kept_here(run_dir / "output")
+        try:
+            return kept_by_nodes(self.store, things)
+        except OSError as error:
+            return f"what the store has, which is out of reach ({error})"
 
     def _ask(self, program: str) -> Ask:
         return ask_of(self.settings, self.leases, self.key, self.spec, program=program, run_id=self.run.id)
@@ -380,8 +393,7 @@ def named_in(file: Path) -> Iterator[None]:
         raise
 
 
-def _kept(output: Path) -> str:
-    """What a training that ended early left to go on from."""
+def _kept_here(output: Path) -> str:
     folder = output / CHECKPOINTS
     newest = newest_good(folder)
     if newest is None:

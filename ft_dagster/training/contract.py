@@ -266,9 +266,12 @@ class Member(Strict):
 
 
 class Launch(Strict):
+    """`rendezvous`: address and port of the first of several nodes; `node`: which of them reads this."""
+
     nodes: int = Field(1, ge=1)
     ranks_per_node: int = Field(1, ge=1)
     rendezvous: str | None = None
+    node: int = Field(0, ge=0)
 
 
 class TrainingRun(Strict):

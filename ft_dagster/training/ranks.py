@@ -29,6 +29,7 @@ from ft_dagster.training.contract import (
 from ft_dagster.training.forked_ranks import FIRST_SIGNAL, Ends, Main, watch_rank
 
 T = TypeVar("T")
+NODES_PATIENCE = 900  # seconds that nodes wait for each other
 TORCH_PATIENCE = 30.0  # seconds that torch waits for a rank after SIGTERM
 
 
@@ -61,8 +62,7 @@ def start(run: TrainingRun, folder: Path, main: Main) -> int:
         max_nodes=run.launch.nodes,
         nproc_per_node=ranks,
         run_id=run.run_id,
-        rdzv_backend="c10d",
-        rdzv_endpoint=run.launch.rendezvous or "localhost:0",
+        **_meeting(run.launch),
         max_restarts=0,
         monitor_interval=0.5,
         start_method="fork",  # of a function
@@ -84,6 +84,14 @@ def start(run: TrainingRun, folder: Path, main: Main) -> int:
     except SignalException as error:
         return CANCELLED if error.sigval == signal.SIGINT else PREEMPTED
     return 0
+
+
+def _meeting(launch: Launch) -> dict[str, Any]:
+    """Where the nodes meet. Each has its place among them, so that ranks are the same in every attempt."""
+    if launch.nodes == 1:
+        return {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+    place = {"rank": launch.node, "timeout": NODES_PATIENCE}
+    return {"rdzv_backend": "static", "rdzv_endpoint": launch.rendezvous, "rdzv_configs": place}
 
 
 def all_ends(told: list[tuple[int, float]], silent: int, now: float) -> list[tuple[int, float]]:

@@ -5,15 +5,19 @@ API's schema.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from ft_dagster.errors import UserError
 from ft_dagster.kubernetes_settings import Toleration
 from ft_dagster.launch import processes
 from ft_dagster.launch.on_kubernetes.job import job_of
+from ft_dagster.launch.on_kubernetes.launcher import check
+from ft_dagster.settings import load_settings
 from tests.launch.orders import SETTINGS, order, pod_of, settings
 
 
@@ -121,3 +125,23 @@ def test_without_an_image_it_says_how_to_get_one() -> None:
 def test_a_job_is_plain_json() -> None:
     job = job_of(order(), settings())
     assert json.loads(json.dumps(job)) == job
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"kubernetes": {}}, r"kubernetes\.image.*Dockerfile"),
+        ({"cluster": {"nodes": 2, "shared_folder": "/mnt"}}, r"cluster\.nodes.*one pod"),
+        ({"store_profiles": {"per_tenant": {"acme": "acme"}}}, r"kubernetes\.profiles.*acme"),
+        ({"store_options": {"secret": "hidden"}}, r"store_options\.secret"),
+    ],
+)
+def test_the_plan_says_what_no_job_can_be_made_of(
+    tmp_path: Path, changed: dict[str, Any], named: str
+) -> None:
+    (tmp_path / "tenants").mkdir()
+    given = {"launcher": "k8s", "store": "s3://bucket/x", "kubernetes": {"image": "trainer:1"}, **changed}
+    (tmp_path / "ft_dagster.yaml").write_text(yaml.safe_dump(given))
+    with pytest.raises(UserError, match=named) as error:
+        check(load_settings(tmp_path))
+    assert "hidden" not in str(error.value)

@@ -92,7 +92,7 @@ def test_a_vanished_pod_fails_the_try_and_the_next_one_goes_on(cluster: StandIn,
     failure = carried.failure(ProgramFailed)
     assert failure.mendable
     assert "its pod is gone: BackoffLimitExceeded" in str(failure)
-    assert "Kept: the checkpoint of step" in str(failure)
+    assert kept_a_checkpoint(tmp_path)
     assert Carried(settings, job_in(tmp_path, **STEPS)).figures()["began"] > 0
     assert nothing_is_left(cluster)
 
@@ -205,7 +205,7 @@ def test_a_pod_killed_for_its_memory_says_so_and_keeps_its_checkpoints(
     assert failure.mendable
     assert "OOMKilled" in str(failure)
     assert "kubernetes.memory_gb" in str(failure)
-    assert "checkpoint of step" in str(failure)
+    assert kept_a_checkpoint(tmp_path)
 
 
 def test_a_cancel_lets_a_checkpoint_be_kept_and_leaves_nothing(cluster: StandIn, tmp_path: Path) -> None:

@@ -130,6 +130,7 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "resources.sharing": ("shared", NOTHING),
     "resources.cpu_slots": (2, {PLAN}),
     "resources.cpu_ranks": (2, {PLAN}),
+    "resources.nodes": (2, {PLAN}),  # by the ranks of all of them together
     "resources.priority": (5, NOTHING),
     "resources.budget_usd": (5.0, NOTHING),
     "resources.deadline_hours": (5.0, NOTHING),
@@ -189,9 +190,11 @@ RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may
         "whole": "as of training_plan, with what a short training sets by itself",
         "context": "as of training_plan",
         "base": "where the base lies, by digest in the key",
+        "nodes": "which machines the ranks of the key are on",
     },
     "evaluation": {"policy": "its digest stands beside the verdict; export and release ask today's again"},
     "fine_tuned_model": {
+        "nodes": "which machines the ranks of its plan are on",
         "report_to": "shows the same curves elsewhere",
         "checkpoint_minutes": "what is lost when it is killed; acts on no weight",
         "stop_above": "ends a training without an artifact",

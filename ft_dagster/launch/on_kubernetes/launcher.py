@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
+from ft_dagster.errors import UserError
 from ft_dagster.launch.launcher import Job, Say
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.launch.on_kubernetes.api import ApiServerSilent, Json, KubernetesApi
@@ -17,7 +19,7 @@ from ft_dagster.launch.on_kubernetes.follow import POLL_SECONDS, JobFollower, Jo
 from ft_dagster.launch.on_kubernetes.job import PodOrder, job_of
 from ft_dagster.launch.on_kubernetes.pods import has_failed
 from ft_dagster.launch.remote.node import OPTIONS, OWN
-from ft_dagster.launch.remote.order import order_file, read_order
+from ft_dagster.launch.remote.order import read_order
 from ft_dagster.launch.remote.relay import Relay, relay_of
 from ft_dagster.launch.remote.staging import Staging, belongings_of, options_to_pass
 from ft_dagster.settings import FILE, Settings
@@ -34,9 +36,33 @@ T = TypeVar("T")
 class KubernetesRun:
     """A Job that is followed. `relay`: what of its lines are messages for Dagster."""
 
-    job: Job
     follower: JobFollower
     relay: Relay
+
+
+def check(settings: Settings) -> None:
+    """Raises UserError where the client is not installed, or no Job could be made of the settings."""
+    file, own = settings.project / FILE, settings.kubernetes
+    if own.image is None:
+        fix = "Build deploy/Dockerfile and name its image"
+        raise UserError("no image to run trainings in", file=file, field="kubernetes.image", fix=fix)
+    if settings.cluster.nodes > 1:
+        raise UserError(
+            "launcher: k8s gives a training one pod, on one node",
+            file=file,
+            field="cluster.nodes",
+            value=settings.cluster.nodes,
+            fix="Say 1",
+        )
+    given = settings.store_profiles
+    for profile in sorted({given.default, *given.per_tenant.values()} - {None, *own.profiles}, key=str):
+        fix = "Name under it the Secret, or the service account, that gives them to a pod"
+        problem = "no pod can have the credentials of this profile"
+        raise UserError(problem, file=file, field="kubernetes.profiles", value=profile, fix=fix)
+    options_to_pass(settings.store_options, file)
+    if find_spec("kubernetes") is None:
+        fix = "pip install 'ft-dagster[k8s]'"
+        raise UserError("kubernetes is not installed here", file=file, field="launcher", value="k8s", fix=fix)
 
 
 class KubernetesLauncher:
@@ -52,12 +78,16 @@ class KubernetesLauncher:
         return KubernetesApi(self._own.context)
 
     def stage_in(self, job: Job) -> None:
-        """Raises UserError for settings that no Job can be made of, and where no cluster is configured."""
-        manifest = self._manifest(job)
-        standing = _patiently(lambda: self._standing(job, manifest))
-        job.write_request()
-        if not standing:
-            self._staging(job).send(job, relay_of(job.environment).environment)
+        """A Job that does this very work, or has done it, is left alone; another of its name goes first.
+        Raises UserError for settings that no Job can be made of, and where no cluster is configured.
+        """
+        manifest, staging = self._manifest(job), self._staging(job)
+        stands = _patiently(lambda: self._stands(manifest))
+        order, before = staging.prepare(job, relay_of(job.environment).environment), staging.order_before(job)
+        if stands and before is not None and before.does_what(order):
+            return
+        self._remove(*_where(manifest))
+        staging.send(job, order)
 
     def start(self, job: Job, say: Say) -> KubernetesRun:
         manifest = self._manifest(job)
@@ -66,7 +96,7 @@ class KubernetesLauncher:
         say(f"Job {namespace}/{name} {'made' if made else 'is there already, and is followed from here'}")
         patience = JobPatience(60 * self._own.pending_minutes, BROKEN_PATIENCE)
         follower = JobFollower(self._api, namespace, name, patience)
-        return KubernetesRun(job, follower, relay_of(job.environment))
+        return KubernetesRun(follower, relay_of(job.environment))
 
     def report(self, started: KubernetesRun, say: Say) -> int | None:
         def pass_on(line: str) -> None:
@@ -75,8 +105,7 @@ class KubernetesLauncher:
             elif (rest := started.relay.pass_on(line)) or not line:
                 print(rest, flush=True)
 
-        with self._kept_is_said(started.job):
-            code = started.follower.poll(say, pass_on)
+        code = started.follower.poll(say, pass_on)
         if code is None:
             time.sleep(POLL_SECONDS)
         return code
@@ -89,30 +118,14 @@ class KubernetesLauncher:
         staging.collect(job, read_order(staging.store, belongings_of(job).place).attempt)
         with suppress(ApiServerSilent):  # then its time to live ends it, or whoever asks for the same work
             self._api.delete(started.follower.namespace, started.follower.name)
-        with self._kept_is_said(job):
-            return job.read_result(exit_code)
+        return job.read_result(exit_code)
 
-    @contextmanager
-    def _kept_is_said(self, job: Job) -> Iterator[None]:
-        try:
-            yield
-        except ProgramFailed as failure:
-            failure.kept = self._staging(job).kept(job)
-            raise
-
-    def _standing(self, job: Job, manifest: Json) -> bool:
-        """Whether a Job does this work, or has done it. One that failed goes first, for its step died before
-        it could say so, and one whose work was taken away.
+    def _stands(self, manifest: Json) -> bool:
+        """Whether a Job of this name works, or has succeeded. One that failed has a step that died before it
+        could say so.
         """
-        namespace, name = _where(manifest)
-        found = self._api.job(namespace, name)
-        if found is None:
-            return False
-        ordered = self._store(job).exists(order_file(belongings_of(job).place))
-        if "deletionTimestamp" not in found["metadata"] and ordered and not has_failed(found):
-            return True
-        self._remove(namespace, name)
-        return False
+        found = self._api.job(*_where(manifest))
+        return found is not None and "deletionTimestamp" not in found["metadata"] and not has_failed(found)
 
     def _remove(self, namespace: str, name: str) -> None:
         """Have a Job and its pods removed, and wait until they are gone; an interrupt does not hurry it."""

@@ -9,7 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ft_dagster.launch.remote.order import Order, output_folder, read_order, written_file
+from ft_dagster.errors import UserError
+from ft_dagster.launch.remote.order import RemoteOrder, output_folder, read_order, written_file
 from ft_dagster.provenance.digest import files_below, sha256_file
 from ft_dagster.store.blobs import Store
 from ft_dagster.store.cache import DRAFTS
@@ -24,7 +25,7 @@ class Kept:
 
     store: Store
     place: str
-    order: Order
+    order: RemoteOrder
     output: Path
     whole: set[str] = field(default_factory=set)
 
@@ -45,7 +46,7 @@ class Kept:
         whole = self._whole_here()
         if whole == self.whole:
             return True
-        if persist(lambda: read_order(self.store, self.place)).attempt != self.order.attempt:
+        if not self._is_newest():
             return False
         self._send(EVIDENCE)
         for name in sorted(whole - self.whole):
@@ -58,7 +59,9 @@ class Kept:
         return True
 
     def finish(self, code: int) -> None:
-        """Send all the rest, and the list of it."""
+        """Send all the rest, and the list of it, where no newer attempt has taken over."""
+        if not self._is_newest():
+            return
         paths = [
             path
             for path in files_below(self.output)
@@ -68,6 +71,12 @@ class Kept:
         send_all(self.store, [self._transfer(self.output, path, sha256) for path, sha256 in files.items()])
         written = {"exit_code": code, "files": files}
         persist(lambda: self.store.write_json(written_file(self.place, self.order.attempt), written))
+
+    def _is_newest(self) -> bool:
+        try:
+            return persist(lambda: read_order(self.store, self.place)).attempt == self.order.attempt
+        except UserError:  # there is none any more: what was ordered is done
+            return False
 
     def _whole_here(self) -> set[str]:
         found = (self.output / self.order.kept_in).glob(f"*/{self.order.whole_with}")

@@ -29,7 +29,7 @@ from ft_dagster.launch.launcher import OFFLINE, OUTPUT, RESULT_FILE, RUN_FILE, S
 from ft_dagster.launch.local import GRACE, Patience, StartedProgram, start_program
 from ft_dagster.launch.remote.folders import bring, own_folder
 from ft_dagster.launch.remote.kept import Kept
-from ft_dagster.launch.remote.order import CACHE, INPUTS, RUN, Order, on_this_node, read_order
+from ft_dagster.launch.remote.order import CACHE, INPUTS, RUN, RemoteOrder, on_this_node, read_order
 from ft_dagster.launch.warm.choice import START
 from ft_dagster.program import SCHEMA_VERSION, write_json
 from ft_dagster.provenance.code import source_digest
@@ -49,16 +49,20 @@ class Stopping:
 
 
 @dataclass(frozen=True)
-class Part:
-    """Which of an attempt's nodes this is, and, where there are several, the address at which they meet."""
+class NodePart:
+    """Which of an attempt's nodes this is; where there are several, the first one's address and a port of it,
+    at which they meet.
+    """
 
     index: int = 0
     rendezvous: str | None = None
 
 
-def carry_out_order(store: Store, place: str, say: Say, stopping: Stopping, part: Part | None = None) -> int:
+def carry_out_order(
+    store: Store, place: str, say: Say, stopping: Stopping, part: NodePart | None = None
+) -> int:
     """Run the program of the newest order to its end on this node; its exit code."""
-    part = part or Part()
+    part = part or NodePart()
     try:
         order = read_order(store, place)
         with ExitStack() as stack:
@@ -83,7 +87,7 @@ def carry_out_order(store: Store, place: str, say: Say, stopping: Stopping, part
         return TRANSIENT
 
 
-def _run_folder(stack: ExitStack, order: Order, own: Path, part: Part) -> Path:
+def _run_folder(stack: ExitStack, order: RemoteOrder, own: Path, part: NodePart) -> Path:
     """Where the program leaves its output: on this node, or where all of several nodes see it."""
     if order.nodes == 1 or order.shared_folder is None:
         return own / "run"
@@ -102,7 +106,7 @@ def _run_folder(stack: ExitStack, order: Order, own: Path, part: Part) -> Path:
     return folder
 
 
-def _carry_out(kept: Kept, folders: dict[Path, Path], say: Say, stopping: Stopping, part: Part) -> int:
+def _carry_out(kept: Kept, folders: dict[Path, Path], say: Say, stopping: Stopping, part: NodePart) -> int:
     order, own = kept.order, folders[INPUTS].parent
     _refuse_other_code(order)
     if part.index == 0:
@@ -111,7 +115,7 @@ def _carry_out(kept: Kept, folders: dict[Path, Path], say: Say, stopping: Stoppi
     bring(kept.store, order.inputs, cache / "files", folders[INPUTS], order.cache_bytes)
     request = on_this_node(order.request, {**folders, CACHE: cache})
     if part.rendezvous is not None:
-        request["launch"]["rendezvous"] = part.rendezvous
+        request["launch"].update(rendezvous=part.rendezvous, node=part.index)
     write_json(own / "program" / RUN_FILE, request)
     log = own / "log.txt"
     environment = {**OFFLINE, **order.environment, START: "off"}
@@ -179,7 +183,7 @@ class _Lines:
             self.say(line.decode("utf-8", "replace"))
 
 
-def _refuse_other_code(order: Order) -> None:
+def _refuse_other_code(order: RemoteOrder) -> None:
     here = source_digest()
     if here != order.code:
         raise UserError(

@@ -31,7 +31,7 @@ class StoredInput(NamedTuple):
     sha256: str
 
 
-class Order(BaseModel):
+class RemoteOrder(BaseModel):
     """`attempt`: unique. `code`: digest of the package that wrote it. `request`: run.json, its paths below
     NODE. `kept_in`, `whole_with`: see `Belongings`. `cache_bytes`: of a node's copies, None: any amount.
     """
@@ -52,6 +52,15 @@ class Order(BaseModel):
     shared_folder: Path | None = None
     cache_bytes: float | None = None
 
+    def does_what(self, other: RemoteOrder) -> bool:
+        """Whether it trains the same, whichever run asked for it."""
+        return self._work() == other._work()
+
+    def _work(self) -> dict[str, Any]:
+        work = self.model_dump(mode="json", exclude={"attempt", "environment"})
+        work["request"].pop("run_id", None)
+        return work
+
 
 def order_file(place: str) -> str:
     return f"{place}/{ORDER_FILE}"
@@ -65,7 +74,7 @@ def written_file(place: str, attempt: str) -> str:
     return f"{place}/written-{attempt}.json"
 
 
-def read_order(store: Store, place: str) -> Order:
+def read_order(store: Store, place: str) -> RemoteOrder:
     """Raises UserError where this machine does not see the store, or reads another version of orders."""
     try:
         content = store.read_json(order_file(place))
@@ -73,7 +82,7 @@ def read_order(store: Store, place: str) -> Order:
         fix = "Name a store that this machine sees too: an s3:// prefix, or a folder that all machines share"
         raise UserError("no such order", file=store.uri(order_file(place)), fix=fix) from None
     refuse_newer(content.get("schema_version"), SCHEMA_VERSION, file=store.uri(order_file(place)))
-    return Order.model_validate(content)
+    return RemoteOrder.model_validate(content)
 
 
 def with_paths(content: Any, change: Callable[[Path], str]) -> Any:

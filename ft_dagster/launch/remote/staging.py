@@ -18,10 +18,11 @@ from ft_dagster.launch.remote.order import (
     CACHE,
     INPUTS,
     RUN,
-    Order,
+    RemoteOrder,
     StoredInput,
     order_file,
     output_folder,
+    read_order,
     with_paths,
     written_file,
 )
@@ -40,13 +41,14 @@ class Staging:
     store: Store
     cluster: Cluster
 
-    def send(self, job: Job, environment: Mapping[str, str], nodes: int = 1) -> Order:
-        """Have in the store what the program reads, and the order to run it. Raises UserError."""
+    def prepare(self, job: Job, environment: Mapping[str, str], nodes: int = 1) -> RemoteOrder:
+        """Have in the store what the program reads; the order to run it. Raises UserError."""
         things = belongings_of(job)
+        job.result_file.unlink(missing_ok=True)  # of a try before this one
         sources: dict[StoredInput, Path] = {}
         request = with_paths(job.request.model_dump(), lambda path: self._placed(path, job, things, sources))
         self._send_missing(things, sources)
-        order = Order(
+        return RemoteOrder(
             attempt=uuid.uuid4().hex,
             module=job.module,
             code=source_digest(),
@@ -60,8 +62,21 @@ class Staging:
             shared_folder=self.cluster.shared_folder,
             cache_bytes=self.cluster.cache_bytes,
         )
-        persist(lambda: self.store.write_json(order_file(things.place), order.model_dump(mode="json")))
-        return order
+
+    def send(self, job: Job, order: RemoteOrder) -> None:
+        """Make it the newest order: who works on an older one stops."""
+        file = order_file(belongings_of(job).place)
+        persist(lambda: self.store.write_json(file, order.model_dump(mode="json")))
+
+    def order_before(self, job: Job) -> RemoteOrder | None:
+        """The newest order so far; None where there is none that this version reads."""
+        place = belongings_of(job).place
+        if not persist(lambda: self.store.exists(order_file(place))):
+            return None
+        try:
+            return read_order(self.store, place)
+        except (UserError, ValueError):
+            return None
 
     def collect(self, job: Job, attempt: str) -> None:
         """Bring what an attempt wrote, but for its checkpoints, to RUN_DIR/output; nothing where it was
@@ -78,20 +93,6 @@ class Staging:
             for path, sha256 in written["files"].items()
         ]
         fetch_all(self.store, files, output / DRAFTS)
-
-    def kept(self, job: Job) -> str:
-        """What of an attempt that ended early the next one goes on from."""
-        things = belongings_of(job)
-        folder = f"{output_folder(things.place)}/{things.kept_in}"
-        steps = [
-            (int(name.rpartition("-")[2]), name)
-            for name in self.store.names(folder)
-            if self.store.exists(f"{folder}/{name}/{things.whole_with}")
-        ]
-        if not steps:
-            return f"nothing, for no checkpoint is whole in {self.store.uri(folder)}"
-        step, name = max(steps)
-        return f"the checkpoint of step {step}, in {self.store.uri(f'{folder}/{name}')}"
 
     def _placed(self, path: Path, job: Job, things: Belongings, sources: dict[StoredInput, Path]) -> str:
         """Where a path of the request will be on a node; files that it stands for are added to `sources`."""
@@ -138,6 +139,20 @@ def belongings_of(job: Job) -> Belongings:
     if job.belongings is None:
         raise ValueError(f"{job.module} was given nothing to run on another machine with")
     return job.belongings
+
+
+def kept_by_nodes(store: Store, things: Belongings) -> str:
+    """What of a program that ended early the next attempt goes on from."""
+    folder = f"{output_folder(things.place)}/{things.kept_in}"
+    steps = [
+        (int(name.rpartition("-")[2]), name)
+        for name in store.names(folder)
+        if store.exists(f"{folder}/{name}/{things.whole_with}")
+    ]
+    if not steps:
+        return f"nothing, for no checkpoint is whole in {store.uri(folder)}"
+    step, name = max(steps)
+    return f"the checkpoint of step {step}, in {store.uri(f'{folder}/{name}')}"
 
 
 def forget(store: Store, place: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 run = json.loads((Path(sys.argv[1]) / "run.json").read_text())
 output = Path(run["output"])
-stopping = []
+stopping: list[bool] = []
 signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
 
 

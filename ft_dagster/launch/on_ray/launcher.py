@@ -1,0 +1,255 @@
+"""Trainings as jobs of a Ray cluster, by Ray's own client of its jobs.
+
+An order's attempt names its job, so a step that was killed finds its job again and follows it.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from typing import Any, TypeVar
+
+from ft_dagster.cluster import TENANT, RaySettings
+from ft_dagster.errors import UserError
+from ft_dagster.exit_codes import CANCELLED, DONE, TRANSIENT
+from ft_dagster.launch.launcher import Job, Say
+from ft_dagster.launch.leases import Ask
+from ft_dagster.launch.local import ProgramFailed
+from ft_dagster.launch.on_ray.job_log import JobLog
+from ft_dagster.launch.remote.node import OPTIONS, OWN
+from ft_dagster.launch.remote.offer import threads_of
+from ft_dagster.launch.remote.order import RemoteOrder, read_order
+from ft_dagster.launch.remote.relay import Relay, relay_of
+from ft_dagster.launch.remote.staging import Staging, belongings_of, options_to_pass
+from ft_dagster.settings import FILE, Settings
+
+DRIVER = "ft_dagster.launch.on_ray.driver"
+LIVING = ("PENDING", "RUNNING")
+STOP_SECONDS = 120  # that Ray gives the driver to end its nodes before it kills it
+T = TypeVar("T")
+
+
+class Unknown(Exception):
+    """The cluster knows of no such job."""
+
+
+@dataclass
+class RayJob:
+    """A submitted job. `ended`: what Ray said of its end. `silent_since`: the head has not answered since."""
+
+    id: str
+    attempt: str
+    log: JobLog
+    relay: Relay
+    ended: str = ""
+    silent_since: float | None = None
+
+
+def check(settings: Settings) -> None:
+    """Raises UserError where Ray's client is not installed, or the store's options are credentials."""
+    if find_spec("ray") is None:
+        raise UserError(
+            "ray is not installed here",
+            file=settings.project / FILE,
+            field="launcher",
+            value="ray",
+            fix="pip install 'ft-dagster[ray]'",
+        )
+    options_to_pass(settings.store_options, settings.project / FILE)
+
+
+def open_launcher(settings: Settings) -> RayLauncher:
+    """Raises UserError, see `check`."""
+    check(settings)
+    options = options_to_pass(settings.store_options, settings.project / FILE)
+    return RayLauncher(settings.ray, Staging(settings.open_store(), settings.cluster), options)
+
+
+@dataclass
+class RayLauncher:
+    """`options`: of the store, for the nodes, as JSON."""
+
+    settings: RaySettings
+    staging: Staging
+    options: str
+
+    @cached_property
+    def client(self) -> Any:
+        """Connected when it is first asked for."""
+        from ray.job_submission import JobSubmissionClient
+
+        return JobSubmissionClient(self.settings.address)
+
+    def stage_in(self, job: Job) -> None:
+        """A job that already does this very work is left alone; another of the same training is ended."""
+        threads = str(threads_of(self.staging.cluster, _ask(job)))
+        environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        environment |= relay_of(job.environment).environment
+        order = self.staging.prepare(job, environment, _ask(job).nodes)
+        before = self.staging.order_before(job)
+        if before is not None:
+            state = self._state(before.attempt)
+            if state in (*LIVING, "SUCCEEDED") and before.does_what(order):
+                return
+            if state in LIVING:
+                self._answer(lambda: self._stop(_id(before.attempt)))
+        self.staging.send(job, order)
+
+    def start(self, job: Job, say: Say) -> RayJob:
+        order = read_order(self.staging.store, belongings_of(job).place)
+        job_id = _id(order.attempt)
+        if self._state(order.attempt) is None:
+            each = self.resources(_ask(job))
+            self._answer(lambda: self._submit(job, order, each))
+            amounts = ", ".join(f"{amount:g} {name}" for name, amount in each.items())
+            say(f"Ray job {job_id} for {job.lessee}: {order.nodes} node(s) with {amounts}")
+        else:
+            say(f"Ray job {job_id} for {job.lessee} was found running, and is followed")
+        return RayJob(job_id, order.attempt, JobLog(self.client, job_id), relay_of(job.environment))
+
+    def report(self, started: RayJob, say: Say) -> int | None:
+        _pass_on(started, started.log.lines(1.0), say)
+        try:
+            info = answered(lambda: self.client.get_job_info(started.id))
+        except Unknown:
+            raise self._lost(f"has been restarted, and knows nothing of job {started.id}") from None
+        except OSError as error:
+            started.silent_since = started.silent_since or time.monotonic()
+            if time.monotonic() - started.silent_since > self.settings.silent_seconds:
+                raise self._silent(error) from error
+            return None
+        started.silent_since = None
+        if not info.status.is_terminal():
+            return None
+        _pass_on(started, started.log.close(), say)
+        started.ended = str(info.message or "")
+        if info.status == "SUCCEEDED":
+            return DONE
+        if info.status == "STOPPED":
+            return CANCELLED
+        code = info.driver_exit_code
+        return TRANSIENT if code is None else int(code)
+
+    def cancel(self, started: RayJob) -> None:
+        """Where the head does not answer, what it ran ends with it."""
+        try:
+            self._stop(started.id)
+            answered(lambda: self.client.delete_job(started.id))
+        except (OSError, RuntimeError, Unknown) as error:  # the last of a job that Ray could not end
+            print(f"Ray job {started.id} is lost to us: {error}", file=sys.stderr, flush=True)
+        finally:
+            started.log.close(0)
+
+    def collect(self, job: Job, started: RayJob, exit_code: int) -> dict[str, Any]:
+        self.staging.collect(job, started.attempt)
+        if exit_code == TRANSIENT and started.ended and not job.result_file.exists():
+            raise ProgramFailed(
+                f"Ray job {started.id}: {_first_line(started.ended)}",
+                "Run it again: it goes on from what was kept",
+                mendable=True,
+            )
+        return job.read_result(exit_code)
+
+    def resources(self, ask: Ask) -> dict[str, float]:
+        """What each node of a training is to give."""
+        cluster = self.staging.cluster
+        own = {"GPU": float(ask.count)} if cluster.gpus else {"CPU": float(ask.count)}
+        name = self.settings.tenant_resource
+        tenant = {name.replace(TENANT, ask.tenant): float(ask.count)} if name else {}
+        return {**own, **tenant, **self.settings.resources}
+
+    def _submit(self, job: Job, order: RemoteOrder, each: dict[str, float]) -> None:
+        store, place = self.staging.store, belongings_of(job).place
+        nodes = ["--nodes", str(order.nodes), "--each", json.dumps(each)]
+        command = ["python", "-P", "-m", DRIVER, place, "--store", store.url, *nodes]
+        given = dict(self.settings.runtime_env)
+        variables = {OPTIONS: self.options, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
+        self.client.submit_job(
+            entrypoint=f"exec {shlex.join(command)}",
+            submission_id=_id(order.attempt),
+            runtime_env={**given, "env_vars": {**given.get("env_vars", {}), **variables}},
+            metadata={"ft_dagster_variant": job.lessee, "ft_dagster_run": _ask(job).run_id},
+        )
+
+    def _stop(self, job_id: str) -> None:
+        """Ask for its end, and wait for it; further interrupts do not hurry it. Raises OSError, Unknown."""
+        deadline = time.monotonic() + STOP_SECONDS + 30
+        answered(lambda: self.client.stop_job(job_id))
+        while time.monotonic() < deadline:
+            try:
+                if answered(lambda: self.client.get_job_info(job_id)).status.is_terminal():
+                    return
+                time.sleep(0.5)
+            except (KeyboardInterrupt, SystemExit):
+                print(f"still ending Ray job {job_id}", file=sys.stderr, flush=True)
+
+    def _state(self, attempt: str) -> str | None:
+        """PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED; None where the cluster knows of no such job."""
+        try:
+            return str(self._answer(lambda: self.client.get_job_info(_id(attempt))).status.value)
+        except Unknown:
+            return None
+
+    def _answer(self, call: Callable[[], T]) -> T:
+        """What the head answers, waited for. Raises Unknown, ProgramFailed."""
+        deadline = time.monotonic() + self.settings.silent_seconds
+        while True:
+            try:
+                return answered(call)
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise self._silent(error) from error
+                time.sleep(1.0)
+
+    def _silent(self, error: OSError) -> ProgramFailed:
+        seconds = f"{self.settings.silent_seconds:.0f} s"
+        return self._lost(f"has not answered for {seconds} ({_first_line(str(error))})")
+
+    def _lost(self, what: str) -> ProgramFailed:
+        return ProgramFailed(
+            f"the Ray head at {self.settings.address} {what}",
+            "Look at it, or at `ray.address` in ft_dagster.yaml, and run it again",
+            mendable=True,
+        )
+
+
+def answered(call: Callable[[], T]) -> T:
+    """What the head answers. Raises Unknown, and OSError where it does not, or cannot just now."""
+    try:
+        return call()
+    except RuntimeError as error:
+        if "status code 404" in str(error):
+            raise Unknown(_first_line(str(error))) from None
+        if "status code 5" in str(error):
+            raise ConnectionError(_first_line(str(error))) from error
+        raise
+
+
+def _id(attempt: str) -> str:
+    return f"ft_dagster-{attempt}"
+
+
+def _ask(job: Job) -> Ask:
+    if job.ask is None:
+        raise ValueError(f"{job.module} asks for no devices")
+    return job.ask
+
+
+def _pass_on(started: RayJob, lines: list[str], say: Say) -> None:
+    """Messages into the step's session, what nodes say of themselves to its log, all else to its output."""
+    for line in lines:
+        rest = started.relay.pass_on(line)
+        if rest.startswith(OWN):
+            say(rest.removeprefix(OWN))
+        elif rest or not line:
+            print(rest, flush=True)
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else "no reason given"

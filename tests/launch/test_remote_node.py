@@ -1,0 +1,188 @@
+"""A training on another machine: the same model, kept while it runs, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ft_dagster.errors import UserError
+from ft_dagster.exit_codes import BAD_INPUT, DONE, TRANSIENT
+from ft_dagster.launch.launcher import OUTPUT, RESULT_FILE, Job, LocalLauncher, carry_out
+from ft_dagster.launch.leases import Leases
+from ft_dagster.launch.local import ProgramFailed
+from ft_dagster.launch.remote.node import Stopping, carry_out_order
+from ft_dagster.launch.remote.order import order_file
+from ft_dagster.launch.remote.staging import belongings_of, forget, kept_by_nodes, options_to_pass
+from ft_dagster.store.blobs import Store
+from tests.launch.helpers import slots
+from tests.launch.remote_jobs import LONG, PLACE, kept, payload_of, staging, training_job, wait_for
+from tests.s3_server import S3Server
+from tests.training.runs import Runs, write_mixture
+
+
+@pytest.fixture
+def runs(tmp_path: Path, tiny_model_folder: Path) -> Runs:
+    return Runs(tmp_path, tiny_model_folder, write_mixture(tmp_path / "mixture"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+def trained_here(runs: Runs, tmp_path: Path, job: Job) -> dict[str, bytes]:
+    """The payload of the same training under a lease of this host."""
+    here = training_job(runs, "here", training=LONG) if job.run_dir.name != "here" else job
+    carry_out(LocalLauncher(Leases(tmp_path / "leases", slots(1))), here, print)
+    return payload_of(here)
+
+
+def send(store: Store, job: Job, node: Path) -> str:
+    """Order a training; the attempt."""
+    side = staging(store, node)
+    order = side.prepare(job, dict(job.environment))
+    side.send(job, order)
+    return order.attempt
+
+
+@pytest.mark.slow
+def test_a_node_trains_what_this_host_would_have_from_an_object_store(
+    runs: Runs, tmp_path: Path, s3_server: S3Server
+) -> None:
+    store = Store(f"s3://{s3_server.bucket}/nodes", s3_server.options)
+    job = training_job(runs, "away", training=LONG)
+    attempt, node, said = send(store, job, tmp_path / "node"), tmp_path / "node", list[str]()
+    assert carry_out_order(store, PLACE, said.append, Stopping()) == DONE
+    assert any("step 1/" in line for line in said)
+    staging(store, node).collect(job, attempt)
+    assert job.read_result(DONE)["status"] == "done"
+    assert (job.run_dir / OUTPUT / "evidence" / "log.jsonl").exists()
+    assert not (job.run_dir / OUTPUT / "checkpoints").exists()
+    assert list((node / "runs").iterdir()) == []
+    assert payload_of(job) == trained_here(runs, tmp_path, job)
+    forget(store, PLACE)
+    assert store.files_below(PLACE) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_what_was_preempted_on_one_node_goes_on_on_another_to_the_same_model(
+    runs: Runs, store: Store, tmp_path: Path
+) -> None:
+    job, stopping, codes, said = training_job(runs, "away", training=LONG), Stopping(), [], list[str]()
+    send(store, job, tmp_path / "first")
+    thread = threading.Thread(
+        target=lambda: codes.append(carry_out_order(store, PLACE, said.append, stopping))
+    )
+    thread.start()
+    wait_for(lambda: kept(store))
+    stopping.asked = signal.SIGTERM
+    thread.join()
+    assert codes == [TRANSIENT]
+    assert "the checkpoint of step" in kept_by_nodes(store, belongings_of(job))
+    attempt, again = send(store, job, tmp_path / "second"), list[str]()
+    assert carry_out_order(store, PLACE, again.append, Stopping()) == DONE
+    assert any("resuming at step" in line for line in again)
+    staging(store, tmp_path).collect(job, attempt)
+    assert payload_of(job) == trained_here(runs, tmp_path, job)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_who_works_on_an_older_order_stops_and_keeps_nothing_more(
+    runs: Runs, store: Store, tmp_path: Path
+) -> None:
+    job, codes = training_job(runs, "away", training={**LONG, "num_train_epochs": 400.0}), list[int]()
+    send(store, job, tmp_path / "first")
+    thread = threading.Thread(
+        target=lambda: codes.append(carry_out_order(store, PLACE, lambda line: None, Stopping()))
+    )
+    thread.start()
+    wait_for(lambda: kept(store))
+    newer = send(store, job, tmp_path / "second")
+    thread.join(120)
+    assert codes == [TRANSIENT]
+    assert store.read_json(order_file(PLACE))["attempt"] == newer
+    assert not [name for name in store.names(PLACE) if name.startswith("written-")]
+
+
+def test_a_node_with_other_code_refuses_and_says_so(runs: Runs, store: Store, tmp_path: Path) -> None:
+    job, side, said = training_job(runs, "away"), staging(store, tmp_path / "node"), list[str]()
+    order = side.prepare(job, {}).model_copy(update={"code": "0" * 64})
+    side.send(job, order)
+    assert carry_out_order(store, PLACE, said.append, Stopping()) == BAD_INPUT
+    side.collect(job, order.attempt)
+    with pytest.raises(ProgramFailed, match="has another ft-dagster") as failure:
+        job.read_result(BAD_INPUT)
+    assert not failure.value.mendable
+    assert "Install the same version" in said[0]
+
+
+def test_a_machine_that_does_not_see_the_store_says_so(tmp_path: Path) -> None:
+    said: list[str] = []
+    assert carry_out_order(Store(str(tmp_path)), PLACE, said.append, Stopping()) == BAD_INPUT
+    assert "Name a store that this machine sees too" in said[0]
+
+
+def test_an_input_that_was_lost_can_be_mended_by_another_try(
+    runs: Runs, store: Store, tmp_path: Path
+) -> None:
+    job = training_job(runs, "away")
+    send(store, job, tmp_path / "node")
+    store.remove(f"mixture/{name}" for name in store.names("mixture"))
+    assert carry_out_order(store, PLACE, print, Stopping()) == TRANSIENT
+    send(store, job, tmp_path / "node")
+    assert store.names("mixture")
+
+
+def test_inputs_are_sent_once(runs: Runs, store: Store, tmp_path: Path) -> None:
+    job = training_job(runs, "away")
+    side = staging(store, tmp_path / "node")
+    order = side.prepare(job, {})
+    sent = {each.stored: store.modified(each.stored) for each in order.inputs}
+    assert {each.sha256 for each in order.inputs} == {
+        *belongings_of(job).lent[runs.base].files.values(),
+        *belongings_of(job).lent[runs.mixture].files.values(),
+    }
+    side.prepare(job, {})
+    assert {stored: store.modified(stored) for stored in sent} == sent
+
+
+def test_what_lies_elsewhere_on_this_host_is_refused(runs: Runs, store: Store, tmp_path: Path) -> None:
+    job = training_job(runs, "away", mixture=str(tmp_path / "elsewhere"))
+    with pytest.raises(UserError, match="no part of what a training brings"):
+        staging(store, tmp_path / "node").prepare(job, {})
+
+
+def test_the_same_work_is_known_whichever_run_asks_for_it(runs: Runs, store: Store, tmp_path: Path) -> None:
+    side, job = staging(store, tmp_path / "node"), training_job(runs, "away")
+    first = side.prepare(job, {"DAGSTER_PIPES_CONTEXT": "one"})
+    asked_again = replace(job, request=job.request.model_copy(update={"run_id": "another"}))
+    assert side.prepare(asked_again, {}).does_what(first)
+    other = training_job(runs, "away", training={"learning_rate": 1e-4})
+    assert not side.prepare(other, {}).does_what(first)
+
+
+@pytest.mark.parametrize("name", ["key", "secret", "token"])
+def test_credentials_are_not_passed_to_a_cluster(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a credential") as error:
+        options_to_pass({"client_kwargs": {name: "sesame"}}, tmp_path / "ft_dagster.yaml")
+    assert error.value.field == f"store_options.{name}"
+    assert "sesame" not in str(error.value)
+    passed = options_to_pass({"profile": "acme", "endpoint_url": "http://s3:9000"}, tmp_path)
+    assert json.loads(passed) == {"profile": "acme", "endpoint_url": "http://s3:9000"}
+
+
+def test_a_result_of_a_mistake_is_not_left_to_the_next_attempt(
+    runs: Runs, store: Store, tmp_path: Path
+) -> None:
+    job, side = training_job(runs, "away"), staging(store, tmp_path / "node")
+    order = side.prepare(job, {})
+    side.send(job, order)
+    side.collect(job, order.attempt)  # nothing was written by it
+    assert not (job.run_dir / OUTPUT / RESULT_FILE).exists()
