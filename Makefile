@@ -15,7 +15,7 @@ install: .venv/installed
 	touch $@
 
 .venv/extras: .venv/installed
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev,ray]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,clusters]'
 	touch $@
 
 demo: install  ## three tenants' models: prepared, trained, judged, released; then asked
@@ -38,7 +38,7 @@ test: install  ## what CI runs
 quick: install  ## the inner loop, one to two minutes
 	$(PYTEST) -m "not slow and not long"
 
-test-all: .venv/extras  ## also what takes long: the whole demo, and what needs an extra (ray)
+test-all: .venv/extras  ## also what takes long: the whole demo, and what needs an extra (ray, k8s)
 	$(PYTEST)
 
 lint: install

@@ -14,6 +14,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -22,8 +23,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from ft_dagster.cluster import Cluster, RaySettings
 from ft_dagster.errors import UserError, UserErrors
 from ft_dagster.files import expanded
+from ft_dagster.kubernetes_settings import KubernetesSettings
 from ft_dagster.roots import UPSTREAM, Roots, is_address
-from ft_dagster.settings_part import Part
+from ft_dagster.settings_part import Part, Tenant
 from ft_dagster.spec.keys import HALF
 from ft_dagster.spec.plain import plain_value
 from ft_dagster.spec.policy import POLICY_FILE, Policies, load_policies
@@ -38,7 +40,6 @@ FILE = "ft_dagster.yaml"
 WARM_IDLE_SECONDS = 600.0
 STORAGE_USD_PER_GB_MONTH = 0.023  # S3 Standard, us-east-1, first 50 TB; read 2026-11-25
 SEE_SCHEMA = "See `ft-dagster schema --settings` for what the field takes"
-Tenant = Annotated[str, Field(pattern=rf"^{HALF.pattern}$")]
 
 
 def _whole(value: Any) -> Any:
@@ -114,6 +115,21 @@ class AllowedCode(Part):
         (),
         description="Python files (from the project) and modules whose functions a task YAML may name",
     )
+
+
+class StoreProfiles(Part):
+    """AWS profiles, by name, as the shared credentials file of who runs the steps has them."""
+
+    default: str | None = Field(
+        None, min_length=1, description="Of who is not named, and of the platform; null: AWS' own default"
+    )
+    per_tenant: dict[Tenant, Annotated[str, Field(min_length=1)]] = Field(
+        {}, description="By tenant: its runs open the store with it, and its programs have no other"
+    )
+
+    def of(self, tenant: str | None) -> str | None:
+        """The profile of a tenant; None as `tenant`: of the platform."""
+        return self.per_tenant.get(tenant or "", self.default)
 
 
 class Retries(Part):
@@ -283,6 +299,7 @@ class Settings(BaseSettings):
     project: Path
     store: str = ".ft_dagster/store"
     store_options: dict[str, Any] = Field({}, description="For the file system: endpoint_url, profile, ...")
+    store_profiles: StoreProfiles = StoreProfiles()
     work: Path = Field(Path(".ft_dagster/work"), description="Scratch space and caches of this host")
     keys: Path = Field(
         Path(".ft_dagster/keys"), description="Keys of record trees, of this user alone; back them up"
@@ -296,11 +313,12 @@ class Settings(BaseSettings):
         "longest unused go, and none that a run uses; null: any amount",
     )
     host: Host = Host()
-    launcher: Literal["local", "ray"] = Field(
-        "local", description="Where trainings run: on this host, or as jobs of a Ray cluster"
+    launcher: Literal["local", "ray", "k8s"] = Field(
+        "local", description="Where trainings run: on this host, or as jobs of a Ray cluster or of Kubernetes"
     )
     cluster: Cluster = Cluster()
     ray: RaySettings = RaySettings()
+    kubernetes: KubernetesSettings = KubernetesSettings()
     tenant_runs: int = Field(
         4,
         ge=1,
@@ -328,14 +346,42 @@ class Settings(BaseSettings):
     def _is_of_its_plain_type(cls, value: Any) -> Any:
         return _whole(value)
 
-    def open_store(self) -> Store:
-        """Raises UserError for an address of no known kind, or options that its file system does not take."""
+    @field_validator("store_profiles")
+    @classmethod
+    def _credentials_are_said_once(cls, profiles: StoreProfiles, info: ValidationInfo) -> StoreProfiles:
+        given = sorted({"key", "secret", "token", "profile"} & set(info.data.get("store_options", {})))
+        if given and profiles != StoreProfiles():
+            raise ValueError(f"store_options.{given[0]} says by whose credentials already")
+        return profiles
+
+    def open_store(self, tenant: str | None = None) -> Store:
+        """The store as a tenant's runs open it; None: as the platform does. Raises UserError for an address
+        of no known kind, options that its file system does not take, and a profile that is not there.
+        """
         place = self.store if "://" in self.store else self._inside(self.store)
         if place is not self.store and os.path.exists(place) and not os.path.isdir(place):
             raise UserError(
                 "not a folder", file=self.project / FILE, field="store", value=self.store, fix="Name another"
             )
-        return self.open_store_at(place)
+        profile = self.store_profiles.of(tenant)
+        if profile is None or not place.startswith("s3://"):
+            return self.open_store_at(place)
+        self._check_profile(profile)
+        return self.open_store_at(place, {"profile": profile})
+
+    def _check_profile(self, profile: str) -> None:
+        from botocore.session import Session  # of s3fs, and slow to import
+
+        known = Session().available_profiles
+        if profile not in known:
+            raise UserError(
+                "no such AWS profile",
+                file=self.project / FILE,
+                field="store_profiles",
+                value=profile,
+                fix=f"Known: {', '.join(known) or 'none'}; add it to ~/.aws/credentials, or to the file that "
+                "AWS_SHARED_CREDENTIALS_FILE names",
+            )
 
     def open_store_at(self, place: str, options: Mapping[str, Any] | None = None) -> Store:
         """The store of another place, a whole path or an address; `options` over `store_options`. Raises

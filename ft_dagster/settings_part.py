@@ -1,12 +1,15 @@
-"""A part of the settings: what its numbers and texts may be given as."""
+"""What the parts of `ft_dagster.yaml` are made of: frozen, no unknown field, and numbers that are numbers."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from ft_dagster.spec.keys import HALF
 from ft_dagster.spec.plain import plain_value
+
+Tenant = Annotated[str, Field(pattern=rf"^{HALF.pattern}$")]
 
 
 class Part(BaseModel):

@@ -147,10 +147,18 @@ def main(call: Callable[[], Any] = app) -> None:
             raise
         _refuse(known)
     except Exception as error:
+        if (not_let_in := _not_let_in(error)) is not None:
+            _refuse(not_let_in)
         if not _is_out_of_reach(error):
             raise
         problem = f"the storage could not be reached: {error}"
         _refuse(UserError(problem, fix="Try again; `store` and `store_options` say where it is"), TRANSIENT)
+
+
+def _not_let_in(error: Exception) -> UserError | None:
+    from ft_dagster.store import refused
+
+    return refused(error)
 
 
 def _is_out_of_reach(error: Exception) -> bool:

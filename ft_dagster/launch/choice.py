@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from ft_dagster.launch.inventory import Inventory
 from ft_dagster.launch.launcher import Job, Launcher, LocalLauncher, Say
 from ft_dagster.launch.leases import Ask, Leases
+from ft_dagster.launch.on_kubernetes import launcher as on_kubernetes
 from ft_dagster.launch.on_ray import launcher as on_ray
 from ft_dagster.launch.remote.offer import ask_of_cluster, inventory_of, refuse_beyond
 from ft_dagster.launch.warm.choice import as_environment
@@ -31,7 +32,10 @@ class ClusterLauncher(NamedTuple):
     check: Callable[[Settings], None]
 
 
-CLUSTERS = {"ray": ClusterLauncher(on_ray.open_launcher, on_ray.check)}
+CLUSTERS = {
+    "ray": ClusterLauncher(on_ray.open_launcher, on_ray.check),
+    "k8s": ClusterLauncher(on_kubernetes.KubernetesLauncher, on_kubernetes.check),
+}
 
 
 def launcher_of(settings: Settings, leases: Leases) -> Launcher[Any]:

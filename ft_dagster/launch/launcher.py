@@ -18,6 +18,7 @@ from ft_dagster.program import write_json
 PACKAGE = "ft_dagster"
 OFFLINE = {"TOKENIZERS_PARALLELISM": "false"}
 RUN_FILE, RESULT_FILE, OUTPUT = "run.json", "result.json", "output"
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
 Say = Callable[[str], None]
 R = TypeVar("R")
 
@@ -52,7 +53,8 @@ class Belongings:
 class Job:
     """One program to run: `python -m ft_dagster.<program> RUN_DIR`, which reads RUN_DIR/run.json (`request`)
     and leaves RUN_DIR/output/result.json. `ask`: the devices it needs; None: none. `lessee`: for whom.
-    `belongings`: of one that may run on another machine.
+    `belongings`: of one that may run on another machine. `profile`: the AWS profile that it has and no other;
+    None: whatever who starts it has.
     """
 
     program: str
@@ -62,6 +64,7 @@ class Job:
     environment: Mapping[str, str]
     lessee: str
     belongings: Belongings | None = None
+    profile: str | None = None
 
     @property
     def module(self) -> str:
@@ -120,6 +123,13 @@ def carry_out(launcher: Launcher[R], job: Job, say: Say) -> dict[str, Any]:
     return launcher.collect(job, started, code)
 
 
+def credentials(profile: str | None) -> dict[str, str]:
+    """The environment of a program that has the credentials of this AWS profile; those of its parent's
+    environment, which would go before, read as none.
+    """
+    return {} if profile is None else {**dict.fromkeys(KEYS, ""), "AWS_PROFILE": profile}
+
+
 @dataclass(frozen=True)
 class LocalRun:
     """A program of this host, and what it was lent."""
@@ -144,7 +154,7 @@ class LocalLauncher:
             if job.ask is not None:
                 lease = lent.enter_context(self.leases.acquire(job.ask, on_wait=say))
                 say(f"{lease.kind} {', '.join(lease.devices)} leased to {job.lessee}")
-            environment = {**self.environment, **job.environment}
+            environment = {**self.environment, **job.environment, **credentials(job.profile)}
             program = start_program(job.module, job.run_dir, lease, environment=environment)
             lent.callback(program.close)
             return LocalRun(program, lent.pop_all())

@@ -31,7 +31,7 @@ from ft_dagster.stages import (
 )
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.workspace import TrainingStopped, Workspace
-from ft_dagster.store import Artifact, unreachable
+from ft_dagster.store import Artifact, refused, unreachable
 
 CHAIN: tuple[Stage[Any], ...] = (
     declaration.STAGE,
@@ -97,6 +97,8 @@ def run_chain(workspace: Workspace, stages: Sequence[Stage[Any]] = CHAIN) -> Cha
     except (UserError, ProgramFailed) as error:
         return ChainOutcome(made, str(error))
     except Exception as error:
+        if (not_let_in := refused(error)) is not None:
+            return ChainOutcome(made, str(not_let_in))
         if not unreachable(error):
             raise
         return ChainOutcome(made, f"the storage could not be reached ({type(error).__name__}: {error})")

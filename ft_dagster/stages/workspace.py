@@ -130,7 +130,7 @@ class Workspace:
 
     @cached_property
     def store(self) -> Store:
-        return self.settings.open_store()
+        return self.settings.open_store(self.key.tenant)
 
     @cached_property
     def lent(self) -> dict[Path, LentFolder]:
@@ -342,6 +342,7 @@ class Workspace:
                     environment,
                     str(self.key),
                     things,
+                    self.settings.store_profiles.of(self.key.tenant),
                 )
                 result = carry_out(launcher, job, self.run.say)
         except ProgramFailed as failure:

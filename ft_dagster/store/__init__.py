@@ -9,7 +9,7 @@ from ft_dagster.store.artifacts import (
     find_artifact,
     verify_artifact,
 )
-from ft_dagster.store.blobs import Store, unreachable
+from ft_dagster.store.blobs import Store, refused, unreachable
 from ft_dagster.store.heads import SHARED, read_head, write_head
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "commit_attempt",
     "find_artifact",
     "read_head",
+    "refused",
     "unreachable",
     "verify_artifact",
     "write_head",

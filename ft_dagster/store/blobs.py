@@ -28,7 +28,13 @@ _PASSING_ERRORS = {
     "botocore.EndpointConnectionError", "botocore.ConnectionClosedError", "botocore.ConnectTimeoutError",
     "botocore.ReadTimeoutError", "botocore.HTTPClientError",
 }  # fmt: skip
-
+_NO_CREDENTIALS = {
+    f"botocore.{name}"
+    for name in (
+        "NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound",
+        "TokenRetrievalError", "SSOTokenLoadError", "UnauthorizedSSOTokenError",
+    )
+}  # fmt: skip
 
 PART_BYTES = 16 * 2**20  # of a file that is moved in parts; S3 takes no smaller ones than 5 MiB
 PARTS_AT_ONCE = 4
@@ -292,13 +298,35 @@ def as_stored(value: Any) -> bytes:
 
 def unreachable(error: BaseException) -> bool:
     """Whether an error says that the storage could not be reached just now: a retry may find it again."""
-    at: BaseException | None = error
-    while at is not None:
+    for at in _causes(error):
         network = isinstance(at, ConnectionError | TimeoutError) or _name_of(at) in _PASSING_ERRORS
         if network or (isinstance(at, OSError) and at.errno in _PASSING_ERRNOS):
             return True
-        at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
     return False
+
+
+def refused(error: BaseException) -> UserError | None:
+    """What to say where a remote storage does not let in who asks: no rights, or credentials that are wrong,
+    expired or missing. None of any other error.
+    """
+    for at in _causes(error):
+        by_server = isinstance(at, PermissionError) and at.errno is None  # of a file it has a number
+        if by_server or _name_of(at) in _NO_CREDENTIALS:
+            return UserError(
+                f"the storage lets nobody in with these credentials: {' '.join(str(at).split()).rstrip('.')}",
+                field="store_profiles",
+                fix="Renew them, or let them list, read, write and delete in the store. Then run it again: "
+                "it goes on from what was kept",
+            )
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those that led to it."""
+    at: BaseException | None = error
+    while at is not None:
+        yield at
+        at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
 
 
 def _name_of(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from ft_dagster.training.figures import peak_device_bytes, peak_process_bytes
 from ft_dagster.training.journal import Journal, JournalStep, StepLog
 from ft_dagster.training.progress import TrainingProgress
 from ft_dagster.training.sft import TokenTrainer
-from ft_dagster.training.stop import GRACE_SECONDS, Stop
+from ft_dagster.training.stop import Stop
 from ft_dagster.training.watch.observer import Observer
 
 
@@ -70,10 +70,11 @@ class WatchCallback(TrainerCallback):
     def on_save(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
         """Say once where a preemption would not leave the time to save."""
         took = self._trainer.timer.last_seconds
-        if took > GRACE_SECONDS and not self._said_slow:
+        grace = self._stop.grace
+        if took > grace and not self._said_slow:
             self._said_slow = True
             self._progress.say(
-                f"a checkpoint takes {took:.0f} s, more than the {GRACE_SECONDS:.0f} s between a preemption "
+                f"a checkpoint takes {took:.0f} s, more than the {grace:.0f} s between a preemption "
                 "and the end: one would cost what was trained since the last checkpoint "
                 "(training.checkpoint_minutes)"
             )

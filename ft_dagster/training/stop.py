@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from types import FrameType
 
 from ft_dagster.exit_codes import CANCELLED, PREEMPTED
+from ft_dagster.launch import processes
 
-GRACE_SECONDS = 10.0
+GRACE_SECONDS = 10.0  # unless who started this process gives more
 STATUS = {PREEMPTED: "preempted", CANCELLED: "cancelled"}
 
 
@@ -26,12 +27,12 @@ class Stopped(BaseException):
 class Stop:
     """Handles the signals of this process. Inside `saving()` a SIGTERM waits for the next checkpoint.
 
-    If that takes longer than the grace, the process ends at once: the checkpoint before is whole.
+    If that takes longer than the grace, in seconds, the process ends at once: the checkpoint before is whole.
     """
 
-    def __init__(self, grace_seconds: float = GRACE_SECONDS) -> None:
+    def __init__(self) -> None:
         self.requested = False
-        self._grace = grace_seconds
+        self.grace = float(os.environ.get(processes.GRACE) or GRACE_SECONDS)
         self._can_save = False
         self._last_words: Callable[[], None] = lambda: None
 
@@ -63,7 +64,7 @@ class Stop:
         if not self._can_save or self.requested:
             raise Stopped(PREEMPTED)
         self.requested = True
-        timer = threading.Timer(self._grace, self._give_up)
+        timer = threading.Timer(self.grace, self._give_up)
         timer.daemon = True
         timer.start()
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ft_dagster.training import callbacks, checkpoints
+from ft_dagster.launch import processes
+from ft_dagster.training import checkpoints
 from ft_dagster.training.checkpoints import CheckpointTimer
 from tests.training.runs import Runs, losses, payload_bytes, result_of, train, write_mixture
 
@@ -122,6 +123,6 @@ def test_without_validation_the_last_step_is_the_model_however_often_it_was_save
 def test_that_a_preemption_leaves_no_time_to_save_is_said_once(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(callbacks, "GRACE_SECONDS", 0.0)
+    monkeypatch.setenv(processes.GRACE, "0")
     assert train(runs.prepare(training=SETTINGS)) == 0
     assert capsys.readouterr().out.count("between a preemption and the end") == 1

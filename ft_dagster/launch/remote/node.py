@@ -24,18 +24,20 @@ from typing import Any, BinaryIO
 
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, TRANSIENT
+from ft_dagster.launch import processes
 from ft_dagster.launch.launcher import OFFLINE, OUTPUT, RESULT_FILE, RUN_FILE, Say
-from ft_dagster.launch.local import StartedProgram, start_program
+from ft_dagster.launch.local import GRACE, Patience, StartedProgram, start_program
 from ft_dagster.launch.remote.folders import bring, own_folder
 from ft_dagster.launch.remote.kept import Kept
 from ft_dagster.launch.remote.order import CACHE, INPUTS, RUN, RemoteOrder, on_this_node, read_order
 from ft_dagster.launch.warm.choice import START
 from ft_dagster.program import SCHEMA_VERSION, write_json
 from ft_dagster.provenance.code import source_digest
-from ft_dagster.store.blobs import Store, unreachable
+from ft_dagster.store.blobs import Store, refused, unreachable
 
 OPTIONS = "FT_DAGSTER_NODE_STORE_OPTIONS"
 OWN = "ft_dagster: "  # begins a line of the node's own, beside those of the program
+LEAVING_SECONDS = 15.0  # that a program has to end once it has saved
 SHARED_SECONDS = 60.0  # for a folder made on another node to be seen on this one
 
 
@@ -76,6 +78,9 @@ def carry_out_order(
         say(f"{OWN}{error}")
         return BAD_INPUT
     except Exception as error:
+        if (not_let_in := refused(error)) is not None:
+            say(f"{OWN}{not_let_in}")
+            return TRANSIENT  # another try may have credentials that were renewed
         if not (unreachable(error) or isinstance(error, FileNotFoundError)):
             raise
         say(f"{OWN}the store is out of reach, or lacks what the order names: {error}")
@@ -114,7 +119,10 @@ def _carry_out(kept: Kept, folders: dict[Path, Path], say: Say, stopping: Stoppi
     write_json(own / "program" / RUN_FILE, request)
     log = own / "log.txt"
     environment = {**OFFLINE, **order.environment, START: "off"}
-    program = start_program(order.module, own / "program", environment=environment, output=log)
+    patience = Patience(max(GRACE, float(os.environ.get(processes.GRACE) or 0) + LEAVING_SECONDS))
+    program = start_program(
+        order.module, own / "program", environment=environment, patience=patience, output=log
+    )
     try:
         with log.open("rb") as lines:
             code = _follow(program, _Lines(lines, say), kept if part.index == 0 else None, stopping)

@@ -1,0 +1,110 @@
+"""deploy/: each dagster.yaml is one by Dagster's own rules, each ft_dagster.yaml by ours; the files agree."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+from dagster._core.instance.config import dagster_instance_config
+
+from ft_dagster.automation.instance import WORKSPACE_YAML, dagster_yaml
+from ft_dagster.settings import Settings, load_settings
+
+ROOT = Path(__file__).parents[1]
+DEPLOY = ROOT / "deploy"
+PAGE = (ROOT / "docs/deploy.md").read_text("utf-8")
+INSTANCES = sorted(DEPLOY.glob("*/dagster.yaml"))
+SETTINGS = sorted(DEPLOY.glob("*/ft_dagster.yaml"))
+CAMEL = re.compile(r"(?<!^)(?=[A-Z])")
+
+
+def read(file: Path) -> Any:
+    return yaml.safe_load(file.read_text("utf-8"))
+
+
+def snake(content: Any) -> Any:
+    """As Dagster's chart writes names of its values into dagster.yaml."""
+    if isinstance(content, dict):
+        return {CAMEL.sub("_", name).lower(): snake(value) for name, value in content.items()}
+    return content
+
+
+@pytest.mark.parametrize("file", INSTANCES, ids=lambda file: file.parent.name)
+def test_each_instance_is_one_by_dagsters_own_rules(file: Path, tmp_path: Path) -> None:
+    shutil.copy(file, tmp_path / "dagster.yaml")
+    config, _ = dagster_instance_config(str(tmp_path))
+    assert config["run_coordinator"]["class"] == "VariantRunCoordinator"
+
+
+@pytest.mark.parametrize("file", INSTANCES, ids=lambda file: file.parent.name)
+def test_each_queue_releases_retries_and_counts_as_our_own_instances_do(file: Path) -> None:
+    own, given = dagster_yaml(Settings(project=ROOT)), read(file)
+    limits = own["run_coordinator"]["config"]["tag_concurrency_limits"]
+    assert given["run_coordinator"]["config"]["tag_concurrency_limits"] == limits
+    assert given["run_retries"] == own["run_retries"]
+    assert own["run_monitoring"].items() <= given["run_monitoring"].items()
+
+
+def test_one_machines_instance_opens_and_has_the_queue(tmp_path: Path) -> None:
+    shutil.copy(DEPLOY / "one-machine" / "dagster.yaml", tmp_path / "dagster.yaml")
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert type(instance.run_coordinator).__name__ == "VariantRunCoordinator"
+        assert instance.run_monitoring_enabled
+        assert instance.run_retries_enabled
+
+
+def test_one_machines_workspace_is_the_one_that_we_would_write() -> None:
+    assert read(DEPLOY / "one-machine/workspace.yaml") == WORKSPACE_YAML
+
+
+@pytest.mark.parametrize("file", SETTINGS, ids=lambda file: file.parent.name)
+def test_each_settings_file_is_accepted(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "tenants").mkdir()
+    shutil.copy(file, tmp_path / "ft_dagster.yaml")
+    load_settings(tmp_path)
+
+
+def test_the_charts_values_make_the_instance_beside_them() -> None:
+    values, made = read(DEPLOY / "kubernetes/values.yaml"), read(DEPLOY / "kubernetes/dagster.yaml")
+    daemon, launcher = values["dagsterDaemon"], values["runLauncher"]
+    coordinator = daemon["runCoordinator"]
+    assert (coordinator["enabled"], coordinator["type"]) == (True, "CustomRunCoordinator")
+    assert coordinator["config"]["customRunCoordinator"] == made["run_coordinator"]
+    assert snake(daemon["runMonitoring"]) == made["run_monitoring"]
+    assert values["additionalInstanceConfig"]["run_retries"] == made["run_retries"]
+    assert daemon["runRetries"] == {"enabled": False}
+    assert (launcher["type"], made["run_launcher"]["class"]) == ("K8sRunLauncher", "K8sRunLauncher")
+    given = snake(launcher["config"]["k8sRunLauncher"])
+    given = {name: value for name, value in given.items() if value != []}
+    assert given.items() <= made["run_launcher"]["config"].items()
+
+
+def test_runs_may_do_what_the_launcher_asks_and_nothing_else() -> None:
+    documents = list(yaml.safe_load_all((DEPLOY / "kubernetes/rbac.yaml").read_text("utf-8")))
+    (role,) = [each for each in documents if each["kind"] == "Role"]
+    allowed = {(kind, verb) for rule in role["rules"] for kind in rule["resources"] for verb in rule["verbs"]}
+    source = (ROOT / "ft_dagster/launch/on_kubernetes/api.py").read_text("utf-8")
+    asked = set(re.findall(r"\.(create|read|list|delete)_namespaced_(\w+)\(", source))
+    kinds = {"job": "jobs", "pod": "pods", "pod_log": "pods/log", "event": "events"}
+    assert allowed == {(kinds[kind], verb.replace("read", "get")) for verb, kind in asked}
+
+
+def test_manifests_and_settings_name_the_same_things() -> None:
+    settings, values = read(DEPLOY / "kubernetes/ft_dagster.yaml"), read(DEPLOY / "kubernetes/values.yaml")
+    (deployment,) = values["dagster-user-deployments"]["deployments"]
+    image = deployment["image"]
+    assert settings["kubernetes"]["image"] == f"{image['repository']}:{image['tag']}"
+    mounted = {mount["name"]: mount["mountPath"] for mount in deployment["volumeMounts"]}
+    assert (settings["work"], settings["keys"]) == (mounted["work"], mounted["keys"])
+    assert deployment["env"]["FT_DAGSTER_PROJECT"] == mounted["project"]
+    assert set(settings["store_profiles"]["per_tenant"].values()) <= set(settings["kubernetes"]["profiles"])
+
+
+def test_the_page_names_files_that_exist() -> None:
+    for name in re.findall(r"(?:deploy|tests)/[\w./-]+\w", PAGE):
+        assert (ROOT / name).exists() or list(ROOT.glob(f"{name}*")), name
