@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from ft_dagster.launch.warm import choice
+from tests.postgres import PostgresServer, serve_postgres
 from tests.s3_server import S3Server, serve_s3
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -134,6 +135,13 @@ SENTENCES = [
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server with a bucket, for the whole session."""
     with serve_s3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A real Postgres server, for the whole session."""
+    with serve_postgres() as server:
         yield server
 
 

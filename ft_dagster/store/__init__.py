@@ -10,7 +10,7 @@ from ft_dagster.store.artifacts import (
     verify_artifact,
 )
 from ft_dagster.store.blobs import Store, unreachable
-from ft_dagster.store.heads import SHARED, read_head, write_head
+from ft_dagster.store.heads import SHARED, read_head, tenant_name, write_head
 
 __all__ = [
     "SHARED",
@@ -22,6 +22,7 @@ __all__ = [
     "commit_attempt",
     "find_artifact",
     "read_head",
+    "tenant_name",
     "unreachable",
     "verify_artifact",
     "write_head",

@@ -16,7 +16,8 @@ from ft_dagster.errors import UserError
 from ft_dagster.fleet.amounts import Amount
 from ft_dagster.fleet.decided import sqlite_url
 from ft_dagster.fleet.declared import notice
-from ft_dagster.fleet.table import FleetRow, FleetTable
+from ft_dagster.fleet.table import FleetTable
+from ft_dagster.fleet.table_rows import FleetRow
 from ft_dagster.fleet.version import Gain, KnownVersion
 from ft_dagster.lineage.stale import field_changed
 from ft_dagster.spec import Declarations
