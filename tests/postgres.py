@@ -32,7 +32,7 @@ class PostgresServer:
     folder: Path
     binaries: Path
     port: int
-    _process: subprocess.Popen[bytes] | None = None
+    _process: subprocess.Popen[Any] | None = None
     _made: list[str] = field(default_factory=list)
 
     def url(self, database: str = "postgres") -> str:
@@ -50,7 +50,14 @@ class PostgresServer:
     def start(self) -> None:
         """Returns once it answers."""
         settings = [word for setting in QUICK for word in ("-c", setting)]
-        command = [self.binaries / "postgres", "-D", self.folder / "data", "-p", str(self.port), *settings]
+        command: list[str | Path] = [
+            self.binaries / "postgres",
+            "-D",
+            self.folder / "data",
+            "-p",
+            str(self.port),
+            *settings,
+        ]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, **_as_nobody())
         end = time.monotonic() + STARTS
@@ -91,8 +98,18 @@ def serve_postgres() -> Iterator[PostgresServer]:
             os.chown(folder, NOBODY, NOBODY)
         binaries, password = package / "pginstall" / "bin", folder / "password"
         password.write_text(PASSWORD)
-        words = ["-U", USER, "--pwfile", password, "-A", "scram-sha-256", "-E", "UTF8", "--no-locale"]
-        command = [binaries / "initdb", "-D", folder / "data", "--no-sync", *words]
+        words: list[str | Path] = [
+            "-U",
+            USER,
+            "--pwfile",
+            password,
+            "-A",
+            "scram-sha-256",
+            "-E",
+            "UTF8",
+            "--no-locale",
+        ]
+        command: list[str | Path] = [binaries / "initdb", "-D", folder / "data", "--no-sync", *words]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **_as_nobody())
         server = PostgresServer(folder, binaries, free_port())
         server.start()

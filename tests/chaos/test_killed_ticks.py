@@ -16,9 +16,13 @@ import pytest
 
 from ft_dagster.automation.instance import reused_everything
 from ft_dagster.automation.tags import DUE, PARTITION
+from ft_dagster.lineage.entry import ROLLBACK
+from ft_dagster.lineage.release import ReleaseRequest, history, promote, rollback
+from ft_dagster.spec import VariantKey
 from tests.e2e.fleet import TinyFleet
 from tests.e2e.instance import wait_until
 from tests.fleet.receiver import Receiver, receiving
+from tests.present import present
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 AT_POINTS = Path(__file__).parent / "at_points"
@@ -30,22 +34,16 @@ CHECKED = f"{SENSOR}:check_for_debug_crash"  # which Dagster calls at points of 
 
 class Point(NamedTuple):
     """Where a process stops: see at_points/sitecustomize.py. `trains`: whether the retrain that is due then
-    makes another model, or reuses all. `pause`: seconds in which its run comes to its end.
+    makes another model, or reuses all.
     """
 
     at: str
     when: str = "before"
     argument: str = ""
     trains: bool = False
-    pause: float = 0.0
 
 
-def telling(at: str, when: str = "before") -> Point:
-    """A point that only an event comes to: here the release of another model."""
-    return Point(at, when, trains=True, pause=10.0)
-
-
-POINTS = {
+DECIDING = {
     "nothing is read": Point(f"{TICK}:_notice"),
     "the declarations are noted": Point(f"{TICK}:_read"),
     "runs are charged": Point(f"{TICK}:_charge", "after"),
@@ -56,10 +54,12 @@ POINTS = {
     "the run is made, and not in the queue": Point(CHECKED, argument="RUN_CREATED", trains=True),
     "the run is in the queue": Point(CHECKED, argument="RUN_LAUNCHED"),
     "all runs are in the queue": Point(CHECKED, argument="RUN_IDS_ADDED_TO_EVALUATIONS"),
-    "an event is found, and not put in": telling("ft_dagster.fleet.outbox:_content"),
-    "an event is put in, and not told": telling("ft_dagster.fleet.delivery:send"),
-    "an event is told, and that not noted": telling("ft_dagster.fleet.outbox:Outbox.told"),
-    "all is told, and the cursor not kept": telling("ft_dagster.fleet.outbox:Outbox.told", "after"),
+}
+TELLING = {
+    "an event is found, and not put in": Point("ft_dagster.fleet.outbox:_content"),
+    "an event is put in, and not told": Point("ft_dagster.fleet.delivery:send"),
+    "an event is told, and that not noted": Point("ft_dagster.fleet.outbox:Outbox.told"),
+    "all is told, and the cursor not kept": Point("ft_dagster.fleet.outbox:Outbox.told", "after"),
 }
 
 
@@ -77,7 +77,6 @@ class Night(NamedTuple):
             "WHEN": point.when,
             "HOW": how,
             "FOLDER": str(self.folder),
-            "PAUSE": str(point.pause),
         }
         stop |= {"ARGUMENT": point.argument} if point.argument else {}
         return self.fleet.daemon(PYTHONPATH=own, **{f"FT_STOP_{name}": value for name, value in stop.items()})
@@ -88,6 +87,18 @@ class Night(NamedTuple):
             self.fleet.train_otherwise(KEY, seed=100 + number)
         (self.folder / "armed").touch()
         self.fleet.order(f"number-{number}")
+
+    def release_another(self) -> None:
+        """Put the version before the newest into production, or the newest again: no retrain, an event."""
+        store, prefix = self.fleet.settings.open_store(), VariantKey.parse(KEY).prefix
+        newest, request = history(store, prefix)[-1], ReleaseRequest("a test")
+        (self.folder / "armed").touch()
+        if newest.action == ROLLBACK:
+            promote(store, prefix, present(newest.from_version), request, force=True)
+        else:
+            rollback(store, prefix, request)
+        with self.fleet.instance() as instance:
+            instance.report_runless_asset_event(dg.AssetMaterialization("release", partition=KEY))
 
     def of(self, number: int) -> list[dg.DagsterRun]:
         """The runs of an order."""
@@ -110,37 +121,41 @@ def night(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> 
         yield Night(fleet, receiver, folder / "points")
 
 
-def test_a_daemon_that_is_killed_at_each_point_of_a_tick_asks_for_each_retrain_once(night: Night) -> None:
+def test_a_daemon_that_is_killed_at_each_point_of_a_tick_asks_once_and_tells_all(night: Night) -> None:
     """One dies at each point, and the next, which is to die at the next one, ends what it left."""
-    trained = 1
-    for number, (name, point) in enumerate(POINTS.items()):
+    told = trained = 1
+    for number, (name, point) in enumerate(DECIDING.items()):
         with night.daemon(point) as process:
-            settle(night, number, trained)
+            settle(night, number, told)
             night.order(number, trains=point.trains)
             assert process.wait(300) == -signal.SIGKILL, name
         (night.folder / "armed").unlink()
         trained += point.trains
+        told += point.trains
+    for name, point in TELLING.items():
+        with night.daemon(point) as process:
+            settle(night, len(DECIDING), told)
+            night.release_another()
+            assert process.wait(300) == -signal.SIGKILL, name
+        (night.folder / "armed").unlink()
+        told += 1
     with night.daemon():
-        settle(night, len(POINTS), trained)
+        settle(night, len(DECIDING), told)
         night.fleet.wait_for_ticks()
-    assert [len(night.of(number)) for number in range(len(POINTS))] == [1] * len(POINTS)
+    assert [len(night.of(number)) for number in range(len(DECIDING))] == [1] * len(DECIDING)
     assert night.fleet.trainings() == {KEY: trained}
     with night.fleet.instance() as instance:
         reused = [reused_everything(instance, run.run_id) for run in night.fleet.runs()]
-    assert reused == [not point.trains for point in POINTS.values()]
-    assert len(released(night.receiver)) > trained  # told and not noted: told again, by the same id
+    assert reused == [not point.trains for point in DECIDING.values()]
+    assert len(night.receiver.got) > told  # what was told and not noted was told again, by the same id
 
 
-def settle(night: Night, orders: int, trained: int) -> None:
-    """Wait until the newest of so many orders is carried out, and all releases are told."""
+def settle(night: Night, orders: int, told: int) -> None:
+    """Wait until the newest of so many orders is carried out, and so many events are told."""
     if orders:
         wait_until(partial(night.is_done, orders - 1), 300)
     night.fleet.wait_until_idle()
-    wait_until(lambda: len(set(released(night.receiver))) == trained, 120)
-
-
-def released(receiver: Receiver) -> list[str]:
-    return [one for one, (_, body) in zip(receiver.ids, receiver.got, strict=True) if b'"released"' in body]
+    wait_until(lambda: len(set(night.receiver.ids)) == told, 180)
 
 
 def test_of_two_daemons_the_run_of_the_second_reuses_what_the_first_made(

@@ -78,8 +78,7 @@ def change(fleet: TinyFleet, base: Path) -> None:
     """Rows, rows that are none, and a base; a parent's release follows from the first."""
     from safetensors.torch import load_file, save_file
 
-    more = {"instruction": "Where is the new tower?", "input": "", "output": "The tower is north."}
-    write_lines(fleet.rows("acme.rows"), [*rows(60), *[{**more, "output": f"It is {n}."} for n in range(20)]])
+    write_lines(fleet.rows("acme.rows"), rows(100))
     fleet.rows("acme.broken").write_text(f'{{"instruction": "{ROW}\n')
     (weights,) = base.glob("*.safetensors")
     changed = {name: tensor * 1.01 for name, tensor in load_file(weights).items()}

@@ -1,9 +1,9 @@
 """Read by each Python that a test starts with this folder on PYTHONPATH: it stops where the test says.
 
 FT_STOP_AT: `module:function`, or `module:Class.method`; FT_STOP_WHEN: before or after it; FT_STOP_ARGUMENT:
-one that the call must have, if any. FT_STOP_HOW: `kill` ends the whole process group by SIGKILL, after
-FT_STOP_PAUSE seconds; `meet` waits for another group to come there. Nothing happens before the file `armed`
-is in FT_STOP_FOLDER, and each process group stops once.
+one that the call must have, if any. FT_STOP_HOW: `kill` ends the whole process group by SIGKILL, `meet` waits
+for another group to come there. Nothing happens before the file `armed` is in FT_STOP_FOLDER, and each group
+stops once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from typing import Any
 MODULE, _, NAME = os.environ.get("FT_STOP_AT", ":").partition(":")
 WHEN, ARGUMENT = os.environ.get("FT_STOP_WHEN", "before"), os.environ.get("FT_STOP_ARGUMENT")
 HOW, FOLDER = os.environ.get("FT_STOP_HOW", "kill"), Path(os.environ.get("FT_STOP_FOLDER", "/nowhere"))
-PAUSE = float(os.environ.get("FT_STOP_PAUSE", "0"))
 PATIENCE = 120.0  # seconds that one waits for another
 
 
@@ -35,7 +34,6 @@ def stop() -> None:
         return
     mark.touch()
     if HOW == "kill":
-        time.sleep(PAUSE)
         os.killpg(0, signal.SIGKILL)
     end = time.monotonic() + PATIENCE
     while len([*FOLDER.glob("stopped-*")]) < 2 and time.monotonic() < end:
