@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from ft_dagster.launch.warm import choice
+from tests.postgres import PostgresServer, serve_postgres
 from tests.s3_server import S3Server, serve_s3
 from tests.trackers import Trackers, make_trackers
 
@@ -142,6 +143,13 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 def trackers(tmp_path_factory: pytest.TempPathFactory) -> Trackers:
     """MLflow and Weights & Biases, for tests marked long."""
     return make_trackers(tmp_path_factory.mktemp("trackers"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A real Postgres server, for the whole session."""
+    with serve_postgres() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from ft_dagster.assets.partitions import GRAPH, Graph
 from ft_dagster.automation.board import show_board
 from ft_dagster.automation.cursor import InstanceCursor
-from ft_dagster.automation.fleet_table import empty_fleet, open_fleet
+from ft_dagster.automation.fleet_table import empty_fleet, open_fleet, refuse_lost
 from ft_dagster.automation.former_schedule import carry_over
 from ft_dagster.automation.jobs import JOB
 from ft_dagster.automation.past_runs import charged, charges_tag, past_runs
@@ -32,8 +32,10 @@ from ft_dagster.fleet.due import Decisions, Retrain
 from ft_dagster.fleet.history import history
 from ft_dagster.fleet.learning import DAMAGE, known_version, learnt, said_of
 from ft_dagster.fleet.listing import WatchedPlace
+from ft_dagster.fleet.lost_store import accept_empty
 from ft_dagster.fleet.reasons import next_look
-from ft_dagster.fleet.table import FleetRow, FleetTable, Watched
+from ft_dagster.fleet.table import FleetTable
+from ft_dagster.fleet.table_rows import FleetRow, Watched
 from ft_dagster.fleet.watching import places_of
 from ft_dagster.fleet.world import World
 from ft_dagster.provenance.digest import sha256_json
@@ -92,6 +94,7 @@ def tick(
     """Bring the table to what is, decide, and say what is to be asked for. Raises UserError."""
     table = open_fleet(instance, settings, graph)
     keep_owner(table, settings, graph.prefix)
+    refuse_lost(instance, settings, table, graph)
     noticed = _notice(instance, table, declarations, now, graph=graph)
     known = table.meta(READ)  # the cursor is Dagster's: it outlives a table that was lost
     seen = InstanceCursor.of(cursor if known == WHOLE else known, now - DAYS_BACK)
@@ -152,12 +155,19 @@ def _ticked(
     return dg.SensorResult(run_requests=list(ticked.requests), cursor=str(ticked.seen))
 
 
-def rebuild_fleet(instance: dg.DagsterInstance, settings: Settings) -> list[FleetRow]:
-    """Make the table again from declarations, runs and store, however long it takes. Raises UserError."""
+def rebuild_fleet(
+    instance: dg.DagsterInstance, settings: Settings, *, empty_store: bool = False
+) -> list[FleetRow]:
+    """Make the table again from declarations, runs and store, however long it takes. Raises UserError, also
+    for a store that holds nothing although something was made, unless it may (`empty_store`).
+    """
     now = datetime.now(UTC)
     _refuse_under_prefix(instance, settings)
     table = empty_fleet(instance, settings)
     keep_owner(table, settings, ())
+    if empty_store:
+        accept_empty(settings.open_store(), table)
+    refuse_lost(instance, settings, table, GRAPH)
     declarations = Declarations(settings.project)
     while _notice(instance, table, declarations, now, graph=GRAPH).rows:
         pass
@@ -309,6 +319,8 @@ def _learn(
         done.append(known)
         if time.monotonic() > end:
             break
+    if done:
+        refuse_lost(instance, world.settings, table, graph)  # it may have gone meanwhile
     table.put(done, watched)
 
 
@@ -338,8 +350,8 @@ def learn(
     runs = history(past_runs(instance, key, graph), row.edited)
     declared = declarations.declared(key)
     places = places_of(declared.spec, settings.project, settings.roots(key.tenant))
-    known = learnt(row.known(broken=None), runs, settings, others, now)
-    return replace(known, version=known_version(world, known, declared)), places
+    known = replace(row.known(broken=None), version=known_version(world, row, declared))
+    return learnt(known, runs, settings, others, now), places
 
 
 def _look_again_for_orders(settings: Settings, table: FleetTable, now: datetime) -> None:

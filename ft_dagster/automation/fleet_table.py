@@ -1,4 +1,7 @@
-"""Where the fleet's table is: in the database of the Dagster instance, or beside its SQLite files."""
+"""Where the fleet's table is: in the database of the Dagster instance, or beside its SQLite files.
+
+And whether the store that it was made from is there.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,12 +12,14 @@ import dagster as dg
 from ft_dagster.assets.partitions import GRAPH, Graph
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.decided import sqlite_url
+from ft_dagster.fleet.lost_store import refuse_lost_store
 from ft_dagster.fleet.table import FleetTable, emptied
 from ft_dagster.launch.locks import locked
 from ft_dagster.settings import Settings
 
 LOCK = "fleet.lock"
 PATIENCE = 60.0  # seconds
+FIRST_MADE = "declaration"  # of every run
 
 
 def fleet_url(instance: dg.DagsterInstance, settings: Settings, graph: Graph = GRAPH) -> str:
@@ -35,6 +40,15 @@ def empty_fleet(instance: dg.DagsterInstance, settings: Settings, graph: Graph =
     """In place of the one that is there, of whatever version, damaged or not. Raises UserError."""
     with _alone(instance, settings, graph):
         return emptied(fleet_url(instance, settings, graph))
+
+
+def refuse_lost(instance: dg.DagsterInstance, settings: Settings, table: FleetTable, graph: Graph) -> None:
+    """Raises UserError where the store cannot be read, or holds nothing of what runs of the instance made."""
+
+    def has_made() -> bool:
+        return instance.get_latest_materialization_event(graph.key(FIRST_MADE)) is not None
+
+    refuse_lost_store(settings.open_store(), table, has_made)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def dagster_yaml(settings: Settings) -> dict[str, Any]:
 
 OPENING = "opening.lock"
 OPENING_PATIENCE = 120.0  # seconds
+POSTGRES = "dagster_postgres"
 SAID = 300  # characters of why an instance cannot be opened
 
 
@@ -110,11 +112,18 @@ def opened(home: Path) -> Iterator[dg.DagsterInstance]:
         except TimeoutError:
             problem = f"another process has been opening this instance for {OPENING_PATIENCE:.0f} s"
             raise UserError(problem, file=home / OPENING, fix="End it, or try again") from None
-        except (UserError, ModuleNotFoundError):
+        except UserError:
             raise
+        except ModuleNotFoundError as error:
+            if error.name != "psycopg":
+                raise
+            problem, fix = "an address without its driver", "Begin it with postgresql+psycopg2://"
+            raise UserError(problem, file=home / "dagster.yaml", field="storage", fix=fix) from None
         except Exception as error:  # of YAML, of Dagster's own checks, of a database's driver
             said = " ".join(str(error).split())[:SAID].rstrip(".") or type(error).__name__
             fix = "Mend the file, or the database that it names"
+            if POSTGRES in said and find_spec(POSTGRES) is None:
+                fix = "Install what keeps an instance in Postgres: pip install 'ft-dagster[postgres]'"
             raise UserError(f"cannot be opened: {said}", file=home / "dagster.yaml", fix=fix) from error
         yield instance
 

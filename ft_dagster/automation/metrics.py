@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 import dagster as dg
 from prometheus_client import CollectorRegistry, start_http_server
 
-from ft_dagster.automation.fleet_table import open_fleet
+from ft_dagster.assets.partitions import GRAPH
+from ft_dagster.automation.fleet_table import open_fleet, refuse_lost
 from ft_dagster.automation.jobs import JOB
 from ft_dagster.automation.notify import open_outbox
 from ft_dagster.automation.tags import NOBODY, TENANT
@@ -17,7 +18,8 @@ from ft_dagster.errors import UserError
 from ft_dagster.fleet.costs import cost_rows, read_costs
 from ft_dagster.fleet.decided import decided
 from ft_dagster.fleet.metrics import FleetCollector, FleetFigures
-from ft_dagster.fleet.table import FleetRow, FleetTable
+from ft_dagster.fleet.table import FleetTable
+from ft_dagster.fleet.table_rows import FleetRow
 from ft_dagster.launch.leases import of_host
 from ft_dagster.planning.hardware.catalogue import load_catalogue
 from ft_dagster.settings import Settings
@@ -31,9 +33,9 @@ IDLE, DUE = "idle", "due"  # beside the kinds of `fleet.due.WhyNot`
 
 def read_figures(instance: dg.DagsterInstance, settings: Settings) -> FleetFigures:
     """All of them as they are now. Raises UserError."""
-    began = time.time()
+    began, table = time.time(), open_fleet(instance, settings)
+    refuse_lost(instance, settings, table, GRAPH)
     costs = read_costs(settings.open_store(), load_catalogue(settings.project))
-    table = open_fleet(instance, settings)
     rows = table.rows()
     devices = of_host(settings.host).table()
     targets = open_outbox(instance, settings).states()

@@ -15,7 +15,7 @@ import dagster as dg
 from ft_dagster.assets.partitions import GRAPH, Graph
 from ft_dagster.automation.cursor import InstanceCursor
 from ft_dagster.automation.due import OVERLAP, TIE
-from ft_dagster.automation.fleet_table import fleet_home, fleet_url, open_fleet
+from ft_dagster.automation.fleet_table import fleet_home, fleet_url, open_fleet, refuse_lost
 from ft_dagster.automation.jobs import JOB
 from ft_dagster.automation.tags import PARTITION
 from ft_dagster.automation.unfinished import is_retried
@@ -25,7 +25,8 @@ from ft_dagster.fleet.delivery import Delivered, deliver
 from ft_dagster.fleet.events import EventKind, FleetEvent, moment_of, released_events, run_link
 from ft_dagster.fleet.learning import DAMAGE, UNREACHED
 from ft_dagster.fleet.outbox import Outbox
-from ft_dagster.fleet.table import VARIANTS, FleetRow, FleetTable
+from ft_dagster.fleet.table import FleetTable
+from ft_dagster.fleet.table_rows import VARIANTS, FleetRow
 from ft_dagster.launch.locks import locked
 from ft_dagster.lineage.release import history
 from ft_dagster.resources import TENANTS
@@ -73,13 +74,15 @@ def tell(
 ) -> Told:
     """Find what happened since, and tell it. Raises UserError."""
     outbox, seen = open_outbox(instance, settings, graph), InstanceCursor.of(cursor, now - LOOK_BACK)
+    table = open_fleet(instance, settings, graph)
+    refuse_lost(instance, settings, table, graph)
     records = _changed_runs(instance, seen, now, graph)
     since = datetime.fromtimestamp(seen.runs, UTC) - LOOK_BACK
     released, releases, whole = _released(instance, seen, since, graph)
     new = outbox.unknown([
         *(event for record in records for event in _of_run(instance, settings, record, graph)),
         *(event for key in sorted(released) for event in _of_log(settings, key, since)),
-        *_of_table(open_fleet(instance, settings, graph), settings, declarations, now),
+        *_of_table(table, settings, declarations, now),
     ])  # fmt: skip
     outbox.put(new, {event.id: _targets(settings, declarations, event) for event in new}, now)
     outbox.forget_old(now)

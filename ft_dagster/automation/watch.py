@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from ft_dagster.assets.partitions import Graph
-from ft_dagster.automation.fleet_table import open_fleet
+from ft_dagster.automation.fleet_table import open_fleet, refuse_lost
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.watching import look
 from ft_dagster.resources import TENANTS
@@ -32,7 +32,9 @@ def changed_sources(graph: Graph) -> dg.SensorDefinition:
 
 def _look(context: dg.SensorEvaluationContext, settings: Settings, graph: Graph) -> dg.SkipReason:
     try:
-        looked = look(open_fleet(context.instance, settings, graph), settings, datetime.now(UTC))
+        table = open_fleet(context.instance, settings, graph)
+        refuse_lost(context.instance, settings, table, graph)
+        looked = look(table, settings, datetime.now(UTC))
     except UserError as error:
         context.log.error(str(error))
         return dg.SkipReason(str(error))

@@ -68,7 +68,13 @@ def due_now(
 
 
 @fleet.command()
-def rebuild(context: typer.Context, as_json: Json = False) -> None:
+def rebuild(
+    context: typer.Context,
+    empty_store: Annotated[
+        bool, typer.Option("--empty-store", help="The store is new, and may hold nothing of what was made")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Make the fleet's table again, from declarations, runs and store. It is only ever a memory of these.
 
     For a table that was lost, damaged, or written by another version. The sensor may run meanwhile.
@@ -78,7 +84,7 @@ def rebuild(context: typer.Context, as_json: Json = False) -> None:
 
     settings = load_settings(context.obj)
     with open_instance(settings) as instance:
-        rows = rebuild_fleet(instance, settings)
+        rows = rebuild_fleet(instance, settings, empty_store=empty_store)
     broken = {str(row.state.key): row.state.broken for row in rows if row.state.broken is not None}
     if as_json:
         print_json({"variants": len(rows), "broken": broken})

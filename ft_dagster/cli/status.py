@@ -84,6 +84,7 @@ def status(
 def _picture(
     settings: Settings, declarations: Declarations, asked: Sequence[VariantKey], exact: bool
 ) -> FleetPicture:
+    from ft_dagster.fleet.lost_store import refuse_lost_store
     from ft_dagster.fleet.picture import EXACT_UP_TO, look_at, picture_of
 
     from_store, now = exact or len(asked) <= EXACT_UP_TO, datetime.now(UTC)
@@ -94,6 +95,8 @@ def _picture(
             raise
         Console(stderr=True).print(f"{error}", markup=False, highlight=False, soft_wrap=True)
         table = None
+    if table is not None:
+        refuse_lost_store(settings.open_store(), table)
     if table is None or table.looked() is None:
         return look_at(declarations, asked, None, settings, now)
     if from_store:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -56,6 +57,7 @@ def _work(request: SampledRequest) -> dict[str, Any]:
     from ft_dagster.data.render import load_tokenizer
     from ft_dagster.evaluation.weights import load_base
 
+    began = time.monotonic()
     if os.environ.get("FT_DAGSTER_LEASE"):
         from ft_dagster.launch.leases import hold_as_rank
 
@@ -71,7 +73,7 @@ def _work(request: SampledRequest) -> dict[str, Any]:
     refuse_garbage(figures, request.base.folder)
     write_parts(texts, request.output / "payload")
     write_json(request.output / "payload" / "sampled.json", {"schema_version": 1, **asdict(figures)})
-    return asdict(figures)
+    return {**asdict(figures), "seconds": round(time.monotonic() - began, 3)}
 
 
 def draw(

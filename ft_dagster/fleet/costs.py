@@ -1,4 +1,5 @@
-"""What trainings, evaluations and exports took, by the manifests of the store, beside what plans foretold.
+"""What trainings took, and what prepares, judges and exports them, by the manifests of the store, beside what
+plans foretold.
 
 Each artifact is counted once, when it was made: a run that reuses it takes nothing. A training that broke off
 leaves no manifest, and is not in here. Dollars are hours times today's price of the device (gpus.yaml),
@@ -16,17 +17,17 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.spent import EVALUATIONS, EXPORT, TRAINING, hours_of, made
+from ft_dagster.fleet.spent import EVALUATIONS, EXPORT, PREPARATIONS, TRAINING, devices_of, hours_of, made
 from ft_dagster.lineage.entry import RELEASE
 from ft_dagster.lineage.release import history
 from ft_dagster.planning.hardware.catalogue import Catalogue
 from ft_dagster.spec import VariantKey
-from ft_dagster.store import SHARED, Artifact, Store
+from ft_dagster.store import SHARED, Artifact, Store, tenant_name
 from ft_dagster.store.contents import contents_of
 from ft_dagster.training.training_figures import PREDICTED_IN_0_1, TrainingFigures
 
 PLAN, JUDGED = "training_plan", "evaluation"
-STAGES = frozenset((PLAN, TRAINING, EXPORT, *EVALUATIONS))
+STAGES = frozenset((PLAN, TRAINING, EXPORT, *EVALUATIONS, *PREPARATIONS))
 WITHOUT_GPU = "CPU"  # how names of devices begin that are none
 UNRELEASED, BASE = "not released", "its base"
 
@@ -75,8 +76,8 @@ class CostRow:
     (`undecided`), and those that nothing judged; `judged_again`: evaluations that reused one of them.
 
     Hours are those of one GPU, without any of a training by the clock (`cpu_hours` of `hours`): `planned`,
-    foretold of `trainings`; and what they, all evaluations and exports took. `unpriced_hours`: those of
-    `hours` for which no price is known, and no dollars are counted.
+    foretold of `trainings`; and what they, preparations (probes, texts of a base), evaluations and exports
+    took. `unpriced_hours`: those of `hours` for which no price is known, and no dollars are counted.
     """
 
     name: str
@@ -90,6 +91,7 @@ class CostRow:
     hours: float = 0.0
     training_hours: float = 0.0
     evaluation_hours: float = 0.0
+    preparation_hours: float = 0.0
     export_hours: float = 0.0
     cpu_hours: float = 0.0
     unpriced_hours: float = 0.0
@@ -118,8 +120,8 @@ def shown_usd(usd: float) -> str:
 
 
 def read_costs(store: Store, catalogue: Catalogue) -> CostsRead:
-    """Every manifest of a plan, a training, an evaluation and an export, each read once; also of what
-    retention removed since."""
+    """Every manifest of a plan, a training, and what prepares, judges and exports it, each read once; also
+    of what retention removed since."""
     keyed = contents_of(store, STAGES).keyed.values()
     made_of: dict[str, list[Artifact]] = defaultdict(list)
     for each in keyed:
@@ -136,7 +138,7 @@ def cost_items(made_of: Mapping[str, Sequence[Artifact]], catalogue: Catalogue) 
     by_weights, devices = {item.weights: item for item in trained}, _devices(trained)
     others = [
         _other(artifact, by_weights, devices, catalogue)
-        for stage in (*EVALUATIONS, EXPORT)
+        for stage in (*PREPARATIONS, *EVALUATIONS, EXPORT)
         for artifact in made_of.get(stage, ())
     ]
     return (*trained, *others)
@@ -173,6 +175,7 @@ def cost_row(name: str, items: Sequence[CostItem]) -> CostRow:
         hours=hours(items),
         training_hours=hours(trained),
         evaluation_hours=hours(item for item in items if item.stage in EVALUATIONS),
+        preparation_hours=hours(item for item in items if item.stage in PREPARATIONS),
         export_hours=hours(item for item in items if item.stage == EXPORT),
         cpu_hours=hours(item for item in items if item.device.startswith(WITHOUT_GPU)),
         unpriced_hours=hours(item for item in items if item.price is None),
@@ -261,8 +264,8 @@ def _other(
     devices: Mapping[str, str],
     catalogue: Catalogue,
 ) -> CostItem:
-    """An evaluation or an export, on one device: that of the training that it is of, else of the newest of
-    the variant or its tenant.
+    """What is no training: on the device of the training that it is of, else of the newest of the variant or
+    its tenant.
     """
     weights, variant = artifact.inputs.get(TRAINING), artifact.predicate["variant"]
     of = trained.get(weights) if weights is not None else None
@@ -272,7 +275,7 @@ def _other(
         device = WITHOUT_GPU
     return _item(
         artifact,
-        hours=hours_of(artifact),
+        hours=hours_of(artifact) * devices_of(artifact),
         device=device,
         price=_price(catalogue, device),
         weights=weights,
@@ -294,4 +297,4 @@ def _price(catalogue: Catalogue, device: str) -> float | None:
 
 def _tenant(artifact: Artifact) -> str:
     variant = artifact.predicate["variant"]
-    return SHARED if variant is None else VariantKey.parse(variant).tenant
+    return SHARED if variant is None else tenant_name(VariantKey.parse(variant).tenant)

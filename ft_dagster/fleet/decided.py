@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ft_dagster.fleet.due import EVEN_START, Decisions, FleetState, Pace, due
-from ft_dagster.fleet.table import FleetRow, FleetTable
+from ft_dagster.fleet.table import FleetTable
+from ft_dagster.fleet.table_rows import FleetRow
 from ft_dagster.settings import Settings
 
 FILE = "fleet.db"

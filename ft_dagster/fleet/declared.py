@@ -10,7 +10,8 @@ from typing import NamedTuple
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.amounts import expected_cost
 from ft_dagster.fleet.reasons import VariantState
-from ft_dagster.fleet.table import FleetRow, FleetTable
+from ft_dagster.fleet.table import FleetTable
+from ft_dagster.fleet.table_rows import FleetRow
 from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.spec.variant import RetrainSpec
 

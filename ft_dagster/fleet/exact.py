@@ -12,7 +12,7 @@ from ft_dagster.fleet.history import RunHistory
 from ft_dagster.fleet.learning import DAMAGE, known_version, learnt, said_of
 from ft_dagster.fleet.listing import is_here
 from ft_dagster.fleet.reasons import News
-from ft_dagster.fleet.table import FleetRow
+from ft_dagster.fleet.table_rows import FleetRow
 from ft_dagster.fleet.watching import Listings, news_of, places_of
 from ft_dagster.fleet.world import World
 from ft_dagster.settings import Settings
@@ -49,8 +49,8 @@ def _read(
     runs = RunHistory(**{name: getattr(row.state, name) for name in RunHistory._fields})
     declared = declarations.declared(row.state.key)
     try:
-        known = learnt(row, runs, world.settings, (), now)
-        known = replace(known, version=known_version(world, known, declared))
+        known = replace(row, version=known_version(world, row, declared))
+        known = learnt(known, runs, world.settings, (), now)
         return known.known(news=_news(world.settings, listings, declared, known, now))
     except (UserError, *DAMAGE) as error:
         return row.known(broken=said_of(error))

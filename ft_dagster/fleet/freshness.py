@@ -13,7 +13,7 @@ from ft_dagster.lineage.stale import StaleCause, StaleKind
 
 if TYPE_CHECKING:
     from ft_dagster.fleet.reasons import News
-    from ft_dagster.fleet.table import FleetRow
+    from ft_dagster.fleet.table_rows import FleetRow
 
 
 class RootCause(NamedTuple):

@@ -5,21 +5,21 @@ costs, and what its parent released since.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 from ft_dagster.data.derived import newer_parent
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.verdict_words import verdict_word
 from ft_dagster.fleet.amounts import Amount, PaidFor, PlannedCost, expected_cost
-from ft_dagster.fleet.costs import STAGES, cost_items, cost_row
+from ft_dagster.fleet.costs import PLAN, STAGES, cost_items, cost_row
 from ft_dagster.fleet.history import RunHistory
 from ft_dagster.fleet.listing import unasked_places
 from ft_dagster.fleet.reasons import EXACT_STAMP, News, next_look
-from ft_dagster.fleet.spent import TRAINING, hours_of, made
-from ft_dagster.fleet.table import FleetRow
+from ft_dagster.fleet.spent import EVALUATIONS, EXPORT, PREPARATIONS, TRAINING, hours_of, made
+from ft_dagster.fleet.table_rows import FleetRow
 from ft_dagster.fleet.version import Gain, KnownVersion
 from ft_dagster.fleet.world import World
 from ft_dagster.lineage.ancestors import find_digest
@@ -32,12 +32,20 @@ from ft_dagster.spec import Declared, VariantKey
 from ft_dagster.stages.made_from import VersionArtifacts, version_artifacts
 from ft_dagster.stages.outdated import outdated
 from ft_dagster.stages.summary import newest_plan
-from ft_dagster.store import Artifact, Place, Store, read_head, unreachable
+from ft_dagster.store import SHARED, Artifact, Place, Store, read_head, unreachable
 from ft_dagster.store.artifacts import Removed, generations
 
 DECIDES = "evaluation"  # whose newest artifact says when a variant came to a verdict, where no run does
-PAID = (TRAINING, "base_evaluation", DECIDES)
+PAID = (TRAINING, "base_evaluation", DECIDES, EXPORT)
+ON_DEMAND = tuple(sorted({*EVALUATIONS, *PREPARATIONS} - {*PAID}))  # which no head names
+CLOCKS_APART = 60.0  # seconds between a store's clock and this host's
+JUDGES_PRODUCTION = ("production_evaluation", "candidate_evaluation")
+SHARED_INPUTS = (  # which stage's artifact names what is made for it and may be all tenants', by which input
+    ("base_evaluation", "general_scores", "general_scores"),
+    ("training_mixture", "general_corpus", "base_text"),
+)
 COUNTED = tuple(sorted(STAGES))
+MadeOf = Mapping[str, Sequence[Artifact]]  # by stage
 
 UNREACHED = "the storage cannot be reached"
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what a store's damaged file may raise
@@ -53,13 +61,14 @@ def said_of(error: Exception) -> str:
 def learnt(
     row: FleetRow, runs: RunHistory, settings: Settings, others: Sequence[PaidFor], now: datetime
 ) -> FleetRow:
-    """The row with what runs and store say of it now. Raises UserError for a store that cannot be read.
+    """The row with what runs and store say of it now, its `version` read before. Raises UserError for a store
+    that cannot be read.
 
     `others`: what trainings of other variants took.
     """
     store, key = settings.open_store(), row.state.key
     plan = planned_cost(settings, key)
-    paid = paid_for(store, key, plan)
+    paid = _paid(plan, 0.0 if row.version is None else row.version.retrain_hours)
     if runs.served is None:
         judged = read_head(store, key.prefix, DECIDES)
         if judged is not None:
@@ -86,15 +95,73 @@ def planned_cost(settings: Settings, key: VariantKey) -> PlannedCost | None:
 
 
 def paid_for(store: Store, key: VariantKey, plan: PlannedCost | None) -> PaidFor | None:
-    """What the newest training and its evaluation took."""
-    hours = hours_since(store, key, datetime.min.replace(tzinfo=UTC))
+    """What the newest training took, and what was made for it; reads all that was made of the variant."""
+    return _paid(plan, retrain_hours(_read(store, _places(store, key.prefix))))
+
+
+def _paid(plan: PlannedCost | None, hours: float) -> PaidFor | None:
     return PaidFor(0.0 if plan is None else plan.hours, hours) if hours > 0 else None
 
 
+def retrain_hours(made_of: MadeOf) -> float:
+    """By the clock, of the newest training of a variant, the probe of its plan, the newest evaluations and
+    export, and what of production was asked since; 0 before any. `made_of`: all of the variant.
+    """
+    trained = _newest(made_of.get(TRAINING, ()))
+    if trained is None:
+        return 0.0
+    plan = _of_digest(made_of.get(PLAN, ()), trained.inputs.get(PLAN))
+    probe = None if plan is None else _of_digest(made_of.get("probe", ()), plan.inputs.get("probe"))
+    judged = [_newest(made_of.get(stage, ())) for stage in PAID if stage != TRAINING]
+    again = [_newest(made_of.get(stage, ())) for stage in JUDGES_PRODUCTION]
+    again = [each for each in again if each is not None and made(each) >= made(trained)]
+    return sum(hours_of(each) for each in (trained, probe, *judged, *again) if each is not None)
+
+
+def _newest(artifacts: Iterable[Artifact]) -> Artifact | None:
+    return max(artifacts, key=made, default=None)
+
+
+def _of_digest(artifacts: Iterable[Artifact], digest: str | None) -> Artifact | None:
+    return next((each for each in artifacts if each.digest == digest), None)
+
+
 def hours_since(store: Store, key: VariantKey, since: datetime) -> float:
-    """By the clock, of the newest training and evaluation, as far as they were made since then."""
-    heads = (read_head(store, key.prefix, stage) for stage in PAID)
-    return sum(hours_of(head) for head in heads if head is not None and made(head) >= since)
+    """By the clock, of all that devices made for a variant since then; of what all tenants share, the scores
+    and the text of its base."""
+    heads = [read_head(store, key.prefix, stage) for stage in PAID]
+    written = since.timestamp() - CLOCKS_APART
+    places = [
+        Place(key.prefix, stage, name)
+        for stage in ON_DEMAND
+        for name in store.names_written(f"{key.prefix}/{stage}", "manifest*.json", written)
+    ]
+    others = [each for made_of in _read(store, places).values() for each in made_of]
+    found = [*filter(None, heads), *others, *_shared(store, key)]
+    return sum(hours_of(each) for each in found if made(each) >= since)
+
+
+def _shared(store: Store, key: VariantKey) -> Iterator[Artifact]:
+    for stage, name, what in SHARED_INPUTS:
+        head = read_head(store, key.prefix, stage)
+        digest = None if head is None else head.inputs.get(name)
+        found = None if digest is None else find_digest(store, (SHARED,), what, digest)
+        if found is not None:
+            yield found
+
+
+def _places(store: Store, prefix: str) -> list[Place]:
+    return [Place(prefix, stage, key) for stage in COUNTED for key in store.names(f"{prefix}/{stage}")]
+
+
+def _read(store: Store, places: Iterable[Place]) -> dict[str, list[Artifact]]:
+    """All that was ever committed there, by stage; `cost` says what is damaged."""
+    made_of = defaultdict[str, list[Artifact]](list)
+    for place in places:
+        with suppress(UserError):
+            for one in generations(store, place):
+                made_of[place.stage].append(one.artifact if isinstance(one, Removed) else one)
+    return made_of
 
 
 def known_version(world: World, row: FleetRow, declared: Declared | None) -> KnownVersion | None:
@@ -117,7 +184,7 @@ def _known_version(world: World, row: FleetRow, declared: Declared | None) -> Kn
     verdict = _verdict(judged)
     now = None if declared is None else world.of(declared)
     unseen = [] if declared is None else unasked_places(declared.spec, world.settings.project)
-    spent, counted = _spent(world, row, stands)
+    spent, hours, counted = _spent(world, row, stands)
     return KnownVersion(
         version=None if released is None else released.version,
         waiting=waiting_version(stands.log),
@@ -129,6 +196,7 @@ def _known_version(world: World, row: FleetRow, declared: Declared | None) -> Kn
         causes=() if now is None or declared is None else outdated(world.settings, declared, stands, now),
         unseen=unseen[0].path if unseen else "",
         spent=spent,
+        retrain_hours=hours,
         counted=counted,
     )
 
@@ -175,23 +243,19 @@ def waiting_version(log: Sequence[ReleaseEntry]) -> int | None:
     return None if newest in served or newest in rolled_back(log) else newest
 
 
-def _spent(world: World, row: FleetRow, stands: VersionArtifacts) -> tuple[Amount, str]:
-    """What `ft-dagster cost` says of the variant; and a digest of what is counted and of the prices: all is
-    read anew where it changed.
+def _spent(world: World, row: FleetRow, stands: VersionArtifacts) -> tuple[Amount, float, str]:
+    """What `ft-dagster cost` says of the variant, the hours of its newest retrain, and a digest of what is
+    counted and of the prices: all is read anew where it changed.
     """
     store, prefix = world.settings.open_store(), row.state.key.prefix
-    places = [Place(prefix, stage, key) for stage in COUNTED for key in store.names(f"{prefix}/{stage}")]
+    places = _places(store, prefix)
     again = [head.generation for head in stands.heads.values() if head is not None]
     counted = sha256_json([world.prices, again, *([place.stage, place.key] for place in places)])[:16]
     if row.version is not None and row.version.counted == counted:
-        return row.version.spent, counted
-    made_of = defaultdict[str, list[Artifact]](list)
-    for place in places:
-        with suppress(UserError):  # `cost` says what is damaged; what stands was read by then
-            for one in generations(store, place):
-                made_of[place.stage].append(one.artifact if isinstance(one, Removed) else one)
+        return row.version.spent, row.version.retrain_hours, counted
+    made_of = _read(store, places)
     total = cost_row(row.key, cost_items(made_of, world.catalogue))
-    return Amount(total.hours, total.usd), counted
+    return Amount(total.hours, total.usd), retrain_hours(made_of), counted
 
 
 def _of_parent(row: FleetRow, store: Store, now: datetime) -> list[News]:

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from ft_dagster.fleet.costs import CostRow
 
 OUTCOMES = ("passed", "failed", "undecided", "not_judged")
-PARTS = ("training", "evaluation", "export")
+PARTS = ("training", "evaluation", "preparation", "export")
 Samples = Iterable[tuple[tuple[str, ...], float]]  # values of the labels, and the figure
 
 

@@ -5,19 +5,17 @@ It may be lost: what happened within the last day is then told again, by the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from ft_dagster.errors import UserError
+from ft_dagster.fleet.database import SharedDatabase
 from ft_dagster.fleet.events import FleetEvent
 from ft_dagster.schema_version import FIELD, is_readable, newer_error
 
 SCHEMA_VERSION = 1
-BUSY_SECONDS = 30  # that a writer waits for another
 FEW = 500  # values in one question to the database
 FIRST_WAIT, LONGEST_WAIT = timedelta(minutes=1), timedelta(hours=1)  # before a target is tried again
 KEPT = timedelta(days=90)  # what was told
@@ -75,10 +73,10 @@ class Outbox:
     """Over one database; each method is one transaction."""
 
     def __init__(self, url: str) -> None:
-        options = {"timeout": BUSY_SECONDS} if url.startswith("sqlite") else {}
-        self._engine = sa.create_engine(url, poolclass=sa.pool.NullPool, connect_args=options)
-        self.url = self._engine.url.render_as_string(hide_password=True)
-        with self._changing() as connection:
+        fix = "Wait, where it is busy; delete it where it is damaged: the last day is then told again"
+        self._database = SharedDatabase(url, "the record of what was told", fix)
+        self.url = self._database.url
+        with self._database.changing() as connection:
             METADATA.create_all(connection)
             found = connection.execute(sa.select(META.c.value).where(META.c.name == FIELD)).scalar()
             if found is None:
@@ -86,37 +84,22 @@ class Outbox:
         if found is not None and not is_readable(int(found), SCHEMA_VERSION):
             raise newer_error(FIELD, int(found), SCHEMA_VERSION, file=self.url)
 
-    @contextmanager
-    def _changing(self) -> Iterator[sa.Connection]:
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except sa.exc.DatabaseError as error:
-            problem = f"the record of what was told cannot be used: {error.orig}"
-            fix = "Wait, where it is busy; delete it where it is damaged: the last day is then told again"
-            raise UserError(problem, file=self.url, fix=fix) from None
-
     def unknown(self, events: Iterable[FleetEvent]) -> list[FleetEvent]:
         """Those that were never put in, each once."""
-        found, known = {event.id: event for event in events}, set[str]()
-        ids = list(found)
-        with self._changing() as connection:
-            for at in range(0, len(ids), FEW):
-                asked = sa.select(EVENTS.c.id).where(EVENTS.c.id.in_(ids[at : at + FEW]))
-                known |= set(connection.execute(asked).scalars())
-        return [event for one, event in found.items() if one not in known]
+        with self._database.reading() as connection:
+            return _unknown(connection, events)
 
     def put(self, events: Sequence[FleetEvent], targets: Mapping[str, Sequence[str]], now: datetime) -> None:
         """Events, and the names of the targets that each (by its id) is to be told to: all of it, or nothing.
-        Raises UserError, also where another process puts in the same meanwhile.
+        Raises UserError, also where another process puts the same into a file meanwhile.
         """
-        new = self.unknown(events)
-        rows = [
-            {"event": event.id, "target": name, "tries": 0, "next_try": 0.0}
-            for event in new
-            for name in dict.fromkeys(targets.get(event.id, ()))
-        ]
-        with self._changing() as connection:
+        with self._database.changing() as connection:
+            new = _unknown(connection, events)
+            rows = [
+                {"event": event.id, "target": name, "tries": 0, "next_try": 0.0}
+                for event in new
+                for name in dict.fromkeys(targets.get(event.id, ()))
+            ]
             if new:
                 connection.execute(sa.insert(EVENTS), [_content(event, now) for event in new])
             if rows:
@@ -131,7 +114,7 @@ class Outbox:
             DELIVERIES.c.target == target, DELIVERIES.c.told.is_(None), DELIVERIES.c.next_try <= at
         )
         order = (DELIVERIES.c.next_try, EVENTS.c.happened, EVENTS.c.id)
-        with self._changing() as connection:
+        with self._database.reading() as connection:
             waits = connection.execute(
                 sa.select(TARGETS.c.name).where(TARGETS.c.name == target, TARGETS.c.next_try > at)
             ).first()
@@ -140,13 +123,13 @@ class Outbox:
 
     def told(self, event: str, target: str, now: datetime) -> None:
         """Note that a target has taken an event."""
-        with self._changing() as connection:
+        with self._database.changing() as connection:
             _of(connection, event, target, told=now.timestamp())
             connection.execute(sa.delete(TARGETS).where(TARGETS.c.name == target))
 
     def failed(self, event: PendingEvent, target: str, why: str, now: datetime) -> None:
         """Note that a target did not take an event: both wait, each the longer the more often it failed."""
-        with self._changing() as connection:
+        with self._database.changing() as connection:
             again = (now + wait_after(event.tries + 1)).timestamp()
             _of(connection, event.id, target, tries=event.tries + 1, next_try=again)
             before = connection.execute(
@@ -166,7 +149,7 @@ class Outbox:
     def states(self) -> dict[str, TargetState]:
         """Of each target that has something waiting, or failed last."""
         waiting = sa.select(DELIVERIES.c.target, sa.func.count()).where(DELIVERIES.c.told.is_(None))
-        with self._changing() as connection:
+        with self._database.reading() as connection:
             counts = {row[0]: row[1] for row in connection.execute(waiting.group_by(DELIVERIES.c.target))}
             failing = {row.name: row for row in connection.execute(sa.select(TARGETS))}
         return {
@@ -183,10 +166,19 @@ class Outbox:
         before = (now - KEPT).timestamp()
         waiting = sa.select(DELIVERIES.c.event).where(DELIVERIES.c.told.is_(None))
         old = sa.and_(EVENTS.c.found < before, EVENTS.c.id.not_in(waiting))
-        with self._changing() as connection:
+        with self._database.changing() as connection:
             gone = sa.select(EVENTS.c.id).where(old)
             connection.execute(sa.delete(DELIVERIES).where(DELIVERIES.c.event.in_(gone)))
             connection.execute(sa.delete(EVENTS).where(old))
+
+
+def _unknown(connection: sa.Connection, events: Iterable[FleetEvent]) -> list[FleetEvent]:
+    found, known = {event.id: event for event in events}, set[str]()
+    ids = list(found)
+    for at in range(0, len(ids), FEW):
+        asked = sa.select(EVENTS.c.id).where(EVENTS.c.id.in_(ids[at : at + FEW]))
+        known |= set(connection.execute(asked).scalars())
+    return [event for one, event in found.items() if one not in known]
 
 
 def _content(event: FleetEvent, now: datetime) -> dict[str, object]:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from ft_dagster.fleet.decided import decided
 from ft_dagster.fleet.due import EVEN_START, Decisions
 from ft_dagster.fleet.status import StatusRow, status_rows
-from ft_dagster.fleet.table import FleetRow, FleetTable
+from ft_dagster.fleet.table import FleetTable
+from ft_dagster.fleet.table_rows import FleetRow
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declarations, VariantKey
 

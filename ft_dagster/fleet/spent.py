@@ -11,17 +11,23 @@ TRAINING, EXPORT = "fine_tuned_model", "model_export"
 EVALUATIONS = (
     "general_scores", "base_evaluation", "evaluation", "production_evaluation", "candidate_evaluation",
 )  # fmt: skip
-SECONDS = ("seconds", "load_seconds", "seconds_writing", "seconds_certifying")  # of what judges, exports
+PREPARATIONS = ("probe", "base_text")  # what a plan and a mixture may be made of
+SECONDS = ("seconds", "load_seconds", "seconds_writing", "seconds_certifying")  # of all but trainings
 
 
 def hours_of(artifact: Artifact) -> float:
-    """Of a training, an evaluation or an export; 0 of all others."""
+    """Of a training, an evaluation, an export, a probe or a base's text; 0 of all others."""
     if artifact.place.stage == TRAINING:
         figures = TrainingFigures.of(artifact)
         return max(figures.seconds, figures.training_seconds) / 3600
-    if artifact.place.stage not in (*EVALUATIONS, EXPORT):
+    if artifact.place.stage not in (*EVALUATIONS, *PREPARATIONS, EXPORT):
         return 0.0
     return sum(float(artifact.figures.get(name) or 0.0) for name in SECONDS) / 3600
+
+
+def devices_of(artifact: Artifact) -> int:
+    """How many it took at once, a training aside, whose plan says it."""
+    return int(artifact.figures.get("devices") or 1)
 
 
 def made(artifact: Artifact) -> datetime:

@@ -13,7 +13,7 @@ from ft_dagster.fleet.freshness import RootCause, freshness
 from ft_dagster.fleet.version import Gain, KnownVersion
 
 if TYPE_CHECKING:
-    from ft_dagster.fleet.table import FleetRow
+    from ft_dagster.fleet.table_rows import FleetRow
 
 VariantStatus = Literal[
     "broken", "parked", "failing", "approval", "stale", "running", "never trained", "fresh", "retired"

@@ -35,8 +35,9 @@ class KnownVersion:
     the store could not be read, where it could not: nothing else is known then. `unseen`: a source or base
     that nobody looks at.
 
-    `spent`: of all trainings, evaluations and exports that are or were in the store; `counted`: digest of
-    their keys and of prices.
+    `spent`: of all trainings, preparations, evaluations and exports that are or were in the store;
+    `retrain_hours`: by the clock, of the newest training and what was made for it; `counted`: digest of their
+    keys and of prices.
     """
 
     version: int | None = None
@@ -50,6 +51,7 @@ class KnownVersion:
     unread: str = ""
     unseen: str = ""
     spent: Amount = NOTHING
+    retrain_hours: float = 0.0
     counted: str = ""
 
     def to_json(self) -> dict[str, Any]:

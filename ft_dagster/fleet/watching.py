@@ -21,7 +21,8 @@ from ft_dagster.fleet.listing import (
     unasked_places,
 )
 from ft_dagster.fleet.reasons import EXACT_STAMP, News, VariantState, next_look
-from ft_dagster.fleet.table import FleetRow, FleetTable
+from ft_dagster.fleet.table import FleetTable
+from ft_dagster.fleet.table_rows import FleetRow
 from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.roots import Roots

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 from ft_dagster.errors import UserError, UserErrors, all_of
 from ft_dagster.provenance.stamp import Stamp
 from ft_dagster.spec.defaults import merge
-from ft_dagster.spec.keys import VariantKey
+from ft_dagster.spec.keys import RESERVED, VariantKey
 from ft_dagster.spec.validation import nearest, validate
 from ft_dagster.spec.variant import CorpusSpec, VariantSpec
 from ft_dagster.spec.yaml_files import read_yaml
@@ -230,6 +230,10 @@ class Declarations:
         if not inside and file.is_file():
             fix = "Put the declaration itself there"
             return _unreadable(UserError("a link out of the tenant's folder", file=file, fix=fix), file)
+        if key.tenant == RESERVED:
+            problem = "no tenant may be named so: costs of what all tenants share stand under this name"
+            fix = f"Rename the folder tenants/{RESERVED}; what was made under it stays in the store as it is"
+            return _unreadable(UserError(problem, file=file, value=RESERVED, fix=fix), file)
         if twice is not None:
             fix = f"Remove this file or {file}"
             return _unreadable(UserError(f"variant {key} is declared twice", file=twice, fix=fix), file)

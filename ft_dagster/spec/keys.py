@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ft_dagster.errors import UserError
 
 HALF = re.compile(r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?")
+RESERVED = "shared"  # no tenant's name: what all share stands under it
 RULE = (
     "Use tenant.variant, each half 1 to 30 of a-z, 0-9 and '-', not starting or ending with '-', "
     "for example acme.support"

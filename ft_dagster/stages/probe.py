@@ -80,12 +80,20 @@ def inputs(view: View) -> ProbeInputs:
 
 
 def build(inputs: ProbeInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
-    result = _result(inputs, hands, attempt)
+    seconds = list[float]()
+    result = _result(inputs, hands, attempt, seconds)
     (attempt.payload / FILE).write_text(json.dumps(result.to_json(), indent=1, sort_keys=True), "utf-8")
-    return {"method": result.method, "learning_rate": result.learning_rate, "sentence": result.sentence}
+    figures = {"method": result.method, "learning_rate": result.learning_rate, "sentence": result.sentence}
+    return {**figures, "seconds": sum(seconds), "devices": _devices(inputs)}
 
 
-def _result(inputs: ProbeInputs, hands: Hands, attempt: Attempt) -> ProbeResult:
+def _devices(inputs: ProbeInputs) -> int:
+    """GPUs of each short training; 1 without any."""
+    return int(inputs.hardware["ranks"]) if inputs.hardware["kind"] == "cuda" else 1
+
+
+def _result(inputs: ProbeInputs, hands: Hands, attempt: Attempt, seconds: list[float]) -> ProbeResult:
+    """`seconds`: takes those of each short training that came to its end, by the clock."""
     if not (hands.payload(inputs.training_mixture) / "validation").is_dir():
         return ProbeResult(None, None, "nothing is tried: there is no validation split to compare on")
     spec, base = inputs.whole, inputs.base_model
@@ -101,7 +109,7 @@ def _result(inputs: ProbeInputs, hands: Hands, attempt: Attempt) -> ProbeResult:
     hands.say(f"probe: {planned.why}")
     if not planned.arms:
         return ProbeResult(None, None, planned.why)
-    trial = _Trial(inputs, hands, attempt, facts, found)
+    trial = _Trial(inputs, hands, attempt, facts, found, seconds)
     limit = spec.training.watch.general_loss_limit or spec.gates.general_loss_margin
     rounds = [trial.round(planned.arms, planned.steps)]
     last = finalists(rounds[0], limit)
@@ -122,6 +130,7 @@ class _Trial:
     attempt: Attempt
     facts: Facts
     found: Survey
+    seconds: list[float]
 
     def round(self, arms: Sequence[Arm], steps: int) -> list[TriedArm]:
         return [self._try(arm, steps) for arm in arms]
@@ -138,7 +147,9 @@ class _Trial:
             self.hands.say(f"probe: {arm}: {failure.happened}")
             return TriedArm(*arm, steps, {}, failed=failure.happened)
         shutil.rmtree(folder / "payload")
-        return tried_arm(arm, steps, TrainingFigures.from_json(figures))
+        known = TrainingFigures.from_json(figures)
+        self.seconds.append(known.seconds)
+        return tried_arm(arm, steps, known)
 
     def _request(self, arm: Arm, steps: int, output: Path) -> TrainingRun:
         inputs, hands, facts, nodes = self.inputs, self.hands, self.facts, self.inputs.nodes

@@ -10,7 +10,7 @@ from ft_dagster.store.artifacts import (
     verify_artifact,
 )
 from ft_dagster.store.blobs import Store, refused, unreachable
-from ft_dagster.store.heads import SHARED, read_head, write_head
+from ft_dagster.store.heads import SHARED, read_head, tenant_name, write_head
 
 __all__ = [
     "SHARED",
@@ -23,6 +23,7 @@ __all__ = [
     "find_artifact",
     "read_head",
     "refused",
+    "tenant_name",
     "unreachable",
     "verify_artifact",
     "write_head",

@@ -196,6 +196,25 @@ class Store:
         names = {PurePosixPath(path).name for path in found}
         return sorted(name for name in names if not name.startswith("."))
 
+    def names_written(self, relative: str, pattern: str, since: float) -> list[str]:
+        """Names of the folders directly below a folder in which a file of a pattern was written since then
+        (seconds since 1970), by the store's clock; sorted.
+        """
+        folder = self.local(relative)
+        if folder is not None:
+            found = ((file, file.stat().st_mtime) for file in folder.glob(f"*/{pattern}"))
+            return sorted({file.parent.name for file, written in found if written >= since})
+        root = self.path(relative)
+        below = {
+            PurePosixPath(path[len(root) + 1 :]): info["LastModified"].timestamp()
+            for path, info in self.fs.find(root, detail=True).items()
+        }
+        return sorted({
+            file.parent.name
+            for file, written in below.items()
+            if len(file.parts) == 2 and file.match(pattern) and written >= since
+        })  # fmt: skip
+
     def files_below(self, relative: str) -> dict[str, int]:
         """POSIX path -> size in bytes, of every file below a folder. Raises UserError for a link."""
         folder = self.local(relative)

@@ -16,7 +16,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.store.artifacts import Artifact, Place, Removed, stated
 from ft_dagster.store.blobs import Store, StoredFile
-from ft_dagster.store.heads import SHARED
+from ft_dagster.store.heads import SHARED, tenant_name
 
 RECORDS = "records"  # heads, release logs, tries, the package's source
 MANIFEST = "manifest.json"
@@ -189,4 +189,4 @@ def _owner(path: str, by: By) -> str:
     parts = path.split("/")
     if parts[0] != "tenants" or len(parts) < 2:
         return SHARED
-    return parts[1] if by is By.TENANT else ".".join(parts[1:3])
+    return tenant_name(parts[1]) if by is By.TENANT else ".".join(parts[1:3])

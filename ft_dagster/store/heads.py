@@ -16,6 +16,11 @@ KEY = re.compile(r"[0-9a-f]{64}")
 SHARED = "shared"  # the part of a store that is all tenants'
 
 
+def tenant_name(tenant: str) -> str:
+    """As a tenant is listed beside SHARED: one of that name, from before it was reserved, by its folder."""
+    return f"tenants/{tenant}" if tenant == SHARED else tenant
+
+
 def head_path(prefix: str, stage: str) -> str:
     return f"{prefix}/heads/{stage}.json"
 

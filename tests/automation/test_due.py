@@ -1,110 +1,28 @@
-"""What a tick asks for, whatever happened before it and wherever the one before was killed."""
+"""What a tick asks for: each reason, once, and never what was dealt with."""
 
 import json
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from threading import Barrier
-from typing import Any
 
 import dagster as dg
 import pytest
-import sqlalchemy as sa
 
 from ft_dagster.assets.partitions import PARTITIONS
-from ft_dagster.automation.due import rebuild_fleet
-from ft_dagster.automation.fleet_table import fleet_url, open_fleet
 from ft_dagster.automation.tags import CHARGES, DUE
-from ft_dagster.build import default_resources as resources
-from ft_dagster.definitions import defs
-from ft_dagster.errors import UserError
 from ft_dagster.fleet.history import MOST_RUNS
-from ft_dagster.fleet.table import FleetRow, FleetTable
 from ft_dagster.lineage.release import ReleaseRequest, promote, rollback
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.summary import variant_row
-from ft_dagster.store import Attempt, write_head
+from ft_dagster.store import write_head
 from ft_dagster.store.make import Recipe, make_artifact
 from tests.automation.declarations import NOON, declare, start_from, tick, ticked
-from tests.fleet.tables import row_of
+from tests.automation.ticks import DAY, HOUR, STATUS, end, report_release, row, run_of, settings
 from tests.present import present
 from tests.releases import adapter, release
 
 pytestmark = pytest.mark.slow
-DAY, HOUR = timedelta(days=1), timedelta(hours=1)
-STATUS = dg.DagsterRunStatus
-
-
-def due_retrains() -> dg.SensorDefinition:
-    return defs.get_repository_def().get_sensor_def("due_retrains")
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test() as made:
-        yield made
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """Nothing is spread: what is due is asked for at once."""
-    (tmp_path / "tenants").mkdir()
-    settings(tmp_path, spread_hours=0)
-    return tmp_path
-
-
-def settings(project: Path, **fleet: Any) -> None:
-    (project / "ft_dagster.yaml").write_text(json.dumps({"fleet": fleet}))
-
-
-def row(project: Path, instance: dg.DagsterInstance, key: str) -> FleetRow:
-    return row_of(open_fleet(instance, load_settings(project)), key)
-
-
-def run_of(
-    instance: dg.DagsterInstance, request: dg.RunRequest, status: STATUS = STATUS.QUEUED, **tags: str
-) -> str:
-    """A run of a request, as Dagster's daemon makes it."""
-    key = present(request.partition_key)
-    made = instance.create_run_for_job(
-        _variant_chain(), tags={**request.tags, "dagster/partition": key, **tags}
-    )
-    end(instance, made.run_id, status)
-    return made.run_id
-
-
-def end(instance: dg.DagsterInstance, run_id: str, status: STATUS) -> None:
-    run = present(instance.get_run_by_id(run_id))
-    if status is STATUS.FAILURE:
-        instance.report_run_failed(run, "out of memory")
-        instance.add_run_tags(run_id, {"dagster/will_retry": "false"})
-    elif status is not STATUS.QUEUED:
-        kinds = {
-            STATUS.SUCCESS: dg.DagsterEventType.RUN_SUCCESS,
-            STATUS.STARTED: dg.DagsterEventType.RUN_START,
-        }
-        instance.report_dagster_event(
-            dg.DagsterEvent(kinds[status].value, "variant_chain", message="as it would be"), run_id
-        )
-
-
-def _variant_chain() -> dg.JobDefinition:
-    @dg.op
-    def nothing() -> None:
-        pass
-
-    @dg.job
-    def variant_chain() -> None:
-        nothing()
-
-    return variant_chain
 
 
 def test_a_tick_asks_for_one_run_per_due_variant(project: Path, instance: dg.DagsterInstance) -> None:
@@ -314,11 +232,6 @@ def test_a_child_is_broken_while_its_parent_is_not_declared(
     assert [r.partition_key for r in tick(project, instance, NOON)] == ["acme.child"]
 
 
-def report_release(instance: dg.DagsterInstance, key: str) -> None:
-    """As a run does that released, and the command line."""
-    instance.report_runless_asset_event(dg.AssetMaterialization("release", partition=key))
-
-
 def test_a_new_release_of_the_parent_asks_for_one_run_of_the_child(
     project: Path, instance: dg.DagsterInstance
 ) -> None:
@@ -414,121 +327,6 @@ def test_what_a_run_takes_of_the_budget_is_held_while_it_runs_and_given_back_aft
     assert second.partition_key == "acme.b"
 
 
-def lose(project: Path, instance: dg.DagsterInstance) -> None:
-    os.remove(fleet_url(instance, load_settings(project)).removeprefix("sqlite:///"))
-
-
-@pytest.mark.parametrize("most", [2_000, 2])
-def test_what_was_charged_is_charged_again_to_a_table_that_was_lost_before_anything_is_asked_for(
-    project: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, most: int
-) -> None:
-    settings(project, spread_hours=0, budget={"hours_per_day": 5.0})
-    names = [f"acme.v{number}" for number in range(6)]
-    for name in names:
-        declare(project, name, "* * * * *")
-    now = datetime.now(UTC).replace(hour=12, minute=30, second=0) + DAY
-    tick(project, instance, now - HOUR)
-    asked = tick(project, instance, now)
-    assert len(asked) == 5
-    for request in asked:
-        run_of(instance, request, STATUS.STARTED)
-    ticked(project, instance, now + HOUR)
-    cursor = json.dumps({"runs": now.timestamp(), "releases": 0})  # runs of others changed since
-    lose(project, instance)
-    monkeypatch.setattr("ft_dagster.automation.due.MOST_RUNS", most)
-    said = set[str]()
-    for minutes in range(9):
-        waits = ticked(project, instance, now + HOUR + minutes * HOUR / 60, cursor)
-        assert waits.requests == ()
-        cursor = str(waits.seen)
-        said.add(waits.said)
-    assert waits.said.endswith(" budget")
-    assert ("nothing is asked for until all runs were read" in said) == (most == 2)
-
-
-def test_a_lost_table_is_made_again_and_asks_for_nothing_that_was_asked(
-    project: Path, instance: dg.DagsterInstance
-) -> None:
-    declare(project, "acme.daily", "0 12 * * *")
-    tick(project, instance, NOON - HOUR)
-    (first,) = tick(project, instance, NOON)
-    run_of(instance, first, STATUS.SUCCESS)
-    last = ticked(project, instance, NOON + HOUR)
-    assert last.requests == ()
-    before = row(project, instance, "acme.daily")
-    lose(project, instance)
-    assert ticked(project, instance, NOON + HOUR, str(last.seen)).requests == ()
-    after = row(project, instance, "acme.daily")
-    assert (after.state.served, after.state.asked) == (before.state.served, before.state.asked)
-
-
-def test_a_table_of_a_newer_version_is_refused_and_the_sensor_says_so(
-    project: Path, instance: dg.DagsterInstance
-) -> None:
-    declare(project, "acme.daily", "0 12 * * *")
-    tick(project, instance, NOON)
-    engine = sa.create_engine(fleet_url(instance, load_settings(project)))
-    with engine.begin() as connection:
-        connection.execute(
-            sa.text("update ft_dagster_fleet_meta set value = '99' where name = 'schema_version'")
-        )
-    with pytest.raises(UserError, match="written by a newer ft-dagster"):
-        tick(project, instance, NOON)
-    with dg.build_sensor_context(instance=instance, resources=resources(str(project))) as context:
-        skipped = due_retrains().evaluate_tick(context)
-    assert "written by a newer ft-dagster" in present(skipped.skip_message)
-
-
-def test_a_table_of_an_older_version_is_made_again_and_asks_for_nothing_that_was_asked(
-    project: Path, instance: dg.DagsterInstance
-) -> None:
-    declare(project, "acme.daily", "0 12 * * *")
-    tick(project, instance, NOON - HOUR)
-    (first,) = tick(project, instance, NOON)
-    run_of(instance, first, STATUS.SUCCESS)
-    with sa.create_engine(fleet_url(instance, load_settings(project))).begin() as connection:
-        for table in ("variants", "charges", "places", "meta"):
-            connection.execute(sa.text(f"drop table ft_dagster_fleet_{table}"))
-        connection.execute(sa.text("create table ft_dagster_fleet_meta (name text, value text)"))
-        connection.execute(sa.text("create table ft_dagster_fleet_places (place text, key text)"))
-        connection.execute(sa.text("insert into ft_dagster_fleet_meta values ('schema_version', '1')"))
-    assert tick(project, instance, NOON + HOUR) == []
-    assert row(project, instance, "acme.daily").state.served is not None
-
-
-def test_a_damaged_table_is_said_and_made_again(project: Path, instance: dg.DagsterInstance) -> None:
-    declare(project, "acme.daily", "0 12 * * *")
-    tick(project, instance, NOON)
-    settings = load_settings(project)
-    Path(fleet_url(instance, settings).removeprefix("sqlite:///")).write_bytes(b"garbage" * 1000)
-    with pytest.raises(UserError, match="file is not a database"):
-        tick(project, instance, NOON)
-    assert [row.key for row in rebuild_fleet(instance, settings)] == ["acme.daily"]
-
-
-def test_processes_that_make_the_table_at_once_all_find_one(
-    project: Path, instance: dg.DagsterInstance
-) -> None:
-    settings, start = load_settings(project), Barrier(8)
-
-    def opens(_: int) -> str:
-        start.wait()
-        return open_fleet(instance, settings).url
-
-    with ThreadPoolExecutor(8) as pool:
-        assert len(set(pool.map(opens, range(8)))) == 1
-
-
-def test_the_sensor_gives_its_cursor_and_says_what_waits(project: Path, instance: dg.DagsterInstance) -> None:
-    declare(project, "acme.often", "* * * * *")
-    open_fleet(instance, load_settings(project))
-    with dg.build_sensor_context(instance=instance, resources=resources(str(project))) as context:
-        first = due_retrains().evaluate_tick(context)
-    assert json.loads(present(first.cursor))["releases"] == 0
-    assert first.skip_message == "no variant is due"
-    assert tick(project, instance, datetime.now(UTC) + HOUR) != []
-
-
 def test_a_platforms_order_is_seen_when_it_is_given(project: Path, instance: dg.DagsterInstance) -> None:
     declare(project, "acme.plain")
     tick(project, instance, NOON)
@@ -570,170 +368,3 @@ def test_where_no_run_is_known_a_verdict_of_the_store_fulfils_an_order_if_it_pas
     assert [request.partition_key for request in tick(project, instance, now)] == (
         [] if passed else ["acme.plain"]
     )
-
-
-class Killed(BaseException):
-    """As kill -9: nothing is tidied up, and what a transaction had not written is not there."""
-
-
-DEADLY = [
-    (FleetTable, "put"), (FleetTable, "charge"), (FleetTable, "set_meta"),
-    (dg.DagsterInstance, "add_dynamic_partitions"), (dg.DagsterInstance, "get_runs_count"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("call", range(1, 4))
-@pytest.mark.parametrize("deadly", DEADLY, ids=lambda deadly: deadly[1])
-def test_a_tick_that_is_killed_anywhere_is_made_again(
-    project: Path,
-    instance: dg.DagsterInstance,
-    monkeypatch: pytest.MonkeyPatch,
-    deadly: tuple[type, str],
-    call: int,
-) -> None:
-    """Between one tick and the next a run ended, and a declaration came."""
-    owner, method = deadly
-    for key in ("acme.daily", "acme.ran"):
-        declare(project, key, "0 12 * * *")
-    tick(project, instance, NOON - HOUR)
-    ran = next(r for r in tick(project, instance, NOON) if r.partition_key == "acme.ran")
-    run_of(instance, ran, STATUS.SUCCESS)
-    declare(project, "acme.new", "0 12 * * *")
-    real, calls = getattr(owner, method), 0
-
-    def dies(*given: Any, **named: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            raise Killed
-        return real(*given, **named)
-
-    monkeypatch.setattr(owner, method, dies)
-    with suppress(Killed):
-        tick(project, instance, NOON + HOUR)
-    monkeypatch.setattr(owner, method, real)
-    again = tick(project, instance, NOON + HOUR)
-    assert [request.run_key for request in again] == ["acme.daily@2026-03-02T12.00Z"]
-    assert sorted(instance.get_dynamic_partitions(PARTITIONS)) == ["acme.daily", "acme.new", "acme.ran"]
-    assert row(project, instance, "acme.ran").state.served is not None
-
-
-def test_two_ticks_at_once_ask_for_the_same_run_by_the_same_key(
-    project: Path, instance: dg.DagsterInstance
-) -> None:
-    for number in range(20):
-        declare(project, f"acme.v{number}", "0 12 * * *")
-    tick(project, instance, NOON - HOUR)
-    with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda _: tick(project, instance, NOON), range(2))
-    assert len(first) == 20
-    assert [request.run_key for request in first] == [request.run_key for request in second]
-
-
-def fleet_command(project: Path, *words: str) -> Any:
-    program = Path(sys.executable).with_name("ft-dagster")
-    command: list[str | Path] = [program, "--project", project, "fleet", *words, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    return json.loads(done.stdout)
-
-
-def test_the_commands_make_the_table_again_also_of_a_newer_version_and_say_what_is_due(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    declare(project, "acme.often", retrain={"cron": "* * * * *", "max_age_days": 0.001})
-    declare(project, "acme.broken", objectiv="x")
-    declare(project, "globex.broken", objectiv="x")
-    home = project / "home"
-    monkeypatch.setenv("DAGSTER_HOME", str(home))
-    home.mkdir()
-    with sa.create_engine(f"sqlite:///{home / 'fleet.db'}").begin() as connection:
-        connection.execute(sa.text("create table ft_dagster_fleet_meta (name text, value text)"))
-        connection.execute(sa.text("insert into ft_dagster_fleet_meta values ('schema_version', '99')"))
-    other = project / "elsewhere"
-    (other / "tenants").mkdir(parents=True)
-    with monkeypatch.context() as at_home:
-        at_home.delenv("DAGSTER_HOME")
-        assert fleet_command(other, "due") == {"due": [], "looked": None}
-    said = fleet_command(project, "rebuild")
-    assert said["variants"] == 3
-    assert sorted(said["broken"]) == ["acme.broken", "globex.broken"]
-    table = FleetTable(f"sqlite:///{home / 'fleet.db'}")
-    often = row_of(table, "acme.often")
-    table.put([often.known(known_since=often.state.known_since - DAY)])
-    due = fleet_command(project, "due", "--tenant", "acme")["due"]
-    assert [(row["variant"], row["state"]) for row in due] == [
-        ("acme.often", "due"),
-        ("acme.broken", "broken"),
-    ]
-    assert due[0]["reasons"] == ["schedule"]
-    program = Path(sys.executable).with_name("ft-dagster")
-    command: list[str | Path] = [program, "--project", project, "fleet", "due"]
-    piped = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    (plain,) = (line.split() for line in piped.splitlines() if "acme.often" in line)
-    assert plain[:3] == ["acme.often", "due", "schedule"]
-    assert (due[0]["hours"], due[0]["cost"]) == (1.0, "no plan yet: taken as 1 h")
-    assert "objectiv" in due[1]["why"]
-
-
-def test_a_store_that_cannot_be_read_is_said_and_asked_again(
-    project: Path, instance: dg.DagsterInstance
-) -> None:
-    declare(project, "acme.daily", "0 12 * * *")
-    declare(project, "acme.other", "0 12 * * *")
-    head = project / ".ft_dagster" / "store" / "tenants" / "acme" / "daily" / "heads" / "training_plan.json"
-    head.parent.mkdir(parents=True)
-    head.write_text("{")
-    tick(project, instance, NOON - HOUR)
-    assert "not a head" in present(row(project, instance, "acme.daily").state.broken)
-    assert [r.partition_key for r in tick(project, instance, NOON)] == ["acme.other"]
-    head.unlink()
-    assert [r.partition_key for r in tick(project, instance, NOON)] == ["acme.daily", "acme.other"]
-    assert row(project, instance, "acme.daily").state.broken is None
-
-
-def test_what_cannot_be_read_is_read_again_after_all_else(
-    project: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("acme.a", "acme.b", "acme.c"):
-        declare(project, name, "0 12 * * *")
-    head = project / ".ft_dagster" / "store" / "tenants" / "acme" / "a" / "heads" / "training_plan.json"
-    head.parent.mkdir(parents=True)
-    head.write_text("{")
-    monkeypatch.setattr("ft_dagster.automation.due.LEARN_SECONDS", 0.0)  # one variant a tick
-    for _ in range(3):
-        tick(project, instance, NOON - HOUR)
-    known = [row(project, instance, name) for name in ("acme.a", "acme.b", "acme.c")]
-    assert [each.learnt for each in known] == [False, True, True]
-
-
-@pytest.mark.parametrize("damage", ["", "{}", "[]", '{"schema_version": 1, "plan": {}}'])
-def test_a_plan_that_is_damaged_is_said_and_holds_up_no_other(
-    project: Path, instance: dg.DagsterInstance, damage: str
-) -> None:
-    declare(project, "acme.daily", "0 12 * * *")
-    declare(project, "acme.other", "0 12 * * *")
-    store = load_settings(project).open_store()
-
-    def damaged(attempt: Attempt) -> dict[str, Any]:
-        (attempt.evidence / "estimate.json").write_text(damage)
-        return {}
-
-    recipe = Recipe("training_plan", "tenants/acme/daily", {})
-    write_head(store, recipe.prefix, make_artifact(store, project / "work", recipe, damaged), None)
-    tick(project, instance, NOON - HOUR)
-    assert "not an estimate" in present(row(project, instance, "acme.daily").state.broken)
-    assert [r.partition_key for r in tick(project, instance, NOON)] == ["acme.other"]
-
-
-def test_what_else_of_a_variants_store_is_damaged_holds_up_no_other(
-    project: Path, instance: dg.DagsterInstance
-) -> None:
-    declare(project, "acme.daily", "0 12 * * *")
-    declare(project, "acme.other", "0 12 * * *")
-    store = load_settings(project).open_store()
-    recipe = Recipe("evaluation", "tenants/acme/daily", {})
-    made = make_artifact(store, project / "work", recipe, lambda attempt: {"verdict": None})
-    write_head(store, recipe.prefix, made, None)
-    tick(project, instance, NOON - HOUR)
-    assert "the store cannot be read" in present(row(project, instance, "acme.daily").state.broken)
-    assert [r.partition_key for r in tick(project, instance, NOON)] == ["acme.other"]

@@ -1,5 +1,6 @@
 """The instance that a project gets: its coordinator, its limits, and the tags of each run."""
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -57,7 +58,7 @@ def test_what_a_platform_set_in_its_instance_is_kept(settings: Settings) -> None
     ("content", "said"),
     [
         ("run_coordinator: [", "parsing a flow node"),
-        ("storage: {postgres: {postgres_url: 'postgresql://u:p@127.0.0.1:1/d'}}", "dagster_postgres"),
+        ("storage: {postgres: {postgres_url: 'postgresql+psycopg2://u:hush@127.0.0.1:1/d'}}", "connection"),
         ("storages: {}", "storages"),
     ],
 )
@@ -71,6 +72,31 @@ def test_an_instance_that_cannot_be_opened_is_said_in_a_line(
         pass
     assert refused.value.file == str(file)
     assert "\n" not in str(refused.value)
+    assert "hush" not in str(refused.value)
+
+
+def test_an_address_of_postgres_without_its_driver_is_said(settings: Settings) -> None:
+    write_home(settings)
+    (settings.dagster_home / "dagster.yaml").write_text(
+        "storage: {postgres: {postgres_url: 'postgresql://x'}}"
+    )
+    with pytest.raises(UserError, match="Begin it with postgresql\\+psycopg2"), opened(settings.dagster_home):
+        pass
+
+
+def test_an_instance_in_postgres_without_what_keeps_it_there_says_what_to_install(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_home(settings)
+    (settings.dagster_home / "dagster.yaml").write_text(
+        "storage: {postgres: {postgres_url: 'postgresql://x'}}"
+    )
+    monkeypatch.setitem(sys.modules, "dagster_postgres", None)
+    with (
+        pytest.raises(UserError, match=r"pip install 'ft-dagster\[postgres\]'"),
+        opened(settings.dagster_home),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,12 @@ from ft_dagster.errors import UserError
 from ft_dagster.fleet.amounts import Amount
 from ft_dagster.fleet.decided import sqlite_url
 from ft_dagster.fleet.declared import notice
-from ft_dagster.fleet.table import FleetRow, FleetTable
+from ft_dagster.fleet.lost_store import KNOWN as KNOWN_STORE
+from ft_dagster.fleet.table import FleetTable
+from ft_dagster.fleet.table_rows import FleetRow
 from ft_dagster.fleet.version import Gain, KnownVersion
 from ft_dagster.lineage.stale import field_changed
+from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations
 from tests.automation.declarations import declare
 from tests.releases import adapter, release
@@ -158,6 +161,15 @@ def test_a_table_that_cannot_be_used_is_said_and_the_store_is_read(project: Path
     assert "fleet.db" in done.stderr
     refused = CliRunner().invoke(app, ["--project", str(project), "status"])
     assert isinstance(refused.exception, UserError)
+
+
+@pytest.mark.parametrize("words", [[], ["--exact"]])
+def test_a_store_that_is_gone_is_said_and_no_state_shown(project: Path, words: list[str]) -> None:
+    table_of(project).set_meta(KNOWN_STORE, load_settings(project).open_store().url)
+    refused = CliRunner().invoke(app, ["--project", str(project), "status", *words])
+    assert isinstance(refused.exception, UserError)
+    assert "the store holds nothing" in str(refused.exception)
+    assert refused.stdout == ""
 
 
 @pytest.mark.parametrize("words", [["--exact"], ["acme.never"]])

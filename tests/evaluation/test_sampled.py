@@ -49,6 +49,7 @@ def test_a_base_writes_texts_of_its_own_and_a_part_is_held_out(taught: Path, tmp
     texts = [row["text"] for rows in parts.values() for row in rows]
     assert len(texts) == len(set(texts)) == figures["texts"]
     assert figures["documents"] == 80
+    assert json.loads((run / "output" / "result.json").read_text())["figures"]["seconds"] > 0
     assert figures["surprisal"] < 0.75 * figures["uniform"]
     assert {row["source"] for rows in parts.values() for row in rows} == {SOURCE}
     assert all(parts.values())

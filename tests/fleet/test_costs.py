@@ -19,56 +19,19 @@ from ft_dagster.fleet.costs import (
     version_name,
     versions_in,
 )
-from ft_dagster.planning.hardware.catalogue import load_catalogue
-from ft_dagster.store import Artifact, Store
-from ft_dagster.store.make import Recipe, make_artifact
+from ft_dagster.store import Store
+from ft_dagster.store.contents import By, contents_of, usage
 from ft_dagster.store.removal import claim_removal, finish_removal
+from tests.fleet.manifests import H100, PRICE, catalogue, judge, predicted, put, train
 from tests.releases import adapter, release
 from tests.stored_figures import stored_training
 
 pytestmark = pytest.mark.slow
 
-H100, PRICE = "NVIDIA H100 80GB HBM3", 2.0
-CATALOGUE = f"cards:\n  H100-80GB: {{usd_per_hour: {PRICE}}}\n"
-
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "store"))
-
-
-def catalogue(folder: Path) -> Any:
-    (folder / "gpus.yaml").write_text(CATALOGUE)
-    return load_catalogue(folder)
-
-
-def put(
-    store: Store, stage: str, prefix: str, inputs: dict[str, str], figures: dict[str, Any], *, name: str = "x"
-) -> Artifact:
-    """An artifact of which only the manifest matters; `name` tells it from others of the stage."""
-
-    def build(attempt: Any) -> dict[str, Any]:
-        (attempt.payload / "what.txt").write_text(f"{prefix} {stage} {name}")
-        return figures
-
-    return make_artifact(store, Path(store.root) / "work", Recipe(stage, prefix, inputs, {"x": name}), build)
-
-
-def predicted(hours: float | None, device: str = H100, gpus: int = 2) -> dict[str, Any]:
-    return {"hardware": device, "layout": {"method": "lora", "gpus": gpus}, "hours": hours}
-
-
-def train(store: Store, prefix: str, name: str = "x", hours: float = 1.0, **said: Any) -> Artifact:
-    """A training of two GPUs that took so long."""
-    figures = stored_training(seconds=hours * 3600, training_seconds=10.0, **said)
-    return put(store, "fine_tuned_model", prefix, {"training_plan": f"plan of {name}"}, figures, name=name)
-
-
-def judge(store: Store, model: Artifact, outcome: str, name: str = "x", seconds: float = 1800.0) -> Artifact:
-    verdict = {"outcome": outcome, "passed": outcome == "pass", "rules": []}
-    figures = {"seconds": seconds - 100, "load_seconds": 100.0, "verdict": verdict}
-    inputs = {"fine_tuned_model": model.digest}
-    return put(store, "evaluation", model.place.prefix, inputs, figures, name=name)
 
 
 def test_hours_and_dollars_are_those_of_all_devices_foretold_and_real(store: Store, tmp_path: Path) -> None:
@@ -121,6 +84,31 @@ def test_what_all_share_is_nobodys_own(store: Store, tmp_path: Path) -> None:
     rows = cost_rows(read_costs(store, catalogue(tmp_path)).items, lambda item: item.tenant)
     assert {row.name: row.hours for row in rows} == {"acme": 2.0, "shared": 1.0, "globex": 0.5}
     assert {row.name: row.unpriced_hours for row in rows} == {"acme": 0.0, "shared": 0.0, "globex": 0.5}
+
+
+def test_probes_and_the_text_of_a_base_are_preparations(store: Store, tmp_path: Path) -> None:
+    train(store, "tenants/acme/support", predicted=predicted(1.0))
+    put(store, "probe", "tenants/acme/support", {}, {"seconds": 1800.0, "devices": 2})
+    put(store, "base_text", "shared", {}, {"seconds": 900.0})
+    put(store, "probe", "tenants/globex/faq", {}, {})  # an older version's, which says no time
+    rows = {row.name: row for row in cost_rows(read_costs(store, catalogue(tmp_path)).items, tenant_of)}
+    assert {name: row.preparation_hours for name, row in rows.items()} == {
+        "acme": 1.0, "shared": 0.25, "globex": 0.0,
+    }  # fmt: skip
+    assert (rows["acme"].hours, rows["acme"].usd) == (3.0, 3.0 * PRICE)
+
+
+def tenant_of(item: CostItem) -> str:
+    return item.tenant
+
+
+def test_a_tenant_named_as_what_all_share_is_told_apart_from_it(store: Store, tmp_path: Path) -> None:
+    put(store, "evaluation", "tenants/shared/support", {}, {"seconds": 3600.0})
+    put(store, "general_scores", "shared", {}, {"seconds": 1800.0})
+    rows = cost_rows(read_costs(store, catalogue(tmp_path)).items, tenant_of)
+    assert {row.name: row.hours for row in rows} == {"tenants/shared": 1.0, "shared": 0.5}
+    sizes = {row.name: row.artifacts for row in usage(contents_of(store), By.TENANT)}
+    assert sizes == {"tenants/shared": 1, "shared": 1}
 
 
 def test_what_asked_the_base_is_on_the_device_of_its_own_variant(store: Store, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from ft_dagster.fleet.amounts import Amount
 from ft_dagster.fleet.freshness import RootCause, freshness
-from ft_dagster.fleet.table import FleetRow, FleetTable
+from ft_dagster.fleet.table import FleetTable
+from ft_dagster.fleet.table_rows import FleetRow
 from ft_dagster.fleet.version import Gain, KnownVersion
 from ft_dagster.lineage.stale import StaleCause, field_changed
 from tests.fleet.fleets import NOON, changed, variant

@@ -14,7 +14,7 @@ from ft_dagster.fleet.amounts import Amount
 from ft_dagster.fleet.costs import cost_row, read_costs
 from ft_dagster.fleet.learning import known_version
 from ft_dagster.fleet.listing import unasked_places
-from ft_dagster.fleet.table import FleetRow
+from ft_dagster.fleet.table_rows import FleetRow
 from ft_dagster.fleet.version import KnownVersion
 from ft_dagster.fleet.world import World
 from ft_dagster.lineage.release import ReleaseCandidate, ReleaseRequest, record_release, rollback

@@ -15,7 +15,8 @@ from ft_dagster.errors import UserError
 from ft_dagster.fleet.declared import notice
 from ft_dagster.fleet.listing import ListedFile, WatchedPlace, difference, listing
 from ft_dagster.fleet.reasons import News
-from ft_dagster.fleet.table import FleetTable, Watched
+from ft_dagster.fleet.table import FleetTable
+from ft_dagster.fleet.table_rows import Watched
 from ft_dagster.fleet.watching import look, places_of
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations, VariantKey
@@ -41,9 +42,9 @@ def old(file: Path, text: str) -> None:
 class Fleet:
     """A project whose variants ran, and the table that is kept of it."""
 
-    def __init__(self, project: Path) -> None:
+    def __init__(self, project: Path, database: str) -> None:
         self.settings: Settings = load_settings(project)
-        self.project, self.table = project, FleetTable(f"sqlite:///{project / 'fleet.db'}")
+        self.project, self.table = project, FleetTable(database)
 
     def ran(self, *keys: str, at: datetime | None = None) -> None:
         """What a run leaves of the declaration, and what the tick then asks to be looked at. `at`: when it
@@ -80,12 +81,12 @@ def _frozen(sources: Any, attempt: Attempt) -> dict[str, Any]:
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Fleet:
+def fleet(tmp_path: Path, database: str) -> Fleet:
     for name, polls in (("acme.often", 5), ("acme.seldom", 500), ("globex.one", 5)):
         declare(tmp_path, name, polls)
     for part in ("a", "b"):
         old(tmp_path / "data" / f"{part}.jsonl", '{"text": "x"}\n' * 10)
-    return Fleet(tmp_path)
+    return Fleet(tmp_path, database)
 
 
 def declare(project: Path, key: str, polls: float, path: str = "data") -> None:

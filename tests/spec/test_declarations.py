@@ -142,6 +142,17 @@ def test_a_tenants_closed_folder_stops_no_other(project_of_nobody: Path) -> None
     assert Declarations(project_of_nobody).wrong(KEY) is None
 
 
+def test_a_tenant_may_not_be_named_as_what_all_share(tmp_path: Path) -> None:
+    file = declare(tmp_path, "shared/support.yaml")
+    declare(tmp_path, "acme/support.yaml")
+    view = Declarations(tmp_path)
+    with pytest.raises(UserError, match="no tenant may be named so") as refused:
+        view.declared(VariantKey("shared", "support"))
+    assert (refused.value.file, refused.value.value) == (str(file), "shared")
+    assert "Rename the folder tenants/shared" in str(refused.value)
+    assert view.wrong(KEY) is None
+
+
 def test_hidden_files_declare_nothing(tmp_path: Path) -> None:
     declare(tmp_path, "acme/support.yaml")
     (tmp_path / "tenants/acme/.#support.yaml").symlink_to("editor@host.1")

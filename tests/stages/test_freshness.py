@@ -19,7 +19,8 @@ from ft_dagster.fleet.freshness import freshness
 from ft_dagster.fleet.history import RunHistory
 from ft_dagster.fleet.learning import known_version, learnt
 from ft_dagster.fleet.picture import look_at
-from ft_dagster.fleet.table import FleetTable, Watched
+from ft_dagster.fleet.table import FleetTable
+from ft_dagster.fleet.table_rows import Watched
 from ft_dagster.fleet.watching import look, places_of
 from ft_dagster.fleet.world import World
 from ft_dagster.lineage.stale import StaleCause

@@ -76,6 +76,7 @@ def test_the_plan_has_what_was_best_when_it_was_tried(
     estimate = training_plan.estimate_of(workspace, made["training_plan"])
     (reason,) = (r for r in estimate.plan.reasons if r.field == "training.learning_rate")
     assert (reason.origin, reason.reason) == ("measured", tried.figures["sentence"])
+    assert (tried.figures["seconds"] > 0, tried.figures["devices"]) == (True, 1)
     files = {file.name for file in workspace.folder(tried).rglob("*") if file.is_file()}
     assert "log.jsonl" in files
     assert not [name for name in files if name.endswith(".safetensors")]  # no model is left

@@ -1,0 +1,27 @@
+"""An instance, and a project in which nothing is spread: what is due is asked for at once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from tests.automation.ticks import settings
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.long)])
+def instance(request: pytest.FixtureRequest) -> Iterator[dg.DagsterInstance]:
+    """In files, then in a database of a real server."""
+    storage = {}
+    if request.param == "postgres":
+        address = request.getfixturevalue("postgres").new_database()
+        storage = {"storage": {"postgres": {"postgres_url": address}}}
+    with dg.instance_for_test(overrides=storage) as made:
+        yield made
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "tenants").mkdir()
+    settings(tmp_path, spread_hours=0)
+    return tmp_path
