@@ -14,8 +14,8 @@ from ft_dagster.evaluation.verdict_words import verdict_word
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.skills import LOST, SIGNS, SKILLS, lost_rows, signs_rows, skill_rows
 from ft_dagster.report.summaries import RULES, base_scores_summary, evaluation_summary, rules_rows
-from ft_dagster.report.svg import fitting, intervals, measured
-from ft_dagster.report.tables import percent
+from ft_dagster.report.svg import Bar, bars, fitting, intervals, measured
+from ft_dagster.report.tables import is_share, percent
 from ft_dagster.stages import base_evaluation as base_stage
 from ft_dagster.stages import evaluation as stage
 from ft_dagster.stages.workspace import Workspace
@@ -28,7 +28,10 @@ def _base_evaluation(workspace: Workspace, artifact: Artifact) -> Page:
     scores = artifact.figures["scores"]
     rows = [[s["task"], s["metric"], s["value"], s["questions"]] for s in scores]
     shown = {"scores": table(["task", "metric", "base", "questions"], rows)}
-    return Page(base_scores_summary(scores), {**shown, **_label_table(workspace, artifact)})
+    shares = [s for s in scores if is_share(s["metric"], [s["value"]])]
+    parts = [Bar(s["task"], s["value"], f"{s['metric']} {percent(s['value'])}") for s in shares]
+    entries = {**shown, **_label_table(workspace, artifact)}
+    return Page(base_scores_summary(scores), entries, fitting(bars, parts, "scores of the base"))
 
 
 def _evaluation(workspace: Workspace, artifact: Artifact) -> Page:

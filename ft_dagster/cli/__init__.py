@@ -6,6 +6,7 @@ from ft_dagster.cli import (
     project,
     planning,
     runs,
+    compare,
     status,
     fleet,
     costs,
@@ -14,6 +15,7 @@ from ft_dagster.cli import (
     experiments,
     store,
     audit,
+    trace,
     audit_replay,
     audit_keys,
 )
@@ -23,6 +25,7 @@ __all__ = [
     "audit",
     "audit_keys",
     "audit_replay",
+    "compare",
     "costs",
     "experiments",
     "fleet",
@@ -34,4 +37,5 @@ __all__ = [
     "runs",
     "status",
     "store",
+    "trace",
 ]

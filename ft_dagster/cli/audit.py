@@ -18,7 +18,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ft_dagster.cli.audit_shown import print_held, print_model, print_models, print_near, print_of, released
-from ft_dagster.cli.common import KEEPING, Json, app, escape, out, print_json
+from ft_dagster.cli.common import KEEPING, Json, app, escape, out, print_json, show
 from ft_dagster.errors import UserError
 from ft_dagster.provenance import record_keys
 from ft_dagster.report.tables import counted
@@ -90,7 +90,7 @@ def record(
             place = [str(one.facts.get(name) or "") for name in ("file", "line")]
             state = one.state + (f": {one.facts['reason']}" if one.facts.get("reason") else "")
             table.add_row(one.stage, one.variant or "shared", one.digest[:12], *map(escape, (state, *place)))
-        out.print(table)
+        show(table)
     print_models(found.models)
     if alike is not None:
         print_near(alike)
@@ -124,7 +124,7 @@ def at(
 
     def answer(audit: Audit) -> Any:
         found = models.at(audit, variant, date)
-        return found, 0 if to is None else _write_records(audit, found.model.weights, to)
+        return found, 0 if to is None else write_records(audit, found.model.weights, to)[1]
 
     found, without = ask(context, tenant, answer)
     if as_json:
@@ -163,7 +163,7 @@ def source(
     table = Table("made from it", "variant", "digest", "made (UTC)", box=SIMPLE_HEAD)
     for part in found.artifacts:
         table.add_row(part.stage, part.variant or "shared", part.digest[:12], part.created)
-    out.print(table)
+    show(table)
     print_models(found.models)
 
 
@@ -208,7 +208,7 @@ def diff(context: typer.Context, a: Model, b: Model, tenant: ForTenant = None, a
     table = Table("changed", a, b, box=SIMPLE_HEAD)
     for name, values in found.changed.items():
         table.add_row(escape(name), *(escape(json.dumps(value, ensure_ascii=False)) for value in values))
-    out.print(table)
+    show(table)
 
 
 @audit.command()
@@ -357,16 +357,17 @@ def progress(quiet: bool) -> Callable[[str], None]:
     return lambda line: print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
 
 
-def _write_records(audit: Audit, weights: str, to: Path) -> int:
-    """How many of them have no content any more."""
+def write_records(audit: Audit, weights: str, to: Path) -> tuple[int, int]:
+    """How many there are, and how many of them have no content any more."""
     from ft_dagster.audit import models
 
-    without = 0
+    written = without = 0
     with _writable(to) as file:
         for one in models.training_records(audit, audit.model(weights)):
+            written += 1
             without += one.content is None
             file.write(dumps(one._asdict(), ensure_ascii=False) + "\n")
-    return without
+    return written, without
 
 
 def _writable(file: Path) -> TextIO:

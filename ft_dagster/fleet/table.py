@@ -29,7 +29,7 @@ from ft_dagster.schema_version import FIELD, is_readable, newer_error
 from ft_dagster.spec import VariantKey
 from ft_dagster.spec.variant import RetrainSpec
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_SECONDS = 30  # that a writer waits for another
 LOOKED, CHANGED = "looked", "changed"  # of META
 FEW = 500  # values in one question to the database

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.report.tables import count, duration, moment, size
 from ft_dagster.store import Artifact
 
@@ -19,6 +20,14 @@ class MadeRow(NamedTuple):
     which: str
     digest: str
     made: str
+
+
+def made_rows(
+    files: Iterable[Any], artifacts: Mapping[str, Artifact], entry: ReleaseEntry | None
+) -> list[MadeRow]:
+    """All of it in order; `entry`: the release, of what was released."""
+    version = [] if entry is None else [version_row(entry)]
+    return [*file_rows(files), *artifact_rows(artifacts), *version]
 
 
 def artifact_rows(artifacts: Mapping[str, Artifact]) -> list[MadeRow]:
@@ -45,6 +54,11 @@ def file_rows(files: Iterable[Any]) -> list[MadeRow]:
         )
         for each in files
     ]
+
+
+def version_row(entry: ReleaseEntry) -> MadeRow:
+    """Of the release that all of it came to."""
+    return MadeRow("version", f"{entry.version}, released by {entry.by}", "", moment(entry.at))
 
 
 def _which(stage: str, figures: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Figures as people read them, markdown tables for Dagster's metadata, the terminal's table of variants."""
+"""Figures as people read them, and the terminal's table of variants."""
 
 from __future__ import annotations
 
@@ -84,12 +84,6 @@ def interval(rule: Rule) -> str:
     share = is_share(rule.metric, (rule.base, rule.tuned))
     middle, low, high = ((points(v).removesuffix(" points") if share else f"{v:+.3f}") for v in values)
     return f"{middle} ({low} to {high})"
-
-
-def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A GitHub-style table. Whole numbers get thousands separators, None a dash; pipes are escaped."""
-    lines = [[_escaped(value) for value in row] for row in (headers, ["---"] * len(headers), *rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 HISTORY = ("", "action", "version", "in production", "export", "at", "by", "reason")
@@ -212,7 +206,3 @@ def breakable(text: str, longest: int = LONG) -> str:
 def moment(stamp: str) -> str:
     """An ISO 8601 time in UTC to the minute: "2026-11-26T15:15:46+00:00" -> "2026-11-26 15:15"."""
     return stamp[:16].replace("T", " ")
-
-
-def _escaped(value: Any) -> str:
-    return cell(value).replace("|", "\\|").replace("\n", " ")

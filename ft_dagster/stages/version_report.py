@@ -23,7 +23,7 @@ from ft_dagster.planning.estimate import Estimate
 from ft_dagster.report.cards import without_header
 from ft_dagster.report.charts import bar_chart, interval_chart, line_chart
 from ft_dagster.report.html import HtmlTable, Report, Section, VerdictBox, as_html
-from ft_dagster.report.made_of import DIGITS, MADE_OF, artifact_rows, file_rows
+from ft_dagster.report.made_of import DIGITS, MADE_OF, made_rows
 from ft_dagster.report.recommendation import AGAINST, COLUMNS, cost_rows, ranking_rows
 from ft_dagster.report.skills import LOST, SKILLS, lost_rows, skill_rows
 from ft_dagster.report.summaries import (
@@ -77,7 +77,7 @@ def keep_report(settings: Settings, key: VariantKey, version: int) -> str:
 
 def _html(shelf: VersionShelf) -> str:
     spec, verdict = _spec(shelf), shelf.verdict
-    made = [*file_rows(shelf.made.files), *artifact_rows(shelf.made.artifacts)]
+    made = made_rows(shelf.made.files, shelf.made.artifacts, shelf.entry)
     caption = "from the file to the version; digests by their first digits"
     sections = [
         Section("Made of", tables=[HtmlTable(caption, MADE_OF, made)]),

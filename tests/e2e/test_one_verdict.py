@@ -1,0 +1,144 @@
+"""One sentence, one verdict: each outcome is said in the same words wherever a person reads of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import dagster as dg
+import pytest
+from typer.testing import CliRunner
+
+from ft_dagster.assets.fleet import fleet_metadata
+from ft_dagster.assets.partitions import GRAPH
+from ft_dagster.automation.instance import failure_of
+from ft_dagster.automation.notify import why_failed
+from ft_dagster.cli import app
+from ft_dagster.cli.picture import picture
+from ft_dagster.evaluation.verdict_words import WORDS, verdict_sentence, verdict_word
+from ft_dagster.lineage.verdict import Rule, Verdict
+from ft_dagster.spec import Declarations
+from ft_dagster.store import read_head
+from tests.e2e.project import edit, write_lines, write_project
+from tests.e2e.workshop import Workshop
+from tests.present import present
+
+pytestmark = pytest.mark.slow
+KEY, PREFIX = "acme.places", "tenants/acme/places"
+KEEPS = {"task_margin": 1.0, "general_margin": 1.0, "degeneration_margin": 1.0, "regression_margin": None}
+
+
+class Judged(NamedTuple):
+    """A run whose gate came to a word of `WORDS`; its shop stands as the run left it."""
+
+    word: str
+    sentence: str
+    shop: Workshop
+    run: dg.ExecuteInProcessResult
+
+    def shown(self, asset: str) -> dict[str, Any]:
+        (event,) = self.run.asset_materializations_for_node(asset)
+        return {name: value.value for name, value in event.metadata.items()}
+
+    def said(self, *words: str) -> str:
+        """What a command says, on one line."""
+        done = CliRunner().invoke(app, ["--project", str(self.shop.folder), *words])
+        assert done.exit_code == 0, done.output
+        return " ".join(done.stdout.split())
+
+    def told(self, *words: str) -> Any:
+        """The same with --json."""
+        return json.loads(self.said(*words, "--json"))
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Iterator[Workshop]:
+    """A variant whose loss on quite other text rises."""
+    folder = write_project(tmp_path_factory.mktemp("verdicts") / "project", tiny_model_folder)
+    numbers = [{"text": " ".join(str(n * n * 7919 + k) for k in range(20))} for n in range(600)]
+    write_lines(folder / "data" / "general.jsonl", numbers)
+    edit(folder / f"{PREFIX}.yaml", lambda content: content["data"]["general"].update(share=0.0))
+    with dg.DagsterInstance.ephemeral() as instance:
+        shop = Workshop(folder, instance)
+        _run(shop, 1e-6, "fail")
+        yield shop
+
+
+@pytest.fixture(scope="module", params=WORDS)
+def judged(
+    shop: Workshop, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Judged]:
+    """The same weights on the same questions, by other margins, each in a project of its own."""
+    word, rise = request.param, _loss_rule(shop)
+    low, high = rise.interval
+    assert 0 < low < rise.difference < high < 1
+    margin = {"passed": 1.0, "failed": low / 2}.get(word, (rise.difference + high) / 2)
+    folder = shutil.copytree(shop.folder, tmp_path_factory.mktemp("judged") / "project")
+    with dg.DagsterInstance.ephemeral() as instance:
+        own = Workshop(folder, instance)
+        run = _run(own, margin, "measured" if word == "passed, undecided" else "fail")
+        verdict = _verdict(own)
+        assert verdict_word(verdict) == word
+        yield Judged(word, verdict_sentence(verdict), own, run)
+
+
+def _run(shop: Workshop, margin: float, undecided: str) -> dg.ExecuteInProcessResult:
+    gates = {**KEEPS, "general_loss_margin": margin, "undecided": undecided}
+    edit(shop.folder / f"{PREFIX}.yaml", lambda content: content.update(gates=gates))
+    return shop.materialize(KEY, raises=False)
+
+
+def _verdict(shop: Workshop) -> Verdict:
+    return Verdict.from_json(present(read_head(shop.store, PREFIX, "evaluation")).figures["verdict"])
+
+
+def _loss_rule(shop: Workshop) -> Rule:
+    (rule,) = [rule for rule in _verdict(shop).rules if rule.rule == "general_loss"]
+    return rule
+
+
+def test_dagster_says_it_on_the_check_and_on_the_pages(judged: Judged) -> None:
+    (gate,) = [c for c in judged.run.get_asset_check_evaluations() if c.check_name == "gate"]
+    assert present(gate.description).startswith(judged.sentence)
+    assert gate.passed == judged.word.startswith("passed")
+    pages = ["evaluation", "release"] if gate.passed else ["evaluation"]
+    for asset in pages:
+        shown = judged.shown(asset)
+        assert judged.sentence in shown["summary"], asset
+        assert shown["outcome"] == judged.word, asset
+
+
+def test_the_terminal_says_it(judged: Judged) -> None:
+    for command in ("compare", "status", "trace"):
+        assert judged.sentence in judged.said(command, KEY), command
+    for command in ("compare", "status"):
+        assert judged.told(command, KEY)["variants"][0]["verdict"] == judged.sentence, command
+    assert judged.told("trace", KEY)["verdict"] == judged.sentence
+
+
+def test_the_reports_say_it(judged: Judged, tmp_path: Path) -> None:
+    for words in ([KEY], ["--fleet"]):
+        page = tmp_path / "page.html"
+        judged.said("report", *words, "--to", str(page))
+        assert judged.sentence in page.read_text("utf-8").replace("\u200b", ""), words
+
+
+def test_what_passed_is_served_with_it_and_what_did_not_is_told_with_it(judged: Judged) -> None:
+    settings, run = judged.shop.settings, judged.run.run_id
+    if judged.word.startswith("passed"):
+        assert judged.sentence in judged.said("catalogue")
+        weights = present(read_head(judged.shop.store, PREFIX, "fine_tuned_model")).digest
+        assert judged.sentence in judged.said("audit", "model", weights)
+        return
+    kind, told = why_failed(judged.shop.instance, run, GRAPH)
+    assert kind == {"failed": "gate_failed", "undecided": "undecided"}[judged.word]
+    assert told.startswith(judged.sentence)
+    assert judged.sentence in failure_of(judged.shop.instance, run)
+    declarations = Declarations(settings.project)
+    board = fleet_metadata(picture(settings, declarations, list(declarations)))
+    (row,) = [row.data for row in board["variants"].records if "places" in str(row.data["variant"])][:1]
+    assert str(row["cause"]).replace("\u200b", "") == judged.sentence
+    assert row["state"] == "failing"
