@@ -145,7 +145,7 @@ def _since(changes: DataChanges | None) -> str:
     """What of the rows changed, in words; empty where there is nothing to hold them against."""
     if changes is None:
         return ""
-    return f"since version {changes.version} {count(changes.added)} are new, {count(changes.removed)} gone"
+    return f"since version {changes.version}: {count(changes.added)} new, {count(changes.removed)} gone"
 
 
 def _changed(changes: DataChanges | None) -> dg.MetadataValue[Any]:
@@ -175,6 +175,7 @@ def _training_mixture(workspace: Workspace, artifact: Artifact) -> Page:
     entries = {
         "warnings": lines(warnings),
         "sources": table([*(name.replace("_", " ") for name in ("source", *COUNTS)), "share"], rows),
+        "packing": table(["what", "tokens or rows"], _packing(figures)),
         "dagster/row_count": train.examples,
         "trained_tokens": train.trained_tokens,
         "general_share": round(share, 4),
@@ -189,6 +190,18 @@ def _training_mixture(workspace: Workspace, artifact: Artifact) -> Page:
         for source, part in by_source.items()
     ]
     return Page(mixture_summary(figures, warnings), entries, fitting(bars, parts, "trained tokens by source"))
+
+
+def _packing(figures: MixtureFigures) -> list[list[Any]]:
+    """How long the examples are, and how few rows they fill where they are packed."""
+    train, most = figures.train, figures.max_length
+    return [
+        ["tokens of an example, on average", round(train.tokens / max(1, train.examples))],
+        ["tokens of the longest", figures.longest],
+        ["tokens of a row (training.max_length)", most],
+        ["rows of one epoch, unpacked", train.examples],
+        ["rows of one epoch, packed, at least", -(-train.tokens // most)],
+    ]
 
 
 def data_assets(graph: Graph) -> list[dg.AssetsDefinition]:

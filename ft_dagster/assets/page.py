@@ -17,6 +17,7 @@ Metadata = Mapping[str, Any]
 SUMMARY, PICTURE = "summary", "picture"
 PANE, EDGES = 54, 2  # characters: of a table at 1280 pixels, and of the edges of a column
 WORD = 12  # characters of a word that stays whole in a table that is too wide
+DAY, NO_BREAK = re.compile(r"\b\d{4}-\d\d-\d\d\b"), "\u2011"
 DIGITS = 12  # of a digest: the whole one is in the manifest
 
 
@@ -45,7 +46,7 @@ def summary_markdown(summary: Summary, links: str) -> str:
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> dg.MetadataValue[Any]:
     """A table of text; "none" of no row. Where it would be wider than its pane, long words may be broken."""
-    lines = [[cell(value) for value in row] for row in rows]
+    lines = [[unbroken_days(cell(value)) for value in row] for row in rows]
     if not lines:
         return dg.MetadataValue.text("none")
     names = [header or "place" for header in headers]
@@ -56,6 +57,11 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> dg.MetadataV
     ]
     schema = dg.TableSchema([dg.TableColumn(name, "string") for name in names])
     return dg.MetadataValue.table(records, schema)
+
+
+def unbroken_days(text: str) -> str:
+    """The same to read, with days that a browser does not break at their hyphens."""
+    return DAY.sub(lambda day: day[0].replace("-", NO_BREAK), text)
 
 
 def least_width(lines: Sequence[Sequence[str]]) -> int:

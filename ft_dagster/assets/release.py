@@ -27,7 +27,7 @@ from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
 
 GROUP = "release"
-CERTIFICATE = ("the export, reloaded, beside what was judged", "value")
+CERTIFICATE = ("the export against what was judged", "value")
 LOG = ("version", "what", "when (UTC)", "by", "reason")
 
 

@@ -258,7 +258,7 @@ class _Build:
             for row, examples in examples_of(self._spec, batch, self._tokenizer, self._max_length):
                 number += 1
                 yield from ((number, row, example) for example in self._kept(row, examples))
-            self._say(f"{file.stem}: {pace.said(done)} tokenized")
+            self._say(f"tokenized of {file.stem}: {pace.said(done)}")
 
     def _kept(self, row: Row, examples: Sequence[Rendered]) -> Iterator[Rendered]:
         """Those of a row that may be trained on, cut where `on_too_long` allows it."""

@@ -11,6 +11,7 @@ from ft_dagster.store import Artifact
 
 MADE_OF = ("what", "which", "digest", "made")
 DIGITS = 12  # of a digest
+SPLITS = ("train", "validation", "test")
 
 
 class MadeRow(NamedTuple):
@@ -64,7 +65,10 @@ def version_row(entry: ReleaseEntry) -> MadeRow:
 def _which(stage: str, figures: Mapping[str, Any]) -> str:
     """The one figure by which a person knows an artifact."""
     if stage == "task_dataset":
-        return ", ".join(f"{count(rows)} {split}" for split, rows in figures["rows"].items() if rows)
+        rows = figures["rows"]
+        return ", ".join(f"{count(rows[split])} {split}" for split in SPLITS if rows.get(split))
+    if stage == "general_corpus":
+        return f"{count(figures['documents']['train'])} texts"
     if stage == "training_mixture":
         train = figures["splits"]["train"]
         return f"{count(train['examples'])} examples, {count(train['trained_tokens'])} tokens trained on"

@@ -13,6 +13,8 @@ import typer
 from typer.testing import CliRunner
 
 from ft_dagster.cli import app, common
+from tests.audit.histories import History, question
+from tests.e2e.project import POLICY, write_yaml
 from tests.kept_project import copied_project
 
 pytestmark = pytest.mark.slow
@@ -20,14 +22,14 @@ WIDTH = 80
 ROW = json.dumps(
     {"instruction": "Where is the account of the north?", "input": "", "output": "The account is north."}
 )
-PLACES, TO = "acme.places", "{folder}/out"
+PLACES = "acme.places"
 LINES = re.compile("[│┃━─╭╰]")
 ASKED = [
-    ["init", TO, "--base-model", "models/tiny", "--data", "rows.jsonl"],
-    ["check"],
+    ["init", "{folder}/new", "--base-model", "models/tiny", "--data", "rows.jsonl"],
+    ["check", PLACES],
     ["show", PLACES],
     ["plan", PLACES],
-    ["recommend", "--params", "8e9", "--examples", "5000", "--gpus", "1xA100-80GB"],
+    ["recommend", "--model", "{folder}/project/models/tiny", "--examples", "50", "--gpus", "1xT4"],
     ["status"],
     ["status", PLACES],
     ["compare", PLACES],
@@ -42,11 +44,11 @@ ASKED = [
     ["release", PLACES, "--version", "1", "--force", "--reason", "better"],
     ["history", PLACES],
     ["catalogue"],
-    ["report", PLACES, "--to", TO],
+    ["report", PLACES, "--to", "{folder}/page.html"],
     ["trace", PLACES],
     ["store", "du"],
     ["store", "gc", "--dry-run"],
-    ["store", "copy", "{folder}/project/store", TO],
+    ["store", "copy", "{folder}/project/store", "{folder}/copy"],
     ["audit", "record", ROW, "--near", "0.8"],
     ["audit", "record", "nobody wrote this"],
     ["audit", "model", PLACES],
@@ -58,33 +60,53 @@ ASKED = [
     ["audit", "index"],
     ["audit", "key", "list"],
     ["audit", "key", "rotate", "acme"],
-    ["audit", "key", "backup", TO],
-    ["audit", "prove", ROW, PLACES, "--to", TO],
-    ["audit", "check", "{folder}/proof.json"],
+    ["audit", "key", "backup", "{folder}/again.json"],
     ["audit", "key", "restore", "{folder}/keys.json"],
 ]
+PROVE, CHECK = ["audit", "prove"], ["audit", "check"]
 LONG = {  # what trains or serves; their tables are tested where they are made
     *("run", "try", "ui", "bakeoff", "sweep", "schema", "audit replay"),
 }
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """With the kept project, a proof and a backup of keys in it; commands think that they have a terminal."""
-    project = copied_project(tmp_path, monkeypatch)
-    for words in (["audit", "prove", ROW, PLACES, "--to", f"{tmp_path}/proof.json"],
-                  ["audit", "key", "backup", f"{tmp_path}/keys.json"]):  # fmt: skip
-        assert CliRunner().invoke(app, ["--project", str(project), *words]).exit_code == 0
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """With the kept project and a backup of its keys in it, for all commands in turn."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        made = tmp_path_factory.mktemp("width")
+        project = copied_project(made, monkeypatch)
+        write_yaml(project / "policy.yaml", POLICY)
+        for words in (["index"], ["key", "backup", f"{made}/keys.json"]):
+            assert CliRunner().invoke(app, ["--project", str(project), "audit", *words]).exit_code == 0
+        yield made
+
+
+def in_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(common.out, "_width", WIDTH)
     monkeypatch.setattr(common.out, "_force_terminal", True)
     monkeypatch.setattr(common.out, "no_color", True)
-    return tmp_path
 
 
 @pytest.mark.parametrize("words", ASKED, ids=lambda words: " ".join(words)[:40])
-def test_no_command_cuts_what_it_says(folder: Path, words: list[str]) -> None:
-    given = [word.replace("{folder}", str(folder)) for word in words]
-    done = CliRunner().invoke(app, ["--project", str(folder / "project"), *given], catch_exceptions=False)
+def test_no_command_cuts_what_it_says(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    in_terminal(monkeypatch)
+    uncut(folder / "project", *(word.replace("{folder}", str(folder)) for word in words))
+
+
+def test_a_proof_is_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = History(tmp_path / "project")
+    mixture = made.mixture("acme.one", made.dataset("acme.one", [question(number) for number in range(30)]))
+    made.release("acme.one", made.model("acme.one", mixture, made.base()), made.base())
+    in_terminal(monkeypatch)
+    uncut(made.folder, *PROVE, json.dumps(question(3)), "acme.one", "--to", str(tmp_path / "proof"))
+    uncut(made.folder, *CHECK, str(tmp_path / "proof"))
+
+
+def uncut(project: Path, *words: str) -> None:
+    """Run a command to a good end, and look at what it said."""
+    done = CliRunner().invoke(app, ["--project", str(project), *words], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     said = re.sub(r"\x1b\[[0-9;]*m", "", done.output)
     assert "…" not in said
@@ -103,7 +125,8 @@ def paths(command: Any, name: str = "") -> Iterator[str]:
 
 def test_all_commands_are_tried() -> None:
     every = set(paths(typer.main.get_command(app)))
-    tried = {name for name in every for words in ASKED if f"{' '.join(words)} ".startswith(f"{name} ")}
+    asked = [f"{' '.join(words)} " for words in (*ASKED, PROVE, CHECK)]
+    tried = {name for name in every if any(words.startswith(f"{name} ") for words in asked)}
     assert every - tried == LONG
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from ft_dagster.spec import VariantKey
 from ft_dagster.stages.summary import STAGES
 from ft_dagster.stages.version_report import report_path, version_report
 from ft_dagster.store import read_head
-from tests.e2e.project import edit
+from tests.e2e.project import edit, rows, write_lines
 from tests.e2e.workshop import Workshop
 from tests.present import present
 
@@ -74,6 +75,24 @@ def test_nothing_on_a_page_is_wider_than_its_pane(workshop: Workshop) -> None:
                 names = [column.name for column in value.schema.columns]
                 rows = [[str(record.data[column]) for column in names] for record in value.records]
                 assert least_width([names, *rows]) <= PANE, (name, label)
+
+
+def test_a_data_set_counts_what_changed_since_the_version_of_other_rows(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    assert pages(workshop.first)["task_dataset"]["changed"].value == "no version was made of other rows"
+    folder = shutil.copytree(workshop.folder, tmp_path / "project")
+    new = [
+        {"instruction": f"Who keeps the {word} gate?", "input": "", "output": f"Its {word} keeper does."}
+        for word in ("old", "wooden", "narrow", "iron", "second")
+    ]
+    write_lines(folder / "data" / "rows.jsonl", [*rows()[3:], *new])
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = Workshop(folder, instance).materialize("acme.places", "declaration", "task_dataset")
+    (event,) = result.asset_materializations_for_node("task_dataset")
+    assert "since version 1: 5 new, 3 gone" in str(event.metadata["summary"].value)
+    *_, every = event.metadata["changed"].records
+    assert [*every.data.values()] == ["any", "100", "102", "5", "3"]
 
 
 def test_what_is_reused_names_the_run_that_made_it(workshop: Workshop) -> None:
