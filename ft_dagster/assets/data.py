@@ -10,7 +10,7 @@ import dagster as dg
 
 from ft_dagster.assets.adapter import described, stage_asset
 from ft_dagster.assets.failures import failures
-from ft_dagster.assets.page import DIGITS, Page, lines, table
+from ft_dagster.assets.page import DIGITS, OVERVIEW, Page, lines, table
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.data.dataset import paths_of
 from ft_dagster.data.lengths import row_lengths
@@ -115,7 +115,10 @@ def _corpora(made: Mapping[str, Artifact]) -> Page:
         "A held-out part of each measures what is forgotten",
         "Nothing to do; training_mixture takes what each variant asks for",
     )
-    entries = {"corpora": table(["corpus", "digest", "texts", "held out"], rows), "dagster/row_count": texts}
+    entries = {
+        "corpora": table(["corpus", "digest", "texts", "held out"], rows, OVERVIEW),
+        "dagster/row_count": texts,
+    }
     parts = [Bar(name, train, count(train)) for name, _, train, _ in rows]
     return Page(summary, entries, fitting(bars, parts, "texts by corpus"))
 

@@ -9,13 +9,13 @@ from typing import Any
 import dagster as dg
 
 from ft_dagster.assets.failures import failures
-from ft_dagster.assets.page import PICTURE, SUMMARY, table
+from ft_dagster.assets.page import OVERVIEW, PICTURE, SUMMARY, table
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.fleet.picture import FleetPicture
 from ft_dagster.fleet.status import COLUMNS as STATUS
 from ft_dagster.fleet.status import StatusRow, arranged
 from ft_dagster.launch.status import Table
-from ft_dagster.report.gpus import COLUMNS, status_rows
+from ft_dagster.report.gpus import NARROW, narrow_rows
 from ft_dagster.report.states import ORDER, counts, states_sentence
 from ft_dagster.report.svg import Bar, bars, fitting
 from ft_dagster.report.tables import count, counted
@@ -34,6 +34,7 @@ WANTS: dict[str, str] = {  # by state, what a variant wants of a person
     "not judged": "wants a run: `ft-dagster run`",
     "stale": "is out of date: the cause says why",
 }
+SHOWN = ("variant", "state", "over base", "cause")
 BOARD = "fleet"
 ROWS = 200  # of the board, those that need a person first
 
@@ -72,7 +73,7 @@ def gpus_metadata(devices: Table) -> dict[str, Any]:
     return {
         SUMMARY: dg.MetadataValue.md(said),
         **({} if picture is None else {PICTURE: dg.MetadataValue.md(picture)}),
-        "devices_now": table(COLUMNS, status_rows(devices)),
+        "devices_now": table(NARROW, narrow_rows(devices), OVERVIEW),
         "kind": devices.kind,
         "devices": len(every),
         "held": held,
@@ -96,7 +97,7 @@ def fleet_metadata(picture: FleetPicture) -> dict[str, Any]:
     """What its page shows: a sentence, how many there are of each state (to plot), the rows."""
     rows, states = picture.rows, [row.state for row in picture.rows]
     found = counts(states)
-    shown = [row.cells for row in arranged(rows)[:ROWS]]
+    shown = [_cells(row) for row in arranged(rows)[:ROWS]]
     said = f"**{states_sentence(states)}.**\n\nNext: {_next(rows)}."
     if len(rows) > len(shown):
         said += f"\n\nThe first {len(shown)} are below; `ft-dagster status` has all."
@@ -105,11 +106,17 @@ def fleet_metadata(picture: FleetPicture) -> dict[str, Any]:
     return {
         SUMMARY: dg.MetadataValue.md(said),
         **({} if picture is None else {PICTURE: dg.MetadataValue.md(picture)}),
-        "variants": table(STATUS, shown),
+        "variants": table(SHOWN, shown, OVERVIEW),
         **{f"{state} variants": found.get(state, 0) for state in ORDER},
-        "hours to date": sum(row.hours for row in rows),
-        "USD to date": sum(row.usd for row in rows),
+        "hours to date": round(sum(row.hours for row in rows), 2),
+        "USD to date": round(sum(row.usd for row in rows), 2),
     }
+
+
+def _cells(row: StatusRow) -> list[str]:
+    """As SHOWN names them; `ft-dagster status` has age, cost and the next retrain too."""
+    cells = dict(zip(STATUS, row.cells, strict=True))
+    return [row.variant, f"{row.state} {row.shown_version}", cells["over base"], row.cause]
 
 
 def _next(rows: Sequence[StatusRow]) -> str:

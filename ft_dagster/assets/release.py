@@ -13,8 +13,9 @@ from ft_dagster.export.served import command_of
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.report.cards import without_header
+from ft_dagster.report.certificates import CERTIFICATE, certificate_rows
 from ft_dagster.report.made_of import MADE_OF, made_rows
-from ft_dagster.report.summaries import RULES, export_summary, release_summary, rules_rows
+from ft_dagster.report.summaries import PAGE_RULES, export_summary, page_rules_rows, release_summary
 from ft_dagster.report.svg import Bar, bars, fitting, intervals, measured
 from ft_dagster.report.tables import moment, size
 from ft_dagster.stages import model_export as export_stage
@@ -27,7 +28,6 @@ from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
 
 GROUP = "release"
-CERTIFICATE = ("the export against what was judged", "value")
 LOG = ("version", "what", "when (UTC)", "by", "reason")
 
 
@@ -48,7 +48,7 @@ def _model_export(workspace: Workspace, artifact: Artifact) -> Page:
 
 
 def _certificate(certificate: Certificate) -> dg.MetadataValue[Any]:
-    return table(CERTIFICATE, certificate.to_json()["figures"].items())
+    return table(CERTIFICATE, certificate_rows(certificate.figures))
 
 
 def _files(artifact: Artifact) -> list[list[Any]]:
@@ -82,7 +82,7 @@ def _release(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mate
     summary = release_summary(entry.version, production, ". ".join(filter(None, said)), done.next)
     entries = {
         "made_of": _made_of(workspace, done.export, entry),
-        "rules": table(RULES, rules_rows(verdict.rules)),
+        "rules": table(PAGE_RULES, page_rules_rows(verdict.rules)),
         "certificate": _certificate(certificate_of(workspace, done.export)),
         "served_by": serve or "transformers and PEFT: see the card of model_export",
         "history": table(LOG, _log(done.history)),

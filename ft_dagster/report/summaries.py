@@ -173,6 +173,14 @@ def rules_rows(rules: Sequence[Rule]) -> list[list[Any]]:
     ]
 
 
+PAGE_RULES = ("rule", "why")
+
+
+def page_rules_rows(rules: Sequence[Rule]) -> list[list[Any]]:
+    """The same where a table is narrow: what was found stands with the rule."""
+    return [[f"{rule}: {changed}, {found}", why] for rule, changed, found, why in rules_rows(rules)]
+
+
 def _heed(lines: Sequence[str], otherwise: str) -> str:
     more = f" (and {len(lines) - 1} more below)" if len(lines) > 1 else ""
     return f"{lines[0]}{more}" if lines else f"Nothing to do; {otherwise}"

@@ -69,6 +69,12 @@ def is_share(metric: str, values: Iterable[float | None]) -> bool:
     return not metric.endswith("loss") and all(value is None or 0 <= value <= 1 for value in values)
 
 
+def score(metric: str, value: float | None) -> str:
+    """One value of a metric: "41.0%", or "4.66" for a loss."""
+    known = None if value is None or not math.isfinite(value) else value
+    return percent(known) if is_share(metric, (known,)) else _decimal(known)
+
+
 def change(metric: str, base: float | None, tuned: float | None) -> str:
     """ "41.0% → 55.0%", or "4.66 → 1.42" for a loss."""
     base, tuned = (None if v is None or not math.isfinite(v) else v for v in (base, tuned))

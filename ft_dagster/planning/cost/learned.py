@@ -21,7 +21,7 @@ class Predicted:
 
     `memory_bytes`: by the dry run, before any correction, of what will be measured: a GPU's allocator, or a
     process above its imports. `base`: digest of the base model; `hardware`: name of the device; `peak_flops`:
-    of one device.
+    of one device. `hours`: with the evaluation; `training_hours`: of the steps alone (not of plans of 0.1).
     """
 
     base: str
@@ -30,6 +30,7 @@ class Predicted:
     memory_bytes: int
     peak_flops: float | None
     hours: float | None
+    training_hours: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
