@@ -93,9 +93,9 @@ def board(graph: Graph) -> dg.AssetSpec:
     )
 
 
-def fleet_metadata(picture: FleetPicture) -> dict[str, Any]:
+def fleet_metadata(fleet: FleetPicture) -> dict[str, Any]:
     """What its page shows: a sentence, how many there are of each state (to plot), the rows."""
-    rows, states = picture.rows, [row.state for row in picture.rows]
+    rows, states = fleet.rows, [row.state for row in fleet.rows]
     found = counts(states)
     shown = [_cells(row) for row in arranged(rows)[:ROWS]]
     said = f"**{states_sentence(states)}.**\n\nNext: {_next(rows)}."

@@ -243,9 +243,10 @@ def current_step(instance: dg.DagsterInstance, run_id: str) -> tuple[str, float]
 
 def said_of_step(instance: dg.DagsterInstance, run_id: str) -> str:
     """What a run said last, while its step says how far it is; empty once something else happened."""
-    (newest, *_) = instance.get_records_for_run(run_id, limit=1, ascending=False).records or [None]
-    entry = None if newest is None else newest.event_log_entry
-    return "" if entry is None or entry.is_dagster_event else entry.user_message
+    for record in instance.get_records_for_run(run_id, limit=1, ascending=False).records:
+        if not record.event_log_entry.is_dagster_event:
+            return record.event_log_entry.user_message
+    return ""
 
 
 def failure_of(instance: dg.DagsterInstance, run_id: str) -> str:

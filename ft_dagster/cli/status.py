@@ -72,9 +72,7 @@ def status(
     if len(shown) < len(ordered):
         out.print(f"{len(ordered) - len(shown)} more: --limit 0 shows all", highlight=False)
     for row in shown if variants else ():
-        verdict = of_store.get(row.variant, {}).get("verdict")
-        if verdict:
-            out.print(f"{row.variant}: {verdict}", markup=False, highlight=False, soft_wrap=True)
+        _print_more(row, of_store.get(row.variant, {}).get("verdict"))
     said = states_sentence([row.state for row in rows])
     out.print(f"{said}; {found.from_when}", highlight=False, soft_wrap=True)
     for error in () if stale or failing else wrong:
@@ -132,6 +130,13 @@ def _print(rows: Sequence[StatusRow]) -> None:
     for line in lines:
         padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         typer.echo(GAP.join(padded).rstrip())
+
+
+def _print_more(row: StatusRow, verdict: str | None) -> None:
+    """Of one that was named: its verdict, and all why it is out of date."""
+    causes = [f"{row.variant} is out of date: {cause.said(row.variant)}" for cause in row.causes]
+    for line in [*([f"{row.variant}: {verdict}"] if verdict else []), *causes]:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _on_one_line(text: str) -> str:

@@ -182,9 +182,8 @@ def _cause(row: FleetRow, state: VariantStatus, causes: tuple[RootCause, ...]) -
         return "it is declared no longer"
     if not causes:
         return f"as far as is looked at, which {version.unseen} is not" if version.unseen else ""
-    first, more = causes[0], len(causes) - 1
-    whose = "" if first.variant == row.key else f"{first.variant}: "
-    return f"{whose}{first.cause.words}" + (f", and {more} more" if more else "")
+    more = len(causes) - 1
+    return causes[0].said(row.key) + (f", and {more} more" if more else "")
 
 
 def _next(row: FleetRow, decision: Retrain | NotDone | None, now: datetime) -> tuple[datetime | None, str]:

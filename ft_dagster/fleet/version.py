@@ -41,11 +41,9 @@ class KnownVersion:
 
     version: int | None = None
     waiting: int | None = None
-    taken_back: int | None = None
     made: datetime | None = None
     digest: str | None = None
     gate: str | None = None
-    verdict: str | None = None
     gain: Gain | None = None
     over_production: Gain | None = None
     causes: tuple[StaleCause, ...] = ()
@@ -53,6 +51,8 @@ class KnownVersion:
     unseen: str = ""
     spent: Amount = NOTHING
     counted: str = ""
+    taken_back: int | None = None
+    verdict: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "made": None if self.made is None else self.made.timestamp()}

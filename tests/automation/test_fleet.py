@@ -101,7 +101,9 @@ def test_the_asset_shows_the_same_board(busy: Path) -> None:
     summary = str(event.metadata["summary"].value)
     assert summary.startswith("**2 of 3 CPU slots held.** 1 program in line.\n\nNext: ")
     assert str(event.metadata["picture"].value).startswith("![devices now](data:image/svg+xml;base64,")
-    cells = [str(cell) for row in event.metadata["devices_now"].records for cell in row.data.values()]
+    devices = event.metadata["devices_now"]
+    assert isinstance(devices, dg.TableMetadataValue)
+    cells = [str(cell) for row in devices.records for cell in row.data.values()]
     shown = " ".join(cells).replace("\u200b", "")
     assert "acme.support" in shown
     assert "acme holds 2 of the 2" in shown

@@ -19,6 +19,7 @@ from ft_dagster.fleet.declared import notice
 from ft_dagster.fleet.table import FleetRow, FleetTable
 from ft_dagster.fleet.version import Gain, KnownVersion
 from ft_dagster.lineage.stale import field_changed
+from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations
 from tests.automation.declarations import declare
 from tests.releases import adapter, release
@@ -110,6 +111,16 @@ def test_each_state_is_told_from_the_table_with_its_cause(project: Path) -> None
     assert {each["variant"] for each in found["broken"]} == {"globex.wrong", "globex.damaged"}
 
 
+def test_of_one_that_is_named_all_causes_are_said(project: Path) -> None:
+    release(load_settings(project).open_store(), "acme.stale", adapter(), work=project / ".ft_dagster/work")
+    (project / "policy.yaml").write_text("gates: {alpha: 0.01}\n", "utf-8")
+    row = said(project, "acme.stale")["variants"][0]
+    lines = printed(project, "acme.stale").splitlines()
+    for cause in row["causes"]:
+        assert f"acme.stale is out of date: {cause['words']}" in lines
+    assert len(row["causes"]) > 1
+
+
 def test_a_row_has_its_gain_age_and_cost(project: Path) -> None:
     table_of(project)
     (row,) = [row for row in said(project)["variants"] if row["variant"] == "acme.fresh"]
@@ -170,8 +181,6 @@ def test_the_store_is_read_where_it_is_asked_for_and_for_a_few(project: Path, wo
     table_of(project)
     store = project / ".ft_dagster" / "store"
     before = {row["variant"]: row for row in said(project)["variants"]}
-    from ft_dagster.settings import load_settings
-
     release(load_settings(project).open_store(), "acme.never", adapter(), work=store.parent / "work")
     assert before["acme.never"]["version"] is None
     (row,) = [row for row in said(project, *words)["variants"] if row["variant"] == "acme.never"]

@@ -91,7 +91,9 @@ def test_a_data_set_counts_what_changed_since_the_version_of_other_rows(
         result = Workshop(folder, instance).materialize("acme.places", "declaration", "task_dataset")
     (event,) = result.asset_materializations_for_node("task_dataset")
     assert "since version 1: 5 new, 3 gone" in str(event.metadata["summary"].value)
-    *_, every = event.metadata["changed"].records
+    changed = event.metadata["changed"]
+    assert isinstance(changed, dg.TableMetadataValue)
+    *_, every = changed.records
     assert [*every.data.values()] == ["any", "100", "102", "5", "3"]
 
 
