@@ -26,7 +26,7 @@ from ft_dagster.data.examples import examples_of, refuse_kind
 from ft_dagster.data.gc_freeze import heap_frozen
 from ft_dagster.data.general import WATCHED, GeneralText, holdout_chunks
 from ft_dagster.data.mixture_figures import GeneralShare, MixtureFigures, SplitFigures
-from ft_dagster.data.pace import Pace
+from ft_dagster.data.pace import RowPace
 from ft_dagster.data.render import has_control_tokens, load_tokenizer
 from ft_dagster.data.rows import Row
 from ft_dagster.data.shards import SplitWriter
@@ -245,7 +245,7 @@ class _Build:
 
     def _examples(self, file: Path, writer: SplitWriter) -> Iterator[tuple[int, Row, Rendered]]:
         """The rows' examples in order, each with its row's number; a row without one is counted."""
-        rows, pace, done = read_split(file, self._paths), Pace(read_metadata(file).num_rows), 0
+        rows, pace, done = read_split(file, self._paths), RowPace(read_metadata(file).num_rows), 0
         number = -1
         while batch := list(islice(rows, BATCH)):
             for row in batch:

@@ -7,7 +7,7 @@ import time
 SAID_AFTER = 5.0  # seconds: what is left of less is not worth a word
 
 
-class Pace:
+class RowPace:
     """Of `total` rows, from now on."""
 
     def __init__(self, total: int) -> None:
