@@ -12,10 +12,11 @@ from ft_dagster.report.charts import RuleOf
 from ft_dagster.report.html import SortedCell
 from ft_dagster.report.states import ORDER, VariantStatus
 from ft_dagster.report.svg import measured
-from ft_dagster.report.tables import ABSENT, change, counted, interval, is_share
+from ft_dagster.report.tables import ABSENT, breakable, change, counted, interval, is_share
 
+WORD = 14  # characters of a word of a cause that stays whole on paper
 DRAWN = 60  # gains that a chart shows at most of one unit
-COLUMNS = ("variant", "state", "version", "gain over base", "verdict", "cause", "age", "device hours", "USD")
+COLUMNS = ("variant", "state", "version", "gain over base", "verdict", "age", "device hours", "USD")
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,23 @@ def fleet_rows(variants: Iterable[FleetVariant]) -> list[list[Any]]:
     return [
         [
             one.variant,
-            one.state,
+            _state(one),
             one.version,
             _gain(one.gains),
             _sentence(one),
-            one.cause or ABSENT,
             SortedCell(age(one.days), one.days),
             SortedCell(f"{one.hours:.2f}" if one.hours else ABSENT, one.hours),
             SortedCell(ABSENT if one.usd is None else f"{one.usd:,.2f}", one.usd),
         ]
         for one in sorted(variants, key=lambda one: (ORDER.index(one.state), one.variant))
     ]
+
+
+def _state(one: FleetVariant) -> str:
+    """With its cause, where that is not the verdict, which stands beside it."""
+    if one.cause in ("", _sentence(one)):
+        return one.state
+    return breakable(f"{one.state}: {one.cause}", WORD)
 
 
 def _sentence(one: FleetVariant) -> str:
