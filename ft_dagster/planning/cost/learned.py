@@ -33,7 +33,11 @@ class Predicted:
     training_hours: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """As a plan of 0.1 had it, where nothing is known of the steps alone."""
+        content = asdict(self)
+        if self.training_hours is None:
+            del content["training_hours"]
+        return content
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Predicted:
