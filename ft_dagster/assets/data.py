@@ -1,6 +1,7 @@
 """Group data: what is declared, the base model, the general corpora, the tenant's rows, the mixture."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import dagster as dg
 
 from ft_dagster.assets.adapter import described, stage_asset
 from ft_dagster.assets.failures import failures
-from ft_dagster.assets.page import DIGITS, Page, lines, table
+from ft_dagster.assets.page import DIGITS, OVERVIEW, Page, lines, table
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.data.dataset import paths_of
 from ft_dagster.data.lengths import row_lengths
@@ -17,6 +18,7 @@ from ft_dagster.data.mixture import declared_warnings
 from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
+from ft_dagster.report.side_by_side import split_headers, split_rows
 from ft_dagster.report.summaries import SPLITS, Summary, dataset_summary, mixture_summary
 from ft_dagster.report.svg import Bar, bars, fitting
 from ft_dagster.report.tables import count, counted, percent, size
@@ -27,6 +29,7 @@ from ft_dagster.stages import declaration as declaration_stage
 from ft_dagster.stages import general_corpus as corpus_stage
 from ft_dagster.stages import task_dataset as dataset_stage
 from ft_dagster.stages import training_mixture as mixture_stage
+from ft_dagster.stages.data_changes import DataChanges, data_changes
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
 
@@ -49,12 +52,13 @@ def _declaration(workspace: Workspace, artifact: Artifact) -> Page:
         f"{sources} of {files}; {own} of {len(origins)} values are its own, the rest have their origin below",
         f"Nothing to do; it is read from `{workspace.declared_in.relative_to(workspace.project)}`",
     )
+    parts = [Bar(origin, fields, count(fields)) for origin, fields in Counter(origins.values()).most_common()]
     entries = {"values": table(["field", "value", "from"], values)}
     upstream = workspace.frozen.get("upstream", {})
     if upstream:
         rows = [[path, *(origin[name] for name in ORIGIN)] for path, origin in upstream.items()]
         entries["upstream"] = table(["asset", "rows", "data version", "materialized"], rows)
-    return Page(summary, entries)
+    return Page(summary, entries, fitting(bars, parts, "values by where they come from"))
 
 
 def _value(tree: Any, path: str) -> Any:
@@ -78,7 +82,10 @@ def _base_model(workspace: Workspace, artifact: Artifact) -> Page:
         f"{record['architecture']} in {record['dtype']}; it {template}",
         "Nothing to do; each of its files is held by its digest",
     )
-    return Page(summary, {"base": table(["what", "value"], [row for row in rows if row[1] is not None])})
+    files = sorted(record["files"], key=lambda file: -file["size"])
+    parts = [Bar(file["path"], file["size"], size(file["size"])) for file in files]
+    entries = {"base": table(["what", "value"], [row for row in rows if row[1] is not None])}
+    return Page(summary, entries, fitting(bars, parts, "files by size"))
 
 
 def _general_corpus(graph: Graph) -> dg.AssetsDefinition:
@@ -114,8 +121,12 @@ def _corpora(made: Mapping[str, Artifact]) -> Page:
         "A held-out part of each measures what is forgotten",
         "Nothing to do; training_mixture takes what each variant asks for",
     )
-    entries = {"corpora": table(["corpus", "digest", "texts", "held out"], rows), "dagster/row_count": texts}
-    return Page(summary, entries)
+    entries = {
+        "corpora": table(["corpus", "digest", "texts", "held out"], rows, OVERVIEW),
+        "dagster/row_count": texts,
+    }
+    parts = [Bar(name, train, count(train)) for name, _, train, _ in rows]
+    return Page(summary, entries, fitting(bars, parts, "texts by corpus"))
 
 
 def _task_dataset(workspace: Workspace, artifact: Artifact) -> Page:
@@ -123,19 +134,34 @@ def _task_dataset(workspace: Workspace, artifact: Artifact) -> Page:
     dropped = sum(figures["dropped"].values())
     parts = [Bar(use, figures["rows"][name], count(figures["rows"][name])) for name, use in SPLITS.items()
              if name in figures["rows"]]  # fmt: skip
-    lengths = row_lengths(workspace.payload(artifact))
+    lengths, changes = row_lengths(workspace.payload(artifact)), data_changes(workspace, artifact)
     entries = {
         "dagster/row_count": sum(figures["rows"].values()),
         "rows_dropped": dropped,
         "dropped": table(["reason", "rows"], figures["dropped"].items()),
+        "changed": _changed(changes),
         "overlaps": table(["task", "source", "rows"], _overlaps(figures)),
         "lengths": table(["split", "rows", *LENGTHS], [[name, *found] for name, found in lengths.items()]),
     }
     return Page(
-        dataset_summary(figures),
+        dataset_summary(figures, _since(changes)),
         entries,
         fitting(bars, [*parts, Bar("dropped", dropped, count(dropped))], "rows"),
     )
+
+
+def _since(changes: DataChanges | None) -> str:
+    """What of the rows changed, in words; empty where there is nothing to hold them against."""
+    if changes is None:
+        return ""
+    return f"since version {changes.version}: {count(changes.added)} new, {count(changes.removed)} gone"
+
+
+def _changed(changes: DataChanges | None) -> dg.MetadataValue[Any]:
+    if changes is None:
+        return dg.MetadataValue.text("no version was made of other rows")
+    names = (f"version {changes.version}", "now")
+    return table(split_headers(names), split_rows(changes.before, changes.now))
 
 
 def _overlaps(figures: dict[str, Any]) -> list[list[Any]]:
@@ -158,6 +184,7 @@ def _training_mixture(workspace: Workspace, artifact: Artifact) -> Page:
     entries = {
         "warnings": lines(warnings),
         "sources": table([*(name.replace("_", " ") for name in ("source", *COUNTS)), "share"], rows),
+        "packing": table(["what", "tokens or rows"], _packing(figures)),
         "dagster/row_count": train.examples,
         "trained_tokens": train.trained_tokens,
         "general_share": round(share, 4),
@@ -172,6 +199,18 @@ def _training_mixture(workspace: Workspace, artifact: Artifact) -> Page:
         for source, part in by_source.items()
     ]
     return Page(mixture_summary(figures, warnings), entries, fitting(bars, parts, "trained tokens by source"))
+
+
+def _packing(figures: MixtureFigures) -> list[list[Any]]:
+    """How long the examples are, and how few rows they fill where they are packed."""
+    train, most = figures.train, figures.max_length
+    return [
+        ["tokens of an example, on average", round(train.tokens / max(1, train.examples))],
+        ["tokens of the longest", figures.longest],
+        ["tokens of a row (training.max_length)", most],
+        ["rows of one epoch, unpacked", train.examples],
+        ["rows of one epoch, packed, at least", -(-train.tokens // most)],
+    ]
 
 
 def data_assets(graph: Graph) -> list[dg.AssetsDefinition]:

@@ -13,9 +13,9 @@ from ft_dagster.evaluation.skills import Skill, skills
 from ft_dagster.evaluation.verdict_words import verdict_word
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.skills import LOST, SIGNS, SKILLS, lost_rows, signs_rows, skill_rows
-from ft_dagster.report.summaries import RULES, base_scores_summary, evaluation_summary, rules_rows
-from ft_dagster.report.svg import fitting, intervals, measured
-from ft_dagster.report.tables import percent
+from ft_dagster.report.summaries import PAGE_RULES, base_scores_summary, evaluation_summary, page_rules_rows
+from ft_dagster.report.svg import Bar, bars, fitting, intervals, measured
+from ft_dagster.report.tables import is_share, percent, score
 from ft_dagster.stages import base_evaluation as base_stage
 from ft_dagster.stages import evaluation as stage
 from ft_dagster.stages.workspace import Workspace
@@ -26,9 +26,12 @@ GROUP = "evaluation"
 
 def _base_evaluation(workspace: Workspace, artifact: Artifact) -> Page:
     scores = artifact.figures["scores"]
-    rows = [[s["task"], s["metric"], s["value"], s["questions"]] for s in scores]
+    rows = [[s["task"], s["metric"], score(s["metric"], s["value"]), s["questions"]] for s in scores]
     shown = {"scores": table(["task", "metric", "base", "questions"], rows)}
-    return Page(base_scores_summary(scores), {**shown, **_label_table(workspace, artifact)})
+    first = {s["task"]: s["value"] for s in reversed(scores) if is_share(s["metric"], [s["value"]])}
+    parts = [Bar(task, value, percent(value)) for task, value in first.items()]
+    entries = {**shown, **_label_table(workspace, artifact)}
+    return Page(base_scores_summary(scores), entries, fitting(bars, parts, "the first score of each task"))
 
 
 def _evaluation(workspace: Workspace, artifact: Artifact) -> Page:
@@ -38,7 +41,7 @@ def _evaluation(workspace: Workspace, artifact: Artifact) -> Page:
     found = skills(base, tuned)
     entries = {
         "outcome": verdict_word(verdict),
-        "rules": table(RULES, rules_rows(rules)),
+        "rules": table(PAGE_RULES, page_rules_rows(rules)),
         **_skills(workspace, found, artifact),
         "degeneration": table(SIGNS, signs_rows(base, tuned, "general_prompts")),
         "regurgitation": table(SIGNS, signs_rows(base, tuned, "regurgitation")),
@@ -59,7 +62,11 @@ def _both_scores(workspace: Workspace, before: Artifact, after: Artifact) -> lis
         same = scores_on_the_same(samples, tuned)
         base = {(score.role, score.task, score.metric): score.value for score in same}
     return [
-        [s["task"], s["metric"], base.get((s["role"], s["task"], s["metric"])), s["value"]]
+        [
+            s["task"],
+            s["metric"],
+            *(score(s["metric"], v) for v in (base.get((s["role"], s["task"], s["metric"])), s["value"])),
+        ]
         for s in after.figures["scores"]
     ]
 

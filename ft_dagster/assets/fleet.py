@@ -3,24 +3,38 @@
 `fleet` has no run of its own: the sensor that looks at the fleet reports it where something changed.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
 
 from ft_dagster.assets.failures import failures
-from ft_dagster.assets.page import SUMMARY, table
+from ft_dagster.assets.page import OVERVIEW, PICTURE, SUMMARY, table
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.fleet.picture import FleetPicture
 from ft_dagster.fleet.status import COLUMNS as STATUS
-from ft_dagster.fleet.status import ORDER, arranged, counts, sentence
-from ft_dagster.report.gpus import COLUMNS, status_rows
-from ft_dagster.report.tables import markdown_table
+from ft_dagster.fleet.status import StatusRow, arranged
+from ft_dagster.launch.status import Table
+from ft_dagster.report.gpus import NARROW, narrow_rows
+from ft_dagster.report.states import ORDER, counts, states_sentence
+from ft_dagster.report.svg import Bar, bars, fitting
+from ft_dagster.report.tables import count, counted
 from ft_dagster.resources import GPUS
 from ft_dagster.resources.gpus import Gpus
 
 DEVICES = "The devices of this host (GPUs, or CPU slots where there is none): who holds, who waits, and why."
 
 
+NAMES = {"gpu": "GPU", "cpu": "CPU slot"}  # by kind
+WANTS: dict[str, str] = {  # by state, what a variant wants of a person
+    "broken": "is to be mended: the cause says where",
+    "parked": "waits until it is mended: the cause says why",
+    "failing": "did not come to a release: the cause says why",
+    "approval": "waits for approval: `ft-dagster release`",
+    "not judged": "wants a run: `ft-dagster run`",
+    "stale": "is out of date: the cause says why",
+}
+SHOWN = ("variant", "state", "over base", "cause")
 BOARD = "fleet"
 ROWS = 200  # of the board, those that need a person first
 
@@ -42,17 +56,29 @@ def _gpus(graph: Graph) -> dg.AssetsDefinition:
         gpus: Gpus = getattr(context.resources, graph.name(GPUS))
         with failures():
             devices = gpus.leases().table()
-        return dg.MaterializeResult(
-            metadata={
-                "kind": devices.kind,
-                "devices": len({d.device for d in devices.devices}),
-                "held": len({d.device for d in devices.devices if d.state != "free"}),
-                "waiting": len(devices.waiting),
-                "devices_now": dg.MetadataValue.md(markdown_table(COLUMNS, status_rows(devices))),
-            }
-        )
+        return dg.MaterializeResult(metadata=gpus_metadata(devices))
 
     return gpus_status
+
+
+def gpus_metadata(devices: Table) -> dict[str, Any]:
+    """What the page of `gpus` shows."""
+    every = {d.device for d in devices.devices}
+    held, waiting = len({d.device for d in devices.devices if d.state != "free"}), len(devices.waiting)
+    what = counted(len(every), NAMES[devices.kind])
+    said = f"**{held} of {what} held.** {counted(waiting, 'program')} in line.\n\n"
+    said += "Next: nothing to do; `ft-dagster gpus` has the same."
+    parts = [("held", held), ("free", len(every) - held), ("in line", waiting)]
+    picture = fitting(bars, [Bar(name, number, count(number)) for name, number in parts], "devices now")
+    return {
+        SUMMARY: dg.MetadataValue.md(said),
+        **({} if picture is None else {PICTURE: dg.MetadataValue.md(picture)}),
+        "devices_now": table(NARROW, narrow_rows(devices), OVERVIEW),
+        "kind": devices.kind,
+        "devices": len(every),
+        "held": held,
+        "waiting": waiting,
+    }
 
 
 def board(graph: Graph) -> dg.AssetSpec:
@@ -67,17 +93,35 @@ def board(graph: Graph) -> dg.AssetSpec:
     )
 
 
-def fleet_metadata(picture: FleetPicture) -> dict[str, Any]:
+def fleet_metadata(fleet: FleetPicture) -> dict[str, Any]:
     """What its page shows: a sentence, how many there are of each state (to plot), the rows."""
-    rows, found = picture.rows, counts(picture.rows)
-    shown = [row.cells for row in arranged(rows)[:ROWS]]
-    said = f"{sentence(rows)}."
+    rows, states = fleet.rows, [row.state for row in fleet.rows]
+    found = counts(states)
+    shown = [_cells(row) for row in arranged(rows)[:ROWS]]
+    said = f"**{states_sentence(states)}.**\n\nNext: {_next(rows)}."
     if len(rows) > len(shown):
-        said += f" The first {len(shown)} are below; `ft-dagster status` has all."
+        said += f"\n\nThe first {len(shown)} are below; `ft-dagster status` has all."
+    parts = [Bar(state, number, count(number)) for state, number in found.items()]
+    picture = fitting(bars, parts, "variants by state")
     return {
         SUMMARY: dg.MetadataValue.md(said),
-        "variants": table(STATUS, shown),
+        **({} if picture is None else {PICTURE: dg.MetadataValue.md(picture)}),
+        "variants": table(SHOWN, shown, OVERVIEW),
         **{f"{state} variants": found.get(state, 0) for state in ORDER},
-        "hours to date": sum(row.hours for row in rows),
-        "USD to date": sum(row.usd for row in rows),
+        "hours to date": round(sum(row.hours for row in rows), 2),
+        "USD to date": round(sum(row.usd for row in rows), 2),
     }
+
+
+def _cells(row: StatusRow) -> list[str]:
+    """As SHOWN names them; `ft-dagster status` has age, cost and the next retrain too."""
+    cells = dict(zip(STATUS, row.cells, strict=True))
+    return [row.variant, f"{row.state} {row.shown_version}", cells["over base"], row.cause]
+
+
+def _next(rows: Sequence[StatusRow]) -> str:
+    """What somebody is to do, of the first variant that needs a person."""
+    first = arranged(rows)[0] if rows else None
+    if first is None or first.state not in WANTS:
+        return "nothing to do; `ft-dagster status` has the same"
+    return f"{first.variant} {WANTS[first.state]}"

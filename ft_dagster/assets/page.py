@@ -16,7 +16,9 @@ from ft_dagster.report.tables import LONG, breakable, cell
 Metadata = Mapping[str, Any]
 SUMMARY, PICTURE = "summary", "picture"
 PANE, EDGES = 54, 2  # characters: of a table at 1280 pixels, and of the edges of a column
+OVERVIEW = 42  # the same on the page of an asset without partitions
 WORD = 12  # characters of a word that stays whole in a table that is too wide
+DAY, NO_BREAK = re.compile(r"\b\d{4}-\d\d-\d\d\b"), "\u2011"
 DIGITS = 12  # of a digest: the whole one is in the manifest
 
 
@@ -43,19 +45,24 @@ def summary_markdown(summary: Summary, links: str) -> str:
     return text
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> dg.MetadataValue[Any]:
+def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], pane: int = PANE) -> dg.MetadataValue[Any]:
     """A table of text; "none" of no row. Where it would be wider than its pane, long words may be broken."""
-    lines = [[cell(value) for value in row] for row in rows]
+    lines = [[unbroken_days(cell(value)) for value in row] for row in rows]
     if not lines:
         return dg.MetadataValue.text("none")
     names = [header or "place" for header in headers]
-    longest = LONG if least_width([names, *lines]) <= PANE else WORD
+    longest = LONG if least_width([names, *lines]) <= pane else WORD
     records = [
         dg.TableRecord({name: breakable(text, longest) for name, text in zip(names, line, strict=True)})
         for line in lines
     ]
     schema = dg.TableSchema([dg.TableColumn(name, "string") for name in names])
     return dg.MetadataValue.table(records, schema)
+
+
+def unbroken_days(text: str) -> str:
+    """The same to read, with days that a browser does not break at their hyphens."""
+    return DAY.sub(lambda day: day[0].replace("-", NO_BREAK), text)
 
 
 def least_width(lines: Sequence[Sequence[str]]) -> int:

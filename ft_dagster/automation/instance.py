@@ -241,10 +241,21 @@ def status_of(instance: dg.DagsterInstance, launched: Launched) -> dg.DagsterRun
     return dg.DagsterRunStatus.CANCELED if run is None else run.status
 
 
-def current_step(instance: dg.DagsterInstance, run_id: str) -> str:
-    """The asset that a run is making now, or the last it made."""
-    steps = [s for s in instance.get_run_step_stats(run_id) if s.start_time]
-    return max(steps, key=lambda step: step.start_time or 0).step_key if steps else ""
+def current_step(instance: dg.DagsterInstance, run_id: str) -> tuple[str, float]:
+    """The asset that a run is making now, or the last it made, and since when, in seconds since 1970: "", 0
+    before the first.
+    """
+    steps = [(s.start_time, s.step_key) for s in instance.get_run_step_stats(run_id) if s.start_time]
+    began, name = max(steps, default=(0.0, ""))
+    return name, began
+
+
+def said_of_step(instance: dg.DagsterInstance, run_id: str) -> str:
+    """What a run said last, while its step says how far it is; empty once something else happened."""
+    for record in instance.get_records_for_run(run_id, limit=1, ascending=False).records:
+        if not record.event_log_entry.is_dagster_event:
+            return record.event_log_entry.user_message
+    return ""
 
 
 def failure_of(instance: dg.DagsterInstance, run_id: str) -> str:
@@ -269,13 +280,13 @@ def failure_of(instance: dg.DagsterInstance, run_id: str) -> str:
     return "no step of it failed; see the run in the UI"
 
 
-def progress_of(settings: Settings, key: VariantKey) -> dict[str, Any]:
-    """What the running program of a variant last wrote about its progress on this host."""
-    files = sorted(
-        (settings.work_folder / "runs" / str(key)).glob("*/output/progress.json"),
-        key=lambda file: file.stat().st_mtime,
-    )
-    return dict(json.loads(files[-1].read_text("utf-8"))) if files else {}
+def progress_of(settings: Settings, key: VariantKey, since: float) -> dict[str, Any]:
+    """What the running program of a variant last wrote about its progress on this host; nothing where that
+    was before `since`, in seconds since 1970.
+    """
+    files = (settings.work_folder / "runs" / str(key)).glob("*/output/progress.json")
+    written, newest = max(((file.stat().st_mtime, file) for file in files), default=(0.0, None))
+    return {} if newest is None or written < since else dict(json.loads(newest.read_text("utf-8")))
 
 
 def reused_everything(instance: dg.DagsterInstance, run_id: str) -> bool:

@@ -151,7 +151,7 @@ def _of_run(
     run = record.dagster_run
     if not _is_key(run.tags.get(PARTITION)) or is_retried(instance, run):
         return
-    kind, sentence = _why(instance, run.run_id, graph)
+    kind, sentence = why_failed(instance, run.run_id, graph)
     ended = record.end_time or record.update_timestamp.replace(tzinfo=UTC).timestamp()
     yield FleetEvent(
         kind=kind,
@@ -171,7 +171,7 @@ def _is_key(partition: str | None) -> bool:
         return False
 
 
-def _why(instance: dg.DagsterInstance, run_id: str, graph: Graph) -> tuple[EventKind, str]:
+def why_failed(instance: dg.DagsterInstance, run_id: str, graph: Graph) -> tuple[EventKind, str]:
     """Where a run failed. Errors may name what a row holds: their words stay in the run."""
     for record in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION):
         event = record.dagster_event

@@ -6,6 +6,7 @@ from ft_dagster.cli import (
     project,
     planning,
     runs,
+    compare,
     status,
     fleet,
     costs,
@@ -15,6 +16,7 @@ from ft_dagster.cli import (
     experiments,
     store,
     audit,
+    trace,
     audit_replay,
     audit_keys,
 )
@@ -24,6 +26,7 @@ __all__ = [
     "audit",
     "audit_keys",
     "audit_replay",
+    "compare",
     "costs",
     "experiments",
     "fleet",
@@ -36,4 +39,5 @@ __all__ = [
     "runs",
     "status",
     "store",
+    "trace",
 ]

@@ -28,6 +28,7 @@ from ft_dagster.cli.common import (
     escape,
     out,
     print_json,
+    show,
 )
 from ft_dagster.errors import UserError
 from ft_dagster.provenance import record_keys
@@ -110,7 +111,7 @@ def record(
             ]
             state = one.state + (f": {one.facts['reason']}" if one.facts.get("reason") else "")
             table.add_row(one.stage, one.variant or "shared", one.digest[:12], *map(escape, (state, *place)))
-        out.print(table)
+        show(table)
     print_models(found.models)
     if alike is not None:
         print_near(alike)
@@ -144,7 +145,7 @@ def at(
 
     def answer(audit: Audit) -> Any:
         found = models.at(audit, variant, date)
-        return found, 0 if to is None else _write_records(audit, found.model.weights, to)
+        return found, 0 if to is None else write_records(audit, found.model.weights, to)[1]
 
     found, without = ask(context, tenant, answer)
     if as_json:
@@ -183,7 +184,7 @@ def source(
     table = Table("made from it", "variant", "digest", "made (UTC)", box=SIMPLE_HEAD)
     for part in found.artifacts:
         table.add_row(part.stage, part.variant or "shared", part.digest[:12], part.created)
-    out.print(table)
+    show(table)
     print_models(found.models)
 
 
@@ -228,7 +229,7 @@ def diff(context: typer.Context, a: Model, b: Model, tenant: ForTenant = None, a
     table = Table("changed", a, b, box=SIMPLE_HEAD)
     for name, values in found.changed.items():
         table.add_row(escape(name), *(escape(json.dumps(value, ensure_ascii=False)) for value in values))
-    out.print(table)
+    show(table)
 
 
 @audit.command()
@@ -377,16 +378,17 @@ def progress(quiet: bool) -> Callable[[str], None]:
     return lambda line: print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
 
 
-def _write_records(audit: Audit, weights: str, to: Path) -> int:
-    """How many of them have no content any more."""
+def write_records(audit: Audit, weights: str, to: Path) -> tuple[int, int]:
+    """How many there are, and how many of them have no content any more."""
     from ft_dagster.audit import models
 
-    without = 0
+    written = without = 0
     with _writable(to) as file:
         for one in models.training_records(audit, audit.model(weights)):
+            written += 1
             without += one.content is None
             file.write(dumps(one._asdict(), ensure_ascii=False) + "\n")
-    return without
+    return written, without
 
 
 def _writable(file: Path) -> TextIO:

@@ -14,7 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ft_dagster.cli.audit import NOT_WHOLE, ForTenant, Model, ask, audit, progress
-from ft_dagster.cli.common import Json, escape, out, print_json
+from ft_dagster.cli.common import Json, escape, out, print_json, show
 
 if TYPE_CHECKING:
     from ft_dagster.audit.answers import ReplayAnswer
@@ -66,7 +66,7 @@ def _print(found: ReplayAnswer, said: str) -> None:
     for one in found.stages:
         row = (one.stage, one.recorded[:12], one.rebuilt[:12], one.code[:12], one.said)
         table.add_row(*map(escape, row))
-    out.print(table)
+    show(table)
     for what, values in (("environment", found.differs), ("figure", found.figures)):
         for name, pair in values.items():
             recorded, here = (json.dumps(value, ensure_ascii=False) for value in pair)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ft_dagster.cli.common import escape, out
+from ft_dagster.cli.common import escape, out, show
+from ft_dagster.evaluation.verdict_words import verdict_sentence
+from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.tables import counted
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ def print_held(held: HeldAgainst) -> None:
         named = (one.stage, one.variant or "shared", one.digest[:12], f"{one.records:,}")
         table.add_row(*named, *map(escape, shown))
     if held.absences:
-        out.print(table)
+        show(table)
     names = sorted({model.variant for model in held.models})
     more = [f"{len(each) - SHOWN:,} more" for each in (held.absences, names) if len(each) > SHOWN]
     if names:
@@ -56,7 +58,7 @@ def print_near(found: NearAnswer) -> None:
         learned = sorted({each.variant for each in one.models if each.how in (TRAINED, INHERITED)})
         row = (f"{one.similarity:.3f}", one.identity[:12], place, ", ".join(learned) or "none")
         table.add_row(*map(escape, row))
-    out.print(table)
+    show(table)
     if found.near > SHOWN:
         out.print(f"the {SHOWN} nearest; --json has {len(found.records):,}", highlight=False)
 
@@ -71,7 +73,7 @@ def print_models(models: tuple[ModelThatHas, ...]) -> None:
         exports = ", ".join(digest[:12] for digest in one.exports)
         as_versions = ", ".join(map(released, one.releases)) or "not released"
         table.add_row(one.variant, one.weights[:12], one.how + through, times, exports, escape(as_versions))
-    out.print(table)
+    show(table)
 
 
 def released(one: Any) -> str:
@@ -86,7 +88,7 @@ def print_model(found: ModelAnswer) -> None:
     table = Table(box=None, show_header=False)
     for name, value in (*_origin(found), *_making(found), *_standing(found)):
         table.add_row(name, escape(value))
-    out.print(table)
+    show(table)
 
 
 def _origin(found: ModelAnswer) -> Iterator[tuple[str, str]]:
@@ -118,7 +120,8 @@ def _making(found: ModelAnswer) -> Iterator[tuple[str, str]]:
     yield "method", f"{method.get('name')} on {found.recipe.get('on')}"
     yield "training", f"{found.training.get('steps')} steps, {found.flops or 0:.3g} FLOPs"
     yield "made with", ", ".join([f"Python {found.environment.get('python')}", *shown])
-    yield "verdict", "passed" if verdict.get("passed") else "none that passed"
+    said = verdict_sentence(Verdict.from_json(verdict)) if verdict else "none"
+    yield "verdict", said
 
 
 def _standing(found: ModelAnswer) -> Iterator[tuple[str, str]]:

@@ -169,7 +169,7 @@ def catalogue(
         _say_base(base, files[base.folder][VLLM_FILE])
     for model in found.models:
         said = f"{model.variant} v{model.version}, a whole model: vllm serve {shlex.quote(model.path)}"
-        out.print(said, markup=False, highlight=False, soft_wrap=True)
+        _say(said, model.verdict)
     if not found.bases and not found.models:
         out.print("no variant is in production")
     elif folder is not None:
@@ -183,10 +183,17 @@ def _say_base(base: ServedBase, arguments: str) -> None:
     for adapter in base.adapters:
         why = f"; not by vLLM: it {', it '.join(adapter.refused)}" if adapter.refused else ""
         said = f"  {adapter.variant} v{adapter.version}, rank {adapter.rank}, {adapter.digest[:12]}{why}"
-        out.print(said, markup=False, highlight=False, soft_wrap=True)
+        _say(said, adapter.verdict, indent="  ")
     if arguments:
         command = f"  vllm serve {shlex.quote(base.reference)} {arguments.rstrip()}"
         out.print(command, markup=False, highlight=False, soft_wrap=True)
+
+
+def _say(line: str, verdict: str, indent: str = "") -> None:
+    """What is served, and below it what it was released by."""
+    for said in (line, f"{indent}  {verdict}" if verdict else ""):
+        if said:
+            out.print(said, markup=False, highlight=False, soft_wrap=True)
 
 
 def _catalogue_json(found: Served, files: dict[str, dict[str, str]], folder: Path | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import typer
 from ft_dagster.cli.common import RELEASING, Json, MaybeKey, app, out, print_json
 from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings, load_settings
-from ft_dagster.spec import VariantKey
+from ft_dagster.spec import Declarations, VariantKey
 
 
 @app.command(rich_help_panel=RELEASING)
@@ -72,9 +72,12 @@ def _of_version(
 
 def _of_fleet(settings: Settings, tenant: str | None) -> tuple[str, str]:
     """What the page is named after, and the page."""
+    from ft_dagster.cli.picture import picture
     from ft_dagster.fleet.page import fleet_report
 
-    return tenant or "fleet", fleet_report(settings, tenant)
+    declarations = Declarations(settings.project)
+    asked = [key for key in declarations if tenant in (None, key.tenant)]
+    return tenant or "fleet", fleet_report(settings, picture(settings, declarations, asked), tenant)
 
 
 def _refuse(given: Mapping[str, object], why: str) -> None:

@@ -1,4 +1,4 @@
-"""Commands about runs and their models: run, compare, try, ui."""
+"""Commands about runs and their models: run, try, ui."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -21,9 +21,7 @@ from ft_dagster.cli.common import (
     RUNNING,
     Json,
     Keys,
-    SomeKeys,
     app,
-    escape,
     keys_of,
     out,
     print_json,
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
 
     from ft_dagster.automation.daemon import Daemon
     from ft_dagster.automation.instance import Launched
-    from ft_dagster.report.variant_row import VariantRow
 
 POLL_SECONDS = 1.0
 
@@ -70,7 +67,7 @@ def run(
     with dagster_instance.open_instance(settings) as instance:
         if detach:
             submitted = list(dagster_instance.launch(instance, settings, keys, reason))
-            print_json([{"variant": str(r.key), "run_id": r.run_id} for r in submitted])
+            _say_submitted(submitted, as_json)
             return
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         standing = [] if rerun else _standing(instance, settings, keys)
@@ -78,6 +75,14 @@ def run(
         started = _run(instance, settings, changed, reason, as_json) if changed else []
         runs = sorted([*standing, *started], key=lambda run: keys.index(run.key))
         _conclude(instance, settings, runs, standing, as_json)
+
+
+def _say_submitted(runs: Sequence[Launched], as_json: bool) -> None:
+    if as_json:
+        print_json([{"variant": str(run.key), "run_id": run.run_id} for run in runs])
+        return
+    for run in runs:
+        out.print(f"{run.key}: run {run.run_id} is submitted", markup=False, highlight=False, soft_wrap=True)
 
 
 def _standing(instance: DagsterInstance, settings: Settings, keys: list[VariantKey]) -> list[Launched]:
@@ -128,43 +133,6 @@ def _found(instance: DagsterInstance, keys: list[VariantKey]) -> tuple[list[Laun
     for run in [*followed, *waiting]:
         Console(stderr=True).print(f"{run.key}: run {run.run_id[:8]} was submitted before; following it")
     return waiting, followed
-
-
-@app.command(rich_help_panel=JUDGING)
-def compare(context: typer.Context, variants: SomeKeys, as_json: Json = False) -> None:
-    """Base against tuned by every rule of the gate, for one variant or several side by side."""
-    from ft_dagster.stages.summary import variant_row
-
-    settings = load_settings(context.obj)
-    store = settings.open_store()
-    rows = [variant_row(store, key) for key in keys_of(settings, variants, every=False)]
-    if as_json:
-        print_json({"variants": [row.to_json() for row in rows]})
-        return
-    for row in rows:
-        if not row.rules:
-            out.print(f"{row.variant}: not evaluated yet", markup=False, highlight=False)
-            continue
-        show(_rules_table(row))
-        out.print(row.sentence, markup=False, highlight=False, soft_wrap=True)
-
-
-def _rules_table(row: VariantRow) -> Table:
-    from ft_dagster.evaluation.verdict_words import rule_word
-    from ft_dagster.report.tables import RULE_STYLE, change, interval
-
-    table = Table(title=row.variant, show_lines=True)
-    for header in ("task", "base → tuned", "difference (interval)", "margin", "found"):
-        table.add_column(header, overflow="fold")
-    for rule in row.rules:
-        table.add_row(
-            f"{escape(rule.task)}\n[dim]{escape(rule.metric)}[/]",
-            change(rule.metric, rule.base, rule.tuned),
-            f"{interval(rule)}, {100 * rule.confidence:.3g}%",
-            f"{rule.margin:g}",
-            f"[{RULE_STYLE[rule.outcome]}]{rule_word(rule)}[/]",
-        )
-    return table
 
 
 @app.command("try", rich_help_panel=JUDGING)
@@ -299,12 +267,14 @@ class _State(NamedTuple):
 
 
 def _state(instance: DagsterInstance, settings: Settings, run: Launched) -> _State:
-    from ft_dagster.automation.instance import current_step, progress_of, status_of
+    from ft_dagster.automation.instance import current_step, progress_of, said_of_step, status_of
     from ft_dagster.report.progress import bar
 
-    state = status_of(instance, run).value.lower()
-    progress = progress_of(settings, run.key) if state == "started" else {}
-    return _State(str(run.key), run.run_id[:8], state, current_step(instance, run.run_id), bar(progress))
+    state, how_far = status_of(instance, run).value.lower(), ""
+    step, since = current_step(instance, run.run_id)
+    if state == "started":
+        how_far = bar(progress_of(settings, run.key, since)) or said_of_step(instance, run.run_id)
+    return _State(str(run.key), run.run_id[:8], state, step, how_far)
 
 
 @contextmanager
@@ -314,6 +284,8 @@ def _table(screen: Console) -> Iterator[Callable[[list[_State]], None]]:
 
         def show(states: list[_State]) -> None:
             table = Table(*_State._fields, expand=True)
+            for column in table.columns:
+                column.overflow = "fold"
             for state in states:
                 table.add_row(*state)
             live.update(table)

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ft_dagster.cli.common import RUNNING, Json, Keys, app, escape, keys_of, out, print_json, show
+from ft_dagster.cli.picture import picture
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.status import COLUMNS, FAILING, PAIRS, SortedBy, StatusRow, arranged, sentence
+from ft_dagster.fleet.status import COLUMNS, FAILING, PAIRS, SortedBy, StatusRow, arranged
+from ft_dagster.report.states import states_sentence
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations, VariantKey
 
 if TYPE_CHECKING:
     from ft_dagster.fleet.picture import FleetPicture
-    from ft_dagster.fleet.table import FleetTable
 
 WIDEST = (None, 13, 12, 10, 16)  # columns of a terminal, of each pair; the first has what is left of 80
 SHOWN = 100  # rows in a terminal
 GAP = "  "
 STYLE = {"broken": "red", "parked": "red", "failing": "red", "fresh": "green"}
-STYLE |= {"approval": "yellow", "stale": "yellow"}
+STYLE |= {"approval": "yellow", "not judged": "yellow", "stale": "yellow"}
 Tenant = Annotated[str | None, typer.Option(help="Of one tenant alone")]
 Stale = Annotated[bool, typer.Option("--stale", help="Those that are out of date alone")]
 Failing = Annotated[bool, typer.Option("--failing", help="Those that fail or are parked alone")]
@@ -53,7 +52,7 @@ def status(
     settings = load_settings(context.obj)
     declarations = Declarations(settings.project)
     asked = [key for key in keys_of(settings, variants, every=True) if tenant in (None, key.tenant)]
-    found = _picture(settings, declarations, asked, exact)
+    found = picture(settings, declarations, asked, exact=exact)
     named = set(map(str, asked))
     rows = [row for row in found.rows if row.variant in named or _is_retired(row, variants, tenant)]
     wanted = [r for r in rows if (not stale or r.causes) and (not failing or r.state in FAILING)]
@@ -73,47 +72,11 @@ def status(
     if len(shown) < len(ordered):
         out.print(f"{len(ordered) - len(shown)} more: --limit 0 shows all", highlight=False)
     for row in shown if variants else ():
-        verdict = of_store.get(row.variant, {}).get("verdict")
-        if verdict:
-            out.print(f"{row.variant}: {verdict}", markup=False, highlight=False, soft_wrap=True)
-    out.print(f"{sentence(rows)}; {found.from_when}", highlight=False, soft_wrap=True)
+        _print_more(row, of_store.get(row.variant, {}).get("verdict"))
+    said = states_sentence([row.state for row in rows])
+    out.print(f"{said}; {found.from_when}", highlight=False, soft_wrap=True)
     for error in () if stale or failing else wrong:
         out.print(f"[red]broken[/] {escape(error['message'])}", highlight=False, soft_wrap=True)
-
-
-def _picture(
-    settings: Settings, declarations: Declarations, asked: Sequence[VariantKey], exact: bool
-) -> FleetPicture:
-    from ft_dagster.fleet.lost_store import refuse_lost_store
-    from ft_dagster.fleet.picture import EXACT_UP_TO, look_at, picture_of
-
-    from_store, now = exact or len(asked) <= EXACT_UP_TO, datetime.now(UTC)
-    try:
-        table = _table(settings)
-    except UserError as error:  # it proves nothing: what the store says holds without it
-        if not from_store:
-            raise
-        Console(stderr=True).print(f"{error}", markup=False, highlight=False, soft_wrap=True)
-        table = None
-    if table is not None:
-        refuse_lost_store(settings.open_store(), table)
-    if table is None or table.looked() is None:
-        return look_at(declarations, asked, None, settings, now)
-    if from_store:
-        return look_at(declarations, asked, table, settings, now)
-    return picture_of(table, settings, now)
-
-
-def _table(settings: Settings) -> FleetTable | None:
-    from ft_dagster.fleet.decided import kept_elsewhere, table_beside
-
-    if not kept_elsewhere(settings):
-        return table_beside(settings)
-    from ft_dagster.automation.fleet_table import open_fleet
-    from ft_dagster.automation.instance import open_instance
-
-    with open_instance(settings) as instance:
-        return open_fleet(instance, settings)
 
 
 def _is_retired(row: StatusRow, variants: list[str] | None, tenant: str | None) -> bool:
@@ -167,6 +130,13 @@ def _print(rows: Sequence[StatusRow]) -> None:
     for line in lines:
         padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         typer.echo(GAP.join(padded).rstrip())
+
+
+def _print_more(row: StatusRow, verdict: str | None) -> None:
+    """Of one that was named: its verdict, and all why it is out of date."""
+    causes = [f"{row.variant} is out of date: {cause.said(row.variant)}" for cause in row.causes]
+    for line in [*([f"{row.variant}: {verdict}"] if verdict else []), *causes]:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _on_one_line(text: str) -> str:

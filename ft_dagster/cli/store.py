@@ -250,8 +250,8 @@ def copy(
     stayed: dict[str, list[str]] = {how: [] for how in STAYED}
     with Progress(console=Console(stderr=True), transient=True, disable=as_json) as progress:
         task = progress.add_task("Copying", total=None)
-        rules = Rules(settings.retention.of, time.time())
-        for one in copy_store(opened, into, settings.work_folder / "drafts", rules):
+        rules, drafts = Rules(settings.retention.of, time.time()), settings.work_folder / "drafts"
+        for one in copy_store(opened, into, drafts, rules, lambda total: progress.update(task, total=total)):
             counts[one.how] += 1
             moved += one.bytes
             if one.how in stayed:

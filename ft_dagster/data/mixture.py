@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
+from pyarrow.parquet import read_metadata
 
 from ft_dagster.data.dataset_io import read_split
 from ft_dagster.data.decontaminate import EvaluationGrams, read_items
@@ -25,6 +26,7 @@ from ft_dagster.data.examples import examples_of, refuse_kind
 from ft_dagster.data.gc_freeze import heap_frozen
 from ft_dagster.data.general import WATCHED, GeneralText, holdout_chunks
 from ft_dagster.data.mixture_figures import GeneralShare, MixtureFigures, SplitFigures
+from ft_dagster.data.pace import RowPace
 from ft_dagster.data.render import has_control_tokens, load_tokenizer
 from ft_dagster.data.rows import Row
 from ft_dagster.data.shards import SplitWriter
@@ -243,7 +245,7 @@ class _Build:
 
     def _examples(self, file: Path, writer: SplitWriter) -> Iterator[tuple[int, Row, Rendered]]:
         """The rows' examples in order, each with its row's number; a row without one is counted."""
-        rows = read_split(file, self._paths)
+        rows, pace, done = read_split(file, self._paths), RowPace(read_metadata(file).num_rows), 0
         number = -1
         while batch := list(islice(rows, BATCH)):
             for row in batch:
@@ -252,10 +254,11 @@ class _Build:
                 self._ending_in_space += row.prompt.endswith(" ")
                 writer.counts_of(row.source)
             self._rows += len(batch)
+            done += len(batch)
             for row, examples in examples_of(self._spec, batch, self._tokenizer, self._max_length):
                 number += 1
                 yield from ((number, row, example) for example in self._kept(row, examples))
-            self._say(f"{self._rows:,} rows tokenized")
+            self._say(f"tokenized of {file.stem}: {pace.said(done)}")
 
     def _kept(self, row: Row, examples: Sequence[Rendered]) -> Iterator[Rendered]:
         """Those of a row that may be trained on, cut where `on_too_long` allows it."""

@@ -38,10 +38,14 @@ def production_sentence(verdict: Verdict) -> str | None:
     rules = [rule for rule in verdict.rules if rule.rule == "regression"]
     if not rules:
         return None
+    return f"Against production: {_sentence(verdict_word(verdict_of(rules)), rules)}"
+
+
+def verdict_of(rules: Sequence[Rule]) -> Verdict:
+    """What some rules come to by themselves."""
     found = {rule.outcome for rule in rules}
     outcome: Outcome = "fail" if "fail" in found else "undecided" if "undecided" in found else "pass"
-    word = verdict_word(Verdict(all(rule.passed for rule in rules), outcome, tuple(rules)))
-    return f"Against production: {_sentence(word, rules)}"
+    return Verdict(all(rule.passed for rule in rules), outcome, tuple(rules))
 
 
 def questions_to_decide(verdict: Verdict) -> int | None:

@@ -31,6 +31,7 @@ class ReleasedAdapter:
     `variant`: its key, acme.support, by which requests name it; `path`: the payload folder as the server sees
     it; `rank`: the largest of any layer; `digest`: of the payload. `quantization`: how the base was quantized
     in training (nf4, int8). `not_loaded`: why vLLM does not load it (vllm.not_loaded), empty where it does.
+    `verdict`: the sentence of what it was released by, empty where that is gone.
     """
 
     variant: str
@@ -40,6 +41,7 @@ class ReleasedAdapter:
     digest: str
     quantization: str | None = None
     not_loaded: tuple[str, ...] = ()
+    verdict: str = ""
 
     @property
     def refused(self) -> tuple[str, ...]:
@@ -146,6 +148,7 @@ def _index(base: str, base_digest: str, adapters: Sequence[ReleasedAdapter]) -> 
                 "digest": f"sha256:{adapter.digest}",
                 "rank": adapter.rank,
                 "base_quantization": adapter.quantization,
+                "verdict": adapter.verdict,
                 "vllm": {"loads": not adapter.refused, "because": list(adapter.refused)},
             }
             for adapter in adapters

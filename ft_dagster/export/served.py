@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from ft_dagster.data.quantize import quantization_of
+from ft_dagster.evaluation.verdict_words import verdict_sentence
 from ft_dagster.export.catalogue import ReleasedAdapter
 from ft_dagster.export.vllm import not_loaded, rank_of, serve_command
 from ft_dagster.lineage.ancestors import find_digest
+from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import export_of, production
+from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, variant_files
 from ft_dagster.store import SHARED, Artifact, Store
@@ -31,12 +35,15 @@ class ServedBase(NamedTuple):
 
 
 class ReleasedModel(NamedTuple):
-    """The version in production of a variant that is served whole; `path`: its folder, `digest`: of it."""
+    """The version in production of a variant that is served whole; `path`: its folder, `digest`: of it;
+    `verdict`: the sentence of what it was released by.
+    """
 
     variant: str
     version: int
     path: str
     digest: str
+    verdict: str
 
 
 class Served(NamedTuple):
@@ -57,12 +64,13 @@ def served(settings: Settings) -> Served:
             continue
         export = export_of(store, key.prefix, entry.version, settings.cache_folder)
         payload = export.folder(store, settings.cache_folder) / "payload"
+        said = _verdict(store, key, entry)
         if entry.format == "adapter":
-            adapter = _adapter(payload, key, entry.version, export.digest)
+            adapter = replace(_adapter(payload, key, entry.version, export.digest), verdict=said)
             base = _base(store, settings, key, export, adapter.quantization)
             bases.setdefault((base.digest, base.quantization), base).adapters.append(adapter)
         else:
-            models.append(ReleasedModel(str(key), entry.version, str(payload), export.digest))
+            models.append(ReleasedModel(str(key), entry.version, str(payload), export.digest, said))
     ordered = sorted(bases.values(), key=lambda base: (base.reference, base.quantization or ""))
     return Served(ordered, models)
 
@@ -79,6 +87,13 @@ def _adapter(payload: Path, key: VariantKey, version: int, digest: str) -> Relea
     config = json.loads((payload / "adapter_config.json").read_text("utf-8"))
     quantization, reasons = quantization_of(payload), tuple(not_loaded(config))
     return ReleasedAdapter(str(key), version, str(payload), rank_of(config), digest, quantization, reasons)
+
+
+def _verdict(store: Store, key: VariantKey, entry: ReleaseEntry) -> str:
+    """The sentence of the evaluation that a version was released by; empty where it is gone."""
+    judged = find_digest(store, (key.prefix,), "evaluation", entry.evaluation)
+    verdict = None if judged is None else judged.figures.get("verdict")
+    return verdict_sentence(Verdict.from_json(verdict)) if verdict else ""
 
 
 def _base(

@@ -22,6 +22,10 @@ class RootCause(NamedTuple):
     variant: str
     cause: StaleCause
 
+    def said(self, of: str) -> str:
+        """In words, to who asked of a variant."""
+        return self.cause.words if self.variant == of else f"{self.variant}: {self.cause.words}"
+
 
 def freshness(rows: Iterable[FleetRow]) -> dict[str, tuple[RootCause, ...]]:
     """Key -> why a variant is out of date, its own causes first, then its parents'; none where it is fresh,

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from ft_dagster.data.derived import newer_parent
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.verdict_words import verdict_word
+from ft_dagster.evaluation.verdict_words import verdict_sentence, verdict_word
 from ft_dagster.fleet.amounts import Amount, PaidFor, PlannedCost, expected_cost
 from ft_dagster.fleet.costs import PLAN, STAGES, cost_items, cost_row
 from ft_dagster.fleet.history import RunHistory
@@ -188,9 +188,11 @@ def _known_version(world: World, row: FleetRow, declared: Declared | None) -> Kn
     return KnownVersion(
         version=None if released is None else released.version,
         waiting=waiting_version(stands.log),
+        taken_back=taken_back(stands.log),
         made=None if newest is None else made(newest),
         digest=None if export is None else export.digest,
         gate=None if verdict is None else verdict_word(verdict),
+        verdict=None if verdict is None else verdict_sentence(verdict),
         gain=None if verdict is None else _gain(verdict),
         over_production=_over_production(store, prefix, judged, stands.log),
         causes=() if now is None or declared is None else outdated(world.settings, declared, stands, now),
@@ -241,6 +243,12 @@ def waiting_version(log: Sequence[ReleaseEntry]) -> int | None:
     newest = max((entry.version for entry in log), default=None)
     served = {entry.production for entry in log}
     return None if newest in served or newest in rolled_back(log) else newest
+
+
+def taken_back(log: Sequence[ReleaseEntry]) -> int | None:
+    """The newest version, where it was rolled back and is not served again."""
+    newest = max((entry.version for entry in log), default=None)
+    return newest if newest in rolled_back(log) and newest != log[-1].production else None
 
 
 def _spent(world: World, row: FleetRow, stands: VersionArtifacts) -> tuple[Amount, float, str]:

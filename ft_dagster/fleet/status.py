@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from ft_dagster.fleet.costs import shown_hours, shown_usd
 from ft_dagster.fleet.due import Decisions, NotDone, Retrain
 from ft_dagster.fleet.freshness import RootCause, freshness
 from ft_dagster.fleet.version import Gain, KnownVersion
+from ft_dagster.report.states import ORDER, VariantStatus
 
 if TYPE_CHECKING:
     from ft_dagster.fleet.table_rows import FleetRow
 
-VariantStatus = Literal[
-    "broken", "parked", "failing", "approval", "stale", "running", "never trained", "fresh", "retired"
-]
 SortedBy = Literal["state", "variant", "age", "cost", "gain", "next"]
-ORDER: tuple[VariantStatus, ...] = get_args(VariantStatus)  # what needs a person first
 FAILING = ("parked", "failing")
 NO_PASS = ("failed", "undecided")  # words of a verdict
 COLUMNS = (
@@ -32,10 +29,10 @@ PAIRS = ("variant\ncause", "state\nversion", "over base\nproduction", "age\ncost
 @dataclass(frozen=True)
 class StatusRow:
     """`cause`: of the state, in a sentence; `causes`: all why it is out of date, the nearest first.
-    `version`: in production; `waiting`: one that is to be approved. `judged`: the word of the newest verdict.
-    `age_days`: of what stands, since it was judged.
-    `hours`: of all devices, `usd`: both to date. `next`: when a retrain is decided upon next, ISO 8601, and
-    `why` it is not sooner.
+    `version`: in production; `waiting`: one that is to be approved; `taken_back`: the newest, where it was
+    rolled back. `judged`: the word of the newest verdict, `verdict`: its sentence. `age_days`: of what
+    stands, since it was judged. `hours`: of all devices, `usd`: both to date. `next`: when a retrain is
+    decided upon next, ISO 8601, and `why` it is not sooner.
     """
 
     tenant: str
@@ -45,7 +42,9 @@ class StatusRow:
     causes: tuple[RootCause, ...]
     version: int | None
     waiting: int | None
+    taken_back: int | None
     judged: str | None
+    verdict: str | None
     digest: str | None
     gain: Gain | None
     over_production: Gain | None
@@ -61,15 +60,21 @@ class StatusRow:
         return {**asdict(self), "causes": causes, **gains}
 
     @property
+    def shown_version(self) -> str:
+        """ "v2 (v3 waits)", "v1 (v2 rolled back)"; a dash where none is in production."""
+        version = "-" if self.version is None else f"v{self.version}"
+        if self.waiting is not None:
+            return f"{version} (v{self.waiting} waits)"
+        return version if self.taken_back is None else f"{version} (v{self.taken_back} rolled back)"
+
+    @property
     def cells(self) -> list[str]:
         """As COLUMNS names them."""
-        version = "-" if self.version is None else f"v{self.version}"
-        waits = "" if self.waiting is None else f" (v{self.waiting} waits)"
         age = "-" if self.age_days is None else f"{self.age_days:.1f} d"
         cost = f"{shown_hours(self.hours)} h" + (f", ${shown_usd(self.usd)}" if self.usd else "")
         when = (self.next or "-")[:16].replace("T", " ")
         gains = [_gain_cell(self.gain), _gain_cell(self.over_production)]
-        return [self.variant, self.state, version + waits, *gains, age, cost, when, self.cause, self.why]
+        return [self.variant, self.state, self.shown_version, *gains, age, cost, when, self.cause, self.why]
 
     @property
     def pairs(self) -> list[str]:
@@ -109,18 +114,6 @@ def _value(row: StatusRow, by: SortedBy) -> float | None:
     return row.age_days if by == "age" else row.hours
 
 
-def counts(rows: Iterable[StatusRow]) -> dict[str, int]:
-    """How many there are of each state, those that need a person first."""
-    states = [row.state for row in rows]
-    return {state: states.count(state) for state in ORDER if state in states}
-
-
-def sentence(rows: Sequence[StatusRow]) -> str:
-    """ "120 variants: 2 broken, 3 stale, 115 fresh"."""
-    said = ", ".join(f"{count} {state}" for state, count in counts(rows).items())
-    return f"{len(rows)} variant{'' if len(rows) == 1 else 's'}" + (f": {said}" if said else "")
-
-
 def _row(
     row: FleetRow, causes: tuple[RootCause, ...], decision: Retrain | NotDone | None, now: datetime
 ) -> StatusRow:
@@ -135,7 +128,9 @@ def _row(
         causes=causes,
         version=version.version,
         waiting=version.waiting,
+        taken_back=version.taken_back,
         judged=version.gate,
+        verdict=version.verdict,
         digest=version.digest,
         gain=version.gain,
         over_production=version.over_production,
@@ -165,6 +160,8 @@ def _state(row: FleetRow, causes: tuple[RootCause, ...], decision: Retrain | Not
         return "never trained"
     if version.waiting is not None:
         return "approval"
+    if version.gate is None and version.version is None:
+        return "not judged"
     return "stale" if causes else "fresh"
 
 
@@ -176,16 +173,17 @@ def _cause(row: FleetRow, state: VariantStatus, causes: tuple[RootCause, ...]) -
         if known.failures:
             runs = "1 run" if known.failures == 1 else f"{known.failures} runs in a row"
             return f"{runs} failed: {known.failure}"
-        return f"the gate did not hold: {version.gate}" if version.gate in NO_PASS else "its run was ended"
+        return version.verdict or "" if version.gate in NO_PASS else "its run was ended"
     if state == "approval":
         return f"v{version.waiting} waits for approval"
+    if state == "not judged":
+        return "it was trained, and no evaluation came of it"
     if state == "retired":
         return "it is declared no longer"
     if not causes:
         return f"as far as is looked at, which {version.unseen} is not" if version.unseen else ""
-    first, more = causes[0], len(causes) - 1
-    whose = "" if first.variant == row.key else f"{first.variant}: "
-    return f"{whose}{first.cause.words}" + (f", and {more} more" if more else "")
+    more = len(causes) - 1
+    return causes[0].said(row.key) + (f", and {more} more" if more else "")
 
 
 def _next(row: FleetRow, decision: Retrain | NotDone | None, now: datetime) -> tuple[datetime | None, str]:

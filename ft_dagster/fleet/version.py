@@ -28,12 +28,12 @@ class Gain(NamedTuple):
 
 @dataclass(frozen=True)
 class KnownVersion:
-    """`version`: in production; `waiting`: a newer one that somebody is to approve; `made`: when what stands
-    was judged or trained, in UTC. `digest`: of the newest export. `gate`: the word of the newest verdict.
-    `gain`: of the newest evaluation over the base; `over_production`: of the newest version over the one that
-    was served before it, each on its own questions. `causes`: why what stands is out of date. `unread`: why
-    the store could not be read, where it could not: nothing else is known then. `unseen`: a source or base
-    that nobody looks at.
+    """`version`: in production; `waiting`: a newer one that somebody is to approve; `taken_back`: the newest,
+    where it was rolled back; `made`: when what stands was judged or trained, in UTC. `digest`: of the newest
+    export. `gate`: the word of the newest verdict, `verdict`: its sentence. `gain`: of the newest evaluation
+    over the base; `over_production`: of the newest version over the one that was served before it, each on
+    its own questions. `causes`: why what stands is out of date. `unread`: why the store could not be read,
+    where it could not: nothing else is known then. `unseen`: a source or base that nobody looks at.
 
     `spent`: of all trainings, preparations, evaluations and exports that are or were in the store;
     `retrain_hours`: by the clock, of the newest training and what was made for it; `counted`: digest of their
@@ -53,6 +53,8 @@ class KnownVersion:
     spent: Amount = NOTHING
     retrain_hours: float = 0.0
     counted: str = ""
+    taken_back: int | None = None
+    verdict: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "made": None if self.made is None else self.made.timestamp()}

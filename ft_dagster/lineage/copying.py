@@ -51,9 +51,15 @@ class Copied:
     bytes: int = 0
 
 
-def copy_store(source: Store, target: Store, drafts: Path, rules: Rules) -> Iterator[Copied]:
+def copy_store(
+    source: Store,
+    target: Store,
+    drafts: Path,
+    rules: Rules,
+    expect: Callable[[int], None] = lambda total: None,
+) -> Iterator[Copied]:
     """Copy all that is committed. `drafts`: a folder of this host for what is on its way. `rules`: retention
-    of the target.
+    of the target. `expect` is told how many there are once that is known, but for entries of logs.
 
     Raises UserError: something of the source cannot be read or has other bytes than its manifest says; the
     target has another artifact, record or log under the same name, or needs an artifact that was removed and
@@ -71,9 +77,12 @@ def copy_store(source: Store, target: Store, drafts: Path, rules: Rules) -> Iter
     logs = sorted({str(PurePosixPath(file.path).parent.parent) for file in early if _is_of_log(file)})
     for prefix in logs:
         read_log(source, prefix)
-    yield from copy.each(copy.artifact, [keyed for keyed in contents.keyed.values() if keyed.committed])
-    fixed = [file for file in contents.records if _is_record(file) and not _is_mutable(file)]
-    yield from copy.each(copy.record, [file for file in fixed if not _is_of_log(file)])
+    committed = [keyed for keyed in contents.keyed.values() if keyed.committed]
+    records = [file for file in contents.records if _is_record(file) and not _is_mutable(file)]
+    fixed = [file for file in records if not _is_of_log(file)]
+    expect(len(committed) + len(fixed) + len(changing))
+    yield from copy.each(copy.artifact, committed)
+    yield from copy.each(copy.record, fixed)
     for prefix in logs:
         yield from copy.log(prefix, early)
     yield from copy.each(copy.changing, list(changing.items()))

@@ -184,7 +184,8 @@ class Estimate(SurveyDocument):
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        return {"schema_version": SCHEMA_VERSION, **super().to_json()}
+        foretold = {"predicted": _plain(self.predicted.to_json())}
+        return {"schema_version": SCHEMA_VERSION, **super().to_json(), **foretold}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], *, file: object = None) -> Estimate:

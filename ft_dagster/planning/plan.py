@@ -87,6 +87,7 @@ def _estimate(
             chosen.occupancy.reserved if facts.device_kind == "cuda" else chosen.occupancy.total,
             context.hardware.peak_flops,
             figures.hours,
+            None if figures.training is None else figures.training.hours,
         ),
         warnings=(*_probing(spec, facts, found, tried), *_warnings(spec, facts, found, tried)),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ft_dagster.evaluation.verdict_words import verdict_of, verdict_word
 from ft_dagster.lineage.verdict import Rule, RuleName
 from ft_dagster.report.tables import ABSENT, change, count, duration, interval, size
 
@@ -31,7 +32,7 @@ def bakeoff_table(runs: Sequence[Row], budget: str) -> Table:
     }
     for kind_of_rule, task in _judged(runs):
         lines[f"{WORDS[kind_of_rule]} {task}"] = [_judgement(run, kind_of_rule, task) for run in runs]
-    lines["gate"] = [_gate(run) for run in runs]
+    lines["gate"] = [_found(_rules(run)) for run in runs]
     for title, cells in lines.items():
         table.add_row(title, *cells)
     return table
@@ -48,14 +49,14 @@ def sweep_table(runs: Sequence[Row], by: str) -> Table:
     )  # fmt: skip
     for place, run in enumerate(runs, 1):
         rules = [rule for rule in _rules(run) if rule.rule == "task"]
-        general = [rule.passed for rule in _rules(run) if rule.rule != "task"]
+        general = [rule for rule in _rules(run) if rule.rule != "task"]
         done = run["status"] == "done"
         table.add_row(
             str(place) if done else "",
             run["name"],
             "\n".join(change(rule.metric, rule.base, rule.tuned) for rule in rules) or run["status"],
             "\n".join(interval(rule) for rule in rules),
-            ("holds" if all(general) else "falls") if general else ABSENT,
+            _found(general),
             _losses(run),
             f"{duration(_figure(run, 'training_seconds'))}\n{_general(_figure(run, 'flops'))}"
             if done
@@ -127,5 +128,6 @@ def _general(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.3g}"
 
 
-def _gate(run: Row) -> str:
-    return {True: "pass", False: "fail", None: ABSENT}[_figure(run, "gate")]
+def _found(rules: Sequence[Rule]) -> str:
+    """The word for what rules come to; a dash where nothing was judged."""
+    return verdict_word(verdict_of(rules)) if rules else ABSENT

@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ft_dagster.evaluation.verdict_words import verdict_sentence
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.report.charts import RuleOf
 from ft_dagster.report.html import SortedCell
+from ft_dagster.report.states import ORDER, VariantStatus
 from ft_dagster.report.svg import measured
-from ft_dagster.report.tables import ABSENT, change, counted, interval, is_share
+from ft_dagster.report.tables import ABSENT, breakable, change, counted, interval, is_share
 
-State = Literal[
-    "in production", "waits for approval", "rolled back", "not released", "not judged", "never trained",
-    "broken",
-]  # fmt: skip
+WORD = 14  # characters of a word of a cause that stays whole on paper
 DRAWN = 60  # gains that a chart shows at most of one unit
-COLUMNS = ("variant", "state", "gain over base", "verdict", "version", "age", "device hours", "USD")
+COLUMNS = ("variant", "state", "version", "gain over base", "verdict", "age", "device hours", "USD")
 
 
 @dataclass(frozen=True)
 class FleetVariant:
-    """`verdict`: of its newest evaluation; `version`: in production; `days`: since that was released, else
-    since it was trained; `hours`: of devices, of every training and evaluation that the store knows; `usd`:
-    of these, None where no price is known; `problem`: why it is broken.
+    """`state`, `cause`, `version`: as `ft-dagster status` has them; `verdict`: of its newest evaluation;
+    `days`: since what stands was judged; `hours`: of devices, of every training and evaluation that the store
+    knows; `usd`: of these, None where no price is known.
     """
 
     variant: str
-    state: State
+    state: VariantStatus
+    cause: str = ""
     verdict: Verdict | None = None
-    version: int | None = None
+    version: str = ABSENT
     days: float | None = None
     hours: float = 0.0
     usd: float | None = None
-    problem: str = ""
 
     @property
     def gains(self) -> list[Rule]:
@@ -49,29 +46,27 @@ def fleet_rows(variants: Iterable[FleetVariant]) -> list[list[Any]]:
     return [
         [
             one.variant,
-            one.state,
-            _gain(one.gains),
-            ABSENT if one.verdict is None else verdict_sentence(one.verdict),
+            _state(one),
             one.version,
+            _gain(one.gains),
+            _sentence(one),
             SortedCell(age(one.days), one.days),
             SortedCell(f"{one.hours:.2f}" if one.hours else ABSENT, one.hours),
             SortedCell(ABSENT if one.usd is None else f"{one.usd:,.2f}", one.usd),
         ]
-        for one in sorted(variants, key=lambda one: (_ORDER.index(one.state), one.variant))
+        for one in sorted(variants, key=lambda one: (ORDER.index(one.state), one.variant))
     ]
 
 
-_ORDER: tuple[State, ...] = (
-    "broken", "waits for approval", "rolled back", "not released", "not judged", "never trained",
-    "in production",
-)  # fmt: skip
+def _state(one: FleetVariant) -> str:
+    """With its cause, where that is not the verdict, which stands beside it."""
+    if one.cause in ("", _sentence(one)):
+        return one.state
+    return breakable(f"{one.state}: {one.cause}", WORD)
 
 
-def states_sentence(variants: Sequence[FleetVariant]) -> str:
-    """ "3 variants: 1 broken, 2 in production"."""
-    counts = Counter(one.state for one in variants)
-    parts = ", ".join(f"{counts[state]} {state}" for state in _ORDER if counts[state])
-    return f"{counted(len(variants), 'variant')}: {parts}"
+def _sentence(one: FleetVariant) -> str:
+    return ABSENT if one.verdict is None else verdict_sentence(one.verdict)
 
 
 def gain_groups(variants: Iterable[FleetVariant]) -> tuple[list[list[RuleOf]], int]:

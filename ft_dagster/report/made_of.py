@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.report.tables import count, duration, moment, size
 from ft_dagster.store import Artifact
 
 MADE_OF = ("what", "which", "digest", "made")
 DIGITS = 12  # of a digest
+SPLITS = ("train", "validation", "test")
 
 
 class MadeRow(NamedTuple):
@@ -19,6 +21,14 @@ class MadeRow(NamedTuple):
     which: str
     digest: str
     made: str
+
+
+def made_rows(
+    files: Iterable[Any], artifacts: Mapping[str, Artifact], entry: ReleaseEntry | None
+) -> list[MadeRow]:
+    """All of it in order; `entry`: the release, of what was released."""
+    version = [] if entry is None else [version_row(entry)]
+    return [*file_rows(files), *artifact_rows(artifacts), *version]
 
 
 def artifact_rows(artifacts: Mapping[str, Artifact]) -> list[MadeRow]:
@@ -47,10 +57,18 @@ def file_rows(files: Iterable[Any]) -> list[MadeRow]:
     ]
 
 
+def version_row(entry: ReleaseEntry) -> MadeRow:
+    """Of the release that all of it came to."""
+    return MadeRow("version", f"{entry.version}, released by {entry.by}", "", moment(entry.at))
+
+
 def _which(stage: str, figures: Mapping[str, Any]) -> str:
     """The one figure by which a person knows an artifact."""
     if stage == "task_dataset":
-        return ", ".join(f"{count(rows)} {split}" for split, rows in figures["rows"].items() if rows)
+        rows = figures["rows"]
+        return ", ".join(f"{count(rows[split])} {split}" for split in SPLITS if rows.get(split))
+    if stage == "general_corpus":
+        return f"{count(figures['documents']['train'])} texts"
     if stage == "training_mixture":
         train = figures["splits"]["train"]
         return f"{count(train['examples'])} examples, {count(train['trained_tokens'])} tokens trained on"

@@ -25,13 +25,14 @@ class Summary(NamedTuple):
     next: str
 
 
-def dataset_summary(figures: Mapping[str, Any]) -> Summary:
-    """Of the figures of a task_dataset."""
+def dataset_summary(figures: Mapping[str, Any], since: str = "") -> Summary:
+    """Of the figures of a task_dataset; `since`: what changed, where that is known."""
     rows, dropped = figures["rows"], sum(figures["dropped"].values())
     parts = ", ".join(f"{count(rows[name])} {use}" for name, use in SPLITS.items() if name in rows)
     why = ", ".join(f"{count(number)} {reason}" for reason, number in figures["dropped"].items() if number)
     share = percent(dropped / figures["read"]) if figures["read"] else ABSENT
     good = f"{count(dropped)} dropped ({share}): {why}" if dropped else "No row was dropped"
+    good += f"; {since}" if since else ""
     few = rows.get("test", 0) < FEW
     following = (
         f"A test split of {count(rows.get('test', 0))} rows decides little: more rows, or an evaluation.task"
@@ -170,6 +171,14 @@ def rules_rows(rules: Sequence[Rule]) -> list[list[Any]]:
         ]
         for rule in rules
     ]
+
+
+PAGE_RULES = ("rule", "why")
+
+
+def page_rules_rows(rules: Sequence[Rule]) -> list[list[Any]]:
+    """The same where a table is narrow: what was found stands with the rule."""
+    return [[f"{rule}: {changed}, {found}", why] for rule, changed, found, why in rules_rows(rules)]
 
 
 def _heed(lines: Sequence[str], otherwise: str) -> str:

@@ -1,4 +1,4 @@
-"""Figures as people read them, markdown tables for Dagster's metadata, the terminal's table of variants."""
+"""Figures as people read them, and the terminal's table of variants."""
 
 from __future__ import annotations
 
@@ -69,6 +69,12 @@ def is_share(metric: str, values: Iterable[float | None]) -> bool:
     return not metric.endswith("loss") and all(value is None or 0 <= value <= 1 for value in values)
 
 
+def score(metric: str, value: float | None) -> str:
+    """One value of a metric: "41.0%", or "4.66" for a loss."""
+    known = None if value is None or not math.isfinite(value) else value
+    return percent(known) if is_share(metric, (known,)) else _decimal(known)
+
+
 def change(metric: str, base: float | None, tuned: float | None) -> str:
     """ "41.0% → 55.0%", or "4.66 → 1.42" for a loss."""
     base, tuned = (None if v is None or not math.isfinite(v) else v for v in (base, tuned))
@@ -84,12 +90,6 @@ def interval(rule: Rule) -> str:
     share = is_share(rule.metric, (rule.base, rule.tuned))
     middle, low, high = ((points(v).removesuffix(" points") if share else f"{v:+.3f}") for v in values)
     return f"{middle} ({low} to {high})"
-
-
-def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A GitHub-style table. Whole numbers get thousands separators, None a dash; pipes are escaped."""
-    lines = [[_escaped(value) for value in row] for row in (headers, ["---"] * len(headers), *rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 HISTORY = ("", "action", "version", "in production", "export", "at", "by", "reason")
@@ -212,7 +212,3 @@ def breakable(text: str, longest: int = LONG) -> str:
 def moment(stamp: str) -> str:
     """An ISO 8601 time in UTC to the minute: "2026-11-26T15:15:46+00:00" -> "2026-11-26 15:15"."""
     return stamp[:16].replace("T", " ")
-
-
-def _escaped(value: Any) -> str:
-    return cell(value).replace("|", "\\|").replace("\n", " ")

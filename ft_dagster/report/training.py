@@ -98,15 +98,16 @@ def foretold_rows(figures: TrainingFigures) -> list[list[Any]]:
     plan = figures.predicted
     if not plan:
         return []
-    hours = plan.get("hours")
+    steps, whole = (plan.get(name) for name in ("training_hours", "hours"))
     return [
-        [
-            "time of the steps",
-            ABSENT if hours is None else duration(3600 * hours),
-            duration(figures.training_seconds),
-        ],
+        ["time of the steps", _of_hours(steps), duration(figures.training_seconds)],
+        *([["with the evaluation", _of_hours(whole), ABSENT]] if steps is None else []),
         ["memory at its highest", size(plan.get("memory_bytes")), size(measured_bytes(figures))],
     ]
+
+
+def _of_hours(hours: float | None) -> str:
+    return ABSENT if hours is None else duration(3600 * hours)
 
 
 def _two(metric: str, first: float | None, last: float | None) -> str:

@@ -7,9 +7,7 @@ manifests and evidence, so that it can be made again at any time.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.errors import UserError
@@ -21,9 +19,10 @@ from ft_dagster.lineage.release import aliases
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.report.cards import without_header
+from ft_dagster.report.certificates import CERTIFICATE, certificate_rows
 from ft_dagster.report.charts import bar_chart, interval_chart, line_chart
 from ft_dagster.report.html import HtmlTable, Report, Section, VerdictBox, as_html
-from ft_dagster.report.made_of import DIGITS, MADE_OF, artifact_rows, file_rows
+from ft_dagster.report.made_of import DIGITS, MADE_OF, made_rows
 from ft_dagster.report.recommendation import AGAINST, COLUMNS, cost_rows, ranking_rows
 from ft_dagster.report.skills import LOST, SKILLS, lost_rows, skill_rows
 from ft_dagster.report.summaries import (
@@ -77,7 +76,7 @@ def keep_report(settings: Settings, key: VariantKey, version: int) -> str:
 
 def _html(shelf: VersionShelf) -> str:
     spec, verdict = _spec(shelf), shelf.verdict
-    made = [*file_rows(shelf.made.files), *artifact_rows(shelf.made.artifacts)]
+    made = made_rows(shelf.made.files, shelf.made.artifacts, shelf.entry)
     caption = "from the file to the version; digests by their first digits"
     sections = [
         Section("Made of", tables=[HtmlTable(caption, MADE_OF, made)]),
@@ -230,11 +229,9 @@ def _version(shelf: VersionShelf) -> list[Section]:
     files = [
         [file["path"], size(file["size"]), file["sha256"][:DIGITS]] for file in export.predicate["payload"]
     ]
-    figures: Mapping[str, Any] = certificate.to_json()["figures"]
     served = f"Served by: {serve}" if serve else "Served with PEFT: see the card."
-    compared = "certificate: the export, reloaded, beside what was judged"
     tables = [
-        HtmlTable(compared, ("figure", "value"), list(figures.items())),
+        HtmlTable("certificate", CERTIFICATE, certificate_rows(certificate.figures)),
         HtmlTable("files", ("file", "size", "sha256"), files),
         HtmlTable("release log", HISTORY, history_rows(shelf.past)),
     ]

@@ -8,13 +8,14 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from ft_dagster.assets.fleet import SHOWN
 from ft_dagster.assets.partitions import GRAPH
 from ft_dagster.automation import board
 from ft_dagster.automation.board import show_board
 from ft_dagster.automation.fleet_table import open_fleet
 from ft_dagster.build import default_resources as resources
 from ft_dagster.definitions import defs
-from ft_dagster.fleet.status import COLUMNS, ORDER
+from ft_dagster.report.states import ORDER
 from ft_dagster.settings import load_settings
 from tests.automation.declarations import NOON, declare, ticked
 from tests.fleet.fleets import changed
@@ -78,16 +79,19 @@ def test_its_page_has_a_sentence_counts_and_all_rows_retired_and_broken_ones_too
     assert show_board(instance, open_fleet(instance, settings), settings, NOON, GRAPH)
     (metadata,) = reported(instance)
     assert next(iter(metadata)) == "summary"
-    assert metadata["summary"] == "4 variants: 1 broken, 1 stale, 1 never trained, 1 retired."
+    assert metadata["summary"] == (
+        "**4 variants: 1 broken, 1 stale, 1 never trained, 1 retired.**\n\n"
+        "Next: globex.wrong is to be mended: the cause says where."
+    )
     counted = {state: metadata[f"{state} variants"] for state in ORDER if metadata[f"{state} variants"]}
     assert counted == {"broken": 1, "stale": 1, "never trained": 1, "retired": 1}
     rows = [record.data for record in metadata["variants"].records]
-    assert {*rows[0]} == {*COLUMNS}
+    assert {*rows[0]} == {*SHOWN}
     assert [(str(row["variant"]).replace("\u200b", ""), row["state"]) for row in rows] == [
-        ("globex.wrong", "broken"),
-        ("acme.released", "stale"),
-        ("acme.never", "never trained"),
-        ("globex.gone", "retired"),
+        ("globex.wrong", "broken -"),
+        ("acme.released", "stale v1"),
+        ("acme.never", "never trained -"),
+        ("globex.gone", "retired -"),
     ]
     assert "objectiv" in rows[0]["cause"]
 

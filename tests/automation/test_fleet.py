@@ -98,10 +98,15 @@ def test_the_asset_shows_the_same_board(busy: Path) -> None:
     (event,) = result.asset_materializations_for_node("gpus")
     figures = {name: event.metadata[name].value for name in ("kind", "devices", "held", "waiting")}
     assert figures == {"kind": "cpu", "devices": 3, "held": 2, "waiting": 1}
-    status = event.metadata["devices_now"].value
-    assert isinstance(status, str)
-    assert "acme.support" in status
-    assert "acme holds 2 of the 2" in status
+    summary = str(event.metadata["summary"].value)
+    assert summary.startswith("**2 of 3 CPU slots held.** 1 program in line.\n\nNext: ")
+    assert str(event.metadata["picture"].value).startswith("![devices now](data:image/svg+xml;base64,")
+    devices = event.metadata["devices_now"]
+    assert isinstance(devices, dg.TableMetadataValue)
+    cells = [str(cell) for row in devices.records for cell in row.data.values()]
+    shown = " ".join(cells).replace("\u200b", "")
+    assert "acme.support" in shown
+    assert "acme holds 2 of the 2" in shown
 
 
 def test_a_killed_holder_is_shown_as_orphaned_with_its_rank(project: Path) -> None:

@@ -189,7 +189,7 @@ def test_a_due_variant_tags_its_run(house: House) -> None:
 
 def test_the_command_line_tags_its_run(house: House) -> None:
     command: list[str | Path] = [
-        Path(sys.executable).with_name("ft-dagster"), "run", "acme.third", "--detach"
+        Path(sys.executable).with_name("ft-dagster"), "run", "acme.third", "--detach", "--json"
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     (launched,) = yaml.safe_load(done.stdout)

@@ -38,8 +38,9 @@ KNOWN: dict[str, tuple[dict[str, Any], KnownVersion | None]] = {
     "acme.child": ({}, VERSION),
     "acme.failing": ({"failures": 1, "failure": "out of memory"}, VERSION),
     "acme.fresh": ({}, VERSION),
-    "acme.gate": ({}, replace(VERSION, gate="failed")),
+    "acme.gate": ({}, replace(VERSION, gate="failed", verdict="Failed: 1 of 3 rules does not hold")),
     "acme.never": ({}, None),
+    "acme.open": ({}, replace(VERSION, version=None, gate=None)),
     "acme.parked": ({"failures": 3, "failure": "out of memory"}, VERSION),
     "acme.running": ({"running": True}, VERSION),
     "acme.stale": ({}, replace(VERSION, causes=(RANK,), gain=GAIN._replace(after=0.9))),
@@ -97,8 +98,9 @@ def test_each_state_is_told_from_the_table_with_its_cause(project: Path) -> None
         "acme.child": ("stale", "acme.stale: method.rank is declared otherwise"),
         "acme.failing": ("failing", "1 run failed: out of memory"),
         "acme.fresh": ("fresh", ""),
-        "acme.gate": ("failing", "the gate did not hold: failed"),
+        "acme.gate": ("failing", "Failed: 1 of 3 rules does not hold"),
         "acme.never": ("never trained", ""),
+        "acme.open": ("not judged", "it was trained, and no evaluation came of it"),
         "acme.parked": ("parked", "3 runs in a row failed: out of memory"),
         "acme.running": ("running", ""),
         "acme.stale": ("stale", "method.rank is declared otherwise"),
@@ -109,6 +111,16 @@ def test_each_state_is_told_from_the_table_with_its_cause(project: Path) -> None
     assert "objectiv" in wrong[1]
     assert (found["exact"], found["runs_as_of"]) == (False, NOW.isoformat(timespec="seconds"))
     assert {each["variant"] for each in found["broken"]} == {"globex.wrong", "globex.damaged"}
+
+
+def test_of_one_that_is_named_all_causes_are_said(project: Path) -> None:
+    release(load_settings(project).open_store(), "acme.stale", adapter(), work=project / ".ft_dagster/work")
+    (project / "policy.yaml").write_text("gates: {alpha: 0.01}\n", "utf-8")
+    row = said(project, "acme.stale")["variants"][0]
+    lines = printed(project, "acme.stale").splitlines()
+    for cause in row["causes"]:
+        assert f"acme.stale is out of date: {cause['words']}" in lines
+    assert len(row["causes"]) > 1
 
 
 def test_a_row_has_its_gain_age_and_cost(project: Path) -> None:
@@ -138,7 +150,9 @@ def test_filters_choose_and_sorting_arranges(project: Path) -> None:
 def test_what_it_says_comes_with_the_time_of_its_picture(project: Path) -> None:
     table_of(project, looked=datetime(2026, 3, 2, 12, 30, tzinfo=UTC))
     last = next(line for line in printed(project).splitlines() if " variants: " in line)
-    assert last.startswith("12 variants: 2 broken, 1 parked, 2 failing, 1 approval, 2 stale, 1 running, ")
+    assert last.startswith(
+        "13 variants: 2 broken, 1 parked, 2 failing, 1 approval, 1 not judged, 2 stale, 1 running, "
+    )
     assert last.endswith("as of 2026-03-02 12:30 UTC; --exact reads the store")
 
 
@@ -178,8 +192,6 @@ def test_the_store_is_read_where_it_is_asked_for_and_for_a_few(project: Path, wo
     table_of(project)
     store = project / ".ft_dagster" / "store"
     before = {row["variant"]: row for row in said(project)["variants"]}
-    from ft_dagster.settings import load_settings
-
     release(load_settings(project).open_store(), "acme.never", adapter(), work=store.parent / "work")
     assert before["acme.never"]["version"] is None
     (row,) = [row for row in said(project, *words)["variants"] if row["variant"] == "acme.never"]
@@ -207,6 +219,6 @@ def test_in_a_terminal_it_fits_80_columns_and_is_cut_after_a_hundred(
     shown = printed(project)
     tables = [line for line in shown.splitlines() if "│" in line or "━" in line]
     assert max(map(len, tables)) <= 80
-    assert "7 more: --limit 0 shows all" in shown
+    assert "8 more: --limit 0 shows all" in shown
     assert "acme.parked" in shown
     assert "acme.fresh" not in shown

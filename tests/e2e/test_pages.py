@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,12 @@ from ft_dagster.spec import VariantKey
 from ft_dagster.stages.summary import STAGES
 from ft_dagster.stages.version_report import report_path, version_report
 from ft_dagster.store import read_head
-from tests.e2e.project import edit
+from tests.e2e.project import edit, rows, write_lines
 from tests.e2e.workshop import Workshop
 from tests.present import present
 
 pytestmark = pytest.mark.slow
 PREFIX = "tenants/acme/places"
-PICTURED = {"task_dataset", "training_mixture", "training_plan", "fine_tuned_model", "evaluation"}
 
 
 def pages(result: dg.ExecuteInProcessResult) -> dict[str, Mapping[str, Any]]:
@@ -59,13 +59,11 @@ def test_each_page_begins_with_a_summary_that_is_shown_without_a_click(workshop:
 
 def test_pictures_stay_inline_and_tables_are_dagsters(workshop: Workshop) -> None:
     shown = pages(workshop.first)
-    assert {name for name, metadata in shown.items() if "picture" in metadata} == PICTURED
-    for name in PICTURED:
-        picture = shown[name]["picture"].value
+    for name, metadata in shown.items():
+        picture = metadata["picture"].value
         assert picture.startswith("![")
         assert "data:image/svg+xml;base64," in picture
-        assert len(picture) <= INLINE
-    for name, metadata in shown.items():
+        assert len(picture) <= INLINE, name
         assert any(isinstance(value, dg.TableMetadataValue) for value in metadata.values()), name
 
 
@@ -113,6 +111,26 @@ def test_nothing_on_a_page_is_wider_than_its_pane(workshop: Workshop) -> None:
                 assert least_width([names, *rows]) <= PANE, (name, label)
 
 
+def test_a_data_set_counts_what_changed_since_the_version_of_other_rows(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    assert pages(workshop.first)["task_dataset"]["changed"].value == "no version was made of other rows"
+    folder = shutil.copytree(workshop.folder, tmp_path / "project")
+    new = [
+        {"instruction": f"Who keeps the {word} gate?", "input": "", "output": f"Its {word} keeper does."}
+        for word in ("old", "wooden", "narrow", "iron", "second")
+    ]
+    write_lines(folder / "data" / "rows.jsonl", [*rows()[3:], *new])
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = Workshop(folder, instance).materialize("acme.places", "declaration", "task_dataset")
+    (event,) = result.asset_materializations_for_node("task_dataset")
+    assert "since version 1: 5 new, 3 gone" in str(event.metadata["summary"].value)
+    changed = event.metadata["changed"]
+    assert isinstance(changed, dg.TableMetadataValue)
+    *_, every = changed.records
+    assert [*every.data.values()] == ["any", "100", "102", "5", "3"]
+
+
 def test_what_is_reused_names_the_run_that_made_it(workshop: Workshop) -> None:
     again = workshop.materialize("acme.places")
     for name, metadata in pages(again).items():
@@ -139,7 +157,11 @@ def test_a_release_says_what_it_was_made_of_from_the_file_on(workshop: Workshop)
     ]
     assert [step for step in steps if step in order] == order
     export = present(read_head(workshop.store, PREFIX, "model_export"))
-    assert rows[-1].data["digest"] == export.digest[:12]
+    assert rows[-2].data["digest"] == export.digest[:12]
+    assert str(rows[-1].data["which"]).startswith("1, released by ")
+    assert [row.data for row in rows[:-1]] == [
+        row.data for row in pages(workshop.first)["model_export"]["made_of"].records
+    ]
 
 
 def test_a_release_keeps_its_report_beside_its_log(workshop: Workshop) -> None:

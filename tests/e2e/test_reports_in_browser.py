@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ft_dagster.fleet.page import fleet_report
+from ft_dagster.fleet.picture import look_at
 from ft_dagster.settings import load_settings
-from ft_dagster.spec import VariantKey
+from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.stages.shelf import AskedVersion
 from ft_dagster.stages.side_by_side import side_by_side
 from ft_dagster.stages.version_report import version_report
@@ -41,10 +43,12 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("reports")
     shutil.copytree(KEPT, folder / "project")
     settings = load_settings(folder / "project")
+    declarations = Declarations(settings.project)
+    picture = look_at(declarations, list(declarations), None, settings, datetime.now(UTC))
     pages = {
         "version": version_report(settings, PLACES),
         "side_by_side": side_by_side(settings, AskedVersion(PLACES, 1), AskedVersion(PLACES, 3)),
-        "fleet": fleet_report(settings),
+        "fleet": fleet_report(settings, picture),
     }
     for name, page in pages.items():
         (folder / f"{name}.html").write_text(page, "utf-8")

@@ -68,7 +68,7 @@ def test_the_index_says_from_where_a_server_takes_each_adapter() -> None:
     assert (index["base_model"], index["base_digest"]) == ("acme/base-1b", f"sha256:{'b' * 64}")
     assert index["adapters"][0] == {
         "name": "acme.support", "version": 3, "adapter_id": "s3://bucket/x", "adapter_source": "s3",
-        "digest": f"sha256:{'a' * 64}", "rank": 16, "base_quantization": "nf4",
+        "digest": f"sha256:{'a' * 64}", "rank": 16, "base_quantization": "nf4", "verdict": "",
         "vllm": {"loads": True, "because": []},
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""A fleet's page: every declared variant by the store alone, whatever is broken among them."""
+"""A fleet's page: every variant in the words of `status`, whatever is broken among them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from pathlib import Path
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.verdict_words import verdict_sentence
 from ft_dagster.fleet.costs import cost_row, read_costs
 from ft_dagster.fleet.page import fleet_report, fleet_variants
+from ft_dagster.fleet.picture import FleetPicture, look_at
 from ft_dagster.lineage.release import ReleaseRequest, promote, rollback
 from ft_dagster.planning.hardware.catalogue import load_catalogue
 from ft_dagster.report.fleet import FleetVariant
+from ft_dagster.report.states import states_sentence
 from ft_dagster.settings import Settings, load_settings
-from ft_dagster.spec import VariantKey
+from ft_dagster.spec import Declarations, VariantKey
+from tests.present import present
 
 KEPT = Path(__file__).resolve().parents[1] / "compat" / "store_0_1"
 PLACES = VariantKey("acme", "places")
-NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -36,34 +39,39 @@ def settings(tmp_path: Path) -> Settings:
     return settings
 
 
+def picture(settings: Settings) -> FleetPicture:
+    declarations = Declarations(settings.project)
+    return look_at(declarations, list(declarations), None, settings, datetime.now(UTC))
+
+
 def found(settings: Settings) -> dict[str, FleetVariant]:
-    return {one.variant: one for one in fleet_variants(settings, NOW)}
+    return {one.variant: one for one in fleet_variants(settings, picture(settings))}
 
 
-def test_each_variant_has_its_state_and_a_broken_one_stops_no_other(settings: Settings) -> None:
+def test_each_variant_has_the_state_and_cause_of_status_and_a_broken_one_stops_no_other(
+    settings: Settings,
+) -> None:
+    seen = picture(settings)
     states = {name: one.state for name, one in found(settings).items()}
-    assert states == {
-        "acme.colours": "in production", "acme.new": "never trained", "acme.places": "in production",
-        "acme.typo": "broken", "globex.places": "in production", "globex.strict": "not released",
-        "zoo.damaged": "broken",
-    }  # fmt: skip
-    page = fleet_report(settings)
-    sentence = "7 variants: 2 broken, 1 not released, 1 never trained, 3 in production"
-    for said in ("objectiv", "not a head", sentence):
+    assert states == {row.variant: row.state for row in seen.rows}
+    assert {states[name] for name in ("acme.typo", "zoo.damaged")} == {"broken"}
+    assert (states["acme.new"], states["globex.strict"]) == ("never trained", "failing")
+    strict = found(settings)["globex.strict"]
+    assert strict.cause == verdict_sentence(present(strict.verdict))
+    page = fleet_report(settings, seen)
+    for said in ("objectiv", "not a head", strict.cause, states_sentence(list(states.values()))):
         assert said in page
 
 
 def test_a_version_that_was_rolled_back_is_said_to_be(settings: Settings) -> None:
     rollback(settings.open_store(), PLACES.prefix, ReleaseRequest("worse"))
-    one = found(settings)["acme.places"]
-    assert (one.state, one.version) == ("rolled back", 1)
+    assert found(settings)["acme.places"].version == "v1 (v3 rolled back)"
 
 
 def test_a_version_that_an_older_one_replaced_waits_for_nobody(settings: Settings) -> None:
     request = ReleaseRequest("cheaper", by="ann")
     promote(settings.open_store(), PLACES.prefix, 1, request, force=True)
-    one = found(settings)["acme.places"]
-    assert (one.state, one.version) == ("in production", 1)
+    assert found(settings)["acme.places"].version == "v1"
 
 
 def test_what_a_variant_cost_is_what_the_command_says_of_it(settings: Settings) -> None:
@@ -76,14 +84,14 @@ def test_what_a_variant_cost_is_what_the_command_says_of_it(settings: Settings) 
 
 
 def test_a_tenant_sees_no_other(settings: Settings) -> None:
-    page = fleet_report(settings, "zoo")
+    page = fleet_report(settings, picture(settings), "zoo")
     assert "acme" not in page
     assert "<h1>Fleet of zoo</h1>" in page
     with pytest.raises(UserError, match="no variant to report on"):
-        fleet_report(settings, "nobody")
+        fleet_report(settings, picture(settings), "nobody")
 
 
 def test_it_has_no_row_of_a_tenant(settings: Settings) -> None:
-    page = fleet_report(settings)
+    page = fleet_report(settings, picture(settings))
     for line in (KEPT / "data" / "places.jsonl").read_text("utf-8").splitlines():
         assert line[20:60] not in page

@@ -13,7 +13,7 @@ RULES = [
     stored_rule(task="quiz", base=0.25, tuned=0.5, difference=0.25, interval=[0.1, 0.4]),
     stored_rule(
         rule="general_loss", task="general_holdout", metric="token_loss", base=3.0, tuned=3.2, difference=0.2,
-        interval=[0.19, 0.21], passed=False, higher_is_better=False,
+        interval=[0.19, 0.21], outcome="fail", passed=False, higher_is_better=False,
     ),
 ]  # fmt: skip
 FIGURES = {
@@ -41,7 +41,7 @@ def test_methods_stand_side_by_side_with_what_they_took_of_the_budget() -> None:
     shown = text(bakeoff_table([run("lora"), failed], "flops=2e14"))
     for words in (
         "lora", "qlora", "1.96e+14 (98.0%)", "1m 35s", "2.5 GB", "460,800", "1.8 MB", "2.500 → 1.250",
-        "25.0% → 50.0%", "+25.0 (+10.0 to +40.0)", "3.00 → 3.20", "+0.200 (+0.190 to +0.210)", "fail",
+        "25.0% → 50.0%", "+25.0 (+10.0 to +40.0)", "3.00 → 3.20", "+0.200 (+0.190 to +0.210)", "failed",
     ):  # fmt: skip
         assert words in shown
     assert "1m 35s (79.2%)" in text(bakeoff_table([run("lora")], "minutes=2"))
@@ -53,7 +53,7 @@ def test_a_sweep_numbers_the_finished_runs_and_says_what_became_of_the_others() 
     assert "ranked by the task" in shown
     (first,) = [line for line in shown.splitlines() if "rank=8" in line]
     assert first.split()[0] == "1"
-    assert "falls" in first
+    assert "failed" in first
     assert "abababababab" in first
     (second,) = [line for line in shown.splitlines() if "rank=64" in line]
     assert "stopped early" in second

@@ -15,26 +15,25 @@ from ft_dagster.report.fleet import (
     better,
     fleet_rows,
     gain_groups,
-    states_sentence,
 )
 from tests.verdicts import stored_rule
 
 
 def variant(name: str, **rule: Any) -> FleetVariant:
     verdict = Verdict.from_json({"passed": True, "outcome": "pass", "rules": [stored_rule(**rule)]})
-    return FleetVariant(name, "in production", verdict, version=2, days=3.2, hours=0.5, usd=1.25)
+    return FleetVariant(name, "fresh", "", verdict, "v2", days=3.2, hours=0.5, usd=1.25)
 
 
 def test_what_a_person_is_to_look_at_comes_first() -> None:
-    found = [variant("acme.b"), variant("acme.a"), FleetVariant("zoo.x", "broken", problem="no file")]
+    found = [variant("acme.b"), variant("acme.a"), FleetVariant("zoo.x", "broken", "no file")]
     rows = fleet_rows(found)
     assert [row[0] for row in rows] == ["zoo.x", "acme.a", "acme.b"]
     assert {len(row) for row in rows} == {len(COLUMNS)}
-    assert [str(cell) for cell in rows[1][2:]] == [
-        "exam acc 50.0% → 60.0%: +10.0 (+0.0 to +20.0)", "Passed: the one rule of the gate holds",
-        "2", "3 days", "0.50", "1.25",
+    assert [str(cell) for cell in rows[1][1:]] == [
+        "fresh", "v2", "exam acc 50.0% → 60.0%: +10.0 (+0.0 to +20.0)",
+        "Passed: the one rule of the gate holds", "3 days", "0.50", "1.25",
     ]  # fmt: skip
-    assert states_sentence(found) == "3 variants: 1 broken, 2 in production"
+    assert rows[0][1] == "broken: no file"
 
 
 def test_gains_in_points_and_in_nats_are_on_scales_of_their_own() -> None:

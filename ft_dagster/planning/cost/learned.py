@@ -21,7 +21,7 @@ class Predicted:
 
     `memory_bytes`: by the dry run, before any correction, of what will be measured: a GPU's allocator, or a
     process above its imports. `base`: digest of the base model; `hardware`: name of the device; `peak_flops`:
-    of one device.
+    of one device. `hours`: with the evaluation; `training_hours`: of the steps alone (not of plans of 0.1).
     """
 
     base: str
@@ -30,9 +30,14 @@ class Predicted:
     memory_bytes: int
     peak_flops: float | None
     hours: float | None
+    training_hours: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """As a plan of 0.1 had it, where nothing is known of the steps alone."""
+        content = asdict(self)
+        if self.training_hours is None:
+            del content["training_hours"]
+        return content
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Predicted:

@@ -1,0 +1,74 @@
+"""The command `compare`: base against tuned by every rule of the gate, variants side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import typer
+from rich.table import Table
+
+from ft_dagster.cli.common import JUDGING, Json, SomeKeys, app, escape, keys_of, out, print_json, show
+from ft_dagster.settings import load_settings
+
+if TYPE_CHECKING:
+    from ft_dagster.lineage.verdict import Rule
+    from ft_dagster.report.variant_row import VariantRow
+
+ABREAST = 3  # variants in a table of 80 columns
+
+
+@app.command(rich_help_panel=JUDGING)
+def compare(context: typer.Context, variants: SomeKeys, as_json: Json = False) -> None:
+    """Base against tuned by every rule of the gate, for one variant or several side by side."""
+    from ft_dagster.stages.summary import variant_row
+
+    settings = load_settings(context.obj)
+    store = settings.open_store()
+    rows = [variant_row(store, key) for key in keys_of(settings, variants, every=False)]
+    if as_json:
+        print_json({"variants": [row.to_json() for row in rows]})
+        return
+    judged = [row for row in rows if row.rules]
+    if len(judged) == 1:
+        show(_rules_table(judged[0]))
+    else:
+        for first in range(0, len(judged), ABREAST):
+            show(_side_by_side(judged[first : first + ABREAST]))
+    for row in rows:
+        said = row.sentence or "not evaluated yet"
+        out.print(f"{row.variant}: {said}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _rules_table(row: VariantRow) -> Table:
+    table = Table("task", "base → tuned", "difference (interval)", "margin", "found", title=row.variant)
+    table.show_lines = True
+    for rule in row.rules:
+        changed, difference, found = _cells(rule)
+        difference += f", {100 * rule.confidence:.3g}%"
+        table.add_row(_task(rule), changed, difference, f"{rule.margin:g}", found)
+    return table
+
+
+def _side_by_side(rows: Sequence[VariantRow]) -> Table:
+    """A column a variant, a row a rule that any of them was judged by."""
+    table = Table("task", *(escape(row.variant) for row in rows), show_lines=True)
+    sides = [{(rule.rule, rule.task, rule.metric): rule for rule in row.rules} for row in rows]
+    for name in dict.fromkeys(name for side in sides for name in side):
+        found = [side.get(name) for side in sides]
+        task = next(_task(rule) for rule in found if rule)
+        table.add_row(task, *("not asked" if rule is None else "\n".join(_cells(rule)) for rule in found))
+    return table
+
+
+def _task(rule: Rule) -> str:
+    return f"{escape(rule.task)}\n[dim]{escape(rule.metric)}[/]"
+
+
+def _cells(rule: Rule) -> tuple[str, str, str]:
+    """Base and tuned, the difference with its interval, what was found."""
+    from ft_dagster.evaluation.verdict_words import rule_word
+    from ft_dagster.report.tables import RULE_STYLE, change, interval
+
+    found = f"[{RULE_STYLE[rule.outcome]}]{rule_word(rule)}[/]"
+    return change(rule.metric, rule.base, rule.tuned), interval(rule), found

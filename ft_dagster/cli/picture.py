@@ -1,0 +1,55 @@
+"""The fleet's picture, as `status` and `report --fleet` show it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from ft_dagster.errors import UserError
+from ft_dagster.settings import Settings
+from ft_dagster.spec import Declarations, VariantKey
+
+if TYPE_CHECKING:
+    from ft_dagster.fleet.picture import FleetPicture
+    from ft_dagster.fleet.table import FleetTable
+
+
+def picture(
+    settings: Settings, declarations: Declarations, asked: Sequence[VariantKey], *, exact: bool = False
+) -> FleetPicture:
+    """Of these variants, from the store with `exact` or where they are few; else what the fleet's table knows
+    of all. Raises UserError for a table that cannot be used where it is needed.
+    """
+    from ft_dagster.fleet.lost_store import refuse_lost_store
+    from ft_dagster.fleet.picture import EXACT_UP_TO, look_at, picture_of
+
+    from_store, now = exact or len(asked) <= EXACT_UP_TO, datetime.now(UTC)
+    try:
+        table = _table(settings)
+    except UserError as error:  # it proves nothing: what the store says holds without it
+        if not from_store:
+            raise
+        Console(stderr=True).print(f"{error}", markup=False, highlight=False, soft_wrap=True)
+        table = None
+    if table is not None:
+        refuse_lost_store(settings.open_store(), table)
+    if table is None or table.looked() is None:
+        return look_at(declarations, asked, None, settings, now)
+    if from_store:
+        return look_at(declarations, asked, table, settings, now)
+    return picture_of(table, settings, now)
+
+
+def _table(settings: Settings) -> FleetTable | None:
+    from ft_dagster.fleet.decided import kept_elsewhere, table_beside
+
+    if not kept_elsewhere(settings):
+        return table_beside(settings)
+    from ft_dagster.automation.fleet_table import open_fleet
+    from ft_dagster.automation.instance import open_instance
+
+    with open_instance(settings) as instance:
+        return open_fleet(instance, settings)

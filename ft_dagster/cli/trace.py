@@ -1,0 +1,61 @@
+"""The command `trace`: what a version was made of, from the files of rows on, and which rows it learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from ft_dagster.cli.audit import ask, write_records
+from ft_dagster.cli.common import RELEASING, Json, Key, app, escape, out, print_json, show
+from ft_dagster.settings import load_settings
+from ft_dagster.spec import VariantKey
+
+
+@app.command(rich_help_panel=RELEASING)
+def trace(
+    context: typer.Context,
+    variant: Key,
+    version: Annotated[
+        int | None, typer.Option(help="Left out: the newest; without any, the newest evaluation")
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="Write the rows it learned there, with file and line, one JSON a line"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What a version was made of: file, digest, rows, licence, then mixture, plan, run, evaluation, version.
+
+    Read from the manifests alone. `audit` answers further: from a record to its models, with proofs.
+    """
+    from ft_dagster.evaluation.verdict_words import verdict_sentence
+    from ft_dagster.report.made_of import MADE_OF, made_rows
+    from ft_dagster.report.tables import counted
+    from ft_dagster.stages.shelf import open_shelf
+
+    shelf = open_shelf(load_settings(context.obj), VariantKey.parse(variant), version)
+    rows = made_rows(shelf.made.files, shelf.made.artifacts, shelf.entry)
+    weights, sentence = shelf.artifact("fine_tuned_model").digest, verdict_sentence(shelf.verdict)
+    records, without = 0, 0
+    if to is not None:
+        records, without = ask(context, None, lambda audit: write_records(audit, weights, to))
+    if as_json:
+        written = None if to is None else {"file": str(to), "records": records, "without_text": without}
+        print_json({
+            "variant": variant, "of": shelf.name, "weights": weights, "verdict": sentence,
+            "made_of": [row._asdict() for row in rows], "rows": written,
+        })  # fmt: skip
+        return
+    table = Table(*MADE_OF, title=shelf.name, title_justify="left", box=SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    show(table)
+    out.print(escape(f"verdict: {sentence}"), highlight=False, soft_wrap=True)
+    if to is not None:
+        gone = f"; {without:,} without their text, which retention removed" if without else ""
+        said = f"trained on {counted(records, 'record')}, written to {to}{gone}"
+        out.print(escape(said), highlight=False, soft_wrap=True)

@@ -1,0 +1,22 @@
+"""How far a loop over rows has come, in words."""
+
+from __future__ import annotations
+
+import time
+
+SAID_AFTER = 5.0  # seconds: what is left of less is not worth a word
+
+
+class RowPace:
+    """Of `total` rows, from now on."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.began = total, time.monotonic()
+
+    def said(self, done: int) -> str:
+        """ "1,024 of 50,000 rows", and, once that can be told, "about 2m 05s left"."""
+        so_far, rest = f"{done:,} of {self.total:,} rows", self.total - done
+        seconds = (time.monotonic() - self.began) * rest / done if done else 0.0
+        if seconds < SAID_AFTER:
+            return so_far
+        return f"{so_far}, about {seconds // 60:.0f}m {seconds % 60:02.0f}s left"

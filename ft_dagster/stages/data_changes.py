@@ -1,0 +1,66 @@
+"""What of a variant's rows is other than in an earlier version: how many, never which."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import NamedTuple
+
+from ft_dagster.data.row_changes import split_identities
+from ft_dagster.lineage.entry import RELEASE
+from ft_dagster.lineage.release import history
+from ft_dagster.stages.made_of import made_of
+from ft_dagster.stages.shelf import UNREADABLE, told
+from ft_dagster.stages.workspace import Workspace
+from ft_dagster.store import Artifact, Place, find_artifact
+
+LOOKED_AT = 10  # versions
+
+
+class DataChanges(NamedTuple):
+    """Identities of rows by split: `before`, in `version`, and `now`."""
+
+    version: int
+    before: dict[str, set[bytes]]
+    now: dict[str, set[bytes]]
+
+    @property
+    def added(self) -> int:
+        return len(_every(self.now) - _every(self.before))
+
+    @property
+    def removed(self) -> int:
+        return len(_every(self.before) - _every(self.now))
+
+
+def data_changes(workspace: Workspace, dataset: Artifact) -> DataChanges | None:
+    """Against the newest version that was made of other rows; None where there is none, or its rows are not
+    known any more.
+    """
+    try:
+        found = _before(workspace, dataset)
+        if found is None:
+            return None
+        version, then = found
+        sides = [
+            split_identities(each.folder(workspace.store, workspace.cache) / "evidence")
+            for each in (then, dataset)
+        ]
+    except UNREADABLE as error:
+        told(error)  # raises where the storage is out of reach
+        return None
+    return DataChanges(version, *sides) if all(sides) else None
+
+
+def _before(workspace: Workspace, dataset: Artifact) -> tuple[int, Artifact] | None:
+    store, prefix = workspace.store, workspace.prefix
+    released = [entry for entry in reversed(history(store, prefix)) if entry.action == RELEASE]
+    for entry in islice(released, LOOKED_AT):
+        export = find_artifact(store, Place(prefix, "model_export", entry.export_key))
+        made = {} if export is None else made_of(store, prefix, export, workspace.cache).artifacts
+        if "task_dataset" in made and made["task_dataset"].digest != dataset.digest:
+            return entry.version, made["task_dataset"]
+    return None
+
+
+def _every(splits: dict[str, set[bytes]]) -> set[bytes]:
+    return set().union(*splits.values())

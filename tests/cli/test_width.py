@@ -1,0 +1,139 @@
+"""Every command in a terminal of 80 columns: nothing is cut, no table is wider."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from ft_dagster.cli import app, common
+from tests.audit.histories import History, question
+from tests.e2e.project import POLICY, write_yaml
+from tests.kept_project import copied_project
+
+pytestmark = pytest.mark.slow
+WIDTH = 80
+ROW = json.dumps(
+    {"instruction": "Where is the account of the north?", "input": "", "output": "The account is north."}
+)
+PLACES = "acme.places"
+LINES = re.compile("[│┃━─╭╰]")
+ASKED = [
+    ["init", "{folder}/new", "--base-model", "models/tiny", "--data", "rows.jsonl"],
+    ["check", PLACES],
+    ["show", PLACES],
+    ["plan", PLACES],
+    ["recommend", "--model", "{folder}/project/models/tiny", "--examples", "50", "--gpus", "1xT4"],
+    ["status"],
+    ["status", PLACES],
+    ["compare", PLACES],
+    ["compare", PLACES, "acme.colours", "globex.places", "globex.strict"],
+    ["gpus"],
+    ["fleet", "due"],
+    ["fleet", "rebuild"],
+    ["cost", "--by", "variant"],
+    ["metrics", "--once"],
+    ["upgrade", "--plan"],
+    ["rollback", PLACES, "--reason", "worse"],
+    ["release", PLACES, "--version", "1", "--force", "--reason", "better"],
+    ["history", PLACES],
+    ["catalogue"],
+    ["report", PLACES, "--to", "{folder}/page.html"],
+    ["trace", PLACES],
+    ["store", "du"],
+    ["store", "gc", "--dry-run"],
+    ["store", "copy", "{folder}/project/store", "{folder}/copy"],
+    ["audit", "record", ROW, "--near", "0.8"],
+    ["audit", "record", "nobody wrote this"],
+    ["audit", "model", PLACES],
+    ["audit", "at", PLACES, "2030-01-01"],
+    ["audit", "source", "data/places.jsonl"],
+    ["audit", "tenant", "acme"],
+    ["audit", "diff", f"{PLACES}@1", f"{PLACES}@3"],
+    ["audit", "verify", "--all"],
+    ["audit", "index"],
+    ["audit", "key", "list"],
+    ["audit", "key", "rotate", "acme"],
+    ["audit", "key", "backup", "{folder}/again.json"],
+    ["audit", "key", "restore", "{folder}/keys.json"],
+]
+PROVE, CHECK = ["audit", "prove"], ["audit", "check"]
+LONG = {  # what trains or serves; their tables are tested where they are made
+    *("run", "try", "ui", "bakeoff", "sweep", "schema", "audit replay"),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """With the kept project and a backup of its keys in it, for all commands in turn."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        made = tmp_path_factory.mktemp("width")
+        project = copied_project(made, monkeypatch)
+        write_yaml(project / "policy.yaml", POLICY)
+        for words in (["index"], ["key", "backup", f"{made}/keys.json"]):
+            assert CliRunner().invoke(app, ["--project", str(project), "audit", *words]).exit_code == 0
+        yield made
+
+
+def in_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common.out, "_width", WIDTH)
+    monkeypatch.setattr(common.out, "_force_terminal", True)
+    monkeypatch.setattr(common.out, "no_color", True)
+
+
+@pytest.mark.parametrize("words", ASKED, ids=lambda words: " ".join(words)[:40])
+def test_no_command_cuts_what_it_says(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    in_terminal(monkeypatch)
+    uncut(folder / "project", *(word.replace("{folder}", str(folder)) for word in words))
+
+
+def test_a_proof_is_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = History(tmp_path / "project")
+    mixture = made.mixture("acme.one", made.dataset("acme.one", [question(number) for number in range(30)]))
+    made.release("acme.one", made.model("acme.one", mixture, made.base()), made.base())
+    in_terminal(monkeypatch)
+    uncut(made.folder, *PROVE, json.dumps(question(3)), "acme.one", "--to", str(tmp_path / "proof"))
+    uncut(made.folder, *CHECK, str(tmp_path / "proof"))
+
+
+def uncut(project: Path, *words: str) -> None:
+    """Run a command to a good end, and look at what it said."""
+    done = CliRunner().invoke(app, ["--project", str(project), *words], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    said = re.sub(r"\x1b\[[0-9;]*m", "", done.output)
+    assert "…" not in said
+    assert [line for line in said.splitlines() if LINES.search(line) and len(line) > WIDTH] == []
+
+
+def paths(command: Any, name: str = "") -> Iterator[str]:
+    """ "store du" of each command."""
+    below = getattr(command, "commands", None)
+    if below is None:
+        yield name
+        return
+    for each, child in below.items():
+        yield from paths(child, f"{name} {each}".strip())
+
+
+def test_all_commands_are_tried() -> None:
+    every = set(paths(typer.main.get_command(app)))
+    asked = [f"{' '.join(words)} " for words in (*ASKED, PROVE, CHECK)]
+    tried = {name for name in every if any(words.startswith(f"{name} ") for words in asked)}
+    assert every - tried == LONG
+
+
+def test_no_help_cuts_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
+    every = sorted(paths(typer.main.get_command(app)))
+    for words in ([], *(name.split() for name in every), ["store"], ["audit"], ["audit", "key"], ["fleet"]):
+        said = CliRunner().invoke(app, [*words, "--help"]).output
+        assert "…" not in said, words
+        assert max(map(len, said.splitlines())) <= WIDTH, words
