@@ -112,7 +112,8 @@ def _exit_with(code: int) -> Callable[[int, FrameType | None], None]:
 
 def keep_freed_memory() -> None:
     """What is freed is used again, not given back to the system: a training frees and asks for the same
-    gigabyte at every step, and a page that comes anew costs a fault. Only glibc has a say in it.
+    gigabyte at every step, an evaluation at every batch, and a page that comes anew costs a fault. Only glibc
+    has a say in it.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -19,7 +19,7 @@ from ft_dagster.evaluation.measured import hold
 from ft_dagster.evaluation.request import EvaluationRequest, read_request
 from ft_dagster.evaluation.samples import Role
 from ft_dagster.evaluation.tasks import TaskEntry, frozen_tasks, resolve_tasks
-from ft_dagster.program import leave, run_program, write_json
+from ft_dagster.program import keep_freed_memory, leave, run_program, write_json
 from ft_dagster.provenance.held import FOLDER, held_files
 
 
@@ -63,4 +63,5 @@ def _work(request: EvaluationRequest) -> dict[str, Any]:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m ft_dagster.evaluation RUN_DIR")
+    keep_freed_memory()
     leave(main(Path(sys.argv[1])))
