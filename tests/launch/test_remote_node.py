@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import threading
@@ -9,14 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, DONE, TRANSIENT
-from ft_dagster.launch.launcher import OUTPUT, RESULT_FILE, Job, LocalLauncher, carry_out
+from ft_dagster.launch.launcher import OUTPUT, RESULT_FILE, Belongings, Job, LocalLauncher, carry_out
 from ft_dagster.launch.leases import Leases
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.launch.remote.node import Stopping, carry_out_order
-from ft_dagster.launch.remote.order import order_file
+from ft_dagster.launch.remote.order import order_file, output_folder, written_file
 from ft_dagster.launch.remote.staging import belongings_of, forget, kept_by_nodes, options_to_pass
 from ft_dagster.store.blobs import Store
 from tests.launch.helpers import slots
@@ -186,3 +188,27 @@ def test_a_result_of_a_mistake_is_not_left_to_the_next_attempt(
     side.send(job, order)
     side.collect(job, order.attempt)  # nothing was written by it
     assert not (job.run_dir / OUTPUT / RESULT_FILE).exists()
+
+
+@pytest.mark.parametrize("path", ["{outside}", "../../outside", "evidence/../../../outside"])
+def test_a_list_that_leads_out_of_the_output_is_refused(path: str, store: Store, tmp_path: Path) -> None:
+    outside, content = tmp_path / "outside", b"planted"
+    path = path.format(outside=outside)
+    job = plain_job(tmp_path)
+    if path.startswith("/"):
+        store.write(f"{output_folder(PLACE)}{path}", content)
+    listed = {"exit_code": 0, "files": {path: hashlib.sha256(content).hexdigest()}}
+    store.write_json(written_file(PLACE, "attempt"), listed)
+    with pytest.raises(UserError, match="not below the output"):
+        staging(store, tmp_path / "node").collect(job, "attempt")
+    assert not outside.exists()
+
+
+class NoRequest(BaseModel):
+    """What a training that is not run is asked."""
+
+
+def plain_job(folder: Path) -> Job:
+    """Of a training that is not run."""
+    things = Belongings(PLACE, {}, folder / "cache", "checkpoints", "manifest.json")
+    return Job("training", folder / "runs" / "job", NoRequest(), None, {}, "acme.support", things)

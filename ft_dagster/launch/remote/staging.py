@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic_core import to_jsonable_python
@@ -80,16 +80,16 @@ class Staging:
 
     def collect(self, job: Job, attempt: str) -> None:
         """Bring what an attempt wrote, but for its checkpoints, to RUN_DIR/output; nothing where it was
-        killed.
+        killed. Raises UserError for a path that leads out of it: the list is of who may write to the store.
         """
         place = belongings_of(job).place
         try:
             written = persist(lambda: self.store.read_json(written_file(place, attempt)))
         except FileNotFoundError:
             return
-        output = job.run_dir / OUTPUT
+        output, listed_in = job.run_dir / OUTPUT, self.store.uri(written_file(place, attempt))
         files = [
-            Transfer(output / path, f"{output_folder(place)}/{path}", sha256)
+            Transfer(_below(output, path, listed_in), f"{output_folder(place)}/{path}", sha256)
             for path, sha256 in written["files"].items()
         ]
         fetch_all(self.store, files, output / DRAFTS)
@@ -132,6 +132,19 @@ def _inputs(within: str, below: Path, folder: Path, lent: LentFolder) -> dict[St
         for path, sha256 in lent.files.items()
         if Path(path).is_relative_to(below)
     }
+
+
+def _below(folder: Path, path: str, listed_in: str) -> Path:
+    """A file of a folder by its path there. Raises UserError for a path that leads out of it."""
+    plain = PurePosixPath(path)
+    if plain.is_absolute() or ".." in plain.parts or not plain.parts:
+        raise UserError(
+            "lists a file that is not below the output of its training",
+            file=listed_in,
+            value=path,
+            fix="See who wrote it, and whose credentials these were; then delete the file, and run it again",
+        )
+    return folder / plain
 
 
 def belongings_of(job: Job) -> Belongings:
