@@ -10,7 +10,8 @@ import pytest
 
 from ft_dagster.cluster import Cluster, RaySettings
 from ft_dagster.errors import UserError
-from ft_dagster.launch.choice import launcher_of, refuse_lacking
+from ft_dagster.launch.choice import CLUSTERS, launcher_of, refuse_lacking
+from ft_dagster.launch.launcher import Belongings, Job
 from ft_dagster.launch.leases import Ask, Leases
 from ft_dagster.launch.on_ray.launcher import RayLauncher, Unknown, answered
 from ft_dagster.launch.remote.staging import Staging
@@ -25,6 +26,7 @@ SPEC = {
     "base_model": "models/base",
     "data": {"sources": ["rows.jsonl"]},
 }
+ASKED = VariantSpec.model_validate(SPEC)
 ASK = Ask("acme.support", "acme", 4, 0, "a test", "run", nodes=2)
 
 
@@ -52,6 +54,54 @@ def test_without_its_library_the_way_out_is_said(tmp_path: Path, monkeypatch: py
         refuse_lacking(settings, leases, VariantKey("acme", "support"), VariantSpec.model_validate(SPEC))
     assert (error.value.field, error.value.value) == ("launcher", "ray")
     assert "pip install 'ft-dagster[ray]'" in str(error.value)
+
+
+class Recorded:
+    """In place of Ray's client of jobs: what it was asked to submit."""
+
+    def submit_job(self, **asked: Any) -> None:
+        self.asked = asked
+
+
+def submitted(folder: Path, profile: str | None, **ray: Any) -> dict[str, Any]:
+    """The environment of the Ray job of a tenant with that profile of credentials."""
+    to, client = launcher(folder, Cluster(), **ray), Recorded()
+    vars(to)["client"] = client
+    things = Belongings("place", {}, folder / "cache", "checkpoints", "manifest.json")
+    job = Job("training", folder / "run", ASKED, ASK, {}, "acme.support", things, profile)
+    to._submit(job, to.staging.prepare(job, {}), {"GPU": 1})
+    variables: dict[str, Any] = client.asked["runtime_env"]["env_vars"]
+    return variables
+
+
+def test_a_job_has_the_tenants_profile_and_no_other_keys(tmp_path: Path) -> None:
+    given = {"runtime_env": {"env_vars": {"AWS_PROFILE": "platform", "AWS_REGION": "eu-central-1"}}}
+    variables = submitted(tmp_path, "acme-prod", **given)
+    assert (variables["AWS_PROFILE"], variables["AWS_REGION"]) == ("acme-prod", "eu-central-1")
+    assert variables["AWS_SECRET_ACCESS_KEY"] == ""
+    without = submitted(tmp_path, None, **given)
+    assert without["AWS_PROFILE"] == "platform"
+    assert "AWS_SECRET_ACCESS_KEY" not in without
+
+
+def test_the_store_is_opened_with_the_tenants_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tenants").mkdir()
+    (tmp_path / "ft_dagster.yaml").write_text(
+        "launcher: ray\nstore: s3://bucket/x\n"
+        "store_profiles: {default: platform, per_tenant: {acme: acme-prod}}\n"
+    )
+    (tmp_path / "credentials").write_text("[platform]\n[acme-prod]\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setattr("ft_dagster.launch.on_ray.launcher.find_spec", lambda name: name)
+    opened = {
+        tenant: CLUSTERS["ray"].open(load_settings(tmp_path), tenant).staging.store.fs.storage_options
+        for tenant in ("acme", "globex")
+    }
+    assert {tenant: options["profile"] for tenant, options in opened.items()} == {
+        "acme": "acme-prod", "globex": "platform",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,11 @@ def check(settings: Settings) -> None:
         raise UserError("kubernetes is not installed here", file=file, field="launcher", value="k8s", fix=fix)
 
 
+def open_launcher(settings: Settings, _tenant: str) -> KubernetesLauncher:
+    """Each of its jobs says whose it is."""
+    return KubernetesLauncher(settings)
+
+
 class KubernetesLauncher:
     """Runs programs as Jobs. A Job is named by its work, so that a step which was started again finds the
     one that its former self made, follows that, and never makes a second.

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from ft_dagster.cluster import TENANT, RaySettings
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import CANCELLED, DONE, TRANSIENT
-from ft_dagster.launch.launcher import Job, Say
+from ft_dagster.launch.launcher import Job, Say, credentials
 from ft_dagster.launch.leases import Ask
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.launch.on_ray.job_log import JobLog
@@ -64,11 +64,11 @@ def check(settings: Settings) -> None:
     options_to_pass(settings.store_options, settings.project / FILE)
 
 
-def open_launcher(settings: Settings) -> RayLauncher:
-    """Raises UserError, see `check`."""
+def open_launcher(settings: Settings, tenant: str) -> RayLauncher:
+    """With the tenant's credentials. Raises UserError, see `check`."""
     check(settings)
     options = options_to_pass(settings.store_options, settings.project / FILE)
-    return RayLauncher(settings.ray, Staging(settings.open_store(), settings.cluster), options)
+    return RayLauncher(settings.ray, Staging(settings.open_store(tenant), settings.cluster), options)
 
 
 @dataclass
@@ -169,11 +169,12 @@ class RayLauncher:
         nodes = ["--nodes", str(order.nodes), "--each", json.dumps(each)]
         command = ["python", "-P", "-m", DRIVER, place, "--store", store.url, *nodes]
         given = dict(self.settings.runtime_env)
-        variables = {OPTIONS: self.options, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
+        own = {OPTIONS: self.options, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
+        variables = {**given.get("env_vars", {}), **own, **credentials(job.profile)}
         self.client.submit_job(
             entrypoint=f"exec {shlex.join(command)}",
             submission_id=_id(order.attempt),
-            runtime_env={**given, "env_vars": {**given.get("env_vars", {}), **variables}},
+            runtime_env={**given, "env_vars": variables},
             metadata={"ft_dagster_variant": job.lessee, "ft_dagster_run": _ask(job).run_id},
         )
 
