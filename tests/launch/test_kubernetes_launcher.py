@@ -221,6 +221,19 @@ def test_a_cancel_lets_a_checkpoint_be_kept_and_leaves_nothing(cluster: StandIn,
     assert kept_a_checkpoint(tmp_path)
 
 
+def test_a_cancel_between_two_steps_of_the_start_leaves_nothing(cluster: StandIn, tmp_path: Path) -> None:
+    own, job = KubernetesLauncher(write_cluster(tmp_path)), job_in(tmp_path, **STEPS)
+    own.stage_in(job)
+
+    def interrupted(line: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        own.start(job, interrupted)
+    assert len(cluster.asked) == 1
+    assert nothing_is_left(cluster)
+
+
 @pytest.mark.usefixtures("soon")
 def test_an_api_server_that_is_down_for_a_while_costs_nothing(cluster: StandIn, tmp_path: Path) -> None:
     carried = Carried(write_cluster(tmp_path), job_in(tmp_path, **STEPS))

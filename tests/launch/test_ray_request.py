@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -57,21 +58,56 @@ def test_without_its_library_the_way_out_is_said(tmp_path: Path, monkeypatch: py
 
 
 class Recorded:
-    """In place of Ray's client of jobs: what it was asked to submit."""
+    """In place of Ray's client of jobs: what it was asked, and the states of its jobs."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, Any] = {}
+        self.states: dict[str, str] = {}
 
     def submit_job(self, **asked: Any) -> None:
-        self.asked = asked
+        self.asked, self.states[asked["submission_id"]] = asked, "RUNNING"
+
+    def get_job_info(self, job_id: str) -> SimpleNamespace:
+        if job_id not in self.states:
+            raise RuntimeError("Request failed with status code 404: no such job")
+        state = self.states[job_id]
+        return SimpleNamespace(status=SimpleNamespace(value=state, is_terminal=lambda: state == "STOPPED"))
+
+    def stop_job(self, job_id: str) -> None:
+        self.get_job_info(job_id)
+        self.states[job_id] = "STOPPED"
+
+    def delete_job(self, job_id: str) -> None:
+        assert self.states.pop(job_id) == "STOPPED"
 
 
-def submitted(folder: Path, profile: str | None, **ray: Any) -> dict[str, Any]:
-    """The environment of the Ray job of a tenant with that profile of credentials."""
+def recorded(folder: Path, profile: str | None = None, **ray: Any) -> tuple[RayLauncher, Job, Recorded]:
+    """A launcher, and a job of a tenant with that profile of credentials."""
     to, client = launcher(folder, Cluster(), **ray), Recorded()
     vars(to)["client"] = client
     things = Belongings("place", {}, folder / "cache", "checkpoints", "manifest.json")
-    job = Job("training", folder / "run", ASKED, ASK, {}, "acme.support", things, profile)
+    return to, Job("training", folder / "run", ASKED, ASK, {}, "acme.support", things, profile), client
+
+
+def submitted(folder: Path, profile: str | None, **ray: Any) -> dict[str, Any]:
+    """The environment of its Ray job."""
+    to, job, client = recorded(folder, profile, **ray)
     to._submit(job, to.staging.prepare(job, {}), {"GPU": 1})
     variables: dict[str, Any] = client.asked["runtime_env"]["env_vars"]
     return variables
+
+
+def test_a_cancel_between_two_steps_of_the_start_leaves_no_job(tmp_path: Path) -> None:
+    to, job, client = recorded(tmp_path)
+    to.stage_in(job)
+
+    def interrupted(line: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        to.start(job, interrupted)
+    assert client.asked
+    assert client.states == {}
 
 
 def test_a_job_has_the_tenants_profile_and_no_other_keys(tmp_path: Path) -> None:

@@ -97,8 +97,14 @@ class KubernetesLauncher:
     def start(self, job: Job, say: Say) -> KubernetesRun:
         manifest = self._manifest(job)
         namespace, name = _where(manifest)
-        made = _patiently(lambda: self._api.create(manifest))
-        say(f"Job {namespace}/{name} {'made' if made else 'is there already, and is followed from here'}")
+        try:
+            made = _patiently(lambda: self._api.create(manifest))
+            say(f"Job {namespace}/{name} {'made' if made else 'is there already, and is followed from here'}")
+        except Exception:
+            raise  # the next try finds it
+        except BaseException:
+            self._remove(namespace, name)
+            raise
         patience = JobPatience(60 * self._own.pending_minutes, BROKEN_PATIENCE)
         follower = JobFollower(self._api, namespace, name, patience)
         return KubernetesRun(follower, relay_of(job.environment))

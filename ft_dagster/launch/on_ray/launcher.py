@@ -104,14 +104,20 @@ class RayLauncher:
     def start(self, job: Job, say: Say) -> RayJob:
         order = read_order(self.staging.store, belongings_of(job).place)
         job_id = _id(order.attempt)
-        if self._state(order.attempt) is None:
-            each = self.resources(_ask(job))
-            self._answer(lambda: self._submit(job, order, each))
-            amounts = ", ".join(f"{amount:g} {name}" for name, amount in each.items())
-            say(f"Ray job {job_id} for {job.lessee}: {order.nodes} node(s) with {amounts}")
-        else:
-            say(f"Ray job {job_id} for {job.lessee} was found running, and is followed")
-        return RayJob(job_id, order.attempt, JobLog(self.client, job_id), relay_of(job.environment))
+        try:
+            if self._state(order.attempt) is None:
+                each = self.resources(_ask(job))
+                self._answer(lambda: self._submit(job, order, each))
+                amounts = ", ".join(f"{amount:g} {name}" for name, amount in each.items())
+                say(f"Ray job {job_id} for {job.lessee}: {order.nodes} node(s) with {amounts}")
+            else:
+                say(f"Ray job {job_id} for {job.lessee} was found running, and is followed")
+            return RayJob(job_id, order.attempt, JobLog(self.client, job_id), relay_of(job.environment))
+        except Exception:
+            raise  # the next try finds it
+        except BaseException:
+            self._end(job_id)
+            raise
 
     def report(self, started: RayJob, say: Say) -> int | None:
         _pass_on(started, started.log.lines(1.0), say)
@@ -139,10 +145,7 @@ class RayLauncher:
     def cancel(self, started: RayJob) -> None:
         """Where the head does not answer, what it ran ends with it."""
         try:
-            self._stop(started.id)
-            answered(lambda: self.client.delete_job(started.id))
-        except (OSError, RuntimeError, Unknown) as error:  # the last of a job that Ray could not end
-            print(f"Ray job {started.id} is lost to us: {error}", file=sys.stderr, flush=True)
+            self._end(started.id)
         finally:
             started.log.close(0)
 
@@ -177,6 +180,15 @@ class RayLauncher:
             runtime_env={**given, "env_vars": variables},
             metadata={"ft_dagster_variant": job.lessee, "ft_dagster_run": _ask(job).run_id},
         )
+
+    def _end(self, job_id: str) -> None:
+        try:
+            self._stop(job_id)
+            answered(lambda: self.client.delete_job(job_id))
+        except Unknown:
+            return
+        except (OSError, RuntimeError) as error:  # the last of a job that Ray could not end
+            print(f"Ray job {job_id} is lost to us: {error}", file=sys.stderr, flush=True)
 
     def _stop(self, job_id: str) -> None:
         """Ask for its end, and wait for it; further interrupts do not hurry it. Raises OSError, Unknown."""
