@@ -11,9 +11,10 @@ import pytest
 
 from ft_dagster.cluster import Cluster, RaySettings
 from ft_dagster.errors import UserError
-from ft_dagster.launch.choice import CLUSTERS, launcher_of, refuse_lacking
+from ft_dagster.launch.choice import launcher_of, refuse_lacking
 from ft_dagster.launch.launcher import Belongings, Job
 from ft_dagster.launch.leases import Ask, Leases
+from ft_dagster.launch.on_ray import launcher as on_ray
 from ft_dagster.launch.on_ray.launcher import RayLauncher, Unknown, answered
 from ft_dagster.launch.remote.staging import Staging
 from ft_dagster.settings import load_settings
@@ -132,7 +133,7 @@ def test_the_store_is_opened_with_the_tenants_profile(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     monkeypatch.setattr("ft_dagster.launch.on_ray.launcher.find_spec", lambda name: name)
     opened = {
-        tenant: CLUSTERS["ray"].open(load_settings(tmp_path), tenant).staging.store.fs.storage_options
+        tenant: on_ray.open_launcher(load_settings(tmp_path), tenant).staging.store.fs.storage_options
         for tenant in ("acme", "globex")
     }
     assert {tenant: options["profile"] for tenant, options in opened.items()} == {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import signal
 import threading
 from dataclasses import replace
@@ -19,7 +18,7 @@ from ft_dagster.launch.leases import Leases
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.launch.remote.node import Stopping, carry_out_order
 from ft_dagster.launch.remote.order import order_file, output_folder, written_file
-from ft_dagster.launch.remote.staging import belongings_of, forget, kept_by_nodes, options_to_pass
+from ft_dagster.launch.remote.staging import belongings_of, forget, kept_by_nodes
 from ft_dagster.store.blobs import Store
 from tests.launch.helpers import slots
 from tests.launch.remote_jobs import LONG, PLACE, kept, payload_of, staging, training_job, wait_for
@@ -168,16 +167,6 @@ def test_the_same_work_is_known_whichever_run_asks_for_it(runs: Runs, store: Sto
     assert side.prepare(asked_again, {}).does_what(first)
     other = training_job(runs, "away", training={"learning_rate": 1e-4})
     assert not side.prepare(other, {}).does_what(first)
-
-
-@pytest.mark.parametrize("name", ["key", "secret", "token"])
-def test_credentials_are_not_passed_to_a_cluster(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is a credential") as error:
-        options_to_pass({"client_kwargs": {name: "sesame"}}, tmp_path / "ft_dagster.yaml")
-    assert error.value.field == f"store_options.{name}"
-    assert "sesame" not in str(error.value)
-    passed = options_to_pass({"profile": "acme", "endpoint_url": "http://s3:9000"}, tmp_path)
-    assert json.loads(passed) == {"profile": "acme", "endpoint_url": "http://s3:9000"}
 
 
 def test_a_result_of_a_mistake_is_not_left_to_the_next_attempt(

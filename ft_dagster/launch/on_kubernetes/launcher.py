@@ -20,8 +20,9 @@ from ft_dagster.launch.on_kubernetes.job import PodOrder, job_of
 from ft_dagster.launch.on_kubernetes.pods import has_failed
 from ft_dagster.launch.remote.node import OPTIONS, OWN
 from ft_dagster.launch.remote.order import read_order
+from ft_dagster.launch.remote.passed import options_to_pass, refuse_secret_variables
 from ft_dagster.launch.remote.relay import Relay, relay_of
-from ft_dagster.launch.remote.staging import Staging, belongings_of, options_to_pass
+from ft_dagster.launch.remote.staging import Staging, belongings_of
 from ft_dagster.settings import FILE, Settings
 from ft_dagster.spec.keys import VariantKey
 from ft_dagster.store.blobs import Store
@@ -59,7 +60,11 @@ def check(settings: Settings) -> None:
         fix = "Name under it the Secret, or the service account, that gives them to a pod"
         problem = "no pod can have the credentials of this profile"
         raise UserError(problem, file=file, field="kubernetes.profiles", value=profile, fix=fix)
+    if "profile" in settings.store_options:
+        fix = "Name it in store_profiles, and under kubernetes.profiles what gives its credentials to a pod"
+        raise UserError("no pod has it", file=file, field="store_options.profile", fix=fix)
     options_to_pass(settings.store_options, file)
+    refuse_secret_variables(settings.cluster.environment, "cluster.environment", file)
     if find_spec("kubernetes") is None:
         fix = "pip install 'ft-dagster[k8s]'"
         raise UserError("kubernetes is not installed here", file=file, field="launcher", value="k8s", fix=fix)

@@ -25,8 +25,9 @@ from ft_dagster.launch.on_ray.job_log import JobLog
 from ft_dagster.launch.remote.node import OPTIONS, OWN
 from ft_dagster.launch.remote.offer import threads_of
 from ft_dagster.launch.remote.order import RemoteOrder, read_order
+from ft_dagster.launch.remote.passed import options_to_pass, refuse_secret_variables
 from ft_dagster.launch.remote.relay import Relay, relay_of
-from ft_dagster.launch.remote.staging import Staging, belongings_of, options_to_pass
+from ft_dagster.launch.remote.staging import Staging, belongings_of
 from ft_dagster.settings import FILE, Settings
 
 DRIVER = "ft_dagster.launch.on_ray.driver"
@@ -52,16 +53,20 @@ class RayJob:
 
 
 def check(settings: Settings) -> None:
-    """Raises UserError where Ray's client is not installed, or the store's options are credentials."""
+    """Raises UserError where Ray's client is not installed, or a setting has credentials in it."""
+    file = settings.project / FILE
     if find_spec("ray") is None:
         raise UserError(
             "ray is not installed here",
-            file=settings.project / FILE,
+            file=file,
             field="launcher",
             value="ray",
             fix="pip install 'ft-dagster[ray]'",
         )
-    options_to_pass(settings.store_options, settings.project / FILE)
+    options_to_pass(settings.store_options, file)
+    refuse_secret_variables(settings.cluster.environment, "cluster.environment", file)
+    variables = settings.ray.runtime_env.get("env_vars") or {}
+    refuse_secret_variables(variables, "ray.runtime_env.env_vars", file)
 
 
 def open_launcher(settings: Settings, tenant: str) -> RayLauncher:
