@@ -130,6 +130,15 @@ def test_a_machine_that_does_not_see_the_store_says_so(tmp_path: Path) -> None:
     assert "Name a store that this machine sees too" in said[0]
 
 
+def test_a_node_that_cannot_write_says_so_and_leaves_it_to_another(store: Store, tmp_path: Path) -> None:
+    job, node, said = plain_job(tmp_path), tmp_path / "node", list[str]()
+    node.write_text("a file where its folder belongs")
+    send(store, job, node)
+    assert carry_out_order(store, PLACE, said.append, Stopping()) == TRANSIENT
+    assert "cannot be written" in said[0]
+    assert str(node) in said[0]
+
+
 def test_an_input_that_was_lost_can_be_mended_by_another_try(
     runs: Runs, store: Store, tmp_path: Path
 ) -> None:

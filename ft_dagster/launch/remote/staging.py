@@ -167,6 +167,6 @@ def kept_by_nodes(store: Store, things: Belongings) -> str:
 
 
 def forget(store: Store, place: str) -> None:
-    """Remove what a training left in the store while it ran, once its artifact is committed, or it gave up."""
+    """Remove what a training left in the store while it ran: its artifact is committed, or it gave up."""
     store.remove(f"{place}/{path}" for path in store.files_below(place))
     store.remove_empty(place)
