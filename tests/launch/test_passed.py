@@ -81,6 +81,7 @@ def test_other_variables_are_not() -> None:
     [
         ("cluster: {environment: {HF_TOKEN: sesame}}", "cluster.environment.HF_TOKEN"),
         ("ray: {runtime_env: {env_vars: {HF_TOKEN: sesame}}}", "ray.runtime_env.env_vars.HF_TOKEN"),
+        ("ray: {runtime_env: {env_vars: [HF_TOKEN=sesame]}}", "ray.runtime_env.env_vars"),
         ("store_options: {endpoint_url: 'http://a:sesame@s3'}", "store_options.endpoint_url"),
         ("store_options: {profile: acme}", "store_options.profile"),
     ],

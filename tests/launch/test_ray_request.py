@@ -121,6 +121,19 @@ def test_a_job_has_the_tenants_profile_and_no_other_keys(tmp_path: Path) -> None
     assert "AWS_SECRET_ACCESS_KEY" not in without
 
 
+def test_what_ray_does_not_take_of_the_settings_is_said_with_the_field(tmp_path: Path) -> None:
+    to, job, client = recorded(tmp_path)
+
+    def submit_job(**asked: Any) -> None:
+        raise TypeError("runtime_env['pip'] must be of type str or List[str]")  # as Ray's client does
+
+    vars(client)["submit_job"] = submit_job
+    to.stage_in(job)
+    with pytest.raises(UserError, match=r"runtime_env\['pip'\] must be") as error:
+        to.start(job, print)
+    assert error.value.field == "ray.runtime_env"
+
+
 def test_the_store_is_opened_with_the_tenants_profile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,7 +155,7 @@ def test_the_store_is_opened_with_the_tenants_profile(
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(404, Unknown), (500, ConnectionError), (503, ConnectionError), (400, RuntimeError)]
+    ("status", "kind"), [(404, Unknown), (500, ConnectionError), (503, ConnectionError), (400, UserError)]
 )
 def test_answers_of_a_head_are_told_apart(status: int, kind: type[Exception]) -> None:
     def refuse() -> None:

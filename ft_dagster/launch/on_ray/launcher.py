@@ -65,8 +65,10 @@ def check(settings: Settings) -> None:
         )
     options_to_pass(settings.store_options, file)
     refuse_secret_variables(settings.cluster.environment, "cluster.environment", file)
-    variables = settings.ray.runtime_env.get("env_vars") or {}
-    refuse_secret_variables(variables, "ray.runtime_env.env_vars", file)
+    variables, field = settings.ray.runtime_env.get("env_vars", {}), "ray.runtime_env.env_vars"
+    if not isinstance(variables, dict):
+        raise UserError("not variables by their names", file=file, field=field, fix="Write {NAME: value}")
+    refuse_secret_variables(variables, field, file)
 
 
 def open_launcher(settings: Settings, tenant: str) -> RayLauncher:
@@ -179,12 +181,16 @@ class RayLauncher:
         given = dict(self.settings.runtime_env)
         own = {OPTIONS: self.options, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
         variables = {**given.get("env_vars", {}), **own, **credentials(job.profile)}
-        self.client.submit_job(
-            entrypoint=f"exec {shlex.join(command)}",
-            submission_id=_id(order.attempt),
-            runtime_env={**given, "env_vars": variables},
-            metadata={"ft_dagster_variant": job.lessee, "ft_dagster_run": _ask(job).run_id},
-        )
+        try:
+            self.client.submit_job(
+                entrypoint=f"exec {shlex.join(command)}",
+                submission_id=_id(order.attempt),
+                runtime_env={**given, "env_vars": variables},
+                metadata={"ft_dagster_variant": job.lessee, "ft_dagster_run": _ask(job).run_id},
+            )
+        except (TypeError, ValueError) as error:
+            fix = "See what Ray's runtime environment of a job may have"
+            raise UserError(_first_line(str(error)), field="ray.runtime_env", fix=fix) from None
 
     def _end(self, job_id: str) -> None:
         try:
@@ -192,7 +198,7 @@ class RayLauncher:
             answered(lambda: self.client.delete_job(job_id))
         except Unknown:
             return
-        except (OSError, RuntimeError) as error:  # the last of a job that Ray could not end
+        except (OSError, UserError) as error:  # the last of a job that Ray could not end
             print(f"Ray job {job_id} is lost to us: {error}", file=sys.stderr, flush=True)
 
     def _stop(self, job_id: str) -> None:
@@ -238,7 +244,9 @@ class RayLauncher:
 
 
 def answered(call: Callable[[], T]) -> T:
-    """What the head answers. Raises Unknown, and OSError where it does not, or cannot just now."""
+    """What the head answers. Raises Unknown, OSError where it does not, or cannot just now, and UserError
+    where it refuses.
+    """
     try:
         return call()
     except RuntimeError as error:
@@ -246,7 +254,10 @@ def answered(call: Callable[[], T]) -> T:
             raise Unknown(_first_line(str(error))) from None
         if "status code 5" in str(error):
             raise ConnectionError(_first_line(str(error))) from error
-        raise
+        fix = "See that it lets jobs be submitted, and that Ray has one version on both sides"
+        raise UserError(
+            f"the Ray head refuses: {_first_line(str(error))}", field="ray.address", fix=fix
+        ) from error
 
 
 def _id(attempt: str) -> str:
