@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from ft_dagster.launch.launcher import Belongings, Job
 from ft_dagster.launch.leases import Ask, Leases
 from ft_dagster.launch.on_ray import launcher as on_ray
 from ft_dagster.launch.on_ray.launcher import RayLauncher, Unknown, answered
+from ft_dagster.launch.remote.order import read_order
 from ft_dagster.launch.remote.staging import Staging
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey, VariantSpec
@@ -82,6 +84,13 @@ class Recorded:
         assert self.states.pop(job_id) == "STOPPED"
 
 
+class Interrupted(VariantSpec):
+    """A request that is long to send, so that a cancel comes meanwhile."""
+
+    def model_dump(self, **_: Any) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+
 def recorded(folder: Path, profile: str | None = None, **ray: Any) -> tuple[RayLauncher, Job, Recorded]:
     """A launcher, and a job of a tenant with that profile of credentials."""
     to, client = launcher(folder, Cluster(), **ray), Recorded()
@@ -119,6 +128,15 @@ def test_a_job_has_the_tenants_profile_and_no_other_keys(tmp_path: Path) -> None
     without = submitted(tmp_path, None, **given)
     assert without["AWS_PROFILE"] == "platform"
     assert "AWS_SECRET_ACCESS_KEY" not in without
+
+
+def test_a_cancel_before_a_step_follows_the_job_of_its_former_self_ends_that(tmp_path: Path) -> None:
+    to, job, client = recorded(tmp_path)
+    to.stage_in(job)
+    client.states = {f"ft_dagster-{read_order(to.staging.store, 'place').attempt}": "RUNNING"}
+    with pytest.raises(KeyboardInterrupt):
+        to.stage_in(replace(job, request=Interrupted(**SPEC)))
+    assert client.states == {}
 
 
 def test_what_ray_does_not_take_of_the_settings_is_said_with_the_field(tmp_path: Path) -> None:

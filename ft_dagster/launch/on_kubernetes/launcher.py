@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from ft_dagster.errors import UserError
-from ft_dagster.launch.launcher import Job, Say
+from ft_dagster.launch.launcher import Job, Say, ending
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.launch.on_kubernetes.api import ApiServerSilent, Json, KubernetesApi
 from ft_dagster.launch.on_kubernetes.follow import POLL_SECONDS, JobFollower, JobPatience
@@ -92,24 +92,21 @@ class KubernetesLauncher:
         Raises UserError for settings that no Job can be made of, and where no cluster is configured.
         """
         manifest, staging = self._manifest(job), self._staging(job)
-        stands = _patiently(lambda: self._stands(manifest))
-        order, before = staging.prepare(job, relay_of(job.environment).environment), staging.order_before(job)
-        if stands and before is not None and before.does_what(order):
-            return
-        self._remove(*_where(manifest))
-        staging.send(job, order)
+        with ending(lambda: self._remove(*_where(manifest))):
+            stands = _patiently(lambda: self._stands(manifest))
+            order = staging.prepare(job, relay_of(job.environment).environment)
+            before = staging.order_before(job)
+            if stands and before is not None and before.does_what(order):
+                return
+            self._remove(*_where(manifest))
+            staging.send(job, order)
 
     def start(self, job: Job, say: Say) -> KubernetesRun:
         manifest = self._manifest(job)
         namespace, name = _where(manifest)
-        try:
+        with ending(lambda: self._remove(namespace, name)):
             made = _patiently(lambda: self._api.create(manifest))
             say(f"Job {namespace}/{name} {'made' if made else 'is there already, and is followed from here'}")
-        except Exception:
-            raise  # the next try finds it
-        except BaseException:
-            self._remove(namespace, name)
-            raise
         patience = JobPatience(60 * self._own.pending_minutes, BROKEN_PATIENCE)
         follower = JobFollower(self._api, namespace, name, patience)
         return KubernetesRun(follower, relay_of(job.environment))

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from ft_dagster.cluster import TENANT, RaySettings
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import CANCELLED, DONE, TRANSIENT
-from ft_dagster.launch.launcher import Job, Say, credentials
+from ft_dagster.launch.launcher import Job, Say, credentials, ending
 from ft_dagster.launch.leases import Ask
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.launch.on_ray.job_log import JobLog
@@ -98,20 +98,23 @@ class RayLauncher:
         threads = str(threads_of(self.staging.cluster, _ask(job)))
         environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         environment |= relay_of(job.environment).environment
-        order = self.staging.prepare(job, environment, _ask(job).nodes)
         before = self.staging.order_before(job)
-        if before is not None:
+        if before is None:
+            self.staging.send(job, self.staging.prepare(job, environment, _ask(job).nodes))
+            return
+        with ending(lambda: self._end(_id(before.attempt))):
+            order = self.staging.prepare(job, environment, _ask(job).nodes)
             state = self._state(before.attempt)
             if state in (*LIVING, "SUCCEEDED") and before.does_what(order):
                 return
             if state in LIVING:
                 self._answer(lambda: self._stop(_id(before.attempt)))
-        self.staging.send(job, order)
+            self.staging.send(job, order)
 
     def start(self, job: Job, say: Say) -> RayJob:
         order = read_order(self.staging.store, belongings_of(job).place)
         job_id = _id(order.attempt)
-        try:
+        with ending(lambda: self._end(job_id)):
             if self._state(order.attempt) is None:
                 each = self.resources(_ask(job))
                 self._answer(lambda: self._submit(job, order, each))
@@ -120,11 +123,6 @@ class RayLauncher:
             else:
                 say(f"Ray job {job_id} for {job.lessee} was found running, and is followed")
             return RayJob(job_id, order.attempt, JobLog(self.client, job_id), relay_of(job.environment))
-        except Exception:
-            raise  # the next try finds it
-        except BaseException:
-            self._end(job_id)
-            raise
 
     def report(self, started: RayJob, say: Say) -> int | None:
         _pass_on(started, started.log.lines(1.0), say)
