@@ -135,7 +135,7 @@ def test_a_cancel_before_a_step_follows_the_job_of_its_former_self_ends_that(tmp
     to.stage_in(job)
     client.states = {f"ft_dagster-{read_order(to.staging.store, 'place').attempt}": "RUNNING"}
     with pytest.raises(KeyboardInterrupt):
-        to.stage_in(replace(job, request=Interrupted(**SPEC)))
+        to.stage_in(replace(job, request=Interrupted.model_validate(SPEC)))
     assert client.states == {}
 
 
