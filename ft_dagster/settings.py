@@ -39,6 +39,10 @@ PROJECT_VARIABLE = "FT_DAGSTER_PROJECT"
 FILE = "ft_dagster.yaml"
 WARM_IDLE_SECONDS = 600.0
 STORAGE_USD_PER_GB_MONTH = 0.023  # S3 Standard, us-east-1, first 50 TB; read 2026-11-25
+CREDENTIALS = {  # options of s3fs that say whose credentials it takes
+    "key", "secret", "token", "username", "password", "profile", "anon", "client_kwargs.aws_access_key_id",
+    "client_kwargs.aws_secret_access_key", "client_kwargs.aws_session_token",
+}  # fmt: skip
 SEE_SCHEMA = "See `ft-dagster schema --settings` for what the field takes"
 
 
@@ -349,7 +353,10 @@ class Settings(BaseSettings):
     @field_validator("store_profiles")
     @classmethod
     def _credentials_are_said_once(cls, profiles: StoreProfiles, info: ValidationInfo) -> StoreProfiles:
-        given = sorted({"key", "secret", "token", "profile"} & set(info.data.get("store_options", {})))
+        options = info.data.get("store_options", {})
+        client = options.get("client_kwargs")
+        deeper = [f"client_kwargs.{name}" for name in client] if isinstance(client, Mapping) else []
+        given = sorted(CREDENTIALS & {*options, *deeper})
         if given and profiles != StoreProfiles():
             raise ValueError(f"store_options.{given[0]} says by whose credentials already")
         return profiles

@@ -7,8 +7,8 @@ code location, under leases of its devices.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from ft_dagster.launch.inventory import Inventory
@@ -26,24 +26,26 @@ TRAINING = "training"  # the program that trains
 
 
 class ClusterLauncher(NamedTuple):
-    """How one is opened, and what raises UserError where it cannot be: a library or a setting is missing."""
+    """How one is opened for a tenant, and what raises UserError where it cannot be: a library or a setting is
+    missing.
+    """
 
-    open: Callable[[Settings], Launcher[Any]]
+    open: Callable[[Settings, str], Launcher[Any]]
     check: Callable[[Settings], None]
 
 
 CLUSTERS = {
     "ray": ClusterLauncher(on_ray.open_launcher, on_ray.check),
-    "k8s": ClusterLauncher(on_kubernetes.KubernetesLauncher, on_kubernetes.check),
+    "k8s": ClusterLauncher(on_kubernetes.open_launcher, on_kubernetes.check),
 }
 
 
 def launcher_of(settings: Settings, leases: Leases) -> Launcher[Any]:
-    """As the settings name it; that of a cluster is opened for the first training."""
+    """As the settings name it; that of a cluster is opened for a tenant's first training."""
     here = LocalLauncher(leases, as_environment(settings.host))
     if settings.launcher == LOCAL:
         return here
-    return TrainingsAway(here, lambda: CLUSTERS[settings.launcher].open(settings))
+    return TrainingsAway(here, partial(CLUSTERS[settings.launcher].open, settings))
 
 
 def inventory_to_train_on(settings: Settings, leases: Leases) -> Inventory:
@@ -87,14 +89,13 @@ class SentJob:
 
 @dataclass(frozen=True)
 class TrainingsAway:
-    """Runs trainings by one launcher, opened for the first of them, and all other programs by another."""
+    """Runs trainings by launchers of another place, each opened for the first one of a tenant, and all other
+    programs here.
+    """
 
     here: Launcher[Any]
-    open_away: Callable[[], Launcher[Any]]
-
-    @cached_property
-    def away(self) -> Launcher[Any]:
-        return self.open_away()
+    open_away: Callable[[str], Launcher[Any]]
+    _opened: dict[str, Launcher[Any]] = field(default_factory=dict)
 
     def stage_in(self, job: Job) -> None:
         self._of(job).stage_in(job)
@@ -113,4 +114,9 @@ class TrainingsAway:
         return started.launcher.collect(job, started.run, exit_code)
 
     def _of(self, job: Job) -> Launcher[Any]:
-        return self.away if job.program == TRAINING else self.here
+        if job.program != TRAINING:
+            return self.here
+        tenant = VariantKey.parse(job.lessee).tenant
+        if tenant not in self._opened:
+            self._opened[tenant] = self.open_away(tenant)
+        return self._opened[tenant]

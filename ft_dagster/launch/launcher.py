@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -121,6 +121,20 @@ def carry_out(launcher: Launcher[R], job: Job, say: Say) -> dict[str, Any]:
         launcher.cancel(started)
         raise
     return launcher.collect(job, started, code)
+
+
+@contextmanager
+def ending(end: Callable[[], None]) -> Iterator[None]:
+    """For what a launcher does before its job is followed: an interrupt meanwhile calls `end`, for nobody
+    would follow the job; after an error the next try finds it.
+    """
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:
+        end()
+        raise
 
 
 def credentials(profile: str | None) -> dict[str, str]:

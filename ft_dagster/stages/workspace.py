@@ -356,6 +356,8 @@ class Workspace:
                 self.run.say(f"Cancelled. Kept: {kept}. Run it again: it goes on from there")
             raise
         if result.get("status") == "stopped":
+            if training and self.settings.launcher != LOCAL:
+                forget(self.store, left_at)
             stopped = run_dir.with_name(f".stopped-{uuid.uuid4().hex[:8]}")
             raise TrainingStopped(run_dir.rename(stopped))  # out of the way of who asks for the same key
         return result

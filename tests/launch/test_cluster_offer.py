@@ -110,14 +110,17 @@ def test_only_trainings_are_asked_of_the_cluster(tmp_path: Path, leases: Leases)
 
 
 def test_each_program_goes_to_its_launcher(tmp_path: Path, leases: Leases) -> None:
-    here, away = LocalLauncher(leases), LocalLauncher(leases)
-    both = TrainingsAway(here, lambda: away)
+    here, away = LocalLauncher(leases), {"acme": LocalLauncher(leases), "globex": LocalLauncher(leases)}
+    both = TrainingsAway(here, away.pop)
 
-    def job(program: str) -> Job:
-        return Job(program, tmp_path, spec(), None, {}, "acme.support")
+    def job(program: str, variant: str = "acme.support") -> Job:
+        return Job(program, tmp_path, spec(), None, {}, variant)
 
-    assert both._of(job("training")) is away
     assert both._of(job("evaluation")) is here
+    assert len(away) == 2
+    first, second = both._of(job("training")), both._of(job("training", "globex.support"))
+    assert len({id(launcher) for launcher in (here, first, second)}) == 3
+    assert both._of(job("training")) is first
     assert isinstance(launcher_of(settings_of(tmp_path), leases), LocalLauncher)
 
 

@@ -17,6 +17,7 @@ from ft_dagster.launch.launcher import OUTPUT
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.launch.on_kubernetes import follow, launcher
 from ft_dagster.launch.on_kubernetes.launcher import KubernetesLauncher
+from ft_dagster.launch.remote.staging import Staging
 from tests.launch.helpers import wait_until
 from tests.launch.kubernetes_stand_in import StandIn, serve_stand_in
 from tests.launch.pods import IMAGE, PLACE, Carried, job_in, write_cluster
@@ -219,6 +220,36 @@ def test_a_cancel_lets_a_checkpoint_be_kept_and_leaves_nothing(cluster: StandIn,
     assert nothing_is_left(cluster)
     assert not list((tmp_path / "node" / "runs").iterdir())
     assert kept_a_checkpoint(tmp_path)
+
+
+def test_a_cancel_between_two_steps_of_the_start_leaves_nothing(cluster: StandIn, tmp_path: Path) -> None:
+    own, job = KubernetesLauncher(write_cluster(tmp_path)), job_in(tmp_path, **STEPS)
+    own.stage_in(job)
+
+    def interrupted(line: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        own.start(job, interrupted)
+    assert len(cluster.asked) == 1
+    assert nothing_is_left(cluster)
+
+
+def test_a_cancel_before_a_step_follows_the_job_of_its_former_self_ends_that(
+    cluster: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, job = KubernetesLauncher(write_cluster(tmp_path)), job_in(tmp_path, **STEPS)
+    own.stage_in(job)
+    own.start(job, print)
+    running_pod(cluster)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Staging, "prepare", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        own.stage_in(job)
+    assert nothing_is_left(cluster)
 
 
 @pytest.mark.usefixtures("soon")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +13,11 @@ import pytest
 from ft_dagster.cluster import Cluster, RaySettings
 from ft_dagster.errors import UserError
 from ft_dagster.launch.choice import launcher_of, refuse_lacking
+from ft_dagster.launch.launcher import Belongings, Job
 from ft_dagster.launch.leases import Ask, Leases
+from ft_dagster.launch.on_ray import launcher as on_ray
 from ft_dagster.launch.on_ray.launcher import RayLauncher, Unknown, answered
+from ft_dagster.launch.remote.order import read_order
 from ft_dagster.launch.remote.staging import Staging
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey, VariantSpec
@@ -25,6 +30,7 @@ SPEC = {
     "base_model": "models/base",
     "data": {"sources": ["rows.jsonl"]},
 }
+ASKED = VariantSpec.model_validate(SPEC)
 ASK = Ask("acme.support", "acme", 4, 0, "a test", "run", nodes=2)
 
 
@@ -54,8 +60,120 @@ def test_without_its_library_the_way_out_is_said(tmp_path: Path, monkeypatch: py
     assert "pip install 'ft-dagster[ray]'" in str(error.value)
 
 
+class Recorded:
+    """In place of Ray's client of jobs: what it was asked, and the states of its jobs."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, Any] = {}
+        self.states: dict[str, str] = {}
+
+    def submit_job(self, **asked: Any) -> None:
+        self.asked, self.states[asked["submission_id"]] = asked, "RUNNING"
+
+    def get_job_info(self, job_id: str) -> SimpleNamespace:
+        if job_id not in self.states:
+            raise RuntimeError("Request failed with status code 404: no such job")
+        state = self.states[job_id]
+        return SimpleNamespace(status=SimpleNamespace(value=state, is_terminal=lambda: state == "STOPPED"))
+
+    def stop_job(self, job_id: str) -> None:
+        self.get_job_info(job_id)
+        self.states[job_id] = "STOPPED"
+
+    def delete_job(self, job_id: str) -> None:
+        assert self.states.pop(job_id) == "STOPPED"
+
+
+class Interrupted(VariantSpec):
+    """A request that is long to send, so that a cancel comes meanwhile."""
+
+    def model_dump(self, **_: Any) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+
+def recorded(folder: Path, profile: str | None = None, **ray: Any) -> tuple[RayLauncher, Job, Recorded]:
+    """A launcher, and a job of a tenant with that profile of credentials."""
+    to, client = launcher(folder, Cluster(), **ray), Recorded()
+    vars(to)["client"] = client
+    things = Belongings("place", {}, folder / "cache", "checkpoints", "manifest.json")
+    return to, Job("training", folder / "run", ASKED, ASK, {}, "acme.support", things, profile), client
+
+
+def submitted(folder: Path, profile: str | None, **ray: Any) -> dict[str, Any]:
+    """The environment of its Ray job."""
+    to, job, client = recorded(folder, profile, **ray)
+    to._submit(job, to.staging.prepare(job, {}), {"GPU": 1})
+    variables: dict[str, Any] = client.asked["runtime_env"]["env_vars"]
+    return variables
+
+
+def test_a_cancel_between_two_steps_of_the_start_leaves_no_job(tmp_path: Path) -> None:
+    to, job, client = recorded(tmp_path)
+    to.stage_in(job)
+
+    def interrupted(line: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        to.start(job, interrupted)
+    assert client.asked
+    assert client.states == {}
+
+
+def test_a_job_has_the_tenants_profile_and_no_other_keys(tmp_path: Path) -> None:
+    given = {"runtime_env": {"env_vars": {"AWS_PROFILE": "platform", "AWS_REGION": "eu-central-1"}}}
+    variables = submitted(tmp_path, "acme-prod", **given)
+    assert (variables["AWS_PROFILE"], variables["AWS_REGION"]) == ("acme-prod", "eu-central-1")
+    assert variables["AWS_SECRET_ACCESS_KEY"] == ""
+    without = submitted(tmp_path, None, **given)
+    assert without["AWS_PROFILE"] == "platform"
+    assert "AWS_SECRET_ACCESS_KEY" not in without
+
+
+def test_a_cancel_before_a_step_follows_the_job_of_its_former_self_ends_that(tmp_path: Path) -> None:
+    to, job, client = recorded(tmp_path)
+    to.stage_in(job)
+    client.states = {f"ft_dagster-{read_order(to.staging.store, 'place').attempt}": "RUNNING"}
+    with pytest.raises(KeyboardInterrupt):
+        to.stage_in(replace(job, request=Interrupted.model_validate(SPEC)))
+    assert client.states == {}
+
+
+def test_what_ray_does_not_take_of_the_settings_is_said_with_the_field(tmp_path: Path) -> None:
+    to, job, client = recorded(tmp_path)
+
+    def submit_job(**asked: Any) -> None:
+        raise TypeError("runtime_env['pip'] must be of type str or List[str]")  # as Ray's client does
+
+    vars(client)["submit_job"] = submit_job
+    to.stage_in(job)
+    with pytest.raises(UserError, match=r"runtime_env\['pip'\] must be") as error:
+        to.start(job, print)
+    assert error.value.field == "ray.runtime_env"
+
+
+def test_the_store_is_opened_with_the_tenants_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tenants").mkdir()
+    (tmp_path / "ft_dagster.yaml").write_text(
+        "launcher: ray\nstore: s3://bucket/x\n"
+        "store_profiles: {default: platform, per_tenant: {acme: acme-prod}}\n"
+    )
+    (tmp_path / "credentials").write_text("[platform]\n[acme-prod]\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setattr("ft_dagster.launch.on_ray.launcher.find_spec", lambda name: name)
+    opened = {
+        tenant: on_ray.open_launcher(load_settings(tmp_path), tenant).staging.store.fs.storage_options
+        for tenant in ("acme", "globex")
+    }
+    assert {tenant: options["profile"] for tenant, options in opened.items()} == {
+        "acme": "acme-prod", "globex": "platform",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("status", "kind"), [(404, Unknown), (500, ConnectionError), (503, ConnectionError), (400, RuntimeError)]
+    ("status", "kind"), [(404, Unknown), (500, ConnectionError), (503, ConnectionError), (400, UserError)]
 )
 def test_answers_of_a_head_are_told_apart(status: int, kind: type[Exception]) -> None:
     def refuse() -> None:

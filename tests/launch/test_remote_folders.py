@@ -43,6 +43,19 @@ def test_inputs_are_links_to_one_copy(tmp_path: Path) -> None:
     assert (tmp_path / "run-1" / "a" / "one").read_bytes() == b"same"
 
 
+def test_a_damaged_copy_goes_so_that_the_next_try_sends_it_again(tmp_path: Path) -> None:
+    store, content = Store(str(tmp_path / "store")), b"as it was"
+    name = hashlib.sha256(content).hexdigest()
+    copy, whole = stored(store, name, content), stored(store, "whole", b"whole")
+    store.write(copy.stored, b"another")
+    with pytest.raises(FileNotFoundError, match="had other bytes"):
+        bring(store, [copy, whole], tmp_path / "cache", tmp_path / "run", None)
+    assert store.names("files") == ["whole"]
+    stored(store, name, content)
+    bring(store, [copy, whole], tmp_path / "cache", tmp_path / "run", None)
+    assert (tmp_path / "run" / name).read_bytes() == content
+
+
 def test_an_input_of_other_bytes_is_refused(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
     wanted = stored(store, "one", b"as it was")

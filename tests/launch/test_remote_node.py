@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, DONE, TRANSIENT
-from ft_dagster.launch.launcher import OUTPUT, RESULT_FILE, Job, LocalLauncher, carry_out
+from ft_dagster.launch.launcher import OUTPUT, RESULT_FILE, Belongings, Job, LocalLauncher, carry_out
 from ft_dagster.launch.leases import Leases
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.launch.remote.node import Stopping, carry_out_order
-from ft_dagster.launch.remote.order import order_file
-from ft_dagster.launch.remote.staging import belongings_of, forget, kept_by_nodes, options_to_pass
+from ft_dagster.launch.remote.order import order_file, output_folder, written_file
+from ft_dagster.launch.remote.staging import belongings_of, forget, kept_by_nodes
 from ft_dagster.store.blobs import Store
 from tests.launch.helpers import slots
 from tests.launch.remote_jobs import LONG, PLACE, kept, payload_of, staging, training_job, wait_for
@@ -129,6 +130,15 @@ def test_a_machine_that_does_not_see_the_store_says_so(tmp_path: Path) -> None:
     assert "Name a store that this machine sees too" in said[0]
 
 
+def test_a_node_that_cannot_write_says_so_and_leaves_it_to_another(store: Store, tmp_path: Path) -> None:
+    job, node, said = plain_job(tmp_path), tmp_path / "node", list[str]()
+    node.write_text("a file where its folder belongs")
+    send(store, job, node)
+    assert carry_out_order(store, PLACE, said.append, Stopping()) == TRANSIENT
+    assert "cannot be written" in said[0]
+    assert str(node) in said[0]
+
+
 def test_an_input_that_was_lost_can_be_mended_by_another_try(
     runs: Runs, store: Store, tmp_path: Path
 ) -> None:
@@ -168,16 +178,6 @@ def test_the_same_work_is_known_whichever_run_asks_for_it(runs: Runs, store: Sto
     assert not side.prepare(other, {}).does_what(first)
 
 
-@pytest.mark.parametrize("name", ["key", "secret", "token"])
-def test_credentials_are_not_passed_to_a_cluster(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is a credential") as error:
-        options_to_pass({"client_kwargs": {name: "sesame"}}, tmp_path / "ft_dagster.yaml")
-    assert error.value.field == f"store_options.{name}"
-    assert "sesame" not in str(error.value)
-    passed = options_to_pass({"profile": "acme", "endpoint_url": "http://s3:9000"}, tmp_path)
-    assert json.loads(passed) == {"profile": "acme", "endpoint_url": "http://s3:9000"}
-
-
 def test_a_result_of_a_mistake_is_not_left_to_the_next_attempt(
     runs: Runs, store: Store, tmp_path: Path
 ) -> None:
@@ -186,3 +186,27 @@ def test_a_result_of_a_mistake_is_not_left_to_the_next_attempt(
     side.send(job, order)
     side.collect(job, order.attempt)  # nothing was written by it
     assert not (job.run_dir / OUTPUT / RESULT_FILE).exists()
+
+
+@pytest.mark.parametrize("path", ["{outside}", "../../outside", "evidence/../../../outside"])
+def test_a_list_that_leads_out_of_the_output_is_refused(path: str, store: Store, tmp_path: Path) -> None:
+    outside, content = tmp_path / "outside", b"planted"
+    path = path.format(outside=outside)
+    job = plain_job(tmp_path)
+    if path.startswith("/"):
+        store.write(f"{output_folder(PLACE)}{path}", content)
+    listed = {"exit_code": 0, "files": {path: hashlib.sha256(content).hexdigest()}}
+    store.write_json(written_file(PLACE, "attempt"), listed)
+    with pytest.raises(UserError, match="not below the output"):
+        staging(store, tmp_path / "node").collect(job, "attempt")
+    assert not outside.exists()
+
+
+class NoRequest(BaseModel):
+    """What a training that is not run is asked."""
+
+
+def plain_job(folder: Path) -> Job:
+    """Of a training that is not run."""
+    things = Belongings(PLACE, {}, folder / "cache", "checkpoints", "manifest.json")
+    return Job("training", folder / "runs" / "job", NoRequest(), None, {}, "acme.support", things)

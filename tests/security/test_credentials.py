@@ -133,11 +133,19 @@ def test_a_profile_that_is_not_there_names_those_that_are(profiles: Path, tmp_pa
         load_settings(project).open_store()
 
 
-def test_credentials_are_said_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ("{secret: hidden}", "secret"),
+        ("{password: hidden}", "password"),
+        ("{client_kwargs: {aws_session_token: hidden}}", "client_kwargs.aws_session_token"),
+    ],
+)
+def test_credentials_are_said_once(options: str, field: str, tmp_path: Path) -> None:
     (tmp_path / "tenants").mkdir()
-    text = "store_options: {secret: hidden}\nstore_profiles: {default: platform}\n"
+    text = f"store_options: {options}\nstore_profiles: {{default: platform}}\n"
     (tmp_path / "ft_dagster.yaml").write_text(text)
-    with pytest.raises(UserError, match=r"store_options\.secret") as error:
+    with pytest.raises(UserError, match=f"store_options.{field} says") as error:
         load_settings(tmp_path)
     assert "hidden" not in str(error.value)
 

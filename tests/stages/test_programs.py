@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,23 @@ def test_a_training_that_gave_up_leaves_its_place_to_who_asks_for_the_same(
         workspace.run_program("training", run_dir, asked(run_dir / "output"), leased=False)
     assert not run_dir.exists()
     assert (stopped.value.run_dir / "output" / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize("launcher", ["local", "ray"])
+def test_nobody_goes_on_from_what_nodes_left_of_a_training_that_gave_up(
+    desk: Callable[[AtOnce], Workspace], tmp_path: Path, launcher: str
+) -> None:
+    (tmp_path / "run" / "output").mkdir(parents=True)
+    workspace = desk(AtOnce({"status": "stopped"}))
+    workspace = replace(workspace, settings=workspace.settings.model_copy(update={"launcher": launcher}))
+    left_at = f"{KEY.prefix}/fine_tuned_model/{'0' * 64}/nodes/evidence"
+    left = [f"{left_at}/order.json", f"{left_at}/output/checkpoints/checkpoint-4/manifest.json"]
+    for path in left:
+        workspace.store.write(path, b"{}")
+    request = asked(tmp_path / "run" / "output")
+    with pytest.raises(TrainingStopped):
+        workspace.run_program("training", tmp_path / "run", request, leased=False, left_at=left_at)
+    assert [workspace.store.exists(path) for path in left] == [launcher == "local"] * 2
 
 
 def test_a_stages_second_program_runs_in_a_folder_of_its_own(

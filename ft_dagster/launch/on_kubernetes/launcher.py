@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from ft_dagster.errors import UserError
-from ft_dagster.launch.launcher import Job, Say
+from ft_dagster.launch.launcher import Job, Say, ending
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.launch.on_kubernetes.api import ApiServerSilent, Json, KubernetesApi
 from ft_dagster.launch.on_kubernetes.follow import POLL_SECONDS, JobFollower, JobPatience
@@ -20,8 +20,9 @@ from ft_dagster.launch.on_kubernetes.job import PodOrder, job_of
 from ft_dagster.launch.on_kubernetes.pods import has_failed
 from ft_dagster.launch.remote.node import OPTIONS, OWN
 from ft_dagster.launch.remote.order import read_order
+from ft_dagster.launch.remote.passed import options_to_pass, refuse_secret_variables
 from ft_dagster.launch.remote.relay import Relay, relay_of
-from ft_dagster.launch.remote.staging import Staging, belongings_of, options_to_pass
+from ft_dagster.launch.remote.staging import Staging, belongings_of
 from ft_dagster.settings import FILE, Settings
 from ft_dagster.spec.keys import VariantKey
 from ft_dagster.store.blobs import Store
@@ -59,10 +60,19 @@ def check(settings: Settings) -> None:
         fix = "Name under it the Secret, or the service account, that gives them to a pod"
         problem = "no pod can have the credentials of this profile"
         raise UserError(problem, file=file, field="kubernetes.profiles", value=profile, fix=fix)
+    if "profile" in settings.store_options:
+        fix = "Name it in store_profiles, and under kubernetes.profiles what gives its credentials to a pod"
+        raise UserError("no pod has it", file=file, field="store_options.profile", fix=fix)
     options_to_pass(settings.store_options, file)
+    refuse_secret_variables(settings.cluster.environment, "cluster.environment", file)
     if find_spec("kubernetes") is None:
         fix = "pip install 'ft-dagster[k8s]'"
         raise UserError("kubernetes is not installed here", file=file, field="launcher", value="k8s", fix=fix)
+
+
+def open_launcher(settings: Settings, _tenant: str) -> KubernetesLauncher:
+    """Each of its jobs says whose it is."""
+    return KubernetesLauncher(settings)
 
 
 class KubernetesLauncher:
@@ -82,18 +92,21 @@ class KubernetesLauncher:
         Raises UserError for settings that no Job can be made of, and where no cluster is configured.
         """
         manifest, staging = self._manifest(job), self._staging(job)
-        stands = _patiently(lambda: self._stands(manifest))
-        order, before = staging.prepare(job, relay_of(job.environment).environment), staging.order_before(job)
-        if stands and before is not None and before.does_what(order):
-            return
-        self._remove(*_where(manifest))
-        staging.send(job, order)
+        with ending(lambda: self._remove(*_where(manifest))):
+            stands = _patiently(lambda: self._stands(manifest))
+            order = staging.prepare(job, relay_of(job.environment).environment)
+            before = staging.order_before(job)
+            if stands and before is not None and before.does_what(order):
+                return
+            self._remove(*_where(manifest))
+            staging.send(job, order)
 
     def start(self, job: Job, say: Say) -> KubernetesRun:
         manifest = self._manifest(job)
         namespace, name = _where(manifest)
-        made = _patiently(lambda: self._api.create(manifest))
-        say(f"Job {namespace}/{name} {'made' if made else 'is there already, and is followed from here'}")
+        with ending(lambda: self._remove(namespace, name)):
+            made = _patiently(lambda: self._api.create(manifest))
+            say(f"Job {namespace}/{name} {'made' if made else 'is there already, and is followed from here'}")
         patience = JobPatience(60 * self._own.pending_minutes, BROKEN_PATIENCE)
         follower = JobFollower(self._api, namespace, name, patience)
         return KubernetesRun(follower, relay_of(job.environment))

@@ -75,8 +75,9 @@ class NodeActor:
         self._stopping.asked = signal.Signals(number)
 
     def poll(self) -> Poll:
-        code = self._code
-        lines, self._lines[:] = list(self._lines), []
+        code = self._code  # before the lines: none comes after it
+        lines = list(self._lines)
+        del self._lines[: len(lines)]  # more may have come meanwhile
         return Poll(lines, code)
 
 

@@ -18,15 +18,16 @@ from typing import Any, TypeVar
 from ft_dagster.cluster import TENANT, RaySettings
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import CANCELLED, DONE, TRANSIENT
-from ft_dagster.launch.launcher import Job, Say
+from ft_dagster.launch.launcher import Job, Say, credentials, ending
 from ft_dagster.launch.leases import Ask
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.launch.on_ray.job_log import JobLog
 from ft_dagster.launch.remote.node import OPTIONS, OWN
 from ft_dagster.launch.remote.offer import threads_of
 from ft_dagster.launch.remote.order import RemoteOrder, read_order
+from ft_dagster.launch.remote.passed import options_to_pass, refuse_secret_variables
 from ft_dagster.launch.remote.relay import Relay, relay_of
-from ft_dagster.launch.remote.staging import Staging, belongings_of, options_to_pass
+from ft_dagster.launch.remote.staging import Staging, belongings_of
 from ft_dagster.settings import FILE, Settings
 
 DRIVER = "ft_dagster.launch.on_ray.driver"
@@ -52,23 +53,29 @@ class RayJob:
 
 
 def check(settings: Settings) -> None:
-    """Raises UserError where Ray's client is not installed, or the store's options are credentials."""
+    """Raises UserError where Ray's client is not installed, or a setting has credentials in it."""
+    file = settings.project / FILE
     if find_spec("ray") is None:
         raise UserError(
             "ray is not installed here",
-            file=settings.project / FILE,
+            file=file,
             field="launcher",
             value="ray",
             fix="pip install 'ft-dagster[ray]'",
         )
-    options_to_pass(settings.store_options, settings.project / FILE)
+    options_to_pass(settings.store_options, file)
+    refuse_secret_variables(settings.cluster.environment, "cluster.environment", file)
+    variables, field = settings.ray.runtime_env.get("env_vars", {}), "ray.runtime_env.env_vars"
+    if not isinstance(variables, dict):
+        raise UserError("not variables by their names", file=file, field=field, fix="Write {NAME: value}")
+    refuse_secret_variables(variables, field, file)
 
 
-def open_launcher(settings: Settings) -> RayLauncher:
-    """Raises UserError, see `check`."""
+def open_launcher(settings: Settings, tenant: str) -> RayLauncher:
+    """With the tenant's credentials. Raises UserError, see `check`."""
     check(settings)
     options = options_to_pass(settings.store_options, settings.project / FILE)
-    return RayLauncher(settings.ray, Staging(settings.open_store(), settings.cluster), options)
+    return RayLauncher(settings.ray, Staging(settings.open_store(tenant), settings.cluster), options)
 
 
 @dataclass
@@ -91,27 +98,31 @@ class RayLauncher:
         threads = str(threads_of(self.staging.cluster, _ask(job)))
         environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         environment |= relay_of(job.environment).environment
-        order = self.staging.prepare(job, environment, _ask(job).nodes)
         before = self.staging.order_before(job)
-        if before is not None:
+        if before is None:
+            self.staging.send(job, self.staging.prepare(job, environment, _ask(job).nodes))
+            return
+        with ending(lambda: self._end(_id(before.attempt))):
+            order = self.staging.prepare(job, environment, _ask(job).nodes)
             state = self._state(before.attempt)
             if state in (*LIVING, "SUCCEEDED") and before.does_what(order):
                 return
             if state in LIVING:
                 self._answer(lambda: self._stop(_id(before.attempt)))
-        self.staging.send(job, order)
+            self.staging.send(job, order)
 
     def start(self, job: Job, say: Say) -> RayJob:
         order = read_order(self.staging.store, belongings_of(job).place)
         job_id = _id(order.attempt)
-        if self._state(order.attempt) is None:
-            each = self.resources(_ask(job))
-            self._answer(lambda: self._submit(job, order, each))
-            amounts = ", ".join(f"{amount:g} {name}" for name, amount in each.items())
-            say(f"Ray job {job_id} for {job.lessee}: {order.nodes} node(s) with {amounts}")
-        else:
-            say(f"Ray job {job_id} for {job.lessee} was found running, and is followed")
-        return RayJob(job_id, order.attempt, JobLog(self.client, job_id), relay_of(job.environment))
+        with ending(lambda: self._end(job_id)):
+            if self._state(order.attempt) is None:
+                each = self.resources(_ask(job))
+                self._answer(lambda: self._submit(job, order, each))
+                amounts = ", ".join(f"{amount:g} {name}" for name, amount in each.items())
+                say(f"Ray job {job_id} for {job.lessee}: {order.nodes} node(s) with {amounts}")
+            else:
+                say(f"Ray job {job_id} for {job.lessee} was found running, and is followed")
+            return RayJob(job_id, order.attempt, JobLog(self.client, job_id), relay_of(job.environment))
 
     def report(self, started: RayJob, say: Say) -> int | None:
         _pass_on(started, started.log.lines(1.0), say)
@@ -139,10 +150,7 @@ class RayLauncher:
     def cancel(self, started: RayJob) -> None:
         """Where the head does not answer, what it ran ends with it."""
         try:
-            self._stop(started.id)
-            answered(lambda: self.client.delete_job(started.id))
-        except (OSError, RuntimeError, Unknown) as error:  # the last of a job that Ray could not end
-            print(f"Ray job {started.id} is lost to us: {error}", file=sys.stderr, flush=True)
+            self._end(started.id)
         finally:
             started.log.close(0)
 
@@ -169,13 +177,27 @@ class RayLauncher:
         nodes = ["--nodes", str(order.nodes), "--each", json.dumps(each)]
         command = ["python", "-P", "-m", DRIVER, place, "--store", store.url, *nodes]
         given = dict(self.settings.runtime_env)
-        variables = {OPTIONS: self.options, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
-        self.client.submit_job(
-            entrypoint=f"exec {shlex.join(command)}",
-            submission_id=_id(order.attempt),
-            runtime_env={**given, "env_vars": {**given.get("env_vars", {}), **variables}},
-            metadata={"ft_dagster_variant": job.lessee, "ft_dagster_run": _ask(job).run_id},
-        )
+        own = {OPTIONS: self.options, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
+        variables = {**given.get("env_vars", {}), **own, **credentials(job.profile)}
+        try:
+            self.client.submit_job(
+                entrypoint=f"exec {shlex.join(command)}",
+                submission_id=_id(order.attempt),
+                runtime_env={**given, "env_vars": variables},
+                metadata={"ft_dagster_variant": job.lessee, "ft_dagster_run": _ask(job).run_id},
+            )
+        except (TypeError, ValueError) as error:
+            fix = "See what Ray's runtime environment of a job may have"
+            raise UserError(_first_line(str(error)), field="ray.runtime_env", fix=fix) from None
+
+    def _end(self, job_id: str) -> None:
+        try:
+            self._stop(job_id)
+            answered(lambda: self.client.delete_job(job_id))
+        except Unknown:
+            return
+        except (OSError, UserError) as error:  # the last of a job that Ray could not end
+            print(f"Ray job {job_id} is lost to us: {error}", file=sys.stderr, flush=True)
 
     def _stop(self, job_id: str) -> None:
         """Ask for its end, and wait for it; further interrupts do not hurry it. Raises OSError, Unknown."""
@@ -220,7 +242,9 @@ class RayLauncher:
 
 
 def answered(call: Callable[[], T]) -> T:
-    """What the head answers. Raises Unknown, and OSError where it does not, or cannot just now."""
+    """What the head answers. Raises Unknown, OSError where it does not, or cannot just now, and UserError
+    where it refuses.
+    """
     try:
         return call()
     except RuntimeError as error:
@@ -228,7 +252,10 @@ def answered(call: Callable[[], T]) -> T:
             raise Unknown(_first_line(str(error))) from None
         if "status code 5" in str(error):
             raise ConnectionError(_first_line(str(error))) from error
-        raise
+        fix = "See that it lets jobs be submitted, and that Ray has one version on both sides"
+        raise UserError(
+            f"the Ray head refuses: {_first_line(str(error))}", field="ray.address", fix=fix
+        ) from error
 
 
 def _id(attempt: str) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ft_dagster.errors import UserError
 from ft_dagster.launch.locks import EXCLUSIVE, lock, unlock
 from ft_dagster.launch.remote.order import StoredInput
 from ft_dagster.store.blobs import Store
@@ -51,7 +52,7 @@ def bring(
     store: Store, inputs: Iterable[StoredInput], cache: Path, target: Path, limit: float | None
 ) -> None:
     """Have each input below `target`, as a hard link to its one copy in `cache`, fetched where it is missing
-    and held against its hash. Raises UserError, FileNotFoundError.
+    and held against its hash. Raises UserError, and FileNotFoundError for what another try sends again.
     """
     wanted = {each.sha256: each.stored for each in inputs}
     cache.mkdir(parents=True, exist_ok=True)
@@ -60,11 +61,26 @@ def bring(
         needed = sum(int(store.fs.size(store.path(stored))) for stored in missing.values())
         make_room(cache, limit - needed, keep=wanted)
     files = [Transfer(cache / sha256, stored, sha256) for sha256, stored in missing.items()]
-    fetch_all(store, files, cache / DRAFTS)
+    _fetch(store, files, cache / DRAFTS)
     for each in inputs:
         link = target / each.path
         link.parent.mkdir(parents=True, exist_ok=True)
         os.link(cache / each.sha256, link)
+
+
+def _fetch(store: Store, files: Sequence[Transfer], drafts: Path) -> None:
+    """A damaged copy, which is named by the hash that it should have, goes: the next try sends it again."""
+    try:
+        fetch_all(store, files, drafts)
+    except UserError:
+        copies = [
+            file for file in files if file.stored.endswith(f"/{file.sha256}") and not file.local.exists()
+        ]
+        damaged = [file.stored for file in copies if store.sha256(file.stored) != file.sha256]
+        if not damaged:
+            raise
+        store.remove(damaged)
+        raise FileNotFoundError(f"{store.uri(damaged[0])} had other bytes, and was removed") from None
 
 
 def make_room(cache: Path, most: float, keep: Iterable[str] = ()) -> None:

@@ -81,10 +81,13 @@ def carry_out_order(
         if (not_let_in := refused(error)) is not None:
             say(f"{OWN}{not_let_in}")
             return TRANSIENT  # another try may have credentials that were renewed
-        if not (unreachable(error) or isinstance(error, FileNotFoundError)):
-            raise
-        say(f"{OWN}the store is out of reach, or lacks what the order names: {error}")
-        return TRANSIENT
+        if unreachable(error) or isinstance(error, FileNotFoundError):
+            say(f"{OWN}the store is out of reach, or lacks what the order names: {error}")
+            return TRANSIENT
+        if isinstance(error, OSError) and error.errno is not None:
+            say(f"{OWN}this node's disk is full, or cannot be written: {error}")
+            return TRANSIENT  # another node may have room
+        raise
 
 
 def _run_folder(stack: ExitStack, order: RemoteOrder, own: Path, part: NodePart) -> Path:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
 
 from pydantic_core import to_jsonable_python
 
@@ -26,12 +24,11 @@ from ft_dagster.launch.remote.order import (
     with_paths,
     written_file,
 )
+from ft_dagster.launch.remote.passed import refuse_secret_variables
 from ft_dagster.provenance.code import source_digest
 from ft_dagster.store.blobs import Store
 from ft_dagster.store.cache import DRAFTS
 from ft_dagster.store.transfer import Transfer, fetch_all, persist, send_all
-
-SECRETS = ("key", "secret", "token", "password", "username")  # options of file systems that are credentials
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,7 @@ class Staging:
 
     def prepare(self, job: Job, environment: Mapping[str, str], nodes: int = 1) -> RemoteOrder:
         """Have in the store what the program reads; the order to run it. Raises UserError."""
+        refuse_secret_variables(self.cluster.environment, "cluster.environment")
         things = belongings_of(job)
         job.result_file.unlink(missing_ok=True)  # of a try before this one
         sources: dict[StoredInput, Path] = {}
@@ -80,16 +78,16 @@ class Staging:
 
     def collect(self, job: Job, attempt: str) -> None:
         """Bring what an attempt wrote, but for its checkpoints, to RUN_DIR/output; nothing where it was
-        killed.
+        killed. Raises UserError for a path that leads out of it: the list is of who may write to the store.
         """
         place = belongings_of(job).place
         try:
             written = persist(lambda: self.store.read_json(written_file(place, attempt)))
         except FileNotFoundError:
             return
-        output = job.run_dir / OUTPUT
+        output, listed_in = job.run_dir / OUTPUT, self.store.uri(written_file(place, attempt))
         files = [
-            Transfer(output / path, f"{output_folder(place)}/{path}", sha256)
+            Transfer(_below(output, path, listed_in), f"{output_folder(place)}/{path}", sha256)
             for path, sha256 in written["files"].items()
         ]
         fetch_all(self.store, files, output / DRAFTS)
@@ -134,6 +132,19 @@ def _inputs(within: str, below: Path, folder: Path, lent: LentFolder) -> dict[St
     }
 
 
+def _below(folder: Path, path: str, listed_in: str) -> Path:
+    """A file of a folder by its path there. Raises UserError for a path that leads out of it."""
+    plain = PurePosixPath(path)
+    if plain.is_absolute() or ".." in plain.parts or not plain.parts:
+        raise UserError(
+            "lists a file that is not below the output of its training",
+            file=listed_in,
+            value=path,
+            fix="See who wrote it, and whose credentials these were; then delete the file, and run it again",
+        )
+    return folder / plain
+
+
 def belongings_of(job: Job) -> Belongings:
     """Raises ValueError for a job that was made for this host alone."""
     if job.belongings is None:
@@ -156,28 +167,6 @@ def kept_by_nodes(store: Store, things: Belongings) -> str:
 
 
 def forget(store: Store, place: str) -> None:
-    """Remove what a training left in the store while it ran, once its artifact is committed."""
+    """Remove what a training left in the store while it ran: its artifact is committed, or it gave up."""
     store.remove(f"{place}/{path}" for path in store.files_below(place))
     store.remove_empty(place)
-
-
-def options_to_pass(options: Mapping[str, Any], settings_file: Path) -> str:
-    """The store's options for a node, as JSON. Raises UserError where one is a credential: what is passed can
-    be read by all who see the cluster.
-    """
-    secrets = sorted(name for name in _names(options) if any(part in name.casefold() for part in SECRETS))
-    if secrets:
-        raise UserError(
-            "is a credential, which is not passed to a cluster",
-            file=settings_file,
-            field=f"store_options.{secrets[0]}",
-            fix="Name a profile, and have it on each node, or let the nodes have the right by their role",
-        )
-    return json.dumps(to_jsonable_python(options), sort_keys=True)
-
-
-def _names(content: Any) -> list[str]:
-    """The names of all fields, however deep."""
-    if not isinstance(content, Mapping):
-        return []
-    return [name for field, value in content.items() for name in (str(field), *_names(value))]

@@ -1,0 +1,63 @@
+"""What is told to a cluster: nothing secret, for all who see the cluster, or the store, can read it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import to_jsonable_python
+
+from ft_dagster.errors import UserError
+
+# In the names of options of file systems that are credentials.
+SECRETS = ("key", "secret", "token", "passw", "username", "authorization", "credential", "cookie")
+NO_SECRETS = ("ssekmskeyid",)  # names a key that S3 has
+VARIABLE = re.compile(r"(^|_)(key|key_id|token|secret|password|passwd)$", re.IGNORECASE)
+IN_ADDRESS = re.compile(r"://[^/\s@]*@")
+
+
+def options_to_pass(options: Mapping[str, Any], settings_file: Path) -> str:
+    """The store's options for a node, as JSON. Raises UserError where one is a credential, or an address has
+    some in it.
+    """
+    for field in _secrets(options, "store_options"):
+        raise UserError(
+            "is a credential, which is not passed to a cluster",
+            file=settings_file,
+            field=field,
+            fix="Name a profile, and have it on each node, or let the nodes have the right by their role",
+        )
+    return json.dumps(to_jsonable_python(options), sort_keys=True)
+
+
+def refuse_secret_variables(
+    environment: Mapping[str, Any], field: str, settings_file: Path | None = None
+) -> None:
+    """Raises UserError where a variable is a secret by its name, or an address in one has a user in it."""
+    for name, value in environment.items():
+        if VARIABLE.search(name) or IN_ADDRESS.search(str(value)):
+            raise UserError(
+                "is a secret, and all who see the cluster or the store could read it",
+                file=settings_file,
+                field=f"{field}.{name}",
+                fix="Have it in the environment of the nodes; on Kubernetes in the Secret of a profile",
+            )
+
+
+def _secrets(content: Any, field: str) -> Iterator[str]:
+    """The fields that are secret, however deep."""
+    if isinstance(content, Mapping):
+        for name, value in content.items():
+            inner, plain = f"{field}.{name}", str(name).casefold()
+            if plain not in NO_SECRETS and any(part in plain for part in SECRETS):
+                yield inner
+            else:
+                yield from _secrets(value, inner)
+    elif isinstance(content, list | tuple):
+        for number, value in enumerate(content):
+            yield from _secrets(value, f"{field}.{number}")
+    elif isinstance(content, str) and IN_ADDRESS.search(content):
+        yield field

@@ -1,0 +1,98 @@
+"""What is told to a cluster has no credentials in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ft_dagster.errors import UserError
+from ft_dagster.launch.choice import CLUSTERS
+from ft_dagster.launch.remote.passed import options_to_pass, refuse_secret_variables
+from ft_dagster.settings import load_settings
+from ft_dagster.store.blobs import Store
+from tests.launch.remote_jobs import staging
+
+FILE = Path("ft_dagster.yaml")
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"key": "sesame"}, "key"),
+        ({"client_kwargs": {"aws_secret_access_key": "sesame"}}, "client_kwargs.aws_secret_access_key"),
+        ({"token": "sesame"}, "token"),
+        ({"passwd": "sesame"}, "passwd"),
+        ({"s3_additional_kwargs": {"SSECustomerKey": "sesame"}}, "s3_additional_kwargs.SSECustomerKey"),
+        ({"headers": {"Authorization": "Bearer sesame"}}, "headers.Authorization"),
+        ({"hosts": [{}, {"secret": "sesame"}]}, "hosts.1.secret"),
+        ({"endpoint_url": "https://acme:sesame@minio:9000"}, "endpoint_url"),
+        ({"config_kwargs": {"proxies": {"http": "http://:sesame@proxy"}}}, "config_kwargs.proxies.http"),
+    ],
+)
+def test_credentials_are_not_passed_to_a_cluster(options: dict[str, Any], field: str) -> None:
+    with pytest.raises(UserError, match="is a credential") as error:
+        options_to_pass(options, FILE)
+    assert error.value.field == f"store_options.{field}"
+    assert "sesame" not in str(error.value)
+
+
+def test_what_is_no_credential_is_passed() -> None:
+    options = {
+        "profile": "acme",
+        "endpoint_url": "http://s3:9000/@here",
+        "s3_additional_kwargs": {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "alias/models"},
+        "config_kwargs": {"tcp_keepalive": True, "s3": {"addressing_style": "path"}},
+    }
+    assert json.loads(options_to_pass(options, FILE)) == options
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WANDB_API_KEY", "sesame"), ("HF_TOKEN", "sesame"), ("AWS_ACCESS_KEY_ID", "sesame"),
+        ("db_password", "sesame"), ("HTTPS_PROXY", "http://acme:sesame@proxy:3128"),
+    ],
+)  # fmt: skip
+def test_secrets_in_the_environment_of_nodes_are_refused(name: str, value: str, tmp_path: Path) -> None:
+    side = staging(Store(str(tmp_path / "store")), tmp_path / "node", environment={name: value})
+    with pytest.raises(UserError, match="is a secret") as error:
+        side.prepare(None, {})  # type: ignore[arg-type]  # before it looks at the job
+    assert error.value.field == f"cluster.environment.{name}"
+    assert "sesame" not in str(error.value)
+
+
+def test_other_variables_are_not() -> None:
+    plain = {
+        "NCCL_SOCKET_IFNAME": "eth0",
+        "TOKENIZERS_PARALLELISM": "false",
+        "NCCL_IB_PKEY": "1",
+        "HTTPS_PROXY": "http://proxy:3128",
+        "AWS_PROFILE": "acme",
+        "WORKERS": 4,
+    }
+    refuse_secret_variables(plain, "cluster.environment")
+
+
+@pytest.mark.parametrize(
+    ("content", "field"),
+    [
+        ("cluster: {environment: {HF_TOKEN: sesame}}", "cluster.environment.HF_TOKEN"),
+        ("ray: {runtime_env: {env_vars: {HF_TOKEN: sesame}}}", "ray.runtime_env.env_vars.HF_TOKEN"),
+        ("ray: {runtime_env: {env_vars: [HF_TOKEN=sesame]}}", "ray.runtime_env.env_vars"),
+        ("store_options: {endpoint_url: 'http://a:sesame@s3'}", "store_options.endpoint_url"),
+        ("store_options: {profile: acme}", "store_options.profile"),
+    ],
+)
+def test_a_plan_says_so(content: str, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tenants").mkdir()
+    (tmp_path / "ft_dagster.yaml").write_text(f"kubernetes: {{image: trainer}}\n{content}\n")
+    launcher = "on_kubernetes" if field.endswith("profile") else "on_ray"
+    monkeypatch.setattr(f"ft_dagster.launch.{launcher}.launcher.find_spec", lambda name: name)
+    name = {"on_kubernetes": "k8s", "on_ray": "ray"}[launcher]
+    with pytest.raises(UserError) as error:
+        CLUSTERS[name].check(load_settings(tmp_path))
+    assert (error.value.field, str(error.value.file)) == (field, str(tmp_path / "ft_dagster.yaml"))
+    assert "sesame" not in str(error.value)
