@@ -135,6 +135,13 @@ def test_a_tenant_reads_the_assets_that_the_platform_names_alone(tmp_path: Path)
             fingerprint(SourceSpec(path=other), tmp_path, DeclaredAt(roots=roots))
 
 
+def test_an_asset_that_is_allowed_opens_none_whose_key_begins_so(tmp_path: Path) -> None:
+    take_snapshot(tmp_path, "hr/salaries", ROWS, made(1))
+    roots = Roots(project=tmp_path, tenant="acme", folders=(tmp_path,), addresses=("asset://hr",))
+    with pytest.raises(UserError, match="outside of what the platform lets this tenant read"):
+        fingerprint(SourceSpec(path="asset://hr/salaries"), tmp_path, DeclaredAt(roots=roots))
+
+
 @pytest.mark.parametrize("name", ["", "/a", "a//b", "../a", "a b"])
 def test_what_is_no_key_is_said(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="not the key of an asset"):
