@@ -70,8 +70,12 @@ def _copy(settings: Settings, key: VariantKey, version: int | None, folder: Path
         raise UserError("no version is in production", value=str(key), fix=fix)
     export = export_of(store, key.prefix, version, settings.cache_folder)
     lies = export.folder(store, settings.cache_folder)
-    shutil.copytree(lies / "payload", folder, dirs_exist_ok=True)
-    for name in BESIDE:
-        if (lies / "evidence" / name).is_file():
-            shutil.copyfile(lies / "evidence" / name, folder / name)
+    try:
+        shutil.copytree(lies / "payload", folder, dirs_exist_ok=True)
+        for name in BESIDE:
+            if (lies / "evidence" / name).is_file():
+                shutil.copyfile(lies / "evidence" / name, folder / name)
+    except OSError as error:
+        said = error.strerror or f"{error}"
+        raise UserError(f"cannot be written: {said}", value=str(folder), fix="Name another folder") from None
     return version, export.digest

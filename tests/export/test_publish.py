@@ -57,6 +57,12 @@ def test_bytes_that_are_not_what_was_released_go_nowhere(settings: Settings, tmp
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_said(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written: Not a directory"):
+        publish_to_folder(settings, KEY, None, tmp_path / "file" / "out")
+
+
 def test_what_cannot_be_published_is_said(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no version is in production"):
         publish_to_folder(settings, VariantKey("acme", "other"), None, tmp_path / "out")
