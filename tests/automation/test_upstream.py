@@ -13,6 +13,7 @@ from ft_dagster.automation.due import tick
 from ft_dagster.automation.fleet_table import open_fleet
 from ft_dagster.automation.upstream import look_at_new_snapshots, outdated_snapshots
 from ft_dagster.build import build_defs, default_resources
+from ft_dagster.data.upstream import read_snapshot
 from ft_dagster.fleet.watching import look
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations, VariantKey
@@ -214,6 +215,35 @@ def test_an_asset_that_stores_nothing_is_said(host: HostProject) -> None:
     assert job.execute_in_process(instance=host.instance, asset_selection=[KEY]).success
     failed = job.execute_in_process(instance=host.instance, asset_selection=[SNAPSHOT], raise_on_error=False)
     assert "its IO manager cannot load it" in failure_of(failed)
+
+
+def test_an_io_manager_that_cannot_reach_its_storage_is_asked_again(host: HostProject) -> None:
+    tries = iter(["away", "there"])
+
+    class OwnStorage(dg.ConfigurableIOManager):
+        def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+            host.returns(obj)
+
+        def load_input(self, context: dg.InputContext) -> Any:
+            if next(tries) == "away":
+                raise ConnectionResetError("gone for a moment")
+            return json.loads(host.returned.read_text())
+
+    @dg.asset(key=KEY, io_manager_key="own")
+    def tickets() -> Any:
+        return rows(3)
+
+    settings = {"sources": {"allow": [".", ADDRESS]}, "retries": {"wait_seconds": 0}}
+    write_yaml(host.project / "ft_dagster.yaml", settings)
+    definitions = dg.Definitions.merge(
+        dg.Definitions(assets=[tickets], resources={"own": OwnStorage()}),
+        build_defs(host.project, key_prefix="models"),
+    )
+    job = definitions.resolve_implicit_global_asset_job_def()
+    for key in (KEY, SNAPSHOT):
+        assert job.execute_in_process(instance=host.instance, asset_selection=[key]).success
+    assert next(tries, None) is None
+    assert present(read_snapshot(host.project, NAME)).rows == 3
 
 
 def test_one_that_is_newly_named_is_said_to_need_a_reload(host: HostProject) -> None:
