@@ -40,7 +40,7 @@ def publish_to_hub(
     settings: Settings, key: VariantKey, version: int | None, repo: str, *, private: bool = True
 ) -> Published:
     """Upload a version (None: the one in production) as one commit of a repository, which is made where it is
-    not there. Raises UserError.
+    not there, in place of all that it held. Raises UserError, for one that is public, unless not `private`.
     """
     if not HUB_ID.fullmatch(repo):
         raise UserError("not a repository", value=repo, fix="Write it as org/name")
@@ -52,6 +52,9 @@ def publish_to_hub(
         with hub_errors(repo, "model"):
             api = HfApi()
             api.create_repo(repo, private=private, exist_ok=True)
+            if private and not api.repo_info(repo).private:
+                fix = "Name another one, or say --public"
+                raise UserError("the repository is there, and everybody reads it", value=repo, fix=fix)
             done = api.upload_folder(
                 repo_id=repo,
                 folder_path=Path(made) / "model",
