@@ -89,10 +89,10 @@ class HostProject:
         """What the host's daemon does once the asset was materialized."""
         assert self.run(KEY).success
         graph = present(_graph(self.project))
-        [request] = outdated_snapshots(self.instance, self.settings, graph)
+        [request] = outdated_snapshots(self.instance, self.settings, graph, datetime.now(UTC))
         assert list(present(request.asset_selection)) == [SNAPSHOT]
         assert self.run(SNAPSHOT).success
-        assert outdated_snapshots(self.instance, self.settings, graph) == []
+        assert outdated_snapshots(self.instance, self.settings, graph, datetime.now(UTC)) == []
 
     def prepares(self, key: VariantKey) -> Workspace:
         workspace = Workspace(self.settings, key, RunOf("run", "test", lambda line: None))
@@ -244,6 +244,15 @@ def test_an_io_manager_that_cannot_reach_its_storage_is_asked_again(host: HostPr
         assert job.execute_in_process(instance=host.instance, asset_selection=[key]).success
     assert next(tries, None) is None
     assert present(read_snapshot(host.project, NAME)).rows == 3
+
+
+def test_one_that_was_not_taken_is_asked_for_once_a_day(host: HostProject) -> None:
+    host.run(KEY)
+    graph, noon = _graph(host.project), datetime(2026, 11, 26, 12, tzinfo=UTC)
+    days = [noon, noon + timedelta(minutes=1), noon + timedelta(days=1)]
+    asked = [outdated_snapshots(host.instance, host.settings, graph, day) for day in days]
+    first, again, later = (request.run_key for [request] in asked)
+    assert first == again != later
 
 
 def test_one_that_is_newly_named_is_said_to_need_a_reload(host: HostProject) -> None:
