@@ -17,11 +17,13 @@ from pydantic import BaseModel, ConfigDict
 from ft_dagster.errors import UserError
 
 UPSTREAM = Path(".ft_dagster") / "upstream"  # of a project: snapshots of upstream assets
+ASSETS = "asset"  # scheme of their addresses
 OUTSIDE = "outside of what the platform lets this tenant read"
 
 
 class Roots(BaseModel):
-    """Of one tenant. All paths are real and absolute; `addresses` are URL prefixes, cut at whole parts.
+    """Of one tenant. All paths are real and absolute; `addresses` are URL prefixes, cut at whole parts, and
+    upstream assets, each itself alone.
 
     `bases`, `base_addresses`: where base models may lie besides. `hub`: patterns of repositories. `offload`:
     where optimizer states may be written. `functions`: files and modules that a task YAML may call;
@@ -63,6 +65,8 @@ class Roots(BaseModel):
         scheme, given, path = address.partition("://")
         if not given or "::" in address or not {"", ".", ".."}.isdisjoint(path.rstrip("/").split("/")):
             return False
+        if scheme == ASSETS:
+            return address in allowed  # an asset is no folder: one that begins so is another
         fixed = f"{scheme}://{_before_magic(path)}"
         return _within(fixed, allowed) and not _within(fixed, self.never_addresses)
 

@@ -30,7 +30,7 @@ from ft_dagster.spec.keys import HALF
 from ft_dagster.spec.plain import plain_value
 from ft_dagster.spec.policy import POLICY_FILE, Policies, load_policies
 from ft_dagster.spec.validation import mistakes_in
-from ft_dagster.spec.variant import ASSET
+from ft_dagster.spec.variant import ASSET, ASSET_KEY
 from ft_dagster.spec.yaml_files import read_yaml
 from ft_dagster.spec.zones import known_zone
 from ft_dagster.store.blobs import Store
@@ -110,6 +110,13 @@ class AllowedSources(Part):
         (),
         description="Functions that may transform rows: file.py:function (from the project), module:function",
     )
+
+    @model_validator(mode="after")
+    def _assets_have_keys(self) -> AllowedSources:
+        for place in chain(self.allow, *self.per_tenant.values()):
+            if place.startswith(ASSET) and not ASSET_KEY.fullmatch(place.removeprefix(ASSET)):
+                raise ValueError(f"{place} is not the key of an asset: write it as asset://warehouse/tickets")
+        return self
 
 
 class AllowedCode(Part):
@@ -291,6 +298,13 @@ class RegistrySettings(Part):
     experiment: str = Field(
         "ft_dagster", min_length=1, description="MLflow's, of the runs that hold the files"
     )
+
+    @field_validator("mlflow")
+    @classmethod
+    def _has_no_credentials(cls, address: str | None) -> str | None:
+        if "@" in (address or "").partition("://")[2].partition("/")[0]:
+            raise ValueError("credentials do not belong into an address: MLFLOW_TRACKING_USERNAME has them")
+        return address
 
 
 class Settings(BaseSettings):

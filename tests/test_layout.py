@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -27,6 +28,14 @@ def test_the_wheel_holds_one_package(tmp_path: Path) -> None:
     assert "ft_dagster/planning/dryrun/architectures/Llama-3-70B.json" in files
     names = {name.split("/")[0] for name in files}
     assert {name for name in names if not name.endswith(".dist-info")} == {"ft_dagster"}
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="it asks git which rooms there are")
+def test_the_sdist_names_each_room_of_the_repository() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    rooms = {line.split("/")[0] for line in listed.splitlines() if "/" in line}
+    builds = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"]
+    assert {room for room in rooms if not room.startswith(".")} <= {*builds["sdist"]["only-include"]}
 
 
 def test_loading_the_code_location_imports_no_heavy_library() -> None:

@@ -37,9 +37,9 @@ class Page(NamedTuple):
 
 
 def summary_markdown(summary: Summary, links: str) -> str:
-    """Inline whatever its sentences: the longest are cut until it is."""
+    """Inline whatever its sentences: the longest are cut until it is. Links that are too long stay whole."""
     said = list(summary)
-    while len(text := _joined(said, links)) > INLINE:
+    while len(text := _joined(said, links)) > INLINE and any(len(sentence) > 1 for sentence in said):
         longest = max(range(len(said)), key=lambda number: len(said[number]))
         said[longest] = said[longest][: -len("…") - max(1, len(text) - INLINE)].rstrip() + "…"
     return text

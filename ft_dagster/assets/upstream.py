@@ -18,6 +18,7 @@ from ft_dagster.report.tables import counted, size
 from ft_dagster.resources import TENANTS
 from ft_dagster.resources.tenants import Tenants
 from ft_dagster.settings import Settings
+from ft_dagster.store import unreachable
 
 DATA_VERSION = "dagster/data_version"  # tag of a materialization
 DAY = 86_400.0
@@ -74,6 +75,8 @@ def _rows(context: dg.AssetExecutionContext, name: str) -> Iterator[Any]:
         try:
             value = context.load_asset_value(key, partition_key=partition)
         except Exception as error:  # whatever an IO manager raises
+            if unreachable(error):
+                raise  # it is tried again
             said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             raise UserError(
                 f"its IO manager cannot load it ({said})",

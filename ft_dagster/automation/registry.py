@@ -66,7 +66,12 @@ def registered_releases(graph: Graph) -> dg.SensorDefinition:
     def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         tenants: Tenants = getattr(context.resources, graph.name(TENANTS))
         seen = RegistryCursor.parse(context.cursor)
-        now = register_changed(context.instance, tenants.settings(), seen, datetime.now(UTC), graph)
+        try:
+            settings = tenants.settings()
+        except UserError as error:
+            context.log.error(str(error))
+            return dg.SkipReason(str(error))
+        now = register_changed(context.instance, settings, seen, datetime.now(UTC), graph)
         context.update_cursor(str(now))
         for key, waits in now.waiting.items():
             if waits.why:

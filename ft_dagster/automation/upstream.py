@@ -36,7 +36,7 @@ def upstream_updates(graph: Graph) -> dg.SensorDefinition:
         tenants: Tenants = getattr(context.resources, graph.name(TENANTS))
         try:
             settings = tenants.settings()
-            requests = outdated_snapshots(context.instance, settings, graph)
+            requests = outdated_snapshots(context.instance, settings, graph, datetime.now(UTC))
             look_at_new_snapshots(open_fleet(context.instance, settings, graph), settings, graph)
         except UserError as error:
             context.log.error(str(error))
@@ -49,14 +49,19 @@ def upstream_updates(graph: Graph) -> dg.SensorDefinition:
     return sensor
 
 
-def outdated_snapshots(instance: dg.DagsterInstance, settings: Settings, graph: Graph) -> list[dg.RunRequest]:
-    """A run for each asset whose newest materialization no snapshot is of. Raises UserError."""
+def outdated_snapshots(
+    instance: dg.DagsterInstance, settings: Settings, graph: Graph, now: datetime
+) -> list[dg.RunRequest]:
+    """A run for each asset whose newest materialization no snapshot is of; of one whose run did not come to
+    its end, another each day. Raises UserError.
+    """
     requests = []
     for name in graph.upstream:
         newest, taken = newest_materialization(instance, name), read_snapshot(settings.project, name)
         if newest is not None and (taken is None or taken.made.event < newest.event):
             stamp, keys = f"{name}@{newest.event}", [graph.snapshot_key(name)]
-            requests.append(dg.RunRequest(run_key=stamp, asset_selection=keys, tags={STAMP: stamp}))
+            once = f"{stamp} {now.date()}"
+            requests.append(dg.RunRequest(run_key=once, asset_selection=keys, tags={STAMP: stamp}))
     return requests
 
 

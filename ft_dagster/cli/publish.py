@@ -21,12 +21,13 @@ def publish(
     folder: Annotated[Path | None, typer.Option(help="An empty folder, or one to be made")] = None,
     hub: Annotated[str | None, typer.Option(help="A repository of the model hub, org/name")] = None,
     version: Annotated[int | None, typer.Option(help="Left out: the one in production")] = None,
-    public: Annotated[bool, typer.Option("--public", help="Of a repository that is made")] = False,
+    public: Annotated[bool, typer.Option("--public", help="To a repository that everybody reads")] = False,
     as_json: Json = False,
 ) -> None:
     """Write a released version with its card and certificate to a folder or a repository of a model hub.
 
-    The bytes are hashed again first. A repository that is made is private unless --public; HF_TOKEN is whose.
+    The bytes are hashed again first. A repository is private, or made so, unless --public, and then holds
+    that version alone; HF_TOKEN is whose.
     """
     from ft_dagster.export.publish import publish_to_folder, publish_to_hub
 

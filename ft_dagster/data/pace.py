@@ -19,4 +19,5 @@ class RowPace:
         seconds = (time.monotonic() - self.began) * rest / done if done else 0.0
         if seconds < SAID_AFTER:
             return so_far
-        return f"{so_far}, about {seconds // 60:.0f}m {seconds % 60:02.0f}s left"
+        minutes, left = divmod(round(seconds), 60)
+        return f"{so_far}, about {minutes}m {left:02d}s left"

@@ -10,10 +10,14 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ft_dagster.errors import UserError
+from ft_dagster.provenance.digest import sha256_file, sha256_json
+
+MADE_OF = "__ft_dagster_made_of__"  # of a module: the digest of its files as it was executed
 
 
 def sources_of(file: Path) -> dict[str, Path]:
@@ -72,22 +76,46 @@ def _files(start: Path, parts: list[str]) -> Iterator[Path]:
 
 
 def module_of(file: Path) -> Any:
-    """The module of a file, executed once; what lies beside a plain file can be imported by it."""
-    name = str(file.with_suffix(""))  # as lm-eval names it
-    if name in sys.modules:
-        return sys.modules[name]
+    """The module of a file as it is now; what lies beside a plain file can be imported at its top, and is its
+    own: another file may have a module of the same name beside it.
+    """
+    name, made_of = str(file.with_suffix("")), _digest(file)  # named as lm-eval does
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, MADE_OF, made_of) == made_of:
+        return known
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    folder = str(_root(file)[0])
+    setattr(module, MADE_OF, made_of)
     sys.modules[name] = module
-    sys.path.append(folder)
     try:
-        spec.loader.exec_module(module)
+        with _beside(file):
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
-    finally:
-        sys.path.remove(folder)
     return module
+
+
+def _digest(file: Path) -> str:
+    return sha256_json({name: sha256_file(source) for name, source in sources_of(file).items()})
+
+
+@contextmanager
+def _beside(file: Path) -> Iterator[None]:
+    """Lets what lies beside a file be imported, from its source; nobody else finds what was."""
+    root, reach = _root(file)
+    before, writes = {*sys.modules}, sys.dont_write_bytecode
+    importlib.invalidate_caches()
+    sys.path.append(str(root))
+    sys.dont_write_bytecode = True  # compiled files are told apart by the second and the size alone
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = writes
+        sys.path.remove(str(root))
+        if root == reach:  # else it is a package of Python's own path
+            for name in {*sys.modules} - before:
+                if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(root):
+                    del sys.modules[name]

@@ -15,6 +15,7 @@ from typing import Any
 from ft_dagster.data.locations import DeclaredAt
 from ft_dagster.data.python_files import module_of, sources_of
 from ft_dagster.data.readers import RawRow
+from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import sha256_file, sha256_json
 
 UNDER = "transform"  # the field of a source
@@ -36,7 +37,7 @@ def transformed(rows: Iterator[RawRow], named: str, project: Path, asked: Declar
     function = _function(named, project, asked)
     for number, row in enumerate(rows):
         fields = _asked(function, named, row)
-        if number < TRIED_TWICE and _asked(function, named, row) != fields:
+        if number < TRIED_TWICE and repr(_asked(function, named, row)) != repr(fields):
             raise row.error(
                 "the transformation returns another row when it is asked again",
                 "Let it depend on the row alone: no chance, no clock, no count",
@@ -49,10 +50,9 @@ def transformed(rows: Iterator[RawRow], named: str, project: Path, asked: Declar
 def _asked(function: Callable[[dict[str, Any]], Any], named: str, row: RawRow) -> dict[str, Any]:
     try:
         made = function(copy.deepcopy(row.fields))
-    except Exception as error:  # whatever a tenant's code raises
-        raise row.error(
-            f"the transformation raised {type(error).__name__}: {error}", "Mend it, or the row", value=named
-        ) from error
+    except (Exception, SystemExit) as error:  # whatever a tenant's code raises
+        problem = f"the transformation raised {_said(error)}"
+        raise row.error(problem, "Mend it, or the row", value=named) from error
     if not isinstance(made, Mapping) or not all(isinstance(name, str) for name in made):
         problem = f"the transformation returned no mapping of columns: {type(made).__name__}"
         raise row.error(problem, "Let it return the row's columns", value=named)
@@ -85,11 +85,16 @@ def _function(named: str, project: Path, asked: DeclaredAt) -> Callable[[dict[st
     place, _, name = named.partition(":")
     try:
         module = module_of(file) if place.endswith(".py") else importlib.import_module(place)
-    except Exception as error:  # whatever its module does when it is imported
-        raise asked.error(
-            f"cannot be imported: {type(error).__name__}: {error}", named, f"Mend {file}", UNDER
-        ) from error
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever its module does when it is imported
+        raise asked.error(f"cannot be imported: {_said(error)}", named, f"Mend {file}", UNDER) from error
     function = getattr(module, name, None)
     if not callable(function):
         raise asked.error("no such function", named, f"Write it in {file}", UNDER)
     return function
+
+
+def _said(error: BaseException) -> str:
+    """On one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -22,10 +22,10 @@ from uuid import UUID
 
 from ft_dagster.errors import UserError
 from ft_dagster.roots import UPSTREAM
-from ft_dagster.spec.variant import ASSET
+from ft_dagster.spec.variant import ASSET, ASSET_KEY
 
 HEAD = "head.json"
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+TAKING, NEW_HEAD = ".taking-", ".head-"  # what the names of files begin with until they are whole
 SHA256 = re.compile(r"[0-9a-f]{64}")
 MISSING = ("NaTType", "NAType")  # pandas' own words for a missing cell
 
@@ -67,7 +67,7 @@ def is_asset(path: str) -> bool:
 def asset_of(path: str) -> str:
     """`warehouse/tickets` of asset://warehouse/tickets. Raises UserError for what is no asset's key."""
     name = path.removeprefix(ASSET)
-    if not NAME.fullmatch(name):
+    if not ASSET_KEY.fullmatch(name):
         raise UserError("not the key of an asset", value=path, fix="Write it as asset://warehouse/tickets")
     return name
 
@@ -90,11 +90,11 @@ def read_snapshot(project: Path, asset: str) -> Snapshot | None:
 
 
 def newest_snapshot(project: Path, asset: str) -> Snapshot:
-    """Raises UserError where none was taken yet."""
+    """Raises UserError where none was taken yet, or its file is gone."""
     found = read_snapshot(project, asset)
-    if found is None:
+    if found is None or not found.file(project).is_file():
         raise UserError(
-            "no snapshot of this asset was taken yet",
+            "no snapshot of this asset was taken yet" if found is None else "the asset's snapshot is gone",
             value=f"{ASSET}{asset}",
             fix=f"Materialize {asset}, then upstream/{asset}; where Dagster shows no such asset, reload the "
             "code location: it has those that ft_dagster.yaml named when it was loaded",
@@ -112,7 +112,7 @@ def take_snapshot(
     """
     folder = project / UPSTREAM / asset
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("wb", dir=folder, prefix=".taking-", delete=False) as file:
+    with tempfile.NamedTemporaryFile("wb", dir=folder, prefix=TAKING, delete=False) as file:
         written = Path(file.name)
         try:
             digest, size, count = hashlib.sha256(), 0, 0
@@ -135,14 +135,13 @@ def take_snapshot(
 
 
 def forget_snapshots(project: Path, asset: str, before: float) -> int:
-    """Remove the snapshots written before a time (seconds since 1970), but for the newest; how many."""
-    newest = read_snapshot(project, asset)
+    """Remove the snapshots written before a time (seconds since 1970), but for the newest, and what was left
+    of killed tries until then; how many files.
+    """
+    newest, folder = read_snapshot(project, asset), project / UPSTREAM / asset
     kept = None if newest is None else newest.file(project)
-    old = [
-        file
-        for file in (project / UPSTREAM / asset).glob("*.jsonl")
-        if file != kept and SHA256.fullmatch(file.stem) and file.stat().st_mtime < before
-    ]
+    files = [*folder.glob("*.jsonl"), *folder.glob(f"{TAKING}*"), *folder.glob(f"{NEW_HEAD}*")]
+    old = [file for file in files if file != kept and file.is_file() and file.stat().st_mtime < before]
     for file in old:
         file.unlink(missing_ok=True)
     return len(old)
@@ -172,8 +171,10 @@ def _as_newest(project: Path, taken: Snapshot) -> Snapshot:
     if before is not None and before.made.event > taken.made.event:
         return before
     folder = project / UPSTREAM / taken.asset
-    with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".head-", delete=False) as file:
+    with tempfile.NamedTemporaryFile("w", dir=folder, prefix=NEW_HEAD, delete=False) as file:
         json.dump(asdict(taken), file, indent=1, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(file.name, folder / HEAD)
     return taken
 

@@ -40,7 +40,7 @@ def publish_to_hub(
     settings: Settings, key: VariantKey, version: int | None, repo: str, *, private: bool = True
 ) -> Published:
     """Upload a version (None: the one in production) as one commit of a repository, which is made where it is
-    not there. Raises UserError.
+    not there, in place of all that it held. Raises UserError, for one that is public, unless not `private`.
     """
     if not HUB_ID.fullmatch(repo):
         raise UserError("not a repository", value=repo, fix="Write it as org/name")
@@ -52,6 +52,9 @@ def publish_to_hub(
         with hub_errors(repo, "model"):
             api = HfApi()
             api.create_repo(repo, private=private, exist_ok=True)
+            if private and not api.repo_info(repo).private:
+                fix = "Name another one, or say --public"
+                raise UserError("the repository is there, and everybody reads it", value=repo, fix=fix)
             done = api.upload_folder(
                 repo_id=repo,
                 folder_path=Path(made) / "model",
@@ -70,8 +73,12 @@ def _copy(settings: Settings, key: VariantKey, version: int | None, folder: Path
         raise UserError("no version is in production", value=str(key), fix=fix)
     export = export_of(store, key.prefix, version, settings.cache_folder)
     lies = export.folder(store, settings.cache_folder)
-    shutil.copytree(lies / "payload", folder, dirs_exist_ok=True)
-    for name in BESIDE:
-        if (lies / "evidence" / name).is_file():
-            shutil.copyfile(lies / "evidence" / name, folder / name)
+    try:
+        shutil.copytree(lies / "payload", folder, dirs_exist_ok=True)
+        for name in BESIDE:
+            if (lies / "evidence" / name).is_file():
+                shutil.copyfile(lies / "evidence" / name, folder / name)
+    except OSError as error:
+        said = error.strerror or f"{error}"
+        raise UserError(f"cannot be written: {said}", value=str(folder), fix="Name another folder") from None
     return version, export.digest

@@ -58,7 +58,7 @@ class Pushed(NamedTuple):
 
 def push_releases(settings: Settings, key: VariantKey) -> Pushed:
     """Bring the registry to the log of a variant. Raises UserError: no registry is named, mlflow is not
-    installed, the registry cannot be reached or refuses, or the log does not hold.
+    installed, the registry or the place of its files cannot be reached or refuses, or the log does not hold.
     """
     past = history(settings.open_store(), key.prefix)
     with _registry(settings) as client:
@@ -91,15 +91,15 @@ def _registry(settings: Settings) -> Iterator[Any]:
         os.environ.setdefault(name, value)
     try:
         from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
-        from requests.exceptions import RequestException
     except ModuleNotFoundError:
         fix = "Install it: pip install 'ft-dagster[mlflow]'"
         raise UserError("mlflow is not installed here", value=address, fix=fix) from None
     try:
         yield MlflowClient(tracking_uri=address, registry_uri=address)
-    except (MlflowException, RequestException, ConnectionError) as error:
-        said = str(error).partition("\n")[0]
+    except UserError:
+        raise
+    except Exception as error:  # of MLflow's client, and of whatever keeps the files of its server
+        said = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
             f"the model registry took nothing more: {said}",
             field="registry.mlflow",

@@ -6,6 +6,7 @@ says why.
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -123,6 +124,7 @@ Base = Annotated[BaseModelSpec, _from_string("source")]
 
 
 ASSET = "asset://"  # of the path of an upstream asset: asset://warehouse/tickets
+ASSET_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
 
 def _say_asset(schema: dict[str, Any]) -> None:
@@ -161,6 +163,8 @@ class SourceSpec(SpecModel):
             return content
         if "path" in content:
             raise ValueError("name either a path or an asset")
+        if not isinstance(content["asset"], str):
+            raise ValueError("an asset is a text: warehouse/tickets")
         others = {name: value for name, value in content.items() if name != "asset"}
         return {**others, "path": f"{ASSET}{content['asset']}"}
 

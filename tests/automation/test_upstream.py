@@ -13,6 +13,7 @@ from ft_dagster.automation.due import tick
 from ft_dagster.automation.fleet_table import open_fleet
 from ft_dagster.automation.upstream import look_at_new_snapshots, outdated_snapshots
 from ft_dagster.build import build_defs, default_resources
+from ft_dagster.data.upstream import read_snapshot
 from ft_dagster.fleet.watching import look
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations, VariantKey
@@ -88,10 +89,10 @@ class HostProject:
         """What the host's daemon does once the asset was materialized."""
         assert self.run(KEY).success
         graph = present(_graph(self.project))
-        [request] = outdated_snapshots(self.instance, self.settings, graph)
+        [request] = outdated_snapshots(self.instance, self.settings, graph, datetime.now(UTC))
         assert list(present(request.asset_selection)) == [SNAPSHOT]
         assert self.run(SNAPSHOT).success
-        assert outdated_snapshots(self.instance, self.settings, graph) == []
+        assert outdated_snapshots(self.instance, self.settings, graph, datetime.now(UTC)) == []
 
     def prepares(self, key: VariantKey) -> Workspace:
         workspace = Workspace(self.settings, key, RunOf("run", "test", lambda line: None))
@@ -214,6 +215,44 @@ def test_an_asset_that_stores_nothing_is_said(host: HostProject) -> None:
     assert job.execute_in_process(instance=host.instance, asset_selection=[KEY]).success
     failed = job.execute_in_process(instance=host.instance, asset_selection=[SNAPSHOT], raise_on_error=False)
     assert "its IO manager cannot load it" in failure_of(failed)
+
+
+def test_an_io_manager_that_cannot_reach_its_storage_is_asked_again(host: HostProject) -> None:
+    tries = iter(["away", "there"])
+
+    class OwnStorage(dg.ConfigurableIOManager):
+        def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+            host.returns(obj)
+
+        def load_input(self, context: dg.InputContext) -> Any:
+            if next(tries) == "away":
+                raise ConnectionResetError("gone for a moment")
+            return json.loads(host.returned.read_text())
+
+    @dg.asset(key=KEY, io_manager_key="own")
+    def tickets() -> Any:
+        return rows(3)
+
+    settings = {"sources": {"allow": [".", ADDRESS]}, "retries": {"wait_seconds": 0}}
+    write_yaml(host.project / "ft_dagster.yaml", settings)
+    definitions = dg.Definitions.merge(
+        dg.Definitions(assets=[tickets], resources={"own": OwnStorage()}),
+        build_defs(host.project, key_prefix="models"),
+    )
+    job = definitions.resolve_implicit_global_asset_job_def()
+    for key in (KEY, SNAPSHOT):
+        assert job.execute_in_process(instance=host.instance, asset_selection=[key]).success
+    assert next(tries, None) is None
+    assert present(read_snapshot(host.project, NAME)).rows == 3
+
+
+def test_one_that_was_not_taken_is_asked_for_once_a_day(host: HostProject) -> None:
+    host.run(KEY)
+    graph, noon = _graph(host.project), datetime(2026, 11, 26, 12, tzinfo=UTC)
+    days = [noon, noon + timedelta(minutes=1), noon + timedelta(days=1)]
+    asked = [outdated_snapshots(host.instance, host.settings, graph, day) for day in days]
+    first, again, later = (request.run_key for [request] in asked)
+    assert first == again != later
 
 
 def test_one_that_is_newly_named_is_said_to_need_a_reload(host: HostProject) -> None:

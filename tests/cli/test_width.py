@@ -46,6 +46,7 @@ ASKED = [
     ["catalogue"],
     ["report", PLACES, "--to", "{folder}/page.html"],
     ["trace", PLACES],
+    ["publish", PLACES, "--folder", "{folder}/published"],
     ["store", "du"],
     ["store", "gc", "--dry-run"],
     ["store", "copy", "{folder}/project/store", "{folder}/copy"],
@@ -64,8 +65,8 @@ ASKED = [
     ["audit", "key", "restore", "{folder}/keys.json"],
 ]
 PROVE, CHECK = ["audit", "prove"], ["audit", "check"]
-LONG = {  # what trains or serves; their tables are tested where they are made
-    *("run", "try", "ui", "bakeoff", "sweep", "schema", "audit replay"),
+LONG = {  # what trains, serves or asks a server; their tables are tested where they are made
+    *("run", "try", "ui", "bakeoff", "sweep", "schema", "register", "audit replay"),
 }
 
 

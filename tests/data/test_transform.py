@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,9 @@ def test_a_listing_of_files_does_not_miss_the_function(project: Path) -> None:
         ("def other(row): return row", r"data.sources\[0\].transform: no such function"),
         ("shorten = 3", r"data.sources\[0\].transform: no such function"),
         ("import nowhere_at_all", r"cannot be imported: ModuleNotFoundError"),
+        ("import sys\nsys.exit(3)", r"cannot be imported: SystemExit: 3"),
+        ("import sys\ndef shorten(row): sys.exit(0)", r"rows.jsonl:1: .* raised SystemExit: 0"),
+        ("def shorten(row): raise ValueError('a\\nb')", r"rows.jsonl:1: .*ValueError: a b \(got"),
         ("def shorten(row):\n    if row['output'] == 'There.': raise ValueError('bad')\n    return row",
          r"rows.jsonl:2: the transformation raised ValueError: bad"),
     ],
@@ -109,6 +113,33 @@ def test_its_mistakes_name_the_row(project: Path, code: str, said: str) -> None:
     write(project, code)
     with pytest.raises(UserError, match=said):
         read(project)
+
+
+def test_two_may_have_helpers_of_one_name(project: Path) -> None:
+    said = []
+    for folder in ("theirs", "ours"):
+        (project / folder).mkdir()
+        (project / folder / "rows.py").write_text(
+            "from helper import SAID\ndef f(row): return {**row, 'output': SAID}"
+        )
+        (project / folder / "helper.py").write_text(f"SAID = '{folder}'\n")
+        source = SOURCE.model_copy(update={"transform": f"{folder}/rows.py:f"})
+        said += [row.whole_text for row in read_rows(source, project)][:1]
+    assert said == ["Where is it?\ntheirs", "Where is it?\nours"]
+    assert "helper" not in sys.modules
+
+
+def test_a_change_of_it_or_of_what_it_imports_is_what_runs_next(project: Path) -> None:
+    assert read(project)[0] == "Where\nHere."
+    (project / "hooks" / "hooks_words.py").write_text("LONGEST = 6\n")
+    assert read(project)[0] == "Where \nHere."
+    write(project, SHORTEN.replace("[:LONGEST]", "[:2]"))
+    assert read(project)[0] == "Wh\nHere."
+
+
+def test_values_of_any_kind_may_be_compared(project: Path) -> None:
+    write(project, "import numpy as np\ndef shorten(row): return {**row, 'x': np.zeros(2), 'y': np.nan / 1}")
+    assert len(read(project)) == 2
 
 
 def test_it_cannot_change_what_it_was_given(project: Path) -> None:

@@ -69,11 +69,20 @@ def test_a_source_is_read_as_its_fingerprint_pinned_it(tmp_path: Path) -> None:
 
 def test_old_snapshots_go_and_the_newest_stays(tmp_path: Path) -> None:
     old, newest = (take_snapshot(tmp_path, NAME, rows, made(n)) for n, rows in enumerate((ROWS, ROWS[:1])))
-    for each in (old, newest):
-        os.utime(each.file(tmp_path), (0, 0))
-    assert forget_snapshots(tmp_path, NAME, before=1.0) == 1
+    killed = newest.file(tmp_path).with_name(".taking-x")  # as a try leaves it that was killed
+    killed.write_text("half a row")
+    for file in (old.file(tmp_path), newest.file(tmp_path), killed):
+        os.utime(file, (0, 0))
+    assert forget_snapshots(tmp_path, NAME, before=1.0) == 2
     assert not old.file(tmp_path).exists()
+    assert not killed.exists()
     assert newest.file(tmp_path).exists()
+
+
+def test_a_newest_snapshot_whose_file_is_gone_is_said(tmp_path: Path) -> None:
+    take_snapshot(tmp_path, NAME, ROWS, made(1)).file(tmp_path).unlink()
+    with pytest.raises(UserError, match="the asset's snapshot is gone"):
+        fingerprint(SOURCE, tmp_path)
 
 
 FRAME = pd.DataFrame({"n": [1, 2], "day": [pd.Timestamp("2026-01-02"), pd.NaT], "x": [0.5, float("nan")]})
@@ -135,6 +144,13 @@ def test_a_tenant_reads_the_assets_that_the_platform_names_alone(tmp_path: Path)
             fingerprint(SourceSpec(path=other), tmp_path, DeclaredAt(roots=roots))
 
 
+def test_an_asset_that_is_allowed_opens_none_whose_key_begins_so(tmp_path: Path) -> None:
+    take_snapshot(tmp_path, "hr/salaries", ROWS, made(1))
+    roots = Roots(project=tmp_path, tenant="acme", folders=(tmp_path,), addresses=("asset://hr",))
+    with pytest.raises(UserError, match="outside of what the platform lets this tenant read"):
+        fingerprint(SourceSpec(path="asset://hr/salaries"), tmp_path, DeclaredAt(roots=roots))
+
+
 @pytest.mark.parametrize("name", ["", "/a", "a//b", "../a", "a b"])
 def test_what_is_no_key_is_said(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="not the key of an asset"):
@@ -147,6 +163,8 @@ def test_what_is_no_key_is_said(tmp_path: Path, name: str) -> None:
         ({"asset": NAME, "path": "rows.jsonl"}, "either a path or an asset"),
         ({"asset": NAME, "revision": "0" * 40}, "no split and no revision"),
         ({"asset": NAME, "split": "test"}, "no split and no revision"),
+        ({"asset": None}, "an asset is a text"),
+        ({"asset": ["warehouse", "tickets"]}, "an asset is a text"),
     ],
 )
 def test_a_declared_asset_is_that_alone(given: dict[str, Any], said: str) -> None:

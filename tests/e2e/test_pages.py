@@ -15,11 +15,12 @@ import pytest
 from typer.testing import CliRunner
 
 from ft_dagster.assets.failures import FAILURE
-from ft_dagster.assets.page import PANE, SUMMARY, least_width
+from ft_dagster.assets.page import PANE, SUMMARY, least_width, summary_markdown
 from ft_dagster.automation.jobs import CHAIN
 from ft_dagster.cli import app
 from ft_dagster.evaluation.verdict_words import verdict_sentence
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.report.summaries import Summary
 from ft_dagster.report.svg import INLINE
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.summary import STAGES
@@ -55,6 +56,11 @@ def test_each_page_begins_with_a_summary_that_is_shown_without_a_click(workshop:
         "(/assets/task_dataset?view=partitions&partition=acme.places)"
         in shown["training_mixture"][SUMMARY].value
     )
+
+
+def test_links_that_fill_a_summary_stay_whole() -> None:
+    summary, links = Summary("it is there " * 99, "and good", "nothing"), f"[a](/assets/{'long/' * 200})"
+    assert summary_markdown(summary, links).endswith(f"Next: ….\n\n{links}")
 
 
 def test_pictures_stay_inline_and_tables_are_dagsters(workshop: Workshop) -> None:

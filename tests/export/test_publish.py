@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any, ClassVar
 
 import pytest
 from typer.testing import CliRunner
@@ -57,11 +60,55 @@ def test_bytes_that_are_not_what_was_released_go_nowhere(settings: Settings, tmp
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_said(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written: Not a directory"):
+        publish_to_folder(settings, KEY, None, tmp_path / "file" / "out")
+
+
 def test_what_cannot_be_published_is_said(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no version is in production"):
         publish_to_folder(settings, VariantKey("acme", "other"), None, tmp_path / "out")
     with pytest.raises(UserError, match="not a repository"):
         publish_to_hub(settings, KEY, None, "no repository")
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A hub with one repository, which is there and public."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        self.asked.append(self.path)
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(409, {"url": f"http://{self.headers['Host']}/our-org/open"})
+
+    def do_GET(self) -> None:
+        self._answer(200, {"id": "our-org/open", "private": False, "tags": [], "siblings": []})
+
+    def _answer(self, status: int, content: dict[str, Any]) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *said: Any) -> None:
+        pass
+
+
+def test_nothing_goes_to_a_public_repository_unasked(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with HTTPServer(("127.0.0.1", 0), Hub) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(UserError, match="everybody reads it"):
+            publish_to_hub(settings, KEY, None, "our-org/open")
+        server.shutdown()
+    assert Hub.asked == ["/api/repos/create"]
 
 
 def test_the_command_says_where_it_is(settings: Settings, tmp_path: Path) -> None:

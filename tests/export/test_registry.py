@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ import pytest
 
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.automation.registry import RegistryCursor, RegistryTry, register_changed
-from ft_dagster.build import build_defs
+from ft_dagster.build import build_defs, default_resources
 from ft_dagster.errors import UserError
-from ft_dagster.export.registry import lineage_tags, push_releases
+from ft_dagster.export.registry import _registry, lineage_tags, push_releases
 from ft_dagster.lineage.release import ReleaseRequest, export_of, rollback
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey
@@ -69,6 +70,37 @@ def test_without_a_registry_or_its_library_that_is_said(tmp_path: Path) -> None:
         push_releases(named(tmp_path, None), KEY)
     with pytest.raises(UserError, match=r"mlflow is not installed here.*pip install 'ft-dagster\[mlflow\]'"):
         push_releases(named(tmp_path, "http://127.0.0.1:1"), KEY)
+
+
+def test_an_address_has_no_credentials(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"registry.mlflow: .*MLFLOW_TRACKING_USERNAME"):
+        named(tmp_path, "https://ann:secret@mlflow.example")
+
+
+def test_whatever_keeps_its_files_may_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mlflow.py").write_text("class MlflowClient:\n    def __init__(self, **places): pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mlflow", raising=False)
+    settings = named(tmp_path, "http://127.0.0.1:1")
+    try:
+        with (
+            pytest.raises(UserError, match="the model registry took nothing more: Read-only file system"),
+            _registry(settings),
+        ):
+            raise OSError("Read-only file system")
+    finally:
+        sys.modules.pop("mlflow", None)
+
+
+def test_settings_that_cannot_be_read_are_said_in_its_log(tmp_path: Path) -> None:
+    named(tmp_path, "http://127.0.0.1:1")
+    sensor = build_defs(tmp_path).get_sensor_def("registered_releases")
+    (tmp_path / "ft_dagster.yaml").write_text("registry: 3")
+    with (
+        dg.instance_for_test() as instance,
+        dg.build_sensor_context(instance, resources=default_resources(str(tmp_path))) as context,
+    ):
+        assert "registry" in present(sensor.evaluate_tick(context).skip_message)
 
 
 def test_the_lineage_leads_back_to_all_that_made_it(tmp_path: Path) -> None:

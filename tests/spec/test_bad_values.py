@@ -162,6 +162,9 @@ def test_the_schema_states_both_bounds_of_every_number(model: type[BaseModel]) -
         ("host: {memory_gb: .inf}", "host.memory_gb"),
         ("retries: {wait_seconds: .nan}", "retries.wait_seconds"),
         ("5: x", "5"),
+        ('sources: {allow: ["asset://"]}', "sources"),
+        ('sources: {per_tenant: {acme: ["asset://warehouse/tickets/"]}}', "sources"),
+        ("registry: {mlflow: 'https://ann:secret@mlflow.example'}", "registry.mlflow"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused_by_field(file: Path, text: str, field: str) -> None:
