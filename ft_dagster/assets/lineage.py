@@ -10,7 +10,7 @@ import dagster as dg
 from ft_dagster.assets.page import Metadata, table
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.report.family import RELATED, family_picture, family_rows
-from ft_dagster.stages.family import Heads, family, newest
+from ft_dagster.stages.family import Kin, family, newest
 from ft_dagster.stages.shelf import UNREADABLE, why_not
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
@@ -18,13 +18,13 @@ from ft_dagster.store import Artifact
 LINEAGE, RELATIVES = "lineage", "relatives"
 
 
-def lineage(workspace: Workspace, artifact: Artifact, heads: Heads | None = None) -> Metadata:
-    """A picture, and a table of what is above and below. `heads`: the newest of the variant; None: of
-    one that was just made nothing is below.
+def lineage(workspace: Workspace, artifact: Artifact, kin: Kin | None = None) -> Metadata:
+    """A picture, and a table of what is above and below. `kin`: what stands of the variant; None: of an
+    artifact that was just made nothing is below.
     """
     try:
-        known = heads or (newest(workspace.store, workspace.heads) if artifact.reused else {})
-        found = family(workspace, artifact, known)
+        heads = newest(workspace.store, workspace.heads) if kin is None and artifact.reused else {}
+        found = family(kin or Kin(workspace, heads), artifact)
     except UNREADABLE as error:  # the artifact stands, whatever else of the store cannot be read
         return {LINEAGE: dg.MetadataValue.text(why_not(error))}
     picture = family_picture(found.above, artifact, found.below, found.versions)
@@ -35,8 +35,8 @@ def lineage(workspace: Workspace, artifact: Artifact, heads: Heads | None = None
 def tell_above(context: dg.AssetExecutionContext, workspace: Workspace) -> None:
     """Let the pages of the variant's newest artifacts say what was made of them by now."""
     beside = Graph(tuple(context.asset_key.path[:-1]))
-    heads = newest(workspace.store, workspace.heads)
-    for stage, head in heads.items():
+    kin = Kin(workspace, newest(workspace.store, workspace.heads))
+    for stage, head in kin.heads.items():
         if beside.key(stage) != context.asset_key:
-            key, told = beside.key(stage), lineage(workspace, head, heads)
+            key, told = beside.key(stage), lineage(workspace, head, kin)
             context.log_event(dg.AssetObservation(key, partition=context.partition_key, metadata=told))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from ft_dagster.audit.desk import EXPORT, Audit
@@ -61,8 +61,12 @@ def _of_code(audit: Audit, artifacts: Iterable[Indexed]) -> Iterator[str]:
     """What is kept of the code that made them has its digest."""
     digests: dict[str, None] = {}
     for each in artifacts:
-        with suppress(UserError):  # a manifest that cannot be read is told of as such
+        try:
             digests[str(audit.artifact(each).predicate["code"]["sha256"])] = None
+        except UserError:  # told of the artifact
+            continue
+        except MALFORMED as error:
+            yield problem_of(error, audit.store.uri(each.place.manifest_of(each.generation)))
     for digest in digests:
         with tempfile.TemporaryDirectory() as folder:
             try:
@@ -76,11 +80,13 @@ def _of_log(audit: Audit, prefix: str, name: str) -> Iterator[str]:
     entries = read_log(audit.store, prefix).entries
     if len(audit.log.get(prefix, [])) > len(entries):
         yield f"{audit.store.uri(prefix)}/{name}: entries were taken out of this release log. {RESTORE}"
+    manifests = defaultdict[str, set[str]](set)  # by digest
+    for export in audit.index.of_stage(EXPORT, prefix):
+        manifests[export.digest].add(export.manifest)
     for number, entry in enumerate(entries, 1):
-        exports = [e for e in audit.index.of_stage(EXPORT, prefix) if e.digest == entry.export]
         where = f"{audit.store.uri(prefix)}/{name}/{number:06d}.json"
-        if not exports:
+        if entry.export not in manifests:
             yield f"{where}: the export {entry.export[:12]} is gone. {RESTORE}"
-        elif entry.export_manifest not in (None, *(each.manifest for each in exports)):
+        elif entry.export_manifest not in (None, *manifests[entry.export]):
             said = f"the export {entry.export[:12]} has another manifest than at its release"
             yield f"{where}: {said}. {RESTORE}"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,6 +18,7 @@ from ft_dagster.audit.index import Indexed
 from ft_dagster.audit.members import BASE_TEXT, CORPUS, DATASET, EVALUATION, MIXTURE, MODEL
 from ft_dagster.audit.models import DECLARATION, PLAN
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.task_files import task_references
 from ft_dagster.files import expanded
 from ft_dagster.planning.hardware.catalogue import FILE as CARDS
 from ft_dagster.provenance.digest import sha256_file, sha256_json
@@ -200,7 +203,8 @@ def lay_out(audit: Audit, recorded: Recorded, folder: Path) -> CleanProject:
     _write(folder / FILE, _settings(settings))
     _write_policy(audit, recorded.model, folder)
     _copy(settings.project / CARDS, folder / CARDS)
-    for entry in (*_task_files(recorded.content["spec"]), *_function_files(settings)):
+    asked = _task_files(settings, tenant, recorded.content["spec"])
+    for entry in filter(_is_inside, dict.fromkeys((*asked, *_function_files(settings)))):
         _copy(settings.project / entry, folder / entry)
     why = _copy_sources(settings.project, recorded.content, folder)
     project = CleanProject(folder, Store(str(folder / "store")), recorded.model.place.prefix, why)
@@ -236,15 +240,18 @@ def _write_policy(audit: Audit, weights: Indexed, folder: Path) -> None:
                 return
 
 
-def _task_files(spec: Mapping[str, Any]) -> Iterator[str]:
+def _task_files(settings: Settings, tenant: str, spec: Mapping[str, Any]) -> Iterator[str]:
     """The folder of each task of the evaluation that is a file of the project: a training may ask its
-    questions; of one beside the settings the file alone.
+    questions; of one beside the settings the file alone. And what the task names elsewhere in the project.
     """
     asked = spec.get("evaluation", {})
     for entry in (*asked.get("task", ()), *asked.get("general", ())):
         path = PurePosixPath(str(entry))
         if path.suffix in (".yaml", ".yml") and _is_inside(str(path)):
             yield str(path.parent) if len(path.parts) > 1 else str(path)
+            with suppress(UserError):  # what asks it says what is wrong with it
+                for named in task_references(settings.project / path, settings.roots(tenant)):
+                    yield os.path.relpath(named.file, settings.project)
 
 
 def _function_files(settings: Settings) -> Iterator[str]:

@@ -32,7 +32,7 @@ from ft_dagster.fleet.due import Decisions, Retrain
 from ft_dagster.fleet.history import history
 from ft_dagster.fleet.learning import DAMAGE, known_version, learnt, said_of
 from ft_dagster.fleet.listing import WatchedPlace
-from ft_dagster.fleet.lost_store import accept_empty
+from ft_dagster.fleet.lost_store import KNOWN, accept_empty
 from ft_dagster.fleet.reasons import next_look
 from ft_dagster.fleet.table import FleetTable
 from ft_dagster.fleet.table_rows import FleetRow, Watched
@@ -162,9 +162,11 @@ def rebuild_fleet(
     for a store that holds nothing although something was made, unless it may (`empty_store`).
     """
     now = datetime.now(UTC)
-    _refuse_under_prefix(instance, settings)
+    known = _known_store(instance, settings)
     table = empty_fleet(instance, settings)
     keep_owner(table, settings, ())
+    if known is not None:
+        table.set_meta(KNOWN, known)
     if empty_store:
         accept_empty(settings.open_store(), table)
     refuse_lost(instance, settings, table, GRAPH)
@@ -186,12 +188,14 @@ def rebuild_fleet(
     return table.rows()
 
 
-def _refuse_under_prefix(instance: dg.DagsterInstance, settings: Settings) -> None:
-    """Raises UserError for the table of a project whose runs are in a host's instance."""
+def _known_store(instance: dg.DagsterInstance, settings: Settings) -> str | None:
+    """What the table knows of the store, if anything. Raises UserError for the table of a project whose runs
+    are in a host's instance.
+    """
     try:
         table = open_fleet(instance, settings)
     except UserError:  # damaged, or of a newer version: it says nothing of itself
-        return
+        return None
     owner = owner_of(table)
     if owner is not None and owner.prefix:
         raise UserError(
@@ -199,6 +203,7 @@ def _refuse_under_prefix(instance: dg.DagsterInstance, settings: Settings) -> No
             file=table.url,
             fix="Delete the file: the host's sensors make it again",
         )
+    return table.meta(KNOWN)
 
 
 def _notice(

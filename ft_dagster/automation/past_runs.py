@@ -17,7 +17,7 @@ from ft_dagster.fleet.amounts import Amount
 from ft_dagster.fleet.book import Book, Charge, beyond, settled
 from ft_dagster.fleet.due import Retrain
 from ft_dagster.fleet.history import MOST_RUNS, PastRun, RunOutcome
-from ft_dagster.fleet.learning import hours_since
+from ft_dagster.fleet.learning import CLOCKS_APART, hours_between
 from ft_dagster.spec import VariantKey
 from ft_dagster.store import Store
 
@@ -123,5 +123,7 @@ def _hours(record: dg.RunRecord, store: Store) -> float:
         return 0.0
     whole = (record.end_time - record.start_time) / 3600
     if run.status == dg.DagsterRunStatus.SUCCESS:
-        return min(whole, hours_since(store, VariantKey.parse(run.tags[PARTITION]), begun(record)))
+        ended = datetime.fromtimestamp(record.end_time + CLOCKS_APART, UTC)
+        key = VariantKey.parse(run.tags[PARTITION])
+        return min(whole, hours_between(store, key, begun(record), ended))
     return whole

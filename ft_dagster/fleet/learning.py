@@ -126,19 +126,21 @@ def _of_digest(artifacts: Iterable[Artifact], digest: str | None) -> Artifact | 
     return next((each for each in artifacts if each.digest == digest), None)
 
 
-def hours_since(store: Store, key: VariantKey, since: datetime) -> float:
-    """By the clock, of all that devices made for a variant since then; of what all tenants share, the scores
-    and the text of its base."""
-    heads = [read_head(store, key.prefix, stage) for stage in PAID]
+def hours_between(store: Store, key: VariantKey, since: datetime, until: datetime) -> float:
+    """By the clock, of all that devices made for a variant in this time; of what all tenants share, the
+    scores and the text of the base that it has now.
+    """
+    heads = [head for stage in PAID if (head := read_head(store, key.prefix, stage)) is not None]
+    replaced = [head.place.stage for head in heads if made(head) > until]
     written = since.timestamp() - CLOCKS_APART
     places = [
         Place(key.prefix, stage, name)
-        for stage in ON_DEMAND
+        for stage in (*ON_DEMAND, *replaced)
         for name in store.names_written(f"{key.prefix}/{stage}", "manifest*.json", written)
     ]
     others = [each for made_of in _read(store, places).values() for each in made_of]
-    found = [*filter(None, heads), *others, *_shared(store, key)]
-    return sum(hours_of(each) for each in found if made(each) >= since)
+    found = [*heads, *others, *_shared(store, key)]
+    return sum(hours_of(each) for each in found if since <= made(each) <= until)
 
 
 def _shared(store: Store, key: VariantKey) -> Iterator[Artifact]:

@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 from ft_dagster.lineage.verdict import Outcome, Rule
 
 INLINE = 999  # characters of markdown that Dagster still shows without a click
+SHORTEST = 16  # of these that a part takes at least
 GREY, BLUE, ORANGE, GREEN, RED = "#888", "#3b82c4", "#d9822b", "#3f9d63", "#d0453a"
 COLOURS = (BLUE, GREEN, ORANGE, "#8a6fc0", GREY)
 COLOUR_OF: dict[Outcome, str] = {"pass": GREEN, "undecided": ORANGE, "fail": RED}
@@ -45,7 +46,7 @@ def as_inline_picture(svg: str, words: str) -> str:
 
 def fitting(draw: Callable[[Sequence[T]], str], parts: Sequence[T], words: str) -> str | None:
     """`draw` of as many of the first parts as stay inline; None of none."""
-    for count in range(len(parts), 0, -1):
+    for count in range(min(len(parts), INLINE // SHORTEST), 0, -1):
         picture = as_inline_picture(draw(parts[:count]), words)
         if len(picture) <= INLINE:
             return picture

@@ -7,6 +7,8 @@ variant, and of those of variants that are declared on its release, what leads b
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from ft_dagster.lineage.entry import RELEASE
@@ -33,15 +35,30 @@ class Family(NamedTuple):
     versions: Sequence[int]
 
 
-def family(workspace: Workspace, artifact: Artifact, heads: Heads) -> Family:
-    """`heads`: the newest of the variant. Raises UserError for what cannot be read."""
+@dataclass(frozen=True)
+class Kin:
+    """What stands of a variant by now. `heads`: its newest artifacts; `children`: what variants that are
+    declared on it made of its newest export, read when it is first asked for.
+    """
+
+    workspace: Workspace
+    heads: Heads
+
+    @cached_property
+    def children(self) -> tuple[Relative, ...]:
+        export = self.heads.get(EXPORT)
+        return () if export is None else tuple(_children(self.workspace, export))
+
+
+def family(kin: Kin, artifact: Artifact) -> Family:
+    """Raises UserError for what cannot be read."""
+    workspace = kin.workspace
     above = sorted(_above(workspace, artifact), key=lambda one: (one.variant is None, _rank(one.artifact)))
-    own = list(_below(heads, artifact))
+    own = list(_below(kin.heads, artifact))
     known = {(each.place.stage, each.digest) for each in (artifact, *own)}
-    exports = {digest for stage, digest in known if stage == EXPORT}
-    children = _children(workspace, exports) if exports else ()
-    released = exports or any(stage == MODEL for stage, _ in known)
-    versions = _versions(workspace, known) if released else ()
+    stages = {stage for stage, _ in known}
+    children = kin.children if EXPORT in stages else ()
+    versions = _versions(workspace, known) if stages & {MODEL, EXPORT} else ()
     return Family(above, [*map(Relative, own), *children], list(versions))
 
 
@@ -82,16 +99,16 @@ def _below(heads: Heads, artifact: Artifact) -> Iterator[Artifact]:
             yield head
 
 
-def _children(workspace: Workspace, exports: set[str]) -> Iterator[Relative]:
-    """The newest artifacts of variants that are declared on this one, as far as they are of these exports."""
+def _children(workspace: Workspace, export: Artifact) -> Iterator[Relative]:
+    """The newest artifacts of variants that are declared on this one, as far as they are of its export."""
     declared = Declarations(workspace.project)
     for key in declared:
         base = declared.content(key).get(BASE) if key.tenant == workspace.key.tenant else None
         if isinstance(base, dict) and base.get("variant") == str(workspace.key):
-            heads = newest(workspace.store, key.prefix)
-            head = heads.get(BASE)
-            if head is not None and head.inputs.get(EXPORT) in exports:
-                yield from (Relative(each, str(key)) for each in (head, *_below(heads, head)))
+            head = read_head(workspace.store, key.prefix, BASE)
+            if head is not None and head.inputs.get(EXPORT) == export.digest:
+                below = _below(newest(workspace.store, key.prefix), head)
+                yield from (Relative(each, str(key)) for each in (head, *below))
 
 
 def _versions(workspace: Workspace, known: set[tuple[str, str]]) -> Iterator[int]:

@@ -14,6 +14,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,31 @@ def test_a_task_may_call_in_the_clean_project_what_it_may_in_this_one(
     roots = load_settings(clean).roots("acme")
     assert roots.functions == (str(clean / "scoring.py"), "json")
     assert roots.bases == (Path("/models"),)
+
+
+def put(file: Path, text: str) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text, "utf-8")
+
+
+def test_questions_that_a_task_names_elsewhere_are_in_the_clean_project(
+    declared: History, tmp_path: Path
+) -> None:
+    files = {"tasks/quiz.yaml": "../asked/quiz.jsonl", "quiz.yaml": "others/quiz.jsonl", "gone.yaml": "none"}
+    for name, data in files.items():
+        kwargs = {"data_files": {"test": data}}
+        task = {"task": "quiz", "dataset_path": "json", "dataset_kwargs": kwargs}
+        put(declared.folder / name, json.dumps(task))
+    for name in ("asked/quiz.jsonl", "asked/more.jsonl", "others/quiz.jsonl"):
+        put(declared.folder / name, name)
+    audit = declared.audit()
+    recorded = recorded_of(audit, audit.model("acme.one"))
+    spec = {**recorded.content["spec"], "evaluation": {"task": ["gone.yaml"], "general": [*files]}}
+    recorded = replace(recorded, content={**recorded.content, "spec": spec})
+    clean = lay_out(audit, recorded, tmp_path / "clean").folder
+    assert (clean / "asked" / "quiz.jsonl").read_text("utf-8") == "asked/quiz.jsonl"
+    assert (clean / "others" / "quiz.jsonl").read_text("utf-8") == "others/quiz.jsonl"
+    assert not (clean / "asked" / "more.jsonl").exists()
 
 
 def test_a_disk_without_room_is_said_in_one_line(declared: History, tmp_path: Path) -> None:

@@ -198,6 +198,21 @@ def test_a_store_that_is_gone_is_no_fleet_that_was_never_trained(
     assert row(project, instance, "acme.daily").version == before.version
 
 
+def test_a_table_that_is_made_again_still_knows_that_the_store_held_something(
+    project: Path, instance: dg.DagsterInstance
+) -> None:
+    store, settings = made(project, instance), load_settings(project)
+    rebuild_fleet(instance, settings)
+    instance.wipe_assets([dg.AssetKey("declaration")])
+    store.rename(project / "elsewhere")
+    for _ in range(2):
+        with pytest.raises(UserError, match="the store holds nothing"):
+            rebuild_fleet(instance, settings)
+    rebuild_fleet(instance, settings, empty_store=True)
+    (row,) = rebuild_fleet(instance, settings)  # it was said once
+    assert row.version is None
+
+
 def test_a_store_that_goes_in_the_middle_of_a_tick_is_not_learnt_from(
     project: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.report.family import family_rows
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages.check import check_variant
-from ft_dagster.stages.family import family, newest
+from ft_dagster.stages.family import Kin, family, newest
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact, Store, read_head, verify_artifact
 from tests.e2e.project import declaration, edit, write_lines, write_yaml
@@ -83,7 +83,7 @@ def located(workshop: Workshop, base: Artifact) -> Path:
 def _check_families(workshop: Workshop) -> None:
     """The child's version is of its parent's, and the parent's has the child below it."""
     child, parent = (Workspace(workshop.settings, VariantKey("acme", name)) for name in ("colours", "places"))
-    shown = family(child, head(workshop, "model_export"), newest(workshop.store, CHILD))
+    shown = family(Kin(child, newest(workshop.store, CHILD)), head(workshop, "model_export"))
     above = [(one.artifact.place.stage, one.variant) for one in shown.above]
     assert ("task_dataset", "acme.places") in above
     assert ("model_export", "acme.places") in above
@@ -91,7 +91,7 @@ def _check_families(workshop: Workshop) -> None:
     assert above.index(("model_export", "acme.places")) < above.index(("task_dataset", None))
     assert shown.versions == [1]
     rows = head(workshop, "task_dataset", PARENT)
-    shown = family(parent, rows, newest(workshop.store, PARENT))
+    shown = family(Kin(parent, newest(workshop.store, PARENT)), rows)
     below = [(one.artifact.place.stage, one.variant) for one in shown.below]
     assert below[-1] == ("model_export", "acme.colours")
     assert ("model_export", None) in below

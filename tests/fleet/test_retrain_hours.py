@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ft_dagster.fleet.amounts import PlannedCost
-from ft_dagster.fleet.learning import hours_since, paid_for
+from ft_dagster.fleet.learning import hours_between, paid_for
 from ft_dagster.spec import VariantKey
 from ft_dagster.store import Store, write_head
 from tests.fleet.manifests import judge, put, train
@@ -64,7 +64,7 @@ def test_the_newest_training_counts(store: Store) -> None:
     assert paid_for(store, KEY, None) == (0.0, 2.0)
 
 
-def test_a_run_is_charged_all_that_devices_made_since_it_began(store: Store, tmp_path: Path) -> None:
+def test_a_run_is_charged_all_that_devices_made_while_it_ran(store: Store, tmp_path: Path) -> None:
     put(store, "probe", PREFIX, {}, {"seconds": 100 * HOUR}, name="earlier")
     write_head(store, PREFIX, train(store, PREFIX, "earlier", hours=100.0), None)
     put(store, "base_text", "shared", {}, {"seconds": 100 * HOUR}, name="of others")
@@ -80,5 +80,18 @@ def test_a_run_is_charged_all_that_devices_made_since_it_began(store: Store, tmp
         write_head(store, PREFIX, artifact, None)
     trained_by_probe(store)
     put(store, "candidate_evaluation", PREFIX, {}, {"seconds": HOUR / 4})
-    assert hours_since(store, KEY, began) == pytest.approx(3 * 0.25 + 1.5 + 0.25)
-    assert hours_since(store, KEY, datetime.now(UTC) + timedelta(hours=1)) == 0.0
+    later = datetime.now(UTC) + timedelta(hours=1)
+    assert hours_between(store, KEY, began, later) == pytest.approx(3 * 0.25 + 1.5 + 0.25)
+    assert hours_between(store, KEY, later, later + timedelta(hours=1)) == 0.0
+
+
+def test_a_run_is_charged_the_same_after_others_came_after_it(store: Store) -> None:
+    began = datetime.now(UTC).replace(microsecond=0)
+    write_head(store, PREFIX, train(store, PREFIX, "first", hours=5.0), None)
+    put(store, "candidate_evaluation", PREFIX, {}, {"seconds": HOUR / 4})
+    ended = datetime.now(UTC)
+    charged = hours_between(store, KEY, began, ended)
+    next_second()
+    write_head(store, PREFIX, train(store, PREFIX, "second", hours=2.0), None)
+    put(store, "candidate_evaluation", PREFIX, {}, {"seconds": HOUR}, name="second")
+    assert hours_between(store, KEY, began, ended) == charged == pytest.approx(5.25)
