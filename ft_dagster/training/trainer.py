@@ -209,7 +209,7 @@ def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> t
     trainer = TokenTrainer(
         model,
         args=arguments,
-        data_collator=Collator(work.train, tokenizer.pad_token_id),
+        data_collator=Collator(work.train, tokenizer.pad_token_id, settings.max_length),
         train_dataset=Dataset.from_dict({"bin": work.bins}),
         processing_class=tokenizer,
         diverged=lambda quantity, value, ordinals: _diverged(work, quantity, value, ordinals),
