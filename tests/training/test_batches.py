@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from ft_dagster.errors import UserError
 from ft_dagster.training.attention import ENDS, given, packed
 from ft_dagster.training.batches import Collator
 from ft_dagster.training.contract import read_run, recipe_digest
@@ -117,6 +122,26 @@ def test_padding_takes_no_position_beyond_those_of_the_examples() -> None:
     assert positions.max() == 69
     assert positions[1, 60:].tolist() == list(range(60))
     assert positions[2].tolist() == [*range(70), *range(50)]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "llama"])
+def test_examples_beyond_the_positions_that_a_model_learned_are_refused(
+    kind: str, runs: Runs, tmp_path: Path
+) -> None:
+    """Rotary positions go on."""
+    vocabulary = AutoConfig.from_pretrained(runs.base).vocab_size
+    sizes = {
+        "vocab_size": vocabulary, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "max_position_embeddings": 20, "ffn_dim": 48, "word_embed_proj_dim": 32,
+    }  # fmt: skip
+    base = shutil.copytree(runs.base, tmp_path / "base")
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes)).save_pretrained(base)
+    shorter = replace(runs, base=base)
+    if kind == "llama":
+        built(shorter)
+        return
+    with pytest.raises(UserError, match="has learned 20 positions, and the longest example takes 24"):
+        built(shorter)
 
 
 def of_lengths(*lengths: int) -> Examples:
