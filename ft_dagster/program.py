@@ -116,8 +116,8 @@ def keep_freed_memory() -> None:
     has a say in it.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 2**30)
+    # Before 2.35 it takes 32 MiB at most. To set either ends its adapting of both, so never the second alone.
+    if mallopt is not None and any(mallopt(M_MMAP_THRESHOLD, size) for size in (2**30, 2**25)):
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 

@@ -1,12 +1,15 @@
-"""How a child program ends."""
+"""What a child program asks of the system, and how it ends."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
 
 import pytest
+
+from ft_dagster.program import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_freed_memory
 
 PROGRAM = """
 import atexit, sys, threading, time
@@ -38,3 +41,43 @@ def test_leaving_is_what_sys_exit_does(code: str, exit_code: int, said: str) -> 
 def test_output_that_nobody_takes_is_no_success() -> None:
     with open("/dev/full", "w") as full:
         assert ended("0", full.fileno()).returncode == 120
+
+
+FAULTS = """
+import resource, sys
+from ft_dagster.program import keep_freed_memory
+if sys.argv[1] == "kept": keep_freed_memory()
+bytearray(2**27)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4): bytearray(2**27)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="no glibc")
+def test_what_a_program_freed_costs_it_no_page_again() -> None:
+    faults = [
+        int(subprocess.check_output([sys.executable, "-c", FAULTS, how])) for how in ("kept", "given back")
+    ]
+    assert faults[0] < faults[1] / 2
+
+
+@pytest.mark.parametrize(("most", "taken"), [(2**40, 2**30), (2**25, 2**25), (0, None)])
+def test_a_glibc_that_keeps_less_keeps_what_it_can(
+    most: int, taken: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of another version than is here: one that takes no threshold of mmap above `most`."""
+    kept: dict[int, int] = {}
+
+    class Other:
+        @staticmethod
+        def mallopt(setting: int, value: int) -> int:
+            if setting == M_MMAP_THRESHOLD and value > most:
+                return 0
+            kept[setting] = value
+            return 1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: Other)
+    keep_freed_memory()
+    assert kept.get(M_MMAP_THRESHOLD) == taken
+    assert (M_TRIM_THRESHOLD in kept) == (taken is not None)

@@ -56,7 +56,8 @@ class Usual(NamedTuple):
 class Objective:
     """What is taught: the rows that it takes, what they become, its loss, what its model is judged by.
 
-    `loss`: (logits [positions, vocabulary] in fp32, labels [positions]) -> their sum, a scalar in nats.
+    `loss`: (logits [positions, vocabulary] in fp32, labels [positions]) -> their sum, a scalar in nats; each
+    position counts by itself, for a few are asked for at a time.
     `judged_by`: loss: what `evaluation.kind` measures, the loss of the answers where nothing is said; score:
     the same, and a kind or a task must be declared; questions: a declared task, for no gate passes by a loss.
     `teaches`: facts need all weights, behaviour and format do not. `narrow`: one task, which full fine-tuning

@@ -23,19 +23,23 @@ WIDE, STEP = 256, 32  # tokens
 class Collator:
     """Turns rows {"bin": [ordinal, …]} into one micro-batch.
 
-    input_ids, labels (-100: not trained on), position_ids: int64 [bins, width of the longest]. The tail
-    of a bin is padding, a block of its own without labels; so is the whole of an empty bin. segment_ends:
-    int32, of `ends_of`. What the host knows stays there: ordinals, the bins; example_lengths of each bin;
-    content, for `batch_digest`.
+    input_ids, labels (-100: not trained on), position_ids: int64 [bins, width of the longest], which is
+    padded to no more than `max_length`. The tail of a bin is padding, a block of its own without labels and
+    of no later positions than examples have; so is the whole of an empty bin. segment_ends: int32, of
+    `ends_of`. What the host knows stays there: ordinals, the bins; example_lengths of each bin; content, for
+    `batch_digest`.
     """
 
-    def __init__(self, examples: Examples, pad_token_id: int) -> None:
+    def __init__(self, examples: Examples, pad_token_id: int, max_length: int) -> None:
         self.examples = examples
         self.pad_token_id = pad_token_id
+        self.max_length = max_length
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         bins: list[Bin] = [list(map(int, row["bin"])) for row in rows]
-        width = _width(max(sum(int(self.examples.lengths[i]) for i in ordinals) for ordinals in bins))
+        lengths = [[int(self.examples.lengths[i]) for i in ordinals] for ordinals in bins]
+        width = _width(max(map(sum, lengths)), self.max_length)
+        longest = max((length for row in lengths for length in row), default=width)
         ids = np.full((len(bins), width), self.pad_token_id, np.int64)
         labels = np.full((len(bins), width), -100, np.int64)
         positions = np.zeros((len(bins), width), np.int64)
@@ -47,8 +51,7 @@ class Collator:
                 ids[row, at:end], labels[row, at:end] = example, targets
                 positions[row, at:end] = np.arange(len(example))
                 at = end
-            positions[row, at:] = np.arange(width - at)
-        lengths = [[int(self.examples.lengths[i]) for i in ordinals] for ordinals in bins]
+            positions[row, at:] = np.arange(width - at) % longest
         shape = repr((len(bins), width)).encode()
         return {
             "input_ids": torch.from_numpy(ids),
@@ -61,9 +64,10 @@ class Collator:
         }
 
 
-def _width(longest: int) -> int:
+def _width(longest: int, max_length: int) -> int:
     """Of rows: wide ones in steps of 32, so that most steps ask the allocator for what the last one freed."""
-    return max(2, longest if longest <= WIDE else -(-longest // STEP) * STEP)
+    stepped = longest if longest <= WIDE else -(-longest // STEP) * STEP
+    return max(2, longest, min(stepped, max_length))
 
 
 def batch_digest(contents: list[bytes]) -> str:

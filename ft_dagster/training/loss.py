@@ -15,7 +15,7 @@ from torch import nn
 from ft_dagster.objectives import next_token_loss
 from ft_dagster.training.attention import given
 
-LOGITS = (2**22, 2**28)  # at a time, on a CPU: what its caches hold; on a GPU
+LOGITS = {"cpu": 2**22, "cuda": 2**28}  # at a time: on a CPU what its caches hold
 SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap")  # in a model's configuration
 Summed = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -52,14 +52,17 @@ def loss_at(
     columns: torch.Tensor,
     tokens: torch.Tensor | int,
     summed: Summed = next_token_loss,
+    *,
+    device: str | None = None,
 ) -> torch.Tensor:
     """The same with logits at `columns`, positions that each predict the label after them.
 
-    Where the head is frozen they are made a few positions at a time, and never lie in memory all at once.
+    Where the head is frozen they are made a few positions at a time, as many as on this kind of `device`
+    (None: where the labels lie), and never lie in memory all at once.
     """
     prompt, labels = learned_prompt(model), inputs["labels"][:, 1:][:, columns].flatten()
     head = _frozen_head(model)
-    with _passed_through(head):
+    with _passed_through(head) as compute:
         found = model(
             input_ids=inputs["input_ids"],
             position_ids=inputs["position_ids"] if prompt is None else None,
@@ -69,7 +72,13 @@ def loss_at(
         ).logits.flatten(0, 1)
     if head is None:
         return summed(found.float(), labels) / tokens
-    loss: torch.Tensor = _InChunks.apply(found, head, labels, summed, tokens)
+    weight, bias = head.weight.to(compute[0]), None if head.bias is None else head.bias.to(compute[0])
+    count = max(1, LOGITS.get(device or labels.device.type, LOGITS["cpu"]) // head.weight.shape[0])
+
+    def of_part(hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        return summed(nn.functional.linear(hidden.to(weight.dtype), weight, bias).float(), wanted) / tokens
+
+    loss: torch.Tensor = _InChunks.apply(found, labels, of_part, count)
     return loss
 
 
@@ -84,48 +93,56 @@ def _frozen_head(model: Any) -> nn.Linear | None:
 
 
 @contextmanager
-def _passed_through(head: nn.Linear | None) -> Iterator[None]:
-    """Within it, the head gives what it is given."""
+def _passed_through(head: nn.Linear | None) -> Iterator[list[torch.dtype]]:
+    """Within it, the head gives what it is given, and the type in which it would multiply that is noted."""
+    noted: list[torch.dtype] = []
     if head is None:
-        yield
+        yield noted
         return
-    head.forward = lambda hidden: hidden
+    before = vars(head).get("forward")  # accelerate's, of a quantized model
+
+    def given_back(hidden: torch.Tensor) -> torch.Tensor:
+        kind = hidden.device.type
+        typed = torch.is_autocast_enabled(kind)
+        noted.append(torch.get_autocast_dtype(kind) if typed else head.weight.dtype)
+        return hidden
+
+    head.forward = given_back
     try:
-        yield
+        yield noted
     finally:
         del head.forward
+        if before is not None:
+            head.forward = before
 
 
 class _InChunks(torch.autograd.Function):
-    """The loss of hidden [positions, size] through a frozen head, and its gradient in the same pass."""
+    """The sum of a loss over parts of hidden [positions, size], and its gradient in the same pass."""
 
     @staticmethod
-    def forward(  # noqa: PLR0917
+    def forward(
         ctx: Any,
         hidden: torch.Tensor,
-        head: nn.Linear,
         labels: torch.Tensor,
-        summed: Summed,
-        tokens: torch.Tensor | int,
+        of_part: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        count: int,
     ) -> torch.Tensor:
-        learns, bias = ctx.needs_input_grad[0], None if head.bias is None else head.bias.to(head.weight.dtype)
-        count = max(1, LOGITS[hidden.device.type == "cuda"] // head.weight.shape[0])
-        losses, grads = [], []
-        for part, wanted in zip(hidden.split(count), labels.split(count), strict=True):
+        learns, losses, grads = ctx.needs_input_grad[0], [], []
+        for each, wanted in zip(hidden.split(count), labels.split(count), strict=True):
             with torch.autocast(hidden.device.type, enabled=False), torch.set_grad_enabled(learns):
-                x = part.detach().to(head.weight.dtype).requires_grad_(learns)
-                loss = summed(nn.functional.linear(x, head.weight, bias).float(), wanted) / tokens
+                x = each.detach().requires_grad_(learns)
+                loss = of_part(x, wanted)
             if learns:
                 grads += torch.autograd.grad(loss, x)
             losses.append(loss.detach())
         if learns:
-            ctx.save_for_backward(torch.cat(grads).to(hidden.dtype))
+            ctx.save_for_backward(torch.cat(grads))
         return torch.stack(losses).sum()
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         (of_hidden,) = ctx.saved_tensors
-        return of_hidden * grads[0], None, None, None, None
+        return of_hidden * grads[0], None, None, None
 
 
 def learned_prompt(model: Any) -> int | None:

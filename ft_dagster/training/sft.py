@@ -184,7 +184,7 @@ class TokenTrainer(SFTTrainer):
 
         Each rank takes its share, in step with the others: a sharded model computes only together.
         """
-        collate = Collator(examples, self.data_collator.pad_token_id)
+        collate = Collator(examples, self.data_collator.pad_token_id, self.data_collator.max_length)
         batches = [bins[first : first + rows] for first in range(0, len(bins), rows)]
         batches += [[[]]] * (-len(batches) % ranks.world())
         was_training = self.model.training

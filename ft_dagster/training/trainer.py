@@ -205,11 +205,12 @@ def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> t
     work.imported = process_bytes()
     model = work.method.build(run.base, settings.precision, work.member.seed)
     _check_vocabulary(work, model)
+    _check_positions(work, model)
     arguments.ddp_find_unused_parameters = data_parallel.may_be_unused(model)
     trainer = TokenTrainer(
         model,
         args=arguments,
-        data_collator=Collator(work.train, tokenizer.pad_token_id),
+        data_collator=Collator(work.train, tokenizer.pad_token_id, settings.max_length),
         train_dataset=Dataset.from_dict({"bin": work.bins}),
         processing_class=tokenizer,
         diverged=lambda quantity, value, ordinals: _diverged(work, quantity, value, ordinals),
@@ -317,6 +318,27 @@ def _check_vocabulary(work: Work, model: Any) -> None:
             file=work.member.mixture,
             value=largest,
             fix="Materialize training_mixture again",
+        )
+
+
+def _check_positions(work: Work, model: Any) -> None:
+    """A model that learned its positions, as GPT-2 did, has none beyond; rotary ones go on."""
+    from torch.nn import Embedding
+
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    plan = work.member.plan
+    prompt = getattr(plan.method, "num_virtual_tokens", 0)
+    longest = int(max(examples.lengths.max() for examples in (work.train, *work.held_out.values()))) + prompt
+    if most is None or longest <= most:
+        return
+    offset = 2  # positions that OPT and BART keep for padding
+    sizes = [part.num_embeddings for part in model.modules() if isinstance(part, Embedding)]
+    if any(most <= size <= most + offset for size in sizes):
+        raise UserError(
+            f"the base model has learned {most} positions, and the longest example takes {longest}",
+            field="training.max_length",
+            value=plan.training.max_length,
+            fix=f"Say at most {most - prompt}",
         )
 
 

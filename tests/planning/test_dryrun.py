@@ -20,6 +20,7 @@ from ft_dagster.planning.dryrun.tracker import FROZEN, TRAINED, Tracker
 from ft_dagster.planning.dryrun.training_step import kinds_of_layers, numbers, shapes
 from ft_dagster.training.callbacks import WatchCallback
 from ft_dagster.training.contract import Base, method_settings
+from ft_dagster.training.loss import LOGITS
 from ft_dagster.training.methods import method_of
 from tests.training.methods.taught import trainer_of
 from tests.training.runs import LORA, Runs, write_shard
@@ -195,6 +196,20 @@ def test_logits_are_kept_on_a_cpu_and_for_a_trained_head_alone(
     cpu, gpu = (footprint(folder, method_settings(method), replace(STEP, device=d)) for d in ("cpu", "cuda"))
     logits = STEP.rows * STEP.trained_positions * 50_000 * 4
     assert (cpu.moments["head"].total - gpu.moments["head"].total > logits) == kept
+
+
+def test_the_loss_in_parts_holds_what_the_device_takes_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without TRL's fused head, as with a learned prompt."""
+    folder = architecture(tmp_path, vocab_size=50_000, num_hidden_layers=2)
+    held = []
+    for positions in (1, STEP.trained_positions):
+        monkeypatch.setitem(LOGITS, "cuda", positions * 50_000)
+        monkeypatch.setattr(dryrun, "kept", {})
+        on_gpu = footprint(folder, method_settings(PROMPT), replace(UNPACKED, device="cuda"))
+        held.append(on_gpu.moments["forward"].total)
+    assert held[1] - held[0] > (STEP.trained_positions - 1) * 50_000 * 4
 
 
 def test_every_shipped_architecture_has_its_published_parameters() -> None:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from ft_dagster.errors import UserError
 from ft_dagster.training.attention import ENDS, given, packed
+from ft_dagster.training.batches import Collator
 from ft_dagster.training.contract import read_run, recipe_digest
 from ft_dagster.training.loss import loss_of_fused_head
+from ft_dagster.training.mixture import Examples
 from ft_dagster.training.progress import Console
 from ft_dagster.training.stop import Stop
 from ft_dagster.training.trainer import Work, build_trainer, prepare, training_arguments
@@ -95,6 +103,51 @@ def test_padding_is_a_block_of_its_own_without_labels(runs: Runs) -> None:
         length, width = int(work.train.lengths[ordinal]), batch["input_ids"].shape[1]
         assert batch["position_ids"][row, length:].tolist() == list(range(width - length))
         assert (batch["labels"][row, length:] == -100).all()
+
+
+@pytest.mark.parametrize(
+    ("longest", "max_length", "width"),
+    [(1, 1024, 2), (256, 1024, 256), (257, 1024, 288), (1004, 1004, 1004), (997, 1004, 1004), (300, 0, 300)],
+)
+def test_rows_are_padded_to_no_more_than_the_longest_that_is_allowed(
+    longest: int, max_length: int, width: int
+) -> None:
+    batch = Collator(of_lengths(longest), 0, max_length)([{"bin": [0]}])
+    assert batch["input_ids"].shape == (1, width)
+
+
+def test_padding_takes_no_position_beyond_those_of_the_examples() -> None:
+    batch = Collator(of_lengths(50, 60, 70), 0, 128)([{"bin": [0, 2]}, {"bin": [1]}, {"bin": []}])
+    positions = batch["position_ids"]
+    assert positions.max() == 69
+    assert positions[1, 60:].tolist() == list(range(60))
+    assert positions[2].tolist() == [*range(70), *range(50)]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "llama"])
+def test_examples_beyond_the_positions_that_a_model_learned_are_refused(
+    kind: str, runs: Runs, tmp_path: Path
+) -> None:
+    """Rotary positions go on."""
+    vocabulary = AutoConfig.from_pretrained(runs.base).vocab_size
+    sizes = {
+        "vocab_size": vocabulary, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "max_position_embeddings": 20, "ffn_dim": 48, "word_embed_proj_dim": 32,
+    }  # fmt: skip
+    base = shutil.copytree(runs.base, tmp_path / "base")
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes)).save_pretrained(base)
+    shorter = replace(runs, base=base)
+    if kind == "llama":
+        built(shorter)
+        return
+    with pytest.raises(UserError, match="has learned 20 positions, and the longest example takes 24"):
+        built(shorter)
+
+
+def of_lengths(*lengths: int) -> Examples:
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    spans = np.zeros(len(lengths) + 1, np.int64)
+    return Examples(np.full(sum(lengths), 7, np.int32), starts, np.zeros(0, np.int32), spans, (len(lengths),))
 
 
 def test_the_loss_at_trained_positions_equals_the_full_computation(runs: Runs) -> None:

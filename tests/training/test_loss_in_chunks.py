@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import convert_outputs_to_fp32
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ft_dagster.objectives import next_token_loss
@@ -29,7 +31,7 @@ CAPPED = {"gemma2"}
 
 @pytest.fixture(autouse=True)
 def seven_positions_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "LOGITS", (7 * VOCABULARY, 7 * VOCABULARY))
+    monkeypatch.setitem(losses.LOGITS, "cpu", 7 * VOCABULARY)
 
 
 def model_of(kind: str) -> Any:
@@ -102,3 +104,21 @@ def test_a_batch_without_labels_has_a_loss_of_zero() -> None:
     found = loss_at_trained_positions(model, given, 5)
     found.backward()
     assert found.item() == 0.0
+
+
+def test_a_head_in_fp32_multiplies_in_the_type_of_autocast_as_the_model_would() -> None:
+    """Such is the head of a quantized base, whose forward accelerate wraps."""
+    model = model_of("llama")
+    model.forward = convert_outputs_to_fp32(torch.autocast("cpu", torch.bfloat16)(model.forward))
+    loss, gradient = of_first_layer(model, head_trained=False)
+    whole, expected = of_first_layer(model, head_trained=True)
+    assert loss == pytest.approx(whole, rel=1e-6)
+    assert (gradient - expected).norm() < 0.02 * expected.norm()
+
+
+def test_a_forward_that_the_head_was_given_stays() -> None:
+    model = model_of("llama")
+    head = model.get_output_embeddings()
+    head.forward = own = partial(torch.nn.Linear.forward, head)
+    loss_at_trained_positions(model, batch(), 5)
+    assert head.forward is own

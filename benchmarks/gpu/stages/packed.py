@@ -27,7 +27,7 @@ def main(model: str, mixture: str, device: str, dtype: str) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         examples = open_split(Path(mixture), "train", Path(scratch))
         assert examples is not None
-        collate = Collator(examples, pad_token_id=0)
+        collate = Collator(examples, pad_token_id=0, max_length=0)  # no row is padded
 
         def logits(ordinals: list[int], *, restart: bool = True) -> Any:
             batch = collate([{"bin": ordinals}])

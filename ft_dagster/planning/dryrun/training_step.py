@@ -122,7 +122,7 @@ def _batch(step: Step) -> dict[str, Any]:
 def _loss(model: Any, batch: dict[str, Any], step: Step, tokens: int) -> torch.Tensor:
     columns = torch.arange(step.trained_positions)
     if step.device != "cuda" or step.own_loss or learned_prompt(model) is not None:
-        return loss_at(model, batch, columns, tokens, loss_of(step.own_loss))
+        return loss_at(model, batch, columns, tokens, loss_of(step.own_loss), device=step.device)
     with _tiled_head(model, torch.bfloat16 if step.precision == "bf16" else torch.float32):
         logits = model(
             input_ids=batch["input_ids"],
