@@ -130,7 +130,7 @@ class Verdict:
         """What `to_json` wrote, now or in an older schema. UserError, naming `file`, for a newer one."""
         refuse_newer(content.get("schema_version", 0), SCHEMA_VERSION, file=file)
         passed = bool(content["passed"])
-        rules = tuple(Rule.from_json(rule) for rule in content["rules"])
+        rules = tuple(Rule.from_json(rule) for rule in content.get("rules", ()))
         outcome = content.get("outcome", "pass" if passed else "fail")
         return cls(passed, outcome, rules, content.get("tries", 1), content.get("policy"))
 

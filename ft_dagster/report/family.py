@@ -83,7 +83,7 @@ def _counted(stage: str, figures: Mapping[str, Any]) -> str:
         return counted(figures["splits"]["train"]["examples"], "example")
     if stage == "fine_tuned_model":
         return counted(figures["steps"], "step")
-    if stage == "base_model":
+    if stage == "base_model" and "parameters" in figures:  # not of a parent's whole model, used where it lies
         return f"{count(figures['parameters'])} weights"
     if stage == "evaluation":
         return counted(figures["questions"], "question")

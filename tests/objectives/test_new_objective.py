@@ -29,7 +29,7 @@ from ft_dagster.training.contract import method_settings
 from tests.evaluation.questions import write_run
 from tests.mixtures import iter_examples
 from tests.present import present
-from tests.training.runs import LORA, TRAINING, Runs, payload_bytes, result_of
+from tests.training.runs import TRAINING, Runs, payload_bytes, result_of
 
 pytestmark = pytest.mark.slow
 
@@ -160,11 +160,11 @@ def test_another_loss_is_another_training(
 def test_the_dry_run_counts_the_logits_that_an_own_loss_keeps(
     tiny_model_folder: Path, imitation: Objective
 ) -> None:
-    """The shared loss is computed in tiles on a GPU."""
+    """Where the head is trained; the shared loss is computed in tiles on a GPU."""
     step: dict[str, Any] = {"rows": 4, "length": 128, "trained_positions": 127, "device": "cuda"}
-    lora = method_settings(LORA)
+    full = method_settings({"name": "full"})
     shared, own = (
-        footprint(tiny_model_folder, lora, Step(**step, own_loss=name)) for name in (None, "imitation")
+        footprint(tiny_model_folder, full, Step(**step, own_loss=name)) for name in (None, "imitation")
     )
     rows = json.loads((tiny_model_folder / "config.json").read_text("utf-8"))["vocab_size"]
     assert own.moments["head"].total - shared.moments["head"].total > 4 * 127 * rows * 4
