@@ -76,7 +76,7 @@ def _which(stage: str, figures: Mapping[str, Any]) -> str:
         return f"{figures['method']['name']}, {count(figures['steps'])} steps"
     if stage == "fine_tuned_model":
         return f"{count(figures['steps'])} steps in {duration(figures['training_seconds'])}"
-    if stage == "base_model":
+    if stage == "base_model" and "parameters" in figures:  # not of a parent's whole model, used where it lies
         return f"{count(figures['parameters'])} weights"
     if stage in ("evaluation", "base_evaluation"):
         return f"{count(figures.get('questions'))} questions"
