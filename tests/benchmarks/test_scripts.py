@@ -36,6 +36,7 @@ def test_preparation_is_measured_beside_the_tokenizer(tiny_model_folder: Path) -
     assert len({"rendering", "normalizing", "decontamination"} & parts) >= 2
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_an_audit_is_measured_at_toy_size(tmp_path: Path) -> None:
     command = [sys.executable, BENCHMARKS / "audit.py", "--records", "3000", "--models", "10", "--each", "50"]

@@ -184,6 +184,7 @@ def test_progress_is_told(project: Path, tmp_path: Path, write: Any, variant: An
     assert lines == ["reading faq.jsonl"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows_beyond_their_hashes(
     project: Path, tmp_path: Path, variant: Any
@@ -215,6 +216,7 @@ def test_a_test_split_emptied_by_decontamination_says_so(
     assert (error.value.file, error.value.field) == ("acme.yaml", "data.splits.minimum")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_memory_does_not_grow_with_long_rows(project: Path, tmp_path: Path, variant: Any) -> None:
     with (project / "faq.jsonl").open("w") as file:

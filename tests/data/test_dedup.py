@@ -38,6 +38,7 @@ def test_rows_whose_hashes_begin_alike_are_different() -> None:
     assert seen.add(bytes(7) + b"\x01" + bytes(7) + b"\x01")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_million_rows_take_at_most_64_bytes_each_even_while_the_table_grows() -> None:
     seen = SeenRows()

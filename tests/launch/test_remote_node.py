@@ -51,6 +51,7 @@ def send(store: Store, job: Job, node: Path) -> str:
     return order.attempt
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_node_trains_what_this_host_would_have_from_an_object_store(
     runs: Runs, tmp_path: Path, s3_server: S3Server

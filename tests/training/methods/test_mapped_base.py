@@ -67,6 +67,7 @@ def test_a_base_stored_as_it_is_trained_takes_no_memory_of_the_trainer(base: Pat
     assert own < 0.3 * weights
 
 
+@pytest.mark.long
 def test_one_that_is_widened_does(base: Path) -> None:
     own, weights = grown(base, "fp32")
     assert own > 0.6 * weights
