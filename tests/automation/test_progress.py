@@ -1,11 +1,13 @@
 """How far a run is, as the terminal shows it."""
 
 import json
+import logging
 import os
 import time
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
 from ft_dagster.automation.instance import current_step, progress_of, said_of_step
 from ft_dagster.settings import load_settings
@@ -26,7 +28,8 @@ def test_a_program_that_ended_before_the_step_began_says_nothing_of_it(tmp_path:
     assert progress_of(settings, KEY, time.time() - 60) == {}
 
 
-def test_what_a_step_said_last_is_shown_while_it_runs() -> None:
+def test_what_a_step_said_last_is_shown_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.root.manager, "disable", logging.NOTSET)  # which a command line raises
     seen = []
 
     @dg.op
