@@ -7,7 +7,7 @@ shows on their pages too.
 
 import dagster as dg
 
-from ft_dagster.assets.page import Metadata, table
+from ft_dagster.assets.page import PICTURE, SUMMARY, Metadata, table
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.report.family import RELATED, family_picture, family_rows
 from ft_dagster.stages.family import Kin, family, newest
@@ -38,5 +38,18 @@ def tell_above(context: dg.AssetExecutionContext, workspace: Workspace) -> None:
     kin = Kin(workspace, newest(workspace.store, workspace.heads))
     for stage, head in kin.heads.items():
         if beside.key(stage) != context.asset_key:
-            key, told = beside.key(stage), lineage(workspace, head, kin)
+            key = beside.key(stage)
+            told = {**_first(context, key), **lineage(workspace, head, kin)}
             context.log_event(dg.AssetObservation(key, partition=context.partition_key, metadata=told))
+
+
+def _first(context: dg.AssetExecutionContext, key: dg.AssetKey) -> Metadata:
+    """Summary and picture of the page as it stands: Dagster shows an observation's entries before the page's
+    own, and of two with one name the first alone.
+    """
+    asked = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[context.partition_key])
+    for record in context.instance.fetch_materializations(asked, limit=1).records:
+        made = record.asset_materialization
+        page = {} if made is None else made.metadata
+        return {name: page[name] for name in (SUMMARY, PICTURE) if name in page}
+    return {}

@@ -99,7 +99,9 @@ def test_the_pages_above_are_told_what_was_made_of_them(workshop: Workshop) -> N
     assert pages(workshop.first)["task_dataset"]["relatives"].value == "none"
     asked = dg.AssetRecordsFilter(dg.AssetKey("task_dataset"), asset_partitions=["acme.places"])
     [newest, *_] = workshop.instance.fetch_observations(asked, limit=1).records
-    below = relatives(present(newest.asset_observation).metadata, "made into")
+    told = present(newest.asset_observation).metadata
+    assert [*told][:2] == ["summary", "picture"]  # which Dagster would else show below it
+    below = relatives(told, "made into")
     assert [what for what, _ in below] == [
         "training_mixture", "training_plan", "fine_tuned_model", "evaluation", "model_export", "release",
     ]  # fmt: skip
