@@ -15,7 +15,6 @@ import yaml
 from tests.e2e.project import write_project
 from tests.e2e.workshop import Workshop
 
-pytest.importorskip("dagster_openlineage")
 pytestmark = pytest.mark.slow
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "audit.md"
 SHOWN = ("declaration", "general_corpus", "base_model", "task_dataset")
