@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/gates.py
 
 Draws changes of answers and losses and judges them by the tests of the gate, and by others that might be
-taken. Prints the tables of docs/gates.md in about a minute (`--whole`: each number of questions). `--search`
-looks for distributions on which the gate's test errs more often than its level, for some minutes.
+taken. Prints the tables of benchmarks/README.md in about a minute (`--whole`: each number of questions).
+`--search` looks for distributions on which the gate's test errs more often than its level, for some minutes.
 """
 
 from __future__ import annotations

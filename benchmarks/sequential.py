@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/sequential.py
 
 Draws changes of answers and losses, batch after batch, and lets the looks of the gate decide
-(`ft_dagster/evaluation/looks.py`). Prints the tables of docs/gates.md in about a minute. `--ladders` compares
-other ladders of batches and other ways to share the level.
+(`ft_dagster/evaluation/looks.py`). Prints the tables of benchmarks/README.md in about a minute.
+`--ladders` compares other ladders of batches and other ways to share the level.
 """
 
 from __future__ import annotations
