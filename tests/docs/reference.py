@@ -1,4 +1,4 @@
-"""The pages of docs/reference/, from the code: declaration, corpus, policy, settings, command line.
+"""The pages of docs/reference/, from the code: declaration, corpus, policy, settings, command line, Python.
 
 `make reference` writes them; a test holds that they are current.
 """
@@ -10,12 +10,14 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import typer
 from pydantic import BaseModel
 
+import ft_dagster
 from ft_dagster.cli import app
 from ft_dagster.cli.common import EXIT_CODES
 from ft_dagster.settings import Settings
@@ -72,7 +74,7 @@ PAGES = {
 def pages() -> dict[str, str]:
     """File name -> content."""
     made = {name: _fields_page(page) for name, page in PAGES.items()}
-    return {**made, "command-line.md": _command_line()}
+    return {**made, "command-line.md": _command_line(), "python.md": _python()}
 
 
 def write() -> None:
@@ -165,7 +167,12 @@ def _of_anybody(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return _prose(" ".join(text.split()).replace("|", "\\|"))
+
+
+def _prose(text: str) -> str:
+    """A `<` outside of code begins no HTML."""
+    return "`".join(part if at % 2 else part.replace("<", "\\<") for at, part in enumerate(text.split("`")))
 
 
 def _command_line() -> str:
@@ -203,6 +210,49 @@ def _parameters(command: Any) -> list[str]:
         name = ", ".join(each.opts) if is_option else (each.metavar or str(each.name).upper())
         rows.append(f"| `{name}` | {_plain(getattr(each, 'help', None) or '')} |")
     return ["| | |", "|---|---|", *rows] if rows else []
+
+
+def _python() -> str:
+    """The public names of the package: how each is called, what it says of itself and of its members."""
+    said = " ".join((ft_dagster.__doc__ or "").partition("\n\n")[2].split())
+    lines = ["# From Python", MADE, f"{said}\n"]
+    for name in ft_dagster.__all__:
+        value = getattr(ft_dagster, name)
+        if callable(value):
+            doc = inspect.getdoc(value) or ""
+            lines += [
+                f"## {name}",
+                f"```python\n{_called(name, value)}\n```\n",
+                f"{_prose(doc)}\n",
+                *_members(value),
+            ]
+    lines += [f"`CHAIN` has the stages in order: {', '.join(f'`{each.name}`' for each in ft_dagster.CHAIN)}."]
+    return "\n".join(lines) + "\n"
+
+
+def _called(name: str, value: Any) -> str:
+    """The call, by the names of its arguments; `=...` where one may be left out."""
+    if inspect.isclass(value) and issubclass(value, BaseModel):
+        return f"{name}(...)"
+    words = []
+    for each in inspect.signature(value).parameters.values():
+        if each.kind is each.KEYWORD_ONLY and "*" not in words:
+            words.append("*")
+        words.append(each.name + ("" if each.default is each.empty else "=..."))
+    return f"{name}({', '.join(words)})"
+
+
+def _members(value: Any) -> list[str]:
+    """A table of the public methods and properties of a class that say what they are."""
+    if not inspect.isclass(value):
+        return []
+    rows = []
+    for name, member in vars(value).items():
+        doc = _plain(inspect.getdoc(member) or "") if callable(member) or hasattr(member, "__get__") else ""
+        if doc and not name.startswith("_"):
+            call = name if isinstance(member, property | cached_property) else f"{name}()"
+            rows.append(f"| `{call}` | {doc} |")
+    return ["| | |", "|---|---|", *rows, ""] if rows else []
 
 
 if __name__ == "__main__":

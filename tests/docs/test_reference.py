@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import ft_dagster
 from tests.docs.reference import FOLDER, PAGES, described, pages
 
 
@@ -29,3 +30,11 @@ def test_every_command_is_there(made: dict[str, str]) -> None:
     page = made["command-line.md"]
     for command in ("run", "publish", "register", "audit record", "audit key rotate", "fleet due"):
         assert f"\n## ft-dagster {command}\n" in page
+
+
+def test_every_public_name_is_there_with_what_it_says_of_itself(made: dict[str, str]) -> None:
+    page = made["python.md"]
+    for name in set(ft_dagster.__all__) - {"CHAIN", "__version__"}:
+        said = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+        assert f"{name}(" in said
+        assert len(said.partition("```\n\n")[2].split()) > 3, name
