@@ -25,6 +25,7 @@ from ft_dagster.spec import CorpusSpec, VariantSpec
 from ft_dagster.spec.policy import PolicyFile
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "reference"
+WIDEST = 110  # signs of a line of code, as for ruff, which formats blocks of pages too
 MADE = "Made from the code by `make reference`; to be changed there.\n"
 
 
@@ -239,7 +240,8 @@ def _called(name: str, value: Any) -> str:
         if each.kind is each.KEYWORD_ONLY and "*" not in words:
             words.append("*")
         words.append(each.name + ("" if each.default is each.empty else "=..."))
-    return f"{name}({', '.join(words)})"
+    call = f"{name}({', '.join(words)})"
+    return call if len(call) <= WIDEST else f"{name}(\n" + "".join(f"    {word},\n" for word in words) + ")"
 
 
 def _members(value: Any) -> list[str]:
