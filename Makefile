@@ -5,7 +5,7 @@ DEMO := examples/demo
 RUN := $(BIN)/ft-dagster --project $(DEMO)
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install demo ui reference screenshots test quick test-all lint format release-check clean gpu-pack bench
+.PHONY: install demo ui reference docs screenshots test quick test-all lint format release-check clean gpu-pack bench
 
 install: .venv/installed
 
@@ -29,6 +29,10 @@ ui: install  ## the demo's instance in Dagster's UI
 reference: install  ## docs/reference/, from the code
 	$(BIN)/python -m tests.docs.reference
 
+docs: install  ## the documentation as a site, site/index.html; a dead link or anchor ends it
+	$(BIN)/sphinx-build -W --keep-going -q -c docs . site
+	cp site/README.html site/index.html
+
 screenshots: install  ## the pictures of docs/ui.md, after `make demo`; needs Chromium
 	$(BIN)/python -m tests.e2e.screenshots $(DEMO)
 
@@ -46,6 +50,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
 
 format: install
 	$(BIN)/ruff check --fix .
@@ -68,4 +73,4 @@ release-check: install  ## wheel and sdist, and the wheel tried in a fresh envir
 	cd .release && bin/python -c "import ft_dagster.definitions"
 
 clean:
-	rm -rf .venv .release dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .grimp_cache
+	rm -rf .venv .release dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .grimp_cache

@@ -187,4 +187,4 @@ def test_what_is_served_is_taken_back_whatever_the_declaration_says(
     with pytest.raises(UserError):
         typed(project, "release", "acme.support", "--by", "ann")
     with pytest.raises(UserError):
-        typed(project, "history", "acme.suport")
+        typed(project, "history", "acme.suport")  # codespell:ignore

@@ -123,9 +123,9 @@ def test_a_model_that_brings_its_own_code_is_refused(project: Path, base: Path, 
 
 def test_an_unknown_architecture_is_refused(project: Path, base: Path, cache: Path) -> None:
     config = json.loads((base / "config.json").read_text())
-    (base / "config.json").write_text(json.dumps({**config, "model_type": "lama"}))
+    (base / "config.json").write_text(json.dumps({**config, "model_type": "lama"}))  # codespell:ignore
     error = refusal(project, cache)
-    assert (error.problem, error.value) == ("unknown architecture", "lama")
+    assert (error.problem, error.value) == ("unknown architecture", "lama")  # codespell:ignore
 
 
 def test_a_folder_without_tokenizer_is_refused(project: Path, base: Path, cache: Path) -> None:

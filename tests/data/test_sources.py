@@ -133,11 +133,11 @@ def test_rows_are_not_read_before_they_are_asked_for(project: Path, write: Any) 
 
 def test_a_missing_file_names_the_field_and_the_nearest_name(project: Path, write: Any) -> None:
     write("data/support.jsonl", ROWS)
-    error = refusal(project, "data/suport.jsonl")
+    error = refusal(project, "data/suport.jsonl")  # codespell:ignore
     assert (error.file, error.field, error.value) == (
         "acme/support.yaml",
         "data.sources[0].path",
-        "data/suport.jsonl",
+        "data/suport.jsonl",  # codespell:ignore
     )
     assert "support.jsonl" in error.fix
 
@@ -216,7 +216,7 @@ def test_rows_stream_from_s3_files_folders_and_globs(project: Path, put: Any) ->
 
 def test_a_missing_s3_object_is_refused_with_the_nearest(project: Path, put: Any) -> None:
     there = put("near/support.jsonl", LINES.encode())
-    error = refusal(project, there.replace("support", "suport"))
+    error = refusal(project, there.replace("support", "suport"))  # codespell:ignore
     assert error.field == "data.sources[0].path"
     assert "support.jsonl" in error.fix
 

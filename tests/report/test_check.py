@@ -58,7 +58,7 @@ def test_a_whole_declaration_has_no_mistake(project: Path) -> None:
 
 def test_every_mistake_is_said_at_once_though_the_declaration_itself_is_invalid(project: Path) -> None:
     (project / "tenants/acme/support.yaml").write_text(
-        TEXT.replace("base_model: model", "base_model: modle")
+        TEXT.replace("base_model: model", "base_model: modle")  # codespell:ignore
         .replace("[rows.jsonl]", "[rows.jsonl, rwos.jsonl, {path: 5}]")
         .replace("[tasks/quiz.yaml]", "[tasks/quiz.yaml, arc_eazy, tasks/quizz.yaml]")
         + "training: {seed: -1}\n"
@@ -66,7 +66,7 @@ def test_every_mistake_is_said_at_once_though_the_declaration_itself_is_invalid(
     (project / "corpora/g.yaml").write_text("description: g\nsources: [txet.jsonl]\n")
     found = mistakes(project)
     assert sorted((error.field, error.value) for error in found if error.field != "data.sources.2.path") == [
-        ("base_model.source", "modle"),
+        ("base_model.source", "modle"),  # codespell:ignore
         ("data.sources[1].path", "rwos.jsonl"),
         ("evaluation.task", "arc_eazy"),
         ("evaluation.task", "tasks/quizz.yaml"),

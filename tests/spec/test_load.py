@@ -66,7 +66,7 @@ def test_an_unknown_field_gets_the_nearest_known_name(project: Path) -> None:
 
 def test_an_unknown_field_in_the_defaults_names_the_defaults_file(project: Path) -> None:
     declare(project, MINIMAL)
-    file = declare(project, "trainning: {seed: 1}\n", "defaults.yaml")
+    file = declare(project, "trainning: {seed: 1}\n", "defaults.yaml")  # codespell:ignore
     assert refusal(project).file == str(file)
 
 
@@ -152,7 +152,7 @@ def test_a_chain_of_parents_is_no_cycle_and_a_broken_grandparent_is_its_own_erro
 def test_an_unknown_variant_gets_the_nearest_known_one(project: Path) -> None:
     declare(project, MINIMAL)
     with pytest.raises(UserError, match=r"Did you mean acme\.support\?"):
-        load_variant(project, VariantKey("acme", "suport"))
+        load_variant(project, VariantKey("acme", "suport"))  # codespell:ignore
 
 
 @pytest.mark.parametrize("name", ["Acme/support.yaml", "acme/sup_port.yaml", f"acme/{'x' * 80}.yaml"])
@@ -188,7 +188,7 @@ def test_an_unknown_corpus_is_refused(project: Path) -> None:
     (project / "corpora" / "general.yaml").write_text("description: g\nsources: [g.jsonl]\n")
     assert load_corpus(project, "general").holdout == 0.05
     with pytest.raises(UserError, match=r"Did you mean general\?"):
-        load_corpus(project, "genral")
+        load_corpus(project, "genral")  # codespell:ignore
 
 
 def test_the_json_schema_describes_every_field() -> None:

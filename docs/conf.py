@@ -1,0 +1,38 @@
+"""The documentation as a site (`make docs`): the pages as they are, the README first.
+
+What the README's table under "Documentation" lists, in its order, is the site's contents. A page that is in
+none of its rows, a dead link or anchor, and a block of code that is not of its language end the build.
+"""
+
+from __future__ import annotations
+
+import re
+
+from sphinx.application import Sphinx
+
+project = "ft_dagster"
+extensions = ["myst_parser", "sphinxcontrib.mermaid"]
+root_doc = "README"
+include_patterns = ["*.md", "docs/**.md", "examples/*/README.md", "benchmarks/**README.md"]
+exclude_patterns = [".*", "assets", "resources", "ft_dagster", "tests", "deploy", "dist", "**/.*"]
+myst_heading_anchors = 6  # named as GitHub names them
+myst_fence_as_directive = ["mermaid"]
+highlight_language = "text"
+html_theme = "furo"
+html_title = project
+
+
+def with_contents(app: Sphinx, page: str, source: list[str]) -> None:
+    """Add to the README a hidden table of contents for each row of its last table."""
+    if page != root_doc:
+        return
+    rows = re.findall(
+        r"^\| (\w+) \| (\[.*) \|$", source[0].partition("\n## Documentation\n")[2], re.MULTILINE
+    )
+    for caption, links in rows:
+        pages = "\n".join(re.findall(r"\((\S+)\.md\)", links))
+        source[0] += f"\n```{{toctree}}\n:caption: {caption.capitalize()}\n:hidden:\n\n{pages}\n```\n"
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("source-read", with_contents)

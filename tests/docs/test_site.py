@@ -1,0 +1,119 @@
+"""`make docs`: the pages as a site whose links all lead somewhere; a page that is wrong ends it."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = """# A project
+
+See [the page](docs/page.md).
+
+## Documentation
+| | |
+|---|---|
+| learn | [page](docs/page.md) |
+"""
+pytestmark = pytest.mark.slow
+
+
+def built(source: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    """By the words of the Makefile, into another folder."""
+    recipe = (ROOT / "Makefile").read_text("utf-8").partition("\ndocs:")[2].splitlines()[1]
+    words = shlex.split(recipe.replace("$(BIN)/sphinx-build", ""))
+    assert words[-1] == "site"
+    command = [sys.executable, "-m", "sphinx", *words[:-1], str(out)]
+    return subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
+
+
+class Page(HTMLParser):
+    """What a page links to, and the names in it that may be linked to."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.names: set[str] = set()
+        self.feed(file.read_text("utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.names.add(given.get("id") or "")
+        self.links += [value for name in ("href", "src") if (value := given.get(name))]
+
+
+def dead(site: Path) -> list[str]:
+    """Each link of a page to a file that is not there, or to a name that is not in it."""
+    pages = {file: Page(file) for file in site.rglob("*.html")}
+    found = []
+    for file, page in pages.items():
+        for link in page.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (file.parent / unquote(parts.path)).resolve() if parts.path else file
+            missing = parts.fragment and target in pages and parts.fragment not in pages[target].names
+            if not target.exists() or missing:
+                found.append(f"{file.relative_to(site)}: {link}")
+    return found
+
+
+def test_it_builds_and_every_link_of_every_page_leads_somewhere(tmp_path: Path) -> None:
+    done = built(ROOT, tmp_path / "site")
+    assert (done.returncode, done.stderr) == (0, "")
+    pages = {file.relative_to(tmp_path / "site").as_posix() for file in (tmp_path / "site").rglob("*.html")}
+    assert {"README.html", "docs/tutorial.html", "docs/reference/python.html"} <= pages
+    assert dead(tmp_path / "site") == []
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Callable[[str], str]:
+    """What is said of a project whose one page is this text; "" where it builds."""
+
+    def said(page: str) -> str:
+        (tmp_path / "docs").mkdir()
+        shutil.copy(ROOT / "docs" / "conf.py", tmp_path / "docs")
+        (tmp_path / "README.md").write_text(README)
+        (tmp_path / "docs" / "page.md").write_text(page)
+        done = built(tmp_path, tmp_path / "site")
+        assert (done.returncode == 0) == (done.stderr == "")
+        return done.stderr
+
+    return said
+
+
+def test_a_page_that_is_right_builds(small: Callable[[str], str]) -> None:
+    assert small("# Page\n\n[back](../README.md#documentation)\n\n```yaml\na: [1, 2]\n```\n") == ""
+
+
+@pytest.mark.parametrize(
+    ("page", "reason"),
+    [
+        ("[gone](gone.md)", "gone.md"),
+        ("[gone](../README.md#nothing)", "nothing"),
+        ("![gone](images/gone.png)", "gone.png"),
+        ("```yamml\na: 1\n```", "yamml"),
+        ("```json\n{a: ?}\n```", "json"),
+    ],
+    ids=["link", "anchor", "image", "language", "block"],
+)
+def test_what_is_wrong_in_a_page_ends_it(small: Callable[[str], str], page: str, reason: str) -> None:
+    said = small(f"# Page\n\n{page}\n")
+    assert "docs/page.md" in said
+    assert reason in said
+
+
+def test_a_page_that_the_readme_does_not_list_ends_it(small: Callable[[str], str], tmp_path: Path) -> None:
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "README.md").write_text("# Alone\n")
+    said = small("# Page\n")
+    assert "benchmarks/README.md" in said
+    assert "toctree" in said
