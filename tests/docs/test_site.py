@@ -68,7 +68,7 @@ def dead(site: Path) -> list[str]:
 
 def test_it_builds_and_every_link_of_every_page_leads_somewhere(tmp_path: Path) -> None:
     done = built(ROOT, tmp_path / "site")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
     pages = {file.relative_to(tmp_path / "site").as_posix() for file in (tmp_path / "site").rglob("*.html")}
     assert {"README.html", "docs/tutorial.html", "docs/reference/python.html"} <= pages
     assert dead(tmp_path / "site") == []
@@ -84,8 +84,7 @@ def small(tmp_path: Path) -> Callable[[str], str]:
         (tmp_path / "README.md").write_text(README)
         (tmp_path / "docs" / "page.md").write_text(page)
         done = built(tmp_path, tmp_path / "site")
-        assert (done.returncode == 0) == (done.stderr == "")
-        return done.stderr
+        return done.stderr if done.returncode else ""
 
     return said
 
