@@ -30,7 +30,7 @@ reference: install  ## docs/reference/, from the code
 	$(BIN)/python -m tests.docs.reference
 
 docs: install  ## the documentation as a site, site/index.html; a dead link or anchor ends it
-	$(BIN)/sphinx-build -W --keep-going -q -c docs . site
+	$(BIN)/sphinx-build -E -a -W --keep-going -q -c docs . site
 	cp site/README.html site/index.html
 
 screenshots: install  ## the pictures of docs/ui.md, after `make demo`; needs Chromium

@@ -110,6 +110,11 @@ def test_what_is_wrong_in_a_page_ends_it(small: Callable[[str], str], page: str,
     assert reason in said
 
 
+def test_it_ends_again_where_nothing_was_mended(small: Callable[[str], str], tmp_path: Path) -> None:
+    assert "gone.md" in small("# Page\n\n[gone](gone.md)\n")
+    assert "gone.md" in built(tmp_path, tmp_path / "site").stderr
+
+
 def test_a_page_that_the_readme_does_not_list_ends_it(small: Callable[[str], str], tmp_path: Path) -> None:
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "README.md").write_text("# Alone\n")
