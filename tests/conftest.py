@@ -31,7 +31,7 @@ os.environ["FT_DAGSTER_SOURCES__BASES"] = json.dumps([tempfile.gettempdir()])
 # Else the suite's thousand programs would each compile the package again, which no user's do.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-os.environ[choice.IDLE] = "60"  # for a suite that is killed: else its servers end with it
+os.environ[choice.IDLE] = "300"  # for a suite that is killed: else its servers end with it
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -78,6 +78,18 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+MANY_MODULES = 200
+_frozen: set[str] = set()  # names of modules
+
+
+def pytest_runtest_logfinish() -> None:
+    """Nor is what a test has imported: each training looks for garbage."""
+    if len(sys.modules) > len(_frozen) + MANY_MODULES:
+        gc.collect()
+        gc.freeze()
+        _frozen.update(sys.modules)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -32,6 +32,7 @@ from ft_dagster.lineage.release import production
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, VariantKey
 from tests.e2e.project import write_project, write_yaml
+from tests.instances import new_instance
 from tests.present import present
 
 OWN = """
@@ -178,7 +179,7 @@ def test_a_table_under_a_prefix_is_not_rebuilt_without_the_hosts_runs(
 ) -> None:
     folder = declared(tmp_path / "one", "acme.support")
     settings, graph = load_settings(folder), Graph(("models",), str(folder))
-    with dg.instance_for_test() as instance:
+    with new_instance() as instance:
         tick(instance, settings, Declarations(folder), None, datetime.now(UTC), graph=graph)
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     with opened(settings.own_home) as own, pytest.raises(UserError, match="under the prefix models"):

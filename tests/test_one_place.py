@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,13 @@ from ft_dagster.schema_version import is_readable, refuse_newer
 
 PACKAGE = Path(__file__).resolve().parents[1] / "ft_dagster"
 CODES = {name for name in vars(exit_codes) if name.isupper()}
-TREES = {
-    file.relative_to(PACKAGE).as_posix(): ast.parse(file.read_text("utf-8")) for file in PACKAGE.rglob("*.py")
-}
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """Of the package's files, by their paths."""
+    files = PACKAGE.rglob("*.py")
+    return {file.relative_to(PACKAGE).as_posix(): ast.parse(file.read_text("utf-8")) for file in files}
 
 
 def _assigned(tree: ast.Module) -> set[str]:
@@ -25,14 +30,14 @@ def _assigned(tree: ast.Module) -> set[str]:
 
 
 def test_exit_codes_are_given_a_value_in_one_module() -> None:
-    found = {file for file, tree in TREES.items() if _assigned(tree) & CODES}
+    found = {file for file, tree in trees().items() if _assigned(tree) & CODES}
     assert found == {"exit_codes.py"}
 
 
 def test_no_program_ends_with_a_bare_number() -> None:
     bare = {
         file: ast.unparse(node)
-        for file, tree in TREES.items()
+        for file, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Call)
         and ast.unparse(node.func) in {"sys.exit", "os._exit", "SystemExit"}
@@ -45,7 +50,7 @@ def test_no_program_ends_with_a_bare_number() -> None:
 def test_the_refusal_of_a_newer_file_is_worded_in_one_module() -> None:
     found = {
         file
-        for file, tree in TREES.items()
+        for file, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant) and "by a newer ft" in str(node.value)
     }

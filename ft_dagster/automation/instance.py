@@ -12,9 +12,17 @@ from typing import Any
 
 import dagster as dg
 import yaml
+from dagster._core.remote_origin import (
+    CodeLocationOrigin,
+    InProcessCodeLocationOrigin,
+    ManagedGrpcPythonEnvCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, STEP_SELECTION_TAG
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.workspace.context import WorkspaceProcessContext, WorkspaceRequestContext
-from dagster._core.workspace.load_target import WorkspaceFileTarget
+from dagster._core.workspace.load_target import WorkspaceFileTarget, WorkspaceLoadTarget
 
 from ft_dagster.assets.partitions import PARTITIONS
 from ft_dagster.automation import unfinished as unfinished_runs
@@ -27,7 +35,7 @@ from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.settings import PROJECT_VARIABLE, Settings
 from ft_dagster.spec import VariantKey
 
-LOCATION = "ft_dagster"
+LOCATION, REPOSITORY = "ft_dagster", "__repository__"
 FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 WORKSPACE_YAML = {
     "load_from": [{"python_module": {"module_name": "ft_dagster.definitions", "location_name": LOCATION}}]
@@ -142,6 +150,30 @@ def show_release(settings: Settings, key: VariantKey, entry: ReleaseEntry) -> No
         )
 
 
+class LocationHere(WorkspaceLoadTarget):
+    """The project's code location of a workspace. One that would be served by this Python is loaded into this
+    very process: a server for it takes 2 CPU s of each command. Others are asked where they are.
+
+    `declared`: as the workspace has it, by which runs are known to daemon and UI.
+    """
+
+    def __init__(self, file: Path) -> None:
+        origins = WorkspaceFileTarget([str(file)]).create_origins()
+        self.declared = next((origin for origin in origins if origin.location_name == LOCATION), None)
+
+    def create_origins(self) -> Sequence[CodeLocationOrigin]:
+        if self.declared is None:
+            return []
+        if not isinstance(self.declared, ManagedGrpcPythonEnvCodeLocationOrigin):
+            return [self.declared]
+        target = self.declared.loadable_target_origin
+        if target.executable_path is not None:
+            return [self.declared]
+        here = target.working_directory or os.getcwd()  # as a server says of itself
+        target = LoadableTargetOrigin(**{**target._asdict(), "working_directory": here})
+        return [InProcessCodeLocationOrigin(target, container_context={}, location_name=LOCATION)]
+
+
 def launch(
     instance: dg.DagsterInstance, settings: Settings, keys: Sequence[VariantKey], reason: str
 ) -> Iterator[Launched]:
@@ -154,11 +186,11 @@ def launch(
     if not keys:
         return
     instance.add_dynamic_partitions(PARTITIONS, [str(key) for key in keys])
-    target = WorkspaceFileTarget([str(workspace_file(settings))])
+    target = LocationHere(workspace_file(settings))
     with WorkspaceProcessContext(instance, target, code_server_log_level="WARNING") as process:
         for key in keys:
             try:
-                yield Launched(key, _submit(process.create_request_context(), key, reason))
+                yield Launched(key, _submit(process.create_request_context(), key, reason, target.declared))
             except dg.DagsterError as error:
                 said, fix = str(error).partition("\n")[0], "See `dagster definitions validate`"
                 raise UserError(f"Dagster refused a run of {key}: {said}", fix=fix) from None
@@ -177,10 +209,14 @@ def submitted(
     ]
 
 
-def _submit(workspace: WorkspaceRequestContext, key: VariantKey, reason: str) -> str:
-    """The id of a run of the whole chain, now in the queue."""
+def _submit(
+    workspace: WorkspaceRequestContext, key: VariantKey, reason: str, location: CodeLocationOrigin | None
+) -> str:
+    """The id of a run of the whole chain, now in the queue; it is of `location`."""
     instance = workspace.instance
-    job = workspace.get_code_location(LOCATION).get_repository("__repository__").get_full_job(JOB)
+    repository = workspace.get_code_location(LOCATION).get_repository(REPOSITORY)
+    assert location is not None  # of a workspace without it that line raised
+    job = repository.get_full_job(JOB)
     plan = workspace.get_execution_plan(job, {}, None, None).execution_plan_snapshot
     run = instance.create_run(
         job_name=JOB,
@@ -198,7 +234,7 @@ def _submit(workspace: WorkspaceRequestContext, key: VariantKey, reason: str) ->
         asset_check_selection=None,
         resolved_op_selection=None,
         op_selection=None,
-        remote_job_origin=job.get_remote_origin(),
+        remote_job_origin=RemoteJobOrigin(RemoteRepositoryOrigin(location, REPOSITORY), JOB),
         job_code_origin=job.get_python_origin(),
         asset_graph=workspace.asset_graph,
     )

@@ -13,6 +13,7 @@ import os
 import sys
 import traceback
 import warnings
+from functools import cache
 from pathlib import Path
 
 from ft_dagster.errors import UserError
@@ -112,8 +113,7 @@ def _train_one(run: TrainingRun, member: Member, channel: Channel, stop: Stop) -
     """One member, its result written whatever happens; the others do not suffer from it."""
     from ft_dagster.training.trainer import train_member
 
-    if not gc.get_freeze_count():  # in a fork of the warm server all of it is
-        gc.freeze()  # what was imported stays: accelerate looks for garbage, and would look through all of it
+    _freeze_imports()
     if ranks.is_done(run, member):
         channel.say(f"{member.variant}: already trained, kept")
         return DONE
@@ -140,6 +140,12 @@ def _train_one(run: TrainingRun, member: Member, channel: Channel, stop: Stop) -
             problem = UserError(f"{type(error).__name__}: {error}", fix="See the traceback in the log")
             _write(run, member, "failed", problem)
         return FAILED
+
+
+@cache
+def _freeze_imports() -> None:
+    """What was imported stays: accelerate looks for garbage, and would look through all of it."""
+    gc.freeze()
 
 
 def _set_up_device(member: Member) -> None:

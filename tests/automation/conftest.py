@@ -7,15 +7,18 @@ import dagster as dg
 import pytest
 
 from tests.automation.ticks import settings
+from tests.instances import new_instance
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.long)])
 def instance(request: pytest.FixtureRequest) -> Iterator[dg.DagsterInstance]:
     """In files, then in a database of a real server."""
-    storage = {}
-    if request.param == "postgres":
-        address = request.getfixturevalue("postgres").new_database()
-        storage = {"storage": {"postgres": {"postgres_url": address}}}
+    if request.param == "sqlite":
+        with new_instance() as made:
+            yield made
+        return
+    address = request.getfixturevalue("postgres").new_database()
+    storage = {"storage": {"postgres": {"postgres_url": address}}}
     with dg.instance_for_test(overrides=storage) as made:
         yield made
 

@@ -19,6 +19,7 @@ from ft_dagster.report.states import ORDER
 from ft_dagster.settings import load_settings
 from tests.automation.declarations import NOON, declare, ticked
 from tests.fleet.fleets import changed
+from tests.instances import new_instance
 from tests.present import present
 from tests.releases import adapter, release
 
@@ -29,7 +30,7 @@ MINUTE = timedelta(minutes=1)
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test() as made:
+    with new_instance() as made:
         yield made
 
 

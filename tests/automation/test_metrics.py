@@ -29,6 +29,7 @@ from ft_dagster.settings import load_settings
 from tests.automation.declarations import NOON, declare
 from tests.fleet.fleets import variant
 from tests.fleet.tables import row_of
+from tests.instances import new_instance
 from tests.launch.helpers import wait_until
 from tests.present import present
 
@@ -51,7 +52,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test() as made:
+    with new_instance() as made:
         yield made
 
 

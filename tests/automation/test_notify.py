@@ -26,6 +26,7 @@ from ft_dagster.store import Attempt, Store, write_head
 from ft_dagster.store.make import Recipe, make_artifact
 from tests.automation.declarations import declare, ticked
 from tests.fleet.tables import row_of
+from tests.instances import new_instance
 from tests.present import present
 from tests.releases import adapter, release
 
@@ -36,7 +37,7 @@ UI = "https://dagster.example.com"
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test() as made:
+    with new_instance() as made:
         yield made
 
 

@@ -20,6 +20,7 @@ from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.stages import declaration, task_dataset
 from ft_dagster.stages.workspace import RunOf, Workspace
 from tests.e2e.project import rows, write_lines, write_yaml
+from tests.instances import new_instance
 from tests.present import present
 
 pytestmark = pytest.mark.slow
@@ -120,7 +121,7 @@ def _graph(project: Path) -> Any:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[HostProject]:
-    with dg.instance_for_test() as instance:
+    with new_instance() as instance:
         yield HostProject(tmp_path, instance)
 
 

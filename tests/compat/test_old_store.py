@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +19,8 @@ from typer.testing import CliRunner
 
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
-from tests.compat.make_store import PROMPTS, TOKENS, command
-from tests.e2e.project import POLICY
+from tests.compat.make_store import PROMPTS, TOKENS
+from tests.e2e.project import POLICY, command_environment
 from tests.present import present
 
 if TYPE_CHECKING:
@@ -35,9 +37,10 @@ STAGES = {
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the kept project with its store, elsewhere than where it was made."""
-    for name in [name for name in os.environ if name.startswith(("DAGSTER_", "FT_DAGSTER"))]:
-        monkeypatch.delenv(name)
     folder = tmp_path / "moved" / "project"
+    inner = command_environment(folder)
+    for name in [name for name in os.environ if name not in inner]:
+        monkeypatch.delenv(name)
     shutil.copytree(KEPT, folder)
     (folder / "policy.yaml").write_text(json.dumps(POLICY), "utf-8")  # then there was none, and no floor
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
@@ -252,7 +255,14 @@ def test_the_chain_goes_on_from_it(project: Path) -> None:
     calmer = declared.read_text("utf-8").replace("learning_rate: 0.02", "learning_rate: 0.01")
     declared.write_text(calmer, "utf-8")  # at 0.02 a change of rounding alone can make a worse model
     before = log_files(project)
-    (row,) = command(project, "run", "globex.places")["variants"]
+    own = {"CUDA_VISIBLE_DEVICES": "", "FT_DAGSTER_HOST__LOCK_FOLDER": str(project.with_name("leases"))}
+    program = str(Path(sys.executable).with_name("ft-dagster"))
+    done = subprocess.run(
+        [program, "--project", str(project), "run", "globex.places", "--json"],
+        env={**command_environment(project), **own}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    (row,) = json.loads(done.stdout)["variants"]
     assert row["gate"] is True
     history = typed(project, "history", "globex.places")
     assert history["aliases"]["production"] == 1  # another version would wait for its approver

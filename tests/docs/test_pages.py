@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text("utf-8")
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 
+@cache
 def anchors(page: Path) -> set[str]:
     """Of its headings, as GitHub makes them."""
     text = FENCE.sub("", page.read_text("utf-8"))
@@ -62,9 +64,12 @@ def commands(page: str) -> list[list[str]]:
     return [shlex.split(line, comments=True)[1:] for line in found]
 
 
+program = cache(typer.main.get_command)
+
+
 def command_of(words: list[str]) -> tuple[Any, list[str]]:
     """The command that words call, and what is left of them."""
-    command: Any = typer.main.get_command(app)
+    command: Any = program(app)
     while words and command is not None and hasattr(command, "commands"):
         if words[0] == "--project":
             words = words[2:]

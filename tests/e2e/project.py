@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from ft_dagster.launch.warm import choice
+
 THINGS = ["permit", "balcony", "account", "passport", "form", "facade", "ship", "whale", "town", "bank"]
 UP_TO_PLAN = (
     *("declaration", "base_model", "general_corpus"),
@@ -150,8 +152,12 @@ def edit(file: Path, change: Any) -> None:
 
 
 def command_environment(folder: Path) -> dict[str, str]:
-    """For programs started on the project: nothing of an outer Dagster, the project's own home."""
+    """For programs started on the project: nothing of an outer Dagster, the project's own home. What they
+    start is forked by the suite's warm servers.
+    """
     outer = {
-        name: value for name, value in os.environ.items() if not name.startswith(("DAGSTER_", "FT_DAGSTER"))
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(choice.PREFIX) or not name.startswith(("DAGSTER_", "FT_DAGSTER"))
     }
     return {**outer, "FT_DAGSTER_PROJECT": str(folder)}

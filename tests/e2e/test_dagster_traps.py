@@ -22,6 +22,7 @@ from ft_dagster.stages.summary import variant_row
 from ft_dagster.training.progress import Console, Silent, open_channel
 from tests.automation.declarations import NOON, declare, start_from, tick
 from tests.e2e.workshop import said_of
+from tests.instances import new_instance
 from tests.present import present
 from tests.releases import adapter, release
 
@@ -53,7 +54,7 @@ def test_staleness_is_silent_over_a_hundred_partitions_so_it_is_read_from_the_st
     release(store, "acme.medical", adapter(2))
     stale = {variant_row(store, VariantKey.parse(name)).stale for name in names}
     assert stale == {"acme.medical v2 was released since"}
-    with dg.instance_for_test() as instance:
+    with new_instance() as instance:
         assert {request.partition_key for request in tick(tmp_path, instance, NOON)} == set(names)
 
 

@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -24,10 +25,19 @@ def simulation() -> ModuleType:
     return module
 
 
-def test_equal_models_fail_in_at_most_one_of_twenty_verdicts(simulation: ModuleType) -> None:
-    rows = simulation.equal_models(TRIALS)
-    assert max(failed for *_, failed in rows) <= 0.05
-    assert max(failed for *_, failed in rows) > 0.02  # the tests of harm do act
+@pytest.fixture(scope="module")
+def equal_models(simulation: ModuleType) -> list[Any]:
+    return list(simulation.equal_models(TRIALS))
+
+
+@pytest.fixture(scope="module")
+def planted_falls(simulation: ModuleType) -> list[Any]:
+    return list(simulation.planted_falls(TRIALS))
+
+
+def test_equal_models_fail_in_at_most_one_of_twenty_verdicts(equal_models: list[Any]) -> None:
+    assert max(failed for *_, failed in equal_models) <= 0.05
+    assert max(failed for *_, failed in equal_models) > 0.02  # the tests of harm do act
 
 
 @pytest.mark.parametrize("questions", [20, 32, 40, 60, 64, 100])
@@ -79,21 +89,19 @@ def test_the_level_is_not_bought_by_never_passing(
     assert passed > least
 
 
-def test_equal_models_pass_where_enough_is_asked(simulation: ModuleType) -> None:
-    passed = {
-        (questions, discordant): share for questions, discordant, share, *_ in simulation.equal_models(TRIALS)
-    }
+def test_equal_models_pass_where_enough_is_asked(equal_models: list[Any]) -> None:
+    passed = {(questions, discordant): share for questions, discordant, share, *_ in equal_models}
     assert passed[1000, 0.10] > 0.98
     assert passed[100, 0.20] < 0.1
 
 
-def test_a_fall_as_large_as_the_margin_is_blocked_at_the_level(simulation: ModuleType) -> None:
-    for fall, margin, _, passed, _, _ in simulation.planted_falls(TRIALS):
+def test_a_fall_as_large_as_the_margin_is_blocked_at_the_level(planted_falls: list[Any]) -> None:
+    for fall, margin, _, passed, _, _ in planted_falls:
         assert passed <= (0.03 if fall == margin else 0.02)  # half of 0.05, and what 4000 trials vary by
 
 
-def test_harm_is_shown_by_enough_questions(simulation: ModuleType) -> None:
-    failed = {(fall, asked): share for fall, _, asked, _, _, share in simulation.planted_falls(TRIALS)}
+def test_harm_is_shown_by_enough_questions(planted_falls: list[Any]) -> None:
+    failed = {(fall, asked): share for fall, _, asked, _, _, share in planted_falls}
     assert failed[0.06, 400] > 0.8
     assert failed[0.10, 400] > 0.99
 

@@ -23,6 +23,7 @@ from ft_dagster.lineage.release import ReleaseRequest, export_of, rollback
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey
 from tests.e2e.project import write_yaml
+from tests.instances import new_instance
 from tests.present import present
 from tests.releases import adapter, release, whole_model
 from tests.s3_server import free_port
@@ -97,7 +98,7 @@ def test_settings_that_cannot_be_read_are_said_in_its_log(tmp_path: Path) -> Non
     sensor = build_defs(tmp_path).get_sensor_def("registered_releases")
     (tmp_path / "ft_dagster.yaml").write_text("registry: 3")
     with (
-        dg.instance_for_test() as instance,
+        new_instance() as instance,
         dg.build_sensor_context(instance, resources=default_resources(str(tmp_path))) as context,
     ):
         assert "registry" in present(sensor.evaluate_tick(context).skip_message)
@@ -116,7 +117,7 @@ def test_the_lineage_leads_back_to_all_that_made_it(tmp_path: Path) -> None:
 
 def test_what_was_released_waits_until_the_registry_takes_it(tmp_path: Path) -> None:
     settings, graph, now = named(tmp_path, "http://127.0.0.1:1"), Graph(), datetime.now(UTC)
-    with dg.instance_for_test() as instance:
+    with new_instance() as instance:
         for key in ("acme.support", "globex.places"):
             event = dg.AssetMaterialization(graph.key("release"), partition=key)
             instance.report_runless_asset_event(event)

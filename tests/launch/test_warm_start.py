@@ -151,12 +151,15 @@ def test_the_server_never_has_the_environment_of_a_program(run_dir: Path, folder
 def test_its_servers_are_told_apart_by_what_libraries_read_when_they_are_loaded() -> None:
     base = {"PATH": "/bin", "FT_DAGSTER_LEASE": "1", "OMP_NUM_THREADS": "2", "HF_TOKEN": "t"}
     same = {**base, "FT_DAGSTER_LEASE": "2", "OMP_NUM_THREADS": "4", "HF_TOKEN": "u", "DAGSTER_HOME": "/d"}
-    assert world.identity(base, ()) == world.identity(same, ())
+    lease = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "MKL_NUM_THREADS": "4"}
+    assert world.identity(base, ()) == world.identity(same, ()) == world.identity({**same, **lease}, ())
     for other in (
         {"PATH": "/sbin"},
         {"PYTHONHASHSEED": "0"},
         {"LD_PRELOAD": "x"},
         {"MKL_CBWR": "COMPATIBLE"},
+        {"KMP_INIT_AT_FORK": "TRUE"},
+        {"MKL_NUM_THREADS": "1"},
     ):
         assert world.identity(base, ()) != world.identity({**base, **other}, ())
     assert world.identity(base, ()) != world.identity(base, ("numpy",))

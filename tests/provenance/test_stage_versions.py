@@ -84,7 +84,7 @@ def modules_of(stage: str) -> set[str]:
 
 def code_of(stage: str) -> dict[str, Any]:
     """A digest of the stage's code without comments, docstrings and layout, and its version."""
-    trees = {module: ast.unparse(_bare(_file(module))) for module in sorted(modules_of(stage))}
+    trees = {module: _bare(_file(module)) for module in sorted(modules_of(stage))}
     return {"version": STAGE_VERSIONS[stage], "code": sha256_json(trees)}
 
 
@@ -93,7 +93,9 @@ def _file(module: str) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-def _bare(file: Path) -> ast.Module:
+@cache
+def _bare(file: Path) -> str:
+    """Without comments, docstrings and layout. Most files are code of most stages: each is read once."""
     tree = ast.parse(file.read_text("utf-8"))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
@@ -101,7 +103,7 @@ def _bare(file: Path) -> ast.Module:
             value = body[0].value
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
                 value.value = ""
-    return tree
+    return ast.unparse(tree)
 
 
 @pytest.mark.parametrize("stage", STAGE_VERSIONS)

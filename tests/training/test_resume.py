@@ -6,9 +6,9 @@ import json
 import random
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,14 +28,8 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: P
     folder = tmp_path_factory.mktemp("resume")
     runs = Runs(folder, tiny_model_folder, write_mixture(folder / "mixture"))
     run_folder = runs.prepare("whole", training=SETTINGS)
-    subprocess.run(program(run_folder), check=True, capture_output=True)
+    finish(partial(RunningProgram, "training"), run_folder)
     return runs, run_folder
-
-
-def program(run_folder: Path) -> list[str]:
-    import sys
-
-    return [sys.executable, "-m", "ft_dagster.training", str(run_folder)]
 
 
 def ledger(run_folder: Path) -> bytes:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ft_dagster.launch.local import run_program
-from ft_dagster.launch.warm import choice
+from ft_dagster.launch.warm import choice, imports, world
 from ft_dagster.provenance.digest import hash_folder, payload_digest
 from tests.evaluation.questions import write_run, write_task
 from tests.training.runs import Runs
@@ -18,8 +20,9 @@ SHORT = {"max_steps": 2, "num_train_epochs": 1.0, "evaluations": 1}
 
 
 def made(program: str, run_folder: Path, outputs: list[str], start: str, threads: int) -> list[str]:
-    """The digests of what a program makes; its folder is new."""
-    environment = {choice.START: start, "OMP_NUM_THREADS": str(threads)}
+    """The digests of what a program makes; its folder is new, and its threads are given as by a lease."""
+    given = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    environment = {choice.START: start, **given}
     log = run_folder / "log"
     code = run_program(f"ft_dagster.{program}", run_folder, environment=environment, output=log)
     assert code == 0, log.read_text()
@@ -52,6 +55,18 @@ def test_a_forked_trainer_trains_the_same_weights(
     ]
     assert "plain start" not in forked_if_asked.text
     assert digests[0] == digests[1]
+
+
+def test_a_launcher_that_has_imported_what_programs_need_asks_the_same_server() -> None:
+    """Several of these libraries write into the environment of whoever imports them."""
+    started_with = Path("/proc/self/environ").read_bytes().split(b"\0")
+    for name in imports.WITHOUT_GPU:
+        importlib.import_module(name)
+    assert "KMP_INIT_AT_FORK" in os.environ
+    written = {
+        name: said for name, said in os.environ.items() if os.fsencode(f"{name}={said}") not in started_with
+    }
+    assert world.kept(written) == {}
 
 
 def test_forked_ranks_train_the_same_weights(runs: Runs, forked_if_asked: pytest.LogCaptureFixture) -> None:

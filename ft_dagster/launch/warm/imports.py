@@ -89,9 +89,20 @@ def import_all(names: tuple[str, ...], own: tuple[int, ...]) -> None:
                 continue
             except Exception as error:
                 raise CannotServe(f"{name} cannot be imported: {error}") from error
+        _fill_tables()
     require_forkable()
     if kept := {link for number, link in _open_files().items() if number > 2 and number not in own}:
         raise CannotServe(f"a library keeps files open: {', '.join(sorted(kept))}")
+
+
+def _fill_tables() -> None:
+    """What a library makes when the first model is loaded, whichever that is: transformers' table of names
+    that weights had in older files, whose thousand patterns each program would compile.
+    """
+    names = sys.modules.get("transformers.conversion_mapping")
+    fill = getattr(names, "get_checkpoint_conversion_mapping", None)  # of releases that have it
+    if fill is not None:
+        fill("llama")
 
 
 def require_forkable() -> None:

@@ -29,10 +29,20 @@ PREFIXES = """
 SECRET = ("TOKEN", "KEY", "SECRET", "PASSW", "CREDENTIAL", "AUTH")
 # Set by call after the fork, or read no earlier than by the program, or given to the server below.
 CHANGEABLE = """
-    CUDA_VISIBLE_DEVICES GOTO_NUM_THREADS HF_DATASETS_DISABLE_PROGRESS_BARS HF_DATASETS_OFFLINE
-    HF_HUB_DISABLE_TELEMETRY HF_HUB_OFFLINE OMP_NUM_THREADS OPENBLAS_NUM_THREADS TOKENIZERS_PARALLELISM
-    TQDM_DISABLE
+    CUBLAS_WORKSPACE_CONFIG CUDA_DEVICE_ORDER CUDA_VISIBLE_DEVICES GOTO_NUM_THREADS
+    HF_DATASETS_DISABLE_PROGRESS_BARS HF_DATASETS_OFFLINE HF_HUB_DISABLE_TELEMETRY HF_HUB_OFFLINE
+    OMP_NUM_THREADS OPENBLAS_NUM_THREADS PYTORCH_NVML_BASED_CUDA_CHECK TOKENIZERS_PARALLELISM
+    TORCHINDUCTOR_CACHE_DIR TQDM_DISABLE
 """
+# Written by libraries into the environment of whoever imports them, the server among them: a launcher that
+# has imported some asks the same server as one that has not.
+WRITTEN = {
+    "DATASETS_VERBOSITY": "error",
+    "DS_ACCELERATOR": "cpu",
+    "HF_XET_HIGH_PERFORMANCE": "1",
+    "KMP_DUPLICATE_LIB_OK": "True",
+    "KMP_INIT_AT_FORK": "FALSE",
+}
 # What every program sets before it imports these libraries; one that needs the network starts over.
 GIVEN = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
@@ -51,10 +61,13 @@ def kept(environment: Mapping[str, str]) -> dict[str, str]:
     """The part of an environment that a library reads while it is loaded; no secret is in it."""
     names, beginnings = set(NAMES.split()), tuple(PREFIXES.split())
     found = {name for name in environment if name in names or name.startswith(beginnings)}
+    if environment.get("MKL_NUM_THREADS") == environment.get("OMP_NUM_THREADS"):
+        found.discard("MKL_NUM_THREADS")  # as a lease gives both; MKL follows what OpenMP has by call
     return {
         name: environment[name]
         for name in sorted(found.difference(CHANGEABLE.split()))
-        if not any(word in name.removeprefix("TOKENIZERS_") for word in SECRET)
+        if environment[name] != WRITTEN.get(name)
+        and not any(word in name.removeprefix("TOKENIZERS_") for word in SECRET)
     }
 
 
