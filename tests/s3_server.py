@@ -61,7 +61,11 @@ def start_s3(folder: Path, port: int) -> subprocess.Popen[bytes]:
          str(folder)],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    _wait_for(port)
+    try:
+        _wait_for(port)
+    except TimeoutError:
+        process.kill()
+        raise
     return process
 
 
@@ -72,7 +76,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_for(port: int, patience: float = 20) -> None:
+def _wait_for(port: int, patience: float = 120) -> None:
     end = time.monotonic() + patience
     while time.monotonic() < end:
         with socket.socket() as probe:
