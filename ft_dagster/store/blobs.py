@@ -281,9 +281,15 @@ class Store:
         """Read credentials anew where AWS' files of profiles were written since they were read."""
         if self.url.startswith("s3://"):
             written = _profiles_written()
-            if _READ.setdefault(self.fs, written) != written:
+            if _READ.setdefault(self.fs, written) == written:
+                return
+            try:
                 self.fs.connect(refresh=True)
-                _READ[self.fs] = written
+            except Exception as error:
+                if not _name_of(error).startswith("botocore."):
+                    raise
+                return  # they are just being written: the next request reads them
+            _READ[self.fs] = written
 
     def _in_parts(self, size: int) -> dict[str, int]:
         """How s3fs moves a file of this many bytes: in memory are `max_concurrency` parts of it at once."""
@@ -388,8 +394,11 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _profiles_written() -> float:
     """When a file of AWS' profiles was written last, in seconds since 1970; 0 where there is none."""
-    files = (Path(os.environ.get(name, usual)).expanduser() for name, usual in _PROFILES.items())
-    return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
+    newest = 0.0
+    for name, usual in _PROFILES.items():
+        with suppress(OSError):  # there is none, or it is not ours to read
+            newest = max(newest, os.path.getmtime(os.path.expanduser(os.environ.get(name) or usual)))
+    return newest
 
 
 def _name_of(error: BaseException) -> str:

@@ -90,12 +90,18 @@ def test_a_long_lived_process_reads_a_renewed_profile(site: Site, status: int) -
     store = site.open()
     store.write("file", b"1")
     site.proxy.expired.add("first")
-    for ask in (store.read, store.exists, store.names, lambda name: store.write(name, b"2")):
+    asked: list[Callable[[str], object]] = [store.read, store.exists, store.names]
+    asked.append(lambda name: store.write(name, b"2"))
+    for ask in asked:
         with pytest.raises(Exception) as error:  # noqa: PT011  # of s3fs
             ask("file")
         said = str(present(refused(error.value)))
         assert "lets nobody in with these credentials" in said
         assert "Renew them" in said
+    site.profiles.write_text("[ac")  # half written
+    with pytest.raises(Exception) as error:  # noqa: PT011  # of s3fs
+        store.read("file")
+    assert refused(error.value) is not None
     site.renew()
     assert store.read("file") == site.open().read("file") == b"1"
     assert site.proxy.let_in == {"first", "second"}
