@@ -28,6 +28,7 @@ _PASSING_ERRNOS = {
 _PASSING_ERRORS = {
     "botocore.EndpointConnectionError", "botocore.ConnectionClosedError", "botocore.ConnectTimeoutError",
     "botocore.ReadTimeoutError", "botocore.HTTPClientError",
+    "botocore.FlexibleChecksumError",  # other bytes than the server says: it died on the way
 }  # fmt: skip
 _NO_CREDENTIALS = {
     f"botocore.{name}"
@@ -375,8 +376,9 @@ def refused(error: BaseException) -> UserError | None:
     for at in _causes(error):
         by_server = isinstance(at, PermissionError) and at.errno is None  # of a file it has a number
         if by_server or _name_of(at) in _NO_CREDENTIALS or code_of(at) in _EXPIRED:
+            said = "they may have expired, as a HEAD is not told" if code_of(at) == "400" else str(at)
             return UserError(
-                f"the storage lets nobody in with these credentials: {' '.join(str(at).split()).rstrip('.')}",
+                f"the storage lets nobody in with these credentials: {' '.join(said.split()).rstrip('.')}",
                 field="store_profiles",
                 fix="Renew them, or let them list, read, write and delete in the store. Then run it again: "
                 "it goes on from what was kept",

@@ -145,7 +145,8 @@ def test_a_node_that_waited_in_vain_ends_and_another_goes_on_from_what_was_kept(
     expiring_on_the_way = site.expire_once(lambda: kept(site.host))
     assert carry_out_order(site.open(), PLACE, said.append, Stopping()) == TRANSIENT
     expiring_on_the_way.join()
-    assert "lets nobody in with these credentials: The provided token has expired" in said[-1]
+    assert "lets nobody in with these credentials" in said[-1]
+    assert "expired" in said[-1]
     assert kept(site.host)
     site.renew()
     attempt, again = send(site.host, job, tmp_path / "second"), list[str]()
@@ -185,7 +186,8 @@ def test_dagsters_step_says_it_in_one_line_and_the_next_run_of_the_same_process_
         failed = shop.materialize("acme.places", "fine_tuned_model", raises=False)
         expiring_on_the_way.join()
         said = shop.failure(failed)
-        assert "lets nobody in with these credentials: The provided token has expired" in said
+        assert "lets nobody in with these credentials" in said
+        assert "expired" in said
         assert len(said.splitlines()) == 1
         site.renew()
         assert shop.materialize("acme.places", "fine_tuned_model").success
