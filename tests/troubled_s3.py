@@ -8,13 +8,15 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from http.client import HTTPException
 from http.server import ThreadingHTTPServer
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from tests.conditional_s3 import Handler, Proxy
 from tests.s3_server import S3Server
 
+Kind = Literal["503", "cut", "cut after"]
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 
 
@@ -26,23 +28,40 @@ class Trouble:
 
     method: str
     words: str
-    kind: Literal["503", "cut", "cut after"]
+    kind: Kind
     times: int = 1
+
+
+class Asked(NamedTuple):
+    """A request: when it came, in seconds since 1970, and the bytes of its body and of its answer's."""
+
+    at: float
+    method: str
+    address: str
+    sent: int
+    got: int
 
 
 @dataclass
 class Troubles:
-    """`latency`: seconds before each request. `asked`: how many there were, by method."""
+    """`latency`: seconds before each request. `often`: what happens to each so many-th. `asked`: how many
+    there were, by method. `log`: those that were answered.
+    """
 
     latency: float = 0.0
+    often: dict[int, Kind] = field(default_factory=dict)
     ahead: list[Trouble] = field(default_factory=list)
     asked: Counter[str] = field(default_factory=Counter)
+    log: list[Asked] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def next(self, method: str, address: str) -> str | None:
         """What is to go wrong with a request; it is counted."""
         with self.lock:
             self.asked[method] += 1
+            for each, kind in self.often.items():
+                if self.asked.total() % each == 0:
+                    return kind
             for trouble in self.ahead:
                 if trouble.times and trouble.method == method and trouble.words in address:
                     trouble.times -= 1
@@ -71,9 +90,15 @@ class TroubledHandler(Handler):
             return None
         try:
             return self.cut_after() if trouble == "cut after" else self.pass_on()
-        except ConnectionError:  # the server behind it is down
+        except (ConnectionError, HTTPException):  # the server behind it is down
             self.close_connection = True
             return None
+
+    def answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
+        sent = int(self.headers.get("Content-Length", 0))
+        asked = Asked(time.time(), self.command, self.path, sent, len(content))
+        self.server.troubles.log.append(asked)
+        super().answer(status, headers, content)
 
     def cut_after(self) -> None:
         """Let the server do it, and say nothing."""

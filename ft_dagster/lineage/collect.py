@@ -64,11 +64,16 @@ def _remove(store: Store, one: Unreached, rules: Rules) -> Outcome:
 
 def _claimed(store: Store, one: Unreached, rules: Rules) -> bool:
     if one.artifact is None:
-        return is_litter(store, one)
+        return is_litter(store, one) and not _written_since(store, one)
     rule = rules.for_path(one.place.path)
     versions = "all versions" if rule.releases is None else f"the last {rule.releases} versions"
     why = f"nothing needed it, and retention is {rule.days:g} days and {versions}"
     return claim_removal(store, one.artifact, why, rules.before(one.place.path))
+
+
+def _written_since(store: Store, one: Unreached) -> bool:
+    """Whether somebody goes on there since it was listed: another host's training, from old checkpoints."""
+    return any(file.modified > one.written for file in store.walk(f"{one.place.path}/{one.attempt}"))
 
 
 def _dependents_first(found: Sequence[Unreached]) -> list[Unreached]:

@@ -12,12 +12,13 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import fsspec
 
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import files_below, no_file
-from ft_dagster.store.exclusive import RemoteCreation
+from ft_dagster.store.exclusive import RemoteCreation, code_of
 from ft_dagster.strict_json import dumps, loads
 
 _PASSING_ERRNOS = {
@@ -27,6 +28,7 @@ _PASSING_ERRNOS = {
 _PASSING_ERRORS = {
     "botocore.EndpointConnectionError", "botocore.ConnectionClosedError", "botocore.ConnectTimeoutError",
     "botocore.ReadTimeoutError", "botocore.HTTPClientError",
+    "botocore.FlexibleChecksumError",  # other bytes than the server says: it died on the way
 }  # fmt: skip
 _NO_CREDENTIALS = {
     f"botocore.{name}"
@@ -35,6 +37,15 @@ _NO_CREDENTIALS = {
         "TokenRetrievalError", "SSOTokenLoadError", "UnauthorizedSSOTokenError",
     )
 }  # fmt: skip
+# Temporary credentials that have run out. 400 is how S3 says it to a HEAD, whose answer has no words.
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "400"}
+# AWS' files of profiles, each by the variable that names another.
+_PROFILES = {
+    "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials",
+    "AWS_CONFIG_FILE": "~/.aws/config",
+}
+# When the profiles were written that a file system, which fsspec keeps for the whole process, has read.
+_READ: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 
 PART_BYTES = 16 * 2**20  # of a file that is moved in parts; S3 takes no smaller ones than 5 MiB
 PARTS_AT_ONCE = 4
@@ -73,6 +84,7 @@ class Store:
             protocol = self.url.split("://")[0]
             self.fs = fsspec.filesystem(protocol, use_listings_cache=False, **(options or {}))
             self.root = self.url.split("://", 1)[1]
+            self._renew()
         else:
             self.root = str(Path(self.url.removeprefix("file://")).expanduser().resolve())
             self.fs = fsspec.filesystem("file")
@@ -83,6 +95,7 @@ class Store:
         if not plain.parts or ".." in plain.parts or relative.startswith("/"):
             raise ValueError(f"not a path inside the store: {relative!r}")
         path = f"{self.root}/{plain}"
+        self._renew()
         if not self.remote and os.path.realpath(path) != path:
             raise no_file(Path(path), "a link, or a path through one")
         return path
@@ -125,16 +138,13 @@ class Store:
         if target is None:
             self.fs.pipe_file(self.path(relative), content)
             return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        try:
-            with draft.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(target)
-        finally:
-            draft.unlink(missing_ok=True)
+        for last in (False, False, True):
+            try:
+                _write_whole(target, content)
+                return
+            except FileNotFoundError:  # somebody removed the folder, which was empty
+                if last:
+                    raise
 
     def write_json(self, relative: str, value: Any) -> None:
         self.write(relative, as_stored(value))
@@ -226,12 +236,15 @@ class Store:
             path[len(root) + 1 :]: int(info["size"]) for path, info in found if path.startswith(f"{root}/")
         }
 
-    def walk(self) -> Iterator[StoredFile]:
-        """Every file there is. What comes or goes meanwhile may be missed; links are not followed."""
+    def walk(self, below: str = "") -> Iterator[StoredFile]:
+        """Every file, or those below a folder. What comes or goes meanwhile may be missed; links are not
+        followed.
+        """
+        root = self.path(below) if below else self.root
         if not self.remote:
-            yield from _walk(Path(self.root), "")
+            yield from _walk(Path(root), f"{below}/" if below else "")
             return
-        for path, info in self.fs.find(self.root, detail=True).items():
+        for path, info in self.fs.find(root, detail=True).items():
             modified = info["LastModified"].timestamp()
             yield StoredFile(path[len(self.root) + 1 :], int(info["size"]), modified)
 
@@ -265,11 +278,38 @@ class Store:
         target.parent.mkdir(parents=True, exist_ok=True)
         self.fs.get_file(self.path(relative), str(target), **self._in_parts(0))
 
+    def _renew(self) -> None:
+        """Read credentials anew where AWS' files of profiles were written since they were read."""
+        if self.url.startswith("s3://"):
+            written = _profiles_written()
+            if _READ.setdefault(self.fs, written) == written:
+                return
+            try:
+                self.fs.connect(refresh=True)
+            except Exception as error:
+                if not _name_of(error).startswith("botocore."):
+                    raise
+                return  # they are just being written: the next request reads them
+            _READ[self.fs] = written
+
     def _in_parts(self, size: int) -> dict[str, int]:
         """How s3fs moves a file of this many bytes: in memory are `max_concurrency` parts of it at once."""
         if not self.url.startswith("s3://"):
             return {}
         return {"chunksize": max(PART_BYTES, -(-size // MOST_PARTS)), "max_concurrency": PARTS_AT_ONCE}
+
+
+def _write_whole(target: Path, content: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _walk(folder: Path, within: str) -> Iterator[StoredFile]:
@@ -324,15 +364,21 @@ def unreachable(error: BaseException) -> bool:
     return False
 
 
+def expired(error: BaseException) -> bool:
+    """Whether a remote storage says that temporary credentials have run out: renewed ones may let in."""
+    return any(code_of(at) in _EXPIRED for at in _causes(error))
+
+
 def refused(error: BaseException) -> UserError | None:
     """What to say where a remote storage does not let in who asks: no rights, or credentials that are wrong,
     expired or missing. None of any other error.
     """
     for at in _causes(error):
         by_server = isinstance(at, PermissionError) and at.errno is None  # of a file it has a number
-        if by_server or _name_of(at) in _NO_CREDENTIALS:
+        if by_server or _name_of(at) in _NO_CREDENTIALS or code_of(at) in _EXPIRED:
+            said = "they may have expired, as a HEAD is not told" if code_of(at) == "400" else str(at)
             return UserError(
-                f"the storage lets nobody in with these credentials: {' '.join(str(at).split()).rstrip('.')}",
+                f"the storage lets nobody in with these credentials: {' '.join(said.split()).rstrip('.')}",
                 field="store_profiles",
                 fix="Renew them, or let them list, read, write and delete in the store. Then run it again: "
                 "it goes on from what was kept",
@@ -346,6 +392,15 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while at is not None:
         yield at
         at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
+
+
+def _profiles_written() -> float:
+    """When a file of AWS' profiles was written last, in seconds since 1970; 0 where there is none."""
+    newest = 0.0
+    for name, usual in _PROFILES.items():
+        with suppress(OSError):  # there is none, or it is not ours to read
+            newest = max(newest, os.path.getmtime(os.path.expanduser(os.environ.get(name) or usual)))
+    return newest
 
 
 def _name_of(error: BaseException) -> str:

@@ -86,7 +86,7 @@ class RemoteCreation:
         try:
             self._fs.pipe_file(path, content, mode="create")
         except OSError as error:
-            code = _code_of(error)
+            code = code_of(error)
             if isinstance(error, FileExistsError) or code in _STANDS:
                 return "stands"
             if code in _AT_ONCE:
@@ -144,8 +144,8 @@ def _name_of(lock: Any) -> str:
     return name
 
 
-def _code_of(error: BaseException) -> str | None:
-    """The server's code of an error, where s3fs translated one."""
-    response = getattr(error.__cause__, "response", None) or {}
-    code = response.get("Error", {}).get("Code")
+def code_of(error: BaseException) -> str | None:
+    """The server's code of an error, of botocore or of s3fs, which translates those."""
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
     return None if code is None else str(code)

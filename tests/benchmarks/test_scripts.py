@@ -107,3 +107,18 @@ def test_costs_are_measured_at_toy_size() -> None:
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("15 manifests, 3 trainings, $")
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_the_demo_elsewhere_has_the_digests_of_a_folder_at_toy_size(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.demo_elsewhere", "--quick", "--folder", str(tmp_path)]
+    command += ["--variants", "acme.places", "--ways", "killed", "slow"]
+    done = subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ways = {line.split("**")[1]: line for line in done.stdout.splitlines() if line.startswith("**")}
+    assert list(ways) == ["folder", "killed", "slow"]
+    assert all("other digests than on a folder: none" in ways[name] for name in ("killed", "slow"))
+    assert "the server was killed: 0" not in ways["killed"]
+    assert "refused with 503: 0" not in ways["slow"]
+    assert len([line for line in done.stdout.splitlines() if line.startswith("| fine_tuned_model |")]) == 2

@@ -9,13 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from ft_dagster.cluster import Cluster
-from ft_dagster.launch.launcher import OUTPUT, RUN_FILE, Belongings, Job, LentFolder
-from ft_dagster.launch.leases import Ask
+from ft_dagster.launch.launcher import (
+    OUTPUT,
+    RUN_FILE,
+    Belongings,
+    Job,
+    LentFolder,
+    LocalLauncher,
+    carry_out,
+)
+from ft_dagster.launch.leases import Ask, Leases
 from ft_dagster.launch.remote.staging import Staging
 from ft_dagster.provenance.digest import hash_folder
 from ft_dagster.store.blobs import Store
 from ft_dagster.training.checkpoints import MANIFEST
 from ft_dagster.training.contract import CHECKPOINTS, TrainingRun
+from tests.launch.helpers import slots
 from tests.training.runs import Runs
 
 PLACE = "tenants/acme/support/fine_tuned_model/" + "0" * 64 + "/nodes/evidence"
@@ -46,6 +55,21 @@ def training_job(runs: Runs, name: str, *, ask: Ask | None = None, **prepared: A
 def staging(store: Store, node_folder: Path, **cluster: Any) -> Staging:
     """Between this host and nodes that work in a folder."""
     return Staging(store, Cluster(work_folder=node_folder, **cluster))
+
+
+def send(store: Store, job: Job, node: Path) -> str:
+    """Order a training; the attempt."""
+    side = staging(store, node)
+    order = side.prepare(job, dict(job.environment))
+    side.send(job, order)
+    return order.attempt
+
+
+def trained_here(runs: Runs) -> dict[str, bytes]:
+    """The payload of a LONG training under a lease of this host."""
+    here = training_job(runs, "here", training=LONG)
+    carry_out(LocalLauncher(Leases(runs.folder / "leases", slots(1))), here, print)
+    return payload_of(here)
 
 
 def payload_of(job: Job) -> dict[str, bytes]:

@@ -13,15 +13,23 @@ from pydantic import BaseModel
 
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, DONE, TRANSIENT
-from ft_dagster.launch.launcher import OUTPUT, RESULT_FILE, Belongings, Job, LocalLauncher, carry_out
-from ft_dagster.launch.leases import Leases
+from ft_dagster.launch.launcher import OUTPUT, RESULT_FILE, Belongings, Job
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.launch.remote.node import Stopping, carry_out_order
 from ft_dagster.launch.remote.order import order_file, output_folder, written_file
 from ft_dagster.launch.remote.staging import belongings_of, forget, kept_by_nodes
 from ft_dagster.store.blobs import Store
-from tests.launch.helpers import slots
-from tests.launch.remote_jobs import LONG, PLACE, kept, payload_of, staging, training_job, wait_for
+from tests.launch.remote_jobs import (
+    LONG,
+    PLACE,
+    kept,
+    payload_of,
+    send,
+    staging,
+    trained_here,
+    training_job,
+    wait_for,
+)
 from tests.s3_server import S3Server
 from tests.training.runs import Runs, write_mixture
 
@@ -34,21 +42,6 @@ def runs(tmp_path: Path, tiny_model_folder: Path) -> Runs:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "store"))
-
-
-def trained_here(runs: Runs, tmp_path: Path, job: Job) -> dict[str, bytes]:
-    """The payload of the same training under a lease of this host."""
-    here = training_job(runs, "here", training=LONG) if job.run_dir.name != "here" else job
-    carry_out(LocalLauncher(Leases(tmp_path / "leases", slots(1))), here, print)
-    return payload_of(here)
-
-
-def send(store: Store, job: Job, node: Path) -> str:
-    """Order a training; the attempt."""
-    side = staging(store, node)
-    order = side.prepare(job, dict(job.environment))
-    side.send(job, order)
-    return order.attempt
 
 
 @pytest.mark.long
@@ -66,7 +59,7 @@ def test_a_node_trains_what_this_host_would_have_from_an_object_store(
     assert (job.run_dir / OUTPUT / "evidence" / "log.jsonl").exists()
     assert not (job.run_dir / OUTPUT / "checkpoints").exists()
     assert list((node / "runs").iterdir()) == []
-    assert payload_of(job) == trained_here(runs, tmp_path, job)
+    assert payload_of(job) == trained_here(runs)
     forget(store, PLACE)
     assert store.files_below(PLACE) == {}
 
@@ -91,7 +84,7 @@ def test_what_was_preempted_on_one_node_goes_on_on_another_to_the_same_model(
     assert carry_out_order(store, PLACE, again.append, Stopping()) == DONE
     assert any("resuming at step" in line for line in again)
     staging(store, tmp_path).collect(job, attempt)
-    assert payload_of(job) == trained_here(runs, tmp_path, job)
+    assert payload_of(job) == trained_here(runs)
 
 
 @pytest.mark.slow

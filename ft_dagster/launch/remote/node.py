@@ -15,12 +15,13 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, TRANSIENT
@@ -33,12 +34,15 @@ from ft_dagster.launch.remote.order import CACHE, INPUTS, RUN, RemoteOrder, on_t
 from ft_dagster.launch.warm.choice import START
 from ft_dagster.program import SCHEMA_VERSION, write_json
 from ft_dagster.provenance.code import source_digest
-from ft_dagster.store.blobs import Store, refused, unreachable
+from ft_dagster.store.blobs import Store, expired, refused, unreachable
 
 OPTIONS = "FT_DAGSTER_NODE_STORE_OPTIONS"
 OWN = "ft_dagster: "  # begins a line of the node's own, beside those of the program
 LEAVING_SECONDS = 15.0  # that a program has to end once it has saved
 SHARED_SECONDS = 60.0  # for a folder made on another node to be seen on this one
+RENEWAL_SECONDS = 900.0  # for credentials that have run out to be renewed, while the program goes on
+RENEWAL_POLL = 5.0
+T = TypeVar("T")
 
 
 @dataclass
@@ -134,9 +138,37 @@ def _carry_out(kept: Kept, folders: dict[Path, Path], say: Say, stopping: Stoppi
         raise
     finally:
         program.close()
-    if part.index == 0 and kept.keep():
-        kept.finish(code)
+    if part.index == 0 and _let_in(kept.keep, say, stopping):
+        _let_in(lambda: kept.finish(code), say, stopping)
     return code
+
+
+def _let_in(call: Callable[[], T], say: Say, stopping: Stopping) -> T:
+    """What `call` returns. Where a profile's temporary credentials have run out it is called again until they
+    are renewed; raises after a while, and once a cancel is asked for.
+    """
+    deadline, told = time.monotonic() + RENEWAL_SECONDS, False
+    while True:
+        try:
+            result = call()
+        except Exception as error:
+            given_up = time.monotonic() > deadline or stopping.asked == signal.SIGINT
+            if given_up or not _may_be_renewed(error):
+                raise
+            if not told:
+                wait = f"they are waited for, for {RENEWAL_SECONDS / 60:.0f} minutes at most"
+                say(f"{OWN}nothing is kept before credentials are renewed, {wait}: {refused(error)}")
+            told = True
+            time.sleep(RENEWAL_POLL)
+        else:
+            if told:
+                say(f"{OWN}the storage lets in again, and what was made meanwhile is kept")
+            return result
+
+
+def _may_be_renewed(error: Exception) -> bool:
+    """Credentials of the environment stay as they are while this process lives."""
+    return expired(error) and not os.environ.get("AWS_SESSION_TOKEN")
 
 
 def _follow(program: StartedProgram, lines: _Lines, kept: Kept | None, stopping: Stopping) -> int:
@@ -154,7 +186,7 @@ def _follow(program: StartedProgram, lines: _Lines, kept: Kept | None, stopping:
                 asked = stopping.asked
                 program.preempt()
             if kept is not None and keeping.done():
-                keeping = pool.submit(kept.keep)
+                keeping = pool.submit(_let_in, kept.keep, lines.say, stopping)
         lines.pass_on()
     return code
 

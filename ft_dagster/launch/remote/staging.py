@@ -5,6 +5,8 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from pydantic_core import to_jsonable_python
@@ -29,6 +31,8 @@ from ft_dagster.provenance.code import source_digest
 from ft_dagster.store.blobs import Store
 from ft_dagster.store.cache import DRAFTS
 from ft_dagster.store.transfer import Transfer, fetch_all, persist, send_all
+
+USED = "used.json"  # beside copies of inputs: `store gc` counts their age from their last use
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,9 @@ class Staging:
 
     def _send_missing(self, things: Belongings, sources: Mapping[StoredInput, Path]) -> None:
         folders = {lent.stored for lent in things.lent.values() if lent.by_hash}
+        used = {"schema_version": 1, "at": datetime.now(UTC).isoformat(timespec="milliseconds")}
+        for folder in folders:
+            persist(partial(self.store.write_json, f"{folder}/{USED}", used))
         there = {f"{folder}/{name}" for folder in folders for name in self.store.names(folder)}
         send_all(
             self.store,
