@@ -16,13 +16,18 @@ training also measures its held-out loss, looks at its model, and keeps and veri
 its defaults, does none of these. Warm, the server has imported and the base's first look is kept, as they are
 from the second training of a host on; cold, there is neither.
 
-A call goes on where the one before it ended; --fresh forgets that.
+Of `variants` all are judged, and the base once, by this project's evaluation program on the same questions
+(`peers/judged.py`): *whole* has it. Nothing stands before the first of them, neither a server nor a look.
+
+A call says how long it takes about. It goes on where the one before it ended, training by training of a peer;
+--minutes ends it early (exit code 75), --fresh forgets what is kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -30,14 +35,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import tables
 from benchmarks.peers import environments, here
 from benchmarks.peers import job as jobs
+from benchmarks.peers import judged as judging
 from ft_dagster.provenance.code import source_digest
 from ft_dagster.provenance.digest import sha256_file
 
@@ -46,6 +52,7 @@ DEMO = HERE.parent / "examples" / "demo"
 MODEL, DATA = DEMO / "models" / "smollm2-135m", DEMO / "data" / "zaragoza" / "building-faq.jsonl"
 OURS_WARM, OURS_COLD = "ft_dagster, warm", "ft_dagster, cold"
 TRL_BEST = "TRL, packed, no checkpointing"
+PAUSED = 75  # the exit code of a call that another is to go on from
 
 
 @dataclass(frozen=True)
@@ -78,17 +85,20 @@ SCALED = {OURS_WARM: ONE[OURS_WARM], TRL_BEST: ONE[TRL_BEST]}
 
 @dataclass(frozen=True)
 class Case:
-    """`sizes`: (variants, tokens of each); `across`: which of the two grows, None where there is one size."""
+    """`sizes`: (variants, tokens of each); `across`: which of the two grows, None where there is one size;
+    `judged`: what was trained is judged too, and nothing stands before the first of them.
+    """
 
     title: str
     contenders: dict[str, Contender]
     sizes: tuple[tuple[int, int], ...]
     across: str | None = None
+    judged: bool = False
 
 
 CASES = {
     "one": Case("One training", ONE, ((1, 8000),)),
-    "variants": Case("Eight trainings of one base", MANY, ((8, 8000),)),
+    "variants": Case("Eight variants of one base, trained and judged", MANY, ((8, 8000),), judged=True),
     "tokens": Case("Tokens of a training", SCALED, tuple((1, n) for n in (2000, 8000, 32000)), "tokens"),
     "many": Case(
         "Trainings of 1,000 tokens", {TOGETHER: MANY[TOGETHER], TRL_BEST: ONE[TRL_BEST]},
@@ -103,74 +113,153 @@ QUICK = {
 }
 
 
+# Seconds of a training, until it steps and of 1,000 tokens more, and of a judgement: what a call says before.
+EXPECTED = {
+    OURS_WARM: (5.0, 1.8), OURS_COLD: (11.0, 1.8), TOGETHER: (3.0, 1.4), "TRL, defaults": (6.0, 9.0),
+    "TRL, no checkpointing": (6.0, 7.0), TRL_BEST: (6.0, 5.0), "LLaMA-Factory, defaults": (8.0, 6.5),
+    "LLaMA-Factory, packed, no checkpointing": (8.0, 3.5),
+}  # fmt: skip
+JUDGED_SECONDS = 15.0
+
+
+class Part(NamedTuple):
+    """What is measured in one piece: the trainings of these seeds; of none, the base is judged."""
+
+    key: str
+    seeds: list[int]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One contender at one size, in one round. A peer takes one training after another, each a part."""
+
+    name: str
+    how: Contender
+    variants: int
+    tokens: int
+    judged: bool
+    key: str
+
+    @property
+    def parts(self) -> list[Part]:
+        if self.how.peer is None:
+            return [Part(self.key, list(range(self.variants)))]
+        base = [Part(f"{self.key}-base", [])] if self.judged else []
+        return [*base, *(Part(f"{self.key}-{seed}", [seed]) for seed in range(self.variants))]
+
+
 @dataclass(frozen=True)
 class Bench:
-    """What a call was asked, and where it keeps what it found."""
+    """What a call was asked, and where it keeps what it found. Nothing is begun after `until` (monotonic)."""
 
     model: Path
     data: Path
     threads: int
     folder: Path
+    until: float = math.inf
 
-    def measured(self, contender: Contender, size: tuple[int, int], key: str) -> dict[str, Any]:
-        """The figures of one cell: kept from an earlier call, else measured. Raises SystemExit."""
+    def measured(self, cell: Cell) -> dict[str, Any]:
+        """The figures of one cell, of which no part is measured again that an earlier call kept. Raises
+        SystemExit, Pause.
+        """
+        parts = [self._kept(cell, part) or self._now(cell, part) for part in cell.parts]
+        return parts[0] if cell.how.peer is None else together(parts)
+
+    def expected_seconds(self, cell: Cell) -> float:
+        """About how long the parts take that are not kept, by what other calls took on two cores."""
+        start, each_thousand = EXPECTED[cell.name]
+        training, judging = start + each_thousand * cell.tokens / 1000, JUDGED_SECONDS * cell.judged
+        count = cell.variants / len(cell.parts) if cell.how.peer is None else 1
+        left = [part for part in cell.parts if self._kept(cell, part) is None]
+        return sum(count * (training * bool(part.seeds) + judging) for part in left)
+
+    def _asked(self, cell: Cell, part: Part) -> Any:
         asked = {
-            "contender": str(contender),
-            "size": size,
+            "contender": str(cell.how),
+            "size": [len(part.seeds), cell.tokens],
             "model": str(self.model),
             "data": sha256_file(self.data),
             "job": [jobs.LORA, jobs.LEARNING_RATE, jobs.MAX_LENGTH],
-            "code": source_digest(),
+            # what a peer runs is its own
+            "code": source_digest() if cell.judged or cell.how.peer is None else None,
             "threads": self.threads,
+            "judged": cell.judged,
         }
-        file = self.folder / "cells" / f"{key}.json"
-        if file.exists():
-            kept = json.loads(file.read_text())
-            if kept["asked"] == json.loads(json.dumps(asked)):
-                return dict(kept["found"])
+        return json.loads(json.dumps(asked))
+
+    def _kept(self, cell: Cell, part: Part) -> dict[str, Any] | None:
+        file = self.folder / "cells" / f"{part.key}.json"
+        kept = json.loads(file.read_text()) if file.exists() else {"asked": None}
+        return dict(kept["found"]) if kept["asked"] == self._asked(cell, part) else None
+
+    def _now(self, cell: Cell, part: Part) -> dict[str, Any]:
+        if time.monotonic() > self.until:
+            raise Pause
         with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
-            found = self._measure(contender, size, Path(scratch))
+            found = self._measure(cell.how, cell.tokens, part.seeds, Path(scratch), cell.judged)
         found["load"] = os.getloadavg()[0]
+        file = self.folder / "cells" / f"{part.key}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"asked": asked, "found": found}))
+        file.write_text(json.dumps({"asked": self._asked(cell, part), "found": found}))
         return found
 
-    def _measure(self, contender: Contender, size: tuple[int, int], scratch: Path) -> dict[str, Any]:
-        given = [self._job(contender, size[1], seed, scratch) for seed in range(size[0])]
-        if contender.peer is None:
-            return self._here(contender, given, scratch)
-        return self._peer(contender.peer, given, scratch)
+    def _measure(
+        self, how: Contender, tokens: int, seeds: list[int], scratch: Path, judged: bool
+    ) -> dict[str, Any]:
+        """`seeds` empty: the base is judged and nothing trained. `loss`: the mean of what was trained."""
+        given = [self._job(how, tokens, seed, scratch) for seed in seeds]
+        if how.peer is not None:
+            found = self._peer(how.peer, given, scratch) if given else {"whole_seconds": 0.0}
+            environment, at_once = here.environment(False, self.threads, scratch), 1
+            bases = [] if given else [self._job(how, tokens, 0, scratch)]
+        else:
+            found = self._here(how, given, scratch, cold=judged or not how.warm)
+            environment, at_once = self._environment(how, scratch, cold=judged), how.at_once
+            bases = given[:1]
+        if judged:
+            asked = [(job, None) for job in bases] + [(job, Path(job["adapter"])) for job in given]
+            runs = [judging.run_folder(*each, scratch / f"judge-{n}") for n, each in enumerate(asked)]
+            found["judging_seconds"] = here.finish(runs, at_once, environment, judging.PROGRAM)
+            found["whole_seconds"] += found["judging_seconds"]
+        losses = [jobs.held_out_loss(self.model, Path(each["adapter"]), Path(each["rows"])) for each in given]
+        return {**found, "loss": sum(losses) / len(losses)} if losses else found
 
     def _job(self, contender: Contender, tokens: int, seed: int, scratch: Path) -> dict[str, Any]:
         rows = jobs.write_rows(self.model, self.data, tokens, seed, scratch / f"rows-{seed}.json")
         a_step = 1 if contender.packing else jobs.rows_a_step(rows, jobs.MAX_LENGTH)
+        output = scratch / f"output-{seed}"
         return {
-            "model": str(self.model), "rows": str(rows), "output": str(scratch / f"output-{seed}"),
+            "model": str(self.model), "rows": str(rows), "output": str(output), "adapter": str(output),
             "lora": jobs.LORA, "learning_rate": jobs.LEARNING_RATE, "max_length": jobs.MAX_LENGTH,
             "rows_a_step": a_step, "packing": contender.packing, "bf16": has_bf16(), "seed": seed,
             "gradient_checkpointing": contender.gradient_checkpointing,
         }  # fmt: skip
 
-    def _here(self, contender: Contender, given: list[dict[str, Any]], scratch: Path) -> dict[str, Any]:
-        server, looks = self.folder / "warm", self.folder / "first_looks"
-        if not contender.warm:  # a program that nothing was prepared for
-            looks = scratch / "first_looks"
-        threads = max(1, self.threads // contender.at_once)
-        environment = here.environment(contender.warm, threads, server)
+    def _environment(self, how: Contender, scratch: Path, *, cold: bool) -> dict[str, str]:
+        """Of this project's programs; `cold`: with no server that stood before."""
+        folder = scratch if cold else self.folder
+        return here.environment(how.warm, max(1, self.threads // how.at_once), folder / "warm")
+
+    def _here(
+        self, how: Contender, given: list[dict[str, Any]], scratch: Path, *, cold: bool
+    ) -> dict[str, Any]:
+        looks = (scratch if cold else self.folder) / "first_looks"
+        environment = self._environment(how, scratch, cold=cold)
 
         def folders(name: str) -> list[Path]:
             asked = [{**each, "first_looks": str(looks)} for each in given]
             return [here.run_folder(each, scratch / f"{name}-{n}") for n, each in enumerate(asked)]
 
-        if contender.warm:  # the server imports, and the base is looked at, once for many trainings
-            here.train(folders("before")[:1], 1, environment)
+        if not cold:  # the server imports, and the base is looked at, once for many trainings
+            here.finish(folders("before")[:1], 1, environment)
         runs = folders("run")
-        whole = here.train(runs, contender.at_once, environment)
+        whole = here.finish(runs, how.at_once, environment)
         found = [here.figures(run) for run in runs]
-        for each in found:
+        for job, each in zip(given, found, strict=True):
+            job["adapter"] = each["adapter"]
             files = [*self.model.glob("*.safetensors"), *Path(each["adapter"]).glob("*.safetensors")]
             each["weights_bytes"] = sum(file.stat().st_size for file in files)
-        return self._figures(whole, found, [Path(each.pop("adapter")) for each in found], given)
+        return self._figures(whole, found)
 
     def _peer(self, peer: str, given: list[dict[str, Any]], scratch: Path) -> dict[str, Any]:
         python, script = environments.python_of(peer), HERE / "peers" / f"train_{peer}.py"
@@ -188,17 +277,11 @@ class Bench:
             if done.returncode != 0:
                 raise SystemExit(f"{script} failed:\n{done.stderr[-4000:]}")
             found.append(json.loads(done.stdout.splitlines()[-1]))
-        whole = time.monotonic() - began
-        return self._figures(whole, found, [Path(each["output"]) for each in given], given)
+        return self._figures(time.monotonic() - began, found)
 
-    def _figures(
-        self, whole: float, found: list[dict[str, Any]], adapters: list[Path], given: list[dict[str, Any]]
-    ) -> dict[str, Any]:
-        """`beyond_bytes`: the largest of the trainings; `loss`: their mean."""
-        losses = [
-            jobs.held_out_loss(self.model, adapter, Path(each["rows"]))
-            for adapter, each in zip(adapters, given, strict=True)
-        ]
+    @staticmethod
+    def _figures(whole: float, found: list[dict[str, Any]]) -> dict[str, Any]:
+        """`beyond_bytes`: the largest of the trainings."""
         beyond = [each["peak_bytes"] - each["imported_bytes"] - each["weights_bytes"] for each in found]
         return {
             "whole_seconds": whole,
@@ -207,9 +290,25 @@ class Bench:
             "trained_tokens": sum(each["trained_tokens"] for each in found),
             "peak_bytes": max(each["peak_bytes"] for each in found),
             "beyond_bytes": max(beyond),
-            "loss": sum(losses) / len(losses),
             "versions": found[0].get("versions"),
         }
+
+
+class Pause(Exception):
+    """The minutes of this call are over."""
+
+
+def together(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of trainings that were measured one by one, and of a base that was judged."""
+    trained = [each for each in parts if "steps" in each]
+    sums = ("whole_seconds", "judging_seconds", "steps_seconds", "steps", "trained_tokens")
+    return {
+        **{name: sum(each.get(name, 0) for each in parts) for name in sums},
+        **{name: max(each[name] for each in trained) for name in ("peak_bytes", "beyond_bytes")},
+        "loss": sum(each["loss"] for each in trained) / len(trained),
+        "versions": trained[0]["versions"],
+        "load": max(each["load"] for each in parts),
+    }
 
 
 def has_bf16() -> bool:
@@ -220,39 +319,53 @@ def has_bf16() -> bool:
 Found = dict[tuple[str, tuple[int, int]], list[dict[str, Any]]]
 
 
+def cells_of(name: str, case: Case, rounds: int) -> list[Cell]:
+    """In the order in which they are measured: round after round."""
+    return [
+        Cell(
+            contender, how, *size, case.judged,
+            f"{name}-{contender}-{size[0]}x{size[1]}-{number}".replace(" ", "_").replace(",", ""),
+        )
+        for number in range(rounds)
+        for size in case.sizes
+        for contender, how in case.contenders.items()
+    ]  # fmt: skip
+
+
 def run_case(
     name: str, case: Case, bench: Bench, rounds: int, say: Callable[[str], None]
 ) -> tuple[Found, list[str]]:
-    """The figures by contender and size, and why a contender is missing."""
+    """The figures by contender and size, and why a contender is missing. Raises Pause."""
     found: Found = {}
     missing: dict[str, str] = {}
-    for number in range(rounds):
-        for size in case.sizes:
-            for contender, how in case.contenders.items():
-                if contender in missing:
-                    continue
-                key = f"{name}-{contender}-{size[0]}x{size[1]}-{number}".replace(" ", "_").replace(",", "")
-                try:
-                    figures = bench.measured(how, size, key)
-                except environments.CannotBeMade as error:
-                    missing[contender] = str(error)
-                    continue
-                found.setdefault((contender, size), []).append(figures)
-                say(f"{name}, round {number + 1}, {size[0]} x {size[1]} tokens, {contender}:"
-                    f" {figures['whole_seconds']:.1f} s, steps {figures['steps_seconds']:.1f} s")  # fmt: skip
+    cells = cells_of(name, case, rounds)
+    left = sum(map(bench.expected_seconds, cells))
+    say(f"{name}: about {left / 60:.0f} minutes at this size on two quiet cores, less what is kept")
+    for cell in cells:
+        if cell.name in missing:
+            continue
+        try:
+            figures = bench.measured(cell)
+        except environments.CannotBeMade as error:
+            missing[cell.name] = str(error)
+            continue
+        found.setdefault((cell.name, (cell.variants, cell.tokens)), []).append(figures)
+        judging = f", judging {figures['judging_seconds']:.1f} s" if cell.judged else ""
+        say(f"{cell.key}: {figures['whole_seconds']:.1f} s, steps {figures['steps_seconds']:.1f} s{judging}")
     return found, [f"{contender}: {why}" for contender, why in missing.items()]
 
 
 def table(found: Found) -> str:
     """A row for each contender and size; times are also shown as a multiple of the first contender's."""
-    head = ["variants x tokens", "contender", "whole, s", "of the first's", "steps, s", "steps",
+    head = ["variants x tokens", "contender", "whole, s", "of the first's", "judging, s", "steps, s", "steps",
             "trained tokens", "beyond the weights, MB", "held-out loss"]  # fmt: skip
     rows, first = [], next(iter(found))[0]
     for (contender, size), rounds in found.items():
         mid, base = tables.medians(rounds), tables.medians(found[first, size])
         rows.append([
             f"{size[0]} x {size[1]:,}", contender, f"{mid['whole_seconds']:.1f}",
-            f"{mid['whole_seconds'] / base['whole_seconds']:.2f}", f"{mid['steps_seconds']:.1f}",
+            f"{mid['whole_seconds'] / base['whole_seconds']:.2f}", f"{mid.get('judging_seconds', 0):.1f}",
+            f"{mid['steps_seconds']:.1f}",
             f"{mid['steps']:.0f}", f"{mid['trained_tokens']:,.0f}", f"{mid['beyond_bytes'] / 1e6:,.0f}",
             f"{mid['loss']:.4f}",
         ])  # fmt: skip
@@ -308,6 +421,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--results", type=Path, help="default: benchmarks/results, at toy size beside --folder"
     )
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin nothing after so many")
     parser.add_argument("--fresh", action="store_true", help="forget what an earlier call measured")
     return parser
 
@@ -321,7 +435,8 @@ def main() -> int:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     results = given.results or (folder / "results" if given.quick else HERE / "results")
-    bench = Bench(given.model.resolve(), given.data.resolve(), given.threads, folder)
+    until = time.monotonic() + 60 * given.minutes
+    bench = Bench(given.model.resolve(), given.data.resolve(), given.threads, folder, until)
     for name in given.only:
         case = CASES[name]
         wanted = {
@@ -329,10 +444,13 @@ def main() -> int:
         }
         if not wanted:
             raise SystemExit(f"--contenders: {name} has {', '.join(case.contenders)}")
-        case = Case(case.title, wanted, QUICK[name] if given.quick else case.sizes, case.across)
-        found, missing = run_case(
-            name, case, bench, 1 if given.quick else given.rounds, lambda line: print(line, flush=True)
-        )
+        case = replace(case, contenders=wanted, sizes=QUICK[name] if given.quick else case.sizes)
+        rounds = 1 if given.quick else given.rounds
+        try:
+            found, missing = run_case(name, case, bench, rounds, lambda line: print(line, flush=True))
+        except Pause:
+            print(f"{given.minutes:g} minutes are over: the same call goes on from here")
+            return PAUSED
         write_results(results, name, case, found, missing)
         print((results / f"{name}.md").read_text())
     return 0

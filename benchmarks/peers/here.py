@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from benchmarks.peers.job import rows_of
 from ft_dagster.launch.local import start_program
 from ft_dagster.launch.warm import choice
 
@@ -20,7 +21,7 @@ VARIANT = "bench.peers"
 def run_folder(job: dict[str, Any], folder: Path) -> Path:
     """A folder with run.json and the mixture, as the stages before would leave them."""
     shutil.rmtree(folder, ignore_errors=True)
-    rows = json.loads(Path(job["rows"]).read_text())
+    rows = rows_of(job)
     for split, name in (("train", "train"), ("held_out", "validation")):
         _write_split(folder / "mixture" / name, rows[split])
     plan = {
@@ -82,17 +83,19 @@ def environment(warm: bool, threads: int, folder: Path) -> dict[str, str]:
     }
 
 
-def train(runs: list[Path], at_once: int, given: dict[str, str]) -> float:
-    """Seconds until all are trained, `at_once` beside each other. Raises SystemExit where one fails."""
+def finish(runs: list[Path], at_once: int, given: dict[str, str], program: str = PROGRAM) -> float:
+    """Seconds until the program is through with all, `at_once` beside each other. Raises SystemExit where one
+    fails.
+    """
     began, waiting, running = time.monotonic(), list(runs), {}
     while waiting or running:
         while waiting and len(running) < at_once:
             run = waiting.pop(0)
-            running[run] = start_program(PROGRAM, run, environment=given, output=run / "log.txt")
-        for run, program in list(running.items()):
-            code = program.wait(0.05)
+            running[run] = start_program(program, run, environment=given, output=run / "log.txt")
+        for run, started in list(running.items()):
+            code = started.wait(0.05)
             if code is not None:
-                program.close()
+                started.close()
                 del running[run]
                 if code != 0:
                     raise SystemExit((run / "log.txt").read_text())

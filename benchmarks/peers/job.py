@@ -45,14 +45,21 @@ def write_rows(model: Path, data: Path, tokens: int, seed: int, file: Path) -> P
 
 
 def _rendered(row: dict[str, str], tokenizer: Any) -> dict[str, Any]:
-    """`prompt`, `completion`, `input_ids` of both, cut at MAX_LENGTH, and where the labels begin."""
+    """The row with `prompt`, `completion`, `input_ids` of both, cut at MAX_LENGTH, and where labels begin."""
     prompt = f"<|im_start|>user\n{row['instruction']}<|im_end|>\n<|im_start|>assistant\n"
     completion = f"{row['output']}<|im_end|>"
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, prompt + completion)]
     if ids[1][: len(ids[0])] != ids[0]:
         raise SystemExit(f"tokens of a prompt change with its completion: {row['instruction']}")
     whole = ids[1][:MAX_LENGTH]
-    return {"prompt": prompt, "completion": completion, "input_ids": whole, "labels_from": len(ids[0])}
+    made = {"prompt": prompt, "completion": completion, "input_ids": whole, "labels_from": len(ids[0])}
+    return {**row, **made}
+
+
+def rows_of(job: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Those of a job: `train` and `held_out`."""
+    found: dict[str, list[dict[str, Any]]] = json.loads(Path(job["rows"]).read_text())
+    return found
 
 
 def rows_a_step(rows: Path, max_length: int) -> int:

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, GenerationConfig, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from ft_dagster.evaluation.scoring import likeliest
 from ft_dagster.evaluation.weights import generate, inner_model, virtual_tokens
 
 LEAVING = 8  # ended rows leave once they are an eighth of the batch: each leaving copies the cache
@@ -135,7 +136,7 @@ def _write(model: Any, layers: list[Any], asked: _Asked) -> list[Greedy]:
     answers = [Greedy(read=_read(each, len(p), logits)) for each, p in zip(scores, prompts, strict=True)]
     rows, position, ended = list(range(len(prompts))), positions[:, -1:], set()
     for count in range(1, asked.new_tokens + 1):
-        chosen = scores[:, -1].argmax(-1)
+        chosen = likeliest(scores[:, -1])
         for row, token, choice in zip(rows, chosen.tolist(), scores[:, -1], strict=True):
             if row not in ended:
                 answers[row].tokens.append(token)

@@ -147,11 +147,20 @@ def _likelihoods(
     likely: list[float] = []
     greedy: list[bool] = []
     for some, tokens in zip(where.split(AT_ONCE), wanted.split(AT_ONCE), strict=True):
-        logits = states[some] if head is None else head(states[some])
-        told = torch.log_softmax(logits.float(), dim=-1).gather(1, tokens[:, None])[:, 0]
+        logits = (states[some] if head is None else head(states[some])).float()
+        told = torch.log_softmax(logits, dim=-1).gather(1, tokens[:, None])[:, 0]
         likely += told.double().tolist()
-        greedy += (logits.argmax(dim=-1) == tokens).tolist()
+        greedy += (likeliest(logits) == tokens).tolist()
     return likely, greedy
+
+
+def likeliest(logits: Any) -> Any:
+    """The first place of the largest number of each row [rows, vocabulary]. On a CPU torch looks at one
+    number after another, numpy at many at once.
+    """
+    if logits.device.type != "cpu":
+        return logits.argmax(dim=-1)
+    return torch.from_numpy(logits.float().numpy().argmax(axis=-1))
 
 
 def _by_request(

@@ -165,6 +165,7 @@ class TokenTrainer(SFTTrainer):
             checkpoints.discard(folder)  # a damaged one, or of another recipe
         ranks.wait()
         folder.mkdir(parents=True, exist_ok=True)
+        torch.serialization.set_crc32_options(False)  # the manifest has better sums, made once
         Trainer._save_checkpoint(self, model, trial)  # TRL's own adds a model card
         ranks.wait()
         if ranks.is_first():

@@ -101,6 +101,30 @@ def test_trainings_are_shown_side_by_side(tiny_model_folder: Path, tmp_path: Pat
     assert (results / "one.svg").read_text().startswith("<?xml")
 
 
+@pytest.mark.long
+def test_variants_are_judged_too_and_a_call_goes_on_from_the_one_before(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    data, results = tmp_path / "rows.jsonl", tmp_path / "results"
+    rows = [{"instruction": f"What is {n}?", "output": f"It is {n}."} for n in range(60)]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    name = "ft_dagster, warm, two at once"
+    command = [sys.executable, BENCHMARKS / "bench.py", "--quick", "--only", "variants", "--contenders", name]
+    command += ["--model", tiny_model_folder, "--data", data, "--folder", tmp_path / "kept"]
+    asked = list(map(str, [*command, "--results", results]))
+    paused = subprocess.run([*asked, "--minutes", "0"], capture_output=True, text=True, check=False)
+    assert paused.returncode == 75, paused.stderr
+    assert "the same call goes on from here" in paused.stdout
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (cell,) = json.loads((results / "variants.json").read_text())["cells"]
+    (figures,) = cell["rounds"]
+    assert 0 < figures["judging_seconds"] < figures["whole_seconds"]
+    kept = subprocess.run([*asked, "--minutes", "0"], capture_output=True, text=True, check=False)
+    assert kept.returncode == 0, kept.stderr
+    assert json.loads((results / "variants.json").read_text())["cells"] == [cell]
+
+
 @pytest.mark.slow
 def test_costs_are_measured_at_toy_size() -> None:
     command = [sys.executable, BENCHMARKS / "costs.py", "--variants", "3"]

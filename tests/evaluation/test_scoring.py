@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.evaluation.scoring import AT_ONCE, arrange_rows, batches
+from ft_dagster.evaluation.scoring import AT_ONCE, arrange_rows, batches, likeliest
 from tests.evaluation.questions import requests
 
 pytestmark = pytest.mark.slow
@@ -144,3 +144,14 @@ def test_logits_are_made_where_a_token_is_scored_and_a_few_at_a_time(lm: Any) ->
     hook.remove()
     assert sum(seen) == sum(len(continuation) for _, continuation in pairs)
     assert max(seen) == AT_ONCE
+
+
+def test_the_likeliest_token_is_the_first_of_the_largest_logits() -> None:
+    import torch
+
+    torch.manual_seed(0)
+    logits = torch.randn(6, 1000).bfloat16()  # of which many are equal
+    logits[1, 700] = logits[1, 30] = 9.0
+    logits[2] = float("-inf")
+    assert likeliest(logits).tolist() == logits.argmax(dim=-1).tolist()
+    assert likeliest(logits)[1] == 30

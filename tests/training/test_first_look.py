@@ -34,6 +34,10 @@ def measured(run_folder: Path) -> int:
     return int(result_of(run_folder)["figures"]["measured_tokens"])
 
 
+def flops(run_folder: Path) -> int:
+    return int(result_of(run_folder)["figures"]["flops"])
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_next_training_of_the_base_takes_it_and_comes_out_the_same(
     runs: Runs, tmp_path: Path, precision: str
@@ -51,7 +55,10 @@ def test_the_next_training_of_the_base_takes_it_and_comes_out_the_same(
     assert first_lines(alone) == first_lines(elsewhere)
     assert first_lines(alone) == first_lines(first) == first_lines(second) == first_lines(other)
     assert measured(alone) == measured(first) > measured(second) == measured(other)
-    assert len(list(folder.glob("*.json"))) == 3  # validation, general text, answers
+    assert flops(alone) == flops(first) == flops(second) > 0
+    assert flops(other) == flops(elsewhere) != flops(first)
+    kept = [json.loads(file.read_text())["asked"].keys() - {"base"} for file in folder.glob("*.json")]
+    assert sorted(map(sorted, kept)) == [["flops"], ["flops"], ["loss"], ["loss"], ["prompts", "tokens"]]
 
 
 @pytest.mark.parametrize("method", [{"name": "prompt_tuning", "num_virtual_tokens": 4}])

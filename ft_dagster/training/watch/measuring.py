@@ -121,7 +121,8 @@ def plan_measuring(
     """
     settings = member.plan.training
     watch, checkpointing = settings.watch, settings.gradient_checkpointing
-    counted = flops.count_flops(run.base, member.plan.method, gradient_checkpointing=checkpointing)
+    first = first_looks(run, member)
+    counted = _counted(run, member, first)
     share = forward_share(member.plan.method, gradient_checkpointing=checkpointing)
     attends = attends_by_example(
         AutoConfig.from_pretrained(run.base.folder), packs=method_of(member.plan.method).packs
@@ -160,8 +161,22 @@ def plan_measuring(
         for split, known in blocks.items()
         if known
     }
-    first = first_looks(run, member)
     return Measuring(found, samples, benchmark, prompts, first, counted, share, training, attends)
+
+
+def _counted(run: TrainingRun, member: Member, first: FirstLooks) -> FlopsModel | None:
+    """FLOPs of a training; what another training of the base counted, on shapes alone, is kept beside its
+    looks.
+    """
+    method, checkpointing = member.plan.method, member.plan.training.gradient_checkpointing
+    what = {"flops": {"method": method.model_dump(mode="json"), "gradient_checkpointing": checkpointing}}
+    kept = first.read(what)
+    if kept is not None:
+        return FlopsModel(**kept)
+    counted = flops.count_flops(run.base, method, gradient_checkpointing=checkpointing)
+    if counted is not None and ranks.is_first():
+        first.write(what, counted.as_dict())
+    return counted
 
 
 def _limited(member: Member) -> set[Limited]:
