@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 from dagster._core.storage.tags import RETRY_ON_ASSET_OR_OP_FAILURE_TAG, WILL_RETRY_TAG
 
-from ft_dagster.assets.failures import run_again_where_unreported, unreported
+from ft_dagster.assets.failures import run_again_where_unreported, saying, unreported
 from ft_dagster.automation.instance import dagster_yaml
 from ft_dagster.settings import Settings, load_settings
 from tests.postgres import PostgresServer
@@ -111,3 +111,33 @@ def test_a_server_that_hangs_up_amid_an_event_of_a_step_has_its_run_run_again(
         assert not done.success
         assert present(instance.get_run_by_id(done.run_id)).tags[WILL_RETRY_TAG] == "true"
         assert dg.materialize([reported], instance=instance).success
+
+
+LOSES_LINES = """
+create function lose() returns trigger as $$ begin
+  if new.step_key = 'talks' and coalesce(new.dagster_event_type, 'ENGINE_EVENT') = 'ENGINE_EVENT' then
+    perform pg_terminate_backend(pg_backend_pid());
+  end if;
+  return new;
+end $$ language plpgsql;
+create trigger lose before insert on event_logs for each row execute function lose();
+"""
+
+
+@dg.asset(config_schema=bool)
+def talks(context: dg.AssetExecutionContext) -> None:
+    say = saying(context) if context.op_execution_context.op_config else context.log.info
+    say("step 1 of 2")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_line_of_the_log_that_cannot_be_written_fails_no_step(postgres: PostgresServer, ours: bool) -> None:
+    """Dagster's own way of writing it would."""
+    address = postgres.new_database()
+    with dg.instance_for_test(overrides={"storage": {"postgres": {"postgres_url": address}}}) as instance:
+        with sa.create_engine(address).begin() as connection:
+            connection.exec_driver_sql(LOSES_LINES)
+        config = {"ops": {"talks": {"config": ours}}}
+        done = dg.materialize([talks], instance=instance, run_config=config, raise_on_error=False)
+        assert done.success is ours
