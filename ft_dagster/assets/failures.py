@@ -43,7 +43,7 @@ def unreported(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
             return True
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return False
 
 
