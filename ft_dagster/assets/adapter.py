@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from ft_dagster.assets.failures import failures
+from ft_dagster.assets.failures import failures, run_again_where_unreported, saying
 from ft_dagster.assets.lineage import lineage, tell_above
 from ft_dagster.assets.page import DIGITS, Metadata, Page, asset_link, run_link
 from ft_dagster.assets.partitions import PROJECT, Graph, variant_of
@@ -82,6 +82,7 @@ def variant_asset(
         code_version=str(STAGE_VERSIONS[name]),
         metadata={PROJECT: graph.project} if graph.project else None,
         required_resource_keys={graph.name(TENANTS), graph.name(LAUNCHER)},
+        hooks={run_again_where_unreported},
     )
     def asset(
         context: dg.AssetExecutionContext,
@@ -90,7 +91,7 @@ def variant_asset(
         launcher: Programs = getattr(context.resources, graph.name(LAUNCHER))
         with failures(context, lambda: tenants.settings().retries):
             reason = context.run.tags.get("ft/reason", "materialized")
-            run_of = RunOf(context.run_id, reason, context.log.info, lambda: _pipes(context))
+            run_of = RunOf(context.run_id, reason, saying(context), lambda: _pipes(context))
             key = variant_of(context)
             return run(context, Workspace(tenants.settings(), key, run_of, launcher=launcher.open()))
 

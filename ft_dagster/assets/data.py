@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from ft_dagster.assets.adapter import described, stage_asset
-from ft_dagster.assets.failures import failures
+from ft_dagster.assets.failures import failures, run_again_where_unreported, saying
 from ft_dagster.assets.page import DIGITS, OVERVIEW, Page, lines, table
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.data.dataset import paths_of
@@ -97,11 +97,12 @@ def _general_corpus(graph: Graph) -> dg.AssetsDefinition:
         kinds={"parquet"},
         code_version=str(STAGE_VERSIONS["general_corpus"]),
         required_resource_keys={graph.name(TENANTS)},
+        hooks={run_again_where_unreported},
     )
     def general_corpus(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         tenants: Tenants = getattr(context.resources, graph.name(TENANTS))
         with failures(context, lambda: tenants.settings().retries):
-            made = corpus_stage.make_corpora(tenants.settings(), context.run_id, context.log.info)
+            made = corpus_stage.make_corpora(tenants.settings(), context.run_id, saying(context))
         return dg.MaterializeResult(
             metadata=_corpora(made).metadata(""),
             data_version=dg.DataVersion(sha256_json({name: corpus.digest for name, corpus in made.items()})),

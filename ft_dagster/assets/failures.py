@@ -1,11 +1,17 @@
-"""Errors as Dagster's failures, each with its one line; what a retry can mend is tried again."""
+"""Errors as Dagster's failures, each with its one line; what a retry can mend is tried again.
+
+Where Dagster's own database is away, the work goes on without its log; and a run of which a step could not be
+reported is run again, which reuses what was made.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
 import dagster as dg
+import sqlalchemy as sa
 from dagster._core.errors import DagsterUserCodeProcessError
+from dagster._core.storage.tags import RETRY_ON_ASSET_OR_OP_FAILURE_TAG
 from dagster_shared.error import SerializableErrorInfo
 
 from ft_dagster.assets.page import SUMMARY, run_link
@@ -30,6 +36,39 @@ class FailedInOneLine(dg.Failure, DagsterUserCodeProcessError):
         super(dg.Failure, self).__init__(line, user_code_process_error_infos=[said])  # type: ignore[no-untyped-call]
         metadata = {FAILURE: dg.MetadataValue.text(line)}
         self.__dict__.update(vars(dg.Failure(line, metadata=metadata, allow_retries=False)))
+
+
+def unreported(error: BaseException | None) -> bool:
+    """Whether an error says that the database to which Dagster reports was away."""
+    while error is not None:
+        if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
+            return True
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False
+
+
+@dg.failure_hook
+def run_again_where_unreported(context: dg.HookContext) -> None:
+    """The instance's run_retries leave out runs of which a step failed: such a one they take all the same. Of
+    any other step that fails in the second run they are told no longer to.
+    """
+    instance, again = context.instance, unreported(context.op_exception)
+    run = instance.get_run_by_id(context.run_id)
+    if again or (run is not None and RETRY_ON_ASSET_OR_OP_FAILURE_TAG in run.tags):
+        instance.add_run_tags(context.run_id, {RETRY_ON_ASSET_OR_OP_FAILURE_TAG: str(again).lower()})
+
+
+def saying(context: dg.AssetExecutionContext) -> Callable[[str], None]:
+    """Writes a line into the run's log, where its database can be reached."""
+
+    def say(line: str) -> None:
+        try:
+            context.log.info(line)
+        except Exception as error:
+            if not unreported(error):
+                raise
+
+    return say
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from rich.table import Table
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, DONE, FAILED, TRANSIENT
 from ft_dagster.extras import left_out
-from ft_dagster.settings import Settings, load_settings
+from ft_dagster.settings import load_settings
 from ft_dagster.spec import Declarations, VariantKey
 from ft_dagster.strict_json import dumps
 
@@ -85,9 +85,8 @@ def project(
     context.obj = folder
 
 
-def keys_of(settings: Settings, variants: list[str] | None, *, every: bool) -> list[VariantKey]:
+def keys_of(declarations: Declarations, variants: list[str] | None, *, every: bool) -> list[VariantKey]:
     """The named variants, or with `every` all that are declared."""
-    declarations = Declarations(settings.project)
     if variants:
         keys = [VariantKey.parse(text) for text in variants]
         for key in keys:

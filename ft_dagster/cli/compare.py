@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ft_dagster.cli.common import JUDGING, Json, SomeKeys, app, escape, keys_of, out, print_json, show
 from ft_dagster.settings import load_settings
+from ft_dagster.spec import Declarations
 
 if TYPE_CHECKING:
     from ft_dagster.lineage.verdict import Rule
@@ -25,7 +26,7 @@ def compare(context: typer.Context, variants: SomeKeys, as_json: Json = False) -
 
     settings = load_settings(context.obj)
     store = settings.open_store()
-    rows = [variant_row(store, key) for key in keys_of(settings, variants, every=False)]
+    rows = [variant_row(store, key) for key in keys_of(Declarations(settings.project), variants, every=False)]
     if as_json:
         print_json({"variants": [row.to_json() for row in rows]})
         return

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ft_dagster.cli.common import RUNNING, Json, app, escape, out, print_json, show
+from ft_dagster.cli.picture import table_of_store
 from ft_dagster.errors import UserError
 from ft_dagster.fleet.costs import CostBy
 from ft_dagster.settings import load_settings
@@ -50,6 +51,8 @@ def cost(
     zone = ZoneInfo(settings.fleet.timezone)
     period, store = _period(since, until, zone), settings.open_store()
     read = read_costs(store, load_catalogue(settings.project))
+    if not read.manifests:
+        table_of_store(settings)
     items = [item for item in read.items if period.has(item.at) and tenant in (None, item.tenant)]
     name_of, wrong = _names(by, items, store, zone)
     rows = cost_rows(items, name_of, dearest_first=by is not CostBy.MONTH)
@@ -188,6 +191,8 @@ def upgrade(
         raise UserError("not a share", field="--share", value=share, fix="Give one above 0, to 1")
     settings = load_settings(context.obj)
     planned = plan_upgrade(settings, tenant)
+    if not planned.rows:
+        table_of_store(settings)
     order = None if share is None else order_for(planned, share, days, datetime.now(UTC))
     if as_json:
         content = None if order is None else order.model_dump(mode="json")

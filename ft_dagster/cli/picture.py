@@ -1,4 +1,4 @@
-"""The fleet's picture, as `status` and `report --fleet` show it."""
+"""The fleet's picture, as `status` and `report --fleet` show it; and whether its store is there."""
 
 from __future__ import annotations
 
@@ -23,24 +23,33 @@ def picture(
     """Of these variants, from the store with `exact` or where they are few; else what the fleet's table knows
     of all. Raises UserError for a table that cannot be used where it is needed.
     """
-    from ft_dagster.fleet.lost_store import refuse_lost_store
     from ft_dagster.fleet.picture import EXACT_UP_TO, look_at, picture_of
 
     from_store, now = exact or len(asked) <= EXACT_UP_TO, datetime.now(UTC)
-    try:
-        table = _table(settings)
-    except UserError as error:  # it proves nothing: what the store says holds without it
-        if not from_store:
-            raise
-        Console(stderr=True).print(f"{error}", markup=False, highlight=False, soft_wrap=True)
-        table = None
-    if table is not None:
-        refuse_lost_store(settings.open_store(), table)
+    table = table_of_store(settings, needed=not from_store)
     if table is None or table.looked() is None:
         return look_at(declarations, asked, None, settings, now)
     if from_store:
         return look_at(declarations, asked, table, settings, now)
     return picture_of(table, settings, now)
+
+
+def table_of_store(settings: Settings, *, needed: bool = False) -> FleetTable | None:
+    """What ticks know of the fleet; None before the first. One that cannot be used is said, unless it is
+    `needed`. Raises UserError, also where it knows that the store held something and that holds nothing now.
+    """
+    from ft_dagster.fleet.lost_store import refuse_lost_store
+
+    try:
+        table = _table(settings)
+    except UserError as error:  # it proves nothing: what the store says holds without it
+        if needed:
+            raise
+        Console(stderr=True).print(f"{error}", markup=False, highlight=False, soft_wrap=True)
+        return None
+    if table is not None:
+        refuse_lost_store(settings.open_store(), table)
+    return table
 
 
 def _table(settings: Settings) -> FleetTable | None:

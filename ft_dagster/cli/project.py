@@ -71,7 +71,7 @@ def check(context: typer.Context, variants: Keys = None, as_json: Json = False) 
         settings.policies()
         declarations = Declarations(settings.project)
         found += [] if variants else [_wrong(None, error) for error in declarations.misnamed.values()]
-        keys = keys_of(settings, variants, every=True) if variants or not found else list(declarations)
+        keys = keys_of(declarations, variants, every=True) if variants or not found else list(declarations)
     except UserErrors as errors:
         found, keys = [_wrong(None, errors)], []
     for key in keys:

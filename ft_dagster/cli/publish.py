@@ -11,7 +11,7 @@ from ft_dagster.cli.common import RELEASING, Json, Key, Keys, app, keys_of, out,
 from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import FAILED
 from ft_dagster.settings import load_settings
-from ft_dagster.spec import VariantKey
+from ft_dagster.spec import Declarations, VariantKey
 
 
 @app.command(rich_help_panel=RELEASING)
@@ -61,7 +61,7 @@ def register(
 
     settings, failed = load_settings(context.obj), False
     answers = list[dict[str, Any]]()
-    for key in keys_of(settings, variants, every=every):
+    for key in keys_of(Declarations(settings.project), variants, every=every):
         try:
             done = push_releases(settings, key)
         except UserError as error:

@@ -60,8 +60,8 @@ def run(
     from ft_dagster.automation import instance as dagster_instance
 
     settings = load_settings(context.obj)
-    keys = keys_of(settings, variants, every=every)
     declarations = Declarations(settings.project)
+    keys = keys_of(declarations, variants, every=every)
     for key in keys:
         declarations.declared(key)
     with dagster_instance.open_instance(settings) as instance:
@@ -186,14 +186,15 @@ def _asked(
     filed: dict[str, Any],
     file: Path | None,
 ) -> dict[VariantKey, list[str]]:
+    declarations = Declarations(settings.project)
     if not filed:
-        keys = keys_of(settings, variants, every=False)
+        keys = keys_of(declarations, variants, every=False)
         texts = prompt or [typer.prompt("prompt")]
         return dict.fromkeys(keys, texts)
     asked = {VariantKey.parse(name, file=file): texts for name, texts in filed.items()}
     if not variants:
         return asked
-    return {key: asked.get(key, prompt or []) for key in keys_of(settings, variants, every=False)}
+    return {key: asked.get(key, prompt or []) for key in keys_of(declarations, variants, every=False)}
 
 
 @app.command(rich_help_panel=RUNNING)

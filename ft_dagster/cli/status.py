@@ -51,7 +51,7 @@ def status(
     """
     settings = load_settings(context.obj)
     declarations = Declarations(settings.project)
-    asked = [key for key in keys_of(settings, variants, every=True) if tenant in (None, key.tenant)]
+    asked = [key for key in keys_of(declarations, variants, every=True) if tenant in (None, key.tenant)]
     found = picture(settings, declarations, asked, exact=exact)
     named = set(map(str, asked))
     rows = [row for row in found.rows if row.variant in named or _is_retired(row, variants, tenant)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.learning import said_of
 from ft_dagster.fleet.table import FleetTable
 from ft_dagster.store import SHARED, Store
 
@@ -46,6 +45,8 @@ def _holds_something(store: Store) -> bool:
     try:
         return any(store.names(part) for part in PARTS)
     except Exception as error:  # of a file system, or of S3's client
+        from ft_dagster.fleet.learning import said_of  # the stages, which take a while to import
+
         raise UserError(
             f"nothing is decided: {said_of(error)}",
             file=store.url,

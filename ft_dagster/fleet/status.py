@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -57,7 +57,7 @@ class StatusRow:
     def to_json(self) -> dict[str, Any]:
         causes = [{"variant": each.variant, **each.cause._asdict()} for each in self.causes]
         gains = {name: _gain_json(getattr(self, name)) for name in ("gain", "over_production")}
-        return {**asdict(self), "causes": causes, **gains}
+        return {**vars(self), "causes": causes, **gains}
 
     @property
     def shown_version(self) -> str:

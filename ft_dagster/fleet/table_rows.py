@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -146,7 +147,7 @@ def row_of(content: Any) -> FleetRow:
     paid, version = json.loads(content["paid"]), json.loads(content["version"])
     state = VariantState(
         key=VariantKey.parse(content["key"]),
-        retrain=RetrainSpec.model_validate_json(content["retrain"]),
+        retrain=_retrain(content["retrain"]),
         cost=RetrainCost(Amount(hours, usd), clock, origin),
         known_since=moment_at(content["known_since"]),
         priority=content["priority"],
@@ -174,6 +175,12 @@ def row_of(content: Any) -> FleetRow:
         _time(content["next_look"]),
         None if version is None else KnownVersion.from_json(version),
     )
+
+
+@lru_cache(10_000)
+def _retrain(content: str) -> RetrainSpec:
+    """Many variants say the same, and it was valid when it was written: each text is validated once."""
+    return RetrainSpec.model_validate_json(content)
 
 
 def news_content(news: News) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from glob import glob
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,6 +27,7 @@ from ft_dagster.spec.yaml_files import read_yaml
 
 DEFAULTS = "defaults.yaml"
 SUFFIXES = (".yaml", ".yml")
+PATTERNS = ("*.y*ml", "*/*.y*ml")  # below tenants/
 UNREADABLE = Stamp(0, 0, 0, 0, 0)  # of what stands in a folder that is closed to this process
 SETTLED_NS = 2_000_000_000  # a file written since may be written again without a new stamp
 T = TypeVar("T")
@@ -188,20 +190,26 @@ class Declarations:
     def _listed(self) -> tuple[dict[VariantKey, Path], dict[Path, UserError]]:
         keys: dict[VariantKey, Path] = {}
         wrong: dict[Path, UserError] = {}
-        for file in sorted([*self.folder.glob("*.y*ml"), *self.folder.glob("*/*.y*ml")]):
-            if file.suffix not in SUFFIXES or file.name.startswith(".") or file == self.folder / DEFAULTS:
+        for place in sorted(name.split("/") for pattern in PATTERNS for name in self._named(pattern)):
+            stem, suffix = os.path.splitext(place[-1])
+            if suffix not in SUFFIXES or stem.startswith(".") or place == [DEFAULTS]:
                 continue
-            if file.parent == self.folder:
+            file = self.folder.joinpath(*place)
+            if len(place) == 1:
                 fix = (
                     f"Move it to tenants/<tenant>/{file.name}, or name it {DEFAULTS} if all tenants share it"
                 )
                 wrong[file] = UserError("declares nothing: it is in no tenant's folder", file=file, fix=fix)
                 continue
             try:
-                keys.setdefault(VariantKey.parse(f"{file.parent.name}.{file.stem}", file=file), file)
+                keys.setdefault(VariantKey.parse(f"{place[0]}.{stem}", file=file), file)
             except UserError as error:
                 wrong[file] = error
         return keys, wrong
+
+    def _named(self, pattern: str) -> list[str]:
+        """Files by their path below the folder, as text: to make and to sort a Path of each takes long."""
+        return glob(pattern, root_dir=self.folder, include_hidden=True)
 
     def _find(self, key: VariantKey) -> Path | None:
         places = (self.folder / key.tenant / f"{key.variant}{suffix}" for suffix in SUFFIXES)

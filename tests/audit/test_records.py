@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import json
 import random
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ft_dagster.audit.asked import asked_record
-from ft_dagster.audit.desk import Audit
+from ft_dagster.audit.desk import Audit, index_folder
+from ft_dagster.audit.index import FILE, SCHEMA_VERSION
 from ft_dagster.audit.members import CORPUS, DATASET, MIXTURE, MODEL
 from ft_dagster.audit.proofs import ABSENCE, PRESENCE, check, prove
 from ft_dagster.audit.records import INHERITED, JUDGED, TRAINED, UNREACHED, VALIDATED, record
@@ -230,6 +233,19 @@ def test_of_many_that_ask_at_once_all_get_the_answer(history: History) -> None:
         thread.join()
     assert answers == [pairs(history, row)] * 4
     assert verify(history.audit()).holds
+
+
+@pytest.mark.parametrize("schema", range(1, SCHEMA_VERSION))
+def test_an_index_of_an_older_schema_is_made_again(history: History, schema: int) -> None:
+    row = question(3)
+    before = pairs(history, row)
+    file = index_folder(history.settings) / FILE
+    with closing(sqlite3.connect(file)) as older, older:
+        older.execute("UPDATE meta SET value = ? WHERE name = 'schema_version'", [str(schema)])
+        older.execute("DROP TABLE artifacts")
+    assert pairs(history, row) == before
+    with closing(sqlite3.connect(file)) as made:
+        assert dict(made.execute("SELECT name, value FROM meta"))["schema_version"] == str(SCHEMA_VERSION)
 
 
 def test_a_remote_store_is_answered_from_copies_that_hold(tmp_path: Path, s3_server: S3Server) -> None:

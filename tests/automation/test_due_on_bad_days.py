@@ -23,7 +23,7 @@ from ft_dagster.automation.fleet_table import fleet_url, open_fleet
 from ft_dagster.build import default_resources as resources
 from ft_dagster.definitions import defs
 from ft_dagster.errors import UserError
-from ft_dagster.fleet.table import FleetTable
+from ft_dagster.fleet.table import SCHEMA_VERSION, FleetTable
 from ft_dagster.fleet.table_rows import METADATA
 from ft_dagster.settings import load_settings
 from ft_dagster.store import Attempt, Store, write_head
@@ -109,8 +109,9 @@ def test_a_table_of_a_newer_version_is_refused_and_the_sensor_says_so(
     assert "written by a newer ft-dagster" in present(skipped.skip_message)
 
 
+@pytest.mark.parametrize("schema", range(1, SCHEMA_VERSION))
 def test_a_table_of_an_older_version_is_made_again_and_asks_for_nothing_that_was_asked(
-    project: Path, instance: dg.DagsterInstance
+    project: Path, instance: dg.DagsterInstance, schema: int
 ) -> None:
     declare(project, "acme.daily", "0 12 * * *")
     tick(project, instance, NOON - HOUR)
@@ -121,7 +122,8 @@ def test_a_table_of_an_older_version_is_made_again_and_asks_for_nothing_that_was
             connection.execute(sa.text(f"drop table ft_dagster_fleet_{table}"))
         connection.execute(sa.text("create table ft_dagster_fleet_meta (name text, value text)"))
         connection.execute(sa.text("create table ft_dagster_fleet_places (place text, key text)"))
-        connection.execute(sa.text("insert into ft_dagster_fleet_meta values ('schema_version', '1')"))
+        version = f"insert into ft_dagster_fleet_meta values ('schema_version', '{schema}')"
+        connection.execute(sa.text(version))
     assert tick(project, instance, NOON + HOUR) == []
     assert row(project, instance, "acme.daily").state.served is not None
 

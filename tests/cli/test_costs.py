@@ -1,14 +1,22 @@
-"""`ft-dagster cost`, on the store of an earlier version."""
+"""`ft-dagster cost`, on the store of an earlier version, and where that store is gone."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.exit_codes import BAD_INPUT
+from ft_dagster.fleet.decided import sqlite_url
+from ft_dagster.fleet.lost_store import refuse_lost_store
+from ft_dagster.fleet.table import FleetTable
+from ft_dagster.settings import load_settings
+from tests.e2e.instance import BIN
+from tests.e2e.project import command_environment
 from tests.kept_project import answer, copied_project
 
 pytestmark = pytest.mark.slow
@@ -89,3 +97,23 @@ def test_the_table_fits_80_columns(project: Path, monkeypatch: pytest.MonkeyPatc
     assert max(map(len, said.splitlines())) <= 80
     assert "manifests read" in said
     assert "no price is known" in said
+
+
+@pytest.mark.parametrize("words", [["cost"], ["upgrade", "--plan"], ["upgrade", "--plan", "--share", "0.5"]])
+def test_a_store_that_is_gone_is_one_line_and_no_figure(project: Path, words: list[str]) -> None:
+    home = project / ".ft_dagster" / "dagster_home"
+    home.mkdir(parents=True)
+    refuse_lost_store(load_settings(project).open_store(), FleetTable(sqlite_url(home)))  # as a tick does
+
+    def typed() -> subprocess.CompletedProcess[str]:
+        environment = command_environment(project)
+        return subprocess.run(
+            [BIN / "ft-dagster", *words], env=environment, capture_output=True, text=True, check=False
+        )
+
+    assert typed().returncode == 0
+    (project / "store").rename(project / "elsewhere")
+    gone = typed()
+    assert (gone.returncode, gone.stdout) == (BAD_INPUT, "")
+    (line,) = gone.stderr.splitlines()
+    assert "the store holds nothing, and artifacts were made before" in line

@@ -15,10 +15,12 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG
 
 from ft_dagster.automation.fleet_table import open_fleet
 from ft_dagster.automation.instance import opened, workspace_file, write_home
 from ft_dagster.automation.tags import DUE, PARTITION
+from ft_dagster.automation.unfinished import is_retried
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declarations
 from tests.e2e.instance import BIN, running, wait_until
@@ -128,6 +130,14 @@ class TinyFleet:
     def asked(self) -> Counter[str]:
         """Variant -> runs that the fleet asked for."""
         return Counter(run.tags[PARTITION] for run in self.runs())
+
+    def are_done(self) -> bool:
+        """Whether the runs that the fleet asked for have ended, and Dagster runs none of them again."""
+        with self.instance() as instance:
+            again = [run for run in self.runs() if is_retried(instance, run)]
+            return all(run.status in ENDED for run in self.runs()) and all(
+                AUTO_RETRY_RUN_ID_TAG in run.tags for run in again
+            )
 
     def trainings(self) -> dict[str, int]:
         """Variant -> trainings in the store."""
