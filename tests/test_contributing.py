@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("CONTRIBUTING.md", "SECURITY.md", "docs/releasing.md", "docs/training-step.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/releasing.md", "docs/training-step.md")
 ROOMS = ("", "stages", "planning", "planning/methods", "training", "training/methods")
 
 

@@ -34,9 +34,10 @@ WANTS: dict[str, str] = {  # by state, what a variant wants of a person
     "not judged": "wants a run: `ft-dagster run`",
     "stale": "is out of date: the cause says why",
 }
-SHOWN = ("variant", "state", "over base", "cause")
+SHOWN = ("variant", "state", "cause")
 BOARD = "fleet"
 ROWS = 200  # of the board, those that need a person first
+LONGEST = 240  # characters of a cause, so that the next variant is in sight
 
 
 def fleet_assets(graph: Graph) -> list[dg.AssetsDefinition | dg.AssetSpec]:
@@ -114,9 +115,11 @@ def fleet_metadata(fleet: FleetPicture) -> dict[str, Any]:
 
 
 def _cells(row: StatusRow) -> list[str]:
-    """As SHOWN names them; `ft-dagster status` has age, cost and the next retrain too."""
-    cells = dict(zip(STATUS, row.cells, strict=True))
-    return [row.variant, f"{row.state} {row.shown_version}", cells["over base"], row.cause]
+    """As SHOWN names them; `ft-dagster status` has all of the cause, age, cost and the next retrain too."""
+    gained = dict(zip(STATUS, row.cells, strict=True))["over base"]
+    state = f"{row.state} {row.shown_version}" + ("" if row.gain is None else f", {gained}")
+    cause = row.cause if len(row.cause) <= LONGEST else f"{row.cause[:LONGEST]}…"
+    return [row.variant, state, cause]
 
 
 def _next(rows: Sequence[StatusRow]) -> str:

@@ -7,22 +7,30 @@ import dagster as dg
 
 from ft_dagster.assets.adapter import described, links, maker, stage_asset, variant_asset
 from ft_dagster.assets.lineage import tell_above
-from ft_dagster.assets.page import DIGITS, Page, table
-from ft_dagster.assets.partitions import Graph
+from ft_dagster.assets.page import DIGITS, SUMMARY, Page, asset_link, run_link, table
+from ft_dagster.assets.partitions import GRAPH, Graph
 from ft_dagster.evaluation.verdict_words import production_sentence, verdict_sentence, verdict_word
 from ft_dagster.export.served import command_of
 from ft_dagster.lineage.certificate import Certificate
-from ft_dagster.lineage.entry import ReleaseEntry
+from ft_dagster.lineage.entry import ROLLBACK, ReleaseEntry
 from ft_dagster.report.cards import without_header
 from ft_dagster.report.certificates import CERTIFICATE, certificate_rows
 from ft_dagster.report.made_of import MADE_OF, made_rows
-from ft_dagster.report.summaries import PAGE_RULES, export_summary, page_rules_rows, release_summary
+from ft_dagster.report.summaries import (
+    PAGE_RULES,
+    Summary,
+    export_summary,
+    page_rules_rows,
+    release_summary,
+)
 from ft_dagster.report.svg import Bar, bars, fitting, intervals, measured
 from ft_dagster.report.tables import moment, size
+from ft_dagster.settings import Settings
+from ft_dagster.spec import VariantKey
 from ft_dagster.stages import model_export as export_stage
 from ft_dagster.stages import release as release_step
 from ft_dagster.stages.made_of import made_of
-from ft_dagster.stages.shelf import UNREADABLE, why_not
+from ft_dagster.stages.shelf import UNREADABLE, VersionShelf, open_shelf, why_not
 from ft_dagster.stages.verdicts import certificate_of
 from ft_dagster.stages.version_report import keep_report
 from ft_dagster.stages.workspace import Workspace
@@ -97,11 +105,45 @@ def _release(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.Mate
         tell_above(context, workspace)
     picture = fitting(intervals, measured(verdict.rules), "changes with their intervals")
     made_by = entry.run_id or maker(context, entry.export, True)
-    more = f"{links(context, release_step.NAME, made_by)}; its report: `ft-dagster report {workspace.key}`"
+    more = f"{links(context, release_step.NAME, made_by)}; {_asked(workspace.key, entry.version)}"
     return dg.MaterializeResult(
         metadata=Page(summary, entries, picture).metadata(more),
         data_version=dg.DataVersion(entry.export),
     )
+
+
+def _asked(key: VariantKey, version: int) -> str:
+    """What says more of a version than its page; markdown."""
+    rows = f"`ft-dagster trace {key} --version {version} --to rows.jsonl`"
+    return f"its report: `ft-dagster report {key} --version {version}`; its rows: {rows}"
+
+
+def put_into_production(settings: Settings, key: VariantKey, done: ReleaseEntry) -> dict[str, Any]:
+    """What the page shows of a version that a person promoted or went back to, which no run did."""
+    figures = {"version": done.version, "production": done.production}
+    try:
+        return {**_served(open_shelf(settings, key, done.version), done), **figures}
+    except UNREADABLE as error:
+        return {SUMMARY: dg.MetadataValue.text(why_not(error)), **figures}
+
+
+def _served(shelf: VersionShelf, done: ReleaseEntry) -> dict[str, Any]:
+    verdict, made_by = shelf.verdict, None if shelf.entry is None else shelf.entry.run_id
+    how = "went back to it from version" if done.action == ROLLBACK else "put it there"
+    from_version = f" {done.from_version}" if done.action == ROLLBACK else ""
+    what = f"Version {done.version} is in production: {done.by} {how}{from_version}"
+    following = "Nothing to do; `ft-dagster catalogue` says how it is served"
+    entries = {
+        "made_of": table(MADE_OF, made_rows(shelf.made.files, shelf.made.artifacts, shelf.entry)),
+        "rules": table(PAGE_RULES, page_rules_rows(verdict.rules)),
+        "history": table(LOG, _log(shelf.past)),
+        "outcome": verdict_word(verdict),
+    }
+    picture = fitting(intervals, measured(verdict.rules), "changes with their intervals")
+    export = asset_link(GRAPH.key(export_stage.STAGE.name), str(shelf.key))
+    made = f"Made from {export}" if made_by is None else f"Made by {run_link(made_by)} from {export}"
+    page = Page(Summary(what, verdict_sentence(verdict), following), entries, picture)
+    return page.metadata(f"{made}; {_asked(shelf.key, done.version)}")
 
 
 def release_assets(graph: Graph) -> list[dg.AssetsDefinition]:

@@ -25,6 +25,7 @@ from dagster._core.workspace.context import WorkspaceProcessContext, WorkspaceRe
 from dagster._core.workspace.load_target import WorkspaceFileTarget, WorkspaceLoadTarget
 
 from ft_dagster.assets.partitions import PARTITIONS
+from ft_dagster.assets.release import put_into_production
 from ft_dagster.automation import unfinished as unfinished_runs
 from ft_dagster.automation.former_schedule import carry_over
 from ft_dagster.automation.jobs import JOB
@@ -144,7 +145,7 @@ def show_release(settings: Settings, key: VariantKey, entry: ReleaseEntry) -> No
                 "release",
                 partition=str(key),
                 description=f"{entry.action} by {entry.by}: {entry.reason or 'no reason given'}",
-                metadata={"version": entry.version, "production": entry.production},
+                metadata=put_into_production(settings, key, entry),
                 tags={DATA_VERSION: entry.export},
             )
         )

@@ -37,7 +37,7 @@ from ft_dagster.settings import load_settings
 from ft_dagster.strict_json import dumps
 
 if TYPE_CHECKING:
-    from ft_dagster.audit.answers import CameOf, HeldAgainst, NearAnswer, RecordAnswer
+    from ft_dagster.audit.answers import CameOf, HeldAgainst, ModelAnswer, NearAnswer, RecordAnswer
     from ft_dagster.audit.desk import Audit
     from ft_dagster.audit.verify import Verified
 
@@ -64,6 +64,7 @@ Model = Annotated[
         autocompletion=declared_keys,
     ),
 ]
+To = Annotated[Path | None, typer.Option("--to", help="Write its training records there, one JSON a line")]
 T = TypeVar("T")
 
 
@@ -120,15 +121,24 @@ def record(
 
 
 @audit.command()
-def model(context: typer.Context, model: Model, tenant: ForTenant = None, as_json: Json = False) -> None:
+def model(
+    context: typer.Context, model: Model, to: To = None, tenant: ForTenant = None, as_json: Json = False
+) -> None:
     """All that made a model: sources, mixture, base, parents, recipe, code, evaluation, releases."""
     from ft_dagster.audit import models
 
-    found = ask(context, tenant, lambda audit: models.model(audit, model))
+    def answer(audit: Audit) -> tuple[ModelAnswer, int, int]:
+        found = models.model(audit, model)
+        return found, *((0, 0) if to is None else write_records(audit, found.weights, to))
+
+    found, records, without = ask(context, tenant, answer)
     if as_json:
-        print_json(asdict(found))
-    else:
-        print_model(found)
+        where = None if to is None else str(to)
+        print_json({**asdict(found), "records_in": where, "without_content": without})
+        return
+    if to is not None:
+        out.print(escape(written_sentence(records, without, to)), highlight=False, soft_wrap=True)
+    print_model(found)
 
 
 @audit.command()
@@ -136,7 +146,7 @@ def at(
     context: typer.Context,
     variant: Key,
     date: Annotated[str, typer.Argument(help="2026-11-03 (its end, UTC) or 2026-11-03T14:00:00+01:00")],
-    to: Annotated[Path | None, typer.Option(help="Write its training records there, one JSON a line")] = None,
+    to: To = None,
     tenant: ForTenant = None,
     as_json: Json = False,
 ) -> None:
@@ -155,11 +165,7 @@ def at(
     entry = found.entry
     said = f"{variant} at {found.at}: version {entry['version']}, released {entry['at']} by {entry['by']}"
     out.print(escape(said), highlight=False, soft_wrap=True)
-    written = "" if to is None else f", written to {to}"
-    if without:
-        written += f"; {without:,} without their text, which retention removed"
-    records = counted(found.records, "record")
-    out.print(escape(f"trained on {records}{written}"), highlight=False, soft_wrap=True)
+    out.print(escape(written_sentence(found.records, without, to)), highlight=False, soft_wrap=True)
     print_model(found.model)
 
 
@@ -389,6 +395,13 @@ def write_records(audit: Audit, weights: str, to: Path) -> tuple[int, int]:
             without += one.content is None
             file.write(dumps(one._asdict(), ensure_ascii=False) + "\n")
     return written, without
+
+
+def written_sentence(records: int, without: int, to: Path | None) -> str:
+    """Of the records that a model was trained on; `without`: how many have no content any more."""
+    written = "" if to is None else f", written to {to}"
+    gone = f"; {without:,} without their text, which retention removed" if without else ""
+    return f"trained on {counted(records, 'record')}{written}{gone}"
 
 
 def _writable(file: Path) -> TextIO:

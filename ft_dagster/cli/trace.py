@@ -9,7 +9,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ft_dagster.cli.audit import ask, write_records
+from ft_dagster.cli.audit import ask, write_records, written_sentence
 from ft_dagster.cli.common import RELEASING, Json, Key, app, escape, out, print_json, show
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
@@ -34,7 +34,6 @@ def trace(
     """
     from ft_dagster.evaluation.verdict_words import verdict_sentence
     from ft_dagster.report.made_of import MADE_OF, made_rows
-    from ft_dagster.report.tables import counted
     from ft_dagster.stages.shelf import open_shelf
 
     shelf = open_shelf(load_settings(context.obj), VariantKey.parse(variant), version)
@@ -56,6 +55,4 @@ def trace(
     show(table)
     out.print(escape(f"verdict: {sentence}"), highlight=False, soft_wrap=True)
     if to is not None:
-        gone = f"; {without:,} without their text, which retention removed" if without else ""
-        said = f"trained on {counted(records, 'record')}, written to {to}{gone}"
-        out.print(escape(said), highlight=False, soft_wrap=True)
+        out.print(escape(written_sentence(records, without, to)), highlight=False, soft_wrap=True)

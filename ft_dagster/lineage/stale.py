@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+import re
+from typing import Any, Literal, NamedTuple
 
 StaleKind = Literal["field", "source", "task", "corpus", "base", "parent", "policy", "stage"]
+PLAIN = re.compile(r"[\w.+/-]{1,32}")  # a declared text that a sentence may repeat: a word, no prose
 
 
 class StaleCause(NamedTuple):
@@ -17,8 +19,17 @@ class StaleCause(NamedTuple):
     words: str
 
 
-def field_changed(field: str) -> StaleCause:
-    return StaleCause("field", field, f"{field} is declared otherwise")
+def field_changed(field: str, then: Any = None, now: Any = None) -> StaleCause:
+    """`then`, `now`: its values, said where both are numbers or single words."""
+    said = [_said(value) for value in (then, now)]
+    if None in said or said[0] == said[1]:
+        return StaleCause("field", field, f"{field} is declared otherwise")
+    return StaleCause("field", field, f"{field} is {said[1]}, was {said[0]}")
+
+
+def _said(value: Any) -> str | None:
+    plain = isinstance(value, bool | int | float) or (isinstance(value, str) and PLAIN.fullmatch(value))
+    return str(value) if plain else None
 
 
 def stage_raised(stage: str, then: int, now: int) -> StaleCause:

@@ -73,7 +73,7 @@ def _which(stage: str, figures: Mapping[str, Any]) -> str:
         train = figures["splits"]["train"]
         return f"{count(train['examples'])} examples, {count(train['trained_tokens'])} tokens trained on"
     if stage == "training_plan":
-        return f"{figures['method']['name']}, {count(figures['steps'])} steps"
+        return f"{figures['method']['name']}, {count(figures['steps'])} steps foretold"
     if stage == "fine_tuned_model":
         return f"{count(figures['steps'])} steps in {duration(figures['training_seconds'])}"
     if stage == "base_model" and "parameters" in figures:  # not of a parent's whole model, used where it lies

@@ -126,6 +126,12 @@ def next_step(verdict: Verdict, limit: int | Literal["auto"] | None) -> str:
         return "Nothing to do: model_export and release follow"
     needed = questions_to_decide(verdict)
     if verdict.outcome == "undecided" and needed is not None:
+        undecided = [rule for rule in verdict.rules if rule.outcome == "undecided"]
+        slowest = next(rule for rule in undecided if rule.needed == needed)
+        if slowest.rule == "general_loss":  # reads all held-out texts, whatever the limit
+            read = count(slowest.units or slowest.questions)
+            texts = f"Hold out about {count(needed)} texts of the corpus ({read} were read)"
+            return f"{texts}, or allow a larger rise (gates.general_loss_margin)"
         said = {None: "all there are", "auto": f"auto, at most {count(MOST_QUESTIONS)}"}
         asked = said[limit] if limit is None or limit == "auto" else count(limit)
         ask = f"Ask about {count(needed)} questions (evaluation.limit, now {asked})"

@@ -63,7 +63,8 @@ def outdated(
     if not made:
         return ()
     fields = list(_fields(settings, declared, version))
-    found = [*map(_breached, now.breaches), *now.wrong, *map(field_changed, fields), *_raised(made.values())]
+    changed = [field_changed(field, _then(made, field), _at(_content_of(spec), field)) for field in fields]
+    found = [*map(_breached, now.breaches), *now.wrong, *changed, *_raised(made.values())]
     if now.tasks is not None:
         found += _tasks(made, now.tasks, fields)
     if "data.general" not in " ".join(fields):
@@ -106,6 +107,12 @@ def _fields(settings: Settings, declared: Declared, version: VersionArtifacts) -
     yield from sorted({*named, *_of_base(made.get("base_model"), spec)})
 
 
+def _then(made: Mapping[str, Artifact], field: str) -> Any:
+    """The value of a field as a key of the version has it; None where none has."""
+    parts = (artifact.spec.get(part) for artifact in filter(_is_of_now, made.values()) for part in PARTS)
+    return next((value for part in parts if (value := _at(part, field)) is not None), None)
+
+
 def _differences(then: Any, now: Any, path: str = "") -> Iterator[str]:
     """The fields below `path` that a key has otherwise; what it does not have is in another part."""
     if not (isinstance(then, dict) and isinstance(now, BaseModel)):
@@ -137,8 +144,12 @@ def _planned(plan: Artifact, spec: VariantSpec, version: VersionArtifacts, named
 def _ranked(newest: Artifact | None, spec: VariantSpec) -> Iterator[str]:
     """Of what `method: auto` chooses by: what changed since the newest run, or all of it."""
     then = {} if newest is None else _content(newest)["spec"]
-    changed = [field for field in RANKED if _at(then, field) != _at(spec.model_dump(mode="json"), field)]
+    changed = [field for field in RANKED if _at(then, field) != _at(_content_of(spec), field)]
     yield from changed or RANKED
+
+
+def _content_of(spec: VariantSpec) -> dict[str, Any]:
+    return spec.model_dump(mode="json")
 
 
 def _at(tree: Any, field: str) -> Any:

@@ -68,6 +68,16 @@ def test_record_shows_between_which_leaves_a_record_would_be(tmp_path: Path) -> 
     assert "who has the tenant's key" in said
 
 
+def test_the_records_of_a_version_are_written_beside_what_made_it(project: Path, tmp_path: Path) -> None:
+    said = typed(project, "model", "acme.places@2", "--to", str(tmp_path / "rows.jsonl"))
+    assert said.startswith("trained on 71 records, written to ")
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text("utf-8").splitlines()]
+    assert len(rows) == 71
+    assert all(row["times"] > 0 and row["content"] for row in rows)
+    told = typed(project, "model", "acme.places@2", "--to", str(tmp_path / "again.jsonl"), "--json")
+    assert (told["records_in"], told["without_content"]) == (str(tmp_path / "again.jsonl"), 0)
+
+
 def test_a_record_is_read_from_a_file(project: Path, tmp_path: Path) -> None:
     file = tmp_path / "row.json"
     file.write_text(ROW)

@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 from typer.testing import CliRunner
 
+from ft_dagster.automation.instance import open_instance
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 from ft_dagster.settings import load_settings
+from tests.kept_project import answer, copied_project
 from tests.present import present
 from tests.releases import adapter, release, whole_model
 
@@ -54,6 +57,31 @@ def test_a_rollback_and_a_forced_release_are_in_the_history(project: Path) -> No
     shown = typed(project, "history", "acme.support")
     assert [entry["action"] for entry in shown["entries"]] == ["release", "release", "rollback", "promote"]
     assert shown["aliases"] == {"production": 2, "candidate": 2}
+
+
+def test_the_page_of_what_was_gone_back_to_says_as_much_as_that_of_a_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = copied_project(tmp_path, monkeypatch)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FT_DAGSTER_PROJECT", str(project))
+    answer(project, "rollback", "acme.places", "--reason", "worse", "--by", "ann")
+    with open_instance(load_settings(project)) as instance:
+        event = present(instance.get_latest_materialization_event(dg.AssetKey("release")))
+    shown = present(event.asset_materialization).metadata
+    assert [*shown][:3] == ["summary", "picture", "made_of"]
+    said = str(shown["summary"].value)
+    assert said.startswith("**Version 1 is in production: ann went back to it from version 3.**")
+    for part in (
+        "Passed: all 3 rules",
+        "](/runs/",
+        "ft-dagster trace acme.places --version 1 --to rows.jsonl",
+    ):
+        assert part in said
+    made_of = shown["made_of"]
+    assert isinstance(made_of, dg.TableMetadataValue)
+    assert str(made_of.records[0].data["which"]).replace("\u200b", "").startswith("data/places.jsonl")
+    assert (shown["version"].value, shown["production"].value) == (1, 1)
 
 
 def test_only_an_approver_puts_a_version_into_production(project: Path) -> None:

@@ -80,5 +80,5 @@ def wait_for_ui(port: int) -> str:
         with urllib.request.urlopen(f"{root}/server_info", timeout=2):
             return True
 
-    wait_until(answers, 60)
+    wait_until(answers)
     return root

@@ -26,6 +26,12 @@ WIDER = (
     f"{CELLS}.filter(c => c.getBoundingClientRect().right > innerWidth).map(c => c.innerText.slice(0, 40))"
 )
 SUMMARIZED = "document.body.innerText.includes('Next: ')"
+LINKS = "[...document.querySelectorAll('td a[href]')].map(a => [a.innerText.trim(), a.href])"
+NOWHERE = (
+    "/runs/00000000-0000-0000-0000-000000000000",
+    "/assets/nothing?view=partitions&partition=acme.places",
+    "/assets/evaluation?view=partitions&partition=acme.nobody",
+)
 DRAWN = "[...document.images].some(i => i.src.startsWith('data:image/svg') && i.naturalWidth > 100)"
 
 
@@ -74,6 +80,20 @@ def materialize(tab: BrowserTab, root: str, key: str) -> str:
     return str(tab.evaluate("document.body.innerText"))
 
 
+def page_of(root: str, name: str) -> str:
+    """The address of an asset's page, of the variant where it has partitions."""
+    return f"{root}/assets/{name}?view={'overview' if name in OF_ALL else 'partitions&partition=acme.places'}"
+
+
+def leads_to(address: str) -> str:
+    """Whether what an address names is there, as an expression: Dagster shows another partition for one
+    that is not, and a page for an asset or a run that is not.
+    """
+    if "/runs/" in address:
+        return "/Success[^]*partition: acme.places/.test(document.body.innerText)"
+    return f"location.href.startsWith('{address}') && {SUMMARIZED}"
+
+
 def labelled(selector: str, label: str) -> str:
     """The element of a selector whose text begins so, as an expression."""
     found = f"[...document.querySelectorAll('{selector}')]"
@@ -96,8 +116,7 @@ def test_each_page_shows_summary_picture_and_table_without_a_click_and_nothing_c
     tab.open(root, "document.readyState === 'complete'")
     tab.evaluate(f"localStorage.setItem('theme', JSON.stringify('{'Dark' if dark else 'Light'}'))")
     for name in (*OF_A_VARIANT, *OF_ALL):
-        view = "overview" if name in OF_ALL else "partitions&partition=acme.places"
-        tab.open(f"{root}/assets/{name}?view={view}", SUMMARIZED)
+        tab.open(page_of(root, name), SUMMARIZED)
         labels = tab.evaluate(f"{CELLS}.map(c => c.innerText.trim())")
         place = labels.index("summary") + 1
         said = " ".join(labels[place : place + (2 if name in OF_ALL else 1)])  # there behind a time
@@ -105,3 +124,21 @@ def test_each_page_shows_summary_picture_and_table_without_a_click_and_nothing_c
         assert tab.evaluate("document.querySelectorAll('td table').length") > 0, name
         tab.wait(DRAWN)
         assert tab.evaluate(WIDER) == [], name
+
+
+def test_each_link_of_a_page_leads_to_what_it_names(house: House) -> None:
+    tab, root = house.tab, house.root
+    tab.look(1280, dark=False)
+    links: dict[str, str] = {}
+    for name in (*OF_A_VARIANT, *OF_ALL):
+        tab.open(page_of(root, name), SUMMARIZED)
+        links |= {address: label for label, address in tab.evaluate(LINKS)}
+    assert {*OF_A_VARIANT, "general_corpus"} - {"release"} <= {*links.values()}
+    assert any(address.startswith(f"{root}/runs/") for address in links)
+    for address, label in links.items():
+        assert label.removeprefix("run ") in address
+        tab.open(address, leads_to(address))
+    for nowhere in NOWHERE:
+        tab.open(root + nowhere, "document.readyState === 'complete'")
+        tab.settle(4)
+        assert not tab.evaluate(leads_to(root + nowhere)), nowhere

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ft_dagster.report.summaries import release_summary
+from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.report.summaries import next_step, release_summary
+from tests.verdicts import stored_rule
 
 
 def test_a_version_that_is_served_is_said_to_be_once() -> None:
@@ -16,3 +18,20 @@ def test_a_version_that_waits_says_what_is_served_and_for_whom() -> None:
         "Version 2; in production: version 1", "Passed", "version 2 waits for ann",
     )  # fmt: skip
     assert release_summary(1, None, "Passed", "x").what == "Version 1; in production: none"
+
+
+def test_what_too_few_texts_leave_undecided_asks_for_texts_and_not_for_questions() -> None:
+    """evaluation.limit moves no held-out text: all are read."""
+    open_rule = {"outcome": "undecided", "passed": False, "needed": 46}
+
+    def said(**rule: object) -> str:
+        rules = [stored_rule(), stored_rule(**open_rule, **rule)]
+        return next_step(
+            Verdict.from_json({"passed": False, "outcome": "undecided", "rules": rules}), limit=12
+        )
+
+    assert said(rule="general_loss", metric="general_loss", questions=26, units=13) == (
+        "Hold out about 46 texts of the corpus (13 were read), "
+        "or allow a larger rise (gates.general_loss_margin)"
+    )
+    assert said(rule="general_benchmark").startswith("Ask about 46 questions (evaluation.limit, now 12)")

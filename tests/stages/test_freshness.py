@@ -195,6 +195,12 @@ def test_stale_is_what_a_run_would_make_again_and_the_cause_is_what_changed(
 STAGES = ("general_corpus", "evaluation_texts", "general_scores", *(stage.name for stage in CHAIN[1:]))
 
 
+def test_a_changed_number_is_said_with_both_values(settled: Path, tmp_path: Path) -> None:
+    project = shutil.copytree(settled, tmp_path / "project")
+    declare("training.seed", 7)(project)
+    assert [cause.words for cause in causes(project)] == ["training.seed is 7, was 0"]
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_raised_stage_version_is_the_cause(
     settled: Path, tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
