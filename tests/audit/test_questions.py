@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.audit.answers import Compute
 from ft_dagster.audit.asked import AskedRecord, asked_record
 from ft_dagster.audit.desk import open_audit
 from ft_dagster.audit.models import at, diff, model, training_records
@@ -37,7 +38,7 @@ def test_a_model_names_all_that_made_it(history: History) -> None:
     assert found.releases[0]["version"] == 1
     assert len(found.children) == 1
     assert found.mixture["records"]["size"] > 20
-    assert found.flops == 10
+    assert found.compute == Compute(10, 10.0, "models/x")
     child = model(history.audit(), "acme.child")
     assert child.parent is not None
     assert (child.parent["weights"], child.parent["gone"]) == (found.weights, False)
