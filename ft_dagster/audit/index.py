@@ -41,6 +41,7 @@ CREATE TABLE artifacts (id INTEGER PRIMARY KEY, prefix TEXT, stage TEXT, key TEX
   digest TEXT, owner INTEGER, manifest TEXT, created TEXT, records INTEGER, problem TEXT,
   UNIQUE (prefix, stage, key, generation));
 CREATE INDEX by_digest ON artifacts (digest);
+CREATE INDEX unread ON artifacts (id) WHERE problem IS NOT NULL;
 CREATE TABLE inputs (artifact INTEGER, name TEXT, digest TEXT, manifest TEXT, PRIMARY KEY (artifact, name))
   WITHOUT ROWID;
 CREATE INDEX by_input ON inputs (digest);
@@ -129,6 +130,7 @@ class Index:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
+        self._known: dict[int, Indexed] = {}
 
     @classmethod
     def open(cls, folder: Path, store: str) -> Index:
@@ -158,6 +160,7 @@ class Index:
 
     def clear(self) -> None:
         """Forget all."""
+        self._known.clear()
         with self._db:
             for table in ("owners", "artifacts", "inputs", "members", "times", "releases"):
                 self._db.execute(f"DELETE FROM {table}")
@@ -177,6 +180,7 @@ class Index:
 
     def add_artifact(self, artifact: Artifact, owner: int) -> int:
         """Its number. Nothing is said of its records yet: what an earlier reading of it said is forgotten."""
+        self._known.clear()
         place = artifact.place
         named = (place.prefix, place.stage, place.key, artifact.generation)
         known = self._db.execute(
@@ -217,6 +221,7 @@ class Index:
         self._db.executemany("INSERT INTO members VALUES (?, ?, ?, ?)", rows)
 
     def set_records(self, artifact: int, records: int, problem: str | None = None) -> None:
+        self._known.clear()
         self._db.execute(
             "UPDATE artifacts SET records = ?, problem = ? WHERE id = ?", (records, problem, artifact)
         )
@@ -259,8 +264,9 @@ class Index:
         return {Place(*place): int(generation) for *place, generation in rows}
 
     def artifact(self, id: int) -> Indexed:
-        [found] = self._select("a.id = ?", (id,))
-        return found
+        if id not in self._known:
+            [self._known[id]] = self._select("a.id = ?", (id,))
+        return self._known[id]
 
     def with_digest(self, digest: str) -> list[Indexed]:
         return self._select("a.digest = ?", (digest,))
