@@ -92,10 +92,12 @@ def short(lookup: bytes) -> int:
 
 def as_members(lookups: ArrayLike, numbers: ArrayLike, states: ArrayLike) -> Members:
     """Records as the index takes them, from arrays of one length: short lookups, numbers, states."""
-    order = np.argsort(np.asarray(lookups, np.uint64), kind="stable")
+    columns = zip(MEMBER.names or (), (lookups, numbers, states), strict=True)
+    given = {name: np.asarray(values, MEMBER[name]) for name, values in columns}
+    order = np.argsort(given["lookup"], kind="stable")
     found = np.empty(len(order), MEMBER)
-    for name, values in (("lookup", lookups), ("number", numbers), ("state", states)):
-        found[name] = np.asarray(values)[order]
+    for name, values in given.items():
+        found[name] = values[order]
     return found
 
 

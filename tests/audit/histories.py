@@ -68,8 +68,8 @@ class History:
     def audit(self, **options: Any) -> Audit:
         return open_audit(self.settings, **options)
 
-    def base(self, name: str = "models/x") -> Artifact:
-        return self._put("base_model", "shared", {"base.json": {"reference": name, "revision": None}}, {})
+    def base(self, name: str = "models/x", revision: str | None = None) -> Artifact:
+        return self._put("base_model", "shared", {"base.json": {"reference": name, "revision": revision}}, {})
 
     def corpus(self, texts: Sequence[str], name: str = "general") -> Artifact:
         self._write(f"{name}.jsonl", [{"text": text} for text in texts])
