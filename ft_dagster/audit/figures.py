@@ -124,7 +124,7 @@ class _Evaluation(_Part):
     verdict: Annotated[dict[str, Any], AfterValidator(_is_verdict)]
 
 
-_READ: Mapping[str, type[_Part]] = {
+READ: Mapping[str, type[_Part]] = {
     DATASET: _Dataset, CORPUS: _Corpus, BASE_TEXT: _BaseText, MIXTURE: _Mixture, BASE: _Base, PLAN: _Plan,
     MODEL: _Model, EVALUATION: _Evaluation,
 }  # fmt: skip
@@ -133,7 +133,7 @@ _READ: Mapping[str, type[_Part]] = {
 def read(audit: Audit, indexed: Indexed) -> Artifact:
     """What a manifest says, with the figures that are read of its stage. Raises UserError."""
     artifact = audit.artifact(indexed)
-    fields = _READ.get(indexed.place.stage)
+    fields = READ.get(indexed.place.stage)
     if fields is not None:
         try:
             fields.model_validate(artifact.figures)

@@ -240,12 +240,11 @@ def _settings(audit: Audit, weights: Indexed) -> dict[str, Any]:
 
 
 def _outcome(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """What a verdict came to, and the measured figure of each of its rules."""
-    said = evaluation.get("verdict")
-    if said is None:
-        return {"passed": None, "questions": evaluation.get("questions")}
-    measured = {rule["what"]: rule.get("tuned") for rule in said.get("rules", ()) if "what" in rule}
-    return {"passed": said["passed"], "questions": evaluation.get("questions"), **measured}
+    """What a verdict came to, by which policy, and the measured figure of each of its rules."""
+    verdict = evaluation.get("verdict") or {}
+    measured = {rule["what"]: rule.get("tuned") for rule in verdict.get("rules", ()) if "what" in rule}
+    said = {name: verdict.get(name) for name in ("passed", "policy")}
+    return {**said, "questions": evaluation.get("questions"), **measured}
 
 
 def _flat(tree: Any, name: str = "") -> dict[str, Any]:
