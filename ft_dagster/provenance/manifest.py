@@ -182,7 +182,8 @@ def wrong_field(error: ValidationError, where: object, *above: str) -> UserError
     """The first field of a manifest that is absent or of another type. `above`: in what it is."""
     first = error.errors(include_url=False, include_context=False)[0]
     absent = first["type"] == "missing"
-    said = "a field is absent" if absent else f"a field of another type ({first['msg'].splitlines()[0]})"
+    wanted = first["msg"].splitlines()[0].partition(" or instance of ")[0]  # which would be a class of ours
+    said = "a field is absent" if absent else f"a field of another type ({wanted})"
     problem, name = f"a manifest that does not hold: {said}", ".".join(map(str, (*above, *first["loc"])))
     value = None if absent else first["input"]
     return UserError(problem, file=where, field=name, value=value, fix=RESTORE)

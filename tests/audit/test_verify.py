@@ -136,7 +136,7 @@ FORGED: dict[str, tuple[Forge, str]] = {
     "a byte of evidence": (flipped(f"{DATASET}/*/evidence/rows.parquet"), r"rows\.parquet.*other bytes"),
     "a file beside the payload": (added, "does not list"),
     "a manifest's date": (edited(created="2020-01-01"), "another than it was"),
-    "a manifest's code": (edited(code=None), r"does not hold.*code"),
+    "a manifest's code": (edited(code=None), "code: a manifest that does not hold"),
     "a manifest that is no JSON": (written(MANIFEST, "{"), "not JSON"),
     "a manifest of a newer schema": (edited(schema_version=99), "newer ft-dagster"),
     "a manifest gone": (removed(MANIFEST), "manifest is missing"),
@@ -150,7 +150,7 @@ FORGED: dict[str, tuple[Forge, str]] = {
 # What a forger who also removes the index leaves to be noticed.
 WITHOUT_INDEX = {
     "a manifest's date": "has another manifest than when it was used",
-    "a manifest's code": r"task_dataset/.*does not hold.*code",
+    "a manifest's code": r"task_dataset/.*code: a manifest that does not hold",
     "a manifest that is no JSON": "not JSON",
     "a manifest gone": "is gone",
     "a leaf swapped, and the manifest made to list it": "root of this record tree is not",
