@@ -7,7 +7,7 @@ under a lock of this host.
 
 What an artifact has stands in up to 256 rows of the table `members`, by the first byte of the lookups, each
 an array of MEMBER: to add ten thousand records takes 256 small writes, and to find one is to look through
-those of its owner that begin as it does.
+those of its owner that begin as it does, which stand side by side.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ CREATE INDEX unread ON artifacts (id) WHERE problem IS NOT NULL;
 CREATE TABLE inputs (artifact INTEGER, name TEXT, digest TEXT, manifest TEXT, PRIMARY KEY (artifact, name))
   WITHOUT ROWID;
 CREATE INDEX by_input ON inputs (digest);
-CREATE TABLE members (owner INTEGER, first INTEGER, artifact INTEGER, records BLOB,
-  PRIMARY KEY (owner, first, artifact)) WITHOUT ROWID;
+CREATE TABLE members (place INTEGER PRIMARY KEY, records BLOB);
 CREATE TABLE times (model INTEGER, chunk INTEGER, counts BLOB, PRIMARY KEY (model, chunk)) WITHOUT ROWID;
 CREATE TABLE releases (prefix TEXT, number INTEGER, entry TEXT, PRIMARY KEY (prefix, number)) WITHOUT ROWID;
 """
 MEMBER = np.dtype([("lookup", "<u8"), ("number", "<u4"), ("state", "u1")])  # of a record, see `Hit`
 Members = NDArray[np.void]  # of MEMBER, in order of the lookups
+ARTIFACTS = 2**32 - 1  # the part of a place that is the artifact's number, see `_place`
 CACHE_KIB = 65_536  # of SQLite's pages in memory
 
 
@@ -101,12 +101,17 @@ def as_members(lookups: ArrayLike, numbers: ArrayLike, states: ArrayLike) -> Mem
     return found
 
 
-def digest_of(owner: int, members: Members) -> str:
-    """Of an artifact's records, whose they are, and how they stand in the index; see `Index.digests`."""
+def digest_of(owner: int, artifact: int, members: Members) -> str:
+    """Of an artifact's records and where they stand in the index; see `Index.digests`."""
     found = hashlib.sha256()
     for first, records in _by_first(members):
-        found.update(_framed(owner, first, records))
+        found.update(_framed(_place(owner, first, artifact), records))
     return found.hexdigest()
+
+
+def _place(owner: int, first: int, artifact: int) -> int:
+    """In which row records stand: those of an owner that begin alike side by side."""
+    return owner << 40 | first << 32 | artifact
 
 
 def _by_first(members: Members) -> Iterator[tuple[int, bytes]]:
@@ -117,8 +122,8 @@ def _by_first(members: Members) -> Iterator[tuple[int, bytes]]:
             yield first, members[start:end].tobytes()
 
 
-def _framed(owner: int, first: int, records: bytes) -> bytes:
-    return f"{owner} {first} {len(records)} ".encode() + records
+def _framed(place: int, records: bytes) -> bytes:
+    return f"{place} {len(records)} ".encode() + records
 
 
 def tenant_of(prefix: str) -> str:
@@ -215,12 +220,12 @@ class Index:
         self._db.execute("DELETE FROM inputs WHERE artifact = ?", (artifact,))
         self._db.execute("DELETE FROM times WHERE model = ?", (artifact,))
         if records:
-            self._db.execute("DELETE FROM members WHERE artifact = ?", (artifact,))
+            self._db.execute(f"DELETE FROM members WHERE place & {ARTIFACTS} = ?", (artifact,))
 
     def add_members(self, owner: int, artifact: int, members: Members) -> None:
         """Add the records of an artifact."""
-        rows = ((owner, first, artifact, records) for first, records in _by_first(members))
-        self._db.executemany("INSERT INTO members VALUES (?, ?, ?, ?)", rows)
+        rows = ((_place(owner, first, artifact), records) for first, records in _by_first(members))
+        self._db.executemany("INSERT INTO members VALUES (?, ?)", rows)
 
     def set_records(self, artifact: int, records: int, problem: str | None = None) -> None:
         self._known.clear()
@@ -246,8 +251,8 @@ class Index:
     def hits(self, owner: int, lookup: bytes) -> list[Hit]:
         """In which artifacts of an owner a record is."""
         rows = self._db.execute(
-            "SELECT artifact, records FROM members WHERE owner = ? AND first = ? ORDER BY artifact",
-            (owner, lookup[0]),
+            f"SELECT place & {ARTIFACTS}, records FROM members WHERE place BETWEEN ? AND ? ORDER BY place",
+            (_place(owner, lookup[0], 0), _place(owner, lookup[0], ARTIFACTS)),
         ).fetchall()
         if any(type(records) is not bytes or len(records) % MEMBER.itemsize for _, records in rows):
             raise sqlite3.DatabaseError("records of the index that are none")
@@ -341,11 +346,10 @@ class Index:
     def digests(self) -> dict[int, str]:
         """Of each artifact with records, `digest_of` them. Reads all of the index."""
         found: dict[int, Any] = defaultdict(hashlib.sha256)
-        for artifact, *row in self._db.execute(
-            "SELECT artifact, owner, first, coalesce(CAST(records AS BLOB), x'') FROM members "
-            "ORDER BY owner, first, artifact"
+        for place, records in self._db.execute(
+            "SELECT place, coalesce(CAST(records AS BLOB), x'') FROM members ORDER BY place"
         ):
-            found[artifact].update(_framed(*row))
+            found[place & ARTIFACTS].update(_framed(place, records))
         return {int(artifact): each.hexdigest() for artifact, each in found.items()}
 
     def damage(self) -> str | None:

@@ -272,7 +272,7 @@ def _check_index(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
     else:
         owner, _ = audit.owners()[indexed.tenant]
         members = indexed_members(audit.shelf, artifact, audit.keys(indexed.tenant))
-        there = digest_of(owner, members)
+        there = digest_of(owner, indexed.id, members)
         same = there == audit.digests.get(indexed.id, NO_RECORDS) and len(members) == indexed.records
     if not same:
         raise _index_error(audit, f"the index says otherwise of {artifact.place.path} than its evidence")

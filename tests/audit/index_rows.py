@@ -16,9 +16,7 @@ from ft_dagster.settings import Settings
 def edit_members(settings: Settings, change: Callable[[Any], Any]) -> None:
     """`change` takes some records of an artifact, an array of MEMBER, and returns what is to stand there."""
     with sqlite3.connect(index_folder(settings) / FILE) as db:
-        rows = db.execute("SELECT owner, first, artifact, records FROM members").fetchall()
-        edited = [(change(np.frombuffer(row[3], MEMBER).copy()).tobytes(), *row[:3]) for row in rows]
-        db.executemany(
-            "UPDATE members SET records = ? WHERE owner = ? AND first = ? AND artifact = ?", edited
-        )
-    assert [content for content, *_ in edited] != [row[3] for row in rows]
+        rows = db.execute("SELECT place, records FROM members").fetchall()
+        edited = [(change(np.frombuffer(records, MEMBER).copy()).tobytes(), at) for at, records in rows]
+        db.executemany("UPDATE members SET records = ? WHERE place = ?", edited)
+    assert [content for content, _ in edited] != [records for _, records in rows]

@@ -30,7 +30,7 @@ def test_every_record_is_found_in_each_artifact_of_its_owner_and_in_no_other(
             columns = [*zip(*records, strict=True)] or [(), (), ()]
             members = as_members([short(lookup) for lookup in columns[0]], columns[1], columns[2])
             index.add_members(owner, artifact, members)
-            assert index.digests().get(artifact) == (digest_of(owner, members) if records else None)
+            assert index.digests().get(artifact) == (digest_of(owner, artifact, members) if records else None)
     for owner in range(1, 4):
         for asked in {lookup for *_, records in held for lookup, _, _ in records}:
             assert sorted(index.hits(owner, asked)) == sorted(

@@ -209,8 +209,8 @@ EDITS: dict[str, Callable[[Any], Any]] = {
 }
 SQL = {
     "times changed": "UPDATE times SET counts = zeroblob(length(counts))",
-    "a record given to another": "UPDATE members SET owner = owner + 100",
-    "a record put where nobody looks": "UPDATE members SET first = first + 256",
+    "a record given to another": "UPDATE members SET place = place + (100 << 40)",
+    "a record put where nobody looks": "UPDATE members SET place = -place",
 }
 
 
