@@ -392,7 +392,8 @@ def _compute(audit: Audit, weights: Indexed) -> Compute:
     name = f"{reference}@{revision}" if revision else str(reference)
     known = audit.settings.base_training_flops
     took = known.get(name, known.get(str(reference)))
-    whole = float(sum(counted)) if all(counted) else None
+    flops = [float(each) for each in counted if each]
+    whole = sum(flops) if len(flops) == len(counted) else None
     share = None if took is None or whole is None else whole / took
     return Compute(counted[0], whole, name, took, share, None if share is None else share > THIRD)
 
