@@ -35,7 +35,7 @@ from pyarrow.parquet import write_table
 
 from ft_dagster.audit.asked import AskedRecord
 from ft_dagster.audit.desk import Audit, open_audit
-from ft_dagster.audit.index import Index, short
+from ft_dagster.audit.index import Index, as_members, short
 from ft_dagster.audit.members import LEDGER_VERSION
 from ft_dagster.audit.proofs import prove
 from ft_dagster.audit.records import record
@@ -265,14 +265,15 @@ def sqlite_index(folder: Path, sets: Sets, asked: Sequence[tuple[int, int]]) -> 
     index = Index.open(folder / "sqlite", "benchmark")
 
     def fill() -> None:
-        with index.bulk():
+        with index.transaction():
             for owner, artifact, held in sets:
-                index.add_members((owner, one, artifact, n, 1) for n, one in enumerate(held))
+                members = as_members(held, np.arange(len(held)), np.ones(len(held)))
+                index.add_members(owner, artifact, members)
 
     cpu = time.process_time()
     seconds, _ = timed(fill)
     cpu = time.process_time() - cpu
-    lookups = [(owner, lookup.to_bytes(8, "big", signed=True)) for owner, lookup in asked]
+    lookups = [(owner, lookup.to_bytes(8, "big")) for owner, lookup in asked]
     milliseconds = [1000 * timed(lambda one=one: index.hits(*one))[0] for one in lookups]
     index.close()
     return seconds, cpu, milliseconds, sum(file.stat().st_size for file in (folder / "sqlite").iterdir())
@@ -285,7 +286,7 @@ def duckdb_index(folder: Path, sets: Sets, asked: Sequence[tuple[int, int]]) -> 
         return None
     file = folder / "index.duckdb"
     db = duckdb.connect(str(file))
-    db.execute("CREATE TABLE staged (owner INTEGER, lookup BIGINT, artifact INTEGER, number INTEGER)")
+    db.execute("CREATE TABLE staged (owner INTEGER, lookup UBIGINT, artifact INTEGER, number INTEGER)")
 
     def fill() -> None:
         for owner, artifact, held in sets:

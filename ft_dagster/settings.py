@@ -353,6 +353,11 @@ class Settings(BaseSettings):
         description="What a GB (1e9 bytes) of the store costs a month, for `store du`; null: nothing is said "
         f"of a folder, {STORAGE_USD_PER_GB_MONTH} of another store (S3 Standard, us-east-1)",
     )
+    base_training_flops: dict[str, Annotated[float, Field(gt=0, le=1e32, allow_inf_nan=False)]] = Field(
+        {},
+        description="FLOPs that it took to train a base model, as its maker says, by its reference or by "
+        "reference@revision: `audit model` holds what was trained on it against that",
+    )
     sources: AllowedSources = AllowedSources()
     evaluation: AllowedCode = AllowedCode()
     fleet: FleetSettings = FleetSettings()

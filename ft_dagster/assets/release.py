@@ -46,7 +46,6 @@ def _model_export(workspace: Workspace, artifact: Artifact) -> Page:
     serve = command_of(workspace.payload(artifact), format, str(workspace.key))
     entries = {
         "certificate": _certificate(certificate),
-        "made_of": _made_of(workspace, artifact),
         "files": table(["file", "size", "sha256"], _files(artifact)),
         "card": dg.MetadataValue.md(without_header(card)),
         "format": format,
@@ -71,10 +70,8 @@ def _log(past: Sequence[ReleaseEntry]) -> list[list[Any]]:
     return [[e.version, e.action, moment(e.at), e.by, e.reason] for e in past]
 
 
-def _made_of(
-    workspace: Workspace, export: Artifact, entry: ReleaseEntry | None = None
-) -> dg.MetadataValue[Any]:
-    """The release stands, whatever else of the store cannot be read. `entry`: of what was released."""
+def _made_of(workspace: Workspace, export: Artifact, entry: ReleaseEntry) -> dg.MetadataValue[Any]:
+    """The release stands, whatever else of the store cannot be read."""
     try:
         made = made_of(workspace.store, workspace.prefix, export, workspace.cache)
         return table(MADE_OF, made_rows(made.files, made.artifacts, entry))

@@ -50,7 +50,7 @@ def _of_holder(audit: Audit, holder: Indexed, asked: AskedRecord, unread: list[s
     named = (holder.variant, holder.place.stage, holder.digest, holder.records)
     try:
         artifact = audit.artifact(holder)
-        head = TreeHead.of(artifact.figures)
+        head = TreeHead.of(artifact.figures, file=audit.store.uri(artifact.manifest_path))
         if head is None or not audit.shelf.has(artifact, f"evidence/{TREE}"):
             return [Absence(*named, unproved=OLDER)]
         key = audit.keys(holder.tenant).of_id(head.key)

@@ -188,10 +188,25 @@ class SourceOf:
 
 
 @dataclass(frozen=True)
+class Compute:
+    """FLOPs of a training (`own`), and with those of the models that it starts from (`whole`); None: not
+    counted. `base`: the model under all of them, as `base_training_flops` of the settings names it, empty
+    where it is gone. `base_flops`: what that took, None: nobody said. `share`: of `whole` in it; `passes`:
+    whether that is more than a third. None: not known.
+    """
+
+    own: float | None
+    whole: float | None = None
+    base: str = ""
+    base_flops: float | None = None
+    share: float | None = None
+    passes: bool | None = None
+
+
+@dataclass(frozen=True)
 class ModelAnswer:
     """All that made a model. `parent`: the weights that its base starts from, whether they are `gone` from
-    the store, and when retention `removed` them. `flops`: of its training; whether that is a third of what
-    its base took is not known here, since no base says how much it took.
+    the store, and when retention `removed` them.
     """
 
     variant: str
@@ -208,7 +223,7 @@ class ModelAnswer:
     training: Mapping[str, Any]
     evaluation: Mapping[str, Any]
     environment: Mapping[str, Any]
-    flops: float | None
+    compute: Compute
     children: tuple[str, ...]
 
 

@@ -171,9 +171,9 @@ class Audit:
         return self.index.counts()
 
     @cached_property
-    def sums(self) -> dict[int, tuple[int, ...]]:
-        """Of each artifact, what the index has of its records, added up."""
-        return self.index.sums()
+    def digests(self) -> dict[int, str]:
+        """See `Index.digests`."""
+        return self.index.digests()
 
     @cached_property
     def log(self) -> dict[str, list[dict[str, Any]]]:

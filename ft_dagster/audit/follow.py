@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from pyarrow import ArrowException
 
-from ft_dagster.audit.index import Index, short, tenant_of
+from ft_dagster.audit.index import MEMBER, Index, Members, as_members, short, tenant_of
 from ft_dagster.audit.judged import judged_questions
 from ft_dagster.audit.members import (
     EVALUATION,
@@ -45,7 +42,6 @@ from ft_dagster.strict_json import dumps
 
 LOCK = "the index of the audit"
 AT_ONCE = 64  # manifests read together, and what is committed together
-MANY = 256  # new artifacts from which records are sorted once for all
 _STAGE, _KEY = re.compile(r"[a-z_]+"), re.compile(r"[0-9a-f]{64}")
 _NO_STAGES = {"heads", "releases", "tries", "experiments", "code", "corpora"}
 
@@ -125,12 +121,9 @@ class Follower:
                 first[unread.place] = min(first.get(unread.place, 1), unread.generation)
             asked = sorted(self._listed(first), key=lambda one: _rank(one[0]))
             new = sum(place not in known for place, _ in asked)
-            many: Callable[[], AbstractContextManager[None]] = (
-                self.index.bulk if new >= MANY else self.index.transaction
-            )
             problems: list[Unread] = []
             artifacts = records = 0
-            with many():
+            with self.index.transaction():
                 for found in self._read(asked, problems):
                     artifacts += 1
                     records += self._add(found, problems)
@@ -176,10 +169,10 @@ class Follower:
         try:
             found: Artifact | Removed | None = stated(self.store, place, content, generation)
             while isinstance(found, Removed):
-                yield _named(self.store, found.artifact)
+                yield found.artifact
                 found = said_by(self.store, place, found.artifact.generation + 1)
             if found is not None:
-                yield _named(self.store, found)
+                yield found
         except UserError as error:
             problems.append(Unread(place.prefix, str(error)))
 
@@ -192,10 +185,9 @@ class Follower:
         records = 0
         try:
             if artifact.place.stage in (*HAVE_RECORDS, EVALUATION):
-                for rows in indexed_rows(self.shelf, artifact, keys):
-                    columns = (rows.lookups.tolist(), repeat(id), rows.numbers.tolist(), rows.states.tolist())
-                    self.index.add_members(zip(repeat(owner), *columns, strict=False))
-                    records += len(rows.lookups)
+                members = indexed_members(self.shelf, artifact, keys)
+                self.index.add_members(owner, id, members)
+                records = len(members)
             elif artifact.place.stage == MODEL:
                 self._add_times(artifact, id)
         except MALFORMED as error:
@@ -230,57 +222,34 @@ class Follower:
             self.index.add_releases(prefix, texts)
 
 
-class IndexedRows(NamedTuple):
-    """Records as the index takes them: of each its short lookup under the current key, number and state, see
-    `members.HeldRecord`; arrays of one length.
+def indexed_members(shelf: Shelf, artifact: Artifact, keys: OwnerKeys) -> Members:
+    """The records of an artifact, or the questions of an evaluation, by the current key. A tree by that key
+    has the lookups already; else they are computed from the identities.
     """
-
-    lookups: NDArray[np.int64]
-    numbers: NDArray[np.int64]
-    states: NDArray[np.int64]
-
-
-def indexed_rows(shelf: Shelf, artifact: Artifact, keys: OwnerKeys) -> Iterator[IndexedRows]:
-    """The records of an artifact in batches, or the questions of an evaluation. A tree by the current key has
-    the lookups already; else they are computed from the identities.
-    """
-    if artifact.place.stage == EVALUATION:
-        yield _question_rows(shelf, artifact, keys)
-        return
     head = TreeHead.of(artifact.figures, file=shelf.store.uri(artifact.place.manifest))
-    if head is not None and head.key == keys.current.id:
-        tree = RecordTree.read(shelf.evidence(artifact))
-        lookups = np.frombuffer(tree.lookups, ">i8")[:: SIZE // 8].astype(np.int64)
-        states = row_states(shelf.file(artifact, f"evidence/{ORIGINS}"))
-        kept = np.where(tree.dropped, 0, tree.rows)
-        yield IndexedRows(lookups, tree.rows, np.where(tree.dropped, 0, states[kept] if len(states) else 0))
-        return
+    if artifact.place.stage != EVALUATION and head is not None and head.key == keys.current.id:
+        return _of_tree(shelf, artifact)
+    lookup = keys.current.lookup
+    found = ((short(lookup(name)), number, state) for name, number, state in _named_rows(shelf, artifact))
+    rows = np.fromiter(found, MEMBER)
+    return as_members(rows["lookup"], rows["number"], rows["state"])
+
+
+def _of_tree(shelf: Shelf, artifact: Artifact) -> Members:
+    tree = RecordTree.read(shelf.evidence(artifact))
+    states = row_states(shelf.file(artifact, f"evidence/{ORIGINS}"))
+    kept = np.where(tree.dropped, 0, tree.rows)
+    found = np.where(tree.dropped, 0, states[kept] if len(states) else 0)
+    return as_members(np.frombuffer(tree.lookups, ">u8")[:: SIZE // 8], tree.rows, found)
+
+
+def _named_rows(shelf: Shelf, artifact: Artifact) -> Iterator[tuple[bytes, int, int]]:
+    """(identity, number, state) of each record; of each question, by each of its names."""
+    if artifact.place.stage == EVALUATION:
+        for question in judged_questions(shelf, artifact):
+            yield from ((name, question.number, question.state) for name in question.names)
     for members in members_of(shelf, artifact):
-        found = [short(keys.current.lookup(member.identity)) for member in members]
-        yield IndexedRows(
-            np.array(found, np.int64),
-            np.array([member.number for member in members], np.int64),
-            np.array([member.state for member in members], np.int64),
-        )
-
-
-def _question_rows(shelf: Shelf, evaluation: Artifact, keys: OwnerKeys) -> IndexedRows:
-    """Each question by each of its names."""
-    rows = [
-        (short(keys.current.lookup(name)), question.number, question.state)
-        for question in judged_questions(shelf, evaluation)
-        for name in question.names
-    ]
-    return IndexedRows(*(np.array([row[at] for row in rows], np.int64) for at in range(3)))
-
-
-def _named(store: Store, artifact: Artifact) -> Artifact:
-    """An artifact whose inputs are named as the index takes them. Raises UserError for another."""
-    digests = [*artifact.inputs.values(), *(artifact.predicate.get("input_manifests") or {}).values()]
-    if all(isinstance(digest, str) for digest in digests):
-        return artifact
-    where, fix = store.uri(artifact.manifest_path), "Restore the file from a backup"
-    raise UserError("a manifest whose inputs are no digests", file=where, fix=fix)
+        yield from ((one.identity, one.number, one.state) for one in members)
 
 
 def places_of(store: Store) -> Iterator[Place]:

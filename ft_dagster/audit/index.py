@@ -4,16 +4,26 @@ It holds no text and no identity: a record is known by the first 8 bytes of its 
 `data.record_tree`), an answer is held against the evidence before it is given. It is never authoritative: one
 that is damaged, of another version, of another store or by another key is made again. Many read; one writes,
 under a lock of this host.
+
+What an artifact has stands in up to 256 rows of the table `members`, by the first byte of the lookups, each
+an array of MEMBER: to add ten thousand records takes 256 small writes, and to find one is to look through
+those of its owner that begin as it does, which stand side by side.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from ft_dagster.audit.members import Times
 from ft_dagster.provenance.manifest import variant_of
@@ -21,7 +31,7 @@ from ft_dagster.provenance.private_file import make_private
 from ft_dagster.provenance.record_keys import SHARED_OWNER
 from ft_dagster.store import Artifact, Place
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 FILE = "index.sqlite"
 CHUNK = 4096  # counts of a model that are read together
 TABLES = """
@@ -31,20 +41,17 @@ CREATE TABLE artifacts (id INTEGER PRIMARY KEY, prefix TEXT, stage TEXT, key TEX
   digest TEXT, owner INTEGER, manifest TEXT, created TEXT, records INTEGER, problem TEXT,
   UNIQUE (prefix, stage, key, generation));
 CREATE INDEX by_digest ON artifacts (digest);
+CREATE INDEX unread ON artifacts (id) WHERE problem IS NOT NULL;
 CREATE TABLE inputs (artifact INTEGER, name TEXT, digest TEXT, manifest TEXT, PRIMARY KEY (artifact, name))
   WITHOUT ROWID;
 CREATE INDEX by_input ON inputs (digest);
-CREATE TABLE members (owner INTEGER, lookup INTEGER, artifact INTEGER, number INTEGER, state INTEGER,
-  PRIMARY KEY (owner, lookup, artifact, state, number)) WITHOUT ROWID;
+CREATE TABLE members (place INTEGER PRIMARY KEY, records BLOB);
 CREATE TABLE times (model INTEGER, chunk INTEGER, counts BLOB, PRIMARY KEY (model, chunk)) WITHOUT ROWID;
 CREATE TABLE releases (prefix TEXT, number INTEGER, entry TEXT, PRIMARY KEY (prefix, number)) WITHOUT ROWID;
 """
-COLUMNS = "owner, lookup, artifact, number, state"
-LOW, HIGH = 2**30 - 1, 15  # bits of a lookup that are added up at once, so that no sum overflows
-SUMS = (
-    f"COUNT(*), SUM(lookup & {LOW}), SUM((lookup >> 30) & {LOW}), SUM((lookup >> 60) & {HIGH}), "
-    "SUM(number), SUM(state), SUM((lookup & 65535) * ((number & 65535) + 65536 * state))"
-)
+MEMBER = np.dtype([("lookup", "<u8"), ("number", "<u4"), ("state", "u1")])  # of a record, see `Hit`
+Members = NDArray[np.void]  # of MEMBER, in order of the lookups
+ARTIFACTS = 2**32 - 1  # the part of a place that is the artifact's number, see `_place`
 CACHE_KIB = 65_536  # of SQLite's pages in memory
 
 
@@ -79,24 +86,44 @@ class Indexed:
 
 
 def short(lookup: bytes) -> int:
-    """The part of a lookup that the index has: its first 8 bytes, as SQLite takes them."""
-    return int.from_bytes(lookup[:8], "big", signed=True)
+    """The part of a lookup that the index has: its first 8 bytes."""
+    return int.from_bytes(lookup[:8], "big")
 
 
-def member_sums(members: Iterable[tuple[int, int, int]]) -> tuple[int, ...]:
-    """Of (short lookup, number, state) of each record, what SUMS says of them: two sets that differ by
-    chance, or by an edit of the file, have others.
-    """
-    rows = list(members)
-    return (
-        len(rows),
-        sum(lookup & LOW for lookup, _, _ in rows),
-        sum(lookup >> 30 & LOW for lookup, _, _ in rows),
-        sum(lookup >> 60 & HIGH for lookup, _, _ in rows),
-        sum(number for _, number, _ in rows),
-        sum(state for _, _, state in rows),
-        sum((lookup & 65535) * ((number & 65535) + 65536 * state) for lookup, number, state in rows),
-    )
+def as_members(lookups: ArrayLike, numbers: ArrayLike, states: ArrayLike) -> Members:
+    """Records as the index takes them, from arrays of one length: short lookups, numbers, states."""
+    columns = zip(MEMBER.names or (), (lookups, numbers, states), strict=True)
+    given = {name: np.asarray(values, MEMBER[name]) for name, values in columns}
+    order = np.argsort(given["lookup"], kind="stable")
+    found = np.empty(len(order), MEMBER)
+    for name, values in given.items():
+        found[name] = values[order]
+    return found
+
+
+def digest_of(owner: int, artifact: int, members: Members) -> str:
+    """Of an artifact's records and where they stand in the index; see `Index.digests`."""
+    found = hashlib.sha256()
+    for first, records in _by_first(members):
+        found.update(_framed(_place(owner, first, artifact), records))
+    return found.hexdigest()
+
+
+def _place(owner: int, first: int, artifact: int) -> int:
+    """In which row records stand: those of an owner that begin alike side by side."""
+    return owner << 40 | first << 32 | artifact
+
+
+def _by_first(members: Members) -> Iterator[tuple[int, bytes]]:
+    """(first byte of their lookups, these records) in order."""
+    ends = np.searchsorted(members["lookup"] >> np.uint64(56), np.arange(257, dtype=np.uint64))
+    for first, (start, end) in enumerate(pairwise(ends.tolist())):
+        if start < end:
+            yield first, members[start:end].tobytes()
+
+
+def _framed(place: int, records: bytes) -> bytes:
+    return f"{place} {len(records)} ".encode() + records
 
 
 def tenant_of(prefix: str) -> str:
@@ -110,7 +137,7 @@ class Index:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        self._staging = False
+        self._known: dict[int, Indexed] = {}
 
     @classmethod
     def open(cls, folder: Path, store: str) -> Index:
@@ -140,6 +167,7 @@ class Index:
 
     def clear(self) -> None:
         """Forget all."""
+        self._known.clear()
         with self._db:
             for table in ("owners", "artifacts", "inputs", "members", "times", "releases"):
                 self._db.execute(f"DELETE FROM {table}")
@@ -159,6 +187,7 @@ class Index:
 
     def add_artifact(self, artifact: Artifact, owner: int) -> int:
         """Its number. Nothing is said of its records yet: what an earlier reading of it said is forgotten."""
+        self._known.clear()
         place = artifact.place
         named = (place.prefix, place.stage, place.key, artifact.generation)
         known = self._db.execute(
@@ -191,14 +220,15 @@ class Index:
         self._db.execute("DELETE FROM inputs WHERE artifact = ?", (artifact,))
         self._db.execute("DELETE FROM times WHERE model = ?", (artifact,))
         if records:
-            self._db.execute("DELETE FROM members WHERE artifact = ?", (artifact,))
+            self._db.execute(f"DELETE FROM members WHERE place & {ARTIFACTS} = ?", (artifact,))
 
-    def add_members(self, rows: Iterable[tuple[int, int, int, int, int]]) -> int:
-        """Add (owner, short lookup, artifact, number, state) of each; how many."""
-        table = "staged" if self._staging else "members"
-        return self._db.executemany(f"INSERT INTO {table} ({COLUMNS}) VALUES (?, ?, ?, ?, ?)", rows).rowcount
+    def add_members(self, owner: int, artifact: int, members: Members) -> None:
+        """Add the records of an artifact."""
+        rows = ((_place(owner, first, artifact), records) for first, records in _by_first(members))
+        self._db.executemany("INSERT INTO members VALUES (?, ?)", rows)
 
     def set_records(self, artifact: int, records: int, problem: str | None = None) -> None:
+        self._known.clear()
         self._db.execute(
             "UPDATE artifacts SET records = ?, problem = ? WHERE id = ?", (records, problem, artifact)
         )
@@ -216,32 +246,24 @@ class Index:
             [(prefix, number, text) for number, text in entries],
         )
 
-    @contextmanager
-    def bulk(self) -> Iterator[None]:
-        """Take many records: kept aside and sorted once, so that they are written in order. One
-        transaction.
-        """
-        with self._db:
-            self._db.execute(f"CREATE TEMP TABLE staged ({COLUMNS})")
-            self._staging = True
-            try:
-                yield
-                self._db.execute(
-                    f"INSERT INTO members ({COLUMNS}) SELECT {COLUMNS} FROM staged ORDER BY 1, 2, 3, 5, 4"
-                )
-            finally:
-                self._staging = False
-                self._db.execute("DROP TABLE staged")
-
     # What it answers
 
     def hits(self, owner: int, lookup: bytes) -> list[Hit]:
         """In which artifacts of an owner a record is."""
         rows = self._db.execute(
-            "SELECT artifact, state, number FROM members WHERE owner = ? AND lookup = ?",
-            (owner, short(lookup)),
-        )
-        return [Hit(*row) for row in rows]
+            f"SELECT place & {ARTIFACTS}, records FROM members WHERE place BETWEEN ? AND ? ORDER BY place",
+            (_place(owner, lookup[0], 0), _place(owner, lookup[0], ARTIFACTS)),
+        ).fetchall()
+        if any(type(records) is not bytes or len(records) % MEMBER.itemsize for _, records in rows):
+            raise sqlite3.DatabaseError("records of the index that are none")
+        ends = np.cumsum([len(records) for _, records in rows]) // MEMBER.itemsize
+        found = np.frombuffer(b"".join(records for _, records in rows), MEMBER)
+        places = np.flatnonzero(found["lookup"] == np.uint64(short(lookup)))
+        artifacts = np.searchsorted(ends, places, side="right")
+        return [
+            Hit(int(rows[which][0]), int(found["state"][at]), int(found["number"][at]))
+            for which, at in zip(artifacts.tolist(), places.tolist(), strict=True)
+        ]
 
     def places(self) -> dict[Place, int]:
         """Of all artifacts that it knows: place -> newest generation."""
@@ -249,8 +271,9 @@ class Index:
         return {Place(*place): int(generation) for *place, generation in rows}
 
     def artifact(self, id: int) -> Indexed:
-        [found] = self._select("a.id = ?", (id,))
-        return found
+        if id not in self._known:
+            [self._known[id]] = self._select("a.id = ?", (id,))
+        return self._known[id]
 
     def with_digest(self, digest: str) -> list[Indexed]:
         return self._select("a.digest = ?", (digest,))
@@ -320,10 +343,14 @@ class Index:
         found = self._db.execute(f"SELECT prefix, number, entry FROM releases {within} ORDER BY 1, 2", values)
         return [(str(one), int(number), str(entry)) for one, number, entry in found]
 
-    def sums(self) -> dict[int, tuple[int, ...]]:
-        """Of each artifact with records, `member_sums` of them. Reads all of the index."""
-        rows = self._db.execute(f"SELECT artifact, {SUMS} FROM members GROUP BY artifact")
-        return {int(artifact): tuple(sums) for artifact, *sums in rows}
+    def digests(self) -> dict[int, str]:
+        """Of each artifact with records, `digest_of` them. Reads all of the index."""
+        found: dict[int, Any] = defaultdict(hashlib.sha256)
+        for place, records in self._db.execute(
+            "SELECT place, coalesce(CAST(records AS BLOB), x'') FROM members ORDER BY place"
+        ):
+            found[place & ARTIFACTS].update(_framed(place, records))
+        return {int(artifact): each.hexdigest() for artifact, each in found.items()}
 
     def damage(self) -> str | None:
         """What SQLite finds wrong with the file; None where it is whole."""

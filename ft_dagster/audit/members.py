@@ -49,6 +49,7 @@ STATES = ("dropped", "train", "validation", "test", "holdout", HOLDOUT, QUESTION
 TRAIN = STATES.index("train")
 BATCH = 8192
 HELD_AT_ONCE = 128  # copies of a remote store: each holds a file open
+RESTORE = "Restore it from a backup"
 LEAF_DIGITS = 64  # of a name that is a record's leaf
 Times = NDArray[np.uint32]
 
@@ -199,46 +200,53 @@ def times_of(shelf: Shelf, model: Artifact, mixture: Artifact) -> Times:
     """
     file = shelf.file(model, LEDGER)
     seen = _counts_of(file, mixture)
-    numbers, counts = [], []
-    for number, name in _training_names(shelf, mixture):
-        numbers.append(number)
-        counts.append(seen.pop(name, 0))
-    if seen:
+    numbers, known = _training_names(shelf, mixture)
+    places = pc.index_in(seen.names, value_set=known)
+    if places.null_count:
         raise UserError(
             "the ledger names a record that its mixture has not",
             file=file,
-            value=next(iter(seen)),
-            fix="Restore it from a backup",
+            value=seen.names[pc.index(pc.is_null(places), True).as_py()].as_py(),
+            fix=RESTORE,
         )
-    times = np.zeros(max(numbers, default=-1) + 1, np.uint32)
-    times[numbers] = counts
-    return times
+    times = np.zeros(numbers.max(initial=-1) + 1, np.uint64)
+    np.add.at(times, numbers[places.to_numpy()], seen.counts)
+    if times.max(initial=0) > MOST_TIMES:
+        raise _no_ledger(file)
+    return times.astype(np.uint32)
 
 
-def _counts_of(file: Path, mixture: Artifact) -> dict[str, int]:
-    """Record -> examples of it, as a ledger says. Raises UserError for one of another mixture, or none."""
-    fix = "Restore it from a backup"
+class _Counts(NamedTuple):
+    """What a ledger says: examples (`counts`) of each of its records (`names`)."""
+
+    names: Any
+    counts: NDArray[np.uint64]
+
+
+def _counts_of(file: Path, mixture: Artifact) -> _Counts:
+    """Raises UserError for one of another mixture, or none."""
     try:
         content = loads(read_text(file, most=MOST_LEDGER_BYTES))
         refuse_newer(content["schema_version"], LEDGER_VERSION, file=file)
         trained_on = str(content["mixture_digest"])
-        seen: dict[str, int] = {}
-        for name, n in zip(content["records"], content["times_exported"], strict=True):
-            if not isinstance(name, str) or type(n) is not int or n < 0:
-                raise ValueError
-            seen[name] = seen.get(name, 0) + n
-        if max(seen.values(), default=0) > MOST_TIMES:
+        names, counts = pa.array(content["records"], pa.large_string()), content["times_exported"]
+        whole = isinstance(counts, list) and len(names) == len(counts) and not names.null_count
+        if not whole or not all(type(n) is int and 0 <= n <= MOST_TIMES for n in counts):
             raise ValueError
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise UserError("not a ledger of a training", file=file, fix=fix) from None
+        raise _no_ledger(file) from None
     if trained_on != mixture.digest:
         raise UserError(
             f"the ledger is of mixture {trained_on[:12]}, the model was trained on another",
             file=file,
             value=mixture.digest[:12],
-            fix=fix,
+            fix=RESTORE,
         )
-    return seen
+    return _Counts(names, np.array(counts, np.uint64))
+
+
+def _no_ledger(file: Path) -> UserError:
+    return UserError("not a ledger of a training", file=file, fix=RESTORE)
 
 
 def row_states(file: Path) -> NDArray[np.int64]:
@@ -251,18 +259,19 @@ def row_states(file: Path) -> NDArray[np.int64]:
     return known[coded.indices.to_numpy()] if len(known) else known
 
 
-def _training_names(shelf: Shelf, mixture: Artifact) -> Iterator[tuple[int, str]]:
-    """(number, what a ledger calls it) of each record of a mixture that may be trained on."""
+def _training_names(shelf: Shelf, mixture: Artifact) -> tuple[NDArray[np.int64], Any]:
+    """Of the records of a mixture that may be trained on: numbers, and what a ledger calls them."""
     if not shelf.has(mixture, f"evidence/{ORIGINS}"):
-        batches = members_of(shelf, mixture)
-        yield from ((one.number, one.name) for batch in batches for one in batch if one.state == TRAIN)
-        return
+        members = (one for batch in members_of(shelf, mixture) for one in batch if one.state == TRAIN)
+        named = [(one.number, one.name) for one in members]
+        numbers = np.array([number for number, _ in named], np.int64)
+        return numbers, pa.array([name for _, name in named], pa.large_string())
     with ParquetFile(shelf.file(mixture, f"evidence/{ORIGINS}")) as table:
         rows = table.read(columns=["split", "source", "row"])
     chosen = np.flatnonzero(pc.equal(rows.column("split"), "train").to_numpy())
     taken = rows.take(pa.array(chosen))
-    names = pc.binary_join_element_wise(taken.column("source"), taken.column("row").cast(pa.string()), ":")
-    yield from zip(chosen.tolist(), names.to_pylist(), strict=True)
+    parts = (taken.column(name).cast(pa.large_string()) for name in ("source", "row"))
+    return chosen, pc.binary_join_element_wise(*parts, pa.scalar(":", pa.large_string())).combine_chunks()
 
 
 def _of_evidence(file: Path) -> Iterator[list[HeldRecord]]:

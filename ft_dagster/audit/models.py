@@ -12,8 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ft_dagster.audit.answers import AtAnswer, DiffAnswer, ModelAnswer, PartOf, SourceOf
+from ft_dagster.audit.answers import AtAnswer, Compute, DiffAnswer, ModelAnswer, PartOf, SourceOf
 from ft_dagster.audit.desk import BASE, EXPORT, Audit, declared_sources
+from ft_dagster.audit.figures import PLAN, read
 from ft_dagster.audit.index import Indexed
 from ft_dagster.audit.members import (
     BASE_TEXT,
@@ -40,7 +41,8 @@ from ft_dagster.stages.made_of import source_files
 from ft_dagster.store import Artifact
 from ft_dagster.store.artifacts import Removed
 
-PLAN, DECLARATION = "training_plan", "declaration"
+DECLARATION = "declaration"
+THIRD = 1 / 3  # of what a base took: more makes a provider of who trained on it
 FIRST = 5  # records of a difference that are shown
 _ORDER = (
     BASE,
@@ -87,7 +89,7 @@ def model(audit: Audit, name: str) -> ModelAnswer:
 
 def model_answer(audit: Audit, weights: Indexed) -> ModelAnswer:
     chain = _chain(audit, weights)
-    tuned = audit.artifact(weights)
+    tuned = read(audit, weights)
     exports = audit.index.made_of(weights, EXPORT)
     base = chain.parts[BASE]
     entries = audit.log.get(weights.place.prefix, [])
@@ -108,7 +110,7 @@ def model_answer(audit: Audit, weights: Indexed) -> ModelAnswer:
         training=tuned.figures,
         evaluation=_evaluation(audit, exports),
         environment=tuned.predicate["environment"],
-        flops=tuned.figures.get("flops"),
+        compute=_compute(audit, weights),
         children=tuple(f"{child.variant} {child.digest}" for child, _ in descendants(audit, weights)),
     )
 
@@ -221,7 +223,7 @@ def _some(audit: Audit, weights: Indexed, identities: set[bytes]) -> Iterator[Ma
 def _settings(audit: Audit, weights: Indexed) -> dict[str, Any]:
     """All that shaped a model beside its records."""
     chain = _chain(audit, weights)
-    tuned = audit.artifact(weights)
+    tuned = read(audit, weights)
     exports = audit.index.made_of(weights, EXPORT)
     plan = chain.figures(PLAN)
     data = {stage: chain.parts[stage] for stage in (DATASET, MIXTURE)}
@@ -238,10 +240,11 @@ def _settings(audit: Audit, weights: Indexed) -> dict[str, Any]:
 
 
 def _outcome(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """What a verdict came to, and the measured figure of each of its rules."""
+    """What a verdict came to, by which policy, and the measured figure of each of its rules."""
     verdict = evaluation.get("verdict") or {}
-    measured = {rule["what"]: rule["tuned"] for rule in verdict.get("rules", []) if "what" in rule}
-    return {"passed": verdict.get("passed"), "questions": evaluation.get("questions"), **measured}
+    measured = {rule["what"]: rule.get("tuned") for rule in verdict.get("rules", ()) if "what" in rule}
+    said = {name: verdict.get(name) for name in ("passed", "policy")}
+    return {**said, "questions": evaluation.get("questions"), **measured}
 
 
 def _flat(tree: Any, name: str = "") -> dict[str, Any]:
@@ -257,11 +260,11 @@ def _chain(audit: Audit, weights: Indexed) -> _Chain:
     found: dict[str, Artifact | None] = {}
     for stage, above in ((MIXTURE, weights), (PLAN, weights), (BASE, weights)):
         part = audit.index.parent(above, stage)
-        found[stage] = None if part is None else audit.artifact(part)
+        found[stage] = None if part is None else read(audit, part)
     mixture = audit.index.parent(weights, MIXTURE)
     for stage in (DATASET, CORPUS):
         part = None if mixture is None else audit.index.parent(mixture, stage)
-        found[stage] = None if part is None else audit.artifact(part)
+        found[stage] = None if part is None else read(audit, part)
     return _Chain(weights, found)
 
 
@@ -375,6 +378,26 @@ def _base(audit: Audit, base: Artifact | None) -> Mapping[str, Any]:
     return {**named, "digest": base.digest, "files": len(content.get("files", []))}
 
 
+def _compute(audit: Audit, weights: Indexed) -> Compute:
+    """Of the training and of those that it starts from, beside what the base under all of them took."""
+    trained = [weights, *(parent for parent, _ in audit.above(weights))]
+    bases = [audit.index.parent(each, BASE) for each in trained]
+    lowest = None if bases[-1] is None else read(audit, bases[-1])
+    figures = [read(audit, each).figures for each in trained]
+    counted = [each.get("flops") or each.get("flops_estimate") for each in figures]
+    base = {} if lowest is None else _base(audit, lowest)
+    reference, revision = base.get("reference"), base.get("revision")
+    if lowest is None or lowest.figures.get("parent") or not reference:  # of a release that is gone
+        return Compute(counted[0])
+    name = f"{reference}@{revision}" if revision else str(reference)
+    known = audit.settings.base_training_flops
+    took = known.get(name, known.get(str(reference)))
+    flops = [float(each) for each in counted if each]
+    whole = sum(flops) if len(flops) == len(counted) else None
+    share = None if took is None or whole is None else whole / took
+    return Compute(counted[0], whole, name, took, share, None if share is None else share > THIRD)
+
+
 def _parent(audit: Audit, base: Artifact) -> Mapping[str, Any] | None:
     """Of which release a base is, and whether its artifacts are still there."""
     used = base.figures.get("parent")
@@ -395,7 +418,7 @@ def _evaluation(audit: Audit, exports: list[Indexed]) -> Mapping[str, Any]:
     for export in reversed(exports):
         judged = audit.index.parent(export, EVALUATION)
         if judged is not None:
-            found = audit.artifact(judged)
+            found = read(audit, judged)
             return {"digest": found.digest, "questions": found.figures.get("questions"),
                     "verdict": found.figures.get("verdict")}  # fmt: skip
     return {}

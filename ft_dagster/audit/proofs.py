@@ -94,7 +94,7 @@ def _leads(predicates: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> boo
     an export its weights. `texts`: one more than `predicates`.
     """
     above = {MODEL: BASE, BASE: EXPORT, EXPORT: MODEL}
-    names = [said["input_manifests"].get(above[said["stage"]]) for said in predicates]
+    names = [said.get("input_manifests", {}).get(above[said["stage"]]) for said in predicates]
     return names == [hashlib.sha256(text.encode()).hexdigest() for text in texts[1:]]
 
 

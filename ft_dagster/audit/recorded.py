@@ -14,9 +14,10 @@ from typing import Any
 import yaml
 
 from ft_dagster.audit.desk import BASE, EXPORT, Audit
+from ft_dagster.audit.figures import PLAN
 from ft_dagster.audit.index import Indexed
 from ft_dagster.audit.members import BASE_TEXT, CORPUS, DATASET, EVALUATION, MIXTURE, MODEL
-from ft_dagster.audit.models import DECLARATION, PLAN
+from ft_dagster.audit.models import DECLARATION
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.task_files import task_references
 from ft_dagster.files import expanded

@@ -93,7 +93,7 @@ def _held(audit: Audit, indexed: Indexed, hit: Hit, identity: bytes) -> RecordIn
     row, facts = record_row(audit.shelf.file(artifact, name), hit.number)
     if row.identity != identity:
         return None
-    head = TreeHead.of(artifact.figures)
+    head = TreeHead.of(artifact.figures, file=audit.store.uri(artifact.manifest_path))
     if head is None or not audit.shelf.has(artifact, f"evidence/{TREE}"):
         return replace(answer, facts=facts)
     leaves = audit.leaves(indexed, artifact)

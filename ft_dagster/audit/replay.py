@@ -31,10 +31,10 @@ from typing import Any
 from ft_dagster.audit import rebuild_stage
 from ft_dagster.audit.answers import DIVERGED, EQUIVALENT, EXACT, ReplayAnswer, StageReplayed
 from ft_dagster.audit.desk import Audit
+from ft_dagster.audit.figures import PLAN, read, training_figures
 from ft_dagster.audit.index import Indexed
 from ft_dagster.audit.kept_code import build_environment, environment_differences, unpack_code
 from ft_dagster.audit.members import DATASET, LEDGER, MODEL
-from ft_dagster.audit.models import PLAN
 from ft_dagster.audit.recorded import REBUILT, CleanProject, Recorded, lay_out, recorded_of
 from ft_dagster.audit.replay_judged import (
     CLOSE,
@@ -114,7 +114,7 @@ def _make_empty(folder: Path) -> None:
 
 def _refuse_other_device(audit: Audit, recorded: Recorded, project: CleanProject) -> None:
     """Raises UserError where the training took a kind of device that this host has not."""
-    plan = audit.artifact(recorded.rebuilt[PLAN])
+    plan = read(audit, recorded.rebuilt[PLAN])
     then, here = plan.spec.get("hardware", {}).get("kind"), device_of(project)
     if then == "cuda" and here != then:
         on = plan.figures.get("on", "a GPU")
@@ -251,10 +251,11 @@ def _differences(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> dict[str
     then, now = audit.artifact(recorded.rebuilt[rebuilt.made.place.stage]), rebuilt.made
     differs = environment_differences(then.predicate["environment"], now.predicate["environment"])
     if now.place.stage == MODEL:
-        before, after = TrainingFigures.of(then).computed_on, TrainingFigures.of(now).computed_on
+        before = training_figures(audit, recorded.model).computed_on
+        after = TrainingFigures.of(now).computed_on
         if before and before != after:
             differs["computed on"] = before, after
-        plan = audit.artifact(recorded.rebuilt[PLAN]).figures["training"]
+        plan = read(audit, recorded.rebuilt[PLAN]).figures.get("training", {})
         if not plan.get("deterministic", True):
             differs["order of sums"] = "left open by the plan", "left open by the plan"
     return differs
@@ -262,7 +263,7 @@ def _differences(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> dict[str
 
 def _figures(audit: Audit, recorded: Recorded, rebuilt: Rebuilt) -> dict[str, tuple[Any, Any]]:
     """Which figures of the training differ."""
-    before, after = (TrainingFigures.of(each) for each in (audit.artifact(recorded.model), rebuilt.made))
+    before, after = training_figures(audit, recorded.model), TrainingFigures.of(rebuilt.made)
     names = (*LOSSES, "steps", "best_step", "trained_tokens", "micro_batch_halved")
     values = {name: (getattr(before, name), getattr(after, name)) for name in names}
     return {name: pair for name, pair in values.items() if pair[0] != pair[1]}

@@ -14,6 +14,7 @@ from typing import Any
 
 from ft_dagster.audit.answers import DIVERGED, EQUIVALENT, EXACT, ReplayAnswer, StageReplayed
 from ft_dagster.audit.desk import EXPORT, Audit
+from ft_dagster.audit.figures import read
 from ft_dagster.audit.index import Indexed
 from ft_dagster.audit.kept_code import environment_differences
 from ft_dagster.audit.members import EVALUATION
@@ -90,7 +91,7 @@ def _not_made(audit: Audit, part: Indexed, answer: ReplayAnswer, why: str) -> Re
 def _again(
     audit: Audit, part: Indexed, project: CleanProject, answer: ReplayAnswer, make: Make
 ) -> ReplayAnswer:
-    then, name = audit.artifact(part), part.place.stage
+    then, name = read(audit, part), part.place.stage
     try:
         made = make(name)
     except UserError as error:
@@ -123,7 +124,7 @@ def _stand_in(audit: Audit, part: Indexed, project: CleanProject) -> None:
 def _scores(then: Artifact, made: Artifact) -> dict[str, tuple[Any, Any]]:
     """Which scores of two evaluations differ."""
     before, after = (
-        {f"{one['task']} {one['metric']}": one["value"] for one in each.figures["scores"]}
+        {f"{one['task']} {one['metric']}": one["value"] for one in each.figures.get("scores", ())}
         for each in (then, made)
     )
     names = sorted(before.keys() | after.keys())

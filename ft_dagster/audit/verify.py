@@ -5,6 +5,7 @@ What was checked is kept beside the index until all is, so that a check that was
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +17,9 @@ from typing import Any, NamedTuple
 
 from ft_dagster.audit.around import RESTORE, problems_around
 from ft_dagster.audit.desk import Audit, index_folder
-from ft_dagster.audit.follow import MALFORMED, indexed_rows, problem_of
-from ft_dagster.audit.index import Indexed, member_sums
+from ft_dagster.audit.figures import read
+from ft_dagster.audit.follow import MALFORMED, indexed_members, problem_of
+from ft_dagster.audit.index import Indexed, digest_of
 from ft_dagster.audit.members import (
     CORPUS,
     DATASET,
@@ -36,6 +38,7 @@ from ft_dagster.store.removal import check_tombstone, outlives
 from ft_dagster.store.transfer import OTHER_BYTES
 
 SAVE_SECONDS = 5.0
+NO_RECORDS = hashlib.sha256().hexdigest()
 MOST_SECONDS = 86_400.0  # after which a check that was ended is not gone on with
 
 
@@ -66,6 +69,8 @@ def verify(
 ) -> Verified:
     """Hash every artifact again and hold it against all that speaks of it; `only` some of them, else all, and
     the release logs. `fresh`: also what a check that was ended looked at. Goes on after what does not hold.
+
+    Raises UserError where nothing is stored.
     """
     begun, now = time.monotonic(), datetime.now(UTC)
     wanted = audit.allowed(audit.index.all() if only is None else list(only))
@@ -95,6 +100,8 @@ def verify(
     if only is None:
         problems += [line for line in problems_around(audit, wanted) if line not in problems]
     state.forget()
+    if only is None and not wanted and not problems:
+        raise _nothing(audit)
     seconds = time.monotonic() - begun
     return Verified(len(wanted), len(wanted) - len(todo), hashed, seconds, tuple(problems), removed)
 
@@ -161,7 +168,7 @@ def _artifact_found(audit: Audit, indexed: Indexed) -> _FoundAt:
     artifact = said.artifact if isinstance(said, Removed) else said
     checks: list[Callable[[Audit, Indexed, Artifact], None]] = [
         *((_check_removal, _check_left) if removed else (_check_bytes,)),
-        _check_tree, _check_ledger, _check_inputs, _check_index,
+        _check_figures, _check_tree, _check_ledger, _check_inputs, _check_index,
     ]  # fmt: skip
     problems = _unread(audit, indexed)
     for check in checks:
@@ -208,6 +215,10 @@ def _check_left(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
 
 def _check_bytes(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
     verify_artifact(audit.store, artifact, audit.settings.cache_folder)
+
+
+def _check_figures(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
+    read(audit, indexed)
 
 
 def _check_tree(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
@@ -259,13 +270,10 @@ def _check_index(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
         times = times_of(audit.shelf, artifact, audit.artifact(mixture))
         same = times.astype("<u4").tobytes() == audit.index.all_times(indexed.id)
     else:
-        keys = audit.keys(indexed.tenant)
-        there = member_sums(
-            row
-            for rows in indexed_rows(audit.shelf, artifact, keys)
-            for row in zip(rows.lookups.tolist(), rows.numbers.tolist(), rows.states.tolist(), strict=True)
-        )
-        same = there == audit.sums.get(indexed.id, member_sums(())) and there[0] == indexed.records
+        owner, _ = audit.owners()[indexed.tenant]
+        members = indexed_members(audit.shelf, artifact, audit.keys(indexed.tenant))
+        there = digest_of(owner, indexed.id, members)
+        same = there == audit.digests.get(indexed.id, NO_RECORDS) and len(members) == indexed.records
     if not same:
         raise _index_error(audit, f"the index says otherwise of {artifact.place.path} than its evidence")
 
@@ -280,6 +288,12 @@ def _rows_stand(audit: Audit, indexed: Indexed) -> bool:
         return False
     above = (audit.index.parent(indexed, stage) for stage in (MIXTURE, DATASET, CORPUS))
     return all(_rows_stand(audit, each) for each in above if each is not None)
+
+
+def _nothing(audit: Audit) -> UserError:
+    of = "" if audit.tenant is None else f" of {audit.tenant}"
+    fix = "Look at --project, and at `store` of ft_dagster.yaml; `ft-dagster store du` says what there is"
+    return UserError(f"nothing{of} is stored there, so nothing was verified", file=audit.store.url, fix=fix)
 
 
 def _index_error(audit: Audit, problem: str) -> UserError:

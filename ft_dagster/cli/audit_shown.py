@@ -14,7 +14,7 @@ from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.report.tables import counted
 
 if TYPE_CHECKING:
-    from ft_dagster.audit.answers import HeldAgainst, ModelAnswer, ModelThatHas, NearAnswer
+    from ft_dagster.audit.answers import Compute, HeldAgainst, ModelAnswer, ModelThatHas, NearAnswer
 
 SHOWN = 20  # of what a record that nobody saw was held against
 
@@ -118,10 +118,24 @@ def _making(found: ModelAnswer) -> Iterator[tuple[str, str]]:
     libraries = found.environment.get("libraries", {})
     shown = [f"{name} {libraries[name]}" for name in ("torch", "transformers", "peft") if name in libraries]
     yield "method", f"{method.get('name')} on {found.recipe.get('on')}"
-    yield "training", f"{found.training.get('steps')} steps, {found.flops or 0:.3g} FLOPs"
+    yield "training", f"{found.training.get('steps')} steps, {found.compute.own or 0:.3g} FLOPs"
+    yield "beside its base", _beside_base(found.compute)
     yield "made with", ", ".join([f"Python {found.environment.get('python')}", *shown])
     said = verdict_sentence(Verdict.from_json(verdict)) if verdict else "none"
     yield "verdict", said
+
+
+def _beside_base(compute: Compute) -> str:
+    """Whether all that was trained on a base is more than a third of what the base took."""
+    if compute.share is not None and compute.base_flops is not None:
+        said = "more" if compute.passes else "not more"
+        took = f"{compute.base_flops:.3g} FLOPs that {compute.base} took"
+        return f"{compute.share:.2%} of the {took}: {said} than a third"
+    if not compute.base:
+        return "not known: what it starts from is gone"
+    if compute.base_flops is None:
+        return f"not known: `base_training_flops` of ft_dagster.yaml does not say what {compute.base} took"
+    return "not known: the FLOPs of a training were not counted"
 
 
 def _standing(found: ModelAnswer) -> Iterator[tuple[str, str]]:

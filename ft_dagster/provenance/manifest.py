@@ -10,7 +10,9 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import FileDigest, payload_digest, stage_key
@@ -19,6 +21,7 @@ from ft_dagster.schema_version import refuse_newer
 SCHEMA_VERSION = 1
 _HASH = re.compile(r"[0-9a-f]{64}")
 _ATTEMPT = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]*")
+RESTORE = "Restore the file from a backup"
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "urn:ft-dagster:manifest:v1"
 LIBRARIES = (
@@ -106,19 +109,84 @@ def _subject(payload: Sequence[FileDigest]) -> list[dict[str, Any]]:
     return [{"name": file.path, "digest": {"sha256": file.sha256}} for file in payload]
 
 
+def _is_moment(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
+class _Part(BaseModel):
+    """Fields of a manifest by their types; what else it has is left as it is."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class _File(_Part):
+    model_config = ConfigDict(extra="forbid")
+
+    path: str
+    size: int
+    sha256: str
+
+
+class _Code(_Part):
+    sha256: Annotated[str, Field(pattern=f"^{_HASH.pattern}$")]
+
+
+class _Environment(_Part):
+    python: str
+    platform: str
+    libraries: dict[str, str]
+
+
+class _Predicate(_Part):
+    """See `manifest_of`; version 0.1 had no `input_manifests`."""
+
+    stage: str
+    stage_version: int
+    key: str
+    variant: str | None
+    attempt: str
+    digest: str
+    created: Annotated[str, AfterValidator(_is_moment)]
+    inputs: dict[str, str]
+    input_manifests: dict[str, str] = {}
+    spec: dict[str, Any]
+    seed: int | None
+    code: _Code
+    environment: _Environment
+    figures: dict[str, Any]
+    payload: list[_File]
+    evidence: list[_File]
+
+
 def check_predicate(predicate: Mapping[str, Any], prefix: str, stage: str, key: str, where: object) -> None:
     """Hold a manifest against itself and the place it was found in. Raises UserError.
 
-    Its digest is that of its list of files; paths stay inside the attempt's folder, which is a plain name;
-    its key is that of what it says it was made from, and the place that of its key, stage and variant.
+    Each field is of its type; its digest is that of its list of files; paths stay inside the attempt's
+    folder, which is a plain name; its key is that of what it says it was made from, and the place that of its
+    key, stage and variant.
     """
     try:
+        _Predicate.model_validate(predicate)
+    except ValidationError as error:
+        raise wrong_field(error, where) from None
+    try:
         wrong = _inconsistency(predicate, prefix, stage, key)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        wrong = f"a field is absent or of another type ({type(error).__name__}: {error})"
+    except ValueError as error:  # of a text or a number that no JSON has
+        wrong = str(error)
     if wrong:
-        fix = "Restore the file from a backup"
-        raise UserError(f"a manifest that does not hold: {wrong}", file=where, fix=fix)
+        raise UserError(f"a manifest that does not hold: {wrong}", file=where, fix=RESTORE)
+
+
+def wrong_field(error: ValidationError, where: object, *above: str) -> UserError:
+    """The first field of a manifest that is absent or of another type. `above`: in what it is."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    absent = first["type"] == "missing"
+    wanted = first["msg"].splitlines()[0].partition(" or instance of ")[0]  # which would be a class of ours
+    said = "a field is absent" if absent else f"a field of another type ({wanted})"
+    problem, name = f"a manifest that does not hold: {said}", ".".join(map(str, (*above, *first["loc"])))
+    value = None if absent else first["input"]
+    return UserError(problem, file=where, field=name, value=value, fix=RESTORE)
 
 
 def _inconsistency(predicate: Mapping[str, Any], prefix: str, stage: str, key: str) -> str | None:

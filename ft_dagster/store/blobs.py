@@ -113,7 +113,10 @@ class Store:
 
     def read(self, relative: str) -> bytes:
         """Raises FileNotFoundError."""
-        content: bytes = self.fs.cat_file(self.path(relative))
+        path = self.path(relative)
+        if not self.remote:
+            return Path(path).read_bytes()
+        content: bytes = self.fs.cat_file(path)
         return content
 
     def read_each(self, relatives: Sequence[str]) -> list[bytes | None]:
@@ -199,11 +202,12 @@ class Store:
 
     def names(self, relative: str) -> list[str]:
         """Names directly below a folder, sorted; none where it does not exist."""
+        path = self.path(relative)
         try:
-            found = self.fs.ls(self.path(relative), detail=False)
-        except FileNotFoundError:
+            found = self.fs.ls(path, detail=False) if self.remote else os.listdir(path)
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        names = {PurePosixPath(path).name for path in found}
+        names = {PurePosixPath(each).name for each in found}
         return sorted(name for name in names if not name.startswith("."))
 
     def names_written(self, relative: str, pattern: str, since: float) -> list[str]:

@@ -68,8 +68,8 @@ class History:
     def audit(self, **options: Any) -> Audit:
         return open_audit(self.settings, **options)
 
-    def base(self, name: str = "models/x") -> Artifact:
-        return self._put("base_model", "shared", {"base.json": {"reference": name, "revision": None}}, {})
+    def base(self, name: str = "models/x", revision: str | None = None) -> Artifact:
+        return self._put("base_model", "shared", {"base.json": {"reference": name, "revision": revision}}, {})
 
     def corpus(self, texts: Sequence[str], name: str = "general") -> Artifact:
         self._write(f"{name}.jsonl", [{"text": text} for text in texts])
@@ -240,9 +240,16 @@ class History:
 
     def remove(self, *stages: str) -> list[Artifact]:
         """What stands of these stages, as retention does it."""
+        return self._remove(lambda one: one.place.stage in stages)
+
+    def retire(self, variant: str) -> list[Artifact]:
+        """All that stands of a variant, as retention does it once it is retired."""
+        return self._remove(lambda one: one.place.prefix == _prefix(variant))
+
+    def _remove(self, chosen: Callable[[Artifact], bool]) -> list[Artifact]:
         store = self.store
         standing = [each.artifact for each in contents_of(store).keyed.values() if each.artifact is not None]
-        removed = [one for one in standing if one.place.stage in stages]
+        removed = [one for one in standing if chosen(one)]
         for one in removed:
             assert claim_removal(store, one, "retention", time.time() + DAY)
             finish_removal(store, one)

@@ -19,6 +19,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.provenance.merkle import leaf_hash, root_of
 from ft_dagster.provenance.record_keys import keys_of
 from tests.audit.histories import History, question
+from tests.audit.index_rows import edit_members
 from tests.present import present
 
 NOBODYS = json.dumps(question(999))
@@ -61,7 +62,7 @@ def test_a_record_that_was_taken_out_of_the_index_is_noticed(history: History) -
     audit = history.audit()
     asked = asked_record(json.dumps(question(3)))
     lookup = audit.keys("acme").current.lookup(asked.identities[0])
-    audit.index._db.execute("DELETE FROM members WHERE lookup = ?", (short(lookup),))
+    edit_members(history.settings, lambda members: members[members["lookup"] != short(lookup)])
     with pytest.raises(UserError, match="a record that the index does not know"):
         held_against(audit, asked)
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ft_dagster.audit.answers import RecordAnswer
 from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.desk import index_folder
-from ft_dagster.audit.members import CANARY, EVALUATION, PROBE, QUESTION
+from ft_dagster.audit.members import CANARY, EVALUATION, PROBE, QUESTION, STATES
 from ft_dagster.audit.records import BY_INDEX, JUDGED, TRAINED, record, sought
 from ft_dagster.audit.verify import verify
 from ft_dagster.evaluation.samples import Answer, Role, Sample
 from tests.audit.histories import History, question
+from tests.audit.index_rows import edit_members
 
 pytestmark = pytest.mark.slow
 CANARY_TEXT = "My Zyrtexal password is quince"
@@ -117,10 +118,15 @@ def test_an_evaluation_that_retention_removed_is_told_by_the_index(judged: Histo
     assert verify(judged.audit()).problems == ()
 
 
+def numbered_otherwise(members: Any) -> Any:
+    """The questions among them."""
+    members["number"][members["state"] >= STATES.index(QUESTION)] += 1
+    return members
+
+
 def test_questions_in_the_index_are_held_against_their_evaluation(judged: History) -> None:
     assert verify(judged.audit()).holds
-    with sqlite3.connect(index_folder(judged.settings) / "index.sqlite") as db:
-        assert db.execute("UPDATE members SET number = number + 1 WHERE state >= 6").rowcount
+    edit_members(judged.settings, numbered_otherwise)
     assert ask(judged, CANARY_TEXT).seen is False
     assert any("the index says otherwise" in line for line in verify(judged.audit()).problems)
 

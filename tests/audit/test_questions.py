@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.audit.answers import Compute, ModelAnswer
 from ft_dagster.audit.asked import AskedRecord, asked_record
 from ft_dagster.audit.desk import open_audit
 from ft_dagster.audit.models import at, diff, model, training_records
@@ -17,6 +18,8 @@ from ft_dagster.audit.proofs import PRESENCE, prove
 from ft_dagster.audit.records import TRAINED, record
 from ft_dagster.audit.traces import source, tenant
 from ft_dagster.audit.verify import verify
+from ft_dagster.cli.audit_shown import print_model
+from ft_dagster.cli.common import out
 from ft_dagster.data.content import identity_of, normal_text
 from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings
@@ -37,10 +40,59 @@ def test_a_model_names_all_that_made_it(history: History) -> None:
     assert found.releases[0]["version"] == 1
     assert len(found.children) == 1
     assert found.mixture["records"]["size"] > 20
-    assert found.flops == 10
+    assert found.compute == Compute(10, 10.0, "models/x")
     child = model(history.audit(), "acme.child")
     assert child.parent is not None
     assert (child.parent["weights"], child.parent["gone"]) == (found.weights, False)
+
+
+def says(history: History, settings: dict[str, Any]) -> History:
+    (history.folder / "ft_dagster.yaml").write_text(json.dumps(settings), "utf-8")
+    return history
+
+
+def test_what_was_trained_is_held_against_what_its_base_took(history: History) -> None:
+    """With what was trained before it was started from."""
+    audit = says(history, {"base_training_flops": {"models/x": 50}}).audit()
+    assert model(audit, "acme.one").compute == Compute(10, 10.0, "models/x", 50, 0.2, False)
+    child = model(audit, "acme.child")
+    assert child.compute == Compute(10, 20.0, "models/x", 50, 0.4, True)
+    said = shown(child)
+    assert "40.00% of the 50 FLOPs that models/x took: more than a third" in said
+    assert "not more than a third" in shown(model(audit, "acme.one"))
+
+
+def shown(answer: ModelAnswer) -> str:
+    with out.capture() as captured:
+        print_model(answer)
+    return " ".join(captured.get().split())
+
+
+def test_a_base_is_named_by_its_revision_before_all_revisions(tmp_path: Path) -> None:
+    made = History(tmp_path / "project")
+    rows = made.dataset("acme.one", [question(number) for number in range(9)])
+    made.model("acme.one", made.mixture("acme.one", rows), made.base("org/x", "c0ffee"))
+    assert model(made.audit(), "acme.one").compute == Compute(10, 10.0, "org/x@c0ffee")
+    assert "does not say what org/x@c0ffee took" in shown(model(made.audit(), "acme.one"))
+    of_all = says(made, {"base_training_flops": {"org/x": "1e3"}}).audit()
+    assert model(of_all, "acme.one").compute.base_flops == 1000
+    of_one = says(made, {"base_training_flops": {"org/x": 1000, "org/x@c0ffee": 20}}).audit()
+    assert model(of_one, "acme.one").compute == Compute(10, 10.0, "org/x@c0ffee", 20, 0.5, True)
+
+
+def test_a_third_is_not_known_where_the_parent_is_gone(history: History) -> None:
+    weights = history.audit().model("acme.one")
+    shutil.rmtree(history.folder / STORE / weights.place.path)
+    audit = says(history, {"base_training_flops": {"models/x": 50}}).audit(again=True)
+    child = model(audit, "acme.child")
+    assert child.compute == Compute(10)
+    assert "not known: what it starts from is gone" in shown(child)
+
+
+@pytest.mark.parametrize("flops", [0, -1, "many", None, "inf", 1e33])
+def test_what_no_base_took_is_refused(history: History, flops: Any) -> None:
+    with pytest.raises(UserError, match="base_training_flops"):
+        says(history, {"base_training_flops": {"models/x": flops}}).audit()
 
 
 @pytest.mark.parametrize(

@@ -91,10 +91,33 @@ def test_index_and_brute_force_agree_on_every_record_and_model(tmp_path: Path, s
             released.append((variant, model, export))
         if draw.random() < 0.5:
             history.audit().index.close()  # the index follows in parts
+        if kept == "trees" and draw.random() < 0.3:
+            assert history.retire(variant)
+            released = [each for each in released if each[0] != variant]
     followed, anew = every(history, 40), every(history, 40, again=True)
     assert [set(found) for found in followed] == [set(found) for found in expected.values()]
     assert anew == followed
     assert verify(history.audit()).problems == ()
+    if kept == "trees":
+        proofs_agree(history, expected, tmp_path / "proof.json")
+
+
+def proofs_agree(history: History, expected: dict[int, dict[Pair, int]], file: Path) -> None:
+    """Of every record and model: what a proof shows, checked by itself, is what is to be expected."""
+    audit = history.audit()
+    for number, found in expected.items():
+        asked = asked_record(json.dumps(question(number)))
+        for model in audit.index.of_stage(MODEL):
+            hows = {
+                how for variant, weights, how in found if (variant, weights) == (model.variant, model.digest)
+            }
+            proof = prove(audit, asked, model)
+            file.write_text(dumps(proof), "utf-8")
+            shown = check(file, asked, audit.keys(model.tenant).current)
+            present = bool(hows & {TRAINED, INHERITED, VALIDATED, UNREACHED})
+            assert (shown.kind, shown.model) == (PRESENCE if present else ABSENCE, model.digest)
+            assert bool(proof.get("times")) == bool(hows & {TRAINED, INHERITED})
+    audit.index.close()
 
 
 def every(history: History, count: int, **options: Any) -> list[dict[Pair, int | None]]:

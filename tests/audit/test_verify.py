@@ -25,6 +25,7 @@ from ft_dagster.settings import Settings
 from ft_dagster.store.contents import contents_of
 from ft_dagster.store.removal import DAY, claim_removal, finish_removal
 from tests.audit.histories import History, question
+from tests.audit.index_rows import edit_members
 
 pytestmark = pytest.mark.slow
 
@@ -135,7 +136,7 @@ FORGED: dict[str, tuple[Forge, str]] = {
     "a byte of evidence": (flipped(f"{DATASET}/*/evidence/rows.parquet"), r"rows\.parquet.*other bytes"),
     "a file beside the payload": (added, "does not list"),
     "a manifest's date": (edited(created="2020-01-01"), "another than it was"),
-    "a manifest's code": (edited(code=None), "another than it was"),
+    "a manifest's code": (edited(code=None), "code: a manifest that does not hold"),
     "a manifest that is no JSON": (written(MANIFEST, "{"), "not JSON"),
     "a manifest of a newer schema": (edited(schema_version=99), "newer ft-dagster"),
     "a manifest gone": (removed(MANIFEST), "manifest is missing"),
@@ -149,7 +150,7 @@ FORGED: dict[str, tuple[Forge, str]] = {
 # What a forger who also removes the index leaves to be noticed.
 WITHOUT_INDEX = {
     "a manifest's date": "has another manifest than when it was used",
-    "a manifest's code": r"task_dataset/.*cannot be read \(TypeError",
+    "a manifest's code": r"task_dataset/.*code: a manifest that does not hold",
     "a manifest that is no JSON": "not JSON",
     "a manifest gone": "is gone",
     "a leaf swapped, and the manifest made to list it": "root of this record tree is not",
@@ -190,35 +191,57 @@ def test_what_holds_is_not_said_to_be_wrong(history: History, old: Settings) -> 
     assert verify(open_audit(old)).problems == ()
 
 
+def changed(name: str, by: int, where: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Of the records that `where` chooses, a field by so much."""
+
+    def change(members: Any) -> Any:
+        members[name][where(members)] += by
+        return members
+
+    return change
+
+
+EDITS: dict[str, Callable[[Any], Any]] = {
+    "a row changed": changed("state", 1, lambda members: members["state"] == 3),
+    "a record moved": changed("lookup", 1, lambda members: members["number"] == 2),
+    "a record taken out": lambda members: members[members["number"] != 2],
+    "a record put in twice": lambda members: members.repeat(2),
+}
 SQL = {
-    "a row changed": "UPDATE members SET state = 1 WHERE state = 3",
-    "a record moved": "UPDATE members SET lookup = lookup + 1 WHERE number = 2",
     "times changed": "UPDATE times SET counts = zeroblob(length(counts))",
+    "a record given to another": "UPDATE members SET place = place + (100 << 40)",
+    "a record put where nobody looks": "UPDATE members SET place = -place",
 }
 
 
-@pytest.mark.parametrize("edit", SQL)
+@pytest.mark.parametrize("edit", [*EDITS, *SQL])
 def test_an_edited_index_is_noticed(history: History, edit: str) -> None:
     history.audit().index.close()
-    with sqlite3.connect(index_folder(history.settings) / "index.sqlite") as db:
-        assert db.execute(SQL[edit]).rowcount
+    if edit in EDITS:
+        edit_members(history.settings, EDITS[edit])
+    else:
+        with sqlite3.connect(index_folder(history.settings) / "index.sqlite") as db:
+            assert db.execute(SQL[edit]).rowcount
     assert any("the index says otherwise" in line for line in verified(history).problems)
     assert verified(history, again=True).holds
 
 
-def test_a_record_taken_out_of_the_index_is_noticed(history: History) -> None:
+@pytest.mark.parametrize("records", ["substr(records, 2)", "NULL", "'text'"])
+def test_records_of_the_index_that_are_none_are_damage(history: History, records: str) -> None:
+    """By which a command makes it again."""
     history.audit().index.close()
     with sqlite3.connect(index_folder(history.settings) / "index.sqlite") as db:
-        [[lookup]] = db.execute("SELECT lookup FROM members LIMIT 1")
-        db.execute("DELETE FROM members WHERE lookup = ?", (lookup,))
-    assert any("the index says otherwise" in line for line in verified(history).problems)
+        assert db.execute(f"UPDATE members SET records = {records}").rowcount
+    audit = history.audit()
+    with pytest.raises(sqlite3.DatabaseError, match="records of the index"):
+        record(audit, asked_record("nobody ever wrote this", audit.readings()))
+    assert any("the index says otherwise" in line for line in verify(audit).problems)
 
 
 def test_an_answer_is_held_against_the_evidence_and_not_the_index_alone(history: History) -> None:
     """An entry of the index that no evidence bears out is no answer."""
     history.audit().index.close()
-    with sqlite3.connect(index_folder(history.settings) / "index.sqlite") as db:
-        db.execute("UPDATE members SET number = number + 1 WHERE number = 2")
+    edit_members(history.settings, changed("number", 1, lambda members: members["number"] == 2))
     audit = history.audit()
     answers = [record(audit, asked_record(json.dumps(question(number)))) for number in range(30)]
     assert all(one.facts["line"] - 1 == n for n, found in enumerate(answers) for one in found.found)

@@ -145,7 +145,7 @@ def test_what_is_reused_names_the_run_that_made_it(workshop: Workshop) -> None:
         if name != "general_corpus":
             assert f"/runs/{workshop.first.run_id}" in metadata[SUMMARY].value, name
     written = sum(len(dg.serialize_value(event)) for event in again.all_events)
-    assert written < 330_000  # characters of the event log, for work that was not done again
+    assert written < 300_000  # characters of the event log, for work that was not done again
 
 
 def test_a_release_says_what_it_was_made_of_from_the_file_on(workshop: Workshop) -> None:
@@ -167,9 +167,6 @@ def test_a_release_says_what_it_was_made_of_from_the_file_on(workshop: Workshop)
     export = present(read_head(workshop.store, PREFIX, "model_export"))
     assert rows[-2].data["digest"] == export.digest[:12]
     assert str(rows[-1].data["which"]).startswith("1, released by ")
-    assert [row.data for row in rows[:-1]] == [
-        row.data for row in pages(workshop.first)["model_export"]["made_of"].records
-    ]
 
 
 def test_a_release_keeps_its_report_beside_its_log(workshop: Workshop) -> None:

@@ -1,0 +1,154 @@
+"""What an audit reads of the figures of manifests: fields by their types, for each stage.
+
+Figures are in no key, so that a manifest which somebody edited may have any. An audit reads them through
+`read`, and what is absent or of another type is one error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from ft_dagster.audit.desk import BASE, Audit
+from ft_dagster.audit.index import Indexed
+from ft_dagster.audit.members import BASE_TEXT, CORPUS, DATASET, EVALUATION, MIXTURE, MODEL
+from ft_dagster.errors import UserError
+from ft_dagster.evaluation.verdict_words import verdict_sentence
+from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.provenance.manifest import RESTORE, wrong_field
+from ft_dagster.store import Artifact
+from ft_dagster.training.training_figures import TrainingFigures
+
+PLAN = "training_plan"
+_TRAINING, _VERDICT = TypeAdapter(TrainingFigures), TypeAdapter(Verdict)
+
+
+def verdict_of(content: Mapping[str, Any]) -> Verdict:
+    """Of what a manifest holds. Raises ValueError for what is none, UserError for a newer one."""
+    try:
+        found = _VERDICT.validate_python(asdict(Verdict.from_json(content)))
+        verdict_sentence(found)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"no verdict: {type(error).__name__}: {error}") from None
+    return found
+
+
+def _is_verdict(content: dict[str, Any]) -> dict[str, Any]:
+    verdict_of(content)
+    return content
+
+
+class _Part(BaseModel):
+    """What else there is, is left as it is."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class _Dataset(_Part):
+    sources: dict[str, dict[str, int]]
+
+
+class _Corpus(_Part):
+    sources: dict[str, int]
+
+
+class _BaseText(_Part):
+    texts: int
+
+
+class _Tokens(_Part):
+    trained_tokens: int
+
+
+class _Split(_Tokens):
+    by_source: dict[str, _Tokens]
+
+
+class _Splits(_Part):
+    train: _Split
+
+
+class _Share(_Part):
+    asked: float
+    realized: float
+
+
+class _Mixture(_Part):
+    splits: _Splits
+    general_share: _Share
+    dropped: dict[str, int]
+    seed: int
+
+
+class _Parent(_Part):
+    variant: str
+    version: int
+    mode: str
+
+
+class _Base(_Part):
+    parent: _Parent | None = None
+
+
+class _Method(_Part):
+    name: str
+
+
+class _Plan(_Part):
+    method: _Method | None = None
+    training: dict[str, Any] = {}
+    on: str | None = None
+
+
+class _Model(_Part):
+    steps: int
+    flops: float | None = None
+    flops_estimate: float | None = None
+
+
+class _Score(_Part):
+    task: str
+    metric: str
+    value: float | None
+
+
+class _Evaluation(_Part):
+    questions: int | None = None
+    scores: list[_Score] = []
+    verdict: Annotated[dict[str, Any], AfterValidator(_is_verdict)]
+
+
+READ: Mapping[str, type[_Part]] = {
+    DATASET: _Dataset, CORPUS: _Corpus, BASE_TEXT: _BaseText, MIXTURE: _Mixture, BASE: _Base, PLAN: _Plan,
+    MODEL: _Model, EVALUATION: _Evaluation,
+}  # fmt: skip
+
+
+def read(audit: Audit, indexed: Indexed) -> Artifact:
+    """What a manifest says, with the figures that are read of its stage. Raises UserError."""
+    artifact = audit.artifact(indexed)
+    fields = READ.get(indexed.place.stage)
+    if fields is not None:
+        try:
+            fields.model_validate(artifact.figures)
+        except ValidationError as error:
+            raise wrong_field(error, audit.store.uri(artifact.manifest_path), "figures") from None
+    return artifact
+
+
+def training_figures(audit: Audit, model: Indexed) -> TrainingFigures:
+    """All of a training. Raises UserError."""
+    artifact = read(audit, model)
+    where = audit.store.uri(artifact.manifest_path)
+    try:
+        return _TRAINING.validate_python(asdict(TrainingFigures.of(artifact)))
+    except ValidationError as error:
+        raise wrong_field(error, where, "figures") from None
+    except TypeError as error:  # a field is absent
+        raise UserError(f"no figures of a training: {error}", file=where, fix=RESTORE) from None
