@@ -28,6 +28,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,10 @@ from benchmarks.project import DEMO, HERE, arguments, make_project
 
 SEEDS = (0, 1, 2)
 RATES = {"lora": (2e-4, 6e-4, 2e-3, 7e-5), "full": (2e-5, 6e-5, 2e-4, 7e-6)}
-PROBES = {"probe: on": {}, "probe: {share: 1, steps: 4}": {"share": 1.0, "steps": 4}}
+PROBES: dict[str, dict[str, Any]] = {
+    "probe: on": {},
+    "probe: {share: 1, steps: 4}": {"share": 1.0, "steps": 4},
+}
 SECONDS = 40.0  # of CPU time of a cell, before any is known
 VERSION = 1  # of what a cell measures
 PRELOADED = (
@@ -215,8 +219,7 @@ def run(
     bench: Bench, tasks: Sequence[str], seeds: Sequence[int], most: int | None, minutes: float | None
 ) -> None:
     """Train what is not done, seed by seed and task by task. Raises SystemExit where a cell breaks."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
+    context = forks()
     began, done = time.monotonic(), 0
     for seed in seeds:
         for task in tasks:
@@ -236,6 +239,13 @@ def run(
                     raise SystemExit(f"{task}, seed {seed}, {cell}: the training broke; see above")
                 done += 1
                 print(f"{task:13} seed {seed}  {cell}: {bench.known(question, cell)}", flush=True)
+
+
+def forks() -> ForkServerContext:
+    """Processes that have what a training imports, each a fork of one that loaded it once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    return context
 
 
 def train_cell(question: Question, cell: Cell, file: Path, scratch: Path) -> None:
@@ -346,7 +356,7 @@ def status(bench: Bench, tasks: Sequence[str], seeds: Sequence[int]) -> str:
 
 def table(bench: Bench, tasks: Sequence[str], seeds: Sequence[int], picture: Path | None) -> str:
     """Of the tasks and seeds whose cells are all there."""
-    found, whole = [], []
+    found, whole = list[regret.Regrets](), list[tuple[Measured, Measured]]()
     for seed in seeds:
         for task in tasks:
             if not (bench.results / "questions" / f"{task}-{seed}.json").exists():

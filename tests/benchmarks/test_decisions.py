@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -177,9 +176,8 @@ def test_a_cell_is_trained_in_a_process_of_its_own_and_named_by_what_it_is_made_
 
 
 def trained(bench: decisions.Bench, asked: Question, cell: Cell, scratch: Path) -> Measured:
-    process = multiprocessing.get_context("spawn").Process(
-        target=decisions.train_cell, args=(asked, cell, bench.file(asked, cell), scratch)
-    )
+    arguments = (asked, cell, bench.file(asked, cell), scratch)
+    process = decisions.forks().Process(target=decisions.train_cell, args=arguments)
     process.start()
     process.join()
     found = bench.known(asked, cell)
