@@ -62,6 +62,19 @@ def lines(file: Path, title: str, across: str, seconds: Mapping[str, Mapping[int
     _save(axes, file)
 
 
+def dots(file: Path, title: str, across: str, values: Mapping[str, Sequence[float]]) -> None:
+    """A row for each name, the lowest first: a dot for each value, a bar for their mean."""
+    axes = _axes(title, (7.0, 0.8 + 0.35 * len(values)))
+    for row, each in enumerate(values.values()):
+        axes.barh(row, sum(each) / len(each), color="#c8d3e0", label="mean" if row == 0 else None)
+        axes.plot(
+            each, [row] * len(each), "o", color="#35618f", alpha=0.6, label="each" if row == 0 else None
+        )
+    axes.set_yticks(range(len(values)), list(values))
+    axes.set_xlabel(across)
+    _save(axes, file)
+
+
 def _axes(title: str, size: tuple[float, float]) -> Any:
     import matplotlib
 

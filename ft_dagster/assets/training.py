@@ -28,6 +28,7 @@ def _fine_tuned_model(workspace: Workspace, artifact: Artifact) -> Page:
         "foretold": table(FORETOLD, foretold_rows(figures)),
         **plotted(figures),
         "micro_batch_halved": figures.micro_batch_halved,
+        **({"learning_rate_lowered": rate} if (rate := figures.learning_rate_lowered) else {}),
     }
     found = losses(_log(workspace.evidence(artifact)))
     picture = fitting(lambda some: curves(dict(some)), list(found.items()), "losses")

@@ -12,12 +12,14 @@ from ft_dagster.objectives import objective_of
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.load import StorageBytes
 from ft_dagster.planning.methods.defaults import LEARNING_RATES
+from ft_dagster.planning.shapes import smallest_dimension, trainable_parameters
 from ft_dagster.spec import VariantSpec
 from ft_dagster.training.contract import LoraSettings, MethodSettings, TrainingSettings
 
 USUAL_SHARE = (0.05, 0.10)
 ROUNDING = 0.0025  # a share comes out in whole examples
 USUAL_SCALING = 2.0
+LARGE_BATCH_ROWS = 32  # of an adapter: published curves of LoRA and full part between 32 and 256
 
 
 def training_warnings(
@@ -28,7 +30,9 @@ def training_warnings(
         _knowledge(spec, method.name),
         _general(spec, facts, method.name),
         _scaling(method) if isinstance(method, LoraSettings) else None,
+        _capacity(facts, method) if isinstance(method, LoraSettings) else None,
         _rate(method.name, training.learning_rate),
+        _batch(facts, method.name, training),
         *_host(spec, facts, method.name, training),
     ]
     return [line for line in said if line]
@@ -97,6 +101,30 @@ def _scaling(method: LoraSettings) -> str | None:
     return (
         f"alpha {alpha:g} with rank {rank} scales by {scaling:.3g} ({how}); "
         f"2 is usual, which alpha {USUAL_SCALING * divisor:.3g} would give"
+    )
+
+
+def _capacity(facts: Facts, method: LoraSettings) -> str | None:
+    """LoRA does as well as full fine-tuning while it has a parameter for each trained token to learn."""
+    held, tokens = trainable_parameters(method, facts), facts.trained_tokens
+    if held >= tokens:
+        return None
+    rank = 2 ** math.ceil(math.log2(method.rank * tokens / held))
+    enough = rank <= smallest_dimension(facts.linear_shapes, method.target_modules)
+    wanted = f"rank {rank} would have as many" if enough else "no rank has as many: full would"
+    return (
+        f"rank {method.rank} trains {held:,} parameters and an epoch has {tokens:,} trained tokens: with "
+        f"less than one for each LoRA is known to fall behind full fine-tuning; {wanted}"
+    )
+
+
+def _batch(facts: Facts, name: str, training: TrainingSettings) -> str | None:
+    rows = training.per_device_train_batch_size * training.gradient_accumulation_steps * facts.ranks
+    if name == "full" or rows <= LARGE_BATCH_ROWS:
+        return None
+    return (
+        f"{rows:,} rows a step: large batches cost an adapter more than full fine-tuning, at any rank; "
+        f"up to {LARGE_BATCH_ROWS} are usual"
     )
 
 

@@ -370,6 +370,8 @@ class WatchSpec(SpecModel):
 class TrainingSpec(SpecModel):
     """transformers' own names; an unset value is the plan's, with its reason."""
 
+    added = ("on_bad_rate",)
+
     learning_rate: float | None = Field(None, gt=0, le=1)
     num_train_epochs: float | None = Field(None, gt=0, le=1000)
     max_steps: int | None = Field(
@@ -388,6 +390,11 @@ class TrainingSpec(SpecModel):
         "auto", description="auto: bf16 where the hardware has it"
     )
     deterministic: bool = Field(True, description="On GPUs, kernels that add in a fixed order, some slower")
+    on_bad_rate: Literal["stop", "lower", "warn"] = Field(
+        "stop",
+        description="Where the loss of the first tenth of the steps shows that the rate is too high: stop, "
+        "begin again at a third of it (once), or only say so",
+    )
     deepspeed: Annotated[DeepspeedSpec, _from_number("stage")] = DeepspeedSpec()
     watch: WatchSpec = WatchSpec()
     report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(

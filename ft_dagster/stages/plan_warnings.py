@@ -11,6 +11,8 @@ from ft_dagster.spec import VariantSpec
 from ft_dagster.stages.plan_context import variants_on_base
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
+from ft_dagster.training.training_figures import TrainingFigures
+from ft_dagster.training.watch.spectrum import ABOUT_RANK
 
 
 def plan_warnings(workspace: Workspace, spec: VariantSpec, estimate: Estimate) -> list[str]:
@@ -21,7 +23,16 @@ def plan_warnings(workspace: Workspace, spec: VariantSpec, estimate: Estimate) -
     served = release_warnings(spec, estimate.plan.name, estimate.storage, variants)
     judged = workspace.head("evaluation")
     batches = asking_in_batches(spec.gates, spec.evaluation, _seconds_per_question(judged))
-    return [*estimate.warnings, *served, *_questions(judged, spec), *batches]
+    trained = workspace.head("fine_tuned_model")
+    before = [] if trained is None else rank_of_before(TrainingFigures.of(trained), estimate.plan.name)
+    return [*estimate.warnings, *before, *served, *_questions(judged, spec), *batches]
+
+
+def rank_of_before(trained: TrainingFigures, method: str) -> list[str]:
+    """What the singular values of the version before say about the rank, where it was taught by `method`."""
+    if trained.method != method:
+        return []
+    return [f"of the version before: {line}" for line in trained.advice if line.startswith(ABOUT_RANK)]
 
 
 def _seconds_per_question(judged: Artifact | None) -> float | None:

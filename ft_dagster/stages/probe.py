@@ -156,6 +156,7 @@ class _Trial:
         resolved = self.found.planned[arm.method].resolved
         watch = resolved.training.watch.model_copy(update={"budget": MEASURING, "questions": 0})
         short = {"learning_rate": arm.learning_rate, "max_steps": steps, "evaluations": 1, "watch": watch}
+        short["on_bad_rate"] = "stop"  # it is the rate that is tried
         plan = Plan(
             method=resolved.method,
             training=resolved.training.model_copy(update={**short, "keep_best": 1, "keep_last": 1}),

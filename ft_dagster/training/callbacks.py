@@ -54,6 +54,7 @@ class WatchCallback(TrainerCallback):
         speed = self._journal.tokens / self._journal.seconds
         rate = _used_rate(state, self._trainer)
         self._write(done, step, rate, seconds)
+        self._observer.judge_rate(done)
         eta = self._eta(done, state.max_steps)
         self._progress.step(done, step.loss, speed, eta, step.grad_norm, rate)
         if done in self._evaluation_steps:

@@ -22,6 +22,7 @@ from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.roots import Roots
 
 Status = Literal["done", "stopped", "failed", "preempted", "cancelled"]
+OnBadRate = Literal["stop", "lower", "warn"]
 BUDGET = 0.1  # of measuring, a share of the training's FLOPs
 RUN_FILE = "run.json"
 PLAN_FILE = "plan.json"  # in the payload of a training_plan
@@ -93,6 +94,7 @@ class TrainingSettings(Strict):
     gradient_checkpointing: bool = False
     precision: Literal["bf16", "fp32"] = "bf16"
     deterministic: bool = Field(True, description="On GPUs, kernels that add in a fixed order")
+    on_bad_rate: OnBadRate = Field("stop", description="What is done where the first steps say: too high")
     deepspeed: Deepspeed = Deepspeed()
     watch: WatchSettings = WatchSettings()
     evaluations: int | None = Field(
@@ -106,11 +108,12 @@ class TrainingSettings(Strict):
     seed: int = Field(0, ge=0, description="The seed declared; a member's own seed is the one used")
 
     @model_serializer(mode="wrap")
-    def _without_default_deterministic(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what is usual, so that a plan that says nothing of it keeps its digest."""
+    def _without_what_is_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """So that a plan that says nothing of what was added later keeps its digest."""
         content: dict[str, Any] = handler(self)
-        if self.deterministic:
-            content.pop("deterministic", None)
+        for name, usual in (("deterministic", True), ("on_bad_rate", "stop")):
+            if content.get(name) == usual:
+                del content[name]
         return content
 
 

@@ -39,7 +39,7 @@ class Journal:
     whole rows where there is a mask (`attention.squares`); `seconds` are those of training steps alone.
     `evaluations` maps a split to {step: loss}; `observations` are log lines, each with its "step".
     `measured_tokens`, `measuring`: of the looks at it; the latter in FLOPs, or in tokens where those cannot
-    be counted.
+    be counted. `lowered`: it was begun again at a lower rate.
     """
 
     times: list[int]
@@ -57,6 +57,7 @@ class Journal:
     evaluations: dict[str, dict[int, float]] = field(default_factory=dict)
     observations: list[dict[str, Any]] = field(default_factory=list)
     resumed_from: list[int] = field(default_factory=list)
+    lowered: bool = False
 
     @property
     def steps(self) -> int:

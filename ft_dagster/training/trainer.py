@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import shutil
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from ft_dagster.training.progress import Channel, TrainingProgress
 from ft_dagster.training.stop import Stop
 from ft_dagster.training.watch.measuring import UNITS, Measuring, Split, plan_measuring
 from ft_dagster.training.watch.observer import Observer
+from ft_dagster.training.watch.rate import NOTCH, RateTooHigh, looked_at
 
 if TYPE_CHECKING:
     from ft_dagster.training.methods import Weights
@@ -54,6 +57,11 @@ class Work:
         return total_steps(len(self.bins), self.member.plan.training, ranks.world())
 
     @property
+    def learning_rate(self) -> float:
+        """As planned, or a notch lower."""
+        return self.member.plan.training.learning_rate * (NOTCH if self.journal.lowered else 1)
+
+    @property
     def evaluated_at(self) -> list[int]:
         return list(self.evaluations)
 
@@ -64,16 +72,35 @@ class Work:
 
 def train_member(run: TrainingRun, member: Member, channel: Channel, stop: Stop) -> TrainingResult:
     """Train, export and report one member; its result is written. Raises UserError, Stopped."""
+    try:
+        return _trained(run, member, channel, stop)
+    except RateTooHigh as high:
+        if member.plan.training.on_bad_rate != "lower" or high.value != member.plan.training.learning_rate:
+            raise
+        channel.say(f"{member.variant}: {high.problem}; begins again at a third of it")
+    gc.collect()  # a trainer is full of cycles, and the next needs its memory
+    if ranks.is_first():
+        shutil.rmtree(member.checkpoints)
+    ranks.wait()
+    return _trained(run, member, channel, stop, lowered=True)
+
+
+def _trained(
+    run: TrainingRun, member: Member, channel: Channel, stop: Stop, *, lowered: bool = False
+) -> TrainingResult:
+    """`lowered`: begins at a lower rate than planned; what goes on from a checkpoint has the rate of that."""
     recipe = recipe_digest(run, member)
     member = in_force(member)
     member.checkpoints.mkdir(parents=True, exist_ok=True)
     work = prepare(run, member, recipe, channel)
+    work.journal.lowered = lowered
     arguments = training_arguments(work)  # joins the ranks; DeepSpeed is known before a load
     resume = ranks.agree(lambda: _newest(work))
     if resume:
         work.journal = Journal.load(resume.folder)
         work.journal.resumed_from.append(resume.step)
         work.progress.say(f"resuming at step {resume.step}/{work.steps}")
+    arguments.learning_rate = work.learning_rate
     if member.micro_batch_halved:
         settings = member.plan.training
         work.progress.say(
@@ -135,7 +162,11 @@ def _reported(
         weights=weights,
         imported=work.imported,
     )
-    figures = replace(figures, micro_batch_halved=work.member.micro_batch_halved)
+    figures = replace(
+        figures,
+        micro_batch_halved=work.member.micro_batch_halved,
+        learning_rate_lowered=work.learning_rate if work.journal.lowered else None,
+    )
     return TrainingResult(
         variant=work.member.variant,
         status=status,
@@ -347,12 +378,14 @@ def _diverged(work: Work, quantity: str, value: float, ordinals: list[int]) -> N
     named = ", ".join(records[ordinal] for ordinal in ordinals[:3])
     kept = checkpoints.complete(work.member.checkpoints)
     last = f"checkpoint-{kept[-1].step} is the last good one" if kept else "no checkpoint was written yet"
-    raise UserError(
+    at = looked_at(work.steps, work.member.plan.training.warmup_ratio)
+    kind = RateTooHigh if at is not None and work.journal.steps < at else UserError
+    raise kind(
         f"the {quantity} became {value} at step {work.journal.steps + 1}, in the batch with examples"
         f" {ordinals[:8]} (records {named}); {last}",
         file=work.member.mixture,
         field="training.learning_rate",
-        value=work.member.plan.training.learning_rate,
+        value=work.learning_rate,
         fix="Look at these rows, or lower the learning rate",
     )
 
@@ -401,8 +434,6 @@ def _choose(work: Work, observer: Observer) -> checkpoints.Checkpoint:
 
 
 def _export(run: TrainingRun, work: Work, trainer: Any, weights: Weights | None) -> None:
-    import shutil
-
     from ft_dagster.training.methods.base import load_tokenizer
 
     payload = work.member.payload

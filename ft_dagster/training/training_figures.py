@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 PREDICTED_IN_0_1 = "foretold"
 SILENT = {  # left out where they say nothing
-    "micro_batch_halved", "measured_on", "validation_loss_on", "measured_tokens", "measuring_flops",
-    "computed_on", NOT_FINITE,
+    "micro_batch_halved", "learning_rate_lowered", "measured_on", "validation_loss_on", "measured_tokens",
+    "measuring_flops", "computed_on", NOT_FINITE,
 }  # fmt: skip
 
 
@@ -49,7 +49,8 @@ class TrainingFigures:
     an architecture cannot be counted.
     `computed_on`: whose arithmetic it was, the GPU or what of a CPU torch uses; empty of older ones.
     `stopped`: why it ended early, in a word; `stop_reason`: in a sentence. `advice`: lines for a person.
-    `micro_batch_halved`: after memory ran out. `predicted`: what its plan foresaw, see
+    `micro_batch_halved`: after memory ran out. `learning_rate_lowered`: to what, where the first steps said
+    that the planned one is too high. `predicted`: what its plan foresaw, see
     `planning.cost.learned.Predicted`. `not_finite`: field -> "inf", "-inf" or "nan", for what is None here.
     """
 
@@ -98,6 +99,7 @@ class TrainingFigures:
     stop_reason: str | None = None
     advice: tuple[str, ...] = ()
     micro_batch_halved: bool = False
+    learning_rate_lowered: float | None = None
     predicted: Mapping[str, Any] | None = None
     not_finite: Mapping[str, str] = field(default_factory=dict)
     computed_on: str = ""

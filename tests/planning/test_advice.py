@@ -124,3 +124,21 @@ def test_a_method_of_one_export_has_no_choice_to_warn_of(method: str) -> None:
 def test_how_it_is_judged_and_served_changes_no_plan() -> None:
     one = plan("lora", evaluation={"limit": 5}, export="merged")
     assert one == plan("lora", evaluation={"task": ["facts.yaml"]}, export="adapter")
+
+
+def test_an_adapter_with_fewer_parameters_than_trained_tokens_is_told_which_rank_has_as_many() -> None:
+    held = plan("lora", gpus(8))["trainable_parameters"]
+    assert not about(plan("lora", gpus(8, trained_tokens=held)), "trained tokens")
+    (line,) = about(plan("lora", gpus(8, trained_tokens=3 * held, tokens=6 * held)), "trained tokens")
+    assert line.startswith(f"rank 16 trains {held:,} parameters")
+    assert line.endswith("rank 64 would have as many")
+    (line,) = about(
+        plan("lora", gpus(8, trained_tokens=10_000 * held, tokens=20_000 * held)), "trained tokens"
+    )
+    assert line.endswith("no rank has as many: full would")
+
+
+@pytest.mark.parametrize(("method", "rows", "said"), [("lora", 32, 0), ("lora", 33, 1), ("full", 64, 0)])
+def test_a_large_batch_is_said_of_adapters_alone(method: str, rows: int, said: int) -> None:
+    training = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": rows}
+    assert len(about(plan(method, gpus(1), training=training), "rows a step")) == said

@@ -95,6 +95,7 @@ TABLE: dict[str, tuple[Any, set[str]]] = {
     "training.gradient_checkpointing": (True, {PLAN}),
     "training.precision": ("bf16", {PLAN}),
     "training.deterministic": (False, {PLAN}),
+    "training.on_bad_rate": ("lower", {PLAN}),
     "training.deepspeed.stage": (2, {PLAN}),
     "training.deepspeed.bucket_mb": (100.0, {PLAN}),
     "training.watch.budget": (0.2, {PLAN}),

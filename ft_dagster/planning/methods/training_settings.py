@@ -25,6 +25,11 @@ FIXED_ORDER = (
     "kernels add in a fixed order, so that a training that was interrupted equals one that was not, bit for "
     "bit; attention's backward pass takes longer for it"
 )
+TOO_HIGH = "where the first steps lift the loss a tenth above the base's, beyond the noise of batches"
+ON_BAD_RATE = {
+    "lower": f"{TOO_HIGH}, it begins again at a third of the rate, once",
+    "warn": f"{TOO_HIGH}, it says so and goes on",
+}
 WITHOUT_TF32 = (
     f"{AS_DECLARED}; products are not rounded to TF32, which cannot tell positions above 2048 apart"
 )
@@ -65,6 +70,7 @@ def resolve_training(spec: VariantSpec, load: Load, reasons: Reasons) -> Trainin
         "deepspeed": _deepspeed(spec, load, reasons),
         "watch": _watch(declared, reasons),
         "evaluations": settle("evaluations", Default(None, EVALUATIONS)),
+        "on_bad_rate": _on_bad_rate(declared, reasons),
         **{field: _standing(field, declared, why, reasons) for field, why in defaults.STANDING.items()},
     }
     return checked(TrainingSettings, settled, "training", fix="Declare another value")
@@ -113,6 +119,14 @@ def _precision(spec: VariantSpec, facts: Facts, reasons: Reasons) -> str:
         return str(reasons.put("training.precision", value, "declaration", why))
     why = "the hardware computes in bf16" if facts.bf16 else "no bf16 arithmetic on this hardware"
     return str(reasons.put("training.precision", value, "host", why))
+
+
+def _on_bad_rate(declared: TrainingSpec, reasons: Reasons) -> str:
+    """Said where it is not what is usual, to stop."""
+    asked = declared.on_bad_rate
+    if asked in ON_BAD_RATE:
+        reasons.put("training.on_bad_rate", asked, "declaration", ON_BAD_RATE[asked])
+    return asked
 
 
 def _deterministic(declared: TrainingSpec, facts: Facts, reasons: Reasons) -> bool:

@@ -12,7 +12,7 @@ from ft_dagster.training import ranks
 from ft_dagster.training.contract import Member, TrainingRun
 from ft_dagster.training.journal import EXPORTED, Journal, StepLog
 from ft_dagster.training.progress import TrainingProgress
-from ft_dagster.training.watch import curves, degeneration, forgetting, spectrum
+from ft_dagster.training.watch import curves, degeneration, forgetting, rate, spectrum
 from ft_dagster.training.watch.budget import ForwardWork
 from ft_dagster.training.watch.held_out import VALIDATION_ON, HeldOutBlock, losses_of, rows_at_once
 from ft_dagster.training.watch.measuring import UNITS, Measuring, Split
@@ -50,6 +50,7 @@ class Observer:
         self.member, self.measuring, self._trainer = member, measuring, trainer
         self._journal, self._log, self._progress = journal, log, progress
         self._numbers = dict(evaluations)
+        self._rate_judged_at = rate.looked_at(trainer.args.max_steps, member.plan.training.warmup_ratio)
         if measuring.flops is None:
             progress.say("FLOPs cannot be counted for this architecture: an estimate is reported in the end")
         self.reports = Reports(member.report_to if ranks.is_first() else (), member.evidence, member.variant)
@@ -66,6 +67,25 @@ class Observer:
         self.stopped = self._judged(step)
         if self.stopped:
             self._progress.warn(f"stopping at step {step}: {self.stopped[1]}")
+
+    def judge_rate(self, step: int) -> None:
+        """At the one step at which the losses up to it are asked whether the rate is far off: says what they
+        say. Raises RateTooHigh unless the declaration wants no more than to be told.
+        """
+        if step != self._rate_judged_at:
+            return
+        verdict = rate.judged(self._journal.losses)
+        if verdict is None:
+            return
+        said, settings = rate.sentence(verdict, self._journal.losses), self.member.plan.training
+        if verdict == "too high" and settings.on_bad_rate != "warn":
+            raise rate.RateTooHigh(
+                said,
+                field="training.learning_rate",
+                value=self._trainer.args.learning_rate,
+                fix="Take a third of it, or declare training.on_bad_rate: lower, which does so, or warn",
+            )
+        self._progress.warn(said)
 
     def observe_exported(self, step: int) -> None:
         """The last look, at the model that is exported, which the trainer holds: what was not measured of it
@@ -108,6 +128,7 @@ class Observer:
         """What spectrum and curves say about the next training, in words."""
         validation = sorted(self._journal.evaluations.get("validation", {}).items())
         return [
+            *self._rate_advice(),
             *spectrum.advice(summarized),
             *curves.advice(
                 list(enumerate(self._journal.losses, start=1)),
@@ -116,6 +137,15 @@ class Observer:
                 rank_collapsed=spectrum.collapsed(summarized),
             ),
         ]
+
+    def _rate_advice(self) -> list[str]:
+        """What the first steps said of the rate, and whether it was lowered."""
+        losses, at, used = self._journal.losses, self._rate_judged_at, self._trainer.args.learning_rate
+        planned = self.member.plan.training.learning_rate
+        lowered = [f"began again at a learning rate of {used:g}: {planned:g} was too high"]
+        verdict = rate.judged(losses[:at]) if at is not None and len(losses) >= at else None
+        said = [] if verdict is None else [rate.sentence(verdict, losses[:at])]
+        return [*(lowered if self._journal.lowered else []), *said]
 
     def _measure(self, split: Split, step: int, *, exported: bool = False) -> None:
         """The loss on a split's sample, into journal, log and progress."""

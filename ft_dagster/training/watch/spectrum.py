@@ -18,6 +18,7 @@ COLLAPSED_SHARE = 0.25
 # what is smaller still. With the smallest kept one above a quarter of the largest, what was dropped may be of
 # the same order.
 FLAT_CONDITION = 4.0
+COLLAPSE, FLAT = ABOUT_RANK = ("rank collapse", "flat spectrum")  # how its advice begins
 FLAT_SHARE = 0.5  # of the layers: more than half, so that the median layer is flat
 
 
@@ -127,11 +128,11 @@ def advice(summarized: Mapping[str, Any]) -> list[str]:
     rank, effective = summarized["rank"], summarized["effective_rank"]
     if collapsed(summarized):
         return [
-            f"rank collapse: the updates use about {round(effective)} of {rank} ranks:"
+            f"{COLLAPSE}: the updates use about {round(effective)} of {rank} ranks:"
             f" try rank {_power_of_two(effective)}"
         ]
     if summarized["flat"] > FLAT_SHARE:
-        return [f"flat spectrum: all {rank} singular values are alike: rank may be too small, try {2 * rank}"]
+        return [f"{FLAT}: all {rank} singular values are alike: rank may be too small, try {2 * rank}"]
     return []
 
 

@@ -1,0 +1,270 @@
+"""What a call costs: regrets of ways to choose method and rate, from the cells of the bench of decisions.
+
+Pure functions over what was measured. One rule orders arms everywhere, that of the plan's own probe: the
+lowest loss on the half that is chosen on, of those that forget no more than is allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.tables import dots, markdown
+from ft_dagster.planning.probe import LONGER, Arm, TriedArm, conclude, finalists
+from ft_dagster.training.watch.rate import Verdict, judged, looked_at
+
+NARROW = ("task_specific", "domain_knowledge")
+RESAMPLES, SEED = 10_000, 0
+WARMUP = 0.03  # of the plans
+
+
+class Cell(NamedTuple):
+    """One training: `steps` of it, None for as many as the plan says, 0 for the base itself."""
+
+    arm: Arm
+    steps: int | None = None
+
+    def __str__(self) -> str:
+        return "the base" if self.steps == 0 else f"{self.arm}{f', {self.steps} steps' if self.steps else ''}"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a probe would try first, how long, and its part of the training's FLOPs as it is announced."""
+
+    arms: tuple[Arm, ...]
+    steps: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Question:
+    """A task's rows of one seed, prepared. `plans`: method -> {method, training} as the plan resolves them;
+    `auto`: what it takes by itself; `limit`: of the rise of general loss, nats a token.
+    """
+
+    task: str
+    objective: str
+    seed: int
+    base: str
+    base_digest: str
+    mixture: str
+    mixture_digest: str
+    plans: Mapping[str, Mapping[str, Any]]
+    auto: Arm
+    probes: Mapping[str, Probe]
+    limit: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Question:
+        probes = {
+            name: Probe(tuple(Arm(*arm) for arm in each["arms"]), each["steps"], each["share"])
+            for name, each in content["probes"].items()
+        }
+        return cls(**{**content, "auto": Arm(*content["auto"]), "probes": probes})
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The result of a cell. `asked`: its steps, as `Cell` has them; `losses`: part -> (nats a token, how many
+    examples), of "chosen_on", "scored_on" and "general"; `failed`: why there are none. Seconds are CPU time.
+    `curve`: the loss of each step.
+    """
+
+    task: str
+    seed: int
+    method: str
+    learning_rate: float
+    asked: int | None
+    steps: int
+    losses: Mapping[str, Sequence[float]]
+    failed: str | None
+    flops: float | None
+    training_seconds: float
+    measuring_seconds: float
+    curve: Sequence[float] = ()
+
+    @property
+    def seconds(self) -> float:
+        return self.training_seconds + self.measuring_seconds
+
+    def __str__(self) -> str:
+        if self.failed:
+            return self.failed
+        said = ", ".join(f"{name} {loss:.3f}" for name, (loss, _) in self.losses.items())
+        return f"{said} ({self.steps} steps, {self.seconds:.0f} CPU s)"
+
+
+Known = Mapping[Cell, Measured]
+
+
+class Choice(NamedTuple):
+    """What one way to choose came to on one question. `over`: past the limit of general loss."""
+
+    arm: Arm
+    regret: float
+    over: bool
+
+
+@dataclass(frozen=True)
+class Regrets:
+    """Of one question: by the name of the way to choose. `best`: of the grid. `costs`: of probes, CPU seconds
+    over those of the training that they are for.
+    """
+
+    task: str
+    seed: int
+    best: Arm
+    choices: Mapping[str, Choice]
+    costs: Mapping[str, float]
+
+
+def first_round(question: Question, probe: str) -> list[Cell]:
+    planned = question.probes[probe]
+    return [Cell(arm, planned.steps) for arm in planned.arms]
+
+
+def second_round(question: Question, probe: str, known: Callable[[Cell], Measured | None]) -> Iterator[Cell]:
+    """The best of the first, for longer; none before all of that is measured."""
+    first, base = first_round(question, probe), known(Cell(question.auto, 0))
+    measured = [known(cell) for cell in first]
+    if base is None or None in measured:
+        return
+    tried = [_tried(each, base) for each in measured if each is not None]
+    for arm in finalists(tried, question.limit):
+        yield Cell(arm, LONGER * question.probes[probe].steps)
+
+
+def regrets(question: Question, grid: Sequence[Arm], known: Known) -> Regrets:
+    """Of every way to choose on this question, all of whose cells are known."""
+    base = known[Cell(question.auto, 0)]
+    whole = {arm: known[Cell(arm)] for arm in grid}
+    best = _best([[_tried(each, base) for each in whole.values()]], question.limit)
+    named = {"auto": question.auto, "folk rule": folk(question), **{f"always {arm}": arm for arm in grid}}
+    costs = {}
+    for probe in question.probes:
+        first = first_round(question, probe)
+        second = list(second_round(question, probe, known.get))
+        rounds = [[_tried(known[cell], base) for cell in cells] for cells in (first, second) if cells]
+        named[f"auto, {probe}"] = _best(rounds, question.limit) if rounds else question.auto
+        spent = sum(known[cell].training_seconds for cell in (*first, *second))
+        costs[f"auto, {probe}"] = spent / whole[question.auto].training_seconds
+    choices = {name: _choice(whole, arm, best, base, question.limit) for name, arm in named.items()}
+    return Regrets(question.task, question.seed, best, choices, costs)
+
+
+def folk(question: Question) -> Arm:
+    """As it is often repeated: all weights for facts and for one narrow task, else LoRA."""
+    return Arm("full", 2e-5) if question.objective in NARROW else Arm("lora", 2e-4)
+
+
+def tables(found: Sequence[Regrets], of: int) -> str:
+    """A row for each way to choose, then one for each question. `of`: questions of the whole bench."""
+    names = sorted(found[0].choices, key=lambda name: float(np.mean(_all(found, name))))
+    rows = []
+    for name in names:
+        values, (low, high) = _all(found, name), interval(found, name)
+        worst = max(found, key=lambda each: each.choices[name].regret)
+        over = sum(each.choices[name].over for each in found)
+        cost = [each.costs[name] for each in found if name in each.costs]
+        rows.append(
+            [
+                name, f"{np.mean(values):.1%} ({low:.1%} to {high:.1%})",
+                f"{max(values):.1%} ({worst.task})", f"{over}", f"{np.mean(cost):.0%}" if cost else "",
+            ]
+        )  # fmt: skip
+    head = ("chosen by", "regret, mean (95%)", "at the worst", "past the limit", "cost, of the training")
+    each = [
+        [one.task, str(one.seed), str(one.best)]
+        + [f"{one.choices[name].arm}: {one.choices[name].regret:+.1%}" for name in ("auto", *one.costs)]
+        for one in found
+    ]
+    ways = ("task", "seed", "best of the grid", "auto", *found[0].costs)
+    return f"{len(found)} of {of} questions\n\n{markdown(head, rows)}\n{markdown(ways, each)}"
+
+
+def alarms(known: Sequence[tuple[Measured, Measured]]) -> str:
+    """What the first steps said of each rate, and how its trainings ended. `known`: (whole, its base)."""
+    rows = []
+    for arm in dict.fromkeys(Arm(each.method, each.learning_rate) for each, _ in known):
+        of_arm = [(each, base) for each, base in known if (each.method, each.learning_rate) == arm]
+        said = [verdict_of(each) for each, _ in of_arm]
+        worse = [each.failed is not None or _part(each) > _part(base) for each, base in of_arm]
+        ends = zip(said, worse, strict=True)
+        false = sum(verdict == "too high" and not above for verdict, above in ends)
+        counts = (len(said), said.count("too high"), sum(worse), false, said.count("too low"))
+        rows.append([str(arm), *map(str, counts)])
+    head = ("rate", "trainings", "said too high", "ended above the base", "said wrongly", "said too low")
+    return markdown(head, rows)
+
+
+def verdict_of(each: Measured) -> Verdict | None:
+    """At the step at which the trainer asks; a loss that is not finite is caught by itself."""
+    at = looked_at(each.steps, WARMUP)
+    if each.failed:
+        return "too high"
+    return judged(each.curve[:at]) if at is not None else None
+
+
+def _part(each: Measured) -> float:
+    return each.losses["chosen_on"][0]
+
+
+def interval(found: Sequence[Regrets], name: str) -> tuple[float, float]:
+    """95% of the mean regret, tasks drawn anew: the seeds of one task are alike."""
+    by_task: dict[str, list[float]] = {}
+    for each in found:
+        by_task.setdefault(each.task, []).append(each.choices[name].regret)
+    means = np.array([np.mean(values) for values in by_task.values()])
+    drawn = np.random.default_rng(SEED).integers(len(means), size=(RESAMPLES, len(means)))
+    low, high = np.quantile(means[drawn].mean(axis=1), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def plot(found: Sequence[Regrets], file: Path) -> None:
+    """Each question's regret by the way to choose."""
+    names = sorted(found[0].choices, key=lambda name: float(np.mean(_all(found, name))), reverse=True)
+    dots(
+        file,
+        "Regret of each choice",
+        "excess of the held-out loss, %",
+        {n: _all(found, n, 100) for n in names},
+    )
+
+
+def _all(found: Sequence[Regrets], name: str, times: float = 1) -> list[float]:
+    return [times * each.choices[name].regret for each in found]
+
+
+def _best(rounds: Sequence[Sequence[TriedArm]], limit: float) -> Arm:
+    result = conclude(rounds, limit)
+    assert result.method is not None
+    assert result.learning_rate is not None
+    return Arm(result.method, result.learning_rate)
+
+
+def _choice(whole: Mapping[Arm, Measured], arm: Arm, best: Arm, base: Measured, limit: float) -> Choice:
+    """Where a training diverged its team has the base."""
+    taken = whole[arm]
+    scored = (base if taken.failed else taken).losses["scored_on"][0]
+    rise = _rise(taken, base)
+    return Choice(arm, scored / whole[best].losses["scored_on"][0] - 1, rise is not None and rise > limit)
+
+
+def _tried(each: Measured, base: Measured) -> TriedArm:
+    if each.failed:
+        return TriedArm(each.method, each.learning_rate, each.steps, {}, failed=each.failed)
+    loss, count = each.losses["chosen_on"]
+    validation = {str(int(count)): loss}
+    return TriedArm(each.method, each.learning_rate, each.steps, validation, _rise(each, base), each.flops)
+
+
+def _rise(each: Measured, base: Measured) -> float | None:
+    return None if each.failed else each.losses["general"][0] - base.losses["general"][0]

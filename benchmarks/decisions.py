@@ -1,0 +1,395 @@
+"""Is the plan's call right? Its method and rate against the best of a grid, on nine tasks of real data.
+
+    nice -n 19 .venv/bin/python benchmarks/decisions.py              # goes on where it was ended
+    .venv/bin/python benchmarks/decisions.py --for 30                # at most so many minutes
+    .venv/bin/python benchmarks/decisions.py --cells 8 --tasks sql --seeds 0
+    .venv/bin/python benchmarks/decisions.py --status                # how much is done, CPU hours left
+    .venv/bin/python benchmarks/decisions.py --table                 # regrets of what is done, and their plot
+
+A cell is one training by the project's own trainer, in a fork of a process that has imported what it needs:
+SmolLM2-135M, about 2,000 tokens an epoch, the steps that the plan gives each method. Its result is one file
+named by what it was made from; a call that is ended loses one cell. Each task's held-out rows are halved:
+methods and rates are chosen by the loss on one half, of those that raise the loss on general text by no more
+than the gate allows, and scored on the other. Regret is the relative excess of that loss over that of the
+best cell.
+One thread, unless OMP_NUM_THREADS says otherwise. Needs the demo's model, data and packages:
+`make install && .venv/bin/python examples/demo/prepare.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks import decision_regret as regret
+from benchmarks.decision_regret import Arm, Cell, Measured, Probe, Question
+from benchmarks.decision_tasks import TASKS, drawn
+from benchmarks.project import DEMO, HERE, arguments, make_project
+
+SEEDS = (0, 1, 2)
+RATES = {"lora": (2e-4, 6e-4, 2e-3, 7e-5), "full": (2e-5, 6e-5, 2e-4, 7e-6)}
+PROBES: dict[str, dict[str, Any]] = {
+    "probe: on": {},
+    "probe: {share: 1, steps: 4}": {"share": 1.0, "steps": 4},
+}
+SECONDS = 40.0  # of CPU time of a cell, before any is known
+VERSION = 1  # of what a cell measures
+PRELOADED = (
+    "torch", "transformers", "datasets", "peft", "trl.trainer.sft_trainer", "pyarrow.parquet",
+    "transformers.models.llama.modeling_llama", "ft_dagster.training.trainer", "ft_dagster.training.sft",
+)  # fmt: skip
+VARIANT = """\
+description: {kind}, rows drawn with seed {seed}
+owners: [benchmarks@example.com]
+base_model: {model}
+objective: {objective}
+data:
+  sources: [{{path: data/{task}-{seed}.jsonl, format: {format}}}]
+  splits: {{validation: 0.4, test: 0, minimum: 4}}
+  general: {{corpus: general, share: 0.1, share_of: processed}}
+method: auto
+training: {{max_length: 128, per_device_train_batch_size: 1, seed: {seed}}}
+evaluation: {{task: [{demo}/tasks/sciq_local.yaml], general: []}} # nothing is asked: losses are compared
+resources: {{cpu_slots: 1}}
+"""
+
+
+ALPACA = "alpaca, fields: {{instruction: prompt, output: completion}}, system: {system}"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where a bench keeps what it made: a project, and a result of each cell."""
+
+    project: Path
+    results: Path
+
+    def question(self, task: str, seed: int) -> Question:
+        """As prepared before, else prepared now."""
+        file = self.results / "questions" / f"{task}-{seed}.json"
+        if not file.exists():
+            _write(file, prepared(self.project, task, seed).to_json())
+        return Question.from_json(json.loads(file.read_text("utf-8")))
+
+    def file(self, question: Question, cell: Cell) -> Path:
+        return self.results / "cells" / f"{_key(question, cell)}.json"
+
+    def known(self, question: Question, cell: Cell) -> Measured | None:
+        file = self.file(question, cell)
+        return Measured(**json.loads(file.read_text("utf-8"))) if file.exists() else None
+
+
+def main() -> int:
+    given = _arguments().parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    os.environ.update(DS_ACCELERATOR="cpu", TQDM_DISABLE="1")
+    bench = Bench(given.folder, given.results)
+    tasks, seeds = given.tasks.split(","), [int(seed) for seed in given.seeds.split(",")]
+    unknown = sorted(set(tasks) - set(TASKS))
+    if unknown:
+        raise SystemExit(f"--tasks: {', '.join(unknown)}: no such task. Known: {', '.join(TASKS)}")
+    if given.fresh:
+        shutil.rmtree(given.results, ignore_errors=True)
+    if given.status:
+        print(status(bench, tasks, seeds))
+        return 0
+    if not given.table:
+        write_project(given.folder, tasks, seeds)
+        print(status(bench, tasks, seeds), flush=True)
+        run(bench, tasks, seeds, given.cells, given.minutes)
+    print(table(bench, tasks, seeds, given.picture))
+    return 0
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = arguments(__doc__ or "", "decisions")
+    parser.add_argument("--results", type=Path, default=HERE / "results" / "decisions")
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
+    parser.add_argument("--cells", type=int, help="train at most so many")
+    parser.add_argument(
+        "--for", dest="minutes", type=float, metavar="MINUTES", help="begin none after so many"
+    )
+    parser.add_argument("--status", action="store_true")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--picture", type=Path, help="where the table's plot goes, an SVG")
+    return parser
+
+
+def write_project(folder: Path, tasks: Sequence[str], seeds: Sequence[int]) -> None:
+    """A variant for each task and seed, its rows beside it."""
+    from ft_dagster.data.render import load_tokenizer
+
+    tokenizer = load_tokenizer(DEMO / "models" / "smollm2-135m")
+    corpus = (DEMO / "corpora/general.yaml").read_text("utf-8").replace("data/", f"{DEMO}/data/")
+    files = {"corpora/general.yaml": corpus}
+    for name in tasks:
+        for seed in seeds:
+            task = TASKS[name]
+            rows = drawn(task, DEMO, seed, lambda text: len(tokenizer(text)["input_ids"]))
+            files[f"data/{name}-{seed}.jsonl"] = "".join(json.dumps(row) + "\n" for row in rows)
+            raw = task.objective == "domain_knowledge"
+            files[f"tenants/bench/{name}-{seed}.yaml"] = VARIANT.format(
+                kind=task.kind, seed=seed, task=name, objective=task.objective,
+                model=json.dumps(str(DEMO / "models" / "smollm2-135m")),
+                format="text" if raw else ALPACA.format(system=task.kind),
+                demo=DEMO,
+            )  # fmt: skip
+    make_project(folder, files, fresh=False)
+
+
+def prepared(project: Path, task: str, seed: int) -> Question:
+    """The mixture of a variant, what the plan says of it, and what probes would try. Raises SystemExit."""
+    from dataclasses import replace
+
+    from ft_dagster.planning.context import counts_of, facts_of, hardware_of
+    from ft_dagster.planning.probe import plan_probe
+    from ft_dagster.planning.survey import survey
+    from ft_dagster.settings import load_settings
+    from ft_dagster.spec import VariantKey
+    from ft_dagster.spec.variant import ProbeSpec
+    from ft_dagster.stages.chain import run_chain, up_to
+    from ft_dagster.stages.plan_context import context_of
+    from ft_dagster.stages.workspace import Workspace
+
+    workspace = Workspace(load_settings(project), VariantKey("bench", f"{task}-{seed}"))
+    outcome = run_chain(workspace, up_to("training_mixture"))
+    if outcome.error:
+        raise SystemExit(f"{task}, seed {seed}: {outcome.error}")
+    base, mixture = outcome.made["base_model"], outcome.made["training_mixture"]
+    spec, folder = workspace.spec, workspace.base_folder(base)
+    hardware = hardware_of(spec, workspace.trains_on, workspace.project)
+    weights = base.figures["parameters"], base.figures["weights_bytes"]
+    facts = facts_of(counts_of(mixture), *weights, folder, hardware)
+    # Each question is one team's, which has no other variant on this base.
+    found = survey(spec, facts, replace(context_of(workspace, spec, base, hardware), variants=1))
+    auto = found.chosen.resolved
+    plans = {name: found.planned[name].resolved for name in RATES}
+    tried = {name: plan_probe(spec, facts, found, ProbeSpec(**how)) for name, how in PROBES.items()}
+    return Question(
+        task,
+        spec.objective,
+        seed,
+        str(folder),
+        base.digest,
+        str(workspace.payload(mixture)),
+        mixture.digest,
+        {
+            name: {
+                "method": each.method.model_dump(mode="json"),
+                "training": each.training.model_dump(mode="json"),
+            }
+            for name, each in plans.items()
+        },
+        Arm(auto.name, auto.training.learning_rate),
+        {name: Probe(each.arms, each.steps, each.share) for name, each in tried.items()},
+        spec.gates.general_loss_margin,
+    )
+
+
+def cells_of(bench: Bench, question: Question) -> Iterator[Cell]:
+    """Those of a task and seed: the base, the grid, then what probes try, which what they found decides."""
+    yield Cell(question.auto, 0)
+    for place in range(max(map(len, RATES.values()))):
+        for method, rates in RATES.items():
+            yield Cell(Arm(method, rates[place]))
+    for name in PROBES:
+        yield from regret.first_round(question, name)
+        yield from regret.second_round(question, name, lambda cell: bench.known(question, cell))
+
+
+def grid() -> list[Arm]:
+    return [Arm(method, rate) for method, rates in RATES.items() for rate in rates]
+
+
+def run(
+    bench: Bench, tasks: Sequence[str], seeds: Sequence[int], most: int | None, minutes: float | None
+) -> None:
+    """Train what is not done, seed by seed and task by task. Raises SystemExit where a cell breaks."""
+    context = forks()
+    began, done = time.monotonic(), 0
+    for seed in seeds:
+        for task in tasks:
+            question = bench.question(task, seed)
+            for cell in cells_of(bench, question):
+                file = bench.file(question, cell)
+                if file.exists():
+                    continue
+                if done == most or (minutes is not None and time.monotonic() - began > 60 * minutes):
+                    return
+                scratch = bench.project / "scratch" / file.stem
+                process = context.Process(target=train_cell, args=(question, cell, file, scratch))
+                process.start()
+                process.join()
+                shutil.rmtree(scratch, ignore_errors=True)
+                if process.exitcode or not file.exists():
+                    raise SystemExit(f"{task}, seed {seed}, {cell}: the training broke; see above")
+                done += 1
+                print(f"{task:13} seed {seed}  {cell}: {bench.known(question, cell)}", flush=True)
+
+
+def forks() -> ForkServerContext:
+    """Processes that have what a training imports, each a fork of one that loaded it once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    return context
+
+
+def train_cell(question: Question, cell: Cell, file: Path, scratch: Path) -> None:
+    """Train and measure one cell in this process, and leave its result."""
+    import transformers
+
+    from ft_dagster.errors import UserError
+    from ft_dagster.launch.processes import die_with_parent
+    from ft_dagster.program import keep_freed_memory
+    from ft_dagster.training import trainer as program
+    from ft_dagster.training.contract import recipe_digest
+    from ft_dagster.training.progress import Silent
+    from ft_dagster.training.stop import Stop
+
+    die_with_parent()
+    keep_freed_memory()
+    warnings.filterwarnings("ignore")
+    transformers.utils.logging.set_verbosity_error()
+    asked = training_run(question, cell, scratch)
+    member = asked.members[0]
+    member.checkpoints.mkdir(parents=True, exist_ok=True)
+    work = program.prepare(asked, member, recipe_digest(asked, member), Silent())
+    trainer, observer = program.build_trainer(asked, work, Stop(), program.training_arguments(work))
+    began, failed = time.process_time(), None
+    try:
+        if cell.steps != 0:
+            trainer.train()
+    except UserError as error:  # the loss diverged
+        failed = str(error)
+    trained = time.process_time()
+    losses = {} if failed else losses_of(trainer, work)
+    _write(
+        file,
+        {
+            "task": question.task,
+            "seed": question.seed,
+            **cell.arm._asdict(),
+            "asked": cell.steps,
+            "steps": 0 if cell.steps == 0 else work.steps,
+            "losses": losses,
+            "failed": failed,
+            "flops": observer.flops_spent(),
+            "training_seconds": round(trained - began, 2),
+            "measuring_seconds": round(time.process_time() - trained, 2),
+            "curve": [round(loss, 5) for loss in work.journal.losses],
+        },
+    )
+
+
+def losses_of(trainer: Any, work: Any) -> dict[str, tuple[float, int]]:
+    """(nats a trained token, examples) of either half of the held-out rows, and of general text."""
+    held, general = work.held_out["validation"], work.held_out["general_holdout"]
+    parts = {
+        "chosen_on": (held, range(0, len(held), 2)),
+        "scored_on": (held, range(1, len(held), 2)),
+        "general": (general, range(min(len(general), 12))),
+    }
+    found = {}
+    for name, (examples, ordinals) in parts.items():
+        bins = [[ordinal] for ordinal in ordinals]
+        tokens = int(examples.trained[list(ordinals)].sum())
+        found[name] = (trainer.summed_loss(examples, bins, 8) / tokens, len(bins))
+    return found
+
+
+def training_run(question: Question, cell: Cell, output: Path) -> Any:
+    """What the trainer is asked for: as planned, but for the rate, the steps, and its own measuring."""
+    from ft_dagster.training.contract import Base, Member, Plan, TrainingRun
+
+    plan = question.plans[cell.arm.method]
+    training = {
+        **plan["training"],
+        "learning_rate": cell.arm.learning_rate,
+        "max_steps": cell.steps or None,
+        "watch": {"budget": 0.001},
+        "on_bad_rate": "warn",  # so that each is known to its end
+        "evaluations": 1,
+        "keep_best": 1,
+        "keep_last": 1,
+    }
+    member = Member(
+        variant=f"bench.{question.task}-{question.seed}",
+        mixture=Path(question.mixture),
+        mixture_digest=question.mixture_digest,
+        plan=Plan.model_validate({"method": plan["method"], "training": training}),
+        seed=question.seed,
+        output=output,
+    )
+    base = Base(folder=Path(question.base), digest=question.base_digest)
+    looks = output.parent / "first_looks"
+    return TrainingRun(run_id="bench", base=base, members=(member,), first_looks=looks)
+
+
+def status(bench: Bench, tasks: Sequence[str], seeds: Sequence[int]) -> str:
+    """Cells done and to come, and the CPU hours of the latter by the mean of the former."""
+    files = (bench.results / "cells").glob("*.json")
+    found = [Measured(**json.loads(file.read_text("utf-8"))) for file in files]
+    known = [each for each in found if each.task in tasks and each.seed in seeds]
+    wanted = (len(grid()) + 1) * len(tasks) * len(seeds)
+    done = sum(not each.asked for each in known)
+    spent = sum(each.seconds for each in known)
+    left = (wanted - done) * (spent / len(known) if known else SECONDS)
+    return (
+        f"{done} of {wanted} cells of the grid and {len(known) - done} short trainings of probes are done in "
+        f"{spent / 3600:.2f} CPU hours; about {left / 3600:.1f} more, and a quarter of that for probes"
+    )
+
+
+def table(bench: Bench, tasks: Sequence[str], seeds: Sequence[int], picture: Path | None) -> str:
+    """Of the tasks and seeds whose cells are all there."""
+    found, whole = list[regret.Regrets](), list[tuple[Measured, Measured]]()
+    for seed in seeds:
+        for task in tasks:
+            if not (bench.results / "questions" / f"{task}-{seed}.json").exists():
+                continue
+            question = bench.question(task, seed)
+            every = {cell: bench.known(question, cell) for cell in cells_of(bench, question)}
+            known = {cell: each for cell, each in every.items() if each is not None}
+            base = known.get(Cell(question.auto, 0))
+            whole += [(each, base) for cell, each in known.items() if base and cell.steps is None]
+            if len(known) == len(every):
+                found.append(regret.regrets(question, grid(), known))
+    if not found:
+        return "No task is done with all its cells yet."
+    if picture:
+        regret.plot(found, picture)
+    return f"{regret.tables(found, len(tasks) * len(seeds))}\n{regret.alarms(whole)}"
+
+
+def _key(question: Question, cell: Cell) -> str:
+    """By all that its result depends on."""
+    from ft_dagster.provenance.digest import sha256_json
+    from ft_dagster.training.contract import recipe_digest
+
+    run = training_run(question, cell, Path("."))
+    recipe = recipe_digest(run, run.members[0])
+    return sha256_json({"recipe": recipe, "base": cell.steps == 0, "version": VERSION})[:24]
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    from ft_dagster.program import write_json
+
+    write_json(file, content)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""A learning rate that is far off shows in the first steps: too high, and the loss climbs; too low, and it
+stands still.
+
+Pure functions over the loss of each step, compared by their logarithms, since noise grows with the loss. The
+first step's is that of the base itself: no update came before it. Noise is that of the batches, from the
+differences of neighbouring steps, which a trend hardly touches; a jump only adds to it. Looked at once, so
+that the same losses are always judged alike, before and after a resume.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from statistics import fmean
+from typing import Literal
+
+from ft_dagster.errors import UserError
+
+Verdict = Literal["too high", "too low"]
+
+FEWEST = 16  # steps that are looked at: with fewer, half of them have no mean to speak of
+SHARE = 0.1  # of the training's steps after the warmup
+RISE = 0.1  # of the first loss: the second half of these steps lies above it by more
+FALL = 0.02  # of the first half's mean: the second half lies below it by less
+SIGMAS = 4.0  # of batch noise, to call a rise one: by simulation 1 of 1,000 where nothing is learned
+SURE = 2.0  # of batch noise, to call a change small
+LEAST = 1e-6  # nats: below it nothing is left to learn
+NOTCH = 1 / 3  # times the rate: as far apart as those of a probe
+
+
+class RateTooHigh(UserError):
+    """The first steps say so: the training ends, or begins again at a lower rate."""
+
+
+def looked_at(steps: int, warmup: float) -> int | None:
+    """After which step the rate is judged; None for a training so short that there is nothing to save."""
+    at = max(FEWEST, math.ceil((warmup + SHARE) * steps))
+    return at if 2 * at <= steps else None
+
+
+def judged(losses: Sequence[float]) -> Verdict | None:
+    """What the losses of the first steps say, by the rules above; None where they say nothing against it."""
+    logs, half = _logs(losses), len(losses) // 2
+    noise = batch_noise(losses)
+    before, after = fmean(logs[:half]), fmean(logs[half:])
+    if after - logs[0] > max(math.log1p(RISE), SIGMAS * noise * math.sqrt(1 + 1 / half)):
+        return "too high"
+    margin = SURE * noise * math.sqrt(2 / half)
+    if after - before <= margin and before - after + margin < FALL:
+        return "too low"
+    return None
+
+
+def batch_noise(losses: Sequence[float]) -> float:
+    """Standard deviation of one step's loss about its trend, as a share of it (von Neumann's, of successive
+    differences).
+    """
+    squares = [(after - before) ** 2 for before, after in pairwise(_logs(losses))]
+    return math.sqrt(sum(squares) / (2 * len(squares)))
+
+
+def _logs(losses: Sequence[float]) -> list[float]:
+    return [math.log(max(loss, LEAST)) for loss in losses]
+
+
+def sentence(verdict: Verdict, losses: Sequence[float]) -> str:
+    """With the figures that it rests on."""
+    half = len(losses) // 2
+    noise, after = batch_noise(losses), fmean(losses[half:])
+    if verdict == "too high":
+        return (
+            f"the learning rate is too high: the loss of steps {half + 1} to {len(losses)} is {after:.3f} in "
+            f"the mean, that of the first, the base's own, {losses[0]:.3f} (noise of a batch {noise:.1%})"
+        )
+    return (
+        f"the learning rate may be too low: from steps 1 to {half} to steps {half + 1} to {len(losses)} the "
+        f"mean loss went from {fmean(losses[:half]):.3f} to {after:.3f} (noise of a batch {noise:.1%})"
+    )

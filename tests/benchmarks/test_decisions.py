@@ -1,0 +1,185 @@
+"""The bench of decisions: what a regret is, what a probe would have found, and a cell trained for real."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import decisions
+from benchmarks.decision_regret import (
+    Arm,
+    Cell,
+    Known,
+    Measured,
+    Probe,
+    Question,
+    alarms,
+    folk,
+    interval,
+    regrets,
+    second_round,
+    tables,
+)
+from benchmarks.decision_tasks import TASKS, TOKENS, Task, drawn
+from tests.training.runs import LORA, TRAINING, write_mixture
+
+LOW, HIGH, FULL = Arm("lora", 2e-4), Arm("lora", 6e-4), Arm("full", 2e-5)
+GRID = [LOW, HIGH, FULL]
+PLANS = {
+    name: {"method": {**LORA} if name == "lora" else {"name": name}, "training": TRAINING}
+    for name in ("lora", "full")
+}
+
+
+def question(task: str = "sql", **more: Any) -> Question:
+    given: dict[str, Any] = {
+        "task": task, "objective": "instruction", "seed": 0, "base": "b", "base_digest": "b" * 64,
+        "mixture": "m", "mixture_digest": "m" * 64, "plans": PLANS, "auto": LOW, "limit": 0.1,
+        "probes": {"on": Probe((LOW, HIGH, FULL), 20, 0.5)},
+    }  # fmt: skip
+    return Question(**{**given, **more})
+
+
+def measured(
+    cell: Cell, chosen: float, scored: float, general: float = 3.0, failed: str | None = None
+) -> Measured:
+    losses = (
+        {} if failed else {"chosen_on": (chosen, 10), "scored_on": (scored, 10), "general": (general, 12)}
+    )
+    return Measured("sql", 0, *cell.arm, cell.steps, 60, losses, failed, 1e12, 10.0, 2.0)
+
+
+def known(**probe: float) -> dict[Cell, Measured]:
+    """The high rate is best on both halves; full is next. `probe`: losses of the short trainings."""
+    whole = {LOW: (2.0, 2.2), HIGH: (1.0, 1.1), FULL: (1.5, 1.65)}
+    found = {Cell(arm): measured(Cell(arm), *losses) for arm, losses in whole.items()}
+    found[Cell(LOW, 0)] = measured(Cell(LOW, 0), 4.0, 4.4)
+    for arm in GRID:
+        for steps in (20, 40):
+            cell = Cell(arm, steps)
+            found[cell] = measured(cell, probe.get(arm.method, 3.0) + arm.learning_rate, 9.9)
+    return found
+
+
+def test_regret_is_the_excess_over_what_the_other_half_chose() -> None:
+    found = regrets(question(), GRID, known())
+    assert found.best == HIGH
+    assert found.choices["auto"].regret == pytest.approx(1.0)
+    assert found.choices[f"always {FULL}"].regret == pytest.approx(0.5)
+    assert found.choices[f"always {HIGH}"].regret == 0
+
+
+def test_the_best_is_chosen_on_one_half_even_where_it_scores_worse_on_the_other() -> None:
+    lucky = {**known(), Cell(LOW): measured(Cell(LOW), 2.0, 0.55)}
+    found = regrets(question(), GRID, lucky)
+    assert found.best == HIGH
+    assert found.choices["auto"].regret == pytest.approx(-0.5)
+
+
+def test_what_forgets_more_than_the_gate_allows_is_not_the_best_and_is_counted() -> None:
+    forgetful = {**known(), Cell(HIGH): measured(Cell(HIGH), 1.0, 1.1, general=3.2)}
+    found = regrets(question(), GRID, forgetful)
+    assert found.best == FULL
+    assert found.choices[f"always {HIGH}"].over
+    assert not found.choices["auto"].over
+
+
+def test_a_training_that_diverged_leaves_its_team_the_base() -> None:
+    broken: Known = {**known(), Cell(LOW): measured(Cell(LOW), 0, 0, failed="the loss became nan")}
+    assert regrets(question(), GRID, broken).choices["auto"].regret == pytest.approx(4.4 / 1.1 - 1)
+
+
+def test_a_probe_is_what_its_short_trainings_say_and_costs_their_time() -> None:
+    found = regrets(question(), GRID, known(full=1.0))
+    assert found.choices["auto, on"].arm == FULL
+    assert found.costs["auto, on"] == pytest.approx((3 + 2) * 10 / 10)
+
+
+def test_the_second_round_waits_for_the_first() -> None:
+    half = known()
+    del half[Cell(FULL, 20)]
+    assert list(second_round(question(), "on", half.get)) == []
+    assert [cell.steps for cell in second_round(question(), "on", known().get)] == [40, 40]
+
+
+def test_a_probe_that_tries_nothing_leaves_the_usual() -> None:
+    found = regrets(question(probes={"on": Probe((), 0, 0.0)}), GRID, known())
+    assert found.choices["auto, on"] == found.choices["auto"]
+
+
+def test_the_folk_rule_takes_all_weights_for_facts_and_narrow_tasks() -> None:
+    assert folk(question(objective="task_specific")) == folk(question(objective="domain_knowledge")) == FULL
+    assert folk(question()) == LOW
+
+
+def test_the_table_says_how_much_was_run_and_tasks_are_drawn_anew_for_its_interval() -> None:
+    one, other = regrets(question(), GRID, known()), regrets(question("fields"), GRID, known(full=1.0))
+    said = tables([one, other], 27)
+    assert said.startswith("2 of 27 questions")
+    assert f"| always {HIGH} | 0.0% (0.0% to 0.0%) |" in said
+    low, high = interval([one, other], "auto, on")
+    assert low <= (one.choices["auto, on"].regret + other.choices["auto, on"].regret) / 2 <= high
+
+
+def test_alarms_are_held_against_how_a_training_ended() -> None:
+    base = measured(Cell(LOW, 0), 3.0, 3.0)
+    climbs = replace(measured(Cell(HIGH), 4.0, 4.0), curve=[3.0] * 3 + [6.0] * 57)
+    comes_back = replace(climbs, losses={**climbs.losses, "chosen_on": (2.0, 10)})
+    falls = replace(measured(Cell(LOW), 2.0, 2.0), curve=[3.0 - step / 60 for step in range(60)])
+    said = alarms([(climbs, base), (comes_back, base), (falls, base)])
+    assert f"| {HIGH} | 2 | 2 | 1 | 1 | 0 |" in said
+    assert f"| {LOW} | 1 | 0 | 0 | 0 | 0 |" in said
+
+
+def test_a_question_is_read_as_it_was_written() -> None:
+    assert Question.from_json(json.loads(json.dumps(question().to_json()))) == question()
+
+
+def test_rows_are_drawn_by_seed_distinct_and_within_their_tokens(tmp_path: Path) -> None:
+    made = Task(
+        "made",
+        "instruction",
+        lambda _: ({"prompt": f"q{n % 500}", "completion": "a" * 50} for n in range(900)),
+    )
+    first, again, other = (drawn(made, tmp_path, seed, len) for seed in (0, 0, 1))
+    assert first == again != other
+    assert len({row["prompt"] for row in first}) == len(first)
+    assert TOKENS <= sum(12 + len(row["prompt"]) + 50 for row in first) < TOKENS + 80
+
+
+def test_there_are_tasks_of_every_kind_that_was_asked_for() -> None:
+    kinds = {task.kind for task in TASKS.values()}
+    assert kinds >= {"labels", "JSON fields", "SQL", "short answers", "long answers", "style"}
+    assert kinds >= {"facts in raw text", "code documentation"}
+
+
+@pytest.mark.slow
+def test_a_cell_is_trained_in_a_process_of_its_own_and_named_by_what_it_is_made_from(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    asked = question(base=str(tiny_model_folder), mixture=str(write_mixture(tmp_path / "mixture", general=6)))
+    bench = decisions.Bench(tmp_path, tmp_path / "results")
+    cells = [Cell(LOW, 0), Cell(LOW), Cell(LOW, 3), Cell(FULL)]
+    assert len({bench.file(asked, cell) for cell in cells}) == len(cells)
+    for cell in cells:
+        made = trained(bench, asked, cell, tmp_path / "scratch")
+        assert made.steps == {0: 0, None: made.steps, 3: 3}[cell.steps]
+        assert set(made.losses) == {"chosen_on", "scored_on", "general"}
+    before, after = (bench.known(asked, cell) for cell in cells[:2])
+    assert before is not None
+    assert after is not None
+    assert after.losses["scored_on"][0] < before.losses["scored_on"][0]
+
+
+def trained(bench: decisions.Bench, asked: Question, cell: Cell, scratch: Path) -> Measured:
+    arguments = (asked, cell, bench.file(asked, cell), scratch)
+    process = decisions.forks().Process(target=decisions.train_cell, args=arguments)
+    process.start()
+    process.join()
+    found = bench.known(asked, cell)
+    assert found is not None, process.exitcode
+    return found
