@@ -30,6 +30,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -347,7 +348,8 @@ def status(bench: Bench, tasks: Sequence[str], seeds: Sequence[int]) -> str:
     wanted = (len(grid()) + 1) * len(tasks) * len(seeds)
     done = sum(not each.asked for each in known)
     spent = sum(each.seconds for each in known)
-    left = (wanted - done) * (spent / len(known) if known else SECONDS)
+    whole = [each.seconds for each in known if each.asked is None]
+    left = (wanted - done) * (fmean(whole) if whole else SECONDS)
     return (
         f"{done} of {wanted} cells of the grid and {len(known) - done} short trainings of probes are done in "
         f"{spent / 3600:.2f} CPU hours; about {left / 3600:.1f} more, and a quarter of that for probes"
