@@ -198,7 +198,7 @@ STAGES = ("general_corpus", "evaluation_texts", "general_scores", *(stage.name f
 def test_a_changed_number_is_said_with_both_values(settled: Path, tmp_path: Path) -> None:
     project = shutil.copytree(settled, tmp_path / "project")
     declare("training.seed", 7)(project)
-    assert [cause.words for cause in causes(project)] == ["training.seed is 7, was 0"]
+    assert "training.seed is 7, was 0" in {cause.words for cause in causes(project)}
 
 
 @pytest.mark.parametrize("stage", STAGES)
