@@ -32,7 +32,6 @@ from tests.launch.helpers import slots
 from tests.launch.remote_jobs import LONG, PLACE, kept, payload_of, staging, training_job, wait_for
 from tests.present import present
 from tests.ray_cluster import RayCluster, ray_cluster, workers_that_train
-from tests.s3_server import KEY, SECRET, S3Server
 from tests.training.runs import Runs, write_mixture
 
 pytest.importorskip("ray", reason="needs the extra `ray`")
@@ -52,16 +51,11 @@ class Site:
     def __init__(self, folder: Path, base: Path, address: str) -> None:
         self.folder = folder
         self.runs = Runs(folder, base, write_mixture(folder / "mixture"))
-        self.settings = RaySettings(address=address, silent_seconds=20)
-        self.use(Store(str(folder / "store")), "{}")
+        self.store = Store(str(folder / "store"))
+        shared = {"nodes": 2, "shared_folder": folder / "shared"}
+        settings = RaySettings(address=address, silent_seconds=20)
+        self.launcher = RayLauncher(settings, staging(self.store, folder / "node", **shared), "{}")
         self.said: list[str] = []
-
-    def use(self, store: Store, options: str, **variables: str) -> None:
-        """A store, and what its nodes are told to open it with."""
-        self.store = store
-        shared = {"nodes": 2, "shared_folder": self.folder / "shared"}
-        told = self.settings.model_copy(update={"runtime_env": {"env_vars": variables}})
-        self.launcher = RayLauncher(told, staging(store, self.folder / "node", **shared), options)
 
     def job(self, name: str = "away", **prepared: Any) -> Job:
         return training_job(self.runs, name, **{"training": LONG, **prepared})
@@ -127,26 +121,6 @@ def test_a_node_that_is_killed_costs_the_steps_since_its_checkpoint(site: Site, 
         assert resumed
         assert payload_of(job) == site.here()
         wait_for(lambda: not site.trainers())
-    finally:
-        cluster.add_node()
-
-
-def test_a_killed_node_costs_no_more_where_the_store_is_on_s3(
-    site: Site, cluster: RayCluster, s3_server: S3Server
-) -> None:
-    file, own = site.folder / "credentials", {"endpoint_url": s3_server.endpoint, "profile": "acme"}
-    file.write_text(f"[acme]\naws_access_key_id = {KEY}\naws_secret_access_key = {SECRET}\n")
-    store = Store(f"s3://{s3_server.bucket}/{site.folder.name}", s3_server.options)
-    site.use(store, json.dumps(own), AWS_SHARED_CREDENTIALS_FILE=str(file), AWS_DEFAULT_REGION="us-east-1")
-    job = site.job(training=LONGER)
-    done = while_training(site, lambda process: cluster.kill_node(cluster.node_of(process)))
-    try:
-        with pytest.raises(ProgramFailed, match="lost"):
-            site.carry_out(job)
-        done.result()
-        assert site.carry_out(job)["status"] == "done"
-        assert job.read_result(0)["figures"]["resumed_from"]
-        assert payload_of(job) == site.here(training=LONGER)
     finally:
         cluster.add_node()
 
