@@ -11,7 +11,6 @@ import pytest
 
 from benchmarks import decisions
 from benchmarks.decision_regret import (
-    Arm,
     Cell,
     Known,
     Measured,
@@ -25,6 +24,7 @@ from benchmarks.decision_regret import (
     tables,
 )
 from benchmarks.decision_tasks import TASKS, TOKENS, Task, drawn
+from ft_dagster.planning.probe import Arm
 from tests.training.runs import LORA, TRAINING, write_mixture
 
 LOW, HIGH, FULL = Arm("lora", 2e-4), Arm("lora", 6e-4), Arm("full", 2e-5)
