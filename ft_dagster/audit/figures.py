@@ -44,25 +44,25 @@ def _is_verdict(content: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-class _Part(BaseModel):
+class _Figures(BaseModel):
     """What else there is, is left as it is."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
 
-class _Dataset(_Part):
+class _Dataset(_Figures):
     sources: dict[str, dict[str, int]]
 
 
-class _Corpus(_Part):
+class _Corpus(_Figures):
     sources: dict[str, int]
 
 
-class _BaseText(_Part):
+class _BaseText(_Figures):
     texts: int
 
 
-class _Tokens(_Part):
+class _Tokens(_Figures):
     trained_tokens: int
 
 
@@ -70,61 +70,61 @@ class _Split(_Tokens):
     by_source: dict[str, _Tokens]
 
 
-class _Splits(_Part):
+class _Splits(_Figures):
     train: _Split
 
 
-class _Share(_Part):
+class _Share(_Figures):
     asked: float
     realized: float
 
 
-class _Mixture(_Part):
+class _Mixture(_Figures):
     splits: _Splits
     general_share: _Share
     dropped: dict[str, int]
     seed: int
 
 
-class _Parent(_Part):
+class _Parent(_Figures):
     variant: str
     version: int
     mode: str
 
 
-class _Base(_Part):
+class _Base(_Figures):
     parent: _Parent | None = None
 
 
-class _Method(_Part):
+class _Method(_Figures):
     name: str
 
 
-class _Plan(_Part):
+class _Plan(_Figures):
     method: _Method | None = None
     training: dict[str, Any] = {}
     on: str | None = None
 
 
-class _Model(_Part):
+class _Model(_Figures):
     steps: int
     flops: float | None = None
     flops_estimate: float | None = None
 
 
-class _Score(_Part):
+class _Score(_Figures):
     task: str
     metric: str
     value: float | None
 
 
-class _Evaluation(_Part):
+class _Evaluation(_Figures):
     questions: int | None = None
     scores: list[_Score] = []
     verdict: Annotated[dict[str, Any], AfterValidator(_is_verdict)]
 
 
-READ: Mapping[str, type[_Part]] = {
+READ: Mapping[str, type[_Figures]] = {
     DATASET: _Dataset, CORPUS: _Corpus, BASE_TEXT: _BaseText, MIXTURE: _Mixture, BASE: _Base, PLAN: _Plan,
     MODEL: _Model, EVALUATION: _Evaluation,
 }  # fmt: skip

@@ -216,14 +216,14 @@ def times_of(shelf: Shelf, model: Artifact, mixture: Artifact) -> Times:
     return times.astype(np.uint32)
 
 
-class _Counts(NamedTuple):
+class _Seen(NamedTuple):
     """What a ledger says: examples (`counts`) of each of its records (`names`)."""
 
     names: Any
     counts: NDArray[np.uint64]
 
 
-def _counts_of(file: Path, mixture: Artifact) -> _Counts:
+def _counts_of(file: Path, mixture: Artifact) -> _Seen:
     """Raises UserError for one of another mixture, or none."""
     try:
         content = loads(read_text(file, most=MOST_LEDGER_BYTES))
@@ -242,7 +242,7 @@ def _counts_of(file: Path, mixture: Artifact) -> _Counts:
             value=mixture.digest[:12],
             fix=RESTORE,
         )
-    return _Counts(names, np.array(counts, np.uint64))
+    return _Seen(names, np.array(counts, np.uint64))
 
 
 def _no_ledger(file: Path) -> UserError:

@@ -20,8 +20,8 @@ from ft_dagster.cli import app
 from ft_dagster.cli.audit_shown import print_model
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.manifest import check_predicate
-from tests.audit.conftest import OLD_PROJECT
 from tests.audit.histories import History, question
+from tests.kept_project import OLD_PROJECT
 
 ABSENT = object()
 VALUES = {"absent": ABSENT, "a list": [1], "a number": 7, "null": None, "a text": "x"}
