@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,13 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.errors import UserError
+from ft_dagster.training import trainer
 from ft_dagster.training.contract import TrainingSettings
-from ft_dagster.training.watch.rate import FEWEST, batch_noise, judged, looked_at, sentence
+from ft_dagster.training.journal import JournalStep
+from ft_dagster.training.watch.rate import FEWEST, RateTooHigh, batch_noise, judged, looked_at, sentence
 from tests.programs import RunningProgram
+from tests.training.methods.taught import trainer_of
 from tests.training.runs import TRAINING, Runs, losses, payload_bytes, result_of, train, wait_for_step
 
 Start = Callable[..., RunningProgram]
@@ -51,6 +56,15 @@ def test_a_loss_that_stands_still_is_not_called_too_high_but_by_chance(noise: fl
 def test_a_loss_that_jumps_or_climbs_is_too_high(climb: Callable[[int], float]) -> None:
     assert verdicts(climb, 0.3)["too high"] > 0.9
     assert "the loss of steps 9 to 16 is" in sentence("too high", curve(climb, 0.0, 0))
+
+
+def test_an_easy_first_batch_is_no_alarm_where_the_validation_loss_before_it_is_known() -> None:
+    easy = [1.5, *curve(lambda _: 4.5, 0.1, 0, steps=FEWEST - 1)]
+    assert judged(easy) == "too high"
+    assert judged(easy, 4.3) is None
+    assert "was 3.000 before any update" in sentence("too high", easy, 3.0)
+    for unknown in (None, math.nan, math.inf):
+        assert "was 1.500 before any update" in sentence("too high", easy, unknown)
 
 
 def test_a_loss_that_rises_and_comes_back_is_no_alarm() -> None:
@@ -96,6 +110,17 @@ def test_a_rate_that_is_too_high_ends_the_training_with_the_way_out(runs: Runs) 
     assert "too high" in error["problem"]
     assert "training.on_bad_rate: lower" in error["fix"]
     assert len(losses(run_folder)) == FEWEST
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_before_any_update_is_not_the_rates(runs: Runs) -> None:
+    work, _ = trainer_of(runs.prepare(training=TOO_HIGH, method=FULL))
+    with pytest.raises(UserError) as first:
+        trainer._diverged(work, "loss", math.nan, [0])
+    assert not isinstance(first.value, RateTooHigh)
+    work.journal.consume(JournalStep([], "", 0, 0, 0), 0.0)
+    with pytest.raises(RateTooHigh, match="the loss became nan at step 2"):
+        trainer._diverged(work, "loss", math.nan, [0])
 
 
 @pytest.mark.slow
