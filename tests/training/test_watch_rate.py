@@ -76,6 +76,10 @@ def test_a_loss_that_stands_still_beyond_noise_is_too_low_and_one_within_it_says
     assert verdicts(lambda _: 3.0, 0.5)["too low"] < 0.1
 
 
+def test_a_loss_of_zero_has_nothing_left_to_learn() -> None:
+    assert judged([0.0] * FEWEST) is None
+
+
 def test_noise_is_that_of_batches_and_not_the_trend() -> None:
     fallen = curve(lambda step: 10 - step / 100, 0.2, 1, steps=400)
     assert batch_noise(fallen) == pytest.approx(0.2 / 8, rel=0.2)

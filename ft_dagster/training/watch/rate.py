@@ -51,7 +51,8 @@ def judged(losses: Sequence[float], validation: float | None = None) -> Verdict 
     if after - start > max(math.log1p(RISE), SIGMAS * noise * math.sqrt(1 + 1 / half)):
         return "too high"
     margin = SURE * noise * math.sqrt(2 / half)
-    if after - before <= margin and before - after + margin < FALL:
+    learned = after <= math.log(LEAST)
+    if not learned and after - before <= margin and before - after + margin < FALL:
         return "too low"
     return None
 
