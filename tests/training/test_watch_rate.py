@@ -148,6 +148,19 @@ def test_a_lowered_training_is_the_one_at_a_third_of_the_rate(runs: Runs) -> Non
 
 
 @pytest.mark.slow
+def test_two_ranks_begin_again_together(runs: Runs, start: Start) -> None:
+    training = {**TOO_HIGH, "learning_rate": 1.5, "num_train_epochs": 8.0, "on_bad_rate": "lower"}
+    run_folder = runs.prepare("two", training=training, method=FULL, ranks=2)
+    process = start(run_folder)
+    _, complained = process.communicate(timeout=300)
+    result = result_of(run_folder)
+    if process.returncode == 2:  # a third is too high as well
+        assert result["error"]["value"] == "0.5", complained
+    else:
+        assert result["figures"]["learning_rate_lowered"] == 0.5, complained
+
+
+@pytest.mark.slow
 def test_a_lowered_training_that_is_killed_goes_on_at_the_lower_rate(runs: Runs, start: Start) -> None:
     asked = too_high_by_less_than_a_notch(runs)
     whole = runs.prepare("whole", training=asked, method=FULL)
