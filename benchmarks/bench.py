@@ -17,7 +17,9 @@ its defaults, does none of these. Warm, the server has imported and the base's f
 from the second training of a host on; cold, there is neither.
 
 Of `variants` all are judged, and the base once, by this project's evaluation program on the same questions
-(`peers/judged.py`): *whole* has it. Nothing stands before the first of them, neither a server nor a look.
+(`peers/judged.py`): *whole* has it. What was trained here is judged as it was trained, two at once and
+forked; what a peer trained, one after another on all threads, each program started plainly. Nothing stands
+before the first of them, neither a server nor a look.
 
 A call says how long it takes about. It goes on where the one before it ended, training by training of a peer;
 --minutes ends it early (exit code 75), --fresh forgets what is kept.

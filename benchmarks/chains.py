@@ -10,7 +10,8 @@ Here: one `ft-dagster run --all`, two variants side by side on two cores. By the
 `ft-dagster run` for each, on all cores, with this environment's libraries. Seconds until a command ends; a
 table. On two quiet cores about 8 minutes here, and 4 for each run of that tree.
 
-A call goes on where the one before it ended, run by run; --minutes ends it early (exit code 75).
+A call goes on where the one before it ended, run by run; --minutes ends it early (exit code 75). What a run
+made that was itself ended on the way would be reused and not timed: its tree starts over.
 """
 
 from __future__ import annotations
@@ -90,13 +91,18 @@ def timed(tree: Path, project: Path, *asked: str) -> float:
 
 
 def measured(tree: Path, project: Path, runs: dict[str, tuple[str, ...]], until: float) -> list[float] | None:
-    """Seconds of each run, those that an earlier call kept among them; None where the minutes were over."""
+    """Seconds of each run, those that an earlier call kept among them; None where the minutes were over.
+    Raises SystemExit where a run was ended on the way.
+    """
     seconds = []
     for name, asked in runs.items():
-        kept = project / f"{name}.seconds"
+        kept, begun = project / f"{name}.seconds", project / f"{name}.begun"
         if not kept.exists():
+            if begun.exists():
+                raise SystemExit(f"{name} was ended on the way, and what it made stands: remove {project}")
             if time.monotonic() > until:
                 return None
+            begun.touch()
             took = timed(tree, project, *asked)
             kept.write_text(f"{took:.1f} {os.getloadavg()[0]:.1f}")
             print(f"{tree}, {' '.join(asked)}: {took:.1f} s", flush=True)

@@ -195,7 +195,7 @@ def alarms(known: Sequence[tuple[Measured, Measured]]) -> str:
     rows = []
     for arm in dict.fromkeys(Arm(each.method, each.learning_rate) for each, _ in known):
         of_arm = [(each, base) for each, base in known if (each.method, each.learning_rate) == arm]
-        said = [verdict_of(each) for each, _ in of_arm]
+        said = [verdict_of(each, base) for each, base in of_arm]
         worse = [each.failed is not None or _part(each) > _part(base) for each, base in of_arm]
         ends = zip(said, worse, strict=True)
         false = sum(verdict == "too high" and not above for verdict, above in ends)
@@ -205,12 +205,12 @@ def alarms(known: Sequence[tuple[Measured, Measured]]) -> str:
     return markdown(head, rows)
 
 
-def verdict_of(each: Measured) -> Verdict | None:
+def verdict_of(each: Measured, base: Measured) -> Verdict | None:
     """At the step at which the trainer asks; a loss that is not finite is caught by itself."""
     at = looked_at(each.steps, WARMUP)
     if each.failed:
         return "too high"
-    return judged(each.curve[:at]) if at is not None else None
+    return judged(each.curve[:at], _part(base)) if at is not None else None
 
 
 def _part(each: Measured) -> float:

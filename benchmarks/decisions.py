@@ -77,9 +77,13 @@ class Bench:
     project: Path
     results: Path
 
+    def question_file(self, task: str, seed: int) -> Path:
+        """Where it is once it is prepared."""
+        return self.results / "questions" / f"{task}-{seed}.json"
+
     def question(self, task: str, seed: int) -> Question:
         """As prepared before, else prepared now."""
-        file = self.results / "questions" / f"{task}-{seed}.json"
+        file = self.question_file(task, seed)
         if not file.exists():
             _write(file, prepared(self.project, task, seed).to_json())
         return Question.from_json(json.loads(file.read_text("utf-8")))
@@ -342,9 +346,10 @@ def training_run(question: Question, cell: Cell, output: Path) -> Any:
 
 def status(bench: Bench, tasks: Sequence[str], seeds: Sequence[int]) -> str:
     """Cells done and to come, and the CPU hours of the latter by the mean of the former."""
-    files = (bench.results / "cells").glob("*.json")
-    found = [Measured(**json.loads(file.read_text("utf-8"))) for file in files]
-    known = [each for each in found if each.task in tasks and each.seed in seeds]
+    there = [(task, seed) for task in tasks for seed in seeds if bench.question_file(task, seed).exists()]
+    questions = [bench.question(task, seed) for task, seed in there]
+    cells = [(question, cell) for question in questions for cell in dict.fromkeys(cells_of(bench, question))]
+    known = [found for question, cell in cells if (found := bench.known(question, cell)) is not None]
     wanted = (len(grid()) + 1) * len(tasks) * len(seeds)
     done = sum(not each.asked for each in known)
     spent = sum(each.seconds for each in known)
@@ -361,7 +366,7 @@ def table(bench: Bench, tasks: Sequence[str], seeds: Sequence[int], picture: Pat
     found, whole = list[regret.Regrets](), list[tuple[Measured, Measured]]()
     for seed in seeds:
         for task in tasks:
-            if not (bench.results / "questions" / f"{task}-{seed}.json").exists():
+            if not bench.question_file(task, seed).exists():
                 continue
             question = bench.question(task, seed)
             every = {cell: bench.known(question, cell) for cell in cells_of(bench, question)}

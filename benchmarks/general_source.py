@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -128,6 +129,11 @@ def main() -> int:
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     tasks, seeds = given.tasks.split(","), given.seeds.split(",")
+    unknown = sorted(set(tasks) - set(TASKS))
+    if unknown:
+        raise SystemExit(f"--tasks: {', '.join(unknown)}: no such task. Known: {', '.join(TASKS)}")
+    if given.fresh:
+        shutil.rmtree(given.results, ignore_errors=True)
     files = {
         f"tenants/{source}/{task}.yaml": declaration(task, source, given.questions)
         for task in tasks

@@ -217,7 +217,7 @@ def _figures(experiment: Experiment, label: str) -> dict[str, Any]:
     trained, verdict = TrainingFigures.of(tuned), judged.figures["verdict"]
     return {
         "method": plan.figures["method"],
-        "learning_rate": plan.figures["training"]["learning_rate"],
+        "learning_rate": trained.learning_rate(plan.figures["training"]["learning_rate"]),
         "steps": trained.steps,
         "flops": trained.flops,
         "training_seconds": trained.training_seconds,

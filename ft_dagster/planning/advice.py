@@ -113,8 +113,8 @@ def _capacity(facts: Facts, method: LoraSettings) -> str | None:
     enough = rank <= smallest_dimension(facts.linear_shapes, method.target_modules)
     wanted = f"rank {rank} would have as many" if enough else "no rank has as many: full would"
     return (
-        f"rank {method.rank} trains {held:,} parameters and an epoch has {tokens:,} trained tokens: with "
-        f"less than one for each LoRA is known to fall behind full fine-tuning; {wanted}"
+        f"rank {method.rank} trains {held:,} parameters and an epoch has {tokens:,} trained tokens: LoRA "
+        f"with fewer parameters than tokens is known to fall behind full fine-tuning; {wanted}"
     )
 
 

@@ -45,7 +45,8 @@ from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.training.watch.first_look import FIRST_LOOKS
 
 TRIED = ("plan.probe", "gates.general_loss_margin")
-OWN = ("training.evaluations", "training.keep_best", "training.keep_last")  # of a short training
+# A short training has its own of these.
+OWN = tuple(f"training.{name}" for name in ("evaluations", "keep_best", "keep_last", "on_bad_rate"))
 
 
 @dataclass(frozen=True)

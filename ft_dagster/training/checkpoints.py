@@ -176,6 +176,14 @@ def discard(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def discard_all(root: Path, recipe: str) -> None:
+    """Remove those of this recipe, and what never became one."""
+    for checkpoint in complete(root):
+        if checkpoint.recipe == recipe:
+            discard(checkpoint.folder)
+    discard_unfinished(root)
+
+
 def discard_unfinished(root: Path) -> None:
     """Remove the folders that never became checkpoints: on a full disk they take the room of the result."""
     for folder in root.glob(f"{PREFIX}*"):

@@ -29,10 +29,11 @@ class TokenTrainer(SFTTrainer):
     """One optimizer step = the mean loss over all trained tokens of its micro-batches.
 
     `diverged(quantity, value, ordinals)` is called, and must raise, where a loss or gradient is not
-    finite; `saved(folder)` where a checkpoint's files are written; `stopping()` says whether this process was
-    asked to stop; `timer` when a checkpoint is due by time. `own_loss`: the objective whose own loss it is,
-    None for the shared one. Over several ranks, `current`, `stop` and `save` are of all of them after each
-    step. What a step has found is read from the device once, when its gradients are.
+    finite, on every rank alike; `saved(folder)` where a checkpoint's files are written; `stopping()` says
+    whether this process was asked to stop; `timer` when a checkpoint is due by time. `own_loss`: the
+    objective whose own loss it is, None for the shared one. Over several ranks, `current`, `stop` and `save`
+    are of all of them after each step. What a step has found is read from the device once, when its gradients
+    are.
     """
 
     def __init__(
@@ -139,15 +140,16 @@ class TokenTrainer(SFTTrainer):
         norm = super()._get_grad_norm(model, grad_norm)
         found = [*self._losses, torch.as_tensor(norm, device=self._losses[0].device)]
         *losses, self.current.grad_norm = torch.stack([each.float() for each in found]).tolist()
-        for loss, bins in zip(losses, self.current.bins, strict=True):
-            if not math.isfinite(loss):
-                self._diverged("loss", loss, _flat([bins]))
         self.current.loss = sum(losses)
+        everyones = ranks.gather((self.current, losses, self._stopping(), self.timer.due()))
+        steps, of_micro_batches, stops, dues = zip(*everyones, strict=True)
+        for step, each in zip(steps, of_micro_batches, strict=True):  # so that all ranks raise, and alike
+            for loss, bins in zip(each, step.bins, strict=True):
+                if not math.isfinite(loss):
+                    self._diverged("loss", loss, _flat([bins]))
+        self.current, self.stop, self.save = together(list(steps)), any(stops), dues[0]
         if not math.isfinite(self.current.grad_norm):
             self._diverged("gradient norm", self.current.grad_norm, _flat(self.current.bins))
-        everyones = ranks.gather((self.current, self._stopping(), self.timer.due()))
-        steps, stops, dues = zip(*everyones, strict=True)
-        self.current, self.stop, self.save = together(list(steps)), any(stops), dues[0]
         return norm
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

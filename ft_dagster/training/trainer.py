@@ -80,7 +80,7 @@ def train_member(run: TrainingRun, member: Member, channel: Channel, stop: Stop)
         channel.say(f"{member.variant}: {high.problem}; begins again at a third of it")
     gc.collect()  # a trainer is full of cycles, and the next needs its memory
     if ranks.is_first():
-        shutil.rmtree(member.checkpoints)
+        checkpoints.discard_all(member.checkpoints, recipe_digest(run, member))
     ranks.wait()
     return _trained(run, member, channel, stop, lowered=True)
 
@@ -379,7 +379,8 @@ def _diverged(work: Work, quantity: str, value: float, ordinals: list[int]) -> N
     kept = checkpoints.complete(work.member.checkpoints)
     last = f"checkpoint-{kept[-1].step} is the last good one" if kept else "no checkpoint was written yet"
     at = looked_at(work.steps, work.member.plan.training.warmup_ratio)
-    kind = RateTooHigh if at is not None and work.journal.steps < at else UserError
+    too_high = at is not None and 0 < work.journal.steps < at  # before any update it is not the rate
+    kind = RateTooHigh if too_high else UserError
     raise kind(
         f"the {quantity} became {value} at step {work.journal.steps + 1}, in the batch with examples"
         f" {ordinals[:8]} (records {named}); {last}",

@@ -104,6 +104,10 @@ class TrainingFigures:
     not_finite: Mapping[str, str] = field(default_factory=dict)
     computed_on: str = ""
 
+    def learning_rate(self, planned: float) -> float:
+        """What it was trained at."""
+        return self.learning_rate_lowered or planned
+
     @property
     def peak_bytes(self) -> int:
         """At its highest moment: of the device's tensors where there is one, else of the process."""

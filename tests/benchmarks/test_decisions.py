@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from benchmarks.decision_regret import (
 )
 from benchmarks.decision_tasks import TASKS, TOKENS, Task, drawn
 from ft_dagster.planning.probe import Arm
+from ft_dagster.program import write_json
 from tests.training.runs import LORA, TRAINING, write_mixture
 
 LOW, HIGH, FULL = Arm("lora", 2e-4), Arm("lora", 6e-4), Arm("full", 2e-5)
@@ -137,6 +138,16 @@ def test_alarms_are_held_against_how_a_training_ended() -> None:
 
 def test_a_question_is_read_as_it_was_written() -> None:
     assert Question.from_json(json.loads(json.dumps(question().to_json()))) == question()
+
+
+def test_the_status_counts_what_was_measured_of_what_is_asked_now(tmp_path: Path) -> None:
+    bench, cell = decisions.Bench(tmp_path, tmp_path / "results"), Cell(LOW)
+    asked = question(probes=dict.fromkeys(decisions.PROBES, Probe((), 0, 0.0)))
+    write_json(bench.question_file("sql", 0), asked.to_json())
+    for file in (bench.file(asked, cell), tmp_path / "results/cells/of-another-plan.json"):
+        write_json(file, asdict(measured(cell, 2.0, 2.2)))
+    said = decisions.status(bench, ["sql", "fields"], [0])
+    assert said.startswith("1 of 18 cells of the grid and 0 short trainings")
 
 
 def test_rows_are_drawn_by_seed_distinct_and_within_their_tokens(tmp_path: Path) -> None:

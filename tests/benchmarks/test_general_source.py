@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
-from benchmarks.general_source import RULES, declaration, result_file, table
+from benchmarks.general_source import RULES, declaration, main, result_file, table
 from ft_dagster.program import write_json
 from ft_dagster.spec import VariantSpec
 
@@ -35,3 +37,24 @@ def test_both_sources_are_declared_with_equal_shares() -> None:
         assert general is not None
         assert (general.share, general.share_of) == (0.1, "processed")
         assert (general.corpus is None) is (source == "base")
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, folder: Path, *more: str) -> int:
+    given = ["general_source.py", "--folder", str(folder / "project"), "--results", str(folder / "results")]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # which it sets
+    monkeypatch.setattr(sys, "argv", [*given, "--status", *more])
+    return main()
+
+
+def test_a_task_that_there_is_not_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match="--tasks: poems: no such task"):
+        asked(monkeypatch, tmp_path, "--tasks", "coder,poems")
+
+
+def test_fresh_forgets_what_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_json(result_file(tmp_path / "results", "coder", "base", "0", 500), SCORES)
+    for more, done in (((), 1), (("--fresh",), 0)):
+        assert asked(monkeypatch, tmp_path, *more) == 0
+        assert capsys.readouterr().out.startswith(f"{done} of 24 runs")

@@ -106,6 +106,17 @@ def test_a_change_of_the_gate_that_does_not_limit_what_is_forgotten_tries_nothin
     assert other.recipe(probe.STAGE)[0].place != before
 
 
+def test_what_is_declared_for_a_bad_rate_tries_nothing_again(
+    first: tuple[Workspace, list[str], dict[str, Artifact]],
+) -> None:
+    workspace, _, _ = first
+    other = Workspace(workspace.settings, KEY)
+    training = workspace.spec.training.model_copy(update={"on_bad_rate": "lower"})
+    spec = workspace.spec.model_copy(update={"training": training})
+    other.__dict__.update(frozen=workspace.frozen, spec=spec)
+    assert other.recipe(probe.STAGE)[0].place == workspace.recipe(probe.STAGE)[0].place
+
+
 def test_an_interrupted_probe_goes_on_with_what_was_tried(
     tmp_path: Path, tiny_model_folder: Path, probed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

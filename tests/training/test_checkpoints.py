@@ -150,3 +150,11 @@ def test_where_the_best_is_damaged_the_next_best_is_taken(tmp_path: Path) -> Non
     said: list[str] = []
     assert next(checkpoints.usable(tmp_path, "r", said.append, first=checkpoints.best_first)).step == 1
     assert said == [f"checkpoint-2: {FILES[0]} is missing, passed over"]
+
+
+def test_all_of_a_recipe_go_and_others_stay(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    write(tmp_path, 2, recipe="other")
+    (write(tmp_path, 3) / checkpoints.MANIFEST).unlink()
+    checkpoints.discard_all(tmp_path, "r")
+    assert [folder.name for folder in tmp_path.iterdir()] == ["checkpoint-2"]

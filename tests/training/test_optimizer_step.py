@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -10,6 +11,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
+from ft_dagster.errors import UserError
+from ft_dagster.training import ranks
+from ft_dagster.training.journal import JournalStep
 from tests.training.methods.taught import trainer_of
 from tests.training.runs import Runs
 
@@ -83,3 +87,18 @@ def test_a_micro_batch_reads_nothing_of_the_device(runs: Runs) -> None:
     trainer._get_grad_norm(trainer.model)
     assert len(trainer._losses) == len(found) == 2
     assert trainer.current.loss == pytest.approx(sum(loss.item() for loss in trainer._losses))
+
+
+def test_a_loss_of_another_rank_that_is_not_finite_is_raised_here_too(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one rank would begin again at a lower rate, and the others would wait for it."""
+    _, trainer = trainer_of(runs.prepare())
+    trainer.create_optimizer()
+    found, tokens = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 2, trainer.args.device)
+    for batch in found:
+        trainer.training_step(trainer.model, batch, tokens)
+    other = JournalStep([[[7]], [[8]]], "", 2, 2, 2)
+    monkeypatch.setattr(ranks, "gather", lambda mine: [mine, (other, [1.0, math.nan], False, False)])
+    with pytest.raises(UserError, match=r"the loss became nan at step 1, in the batch with examples \[8\]"):
+        trainer._get_grad_norm(trainer.model)

@@ -29,3 +29,9 @@ def test_the_peak_is_the_devices_where_there_is_one() -> None:
     of_process = TrainingFigures.from_json(stored_training(peak_memory_bytes=7))
     of_device = TrainingFigures.from_json(stored_training(peak_memory_bytes=7, peak_device_memory_bytes=3))
     assert (of_process.peak_bytes, of_device.peak_bytes) == (7, 3)
+
+
+def test_the_rate_that_it_was_trained_at_is_the_lowered_one() -> None:
+    assert TrainingFigures.from_json(stored_training()).learning_rate(3e-4) == 3e-4
+    lowered = TrainingFigures.from_json(stored_training(learning_rate_lowered=1e-4))
+    assert lowered.learning_rate(3e-4) == 1e-4

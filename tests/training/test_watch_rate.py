@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,13 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.errors import UserError
+from ft_dagster.training import trainer
 from ft_dagster.training.contract import TrainingSettings
-from ft_dagster.training.watch.rate import FEWEST, batch_noise, judged, looked_at, sentence
+from ft_dagster.training.journal import JournalStep
+from ft_dagster.training.watch.rate import FEWEST, RateTooHigh, batch_noise, judged, looked_at, sentence
 from tests.programs import RunningProgram
+from tests.training.methods.taught import trainer_of
 from tests.training.runs import TRAINING, Runs, losses, payload_bytes, result_of, train, wait_for_step
 
 Start = Callable[..., RunningProgram]
@@ -53,6 +58,15 @@ def test_a_loss_that_jumps_or_climbs_is_too_high(climb: Callable[[int], float]) 
     assert "the loss of steps 9 to 16 is" in sentence("too high", curve(climb, 0.0, 0))
 
 
+def test_an_easy_first_batch_is_no_alarm_where_the_validation_loss_before_it_is_known() -> None:
+    easy = [1.5, *curve(lambda _: 4.5, 0.1, 0, steps=FEWEST - 1)]
+    assert judged(easy) == "too high"
+    assert judged(easy, 4.3) is None
+    assert "was 3.000 before any update" in sentence("too high", easy, 3.0)
+    for unknown in (None, math.nan, math.inf):
+        assert "was 1.500 before any update" in sentence("too high", easy, unknown)
+
+
 def test_a_loss_that_rises_and_comes_back_is_no_alarm() -> None:
     assert verdicts(lambda step: 6 if 2 <= step < 6 else 2.7, 0.2)["too high"] == 0
 
@@ -60,6 +74,10 @@ def test_a_loss_that_rises_and_comes_back_is_no_alarm() -> None:
 def test_a_loss_that_stands_still_beyond_noise_is_too_low_and_one_within_it_says_nothing() -> None:
     assert verdicts(lambda _: 3.0, 0.02)["too low"] > 0.9
     assert verdicts(lambda _: 3.0, 0.5)["too low"] < 0.1
+
+
+def test_a_loss_of_zero_has_nothing_left_to_learn() -> None:
+    assert judged([0.0] * FEWEST) is None
 
 
 def test_noise_is_that_of_batches_and_not_the_trend() -> None:
@@ -99,6 +117,17 @@ def test_a_rate_that_is_too_high_ends_the_training_with_the_way_out(runs: Runs) 
 
 
 @pytest.mark.slow
+def test_a_loss_that_is_not_finite_before_any_update_is_not_the_rates(runs: Runs) -> None:
+    work, _ = trainer_of(runs.prepare(training=TOO_HIGH, method=FULL))
+    with pytest.raises(UserError) as first:
+        trainer._diverged(work, "loss", math.nan, [0])
+    assert not isinstance(first.value, RateTooHigh)
+    work.journal.consume(JournalStep([], "", 0, 0, 0), 0.0)
+    with pytest.raises(RateTooHigh, match="the loss became nan at step 2"):
+        trainer._diverged(work, "loss", math.nan, [0])
+
+
+@pytest.mark.slow
 def test_who_only_wants_to_be_told_gets_a_model_and_is_told(runs: Runs) -> None:
     run_folder = runs.prepare("told", training={**TOO_HIGH, "on_bad_rate": "warn"}, method=FULL)
     assert train(run_folder) == 0
@@ -116,6 +145,19 @@ def test_a_lowered_training_is_the_one_at_a_third_of_the_rate(runs: Runs) -> Non
     if train(lowered) == 2:  # a third is too high as well
         assert result_of(lowered)["error"]["value"] == "0.5"
     assert losses(lowered) == losses(third)[: len(losses(lowered))]
+
+
+@pytest.mark.slow
+def test_two_ranks_begin_again_together(runs: Runs, start: Start) -> None:
+    training = {**TOO_HIGH, "learning_rate": 1.5, "num_train_epochs": 8.0, "on_bad_rate": "lower"}
+    run_folder = runs.prepare("two", training=training, method=FULL, ranks=2)
+    process = start(run_folder)
+    _, complained = process.communicate(timeout=300)
+    result = result_of(run_folder)
+    if process.returncode == 2:  # a third is too high as well
+        assert result["error"]["value"] == "0.5", complained
+    else:
+        assert result["figures"]["learning_rate_lowered"] == 0.5, complained
 
 
 @pytest.mark.slow

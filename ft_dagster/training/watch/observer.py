@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SPECTRUM_FILE = "spectrum.json"
 Kind = Literal["forgetting", "given up"]
+MAY_BE_LOWERED = "Take a third of it, or declare training.on_bad_rate: lower, which does so, or warn"
+LOWERED_BEFORE = "This is a third of the planned one already: declare a lower one"
 
 
 class Observer:
@@ -74,16 +76,17 @@ class Observer:
         """
         if step != self._rate_judged_at:
             return
-        verdict = rate.judged(self._journal.losses)
+        losses, validation = self._journal.losses, self._journal.loss_at("validation", 0)
+        verdict = rate.judged(losses, validation)
         if verdict is None:
             return
-        said, settings = rate.sentence(verdict, self._journal.losses), self.member.plan.training
-        if verdict == "too high" and settings.on_bad_rate != "warn":
+        said = rate.sentence(verdict, losses, validation)
+        if verdict == "too high" and self.member.plan.training.on_bad_rate != "warn":
             raise rate.RateTooHigh(
                 said,
                 field="training.learning_rate",
                 value=self._trainer.args.learning_rate,
-                fix="Take a third of it, or declare training.on_bad_rate: lower, which does so, or warn",
+                fix=LOWERED_BEFORE if self._journal.lowered else MAY_BE_LOWERED,
             )
         self._progress.warn(said)
 
@@ -143,8 +146,9 @@ class Observer:
         losses, at, used = self._journal.losses, self._rate_judged_at, self._trainer.args.learning_rate
         planned = self.member.plan.training.learning_rate
         lowered = [f"began again at a learning rate of {used:g}: {planned:g} was too high"]
-        verdict = rate.judged(losses[:at]) if at is not None and len(losses) >= at else None
-        said = [] if verdict is None else [rate.sentence(verdict, losses[:at])]
+        validation = self._journal.loss_at("validation", 0)
+        verdict = rate.judged(losses[:at], validation) if at is not None and len(losses) >= at else None
+        said = [] if verdict is None else [rate.sentence(verdict, losses[:at], validation)]
         return [*(lowered if self._journal.lowered else []), *said]
 
     def _measure(self, split: Split, step: int, *, exported: bool = False) -> None:
