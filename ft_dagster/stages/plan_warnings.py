@@ -54,7 +54,7 @@ def _questions(judged: Artifact | None, spec: VariantSpec) -> tuple[str, ...]:
 def still_undecided(verdict: Verdict, limit: int | Literal["auto"] | None) -> tuple[str, ...]:
     """What would decide the rules that the newest verdict left undecided; none where `limit` asks enough."""
     slowest = slowest_rule(verdict.rules)
-    if slowest is None:
+    if slowest is None or (verdict.passed and out_of_reach(slowest)):
         return ()
     undecided = ", ".join(
         f"{rule.task} {rule.metric}" for rule in verdict.rules if rule.outcome == "undecided"

@@ -45,3 +45,6 @@ def test_what_would_decide_the_verdict_before_is_said_of_questions_and_of_texts(
         f"{before}no number of questions that could be had would decide exam acc; "
         "allow a larger fall (gates)",
     )
+    let_pass = stored_rule(outcome="undecided", needed=10**7)
+    passed = Verdict.from_json({"passed": True, "outcome": "undecided", "rules": [let_pass]})
+    assert still_undecided(passed, 400) == ()
