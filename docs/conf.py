@@ -11,12 +11,11 @@ import re
 from sphinx.application import Sphinx
 
 project = "ft_dagster"
-extensions = ["myst_parser", "sphinxcontrib.mermaid"]
+extensions = ["myst_parser"]
 root_doc = "README"
 include_patterns = ["*.md", "docs/**.md", "examples/*/README.md", "benchmarks/**README.md"]
 exclude_patterns = [".*", "assets", "resources", "ft_dagster", "tests", "deploy", "dist", "**/.*"]
 myst_heading_anchors = 6  # named as GitHub names them
-myst_fence_as_directive = ["mermaid"]
 highlight_language = "text"
 html_theme = "furo"
 html_title = project

@@ -89,8 +89,9 @@ def board(graph: Graph) -> dg.AssetSpec:
         group_name=graph.name("fleet"),
         kinds={"table"},
         code_version="1",
-        description="Each variant's state and its cause, gains, age, cost, and the next retrain, retired and "
-        "broken ones too; reported by `due_retrains` where something changed, at most every ten minutes",
+        description="Each variant's state, gain and cause, retired and broken ones too; `ft-dagster status` "
+        "has age, cost and the next retrain. Reported by `due_retrains` where something changed, at "
+        "most every ten minutes",
     )
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from ft_dagster.evaluation.power import least_questions
-from ft_dagster.lineage.verdict import Rule
+from ft_dagster.evaluation.power import GENERAL_TEXTS, least_questions
+from ft_dagster.evaluation.prompts import PROMPTS
+from ft_dagster.lineage.verdict import Rule, RuleName
 
 Said = Callable[[float], str]
+MOST_THERE = 100_000  # questions of a task, or rows of a test split, that anybody has
+KEPT: dict[RuleName, int] = {"general_loss": GENERAL_TEXTS, "degeneration": len(PROMPTS)}  # never more
 
 
 def sentence_of(rule: Rule, *, tries: int) -> str:
@@ -41,6 +44,27 @@ def units(metric: str, means: tuple[float, float]) -> tuple[Said, Said]:
     return (lambda x: f"{100 * x:.1f} points"), (lambda x: f"{100 * x:.1f}%")
 
 
+def would_decide(rule: Rule) -> str:
+    """About how many questions, or held-out texts, would decide a rule of which that is known."""
+    asked = "texts" if rule.rule == "general_loss" else "questions"
+    if out_of_reach(rule):
+        return f"no number of {asked} that could be had would decide"
+    return f"about {wanted(rule):,} {asked} would decide"
+
+
+def out_of_reach(rule: Rule) -> bool:
+    """Whether it takes more questions, or held-out texts, than there can be."""
+    return wanted(rule) > KEPT.get(rule.rule, MOST_THERE)
+
+
+def wanted(rule: Rule) -> int:
+    """The questions that it takes to decide it; of held-out text the documents, which give chunks each."""
+    needed = rule.needed or 0
+    if rule.rule != "general_loss" or not rule.units or not rule.questions:
+        return needed
+    return math.ceil(needed * rule.units / rule.questions)
+
+
 def _reach(rule: Rule, points: Said) -> str:
     low, high = rule.interval
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -67,7 +91,7 @@ def _undecided(rule: Rule, points: Said, worse: str) -> str:
     else:
         found = f"undecided: a {worse} of {points(low)} is possible, {points(margin)} are allowed"
     if rule.needed is not None:
-        found += f"; about {rule.needed:,} questions would decide"
+        found += f"; {would_decide(rule)}"
     if rule.passed:
         found += "; it counts as passed, the measured change being within the margin (gates.undecided)"
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ft_dagster.evaluation.sentences import units
+from ft_dagster.evaluation.sentences import out_of_reach, units, wanted, would_decide
 from ft_dagster.lineage.verdict import Outcome, Rule, Verdict
 
 NAMED = 3  # rules that a sentence names at most
@@ -48,10 +48,10 @@ def verdict_of(rules: Sequence[Rule]) -> Verdict:
     return Verdict(all(rule.passed for rule in rules), outcome, tuple(rules))
 
 
-def questions_to_decide(verdict: Verdict) -> int | None:
-    """About how many questions of a task would decide what is undecided; None where none are known to."""
-    asked = [rule.needed for rule in verdict.rules if rule.outcome == "undecided" and rule.needed]
-    return max(asked, default=None)
+def slowest_rule(rules: Sequence[Rule]) -> Rule | None:
+    """The undecided rule that takes the most questions to decide; None where that is known of none."""
+    known = [rule for rule in rules if rule.outcome == "undecided" and rule.needed]
+    return max(known, key=lambda rule: (out_of_reach(rule), wanted(rule)), default=None)
 
 
 def _sentence(word: str, rules: Sequence[Rule]) -> str:
@@ -75,8 +75,8 @@ def _way_out(unproved: Sequence[Rule]) -> str:
     blocked = next((rule.blocked for rule in unproved if rule.blocked), None)
     if blocked:
         return f"; {blocked}"
-    needed = questions_to_decide(Verdict(False, "undecided", tuple(unproved)))
-    return "" if needed is None else f"; about {needed:,} questions would decide"
+    slowest = slowest_rule(unproved)
+    return "" if slowest is None else f"; {would_decide(slowest)}"
 
 
 def _count(number: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,8 @@ def _content(request: ExportRequest, certificate: Certificate) -> dict[str, Any]
         if card.made is None
         else ", ".join(f"{n:,} {split}" for split, n in card.made.rows.items()),
         "rules": [_rule(rule) for rule in card.verdict.rules],
+        "counted": _counted(card.verdict.rules),
+        "corpus": "" if card.made is None or card.made.corpus is None else f" (`{card.made.corpus}`)",
         "sources": [
             {"path": _cell(_shown(source.path)), "licence": _cell(source.licence or "not declared")}
             for source in card.sources
@@ -121,6 +124,19 @@ def _rule(rule: Rule) -> dict[str, Any]:
         "difference": _figure(content["difference"], "+"),
         "interval": f"{_figure(low, '+')} to {_figure(high, '+')}",
     }
+
+
+def _counted(rules: Sequence[Rule]) -> list[float]:
+    """What the change of a question counts at most in the intervals that do not hold what was measured."""
+    return sorted(
+        {
+            rule.bound
+            for rule in rules
+            if rule.bound is not None
+            and math.isfinite(rule.difference)
+            and not rule.interval[0] <= rule.difference <= rule.interval[1]
+        }
+    )
 
 
 def _limits(request: ExportRequest, certificate: Certificate) -> list[str]:

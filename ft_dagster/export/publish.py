@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,7 +16,9 @@ from ft_dagster.lineage.release import aliases, export_of, history
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey
 
-BESIDE = ("README.md", "certificate.json")  # of the evidence, what goes with the payload
+CARD = "README.md"
+BESIDE = (CARD, "certificate.json")  # of the evidence, what goes with the payload
+UNNUMBERED = re.compile(r"^\| version \| the one that the release log gives .*$", re.MULTILINE)  # of a card
 
 
 class Published(NamedTuple):
@@ -78,7 +81,15 @@ def _copy(settings: Settings, key: VariantKey, version: int | None, folder: Path
         for name in BESIDE:
             if (lies / "evidence" / name).is_file():
                 shutil.copyfile(lies / "evidence" / name, folder / name)
+        if (folder / CARD).is_file():
+            card = with_version((folder / CARD).read_text("utf-8"), version)
+            (folder / CARD).write_text(card, "utf-8")
     except OSError as error:
         said = error.strerror or f"{error}"
         raise UserError(f"cannot be written: {said}", value=str(folder), fix="Name another folder") from None
     return version, export.digest
+
+
+def with_version(card: str, version: int) -> str:
+    """A card with the number of its version: it was written before there was one."""
+    return UNNUMBERED.sub(f"| version | {version} |", card)

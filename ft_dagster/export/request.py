@@ -34,14 +34,15 @@ class Source(_ExportPart):
 
 
 class MadeFrom(_ExportPart):
-    """What made the weights: digests of data set, mixture and plan, the rows of each split, the run of the
-    export, the digest of the package's source, the day (UTC).
+    """What made the weights: digests of data set, mixture, plan and the general text, the rows of each split,
+    the run of the export, the digest of the package's source, the day (UTC).
     """
 
     dataset: str
     rows: dict[str, int]
     mixture: str
     plan: str
+    corpus: str | None = None
     run: str
     code: str
     day: str

@@ -28,7 +28,9 @@ def field_changed(field: str, then: Any = None, now: Any = None) -> StaleCause:
 
 
 def _said(value: Any) -> str | None:
-    plain = isinstance(value, bool | int | float) or (isinstance(value, str) and PLAIN.fullmatch(value))
+    if isinstance(value, bool):
+        return str(value).lower()  # as YAML has it
+    plain = isinstance(value, int | float) or (isinstance(value, str) and PLAIN.fullmatch(value))
     return str(value) if plain else None
 
 

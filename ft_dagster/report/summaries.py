@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from ft_dagster.data.mixture_figures import MixtureFigures
+from ft_dagster.evaluation.sentences import out_of_reach, wanted
 from ft_dagster.evaluation.skills import Skill
-from ft_dagster.evaluation.verdict_words import questions_to_decide, rule_word, verdict_sentence
+from ft_dagster.evaluation.verdict_words import rule_word, slowest_rule, verdict_sentence
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.verdict import Rule, Verdict
 from ft_dagster.planning.estimate import Estimate
@@ -124,21 +125,24 @@ def next_step(verdict: Verdict, limit: int | Literal["auto"] | None) -> str:
     """What a person does about a verdict."""
     if verdict.passed:
         return "Nothing to do: model_export and release follow"
-    needed = questions_to_decide(verdict)
-    if verdict.outcome == "undecided" and needed is not None:
-        undecided = [rule for rule in verdict.rules if rule.outcome == "undecided"]
-        slowest = next(rule for rule in undecided if rule.needed == needed)
-        if slowest.rule == "general_loss":  # reads all held-out texts, whatever the limit
-            read = count(slowest.units or slowest.questions)
-            texts = f"Hold out about {count(needed)} texts of the corpus ({read} were read)"
-            return f"{texts}, or allow a larger rise (gates.general_loss_margin)"
-        said = {None: "all there are", "auto": f"auto, at most {count(MOST_QUESTIONS)}"}
-        asked = said[limit] if limit is None or limit == "auto" else count(limit)
-        ask = f"Ask about {count(needed)} questions (evaluation.limit, now {asked})"
-        return f"{ask}, or allow a larger fall (gates)"
-    return (
-        "See the rules below; then other data or settings (more general text, a lower rate), and run it again"
-    )
+    slowest = slowest_rule(verdict.rules)
+    if verdict.outcome != "undecided" or slowest is None:
+        return (
+            "See the rules below; then other data or settings (more general text, a lower rate), "
+            "and run it again"
+        )
+    if out_of_reach(slowest):
+        worse = "fall" if slowest.higher_is_better else "rise"
+        allow = f"Allow a larger {worse} of {slowest.task} {slowest.metric} (gates)"
+        return f"{allow}, or train otherwise: asking more would not decide it"
+    if slowest.rule == "general_loss":  # reads all held-out texts, whatever the limit
+        read = count(slowest.units or slowest.questions)
+        texts = f"Hold out about {count(wanted(slowest))} texts of the corpus ({read} were read)"
+        return f"{texts}, or allow a larger rise (gates.general_loss_margin)"
+    said = {None: "all there are", "auto": f"auto, at most {count(MOST_QUESTIONS)}"}
+    asked = said[limit] if limit is None or limit == "auto" else count(limit)
+    ask = f"Ask about {count(wanted(slowest))} questions (evaluation.limit, now {asked})"
+    return f"{ask}, or allow a larger fall (gates)"
 
 
 def export_summary(format: str, bytes: int, certificate: Certificate, serve: str | None) -> Summary:

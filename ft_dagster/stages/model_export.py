@@ -26,6 +26,7 @@ from ft_dagster.stages import asked
 from ft_dagster.stages.asked import Decides, ModelQuestions, check_measured
 from ft_dagster.stages.evaluation import JUDGED, verdict_on
 from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.inputs import recorded
 from ft_dagster.stages.models import base_of
 from ft_dagster.stages.policy import refuse_frozen
 from ft_dagster.stages.stage import Check, Stage
@@ -42,7 +43,9 @@ DESCRIBED = ("export", "description", "owners", "objective", "data.sources", "da
 
 @dataclass(frozen=True)
 class ExportInputs:
-    """`task`, `general`, `device`, `dtype`: how weights that drifted from what was judged are asked again."""
+    """`task`, `general`, `device`, `dtype`: how weights that drifted from what was judged are asked again.
+    `corpus`: the digest of the general text in their mixture.
+    """
 
     spec: VariantSpec
     base_model: Artifact
@@ -56,6 +59,7 @@ class ExportInputs:
     general: asked.General
     device: str
     dtype: Dtype
+    corpus: str | None = recorded(default=None)
 
 
 def inputs(view: View) -> ExportInputs:
@@ -66,6 +70,7 @@ def inputs(view: View) -> ExportInputs:
             f"the gate does not hold for weights {tuned.digest[:12]}: {verdict.failures}",
             fix="Train again with other data or settings, or change the gates and evaluate again",
         )
+    mixture = view.upstream("training_mixture")
     return ExportInputs(
         narrowed(view.spec, DESCRIBED),
         view.upstream("base_model"),
@@ -79,6 +84,7 @@ def inputs(view: View) -> ExportInputs:
         asked.general(view),
         view.device,
         view.dtype,
+        mixture.inputs.get("general_corpus") if mixture.digest == tuned.inputs["training_mixture"] else None,
     )
 
 
@@ -141,6 +147,7 @@ def _made(inputs: ExportInputs, hands: Hands) -> MadeFrom:
         rows=inputs.task_dataset.figures["rows"],
         mixture=inputs.fine_tuned_model.inputs["training_mixture"],
         plan=inputs.training_plan.digest,
+        corpus=inputs.corpus,
         run=hands.run_id,
         code=source_digest(),
         day=datetime.now(UTC).date().isoformat(),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from ft_dagster.evaluation.verdict_words import questions_to_decide
+from typing import Literal
+
+from ft_dagster.evaluation.sentences import out_of_reach, wanted, would_decide
+from ft_dagster.evaluation.verdict_words import slowest_rule
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.planning.advice import release_warnings
 from ft_dagster.planning.cost.training_cost import asking_in_batches, unseen_margins
@@ -45,15 +48,23 @@ def _seconds_per_question(judged: Artifact | None) -> float | None:
 def _questions(judged: Artifact | None, spec: VariantSpec) -> tuple[str, ...]:
     if judged is None or "verdict" not in judged.figures:
         return unseen_margins(spec.gates, spec.evaluation)
-    verdict = Verdict.from_json(judged.figures["verdict"])
-    needed, limit = questions_to_decide(verdict), spec.evaluation.limit
-    if needed is None:
+    return still_undecided(Verdict.from_json(judged.figures["verdict"]), spec.evaluation.limit)
+
+
+def still_undecided(verdict: Verdict, limit: int | Literal["auto"] | None) -> tuple[str, ...]:
+    """What would decide the rules that the newest verdict left undecided; none where `limit` asks enough."""
+    slowest = slowest_rule(verdict.rules)
+    if slowest is None or (verdict.passed and out_of_reach(slowest)):
         return ()
     undecided = ", ".join(
         f"{rule.task} {rule.metric}" for rule in verdict.rules if rule.outcome == "undecided"
     )
-    if limit == "auto":
+    measured = f"as its newest evaluation measured, {would_decide(slowest)} {undecided}"
+    if out_of_reach(slowest):
+        return (f"{measured}; allow a larger fall (gates)",)
+    if slowest.rule == "general_loss":  # whatever the limit
+        return (f"{measured}; the corpus held out {slowest.units or slowest.questions:,}",)
+    if limit == "auto" or (limit is not None and limit >= wanted(slowest)):
         return ()
     asked = "evaluation.limit asks all there are" if limit is None else f"evaluation.limit is {limit:,}"
-    measured = f"as its newest evaluation measured, about {needed:,} questions would decide {undecided}"
-    return () if limit is not None and limit >= needed else (f"{measured}; {asked}",)
+    return (f"{measured}; {asked}",)

@@ -62,7 +62,7 @@ def side_by_side(settings: Settings, left: AskedVersion, right: AskedVersion) ->
     words = "What differs, from the declaration to the verdict. Of rows it says how many, never which."
     boxes = [VerdictBox.of(one.verdict, on=name) for one, name in zip(two, two.names, strict=True)]
     sections = [_sides(two), _declared(two), _data(two), _settings(two), _training(two), _scores(two)]
-    return as_html(Report(f"{two.right.name} against {two.names[0]}", words, (), boxes, sections))
+    return as_html(Report(f"{two.left.name} beside {two.names[1]}", words, (), boxes, sections))
 
 
 def _sides(two: _Two) -> Section:

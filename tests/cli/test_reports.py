@@ -38,17 +38,17 @@ def typed(project: Path, *words: str) -> Any:
         (
             ["acme.places", "--version", "2", "--against", "1"],
             "acme.places@2.against.1.html",
-            "acme.places version 2 against version 1",
+            "acme.places version 1 beside version 2",
         ),
         (
             ["acme.places", "--against", "1"],
             "acme.places.against.1.html",
-            "acme.places version 3 against version 1",
+            "acme.places version 1 beside version 3",
         ),
         (
             ["acme.places", "--against", "acme.colours@1"],
             "acme.places.against.acme.colours@1.html",
-            "acme.places version 3 against acme.colours version 1",
+            "acme.colours version 1 beside acme.places version 3",
         ),
         (["--fleet"], "fleet.html", "Fleet"),
         (["--fleet", "--tenant", "acme"], "acme.html", "Fleet of acme"),

@@ -121,9 +121,8 @@ def test_the_tutorials_declaration_is_valid_and_its_first_commands_run(
 
 
 def test_settings_that_pages_show_are_settings() -> None:
-    for name in ("embedding.md", "policy.md", "releases.md"):
-        page = (ROOT / "docs" / name).read_text("utf-8")
-        for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL):
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        for text in re.findall(r"```yaml\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
             content = yaml.safe_load(text)
             if text.startswith("# ft_dagster.yaml") or set(content) <= {"registry"}:
                 Settings(project=ROOT, **content)

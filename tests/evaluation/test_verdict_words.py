@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.evaluation.sentences import would_decide
 from ft_dagster.evaluation.verdict_words import (
     WORDS,
     production_sentence,
-    questions_to_decide,
+    slowest_rule,
     verdict_sentence,
     verdict_word,
 )
@@ -81,5 +82,27 @@ def test_a_sentence_names_three_rules_and_counts_the_others() -> None:
 
 
 def test_the_questions_that_would_decide_are_those_of_the_slowest_rule() -> None:
-    assert questions_to_decide(verdict(UNPROVED, {**UNPROVED, "needed": 99})) == 1433
-    assert questions_to_decide(verdict(HOLDS, FAILS)) is None
+    found = verdict({**UNPROVED, "needed": 99}, UNPROVED)
+    assert slowest_rule(found.rules) == found.rules[1]
+    assert slowest_rule(verdict(HOLDS, FAILS).rules) is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ({"needed": 100_000}, "about 100,000 questions would decide"),
+        ({"needed": 73_772_503}, "no number of questions that could be had would decide"),
+        ({"rule": "degeneration", "needed": 33}, "no number of questions that could be had would decide"),
+        ({"rule": "general_loss", "needed": 200}, "about 200 texts would decide"),
+        ({"rule": "general_loss", "needed": 201}, "no number of texts that could be had would decide"),
+        (
+            {"rule": "general_loss", "needed": 800, "questions": 200, "units": 20},
+            "about 80 texts would decide",
+        ),
+    ],
+)
+def test_no_more_questions_are_asked_for_than_can_be_had(rule: dict[str, Any], said: str) -> None:
+    """32 prompts are asked for degeneration, and a mixture keeps 200 texts: of each document one first."""
+    found = verdict({**UNPROVED, "needed": 20}, {**UNPROVED, **rule})
+    assert would_decide(found.rules[1]) == said
+    assert verdict_sentence(found).endswith(f"; {said}")

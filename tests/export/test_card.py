@@ -26,9 +26,13 @@ def card(make_adapter: MakeAdapter, make_request: MakeRequest) -> Any:
 
     adapter = make_adapter()
 
-    def write(made: dict[str, Any] | None = None, **base: str) -> ModelCard:
+    def write(
+        made: dict[str, Any] | None = None, rule: dict[str, Any] | None = None, **base: str
+    ) -> ModelCard:
         content = make_request(adapter, format=base.pop("format", "adapter"))
-        told = {**content["card"], "made": made}
+        verdict = content["card"]["verdict"]
+        rules = [{**verdict["rules"][0], **(rule or {})}]
+        told = {**content["card"], "made": made, "verdict": {**verdict, "rules": rules}}
         request = parse({**content, "card": told, "base": {**content["base"], **base}})
         if not any(request.payload.iterdir()):
             WRITERS[request.format](request.base.folder, request.base.digest, adapter, request.payload)
@@ -72,18 +76,25 @@ def test_the_card_says_what_made_the_model_and_how_it_scored(card: Any) -> None:
 def test_the_card_names_what_made_the_model(card: Any) -> None:
     made = {
         "dataset": "1" * 64, "rows": {"train": 1234, "test": 56}, "mixture": "2" * 64, "plan": "3" * 64,
-        "run": "a-run", "code": "4" * 64, "day": "2026-11-26",
+        "run": "a-run", "code": "4" * 64, "day": "2026-11-26", "corpus": "6" * 64,
     }  # fmt: skip
     text = card(made=made).text
     for said in (
         f"| data set | `{'1' * 64}`: 1,234 train, 56 test |",
         f"| exported | 2026-11-26, run `a-run`, by the code `{'4' * 64}` |",
         "`ft-dagster history acme.support`",
+        f"General text of the corpus `encyclopedia` (`{'6' * 64}`) was mixed in",
     ):
         assert said in text
     assert "|\n| data set |" in text  # a row of the same table
     assert text.index("## Scores") - text.index("this payload: `ft-dagster history") < 60
     assert "| data set |" not in card().text
+
+
+def test_the_card_says_why_a_difference_is_outside_of_its_interval(card: Any) -> None:
+    why = "counts 2 at most, in the difference in full.\n\n## Gates"
+    assert why in card(rule={"interval": [-2.0, -1.9], "bound": 2.0}).text
+    assert why not in card(rule={"bound": 2.0}).text
 
 
 def test_the_card_says_the_verdict_as_every_page_does(card: Any) -> None:

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
-from ft_dagster.export.publish import publish_to_folder, publish_to_hub
+from ft_dagster.export import card
+from ft_dagster.export.publish import publish_to_folder, publish_to_hub, with_version
 from ft_dagster.lineage.release import ReleaseRequest, export_of, rollback
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey
@@ -40,6 +41,13 @@ def test_it_is_the_payload_of_the_version_in_production(settings: Settings, tmp_
     rollback(settings.open_store(), KEY.prefix, ReleaseRequest("worse"))
     assert publish_to_folder(settings, KEY, None, tmp_path / "back").version == 1
     assert publish_to_folder(settings, KEY, 2, tmp_path / "named").version == 2
+
+
+def test_the_card_has_the_number_of_the_version() -> None:
+    template = Path(card.__file__).with_name("card.md.jinja").read_text("utf-8")
+    said = with_version(template, 3)
+    assert "\n| version | 3 |\n" in said
+    assert len(said.splitlines()) == len(template.splitlines())
 
 
 def test_a_folder_that_holds_something_is_left_alone(settings: Settings, tmp_path: Path) -> None:

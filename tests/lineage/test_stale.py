@@ -11,7 +11,7 @@ from ft_dagster.lineage.stale import field_changed
     ("then", "now", "words"),
     [
         (8, 16, "a.b is 16, was 8"),
-        (False, True, "a.b is True, was False"),
+        (False, True, "a.b is true, was false"),
         ("lora", "qlora", "a.b is qlora, was lora"),
         (None, 8, "a.b is declared otherwise"),
         ("answer the patient", "be brief", "a.b is declared otherwise"),  # a tenant's own words

@@ -199,6 +199,7 @@ RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may
         "nodes": "which machines the ranks of the key are on",
     },
     "evaluation": {"policy": "its digest stands beside the verdict; export and release ask today's again"},
+    "model_export": {"corpus": "named on the card; it is in the key of the mixture that the weights learned"},
     "fine_tuned_model": {
         "nodes": "which machines the ranks of its plan are on",
         "report_to": "shows the same curves elsewhere",

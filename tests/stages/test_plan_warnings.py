@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from ft_dagster.stages.plan_warnings import rank_of_before
+from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.stages.plan_warnings import rank_of_before, still_undecided
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.training.watch.spectrum import Layer, advice, summary
 from tests.stored_figures import stored_training
+from tests.verdicts import stored_rule
 
 COLLAPSED = [Layer("q", 16, (1.0, *([1e-6] * 15)))]
 ALIKE = [Layer("q", 16, (1.0,) * 16)]
@@ -21,3 +23,28 @@ def test_the_spectrum_of_the_version_before_is_said_of_the_next_plan_of_its_meth
         assert line.startswith("of the version before: ")
         assert line.endswith((f"try rank {rank}", f"try {rank}"))
         assert rank_of_before(before, "full") == []
+
+
+def test_what_would_decide_the_verdict_before_is_said_of_questions_and_of_texts() -> None:
+    def said(limit: int | None, **rule: object) -> tuple[str, ...]:
+        rules = [stored_rule(), stored_rule(outcome="undecided", passed=False, **rule)]
+        return still_undecided(
+            Verdict.from_json({"passed": False, "outcome": "undecided", "rules": rules}), limit
+        )
+
+    before = "as its newest evaluation measured, "
+    assert said(400, needed=900) == (
+        f"{before}about 900 questions would decide exam acc; evaluation.limit is 400",
+    )
+    assert said(1000, needed=900) == ()
+    texts = {"rule": "general_loss", "metric": "general_loss", "questions": 26, "units": 13}
+    assert said(1000, needed=46, **texts) == (
+        f"{before}about 23 texts would decide exam general_loss; the corpus held out 13",
+    )
+    assert said(400, needed=10**7) == (
+        f"{before}no number of questions that could be had would decide exam acc; "
+        "allow a larger fall (gates)",
+    )
+    let_pass = stored_rule(outcome="undecided", needed=10**7)
+    passed = Verdict.from_json({"passed": True, "outcome": "undecided", "rules": [let_pass]})
+    assert still_undecided(passed, 400) == ()

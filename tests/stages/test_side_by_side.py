@@ -40,7 +40,8 @@ def rows_of(page: str) -> dict[str, list[str]]:
 
 def test_two_versions_of_a_variant_show_what_differs_and_both_verdicts(settings: Settings) -> None:
     page = side_by_side(settings, AskedVersion(PLACES, 1), AskedVersion(PLACES, 3))
-    assert "<h1>acme.places version 3 against version 1</h1>" in page
+    assert "<h1>acme.places version 1 beside version 3</h1>" in page
+    assert "<th>version 1</th><th>version 3</th>" in page
     shelves = [open_shelf(settings, PLACES, version) for version in (1, 3)]
     for shelf in shelves:
         assert f"<b>{shelf.short_name}</b>: {verdict_sentence(shelf.verdict)}." in page
