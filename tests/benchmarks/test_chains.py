@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import chains
 
-RUNS = {"v0": ("bench.v0",), "v1": ("bench.v1",)}
+RUNS: dict[str, tuple[str, ...]] = {"v0": ("bench.v0",), "v1": ("bench.v1",)}
 
 
 def test_a_run_that_was_ended_on_the_way_is_not_timed_by_what_is_left_of_it(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "other inputs": (lambda p: p["inputs"].update(training_plan="c" * 64), "its key is not that of what"),
     "another seed": (lambda p: p["spec"].update(seed=2), "its key is not that of what it was made from"),
     "a file twice": (lambda p: p["evidence"].append(p["evidence"][0]), "a file is listed twice"),
-    "no size": (lambda p: p["evidence"][0].update(size="12"), r"evidence\.0\.size: .*a field of another type"),
+    "no size": (lambda p: p["evidence"][0].update(size="12"), r"evidence\.0\.size: .*another type"),
     "no payload": (lambda p: p.pop("payload"), "payload: .*a field is absent"),
     "text for a list": (lambda p: p.update(evidence="log.txt"), "evidence: .*a field of another type"),
     "an attempt elsewhere": (lambda p: p.update(attempt="../../.."), "is no name of a folder"),
