@@ -244,6 +244,7 @@ print(json.dumps([[key.name for key in found], fields, "torch" in sys.modules]))
 """
 
 
+@pytest.mark.slow
 def test_dg_finds_the_component_and_its_fields() -> None:
     done = subprocess.run([sys.executable, "-c", FINDS], check=True, capture_output=True, text=True)
     said = json.loads(done.stdout.splitlines()[-1])

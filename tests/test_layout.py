@@ -38,6 +38,7 @@ def test_the_sdist_names_each_room_of_the_repository() -> None:
     assert {room for room in rooms if not room.startswith(".")} <= {*builds["sdist"]["only-include"]}
 
 
+@pytest.mark.slow
 def test_loading_the_code_location_imports_no_heavy_library() -> None:
     heavy = "{'torch', 'transformers', 'peft', 'trl', 'datasets', 'lm_eval', 'matplotlib', 'deepspeed'}"
     program = f"import sys, ft_dagster.definitions; print(sorted({heavy} & set(sys.modules)))"

@@ -29,6 +29,7 @@ def _assigned(tree: ast.Module) -> set[str]:
     return {name.id for name in names if isinstance(name.ctx, ast.Store)}
 
 
+@pytest.mark.slow
 def test_exit_codes_are_given_a_value_in_one_module() -> None:
     found = {file for file, tree in trees().items() if _assigned(tree) & CODES}
     assert found == {"exit_codes.py"}

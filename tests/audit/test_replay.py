@@ -330,6 +330,7 @@ def test_a_model_of_a_gpu_is_not_made_again_without_one(declared: History, tmp_p
         replay(audit, audit.model("acme.one"), tmp_path / "clean")
 
 
+@pytest.mark.slow
 def test_a_model_of_a_remote_store_is_laid_out_from_copies(tmp_path: Path, s3_server: S3Server) -> None:
     (tmp_path / "project").mkdir()
     said = {"store": f"s3://{s3_server.bucket}/replayed", "store_options": s3_server.options}

@@ -55,6 +55,7 @@ def _read(terminal: int) -> bytes:
         return b""
 
 
+@pytest.mark.slow
 def test_a_terminal_has_colours_and_none_with_no_color(project: Path) -> None:
     assert COLOUR.search(in_terminal(project, "status"))
     plain = in_terminal(project, "status", NO_COLOR="1")
@@ -62,6 +63,7 @@ def test_a_terminal_has_colours_and_none_with_no_color(project: Path) -> None:
     assert not COLOUR.search(plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["status"], ["--help"], ["compare", "nobody"]])
 def test_what_is_piped_has_no_escape(project: Path, words: list[str]) -> None:
     done = subprocess.run([PROGRAM, *words], check=False, env=environment(project), capture_output=True)

@@ -113,6 +113,7 @@ def test_each_state_is_told_from_the_table_with_its_cause(project: Path) -> None
     assert {each["variant"] for each in found["broken"]} == {"globex.wrong", "globex.damaged"}
 
 
+@pytest.mark.slow
 def test_of_one_that_is_named_all_causes_are_said(project: Path) -> None:
     release(load_settings(project).open_store(), "acme.stale", adapter(), work=project / ".ft_dagster/work")
     (project / "policy.yaml").write_text("gates: {alpha: 0.01}\n", "utf-8")

@@ -170,6 +170,7 @@ def test_its_declarations_hold_and_its_plans_are_shown(project: Path) -> None:
     assert {"training.learning_rate", "method.rank"} <= {reason["field"] for reason in shown["plan"]}
 
 
+@pytest.mark.slow
 def test_every_adapter_in_the_catalogue_is_served_with_the_answer_it_gave_then(
     project: Path, tmp_path: Path
 ) -> None:
@@ -221,6 +222,7 @@ def test_every_export_has_a_model_card_that_names_its_bytes(project: Path) -> No
     assert libraries == released
 
 
+@pytest.mark.slow
 def test_it_is_rolled_back_and_forward_again(project: Path, tmp_path: Path) -> None:
     before = log_files(project)
     entry = typed(project, "rollback", "acme.places", "--reason", "worse")

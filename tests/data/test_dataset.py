@@ -231,6 +231,7 @@ def test_memory_does_not_grow_with_long_rows(project: Path, tmp_path: Path, vari
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["exact", "near"])
 def test_how_many_rows_are_looked_at_together_changes_nothing(
     project: Path, tmp_path: Path, write: Any, variant: Any, *, monkeypatch: pytest.MonkeyPatch, method: str

@@ -266,6 +266,7 @@ def run_through(
     return begun
 
 
+@pytest.mark.slow
 def test_what_is_due_at_once_starts_evenly_over_the_hours_it_may_wait() -> None:
     fleet = [variant(f"acme.v{number:03}", 0.5, **AT_NOON) for number in range(240)]
     begun = run_through(fleet, FleetSettings(spread_hours=24), 5, 26)

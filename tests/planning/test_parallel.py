@@ -51,6 +51,7 @@ def test_a_copy_that_is_killed_is_one_message() -> None:
     assert done.stderr.splitlines()[-1].startswith("ft_dagster.errors.UserError: a process of the plan was")
 
 
+@pytest.mark.slow
 def test_no_copy_outlives_the_process() -> None:
     with subprocess.Popen([sys.executable, "-c", WAITING], stdout=subprocess.PIPE, text=True) as program:
         assert program.stdout is not None

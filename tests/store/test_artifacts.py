@@ -147,6 +147,7 @@ def test_a_head_points_at_the_newest_artifact_of_a_stage(any_store: Store, tmp_p
     assert present(read_head(any_store, RECIPE.prefix, "task_dataset")).digest == second.digest
 
 
+@pytest.mark.slow
 def test_two_processes_of_a_host_build_a_key_once(store: Store, tmp_path: Path) -> None:
     program = """
 import json, sys, time

@@ -63,6 +63,7 @@ def test_a_server_with_conditions_needs_no_lock(proxy: tuple[S3Server, Proxy], t
     assert store.names("of") == ["one.json", "other.json"]
 
 
+@pytest.mark.slow
 def test_a_creation_whose_answer_was_lost_is_known_as_ours(
     proxy: tuple[S3Server, Proxy], tmp_path: Path
 ) -> None:

@@ -52,6 +52,7 @@ def interrupted(store: Store, work: Path, lines: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_what_a_manifest_names_is_there_wherever_it_was_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

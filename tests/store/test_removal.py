@@ -181,6 +181,7 @@ class Killed:
         return self
 
 
+@pytest.mark.slow
 def test_killed_at_any_line_it_is_whole_or_removed_and_can_be_made_again(
     tmp_path: Path, later: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> R
     return Runs(folder, tiny_model_folder, habit(folder / "mixture"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", LOW_RANK)
 def test_a_rank_above_the_smallest_dimension(runs: Runs, method: str) -> None:
     """Of the layer itself: quantized weights lie in another shape."""
