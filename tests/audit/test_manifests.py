@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from ft_dagster.audit.desk import Audit
 from ft_dagster.audit.figures import READ, read
 from ft_dagster.audit.models import diff, model
+from ft_dagster.audit.verify import verify
 from ft_dagster.cli import app
 from ft_dagster.cli.audit_shown import print_model
 from ft_dagster.errors import UserError
@@ -214,3 +215,11 @@ def test_a_store_without_anything_is_not_said_to_hold(tmp_path: Path) -> None:
         CliRunner().invoke(
             app, ["--project", str(made.folder), "audit", "verify", "--all"], catch_exceptions=False
         )
+
+
+@pytest.mark.slow
+def test_a_tenant_of_whom_nothing_is_stored_is_not_said_to_hold(history: History) -> None:
+    """Though a base that all share is there."""
+    with pytest.raises(UserError, match="nothing of nobody is stored there"):
+        verify(history.audit(tenant="nobody"))
+    assert verify(history.audit(tenant="globex")).holds
