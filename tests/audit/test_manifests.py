@@ -114,6 +114,15 @@ def test_a_field_that_is_absent_is_named() -> None:
         assert refused.value.field == ".".join(map(str, path))
 
 
+@pytest.mark.parametrize("moment", ["2026-11-26", "2026-11-26T01:08:05", "yesterday"])
+def test_a_moment_that_no_other_can_be_held_against_is_none(moment: str) -> None:
+    predicate = MANIFESTS["fine_tuned_model"]["predicate"]
+    prefix = str(MANIFESTS["fine_tuned_model"]["prefix"].parents[2])
+    place = (prefix, "fine_tuned_model", predicate["key"], "manifest.json")
+    with pytest.raises(UserError, match="created: a manifest that does not hold"):
+        check_predicate({**predicate, "created": moment}, *place)
+
+
 def answers(audit: Audit) -> list[Callable[[], object]]:
     """What reads all figures of two models, with what it prints."""
     return [lambda: print_model(model(audit, "acme.child")), lambda: diff(audit, "acme.one", "acme.child")]
