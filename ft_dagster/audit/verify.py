@@ -225,7 +225,7 @@ def _check_figures(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
 def _check_tree(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
     if indexed.place.stage not in HAVE_RECORDS:
         return
-    where = audit.store.uri(artifact.place.manifest)
+    where = audit.store.uri(artifact.manifest_path)
     head = TreeHead.of(artifact.figures, file=where)
     has = audit.shelf.has(artifact, f"evidence/{TREE}")
     if head is None and not has:
@@ -252,7 +252,7 @@ def _check_inputs(audit: Audit, indexed: Indexed, artifact: Artifact) -> None:
             altered = "has another manifest than when it was used" if same else "is gone"
             raise UserError(
                 f"the {name} that it was made of {altered}",
-                file=audit.store.uri(artifact.place.manifest),
+                file=audit.store.uri(artifact.manifest_path),
                 value=digest[:12],
                 fix=RESTORE,
             )
