@@ -84,6 +84,26 @@ def test_the_page_of_what_was_gone_back_to_says_as_much_as_that_of_a_release(
     assert (shown["version"].value, shown["production"].value) == (1, 1)
 
 
+def test_a_rollback_stands_where_its_page_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who would be told of an error would go back once more."""
+    project = copied_project(tmp_path, monkeypatch)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FT_DAGSTER_PROJECT", str(project))
+    for manifest in (project / "store/tenants/acme/places/evaluation").glob("*/manifest.json"):
+        content = json.loads(manifest.read_text("utf-8"))
+        content["predicate"]["figures"]["verdict"]["rules"] = 3
+        manifest.write_text(json.dumps(content), "utf-8")
+    said = answer(project, "rollback", "acme.places", "--reason", "worse", "--by", "ann")
+    assert "version 1 is in production" in said
+    with open_instance(load_settings(project)) as instance:
+        event = present(instance.get_latest_materialization_event(dg.AssetKey("release")))
+    shown = present(event.asset_materialization).metadata
+    assert str(shown["summary"].value).startswith("could not be made: ")
+    assert shown["production"].value == 1
+
+
 def test_only_an_approver_puts_a_version_into_production(project: Path) -> None:
     typed(project, "rollback", "acme.support", "--reason", "worse")
     with pytest.raises(UserError, match="eve may not approve"):
