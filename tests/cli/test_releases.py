@@ -15,6 +15,7 @@ from ft_dagster.settings import load_settings
 from tests.kept_project import answer, copied_project
 from tests.present import present
 from tests.releases import adapter, release, whole_model
+from tests.s3_server import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -102,6 +103,20 @@ def test_a_rollback_stands_where_its_page_cannot_be_made(
     shown = present(event.asset_materialization).metadata
     assert str(shown["summary"].value).startswith("could not be made: ")
     assert shown["production"].value == 1
+
+
+def test_a_rollback_stands_where_dagsters_database_is_away(project: Path, tmp_path: Path) -> None:
+    away = f"postgresql+psycopg2://ft:x@127.0.0.1:{free_port()}/dagster"
+    (tmp_path / "home").mkdir()
+    kept = {"storage": {"postgres": {"postgres_url": away}}}
+    (tmp_path / "home" / "dagster.yaml").write_text(json.dumps(kept), "utf-8")
+    words = ["rollback", "acme.support", "--reason", "worse"]
+    done = CliRunner().invoke(app, ["--project", str(project), *words], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "version 1 is in production" in done.stdout
+    assert "it stands in the release log, and Dagster does not show it: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert typed(project, "history", "acme.support")["aliases"]["production"] == 1
 
 
 def test_only_an_approver_puts_a_version_into_production(project: Path) -> None:
