@@ -16,8 +16,8 @@ From the project's root. Ways, each with a store of its own, as `ft-dagster run`
 The demo is prepared before (`examples/demo/prepare.py`); its declarations are copied and shortened: 12
 optimizer steps, 8 questions of the own task, less general text, margins that let everything pass. A proxy
 before the server counts; a request is of the stage that ran then, by Dagster's log, and bytes are those of
-bodies. What a way came to is kept in `--folder`. One that was broken off goes on from its store, and its
-requests are those of the last call. Exits with 1 where a digest is another.
+bodies. What a way came to is kept in `--folder`, for each choice of `--variants`. One that was broken off
+goes on from its store, and its requests are those of the last call. Exits with 1 where a digest is another.
 """
 
 from __future__ import annotations
@@ -206,8 +206,10 @@ def on_s3(
     with served(folder) as (server, troubles, environment):
         site = site_of(project, folder, variants, **environment)
         ended = disturb(server, troubles) if disturb else dict
-        seconds = site.run()
-        happened = ended()
+        try:
+            seconds = site.run()
+        finally:
+            happened = ended()
         asked = list(troubles.log)
         digests = site.digests()
     return Came(digests, by_stage(asked, site.steps(began)), seconds, happened)
@@ -417,9 +419,10 @@ def main() -> int:
         "ray": lambda own: [on_ray(project, own, variants)],
         "history": lambda own: list(over_history(project, own, variants)),
     }
+    results = folder / "results" / ("+".join(variants) if given.variants else "all")
     wrong, reference = False, None
     for name in dict.fromkeys(("folder", *given.ways)):
-        came = kept(folder / "results" / f"{name}.json", lambda name=name: ways[name](folder / name))
+        came = kept(results / f"{name}.json", lambda name=name: ways[name](folder / name))
         reference = reference or came[0]
         for one in came:
             print(

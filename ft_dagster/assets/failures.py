@@ -23,6 +23,7 @@ from ft_dagster.settings import Retries
 from ft_dagster.store import refused, unreachable
 
 FAILURE = "failure"  # metadata of a failure: what happened, what was kept, what to do
+ASKED = "ft/retry_on_asset_or_op_failure"  # of a run: what was asked for of Dagster's tag of this name
 
 
 class FailedInOneLine(dg.Failure, DagsterUserCodeProcessError):
@@ -49,13 +50,18 @@ def unreported(error: BaseException | None) -> bool:
 
 @dg.failure_hook
 def run_again_where_unreported(context: dg.HookContext) -> None:
-    """The instance's run_retries leave out runs of which a step failed: such a one they take all the same. Of
-    any other step that fails in the second run they are told no longer to.
+    """The instance's run_retries leave out runs of which a step failed: such a one they take all the same.
+    Where another step fails in the second run, they do as before: as who started the first run asked by its
+    tag, else as the instance says.
     """
-    instance, again = context.instance, unreported(context.op_exception)
-    run = instance.get_run_by_id(context.run_id)
-    if again or (run is not None and RETRY_ON_ASSET_OR_OP_FAILURE_TAG in run.tags):
-        instance.add_run_tags(context.run_id, {RETRY_ON_ASSET_OR_OP_FAILURE_TAG: str(again).lower()})
+    instance, run = context.instance, context.instance.get_run_by_id(context.run_id)
+    tags = {} if run is None else run.tags
+    built_in = str(instance.run_retries_retry_on_asset_or_op_failure).lower()
+    asked = tags.get(ASKED, tags.get(RETRY_ON_ASSET_OR_OP_FAILURE_TAG, built_in))
+    if unreported(context.op_exception):
+        instance.add_run_tags(context.run_id, {RETRY_ON_ASSET_OR_OP_FAILURE_TAG: "true", ASKED: asked})
+    elif ASKED in tags:
+        instance.add_run_tags(context.run_id, {RETRY_ON_ASSET_OR_OP_FAILURE_TAG: asked})
 
 
 def saying(context: dg.AssetExecutionContext) -> Callable[[str], None]:

@@ -9,6 +9,7 @@ from ft_dagster.assets.adapter import described, links, maker, stage_asset, vari
 from ft_dagster.assets.lineage import tell_above
 from ft_dagster.assets.page import DIGITS, SUMMARY, Page, asset_link, run_link, table
 from ft_dagster.assets.partitions import GRAPH, Graph
+from ft_dagster.errors import UserError
 from ft_dagster.evaluation.verdict_words import production_sentence, verdict_sentence, verdict_word
 from ft_dagster.export.served import command_of
 from ft_dagster.lineage.certificate import Certificate
@@ -116,12 +117,16 @@ def _asked(key: VariantKey, version: int) -> str:
 
 
 def put_into_production(settings: Settings, key: VariantKey, done: ReleaseEntry) -> dict[str, Any]:
-    """What the page shows of a version that a person promoted or went back to, which no run did."""
+    """What the page shows of a version that a person promoted or went back to, which no run did. That stands
+    in the log already, whatever else of the store cannot be read, or reached: who is told of an error would
+    do it again.
+    """
     figures = {"version": done.version, "production": done.production}
     try:
         return {**_served(open_shelf(settings, key, done.version), done), **figures}
-    except UNREADABLE as error:
-        return {SUMMARY: dg.MetadataValue.text(why_not(error)), **figures}
+    except Exception as error:
+        said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        return {SUMMARY: dg.MetadataValue.text(f"could not be made: {said}"), **figures}
 
 
 def _served(shelf: VersionShelf, done: ReleaseEntry) -> dict[str, Any]:

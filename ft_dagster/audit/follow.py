@@ -226,7 +226,7 @@ def indexed_members(shelf: Shelf, artifact: Artifact, keys: OwnerKeys) -> Member
     """The records of an artifact, or the questions of an evaluation, by the current key. A tree by that key
     has the lookups already; else they are computed from the identities.
     """
-    head = TreeHead.of(artifact.figures, file=shelf.store.uri(artifact.place.manifest))
+    head = TreeHead.of(artifact.figures, file=shelf.store.uri(artifact.manifest_path))
     if artifact.place.stage != EVALUATION and head is not None and head.key == keys.current.id:
         return _of_tree(shelf, artifact)
     lookup = keys.current.lookup

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ft_dagster.audit.members import Times
+from ft_dagster.audit.members import STATES, Times
 from ft_dagster.provenance.manifest import variant_of
 from ft_dagster.provenance.private_file import make_private
 from ft_dagster.provenance.record_keys import SHARED_OWNER
@@ -133,7 +133,9 @@ def tenant_of(prefix: str) -> str:
 
 
 class Index:
-    """See the top. `open` gives one of this store, empty where there was none that could be used."""
+    """See the top. `open` gives one of this store, empty where there was none that could be used. Its answers
+    raise sqlite3.DatabaseError where it is damaged.
+    """
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -260,10 +262,13 @@ class Index:
         found = np.frombuffer(b"".join(records for _, records in rows), MEMBER)
         places = np.flatnonzero(found["lookup"] == np.uint64(short(lookup)))
         artifacts = np.searchsorted(ends, places, side="right")
-        return [
+        hits = [
             Hit(int(rows[which][0]), int(found["state"][at]), int(found["number"][at]))
             for which, at in zip(artifacts.tolist(), places.tolist(), strict=True)
         ]
+        if any(hit.state >= len(STATES) for hit in hits):
+            raise sqlite3.DatabaseError("records of the index in no state that there is")
+        return hits
 
     def places(self) -> dict[Place, int]:
         """Of all artifacts that it knows: place -> newest generation."""
@@ -272,7 +277,10 @@ class Index:
 
     def artifact(self, id: int) -> Indexed:
         if id not in self._known:
-            [self._known[id]] = self._select("a.id = ?", (id,))
+            found = self._select("a.id = ?", (id,))
+            if not found:
+                raise sqlite3.DatabaseError(f"the index names artifact {id}, which it has not")
+            self._known[id] = found[0]
         return self._known[id]
 
     def with_digest(self, digest: str) -> list[Indexed]:

@@ -105,7 +105,7 @@ def _proof(audit: Audit, asked: AskedRecord, weights: Indexed) -> dict[str, Any]
         fix = "Restore it from a backup"
         raise UserError("the mixture of this model is gone", value=weights.digest[:12], fix=fix)
     tuned, mixed = audit.artifact(weights), audit.artifact(mixture)
-    head = TreeHead.of(mixed.figures)
+    head = TreeHead.of(mixed.figures, file=audit.store.uri(mixed.manifest_path))
     if head is None or not audit.shelf.has(mixed, f"evidence/{TREE}"):
         fix = "`audit record` answers by its rows; a proof needs a mixture that was made since"
         raise UserError("this model is older than record trees", value=weights.digest[:12], fix=fix)

@@ -129,7 +129,7 @@ def model(
 
     def answer(audit: Audit) -> tuple[ModelAnswer, int, int]:
         found = models.model(audit, model)
-        return found, *((0, 0) if to is None else write_records(audit, found.weights, to))
+        return found, *((0, 0) if to is None else write_records(audit, found.variant, found.weights, to))
 
     found, records, without = ask(context, tenant, answer)
     if as_json:
@@ -155,7 +155,7 @@ def at(
 
     def answer(audit: Audit) -> Any:
         found = models.at(audit, variant, date)
-        return found, 0 if to is None else write_records(audit, found.model.weights, to)[1]
+        return found, 0 if to is None else write_records(audit, variant, found.model.weights, to)[1]
 
     found, without = ask(context, tenant, answer)
     if as_json:
@@ -384,13 +384,17 @@ def progress(quiet: bool) -> Callable[[str], None]:
     return lambda line: print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
 
 
-def write_records(audit: Audit, weights: str, to: Path) -> tuple[int, int]:
-    """How many there are, and how many of them have no content any more."""
+def write_records(audit: Audit, variant: str, weights: str, to: Path) -> tuple[int, int]:
+    """How many there are, and how many of them have no content any more. `weights`: of this variant; others
+    may have equal ones, of other files.
+    """
     from ft_dagster.audit import models
+    from ft_dagster.audit.members import MODEL
 
+    own = [each for each in audit.by_digest(weights, (MODEL,)) if each.variant == variant]
     written = without = 0
     with _writable(to) as file:
-        for one in models.training_records(audit, audit.model(weights)):
+        for one in models.training_records(audit, own[-1]):
             written += 1
             without += one.content is None
             file.write(dumps(one._asdict(), ensure_ascii=False) + "\n")

@@ -130,8 +130,8 @@ def print_json(value: Any) -> None:
 
 
 def main(call: Callable[[], Any] = app) -> None:
-    """Run the command line; a user's mistake is one message and exit code 2, a storage out of reach one and
-    75, an interrupt 130.
+    """Run the command line; a user's mistake, and a file that this user may not read, is one message and exit
+    code 2, a storage out of reach one and 75, an interrupt 130.
     """
     atexit.register(gc.freeze)  # nothing is left to collect at exit, which takes seconds to find out
     try:
@@ -148,6 +148,9 @@ def main(call: Callable[[], Any] = app) -> None:
     except Exception as error:
         if (not_let_in := _not_let_in(error)) is not None:
             _refuse(not_let_in)
+        if isinstance(error, PermissionError) and error.filename is not None:
+            fix = "Run it as its owner, or give this user the right"
+            _refuse(UserError("this user may not read or write it", file=error.filename, fix=fix))
         if not _is_out_of_reach(error):
             raise
         problem = f"the storage could not be reached: {error}"

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
 from ft_dagster.cli.common import RELEASING, Json, Key, app, escape, out, print_json, show
+from ft_dagster.errors import UserError
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import Declared, VariantKey, load_variant
 
@@ -118,9 +120,17 @@ def _verify(settings: Settings, prefix: str, version: int | None) -> None:
 
 
 def _conclude(settings: Settings, key: VariantKey, entry: ReleaseEntry, as_json: bool) -> None:
+    """It is done, whether Dagster can show it or not: who is told of an error would do it again."""
+    from ft_dagster.assets.failures import unreported
     from ft_dagster.automation.instance import show_release
 
-    show_release(settings, key, entry)
+    try:
+        show_release(settings, key, entry)
+    except Exception as error:
+        if not (isinstance(error, UserError) or unreported(error)):
+            raise
+        said = f"it stands in the release log, and Dagster does not show it: {' '.join(str(error).split())}"
+        Console(stderr=True).print(escape(said), highlight=False, soft_wrap=True)
     if as_json:
         print_json(entry.to_json())
         return

@@ -41,7 +41,8 @@ def trace(
     weights, sentence = shelf.artifact("fine_tuned_model").digest, verdict_sentence(shelf.verdict)
     records, without = 0, 0
     if to is not None:
-        records, without = ask(context, None, lambda audit: write_records(audit, weights, to))
+        name = str(shelf.key)
+        records, without = ask(context, None, lambda audit: write_records(audit, name, weights, to))
     if as_json:
         written = None if to is None else {"file": str(to), "records": records, "without_text": without}
         print_json({

@@ -110,7 +110,8 @@ def _subject(payload: Sequence[FileDigest]) -> list[dict[str, Any]]:
 
 
 def _is_moment(text: str) -> str:
-    datetime.fromisoformat(text)
+    if datetime.fromisoformat(text).utcoffset() is None:
+        raise ValueError("a moment without its time zone")
     return text
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from ft_dagster.audit.index import Hit, Index, as_members, digest_of, short
+from ft_dagster.audit.members import STATES
 
 FIRSTS = (0, 9, 255)  # bytes that lookups begin with, so that many begin alike
 Record = tuple[bytes, int, int]  # lookup, number, state
@@ -39,4 +41,15 @@ def test_every_record_is_found_in_each_artifact_of_its_owner_and_in_no_other(
                 for lookup, number, state in records
                 if (whose, lookup) == (owner, asked)
             )
+    index.close()
+
+
+def test_a_record_in_no_state_and_an_artifact_that_is_not_there_are_damage(tmp_path: Path) -> None:
+    index, lookup = Index.open(tmp_path, "a store"), bytes(32)
+    with index.transaction():
+        index.add_members(1, 1, as_members([short(lookup)], [0], [len(STATES)]))
+    with pytest.raises(sqlite3.DatabaseError, match="in no state"):
+        index.hits(1, lookup)
+    with pytest.raises(sqlite3.DatabaseError, match="artifact 1, which it has not"):
+        index.artifact(1)
     index.close()

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from ft_dagster.audit.desk import Audit
 from ft_dagster.audit.figures import READ, read
 from ft_dagster.audit.models import diff, model
+from ft_dagster.audit.verify import verify
 from ft_dagster.cli import app
 from ft_dagster.cli.audit_shown import print_model
 from ft_dagster.errors import UserError
@@ -111,6 +112,15 @@ def test_a_field_that_is_absent_is_named() -> None:
         with pytest.raises(UserError, match="a field is absent") as refused:
             check_predicate(edited(predicate, path, ABSENT), *place)
         assert refused.value.field == ".".join(map(str, path))
+
+
+@pytest.mark.parametrize("moment", ["2026-11-26", "2026-11-26T01:08:05", "yesterday"])
+def test_a_moment_that_no_other_can_be_held_against_is_none(moment: str) -> None:
+    predicate = MANIFESTS["fine_tuned_model"]["predicate"]
+    prefix = str(MANIFESTS["fine_tuned_model"]["prefix"].parents[2])
+    place = (prefix, "fine_tuned_model", predicate["key"], "manifest.json")
+    with pytest.raises(UserError, match="created: a manifest that does not hold"):
+        check_predicate({**predicate, "created": moment}, *place)
 
 
 def answers(audit: Audit) -> list[Callable[[], object]]:
@@ -214,3 +224,11 @@ def test_a_store_without_anything_is_not_said_to_hold(tmp_path: Path) -> None:
         CliRunner().invoke(
             app, ["--project", str(made.folder), "audit", "verify", "--all"], catch_exceptions=False
         )
+
+
+@pytest.mark.slow
+def test_a_tenant_of_whom_nothing_is_stored_is_not_said_to_hold(history: History) -> None:
+    """Though a base that all share is there."""
+    with pytest.raises(UserError, match="nothing of nobody is stored there"):
+        verify(history.audit(tenant="nobody"))
+    assert verify(history.audit(tenant="globex")).holds

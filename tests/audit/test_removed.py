@@ -64,6 +64,17 @@ def test_what_was_made_again_is_known_beside_what_was_removed(history: History, 
     assert verify(audit).problems == ()
 
 
+def test_the_manifest_of_what_was_made_again_is_named(history: History) -> None:
+    dataset, _ = made_again(history)
+    manifest = Path(history.store.uri(dataset.manifest_path))
+    content = json.loads(manifest.read_text("utf-8"))
+    del content["predicate"]["figures"]["records"]
+    manifest.write_text(json.dumps(content), "utf-8")
+    problems = verify(history.audit(again=True)).problems
+    [line] = [line for line in problems if "a record tree without its root" in line]
+    assert line.startswith(f"{manifest}: ")
+
+
 def test_a_byte_of_what_was_made_again_is_noticed(history: History) -> None:
     dataset, _ = made_again(history)
     assert verify(history.audit()).holds

@@ -135,7 +135,7 @@ FORGED: dict[str, tuple[Forge, str]] = {
     "a byte of weights": (flipped(f"{WEIGHTS}/*/payload/*"), r"adapter_model.*other bytes"),
     "a byte of evidence": (flipped(f"{DATASET}/*/evidence/rows.parquet"), r"rows\.parquet.*other bytes"),
     "a file beside the payload": (added, "does not list"),
-    "a manifest's date": (edited(created="2020-01-01"), "another than it was"),
+    "a manifest's date": (edited(created="2020-01-01T00:00:00+00:00"), "another than it was"),
     "a manifest's code": (edited(code=None), "code: a manifest that does not hold"),
     "a manifest that is no JSON": (written(MANIFEST, "{"), "not JSON"),
     "a manifest of a newer schema": (edited(schema_version=99), "newer ft-dagster"),

@@ -165,6 +165,21 @@ def test_records_whose_text_retention_removed_are_written_without_it(tmp_path: P
     assert "removed by retention on" in said
 
 
+def test_the_records_of_a_model_are_its_own_where_another_variant_has_equal_weights(tmp_path: Path) -> None:
+    made, equal = History(tmp_path / "project"), set[str]()
+    for variant in ("acme.one", "globex.two"):
+        rows = made.dataset(variant, [question(number) for number in range(20)])
+        equal.add(made.model(variant, made.mixture(variant, rows), made.base()).digest)
+    assert len(equal) == 1
+    assert made.retire("globex.two")
+    file = tmp_path / "rows.jsonl"
+    told = typed(made.folder, "model", "acme.one", "--to", str(file), "--json")
+    written = [json.loads(line) for line in file.read_text().splitlines()]
+    assert written
+    assert all(row["content"] for row in written)
+    assert told["without_content"] == 0
+
+
 def test_verify_exits_with_1_where_something_was_altered(project: Path) -> None:
     weights = next((project / "store/tenants/acme/places/fine_tuned_model").rglob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[::-1])

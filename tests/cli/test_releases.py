@@ -15,6 +15,7 @@ from ft_dagster.settings import load_settings
 from tests.kept_project import answer, copied_project
 from tests.present import present
 from tests.releases import adapter, release, whole_model
+from tests.s3_server import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -82,6 +83,40 @@ def test_the_page_of_what_was_gone_back_to_says_as_much_as_that_of_a_release(
     assert isinstance(made_of, dg.TableMetadataValue)
     assert str(made_of.records[0].data["which"]).replace("\u200b", "").startswith("data/places.jsonl")
     assert (shown["version"].value, shown["production"].value) == (1, 1)
+
+
+def test_a_rollback_stands_where_its_page_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who would be told of an error would go back once more."""
+    project = copied_project(tmp_path, monkeypatch)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FT_DAGSTER_PROJECT", str(project))
+    for manifest in (project / "store/tenants/acme/places/evaluation").glob("*/manifest.json"):
+        content = json.loads(manifest.read_text("utf-8"))
+        content["predicate"]["figures"]["verdict"]["rules"] = 3
+        manifest.write_text(json.dumps(content), "utf-8")
+    said = answer(project, "rollback", "acme.places", "--reason", "worse", "--by", "ann")
+    assert "version 1 is in production" in said
+    with open_instance(load_settings(project)) as instance:
+        event = present(instance.get_latest_materialization_event(dg.AssetKey("release")))
+    shown = present(event.asset_materialization).metadata
+    assert str(shown["summary"].value).startswith("could not be made: ")
+    assert shown["production"].value == 1
+
+
+def test_a_rollback_stands_where_dagsters_database_is_away(project: Path, tmp_path: Path) -> None:
+    away = f"postgresql+psycopg2://ft:x@127.0.0.1:{free_port()}/dagster"
+    (tmp_path / "home").mkdir()
+    kept = {"storage": {"postgres": {"postgres_url": away}}}
+    (tmp_path / "home" / "dagster.yaml").write_text(json.dumps(kept), "utf-8")
+    words = ["rollback", "acme.support", "--reason", "worse"]
+    done = CliRunner().invoke(app, ["--project", str(project), *words], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "version 1 is in production" in done.stdout
+    assert "it stands in the release log, and Dagster does not show it: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert typed(project, "history", "acme.support")["aliases"]["production"] == 1
 
 
 def test_only_an_approver_puts_a_version_into_production(project: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +112,19 @@ def test_a_mistake_exits_with_its_code(monkeypatch: pytest.MonkeyPatch, tmp_path
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == BAD_INPUT
+
+
+def test_a_file_that_this_user_may_not_read_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Root, as tests may run, reads all: what the system would say is raised."""
+
+    def read() -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/srv/store/tenants")
+
+    with pytest.raises(SystemExit) as ended:
+        main(read)
+    assert ended.value.code == BAD_INPUT
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: /srv/store/tenants: this user may not")
 
 
 def test_a_storage_out_of_reach_is_said_in_one_line(

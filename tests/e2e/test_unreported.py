@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 from dagster._core.storage.tags import RETRY_ON_ASSET_OR_OP_FAILURE_TAG, WILL_RETRY_TAG
 
-from ft_dagster.assets.failures import run_again_where_unreported, saying, unreported
+from ft_dagster.assets.failures import ASKED, run_again_where_unreported, saying, unreported
 from ft_dagster.automation.instance import dagster_yaml
 from ft_dagster.settings import Settings, load_settings
 from tests.postgres import PostgresServer
@@ -61,12 +61,20 @@ def test_a_run_of_which_a_step_failed_is_not(instance: dg.DagsterInstance) -> No
     assert RETRY_ON_ASSET_OR_OP_FAILURE_TAG not in run.tags
 
 
+def run_again(instance: dg.DagsterInstance, first: dg.DagsterRun) -> dg.DagsterRun:
+    """A run that Dagster makes of it, which fails by itself."""
+    taken = {name: first.tags[name] for name in (RETRY_ON_ASSET_OR_OP_FAILURE_TAG, ASKED)}
+    return run_of(instance, False, **taken)
+
+
 def test_a_step_that_fails_in_the_second_run_ends_it(instance: dg.DagsterInstance) -> None:
-    first = run_of(instance, True)
-    again = run_of(
-        instance, False, **{RETRY_ON_ASSET_OR_OP_FAILURE_TAG: first.tags[RETRY_ON_ASSET_OR_OP_FAILURE_TAG]}
-    )
-    assert again.tags[WILL_RETRY_TAG] == "false"
+    assert run_again(instance, run_of(instance, True)).tags[WILL_RETRY_TAG] == "false"
+
+
+def test_who_asks_for_retries_of_failed_steps_has_them(instance: dg.DagsterInstance) -> None:
+    asked = {RETRY_ON_ASSET_OR_OP_FAILURE_TAG: "true"}
+    assert run_of(instance, False, **asked).tags[WILL_RETRY_TAG] == "true"
+    assert run_again(instance, run_of(instance, True, **asked)).tags[WILL_RETRY_TAG] == "true"
 
 
 def test_what_dagster_makes_of_such_an_error_is_known_by_its_cause() -> None:

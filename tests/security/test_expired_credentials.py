@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from botocore.exceptions import ClientError
 
 from ft_dagster.exit_codes import DONE, TRANSIENT
 from ft_dagster.launch.remote import node
@@ -113,6 +115,25 @@ def test_what_a_storage_refuses_for_another_reason_is_not_waited_for(site: Site)
         store.read("file")
     assert refused(error.value) is not None
     assert not expired(error.value)
+
+
+def test_credentials_that_run_out_late_in_a_long_upload_are_waited_for_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    monkeypatch.setattr(node, "RENEWAL_SECONDS", 0.2)
+    monkeypatch.setattr(node, "RENEWAL_POLL", 0.01)
+    refusals, said = [ClientError({"Error": {"Code": "ExpiredToken"}}, "UploadPart")], list[str]()
+
+    def upload() -> bool:
+        if refusals:
+            time.sleep(0.3)
+            raise refusals.pop()
+        return True
+
+    assert node._let_in(upload, said.append, Stopping())
+    assert "nothing is kept before credentials are renewed" in said[0]
+    assert "lets in again" in said[1]
 
 
 @pytest.mark.long

@@ -145,23 +145,25 @@ def _carry_out(kept: Kept, folders: dict[Path, Path], say: Say, stopping: Stoppi
 
 def _let_in(call: Callable[[], T], say: Say, stopping: Stopping) -> T:
     """What `call` returns. Where a profile's temporary credentials have run out it is called again until they
-    are renewed; raises after a while, and once a cancel is asked for.
+    are renewed; raises a while after the first refusal, however long `call` took until then, and once a
+    cancel is asked for.
     """
-    deadline, told = time.monotonic() + RENEWAL_SECONDS, False
+    since: float | None = None
     while True:
         try:
             result = call()
         except Exception as error:
-            given_up = time.monotonic() > deadline or stopping.asked == signal.SIGINT
+            now, told = time.monotonic(), since is not None
+            since = now if since is None else since
+            given_up = now - since >= RENEWAL_SECONDS or stopping.asked == signal.SIGINT
             if given_up or not _may_be_renewed(error):
                 raise
             if not told:
                 wait = f"they are waited for, for {RENEWAL_SECONDS / 60:.0f} minutes at most"
                 say(f"{OWN}nothing is kept before credentials are renewed, {wait}: {refused(error)}")
-            told = True
             time.sleep(RENEWAL_POLL)
         else:
-            if told:
+            if since is not None:
                 say(f"{OWN}the storage lets in again, and what was made meanwhile is kept")
             return result
 
