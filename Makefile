@@ -5,7 +5,7 @@ DEMO := examples/demo
 RUN := $(BIN)/ft-dagster --project $(DEMO)
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install demo ui reference docs screenshots test quick test-all lint format release-check clean gpu-pack bench
+.PHONY: install demo ui reference docs screenshots test quick test-all lint format compat release-check clean gpu-pack bench
 
 install: .venv/installed
 
@@ -61,6 +61,9 @@ bench: install  ## trainings beside TRL and LLaMA-Factory, after `make demo`; ne
 
 gpu-pack: install  ## loads for a machine with a GPU and no network; benchmarks/gpu/README.md
 	$(BIN)/python benchmarks/gpu/pack.py $(GPU_PACK)
+
+compat: install  ## the light core under each Python and both ends of Dagster's range; needs a package index
+	$(BIN)/python -m tests.compat.matrix $(if $(CELL),--cell $(CELL))
 
 release-check: install  ## wheel and sdist, and the wheel tried in a fresh environment; needs a package index
 	rm -rf dist .release

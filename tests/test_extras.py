@@ -44,7 +44,7 @@ ANSWERS = (
     ("audit", "model", "acme.places"),
     ("audit", "verify", "--all"),
 )
-BEYOND_MB = 320  # of its packages, beside Dagster's: PyArrow and NumPy are 240 of them
+BEYOND_MB = 300  # of its packages, beside Dagster's: PyArrow and NumPy are 247 of them, the client of S3 34
 
 
 @pytest.fixture
