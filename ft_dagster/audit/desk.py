@@ -46,7 +46,7 @@ class Audit:
     followed: Followed = field(default_factory=lambda: Followed(0, 0, ()))
     _leaves: dict[int, TreeLeaves] = field(default_factory=dict)
     _keys: dict[str, OwnerKeys] = field(default_factory=dict)
-    _said: dict[int, Artifact | Removed] = field(default_factory=dict)
+    _said: dict[Indexed, Artifact | Removed] = field(default_factory=dict)
 
     @cached_property
     def shelf(self) -> Shelf:
@@ -96,9 +96,9 @@ class Audit:
         """Read once. Raises UserError where its manifest is gone, cannot be read, or is another than the
         index knows.
         """
-        if indexed.id not in self._said:
-            self._said[indexed.id] = self.read_manifest(indexed)
-        return self._said[indexed.id]
+        if indexed not in self._said:
+            self._said[indexed] = self.read_manifest(indexed)
+        return self._said[indexed]
 
     def read_manifest(self, indexed: Indexed) -> Artifact | Removed:
         """As the store has it now; see `said`."""

@@ -140,6 +140,7 @@ class Index:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         self._known: dict[int, Indexed] = {}
+        self._version = 0  # of what others wrote, as SQLite counts it
 
     @classmethod
     def open(cls, folder: Path, store: str) -> Index:
@@ -276,6 +277,10 @@ class Index:
         return {Place(*place): int(generation) for *place, generation in rows}
 
     def artifact(self, id: int) -> Indexed:
+        [[version]] = self._db.execute("PRAGMA data_version")
+        if version != self._version:  # another process may have made the index again, with other numbers
+            self._known.clear()
+            self._version = int(version)
         if id not in self._known:
             found = self._select("a.id = ?", (id,))
             if not found:

@@ -149,11 +149,11 @@ def test_figures_of_other_fields_end_in_an_answer_or_one_error(history: History)
                 for value in VALUES.values():
                     figures = edited(whole.figures, path, value)
                     forged = {**whole.predicate, "figures": figures}
-                    audit._said[indexed.id] = replace(whole, predicate=forged)
+                    audit._said[indexed] = replace(whole, predicate=forged)
                     errors.append(error_of(partial(read, audit, indexed)))
                     if errors[-1] is None and path[0] in NAMED:
                         errors += map(error_of, answers(audit))
-            audit._said[indexed.id] = whole
+            audit._said[indexed] = whole
     refused = [error for error in errors if error is not None]
     assert len(errors) > len(refused) > 50
     assert not any("\n" in str(error) for error in refused)
@@ -178,7 +178,7 @@ def test_a_figure_that_is_read_and_is_absent_is_named(history: History, stage: s
     indexed = audit.index.of_stage(stage)[0]
     whole = read(audit, indexed)
     figures = edited(whole.figures, path, ABSENT)
-    audit._said[indexed.id] = replace(whole, predicate={**whole.predicate, "figures": figures})
+    audit._said[indexed] = replace(whole, predicate={**whole.predicate, "figures": figures})
     with pytest.raises(UserError, match="does not hold") as refused:
         read(audit, indexed)
     assert str(refused.value.field).startswith("figures.")

@@ -216,6 +216,19 @@ def test_an_auditor_of_a_tenant_hears_of_that_tenant_alone(history: History) -> 
         history.audit(tenant="globex").model(weights)
 
 
+def test_an_open_audit_answers_by_the_numbers_that_another_gave_the_artifacts(history: History) -> None:
+    audit = history.audit()
+    known = {id: audit.index.artifact(id) for id in (1, 2)}
+    with closing(sqlite3.connect(index_folder(history.settings) / FILE)) as other, other:
+        other.execute("UPDATE artifacts SET id = -id WHERE id IN (1, 2)")
+        other.execute("UPDATE artifacts SET id = 3 + id WHERE id IN (-1, -2)")
+    for id, before in known.items():
+        audit.said(before)
+        now = audit.index.artifact(3 - id)
+        assert now.place == before.place
+        assert audit.artifact(now).place == before.place
+
+
 def test_a_rotated_key_finds_the_same_after_the_index_was_made_again(history: History) -> None:
     row = trained(history, "acme.one")
     before = pairs(history, row)
