@@ -9,10 +9,11 @@ from __future__ import annotations
 import http.client
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from tests.s3_server import S3Server
@@ -26,12 +27,15 @@ REFUSED = (
 class Proxy(ThreadingHTTPServer):
     """`losing`: how many answers to creations are lost after the server took them."""
 
-    def __init__(self, upstream: S3Server) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, upstream: S3Server, handler: type[Handler] | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), handler or Handler)
         self.upstream = urlsplit(upstream.endpoint)
         self.objects = upstream.folder.parent
         self.creating = threading.Lock()
         self.losing = 0
+
+
+P = TypeVar("P", bound=Proxy)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -84,9 +88,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def honour_conditions(server: S3Server) -> Iterator[tuple[S3Server, Proxy]]:
+def serving(proxy: P, server: S3Server) -> Iterator[tuple[S3Server, P]]:
     """`server` behind the proxy, until the block ends."""
-    proxy = Proxy(server)
     thread = threading.Thread(target=proxy.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
@@ -95,3 +98,8 @@ def honour_conditions(server: S3Server) -> Iterator[tuple[S3Server, Proxy]]:
         proxy.shutdown()
         proxy.server_close()
         thread.join(10)
+
+
+def honour_conditions(server: S3Server) -> AbstractContextManager[tuple[S3Server, Proxy]]:
+    """`server` behind the proxy, until the block ends."""
+    return serving(Proxy(server), server)

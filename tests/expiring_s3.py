@@ -5,15 +5,10 @@ The server behind it takes any session token: which are let in is the proxy's.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from http.server import ThreadingHTTPServer
+from contextlib import AbstractContextManager
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from tests.conditional_s3 import Handler, Proxy
+from tests.conditional_s3 import Handler, Proxy, serving
 from tests.s3_server import KEY, SECRET, S3Server
 
 EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
@@ -25,8 +20,7 @@ class ExpiringProxy(Proxy):
     """
 
     def __init__(self, upstream: S3Server) -> None:
-        ThreadingHTTPServer.__init__(self, ("127.0.0.1", 0), ExpiringHandler)
-        self.upstream = urlsplit(upstream.endpoint)
+        super().__init__(upstream, ExpiringHandler)
         self.expired: set[str] = set()
         self.let_in: set[str] = set()
         self.status = 400
@@ -46,18 +40,9 @@ class ExpiringHandler(Handler):
     do_GET = do_HEAD = do_POST = do_DELETE = do_PUT  # type: ignore[assignment]
 
 
-@contextmanager
-def expiring(server: S3Server) -> Iterator[tuple[S3Server, ExpiringProxy]]:
+def expiring(server: S3Server) -> AbstractContextManager[tuple[S3Server, ExpiringProxy]]:
     """`server` behind the proxy, until the block ends."""
-    proxy = ExpiringProxy(server)
-    thread = threading.Thread(target=proxy.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
-        yield replace(server, endpoint=f"http://127.0.0.1:{proxy.server_port}"), proxy
-    finally:
-        proxy.shutdown()
-        proxy.server_close()
-        thread.join(10)
+    return serving(ExpiringProxy(server), server)
 
 
 def write_profile(file: Path, token: str) -> None:

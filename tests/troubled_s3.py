@@ -7,13 +7,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from http.client import HTTPException
-from http.server import ThreadingHTTPServer
 from typing import Literal, NamedTuple
-from urllib.parse import urlsplit
 
-from tests.conditional_s3 import Handler, Proxy
+from tests.conditional_s3 import Handler, Proxy, serving
 from tests.s3_server import S3Server
 
 Kind = Literal["503", "cut", "cut after"]
@@ -71,8 +69,7 @@ class Troubles:
 
 class TroubledProxy(Proxy):
     def __init__(self, upstream: S3Server) -> None:
-        ThreadingHTTPServer.__init__(self, ("127.0.0.1", 0), TroubledHandler)
-        self.upstream = urlsplit(upstream.endpoint)
+        super().__init__(upstream, TroubledHandler)
         self.troubles = Troubles()
 
 
@@ -112,12 +109,5 @@ class TroubledHandler(Handler):
 @contextmanager
 def trouble(server: S3Server) -> Iterator[tuple[S3Server, Troubles]]:
     """`server` behind the proxy, until the block ends."""
-    proxy = TroubledProxy(server)
-    thread = threading.Thread(target=proxy.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
-        yield replace(server, endpoint=f"http://127.0.0.1:{proxy.server_port}"), proxy.troubles
-    finally:
-        proxy.shutdown()
-        proxy.server_close()
-        thread.join(10)
+    with serving(TroubledProxy(server), server) as (proxied, proxy):
+        yield proxied, proxy.troubles
