@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
+from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
 from dagster._core.storage.runs import SqliteRunStorage
 from dagster._core.storage.tags import (
     AUTO_RETRY_RUN_ID_TAG,
+    BACKFILL_ID_TAG,
     SCHEDULE_NAME_TAG,
     SENSOR_NAME_TAG,
     WILL_RETRY_TAG,
@@ -30,7 +32,17 @@ def is_retried(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     if run.status != dg.DagsterRunStatus.FAILURE:
         return False
     undecided = str(instance.run_retries_enabled).lower()  # Dagster tags it a moment after it failed
-    return run.tags.get(WILL_RETRY_TAG, undecided) == "true"
+    if run.tags.get(WILL_RETRY_TAG, undecided) != "true":
+        return False
+    return AUTO_RETRY_RUN_ID_TAG in run.tags or not _left_by_its_backfill(instance, run)
+
+
+def _left_by_its_backfill(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Dagster runs none again whose backfill has ended or is gone, and leaves the tag that says it will."""
+    if (of := run.tags.get(BACKFILL_ID_TAG)) is None:
+        return False
+    backfill = instance.get_backfill(of)
+    return backfill is None or backfill.status in BULK_ACTION_TERMINAL_STATUSES
 
 
 @dataclass(frozen=True)

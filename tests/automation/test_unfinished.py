@@ -11,6 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._core.events import EngineEventData
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.remote_origin import (
     RegisteredCodeLocationOrigin,
     RemoteJobOrigin,
@@ -19,7 +20,7 @@ from dagster._core.remote_origin import (
 
 from ft_dagster.automation import daemon_program
 from ft_dagster.automation.daemon_program import Watch
-from ft_dagster.automation.unfinished import UnfinishedWork, gone, report_gone, work_left
+from ft_dagster.automation.unfinished import UnfinishedWork, gone, is_retried, report_gone, work_left
 from ft_dagster.launch.locks import EXCLUSIVE, SHARED, lock, unlock
 
 pytestmark = pytest.mark.slow
@@ -75,6 +76,30 @@ def test_a_failed_run_needs_a_daemon_until_it_is_run_again(instance: dg.DagsterI
     make(instance, STATUS.FAILURE, dagster__will_retry="true", dagster__auto_retry_run_id="another")
     make(instance, STATUS.FAILURE, dagster__will_retry="false")
     assert work_left(instance).active == {pending.run_id}
+
+
+def test_a_failed_run_of_a_backfill_is_not_run_again_once_that_has_ended(
+    instance: dg.DagsterInstance,
+) -> None:
+    """As Dagster has it, whatever the tag says; one that it ran again before counts as that."""
+    for name, status in (("going", BulkActionStatus.REQUESTED), ("ended", BulkActionStatus.CANCELED)):
+        instance.add_backfill(
+            PartitionBackfill(name, status, from_failure=False, tags={}, backfill_timestamp=time.time())
+        )
+    runs = {
+        of: make(instance, STATUS.FAILURE, dagster__will_retry="true", dagster__backfill=of)
+        for of in ("going", "ended", "removed")
+    }
+    assert {of for of, run in runs.items() if is_retried(instance, run)} == {"going"}
+    assert work_left(instance).active == {runs["going"].run_id}
+    again = make(
+        instance,
+        STATUS.FAILURE,
+        dagster__will_retry="true",
+        dagster__backfill="ended",
+        dagster__auto_retry_run_id="another",
+    )
+    assert is_retried(instance, again)
 
 
 def test_what_a_schedule_submits_after_the_last_command_does_not_keep_the_daemon(
