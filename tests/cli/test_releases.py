@@ -1,6 +1,7 @@
 """release, rollback, history, catalogue: the commands over the release log, as a person types them."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +61,25 @@ def test_a_rollback_and_a_forced_release_are_in_the_history(project: Path) -> No
     assert shown["aliases"] == {"production": 2, "candidate": 2}
 
 
-def test_the_page_of_what_was_gone_back_to_says_as_much_as_that_of_a_release(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with releases of real trainings."""
     project = copied_project(tmp_path, monkeypatch)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("FT_DAGSTER_PROJECT", str(project))
-    answer(project, "rollback", "acme.places", "--reason", "worse", "--by", "ann")
+    return project
+
+
+def page_of_release(project: Path) -> Mapping[str, dg.MetadataValue[Any]]:
+    """What Dagster shows of the newest materialization."""
     with open_instance(load_settings(project)) as instance:
         event = present(instance.get_latest_materialization_event(dg.AssetKey("release")))
-    shown = present(event.asset_materialization).metadata
+    return present(event.asset_materialization).metadata
+
+
+def test_the_page_of_what_was_gone_back_to_says_as_much_as_that_of_a_release(kept: Path) -> None:
+    answer(kept, "rollback", "acme.places", "--reason", "worse", "--by", "ann")
+    shown = page_of_release(kept)
     assert [*shown][:3] == ["summary", "picture", "made_of"]
     said = str(shown["summary"].value)
     assert said.startswith("**Version 1 is in production: ann went back to it from version 3.**")
@@ -85,22 +95,15 @@ def test_the_page_of_what_was_gone_back_to_says_as_much_as_that_of_a_release(
     assert (shown["version"].value, shown["production"].value) == (1, 1)
 
 
-def test_a_rollback_stands_where_its_page_cannot_be_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rollback_stands_where_its_page_cannot_be_made(kept: Path) -> None:
     """Who would be told of an error would go back once more."""
-    project = copied_project(tmp_path, monkeypatch)
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("FT_DAGSTER_PROJECT", str(project))
-    for manifest in (project / "store/tenants/acme/places/evaluation").glob("*/manifest.json"):
+    for manifest in (kept / "store/tenants/acme/places/evaluation").glob("*/manifest.json"):
         content = json.loads(manifest.read_text("utf-8"))
         content["predicate"]["figures"]["verdict"]["rules"] = 3
         manifest.write_text(json.dumps(content), "utf-8")
-    said = answer(project, "rollback", "acme.places", "--reason", "worse", "--by", "ann")
+    said = answer(kept, "rollback", "acme.places", "--reason", "worse", "--by", "ann")
     assert "version 1 is in production" in said
-    with open_instance(load_settings(project)) as instance:
-        event = present(instance.get_latest_materialization_event(dg.AssetKey("release")))
-    shown = present(event.asset_materialization).metadata
+    shown = page_of_release(kept)
     assert str(shown["summary"].value).startswith("could not be made: ")
     assert shown["production"].value == 1
 
