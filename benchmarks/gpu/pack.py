@@ -310,5 +310,5 @@ def tiny_model(cache: Path) -> list[Item]:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(HERE))
+    sys.path[:0] = [str(HERE), str(ROOT)]
     sys.exit(main())

@@ -6,16 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-TEXT = [
-    "The permit for a small building is given by the town within thirty days.",
-    "A balcony may be closed with glass if the facade keeps its lines.",
-    "Which documents must I bring to open an account at the bank?",
-    "The whale rose slowly beside the ship and the men stood silent.",
-]
-CHAT = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + "
-    "'<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 LLAMA = {"max_position_embeddings": 4096, "rope_theta": 10000.0, "tie_word_embeddings": True}
 TINY = {
     **LLAMA, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -57,7 +47,9 @@ def make_tiny(folder: Path) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = _tokenizer()
+    from tests.tiny_model import tiny_tokenizer
+
+    tokenizer = tiny_tokenizer()
     tokenizer.save_pretrained(folder)
     special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     config = LlamaConfig(vocab_size=len(tokenizer), **TINY, **special)
@@ -89,28 +81,3 @@ def make_random(folder: Path, shape: str, tokenizer: Path, device: str) -> None:
     for file in tokenizer.glob("*.jinja"):
         shutil.copyfile(file, partial / file.name)
     partial.rename(folder)
-
-
-def _tokenizer() -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=500,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(TEXT, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        chat_template=CHAT,
-        clean_up_tokenization_spaces=False,
-        model_max_length=512,
-    )
