@@ -88,7 +88,7 @@ def _table(found: Sequence[FleetVariant]) -> Section:
     said = [
         "Gains and verdicts are of the newest evaluation; what is to be looked at comes first.",
         "Device hours are of all trainings, evaluations and exports that the store knows, dollars at today's "
-        "price of the device: those of `ft-dagster cost --by variant`.",
+        "price of the device: those of ft-dagster cost --by variant.",
     ]
     table = HtmlTable("A click on a header sorts", COLUMNS, fleet_rows(found), sortable=True)
     return Section("Variants", said, tables=[table])
