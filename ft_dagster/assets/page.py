@@ -17,7 +17,7 @@ Metadata = Mapping[str, Any]
 SUMMARY, PICTURE = "summary", "picture"
 PANE, EDGES = 52, 2  # characters: of a table at 1280 pixels, and of the edges of a column
 OVERVIEW = 42  # the same on the page of an asset without partitions
-WORD = 12  # characters of a word that stays whole in a table that is too wide
+WORD = 11  # characters of a word that stays whole in a table that is too wide
 DAY, NO_BREAK = re.compile(r"\b\d{4}-\d\d-\d\d\b"), "\u2011"
 DIGITS = 12  # of a digest: the whole one is in the manifest
 
