@@ -32,6 +32,7 @@ from tests.launch.helpers import slots
 from tests.launch.remote_jobs import LONG, PLACE, kept, payload_of, staging, training_job, wait_for
 from tests.present import present
 from tests.ray_cluster import RayCluster, ray_cluster, workers_that_train
+from tests.s3_server import serve_s3
 from tests.training.runs import Runs, write_mixture
 
 pytest.importorskip("ray", reason="needs the extra `ray`")
@@ -259,21 +260,49 @@ def test_dagster_trains_there_over_a_lost_node_to_the_digest_of_this_host(
     cluster: RayCluster, tmp_path: Path, tiny_model_folder: Path
 ) -> None:
     """The chain as Dagster runs it: only the platform's settings differ."""
-    away = longer_project(tmp_path / "away", tiny_model_folder)
-    here = longer_project(tmp_path / "here", tiny_model_folder)
-    settings = {
+    stored = tmp_path / "project" / ".ft_dagster" / "store"
+    there = trained_over_a_lost_node(cluster, tmp_path, tiny_model_folder, stored)
+    assert there.digest == trained_here(tmp_path / "here", tiny_model_folder).digest
+
+
+def test_so_it_does_with_its_store_on_s3(
+    tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node has its own credentials, here by its environment."""
+    with serve_s3(tmp_path / "s3") as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        settings = {
+            "store": f"s3://{server.bucket}/store",
+            "store_options": {"endpoint_url": server.endpoint},
+        }
+        with ray_cluster(nodes=2) as cluster:
+            there = trained_over_a_lost_node(
+                cluster, tmp_path, tiny_model_folder, server.folder / "store", **settings
+            )
+    assert there.digest == trained_here(tmp_path / "here", tiny_model_folder).digest
+
+
+def trained_over_a_lost_node(
+    cluster: RayCluster, folder: Path, base: Path, stored: Path, **settings: Any
+) -> Artifact:
+    """What Dagster makes there, where the node that trains is killed once a checkpoint is in the store, whose
+    files lie in `stored`.
+    """
+    away = longer_project(folder / "project", base)
+    ray = {
         "launcher": "ray",
         "ray": {"address": cluster.address},
-        "cluster": {"cpus": 1, "work_folder": str(tmp_path / "node")},
+        "cluster": {"cpus": 1, "work_folder": str(folder / "node")},
         "retries": {"attempts": 1, "wait_seconds": 0.1},
     }
-    edit(away / "ft_dagster.yaml", lambda c: c.update(settings))
+    edit(away / "ft_dagster.yaml", lambda content: content.update({**ray, **settings}))
 
     def disturb() -> None:
         checkpoints = "fine_tuned_model/*/nodes/evidence/output/checkpoints/*/checkpoint.json"
-        store = away / ".ft_dagster/store/tenants/acme/places"
-        wait_for(lambda: list(store.glob(checkpoints)) and workers_that_train(tmp_path / "node"))
-        cluster.kill_node(cluster.node_of(workers_that_train(tmp_path / "node")[0]))
+        places = stored / "tenants/acme/places"
+        wait_for(lambda: list(places.glob(checkpoints)) and workers_that_train(folder / "node"))
+        cluster.kill_node(cluster.node_of(workers_that_train(folder / "node")[0]))
 
     with dg.DagsterInstance.ephemeral() as instance, ThreadPoolExecutor(1) as pool:
         there = Workshop(away, instance)
@@ -288,14 +317,19 @@ def test_dagster_trains_there_over_a_lost_node_to_the_digest_of_this_host(
     assert any("is lost" in line for line in logged)
     assert any(line.startswith("resuming at step") for line in logged)
     assert any("validation loss" in line for line in logged)
-    with dg.DagsterInstance.ephemeral() as instance:
-        workshop = Workshop(here, instance)
-        assert workshop.materialize("acme.places", *UP_TO_PLAN, "fine_tuned_model").success
-    models = [model_of(there.store), model_of(workshop.store)]
-    assert models[0].digest == models[1].digest
-    assert models[0].figures["resumed_from"]
-    left = there.store.files_below(models[0].place.path)
+    model = model_of(there.store)
+    assert model.figures["resumed_from"]
+    left = there.store.files_below(model.place.path)
     assert not [path for path in left if path.startswith("nodes/")]
+    return model
+
+
+def trained_here(folder: Path, base: Path) -> Artifact:
+    """What Dagster makes of the same project under a lease of this host."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        workshop = Workshop(longer_project(folder, base), instance)
+        assert workshop.materialize("acme.places", *UP_TO_PLAN, "fine_tuned_model").success
+    return model_of(workshop.store)
 
 
 def longer_project(folder: Path, base: Path) -> Path:
