@@ -131,9 +131,32 @@ def test_credentials_that_run_out_late_in_a_long_upload_are_waited_for_too(
             raise refusals.pop()
         return True
 
-    assert node._let_in(upload, said.append, Stopping())
+    assert node._LetIn(said.append, Stopping())(upload)
     assert "nothing is kept before credentials are renewed" in said[0]
     assert "lets in again" in said[1]
+
+
+def test_one_wait_covers_what_a_node_keeps_while_it_trains_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    monkeypatch.setattr(node, "RENEWAL_SECONDS", 0.3)
+    monkeypatch.setattr(node, "RENEWAL_POLL", 0.01)
+    said = list[str]()
+    let_in = node._LetIn(said.append, Stopping())
+
+    def refuse() -> bool:
+        raise ClientError({"Error": {"Code": "ExpiredToken"}}, "PutObject")
+
+    with pytest.raises(ClientError):
+        let_in(refuse)
+    began = time.monotonic()
+    with pytest.raises(ClientError):
+        let_in(refuse)
+    assert time.monotonic() - began < 0.3
+    assert len(said) == 1
+    assert let_in(lambda: True)
+    with pytest.raises(ClientError):  # a later loss is waited for anew
+        let_in(refuse)
+    assert len(said) == 3
 
 
 @pytest.mark.long

@@ -130,42 +130,53 @@ def _carry_out(kept: Kept, folders: dict[Path, Path], say: Say, stopping: Stoppi
     program = start_program(
         order.module, own / "program", environment=environment, patience=patience, output=log
     )
+    let_in = _LetIn(say, stopping)
+    keep = (lambda: let_in(kept.keep)) if part.index == 0 else None
     try:
         with log.open("rb") as lines:
-            code = _follow(program, _Lines(lines, say), kept if part.index == 0 else None, stopping)
+            code = _follow(program, _Lines(lines, say), keep, stopping)
     except BaseException:
         program.cancel()
         raise
     finally:
         program.close()
-    if part.index == 0 and _let_in(kept.keep, say, stopping):
-        _let_in(lambda: kept.finish(code), say, stopping)
+    if keep is not None and keep():
+        let_in(lambda: kept.finish(code))
     return code
 
 
-def _let_in(call: Callable[[], T], say: Say, stopping: Stopping) -> T:
-    """What `call` returns. Where a profile's temporary credentials have run out it is called again until they
-    are renewed; raises a while after the first refusal, however long `call` took until then, and once a
-    cancel is asked for.
+@dataclass
+class _LetIn:
+    """Calls of the storage, over a profile's temporary credentials that have run out. `since`: when it first
+    refused since it last let in, by this process' clock.
     """
+
+    say: Say
+    stopping: Stopping
     since: float | None = None
-    while True:
-        try:
-            result = call()
-        except Exception as error:
-            now, told = time.monotonic(), since is not None
-            since = now if since is None else since
-            given_up = now - since >= RENEWAL_SECONDS or stopping.asked == signal.SIGINT
-            if given_up or not _may_be_renewed(error):
-                raise
-            if not told:
-                wait = f"they are waited for, for {RENEWAL_SECONDS / 60:.0f} minutes at most"
-                say(f"{OWN}nothing is kept before credentials are renewed, {wait}: {refused(error)}")
-            time.sleep(RENEWAL_POLL)
-        else:
-            if since is not None:
-                say(f"{OWN}the storage lets in again, and what was made meanwhile is kept")
-            return result
+
+    def __call__(self, call: Callable[[], T]) -> T:
+        """What `call` returns, called again until the credentials are renewed; raises a while after the first
+        refusal, of this call or of one before it, and once a cancel is asked for.
+        """
+        while True:
+            try:
+                result = call()
+            except Exception as error:
+                now, told = time.monotonic(), self.since is not None
+                self.since = now if self.since is None else self.since
+                given_up = now - self.since >= RENEWAL_SECONDS or self.stopping.asked == signal.SIGINT
+                if given_up or not _may_be_renewed(error):
+                    raise
+                if not told:
+                    wait = f"they are waited for, for {RENEWAL_SECONDS / 60:.0f} minutes at most"
+                    self.say(f"{OWN}nothing is kept before credentials are renewed, {wait}: {refused(error)}")
+                time.sleep(RENEWAL_POLL)
+            else:
+                if self.since is not None:
+                    self.say(f"{OWN}the storage lets in again, and what was made meanwhile is kept")
+                self.since = None
+                return result
 
 
 def _may_be_renewed(error: Exception) -> bool:
@@ -173,7 +184,9 @@ def _may_be_renewed(error: Exception) -> bool:
     return expired(error) and not os.environ.get("AWS_SESSION_TOKEN")
 
 
-def _follow(program: StartedProgram, lines: _Lines, kept: Kept | None, stopping: Stopping) -> int:
+def _follow(
+    program: StartedProgram, lines: _Lines, keep: Callable[[], bool] | None, stopping: Stopping
+) -> int:
     """Until the program has ended, passing on what it says and keeping what is whole."""
     asked, keeping = None, Future[bool]()
     keeping.set_result(True)
@@ -187,8 +200,8 @@ def _follow(program: StartedProgram, lines: _Lines, kept: Kept | None, stopping:
             if stopping.asked is not None and asked is None:
                 asked = stopping.asked
                 program.preempt()
-            if kept is not None and keeping.done():
-                keeping = pool.submit(_let_in, kept.keep, lines.say, stopping)
+            if keep is not None and keeping.done():
+                keeping = pool.submit(keep)
         lines.pass_on()
     return code
 
