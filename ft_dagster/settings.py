@@ -416,7 +416,7 @@ class Settings(BaseSettings):
         try:
             given = {**self.store_options, **(options or {})}
             limit = None if self.cache_gb is None else self.cache_gb * 1e9
-            return Store(place, given, self.dagster_home, limit)
+            return Store(place, given, self.dagster_home, limit, self.cache_folder)
         except (ValueError, TypeError, ImportError) as error:
             fix = "Name a folder or s3://bucket/prefix, and options of that file system"
             raise UserError(

@@ -79,12 +79,12 @@ def rollback(
 @app.command(rich_help_panel=RELEASING)
 def history(context: typer.Context, variant: Key, as_json: Json = False) -> None:
     """Everything that was released, promoted and rolled back, oldest first."""
+    from ft_dagster.lineage.log import read_log
     from ft_dagster.lineage.release import aliases
-    from ft_dagster.lineage.release import history as entries
     from ft_dagster.report.tables import HISTORY, history_rows
 
     settings, key = _released(context, variant)
-    past = entries(settings.open_store(), _prefix(key))
+    past = read_log(settings.open_store(), _prefix(key)).entries
     named = aliases(past)
     if as_json:
         print_json({"variant": variant, "aliases": named, "entries": [entry.to_json() for entry in past]})

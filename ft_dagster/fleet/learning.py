@@ -5,8 +5,7 @@ costs, and what its parent released since.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -33,7 +32,7 @@ from ft_dagster.stages.made_from import VersionArtifacts, version_artifacts
 from ft_dagster.stages.outdated import outdated
 from ft_dagster.stages.summary import newest_plan
 from ft_dagster.store import SHARED, Artifact, Place, Store, read_head, unreachable
-from ft_dagster.store.artifacts import Removed, generations
+from ft_dagster.store.committed import all_committed
 
 DECIDES = "evaluation"  # whose newest artifact says when a variant came to a verdict, where no run does
 PAID = (TRAINING, "base_evaluation", DECIDES, EXPORT)
@@ -156,13 +155,12 @@ def _places(store: Store, prefix: str) -> list[Place]:
     return [Place(prefix, stage, key) for stage in COUNTED for key in store.names(f"{prefix}/{stage}")]
 
 
-def _read(store: Store, places: Iterable[Place]) -> dict[str, list[Artifact]]:
-    """All that was ever committed there, by stage; `cost` says what is damaged."""
+def _read(store: Store, places: Sequence[Place], anew: Collection[Place] = ()) -> dict[str, list[Artifact]]:
+    """All that was ever committed there, by stage; `cost` says what is damaged. See `all_committed`."""
     made_of = defaultdict[str, list[Artifact]](list)
-    for place in places:
-        with suppress(UserError):
-            for one in generations(store, place):
-                made_of[place.stage].append(one.artifact if isinstance(one, Removed) else one)
+    for one in all_committed(store, places, anew):
+        if isinstance(one, Artifact):
+            made_of[one.place.stage].append(one)
     return made_of
 
 
@@ -259,11 +257,13 @@ def _spent(world: World, row: FleetRow, stands: VersionArtifacts) -> tuple[Amoun
     """
     store, prefix = world.settings.open_store(), row.state.key.prefix
     places = _places(store, prefix)
-    again = [head.generation for head in stands.heads.values() if head is not None]
-    counted = sha256_json([world.prices, again, *([place.stage, place.key] for place in places)])[:16]
+    heads = [head for head in stands.heads.values() if head is not None]
+    counted = sha256_json(
+        [world.prices, [head.generation for head in heads], *([place.stage, place.key] for place in places)]
+    )[:16]
     if row.version is not None and row.version.counted == counted:
         return row.version.spent, row.version.retrain_hours, counted
-    made_of = _read(store, places)
+    made_of = _read(store, places, [head.place for head in heads if head.generation > 1])
     total = cost_row(row.key, cost_items(made_of, world.catalogue))
     return Amount(total.hours, total.usd), retrain_hours(made_of), counted
 

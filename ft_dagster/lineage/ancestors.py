@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 
 from ft_dagster.errors import UserError
 from ft_dagster.store.artifacts import Artifact, Place, digests_folder, find_artifact, note_digest
 from ft_dagster.store.blobs import Store
+from ft_dagster.store.committed import all_committed
 
 
 def find_digest(store: Store, prefixes: Iterable[str], stage: str, digest: str) -> Artifact | None:
@@ -27,16 +28,26 @@ def find_digest(store: Store, prefixes: Iterable[str], stage: str, digest: str) 
         found = _first(store, noted, digest)
         if found is not None:
             return found
-    found = _first(store, _all_of(store, known, stage), digest)
+    found = _looked_for(store, known, stage, digest)
     if found is not None:
         with suppress(OSError):  # who may only read finds it without
             note_digest(store, found)
     return found
 
 
-def _all_of(store: Store, prefixes: Iterable[str], stage: str) -> Iterator[Place]:
+def _looked_for(store: Store, prefixes: Iterable[str], stage: str, digest: str) -> Artifact | None:
+    """Among all artifacts of the stage; one that was made so stands if it is still there."""
+    damaged: UserError | None = None
     for prefix in prefixes:
-        yield from (Place(prefix, stage, key) for key in store.names(f"{prefix}/{stage}"))
+        places = [Place(prefix, stage, key) for key in store.names(f"{prefix}/{stage}")]
+        for one in all_committed(store, places):
+            if isinstance(one, UserError):
+                damaged = damaged or one
+            elif one.digest == digest and (found := _first(store, [one.place], digest)) is not None:
+                return found
+    if damaged is not None:
+        raise damaged
+    return None
 
 
 def _first(store: Store, places: Iterable[Place], digest: str) -> Artifact | None:

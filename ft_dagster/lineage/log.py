@@ -4,14 +4,18 @@ Each entry names in `previous` what it was written after: the sha256 of the file
 1 and 2 named nothing; the first entry after them names them all, by the sha256 over the list of their hashes.
 So an entry that was changed, taken out or put in is noticed by the one after it. For the last there is
 `head.json` beside the entries, written after each: how many there were, and the hash of the newest. It may
-lag behind, where its writer was killed or others were faster; it is never ahead.
+lag behind, where its writer was killed or others were faster; it is never ahead. So the head holds all before
+it, and of a remote store this host reads each entry once (`recalled_log`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain, count
+from typing import NamedTuple
 
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.entry import RELEASE, ReleaseEntry, broken_entry
@@ -26,6 +30,21 @@ AT_ONCE = 64  # entries read from a remote store together
 RESTORE = "Restore the log's folder from a backup"
 
 
+class _Head(NamedTuple):
+    """How many entries there were when it was written, and the sha256 of the newest; 0 and "" without one."""
+
+    entries: int
+    sha256: str
+
+
+class _Stored(NamedTuple):
+    """An entry's file; `content`: None where it is not there."""
+
+    path: str
+    content: bytes | None
+    recalled: bool = False
+
+
 @dataclass(frozen=True)
 class ReleaseLog:
     """All entries, oldest first, and what the next one is to name as `previous`."""
@@ -35,11 +54,37 @@ class ReleaseLog:
 
 
 def read_log(store: Store, prefix: str) -> ReleaseLog:
-    """Raises UserError that names the entry: one that is missing, was changed, or cannot be read."""
+    """Every entry, from the store. Raises UserError that names the entry: one that is missing, was changed,
+    or cannot be read.
+    """
+    return _whole(store, prefix, _head(store, prefix))
+
+
+def recalled_log(store: Store, prefix: str) -> ReleaseLog:
+    """As `read_log`; of a remote store the head is read, and what this host did not read before.
+
+    The head names the newest entry by its hash, and each entry the one before it: so none that is remembered
+    is another than was there when the head was written. Where they do not fit, all are read.
+    """
+    head = _head(store, prefix)
+    if head.entries and store.remote:
+        held = _contents(store, prefix, head.entries, recalled=True)
+        with suppress(UserError):
+            return _checked(store, prefix, head, chain(held, _after(store, prefix, head.entries)))
+    return _whole(store, prefix, head)
+
+
+def _whole(store: Store, prefix: str, head: _Head) -> ReleaseLog:
+    there = max(head.entries, *_numbers(store, prefix), 0)
+    return _checked(store, prefix, head, _contents(store, prefix, there))
+
+
+def _checked(store: Store, prefix: str, head: _Head, contents: Iterable[_Stored]) -> ReleaseLog:
+    """The log of these entries, in order; those that its head holds are remembered."""
     entries: list[ReleaseEntry] = []
     hashes: list[str] = []
-    newest, sha256 = _head(store, prefix)
-    for path, content in _contents(store, prefix, max(newest, *_numbers(store, prefix), 0)):
+    read = dict[str, bytes]()
+    for path, content, recalled in contents:
         if content is None:
             gone = "this entry of a release log is missing"
             raise UserError(gone, file=store.uri(path), fix=RESTORE)
@@ -51,9 +96,13 @@ def read_log(store: Store, prefix: str) -> ReleaseLog:
         _check_link(entry, entries, hashes, store.uri(path))
         entries.append(entry)
         hashes.append(hashlib.sha256(content).hexdigest())
-    if newest and hashes[newest - 1] != sha256:
+        if len(entries) <= head.entries and not recalled:
+            read[path] = content
+    if head.entries and hashes[head.entries - 1] != head.sha256:
         changed = f"this entry of a release log is not the one that {HEAD} was written after"
-        raise UserError(changed, file=store.uri(_path(prefix, newest)), fix=RESTORE)
+        raise UserError(changed, file=store.uri(_path(prefix, head.entries)), fix=RESTORE)
+    if head.entries and entries[head.entries - 1].schema_version >= CHAINED:
+        store.remember(read)
     return ReleaseLog(entries, _link(entries, hashes))
 
 
@@ -73,17 +122,16 @@ def mark_newest(store: Store, prefix: str, number: int, content: bytes) -> None:
     store.write_json(f"{folder_of(prefix)}/{HEAD}", head)
 
 
-def _head(store: Store, prefix: str) -> tuple[int, str]:
-    """(how many entries there were, sha256 of the newest), when the head was written; (0, "") without one."""
+def _head(store: Store, prefix: str) -> _Head:
     path = f"{folder_of(prefix)}/{HEAD}"
     try:
         head = store.read_json(path)
         entries, sha256 = head["entries"], str(head["sha256"])
         if type(entries) is not int or entries < 1:
             raise ValueError("not a number of entries")
-        return entries, sha256
+        return _Head(entries, sha256)
     except FileNotFoundError:
-        return 0, ""
+        return _Head(0, "")
     except (ValueError, KeyError, TypeError):
         raise UserError("not the head of a release log", file=store.uri(path), fix=RESTORE) from None
 
@@ -132,11 +180,26 @@ def _numbers(store: Store, prefix: str) -> list[int]:
     return [int(name) for name in names if name.isascii() and name.isdigit()]
 
 
-def _contents(store: Store, prefix: str, count: int) -> Iterator[tuple[str, bytes | None]]:
-    """(path, content) of the entries 1 to `count`, in order; None for one that is not there."""
+def _contents(store: Store, prefix: str, count: int, *, recalled: bool = False) -> Iterator[_Stored]:
+    """The entries 1 to `count`, in order; `recalled`: those that this host remembers from there."""
     for first in range(1, count + 1, AT_ONCE):
         paths = [_path(prefix, number) for number in range(first, min(count + 1, first + AT_ONCE))]
-        yield from zip(paths, store.read_each(paths), strict=True)
+        known = store.recall(paths) if recalled else {}
+        absent = [path for path in paths if path not in known]
+        read = dict(zip(absent, store.read_each(absent), strict=True))
+        yield from (
+            _Stored(path, known[path] if path in known else read[path], path in known) for path in paths
+        )
+
+
+def _after(store: Store, prefix: str, held: int) -> Iterator[_Stored]:
+    """The entries that the log's head does not know of yet."""
+    for number in count(held + 1):
+        path = _path(prefix, number)
+        (content,) = store.read_each([path])
+        if content is None:
+            return
+        yield _Stored(path, content)
 
 
 def _entry(content: bytes, file: str) -> ReleaseEntry:

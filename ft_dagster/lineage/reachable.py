@@ -12,7 +12,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from ft_dagster.lineage.release import WEIGHTS, history
+from ft_dagster.lineage.log import read_log
+from ft_dagster.lineage.release import WEIGHTS
 from ft_dagster.lineage.retention import Rules, kept_versions
 from ft_dagster.store.artifacts import Artifact, Place, generations
 from ft_dagster.store.blobs import Store, StoredFile
@@ -180,7 +181,7 @@ def _released(
     logs = {str(PurePosixPath(file.path).parent) for file in records}
     prefixes = {log.removesuffix("/releases") for log in logs if log.endswith("/releases")}
     for prefix in sorted(prefixes):
-        past = history(store, prefix)
+        past = read_log(store, prefix).entries
         kept = kept_versions(past, prefix, rules)
         for entry in past:
             digests = (entry.export, entry.weights, entry.evaluation) if entry.version in kept else ()

@@ -23,7 +23,7 @@ from pathlib import Path
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.certificate import Certificate
 from ft_dagster.lineage.entry import PROMOTE, RELEASE, ROLLBACK, SCHEMA_VERSION, ReleaseEntry
-from ft_dagster.lineage.log import append, folder_of, read_log
+from ft_dagster.lineage.log import ReleaseLog, append, folder_of, read_log, recalled_log
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.store.artifacts import Artifact, Place, find_artifact, refuse_removed, verify_artifact
@@ -120,7 +120,7 @@ def record_release(
     Raises UserError where the candidate's parts do not all speak of the same weights and of the export's
     bytes, or the verdict is no pass.
     """
-    return _change(store, prefix, request, _recording(candidate, request, variant, run_id))
+    return _change(store, prefix, request, _recording(candidate, request, variant, run_id), recalled_log)
 
 
 def standing_release(
@@ -287,8 +287,10 @@ def check_bytes(candidate: ReleaseCandidate) -> None:
 
 
 def history(store: Store, prefix: str) -> list[ReleaseEntry]:
-    """All entries, oldest first. Raises UserError for one that cannot be read, is missing or was changed."""
-    return read_log(store, prefix).entries
+    """All entries, oldest first, see `recalled_log`. Raises UserError for one that cannot be read, is missing
+    or was changed.
+    """
+    return recalled_log(store, prefix).entries
 
 
 def production(store: Store, prefix: str) -> ReleaseEntry | None:
@@ -451,6 +453,7 @@ def _change(
     prefix: str,
     request: ReleaseRequest,
     decide: Decide,
+    read: Callable[[Store, str], ReleaseLog] = read_log,
 ) -> ReleaseEntry:
     """Append what `decide` makes of the log, signed and dated, where it says that it is new; else what
     stands. Where another writer was faster, it is asked again about the log as it then is.
@@ -458,7 +461,7 @@ def _change(
     Raises UserError where that does not end.
     """
     for tried in range(TRIES):
-        log = read_log(store, prefix)
+        log = read(store, prefix)
         entry, new = decide(log.entries)
         if not new:
             return entry

@@ -7,13 +7,13 @@ level. Tries are never changed or removed; the same questions keep their ordinal
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
 from ft_dagster.errors import UserError
-from ft_dagster.store.artifacts import Place, find_artifact
+from ft_dagster.store.artifacts import Artifact, Place
 from ft_dagster.store.blobs import Store
+from ft_dagster.store.committed import all_committed
 
 EVALUATION = "evaluation"
 RESTORE = "Restore the folder from a backup"
@@ -69,14 +69,11 @@ def tries(store: Store, prefix: str, weights: str) -> list[str]:
 
 
 def _evaluated(store: Store, prefix: str, weights: str) -> int:
-    """The highest ordinal that an evaluation of these weights has; one that cannot be read has none."""
-    highest = 0
-    for key in store.names(f"{prefix}/{EVALUATION}"):
-        with suppress(UserError):
-            found = find_artifact(store, Place(prefix, EVALUATION, key))
-            if found is not None and found.inputs.get("fine_tuned_model") == weights:
-                highest = max(highest, found.spec.get("tries", 0))
-    return highest
+    """The highest ordinal that an evaluation of these weights had; one that cannot be read has none."""
+    places = [Place(prefix, EVALUATION, key) for key in store.names(f"{prefix}/{EVALUATION}")]
+    found = (one for one in all_committed(store, places) if isinstance(one, Artifact))
+    of_these = (one for one in found if one.inputs.get("fine_tuned_model") == weights)
+    return max((int(one.spec.get("tries", 0)) for one in of_these), default=0)
 
 
 def _folder(prefix: str, weights: str) -> str:

@@ -18,7 +18,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from ft_dagster.provenance.digest import sha256_file
-from ft_dagster.provenance.private_file import make_private
+from ft_dagster.provenance.private_file import private_database
 from ft_dagster.provenance.stamp import Stamp
 
 FILE = "digests.sqlite"
@@ -94,10 +94,4 @@ def _as_stored(stamp: Stamp) -> tuple[int, ...]:
 
 def _open(cache: Path) -> sqlite3.Connection:
     """The memory, made where it is absent; one that others may write is not believed, and made anew."""
-    cache.mkdir(parents=True, exist_ok=True)
-    file = cache / FILE
-    make_private(file)
-    db = sqlite3.connect(file, timeout=60)
-    db.execute("PRAGMA synchronous = OFF")  # losing it costs time alone
-    db.execute(TABLE)
-    return db
+    return private_database(cache / FILE, TABLE)

@@ -1,8 +1,9 @@
-"""A file that this user alone may read and write."""
+"""A file that this user alone may read and write, and a database in one."""
 
 from __future__ import annotations
 
 import os
+import sqlite3
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,3 +17,15 @@ def make_private(file: Path) -> None:
         if found.st_uid != os.getuid() or found.st_mode & 0o077 or file.is_symlink():
             file.unlink()
     os.close(os.open(file, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
+
+
+def private_database(file: Path, table: str) -> sqlite3.Connection:
+    """A database to which nothing is lost but time, with a table (CREATE TABLE IF NOT EXISTS ...); made where
+    it is absent. Raises sqlite3.Error and OSError.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    make_private(file)
+    db = sqlite3.connect(file, timeout=60)
+    db.execute("PRAGMA synchronous = OFF")
+    db.execute(table)
+    return db

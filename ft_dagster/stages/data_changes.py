@@ -6,14 +6,16 @@ from itertools import islice
 from typing import NamedTuple
 
 from ft_dagster.data.row_changes import split_identities
-from ft_dagster.lineage.entry import RELEASE
+from ft_dagster.lineage.ancestors import find_digest
+from ft_dagster.lineage.entry import RELEASE, ReleaseEntry
 from ft_dagster.lineage.release import history
-from ft_dagster.stages.made_of import made_of
 from ft_dagster.stages.shelf import UNREADABLE, told
 from ft_dagster.stages.workspace import Workspace
-from ft_dagster.store import Artifact, Place, find_artifact
+from ft_dagster.store import Artifact, Store
 
 LOOKED_AT = 10  # versions
+# From the weights to the rows: each stage, and its input that is the next.
+TO_ROWS = {"fine_tuned_model": "training_mixture", "training_mixture": "task_dataset", "task_dataset": ""}
 
 
 class DataChanges(NamedTuple):
@@ -55,11 +57,21 @@ def _before(workspace: Workspace, dataset: Artifact) -> tuple[int, Artifact] | N
     store, prefix = workspace.store, workspace.prefix
     released = [entry for entry in reversed(history(store, prefix)) if entry.action == RELEASE]
     for entry in islice(released, LOOKED_AT):
-        export = find_artifact(store, Place(prefix, "model_export", entry.export_key))
-        made = {} if export is None else made_of(store, prefix, export, workspace.cache).artifacts
-        if "task_dataset" in made and made["task_dataset"].digest != dataset.digest:
-            return entry.version, made["task_dataset"]
+        rows = _rows_of(store, prefix, entry)
+        if rows is not None and rows.digest != dataset.digest:
+            return entry.version, rows
     return None
+
+
+def _rows_of(store: Store, prefix: str, entry: ReleaseEntry) -> Artifact | None:
+    """What the weights of a release learned from; None where any of it is gone."""
+    found, digest = None, entry.weights
+    for stage, made_from in TO_ROWS.items():
+        found = find_digest(store, [prefix], stage, digest)
+        if found is None:
+            return None
+        digest = found.inputs.get(made_from, "")
+    return found
 
 
 def _every(splits: dict[str, set[bytes]]) -> set[bytes]:

@@ -20,7 +20,7 @@ from ft_dagster.stages.inputs import recorded
 from ft_dagster.stages.policy import refuse_declared
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.view import View
-from ft_dagster.store import Attempt
+from ft_dagster.store import Artifact, Attempt
 
 FILE = "declaration.json"
 
@@ -74,6 +74,12 @@ def freeze(declared: Declared, project: Path, cache: Path, roots: Roots) -> dict
         "tasks": freeze_tasks(declared, project, roots),
         **({"upstream": origins} if origins else {}),
     }
+
+
+def content_of(declaration: Artifact) -> dict[str, Any]:
+    """declaration.json, as its key has it; the first keys had its parts by themselves."""
+    content: dict[str, Any] = declaration.spec.get("content", declaration.spec)
+    return content
 
 
 def _upstream(sources: Sequence[SourceSpec], project: Path) -> dict[str, dict[str, Any]]:

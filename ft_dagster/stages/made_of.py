@@ -6,18 +6,18 @@ declaration: retention lets it go before its version, and what is left of it say
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from ft_dagster.errors import UserError
 from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.provenance.digest import sha256_json
-from ft_dagster.stages import declaration
 from ft_dagster.stages.chain import CHAIN
-from ft_dagster.store import SHARED, Artifact, Place, Store
-from ft_dagster.store.artifacts import Removed, generations, read_left
+from ft_dagster.stages.declaration import content_of
+from ft_dagster.store import SHARED, Artifact, Place, Store, read_head
+from ft_dagster.store.committed import all_committed
 
+DECLARATION = "declaration"
 CORPUS, CORPORA = "general_corpus", f"{SHARED}/corpora"
 ORDER = (CORPUS, *(stage.name for stage in CHAIN))
 
@@ -39,7 +39,7 @@ class MadeOf(NamedTuple):
     files: tuple[SourceFile, ...]
 
 
-def made_of(store: Store, prefix: str, export: Artifact, cache: Path) -> MadeOf:
+def made_of(store: Store, prefix: str, export: Artifact) -> MadeOf:
     """Of an export of the variant whose part of the store is `prefix`."""
     found, due = {export.place.stage: export}, [export]
     while due:
@@ -52,7 +52,7 @@ def made_of(store: Store, prefix: str, export: Artifact, cache: Path) -> MadeOf:
                 due.append(artifact)
     ordered = {stage: found[stage] for stage in ORDER if stage in found}
     dataset = found.get("task_dataset")
-    return MadeOf(ordered, () if dataset is None else tuple(_files(store, prefix, dataset, cache)))
+    return MadeOf(ordered, () if dataset is None else tuple(_files(store, prefix, dataset)))
 
 
 def source_files(
@@ -75,25 +75,24 @@ def find_input(store: Store, prefix: str, stage: str, digest: str) -> Artifact |
     return find_digest(store, prefixes, stage, digest)
 
 
-def _files(store: Store, prefix: str, dataset: Artifact, cache: Path) -> list[SourceFile]:
+def _files(store: Store, prefix: str, dataset: Artifact) -> list[SourceFile]:
     """Those of the declaration that the data set was read by."""
-    declared = source_files(_declarations(store, prefix, cache), dataset.inputs["sources"])
+    declared = source_files(frozen_declarations(store, prefix), dataset.inputs["sources"])
     return [_file(source, one) for source, files in next(declared, ()) for one in files]
 
 
-def _declarations(store: Store, prefix: str, cache: Path) -> Iterator[dict[str, Any]]:
+def frozen_declarations(store: Store, prefix: str) -> Iterator[dict[str, Any]]:
     """declaration.json of every declaration of the variant that was frozen, also of those that retention
-    removed.
+    removed; the newest first.
     """
-    name = f"payload/{declaration.FILE}"
-    for key in store.names(f"{prefix}/declaration"):
-        for one in generations(store, Place(prefix, "declaration", key)):
-            if isinstance(one, Removed):
-                content = read_left(store, one, name)
-            else:
-                content = (one.folder(store, cache) / name).read_bytes()
-            if content is not None:
-                yield json.loads(content)
+    newest = read_head(store, prefix, DECLARATION)
+    if newest is not None:
+        yield content_of(newest)
+    places = [Place(prefix, DECLARATION, key) for key in store.names(f"{prefix}/{DECLARATION}")]
+    for one in all_committed(store, places):
+        if isinstance(one, UserError):
+            raise one
+        yield content_of(one)
 
 
 def _file(source: Mapping[str, Any], one: Mapping[str, Any]) -> SourceFile:

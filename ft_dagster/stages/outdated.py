@@ -26,9 +26,11 @@ from ft_dagster.spec import Declared, VariantSpec
 from ft_dagster.spec.narrow import shown_value
 from ft_dagster.spec.policy import Breach
 from ft_dagster.stages.corpora import NAME as CORPUS
+from ft_dagster.stages.declaration import content_of
 from ft_dagster.stages.made_from import VersionArtifacts
+from ft_dagster.stages.made_of import frozen_declarations
 from ft_dagster.stages.planned import RANKED, ranked_by
-from ft_dagster.store import Artifact, Place, Store, find_artifact
+from ft_dagster.store import Artifact, Store
 
 PARTS = ("spec", "task.spec", "general.spec", "judged_by")  # of a key: fields as they were declared
 TASK_PARTS = {"task": "task.tasks", "general": "general.tasks"}  # of a key: digests of the declared tasks
@@ -143,7 +145,7 @@ def _planned(plan: Artifact, spec: VariantSpec, version: VersionArtifacts, named
 
 def _ranked(newest: Artifact | None, spec: VariantSpec) -> Iterator[str]:
     """Of what `method: auto` chooses by: what changed since the newest run, or all of it."""
-    then = {} if newest is None else _content(newest)["spec"]
+    then = {} if newest is None else content_of(newest)["spec"]
     changed = [field for field in RANKED if _at(then, field) != _at(_content_of(spec), field)]
     yield from changed or RANKED
 
@@ -226,16 +228,10 @@ def _sources(store: Store, prefix: str, version: VersionArtifacts) -> Iterator[S
     newest, then = version.heads["declaration"], version.sources_then
     if newest is None or then is None:
         return
-    now = _content(newest)["sources"]
+    now = content_of(newest)["sources"]
     if sha256_json(now) != then:
         before = _frozen(store, prefix, then)
         yield from map(_source, dict.fromkeys(_other_files(before, now) if before else _names(now)))
-
-
-def _content(declaration: Artifact) -> dict[str, Any]:
-    """declaration.json, as its key has it; the first keys had its parts by themselves."""
-    content: dict[str, Any] = declaration.spec.get("content", declaration.spec)
-    return content
 
 
 def _source(name: str) -> StaleCause:
@@ -243,13 +239,9 @@ def _source(name: str) -> StaleCause:
 
 
 def _frozen(store: Store, prefix: str, digest: str) -> list[Any] | None:
-    """The fingerprints of that digest, of any declaration of the variant that is left."""
-    for key in store.names(f"{prefix}/declaration"):
-        found = find_artifact(store, Place(prefix, "declaration", key))
-        sources = None if found is None else _content(found)["sources"]
-        if sources is not None and sha256_json(sources) == digest:
-            return list(sources)
-    return None
+    """The fingerprints of that digest, of any declaration of the variant that was frozen."""
+    frozen = (content["sources"] for content in frozen_declarations(store, prefix))
+    return next((list(sources) for sources in frozen if sha256_json(sources) == digest), None)
 
 
 def _other_files(then: Iterable[Any], now: Iterable[Any]) -> list[str]:

@@ -99,13 +99,13 @@ def open_shelf(settings: Settings, key: VariantKey, version: int | None = None) 
     if past or version is not None:
         export = export_of(store, prefix, version, cache)
         entry = _entry(past, export.digest, version)
-        return VersionShelf(key, store, cache, made_of(store, prefix, export, cache), past, entry)
+        return VersionShelf(key, store, cache, made_of(store, prefix, export), past, entry)
     judged = read_head(store, prefix, "evaluation")
     if judged is None:
         raise UserError(
             f"{key} has neither a version nor an evaluation", fix=f"`ft-dagster run {key}` makes them"
         )
-    return VersionShelf(key, store, cache, made_of(store, prefix, judged, cache), past, None)
+    return VersionShelf(key, store, cache, made_of(store, prefix, judged), past, None)
 
 
 def why_not(error: Exception) -> str:

@@ -165,21 +165,6 @@ class Removed:
         )
 
 
-def read_left(store: Store, removed: Removed, name: str) -> bytes | None:
-    """A file that outlived the removal of its artifact; None where it did not. `name`: in the attempt's
-    folder. Raises UserError for other bytes than its manifest says.
-    """
-    path = f"{removed.artifact.path}/{name}"
-    try:
-        content = store.read(path)
-    except FileNotFoundError:
-        return None
-    listed = removed.artifact.files.get(name)
-    if listed is None or hashlib.sha256(content).hexdigest() != listed.sha256:
-        raise UserError(f"a stored file {OTHER_BYTES}", file=store.uri(path), fix="Restore it from a backup")
-    return content
-
-
 def begin_attempt(store: Store, place: Place, work: Path) -> Attempt:
     """Open an attempt: in the store itself where that is a folder, else in `work`."""
     name = uuid.uuid4().hex[:12]

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -18,6 +18,7 @@ import fsspec
 
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import files_below, no_file
+from ft_dagster.store import recall
 from ft_dagster.store.exclusive import RemoteCreation, code_of
 from ft_dagster.strict_json import dumps, loads
 
@@ -28,7 +29,6 @@ _PASSING_ERRNOS = {
 _PASSING_ERRORS = {
     "botocore.EndpointConnectionError", "botocore.ConnectionClosedError", "botocore.ConnectTimeoutError",
     "botocore.ReadTimeoutError", "botocore.HTTPClientError",
-    "botocore.FlexibleChecksumError",  # other bytes than the server says: it died on the way
 }  # fmt: skip
 _NO_CREDENTIALS = {
     f"botocore.{name}"
@@ -66,7 +66,8 @@ class Store:
     `url` is a folder or `s3://bucket/prefix`; `options` go to the file system (`endpoint_url`,
     `profile`, ...). A write is whole or absent: local files are renamed into place, S3 puts are atomic.
     `locks`: a folder for the lock of writers to a server that cannot create exclusively. `cache_bytes`: what
-    copies of a remote store's artifacts may take on this host, None: any amount (see `cache`).
+    copies of a remote store's artifacts may take on this host, None: any amount (see `cache`). `memory`: the
+    folder in which this host remembers small files of a remote store (see `recall`), None: nowhere.
     """
 
     def __init__(
@@ -75,14 +76,18 @@ class Store:
         options: dict[str, Any] | None = None,
         locks: Path | None = None,
         cache_bytes: float | None = None,
+        memory: Path | None = None,
     ) -> None:
         self.cache_bytes = cache_bytes
         self.url = url.rstrip("/") or "/"
         self._locks = locks
         self.remote = "://" in self.url and not self.url.startswith("file://")
+        self._memory = memory if self.remote else None
         if self.remote:
             protocol = self.url.split("://")[0]
-            self.fs = fsspec.filesystem(protocol, use_listings_cache=False, **(options or {}))
+            self.fs = fsspec.filesystem(
+                protocol, use_listings_cache=False, **_options(protocol, options or {})
+            )
             self.root = self.url.split("://", 1)[1]
             self._renew()
         else:
@@ -116,7 +121,7 @@ class Store:
         path = self.path(relative)
         if not self.remote:
             return Path(path).read_bytes()
-        content: bytes = self.fs.cat_file(path)
+        content: bytes = self.fs.cat_file(path, **self._at_once)
         return content
 
     def read_each(self, relatives: Sequence[str]) -> list[bytes | None]:
@@ -124,8 +129,17 @@ class Store:
         if not self.remote:
             return [self._read_or_none(relative) for relative in relatives]
         paths = [self.path(relative) for relative in relatives]
-        found = self.fs.cat(paths, on_error="return") if paths else {}
+        found = self.fs.cat(paths, on_error="return", **self._at_once) if paths else {}
         return [_content(found[path]) for path in paths]
+
+    def recall(self, relatives: Sequence[str]) -> dict[str, bytes]:
+        """What this host remembers of these files; nothing of a store in a folder."""
+        return {} if self._memory is None else recall.recall(self._memory, self.url, relatives)
+
+    def remember(self, contents: Mapping[str, bytes]) -> None:
+        """Content by path, of files that say the same as long as they are there."""
+        if self._memory is not None and contents:
+            recall.remember(self._memory, self.url, contents)
 
     def _read_or_none(self, relative: str) -> bytes | None:
         try:
@@ -204,11 +218,28 @@ class Store:
         """Names directly below a folder, sorted; none where it does not exist."""
         path = self.path(relative)
         try:
-            found = self.fs.ls(path, detail=False) if self.remote else os.listdir(path)
+            found = self._listed(path) if self.remote else os.listdir(path)
         except (FileNotFoundError, NotADirectoryError):
             return []
         names = {PurePosixPath(each).name for each in found}
         return sorted(name for name in names if not name.startswith("."))
+
+    def _listed(self, path: str) -> list[str]:
+        """What lies directly below a path of a remote file system. s3fs' own `ls` lists all beside a folder
+        in which it finds nothing.
+        """
+        if not self.url.startswith("s3://"):
+            return list(self.fs.ls(path, detail=False))
+        bucket, key, _ = self.fs.split_path(path)
+        asked = {"Bucket": bucket, "Prefix": f"{key}/", "Delimiter": "/", **self.fs.req_kw}
+        found = list[str]()
+        while True:
+            answer = self.fs.call_s3("list_objects_v2", **asked)
+            found += [entry["Key"] for entry in answer.get("Contents", ()) if entry["Key"] != f"{key}/"]
+            found += [folder["Prefix"] for folder in answer.get("CommonPrefixes", ())]
+            if not answer.get("IsTruncated"):
+                return found
+            asked["ContinuationToken"] = answer["NextContinuationToken"]
 
     def names_written(self, relative: str, pattern: str, since: float) -> list[str]:
         """Names of the folders directly below a folder in which a file of a pattern was written since then
@@ -296,11 +327,26 @@ class Store:
                 return  # they are just being written: the next request reads them
             _READ[self.fs] = written
 
+    @property
+    def _at_once(self) -> dict[str, int]:
+        """How s3fs reads a small file by one request: else it asks for its size before."""
+        return {"max_concurrency": 1} if self.url.startswith("s3://") else {}
+
     def _in_parts(self, size: int) -> dict[str, int]:
         """How s3fs moves a file of this many bytes: in memory are `max_concurrency` parts of it at once."""
         if not self.url.startswith("s3://"):
             return {}
         return {"chunksize": max(PART_BYTES, -(-size // MOST_PARTS)), "max_concurrency": PARTS_AT_ONCE}
+
+
+def _options(protocol: str, given: dict[str, Any]) -> dict[str, Any]:
+    """For a remote file system. Servers say the checksum of the whole file beside a part of it, to which
+    botocore then holds that part: what is read here is held against its sha256 instead.
+    """
+    if protocol != "s3":
+        return given
+    config = {"response_checksum_validation": "when_required", **given.get("config_kwargs", {})}
+    return {**given, "config_kwargs": config}
 
 
 def _write_whole(target: Path, content: bytes) -> None:

@@ -223,7 +223,7 @@ def test_a_version_and_its_audit_name_the_same_files(old: Settings) -> None:
     audit = open_audit(old)
     for prefix in ("tenants/acme/places", "tenants/globex/places"):
         export = audit.index.of_stage("model_export", prefix)[-1]
-        named = made_of(audit.store, prefix, audit.artifact(export), old.cache_folder).files
+        named = made_of(audit.store, prefix, audit.artifact(export)).files
         told = model(audit, export.digest)
         assert [one.digest for one in named]
         assert [one.digest for one in named] == [

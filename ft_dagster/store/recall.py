@@ -1,0 +1,57 @@
+"""Small files of a remote store that never change, remembered on this host: releases and manifests.
+
+So what a run asks for does not grow with what was made before it. Who recalls one does not take it for what
+stands: entries are held against the log's head in the store, a manifest against its key; of an artifact that
+was removed since, it says what it was. The memory is one file of the cache folder, of this user alone; what
+it learned first goes first. To lose it costs requests and nothing else.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from ft_dagster.provenance.private_file import private_database
+
+FILE = "recalled.sqlite"
+MOST_BYTES = 256 * 2**20  # some 100,000 manifests
+TABLE = "CREATE TABLE IF NOT EXISTS files (store TEXT, path TEXT, content BLOB, PRIMARY KEY (store, path))"
+FORGET = "DELETE FROM files WHERE rowid IN (SELECT rowid FROM files ORDER BY rowid LIMIT ?)"
+
+
+def recall(cache: Path, store: str, paths: Sequence[str]) -> dict[str, bytes]:
+    """Content by path, of what is remembered of the store at an address."""
+    ask = "SELECT content FROM files WHERE store = ? AND path = ?"
+    try:
+        with closing(private_database(cache / FILE, TABLE)) as db:
+            rows = [(path, db.execute(ask, (store, path)).fetchone()) for path in paths]
+        return {path: zlib.decompress(row[0]) for path, row in rows if row}
+    except (sqlite3.Error, OSError, zlib.error, TypeError):
+        return {}
+
+
+def remember(cache: Path, store: str, contents: Mapping[str, bytes]) -> None:
+    """Keep them; a memory that is no database is begun anew, one that cannot be written learns nothing."""
+    rows = [(store, path, zlib.compress(content)) for path, content in contents.items()]
+    try:
+        with closing(private_database(cache / FILE, TABLE)) as db, db:
+            db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", rows)
+            _make_room(db)
+    except (sqlite3.OperationalError, OSError):
+        pass
+    except sqlite3.DatabaseError:
+        (cache / FILE).unlink(missing_ok=True)
+
+
+def _make_room(db: sqlite3.Connection) -> None:
+    """Forget the older half where the memory is larger than it may be."""
+    free, pages, size = (
+        int(db.execute(f"PRAGMA {name}").fetchone()[0])
+        for name in ("freelist_count", "page_count", "page_size")
+    )
+    if (pages - free) * size > MOST_BYTES:
+        (rows,) = db.execute("SELECT count(*) FROM files").fetchone()
+        db.execute(FORGET, (-(-rows // 2),))
