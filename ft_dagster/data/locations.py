@@ -26,6 +26,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.files import expanded, special_kind
 from ft_dagster.roots import Roots, outside
 from ft_dagster.spec.variant import SourceSpec
+from ft_dagster.store.blobs import S3_CONFIG
 
 TYPES = {
     ".jsonl": "jsonl",
@@ -164,7 +165,8 @@ def _refuse_special(files: list[str], source: SourceSpec, asked: DeclaredAt) -> 
 
 def s3() -> Any:
     """A fresh S3 file system: s3fs caches instances without looking at the environment."""
-    return fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
+    fresh = {"skip_instance_cache": True, "use_listings_cache": False}
+    return fsspec.filesystem("s3", config_kwargs=S3_CONFIG, **fresh)
 
 
 @contextmanager

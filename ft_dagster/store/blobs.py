@@ -47,6 +47,8 @@ _PROFILES = {
 # When the profiles were written that a file system, which fsspec keeps for the whole process, has read.
 _READ: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 
+# Servers say the checksum of the whole file beside a part of it, to which botocore would hold that part.
+S3_CONFIG = {"response_checksum_validation": "when_required"}
 PART_BYTES = 16 * 2**20  # of a file that is moved in parts; S3 takes no smaller ones than 5 MiB
 PARTS_AT_ONCE = 4
 MOST_PARTS = 10_000  # of one object, by S3
@@ -340,13 +342,9 @@ class Store:
 
 
 def _options(protocol: str, given: dict[str, Any]) -> dict[str, Any]:
-    """For a remote file system. Servers say the checksum of the whole file beside a part of it, to which
-    botocore then holds that part: what is read here is held against its sha256 instead.
-    """
-    if protocol != "s3":
-        return given
-    config = {"response_checksum_validation": "when_required", **given.get("config_kwargs", {})}
-    return {**given, "config_kwargs": config}
+    """For a remote file system."""
+    config = {"config_kwargs": {**S3_CONFIG, **given.get("config_kwargs", {})}} if protocol == "s3" else {}
+    return {**given, **config}
 
 
 def _write_whole(target: Path, content: bytes) -> None:

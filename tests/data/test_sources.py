@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from ft_dagster.data.locations import DeclaredAt
+from ft_dagster.data.locations import DeclaredAt, s3
 from ft_dagster.data.sources import read_raw
 from ft_dagster.errors import UserError
 from ft_dagster.spec.variant import SourceSpec
@@ -212,6 +212,12 @@ def test_rows_stream_from_s3_files_folders_and_globs(project: Path, put: Any) ->
     assert read(project, first) == ROWS
     assert read(project, f"{root}/*.parquet") == ROWS[:1]
     assert read(project, root) == ROWS + ROWS[:1] + ROWS
+
+
+def test_a_part_of_a_file_on_s3_is_not_held_to_the_checksum_of_the_whole(put: Any) -> None:
+    with s3().open(put("parts/rows.jsonl", b"0123456789")) as file:
+        file.seek(5)
+        assert file.read() == b"56789"
 
 
 def test_a_missing_s3_object_is_refused_with_the_nearest(project: Path, put: Any) -> None:
