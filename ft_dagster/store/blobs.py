@@ -123,7 +123,7 @@ class Store:
         path = self.path(relative)
         if not self.remote:
             return Path(path).read_bytes()
-        content: bytes = self.fs.cat_file(path, **self._at_once)
+        content: bytes = self.fs.cat_file(path)
         return content
 
     def read_each(self, relatives: Sequence[str]) -> list[bytes | None]:
@@ -131,7 +131,7 @@ class Store:
         if not self.remote:
             return [self._read_or_none(relative) for relative in relatives]
         paths = [self.path(relative) for relative in relatives]
-        found = self.fs.cat(paths, on_error="return", **self._at_once) if paths else {}
+        found = self.fs.cat(paths, on_error="return") if paths else {}
         return [_content(found[path]) for path in paths]
 
     def recall(self, relatives: Sequence[str]) -> dict[str, bytes]:
@@ -329,11 +329,6 @@ class Store:
                 return  # they are just being written: the next request reads them
             _READ[self.fs] = written
 
-    @property
-    def _at_once(self) -> dict[str, int]:
-        """How s3fs reads a small file by one request: else it asks for its size before."""
-        return {"max_concurrency": 1} if self.url.startswith("s3://") else {}
-
     def _in_parts(self, size: int) -> dict[str, int]:
         """How s3fs moves a file of this many bytes: in memory are `max_concurrency` parts of it at once."""
         if not self.url.startswith("s3://"):
@@ -342,9 +337,13 @@ class Store:
 
 
 def _options(protocol: str, given: dict[str, Any]) -> dict[str, Any]:
-    """For a remote file system."""
-    config = {"config_kwargs": {**S3_CONFIG, **given.get("config_kwargs", {})}} if protocol == "s3" else {}
-    return {**given, **config}
+    """For a remote file system. s3fs asks for the size of a file before it reads it, unless it may read one
+    part at a time; what is large is moved by `_in_parts`.
+    """
+    if protocol != "s3":
+        return given
+    config = {**S3_CONFIG, **given.get("config_kwargs", {})}
+    return {"max_concurrency": 1, **given, "config_kwargs": config}
 
 
 def _write_whole(target: Path, content: bytes) -> None:
