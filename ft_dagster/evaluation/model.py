@@ -128,7 +128,8 @@ class TokenBatchedLM(HFLM):
         self._cuts_logits = "logits_to_keep" in inspect.signature(inner.forward).parameters
         self._vocabulary = int(inner.get_output_embeddings().weight.shape[0])
         self._on = "cuda" if str(self.device).startswith("cuda") else "cpu"
-        self._dtype = inner.dtype
+        typed = torch.is_autocast_enabled(self._on)
+        self._dtype = torch.get_autocast_dtype(self._on) if typed else inner.dtype
         # None until tried; where keys fall out of a window, the mask of shared contexts would be wrong, and
         # PEFT takes no positions and masks of ours beside a learned prompt.
         unshared = getattr(inner.config, "sliding_window", None) or self._virtual

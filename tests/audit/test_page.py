@@ -1,4 +1,4 @@
-"""docs/audit.md: the program that it gives to a stranger checks proofs, and nothing else passes it."""
+"""docs/audit.md: its commands are some; a stranger's program checks proofs, and nothing else passes it."""
 
 from __future__ import annotations
 
@@ -9,34 +9,25 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from ft_dagster.audit.asked import asked_record
 from ft_dagster.audit.proofs import prove
 from ft_dagster.audit.records import TRAINED, record
 from ft_dagster.strict_json import dumps
 from tests.audit.histories import History, question
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs/audit.md").read_text("utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs/audit.md").read_text("utf-8")
+PROGRAM = ROOT / "examples/check_proof.py"
 
 
-@pytest.fixture
-def program(tmp_path: Path) -> Path:
-    [code] = re.findall(r"```python\n(.*?)```", PAGE, re.S)
-    assert len(code.splitlines()) <= 40
-    file = tmp_path / "check.py"
-    file.write_text(code, "utf-8")
-    return file
-
-
-def ran(program: Path, proof: Path, content: object) -> subprocess.CompletedProcess[str]:
+def ran(proof: Path, content: object) -> subprocess.CompletedProcess[str]:
     given = proof.with_name("record.json")
     given.write_text(json.dumps(content), "utf-8")
-    command = [sys.executable, "-I", str(program), str(proof), str(given)]
+    command = [sys.executable, "-I", str(PROGRAM), str(proof), str(given)]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=proof.parent)
 
 
-def test_the_program_of_the_page_checks_a_proof(history: History, program: Path, tmp_path: Path) -> None:
+def test_the_program_for_a_stranger_checks_a_proof(history: History, tmp_path: Path) -> None:
     audit = history.audit()
     weights = audit.model("acme.one").digest
     number = next(n for n in range(30) if any(
@@ -48,16 +39,16 @@ def test_the_program_of_the_page_checks_a_proof(history: History, program: Path,
     made = prove(audit, asked_record(json.dumps(row)), audit.model("acme.one"))
     proof.write_text(dumps(made, indent=1), "utf-8")
     parts = [["prompt", f"  {row['prompt'].upper()}"], ["completion", row["completion"]]]
-    done = ran(program, proof, ["prompt_completion", parts])
+    done = ran(proof, ["prompt_completion", parts])
     assert done.returncode == 0, done.stderr
     assert f'"line":{number + 1}' in done.stdout
 
-    another = ran(program, proof, ["prompt_completion", [["prompt", "another"], ["completion", "one"]]])
+    another = ran(proof, ["prompt_completion", [["prompt", "another"], ["completion", "one"]]])
     assert another.returncode == 1
     assert "not in the mixture" in another.stderr
     made["manifests"]["training_mixture"] = made["manifests"]["training_mixture"].replace('"seed"', '"Seed"')
     proof.write_text(dumps(made), "utf-8")
-    forged = ran(program, proof, ["prompt_completion", parts])
+    forged = ran(proof, ["prompt_completion", parts])
     assert forged.returncode == 1
     assert "another mixture" in forged.stderr
 

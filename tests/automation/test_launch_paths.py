@@ -270,6 +270,7 @@ def test_the_queue_admits_one_run_per_variant_and_the_declared_number_per_tenant
     assert waits == ["acme.first", "acme.third"]
 
 
+@pytest.mark.long
 def test_two_daemons_admit_together_no_more_than_one_and_no_run_twice(
     house: House, queued: list[tuple[str, str]]
 ) -> None:

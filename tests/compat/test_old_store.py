@@ -252,6 +252,7 @@ def test_it_is_rolled_back_and_forward_again(project: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_chain_goes_on_from_it(project: Path) -> None:
     declared = project / "tenants" / "globex" / "places.yaml"
     calmer = declared.read_text("utf-8").replace("learning_rate: 0.02", "learning_rate: 0.01")

@@ -153,6 +153,7 @@ def test_init_starts_a_project_that_checks_and_never_overwrites(
     )
 
 
+@pytest.mark.long
 def test_the_chain_runs_on_an_s3_store(tmp_path: Path, tiny_model_folder: Path, s3_server: S3Server) -> None:
     folder = write_project(tmp_path / "s3", tiny_model_folder)
     store = f"s3://{s3_server.bucket}/chain"

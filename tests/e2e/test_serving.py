@@ -97,6 +97,7 @@ def answer(project: Path, key: str) -> str:
     return str(said[0]["answers"][0]["tuned"])
 
 
+@pytest.mark.long
 def test_transformers_serve_two_tenants_and_each_answers_as_itself(served: Served) -> None:
     program = f"import json, sys\n{(served.files / 'load.py').read_text('utf-8')}{ASK}"
     asked = [sys.executable, "-c", program, str(served.base), QUESTION]

@@ -237,6 +237,7 @@ def replayed(
     return folder, json.loads(done.stdout)
 
 
+@pytest.mark.long
 def test_a_model_on_a_release_is_made_again_byte_for_byte_by_the_code_of_that_day(
     left: tuple[Settings, dict[str, Any]], replayed: tuple[Path, dict[str, Any]]
 ) -> None:
@@ -275,6 +276,7 @@ def rebuilt(replayed: tuple[Path, dict[str, Any]]) -> Rebuilt:
     return Rebuilt(project, stages, present(read_head(clean, COLOURS, "fine_tuned_model")))
 
 
+@pytest.mark.long
 def test_weights_that_retention_removed_are_held_to_what_it_keeps(
     left: tuple[Settings, dict[str, Any]], rebuilt: Rebuilt, tmp_path: Path
 ) -> None:
@@ -314,6 +316,7 @@ def other_weights(predicate: dict[str, Any], evidence: Path) -> None:
     predicate["payload"][0]["sha256"] = "0" * 64
 
 
+@pytest.mark.long
 def test_a_batch_that_the_ledger_has_otherwise_is_named_by_its_step(forged: Any) -> None:
     def change(predicate: dict[str, Any], evidence: Path) -> None:
         ledger = json.loads((evidence / "ledger.json").read_text("utf-8"))
@@ -328,6 +331,7 @@ def test_a_batch_that_the_ledger_has_otherwise_is_named_by_its_step(forged: Any)
     assert found.said == "step 7 had another batch than the ledger says"
 
 
+@pytest.mark.long
 def test_other_weights_by_another_library_are_equivalent_while_losses_are_near(forged: Any) -> None:
     def change(predicate: dict[str, Any], evidence: Path) -> None:
         other_weights(predicate, evidence)
@@ -345,6 +349,7 @@ def test_other_weights_by_another_library_are_equivalent_while_losses_are_near(f
     assert recorded == pytest.approx(1.001 * rebuilt)
 
 
+@pytest.mark.long
 def test_other_weights_by_another_library_diverged_where_a_loss_is_far(forged: Any) -> None:
     def change(predicate: dict[str, Any], evidence: Path) -> None:
         other_weights(predicate, evidence)
@@ -354,6 +359,7 @@ def test_other_weights_by_another_library_diverged_where_a_loss_is_far(forged: A
     assert forged(change).verdict == DIVERGED
 
 
+@pytest.mark.long
 def test_other_weights_in_the_same_environment_diverged(forged: Any) -> None:
     def change(predicate: dict[str, Any], evidence: Path) -> None:
         other_weights(predicate, evidence)
@@ -392,6 +398,7 @@ def another_elsewhere(predicate: dict[str, Any]) -> None:
     predicate["environment"]["libraries"]["torch"] = "2.0.0"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", JUDGED)
 def test_what_was_made_of_exact_weights_is_held_to_its_record(judged_again: Any, stage: str) -> None:
     found = judged_again(stage, another)
@@ -402,6 +409,7 @@ def test_what_was_made_of_exact_weights_is_held_to_its_record(judged_again: Any,
     assert set(found.differs) == {"torch"}
 
 
+@pytest.mark.long
 def test_an_evaluation_by_other_scores_is_no_equivalent_one(judged_again: Any) -> None:
     def change(predicate: dict[str, Any]) -> None:
         another_elsewhere(predicate)
@@ -412,6 +420,7 @@ def test_an_evaluation_by_other_scores_is_no_equivalent_one(judged_again: Any) -
     assert len(found.figures) == 1
 
 
+@pytest.mark.long
 def test_what_was_asked_on_another_device_is_not_made_again_and_says_so(
     left: tuple[Settings, dict[str, Any]], rebuilt: Rebuilt
 ) -> None:

@@ -148,6 +148,7 @@ def test_a_lowered_training_is_the_one_at_a_third_of_the_rate(runs: Runs) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_ranks_begin_again_together(runs: Runs, start: Start) -> None:
     training = {**TOO_HIGH, "learning_rate": 1.5, "num_train_epochs": 8.0, "on_bad_rate": "lower"}
     run_folder = runs.prepare("two", training=training, method=FULL, ranks=2)

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.degeneration import answer_general_prompts
 from ft_dagster.evaluation.tasks import tasks_digest
 from ft_dagster.training.__main__ import train_all
 from ft_dagster.training.contract import Base, method_settings, read_run
@@ -17,7 +20,7 @@ from ft_dagster.training.journal import Journal
 from ft_dagster.training.mixture import open_split
 from ft_dagster.training.progress import Console
 from ft_dagster.training.stop import Stop
-from ft_dagster.training.watch import flops
+from ft_dagster.training.watch import degeneration, flops
 from ft_dagster.training.watch.reporting import Reports
 from tests.evaluation.questions import write_task
 from tests.training.runs import LORA, Runs, payload_bytes, result_of
@@ -42,6 +45,22 @@ def asked(runs: Runs, **watch: Any) -> dict[str, Any]:
         "benchmarks": {"tasks": tasks_digest(["forms.yaml"], project), "project": str(project)},
         "training": {"watch": {"questions": 8, **watch}, "num_train_epochs": 4.0},
     }
+
+
+PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.addmm.out}
+
+
+class Products(TorchDispatchMode):
+    """Of which types matrices were multiplied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.types: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in PRODUCTS:
+            self.types.add(args[0].dtype)
+        return func(*args, **(kwargs or {}))
 
 
 def ledger(run_folder: Path) -> dict[str, Any]:
@@ -81,6 +100,26 @@ def test_what_was_seen_is_reported(runs: Runs) -> None:
     assert figures["stopped"] is figures["stop_reason"] is None
     spectrum = json.loads((folder / "acme.support/evidence/spectrum.json").read_text())
     assert [len(layer["values"]) for layer in spectrum["layers"]] == [4] * 14
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+@pytest.mark.parametrize("method", [LORA, {"name": "full"}])
+def test_a_look_answers_in_the_precision_of_the_steps(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, method: dict[str, Any], precision: str, dtype: torch.dtype
+) -> None:
+    """A product of another type is one of weights that were cast for it, or of PEFT's detour over fp32."""
+    seen: set[torch.dtype] = set()
+
+    def noted(model: Any, *asked: Any) -> Any:
+        with Products() as products:
+            found = answer_general_prompts(model, *asked)
+        seen.update(products.types)
+        return found
+
+    monkeypatch.setattr(degeneration, "answer_general_prompts", noted)
+    folder = runs.prepare(method=method, training={"precision": precision, "num_train_epochs": 1.0})
+    assert train(folder) == 0
+    assert seen == {dtype}
 
 
 def test_the_flops_are_those_of_the_shapes_that_were_computed(runs: Runs) -> None:

@@ -1,7 +1,7 @@
 """What a method trains with unless the declaration says otherwise, each value with its reason.
 
 Sources: the field's usual values for full fine-tuning and LoRA; PEFT's guide for
-prompt tuning; for prefix tuning what learned on a 135M model (docs/methods.md).
+prompt tuning; for prefix tuning what learned on a 135M model (benchmarks/README.md).
 """
 
 from __future__ import annotations

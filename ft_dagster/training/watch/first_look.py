@@ -19,6 +19,7 @@ from ft_dagster.training import ranks
 from ft_dagster.training.contract import LoraSettings, Member, PromptSettings, TrainingRun
 
 FIRST_LOOKS = "first_looks"  # in the host's cache
+HOW = 2  # raised where a look computes otherwise: 2 in the precision of the training
 
 
 class FirstLooks:
@@ -68,6 +69,7 @@ def identity_of(run: TrainingRun, member: Member) -> dict[str, Any]:
     device = member.plan.device.kind
     return {
         "version": STAGE_VERSIONS["fine_tuned_model"],
+        "how": HOW,
         "base": base.digest,
         "parent": base.parent and base.parent.digest,
         "new_token_ids": list(base.new_token_ids),

@@ -190,11 +190,11 @@ class Observer:
     def _look(self, step: int, end: bool) -> dict[str, Any]:
         """What is seen of the model, by name; nothing that was not looked at."""
         model, seen, measuring = self._trainer.model, {}, self.measuring
-        if not self.last("spectrum", step):
+        if step and not self.last("spectrum", step):  # at step 0 there is no update
             summarized = spectrum.summary(spectrum.spectrum(model))
             if summarized["layers"]:
                 seen["spectrum"] = summarized
-        with self._trainer.compute_loss_context_manager():  # in the precision of the training
+        with self._trainer.accelerator.autocast():  # in the precision of the training, as a step
             benchmark, prompts = measuring.benchmark, measuring.prompts
             if benchmark and measuring.due("benchmark", end=end) and not self.last("benchmark", step):
                 asked = self._shared(step, benchmark.identity, benchmark.work, lambda: benchmark.ask(model))
