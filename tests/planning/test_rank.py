@@ -85,7 +85,7 @@ def test_nor_more_than_the_smallest_layer_allows() -> None:
         ("flat", 256, 256, "is the most that is taken"),
         ("collapsed", 16, 8, "used a quarter of it at most (rank collapse)"),
         ("collapsed", 3, 1, "used a quarter of it at most (rank collapse)"),
-        ("fits", 12, 12, "used it, neither alike nor a quarter alone"),
+        ("fits", 12, 12, "used more than a quarter of it, not all alike: it fits"),
     ],
 )
 def test_the_spectrum_of_the_version_before_moves_it_by_one_step(

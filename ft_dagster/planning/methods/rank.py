@@ -46,7 +46,7 @@ def _by_spectrum(rank: int, spectrum: str, most: int) -> Reason:
         return Reason(
             FIELD, max(1, rank // 2), "measured", f"{said} used a quarter of it at most (rank collapse)"
         )
-    return Reason(FIELD, rank, "measured", f"{said} used it, neither alike nor a quarter alone")
+    return Reason(FIELD, rank, "measured", f"{said} used more than a quarter of it, not all alike: it fits")
 
 
 def _by_capacity(name: str, facts: Facts, objective: str, targets: Targets) -> Reason:
