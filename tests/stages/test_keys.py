@@ -269,6 +269,18 @@ def test_what_auto_chooses_by_moves_the_key_of_the_plan(keys: Keys, field: str) 
 
 
 @pytest.mark.slow
+def test_what_is_left_open_is_decided_anew_for_what_it_is_about_and_nothing_else(chained: Workspace) -> None:
+    def key(**more: Any) -> str:
+        return key_of(changed(chained, {"method.rank": "auto", **more}), version_before.STAGE)
+
+    about = ("objective", "method.dropout", "data.general", "data.general.share_of")
+    assert len({key(), *(key(**{field: TABLE[field][0]}) for field in about)}) == 1 + len(about)
+    mine = ("objective", "method.", "data.general", *WITH)
+    others = {field: value for field, (value, _) in TABLE.items() if not field.startswith(mine)}
+    assert {key(**{field: value}) for field, value in others.items()} == {key()}
+
+
+@pytest.mark.slow
 def test_what_a_stage_reads_is_kept_from_retention_while_it_is_built(chained: Workspace) -> None:
     """Each artifact that a key names: see `store.removal.kept_in_use`."""
     recipes = [chained.recipe(stage)[0] for stage in ALL if not key_of(chained, stage).startswith("refused")]
