@@ -194,7 +194,7 @@ def alarms(known: Sequence[tuple[Measured, Measured]]) -> str:
     """What the first steps said of each rate, and how its trainings ended. `known`: (whole, its base)."""
     rows = []
     for arm in dict.fromkeys(Arm(each.method, each.learning_rate) for each, _ in known):
-        of_arm = [(each, base) for each, base in known if (each.method, each.learning_rate) == arm]
+        of_arm = [(each, base) for each, base in known if Arm(each.method, each.learning_rate) == arm]
         said = [verdict_of(each, base) for each, base in of_arm]
         worse = [each.failed is not None or _part(each) > _part(base) for each, base in of_arm]
         ends = zip(said, worse, strict=True)

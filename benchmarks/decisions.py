@@ -287,7 +287,8 @@ def train_cell(question: Question, cell: Cell, file: Path, scratch: Path) -> Non
         {
             "task": question.task,
             "seed": question.seed,
-            **cell.arm._asdict(),
+            "method": cell.arm.method,
+            "learning_rate": cell.arm.learning_rate,
             "asked": cell.steps,
             "steps": 0 if cell.steps == 0 else work.steps,
             "losses": losses,

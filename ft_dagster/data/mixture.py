@@ -60,7 +60,8 @@ class MixtureParts:
     """What a mixture is made from: payload folders of the data set, the base and the general corpus (or the
     folder of the one corpus in it), and the file of evaluation texts that general text must not overlap.
 
-    `paths`: what the data set's sources are called in errors.
+    `paths`: what the data set's sources are called in errors. `share`: of general text, where the declaration
+    leaves it open.
     """
 
     dataset: Path
@@ -68,6 +69,7 @@ class MixtureParts:
     corpus: Path | None = None
     evaluation_texts: Path | None = None
     paths: Mapping[str, str] = field(default_factory=dict)
+    share: float | None = None
 
 
 def build_mixture(
@@ -100,7 +102,7 @@ def build_mixture(
         seed=spec.training.seed,
         order=ORDER,
         splits=splits,
-        general_share=_share(general, splits["train"]),
+        general_share=GeneralShare(asked_share(general, parts.share), _realized(general, splits["train"])),
         longest=build.longest,
         dropped=dict(sorted(build.dropped.items())),
         warnings=tuple(build.warnings()),
@@ -109,6 +111,17 @@ def build_mixture(
     file_text = dumps(figures.file_json(), indent=1, sort_keys=True) + "\n"
     (out / "mixture.json").write_text(file_text, "utf-8")
     return BuiltMixture(figures, build.sample, build.overlaps)
+
+
+def asked_share(general: GeneralSpec | None, chosen: float | None) -> float:
+    """Of general text: as declared, `chosen` where that is left open, 0 without any."""
+    if general is None:
+        return 0.0
+    if general.share != "auto":
+        return general.share
+    if chosen is None:
+        raise ValueError("data.general.share is left open: what was chosen is needed")
+    return chosen
 
 
 def declared_warnings(spec: VariantSpec, general_share: float) -> list[str]:
@@ -148,6 +161,7 @@ class _Build:
         self._spec, self._max_length, self._out = spec, max_length, out
         self._tokenizer, self._paths = load_tokenizer(parts.base), parts.paths
         self._evaluation_texts = parts.evaluation_texts
+        self._share = asked_share(spec.data.general, parts.share)
         self._say = progress or (lambda line: None)
         self._declared_in = declared_in
         self._rows = 0
@@ -227,7 +241,7 @@ class _Build:
 
     def _general(self, corpus: Path | None) -> GeneralText | None:
         general = self._spec.data.general
-        if general is None or corpus is None or general.share == 0:
+        if general is None or corpus is None or self._share == 0:
             return None
         grams, texts = None, self._evaluation_texts
         if texts is not None:
@@ -236,7 +250,7 @@ class _Build:
         return GeneralText(
             corpus,
             self._tokenizer,
-            general.share,
+            self._share,
             self._max_length,
             seed,
             grams,
@@ -314,7 +328,7 @@ class _Build:
             f"the share needs {needed}",
             file=self._declared_in,
             field="data.general.share",
-            value=declared.share,
+            value=self._share,
             fix=f"Lower the share to {int(most * 1e4) / 1e4}, or {more}",
         )
 
@@ -334,8 +348,8 @@ class _Build:
         return text
 
 
-def _share(declared: GeneralSpec | None, train: SplitFigures) -> GeneralShare:
+def _realized(declared: GeneralSpec | None, train: SplitFigures) -> float:
     name = "tokens" if declared and declared.share_of == "processed" else "trained_tokens"
     general = sum(getattr(n, name) for s, n in train.by_source.items() if s.startswith("general:"))
     whole = getattr(train, name)
-    return GeneralShare(declared.share if declared else 0.0, general / whole if whole else 0.0)
+    return general / whole if whole else 0.0

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from ft_dagster.store import Artifact
 
 SCHEMA_VERSION = 1
+SILENT = ("overlaps", "share_reason")  # left out where they say nothing
+OUTSIDE = ("warnings", "share_reason")  # of mixture.json
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,20 @@ class GeneralShare:
 
 
 @dataclass(frozen=True)
+class ShareReason:
+    """Why a share that the declaration leaves open came to what was asked, and by what."""
+
+    origin: Literal["declaration", "built-in", "host", "measured"]
+    reason: str
+
+
+@dataclass(frozen=True)
 class MixtureFigures:
     """`tokenizer`: digest of its files; `max_length`, `longest`: of an example, in tokens; `splits`: train,
     validation and general_holdout; `order`: how the trainer walks the shards; `dropped`: reason -> examples
     (rows, where a row gave none); `warnings`: lines for a person, which mixture.json does not hold;
-    `overlaps`: task -> pieces of general text that were left out since they overlap its questions.
+    `overlaps`: task -> pieces of general text that were left out since they overlap its questions;
+    `share_reason`: where `data.general.share` is auto, which mixture.json does not hold either.
     """
 
     tokenizer: str
@@ -89,6 +100,7 @@ class MixtureFigures:
     dropped: Mapping[str, int]
     warnings: tuple[str, ...] = ()
     overlaps: Mapping[str, int] = field(default_factory=dict)
+    share_reason: ShareReason | None = None
 
     @property
     def train(self) -> SplitFigures:
@@ -102,15 +114,16 @@ class MixtureFigures:
         }
         changed = {"splits": splits, "warnings": list(self.warnings)}
         content = {"schema_version": SCHEMA_VERSION, **asdict(self), **changed}
-        return {name: value for name, value in content.items() if name != "overlaps" or value}
+        return {name: value for name, value in content.items() if name not in SILENT or value}
 
     def file_json(self) -> dict[str, Any]:
         """As mixture.json holds it."""
-        return {name: value for name, value in self.to_json().items() if name != "warnings"}
+        return {name: value for name, value in self.to_json().items() if name not in OUTSIDE}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> MixtureFigures:
         """What `to_json` or `file_json` wrote, of this schema."""
+        why = content.get("share_reason")
         plain = ("tokenizer", "max_length", "seed", "order", "longest", "dropped")
         return cls(
             **{name: content[name] for name in plain},
@@ -118,6 +131,7 @@ class MixtureFigures:
             general_share=GeneralShare(**content["general_share"]),
             warnings=tuple(content.get("warnings", ())),
             overlaps=content.get("overlaps", {}),
+            share_reason=None if why is None else ShareReason(**why),
         )
 
     @classmethod

@@ -12,6 +12,7 @@ from ft_dagster.objectives import objective_of
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.load import StorageBytes
 from ft_dagster.planning.methods.defaults import LEARNING_RATES
+from ft_dagster.planning.methods.rank import rank_for
 from ft_dagster.planning.shapes import smallest_dimension, trainable_parameters
 from ft_dagster.spec import VariantSpec
 from ft_dagster.training.contract import LoraSettings, MethodSettings, TrainingSettings
@@ -109,7 +110,7 @@ def _capacity(facts: Facts, method: LoraSettings) -> str | None:
     held, tokens = trainable_parameters(method, facts), facts.trained_tokens
     if held >= tokens:
         return None
-    rank = 2 ** math.ceil(math.log2(method.rank * tokens / held))
+    rank = rank_for(tokens, held / method.rank)
     enough = rank <= smallest_dimension(facts.linear_shapes, method.target_modules)
     wanted = f"rank {rank} would have as many" if enough else "no rank has as many: full would"
     return (

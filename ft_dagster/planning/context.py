@@ -11,19 +11,24 @@ from ft_dagster.evaluation.arithmetic import computes_bf16
 from ft_dagster.launch.inventory import Inventory
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.hardware.catalogue import Hardware, load_catalogue, of_cpu
+from ft_dagster.planning.methods.share import FIELD as SHARE
+from ft_dagster.planning.reasons import Reason
 from ft_dagster.planning.shapes import dimensions, linear_shapes
 from ft_dagster.spec import VariantSpec
 from ft_dagster.store import Artifact
 
 
 class Counts(NamedTuple):
-    """Of one epoch of the training split. `general_share`: of the tokens that `share_of` names."""
+    """Of one epoch of the training split. `general_share`: of the tokens that `share_of` names;
+    `chosen_share`: why, where the declaration leaves it open.
+    """
 
     examples: int
     tokens: int
     trained_tokens: int
     general_share: float
     max_length: int
+    chosen_share: Reason | None = None
 
 
 def hardware_of(spec: VariantSpec, inventory: Inventory, project: Path) -> Hardware:
@@ -73,5 +78,7 @@ def facts_of(counts: Counts, parameters: int, base_bytes: int, folder: Path, har
 def counts_of(mixture: Artifact) -> Counts:
     """As a training_mixture counted them."""
     figures = MixtureFigures.of(mixture)
-    train, share = figures.train, figures.general_share.realized
-    return Counts(train.examples, train.tokens, train.trained_tokens, share, figures.max_length)
+    train, share, why = figures.train, figures.general_share, figures.share_reason
+    chosen = None if why is None else Reason(SHARE, share.asked, why.origin, why.reason)
+    counted = train.examples, train.tokens, train.trained_tokens
+    return Counts(*counted, share.realized, figures.max_length, chosen)

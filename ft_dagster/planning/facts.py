@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from ft_dagster.planning.reasons import Reason
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -27,6 +29,7 @@ class Facts:
     ranks: int  # processes that train together: GPUs, or shares of a CPU
     device_memory: int | None  # bytes of one device, None where unknown
     bf16: bool  # the hardware computes in bf16
+    chosen_share: Reason | None = None  # of general text, where the declaration leaves it open
 
     @property
     def linear_parameters(self) -> int:

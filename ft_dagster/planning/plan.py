@@ -52,6 +52,8 @@ def make_plan(
     elif spec.method.name == "auto":
         _say_why(found, spec)
     resolved = chosen.resolved
+    if facts.chosen_share is not None:
+        resolved.reasons.add(facts.chosen_share)
     count = facts.ranks if facts.device_kind == "cuda" else 1
     content = Plan(
         method=resolved.method,
@@ -111,7 +113,7 @@ def _probing(spec: VariantSpec, facts: Facts, found: Survey, tried: ProbeResult 
     if spec.plan.probe is None:
         return ()
     if not leaves_open(spec):
-        return ("probe: nothing is tried, for method and learning rate are declared",)
+        return ("probe: nothing is tried: method and learning rate are declared, and rank is not auto",)
     return (f"probe, before this plan is final: {plan_probe(spec, facts, found, spec.plan.probe).why}",)
 
 
@@ -122,6 +124,8 @@ def _say_what_was_tried(found: Survey, spec: VariantSpec, tried: ProbeResult) ->
         reasons.explain("method.name", "measured", tried.sentence)
     if spec.training.learning_rate is None:
         reasons.explain("training.learning_rate", "measured", tried.sentence)
+    if tried.rank is not None:
+        reasons.explain("method.rank", "measured", tried.sentence)
 
 
 def _say_why(found: Survey, spec: VariantSpec) -> None:

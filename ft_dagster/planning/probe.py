@@ -2,7 +2,8 @@
 
 Arms are tried over the same rows in the same order, each from the base; the best by validation loss, of those
 that forget no more than is allowed, are tried once more for longer: successive halving (arXiv 1502.07943) in
-two rounds. Pure functions over the survey of all methods and what the short trainings measured.
+two rounds. Where the rank is open too, half and twice the usual one are tried in the second, if the budget
+holds them. Pure functions over the survey of all methods and what the short trainings measured.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ from ft_dagster.errors import UserError
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.load import LORA_LIKE, SOFT_PROMPTS
 from ft_dagster.planning.methods import defaults
+from ft_dagster.planning.methods.method_settings import resolve_method
+from ft_dagster.planning.methods.rank import largest_rank
 from ft_dagster.planning.methods.training_settings import steps_of
+from ft_dagster.planning.reasons import Reasons
 from ft_dagster.planning.survey import PlannedMethod, Survey, lora_settings, with_method
 from ft_dagster.schema_version import refuse_newer
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.variant import ProbeSpec
+from ft_dagster.training.contract import LoraSettings, MethodSettings
 from ft_dagster.training.training_figures import TrainingFigures
 
 SCHEMA_VERSION = 1
@@ -27,21 +32,25 @@ FILE = "probe.json"
 METHODS_TRIED = 2
 RATES_TRIED = (1.0, 3.0, 1 / 3)  # times the rate that is usual for a method
 FINALISTS, LONGER = 2, 2  # arms of the second round, and how many times the steps of the first
+RANK_MATTERS = 0.02  # of the loss: by less, the usual rank holds, since tuned LoRAs differ by 1 to 2%
 MEASURING = 0.5  # of a short training's FLOPs, which a tenth would leave with eight examples
 
 
 class Arm(NamedTuple):
-    """One thing that is tried."""
+    """One thing that is tried. `rank`: of a LoRA, where the declaration leaves it open."""
 
     method: str
     learning_rate: float
+    rank: int | None = None
 
     @property
     def name(self) -> str:
-        return f"{self.method}-{self.learning_rate:.0e}"
+        ranked = "" if self.rank is None else f"-r{self.rank}"
+        return f"{self.method}-{self.learning_rate:.0e}{ranked}"
 
     def __str__(self) -> str:
-        return f"{self.method} at {self.learning_rate:g}"
+        ranked = "" if self.rank is None else f" and rank {self.rank}"
+        return f"{self.method} at {self.learning_rate:g}{ranked}"
 
 
 @dataclass(frozen=True)
@@ -59,44 +68,54 @@ class TriedArm:
     general_rise: float | None = None
     flops: float | None = None
     failed: str | None = None
+    rank: int | None = None
 
     @property
     def arm(self) -> Arm:
-        return Arm(self.method, self.learning_rate)
+        return Arm(self.method, self.learning_rate, self.rank)
+
+    def forgets_past(self, limit: float | None) -> bool:
+        return limit is not None and (self.general_rise or 0.0) > limit
 
 
 @dataclass(frozen=True)
 class ProbePlan:
     """What is to be tried: `arms` for `steps` each, then some for longer. `share`: of the training's FLOPs.
-    `why`: in a sentence; with no arms, why nothing is tried.
+    `why`: in a sentence; with no arms, why nothing is tried. `ranks`: of the best LoRA, tried for longer
+    beside it.
     """
 
     arms: tuple[Arm, ...]
     steps: int
     share: float
     why: str
+    ranks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class ProbeResult:
     """What was tried, by round, and what it came to; without a `method` the usual values hold. `sentence`:
-    of the plan's reasons.
+    of the plan's reasons. `rank`: None where no two were tried.
     """
 
     method: str | None
     learning_rate: float | None
     sentence: str
     rounds: tuple[tuple[TriedArm, ...], ...] = ()
+    rank: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        """Without ranks where none is open, as it was written before there were any."""
+        rounds = [[_ranked_or_not(asdict(each)) for each in tried] for tried in self.rounds]
+        return _ranked_or_not({"schema_version": SCHEMA_VERSION, **asdict(self), "rounds": rounds})
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], *, file: object = None) -> ProbeResult:
         """Raises UserError for one of a newer version."""
         refuse_newer(content["schema_version"], SCHEMA_VERSION, file=file)
         rounds = tuple(tuple(TriedArm(**arm) for arm in tried) for tried in content["rounds"])
-        return cls(content["method"], content["learning_rate"], content["sentence"], rounds)
+        method, rate, sentence = (content[name] for name in ("method", "learning_rate", "sentence"))
+        return cls(method, rate, sentence, rounds, content.get("rank"))
 
     def applied(self, spec: VariantSpec) -> VariantSpec:
         """The declaration with what was found by trial in place of what it leaves open."""
@@ -104,12 +123,20 @@ class ProbeResult:
             return spec
         named = spec if spec.method.name == self.method else with_method(spec, self.method)
         training = named.training.model_copy(update={"learning_rate": self.learning_rate})
-        return named.model_copy(update={"training": training})
+        return with_rank(named.model_copy(update={"training": training}), self.rank)
+
+
+def with_rank(spec: VariantSpec, rank: int | None) -> VariantSpec:
+    """The declaration with that rank in place of the one that it leaves open."""
+    if rank is None:
+        return spec
+    return spec.model_copy(update={"method": spec.method.model_copy(update={"rank": rank})})
 
 
 def leaves_open(spec: VariantSpec) -> bool:
     """Whether a probe is wanted and has anything to find."""
-    return spec.plan.probe is not None and (_any_method(spec) or spec.training.learning_rate is None)
+    open_values = _any_method(spec), spec.training.learning_rate is None, spec.method.rank == "auto"
+    return spec.plan.probe is not None and any(open_values)
 
 
 def plan_probe(spec: VariantSpec, facts: Facts, found: Survey, settings: ProbeSpec) -> ProbePlan:
@@ -119,38 +146,58 @@ def plan_probe(spec: VariantSpec, facts: Facts, found: Survey, settings: ProbeSp
     if steps < 2 * LONGER:
         return ProbePlan((), 0, 0.0, f"nothing is tried: the training has {steps} steps")
     training = steps * _step_cost(chosen, facts)
-    arms = arms_of(spec, found)
+    arms, ranks = arms_of(spec, facts, found), _other_ranks(spec, facts, found)
     if len(arms) < 2:
         return ProbePlan((), 0, 0.0, "nothing is tried: one method fits, and the rate is declared")
-    while len(arms) > 1:
+
+    def of(arms: tuple[Arm, ...], ranks: tuple[int, ...] = ()) -> ProbePlan:
         costs = [(1 + MEASURING) * _step_cost(found.planned[arm.method], facts) for arm in arms]
-        one = sum(costs) + LONGER * sum(sorted(costs)[-FINALISTS:]) * (len(arms) > FINALISTS)
+        longer = sum(sorted(costs)[-FINALISTS:]) * (len(arms) > FINALISTS or bool(ranks))
+        one = sum(costs) + LONGER * (longer + len(ranks) * max(costs))
         tried = min(max(settings.steps, int(settings.share * training / one)), steps // LONGER)
         share = tried * one / training
-        if share <= 1:
-            again = f", then the best {FINALISTS} of {LONGER * tried}" if len(arms) > FINALISTS else ""
-            why = (
-                f"{len(arms)} short trainings of {tried} steps{again}: "
-                f"about {share:.0%} of the training's FLOPs"
-            )
-            return ProbePlan(arms, tried, share, why)
+        return ProbePlan(arms, tried, share, _planned_words(arms, ranks, tried, share), ranks)
+
+    planned = of(arms, ranks)
+    if ranks and planned.share <= settings.share:
+        return planned
+    while len(arms) > 1:
+        planned = of(arms)
+        if planned.share <= 1:
+            return planned
         arms = arms[:-1]
     why = f"nothing is tried: {settings.steps} steps of each would exceed the training"
     return ProbePlan((), 0, 0.0, why)
 
 
-def arms_of(spec: VariantSpec, found: Survey) -> tuple[Arm, ...]:
+def arms_of(spec: VariantSpec, facts: Facts, found: Survey) -> tuple[Arm, ...]:
     """The likeliest first: the methods that fit in their order, one of each family, at their usual rates,
-    then at three times and at a third of them; declared values alone where there are any.
+    then at three times and at a third of them; declared values alone where there are any. Where nothing but a
+    rank is open, it is what differs.
     """
     methods = _methods(found) if _any_method(spec) else [found.chosen.resolved.name]
     declared = spec.training.learning_rate
     rates = [1.0] if declared is not None else RATES_TRIED
-    return tuple(
-        Arm(name, declared or _rounded(factor * defaults.LEARNING_RATES[name].value))
+    arms = tuple(
+        Arm(
+            name,
+            declared or _rounded(factor * defaults.LEARNING_RATES[name].value),
+            _open_rank(spec, found, name),
+        )
         for factor in rates
         for name in methods
     )
+    (first, *more) = arms
+    if more or first.rank is None:
+        return arms
+    return (first, *(first._replace(rank=rank) for rank in _around(first, facts, found)))
+
+
+def settings_of(arm: Arm, spec: VariantSpec, facts: Facts, found: Survey) -> MethodSettings:
+    """The settings of an arm's method, as the trainer takes them."""
+    if arm.rank is None:
+        return found.planned[arm.method].resolved.method
+    return resolve_method(with_rank(with_method(spec, arm.method), arm.rank), facts, Reasons())
 
 
 def tried_arm(arm: Arm, steps: int, figures: TrainingFigures) -> TriedArm:
@@ -160,15 +207,20 @@ def tried_arm(arm: Arm, steps: int, figures: TrainingFigures) -> TriedArm:
     known = figures.validation_loss_on.items()
     losses = {size: loss for size, loss in known if size.isdigit() and loss is not None}
     flops = None if figures.flops is None else float(figures.flops)
-    if not losses:
-        return TriedArm(*arm, steps, {}, rise, flops, "no finite validation loss came of it")
-    return TriedArm(*arm, steps, losses, rise, flops)
+    failed = None if losses else "no finite validation loss came of it"
+    method, rate, rank = arm
+    return TriedArm(method, rate, steps, losses, rise, flops, failed, rank)
 
 
-def finalists(tried: Sequence[TriedArm], limit: float | None) -> list[Arm]:
-    """The arms that are tried for longer: none where there is nothing left to choose."""
-    good = _ranked(tried, limit)
-    return [each.arm for each in good[:FINALISTS]] if len(tried) > FINALISTS and len(good) > 1 else []
+def finalists(tried: Sequence[TriedArm], limit: float | None, ranks: Sequence[int] = ()) -> list[Arm]:
+    """The arms that are tried for longer, the better LoRA of them at other `ranks` too: none where there is
+    nothing left to choose.
+    """
+    good = [each.arm for each in _ranked(tried, limit)[:FINALISTS]]
+    best = next((arm for arm in good if arm.rank is not None), None)
+    others = [] if best is None else [best._replace(rank=rank) for rank in ranks]
+    enough = len(tried) > FINALISTS and len(good) > 1
+    return [*good, *others] if enough or others else []
 
 
 def conclude(rounds: Sequence[Sequence[TriedArm]], limit: float | None) -> ProbeResult:
@@ -177,12 +229,16 @@ def conclude(rounds: Sequence[Sequence[TriedArm]], limit: float | None) -> Probe
     for tried in reversed(everything):
         ranked = _ranked(tried, limit)
         if ranked:
-            best, on = ranked[0], _common(ranked)
+            on = _common(ranked)
+            best = _at_usual_rank(ranked, on, everything[0], limit)
             said = "; ".join(_words(each, on) for each in ranked)
             failed = [each for each in everything[0] if each.failed]
             lost = f"; {', '.join(str(each.arm) for each in failed)} diverged or failed" if failed else ""
-            sentence = f"tried for {best.steps} steps: {said}{lost}"
-            return ProbeResult(best.method, best.learning_rate, sentence, everything)
+            near = "" if best is ranked[0] else f"; by less than {RANK_MATTERS:.0%} the usual rank holds"
+            sentence = f"tried for {best.steps} steps: {said}{lost}{near}"
+            ranks = {each.rank for each in tried if each.method == best.method}
+            rank = best.rank if len(ranks) > 1 else None
+            return ProbeResult(best.method, best.learning_rate, sentence, everything, rank)
     raise UserError(
         f"every method and rate that was tried failed, the first for this: {everything[0][0].failed}",
         field="plan.probe",
@@ -205,6 +261,55 @@ def _any_method(spec: VariantSpec) -> bool:
     return spec.method.name == "auto" and not lora_settings(spec)
 
 
+def _open_rank(spec: VariantSpec, found: Survey, name: str) -> int | None:
+    """The rank of a method by its plan, where the declaration leaves it open."""
+    method = found.planned[name].resolved.method
+    return method.rank if spec.method.rank == "auto" and isinstance(method, LoraSettings) else None
+
+
+def _other_ranks(spec: VariantSpec, facts: Facts, found: Survey) -> tuple[int, ...]:
+    """What is tried beside the usual rank of the best LoRA, once methods and rates were."""
+    arms = arms_of(spec, facts, found)
+    first = next((arm for arm in arms if arm.rank is not None), None)
+    varied = {arm.rank for arm in arms if arm.rank is not None}
+    return () if first is None or len(varied) > 1 else _around(first, facts, found)
+
+
+def _around(arm: Arm, facts: Facts, found: Survey) -> tuple[int, ...]:
+    """Half and twice the rank of an arm, as far as the layers allow."""
+    method = found.planned[arm.method].resolved.method
+    assert isinstance(method, LoraSettings)
+    most = max(method.rank, largest_rank(facts, method.target_modules))
+    near = (method.rank // 2, min(2 * method.rank, most))
+    return tuple(rank for rank in near if rank not in (0, method.rank))
+
+
+def _planned_words(arms: Sequence[Arm], ranks: Sequence[int], steps: int, share: float) -> str:
+    again = f", then the best {FINALISTS} of {LONGER * steps}" if len(arms) > FINALISTS or ranks else ""
+    beside = f", at rank {' and '.join(map(str, ranks))} too" if ranks else ""
+    return (
+        f"{len(arms)} short trainings of {steps} steps{again}{beside}: "
+        f"about {share:.0%} of the training's FLOPs"
+    )
+
+
+def _at_usual_rank(
+    ranked: Sequence[TriedArm], on: str, first: Sequence[TriedArm], limit: float | None
+) -> TriedArm:
+    """The best, or the same at the usual rank where that is hardly worse."""
+    best = ranked[0]
+    usual = next((each.rank for each in first if each.rank is not None), None)
+    if best.rank is None or best.forgets_past(limit):
+        return best
+    same = next((each for each in ranked if each.arm == best.arm._replace(rank=usual)), best)
+    worse = same.validation[on] > (1 + RANK_MATTERS) * best.validation[on]
+    return best if worse or same.forgets_past(limit) else same
+
+
+def _ranked_or_not(content: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in content.items() if name != "rank" or value is not None}
+
+
 def _step_cost(planned: PlannedMethod, facts: Facts) -> float:
     """FLOPs of one optimizer step."""
     training = planned.resolved.training
@@ -221,9 +326,8 @@ def _ranked(tried: Sequence[TriedArm], limit: float | None) -> list[TriedArm]:
     on = _common(done)
 
     def order(each: TriedArm) -> tuple[bool, float]:
-        rise = each.general_rise or 0.0
-        over = limit is not None and rise > limit
-        return over, rise if over else each.validation[on]
+        over = each.forgets_past(limit)
+        return over, (each.general_rise or 0.0) if over else each.validation[on]
 
     return sorted(done, key=order)
 

@@ -44,6 +44,11 @@ class Reasons:
         self.rows.append(Reason(field, shown, origin, reason))
         return shown
 
+    def add(self, reason: Reason) -> Any:
+        """One that is known whole; its value."""
+        self.rows.append(reason)
+        return reason.value
+
     def revise(self, field: str, value: Any, reason: str) -> None:
         """Another value for a field that was settled, with the reason before it kept."""
         before = self.of(field)

@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 
 from ft_dagster.errors import UserError
 from ft_dagster.objectives import objective_of
+from ft_dagster.planning.before import VersionBefore
 from ft_dagster.planning.collector import uncollected
 from ft_dagster.planning.cost.learned import Correction, Finished, memory_correction, utilizations
 from ft_dagster.planning.cost.serving import Manner
@@ -49,7 +50,8 @@ SURELY_HELD = 0.7  # of weights, gradients and states by rule of thumb: gradient
 class PlanContext:
     """What a survey needs beside the declaration and the facts.
 
-    `architecture`: a folder with config.json; `base`: digest of the base model; `finished`: its trainings.
+    `architecture`: a folder with config.json; `base`: digest of the base model; `finished`: its trainings;
+    `before`: what `auto` goes by of the variant's own.
     """
 
     architecture: Path
@@ -62,6 +64,7 @@ class PlanContext:
     serving: Manner | None = None
     base: str = ""
     finished: tuple[Finished, ...] = ()
+    before: VersionBefore | None = None
 
     @property
     def device_memory(self) -> int | None:
@@ -195,7 +198,7 @@ def with_method(spec: VariantSpec, name: str) -> VariantSpec:
 
 def plan_method(spec: VariantSpec, facts: Facts, context: PlanContext) -> PlannedMethod:
     """One method by name. Raises UserError for what it cannot be."""
-    resolved = resolve(spec, facts)
+    resolved = resolve(spec, facts, context.before)
     first = _layout(resolved, facts)
     held = _Memory(spec, facts, context)
     layout = _filled(resolved, first, held) or _milder_that_fits(spec, first, facts, held)
@@ -205,10 +208,10 @@ def plan_method(spec: VariantSpec, facts: Facts, context: PlanContext) -> Planne
     return PlannedMethod(resolved, layout, found, correction, _candidate(resolved, layout, held))
 
 
-def resolve(spec: VariantSpec, facts: Facts) -> Resolved:
+def resolve(spec: VariantSpec, facts: Facts, before: VersionBefore | None = None) -> Resolved:
     """Every value of a declaration whose method is named. Raises UserError for what it cannot be."""
     reasons, precision = Reasons(), precision_of(spec, facts)
-    method = resolve_method(spec, facts, reasons)
+    method = resolve_method(spec, facts, reasons, before)
     trained = trainable_parameters(method, facts, len(spec.base_model.new_tokens))
     load = Load(method.name, trained, precision, facts)
     return Resolved(method, resolve_training(spec, load, reasons), reasons, load)
@@ -308,7 +311,8 @@ class _Memory:
 
     def _method(self, name: str) -> MethodSettings:
         if name not in self._methods:
-            self._methods[name] = resolve_method(with_method(self.spec, name), self.facts, Reasons())
+            declared = with_method(self.spec, name)
+            self._methods[name] = resolve_method(declared, self.facts, Reasons(), self.context.before)
         return self._methods[name]
 
     def _trained(self, rows: int, length: int) -> int:
@@ -486,7 +490,7 @@ def general_matters(spec: VariantSpec) -> bool:
 def lora_settings(spec: VariantSpec) -> list[str]:
     """Settings of LoRA that are declared; beside `auto` they make it LoRA."""
     values = {name: getattr(spec.method, name) for name in METHOD_SETTINGS["auto"]}
-    return [name for name, value in values.items() if value is not None and value is not False]
+    return [name for name, value in values.items() if value not in (None, "auto") and value is not False]
 
 
 def _same_family(one: str, other: str) -> bool:

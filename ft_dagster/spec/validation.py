@@ -61,7 +61,7 @@ def _path(error: Any) -> list[Any]:
 
 
 def _of_pydantic(part: Any) -> bool:
-    return isinstance(part, str) and (part.startswith("function-") or "[" in part)
+    return isinstance(part, str) and (part.startswith(("function-", "constrained-")) or "[" in part)
 
 
 def _problem(error: Any) -> str:

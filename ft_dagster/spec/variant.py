@@ -228,8 +228,10 @@ class GeneralSpec(SpecModel):
     sampled_from: Literal["base"] | None = Field(
         None, alias="from", description="base: text sampled from the base itself, in place of a corpus"
     )
-    share: Annotated[float, Field(ge=0.0, le=0.5)] = Field(
-        0.08, description="Share of the tokens of the final mix, 0 to 0.5"
+    share: Annotated[float, Field(ge=0.0, le=0.5)] | Literal["auto"] = Field(
+        0.08,
+        description="Share of the tokens of the final mix, 0 to 0.5; auto: 0.08, then 0.05, 0.08 or 0.1 by "
+        "what the version before forgot",
     )
     share_of: Literal["trained", "processed"] = Field(
         "trained",
@@ -269,7 +271,11 @@ class MethodSpec(SpecModel):
     """How it is taught. A plain string stands for `name`; unset values are the plan's."""
 
     name: Literal["auto"] | MethodName = "auto"
-    rank: int | None = Field(None, ge=1, le=1024, description="LoRA rank r")
+    rank: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] | None = Field(
+        None,
+        description="LoRA rank r; null: by objective and examples; auto: also by the tokens to learn, the "
+        "version before and the probe",
+    )
     alpha: float | None = Field(None, gt=0, le=65_536, description="LoRA alpha; 2r unless said")
     dropout: float | None = Field(None, ge=0.0, lt=1.0, description="LoRA dropout")
     target_modules: tuple[str, ...] | Literal["all-linear"] | None = Field(

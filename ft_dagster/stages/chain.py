@@ -28,6 +28,7 @@ from ft_dagster.stages import (
     task_dataset,
     training_mixture,
     training_plan,
+    version_before,
 )
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.workspace import TrainingStopped, Workspace
@@ -47,6 +48,7 @@ CHAIN: tuple[Stage[Any], ...] = (
 ON_DEMAND: tuple[Stage[Any], ...] = (
     base_model.SOURCE,
     evaluation_texts.STAGE,
+    version_before.STAGE,
     probe.STAGE,
     base_text.STAGE,
     base_evaluation.GENERAL_SCORES,

@@ -26,7 +26,8 @@ def plan_warnings(workspace: Workspace, spec: VariantSpec, estimate: Estimate) -
     served = release_warnings(spec, estimate.plan.name, estimate.storage, variants)
     judged = workspace.head("evaluation")
     batches = asking_in_batches(spec.gates, spec.evaluation, _seconds_per_question(judged))
-    trained = workspace.head("fine_tuned_model")
+    told = spec.method.rank == "auto"  # by the plan's reason
+    trained = None if told else workspace.head("fine_tuned_model")
     before = [] if trained is None else rank_of_before(TrainingFigures.of(trained), estimate.plan.name)
     return [*estimate.warnings, *before, *served, *_questions(judged, spec), *batches]
 

@@ -7,8 +7,8 @@ which it drops, are not looked for.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,27 +16,30 @@ from typing import Any, NamedTuple
 from ft_dagster.data.base import resolve_base
 from ft_dagster.data.examples import examples_of, refuse_kind
 from ft_dagster.data.locations import DeclaredAt
+from ft_dagster.data.mixture import asked_share
 from ft_dagster.data.render import load_tokenizer
 from ft_dagster.data.sources import read_raw, read_rows
 from ft_dagster.data.weights import CONFIG, measure_weights, weight_files
 from ft_dagster.errors import UserError
 from ft_dagster.launch.choice import refuse_lacking
+from ft_dagster.planning.before import VersionBefore
 from ft_dagster.planning.context import Counts, counts_of, facts_of, hardware_of
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.methods.defaults import MAX_LENGTH
+from ft_dagster.planning.methods.share import chosen_share
 from ft_dagster.planning.plan import make_plan
 from ft_dagster.roots import Roots
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey, VariantSpec
 from ft_dagster.spec.narrow import narrowed, shown
-from ft_dagster.stages import task_dataset, training_mixture
+from ft_dagster.stages import task_dataset, training_mixture, version_before
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.plan_context import context_of, context_without_base
 from ft_dagster.stages.plan_warnings import plan_warnings
 from ft_dagster.stages.policy import refuse_declared
 from ft_dagster.stages.workspace import Workspace, named_in
-from ft_dagster.store import Artifact
+from ft_dagster.store import Artifact, find_artifact
 
 ROWS = 400  # of each source, tokenized
 COUNTED = 1_000_000  # of each source, read to be counted
@@ -104,7 +107,9 @@ def _planned(workspace: Workspace, declared: Declared, hardware: Hardware | None
         ).folder
         parameters, stored, _ = measure_weights(folder, weight_files(folder))
         context = context_without_base(workspace, spec, folder, hardware)
-    data = _counted(mixture) if mixture else sample(declared, project, folder, workspace.roots)
+    before = None if base is None else _before(workspace, declared, base, mixture)
+    context = replace(context, before=before)
+    data = _counted(mixture) if mixture else sample(declared, project, folder, workspace.roots, before)
     plan = make_plan(spec, facts_of(data.counts, parameters, stored, folder, hardware), context)
     warnings = tuple(plan_warnings(workspace, spec, plan.estimate))
     counts = data.counts
@@ -120,18 +125,44 @@ def _recorded(workspace: Workspace, declared: Declared) -> tuple[Artifact | None
     then = workspace.frozen
     if then["spec"]["base_model"] != now["spec"]["base_model"]:
         return None, None
-    parts = (narrowed(spec, MIXED_BY) for spec in (workspace.spec, declared.spec))
-    same = len({json.dumps(shown(part), sort_keys=True) for part in parts}) == 1
+    same = _alike(workspace.spec, declared.spec, MIXED_BY)
     same = same and all(then[part] == now[part] for part in ("sources", "tasks"))
     return base, mixture if same else None
+
+
+def _before(
+    workspace: Workspace, declared: Declared, base: Artifact, mixture: Artifact | None
+) -> VersionBefore | None:
+    """What `auto` would go by: as taken for these data already, else as it would be now."""
+    spec = declared.spec
+    if not version_before.leaves_open(spec):
+        return None
+    if mixture is not None and _alike(workspace.spec, spec, version_before.LEFT_OPEN):
+        taken = find_artifact(workspace.store, workspace.recipe(version_before.STAGE)[0].place)
+        if taken is not None:
+            return version_before.read_before(workspace, taken)
+    return version_before.version_before(workspace, spec, base)
+
+
+def _alike(one: VariantSpec, other: VariantSpec, fields: Iterable[str]) -> bool:
+    parts = (shown(narrowed(spec, fields)) for spec in (one, other))
+    return len({json.dumps(part, sort_keys=True) for part in parts}) == 1
 
 
 def _counted(mixture: Artifact) -> Counted:
     return Counted(counts_of(mixture), f"the newest training_mixture, {mixture.digest[:12]}")
 
 
-def sample(declared: Declared, project: Path, folder: Path, roots: Roots | None = None) -> Counted:
-    """Counts of the mixture to be, from the first rows of each source. Raises UserError."""
+def sample(
+    declared: Declared,
+    project: Path,
+    folder: Path,
+    roots: Roots | None = None,
+    before: VersionBefore | None = None,
+) -> Counted:
+    """Counts of the mixture to be, from the first rows of each source. `before`: what an open share goes by.
+    Raises UserError.
+    """
     spec = declared.spec
     longest = json.loads((folder / CONFIG).read_text("utf-8")).get("max_position_embeddings")
     max_length = spec.training.max_length or min(MAX_LENGTH.value, int(longest or MAX_LENGTH.value))
@@ -152,8 +183,10 @@ def sample(declared: Declared, project: Path, folder: Path, roots: Roots | None 
         trained += times * sum(labels for _, labels in found)
         read, rows_in_all = read + len(rows), rows_in_all + whole
     kept = 1 - spec.data.splits.validation - spec.data.splits.test
-    share = 0.0 if spec.data.general is None else spec.data.general.share
-    processed = spec.data.general is not None and spec.data.general.share_of == "processed"
+    mixed = spec.data.general
+    chosen = chosen_share(before) if mixed is not None and mixed.share == "auto" else None
+    share = asked_share(mixed, None if chosen is None else chosen.value)
+    processed = mixed is not None and mixed.share_of == "processed"
     general = kept * (tokens if processed else trained) * share / (1 - share)  # text: every token is trained
     counts = Counts(
         round(kept * examples + general / max_length),
@@ -161,6 +194,7 @@ def sample(declared: Declared, project: Path, folder: Path, roots: Roots | None 
         round(kept * trained + general),
         share,
         max_length,
+        chosen,
     )
     basis = f"an estimate from {read:,} of {rows_in_all:,} rows of the sources; duplicates are not looked for"
     return Counted(counts, basis)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,13 @@ from ft_dagster.planning.probe import (
     conclude,
     finalists,
     plan_probe,
+    settings_of,
     tried_arm,
 )
 from ft_dagster.planning.survey import PlanContext, Survey, survey
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
+from ft_dagster.stages import version_before
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.plan_context import context_of
@@ -58,6 +60,7 @@ class ProbeInputs:
     base_model: Artifact
     hardware: dict[str, Any]
     ranked_by: Digest | None
+    version_before: Artifact | None
     whole: VariantSpec = recorded()
     context: PlanContext = recorded()
     base: Base = recorded()
@@ -73,6 +76,7 @@ def inputs(view: View) -> ProbeInputs:
         base,
         hardware_in_key(hardware),
         ranked_by(spec),
+        view.made(version_before.STAGE) if spec.method.rank == "auto" else None,
         narrowed(spec, (*PLANNED, *RANKED, *TRIED)),
         context_of(view, spec, base, hardware),
         trained_base(view, base, spec.method.name),
@@ -85,6 +89,7 @@ def build(inputs: ProbeInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]
     result = _result(inputs, hands, attempt, seconds)
     (attempt.payload / FILE).write_text(json.dumps(result.to_json(), indent=1, sort_keys=True), "utf-8")
     figures = {"method": result.method, "learning_rate": result.learning_rate, "sentence": result.sentence}
+    figures |= {} if result.rank is None else {"rank": result.rank}
     return {**figures, "seconds": sum(seconds), "devices": _devices(inputs)}
 
 
@@ -104,8 +109,9 @@ def _result(inputs: ProbeInputs, hands: Hands, attempt: Attempt, seconds: list[f
     facts = facts_of(
         counts_of(inputs.training_mixture), *weights, hands.base_folder(base), inputs.context.hardware
     )
+    context = replace(inputs.context, before=version_before.read_before(hands, inputs.version_before))
     with named_in(hands.declared_in):
-        found = survey(spec, facts, inputs.context)
+        found = survey(spec, facts, context)
     planned = plan_probe(spec, facts, found, settings)
     hands.say(f"probe: {planned.why}")
     if not planned.arms:
@@ -113,7 +119,7 @@ def _result(inputs: ProbeInputs, hands: Hands, attempt: Attempt, seconds: list[f
     trial = _Trial(inputs, hands, attempt, facts, found, seconds)
     limit = spec.training.watch.general_loss_limit or spec.gates.general_loss_margin
     rounds = [trial.round(planned.arms, planned.steps)]
-    last = finalists(rounds[0], limit)
+    last = finalists(rounds[0], limit, planned.ranks)
     if last:
         rounds.append(trial.round(last, LONGER * planned.steps))
     with named_in(hands.declared_in):
@@ -146,7 +152,8 @@ class _Trial:
             if failure.mendable:
                 raise
             self.hands.say(f"probe: {arm}: {failure.happened}")
-            return TriedArm(*arm, steps, {}, failed=failure.happened)
+            rank, why = arm.rank, failure.happened
+            return TriedArm(arm.method, arm.learning_rate, steps, {}, failed=why, rank=rank)
         shutil.rmtree(folder / "payload")
         known = TrainingFigures.from_json(figures)
         self.seconds.append(known.seconds)
@@ -159,7 +166,7 @@ class _Trial:
         short = {"learning_rate": arm.learning_rate, "max_steps": steps, "evaluations": 1, "watch": watch}
         short["on_bad_rate"] = "stop"  # it is the rate that is tried
         plan = Plan(
-            method=resolved.method,
+            method=settings_of(arm, inputs.whole, facts, self.found),
             training=resolved.training.model_copy(update={**short, "keep_best": 1, "keep_last": 1}),
             device=TrainingDevice(
                 kind=facts.device_kind, count=facts.ranks if facts.device_kind == "cuda" else 1
@@ -186,7 +193,7 @@ class _Trial:
 
 STAGE = Stage(
     "probe",
-    reads=("declaration", "base_model", "training_mixture"),
+    reads=("declaration", "base_model", "training_mixture", "version_before"),
     fields=(*PLANNED, *RANKED, *HARDWARE, *NEIGHBOURS, *TRIED),
     inputs=inputs,
     build=build,

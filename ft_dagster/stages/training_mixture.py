@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ft_dagster.data.dataset import paths_of
 from ft_dagster.data.dataset_io import ORIGINS, read_paths
 from ft_dagster.data.mixture import MixtureParts, build_mixture
-from ft_dagster.data.mixture_figures import MixtureFigures
+from ft_dagster.data.mixture_figures import MixtureFigures, ShareReason
 from ft_dagster.data.mixture_records import origins_of, write_mixture_records
 from ft_dagster.data.record_tree import FIGURES, grow_tree
 from ft_dagster.errors import UserError
 from ft_dagster.planning.methods.defaults import MAX_LENGTH
+from ft_dagster.planning.methods.share import chosen_share
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from ft_dagster.roots import is_address
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.variant import GeneralSpec
-from ft_dagster.stages import base_text, evaluation_texts
+from ft_dagster.stages import base_text, evaluation_texts, version_before
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.stage import Check, Stage
 from ft_dagster.stages.view import View
@@ -43,8 +44,8 @@ GUARDED = (*RENDERED, "data.decontaminate")  # where general text must not overl
 @dataclass(frozen=True)
 class MixtureInputs:
     """`max_length`: of an example, in tokens, as resolved. `general_corpus`: a corpus, or the text that the
-    base wrote. `evaluation_texts`: what general text must not
-    overlap; None where there is no general text, nothing is asked, or it may.
+    base wrote. `evaluation_texts`: what general text must not overlap; None where there is no general text,
+    nothing is asked, or it may. `version_before`: what a share that is left open goes by.
     """
 
     spec: VariantSpec
@@ -52,6 +53,7 @@ class MixtureInputs:
     base_model: Artifact
     general_corpus: Artifact | None
     evaluation_texts: Artifact | None
+    version_before: Artifact | None
     max_length: int
 
 
@@ -67,6 +69,7 @@ def inputs(view: View) -> MixtureInputs:
         base,
         None if general is None else _general_text(view, general),
         view.made(evaluation_texts.STAGE) if guarded else None,
+        view.made(version_before.STAGE) if general is not None and general.share == "auto" else None,
         longest,
     )
 
@@ -77,12 +80,15 @@ def _general_text(view: View, general: GeneralSpec) -> Artifact:
 
 def build(inputs: MixtureInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     corpus, texts = inputs.general_corpus, inputs.evaluation_texts
+    before = version_before.read_before(hands, inputs.version_before)
+    chosen = None if before is None else chosen_share(before)
     parts = MixtureParts(
         dataset=hands.payload(inputs.task_dataset),
         base=hands.base_folder(inputs.base_model),
         corpus=None if corpus is None else hands.payload(corpus),
         evaluation_texts=None if texts is None else hands.payload(texts) / evaluation_texts.TEXTS,
         paths=read_paths(hands.evidence(inputs.task_dataset)),
+        share=None if chosen is None else chosen.value,
     )
     built = build_mixture(
         inputs.spec, parts, inputs.max_length, attempt.payload, hands.say, declared_in=hands.declared_in
@@ -92,7 +98,9 @@ def build(inputs: MixtureInputs, hands: Hands, attempt: Attempt) -> dict[str, An
         (attempt.evidence / OVERLAPS).write_text(text + "\n", "utf-8")
     if inputs.spec.data.samples != "off" and built.sample is not None:
         (attempt.evidence / SAMPLE).write_text(built.sample, "utf-8")
-    return {**built.figures.to_json(), **_records(inputs, hands, attempt)}
+    why = None if chosen is None else ShareReason(chosen.origin, chosen.reason)
+    figures = replace(built.figures, share_reason=why)
+    return {**figures.to_json(), **_records(inputs, hands, attempt)}
 
 
 def _records(inputs: MixtureInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
@@ -160,7 +168,10 @@ def _context_length(base_folder: Path) -> int:
 
 STAGE = Stage(
     "training_mixture",
-    reads=("declaration", "base_model", "task_dataset", "general_corpus", "evaluation_texts", "base_text"),
+    reads=(
+        *("declaration", "base_model", "task_dataset", "general_corpus"),
+        *("evaluation_texts", "base_text", "version_before"),
+    ),
     fields=(*GUARDED, "training.max_length"),
     inputs=inputs,
     build=build,

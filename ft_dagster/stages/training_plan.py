@@ -7,7 +7,7 @@ day it was planned: recorded in the estimate beside the plan, and in no key.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from ft_dagster.report.recommendation import memory_line, refusal_of
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.formats import export_problem
 from ft_dagster.spec.narrow import narrowed
-from ft_dagster.stages import probe
+from ft_dagster.stages import probe, version_before
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.plan_context import context_of
@@ -41,7 +41,8 @@ FIGURES = ("steps", "trainable_parameters", "fits", "storage", "warnings", "pred
 @dataclass(frozen=True)
 class PlanInputs:
     """`hardware`: what the plan depends on. `ranked_by`: digest of what `auto` chooses by. `probe`: what was
-    tried beforehand, where the declaration asks for it.
+    tried beforehand, where the declaration asks for it. `version_before`: what a rank that is left open goes
+    by.
     """
 
     spec: VariantSpec
@@ -50,6 +51,7 @@ class PlanInputs:
     hardware: dict[str, Any]
     ranked_by: Digest | None
     probe: Artifact | None
+    version_before: Artifact | None
     whole: VariantSpec = recorded()
     context: PlanContext = recorded()
 
@@ -64,13 +66,15 @@ def inputs(view: View) -> PlanInputs:
         hardware_in_key(hardware),
         ranked_by(spec),
         view.made(probe.STAGE) if leaves_open(spec) else None,
+        view.made(version_before.STAGE) if spec.method.rank == "auto" else None,
         narrowed(spec, (*PLANNED, *RANKED, "plan.probe")),
         context_of(view, spec, base, hardware),
     )
 
 
 def build(inputs: PlanInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
-    base, context = inputs.base_model, inputs.context
+    before = version_before.read_before(hands, inputs.version_before)
+    base, context = inputs.base_model, replace(inputs.context, before=before)
     weights = base.figures["parameters"], base.figures["weights_bytes"]
     facts = facts_of(counts_of(inputs.training_mixture), *weights, hands.base_folder(base), context.hardware)
     with named_in(hands.declared_in):
@@ -135,7 +139,7 @@ def _write(file: Path, document: dict[str, Any]) -> None:
 
 STAGE = Stage(
     "training_plan",
-    reads=("declaration", "base_model", "training_mixture", "probe"),
+    reads=("declaration", "base_model", "training_mixture", "probe", "version_before"),
     fields=(*PLANNED, *RANKED, *HARDWARE, *NEIGHBOURS, "plan.probe"),
     inputs=inputs,
     build=build,

@@ -51,7 +51,8 @@ def measured(
     losses = (
         {} if failed else {"chosen_on": (chosen, 10), "scored_on": (scored, 10), "general": (general, 12)}
     )
-    return Measured("sql", 0, *cell.arm, cell.steps, 60, losses, failed, 1e12, 10.0, 2.0)
+    method, rate, _ = cell.arm
+    return Measured("sql", 0, method, rate, cell.steps, 60, losses, failed, 1e12, 10.0, 2.0)
 
 
 def known(**probe: float) -> dict[Cell, Measured]:

@@ -77,7 +77,7 @@ def test_every_variant_mixes_in_the_declared_corpus(specs: dict[VariantKey, Vari
     for spec in specs.values():
         assert spec.data.general is not None
         assert load_corpus(DEMO, present(spec.data.general.corpus)).licence is None
-        assert 0.08 <= spec.data.general.share <= 0.1
+        assert spec.data.general.share in (0.08, 0.1)
 
 
 def test_the_corpus_names_a_licence_for_each_source() -> None:

@@ -25,11 +25,13 @@ from ft_dagster.planning.probe import (
     finalists,
     leaves_open,
     plan_probe,
+    settings_of,
     tried_arm,
 )
 from ft_dagster.planning.survey import PlanContext, Survey, survey
 from ft_dagster.spec.variant import PlanSpec, ProbeSpec
 from ft_dagster.strict_json import finite
+from ft_dagster.training.contract import LoraSettings
 from ft_dagster.training.training_figures import TrainingFigures
 from tests.planning.llama import SMALL_LLAMA, spec
 from tests.stored_figures import stored_training
@@ -66,6 +68,7 @@ def test_there_is_something_to_find_where_method_or_rate_is_open() -> None:
     assert leaves_open(spec(training={"learning_rate": 1e-4}, **ON))
     assert not leaves_open(spec(method="lora", training={"learning_rate": 1e-4}, **ON))
     assert not leaves_open(spec(method={"rank": 8}, training={"learning_rate": 1e-4}, **ON))
+    assert leaves_open(spec(method={"name": "lora", "rank": "auto"}, training={"learning_rate": 1e-4}, **ON))
     assert not leaves_open(spec())
 
 
@@ -149,17 +152,114 @@ def surveyed(context: PlanContext, examples: int, **declared: Any) -> tuple[Any,
 
 @pytest.mark.slow
 def test_arms_are_the_best_of_each_family_at_three_rates(small: PlanContext) -> None:
-    declared, _, found = surveyed(small, 4000, **ON)
-    arms = arms_of(declared, found)
+    declared, known, found = surveyed(small, 4000, **ON)
+    arms = arms_of(declared, known, found)
     assert len(arms) == len(set(arms)) == 6
     first, second = arms[:2]
     assert {first.method, second.method} == {"full", "lora"}
     assert first.method == found.decision.recommended
     assert [arm.learning_rate for arm in arms if arm.method == "lora"] == [2e-4, 6e-4, 7e-5]
     named, _, other = surveyed(small, 4000, method="qlora", **ON)
-    assert {arm.method for arm in arms_of(named, other)} == {"qlora"}
+    assert {arm.method for arm in arms_of(named, known, other)} == {"qlora"}
     rated, _, third = surveyed(small, 4000, training={"learning_rate": 1e-3}, **ON)
-    assert {arm.learning_rate for arm in arms_of(rated, third)} == {1e-3}
+    assert {arm.learning_rate for arm in arms_of(rated, known, third)} == {1e-3}
+
+
+RANKED = {"method": {"name": "lora", "rank": "auto"}}
+RATED = {"training": {"learning_rate": 1e-3}}
+
+
+def ranked(rank: int | None, loss: float | None, *, rise: float = 0.0) -> TriedArm:
+    return replace(tried("lora", 2e-4, loss, rise=rise), rank=rank)
+
+
+def test_the_better_lora_of_the_finalists_is_tried_at_other_ranks() -> None:
+    first = [tried("full", 2e-5, 1.0), ranked(16, 1.1), tried("full", 6e-5, 1.2)]
+    assert finalists(first, None, (8, 32)) == [
+        Arm("full", 2e-5), Arm("lora", 2e-4, 16), Arm("lora", 2e-4, 8), Arm("lora", 2e-4, 32),
+    ]  # fmt: skip
+    assert finalists(first[:2], None) == []
+    assert len(finalists(first[:2], None, (8, 32))) == 4  # of two there is a second round for the ranks alone
+    assert finalists([tried("full", 2e-5, 1.0), tried("full", 6e-5, 1.1)], None, (8, 32)) == []
+
+
+def test_another_rank_is_taken_where_it_is_better_by_more_than_loras_differ() -> None:
+    first = [ranked(16, 1.2), replace(ranked(16, 1.5), learning_rate=6e-4)]
+    clear = conclude([first, [ranked(16, 1.0), ranked(8, 1.1), ranked(32, 0.97)]], None)
+    assert (clear.rank, clear.learning_rate) == (32, 2e-4)
+    assert "lora at 0.0002 and rank 32 0.970" in clear.sentence
+    hardly = conclude([first, [ranked(16, 1.0), ranked(8, 1.1), ranked(32, 0.99)]], None)
+    assert hardly.rank == 16
+    assert hardly.sentence.endswith("; by less than 2% the usual rank holds")
+    over = conclude([first, [ranked(16, 1.0, rise=0.3), ranked(32, 0.99)]], 0.1)
+    assert over.rank == 32  # the usual one forgets too much
+    worse = conclude([first, [ranked(16, 1.0, rise=0.3), ranked(32, 0.9, rise=0.4)]], 0.1)
+    assert worse.rank == 16  # the least that is forgotten
+
+
+def test_a_rank_is_measured_where_two_were_tried_and_no_other_probe_is_written_otherwise() -> None:
+    one = conclude([[ranked(16, 1.0), tried("full", 2e-5, 1.1)]], None)
+    assert (one.method, one.rank) == ("lora", None)
+    two = conclude([[ranked(16, 1.0), ranked(32, None)]], None)
+    assert two.rank == 16
+    assert ProbeResult.from_json(json.loads(json.dumps(two.to_json()))) == two
+    none = conclude([[tried("lora", 2e-4, 1.0)]], None).to_json()
+    assert "rank" not in json.dumps(none)
+
+
+def learning_little(context: PlanContext, **declared: Any) -> tuple[Any, Facts, Survey]:
+    """Many steps, and few trained tokens: the usual rank of 32 is enough."""
+    declaration, known = spec(**declared), replace(given(context, 400_000), trained_tokens=10_000)
+    return declaration, known, survey(declaration, known, context)
+
+
+@pytest.mark.slow
+def test_where_only_the_rank_is_open_it_is_what_differs(small: PlanContext) -> None:
+    declared, known, found = learning_little(small, **ON, **RANKED, **RATED)
+    usual = found.chosen.resolved.method
+    assert isinstance(usual, LoraSettings)
+    arms = arms_of(declared, known, found)
+    assert arms[0] == Arm("lora", 1e-3, usual.rank)
+    assert [arm.rank for arm in arms[1:]] == [usual.rank // 2, 2 * usual.rank]
+    plan = plan_probe(declared, known, found, ProbeSpec())
+    assert (plan.arms, plan.ranks) == (arms, ())
+    named = settings_of(arms[2], declared, known, found)
+    assert isinstance(named, LoraSettings)
+    assert (named.rank, named.alpha) == (2 * usual.rank, 4.0 * usual.rank)
+    assert settings_of(arms[0], declared, known, found) == usual
+
+
+@pytest.mark.slow
+def test_ranks_are_tried_in_the_second_round_where_the_budget_holds_them(small: PlanContext) -> None:
+    declared, known, found = learning_little(small, **ON, **RANKED)
+    rich = plan_probe(declared, known, found, ProbeSpec())
+    rank = rich.arms[0].rank
+    assert rank is not None
+    assert (len(rich.arms), rich.ranks) == (3, (rank // 2, 2 * rank))
+    assert f"then the best 2 of {2 * rich.steps}, at rank {rank // 2} and {2 * rank} too" in rich.why
+    assert 0.05 < rich.share <= 0.1
+    without = plan_probe(spec(**ON, method="lora"), known, found, ProbeSpec())
+    assert without.ranks == ()
+    assert without.steps > rich.steps  # the same budget, for fewer
+    poor = plan_probe(declared, known, found, ProbeSpec(share=1e-4))
+    assert poor.ranks == ()
+    assert len(poor.arms) == 3
+    any_method, known, found = learning_little(small, **ON, method={"rank": "auto"})
+    both = plan_probe(any_method, known, found, ProbeSpec())
+    assert {arm.method for arm in both.arms} == {"full", "lora"}
+    assert all((arm.rank is None) == (arm.method == "full") for arm in both.arms)
+    assert len(both.ranks) == 2
+
+
+@pytest.mark.slow
+def test_a_plan_has_the_rank_of_a_probe_as_a_declared_one(small: PlanContext) -> None:
+    declared, known = spec(**ON, **RANKED), given(small, 400_000)
+    result = conclude([[ranked(16, 1.0), ranked(32, 0.9)]], None)
+    made = make_plan(declared, known, small, result)
+    (reason,) = (each for each in made.estimate.plan.reasons if each.field == "method.rank")
+    assert (reason.value, reason.origin, reason.reason) == (32, "measured", result.sentence)
+    alike = spec(method={"name": "lora", "rank": 32}, training={"learning_rate": 2e-4})
+    assert made.content.to_json() == make_plan(alike, known, small).content.to_json()
 
 
 @pytest.mark.slow

@@ -30,6 +30,44 @@ def refusal(tmp_path: Path) -> Callable[..., UserError]:
     return load
 
 
+@pytest.mark.parametrize("method", ["full", "prompt_tuning", "prefix_tuning"])
+def test_an_open_rank_is_refused_where_the_method_has_none(
+    method: MethodName, refusal: Callable[..., UserError]
+) -> None:
+    error = refusal(f"method: {{name: {method}, rank: auto}}\n")
+    assert (error.field, error.value) == ("method.rank", "auto")
+    assert f"not a setting of {method}" in error.problem
+    assert "name lora or qlora or lora_8bit" in error.problem
+
+
+@pytest.mark.parametrize(
+    ("own", "field", "value", "words"),
+    [
+        ("method: {name: lora, rank: best}\n", "method.rank", "best", "'auto'"),
+        ("method: {name: lora, rank: 0}\n", "method.rank", 0, "greater than or equal to 1"),
+        ("evaluation: {limit: many}\n", "evaluation.limit", "many", "'auto'"),
+    ],
+)
+def test_a_value_that_is_neither_a_number_nor_auto_is_one_error(
+    own: str, field: str, value: object, words: str, refusal: Callable[..., UserError]
+) -> None:
+    error = refusal(own)
+    assert (error.field, error.value) == (field, value)
+    assert words in f"{error.problem} {error.fix}"
+
+
+@pytest.mark.parametrize("share", ["much", "0.9", "-1", "true"])
+def test_a_share_that_is_none_is_one_error(share: str, refusal: Callable[..., UserError]) -> None:
+    error = refusal("", f"data: {{general: {{corpus: c, share: {share}}}}}\n")
+    assert error.field == "data.general.share"
+
+
+def test_an_open_share_of_no_text_is_refused(refusal: Callable[..., UserError]) -> None:
+    error = refusal("", "data: {general: {share: auto}}\n")
+    assert error.field == "data.general"
+    assert "name either a corpus or `from: base`" in error.problem
+
+
 @pytest.mark.parametrize("method", METHOD_SETTINGS)
 @pytest.mark.parametrize("setting", GIVEN)
 def test_a_method_takes_its_own_settings_and_no_others(

@@ -17,7 +17,7 @@ from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.overrides import with_overrides
 from ft_dagster.spec.variant import UnlistedField
-from ft_dagster.stages import probe
+from ft_dagster.stages import probe, version_before
 from ft_dagster.stages.chain import CHAIN, ON_DEMAND
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.inputs import RECORDED, Digest, File, key_parts
@@ -26,8 +26,8 @@ from ft_dagster.stages.view import UnlistedStage, View
 from ft_dagster.stages.workspace import Workspace
 
 ALL = (*CHAIN, *ON_DEMAND)
-# But the probe, which is made where one is asked for, from what the plan is made from.
-MOVED = [stage for stage in ALL if stage is not probe.STAGE]
+# But what is made where a declaration leaves values open, which that of the table does not.
+MOVED = [stage for stage in ALL if stage not in (probe.STAGE, version_before.STAGE)]
 Keys = Callable[[Mapping[str, Any]], Sequence[str]]
 BASE, ROWS, MIX, PLAN, TUNED = (
     "base_model",
@@ -188,6 +188,7 @@ RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may
         "parent": "the artifacts that are in the key, with the version they are called by",
     },
     "task_dataset": {"fingerprints": "its digest is the key's `sources`"},
+    "version_before": {"before": "taken once for these data: what stands under the key is kept"},
     "training_plan": {
         "whole": "the fields by which methods are ranked: in the key where the plan chooses",
         "context": "prices, neighbours, finished trainings as known that day: a key's first plan stands",
@@ -265,6 +266,18 @@ def test_a_changed_field_moves_the_keys_of_the_table(keys: Keys, field: str) -> 
 def test_what_auto_chooses_by_moves_the_key_of_the_plan(keys: Keys, field: str) -> None:
     auto = {"method.name": "auto", "method.rank": None}
     assert PLAN in moved(keys(auto), keys({**auto, field: AUTO[field]}))
+
+
+@pytest.mark.slow
+def test_what_is_left_open_is_decided_anew_for_what_it_is_about_and_nothing_else(chained: Workspace) -> None:
+    def key(**more: Any) -> str:
+        return key_of(changed(chained, {"method.rank": "auto", **more}), version_before.STAGE)
+
+    about = ("objective", "method.dropout", "data.general", "data.general.share_of")
+    assert len({key(), *(key(**{field: TABLE[field][0]}) for field in about)}) == 1 + len(about)
+    mine = ("objective", "method.", "data.general", *WITH)
+    others = {field: value for field, (value, _) in TABLE.items() if not field.startswith(mine)}
+    assert {key(**{field: value}) for field, value in others.items()} == {key()}
 
 
 @pytest.mark.slow

@@ -163,3 +163,33 @@ def test_what_can_be_mended_by_trying_again_is_no_answer(
     mendable = True
     with pytest.raises(ProgramFailed, match="preempted"):
         workspace.make(probe.STAGE)
+
+
+def test_ranks_are_tried_where_nothing_else_is_open_and_the_plan_trains_the_one_that_was_found(
+    tmp_path: Path, tiny_model_folder: Path, probed: Path
+) -> None:
+    folder = write_project(tmp_path / "project", tiny_model_folder)
+    own = folder / "tenants" / "acme" / "places.yaml"
+    own.write_text((probed / "tenants" / "acme" / "places.yaml").read_text())
+    training = {"num_train_epochs": 4, "max_length": 64, "per_device_train_batch_size": 1}
+    declare(folder, method={"name": "lora", "rank": "auto"}, training={**training, "learning_rate": 5e-3})
+    workspace, lines, made = planned(folder)
+    tried, content = found_in(workspace, made)
+    arms, last = content["rounds"]
+    assert [arm["rank"] for arm in arms] == [16, 8, 32]
+    assert {arm["learning_rate"] for arm in (*arms, *last)} == {5e-3}
+    assert len(last) == 2
+    assert len({json.dumps(arm["validation"]) for arm in arms}) == 3  # each is another adapter
+    found = content["rank"]
+    assert found in {arm["rank"] for arm in last}
+    figures = made["training_plan"].figures["method"]
+    assert (figures["rank"], figures["alpha"]) == (found, 2.0 * found)
+    estimate = training_plan.estimate_of(workspace, made["training_plan"])
+    (reason,) = (r for r in estimate.plan.reasons if r.field == "method.rank")
+    assert (reason.value, reason.origin) == (found, "measured")
+    assert reason.reason == tried.figures["sentence"]
+    assert "and rank 16" in reason.reason
+    _, again, reused = planned(folder)
+    assert all(artifact.reused for artifact in reused.values())
+    assert not [line for line in again if "leased" in line]
+    assert any("3 short trainings of" in line for line in lines)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from ft_dagster.planning.before import VersionBefore
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.load import SOFT_PROMPTS
 from ft_dagster.planning.methods import defaults
+from ft_dagster.planning.methods.rank import chosen_rank
 from ft_dagster.planning.reasons import Default, Reasons
 from ft_dagster.planning.shapes import smallest_dimension
 from ft_dagster.spec import VariantSpec
 from ft_dagster.training.contract import MethodSettings, method_settings
 
 
-def resolve_method(spec: VariantSpec, facts: Facts, reasons: Reasons) -> MethodSettings:
-    """Of a declaration that names its method, as the trainer takes it.
+def resolve_method(
+    spec: VariantSpec, facts: Facts, reasons: Reasons, before: VersionBefore | None = None
+) -> MethodSettings:
+    """Of a declaration that names its method, as the trainer takes it. `before`: what `rank: auto` goes by.
 
     Raises UserError for layers that the base has not.
     """
@@ -26,9 +30,12 @@ def resolve_method(spec: VariantSpec, facts: Facts, reasons: Reasons) -> MethodS
         )
         return method_settings({"name": name, "num_virtual_tokens": tokens})
     targets = reasons.settle("method.target_modules", declared.target_modules, defaults.TARGET_MODULES)
-    most = smallest_dimension(facts.linear_shapes, targets)
-    by_data = defaults.lora_rank(name, facts.examples, spec.objective, most)
-    rank = reasons.settle("method.rank", declared.rank, by_data)
+    if declared.rank == "auto":
+        rank = reasons.add(chosen_rank(name, facts, spec.objective, targets, before))
+    else:
+        most = smallest_dimension(facts.linear_shapes, targets)
+        by_data = defaults.lora_rank(name, facts.examples, spec.objective, most)
+        rank = reasons.settle("method.rank", declared.rank, by_data)
     settled = {
         "name": name,
         "rank": rank,

@@ -1,0 +1,33 @@
+"""`data.general.share: auto`: how much general text, by what the version before forgot."""
+
+from __future__ import annotations
+
+from ft_dagster.planning.before import VersionBefore
+from ft_dagster.planning.reasons import Reason
+from ft_dagster.spec.variant import GeneralSpec
+
+FIELD = "data.general.share"
+SHARES = (0.05, 0.08, 0.10)  # the usual span; 25% kept no more than 10% (benchmarks/README.md)
+PRIOR = float(GeneralSpec.model_fields["share"].default)
+
+
+def chosen_share(before: VersionBefore | None) -> Reason:
+    """One step up where the general loss rose past its margin, one down where it did not rise at all."""
+    if before is None or before.share is None or before.general_rise is None or before.general_margin is None:
+        return Reason(
+            FIELD, PRIOR, "built-in", "prior: within the usual 5 to 10%; no version before was judged"
+        )
+    share, rise, margin = before.share, before.general_rise, before.general_margin
+    said = f"measured: with {share:.1%} the version before changed the loss on general text by {rise:+.3f}"
+    if rise > margin:
+        more = min((each for each in SHARES if each > share), default=SHARES[-1])
+        return Reason(FIELD, more, "measured", f"{said}, past its margin of {margin:g}{_most(more, share)}")
+    if rise <= 0:
+        less = max((each for each in SHARES if each < share), default=SHARES[0])
+        return Reason(FIELD, less, "measured", f"{said}: nothing was forgotten")
+    return Reason(FIELD, share, "measured", f"{said}, within its margin of {margin:g}")
+
+
+def _most(more: float, share: float) -> str:
+    """Where no larger share is left, what helps instead."""
+    return "" if more > share else "; no more helps, a lower training.learning_rate does"

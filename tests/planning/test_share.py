@@ -1,0 +1,42 @@
+"""`data.general.share: auto`: by what the version before forgot."""
+
+from __future__ import annotations
+
+import pytest
+
+from ft_dagster.planning.before import VersionBefore
+from ft_dagster.planning.methods.share import PRIOR, chosen_share
+from ft_dagster.spec.variant import GeneralSpec
+
+
+@pytest.mark.parametrize("known", [None, VersionBefore(), VersionBefore(share=0.05)])
+def test_without_a_version_that_was_judged_it_is_what_is_not_declared(known: VersionBefore | None) -> None:
+    found = chosen_share(known)
+    assert found.value == PRIOR == GeneralSpec(corpus="general").share
+    assert found.origin == "built-in"
+    assert found.reason.startswith("prior: ")
+
+
+@pytest.mark.parametrize(
+    ("share", "rise", "value", "said"),
+    [
+        (0.05, 0.11, 0.08, "+0.110, past its margin of 0.1"),
+        (0.08, 0.5, 0.10, "+0.500, past its margin of 0.1"),
+        (0.10, 0.5, 0.10, "no more helps, a lower training.learning_rate does"),
+        (0.25, 0.5, 0.10, "no more helps"),
+        (0.0, 0.5, 0.05, "past its margin"),
+        (0.08, 0.1, 0.08, "+0.100, within its margin of 0.1"),
+        (0.08, 0.02, 0.08, "within its margin"),
+        (0.10, 0.0, 0.08, "nothing was forgotten"),
+        (0.08, -0.2, 0.05, "-0.200: nothing was forgotten"),
+        (0.05, -0.2, 0.05, "nothing was forgotten"),
+        (0.07, -0.2, 0.05, "nothing was forgotten"),
+    ],
+)
+def test_it_goes_one_step_up_past_the_margin_and_one_down_where_nothing_was_forgotten(
+    share: float, rise: float, value: float, said: str
+) -> None:
+    found = chosen_share(VersionBefore(share=share, general_rise=rise, general_margin=0.1))
+    assert (found.value, found.origin) == (value, "measured")
+    assert found.reason.startswith(f"measured: with {share:.1%} the version before")
+    assert said in found.reason
