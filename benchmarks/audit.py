@@ -43,7 +43,8 @@ from ft_dagster.data.dataset import build_task_dataset
 from ft_dagster.data.dataset_io import ORIGINS
 from ft_dagster.data.decontaminate import AskedItem
 from ft_dagster.data.mixture_records import SCHEMA
-from ft_dagster.data.record_tree import FIGURES, grow_tree
+from ft_dagster.data.record_tree import FIGURES
+from ft_dagster.data.tree_growth import grow_tree
 from ft_dagster.provenance.record_keys import RecordKey, keys_of
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec.variant import VariantSpec

@@ -9,7 +9,7 @@ from ft_dagster.errors import UserError
 
 TRAIN = frozenset((
     "accelerate", "bitsandbytes", "datasets", "datasketch", "deepspeed", "lm_eval", "matplotlib", "peft",
-    "safetensors", "scipy", "threadpoolctl", "torch", "transformers", "trl",
+    "pyarrow", "safetensors", "scipy", "threadpoolctl", "torch", "transformers", "trl",
 ))  # fmt: skip
 BROUGHT = frozenset(("huggingface_hub", "tokenizers"))  # that these bring, and ft_dagster imports by itself
 

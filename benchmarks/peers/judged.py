@@ -13,7 +13,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.peers.job import rows_of
-from ft_dagster.data.dataset_io import SCHEMA, as_record
+from ft_dagster.data.dataset_io import as_record
+from ft_dagster.data.dataset_schema import SCHEMA
 from ft_dagster.data.rows import Row
 from ft_dagster.evaluation.request import (
     BaseFiles,

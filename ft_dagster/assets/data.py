@@ -12,9 +12,9 @@ from ft_dagster.assets.adapter import described, stage_asset
 from ft_dagster.assets.failures import failures, run_again_where_unreported, saying
 from ft_dagster.assets.page import DIGITS, OVERVIEW, Page, lines, table
 from ft_dagster.assets.partitions import Graph
-from ft_dagster.data.dataset import paths_of
+from ft_dagster.data.dataset_io import paths_of
+from ft_dagster.data.declared_warnings import declared_warnings
 from ft_dagster.data.lengths import row_lengths
-from ft_dagster.data.mixture import declared_warnings
 from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.provenance.stage_versions import STAGE_VERSIONS

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from pyarrow import ArrowException
 
 from ft_dagster.audit.index import MEMBER, Index, Members, as_members, short, tenant_of
 from ft_dagster.audit.judged import judged_questions
@@ -47,9 +46,7 @@ _NO_STAGES = {"heads", "releases", "tries", "experiments", "code", "corpora"}
 
 
 # What a file raises that holds to its manifest, and is not of the form that this version writes.
-MALFORMED = (
-    UserError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError, ArrowException,
-)  # fmt: skip
+MALFORMED = (UserError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError)
 
 
 class Unread(NamedTuple):

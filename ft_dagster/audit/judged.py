@@ -12,10 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pyarrow.parquet import ParquetFile
-
 from ft_dagster.audit.members import CANARY, PROBE, QUESTION, STATES, Shelf
 from ft_dagster.data.content import ID_LENGTH, identity_of, normal_text, words_of
+from ft_dagster.data.parquet import dicts_of
 from ft_dagster.evaluation.samples import ANSWERS, FORMER, SAMPLES
 from ft_dagster.store import Artifact
 
@@ -54,9 +53,10 @@ def judged_questions(shelf: Shelf, evaluation: Artifact) -> Iterator[JudgedQuest
     if samples is None:
         return
     answers = _left(shelf, evaluation, f"evidence/{ANSWERS}")
-    asked = {} if answers is None else {one["question"]: one["asked"] for one in _rows(answers, "asked")}
+    texts = () if answers is None else dicts_of(answers, "question", "asked")
+    asked = {one["question"]: one["asked"] for one in texts}
     known = dict.fromkeys(
-        (one["role"], one["task"], one["question"]) for one in _rows(samples, "role", "task")
+        (one["role"], one["task"], one["question"]) for one in dicts_of(samples, "role", "task", "question")
     )
     for number, (role, task, id) in enumerate(known):
         lines = asked.get(id, "") if role in IN_TEMPLATES else ""
@@ -92,9 +92,3 @@ def _by_lines(asked: str) -> Iterator[bytes]:
 
 def _left(shelf: Shelf, evaluation: Artifact, name: str) -> Path | None:
     return shelf.left(evaluation, name) if shelf.has(evaluation, name) else None
-
-
-def _rows(file: Path, *columns: str) -> Iterator[dict[str, Any]]:
-    with ParquetFile(file) as table:
-        for batch in table.iter_batches(columns=["question", *columns]):
-            yield from batch.to_pylist()

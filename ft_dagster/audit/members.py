@@ -13,18 +13,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyarrow.parquet import ParquetFile
 
 from ft_dagster.data.content import identity_of, normal_text
 from ft_dagster.data.dataset_io import DROPPED, ORIGINS, as_row
-from ft_dagster.data.mixture_io import shard_files
-from ft_dagster.data.mixture_records import GENERAL, HOLDOUT
+from ft_dagster.data.mixture_io import GENERAL, HOLDOUT, shard_files
+from ft_dagster.data.parquet import arrays_of, column_names, dicts_of, rows_of
 from ft_dagster.data.record_tree import TREE
 from ft_dagster.errors import UserError
 from ft_dagster.files import read_text
@@ -46,10 +43,12 @@ LEDGER, LEDGER_VERSION, MOST_TIMES = "evidence/ledger.json", 1, 2**32 - 1
 MOST_LEDGER_BYTES = 4_000_000_000
 QUESTION, PROBE, CANARY = "question", "probe", "canary"
 STATES = ("dropped", "train", "validation", "test", "holdout", HOLDOUT, QUESTION, PROBE, CANARY)  # by number
-TRAIN = STATES.index("train")
+NUMBER = {name: number for number, name in enumerate(STATES)}
+TRAIN = NUMBER["train"]
 BATCH = 8192
 HELD_AT_ONCE = 128  # copies of a remote store: each holds a file open
 RESTORE = "Restore it from a backup"
+EXAMPLE = """source || ':' || "row"::VARCHAR"""  # in SQL, what an example or a ledger calls a record
 LEAF_DIGITS = 64  # of a name that is a record's leaf
 Times = NDArray[np.uint32]
 
@@ -200,17 +199,15 @@ def times_of(shelf: Shelf, model: Artifact, mixture: Artifact) -> Times:
     """
     file = shelf.file(model, LEDGER)
     seen = _counts_of(file, mixture)
-    numbers, known = _training_names(shelf, mixture)
-    places = pc.index_in(seen.names, value_set=known)
-    if places.null_count:
+    size, known = _training_names(shelf, mixture)
+    strange = next((name for name in seen.names if name not in known), None)
+    if strange is not None:
         raise UserError(
-            "the ledger names a record that its mixture has not",
-            file=file,
-            value=seen.names[pc.index(pc.is_null(places), True).as_py()].as_py(),
-            fix=RESTORE,
+            "the ledger names a record that its mixture has not", file=file, value=strange, fix=RESTORE
         )
-    times = np.zeros(numbers.max(initial=-1) + 1, np.uint64)
-    np.add.at(times, numbers[places.to_numpy()], seen.counts)
+    places = np.fromiter(map(known.__getitem__, seen.names), np.int64, len(seen.names))
+    times = np.zeros(size, np.uint64)
+    np.add.at(times, places, seen.counts)
     if times.max(initial=0) > MOST_TIMES:
         raise _no_ledger(file)
     return times.astype(np.uint32)
@@ -219,7 +216,7 @@ def times_of(shelf: Shelf, model: Artifact, mixture: Artifact) -> Times:
 class _Seen(NamedTuple):
     """What a ledger says: examples (`counts`) of each of its records (`names`)."""
 
-    names: Any
+    names: list[str]
     counts: NDArray[np.uint64]
 
 
@@ -229,10 +226,11 @@ def _counts_of(file: Path, mixture: Artifact) -> _Seen:
         content = loads(read_text(file, most=MOST_LEDGER_BYTES))
         refuse_newer(content["schema_version"], LEDGER_VERSION, file=file)
         trained_on = str(content["mixture_digest"])
-        names, counts = pa.array(content["records"], pa.large_string()), content["times_exported"]
-        whole = isinstance(counts, list) and len(names) == len(counts) and not names.null_count
+        names, counts = content["records"], content["times_exported"]
+        whole = isinstance(names, list) and isinstance(counts, list) and len(names) == len(counts)
         if not whole or not all(type(n) is int and 0 <= n <= MOST_TIMES for n in counts):
             raise ValueError
+        "".join(names).encode()  # texts, and of characters alone
     except (KeyError, TypeError, ValueError, AttributeError):
         raise _no_ledger(file) from None
     if trained_on != mixture.digest:
@@ -251,57 +249,37 @@ def _no_ledger(file: Path) -> UserError:
 
 def row_states(file: Path) -> NDArray[np.int64]:
     """The state of each row of a rows.parquet, by number."""
-    with ParquetFile(file) as table:
-        names = table.schema_arrow.names
-        column = table.read(columns=["split" if "split" in names else "part"]).column(0).combine_chunks()
-    coded = column.dictionary_encode()
-    known = np.array([STATES.index(name) for name in coded.dictionary.to_pylist()], np.int64)
-    return known[coded.indices.to_numpy()] if len(known) else known
+    [states] = arrays_of(file, "split" if "split" in column_names(file) else "part")
+    return np.fromiter(map(NUMBER.__getitem__, states.tolist()), np.int64, len(states))
 
 
-def _training_names(shelf: Shelf, mixture: Artifact) -> tuple[NDArray[np.int64], Any]:
-    """Of the records of a mixture that may be trained on: numbers, and what a ledger calls them."""
+def _training_names(shelf: Shelf, mixture: Artifact) -> tuple[int, dict[str, int]]:
+    """Of the records of a mixture that may be trained on: above all their numbers, and what a ledger calls
+    them -> number.
+    """
     if not shelf.has(mixture, f"evidence/{ORIGINS}"):
         members = (one for batch in members_of(shelf, mixture) for one in batch if one.state == TRAIN)
         named = [(one.number, one.name) for one in members]
-        numbers = np.array([number for number, _ in named], np.int64)
-        return numbers, pa.array([name for _, name in named], pa.large_string())
-    with ParquetFile(shelf.file(mixture, f"evidence/{ORIGINS}")) as table:
-        rows = table.read(columns=["split", "source", "row"])
-    chosen = np.flatnonzero(pc.equal(rows.column("split"), "train").to_numpy())
-    taken = rows.take(pa.array(chosen))
-    parts = (taken.column(name).cast(pa.large_string()) for name in ("source", "row"))
-    return chosen, pc.binary_join_element_wise(*parts, pa.scalar(":", pa.large_string())).combine_chunks()
+    else:
+        file = shelf.file(mixture, f"evidence/{ORIGINS}")
+        splits, names = (column.tolist() for column in arrays_of(file, "split", EXAMPLE))
+        rows = enumerate(zip(splits, names, strict=True))
+        named = [(at, name) for at, (split, name) in rows if split == "train"]
+    known = {name: number for number, name in reversed(named)}
+    return max((number for number, _ in named), default=-1) + 1, known
 
 
 def _of_evidence(file: Path) -> Iterator[list[HeldRecord]]:
-    dropped = file.name == DROPPED
-    number = 0
-    with ParquetFile(file) as table:
-        names = table.schema_arrow.names
-        state = next((name for name in ("split", "part") if name in names), None)
-        named = "examples" in names
-        columns = ["identity", *([state, "row"] if state else []), *(["source"] if named else [])]
-        for batch in table.iter_batches(BATCH, columns=columns):
-            flat = bytes.fromhex("".join(batch.column("identity").to_pylist()))
-            states = [0] * len(batch) if dropped else _states(batch.column(str(state)))
-            called = [""] * len(batch)
-            if state:
-                called = [str(row) for row in batch.column("row").to_pylist()]
-            if named:
-                sources = batch.column("source").to_pylist()
-                called = [f"{source}:{row}" for source, row in zip(sources, called, strict=True)]
-            yield [
-                HeldRecord(flat[32 * at : 32 * at + 32], states[at], number + at, called[at])
-                for at in range(len(batch))
-            ]
-            number += len(batch)
-
-
-def _states(column: Any) -> list[int]:
-    coded = column.dictionary_encode()
-    known = [STATES.index(name) for name in coded.dictionary.to_pylist()]
-    return [known[code] for code in coded.indices.to_pylist()]
+    names = column_names(file)
+    state = next((name for name in ("split", "part") if name in names), "split")
+    called = EXAMPLE if "examples" in names else '"row"::VARCHAR' if "row" in names else "''"
+    columns = ("identity", "'dropped'" if file.name == DROPPED else state, called)
+    numbers = count()
+    for batch in rows_of(file, *columns):
+        yield [
+            HeldRecord(bytes.fromhex(identity), NUMBER[state], next(numbers), name)
+            for identity, state, name in batch
+        ]
 
 
 def _of_rows(shelf: Shelf, dataset: Artifact) -> Iterator[HeldRecord]:
@@ -309,7 +287,7 @@ def _of_rows(shelf: Shelf, dataset: Artifact) -> Iterator[HeldRecord]:
     numbers = count()
     for split in ("train", "validation", "test"):
         if shelf.has(dataset, f"payload/{split}.parquet"):
-            for row, record in enumerate(_stored(shelf.file(dataset, f"payload/{split}.parquet"))):
+            for row, record in enumerate(dicts_of(shelf.file(dataset, f"payload/{split}.parquet"))):
                 name = str(record.get("record", row))
                 yield HeldRecord(as_row(record).identity, STATES.index(split), next(numbers), name)
 
@@ -320,7 +298,7 @@ def _of_documents(shelf: Shelf, corpus: Artifact) -> Iterator[HeldRecord]:
         for name in [
             name for name in corpus.files if name.startswith("payload/") and name.endswith(f"/{part}.parquet")
         ]:
-            for row, record in enumerate(_stored(shelf.file(corpus, name))):
+            for row, record in enumerate(dicts_of(shelf.file(corpus, name))):
                 identity = identity_of("text", [("text", normal_text(record["text"]))])
                 yield HeldRecord(identity, STATES.index(part), next(numbers), str(record.get("record", row)))
 
@@ -360,19 +338,8 @@ def _names_above(shelf: Shelf, mixture: Artifact) -> dict[tuple[str, bool, str],
 
 
 def _example_names(shard: Path) -> Iterator[str]:
-    with ParquetFile(shard) as table:
-        leaves = "record" in table.schema_arrow.names
-        for batch in table.iter_batches(BATCH, columns=["record"] if leaves else ["source", "row"]):
-            if leaves:
-                yield from batch.column("record").to_pylist()
-            else:
-                yield from (f"{one['source']}:{one['row']}" for one in batch.to_pylist())
-
-
-def _stored(file: Path) -> Iterator[dict[str, Any]]:
-    with ParquetFile(file) as table:
-        for batch in table.iter_batches(512):
-            yield from batch.to_pylist()
+    for batch in rows_of(shard, "record" if "record" in column_names(shard) else EXAMPLE):
+        yield from (name for (name,) in batch)
 
 
 def _batched(members: Iterator[HeldRecord]) -> Iterator[list[HeldRecord]]:

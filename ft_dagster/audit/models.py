@@ -30,7 +30,8 @@ from ft_dagster.audit.members import (
 )
 from ft_dagster.audit.records import descendants
 from ft_dagster.data.dataset_io import ORIGINS, as_row, read_split
-from ft_dagster.data.mixture_records import GENERAL
+from ft_dagster.data.mixture_io import GENERAL
+from ft_dagster.data.parquet import dicts_of
 from ft_dagster.data.record_tree import record_rows
 from ft_dagster.data.rows import Row
 from ft_dagster.errors import UserError
@@ -312,13 +313,9 @@ def _contents(audit: Audit, mixture: Indexed) -> dict[Any, Mapping[str, Any]]:
 
 def documents(file: Path) -> Iterator[Row]:
     """The documents of a part of a corpus, in order, as rows; streamed."""
-    from pyarrow.parquet import ParquetFile
-
     empty = dict.fromkeys(("messages", "prompt", "completion", "group"))
-    with ParquetFile(file) as table:
-        for batch in table.iter_batches(512, columns=["text", "source", "licence"]):
-            for one in batch.to_pylist():
-                yield as_row({**empty, **one, "kind": "text", "weight": 1.0})
+    for one in dicts_of(file, "text", "source", "licence"):
+        yield as_row({**empty, **one, "kind": "text", "weight": 1.0})
 
 
 def _sources(audit: Audit, chain: _Chain) -> tuple[SourceOf, ...]:

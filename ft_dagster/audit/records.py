@@ -21,7 +21,7 @@ from ft_dagster.audit.members import (
     members_of,
 )
 from ft_dagster.data.dataset_io import DROPPED, ORIGINS
-from ft_dagster.data.mixture_records import HOLDOUT
+from ft_dagster.data.mixture_io import HOLDOUT
 from ft_dagster.data.record_tree import TREE, TreeHead, record_row
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.record_keys import RecordKey

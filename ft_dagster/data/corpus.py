@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 from pyarrow.parquet import ParquetFile
 
-from ft_dagster.data.dataset_io import ORIGIN, ORIGINS, as_origin
+from ft_dagster.data.dataset_io import ORIGINS, as_origin
+from ft_dagster.data.dataset_schema import ORIGIN
 from ft_dagster.data.dedup import SeenRows
 from ft_dagster.data.fingerprint import Frozen, check_unchanged, pinned
 from ft_dagster.data.locations import DeclaredAt

@@ -15,15 +15,19 @@ import pyarrow as pa
 from ft_dagster.data.dataset_io import (
     DATASET,
     DROPPED,
+    ORIGINS,
+    as_origin,
+    as_record,
+    label_of,
+    paths_of,
+)
+from ft_dagster.data.dataset_schema import (
     DROPPED_SCHEMA,
     ORIGIN,
     ORIGIN_NAMES,
-    ORIGINS,
     ORIGINS_SCHEMA,
     SAID,
     SCHEMA,
-    as_origin,
-    as_record,
 )
 from ft_dagster.data.decontaminate import AskedItem, EvaluationGrams, read_items
 from ft_dagster.data.dedup import NearDuplicates, SeenRows
@@ -121,18 +125,6 @@ def build_task_dataset(
     return content
 
 
-def paths_of(spec: VariantSpec) -> dict[str, str]:
-    """The declared path of each source, by its place in the declaration: the `source` of its rows."""
-    paths = [source.path for source in spec.data.sources]
-    several = {path for path in paths if paths.count(path) > 1}
-    labels = map(_label, range(len(paths)))
-    return {at: f"{path} ({at})" if path in several else path for at, path in zip(labels, paths, strict=True)}
-
-
-def _label(number: int) -> str:
-    return f"data.sources[{number}]"
-
-
 def _writer(files: ExitStack, evidence: Path | None, name: str, schema: Any) -> TableWriter | None:
     return None if evidence is None else files.enter_context(TableWriter(evidence / name, schema))
 
@@ -151,7 +143,7 @@ def _rows(
     prints = [None] * len(sources) if frozen is None else frozen.fingerprints
     for i, (source, print_) in enumerate(zip(sources, prints, strict=True)):
         say(f"reading {source.path}")
-        place = asked._replace(field=_label(i))
+        place = asked._replace(field=label_of(i))
         yield from read_rows(pinned(source, print_), project, place, formats)
         check_unchanged(source, project, print_, place, None if frozen is None else frozen.cache)
 

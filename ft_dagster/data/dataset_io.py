@@ -11,24 +11,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-from pyarrow.parquet import ParquetFile
-
+from ft_dagster.data.parquet import dicts_of
 from ft_dagster.data.rows import Message, Row
+from ft_dagster.spec.variant import VariantSpec
 
 ORIGINS, DROPPED, DATASET = "rows.parquet", "dropped.parquet", "dataset.json"
-TEXTS = ("kind", "messages", "prompt", "completion", "text", "source", "licence", "group")
 _AS_JSON = json.JSONEncoder(ensure_ascii=False)
-SCHEMA = pa.schema([*((name, pa.string()) for name in TEXTS), ("weight", pa.float64())])
-ORIGIN = (
-    *(("identity", pa.string()), ("record", pa.string()), ("salt", pa.string())),
-    *(("path", pa.string()), ("file", pa.string()), ("line", pa.int64()), ("ordinal", pa.int64())),
-)
-ORIGIN_NAMES = tuple(name for name, _ in ORIGIN)
-SAID = ("source", "licence", "group")  # of the row itself, repeated beside where it came from
-_SAID = tuple((name, pa.string()) for name in SAID)
-ORIGINS_SCHEMA = pa.schema([("split", pa.string()), ("row", pa.int64()), *ORIGIN, *_SAID])
-DROPPED_SCHEMA = pa.schema([("reason", pa.string()), ("task", pa.string()), *ORIGIN, *_SAID])
 
 
 def as_record(row: Row) -> dict[str, Any]:
@@ -59,10 +47,20 @@ def read_split(file: Path, paths: Mapping[str, str] | None = None) -> Iterator[R
 
     `paths`: what the sources are called in errors.
     """
-    with ParquetFile(file) as table:
-        for batch in table.iter_batches(batch_size=512):
-            for record in batch.to_pylist():
-                yield as_row(record, paths)
+    for record in dicts_of(file):
+        yield as_row(record, paths)
+
+
+def paths_of(spec: VariantSpec) -> dict[str, str]:
+    """The declared path of each source, by its place in the declaration: the `source` of its rows."""
+    paths = [source.path for source in spec.data.sources]
+    several = {path for path in paths if paths.count(path) > 1}
+    labels = map(label_of, range(len(paths)))
+    return {at: f"{path} ({at})" if path in several else path for at, path in zip(labels, paths, strict=True)}
+
+
+def label_of(number: int) -> str:
+    return f"data.sources[{number}]"
 
 
 def read_paths(evidence: Path) -> dict[str, str]:

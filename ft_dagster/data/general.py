@@ -7,14 +7,14 @@ import heapq
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-from pyarrow.parquet import ParquetFile
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ft_dagster.data.content import identity_of, normal_text, words_of
-from ft_dagster.data.decontaminate import EvaluationGrams
 from ft_dagster.data.render import encode_texts
 from ft_dagster.objectives import Rendered
+
+if TYPE_CHECKING:
+    from ft_dagster.data.decontaminate import EvaluationGrams
 
 ShareOf = Literal["trained", "processed"]
 HELD_OUT = 200  # chunks that a gate is judged on: as many as decide a margin of 0.1 nats
@@ -127,17 +127,6 @@ def holdout_chunks(corpus: Path, tokenizer: Any, max_length: int) -> list[HeldOu
     return chosen[:HELD_OUT]
 
 
-def held_out_documents(mixture: Path) -> int:
-    """How many documents the held-out texts of a mixture's payload are of: units by which a gate decides."""
-    file = mixture / "general_holdout" / "texts.parquet"
-    if not file.exists():
-        return 0
-    with ParquetFile(file) as table:
-        if "group" not in table.schema_arrow.names:  # as version 0.1 wrote it
-            return int(table.metadata.num_rows)
-        return len(set(table.read(columns=["group"]).column("group").to_pylist()))
-
-
 def document_chunks(text: str, row: int, tokenizer: Any, length: int) -> Iterator[Chunk]:
     """A document's tokens and the end-of-sequence token, cut every `length` tokens: all of them, in order.
 
@@ -160,6 +149,8 @@ def document_chunks(text: str, row: int, tokenizer: Any, length: int) -> Iterato
 
 def _train_chunks(corpus: Path, tokenizer: Any, max_length: int, seed: int) -> Iterator[Chunk]:
     """Chunks of the training documents: row groups in a seeded order, documents in one within each."""
+    from pyarrow.parquet import ParquetFile
+
     with ParquetFile(corpus / "train.parquet") as table:
         sizes = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
         for group in _shuffled(len(sizes), f"{seed}"):
@@ -171,6 +162,8 @@ def _train_chunks(corpus: Path, tokenizer: Any, max_length: int, seed: int) -> I
 
 def _documents(file: Path) -> Iterator[tuple[str, int, str]]:
     """(identity in hex, row, text) of each document."""
+    from pyarrow.parquet import ParquetFile
+
     row = 0
     with ParquetFile(file) as table:
         for batch in table.iter_batches(batch_size=64, columns=["text"]):

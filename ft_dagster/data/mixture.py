@@ -33,13 +33,12 @@ from ft_dagster.data.shards import SplitWriter
 from ft_dagster.data.tables import TableWriter
 from ft_dagster.data.weights import tokenizer_digest
 from ft_dagster.errors import UserError
-from ft_dagster.objectives import Rendered, objective_of
+from ft_dagster.objectives import Rendered
 from ft_dagster.spec.variant import GeneralSpec, VariantSpec
 from ft_dagster.strict_json import dumps
 
 ORDER = "permute shards then rows, seeded by (seed, epoch)"
 BATCH = 256  # rows given to the tokenizer at once
-USUAL_SHARE = (0.05, 0.10)
 MANY_CUT = 0.05  # share of rows cut or dropped above which a warning is due
 TOO_LONG, UNTRAINED = "too long", "no trained tokens"
 
@@ -122,27 +121,6 @@ def asked_share(general: GeneralSpec | None, chosen: float | None) -> float:
     if chosen is None:
         raise ValueError("data.general.share is left open: what was chosen is needed")
     return chosen
-
-
-def declared_warnings(spec: VariantSpec, general_share: float) -> list[str]:
-    """What a person should know of a mixture beside the rest of the declaration.
-
-    `general_share`: of general text, as it came out; see `GeneralShare`.
-
-    Not part of the mixture: it says things of fields that the mixture does not depend on.
-    """
-    lines, (low, high), general = [], USUAL_SHARE, spec.data.general
-    if spec.method.name == "full" and not low <= general_share <= high:
-        tokens = "trained" if general is None else general.share_of
-        lines.append(
-            f"general text is {general_share:.1%} of the {tokens} tokens; "
-            f"{low:.0%} to {high:.0%} is usual for full fine-tuning"
-        )
-    if objective_of(spec.objective).judged_by == "questions" and not spec.evaluation.task:
-        lines.append(
-            "perplexity alone shows style, not facts: declare evaluation.task with questions of the domain"
-        )
-    return lines
 
 
 class _Build:

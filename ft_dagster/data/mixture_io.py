@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pyarrow.parquet import ParquetFile
 
 from ft_dagster.data.mixture_figures import SCHEMA_VERSION, MixtureFigures
+from ft_dagster.data.parquet import column_names, quoted, rows_of
 from ft_dagster.errors import UserError
 from ft_dagster.schema_version import refuse_newer
 
+GENERAL = "general:"  # of what a mixture calls a corpus
+HOLDOUT = "general_holdout"
 Int32 = NDArray[np.int32]
 
 
@@ -32,8 +34,27 @@ def shard_files(folder: Path, split: str) -> list[Path]:
     return [folder / shard.file for shard in read_mixture(folder).splits[split].shards]
 
 
+def held_out_documents(mixture: Path) -> int:
+    """How many documents the held-out texts of a mixture's payload are of: units by which a gate decides."""
+    file = mixture / HOLDOUT / "texts.parquet"
+    if not file.exists():
+        return 0
+    names = column_names(file)
+    if "group" not in names:  # as version 0.1 wrote it
+        return sum(map(len, rows_of(file, quoted(names[0]))))
+    return len({group for batch in rows_of(file, quoted("group")) for (group,) in batch})
+
+
+def origins_of(file: Path) -> set[tuple[str, str]]:
+    """(declared path, file) of the records of a mixture's rows.parquet that are not of a general corpus."""
+    rows = (row for batch in rows_of(file, "DISTINCT source, path, file") for row in batch)
+    return {(path, file) for source, path, file in rows if not source.startswith(GENERAL)}
+
+
 def lengths(folder: Path, split: str) -> tuple[Int32, Int32]:
     """(tokens, trained tokens) of each example of a split, in the order of the files."""
+    from pyarrow.parquet import ParquetFile
+
     tokens, trained = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
     for file in shard_files(folder, split):
         with ParquetFile(file) as shard:

@@ -18,12 +18,10 @@ from numpy.typing import NDArray
 from pyarrow.parquet import ParquetFile
 
 from ft_dagster.data.dataset_io import ORIGINS
-from ft_dagster.data.mixture_io import read_mixture
+from ft_dagster.data.mixture_io import GENERAL, HOLDOUT, read_mixture
 from ft_dagster.data.record_tree import DIGESTS
 from ft_dagster.data.tables import TableWriter
 
-GENERAL = "general:"  # of what a mixture calls a corpus
-HOLDOUT = "general_holdout"
 CARRIED = (
     *(("path", pa.string()), ("file", pa.string()), ("line", pa.int64()), ("ordinal", pa.int64())),
     *(("licence", pa.string()), ("group", pa.string())),
@@ -59,15 +57,6 @@ def write_mixture_records(
         if corpus is not None:
             _carry_held(table, corpus / ORIGINS, holdout, held_out_examples(mixture), _corpus_name(mixture))
     return True
-
-
-def origins_of(file: Path) -> set[tuple[str, str]]:
-    """(declared path, file) of the records of a mixture's rows.parquet that are not of a general corpus."""
-    with ParquetFile(file) as table:
-        rows = table.read(columns=["source", "path", "file"])
-    own = rows.filter(pc.invert(pc.starts_with(rows.column("source"), GENERAL)))
-    found = own.select(["path", "file"]).group_by(["path", "file"]).aggregate([]).to_pylist()
-    return {(one["path"], one["file"]) for one in found}
 
 
 def examples_by_row(mixture: Path, split: str) -> dict[str, Counts]:

@@ -19,6 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from ft_dagster.data.locations import DataFile
 from ft_dagster.errors import UserError
+from ft_dagster.extras import of_train
 
 BATCH = 512  # rows of a columnar file held as Python objects at a time
 LONGEST_CELL = 64_000_000  # characters of one CSV cell: an unclosed quote must not swallow a large file
@@ -160,8 +161,9 @@ def _read_tsv(file: DataFile) -> Iterator[RawRow]:
 
 
 def _read_parquet(file: DataFile) -> Iterator[RawRow]:
-    import pyarrow as pa
-    from pyarrow.parquet import ParquetFile
+    with of_train():
+        import pyarrow as pa
+        from pyarrow.parquet import ParquetFile
 
     with _open(file) as content:
         if not content.read(1):
@@ -177,7 +179,8 @@ def _read_parquet(file: DataFile) -> Iterator[RawRow]:
 
 def _read_arrow(file: DataFile) -> Iterator[RawRow]:
     """Both of Arrow's IPC layouts: the file (starts with ARROW1) and the stream (what `datasets` writes)."""
-    import pyarrow as pa
+    with of_train():
+        import pyarrow as pa
 
     with _open(file) as content:
         magic = content.read(6)

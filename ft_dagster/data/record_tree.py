@@ -15,18 +15,16 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from pyarrow.parquet import ParquetFile, write_table
 
 from ft_dagster.data.dataset_io import DROPPED, ORIGINS
+from ft_dagster.data.parquet import arrays_of, column_names, quoted, row_of, rows_of
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.merkle import SIZE, MerkleTree, leaf_hash
 from ft_dagster.provenance.record_keys import RecordKey
@@ -36,12 +34,7 @@ SCHEMA_VERSION = 1
 TREE = "tree.parquet"
 FIGURES = "records"  # the figures of a manifest that name the tree
 DIGESTS = ("identity", "record", "salt")  # in hex; all other columns are facts
-BATCH = 8192
 RESTORE = "Restore it from a backup, or make the artifact again"
-SCHEMA = pa.schema(
-    [("lookup", pa.binary(SIZE)), ("leaf", pa.binary(SIZE)), ("dropped", pa.bool_()), ("row", pa.int64())]
-)
-_AS_JSON = json.JSONEncoder(ensure_ascii=False)
 _AS_FACTS = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
@@ -86,47 +79,25 @@ class RecordRow(NamedTuple):
 
     def leaf(self, lookup: bytes) -> bytes:
         """The hash of its leaf, see the top."""
-        return _leaves([lookup], [self.record], [self.salt], [self.facts.encode()])[0]
-
-
-def grow_tree(evidence: Path, key: RecordKey) -> TreeHead:
-    """Write tree.parquet over the rows of an evidence folder. Some 150 bytes of memory a record."""
-    lookups, leaves = bytearray(), bytearray()
-    counts = []
-    for name in _row_files(evidence):
-        before = len(leaves)
-        for batch in _batches(evidence / name):
-            identities, records, salts, facts = _columns(batch)
-            found = key.lookups(identities)
-            lookups += b"".join(found)
-            leaves += b"".join(_leaves(found, records, salts, facts))
-        counts.append((len(leaves) - before) // SIZE)
-    order = _order(bytes(lookups))
-    columns = [_gathered(lookups, order), _gathered(leaves, order), *_places(counts, order)]
-    root = MerkleTree(columns[1].buffers()[1].to_pybytes()).root if len(order) else MerkleTree(b"").root
-    table = pa.Table.from_arrays(columns, schema=SCHEMA)
-    write_table(table, evidence / TREE, compression="NONE", use_dictionary=False, row_group_size=2**16)
-    return TreeHead(root.hex(), len(order), key.id)
+        return leaf_hash(lookup + self.record + hashlib.sha256(self.salt + self.facts.encode()).digest())
 
 
 def record_rows(file: Path) -> Iterator[list[RecordRow]]:
     """The rows of rows.parquet or dropped.parquet, a batch at a time. Raises UserError for another file."""
-    for batch in _batches(file):
-        yield _as_rows(batch)
+    names = column_names(file)
+    check_names(names, file)
+    facts = sorted(set(names) - set(DIGESTS))
+    for batch in rows_of(file, *map(quoted, (*DIGESTS, *facts))):
+        yield [_as_row(row[:3], dict(zip(facts, row[3:], strict=True))) for row in batch]
 
 
 def record_row(file: Path, number: int) -> tuple[RecordRow, dict[str, Any]]:
     """One row and its facts as a mapping. Raises UserError where there is none."""
-    with ParquetFile(file, pre_buffer=False) as table:
-        _check_columns(table, file)
-        for group in range(table.num_row_groups):
-            rows = table.metadata.row_group(group).num_rows
-            if number < rows:
-                [fields] = table.read_row_group(group, use_threads=False).slice(number, 1).to_pylist()
-                identity, record, salt = (bytes.fromhex(fields.pop(name)) for name in DIGESTS)
-                return RecordRow(identity, record, salt, _AS_FACTS.encode(fields)), fields
-            number -= rows
-    raise UserError(f"it has no row {number}", file=file, fix=RESTORE)
+    fields = row_of(file, number)
+    if fields is None:
+        raise UserError(f"it has no row {number}", file=file, fix=RESTORE)
+    check_names(fields, file)
+    return _as_row([fields.pop(name) for name in DIGESTS], fields), fields
 
 
 @dataclass(frozen=True)
@@ -143,14 +114,13 @@ class RecordTree:
     def read(cls, evidence: Path) -> RecordTree:
         """Raises UserError for a file that is none, or whose leaves are not in order."""
         file = evidence / TREE
-        try:
-            with ParquetFile(file) as table:
-                found = table.read(columns=SCHEMA.names).cast(SCHEMA).combine_chunks()
-        except (OSError, KeyError, pa.ArrowException) as error:
-            problem = f"not a record tree: {str(error).splitlines()[0].rstrip('.')}"
-            raise UserError(problem, file=file, fix=RESTORE) from None
-        lookups, leaves = (_raw(found.column(name)) for name in ("lookup", "leaf"))
-        return cls(file, lookups, leaves, *(found.column(name).to_numpy() for name in ("dropped", "row")))
+        lookups, leaves, dropped, rows = arrays_of(file, "lookup", "leaf", "dropped", quoted("row"))
+        hashes = [*lookups.tolist(), *leaves.tolist()]
+        if set(map(type, hashes)) - {bytearray} or set(map(len, hashes)) - {SIZE}:
+            raise UserError("not a record tree: a hash that is none", file=file, fix=RESTORE)
+        if dropped.dtype != np.bool_ or rows.dtype != np.int64:
+            raise UserError("not a record tree: places that are none", file=file, fix=RESTORE)
+        return cls(file, b"".join(lookups), b"".join(leaves), dropped, rows)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -223,7 +193,7 @@ def check_tree(evidence: Path, head: TreeHead, key: RecordKey | None) -> None:
     places = {
         (bool(d), int(row)): at for at, (d, row) in enumerate(zip(tree.dropped, tree.rows, strict=True))
     }
-    for name in _row_files(evidence):
+    for name in row_files(evidence):
         rows = (row for batch in record_rows(evidence / name) for row in batch)
         for number, row in enumerate(rows):
             at = places.pop((name == DROPPED, number), None)
@@ -243,82 +213,15 @@ def _holds(tree: RecordTree, at: int, row: RecordRow, key: RecordKey | None) -> 
     return committed and lookup == tree.lookup(at) and row.leaf(lookup) == tree.merkle.leaf(at)
 
 
-def _row_files(evidence: Path) -> list[str]:
+def row_files(evidence: Path) -> list[str]:
     return [name for name in (ORIGINS, DROPPED) if (evidence / name).is_file()]
 
 
-def _check_columns(table: Any, file: Path) -> None:
-    if not set(DIGESTS) <= set(table.schema_arrow.names):
+def check_names(names: Iterable[str], file: Path) -> None:
+    if not set(DIGESTS) <= set(names):
         raise UserError("its rows name no records", file=file, fix=RESTORE)
 
 
-def _batches(file: Path) -> Iterator[Any]:
-    with ParquetFile(file) as table:
-        _check_columns(table, file)
-        yield from table.iter_batches(BATCH)
-
-
-def _as_rows(batch: Any) -> list[RecordRow]:
-    identities, records, salts, facts = _columns(batch)
-    return list(map(RecordRow, identities, records, salts, map(bytes.decode, facts)))
-
-
-def _columns(batch: Any) -> list[list[bytes]]:
-    """Identities, records, salts and facts of the rows."""
-    digests = [list(map(bytes.fromhex, batch.column(name).to_pylist())) for name in DIGESTS]
-    return [*digests, _facts(batch).cast(pa.binary()).to_pylist()]
-
-
-def _leaves(
-    lookups: list[bytes], records: list[bytes], salts: list[bytes], facts: list[bytes]
-) -> list[bytes]:
-    """The hash of each leaf, see the top."""
-    sha256, rows = hashlib.sha256, zip(lookups, records, salts, facts, strict=True)
-    return [leaf_hash(lookup + record + sha256(salt + said).digest()) for lookup, record, salt, said in rows]
-
-
-def _facts(batch: Any) -> Any:
-    """The facts of each row as JSON."""
-    pieces: list[Any] = []
-    for name in sorted(set(batch.schema.names) - set(DIGESTS)):
-        pieces += [f'{"," if pieces else "{"}"{name}":', _in_json(batch.column(name))]
-    return pc.binary_join_element_wise(*pieces, "}", "")
-
-
-def _in_json(column: Any) -> Any:
-    """Texts and whole numbers as JSON writes them."""
-    if pa.types.is_integer(column.type):
-        return column.cast(pa.string()).fill_null("null")
-    coded = column.cast(pa.string()).dictionary_encode()
-    texts = pa.array([_AS_JSON.encode(text) for text in coded.dictionary.to_pylist()], pa.string())
-    return texts.take(coded.indices).fill_null("null")
-
-
-def _order(lookups: bytes) -> Any:
-    """The permutation that sorts lookups; equal ones stay as they came."""
-    words = np.frombuffer(lookups, ">u8").astype(np.uint64).reshape(-1, SIZE // 8)
-    return np.lexsort(words.T[::-1])
-
-
-def _gathered(hashes: bytearray, order: Any) -> Any:
-    """Hashes in order, as an Arrow array."""
-    flat = np.frombuffer(hashes, np.uint8).reshape(-1, SIZE)[order]
-    return pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(SIZE), len(order), [None, pa.py_buffer(flat.tobytes())]
-    )
-
-
-def _places(counts: list[int], order: Any) -> tuple[Any, Any]:
-    """(dropped, row in its file) of each leaf, in order; `counts`: rows of rows.parquet, dropped.parquet."""
-    kept = counts[0] if counts else 0
-    dropped = order >= kept
-    return pa.array(dropped, pa.bool_()), pa.array(np.where(dropped, order - kept, order), pa.int64())
-
-
-def _raw(column: Any) -> bytes:
-    """The bytes of a fixed-size column, one value after another."""
-    if not len(column):
-        return b""
-    [array] = column.chunks
-    start = array.offset * SIZE
-    return array.buffers()[1].to_pybytes()[start : start + len(array) * SIZE]
+def _as_row(digests: Sequence[str], facts: Mapping[str, Any]) -> RecordRow:
+    identity, record, salt = map(bytes.fromhex, digests)
+    return RecordRow(identity, record, salt, _AS_FACTS.encode(facts))

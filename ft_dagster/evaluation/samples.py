@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from ft_dagster.data.parquet import dicts_of
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.answer_scores import macro_f1, micro_f1
 from ft_dagster.strict_json import dumps
@@ -155,12 +156,9 @@ def _renamed(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
     if not file.is_file():
         raise UserError("no such file", file=file, fix="Materialize the evaluation again")
-    rows: list[dict[str, Any]] = pq.read_table(file).to_pylist()
-    return rows
+    return list(dicts_of(file))
 
 
 def _write(rows: Sequence[NamedTuple], schema: object, file: Path) -> None:

@@ -26,7 +26,7 @@ STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "urn:ft-dagster:manifest:v1"
 LIBRARIES = (
     "ft-dagster", "dagster", "torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes",
-    "deepspeed", "datasets", "lm-eval", "tokenizers", "safetensors", "pyarrow",
+    "deepspeed", "datasets", "lm-eval", "tokenizers", "safetensors", "pyarrow", "duckdb",
 )  # fmt: skip
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ft_dagster.data.corpus import write_written_origins
-from ft_dagster.data.record_tree import FIGURES, grow_tree
+from ft_dagster.data.record_tree import FIGURES
 from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.evaluation.request import SampledRequest
 from ft_dagster.stages.hands import Hands
@@ -33,6 +32,9 @@ def inputs(view: View) -> BaseTextInputs:
 
 
 def build(inputs: BaseTextInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+    from ft_dagster.data.corpus import write_written_origins
+    from ft_dagster.data.tree_growth import grow_tree
+
     base = base_of(inputs.base_model, hands)
     figures = hands.run(
         "evaluation.sampled",

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ft_dagster.data.corpus import build_general_corpus
 from ft_dagster.data.fingerprint import Fingerprint, Frozen, fingerprint_sources
-from ft_dagster.data.record_tree import FIGURES, grow_tree
+from ft_dagster.data.record_tree import FIGURES
 from ft_dagster.provenance.record_keys import SHARED_OWNER, keys_of
 from ft_dagster.settings import Settings
 from ft_dagster.spec import CorpusSpec, load_corpus
@@ -56,6 +55,9 @@ def _make(settings: Settings, name: str, run_id: str, say: Callable[[str], None]
     recipe, spec, sources = _recipe(settings, name)
 
     def build(attempt: Attempt) -> dict[str, Any]:
+        from ft_dagster.data.corpus import build_general_corpus
+        from ft_dagster.data.tree_growth import grow_tree
+
         figures = build_general_corpus(
             name, spec, settings.project, attempt.payload, say,
             evidence=attempt.evidence, frozen=Frozen(sources, settings.cache_folder),

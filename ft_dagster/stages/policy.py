@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ft_dagster.data.general import held_out_documents
+from ft_dagster.data.mixture_io import held_out_documents
 from ft_dagster.errors import UserError, UserErrors
 from ft_dagster.evaluation.power import hopeless_gates
 from ft_dagster.lineage.release import production

@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ft_dagster.data.dataset import build_task_dataset
 from ft_dagster.data.fingerprint import Frozen
 from ft_dagster.data.locations import DeclaredAt
-from ft_dagster.data.record_tree import FIGURES, grow_tree
+from ft_dagster.data.record_tree import FIGURES
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import VariantSpec
 from ft_dagster.stages import evaluation_texts
@@ -41,6 +40,9 @@ def inputs(view: View) -> DatasetInputs:
 
 
 def build(inputs: DatasetInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+    from ft_dagster.data.dataset import build_task_dataset
+    from ft_dagster.data.tree_growth import grow_tree
+
     texts = inputs.evaluation_texts
     file = None if texts is None else hands.payload(texts) / evaluation_texts.TEXTS
     figures = build_task_dataset(

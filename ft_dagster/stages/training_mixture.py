@@ -7,12 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ft_dagster.data.dataset import paths_of
-from ft_dagster.data.dataset_io import ORIGINS, read_paths
-from ft_dagster.data.mixture import MixtureParts, build_mixture
+from ft_dagster.data.dataset_io import ORIGINS, paths_of, read_paths
 from ft_dagster.data.mixture_figures import MixtureFigures, ShareReason
-from ft_dagster.data.mixture_records import origins_of, write_mixture_records
-from ft_dagster.data.record_tree import FIGURES, grow_tree
+from ft_dagster.data.mixture_io import origins_of
+from ft_dagster.data.record_tree import FIGURES
 from ft_dagster.errors import UserError
 from ft_dagster.planning.methods.defaults import MAX_LENGTH
 from ft_dagster.planning.methods.share import chosen_share
@@ -79,6 +77,8 @@ def _general_text(view: View, general: GeneralSpec) -> Artifact:
 
 
 def build(inputs: MixtureInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+    from ft_dagster.data.mixture import MixtureParts, build_mixture
+
     corpus, texts = inputs.general_corpus, inputs.evaluation_texts
     before = version_before.read_before(hands, inputs.version_before)
     chosen = None if before is None else chosen_share(before)
@@ -105,6 +105,9 @@ def build(inputs: MixtureInputs, hands: Hands, attempt: Attempt) -> dict[str, An
 
 def _records(inputs: MixtureInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     """The figures of the record tree. Raises UserError where the data set or the corpus has none."""
+    from ft_dagster.data.mixture_records import write_mixture_records
+    from ft_dagster.data.tree_growth import grow_tree
+
     corpus = None if inputs.general_corpus is None else hands.evidence(inputs.general_corpus)
     dataset = hands.evidence(inputs.task_dataset)
     if not write_mixture_records(attempt.payload, attempt.evidence, dataset, corpus):

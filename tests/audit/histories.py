@@ -20,9 +20,11 @@ from ft_dagster.data.corpus import build_general_corpus, write_written_origins
 from ft_dagster.data.dataset import build_task_dataset
 from ft_dagster.data.fingerprint import fingerprint_sources
 from ft_dagster.data.mixture_figures import GeneralShare, MixtureFigures
-from ft_dagster.data.mixture_records import GENERAL, write_mixture_records
-from ft_dagster.data.record_tree import FIGURES, grow_tree
+from ft_dagster.data.mixture_io import GENERAL
+from ft_dagster.data.mixture_records import write_mixture_records
+from ft_dagster.data.record_tree import FIGURES
 from ft_dagster.data.shards import SplitWriter
+from ft_dagster.data.tree_growth import grow_tree
 from ft_dagster.evaluation.sampled import write_parts
 from ft_dagster.evaluation.samples import Answer, Sample, write_answers, write_samples
 from ft_dagster.lineage.entry import ReleaseEntry

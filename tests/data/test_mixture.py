@@ -14,9 +14,11 @@ import pytest
 from pyarrow import parquet
 
 from ft_dagster.data.corpus import build_general_corpus
-from ft_dagster.data.dataset import build_task_dataset, paths_of
+from ft_dagster.data.dataset import build_task_dataset
+from ft_dagster.data.dataset_io import paths_of
+from ft_dagster.data.declared_warnings import declared_warnings
 from ft_dagster.data.decontaminate import ITEMS_SCHEMA
-from ft_dagster.data.mixture import BuiltMixture, MixtureParts, build_mixture, declared_warnings
+from ft_dagster.data.mixture import BuiltMixture, MixtureParts, build_mixture
 from ft_dagster.data.mixture_figures import GeneralShare, MixtureFigures
 from ft_dagster.data.mixture_io import lengths, read_mixture, shard_files
 from ft_dagster.data.shards import SplitWriter

@@ -18,17 +18,18 @@ from ft_dagster.data.corpus import build_general_corpus
 from ft_dagster.data.dataset import build_task_dataset
 from ft_dagster.data.dataset_io import DROPPED, ORIGINS, read_split
 from ft_dagster.data.mixture import MixtureParts, build_mixture
-from ft_dagster.data.mixture_records import HOLDOUT, write_mixture_records
+from ft_dagster.data.mixture_io import HOLDOUT
+from ft_dagster.data.mixture_records import write_mixture_records
 from ft_dagster.data.record_tree import (
     TREE,
     RecordTree,
     TreeHead,
     TreeLeaves,
     check_tree,
-    grow_tree,
     record_row,
     record_rows,
 )
+from ft_dagster.data.tree_growth import grow_tree
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.merkle import leaf_hash, root_of
 from ft_dagster.provenance.record_keys import RecordKey, keys_of

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.data.general import held_out_documents
 from ft_dagster.data.mixture_figures import MixtureFigures
+from ft_dagster.data.mixture_io import held_out_documents
 from ft_dagster.data.record_tree import TreeHead, check_tree
 from ft_dagster.errors import UserError
 from ft_dagster.launch.local import ProgramFailed

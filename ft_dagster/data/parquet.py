@@ -1,0 +1,101 @@
+"""Read Parquet files as Python values, by DuckDB: without PyArrow, which only writes and trains.
+
+`columns`: names, or where it says SQL, expressions over them. A file is a parameter of a query, never text
+of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import cache
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ft_dagster.errors import UserError
+
+BATCH = 8192  # rows that are read together
+# A folder named a=b is no column, one named a* no pattern, and nothing is fetched to read a file.
+_TABLE = "read_parquet(?, hive_partitioning = false, file_row_number = {numbered})"
+_SETTINGS = {"threads": 1, "autoinstall_known_extensions": False, "autoload_known_extensions": False}
+
+
+def column_names(file: Path) -> list[str]:
+    """Raises UserError for a file that is none of Parquet, here and below."""
+    return _names(_query(file, "*", "LIMIT 0"))
+
+
+def rows_of(file: Path, *columns: str) -> Iterator[list[tuple[Any, ...]]]:
+    """The values of these columns (SQL) of each row, in batches; streamed."""
+    found = _query(file, ", ".join(columns))
+    while batch := _fetched(file, found.fetchmany, BATCH):
+        yield batch
+
+
+def dicts_of(file: Path, *columns: str) -> Iterator[dict[str, Any]]:
+    """Each row by column, all of them where none is named; streamed."""
+    names = columns or column_names(file)
+    for batch in rows_of(file, *map(quoted, names)):
+        yield from (dict(zip(names, row, strict=True)) for row in batch)
+
+
+def arrays_of(file: Path, *columns: str) -> list[NDArray[Any]]:
+    """Whole columns (SQL); one with a null is of Python objects, None among them."""
+    found = _fetched(file, _query(file, ", ".join(columns)).fetchnumpy)
+    return [_plain(array) for array in found.values()]
+
+
+def row_of(file: Path, number: int) -> dict[str, Any] | None:
+    """One row by column; None where the file has fewer. Its row group alone is read."""
+    found = _query(file, "* EXCLUDE (file_row_number)", "WHERE file_row_number = ?", number)
+    row = _fetched(file, found.fetchone)
+    return None if row is None else dict(zip(_names(found), row, strict=True))
+
+
+def quoted(name: str) -> str:
+    """A column's name as SQL has it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _query(file: Path, columns: str, end: str = "", *values: object) -> Any:
+    table = _TABLE.format(numbered=str("file_row_number" in end).lower())
+    cursor = _database(os.getpid()).cursor()
+    return _fetched(
+        file, cursor.execute, f"SELECT {columns} FROM {table} {end}", [escape(str(file)), *values]
+    )
+
+
+def _names(found: Any) -> list[str]:
+    return [str(column[0]) for column in found.description]
+
+
+def _fetched(file: Path, call: Any, *given: Any) -> Any:
+    import duckdb
+
+    try:
+        return call(*given)
+    except duckdb.Error as error:
+        said = str(error).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"a Parquet file that cannot be read ({said})", file=file, fix="Restore it from a backup"
+        ) from None
+
+
+@cache
+def _database(process: int) -> Any:
+    """One in the memory of each process: what forks has its own."""
+    import duckdb
+
+    return duckdb.connect(config=_SETTINGS)
+
+
+def _plain(array: NDArray[Any]) -> NDArray[Any]:
+    if not isinstance(array, np.ma.MaskedArray):
+        return array
+    plain = np.array(array.data, object)
+    plain[array.mask] = None
+    return plain
