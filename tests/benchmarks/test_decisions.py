@@ -26,6 +26,7 @@ from benchmarks.decision_regret import (
 from benchmarks.decision_tasks import TASKS, TOKENS, Task, drawn
 from ft_dagster.planning.probe import Arm
 from ft_dagster.program import write_json
+from tests.present import present
 from tests.training.runs import LORA, TRAINING, write_mixture
 
 LOW, HIGH, FULL = Arm("lora", 2e-4), Arm("lora", 6e-4), Arm("full", 2e-5)
@@ -195,3 +196,17 @@ def trained(bench: decisions.Bench, asked: Question, cell: Cell, scratch: Path) 
     found = bench.known(asked, cell)
     assert found is not None, process.exitcode
     return found
+
+
+def test_results_that_were_kept_are_known_elsewhere_and_replace_none(tmp_path: Path) -> None:
+    asked, kept = question(), tmp_path / "kept.jsonl"
+    here, there = (decisions.Bench(tmp_path, tmp_path / name) for name in ("here", "there"))
+    for cell, loss in ((Cell(LOW), 2.0), (Cell(HIGH), 1.9)):
+        write_json(here.file(asked, cell), asdict(measured(cell, loss, 2.2)))
+    write_json(there.file(asked, Cell(LOW)), asdict(measured(Cell(LOW), 2.5, 2.2)))
+    here.pack(kept)
+    there.unpack(kept)
+    assert [present(there.known(asked, Cell(arm))).losses["chosen_on"][0] for arm in (LOW, HIGH)] == [
+        2.5,
+        1.9,
+    ]
