@@ -159,6 +159,29 @@ def test_one_wait_covers_what_a_node_keeps_while_it_trains_and_after(monkeypatch
     assert len(said) == 3
 
 
+def test_a_store_that_was_out_of_reach_before_takes_nothing_of_the_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    monkeypatch.setattr(node, "RENEWAL_SECONDS", 0.3)
+    monkeypatch.setattr(node, "RENEWAL_POLL", 0.01)
+    expired = ClientError({"Error": {"Code": "ExpiredToken"}}, "PutObject")
+    answers, said = [expired, ConnectionError("no route")], list[str]()
+    let_in = node._LetIn(said.append, Stopping())
+
+    def keep() -> bool:
+        if answers:
+            raise answers.pop()
+        return True
+
+    with pytest.raises(ConnectionError):
+        let_in(keep)
+    time.sleep(0.35)
+    assert let_in(keep)
+    assert "nothing is kept before credentials are renewed" in said[0]
+    assert "lets in again" in said[1]
+
+
 @pytest.mark.long
 def test_a_node_trains_on_and_keeps_what_it_made_once_they_are_renewed(
     site: Site, runs: Runs, tmp_path: Path

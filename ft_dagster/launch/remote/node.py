@@ -163,10 +163,11 @@ class _LetIn:
             try:
                 result = call()
             except Exception as error:
+                if not _may_be_renewed(error):
+                    raise
                 now, told = time.monotonic(), self.since is not None
                 self.since = now if self.since is None else self.since
-                given_up = now - self.since >= RENEWAL_SECONDS or self.stopping.asked == signal.SIGINT
-                if given_up or not _may_be_renewed(error):
+                if now - self.since >= RENEWAL_SECONDS or self.stopping.asked == signal.SIGINT:
                     raise
                 if not told:
                     wait = f"they are waited for, for {RENEWAL_SECONDS / 60:.0f} minutes at most"
