@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 
 from ft_dagster.errors import UserError
 from ft_dagster.store.artifacts import Artifact, Place, Removed, stated
@@ -32,20 +33,28 @@ def _read(
     store: Store, places: list[Place], generation: int, anew: Collection[Place]
 ) -> list[Artifact | Removed | UserError]:
     """What the manifests of a generation say, of the places that have one."""
-    paths = {place: place.manifest_of(generation) for place in places}
-    known = store.recall([path for place, path in paths.items() if place not in anew])
-    absent = [path for path in paths.values() if path not in known]
-    read = dict(zip(absent, store.read_each(absent), strict=True))
-    found, learned = list[Artifact | Removed | UserError](), dict[str, bytes]()
-    for place, path in paths.items():
-        content = known[path] if path in known else read[path]
+    found = dict[Place, Artifact | Removed | UserError]()
+    found |= _recalled(store, [place for place in places if place not in anew], generation)
+    due = {place.manifest_of(generation): place for place in places if place not in found}
+    learned = dict[str, bytes]()
+    for (path, place), content in zip(due.items(), store.read_each(list(due)), strict=True):
         if content is None:
             continue
         try:
-            found.append(stated(store, place, content, generation))
+            found[place] = stated(store, place, content, generation)
         except UserError as error:
-            found.append(error)
+            found[place] = error
         else:
-            learned |= {path: content} if path in read else {}
+            learned[path] = content
     store.remember(learned)
+    return [found[place] for place in places if place in found]
+
+
+def _recalled(store: Store, places: list[Place], generation: int) -> dict[Place, Artifact | Removed]:
+    """What this host remembers, where it holds: a memory that was damaged says nothing of the store."""
+    paths = {place.manifest_of(generation): place for place in places}
+    found = dict[Place, Artifact | Removed]()
+    for path, content in store.recall(list(paths)).items():
+        with suppress(UserError):
+            found[paths[path]] = stated(store, paths[path], content, generation)
     return found

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
+import zlib
 from pathlib import Path
 
 import pytest
 
 from ft_dagster.errors import UserError
-from ft_dagster.store import Artifact, Place, Store, exclusive
+from ft_dagster.store import Artifact, Place, Store, exclusive, recall
 from ft_dagster.store.committed import all_committed
 from ft_dagster.store.make import Recipe, make_artifact
 from ft_dagster.store.removal import claim_removal, finish_removal
@@ -64,6 +66,19 @@ def test_what_cannot_be_read_is_said_and_not_remembered(remote: Store, tmp_path:
     assert isinstance(error, UserError)
     remote.write(artifact.manifest_path, content)
     assert known(remote, artifact.place) == [(artifact.predicate["attempt"], 1)]
+
+
+@pytest.mark.slow
+def test_a_memory_that_does_not_hold_is_not_said_of_the_store(remote: Store, tmp_path: Path) -> None:
+    artifact = made(remote, tmp_path, "a")
+    as_it_is = known(remote, artifact.place)
+    file = tmp_path / "cache" / recall.FILE
+    with sqlite3.connect(file) as db:
+        db.execute("UPDATE files SET content = ?", (zlib.compress(b"{}"),))
+    assert known(remote, artifact.place) == as_it_is
+    assert recall.recall(file.parent, remote.url, [artifact.manifest_path]) == {
+        artifact.manifest_path: remote.read(artifact.manifest_path)  # it learned
+    }
 
 
 def test_a_folder_is_read_as_it_stands(store: Store, tmp_path: Path) -> None:
