@@ -137,7 +137,7 @@ def hours_between(store: Store, key: VariantKey, since: datetime, until: datetim
         for stage in (*ON_DEMAND, *replaced)
         for name in store.names_written(f"{key.prefix}/{stage}", "manifest*.json", written)
     ]
-    others = [each for made_of in _read(store, places).values() for each in made_of]
+    others = [each for made_of in _read(store, places, anew=places).values() for each in made_of]
     found = [*heads, *others, *_shared(store, key)]
     return sum(hours_of(each) for each in found if since <= made(each) <= until)
 
@@ -253,7 +253,8 @@ def taken_back(log: Sequence[ReleaseEntry]) -> int | None:
 
 def _spent(world: World, row: FleetRow, stands: VersionArtifacts) -> tuple[Amount, float, str]:
     """What `ft-dagster cost` says of the variant, the hours of its newest retrain, and a digest of what is
-    counted and of the prices: all is read anew where it changed.
+    counted and of the prices: all is counted anew where it changed. It may lack what was made again under a
+    key that no head names (see `all_committed`).
     """
     store, prefix = world.settings.open_store(), row.state.key.prefix
     places = _places(store, prefix)

@@ -10,9 +10,12 @@ import pytest
 
 from ft_dagster.fleet.amounts import PlannedCost
 from ft_dagster.fleet.learning import hours_between, paid_for
+from ft_dagster.fleet.spent import made
 from ft_dagster.spec import VariantKey
-from ft_dagster.store import Store, write_head
+from ft_dagster.store import Store, exclusive, write_head
+from ft_dagster.store.removal import claim_removal, finish_removal
 from tests.fleet.manifests import judge, put, train
+from tests.s3_server import S3Server
 from tests.stored_figures import stored_training
 
 pytestmark = pytest.mark.slow
@@ -95,3 +98,19 @@ def test_a_run_is_charged_the_same_after_others_came_after_it(store: Store) -> N
     write_head(store, PREFIX, train(store, PREFIX, "second", hours=2.0), None)
     put(store, "candidate_evaluation", PREFIX, {}, {"seconds": HOUR}, name="second")
     assert hours_between(store, KEY, began, ended) == charged == pytest.approx(5.25)
+
+
+def test_a_run_is_charged_what_it_made_again_after_this_host_had_read_it(
+    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exclusive, "SETTLE_SECONDS", 0.0)
+    monkeypatch.chdir(tmp_path)
+    url = f"s3://{s3_server.bucket}/{tmp_path.name}"
+    store = Store(url, s3_server.options, tmp_path / "locks", None, tmp_path / "cache")
+    first = put(store, "candidate_evaluation", PREFIX, {}, {"seconds": HOUR})
+    began, later = made(first), datetime.now(UTC) + timedelta(hours=1)
+    assert hours_between(store, KEY, began, later) == pytest.approx(1.0)
+    assert claim_removal(store, first, "a test", time.time() + 60)
+    finish_removal(store, first)
+    put(store, "candidate_evaluation", PREFIX, {}, {"seconds": HOUR / 2})
+    assert hours_between(store, KEY, began, later) == pytest.approx(1.5)
