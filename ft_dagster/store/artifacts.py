@@ -191,11 +191,11 @@ def commit_attempt(store: Store, attempt: Attempt, manifest: dict[str, Any]) -> 
         write_out(attempt.folder)
     else:
         _upload(store, attempt, manifest)
+    note_digest(store, Artifact(attempt.place, predicate_of(manifest)))
     _create_manifest(store, attempt.place, as_stored(manifest))
     standing = find_artifact(store, attempt.place)
     if standing is None:
         raise _vanished(store, attempt.place)
-    note_digest(store, standing)
     if standing.digest != predicate_of(manifest)["digest"]:
         log.warning("%s: another content stands; recorded as a divergence", attempt.place.path)
         store.write_json(f"{attempt.place.path}/divergences/{attempt.name}.json", manifest)
@@ -208,7 +208,9 @@ def digests_folder(prefix: str, stage: str, digest: str) -> str:
 
 
 def note_digest(store: Store, artifact: Artifact) -> None:
-    """Note under which key an artifact lies, for who knows its digest; of no authority, and may be absent."""
+    """Note under which key an artifact lies, or will, for who knows its digest; of no authority, and may be
+    absent.
+    """
     place = artifact.place
     store.write(f"{digests_folder(place.prefix, place.stage, artifact.digest)}/{place.key}", b"")
 
