@@ -7,6 +7,7 @@ declaration: retention lets it go before its version, and what is left of it say
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
@@ -83,9 +84,11 @@ def _files(store: Store, prefix: str, dataset: Artifact) -> list[SourceFile]:
 
 def frozen_declarations(store: Store, prefix: str) -> Iterator[dict[str, Any]]:
     """declaration.json of every declaration of the variant that was frozen, also of those that retention
-    removed; the newest first.
+    removed; the newest first, where its head can be read.
     """
-    newest = read_head(store, prefix, DECLARATION)
+    newest = None
+    with suppress(UserError):
+        newest = read_head(store, prefix, DECLARATION)
     if newest is not None:
         yield content_of(newest)
     places = [Place(prefix, DECLARATION, key) for key in store.names(f"{prefix}/{DECLARATION}")]

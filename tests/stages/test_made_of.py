@@ -72,3 +72,10 @@ def test_what_is_left_of_a_declaration_is_held_against_its_key(store: Store) -> 
             manifest.write_text(manifest.read_text("utf-8").replace("data/", "others/"), "utf-8")
     with pytest.raises(UserError, match=r"its key is not that of what it was made from"):
         files(store)
+
+
+def test_a_damaged_head_of_the_declaration_hides_no_files(store: Store) -> None:
+    before = files(store)
+    for prefix in PREFIXES:
+        store.write(f"{prefix}/heads/declaration.json", b"{")
+    assert files(store) == before
