@@ -23,6 +23,7 @@ LIBRARIES = (
     "dagster_pipes",
     "pyarrow.parquet",
     "pyarrow.dataset",
+    "duckdb",
     "pandas",
     "scipy.stats",
     "sklearn.metrics",
