@@ -23,7 +23,6 @@ LIBRARIES = (
     "dagster_pipes",
     "pyarrow.parquet",
     "pyarrow.dataset",
-    "duckdb",
     "pandas",
     "scipy.stats",
     "sklearn.metrics",
