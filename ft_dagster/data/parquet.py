@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ft_dagster.errors import UserError
 
-BATCH = 8192  # rows that are read together
+BATCH = 512  # rows that are read together: documents among them, which may be long
 # A folder named a=b is no column, one named a* no pattern, and nothing is fetched to read a file.
 _TABLE = "read_parquet(?, hive_partitioning = false, file_row_number = {numbered})"
 _SETTINGS = {"threads": 1, "autoinstall_known_extensions": False, "autoload_known_extensions": False}
@@ -26,7 +26,7 @@ _SETTINGS = {"threads": 1, "autoinstall_known_extensions": False, "autoload_know
 
 def column_names(file: Path) -> list[str]:
     """Raises UserError for a file that is none of Parquet, here and below."""
-    return _names(_query(file, "*", "LIMIT 0"))
+    return _names(file, _query(file, "*", "LIMIT 0"))
 
 
 def rows_of(file: Path, *columns: str) -> Iterator[list[tuple[Any, ...]]]:
@@ -53,7 +53,7 @@ def row_of(file: Path, number: int) -> dict[str, Any] | None:
     """One row by column; None where the file has fewer. Its row group alone is read."""
     found = _query(file, "* EXCLUDE (file_row_number)", "WHERE file_row_number = ?", number)
     row = _fetched(file, found.fetchone)
-    return None if row is None else dict(zip(_names(found), row, strict=True))
+    return None if row is None else dict(zip(_names(file, found), row, strict=True))
 
 
 def quoted(name: str) -> str:
@@ -69,8 +69,8 @@ def _query(file: Path, columns: str, end: str = "", *values: object) -> Any:
     )
 
 
-def _names(found: Any) -> list[str]:
-    return [str(column[0]) for column in found.description]
+def _names(file: Path, found: Any) -> list[str]:
+    return [str(column[0]) for column in _fetched(file, lambda: found.description)]
 
 
 def _fetched(file: Path, call: Any, *given: Any) -> Any:
@@ -78,8 +78,10 @@ def _fetched(file: Path, call: Any, *given: Any) -> Any:
 
     try:
         return call(*given)
-    except duckdb.Error as error:
-        said = str(error).splitlines()[0].rstrip(".")
+    except (duckdb.Error, RuntimeError, ValueError) as error:  # the latter of names and texts of other bytes
+        if type(error) is RuntimeError and "interrupted" in str(error):
+            raise KeyboardInterrupt from None  # by a signal; what its handler raised is lost
+        said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UserError(
             f"a Parquet file that cannot be read ({said})", file=file, fix="Restore it from a backup"
         ) from None
@@ -87,10 +89,13 @@ def _fetched(file: Path, call: Any, *given: Any) -> Any:
 
 @cache
 def _database(process: int) -> Any:
-    """One in the memory of each process: what forks has its own."""
+    """One in the memory of each process, and without threads, which a fork would lose."""
     import duckdb
 
-    return duckdb.connect(config=_SETTINGS)
+    database = duckdb.connect(config=_SETTINGS)
+    if database.execute("FROM duckdb_settings() WHERE name = 'async_threads'").fetchone():  # from 2.0 on
+        database.execute("SET async_threads = 0")
+    return database
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:

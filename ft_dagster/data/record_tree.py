@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ft_dagster.data.dataset_io import DROPPED, ORIGINS
-from ft_dagster.data.parquet import arrays_of, column_names, quoted, row_of, rows_of
+from ft_dagster.data.parquet import column_names, quoted, row_of, rows_of
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.merkle import SIZE, MerkleTree, leaf_hash
 from ft_dagster.provenance.record_keys import RecordKey
@@ -113,14 +113,19 @@ class RecordTree:
     @classmethod
     def read(cls, evidence: Path) -> RecordTree:
         """Raises UserError for a file that is none, or whose leaves are not in order."""
-        file = evidence / TREE
-        lookups, leaves, dropped, rows = arrays_of(file, "lookup", "leaf", "dropped", quoted("row"))
-        hashes = [*lookups.tolist(), *leaves.tolist()]
-        if set(map(type, hashes)) - {bytearray} or set(map(len, hashes)) - {SIZE}:
-            raise UserError("not a record tree: a hash that is none", file=file, fix=RESTORE)
-        if dropped.dtype != np.bool_ or rows.dtype != np.int64:
-            raise UserError("not a record tree: places that are none", file=file, fix=RESTORE)
-        return cls(file, b"".join(lookups), b"".join(leaves), dropped, rows)
+        file, lookups, leaves = evidence / TREE, bytearray(), bytearray()
+        dropped, rows = [np.zeros(0, np.bool_)], [np.zeros(0, np.int64)]
+        for batch in rows_of(file, "lookup", "leaf", "dropped", quoted("row")):
+            *hashes, left_out, places = zip(*batch, strict=True)
+            if any(type(each) is not bytes or len(each) != SIZE for column in hashes for each in column):
+                raise UserError("not a record tree: a hash that is none", file=file, fix=RESTORE)
+            dropped.append(np.array(left_out))
+            rows.append(np.array(places))
+            if dropped[-1].dtype != np.bool_ or rows[-1].dtype != np.int64:
+                raise UserError("not a record tree: places that are none", file=file, fix=RESTORE)
+            lookups += b"".join(hashes[0])
+            leaves += b"".join(hashes[1])
+        return cls(file, bytes(lookups), bytes(leaves), np.concatenate(dropped), np.concatenate(rows))
 
     def __len__(self) -> int:
         return len(self.rows)

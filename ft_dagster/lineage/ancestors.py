@@ -11,8 +11,11 @@ from ft_dagster.store.blobs import Store
 from ft_dagster.store.committed import all_committed
 
 
-def find_digest(store: Store, prefixes: Iterable[str], stage: str, digest: str) -> Artifact | None:
+def find_digest(
+    store: Store, prefixes: Iterable[str], stage: str, digest: str, manifest: str | None = None
+) -> Artifact | None:
     """The committed artifact of a stage with this digest, from the first of the prefixes that has one.
+    `manifest`: sha256 of its manifest, where several may have the digest; of another where none has that.
 
     By what was noted at the commit; where nothing was, as in a store of an earlier version, all artifacts of
     the stage are looked at, and it is noted then. Raises UserError for a manifest that cannot be read, where
@@ -25,7 +28,7 @@ def find_digest(store: Store, prefixes: Iterable[str], stage: str, digest: str) 
         for key in store.names(digests_folder(prefix, stage, digest))
     )
     with suppress(UserError):
-        found = _first(store, noted, digest)
+        found = _first(store, noted, digest, manifest)
         if found is not None:
             return found
     found = _looked_for(store, known, stage, digest)
@@ -50,9 +53,12 @@ def _looked_for(store: Store, prefixes: Iterable[str], stage: str, digest: str) 
     return None
 
 
-def _first(store: Store, places: Iterable[Place], digest: str) -> Artifact | None:
+def _first(
+    store: Store, places: Iterable[Place], digest: str, manifest: str | None = None
+) -> Artifact | None:
     """Raises UserError for a manifest that cannot be read, where none of the others is it."""
     damaged: UserError | None = None
+    other: Artifact | None = None
     for place in places:
         try:
             artifact = find_artifact(store, place)
@@ -60,7 +66,9 @@ def _first(store: Store, places: Iterable[Place], digest: str) -> Artifact | Non
             damaged = damaged or error
             continue
         if artifact is not None and artifact.digest == digest:
-            return artifact
-    if damaged is not None:
+            if manifest in (None, artifact.manifest):
+                return artifact
+            other = other or artifact
+    if other is None and damaged is not None:
         raise damaged
-    return None
+    return other

@@ -69,13 +69,16 @@ def _root(
 def _followed(
     store: Store, prefix: str, root: Artifact, heads: Mapping[str, Artifact | None]
 ) -> Iterator[tuple[str, Artifact]]:
-    """From input to input; of equal bytes the newest, which is the one that a run would find."""
+    """From input to input; of equal bytes the newest, or that whose manifest is named: what a run would
+    find.
+    """
     found, due = {root.place.stage}, [root]
     while due:
         artifact = due.pop()
         yield artifact.place.stage, artifact
         if artifact.place.stage == BASE:  # what it was made from is the parent's, or the platform's
             continue
+        manifests = artifact.predicate.get("input_manifests") or {}
         for name, digest in artifact.inputs.items():
             stage = "base_text" if name == CORPUS and _is_of_base(artifact) else name
             if stage not in FOLLOWED or stage in found:
@@ -83,7 +86,7 @@ def _followed(
             found.add(stage)
             head = heads.get(stage)
             same = head if head is not None and head.digest == digest else None
-            made = same or find_digest(store, (prefix, SHARED), stage, digest)
+            made = same or find_digest(store, (prefix, SHARED), stage, digest, manifests.get(name))
             due += [] if made is None else [made]
 
 

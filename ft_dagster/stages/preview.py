@@ -43,7 +43,6 @@ from ft_dagster.store import Artifact, find_artifact
 
 ROWS = 400  # of each source, tokenized
 COUNTED = 1_000_000  # of each source, read to be counted
-MIXED_BY = (*task_dataset.STAGE.fields, *training_mixture.STAGE.fields)
 
 
 class Counted(NamedTuple):
@@ -89,7 +88,7 @@ def _planned(workspace: Workspace, declared: Declared, hardware: Hardware | None
     if hardware is None:
         refuse_lacking(workspace.settings, workspace.leases, declared.key, spec)
         hardware = hardware_of(spec, workspace.trains_on, project)
-    base, mixture = _recorded(workspace, declared)
+    base, mixture, same_rows = _recorded(workspace, declared)
     if base is not None:
         folder = workspace.base_folder(base)
         parameters, stored = base.figures["parameters"], base.figures["weights_bytes"]
@@ -107,7 +106,7 @@ def _planned(workspace: Workspace, declared: Declared, hardware: Hardware | None
         ).folder
         parameters, stored, _ = measure_weights(folder, weight_files(folder))
         context = context_without_base(workspace, spec, folder, hardware)
-    before = None if base is None else _before(workspace, declared, base, mixture)
+    before = None if base is None else _before(workspace, declared, base, same_rows)
     context = replace(context, before=before)
     data = _counted(mixture) if mixture else sample(declared, project, folder, workspace.roots, before)
     plan = make_plan(spec, facts_of(data.counts, parameters, stored, folder, hardware), context)
@@ -116,28 +115,31 @@ def _planned(workspace: Workspace, declared: Declared, hardware: Hardware | None
     return Preview(str(declared.key), data.basis, counts.examples, counts.tokens, plan.estimate, warnings)
 
 
-def _recorded(workspace: Workspace, declared: Declared) -> tuple[Artifact | None, Artifact | None]:
-    """The newest base and mixture, each where it is still that of the declaration as it is now."""
+def _recorded(workspace: Workspace, declared: Declared) -> tuple[Artifact | None, Artifact | None, bool]:
+    """The newest base and mixture, each where it is still that of the declaration as it is now, and whether
+    the newest data set is.
+    """
     base, mixture = workspace.head("base_model"), workspace.head("training_mixture")
     if base is None or workspace.head("declaration") is None:
-        return None, None
+        return None, None, False
     now = freeze(declared, workspace.project, workspace.cache, workspace.roots)
     then = workspace.frozen
     if then["spec"]["base_model"] != now["spec"]["base_model"]:
-        return None, None
-    same = _alike(workspace.spec, declared.spec, MIXED_BY)
-    same = same and all(then[part] == now[part] for part in ("sources", "tasks"))
-    return base, mixture if same else None
+        return None, None, False
+    same = all(then[part] == now[part] for part in ("sources", "tasks"))
+    same = same and _alike(workspace.spec, declared.spec, task_dataset.STAGE.fields)
+    mixed = same and _alike(workspace.spec, declared.spec, training_mixture.STAGE.fields)
+    return base, mixture if mixed else None, same
 
 
 def _before(
-    workspace: Workspace, declared: Declared, base: Artifact, mixture: Artifact | None
+    workspace: Workspace, declared: Declared, base: Artifact, same_rows: bool
 ) -> VersionBefore | None:
     """What `auto` would go by: as taken for these data already, else as it would be now."""
     spec = declared.spec
     if not version_before.leaves_open(spec):
         return None
-    if mixture is not None and _alike(workspace.spec, spec, version_before.LEFT_OPEN):
+    if same_rows and _alike(workspace.spec, spec, version_before.LEFT_OPEN):
         taken = find_artifact(workspace.store, workspace.recipe(version_before.STAGE)[0].place)
         if taken is not None:
             return version_before.read_before(workspace, taken)

@@ -29,7 +29,7 @@ from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.training.watch.spectrum import COLLAPSE, FLAT
 
 FILE = "version_before.json"
-LEFT_OPEN = ("objective", "method", "data.general")
+LEFT_OPEN = ("objective", "data.general")  # which the key of every mixture has too
 
 
 @dataclass(frozen=True)

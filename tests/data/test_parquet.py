@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +108,60 @@ def test_a_damaged_file_is_read_or_refused_in_one_error(tmp_path: Path) -> None:
     assert all(f"{name}: a Parquet file that cannot be read" in said for name, said in refused.items())
 
 
+@pytest.mark.parametrize("name", [b"larg\xff", b"\xfeow", b"larg\xc3"])
+def test_so_is_one_whose_names_are_no_text(tmp_path: Path, name: bytes) -> None:
+    file = stored(tmp_path)
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"large" if b"l" in name else b"row", name))
+    with pytest.raises(UserError, match=r"rows\.parquet: a Parquet file that cannot be read"):
+        list(dicts_of(file))
+
+
 def _sum(file: Path) -> int:
     return sum(n for batch in rows_of(file, "n") for (n,) in batch)
+
+
+FRESH = """
+import os, sys
+from pathlib import Path
+import duckdb
+from ft_dagster.data.parquet import dicts_of
+def peak() -> int:
+    [line] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+    return int(line.split()[1]) // 1024
+def threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+file, before, others = Path(sys.argv[1]), peak(), threads()
+rows = sum(1 for _ in dicts_of(file))
+print(rows, peak() - before, threads() - others)
+"""
+
+
+def test_who_reads_has_no_thread_to_lose_in_a_fork_and_few_documents_at_a_time(tmp_path: Path) -> None:
+    """Of 300 MB of them."""
+    file, texts = tmp_path / "rows.parquet", pa.table({"text": ["long" * 25_000] * 40})
+    with parquet.ParquetWriter(file, texts.schema) as writer:
+        for _ in range(75):
+            writer.write_table(texts)
+    program = [sys.executable, "-c", FRESH, str(file)]
+    done = subprocess.run(program, capture_output=True, text=True, check=True)
+    rows, megabytes, threads = map(int, done.stdout.split())
+    assert (rows, threads) == (3000, 0)
+    assert megabytes < 230
+
+
+def test_a_signal_while_it_reads_ends_it_as_it_ends_python(tmp_path: Path) -> None:
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        with pytest.raises(KeyboardInterrupt):
+            list(rows_of(stored(tmp_path), "(SELECT count(DISTINCT range::VARCHAR) FROM range(50_000_000))"))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_process_that_forked_reads_by_itself(tmp_path: Path) -> None:

@@ -200,6 +200,26 @@ def test_what_was_forged_does_not_hold(evidence: Path, forged: str) -> None:
             check_tree(evidence, head, key)
 
 
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("lookup", [b"short", b"x" * 32]),
+        ("leaf", ["x" * 32, "y" * 32]),
+        ("leaf", [b"x" * 32, None]),
+        ("dropped", [True, None]),
+        ("row", [0, None]),
+        ("row", [0.0, 1.0]),
+        ("row", ["0", "1"]),
+    ],
+)
+def test_a_file_of_other_values_is_no_tree(tmp_path: Path, column: str, values: list[Any]) -> None:
+    hashes = [b"a" * 32, b"b" * 32]
+    columns = {"lookup": hashes, "leaf": hashes, "dropped": [False, False], "row": [0, 1], column: values}
+    parquet.write_table(pa.table(columns), tmp_path / TREE)
+    with pytest.raises(UserError, match=r"tree\.parquet: not a record tree"):
+        RecordTree.read(tmp_path)
+
+
 def test_a_tree_by_another_key_than_it_says_does_not_hold(evidence: Path) -> None:
     head = grow_tree(evidence, KEY)
     with pytest.raises(UserError, match="is not what its leaf says"):

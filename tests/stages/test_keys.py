@@ -17,7 +17,7 @@ from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.overrides import with_overrides
 from ft_dagster.spec.variant import UnlistedField
-from ft_dagster.stages import probe, version_before
+from ft_dagster.stages import probe, training_mixture, version_before
 from ft_dagster.stages.chain import CHAIN, ON_DEMAND
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.inputs import RECORDED, Digest, File, key_parts
@@ -273,11 +273,16 @@ def test_what_is_left_open_is_decided_anew_for_what_it_is_about_and_nothing_else
     def key(**more: Any) -> str:
         return key_of(changed(chained, {"method.rank": "auto", **more}), version_before.STAGE)
 
-    about = ("objective", "method.dropout", "data.general", "data.general.share_of")
+    about = ("objective", "data.general", "data.general.share_of")
     assert len({key(), *(key(**{field: TABLE[field][0]}) for field in about)}) == 1 + len(about)
-    mine = ("objective", "method.", "data.general", *WITH)
+    mine = ("objective", "data.general", *WITH)
     others = {field: value for field, (value, _) in TABLE.items() if not field.startswith(mine)}
     assert {key(**{field: value}) for field, value in others.items()} == {key()}
+
+
+def test_a_mixture_is_of_one_version_before_by_its_key() -> None:
+    """Else a replay has another than the mixture was made by, and `status` holds fields against another."""
+    assert set(version_before.LEFT_OPEN) <= set(training_mixture.RENDERED)
 
 
 @pytest.mark.slow

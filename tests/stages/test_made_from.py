@@ -1,0 +1,37 @@
+"""What a version was made from: of equal bytes those that its manifests name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ft_dagster.provenance.digest import sha256_json
+from ft_dagster.stages.made_from import version_artifacts
+from ft_dagster.store import Artifact, Attempt, Store, write_head
+from ft_dagster.store.make import Recipe, make_artifact
+
+PREFIX = "tenants/acme/places"
+
+
+def made(store: Store, stage: str, spec: str, **above: Artifact) -> Artifact:
+    """An artifact without a payload, as of every stage that has nothing to say."""
+
+    def nothing(attempt: Attempt) -> dict[str, object]:
+        return {"of": spec}
+
+    digests = {name: each.digest for name, each in above.items()}
+    manifests = {name: each.manifest for name, each in above.items()}
+    recipe = Recipe(stage, PREFIX, digests, {"of": spec}, manifests=manifests, artifacts=(*above.values(),))
+    return make_artifact(store, Path(store.root) / "work", recipe, nothing)
+
+
+def test_of_what_is_made_on_demand_it_is_the_very_one_that_was_read(tmp_path: Path) -> None:
+    """No head names it, and others of the variant may say the same of other fields."""
+    store = Store(str(tmp_path / "store"))
+    before = [made(store, "version_before", spec) for spec in "abc"]
+    assert {each.digest for each in before} == {sha256_json([])}
+    for each in before:
+        mixture = made(store, "training_mixture", str(each.spec), version_before=each)
+        model = made(store, "fine_tuned_model", str(each.spec), training_mixture=mixture)
+        for head in (mixture, model):
+            write_head(store, PREFIX, head, "run")
+        assert version_artifacts(store, PREFIX).artifacts["version_before"].place == each.place
