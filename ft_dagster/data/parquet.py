@@ -21,7 +21,12 @@ from ft_dagster.errors import UserError
 BATCH = 512  # rows that are read together: documents among them, which may be long
 # A folder named a=b is no column, one named a* no pattern, and nothing is fetched to read a file.
 _TABLE = "read_parquet(?, hive_partitioning = false, file_row_number = {numbered})"
-_SETTINGS = {"threads": 1, "autoinstall_known_extensions": False, "autoload_known_extensions": False}
+_SETTINGS = {
+    "threads": 1,
+    "async_threads": 0,
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+}
 
 
 def column_names(file: Path) -> list[str]:
@@ -92,10 +97,7 @@ def _database(process: int) -> Any:
     """One in the memory of each process, and without threads, which a fork would lose."""
     import duckdb
 
-    database = duckdb.connect(config=_SETTINGS)
-    if database.execute("FROM duckdb_settings() WHERE name = 'async_threads'").fetchone():  # from 2.0 on
-        database.execute("SET async_threads = 0")
-    return database
+    return duckdb.connect(config=_SETTINGS)
 
 
 def _plain(array: NDArray[Any]) -> NDArray[Any]:
