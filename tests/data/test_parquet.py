@@ -108,11 +108,11 @@ def test_a_damaged_file_is_read_or_refused_in_one_error(tmp_path: Path) -> None:
     assert all(f"{name}: a Parquet file that cannot be read" in said for name, said in refused.items())
 
 
-@pytest.mark.parametrize("name", [b"larg\xff", b"\xfeow", b"larg\xc3"])
+@pytest.mark.parametrize("name", [b"name\xff", b"\xfeow", b"name\xc3"])
 def test_so_is_one_whose_names_are_no_text(tmp_path: Path, name: bytes) -> None:
     file = stored(tmp_path)
     content = file.read_bytes()
-    file.write_bytes(content.replace(b"large" if b"l" in name else b"row", name))
+    file.write_bytes(content.replace(b"large" if len(name) == 5 else b"row", name))
     with pytest.raises(UserError, match=r"rows\.parquet: a Parquet file that cannot be read"):
         list(dicts_of(file))
 
