@@ -82,15 +82,18 @@ def test_a_gigabyte_of_output_costs_no_memory(tmp_path: Path, monkeypatch: pytes
     grown: list[int] = []
     done = threading.Event()
 
-    def started(child: psutil.Process) -> bool:
-        """Not still the copy of this process that a fork is until it executes."""
-        return child.cmdline() != psutil.Process().cmdline()
+    def held(child: psutil.Process) -> int:
+        """Bytes; 0 of one that has ended, or still is the copy of this process that a fork is at first."""
+        try:
+            return int(child.memory_info().rss) if child.cmdline() != psutil.Process().cmdline() else 0
+        except psutil.NoSuchProcess:
+            return 0
 
     def watch() -> None:
         this = psutil.Process()
         before = this.memory_info().rss
         while not done.is_set():
-            supervisors = [child.memory_info().rss for child in this.children() if started(child)]
+            supervisors = [held(child) for child in this.children()]
             grown.append(max(this.memory_info().rss - before, *supervisors, 0))
             time.sleep(0.05)
 
