@@ -95,12 +95,12 @@ def test_whatever_keeps_its_files_may_fail(tmp_path: Path, monkeypatch: pytest.M
 
 def test_settings_that_cannot_be_read_are_said_in_its_log(tmp_path: Path) -> None:
     named(tmp_path, "http://127.0.0.1:1")
-    sensor = build_defs(tmp_path).get_sensor_def("registered_releases")
-    (tmp_path / "ft_dagster.yaml").write_text("registry: 3")
     with (
         new_instance() as instance,
         dg.build_sensor_context(instance, resources=default_resources(str(tmp_path))) as context,
     ):
+        sensor = build_defs(tmp_path).get_sensor_def("registered_releases")
+        (tmp_path / "ft_dagster.yaml").write_text("registry: 3")
         assert "registry" in present(sensor.evaluate_tick(context).skip_message)
 
 
