@@ -79,7 +79,12 @@ class RecordRow(NamedTuple):
 
     def leaf(self, lookup: bytes) -> bytes:
         """The hash of its leaf, see the top."""
-        return leaf_hash(lookup + self.record + hashlib.sha256(self.salt + self.facts.encode()).digest())
+        return leaf_of(lookup, self.record, self.salt, self.facts.encode())
+
+
+def leaf_of(lookup: bytes, record: bytes, salt: bytes, facts: bytes) -> bytes:
+    """The hash of a leaf, see the top."""
+    return leaf_hash(lookup + record + hashlib.sha256(salt + facts).digest())
 
 
 def record_rows(file: Path) -> Iterator[list[RecordRow]]:

@@ -5,7 +5,6 @@ What it writes, `record_tree` reads row by row, and holds each leaf against its 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow.parquet import ParquetFile, write_table
 
-from ft_dagster.data.record_tree import DIGESTS, TREE, TreeHead, check_names, row_files
-from ft_dagster.provenance.merkle import SIZE, MerkleTree, leaf_hash
+from ft_dagster.data.record_tree import DIGESTS, TREE, TreeHead, check_names, leaf_of, row_files
+from ft_dagster.provenance.merkle import SIZE, MerkleTree
 from ft_dagster.provenance.record_keys import RecordKey
 
 BATCH = 8192
@@ -37,7 +36,7 @@ def grow_tree(evidence: Path, key: RecordKey) -> TreeHead:
             identities, records, salts, facts = _columns(batch)
             found = key.lookups(identities)
             lookups += b"".join(found)
-            leaves += b"".join(_leaves(found, records, salts, facts))
+            leaves += b"".join(map(leaf_of, found, records, salts, facts))
         counts.append((len(leaves) - before) // SIZE)
     order = _order(bytes(lookups))
     columns = [_gathered(lookups, order), _gathered(leaves, order), *_places(counts, order)]
@@ -57,14 +56,6 @@ def _columns(batch: Any) -> list[list[bytes]]:
     """Identities, records, salts and facts of the rows."""
     digests = [list(map(bytes.fromhex, batch.column(name).to_pylist())) for name in DIGESTS]
     return [*digests, _facts(batch).cast(pa.binary()).to_pylist()]
-
-
-def _leaves(
-    lookups: list[bytes], records: list[bytes], salts: list[bytes], facts: list[bytes]
-) -> list[bytes]:
-    """The hash of each leaf, see the top."""
-    sha256, rows = hashlib.sha256, zip(lookups, records, salts, facts, strict=True)
-    return [leaf_hash(lookup + record + sha256(salt + said).digest()) for lookup, record, salt, said in rows]
 
 
 def _facts(batch: Any) -> Any:
