@@ -173,4 +173,4 @@ def wait_for_step(process: RunningProgram, run_folder: Path, step: int) -> None:
     log = run_folder / "acme.support/evidence/log.jsonl"
     while f'"step": {step}, "epoch"' not in (log.read_text() if log.exists() else ""):
         assert process.poll() is None, process.communicate()
-        time.sleep(0.002)
+        time.sleep(0.01)

@@ -59,7 +59,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> 
     return trained
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize("stage", [0, pytest.param(2, marks=pytest.mark.long), 3])
 def test_two_ranks_train_as_one_process_does(
     runs: Runs, start: Start, alone: Callable[..., Path], stage: int
 ) -> None:
@@ -86,8 +86,15 @@ def test_two_ranks_train_as_one_process_does(
         assert not written.exists()
 
 
-@pytest.mark.parametrize("method", ["lora", "qlora"])
-@pytest.mark.parametrize("stage", [0, 3])
+@pytest.mark.parametrize(
+    ("method", "stage"),
+    [
+        ("lora", 0),
+        ("qlora", 3),
+        pytest.param("lora", 3, marks=pytest.mark.long),
+        pytest.param("qlora", 0, marks=pytest.mark.long),
+    ],
+)
 def test_adapters_train_over_two_ranks(
     runs: Runs, start: Start, alone: Callable[..., Path], method: str, stage: int
 ) -> None:
