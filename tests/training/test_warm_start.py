@@ -69,6 +69,7 @@ def test_a_launcher_that_has_imported_what_programs_need_asks_the_same_server() 
     assert world.kept(written) == {}
 
 
+@pytest.mark.long
 def test_forked_ranks_train_the_same_weights(runs: Runs, forked_if_asked: pytest.LogCaptureFixture) -> None:
     """Each is a fork of the trainer that was forked; started plainly, each imports everything itself."""
     training = {**SHORT, "deepspeed": {"stage": 2}}
