@@ -2,10 +2,7 @@
 
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -22,6 +19,7 @@ from ft_dagster.evaluation.tasks import tasks_digest
 from ft_dagster.spec.variant import GatesSpec
 from tests.evaluation.payloads import make_payload
 from tests.evaluation.questions import CHOICES, row, write_rows, write_run, write_task, write_texts
+from tests.programs import RunningProgram
 
 pytestmark = pytest.mark.slow
 
@@ -257,11 +255,11 @@ def test_a_folder_without_trained_weights_is_refused(
 
 def test_an_unknown_task_is_one_line_and_exit_code_2(project: Path, tiny_model_folder: Path) -> None:
     run = write_run(project / "unknown", tiny_model_folder, general=["arc_eazy"])
-    command = [sys.executable, "-m", "ft_dagster.evaluation", str(run)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "arc_easy" in done.stderr
+    program = RunningProgram("evaluation", run)
+    assert program.wait() == 2
+    said, _ = program.communicate()
+    assert said.count("\n") == 1
+    assert "arc_easy" in said
 
 
 def test_a_wrong_field_of_the_request_is_named(
@@ -288,12 +286,11 @@ def test_asking_nothing_leaves_empty_tables(project: Path, tiny_model_folder: Pa
 def test_a_terminated_run_says_it_was_preempted(project: Path, tiny_model_folder: Path) -> None:
     write_task(project, "endless", 20_000)
     run = write_run(project / "stopped", tiny_model_folder, general=["endless.yaml"], limit=None)
-    command = [sys.executable, "-m", "ft_dagster.evaluation", str(run)]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    while not (run / "output" / "progress.json").exists() and child.poll() is None:
+    program = RunningProgram("evaluation", run)
+    while not (run / "output" / "progress.json").exists() and program.poll() is None:
         time.sleep(0.05)
-    os.kill(child.pid, signal.SIGTERM)
-    assert child.wait() == 75
+    program.send_signal(signal.SIGTERM)
+    assert program.wait() == 75
     assert not (run / "output" / "result.json").exists()
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +12,18 @@ import pytest
 from ft_dagster.evaluation.weights import load_base
 from ft_dagster.provenance.digest import hash_folder, payload_digest
 from tests.export.exports import MakeAdapter, MakeRequest
+from tests.programs import RunningProgram
 
 pytestmark = pytest.mark.slow
 
 
-def run(tmp_path: Path, content: dict[str, Any]) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-    """The ended program and its result.json."""
+def run(tmp_path: Path, content: dict[str, Any]) -> tuple[int, str, dict[str, Any]]:
+    """The exit code of the program, all that it said, and its result.json."""
     (tmp_path / "run.json").write_text(json.dumps(content), "utf-8")
-    ended = subprocess.run(
-        [sys.executable, "-m", "ft_dagster.export", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    program = RunningProgram("export", tmp_path)
+    code, (said, _) = program.wait(), program.communicate()
     file = Path(content["output"]) / "result.json"
-    return ended, json.loads(file.read_text("utf-8")) if file.exists() else {}
+    return code, said, json.loads(file.read_text("utf-8")) if file.exists() else {}
 
 
 def test_a_merged_export_leaves_payload_card_certificate_and_figures(
@@ -39,8 +34,8 @@ def test_a_merged_export_leaves_payload_card_certificate_and_figures(
     stale.parent.mkdir(parents=True)
     stale.touch()
 
-    ended, result = run(tmp_path, content)
-    assert ended.returncode == 0, ended.stderr
+    code, said, result = run(tmp_path, content)
+    assert code == 0, said
     output = Path(content["output"])
     certificate = json.loads((output / "evidence" / "certificate.json").read_text("utf-8"))
     files = hash_folder(output / "payload")
@@ -60,10 +55,10 @@ def test_weights_swapped_after_they_were_judged_are_refused(
     content = make_request(make_adapter())
     make_adapter(scale=0.2)  # into the same folder
 
-    ended, result = run(tmp_path, content)
-    assert ended.returncode == 2
+    code, said, result = run(tmp_path, content)
+    assert code == 2
     assert "not the weights that were asked for" in result["error"]["problem"]
-    assert len(ended.stderr.strip().splitlines()) == 1
+    assert len(said.strip().splitlines()) == 1
 
 
 def test_a_certificate_that_does_not_hold_ends_the_program_with_the_way_out(
@@ -74,8 +69,8 @@ def test_a_certificate_that_does_not_hold_ends_the_program_with_the_way_out(
     load_base(base).half().save_pretrained(base)
     content = make_request(make_adapter(base, scale=1e6), base=base, format="merged")
 
-    ended, result = run(tmp_path, content)
-    assert ended.returncode == 2
+    code, _, result = run(tmp_path, content)
+    assert code == 2
     assert "the certificate does not hold: " in result["error"]["problem"]
     assert "export: adapter" in result["error"]["fix"]
     evidence = Path(content["output"]) / "evidence"
@@ -85,6 +80,6 @@ def test_a_certificate_that_does_not_hold_ends_the_program_with_the_way_out(
 def test_a_request_with_a_wrong_field_is_refused_by_its_name(
     make_adapter: MakeAdapter, make_request: MakeRequest, tmp_path: Path
 ) -> None:
-    ended, _ = run(tmp_path, {**make_request(make_adapter()), "format": "gguf"})
-    assert ended.returncode == 2
-    assert "run.json: format" in ended.stderr
+    code, said, _ = run(tmp_path, {**make_request(make_adapter()), "format": "gguf"})
+    assert code == 2
+    assert "run.json: format" in said
