@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shutil
 import subprocess
@@ -123,8 +122,7 @@ def test_the_script_makes_a_model_without_dagster_judged_by_the_labs_metric(
     edit(file, lambda content: content.update(training=quick, gates=lax))
     edit(file, lambda content: content["evaluation"].update(limit=12))
     command = [sys.executable, str(folder / "chain.py"), str(folder), "lab.codes"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^fine_tuned_model +[0-9a-f]{12} made$", done.stdout, re.MULTILINE)
     export = re.search(r"^exported: (.*)$", done.stdout, re.MULTILINE)
