@@ -171,6 +171,7 @@ def test_there_are_tasks_of_every_kind_that_was_asked_for() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_cell_is_trained_in_a_process_of_its_own_and_named_by_what_it_is_made_from(
     tiny_model_folder: Path, tmp_path: Path
 ) -> None:
