@@ -165,6 +165,7 @@ def test_what_can_be_mended_by_trying_again_is_no_answer(
         workspace.make(probe.STAGE)
 
 
+@pytest.mark.long
 def test_ranks_are_tried_where_nothing_else_is_open_and_the_plan_trains_the_one_that_was_found(
     tmp_path: Path, tiny_model_folder: Path, probed: Path
 ) -> None:
