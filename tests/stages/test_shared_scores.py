@@ -32,6 +32,7 @@ print(json.dumps([line for line in said if line.startswith("general_scores")]))
 """
 
 
+@pytest.mark.long
 def test_two_variants_at_the_same_moment_measure_their_base_once(
     tmp_path: Path, tiny_model_folder: Path
 ) -> None:
