@@ -62,6 +62,7 @@ def test_no_copy_outlives_the_process() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_plan_is_the_same_on_one_core_and_on_two(tiny_model_folder: Path) -> None:
     program = Path(sys.executable).with_name("ft-dagster")
     asked = ["--examples", "1000", "--objective", "instruction", "--gpus", "1xT4", "--json"]
