@@ -19,6 +19,7 @@ PREFIX = "tenants/acme/places"
 QUIZ = 200
 
 
+@pytest.mark.long
 def test_a_run_that_asks_in_batches_says_what_it_asked_and_is_released(fresh: Workshop) -> None:
     write_lines(fresh.folder / "tasks" / "quiz.jsonl", questions(QUIZ))
     edit(fresh.folder / f"{PREFIX}.yaml", lambda content: content["evaluation"].update(limit="auto"))
