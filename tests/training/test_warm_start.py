@@ -82,6 +82,7 @@ def test_forked_ranks_train_the_same_weights(runs: Runs, forked_if_asked: pytest
     assert digests[0] == digests[1]
 
 
+@pytest.mark.long
 def test_a_forked_evaluation_scores_the_same(
     tmp_path: Path, tiny_model_folder: Path, forked_if_asked: pytest.LogCaptureFixture
 ) -> None:
