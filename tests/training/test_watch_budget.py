@@ -180,7 +180,7 @@ def test_lines_about_the_exported_model_are_written_again_by_who_resumes(tmp_pat
 @pytest.fixture
 def large(tmp_path: Path, tiny_model_folder: Path) -> Runs:
     """A mixture of which the budget pays for a part of the held-out rows."""
-    mixture = write_mixture(tmp_path / "mixture", train=600, validation=60, general=24)
+    mixture = write_mixture(tmp_path / "mixture", train=300, validation=60, general=24)
     return Runs(tmp_path, tiny_model_folder, mixture)
 
 
