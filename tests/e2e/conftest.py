@@ -1,10 +1,11 @@
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from tests.e2e.project import write_project
+from tests.e2e.project import edit, write_project
 from tests.e2e.workshop import Workshop
 
 
@@ -15,7 +16,23 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) 
     with dg.DagsterInstance.ephemeral() as instance:
         shop = Workshop(folder, instance)
         shop.first = shop.materialize("acme.places")
+        shutil.copytree(folder, _as_released(folder))
         yield shop
+
+
+def _as_released(project: Path) -> Path:
+    """Where a project is kept as it was after that run."""
+    return project.with_name(f"{project.name}-released")
+
+
+@pytest.fixture
+def released(workshop: Workshop, tmp_path: Path) -> Iterator[Workshop]:
+    """A copy of that project, for a test alone; in its instance nothing has run yet."""
+    folder = shutil.copytree(_as_released(workshop.folder), tmp_path / "released")
+    locks = str(folder / "leases")
+    edit(folder / "ft_dagster.yaml", lambda content: content["host"].update(lock_folder=locks))
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield Workshop(folder, instance)
 
 
 @pytest.fixture

@@ -15,12 +15,12 @@ JUDGED = ("declaration", "base_evaluation", "evaluation", "model_export", "relea
 
 
 @pytest.fixture
-def second(fresh: Workshop) -> Workshop:
+def second(released: Workshop) -> Workshop:
     """A project with a version in production, whose next one has learned far less of the task."""
-    assert fresh.materialize("acme.places").success
+    assert released.materialize("acme.places").success
     less = {"num_train_epochs": 1, "learning_rate": 2e-3}
-    edit(fresh.folder / DECLARATION, lambda content: content["training"].update(less))
-    return fresh
+    edit(released.folder / DECLARATION, lambda content: content["training"].update(less))
+    return released
 
 
 def test_a_version_better_than_the_base_and_worse_than_production_is_not_released(second: Workshop) -> None:

@@ -31,24 +31,25 @@ def run(shop: Workshop) -> dg.ExecuteInProcessResult:
     )  # fmt: skip
 
 
-def test_only_what_dagster_shows_as_newest_needs_no_run(fresh: Workshop) -> None:
+def test_only_what_dagster_shows_as_newest_needs_no_run(fresh: Workshop, released: Workshop) -> None:
     assert look(fresh) is None  # nothing ran yet
-    first = run(fresh)
-    assert look(fresh) == Launched(KEY, first.run_id)
+    assert look(released) is None  # nothing ran that this instance shows
+    first = run(released)
+    assert look(released) == Launched(KEY, first.run_id)
     with dg.DagsterInstance.ephemeral() as empty:
-        assert unchanged(empty, fresh.settings, KEY) is None  # another instance on the same store
-    rows = fresh.folder / "data" / "rows.jsonl"
+        assert unchanged(empty, released.settings, KEY) is None  # another instance on the same store
+    rows = released.folder / "data" / "rows.jsonl"
     content = rows.read_text("utf-8")
     rows.write_text(content + content.splitlines()[0] + "\n", "utf-8")
-    assert look(fresh) is None
+    assert look(released) is None
     rows.unlink()
-    assert not run(fresh).success
+    assert not run(released).success
     rows.write_text(content, "utf-8")
-    assert look(fresh) is None  # the newest run failed, and the page says so
-    again = run(fresh)
-    assert look(fresh) == Launched(KEY, again.run_id)
+    assert look(released) is None  # the newest run failed, and the page says so
+    again = run(released)
+    assert look(released) == Launched(KEY, again.run_id)
     other = dg.AssetMaterialization(
         "evaluation", partition=str(KEY), tags={"dagster/data_version": "another"}
     )
-    fresh.instance.report_runless_asset_event(other)
-    assert look(fresh) is None  # its page shows another evaluation
+    released.instance.report_runless_asset_event(other)
+    assert look(released) is None  # its page shows another evaluation
