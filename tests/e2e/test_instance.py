@@ -79,17 +79,20 @@ def test_a_partition_launched_through_the_webserver_is_tagged_made_and_read_back
     assert {"digest", "owners", "plan"} <= labels
 
 
-def test_the_command_line_runs_reuses_and_reports_through_the_same_instance(folder: Path) -> None:
-    first = json.loads(ft_dagster(folder, "run", "acme.places", "--json").stdout)["variants"][0]
+@pytest.fixture(scope="module")
+def first(folder: Path) -> dict[str, Any]:
+    """What the command line said of a variant's first run of the whole chain."""
+    row: dict[str, Any] = json.loads(ft_dagster(folder, "run", "acme.places", "--json").stdout)["variants"][0]
+    return row
+
+
+def test_the_command_line_runs_reuses_and_reports_through_the_same_instance(
+    folder: Path, first: dict[str, Any]
+) -> None:
     assert first["run_status"] == "SUCCESS"
     assert first["gate"] is True
     again = ft_dagster(folder, "run", "acme.places")
     assert f"nothing changed since run {first['run_id'][:8]}, none was started" in again.stdout
-    both = json.loads(ft_dagster(folder, "run", "--all", "--json").stdout)["variants"]
-    assert both[0] == {**first, "reused": True, "started": False}
-    assert (both[1]["variant"], both[1]["started"]) == ("globex.places", True)
-    rerun = ft_dagster(folder, "run", "acme.places", "--rerun")
-    assert "nothing changed, every artifact was reused" in rerun.stdout
     status = json.loads(ft_dagster(folder, "status", "--json").stdout)["variants"]
     acme = next(v for v in status if v["variant"] == "acme.places")
     assert acme["digest"] == first["digest"]
@@ -99,10 +102,21 @@ def test_the_command_line_runs_reuses_and_reports_through_the_same_instance(fold
     assert any(reason["field"] == "method.alpha" for reason in shown["plan"])
     compared = json.loads(ft_dagster(folder, "compare", "acme.places", "--json").stdout)["variants"][0]
     assert {rule["rule"] for rule in compared["rules"]} >= {"task", "general_benchmark", "general_loss"}
-    tried = json.loads(
-        ft_dagster(folder, "try", "acme.places", "--prompt", "Where is the ship?", "--json").stdout
-    )
+    words = ["try", "acme.places", "--prompt", "Where is the ship?", "--json"]
+    done = CliRunner().invoke(app, ["--project", str(folder), *words], catch_exceptions=False)
+    tried = json.loads(done.stdout)
     assert tried[0]["answers"][0]["prompt"] == "Where is the ship?"
+
+
+@pytest.mark.long
+def test_all_variants_are_run_but_those_that_stand_unless_a_run_is_asked_for(
+    folder: Path, first: dict[str, Any]
+) -> None:
+    both = json.loads(ft_dagster(folder, "run", "--all", "--json").stdout)["variants"]
+    assert both[0] == {**first, "reused": True, "started": False}
+    assert (both[1]["variant"], both[1]["started"]) == ("globex.places", True)
+    rerun = ft_dagster(folder, "run", "acme.places", "--rerun")
+    assert "nothing changed, every artifact was reused" in rerun.stdout
 
 
 def test_a_mistake_is_one_message_and_exit_code_two(folder: Path, tmp_path: Path) -> None:
