@@ -31,7 +31,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -
 
     folder = write_project(tmp_path_factory.mktemp("retries"), tiny_model_folder)
     edit(folder / "ft_dagster.yaml", lambda c: c.update(retries={"attempts": 1, "wait_seconds": 0.1}))
-    more = {"num_train_epochs": 40, "per_device_train_batch_size": 4, "evaluations": 10}
+    more = {"num_train_epochs": 24, "per_device_train_batch_size": 4, "evaluations": 10}
     edit(folder / "tenants/acme/places.yaml", lambda c: c["training"].update(more))
     with dg.DagsterInstance.ephemeral() as instance:
         shop = Workshop(folder, instance)
@@ -72,7 +72,7 @@ def disturbed(folder: Path, disturb: Callable[[psutil.Process], object]) -> Iter
                 if process.pid not in seen and trains(folder, process):
                     seen.add(process.pid)
                     disturb(process)
-            time.sleep(0.02)
+            time.sleep(0.1)
 
     thread = threading.Thread(target=watch)
     thread.start()
