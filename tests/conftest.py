@@ -47,7 +47,6 @@ LONGEST = (
     "training/test_ranks",
     "automation/test_experiments",
     "chaos/test_killed_command",
-    "training/test_warm_start",
     "compat/",
     "e2e/",
     "automation/",
