@@ -51,6 +51,7 @@ def test_killed_when(tmp_path: Path, undisturbed: str, moment: str) -> None:
     while not MOMENTS[moment](tmp_path / "store"):
         assert process.poll() is None, "it ended before that moment"
         assert time.monotonic() < deadline
+        time.sleep(0.001)
     process.kill()
     process.wait()
     store = Store(str(tmp_path / "store"))
