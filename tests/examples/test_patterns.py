@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -112,7 +113,7 @@ def test_the_script_is_short_and_says_a_mistake_in_one_line(project: Path) -> No
 
 @pytest.mark.slow
 def test_the_script_makes_a_model_without_dagster_judged_by_the_labs_metric(
-    project: Path, tmp_path: Path
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = Path(shutil.copytree(project, tmp_path / "project"))
     write_yaml(folder / "policy.yaml", POLICY)
@@ -121,11 +122,11 @@ def test_the_script_makes_a_model_without_dagster_judged_by_the_labs_metric(
     file = folder / "tenants" / "lab" / "codes.yaml"
     edit(file, lambda content: content.update(training=quick, gates=lax))
     edit(file, lambda content: content["evaluation"].update(limit=12))
-    command = [sys.executable, str(folder / "chain.py"), str(folder), "lab.codes"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"^fine_tuned_model +[0-9a-f]{12} made$", done.stdout, re.MULTILINE)
-    export = re.search(r"^exported: (.*)$", done.stdout, re.MULTILINE)
+    chain = runpy.run_path(str(folder / "chain.py"))
+    assert chain["main"](str(folder), "lab.codes") == 0, capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert re.search(r"^fine_tuned_model +[0-9a-f]{12} made$", said, re.MULTILINE)
+    export = re.search(r"^exported: (.*)$", said, re.MULTILINE)
     assert export
     assert (Path(export[1]) / "adapter_config.json").is_file()
     [scores] = (folder / ".ft_dagster" / "store").glob("tenants/lab/codes/evaluation/*/*/payload/scores.json")
