@@ -43,10 +43,11 @@ class BlockAttention(torch.autograd.Function):
         scaling: float,
     ) -> torch.Tensor:
         heads, positions, size = query.shape
-        out = query.new_zeros(positions, heads, size)
+        out, later = query.new_zeros(positions, heads, size), _later(query)
         with torch.autocast("cpu", enabled=False):
             for first, start, end in blocks:
-                weights = _weights(_grouped(query, key, start, end), key[:, first:end], end - start, scaling)
+                mine = _grouped(query, key, start, end)
+                weights = _weights(mine, key[:, first:end], later[: end - start, : end - start], scaling)
                 found = torch.bmm(weights, value[:, first:end])
                 out[start:end] = found.view(heads, end - start, size).transpose(0, 1)
         ctx.save_for_backward(query, key, value)
@@ -57,11 +58,11 @@ class BlockAttention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         query, key, value = ctx.saved_tensors
         grad = grads[0].transpose(0, 1)
-        of_query = torch.zeros_like(query)
+        of_query, later = torch.zeros_like(query), _later(query)
         of_key, of_value = (torch.zeros_like(x, dtype=torch.float32) for x in (key, value))  # sums of blocks
         for first, start, end in ctx.blocks:
             mine, keys = _grouped(query, key, start, end), key[:, first:end]
-            weights = _weights(mine, keys, end - start, ctx.scaling)
+            weights = _weights(mine, keys, later[: end - start, : end - start], ctx.scaling)
             of_out = _grouped(grad, key, start, end)
             of_value[:, first:end] += torch.bmm(weights.mT, of_out)
             of_weights = torch.bmm(of_out, value[:, first:end].mT)
@@ -77,9 +78,14 @@ def _grouped(x: torch.Tensor, key: torch.Tensor, start: int, end: int) -> torch.
     return x[:, start:end].reshape(key.shape[0], -1, x.shape[-1])
 
 
-def _weights(mine: torch.Tensor, keys: torch.Tensor, count: int, scaling: float) -> torch.Tensor:
-    """[shared heads, queries of all heads that share, keys]; the last `count` keys are the block's own."""
+def _later(like: torch.Tensor) -> torch.Tensor:
+    """-inf where a key comes after the query, else 0: [queries, keys]; a corner serves a smaller block."""
+    return torch.full((QUERIES, QUERIES), float("-inf"), dtype=like.dtype, device=like.device).triu_(1)
+
+
+def _weights(mine: torch.Tensor, keys: torch.Tensor, later: torch.Tensor, scaling: float) -> torch.Tensor:
+    """[shared heads, queries of all heads that share, keys]; the last keys are the block's own."""
     scores = torch.baddbmm(mine.new_empty(1, 1, 1), mine, keys.mT, beta=0, alpha=scaling)
-    later = torch.full((count, count), float("-inf"), dtype=scores.dtype, device=scores.device).triu_(1)
+    count = later.shape[0]
     scores.view(keys.shape[0], -1, count, keys.shape[1])[..., -count:].add_(later)
     return torch.softmax(scores, -1)

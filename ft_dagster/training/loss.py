@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,8 @@ from torch import nn
 from ft_dagster.objectives import next_token_loss
 from ft_dagster.training.attention import given
 
-LOGITS = {"cpu": 2**22, "cuda": 2**28}  # at a time: on a CPU what its caches hold
+LOGITS = {"cpu": 2**24, "cuda": 2**28}  # of one product with the head's weights, in the type of the product
+IN_FP32 = {"cpu": 2**20, "cuda": 2**25}  # of those at a time, for their loss
 SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap")  # in a model's configuration
 Summed = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -57,8 +58,8 @@ def loss_at(
 ) -> torch.Tensor:
     """The same with logits at `columns`, positions that each predict the label after them.
 
-    Where the head is frozen they are made a few positions at a time, as many as on this kind of `device`
-    (None: where the labels lie), and never lie in memory all at once.
+    Where the head is frozen they are made so many positions at a time as on this kind of `device` (None:
+    where the labels lie), and lie in memory as fp32 a few at a time.
     """
     prompt, labels = learned_prompt(model), inputs["labels"][:, 1:][:, columns].flatten()
     head = _frozen_head(model)
@@ -72,13 +73,14 @@ def loss_at(
         ).logits.flatten(0, 1)
     if head is None:
         return summed(found.float(), labels) / tokens
+    size, kind = head.weight.shape[0], device or labels.device.type
+    counts = [max(1, of.get(kind, of["cpu"]) // size) for of in (LOGITS, IN_FP32)]
     weight, bias = head.weight.to(compute[0]), None if head.bias is None else head.bias.to(compute[0])
-    count = max(1, LOGITS.get(device or labels.device.type, LOGITS["cpu"]) // head.weight.shape[0])
 
-    def of_part(hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        return summed(nn.functional.linear(hidden.to(weight.dtype), weight, bias).float(), wanted) / tokens
+    def of_logits(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        return summed(logits, wanted) / tokens
 
-    loss: torch.Tensor = _InChunks.apply(found, labels, of_part, count)
+    loss: torch.Tensor = _InChunks.apply(found, labels, weight, bias, of_logits, counts)
     return loss
 
 
@@ -117,24 +119,30 @@ def _passed_through(head: nn.Linear | None) -> Iterator[list[torch.dtype]]:
 
 
 class _InChunks(torch.autograd.Function):
-    """The sum of a loss over parts of hidden [positions, size], and its gradient in the same pass."""
+    """The sum of a loss over parts of hidden [positions, size], and its gradient in the same pass.
+
+    `counts`: positions of one product with the frozen weight, and of those whose logits are in fp32 at once.
+    The gradient of the logits takes their own place.
+    """
 
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0917
         ctx: Any,
         hidden: torch.Tensor,
         labels: torch.Tensor,
-        of_part: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-        count: int,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        of_logits: Summed,
+        counts: Sequence[int],
     ) -> torch.Tensor:
         learns, losses, grads = ctx.needs_input_grad[0], [], []
-        for each, wanted in zip(hidden.split(count), labels.split(count), strict=True):
-            with torch.autocast(hidden.device.type, enabled=False), torch.set_grad_enabled(learns):
-                x = each.detach().requires_grad_(learns)
-                loss = of_part(x, wanted)
-            if learns:
-                grads += torch.autograd.grad(loss, x)
-            losses.append(loss.detach())
+        with torch.autocast(hidden.device.type, enabled=False):
+            for each, wanted in zip(hidden.split(counts[0]), labels.split(counts[0]), strict=True):
+                logits = nn.functional.linear(each.to(weight.dtype), weight, bias)
+                for part, labelled in zip(logits.split(counts[1]), wanted.split(counts[1]), strict=True):
+                    losses.append(_of_part(part, labelled, of_logits, learns))
+                if learns:
+                    grads.append((logits @ weight).to(hidden.dtype))
         if learns:
             ctx.save_for_backward(torch.cat(grads))
         return torch.stack(losses).sum()
@@ -142,7 +150,17 @@ class _InChunks(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         (of_hidden,) = ctx.saved_tensors
-        return of_hidden * grads[0], None, None, None
+        return of_hidden * grads[0], None, None, None, None, None
+
+
+def _of_part(logits: torch.Tensor, labels: torch.Tensor, of_logits: Summed, learns: bool) -> torch.Tensor:
+    """Their loss; where something learns, its gradient is put in their place."""
+    with torch.set_grad_enabled(learns):
+        x = logits.detach().float().requires_grad_(learns)
+        loss = of_logits(x, labels)
+    if learns:
+        logits.copy_(torch.autograd.grad(loss, x)[0])
+    return loss.detach()
 
 
 def learned_prompt(model: Any) -> int | None:

@@ -6,23 +6,38 @@ import json
 import resource
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from ft_dagster.training.contract import TrainingSettings, read_run
 from ft_dagster.training.halving import halved, in_force, wants_halving
+from ft_dagster.training.packing import epoch_order
 from tests.programs import RunningProgram
-from tests.training.runs import TRAINING, Runs, losses, result_of, wait_for_step
+from tests.training.runs import (
+    TRAINING,
+    Runs,
+    losses,
+    made_rows,
+    result_of,
+    wait_for_step,
+    write_mixture,
+    write_shard,
+)
 
 Start = Callable[..., RunningProgram]
+LONGEST = 1_500  # tokens of the last row; none of the others has more than 24
 NO_DROPOUT = {"dropout": 0.0}
-WIDE = {
+WIDE: dict[str, Any] = {
     "per_device_train_batch_size": 16,
     "gradient_accumulation_steps": 1,
-    "num_train_epochs": 60.0,
-    "evaluations": 4,
+    "num_train_epochs": 1.0,
+    "max_length": LONGEST,
+    "packing": False,
+    "evaluations": 2,
 }
+STEPS = 100
 
 
 @pytest.mark.parametrize(
@@ -53,40 +68,53 @@ def test_a_member_that_is_not_halved_is_trained_as_planned(runs: Runs) -> None:
     assert in_force(member) is member
 
 
-def starve(process: RunningProgram, run_folder: Path, step: int) -> None:
-    """Let the program have no more memory than it has at that step."""
-    wait_for_step(process, run_folder, step)
+@pytest.fixture
+def widening(runs: Runs) -> str:
+    """A mixture whose last micro-batch alone is wide, by its last row."""
+    count = WIDE["per_device_train_batch_size"] * STEPS
+    last = int(epoch_order([count], 0, 0)[-1])
+    folder = write_mixture(runs.folder / "widening", count, shards=1)
+    rows = made_rows(count, 1)
+    rows[last] = ([10 + n % 400 for n in range(LONGEST)], [1, LONGEST])
+    write_shard(folder / "train/shard-00000.parquet", "train", 0, rows)
+    return str(folder)
+
+
+def starve(process: RunningProgram, run_folder: Path) -> None:
+    """Let the program have no more memory than it has past its first checkpoint."""
+    wait_for_step(process, run_folder, STEPS // 2 + 1)
     psutil.Process(process.pid).rlimit(resource.RLIMIT_AS, (1 << 20, 1 << 20))
 
 
 @pytest.mark.slow
 def test_memory_that_runs_out_is_told_and_the_halved_try_goes_on_from_the_checkpoint(
-    runs: Runs, start: Start
+    runs: Runs, start: Start, widening: str
 ) -> None:
-    whole = runs.prepare("whole", training=WIDE, method=NO_DROPOUT)
+    whole = runs.prepare("whole", training=WIDE, method=NO_DROPOUT, mixture=widening)
     assert start(whole).wait() == 0
-    run_folder = runs.prepare("starved", training=WIDE, method=NO_DROPOUT)
+    run_folder = runs.prepare("starved", training=WIDE, method=NO_DROPOUT, mixture=widening)
     process = start(run_folder)
-    starve(process, run_folder, result_of(whole)["figures"]["steps"] // 2)
+    starve(process, run_folder)
     _, complained = process.communicate()
     assert process.returncode == 75, complained
+    assert len(losses(run_folder)) == STEPS - 1
     assert result_of(run_folder)["reason"] == "out_of_memory"
     assert "half the micro-batch" in result_of(run_folder)["error"]["fix"]
-    runs.prepare("starved", training=WIDE, method=NO_DROPOUT, micro_batch_halved=True)
+    runs.prepare("starved", training=WIDE, method=NO_DROPOUT, mixture=widening, micro_batch_halved=True)
     assert start(run_folder).wait() == 0
     figures = result_of(run_folder)["figures"]
     assert figures["micro_batch_halved"] is True
-    assert figures["resumed_from"]
+    assert figures["resumed_from"] == [STEPS // 2]
     assert losses(run_folder) == pytest.approx(losses(whole), rel=1e-3)
 
 
 @pytest.mark.slow
 def test_memory_that_runs_out_of_a_halved_try_is_an_error_that_names_what_would_help(
-    runs: Runs, start: Start
+    runs: Runs, start: Start, widening: str
 ) -> None:
-    run_folder = runs.prepare("again", training=WIDE, micro_batch_halved=True)
+    run_folder = runs.prepare("again", training=WIDE, mixture=widening, micro_batch_halved=True)
     process = start(run_folder)
-    starve(process, run_folder, 2)
+    starve(process, run_folder)
     _, complained = process.communicate()
     assert process.returncode == 2, complained
     error = result_of(run_folder)["error"]

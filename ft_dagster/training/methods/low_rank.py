@@ -71,6 +71,7 @@ class _LowRank(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         flat, weight, down, up, inner, kept = ctx.saved_tensors
+        kept = None if kept is None else kept.to(_BITS[flat.dtype.itemsize])  # once for both
         grad = grads[0].reshape(-1, grads[0].shape[-1])
         of_inner = (grad @ up).mul_(ctx.scaling)
         of_down, of_up = of_inner.T @ _masked(flat, kept), grad.T @ inner
