@@ -45,8 +45,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("peers", nargs="*", default=PEERS, choices=PEERS)
-    for peer in parser.parse_args().peers:
+    parser.add_argument("peers", nargs="*", help=f"of {', '.join(PEERS)}; all, unless named")
+    peers = parser.parse_args().peers or PEERS
+    if unknown := set(peers) - set(PEERS):
+        parser.error(f"no such peer: {', '.join(sorted(unknown))}")
+    for peer in peers:
         try:
             print(python_of(peer))
         except CannotBeMade as error:
