@@ -32,6 +32,9 @@ class Cell(NamedTuple):
         return "the base" if self.steps == 0 else f"{self.arm}{f', {self.steps} steps' if self.steps else ''}"
 
 
+BASE = Cell(Arm("lora", 2e-4), 0)  # the same whatever arm it is measured for
+
+
 @dataclass(frozen=True)
 class Probe:
     """What a probe would try first, how long, and its part of the training's FLOPs as it is announced."""
@@ -133,7 +136,7 @@ def first_round(question: Question, probe: str) -> list[Cell]:
 
 def second_round(question: Question, probe: str, known: Callable[[Cell], Measured | None]) -> Iterator[Cell]:
     """The best of the first, for longer; none before all of that is measured."""
-    first, base = first_round(question, probe), known(Cell(question.auto, 0))
+    first, base = first_round(question, probe), known(BASE)
     measured = [known(cell) for cell in first]
     if base is None or None in measured:
         return
@@ -144,7 +147,7 @@ def second_round(question: Question, probe: str, known: Callable[[Cell], Measure
 
 def regrets(question: Question, grid: Sequence[Arm], known: Known) -> Regrets:
     """Of every way to choose on this question, all of whose cells are known."""
-    base = known[Cell(question.auto, 0)]
+    base = known[BASE]
     whole = {arm: known[Cell(arm)] for arm in grid}
     best = _best([[_tried(each, base) for each in whole.values()]], question.limit)
     named = {"auto": question.auto, "folk rule": folk(question), **{f"always {arm}": arm for arm in grid}}

@@ -37,7 +37,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import decision_regret as regret
-from benchmarks.decision_regret import Cell, Measured, Probe, Question
+from benchmarks.decision_regret import BASE, Cell, Measured, Probe, Question
 from benchmarks.decision_tasks import TASKS, drawn
 from benchmarks.project import DEMO, HERE, arguments, make_project
 from ft_dagster.planning.probe import Arm
@@ -240,7 +240,7 @@ def prepared(project: Path, task: str, seed: int) -> Question:
 
 def cells_of(bench: Bench, question: Question) -> Iterator[Cell]:
     """Those of a task and seed: the base, the grid, then what probes try, which what they found decides."""
-    yield Cell(question.auto, 0)
+    yield BASE
     for place in range(max(map(len, RATES.values()))):
         for method, rates in RATES.items():
             yield Cell(Arm(method, rates[place]))
@@ -405,7 +405,7 @@ def table(bench: Bench, tasks: Sequence[str], seeds: Sequence[int], picture: Pat
             question = bench.question(task, seed)
             every = {cell: bench.known(question, cell) for cell in cells_of(bench, question)}
             known = {cell: each for cell, each in every.items() if each is not None}
-            base = known.get(Cell(question.auto, 0))
+            base = known.get(BASE)
             whole += [(each, base) for cell, each in known.items() if base and cell.steps is None]
             if len(known) == len(every):
                 found.append(regret.regrets(question, grid(), known))

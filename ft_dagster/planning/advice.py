@@ -11,7 +11,7 @@ import math
 from ft_dagster.objectives import objective_of
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.load import StorageBytes
-from ft_dagster.planning.methods.defaults import LEARNING_RATES
+from ft_dagster.planning.methods.defaults import learning_rate
 from ft_dagster.planning.methods.rank import rank_for
 from ft_dagster.planning.shapes import smallest_dimension, trainable_parameters
 from ft_dagster.spec import VariantSpec
@@ -32,7 +32,7 @@ def training_warnings(
         _general(spec, facts, method.name),
         _scaling(method) if isinstance(method, LoraSettings) else None,
         _capacity(facts, method) if isinstance(method, LoraSettings) else None,
-        _rate(method.name, training.learning_rate),
+        _rate(facts, method.name, training.learning_rate),
         _batch(facts, method.name, training),
         *_host(spec, facts, method.name, training),
     ]
@@ -129,8 +129,8 @@ def _batch(facts: Facts, name: str, training: TrainingSettings) -> str | None:
     )
 
 
-def _rate(name: str, rate: float) -> str | None:
-    usual = LEARNING_RATES[name]
+def _rate(facts: Facts, name: str, rate: float) -> str | None:
+    usual = learning_rate(name, facts.hidden_size)
     if usual.low <= rate <= usual.high:
         return None
     side = "above" if rate > usual.high else "below"

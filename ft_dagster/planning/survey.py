@@ -404,7 +404,7 @@ def _candidate(resolved: Resolved, layout: Layout, held: _Memory) -> Candidate:
         layout.gpus if memory is None else fewest_gpus(_on(layout, held, memory), memory, most=MOST_GPUS),
         held.flops_per_token(layout, resolved.method),
         layout=_in_words(layout),
-        epochs=held.spec.training.num_train_epochs,
+        epochs=resolved.training.num_train_epochs,
         frozen_bytes=frozen_bytes(load) or None,
     )
 

@@ -16,7 +16,7 @@ STAGE_VERSIONS = {
     "version_before": 1,
     "training_mixture": 3,
     "probe": 1,
-    "training_plan": 7,
+    "training_plan": 8,
     "fine_tuned_model": 3,
     "general_scores": 3,
     "base_evaluation": 5,

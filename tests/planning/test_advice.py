@@ -82,6 +82,13 @@ def test_a_rate_of_another_method_is_noticed(method: str, rate: float, side: str
     assert f"{rate:g} is {side} the usual" in line
 
 
+def test_a_rate_is_noticed_by_what_is_usual_at_a_base_s_width() -> None:
+    small = facts(hidden_size=576)
+    assert about(plan("lora", small, training={"learning_rate": 6e-4}), "learning rate") == []
+    assert about(plan("lora", training={"learning_rate": 6e-4}), "above the usual 0.0001 to 0.0003")
+    assert about(plan("lora", small, training={"learning_rate": 2e-3}), "above the usual 0.0001 to 0.0009")
+
+
 @pytest.mark.parametrize("method", ["qlora", "lora_8bit"])
 def test_a_quantized_method_without_a_gpu_says_what_runs_instead(method: str) -> None:
     assert about(plan(method), "bitsandbytes' CPU kernels")

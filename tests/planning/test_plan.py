@@ -61,6 +61,26 @@ def test_each_method_has_its_own_rate_and_epochs(method: str, rate: float, epoch
     assert (training["lr_scheduler_type"], training["warmup_ratio"]) == ("cosine", 0.03)
 
 
+@pytest.mark.parametrize(
+    ("width", "lora", "full"), [(64, 6e-4, 6e-5), (576, 6e-4, 6e-5), (2048, 3e-4, 3e-5), (8192, 2e-4, 2e-5)]
+)
+def test_a_narrower_base_is_trained_at_a_higher_rate(width: int, lora: float, full: float) -> None:
+    made = plan("lora", facts(hidden_size=width))
+    assert made["training"]["learning_rate"] == lora
+    why = reason(made, "training.learning_rate")["reason"]
+    assert ("small models learned more" in why) == (width < 4096)
+    assert plan("full", facts(hidden_size=width))["training"]["learning_rate"] == full
+    prompt = plan("prompt_tuning", facts(hidden_size=width))
+    assert prompt["training"]["learning_rate"] == 3e-2
+
+
+@pytest.mark.parametrize(("rows", "passes"), [(11, 4.0), (30, 4.0), (60, 2.0), (100, 1.0), (5000, 1.0)])
+def test_raw_text_of_few_steps_is_read_again(rows: int, passes: float) -> None:
+    few = facts(tokens=512 * rows)
+    assert plan("full", few, objective="domain_knowledge")["training"]["num_train_epochs"] == passes
+    assert plan("full", few)["training"]["num_train_epochs"] == 2.0
+
+
 @pytest.mark.parametrize("method", ["lora", "qlora", "lora_8bit"])
 def test_an_adapter_covers_all_linear_layers_at_alpha_2r(method: str) -> None:
     settings = plan(method)["method"]

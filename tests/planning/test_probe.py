@@ -158,7 +158,7 @@ def test_arms_are_the_best_of_each_family_at_three_rates(small: PlanContext) -> 
     first, second = arms[:2]
     assert {first.method, second.method} == {"full", "lora"}
     assert first.method == found.decision.recommended
-    assert [arm.learning_rate for arm in arms if arm.method == "lora"] == [2e-4, 6e-4, 7e-5]
+    assert [arm.learning_rate for arm in arms if arm.method == "lora"] == [6e-4, 2e-3, 2e-4]
     named, _, other = surveyed(small, 4000, method="qlora", **ON)
     assert {arm.method for arm in arms_of(named, known, other)} == {"qlora"}
     rated, _, third = surveyed(small, 4000, training={"learning_rate": 1e-3}, **ON)

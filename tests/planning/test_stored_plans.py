@@ -22,7 +22,8 @@ from tests.planning.llama import SMALL_LLAMA, spec
 pytestmark = pytest.mark.slow
 
 # Written by version 0.1, before a plan was typed; renewed when plans came to fill GPUs, when the
-# number of evaluations came to depend on their budget, and when a step with a frozen head came to hold less.
+# number of evaluations came to depend on their budget, when a step with a frozen head came to hold less, and
+# when rates came to depend on a base's width.
 STORED = json.loads(Path(__file__).with_name("stored_plans.json").read_text("utf-8"))
 # Written before an estimate was typed, renewed when its hours came to hold what measuring may take, when it
 # came to warn of an adapter's capacity, and when the logits of a frozen head came to be kept in the type of

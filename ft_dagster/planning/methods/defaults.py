@@ -1,14 +1,17 @@
 """What a method trains with unless the declaration says otherwise, each value with its reason.
 
 Sources: the field's usual values for full fine-tuning and LoRA; PEFT's guide for
-prompt tuning; for prefix tuning what learned on a 135M model (benchmarks/README.md).
+prompt tuning; for prefix tuning and for rates of small models what learned on a 135M model
+(benchmarks/README.md); for raw text read again arXiv 2305.16264.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from ft_dagster.objectives import objective_of
+from ft_dagster.planning.load import SOFT_PROMPTS
 from ft_dagster.planning.reasons import Default
 
 
@@ -22,7 +25,7 @@ class Rate(NamedTuple):
 
 
 _LORA_RATE = Rate(2e-4, 1e-4, 3e-4, "1e-4 to 3e-4 for LoRA: ten times that of full fine-tuning")
-LEARNING_RATES = {
+LEARNING_RATES = {  # of models of 7B; see `learning_rate`
     "full": Rate(2e-5, 1e-5, 5e-5, "1e-5 to 5e-5 for all weights: more makes a model forget"),
     "lora": _LORA_RATE,
     "qlora": _LORA_RATE,
@@ -34,6 +37,8 @@ LEARNING_RATES = {
         1e-2, 1e-3, 5e-2, "1e-2 learned well on a 135M model; few values, each far from the loss"
     ),
 }
+USUAL_WIDTH = 4096  # the hidden size of models of 7B, which the usual rates are for
+SMALL_WIDTH, SMALL_TIMES = 576, 3.0  # at 135M three times these rates did better (benchmarks/decisions.py)
 EPOCHS = {
     "full": Default(2.0, "1-2 for full fine-tuning: it fits the data soonest"),
     "lora": Default(3.0, "usual for LoRA below 1M examples"),
@@ -53,6 +58,7 @@ MICRO_BATCH = {  # by packing
 }
 MAX_LENGTH = Default(1024, "covers most instruction data; longer rows are truncated and counted")
 WANTED_STEPS = 100
+MOST_PASSES = 4  # over raw text: so often it teaches about as much as new text does
 LARGEST_BATCH_ROWS = 16
 LARGE = 3_000_000_000  # parameters
 
@@ -67,10 +73,34 @@ STANDING = {  # values that every declaration has
 }
 
 
-def epochs(name: str, objective: str) -> Default:
-    """Passes over the mixture: the objective's own, else the method's."""
+def learning_rate(name: str, width: int) -> Rate:
+    """The usual rate of a method for a base of that hidden size, to one digit.
+
+    Narrower than 4,096 the rates for weights rise evenly in logarithms up to three times at 576, where that
+    was measured; soft prompts were tried at 576 alone.
+    """
+    usual, times = LEARNING_RATES[name], _times(width)
+    if name in SOFT_PROMPTS or times == 1:
+        return usual
+    value = float(f"{times * usual.value:.0e}")
+    why = f"{usual.reason}; {value / usual.value:.2g} times {usual.value:g} at a hidden size of {width:,}"
+    high = float(f"{times * usual.high:.1e}")
+    return Rate(value, usual.low, high, f"{why}: small models learned more at higher rates")
+
+
+def epochs(name: str, objective: str, rows: int | None = None) -> Default:
+    """Passes over the mixture: the objective's own, else the method's. `rows`: of one pass, packed.
+
+    Raw text that gives fewer than 100 steps is read again, up to four times.
+    """
     usual = objective_of(objective).epochs
-    return EPOCHS[name] if usual is None else Default(*usual)
+    if usual is None:
+        return EPOCHS[name]
+    passes = 1 if rows is None else min(MOST_PASSES, math.ceil(WANTED_STEPS / max(rows, 1)))
+    if passes <= usual.value:
+        return Default(*usual)
+    why = f"a pass has {rows:,} rows: read up to {MOST_PASSES} times, text teaches about as new text does"
+    return Default(float(passes), why)
 
 
 def lora_rank(name: str, examples: int, objective: str, most: int) -> Default:
@@ -93,6 +123,11 @@ def lora_rank(name: str, examples: int, objective: str, most: int) -> Default:
         cheap = "; on a quantized base 64 would cost little" if name == "qlora" and wanted.value < 64 else ""
         return Default(wanted.value, wanted.reason + cheap)
     return Default(most, f"{wanted.value} by the data, but the smallest layer allows {most}")
+
+
+def _times(width: int) -> float:
+    between = math.log(USUAL_WIDTH / width) / math.log(USUAL_WIDTH / SMALL_WIDTH)
+    return SMALL_TIMES ** min(max(between, 0.0), 1.0)
 
 
 def alpha(rank: int) -> Default:

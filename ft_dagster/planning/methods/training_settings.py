@@ -49,10 +49,10 @@ def resolve_training(spec: VariantSpec, load: Load, reasons: Reasons) -> Trainin
     def settle(field: str, default: Default) -> Any:
         return reasons.settle(f"training.{field}", getattr(declared, field), default)
 
-    rate = defaults.LEARNING_RATES[name]
+    rate = defaults.learning_rate(name, facts.hidden_size)
     packing = _packing(declared, name, reasons)
     learning_rate = settle("learning_rate", Default(rate.value, rate.reason))
-    epochs = float(settle("num_train_epochs", defaults.epochs(name, spec.objective)))
+    epochs = float(settle("num_train_epochs", defaults.epochs(name, spec.objective, _rows(packing, facts))))
     micro = settle("per_device_train_batch_size", defaults.MICRO_BATCH[packing])
     settled = {
         "learning_rate": learning_rate,
