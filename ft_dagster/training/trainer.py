@@ -128,8 +128,7 @@ def _exported(
 ) -> TrainingResult:
     """Write the payload of the best checkpoint, and the ledger of what it consumed."""
     member = work.member
-    if best.step != trainer.state.global_step or trainer.is_deepspeed_enabled:  # else the trainer holds it
-        trainer.load_weights(best.folder)
+    trainer.load_weights(best.folder)
     weights = None
     if trainer.is_deepspeed_enabled and ranks.is_first():
         weights = zero.whole_weights(best.folder, trained_only=hasattr(trainer.model, "peft_config"))

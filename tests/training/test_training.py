@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -137,20 +136,6 @@ def test_the_best_checkpoint_is_exported_not_the_last(runs: Runs) -> None:
     losses = logged(folder, "validation_loss")
     assert figures["best_step"] < figures["steps"]
     assert figures["validation_loss_best"] == min(losses[1:]) < losses[-1]
-
-
-@pytest.mark.parametrize("method", [None, {"name": "full"}], ids=["lora", "full"])
-def test_the_last_step_is_exported_from_memory_as_from_its_checkpoint(
-    runs: Runs, method: dict[str, Any] | None
-) -> None:
-    folder = runs.prepare(method=method, training={"evaluations": 1})
-    train(folder)
-    steps, payload = result_of(folder)["figures"]["steps"], payload_bytes(folder)
-    (folder / "acme.support/result.json").unlink()
-    shutil.rmtree(folder / "acme.support/payload")
-    train(folder)
-    assert result_of(folder)["figures"]["resumed_from"] == [steps]
-    assert payload_bytes(folder) == payload
 
 
 def test_without_validation_split_the_last_checkpoint_is_exported_and_it_is_said(

@@ -91,14 +91,14 @@ def learning_rate(name: str, width: int) -> Rate:
 def epochs(name: str, objective: str, rows: int | None = None) -> Default:
     """Passes over the mixture: the objective's own, else the method's. `rows`: of one pass, packed.
 
-    Raw text that gives fewer than 100 steps is read again, up to four times.
+    Facts whose text gives fewer than 100 steps are read again, up to four times.
     """
-    usual = objective_of(objective).epochs
-    if usual is None:
+    known = objective_of(objective)
+    if known.epochs is None:
         return EPOCHS[name]
-    passes = 1 if rows is None else min(MOST_PASSES, math.ceil(WANTED_STEPS / max(rows, 1)))
-    if passes <= usual.value:
-        return Default(*usual)
+    passes = 0 if rows is None else min(MOST_PASSES, math.ceil(WANTED_STEPS / max(rows, 1)))
+    if known.teaches != "facts" or passes <= known.epochs.value:
+        return Default(*known.epochs)
     why = f"a pass has {rows:,} rows: read up to {MOST_PASSES} times, text teaches about as new text does"
     return Default(float(passes), why)
 
