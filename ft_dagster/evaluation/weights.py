@@ -134,6 +134,12 @@ def put_adapter(model: Any, adapter: Path, *, widen: bool = False) -> Any:
     return adapted.eval()
 
 
+def without_adapter(model: Any) -> PreTrainedModel:
+    """The base beneath the adapter that `put_adapter` put on it, as it was before."""
+    base: PreTrainedModel = inner_model(model) if virtual_tokens(model) else model.unload()
+    return base
+
+
 def tokenizer_folder(base: Path, payload: Path) -> Path:
     """Where the tokenizer that was trained with is: beside the trained weights, else beside the base."""
     return payload if (payload / "tokenizer_config.json").exists() else base
