@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from bitsandbytes import functional
 from bitsandbytes.nn import Linear4bit
+from peft.tuners.lora import bnb
 from torch import nn
+from torch.nn.functional import linear
 
 SHARE = 4  # of the free memory at most a quarter: other programs of this host take from it too
 
@@ -32,18 +34,42 @@ class Unpacked(nn.Linear):
         return made.train(layer.training)
 
 
-def unpack(model: Any, free: int) -> bool:
-    """Put such layers in the place of all that can be; says whether `free` bytes had the room for them.
+class UnpackedLora(bnb.Linear4bit):
+    """PEFT's LoRA layer above such a one: its answer to the bit, and nothing around (see `lora_layers`)."""
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        adapter = self.active_adapters[0] if len(self.active_adapters) == 1 else None
+        off = self.disable_adapters or self.merged or self.training or adapter not in self.lora_A
+        if args or kwargs or off or torch.is_autocast_enabled():
+            answer: torch.Tensor = super().forward(x, *args, **kwargs)
+            return answer
+        down, up = self.lora_A[adapter], self.lora_B[adapter]
+        update = linear(linear(x.to(down.weight.dtype), down.weight, down.bias), up.weight, up.bias)
+        found: torch.Tensor = self.base_layer(x)
+        return found.add_(update.mul_(self.scaling[adapter]).to(found.dtype))
+
+
+def unpack(model: nn.Module, free: int) -> bool:
+    """Put such layers in the place of a model's packed ones; says whether `free` bytes had the room for them.
 
     `model`: on the CPU, in evaluation mode.
     """
     layers = {name: layer for name, layer in model.named_modules() if _can_be(layer)}
-    sizes = [_values(layer) * layer.compute_dtype.itemsize for layer in layers.values()]
-    if sum(sizes) * SHARE > free:
+    taken = sum(
+        each.out_features * each.in_features * each.compute_dtype.itemsize for each in layers.values()
+    )
+    if taken * SHARE > free:
         return False
     for name, layer in layers.items():
         model.set_submodule(name, Unpacked.of(layer))
     return True
+
+
+def plain_lora(model: nn.Module) -> None:
+    """Make PEFT's layers above unpacked ones such layers; DoRA's stay."""
+    for layer in model.modules():
+        if type(layer) is bnb.Linear4bit and type(layer.base_layer) is Unpacked and not layer.lora_variant:
+            layer.__class__ = UnpackedLora
 
 
 def _can_be(layer: nn.Module) -> bool:
@@ -53,7 +79,3 @@ def _can_be(layer: nn.Module) -> bool:
     packed = layer.weight.quant_state
     shape = (layer.out_features, layer.in_features)
     return tuple(packed.shape) == shape and packed.dtype == layer.compute_dtype
-
-
-def _values(layer: Linear4bit) -> int:
-    return layer.in_features * layer.out_features

@@ -105,9 +105,10 @@ def load_tuned(base: Path, payload: Path, *, dtype: str, device: str = "cpu", wi
     model = load_base(base, dtype=dtype, device=device, quantization=quantization)
     tuned = put_adapter(model, payload, widen=widen)
     if quantization == "nf4" and device == "cpu":
-        from ft_dagster.evaluation.unpacked import unpack
+        from ft_dagster.evaluation.unpacked import plain_lora, unpack
 
-        unpack(tuned, free_memory())
+        if unpack(tuned, free_memory()):
+            plain_lora(tuned)
     return tuned
 
 

@@ -11,7 +11,7 @@ from bitsandbytes.nn import Linear4bit
 from torch import Tensor
 
 from ft_dagster.evaluation.greedy import write
-from ft_dagster.evaluation.unpacked import Unpacked, unpack
+from ft_dagster.evaluation.unpacked import Unpacked, UnpackedLora, plain_lora, unpack
 from ft_dagster.evaluation.weights import load_base, load_tuned, put_adapter
 from tests.evaluation.payloads import make_payload
 
@@ -55,6 +55,9 @@ def test_it_answers_as_the_packed_base_to_the_bit(
     assert unpack(model, 2**40)
     assert count(model, Unpacked) == len(layers) > 0 == count(model, Linear4bit)
     assert all(map(torch.equal, seen(model), theirs))
+    plain_lora(model)
+    assert count(model, UnpackedLora) == len(layers)
+    assert all(map(torch.equal, seen(model), theirs))
     with model.disable_adapter():
         assert all(map(torch.equal, seen(model), base))
     assert not torch.equal(theirs[0], base[0])
@@ -75,6 +78,8 @@ def test_it_stays_packed_where_its_numbers_would_take_more_than_a_quarter_of_wha
 def test_a_trained_model_is_loaded_so(
     tiny_model_folder: Path, payload: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert count(load_tuned(tiny_model_folder, payload, dtype="bfloat16"), Linear4bit) == 0
+    model = load_tuned(tiny_model_folder, payload, dtype="bfloat16")
+    assert count(model, Linear4bit) == 0 < count(model, UnpackedLora)
     monkeypatch.setattr("ft_dagster.evaluation.weights.free_memory", lambda: 1000)
-    assert count(load_tuned(tiny_model_folder, payload, dtype="bfloat16"), Unpacked) == 0
+    model = load_tuned(tiny_model_folder, payload, dtype="bfloat16")
+    assert count(model, Linear4bit) > 0 == count(model, Unpacked) == count(model, UnpackedLora)
