@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-# Positions whose logits are made together: at 49,152 tokens 25 MB in float32. More leave a CPU's caches, and
-# their memory comes from the system page by page.
-AT_ONCE = 128
+# Positions whose logits are made together (256 of 49,152 tokens are 25 MB in bfloat16), and of how many the
+# log-probabilities are then taken at a time, in float32: on a CPU of so few that they stay in its caches.
+AT_ONCE = {"cpu": (256, 16), "cuda": (128, 128)}
 LONGEST_ROW = 2048  # tokens of a shared row: the mask grows with the square
 
 
@@ -146,11 +146,14 @@ def _likelihoods(
     """Of each wanted token, told by the state at its place: log-probability, whether it is the likeliest."""
     likely: list[float] = []
     greedy: list[bool] = []
-    for some, tokens in zip(where.split(AT_ONCE), wanted.split(AT_ONCE), strict=True):
-        logits = (states[some] if head is None else head(states[some])).float()
-        told = torch.log_softmax(logits, dim=-1).gather(1, tokens[:, None])[:, 0]
-        likely += told.double().tolist()
-        greedy += (likeliest(logits) == tokens).tolist()
+    many, few = AT_ONCE["cpu" if states.device.type == "cpu" else "cuda"]
+    for some, those in zip(where.split(many), wanted.split(many), strict=True):
+        made = states[some] if head is None else head(states[some])
+        for part, tokens in zip(made.split(few), those.split(few), strict=True):
+            logits = part.float()
+            told = torch.log_softmax(logits, dim=-1).gather(1, tokens[:, None])[:, 0]
+            likely += told.double().tolist()
+            greedy += (likeliest(logits) == tokens).tolist()
     return likely, greedy
 
 

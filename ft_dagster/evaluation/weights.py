@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ft_dagster.data.quantize import Quantization, quantization_config, quantization_of, settle_quantized
 from ft_dagster.errors import UserError
+from ft_dagster.program import free_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,12 +96,20 @@ def load_dequantized(folder: Path, quantization: Quantization) -> PreTrainedMode
 def load_tuned(base: Path, payload: Path, *, dtype: str, device: str = "cpu", widen: bool = False) -> Any:
     """The trained model, whichever kind `payload` is: by itself, or on its base as it was trained on.
 
-    `widen`: an adapter computes in float32 whatever `dtype` is. Raises UserError.
+    `widen`: an adapter computes in float32 whatever `dtype` is. On a CPU a 4-bit base is unpacked where there
+    is room (see `unpacked`). Raises UserError.
     """
     if kind_of(payload) == "model":
         return load_base(payload, dtype=dtype, device=device)
-    model = load_base(base, dtype=dtype, device=device, quantization=quantization_of(payload))
-    return put_adapter(model, payload, widen=widen)
+    quantization = quantization_of(payload)
+    model = load_base(base, dtype=dtype, device=device, quantization=quantization)
+    tuned = put_adapter(model, payload, widen=widen)
+    if quantization == "nf4" and device == "cpu":
+        from ft_dagster.evaluation.unpacked import plain_lora, unpack
+
+        if unpack(tuned, free_memory()):
+            plain_lora(tuned)
+    return tuned
 
 
 def put_adapter(model: Any, adapter: Path, *, widen: bool = False) -> Any:
@@ -124,6 +133,12 @@ def put_adapter(model: Any, adapter: Path, *, widen: bool = False) -> Any:
             fix="Use the base that the adapter was trained on",
         ) from None
     return adapted.eval()
+
+
+def without_adapter(model: Any) -> PreTrainedModel:
+    """The base beneath the adapter that `put_adapter` put on it, as it was before."""
+    base: PreTrainedModel = inner_model(model) if virtual_tokens(model) else model.unload()
+    return base
 
 
 def tokenizer_folder(base: Path, payload: Path) -> Path:
