@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pyarrow.parquet import ParquetFile
 
 from ft_dagster.data.dataset_io import ORIGINS, as_origin
 from ft_dagster.data.dataset_schema import ORIGIN
@@ -21,7 +20,7 @@ from ft_dagster.data.locations import DeclaredAt
 from ft_dagster.data.rows import Row, RowPlace, normalize_text, rename
 from ft_dagster.data.sources import read_raw
 from ft_dagster.data.splits import position_of
-from ft_dagster.data.tables import TableWriter
+from ft_dagster.data.tables import TableWriter, open_table
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.digest import FileDigest, payload_digest, sha256_file
 from ft_dagster.spec.variant import CorpusSpec, SourceSpec
@@ -103,7 +102,7 @@ def write_written_origins(payload: Path, evidence: Path) -> None:
     with TableWriter(evidence / ORIGINS, ORIGINS_SCHEMA) as origins:
         for part in PARTS:
             numbers = count()
-            with ParquetFile(payload / f"{part}.parquet") as documents:
+            with open_table(payload / f"{part}.parquet") as documents:
                 for one in (one for batch in documents.iter_batches(512) for one in batch.to_pylist()):
                     place = RowPlace(one["source"], "", 0, next(ordinals))
                     row = Row("text", one["source"], text=one["text"], place=place)

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyarrow.parquet import ParquetFile
 
 from ft_dagster.data.content import normal_text, words_of
+from ft_dagster.data.tables import open_table
 
 LEAST_ALONE = 8  # words of an evaluation text shorter than n that count by themselves, as one run
 LEAST_WITH_ANSWER = 3  # words of a shorter question: it counts where an answer of it stands beside it
@@ -41,7 +41,7 @@ class AskedItem(NamedTuple):
 
 def read_items(file: Path) -> Iterator[AskedItem]:
     """What `evaluation.texts` wrote; streamed."""
-    with ParquetFile(file) as table:
+    with open_table(file) as table:
         for batch in table.iter_batches(batch_size=512):
             for row in batch.to_pylist():
                 yield AskedItem(tuple(row["questions"]), tuple(row["answers"]), row["task"])

@@ -162,10 +162,10 @@ def _train_chunks(corpus: Path, tokenizer: Any, max_length: int, seed: int) -> I
 
 def _documents(file: Path) -> Iterator[tuple[str, int, str]]:
     """(identity in hex, row, text) of each document."""
-    from pyarrow.parquet import ParquetFile
+    from ft_dagster.data.tables import open_table
 
     row = 0
-    with ParquetFile(file) as table:
+    with open_table(file) as table:
         for batch in table.iter_batches(batch_size=64, columns=["text"]):
             for text in batch.column(0).to_pylist():
                 yield identity_of("text", [("text", normal_text(text))]).hex(), row, text

@@ -28,10 +28,11 @@ def row_lengths(payload: Path) -> dict[str, Lengths]:
 def _lengths(file: Path) -> Lengths | None:
     import numpy as np
     import pyarrow.compute as pc
-    from pyarrow.parquet import ParquetFile
+
+    from ft_dagster.data.tables import open_table
 
     parts: list[Any] = []
-    with ParquetFile(file) as table:
+    with open_table(file) as table:
         for batch in table.iter_batches(columns=list(CONTENT)):
             columns = [pc.fill_null(pc.utf8_length(batch.column(name)), 0) for name in CONTENT]
             parts.append(np.sum([column.to_numpy(zero_copy_only=False) for column in columns], axis=0))

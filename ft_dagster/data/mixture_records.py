@@ -15,12 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyarrow.parquet import ParquetFile
 
 from ft_dagster.data.dataset_io import ORIGINS
 from ft_dagster.data.mixture_io import GENERAL, HOLDOUT, read_mixture
 from ft_dagster.data.record_tree import DIGESTS
-from ft_dagster.data.tables import TableWriter
+from ft_dagster.data.tables import TableWriter, open_table
 
 CARRIED = (
     *(("path", pa.string()), ("file", pa.string()), ("line", pa.int64()), ("ordinal", pa.int64())),
@@ -33,7 +32,8 @@ SCHEMA = pa.schema(
 OF_DATASET = ("split", "row", "source", *DIGESTS)  # what is read of theirs, and older ones may lack
 OF_CORPUS = ("part", "row", *DIGESTS)
 ROW_BYTES = 300  # of a row of evidence, about
-Counts = NDArray[np.int64]
+Counts = NDArray[np.int32]
+NONE = np.zeros(0, np.int32)
 
 
 def write_mixture_records(
@@ -63,12 +63,12 @@ def examples_by_row(mixture: Path, split: str) -> dict[str, Counts]:
     """Source -> how many examples each of its rows has, by the row's number."""
     found: dict[str, Counts] = {}
     for shard in read_mixture(mixture).splits[split].shards:
-        with ParquetFile(mixture / shard.file) as table:
+        with open_table(mixture / shard.file) as table:
             for batch in table.iter_batches(columns=["source", "row"]):
                 coded = batch.column("source").dictionary_encode()
                 codes, rows = coded.indices.to_numpy(), batch.column("row").to_numpy()
                 for code, source in enumerate(coded.dictionary.to_pylist()):
-                    found[source] = _added(found.get(source), np.bincount(rows[codes == code]))
+                    found[source] = _counted(found.get(source, NONE), rows[codes == code])
     return found
 
 
@@ -77,7 +77,7 @@ def held_out_examples(mixture: Path) -> dict[str, int]:
     file = mixture / HOLDOUT / "texts.parquet"
     if not file.is_file():
         return {}
-    with ParquetFile(file) as table:
+    with open_table(file) as table:
         counted = pc.value_counts(table.read(columns=["group"]).column("group").combine_chunks())
     return {one["values"]: one["counts"] for one in counted.to_pylist()}
 
@@ -85,7 +85,7 @@ def held_out_examples(mixture: Path) -> dict[str, int]:
 def _names_records(file: Path, columns: tuple[str, ...]) -> bool:
     if not file.is_file():
         return False
-    with ParquetFile(file) as table:
+    with open_table(file) as table:
         return set(columns) <= set(table.schema_arrow.names)
 
 
@@ -109,7 +109,7 @@ def _carry_held(table: TableWriter, file: Path, part: str, held: dict[str, int],
         _add(table, batch.take(pa.array(chosen)), examples[chosen], HOLDOUT, source)
 
 
-def _add(table: TableWriter, rows: Any, examples: Counts, split: str, source: str) -> None:
+def _add(table: TableWriter, rows: Any, examples: NDArray[np.int64], split: str, source: str) -> None:
     if not len(rows):
         return
     columns = [
@@ -124,7 +124,7 @@ def _add(table: TableWriter, rows: Any, examples: Counts, split: str, source: st
 
 def _batches(file: Path, split: str) -> Iterator[Any]:
     """The rows of a data set's split, or a corpus' part."""
-    with ParquetFile(file) as table:
+    with open_table(file) as table:
         name = "split" if "split" in table.schema_arrow.names else "part"
         for batch in table.iter_batches(8192):
             yield batch.filter(pc.equal(batch.column(name), split))
@@ -136,16 +136,14 @@ def _or_null(batch: Any, name: str, kind: Any) -> Any:
     return pa.nulls(len(batch), kind)
 
 
-def _added(one: Counts | None, other: Counts) -> Counts:
-    if one is None:
-        return other.astype(np.int64)
-    longer, shorter = (one, other) if len(one) >= len(other) else (other, one)
-    total = longer.astype(np.int64)
-    total[: len(shorter)] += shorter
-    return total
+def _counted(counts: Counts, rows: Any) -> Counts:
+    """`counts`, made longer where need be, with one more for each of these rows."""
+    counts = np.pad(counts, (0, max(0, rows.max() + 1 - len(counts))))
+    np.add.at(counts, rows, 1)
+    return counts
 
 
-def _at(counts: Counts, rows: Any) -> Counts:
+def _at(counts: Counts, rows: Any) -> NDArray[np.int64]:
     """`counts[rows]`, 0 beyond its end."""
     found = np.zeros(len(rows), np.int64)
     inside = rows < len(counts)

@@ -1,4 +1,6 @@
-"""Parquet files written row by row: zstd, bounded row groups, equal rows give equal bytes."""
+"""Parquet files, written row by row or in batches: zstd, bounded row groups, equal rows give equal bytes; and
+opened to be read in batches.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,14 @@ from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
-from pyarrow.parquet import ParquetWriter
+from pyarrow.parquet import ParquetFile, ParquetWriter
+
+
+def open_table(file: Path) -> Any:
+    """A Parquet file to be read in batches. Left to itself, PyArrow reads all of it before the first one
+    (`pre_buffer`) and keeps it to the last.
+    """
+    return ParquetFile(file, pre_buffer=False)
 
 
 class TableWriter:

@@ -124,10 +124,11 @@ def _read_shard(
 ) -> int:
     """Append the shard's rows to `file` and the lists; how many there were."""
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
+
+    from ft_dagster.data.tables import open_table
 
     rows = 0
-    for batch in pq.ParquetFile(shard).iter_batches(READ_ROWS, columns=["input_ids", "trained_spans"]):
+    for batch in open_table(shard).iter_batches(READ_ROWS, columns=["input_ids", "trained_spans"]):
         ids, trained = batch.column("input_ids"), batch.column("trained_spans")
         lengths.append(pc.list_value_length(ids).to_numpy(zero_copy_only=False).astype(np.int64))
         span_lengths.append(pc.list_value_length(trained).to_numpy(zero_copy_only=False).astype(np.int64))

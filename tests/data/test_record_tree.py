@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from ft_dagster.data import tree_growth
 from ft_dagster.data.corpus import build_general_corpus
 from ft_dagster.data.dataset import build_task_dataset
-from ft_dagster.data.dataset_io import DROPPED, ORIGINS, read_split
+from ft_dagster.data.dataset_io import DROPPED, ORIGINS, as_origin, read_split
+from ft_dagster.data.dataset_schema import ORIGINS_SCHEMA
 from ft_dagster.data.mixture import MixtureParts, build_mixture
 from ft_dagster.data.mixture_io import HOLDOUT
 from ft_dagster.data.mixture_records import write_mixture_records
@@ -29,6 +32,8 @@ from ft_dagster.data.record_tree import (
     record_row,
     record_rows,
 )
+from ft_dagster.data.rows import Row, RowPlace
+from ft_dagster.data.tables import TableWriter
 from ft_dagster.data.tree_growth import grow_tree
 from ft_dagster.errors import UserError
 from ft_dagster.provenance.merkle import leaf_hash, root_of
@@ -127,6 +132,39 @@ def test_the_tree_is_the_same_every_time_and_another_by_another_key(evidence: Pa
     assert grow_tree(evidence, KEY) == first
     assert (evidence / TREE).read_bytes() == bytes_
     assert grow_tree(evidence, keys_of(tmp_path, "acme").current).root != first.root
+
+
+@pytest.mark.parametrize("group", [1, 4, 8, 64])
+def test_it_is_the_same_tree_in_row_groups_of_any_size(
+    evidence: Path, monkeypatch: pytest.MonkeyPatch, group: int
+) -> None:
+    """44 leaves: of 4 without a rest, of 8 with one."""
+    head, whole = grow_tree(evidence, KEY), parquet.read_table(evidence / TREE)
+    monkeypatch.setattr(tree_growth, "GROUP", group)
+    assert grow_tree(evidence, KEY) == head
+    written = parquet.ParquetFile(evidence / TREE)
+    assert written.num_row_groups == -(-44 // group)
+    assert written.read() == whole
+    check_tree(evidence, head, KEY)
+
+
+def test_memory_does_not_grow_with_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def peak(rows: int) -> int:
+        evidence = tmp_path / str(rows)
+        with TableWriter(evidence / ORIGINS, ORIGINS_SCHEMA) as table:
+            for i in range(rows):
+                row = Row("text", "data.sources[0]", text=f"{i}", place=RowPlace("a.jsonl", "a.jsonl", i, i))
+                table.add({"split": "train", "row": i, "source": row.source, **as_origin(row)}, 300)
+        tracemalloc.start()
+        try:
+            grow_tree(evidence, KEY)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    monkeypatch.setattr(tree_growth, "GROUP", 2**9)
+    few, many = peak(4096), peak(16_384)
+    assert many - few < 10 * (16_384 - 4096)  # bytes
 
 
 def test_no_rows_have_the_root_of_nothing(tmp_path: Path) -> None:

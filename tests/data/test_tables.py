@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from ft_dagster.data.tables import TableWriter
+from ft_dagster.data.tables import TableWriter, open_table
 from ft_dagster.provenance.digest import sha256_file
 
 SCHEMA = pa.schema([("text", pa.string()), ("number", pa.int64())])
@@ -47,3 +48,18 @@ def test_a_table_without_rows_is_a_file_with_its_columns(tmp_path: Path) -> None
         table.add_batch(pa.RecordBatch.from_pylist([], schema=SCHEMA), [])
     written = parquet.read_table(tmp_path / "none")
     assert (written.num_rows, written.schema) == (0, SCHEMA)
+
+
+def test_a_table_that_is_read_in_batches_is_not_read_ahead(tmp_path: Path) -> None:
+    """Of 8 MB that do not compress, in 128 row groups."""
+    schema = pa.schema([("noise", pa.binary())])
+    with TableWriter(tmp_path / "noise", schema, rows=64) as table:
+        for _ in range(8192):
+            table.add({"noise": os.urandom(1024)}, 1024)
+    before, held = pa.total_allocated_bytes(), []
+    with open_table(tmp_path / "noise") as table:
+        for batch in table.iter_batches(64):
+            held.append(pa.total_allocated_bytes() - before)
+            assert len(batch) == 64
+    assert len(held) == 128
+    assert max(held) < 2_000_000
