@@ -191,6 +191,7 @@ def test_every_adapter_in_the_catalogue_is_served_with_the_answer_it_gave_then(
     assert served == {name: ANSWERS[name] for name in ("acme.places", "acme.colours")}
 
 
+@pytest.mark.slow
 def test_a_merged_model_is_served_with_the_answer_it_gave_then(project: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -200,6 +201,7 @@ def test_a_merged_model_is_served_with_the_answer_it_gave_then(project: Path) ->
     assert answered(model, tokenizer, PROMPTS["globex.places"]) == ANSWERS["globex.places"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", PROMPTS)
 def test_try_gives_the_answer_it_gave_then(project: Path, variant: str) -> None:
     (said,) = typed(project, "try", variant, "--prompt", PROMPTS[variant], "--max-new-tokens", str(TOKENS))

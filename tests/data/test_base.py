@@ -176,6 +176,7 @@ def test_a_base_whose_file_is_gone_or_longer_is_refused(project: Path, base: Pat
         locate_base(content, project, cache)
 
 
+@pytest.mark.slow
 def test_a_base_on_s3_is_downloaded_once_and_described_like_the_local_one(
     project: Path, base: Path, cache: Path, put: Any
 ) -> None:
@@ -194,6 +195,7 @@ def test_a_base_on_s3_is_downloaded_once_and_described_like_the_local_one(
     assert (again.folder / "model.safetensors").stat().st_ino == inode
 
 
+@pytest.mark.slow
 def test_a_base_on_s3_that_changed_since_is_refused(project: Path, base: Path, cache: Path, put: Any) -> None:
     for file in base.iterdir():
         put(f"models/changing/{file.name}", file.read_bytes())

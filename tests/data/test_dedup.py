@@ -53,6 +53,7 @@ def test_a_million_rows_take_at_most_64_bytes_each_even_while_the_table_grows() 
     assert seen.nbytes / len(seen) <= 32
 
 
+@pytest.mark.slow
 def test_the_table_takes_no_more_memory_than_it_says() -> None:
     tracemalloc.start()
     try:

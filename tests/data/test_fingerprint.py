@@ -31,6 +31,7 @@ def test_a_file_outside_the_project_keeps_its_absolute_path(project: Path, tmp_p
     assert fingerprint(SourceSpec(path=str(outside)), project)[0]["path"] == str(outside)
 
 
+@pytest.mark.slow
 def test_s3_objects_are_named_by_address_size_and_etag(project: Path, put: Any) -> None:
     source = SourceSpec(path=put("fp/rows.jsonl", b'{"text": "a"}\n'))
     [before] = fingerprint(source, project)

@@ -31,6 +31,7 @@ def test_they_are_released_after_an_error() -> None:
     assert gc.get_freeze_count() == 0
 
 
+@pytest.mark.slow
 def test_what_was_frozen_before_stays_frozen() -> None:
     gc.freeze()
     before = gc.get_freeze_count()

@@ -150,6 +150,7 @@ def test_who_reads_has_no_thread_to_lose_in_a_fork_and_few_documents_at_a_time(t
     assert megabytes < 230
 
 
+@pytest.mark.slow
 def test_a_signal_while_it_reads_ends_it_as_it_ends_python(tmp_path: Path) -> None:
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt

@@ -68,10 +68,12 @@ def run_again(instance: dg.DagsterInstance, first: dg.DagsterRun) -> dg.DagsterR
     return run_of(instance, False, **taken)
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_in_the_second_run_ends_it(instance: dg.DagsterInstance) -> None:
     assert run_again(instance, run_of(instance, True)).tags[WILL_RETRY_TAG] == "false"
 
 
+@pytest.mark.slow
 def test_who_asks_for_retries_of_failed_steps_has_them(instance: dg.DagsterInstance) -> None:
     asked = {RETRY_ON_ASSET_OR_OP_FAILURE_TAG: "true"}
     assert run_of(instance, False, **asked).tags[WILL_RETRY_TAG] == "true"

@@ -119,6 +119,7 @@ def test_an_interrupt_cancels_the_job(launcher: Launcher[Scope], tmp_path: Path)
     assert _processes_that_name(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_what_the_launcher_raises_cancels_the_job_too(tmp_path: Path) -> None:
     cancelled: list[Scope] = []
 

@@ -187,6 +187,7 @@ def test_an_error_of_several_survives_a_process_border() -> None:
     assert str(again) == str(errors)
 
 
+@pytest.mark.slow
 def test_a_chain_of_more_parents_than_python_recurses_is_walked_once(
     tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, s3_server: S3Server) -> 
     return f"s3://{server.bucket}/{tmp_path.name}", server.options
 
 
+@pytest.mark.slow
 def test_one_of_many_writers_creates_a_name(url: tuple[str, dict[str, object]], tmp_path: Path) -> None:
     stores = [Store(*url, locks=tmp_path / "locks") for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:

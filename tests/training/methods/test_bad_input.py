@@ -27,6 +27,7 @@ def test_a_rank_above_the_smallest_dimension(runs: Runs, method: str) -> None:
     assert (error["field"], error["value"], error["fix"]) == ("method.rank", "33", "Use at most 32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", LOW_RANK)
 def test_target_modules_that_match_nothing(runs: Runs, method: str) -> None:
     settings = {"target_modules": ["q_proj", "c_attn"]}

@@ -27,6 +27,7 @@ def frozen(model: Any) -> dict[str, torch.Tensor]:
     return {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["qlora", "lora_8bit"])
 def test_an_evaluation_before_training_changes_no_weight_and_stops_no_gradient(
     runs: Runs, method: str
