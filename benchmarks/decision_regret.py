@@ -146,7 +146,7 @@ def second_round(question: Question, probe: str, known: Callable[[Cell], Measure
 
 
 def regrets(question: Question, grid: Sequence[Arm], known: Known) -> Regrets:
-    """Of every way to choose on this question, all of whose cells are known."""
+    """Of every way to choose on this question, of whose grid all cells are known; of a probe where its own are."""
     base = known[BASE]
     whole = {arm: known[Cell(arm)] for arm in grid}
     best = _best([[_tried(each, base) for each in whole.values()]], question.limit)
@@ -155,6 +155,8 @@ def regrets(question: Question, grid: Sequence[Arm], known: Known) -> Regrets:
     for probe in question.probes:
         first = first_round(question, probe)
         second = list(second_round(question, probe, known.get))
+        if not {*first, *second} <= known.keys():
+            continue
         rounds = [[_tried(known[cell], base) for cell in cells] for cells in (first, second) if cells]
         named[f"auto, {probe}"] = _best(rounds, question.limit) if rounds else question.auto
         spent = sum(known[cell].training_seconds for cell in (*first, *second))
@@ -170,26 +172,30 @@ def folk(question: Question) -> Arm:
 
 def tables(found: Sequence[Regrets], of: int) -> str:
     """A row for each way to choose, then one for each question. `of`: questions of the whole bench."""
-    names = sorted(found[0].choices, key=lambda name: float(np.mean(_all(found, name))))
-    rows = []
+    names, rows = sorted(_ways(found), key=lambda name: float(np.mean(_all(found, name)))), []
     for name in names:
-        values, (low, high) = _all(found, name), interval(found, name)
-        worst = max(found, key=lambda each: each.choices[name].regret)
-        over = sum(each.choices[name].over for each in found)
+        there = [each for each in found if name in each.choices]
+        values, (low, high) = _all(there, name), interval(there, name)
+        worst = max(there, key=lambda each: each.choices[name].regret)
+        over = sum(each.choices[name].over for each in there)
         cost = [each.costs[name] for each in found if name in each.costs]
         rows.append(
             [
-                name, f"{np.mean(values):.1%} ({low:.1%} to {high:.1%})",
+                name, str(len(there)), f"{np.mean(values):.1%} ({low:.1%} to {high:.1%})",
                 f"{max(values):.1%} ({worst.task})", f"{over}", f"{np.mean(cost):.0%}" if cost else "",
             ]
         )  # fmt: skip
-    head = ("chosen by", "regret, mean (95%)", "at the worst", "past the limit", "cost, of the training")
-    each = [
-        [one.task, str(one.seed), str(one.best)]
-        + [f"{one.choices[name].arm}: {one.choices[name].regret:+.1%}" for name in ("auto", *one.costs)]
-        for one in found
-    ]
-    ways = ("task", "seed", "best of the grid", "auto", *found[0].costs)
+    head = (
+        "chosen by",
+        "questions",
+        "regret, mean (95%)",
+        "at the worst",
+        "past the limit",
+        "cost, of the training",
+    )
+    shown = [name for name in _ways(found) if name.startswith("auto")]
+    each = [[one.task, str(one.seed), str(one.best), *(_said(one, name) for name in shown)] for one in found]
+    ways = ("task", "seed", "best of the grid", *shown)
     return f"{len(found)} of {of} questions\n\n{markdown(head, rows)}\n{markdown(ways, each)}"
 
 
@@ -233,7 +239,7 @@ def interval(found: Sequence[Regrets], name: str) -> tuple[float, float]:
 
 def plot(found: Sequence[Regrets], file: Path) -> None:
     """Each question's regret by the way to choose."""
-    names = sorted(found[0].choices, key=lambda name: float(np.mean(_all(found, name))), reverse=True)
+    names = sorted(_ways(found), key=lambda name: float(np.mean(_all(found, name))), reverse=True)
     dots(
         file,
         "Regret of each choice",
@@ -243,7 +249,16 @@ def plot(found: Sequence[Regrets], file: Path) -> None:
 
 
 def _all(found: Sequence[Regrets], name: str, times: float = 1) -> list[float]:
-    return [times * each.choices[name].regret for each in found]
+    return [times * each.choices[name].regret for each in found if name in each.choices]
+
+
+def _ways(found: Sequence[Regrets]) -> list[str]:
+    return list(dict.fromkeys(name for each in found for name in each.choices))
+
+
+def _said(one: Regrets, name: str) -> str:
+    choice = one.choices.get(name)
+    return "" if choice is None else f"{choice.arm}: {choice.regret:+.1%}"
 
 
 def _best(rounds: Sequence[Sequence[TriedArm]], limit: float) -> Arm:

@@ -396,7 +396,7 @@ def status(bench: Bench, tasks: Sequence[str], seeds: Sequence[int]) -> str:
 
 
 def table(bench: Bench, tasks: Sequence[str], seeds: Sequence[int], picture: Path | None) -> str:
-    """Of the tasks and seeds whose cells are all there."""
+    """Of the tasks and seeds of whose grid all cells are there."""
     found, whole = list[regret.Regrets](), list[tuple[Measured, Measured]]()
     for seed in seeds:
         for task in tasks:
@@ -407,10 +407,10 @@ def table(bench: Bench, tasks: Sequence[str], seeds: Sequence[int], picture: Pat
             known = {cell: each for cell, each in every.items() if each is not None}
             base = known.get(BASE)
             whole += [(each, base) for cell, each in known.items() if base and cell.steps is None]
-            if len(known) == len(every):
+            if {BASE, *map(Cell, grid())} <= known.keys():
                 found.append(regret.regrets(question, grid(), known))
     if not found:
-        return "No task is done with all its cells yet."
+        return "No task is done with all cells of its grid yet."
     if picture:
         regret.plot(found, picture)
     return f"{regret.tables(found, len(tasks) * len(seeds))}\n{regret.alarms(whole)}"

@@ -15,7 +15,7 @@ STAGE_VERSIONS = {
     "task_dataset": 3,
     "version_before": 1,
     "training_mixture": 3,
-    "probe": 1,
+    "probe": 2,
     "training_plan": 8,
     "fine_tuned_model": 3,
     "general_scores": 3,

@@ -123,9 +123,19 @@ def test_the_table_says_how_much_was_run_and_tasks_are_drawn_anew_for_its_interv
     one, other = regrets(question(), GRID, known()), regrets(question("fields"), GRID, known(full=1.0))
     said = tables([one, other], 27)
     assert said.startswith("2 of 27 questions")
-    assert f"| always {HIGH} | 0.0% (0.0% to 0.0%) |" in said
+    assert f"| always {HIGH} | 2 | 0.0% (0.0% to 0.0%) |" in said
     low, high = interval([one, other], "auto, on")
     assert low <= (one.choices["auto, on"].regret + other.choices["auto, on"].regret) / 2 <= high
+
+
+def test_a_question_whose_probe_was_not_run_counts_for_all_else() -> None:
+    grid_alone = {cell: each for cell, each in known().items() if not cell.steps}
+    found = regrets(question(), GRID, grid_alone)
+    assert "auto, on" not in found.choices
+    assert found.choices["auto"] == regrets(question(), GRID, known()).choices["auto"]
+    said = tables([found, regrets(question("fields"), GRID, known())], 27)
+    assert "| auto, on | 1 |" in said
+    assert "| auto | 2 |" in said
 
 
 def test_alarms_are_held_against_how_a_training_ended() -> None:

@@ -106,17 +106,15 @@ def test_the_command_line_runs_reuses_and_reports_through_the_same_instance(
     done = CliRunner().invoke(app, ["--project", str(folder), *words], catch_exceptions=False)
     tried = json.loads(done.stdout)
     assert tried[0]["answers"][0]["prompt"] == "Where is the ship?"
+    rerun = ft_dagster(folder, "run", "acme.places", "--rerun")
+    assert "nothing changed, every artifact was reused" in rerun.stdout
 
 
 @pytest.mark.long
-def test_all_variants_are_run_but_those_that_stand_unless_a_run_is_asked_for(
-    folder: Path, first: dict[str, Any]
-) -> None:
+def test_all_variants_are_run_but_those_that_stand(folder: Path, first: dict[str, Any]) -> None:
     both = json.loads(ft_dagster(folder, "run", "--all", "--json").stdout)["variants"]
     assert both[0] == {**first, "reused": True, "started": False}
     assert (both[1]["variant"], both[1]["started"]) == ("globex.places", True)
-    rerun = ft_dagster(folder, "run", "acme.places", "--rerun")
-    assert "nothing changed, every artifact was reused" in rerun.stdout
 
 
 def test_a_mistake_is_one_message_and_exit_code_two(folder: Path, tmp_path: Path) -> None:

@@ -62,13 +62,20 @@ def test_each_method_has_its_own_rate_and_epochs(method: str, rate: float, epoch
 
 
 @pytest.mark.parametrize(
-    ("width", "lora", "full"), [(64, 6e-4, 6e-5), (576, 6e-4, 6e-5), (2048, 3e-4, 3e-5), (8192, 2e-4, 2e-5)]
+    ("width", "lora", "full"),
+    [
+        (64, 6e-4, 6e-5),
+        (576, 6e-4, 6e-5),
+        (2048, 3e-4, 3e-5),
+        (3584, 2e-4, 2e-5),
+        (8192, 2e-4, 2e-5),
+    ],
 )
 def test_a_narrower_base_is_trained_at_a_higher_rate(width: int, lora: float, full: float) -> None:
     made = plan("lora", facts(hidden_size=width))
     assert made["training"]["learning_rate"] == lora
     why = reason(made, "training.learning_rate")["reason"]
-    assert ("small models learned more" in why) == (width < 4096)
+    assert ("small models learned more" in why) == (lora > 2e-4)
     assert plan("full", facts(hidden_size=width))["training"]["learning_rate"] == full
     prompt = plan("prompt_tuning", facts(hidden_size=width))
     assert prompt["training"]["learning_rate"] == 3e-2

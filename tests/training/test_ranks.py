@@ -59,7 +59,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> 
     return trained
 
 
-@pytest.mark.parametrize("stage", [0, pytest.param(2, marks=pytest.mark.long), 3])
+@pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.long), 2, 3])
 def test_two_ranks_train_as_one_process_does(
     runs: Runs, start: Start, alone: Callable[..., Path], stage: int
 ) -> None:

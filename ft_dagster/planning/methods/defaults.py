@@ -80,9 +80,9 @@ def learning_rate(name: str, width: int) -> Rate:
     was measured; soft prompts were tried at 576 alone.
     """
     usual, times = LEARNING_RATES[name], _times(width)
-    if name in SOFT_PROMPTS or times == 1:
-        return usual
     value = float(f"{times * usual.value:.0e}")
+    if name in SOFT_PROMPTS or value == usual.value:
+        return usual
     why = f"{usual.reason}; {value / usual.value:.2g} times {usual.value:g} at a hidden size of {width:,}"
     high = float(f"{times * usual.high:.1e}")
     return Rate(value, usual.low, high, f"{why}: small models learned more at higher rates")
@@ -91,7 +91,7 @@ def learning_rate(name: str, width: int) -> Rate:
 def epochs(name: str, objective: str, rows: int | None = None) -> Default:
     """Passes over the mixture: the objective's own, else the method's. `rows`: of one pass, packed.
 
-    Facts whose text gives fewer than 100 steps are read again, up to four times.
+    Facts of which a pass has fewer than 100 rows are read again, up to four times.
     """
     known = objective_of(objective)
     if known.epochs is None:
