@@ -146,7 +146,7 @@ def second_round(question: Question, probe: str, known: Callable[[Cell], Measure
 
 
 def regrets(question: Question, grid: Sequence[Arm], known: Known) -> Regrets:
-    """Of every way to choose on this question, of whose grid all cells are known; of a probe where its own are."""
+    """Of every way to choose on this question, whose grid is known; of a probe where its trainings are."""
     base = known[BASE]
     whole = {arm: known[Cell(arm)] for arm in grid}
     best = _best([[_tried(each, base) for each in whole.values()]], question.limit)

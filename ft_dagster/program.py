@@ -121,20 +121,6 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def free_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that this host's programs may still take, or its container's (`group`) where those are fewer."""
-    import psutil
-
-    free = int(psutil.virtual_memory().available)
-    limit = group / "memory.max"
-    text = limit.read_text("utf-8").strip() if limit.exists() else "max"
-    if text == "max":
-        return free
-    lines = (group / "memory.stat").read_text("utf-8").splitlines()
-    given_back = int(dict(line.split() for line in lines)["inactive_file"])  # as soon as it is asked for
-    return max(0, min(free, int(text) - int((group / "memory.current").read_text("utf-8")) + given_back))
-
-
 def leave(code: object) -> NoReturn:
     """End as the interpreter does on `sys.exit(code)`, but for taking apart what was imported, which takes
     seconds: longer still in a fork, which would first copy all of it.

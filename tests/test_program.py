@@ -6,11 +6,10 @@ import ctypes
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from ft_dagster.program import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, free_memory, keep_freed_memory
+from ft_dagster.program import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_freed_memory
 
 PROGRAM = """
 import atexit, sys, threading, time
@@ -83,15 +82,3 @@ def test_a_glibc_that_keeps_less_keeps_what_it_can(
     keep_freed_memory()
     assert kept.get(M_MMAP_THRESHOLD) == taken
     assert (M_TRIM_THRESHOLD in kept) == (taken is not None)
-
-
-def test_free_memory_is_the_containers_where_that_is_less(tmp_path: Path) -> None:
-    host = free_memory(tmp_path)  # no limit is said
-    (tmp_path / "memory.max").write_text("max\n")
-    assert free_memory(tmp_path) == pytest.approx(host, rel=0.5)
-    (tmp_path / "memory.max").write_text("1000000\n")
-    (tmp_path / "memory.current").write_text("700000\n")
-    (tmp_path / "memory.stat").write_text("anon 500000\ninactive_file 150000\nactive_file 50000\n")
-    assert free_memory(tmp_path) == 450_000
-    (tmp_path / "memory.current").write_text("1200000\n")
-    assert free_memory(tmp_path) == 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ft_dagster.data.quantize import Quantization, quantization_config, quantization_of, settle_quantized
 from ft_dagster.errors import UserError
-from ft_dagster.program import free_memory
+from ft_dagster.host_memory import free_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,12 +133,6 @@ def put_adapter(model: Any, adapter: Path, *, widen: bool = False) -> Any:
             fix="Use the base that the adapter was trained on",
         ) from None
     return adapted.eval()
-
-
-def without_adapter(model: Any) -> PreTrainedModel:
-    """The base beneath the adapter that `put_adapter` put on it, as it was before."""
-    base: PreTrainedModel = inner_model(model) if virtual_tokens(model) else model.unload()
-    return base
 
 
 def tokenizer_folder(base: Path, payload: Path) -> Path:

@@ -1,9 +1,8 @@
 """The certificate: an export, reloaded from disk as a user would, against the weights that were judged.
 
-An adapter is put on the very base that the judged one was taken from. Both sides compute in float32 from the
-bytes as stored, so that what differs is the export and not the rounding of the arithmetic. They are compared
-on the last positions of each probe prompt, on what they write after it, and on how their tokenizers render
-and read a conversation.
+Both sides compute in float32 from the bytes as stored, so that what differs is the export and not the
+rounding of the arithmetic. They are compared on the last positions of each probe prompt, on what they write
+after it, and on how their tokenizers render and read a conversation.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from ft_dagster.evaluation.weights import (
     load_tuned,
     put_adapter,
     tokenizer_folder,
-    without_adapter,
 )
 from ft_dagster.export.serving import stop_token_ids
 from ft_dagster.lineage.certificate import Certificate, Tolerance, misread
@@ -73,8 +71,7 @@ class Seen:
 @dataclass(frozen=True)
 class Judged:
     """What the judged weights did with the probes (token ids), stopping at the ids `stop`. `figures`:
-    `base_kl`, how far the base alone is from them, and behind a merge out of int8 `arithmetic_kl`. `base`:
-    the base that they were on, for an export that is an adapter too; to be used once.
+    `base_kl`, how far the base alone is from them, and behind a merge out of int8 `arithmetic_kl`.
     """
 
     tokenizer: Any
@@ -82,7 +79,6 @@ class Judged:
     stop: list[int]
     seen: list[Seen]
     figures: dict[str, float]
-    base: Any
 
 
 def judge_export(request: ExportRequest) -> Judged:
@@ -101,7 +97,7 @@ def certify(request: ExportRequest, judged: Judged | None = None, **also: float)
     judged = judged or judge_export(request)
     with held_files(request.output / CERTIFIED) as held:
         payload = held.tree("payload", request.payload)
-        tolerance, export = _see_export(request, payload.folder, judged)
+        tolerance, export = _see_export(request, payload.folder, judged.probes, judged.stop)
         figures = {
             "probes": len(judged.probes),
             "positions": sum(len(seen.logits) for seen in judged.seen),
@@ -213,9 +209,8 @@ def _failures(figures: dict[str, float], tolerance: Tolerance) -> list[str]:
 
 def _see_judged(
     request: ExportRequest, probes: list[list[int]], stop: list[int]
-) -> tuple[list[Seen], dict[str, float], Any]:
-    """What the judged weights do, the mean KL of the base alone from them (`base_kl`), and their base where
-    the export is an adapter.
+) -> tuple[list[Seen], dict[str, float]]:
+    """What the judged weights do, and the mean KL of the base alone from them (`base_kl`).
 
     Behind a merge out of int8 they compute as plain float32: LLM.int8 quantizes what flows through the layers
     too, which is arithmetic and not weights. `arithmetic_kl` is how far that is from them (on SmolLM2-135M
@@ -231,8 +226,6 @@ def _see_judged(
     if kind_of(weights) == "adapter":
         with model.disable_adapter():
             figures = {"base_kl": _mean_kl(seen, model, probes)}
-        if request.format == "adapter":
-            return seen, figures, without_adapter(model)
     else:
         let_go(model)
         model = load_base(base, dtype="float32", device=device)
@@ -242,7 +235,7 @@ def _see_judged(
         model = load_tuned(base, weights, dtype="float32", device=device, widen=True)
         figures["arithmetic_kl"] = _mean_kl(seen, model, probes)
         let_go(model)
-    return seen, figures, None
+    return seen, figures
 
 
 def _mean_kl(seen: list[Seen], model: Any, probes: list[list[int]]) -> float:
@@ -256,21 +249,21 @@ def _mean_kl(seen: list[Seen], model: Any, probes: list[list[int]]) -> float:
     return float(torch.cat(each).mean())
 
 
-def _see_export(request: ExportRequest, payload: Path, judged: Judged) -> tuple[Tolerance, list[Seen]]:
+def _see_export(
+    request: ExportRequest, payload: Path, probes: list[list[int]], stop: list[int]
+) -> tuple[Tolerance, list[Seen]]:
     """What the export does, and how closely its format and dtype can follow."""
     import torch
 
-    device = request.device
+    base, device = request.base.folder, request.device
     same_bytes = request.format == "adapter" or kind_of(request.weights) == "model"
-    if request.format == "adapter" and quantization_of(payload) == quantization_of(request.weights):
-        model = put_adapter(judged.base, payload, widen=True)
-    elif request.format == "adapter":
-        model = load_tuned(request.base.folder, payload, dtype="float32", device=device, widen=True)
+    if request.format == "adapter":
+        model = load_tuned(base, payload, dtype="float32", device=device, widen=True)
     else:
         model = load_base(payload, device=device)
         same_bytes = same_bytes or model.dtype == torch.float32
         model = model.float()
-    seen = _see(model, judged.probes, judged.stop)
+    seen = _see(model, probes, stop)
     let_go(model)
     if same_bytes:
         return EXACT, seen

@@ -11,15 +11,9 @@ from typing import Any
 
 import pytest
 
-from ft_dagster.data.quantize import QUANTIZATION_FILE, Quantization, quantization_of
+from ft_dagster.data.quantize import QUANTIZATION_FILE, Quantization
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.weights import (
-    load_base,
-    load_dequantized,
-    load_tuned,
-    put_adapter,
-    without_adapter,
-)
+from ft_dagster.evaluation.weights import load_base, load_dequantized, load_tuned, put_adapter
 from ft_dagster.export.adapter import check_shapes, export_adapter
 from ft_dagster.export.card import write_card
 from ft_dagster.export.certificate import DEQUANTIZED, EXACT, certify
@@ -80,35 +74,6 @@ def test_an_adapter_is_certified_to_the_last_bit(certified: Certified, kind: str
     assert certificate.tolerance == EXACT
     assert certificate.figures["max_logit_difference"] == 0
     assert certificate.figures["base_kl"] > 0
-
-
-@pytest.mark.parametrize("kind", ADAPTERS)
-def test_the_base_that_an_export_is_put_on_keeps_nothing_of_the_judged_adapter(
-    payload: Payload, bf16_base: Path, kind: str
-) -> None:
-    import torch
-
-    def base() -> Any:
-        return load_base(bf16_base, dtype="float32", quantization=quantization_of(payload(kind)))
-
-    fresh = base()
-    model = without_adapter(put_adapter(base(), payload(kind), widen=True))
-    kept, whole = model.state_dict(), fresh.state_dict()
-    assert kept.keys() == whole.keys()
-    assert all(torch.equal(kept[name], whole[name]) for name in whole)
-    assert torch.equal(logits(model), logits(fresh))
-    again, once = (put_adapter(each, payload(kind), widen=True) for each in (model, base()))
-    assert torch.equal(logits(again), logits(once))
-    assert not torch.equal(logits(again), logits(fresh))
-
-
-def test_an_adapter_that_no_longer_says_how_its_base_was_quantized_fails_the_certificate(
-    payload: Payload, bf16_base: Path, make_request: MakeRequest
-) -> None:
-    asked = written(make_request(payload("nf4"), base=bf16_base))
-    (asked.payload / QUANTIZATION_FILE).unlink()
-
-    assert not certify(asked).passed
 
 
 @pytest.mark.parametrize("kind", ["lora", "tokens", "nf4", "int8", "full"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ft_dagster.host_memory import group_memories
+
 USUAL_MHZ = 2_500.0
 
 
@@ -11,10 +13,7 @@ def cpu_memory() -> int:
     """Bytes of this host's memory, or of its container's where that is less."""
     import psutil
 
-    whole = int(psutil.virtual_memory().total)
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text("utf-8").strip() if limit.exists() else "max"
-    return whole if text == "max" else min(whole, int(text))
+    return min([int(psutil.virtual_memory().total), *(each.limit for each in group_memories())])
 
 
 def cpu_peak(cores: int, flags: str | None = None, megahertz: float | None = None) -> float:
