@@ -54,34 +54,43 @@ def fields(demo: Path) -> Iterator[Row]:
         said = INJURY.match(turns[0])
         if said:
             named = {name: value for name, value in said.groupdict().items() if value}
-            yield asked(turns[0], json.dumps({**named, "code": turns[1][:3]}))
+            yield asked(turns[0], json.dumps({**named, "code": turns[1]}))
 
 
-QUERIES = (
-    ("Which flights go from {origin} to {destination}?",
-     "SELECT flight_number FROM flights WHERE origin = '{origin}' AND destination = '{destination}'"),
-    ("When does flight {flight_number} leave?",
-     "SELECT departs FROM flights WHERE flight_number = '{flight_number}'"),
-    ("How many flights leave {origin} before {departs}?",
-     "SELECT COUNT(*) FROM flights WHERE origin = '{origin}' AND departs < '{departs}'"),
-    ("Show the last arrival in {destination}.",
-     "SELECT MAX(arrives) FROM flights WHERE destination = '{destination}'"),
-    ("To which airports can I fly from {origin}?",
-     "SELECT DISTINCT destination FROM flights WHERE origin = '{origin}'"),
-    ("Count the flights into {destination} by origin.",
-     "SELECT origin, COUNT(*) FROM flights WHERE destination = '{destination}' GROUP BY origin"),
-    ("List the flights out of {origin} after {departs} in order.",
-     "SELECT flight_number FROM flights WHERE origin = '{origin}' AND departs > '{departs}' ORDER BY 1"),
-)  # fmt: skip
-
-
-FLIGHT = ("origin", "destination", "flight_number", "departs", "arrives")
+ASKED = (  # what is wanted, in words, and how it is written; each with its own order, where it has one
+    (("Which flights go", "List the flights", "Give me all flights"), "flight_number"),
+    (("When do the flights leave", "Show the departures"), "departs"),
+    (("How many flights are there", "Count the flights"), "COUNT(*)"),
+    (("What is the last arrival", "When does the last one arrive"), "MAX(arrives)"),
+    (("How early can I leave", "When does the first flight leave"), "MIN(departs)"),
+    (("Show number and departure of flights", "Numbers and times of flights"), "flight_number, departs"),
+)
+CONDITIONS = (
+    (("from {from}", "out of {from}", "leaving {from}"), "origin = '{origin}'"),
+    (("to {to}", "into {to}", "that reach {to}"), "destination = '{destination}'"),
+    (("after {leaves}", "not before {leaves}"), "departs >= '{departs}'"),
+    (("in before {lands}", "that land before {lands}"), "arrives < '{arrives}'"),
+)
+ENDS = (
+    ((".", ""), ""),
+    ((", latest first.", ", in reverse order of departure."), " ORDER BY departs DESC"),
+    ((", the three earliest.", ", only the first three."), " ORDER BY departs LIMIT 3"),
+    ((", by their numbers.", ", sorted by number."), " ORDER BY flight_number"),
+)
+SINGLE = ("COUNT(*)", "MAX(arrives)", "MIN(departs)")  # which have no order
 
 
 def sql(demo: Path) -> Iterator[Row]:
-    """Questions by template on a real table of flights, to SQL."""
-    for place, flight in enumerate(_flights(demo)):
-        question, query = QUERIES[place % len(QUERIES)]
+    """Questions in varied words on a real table of flights, with cities and hours for its codes, to SQL."""
+    drawn = random.Random(0)
+    for flight in _flights(demo):
+        words, wanted = drawn.choice(ASKED)
+        conditions = sorted(drawn.sample(range(len(CONDITIONS)), drawn.choice((1, 2, 2, 3))))
+        ends, order = ENDS[0] if wanted in SINGLE else drawn.choice(ENDS)
+        spoken = [drawn.choice(CONDITIONS[place][0]) for place in drawn.sample(conditions, len(conditions))]
+        written = " AND ".join(CONDITIONS[place][1] for place in conditions)
+        question = f"{drawn.choice(words)} {' '.join(spoken)}{drawn.choice(ends)}"
+        query = f"SELECT {wanted} FROM flights WHERE {written}{order}"
         yield asked(question.format(**flight), query.format(**flight))
 
 
@@ -170,11 +179,25 @@ def _chats(file: Path) -> Iterator[list[str]]:
 
 
 def _flights(demo: Path) -> Iterator[dict[str, str]]:
-    packed = demo / "packages/inspect_evals/tau2/data/domains/airline/db.json.gz"
+    """Columns, and how a person says them: cities for airports, an hour of the day for a time."""
+    tau2 = demo / "packages/inspect_evals/tau2"
+    agent = (tau2 / "airline/AirlineAgentTools.py").read_text("utf-8")
+    cities = dict(re.findall(r'AirportCode\(iata="(\w+)", city="([^"]+)"\)', agent))
+    packed = tau2 / "data/domains/airline/db.json.gz"
     for flight in json.loads(gzip.decompress(packed.read_bytes()))["flights"].values():
-        times = (flight[f"scheduled_{name}_time_est"][:5] for name in ("departure", "arrival"))
-        values = (flight["origin"], flight["destination"], flight["flight_number"], *times)
-        yield dict(zip(FLIGHT, values, strict=True))
+        departs, arrives = (flight[f"scheduled_{name}_time_est"][:5] for name in ("departure", "arrival"))
+        yield {
+            "origin": flight["origin"], "from": cities[flight["origin"]],
+            "destination": flight["destination"], "to": cities[flight["destination"]],
+            "departs": departs, "leaves": _spoken(departs), "arrives": arrives, "lands": _spoken(arrives),
+        }  # fmt: skip
+
+
+def _spoken(time: str) -> str:
+    """13:00 as "1 pm"."""
+    hour, minute = map(int, time.split(":"))
+    part = "am" if hour % 24 < 12 else "pm"
+    return f"{hour % 12 or 12}{f':{minute:02}' if minute else ''} {part}"
 
 
 def _clues(demo: Path) -> Iterator[dict[str, Any]]:

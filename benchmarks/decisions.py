@@ -30,6 +30,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from statistics import fmean
@@ -43,7 +44,7 @@ from benchmarks.project import DEMO, HERE, arguments, make_project
 from ft_dagster.planning.probe import Arm
 
 SEEDS = (0, 1, 2)
-RATES = {"lora": (2e-4, 6e-4, 2e-3, 7e-5), "full": (2e-5, 6e-5, 2e-4, 7e-6)}
+RATES = {"lora": (2e-4, 6e-4, 2e-3, 7e-5, 4e-4), "full": (2e-5, 6e-5, 2e-4, 7e-6)}
 PROBES: dict[str, dict[str, Any]] = {
     "probe: on": {},
     "probe: {share: 1, steps: 4}": {"share": 1.0, "steps": 4},
@@ -118,9 +119,7 @@ class Bench:
 
 def main() -> int:
     given = _arguments().parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-    os.environ.update(DS_ACCELERATOR="cpu", TQDM_DISABLE="1")
+    quiet_libraries()
     bench = Bench(given.folder, given.results)
     tasks, seeds = given.tasks.split(","), [int(seed) for seed in given.seeds.split(",")]
     unknown = sorted(set(tasks) - set(TASKS))
@@ -142,6 +141,13 @@ def main() -> int:
         run(bench, tasks, seeds, given.cells, given.minutes)
     print(table(bench, tasks, seeds, given.picture))
     return 0
+
+
+def quiet_libraries() -> None:
+    """One thread unless the environment says otherwise, no network, no bars."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    os.environ.update(DS_ACCELERATOR="cpu", TQDM_DISABLE="1")
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -239,11 +245,17 @@ def prepared(project: Path, task: str, seed: int) -> Question:
 
 
 def cells_of(bench: Bench, question: Question) -> Iterator[Cell]:
-    """Those of a task and seed: the base, the grid, then what probes try, which what they found decides."""
-    yield BASE
-    for place in range(max(map(len, RATES.values()))):
-        for method, rates in RATES.items():
-            yield Cell(Arm(method, rates[place]))
+    """Those of a task and seed: the base, the grid, then what probes try."""
+    yield from grid_cells()
+    yield from probe_cells(bench, question)
+
+
+def grid_cells() -> list[Cell]:
+    return [BASE, *map(Cell, grid())]
+
+
+def probe_cells(bench: Bench, question: Question) -> Iterator[Cell]:
+    """What they found decides what they try next."""
     for name in PROBES:
         yield from regret.first_round(question, name)
         yield from regret.second_round(question, name, lambda cell: bench.known(question, cell))
@@ -256,27 +268,30 @@ def grid() -> list[Arm]:
 def run(
     bench: Bench, tasks: Sequence[str], seeds: Sequence[int], most: int | None, minutes: float | None
 ) -> None:
-    """Train what is not done, seed by seed and task by task. Raises SystemExit where a cell breaks."""
-    context = forks()
+    """Train what is not done, all grids before all probes. Raises SystemExit where a cell breaks."""
     began, done = time.monotonic(), 0
-    for seed in seeds:
-        for task in tasks:
-            question = bench.question(task, seed)
-            for cell in cells_of(bench, question):
-                file = bench.file(question, cell)
-                if file.exists():
-                    continue
-                if done == most or (minutes is not None and time.monotonic() - began > 60 * minutes):
-                    return
-                scratch = bench.project / "scratch" / file.stem
-                process = context.Process(target=train_cell, args=(question, cell, file, scratch))
-                process.start()
-                process.join()
-                shutil.rmtree(scratch, ignore_errors=True)
-                if process.exitcode or not file.exists():
-                    raise SystemExit(f"{task}, seed {seed}, {cell}: the training broke; see above")
-                done += 1
-                print(f"{task:13} seed {seed}  {cell}: {bench.known(question, cell)}", flush=True)
+    for probes, seed, task in product((False, True), seeds, tasks):
+        question = bench.question(task, seed)
+        for cell in probe_cells(bench, question) if probes else grid_cells():
+            if done == most or (minutes is not None and time.monotonic() - began > 60 * minutes):
+                return
+            done += train(bench, question, cell)
+
+
+def train(bench: Bench, question: Question, cell: Cell) -> bool:
+    """Train a cell in a process of its own; False where it is known. Raises SystemExit where it breaks."""
+    file = bench.file(question, cell)
+    if file.exists():
+        return False
+    scratch = bench.project / "scratch" / file.stem
+    process = forks().Process(target=train_cell, args=(question, cell, file, scratch))
+    process.start()
+    process.join()
+    shutil.rmtree(scratch, ignore_errors=True)
+    if process.exitcode or not file.exists():
+        raise SystemExit(f"{question.task}, seed {question.seed}, {cell}: the training broke; see above")
+    print(f"{question.task:13} seed {question.seed}  {cell}: {bench.known(question, cell)}", flush=True)
+    return True
 
 
 def forks() -> ForkServerContext:
@@ -407,7 +422,7 @@ def table(bench: Bench, tasks: Sequence[str], seeds: Sequence[int], picture: Pat
             known = {cell: each for cell, each in every.items() if each is not None}
             base = known.get(BASE)
             whole += [(each, base) for cell, each in known.items() if base and cell.steps is None]
-            if {BASE, *map(Cell, grid())} <= known.keys():
+            if {*grid_cells()} <= known.keys():
                 found.append(regret.regrets(question, grid(), known))
     if not found:
         return "No task is done with all cells of its grid yet."
