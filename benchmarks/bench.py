@@ -210,19 +210,17 @@ class Bench:
     ) -> dict[str, Any]:
         """`seeds` empty: the base is judged and nothing trained. `loss`: the mean of what was trained."""
         given = [self._job(how, tokens, seed, scratch) for seed in seeds]
-        if how.peer is not None:
-            found = self._peer(how.peer, given, scratch) if given else {"whole_seconds": 0.0}
-            environment, at_once = here.environment(False, self.threads, scratch), 1
-            bases = [] if given else [self._job(how, tokens, 0, scratch)]
+        if how.peer is None:
+            found = self._here(how, given, scratch, judged)
         else:
-            found = self._here(how, given, scratch, cold=judged or not how.warm)
-            environment, at_once = self._environment(how, scratch, cold=judged), how.at_once
-            bases = given[:1]
-        if judged:
-            asked = [(job, None) for job in bases] + [(job, Path(job["adapter"])) for job in given]
-            runs = [judging.run_folder(*each, scratch / f"judge-{n}") for n, each in enumerate(asked)]
-            found["judging_seconds"] = here.finish(runs, at_once, environment, judging.PROGRAM)
-            found["whole_seconds"] += found["judging_seconds"]
+            found = self._peer(how.peer, given, scratch) if given else {"whole_seconds": 0.0}
+            if judged:  # the base where nothing is trained
+                asked = [(job, Path(job["adapter"])) for job in given]
+                asked = asked or [(self._job(how, tokens, 0, scratch), None)]
+                chains = [[_judgement(*each, scratch / f"judge-{n}")] for n, each in enumerate(asked)]
+                seconds, _ = here.finish(chains, 1, here.environment(False, self.threads, scratch))
+                found["judging_seconds"] = seconds
+                found["whole_seconds"] += seconds
         losses = [jobs.held_out_loss(self.model, Path(each["adapter"]), Path(each["rows"])) for each in given]
         return {**found, "loss": sum(losses) / len(losses)} if losses else found
 
@@ -237,31 +235,36 @@ class Bench:
             "gradient_checkpointing": contender.gradient_checkpointing,
         }  # fmt: skip
 
-    def _environment(self, how: Contender, scratch: Path, *, cold: bool) -> dict[str, str]:
-        """Of this project's programs; `cold`: with no server that stood before."""
-        folder = scratch if cold else self.folder
-        return here.environment(how.warm, max(1, self.threads // how.at_once), folder / "warm")
-
     def _here(
-        self, how: Contender, given: list[dict[str, Any]], scratch: Path, *, cold: bool
+        self, how: Contender, given: list[dict[str, Any]], scratch: Path, judged: bool
     ) -> dict[str, Any]:
-        looks = (scratch if cold else self.folder) / "first_looks"
-        environment = self._environment(how, scratch, cold=cold)
+        """Each training, and after it its judgement, as two programs; the base's judgement first. Nothing
+        stands before the first of them where they are judged, or not warm.
+        """
+        cold = judged or not how.warm
+        kept = scratch if cold else self.folder
+        environment = here.environment(how.warm, max(1, self.threads // how.at_once), kept / "warm")
+        runs = [scratch / f"run-{n}" for n in range(len(given))]
 
-        def folders(name: str) -> list[Path]:
-            asked = [{**each, "first_looks": str(looks)} for each in given]
-            return [here.run_folder(each, scratch / f"{name}-{n}") for n, each in enumerate(asked)]
+        def trained(job: dict[str, Any], folder: Path) -> here.Program:
+            asked = {**job, "first_looks": str(kept / "first_looks")}
+            return here.Program(here.PROGRAM, lambda: here.run_folder(asked, folder))
 
         if not cold:  # the server imports, and the base is looked at, once for many trainings
-            here.finish(folders("before")[:1], 1, environment)
-        runs = folders("run")
-        whole = here.finish(runs, how.at_once, environment)
+            here.finish([[trained(given[0], scratch / "before")]], 1, environment)
+        chains = [[trained(job, run)] for job, run in zip(given, runs, strict=True)]
+        if judged:
+            for number, (job, run, chain) in enumerate(zip(given, runs, chains, strict=True)):
+                chain.append(_judgement(job, here.adapter(run), scratch / f"judge-{number}"))
+            chains.insert(0, [_judgement(given[0], None, scratch / "judge-base")])
+        whole, seconds = here.finish(chains, how.at_once, environment)
         found = [here.figures(run) for run in runs]
         for job, each in zip(given, found, strict=True):
             job["adapter"] = each["adapter"]
             files = [*self.model.glob("*.safetensors"), *Path(each["adapter"]).glob("*.safetensors")]
             each["weights_bytes"] = sum(file.stat().st_size for file in files)
-        return self._figures(whole, found)
+        judging_seconds = seconds.get(judging.PROGRAM, 0.0) / how.at_once
+        return {**self._figures(whole, found), **({"judging_seconds": judging_seconds} if judged else {})}
 
     def _peer(self, peer: str, given: list[dict[str, Any]], scratch: Path) -> dict[str, Any]:
         python, script = environments.python_of(peer), HERE / "peers" / f"train_{peer}.py"
@@ -294,6 +297,10 @@ class Bench:
             "beyond_bytes": max(beyond),
             "versions": found[0].get("versions"),
         }
+
+
+def _judgement(job: dict[str, Any], adapter: Path | None, folder: Path) -> here.Program:
+    return here.Program(judging.PROGRAM, lambda: judging.run_folder(job, adapter, folder))
 
 
 class Pause(Exception):

@@ -47,6 +47,7 @@ owners: [bench@example.com]
 base_model: {model}
 data:
   sources: [{{path: rows-{seed}.jsonl, licence: CC-BY-4.0}}]
+  splits: {{validation: 0.16, test: 0.12}} # of some hundred rows, eight or more in each
   general: {{corpus: general, share: 0.08}}
 method: {{name: lora, rank: 16, dropout: 0.0}}
 training: {{num_train_epochs: 1, learning_rate: 2.0e-4, max_length: 512, evaluations: 2, seed: {seed}}}

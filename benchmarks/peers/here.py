@@ -6,8 +6,9 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.peers.job import rows_of
@@ -16,6 +17,23 @@ from ft_dagster.launch.warm import choice
 
 PROGRAM = "ft_dagster.training"
 VARIANT = "bench.peers"
+
+
+class Program(NamedTuple):
+    """One of a chain: its module, and what writes its run folder once those before it are done."""
+
+    name: str
+    folder: Callable[[], Path]
+
+
+class _Running(NamedTuple):
+    """`left`: of the chain, after it. `began`: monotonic seconds."""
+
+    name: str
+    folder: Path
+    started: Any
+    left: list[Program]
+    began: float
 
 
 def run_folder(job: dict[str, Any], folder: Path) -> Path:
@@ -83,23 +101,36 @@ def environment(warm: bool, threads: int, folder: Path) -> dict[str, str]:
     }
 
 
-def finish(runs: list[Path], at_once: int, given: dict[str, str], program: str = PROGRAM) -> float:
-    """Seconds until the program is through with all, `at_once` beside each other. Raises SystemExit where one
-    fails.
+def finish(
+    chains: Sequence[Sequence[Program]], at_once: int, given: dict[str, str]
+) -> tuple[float, dict[str, float]]:
+    """Seconds until all chains are through, `at_once` beside each other, and of each program's runs by name,
+    added up. Raises SystemExit where one fails.
     """
-    began, waiting, running = time.monotonic(), list(runs), {}
+    began, waiting, running = time.monotonic(), [list(chain) for chain in chains], list[_Running]()
+    seconds: dict[str, float] = {}
     while waiting or running:
         while waiting and len(running) < at_once:
-            run = waiting.pop(0)
-            running[run] = start_program(program, run, environment=given, output=run / "log.txt")
-        for run, started in list(running.items()):
-            code = started.wait(0.05)
-            if code is not None:
-                started.close()
-                del running[run]
-                if code != 0:
-                    raise SystemExit((run / "log.txt").read_text())
-    return time.monotonic() - began
+            running.append(_begin(waiting.pop(0), given))
+        for each in list(running):
+            code = each.started.wait(0.05)
+            if code is None:
+                continue
+            each.started.close()
+            running.remove(each)
+            if code != 0:
+                raise SystemExit((each.folder / "log.txt").read_text())
+            seconds[each.name] = seconds.get(each.name, 0.0) + time.monotonic() - each.began
+            if each.left:
+                running.append(_begin(each.left, given))
+    return time.monotonic() - began, seconds
+
+
+def _begin(chain: list[Program], given: dict[str, str]) -> _Running:
+    program, *left = chain
+    folder = program.folder()
+    started = start_program(program.name, folder, environment=given, output=folder / "log.txt")
+    return _Running(program.name, folder, started, left, time.monotonic())
 
 
 def figures(run: Path) -> dict[str, Any]:
@@ -111,5 +142,10 @@ def figures(run: Path) -> dict[str, Any]:
         "trained_tokens": found["trained_tokens"],
         "imported_bytes": found["imported_bytes"],
         "peak_bytes": found["peak_memory_bytes"],
-        "adapter": str(run / "output" / "payload"),
+        "adapter": str(adapter(run)),
     }
+
+
+def adapter(run: Path) -> Path:
+    """Where a training leaves it."""
+    return run / "output" / "payload"

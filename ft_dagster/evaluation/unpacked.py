@@ -15,8 +15,6 @@ from peft.tuners.lora import bnb
 from torch import nn
 from torch.nn.functional import linear
 
-SHARE = 4  # of the free memory at most a quarter: other programs of this host take from it too
-
 
 class Unpacked(nn.Linear):
     """A frozen 4-bit layer's weights in the type that it computes in."""
@@ -49,8 +47,16 @@ class UnpackedLora(bnb.Linear4bit):
         return found.add_(update.mul_(self.scaling[adapter]).to(found.dtype))
 
 
-def unpack(model: nn.Module, free: int) -> bool:
-    """Put such layers in the place of a model's packed ones; says whether `free` bytes had the room for them.
+def room(free: int, cores: int) -> int:
+    """Of so many free bytes half of what this program's share of the cores comes to.
+
+    Programs that begin side by side find the same bytes free, and have the cores among them.
+    """
+    return free * min(torch.get_num_threads(), cores) // (2 * cores)
+
+
+def unpack(model: nn.Module, most: int) -> bool:
+    """Put such layers in the place of a model's packed ones; says whether they take `most` bytes or fewer.
 
     `model`: on the CPU, in evaluation mode.
     """
@@ -58,7 +64,7 @@ def unpack(model: nn.Module, free: int) -> bool:
     taken = sum(
         each.out_features * each.in_features * each.compute_dtype.itemsize for each in layers.values()
     )
-    if taken * SHARE > free:
+    if taken > most:
         return False
     for name, layer in layers.items():
         model.set_submodule(name, Unpacked.of(layer))

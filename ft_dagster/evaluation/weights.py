@@ -8,6 +8,7 @@ transformers inside functions: Dagster imports this module.
 from __future__ import annotations
 
 import gc
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -105,9 +106,9 @@ def load_tuned(base: Path, payload: Path, *, dtype: str, device: str = "cpu", wi
     model = load_base(base, dtype=dtype, device=device, quantization=quantization)
     tuned = put_adapter(model, payload, widen=widen)
     if quantization == "nf4" and device == "cpu":
-        from ft_dagster.evaluation.unpacked import plain_lora, unpack
+        from ft_dagster.evaluation.unpacked import plain_lora, room, unpack
 
-        if unpack(tuned, free_memory()):
+        if unpack(tuned, room(free_memory(), len(os.sched_getaffinity(0)))):
             plain_lora(tuned)
     return tuned
 

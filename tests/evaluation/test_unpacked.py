@@ -11,7 +11,7 @@ from bitsandbytes.nn import Linear4bit
 from torch import Tensor
 
 from ft_dagster.evaluation.greedy import write
-from ft_dagster.evaluation.unpacked import Unpacked, UnpackedLora, plain_lora, unpack
+from ft_dagster.evaluation.unpacked import Unpacked, UnpackedLora, plain_lora, room, unpack
 from ft_dagster.evaluation.weights import load_base, load_tuned, put_adapter
 from tests.evaluation.payloads import make_payload
 
@@ -63,16 +63,24 @@ def test_it_answers_as_the_packed_base_to_the_bit(
     assert not torch.equal(theirs[0], base[0])
 
 
-def test_it_stays_packed_where_its_numbers_would_take_more_than_a_quarter_of_what_is_free(
+def test_it_stays_packed_where_its_numbers_would_take_more_than_its_room(
     tiny_model_folder: Path, payload: Path
 ) -> None:
     model = packed(tiny_model_folder, payload, "bfloat16")
     layers = count(model, Linear4bit)
     taken = sum(2 * m.in_features * m.out_features for m in model.modules() if type(m) is Linear4bit)
-    assert not unpack(model, 4 * taken - 1)
+    assert not unpack(model, taken - 1)
     assert count(model, Linear4bit) == layers
-    assert unpack(model, 4 * taken)
+    assert unpack(model, taken)
     assert count(model, Linear4bit) == 0
+
+
+@pytest.mark.parametrize(("threads", "cores", "share"), [(1, 2, 1 / 4), (2, 2, 1 / 2), (8, 2, 1 / 2), (1, 16, 1 / 32)])
+def test_programs_that_share_the_cores_leave_each_other_room(
+    threads: int, cores: int, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert room(1024, cores) == 1024 * share
 
 
 def test_a_trained_model_is_loaded_so(

@@ -137,6 +137,14 @@ CASES = [
         [("full", "narrow_task", "neither", None, "general ability is to be kept")],
     ),
     Case(
+        "one narrow task on a small base that must stay general",
+        SMOL, CPU, {"objective": "task_specific", "general_matters": True}, "full", ALL,
+        [
+            ("full", "narrow_task", "for", None, "a size at which full was measured to forget less"),
+            ("lora", "usual", "for", "narrow_task", "usual choice"),
+        ],
+    ),
+    Case(
         "a narrow task for twelve tenants",
         LLAMA_8B, "8xH100", {"objective": "task_specific", "variants": 12}, "lora", ALL,
         [

@@ -14,13 +14,14 @@ from ft_dagster.planning.estimate import RankedRow
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.methods.decision import Decision, decide
 from ft_dagster.planning.recommend import RecommendationRequest, recommend_method
-from tests.planning.decisions import ALL, CASES, KNOWLEDGE, LORA_LIKE, Case, decided, rule
+from tests.planning.decisions import ALL, CASES, CPU, KNOWLEDGE, LORA_LIKE, Case, decided, rule
 from tests.planning.memory_formula import (
     CATALOGUE,
     LLAMA_7B,
     LLAMA_8B,
     LLAMA_13B,
     LLAMA_70B,
+    SMOL,
     Shape,
     candidates,
     question,
@@ -231,6 +232,13 @@ def test_the_number_of_variants_outvotes_the_budget() -> None:
     assert decision.method == "lora"
     assert rule(decision, "full", "budget").outvoted_by == "variants"
     assert any("lora is beyond the budget" in note and "within it: full" in note for note in decision.notes)
+
+
+def test_adapters_on_a_cpu_are_told_what_one_copy_of_their_base_saves() -> None:
+    shared = "3 variants on this base: those that train at once hold its 0.3 GB once, 0.3 GB less for each"
+    for variants, method, told in ((3, "lora", True), (1, "lora", False), (3, "full", False)):
+        decision = decided(SMOL, CPU, variants=variants, method=method)
+        assert any(shared in note for note in decision.notes) == told
 
 
 def test_of_equal_methods_the_one_within_the_budget_is_taken() -> None:

@@ -7,6 +7,7 @@ objective into one that an adapter serves. Nothing that does not fit is recommen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -143,6 +144,8 @@ def _notes(
     if question.method is not None and recommended is not None and question.method != recommended:
         notes.append(_difference(question.method, ranking, cast))
     notes += _limits(ranking, recommended)
+    if shared := _shared_base(question, ranking):
+        notes.append(shared)
     epochs = ", ".join(f"{row.method} {row.figures.epochs:g}" for row in ranking)
     notes.append(
         f"time and cost are of each method's own epochs ({epochs}); compare quality at equal FLOPs or equal "
@@ -165,6 +168,23 @@ def _difference(declared: str, ranking: tuple[RankedMethod, ...], cast: dict[str
     if own.figures.hours is not None and best.figures.hours is not None:
         said += f"; {own.figures.hours:,.1f} h against {best.figures.hours:,.1f}"
     return said
+
+
+def _shared_base(question: Question, ranking: tuple[RankedMethod, ...]) -> str | None:
+    """What variants that train beside each other save: on a CPU an adapter's base is read from its file, of
+    whose pages the host holds one copy.
+    """
+    name = question.method or ranking[0].method
+    frozen = next(row for row in ranking if row.method == name).figures.candidate.frozen_bytes
+    as_stored = frozen is None or math.isclose(frozen, question.stored_bytes, rel_tol=0.1)
+    mapped = name == "lora" and as_stored
+    if question.hardware.kind != "cpu" or question.variants == 1 or not mapped:
+        return None
+    size = question.stored_bytes / 1e9
+    return (
+        f"{question.variants} variants on this base: those that train at once hold its {size:,.1f} GB once, "
+        f"{size:,.1f} GB less for each but the first"
+    )
 
 
 def _limits(ranking: tuple[RankedMethod, ...], recommended: str | None) -> list[str]:

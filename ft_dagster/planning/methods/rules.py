@@ -17,6 +17,7 @@ from ft_dagster.planning.methods.question import Figures, Question
 Verdict = Literal["for", "against", "neither"]
 MATCHES_FULL, FULL_WINS = 1_000_000, 10_000_000  # examples
 LARGE = 10_000_000_000  # parameters from which soft prompts come close to full
+SMALL = 200_000_000  # parameters up to which full forgot less than lora (benchmarks/decisions.py, at 135M)
 USUAL = {  # of methods that all else leaves equal
     "lora": "the usual choice: little memory, small files, quick to try again",
     "qlora": "where the base does not fit in bf16: 4-bit weights cost a slower step",
@@ -173,15 +174,18 @@ def serving(question: Question, figures: Figures) -> Vote | None:
 
 
 def narrow_task(question: Question, figures: Figures) -> Vote | None:
-    """Full wins one narrow task where general ability does not matter."""
+    """Full wins one narrow task where general ability does not matter, or the base is small."""
     if not objective_of(question.objective).narrow:
         return None
-    name = figures.candidate.method
-    if question.general_matters:
+    small = question.parameters <= SMALL
+    if question.general_matters and not small:
         said = "one narrow task would favour full, but general ability is to be kept"
         return Vote("narrow_task", 0, "neither", said)
     said = "one narrow task, and nobody asks for general ability"
-    if name == "full":
+    if question.general_matters:
+        size = f"{question.parameters / 1e6:,.0f}M parameters"
+        said = f"one narrow task on {size}, a size at which full was measured to forget less than lora"
+    if figures.candidate.method == "full":
         return Vote("narrow_task", 0, "for", f"{said}: full bends all weights to it")
     return Vote("narrow_task", 1, "against", f"{said}: full would bend all weights to it")
 
