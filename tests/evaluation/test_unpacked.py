@@ -75,7 +75,9 @@ def test_it_stays_packed_where_its_numbers_would_take_more_than_its_room(
     assert count(model, Linear4bit) == 0
 
 
-@pytest.mark.parametrize(("threads", "cores", "share"), [(1, 2, 1 / 4), (2, 2, 1 / 2), (8, 2, 1 / 2), (1, 16, 1 / 32)])
+@pytest.mark.parametrize(
+    ("threads", "cores", "share"), [(1, 2, 1 / 4), (2, 2, 1 / 2), (8, 2, 1 / 2), (1, 16, 1 / 32)]
+)
 def test_programs_that_share_the_cores_leave_each_other_room(
     threads: int, cores: int, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
