@@ -18,7 +18,8 @@ from tests.training.runs import LORA, TRAINING
 
 @pytest.fixture
 def question() -> Question:
-    plan = {"method": {**LORA, "dropout": 0.05}, "training": {**TRAINING, "learning_rate": 6e-4}}
+    method = {**LORA, "rank": 16, "alpha": 32.0, "dropout": 0.05}
+    plan = {"method": method, "training": {**TRAINING, "learning_rate": 6e-4}}
     given: dict[str, Any] = {
         "task": "labels", "objective": "instruction", "seed": 0, "base": "b", "base_digest": "b" * 64,
         "mixture": "m", "mixture_digest": "m" * 64, "plans": {"lora": plan}, "auto": None, "limit": 0.1,
