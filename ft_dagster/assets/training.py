@@ -8,11 +8,20 @@ from typing import Any
 import dagster as dg
 
 from ft_dagster.assets.adapter import stage_asset
-from ft_dagster.assets.page import Page, lines, table
+from ft_dagster.assets.page import Metadata, Page, lines, table
 from ft_dagster.assets.partitions import Graph
 from ft_dagster.report.summaries import training_summary
-from ft_dagster.report.svg import curves, fitting
-from ft_dagster.report.training import FIGURES, FORETOLD, figure_rows, foretold_rows, losses, plotted
+from ft_dagster.report.svg import curves, fitting, trade_off
+from ft_dagster.report.training import (
+    FIGURES,
+    FORETOLD,
+    Course,
+    course_of,
+    figure_rows,
+    foretold_rows,
+    losses,
+    plotted,
+)
 from ft_dagster.stages import fine_tuned_model as stage
 from ft_dagster.stages.workspace import Workspace
 from ft_dagster.store import Artifact
@@ -21,18 +30,28 @@ from ft_dagster.training.training_figures import TrainingFigures
 
 def _fine_tuned_model(workspace: Workspace, artifact: Artifact) -> Page:
     """Curves, figures, what was foretold, and in words what to try next."""
-    figures = TrainingFigures.of(artifact)
+    figures, log = TrainingFigures.of(artifact), _log(workspace.evidence(artifact))
     entries = {
         "advice": lines([*([figures.stop_reason] if figures.stop_reason else []), *figures.advice]),
+        **_learned_and_forgot(course_of(log, figures)),
         "figures": table(FIGURES, figure_rows(figures)),
         "foretold": table(FORETOLD, foretold_rows(figures)),
         **plotted(figures),
         "micro_batch_halved": figures.micro_batch_halved,
         **({"learning_rate_lowered": rate} if (rate := figures.learning_rate_lowered) else {}),
     }
-    found = losses(_log(workspace.evidence(artifact)))
+    found = losses(log)
     picture = fitting(lambda some: curves(dict(some)), list(found.items()), "losses")
     return Page(training_summary(figures), entries, picture)
+
+
+def _learned_and_forgot(course: Course | None) -> Metadata:
+    """In words, and as a picture where it stays inline."""
+    if course is None:
+        return {}
+    picture = fitting(lambda one: trade_off(one[0]), [course], "learning against forgetting")
+    drawn = {} if picture is None else {"learning_against_forgetting": dg.MetadataValue.md(picture)}
+    return {"learned_and_forgot": course.sentence, **drawn}
 
 
 def _log(evidence: Path) -> Sequence[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -25,6 +26,10 @@ from ft_dagster.lineage.reachable import unreached
 from ft_dagster.lineage.retention import Rules
 from ft_dagster.settings import Retention, Settings, load_settings
 from ft_dagster.store.contents import By, Contents, contents_of, usage
+from ft_dagster.store.heads import SHARED
+
+if TYPE_CHECKING:
+    from ft_dagster.training.watch.first_look import KeptLook
 
 store = typer.Typer(
     help="What lies in the store: what it occupies, what nothing needs, a copy of it.", no_args_is_help=True
@@ -53,7 +58,7 @@ def du(
     """What each tenant, variant or stage occupies, and what that costs a month (storage_usd_per_gb_month).
 
     Of it: what an older version of a stage made, copies of bases (`base_model.keep`), and attempts that were
-    never committed.
+    never committed. Beside it: the first looks at bases that this host keeps.
     """
     from ft_dagster.report.tables import size
 
@@ -61,9 +66,11 @@ def du(
     contents, price = contents_of(settings.open_store()), settings.storage_price
     rows = usage(contents, by)
     damaged = [str(each.damaged) for each in contents.keyed.values() if each.damaged]
+    looks = _looks(settings)
     if as_json:
         listed = [{**asdict(row), "usd_per_month": _usd(row.bytes, price)} for row in rows]
-        print_json({"by": by.value, "usd_per_gb_month": price, "rows": listed, "damaged": damaged})
+        told = {"by": by.value, "usd_per_gb_month": price, "rows": listed, "damaged": damaged}
+        print_json({**told, "first_looks": _counts(looks)})
         return
     costs = [] if price is None else ["a month"]
     table = Table(by.value, *USAGE, *costs, box=SIMPLE_HEAD)
@@ -75,8 +82,28 @@ def du(
     total = sum(row.bytes for row in rows)
     said = "" if price is None else f", {_dollars(total, price)} a month at ${price:g} a GB"
     out.print(f"{size(total)} in all{said}", highlight=False)
+    if looks:
+        kept = f"{size(sum(look.bytes for look in looks))} beside it: {_named(looks)}"
+        out.print(escape(kept), highlight=False, soft_wrap=True)
     for line in damaged:
         out.print(f"[red]damaged[/] {escape(line)}", highlight=False, soft_wrap=True)
+
+
+def _looks(settings: Settings, before: float = math.inf) -> list[KeptLook]:
+    """The first looks at bases on this host, those alone that were not taken since."""
+    from ft_dagster.training.watch.first_look import FIRST_LOOKS, kept_looks
+
+    return [look for look in kept_looks(settings.cache_folder / FIRST_LOOKS) if look.used < before]
+
+
+def _counts(looks: Sequence[KeptLook]) -> dict[str, int]:
+    return {"files": len(looks), "bytes": sum(look.bytes for look in looks)}
+
+
+def _named(looks: Sequence[KeptLook]) -> str:
+    from ft_dagster.report.tables import counted
+
+    return f"{counted(len(looks), 'first look')} at bases, in {looks[0].file.parent}"
 
 
 def _usd(size: int, price: float | None) -> float | None:
@@ -98,13 +125,15 @@ def gc(
     as_json: Json = False,
 ) -> None:
     """Remove what nothing needs: no head, release or alias, no input of these (a parent, say), no running
-    attempt; what retention lets go; and on this host the checkpoints of programs that nobody goes on with.
+    attempt; what retention lets go; and on this host the checkpoints of programs that nobody goes on with,
+    and first looks at bases that no training took for as long.
 
     Manifests stay for ever, with the day of the removal. Exits with 1 where something could not be removed.
     """
     from rich.progress import track
 
     from ft_dagster.store.make import is_being_made
+    from ft_dagster.training.watch.first_look import forget
 
     settings = load_settings(context.obj)
     rules = _rules(settings, older_than, dry_run=dry_run)
@@ -113,6 +142,7 @@ def gc(
     being_made = partial(is_being_made, settings.work_folder)
     found = unreached(opened, contents, being_made, rules)
     runs = _idle_runs(settings, contents, rules)
+    looks = [] if rules.for_path(SHARED).hold else _looks(settings, rules.before(SHARED))
     gone = [False] * len(runs)
     outcomes = [Outcome(one, removed=False) for one in found]
     if not dry_run:
@@ -122,7 +152,8 @@ def gc(
             track(removing, "Removing", len(found), console=console, transient=True, disable=as_json)
         )
         gone = [remove_run(run) for run in runs]
-    _report(outcomes, list(zip(runs, gone, strict=True)), dry_run=dry_run, as_json=as_json)
+        looks = list(filter(forget, looks))
+    _report(outcomes, list(zip(runs, gone, strict=True)), looks, dry_run=dry_run, as_json=as_json)
     if any(outcome.error for outcome in outcomes):
         raise typer.Exit(1)
 
@@ -157,10 +188,17 @@ def _idle_runs(settings: Settings, contents: Contents, rules: Rules) -> list[Idl
 
 
 def _report(
-    outcomes: Sequence[Outcome], runs: Sequence[tuple[IdleRun, bool]], *, dry_run: bool, as_json: bool
+    outcomes: Sequence[Outcome],
+    runs: Sequence[tuple[IdleRun, bool]],
+    looks: Sequence[KeptLook],
+    *,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
+    """`looks`: those that went, or would go."""
     total = sum(outcome.of.bytes for outcome in outcomes if outcome.removed or dry_run)
     total += sum(run.bytes for run, removed in runs if removed or dry_run)
+    total += sum(look.bytes for look in looks)
     if as_json:
         listed = [_as_json(outcome) for outcome in outcomes]
         idle = [
@@ -172,7 +210,8 @@ def _report(
             }
             for run, removed in runs
         ]
-        print_json({"dry_run": dry_run, "unreached": listed, "runs": idle, "bytes": total})
+        told = {"dry_run": dry_run, "unreached": listed, "runs": idle}
+        print_json({**told, "first_looks": _counts(looks), "bytes": total})
         return
     from ft_dagster.report.tables import size
 
@@ -185,6 +224,10 @@ def _report(
     for run, removed in runs:
         what = f"{run.folder}, which nobody goes on in" + _left(removed=removed or dry_run, error=None)
         table.add_row(size(run.bytes), _date(run.written), escape(what))
+    if looks:
+        what = f"{_named(looks)}, which no training took since"
+        last = max(look.used for look in looks)
+        table.add_row(size(sum(look.bytes for look in looks)), _date(last), escape(what))
     show(table)
     said = "that nothing needs; nothing was removed" if dry_run else "removed; the manifests stay"
     out.print(f"{size(total)} {said}", highlight=False)

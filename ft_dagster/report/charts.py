@@ -8,8 +8,9 @@ from html import escape
 from typing import NamedTuple
 
 from ft_dagster.lineage.verdict import Rule
-from ft_dagster.report.svg import COLOUR_OF, COLOURS, GREY, RED, Bar, measured, reach
+from ft_dagster.report.svg import COLOUR_OF, COLOURS, GREY, ORANGE, RED, Bar, measured, reach
 from ft_dagster.report.tables import change, interval, is_share
+from ft_dagster.report.training import GENERAL, TASK, Course
 
 WIDTH, LEFT, RIGHT = 720, 230, 700  # pixels: of the chart, and of its drawing between names and edge
 MIDDLE = (LEFT + RIGHT) / 2
@@ -46,18 +47,10 @@ def line_chart(lines: Lines, x_name: str, y_name: str) -> str:
     every = [point for points in known.values() for point in points]
     if not every:
         return ""
-    (left, right), (low, high) = (_span([point[axis] for point in every]) for axis in (0, 1))
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return 60 + 640 * (x - left) / (right - left), 210 - 190 * (y - low) / (high - low)
-
-    parts = [_axis(low, high, y_name), f'<text x="380" y="246" text-anchor="middle">{escape(x_name)}</text>']
-    parts += [
-        f'<text x="{x}" y="228" text-anchor="{where}">{value:g}</text>'
-        for x, value, where in ((60, left, "start"), (700, right, "end"))
-    ]
+    frame = _Frame(*(_span([point[axis] for point in every]) for axis in (0, 1)))
+    parts = [frame.drawn(x_name, y_name)]
     for number, (name, points) in enumerate(known.items()):
-        colour, placed = COLOURS[number % len(COLOURS)], [place(*point) for point in points]
+        colour, placed = COLOURS[number % len(COLOURS)], [frame.place(*point) for point in points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
         dots = [
             f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="4" fill="{colour}" class="dot">'
@@ -70,6 +63,34 @@ def line_chart(lines: Lines, x_name: str, y_name: str) -> str:
         line = f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
         parts.append("".join([line, *dots, legend]))
     return _svg("".join(parts), 252, f"{y_name} over {x_name}")
+
+
+def course_chart(course: Course | None) -> str:
+    """A dot for each look of a training, forgetting to the right, joined in their order; the exported one
+    stands out, and the limit is a line. Nothing of none.
+    """
+    if course is None:
+        return ""
+    general, task = zip(*course.looks.values(), strict=True)
+    limits = [] if course.limit is None else [course.limit]
+    frame = _Frame(_span([*general, *limits]), _span(task))
+    path = " ".join("{:.1f},{:.1f}".format(*frame.place(*look)) for look in course.looks.values())
+    parts = [frame.drawn(GENERAL, TASK), f'<polyline points="{path}" fill="none" stroke="{GREY}"/>']
+    for limit in limits:
+        x, _ = frame.place(limit, task[0])
+        line = f'<line x1="{x:.1f}" x2="{x:.1f}" y1="20" y2="210" stroke="{RED}"/>'
+        parts.append(f"<g>{_title(f'limit: {limit:.3f}')}{line}</g>")
+    for step, look in course.looks.items():
+        x, y = frame.place(*look)
+        radius, colour = (6, ORANGE) if step == course.exported else (4, COLOURS[0])
+        dot = f'cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{colour}"'
+        parts.append(f"<circle {dot}>{_title(course.place(step))}</circle>")
+    names = [("exported", ORANGE), *[("limit", RED)] * len(limits)]
+    parts += [
+        f'<text x="{70 + 80 * at}" y="14" fill="{colour}">{name}</text>'
+        for at, (name, colour) in enumerate(names)
+    ]
+    return _svg("".join(parts), 252, f"{TASK} over {GENERAL}")
 
 
 class RuleOf(NamedTuple):
@@ -128,6 +149,27 @@ def _interval(one: RuleOf, top: int, largest: float) -> str:
         f'<circle cx="{dot:.1f}" cy="{y}" r="5" fill="{colour}"/>'
         f'<line x1="{limit:.1f}" x2="{limit:.1f}" y1="{y - 8}" y2="{y + 8}" stroke="{RED}"/></g>'
     )
+
+
+class _Frame(NamedTuple):
+    """The axes of a chart of points: (least, most) of x and of y."""
+
+    across: tuple[float, float]
+    up: tuple[float, float]
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """In pixels."""
+        (left, right), (low, high) = self
+        return 60 + 640 * (x - left) / (right - left), 210 - 190 * (y - low) / (high - low)
+
+    def drawn(self, x_name: str, y_name: str) -> str:
+        (left, right), (low, high) = self
+        ends = "".join(
+            f'<text x="{x}" y="228" text-anchor="{where}">{value:g}</text>'
+            for x, value, where in ((60, left, "start"), (700, right, "end"))
+        )
+        named = f'<text x="380" y="246" text-anchor="middle">{escape(x_name)}</text>'
+        return _axis(low, high, y_name) + named + ends
 
 
 def _axis(low: float, high: float, name: str) -> str:

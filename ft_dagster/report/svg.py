@@ -9,9 +9,12 @@ import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ft_dagster.lineage.verdict import Outcome, Rule
+
+if TYPE_CHECKING:
+    from ft_dagster.report.training import Course
 
 INLINE = 999  # characters of markdown that Dagster still shows without a click
 SHORTEST = 16  # of these that a part takes at least
@@ -21,6 +24,7 @@ COLOUR_OF: dict[Outcome, str] = {"pass": GREEN, "undecided": ORANGE, "fail": RED
 WIDTH, LINE, NAMES = 300, 16, 170  # pixels; NAMES: of the column of names
 LONGEST = 16  # characters of a name
 POINTS = 20  # of a curve
+LOOKS = 9  # of a trade-off
 T = TypeVar("T")
 
 
@@ -91,6 +95,38 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]]) -> str:
     return _svg("".join(parts), 88, 1.5)
 
 
+def trade_off(course: Course) -> str:
+    """Learning upwards, forgetting to the right: a dot for each look, joined in their order, thinned to
+    `LOOKS`; the exported one stands out, and the limit is a line.
+    """
+    looks, limits = list(course.looks.values()), [] if course.limit is None else [course.limit]
+    left, right = _span([*(general for general, _ in looks), *limits])
+    low, high = _span([task for _, task in looks])
+
+    def across(general: float) -> int:
+        return round(4 + 190 * (general - left) / (right - left))
+
+    def place(look: tuple[float, float]) -> str:
+        return f"{across(look[0])} {round(6 + 76 * (look[1] - low) / (high - low))}"
+
+    placed = [place(look) for look in thinned(looks, LOOKS)]
+    dots = "".join(f"M{at}h0" for at in placed)
+    edges = [f"<path d='M{across(limit)} 0V88' stroke='{RED}'/>" for limit in limits]
+    legend = [("learned ↑", GREY), ("forgot →", GREY), ("exported", ORANGE), *[("limit", RED)] * len(limits)]
+    words = [
+        f"<text x='205' y='{14 + LINE * at}' fill='{colour}'>{name}</text>"
+        for at, (name, colour) in enumerate(legend)
+    ]
+    exported = f"<path d='M{place(course.looks[course.exported])}h0' stroke='{ORANGE}' stroke-width='11'/>"
+    return _svg(
+        f"<path fill='none' d='M{'L'.join(placed)}' stroke='{GREY}'/>{''.join(edges)}"
+        f"<g stroke-width='7' stroke-linecap='round'><path d='{dots}' stroke='{BLUE}'/>{exported}</g>"
+        f"{''.join(words)}",
+        88,
+        1,
+    )
+
+
 def chain(parts: Sequence[Link]) -> str:
     """What was made of what, a line each, from above to below: a dot on a line, and its words."""
     words = "".join(
@@ -141,12 +177,12 @@ def reach(rule: Rule) -> float:
     return max(*map(abs, rule.interval), abs(rule.difference), rule.margin)
 
 
-def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most `POINTS` of them, the first and the last kept."""
-    if len(points) <= POINTS:
+def thinned(points: Sequence[tuple[float, float]], most: int = POINTS) -> list[tuple[float, float]]:
+    """At most so many of them, the first and the last kept."""
+    if len(points) <= most:
         return list(points)
-    step = (len(points) - 1) / (POINTS - 1)
-    return [points[round(number * step)] for number in range(POINTS)]
+    step = (len(points) - 1) / (most - 1)
+    return [points[round(number * step)] for number in range(most)]
 
 
 def _svg(content: str, height: int, stroke: float) -> str:

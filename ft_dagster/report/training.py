@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ft_dagster.planning.cost.learned import measured_bytes
@@ -12,6 +13,7 @@ from ft_dagster.training.training_figures import TrainingFigures
 FIGURES = ("figure", "value", "measured on")
 FORETOLD = ("what", "foretold", "measured")
 LOSSES = {"validation_loss": "validation", "loss": "training", "general_holdout_loss": "general"}
+TASK, GENERAL = "validation loss", "loss on general text"
 
 
 def losses(log: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
@@ -22,6 +24,42 @@ def losses(log: Iterable[Mapping[str, Any]]) -> dict[str, list[tuple[float, floa
         for name, shown in LOSSES.items()
     }
     return {name: points for name, points in found.items() if points}
+
+
+@dataclass(frozen=True)
+class Course:
+    """Of a training, between what it learned and what it forgot. `looks`: step -> (loss on general text,
+    validation loss), nats a token. `exported`: the step whose weights are kept, one of these. `limit`: of the
+    loss on general text; None: none.
+    """
+
+    looks: Mapping[int, tuple[float, float]]
+    exported: int
+    limit: float | None
+
+    @property
+    def sentence(self) -> str:
+        """Where it began, what was exported and where it ended."""
+        told = sorted({min(self.looks), self.exported, max(self.looks)})
+        places = ", ".join(self.place(step) for step in told)
+        limit = "" if self.limit is None else f"; the limit of the latter is {self.limit:.3f}"
+        return f"{TASK.capitalize()} and {GENERAL} at {count(len(self.looks))} looks: {places}{limit}"
+
+    def place(self, step: int) -> str:
+        """A look in words."""
+        general, task = self.looks[step]
+        return f"{task:.3f} and {general:.3f} at step {count(step)}{' (exported)' * (step == self.exported)}"
+
+
+def course_of(log: Iterable[Mapping[str, Any]], figures: TrainingFigures) -> Course | None:
+    """By log.jsonl; None where fewer than two looks measured both losses, or the exported model's did not."""
+    known = {name: dict(points) for name, points in losses(log).items()}
+    general, task = (known.get(LOSSES[name], {}) for name in ("general_holdout_loss", "validation_loss"))
+    looks = {int(step): (general[step], task[step]) for step in general if step in task}
+    if len(looks) < 2 or figures.best_step not in looks:
+        return None
+    first, rise = general.get(0), figures.general_loss_limit
+    return Course(looks, figures.best_step, None if first is None or rise is None else first + rise)
 
 
 def figure_rows(figures: TrainingFigures) -> list[list[Any]]:

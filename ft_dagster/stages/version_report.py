@@ -20,7 +20,7 @@ from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.report.cards import without_header
 from ft_dagster.report.certificates import CERTIFICATE, certificate_rows
-from ft_dagster.report.charts import bar_chart, interval_chart, line_chart
+from ft_dagster.report.charts import bar_chart, course_chart, interval_chart, line_chart
 from ft_dagster.report.html import HtmlTable, Report, Section, VerdictBox, as_html
 from ft_dagster.report.made_of import DIGITS, MADE_OF, made_rows
 from ft_dagster.report.recommendation import AGAINST, COLUMNS, cost_rows, ranking_rows
@@ -37,7 +37,7 @@ from ft_dagster.report.summaries import (
 )
 from ft_dagster.report.svg import Bar
 from ft_dagster.report.tables import HISTORY, count, history_rows, percent, size
-from ft_dagster.report.training import FIGURES, FORETOLD, figure_rows, foretold_rows, losses
+from ft_dagster.report.training import FIGURES, FORETOLD, course_of, figure_rows, foretold_rows, losses
 from ft_dagster.settings import Settings
 from ft_dagster.spec import VariantKey, VariantSpec
 from ft_dagster.stages import declaration, training_plan
@@ -177,12 +177,14 @@ def _run(shelf: VersionShelf) -> Section:
         shelf.evidence("fine_tuned_model"),
     )
     ranks = _ranks(evidence)
-    charts = line_chart(losses(shelf.training_log()), "optimizer step", "nats a token")
+    log = shelf.training_log()
+    course = course_of(log, figures)
+    charts = line_chart(losses(log), "optimizer step", "nats a token") + course_chart(course)
     if ranks:
         charts += line_chart(ranks, "block of the model", "effective rank of the update")
     return Section(
         "Training",
-        [*_said(training_summary(figures)), *figures.advice],
+        [*_said(training_summary(figures)), *([f"{course.sentence}."] if course else []), *figures.advice],
         charts,
         [
             HtmlTable("figures", FIGURES, figure_rows(figures)),

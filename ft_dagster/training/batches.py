@@ -38,7 +38,7 @@ class Collator:
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         bins: list[Bin] = [list(map(int, row["bin"])) for row in rows]
         lengths = [[int(self.examples.lengths[i]) for i in ordinals] for ordinals in bins]
-        width = _width(max(map(sum, lengths)), self.max_length)
+        _, width = shape_of(bins, self.examples, self.max_length)
         longest = max((length for row in lengths for length in row), default=width)
         ids = np.full((len(bins), width), self.pad_token_id, np.int64)
         labels = np.full((len(bins), width), -100, np.int64)
@@ -62,6 +62,17 @@ class Collator:
             "ordinals": bins,
             "content": shape + b"".join(values.astype("<i8").tobytes() for values in (ids, labels)),
         }
+
+
+def side_by_side(bins: list[Bin], rows: int) -> list[list[Bin]]:
+    """Micro-batches of so many of them, in their order; the last may have fewer."""
+    return [bins[first : first + rows] for first in range(0, len(bins), rows)]
+
+
+def shape_of(bins: list[Bin], examples: Examples, max_length: int) -> tuple[int, int]:
+    """(rows, width) of these bins as one micro-batch."""
+    longest = max(int(examples.lengths[ordinals].sum()) for ordinals in bins)
+    return len(bins), _width(longest, max_length)
 
 
 def _width(longest: int, max_length: int) -> int:

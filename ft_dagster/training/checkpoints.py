@@ -157,14 +157,14 @@ def best_first(checkpoint: Checkpoint) -> tuple[float, int]:
     return checkpoint.rank
 
 
-def prune(root: Path, recipe: str, keep_best: int, keep_last: int, *, evaluated: Collection[int]) -> None:
-    """Of this recipe, keep the best by validation loss and the last of those at the steps `evaluated`, of
-    which one may be exported, and the newest of all, from which a training goes on; remove its others.
+def prune(root: Path, recipe: str, keep_best: int, keep_last: int, *, exportable: Collection[int]) -> None:
+    """Of this recipe, keep the best by validation loss and the last of those at the steps `exportable`, and
+    the newest of all, from which a training goes on; remove its others.
     """
     mine = [checkpoint for checkpoint in complete(root) if checkpoint.recipe == recipe]
-    exportable = [checkpoint for checkpoint in mine if checkpoint.step in evaluated]
-    judged = sorted((c for c in exportable if c.validation_loss is not None), key=lambda c: c.rank)
-    kept = {c.step for c in [*judged[:keep_best], *exportable[-keep_last:], *mine[-1:]]}
+    choice = [checkpoint for checkpoint in mine if checkpoint.step in exportable]
+    judged = sorted((c for c in choice if c.validation_loss is not None), key=lambda c: c.rank)
+    kept = {c.step for c in [*judged[:keep_best], *choice[-keep_last:], *mine[-1:]]}
     for checkpoint in mine:
         if checkpoint.step not in kept:
             discard(checkpoint.folder)

@@ -182,5 +182,6 @@ def _seen(
         "measuring_flops": journal.measuring if observer.measuring.flops else None,
         "stopped": observer.stopped[0] if observer.stopped else None,
         "stop_reason": observer.stopped[1] if observer.stopped else None,
+        "general_loss_limit": observer.member.plan.training.watch.general_loss_limit,
         "advice": tuple(observer.advice(summarized)),
     }

@@ -6,6 +6,7 @@ With one process everything here is at once true and costs nothing.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -31,6 +32,9 @@ from ft_dagster.training.forked_ranks import FIRST_SIGNAL, Ends, Main, watch_ran
 T = TypeVar("T")
 NODES_PATIENCE = 900  # seconds that nodes wait for each other
 TORCH_PATIENCE = 30.0  # seconds that torch waits for a rank after SIGTERM
+PATIENCE = 1800  # seconds that ranks wait for one that works alone, at the least
+HASHED = 2e8  # bytes of a checkpoint that it hashes a second, at the least
+STATES = 8  # bytes of a checkpoint of all weights over those of its base: of fp32 with two moments over bf16
 
 
 def world() -> int:
@@ -153,6 +157,14 @@ def wait() -> None:
         import torch.distributed as dist
 
         dist.barrier()
+
+
+def patience(base: Path, method: str) -> int:
+    """Seconds that a collective waits: as long as the first rank may take to hash a checkpoint. Those of
+    adapters are hashed within the least. On CPUs transformers leaves torch its own half an hour.
+    """
+    files = [file for file in base.glob("*.safetensors") if file.is_file()] if method == "full" else []
+    return max(PATIENCE, math.ceil(STATES * sum(file.stat().st_size for file in files) / HASHED))
 
 
 def leave() -> None:

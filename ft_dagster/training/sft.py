@@ -18,7 +18,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.objectives import loss_of
 from ft_dagster.training import checkpoints, data_parallel, ranks
 from ft_dagster.training.attention import packed, squares
-from ft_dagster.training.batches import Collator, batch_digest
+from ft_dagster.training.batches import Collator, batch_digest, side_by_side
 from ft_dagster.training.journal import JournalStep
 from ft_dagster.training.loss import learned_prompt, loss_at_trained_positions, loss_of_fused_head
 from ft_dagster.training.mixture import Examples
@@ -188,7 +188,7 @@ class TokenTrainer(SFTTrainer):
         Each rank takes its share, in step with the others: a sharded model computes only together.
         """
         collate = Collator(examples, self.data_collator.pad_token_id, self.data_collator.max_length)
-        batches = [bins[first : first + rows] for first in range(0, len(bins), rows)]
+        batches = side_by_side(bins, rows)
         batches += [[[]]] * (-len(batches) % ranks.world())
         was_training = self.model.training
         self.model.eval()

@@ -21,6 +21,7 @@ from ft_dagster.training.mixture import Examples, open_split, read_records
 from ft_dagster.training.packing import Bin, evaluation_steps, fewer_evaluations, schedule, total_steps
 from ft_dagster.training.progress import Channel, TrainingProgress
 from ft_dagster.training.stop import Stop
+from ft_dagster.training.watch import forgetting
 from ft_dagster.training.watch.measuring import UNITS, Measuring, Split, plan_measuring
 from ft_dagster.training.watch.observer import Observer
 from ft_dagster.training.watch.rate import NOTCH, RateTooHigh, looked_at
@@ -37,7 +38,7 @@ class Work:
     """One training in progress.
 
     `evaluations`: the steps at which it is measured, and whose checkpoints may be exported, by their number
-    among all that were planned; the budget of measuring may leave some out.
+    among all that were planned; the budget of measuring may leave some out. `patience`: see `ranks.patience`.
     """
 
     member: Member
@@ -49,6 +50,7 @@ class Work:
     journal: Journal
     progress: TrainingProgress
     evaluations: dict[int, int]
+    patience: int
     began: float = field(default_factory=time.monotonic)
     imported: int | None = None  # bytes of this process before it held a weight
 
@@ -64,6 +66,17 @@ class Work:
     @property
     def evaluated_at(self) -> list[int]:
         return list(self.evaluations)
+
+    @property
+    def exportable(self) -> list[int]:
+        """The evaluations at which the model forgot no more than declared, as far as it was measured."""
+        watch, journal = self.member.plan.training.watch, self.journal
+        general = journal.evaluations.get("general_holdout", {})
+        return [
+            step
+            for step in self.evaluations
+            if forgetting.passed(watch, general, journal.observations, step) is None
+        ]
 
     @property
     def packs(self) -> bool:
@@ -212,7 +225,8 @@ def prepare(run: TrainingRun, member: Member, recipe: str, channel: Channel) -> 
         progress.say("no validation split: the last checkpoint is exported, not the best")
     planned = evaluation_steps(steps, settings.evaluations or EVALUATIONS)
     numbers = {step: number for number, step in enumerate(planned, start=1)}
-    return Work(member, method, recipe, train, held_out, bins, Journal([0] * len(train)), progress, numbers)
+    journal, patience = Journal([0] * len(train)), ranks.patience(run.base.folder, member.plan.method.name)
+    return Work(member, method, recipe, train, held_out, bins, journal, progress, numbers, patience)
 
 
 def _newest(work: Work) -> checkpoints.Checkpoint | None:
@@ -333,6 +347,7 @@ def training_arguments(work: Work) -> Any:
         logging_nan_inf_filter=False,
         disable_tqdm=True,
         report_to="none",
+        ddp_timeout=work.patience,
     )
     if deepspeed:
         zero.join()
@@ -400,7 +415,7 @@ def _saved(work: Work, folder: Path) -> None:
         work.recipe,
         settings.keep_best,
         settings.keep_last,
-        evaluated=work.evaluated_at,
+        exportable=work.exportable,
     )
 
 
@@ -409,7 +424,7 @@ def _choose(work: Work, observer: Observer) -> checkpoints.Checkpoint:
     no more than declared. One that was saved by time or on a preemption is to go on from, and never chosen:
     when it was saved must not decide which model it is.
     """
-    at = work.evaluated_at
+    at, exportable = work.evaluated_at, work.exportable
     best = checkpoints.best_first if "validation" in work.held_out else checkpoints.newest_first
     verifies = False
     for checkpoint in checkpoints.usable(
@@ -417,7 +432,7 @@ def _choose(work: Work, observer: Observer) -> checkpoints.Checkpoint:
     ):
         if checkpoint.step not in at:
             continue
-        if observer.within_limits(checkpoint.step):
+        if checkpoint.step in exportable:
             return checkpoint
         verifies = True
     if not verifies:

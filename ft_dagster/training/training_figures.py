@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 PREDICTED_IN_0_1 = "foretold"
 SILENT = {  # left out where they say nothing
     "micro_batch_halved", "learning_rate_lowered", "measured_on", "validation_loss_on", "measured_tokens",
-    "measuring_flops", "computed_on", NOT_FINITE,
+    "measuring_flops", "computed_on", "general_loss_limit", NOT_FINITE,
 }  # fmt: skip
 
 
@@ -48,7 +48,8 @@ class TrainingFigures:
     `measuring_flops`: of looks made for this training, none that was kept; the latter None where
     an architecture cannot be counted.
     `computed_on`: whose arithmetic it was, the GPU or what of a CPU torch uses; empty of older ones.
-    `stopped`: why it ended early, in a word; `stop_reason`: in a sentence. `advice`: lines for a person.
+    `stopped`: why it ended early, in a word; `stop_reason`: in a sentence. `general_loss_limit`: the
+    declared rise of the loss on general text, at most. `advice`: lines for a person.
     `micro_batch_halved`: after memory ran out. `learning_rate_lowered`: to what, where the first steps said
     that the planned one is too high. `predicted`: what its plan foresaw, see
     `planning.cost.learned.Predicted`. `not_finite`: field -> "inf", "-inf" or "nan", for what is None here.
@@ -97,6 +98,7 @@ class TrainingFigures:
     measuring_flops: float | None = None
     stopped: str | None = None
     stop_reason: str | None = None
+    general_loss_limit: float | None = None
     advice: tuple[str, ...] = ()
     micro_batch_halved: bool = False
     learning_rate_lowered: float | None = None

@@ -16,6 +16,7 @@ from ft_dagster.cli import app
 from ft_dagster.errors import UserError
 from ft_dagster.settings import STORAGE_USD_PER_GB_MONTH, load_settings
 from ft_dagster.store import Store
+from ft_dagster.training.watch.first_look import FIRST_LOOKS, FirstLooks
 from tests.kept_project import answer, copied_project
 
 pytestmark = pytest.mark.slow
@@ -95,7 +96,13 @@ def test_gc_leaves_alone_what_is_young(project: Path) -> None:
     for path in files(project):
         path.touch()
     told = typed(project, "gc", "--json")
-    assert told == {"dry_run": False, "unreached": [], "runs": [], "bytes": 0}
+    assert told == {
+        "dry_run": False,
+        "unreached": [],
+        "runs": [],
+        "first_looks": {"files": 0, "bytes": 0},
+        "bytes": 0,
+    }
 
 
 def age(project: Path, days: float) -> None:
@@ -189,6 +196,28 @@ def test_gc_removes_the_checkpoints_that_nobody_goes_on_with(project: Path) -> N
     }
     assert all(one["removed"] and one["bytes"] == 1000 for one in told["runs"])
     assert [path.name for path in runs.iterdir()] == [f"fine_tuned_model-{'b' * 16}"]
+
+
+def test_first_looks_at_bases_are_shown_and_go_once_no_training_takes_them(project: Path) -> None:
+    folder = load_settings(project).cache_folder / FIRST_LOOKS
+    looks, week = FirstLooks(folder, {"base": "b" * 64}), 7 * 86_400
+    for name in ("left", "taken"):
+        looks.write({"loss": name}, 2.5)
+    for file in folder.iterdir():
+        os.utime(file, (time.time() - week - 60,) * 2)
+    assert looks.read({"loss": "taken"}) == 2.5
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    assert typed(project, "du", "--json")["first_looks"] == {"files": 2, "bytes": size}
+    assert "2 first looks at bases" in typed(project, "du")
+    settings = project / "ft_dagster.yaml"
+    before = settings.read_text("utf-8")
+    settings.write_text(before + "retention: {hold: true}\n")
+    assert typed(project, "gc", "--json")["first_looks"]["files"] == 0
+    settings.write_text(before)
+    for dry_run in (["--dry-run"], []):
+        assert "1 first look at bases" in typed(project, "gc", *dry_run)
+    assert typed(project, "gc", "--json")["first_looks"]["files"] == 0
+    assert [looks.read({"loss": name}) for name in ("left", "taken")] == [None, 2.5]
 
 
 def test_copy_copies_a_store_that_the_project_then_works_with(project: Path) -> None:

@@ -73,6 +73,14 @@ def test_pictures_stay_inline_and_tables_are_dagsters(workshop: Workshop) -> Non
         assert any(isinstance(value, dg.TableMetadataValue) for value in metadata.values()), name
 
 
+def test_a_training_shows_what_it_learned_against_what_it_forgot(workshop: Workshop) -> None:
+    shown = pages(workshop.first)["fine_tuned_model"]
+    assert "(exported)" in shown["learned_and_forgot"].value
+    picture = shown["learning_against_forgetting"].value
+    assert picture.startswith("![learning against forgetting](data:image/svg+xml;base64,")
+    assert len(picture) <= INLINE
+
+
 def relatives(metadata: Mapping[str, Any], how: str) -> list[tuple[str, str]]:
     """(what, which) of what an artifact was made of, or into."""
     rows = [

@@ -53,3 +53,9 @@ def test_a_storage_out_of_reach_is_no_missing_report(
     monkeypatch.setattr("ft_dagster.store.Store.exists", refuse)
     with pytest.raises(ConnectionResetError):
         keep_report(settings, KEY, 3)
+
+
+def test_it_shows_what_was_learned_against_what_was_forgotten(settings: Settings) -> None:
+    page = version_report(settings, KEY)
+    assert "<p>Validation loss and loss on general text at 3 looks: " in page
+    assert 'aria-label="validation loss over loss on general text"' in page

@@ -104,17 +104,17 @@ def test_a_checkpoint_of_another_recipe_is_passed_over_out_loud(tmp_path: Path) 
 def test_the_best_by_validation_loss_and_the_newest_are_kept(tmp_path: Path) -> None:
     for step, loss in enumerate([3.0, 1.0, 2.0, 4.0, 5.0, 6.0], start=1):
         write(tmp_path, step, loss)
-        checkpoints.prune(tmp_path, "r", keep_best=2, keep_last=1, evaluated=range(7))
+        checkpoints.prune(tmp_path, "r", keep_best=2, keep_last=1, exportable=range(7))
     assert steps(tmp_path) == [2, 3, 6]
 
 
 def test_one_by_time_takes_no_place_of_one_at_an_evaluation(tmp_path: Path) -> None:
     for step in (2, 3, 4, 5):
         write(tmp_path, step, None)
-        checkpoints.prune(tmp_path, "r", keep_best=1, keep_last=2, evaluated=[2, 4])
+        checkpoints.prune(tmp_path, "r", keep_best=1, keep_last=2, exportable=[2, 4])
     assert steps(tmp_path) == [2, 4, 5]
     write(tmp_path, 6, None)
-    checkpoints.prune(tmp_path, "r", keep_best=1, keep_last=2, evaluated=[2, 4, 6])
+    checkpoints.prune(tmp_path, "r", keep_best=1, keep_last=2, exportable=[2, 4, 6])
     assert steps(tmp_path) == [4, 6]
 
 
@@ -122,7 +122,7 @@ def test_retention_leaves_checkpoints_of_another_recipe_alone(tmp_path: Path) ->
     write(tmp_path, 1, 1.0, recipe="other")
     write(tmp_path, 2, 2.0)
     write(tmp_path, 3, 3.0)
-    checkpoints.prune(tmp_path, "r", keep_best=1, keep_last=1, evaluated=[1, 2, 3])
+    checkpoints.prune(tmp_path, "r", keep_best=1, keep_last=1, exportable=[1, 2, 3])
     assert [checkpoint.step for checkpoint in checkpoints.complete(tmp_path)] == [1, 2, 3]
 
 

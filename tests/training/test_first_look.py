@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.training.contract import read_run
+from ft_dagster.training.watch import held_out
 from ft_dagster.training.watch.first_look import FirstLooks, first_looks
 from tests.programs import RunningProgram
 from tests.training.runs import Runs, payload_bytes, result_of, train
@@ -58,7 +59,8 @@ def test_the_next_training_of_the_base_takes_it_and_comes_out_the_same(
     assert flops(alone) == flops(first) == flops(second) > 0
     assert flops(other) == flops(elsewhere) != flops(first)
     kept = [json.loads(file.read_text())["asked"].keys() - {"base"} for file in folder.glob("*.json")]
-    assert sorted(map(sorted, kept)) == [["flops"], ["flops"], ["loss"], ["loss"], ["prompts", "tokens"]]
+    losses = [["loss", "shapes"]] * 2
+    assert sorted(map(sorted, kept)) == [["flops"], ["flops"], *losses, ["prompts", "tokens"]]
 
 
 @pytest.mark.parametrize("method", [{"name": "prompt_tuning", "num_virtual_tokens": 4}])
@@ -111,6 +113,23 @@ def test_what_is_not_finite_or_cannot_be_written_is_not_kept(tmp_path: Path) -> 
     nowhere = FirstLooks(tmp_path / "file", {})
     nowhere.write(WHAT, 2.5)
     assert nowhere.read(WHAT) is None
+
+
+def test_other_micro_batches_are_another_look(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole logits leave room for four rows of 32 or 40 tokens, and for two of 80."""
+    folder = tmp_path / "looks"
+    vocabulary = json.loads((runs.base / "config.json").read_text())["vocab_size"]
+    monkeypatch.setattr(held_out, "LOGIT_BYTES", 4 * vocabulary * 4 * 40)
+    training = {"packing": False, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
+    found = []
+    for length in (40, 32, 80):
+        run_folder = runs.prepare(str(length), training={**training, "max_length": length})
+        assert train(kept_in(run_folder, folder)) == 0
+        asked = [json.loads(file.read_text())["asked"] for file in folder.glob("*.json")]
+        found.append((sum("loss" in each for each in asked), sum("prompts" in each for each in asked)))
+    assert found == [(2, 1), (2, 1), (4, 1)]
 
 
 def test_two_trainings_at_once_keep_the_same(

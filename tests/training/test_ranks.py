@@ -15,9 +15,10 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from ft_dagster.training import checkpoints
+from ft_dagster.training import checkpoints, ranks
 from ft_dagster.training.ranks import TORCH_PATIENCE, all_ends, cause
 from tests.programs import RunningProgram
+from tests.training.methods.taught import trainer_of
 from tests.training.runs import Runs, payload_bytes, result_of, wait_for_step, write_mixture
 
 pytestmark = pytest.mark.slow
@@ -190,6 +191,20 @@ def _of(process: psutil.Process, run_folder: Path) -> bool:
         return process.pid != os.getpid() and str(run_folder) in " ".join(process.cmdline())
     except psutil.Error:
         return False
+
+
+def test_ranks_wait_as_long_as_one_may_hash_a_checkpoint_alone(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (weights,) = runs.base.glob("*.safetensors")
+    bytes_a_second = weights.stat().st_size / 1000
+    monkeypatch.setattr(ranks, "HASHED", bytes_a_second)
+    _, trainer = trainer_of(runs.prepare("full", method=FULL))
+    assert trainer.args.ddp_timeout == pytest.approx(8000, abs=1)
+    _, trainer = trainer_of(runs.prepare("adapter", method=ADAPTER))
+    assert trainer.args.ddp_timeout == ranks.PATIENCE
+    monkeypatch.setattr(ranks, "HASHED", 1000 * bytes_a_second)
+    assert ranks.patience(runs.base, "full") == ranks.PATIENCE
 
 
 @pytest.mark.parametrize(

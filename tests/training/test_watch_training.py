@@ -23,7 +23,8 @@ from ft_dagster.training.stop import Stop
 from ft_dagster.training.watch import degeneration, flops
 from ft_dagster.training.watch.reporting import Reports
 from tests.evaluation.questions import write_task
-from tests.training.runs import LORA, Runs, payload_bytes, result_of
+from tests.training.methods.taught import habit
+from tests.training.runs import LORA, Runs, payload_bytes, result_of, write_mixture
 
 pytestmark = pytest.mark.slow
 
@@ -174,6 +175,25 @@ def test_a_training_that_forgets_too_much_is_stopped_and_an_earlier_checkpoint_e
     assert figures["best_step"] < figures["steps"]
     assert figures["general_holdout_loss_last"] - figures["general_holdout_loss_first"] <= limit
     assert "stopping at step" in capsys.readouterr().out
+
+
+def test_the_last_checkpoint_within_a_limit_is_kept_though_a_later_one_is_better_on_the_task(
+    runs: Runs, tmp_path: Path
+) -> None:
+    """One best and one last are kept; the task is learned on, and general text forgotten, at every look."""
+    forgetful = write_mixture(habit(tmp_path / "forgetful"), train=0, validation=0)
+    settings = {"learning_rate": 0.01, "max_steps": 12, "evaluations": 4, "keep_best": 1, "keep_last": 1}
+    free = runs.prepare("free", mixture=str(forgetful), training={**settings, "watch": {"budget": None}})
+    train(free)
+    general, task = (lines(free, f"{split}_loss") for split in ("general_holdout", "validation"))
+    assert general[0] < general[1] < general[2]
+    assert task[1] > task[2]
+    limit = (general[1] + general[2]) / 2 - general[0]
+    watch = {"budget": None, "general_loss_limit": limit}
+    folder = runs.prepare("limited", mixture=str(forgetful), training={**settings, "watch": watch})
+    assert train(folder) == 0, result_of(folder)
+    figures = result_of(folder)["figures"]
+    assert (figures["stopped"], figures["best_step"], figures["steps"]) == ("forgetting", 3, 6)
 
 
 def test_a_fall_of_the_benchmark_stops_too(runs: Runs) -> None:

@@ -6,10 +6,12 @@ soft prompt does not. Kept under all that the bits depend on, so that no result 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ft_dagster.program import write_json
 from ft_dagster.provenance.digest import sha256_json
@@ -19,7 +21,7 @@ from ft_dagster.training import ranks
 from ft_dagster.training.contract import LoraSettings, Member, PromptSettings, TrainingRun
 
 FIRST_LOOKS = "first_looks"  # in the host's cache
-HOW = 2  # raised where a look computes otherwise: 2 in the precision of the training
+HOW = 3  # raised where a look computes otherwise: 3 by the shapes of its micro-batches
 
 
 class FirstLooks:
@@ -35,11 +37,16 @@ class FirstLooks:
             return None
         asked = {"base": self._base, **what}
         try:
-            content = loads(_file(self._folder, asked).read_text("utf-8"))
+            file = _file(self._folder, asked)
+            content = loads(file.read_text("utf-8"))
             whole = content["sha256"] == _seal(asked, content["value"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return content["value"] if whole else None
+        if not whole:
+            return None
+        with suppress(OSError):
+            os.utime(file)  # `kept_looks` tells when it was taken last
+        return content["value"]
 
     def write(self, what: Mapping[str, Any], value: Any) -> None:
         """Keep a value; where that cannot be, it is measured again next time."""
@@ -60,7 +67,7 @@ def first_looks(run: TrainingRun, member: Member) -> FirstLooks:
 
 
 def identity_of(run: TrainingRun, member: Member) -> dict[str, Any]:
-    """All that the bits of a first look depend on, beside what is looked at."""
+    """All that the bits of a first look depend on, beside what is looked at and in which micro-batches."""
     import peft
     import torch
     import transformers
@@ -79,7 +86,6 @@ def identity_of(run: TrainingRun, member: Member) -> dict[str, Any]:
         "precision": settings.precision,
         **({} if settings.deterministic else {"deterministic": False}),
         "zero_stage": settings.deepspeed.stage,
-        "rows": settings.per_device_train_batch_size,
         "ranks": ranks.world(),
         "device": torch.cuda.get_device_name()
         if device == "cuda"
@@ -87,6 +93,37 @@ def identity_of(run: TrainingRun, member: Member) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "libraries": [torch.__version__, transformers.__version__, peft.__version__, version("lm_eval")],
     }
+
+
+class KeptLook(NamedTuple):
+    """`used`: when a training last made or took it, seconds since 1970."""
+
+    file: Path
+    bytes: int
+    used: float
+
+
+def kept_looks(folder: Path) -> list[KeptLook]:
+    """All of a folder, damaged ones and drafts among them; none of one that this user cannot read."""
+    found, files = [], list[Path]()
+    with suppress(OSError):
+        files = list(folder.iterdir())
+    for file in files:
+        with suppress(FileNotFoundError):
+            status = file.lstat()
+            found.append(KeptLook(file, status.st_size, status.st_mtime))
+    return found
+
+
+def forget(look: KeptLook) -> bool:
+    """Whether it went; not where a training took it since it was listed."""
+    try:
+        if look.file.lstat().st_mtime != look.used:
+            return False
+        look.file.unlink()
+    except OSError:
+        return False
+    return True
 
 
 def _file(folder: Path, asked: Mapping[str, Any]) -> Path:

@@ -86,17 +86,18 @@ def blocks_of(examples: Examples, capacity: int | None) -> Iterator[HeldOutBlock
 def losses_of(
     sample: HeldOutSample,
     measured: Callable[[Examples, list[Bin]], float],
+    shapes: Callable[[list[Bin]], list[tuple[int, int]]],
     kept: FirstLooks | None,
     spend: Callable[[HeldOutBlock], None],
 ) -> dict[int, float]:
     """Number of examples -> mean loss of the first so many, nats a trained token; the last is of the sample.
 
-    `measured`: the summed loss of bins, in step over all ranks. `kept`: of the base, where this is its look.
-    `spend` is told each block that was measured.
+    `measured`: the summed loss of bins, in step over all ranks; `shapes`: (rows, width) of the micro-batches
+    in which it is. `kept`: of the base, where this is its look. `spend` is told each block that was measured.
     """
     found, total, tokens = {}, 0.0, 0
     for block in sample.blocks:
-        what = {"loss": block.digest}
+        what = {"loss": block.digest, "shapes": sha256_json(shapes(block.bins))}
         loss = _read(kept, what)
         if loss is None:
             loss = measured(sample.examples, block.bins)

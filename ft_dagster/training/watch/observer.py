@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ft_dagster.data.render import load_tokenizer
 from ft_dagster.program import write_json
 from ft_dagster.training import ranks
+from ft_dagster.training.batches import shape_of, side_by_side
 from ft_dagster.training.contract import Member, TrainingRun
 from ft_dagster.training.journal import EXPORTED, Journal, StepLog
 from ft_dagster.training.progress import TrainingProgress
@@ -104,10 +105,6 @@ class Observer:
         """Whether the training gave up above `stop_above`: nothing of it is to be exported."""
         return self.stopped is not None and self.stopped[0] == "given up"
 
-    def within_limits(self, step: int) -> bool:
-        """Whether the model of this step forgot no more than declared, as far as it was measured."""
-        return self._forgot(step) is None
-
     def flops_spent(self) -> int | None:
         return self.measuring.flops.spent(self._journal) if self.measuring.flops else None
 
@@ -155,7 +152,8 @@ class Observer:
         """The loss on a split's sample, into journal, log and progress."""
         sample, trainer = self.measuring.samples[split], self._trainer
         training, config = self.member.plan.training, trainer.model.config.get_text_config()
-        rows = rows_at_once(training.per_device_train_batch_size, training.max_length, config.vocab_size)
+        most, micro_batch = training.max_length, training.per_device_train_batch_size
+        rows = rows_at_once(micro_batch, most, config.vocab_size)
 
         def spend(block: HeldOutBlock) -> None:
             self._journal.measured(block.tokens, self.measuring.cost_of(block.bins, sample.examples))
@@ -163,6 +161,7 @@ class Observer:
         found = losses_of(
             sample,
             lambda examples, bins: trainer.summed_loss(examples, bins, rows),
+            lambda bins: [shape_of(each, sample.examples, most) for each in side_by_side(bins, rows)],
             self.measuring.first if step == 0 else None,
             spend,
         )
