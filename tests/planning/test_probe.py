@@ -196,9 +196,12 @@ def test_the_usual_rank_holds_where_another_is_not_shown_to_be_better() -> None:
     assert hardly.sentence.endswith("; by less than 2% the usual rank holds")
 
 
-def test_what_examples_lost_is_kept_and_a_result_of_before_can_be_read() -> None:
+def test_what_examples_lost_is_kept() -> None:
     found = conclude([[apart("lora", 2e-4, SPREAD), apart("full", 2e-5, all_less(0.2))]], None)
     assert ProbeResult.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_a_probe_of_the_first_schema_is_read() -> None:
     arm = {
         "method": "lora", "learning_rate": 2e-4, "steps": 20, "validation": {"8": 1.5}, "general_rise": 0.01,
         "flops": 1e12, "failed": None,
