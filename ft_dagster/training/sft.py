@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import math
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -201,16 +202,16 @@ class TokenTrainer(SFTTrainer):
         """Whether `losses_by_example` can be had: not where the architecture makes all logits by itself."""
         return self._keeps_logits
 
-    def losses_by_example(self, examples: Examples, bins: list[Bin], rows: int) -> list[float]:
-        """The same of each example, in the order of the bins."""
+    def losses_by_example(self, examples: Examples, bins: list[Bin], rows: int) -> dict[int, float]:
+        """The same of each example, by its ordinal."""
 
-        def each(mine: list[Bin], inputs: dict[str, Any]) -> list[float]:
+        def each(mine: list[Bin], inputs: dict[str, Any]) -> dict[int, float]:
             lengths = [examples.lengths[ordinals].tolist() for ordinals in mine]
-            return losses_by_example(self.model, inputs, lengths, self._summed)
+            found = losses_by_example(self.model, inputs, lengths, self._summed)
+            return dict(zip(chain(*mine), found, strict=True))
 
         everyones = ranks.gather(self._of_batches(examples, bins, rows, each))
-        in_turn = [losses for batches in zip(*everyones, strict=True) for losses in batches]
-        return [loss for losses in in_turn for loss in losses]
+        return dict(pair for batches in everyones for losses in batches for pair in losses.items())
 
     def _measured(self, inputs: dict[str, Any]) -> torch.Tensor:
         loss: torch.Tensor = self.compute_loss(self.model, inputs, num_items_in_batch=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 from ft_dagster.data.render import load_tokenizer
@@ -175,10 +174,9 @@ class Observer:
         def measured(examples: Examples, bins: list[Bin]) -> float:
             if not apart:
                 return float(trainer.summed_loss(examples, bins, rows))
-            losses = trainer.losses_by_example(examples, bins, rows)
-            known = sorted(zip(chain(*bins), losses, strict=True))  # by ordinal: as any layout has them
-            by_example.extend((loss, int(examples.trained[ordinal])) for ordinal, loss in known)
-            return math.fsum(losses)
+            losses: Mapping[int, float] = trainer.losses_by_example(examples, bins, rows)
+            by_example.extend((losses[each], int(examples.trained[each])) for each in sorted(losses))
+            return math.fsum(losses.values())
 
         found = losses_of(
             sample,
