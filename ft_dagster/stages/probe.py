@@ -172,7 +172,8 @@ class _Trial:
     def _request(self, arm: Arm, steps: int, output: Path) -> TrainingRun:
         inputs, hands, facts, nodes = self.inputs, self.hands, self.facts, self.inputs.nodes
         resolved = self.found.planned[arm.method].resolved
-        watch = resolved.training.watch.model_copy(update={"budget": MEASURING, "questions": 0})
+        own = {"budget": MEASURING, "questions": 0, "general_loss_limit": None, "benchmark_limit": None}
+        watch = resolved.training.watch.model_copy(update=own)  # what is forgotten ranks it, and ends none
         short = {"learning_rate": arm.learning_rate, "max_steps": steps, "evaluations": 1, "watch": watch}
         short["on_bad_rate"] = "stop"  # it is the rate that is tried
         plan = Plan(

@@ -329,3 +329,25 @@ def test_a_replay_goes_by_what_was_taken_of_another_variant(
     assert (answer.verdict, answer.first) == (EXACT, None)
     assert {part.stage: part.said for part in answer.stages}["training_plan"] == SAME
     (probed / "tenants" / "acme" / "other.yaml").unlink()
+
+
+@pytest.mark.long
+def test_an_arm_that_forgets_past_the_declared_limit_ranks_last_and_is_not_lost(
+    tmp_path: Path, tiny_model_folder: Path, probed: Path
+) -> None:
+    folder = write_project(tmp_path / "project", tiny_model_folder)
+    own = folder / "tenants" / "acme" / "places.yaml"
+    own.write_text((probed / "tenants" / "acme" / "places.yaml").read_text())
+    training = {"num_train_epochs": 4, "max_length": 64, "per_device_train_batch_size": 1}
+    watch = {"general_loss_limit": 0.001}
+    declare(
+        folder,
+        method={"name": "lora", "rank": "auto"},
+        training={**training, "learning_rate": 0.3, "watch": watch},
+    )
+    workspace, _, made = planned(folder)
+    _, content = found_in(workspace, made)
+    over = [arm for tried in content["rounds"] for arm in tried if arm["general_rise"] > 0.001]
+    assert over
+    assert {arm["failed"] for arm in over} == {None}
+    assert all(arm["validation"] for arm in over)
