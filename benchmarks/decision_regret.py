@@ -1,7 +1,8 @@
 """What a call costs: regrets of ways to choose method and rate, from the cells of the bench of decisions.
 
 Pure functions over what was measured. One rule orders arms everywhere, that of the plan's own probe: the
-lowest loss on the half that is chosen on, of those that forget no more than is allowed.
+lowest loss on the half that is chosen on, of those that forget no more than is allowed. Cells have no losses
+by example, so nothing is held for being usual.
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ from ft_dagster.store.artifacts import Removed
 
 REBUILT = (DATASET, MIXTURE, PLAN, MODEL)  # in their order
 JUDGED = (EVALUATION, EXPORT)  # what is made of the weights, in its order
-TAKEN = (BASE, CORPUS, BASE_TEXT, "evaluation_texts", "version_before", "probe")  # as the store has them
+# As the store has them.
+TAKEN = (BASE, CORPUS, BASE_TEXT, "evaluation_texts", "version_before", "probe", "prior")
 RUN = "replay"
 
 

@@ -77,7 +77,7 @@ class GeneralShare:
 class ShareReason:
     """Why a share that the declaration leaves open came to what was asked, and by what."""
 
-    origin: Literal["declaration", "built-in", "host", "measured"]
+    origin: Literal["declaration", "built-in", "host", "measured", "prior"]
     reason: str
 
 

@@ -6,6 +6,7 @@ training elsewhere trains nothing again. estimate.json is the evidence beside it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
@@ -19,6 +20,7 @@ from ft_dagster.planning.load import RuleOfThumbBytes, memory, storage
 from ft_dagster.planning.methods.cautions import limits
 from ft_dagster.planning.methods.decision import Decision
 from ft_dagster.planning.methods.training_settings import steps_of
+from ft_dagster.planning.prior import Prior, leaves_method_open
 from ft_dagster.planning.probe import ProbeResult, leaves_open, plan_probe
 from ft_dagster.planning.survey import PlanContext, PlannedMethod, Survey, lora_settings, survey
 from ft_dagster.spec import VariantSpec
@@ -40,15 +42,29 @@ class PlanAndEstimate(NamedTuple):
 
 
 def make_plan(
-    spec: VariantSpec, facts: Facts, context: PlanContext, tried: ProbeResult | None = None
+    spec: VariantSpec,
+    facts: Facts,
+    context: PlanContext,
+    tried: ProbeResult | None = None,
+    prior: Prior | None = None,
 ) -> PlanAndEstimate:
-    """Resolve `spec`, what is open in it by trial. Raises UserError for what cannot be trained."""
+    """Resolve `spec`, what is open in it by trial; by `prior` where nothing came of one. Raises UserError for
+    what cannot be trained.
+    """
     if facts.trained_tokens == 0:
         raise UserError("the mixture has no trained token", fix="See the counts of training_mixture")
+    decided = tried is not None and tried.method is not None
     found = survey(spec if tried is None else tried.applied(spec), facts, context)
+    by_prior = spec if prior is None or decided else prior.applied(spec, found)
+    if by_prior is spec:
+        prior = None
+    else:
+        found = survey(by_prior, facts, context)
     chosen = found.chosen
-    if tried is not None and tried.method is not None:
+    if tried is not None and decided:
         _say_what_was_tried(found, spec, tried)
+    elif prior is not None:
+        _say_what_is_known(found, spec, prior)
     elif spec.method.name == "auto":
         _say_why(found, spec)
     resolved = chosen.resolved
@@ -62,11 +78,12 @@ def make_plan(
         ranks=facts.ranks,
         own_loss=objective_of(spec.objective).own_loss,
     )
-    return PlanAndEstimate(content, _estimate(spec, facts, context, found, tried))
+    warnings = _warnings(spec, facts, found, tried, prior)
+    return PlanAndEstimate(content, _estimate(spec, facts, context, found, warnings))
 
 
 def _estimate(
-    spec: VariantSpec, facts: Facts, context: PlanContext, found: Survey, tried: ProbeResult | None
+    spec: VariantSpec, facts: Facts, context: PlanContext, found: Survey, warnings: Sequence[str]
 ) -> Estimate:
     chosen, resolved = found.chosen, found.chosen.resolved
     figures = found.decision.row(resolved.name).figures
@@ -91,25 +108,32 @@ def _estimate(
             figures.hours,
             None if figures.training is None else figures.training.hours,
         ),
-        warnings=(*_probing(spec, facts, found, tried), *_warnings(spec, facts, found, tried)),
+        warnings=tuple(warnings),
     )
 
 
-def _warnings(spec: VariantSpec, facts: Facts, found: Survey, tried: ProbeResult | None) -> list[str]:
-    """Of the settings, of the limits, and what obeying the declaration costs."""
+def _warnings(
+    spec: VariantSpec, facts: Facts, found: Survey, tried: ProbeResult | None, prior: Prior | None
+) -> list[str]:
+    """Of a probe, of the settings, of the limits, and what obeying the declaration costs."""
     resolved = found.chosen.resolved
     obeyed = [note for note in found.decision.notes if "is declared and obeyed" in note]
+    chosen_here = spec.method.name == "auto" and (tried is not None or prior is not None)
     return [
+        *_probing(spec, facts, found, tried, prior),
         *training_warnings(spec, facts, resolved.method, resolved.training),
         *limits(found.question, found.decision.row(resolved.name).figures),
-        *(obeyed if tried is None or spec.method.name != "auto" else ()),
+        *(() if chosen_here else obeyed),
     ]
 
 
-def _probing(spec: VariantSpec, facts: Facts, found: Survey, tried: ProbeResult | None) -> tuple[str, ...]:
+def _probing(
+    spec: VariantSpec, facts: Facts, found: Survey, tried: ProbeResult | None, prior: Prior | None
+) -> tuple[str, ...]:
     """What a probe came to that found nothing, or what one would take that is still to be run."""
     if tried is not None:
-        return () if tried.method else (f"probe: {tried.sentence}; the usual values hold",)
+        instead = "the usual values hold" if prior is None else f"what {prior.variant} found is taken"
+        return () if tried.method else (f"probe: {tried.sentence}; {instead}",)
     if spec.plan.probe is None:
         return ()
     if not leaves_open(spec):
@@ -126,6 +150,17 @@ def _say_what_was_tried(found: Survey, spec: VariantSpec, tried: ProbeResult) ->
         reasons.explain("training.learning_rate", "measured", tried.sentence)
     if tried.rank is not None:
         reasons.explain("method.rank", "measured", tried.sentence)
+
+
+def _say_what_is_known(found: Survey, spec: VariantSpec, prior: Prior) -> None:
+    """The same, of what another variant tried."""
+    reasons = found.chosen.resolved.reasons
+    if leaves_method_open(spec):
+        reasons.explain("method.name", "prior", prior.said)
+    elif spec.method.name == "auto":
+        _say_why(found, spec)
+    if spec.training.learning_rate is None:
+        reasons.explain("training.learning_rate", "prior", prior.said)
 
 
 def _say_why(found: Survey, spec: VariantSpec) -> None:

@@ -9,7 +9,7 @@ holds them. Pure functions over the survey of all methods and what the short tra
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
@@ -19,6 +19,7 @@ from ft_dagster.planning.methods import defaults
 from ft_dagster.planning.methods.method_settings import resolve_method
 from ft_dagster.planning.methods.rank import largest_rank
 from ft_dagster.planning.methods.training_settings import steps_of
+from ft_dagster.planning.paired_losses import ByExample, difference
 from ft_dagster.planning.reasons import Reasons
 from ft_dagster.planning.survey import PlannedMethod, Survey, lora_settings, with_method
 from ft_dagster.schema_version import refuse_newer
@@ -27,13 +28,15 @@ from ft_dagster.spec.variant import ProbeSpec
 from ft_dagster.training.contract import LoraSettings, MethodSettings
 from ft_dagster.training.training_figures import TrainingFigures
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE = "probe.json"
 METHODS_TRIED = 2
 RATES_TRIED = (1.0, 3.0, 1 / 3)  # times the rate that is usual for a method
 FINALISTS, LONGER = 2, 2  # arms of the second round, and how many times the steps of the first
 RANK_MATTERS = 0.02  # of the loss: by less, the usual rank holds, since tuned LoRAs differ by 1 to 2%
 MEASURING = 0.5  # of a short training's FLOPs, which a tenth would leave with eight examples
+FORGETTING_UNKNOWN = "what is forgotten was not measured: there is no general text"
+LATER = ("rank", "examples")  # fields that were stored from some version on
 
 
 class Arm(NamedTuple):
@@ -69,6 +72,7 @@ class TriedArm:
     flops: float | None = None
     failed: str | None = None
     rank: int | None = None
+    examples: ByExample = ()
 
     @property
     def arm(self) -> Arm:
@@ -80,7 +84,7 @@ class TriedArm:
 
 @dataclass(frozen=True)
 class ProbePlan:
-    """What is to be tried: `arms` for `steps` each, then some for longer. `share`: of the training's FLOPs.
+    """What is to be tried: `arms` for `steps` each, then some for longer. `share`: of the training's `flops`.
     `why`: in a sentence; with no arms, why nothing is tried. `ranks`: of the best LoRA, tried for longer
     beside it.
     """
@@ -90,6 +94,7 @@ class ProbePlan:
     share: float
     why: str
     ranks: tuple[int, ...] = ()
+    flops: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -105,15 +110,15 @@ class ProbeResult:
     rank: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Without ranks where none is open, as it was written before there were any."""
-        rounds = [[_ranked_or_not(asdict(each)) for each in tried] for tried in self.rounds]
-        return _ranked_or_not({"schema_version": SCHEMA_VERSION, **asdict(self), "rounds": rounds})
+        """Without what says nothing, as it was written before there was any."""
+        rounds = [[_without_empty(asdict(each)) for each in tried] for tried in self.rounds]
+        return _without_empty({"schema_version": SCHEMA_VERSION, **asdict(self), "rounds": rounds})
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], *, file: object = None) -> ProbeResult:
         """Raises UserError for one of a newer version."""
         refuse_newer(content["schema_version"], SCHEMA_VERSION, file=file)
-        rounds = tuple(tuple(TriedArm(**arm) for arm in tried) for tried in content["rounds"])
+        rounds = tuple(tuple(map(_stored_arm, tried)) for tried in content["rounds"])
         method, rate, sentence = (content[name] for name in ("method", "learning_rate", "sentence"))
         return cls(method, rate, sentence, rounds, content.get("rank"))
 
@@ -156,7 +161,8 @@ def plan_probe(spec: VariantSpec, facts: Facts, found: Survey, settings: ProbeSp
         one = sum(costs) + LONGER * (longer + len(ranks) * max(costs))
         tried = min(max(settings.steps, int(settings.share * training / one)), steps // LONGER)
         share = tried * one / training
-        return ProbePlan(arms, tried, share, _planned_words(arms, ranks, tried, share), ranks)
+        why = f"{_planned_words(arms, ranks, tried)}: about {share:.0%} of the training's FLOPs"
+        return ProbePlan(arms, tried, share, why + _priced(found, tried * one), ranks, training)
 
     planned = of(arms, ranks)
     if ranks and planned.share <= settings.share:
@@ -201,15 +207,21 @@ def settings_of(arm: Arm, spec: VariantSpec, facts: Facts, found: Survey) -> Met
 
 
 def tried_arm(arm: Arm, steps: int, figures: TrainingFigures) -> TriedArm:
-    """What the figures of a short training say; losses that are not finite count as not measured."""
+    """What the figures of a short training say; losses that are not finite count as not measured. Where the
+    one on general text is not, the arm has failed.
+    """
     before, after = figures.general_holdout_loss_first, figures.general_holdout_loss_last
     rise = None if before is None or after is None else after - before
     known = figures.validation_loss_on.items()
     losses = {size: loss for size, loss in known if size.isdigit() and loss is not None}
     flops = None if figures.flops is None else float(figures.flops)
     failed = None if losses else "no finite validation loss came of it"
+    if failed is None and before is not None and after is None:
+        failed = "no finite loss on general text came of it"
+    apart = figures.validation_by_example[: max(map(int, losses), default=0)]
+    examples = tuple((loss, tokens) for loss, tokens in apart)
     method, rate, rank = arm
-    return TriedArm(method, rate, steps, losses, rise, flops, failed, rank)
+    return TriedArm(method, rate, steps, losses, rise, flops, failed, rank, examples)
 
 
 def finalists(tried: Sequence[TriedArm], limit: float | None, ranks: Sequence[int] = ()) -> list[Arm]:
@@ -224,27 +236,112 @@ def finalists(tried: Sequence[TriedArm], limit: float | None, ranks: Sequence[in
 
 
 def conclude(rounds: Sequence[Sequence[TriedArm]], limit: float | None) -> ProbeResult:
-    """The best of the last round in which anything was measured. `limit`: largest rise of general loss."""
+    """The best of the last round in which anything forgot no more than `limit`, the largest rise of general
+    loss; else of the last in which anything was measured. What is usual holds unless that is shown to be
+    better.
+    """
     everything = tuple(tuple(each) for each in rounds)
-    for tried in reversed(everything):
-        ranked = _ranked(tried, limit)
-        if ranked:
-            on = _common(ranked)
-            best = _at_usual_rank(ranked, on, everything[0], limit)
-            said = "; ".join(_words(each, on) for each in ranked)
-            failed = [each for each in everything[0] if each.failed]
-            lost = f"; {', '.join(str(each.arm) for each in failed)} diverged or failed" if failed else ""
-            near = "" if best is ranked[0] else f"; by less than {RANK_MATTERS:.0%} the usual rank holds"
-            sentence = f"tried for {best.steps} steps: {said}{lost}{near}"
-            ranks = {each.rank for each in tried if each.method == best.method}
-            rank = best.rank if len(ranks) > 1 else None
-            return ProbeResult(best.method, best.learning_rate, sentence, everything, rank)
-    raise UserError(
-        f"every method and rate that was tried failed, the first for this: {everything[0][0].failed}",
-        field="plan.probe",
-        value=", ".join(str(each.arm) for each in everything[0]),
-        fix="Look at the rows, or declare method and training.learning_rate",
+    ranked, later = _deciding(everything, limit)
+    if not ranked:
+        raise UserError(
+            f"every method and rate that was tried failed, the first for this: {everything[0][0].failed}",
+            field="plan.probe",
+            value=", ".join(str(each.arm) for each in everything[0]),
+            fix="Look at the rows, or declare method and training.learning_rate",
+        )
+    best = ranked[0]
+    taken, why = (best, []) if best.forgets_past(limit) else _or_usual(best, everything, limit)
+    failed = [str(each.arm) for each in everything[0] if each.failed]
+    said = [
+        *_compared(ranked, why),
+        *([f"{', '.join(failed)} diverged or failed"] if failed else []),
+        *([f"{', '.join(map(str, later))} forgot too much or failed when tried for longer"] if later else []),
+        *([] if any(each.general_rise is not None for each in ranked) else [FORGETTING_UNKNOWN]),
+        *why,
+    ]
+    ranks = {each.rank for tried in everything for each in tried if each.method == taken.method}
+    rank = taken.rank if len(ranks) > 1 else None
+    sentence = f"tried for {best.steps} steps: {'; '.join(said)}"
+    return ProbeResult(taken.method, taken.learning_rate, sentence, everything, rank)
+
+
+def with_cost(result: ProbeResult, planned: ProbePlan) -> ProbeResult:
+    """Its sentence with what the steps took and what was announced; as it is where FLOPs are not counted."""
+    flops = [each.flops for tried in result.rounds for each in tried]
+    known = [each for each in flops if each is not None]
+    if not known:
+        return result
+    least = "at least " if len(known) < len(flops) else ""
+    said = (
+        f"{result.sentence}; the steps took {least}{sum(known) / planned.flops:.0%} of the training's FLOPs, "
+        f"where {planned.share:.0%} were announced, what is measured among it"
     )
+    return replace(result, sentence=said)
+
+
+def _deciding(
+    rounds: Sequence[Sequence[TriedArm]], limit: float | None
+) -> tuple[list[TriedArm], tuple[Arm, ...]]:
+    """The arms of the round that decides, the best first; and those that it leaves out, since for longer they
+    forgot too much or failed.
+    """
+    later: dict[Arm, None] = {}
+    for tried in reversed(rounds):
+        ranked = _ranked([each for each in tried if each.arm not in later], limit)
+        if ranked and not ranked[0].forgets_past(limit):
+            return ranked, tuple(later)
+        later.update(dict.fromkeys(each.arm for each in tried))
+    measured = (_ranked(tried, limit) for tried in reversed(rounds))
+    return next((ranked for ranked in measured if ranked), []), ()
+
+
+def _or_usual(
+    best: TriedArm, rounds: Sequence[Sequence[TriedArm]], limit: float | None
+) -> tuple[TriedArm, list[str]]:
+    """The best, or its like at the usual rank, or the arm that is usual; and why."""
+    usual_rank = next((each.rank for each in rounds[0] if each.rank is not None), None)
+    ranked_as_usual = best.arm if best.rank is None else best.arm._replace(rank=usual_rank)
+    taken, why = best, list[str]()
+    for usual in dict.fromkeys((ranked_as_usual, rounds[0][0].arm)):
+        both = [_of(tried, taken.arm, usual) for tried in rounds]
+        pair = next((each for each in reversed(both) if each), None)
+        known = [each for tried in rounds for each in tried if each.arm == usual]
+        if pair is None or any(each.failed or each.forgets_past(limit) for each in known):
+            continue
+        reason = _why_usual(*pair)
+        if reason is not None:
+            taken, why = pair[1], [*why, reason]
+    return taken, why
+
+
+def _of(tried: Sequence[TriedArm], one: Arm, other: Arm) -> tuple[TriedArm, TriedArm] | None:
+    """Two arms as one round measured them; None where it did not."""
+    found = {each.arm: each for each in tried if each.validation and each.failed is None}
+    return (found[one], found[other]) if one != other and {one, other} <= found.keys() else None
+
+
+def _why_usual(best: TriedArm, usual: TriedArm) -> str | None:
+    """Why the second holds though the first is better; None where it does not."""
+    on = _common((best, usual))
+    alike = best.arm._replace(rank=usual.rank) == usual.arm
+    if alike and usual.validation[on] <= (1 + RANK_MATTERS) * best.validation[on]:
+        return f"by less than {RANK_MATTERS:.0%} the usual rank holds"
+    found = difference(best.examples, usual.examples, int(on))
+    if found is None or found.high < 0:
+        return None
+    return f"{usual.arm}, which is usual, holds: {best.arm} less it is {found}"
+
+
+def _compared(ranked: Sequence[TriedArm], why: Sequence[str]) -> list[str]:
+    """Each arm in words; then the best beside the next, where `why` does not say so."""
+    on = _common(ranked)
+    words = [_words(each, on) for each in ranked]
+    if len(ranked) < 2:
+        return words
+    best, second = ranked[:2]
+    found = difference(best.examples, second.examples, int(on))
+    said = found is None or any(str(found) in each for each in why)
+    return words if said else [*words, f"{best.arm} less {second.arm} is {found}"]
 
 
 def _methods(found: Survey) -> list[str]:
@@ -284,30 +381,29 @@ def _around(arm: Arm, facts: Facts, found: Survey) -> tuple[int, ...]:
     return tuple(rank for rank in near if rank not in (0, method.rank))
 
 
-def _planned_words(arms: Sequence[Arm], ranks: Sequence[int], steps: int, share: float) -> str:
+def _planned_words(arms: Sequence[Arm], ranks: Sequence[int], steps: int) -> str:
     again = f", then the best {FINALISTS} of {LONGER * steps}" if len(arms) > FINALISTS or ranks else ""
     beside = f", at rank {' and '.join(map(str, ranks))} too" if ranks else ""
-    return (
-        f"{len(arms)} short trainings of {steps} steps{again}{beside}: "
-        f"about {share:.0%} of the training's FLOPs"
-    )
+    return f"{len(arms)} short trainings of {steps} steps{again}{beside}"
 
 
-def _at_usual_rank(
-    ranked: Sequence[TriedArm], on: str, first: Sequence[TriedArm], limit: float | None
-) -> TriedArm:
-    """The best, or the same at the usual rank where that is hardly worse."""
-    best = ranked[0]
-    usual = next((each.rank for each in first if each.rank is not None), None)
-    if best.rank is None or best.forgets_past(limit):
-        return best
-    same = next((each for each in ranked if each.arm == best.arm._replace(rank=usual)), best)
-    worse = same.validation[on] > (1 + RANK_MATTERS) * best.validation[on]
-    return best if worse or same.forgets_past(limit) else same
+def _priced(found: Survey, flops: float) -> str:
+    """Hours and USD of so many FLOPs at the speed that is expected of the training, where they are known."""
+    training = found.decision.row(found.chosen.resolved.name).figures.training
+    if training is None or training.hours is None:
+        return ""
+    spent = training.times(flops / training.flops)
+    usd = "" if spent.usd is None else f", ${spent.usd:,.2f}"
+    return f", {spent.hours:,.2f} h{usd} beside what it takes to start them"
 
 
-def _ranked_or_not(content: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in content.items() if name != "rank" or value is not None}
+def _stored_arm(content: Mapping[str, Any]) -> TriedArm:
+    examples = tuple((loss, tokens) for loss, tokens in content.get("examples", ()))
+    return TriedArm(**{**content, "examples": examples})
+
+
+def _without_empty(content: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in content.items() if name not in LATER or value not in (None, ())}
 
 
 def _step_cost(planned: PlannedMethod, facts: Facts) -> float:

@@ -187,7 +187,7 @@ def with_method(spec: VariantSpec, name: str) -> VariantSpec:
         return spec
     kept = {each: getattr(spec.method, each) for each in METHOD_SETTINGS[name]}
     given = {each: value for each, value in kept.items() if value is not None and value is not False}
-    rate = {} if _same_family(spec.method.name, name) else {"learning_rate": None}
+    rate = {} if same_family(spec.method.name, name) else {"learning_rate": None}
     return spec.model_copy(
         update={
             "method": MethodSpec.model_validate({"name": name, **given}),
@@ -493,5 +493,5 @@ def lora_settings(spec: VariantSpec) -> list[str]:
     return [name for name, value in values.items() if value not in (None, "auto") and value is not False]
 
 
-def _same_family(one: str, other: str) -> bool:
+def same_family(one: str, other: str) -> bool:
     return one == other or (one in LORA_LIKE and other in LORA_LIKE)

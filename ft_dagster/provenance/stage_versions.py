@@ -16,6 +16,7 @@ STAGE_VERSIONS = {
     "version_before": 1,
     "training_mixture": 3,
     "probe": 3,
+    "prior": 1,
     "training_plan": 9,
     "fine_tuned_model": 3,
     "general_scores": 3,

@@ -373,12 +373,22 @@ class WatchSpec(SpecModel):
         return self
 
 
+def _takes_auto(schema: dict[str, Any]) -> None:
+    schema["anyOf"].insert(1, {"const": "auto", "type": "string"})
+
+
 class TrainingSpec(SpecModel):
     """transformers' own names; an unset value is the plan's, with its reason."""
 
     added = ("on_bad_rate",)
 
-    learning_rate: float | None = Field(None, gt=0, le=1)
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="null, or auto: the plan's, by the probe where there is one",
+        json_schema_extra=_takes_auto,
+    )
     num_train_epochs: float | None = Field(None, gt=0, le=1000)
     max_steps: int | None = Field(
         None, ge=1, le=100_000_000, description="Stop after this many optimizer steps"
@@ -419,6 +429,11 @@ class TrainingSpec(SpecModel):
     keep_best: int = Field(3, ge=1, le=1000, description="Checkpoints kept, by validation loss")
     keep_last: int = Field(2, ge=1, le=1000, description="Newest checkpoints kept")
     seed: int = Field(0, ge=0, le=SEED_LIMIT)
+
+    @field_validator("learning_rate", mode="before")
+    @classmethod
+    def _auto_is_left_out(cls, value: Any) -> Any:
+        return None if value == "auto" else value
 
 
 class EvaluationSpec(SpecModel):

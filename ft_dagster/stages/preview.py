@@ -23,20 +23,24 @@ from ft_dagster.data.weights import CONFIG, measure_weights, weight_files
 from ft_dagster.errors import UserError
 from ft_dagster.launch.choice import refuse_lacking
 from ft_dagster.planning.before import VersionBefore
-from ft_dagster.planning.context import Counts, counts_of, facts_of, hardware_of
+from ft_dagster.planning.context import Counts, counts_of, facts_of, hardware_in_key, hardware_of
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.methods.defaults import MAX_LENGTH
 from ft_dagster.planning.methods.share import chosen_share
 from ft_dagster.planning.plan import make_plan
+from ft_dagster.planning.prior import Prior
+from ft_dagster.planning.prior import leaves_open as is_open
+from ft_dagster.planning.probe import ProbeResult, leaves_open
 from ft_dagster.roots import Roots
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey, VariantSpec
 from ft_dagster.spec.narrow import narrowed, shown
-from ft_dagster.stages import task_dataset, training_mixture, version_before
+from ft_dagster.stages import prior, probe, task_dataset, training_mixture, version_before
 from ft_dagster.stages.declaration import freeze
 from ft_dagster.stages.plan_context import context_of, context_without_base
 from ft_dagster.stages.plan_warnings import plan_warnings
+from ft_dagster.stages.planned import ranked_by
 from ft_dagster.stages.policy import refuse_declared
 from ft_dagster.stages.workspace import Workspace, named_in
 from ft_dagster.store import Artifact, find_artifact
@@ -109,7 +113,9 @@ def _planned(workspace: Workspace, declared: Declared, hardware: Hardware | None
     before = None if base is None else _before(workspace, declared, base, same_rows)
     context = replace(context, before=before)
     data = _counted(mixture) if mixture else sample(declared, project, folder, workspace.roots, before)
-    plan = make_plan(spec, facts_of(data.counts, parameters, stored, folder, hardware), context)
+    tried = None if mixture is None else _tried(workspace, spec, hardware)
+    known = None if base is None else _prior(workspace, spec, base, mixture, tried)
+    plan = make_plan(spec, facts_of(data.counts, parameters, stored, folder, hardware), context, tried, known)
     warnings = tuple(plan_warnings(workspace, spec, plan.estimate))
     counts = data.counts
     return Preview(str(declared.key), data.basis, counts.examples, counts.tokens, plan.estimate, warnings)
@@ -144,6 +150,37 @@ def _before(
         if taken is not None:
             return version_before.read_before(workspace, taken)
     return version_before.version_before(workspace, spec, base)
+
+
+def _tried(workspace: Workspace, spec: VariantSpec, hardware: Hardware) -> ProbeResult | None:
+    """What a probe of this mixture found, if it is that of the declaration as it is now, on this hardware."""
+    then = workspace.spec
+    if not leaves_open(spec) or not _alike(then, spec, probe.KEYED) or ranked_by(then) != ranked_by(spec):
+        return None
+    try:
+        recipe, made_from = replace(workspace, looking=True).recipe(probe.STAGE)
+    except UserError:  # what it would be made from is not there
+        return None
+    same = made_from.hardware == hardware_in_key(hardware)
+    return probe.read_result(workspace, find_artifact(workspace.store, recipe.place)) if same else None
+
+
+def _prior(
+    workspace: Workspace,
+    spec: VariantSpec,
+    base: Artifact,
+    mixture: Artifact | None,
+    tried: ProbeResult | None,
+) -> Prior | None:
+    """What another variant tried, where no probe is to say more: as taken for this mixture already, else as
+    it would be now.
+    """
+    if not is_open(spec) or (spec.plan.probe is not None and tried is None):
+        return None
+    if mixture is None:
+        return prior.prior_of(workspace, spec, base)
+    taken = prior.standing(workspace, spec, mixture, base)
+    return prior.read_prior(workspace, taken) or prior.to_be_taken(workspace, spec, mixture, base)
 
 
 def _alike(one: VariantSpec, other: VariantSpec, fields: Iterable[str]) -> bool:

@@ -28,6 +28,7 @@ from ft_dagster.planning.probe import (
     plan_probe,
     settings_of,
     tried_arm,
+    with_cost,
 )
 from ft_dagster.planning.survey import PlanContext, Survey, survey
 from ft_dagster.spec import VariantSpec
@@ -40,7 +41,7 @@ from ft_dagster.stages.planned import HARDWARE, NEIGHBOURS, PLANNED, RANKED, ran
 from ft_dagster.stages.stacking import trained_base
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.view import View
-from ft_dagster.stages.workspace import named_in
+from ft_dagster.stages.workspace import Workspace, named_in
 from ft_dagster.store import Artifact, Attempt
 from ft_dagster.training.contract import Base, Launch, Member, Plan, TrainingDevice, TrainingRun
 from ft_dagster.training.training_figures import TrainingFigures
@@ -49,6 +50,7 @@ from ft_dagster.training.watch.first_look import FIRST_LOOKS
 TRIED = ("plan.probe", "gates.general_loss_margin")
 # A short training has its own of these.
 OWN = tuple(f"training.{name}" for name in ("evaluations", "keep_best", "keep_last", "on_bad_rate"))
+KEYED = (*(field for field in PLANNED if field not in OWN), *TRIED)
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def inputs(view: View) -> ProbeInputs:
     base, spec = view.upstream("base_model"), view.spec
     hardware = hardware_of(spec, view.trains_on, view.project)
     return ProbeInputs(
-        narrowed(spec, (*(field for field in PLANNED if field not in OWN), *TRIED)),
+        narrowed(spec, KEYED),
         view.upstream("training_mixture"),
         base,
         hardware_in_key(hardware),
@@ -91,6 +93,14 @@ def build(inputs: ProbeInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]
     figures = {"method": result.method, "learning_rate": result.learning_rate, "sentence": result.sentence}
     figures |= {} if result.rank is None else {"rank": result.rank}
     return {**figures, "seconds": sum(seconds), "devices": _devices(inputs)}
+
+
+def read_result(hands: Hands | Workspace, artifact: Artifact | None) -> ProbeResult | None:
+    """What was found; None where nothing was to be tried."""
+    if artifact is None:
+        return None
+    file = hands.payload(artifact) / FILE
+    return ProbeResult.from_json(json.loads(file.read_text("utf-8")), file=file)
 
 
 def _devices(inputs: ProbeInputs) -> int:
@@ -123,7 +133,7 @@ def _result(inputs: ProbeInputs, hands: Hands, attempt: Attempt, seconds: list[f
     if last:
         rounds.append(trial.round(last, LONGER * planned.steps))
     with named_in(hands.declared_in):
-        result = conclude(rounds, limit)
+        result = with_cost(conclude(rounds, limit), planned)
     hands.say(f"probe: {result.sentence}")
     return result
 
@@ -162,7 +172,8 @@ class _Trial:
     def _request(self, arm: Arm, steps: int, output: Path) -> TrainingRun:
         inputs, hands, facts, nodes = self.inputs, self.hands, self.facts, self.inputs.nodes
         resolved = self.found.planned[arm.method].resolved
-        watch = resolved.training.watch.model_copy(update={"budget": MEASURING, "questions": 0})
+        own = {"budget": MEASURING, "questions": 0, "general_loss_limit": None, "benchmark_limit": None}
+        watch = resolved.training.watch.model_copy(update=own)  # what is forgotten ranks it, and ends none
         short = {"learning_rate": arm.learning_rate, "max_steps": steps, "evaluations": 1, "watch": watch}
         short["on_bad_rate"] = "stop"  # it is the rate that is tried
         plan = Plan(
@@ -181,6 +192,7 @@ class _Trial:
             plan=plan,
             seed=resolved.training.seed,
             output=output,
+            by_example=True,
         )
         return TrainingRun(
             run_id=hands.run_id,

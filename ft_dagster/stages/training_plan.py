@@ -16,13 +16,14 @@ from ft_dagster.launch.choice import refuse_lacking
 from ft_dagster.planning.context import counts_of, facts_of, hardware_in_key, hardware_of
 from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.plan import make_plan
-from ft_dagster.planning.probe import FILE, ProbeResult, leaves_open
+from ft_dagster.planning.prior import leaves_open as is_open
+from ft_dagster.planning.probe import leaves_open
 from ft_dagster.planning.survey import PlanContext
 from ft_dagster.report.recommendation import memory_line, refusal_of
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.formats import export_problem
 from ft_dagster.spec.narrow import narrowed
-from ft_dagster.stages import probe, version_before
+from ft_dagster.stages import prior, probe, version_before
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.plan_context import context_of
@@ -41,8 +42,8 @@ FIGURES = ("steps", "trainable_parameters", "fits", "storage", "warnings", "pred
 @dataclass(frozen=True)
 class PlanInputs:
     """`hardware`: what the plan depends on. `ranked_by`: digest of what `auto` chooses by. `probe`: what was
-    tried beforehand, where the declaration asks for it. `version_before`: what a rank that is left open goes
-    by.
+    tried beforehand, where the declaration asks for it; `prior`: what another variant tried, where nothing
+    came of that. `version_before`: what a rank that is left open goes by.
     """
 
     spec: VariantSpec
@@ -51,6 +52,7 @@ class PlanInputs:
     hardware: dict[str, Any]
     ranked_by: Digest | None
     probe: Artifact | None
+    prior: Artifact | None
     version_before: Artifact | None
     whole: VariantSpec = recorded()
     context: PlanContext = recorded()
@@ -59,13 +61,15 @@ class PlanInputs:
 def inputs(view: View) -> PlanInputs:
     base, spec = view.upstream("base_model"), view.spec
     hardware = hardware_of(spec, view.trains_on, view.project)
+    tried = view.made(probe.STAGE) if leaves_open(spec) else None
     return PlanInputs(
         narrowed(spec, PLANNED),
         view.upstream("training_mixture"),
         base,
         hardware_in_key(hardware),
         ranked_by(spec),
-        view.made(probe.STAGE) if leaves_open(spec) else None,
+        tried,
+        prior.taken(view) if is_open(spec) and not (tried and tried.figures["method"]) else None,
         view.made(version_before.STAGE) if spec.method.rank == "auto" else None,
         narrowed(spec, (*PLANNED, *RANKED, "plan.probe")),
         context_of(view, spec, base, hardware),
@@ -78,20 +82,14 @@ def build(inputs: PlanInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     weights = base.figures["parameters"], base.figures["weights_bytes"]
     facts = facts_of(counts_of(inputs.training_mixture), *weights, hands.base_folder(base), context.hardware)
     with named_in(hands.declared_in):
-        plan = make_plan(inputs.whole, facts, context, _tried(inputs, hands))
+        tried, known = probe.read_result(hands, inputs.probe), prior.read_prior(hands, inputs.prior)
+        plan = make_plan(inputs.whole, facts, context, tried, known)
     planned = plan.content.to_json()
     _write(attempt.payload / PLAN_FILE, planned)
     estimate = plan.estimate.to_json()
     _write(attempt.evidence / ESTIMATE, estimate)
     content = {name: planned[name] for name in ("method", "training", "ranks")}
     return {**content, **{name: estimate[name] for name in FIGURES}}
-
-
-def _tried(inputs: PlanInputs, hands: Hands) -> ProbeResult | None:
-    if inputs.probe is None:
-        return None
-    file = hands.payload(inputs.probe) / FILE
-    return ProbeResult.from_json(json.loads(file.read_text("utf-8")), file=file)
 
 
 def refuse(workspace: Workspace) -> None:
@@ -139,7 +137,7 @@ def _write(file: Path, document: dict[str, Any]) -> None:
 
 STAGE = Stage(
     "training_plan",
-    reads=("declaration", "base_model", "training_mixture", "probe", "version_before"),
+    reads=("declaration", "base_model", "training_mixture", "probe", "prior", "version_before"),
     fields=(*PLANNED, *RANKED, *HARDWARE, *NEIGHBOURS, "plan.probe"),
     inputs=inputs,
     build=build,

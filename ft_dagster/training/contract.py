@@ -247,6 +247,9 @@ class Member(Strict):
     stop_above_on: int | None = Field(
         None, ge=1, description="That loss is of the first so many examples of the sample; None: of all of it"
     )
+    by_example: bool = Field(
+        False, description="Keep what each validation example lost, of each evaluation, in the figures"
+    )
     micro_batch_halved: bool = Field(
         False, description="Memory ran out before: half the micro-batch, twice the accumulation"
     )

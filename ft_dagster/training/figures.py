@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ft_dagster.training.checkpoints import Checkpoint
 from ft_dagster.training.journal import Journal
 from ft_dagster.training.training_figures import TrainingFigures
-from ft_dagster.training.watch.held_out import VALIDATION_ON
+from ft_dagster.training.watch.held_out import BY_EXAMPLE, VALIDATION_ON
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -178,6 +178,7 @@ def _seen(
         "empty_answers_last": last["degeneration"].get("empty"),
         "measured_on": observer.measuring.words(),
         "validation_loss_on": observer.last(VALIDATION_ON, best_step) or {},
+        "validation_by_example": tuple(observer.last(BY_EXAMPLE, best_step) or ()),
         "measured_tokens": journal.measured_tokens,
         "measuring_flops": journal.measuring if observer.measuring.flops else None,
         "stopped": observer.stopped[0] if observer.stopped else None,

@@ -43,8 +43,38 @@ def loss_at_trained_positions(
 
     TRL's own head does this on GPUs; elsewhere it computes every position.
     """
-    columns = (inputs["labels"][:, 1:] != -100).any(dim=0).nonzero().squeeze(1)
-    return loss_at(model, inputs, columns, tokens, summed)
+    return loss_at(model, inputs, _trained_columns(inputs), tokens, summed)
+
+
+def losses_by_example(
+    model: Any, inputs: dict[str, Any], lengths: Sequence[Sequence[int]], summed: Summed = next_token_loss
+) -> list[float]:
+    """The summed loss of each example, nats, of rows that hold examples of these `lengths` in turn."""
+    rows, width = inputs["labels"].shape
+    count, owners = 0, torch.full((rows, width), -1)
+    for row, sizes in enumerate(lengths):
+        numbers = torch.arange(count, count + len(sizes))
+        owners[row, : sum(sizes)] = numbers.repeat_interleave(torch.tensor(sizes, dtype=torch.int64))
+        count += len(sizes)
+    columns = _trained_columns(inputs)
+    of_positions = owners.to(columns.device)[:, 1:][:, columns].flatten()
+    found, seen = [0.0] * count, 0
+
+    def kept(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        nonlocal seen
+        owner, seen = of_positions[seen : seen + len(labels)], seen + len(labels)
+        for each in owner[labels != -100].unique().tolist():
+            mine = owner == each
+            found[each] += float(summed(logits[mine], labels[mine]))
+        return logits.new_zeros(())
+
+    loss_at(model, inputs, columns, 1, kept)
+    return found
+
+
+def _trained_columns(inputs: dict[str, Any]) -> torch.Tensor:
+    """Positions that predict a label of some row."""
+    return (inputs["labels"][:, 1:] != -100).any(dim=0).nonzero().squeeze(1)
 
 
 def loss_at(

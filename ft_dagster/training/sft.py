@@ -6,8 +6,9 @@ import hashlib
 import inspect
 import math
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import Trainer
@@ -20,9 +21,16 @@ from ft_dagster.training import checkpoints, data_parallel, ranks
 from ft_dagster.training.attention import packed, squares
 from ft_dagster.training.batches import Collator, batch_digest, side_by_side
 from ft_dagster.training.journal import JournalStep
-from ft_dagster.training.loss import learned_prompt, loss_at_trained_positions, loss_of_fused_head
+from ft_dagster.training.loss import (
+    learned_prompt,
+    loss_at_trained_positions,
+    loss_of_fused_head,
+    losses_by_example,
+)
 from ft_dagster.training.mixture import Examples
 from ft_dagster.training.packing import Bin
+
+T = TypeVar("T")
 
 
 class TokenTrainer(SFTTrainer):
@@ -183,7 +191,40 @@ class TokenTrainer(SFTTrainer):
             self._load_from_checkpoint(str(folder))
 
     def summed_loss(self, examples: Examples, bins: list[Bin], rows: int) -> float:
-        """Loss of these bins of `examples`, nats, `rows` of them at a time; draws no random number.
+        """Loss of these bins of `examples`, nats, `rows` of them at a time; draws no random number."""
+        total = torch.zeros((), dtype=torch.float64, device=self.args.device)
+        for loss in self._of_batches(examples, bins, rows, lambda _, inputs: self._measured(inputs)):
+            total += loss
+        return float(sum(ranks.gather(total.item())))
+
+    @property
+    def tells_examples_apart(self) -> bool:
+        """Whether `losses_by_example` can be had: not where the architecture makes all logits by itself."""
+        return self._keeps_logits
+
+    def losses_by_example(self, examples: Examples, bins: list[Bin], rows: int) -> dict[int, float]:
+        """The same of each example, by its ordinal."""
+
+        def each(mine: list[Bin], inputs: dict[str, Any]) -> dict[int, float]:
+            lengths = [examples.lengths[ordinals].tolist() for ordinals in mine]
+            found = losses_by_example(self.model, inputs, lengths, self._summed)
+            return dict(zip(chain(*mine), found, strict=True))
+
+        everyones = ranks.gather(self._of_batches(examples, bins, rows, each))
+        return dict(pair for batches in everyones for losses in batches for pair in losses.items())
+
+    def _measured(self, inputs: dict[str, Any]) -> torch.Tensor:
+        loss: torch.Tensor = self.compute_loss(self.model, inputs, num_items_in_batch=1)
+        return loss
+
+    def _of_batches(
+        self,
+        examples: Examples,
+        bins: list[Bin],
+        rows: int,
+        found: Callable[[list[Bin], dict[str, Any]], T],
+    ) -> list[T]:
+        """What `found` gives for the bins and tensors of each batch of this rank.
 
         Each rank takes its share, in step with the others: a sharded model computes only together.
         """
@@ -194,17 +235,17 @@ class TokenTrainer(SFTTrainer):
         self.model.eval()
         prompt = learned_prompt(self.model) is not None
         self._measuring = True
-        total = torch.zeros((), dtype=torch.float64, device=self.args.device)
+        made: list[T] = []
         with torch.no_grad():
             for mine in batches[self.args.process_index :: ranks.world()]:
                 batch = collate([{"bin": ordinals} for ordinals in mine])
                 del batch["ordinals"], batch["content"]
                 inputs = self._prepare_inputs(batch)
                 with packed(self.model, inputs, off=prompt), self.compute_loss_context_manager():
-                    total += self.compute_loss(self.model, inputs, num_items_in_batch=1)
+                    made.append(found(mine, inputs))
         self._measuring = False
         self.model.train(was_training)
-        return float(sum(ranks.gather(total.item())))
+        return made
 
 
 def _no_logits_to_keep(objective: str, architecture: str) -> UserError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 PREDICTED_IN_0_1 = "foretold"
 SILENT = {  # left out where they say nothing
-    "micro_batch_halved", "learning_rate_lowered", "measured_on", "validation_loss_on", "measured_tokens",
-    "measuring_flops", "computed_on", "general_loss_limit", NOT_FINITE,
+    "micro_batch_halved", "learning_rate_lowered", "measured_on", "validation_loss_on",
+    "validation_by_example", "measured_tokens", "measuring_flops", "computed_on", "general_loss_limit",
+    NOT_FINITE,
 }  # fmt: skip
 
 
@@ -44,7 +45,8 @@ class TrainingFigures:
     adapter's updates, None without an adapter. `benchmark_*`: mean accuracy of the general questions, 0 to 1.
     `repeated_4grams_*`, `empty_answers_*`: shares of generated text, 0 to 1. `_first`: before the first step;
     `_last`: at `best_step`. `measured_on`: figure -> on what it was measured, and when. `validation_loss_on`:
-    number of examples -> the loss at `best_step` on the first so many of the sample. `measured_tokens`,
+    number of examples -> the loss at `best_step` on the first so many of the sample. `validation_by_example`:
+    (summed loss, trained tokens) of each of them at `best_step`, where that is asked for. `measured_tokens`,
     `measuring_flops`: of looks made for this training, none that was kept; the latter None where
     an architecture cannot be counted.
     `computed_on`: whose arithmetic it was, the GPU or what of a CPU torch uses; empty of older ones.
@@ -94,6 +96,7 @@ class TrainingFigures:
     empty_answers_last: float | None = None
     measured_on: Mapping[str, str] = field(default_factory=dict)
     validation_loss_on: Mapping[str, float] = field(default_factory=dict)
+    validation_by_example: Sequence[Sequence[float]] = ()
     measured_tokens: int | None = None
     measuring_flops: float | None = None
     stopped: str | None = None

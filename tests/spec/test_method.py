@@ -5,6 +5,7 @@ import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.spec import VariantKey, VariantSpec, load_variant
+from ft_dagster.spec.narrow import shown
 from ft_dagster.spec.variant import METHOD_SETTINGS, MethodName
 from tests.present import present
 
@@ -13,6 +14,7 @@ GIVEN = {
     "use_rslora": True, "use_dora": True, "num_virtual_tokens": 20,
 }  # fmt: skip
 MINIMAL = "description: x\nowners: [a]\nbase_model: b\ndata: {sources: [r.jsonl]}\n"
+PLAIN = {"description": "x", "owners": ["a"], "base_model": "b", "data": {"sources": ["r.jsonl"]}}
 
 
 @pytest.fixture
@@ -54,6 +56,16 @@ def test_a_value_that_is_neither_a_number_nor_auto_is_one_error(
     error = refusal(own)
     assert (error.field, error.value) == (field, value)
     assert words in f"{error.problem} {error.fix}"
+
+
+def test_a_rate_may_be_left_open_in_a_word_and_is_then_left_out(refusal: Callable[..., UserError]) -> None:
+    said = VariantSpec.model_validate({**PLAIN, "training": {"learning_rate": "auto"}})
+    assert said == VariantSpec.model_validate(PLAIN)
+    assert shown(said) == shown(VariantSpec.model_validate(PLAIN))
+    schema = VariantSpec.model_json_schema()["$defs"]["TrainingSpec"]["properties"]["learning_rate"]
+    assert {"const": "auto", "type": "string"} in schema["anyOf"]
+    error = refusal("training: {learning_rate: fast}\n")
+    assert (error.field, error.value) == ("training.learning_rate", "fast")
 
 
 @pytest.mark.parametrize("share", ["much", "0.9", "-1", "true"])

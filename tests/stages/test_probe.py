@@ -9,12 +9,18 @@ from typing import Any
 import pytest
 import yaml
 
+from ft_dagster.audit.answers import EXACT
+from ft_dagster.audit.desk import open_audit
+from ft_dagster.audit.replay import replay
+from ft_dagster.audit.replay_judged import SAME
 from ft_dagster.launch.local import ProgramFailed
+from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
-from ft_dagster.stages import probe, training_plan
+from ft_dagster.stages import prior, probe, training_plan
 from ft_dagster.stages.chain import run_chain, up_to
 from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.preview import plan_variant
 from ft_dagster.stages.workspace import RunOf, Workspace
 from ft_dagster.store import Artifact
 from tests.e2e.project import write_project
@@ -42,9 +48,9 @@ def probed(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) ->
     return folder
 
 
-def planned(folder: Path) -> tuple[Workspace, list[str], dict[str, Artifact]]:
+def planned(folder: Path, key: VariantKey = KEY) -> tuple[Workspace, list[str], dict[str, Artifact]]:
     lines: list[str] = []
-    workspace = Workspace(load_settings(folder), KEY, RunOf("test", "test", lines.append))
+    workspace = Workspace(load_settings(folder), key, RunOf("test", "test", lines.append))
     outcome = run_chain(workspace, PLANNED)
     assert outcome.error is None, outcome.error
     return workspace, lines, outcome.made
@@ -77,9 +83,34 @@ def test_the_plan_has_what_was_best_when_it_was_tried(
     (reason,) = (r for r in estimate.plan.reasons if r.field == "training.learning_rate")
     assert (reason.origin, reason.reason) == ("measured", tried.figures["sentence"])
     assert (tried.figures["seconds"] > 0, tried.figures["devices"]) == (True, 1)
+    assert len({json.dumps([tokens for _, tokens in arm["examples"]]) for arm in (*arms, *last)}) == 1
+    assert "nats a token (95% interval " in tried.figures["sentence"]
+    assert "% of the training's FLOPs, where " in tried.figures["sentence"]
     files = {file.name for file in workspace.folder(tried).rglob("*") if file.is_file()}
     assert "log.jsonl" in files
     assert not [name for name in files if name.endswith(".safetensors")]  # no model is left
+
+
+def test_a_plan_before_the_next_run_is_by_what_was_found(
+    probed: Path, first: tuple[Workspace, list[str], dict[str, Artifact]]
+) -> None:
+    workspace, _, made = first
+    foreseen = plan_variant(workspace.settings, KEY).estimate
+    assert foreseen.plan.training == made["training_plan"].figures["training"]
+    assert foreseen.plan.reasons == training_plan.estimate_of(workspace, made["training_plan"]).plan.reasons
+    assert not [line for line in foreseen.warnings if "probe" in line]
+
+    def is_foreseen_to_be_tried(hardware: Hardware | None = None) -> bool:
+        lines = plan_variant(workspace.settings, KEY, hardware).estimate.warnings
+        return any("probe, before this plan is final" in line for line in lines)
+
+    file = probed / "tenants" / "acme" / "places.yaml"
+    declared = file.read_text("utf-8")
+    declare(probed, plan={"probe": {"steps": 3, "share": 0.1}})
+    assert is_foreseen_to_be_tried()
+    file.write_text(declared, "utf-8")
+    assert not is_foreseen_to_be_tried()
+    assert is_foreseen_to_be_tried(Hardware("gpu", 1, "A card", 16 * 10**9, 1e14, True, 1.0))
 
 
 def test_asked_again_nothing_is_trained(
@@ -194,3 +225,129 @@ def test_ranks_are_tried_where_nothing_else_is_open_and_the_plan_trains_the_one_
     assert all(artifact.reused for artifact in reused.values())
     assert not [line for line in again if "leased" in line]
     assert any("3 short trainings of" in line for line in lines)
+
+
+def beside(folder: Path, tenant: str, name: str, **changed: Any) -> VariantKey:
+    """Another variant of the same rows that tries nothing, its rate left open."""
+    content = yaml.safe_load((folder / "tenants" / "acme" / "places.yaml").read_text())
+    content.pop("plan")
+    if "base_model" in changed:
+        changed["base_model"] = {"source": content["base_model"], **changed["base_model"]}
+    file = folder / "tenants" / tenant / f"{name}.yaml"
+    file.write_text(yaml.safe_dump({**content, **changed}))
+    return VariantKey(tenant, name)
+
+
+def test_what_another_variant_of_the_tenant_found_is_taken_where_nothing_is_tried(
+    probed: Path, first: tuple[Workspace, list[str], dict[str, Artifact]]
+) -> None:
+    workspace, _, made = first
+    tried, content = found_in(workspace, made)
+    key = beside(probed, "acme", "other")
+    other, lines, plans = planned(probed, key)
+    assert not [line for line in lines if "leased" in line]
+    assert plans["training_plan"].figures["training"]["learning_rate"] == content["learning_rate"]
+    estimate = training_plan.estimate_of(other, plans["training_plan"]).plan
+    (reason,) = (r for r in estimate.reasons if r.field == "training.learning_rate")
+    said = f"acme.places, on this base for this objective: {content['sentence']}"
+    assert (reason.value, reason.origin, reason.reason) == (content["learning_rate"], "prior", said)
+    taken = other.make(prior.STAGE)
+    assert (taken.reused, taken.figures["probe"]) == (True, tried.digest)
+    assert plans["training_plan"].inputs["prior"] == taken.digest
+    assert plan_variant(other.settings, key).estimate.plan.reasons == estimate.reasons
+    (probed / "tenants" / "acme" / "other.yaml").unlink()
+
+
+@pytest.mark.parametrize(
+    ("tenant", "changed"),
+    [
+        ("globex", {}),
+        ("acme", {"objective": "task_specific", "evaluation": {"kind": "label", "general": []}}),
+        ("acme", {"method": "prompt_tuning"}),
+        ("acme", {"base_model": {"new_tokens": ["<new>"]}}),
+    ],
+)
+def test_nothing_is_taken_of_another_tenant_base_objective_or_family(
+    probed: Path,
+    first: tuple[Workspace, list[str], dict[str, Artifact]],
+    tenant: str,
+    changed: dict[str, Any],
+) -> None:
+    key = beside(probed, tenant, "other", **changed)
+    other, _, plans = planned(probed, key)
+    assert "prior" not in plans["training_plan"].inputs
+    reasons = training_plan.estimate_of(other, plans["training_plan"]).plan.reasons
+    assert {r.origin for r in reasons if r.field == "training.learning_rate"} == {"built-in"}
+    (probed / "tenants" / tenant / "other.yaml").unlink()
+
+
+def test_a_plan_that_stands_for_its_rows_is_not_made_anew_because_another_variant_tried(
+    probed: Path, first: tuple[Workspace, list[str], dict[str, Artifact]]
+) -> None:
+    own, away = probed / "tenants" / "acme" / "places.yaml", probed / "places.yaml"
+    early = beside(probed, "acme", "early")
+    own.rename(away)
+    _, _, before = planned(probed, early)
+    away.rename(own)
+    assert "prior" not in before["training_plan"].inputs
+    _, _, again = planned(probed, early)
+    assert again["training_plan"].reused
+    assert again["training_plan"].digest == before["training_plan"].digest
+    file = probed / "tenants" / "acme" / "early.yaml"
+    content = yaml.safe_load(file.read_text())
+    content["data"]["splits"] = {**content["data"].get("splits", {}), "validation": 0.2}
+    unchanged = file.read_text()
+    file.write_text(yaml.safe_dump(content))
+    _, _, other_rows = planned(probed, early)
+    assert "prior" in other_rows["training_plan"].inputs
+    file.write_text(unchanged)
+    _, _, back = planned(probed, early)
+    assert (back["training_plan"].reused, back["training_plan"].place) == (
+        True,
+        before["training_plan"].place,
+    )
+    own.rename(away)  # what was taken is kept when its source is gone
+    file.write_text(yaml.safe_dump(content))
+    _, _, alone = planned(probed, early)
+    away.rename(own)
+    assert alone["training_plan"].place == other_rows["training_plan"].place
+    file.unlink()
+
+
+@pytest.mark.long
+def test_a_replay_goes_by_what_was_taken_of_another_variant(
+    probed: Path, first: tuple[Workspace, list[str], dict[str, Artifact]], tmp_path: Path
+) -> None:
+    """In its clean store there is no other variant."""
+    key = beside(probed, "acme", "other")
+    workspace = Workspace(load_settings(probed), key, RunOf("test", "test", lambda line: None))
+    outcome = run_chain(workspace, up_to("evaluation"))
+    assert outcome.error is None, outcome.error
+    assert "prior" in outcome.made["training_plan"].inputs
+    audit = open_audit(workspace.settings)
+    answer = replay(audit, audit.model(str(key)), tmp_path / "clean")
+    assert (answer.verdict, answer.first) == (EXACT, None)
+    assert {part.stage: part.said for part in answer.stages}["training_plan"] == SAME
+    (probed / "tenants" / "acme" / "other.yaml").unlink()
+
+
+@pytest.mark.long
+def test_an_arm_that_forgets_past_the_declared_limit_ranks_last_and_is_not_lost(
+    tmp_path: Path, tiny_model_folder: Path, probed: Path
+) -> None:
+    folder = write_project(tmp_path / "project", tiny_model_folder)
+    own = folder / "tenants" / "acme" / "places.yaml"
+    own.write_text((probed / "tenants" / "acme" / "places.yaml").read_text())
+    training = {"num_train_epochs": 4, "max_length": 64, "per_device_train_batch_size": 1}
+    watch = {"general_loss_limit": 0.001}
+    declare(
+        folder,
+        method={"name": "lora", "rank": "auto"},
+        training={**training, "learning_rate": 0.3, "watch": watch},
+    )
+    workspace, _, made = planned(folder)
+    _, content = found_in(workspace, made)
+    over = [arm for tried in content["rounds"] for arm in tried if arm["general_rise"] > 0.001]
+    assert over
+    assert {arm["failed"] for arm in over} == {None}
+    assert all(arm["validation"] for arm in over)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,12 @@ def result_of(run_folder: Path, variant: str = "acme.support") -> dict[str, Any]
 def payload_bytes(run_folder: Path, variant: str = "acme.support") -> dict[str, bytes]:
     payload = run_folder / variant / "payload"
     return {p.name: p.read_bytes() for p in sorted(payload.iterdir())}
+
+
+def means_of(by_example: Sequence[Sequence[float]], sizes: Iterable[str]) -> dict[str, float]:
+    """Size -> the loss a token of the first so many examples, from (loss, tokens) of each."""
+    of = {size: by_example[: int(size)] for size in sizes}
+    return {size: sum(loss for loss, _ in part) / sum(n for _, n in part) for size, part in of.items()}
 
 
 def train(run_folder: Path) -> int:

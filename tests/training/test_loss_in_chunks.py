@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from ft_dagster.objectives import next_token_loss
 from ft_dagster.training import loss as losses
-from ft_dagster.training.loss import loss_at_trained_positions
+from ft_dagster.training.loss import loss_at_trained_positions, losses_by_example
 
 pytestmark = pytest.mark.slow
 
@@ -124,3 +124,22 @@ def test_a_forward_that_the_head_was_given_stays() -> None:
     head.forward = own = partial(torch.nn.Linear.forward, head)
     loss_at_trained_positions(model, batch(), 5)
     assert head.forward is own
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_example_of_a_packed_row_has_the_loss_that_it_adds_to_the_whole(kind: str) -> None:
+    model, given, lengths = model_of(kind), batch(), [[30, 10], [4, 20]]  # the last 16 are padding
+    given["labels"][1, 24:] = -100
+    found = losses_by_example(model, given, lengths)
+    for number, (row, begin, end) in enumerate([(0, 0, 30), (0, 30, 40), (1, 0, 4), (1, 4, 24)]):
+        alone = {**given, "labels": torch.full((ROWS, WIDTH), -100)}
+        alone["labels"][row, begin:end] = given["labels"][row, begin:end]
+        assert found[number] == pytest.approx(loss_at_trained_positions(model, alone, 1).item(), rel=1e-5)
+    assert sum(found) == pytest.approx(loss_at_trained_positions(model, given, 1).item(), rel=1e-6)
+    assert min(found) > 0
+
+
+def test_an_example_without_labels_has_none_of_the_loss() -> None:
+    given = batch()
+    given["labels"].fill_(-100)
+    assert losses_by_example(model_of("llama"), given, [[20, 20], []]) == [0.0, 0.0]

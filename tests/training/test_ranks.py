@@ -121,9 +121,13 @@ def test_a_rank_without_an_example_left_takes_part(
     alone = {**ONE, "num_train_epochs": 2.0, "packing": False, "gradient_checkpointing": True}
     alone["per_device_train_batch_size"] = 1
     together = {**alone, "gradient_accumulation_steps": 1}
-    one = train(start, runs.prepare("one", method=FULL, training=alone))
-    two = train(start, runs.prepare("two", method=FULL, training=together, ranks=2))
+    one = train(start, runs.prepare("one", method=FULL, training=alone, by_example=True))
+    two = train(start, runs.prepare("two", method=FULL, training=together, ranks=2, by_example=True))
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+    by_example = [result_of(each)["figures"]["validation_by_example"] for each in (one, two)]
+    expected, found = ([loss for loss, _ in each] for each in by_example)
+    assert found == pytest.approx(expected, rel=1e-3)
+    assert len(set(expected)) == len(expected) == 6
 
 
 @pytest.mark.long

@@ -33,7 +33,7 @@ from ft_dagster.training.watch.budget import (
 from ft_dagster.training.watch.counter import Counter
 from ft_dagster.training.watch.held_out import HeldOutBlock, blocks_of
 from tests.present import present
-from tests.training.runs import LORA, Runs, result_of, train, write_mixture
+from tests.training.runs import LORA, Runs, means_of, payload_bytes, result_of, train, write_mixture
 
 
 def lines(run_folder: Path, name: str) -> list[dict[str, Any]]:
@@ -202,6 +202,22 @@ def test_a_training_measures_within_its_budget_on_the_same_examples_at_each_look
     assert figures["validation_loss_on"][str(count)] == figures["validation_loss_best"]
     assert len(lines(folder, "degeneration")) == 2
     assert [line["step"] for line in lines(folder, "degeneration")] == [0, figures["best_step"]]
+
+
+@pytest.mark.slow
+def test_what_each_example_lost_is_kept_where_it_is_asked_for_and_trains_nothing_else(large: Runs) -> None:
+    plain, apart = large.prepare("plain"), large.prepare("apart", by_example=True)
+    assert [train(plain), train(apart)] == [0, 0]
+    figures, other = result_of(apart)["figures"], result_of(plain)["figures"]
+    assert "validation_by_example" not in other
+    assert payload_bytes(apart) == payload_bytes(plain)
+    assert figures["validation_loss_on"] == pytest.approx(other["validation_loss_on"], rel=1e-5)
+    means = means_of(figures["validation_by_example"], figures["validation_loss_on"])
+    assert means == pytest.approx(figures["validation_loss_on"], rel=1e-6)
+    assert len(figures["validation_by_example"]) == max(map(int, means))
+    assert [line["step"] for line in lines(apart, "validation_by_example")] == [
+        line["step"] for line in lines(apart, "validation_loss") if line["step"]
+    ]
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from ft_dagster.training.watch.first_look import FirstLooks
 VALIDATION_ON = (
     "validation_on"  # name of the line: number of examples -> loss on the first so many of the sample
 )
+BY_EXAMPLE = "validation_by_example"  # name of the line: [loss, trained tokens] of each example of the sample
 
 
 LOGIT_BYTES = 4e9  # of whole logits in fp32, at a measurement

@@ -12,10 +12,18 @@ from ft_dagster.training import ranks
 from ft_dagster.training.batches import shape_of, side_by_side
 from ft_dagster.training.contract import Member, TrainingRun
 from ft_dagster.training.journal import EXPORTED, Journal, StepLog
+from ft_dagster.training.mixture import Examples
+from ft_dagster.training.packing import Bin
 from ft_dagster.training.progress import TrainingProgress
 from ft_dagster.training.watch import curves, degeneration, forgetting, rate, spectrum
 from ft_dagster.training.watch.budget import ForwardWork
-from ft_dagster.training.watch.held_out import VALIDATION_ON, HeldOutBlock, losses_of, rows_at_once
+from ft_dagster.training.watch.held_out import (
+    BY_EXAMPLE,
+    VALIDATION_ON,
+    HeldOutBlock,
+    losses_of,
+    rows_at_once,
+)
 from ft_dagster.training.watch.measuring import UNITS, Measuring, Split
 from ft_dagster.training.watch.reporting import Reports
 
@@ -158,9 +166,19 @@ class Observer:
         def spend(block: HeldOutBlock) -> None:
             self._journal.measured(block.tokens, self.measuring.cost_of(block.bins, sample.examples))
 
+        apart = self.member.by_example and split == "validation" and step > 0 and trainer.tells_examples_apart
+        by_example: list[tuple[float, int]] = []
+
+        def measured(examples: Examples, bins: list[Bin]) -> float:
+            if not apart:
+                return float(trainer.summed_loss(examples, bins, rows))
+            losses: Mapping[int, float] = trainer.losses_by_example(examples, bins, rows)
+            by_example.extend((losses[each], int(examples.trained[each])) for each in sorted(losses))
+            return math.fsum(losses.values())
+
         found = losses_of(
             sample,
-            lambda examples, bins: trainer.summed_loss(examples, bins, rows),
+            measured,
             lambda bins: [shape_of(each, sample.examples, most) for each in side_by_side(bins, rows)],
             self.measuring.first if step == 0 else None,
             spend,
@@ -175,6 +193,8 @@ class Observer:
         self._progress.evaluated(step, split.replace("_", " "), loss, on, best)
         if split == "validation":
             self._keep(step, VALIDATION_ON, {str(count): each for count, each in found.items()}, exported)
+        if by_example:
+            self._keep(step, BY_EXAMPLE, by_example, exported)
 
     def _see(self, step: int, *, end: bool, exported: bool = False) -> None:
         for name, value in ranks.agree(lambda: self._look(step, end)).items():

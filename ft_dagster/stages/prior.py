@@ -1,0 +1,142 @@
+"""What a probe of another variant found, for a variant that leaves method or rate open and tries nothing.
+
+Of the same tenant, base and objective. Taken once for a mixture: what stands under the key is kept, and where
+a plan of the mixture stands without any, it stays so. No plan is made anew because another variant tried.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from ft_dagster.errors import UserError
+from ft_dagster.lineage.ancestors import find_digest
+from ft_dagster.planning.prior import Prior
+from ft_dagster.planning.survey import same_family
+from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
+from ft_dagster.spec import Declarations, VariantSpec
+from ft_dagster.spec.narrow import narrowed
+from ft_dagster.stages.hands import Hands
+from ft_dagster.stages.inputs import key_parts, recorded
+from ft_dagster.stages.stage import Stage
+from ft_dagster.stages.view import View
+from ft_dagster.stages.workspace import Desk, Workspace
+from ft_dagster.store import Artifact, Attempt, Place, find_artifact, read_head
+from ft_dagster.store.committed import all_committed
+
+FILE, NAME, PLAN, PROBE = "prior.json", "prior", "training_plan", "probe"
+KEYED = ("objective", "method.name")
+
+
+@dataclass(frozen=True)
+class PriorInputs:
+    spec: VariantSpec
+    training_mixture: Artifact
+    base_model: Artifact
+    found: Prior | None = recorded(default=None)
+
+
+def inputs(view: View) -> PriorInputs:
+    base, mixture = view.upstream("base_model"), view.upstream("training_mixture")
+    return PriorInputs(narrowed(view.spec, KEYED), mixture, base, prior_of(view, view.spec, base))
+
+
+def build(inputs: PriorInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
+    if inputs.found is None:
+        raise UserError("the probe that the plan goes by is gone", fix="Run it again")
+    content = inputs.found.to_json()
+    (attempt.payload / FILE).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", "utf-8")
+    return content
+
+
+def taken(view: View) -> Artifact | None:
+    """What was taken for this mixture, or is to be now; None where there is nothing."""
+    base, mixture = view.upstream("base_model"), view.upstream("training_mixture")
+    stands = standing(view, view.spec, mixture, base)
+    return stands or (view.made(STAGE) if to_be_taken(view, view.spec, mixture, base) else None)
+
+
+def standing(desk: Desk, spec: VariantSpec, mixture: Artifact, base: Artifact) -> Artifact | None:
+    """What was taken for a mixture."""
+    parts = key_parts(PriorInputs(narrowed(spec, KEYED), mixture, base))
+    return find_artifact(desk.store, Place(desk.key.prefix, NAME, parts.key(NAME, STAGE_VERSIONS[NAME])))
+
+
+def to_be_taken(desk: Desk, spec: VariantSpec, mixture: Artifact, base: Artifact) -> Prior | None:
+    """What is there to be taken now; None where a plan of the mixture stands, made without."""
+    newest = read_head(desk.store, desk.key.prefix, PLAN)
+    if newest is not None and _is_without(newest, spec, mixture, base):
+        return None
+    found = prior_of(desk, spec, base)
+    return None if found is None or _is_planned(desk, spec, mixture, base) else found
+
+
+def read_prior(hands: Hands | Workspace, artifact: Artifact | None) -> Prior | None:
+    """What was taken; None where nothing was."""
+    if artifact is None:
+        return None
+    file = hands.payload(artifact) / FILE
+    return Prior.from_json(json.loads(file.read_text("utf-8")), file=file)
+
+
+def prior_of(desk: Desk, spec: VariantSpec, base: Artifact) -> Prior | None:
+    """What the newest probe found, of those by which the newest plans of the tenant's other variants were
+    made; of two of one second the first by name.
+    """
+    found = [each for each in _probes(desk) if _is_about(each[1], spec, base)]
+    if not found:
+        return None
+    variant, probe = max(found, key=lambda each: str(each[1].predicate["created"]))
+    figures = probe.figures
+    return Prior(variant, probe.digest, figures["method"], figures["learning_rate"], figures["sentence"])
+
+
+def _probes(desk: Desk) -> Iterator[tuple[str, Artifact]]:
+    """(variant, what its newest plan was made by); one whose part of the store is damaged has none."""
+    for key in Declarations(desk.project):
+        if key.tenant != desk.key.tenant or key == desk.key:
+            continue
+        with suppress(UserError):  # said to who asks for that variant
+            plan = read_head(desk.store, key.prefix, PLAN)
+            digest = None if plan is None else plan.inputs.get(PROBE)
+            found = None if digest is None else find_digest(desk.store, (key.prefix,), PROBE, digest)
+            if found is not None:
+                yield str(key), found
+
+
+def _is_about(probe: Artifact, spec: VariantSpec, base: Artifact) -> bool:
+    """Whether it found something on this base for this objective, and for a method that may be taken."""
+    same = probe.inputs.get("base_model") == base.digest and probe.spec["spec"]["objective"] == spec.objective
+    method = probe.figures["method"]
+    taken = spec.method.name == "auto" or (method is not None and same_family(spec.method.name, method))
+    return same and method is not None and taken
+
+
+def _is_planned(desk: Desk, spec: VariantSpec, mixture: Artifact, base: Artifact) -> bool:
+    """Whether the variant has a plan that was made without."""
+    folder = f"{desk.key.prefix}/{PLAN}"
+    places = [Place(desk.key.prefix, PLAN, key) for key in desk.store.names(folder)]
+    plans = (each for each in all_committed(desk.store, places) if isinstance(each, Artifact))
+    return any(_is_without(plan, spec, mixture, base) for plan in plans)
+
+
+def _is_without(plan: Artifact, spec: VariantSpec, mixture: Artifact, base: Artifact) -> bool:
+    """Whether a plan is of what the key of a prior has, and was made without any."""
+    made_of, declared = plan.inputs, plan.spec["spec"]
+    same_data = (made_of.get("training_mixture"), made_of.get("base_model")) == (mixture.digest, base.digest)
+    method = declared["method"]["name"]
+    same = same_data and (declared["objective"], method) == (spec.objective, spec.method.name)
+    return same and NAME not in made_of
+
+
+STAGE = Stage(
+    NAME,
+    reads=("declaration", "base_model", "training_mixture"),
+    fields=KEYED,
+    inputs=inputs,
+    build=build,
+    on_demand=True,
+)
