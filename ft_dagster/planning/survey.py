@@ -182,12 +182,15 @@ def survey(spec: VariantSpec, facts: Facts, context: PlanContext) -> Survey:
 
 
 def with_method(spec: VariantSpec, name: str) -> VariantSpec:
-    """The declaration by another method; keeps the settings that this method has."""
+    """The declaration by another method; keeps the settings that this method has, and the rate unless it was
+    declared for another one.
+    """
     if spec.method.name == name:
         return spec
     kept = {each: getattr(spec.method, each) for each in METHOD_SETTINGS[name]}
     given = {each: value for each, value in kept.items() if value is not None and value is not False}
-    rate = {} if same_family(spec.method.name, name) else {"learning_rate": None}
+    meant = spec.method.name == "auto" or same_family(spec.method.name, name)
+    rate = {} if meant else {"learning_rate": None}
     return spec.model_copy(
         update={
             "method": MethodSpec.model_validate({"name": name, **given}),

@@ -21,7 +21,7 @@ from ft_dagster.planning.dryrun.from_figures import facts, shapes_of_configurati
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.layout import Layout
 from ft_dagster.planning.plan import PlanAndEstimate, make_plan
-from ft_dagster.planning.survey import PlanContext
+from ft_dagster.planning.survey import PlanContext, with_method
 from ft_dagster.spec import VariantSpec
 from ft_dagster.training.contract import FullSettings
 from ft_dagster.training.training_figures import TrainingFigures
@@ -62,13 +62,29 @@ def planned(
     return make_plan(declared, given, setting)
 
 
-@pytest.mark.parametrize("objective", ["instruction", "task_specific"])
-def test_auto_teaches_behaviour_by_lora(folder: Path, objective: str) -> None:
-    plan = planned(folder, spec(objective=objective, evaluation={"kind": "json"}))
+def test_auto_teaches_behaviour_by_lora(folder: Path) -> None:
+    plan = planned(folder, spec(objective="instruction"))
     assert plan.content.method.name == plan.estimate.method == "lora"
     why = reason(plan.estimate.to_json()["plan"], "method.name")
     assert why["origin"] == "built-in"
-    assert objective in why["reason"]
+    assert "instruction: behaviour and format" in why["reason"]
+
+
+def test_auto_teaches_a_small_base_one_narrow_task_by_full(folder: Path) -> None:
+    plan = planned(folder, spec(objective="task_specific", evaluation={"kind": "json"}))
+    assert plan.content.method.name == "full"
+    why = reason(plan.estimate.to_json()["plan"], "method.name")["reason"]
+    assert "lora by narrow_task" in why
+
+
+def test_auto_keeps_a_declared_rate_and_a_declared_method_of_another_family_has_its_own(folder: Path) -> None:
+    plan = planned(folder, spec(training={"learning_rate": 1.23e-4}))
+    assert plan.content.method.name == "lora"
+    assert plan.content.training.learning_rate == 1.23e-4
+    assert reason(plan.estimate.to_json()["plan"], "training.learning_rate")["origin"] == "declaration"
+    declared = spec(method={"name": "lora"}, training={"learning_rate": 1.23e-4})
+    assert with_method(declared, "qlora").training.learning_rate == 1.23e-4
+    assert with_method(declared, "full").training.learning_rate is None
 
 
 def test_what_measuring_may_take_is_in_the_hours_and_the_default_in_no_digest(folder: Path) -> None:
