@@ -178,12 +178,14 @@ def tables(found: Sequence[Regrets], of: int) -> str:
         there = [each for each in found if name in each.choices]
         values, (low, high) = _all(there, name), interval(there, name)
         worst = max(there, key=lambda each: each.choices[name].regret)
+        task, mean, about = worst_task(there, name)
         over = sum(each.choices[name].over for each in there)
         cost = [each.costs[name] for each in found if name in each.costs]
         rows.append(
             [
                 name, str(len(there)), f"{np.mean(values):.1%} ({low:.1%} to {high:.1%})",
-                f"{max(values):.1%} ({worst.task})", f"{over}", f"{np.mean(cost):.0%}" if cost else "",
+                f"{max(values):.1%} ({worst.task})", f"{task}: {mean:.1%} ({about})",
+                f"{over}", f"{np.mean(cost):.0%}" if cost else "",
             ]
         )  # fmt: skip
     head = (
@@ -191,6 +193,7 @@ def tables(found: Sequence[Regrets], of: int) -> str:
         "questions",
         "regret, mean (95%)",
         "at the worst",
+        "worst task, mean of its seeds (95%, t over them)",
         "past the limit",
         "cost, of the training",
     )
@@ -229,13 +232,35 @@ def _part(each: Measured) -> float:
 
 def interval(found: Sequence[Regrets], name: str) -> tuple[float, float]:
     """95% of the mean regret, tasks drawn anew: the seeds of one task are alike."""
-    by_task: dict[str, list[float]] = {}
-    for each in found:
-        by_task.setdefault(each.task, []).append(each.choices[name].regret)
-    means = np.array([np.mean(values) for values in by_task.values()])
+    means = np.array([np.mean(values) for values in _by_task(found, name).values()])
     drawn = np.random.default_rng(SEED).integers(len(means), size=(RESAMPLES, len(means)))
     low, high = np.quantile(means[drawn].mean(axis=1), (0.025, 0.975))
     return float(low), float(high)
+
+
+def worst_task(found: Sequence[Regrets], name: str) -> tuple[str, float, str]:
+    """The task of the largest mean regret, that mean, and its interval in words.
+
+    Of the largest regret of a question there is none: drawn anew, the questions never exceed it, and of
+    their held-out rows the sums alone are kept.
+    """
+    from scipy.stats import t
+
+    by_task = _by_task(found, name)
+    task = max(by_task, key=lambda each: np.mean(by_task[each]))
+    values = by_task[task]
+    mean, seeds = float(np.mean(values)), len(values)
+    if seeds == 1:
+        return task, mean, "one seed"
+    half = float(t.ppf(0.975, seeds - 1) * np.std(values, ddof=1) / np.sqrt(seeds))
+    return task, mean, f"{mean - half:.1%} to {mean + half:.1%}"
+
+
+def _by_task(found: Sequence[Regrets], name: str) -> dict[str, list[float]]:
+    by_task: dict[str, list[float]] = {}
+    for each in found:
+        by_task.setdefault(each.task, []).append(each.choices[name].regret)
+    return by_task
 
 
 def plot(found: Sequence[Regrets], file: Path) -> None:

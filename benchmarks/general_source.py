@@ -5,10 +5,11 @@
     .venv/bin/python benchmarks/general_source.py --status           # and the table of what is done
 
 LoRA at its default rate, the same rows and the same share of the tokens that are read, from the demo's corpus
-and sampled from the base (`general: {from: base}`); ARC-Easy and SciQ on 500 questions. The loss on general
-text is not compared: each source holds out its own. A run is one training and its evaluation, 10 min or so
-of one core, and its result one file; the base's text takes eleven minutes once. One thread unless
-OMP_NUM_THREADS says otherwise. Needs the demo's model and data:
+and sampled from the base (`general: {from: base}`); ARC-Easy and SciQ on 500 questions. Each source holds out
+text of its own, so the general loss is measured besides: of every adapter, and of the base, on the same
+60 pieces that the corpus holds out. What is exported is the last step's, so that all have read as much. A run
+is one training and its evaluation, some minutes of one core, and its result one file; the base's text takes
+eleven minutes once. One thread unless OMP_NUM_THREADS says otherwise. Needs the demo's model and data:
 `make install && .venv/bin/python examples/demo/prepare.py`.
 """
 
@@ -33,6 +34,8 @@ from ft_dagster.program import write_json
 SOURCES = {"corpus": "{corpus: general, %s}", "base": "{corpus: null, from: base, %s}"}
 SHARE = "share: 0.1, share_of: processed"
 RULES = ("test_split_task", "arc_easy_local", "sciq_local")
+GENERAL_LOSS = "general_loss"
+PIECES, TOKENS = 60, 256  # of the corpus's held-out text
 VARIANT = """\
 description: {task}, general text from the {source}
 owners: [benchmarks@example.com]
@@ -47,11 +50,14 @@ training:
   max_length: 512
   per_device_train_batch_size: 1
   gradient_accumulation_steps: 1
-  evaluations: 2
+  evaluations: 1 # at the end alone: all have read as much
+  keep_best: 1
+  keep_last: 1
+  watch: {{budget: 0.001}}
 evaluation:
   general: [{demo}/tasks/arc_easy_local.yaml, {demo}/tasks/sciq_local.yaml]
   limit: {questions}
-  max_new_tokens: 12
+  max_new_tokens: 1 # losses are compared, not answers
 gates: {{general_margin: 1.0, general_loss_margin: 1.0, task_margin: 1.0}}
 resources: {{cpu_slots: 1}}
 """
@@ -91,13 +97,52 @@ def result_file(results: Path, task: str, source: str, seed: str, questions: int
 
 
 def trained(folder: Path, variant: str, seed: str) -> dict[str, tuple[float, float]]:
-    """(base, tuned) by task, of one training and its evaluation."""
+    """(base, tuned) by task, of one training and its evaluation, and of the loss on the corpus's text."""
     program = [str(Path(sys.executable).with_name("ft-dagster")), "--project", str(folder)]
     asked = ["sweep", variant, "--set", f"training.seed={seed}", "--json"]
-    done = subprocess.run([*program, *asked], check=True, stdout=subprocess.PIPE, text=True)
-    (run,) = json.loads(done.stdout)["runs"]
+    done = subprocess.run([*program, *asked], check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"{variant}, seed {seed}: no result\n{done.stdout}")
+    document = json.loads(done.stdout)
+    (run,) = document["runs"]
     rules: dict[str, Any] = {rule["task"]: rule for rule in run["figures"]["rules"]}
-    return {name: (rules[name]["base"], rules[name]["tuned"]) for name in RULES}
+    heads = f"tenants/{variant.replace('.', '/')}/experiments/{document['id']}/{run['number']}"
+    scores = {name: (rules[name]["base"], rules[name]["tuned"]) for name in RULES}
+    return {**scores, GENERAL_LOSS: general_losses(folder, heads)}
+
+
+def general_losses(folder: Path, heads: str) -> tuple[float, float]:
+    """(base, tuned), nats a token of what the corpus holds out, whatever was mixed in. `heads`: a run's."""
+    from ft_dagster.data.general import holdout_chunks
+    from ft_dagster.evaluation.arithmetic import judging_dtype
+    from ft_dagster.evaluation.model import load_model
+    from ft_dagster.settings import load_settings
+    from ft_dagster.stages.general_corpus import make_corpora
+    from ft_dagster.store import read_head
+
+    settings = load_settings(folder)
+    store, cache = settings.open_store(), settings.cache_folder
+    corpus = make_corpora(settings, "by-hand", lambda line: None)["general"].folder(store, cache)
+    adapter = read_head(store, heads, "fine_tuned_model").folder(store, cache) / "payload"
+    base = DEMO / "models/smollm2-135m"
+    model, tokenizer = load_model(base, adapter, device="cpu", dtype=judging_dtype("cpu"))
+    held_out = holdout_chunks(corpus / "payload" / "general", tokenizer, TOKENS)[:PIECES]
+    pieces = [piece.chunk.input_ids for piece in held_out]
+    with model.disable_adapter():
+        before = loss_of(model, pieces)
+    return before, loss_of(model, pieces)
+
+
+def loss_of(model: Any, pieces: list[list[int]]) -> float:
+    """Mean nats of a token that others precede."""
+    import torch
+
+    nats = 0.0
+    with torch.inference_mode():
+        for piece in pieces:
+            ids = torch.tensor([piece])
+            nats += model(input_ids=ids, labels=ids, use_cache=False).loss.item() * (len(piece) - 1)
+    return nats / sum(len(piece) - 1 for piece in pieces)
 
 
 def table(results: Path, tasks: list[str], seeds: list[str], questions: int) -> str:
@@ -110,19 +155,22 @@ def table(results: Path, tasks: list[str], seeds: list[str], questions: int) -> 
             if not found:
                 continue
             base, tuned = (
-                {name: mean(each[name][part] for each in found) for name in RULES} for part in (0, 1)
+                {name: mean(each[name][part] for each in found) for name in (*RULES, GENERAL_LOSS)}
+                for part in (0, 1)
             )
-            loss, *benchmarks = RULES
-            said = [f"{base[name]:.1%} → {tuned[name]:.1%}" for name in benchmarks]
-            rows.append([task, source, str(len(found)), f"{base[loss]:.3f} → {tuned[loss]:.3f}", *said])
-    return markdown(("task", "general text", "seeds", "loss of the answers", "ARC-Easy", "SciQ"), rows)
+            own, *benchmarks = RULES
+            losses = [f"{base[name]:.3f} → {tuned[name]:.3f}" for name in (own, GENERAL_LOSS)]
+            scores = [f"{base[name]:.1%} → {tuned[name]:.1%}" for name in benchmarks]
+            rows.append([task, source, str(len(found)), *losses, *scores])
+    head = ("task", "general text", "seeds", "loss of the answers", "general loss", "ARC-Easy", "SciQ")
+    return markdown(head, rows)
 
 
 def main() -> int:
     parser = arguments(__doc__ or "", "general_source")
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--questions", type=int, default=500, help="of each benchmark and test split")
+    parser.add_argument("--questions", type=int, default=500, help="of each benchmark")
     parser.add_argument("--results", type=Path, default=HERE / "results" / "general_source")
     parser.add_argument("--for", dest="minutes", type=float, metavar="MINUTES", help="begin none after them")
     parser.add_argument("--status", action="store_true", help="begin none")

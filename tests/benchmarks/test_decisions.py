@@ -22,10 +22,12 @@ from benchmarks.decision_regret import (
     regrets,
     second_round,
     tables,
+    worst_task,
 )
 from benchmarks.decision_tasks import TASKS, TOKENS, Task, drawn
 from ft_dagster.planning.probe import Arm
 from ft_dagster.program import write_json
+from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from tests.present import present
 from tests.training.runs import LORA, TRAINING, write_mixture
 
@@ -128,6 +130,14 @@ def test_the_table_says_how_much_was_run_and_tasks_are_drawn_anew_for_its_interv
     assert low <= (one.choices["auto, on"].regret + other.choices["auto, on"].regret) / 2 <= high
 
 
+def test_the_worst_task_is_that_of_the_highest_mean_and_its_seeds_say_how_sure_that_is() -> None:
+    one = regrets(question(), GRID, known())
+    found = [replace(one, choices={"auto": one.choices["auto"]._replace(regret=each)}) for each in (0.1, 0.3)]
+    other = replace(found[0], task="fields", choices={"auto": one.choices["auto"]._replace(regret=0.19)})
+    assert worst_task([found[0], other], "auto") == ("fields", 0.19, "one seed")
+    assert "| sql: 20.0% (-107.1% to 147.1%) |" in tables([*found, other], 27)
+
+
 def test_a_question_whose_probe_was_not_run_counts_for_all_else() -> None:
     grid_alone = {cell: each for cell, each in known().items() if not cell.steps}
     found = regrets(question(), GRID, grid_alone)
@@ -150,6 +160,25 @@ def test_alarms_are_held_against_how_a_training_ended() -> None:
 
 def test_a_question_is_read_as_it_was_written() -> None:
     assert Question.from_json(json.loads(json.dumps(question().to_json()))) == question()
+
+
+def test_a_question_is_prepared_anew_where_its_rows_declaration_or_the_way_to_a_plan_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = decisions.Bench(tmp_path, tmp_path / "results")
+    named = [bench.question_file("sql", 0)]
+    for name in ("data/sql-0.jsonl", "tenants/bench/sql-0.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("changed", "utf-8")
+        named.append(bench.question_file("sql", 0))
+    monkeypatch.setitem(STAGE_VERSIONS, "training_plan", STAGE_VERSIONS["training_plan"] + 1)
+    named.append(bench.question_file("sql", 0))
+    monkeypatch.setitem(decisions.PROBES, "probe: off", {})
+    named.append(bench.question_file("sql", 0))
+    assert len(set(named)) == 5
+    assert bench.question_file("sql", 0) == named[-1]
+    write_json(named[-1], question().to_json())
+    assert bench.question("sql", 0) == question()
 
 
 def test_the_status_counts_what_was_measured_of_what_is_asked_now(tmp_path: Path) -> None:
