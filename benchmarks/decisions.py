@@ -71,6 +71,7 @@ data:
 method: auto
 training: {{max_length: 128, per_device_train_batch_size: 1, seed: {seed}}}
 evaluation: {{task: [tasks/sciq_local.yaml], general: []}} # nothing is asked: losses are compared
+export: merged # so that every method may be chosen
 resources: {{cpu_slots: 1}}
 """
 

@@ -64,8 +64,8 @@ def test_each_method_has_its_own_rate_and_epochs(method: str, rate: float, epoch
 @pytest.mark.parametrize(
     ("width", "lora", "full"),
     [
-        (64, 6e-4, 6e-5),
-        (576, 6e-4, 6e-5),
+        (64, 4e-4, 6e-5),
+        (576, 4e-4, 6e-5),
         (2048, 3e-4, 3e-5),
         (3584, 2e-4, 2e-5),
         (8192, 2e-4, 2e-5),

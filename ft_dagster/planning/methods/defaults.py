@@ -11,7 +11,6 @@ import math
 from typing import NamedTuple
 
 from ft_dagster.objectives import objective_of
-from ft_dagster.planning.load import SOFT_PROMPTS
 from ft_dagster.planning.reasons import Default
 
 
@@ -38,7 +37,8 @@ LEARNING_RATES = {  # of models of 7B; see `learning_rate`
     ),
 }
 USUAL_WIDTH = 4096  # the hidden size of models of 7B, which the usual rates are for
-SMALL_WIDTH, SMALL_TIMES = 576, 3.0  # at 135M three times these rates did better (benchmarks/decisions.py)
+SMALL_WIDTH = 576  # of a model of 135M, where so many times these rates did better (benchmarks/decisions.py)
+SMALL_TIMES = {"full": 3.0, "lora": 2.0, "qlora": 2.0, "lora_8bit": 2.0}  # soft prompts were tried there alone
 EPOCHS = {
     "full": Default(2.0, "1-2 for full fine-tuning: it fits the data soonest"),
     "lora": Default(3.0, "usual for LoRA below 1M examples"),
@@ -76,12 +76,12 @@ STANDING = {  # values that every declaration has
 def learning_rate(name: str, width: int) -> Rate:
     """The usual rate of a method for a base of that hidden size, to one digit.
 
-    Narrower than 4,096 the rates for weights rise evenly in logarithms up to three times at 576, where that
-    was measured; soft prompts were tried at 576 alone.
+    Narrower than 4,096 the rates for weights rise evenly in logarithms up to `SMALL_TIMES` at 576, where that
+    was measured.
     """
-    usual, times = LEARNING_RATES[name], _times(width)
+    usual, times = LEARNING_RATES[name], _times(name, width)
     value = float(f"{times * usual.value:.0e}")
-    if name in SOFT_PROMPTS or value == usual.value:
+    if value == usual.value:
         return usual
     why = f"{usual.reason}; {value / usual.value:.2g} times {usual.value:g} at a hidden size of {width:,}"
     high = float(f"{times * usual.high:.1e}")
@@ -125,9 +125,9 @@ def lora_rank(name: str, examples: int, objective: str, most: int) -> Default:
     return Default(most, f"{wanted.value} by the data, but the smallest layer allows {most}")
 
 
-def _times(width: int) -> float:
+def _times(name: str, width: int) -> float:
     between = math.log(USUAL_WIDTH / width) / math.log(USUAL_WIDTH / SMALL_WIDTH)
-    return SMALL_TIMES ** min(max(between, 0.0), 1.0)
+    return SMALL_TIMES.get(name, 1.0) ** min(max(between, 0.0), 1.0)
 
 
 def alpha(rank: int) -> Default:
