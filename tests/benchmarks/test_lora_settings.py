@@ -43,27 +43,27 @@ def test_each_scaling_and_rate_is_a_training_of_its_own_and_the_plans_own_is_the
     assert len({bench.file(*asked(question, each)) for each in tried}) == len(tried) == 14
     rates = {asked(question, each)[1].arm.learning_rate for each in tried}
     assert rates == {6e-4, 2e-4}
-    with_dropout = Tried({"dropout": lora_settings.DROPOUT})
-    assert bench.file(*asked(question, with_dropout)) == bench.file(*asked(question, Tried({})))
+    usual = lora_settings.with_dropout(lora_settings.DROPOUT)
+    assert bench.file(*asked(question, usual)) == bench.file(*asked(question, Tried({}, usual.rate)))
 
 
 def test_a_row_of_alpha_has_the_mean_loss_and_the_rise_of_general_loss(
     question: Question, tmp_path: Path
 ) -> None:
     bench = Bench(tmp_path, tmp_path)
-    tried = Tried(lora_settings.alphas(4)[1], lora_settings.SLOWER)
+    tried = Tried(lora_settings.alphas(4)[1], 2e-4)
     keep(bench, question, tried, 2.0, 3.2)
     assert "| 4 |" not in lora_settings.alpha_table(bench, [question])
     keep(bench, question, None, 9.0, 3.0)
-    assert "| 4 | alpha = 32 | a third | 2.500 (+0.200) |" in lora_settings.alpha_table(bench, [question])
+    assert "| 4 | alpha = 32 | 0.0002 | 2.500 (+0.200) |" in lora_settings.alpha_table(bench, [question])
 
 
 def test_dropout_is_compared_by_question(question: Question, tmp_path: Path) -> None:
     bench = Bench(tmp_path, tmp_path)
     keep(bench, question, None, 9.0, 3.0)
-    keep(bench, question, Tried({"dropout": 0.0}), 2.0, 3.1)
+    keep(bench, question, lora_settings.with_dropout(0.0), 2.0, 3.1)
     assert "labels" not in lora_settings.dropout_table(bench, [question])
-    keep(bench, question, Tried({"dropout": 0.05}), 1.5, 3.0)
+    keep(bench, question, lora_settings.with_dropout(0.05), 1.5, 3.0)
     said = lora_settings.dropout_table(bench, [question])
     assert "| labels | 1 | 2.500 | 2.000 | -20.0% | -0.100 |" in said
     assert "-20.0% (1 better with it)" in said
