@@ -109,7 +109,7 @@ def table(bench: Bench, tasks: Sequence[str], seeds: Sequence[int]) -> str:
         "its tokens in a pass",
         "steps",
         "loss of the answers",
-        "general loss",
+        "rise of general loss",
     )
     return markdown(head, rows)
 
