@@ -40,7 +40,7 @@ owners: [you@example.com]
 base_model: {base_model}
 data:
   sources: [{data}]
-  # general: {{corpus: general, share: 0.08}}   # needs corpora/general.yaml; guards against forgetting
+  # general: {{corpus: general, share: 0.08, share_of: processed}}   # needs corpora/general.yaml
 method: auto
 export: adapter
 """
