@@ -266,7 +266,9 @@ def conclude(rounds: Sequence[Sequence[TriedArm]], limit: float | None) -> Probe
 
 
 def with_cost(result: ProbeResult, planned: ProbePlan) -> ProbeResult:
-    """Its sentence with what the steps took and what was announced; as it is where FLOPs are not counted."""
+    """Its sentence with what the steps took and what was announced for them, without what is measured; as it
+    is where FLOPs are not counted.
+    """
     flops = [each.flops for tried in result.rounds for each in tried]
     known = [each for each in flops if each is not None]
     if not known:
@@ -274,7 +276,7 @@ def with_cost(result: ProbeResult, planned: ProbePlan) -> ProbeResult:
     least = "at least " if len(known) < len(flops) else ""
     said = (
         f"{result.sentence}; the steps took {least}{sum(known) / planned.flops:.0%} of the training's FLOPs, "
-        f"where {planned.share:.0%} were announced, what is measured among it"
+        f"where {planned.share / (1 + MEASURING):.0%} were announced for them"
     )
     return replace(result, sentence=said)
 
@@ -291,8 +293,12 @@ def _deciding(
         if ranked and not ranked[0].forgets_past(limit):
             return ranked, tuple(later)
         later.update(dict.fromkeys(each.arm for each in tried))
-    measured = (_ranked(tried, limit) for tried in reversed(rounds))
-    return next((ranked for ranked in measured if ranked), []), ()
+    for place in reversed(range(len(rounds))):
+        failed = {each.arm: None for tried in rounds[place + 1 :] for each in tried if each.failed}
+        ranked = _ranked([each for each in rounds[place] if each.arm not in failed], limit)
+        if ranked:
+            return ranked, tuple(failed)
+    return _ranked(rounds[0], limit), tuple(later)
 
 
 def _or_usual(
@@ -303,8 +309,9 @@ def _or_usual(
     ranked_as_usual = best.arm if best.rank is None else best.arm._replace(rank=usual_rank)
     taken, why = best, list[str]()
     for usual in dict.fromkeys((ranked_as_usual, rounds[0][0].arm)):
-        both = [_of(tried, taken.arm, usual) for tried in rounds]
-        pair = next((each for each in reversed(both) if each), None)
+        sides = (taken.arm, ranked_as_usual)  # a rank of the last round alone never stood beside all others
+        both = [_of(tried, one, usual) for tried in reversed(rounds) for one in sides]
+        pair = next((each for each in both if each), None)
         known = [each for tried in rounds for each in tried if each.arm == usual]
         if pair is None or any(each.failed or each.forgets_past(limit) for each in known):
             continue

@@ -68,7 +68,7 @@ def standing(desk: Desk, spec: VariantSpec, mixture: Artifact, base: Artifact) -
 def to_be_taken(desk: Desk, spec: VariantSpec, mixture: Artifact, base: Artifact) -> Prior | None:
     """What is there to be taken now; None where a plan of the mixture stands, made without."""
     newest = read_head(desk.store, desk.key.prefix, PLAN)
-    if newest is not None and _is_without(newest, spec, mixture, base):
+    if newest is not None and is_without(newest, spec, mixture.digest, base.digest):
         return None
     found = prior_of(desk, spec, base)
     return None if found is None or _is_planned(desk, spec, mixture, base) else found
@@ -95,11 +95,16 @@ def prior_of(desk: Desk, spec: VariantSpec, base: Artifact) -> Prior | None:
 
 
 def _probes(desk: Desk) -> Iterator[tuple[str, Artifact]]:
-    """(variant, what its newest plan was made by); one whose part of the store is damaged has none."""
-    for key in Declarations(desk.project):
+    """(variant, what its newest plan was made by), of those that declare a probe; one whose declaration or
+    part of the store is damaged has none.
+    """
+    declarations = Declarations(desk.project)
+    for key in declarations:
         if key.tenant != desk.key.tenant or key == desk.key:
             continue
         with suppress(UserError):  # said to who asks for that variant
+            if declarations.declared(key).spec.plan.probe is None:
+                continue
             plan = read_head(desk.store, key.prefix, PLAN)
             digest = None if plan is None else plan.inputs.get(PROBE)
             found = None if digest is None else find_digest(desk.store, (key.prefix,), PROBE, digest)
@@ -120,16 +125,18 @@ def _is_planned(desk: Desk, spec: VariantSpec, mixture: Artifact, base: Artifact
     folder = f"{desk.key.prefix}/{PLAN}"
     places = [Place(desk.key.prefix, PLAN, key) for key in desk.store.names(folder)]
     plans = (each for each in all_committed(desk.store, places) if isinstance(each, Artifact))
-    return any(_is_without(plan, spec, mixture, base) for plan in plans)
+    return any(is_without(plan, spec, mixture.digest, base.digest) for plan in plans)
 
 
-def _is_without(plan: Artifact, spec: VariantSpec, mixture: Artifact, base: Artifact) -> bool:
-    """Whether a plan is of what the key of a prior has, and was made without any."""
-    made_of, declared = plan.inputs, plan.spec["spec"]
-    same_data = (made_of.get("training_mixture"), made_of.get("base_model")) == (mixture.digest, base.digest)
-    method = declared["method"]["name"]
-    same = same_data and (declared["objective"], method) == (spec.objective, spec.method.name)
-    return same and NAME not in made_of
+def is_without(plan: Artifact, spec: VariantSpec, mixture: str, base: str) -> bool:
+    """Whether a plan is of what the key of a prior has, left something open, and was made without any."""
+    made_of, declared = plan.inputs, plan.spec.get("spec", plan.spec)  # 0.1 had no parts
+    same_data = (made_of.get("training_mixture"), made_of.get("base_model")) == (mixture, base)
+    if not same_data or {NAME, PROBE} & made_of.keys():
+        return False
+    then = declared["objective"], declared["method"]["name"]
+    was_open = then[1] == "auto" or declared["training"].get("learning_rate") is None
+    return was_open and then == (spec.objective, spec.method.name)
 
 
 STAGE = Stage(

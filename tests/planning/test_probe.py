@@ -111,6 +111,10 @@ def test_where_all_forget_too_much_for_longer_what_did_not_before_is_taken() -> 
     assert (none.method, none.learning_rate) == ("lora", 6e-4)  # the least that is forgotten
     failed = [tried("lora", 6e-4, None), tried("full", 6e-5, None)]
     assert conclude([first, failed], 0.1).learning_rate == 2e-4
+    past = [tried("lora", 2e-4, 1.5, rise=0.2)]
+    found = conclude([[*first[:2], *past], failed], 0.1)
+    assert found.learning_rate == 2e-4  # it forgets too much, but neither failed
+    assert "lora at 0.0006, full at 6e-05 forgot too much or failed when tried for longer" in found.sentence
 
 
 def test_forgetting_that_nobody_measured_is_said() -> None:
@@ -222,10 +226,20 @@ def test_figures_of_examples_are_those_that_the_losses_are_of() -> None:
     assert arm.examples == ((2.0, 2),) * 8
 
 
+def test_a_rank_of_the_last_round_is_no_reason_to_leave_the_usual_rate() -> None:
+    usual, other = (
+        apart("lora", 4e-4, all_less(0.0), rank=16),
+        apart("lora", 1e-3, here_and_there(0.2), rank=16),
+    )
+    third = apart("lora", 1e-4, all_less(-0.3), rank=16)
+    last = [other, apart("lora", 1e-3, all_less(0.5), rank=32)]
+    assert conclude([[usual, other, third], last], None).learning_rate == 4e-4
+
+
 def test_what_was_spent_is_said_beside_what_was_announced() -> None:
     arms = tried("lora", 2e-4, 1.0), tried("full", 2e-5, 1.1)
     planned = ProbePlan(tuple(each.arm for each in arms), 20, 0.3, "why", flops=1e13)
-    said = "; the steps took 20% of the training's FLOPs, where 30% were announced, what is measured among it"
+    said = "; the steps took 20% of the training's FLOPs, where 20% were announced for them"  # of 30% in all
     assert with_cost(conclude([arms], None), planned).sentence.endswith(said)
     some = conclude([[*arms, replace(tried("lora", 1.0, None), flops=None)]], None)
     assert "; the steps took at least 20% of the training's FLOPs" in with_cost(some, planned).sentence
@@ -300,7 +314,7 @@ def test_arms_are_the_best_of_each_family_at_three_rates(small: PlanContext) -> 
     first, second = arms[:2]
     assert {first.method, second.method} == {"full", "lora"}
     assert first.method == found.decision.recommended
-    assert [arm.learning_rate for arm in arms if arm.method == "lora"] == [6e-4, 2e-3, 2e-4]
+    assert [arm.learning_rate for arm in arms if arm.method == "lora"] == [4e-4, 1e-3, 1e-4]
     named, _, other = surveyed(small, 4000, method="qlora", **ON)
     assert {arm.method for arm in arms_of(named, known, other)} == {"qlora"}
     rated, _, third = surveyed(small, 4000, training={"learning_rate": 1e-3}, **ON)

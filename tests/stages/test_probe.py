@@ -73,7 +73,7 @@ def test_the_plan_has_what_was_best_when_it_was_tried(
     workspace, lines, made = first
     tried, content = found_in(workspace, made)
     arms, last = content["rounds"]
-    assert [arm["learning_rate"] for arm in arms] == [6e-4, 2e-3, 2e-4]
+    assert [arm["learning_rate"] for arm in arms] == [4e-4, 1e-3, 1e-4]
     assert len(last) == 2
     assert {arm["steps"] for arm in last} == {2 * arm["steps"] for arm in arms}
     best = min(last, key=lambda arm: max(arm["validation"].items(), key=lambda pair: int(pair[0]))[1])
