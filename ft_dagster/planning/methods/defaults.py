@@ -52,7 +52,7 @@ EPOCHS = {
     "prompt_tuning": Default(10.0, "a prompt learns slowly: PEFT's guide takes 50 on 50 rows"),
     "prefix_tuning": Default(5.0, "a prefix learns more slowly than LoRA"),
 }
-DROPOUT = Default(0.05, "the usual guard against overfitting")
+DROPOUT = Default(0.0, "at 135M 0.05 moved no loss and slowed each step")
 TARGET_MODULES = Default("all-linear", "all linear layers at a modest rank beat fewer at a higher one")
 RSLORA = Default(False, "updates scale by alpha/r, not by alpha/sqrt(r)")
 DORA = Default(False, "DoRA gains little for its time and memory")
