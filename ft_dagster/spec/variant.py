@@ -276,7 +276,7 @@ class MethodSpec(SpecModel):
         description="LoRA rank r; null: by objective and examples; auto: also by the tokens to learn, the "
         "version before and the probe",
     )
-    alpha: float | None = Field(None, gt=0, le=65_536, description="LoRA alpha; 2r unless said")
+    alpha: float | None = Field(None, gt=0, le=65_536, description="LoRA alpha; 32 unless said")
     dropout: float | None = Field(None, ge=0.0, lt=1.0, description="LoRA dropout")
     target_modules: tuple[str, ...] | Literal["all-linear"] | None = Field(
         None, description="Module names, or all-linear"

@@ -68,12 +68,15 @@ def test_an_unusual_scaling_is_named(method: str, settings: dict[str, Any], scal
 
 
 @pytest.mark.parametrize("settings", [{"rank": 64}, {"rank": 16, "alpha": 8, "use_rslora": True}])
-def test_a_scaling_of_two_is_not(settings: dict[str, Any]) -> None:
+def test_alpha_32_at_any_rank_and_its_like_is_not(settings: dict[str, Any]) -> None:
     assert plan({"name": "lora", **settings}, gpus(1))["warnings"] == []
 
 
 def test_the_scaling_warning_says_which_alpha_is_usual() -> None:
-    assert about(plan({"name": "qlora", "rank": 64, "alpha": 16}), "which alpha 128 would give")
+    assert about(
+        plan({"name": "qlora", "rank": 64, "alpha": 16}),
+        "steps of 0.5 times those that usual rates are for, which alpha 32 would give",
+    )
 
 
 @pytest.mark.parametrize(("method", "rate", "side"), [("full", 2e-4, "above"), ("lora", 2e-5, "below")])

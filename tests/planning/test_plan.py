@@ -89,7 +89,7 @@ def test_raw_text_of_few_steps_is_read_again(rows: int, passes: float) -> None:
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora", "lora_8bit"])
-def test_an_adapter_covers_all_linear_layers_at_alpha_2r(method: str) -> None:
+def test_an_adapter_covers_all_linear_layers_at_alpha_32(method: str) -> None:
     settings = plan(method)["method"]
     assert settings == {
         "name": method, "rank": 16, "alpha": 32.0, "dropout": 0.0, "target_modules": "all-linear",

@@ -39,7 +39,7 @@ def resolve_method(
     settled = {
         "name": name,
         "rank": rank,
-        "alpha": float(reasons.settle("method.alpha", declared.alpha, defaults.alpha(rank))),
+        "alpha": float(reasons.settle("method.alpha", declared.alpha, defaults.ALPHA)),
         "dropout": reasons.settle("method.dropout", declared.dropout, defaults.DROPOUT),
         "target_modules": targets,
         "use_rslora": reasons.settle("method.use_rslora", declared.use_rslora or None, defaults.RSLORA),
