@@ -31,7 +31,7 @@ def training_warnings(
         _general(spec, facts, method.name),
         _scaling(method) if isinstance(method, LoraSettings) else None,
         _capacity(facts, method) if isinstance(method, LoraSettings) else None,
-        _rate(facts, method.name, training.learning_rate),
+        _rate(facts, method.name, spec.objective, training.learning_rate),
         _batch(facts, method.name, training),
         *_host(spec, facts, method.name, training),
     ]
@@ -101,8 +101,8 @@ def _scaling(method: LoraSettings) -> str | None:
         return None
     how, divisor = ("alpha/sqrt(r)", math.sqrt(rank)) if method.use_rslora else ("alpha/r", rank)
     return (
-        f"alpha {alpha:g} with rank {rank} scales by {scaling:.3g} ({how}): steps of {times:.3g} times those that "
-        f"usual rates are for, which alpha {usual * divisor / rank:.3g} would give at this rank"
+        f"alpha {alpha:g} with rank {rank} scales by {scaling:.3g} ({how}): steps of {times:.3g} times those "
+        f"that usual rates are for, which alpha {usual * divisor / rank:.3g} would give at this rank"
     )
 
 
@@ -130,8 +130,8 @@ def _batch(facts: Facts, name: str, training: TrainingSettings) -> str | None:
     )
 
 
-def _rate(facts: Facts, name: str, rate: float) -> str | None:
-    usual = defaults.learning_rate(name, facts.hidden_size)
+def _rate(facts: Facts, name: str, objective: str, rate: float) -> str | None:
+    usual = defaults.learning_rate(name, facts.hidden_size, objective)
     if usual.low <= rate <= usual.high:
         return None
     side = "above" if rate > usual.high else "below"

@@ -187,7 +187,8 @@ def arms_of(spec: VariantSpec, facts: Facts, found: Survey) -> tuple[Arm, ...]:
     arms = tuple(
         Arm(
             name,
-            declared or _rounded(factor * defaults.learning_rate(name, facts.hidden_size).value),
+            declared
+            or _rounded(factor * defaults.learning_rate(name, facts.hidden_size, spec.objective).value),
             _open_rank(spec, found, name),
         )
         for factor in rates

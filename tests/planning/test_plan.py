@@ -77,6 +77,9 @@ def test_a_narrower_base_is_trained_at_a_higher_rate(width: int, lora: float, fu
     why = reason(made, "training.learning_rate")["reason"]
     assert ("small models learned more" in why) == (lora > 2e-4)
     assert plan("full", facts(hidden_size=width))["training"]["learning_rate"] == full
+    narrow = {"objective": "task_specific", "evaluation": {"kind": "label"}}
+    of_one_task = plan("full", facts(hidden_size=width), **narrow)["training"]["learning_rate"]
+    assert of_one_task == {6e-5: 1e-4, 3e-5: 4e-5, 2e-5: 2e-5}[full]
     prompt = plan("prompt_tuning", facts(hidden_size=width))
     assert prompt["training"]["learning_rate"] == 3e-2
 
@@ -132,7 +135,7 @@ def test_a_rank_by_default_stays_within_the_smallest_layer() -> None:
 
 def test_what_is_declared_is_obeyed_and_said() -> None:
     made = plan({"name": "lora", "rank": 8, "dropout": 0.0})
-    assert (made["method"]["rank"], made["method"]["alpha"], made["method"]["dropout"]) == (8, 16.0, 0.0)
+    assert (made["method"]["rank"], made["method"]["alpha"], made["method"]["dropout"]) == (8, 32.0, 0.0)
     assert reason(made, "method.rank") == {
         "field": "method.rank", "value": 8, "origin": "declaration", "reason": "as declared"
     }  # fmt: skip

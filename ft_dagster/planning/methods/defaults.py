@@ -44,6 +44,7 @@ SMALL_TIMES = {
     "qlora": 2.0,
     "lora_8bit": 2.0,
 }  # soft prompts were tried there alone
+NARROW_TIMES = {**SMALL_TIMES, "full": 5.0}  # of one narrow task: labels, JSON, SQL
 EPOCHS = {
     "full": Default(2.0, "1-2 for full fine-tuning: it fits the data soonest"),
     "lora": Default(3.0, "usual for LoRA below 1M examples"),
@@ -79,13 +80,14 @@ STANDING = {  # values that every declaration has
 }
 
 
-def learning_rate(name: str, width: int) -> Rate:
+def learning_rate(name: str, width: int, objective: str) -> Rate:
     """The usual rate of a method for a base of that hidden size, to one digit.
 
-    Narrower than 4,096 the rates for weights rise evenly in logarithms up to `SMALL_TIMES` at 576, where that
-    was measured.
+    Narrower than 4,096 the rates for weights rise evenly in logarithms up to `SMALL_TIMES`, of one narrow
+    task `NARROW_TIMES`, at 576, where that was measured.
     """
-    usual, times = LEARNING_RATES[name], _times(name, width)
+    most = NARROW_TIMES if objective_of(objective).narrow else SMALL_TIMES
+    usual, times = LEARNING_RATES[name], most.get(name, 1.0) ** _smallness(width)
     value = float(f"{times * usual.value:.0e}")
     if value == usual.value:
         return usual
@@ -131,9 +133,10 @@ def lora_rank(name: str, examples: int, objective: str, most: int) -> Default:
     return Default(most, f"{wanted.value} by the data, but the smallest layer allows {most}")
 
 
-def _times(name: str, width: int) -> float:
+def _smallness(width: int) -> float:
+    """0 at the usual width and above, 1 at the small one and below, evenly in logarithms between."""
     between = math.log(USUAL_WIDTH / width) / math.log(USUAL_WIDTH / SMALL_WIDTH)
-    return SMALL_TIMES.get(name, 1.0) ** min(max(between, 0.0), 1.0)
+    return min(max(between, 0.0), 1.0)
 
 
 def gradient_checkpointing(name: str, parameters: int) -> Default:

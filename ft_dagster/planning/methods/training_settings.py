@@ -49,7 +49,7 @@ def resolve_training(spec: VariantSpec, load: Load, reasons: Reasons) -> Trainin
     def settle(field: str, default: Default) -> Any:
         return reasons.settle(f"training.{field}", getattr(declared, field), default)
 
-    rate = defaults.learning_rate(name, facts.hidden_size)
+    rate = defaults.learning_rate(name, facts.hidden_size, spec.objective)
     packing = _packing(declared, name, reasons)
     learning_rate = settle("learning_rate", Default(rate.value, rate.reason))
     epochs = float(settle("num_train_epochs", defaults.epochs(name, spec.objective, _rows(packing, facts))))
