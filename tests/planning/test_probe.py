@@ -381,7 +381,7 @@ def test_where_only_the_rank_is_open_it_is_what_differs(small: PlanContext) -> N
     assert (plan.arms, plan.ranks) == (arms, ())
     named = settings_of(arms[2], declared, known, found)
     assert isinstance(named, LoraSettings)
-    assert (named.rank, named.alpha) == (2 * usual.rank, 4.0 * usual.rank)
+    assert (named.rank, named.alpha) == (2 * usual.rank, 32.0)
     assert settings_of(arms[0], declared, known, found) == usual
 
 
