@@ -267,12 +267,12 @@ def _as_begun(method: dict[str, Any]) -> dict[str, Any]:
 
 def cells_of(bench: Bench, question: Question) -> Iterator[Cell]:
     """Those of a task and seed: the base, the grid, then what probes try."""
-    yield from grid_cells()
+    yield from grid_cells(question)
     yield from probe_cells(bench, question)
 
 
-def grid_cells() -> list[Cell]:
-    return [BASE, *map(Cell, grid())]
+def grid_cells(question: Question) -> list[Cell]:
+    return [BASE, *map(Cell, arms_of(question))]
 
 
 def probe_cells(bench: Bench, question: Question) -> Iterator[Cell]:
@@ -286,6 +286,11 @@ def grid() -> list[Arm]:
     return [Arm(method, rate) for method, rates in RATES.items() for rate in rates]
 
 
+def arms_of(question: Question) -> list[Arm]:
+    """Those of the grid, and what the plan takes by itself where that is none of them."""
+    return list(dict.fromkeys([*grid(), question.auto]))
+
+
 def run(
     bench: Bench, tasks: Sequence[str], seeds: Sequence[int], most: int | None, minutes: float | None
 ) -> None:
@@ -293,7 +298,7 @@ def run(
     began, done = time.monotonic(), 0
     for probes, seed, task in product((False, True), seeds, tasks):
         question = bench.question(task, seed)
-        for cell in probe_cells(bench, question) if probes else grid_cells():
+        for cell in probe_cells(bench, question) if probes else grid_cells(question):
             if done == most or (minutes is not None and time.monotonic() - began > 60 * minutes):
                 return
             done += train(bench, question, cell)
@@ -443,8 +448,8 @@ def table(bench: Bench, tasks: Sequence[str], seeds: Sequence[int], picture: Pat
             known = {cell: each for cell, each in every.items() if each is not None}
             base = known.get(BASE)
             whole += [(each, base) for cell, each in known.items() if base and cell.steps is None]
-            if {*grid_cells()} <= known.keys():
-                found.append(regret.regrets(question, grid(), known))
+            if {*grid_cells(question)} <= known.keys():
+                found.append(regret.regrets(question, arms_of(question), known))
     if not found:
         return "No task is done with all cells of its grid yet."
     if picture:
