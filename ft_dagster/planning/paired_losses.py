@@ -12,7 +12,7 @@ ByExample = Sequence[Sequence[float]]  # (summed loss, trained tokens) of each e
 CONFIDENCE = 0.95
 
 
-class Difference(NamedTuple):
+class LossDifference(NamedTuple):
     """Nats a token, with an interval of `CONFIDENCE`; below 0 where the first is better."""
 
     value: float
@@ -24,7 +24,7 @@ class Difference(NamedTuple):
         return f"{self.value:+.3f} nats a token ({interval})"
 
 
-def difference(one: ByExample, other: ByExample, count: int) -> Difference | None:
+def difference(one: ByExample, other: ByExample, count: int) -> LossDifference | None:
     """Of the first `count` examples, the same of both; None where either was not measured by example.
 
     The ratio of two sums, the loss's over the tokens', with the spread between examples: those of one answer
@@ -39,4 +39,4 @@ def difference(one: ByExample, other: ByExample, count: int) -> Difference | Non
     value = float(changes.sum()) / whole
     left = float(np.square(changes - value * tokens).sum())
     reach = float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * math.sqrt(left * count / (count - 1)) / whole
-    return Difference(value, value - reach, value + reach)
+    return LossDifference(value, value - reach, value + reach)

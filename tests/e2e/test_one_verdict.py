@@ -65,6 +65,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> I
     def alone(content: dict[str, Any]) -> None:
         content["data"]["general"].update(share=0.0)
         content["evaluation"].update(limit=16)
+        content["method"].update(alpha=8, dropout=0.05)
 
     edit(project / f"{PREFIX}.yaml", alone)
     with dg.DagsterInstance.ephemeral() as instance:

@@ -75,10 +75,10 @@ CASES = [
         LLAMA_70B, "A100-80GB", {}, "qlora", {"qlora"},
         [
             ("full", "fits", "against", None, "1,163.2 GB on the one device"),
-            ("lora", "fits", "against", None, "148.8 GB on the one device"),
+            ("lora", "fits", "against", None, "148.7 GB on the one device"),
             ("lora", "usual", "for", "fits", "usual choice"),
             ("lora_8bit", "fits", "against", None, "92.1 GB on the one device"),
-            ("qlora", "fits", "for", None, "52.2 GB on the one device"),
+            ("qlora", "fits", "for", None, "76.2 GB on the one device"),
         ],
     ),
     Case(
@@ -188,7 +188,7 @@ CASES = [
     Case(
         "13B on one 24 GB card",
         LLAMA_13B, "RTX4090", {}, "qlora", {"qlora", "lora_8bit"},
-        [("lora", "fits", "against", None, "28.8 GB on the one device")],
+        [("lora", "fits", "against", None, "28.7 GB on the one device")],
     ),
     Case(
         "whole models are to be served",
@@ -219,7 +219,7 @@ CASES = [
     Case(
         "nothing fits",
         LLAMA_70B, "T4", {}, None, set(),
-        [("qlora", "fits", "against", None, "does not fit; 11 of them would hold it")],
+        [("qlora", "fits", "against", None, "does not fit; 10 of them would hold it")],
     ),
     Case(
         "a small model on two cores, with a budget that cannot be compared",

@@ -104,13 +104,13 @@ def test_a_version_before_that_says_nothing_of_these_layers_leaves_the_rule(
     assert chosen(learning(EACH), known) == chosen(learning(EACH))
 
 
-def test_the_plan_has_the_rank_with_its_reason_and_alpha_follows() -> None:
+def test_the_plan_has_the_rank_with_its_reason_and_alpha_stays() -> None:
     made = plan(AUTO, learning(40 * EACH))
-    assert (made["method"]["rank"], made["method"]["alpha"]) == (64, 128.0)
+    assert (made["method"]["rank"], made["method"]["alpha"]) == (64, 32.0)
     assert reason(made, "method.rank")["reason"].startswith("rule: ")
     known = resolve(spec(method=AUTO), learning(EACH), before(16, "flat"))
     assert isinstance(known.method, LoraSettings)
-    assert (known.method.rank, known.method.alpha) == (32, 64.0)
+    assert (known.method.rank, known.method.alpha) == (32, 32.0)
     assert known.reasons.of("method.rank").origin == "measured"
 
 
