@@ -8,7 +8,7 @@ Eight LoRA variants of about 8,000 tokens each on the demo's base, from an empty
 trained, judged on 40 questions of two benchmarks, the test split and the demo's held-out texts, exported.
 Here: one `ft-dagster run --all`, two variants side by side on two cores. By the earlier tree: one
 `ft-dagster run` for each, on all cores, with this environment's libraries. Seconds until a command ends; a
-table. On two quiet cores about 8 minutes here, and 4 for each run of that tree.
+table. On two quiet cores about 8 minutes here, and 2 to 3 for each run of that tree.
 
 A call goes on where the one before it ended, run by run; --minutes ends it early (exit code 75). What a run
 made that was itself ended on the way would be reused and not timed: its tree starts over.

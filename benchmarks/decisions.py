@@ -88,14 +88,14 @@ class Bench:
     results: Path
 
     def question_file(self, task: str, seed: int) -> Path:
-        """Where it is once it is prepared: named by its rows, its declaration, and who prepares and plans."""
+        """Where it is once it is prepared: named by its rows, its declaration, and the code that plans."""
+        from ft_dagster.provenance.code import source_digest
         from ft_dagster.provenance.digest import sha256_file, sha256_json
-        from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 
         name = f"{task}-{seed}"
         files = [self.project / f"data/{name}.jsonl", self.project / f"tenants/bench/{name}.yaml"]
         digests = [sha256_file(file) if file.exists() else None for file in files]
-        made_from = {"files": digests, "stages": STAGE_VERSIONS, "probes": PROBES, "plans": list(RATES)}
+        made_from = {"files": digests, "code": source_digest(), "probes": PROBES, "plans": list(RATES)}
         return self.results / "questions" / f"{name}-{sha256_json(made_from)[:12]}.json"
 
     def question(self, task: str, seed: int) -> Question:

@@ -253,8 +253,10 @@ def conclude(rounds: Sequence[Sequence[TriedArm]], limit: float | None) -> Probe
     best = ranked[0]
     taken, why = (best, []) if best.forgets_past(limit) else _or_usual(best, everything, limit)
     failed = [str(each.arm) for each in everything[0] if each.failed]
+    shorter = [] if taken in ranked else [f"{_words(taken, _common([taken]))} after {taken.steps}"]
     said = [
         *_compared(ranked, why),
+        *shorter,
         *([f"{', '.join(failed)} diverged or failed"] if failed else []),
         *([f"{', '.join(map(str, later))} forgot too much or failed when tried for longer"] if later else []),
         *([] if any(each.general_rise is not None for each in ranked) else [FORGETTING_UNKNOWN]),

@@ -27,7 +27,6 @@ from benchmarks.decision_regret import (
 from benchmarks.decision_tasks import TASKS, TOKENS, Task, drawn
 from ft_dagster.planning.probe import Arm
 from ft_dagster.program import write_json
-from ft_dagster.provenance.stage_versions import STAGE_VERSIONS
 from tests.present import present
 from tests.training.runs import LORA, TRAINING, write_mixture
 
@@ -171,7 +170,7 @@ def test_a_question_is_prepared_anew_where_its_rows_declaration_or_the_way_to_a_
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("changed", "utf-8")
         named.append(bench.question_file("sql", 0))
-    monkeypatch.setitem(STAGE_VERSIONS, "training_plan", STAGE_VERSIONS["training_plan"] + 1)
+    monkeypatch.setattr("ft_dagster.provenance.code.source_digest", lambda: "c" * 64)
     named.append(bench.question_file("sql", 0))
     monkeypatch.setitem(decisions.PROBES, "probe: off", {})
     named.append(bench.question_file("sql", 0))
@@ -179,6 +178,13 @@ def test_a_question_is_prepared_anew_where_its_rows_declaration_or_the_way_to_a_
     assert bench.question_file("sql", 0) == named[-1]
     write_json(named[-1], question().to_json())
     assert bench.question("sql", 0) == question()
+
+
+def test_what_the_plan_takes_is_an_arm_of_its_own_where_the_grid_has_none() -> None:
+    high = decisions.RATES["lora"][1]
+    assert decisions.arms_of(question(auto=Arm("lora", high))) == decisions.grid()
+    own = Arm("full", 1e-4)
+    assert decisions.arms_of(question(auto=own)) == [*decisions.grid(), own]
 
 
 def test_the_status_counts_what_was_measured_of_what_is_asked_now(tmp_path: Path) -> None:

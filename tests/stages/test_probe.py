@@ -196,15 +196,23 @@ def test_what_can_be_mended_by_trying_again_is_no_answer(
         workspace.make(probe.STAGE)
 
 
+SHORT = {"num_train_epochs": 4, "max_length": 64, "per_device_train_batch_size": 1}
+
+
+def copied(probed: Path, tmp_path: Path, tiny_model_folder: Path) -> Path:
+    """A project of its own with that declaration."""
+    folder = write_project(tmp_path / "project", tiny_model_folder)
+    own = "tenants/acme/places.yaml"
+    (folder / own).write_text((probed / own).read_text())
+    return folder
+
+
 @pytest.mark.long
 def test_ranks_are_tried_where_nothing_else_is_open_and_the_plan_trains_the_one_that_was_found(
     tmp_path: Path, tiny_model_folder: Path, probed: Path
 ) -> None:
-    folder = write_project(tmp_path / "project", tiny_model_folder)
-    own = folder / "tenants" / "acme" / "places.yaml"
-    own.write_text((probed / "tenants" / "acme" / "places.yaml").read_text())
-    training = {"num_train_epochs": 4, "max_length": 64, "per_device_train_batch_size": 1}
-    declare(folder, method={"name": "lora", "rank": "auto"}, training={**training, "learning_rate": 5e-3})
+    folder = copied(probed, tmp_path, tiny_model_folder)
+    declare(folder, method={"name": "lora", "rank": "auto"}, training={**SHORT, "learning_rate": 5e-3})
     workspace, lines, made = planned(folder)
     tried, content = found_in(workspace, made)
     arms, last = content["rounds"]
@@ -213,9 +221,11 @@ def test_ranks_are_tried_where_nothing_else_is_open_and_the_plan_trains_the_one_
     assert len(last) == 2
     assert len({json.dumps(arm["validation"]) for arm in arms}) == 3  # each is another adapter
     found = content["rank"]
-    assert found in {arm["rank"] for arm in last}
+    if found not in {arm["rank"] for arm in last}:  # no other one was shown to be better
+        assert found == 16
+        assert "by less than 2% the usual rank holds" in content["sentence"]
     figures = made["training_plan"].figures["method"]
-    assert (figures["rank"], figures["alpha"]) == (found, 2.0 * found)
+    assert (figures["rank"], figures["alpha"]) == (found, 32.0)
     estimate = training_plan.estimate_of(workspace, made["training_plan"])
     (reason,) = (r for r in estimate.plan.reasons if r.field == "method.rank")
     assert (reason.value, reason.origin) == (found, "measured")
@@ -335,15 +345,12 @@ def test_a_replay_goes_by_what_was_taken_of_another_variant(
 def test_an_arm_that_forgets_past_the_declared_limit_ranks_last_and_is_not_lost(
     tmp_path: Path, tiny_model_folder: Path, probed: Path
 ) -> None:
-    folder = write_project(tmp_path / "project", tiny_model_folder)
-    own = folder / "tenants" / "acme" / "places.yaml"
-    own.write_text((probed / "tenants" / "acme" / "places.yaml").read_text())
-    training = {"num_train_epochs": 4, "max_length": 64, "per_device_train_batch_size": 1}
+    folder = copied(probed, tmp_path, tiny_model_folder)
     watch = {"general_loss_limit": 0.001}
     declare(
         folder,
         method={"name": "lora", "rank": "auto"},
-        training={**training, "learning_rate": 0.3, "watch": watch},
+        training={**SHORT, "learning_rate": 0.3, "watch": watch},
     )
     workspace, _, made = planned(folder)
     _, content = found_in(workspace, made)

@@ -37,13 +37,8 @@ LEARNING_RATES = {  # of models of 7B; see `learning_rate`
     ),
 }
 USUAL_WIDTH = 4096  # the hidden size of models of 7B, which the usual rates are for
-SMALL_WIDTH = 576  # of a model of 135M, where so many times these rates did better (benchmarks/decisions.py)
-SMALL_TIMES = {
-    "full": 3.0,
-    "lora": 2.0,
-    "qlora": 2.0,
-    "lora_8bit": 2.0,
-}  # soft prompts were tried there alone
+# At 135M so many times these rates did better (benchmarks/decisions.py); soft prompts were tried there alone.
+SMALL_WIDTH, SMALL_TIMES = 576, {"full": 3.0, "lora": 2.0, "qlora": 2.0, "lora_8bit": 2.0}
 NARROW_TIMES = {**SMALL_TIMES, "full": 5.0}  # of one narrow task: labels, JSON, SQL
 EPOCHS = {
     "full": Default(2.0, "1-2 for full fine-tuning: it fits the data soonest"),
