@@ -1,7 +1,8 @@
-"""PEFT's plain LoRA layer for a model that is only asked: the same sums, to the bit, and nothing around.
+"""A plain LoRA layer of a model that is only asked: the sums that it was trained with, and nothing around.
 
 An answer is written a token at a time, and a layer's work is then so small that PEFT's own Python around it
-counts. Layers that do more than plain LoRA stay PEFT's: DoRA, quantized ones. Imported only where torch is.
+counts, and so does each pass over the layer's output. Layers that do more than plain LoRA stay PEFT's: DoRA,
+quantized ones. Imported only where torch is.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from typing import Any
 import torch
 from peft.tuners.lora.layer import Linear
 from torch import nn
-from torch.nn.functional import linear
 
 
 class PlainLinear(Linear):
@@ -23,10 +23,17 @@ class PlainLinear(Linear):
         if args or kwargs or off:
             return super().forward(x, *args, **kwargs)
         base, down, up = self.base_layer, self.lora_A[adapter], self.lora_B[adapter]
-        if x.dtype != down.weight.dtype:
+        if x.dtype != down.weight.dtype or up.bias is not None:
             return super().forward(x)
-        update = linear(linear(x, down.weight, down.bias), up.weight, up.bias)
-        return linear(x, base.weight, base.bias).add_(update.mul_(self.scaling[adapter]))
+        flat = x.reshape(-1, x.shape[-1])
+        inner = (flat @ down.weight.T).mul_(self.scaling[adapter])
+        out = add_update(base.forward(flat), inner, up.weight)
+        return out.view(*x.shape[:-1], out.shape[-1])
+
+
+def add_update(out: torch.Tensor, inner: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """out + inner B' in its place: out [positions, out], inner = s x A' [positions, rank], B [out, rank]."""
+    return torch.addmm(out, inner, up.T, out=out)
 
 
 def plain_lora_layers(model: nn.Module) -> None:

@@ -15,9 +15,12 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 from lm_eval.models.utils_hf import stop_sequences_criteria
 
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.attention import attend_in_blocks
 from ft_dagster.evaluation.greedy import write
 from ft_dagster.evaluation.lora_layers import plain_lora_layers
+from ft_dagster.evaluation.packed import pack
 from ft_dagster.evaluation.scoring import ContinuationScore, ScoringRow, arrange_rows, batches, score
+from ft_dagster.evaluation.spare import spare_memory
 from ft_dagster.evaluation.test_split_task import Encoded
 from ft_dagster.evaluation.weights import (
     generate,
@@ -57,6 +60,8 @@ def load_model(base: Path, tuned: Path | None, *, device: str, dtype: str) -> tu
     else:
         model = load_tuned(base, tuned, dtype=dtype, device=device)
         plain_lora_layers(model)
+    attend_in_blocks(inner_model(model))
+    pack(model, spare_memory())
     # The last positions are a slice with gaps: on those, torch multiplies a frozen weight once a row, after
     # copying it for each (should_fold in aten), which doubled the time of a batch of 16 x 128 tokens.
     head = inner_model(model).get_output_embeddings()

@@ -33,7 +33,7 @@ class Unpacked(nn.Linear):
 
 
 class UnpackedLora(bnb.Linear4bit):
-    """PEFT's LoRA layer above such a one: its answer to the bit, and nothing around (see `lora_layers`)."""
+    """PEFT's LoRA layer above such a one: its answer to the bit, and nothing around."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         adapter = self.active_adapters[0] if len(self.active_adapters) == 1 else None
@@ -45,14 +45,6 @@ class UnpackedLora(bnb.Linear4bit):
         update = linear(linear(x.to(down.weight.dtype), down.weight, down.bias), up.weight, up.bias)
         found: torch.Tensor = self.base_layer(x)
         return found.add_(update.mul_(self.scaling[adapter]).to(found.dtype))
-
-
-def room(free: int, cores: int) -> int:
-    """Of so many free bytes half of what this program's share of the cores comes to.
-
-    Programs that begin side by side find the same bytes free, and have the cores among them.
-    """
-    return free * min(torch.get_num_threads(), cores) // (2 * cores)
 
 
 def unpack(model: nn.Module, most: int) -> bool:

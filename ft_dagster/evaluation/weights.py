@@ -8,13 +8,11 @@ transformers inside functions: Dagster imports this module.
 from __future__ import annotations
 
 import gc
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ft_dagster.data.quantize import Quantization, quantization_config, quantization_of, settle_quantized
 from ft_dagster.errors import UserError
-from ft_dagster.host_memory import free_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,9 +104,10 @@ def load_tuned(base: Path, payload: Path, *, dtype: str, device: str = "cpu", wi
     model = load_base(base, dtype=dtype, device=device, quantization=quantization)
     tuned = put_adapter(model, payload, widen=widen)
     if quantization == "nf4" and device == "cpu":
-        from ft_dagster.evaluation.unpacked import plain_lora, room, unpack
+        from ft_dagster.evaluation.spare import spare_memory
+        from ft_dagster.evaluation.unpacked import plain_lora, unpack
 
-        if unpack(tuned, room(free_memory(), len(os.sched_getaffinity(0)))):
+        if unpack(tuned, spare_memory()):
             plain_lora(tuned)
     return tuned
 
@@ -159,6 +158,7 @@ def let_go(model: Any) -> None:
     for part in model.modules():
         part._parameters.clear()
         part._buffers.clear()
+        vars(part).pop("packed", None)
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

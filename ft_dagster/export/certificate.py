@@ -244,6 +244,7 @@ def _mean_kl(seen: list[Seen], model: Any, probes: list[list[int]]) -> float:
 
     from ft_dagster.evaluation.greedy import last_logits
 
+    _quicken(model)
     pairs = zip(seen, probes, strict=True)
     each = [kl(a.logits, last_logits(model, ids, POSITIONS)) for a, ids in pairs]
     return float(torch.cat(each).mean())
@@ -276,11 +277,19 @@ def _see(model: Any, probes: list[list[int]], stop: list[int]) -> list[Seen]:
 
     from ft_dagster.evaluation.greedy import write
 
+    _quicken(model)
     answers = write(model, probes, new_tokens=GREEDY, ends=stop, logits=POSITIONS)
     return [
         Seen(each.read[-len(ids) :], each.tokens, torch.stack(each.chosen_from))
         for each, ids in zip(answers, probes, strict=True)
     ]
+
+
+def _quicken(model: Any) -> None:
+    from ft_dagster.evaluation.packed import pack
+    from ft_dagster.evaluation.spare import spare_memory
+
+    pack(model, spare_memory())
 
 
 def _chat_ids(tokenizer: Any) -> list[int] | None:

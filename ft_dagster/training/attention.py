@@ -18,6 +18,7 @@ import torch
 from torch.nn import functional
 from transformers import AttentionInterface
 
+from ft_dagster.evaluation.attention import PLAIN
 from ft_dagster.training.attention_blocks import BlockAttention, blocks_of
 
 if TYPE_CHECKING:
@@ -28,13 +29,6 @@ Kernel = Callable[..., torch.Tensor]
 NAME = "ft_dagster_packed"
 LENGTHS, ENDS = "example_lengths", "segment_ends"
 FLASH_CAPABILITY, FLASH_SIZE = (8, 0), 256  # what variable-length kernels ask of a GPU, and of a head
-# Architectures with plain causal attention in every layer, each held against transformers' own by a test.
-PLAIN = frozenset(
-    {
-        "gemma", "glm", "granite", "llama", "mistral", "mixtral", "olmo", "olmo2", "phi", "phi3", "qwen2",
-        "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "starcoder2",
-    }
-)  # fmt: skip
 WINDOWED = {"full_attention", "sliding_attention"}
 
 

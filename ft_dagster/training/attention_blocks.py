@@ -2,7 +2,7 @@
 
 torch's own kernel there reaches a sixth of the rate of products, in its backward pass most of all. Here both
 passes are products and one softmax a block; scores are rounded to bf16, as eager attention rounds them, and
-made again in the backward pass, so that nothing of an example's squared length is kept. Torch alone.
+made again in the backward pass, so that nothing of an example's squared length is kept.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-QUERIES = 128  # of a block: its scores stay in the cache
+from ft_dagster.evaluation.attention import QUERIES, causal_weights, later
+
 Block = tuple[int, int, int]  # first key, first query, end of both
 
 
@@ -43,11 +44,13 @@ class BlockAttention(torch.autograd.Function):
         scaling: float,
     ) -> torch.Tensor:
         heads, positions, size = query.shape
-        out, later = query.new_zeros(positions, heads, size), _later(query)
+        out, after = query.new_zeros(positions, heads, size), later(query)
         with torch.autocast("cpu", enabled=False):
             for first, start, end in blocks:
                 mine = _grouped(query, key, start, end)
-                weights = _weights(mine, key[:, first:end], later[: end - start, : end - start], scaling)
+                weights = causal_weights(
+                    mine, key[:, first:end], after[: end - start, : end - start], scaling
+                )
                 found = torch.bmm(weights, value[:, first:end])
                 out[start:end] = found.view(heads, end - start, size).transpose(0, 1)
         ctx.save_for_backward(query, key, value)
@@ -58,11 +61,11 @@ class BlockAttention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         query, key, value = ctx.saved_tensors
         grad = grads[0].transpose(0, 1)
-        of_query, later = torch.zeros_like(query), _later(query)
+        of_query, after = torch.zeros_like(query), later(query)
         of_key, of_value = (torch.zeros_like(x, dtype=torch.float32) for x in (key, value))  # sums of blocks
         for first, start, end in ctx.blocks:
             mine, keys = _grouped(query, key, start, end), key[:, first:end]
-            weights = _weights(mine, keys, later[: end - start, : end - start], ctx.scaling)
+            weights = causal_weights(mine, keys, after[: end - start, : end - start], ctx.scaling)
             of_out = _grouped(grad, key, start, end)
             of_value[:, first:end] += torch.bmm(weights.mT, of_out)
             of_weights = torch.bmm(of_out, value[:, first:end].mT)
@@ -76,16 +79,3 @@ class BlockAttention(torch.autograd.Function):
 def _grouped(x: torch.Tensor, key: torch.Tensor, start: int, end: int) -> torch.Tensor:
     """Those positions of [heads, positions, size], the heads that share a key behind one another."""
     return x[:, start:end].reshape(key.shape[0], -1, x.shape[-1])
-
-
-def _later(like: torch.Tensor) -> torch.Tensor:
-    """-inf where a key comes after the query, else 0: [queries, keys]; a corner serves a smaller block."""
-    return torch.full((QUERIES, QUERIES), float("-inf"), dtype=like.dtype, device=like.device).triu_(1)
-
-
-def _weights(mine: torch.Tensor, keys: torch.Tensor, later: torch.Tensor, scaling: float) -> torch.Tensor:
-    """[shared heads, queries of all heads that share, keys]; the last keys are the block's own."""
-    scores = torch.baddbmm(mine.new_empty(1, 1, 1), mine, keys.mT, beta=0, alpha=scaling)
-    count = later.shape[0]
-    scores.view(keys.shape[0], -1, count, keys.shape[1])[..., -count:].add_(later)
-    return torch.softmax(scores, -1)

@@ -11,7 +11,8 @@ from bitsandbytes.nn import Linear4bit
 from torch import Tensor
 
 from ft_dagster.evaluation.greedy import write
-from ft_dagster.evaluation.unpacked import Unpacked, UnpackedLora, plain_lora, room, unpack
+from ft_dagster.evaluation.spare import room
+from ft_dagster.evaluation.unpacked import Unpacked, UnpackedLora, plain_lora, unpack
 from ft_dagster.evaluation.weights import load_base, load_tuned, put_adapter
 from tests.evaluation.payloads import make_payload
 
@@ -90,6 +91,6 @@ def test_a_trained_model_is_loaded_so(
 ) -> None:
     model = load_tuned(tiny_model_folder, payload, dtype="bfloat16")
     assert count(model, Linear4bit) == 0 < count(model, UnpackedLora)
-    monkeypatch.setattr("ft_dagster.evaluation.weights.free_memory", lambda: 1000)
+    monkeypatch.setattr("ft_dagster.evaluation.spare.free_memory", lambda: 1000)
     model = load_tuned(tiny_model_folder, payload, dtype="bfloat16")
     assert count(model, Linear4bit) > 0 == count(model, Unpacked) == count(model, UnpackedLora)

@@ -157,3 +157,17 @@ def test_a_tuned_prompt_is_exported_and_certified_too(
 
     assert certificate.passed, certificate.failures
     assert certificate.figures["base_kl"] > 0
+
+
+def test_a_model_is_seen_by_packed_weights_as_by_plain_ones(tiny_model_folder: Path) -> None:
+    import torch
+
+    from ft_dagster.evaluation.greedy import last_logits
+    from ft_dagster.evaluation.packed import Packed
+    from ft_dagster.export.certificate import _see
+
+    model, probe = load_base(tiny_model_folder, dtype="float32"), [5, 6, 7, 8]
+    plain = last_logits(model, probe, len(probe))
+    (seen,) = _see(model, [probe], [])
+    assert any(type(layer) is Packed for layer in model.modules())
+    torch.testing.assert_close(seen.logits, plain)

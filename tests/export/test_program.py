@@ -69,8 +69,8 @@ def test_a_certificate_that_does_not_hold_ends_the_program_with_the_way_out(
     load_base(base).half().save_pretrained(base)
     content = make_request(make_adapter(base, scale=1e6), base=base, format="merged")
 
-    code, _, result = run(tmp_path, content)
-    assert code == 2
+    code, said, result = run(tmp_path, content)
+    assert code == 2, said
     assert "the certificate does not hold: " in result["error"]["problem"]
     assert "export: adapter" in result["error"]["fix"]
     evidence = Path(content["output"]) / "evidence"

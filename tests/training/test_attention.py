@@ -9,11 +9,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from ft_dagster.evaluation.attention import PLAIN
 from ft_dagster.training.attention import (
     ENDS,
     LENGTHS,
     NAME,
-    PLAIN,
     applies,
     attention,
     ends_of,

@@ -14,6 +14,8 @@ import torch
 from peft.tuners.lora.layer import Linear
 from torch import nn
 
+from ft_dagster.evaluation.lora_layers import add_update
+
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -30,6 +32,11 @@ class LowRankLinear(Linear):
         if weight.dtype != dtype or not (autocast or down.dtype == dtype):
             return super().forward(x)
         rate = getattr(self.lora_dropout[adapter], "p", 0.0) if self.training else 0.0
+        if not (rate or torch.is_grad_enabled()):
+            flat = x.reshape(-1, x.shape[-1]).to(dtype)
+            inner = (flat @ down.to(dtype).T).mul_(self.scaling[adapter])
+            out = nn.functional.linear(flat, weight, self.base_layer.bias)
+            return add_update(out, inner, up.to(dtype)).view(*x.shape[:-1], out.shape[-1])
         found: torch.Tensor = _LowRank.apply(
             x.to(dtype), weight, self.base_layer.bias, down, up, self.scaling[adapter], rate
         )
@@ -63,8 +70,7 @@ class _LowRank(torch.autograd.Function):
         down, up = down.to(x.dtype), up.to(x.dtype)
         kept = _kept(flat, dropout) if dropout else None
         inner = (_masked(flat, kept) @ down.T).mul_(ctx.scaling)
-        out = nn.functional.linear(flat, weight, bias)
-        torch.addmm(out, inner, up.T, out=out)
+        out = add_update(nn.functional.linear(flat, weight, bias), inner, up)
         ctx.save_for_backward(flat, weight, down, up, inner, kept)
         return out.view(*x.shape[:-1], out.shape[-1])
 

@@ -66,6 +66,17 @@ def test_it_equals_pefts_layer_forward_and_backward(bias: bool) -> None:
     assert_close(found(model), theirs, atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_gradients_it_gives_the_same_to_the_bit(dtype: torch.dtype) -> None:
+    model = model_of(dtype)
+    in_one_piece(model)
+    out, _ = found(model, dtype)
+    torch.manual_seed(1)
+    x = torch.randn(2, 50, 24, dtype=dtype)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        assert torch.equal(model(x), out)
+
+
 def test_in_bf16_it_is_as_near_to_the_exact_layer_as_pefts() -> None:
     model, exact = model_of(torch.bfloat16), model_of()
     exact.load_state_dict(model.state_dict())
