@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from ft_dagster.automation.budget import Budget, steps_within
-from ft_dagster.automation.experiments import Experiment, ExperimentRun, Say, carry_out, open_experiment
+from ft_dagster.automation.experiments import Experiment, ExperimentRun, Say, open_experiment
+from ft_dagster.automation.side_by_side import carry_out_all, name_of
 from ft_dagster.errors import UserError
 from ft_dagster.planning.methods.defaults import LEARNING_RATES
 from ft_dagster.settings import Settings
@@ -18,9 +19,16 @@ MAX_STEPS = "training.max_steps"
 
 
 def bakeoff(
-    settings: Settings, declared: Declared, methods: Sequence[str], budget: Budget, say: Say
+    settings: Settings,
+    declared: Declared,
+    methods: Sequence[str],
+    budget: Budget,
+    say: Say,
+    *,
+    at_once: int = 1,
 ) -> Experiment:
-    """Plan every method's steps, then train and judge each; what was finished before is kept.
+    """Plan every method's steps, then train and judge each, `at_once` of them side by side; what was finished
+    before is kept.
 
     Raises UserError before anything is started where the methods are wrong, and before any training where
     the budget does not pay for one step of a method.
@@ -34,11 +42,13 @@ def bakeoff(
                 _allot(experiment, run, budget)
         for run in experiment.runs:
             if run.finished:
-                say(f"{run.name}: {run.status} before, kept")
-            elif MAX_STEPS in run.overrides:
-                say(f"{run.name}: {run.overrides[MAX_STEPS]} steps for {budget}")
-                carry_out(experiment, run)
-                say(f"{run.name}: {run.status}{f': {run.error}' if run.status == 'failed' else ''}")
+                say(f"{name_of(experiment, run)}: {run.status} before, kept")
+        left = [run for run in experiment.runs if not run.finished and MAX_STEPS in run.overrides]
+        for first in range(0, len(left), at_once):
+            begun = left[first : first + at_once]
+            for run in begun:
+                say(f"{name_of(experiment, run)}: {run.overrides[MAX_STEPS]} steps for {budget}")
+            carry_out_all(experiment, begun, say)
         return experiment
 
 

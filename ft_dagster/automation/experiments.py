@@ -153,10 +153,22 @@ def _recall(experiment: Experiment) -> None:
 
 def carry_out(experiment: Experiment, run: ExperimentRun, limits: Limits | None = None) -> None:
     """Take a run from its declaration to its evaluation; what came of it is in the run and the registry."""
-    run.status, run.error = "running", None
+    begin(experiment, [run])
+    carried(experiment, run, limits or Limits())
     experiment.save()
+
+
+def begin(experiment: Experiment, runs: Sequence[ExperimentRun]) -> None:
+    """Let the registry say that these are running."""
+    for run in runs:
+        run.status, run.error = "running", None
+    experiment.save()
+
+
+def carried(experiment: Experiment, run: ExperimentRun, limits: Limits) -> None:
+    """The same with nothing said to the registry: what came of it is in the run."""
     label = str(run.number)
-    outcome = _run_alone(experiment, run, limits or Limits())
+    outcome = _run_alone(experiment, run, limits)
     run.error = outcome.error
     if "evaluation" in outcome.made:  # a gate that does not hold is a finding, not a failure
         run.status, run.error = "done", None
@@ -176,7 +188,6 @@ def carry_out(experiment: Experiment, run: ExperimentRun, limits: Limits | None 
         for stage in ("declaration", "training_plan", "fine_tuned_model", "evaluation")
         if stage in outcome.made and (head := experiment.head(label, stage))
     }
-    experiment.save()
 
 
 def _run_alone(experiment: Experiment, run: ExperimentRun, limits: Limits) -> ChainOutcome:

@@ -19,9 +19,9 @@ from ft_dagster.automation.experiments import (
     ExperimentRun,
     Limits,
     Say,
-    carry_out,
     open_experiment,
 )
+from ft_dagster.automation.side_by_side import carry_out_all, name_of
 from ft_dagster.errors import UserError
 from ft_dagster.lineage.verdict import Rule
 from ft_dagster.settings import Settings
@@ -56,29 +56,34 @@ def sweep(
     runs: int = 15,
     seed: int = 0,
     budget: Budget | None = None,
+    at_once: int = 1,
 ) -> Experiment:
     """Run every combination of the values, or `runs` of them drawn by `seed`; finished ones are kept.
 
     `sets`: "field=value,value". From the fourth run on, a training gives up at an evaluation where its
     validation loss is above the median of those that were finished. A `budget` is for all runs together: no
-    run is started once it is spent. Raises UserError before anything is started.
+    run is started once it is spent. `at_once`: so many side by side, the next when all of them have ended, so
+    that what a training is held against does not depend on which was quicker. Raises UserError before
+    anything is started.
     """
     values = parse_sets(sets)
     drawn = draw_runs(declared, values, runs, seed)
     arguments = {"set": values, "runs": runs, "seed": seed}
     with open_experiment(settings, declared, "sweep", arguments, drawn) as experiment:
+        left = []
         for run in experiment.runs:
-            name = f"{run.number}/{len(experiment.runs)} {run.name}"
-            spent = 0.0 if budget is None else sum(budget.spent(r.figures) for r in experiment.runs)
             if run.finished:
-                say(f"{name}: {run.status} before, kept")
-            elif budget is not None and spent >= budget.amount:
+                say(f"{name_of(experiment, run)}: {run.status} before, kept")
+            else:
+                left.append(run)
+        while left:
+            if budget is not None and sum(budget.spent(r.figures) for r in experiment.runs) >= budget.amount:
                 say(f"{budget} are spent; the same command with more goes on")
                 break
-            else:
-                say(name)
-                carry_out(experiment, run, stop_above(experiment.runs))
-                say(f"{name}: {run.status}{f': {run.error}' if run.status == 'failed' else ''}")
+            begun, left = left[:at_once], left[at_once:]
+            for run in begun:
+                say(name_of(experiment, run))
+            carry_out_all(experiment, begun, say, stop_above(experiment.runs))
         return experiment
 
 

@@ -15,6 +15,15 @@ from ft_dagster.cli.common import JUDGING, Json, Key, app, escape, out, print_js
 from ft_dagster.settings import Settings, load_settings
 from ft_dagster.spec import VariantKey, load_variant
 
+AtOnce = Annotated[
+    int,
+    typer.Option(
+        "--at-once",
+        min=1,
+        max=1000,
+        help="So many runs side by side, as far as this host has devices for them",
+    ),
+]
 Budgeted = typer.Option("--budget", help="flops=2e14 or minutes=3", metavar="flops=N|minutes=N")
 
 
@@ -24,6 +33,7 @@ def bakeoff(
     variant: Key,
     methods: Annotated[str, typer.Option(help="Two or more, for example full,lora,qlora")],
     budget: Annotated[str, Budgeted],
+    at_once: AtOnce = 1,
     as_json: Json = False,
 ) -> None:
     """Train one variant by several methods at equal FLOPs or equal time, and judge them side by side.
@@ -41,7 +51,7 @@ def bakeoff(
     given = Budget.parse(budget)
     names = [name.strip() for name in methods.split(",") if name.strip()]
     with _experimenting(settings, declared.key, as_json) as say:
-        tried = bakeoffs.bakeoff(settings, declared, names, given, say)
+        tried = bakeoffs.bakeoff(settings, declared, names, given, say, at_once=at_once)
     document = tried.as_dict()
     if as_json:
         print_json(document)
@@ -66,6 +76,7 @@ def sweep(
     sets: Annotated[list[str], typer.Option("--set", help="field=value,value; may be repeated")],
     runs: Annotated[int, typer.Option(min=1, max=1000, help="Of a larger grid, this many are drawn")] = 15,
     budget: Annotated[str | None, Budgeted] = None,
+    at_once: AtOnce = 1,
     seed: Annotated[int, typer.Option(min=0, help="Draws the runs of a grid larger than --runs")] = 0,
     write: Annotated[bool, typer.Option("--write", help="Write the winner into the declaration")] = False,
     write_to: Annotated[
@@ -88,7 +99,9 @@ def sweep(
     declared = load_variant(settings.project, VariantKey.parse(variant))
     given = Budget.parse(budget) if budget is not None else None
     with _experimenting(settings, declared.key, as_json) as say:
-        tried = sweeps.sweep(settings, declared, sets, say, runs=runs, seed=seed, budget=given)
+        tried = sweeps.sweep(
+            settings, declared, sets, say, runs=runs, seed=seed, budget=given, at_once=at_once
+        )
     ranking = sweeps.rank(tried.runs)
     winner = ranking.winner
     document = tried.as_dict() | {

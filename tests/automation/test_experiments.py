@@ -248,10 +248,80 @@ def test_an_interrupt_ends_the_programs_and_leaves_a_run_that_goes_on(
     process.communicate(timeout=60)
     assert process.returncode == 130
     assert programs_of(folder) == []
+    assert [run["status"] for run in registry(folder)] == ["running", "waiting", "waiting", "waiting"]
+
+
+def beside(folder: Path, model: Path) -> Path:
+    """A project whose runs take one slot each, so that two have room on two cores."""
+    project(folder, model)
+    edit(folder / DECLARATION, lambda content: content.update(resources={"cpu_slots": 1}))
+    return folder
+
+
+def registry(folder: Path) -> list[dict[str, Any]]:
     store = load_settings(folder).open_store()
     (name,) = [n for n in store.names(f"{PREFIX}/experiments") if n.endswith(".json")]
-    statuses = [run["status"] for run in store.read_json(f"{PREFIX}/experiments/{name}")["runs"]]
-    assert statuses == ["running", "waiting", "waiting", "waiting"]
+    runs: list[dict[str, Any]] = store.read_json(f"{PREFIX}/experiments/{name}")["runs"]
+    return runs
+
+
+def members_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes of the runs that a command has side by side."""
+    children = psutil.Process(process.pid).children()
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+@pytest.mark.slow
+def test_runs_side_by_side_make_what_they_make_alone(
+    swept: tuple[Path, dict[str, Any]], tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    alone = {run["name"]: run for run in swept[1]["runs"]}
+    folder = beside(tmp_path / "project", tiny_model_folder)
+    process = start(folder, *SWEEP, "--at-once", "2")
+    until(lambda: len(members_of(process)) == 2)
+    assert [run["status"] for run in registry(folder)] == ["running", "running", "waiting", "waiting"]
+    stdout, stderr = process.communicate(timeout=400)
+    assert process.returncode == 0, stderr
+    runs = document_in(stdout)["runs"]
+    assert [run["status"] for run in runs] == ["done"] * 4
+    assert programs_of(folder) == []
+    for run in runs[:3]:  # the fourth was held against the others there
+        for stage in ("training_plan", "fine_tuned_model", "evaluation"):
+            assert run["digests"][stage] == alone[run["name"]]["digests"][stage], stage
+        assert run["curve"] == alone[run["name"]]["curve"]
+
+
+@pytest.mark.slow
+def test_a_run_beside_another_that_is_ended_fails_alone_and_is_tried_again(
+    tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    folder = beside(tmp_path / "project", tiny_model_folder)
+    sweep = ["sweep", "acme.places", "--set", "method.rank=4,2", "--at-once", "2", "--json"]
+    process = start(folder, *sweep)
+    until(lambda: len(members_of(process)) == 2)
+    members_of(process)[0].kill()
+    stdout, _ = process.communicate(timeout=400)
+    assert process.returncode == 0
+    statuses = {run["status"]: run["error"] for run in document_in(stdout)["runs"]}
+    assert statuses.keys() == {"done", "failed"}
+    assert "ended from outside (exit code -9)" in statuses["failed"]
+    again = document_in(said_by(folder, *sweep))["runs"]
+    assert [run["status"] for run in again] == ["done", "done"]
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_the_programs_of_all_runs_side_by_side(
+    tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    folder = beside(tmp_path / "project", tiny_model_folder)
+    process = start(folder, *SWEEP, "--at-once", "2")
+    work = load_settings(folder).work_folder / "runs" / str(KEY)
+    until(lambda: list(work.glob("fine_tuned_model-*/output")) and len(members_of(process)) == 2)
+    os.kill(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert programs_of(folder) == []
+    assert [run["status"] for run in registry(folder)] == ["running", "running", "waiting", "waiting"]
 
 
 @pytest.mark.parametrize(
