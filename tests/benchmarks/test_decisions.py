@@ -14,7 +14,6 @@ from benchmarks.decision_regret import (
     Cell,
     Known,
     Measured,
-    Probe,
     Question,
     alarms,
     folk,
@@ -25,7 +24,7 @@ from benchmarks.decision_regret import (
     worst_task,
 )
 from benchmarks.decision_tasks import TASKS, TOKENS, Task, drawn
-from ft_dagster.planning.probe import Arm
+from ft_dagster.planning.probe import Arm, ProbePlan
 from ft_dagster.program import write_json
 from tests.present import present
 from tests.training.runs import LORA, TRAINING, write_mixture
@@ -42,7 +41,7 @@ def question(task: str = "sql", **more: Any) -> Question:
     given: dict[str, Any] = {
         "task": task, "objective": "instruction", "seed": 0, "base": "b", "base_digest": "b" * 64,
         "mixture": "m", "mixture_digest": "m" * 64, "plans": PLANS, "auto": LOW, "limit": 0.1,
-        "probes": {"on": Probe((LOW, HIGH, FULL), 20, 0.5)},
+        "probes": {"on": ProbePlan((LOW, HIGH, FULL), 20, 0.5, "", whole={"lora": 60, "full": 60})},
     }  # fmt: skip
     return Question(**{**given, **more})
 
@@ -111,7 +110,7 @@ def test_the_second_round_waits_for_the_first() -> None:
 
 
 def test_a_probe_that_tries_nothing_leaves_the_usual() -> None:
-    found = regrets(question(probes={"on": Probe((), 0, 0.0)}), GRID, known())
+    found = regrets(question(probes={"on": ProbePlan((), 0, 0.0, "")}), GRID, known())
     assert found.choices["auto, on"] == found.choices["auto"]
 
 
@@ -189,7 +188,7 @@ def test_what_the_plan_takes_is_an_arm_of_its_own_where_the_grid_has_none() -> N
 
 def test_the_status_counts_what_was_measured_of_what_is_asked_now(tmp_path: Path) -> None:
     bench, cell = decisions.Bench(tmp_path, tmp_path / "results"), Cell(LOW)
-    asked = question(probes=dict.fromkeys(decisions.PROBES, Probe((), 0, 0.0)))
+    asked = question(probes=dict.fromkeys(decisions.PROBES, ProbePlan((), 0, 0.0, "")))
     write_json(bench.question_file("sql", 0), asked.to_json())
     for file in (bench.file(asked, cell), tmp_path / "results/cells/of-another-plan.json"):
         write_json(file, asdict(measured(cell, 2.0, 2.2)))
