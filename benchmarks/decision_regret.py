@@ -129,7 +129,7 @@ def second_round(question: Question, probe: str, known: Callable[[Cell], Measure
     measured = [known(cell) for cell in first]
     if base is None or None in measured:
         return
-    tried = [_tried(each, base, planned.whole) for each in measured if each is not None]
+    tried = [_tried(each, base, planned) for each in measured if each is not None]
     for arm in finalists(tried, question.limit):
         yield Cell(arm, planned.steps_of(arm, LONGER))
 
@@ -147,7 +147,7 @@ def regrets(question: Question, grid: Sequence[Arm], known: Known) -> Regrets:
         if not {*first, *second} <= known.keys():
             continue
         cells = [each for each in (first, second) if each]
-        rounds = [[_tried(known[cell], base, planned.whole) for cell in each] for each in cells]
+        rounds = [[_tried(known[cell], base, planned) for cell in each] for each in cells]
         named[f"auto, {probe}"] = _best(rounds, question.limit) if rounds else question.auto
         spent = sum(known[cell].training_seconds for cell in (*first, *second))
         costs[f"auto, {probe}"] = spent / whole[question.auto].training_seconds
@@ -296,14 +296,14 @@ def _choice(whole: Mapping[Arm, Measured], arm: Arm, best: Arm, base: Measured, 
     return Choice(arm, scored / whole[best].losses["scored_on"][0] - 1, rise is not None and rise > limit)
 
 
-def _tried(each: Measured, base: Measured, whole: Mapping[str, int] | None = None) -> TriedArm:
-    """`whole`: steps of each method's training, where this one is short."""
+def _tried(each: Measured, base: Measured, planned: ProbePlan | None = None) -> TriedArm:
+    """`planned`: the probe that a short training is of."""
     if each.failed:
         return TriedArm(each.method, each.learning_rate, each.steps, {}, failed=each.failed)
     loss, count = each.losses["chosen_on"]
-    rise, steps = _rise(each, base), (whole or {}).get(each.method)
-    validation = {str(int(count)): loss}
-    return TriedArm(each.method, each.learning_rate, each.steps, validation, rise, each.flops, whole=steps)
+    whole = planned and planned.whole_of(Arm(each.method, each.learning_rate))
+    validation, rise = {str(int(count)): loss}, _rise(each, base)
+    return TriedArm(each.method, each.learning_rate, each.steps, validation, rise, each.flops, whole=whole)
 
 
 def _rise(each: Measured, base: Measured) -> float | None:

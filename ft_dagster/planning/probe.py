@@ -63,7 +63,7 @@ class TriedArm:
 
     `validation`: number of examples -> the loss on the first so many. `general_rise`: of the loss on held-out
     general text, None without any. `failed`: why it came to nothing, a diverged loss among that. `whole`:
-    steps of the training that it stands for, None where it is that.
+    steps of the training that it stands for, of whose limit it has a part; None: it has all of it.
     """
 
     method: str
@@ -104,6 +104,10 @@ class ProbePlan:
 
     def steps_of(self, arm: Arm, times: int = 1) -> int:
         return round(times * self.steps * self.whole[arm.method] / min(self.whole.values()))
+
+    def whole_of(self, arm: Arm) -> int | None:
+        """None for what is usual: it holds unless it forgets past the limit itself."""
+        return None if arm == self.arms[0] else self.whole[arm.method]
 
 
 @dataclass(frozen=True)

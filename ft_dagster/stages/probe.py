@@ -169,7 +169,7 @@ class _Trial:
         shutil.rmtree(folder / "payload")
         known = TrainingFigures.from_json(figures)
         self.seconds.append(known.seconds)
-        return tried_arm(arm, steps, known, self.planned.whole[arm.method])
+        return tried_arm(arm, steps, known, self.planned.whole_of(arm))
 
     def _request(self, arm: Arm, steps: int, output: Path) -> TrainingRun:
         inputs, hands, facts, nodes = self.inputs, self.hands, self.facts, self.inputs.nodes

@@ -53,7 +53,8 @@ def measured(
         {} if failed else {"chosen_on": (chosen, 10), "scored_on": (scored, 10), "general": (general, 12)}
     )
     method, rate, _ = cell.arm
-    return Measured("sql", 0, method, rate, cell.steps, 60, losses, failed, 1e12, 10.0, 2.0)
+    steps = 60 if cell.steps is None else cell.steps
+    return Measured("sql", 0, method, rate, cell.steps, steps, losses, failed, 1e12, 10.0, 2.0)
 
 
 def known(**probe: float) -> dict[Cell, Measured]:
@@ -100,6 +101,13 @@ def test_a_probe_is_what_its_short_trainings_say_and_costs_their_time() -> None:
     found = regrets(question(), GRID, known(full=1.0))
     assert found.choices["auto, on"].arm == FULL
     assert found.costs["auto, on"] == pytest.approx((3 + 2) * 10 / 10)
+
+
+def test_a_probe_leaves_out_what_forgot_more_than_its_part_of_the_steps_may() -> None:
+    cells = known(full=1.0)
+    for cell in (Cell(FULL, 20), Cell(FULL, 40)):
+        cells[cell] = measured(cell, 1.0, 9.9, general=3.09)  # of 60 steps, and a limit of 0.1
+    assert regrets(question(), GRID, cells).choices["auto, on"].arm == LOW
 
 
 def test_the_second_round_waits_for_the_first() -> None:

@@ -121,16 +121,22 @@ def test_a_short_training_may_forget_as_much_as_its_part_of_the_steps() -> None:
     """A rise of 0.045 in 20 of 87 steps became 0.35, of a LoRA on raw text (benchmarks/README.md)."""
     usual, other = tried("full", 6e-5, 1.3, rise=0.02), tried("lora", 4e-4, 1.2, rise=0.045)
     assert conclude([[usual, other]], 0.1).method == "lora"
-    short = [replace(each, whole=87) for each in (usual, other)]  # 0.1 * 20 / 87 is 0.023
-    found = conclude([short], 0.1)
+    planned = ProbePlan((usual.arm, other.arm), 20, 0.5, "why", whole={"full": 87, "lora": 87})
+    first, second = (replace(each, whole=planned.whole_of(each.arm)) for each in (usual, other))
+    found = conclude([[first, second]], 0.1)  # 0.1 * 20 / 87 is 0.023
     assert (found.method, found.learning_rate) == ("full", 6e-5)
     assert "; lora at 0.0004 forgot more than its part, by steps, of 0.1 nats" in found.sentence
     assert ProbeResult.from_json(json.loads(json.dumps(found.to_json()))) == found
-    assert conclude([short], 0.2).method == "lora"
-    assert (
-        conclude([[replace(each, whole=10) for each in short]], 0.1).method == "lora"
-    )  # never above the limit
-    assert conclude([short], None).method == "lora"
+    assert conclude([[first, second]], 0.2).method == "lora"
+    assert conclude([[first, second]], None).method == "lora"
+
+
+def test_what_is_usual_may_forget_all_of_the_limit_in_a_short_training() -> None:
+    usual, other = tried("full", 1e-4, 1.0, rise=0.09), tried("lora", 4e-4, 1.4, rise=0.0)
+    planned = ProbePlan((usual.arm, other.arm), 20, 0.5, "why", whole={"full": 48, "lora": 71})
+    assert (planned.whole_of(usual.arm), planned.whole_of(other.arm)) == (None, 71)
+    assert conclude([[usual, replace(other, whole=71)]], 0.1).method == "full"
+    assert conclude([[replace(usual, whole=48), replace(other, whole=71)]], 0.1).method == "lora"
 
 
 def test_each_method_is_tried_for_the_same_part_of_its_own_training() -> None:
