@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.tables import dots, markdown
-from ft_dagster.planning.probe import LONGER, Arm, TriedArm, conclude, finalists
+from ft_dagster.planning.probe import LONGER, Arm, ProbePlan, TriedArm, conclude, finalists
 from ft_dagster.training.watch.rate import Verdict, judged, looked_at
 
 NARROW = ("task_specific", "domain_knowledge")
@@ -37,15 +37,6 @@ BASE = Cell(Arm("lora", 2e-4), 0)  # the same whatever arm it is measured for
 
 
 @dataclass(frozen=True)
-class Probe:
-    """What a probe would try first, how long, and its part of the training's FLOPs as it is announced."""
-
-    arms: tuple[Arm, ...]
-    steps: int
-    share: float
-
-
-@dataclass(frozen=True)
 class Question:
     """A task's rows of one seed, prepared. `plans`: method -> {method, training} as the plan resolves them;
     `auto`: what it takes by itself; `limit`: of the rise of general loss, nats a token.
@@ -60,7 +51,7 @@ class Question:
     mixture_digest: str
     plans: Mapping[str, Mapping[str, Any]]
     auto: Arm
-    probes: Mapping[str, Probe]
+    probes: Mapping[str, ProbePlan]
     limit: float
 
     def to_json(self) -> dict[str, Any]:
@@ -68,10 +59,7 @@ class Question:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Question:
-        probes = {
-            name: Probe(tuple(Arm(*arm) for arm in each["arms"]), each["steps"], each["share"])
-            for name, each in content["probes"].items()
-        }
+        probes = {name: _planned(each) for name, each in content["probes"].items()}
         return cls(**{**content, "auto": Arm(*content["auto"]), "probes": probes})
 
 
@@ -132,18 +120,18 @@ class Regrets:
 
 def first_round(question: Question, probe: str) -> list[Cell]:
     planned = question.probes[probe]
-    return [Cell(arm, planned.steps) for arm in planned.arms]
+    return [Cell(arm, planned.steps_of(arm)) for arm in planned.arms]
 
 
 def second_round(question: Question, probe: str, known: Callable[[Cell], Measured | None]) -> Iterator[Cell]:
     """The best of the first, for longer; none before all of that is measured."""
-    first, base = first_round(question, probe), known(BASE)
+    first, base, planned = first_round(question, probe), known(BASE), question.probes[probe]
     measured = [known(cell) for cell in first]
     if base is None or None in measured:
         return
-    tried = [_tried(each, base) for each in measured if each is not None]
+    tried = [_tried(each, base, planned) for each in measured if each is not None]
     for arm in finalists(tried, question.limit):
-        yield Cell(arm, LONGER * question.probes[probe].steps)
+        yield Cell(arm, planned.steps_of(arm, LONGER))
 
 
 def regrets(question: Question, grid: Sequence[Arm], known: Known) -> Regrets:
@@ -153,12 +141,13 @@ def regrets(question: Question, grid: Sequence[Arm], known: Known) -> Regrets:
     best = _best([[_tried(each, base) for each in whole.values()]], question.limit)
     named = {"auto": question.auto, "folk rule": folk(question), **{f"always {arm}": arm for arm in grid}}
     costs = {}
-    for probe in question.probes:
+    for probe, planned in question.probes.items():
         first = first_round(question, probe)
         second = list(second_round(question, probe, known.get))
         if not {*first, *second} <= known.keys():
             continue
-        rounds = [[_tried(known[cell], base) for cell in cells] for cells in (first, second) if cells]
+        cells = [each for each in (first, second) if each]
+        rounds = [[_tried(known[cell], base, planned) for cell in each] for each in cells]
         named[f"auto, {probe}"] = _best(rounds, question.limit) if rounds else question.auto
         spent = sum(known[cell].training_seconds for cell in (*first, *second))
         costs[f"auto, {probe}"] = spent / whole[question.auto].training_seconds
@@ -274,6 +263,11 @@ def plot(found: Sequence[Regrets], file: Path) -> None:
     )
 
 
+def _planned(content: Mapping[str, Any]) -> ProbePlan:
+    arms = tuple(Arm(*arm) for arm in content["arms"])
+    return ProbePlan(**{**content, "arms": arms, "ranks": tuple(content["ranks"])})
+
+
 def _all(found: Sequence[Regrets], name: str, times: float = 1) -> list[float]:
     return [times * each.choices[name].regret for each in found if name in each.choices]
 
@@ -302,12 +296,14 @@ def _choice(whole: Mapping[Arm, Measured], arm: Arm, best: Arm, base: Measured, 
     return Choice(arm, scored / whole[best].losses["scored_on"][0] - 1, rise is not None and rise > limit)
 
 
-def _tried(each: Measured, base: Measured) -> TriedArm:
+def _tried(each: Measured, base: Measured, planned: ProbePlan | None = None) -> TriedArm:
+    """`planned`: the probe that a short training is of."""
     if each.failed:
         return TriedArm(each.method, each.learning_rate, each.steps, {}, failed=each.failed)
     loss, count = each.losses["chosen_on"]
-    validation = {str(int(count)): loss}
-    return TriedArm(each.method, each.learning_rate, each.steps, validation, _rise(each, base), each.flops)
+    whole = planned and planned.whole_of(Arm(each.method, each.learning_rate))
+    validation, rise = {str(int(count)): loss}, _rise(each, base)
+    return TriedArm(each.method, each.learning_rate, each.steps, validation, rise, each.flops, whole=whole)
 
 
 def _rise(each: Measured, base: Measured) -> float | None:

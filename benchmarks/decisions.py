@@ -38,17 +38,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import decision_regret as regret
-from benchmarks.decision_regret import BASE, Cell, Measured, Probe, Question
+from benchmarks.decision_regret import BASE, Cell, Measured, Question
 from benchmarks.decision_tasks import TASKS, drawn
 from benchmarks.project import DEMO, HERE, arguments, make_project
 from ft_dagster.planning.probe import Arm
 
 SEEDS = (0, 1, 2)
 RATES = {"lora": (2e-4, 6e-4, 2e-3, 7e-5, 4e-4), "full": (2e-5, 6e-5, 2e-4, 7e-6)}
-PROBES: dict[str, dict[str, Any]] = {
-    "probe: on": {},
-    "probe: {share: 1, steps: 4}": {"share": 1.0, "steps": 4},
-}
+PROBES: dict[str, dict[str, Any]] = {"probe: on": {}}
 GENERAL = {"": "share: 0.1, share_of: processed"}  # what a variant's name goes on with -> its general text
 DROPOUT = 0.05  # of a LoRA: see `_as_begun`
 KEPT = HERE / "decision_cells.jsonl"  # what is known already, of earlier calls on other machines
@@ -254,7 +251,7 @@ def prepared(project: Path, task: str, seed: int) -> Question:
             for name, each in plans.items()
         },
         Arm(auto.name, auto.training.learning_rate),
-        {name: Probe(each.arms, each.steps, each.share) for name, each in tried.items()},
+        tried,
         spec.gates.general_loss_margin,
     )
 

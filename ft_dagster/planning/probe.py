@@ -1,15 +1,16 @@
 """A probe: which methods at which learning rates are tried shortly before a plan is made, and what that says.
 
-Arms are tried over the same rows in the same order, each from the base; the best by validation loss, of those
-that forget no more than is allowed, are tried once more for longer: successive halving (arXiv 1502.07943) in
-two rounds. Where the rank is open too, half and twice the usual one are tried in the second, if the budget
-holds them. Pure functions over the survey of all methods and what the short trainings measured.
+Arms are tried over the same rows in the same order, each from the base and for the same part of its own
+training; the best by validation loss, of those that forget no more than that part may, are tried once more
+for longer: successive halving (arXiv 1502.07943) in two rounds. Where the rank is open too, half and twice
+the usual one are tried in the second, if the budget holds them. Pure functions over the survey of all methods
+and what the short trainings measured.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
@@ -28,7 +29,7 @@ from ft_dagster.spec.variant import ProbeSpec
 from ft_dagster.training.contract import LoraSettings, MethodSettings
 from ft_dagster.training.training_figures import TrainingFigures
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FILE = "probe.json"
 METHODS_TRIED = 2
 RATES_TRIED = (1.0, 3.0, 1 / 3)  # times the rate that is usual for a method
@@ -36,7 +37,7 @@ FINALISTS, LONGER = 2, 2  # arms of the second round, and how many times the ste
 RANK_MATTERS = 0.02  # of the loss: by less, the usual rank holds, since tuned LoRAs differ by 1 to 2%
 MEASURING = 0.5  # of a short training's FLOPs, which a tenth would leave with eight examples
 FORGETTING_UNKNOWN = "what is forgotten was not measured: there is no general text"
-LATER = ("rank", "examples")  # fields that were stored from some version on
+LATER = ("rank", "examples", "whole")  # fields that were stored from some version on
 
 
 class Arm(NamedTuple):
@@ -61,7 +62,8 @@ class TriedArm:
     """What a short training of an arm measured, losses in nats a token.
 
     `validation`: number of examples -> the loss on the first so many. `general_rise`: of the loss on held-out
-    general text, None without any. `failed`: why it came to nothing, a diverged loss among that.
+    general text, None without any. `failed`: why it came to nothing, a diverged loss among that. `whole`:
+    steps of the training that it stands for, of whose limit it has a part; None: it has all of it.
     """
 
     method: str
@@ -73,20 +75,23 @@ class TriedArm:
     failed: str | None = None
     rank: int | None = None
     examples: ByExample = ()
+    whole: int | None = None
 
     @property
     def arm(self) -> Arm:
         return Arm(self.method, self.learning_rate, self.rank)
 
     def forgets_past(self, limit: float | None) -> bool:
-        return limit is not None and (self.general_rise or 0.0) > limit
+        """By its part of the whole training's steps: what is forgotten grows about as they do."""
+        part = 1.0 if self.whole is None else min(1.0, self.steps / self.whole)
+        return limit is not None and (self.general_rise or 0.0) > limit * part
 
 
 @dataclass(frozen=True)
 class ProbePlan:
-    """What is to be tried: `arms` for `steps` each, then some for longer. `share`: of the training's `flops`.
-    `why`: in a sentence; with no arms, why nothing is tried. `ranks`: of the best LoRA, tried for longer
-    beside it.
+    """What is to be tried: `arms`, then some for longer. `steps`: of the method whose `whole` training has
+    fewest; others take the same part of theirs. `share`: of the training's `flops`. `why`: in a sentence;
+    with no arms, why nothing is tried. `ranks`: of the best LoRA, tried for longer beside it.
     """
 
     arms: tuple[Arm, ...]
@@ -95,6 +100,14 @@ class ProbePlan:
     why: str
     ranks: tuple[int, ...] = ()
     flops: float = 0.0
+    whole: Mapping[str, int] = field(default_factory=dict)
+
+    def steps_of(self, arm: Arm, times: int = 1) -> int:
+        return round(times * self.steps * self.whole[arm.method] / min(self.whole.values()))
+
+    def whole_of(self, arm: Arm) -> int | None:
+        """None for what is usual: it holds unless it forgets past the limit itself."""
+        return None if arm == self.arms[0] else self.whole[arm.method]
 
 
 @dataclass(frozen=True)
@@ -147,22 +160,26 @@ def leaves_open(spec: VariantSpec) -> bool:
 def plan_probe(spec: VariantSpec, facts: Facts, found: Survey, settings: ProbeSpec) -> ProbePlan:
     """What a probe would try, and for how long; no arms where it would be dearer than the training."""
     chosen = found.chosen
-    steps = steps_of(chosen.resolved.training, facts)
-    if steps < 2 * LONGER:
-        return ProbePlan((), 0, 0.0, f"nothing is tried: the training has {steps} steps")
-    training = steps * _step_cost(chosen, facts)
     arms, ranks = arms_of(spec, facts, found), _other_ranks(spec, facts, found)
+    whole = {arm.method: steps_of(found.planned[arm.method].resolved.training, facts) for arm in arms}
+    fewest = min(whole.values())
+    if fewest < 2 * LONGER:
+        return ProbePlan((), 0, 0.0, f"nothing is tried: the training has {fewest} steps")
+    training = steps_of(chosen.resolved.training, facts) * _step_cost(chosen, facts)
     if len(arms) < 2:
         return ProbePlan((), 0, 0.0, "nothing is tried: one method fits, and the rate is declared")
 
     def of(arms: tuple[Arm, ...], ranks: tuple[int, ...] = ()) -> ProbePlan:
-        costs = [(1 + MEASURING) * _step_cost(found.planned[arm.method], facts) for arm in arms]
+        times = [(1 + MEASURING) * whole[arm.method] / fewest for arm in arms]
+        methods = [found.planned[arm.method] for arm in arms]
+        costs = [each * _step_cost(method, facts) for each, method in zip(times, methods, strict=True)]
         longer = sum(sorted(costs)[-FINALISTS:]) * (len(arms) > FINALISTS or bool(ranks))
         one = sum(costs) + LONGER * (longer + len(ranks) * max(costs))
-        tried = min(max(settings.steps, int(settings.share * training / one)), steps // LONGER)
+        tried = min(max(settings.steps, int(settings.share * training / one)), fewest // LONGER)
         share = tried * one / training
-        why = f"{_planned_words(arms, ranks, tried)}: about {share:.0%} of the training's FLOPs"
-        return ProbePlan(arms, tried, share, why + _priced(found, tried * one), ranks, training)
+        planned = ProbePlan(arms, tried, share, "", ranks, training, whole)
+        why = f"{_planned_words(planned)}: about {share:.0%} of the training's FLOPs"
+        return replace(planned, why=why + _priced(found, tried * one))
 
     planned = of(arms, ranks)
     if ranks and planned.share <= settings.share:
@@ -207,7 +224,7 @@ def settings_of(arm: Arm, spec: VariantSpec, facts: Facts, found: Survey) -> Met
     return resolve_method(with_rank(with_method(spec, arm.method), arm.rank), facts, Reasons())
 
 
-def tried_arm(arm: Arm, steps: int, figures: TrainingFigures) -> TriedArm:
+def tried_arm(arm: Arm, steps: int, figures: TrainingFigures, whole: int | None = None) -> TriedArm:
     """What the figures of a short training say; losses that are not finite count as not measured. Where the
     one on general text is not, the arm has failed.
     """
@@ -222,7 +239,7 @@ def tried_arm(arm: Arm, steps: int, figures: TrainingFigures) -> TriedArm:
     apart = figures.validation_by_example[: max(map(int, losses), default=0)]
     examples = tuple((loss, tokens) for loss, tokens in apart)
     method, rate, rank = arm
-    return TriedArm(method, rate, steps, losses, rise, flops, failed, rank, examples)
+    return TriedArm(method, rate, steps, losses, rise, flops, failed, rank, examples, whole)
 
 
 def finalists(tried: Sequence[TriedArm], limit: float | None, ranks: Sequence[int] = ()) -> list[Arm]:
@@ -237,9 +254,9 @@ def finalists(tried: Sequence[TriedArm], limit: float | None, ranks: Sequence[in
 
 
 def conclude(rounds: Sequence[Sequence[TriedArm]], limit: float | None) -> ProbeResult:
-    """The best of the last round in which anything forgot no more than `limit`, the largest rise of general
-    loss; else of the last in which anything was measured. What is usual holds unless that is shown to be
-    better.
+    """The best of the last round in which anything forgot no more than its part of `limit`, the largest rise
+    of general loss in a whole training; else of the last in which anything was measured. What is usual holds
+    unless that is shown to be better.
     """
     everything = tuple(tuple(each) for each in rounds)
     ranked, later = _deciding(everything, limit)
@@ -253,18 +270,20 @@ def conclude(rounds: Sequence[Sequence[TriedArm]], limit: float | None) -> Probe
     best = ranked[0]
     taken, why = (best, []) if best.forgets_past(limit) else _or_usual(best, everything, limit)
     failed = [str(each.arm) for each in everything[0] if each.failed]
+    over = [str(each.arm) for each in ranked if each.whole and each.forgets_past(limit)]
     shorter = [] if taken in ranked else [f"{_words(taken, _common([taken]))} after {taken.steps}"]
     said = [
         *_compared(ranked, why),
         *shorter,
         *([f"{', '.join(failed)} diverged or failed"] if failed else []),
         *([f"{', '.join(map(str, later))} forgot too much or failed when tried for longer"] if later else []),
+        *([f"{', '.join(over)} forgot more than its part, by steps, of {limit:g} nats"] if over else []),
         *([] if any(each.general_rise is not None for each in ranked) else [FORGETTING_UNKNOWN]),
         *why,
     ]
     ranks = {each.rank for tried in everything for each in tried if each.method == taken.method}
     rank = taken.rank if len(ranks) > 1 else None
-    sentence = f"tried for {best.steps} steps: {'; '.join(said)}"
+    sentence = f"tried for {_span([each.steps for each in ranked])} steps: {'; '.join(said)}"
     return ProbeResult(taken.method, taken.learning_rate, sentence, everything, rank)
 
 
@@ -391,10 +410,16 @@ def _around(arm: Arm, facts: Facts, found: Survey) -> tuple[int, ...]:
     return tuple(rank for rank in near if rank not in (0, method.rank))
 
 
-def _planned_words(arms: Sequence[Arm], ranks: Sequence[int], steps: int) -> str:
-    again = f", then the best {FINALISTS} of {LONGER * steps}" if len(arms) > FINALISTS or ranks else ""
+def _planned_words(planned: ProbePlan) -> str:
+    arms, ranks = planned.arms, planned.ranks
+    first, longer = (_span([planned.steps_of(arm, times) for arm in arms]) for times in (1, LONGER))
+    again = f", then the best {FINALISTS} of {longer}" if len(arms) > FINALISTS or ranks else ""
     beside = f", at rank {' and '.join(map(str, ranks))} too" if ranks else ""
-    return f"{len(arms)} short trainings of {steps} steps{again}{beside}"
+    return f"{len(arms)} short trainings of {first} steps{again}{beside}"
+
+
+def _span(steps: Sequence[int]) -> str:
+    return " to ".join(map(str, sorted({min(steps), max(steps)})))
 
 
 def _priced(found: Survey, flops: float) -> str:

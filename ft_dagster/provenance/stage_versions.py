@@ -15,7 +15,7 @@ STAGE_VERSIONS = {
     "task_dataset": 3,
     "version_before": 1,
     "training_mixture": 3,
-    "probe": 3,
+    "probe": 4,
     "prior": 1,
     "training_plan": 9,
     "fine_tuned_model": 3,

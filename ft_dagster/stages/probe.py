@@ -21,6 +21,7 @@ from ft_dagster.planning.probe import (
     LONGER,
     MEASURING,
     Arm,
+    ProbePlan,
     ProbeResult,
     TriedArm,
     conclude,
@@ -126,12 +127,12 @@ def _result(inputs: ProbeInputs, hands: Hands, attempt: Attempt, seconds: list[f
     hands.say(f"probe: {planned.why}")
     if not planned.arms:
         return ProbeResult(None, None, planned.why)
-    trial = _Trial(inputs, hands, attempt, facts, found, seconds)
+    trial = _Trial(inputs, hands, attempt, facts, found, seconds, planned)
     limit = spec.training.watch.general_loss_limit or spec.gates.general_loss_margin
-    rounds = [trial.round(planned.arms, planned.steps)]
+    rounds = [trial.round(planned.arms)]
     last = finalists(rounds[0], limit, planned.ranks)
     if last:
-        rounds.append(trial.round(last, LONGER * planned.steps))
+        rounds.append(trial.round(last, LONGER))
     with named_in(hands.declared_in):
         result = with_cost(conclude(rounds, limit), planned)
     hands.say(f"probe: {result.sentence}")
@@ -148,9 +149,10 @@ class _Trial:
     facts: Facts
     found: Survey
     seconds: list[float]
+    planned: ProbePlan
 
-    def round(self, arms: Sequence[Arm], steps: int) -> list[TriedArm]:
-        return [self._try(arm, steps) for arm in arms]
+    def round(self, arms: Sequence[Arm], times: int = 1) -> list[TriedArm]:
+        return [self._try(arm, self.planned.steps_of(arm, times)) for arm in arms]
 
     def _try(self, arm: Arm, steps: int) -> TriedArm:
         folder = self.attempt.evidence / f"{arm.name}-{steps}"
@@ -167,7 +169,7 @@ class _Trial:
         shutil.rmtree(folder / "payload")
         known = TrainingFigures.from_json(figures)
         self.seconds.append(known.seconds)
-        return tried_arm(arm, steps, known)
+        return tried_arm(arm, steps, known, self.planned.whole_of(arm))
 
     def _request(self, arm: Arm, steps: int, output: Path) -> TrainingRun:
         inputs, hands, facts, nodes = self.inputs, self.hands, self.facts, self.inputs.nodes

@@ -14,7 +14,6 @@ from benchmarks.decision_regret import (
     Cell,
     Known,
     Measured,
-    Probe,
     Question,
     alarms,
     folk,
@@ -25,7 +24,7 @@ from benchmarks.decision_regret import (
     worst_task,
 )
 from benchmarks.decision_tasks import TASKS, TOKENS, Task, drawn
-from ft_dagster.planning.probe import Arm
+from ft_dagster.planning.probe import Arm, ProbePlan
 from ft_dagster.program import write_json
 from tests.present import present
 from tests.training.runs import LORA, TRAINING, write_mixture
@@ -42,7 +41,7 @@ def question(task: str = "sql", **more: Any) -> Question:
     given: dict[str, Any] = {
         "task": task, "objective": "instruction", "seed": 0, "base": "b", "base_digest": "b" * 64,
         "mixture": "m", "mixture_digest": "m" * 64, "plans": PLANS, "auto": LOW, "limit": 0.1,
-        "probes": {"on": Probe((LOW, HIGH, FULL), 20, 0.5)},
+        "probes": {"on": ProbePlan((LOW, HIGH, FULL), 20, 0.5, "", whole={"lora": 60, "full": 60})},
     }  # fmt: skip
     return Question(**{**given, **more})
 
@@ -54,7 +53,8 @@ def measured(
         {} if failed else {"chosen_on": (chosen, 10), "scored_on": (scored, 10), "general": (general, 12)}
     )
     method, rate, _ = cell.arm
-    return Measured("sql", 0, method, rate, cell.steps, 60, losses, failed, 1e12, 10.0, 2.0)
+    steps = 60 if cell.steps is None else cell.steps
+    return Measured("sql", 0, method, rate, cell.steps, steps, losses, failed, 1e12, 10.0, 2.0)
 
 
 def known(**probe: float) -> dict[Cell, Measured]:
@@ -103,6 +103,13 @@ def test_a_probe_is_what_its_short_trainings_say_and_costs_their_time() -> None:
     assert found.costs["auto, on"] == pytest.approx((3 + 2) * 10 / 10)
 
 
+def test_a_probe_leaves_out_what_forgot_more_than_its_part_of_the_steps_may() -> None:
+    cells = known(full=1.0)
+    for cell in (Cell(FULL, 20), Cell(FULL, 40)):
+        cells[cell] = measured(cell, 1.0, 9.9, general=3.09)  # of 60 steps, and a limit of 0.1
+    assert regrets(question(), GRID, cells).choices["auto, on"].arm == LOW
+
+
 def test_the_second_round_waits_for_the_first() -> None:
     half = known()
     del half[Cell(FULL, 20)]
@@ -111,7 +118,7 @@ def test_the_second_round_waits_for_the_first() -> None:
 
 
 def test_a_probe_that_tries_nothing_leaves_the_usual() -> None:
-    found = regrets(question(probes={"on": Probe((), 0, 0.0)}), GRID, known())
+    found = regrets(question(probes={"on": ProbePlan((), 0, 0.0, "")}), GRID, known())
     assert found.choices["auto, on"] == found.choices["auto"]
 
 
@@ -189,7 +196,7 @@ def test_what_the_plan_takes_is_an_arm_of_its_own_where_the_grid_has_none() -> N
 
 def test_the_status_counts_what_was_measured_of_what_is_asked_now(tmp_path: Path) -> None:
     bench, cell = decisions.Bench(tmp_path, tmp_path / "results"), Cell(LOW)
-    asked = question(probes=dict.fromkeys(decisions.PROBES, Probe((), 0, 0.0)))
+    asked = question(probes=dict.fromkeys(decisions.PROBES, ProbePlan((), 0, 0.0, "")))
     write_json(bench.question_file("sql", 0), asked.to_json())
     for file in (bench.file(asked, cell), tmp_path / "results/cells/of-another-plan.json"):
         write_json(file, asdict(measured(cell, 2.0, 2.2)))

@@ -117,6 +117,36 @@ def test_where_all_forget_too_much_for_longer_what_did_not_before_is_taken() -> 
     assert "lora at 0.0006, full at 6e-05 forgot too much or failed when tried for longer" in found.sentence
 
 
+def test_a_short_training_may_forget_as_much_as_its_part_of_the_steps() -> None:
+    """A rise of 0.045 in 20 of 87 steps became 0.35, of a LoRA on raw text (benchmarks/README.md)."""
+    usual, other = tried("full", 6e-5, 1.3, rise=0.02), tried("lora", 4e-4, 1.2, rise=0.045)
+    assert conclude([[usual, other]], 0.1).method == "lora"
+    planned = ProbePlan((usual.arm, other.arm), 20, 0.5, "why", whole={"full": 87, "lora": 87})
+    first, second = (replace(each, whole=planned.whole_of(each.arm)) for each in (usual, other))
+    found = conclude([[first, second]], 0.1)  # 0.1 * 20 / 87 is 0.023
+    assert (found.method, found.learning_rate) == ("full", 6e-5)
+    assert "; lora at 0.0004 forgot more than its part, by steps, of 0.1 nats" in found.sentence
+    assert ProbeResult.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert conclude([[first, second]], 0.2).method == "lora"
+    assert conclude([[first, second]], None).method == "lora"
+
+
+def test_what_is_usual_may_forget_all_of_the_limit_in_a_short_training() -> None:
+    usual, other = tried("full", 1e-4, 1.0, rise=0.09), tried("lora", 4e-4, 1.4, rise=0.0)
+    planned = ProbePlan((usual.arm, other.arm), 20, 0.5, "why", whole={"full": 48, "lora": 71})
+    assert (planned.whole_of(usual.arm), planned.whole_of(other.arm)) == (None, 71)
+    assert conclude([[usual, replace(other, whole=71)]], 0.1).method == "full"
+    assert conclude([[replace(usual, whole=48), replace(other, whole=71)]], 0.1).method == "lora"
+
+
+def test_each_method_is_tried_for_the_same_part_of_its_own_training() -> None:
+    full, lora = Arm("full", 6e-5), Arm("lora", 4e-4)
+    planned = ProbePlan((full, lora), 20, 0.5, "why", whole={"full": 50, "lora": 76})
+    assert [planned.steps_of(arm, times) for times in (1, 2) for arm in (full, lora)] == [20, 30, 40, 61]
+    found = conclude([[tried("full", 6e-5, 1.3), replace(tried("lora", 4e-4, 1.2), steps=30)]], None)
+    assert found.sentence.startswith("tried for 20 to 30 steps: lora at 0.0004 1.200")
+
+
 def test_forgetting_that_nobody_measured_is_said() -> None:
     found = conclude([[tried("lora", 2e-4, 1.2, rise=None), tried("full", 2e-5, 1.3, rise=None)]], 0.1)
     assert found.method == "lora"
@@ -425,6 +455,10 @@ def test_a_probe_takes_its_share_and_never_more_than_the_training(small: PlanCon
     large = plan_probe(declared, known, found, settings)
     assert len(large.arms) == 6
     assert large.steps > settings.steps
+    assert large.whole["lora"] == 1.5 * large.whole["full"]  # by their epochs
+    steps, longer = large.steps, large.steps_of(Arm("lora", 4e-4))
+    assert longer == round(1.5 * steps)
+    assert f"6 short trainings of {steps} to {longer} steps, then the best 2 of {2 * steps} to " in large.why
     assert 0.05 < large.share <= settings.share
     priced = r"about \d+% of the training.s FLOPs, [\d.]+ h, \$[\d.]+ beside what it takes to start them$"
     assert re.search(priced, large.why)
