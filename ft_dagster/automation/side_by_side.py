@@ -19,6 +19,7 @@ from ft_dagster.automation.experiments import (
     carried,
     carry_out,
 )
+from ft_dagster.exit_codes import CANCELLED
 from ft_dagster.launch.processes import die_with_parent
 
 
@@ -96,5 +97,5 @@ def _carry(sender: Connection, experiment: Experiment, run: ExperimentRun, limit
     try:
         carried(experiment, run, limits)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(CANCELLED)
     sender.send(run)

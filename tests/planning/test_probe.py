@@ -245,6 +245,17 @@ def test_a_probe_of_the_first_schema_is_read() -> None:
     assert read.rounds[0][0] == TriedArm("lora", 2e-4, 20, {"8": 1.5}, 0.01, 1e12)
 
 
+def test_a_probe_of_the_second_schema_is_read() -> None:
+    arm = {
+        "method": "lora", "learning_rate": 2e-4, "steps": 20, "validation": {"8": 1.5}, "general_rise": 0.01,
+        "flops": 1e12, "failed": None, "rank": 8, "examples": [[1.5, 4], [1.25, 2]],
+    }  # fmt: skip
+    found_then = {"method": "lora", "learning_rate": 2e-4, "sentence": "s", "rank": 8, "rounds": [[arm]]}
+    (tried,) = ProbeResult.from_json({"schema_version": 2, **found_then}).rounds[0]
+    assert (tried.rank, tried.examples) == (8, ((1.5, 4), (1.25, 2)))
+    assert tried == TriedArm("lora", 2e-4, 20, {"8": 1.5}, 0.01, 1e12, None, 8, ((1.5, 4), (1.25, 2)))
+
+
 def test_figures_of_examples_are_those_that_the_losses_are_of() -> None:
     stored = finite(
         stored_training(
