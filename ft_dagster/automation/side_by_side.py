@@ -28,7 +28,8 @@ def carry_out_all(
 ) -> None:
     """As `carry_out`, all at once; what came of each is kept when it ends, and one that fails fails alone.
 
-    Raises KeyboardInterrupt, once the programs of all have ended.
+    Raises KeyboardInterrupt, and whatever keeps the registry from being written, once the programs of all
+    have ended.
     """
     if len(runs) == 1:
         carry_out(experiment, runs[0], limits)
@@ -47,7 +48,7 @@ def carry_out_all(
                 member.finish()
                 experiment.save()
                 say_end(experiment, member.run, say)
-    except KeyboardInterrupt:
+    except BaseException:
         for member in members:
             member.interrupt()
         raise
@@ -66,7 +67,7 @@ class _Member:
 
     def __init__(self, experiment: Experiment, run: ExperimentRun, limits: Limits) -> None:
         context = multiprocessing.get_context("spawn")  # the store's client may have threads
-        self.run = run
+        self.run, self.log = run, experiment.log
         self.receiver, self.sender = context.Pipe(duplex=False)
         self.process = context.Process(target=_carry, args=(self.sender, experiment, run, limits))
 
@@ -74,13 +75,15 @@ class _Member:
         try:
             vars(self.run).update(vars(self.receiver.recv()))
         except EOFError:
-            self.process.join()
-            code = self.process.exitcode
-            self.run.status, self.run.error = (
-                "failed",
-                f"its process was ended from outside (exit code {code})",
-            )
+            self.run.status, self.run.error = "failed", self._how_it_ended()
         self.process.join()
+
+    def _how_it_ended(self) -> str:
+        self.process.join()
+        code = self.process.exitcode or 0
+        if code < 0:
+            return f"its process was ended from outside (exit code {code})"
+        return f"its process ended with exit code {code}. See {self.log}"
 
     def interrupt(self) -> None:
         if self.process.pid is None:

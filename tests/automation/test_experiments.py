@@ -18,7 +18,9 @@ import pytest
 from typer.testing import CliRunner
 
 from ft_dagster.assets.partitions import PARTITIONS
+from ft_dagster.automation.experiments import Experiment, ExperimentRun
 from ft_dagster.automation.jobs import CHAIN
+from ft_dagster.automation.side_by_side import carry_out_all
 from ft_dagster.build import default_resources as resources
 from ft_dagster.cli import app
 from ft_dagster.lineage.release import history
@@ -322,6 +324,46 @@ def test_an_interrupt_ends_the_programs_of_all_runs_side_by_side(
     assert process.returncode == 130
     assert programs_of(folder) == []
     assert [run["status"] for run in registry(folder)] == ["running", "running", "waiting", "waiting"]
+
+
+@pytest.mark.long
+def test_a_killed_command_takes_the_runs_that_it_has_side_by_side_along_and_goes_on(
+    tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    folder = beside(tmp_path / "project", tiny_model_folder)
+    process = start(folder, *SWEEP, "--at-once", "2")
+    work = load_settings(folder).work_folder / "runs" / str(KEY)
+    until(lambda: list(work.glob("fine_tuned_model-*/output")) and len(members_of(process)) == 2)
+    members = members_of(process)
+    process.kill()
+    process.communicate()
+    until(lambda: not programs_of(folder))
+    assert psutil.wait_procs(members, timeout=30)[1] == []
+    runs = document_in(said_by(folder, *SWEEP, "--at-once", "2"))["runs"]
+    assert [run["status"] for run in runs] == ["done"] * 4
+
+
+class Unreadable:
+    """What another process cannot take."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, ("not a number",)
+
+
+@pytest.mark.slow
+def test_a_run_whose_process_breaks_fails_alone_and_says_where_to_look(
+    tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    folder = project(tmp_path / "project", tiny_model_folder)
+    settings, declared = load_settings(folder), load_variant(folder, KEY)
+    runs = [ExperimentRun(n, f"run {n}", {"method.rank": Unreadable()}) for n in (1, 2)]
+    experiment = Experiment(settings, declared, "sweep-0", {}, [])
+    said: list[str] = []
+    carry_out_all(experiment, runs, said.append)
+    assert [run.status for run in runs] == ["failed", "failed"]
+    assert len(said) == 2
+    for run in runs:
+        assert run.error == f"its process ended with exit code 1. See {experiment.log}"
 
 
 @pytest.mark.parametrize(
