@@ -1,8 +1,8 @@
-"""Attention of many positions on a CPU in bf16: products of whole batches, a block of queries at a time.
+"""Attention on a CPU in bf16: products of whole batches, a block of queries at a time.
 
-torch's own kernel there takes about twice as long for rows of some hundred tokens. An attention of
-transformers' AttentionInterface under a name of its own, with the masks that `sdpa` gets; what it is not
-made for it leaves to `sdpa`. Scores are rounded to bf16, as eager attention rounds them, after what all
+torch's own kernel there takes about twice as long for rows of some hundred tokens, and five times as long for
+the one query of each row while answers are written. An attention of transformers' AttentionInterface under a
+name of its own, with the masks that `sdpa` gets; what it is not made for it leaves to `sdpa`. Scores are rounded to bf16, as eager attention rounds them, after what all
 keys of a head have in common is taken from them: a softmax does not see it, and rounding would (biases of
 Qwen2's keys). Imported only where torch is.
 """
@@ -51,20 +51,31 @@ def attention(
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Of [rows, heads, positions, size] each, key and value of fewer heads where some share; gives [rows,
-    positions, heads, size]. `attention_mask`: added to the scores; None: what comes before is seen.
+    positions, heads, size]. `attention_mask`: added to the scores, or what of the keys is seen; None: what
+    comes before, of one query all.
     """
     count, said = query.shape[2], options.get("is_causal")
     causal = bool(getattr(module, "is_causal", True) if said is None else said)
-    plain = causal if attention_mask is None else attention_mask.is_floating_point()
+    known = attention_mask is not None or count == 1 or (causal and count == key.shape[2])
     beside = any(options.get(name) is not None for name in BESIDE)
-    if dropout or beside or not plain or count == 1 or count != key.shape[2]:
+    if dropout or beside or not known:
         found: tuple[torch.Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
         return found
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    apart = key - key.mean(2, keepdim=True)
-    return _in_blocks(query, apart, value, attention_mask, scale), None
+    if count > 1:
+        key = key - key.mean(2, keepdim=True)
+    elif _has_biased_keys(module):  # of one query a mean would take as long as all else
+        key = key - key[:, :, -1:]
+    else:
+        key = key.contiguous()  # else torch copies it turned, which takes three times as long
+    return _in_blocks(query, key, value, attention_mask, scale), None
+
+
+def _has_biased_keys(module: Any) -> bool:
+    """False only where that is known."""
+    return getattr(getattr(module, "k_proj", None), "bias", True) is not None
 
 
 def _in_blocks(
@@ -72,19 +83,30 @@ def _in_blocks(
 ) -> torch.Tensor:
     rows, heads, count, size = query.shape
     flat_key, flat_value = (x.reshape(-1, *x.shape[2:]) for x in (key, value))
-    after, out = later(query), query.new_empty(rows, count, heads, value.shape[-1])
+    out, causal = query.new_empty(rows, count, heads, value.shape[-1]), mask is None and count > 1
+    after = later(query) if causal else query
     for start in range(0, count, QUERIES):
         end = min(start + QUERIES, count)
-        seen = end if mask is None else count
+        seen = end if causal else key.shape[2]
         mine, keys = query[:, :, start:end].reshape(len(flat_key), -1, size), flat_key[:, :seen]
-        if mask is None:
+        if causal:
             shares = causal_weights(mine, keys, after[: end - start, : end - start], scaling)
         else:
             scores = products(mine, keys, scaling).view(rows, heads, end - start, seen)
-            shares = torch.softmax(scores.add_(mask[:, :, start:end]), -1).view(*mine.shape[:2], seen)
+            if mask is not None:
+                _hide(scores, mask[:, :, start:end, :seen])
+            shares = torch.softmax(scores, -1).view(*mine.shape[:2], seen)
         found = torch.bmm(shares, flat_value[:, :seen])
         out[:, start:end] = found.view(rows, heads, end - start, -1).transpose(1, 2)
     return out
+
+
+def _hide(scores: torch.Tensor, mask: torch.Tensor) -> None:
+    """A query that may see nothing, of padding, sees all alike: a number, which no other query meets."""
+    if mask.dtype == torch.bool:
+        scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
+    else:
+        scores.add_(mask)
 
 
 def later(like: torch.Tensor) -> torch.Tensor:

@@ -69,13 +69,33 @@ def test_scores_are_scaled_as_said(scaling: float | None) -> None:
     torch.testing.assert_close(mine, plain)
 
 
-def test_one_position_over_a_cache_and_masks_of_truth_values_are_left_to_sdpa() -> None:
+@pytest.mark.parametrize("last", [1, 5, QUERIES + 3])
+def test_the_last_positions_over_what_is_remembered(last: int) -> None:
+    query, key, value = given(QUERIES + 30)
+    count = query.shape[2]
+    seen = torch.ones(count, count, dtype=torch.bool).tril()[None, None, -last:]
+    right = exact(query, key, value, None)[:, -last:]
+    masks: list[torch.Tensor | None] = [seen, torch.zeros(seen.shape).masked_fill(~seen, -1e30).bfloat16()]
+    for mask in [*masks, None] if last == 1 else masks:
+        mine = attention(Module(), query[:, :, -last:], key, value, mask)[0]
+        assert (mine.double() - right).norm() < 0.01 * right.norm()
+
+
+def test_padding_that_may_see_nothing_becomes_a_number() -> None:
+    query, key, value = given(30)
+    seen = torch.ones(30, 30, dtype=torch.bool).tril()[None, None].repeat(2, 1, 1, 1)
+    seen[0, :, :, :10] = False
+    mine = attention(Module(), query, key, value, seen)[0]
+    assert mine.isfinite().all()
+    right = exact(query[:1, :, 10:], key[:1, :, 10:], value[:1, :, 10:], None)
+    assert (mine[:1, 10:].double() - right).norm() < 0.01 * right.norm()
+
+
+def test_what_a_mask_would_have_to_say_is_left_to_sdpa() -> None:
     query, key, value = given(30, torch.float32)
-    last = attention(Module(), query[:, :, -1:], key, value, None)[0]
-    torch.testing.assert_close(last, exact(query, key, value, None)[:, -1:].float())
-    seen = torch.ones(30, 30, dtype=torch.bool).tril()[None, None]
-    masked = attention(Module(), query, key, value, seen)[0]
-    torch.testing.assert_close(masked, exact(query, key, value, None).float())
+    found = attention(Module(), query[:, :, -5:], key, value, None)[0]
+    # torch's own: without a mask the first of five queries sees the first key
+    torch.testing.assert_close(found[:, 0], value.repeat_interleave(3, 1)[:, :, 0])
 
 
 def test_what_asks_for_more_than_a_softmax_is_refused_as_sdpa_refuses_it() -> None:
@@ -129,6 +149,29 @@ def test_a_model_of_bf16_attends_so_and_scores_as_before(kind: str) -> None:
     assert (before[0] - before[1]).norm() > 0.01 * before[0].norm()  # attention counts
     for mine, theirs in zip(after, before, strict=True):
         assert (mine - theirs).norm() < 0.05 * theirs.norm()
+
+
+@pytest.mark.parametrize("kind", sorted(PLAIN))
+def test_a_model_of_bf16_writes_as_before(kind: str) -> None:
+    """Two rows, one with padding: what is read at once, then three tokens one by one."""
+    model = model_of(kind, **({"sliding_window": 16} if kind == "mistral" else {}))
+    ids, mask = torch.randint(3, 300, (2, 63)), torch.ones(2, 63, dtype=torch.long)
+    mask[0, :20] = 0
+
+    def read() -> torch.Tensor:
+        found, cache = [], None
+        for end in (60, 61, 62, 63):
+            given = ids[:, :end] if cache is None else ids[:, end - 1 : end]
+            made = model(given, attention_mask=mask[:, :end], cache=cache, use_cache=True)
+            cache = made.cache
+            found.append(made.logits[:, -1].float())
+        return torch.stack(found)
+
+    with torch.inference_mode():
+        before = read()
+        attend_in_blocks(model)
+        after = read()
+    assert (after - before).norm() < 0.05 * before.norm()
 
 
 @pytest.mark.parametrize("kind", ["gpt_neox", "deepseek_v3"])
