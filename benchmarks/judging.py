@@ -87,7 +87,7 @@ def measure(request: Any) -> None:
     own = run._own(request, ours)
     ours.stop_at(end_tokens([part for asked in own for part in asked.parts.values()], tokenizer))
     parts: list[tuple[str, Callable[[Any], Any]]] = [
-        (asked.task, lambda lm, asked=asked: list(run._ask(lm, asked, asked.chosen or {}, progress)))
+        (asked.task, lambda lm, asked=asked: list(run._ask(lm, [asked], asked.chosen or {}, progress)))
         for asked in [*own, *run._probes(request, ours), *run._declared(entries, request)]
     ]
     progress: Any = SimpleNamespace(advance=lambda share: None)

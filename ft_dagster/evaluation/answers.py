@@ -69,9 +69,10 @@ def _render(tokenizer: Any, prompt: str, system: str | None) -> str:
 
 
 def _generate(model: Any, tokenizer: Any, texts: list[str], chat: bool, max_new_tokens: int) -> list[str]:
-    from ft_dagster.evaluation.greedy import write
+    from ft_dagster.evaluation.greedy import rows_of, write
 
     ids = [tokenizer(text, add_special_tokens=not chat)["input_ids"] for text in texts]
     ends = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
-    written = [each.tokens for each in write(model, ids, new_tokens=max_new_tokens, ends=ends)]
+    rows = rows_of(ids, new_tokens=max_new_tokens, ends=ends)
+    written = [each.tokens for each in write(model, rows)]
     return [str(text).strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)]

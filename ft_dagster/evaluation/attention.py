@@ -1,10 +1,11 @@
 """Attention on a CPU in bf16: products of whole batches, a block of queries at a time.
 
-torch's own kernel there takes about twice as long for rows of some hundred tokens, and five times as long for
-the one query of each row while answers are written. An attention of transformers' AttentionInterface under a
-name of its own, with the masks that `sdpa` gets; what it is not made for it leaves to `sdpa`. Scores are rounded to bf16, as eager attention rounds them, after what all
-keys of a head have in common is taken from them: a softmax does not see it, and rounding would (biases of
-Qwen2's keys). Imported only where torch is.
+torch's own kernel there takes about twice as long for rows of some hundred tokens, and five times as long
+for the one query of each row while answers are written. An attention of transformers' AttentionInterface
+under a name of its own, with the masks that `sdpa` gets; what it is not made for it leaves to `sdpa`.
+Scores are rounded to bf16, as eager attention rounds them, after what all keys of a head have in common is
+taken from them: a softmax does not see it, and rounding would (biases of Qwen2's keys). Imported only where
+torch is.
 """
 
 from __future__ import annotations

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ft_dagster.evaluation.prompts import PROMPTS
 from ft_dagster.evaluation.samples import Answer, Role, Sample
+
+if TYPE_CHECKING:
+    from ft_dagster.evaluation.greedy import Greedy, Row
 
 GENERAL_PROMPTS = "general_prompts"
 ROLE: Role = "general_prompts"
@@ -40,14 +43,32 @@ class Written(NamedTuple):
 def answer_general_prompts(
     model: Any, tokenizer: Any, prompts: Sequence[str] = PROMPTS, new_tokens: int = NEW_TOKENS
 ) -> list[Written]:
-    """Answers to the prompts, in the chat template where the tokenizer has one, else as questions.
+    """Greedy answers to the prompts, in one batch. `model` is in evaluation mode."""
+    from ft_dagster.evaluation.greedy import write
 
-    `model` is in evaluation mode.
-    """
+    return answered(tokenizer, write(model, rows_to_ask(tokenizer, prompts, new_tokens)), prompts)
+
+
+def rows_to_ask(tokenizer: Any, prompts: Sequence[str] = PROMPTS, new_tokens: int = NEW_TOKENS) -> list[Row]:
+    """The prompts in tokens, in the chat template where the tokenizer has one, else as questions."""
+    from ft_dagster.evaluation.greedy import rows_of
+
+    plain = not tokenizer.chat_template
     asked = [_asked(prompt, tokenizer) for prompt in prompts]
-    answers = generate_greedily(model, tokenizer, asked, new_tokens)
-    texts = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
-    return [Written.of(*each) for each in zip(prompts, texts, answers, strict=True)]
+    ids = [tokenizer(text, add_special_tokens=plain)["input_ids"] for text in asked]
+    return rows_of(ids, new_tokens=new_tokens, ends=_ends(tokenizer))
+
+
+def answered(tokenizer: Any, answers: Sequence[Greedy], prompts: Sequence[str] = PROMPTS) -> list[Written]:
+    """The answers to `rows_to_ask` in words, the end token left out."""
+    ends = _ends(tokenizer)
+    ids = [each.tokens[:-1] if each.tokens[-1] in ends else each.tokens for each in answers]
+    texts = [tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in ids]
+    return [Written.of(*each) for each in zip(prompts, texts, ids, strict=True)]
+
+
+def _ends(tokenizer: Any) -> set[int]:
+    return set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
 
 
 def as_samples(written: Sequence[Written]) -> list[tuple[list[Sample], Answer]]:
@@ -66,19 +87,6 @@ def as_samples(written: Sequence[Written]) -> list[tuple[list[Sample], Answer]]:
         ]
         found.append((scores, Answer(ROLE, GENERAL_PROMPTS, question, each.prompt, "", each.answer)))
     return found
-
-
-def generate_greedily(
-    model: Any, tokenizer: Any, prompts: Sequence[str], new_tokens: int = NEW_TOKENS
-) -> list[list[int]]:
-    """Greedy answers in tokens, the end token left out; one batch."""
-    from ft_dagster.evaluation.greedy import write
-
-    plain = not tokenizer.chat_template
-    rows = [tokenizer(prompt, add_special_tokens=plain)["input_ids"] for prompt in prompts]
-    ends = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
-    answers = [each.tokens for each in write(model, rows, new_tokens=new_tokens, ends=ends)]
-    return [tokens[:-1] if tokens[-1] in ends else tokens for tokens in answers]
 
 
 def repeated_share(tokens: Sequence[int]) -> float:

@@ -8,9 +8,9 @@ row whose answer has ended leaves the batch, where `generate` computes it until 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,8 +21,32 @@ from ft_dagster.evaluation.scoring import likeliest
 from ft_dagster.evaluation.weights import generate, inner_model, virtual_tokens
 
 LEAVING = 8  # ended rows leave once they are an eighth of the batch: each leaving copies the cache
+STEP = 60  # tokens that are read in the time of a step of few rows, on a CPU
 Prompts = Sequence[Sequence[int]]
 Over = Callable[[list[int]], bool]
+
+
+class Row(NamedTuple):
+    """A prompt in token ids, and where its answer ends: after `new_tokens`, with a token of `ends`, or where
+    `stopped` says so of its tokens.
+    """
+
+    prompt: Sequence[int]
+    new_tokens: int
+    ends: Collection[int]
+    stopped: Over | None = None
+
+    def is_over(self, answer: list[int]) -> bool:
+        if len(answer) >= self.new_tokens or answer[-1] in self.ends:
+            return True
+        return self.stopped is not None and self.stopped(answer)
+
+
+def rows_of(
+    prompts: Prompts, *, new_tokens: int, ends: Collection[int], stopped: Over | None = None
+) -> list[Row]:
+    """Prompts whose answers all end alike."""
+    return [Row(prompt, new_tokens, ends, stopped) for prompt in prompts]
 
 
 @dataclass
@@ -37,18 +61,24 @@ class Greedy:
     chosen_from: list[Tensor] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """See `write`."""
+def batches_of(rows: Sequence[Row], tokens: int) -> Iterator[list[int]]:
+    """Places of rows that are written together, the longest prompts first.
 
-    prompts: Prompts
-    new_tokens: int
-    ends: Collection[int]
-    stopped: Over | None
-    logits: int
-
-    def is_over(self, tokens: list[int]) -> bool:
-        return tokens[-1] in self.ends or (self.stopped is not None and self.stopped(tokens))
+    No batch has more than `tokens`, answers and padding among them, but for a single row; and none whose
+    padding takes longer to read than the steps of a batch of its own would.
+    """
+    waiting = sorted(range(len(rows)), key=lambda place: -len(rows[place].prompt))
+    while waiting:
+        longest, answer, padding, count = len(rows[waiting[0]].prompt), 0, 0, 0
+        for place in waiting:
+            answer = max(answer, rows[place].new_tokens)
+            padding += longest - len(rows[place].prompt)
+            full = (longest + answer) * (count + 1) > tokens or padding > STEP * answer
+            if count and full:
+                break
+            count += 1
+        yield waiting[:count]
+        waiting = waiting[count:]
 
 
 class RoomyLayer(DynamicLayer):
@@ -77,25 +107,15 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = (memory[:, :, :end] for memory in self._memory)
 
 
-def write(
-    model: Any,
-    prompts: Prompts,
-    *,
-    new_tokens: int,
-    ends: Collection[int],
-    stopped: Over | None = None,
-    logits: int = 0,
-) -> list[Greedy]:
-    """Answers of up to `new_tokens` tokens to all prompts (token ids) in one batch.
+def write(model: Any, rows: Sequence[Row], *, logits: int = 0) -> list[Greedy]:
+    """The answers to all rows, in one batch.
 
-    An answer ends at a token of `ends`, or where `stopped` says so of its tokens. `logits`: of how many of
-    the prompts' last positions they are returned, and those of each choice. `model` is in evaluation mode;
-    its generation settings may be others afterwards.
+    `logits`: of how many of the prompts' last positions they are returned, and those of each choice. `model`
+    is in evaluation mode; its generation settings may be others afterwards.
     """
     with torch.no_grad():
         layers = _cache_layers(model)
-        asked = _Asked(prompts, new_tokens, ends, stopped, logits)
-        return _generate(model, asked) if layers is None else _write(model, layers, asked)
+        return _generate(model, rows, logits) if layers is None else _write(model, layers, rows, logits)
 
 
 def last_logits(model: Any, ids: Sequence[int], count: int) -> Tensor:
@@ -124,29 +144,30 @@ def _cache_layers(model: Any) -> list[Any] | None:
     return layers if {type(layer) for layer in layers} <= known else None
 
 
-def _write(model: Any, layers: list[Any], asked: _Asked) -> list[Greedy]:
-    forward, prompts, logits = _forward_of(model), asked.prompts, asked.logits
+def _write(model: Any, layers: list[Any], asked: Sequence[Row], logits: int) -> list[Greedy]:
+    forward, prompts = _forward_of(model), [row.prompt for row in asked]
     shared = 0 if logits or _windowed(layers) else _shared(prompts)
     begun = _begin(model, forward, prompts[0][:shared])
     before = begun.get_seq_length()
     ids, mask = _padded([prompt[shared:] for prompt in prompts], before, model.device)
-    cache = _of_rows(begun, layers, rows=len(prompts), room=mask.shape[1] + asked.new_tokens)
+    longest = max(row.new_tokens for row in asked)
+    cache = _of_rows(begun, layers, rows=len(prompts), room=mask.shape[1] + longest)
     positions = (mask.cumsum(1) - 1)[:, before:].clamp(min=0)
     scores = forward(cache, max(1, logits), input_ids=ids, attention_mask=mask, position_ids=positions)
     answers = [Greedy(read=_read(each, len(p), logits)) for each, p in zip(scores, prompts, strict=True)]
     rows, position, ended = list(range(len(prompts))), positions[:, -1:], set()
-    for count in range(1, asked.new_tokens + 1):
+    while True:
         chosen = likeliest(scores[:, -1])
         for row, token, choice in zip(rows, chosen.tolist(), scores[:, -1], strict=True):
             if row not in ended:
                 answers[row].tokens.append(token)
                 if logits:
                     answers[row].chosen_from.append(choice.float().cpu())
-                if asked.is_over(answers[row].tokens):
+                if asked[row].is_over(answers[row].tokens):
                     ended.add(row)
         going = [n for n, row in enumerate(rows) if row not in ended]
-        if not going or count == asked.new_tokens:
-            break
+        if not going:
+            return answers
         if (len(rows) - len(going)) * LEAVING >= len(rows):
             rows, kept = [rows[n] for n in going], torch.tensor(going, device=model.device)
             mask, position, chosen = mask[kept], position[kept], chosen[kept]
@@ -155,7 +176,6 @@ def _write(model: Any, layers: list[Any], asked: _Asked) -> list[Greedy]:
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         position = position + 1
         scores = forward(cache, 1, input_ids=chosen[:, None], attention_mask=mask, position_ids=position)
-    return answers
 
 
 def _read(scores: Tensor, prompt: int, count: int) -> Tensor:
@@ -220,31 +240,32 @@ def _padded(prompts: Prompts, before: int, device: Any) -> tuple[Tensor, Tensor]
     return ids.to(device), mask.to(device)
 
 
-def _generate(model: Any, asked: _Asked) -> list[Greedy]:
+def _generate(model: Any, rows: Sequence[Row], logits: int) -> list[Greedy]:
     """The same by the model's own `generate`."""
-    ids, mask = _padded(asked.prompts, 0, model.device)
+    ids, mask = _padded([row.prompt for row in rows], 0, model.device)
     before = virtual_tokens(model) + ids.shape[1]
     settings = GenerationConfig(
-        max_new_tokens=asked.new_tokens,
+        max_new_tokens=max(row.new_tokens for row in rows),
         do_sample=False,
-        eos_token_id=sorted(asked.ends) or None,
         pad_token_id=0,
         use_cache=True,
-        output_logits=asked.logits > 0,
+        output_logits=logits > 0,
         return_dict_in_generate=True,
     )
     model.generation_config = inner_model(model).generation_config = settings  # its own are not greedy
 
     def are_over(written: Tensor, *_: Any, **__: Any) -> Tensor:
-        return torch.tensor(list(map(asked.is_over, written[:, before:].tolist())), device=written.device)
+        answers = written[:, before:].tolist()
+        over = [row.is_over(answer) for row, answer in zip(rows, answers, strict=True)]
+        return torch.tensor(over, device=written.device)
 
     made = generate(model, ids, mask, stopping_criteria=StoppingCriteriaList([are_over]))
     answers = []
-    for row, tokens in enumerate(made.sequences[:, before:].tolist()):
-        last = next((n for n in range(1, len(tokens) + 1) if asked.is_over(tokens[:n])), None)
+    for place, (row, tokens) in enumerate(zip(rows, made.sequences[:, before:].tolist(), strict=True)):
+        last = next((n for n in range(1, len(tokens) + 1) if row.is_over(tokens[:n])), None)
         answer = Greedy(tokens[:last])
-        if asked.logits:
-            answer.read = last_logits(model, asked.prompts[row], asked.logits)
-            answer.chosen_from = [each[row].float().cpu() for each in made.logits[:last]]
+        if logits:
+            answer.read = last_logits(model, row.prompt, logits)
+            answer.chosen_from = [each[place].float().cpu() for each in made.logits[:last]]
         answers.append(answer)
     return answers

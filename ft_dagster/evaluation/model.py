@@ -16,7 +16,7 @@ from lm_eval.models.utils_hf import stop_sequences_criteria
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.attention import attend_in_blocks
-from ft_dagster.evaluation.greedy import write
+from ft_dagster.evaluation.greedy import Greedy, Row, batches_of, write
 from ft_dagster.evaluation.lora_layers import plain_lora_layers
 from ft_dagster.evaluation.packed import pack
 from ft_dagster.evaluation.scoring import ContinuationScore, ScoringRow, arrange_rows, batches, score
@@ -119,13 +119,16 @@ def probe_logits(model: Any, tokenizer: Any) -> torch.Tensor:
 class TokenBatchedLM(HFLM):
     """HFLM with batches of about equal work, a shared context computed once, logits only where scored.
 
-    `on_progress` is told the share of the running requests that is done.
+    `on_progress` is told the share of the running requests that is done. `beside`: rows that are written with
+    the next answers, since a step costs about the same for any number of them; `written_beside` has them.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         with _weights_tied_already(model):
             super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=_ONE_BATCH)
         self.on_progress: Callable[[float], None] = lambda share: None
+        self.beside: list[Row] = []
+        self._written_beside: list[Greedy] = []
         inner = inner_model(model)
         self._virtual = virtual_tokens(model)
         if self._virtual:  # a learned prompt or prefix takes its room from the text
@@ -194,41 +197,64 @@ class TokenBatchedLM(HFLM):
         return [found[number] for number in range(len(requests))]
 
     def generate_until(self, requests: Any, disable_tqdm: bool = True) -> list[str]:
-        """By settings, the longest first, in batches of about equal work."""
-        groups: dict[str, list[int]] = {}
-        lengths = [self._generated_length(*request.args[:2]) for request in requests]
-        for number in sorted(range(len(requests)), key=lambda number: -lengths[number]):
-            groups.setdefault(repr(requests[number].args[1]), []).append(number)
+        """What is not sampled in common batches, whatever its settings; the rest by settings."""
+        settings = [normalize_gen_kwargs(request.args[1], self.max_gen_toks) for request in requests]
+        greedy = [number for number, each in enumerate(settings) if is_greedy(each)]
         answers: dict[int, str] = {}
-        for waiting in groups.values():
-            settings = normalize_gen_kwargs(requests[waiting[0]].args[1], self.max_gen_toks)
-            while waiting:
-                rows = max(1, GENERATION_TOKENS[self._on] // lengths[waiting[0]])
-                numbers, waiting[:rows] = waiting[:rows], []
-                batch = [requests[number] for number in numbers]
-                if is_greedy(settings):
-                    found = self._write([request.args[0] for request in batch], **settings)
-                else:
-                    found = super().generate_until(batch, disable_tqdm=True)
-                answers.update(zip(numbers, found, strict=True))
-                self.on_progress(len(answers) / len(requests))
+        stops = {number: self._stops(settings[number]["until"]) for number in greedy}
+        rows = [self._row(requests[n].args[0], settings[n]["max_gen_toks"], stops[n]) for n in greedy]
+        for number, found in zip(greedy, self._write(rows), strict=True):
+            said = self.tok_decode(found.tokens)
+            answers[number] = postprocess_generated_text(said, stops[number], None)
+        for numbers in self._sampled(requests, settings):
+            found = super().generate_until([requests[number] for number in numbers], disable_tqdm=True)
+            answers.update(zip(numbers, found, strict=True))
+            self.on_progress(len(answers) / len(requests))
         return [answers[number] for number in range(len(requests))]
 
-    def _write(self, prompts: Sequence[str], *, until: list[str], max_gen_toks: int, **_: Any) -> list[str]:
-        """Greedy answers, each up to a word of `until`, which is left out."""
-        stops = handle_stop_sequences(
-            until, eos=self.tok_decode(self.eot_token_id, skip_special_tokens=False)
-        )
-        room = self.max_length - max_gen_toks
+    def _sampled(self, requests: Any, settings: Sequence[Mapping[str, Any]]) -> Iterator[list[int]]:
+        """The numbers of those that are sampled, by settings in batches, the longest first."""
+        groups: dict[str, list[int]] = {}
+        for number in sorted(range(len(requests)), key=lambda number: -self._length(requests[number])):
+            if not is_greedy(settings[number]):
+                groups.setdefault(repr(settings[number]), []).append(number)
+        for group in groups.values():
+            done = 0
+            while done < len(group):
+                rows = max(1, GENERATION_TOKENS[self._on] // self._length(requests[group[done]]))
+                yield group[done : done + rows]
+                done += rows
+
+    def written_beside(self) -> list[Greedy]:
+        """The answers to `beside`, which are written now where nothing else was."""
+        self._write([])
+        return self._written_beside
+
+    def _write(self, rows: Sequence[Row]) -> list[Greedy]:
+        """The answers to rows, and to those beside them, which are kept."""
+        every = [*rows, *self.beside]
+        self.beside, found = [], dict[int, Greedy]()
+        for some in batches_of(every, GENERATION_TOKENS[self._on]):
+            found.update(zip(some, write(self.model, [every[place] for place in some]), strict=True))
+            self.on_progress(len(found) / len(every))
+        answers = [found[place] for place in range(len(every))]
+        self._written_beside += answers[len(rows) :]
+        return answers[: len(rows)]
+
+    def _stops(self, until: list[str]) -> list[str]:
+        """The words that end an answer, which leaves them out."""
+        end = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
+        stops: list[str] = handle_stop_sequences(until, eos=end)
+        return stops
+
+    def _row(self, prompt: str, new_tokens: int, stops: Sequence[str]) -> Row:
+        room = self.max_length - new_tokens
         if room < 1:
             raise UserError(
-                f"the task asks for answers of {max_gen_toks} tokens, and the model takes {self.max_length}",
+                f"the task asks for answers of {new_tokens} tokens, and the model takes {self.max_length}",
                 fix="Lower its max_gen_toks",
             )
-        ids = [
-            self.tok_batch_encode([prompt], left_truncate_len=room, truncation=self.truncation)[0][0].tolist()
-            for prompt in prompts
-        ]
+        ids = self.tok_batch_encode([prompt], left_truncate_len=room, truncation=self.truncation)[0][0]
         # A stop word's own tokens and two more: it may come in others than alone (as in lm-eval).
         reach = max(len(self.tokenizer.encode(stop, add_special_tokens=False)) for stop in stops) + 2
 
@@ -236,8 +262,7 @@ class TokenBatchedLM(HFLM):
             said = self.tok_decode(tokens[-reach:], skip_special_tokens=False)
             return any(stop in said for stop in stops)
 
-        answers = write(self.model, ids, new_tokens=max_gen_toks, ends=self._ends, stopped=stopped)
-        return [postprocess_generated_text(self.tok_decode(each.tokens), stops, None) for each in answers]
+        return Row(ids.tolist(), new_tokens, self._ends, stopped)
 
     def _model_generate(self, context: Any, max_length: int, stop: list[str], **settings: Any) -> Any:
         if not self._virtual:
@@ -256,8 +281,9 @@ class TokenBatchedLM(HFLM):
         )
         return found[:, self._virtual :]
 
-    def _generated_length(self, prompt: str, settings: dict[str, Any]) -> int:
-        """Tokens of the prompt and of its longest answer."""
+    def _length(self, request: Any) -> int:
+        """Tokens of a request's prompt and of its longest answer."""
+        prompt, settings = request.args[:2]
         ids = prompt.ids if isinstance(prompt, Encoded) else self.tok_encode(prompt)
         return len(ids) + int(settings.get("max_gen_toks") or self.max_gen_toks)
 

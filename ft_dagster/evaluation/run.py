@@ -10,7 +10,7 @@ from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.answer_scores import label_scores
-from ft_dagster.evaluation.degeneration import GENERAL_PROMPTS, answer_general_prompts, as_samples
+from ft_dagster.evaluation.degeneration import GENERAL_PROMPTS, answered, as_samples, rows_to_ask
 from ft_dagster.evaluation.gates import Referee
 from ft_dagster.evaluation.load import TABLES, LoadedTask, load_task
 from ft_dagster.evaluation.looks import IN_BATCHES, Order, batches
@@ -105,21 +105,24 @@ def evaluate(request: EvaluationRequest, entries: dict[Role, tuple[TaskEntry, ..
     own = _own(request, lm)
     lm.stop_at(end_tokens([part for asked in own for part in asked.parts.values()], tokenizer))
     loaded = time.monotonic()
-    asked = [*own, *_probes(request, lm), *declared]
+    own += _probes(request, lm)
     prompts = len(PROMPTS) if request.general_prompts else 0
-    progress = EvaluationProgress(request.output, prompts + sum(each.questions for each in asked))
+    questions = sum(each.questions for each in (*own, *declared))
+    progress = EvaluationProgress(request.output, prompts + questions)
+    if request.general_prompts:
+        lm.beside = rows_to_ask(tokenizer)
     samples: list[Sample] = []
     answers: list[Answer] = []
     labels: list[tuple[str, str]] = []
     referee = referee_of(request)
-    for each in asked:
-        found = _ask_all(lm, each, request, referee, progress)
+    for several in _groups(own, declared, request):
+        found = _ask_all(lm, several, request, referee, progress)
         samples += [sample for rows, _ in found for sample in rows]
         answers += [answer for _, answer in found]
         labels += _labels(request, found)
     if request.general_prompts:
         progress.start(GENERAL_PROMPTS, prompts)
-        found = as_samples(answer_general_prompts(model, tokenizer))
+        found = as_samples(answered(tokenizer, lm.written_beside()))
         samples += [sample for rows, _ in found for sample in rows]
         answers += [answer for _, answer in found]
     progress.end()
@@ -130,6 +133,15 @@ def evaluate(request: EvaluationRequest, entries: dict[Role, tuple[TaskEntry, ..
         "load_seconds": round(loaded - started, 3),
     }
     return figures if difference is None else {**figures, "tuned_logit_difference": difference}
+
+
+def _groups(
+    own: Sequence[AskedTask], declared: Sequence[AskedTask], request: EvaluationRequest
+) -> list[list[AskedTask]]:
+    """What is asked in one go: all of the variant's own, whose answers are written in common batches."""
+    if request.limit == "auto" or not own:
+        return [[each] for each in (*own, *declared)]
+    return [list(own), *([each] for each in declared)]
 
 
 def _asks_the_model(request: EvaluationRequest) -> bool:
@@ -266,24 +278,26 @@ def referee_of(request: EvaluationRequest) -> Referee | None:
 
 def _ask_all(
     lm: Any,
-    asked: AskedTask,
+    several: Sequence[AskedTask],
     request: EvaluationRequest,
     referee: Referee | None,
     progress: EvaluationProgress,
 ) -> list[tuple[list[Sample], Answer]]:
-    """A task's scores and answers; batch after batch where that is asked for, until `referee` ends it.
+    """The scores and answers of tasks; batch after batch where that is asked for, until `referee` ends it.
 
     The batches are the same whoever is asked, so that examples before a question are drawn alike.
     """
+    asked = several[0]
     if request.limit != "auto" or asked.role not in IN_BATCHES:
-        progress.start(asked.task, asked.questions)
-        return list(_ask(lm, asked, asked.chosen or {}, progress))
+        progress.start(", ".join(each.task for each in several), sum(each.questions for each in several))
+        chosen = {name: which for each in several for name, which in (each.chosen or {}).items()}
+        return list(_ask(lm, several, chosen, progress))
     order = order_of_asking(list(asked.places), request.seed)
     found: list[tuple[list[Sample], Answer]] = []
     done = 0
     for count in batches(len(order)):
         progress.start(asked.task, count - done)
-        found += _ask(lm, asked, asked.batch(order[done:count]), progress)
+        found += _ask(lm, several, asked.batch(order[done:count]), progress)
         done = count
         so_far = [sample for samples, _ in found for sample in samples]
         if referee is not None and referee.decided((asked.role, asked.task), so_far):
@@ -293,13 +307,21 @@ def _ask_all(
 
 
 def _ask(
-    lm: Any, asked: AskedTask, documents: Mapping[str, Sequence[int]], progress: EvaluationProgress
+    lm: Any,
+    several: Sequence[AskedTask],
+    documents: Mapping[str, Sequence[int]],
+    progress: EvaluationProgress,
 ) -> Iterator[tuple[list[Sample], Answer]]:
     """Each question's scores, and its answer in words. `documents`: which of which parts; none: all."""
     from lm_eval.evaluator import evaluate as lm_evaluate
 
-    parts = {name: part for name, part in asked.parts.items() if not documents or name in documents}
-    kinds = 1 if asked.chosen else len(parts)
+    parts = {
+        name: part
+        for asked in several
+        for name, part in asked.parts.items()
+        if not documents or name in documents
+    }
+    kinds = len({part.OUTPUT_TYPE for part in parts.values()})  # each is handed to the model at once
     finished = 0.0
 
     def advance(share: float) -> None:
@@ -310,17 +332,17 @@ def _ask(
     lm.on_progress = advance
     # lm-eval looks each index up in a list: over all of a large task, asking for none is far quicker.
     drawn = {
-        name: indices
-        for name, indices in documents.items()
-        if len(indices) < len(asked.parts[name].eval_docs)
+        name: indices for name, indices in documents.items() if len(indices) < len(parts[name].eval_docs)
     }
     logged = lm_evaluate(
         lm=lm, task_dict={"tasks": parts}, samples=drawn, bootstrap_iters=0, log_samples=True
     )["samples"]
-    for name, part in parts.items():
-        for row in logged[name]:
-            samples = _samples(asked, name, part, row)
-            yield samples, _answer(asked, name, part, row, [s.metric for s in samples])
+    for asked in several:
+        for name in filter(parts.__contains__, asked.parts):
+            part = parts[name]
+            for row in logged[name]:
+                samples = _samples(asked, name, part, row)
+                yield samples, _answer(asked, name, part, row, [s.metric for s in samples])
 
 
 def _samples(asked: AskedTask, name: str, part: Any, row: dict[str, Any]) -> list[Sample]:

@@ -275,10 +275,10 @@ def _see(model: Any, probes: list[list[int]], stop: list[int]) -> list[Seen]:
     """What it reads and writes, all probes at once."""
     import torch
 
-    from ft_dagster.evaluation.greedy import write
+    from ft_dagster.evaluation.greedy import rows_of, write
 
     _quicken(model)
-    answers = write(model, probes, new_tokens=GREEDY, ends=stop, logits=POSITIONS)
+    answers = write(model, rows_of(probes, new_tokens=GREEDY, ends=stop), logits=POSITIONS)
     return [
         Seen(each.read[-len(ids) :], each.tokens, torch.stack(each.chosen_from))
         for each, ids in zip(answers, probes, strict=True)

@@ -13,9 +13,9 @@ from ft_dagster.evaluation.degeneration import (
     Written,
     answer_general_prompts,
     as_samples,
-    generate_greedily,
     repeated_share,
 )
+from ft_dagster.evaluation.greedy import rows_of, write
 from ft_dagster.evaluation.power import least_questions, level_of
 from ft_dagster.evaluation.prompts import PROMPTS
 from ft_dagster.evaluation.samples import scores
@@ -43,7 +43,10 @@ def test_greedy_answers_are_those_of_each_prompt_alone(model: Any, tiny_tokenize
                 ids.pop()
                 break
         expected.append(ids[start:])
-    assert generate_greedily(model, tiny_tokenizer, prompts) == expected
+    end = tiny_tokenizer.eos_token_id
+    ids = [tiny_tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+    answers = write(model, rows_of(ids, new_tokens=NEW_TOKENS, ends={end}))
+    assert [[token for token in each.tokens if token != end] for each in answers] == expected
 
 
 def test_repetition_is_the_share_of_4_grams_seen_before() -> None:

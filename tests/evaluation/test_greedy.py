@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ft_dagster.evaluation.greedy import RoomyLayer, last_logits, write
+from ft_dagster.evaluation.greedy import STEP, RoomyLayer, Row, batches_of, last_logits, rows_of, write
 from ft_dagster.evaluation.weights import load_base, load_tuned
 from tests.evaluation.payloads import make_payload, write_greedily
 
@@ -46,7 +46,8 @@ def alone(model: Any, ends: set[int] = NEVER) -> list[list[int]]:
 
 
 def written(model: Any, **how: Any) -> list[list[int]]:
-    return [each.tokens for each in write(model, PROMPTS, new_tokens=NEW, **{"ends": NEVER, **how})]
+    rows = rows_of(PROMPTS, new_tokens=NEW, **{"ends": NEVER, **how})
+    return [each.tokens for each in write(model, rows)]
 
 
 def test_what_all_prompts_begin_with_is_computed_once(model: Any, shapes: list[tuple[int, int]]) -> None:
@@ -68,13 +69,13 @@ def test_an_ended_row_leaves_and_the_others_are_answered_as_alone(
 
 def test_few_ended_rows_of_many_wait_for_more(model: Any, shapes: list[tuple[int, int]]) -> None:
     prompts = [[5, n] for n in range(10, 42)]
-    whole = [each.tokens for each in write(model, prompts, new_tokens=4, ends=NEVER)]
+    whole = [each.tokens for each in write(model, rows_of(prompts, new_tokens=4, ends=NEVER))]
     firsts = [each[0] for each in whole]
     first = min(firsts, key=firsts.count)
     ended = firsts.count(first)
     assert ended * 8 < 32
     shapes.clear()
-    made = write(model, prompts, new_tokens=4, ends={first})
+    made = write(model, rows_of(prompts, new_tokens=4, ends={first}))
     assert all(
         each.tokens == (row[: row.index(first) + 1] if first in row else row)
         for each, row in zip(made, whole, strict=True)
@@ -101,9 +102,34 @@ def test_an_answer_ends_where_it_is_said_to(model: Any) -> None:
     assert made == [each[:3] for each in whole]
 
 
+@pytest.mark.parametrize("make", [lambda model: model, lambda _: without_positions()])
+def test_each_row_of_a_batch_ends_in_its_own_way(model: Any, make: Callable[[Any], Any]) -> None:
+    model = make(model)
+    whole = alone(model)
+    rows = [
+        Row(PROMPTS[0], 2, NEVER),
+        Row(PROMPTS[1], NEW, {whole[1][5]}),
+        Row(PROMPTS[2], NEW, NEVER, lambda tokens: len(tokens) == 7),
+        Row(PROMPTS[3], NEW - 1, NEVER),
+    ]
+    first = whole[1].index(whole[1][5])
+    expected = [whole[0][:2], whole[1][: first + 1], whole[2][:7], whole[3][: NEW - 1]]
+    assert [each.tokens for each in write(model, rows)] == expected
+
+
+def test_batches_have_no_more_tokens_than_asked_and_little_padding() -> None:
+    lengths = [10, 90, 12, 100, 1000, 95]
+    rows = [Row([0] * length, 5, NEVER) for length in lengths]
+    assert 990 > 5 * STEP > 3 * 88
+    assert list(batches_of(rows, 10_000)) == [[4], [3, 5, 1, 2, 0]]
+    assert list(batches_of(rows, 3 * 105)) == [[4], [3, 5, 1], [2, 0]]
+    assert list(batches_of([row._replace(new_tokens=1) for row in rows], 10_000)) == [[4], [3, 5, 1], [2, 0]]
+    assert list(batches_of([], 10)) == []
+
+
 def test_logits_are_those_that_were_read_and_chosen_from(model: Any) -> None:
     for answer, prompt in zip(
-        write(model, PROMPTS, new_tokens=3, ends=NEVER, logits=4), PROMPTS, strict=True
+        write(model, rows_of(PROMPTS, new_tokens=3, ends=NEVER), logits=4), PROMPTS, strict=True
     ):
         assert torch.allclose(answer.read, last_logits(model, prompt, 4), atol=1e-4)
         assert [int(each.argmax()) for each in answer.chosen_from] == answer.tokens
@@ -154,7 +180,7 @@ def test_other_architectures_answer_as_alone(make: Callable[[], Any]) -> None:
     assert written(model) == alone(model)
     assert written(model, ends=ends) == alone(model, ends)
     assert written(model, stopped=lambda tokens: len(tokens) == 3) == [each[:3] for each in alone(model)]
-    answers = write(model, PROMPTS, new_tokens=3, ends=NEVER, logits=2)
+    answers = write(model, rows_of(PROMPTS, new_tokens=3, ends=NEVER), logits=2)
     assert [[int(each.argmax()) for each in answer.chosen_from] for answer in answers] == [
         answer.tokens for answer in answers
     ]

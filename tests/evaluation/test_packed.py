@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import linear
 
 from ft_dagster.evaluation import packed
-from ft_dagster.evaluation.greedy import write
+from ft_dagster.evaluation.greedy import rows_of, write
 from ft_dagster.evaluation.model import load_model
 from ft_dagster.evaluation.packed import Packed, pack
 from ft_dagster.evaluation.weights import let_go
@@ -119,7 +119,7 @@ def test_a_model_that_is_judged_in_bf16_writes_as_without(
     def answers() -> tuple[int, list[list[int]]]:
         model, _ = load_model(tiny_model_folder, None, device="cpu", dtype="bfloat16")
         return count(model), [
-            each.tokens for each in write(model, [[5, 6, 7], [9, 8]], new_tokens=12, ends=())
+            each.tokens for each in write(model, rows_of([[5, 6, 7], [9, 8]], new_tokens=12, ends=()))
         ]
 
     packed_layers, mine = answers()

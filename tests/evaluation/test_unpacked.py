@@ -10,7 +10,7 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from torch import Tensor
 
-from ft_dagster.evaluation.greedy import write
+from ft_dagster.evaluation.greedy import rows_of, write
 from ft_dagster.evaluation.spare import room
 from ft_dagster.evaluation.unpacked import Unpacked, UnpackedLora, plain_lora, unpack
 from ft_dagster.evaluation.weights import load_base, load_tuned, put_adapter
@@ -37,7 +37,7 @@ def seen(model: Any) -> list[Tensor]:
     """The logits of a text as a whole, and of prompts and of each token written after them."""
     with torch.inference_mode():
         whole = model(input_ids=torch.tensor(TEXTS[:1]), use_cache=False).logits
-        answers = write(model, TEXTS, new_tokens=6, ends=set(), logits=4)
+        answers = write(model, rows_of(TEXTS, new_tokens=6, ends=set()), logits=4)
     return [whole, *(each.read for each in answers), *(step for a in answers for step in a.chosen_from)]
 
 
