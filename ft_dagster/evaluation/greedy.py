@@ -1,8 +1,10 @@
 """Greedy answers to many prompts at once, each as the model gives it alone.
 
-What all prompts of a batch begin with is computed once, and so is a learned prompt; keys and values stand in
-memory that is there from the start, where transformers' `generate` copies all of them at each token; and a
-row whose answer has ended leaves the batch, where `generate` computes it until the longest has ended.
+What all prompts of a batch begin with is computed once, and so is a learned prompt; prompts are read a few
+of like length at a time, and answered all at once, since a step takes little longer for many rows; keys and
+values stand in memory that is there from the start, where transformers' `generate` copies all of them at
+each token; and a row whose answer has ended leaves the batch, where `generate` computes it until the
+longest has ended.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from ft_dagster.evaluation.scoring import likeliest
 from ft_dagster.evaluation.weights import generate, inner_model, virtual_tokens
 
 LEAVING = 8  # ended rows leave once they are an eighth of the batch: each leaving copies the cache
-STEP = 60  # tokens that are read in the time of a step of few rows, on a CPU
+READ = {"cpu": 1024, "cuda": 16384}  # tokens of a pass over prompts, padding included
 Prompts = Sequence[Sequence[int]]
 Over = Callable[[list[int]], bool]
 
@@ -62,19 +64,15 @@ class Greedy:
 
 
 def batches_of(rows: Sequence[Row], tokens: int) -> Iterator[list[int]]:
-    """Places of rows that are written together, the longest prompts first.
-
-    No batch has more than `tokens`, answers and padding among them, but for a single row; and none whose
-    padding takes longer to read than the steps of a batch of its own would.
+    """Places of rows that are written together, the longest prompts first: no more than `tokens`, answers and
+    padding among them, but for a single row.
     """
     waiting = sorted(range(len(rows)), key=lambda place: -len(rows[place].prompt))
     while waiting:
-        longest, answer, padding, count = len(rows[waiting[0]].prompt), 0, 0, 0
+        longest, answer, count = len(rows[waiting[0]].prompt), 0, 0
         for place in waiting:
             answer = max(answer, rows[place].new_tokens)
-            padding += longest - len(rows[place].prompt)
-            full = (longest + answer) * (count + 1) > tokens or padding > STEP * answer
-            if count and full:
+            if count and (longest + answer) * (count + 1) > tokens:
                 break
             count += 1
         yield waiting[:count]
@@ -100,6 +98,18 @@ class RoomyLayer(DynamicLayer):
             memory[:, :, start:end] = each
         self.keys, self.values = (memory[:, :, :end] for memory in self._memory)
         return self.keys, self.values
+
+    def place(self, rows: Sequence[int], of: int, read: RoomyLayer, before: int, end: int) -> None:
+        """Take what was read of some of `of` rows: its first `before` positions, and the rest up to `end`."""
+        if not self.is_initialized:
+            self.lazy_initialization(read.keys, read.values)
+            shapes = [(of, each.shape[1], self._room, each.shape[3]) for each in (read.keys, read.values)]
+            self._memory = (read.keys.new_zeros(shapes[0]), read.values.new_zeros(shapes[1]))
+        start = end - (read.get_seq_length() - before)
+        for memory, each in zip(self._memory, (read.keys, read.values), strict=True):
+            memory[rows, :, :before] = each[:, :, :before]
+            memory[rows, :, start:end] = each[:, :, before:]
+        self.keys, self.values = (memory[:, :, :end] for memory in self._memory)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         end = self.get_seq_length()
@@ -145,20 +155,16 @@ def _cache_layers(model: Any) -> list[Any] | None:
 
 
 def _write(model: Any, layers: list[Any], asked: Sequence[Row], logits: int) -> list[Greedy]:
-    forward, prompts = _forward_of(model), [row.prompt for row in asked]
-    shared = 0 if logits or _windowed(layers) else _shared(prompts)
-    begun = _begin(model, forward, prompts[0][:shared])
-    before = begun.get_seq_length()
-    ids, mask = _padded([prompt[shared:] for prompt in prompts], before, model.device)
-    longest = max(row.new_tokens for row in asked)
-    cache = _of_rows(begun, layers, rows=len(prompts), room=mask.shape[1] + longest)
-    positions = (mask.cumsum(1) - 1)[:, before:].clamp(min=0)
-    scores = forward(cache, max(1, logits), input_ids=ids, attention_mask=mask, position_ids=positions)
-    answers = [Greedy(read=_read(each, len(p), logits)) for each, p in zip(scores, prompts, strict=True)]
-    rows, position, ended = list(range(len(prompts))), positions[:, -1:], set()
+    forward = _forward_of(model)
+    read, cache, mask = _read_prompts(model, layers, asked, logits)
+    answers = [
+        Greedy(read=_read(each, len(row.prompt), logits)) for each, row in zip(read, asked, strict=True)
+    ]
+    scores, position = torch.stack([each[-1] for each in read]), mask.sum(1, keepdim=True) - 1
+    rows, ended = list(range(len(asked))), set()
     while True:
-        chosen = likeliest(scores[:, -1])
-        for row, token, choice in zip(rows, chosen.tolist(), scores[:, -1], strict=True):
+        chosen = likeliest(scores)
+        for row, token, choice in zip(rows, chosen.tolist(), scores, strict=True):
             if row not in ended:
                 answers[row].tokens.append(token)
                 if logits:
@@ -175,7 +181,51 @@ def _write(model: Any, layers: list[Any], asked: Sequence[Row], logits: int) -> 
                 layer.batch_select_indices(kept)
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         position = position + 1
-        scores = forward(cache, 1, input_ids=chosen[:, None], attention_mask=mask, position_ids=position)
+        given = {"input_ids": chosen[:, None], "attention_mask": mask, "position_ids": position}
+        scores = forward(cache, 1, **given)[:, -1]
+
+
+def _read_prompts(
+    model: Any, layers: list[Any], asked: Sequence[Row], logits: int
+) -> tuple[list[Tensor], Cache, Tensor]:
+    """Of each row the scores of its last positions [positions, vocabulary]; what is remembered; and its mask
+    [rows, positions]. A pass for some prompts of like length; one for all where keys fall out of a window.
+    """
+    forward, windowed, prompts = _forward_of(model), _windowed(layers), [row.prompt for row in asked]
+    shared = 0 if logits or windowed else _shared(prompts)
+    begun = _begin(model, forward, prompts[0][:shared])
+    tails = [prompt[shared:] for prompt in prompts]
+    before, longest = begun.get_seq_length(), max(map(len, tails))
+    room = before + longest + max(row.new_tokens for row in asked)
+    mask = _padded(tails, before, model.device)[1]
+
+    def read(some: Sequence[int]) -> tuple[Tensor, Cache]:
+        ids, seen = _padded([tails[n] for n in some], before, model.device)
+        cache = _of_rows(begun, layers, rows=len(some), room=room)
+        places = (seen.cumsum(1) - 1)[:, before:].clamp(min=0)
+        given = {"input_ids": ids, "attention_mask": seen, "position_ids": places}
+        return forward(cache, max(1, logits), **given), cache
+
+    passes = list(_passes(tails, READ["cpu" if model.device.type == "cpu" else "cuda"]))
+    if windowed or len(passes) == 1:
+        scores, cache = read(range(len(asked)))
+        return list(scores), cache, mask
+    found, whole = dict[int, Tensor](), Cache(layers=[RoomyLayer(room) for _ in layers])
+    for some in passes:
+        scores, cache = read(some)
+        found.update(zip(some, scores, strict=True))
+        for layer, part in zip(whole.layers, cache.layers, strict=True):
+            layer.place(some, len(asked), part, before, before + longest)
+    return [found[n] for n in range(len(asked))], whole, mask
+
+
+def _passes(prompts: Prompts, tokens: int) -> Iterator[list[int]]:
+    """Places of prompts that are read together, the longest first."""
+    order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
+    while order:
+        count = max(1, tokens // len(prompts[order[0]]))
+        yield order[:count]
+        order = order[count:]
 
 
 def _read(scores: Tensor, prompt: int, count: int) -> Tensor:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from ft_dagster.evaluation.greedy import STEP, RoomyLayer, Row, batches_of, last_logits, rows_of, write
+from ft_dagster.evaluation import greedy
+from ft_dagster.evaluation.greedy import RoomyLayer, Row, batches_of, last_logits, rows_of, write
 from ft_dagster.evaluation.weights import load_base, load_tuned
 from tests.evaluation.payloads import make_payload, write_greedily
 
@@ -117,14 +118,32 @@ def test_each_row_of_a_batch_ends_in_its_own_way(model: Any, make: Callable[[Any
     assert [each.tokens for each in write(model, rows)] == expected
 
 
-def test_batches_have_no_more_tokens_than_asked_and_little_padding() -> None:
-    lengths = [10, 90, 12, 100, 1000, 95]
-    rows = [Row([0] * length, 5, NEVER) for length in lengths]
-    assert 990 > 5 * STEP > 3 * 88
-    assert list(batches_of(rows, 10_000)) == [[4], [3, 5, 1, 2, 0]]
+def test_batches_have_no_more_tokens_than_asked() -> None:
+    rows = [Row([0] * length, 5, NEVER) for length in (10, 90, 12, 100, 1000, 95)]
+    assert list(batches_of(rows, 10_000)) == [[4, 3, 5, 1, 2, 0]]
     assert list(batches_of(rows, 3 * 105)) == [[4], [3, 5, 1], [2, 0]]
-    assert list(batches_of([row._replace(new_tokens=1) for row in rows], 10_000)) == [[4], [3, 5, 1], [2, 0]]
     assert list(batches_of([], 10)) == []
+
+
+def test_prompts_of_like_length_are_read_together(
+    model: Any, shapes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = alone(model)
+    monkeypatch.setitem(greedy.READ, "cpu", 6)
+    shapes.clear()
+    assert written(model) == expected
+    assert shapes[:5] == [(1, 3), (1, 5), (3, 2), *[(4, 1)] * 2]
+
+
+@pytest.mark.parametrize("kind", ["prompt", "prefix"])
+def test_so_are_those_behind_a_learned_prompt(
+    kind: str, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned = load_tuned(
+        tiny_model_folder, make_payload(kind, tiny_model_folder, tmp_path / kind), dtype="float32"
+    )
+    monkeypatch.setitem(greedy.READ, "cpu", 6)
+    assert written(tuned) == alone(tuned)
 
 
 def test_logits_are_those_that_were_read_and_chosen_from(model: Any) -> None:
