@@ -242,21 +242,28 @@ def _webserver(options: list[str]) -> Iterator[subprocess.Popen[bytes]]:
 def _watch(instance: DagsterInstance, settings: Settings, runs: _Runs, daemon: Daemon, quiet: bool) -> None:
     """Show the runs until all that were asked for have ended, and Dagster's further tries of killed ones.
 
-    Each run is replaced by its newest try.
+    Each run is replaced by its newest try. Looking takes a tenth of a core at most, whose seconds are the
+    runs'; one that has ended is not looked at again.
     """
     from ft_dagster.automation.instance import newest_try, unfinished
 
     screen = Console(stderr=True) if quiet else out
     shown = _lines if quiet or not screen.is_terminal else _table
+    over: dict[str, _State] = {}
     with shown(screen) as show:
         while True:
+            began = time.monotonic()
             for some in runs:
-                some[:] = [newest_try(instance, run) for run in some]
-            show([_state(instance, settings, run) for run in (*runs.followed, *runs.asked)])
-            if not unfinished(instance, runs.asked):
+                some[:] = [run if run.run_id in over else newest_try(instance, run) for run in some]
+            every = [*runs.followed, *runs.asked]
+            going = {r.run_id for r in unfinished(instance, [r for r in every if r.run_id not in over])}
+            states = {r.run_id: over.get(r.run_id) or _state(instance, settings, r) for r in every}
+            over = {run_id: state for run_id, state in states.items() if run_id not in going}
+            show(list(states.values()))
+            if all(run.run_id in over for run in runs.asked):
                 return
             daemon.ensure(runs.asked)
-            time.sleep(POLL_SECONDS)
+            time.sleep(max(POLL_SECONDS, 9 * (time.monotonic() - began)))
 
 
 class _State(NamedTuple):
@@ -272,7 +279,7 @@ def _state(instance: DagsterInstance, settings: Settings, run: Launched) -> _Sta
     from ft_dagster.report.progress import bar
 
     state, how_far = status_of(instance, run).value.lower(), ""
-    step, since = current_step(instance, run.run_id)
+    step, since = ("", 0.0) if state == "queued" else current_step(instance, run.run_id)
     if state == "started":
         how_far = bar(progress_of(settings, run.key, since)) or said_of_step(instance, run.run_id)
     return _State(str(run.key), run.run_id[:8], state, step, how_far)
