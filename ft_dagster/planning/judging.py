@@ -42,7 +42,7 @@ class Judges(NamedTuple):
         return all(device.memory_bytes is not None for device in self.devices)
 
 
-class Held(NamedTuple):
+class JudgedBytes(NamedTuple):
     """Bytes of a model that is asked. `largest`: of the parts that stay whole; `beside`: on each device, of a
     pass and of CUDA.
     """
@@ -72,18 +72,18 @@ class JudgedOn:
     sentence: str
 
 
-def asked(base: BaseFacts, dtype: Dtype, method: str = "") -> Held:
+def asked(base: BaseFacts, dtype: Dtype, method: str = "") -> JudgedBytes:
     """A model in an evaluation, its base as `method` holds it."""
     return _held(base, dtype, method, GENERATION_TOKENS["cuda"], BATCH_TOKENS["cuda"])
 
 
-def certified(base: BaseFacts, method: str, *, merged: bool) -> Held:
+def certified(base: BaseFacts, method: str, *, merged: bool) -> JudgedBytes:
     """A model in a certificate; a merge is a plain one."""
     tokens = PROBES * (LONGEST + GREEDY)
     return _held(base, "float32", "" if merged else method, tokens, tokens)
 
 
-def foresee(what: What, held: Held, judges: Judges) -> JudgedOn | None:
+def foresee(what: What, held: JudgedBytes, judges: Judges) -> JudgedOn | None:
     """None where the memory of the GPUs is not known."""
     if not judges.known:
         return None
@@ -101,7 +101,7 @@ def foresee(what: What, held: Held, judges: Judges) -> JudgedOn | None:
 
 def foresee_all(base: BaseFacts, method: str, judges: Judges, *, merged: bool) -> tuple[JudgedOn, ...]:
     """Of a variant's evaluation, by that of its base, and of its export."""
-    both: dict[What, Held] = {
+    both: dict[What, JudgedBytes] = {
         "evaluation": asked(base, judges.dtype),
         "export": certified(base, method, merged=merged),
     }
@@ -109,13 +109,13 @@ def foresee_all(base: BaseFacts, method: str, judges: Judges, *, merged: bool) -
     return tuple(each for each in found if each is not None)
 
 
-def _held(base: BaseFacts, dtype: Dtype, method: str, cached: int, passed: int) -> Held:
+def _held(base: BaseFacts, dtype: Dtype, method: str, cached: int, passed: int) -> JudgedBytes:
     width = WIDTH[dtype]
     linear = base.linear_parameters * QUANTIZED.get(method, width)
     rest = (base.parameters - base.linear_parameters) * width
     token = 2 * base.key_value_size * base.layers * width
     rows = HIDDEN * base.hidden_size + WIDE * (base.largest_layer // base.hidden_size)
-    return Held(
+    return JudgedBytes(
         dtype,
         round(linear + rest),
         cached * token,
@@ -129,7 +129,7 @@ def _largest(devices: Sequence[Device], judges: Judges) -> list[int]:
     return sorted((judges.memory(device) for device in devices), reverse=True)[: judges.most]
 
 
-def _sentence(what: What, held: Held, judges: Judges, count: int) -> str:
+def _sentence(what: What, held: JudgedBytes, judges: Judges, count: int) -> str:
     said = f"{IN_WORDS[what]} on {count} {'GPUs' if count > 1 else 'GPU'}"
     bytes_ = f"{_gb(held.weights)} of weights in {held.dtype} and {_gb(held.cache)} of keys and values"
     if count == 1:
@@ -138,7 +138,7 @@ def _sentence(what: What, held: Held, judges: Judges, count: int) -> str:
     return f"{said}, whole layers on each: {bytes_}, where one has {_gb(largest)}"
 
 
-def _refusal(what: What, held: Held, memory: list[int]) -> str:
+def _refusal(what: What, held: JudgedBytes, memory: list[int]) -> str:
     these = f"{len(memory)} GPUs" if len(memory) > 1 else "GPU"
     return (
         f"it cannot be {IN_WORDS[what]}: {_gb(held.weights)} of weights in {held.dtype} are more than the "

@@ -19,7 +19,7 @@ from ft_dagster.launch.leases import Ask, Leases
 from ft_dagster.planning.context import base_facts_of
 from ft_dagster.planning.facts import BaseFacts
 from ft_dagster.planning.hardware.catalogue import Hardware
-from ft_dagster.planning.judging import Held, JudgedOn, Judges, asked, certified, foresee
+from ft_dagster.planning.judging import JudgedBytes, JudgedOn, Judges, asked, certified, foresee
 
 METHODS = {"nf4": "qlora", "int8": "lora_8bit"}  # that train on a base which is quantized so
 
@@ -72,7 +72,7 @@ def refuse_unheld(foreseen: Iterable[JudgedOn], declared_in: Path) -> None:
             )
 
 
-def _held_by(request: BaseModel) -> Held | None:
+def _held_by(request: BaseModel) -> JudgedBytes | None:
     """What a program's model takes; None for one that judges none."""
     if isinstance(request, SampledRequest):
         return asked(_facts(request.base.folder), request.dtype)

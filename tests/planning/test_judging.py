@@ -70,7 +70,7 @@ def test_a_tenants_quota_and_a_shared_gpu_leave_less() -> None:
     assert (within.devices, within.each_bytes) == (2, 0)
     assert within.sentence.endswith("it may be too tight")
     assert present(foresee("evaluation", held, lent("8xA100-80GB", most=1))).devices is None
-    assert present(foresee("evaluation", held, lent("8xA100-80GB", shares=2))).devices == 8
+    assert present(foresee("evaluation", held, lent("8xA100-80GB", shares=2))).devices == 5
 
 
 def test_what_not_even_all_hold_is_said_with_the_bytes() -> None:

@@ -17,9 +17,11 @@ from ft_dagster.launch.leases import Leases
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages import declaration
+from ft_dagster.stages.training_plan import after
 from ft_dagster.stages.workspace import RunOf, Workspace
 from tests.e2e.project import edit, write_project
 from tests.export.exports import CARD
+from tests.present import present
 
 pytestmark = pytest.mark.slow
 KEY = VariantKey("acme", "places")
@@ -153,3 +155,11 @@ def test_what_not_even_all_hold_is_refused(desk: Workspace, large: Path, tmp_pat
     held = on(desk, tmp_path / "locks", *[2 * GB] * 4, quota={"acme": 1})
     with pytest.raises(UserError, match=r"of the GPU that one program may have"):
         asks(held, "evaluation.sampled", request, tmp_path)
+
+
+def test_a_plan_whose_model_could_not_be_judged_is_refused(chained: Workspace, tmp_path: Path) -> None:
+    plan = present(chained.head("training_plan"))
+    with pytest.raises(UserError, match=r"it cannot be judged: .* of weights in bfloat16") as raised:
+        after(on(chained, tmp_path / "locks", 100_000, 100_000), plan)
+    assert (raised.value.field, raised.value.file) == ("base_model", str(chained.declared_in))
+    after(on(chained, tmp_path / "locks", 2 * GB), plan)
