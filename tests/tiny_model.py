@@ -23,9 +23,9 @@ SENTENCES = [
 ]
 
 
-def make_tiny_model(folder: Path) -> Path:
-    """A model folder in transformers' layout: Llama, hidden 64, 2 layers, fp32 safetensors, the same weights
-    every time; a byte-level BPE tokenizer (any text encodes) with ChatML, eos <|im_end|>, pad <|endoftext|>.
+def make_tiny_model(folder: Path, *, layers: int = 2, tied: bool = True) -> Path:
+    """A model folder in transformers' layout: Llama, hidden 64, fp32 safetensors, the same weights every
+    time; a byte-level BPE tokenizer (any text encodes) with ChatML, eos <|im_end|>, pad <|endoftext|>.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -38,11 +38,11 @@ def make_tiny_model(folder: Path) -> Path:
         vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=512,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         bos_token_id=tokenizer.convert_tokens_to_ids("<|im_start|>"),
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

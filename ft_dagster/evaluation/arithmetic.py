@@ -7,6 +7,11 @@ from typing import Literal
 
 Dtype = Literal["bfloat16", "float32"]
 WITH_BF16 = (8, 0)  # the compute capability from which GPUs have it
+# Tokens of one forward pass, padding included: more costs a CPU its caches, and a GPU wants a few thousand.
+BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
+# Tokens of one generated batch, answers included: a step costs about the same for any number of rows.
+GENERATION_TOKENS = {"cpu": 16384, "cuda": 32768}
+USABLE_SHARE = 0.9  # of a GPU's memory that a plan fills: its context and the allocator's gaps are estimates
 
 
 def computes_bf16(kind: str, flags: str | None = None) -> bool:

@@ -178,7 +178,7 @@ def _write(model: Any, layers: list[Any], asked: Sequence[Row], logits: int) -> 
             rows, kept = [rows[n] for n in going], torch.tensor(going, device=model.device)
             mask, position, chosen = mask[kept], position[kept], chosen[kept]
             for layer in cache.layers:
-                layer.batch_select_indices(kept)
+                layer.batch_select_indices(kept.to(layer.keys.device))
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         position = position + 1
         given = {"input_ids": chosen[:, None], "attention_mask": mask, "position_ids": position}

@@ -15,6 +15,7 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 from lm_eval.models.utils_hf import stop_sequences_criteria
 
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.arithmetic import BATCH_TOKENS, GENERATION_TOKENS
 from ft_dagster.evaluation.attention import attend_in_blocks
 from ft_dagster.evaluation.greedy import Greedy, Row, batches_of, write
 from ft_dagster.evaluation.lora_layers import plain_lora_layers
@@ -32,12 +33,8 @@ from ft_dagster.evaluation.weights import (
     virtual_tokens,
 )
 
-# Tokens of one forward pass, padding included: more costs a CPU its caches, and a GPU wants a few thousand.
-BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 # Logits are the largest tensor: positions whose logits are needed x vocabulary, in float32.
 BATCH_LOGIT_BYTES = {"cpu": 400e6, "cuda": 4e9}
-# Tokens of one generated batch, answers included: a step costs about the same for any number of rows.
-GENERATION_TOKENS = {"cpu": 16384, "cuda": 32768}
 _ONE_BATCH = 1_000_000  # for HFLM, which is handed one ready batch at a time
 PROBE = "The capital of France is Paris. Water boils at one hundred degrees. Q: Who are you?\nA: I am"
 
@@ -51,8 +48,6 @@ def load_model(base: Path, tuned: Path | None, *, device: str, dtype: str) -> tu
     """
     from ft_dagster.data.render import load_tokenizer
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("this host has no usable GPU", field="device", value=device, fix="Evaluate on cpu")
     whole = tuned if tuned is not None and kind_of(tuned) == "model" else base
     tokenizer = load_tokenizer(whole)
     if tuned is None:
@@ -308,7 +303,7 @@ class TokenBatchedLM(HFLM):
         with torch.inference_mode():
             logits = self._inner(input_ids=ids, use_cache=False).logits
             apart = head(self._inner.base_model(input_ids=ids, use_cache=False)[0])
-        return head if torch.equal(logits, apart) else None
+        return head if torch.equal(logits, apart.to(logits.device)) else None
 
     def _can_share(self, row: ScoringRow) -> bool:
         """Whether this architecture scores a shared context as it does each continuation alone.

@@ -124,8 +124,8 @@ def score(
         wanted = [token for row in rows for c in row.continuations for token in c]
         likely, greedy = _likelihoods(
             states.flatten(0, 1),
-            torch.tensor(where, device=device),
-            torch.tensor(wanted, device=device),
+            torch.tensor(where, device=states.device),  # of several devices that of the last layer
+            torch.tensor(wanted, device=states.device),
             head,
         )
     return dict(_by_request(rows, likely, greedy))
@@ -149,7 +149,7 @@ def _likelihoods(
     many, few = AT_ONCE["cpu" if states.device.type == "cpu" else "cuda"]
     for some, those in zip(where.split(many), wanted.split(many), strict=True):
         made = states[some] if head is None else head(states[some])
-        for part, tokens in zip(made.split(few), those.split(few), strict=True):
+        for part, tokens in zip(made.split(few), those.to(made.device).split(few), strict=True):
             logits = part.float()
             told = torch.log_softmax(logits, dim=-1).gather(1, tokens[:, None])[:, 0]
             likely += told.double().tolist()

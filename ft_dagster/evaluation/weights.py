@@ -8,11 +8,14 @@ transformers inside functions: Dagster imports this module.
 from __future__ import annotations
 
 import gc
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ft_dagster.data.quantize import Quantization, quantization_config, quantization_of, settle_quantized
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.arithmetic import USABLE_SHARE
+from ft_dagster.launch.rank import LEASE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +45,8 @@ def load_base(
 ) -> PreTrainedModel:
     """A causal language model in evaluation mode. Raises UserError.
 
-    `dtype`: auto (as stored), bfloat16 or float32. `quantization`: nf4 or int8, computing in `dtype`.
+    `dtype`: auto (as stored), bfloat16 or float32. `quantization`: nf4 or int8, computing in `dtype`. On
+    `cuda` see `placement`.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -50,11 +54,11 @@ def load_base(
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    options: dict[str, Any] = {}
+    options = placement(device) if device == "cuda" else {}
     if quantization is not None:
         _hush_bitsandbytes()
+        options = options or {"device_map": {"": device}}  # a quantized model is not moved after it is loaded
         options["quantization_config"] = quantization_config(quantization, getattr(torch, dtype))
-        options["device_map"] = {"": device}  # a quantized model is not moved after it is loaded
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -70,23 +74,56 @@ def load_base(
             file=folder,
             fix="Give a folder with config.json and *.safetensors",
         ) from None
-    if quantization is None:
-        return model.to(device).eval()
-    settle_quantized(model)
+    _refuse_left_out(model, folder)
+    if quantization is not None:
+        settle_quantized(model)
     return model.eval()
 
 
-def load_dequantized(folder: Path, quantization: Quantization) -> PreTrainedModel:
-    """A plain float32 model on the CPU with the weights that the quantized base stands for."""
+def placement(device: str) -> dict[str, Any]:
+    """How transformers lays a model straight on a GPU: all of it; on the GPUs of a lease of several whole
+    layers, about as much on each; without a lease on as few of those here as hold it. Raises UserError where
+    there is none.
+    """
+    import torch
+    from accelerate.utils import get_max_memory
+
+    if not torch.cuda.is_available():
+        raise UserError("this host has no usable GPU", field="device", value=device, fix="Evaluate on cpu")
+    free = {at: nbytes for at, nbytes in get_max_memory().items() if isinstance(at, int)}
+    if len(free) < 2:
+        return {"device_map": {"": device}}
+    if LEASE in os.environ:
+        return {"device_map": "balanced", "max_memory": free}
+    usable = {at: int(USABLE_SHARE * nbytes) for at, nbytes in free.items()}
+    return {"device_map": "sequential", "max_memory": usable}
+
+
+def _refuse_left_out(model: Any, folder: Path) -> None:
+    """Raises UserError where layers lie on no GPU: moved there for each pass, they would take days."""
+    places = getattr(model, "hf_device_map", {})
+    left = [name for name, place in places.items() if place in ("cpu", "disk") and len(places) > 1]
+    if left:
+        raise UserError(
+            f"{len(left)} of {len(places)} parts of the model do not fit the memory that is free on the GPUs",
+            file=folder,
+            value=left[0],
+            fix="End what else uses them, or lend larger ones or more (host.gpus in ft_dagster.yaml)",
+        )
+
+
+def load_dequantized(folder: Path, quantization: Quantization, *, device: str = "cpu") -> PreTrainedModel:
+    """A plain float32 model with the weights that the base stands for once it is quantized, on a CPU."""
     import torch
     from peft.utils.integrations import dequantize_module_weight
     from transformers.pytorch_utils import Conv1D
 
-    model = load_base(folder, dtype="float32")
+    model = load_base(folder, dtype="float32", device=device)
     quantized = load_base(folder, dtype="float32", quantization=quantization)
     for name, module in quantized.named_modules():
         if hasattr(module, "weight") and module.weight.dtype in (torch.uint8, torch.int8):
             plain, values = model.get_submodule(name), dequantize_module_weight(module).data.float()
+            values = values.to(plain.weight.device)
             plain.weight.data = values.T.contiguous() if isinstance(plain, Conv1D) else values
     let_go(quantized)
     return model
@@ -132,7 +169,19 @@ def put_adapter(model: Any, adapter: Path, *, widen: bool = False) -> Any:
             file=adapter,
             fix="Use the base that the adapter was trained on",
         ) from None
+    if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
+        _follow_token_rows(adapted)
     return adapted.eval()
+
+
+def _follow_token_rows(adapted: Any) -> None:
+    """Of a model on several devices: PEFT multiplies by trained rows of tokens past accelerate's hooks."""
+    from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+    from peft.utils.other import TrainableTokensWrapper
+
+    for layer in adapted.modules():
+        if isinstance(layer, TrainableTokensWrapper):
+            add_hook_to_module(layer, AlignDevicesHook(layer.original_module.weight.device))
 
 
 def tokenizer_folder(base: Path, payload: Path) -> Path:

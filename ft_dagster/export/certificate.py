@@ -219,7 +219,7 @@ def _see_judged(
     base, weights, device = request.base.folder, request.weights, request.device
     plain = request.format == "merged" and quantization_of(weights) == "int8"
     if plain:
-        model = put_adapter(load_dequantized(base, "int8").to(device), weights, widen=True)
+        model = put_adapter(load_dequantized(base, "int8", device=device), weights, widen=True)
     else:
         model = load_tuned(base, weights, dtype="float32", device=device, widen=True)
     seen = _see(model, probes, stop)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ft_dagster.data.mixture_figures import MixtureFigures
 from ft_dagster.evaluation.arithmetic import computes_bf16
 from ft_dagster.launch.inventory import Inventory
-from ft_dagster.planning.facts import Facts
+from ft_dagster.planning.facts import BaseFacts, Facts
 from ft_dagster.planning.hardware.catalogue import Hardware, load_catalogue, of_cpu
 from ft_dagster.planning.methods.share import FIELD as SHARE
 from ft_dagster.planning.reasons import Reason
@@ -59,15 +59,22 @@ def hardware_in_key(hardware: Hardware) -> dict[str, Any]:
     return {"kind": kind, "ranks": hardware.count, "memory": memory, "bf16": bf16}
 
 
+def base_facts_of(parameters: int, base_bytes: int, folder: Path) -> BaseFacts:
+    """`parameters`, `base_bytes`: of the base as stored, in `folder`."""
+    return BaseFacts(
+        parameters=parameters,
+        base_bytes=base_bytes,
+        linear_shapes=linear_shapes(folder),
+        **dimensions(folder)._asdict(),
+    )
+
+
 def facts_of(counts: Counts, parameters: int, base_bytes: int, folder: Path, hardware: Hardware) -> Facts:
     """`parameters`, `base_bytes`: of the base as stored, in `folder`."""
     known = hardware_in_key(hardware)
     return Facts(
         **counts._asdict(),
-        parameters=parameters,
-        base_bytes=base_bytes,
-        linear_shapes=linear_shapes(folder),
-        **dimensions(folder)._asdict(),
+        **vars(base_facts_of(parameters, base_bytes, folder)),
         device_kind=known["kind"],
         ranks=known["ranks"],
         device_memory=known["memory"],

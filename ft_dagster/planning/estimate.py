@@ -12,6 +12,7 @@ from typing import Any
 
 from ft_dagster.planning.cost.learned import Predicted
 from ft_dagster.planning.cost.training_cost import Utilization
+from ft_dagster.planning.judging import JudgedOn
 from ft_dagster.planning.load import StorageBytes
 from ft_dagster.planning.methods.changes import Change
 from ft_dagster.planning.methods.decision import MethodRule, RankedMethod
@@ -169,6 +170,8 @@ class Estimate(SurveyDocument):
     `utilization`: of the devices' peak, None where no number of them holds it; `storage_usd_per_month`: for
     all variants of the base and the checkpoints of one training; `storage`: bytes on disk of this one;
     `predicted`: what the training's figures are held against; `cross_checks`, `warnings`, `serving`: lines.
+    `judged_on`: on how many GPUs it is judged and certified; none on a CPU, and where their memory is not
+    known.
     """
 
     ranks: int
@@ -182,6 +185,7 @@ class Estimate(SurveyDocument):
     storage: StorageBytes
     predicted: Predicted
     warnings: tuple[str, ...]
+    judged_on: tuple[JudgedOn, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         foretold = {"predicted": _plain(self.predicted.to_json())}
@@ -204,6 +208,7 @@ class Estimate(SurveyDocument):
             "plan": PlannedRow.from_json(content["plan"]),
             "utilization": None if work is None else Utilization(**work),
             "storage": StorageBytes(**content["storage"]),
+            "judged_on": tuple(JudgedOn(**each) for each in content.get("judged_on", ())),
             "predicted": Predicted.from_json(predicted),
         })  # fmt: skip
 

@@ -10,26 +10,16 @@ from ft_dagster.planning.reasons import Reason
 
 
 @dataclass(frozen=True)
-class Facts:
-    """Counted from the mixture, the base model's headers and the host; bytes are of tensors alone."""
+class BaseFacts:
+    """Counted from the headers of a base model; bytes are of tensors alone."""
 
-    examples: int  # training examples of the mixture, general ones among them
-    tokens: int
-    trained_tokens: int
-    general_share: float  # of the tokens that data.general.share_of names, as it came out
-    max_length: int
-    parameters: int  # of the base, tied weights once
-    base_bytes: int  # of the base as stored
+    parameters: int  # tied weights once
+    base_bytes: int  # as stored
     linear_shapes: dict[str, list[list[int]]]  # see planning.shapes
     hidden_size: int
     layers: int
     key_value_size: int  # key heads x head size
     tied_embeddings: bool
-    device_kind: Literal["cpu", "cuda"]
-    ranks: int  # processes that train together: GPUs, or shares of a CPU
-    device_memory: int | None  # bytes of one device, None where unknown
-    bf16: bool  # the hardware computes in bf16
-    chosen_share: Reason | None = None  # of general text, where the declaration leaves it open
 
     @property
     def linear_parameters(self) -> int:
@@ -42,3 +32,19 @@ class Facts:
         return max(
             (math.prod(shape) for shapes in self.linear_shapes.values() for shape in shapes), default=0
         )
+
+
+@dataclass(frozen=True)
+class Facts(BaseFacts):
+    """Counted from the mixture, the base model's headers and the host."""
+
+    examples: int  # training examples of the mixture, general ones among them
+    tokens: int
+    trained_tokens: int
+    general_share: float  # of the tokens that data.general.share_of names, as it came out
+    max_length: int
+    device_kind: Literal["cpu", "cuda"]
+    ranks: int  # processes that train together: GPUs, or shares of a CPU
+    device_memory: int | None  # bytes of one device, None where unknown
+    bf16: bool  # the hardware computes in bf16
+    chosen_share: Reason | None = None  # of general text, where the declaration leaves it open

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 Stage = Literal[0, 2, 3]  # of ZeRO; 0: copies
-USABLE_SHARE = 0.9  # of a GPU's memory that a plan fills: its context and the allocator's gaps are estimates
 
 
 @dataclass(frozen=True)

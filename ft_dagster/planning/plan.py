@@ -16,6 +16,7 @@ from ft_dagster.planning.cost.learned import Predicted
 from ft_dagster.planning.cost.published_costs import beside_published
 from ft_dagster.planning.estimate import Estimate, MemoryBytes
 from ft_dagster.planning.facts import Facts
+from ft_dagster.planning.judging import JudgedOn, foresee_all
 from ft_dagster.planning.load import RuleOfThumbBytes, memory, storage
 from ft_dagster.planning.methods.cautions import limits
 from ft_dagster.planning.methods.decision import Decision
@@ -88,6 +89,7 @@ def _estimate(
     chosen, resolved = found.chosen, found.chosen.resolved
     figures = found.decision.row(resolved.name).figures
     by_rule = memory(resolved.load, chosen.layout.zero_stage, chosen.layout.offload)
+    judged_on = _judged_on(spec, facts, context, resolved.name)
     return Estimate(
         **found.parts(),
         ranks=facts.ranks,
@@ -108,8 +110,15 @@ def _estimate(
             figures.hours,
             None if figures.training is None else figures.training.hours,
         ),
-        warnings=tuple(warnings),
+        warnings=(*warnings, *(each.sentence for each in judged_on if each.devices is None)),
+        judged_on=judged_on,
     )
+
+
+def _judged_on(spec: VariantSpec, facts: Facts, context: PlanContext, method: str) -> tuple[JudgedOn, ...]:
+    if context.judges is None:
+        return ()
+    return foresee_all(facts, method, context.judges, merged=spec.export.format == "merged")
 
 
 def _warnings(

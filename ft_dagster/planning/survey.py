@@ -24,6 +24,7 @@ from ft_dagster.planning.dryrun.step import Step
 from ft_dagster.planning.estimate import ChangeRow, MemoryBytes, PlannedRow, RankedRow, SurveyDocument
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.hardware.catalogue import Hardware
+from ft_dagster.planning.judging import Judges
 from ft_dagster.planning.layout import Layout
 from ft_dagster.planning.load import LORA_LIKE, SOFT_PROMPTS, Load, frozen_bytes
 from ft_dagster.planning.load import memory as states_of
@@ -51,7 +52,7 @@ class PlanContext:
     """What a survey needs beside the declaration and the facts.
 
     `architecture`: a folder with config.json; `base`: digest of the base model; `finished`: its trainings;
-    `before`: what `auto` goes by of the variant's own.
+    `before`: what `auto` goes by of the variant's own. `judges`: the GPUs that may judge.
     """
 
     architecture: Path
@@ -65,6 +66,7 @@ class PlanContext:
     base: str = ""
     finished: tuple[Finished, ...] = ()
     before: VersionBefore | None = None
+    judges: Judges | None = None
 
     @property
     def device_memory(self) -> int | None:
@@ -228,10 +230,9 @@ class _Memory:
         self._methods: dict[str, MethodSettings] = {}
 
     def occupancy_of(self, layout: Layout) -> spread.Occupancy:
-        return spread.occupancy(
-            self._footprint(layout),
-            spread.Sharding(layout.gpus, layout.zero_stage, layout.offload, self._bucket()),
-        )
+        bucket = int(self.spec.training.deepspeed.bucket_mb * 1e6)
+        sharding = spread.Sharding(layout.gpus, layout.zero_stage, layout.offload, bucket)
+        return spread.occupancy(self._footprint(layout), sharding)
 
     def correction_of(self, layout: Layout) -> Correction:
         context = self.context
@@ -322,9 +323,6 @@ class _Memory:
         """Positions at which some of `rows` rows has a label, if labels fall alike on all."""
         share = min(1.0, self.facts.trained_tokens / self.facts.tokens)
         return max(1, min(length - 1, round(length * (1 - (1 - share) ** rows))))
-
-    def _bucket(self) -> int:
-        return int(self.spec.training.deepspeed.bucket_mb * 1e6)
 
 
 def _layout(resolved: Resolved, facts: Facts) -> Layout:

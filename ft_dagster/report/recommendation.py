@@ -91,6 +91,7 @@ def cost_rows(document: Estimate) -> list[tuple[str, str]]:
         ("with the checkpoints of one training", f"${document.storage_usd_per_month:,.2f} a month"),
         ("served", document.serving),
         ("10 to 20 trainings", ABSENT if days is None else f"about {days:,.2f} days of the machine"),
+        *[("judging", each.sentence) for each in document.judged_on],
         *[("cross-check", line) for line in document.cross_checks],
     ]
 

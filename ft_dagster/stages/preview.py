@@ -38,6 +38,7 @@ from ft_dagster.spec import Declared, VariantKey, VariantSpec
 from ft_dagster.spec.narrow import narrowed, shown
 from ft_dagster.stages import prior, probe, task_dataset, training_mixture, version_before
 from ft_dagster.stages.declaration import freeze
+from ft_dagster.stages.judged_on import judges_among, refuse_unheld
 from ft_dagster.stages.plan_context import context_of, context_without_base
 from ft_dagster.stages.plan_warnings import plan_warnings
 from ft_dagster.stages.planned import ranked_by
@@ -87,11 +88,12 @@ def plan_variant(settings: Settings, key: VariantKey, hardware: Hardware | None 
         return _planned(workspace, declared, hardware)
 
 
-def _planned(workspace: Workspace, declared: Declared, hardware: Hardware | None) -> Preview:
+def _planned(workspace: Workspace, declared: Declared, named: Hardware | None) -> Preview:
     spec, project = declared.spec, workspace.project
-    if hardware is None:
+    if named is None:
         refuse_lacking(workspace.settings, workspace.leases, declared.key, spec)
-        hardware = hardware_of(spec, workspace.trains_on, project)
+    hardware = named or hardware_of(spec, workspace.trains_on, project)
+    judges = judges_among(named) if named else workspace.judges(spec)
     base, mixture, same_rows = _recorded(workspace, declared)
     if base is not None:
         folder = workspace.base_folder(base)
@@ -111,11 +113,13 @@ def _planned(workspace: Workspace, declared: Declared, hardware: Hardware | None
         parameters, stored, _ = measure_weights(folder, weight_files(folder))
         context = context_without_base(workspace, spec, folder, hardware)
     before = None if base is None else _before(workspace, declared, base, same_rows)
-    context = replace(context, before=before)
+    context = replace(context, before=before, judges=judges)
     data = _counted(mixture) if mixture else sample(declared, project, folder, workspace.roots, before)
     tried = None if mixture is None else _tried(workspace, spec, hardware)
     known = None if base is None else _prior(workspace, spec, base, mixture, tried)
     plan = make_plan(spec, facts_of(data.counts, parameters, stored, folder, hardware), context, tried, known)
+    if named is None:
+        refuse_unheld(plan.estimate.judged_on, declared.file)
     warnings = tuple(plan_warnings(workspace, spec, plan.estimate))
     counts = data.counts
     return Preview(str(declared.key), data.basis, counts.examples, counts.tokens, plan.estimate, warnings)

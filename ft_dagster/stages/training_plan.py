@@ -13,8 +13,9 @@ from typing import Any
 
 from ft_dagster.errors import UserError
 from ft_dagster.launch.choice import refuse_lacking
-from ft_dagster.planning.context import counts_of, facts_of, hardware_in_key, hardware_of
+from ft_dagster.planning.context import base_facts_of, counts_of, facts_of, hardware_in_key, hardware_of
 from ft_dagster.planning.estimate import Estimate
+from ft_dagster.planning.judging import foresee_all
 from ft_dagster.planning.plan import make_plan
 from ft_dagster.planning.prior import leaves_open as is_open
 from ft_dagster.planning.probe import leaves_open
@@ -26,6 +27,7 @@ from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stages import prior, probe, version_before
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import Digest, recorded
+from ft_dagster.stages.judged_on import refuse_unheld
 from ft_dagster.stages.plan_context import context_of
 from ft_dagster.stages.planned import HARDWARE, NEIGHBOURS, PLANNED, RANKED, ranked_by
 from ft_dagster.stages.policy import refuse_few_questions, refuse_method
@@ -72,7 +74,7 @@ def inputs(view: View) -> PlanInputs:
         prior.taken(view) if is_open(spec) and not (tried and tried.figures["method"]) else None,
         view.made(version_before.STAGE) if spec.method.rank == "auto" else None,
         narrowed(spec, (*PLANNED, *RANKED, "plan.probe")),
-        context_of(view, spec, base, hardware),
+        replace(context_of(view, spec, base, hardware), judges=view.judges),
     )
 
 
@@ -100,9 +102,12 @@ def refuse(workspace: Workspace) -> None:
 
 
 def after(workspace: Workspace, artifact: Artifact) -> None:
-    """Before anything is trained: what `auto` chose may not be allowed, or not have the declared export."""
+    """Before anything is trained: what `auto` chose may not be allowed, or not have the declared export, and
+    what comes of it may be too large to be judged here.
+    """
     declared, method = workspace.spec.export.format, artifact.figures["method"]["name"]
     refuse_method(workspace, method)
+    _refuse_unheld(workspace, method, declared)
     problem = export_problem(method, declared)
     if problem:
         raise UserError(
@@ -112,6 +117,17 @@ def after(workspace: Workspace, artifact: Artifact) -> None:
             value=declared,
             fix="Or name the method, see the reasons of training_plan",
         )
+
+
+def _refuse_unheld(workspace: Workspace, method: str, format: str) -> None:
+    judges = workspace.judges(workspace.spec)
+    if judges is None:
+        return
+    base = workspace.upstream("base_model")
+    weights = base.figures["parameters"], base.figures["weights_bytes"]
+    facts = base_facts_of(*weights, workspace.base_folder(base))
+    foreseen = foresee_all(facts, method, judges, merged=format == "merged")
+    refuse_unheld(foreseen, workspace.declared_in)
 
 
 def estimate_of(workspace: Workspace, artifact: Artifact) -> Estimate:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ft_dagster.data.derived import new_token_ids_of
 from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.launch.inventory import Inventory
+from ft_dagster.planning.judging import Judges
 from ft_dagster.roots import Roots
 from ft_dagster.spec import Declared, VariantKey, VariantSpec
 from ft_dagster.spec.narrow import narrowed
@@ -77,6 +78,11 @@ class View:
     @property
     def trains_on(self) -> Inventory:
         return self._workspace.trains_on
+
+    @property
+    def judges(self) -> Judges | None:
+        """The GPUs of this host that may judge. Raises UserError for a kind or a memory that none has."""
+        return self._workspace.judges(self._workspace.spec)
 
     @property
     def stop_above(self) -> dict[int, float]:

@@ -26,12 +26,14 @@ from ft_dagster.launch.launcher import Belongings, Job, Launcher, LentFolder, ca
 from ft_dagster.launch.leases import Ask, Leases, of_host
 from ft_dagster.launch.local import ProgramFailed
 from ft_dagster.launch.remote.staging import forget, kept_by_nodes
+from ft_dagster.planning.judging import Judges
 from ft_dagster.roots import Roots
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey, VariantSpec, load_variant
 from ft_dagster.spec.overrides import refuse_fixed, with_overrides
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import key_parts
+from ft_dagster.stages.judged_on import ask_to_judge, judges_of
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.view import View
 from ft_dagster.store import (
@@ -332,13 +334,14 @@ class Workspace:
         training = program == TRAINING
         launcher = self.launcher or launcher_of(self.settings, self.leases)
         things = Belongings(left_at, self.lent, self.cache, CHECKPOINTS, MANIFEST)
+        ask = self._ask(program, request) if leased else None
         try:
             with (self.run.reporting if training else _nobody_listens)() as environment:
                 job = Job(
                     program,
                     run_dir,
                     request,
-                    self._ask(program) if leased else None,
+                    ask,
                     environment,
                     str(self.key),
                     things,
@@ -360,6 +363,8 @@ class Workspace:
                 forget(self.store, left_at)
             stopped = run_dir.with_name(f".stopped-{uuid.uuid4().hex[:8]}")
             raise TrainingStopped(run_dir.rename(stopped))  # out of the way of who asks for the same key
+        if ask is not None and not training and self.device == "cuda":
+            result["figures"]["devices"] = ask.count  # for what they cost
         return result
 
     def _kept(self, run_dir: Path, things: Belongings) -> str:
@@ -371,8 +376,15 @@ class Workspace:
         except OSError as error:
             return f"what the store has, which is out of reach ({error})"
 
-    def _ask(self, program: str) -> Ask:
-        return ask_of(self.settings, self.leases, self.key, self.spec, program=program, run_id=self.run.id)
+    def _ask(self, program: str, request: BaseModel) -> Ask:
+        ask = ask_of(self.settings, self.leases, self.key, self.spec, program=program, run_id=self.run.id)
+        judges = None if program == TRAINING else judges_of(self.leases, ask, self.dtype)
+        return ask if judges is None else ask_to_judge(ask, request, judges, self.declared_in)
+
+    def judges(self, spec: VariantSpec) -> Judges | None:
+        """The GPUs of this host that may judge what `spec` declares; None without any. Raises UserError."""
+        ask = ask_of(self.settings, self.leases, self.key, spec, program="evaluation", run_id=self.run.id)
+        return judges_of(self.leases, ask, self.dtype)
 
 
 def refuse_experiment(workspace: Workspace) -> None:

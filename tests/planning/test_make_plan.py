@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.launch.inventory import Device
 from ft_dagster.planning.cost.learned import (
     Finished,
     Predicted,
@@ -18,10 +19,13 @@ from ft_dagster.planning.cost.learned import (
 )
 from ft_dagster.planning.cost.training_cost import Utilization
 from ft_dagster.planning.dryrun.from_figures import facts, shapes_of_configuration
+from ft_dagster.planning.estimate import Estimate
 from ft_dagster.planning.hardware.catalogue import Hardware
+from ft_dagster.planning.judging import Judges
 from ft_dagster.planning.layout import Layout
 from ft_dagster.planning.plan import PlanAndEstimate, make_plan
 from ft_dagster.planning.survey import PlanContext, with_method
+from ft_dagster.report.recommendation import cost_rows
 from ft_dagster.spec import VariantSpec
 from ft_dagster.training.contract import FullSettings
 from ft_dagster.training.training_figures import TrainingFigures
@@ -57,7 +61,12 @@ def planned(
     )  # fmt: skip
     given = replace(given, **{k: v for k, v in more.items() if hasattr(given, k)})
     setting = PlanContext(
-        folder, hardware, base="b" * 64, finished=tuple(known), variants=more.get("variants", 1)
+        folder,
+        hardware,
+        base="b" * 64,
+        finished=tuple(known),
+        variants=more.get("variants", 1),
+        judges=more.get("judges"),
     )
     return make_plan(declared, given, setting)
 
@@ -242,3 +251,27 @@ def test_a_training_that_was_not_measured_teaches_nothing() -> None:
     one = present(finished_training(TrainingFigures.from_json(figures)))
     assert (one.excess, one.utilization) == (None, None)
     assert utilizations([one], "h") == {}
+
+
+def test_the_plan_says_on_how_many_gpus_it_is_judged_and_what_none_hold(folder: Path) -> None:
+    gpus = tuple(Device(str(number), 730_000_000, "GPU") for number in range(4))
+    estimate = planned(folder, spec(method="lora"), judges=Judges(gpus, 4, 1, "bfloat16")).estimate
+    evaluation, export = estimate.judged_on
+    assert (evaluation.what, evaluation.devices, export.what, export.devices) == (
+        "evaluation",
+        2,
+        "export",
+        1,
+    )
+    assert ("judging", evaluation.sentence) in cost_rows(estimate)
+    assert Estimate.from_json(json.loads(json.dumps(estimate.to_json()))) == estimate
+    few = tuple(replace(each, memory_bytes=4_000_000) for each in gpus[:2])
+    estimate = planned(folder, spec(method="lora"), judges=Judges(few, 2, 1, "bfloat16")).estimate
+    assert [each.devices for each in estimate.judged_on] == [None, None]
+    assert {each.sentence for each in estimate.judged_on} <= set(estimate.warnings)
+
+
+def test_an_estimate_of_before_it_was_foretold_is_read(folder: Path) -> None:
+    estimate = planned(folder, spec(method="lora")).estimate
+    older = {name: value for name, value in estimate.to_json().items() if name != "judged_on"}
+    assert Estimate.from_json(older) == estimate

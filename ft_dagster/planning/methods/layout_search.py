@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from ft_dagster.planning.layout import USABLE_SHARE, Layout, Stage
+from ft_dagster.evaluation.arithmetic import USABLE_SHARE
+from ft_dagster.planning.layout import Layout, Stage
 from ft_dagster.planning.methods.sharding import STAGES
 from ft_dagster.spec.variant import TrainingSpec
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.arithmetic import USABLE_SHARE
 from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.layout import USABLE_SHARE, Stage
+from ft_dagster.planning.layout import Stage
 from ft_dagster.planning.load import Load, memory
 from ft_dagster.planning.reasons import Default, Origin
 from ft_dagster.spec import VariantSpec
