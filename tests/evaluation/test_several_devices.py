@@ -9,8 +9,8 @@ from transformers.integrations.accelerate import compute_module_sizes
 
 from ft_dagster.data.render import load_tokenizer
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation import weights
-from ft_dagster.evaluation.greedy import write
+from ft_dagster.evaluation import greedy, weights
+from ft_dagster.evaluation.greedy import rows_of, write
 from ft_dagster.evaluation.model import TokenBatchedLM, load_judged
 from ft_dagster.evaluation.sampled import draw
 from ft_dagster.evaluation.weights import load_base, placement
@@ -64,12 +64,21 @@ def test_what_a_base_writes_is_that_of_one_device(base: Path) -> None:
         assert written(base, "cuda") == alone
 
 
+def test_what_is_read_in_several_passes_is_that_of_one_device(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(greedy, "READ", {"cpu": 4, "cuda": 4})
+    alone = written(base, "cpu")
+    with lent_two(base):
+        assert written(base, "cuda") == alone
+
+
 def written(base: Path, device: str) -> Any:
     """Texts drawn at random; greedy answers of which one ends before the others."""
     model, tokenizer = load_base(base, dtype="float32", device=device), load_tokenizer(base)
     prompts = [[5, 6, 7, 8], [5, 6, 40], [5, 9, 60, 61, 62]]
-    first = write(model, prompts, new_tokens=6, ends=set())[1].tokens[1]
-    answers = [each.tokens for each in write(model, prompts, new_tokens=6, ends={first})]
+    first = write(model, rows_of(prompts, new_tokens=6, ends=set()))[1].tokens[1]
+    answers = [each.tokens for each in write(model, rows_of(prompts, new_tokens=6, ends={first}))]
     assert len({len(each) for each in answers}) > 1
     return draw(model, tokenizer, documents=3, tokens=5, seed=0)[0], answers
 
