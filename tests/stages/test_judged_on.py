@@ -159,7 +159,7 @@ def test_what_not_even_all_hold_is_refused(desk: Workspace, large: Path, tmp_pat
 
 def test_a_plan_whose_model_could_not_be_judged_is_refused(chained: Workspace, tmp_path: Path) -> None:
     plan = present(chained.head("training_plan"))
-    with pytest.raises(UserError, match=r"it cannot be judged: .* of weights in bfloat16") as raised:
+    with pytest.raises(UserError, match=r"it cannot be judged: .* of weights in") as raised:
         after(on(chained, tmp_path / "locks", 100_000, 100_000), plan)
     assert (raised.value.field, raised.value.file) == ("base_model", str(chained.declared_in))
     after(on(chained, tmp_path / "locks", 2 * GB), plan)
