@@ -43,7 +43,8 @@ def base_kept_or_made(
     if place is not None and _whole(place, asked):
         with suppress(OSError, UserError):  # it may go while it is read
             model = load(place)
-            os.utime(place / SEAL)  # `kept_bases` tells when it was taken last
+            with suppress(OSError):
+                os.utime(place / SEAL)  # `kept_bases` tells when it was taken last
             return model
     model = make()
     if place is not None:
