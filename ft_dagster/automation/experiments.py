@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ft_dagster.errors import UserError
+from ft_dagster.launch.launcher import Launcher
 from ft_dagster.launch.locks import EXCLUSIVE, lock, unlock
 from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.schema_version import refuse_newer
@@ -165,10 +166,14 @@ def begin(experiment: Experiment, runs: Sequence[ExperimentRun]) -> None:
     experiment.save()
 
 
-def carried(experiment: Experiment, run: ExperimentRun, limits: Limits) -> None:
-    """The same with nothing said to the registry: what came of it is in the run."""
+def carried(
+    experiment: Experiment, run: ExperimentRun, limits: Limits, launcher: Launcher[Any] | None = None
+) -> None:
+    """The same with nothing said to the registry: what came of it is in the run. `launcher`: in place of the
+    project's.
+    """
     label = str(run.number)
-    outcome = _run_alone(experiment, run, limits)
+    outcome = _run_alone(experiment, run, limits, launcher)
     run.error = outcome.error
     if "evaluation" in outcome.made:  # a gate that does not hold is a finding, not a failure
         run.status, run.error = "done", None
@@ -190,10 +195,13 @@ def carried(experiment: Experiment, run: ExperimentRun, limits: Limits) -> None:
     }
 
 
-def _run_alone(experiment: Experiment, run: ExperimentRun, limits: Limits) -> ChainOutcome:
+def _run_alone(
+    experiment: Experiment, run: ExperimentRun, limits: Limits, launcher: Launcher[Any] | None
+) -> ChainOutcome:
     """Run the stages up to the verdict; a defect fails this run and no other. Raises KeyboardInterrupt."""
+    workspace = workspace_of(experiment, str(run.number), run.overrides, limits, launcher)
     try:
-        return run_chain(workspace_of(experiment, str(run.number), run.overrides, limits), JUDGED)
+        return run_chain(workspace, JUDGED)
     except Exception as error:
         traceback.print_exc()  # into the experiment's log
         return ChainOutcome({}, f"{type(error).__name__}: {error}. See {experiment.log}")
@@ -204,15 +212,16 @@ def workspace_of(
     label: str,
     overrides: Mapping[str, Any],
     limits: Limits = Limits(),
+    launcher: Launcher[Any] | None = None,
 ) -> Workspace:
     """Where a run of the experiment works: heads of its own, the variant's part of the store."""
     heads = f"{experiment.id}/{label}"
     trial = Trial(heads, experiment.declared, dict(overrides), dict(limits.losses), limits.on)
-    run = RunOf(f"{experiment.id}/{label}", "experiment", _log)
-    return Workspace(experiment.settings, experiment.declared.key, run, trial)
+    run = RunOf(f"{experiment.id}/{label}", "experiment", log)
+    return Workspace(experiment.settings, experiment.declared.key, run, trial, launcher)
 
 
-def _log(line: str) -> None:
+def log(line: str) -> None:
     print(f"{datetime.now(UTC).isoformat(timespec='seconds')} {line}", flush=True)
 
 

@@ -1,4 +1,6 @@
-"""Runs of an experiment side by side, each in a process of its own that asks for devices as any run does."""
+"""Runs of an experiment side by side, in as many processes as the host has room for their trainings; each
+asks for devices as any run does.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,11 @@ from ft_dagster.automation.experiments import (
     carried,
     carry_out,
 )
+from ft_dagster.automation.turns import carry_out_in_turns
+from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import CANCELLED
+from ft_dagster.launch.choice import LOCAL
+from ft_dagster.launch.leases import of_host
 from ft_dagster.launch.processes import die_with_parent
 
 
@@ -27,6 +33,7 @@ def carry_out_all(
     experiment: Experiment, runs: Sequence[ExperimentRun], say: Say, limits: Limits | None = None
 ) -> None:
     """As `carry_out`, all at once; what came of each is kept when it ends, and one that fails fails alone.
+    Where this host has devices for fewer trainings than there are runs, those of one process take turns.
 
     Raises KeyboardInterrupt, and whatever keeps the registry from being written, once the programs of all
     have ended.
@@ -36,7 +43,8 @@ def carry_out_all(
         say_end(experiment, runs[0], say)
         return
     begin(experiment, runs)
-    members = [_Member(experiment, run, limits or Limits()) for run in runs]
+    rooms = min(_rooms(experiment), len(runs))
+    members = [_Member(experiment, runs[first::rooms], limits or Limits()) for first in range(rooms)]
     try:
         for member in members:
             member.process.start()
@@ -44,14 +52,32 @@ def carry_out_all(
         waiting: dict[Any, _Member] = {member.receiver: member for member in members}
         while waiting:
             for ready in wait(list(waiting)):
-                member = waiting.pop(ready)
-                member.finish()
+                member = waiting[ready]
+                told = member.told()
+                if isinstance(told, str):
+                    say(told)
+                    continue
+                if told is None:
+                    del waiting[ready]
+                for run in member.finish(told):
+                    say_end(experiment, run, say)
                 experiment.save()
-                say_end(experiment, member.run, say)
     except BaseException:
         for member in members:
             member.interrupt()
         raise
+
+
+def _rooms(experiment: Experiment) -> int:
+    """How many trainings of the variant this host has devices for at once; a cluster takes any number."""
+    settings, declared = experiment.settings, experiment.declared
+    leases = of_host(settings.host)
+    if settings.launcher != LOCAL:
+        return sys.maxsize
+    try:
+        return leases.rooms(leases.ask_of(declared.key, declared.spec.resources))
+    except UserError:
+        return sys.maxsize  # each run says it
 
 
 def say_end(experiment: Experiment, run: ExperimentRun, say: Say) -> None:
@@ -63,23 +89,35 @@ def name_of(experiment: Experiment, run: ExperimentRun) -> str:
 
 
 class _Member:
-    """A run and its process."""
+    """Runs of one process, and that process."""
 
-    def __init__(self, experiment: Experiment, run: ExperimentRun, limits: Limits) -> None:
+    def __init__(self, experiment: Experiment, runs: Sequence[ExperimentRun], limits: Limits) -> None:
         context = multiprocessing.get_context("spawn")  # the store's client may have threads
-        self.run, self.log = run, experiment.log
+        self.left, self.log = {run.number: run for run in runs}, experiment.log
         self.receiver, self.sender = context.Pipe(duplex=False)
-        self.process = context.Process(target=_carry, args=(self.sender, experiment, run, limits))
+        given = (self.sender, experiment, list(runs), limits)
+        self.process = context.Process(target=_carry, args=given)
 
-    def finish(self) -> None:
+    def told(self) -> ExperimentRun | str | None:
+        """A run that has ended, or a line; None: no more is told."""
         try:
-            vars(self.run).update(vars(self.receiver.recv()))
+            told: ExperimentRun | str = self.receiver.recv()
         except EOFError:
-            self.run.status, self.run.error = "failed", self._how_it_ended()
+            return None
+        return told
+
+    def finish(self, ended: ExperimentRun | None) -> list[ExperimentRun]:
+        """The run that ended; None: the process has, and with it what was left."""
+        if ended is not None:
+            run = self.left.pop(ended.number)
+            vars(run).update(vars(ended))
+            return [run]
         self.process.join()
+        for run in self.left.values():
+            run.status, run.error = "failed", self._how_it_ended()
+        return list(self.left.values())
 
     def _how_it_ended(self) -> str:
-        self.process.join()
         code = self.process.exitcode or 0
         if code < 0:
             return f"its process was ended from outside (exit code {code})"
@@ -93,12 +131,15 @@ class _Member:
         self.process.join()
 
 
-def _carry(sender: Connection, experiment: Experiment, run: ExperimentRun, limits: Limits) -> None:
+def _carry(sender: Connection, experiment: Experiment, runs: Sequence[ExperimentRun], limits: Limits) -> None:
     os.setpgrp()  # a terminal's Ctrl-C comes once, from the command
     die_with_parent()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        carried(experiment, run, limits)
+        if len(runs) == 1:
+            carried(experiment, runs[0], limits)
+            sender.send(runs[0])
+        else:
+            carry_out_in_turns(experiment, runs, limits, sender.send, sender.send)
     except KeyboardInterrupt:
         sys.exit(CANCELLED)
-    sender.send(run)

@@ -21,7 +21,8 @@ AtOnce = Annotated[
         "--at-once",
         min=1,
         max=1000,
-        help="So many runs side by side, as far as this host has devices for them",
+        help="So many runs at once: side by side as far as this host has devices for their trainings, which "
+        "else take turns on one loaded base",
     ),
 ]
 Budgeted = typer.Option("--budget", help="flops=2e14 or minutes=3", metavar="flops=N|minutes=N")

@@ -6,11 +6,12 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -28,9 +29,6 @@ from ft_dagster.settings import Retention, Settings, load_settings
 from ft_dagster.store.contents import By, Contents, contents_of, usage
 from ft_dagster.store.heads import SHARED
 
-if TYPE_CHECKING:
-    from ft_dagster.training.watch.first_look import KeptLook
-
 store = typer.Typer(
     help="What lies in the store: what it occupies, what nothing needs, a copy of it.", no_args_is_help=True
 )
@@ -45,6 +43,10 @@ STAYED = {
     "left": "left, the one in {} is newer",
     "removed": "left, the retention of {} removed it; a run there makes it again",
 }
+WORDS = {
+    "first_looks": ("first look at bases", "first looks at bases"),
+    "quantized_bases": ("quantized base", "quantized bases"),
+}
 HOURS_A_DAY = 24
 GB = 1e9  # bytes
 
@@ -58,7 +60,7 @@ def du(
     """What each tenant, variant or stage occupies, and what that costs a month (storage_usd_per_gb_month).
 
     Of it: what an older version of a stage made, copies of bases (`base_model.keep`), and attempts that were
-    never committed. Beside it: the first looks at bases that this host keeps.
+    never committed. Beside it: what this host keeps of bases, first looks at them and quantized ones.
     """
     from ft_dagster.report.tables import size
 
@@ -66,11 +68,11 @@ def du(
     contents, price = contents_of(settings.open_store()), settings.storage_price
     rows = usage(contents, by)
     damaged = [str(each.damaged) for each in contents.keyed.values() if each.damaged]
-    looks = _looks(settings)
+    kept = _kept(settings)
     if as_json:
         listed = [{**asdict(row), "usd_per_month": _usd(row.bytes, price)} for row in rows]
         told = {"by": by.value, "usd_per_gb_month": price, "rows": listed, "damaged": damaged}
-        print_json({**told, "first_looks": _counts(looks)})
+        print_json({**told, **_counts(kept)})
         return
     costs = [] if price is None else ["a month"]
     table = Table(by.value, *USAGE, *costs, box=SIMPLE_HEAD)
@@ -82,28 +84,53 @@ def du(
     total = sum(row.bytes for row in rows)
     said = "" if price is None else f", {_dollars(total, price)} a month at ${price:g} a GB"
     out.print(f"{size(total)} in all{said}", highlight=False)
-    if looks:
-        kept = f"{size(sum(look.bytes for look in looks))} beside it: {_named(looks)}"
-        out.print(escape(kept), highlight=False, soft_wrap=True)
+    for those in filter(None, _by_name(kept).values()):
+        beside = f"{size(sum(one.bytes for one in those))} beside it: {_named(those)}"
+        out.print(escape(beside), highlight=False, soft_wrap=True)
     for line in damaged:
         out.print(f"[red]damaged[/] {escape(line)}", highlight=False, soft_wrap=True)
 
 
-def _looks(settings: Settings, before: float = math.inf) -> list[KeptLook]:
-    """The first looks at bases on this host, those alone that were not taken since."""
-    from ft_dagster.training.watch.first_look import FIRST_LOOKS, kept_looks
+class Kept(NamedTuple):
+    """What this host keeps of a base. `name`: its kind, in --json; `used`: when a training took it last,
+    seconds since 1970; `forget` removes it, and says whether it went.
+    """
 
-    return [look for look in kept_looks(settings.cache_folder / FIRST_LOOKS) if look.used < before]
+    name: str
+    path: Path
+    bytes: int
+    used: float
+    forget: Callable[[], bool]
 
 
-def _counts(looks: Sequence[KeptLook]) -> dict[str, int]:
-    return {"files": len(looks), "bytes": sum(look.bytes for look in looks)}
+def _kept(settings: Settings, before: float = math.inf) -> list[Kept]:
+    """All of it, or that alone which was not taken since."""
+    from ft_dagster.training import kept_base
+    from ft_dagster.training.watch import first_look
+
+    cache = settings.cache_folder
+    looks = first_look.kept_looks(cache / first_look.FIRST_LOOKS)
+    bases = kept_base.kept_bases(cache / kept_base.KEPT_BASES)
+    found = [Kept("first_looks", *look, partial(first_look.forget, look)) for look in looks]
+    found += [Kept("quantized_bases", *base, partial(kept_base.forget, base)) for base in bases]
+    return [one for one in found if one.used < before]
 
 
-def _named(looks: Sequence[KeptLook]) -> str:
+def _by_name(kept: Sequence[Kept]) -> dict[str, list[Kept]]:
+    return {name: [one for one in kept if one.name == name] for name in WORDS}
+
+
+def _counts(kept: Sequence[Kept]) -> dict[str, dict[str, int]]:
+    """As --json has them; of a quantized base, the folder counts."""
+    of = _by_name(kept).items()
+    return {name: {"files": len(those), "bytes": sum(one.bytes for one in those)} for name, those in of}
+
+
+def _named(kept: Sequence[Kept]) -> str:
+    """Of one kind."""
     from ft_dagster.report.tables import counted
 
-    return f"{counted(len(looks), 'first look')} at bases, in {looks[0].file.parent}"
+    return f"{counted(len(kept), *WORDS[kept[0].name])}, in {kept[0].path.parent}"
 
 
 def _usd(size: int, price: float | None) -> float | None:
@@ -126,14 +153,13 @@ def gc(
 ) -> None:
     """Remove what nothing needs: no head, release or alias, no input of these (a parent, say), no running
     attempt; what retention lets go; and on this host the checkpoints of programs that nobody goes on with,
-    and first looks at bases that no training took for as long.
+    and first looks at bases and quantized bases that no training took for as long.
 
     Manifests stay for ever, with the day of the removal. Exits with 1 where something could not be removed.
     """
     from rich.progress import track
 
     from ft_dagster.store.make import is_being_made
-    from ft_dagster.training.watch.first_look import forget
 
     settings = load_settings(context.obj)
     rules = _rules(settings, older_than, dry_run=dry_run)
@@ -142,7 +168,7 @@ def gc(
     being_made = partial(is_being_made, settings.work_folder)
     found = unreached(opened, contents, being_made, rules)
     runs = _idle_runs(settings, contents, rules)
-    looks = [] if rules.for_path(SHARED).hold else _looks(settings, rules.before(SHARED))
+    kept = [] if rules.for_path(SHARED).hold else _kept(settings, rules.before(SHARED))
     gone = [False] * len(runs)
     outcomes = [Outcome(one, removed=False) for one in found]
     if not dry_run:
@@ -152,8 +178,8 @@ def gc(
             track(removing, "Removing", len(found), console=console, transient=True, disable=as_json)
         )
         gone = [remove_run(run) for run in runs]
-        looks = list(filter(forget, looks))
-    _report(outcomes, list(zip(runs, gone, strict=True)), looks, dry_run=dry_run, as_json=as_json)
+        kept = [one for one in kept if one.forget()]
+    _report(outcomes, list(zip(runs, gone, strict=True)), kept, dry_run=dry_run, as_json=as_json)
     if any(outcome.error for outcome in outcomes):
         raise typer.Exit(1)
 
@@ -190,15 +216,15 @@ def _idle_runs(settings: Settings, contents: Contents, rules: Rules) -> list[Idl
 def _report(
     outcomes: Sequence[Outcome],
     runs: Sequence[tuple[IdleRun, bool]],
-    looks: Sequence[KeptLook],
+    kept: Sequence[Kept],
     *,
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """`looks`: those that went, or would go."""
+    """`kept`: of bases, what went or would go."""
     total = sum(outcome.of.bytes for outcome in outcomes if outcome.removed or dry_run)
     total += sum(run.bytes for run, removed in runs if removed or dry_run)
-    total += sum(look.bytes for look in looks)
+    total += sum(one.bytes for one in kept)
     if as_json:
         listed = [_as_json(outcome) for outcome in outcomes]
         idle = [
@@ -211,7 +237,7 @@ def _report(
             for run, removed in runs
         ]
         told = {"dry_run": dry_run, "unreached": listed, "runs": idle}
-        print_json({**told, "first_looks": _counts(looks), "bytes": total})
+        print_json({**told, **_counts(kept), "bytes": total})
         return
     from ft_dagster.report.tables import size
 
@@ -224,10 +250,10 @@ def _report(
     for run, removed in runs:
         what = f"{run.folder}, which nobody goes on in" + _left(removed=removed or dry_run, error=None)
         table.add_row(size(run.bytes), _date(run.written), escape(what))
-    if looks:
-        what = f"{_named(looks)}, which no training took since"
-        last = max(look.used for look in looks)
-        table.add_row(size(sum(look.bytes for look in looks)), _date(last), escape(what))
+    for those in filter(None, _by_name(kept).values()):
+        what = f"{_named(those)}, which no training took since"
+        last = max(one.used for one in those)
+        table.add_row(size(sum(one.bytes for one in those)), _date(last), escape(what))
     show(table)
     said = "that nothing needs; nothing was removed" if dry_run else "removed; the manifests stay"
     out.print(f"{size(total)} {said}", highlight=False)

@@ -233,6 +233,11 @@ class Leases:
             )
         return enough
 
+    def rooms(self, ask: Ask) -> int:
+        """How many such programs have room at once. Raises UserError where the host can never serve one."""
+        devices = min(len(self.candidates(ask)), self.most(ask.tenant))
+        return max(1, devices * (self.inventory.shares if ask.shared else 1) // ask.count)
+
     def _without_mig(self, ask: Ask, named: tuple[Device, ...]) -> tuple[Device, ...]:
         """Those that are no MIG instance. Raises UserError for too few: CUDA shows a process one instance
         alone, and NCCL takes two of one GPU for the same device.

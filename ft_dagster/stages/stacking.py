@@ -54,4 +54,5 @@ def trained_base(desk: Desk, base: Artifact, method: str) -> Base:
         digest=base.digest,
         new_token_ids=tuple(new_token_ids_of(desk.store, base, desk.cache)),
         parent=parent,
+        kept_in=desk.bases_kept_in,
     )

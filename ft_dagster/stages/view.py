@@ -55,6 +55,10 @@ class View:
         return self._workspace.cache
 
     @property
+    def bases_kept_in(self) -> Path | None:
+        return self._workspace.bases_kept_in
+
+    @property
     def declared_in(self) -> Path:
         return self._workspace.declared_in
 

@@ -49,6 +49,7 @@ from ft_dagster.store import (
 from ft_dagster.store.make import Recipe, make_artifact
 from ft_dagster.training.checkpoints import MANIFEST, newest_good
 from ft_dagster.training.contract import CHECKPOINTS
+from ft_dagster.training.kept_base import KEPT_BASES
 
 NODES = "nodes"  # an attempt's folder, of what the nodes of a cluster leave while they train
 I = TypeVar("I")  # noqa: E741
@@ -109,6 +110,8 @@ class Desk(Protocol):
     @property
     def cache(self) -> Path: ...
     @property
+    def bases_kept_in(self) -> Path | None: ...
+    @property
     def declared_in(self) -> Path: ...
     def upstream(self, stage: str) -> Artifact: ...
     def payload(self, artifact: Artifact) -> Path: ...
@@ -146,6 +149,11 @@ class Workspace:
     @property
     def cache(self) -> Path:
         return self.settings.cache_folder
+
+    @property
+    def bases_kept_in(self) -> Path | None:
+        """Where trainings keep quantized bases: not on a cluster, whose nodes `store gc` does not know."""
+        return self.cache / KEPT_BASES if self.settings.launcher == LOCAL else None
 
     @property
     def prefix(self) -> str:

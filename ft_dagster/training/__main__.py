@@ -1,5 +1,8 @@
 """`python -m ft_dagster.training RUN_DIR`: train every member of RUN_DIR/run.json, one after another.
 
+On one device members whose frozen base is of one kind take turns on one loaded copy of it; `full` trains all
+of its base and loads one of its own.
+
 Exit: 0 done; 2 bad input, never to be retried; 75 preempted (SIGTERM), or out of memory with a smaller
 micro-batch left to try: to be retried; 130 cancelled (SIGINT); 1 a failure nobody foresaw.
 """
@@ -29,7 +32,9 @@ from ft_dagster.training.contract import (
     recipe_digest,
 )
 from ft_dagster.training.failures import explained_failure, out_of_memory
+from ft_dagster.training.figures import forget_peaks
 from ft_dagster.training.halving import OUT_OF_MEMORY, can_halve
+from ft_dagster.training.methods.shared import SharedBase, free_memory
 from ft_dagster.training.progress import Channel, open_channel
 from ft_dagster.training.stop import STATUS, Stop, Stopped
 
@@ -93,13 +98,19 @@ def _take_device() -> None:
 
 
 def train_all(run: TrainingRun, channel: Channel, stop: Stop) -> int:
-    """Train the members one after another; the worst of their exit codes. A signal ends the row."""
+    """Train the members one after another; the worst of their exit codes. A signal ends the row, and so does
+    a failure after which the device does not answer.
+    """
     codes: list[int] = []
+    shared = SharedBase() if len(run.members) > 1 and ranks.world() == 1 else None
     for member in run.members:
         if codes:
-            gc.collect()  # a trainer is full of cycles, and this member needs its memory
+            free_memory()
+            forget_peaks()
         try:
-            codes.append(_train_one(run, member, channel, stop))
+            codes.append(_train_one(run, member, channel, stop, shared))
+            if codes[-1] == FAILED and not _device_answers():
+                break
         except Stopped as stopped:
             status = STATUS[stopped.code]
             _write(run, member, status)
@@ -109,7 +120,21 @@ def train_all(run: TrainingRun, channel: Channel, stop: Stop) -> int:
     return max(codes, key=WORST.index)
 
 
-def _train_one(run: TrainingRun, member: Member, channel: Channel, stop: Stop) -> int:
+def _device_answers() -> bool:
+    """Not after a fault that left a GPU's context unusable for this process."""
+    import torch
+
+    try:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _train_one(
+    run: TrainingRun, member: Member, channel: Channel, stop: Stop, shared: SharedBase | None
+) -> int:
     """One member, its result written whatever happens; the others do not suffer from it."""
     from ft_dagster.training.trainer import train_member
 
@@ -122,7 +147,7 @@ def _train_one(run: TrainingRun, member: Member, channel: Channel, stop: Stop) -
     try:
         member.output.mkdir(parents=True, exist_ok=True)
         _set_up_device(member)
-        train_member(run, member, channel, stop)
+        train_member(run, member, channel, stop, shared)
         return DONE
     except UserError as error:
         return _failed(run, member, error)

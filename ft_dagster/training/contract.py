@@ -202,7 +202,8 @@ class ParentAdapter(Strict):
 class Base(Strict):
     """The base model: a folder in transformers' layout with safetensors, and the digest of its payload.
 
-    `new_token_ids`: rows of its vocabulary that were added for this variant and are to be trained.
+    `new_token_ids`: rows of its vocabulary that were added for this variant and are to be trained. `kept_in`:
+    the host's folder of quantized bases, see `kept_base`.
     """
 
     folder: Path
@@ -210,6 +211,7 @@ class Base(Strict):
     reference: str | None = None
     new_token_ids: tuple[int, ...] = ()
     parent: ParentAdapter | None = None
+    kept_in: Path | None = None
 
 
 class Benchmarks(Strict):

@@ -28,6 +28,7 @@ from ft_dagster.training.watch.rate import NOTCH, RateTooHigh, looked_at
 
 if TYPE_CHECKING:
     from ft_dagster.training.methods import Weights
+    from ft_dagster.training.methods.shared import SharedBase
 
 
 EVALUATIONS = 8  # of a training, where its plan says none
@@ -39,6 +40,7 @@ class Work:
 
     `evaluations`: the steps at which it is measured, and whose checkpoints may be exported, by their number
     among all that were planned; the budget of measuring may leave some out. `patience`: see `ranks.patience`.
+    `shared`: the base on which it takes turns with other members.
     """
 
     member: Member
@@ -53,6 +55,7 @@ class Work:
     patience: int
     began: float = field(default_factory=time.monotonic)
     imported: int | None = None  # bytes of this process before it held a weight
+    shared: SharedBase | None = None
 
     @property
     def steps(self) -> int:
@@ -83,10 +86,14 @@ class Work:
         return self.member.plan.training.packing and self.method.packs
 
 
-def train_member(run: TrainingRun, member: Member, channel: Channel, stop: Stop) -> TrainingResult:
-    """Train, export and report one member; its result is written. Raises UserError, Stopped."""
+def train_member(
+    run: TrainingRun, member: Member, channel: Channel, stop: Stop, shared: SharedBase | None = None
+) -> TrainingResult:
+    """Train, export and report one member, on the base of `shared` if it can; its result is written. Raises
+    UserError, Stopped.
+    """
     try:
-        return _trained(run, member, channel, stop)
+        return _trained(run, member, channel, stop, shared=shared)
     except RateTooHigh as high:
         if member.plan.training.on_bad_rate != "lower" or high.value != member.plan.training.learning_rate:
             raise
@@ -95,18 +102,24 @@ def train_member(run: TrainingRun, member: Member, channel: Channel, stop: Stop)
     if ranks.is_first():
         checkpoints.discard_all(member.checkpoints, recipe_digest(run, member))
     ranks.wait()
-    return _trained(run, member, channel, stop, lowered=True)
+    return _trained(run, member, channel, stop, shared=shared, lowered=True)
 
 
 def _trained(
-    run: TrainingRun, member: Member, channel: Channel, stop: Stop, *, lowered: bool = False
+    run: TrainingRun,
+    member: Member,
+    channel: Channel,
+    stop: Stop,
+    *,
+    shared: SharedBase | None,
+    lowered: bool = False,
 ) -> TrainingResult:
     """`lowered`: begins at a lower rate than planned; what goes on from a checkpoint has the rate of that."""
     recipe = recipe_digest(run, member)
     member = in_force(member)
     member.checkpoints.mkdir(parents=True, exist_ok=True)
     work = prepare(run, member, recipe, channel)
-    work.journal.lowered = lowered
+    work.journal.lowered, work.shared = lowered, shared
     arguments = training_arguments(work)  # joins the ranks; DeepSpeed is known before a load
     resume = ranks.agree(lambda: _newest(work))
     if resume:
@@ -247,8 +260,7 @@ def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> t
 
     settings = work.member.plan.training
     tokenizer = load_tokenizer(run.base.folder)
-    work.imported = process_bytes()
-    model = work.method.build(run.base, settings.precision, work.member.seed)
+    model = _model(run, work)
     _check_vocabulary(work, model)
     _check_positions(work, model)
     arguments.ddp_find_unused_parameters = data_parallel.may_be_unused(model)
@@ -289,6 +301,17 @@ def build_trainer(run: TrainingRun, work: Work, stop: Stop, arguments: Any) -> t
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watch)
     return trainer, observer
+
+
+def _model(run: TrainingRun, work: Work) -> Any:
+    shared, precision = work.shared, work.member.plan.training.precision
+    work.imported = shared.imported if shared and shared.holds else process_bytes()
+    if shared:
+        shared.imported = work.imported
+    model = work.method.build(run.base, precision, work.member.seed, shared)
+    if shared and shared.was_held:
+        work.progress.say("takes its turn on the base that is loaded")
+    return model
 
 
 def _measuring(run: TrainingRun, work: Work, tokenizer: Any) -> Measuring:

@@ -14,8 +14,11 @@ from typer.testing import CliRunner
 
 from ft_dagster.cli import app
 from ft_dagster.errors import UserError
+from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.settings import STORAGE_USD_PER_GB_MONTH, load_settings
 from ft_dagster.store import Store
+from ft_dagster.training.kept_base import KEPT_BASES, base_kept_or_made
+from ft_dagster.training.methods.base import load_base
 from ft_dagster.training.watch.first_look import FIRST_LOOKS, FirstLooks
 from tests.kept_project import answer, copied_project
 
@@ -101,6 +104,7 @@ def test_gc_leaves_alone_what_is_young(project: Path) -> None:
         "unreached": [],
         "runs": [],
         "first_looks": {"files": 0, "bytes": 0},
+        "quantized_bases": {"files": 0, "bytes": 0},
         "bytes": 0,
     }
 
@@ -218,6 +222,30 @@ def test_first_looks_at_bases_are_shown_and_go_once_no_training_takes_them(proje
         assert "1 first look at bases" in typed(project, "gc", *dry_run)
     assert typed(project, "gc", "--json")["first_looks"]["files"] == 0
     assert [looks.read({"loss": name}) for name in ("left", "taken")] == [None, 2.5]
+
+
+def test_quantized_bases_are_shown_and_go_once_no_training_takes_them(
+    project: Path, tiny_model_folder: Path
+) -> None:
+    folder, week = load_settings(project).cache_folder / KEPT_BASES, 7 * 86_400
+
+    def load(model: Path) -> Any:
+        return load_base(model, "fp32")
+
+    for name in ("left", "taken"):
+        base_kept_or_made(folder, {"base": name}, lambda: load(tiny_model_folder), load)
+    (folder / ".draft-0").mkdir()
+    for path in folder.rglob("*"):
+        os.utime(path, (time.time() - week - 60,) * 2)
+    base_kept_or_made(folder, {"base": "taken"}, lambda: pytest.fail("it is kept"), load)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    assert typed(project, "du", "--json")["quantized_bases"] == {"files": 3, "bytes": size}
+    assert "3 quantized bases" in typed(project, "du")
+    for dry_run in (["--dry-run"], []):
+        assert "2 quantized bases" in typed(project, "gc", *dry_run)
+    assert typed(project, "gc", "--json")["quantized_bases"]["files"] == 0
+    (left,) = folder.iterdir()
+    assert left.name == sha256_json({"base": "taken"})
 
 
 def test_copy_copies_a_store_that_the_project_then_works_with(project: Path) -> None:

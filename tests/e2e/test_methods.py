@@ -9,6 +9,7 @@ import pytest
 
 from ft_dagster.lineage.release import production
 from ft_dagster.store import Artifact, read_head
+from ft_dagster.training.kept_base import KEPT_BASES, kept_bases
 from tests.e2e.project import declaration, write_yaml
 from tests.e2e.workshop import Workshop
 from tests.present import present
@@ -101,3 +102,11 @@ def test_a_sharded_training_leaves_its_configuration_as_evidence(
         / "evidence"
     )
     assert (evidence / "deepspeed.json").exists() == (name == "full_over_two_ranks")
+
+
+def test_a_base_in_nf4_is_kept_for_the_next_training_on_it(
+    taught: tuple[str, dg.ExecuteInProcessResult], workshop: Workshop
+) -> None:
+    if CASES[taught[0]][0]["name"] == "qlora":
+        (kept,) = kept_bases(workshop.settings.cache_folder / KEPT_BASES)
+        assert (kept.folder / "model.safetensors").is_file()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -332,3 +333,26 @@ def test_the_table_tells_who_holds_who_waits_since_when_and_why(
 def test_thirty_jobs_on_three_slots_are_never_over_booked(tmp_path: Path, start: Start) -> None:
     jobs = [start("job.py", tmp_path, 3, 1 + number % 3) for number in range(30)]
     assert [job.wait(timeout=120) for job in jobs] == [0] * 30
+
+
+@pytest.mark.parametrize(
+    ("devices", "asked", "quota", "rooms"),
+    [
+        (slots(4), ask(1), {}, 4),
+        (slots(4), ask(2), {}, 2),
+        (slots(4), ask(3), {}, 1),
+        (slots(4), ask(1), {"acme": 2}, 2),
+        (replace(slots(2), shares=3), replace(ask(1), shared=True), {}, 6),
+        (replace(slots(2), shares=3), ask(1), {}, 2),
+    ],
+)
+def test_so_many_programs_have_room_at_once(
+    locks: Path, devices: Inventory, asked: Ask, quota: dict[str, int], rooms: int
+) -> None:
+    leases = Leases(locks, devices, quota=quota)
+    assert leases.rooms(asked) == rooms
+    held = [leases.acquire(asked, should_stop=lambda: True) for _ in range(rooms)]
+    with pytest.raises(WaitStopped):
+        leases.acquire(asked, should_stop=lambda: True)
+    for lease in held:
+        lease.release()

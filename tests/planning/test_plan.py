@@ -8,7 +8,7 @@ from ft_dagster.spec.variant import METHOD_SETTINGS
 from ft_dagster.training.contract import Plan
 from ft_dagster.training.methods import METHODS as TRAINED
 from ft_dagster.training.methods import method_of
-from tests.planning.llama import METHODS, facts, plan, reason
+from tests.planning.llama import A100_80, METHODS, facts, gpus, plan, reason
 
 
 def test_every_method_of_the_trainer_is_planned() -> None:
@@ -187,6 +187,46 @@ def test_the_batch_by_default_is_one_over_all_processes() -> None:
         for n in (1, 4, 16)
     ]
     assert sizes == [16, 16, 16]
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "rows"),
+    [
+        ("full", {}, 128),
+        ("full", {"max_length": 2048, "tokens": 2048 * 10_000}, 32),
+        ("full", {"max_length": 8192, "tokens": 8192 * 10_000}, 16),
+        ("full", {"tokens": 512 * 2_000}, 40),  # 100 steps of two epochs
+        ("full", {"parameters": 2_999_999_999}, 16),
+        ("full", {"device_kind": "cpu", "device_memory": None}, 16),
+        ("lora", {}, 16),
+        ("qlora", {}, 16),
+    ],
+)
+def test_a_step_of_a_large_base_that_is_trained_whole_on_gpus_is_larger(
+    method: str, given: dict[str, Any], rows: int
+) -> None:
+    on_gpus = {"device_kind": "cuda", "ranks": 8, "device_memory": A100_80, "tokens": 512 * 10_000}
+    made = plan(method, facts(**{**on_gpus, **given}))
+    assert made["training"]["gradient_accumulation_steps"] * 8 == rows
+
+
+def test_a_plan_says_which_steps_the_rate_of_a_large_base_is_for() -> None:
+    def said(field: str, method: str = "full", tokens: int = 512 * 10_000, **more: Any) -> str:
+        rows = plan(method, gpus(8, tokens=tokens), **more)["reasons"]
+        return next(str(row["reason"]) for row in rows if row["field"] == f"training.{field}")
+
+    assert said("learning_rate").endswith("; published for 65,536 tokens a step")
+    assert said("gradient_accumulation_steps").endswith(
+        "100 steps or more of at most 128 rows, 65,536 tokens, at which the usual rate was published"
+    )
+    small = {"gradient_accumulation_steps": 1}  # 8 rows of 512
+    by_root = said("learning_rate", training=small)
+    assert by_root.endswith("at 4,096 Adam's square-root rule (arXiv 2205.10287) would give 5.0e-06")
+    assert said("learning_rate", training={"learning_rate": 1e-5}) == "as declared"
+    assert said("learning_rate", "lora") == "1e-4 to 3e-4 for LoRA: ten times that of full fine-tuning"
+    assert said("gradient_accumulation_steps", "lora").endswith(
+        "16 rows: large batches cost an adapter more, at any rank"
+    )
 
 
 @pytest.mark.parametrize(

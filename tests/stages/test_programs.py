@@ -56,6 +56,15 @@ def desk(tmp_path: Path) -> Callable[[AtOnce], Workspace]:
     return lambda launcher: Workspace(load_settings(folder), KEY, launcher=launcher)
 
 
+def test_quantized_bases_are_kept_on_this_host_and_on_no_node_of_a_cluster(
+    desk: Callable[[AtOnce], Workspace],
+) -> None:
+    here = desk(AtOnce({}))
+    assert here.bases_kept_in == here.cache / "quantized"
+    on_a_cluster = here.settings.model_copy(update={"launcher": "ray"})
+    assert replace(here, settings=on_a_cluster).bases_kept_in is None
+
+
 def asked(output: Path) -> TextsRequest:
     return TextsRequest(tasks={}, output=output)
 

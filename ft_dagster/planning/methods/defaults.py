@@ -63,6 +63,9 @@ WANTED_STEPS = 100
 MOST_PASSES = 4  # over raw text: so often it teaches about as much as new text does
 LARGEST_BATCH_ROWS = 16
 LARGE = 3_000_000_000  # parameters
+# Of a step of `full` on GPUs from LARGE on: 128 examples of 512 tokens, as Alpaca was trained, at 2e-5
+# (Vicuna on as many of up to 2,048).
+FULL_BATCH_TOKENS = 65_536
 
 STANDING = {  # values that every declaration has
     "lr_scheduler_type": "decays to nothing, so that the last steps settle",
@@ -89,6 +92,26 @@ def learning_rate(name: str, width: int, objective: str) -> Rate:
     why = f"{usual.reason}; {value / usual.value:.2g} times {usual.value:g} at a hidden size of {width:,}"
     high = float(f"{times * usual.high:.1e}")
     return Rate(value, usual.low, high, f"{why}: small models learned more at higher rates")
+
+
+def largest_batch(name: str, parameters: int, device_kind: str, max_length: int) -> Default:
+    """Rows of a step at most: more on GPUs for large bases that are trained whole."""
+    if device_kind != "cuda" or parameters < LARGE:
+        return Default(LARGEST_BATCH_ROWS, "")
+    if name != "full":
+        return Default(LARGEST_BATCH_ROWS, ": large batches cost an adapter more, at any rank")
+    rows = max(LARGEST_BATCH_ROWS, FULL_BATCH_TOKENS // max_length)
+    return Default(rows, f", {FULL_BATCH_TOKENS:,} tokens, at which the usual rate was published")
+
+
+def rate_at(rate: float, tokens: int) -> str:
+    """What is to be known of the usual rate of `full` at so many tokens a step."""
+    said = f"published for {FULL_BATCH_TOKENS:,} tokens a step"
+    times = tokens / FULL_BATCH_TOKENS
+    if 0.5 <= times <= 2:
+        return said
+    other = f"{rate * math.sqrt(times):.1e}"
+    return f"{said}; at {tokens:,} Adam's square-root rule (arXiv 2205.10287) would give {other}"
 
 
 def epochs(name: str, objective: str, rows: int | None = None) -> Default:

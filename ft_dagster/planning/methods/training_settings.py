@@ -60,7 +60,7 @@ def resolve_training(spec: VariantSpec, load: Load, reasons: Reasons) -> Trainin
         "max_steps": settle("max_steps", Default(None, "num_train_epochs decides")),
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": settle(
-            "gradient_accumulation_steps", _accumulation(packing, micro, epochs, facts)
+            "gradient_accumulation_steps", _accumulation(name, packing, micro, epochs, facts)
         ),
         "max_length": settle("max_length", Default(facts.max_length, defaults.MAX_LENGTH.reason)),
         "packing": packing,
@@ -73,7 +73,20 @@ def resolve_training(spec: VariantSpec, load: Load, reasons: Reasons) -> Trainin
         "on_bad_rate": _on_bad_rate(declared, reasons),
         **{field: _standing(field, declared, why, reasons) for field, why in defaults.STANDING.items()},
     }
-    return checked(TrainingSettings, settled, "training", fix="Declare another value")
+    training = checked(TrainingSettings, settled, "training", fix="Declare another value")
+    _say_the_rates_batch(name, training, facts, reasons)
+    return training
+
+
+def _say_the_rates_batch(name: str, training: TrainingSettings, facts: Facts, reasons: Reasons) -> None:
+    """For which steps the usual rate of a large base is that is trained whole on GPUs."""
+    known = reasons.of("training.learning_rate")
+    large = facts.device_kind == "cuda" and facts.parameters >= defaults.LARGE
+    if name != "full" or not large or known.origin != "built-in":
+        return
+    rows = training.per_device_train_batch_size * training.gradient_accumulation_steps * facts.ranks
+    said = defaults.rate_at(training.learning_rate, rows * training.max_length)
+    reasons.explain(known.field, known.origin, f"{known.reason}; {said}")
 
 
 def steps_of(training: TrainingSettings, facts: Facts) -> int:
@@ -174,8 +187,9 @@ def _rows(packing: bool, facts: Facts) -> int:
     return math.ceil(facts.tokens / facts.max_length) if packing else facts.examples
 
 
-def _accumulation(packing: bool, micro: int, epochs: float, facts: Facts) -> Default:
-    rows, together = _rows(packing, facts) * epochs, micro * facts.ranks
-    steps, most = defaults.WANTED_STEPS, defaults.LARGEST_BATCH_ROWS
-    value = max(1, min(most // together, int(rows / (steps * together))))
-    return Default(value, f"about {rows:,.0f} rows in all: {steps} steps or more of at most {most} rows")
+def _accumulation(name: str, packing: bool, micro: int, epochs: float, facts: Facts) -> Default:
+    rows, together, steps = _rows(packing, facts) * epochs, micro * facts.ranks, defaults.WANTED_STEPS
+    most = defaults.largest_batch(name, facts.parameters, facts.device_kind, facts.max_length)
+    value = max(1, min(most.value // together, int(rows / (steps * together))))
+    said = f"about {rows:,.0f} rows in all: {steps} steps or more of at most {most.value} rows{most.reason}"
+    return Default(value, said)

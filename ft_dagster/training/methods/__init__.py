@@ -7,11 +7,14 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ft_dagster.data.quantize import Quantization
 from ft_dagster.training.contract import Base, MethodSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
+
+    from ft_dagster.training.methods.shared import SharedBase
 
     Weights = dict[str, Tensor]
 
@@ -22,10 +25,16 @@ class Method(ABC):
     """How a model is taught: built from the `method` part of plan.json."""
 
     packs: bool = True  # whether several examples may share a row (position_ids reach the model)
+    freezes: bool = True  # whether its base stays as it is
+    quantization: Quantization | None = None  # of its frozen base
 
     @abstractmethod
-    def build(self, base: Base, precision: Precision, seed: int) -> PreTrainedModel:
-        """The model, trained weights in fp32, frozen ones in `precision`. Raises UserError."""
+    def build(
+        self, base: Base, precision: Precision, seed: int, shared: SharedBase | None = None
+    ) -> PreTrainedModel:
+        """The model, trained weights in fp32, frozen ones in `precision`, those of `shared` where it holds
+        such a base. Raises UserError.
+        """
 
     @abstractmethod
     def save(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from abc import abstractmethod
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from ft_dagster.data.quantize import Quantization, quantization_config, settle_q
 from ft_dagster.errors import UserError
 from ft_dagster.training.contract import Base
 from ft_dagster.training.methods import Method, Precision
+from ft_dagster.training.methods.shared import SharedBase
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,21 +30,18 @@ class Adapter(Method):
     """A method that PEFT knows; subclasses say with which configuration."""
 
     name: str
-    quantization: Quantization | None = None  # of the frozen base
 
-    def build(self, base: Base, precision: Precision, seed: int) -> PreTrainedModel:
+    def build(
+        self, base: Base, precision: Precision, seed: int, shared: SharedBase | None = None
+    ) -> PreTrainedModel:
         """A PEFT model: the base frozen in `precision` or quantized, the adapter in fp32."""
         import torch
         from peft import get_peft_model
         from transformers import set_seed
 
-        from ft_dagster.training.methods.base import load_base, on_its_device
-
         self.check(base)
-        if self.quantization:
-            model = _load_quantized(self.name, self.quantization, base.folder, precision)
-        else:
-            model = load_base(base.folder, precision, **on_its_device())
+        load = partial(self._load, base, precision)
+        model = shared.lend((base.digest, precision, self.quantization), load) if shared else load()
         config = self.configure(model, base)
         set_seed(seed)  # the adapter's first weights are drawn at random
         try:
@@ -64,6 +63,13 @@ class Adapter(Method):
             if parameter.requires_grad:
                 parameter.data = parameter.data.to(torch.float32)
         return model
+
+    def _load(self, base: Base, precision: Precision) -> PreTrainedModel:
+        from ft_dagster.training.methods.base import load_base, on_its_device
+
+        if self.quantization:
+            return _quantized(self.name, self.quantization, base, precision)
+        return load_base(base.folder, precision, **on_its_device())
 
     def check(self, base: Base) -> None:
         """Refuse what can be refused before the base is loaded. Raises UserError."""
@@ -103,24 +109,38 @@ class Adapter(Method):
             write_quantization(payload, self.quantization)
 
 
-def _load_quantized(name: str, kind: Quantization, folder: Path, precision: Precision) -> PreTrainedModel:
+def _quantized(name: str, kind: Quantization, base: Base, precision: Precision) -> PreTrainedModel:
     """The base with its linear layers quantized, prepared for training above them. Raises UserError."""
     import torch
     from peft import prepare_model_for_kbit_training
     from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
+    from ft_dagster.training.kept_base import base_kept_or_made, identity_of
     from ft_dagster.training.methods.base import load_base, on_its_device
 
-    sharded = is_deepspeed_zero3_enabled()
+    sharded, device = is_deepspeed_zero3_enabled(), on_its_device()
     if importlib.util.find_spec("bitsandbytes") is None:
         raise _cannot(name, "needs bitsandbytes, which is not installed here (it exists for Linux only)")
     if sharded and kind == "int8":
         raise _cannot(name, "cannot be sharded by ZeRO-3: int8 weights lie in no floating-point type")
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     config = quantization_config(kind, dtype, storage=dtype if sharded else None)
-    model = load_base(folder, precision, quantization_config=config, **on_its_device())
-    if not any(hasattr(weight, "quant_state") or hasattr(weight, "SCB") for weight in model.parameters()):
-        raise _cannot(name, "found no linear layer of the base model that bitsandbytes can quantize")
+
+    def make() -> PreTrainedModel:
+        model = load_base(base.folder, precision, quantization_config=config, **device)
+        if not any(hasattr(weight, "quant_state") or hasattr(weight, "SCB") for weight in model.parameters()):
+            raise _cannot(name, "found no linear layer of the base model that bitsandbytes can quantize")
+        return model
+
+    def load(kept: Path) -> PreTrainedModel:
+        model = load_base(kept, precision)
+        model.name_or_path = model.config.name_or_path = str(base.folder)
+        return model
+
+    pays = kind == "nf4" and not sharded and not device
+    kept_in = base.kept_in if pays else None
+    asked = identity_of(base.digest, precision) if kept_in else {}
+    model = base_kept_or_made(kept_in, asked, make, load)
     settle_quantized(model)
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 

@@ -16,20 +16,29 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ft_dagster.training.methods import Weights
+    from ft_dagster.training.methods.shared import SharedBase
 
 SHARD = "4GB"
 
 
 class Full(Method):
+    freezes = False
+
     def __init__(self, settings: FullSettings) -> None:
         self.settings = settings
 
-    def build(self, base: Base, precision: Precision, seed: int) -> PreTrainedModel:
-        """All weights trainable: in fp32, or under DeepSpeed in `precision`, since it keeps fp32 masters."""
+    def build(
+        self, base: Base, precision: Precision, seed: int, shared: SharedBase | None = None
+    ) -> PreTrainedModel:
+        """All weights trainable: in fp32, or under DeepSpeed in `precision`, since it keeps fp32 masters. It
+        writes to its base, and so loads one of its own.
+        """
         from transformers.integrations.deepspeed import deepspeed_config
 
         from ft_dagster.training.methods.base import load_base, on_its_device
 
+        if shared:
+            shared.forget()
         sharded = deepspeed_config() is not None
         return load_base(base.folder, precision if sharded else "fp32", **on_its_device())
 

@@ -8,6 +8,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.training.contract import Base, LoraSettings, ParentAdapter
 from ft_dagster.training.methods import Precision
 from ft_dagster.training.methods.adapter import Adapter
+from ft_dagster.training.methods.shared import SharedBase
 from ft_dagster.training.methods.stacking import check_parent, concatenated_adapters, put_beneath
 
 if TYPE_CHECKING:
@@ -27,8 +28,10 @@ class Lora(Adapter):
         if base.parent:
             check_parent(base.parent, use_dora=self.settings.use_dora)
 
-    def build(self, base: Base, precision: Precision, seed: int) -> PreTrainedModel:
-        model = super().build(base, precision, seed)
+    def build(
+        self, base: Base, precision: Precision, seed: int, shared: SharedBase | None = None
+    ) -> PreTrainedModel:
+        model = super().build(base, precision, seed, shared)
         self.parent = base.parent
         if base.parent:
             put_beneath(model, base.parent)
