@@ -6,11 +6,15 @@ Used by the evaluation, and by the trainer while it trains (training/watch). Imp
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ft_dagster.evaluation.prompts import PROMPTS
 from ft_dagster.evaluation.samples import Answer, Role, Sample
+
+if TYPE_CHECKING:
+    from ft_dagster.evaluation.greedy import Greedy
 
 GENERAL_PROMPTS = "general_prompts"
 ROLE: Role = "general_prompts"
@@ -38,14 +42,18 @@ class Written(NamedTuple):
 
 
 def answer_general_prompts(
-    model: Any, tokenizer: Any, prompts: Sequence[str] = PROMPTS, new_tokens: int = NEW_TOKENS
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str] = PROMPTS,
+    new_tokens: int = NEW_TOKENS,
+    write: Callable[..., Sequence[Greedy]] | None = None,
 ) -> list[Written]:
     """Answers to the prompts, in the chat template where the tokenizer has one, else as questions.
 
-    `model` is in evaluation mode.
+    `model` is in evaluation mode. `write`: what answers in its place, as `greedy.write` does.
     """
     asked = [_asked(prompt, tokenizer) for prompt in prompts]
-    answers = generate_greedily(model, tokenizer, asked, new_tokens)
+    answers = generate_greedily(model, tokenizer, asked, new_tokens, write)
     texts = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in answers]
     return [Written.of(*each) for each in zip(prompts, texts, answers, strict=True)]
 
@@ -69,15 +77,20 @@ def as_samples(written: Sequence[Written]) -> list[tuple[list[Sample], Answer]]:
 
 
 def generate_greedily(
-    model: Any, tokenizer: Any, prompts: Sequence[str], new_tokens: int = NEW_TOKENS
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    new_tokens: int = NEW_TOKENS,
+    write: Callable[..., Sequence[Greedy]] | None = None,
 ) -> list[list[int]]:
-    """Greedy answers in tokens, the end token left out; one batch."""
-    from ft_dagster.evaluation.greedy import write
+    """Greedy answers in tokens, the end token left out; one batch. `write`: see `answer_general_prompts`."""
+    from ft_dagster.evaluation import greedy
 
+    write = write or partial(greedy.write, model)
     plain = not tokenizer.chat_template
     rows = [tokenizer(prompt, add_special_tokens=plain)["input_ids"] for prompt in prompts]
     ends = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
-    answers = [each.tokens for each in write(model, rows, new_tokens=new_tokens, ends=ends)]
+    answers = [each.tokens for each in write(rows, new_tokens=new_tokens, ends=ends)]
     return [tokens[:-1] if tokens[-1] in ends else tokens for tokens in answers]
 
 

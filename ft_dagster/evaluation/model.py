@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from lm_eval.models.utils_hf import stop_sequences_criteria
 
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.attention import attend_in_blocks
-from ft_dagster.evaluation.greedy import write
+from ft_dagster.evaluation.greedy import Greedy, write
 from ft_dagster.evaluation.lora_layers import plain_lora_layers
 from ft_dagster.evaluation.packed import pack
 from ft_dagster.evaluation.scoring import ContinuationScore, ScoringRow, arrange_rows, batches, score
@@ -141,6 +141,7 @@ class TokenBatchedLM(HFLM):
         self._shares: bool | None = False if unshared else None
         self._inner = inner
         self._head = self._plain_head()
+        self._written_at_once = GENERATION_TOKENS[self._on]
         self.stop_at({self.eot_token_id})
 
     def stop_at(self, end_tokens: set[int]) -> None:
@@ -203,10 +204,12 @@ class TokenBatchedLM(HFLM):
         for waiting in groups.values():
             settings = normalize_gen_kwargs(requests[waiting[0]].args[1], self.max_gen_toks)
             while waiting:
-                rows = max(1, GENERATION_TOKENS[self._on] // lengths[waiting[0]])
+                greedy = is_greedy(settings)
+                tokens = self._written_at_once if greedy else GENERATION_TOKENS[self._on]
+                rows = max(1, tokens // lengths[waiting[0]])
                 numbers, waiting[:rows] = waiting[:rows], []
                 batch = [requests[number] for number in numbers]
-                if is_greedy(settings):
+                if greedy:
                     found = self._write([request.args[0] for request in batch], **settings)
                 else:
                     found = super().generate_until(batch, disable_tqdm=True)
@@ -229,15 +232,28 @@ class TokenBatchedLM(HFLM):
             self.tok_batch_encode([prompt], left_truncate_len=room, truncation=self.truncation)[0][0].tolist()
             for prompt in prompts
         ]
+        answers = self.write(ids, new_tokens=max_gen_toks, ends=self._ends, stops=stops)
+        return [postprocess_generated_text(self.tok_decode(each.tokens), stops, None) for each in answers]
+
+    def write(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        new_tokens: int,
+        ends: Collection[int],
+        stops: Sequence[str] = (),
+    ) -> list[Greedy]:
+        """Greedy answers to prompts in tokens, up to and with a token of `ends` or a word of `stops`."""
         # A stop word's own tokens and two more: it may come in others than alone (as in lm-eval).
-        reach = max(len(self.tokenizer.encode(stop, add_special_tokens=False)) for stop in stops) + 2
+        sizes = [len(self.tokenizer.encode(stop, add_special_tokens=False)) for stop in stops]
+        reach = max(sizes, default=0) + 2
 
         def stopped(tokens: list[int]) -> bool:
             said = self.tok_decode(tokens[-reach:], skip_special_tokens=False)
             return any(stop in said for stop in stops)
 
-        answers = write(self.model, ids, new_tokens=max_gen_toks, ends=self._ends, stopped=stopped)
-        return [postprocess_generated_text(self.tok_decode(each.tokens), stops, None) for each in answers]
+        over = stopped if stops else None
+        return write(self.model, prompts, new_tokens=new_tokens, ends=ends, stopped=over)
 
     def _model_generate(self, context: Any, max_length: int, stop: list[str], **settings: Any) -> Any:
         if not self._virtual:
