@@ -124,13 +124,18 @@ def _answering(request: EvaluationRequest, model: Any, tokenizer: Any) -> Iterat
         return
     from ft_dagster.evaluation.vllm_model import answered_by_vllm
 
-    base, tuned = request.model.base.folder, request.model.tuned
-    weights = None if tuned is None else tuned.folder
-    with answered_by_vllm(request.vllm, model, tokenizer, base=base, tuned=weights, dtype=request.dtype) as (
-        lm,
-        version_of_vllm,
-    ):
-        yield lm, f"vllm {version_of_vllm}"
+    tuned = request.model.tuned
+    by_vllm = answered_by_vllm(
+        request.vllm,
+        model,
+        tokenizer,
+        base=request.model.base.folder,
+        tuned=None if tuned is None else tuned.folder,
+        dtype=request.dtype,
+        scratch=request.output / FOLDER / "vllm",
+    )
+    with by_vllm as (lm, said):
+        yield lm, f"vllm {said}"
 
 
 def _ask_everything(request: EvaluationRequest, lm: Any, declared: Sequence[AskedTask]) -> int:

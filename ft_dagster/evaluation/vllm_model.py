@@ -33,9 +33,13 @@ OWN_BYTES = 8e9
 
 
 class Worker:
-    """vLLM in a process of its own. Raises UserError once that has ended."""
+    """vLLM in a process of its own, with a new folder `scratch` for its temporary files. Raises UserError
+    once it has ended.
+    """
 
-    def __init__(self, python: Path, base: Path, tuned: Path | None, *, dtype: str, device: str) -> None:
+    def __init__(
+        self, python: Path, base: Path, tuned: Path | None, *, dtype: str, device: str, scratch: Path
+    ) -> None:
         whole = base if tuned is None or kind_of(tuned) == "adapter" else tuned
         adapter = None if tuned in (None, whole) else tuned
         given: dict[str, Any] = {"model": str(whole), "dtype": dtype, "adapter": None}
@@ -43,13 +47,14 @@ class Worker:
         if adapter is not None:
             given |= {"adapter": str(adapter), "max_lora_rank": _rank_to_load(adapter)}
         held = [number for folder in {whole, adapter or whole} for number in descriptors_below(folder)]
+        scratch.mkdir()
         try:
             self._process = subprocess.Popen(
                 [python, "-I", vllm_worker.__file__],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                env={**os.environ, "HF_HUB_OFFLINE": "1"},
+                env={**os.environ, "HF_HUB_OFFLINE": "1", "TMPDIR": str(scratch)},
                 pass_fds=held,  # the files are read through the very descriptors that were hashed
             )
         except OSError as error:
@@ -141,12 +146,19 @@ class VllmLM(TokenBatchedLM):
 
 @contextmanager
 def answered_by_vllm(
-    python: Path, model: Any, tokenizer: Any, *, base: Path, tuned: Path | None, dtype: str
+    python: Path,
+    model: Any,
+    tokenizer: Any,
+    *,
+    base: Path,
+    tuned: Path | None,
+    dtype: str,
+    scratch: Path,
 ) -> Iterator[tuple[VllmLM, str]]:
     """What asks vLLM for the answers of a loaded model, and vLLM's version. Raises UserError where that does
     not start, or where an adapter does not act.
     """
-    worker = Worker(python, base, tuned, dtype=dtype, device=model.device.type)
+    worker = Worker(python, base, tuned, dtype=dtype, device=model.device.type, scratch=scratch)
     try:
         if tuned is not None and kind_of(tuned) == "adapter":
             _check_adapter(worker, model, tokenizer)

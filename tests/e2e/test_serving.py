@@ -207,7 +207,13 @@ def test_an_adapter_that_acts_otherwise_in_vllm_is_refused(
     (other / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 2 * config["lora_alpha"]}))
     model, tokenizer = load_model(judged / "base", judged / "lora", device="cpu", dtype="float32")
     judging = answered_by_vllm(
-        vllm.with_name("python"), model, tokenizer, base=judged / "base", tuned=other, dtype="float32"
+        vllm.with_name("python"),
+        model,
+        tokenizer,
+        base=judged / "base",
+        tuned=other,
+        dtype="float32",
+        scratch=tmp_path / "scratch",
     )
     with pytest.raises(UserError, match="does not act in vLLM as in transformers"), judging:
         pass

@@ -17,6 +17,7 @@ from ft_dagster.evaluation.vllm_model import Worker, refuse_idle
 from ft_dagster.provenance.held import HeldFiles, descriptors_below
 from tests.evaluation.payloads import make_payload
 
+HOW = {"dtype": "float32", "device": "cpu"}
 BASE, TUNED = [-1.0, -2.0, -0.5, -3.0], [-0.5, -2.5, -0.4, -1.0]
 
 
@@ -46,9 +47,11 @@ def test_a_change_below_what_the_engines_differ_by_has_to_be_one_at_all() -> Non
 
 
 @pytest.mark.parametrize("python", [Path(sys.executable), Path("/nowhere/bin/python")])
-def test_an_environment_without_vllm_is_one_error(tiny_model_folder: Path, python: Path) -> None:
+def test_an_environment_without_vllm_is_one_error(
+    tiny_model_folder: Path, tmp_path: Path, python: Path
+) -> None:
     with pytest.raises(UserError, match=r"vLLM (ended before it answered|does not start)") as error:
-        Worker(python, tiny_model_folder, None, dtype="float32", device="cpu")
+        Worker(python, tiny_model_folder, None, **HOW, scratch=tmp_path / "scratch")
     assert error.value.field == "evaluation.engine"
 
 
@@ -58,14 +61,14 @@ def test_an_adapter_that_vllm_does_not_load_is_refused(
 ) -> None:
     adapter = make_payload(kind, tiny_model_folder, tmp_path / kind)
     with pytest.raises(UserError, match=why):
-        Worker(Path(sys.executable), tiny_model_folder, adapter, dtype="float32", device="cpu")
+        Worker(Path(sys.executable), tiny_model_folder, adapter, **HOW, scratch=tmp_path / "scratch")
 
 
 def test_an_adapter_on_a_quantized_base_is_refused(tiny_model_folder: Path, tmp_path: Path) -> None:
     adapter = make_payload("lora", tiny_model_folder, tmp_path / "adapter")
     write_quantization(adapter, "nf4")
     with pytest.raises(UserError, match="quantized base"):
-        Worker(Path(sys.executable), tiny_model_folder, adapter, dtype="float32", device="cpu")
+        Worker(Path(sys.executable), tiny_model_folder, adapter, **HOW, scratch=tmp_path / "scratch")
 
 
 def test_another_program_reads_held_files_through_the_descriptors_that_were_hashed(tmp_path: Path) -> None:
