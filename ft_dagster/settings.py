@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
@@ -119,12 +120,22 @@ class AllowedSources(Part):
         return self
 
 
-class AllowedCode(Part):
-    """What an evaluation may run beside lm-eval's own tasks."""
+class EvaluationSettings(Part):
+    """What an evaluation may run beside lm-eval's own tasks, and what answers its questions."""
 
     functions: tuple[str, ...] = Field(
         (),
         description="Python files (from the project) and modules whose functions a task YAML may name",
+    )
+    engine: Literal["auto", "transformers", "vllm"] = Field(
+        "auto",
+        description="What writes the answers that are judged; auto: vLLM on a GPU where it is installed and "
+        "can, else transformers",
+    )
+    vllm: Path | None = Field(
+        None,
+        description="The Python of the environment that vLLM is installed in, from the project; null: the "
+        "one that runs the steps",
     )
 
 
@@ -359,7 +370,7 @@ class Settings(BaseSettings):
         "reference@revision: `audit model` holds what was trained on it against that",
     )
     sources: AllowedSources = AllowedSources()
-    evaluation: AllowedCode = AllowedCode()
+    evaluation: EvaluationSettings = EvaluationSettings()
     fleet: FleetSettings = FleetSettings()
     notifications: NotificationSettings = NotificationSettings()
     registry: RegistrySettings = RegistrySettings()
@@ -433,6 +444,12 @@ class Settings(BaseSettings):
         if self.storage_usd_per_gb_month is None and "://" in self.store:
             return STORAGE_USD_PER_GB_MONTH
         return self.storage_usd_per_gb_month
+
+    @property
+    def vllm_python(self) -> Path:
+        """The Python that has vLLM, where any has. A link stays one: by it Python finds its environment."""
+        named = self.evaluation.vllm
+        return Path(sys.executable) if named is None else self.project / expanded(str(named))
 
     @property
     def work_folder(self) -> Path:

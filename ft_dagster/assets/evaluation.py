@@ -30,7 +30,7 @@ def _base_evaluation(workspace: Workspace, artifact: Artifact) -> Page:
     shown = {"scores": table(["task", "metric", "base", "questions"], rows)}
     first = {s["task"]: s["value"] for s in reversed(scores) if is_share(s["metric"], [s["value"]])}
     parts = [Bar(task, value, percent(value)) for task, value in first.items()]
-    entries = {**shown, **_label_table(workspace, artifact)}
+    entries = {**shown, **_label_table(workspace, artifact), **_engine(artifact)}
     return Page(base_scores_summary(scores), entries, fitting(bars, parts, "the first score of each task"))
 
 
@@ -48,10 +48,17 @@ def _evaluation(workspace: Workspace, artifact: Artifact) -> Page:
         "every_score": table(["task", "metric", "base", "tuned"], _both_scores(workspace, before, artifact)),
         **_label_table(workspace, artifact),
         "questions": artifact.figures["questions"],
+        **_engine(artifact),
         **{f"{rule.task} {rule.metric}": float(f"{rule.tuned:.4g}") for rule in measured(rules)},
     }
     summary = evaluation_summary(verdict, found, workspace.spec.evaluation.limit)
     return Page(summary, entries, fitting(intervals, measured(rules), "changes with their intervals"))
+
+
+def _engine(artifact: Artifact) -> dict[str, str]:
+    """What wrote the answers, and why it is no other where it might be; of older evaluations nothing."""
+    names = ("engine", "engine_reason")
+    return {name: artifact.figures[name] for name in names if name in artifact.figures}
 
 
 def _both_scores(workspace: Workspace, before: Artifact, after: Artifact) -> list[list[Any]]:

@@ -202,7 +202,7 @@ def lay_out(audit: Audit, recorded: Recorded, folder: Path) -> CleanProject:
     tenant, _, _ = recorded.variant.partition(".")
     (folder / "tenants" / tenant).mkdir(parents=True)
     settings = audit.settings
-    _write(folder / FILE, _settings(settings))
+    _write(folder / FILE, _settings(settings, by_vllm=_judged_by_vllm(audit, recorded)))
     _write_policy(audit, recorded.model, folder)
     _copy(settings.project / CARDS, folder / CARDS)
     asked = _task_files(settings, tenant, recorded.content["spec"])
@@ -222,12 +222,21 @@ def lay_out(audit: Audit, recorded: Recorded, folder: Path) -> CleanProject:
     return project
 
 
-def _settings(settings: Settings) -> dict[str, Any]:
+def _judged_by_vllm(audit: Audit, recorded: Recorded) -> bool:
+    judged = recorded.judged.get(EVALUATION)
+    return judged is not None and audit.artifact(judged).spec.get("engine.name") == "vllm"
+
+
+def _settings(settings: Settings, *, by_vllm: bool) -> dict[str, Any]:
     """What this host lends, and what declarations may read and run, as the project says; all else as built
-    in, with nothing shared but the leases.
+    in, with nothing shared but the leases. The code that made a model may know no engine but transformers.
     """
     said = settings.model_dump(mode="json", exclude_unset=True, include={"host", "sources", "evaluation"})
-    host = {**said.get("host", {}), "warm_start": "off"}
+    host, evaluation = {**said.get("host", {}), "warm_start": "off"}, said.get("evaluation", {})
+    for name in ("engine", "vllm"):
+        evaluation.pop(name, None)
+    if by_vllm:
+        evaluation |= {"engine": settings.evaluation.engine, "vllm": str(settings.vllm_python)}
     return {"store": "store", "work": "work", "keys": "keys", **said, "host": host}
 
 

@@ -30,13 +30,14 @@ Over = Callable[[list[int]], bool]
 
 class Row(NamedTuple):
     """A prompt in token ids, and where its answer ends: after `new_tokens`, with a token of `ends`, or where
-    `stopped` says so of its tokens.
+    `stopped` says so of its tokens, for one of the words `stops`.
     """
 
     prompt: Sequence[int]
     new_tokens: int
     ends: Collection[int]
     stopped: Over | None = None
+    stops: tuple[str, ...] = ()
 
     def is_over(self, answer: list[int]) -> bool:
         if len(answer) >= self.new_tokens or answer[-1] in self.ends:

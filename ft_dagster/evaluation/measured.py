@@ -36,6 +36,7 @@ class Measured:
     num_fewshot: int | None
     device: str
     dtype: str
+    engine: str
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -112,6 +113,7 @@ def _measured(
         num_fewshot=request.num_fewshot,
         device=request.device,
         dtype=request.dtype,
+        engine="transformers" if request.vllm is None else "vllm",
     )
 
 

@@ -228,13 +228,18 @@ class TokenBatchedLM(HFLM):
     def _write(self, rows: Sequence[Row]) -> list[Greedy]:
         """The answers to rows, and to those beside them, which are kept."""
         every = [*rows, *self.beside]
-        self.beside, found = [], dict[int, Greedy]()
-        for some in batches_of(every, GENERATION_TOKENS[self._on]):
-            found.update(zip(some, write(self.model, [every[place] for place in some]), strict=True))
-            self.on_progress(len(found) / len(every))
-        answers = [found[place] for place in range(len(every))]
+        self.beside = []
+        answers = self.write(every)
         self._written_beside += answers[len(rows) :]
         return answers[: len(rows)]
+
+    def write(self, rows: Sequence[Row]) -> list[Greedy]:
+        """The answers to rows, in as few batches as the memory allows."""
+        found: dict[int, Greedy] = {}
+        for some in batches_of(rows, GENERATION_TOKENS[self._on]):
+            found.update(zip(some, write(self.model, [rows[place] for place in some]), strict=True))
+            self.on_progress(len(found) / len(rows))
+        return [found[place] for place in range(len(rows))]
 
     def _stops(self, until: list[str]) -> list[str]:
         """The words that end an answer, which leaves them out."""
@@ -257,7 +262,7 @@ class TokenBatchedLM(HFLM):
             said = self.tok_decode(tokens[-reach:], skip_special_tokens=False)
             return any(stop in said for stop in stops)
 
-        return Row(ids.tolist(), new_tokens, self._ends, stopped)
+        return Row(ids.tolist(), new_tokens, self._ends, stopped, tuple(stops))
 
     def _model_generate(self, context: Any, max_length: int, stop: list[str], **settings: Any) -> Any:
         if not self._virtual:

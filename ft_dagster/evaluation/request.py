@@ -88,16 +88,17 @@ class EvaluationRequest(_EvaluationPart):
     """One evaluation. `task` and `general` are lm-eval names or YAML files, relative to `project`; `digests`
     has the digest of each, as frozen with the declaration.
 
-    `limit`: questions drawn per task by `seed`; null: all; auto: batch after batch (`looks`), until `until`
-    ends a task. `general_holdout`: a parquet of held-out texts. `general_prompts`: whether to look for
-    degeneration. `declared_in`: the variant's file, for errors. `roots`: what the tasks' files may reach;
-    null: all.
+    `vllm`: the Python of an environment whose vLLM answers; null: transformers do. `limit`: questions drawn
+    per task by `seed`; null: all; auto: batch after batch (`looks`), until `until` ends a task.
+    `general_holdout`: a parquet of held-out texts. `general_prompts`: whether to look for degeneration.
+    `declared_in`: the variant's file, for errors. `roots`: what the tasks' files may reach; null: all.
     """
 
     schema_version: Literal[1]
     model: JudgedModel
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    vllm: Path | None = None
     task: tuple[str, ...] = ()
     general: tuple[str, ...] = ()
     digests: dict[str, Sha256] = {}

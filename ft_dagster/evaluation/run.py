@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from typing import Any
 
 from ft_dagster.errors import UserError
@@ -95,22 +97,59 @@ def evaluate(request: EvaluationRequest, entries: dict[Role, tuple[TaskEntry, ..
     if not declared and not _asks_the_model(request):
         _write(request, [], [], [])
         return {"questions": 0, "seconds": 0.0}
-    from ft_dagster.evaluation.model import TokenBatchedLM, load_judged
-    from ft_dagster.evaluation.test_split_task import end_tokens
+    from ft_dagster.evaluation.model import load_judged
 
     base, tuned = request.model.base.folder, request.model.tuned
     weights = None if tuned is None else tuned.folder
     model, tokenizer, difference = load_judged(base, weights, device=request.device, dtype=request.dtype)
-    lm = TokenBatchedLM(model, tokenizer)
+    with _answering(request, model, tokenizer) as (lm, engine):
+        loaded = time.monotonic()
+        questions = _ask_everything(request, lm, declared)
+    figures = {
+        "questions": questions,
+        "seconds": round(time.monotonic() - loaded, 3),
+        "load_seconds": round(loaded - started, 3),
+        "engine": engine,
+    }
+    return figures if difference is None else {**figures, "tuned_logit_difference": difference}
+
+
+@contextmanager
+def _answering(request: EvaluationRequest, model: Any, tokenizer: Any) -> Iterator[tuple[Any, str]]:
+    """What answers for a loaded model, and its name with its version."""
+    if request.vllm is None:
+        from ft_dagster.evaluation.model import TokenBatchedLM
+
+        yield TokenBatchedLM(model, tokenizer), f"transformers {version('transformers')}"
+        return
+    from ft_dagster.evaluation.vllm_model import answered_by_vllm
+
+    tuned = request.model.tuned
+    by_vllm = answered_by_vllm(
+        request.vllm,
+        model,
+        tokenizer,
+        base=request.model.base.folder,
+        tuned=None if tuned is None else tuned.folder,
+        dtype=request.dtype,
+        scratch=request.output / FOLDER / "vllm",
+    )
+    with by_vllm as (lm, said):
+        yield lm, f"vllm {said}"
+
+
+def _ask_everything(request: EvaluationRequest, lm: Any, declared: Sequence[AskedTask]) -> int:
+    """Write payload and evidence, and return how many questions were asked."""
+    from ft_dagster.evaluation.test_split_task import end_tokens
+
     own = _own(request, lm)
-    lm.stop_at(end_tokens([part for asked in own for part in asked.parts.values()], tokenizer))
-    loaded = time.monotonic()
+    lm.stop_at(end_tokens([part for asked in own for part in asked.parts.values()], lm.tokenizer))
     own += _probes(request, lm)
     prompts = len(PROMPTS) if request.general_prompts else 0
     questions = sum(each.questions for each in (*own, *declared))
     progress = EvaluationProgress(request.output, prompts + questions)
     if request.general_prompts:
-        lm.beside = rows_to_ask(tokenizer)
+        lm.beside = rows_to_ask(lm.tokenizer)
     samples: list[Sample] = []
     answers: list[Answer] = []
     labels: list[tuple[str, str]] = []
@@ -122,17 +161,12 @@ def evaluate(request: EvaluationRequest, entries: dict[Role, tuple[TaskEntry, ..
         labels += _labels(request, found)
     if request.general_prompts:
         progress.start(GENERAL_PROMPTS, prompts)
-        found = as_samples(answered(tokenizer, lm.written_beside()))
+        found = as_samples(answered(lm.tokenizer, lm.written_beside()))
         samples += [sample for rows, _ in found for sample in rows]
         answers += [answer for _, answer in found]
     progress.end()
     _write(request, samples, answers, labels)
-    figures = {
-        "questions": progress.total,
-        "seconds": round(time.monotonic() - loaded, 3),
-        "load_seconds": round(loaded - started, 3),
-    }
-    return figures if difference is None else {**figures, "tuned_logit_difference": difference}
+    return progress.total
 
 
 def _groups(

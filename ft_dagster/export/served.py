@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ft_dagster.data.quantize import quantization_of
+from ft_dagster.evaluation.loaded_by_vllm import not_loaded, rank_of
 from ft_dagster.evaluation.verdict_words import verdict_sentence
 from ft_dagster.export.catalogue import ReleasedAdapter
-from ft_dagster.export.vllm import not_loaded, rank_of, serve_command
+from ft_dagster.export.vllm import serve_command
 from ft_dagster.lineage.ancestors import find_digest
 from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import export_of, production

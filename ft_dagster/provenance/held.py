@@ -165,6 +165,12 @@ def held_files(folder: Path) -> Iterator[HeldFiles]:
         held.close()
 
 
+def descriptors_below(folder: Path) -> list[int]:
+    """The open files that the links below a folder lead to: a program that is given them reads the same."""
+    links = (Path(os.readlink(link)) for link in folder.rglob("*") if link.is_symlink())
+    return [int(link.name) for link in links if link.parent == _DESCRIPTORS]
+
+
 def _settled(descriptor: int, file: Path) -> Stamp:
     """Its stamp, once every later write to it, through a memory map too, moves its times.
 

@@ -27,6 +27,7 @@ from ft_dagster.provenance.digest import sha256_json
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.variant import GatesSpec
+from ft_dagster.stages.engine import Engine
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import File, key_parts
 from ft_dagster.stages.view import View
@@ -43,7 +44,7 @@ TASK = (
 )
 GENERAL = ("evaluation.general",)
 FIELDS = (*QUESTIONS, *TASK, *GENERAL, "evaluation.database")
-READS = ("declaration", "base_model", "task_dataset", "training_mixture")
+READS = ("declaration", "base_model", "task_dataset", "training_mixture", "training_plan")
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ class ModelQuestions:
     tuned: TunedWeights | None
     device: str
     dtype: Dtype
+    engine: Engine
     task: OwnTask | None = None
     general: General | None = None
     decides: Decides | None = None
@@ -137,7 +139,8 @@ class ModelQuestions:
         """
         figures = hands.run("evaluation", attempt, lambda output: self.request(hands, output), into=into)
         check_measured(figures, expected_of(self.request(hands, attempt.folder)).to_json())
-        return figures
+        reason = self.engine.reason
+        return figures if reason is None else {**figures, "engine_reason": reason}
 
     def request(self, hands: Hands, output: Path) -> EvaluationRequest:
         """The evaluation program's run.json."""
@@ -151,6 +154,7 @@ class ModelQuestions:
                 "model": JudgedModel(base=self.base, tuned=self.tuned),
                 "device": self.device,
                 "dtype": self.dtype,
+                "vllm": self.engine.python,
                 "digests": {
                     **({} if task is None else task.tasks), **({} if general is None else general.tasks)
                 },

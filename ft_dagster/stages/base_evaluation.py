@@ -13,6 +13,7 @@ from ft_dagster.evaluation.gates import check_metrics
 from ft_dagster.evaluation.samples import read_aggregates, read_samples, write_samples, write_scores
 from ft_dagster.stages import asked
 from ft_dagster.stages.asked import ModelQuestions, scores_in
+from ft_dagster.stages.engine import Engine
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.models import base_of
 from ft_dagster.stages.stage import Owner, Stage
@@ -23,21 +24,24 @@ from ft_dagster.store import SHARED, Artifact, Attempt
 
 @dataclass(frozen=True)
 class GeneralScoresInputs:
-    """`device`, `dtype`: what the model is asked on and in."""
+    """`device`, `dtype`, `engine`: what the model is asked on, in and by."""
 
     base_model: Artifact
     general: asked.General
     device: str
     dtype: Dtype
+    engine: Engine
 
 
 def general_inputs(view: View) -> GeneralScoresInputs:
-    return GeneralScoresInputs(view.upstream("base_model"), asked.general(view), view.device, view.dtype)
+    return GeneralScoresInputs(
+        view.upstream("base_model"), asked.general(view), view.device, view.dtype, view.engine
+    )
 
 
 def build_general(inputs: GeneralScoresInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     base = base_of(inputs.base_model, hands)
-    question = ModelQuestions(base, None, inputs.device, inputs.dtype, general=inputs.general)
+    question = ModelQuestions(base, None, inputs.device, inputs.dtype, inputs.engine, general=inputs.general)
     figures = question.ask(hands, attempt)
     return {**figures, "scores": scores_in(attempt.payload)}
 
@@ -54,18 +58,20 @@ class BaseEvaluationInputs:
     task: asked.OwnTask
     device: str
     dtype: Dtype
+    engine: Engine
 
 
 def inputs(view: View) -> BaseEvaluationInputs:
     task = asked.own_task(view)
     return BaseEvaluationInputs(
-        view.upstream("base_model"), view.made(GENERAL_SCORES), task, view.device, view.dtype
+        view.upstream("base_model"), view.made(GENERAL_SCORES), task, view.device, view.dtype, view.engine
     )
 
 
 def build(inputs: BaseEvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     base = base_of(inputs.base_model, hands)
-    figures = ModelQuestions(base, None, inputs.device, inputs.dtype, task=inputs.task).ask(hands, attempt)
+    question = ModelQuestions(base, None, inputs.device, inputs.dtype, inputs.engine, task=inputs.task)
+    figures = question.ask(hands, attempt)
     payload = attempt.payload
     samples = read_samples(hands.payload(inputs.general_scores)) + read_samples(payload)
     write_samples(samples, payload)

@@ -15,6 +15,7 @@ from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stages import asked, production_evaluation
 from ft_dagster.stages.asked import Decides, ModelQuestions, questions_digest, scores_in
+from ft_dagster.stages.engine import Engine
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.models import base_of, weights_of
 from ft_dagster.stages.stage import Stage
@@ -34,6 +35,7 @@ class CandidateInputs:
     general: asked.General
     device: str
     dtype: Dtype
+    engine: Engine
     tries: int
 
 
@@ -48,6 +50,7 @@ def inputs(view: View) -> CandidateInputs:
         general,
         view.device,
         view.dtype,
+        view.engine,
         try_of(view.store, view.key.prefix, tuned.digest, questions_digest(task, general)),
     )
 
@@ -57,7 +60,7 @@ def build(inputs: CandidateInputs, hands: Hands, attempt: Attempt) -> dict[str, 
     base, weights = base_of(inputs.base_model, hands), weights_of(inputs.fine_tuned_model, hands)
     decides = Decides(inputs.production_evaluation, inputs.spec.gates, inputs.tries, production=True)
     question = ModelQuestions(
-        base, weights, inputs.device, inputs.dtype, inputs.task, inputs.general, decides
+        base, weights, inputs.device, inputs.dtype, inputs.engine, inputs.task, inputs.general, decides
     )
     return {**question.ask(hands, attempt), "scores": scores_in(attempt.payload)}
 

@@ -21,6 +21,7 @@ from ft_dagster.spec.policy import Policy
 from ft_dagster.spec.variant import EvaluationSpec
 from ft_dagster.stages import asked, base_evaluation
 from ft_dagster.stages.asked import Decides, ModelQuestions, questions_digest, scores_in
+from ft_dagster.stages.engine import Engine
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.held_out import refuse_trained_on
 from ft_dagster.stages.inputs import Digest, recorded
@@ -52,6 +53,7 @@ class EvaluationInputs:
     general: asked.General
     device: str
     dtype: Dtype
+    engine: Engine
     tries: int
     policy: Policy = recorded()
 
@@ -68,6 +70,7 @@ def inputs(view: View) -> EvaluationInputs:
         general,
         view.device,
         view.dtype,
+        view.engine,
         try_of(view.store, view.key.prefix, tuned.digest, questions_digest(task, general)),
         view.policy,
     )
@@ -78,7 +81,7 @@ def build(inputs: EvaluationInputs, hands: Hands, attempt: Attempt) -> dict[str,
     base, weights = base_of(inputs.base_model, hands), weights_of(inputs.fine_tuned_model, hands)
     decides = Decides(inputs.base_evaluation, inputs.spec.gates, inputs.tries)
     question = ModelQuestions(
-        base, weights, inputs.device, inputs.dtype, inputs.task, inputs.general, decides
+        base, weights, inputs.device, inputs.dtype, inputs.engine, inputs.task, inputs.general, decides
     )
     figures = question.ask(hands, attempt)
     before, how = hands.payload(inputs.base_evaluation), inputs.task.spec.evaluation

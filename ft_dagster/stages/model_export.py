@@ -24,6 +24,7 @@ from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stages import asked
 from ft_dagster.stages.asked import Decides, ModelQuestions, check_measured
+from ft_dagster.stages.engine import Engine
 from ft_dagster.stages.evaluation import JUDGED, verdict_on
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import recorded
@@ -59,6 +60,7 @@ class ExportInputs:
     general: asked.General
     device: str
     dtype: Dtype
+    engine: Engine
     corpus: str | None = recorded(default=None)
 
 
@@ -84,6 +86,7 @@ def inputs(view: View) -> ExportInputs:
         asked.general(view),
         view.device,
         view.dtype,
+        view.engine,
         mixture.inputs.get("general_corpus") if mixture.digest == tuned.inputs["training_mixture"] else None,
     )
 
@@ -167,7 +170,9 @@ def _judge_itself(inputs: ExportInputs, hands: Hands, attempt: Attempt) -> None:
     folder, base = attempt.evidence / OWN, base_of(inputs.base_model, hands)
     merged = TunedWeights(folder=attempt.payload, digest=payload_digest(hash_folder(attempt.payload)))
     decides = Decides(inputs.base_evaluation, inputs.judged_by.gates, tries_of(inputs.evaluation))
-    question = ModelQuestions(base, merged, inputs.device, inputs.dtype, inputs.task, inputs.general, decides)
+    question = ModelQuestions(
+        base, merged, inputs.device, inputs.dtype, inputs.engine, inputs.task, inputs.general, decides
+    )
     question.ask(hands, attempt, into=folder)
     verdict = _verdict(inputs, hands, folder / "payload")
     if not verdict.passed:

@@ -15,6 +15,7 @@ from ft_dagster.lineage.entry import ReleaseEntry
 from ft_dagster.lineage.release import production
 from ft_dagster.stages import asked
 from ft_dagster.stages.asked import ModelQuestions, scores_in
+from ft_dagster.stages.engine import Engine
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.models import base_of, weights_of
 from ft_dagster.stages.stage import Stage
@@ -37,6 +38,7 @@ class ProductionInputs:
     general: asked.General
     device: str
     dtype: Dtype
+    engine: Engine
 
 
 def inputs(view: View) -> ProductionInputs:
@@ -46,7 +48,7 @@ def inputs(view: View) -> ProductionInputs:
     base, tuned = in_production(view, entry)
     # What it repeats of today's training rows is no question of its own.
     task = replace(asked.own_task(view), train=None)
-    return ProductionInputs(base, tuned, task, asked.general(view), view.device, view.dtype)
+    return ProductionInputs(base, tuned, task, asked.general(view), view.device, view.dtype, view.engine)
 
 
 def in_production(desk: Desk, entry: ReleaseEntry) -> tuple[Artifact, Artifact]:
@@ -75,7 +77,9 @@ def in_production(desk: Desk, entry: ReleaseEntry) -> tuple[Artifact, Artifact]:
 def build(inputs: ProductionInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
     hands.say("the version in production is asked today's questions")
     base, weights = base_of(inputs.base_model, hands), weights_of(inputs.fine_tuned_model, hands)
-    question = ModelQuestions(base, weights, inputs.device, inputs.dtype, inputs.task, inputs.general)
+    question = ModelQuestions(
+        base, weights, inputs.device, inputs.dtype, inputs.engine, inputs.task, inputs.general
+    )
     return {**question.ask(hands, attempt), "scores": scores_in(attempt.payload)}
 
 

@@ -16,6 +16,7 @@ from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.lineage.reachable import PRODUCTION
 from ft_dagster.stages import base_evaluation, evaluation
 from ft_dagster.stages.declaration import freeze_tasks
+from ft_dagster.stages.engine import TRANSFORMERS, Engine
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.workspace import Workspace, refuse_experiment
 from ft_dagster.store import Artifact, find_artifact
@@ -28,7 +29,7 @@ _EVALUATION, _BEFORE = evaluation.STAGE.name, base_evaluation.STAGE.name
 @dataclass(frozen=True)
 class Today(Workspace):
     """It makes what a release is held against production by; any other artifact that is demanded has to be
-    in the store. Device and arithmetic are those of the newest evaluation, wherever it ran.
+    in the store. Device, arithmetic and engine are those of the newest evaluation, wherever it ran.
     """
 
     @cached_property
@@ -49,6 +50,11 @@ class Today(Workspace):
     def dtype(self) -> Dtype:
         said = self._newest.get("dtype")
         return next((known for known in get_args(Dtype) if known == said), super().dtype)
+
+    @property
+    def engine(self) -> Engine:
+        vllm = self._newest.get("engine.name") == "vllm"
+        return Engine("vllm", self.settings.vllm_python) if vllm else TRANSFORMERS
 
     def upstream(self, stage: str) -> Artifact:
         return self.find(base_evaluation.STAGE) if stage == _BEFORE else super().upstream(stage)

@@ -25,6 +25,7 @@ from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.formats import export_problem
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.stages import prior, probe, version_before
+from ft_dagster.stages.engine import refuse_absent
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import Digest, recorded
 from ft_dagster.stages.judged_on import refuse_unheld
@@ -96,6 +97,7 @@ def build(inputs: PlanInputs, hands: Hands, attempt: Attempt) -> dict[str, Any]:
 
 def refuse(workspace: Workspace) -> None:
     """Raises UserError where what is asked for can never be had here, or no gate could pass."""
+    refuse_absent(workspace.settings, workspace.device)
     refuse_few_questions(workspace)
     with named_in(workspace.declared_in):
         refuse_lacking(workspace.settings, workspace.leases, workspace.key, workspace.spec)

@@ -15,6 +15,7 @@ from ft_dagster.spec import Declared, VariantKey, VariantSpec
 from ft_dagster.spec.narrow import narrowed
 from ft_dagster.spec.policy import Policy
 from ft_dagster.stages.corpora import find_corpus
+from ft_dagster.stages.engine import Engine
 from ft_dagster.stages.stage import Stage
 from ft_dagster.store import Artifact, Store
 
@@ -78,6 +79,11 @@ class View:
     @property
     def dtype(self) -> Dtype:
         return self._workspace.dtype
+
+    @property
+    def engine(self) -> Engine:
+        self._listed("training_plan")
+        return self._workspace.engine
 
     @property
     def trains_on(self) -> Inventory:

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel
 
-from ft_dagster.data.derived import base_files, base_folder
+from ft_dagster.data.derived import base_files, base_folder, new_token_ids_of
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import Dtype, judging_dtype
 from ft_dagster.launch.choice import LOCAL, TRAINING, ask_of, inventory_to_train_on, launcher_of
@@ -31,6 +31,7 @@ from ft_dagster.roots import Roots
 from ft_dagster.settings import Settings
 from ft_dagster.spec import Declared, VariantKey, VariantSpec, load_variant
 from ft_dagster.spec.overrides import refuse_fixed, with_overrides
+from ft_dagster.stages.engine import TRANSFORMERS, Engine, may_be_vllm, not_by_vllm, without_room
 from ft_dagster.stages.hands import Hands
 from ft_dagster.stages.inputs import key_parts
 from ft_dagster.stages.judged_on import ask_to_judge, judges_of
@@ -260,6 +261,23 @@ class Workspace:
     def dtype(self) -> Dtype:
         """In what arithmetic models are asked: base and tuned model are compared in one alone."""
         return judging_dtype(self.device)
+
+    @property
+    def engine(self) -> Engine:
+        """What writes the answers of base and tuned model alike. Raises UserError."""
+        if not may_be_vllm(self.settings, self.device):
+            return TRANSFORMERS
+        reason = self._not_by_vllm()
+        return Engine("vllm", self.settings.vllm_python) if reason is None else Engine(reason=reason)
+
+    def _not_by_vllm(self) -> str | None:
+        if self.spec.resources.sharing == "shared":
+            return "the device is shared, and vLLM takes what is free of it"
+        base, method = self.upstream("base_model"), self.upstream("training_plan").figures["method"]
+        new_tokens = bool(new_token_ids_of(self.store, base, self.cache))
+        devices = [d.memory_bytes for d in self.leases.inventory.devices if d.memory_bytes is not None]
+        room = without_room(base.figures["parameters"], self.dtype, min(devices, default=None))
+        return not_by_vllm(method, new_tokens=new_tokens) or room
 
     def make(self, stage: Stage[I]) -> Artifact:
         """The stage's artifact, found under its key or built, with the head pointing at it. Raises UserError,

@@ -1,10 +1,13 @@
-"""Two tenants' adapters from one base in memory, by the files that `catalogue` writes, both asked."""
+"""Two tenants' adapters from one base in memory, by the files that `catalogue` writes, both asked; and models
+judged through vLLM.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -16,12 +19,26 @@ import pytest
 from typer.testing import CliRunner
 
 from ft_dagster.cli import app
+from ft_dagster.errors import UserError
+from ft_dagster.evaluation.__main__ import main
+from ft_dagster.evaluation.model import load_model
+from ft_dagster.evaluation.samples import read_answers, read_samples
+from ft_dagster.evaluation.vllm_model import answered_by_vllm
+from ft_dagster.settings import load_settings
+from ft_dagster.spec import VariantKey
+from ft_dagster.stages import evaluation
+from ft_dagster.stages.chain import run_chain, up_to
+from ft_dagster.stages.release import release
+from ft_dagster.stages.workspace import Workspace
 from tests.e2e.instance import free_port, running, wait_until
 from tests.e2e.project import edit, rows, write_lines, write_project
 from tests.e2e.workshop import Workshop
+from tests.evaluation.payloads import make_payload
+from tests.evaluation.questions import row, write_rows, write_run, write_task, write_texts
 
 pytestmark = pytest.mark.slow
 VLLM = os.environ.get("FT_DAGSTER_VLLM")  # the program, see vllm_environment.sh
+WRITTEN = ("test_split_task", "general_prompts")  # what is answered in words
 TENANTS = ("acme.places", "globex.places")
 QUESTION, TOKENS = rows()[0]["instruction"], 8
 ASK = """
@@ -130,6 +147,104 @@ def test_vllm_serves_two_tenants_and_each_answers_as_itself(served: Served, vllm
         assert {*TENANTS} < {model["id"] for model in listed["data"]}
         said = {key: asked_of(root, key) for key in TENANTS}
     assert said == served.alone
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
+    """A folder with a base, trained weights of two kinds beside it, and questions."""
+    folder = tmp_path_factory.mktemp("judged")
+    base = wide_base(tiny_model_folder, folder / "base")
+    for kind in ("lora", "full"):
+        make_payload(kind, base, folder / kind)
+    write_task(folder, "forms", 30)
+    write_rows(folder / "test.parquet", [row(n) for n in range(20)] + [row(n, "text") for n in range(4)])
+    write_texts(folder / "texts.parquet", 20)
+    return folder
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", [None, "lora", "full"])
+def test_models_are_judged_through_vllm_as_by_transformers(
+    judged: Path, vllm: Path, monkeypatch: pytest.MonkeyPatch, kind: str | None
+) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    tuned = None if kind is None else judged / kind
+    found, engines = [], []
+    for name, python in (("transformers", None), ("vllm", vllm.with_name("python"))):
+        run = write_run(
+            judged / f"{kind}-{name}",
+            judged / "base",
+            tuned=tuned,
+            vllm=python,
+            general=["forms.yaml"],
+            test_split_task={"test": judged / "test.parquet", "max_new_tokens": 6},
+            general_holdout=judged / "texts.parquet",
+            general_prompts=True,
+            limit=12,
+        )
+        assert main(run) == 0
+        figures = json.loads((run / "output" / "result.json").read_text("utf-8"))["figures"]
+        engines.append((figures["engine"].split()[0], figures["measured"]["engine"]))
+        found.append((read_samples(run / "output/payload"), read_answers(run / "output/evidence")))
+    assert engines == [("transformers", "transformers"), ("vllm", "vllm")]
+    (before, said_before), (after, said_after) = found
+    told = [[s for s in samples if s.metric.endswith(("loss", "acc"))] for samples in (before, after)]
+    assert told[0] == told[1]
+    assert len(told[0]) > 40
+    written = [[a.answered for a in said if a.role in WRITTEN] for said in (said_before, said_after)]
+    equal = [one == other for one, other in zip(*written, strict=True)]
+    assert sum(equal) >= 0.9 * len(equal)
+    assert len(equal) > 40
+
+
+@pytest.mark.long
+def test_an_adapter_that_acts_otherwise_in_vllm_is_refused(
+    judged: Path, vllm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    other = Path(shutil.copytree(judged / "lora", tmp_path / "other"))
+    config = json.loads((other / "adapter_config.json").read_text("utf-8"))
+    (other / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 2 * config["lora_alpha"]}))
+    model, tokenizer = load_model(judged / "base", judged / "lora", device="cpu", dtype="float32")
+    judging = answered_by_vllm(
+        vllm.with_name("python"),
+        model,
+        tokenizer,
+        base=judged / "base",
+        tuned=other,
+        dtype="float32",
+        scratch=tmp_path / "scratch",
+    )
+    with pytest.raises(UserError, match="does not act in vLLM as in transformers"), judging:
+        pass
+
+
+@pytest.mark.long
+def test_a_variant_is_judged_and_released_through_vllm_and_never_held_against_another_engine(
+    tmp_path: Path, tiny_model_folder: Path, vllm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    project = write_project(tmp_path / "project", wide_base(tiny_model_folder, tmp_path / "base"))
+    named = {"evaluation": {"engine": "vllm", "vllm": str(vllm.with_name("python"))}}
+    edit(project / "ft_dagster.yaml", lambda content: content.update(named))
+    desk = Workspace(load_settings(project), VariantKey.parse(TENANTS[0]))
+    outcome = run_chain(desk)
+    assert outcome.error is None, outcome.error
+    for name in ("base_evaluation", "evaluation"):
+        assert outcome.made[name].spec["engine.name"] == "vllm"
+        assert outcome.made[name].figures["engine"].startswith("vllm ")
+    assert release(desk).entry.production == 1
+    by_transformers = desk.settings.evaluation.model_copy(update={"engine": "transformers"})
+    settings = desk.settings.model_copy(update={"evaluation": by_transformers})
+    with pytest.raises(UserError, match="the base was asked otherwise"):
+        Workspace(settings, desk.key).make(evaluation.STAGE)
+
+    edit(project / "tenants/globex/places.yaml", lambda content: content["method"].update(use_dora=True))
+    outcome = run_chain(Workspace(desk.settings, VariantKey.parse(TENANTS[1])), up_to("base_evaluation"))
+    assert outcome.error is None, outcome.error
+    figures = outcome.made["base_evaluation"].figures
+    assert figures["engine"].startswith("transformers ")
+    assert "DoRA" in figures["engine_reason"]
 
 
 def asked_of(root: str, key: str) -> str:

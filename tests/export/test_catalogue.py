@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.loaded_by_vllm import MAX_RANKS, max_lora_rank, not_loaded
 from ft_dagster.export.catalogue import (
     INDEX_FILE,
     LOAD_FILE,
@@ -22,7 +23,7 @@ from ft_dagster.export.catalogue import (
     ReleasedAdapter,
     catalogue,
 )
-from ft_dagster.export.vllm import MAX_RANKS, max_lora_rank, not_loaded, serve_command
+from ft_dagster.export.vllm import serve_command
 
 BASE = ("acme/base-1b", "b" * 64)
 

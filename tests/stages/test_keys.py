@@ -20,6 +20,7 @@ from ft_dagster.spec.variant import UnlistedField
 from ft_dagster.stages import prior, probe, training_mixture, version_before
 from ft_dagster.stages.chain import CHAIN, ON_DEMAND
 from ft_dagster.stages.declaration import freeze
+from ft_dagster.stages.engine import Engine
 from ft_dagster.stages.inputs import RECORDED, Digest, File, key_parts
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.view import UnlistedStage, View
@@ -181,6 +182,10 @@ ELSEWHERE = {  # fields of the table's rest, and why no row of their own
     "evaluation.database": "needs kind: sql; by digest in the keys of what is asked",
     "plan.probe": "tests/stages/test_probe.py: what was tried is in the plan's key",
 }
+ENGINE = {  # of what is asked
+    "engine.python": "where vLLM is installed on this host",
+    "engine.reason": "why transformers answer, as they do whatever the reason",
+}
 RECORDED_FIELDS = {  # stage -> its inputs that enter no key, and why each may
     "declaration": {"declared": "evidence: the tenant's own text", "overrides": "evidence"},
     "base_model": {
@@ -337,7 +342,10 @@ def test_a_stage_that_is_not_listed_cannot_be_asked(stage: Stage[Any], tmp_path:
 def test_the_inputs_that_enter_no_key_are_those_of_the_list(stage: Stage[Any]) -> None:
     inputs = get_type_hints(stage.inputs)["return"]
     marked = {each.name for each in fields(inputs) if RECORDED in each.metadata}
-    assert marked == set(RECORDED_FIELDS.get(stage.name, {}))
+    if get_type_hints(inputs).get("engine") is Engine:
+        marked |= {f"engine.{each.name}" for each in fields(Engine) if RECORDED in each.metadata}
+    listed = {**RECORDED_FIELDS.get(stage.name, {}), **(ENGINE if stage.name in {*ASKED, SCORES} else {})}
+    assert marked == set(listed)
 
 
 @pytest.mark.parametrize("stage", ALL, ids=lambda stage: stage.name)
