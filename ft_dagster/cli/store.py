@@ -91,7 +91,7 @@ def du(
         out.print(f"[red]damaged[/] {escape(line)}", highlight=False, soft_wrap=True)
 
 
-class Kept(NamedTuple):
+class KeptOnHost(NamedTuple):
     """What this host keeps of a base. `name`: its kind, in --json; `used`: when a training took it last,
     seconds since 1970; `forget` removes it, and says whether it went.
     """
@@ -103,7 +103,7 @@ class Kept(NamedTuple):
     forget: Callable[[], bool]
 
 
-def _kept(settings: Settings, before: float = math.inf) -> list[Kept]:
+def _kept(settings: Settings, before: float = math.inf) -> list[KeptOnHost]:
     """All of it, or that alone which was not taken since."""
     from ft_dagster.training import kept_base
     from ft_dagster.training.watch import first_look
@@ -111,22 +111,22 @@ def _kept(settings: Settings, before: float = math.inf) -> list[Kept]:
     cache = settings.cache_folder
     looks = first_look.kept_looks(cache / first_look.FIRST_LOOKS)
     bases = kept_base.kept_bases(cache / kept_base.KEPT_BASES)
-    found = [Kept("first_looks", *look, partial(first_look.forget, look)) for look in looks]
-    found += [Kept("quantized_bases", *base, partial(kept_base.forget, base)) for base in bases]
+    found = [KeptOnHost("first_looks", *look, partial(first_look.forget, look)) for look in looks]
+    found += [KeptOnHost("quantized_bases", *base, partial(kept_base.forget, base)) for base in bases]
     return [one for one in found if one.used < before]
 
 
-def _by_name(kept: Sequence[Kept]) -> dict[str, list[Kept]]:
+def _by_name(kept: Sequence[KeptOnHost]) -> dict[str, list[KeptOnHost]]:
     return {name: [one for one in kept if one.name == name] for name in WORDS}
 
 
-def _counts(kept: Sequence[Kept]) -> dict[str, dict[str, int]]:
+def _counts(kept: Sequence[KeptOnHost]) -> dict[str, dict[str, int]]:
     """As --json has them; of a quantized base, the folder counts."""
     of = _by_name(kept).items()
     return {name: {"files": len(those), "bytes": sum(one.bytes for one in those)} for name, those in of}
 
 
-def _named(kept: Sequence[Kept]) -> str:
+def _named(kept: Sequence[KeptOnHost]) -> str:
     """Of one kind."""
     from ft_dagster.report.tables import counted
 
@@ -216,7 +216,7 @@ def _idle_runs(settings: Settings, contents: Contents, rules: Rules) -> list[Idl
 def _report(
     outcomes: Sequence[Outcome],
     runs: Sequence[tuple[IdleRun, bool]],
-    kept: Sequence[Kept],
+    kept: Sequence[KeptOnHost],
     *,
     dry_run: bool,
     as_json: bool,

@@ -13,7 +13,7 @@ from ft_dagster.evaluation.prompts import PROMPTS
 from ft_dagster.evaluation.samples import Answer, Role, Sample
 
 if TYPE_CHECKING:
-    from ft_dagster.evaluation.greedy import Greedy, Row
+    from ft_dagster.evaluation.greedy import Greedy, PromptRow
 
 GENERAL_PROMPTS = "general_prompts"
 ROLE: Role = "general_prompts"
@@ -49,7 +49,9 @@ def answer_general_prompts(
     return answered(tokenizer, write(model, rows_to_ask(tokenizer, prompts, new_tokens)), prompts)
 
 
-def rows_to_ask(tokenizer: Any, prompts: Sequence[str] = PROMPTS, new_tokens: int = NEW_TOKENS) -> list[Row]:
+def rows_to_ask(
+    tokenizer: Any, prompts: Sequence[str] = PROMPTS, new_tokens: int = NEW_TOKENS
+) -> list[PromptRow]:
     """The prompts in tokens, in the chat template where the tokenizer has one, else as questions."""
     from ft_dagster.evaluation.greedy import rows_of
 

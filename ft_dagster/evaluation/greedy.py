@@ -28,7 +28,7 @@ Prompts = Sequence[Sequence[int]]
 Over = Callable[[list[int]], bool]
 
 
-class Row(NamedTuple):
+class PromptRow(NamedTuple):
     """A prompt in token ids, and where its answer ends: after `new_tokens`, with a token of `ends`, or where
     `stopped` says so of its tokens, for one of the words `stops`.
     """
@@ -47,9 +47,9 @@ class Row(NamedTuple):
 
 def rows_of(
     prompts: Prompts, *, new_tokens: int, ends: Collection[int], stopped: Over | None = None
-) -> list[Row]:
+) -> list[PromptRow]:
     """Prompts whose answers all end alike."""
-    return [Row(prompt, new_tokens, ends, stopped) for prompt in prompts]
+    return [PromptRow(prompt, new_tokens, ends, stopped) for prompt in prompts]
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Greedy:
     chosen_from: list[Tensor] = field(default_factory=list)
 
 
-def batches_of(rows: Sequence[Row], tokens: int) -> Iterator[list[int]]:
+def batches_of(rows: Sequence[PromptRow], tokens: int) -> Iterator[list[int]]:
     """Places of rows that are written together, the longest prompts first: no more than `tokens`, answers and
     padding among them, but for a single row.
     """
@@ -118,7 +118,7 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = (memory[:, :, :end] for memory in self._memory)
 
 
-def write(model: Any, rows: Sequence[Row], *, logits: int = 0) -> list[Greedy]:
+def write(model: Any, rows: Sequence[PromptRow], *, logits: int = 0) -> list[Greedy]:
     """The answers to all rows, in one batch.
 
     `logits`: of how many of the prompts' last positions they are returned, and those of each choice. `model`
@@ -155,7 +155,7 @@ def _cache_layers(model: Any) -> list[Any] | None:
     return layers if {type(layer) for layer in layers} <= known else None
 
 
-def _write(model: Any, layers: list[Any], asked: Sequence[Row], logits: int) -> list[Greedy]:
+def _write(model: Any, layers: list[Any], asked: Sequence[PromptRow], logits: int) -> list[Greedy]:
     forward = _forward_of(model)
     read, cache, mask = _read_prompts(model, layers, asked, logits)
     answers = [
@@ -187,7 +187,7 @@ def _write(model: Any, layers: list[Any], asked: Sequence[Row], logits: int) -> 
 
 
 def _read_prompts(
-    model: Any, layers: list[Any], asked: Sequence[Row], logits: int
+    model: Any, layers: list[Any], asked: Sequence[PromptRow], logits: int
 ) -> tuple[list[Tensor], Cache, Tensor]:
     """Of each row the scores of its last positions [positions, vocabulary]; what is remembered; and its mask
     [rows, positions]. A pass for some prompts of like length; one for all where keys fall out of a window.
@@ -291,7 +291,7 @@ def _padded(prompts: Prompts, before: int, device: Any) -> tuple[Tensor, Tensor]
     return ids.to(device), mask.to(device)
 
 
-def _generate(model: Any, rows: Sequence[Row], logits: int) -> list[Greedy]:
+def _generate(model: Any, rows: Sequence[PromptRow], logits: int) -> list[Greedy]:
     """The same by the model's own `generate`."""
     ids, mask = _padded([row.prompt for row in rows], 0, model.device)
     before = virtual_tokens(model) + ids.shape[1]

@@ -17,7 +17,7 @@ from lm_eval.models.utils_hf import stop_sequences_criteria
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.arithmetic import BATCH_TOKENS, GENERATION_TOKENS
 from ft_dagster.evaluation.attention import attend_in_blocks
-from ft_dagster.evaluation.greedy import Greedy, Row, batches_of, write
+from ft_dagster.evaluation.greedy import Greedy, PromptRow, batches_of, write
 from ft_dagster.evaluation.lora_layers import plain_lora_layers
 from ft_dagster.evaluation.packed import pack
 from ft_dagster.evaluation.scoring import ContinuationScore, ScoringRow, arrange_rows, batches, score
@@ -122,7 +122,7 @@ class TokenBatchedLM(HFLM):
         with _weights_tied_already(model):
             super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=_ONE_BATCH)
         self.on_progress: Callable[[float], None] = lambda share: None
-        self.beside: list[Row] = []
+        self.beside: list[PromptRow] = []
         self._written_beside: list[Greedy] = []
         inner = inner_model(model)
         self._virtual = virtual_tokens(model)
@@ -225,7 +225,7 @@ class TokenBatchedLM(HFLM):
         self._write([])
         return self._written_beside
 
-    def _write(self, rows: Sequence[Row]) -> list[Greedy]:
+    def _write(self, rows: Sequence[PromptRow]) -> list[Greedy]:
         """The answers to rows, and to those beside them, which are kept."""
         every = [*rows, *self.beside]
         self.beside = []
@@ -233,7 +233,7 @@ class TokenBatchedLM(HFLM):
         self._written_beside += answers[len(rows) :]
         return answers[: len(rows)]
 
-    def write(self, rows: Sequence[Row]) -> list[Greedy]:
+    def write(self, rows: Sequence[PromptRow]) -> list[Greedy]:
         """The answers to rows, in as few batches as the memory allows."""
         found: dict[int, Greedy] = {}
         for some in batches_of(rows, GENERATION_TOKENS[self._on]):
@@ -247,7 +247,7 @@ class TokenBatchedLM(HFLM):
         stops: list[str] = handle_stop_sequences(until, eos=end)
         return stops
 
-    def _row(self, prompt: str, new_tokens: int, stops: Sequence[str]) -> Row:
+    def _row(self, prompt: str, new_tokens: int, stops: Sequence[str]) -> PromptRow:
         room = self.max_length - new_tokens
         if room < 1:
             raise UserError(
@@ -262,7 +262,7 @@ class TokenBatchedLM(HFLM):
             said = self.tok_decode(tokens[-reach:], skip_special_tokens=False)
             return any(stop in said for stop in stops)
 
-        return Row(ids.tolist(), new_tokens, self._ends, stopped, tuple(stops))
+        return PromptRow(ids.tolist(), new_tokens, self._ends, stopped, tuple(stops))
 
     def _model_generate(self, context: Any, max_length: int, stop: list[str], **settings: Any) -> Any:
         if not self._virtual:

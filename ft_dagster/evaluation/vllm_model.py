@@ -21,7 +21,7 @@ import torch
 from ft_dagster.data.quantize import quantization_of
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation import vllm_worker
-from ft_dagster.evaluation.greedy import Greedy, Row
+from ft_dagster.evaluation.greedy import Greedy, PromptRow
 from ft_dagster.evaluation.loaded_by_vllm import max_lora_rank, not_loaded, rank_of
 from ft_dagster.evaluation.model import PROBE, TokenBatchedLM, probe_logits
 from ft_dagster.evaluation.weights import ADAPTER_CONFIG, kind_of
@@ -130,7 +130,7 @@ class VllmLM(TokenBatchedLM):
         self._worker = worker
         self._max_length = min(self.max_length, worker.max_length)
 
-    def write(self, rows: Sequence[Row]) -> list[Greedy]:
+    def write(self, rows: Sequence[PromptRow]) -> list[Greedy]:
         """Those that end alike together: vLLM makes batches of its own."""
         alike: dict[tuple[Any, ...], list[int]] = {}
         for place, row in enumerate(rows):

@@ -189,7 +189,8 @@ class Estimate(SurveyDocument):
 
     def to_json(self) -> dict[str, Any]:
         foretold = {"predicted": _plain(self.predicted.to_json())}
-        return {"schema_version": SCHEMA_VERSION, **super().to_json(), **foretold}
+        whole = {"schema_version": SCHEMA_VERSION, **super().to_json(), **foretold}
+        return whole if self.judged_on else {k: v for k, v in whole.items() if k != "judged_on"}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], *, file: object = None) -> Estimate:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ft_dagster.evaluation import greedy
-from ft_dagster.evaluation.greedy import RoomyLayer, Row, batches_of, last_logits, rows_of, write
+from ft_dagster.evaluation.greedy import PromptRow, RoomyLayer, batches_of, last_logits, rows_of, write
 from ft_dagster.evaluation.weights import load_base, load_tuned
 from tests.evaluation.payloads import make_payload, write_greedily
 
@@ -108,10 +108,10 @@ def test_each_row_of_a_batch_ends_in_its_own_way(model: Any, make: Callable[[Any
     model = make(model)
     whole = alone(model)
     rows = [
-        Row(PROMPTS[0], 2, NEVER),
-        Row(PROMPTS[1], NEW, {whole[1][5]}),
-        Row(PROMPTS[2], NEW, NEVER, lambda tokens: len(tokens) == 7),
-        Row(PROMPTS[3], NEW - 1, NEVER),
+        PromptRow(PROMPTS[0], 2, NEVER),
+        PromptRow(PROMPTS[1], NEW, {whole[1][5]}),
+        PromptRow(PROMPTS[2], NEW, NEVER, lambda tokens: len(tokens) == 7),
+        PromptRow(PROMPTS[3], NEW - 1, NEVER),
     ]
     first = whole[1].index(whole[1][5])
     expected = [whole[0][:2], whole[1][: first + 1], whole[2][:7], whole[3][: NEW - 1]]
@@ -119,7 +119,7 @@ def test_each_row_of_a_batch_ends_in_its_own_way(model: Any, make: Callable[[Any
 
 
 def test_batches_have_no_more_tokens_than_asked() -> None:
-    rows = [Row([0] * length, 5, NEVER) for length in (10, 90, 12, 100, 1000, 95)]
+    rows = [PromptRow([0] * length, 5, NEVER) for length in (10, 90, 12, 100, 1000, 95)]
     assert list(batches_of(rows, 10_000)) == [[4, 3, 5, 1, 2, 0]]
     assert list(batches_of(rows, 3 * 105)) == [[4], [3, 5, 1], [2, 0]]
     assert list(batches_of([], 10)) == []
