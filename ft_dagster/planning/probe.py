@@ -37,7 +37,7 @@ METHODS_TRIED = 2
 # Times the rate that is usual for a method, the likeliest first; of which family alone, where of one.
 RATES_TRIED = ((1.0, None), (3.0, None), (1 / 3, None))
 WHOLLY_TRIED = (  # the same of whole trainings (benchmarks/README.md)
-    (1.0, None), (5.0, "lora"), (2.5, "lora"), (2.0, "full"), (1.5, "lora"), (1 / 3, None),
+    (1.0, None), (5.0, "lora"), (2.5, "lora"), (2.0, "full"), (1.5, "lora"), (3.0, None), (1 / 3, None),
 )  # fmt: skip
 FINALISTS, LONGER = 2, 2  # arms of the second round, and how many times the steps of the first
 RANK_MATTERS = 0.02  # of the loss: by less, the usual rank holds, since tuned LoRAs differ by 1 to 2%

@@ -506,6 +506,8 @@ def test_a_share_above_one_is_spent_on_whole_trainings_where_it_pays_for_two(sma
     assert many[: len(some)] == some
     assert some[:2] == few == arms_of(declared, known, found)[:2]
     assert len(set(many)) == len(many)
+    rates = {name: [arm.learning_rate for arm in many if arm.method == name] for name in ("full", "lora")}
+    assert rates == {"full": [6e-5, 1e-4, 2e-4, 2e-5], "lora": [4e-4, 2e-3, 1e-3, 6e-4, 1e-4]}
     assert plan_probe(declared, known, found, ProbeSpec()).arms == ()  # `on` is as it was
 
 
