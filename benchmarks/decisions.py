@@ -47,7 +47,7 @@ from ft_dagster.planning.probe import Arm
 SEEDS = (0, 1, 2)
 RATES = {  # by whether the objective is one narrow task, which takes higher ones
     True: {"lora": (1e-3, 2e-3, 6e-4, 4e-4), "full": (1e-4, 2e-4)},
-    False: {"lora": (4e-4, 1e-3, 2e-3), "full": (6e-5, 1e-4, 2e-4)},
+    False: {"lora": (4e-4, 1e-3, 2e-3, 6e-4), "full": (6e-5, 1e-4, 2e-4)},
 }
 METHODS = ("lora", "full")
 PROBES: dict[str, dict[str, Any]] = {  # on, and whole trainings for so many times the training's FLOPs
