@@ -1,26 +1,27 @@
 """What a call costs: regrets of ways to choose method and rate, from the cells of the bench of decisions.
 
-Pure functions over what was measured. One rule orders arms everywhere, that of the plan's own probe: the
-lowest loss on the half that is chosen on, of those that forget no more than is allowed. Cells have no losses
-by example, so nothing is held for being usual.
+Pure functions over what was measured. The best of a grid has the lowest loss on one half of the unseen rows,
+of those that forget no more than is allowed; what a probe takes is the plan's own rule over validation rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.tables import dots, markdown
+from ft_dagster.planning.paired_losses import difference
 from ft_dagster.planning.probe import LONGER, Arm, ProbePlan, TriedArm, conclude, finalists
 from ft_dagster.training.watch.rate import Verdict, judged, looked_at
 
 NARROW = ("task_specific", "domain_knowledge")
 RESAMPLES, SEED = 10_000, 0
 WARMUP = 0.03  # of the plans
+VALIDATION, CHOSEN_ON, SCORED_ON = "validation", "chosen_on", "scored_on"  # parts that losses are of
 
 
 class Cell(NamedTuple):
@@ -28,6 +29,11 @@ class Cell(NamedTuple):
 
     arm: Arm
     steps: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is held against others: the base is, a short training of a probe is not."""
+        return not self.steps
 
     def __str__(self) -> str:
         return "the base" if self.steps == 0 else f"{self.arm}{f', {self.steps} steps' if self.steps else ''}"
@@ -38,8 +44,9 @@ BASE = Cell(Arm("lora", 2e-4), 0)  # the same whatever arm it is measured for
 
 @dataclass(frozen=True)
 class Question:
-    """A task's rows of one seed, prepared. `plans`: method -> {method, training} as the plan resolves them;
-    `auto`: what it takes by itself; `limit`: of the rise of general loss, nats a token.
+    """A task's rows of one seed, prepared. `unseen`: a mixture of rows that none is trained on.
+    `plans`: method -> {method, training} as the plan resolves them; `auto`: what it takes by itself;
+    `limit`: of the rise of general loss, nats a token.
     """
 
     task: str
@@ -49,6 +56,8 @@ class Question:
     base_digest: str
     mixture: str
     mixture_digest: str
+    unseen: str
+    unseen_digest: str
     plans: Mapping[str, Mapping[str, Any]]
     auto: Arm
     probes: Mapping[str, ProbePlan]
@@ -66,8 +75,8 @@ class Question:
 @dataclass(frozen=True)
 class Measured:
     """The result of a cell. `asked`: its steps, as `Cell` has them; `losses`: part -> (nats a token, how many
-    examples), of "chosen_on", "scored_on" and "general"; `failed`: why there are none. Seconds are CPU time.
-    `curve`: the loss of each step.
+    examples), of "validation" and "general", of whole trainings "chosen_on" and "scored_on" too; `failed`:
+    why there are none. `examples`: (nats, tokens) of each. Seconds are CPU time. `curve`: of each step.
     """
 
     task: str
@@ -82,6 +91,7 @@ class Measured:
     training_seconds: float
     measuring_seconds: float
     curve: Sequence[float] = ()
+    examples: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -98,17 +108,22 @@ Known = Mapping[Cell, Measured]
 
 
 class Choice(NamedTuple):
-    """What one way to choose came to on one question. `over`: past the limit of general loss."""
+    """What one way to choose came to on one question. `low`, `high`: 95% of the regret, paired by the rows
+    that it is scored on; None where it took the best, or that is not known. `over`: past the limit of general
+    loss.
+    """
 
     arm: Arm
     regret: float
     over: bool
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
 class Regrets:
     """Of one question: by the name of the way to choose. `best`: of the grid. `costs`: of probes, CPU seconds
-    over those of the training that they are for.
+    of their trainings; `once`: those of the training that they are for.
     """
 
     task: str
@@ -116,43 +131,49 @@ class Regrets:
     best: Arm
     choices: Mapping[str, Choice]
     costs: Mapping[str, float]
+    once: float
 
 
 def first_round(question: Question, probe: str) -> list[Cell]:
     planned = question.probes[probe]
-    return [Cell(arm, planned.steps_of(arm)) for arm in planned.arms]
+    return [Cell(arm, None if planned.wholly else planned.steps_of(arm)) for arm in planned.arms]
 
 
 def second_round(question: Question, probe: str, known: Callable[[Cell], Measured | None]) -> Iterator[Cell]:
     """The best of the first, for longer; none before all of that is measured."""
     first, base, planned = first_round(question, probe), known(BASE), question.probes[probe]
     measured = [known(cell) for cell in first]
-    if base is None or None in measured:
+    if base is None or None in measured or planned.wholly:
         return
-    tried = [_tried(each, base, planned) for each in measured if each is not None]
+    tried = [_tried(each, base, VALIDATION, planned) for each in measured if each is not None]
     for arm in finalists(tried, question.limit):
         yield Cell(arm, planned.steps_of(arm, LONGER))
 
 
 def regrets(question: Question, grid: Sequence[Arm], known: Known) -> Regrets:
-    """Of every way to choose on this question, whose grid is known; of a probe where its trainings are."""
+    """Of every way to choose on this question, whose grid is known; of a probe, and of a rule, where its
+    trainings are, that of the arm which it takes among them.
+    """
     base = known[BASE]
-    whole = {arm: known[Cell(arm)] for arm in grid}
-    best = _best([[_tried(each, base) for each in whole.values()]], question.limit)
-    named = {"auto": question.auto, "folk rule": folk(question), **{f"always {arm}": arm for arm in grid}}
-    costs = {}
+    whole = {cell.arm: each for cell, each in known.items() if cell.steps is None}
+    best = _best([[_tried(whole[arm], base, CHOSEN_ON) for arm in grid]], question.limit)
+    asked = {"auto": question.auto, "folk rule": folk(question), **{f"always {arm}": arm for arm in grid}}
+    named, costs = {name: arm for name, arm in asked.items() if arm in whole}, {}
     for probe, planned in question.probes.items():
         first = first_round(question, probe)
         second = list(second_round(question, probe, known.get))
         if not {*first, *second} <= known.keys():
             continue
         cells = [each for each in (first, second) if each]
-        rounds = [[_tried(known[cell], base, planned) for cell in each] for each in cells]
-        named[f"auto, {probe}"] = _best(rounds, question.limit) if rounds else question.auto
-        spent = sum(known[cell].training_seconds for cell in (*first, *second))
-        costs[f"auto, {probe}"] = spent / whole[question.auto].training_seconds
+        rounds = [[_tried(known[cell], base, VALIDATION, planned) for cell in each] for each in cells]
+        taken = _best(rounds, question.limit, wholly=planned.wholly) if rounds else question.auto
+        if taken not in whole:  # at a rate beside the grid
+            continue
+        named[f"auto, {probe}"] = taken
+        costs[f"auto, {probe}"] = sum(known[cell].training_seconds for cell in (*first, *second))
     choices = {name: _choice(whole, arm, best, base, question.limit) for name, arm in named.items()}
-    return Regrets(question.task, question.seed, best, choices, costs)
+    once = whole[question.auto].training_seconds
+    return Regrets(question.task, question.seed, best, choices, costs, once)
 
 
 def folk(question: Question) -> Arm:
@@ -165,31 +186,43 @@ def tables(found: Sequence[Regrets], of: int) -> str:
     names, rows = sorted(_ways(found), key=lambda name: float(np.mean(_all(found, name)))), []
     for name in names:
         there = [each for each in found if name in each.choices]
-        values, (low, high) = _all(there, name), interval(there, name)
+        low, high = interval(there, name)
         worst = max(there, key=lambda each: each.choices[name].regret)
-        task, mean, about = worst_task(there, name)
+        task, of_task, about = worst_task(there, name)
         over = sum(each.choices[name].over for each in there)
-        cost = [each.costs[name] for each in found if name in each.costs]
         rows.append(
             [
-                name, str(len(there)), f"{np.mean(values):.1%} ({low:.1%} to {high:.1%})",
-                f"{max(values):.1%} ({worst.task})", f"{task}: {mean:.1%} ({about})",
-                f"{over}", f"{np.mean(cost):.0%}" if cost else "",
+                name, str(len(there)), f"{mean_of_tasks(there, name):.1%} ({low:.1%} to {high:.1%})",
+                f"{_with_interval(worst.choices[name])} ({worst.task}, seed {worst.seed})",
+                f"{task}: {of_task:.1%} ({about})", f"{over}", _cost(there, name),
             ]
         )  # fmt: skip
     head = (
         "chosen by",
         "questions",
         "regret, mean (95%)",
-        "at the worst",
+        "at the worst (95%, paired by row)",
         "worst task, mean of its seeds (95%, t over them)",
         "past the limit",
-        "cost, of the training",
+        "cost: trainings like its own, CPU minutes",
     )
     shown = [name for name in _ways(found) if name.startswith("auto")]
     each = [[one.task, str(one.seed), str(one.best), *(_said(one, name) for name in shown)] for one in found]
     ways = ("task", "seed", "best of the grid", *shown)
     return f"{len(found)} of {of} questions\n\n{markdown(head, rows)}\n{markdown(ways, each)}"
+
+
+def _cost(found: Sequence[Regrets], name: str) -> str:
+    there = [each for each in found if name in each.costs]
+    if not there:
+        return ""
+    times = np.mean([each.costs[name] / each.once for each in there])
+    return f"{times:.1f}, {np.mean([each.costs[name] for each in there]) / 60:.1f}"
+
+
+def _with_interval(choice: Choice) -> str:
+    about = "" if choice.low is None else f" ({choice.low:.1%} to {choice.high:.1%})"
+    return f"{choice.regret:+.1%}{about}"
 
 
 def alarms(known: Sequence[tuple[Measured, Measured]]) -> str:
@@ -216,11 +249,16 @@ def verdict_of(each: Measured, base: Measured) -> Verdict | None:
 
 
 def _part(each: Measured) -> float:
-    return each.losses["chosen_on"][0]
+    return each.losses[CHOSEN_ON][0]
+
+
+def mean_of_tasks(found: Sequence[Regrets], name: str) -> float:
+    """The mean regret, each task counting alike however many of its seeds there are."""
+    return float(np.mean([np.mean(values) for values in _by_task(found, name).values()]))
 
 
 def interval(found: Sequence[Regrets], name: str) -> tuple[float, float]:
-    """95% of the mean regret, tasks drawn anew: the seeds of one task are alike."""
+    """95% of `mean_of_tasks`, tasks drawn anew: the seeds of one task are alike."""
     means = np.array([np.mean(values) for values in _by_task(found, name).values()])
     drawn = np.random.default_rng(SEED).integers(len(means), size=(RESAMPLES, len(means)))
     low, high = np.quantile(means[drawn].mean(axis=1), (0.025, 0.975))
@@ -230,8 +268,7 @@ def interval(found: Sequence[Regrets], name: str) -> tuple[float, float]:
 def worst_task(found: Sequence[Regrets], name: str) -> tuple[str, float, str]:
     """The task of the largest mean regret, that mean, and its interval in words.
 
-    Of the largest regret of a question there is none: drawn anew, the questions never exceed it, and of
-    their held-out rows the sums alone are kept.
+    The largest regret of a question has that of its own rows: drawn anew, the questions never exceed it.
     """
     from scipy.stats import t
 
@@ -278,11 +315,11 @@ def _ways(found: Sequence[Regrets]) -> list[str]:
 
 def _said(one: Regrets, name: str) -> str:
     choice = one.choices.get(name)
-    return "" if choice is None else f"{choice.arm}: {choice.regret:+.1%}"
+    return "" if choice is None else f"{choice.arm}: {_with_interval(choice)}"
 
 
-def _best(rounds: Sequence[Sequence[TriedArm]], limit: float) -> Arm:
-    result = conclude(rounds, limit)
+def _best(rounds: Sequence[Sequence[TriedArm]], limit: float, *, wholly: bool = False) -> Arm:
+    result = conclude(rounds, limit, wholly=wholly)
     assert result.method is not None
     assert result.learning_rate is not None
     return Arm(result.method, result.learning_rate)
@@ -290,20 +327,27 @@ def _best(rounds: Sequence[Sequence[TriedArm]], limit: float) -> Arm:
 
 def _choice(whole: Mapping[Arm, Measured], arm: Arm, best: Arm, base: Measured, limit: float) -> Choice:
     """Where a training diverged its team has the base."""
-    taken = whole[arm]
-    scored = (base if taken.failed else taken).losses["scored_on"][0]
-    rise = _rise(taken, base)
-    return Choice(arm, scored / whole[best].losses["scored_on"][0] - 1, rise is not None and rise > limit)
+    taken = base if whole[arm].failed else whole[arm]
+    scored, least = (each.losses[SCORED_ON][0] for each in (taken, whole[best]))
+    rise = _rise(whole[arm], base)
+    over = rise is not None and rise > limit
+    apart = [each.examples.get(SCORED_ON, ()) for each in (taken, whole[best])]
+    found = None if arm == best else difference(*apart, len(apart[0]))
+    about = (None, None) if found is None else (found.low / least, found.high / least)
+    return Choice(arm, scored / least - 1, over, *about)
 
 
-def _tried(each: Measured, base: Measured, planned: ProbePlan | None = None) -> TriedArm:
-    """`planned`: the probe that a short training is of."""
+def _tried(each: Measured, base: Measured, part: str, planned: ProbePlan | None = None) -> TriedArm:
+    """As measured on that part of the rows. `planned`: the probe that the training is of."""
     if each.failed:
         return TriedArm(each.method, each.learning_rate, each.steps, {}, failed=each.failed)
-    loss, count = each.losses["chosen_on"]
-    whole = planned and planned.whole_of(Arm(each.method, each.learning_rate))
+    loss, count = each.losses[part]
     validation, rise = {str(int(count)): loss}, _rise(each, base)
-    return TriedArm(each.method, each.learning_rate, each.steps, validation, rise, each.flops, whole=whole)
+    arm = TriedArm(each.method, each.learning_rate, each.steps, validation, rise, each.flops)
+    if planned is None:
+        return arm
+    apart = tuple((loss, int(tokens)) for loss, tokens in each.examples.get(part, ()))
+    return replace(arm, examples=apart, whole=planned.whole_of(arm.arm))
 
 
 def _rise(each: Measured, base: Measured) -> float | None:

@@ -1,7 +1,7 @@
 """The tasks of the bench of decisions: rows of real data, out of the packages and files of the demo.
 
 Each task is a list of rows in a tenant's own form (prompt and completion, or raw text), of which a seed draws
-as many as `TOKENS` allow. Needs `python examples/demo/prepare.py`.
+as many as `TOKENS` allow, and others that no training of it sees. Needs `python examples/demo/prepare.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 TOKENS = 3_400  # of all rows of a task: what is trained on and what is held out
 TURN = 12  # tokens of a template around a row, about
 LONGEST = 120  # tokens of a row: one row of a batch holds it
+UNSEEN, UNSEEN_TOKENS, UNSEEN_LEAST = 200, 9_000, 130  # rows, and tokens of them, unless they are too few
 Row = dict[str, str]
 
 
@@ -158,19 +159,22 @@ TASKS = {
 }
 
 
-def drawn(task: Task, demo: Path, seed: int, length: Callable[[str], int]) -> list[Row]:
-    """Rows drawn by seed, distinct in their first turn, up to `TOKENS` of them all; `length` in tokens."""
+def drawn(task: Task, demo: Path, seed: int, length: Callable[[str], int]) -> tuple[list[Row], list[Row]]:
+    """Rows drawn by seed, distinct in their first turn, up to `TOKENS` of them all; then those that follow,
+    which are never trained on. `length`: of a text in tokens.
+    """
     rows = list({next(iter(row.values())): row for row in task.rows(demo)}.values())
     random.Random(seed).shuffle(rows)
-    kept, held = list[Row](), 0
+    kept, unseen, held = list[Row](), list[Row](), 0
     for row in rows:
         tokens = TURN + sum(map(length, row.values()))
-        if tokens <= LONGEST:
-            kept.append(row)
-            held += tokens
-        if held >= TOKENS:
+        if tokens > LONGEST:
+            continue
+        (kept if held < TOKENS else unseen).append(row)
+        held += tokens
+        if len(unseen) >= UNSEEN or (held > TOKENS + UNSEEN_TOKENS and len(unseen) >= UNSEEN_LEAST):
             break
-    return kept
+    return kept, unseen
 
 
 def _chats(file: Path) -> Iterator[list[str]]:

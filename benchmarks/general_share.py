@@ -7,7 +7,7 @@
 LoRA as the plan has it, on two tasks of the bench of decisions: labels, whose answers are a few tokens (the
 demo's coder), and long answers (its FAQ on building). The same rows and passes with 0, 8 and 25% general
 text, of the trained tokens and of all that are read (`data.general.share_of`), so that more general text is
-more steps. Losses are nats a token of all held-out answers, and of the general text that `decisions.py`
+more steps. Losses are nats a token of answers to unseen rows, and of the general text that `decisions.py`
 reads; a cell takes some 40 CPU seconds, and its result is a file. Needs the demo's model, data and packages.
 """
 
@@ -76,9 +76,7 @@ def measured(bench: Bench, task: str, mix: Mix, seed: int) -> Found | None:
     found, base = bench.known(question, as_planned(question)), bench.known(plain, BASE)
     if found is None or base is None or found.failed:
         return None
-    before, loss = (
-        fmean(each.losses[part][0] for part in ("chosen_on", "scored_on")) for each in (base, found)
-    )
+    before, loss = (fmean(each.losses[part][0] for part in decisions.HALVES) for each in (base, found))
     rise = found.losses["general"][0] - base.losses["general"][0]
     return Found(general_tokens(question), found.steps, before, loss, rise)
 

@@ -6,9 +6,9 @@
 
 Rows, steps and all else are the plan's. Alpha: twice the rank, 32 at any rank, or alpha/sqrt(r), at ranks 4
 and 64 (at 16 all three scale by 2), each at two rates, since alpha and rate both scale a step. Dropout: 0
-beside 0.05, paired by question. Losses in nats a token of all held-out answers, and
-the rise of the loss on general text. A cell takes some 35 CPU seconds; results are kept beside those of
-decisions.py, by the same names. Needs the demo's model, data and packages.
+beside 0.05, paired by question. Losses in nats a token of answers to unseen rows, and the rise of the loss on
+general text. A cell takes some 35 CPU seconds; results are kept beside those of decisions.py, by the same
+names. Needs the demo's model, data and packages.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ft_dagster.planning.probe import Arm
 RANKS, RATES, USUAL_RATE = (4, 64), (6e-4, 2e-4), 4e-4
 SCALINGS = ("alpha = 2r", "alpha = 32", "alpha/sqrt(r), alpha = 8")
 TASKS_OF_ALPHA = ("labels", "long")
-DROPOUT = decisions.DROPOUT
+DROPOUT = 0.05
 
 
 class Tried(NamedTuple):
@@ -81,7 +81,7 @@ def measured(bench: Bench, question: Question, tried: Tried) -> tuple[float, flo
     found, base = bench.known(*asked(question, tried)), bench.known(question, BASE)
     if found is None or base is None or found.failed:
         return None
-    loss = fmean(found.losses[part][0] for part in ("chosen_on", "scored_on"))
+    loss = fmean(found.losses[part][0] for part in decisions.HALVES)
     return loss, found.losses["general"][0] - base.losses["general"][0]
 
 

@@ -128,7 +128,7 @@ class EvaluationSettings(Part):
         description="Python files (from the project) and modules whose functions a task YAML may name",
     )
     engine: Literal["auto", "transformers", "vllm"] = Field(
-        "auto",
+        "transformers",
         description="What writes the answers that are judged; auto: vLLM on a GPU where it is installed and "
         "can, else transformers",
     )

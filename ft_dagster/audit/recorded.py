@@ -202,7 +202,7 @@ def lay_out(audit: Audit, recorded: Recorded, folder: Path) -> CleanProject:
     tenant, _, _ = recorded.variant.partition(".")
     (folder / "tenants" / tenant).mkdir(parents=True)
     settings = audit.settings
-    _write(folder / FILE, _settings(settings, by_vllm=_judged_by_vllm(audit, recorded)))
+    _write(folder / FILE, _settings(settings, _engine(audit, recorded, settings)))
     _write_policy(audit, recorded.model, folder)
     _copy(settings.project / CARDS, folder / CARDS)
     asked = _task_files(settings, tenant, recorded.content["spec"])
@@ -222,22 +222,27 @@ def lay_out(audit: Audit, recorded: Recorded, folder: Path) -> CleanProject:
     return project
 
 
-def _judged_by_vllm(audit: Audit, recorded: Recorded) -> bool:
+def _engine(audit: Audit, recorded: Recorded, settings: Settings) -> dict[str, str]:
+    """What wrote the answers, where the code that made the model knows of more than one engine."""
     judged = recorded.judged.get(EVALUATION)
-    return judged is not None and audit.artifact(judged).spec.get("engine.name") == "vllm"
+    said = None if judged is None else audit.artifact(judged)
+    if said is None or "engine" not in said.figures:
+        return {}
+    if said.spec.get("engine.name") == "vllm":
+        return {"engine": "vllm", "vllm": str(settings.vllm_python)}
+    return {"engine": "transformers"}
 
 
-def _settings(settings: Settings, *, by_vllm: bool) -> dict[str, Any]:
+def _settings(settings: Settings, engine: Mapping[str, str]) -> dict[str, Any]:
     """What this host lends, and what declarations may read and run, as the project says; all else as built
-    in, with nothing shared but the leases. The code that made a model may know no engine but transformers.
+    in, with nothing shared but the leases. `engine`: of the settings of evaluations.
     """
     said = settings.model_dump(mode="json", exclude_unset=True, include={"host", "sources", "evaluation"})
-    host, evaluation = {**said.get("host", {}), "warm_start": "off"}, said.get("evaluation", {})
-    for name in ("engine", "vllm"):
-        evaluation.pop(name, None)
-    if by_vllm:
-        evaluation |= {"engine": settings.evaluation.engine, "vllm": str(settings.vllm_python)}
-    return {"store": "store", "work": "work", "keys": "keys", **said, "host": host}
+    host = {**said.get("host", {}), "warm_start": "off"}
+    named = said.pop("evaluation", {}).items()
+    evaluation = {name: value for name, value in named if name not in ("engine", "vllm")} | engine
+    asked = {"evaluation": evaluation} if evaluation else {}
+    return {"store": "store", "work": "work", "keys": "keys", **said, **asked, "host": host}
 
 
 def _write_policy(audit: Audit, weights: Indexed, folder: Path) -> None:

@@ -46,21 +46,35 @@ def carry_out_in_turns(
     """Take the runs from their declarations to their evaluations, `ended` with each; one that fails fails
     alone. Raises KeyboardInterrupt.
     """
-    waiting = [found for run in runs if (found := _waiting(experiment, run, limits))]
-    trained: set[str] = set()
-    for number, turn in enumerate(_of_one_base(waiting), 1):
-        size = sum(file.stat().st_size for file in _request(turn[0].job).base.folder.glob("*.safetensors"))
-        names = ", ".join(str(each.number) for each in turn)
-        say(f"runs {names} take turns on one loaded base: its {size / 1e9:.1f} GB are read once")
-        try:
-            _train(experiment, f"{runs[0].number}-{number}", turn)
-            trained |= {_recipe(each.job) for each in turn}
-        except Exception:  # of the program as a whole: then each trains by itself
-            traceback.print_exc()  # into the experiment's log
+    trained = _trained_in_turns(experiment, runs, limits, say)
     here = launcher_of(experiment.settings, of_host(experiment.settings.host))
     for run in runs:
-        carried(experiment, run, limits, TakesTrained(here, frozenset(trained)))
+        try:
+            carried(experiment, run, limits, TakesTrained(here, trained))
+        except Exception as error:  # a defect fails this run and no other
+            traceback.print_exc()  # into the experiment's log
+            run.status, run.error = "failed", f"{type(error).__name__}: {error}. See {experiment.log}"
         ended(run)
+
+
+def _trained_in_turns(
+    experiment: Experiment, runs: Sequence[ExperimentRun], limits: Limits, say: Say
+) -> frozenset[str]:
+    """The recipes of what was trained; where a turn breaks as a whole, its runs train by themselves."""
+    trained: set[str] = set()
+    try:
+        waiting = [found for run in runs if (found := _waiting(experiment, run, limits))]
+        for number, turn in enumerate(_of_one_base(waiting), 1):
+            size = sum(
+                file.stat().st_size for file in _request(turn[0].job).base.folder.glob("*.safetensors")
+            )
+            names = ", ".join(str(each.number) for each in turn)
+            say(f"runs {names} take turns on one loaded base: its {size / 1e9:.1f} GB are read once")
+            _train(experiment, f"{runs[0].number}-{number}", turn)
+            trained |= {_recipe(each.job) for each in turn}
+    except Exception:
+        traceback.print_exc()  # into the experiment's log
+    return frozenset(trained)
 
 
 class WaitingTraining(NamedTuple):
@@ -138,7 +152,7 @@ def _waiting(experiment: Experiment, run: ExperimentRun, limits: Limits) -> Wait
 def _of_one_base(waiting: Sequence[WaitingTraining]) -> Iterator[list[WaitingTraining]]:
     """Those that can share a base, where there are two or more."""
     kinds: dict[tuple[Any, ...], list[WaitingTraining]] = {}
-    for each in waiting:
+    for each in {each.place: each for each in waiting}.values():  # of runs that share a training, one
         kind = _kind(each.job)
         if kind is not None:
             kinds.setdefault(kind, []).append(each)

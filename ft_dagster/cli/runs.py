@@ -252,7 +252,7 @@ def _watch(instance: DagsterInstance, settings: Settings, runs: _Runs, daemon: D
     over: dict[str, _State] = {}
     with shown(screen) as show:
         while True:
-            began = time.monotonic()
+            began = time.process_time()
             for some in runs:
                 some[:] = [run if run.run_id in over else newest_try(instance, run) for run in some]
             every = [*runs.followed, *runs.asked]
@@ -263,7 +263,7 @@ def _watch(instance: DagsterInstance, settings: Settings, runs: _Runs, daemon: D
             if all(run.run_id in over for run in runs.asked):
                 return
             daemon.ensure(runs.asked)
-            time.sleep(max(POLL_SECONDS, 9 * (time.monotonic() - began)))
+            time.sleep(max(POLL_SECONDS, 9 * (time.process_time() - began)))
 
 
 class _State(NamedTuple):

@@ -19,11 +19,11 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, GenerationConfig, StoppingCriteriaList
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from ft_dagster.evaluation.arithmetic import BATCH_TOKENS
 from ft_dagster.evaluation.scoring import likeliest
 from ft_dagster.evaluation.weights import generate, inner_model, virtual_tokens
 
 LEAVING = 8  # ended rows leave once they are an eighth of the batch: each leaving copies the cache
-READ = {"cpu": 1024, "cuda": 16384}  # tokens of a pass over prompts, padding included
 Prompts = Sequence[Sequence[int]]
 Over = Callable[[list[int]], bool]
 
@@ -200,20 +200,20 @@ def _read_prompts(
     room = before + longest + max(row.new_tokens for row in asked)
     mask = _padded(tails, before, model.device)[1]
 
-    def read(some: Sequence[int]) -> tuple[Tensor, Cache]:
+    def read(some: Sequence[int], room: int) -> tuple[Tensor, Cache]:
         ids, seen = _padded([tails[n] for n in some], before, model.device)
         cache = _of_rows(begun, layers, rows=len(some), room=room)
         places = (seen.cumsum(1) - 1)[:, before:].clamp(min=0)
         given = {"input_ids": ids, "attention_mask": seen, "position_ids": places}
         return forward(cache, max(1, logits), **given), cache
 
-    passes = list(_passes(tails, READ["cpu" if model.device.type == "cpu" else "cuda"]))
+    passes = list(_passes(tails, BATCH_TOKENS["cpu" if model.device.type == "cpu" else "cuda"]))
     if windowed or len(passes) == 1:
-        scores, cache = read(range(len(asked)))
+        scores, cache = read(range(len(asked)), room)
         return list(scores), cache, mask
     found, whole = dict[int, Tensor](), Cache(layers=[RoomyLayer(room) for _ in layers])
     for some in passes:
-        scores, cache = read(some)
+        scores, cache = read(some, before + len(tails[some[0]]))
         found.update(zip(some, scores, strict=True))
         for layer, part in zip(whole.layers, cache.layers, strict=True):
             layer.place(some, len(asked), part, before, before + longest)

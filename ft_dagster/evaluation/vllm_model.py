@@ -21,14 +21,20 @@ import torch
 from ft_dagster.data.quantize import quantization_of
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation import vllm_worker
+from ft_dagster.evaluation.arithmetic import GENERATION_TOKENS
 from ft_dagster.evaluation.greedy import Greedy, PromptRow
 from ft_dagster.evaluation.loaded_by_vllm import max_lora_rank, not_loaded, rank_of
 from ft_dagster.evaluation.model import PROBE, TokenBatchedLM, probe_logits
 from ft_dagster.evaluation.weights import ADAPTER_CONFIG, kind_of
+from ft_dagster.launch.processes import MARKER, SUPERVISOR
 from ft_dagster.provenance.held import descriptors_below
 
 # Of a GPU, for the batches of log-likelihoods: their logits, states and products.
 OWN_BYTES = 8e9
+LEAST_CACHE = 2**28  # bytes
+TOLD = (
+    "PATH", "HOME", "LANG", "LC_", "LD_LIBRARY_PATH", "CUDA", "NVIDIA", "OMP_", "MKL_", MARKER, SUPERVISOR,
+)  # fmt: skip
 
 
 class Worker:
@@ -37,12 +43,21 @@ class Worker:
     """
 
     def __init__(
-        self, python: Path, base: Path, tuned: Path | None, *, dtype: str, device: str, scratch: Path
+        self,
+        python: Path,
+        base: Path,
+        tuned: Path | None,
+        *,
+        dtype: str,
+        device: str,
+        scratch: Path,
+        cache_bytes: int | None = None,
     ) -> None:
         whole = base if tuned is None or kind_of(tuned) == "adapter" else tuned
         adapter = None if tuned in (None, whole) else tuned
         given: dict[str, Any] = {"model": str(whole), "dtype": dtype, "adapter": None}
         given["memory_share"] = _free_share() if device == "cuda" else None
+        given["cache_bytes"] = cache_bytes
         if adapter is not None:
             given |= {"adapter": str(adapter), "max_lora_rank": _rank_to_load(adapter)}
         held = [number for folder in {whole, adapter or whole} for number in descriptors_below(folder)]
@@ -53,7 +68,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                env={**os.environ, "HF_HUB_OFFLINE": "1", "TMPDIR": str(scratch)},
+                env={**_environment(), "TMPDIR": str(scratch)},
                 pass_fds=held,  # the files are read through the very descriptors that were hashed
             )
         except OSError as error:
@@ -89,7 +104,7 @@ class Worker:
             line = reads.readline()
         except BrokenPipeError:
             line = ""
-        if not line:
+        if not line.endswith("\n"):
             raise _failed("vLLM ended before it answered; the log says why")
         answer: dict[str, Any] = json.loads(line)
         return answer
@@ -97,6 +112,12 @@ class Worker:
     def end(self) -> None:
         self._process.kill()  # it has nothing to save
         self._process.communicate()
+
+
+def _environment() -> dict[str, str]:
+    """What another package set is told of this one: no credentials, and nothing of vLLM's own settings."""
+    kept = {name: value for name, value in os.environ.items() if name.startswith(TOLD)}
+    return {**kept, "HF_HUB_OFFLINE": "1", "VLLM_PLUGINS": ""}
 
 
 def _failed(problem: str) -> UserError:
@@ -128,10 +149,13 @@ class VllmLM(TokenBatchedLM):
     def __init__(self, model: Any, tokenizer: Any, worker: Worker) -> None:
         super().__init__(model, tokenizer)
         self._worker = worker
-        self._max_length = min(self.max_length, worker.max_length)
 
     def write(self, rows: Sequence[PromptRow]) -> list[Greedy]:
         """Those that end alike together: vLLM makes batches of its own."""
+        longest = max((len(row.prompt) + row.new_tokens for row in rows), default=0)
+        if longest > self._worker.max_length:
+            room = self._worker.max_length
+            raise _failed(f"vLLM has room for {room} tokens, and a question with its answer takes {longest}")
         alike: dict[tuple[Any, ...], list[int]] = {}
         for place, row in enumerate(rows):
             alike.setdefault((row.new_tokens, frozenset(row.ends), row.stops), []).append(place)
@@ -158,13 +182,24 @@ def answered_by_vllm(
     """What asks vLLM for the answers of a loaded model, and vLLM's version. Raises UserError where that does
     not start, or where an adapter does not act.
     """
-    worker = Worker(python, base, tuned, dtype=dtype, device=model.device.type, scratch=scratch)
+    device = model.device.type
+    cache = None if device == "cuda" else _cache_bytes(model.config, dtype)
+    worker = Worker(python, base, tuned, dtype=dtype, device=device, scratch=scratch, cache_bytes=cache)
     try:
         if tuned is not None and kind_of(tuned) == "adapter":
             _check_adapter(worker, model, tokenizer)
         yield VllmLM(model, tokenizer, worker), worker.version
     finally:
         worker.end()
+
+
+def _cache_bytes(config: Any, dtype: str) -> int:
+    """Keys and values of a batch on a CPU, where vLLM would take nearly all of the host's memory."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width = getattr(torch, dtype).itemsize
+    token = 2 * config.num_hidden_layers * heads * size * width
+    return max(LEAST_CACHE, int(GENERATION_TOKENS["cpu"] * token))
 
 
 def _check_adapter(worker: Worker, model: Any, tokenizer: Any) -> None:

@@ -1,10 +1,10 @@
 """`python -I vllm_worker.py` in an environment that has vLLM: greedy answers to what it reads, a line a line.
 
-It is run by its path, by the Python of that environment, and imports nothing of this package. The first line
-it reads is what vLLM loads: `model`, `dtype`, `memory_share` of a GPU, `adapter`, `max_lora_rank`. Its own
-first says `version` and `max_length`. Every further line asks for `answers` to `prompts` (token ids), of at
-most `max_tokens` tokens, up to and with a token of `ends` or a word of `stops`, by the adapter unless
-`plain`, and for the `logprobs` of their tokens.
+It is run by its path, by the Python of that environment, and imports nothing of this package. The first
+line it reads is what vLLM loads: `model`, `dtype`, `memory_share` of a GPU or `cache_bytes`, `adapter` and
+`max_lora_rank`. Its own first says `version` and `max_length`. Every further line asks for `answers` to
+`prompts` (token ids), of at most `max_tokens` tokens, up to and with a token of `ends` or a word of
+`stops`, by the adapter unless `plain`, and for the `logprobs` of their tokens.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _load(given: dict[str, Any]) -> tuple[Any, Any]:
 
     path = given["adapter"]
     lora = {} if path is None else {"enable_lora": True, "max_lora_rank": given["max_lora_rank"]}
-    share = given["memory_share"]
+    share, cache = given["memory_share"], given["cache_bytes"]
     llm = LLM(
         model=given["model"],
         dtype=given["dtype"],
@@ -52,6 +52,7 @@ def _load(given: dict[str, Any]) -> tuple[Any, Any]:
         disable_log_stats=True,
         **lora,
         **({} if share is None else {"gpu_memory_utilization": share}),
+        **({} if cache is None else {"kv_cache_memory_bytes": cache}),
     )
     return llm, None if path is None else LoRARequest("adapter", 1, path)
 

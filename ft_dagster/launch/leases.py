@@ -235,8 +235,9 @@ class Leases:
 
     def rooms(self, ask: Ask) -> int:
         """How many such programs have room at once. Raises UserError where the host can never serve one."""
-        devices = min(len(self.candidates(ask)), self.most(ask.tenant))
-        return max(1, devices * (self.inventory.shares if ask.shared else 1) // ask.count)
+        there = len(self.candidates(ask)) * (self.inventory.shares if ask.shared else 1)
+        limit = self._limit(ask.tenant)  # each share of a device counts as one
+        return max(1, (there if limit is None else min(there, limit)) // ask.count)
 
     def _without_mig(self, ask: Ask, named: tuple[Device, ...]) -> tuple[Device, ...]:
         """Those that are no MIG instance. Raises UserError for too few: CUDA shows a process one instance

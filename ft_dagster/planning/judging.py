@@ -74,7 +74,8 @@ class JudgedOn:
 
 def asked(base: BaseFacts, dtype: Dtype, method: str = "") -> JudgedBytes:
     """A model in an evaluation, its base as `method` holds it."""
-    return _held(base, dtype, method, GENERATION_TOKENS["cuda"], BATCH_TOKENS["cuda"])
+    cached = GENERATION_TOKENS["cuda"] + BATCH_TOKENS["cuda"]  # of a batch, and of a pass over its prompts
+    return _held(base, dtype, method, cached, BATCH_TOKENS["cuda"])
 
 
 def certified(base: BaseFacts, method: str, *, merged: bool) -> JudgedBytes:

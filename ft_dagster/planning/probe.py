@@ -3,7 +3,8 @@
 Arms are tried over the same rows in the same order, each from the base and for the same part of its own
 training; the best by validation loss, of those that forget no more than that part may, are tried once more
 for longer: successive halving (arXiv 1502.07943) in two rounds. Where the rank is open too, half and twice
-the usual one are tried in the second, if the budget holds them. Pure functions over the survey of all methods
+the usual one are tried in the second, if the budget holds them. A share that pays for two whole trainings or
+more is spent on these, in one round. Pure functions over the survey of all methods
 and what the short trainings measured.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
@@ -32,10 +34,15 @@ from ft_dagster.training.training_figures import TrainingFigures
 SCHEMA_VERSION = 3
 FILE = "probe.json"
 METHODS_TRIED = 2
-RATES_TRIED = (1.0, 3.0, 1 / 3)  # times the rate that is usual for a method
+# Times the rate that is usual for a method, the likeliest first; of which family alone, where of one.
+RATES_TRIED = ((1.0, None), (3.0, None), (1 / 3, None))
+WHOLLY_TRIED = (  # the same of whole trainings (benchmarks/README.md)
+    (1.0, None), (5.0, "lora"), (2.5, "lora"), (2.0, "full"), (1.5, "lora"), (3.0, None), (1 / 3, None),
+)  # fmt: skip
 FINALISTS, LONGER = 2, 2  # arms of the second round, and how many times the steps of the first
 RANK_MATTERS = 0.02  # of the loss: by less, the usual rank holds, since tuned LoRAs differ by 1 to 2%
 MEASURING = 0.5  # of a short training's FLOPs, which a tenth would leave with eight examples
+MEASURING_WHOLE = 0.1  # of a whole training's
 FORGETTING_UNKNOWN = "what is forgotten was not measured: there is no general text"
 LATER = ("rank", "examples", "whole")  # fields that were stored from some version on
 
@@ -102,12 +109,22 @@ class ProbePlan:
     flops: float = 0.0
     whole: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def wholly(self) -> bool:
+        """Whether each arm is trained as long as the training that it stands for, by the estimate of that."""
+        return bool(self.whole) and self.steps == min(self.whole.values())
+
+    @property
+    def measuring(self) -> float:
+        """The largest part of each training's FLOPs for it."""
+        return MEASURING_WHOLE if self.wholly else MEASURING
+
     def steps_of(self, arm: Arm, times: int = 1) -> int:
         return round(times * self.steps * self.whole[arm.method] / min(self.whole.values()))
 
     def whole_of(self, arm: Arm) -> int | None:
-        """None for what is usual: it holds unless it forgets past the limit itself."""
-        return None if arm == self.arms[0] else self.whole[arm.method]
+        """None for a whole training, and for what is usual, which holds unless it forgets past the limit."""
+        return None if self.wholly or arm == self.arms[0] else self.whole[arm.method]
 
 
 @dataclass(frozen=True)
@@ -158,60 +175,92 @@ def leaves_open(spec: VariantSpec) -> bool:
 
 
 def plan_probe(spec: VariantSpec, facts: Facts, found: Survey, settings: ProbeSpec) -> ProbePlan:
-    """What a probe would try, and for how long; no arms where it would be dearer than the training."""
-    chosen = found.chosen
+    """What a probe would try, and for how long; no arms where it would be dearer than the training, or than
+    `share` where that is more.
+    """
     arms, ranks = arms_of(spec, facts, found), _other_ranks(spec, facts, found)
-    whole = {arm.method: steps_of(found.planned[arm.method].resolved.training, facts) for arm in arms}
-    fewest = min(whole.values())
-    if fewest < 2 * LONGER:
-        return ProbePlan((), 0, 0.0, f"nothing is tried: the training has {fewest} steps")
-    training = steps_of(chosen.resolved.training, facts) * _step_cost(chosen, facts)
     if len(arms) < 2:
         return ProbePlan((), 0, 0.0, "nothing is tried: one method fits, and the rate is declared")
+    wholly = _whole_trainings(spec, facts, found, settings)
+    if wholly is not None:
+        return wholly
+    fewest, flops = min(_whole(arms, facts, found).values()), _flops(found.chosen, facts)
+    if fewest < 2 * LONGER:
+        return ProbePlan((), 0, 0.0, f"nothing is tried: the training has {fewest} steps")
 
     def of(arms: tuple[Arm, ...], ranks: tuple[int, ...] = ()) -> ProbePlan:
-        times = [(1 + MEASURING) * whole[arm.method] / fewest for arm in arms]
-        methods = [found.planned[arm.method] for arm in arms]
-        costs = [each * _step_cost(method, facts) for each, method in zip(times, methods, strict=True)]
+        costs = [(1 + MEASURING) * cost / fewest for cost in _whole_costs(arms, facts, found)]
         longer = sum(sorted(costs)[-FINALISTS:]) * (len(arms) > FINALISTS or bool(ranks))
         one = sum(costs) + LONGER * (longer + len(ranks) * max(costs))
-        tried = min(max(settings.steps, int(settings.share * training / one)), fewest // LONGER)
-        share = tried * one / training
-        planned = ProbePlan(arms, tried, share, "", ranks, training, whole)
-        why = f"{_planned_words(planned)}: about {share:.0%} of the training's FLOPs"
-        return replace(planned, why=why + _priced(found, tried * one))
+        tried = min(max(settings.steps, int(settings.share / one + 1e-9)), fewest // LONGER)
+        whole = _whole(arms, facts, found)
+        return _with_words(ProbePlan(arms, tried, tried * one, "", ranks, flops, whole), found)
 
     planned = of(arms, ranks)
     if ranks and planned.share <= settings.share:
         return planned
     while len(arms) > 1:
         planned = of(arms)
-        if planned.share <= 1:
+        if planned.share <= max(1.0, settings.share):
             return planned
         arms = arms[:-1]
     why = f"nothing is tried: {settings.steps} steps of each would exceed the training"
     return ProbePlan((), 0, 0.0, why)
 
 
-def arms_of(spec: VariantSpec, facts: Facts, found: Survey) -> tuple[Arm, ...]:
+def _whole_trainings(spec: VariantSpec, facts: Facts, found: Survey, settings: ProbeSpec) -> ProbePlan | None:
+    """Of as many arms as `share` pays for, the likeliest first, other ranks last; None where that is one."""
+    arms = arms_of(spec, facts, found, WHOLLY_TRIED)
+    ranked = [arm for arm in arms if arm.rank is not None][:1]
+    ranks = _other_ranks(spec, facts, found)
+    arms += tuple(arm._replace(rank=rank) for arm in ranked for rank in ranks)
+    costs = [(1 + MEASURING_WHOLE) * cost for cost in _whole_costs(arms, facts, found)]
+    count = sum(spent <= settings.share for spent in accumulate(costs))
+    if count < 2:
+        return None
+    whole, flops = _whole(arms[:count], facts, found), _flops(found.chosen, facts)
+    planned = ProbePlan(arms[:count], min(whole.values()), sum(costs[:count]), "", (), flops, whole)
+    return _with_words(planned, found)
+
+
+def _with_words(planned: ProbePlan, found: Survey) -> ProbePlan:
+    why = f"{_planned_words(planned)}: about {planned.share:.0%} of the training's FLOPs"
+    return replace(planned, why=why + _priced(found, planned.share * planned.flops))
+
+
+def _whole(arms: Sequence[Arm], facts: Facts, found: Survey) -> dict[str, int]:
+    """Steps of each method's whole training."""
+    return {arm.method: steps_of(found.planned[arm.method].resolved.training, facts) for arm in arms}
+
+
+def _whole_costs(arms: Sequence[Arm], facts: Facts, found: Survey) -> list[float]:
+    """Of each arm's whole training, without what is measured, over that of the chosen one."""
+    return [_flops(found.planned[arm.method], facts) / _flops(found.chosen, facts) for arm in arms]
+
+
+def arms_of(
+    spec: VariantSpec, facts: Facts, found: Survey, tried: Sequence[tuple[float, str | None]] = RATES_TRIED
+) -> tuple[Arm, ...]:
     """The likeliest first: the methods that fit in their order, one of each family, at their usual rates,
-    then at three times and at a third of them; declared values alone where there are any. Where nothing but a
-    rank is open, it is what differs.
+    then at those that are so many times as high; declared values alone where there are any. Where nothing
+    but a rank is open, it is what differs.
     """
     methods = _methods(found) if _any_method(spec) else [found.chosen.resolved.name]
     declared = spec.training.learning_rate
-    rates = [1.0] if declared is not None else RATES_TRIED
-    arms = tuple(
-        Arm(
-            name,
-            declared
-            or _rounded(factor * defaults.learning_rate(name, facts.hidden_size, spec.objective).value),
-            _open_rank(spec, found, name),
+    rates = [(1.0, None)] if declared is not None else tried
+    (first, *more) = arms = tuple(
+        dict.fromkeys(
+            Arm(
+                name,
+                declared
+                or _rounded(factor * defaults.learning_rate(name, facts.hidden_size, spec.objective).value),
+                _open_rank(spec, found, name),
+            )
+            for factor, family in rates
+            for name in methods
+            if family in (None, _family(name))
         )
-        for factor in rates
-        for name in methods
     )
-    (first, *more) = arms
     if more or first.rank is None:
         return arms
     return (first, *(first._replace(rank=rank) for rank in _around(first, facts, found)))
@@ -253,10 +302,12 @@ def finalists(tried: Sequence[TriedArm], limit: float | None, ranks: Sequence[in
     return [*good, *others] if enough or others else []
 
 
-def conclude(rounds: Sequence[Sequence[TriedArm]], limit: float | None) -> ProbeResult:
+def conclude(
+    rounds: Sequence[Sequence[TriedArm]], limit: float | None, *, wholly: bool = False
+) -> ProbeResult:
     """The best of the last round in which anything forgot no more than its part of `limit`, the largest rise
     of general loss in a whole training; else of the last in which anything was measured. What is usual holds
-    unless that is shown to be better.
+    unless that is shown to be better, or all were trained `wholly`.
     """
     everything = tuple(tuple(each) for each in rounds)
     ranked, later = _deciding(everything, limit)
@@ -268,7 +319,8 @@ def conclude(rounds: Sequence[Sequence[TriedArm]], limit: float | None) -> Probe
             fix="Look at the rows, or declare method and training.learning_rate",
         )
     best = ranked[0]
-    taken, why = (best, []) if best.forgets_past(limit) else _or_usual(best, everything, limit)
+    free = wholly or best.forgets_past(limit)
+    taken, why = (best, []) if free else _or_usual(best, everything, limit)
     failed = [str(each.arm) for each in everything[0] if each.failed]
     over = [str(each.arm) for each in ranked if each.whole and each.forgets_past(limit)]
     shorter = [] if taken in ranked else [f"{_words(taken, _common([taken]))} after {taken.steps}"]
@@ -283,7 +335,8 @@ def conclude(rounds: Sequence[Sequence[TriedArm]], limit: float | None) -> Probe
     ]
     ranks = {each.rank for tried in everything for each in tried if each.method == taken.method}
     rank = taken.rank if len(ranks) > 1 else None
-    sentence = f"tried for {_span([each.steps for each in ranked])} steps: {'; '.join(said)}"
+    tried = "trained wholly, in" if wholly else "tried for"
+    sentence = f"{tried} {_span([each.steps for each in ranked])} steps: {'; '.join(said)}"
     return ProbeResult(taken.method, taken.learning_rate, sentence, everything, rank)
 
 
@@ -298,7 +351,7 @@ def with_cost(result: ProbeResult, planned: ProbePlan) -> ProbeResult:
     least = "at least " if len(known) < len(flops) else ""
     said = (
         f"{result.sentence}; the steps took {least}{sum(known) / planned.flops:.0%} of the training's FLOPs, "
-        f"where {planned.share / (1 + MEASURING):.0%} were announced for them"
+        f"where {planned.share / (1 + planned.measuring):.0%} were announced for them"
     )
     return replace(result, sentence=said)
 
@@ -379,8 +432,12 @@ def _methods(found: Survey) -> list[str]:
     weights = [name for name in fitting if name not in SOFT_PROMPTS]
     families: dict[str, str] = {}
     for name in weights or fitting:
-        families.setdefault("lora" if name in LORA_LIKE else name, name)
+        families.setdefault(_family(name), name)
     return list(families.values())[:METHODS_TRIED]
+
+
+def _family(name: str) -> str:
+    return "lora" if name in LORA_LIKE else name
 
 
 def _any_method(spec: VariantSpec) -> bool:
@@ -412,6 +469,8 @@ def _around(arm: Arm, facts: Facts, found: Survey) -> tuple[int, ...]:
 
 def _planned_words(planned: ProbePlan) -> str:
     arms, ranks = planned.arms, planned.ranks
+    if planned.wholly:
+        return f"{len(arms)} whole trainings of {_span([planned.steps_of(arm) for arm in arms])} steps"
     first, longer = (_span([planned.steps_of(arm, times) for arm in arms]) for times in (1, LONGER))
     again = f", then the best {FINALISTS} of {longer}" if len(arms) > FINALISTS or ranks else ""
     beside = f", at rank {' and '.join(map(str, ranks))} too" if ranks else ""
@@ -439,6 +498,11 @@ def _stored_arm(content: Mapping[str, Any]) -> TriedArm:
 
 def _without_empty(content: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in content.items() if name not in LATER or value not in (None, ())}
+
+
+def _flops(planned: PlannedMethod, facts: Facts) -> float:
+    """Of all optimizer steps of a method's training."""
+    return steps_of(planned.resolved.training, facts) * _step_cost(planned, facts)
 
 
 def _step_cost(planned: PlannedMethod, facts: Facts) -> float:

@@ -321,14 +321,15 @@ class DeepspeedSpec(SpecModel):
 
 
 class ProbeSpec(SpecModel):
-    """Short trainings of a few methods and rates over the same rows, before the plan that they decide."""
+    """Trainings of a few methods and rates over the same rows, before the plan that they decide."""
 
     share: float = Field(
         0.1,
         gt=0,
-        le=1,
-        description="Largest part of the training's FLOPs that they may take, but for `steps`; "
-        "never more than the training",
+        le=20,
+        description="Largest part of the training's FLOPs that they may take, but for `steps`; never more "
+        "than the training, or than this where it is more; where it pays for two whole trainings or more, "
+        "these are tried",
     )
     steps: int = Field(
         20, ge=2, le=10_000, description="Optimizer steps that each takes at least, whatever the share"

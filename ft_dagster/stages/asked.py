@@ -139,7 +139,7 @@ class ModelQuestions:
         """
         figures = hands.run("evaluation", attempt, lambda output: self.request(hands, output), into=into)
         check_measured(figures, expected_of(self.request(hands, attempt.folder)).to_json())
-        reason = self.engine.reason
+        reason = None if self.task is None else self.engine.reason  # what all share tells of no tenant
         return figures if reason is None else {**figures, "engine_reason": reason}
 
     def request(self, hands: Hands, output: Path) -> EvaluationRequest:

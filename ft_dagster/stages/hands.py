@@ -109,6 +109,7 @@ class Hands:
         result = self._workspace.run_program(
             program, run_dir, request(output), leased=leased, left_at=left_at
         )
+        (output / "result.json").unlink(missing_ok=True)  # what is taken here is not there a second time
         for part in ("payload", "evidence"):
             target = (into or attempt.folder) / part
             target.mkdir(parents=True, exist_ok=True)

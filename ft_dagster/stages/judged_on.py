@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from pydantic import BaseModel
 from ft_dagster.data.quantize import quantization_of
 from ft_dagster.data.weights import measure_weights, weight_files
 from ft_dagster.errors import UserError
-from ft_dagster.evaluation.arithmetic import Dtype
+from ft_dagster.evaluation.arithmetic import USABLE_SHARE, Dtype
 from ft_dagster.evaluation.request import EvaluationRequest, SampledRequest
 from ft_dagster.export.request import ExportRequest
 from ft_dagster.launch.inventory import Device
@@ -54,7 +55,7 @@ def ask_to_judge(ask: Ask, request: BaseModel, judges: Judges, declared_in: Path
     if found is None:
         return ask
     refuse_unheld([found], declared_in)
-    each = max(ask.memory_bytes, found.each_bytes)
+    each = max(ask.memory_bytes, math.ceil(found.each_bytes / USABLE_SHARE))  # as it was foreseen
     return replace(ask, count=found.devices or ask.count, memory_bytes=each)
 
 

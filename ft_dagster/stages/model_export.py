@@ -86,7 +86,7 @@ def inputs(view: View) -> ExportInputs:
         asked.general(view),
         view.device,
         view.dtype,
-        view.engine,
+        view.engine_of(evaluation),
         mixture.inputs.get("general_corpus") if mixture.digest == tuned.inputs["training_mixture"] else None,
     )
 

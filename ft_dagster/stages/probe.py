@@ -19,7 +19,6 @@ from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.probe import (
     FILE,
     LONGER,
-    MEASURING,
     Arm,
     ProbePlan,
     ProbeResult,
@@ -130,11 +129,11 @@ def _result(inputs: ProbeInputs, hands: Hands, attempt: Attempt, seconds: list[f
     trial = _Trial(inputs, hands, attempt, facts, found, seconds, planned)
     limit = spec.training.watch.general_loss_limit or spec.gates.general_loss_margin
     rounds = [trial.round(planned.arms)]
-    last = finalists(rounds[0], limit, planned.ranks)
+    last = [] if planned.wholly else finalists(rounds[0], limit, planned.ranks)
     if last:
         rounds.append(trial.round(last, LONGER))
     with named_in(hands.declared_in):
-        result = with_cost(conclude(rounds, limit), planned)
+        result = with_cost(conclude(rounds, limit, wholly=planned.wholly), planned)
     hands.say(f"probe: {result.sentence}")
     return result
 
@@ -169,15 +168,22 @@ class _Trial:
         shutil.rmtree(folder / "payload")
         known = TrainingFigures.from_json(figures)
         self.seconds.append(known.seconds)
-        return tried_arm(arm, steps, known, self.planned.whole_of(arm))
+        return tried_arm(arm, known.steps, known, self.planned.whole_of(arm))
 
     def _request(self, arm: Arm, steps: int, output: Path) -> TrainingRun:
         inputs, hands, facts, nodes = self.inputs, self.hands, self.facts, self.inputs.nodes
         resolved = self.found.planned[arm.method].resolved
-        own = {"budget": MEASURING, "questions": 0, "general_loss_limit": None, "benchmark_limit": None}
+        budget = self.planned.measuring
+        own = {"budget": budget, "questions": 0, "general_loss_limit": None, "benchmark_limit": None}
         watch = resolved.training.watch.model_copy(update=own)  # what is forgotten ranks it, and ends none
-        short = {"learning_rate": arm.learning_rate, "max_steps": steps, "evaluations": 1, "watch": watch}
-        short["on_bad_rate"] = "stop"  # it is the rate that is tried
+        most = resolved.training.max_steps if self.planned.wholly else steps
+        short = {
+            "learning_rate": arm.learning_rate,
+            "max_steps": most,
+            "watch": watch,
+            "evaluations": 1,
+            "on_bad_rate": "stop",  # it is the rate that is tried
+        }
         plan = Plan(
             method=settings_of(arm, inputs.whole, facts, self.found),
             training=resolved.training.model_copy(update={**short, "keep_best": 1, "keep_last": 1}),

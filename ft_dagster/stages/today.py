@@ -16,7 +16,7 @@ from ft_dagster.evaluation.arithmetic import Dtype
 from ft_dagster.lineage.reachable import PRODUCTION
 from ft_dagster.stages import base_evaluation, evaluation
 from ft_dagster.stages.declaration import freeze_tasks
-from ft_dagster.stages.engine import TRANSFORMERS, Engine
+from ft_dagster.stages.engine import Engine
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.workspace import Workspace, refuse_experiment
 from ft_dagster.store import Artifact, find_artifact
@@ -53,8 +53,7 @@ class Today(Workspace):
 
     @property
     def engine(self) -> Engine:
-        vllm = self._newest.get("engine.name") == "vllm"
-        return Engine("vllm", self.settings.vllm_python) if vllm else TRANSFORMERS
+        return self.engine_of(self._newest)
 
     def upstream(self, stage: str) -> Artifact:
         return self.find(base_evaluation.STAGE) if stage == _BEFORE else super().upstream(stage)

@@ -85,6 +85,9 @@ class View:
         self._listed("training_plan")
         return self._workspace.engine
 
+    def engine_of(self, evaluation: Artifact) -> Engine:
+        return self._workspace.engine_of(evaluation.spec)
+
     @property
     def trains_on(self) -> Inventory:
         return self._workspace.trains_on

@@ -270,6 +270,11 @@ class Workspace:
         reason = self._not_by_vllm()
         return Engine("vllm", self.settings.vllm_python) if reason is None else Engine(reason=reason)
 
+    def engine_of(self, evaluation: Mapping[str, Any]) -> Engine:
+        """What wrote the answers of an evaluation, by what its key covers beside digests."""
+        vllm = evaluation.get("engine.name") == "vllm"
+        return Engine("vllm", self.settings.vllm_python) if vllm else TRANSFORMERS
+
     def _not_by_vllm(self) -> str | None:
         if self.spec.resources.sharing == "shared":
             return "the device is shared, and vLLM takes what is free of it"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy.stats import t
 
 from benchmarks import decisions
 from benchmarks.decision_regret import (
@@ -16,6 +17,7 @@ from benchmarks.decision_regret import (
     Measured,
     Question,
     alarms,
+    first_round,
     folk,
     interval,
     regrets,
@@ -23,7 +25,7 @@ from benchmarks.decision_regret import (
     tables,
     worst_task,
 )
-from benchmarks.decision_tasks import TASKS, TOKENS, Task, drawn
+from benchmarks.decision_tasks import TASKS, TOKENS, UNSEEN_LEAST, Task, drawn
 from ft_dagster.planning.probe import Arm, ProbePlan
 from ft_dagster.program import write_json
 from tests.present import present
@@ -40,7 +42,8 @@ PLANS = {
 def question(task: str = "sql", **more: Any) -> Question:
     given: dict[str, Any] = {
         "task": task, "objective": "instruction", "seed": 0, "base": "b", "base_digest": "b" * 64,
-        "mixture": "m", "mixture_digest": "m" * 64, "plans": PLANS, "auto": LOW, "limit": 0.1,
+        "mixture": "m", "mixture_digest": "m" * 64, "unseen": "u", "unseen_digest": "u" * 64,
+        "plans": PLANS, "auto": LOW, "limit": 0.1,
         "probes": {"on": ProbePlan((LOW, HIGH, FULL), 20, 0.5, "", whole={"lora": 60, "full": 60})},
     }  # fmt: skip
     return Question(**{**given, **more})
@@ -49,9 +52,8 @@ def question(task: str = "sql", **more: Any) -> Question:
 def measured(
     cell: Cell, chosen: float, scored: float, general: float = 3.0, failed: str | None = None
 ) -> Measured:
-    losses = (
-        {} if failed else {"chosen_on": (chosen, 10), "scored_on": (scored, 10), "general": (general, 12)}
-    )
+    parts = {"validation": chosen, "chosen_on": chosen, "scored_on": scored, "general": general}
+    losses = {} if failed else {part: (loss, 10) for part, loss in parts.items()}
     method, rate, _ = cell.arm
     steps = 60 if cell.steps is None else cell.steps
     return Measured("sql", 0, method, rate, cell.steps, steps, losses, failed, 1e12, 10.0, 2.0)
@@ -100,7 +102,57 @@ def test_a_training_that_diverged_leaves_its_team_the_base() -> None:
 def test_a_probe_is_what_its_short_trainings_say_and_costs_their_time() -> None:
     found = regrets(question(), GRID, known(full=1.0))
     assert found.choices["auto, on"].arm == FULL
-    assert found.costs["auto, on"] == pytest.approx((3 + 2) * 10 / 10)
+    assert (found.costs["auto, on"], found.once) == pytest.approx(((3 + 2) * 10, 10))
+    assert "| 5.0, 0.8 |" in tables([found], 1)  # so many trainings like its own, CPU minutes
+
+
+def test_a_probe_of_whole_trainings_is_made_of_cells_of_the_grid_and_has_one_round() -> None:
+    planned = ProbePlan((LOW, HIGH), 60, 2.2, "", whole={"lora": 60, "full": 60})
+    asked, cells = question(probes={"whole": planned}), known()
+    assert first_round(asked, "whole") == [Cell(LOW), Cell(HIGH)]
+    assert list(second_round(asked, "whole", cells.get)) == []
+    found = regrets(asked, GRID, cells)
+    assert (found.choices["auto, whole"].arm, found.costs["auto, whole"]) == (HIGH, 20)
+
+
+def test_a_probe_goes_by_validation_rows_alone() -> None:
+    cells, planned = known(), ProbePlan((LOW, HIGH), 60, 2.2, "", whole={"lora": 60, "full": 60})
+    for arm, loss in ((LOW, 0.5), (HIGH, 0.9)):
+        one = cells[Cell(arm)]
+        cells[Cell(arm)] = replace(one, losses={**one.losses, "validation": (loss, 10)})
+    assert regrets(question(probes={"whole": planned}), GRID, cells).choices["auto, whole"].arm == LOW
+
+
+def test_what_is_usual_holds_in_a_short_probe_where_rows_do_not_show_another_to_be_better() -> None:
+    def with_rows(spread: float) -> dict[Cell, Measured]:
+        cells = known(full=2.0)
+        for arm, mean in ((LOW, 3.0), (HIGH, 2.8), (FULL, 2.0)):
+            for steps in (20, 40):
+                rows = [(mean + (-1) ** row * (spread if arm == FULL else 0), 1) for row in range(10)]
+                cells[Cell(arm, steps)] = replace(cells[Cell(arm, steps)], examples={"validation": rows})
+        return cells
+
+    assert regrets(question(), GRID, with_rows(0.1)).choices["auto, on"].arm == FULL
+    assert regrets(question(), GRID, with_rows(5.0)).choices["auto, on"].arm == LOW
+
+
+def test_a_regret_has_the_interval_of_the_rows_that_it_is_scored_on() -> None:
+    cells = known()
+    for arm, mean in ((LOW, 2.2), (HIGH, 1.1)):
+        rows = [(2 * mean + 0.1 * (-1) ** row * (arm == LOW), 2) for row in range(10)]
+        cells[Cell(arm)] = replace(cells[Cell(arm)], examples={"scored_on": rows})
+    choice = regrets(question(), GRID, cells).choices["auto"]
+    half = t.ppf(0.975, 9) * 0.1 * (10 / 9) ** 0.5 / 10**0.5 / 2 / 1.1
+    assert (present(choice.low), present(choice.high)) == pytest.approx((1 - half, 1 + half))
+    assert regrets(question(), GRID, cells).choices[f"always {HIGH}"].low is None  # it is the best itself
+
+
+def test_a_rule_whose_training_is_not_there_is_left_out() -> None:
+    found = regrets(
+        question(objective="task_specific"), [LOW, HIGH], {c: m for c, m in known().items() if c.arm != FULL}
+    )
+    assert "folk rule" not in found.choices
+    assert "auto" in found.choices
 
 
 def test_a_probe_leaves_out_what_forgot_more_than_its_part_of_the_steps_may() -> None:
@@ -173,25 +225,27 @@ def test_a_question_is_prepared_anew_where_its_rows_declaration_or_the_way_to_a_
 ) -> None:
     bench = decisions.Bench(tmp_path, tmp_path / "results")
     named = [bench.question_file("sql", 0)]
-    for name in ("data/sql-0.jsonl", "tenants/bench/sql-0.yaml"):
-        (tmp_path / name).parent.mkdir(parents=True)
+    both = ("sql-0", "sql-0-unseen")
+    for name in (file for each in both for file in (f"data/{each}.jsonl", f"tenants/bench/{each}.yaml")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("changed", "utf-8")
         named.append(bench.question_file("sql", 0))
     monkeypatch.setattr("ft_dagster.provenance.code.source_digest", lambda: "c" * 64)
     named.append(bench.question_file("sql", 0))
     monkeypatch.setitem(decisions.PROBES, "probe: off", {})
     named.append(bench.question_file("sql", 0))
-    assert len(set(named)) == 5
+    assert len(set(named)) == 7
     assert bench.question_file("sql", 0) == named[-1]
     write_json(named[-1], question().to_json())
     assert bench.question("sql", 0) == question()
 
 
 def test_what_the_plan_takes_is_an_arm_of_its_own_where_the_grid_has_none() -> None:
-    high = decisions.RATES["lora"][1]
-    assert decisions.arms_of(question(auto=Arm("lora", high))) == decisions.grid()
-    own = Arm("full", 1e-4)
-    assert decisions.arms_of(question(auto=own)) == [*decisions.grid(), own]
+    usual, narrow = (decisions.grid(objective) for objective in ("instruction", "task_specific"))
+    assert decisions.arms_of(question(auto=usual[1])) == usual
+    own = Arm("full", 7e-5)
+    assert decisions.arms_of(question(auto=own)) == [*usual, own]
+    assert decisions.arms_of(question(auto=narrow[0], objective="task_specific")) == narrow != usual
 
 
 def test_the_status_counts_what_was_measured_of_what_is_asked_now(tmp_path: Path) -> None:
@@ -201,7 +255,7 @@ def test_the_status_counts_what_was_measured_of_what_is_asked_now(tmp_path: Path
     for file in (bench.file(asked, cell), tmp_path / "results/cells/of-another-plan.json"):
         write_json(file, asdict(measured(cell, 2.0, 2.2)))
     said = decisions.status(bench, ["sql", "fields"], [0])
-    assert said.startswith("1 of 20 cells of the grid and 0 short trainings")
+    assert said.startswith("1 of 14 cells of the grid and 0 short trainings")
 
 
 def test_rows_are_drawn_by_seed_distinct_and_within_their_tokens(tmp_path: Path) -> None:
@@ -210,8 +264,11 @@ def test_rows_are_drawn_by_seed_distinct_and_within_their_tokens(tmp_path: Path)
         "instruction",
         lambda _: ({"prompt": f"q{n % 500}", "completion": "a" * 50} for n in range(900)),
     )
-    first, again, other = (drawn(made, tmp_path, seed, len) for seed in (0, 0, 1))
-    assert first == again != other
+    (first, unseen), again, other = (drawn(made, tmp_path, seed, len) for seed in (0, 0, 1))
+    assert (first, unseen) == again != other
+    assert len(unseen) >= UNSEEN_LEAST
+    assert not {row["prompt"] for row in first} & {row["prompt"] for row in unseen}
+    assert len({row["prompt"] for row in unseen}) == len(unseen)
     assert len({row["prompt"] for row in first}) == len(first)
     assert TOKENS <= sum(12 + len(row["prompt"]) + 50 for row in first) < TOKENS + 80
 
@@ -227,14 +284,20 @@ def test_there_are_tasks_of_every_kind_that_was_asked_for() -> None:
 def test_a_cell_is_trained_in_a_process_of_its_own_and_named_by_what_it_is_made_from(
     tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    asked = question(base=str(tiny_model_folder), mixture=str(write_mixture(tmp_path / "mixture", general=6)))
+    mixture, unseen = (str(write_mixture(tmp_path / name, general=6)) for name in ("mixture", "unseen"))
+    asked = question(base=str(tiny_model_folder), mixture=mixture, unseen=unseen)
     bench = decisions.Bench(tmp_path, tmp_path / "results")
     cells = [Cell(LOW, 0), Cell(LOW), Cell(LOW, 3), Cell(FULL)]
     assert len({bench.file(asked, cell) for cell in cells}) == len(cells)
     for cell in cells:
         made = trained(bench, asked, cell, tmp_path / "scratch")
         assert made.steps == {0: 0, None: made.steps, 3: 3}[cell.steps]
-        assert set(made.losses) == {"chosen_on", "scored_on", "general"}
+        of_all = {"validation", "general"}
+        assert set(made.losses) == (of_all | {"chosen_on", "scored_on"} if cell.whole else of_all)
+        for part, rows in made.examples.items():
+            nats, tokens = (sum(each) for each in zip(*rows, strict=True))
+            assert made.losses[part] == pytest.approx((nats / tokens, len(rows)))
+        assert set(made.examples) == set(made.losses) - {"chosen_on", "general"}
     before, after = (bench.known(asked, cell) for cell in cells[:2])
     assert before is not None
     assert after is not None

@@ -23,8 +23,8 @@ from tests.training.runs import LORA, TRAINING
 
 def declared(mix: Mix) -> VariantSpec:
     text = VARIANT.format(
-        kind="labels", seed=0, task=f"labels{mix.suffix}", objective="instruction", model="m", format="text",
-        general=mix.declared,
+        kind="labels", seed=0, named="labels", objective="instruction", model="m", format="text",
+        general=mix.declared, held_out=0.4,
     )  # fmt: skip
     return VariantSpec.model_validate(yaml.safe_load(text))
 
@@ -56,7 +56,9 @@ def keep(bench: Bench, mix: Mix, seed: int, loss: float, general: float, *, base
     mixture = write_mixture(bench.project / f"{name}-{seed}", general=10 * mix.percent)
     given: dict[str, Any] = {
         "task": name, "objective": "instruction", "seed": seed, "base": "b", "base_digest": "b" * 64,
-        "mixture": str(mixture), "mixture_digest": f"{mix.percent:064}", "plans": {"lora": plan},
+        "mixture": str(mixture), "mixture_digest": f"{mix.percent:064}", "unseen": "u",
+        "unseen_digest": "u" * 64,
+        "plans": {"lora": plan},
         "auto": ("lora", 6e-4), "limit": 0.1, "probes": {},
     }  # fmt: skip
     question = Question(**given)

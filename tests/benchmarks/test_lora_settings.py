@@ -22,7 +22,8 @@ def question() -> Question:
     plan = {"method": method, "training": {**TRAINING, "learning_rate": 6e-4}}
     given: dict[str, Any] = {
         "task": "labels", "objective": "instruction", "seed": 0, "base": "b", "base_digest": "b" * 64,
-        "mixture": "m", "mixture_digest": "m" * 64, "plans": {"lora": plan}, "auto": None, "limit": 0.1,
+        "mixture": "m", "mixture_digest": "m" * 64, "unseen": "u", "unseen_digest": "u" * 64,
+        "plans": {"lora": plan}, "auto": None, "limit": 0.1,
         "probes": {},
     }  # fmt: skip
     return Question(**given)

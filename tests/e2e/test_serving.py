@@ -165,9 +165,8 @@ def judged(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) ->
 @pytest.mark.long
 @pytest.mark.parametrize("kind", [None, "lora", "full"])
 def test_models_are_judged_through_vllm_as_by_transformers(
-    judged: Path, vllm: Path, monkeypatch: pytest.MonkeyPatch, kind: str | None
+    judged: Path, vllm: Path, kind: str | None
 ) -> None:
-    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     tuned = None if kind is None else judged / kind
     found, engines = [], []
     for name, python in (("transformers", None), ("vllm", vllm.with_name("python"))):
@@ -198,10 +197,7 @@ def test_models_are_judged_through_vllm_as_by_transformers(
 
 
 @pytest.mark.long
-def test_an_adapter_that_acts_otherwise_in_vllm_is_refused(
-    judged: Path, vllm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+def test_an_adapter_that_acts_otherwise_in_vllm_is_refused(judged: Path, vllm: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(judged / "lora", tmp_path / "other"))
     config = json.loads((other / "adapter_config.json").read_text("utf-8"))
     (other / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 2 * config["lora_alpha"]}))
@@ -221,9 +217,8 @@ def test_an_adapter_that_acts_otherwise_in_vllm_is_refused(
 
 @pytest.mark.long
 def test_a_variant_is_judged_and_released_through_vllm_and_never_held_against_another_engine(
-    tmp_path: Path, tiny_model_folder: Path, vllm: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_model_folder: Path, vllm: Path
 ) -> None:
-    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     project = write_project(tmp_path / "project", wide_base(tiny_model_folder, tmp_path / "base"))
     named = {"evaluation": {"engine": "vllm", "vllm": str(vllm.with_name("python"))}}
     edit(project / "ft_dagster.yaml", lambda content: content.update(named))

@@ -129,7 +129,7 @@ def test_prompts_of_like_length_are_read_together(
     model: Any, shapes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = alone(model)
-    monkeypatch.setitem(greedy.READ, "cpu", 6)
+    monkeypatch.setitem(greedy.BATCH_TOKENS, "cpu", 6)
     shapes.clear()
     assert written(model) == expected
     assert shapes[:5] == [(1, 3), (1, 5), (3, 2), *[(4, 1)] * 2]
@@ -142,7 +142,7 @@ def test_so_are_those_behind_a_learned_prompt(
     tuned = load_tuned(
         tiny_model_folder, make_payload(kind, tiny_model_folder, tmp_path / kind), dtype="float32"
     )
-    monkeypatch.setitem(greedy.READ, "cpu", 6)
+    monkeypatch.setitem(greedy.BATCH_TOKENS, "cpu", 6)
     assert written(tuned) == alone(tuned)
 
 

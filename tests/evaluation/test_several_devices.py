@@ -67,7 +67,7 @@ def test_what_a_base_writes_is_that_of_one_device(base: Path) -> None:
 def test_what_is_read_in_several_passes_is_that_of_one_device(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(greedy, "READ", {"cpu": 4, "cuda": 4})
+    monkeypatch.setattr(greedy, "BATCH_TOKENS", {"cpu": 4, "cuda": 4})
     alone = written(base, "cpu")
     with lent_two(base):
         assert written(base, "cuda") == alone

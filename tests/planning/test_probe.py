@@ -17,6 +17,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.planning.dryrun.from_figures import facts, shapes_of_configuration
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.hardware.catalogue import Hardware
+from ft_dagster.planning.methods.training_settings import steps_of
 from ft_dagster.planning.paired_losses import difference
 from ft_dagster.planning.plan import make_plan
 from ft_dagster.planning.probe import (
@@ -62,7 +63,7 @@ def test_none_is_asked_for_in_a_word(said: Any) -> None:
     assert PlanSpec(probe=said).probe is None
 
 
-@pytest.mark.parametrize("said", ["maybe", 3, {"share": 2}, {"steps": 1}])
+@pytest.mark.parametrize("said", ["maybe", 3, {"share": 21}, {"share": 0}, {"steps": 1}])
 def test_anything_else_is_refused(said: Any) -> None:
     with pytest.raises(ValidationError):
         PlanSpec(probe=said)
@@ -482,6 +483,65 @@ def test_a_probe_takes_its_share_and_never_more_than_the_training(small: PlanCon
     tiny = plan_probe(declared, known, found, settings)
     assert tiny.arms == ()
     assert tiny.why.startswith("nothing is tried: ")
+
+
+@pytest.mark.slow
+def test_a_share_above_one_is_spent_on_whole_trainings_where_it_pays_for_two(small: PlanContext) -> None:
+    declared, known, found = surveyed(small, 100, **ON)
+    steps = {name: found.planned[name].resolved.training for name in ("full", "lora")}
+    plans = {share: plan_probe(declared, known, found, ProbeSpec(share=share)) for share in (1, 3, 6, 20)}
+    assert plans[1].arms == ()
+    for share in (3, 6, 20):
+        planned = plans[share]
+        assert planned.wholly
+        assert planned.share <= share
+        assert [planned.steps_of(arm) for arm in planned.arms] == [
+            steps_of(steps[arm.method], known) for arm in planned.arms
+        ]
+        assert {planned.whole_of(arm) for arm in planned.arms} == {None}  # each has all of the limit
+        assert f"{len(planned.arms)} whole trainings of " in planned.why
+        assert f": about {planned.share:.0%} of the training's FLOPs" in planned.why
+    few, some, many = (plans[share].arms for share in (3, 6, 20))
+    assert 2 == len(few) < len(some) < len(many)
+    assert many[: len(some)] == some
+    assert some[:2] == few == arms_of(declared, known, found)[:2]
+    assert len(set(many)) == len(many)
+    rates = {name: [arm.learning_rate for arm in many if arm.method == name] for name in ("full", "lora")}
+    assert rates == {"full": [6e-5, 1e-4, 2e-4, 2e-5], "lora": [4e-4, 2e-3, 1e-3, 6e-4, 1e-4]}
+    assert plan_probe(declared, known, found, ProbeSpec()).arms == ()  # `on` is as it was
+
+
+@pytest.mark.slow
+def test_a_share_between_one_and_two_trainings_is_spent_on_shorter_ones(small: PlanContext) -> None:
+    declared, known, found = surveyed(small, 4000, **ON)
+    planned = plan_probe(declared, known, found, ProbeSpec(share=1.5))
+    assert not planned.wholly
+    assert 1 < planned.share <= 1.5
+    assert planned.steps > plan_probe(declared, known, found, ProbeSpec()).steps
+
+
+@pytest.mark.slow
+def test_ranks_come_last_where_whole_trainings_are_tried(small: PlanContext) -> None:
+    declared, known, found = learning_little(small, **ON, **RANKED)
+    planned = plan_probe(declared, known, found, ProbeSpec(share=20))
+    rank = planned.arms[0].rank
+    assert rank is not None
+    assert planned.ranks == ()
+    assert [arm.rank for arm in planned.arms[-2:]] == [rank // 2, 2 * rank]
+    assert {arm.rank for arm in planned.arms[:-2]} == {rank}
+    fewer = plan_probe(declared, known, found, ProbeSpec(share=3))
+    assert fewer.arms == planned.arms[: len(fewer.arms)]
+
+
+def test_of_whole_trainings_the_best_is_taken() -> None:
+    arms = [apart("lora", 2e-4, SPREAD), apart("lora", 6e-4, here_and_there(0.2))]
+    assert conclude([arms], None).learning_rate == 2e-4
+    found = conclude([arms], None, wholly=True)
+    assert found.learning_rate == 6e-4
+    assert found.sentence.startswith("trained wholly, in 20 steps: lora at 0.0006 ")
+    assert "lora at 0.0006 less lora at 0.0002 is -0.100 nats a token (95% interval " in found.sentence
+    forgetful = [arms[0], replace(arms[1], general_rise=0.2)]
+    assert conclude([forgetful], 0.1, wholly=True).learning_rate == 2e-4
 
 
 @pytest.mark.slow

@@ -208,6 +208,24 @@ def copied(probed: Path, tmp_path: Path, tiny_model_folder: Path) -> Path:
 
 
 @pytest.mark.long
+def test_a_share_that_pays_for_them_is_spent_on_whole_trainings_of_which_the_best_is_taken(
+    tmp_path: Path, tiny_model_folder: Path, probed: Path
+) -> None:
+    folder = copied(probed, tmp_path, tiny_model_folder)
+    declare(folder, plan={"probe": {"share": 4}})
+    workspace, lines, made = planned(folder)
+    tried, content = found_in(workspace, made)
+    (arms,) = content["rounds"]
+    assert [arm["learning_rate"] for arm in arms] == [4e-4, 2e-3, 1e-3]
+    trained = run_chain(workspace, up_to("fine_tuned_model")).made["fine_tuned_model"]
+    assert {arm["steps"] for arm in arms} == {trained.figures["steps"]}
+    best = min(arms, key=lambda arm: max(arm["validation"].items(), key=lambda pair: int(pair[0]))[1])
+    assert made["training_plan"].figures["training"]["learning_rate"] == best["learning_rate"]
+    assert tried.figures["sentence"].startswith("trained wholly, in ")
+    assert any(line.startswith("probe: 3 whole trainings of ") for line in lines)
+
+
+@pytest.mark.long
 def test_ranks_are_tried_where_nothing_else_is_open_and_the_plan_trains_the_one_that_was_found(
     tmp_path: Path, tiny_model_folder: Path, probed: Path
 ) -> None:
