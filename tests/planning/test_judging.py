@@ -56,10 +56,10 @@ def test_weights_are_counted_in_the_precision_that_they_are_asked_in() -> None:
 
 def test_the_reason_names_bytes_and_memory() -> None:
     one = present(foresee("evaluation", asked(SMALL, "bfloat16"), lent("1xA100-80GB")))
-    assert one.sentence == ("judged on 1 GPU: 16.1 GB of weights in bfloat16 and 4.3 GB of keys and values")
+    assert one.sentence == ("judged on 1 GPU: 16.1 GB of weights in bfloat16 and 6.4 GB of keys and values")
     two = present(foresee("evaluation", asked(LARGE, "bfloat16"), lent("8xH200")))
     assert two.sentence == (
-        "judged on 2 GPUs, whole layers on each: 141.1 GB of weights in bfloat16 and 10.7 GB of keys and "
+        "judged on 2 GPUs, whole layers on each: 141.1 GB of weights in bfloat16 and 16.1 GB of keys and "
         "values, where one has 150.8 GB"
     )
 

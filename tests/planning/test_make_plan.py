@@ -259,7 +259,7 @@ def test_the_plan_says_on_how_many_gpus_it_is_judged_and_what_none_hold(folder: 
     evaluation, export = estimate.judged_on
     assert (evaluation.what, evaluation.devices, export.what, export.devices) == (
         "evaluation",
-        2,
+        3,
         "export",
         1,
     )

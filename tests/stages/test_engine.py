@@ -41,12 +41,13 @@ def settings(project: Path, **evaluation: Any) -> Settings:
 def test_auto_takes_vllm_on_a_gpu_where_it_is_installed_and_nowhere_else(
     tmp_path: Path, with_vllm: Path
 ) -> None:
-    there, absent = settings(tmp_path, vllm=with_vllm), settings(tmp_path)
+    there, absent = settings(tmp_path, engine="auto", vllm=with_vllm), settings(tmp_path, engine="auto")
     assert may_be_vllm(there, "cuda")
+    assert not may_be_vllm(settings(tmp_path, vllm=with_vllm), "cuda")  # unless it is asked for
     assert not may_be_vllm(there, "cpu")
     assert not may_be_vllm(absent, "cuda")
     assert not may_be_vllm(settings(tmp_path, engine="transformers", vllm=with_vllm), "cuda")
-    assert not may_be_vllm(settings(tmp_path, vllm="of/the/gpu/host"), "cpu")
+    assert not may_be_vllm(settings(tmp_path, engine="auto", vllm="of/the/gpu/host"), "cpu")
 
 
 def test_a_declared_engine_answers_on_a_cpu_too(tmp_path: Path, with_vllm: Path) -> None:
