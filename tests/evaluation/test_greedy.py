@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ft_dagster.evaluation import greedy
+from ft_dagster.evaluation import arithmetic
 from ft_dagster.evaluation.greedy import PromptRow, RoomyLayer, batches_of, last_logits, rows_of, write
 from ft_dagster.evaluation.weights import load_base, load_tuned
 from tests.evaluation.payloads import make_payload, write_greedily
@@ -129,7 +129,7 @@ def test_prompts_of_like_length_are_read_together(
     model: Any, shapes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = alone(model)
-    monkeypatch.setitem(greedy.BATCH_TOKENS, "cpu", 6)
+    monkeypatch.setitem(arithmetic.BATCH_TOKENS, "cpu", 6)
     shapes.clear()
     assert written(model) == expected
     assert shapes[:5] == [(1, 3), (1, 5), (3, 2), *[(4, 1)] * 2]
@@ -142,7 +142,7 @@ def test_so_are_those_behind_a_learned_prompt(
     tuned = load_tuned(
         tiny_model_folder, make_payload(kind, tiny_model_folder, tmp_path / kind), dtype="float32"
     )
-    monkeypatch.setitem(greedy.BATCH_TOKENS, "cpu", 6)
+    monkeypatch.setitem(arithmetic.BATCH_TOKENS, "cpu", 6)
     assert written(tuned) == alone(tuned)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from ft_dagster.evaluation.vllm_model import Worker, refuse_idle
 from ft_dagster.provenance.held import HeldFiles, descriptors_below
 from tests.evaluation.payloads import make_payload
 
-HOW = {"dtype": "float32", "device": "cpu"}
+HOW: dict[str, Any] = {"dtype": "float32", "device": "cpu"}
 BASE, TUNED = [-1.0, -2.0, -0.5, -3.0], [-0.5, -2.5, -0.4, -1.0]
 
 
