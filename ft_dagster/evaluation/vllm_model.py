@@ -27,6 +27,7 @@ from ft_dagster.evaluation.loaded_by_vllm import max_lora_rank, not_loaded, rank
 from ft_dagster.evaluation.model import PROBE, TokenBatchedLM, probe_logits
 from ft_dagster.evaluation.weights import ADAPTER_CONFIG, kind_of
 from ft_dagster.launch.processes import MARKER, SUPERVISOR
+from ft_dagster.launch.rank import held_descriptors
 from ft_dagster.provenance.held import descriptors_below
 
 # Of a GPU, for the batches of log-likelihoods: their logits, states and products.
@@ -69,7 +70,8 @@ class Worker:
                 stdout=subprocess.PIPE,
                 text=True,
                 env={**_environment(), "TMPDIR": str(scratch)},
-                pass_fds=held,  # the files are read through the very descriptors that were hashed
+                # It reads the files through the very descriptors that were hashed, and holds the lease too.
+                pass_fds=[*held, *held_descriptors()],
             )
         except OSError as error:
             raise _failed(f"vLLM does not start with {python}: {error.strerror}") from None

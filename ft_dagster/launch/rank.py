@@ -58,6 +58,13 @@ def hold_as_rank(patience: float = 10.0) -> bool:
     return True
 
 
+def held_descriptors() -> list[int]:
+    """The locks of this process's share, for a program of its own that touches the device too and inherits
+    them: the lease then lasts until both have ended.
+    """
+    return [descriptor for held in _held.values() for descriptor in held]
+
+
 def _share(path: Path, token: str, patience: float) -> int:
     """The descriptor of a shared lock on a device file that carries `token`."""
     deadline = time.monotonic() + patience

@@ -9,7 +9,6 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +34,7 @@ class Engine:
 
 
 TRANSFORMERS = Engine()
+_found: set[Path] = set()  # where vLLM is, as far as this process has looked
 
 
 def may_be_vllm(settings: Settings, device: str) -> bool:
@@ -76,10 +76,15 @@ def without_room(parameters: int, dtype: str, memory_bytes: int | None) -> str |
     return "two copies of the base, for vLLM and for transformers, do not fit the device"
 
 
-@cache
 def _has_vllm(python: Path) -> bool:
+    """Asked again until it is found: it may be installed while this process lives."""
+    if python in _found:
+        return True
     asked = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
     try:
-        return subprocess.run([python, "-I", "-c", asked], capture_output=True, check=False).returncode == 0
+        done = subprocess.run([python, "-I", "-c", asked], capture_output=True, check=False)
     except OSError:
         return False
+    if done.returncode == 0:
+        _found.add(python)
+    return done.returncode == 0

@@ -74,7 +74,9 @@ def refuse_unheld(foreseen: Iterable[JudgedOn], declared_in: Path) -> None:
 
 
 def _held_by(request: BaseModel) -> JudgedBytes | None:
-    """What a program's model takes; None for one that judges none."""
+    """What a program's model takes; None for one that judges none, or not on a GPU."""
+    if getattr(request, "device", None) == "cpu":
+        return None
     if isinstance(request, SampledRequest):
         return asked(_facts(request.base.folder), request.dtype)
     if isinstance(request, EvaluationRequest):

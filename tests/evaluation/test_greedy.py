@@ -135,6 +135,24 @@ def test_prompts_of_like_length_are_read_together(
     assert shapes[:5] == [(1, 3), (1, 5), (3, 2), *[(4, 1)] * 2]
 
 
+def test_a_pass_over_some_prompts_has_no_room_for_the_answers(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms: list[int] = []
+    honest = RoomyLayer.__init__
+
+    def noted(layer: RoomyLayer, room: int) -> None:
+        rooms.append(room)
+        honest(layer, room)
+
+    monkeypatch.setattr(RoomyLayer, "__init__", noted)
+    monkeypatch.setitem(arithmetic.BATCH_TOKENS, "cpu", 6)
+    written(model)
+    longest = max(map(len, PROMPTS))
+    # of all, and of either pass: three tokens are shared
+    assert set(rooms) == {longest + NEW, longest, 3 + 2}
+
+
 @pytest.mark.parametrize("kind", ["prompt", "prefix"])
 def test_so_are_those_behind_a_learned_prompt(
     kind: str, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

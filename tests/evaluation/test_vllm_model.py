@@ -5,6 +5,7 @@ With vLLM itself: tests/e2e/test_serving.py.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from ft_dagster.data.quantize import write_quantization
 from ft_dagster.errors import UserError
 from ft_dagster.evaluation.vllm_model import Worker, refuse_idle
+from ft_dagster.launch import rank
 from ft_dagster.provenance.held import HeldFiles, descriptors_below
 from tests.evaluation.payloads import make_payload
 
@@ -54,6 +56,28 @@ def test_an_environment_without_vllm_is_one_error(
     with pytest.raises(UserError, match=r"vLLM (ended before it answered|does not start)") as error:
         Worker(python, tiny_model_folder, None, **HOW, scratch=tmp_path / "scratch")
     assert error.value.field == "evaluation.engine"
+
+
+def test_a_worker_gets_no_credentials_and_holds_the_lease_and_half_an_answer_is_one_error(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program in the place of that environment's Python says what it was given, and ends in a line."""
+    python, lock = tmp_path / "python", tmp_path / "lock"
+    told = tmp_path / "told"
+    python.write_text(f"""#!/bin/sh\nenv > {told}\nreadlink /proc/$$/fd/* >> {told}\nprintf '{{"version'\n""")
+    python.chmod(0o755)
+    descriptor = os.open(lock, os.O_CREAT | os.O_RDWR)
+    monkeypatch.setitem(rank._held, "token", [descriptor])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "40")
+    with pytest.raises(UserError, match="ended before it answered"):
+        Worker(python, tiny_model_folder, None, **HOW, scratch=tmp_path / "scratch")
+    os.close(descriptor)
+    said = told.read_text()
+    assert "AWS_SECRET" not in said
+    assert "KVCACHE" not in said
+    assert "PATH=" in said
+    assert str(lock) in said.splitlines()
 
 
 @pytest.mark.parametrize(("kind", "why"), [("prefix", "prompt or prefix"), ("tokens", "rows of the vocab")])

@@ -343,6 +343,7 @@ def test_thirty_jobs_on_three_slots_are_never_over_booked(tmp_path: Path, start:
         (slots(4), ask(3), {}, 1),
         (slots(4), ask(1), {"acme": 2}, 2),
         (replace(slots(2), shares=3), replace(ask(1), shared=True), {}, 6),
+        (replace(slots(2), shares=3), replace(ask(1), shared=True), {"acme": 2}, 2),
         (replace(slots(2), shares=3), ask(1), {}, 2),
     ],
 )

@@ -7,13 +7,14 @@ import sys
 import sysconfig
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ft_dagster.errors import UserError
 from ft_dagster.settings import EvaluationSettings, Settings
-from ft_dagster.stages import base_evaluation, evaluation, training_plan
+from ft_dagster.stages import base_evaluation, evaluation, model_export, training_plan
 from ft_dagster.stages.engine import Engine, may_be_vllm, not_by_vllm, without_room
 from ft_dagster.stages.stage import Stage
 from ft_dagster.stages.verdicts import asked_alike
@@ -116,6 +117,29 @@ def test_another_engine_is_another_key_and_transformers_are_in_none(
         now = chained.recipe(stage)[0]
         assert now.place != recipe.place
         assert now.spec == {**recipe.spec, "engine.name": "vllm"}
+
+
+def test_an_export_is_judged_by_the_engine_of_its_evaluation(
+    chained: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = chained.recipe(model_export.STAGE)[0]
+    monkeypatch.setattr(Workspace, "engine", Engine("vllm", Path("python")))
+    monkeypatch.setattr(model_export, "rejudge", lambda *_: SimpleNamespace(passed=True))
+    recipe, inputs = chained.recipe(model_export.STAGE)
+    assert (recipe.place, inputs.engine.name) == (plain.place, None)
+    assert chained.engine_of({"engine.name": "vllm"}).name == "vllm"
+
+
+def test_vllm_is_found_once_it_is_installed(tmp_path: Path) -> None:
+    folder = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    named = settings(tmp_path, engine="vllm", vllm=folder / "bin" / "python")
+    with pytest.raises(UserError, match="not installed"):
+        may_be_vllm(named, "cpu")
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder)})) / "vllm"
+    packages.mkdir()
+    (packages / "__init__.py").touch()
+    assert may_be_vllm(named, "cpu")
 
 
 def test_evaluations_by_two_engines_are_not_compared(chained: Workspace) -> None:

@@ -1,6 +1,7 @@
 """A lease of several GPUs for what one does not hold, and a refusal where all of them do not."""
 
 import json
+import math
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +9,17 @@ from typing import Any
 
 import pytest
 
+from ft_dagster.data.weights import measure_weights, weight_files
 from ft_dagster.errors import UserError
+from ft_dagster.evaluation.arithmetic import USABLE_SHARE
 from ft_dagster.evaluation.request import BaseFiles, SampledRequest
 from ft_dagster.export.request import ExportRequest
 from ft_dagster.launch.inventory import Device, Inventory
 from ft_dagster.launch.launcher import Job, Say
 from ft_dagster.launch.leases import Leases
+from ft_dagster.planning.context import base_facts_of
+from ft_dagster.planning.judging import Judges, foresee
+from ft_dagster.planning.judging import asked as judged
 from ft_dagster.settings import load_settings
 from ft_dagster.spec import VariantKey
 from ft_dagster.stages import declaration
@@ -130,11 +136,34 @@ def test_a_certificate_in_float32_takes_more(desk: Workspace, large: Path, tmp_p
         {
             "schema_version": 1, "base": base, "weights": tmp_path / "weights", "weights_digest": "0" * 64,
             "format": "adapter", "card": {**CARD, "weights": "0" * 64}, "probes": ["x"], "output": tmp_path,
+            "device": "cuda",
         }
     )  # fmt: skip
     assert asks(workspace, "export", asked_for, tmp_path).count == 3
     (tmp_path / "weights" / "quantization.json").write_text('{"quantization": "nf4"}')
     assert asks(workspace, "export", asked_for, tmp_path).count == 1
+
+
+def test_what_is_judged_on_a_cpu_is_not_held_against_the_gpus(
+    desk: Workspace, large: Path, tmp_path: Path
+) -> None:
+    request = texts_of(large, tmp_path).model_copy(update={"device": "cpu"})
+    assert asks(on(desk, tmp_path / "locks", 1 * GB), "evaluation.sampled", request, tmp_path).count == 1
+
+
+def test_a_gpu_is_lent_that_holds_its_part_with_a_tenth_to_spare(
+    desk: Workspace, large: Path, tmp_path: Path
+) -> None:
+    asked = asks(
+        on(desk, tmp_path / "locks", *FOUR), "evaluation.sampled", texts_of(large, tmp_path), tmp_path
+    )
+    parameters, nbytes, _ = measure_weights(large, weight_files(large))
+    devices = tuple(Device(str(n), nbytes, "NVIDIA X") for n, nbytes in enumerate(FOUR))
+    judges = Judges(devices, len(FOUR), 1, "bfloat16")
+    held = present(
+        foresee("evaluation", judged(base_facts_of(parameters, nbytes, large), "bfloat16"), judges)
+    )
+    assert asked.memory_bytes == math.ceil(held.each_bytes / USABLE_SHARE)
 
 
 def test_a_training_asks_for_what_is_declared(desk: Workspace, large: Path, tmp_path: Path) -> None:
