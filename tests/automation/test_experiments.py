@@ -311,14 +311,20 @@ def test_a_run_beside_another_that_is_ended_fails_alone_and_is_tried_again(
     assert [run["status"] for run in again] == ["done", "done"]
 
 
+def training_beside(project: Path, model: Path) -> tuple[Path, subprocess.Popen[str]]:
+    """A sweep of which two runs train side by side."""
+    folder = beside(project, model)
+    process = start(folder, *SWEEP, "--at-once", "2")
+    work = load_settings(folder).work_folder / "runs" / str(KEY)
+    until(lambda: list(work.glob("fine_tuned_model-*/output")) and len(members_of(process)) == 2)
+    return folder, process
+
+
 @pytest.mark.slow
 def test_an_interrupt_ends_the_programs_of_all_runs_side_by_side(
     tmp_path: Path, tiny_model_folder: Path
 ) -> None:
-    folder = beside(tmp_path / "project", tiny_model_folder)
-    process = start(folder, *SWEEP, "--at-once", "2")
-    work = load_settings(folder).work_folder / "runs" / str(KEY)
-    until(lambda: list(work.glob("fine_tuned_model-*/output")) and len(members_of(process)) == 2)
+    folder, process = training_beside(tmp_path / "project", tiny_model_folder)
     os.kill(process.pid, signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 130
@@ -330,10 +336,7 @@ def test_an_interrupt_ends_the_programs_of_all_runs_side_by_side(
 def test_a_killed_command_takes_the_runs_that_it_has_side_by_side_along_and_goes_on(
     tmp_path: Path, tiny_model_folder: Path
 ) -> None:
-    folder = beside(tmp_path / "project", tiny_model_folder)
-    process = start(folder, *SWEEP, "--at-once", "2")
-    work = load_settings(folder).work_folder / "runs" / str(KEY)
-    until(lambda: list(work.glob("fine_tuned_model-*/output")) and len(members_of(process)) == 2)
+    folder, process = training_beside(tmp_path / "project", tiny_model_folder)
     members = members_of(process)
     process.kill()
     process.communicate()

@@ -20,6 +20,7 @@ from benchmarks.decision_regret import (
     first_round,
     folk,
     interval,
+    mean_of_tasks,
     regrets,
     second_round,
     tables,
@@ -113,6 +114,26 @@ def test_a_probe_of_whole_trainings_is_made_of_cells_of_the_grid_and_has_one_rou
     assert list(second_round(asked, "whole", cells.get)) == []
     found = regrets(asked, GRID, cells)
     assert (found.choices["auto, whole"].arm, found.costs["auto, whole"]) == (HIGH, 20)
+
+
+def test_a_probe_that_takes_a_rate_beside_the_grid_is_left_out_until_its_training_is_known() -> None:
+    beside = Arm("full", 3e-4)
+    planned = ProbePlan((LOW, beside), 20, 0.5, "", whole={"lora": 60, "full": 60})
+    cells = known()
+    for steps in (20, 40):
+        cells[Cell(beside, steps)] = measured(Cell(beside, steps), 0.5, 9.9)
+    asked = question(probes={"short": planned})
+    assert "auto, short" not in regrets(asked, GRID, cells).choices
+    cells[Cell(beside)] = measured(Cell(beside), 0.9, 1.0)
+    assert regrets(asked, GRID, cells).choices["auto, short"].arm == beside
+
+
+def test_each_task_counts_alike_however_many_of_its_seeds_there_are() -> None:
+    one = regrets(question(), GRID, known())  # auto loses 100%
+    best = one.choices["auto"]._replace(regret=0.0)
+    another = replace(one, task="another", choices={**one.choices, "auto": best})
+    every = [one, replace(one, seed=1), replace(one, seed=2), another]
+    assert mean_of_tasks(every, "auto") == pytest.approx(0.5)
 
 
 def test_a_probe_goes_by_validation_rows_alone() -> None:

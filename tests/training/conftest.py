@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ft_dagster.training.methods import base
 from tests.programs import RunningProgram
 from tests.training.runs import Runs, write_mixture
 
@@ -21,3 +23,17 @@ def runs(tmp_path: Path, tiny_model_folder: Path) -> Runs:
 def start() -> Callable[..., RunningProgram]:
     """Start the trainer as the launcher does."""
     return partial(RunningProgram, "training")
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders from which a base was loaded."""
+    found: list[Path] = []
+    honest = base.load_base
+
+    def noted(folder: Path, *given: Any, **options: Any) -> Any:
+        found.append(folder)
+        return honest(folder, *given, **options)
+
+    monkeypatch.setattr(base, "load_base", noted)
+    return found

@@ -24,20 +24,6 @@ pytestmark = pytest.mark.slow
 ASKED = {"base": "b" * 64}
 
 
-@pytest.fixture
-def loads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The folders from which a base was loaded."""
-    found: list[Path] = []
-    honest = base.load_base
-
-    def noted(folder: Path, *given: Any, **options: Any) -> Any:
-        found.append(folder)
-        return honest(folder, *given, **options)
-
-    monkeypatch.setattr(base, "load_base", noted)
-    return found
-
-
 def keeping(runs: Runs, name: str, folder: Path, method: dict[str, Any], **training: Any) -> Path:
     """A run whose base may be kept in a folder."""
     run_folder = runs.prepare(name, method={**LORA, **method}, training={"precision": "bf16", **training})

@@ -59,20 +59,6 @@ def assert_as_alone(folder: Path, together: Path, variant: str) -> None:
     assert losses(together, variant) == losses(folder, variant)
 
 
-@pytest.fixture
-def loads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The folders of the bases that were loaded, as they are."""
-    found: list[Path] = []
-    honest = base.load_base
-
-    def noted(folder: Path, *given: Any, **options: Any) -> Any:
-        found.append(folder)
-        return honest(folder, *given, **options)
-
-    monkeypatch.setattr(base, "load_base", noted)
-    return found
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_adapters_of_several_kinds_come_out_as_alone_on_one_loaded_base(
     runs: Runs, loads: list[Path], precision: str
