@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import pytest
 
-from ft_dagster.audit import rebuild_stage
+from ft_dagster.audit import rebuild_stage, recorded
 from ft_dagster.audit.kept_code import build_environment, environment_differences, unpack_code
 from ft_dagster.audit.recorded import lay_out, recorded_of
 from ft_dagster.audit.replay import replay
@@ -31,7 +31,7 @@ from ft_dagster.exit_codes import CANCELLED
 from ft_dagster.launch import processes
 from ft_dagster.provenance.code import source_archive, source_digest
 from ft_dagster.provenance.manifest import local_environment
-from ft_dagster.settings import load_settings
+from ft_dagster.settings import EvaluationSettings, Settings, load_settings
 from ft_dagster.store import Store, verify_artifact
 from tests.audit.histories import History, question
 from tests.s3_server import S3Server
@@ -343,3 +343,12 @@ def test_a_model_of_a_remote_store_is_laid_out_from_copies(tmp_path: Path, s3_se
     assert not clean.store.remote
     for part in (recorded.declaration, *recorded.taken):
         verify_artifact(clean.store, audit.artifact(part), tmp_path / "cache")
+
+
+def test_a_replay_is_judged_by_the_engine_that_judged_whatever_is_declared_today(tmp_path: Path) -> None:
+    today = Settings(project=tmp_path, evaluation=EvaluationSettings(engine="vllm", functions=("own.py",)))
+    asked = recorded._settings(today, {"engine": "transformers"})["evaluation"]
+    assert asked == {"engine": "transformers", "functions": ["own.py"]}
+    assert "evaluation" not in recorded._settings(Settings(project=tmp_path), {})  # older code knows none
+    by_vllm = {"engine": "vllm", "vllm": "python"}
+    assert recorded._settings(Settings(project=tmp_path), by_vllm)["evaluation"] == by_vllm
