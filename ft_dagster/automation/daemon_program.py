@@ -17,14 +17,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
+import yaml
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster._daemon.controller import DagsterDaemonController, daemon_controller_from_instance
 
+import ft_dagster
 from ft_dagster.automation.daemon import END_SECONDS, commands_lock
-from ft_dagster.automation.instance import workspace_file
+from ft_dagster.automation.forked_runs import ASKED
+from ft_dagster.automation.instance import WORKSPACE_YAML, workspace_file
 from ft_dagster.automation.unfinished import UnfinishedWork, gone, report_gone, work_left
 from ft_dagster.launch.locks import EXCLUSIVE, lock, unlock, write_json
-from ft_dagster.settings import Settings, load_settings
+from ft_dagster.launch.warm.imports import stamp
+from ft_dagster.settings import FILE, Settings, load_settings
 
 LOOK_SECONDS = 0.5  # how soon the death of the last command is seen; a look is one flock
 CHECK_SECONDS = 5.0  # between two looks at Dagster's threads
@@ -127,22 +131,55 @@ def serve(settings: Settings, held: int) -> None:
                 code_server_log_level="warning",
             ) as controller:
                 write_json(held, {"pid": os.getpid(), "id": controller._daemon_uuid})
-                _until_needless(controller, watch)
+                _until_needless(controller, watch, CodeServer(settings, controller))
         except KeyboardInterrupt:
             log.info("interrupted: it ends")
         finally:
             instance.wipe_daemon_heartbeats()
 
 
-def _until_needless(controller: DagsterDaemonController, watch: Watch) -> None:
+class CodeServer:
+    """Whether Dagster is to start its code server anew. By itself it does so every minute, 3 CPU s each time:
+    where the workspace is ours, whose code is known, only once that or the settings changed, or it has ended.
+    """
+
+    def __init__(self, settings: Settings, controller: DagsterDaemonController) -> None:
+        workspace = workspace_file(settings)
+        self._controller = controller
+        self._ours = yaml.safe_load(workspace.read_text("utf-8")) == WORKSPACE_YAML
+        self._read = (workspace, settings.project / FILE)
+        self._seen = self._stamps()
+
+    def is_outdated(self) -> bool:
+        if not self._ours:
+            return True
+        seen, self._seen = self._seen, self._stamps()
+        return seen != self._seen or self._has_ended()
+
+    def _stamps(self) -> dict[Path, tuple[int, int]]:
+        code = Path(ft_dagster.__file__).parent.rglob("*.py")
+        return {file: stamp(str(file)) for file in (*self._read, *code)}
+
+    def _has_ended(self) -> bool:
+        registry = self._controller._grpc_server_registry
+        entries = () if registry is None else registry._active_entries.values()
+        servers = (getattr(entry, "process", None) for entry in entries)  # None: it could not be started
+        return any(server is None or server.server_process.poll() is not None for server in servers)
+
+
+def _until_needless(controller: DagsterDaemonController, watch: Watch, server: CodeServer) -> None:
     """Dagster's own loop, left where nobody needs it; then the process ends, by force if it has to."""
     checked, refreshed = time.monotonic(), time.time()
+    outdated = False
     try:
         while not watch.look():
             time.sleep(LOOK_SECONDS)
             if time.monotonic() - checked > CHECK_SECONDS:
                 controller.check_daemon_threads()
-                refreshed = controller.check_workspace_freshness(refreshed)
+                outdated = outdated or server.is_outdated()
+                if outdated:
+                    before, refreshed = refreshed, controller.check_workspace_freshness(refreshed)
+                    outdated = refreshed == before
                 checked = time.monotonic()
     finally:
         timer = threading.Timer(END_SECONDS, os._exit, [1])
@@ -157,7 +194,10 @@ def main() -> None:
     # A shell's background job leaves SIGINT ignored; SIGTERM and SIGINT end this one in order.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    serve(load_settings(), held)
+    settings = load_settings()
+    if settings.host.warm_start == "auto":
+        os.environ[ASKED] = "1"
+    serve(settings, held)
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def import_all(names: tuple[str, ...], own: tuple[int, ...]) -> None:
                 raise CannotServe(f"{name} cannot be imported: {error}") from error
         _fill_tables()
     require_forkable()
-    if kept := {link for number, link in _open_files().items() if number > 2 and number not in own}:
+    if kept := {link for number, link in open_files().items() if number > 2 and number not in own}:
         raise CannotServe(f"a library keeps files open: {', '.join(sorted(kept))}")
 
 
@@ -110,7 +110,7 @@ def require_forkable() -> None:
     threads = os.listdir("/proc/self/task")
     if len(threads) != 1:
         raise CannotServe(f"a library started threads: {', '.join(map(_thread_name, threads))}")
-    links = _open_files()
+    links = open_files()
     if devices := [
         link for link in links.values() if link.startswith(("/dev/nvidia", "/dev/kfd", "/dev/dri"))
     ]:
@@ -125,16 +125,17 @@ def loaded_files() -> dict[str, tuple[int, int]]:
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
         if isinstance(file, str):
-            found[file] = _stamp(file)
+            found[file] = stamp(file)
     return found
 
 
 def changed(files: dict[str, tuple[int, int]]) -> str | None:
     """One of these files that is not what it was, or None."""
-    return next((file for file, stamp in files.items() if _stamp(file) != stamp), None)
+    return next((file for file, known in files.items() if stamp(file) != known), None)
 
 
-def _stamp(file: str) -> tuple[int, int]:
+def stamp(file: str) -> tuple[int, int]:
+    """(mtime in ns, size); zeros where there is none."""
     try:
         found = os.stat(file)
     except OSError:
@@ -142,7 +143,7 @@ def _stamp(file: str) -> tuple[int, int]:
     return (found.st_mtime_ns, found.st_size)
 
 
-def _open_files() -> dict[int, str]:
+def open_files() -> dict[int, str]:
     found: dict[int, str] = {}
     for name in os.listdir("/proc/self/fd"):
         try:

@@ -1,0 +1,52 @@
+"""Imported by the process that runs are forked from (`forked_runs`): what each run needs of libraries."""
+
+import gc
+import os
+import sys
+
+from ft_dagster.launch.warm import imports, world
+
+LIBRARIES = (
+    "dagster",
+    "dagster._grpc.impl",
+    "dagster._core.storage.sqlite_storage",
+    "dagster._core.storage.event_log.sqlite.sqlite_event_log",
+    "dagster._core.workspace.context",
+    "dagster._daemon.controller",
+    "alembic.command",
+    "sqlalchemy.dialects.sqlite",
+    "pydantic_settings",
+    "structlog",
+    "jinja2",
+    "duckdb",
+    "pandas",
+    "pyarrow.parquet",
+    "scipy.stats",
+    "torch",
+    "torch.utils.flop_counter",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.llama.modeling_llama",
+)
+# PEFT imports bitsandbytes, which asks the driver for its devices.
+WITHOUT_GPU = (*LIBRARIES, "torch._dynamo", "peft")
+
+
+def import_them() -> None:
+    """As the warm server does, with the environment as it was afterwards. Ends this process where a fork of
+    it would not be like a Python just started: the code server spawns its runs then.
+    """
+    before = dict(os.environ)
+    os.environ.update({**world.GIVEN, **imports.environment_for_imports(before)})
+    own = tuple(number for number in imports.open_files() if number > 2)
+    try:
+        imports.import_all(LIBRARIES if world.has_gpu() else WITHOUT_GPU, own)
+    except imports.CannotServe as error:
+        sys.exit(f"runs are not forked: {error}")
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    gc.collect()
+    gc.freeze()
+
+
+import_them()
