@@ -242,8 +242,8 @@ def _webserver(options: list[str]) -> Iterator[subprocess.Popen[bytes]]:
 def _watch(instance: DagsterInstance, settings: Settings, runs: _Runs, daemon: Daemon, quiet: bool) -> None:
     """Show the runs until all that were asked for have ended, and Dagster's further tries of killed ones.
 
-    Each run is replaced by its newest try. Looking takes a tenth of a core at most, whose seconds are the
-    runs'; one that has ended is not looked at again.
+    Each run is replaced by its newest try. Looking takes a thirtieth of a core at most, whose seconds are
+    the runs'; one that has ended is not looked at again.
     """
     from ft_dagster.automation.instance import newest_try, unfinished
 
@@ -263,7 +263,7 @@ def _watch(instance: DagsterInstance, settings: Settings, runs: _Runs, daemon: D
             if all(run.run_id in over for run in runs.asked):
                 return
             daemon.ensure(runs.asked)
-            time.sleep(max(POLL_SECONDS, 9 * (time.process_time() - began)))
+            time.sleep(max(POLL_SECONDS, 29 * (time.process_time() - began)))
 
 
 class _State(NamedTuple):
