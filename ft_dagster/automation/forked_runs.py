@@ -50,7 +50,7 @@ class RunProcess(SpawnProcess):
             except (OSError, EOFError) as error:
                 RunProcess.can_fork = False
                 log.warning("runs are not forked: %s", error or type(error).__name__)
-        return SpawnProcess._Popen(process_obj)  # type: ignore[attr-defined]  # typeshed leaves it out
+        return SpawnProcess._Popen(process_obj)
 
     def run(self) -> None:
         fresh.nothing_shared()
