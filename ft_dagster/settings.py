@@ -77,7 +77,9 @@ class Host(Part):
     )
 
     warm_start: Literal["auto", "off"] = Field(
-        "auto", description="Fork programs from a process that has imported what they need; off: start each"
+        "auto",
+        description="Fork programs, and the runs of the daemon that commands share, from processes that have "
+        "imported what they need; off: start each",
     )
     warm_folder: Path = Field(
         default_warm_folder(), description="Where that process is found; of this user alone"

@@ -11,21 +11,28 @@ import logging
 import os
 import signal
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import dagster as dg
 import yaml
 from dagster._core.workspace.load_target import WorkspaceFileTarget
-from dagster._daemon.controller import DagsterDaemonController, daemon_controller_from_instance
+from dagster._daemon.controller import (
+    RELOAD_WORKSPACE_INTERVAL,
+    DagsterDaemonController,
+    daemon_controller_from_instance,
+)
 
 import ft_dagster
 from ft_dagster.automation.daemon import END_SECONDS, commands_lock
 from ft_dagster.automation.forked_runs import ASKED
 from ft_dagster.automation.instance import WORKSPACE_YAML, workspace_file
 from ft_dagster.automation.unfinished import UnfinishedWork, gone, report_gone, work_left
+from ft_dagster.errors import UserError
 from ft_dagster.launch.locks import EXCLUSIVE, lock, unlock, write_json
 from ft_dagster.launch.warm.imports import stamp
 from ft_dagster.settings import FILE, Settings, load_settings
@@ -35,6 +42,7 @@ CHECK_SECONDS = 5.0  # between two looks at Dagster's threads
 WORK_SECONDS = 5.0  # between two questions to the instance, which are asked while no command lives
 GONE_SECONDS = 30.0  # a code server that lives reports a dead run within seconds
 STUCK_SECONDS = 300.0  # waiting runs that nothing holds up and nobody takes
+SERVER_SECONDS = 1800.0  # after which a code server is replaced in any case
 BLIND_SECONDS = 60.0  # an instance that cannot be asked: its folder was removed, its disk is full
 
 log = logging.getLogger("dagster.daemon.ft_dagster")
@@ -123,7 +131,7 @@ class Watch:
 def serve(settings: Settings, held: int) -> None:
     """Run Dagster's daemon until it is needless or interrupted. `held`: the daemon's lock."""
     with dg.DagsterInstance.get() as instance:
-        watch = Watch(instance, commands_lock(settings))
+        watch, server = Watch(instance, commands_lock(settings)), CodeServer(settings)
         try:
             with daemon_controller_from_instance(
                 instance,
@@ -131,7 +139,7 @@ def serve(settings: Settings, held: int) -> None:
                 code_server_log_level="warning",
             ) as controller:
                 write_json(held, {"pid": os.getpid(), "id": controller._daemon_uuid})
-                _until_needless(controller, watch, CodeServer(settings, controller))
+                _until_needless(controller, watch, server)
         except KeyboardInterrupt:
             log.info("interrupted: it ends")
         finally:
@@ -139,47 +147,77 @@ def serve(settings: Settings, held: int) -> None:
 
 
 class CodeServer:
-    """Whether Dagster is to start its code server anew. By itself it does so every minute, 3 CPU s each time:
-    where the workspace is ours, whose code is known, only once that or the settings changed, or it has ended.
+    """When Dagster is to start its code server anew. By itself it does so every minute, 3 CPU s each time:
+    where the workspace is ours, whose code is known, only once that, libraries, settings or `.env` changed,
+    and where it has ended or is old. To be made before the server is.
     """
 
-    def __init__(self, settings: Settings, controller: DagsterDaemonController) -> None:
-        workspace = workspace_file(settings)
-        self._controller = controller
-        self._ours = yaml.safe_load(workspace.read_text("utf-8")) == WORKSPACE_YAML
-        self._read = (workspace, settings.project / FILE)
+    def __init__(self, settings: Settings) -> None:
+        here, workspace = settings.project, workspace_file(settings)
+        packages = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
+        self._settings = settings
+        self._workspace = workspace
+        self._read = (workspace, here / FILE, here / ".env", Path.cwd() / ".env", *packages)
         self._seen = self._stamps()
+        self._fresh = time.time()
+        self._ask_for_forks()
 
-    def is_outdated(self) -> bool:
-        if not self._ours:
-            return True
-        seen, self._seen = self._seen, self._stamps()
-        return seen != self._seen or self._has_ended()
+    def keep_fresh(self, controller: DagsterDaemonController) -> None:
+        """To be called now and then. Raises what Dagster raises where that fails for five minutes."""
+        if time.time() - self._fresh <= RELOAD_WORKSPACE_INTERVAL:
+            return
+        seen = self._stamps()
+        if self._is_ours() and seen == self._seen and not self._is_worn(controller):
+            self._fresh = time.time()
+            return
+        self._ask_for_forks()
+        before, self._fresh = self._fresh, controller.check_workspace_freshness(self._fresh)
+        if self._fresh != before:
+            self._seen = seen
 
     def _stamps(self) -> dict[Path, tuple[int, int]]:
-        code = Path(ft_dagster.__file__).parent.rglob("*.py")
+        """Empty while files of the code come and go."""
+        try:
+            code = list(Path(ft_dagster.__file__).parent.rglob("*.py"))
+        except OSError:
+            return {}
         return {file: stamp(str(file)) for file in (*self._read, *code)}
 
-    def _has_ended(self) -> bool:
-        registry = self._controller._grpc_server_registry
-        entries = () if registry is None else registry._active_entries.values()
-        servers = (getattr(entry, "process", None) for entry in entries)  # None: it could not be started
-        return any(server is None or server.server_process.poll() is not None for server in servers)
+    def _is_ours(self) -> bool:
+        try:
+            return bool(yaml.safe_load(self._workspace.read_text("utf-8")) == WORKSPACE_YAML)
+        except (OSError, ValueError, yaml.YAMLError):
+            return False
+
+    def _is_worn(self, controller: DagsterDaemonController) -> bool:
+        """Whether a server has ended, could not be started, or is old: one that lives may serve no more."""
+        registry = controller._grpc_server_registry
+        for entry in () if registry is None else tuple(registry._active_entries.values()):
+            server = getattr(entry, "process", None)
+            if server is None or server.server_process.poll() is not None:
+                return True
+            if time.time() - entry.creation_timestamp > SERVER_SECONDS:
+                return True
+        return False
+
+    def _ask_for_forks(self) -> None:
+        """Of the next server, whose environment is this process's. Others' code may not be made for it."""
+        with suppress(UserError):  # what the settings said last stands
+            self._settings = load_settings(self._settings.project)
+        os.environ.pop(ASKED, None)
+        if self._settings.host.warm_start == "auto" and self._is_ours():
+            os.environ[ASKED] = "1"
 
 
 def _until_needless(controller: DagsterDaemonController, watch: Watch, server: CodeServer) -> None:
     """Dagster's own loop, left where nobody needs it; then the process ends, by force if it has to."""
-    checked, refreshed = time.monotonic(), time.time()
-    outdated = False
+    checked = time.monotonic()
     try:
         while not watch.look():
             time.sleep(LOOK_SECONDS)
             if time.monotonic() - checked > CHECK_SECONDS:
                 controller.check_daemon_threads()
-                outdated = outdated or server.is_outdated()
-                if outdated:
-                    before, refreshed = refreshed, controller.check_workspace_freshness(refreshed)
-                    outdated = refreshed == before
+                server.keep_fresh(controller)
                 checked = time.monotonic()
     finally:
         timer = threading.Timer(END_SECONDS, os._exit, [1])
@@ -194,10 +232,7 @@ def main() -> None:
     # A shell's background job leaves SIGINT ignored; SIGTERM and SIGINT end this one in order.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    settings = load_settings()
-    if settings.host.warm_start == "auto":
-        os.environ[ASKED] = "1"
-    serve(settings, held)
+    serve(load_settings(), held)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import sys
 from ft_dagster.launch.warm import imports, world
 
 LIBRARIES = (
+    "threadpoolctl",  # by which a fork gets its own number of threads
     "dagster",
     "dagster._grpc.impl",
     "dagster._core.storage.sqlite_storage",
@@ -29,6 +30,7 @@ LIBRARIES = (
 )
 # PEFT imports bitsandbytes, which asks the driver for its devices.
 WITHOUT_GPU = (*LIBRARIES, "torch._dynamo", "peft")
+GIVEN = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # or libraries would start threads
 
 
 def import_them() -> None:
@@ -36,7 +38,7 @@ def import_them() -> None:
     it would not be like a Python just started: the code server spawns its runs then.
     """
     before = dict(os.environ)
-    os.environ.update({**world.GIVEN, **imports.environment_for_imports(before)})
+    os.environ.update({**GIVEN, **imports.environment_for_imports(before)})
     own = tuple(number for number in imports.open_files() if number > 2)
     try:
         imports.import_all(LIBRARIES if world.has_gpu() else WITHOUT_GPU, own)

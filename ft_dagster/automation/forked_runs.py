@@ -1,27 +1,32 @@
 """Runs forked from a process that has imported what each needs, in place of a Python from nothing for each.
 
-Dagster's code server starts a run by multiprocessing's `spawn`: of its 13 CPU s on a small variant, 6 are
-imports. Where the daemon that commands share asks for it (`ASKED`), a run is forked by multiprocessing's
-`forkserver` instead: a process that the code server keeps, and that ends with it and its runs. It imports
-libraries alone (`forked_imports`): what is this project's a run reads from disk. The code server starts,
-cancels and misses such a run as any other; where none can be forked it is spawned.
+Dagster's code server starts a run by multiprocessing's `spawn`: of its 13 CPU s on a small variant, 8 are
+imports. Where the daemon of commands asks for it (`ASKED`), a run is forked by multiprocessing's `forkserver`
+instead, by a process that the code server keeps, some 0.5 GB, and that ends with it and its runs. It imports
+libraries, and of this project only what says which (`forked_imports`): a run reads the rest from disk. The
+code server starts, cancels and misses such a run as any other; where none can be forked it is spawned.
 """
 
+import atexit
+import io
 import logging
 import multiprocessing
 import os
-import select
 import sys
-from collections.abc import MutableMapping
-from contextlib import suppress
-from multiprocessing import forkserver, popen_forkserver
-from multiprocessing.context import SpawnProcess
+import threading
+from collections.abc import Iterable, MutableMapping
+from multiprocessing import forkserver, popen_forkserver, reduction, spawn, util
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess, set_spawning_popen
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from ft_dagster.launch.warm import fresh
 
 ASKED = "FT_DAGSTER_FORK_RUNS"  # in the environment of a code server
 IMPORTS = "ft_dagster.automation.forked_imports"
+PATIENCE = 20.0  # seconds for a fork, imports among them the first time; Dagster gives the whole start 60
+UNKNOWN = 255  # the exit code of a run whose fork server was killed, as multiprocessing gives it
 log = logging.getLogger(__name__)
 
 
@@ -29,7 +34,7 @@ def fork_runs(environment: MutableMapping[str, str]) -> bool:
     """Have this process, a code server, fork its runs from now on where `environment` asks for it; what it
     starts is not asked. Returns whether it does.
     """
-    if environment.pop(ASKED, "") != "1" or sys.platform != "linux":
+    if environment.pop(ASKED, "") != "1" or not _can_fork(environment):
         return False
     forkserver.set_forkserver_preload([IMPORTS])
     context: Any = multiprocessing.get_context("spawn")  # the one that the code server has
@@ -37,10 +42,22 @@ def fork_runs(environment: MutableMapping[str, str]) -> bool:
     return True
 
 
+def _can_fork(environment: MutableMapping[str, str]) -> bool:
+    """Whether this Python and kernel have what forking takes, and the numbers of threads can be read."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+        for api in ("blas", "openmp"):
+            fresh.threads_of(environment, api)
+    except (AttributeError, OSError, ValueError):
+        return False
+    return sys.platform == "linux"
+
+
 class RunProcess(SpawnProcess):
     """Forked where that can be done."""
 
     can_fork = True
+    _after_fork = staticmethod(BaseProcess._after_fork)  # type: ignore[attr-defined]  # typeshed lacks it
 
     @staticmethod
     def _Popen(process_obj: Any) -> Any:
@@ -55,26 +72,59 @@ class RunProcess(SpawnProcess):
     def run(self) -> None:
         fresh.nothing_shared()
         fresh.set_threads(os.environ)
-        super().run()
+        try:
+            super().run()
+        finally:
+            atexit._run_exitfuncs()  # a fork of multiprocessing ends without
 
 
 class _Forked(popen_forkserver.Popen):
-    """A run that ends when its own process does, and not when the server that forked it is killed."""
+    """A run that is told what to do once its pid is known: until then it can be given up and spawned. It ends
+    when its own process does, and not when the server that forked it is killed.
 
-    _process = -1
+    Raises OSError, EOFError: nothing was started.
+    """
+
+    _fds: list[int]
 
     def _launch(self, process_obj: Any) -> None:
-        super()._launch(process_obj)  # type: ignore[misc]  # typeshed leaves it out
-        with suppress(ProcessLookupError):  # it has ended, and the server as well
-            self._process = os.pidfd_open(self.pid)
+        told = io.BytesIO()
+        set_spawning_popen(self)
+        try:
+            reduction.dump(spawn.get_preparation_data(process_obj._name), told)
+            reduction.dump(process_obj, told)
+        finally:
+            set_spawning_popen(None)
+        self._ending = threading.Lock()
+        self._status, sender = forkserver.connect_to_new_process(self._fds)
+        ours = [os.dup(sender), self._status]  # by the first the run sees that this process lives
+        try:
+            with open(sender, "wb") as run:
+                if not wait([self._status], PATIENCE):
+                    raise TimeoutError(f"none was forked in {PATIENCE:.0f} s")
+                self.pid = forkserver.read_signed(self._status)
+                self.sentinel = os.pidfd_open(self.pid)
+                ours.append(self.sentinel)
+                run.write(told.getbuffer())
+        except BaseException:
+            _close(ours)
+            raise
+        self.finalizer = util.Finalize(self, _close, (ours,))
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
-        if self.returncode is None and self._process >= 0:
-            asked = select.poll()
-            asked.register(self._process, select.POLLIN)
-            if not asked.poll(0 if flag == os.WNOHANG else None):
-                return None
-            os.close(self._process)
-            self._process = -1
-            return super().poll(0)  # the server says how it ended, if it lives
-        return super().poll(flag)
+        if self.returncode is None and wait([self.sentinel], 0 if flag == os.WNOHANG else None):
+            with self._ending:  # Dagster asks from several threads
+                if self.returncode is None:
+                    self.returncode = self._code()
+        return self.returncode
+
+    def _code(self) -> int:
+        try:
+            return forkserver.read_signed(self._status)
+        except (OSError, EOFError):
+            return UNKNOWN
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for each in descriptors:
+        os.close(each)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ft_dagster.automation.daemon import Daemon
     from ft_dagster.automation.instance import Launched
 
-POLL_SECONDS = 1.0
+POLL_SECONDS, LONGEST_SECONDS = 1.0, 10.0  # between two looks at runs
 
 
 @app.command(rich_help_panel=RUNNING)
@@ -263,7 +263,8 @@ def _watch(instance: DagsterInstance, settings: Settings, runs: _Runs, daemon: D
             if all(run.run_id in over for run in runs.asked):
                 return
             daemon.ensure(runs.asked)
-            time.sleep(max(POLL_SECONDS, 29 * (time.process_time() - began)))
+            spent = time.process_time() - began
+            time.sleep(min(max(POLL_SECONDS, 29 * spent), LONGEST_SECONDS))
 
 
 class _State(NamedTuple):

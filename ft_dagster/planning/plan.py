@@ -7,6 +7,7 @@ training elsewhere trains nothing again. estimate.json is the evidence beside it
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ft_dagster.errors import UserError
@@ -23,6 +24,7 @@ from ft_dagster.planning.methods.decision import Decision
 from ft_dagster.planning.methods.training_settings import steps_of
 from ft_dagster.planning.prior import Prior, leaves_method_open
 from ft_dagster.planning.probe import ProbeResult, leaves_open, plan_probe
+from ft_dagster.planning.probe_advice import advised_probe
 from ft_dagster.planning.survey import PlanContext, PlannedMethod, Survey, lora_settings, survey
 from ft_dagster.spec import VariantSpec
 from ft_dagster.training.contract import Plan, TrainingDevice
@@ -80,6 +82,8 @@ def make_plan(
         own_loss=objective_of(spec.objective).own_loss,
     )
     warnings = _warnings(spec, facts, found, tried, prior)
+    if prior is None:
+        found = _with_advice(found, advised_probe(spec, facts, found))
     return PlanAndEstimate(content, _estimate(spec, facts, context, found, warnings))
 
 
@@ -148,6 +152,12 @@ def _probing(
     if not leaves_open(spec):
         return ("probe: nothing is tried: method and learning rate are declared, and rank is not auto",)
     return (f"probe, before this plan is final: {plan_probe(spec, facts, found, spec.plan.probe).why}",)
+
+
+def _with_advice(found: Survey, advice: str | None) -> Survey:
+    if advice is None:
+        return found
+    return replace(found, decision=replace(found.decision, notes=(*found.decision.notes, advice)))
 
 
 def _say_what_was_tried(found: Survey, spec: VariantSpec, tried: ProbeResult) -> None:

@@ -11,14 +11,26 @@ def plain_value(value: Any, annotation: Any) -> Any:
     """`value` if its type may stand in a field of that annotation. Raises ValueError for a truth value where
     a number belongs, and for a number where a truth value does.
 
-    A text may stand for a number: YAML reads 1e-4 as one, and the environment has nothing else.
+    A text may stand for a number: YAML reads 1e-4 as one, and the environment has nothing else. Where a field
+    knows the word `off`, false stands for it: YAML reads it so.
     """
     kinds = _kinds(annotation)
+    if value is False and bool not in kinds and "off" in _words(annotation):
+        return "off"
     if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
         raise ValueError("a number is needed, not true or false")
     if isinstance(value, int | float) and not isinstance(value, bool) and bool in kinds:
         raise ValueError("true or false is needed, not a number")
     return value
+
+
+@cache
+def _words(annotation: Any) -> frozenset[Any]:
+    """The values of the Literals in an annotation."""
+    parts = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return frozenset(parts)
+    return frozenset().union(*map(_words, parts))
 
 
 @cache

@@ -253,7 +253,11 @@ class GeneralSpec(SpecModel):
 class DataSpec(SpecModel):
     sources: tuple[RowSource, ...] = Field(min_length=1, description="Where the tenant's rows come from")
     splits: SplitsSpec = SplitsSpec()
-    deduplicate: Annotated[DeduplicateSpec, _from_string("method")] = DeduplicateSpec()
+    deduplicate: Annotated[
+        DeduplicateSpec,
+        _from_string("method"),
+        BeforeValidator(lambda value: "off" if value is False else value),
+    ] = DeduplicateSpec()
     decontaminate: DecontaminateSpec = DecontaminateSpec()
     general: GeneralSpec | None = Field(None, description="General data mixed in against forgetting")
     train_on: Literal["completions", "assistant_turns"] = Field(

@@ -18,7 +18,9 @@ import pytest
 import yaml
 from dagster._daemon.controller import DagsterDaemonController
 
+from ft_dagster.automation import daemon_program
 from ft_dagster.automation.daemon_program import CodeServer
+from ft_dagster.automation.forked_runs import ASKED, fork_runs
 from ft_dagster.automation.instance import workspace_file, write_home
 from ft_dagster.settings import load_settings
 from tests.launch.helpers import wait_until
@@ -50,6 +52,10 @@ class Server:
         self.process.stdin.flush()
         return self.answer()
 
+    def last_words(self) -> str:
+        """What it and its runs said on stderr, once it has come to its end."""
+        return self.process.communicate()[1]
+
 
 @pytest.fixture
 def server() -> Iterator[Callable[..., Server]]:
@@ -61,8 +67,9 @@ def server() -> Iterator[Callable[..., Server]]:
 
     yield start
     for each in made:
-        each.process.kill()
-        each.process.communicate()
+        if each.process.poll() is None:
+            each.process.kill()
+            each.process.communicate()
 
 
 def forks(pid: int) -> bool:
@@ -73,19 +80,30 @@ def gone(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_run_finds_what_a_spawned_one_finds(server: Callable[..., Server]) -> None:
+@pytest.mark.parametrize("threads", ["1", "2", None])
+def test_a_run_finds_what_a_spawned_one_finds(
+    server: Callable[..., Server], threads: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    if threads:
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
     forking, spawning = server("1"), server("0")
     assert forking.said == {"forks": True, "asked": False}
     assert spawning.said == {"forks": False, "asked": False}
-    forked, spawned = forking.ask("run", "", 0), spawning.ask("run", "", 0)
+    forked, spawned = forking.ask("run", "look", 0), spawning.ask("run", "look", 0)
     assert forks(forked["parent"])
     assert spawned["parent"] == spawning.process.pid
-    assert {"dagster", "torch", "peft"} <= set(forked["modules"])
-    assert spawned["modules"] == []
-    assert forked["environment"] == spawned["environment"]
-    assert forked["group"] == os.getpgid(forking.process.pid) == spawned["group"]
-    assert forking.ask("run", "", 0)["random"] != forked["random"]
-    assert forking.ask("end") == {"code": 0}
+    assert {"dagster", "torch", "peft", "transformers"} <= set(forked["modules"])
+    assert "torch" not in spawned["modules"]
+    for name in ("environment", "torch", "offline"):
+        assert forked[name] == spawned[name]
+    assert not forked["offline"]
+    assert set(map(tuple, spawned["threads"])) <= set(map(tuple, forked["threads"]))
+    assert forked["group"] == os.getpgid(forking.process.pid)
+    assert spawned["group"] == os.getpgid(spawning.process.pid)
+    assert forking.ask("run", "look", 0)["random"] != forked["random"]
+    assert forking.ask("end") == spawning.ask("end") == {"code": 0}
 
 
 def test_a_run_ends_as_it_ends(server: Callable[..., Server]) -> None:
@@ -96,6 +114,31 @@ def test_a_run_ends_as_it_ends(server: Callable[..., Server]) -> None:
     assert each.ask("lives") == {"lives": True}
     os.kill(pid, signal.SIGKILL)
     assert each.ask("end") == {"code": -signal.SIGKILL}
+
+
+@pytest.mark.parametrize("asked", ["1", "0"])
+def test_a_run_does_what_is_to_be_done_at_its_exit(server: Callable[..., Server], asked: str) -> None:
+    each = server(asked, NOTHING)
+    each.ask("run", "", 0)
+    each.ask("end")
+    assert each.last_words().count("it ended") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"), [("OMP_NUM_THREADS", "4,2"), ("OPENBLAS_NUM_THREADS", "0"), ("OMP_NUM_THREADS", "x")]
+)
+def test_runs_are_spawned_where_their_threads_are_not_known(
+    server: Callable[..., Server], name: str, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, broken)
+    assert server("1", NOTHING).said == {"forks": False, "asked": False}
+
+
+def test_runs_are_spawned_where_this_python_cannot_watch_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {ASKED: "1"}
+    monkeypatch.delattr(os, "pidfd_open")
+    assert not fork_runs(environment)
+    assert environment == {}
 
 
 def test_a_run_outlives_the_process_that_forked_it(server: Callable[..., Server]) -> None:
@@ -122,16 +165,21 @@ def test_a_run_outlives_the_code_server_and_then_nothing_is_left(server: Callabl
     wait_until(lambda: gone(run["pid"]) and gone(run["parent"]))
 
 
-@pytest.mark.parametrize("broken", ["raise SystemExit('no')", "import os; os.abort()"])
-def test_runs_are_spawned_where_none_can_be_forked(
+@pytest.mark.parametrize(
+    "broken", ["raise SystemExit('no')", "import os; os.abort()", "import time; time.sleep(5)"]
+)
+def test_runs_are_spawned_once_each_where_none_can_be_forked(
     server: Callable[..., Server], broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "breaks.py").write_text(broken)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("PATIENCE", "1")
     each = server("1", "breaks")
     for _ in range(2):
         assert each.ask("run", "", 0)["parent"] == each.process.pid
-    assert each.ask("end") == {"code": 0}
+    assert each.ask("end") == each.ask("end") == {"code": 0}
+    time.sleep(5 if "sleep" in broken else 0)  # until that server would fork what it was asked for
+    assert each.last_words().count("it ended") == 2
 
 
 IMPORTED = "from ft_dagster.automation import forked_imports"
@@ -157,9 +205,22 @@ def test_nothing_is_forked_from_a_process_with_threads() -> None:
     assert "runs are not forked: a library started threads" in done.stderr
 
 
-def controller(server: Any) -> DagsterDaemonController:
-    registry = SimpleNamespace(_active_entries={"it": server})
-    return cast("DagsterDaemonController", SimpleNamespace(_grpc_server_registry=registry))
+class Controller:
+    """A stand-in of Dagster's: one code server, and how often it was asked for another."""
+
+    def __init__(self, process: subprocess.Popen[bytes] | None) -> None:
+        entry = SimpleNamespace(creation_timestamp=time.time())
+        if process is not None:
+            entry.process = SimpleNamespace(server_process=process)
+        self.entry = entry
+        self._grpc_server_registry = SimpleNamespace(_active_entries={"it": entry})
+        self.asked: list[str | None] = []
+        self.works = True
+
+    def check_workspace_freshness(self, before: float) -> float:
+        assert time.time() - before > 60  # else Dagster does nothing
+        self.asked.append(os.environ.get(ASKED))
+        return time.time() if self.works else before
 
 
 @pytest.fixture
@@ -170,31 +231,74 @@ def running() -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
-def test_a_code_server_is_outdated_once_settings_change_or_it_ends(
-    project: Path, running: subprocess.Popen[bytes]
-) -> None:
+@pytest.fixture
+def code(project: Path, monkeypatch: pytest.MonkeyPatch) -> CodeServer:
+    """Of a daemon in that project, whose minutes are over at once."""
+    monkeypatch.setattr(daemon_program, "RELOAD_WORKSPACE_INTERVAL", -1)
+    monkeypatch.setenv(ASKED, "")
+    (project / "ft_dagster").mkdir()
+    (project / "ft_dagster" / "__init__.py").touch()
+    monkeypatch.setattr("ft_dagster.__file__", str(project / "ft_dagster" / "__init__.py"))
     settings = load_settings(project)
     write_home(settings)
-    entry = SimpleNamespace(process=SimpleNamespace(server_process=running))
-    code = CodeServer(settings, controller(entry))
-    assert not code.is_outdated()
-    (project / "ft_dagster.yaml").write_text("store: elsewhere\n")
-    assert code.is_outdated()
-    assert not code.is_outdated()
+    return CodeServer(settings)
+
+
+def times_asked(code: CodeServer, controller: Controller) -> int:
+    before = len(controller.asked)
+    code._fresh = time.time() - 100
+    code.keep_fresh(cast("DagsterDaemonController", controller))
+    return len(controller.asked) - before
+
+
+@pytest.mark.parametrize(
+    "changed", ["ft_dagster.yaml", ".env", "ft_dagster/new.py", "ft_dagster/__init__.py"]
+)
+def test_a_code_server_is_replaced_once_what_it_read_has_changed(
+    code: CodeServer, project: Path, running: subprocess.Popen[bytes], changed: str
+) -> None:
+    controller = Controller(running)
+    assert times_asked(code, controller) == 0
+    (project / changed).write_text("# new\n")
+    controller.works = False
+    assert times_asked(code, controller) == 1
+    controller.works = True
+    assert times_asked(code, controller) == 1  # again, since that came to nothing
+    assert times_asked(code, controller) == 0
+
+
+def test_a_code_server_is_replaced_where_it_has_ended_or_is_old(
+    code: CodeServer, running: subprocess.Popen[bytes]
+) -> None:
+    controller = Controller(running)
+    controller.entry.creation_timestamp -= daemon_program.SERVER_SECONDS + 1
+    assert times_asked(code, controller) == 1
+    controller.entry.creation_timestamp = time.time()
+    assert times_asked(code, controller) == 0
     running.kill()
     running.wait()
-    assert code.is_outdated()
-    assert CodeServer(settings, controller(SimpleNamespace(error="it does not load"))).is_outdated()
+    assert times_asked(code, controller) == 1
+    assert times_asked(code, Controller(None)) == 1  # one that could not be started
 
 
-def test_a_workspace_with_code_of_others_is_always_outdated(
-    project: Path, running: subprocess.Popen[bytes]
+def test_a_server_of_others_code_is_replaced_each_minute_and_forks_nothing(
+    code: CodeServer, project: Path, running: subprocess.Popen[bytes]
 ) -> None:
-    settings = load_settings(project)
-    write_home(settings)
-    file = workspace_file(settings)
+    controller = Controller(running)
+    assert os.environ[ASKED] == "1"
+    file = workspace_file(load_settings(project))
     content = yaml.safe_load(file.read_text())
     content["load_from"].append({"python_module": {"module_name": "theirs"}})
     file.write_text(yaml.safe_dump(content))
-    entry = SimpleNamespace(process=SimpleNamespace(server_process=running))
-    assert CodeServer(settings, controller(entry)).is_outdated()
+    assert times_asked(code, controller) == times_asked(code, controller) == 1
+    assert controller.asked == [None, None]
+
+
+def test_a_server_forks_as_the_settings_say_when_it_is_started(
+    code: CodeServer, project: Path, running: subprocess.Popen[bytes]
+) -> None:
+    controller = Controller(running)
+    for said in ("{warm_start: off}", "{warm_start: auto}", "broken"):
+        (project / "ft_dagster.yaml").write_text(f"host: {said}\n")
+        assert times_asked(code, controller) == 1
+    assert controller.asked == [None, "1", "1"]

@@ -9,7 +9,9 @@ import pytest
 from ft_dagster.data.weights import measure_weights, weight_files
 from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.shapes import dimensions, linear_shapes
+from ft_dagster.planning.survey import PlanContext
 from tests.planning.llama import facts
+from tests.planning.small import small_context
 from tests.training.runs import Runs, write_mixture
 
 
@@ -24,6 +26,11 @@ def tiny_facts(tiny_model_folder: Path) -> Facts:
         max_length=48,
         bf16=False,
     )
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> PlanContext:
+    return small_context(tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture

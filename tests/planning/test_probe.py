@@ -14,9 +14,7 @@ from pydantic import ValidationError
 from scipy.stats import ttest_rel
 
 from ft_dagster.errors import UserError
-from ft_dagster.planning.dryrun.from_figures import facts, shapes_of_configuration
 from ft_dagster.planning.facts import Facts
-from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.methods.training_settings import steps_of
 from ft_dagster.planning.paired_losses import difference
 from ft_dagster.planning.plan import make_plan
@@ -39,7 +37,8 @@ from ft_dagster.spec.variant import PlanSpec, ProbeSpec
 from ft_dagster.strict_json import finite
 from ft_dagster.training.contract import LoraSettings
 from ft_dagster.training.training_figures import TrainingFigures
-from tests.planning.llama import SMALL_LLAMA, spec
+from tests.planning.llama import spec
+from tests.planning.small import given, surveyed
 from tests.present import present
 from tests.stored_figures import stored_training
 
@@ -326,26 +325,6 @@ def test_a_result_of_a_newer_version_is_refused() -> None:
     content = {**ProbeResult(None, None, "nothing").to_json(), "schema_version": 99}
     with pytest.raises(UserError, match="newer"):
         ProbeResult.from_json(content)
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> PlanContext:
-    folder = tmp_path_factory.mktemp("small")
-    (folder / "config.json").write_text(json.dumps(SMALL_LLAMA))
-    return PlanContext(folder, Hardware("cpu", 1, "CPU", 8 * 10**9, 1e12, True, 0.1))
-
-
-def given(context: PlanContext, examples: int) -> Facts:
-    return facts(
-        shapes_of_configuration(context.architecture / "config.json"),
-        examples=examples, tokens=50 * examples, max_length=256, device_kind="cpu", ranks=1,
-        device_memory=8 * 10**9, bf16=True,
-    )  # fmt: skip
-
-
-def surveyed(context: PlanContext, examples: int, **declared: Any) -> tuple[Any, Facts, Survey]:
-    known, declaration = given(context, examples), spec(**declared)
-    return declaration, known, survey(declaration, known, context)
 
 
 @pytest.mark.slow

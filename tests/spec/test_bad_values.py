@@ -191,3 +191,24 @@ def test_the_environment_says_numbers_as_text(file: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("FT_DAGSTER_TENANT_RUNS", "2")
     settings = load_settings(file.parents[2])
     assert (settings.host.cpu_slots, settings.tenant_runs) == (3, 2)
+
+
+OFF = """\
+description: answers support questions
+owners: [ml@acme.example]
+base_model: models/base
+data: {sources: [rows.jsonl], deduplicate: off, samples: off}
+"""
+
+
+def test_off_is_a_word_where_a_field_knows_it(file: Path) -> None:
+    """YAML reads it as false."""
+    file.write_text(OFF)
+    (file.parents[2] / "ft_dagster.yaml").write_text("host: {warm_start: off}\n")
+    data = load_variant(file.parents[2], KEY).spec.data
+    assert (data.deduplicate.method, data.samples) == ("off", "off")
+    assert load_settings(file.parents[2]).host.warm_start == "off"
+    file.write_text(OFF.replace("samples: off", "samples: on"))
+    assert refusal(file).field == "data.samples"
+    file.write_text(OFF.replace("{sources: [rows.jsonl], deduplicate: off, samples: off}", "off"))
+    assert refusal(file).field == "data"

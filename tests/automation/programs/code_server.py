@@ -3,9 +3,10 @@
     python code_server.py ASKED [IMPORTS]
 
 ASKED: what its environment says of forking. IMPORTS: what the process imports that runs are forked from. It
-reads a JSON list a line: ["run", THEN, SECONDS] starts one; ["lives"] and ["end"] ask for the oldest.
+reads a JSON list a line: ["run", WHAT, SECONDS] starts one; ["lives"] and ["end"] ask for the oldest.
 """
 
+import atexit
 import json
 import multiprocessing
 import os
@@ -18,27 +19,36 @@ from ft_dagster.automation import forked_runs
 
 def seen() -> dict[str, Any]:
     """What a run finds of itself."""
+    environment = dict(os.environ)  # before libraries write into it
     import numpy
+    import threadpoolctl
+    import torch
+    from huggingface_hub import constants
 
+    libraries = threadpoolctl.threadpool_info()
     return {
         "parent": os.getppid(),
         "group": os.getpgid(0),
-        "modules": sorted(name for name in sys.modules if name.startswith(("dagster", "torch", "peft"))),
-        "environment": dict(os.environ),
+        "threads": sorted((each["internal_api"], each["num_threads"]) for each in libraries),
+        "torch": torch.get_num_threads(),
+        "offline": constants.HF_HUB_OFFLINE,
+        "environment": environment,
         "random": float(numpy.random.random()),
     }
 
 
-def run(queue: Any, then: str, seconds: float) -> None:
-    queue.put(seen())
+def run(queue: Any, what: str, seconds: float) -> None:
+    atexit.register(print, "it ended", file=sys.stderr, flush=True)
+    queue.put({"modules": sorted(sys.modules), **(seen() if what == "look" else {"parent": os.getppid()})})
     time.sleep(seconds)
-    if then == "fail":
+    if what == "fail":
         sys.exit(3)
 
 
 def main() -> None:
     if len(sys.argv) > 2:
         forked_runs.IMPORTS = sys.argv[2]
+    forked_runs.PATIENCE = float(os.environ.pop("PATIENCE", "60"))
     context: Any = multiprocessing.get_context("spawn")  # as Dagster's server asks for it, before
     environment = {**os.environ, forked_runs.ASKED: sys.argv[1]}
     forks = forked_runs.fork_runs(environment)
