@@ -288,17 +288,18 @@ def prepared(project: Path, task: str, seed: int) -> Question:
 
 
 def cells_of(bench: Bench, question: Question) -> Iterator[Cell]:
-    """Those of a task and seed: the base, the grid, then what probes try."""
+    """Those of a task and seed: the base, the grid, then what probes and the folk rule take beside it."""
     yield from grid_cells(question)
-    yield from probe_cells(bench, question)
+    yield from other_cells(bench, question)
 
 
 def grid_cells(question: Question) -> list[Cell]:
     return [BASE, *map(Cell, arms_of(question))]
 
 
-def probe_cells(bench: Bench, question: Question) -> Iterator[Cell]:
-    """What they found decides what they try next."""
+def other_cells(bench: Bench, question: Question) -> Iterator[Cell]:
+    """What a probe found decides what it tries next."""
+    yield Cell(regret.folk(question))
     for name in PROBES:
         yield from regret.first_round(question, name)
         yield from regret.second_round(question, name, lambda cell: bench.known(question, cell))
@@ -317,11 +318,11 @@ def arms_of(question: Question) -> list[Arm]:
 def run(
     bench: Bench, tasks: Sequence[str], seeds: Sequence[int], most: int | None, minutes: float | None
 ) -> None:
-    """Train what is not done, all grids before all probes. Raises SystemExit where a cell breaks."""
+    """Train what is not done, all grids before all else. Raises SystemExit where a cell breaks."""
     began, done = time.monotonic(), 0
-    for probes, seed, task in product((False, True), seeds, tasks):
+    for others, seed, task in product((False, True), seeds, tasks):
         question = bench.question(task, seed)
-        for cell in probe_cells(bench, question) if probes else grid_cells(question):
+        for cell in other_cells(bench, question) if others else grid_cells(question):
             if done == most or (minutes is not None and time.monotonic() - began > 60 * minutes):
                 return
             done += train(bench, question, cell)
@@ -462,13 +463,13 @@ def status(bench: Bench, tasks: Sequence[str], seeds: Sequence[int]) -> str:
     questions = [bench.question(task, seed) for task, seed in there]
     cells = [(question, cell) for question in questions for cell in dict.fromkeys(cells_of(bench, question))]
     known = [found for question, cell in cells if (found := bench.known(question, cell)) is not None]
-    wanted = sum(len(grid(TASKS[task].objective)) + 1 for task in tasks) * len(seeds)
+    wanted = sum(len(grid(TASKS[task].objective)) + 2 for task in tasks) * len(seeds)
     done = sum(not each.asked for each in known)
     spent = sum(each.seconds for each in known)
     whole = [each.seconds for each in known if each.asked is None]
     left = (wanted - done) * (fmean(whole) if whole else SECONDS)
     return (
-        f"{done} of {wanted} cells of the grid and {len(known) - done} short trainings of probes are done in "
+        f"{done} of {wanted} whole trainings and {len(known) - done} short trainings of probes are done in "
         f"{spent / 3600:.2f} CPU hours; about {left / 3600:.1f} more, and a quarter of that for probes"
     )
 
