@@ -20,6 +20,7 @@ token check; only the locks decide.
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import time
 from collections import Counter
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 __all__ = ["Ask", "Lease", "LeaseLost", "Leases", "WaitStopped", "hold_as_rank", "of_host"]
 
 DEFAULT_QUOTA = "default"  # in a table of quotas: of the tenants it does not name
+ROOT, CONTAINER_MARKS = Path("/"), (Path("/.dockerenv"), Path("/run/.containerenv"))  # of Docker, Podman
+POD = "KUBERNETES_SERVICE_HOST"  # in the environment of a pod, whose GPUs are its alone
 PATIENCE = 60.0  # seconds for the allocator's lock, which is held for milliseconds
 
 
@@ -130,6 +133,7 @@ class Leases:
     """The devices of `inventory`, lent through the lock files in `folder`.
 
     `quota`: devices that a tenant may hold at once, by tenant or `default`; not named: any number.
+    `seen_here_alone`: other containers that see the same GPUs would not see who holds them.
     """
 
     def __init__(
@@ -138,11 +142,13 @@ class Leases:
         inventory: Inventory,
         *,
         quota: Mapping[str, int] | None = None,
+        seen_here_alone: bool = False,
         poll_seconds: float = 0.2,
     ) -> None:
         self.folder = Path(folder).absolute()
         self.inventory = inventory
         self.quota = quota or {}
+        self.seen_here_alone = seen_here_alone
         self.poll_seconds = poll_seconds
 
     def acquire(
@@ -209,6 +215,7 @@ class Leases:
     def candidates(self, ask: Ask) -> list[Device]:
         """The devices that would do. Raises UserError where the host can never serve the ask."""
         self._refuse_count(ask)
+        self._refuse_unseen()
         named = self.inventory.named(ask.gpu_kind)
         if ask.count > len(named):
             here = ", ".join(sorted({device.name for device in self.inventory.devices}))
@@ -253,6 +260,16 @@ class Leases:
                 fix="Ask for 1, or lend whole GPUs",
             )
         return whole
+
+    def _refuse_unseen(self) -> None:
+        if self.inventory.kind == "gpu" and self.seen_here_alone:
+            raise UserError(
+                "in this container alone it is seen who holds a GPU, and others could lend the same",
+                field="host.lock_folder",
+                value=str(self.folder),
+                fix="Mount one folder of the host there in each container that sees these GPUs, or name the "
+                "folder in ft_dagster.yaml where only this one does",
+            )
 
     def _refuse_count(self, ask: Ask) -> None:
         """Raises UserError for none, for more than there are, and for more than the tenant may hold."""
@@ -390,7 +407,16 @@ class Leases:
 
 def of_host(host: Host) -> Leases:
     """The leases of the devices that the settings of this host name or leave to be found."""
-    return Leases(host.lock_folder, find_devices(host), quota=host.quota)
+    alone = "lock_folder" not in host.model_fields_set and _is_of_this_container(host.lock_folder)
+    return Leases(host.lock_folder, find_devices(host), quota=host.quota, seen_here_alone=alone)
+
+
+def _is_of_this_container(folder: Path) -> bool:
+    """Whether it lies in a container's own files; a folder of the host is mounted from another device."""
+    if POD in os.environ or not any(mark.exists() for mark in CONTAINER_MARKS):
+        return False
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    return there.stat().st_dev == ROOT.stat().st_dev
 
 
 def _drop(taken: Mapping[Device, DeviceLock]) -> None:

@@ -18,6 +18,7 @@ from ft_dagster.spec import VariantSpec
 from ft_dagster.training.contract import LoraSettings, MethodSettings, TrainingSettings
 
 USUAL_SHARE = (0.05, 0.10)
+LITTLE = 0.025  # of all tokens that are read: 1.4% held nothing, 5% a quarter (benchmarks/README.md)
 ROUNDING = 0.0025  # a share comes out in whole examples
 LARGE_BATCH_ROWS = 32  # of an adapter: published curves of LoRA and full part between 32 and 256
 
@@ -74,8 +75,8 @@ def _knowledge(spec: VariantSpec, name: str) -> str | None:
     if objective_of(spec.objective).teaches != "facts" or name == "full":
         return None
     return (
-        f"NEW KNOWLEDGE BY {name.upper()}: style is learned, facts are not; the evaluation needs factual "
-        "questions of the domain, not only perplexity. `method: full` is made for this"
+        f"NEW KNOWLEDGE BY {name.upper()}: style is learned, facts perhaps not; the evaluation needs "
+        "factual questions of the domain, not only perplexity. `method: full` is said to be made for this"
     )
 
 
@@ -87,7 +88,16 @@ def _general(spec: VariantSpec, facts: Facts, name: str) -> str | None:
             "at least 5% of the trained tokens should hold it to what it knew"
         )
     if spec.data.general is None:
-        return "no general data: frozen weights are not frozen behaviour; 5-10% is the usual share"
+        return (
+            "no general data: frozen weights are not frozen behaviour; 5-10% is the usual share, of a corpus "
+            "or, without one, of text that the base writes (`data.general: {from: base}`)"
+        )
+    of_read = share * facts.trained_tokens / facts.tokens
+    if spec.data.general.share_of == "trained" and of_read < LITTLE:
+        return (
+            f"general text is {share:.1%} of the trained tokens and {of_read:.1%} of all that are read: so little "
+            "took nothing off what was forgotten; `data.general.share_of: processed` counts the latter"
+        )
     if not low - ROUNDING <= share <= high + ROUNDING:
         return f"general share {share:.1%} is outside the usual 5-10%"
     return None

@@ -41,8 +41,7 @@ WHOLLY_TRIED = (  # the same of whole trainings (benchmarks/README.md)
 )  # fmt: skip
 FINALISTS, LONGER = 2, 2  # arms of the second round, and how many times the steps of the first
 RANK_MATTERS = 0.02  # of the loss: by less, the usual rank holds, since tuned LoRAs differ by 1 to 2%
-MEASURING = 0.5  # of a short training's FLOPs, which a tenth would leave with eight examples
-MEASURING_WHOLE = 0.1  # of a whole training's
+MEASURING = 0.5  # of each training's FLOPs: a tenth would leave eight examples to choose by
 FORGETTING_UNKNOWN = "what is forgotten was not measured: there is no general text"
 LATER = ("rank", "examples", "whole")  # fields that were stored from some version on
 
@@ -69,8 +68,9 @@ class TriedArm:
     """What a short training of an arm measured, losses in nats a token.
 
     `validation`: number of examples -> the loss on the first so many. `general_rise`: of the loss on held-out
-    general text, None without any. `failed`: why it came to nothing, a diverged loss among that. `whole`:
-    steps of the training that it stands for, of whose limit it has a part; None: it has all of it.
+    general text, None without any. `flops`: of its steps and of what was measured. `failed`: why it came to
+    nothing, a diverged loss among that. `whole`: steps of the training that it stands for, of whose limit it
+    has a part; None: it has all of it.
     """
 
     method: str
@@ -113,11 +113,6 @@ class ProbePlan:
     def wholly(self) -> bool:
         """Whether each arm is trained as long as the training that it stands for, by the estimate of that."""
         return bool(self.whole) and self.steps == min(self.whole.values())
-
-    @property
-    def measuring(self) -> float:
-        """The largest part of each training's FLOPs for it."""
-        return MEASURING_WHOLE if self.wholly else MEASURING
 
     def steps_of(self, arm: Arm, times: int = 1) -> int:
         return round(times * self.steps * self.whole[arm.method] / min(self.whole.values()))
@@ -214,7 +209,7 @@ def _whole_trainings(spec: VariantSpec, facts: Facts, found: Survey, settings: P
     ranked = [arm for arm in arms if arm.rank is not None][:1]
     ranks = _other_ranks(spec, facts, found)
     arms += tuple(arm._replace(rank=rank) for arm in ranked for rank in ranks)
-    costs = [(1 + MEASURING_WHOLE) * cost for cost in _whole_costs(arms, facts, found)]
+    costs = [(1 + MEASURING) * cost for cost in _whole_costs(arms, facts, found)]
     count = sum(spent <= settings.share for spent in accumulate(costs))
     if count < 2:
         return None
@@ -281,7 +276,7 @@ def tried_arm(arm: Arm, steps: int, figures: TrainingFigures, whole: int | None 
     rise = None if before is None or after is None else after - before
     known = figures.validation_loss_on.items()
     losses = {size: loss for size, loss in known if size.isdigit() and loss is not None}
-    flops = None if figures.flops is None else float(figures.flops)
+    flops = None if figures.flops is None else figures.flops + (figures.measuring_flops or 0.0)
     failed = None if losses else "no finite validation loss came of it"
     if failed is None and before is not None and after is None:
         failed = "no finite loss on general text came of it"
@@ -341,17 +336,15 @@ def conclude(
 
 
 def with_cost(result: ProbeResult, planned: ProbePlan) -> ProbeResult:
-    """Its sentence with what the steps took and what was announced for them, without what is measured; as it
-    is where FLOPs are not counted.
-    """
+    """Its sentence with what it took and what was announced; as it is where FLOPs are not counted."""
     flops = [each.flops for tried in result.rounds for each in tried]
     known = [each for each in flops if each is not None]
     if not known:
         return result
     least = "at least " if len(known) < len(flops) else ""
     said = (
-        f"{result.sentence}; the steps took {least}{sum(known) / planned.flops:.0%} of the training's FLOPs, "
-        f"where {planned.share / (1 + planned.measuring):.0%} were announced for them"
+        f"{result.sentence}; they took {least}{sum(known) / planned.flops:.0%} of the training's FLOPs, where "
+        f"{planned.share:.0%} were announced"
     )
     return replace(result, sentence=said)
 

@@ -1,6 +1,6 @@
 """What a probe of another variant found, for a variant that leaves method or rate open and tries nothing.
 
-Of the same tenant, base and objective. Taken once for a mixture: what stands under the key is kept, and where
+Of the same tenant, base, objective and kind of answer. Taken once for a mixture: what stands under the key is kept, and where
 a plan of the mixture stands without any, it stays so. No plan is made anew because another variant tried.
 """
 
@@ -86,7 +86,7 @@ def prior_of(desk: Desk, spec: VariantSpec, base: Artifact) -> Prior | None:
     """What the newest probe found, of those by which the newest plans of the tenant's other variants were
     made; of two of one second the first by name.
     """
-    found = [each for each in _probes(desk) if _is_about(each[1], spec, base)]
+    found = [each for each in _probes(desk, spec.evaluation.kind) if _is_about(each[1], spec, base)]
     if not found:
         return None
     variant, probe = max(found, key=lambda each: str(each[1].predicate["created"]))
@@ -94,16 +94,17 @@ def prior_of(desk: Desk, spec: VariantSpec, base: Artifact) -> Prior | None:
     return Prior(variant, probe.digest, figures["method"], figures["learning_rate"], figures["sentence"])
 
 
-def _probes(desk: Desk) -> Iterator[tuple[str, Artifact]]:
-    """(variant, what its newest plan was made by), of those that declare a probe; one whose declaration or
-    part of the store is damaged has none.
+def _probes(desk: Desk, kind: str | None) -> Iterator[tuple[str, Artifact]]:
+    """(variant, what its newest plan was made by), of those that declare a probe and answers of this kind:
+    what is best for labels is not for SQL. One whose declaration or part of the store is damaged has none.
     """
     declarations = Declarations(desk.project)
     for key in declarations:
         if key.tenant != desk.key.tenant or key == desk.key:
             continue
         with suppress(UserError):  # said to who asks for that variant
-            if declarations.declared(key).spec.plan.probe is None:
+            other = declarations.declared(key).spec
+            if other.plan.probe is None or other.evaluation.kind != kind:
                 continue
             plan = read_head(desk.store, key.prefix, PLAN)
             digest = None if plan is None else plan.inputs.get(PROBE)
@@ -142,7 +143,7 @@ def is_without(plan: Artifact, spec: VariantSpec, mixture: str, base: str) -> bo
 STAGE = Stage(
     NAME,
     reads=("declaration", "base_model", "training_mixture"),
-    fields=KEYED,
+    fields=(*KEYED, "evaluation.kind"),
     inputs=inputs,
     build=build,
     on_demand=True,

@@ -19,6 +19,7 @@ from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.probe import (
     FILE,
     LONGER,
+    MEASURING,
     Arm,
     ProbePlan,
     ProbeResult,
@@ -173,8 +174,7 @@ class _Trial:
     def _request(self, arm: Arm, steps: int, output: Path) -> TrainingRun:
         inputs, hands, facts, nodes = self.inputs, self.hands, self.facts, self.inputs.nodes
         resolved = self.found.planned[arm.method].resolved
-        budget = self.planned.measuring
-        own = {"budget": budget, "questions": 0, "general_loss_limit": None, "benchmark_limit": None}
+        own = {"budget": MEASURING, "questions": 0, "general_loss_limit": None, "benchmark_limit": None}
         watch = resolved.training.watch.model_copy(update=own)  # what is forgotten ranks it, and ends none
         most = resolved.training.max_steps if self.planned.wholly else steps
         short = {

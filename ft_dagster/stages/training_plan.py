@@ -156,7 +156,7 @@ def _write(file: Path, document: dict[str, Any]) -> None:
 STAGE = Stage(
     "training_plan",
     reads=("declaration", "base_model", "training_mixture", "probe", "prior", "version_before"),
-    fields=(*PLANNED, *RANKED, *HARDWARE, *NEIGHBOURS, "plan.probe"),
+    fields=(*PLANNED, *RANKED, *HARDWARE, *NEIGHBOURS, "plan.probe", "evaluation.kind"),
     inputs=inputs,
     build=build,
     checks={"fits": "The training's memory, by a dry run of its step, fits the device"},

@@ -276,7 +276,7 @@ def test_the_status_counts_what_was_measured_of_what_is_asked_now(tmp_path: Path
     for file in (bench.file(asked, cell), tmp_path / "results/cells/of-another-plan.json"):
         write_json(file, asdict(measured(cell, 2.0, 2.2)))
     said = decisions.status(bench, ["sql", "fields"], [0])
-    assert said.startswith("1 of 14 cells of the grid and 0 short trainings")
+    assert said.startswith("1 of 16 whole trainings and 0 short trainings")
 
 
 def test_rows_are_drawn_by_seed_distinct_and_within_their_tokens(tmp_path: Path) -> None:

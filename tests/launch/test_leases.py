@@ -16,8 +16,10 @@ from typing import Literal
 import pytest
 
 from ft_dagster.errors import UserError
+from ft_dagster.launch import leases as leases_module
 from ft_dagster.launch.inventory import Device, Inventory
-from ft_dagster.launch.leases import Ask, Lease, Leases, WaitStopped
+from ft_dagster.launch.leases import Ask, Lease, Leases, WaitStopped, of_host
+from ft_dagster.settings import Host
 from tests.launch.helpers import PROGRAMS, ask, line_of, lives, slots, wait_until
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -357,3 +359,41 @@ def test_so_many_programs_have_room_at_once(
         leases.acquire(asked, should_stop=lambda: True)
     for lease in held:
         lease.release()
+
+
+@pytest.mark.parametrize(
+    ("named", "pod", "refused"), [(False, False, True), (True, False, False), (False, True, False)]
+)
+@pytest.mark.parametrize("kind", ["gpu", "cpu"])
+def test_a_gpu_is_not_lent_where_other_containers_cannot_see_it(
+    kind: Literal["cpu", "gpu"],
+    named: bool,
+    pod: bool,
+    refused: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A container's own files are on the device of its root; a folder of the host is on another."""
+    mark = tmp_path / ".dockerenv"
+    mark.touch()
+    monkeypatch.setattr(leases_module, "CONTAINER_MARKS", (tmp_path / "none", mark))
+    monkeypatch.setattr(leases_module, "ROOT", Path("/tmp"))
+    monkeypatch.delenv(leases_module.POD, raising=False)
+    if pod:
+        monkeypatch.setenv(leases_module.POD, "10.0.0.1")
+    found = Inventory(kind, (Device("0", None, "it", "GPU-0"),))
+    monkeypatch.setattr(leases_module, "find_devices", lambda host: found)
+    leases = of_host(Host(lock_folder=Path("/tmp/locks-of-nobody")) if named else Host())
+    if not refused or kind == "cpu":
+        assert leases.candidates(ask(1)) == list(found.devices)
+        return
+    with pytest.raises(UserError, match="others could lend the same") as error:
+        leases.candidates(ask(1))
+    assert error.value.field == "host.lock_folder"
+
+
+def test_a_mounted_folder_is_seen_by_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(leases_module, "CONTAINER_MARKS", (tmp_path,))
+    monkeypatch.setattr(leases_module, "ROOT", Path("/proc"))  # of another device than /tmp
+    monkeypatch.delenv(leases_module.POD, raising=False)
+    assert not of_host(Host()).seen_here_alone

@@ -31,8 +31,8 @@ def _knowledge(question: Question, figures: Figures) -> str | None:
     if not question.teaches_facts or name == "full":
         return None
     return (
-        f"NEW KNOWLEDGE BY {name.upper()}: style is learned, facts are not; the evaluation needs factual "
-        "questions of the domain, not only perplexity"
+        f"NEW KNOWLEDGE BY {name.upper()}: style is learned, facts perhaps not; the evaluation needs "
+        "factual questions of the domain, not only perplexity"
     )
 
 

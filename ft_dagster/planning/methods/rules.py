@@ -59,8 +59,8 @@ def objective(question: Question, figures: Figures) -> Vote:
     soft = name in SOFT_PROMPTS
     if question.teaches_facts:
         if name == "full":
-            return Vote("objective", 0, "for", f"{question.objective}: facts need all weights")
-        said = f"{question.objective}: {name} learns the style of a text and not its facts"
+            return Vote("objective", 0, "for", f"{question.objective}: facts are said to need all weights")
+        said = f"{question.objective}: {name} is said to learn the style of a text and not its facts"
         return Vote("objective", 2 if soft else 1, "against", said)
     if soft:
         size = f"{question.parameters / 1e9:,.1f}B parameters"
@@ -73,7 +73,7 @@ def objective(question: Question, figures: Figures) -> Vote:
 
 def dataset_size(question: Question, figures: Figures) -> Vote | None:
     if question.teaches_facts:
-        return None  # facts need all weights at any size
+        return None  # facts are said to need all weights at any size
     name, count = figures.candidate.method, f"{question.examples:,} examples"
     if question.examples > FULL_WINS:
         if name == "full":
