@@ -24,6 +24,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -128,7 +129,7 @@ def main() -> int:
     until, folder = time.monotonic() + 60 * given.minutes, given.folder.resolve()
     if given.fresh:
         shutil.rmtree(folder, ignore_errors=True)
-    asked: dict[str, tuple[Path, int, dict[str, tuple[str, ...]]]] = {
+    asked: dict[str, tuple[Path, int, Mapping[str, tuple[str, ...]]]] = {
         "here": (HERE.parent, 1, {"all": ("--all",)})
     }
     if given.before is not None:

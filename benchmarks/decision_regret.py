@@ -331,8 +331,8 @@ def _choice(whole: Mapping[Arm, Measured], arm: Arm, best: Arm, base: Measured, 
     scored, least = (each.losses[SCORED_ON][0] for each in (taken, whole[best]))
     rise = _rise(whole[arm], base)
     over = rise is not None and rise > limit
-    apart = [each.examples.get(SCORED_ON, ()) for each in (taken, whole[best])]
-    found = None if arm == best else difference(*apart, len(apart[0]))
+    one, other = (each.examples.get(SCORED_ON, ()) for each in (taken, whole[best]))
+    found = None if arm == best else difference(one, other, len(one))
     about = (None, None) if found is None else (found.low / least, found.high / least)
     return Choice(arm, scored / least - 1, over, *about)
 

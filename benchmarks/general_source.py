@@ -123,7 +123,9 @@ def general_losses(folder: Path, heads: str) -> tuple[float, float]:
     settings = load_settings(folder)
     store, cache = settings.open_store(), settings.cache_folder
     corpus = make_corpora(settings, "by-hand", lambda line: None)["general"].folder(store, cache)
-    adapter = read_head(store, heads, "fine_tuned_model").folder(store, cache) / "payload"
+    made = read_head(store, heads, "fine_tuned_model")
+    assert made is not None
+    adapter = made.folder(store, cache) / "payload"
     base = DEMO / "models/smollm2-135m"
     model, tokenizer = load_model(base, adapter, device="cpu", dtype=judging_dtype("cpu"))
     held_out = holdout_chunks(corpus / "payload" / "general", tokenizer, TOKENS)[:PIECES]

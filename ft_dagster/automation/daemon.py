@@ -28,6 +28,7 @@ HEARTBEAT_TOLERANCE_SECONDS = 30
 QUEUE_PATIENCE_SECONDS = 10
 HEARD_SECONDS = 5.0  # between two questions after heartbeats
 RESTART_SECONDS = 5.0  # between two starts
+RUNS_FOLLOW = "--runs-follow"
 
 
 def commands_lock(settings: Settings) -> Path:
@@ -63,9 +64,13 @@ class Daemon:
     Leaving the block waits until it has ended, unless another command or a run needs it.
     """
 
-    def __init__(self, instance: dg.DagsterInstance, settings: Settings) -> None:
+    def __init__(
+        self, instance: dg.DagsterInstance, settings: Settings, *, runs_follow: bool = False
+    ) -> None:
+        """`runs_follow`: the command is about to submit some, so that one which is started makes ready."""
         self._instance = instance
         self._settings = settings
+        self._options = [RUNS_FOLLOW] if runs_follow else []
         self._held: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._started = self._asked = float("-inf")
@@ -168,6 +173,7 @@ class Daemon:
         log = self._settings.work_folder / "daemon.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         program = [sys.executable, "-P", "-m", "ft_dagster.automation.daemon_program", str(held)]
+        program += self._options
         try:
             with log.open("ab") as output:
                 self._process = subprocess.Popen(

@@ -1,6 +1,6 @@
 """Dagster's daemon for as long as somebody needs it: what the commands run and ui start in the background.
 
-    python -P -m ft_dagster.automation.daemon_program LOCK
+    python -P -m ft_dagster.automation.daemon_program LOCK [--runs-follow]
 
 It is in a session of its own, so that neither a closed terminal nor a killed command ends it. It ends by
 itself once no command lives and no run needs it. LOCK is the descriptor by which it holds the daemon's lock:
@@ -28,12 +28,14 @@ from dagster._daemon.controller import (
 )
 
 import ft_dagster
-from ft_dagster.automation.daemon import END_SECONDS, commands_lock
-from ft_dagster.automation.forked_runs import ASKED
+from ft_dagster.automation.daemon import END_SECONDS, RUNS_FOLLOW, commands_lock
+from ft_dagster.automation.forked_runs import ASKED, NOW, ONCE_NEEDED
 from ft_dagster.automation.instance import WORKSPACE_YAML, workspace_file
 from ft_dagster.automation.unfinished import UnfinishedWork, gone, report_gone, work_left
 from ft_dagster.errors import UserError
+from ft_dagster.launch.local import make_ready
 from ft_dagster.launch.locks import EXCLUSIVE, lock, unlock, write_json
+from ft_dagster.launch.warm.choice import as_environment
 from ft_dagster.launch.warm.imports import stamp
 from ft_dagster.settings import FILE, Settings, load_settings
 
@@ -128,10 +130,15 @@ class Watch:
         return True
 
 
-def serve(settings: Settings, held: int) -> None:
-    """Run Dagster's daemon until it is needless or interrupted. `held`: the daemon's lock."""
+def serve(settings: Settings, held: int, *, runs_follow: bool = False) -> None:
+    """Run Dagster's daemon until it is needless or interrupted. `held`: the daemon's lock. `runs_follow`: so
+    that what these and their programs are forked from imports while Dagster starts.
+    """
     with dg.DagsterInstance.get() as instance:
-        watch, server = Watch(instance, commands_lock(settings)), CodeServer(settings)
+        watch = Watch(instance, commands_lock(settings))
+        server = CodeServer(settings, runs_follow=runs_follow)
+        if runs_follow:
+            make_ready(as_environment(settings.host))
         try:
             with daemon_controller_from_instance(
                 instance,
@@ -152,7 +159,7 @@ class CodeServer:
     and where it has ended or is old. To be made before the server is.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, runs_follow: bool = False) -> None:
         here, workspace = settings.project, workspace_file(settings)
         packages = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
         self._settings = settings
@@ -160,7 +167,7 @@ class CodeServer:
         self._read = (workspace, here / FILE, here / ".env", Path.cwd() / ".env", *packages)
         self._seen = self._stamps()
         self._fresh = time.time()
-        self._ask_for_forks()
+        self._ask_for_forks(NOW if runs_follow else ONCE_NEEDED)
 
     def keep_fresh(self, controller: DagsterDaemonController) -> None:
         """To be called now and then. Raises what Dagster raises where that fails for five minutes."""
@@ -200,13 +207,13 @@ class CodeServer:
                 return True
         return False
 
-    def _ask_for_forks(self) -> None:
+    def _ask_for_forks(self, when: str = ONCE_NEEDED) -> None:
         """Of the next server, whose environment is this process's. Others' code may not be made for it."""
         with suppress(UserError):  # what the settings said last stands
             self._settings = load_settings(self._settings.project)
         os.environ.pop(ASKED, None)
         if self._settings.host.warm_start == "auto" and self._is_ours():
-            os.environ[ASKED] = "1"
+            os.environ[ASKED] = when
 
 
 def _until_needless(controller: DagsterDaemonController, watch: Watch, server: CodeServer) -> None:
@@ -232,7 +239,7 @@ def main() -> None:
     # A shell's background job leaves SIGINT ignored; SIGTERM and SIGINT end this one in order.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    serve(load_settings(), held)
+    serve(load_settings(), held, runs_follow=RUNS_FOLLOW in sys.argv[2:])
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from typing import Any
 
 from ft_dagster.launch.warm import fresh
 
-ASKED = "FT_DAGSTER_FORK_RUNS"  # in the environment of a code server
+ASKED = "FT_DAGSTER_FORK_RUNS"  # in the environment of a code server: one of these
+NOW, ONCE_NEEDED = "now", "once needed"  # when the process that runs are forked from is started
 IMPORTS = "ft_dagster.automation.forked_imports"
 PATIENCE = 20.0  # seconds for a fork, imports among them the first time; Dagster gives the whole start 60
 UNKNOWN = 255  # the exit code of a run whose fork server was killed, as multiprocessing gives it
@@ -34,11 +35,14 @@ def fork_runs(environment: MutableMapping[str, str]) -> bool:
     """Have this process, a code server, fork its runs from now on where `environment` asks for it; what it
     starts is not asked. Returns whether it does.
     """
-    if environment.pop(ASKED, "") != "1" or not _can_fork(environment):
+    asked = environment.pop(ASKED, "")
+    if asked not in {NOW, ONCE_NEEDED} or not _can_fork(environment):
         return False
     forkserver.set_forkserver_preload([IMPORTS])
     context: Any = multiprocessing.get_context("spawn")  # the one that the code server has
     context.Process = RunProcess
+    if asked == NOW:
+        forkserver.ensure_running()
     return True
 
 

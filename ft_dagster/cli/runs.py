@@ -99,7 +99,7 @@ def _run(
     from ft_dagster.automation import instance as dagster_instance
     from ft_dagster.automation.daemon import Daemon
 
-    with Daemon(instance, settings) as daemon:
+    with Daemon(instance, settings, runs_follow=True) as daemon:
         runs = _Runs(*_found(instance, keys))
         try:
             new = [key for key in keys if key not in {run.key for run in runs.asked}]

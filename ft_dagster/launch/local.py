@@ -17,7 +17,7 @@ from ft_dagster.errors import UserError
 from ft_dagster.exit_codes import BAD_INPUT, CANCELLED, DONE, TRANSIENT
 from ft_dagster.launch import processes
 from ft_dagster.launch.leases import Lease
-from ft_dagster.launch.warm.client import Wanted, WarmSupervisor, start_warm
+from ft_dagster.launch.warm.client import Wanted, WarmSupervisor, start_server, start_warm
 
 GRACE = 45.0  # seconds; torchrun itself waits 30 for its workers
 KILL_AFTER = 5.0
@@ -125,6 +125,11 @@ def start_program(
         log = stack.enter_context(output.open("ab")) if output is not None else None
         supervisor = start_warm(wanted, log.fileno() if log is not None else None) or _start(wanted, log)
     return StartedProgram(supervisor, marker, patience)
+
+
+def make_ready(environment: dict[str, str] | None = None) -> None:
+    """Have what programs of this environment are forked from import, while other things are done."""
+    start_server(_environment(None, environment))
 
 
 class ProgramOptions(TypedDict, total=False):

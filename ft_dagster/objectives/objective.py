@@ -60,8 +60,8 @@ class Objective:
     position counts by itself, for a few are asked for at a time.
     `judged_by`: loss: what `evaluation.kind` measures, the loss of the answers where nothing is said; score:
     the same, and a kind or a task must be declared; questions: a declared task, for no gate passes by a loss.
-    `teaches`: facts are said to need all weights, behaviour and format do not. `narrow`: one task, which full fine-tuning
-    wins where general ability need not be kept.
+    `teaches`: facts are said to need all weights, behaviour and format do not. `narrow`: one task, which full
+    fine-tuning wins where general ability need not be kept.
     """
 
     name: str

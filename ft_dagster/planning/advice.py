@@ -95,8 +95,8 @@ def _general(spec: VariantSpec, facts: Facts, name: str) -> str | None:
     of_read = share * facts.trained_tokens / facts.tokens
     if spec.data.general.share_of == "trained" and of_read < LITTLE:
         return (
-            f"general text is {share:.1%} of the trained tokens and {of_read:.1%} of all that are read: so little "
-            "took nothing off what was forgotten; `data.general.share_of: processed` counts the latter"
+            f"general text is {share:.1%} of the trained tokens and {of_read:.1%} of all that are read: so "
+            "little took nothing off what was forgotten; `data.general.share_of: processed` counts the latter"
         )
     if not low - ROUNDING <= share <= high + ROUNDING:
         return f"general share {share:.1%} is outside the usual 5-10%"

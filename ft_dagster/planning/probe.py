@@ -343,8 +343,8 @@ def with_cost(result: ProbeResult, planned: ProbePlan) -> ProbeResult:
         return result
     least = "at least " if len(known) < len(flops) else ""
     said = (
-        f"{result.sentence}; they took {least}{sum(known) / planned.flops:.0%} of the training's FLOPs, where "
-        f"{planned.share:.0%} were announced"
+        f"{result.sentence}; they took {least}{sum(known) / planned.flops:.0%} of the training's FLOPs, "
+        f"where {planned.share:.0%} were announced"
     )
     return replace(result, sentence=said)
 

@@ -1,7 +1,8 @@
 """What a probe of another variant found, for a variant that leaves method or rate open and tries nothing.
 
-Of the same tenant, base, objective and kind of answer. Taken once for a mixture: what stands under the key is kept, and where
-a plan of the mixture stands without any, it stays so. No plan is made anew because another variant tried.
+Of the same tenant, base, objective and kind of answer. Taken once for a mixture: what stands under the key is
+kept, and where a plan of the mixture stands without any, it stays so. No plan is made anew because another
+variant tried.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from dagster._daemon.controller import DagsterDaemonController
 
 from ft_dagster.automation import daemon_program
 from ft_dagster.automation.daemon_program import CodeServer
-from ft_dagster.automation.forked_runs import ASKED, fork_runs
+from ft_dagster.automation.forked_runs import ASKED, NOW, ONCE_NEEDED, fork_runs
 from ft_dagster.automation.instance import workspace_file, write_home
 from ft_dagster.settings import load_settings
 from tests.launch.helpers import wait_until
@@ -88,7 +88,7 @@ def test_a_run_finds_what_a_spawned_one_finds(
         monkeypatch.delenv(name, raising=False)
     if threads:
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
-    forking, spawning = server("1"), server("0")
+    forking, spawning = server(ONCE_NEEDED), server("")
     assert forking.said == {"forks": True, "asked": False}
     assert spawning.said == {"forks": False, "asked": False}
     forked, spawned = forking.ask("run", "look", 0), spawning.ask("run", "look", 0)
@@ -106,8 +106,17 @@ def test_a_run_finds_what_a_spawned_one_finds(
     assert forking.ask("end") == spawning.ask("end") == {"code": 0}
 
 
+def test_what_runs_are_forked_from_is_started_before_them_where_they_follow(
+    server: Callable[..., Server],
+) -> None:
+    early, late = server(NOW, NOTHING), server(ONCE_NEEDED, NOTHING)
+    assert any(forks(child.pid) for child in psutil.Process(early.process.pid).children())
+    assert not any(forks(child.pid) for child in psutil.Process(late.process.pid).children())
+    assert forks(early.ask("run", "", 0)["parent"])
+
+
 def test_a_run_ends_as_it_ends(server: Callable[..., Server]) -> None:
-    each = server("1", NOTHING)
+    each = server(ONCE_NEEDED, NOTHING)
     each.ask("run", "fail", 0)
     assert each.ask("end") == {"code": 3}
     pid = each.ask("run", "", 60)["pid"]
@@ -116,7 +125,7 @@ def test_a_run_ends_as_it_ends(server: Callable[..., Server]) -> None:
     assert each.ask("end") == {"code": -signal.SIGKILL}
 
 
-@pytest.mark.parametrize("asked", ["1", "0"])
+@pytest.mark.parametrize("asked", [ONCE_NEEDED, ""])
 def test_a_run_does_what_is_to_be_done_at_its_exit(server: Callable[..., Server], asked: str) -> None:
     each = server(asked, NOTHING)
     each.ask("run", "", 0)
@@ -131,18 +140,18 @@ def test_runs_are_spawned_where_their_threads_are_not_known(
     server: Callable[..., Server], name: str, broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, broken)
-    assert server("1", NOTHING).said == {"forks": False, "asked": False}
+    assert server(ONCE_NEEDED, NOTHING).said == {"forks": False, "asked": False}
 
 
 def test_runs_are_spawned_where_this_python_cannot_watch_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    environment = {ASKED: "1"}
+    environment = {ASKED: NOW}
     monkeypatch.delattr(os, "pidfd_open")
     assert not fork_runs(environment)
     assert environment == {}
 
 
 def test_a_run_outlives_the_process_that_forked_it(server: Callable[..., Server]) -> None:
-    each = server("1", NOTHING)
+    each = server(ONCE_NEEDED, NOTHING)
     first = each.ask("run", "", 3)
     os.kill(first["parent"], signal.SIGKILL)
     wait_until(lambda: gone(first["parent"]))
@@ -158,7 +167,7 @@ def test_a_run_outlives_the_process_that_forked_it(server: Callable[..., Server]
 
 
 def test_a_run_outlives_the_code_server_and_then_nothing_is_left(server: Callable[..., Server]) -> None:
-    each = server("1", NOTHING)
+    each = server(ONCE_NEEDED, NOTHING)
     run = each.ask("run", "", 2)
     each.process.kill()
     assert not gone(run["pid"])
@@ -174,7 +183,7 @@ def test_runs_are_spawned_once_each_where_none_can_be_forked(
     (tmp_path / "breaks.py").write_text(broken)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("PATIENCE", "1")
-    each = server("1", "breaks")
+    each = server(ONCE_NEEDED, "breaks")
     for _ in range(2):
         assert each.ask("run", "", 0)["parent"] == each.process.pid
     assert each.ask("end") == each.ask("end") == {"code": 0}
@@ -285,7 +294,7 @@ def test_a_server_of_others_code_is_replaced_each_minute_and_forks_nothing(
     code: CodeServer, project: Path, running: subprocess.Popen[bytes]
 ) -> None:
     controller = Controller(running)
-    assert os.environ[ASKED] == "1"
+    assert os.environ[ASKED] == ONCE_NEEDED
     file = workspace_file(load_settings(project))
     content = yaml.safe_load(file.read_text())
     content["load_from"].append({"python_module": {"module_name": "theirs"}})
@@ -301,4 +310,4 @@ def test_a_server_forks_as_the_settings_say_when_it_is_started(
     for said in ("{warm_start: off}", "{warm_start: auto}", "broken"):
         (project / "ft_dagster.yaml").write_text(f"host: {said}\n")
         assert times_asked(code, controller) == 1
-    assert controller.asked == [None, "1", "1"]
+    assert controller.asked == [None, ONCE_NEEDED, ONCE_NEEDED]

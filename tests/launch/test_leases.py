@@ -361,17 +361,9 @@ def test_so_many_programs_have_room_at_once(
         lease.release()
 
 
-@pytest.mark.parametrize(
-    ("named", "pod", "refused"), [(False, False, True), (True, False, False), (False, True, False)]
-)
-@pytest.mark.parametrize("kind", ["gpu", "cpu"])
+@pytest.mark.parametrize("where", ["alone", "a folder is named", "a pod", "a CPU"])
 def test_a_gpu_is_not_lent_where_other_containers_cannot_see_it(
-    kind: Literal["cpu", "gpu"],
-    named: bool,
-    pod: bool,
-    refused: bool,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A container's own files are on the device of its root; a folder of the host is on another."""
     mark = tmp_path / ".dockerenv"
@@ -379,12 +371,13 @@ def test_a_gpu_is_not_lent_where_other_containers_cannot_see_it(
     monkeypatch.setattr(leases_module, "CONTAINER_MARKS", (tmp_path / "none", mark))
     monkeypatch.setattr(leases_module, "ROOT", Path("/tmp"))
     monkeypatch.delenv(leases_module.POD, raising=False)
-    if pod:
+    if where == "a pod":
         monkeypatch.setenv(leases_module.POD, "10.0.0.1")
-    found = Inventory(kind, (Device("0", None, "it", "GPU-0"),))
+    found = Inventory("cpu" if where == "a CPU" else "gpu", (Device("0", None, "it", "GPU-0"),))
     monkeypatch.setattr(leases_module, "find_devices", lambda host: found)
-    leases = of_host(Host(lock_folder=Path("/tmp/locks-of-nobody")) if named else Host())
-    if not refused or kind == "cpu":
+    named = Host(lock_folder=Path("/tmp/locks-of-nobody"))
+    leases = of_host(named if where == "a folder is named" else Host())
+    if where != "alone":
         assert leases.candidates(ask(1)) == list(found.devices)
         return
     with pytest.raises(UserError, match="others could lend the same") as error:

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from ft_dagster.launch.local import run_program
+from ft_dagster.launch.local import make_ready, run_program
 from ft_dagster.launch.processes import carriers
 from ft_dagster.launch.warm import choice, client, imports, wire, world
 from tests.launch.helpers import Start, declare, lives, pid_in, run, wait_until
@@ -100,6 +100,15 @@ def test_one_server_forks_the_supervisors_which_fork_the_programs(run_dir: Path,
     (server,) = servers(folder)
     assert {parent for _, _, parent in found} == {server.pid}
     assert len({program for program, _, _ in found}) == 3
+
+
+def test_a_server_that_was_made_ready_serves_what_is_started_after(run_dir: Path, folder: Path) -> None:
+    make_ready()
+    (server,) = servers(folder)
+    probe(run_dir)
+    assert pids(run_dir)[2] == server.pid
+    make_ready({choice.START: "off", choice.FOLDER: str(folder / "none")})
+    assert not (folder / "none").exists()
 
 
 @pytest.mark.parametrize("ignored", [False, True])

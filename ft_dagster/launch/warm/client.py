@@ -123,6 +123,18 @@ def start_warm(wanted: Wanted, output: int | None = None) -> WarmSupervisor | No
         return None
 
 
+def start_server(environment: Mapping[str, str]) -> None:
+    """Have a server of programs with this environment import what it serves, while other things are done."""
+    choice = of_environment(environment)
+    if not choice.on or sys.platform != "linux":
+        return
+    try:
+        names = imports.chosen(choice.imports)
+        _Server(choice, world.identity(environment, names), names, environment).connect().close()
+    except Exception as error:  # a program asks for one itself
+        log.info("no warm server: %s", str(error) or type(error).__name__)
+
+
 def _ask(
     wanted: Wanted, choice: WarmStart, streams: tuple[int, int], *, last: bool = False
 ) -> WarmSupervisor:
