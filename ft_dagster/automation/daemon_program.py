@@ -137,8 +137,9 @@ def serve(settings: Settings, held: int, *, runs_follow: bool = False) -> None:
     with dg.DagsterInstance.get() as instance:
         watch = Watch(instance, commands_lock(settings))
         server = CodeServer(settings, runs_follow=runs_follow)
-        if runs_follow:
-            make_ready(as_environment(settings.host))
+        if runs_follow:  # beside what follows: a server that is stuck must not keep Dagster
+            made = threading.Thread(target=make_ready, args=(as_environment(settings.host),), daemon=True)
+            made.start()
         try:
             with daemon_controller_from_instance(
                 instance,

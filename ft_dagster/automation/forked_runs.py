@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterable, MutableMapping
+from contextlib import suppress
 from multiprocessing import forkserver, popen_forkserver, reduction, spawn, util
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess, set_spawning_popen
@@ -42,7 +43,8 @@ def fork_runs(environment: MutableMapping[str, str]) -> bool:
     context: Any = multiprocessing.get_context("spawn")  # the one that the code server has
     context.Process = RunProcess
     if asked == NOW:
-        forkserver.ensure_running()
+        with suppress(OSError):  # the first run finds out
+            forkserver.ensure_running()
     return True
 
 

@@ -162,6 +162,7 @@ class Leases:
         Raises UserError where the host can never serve the ask or the lock folder cannot be used, WaitStopped
         once `should_stop` says so.
         """
+        self._refuse_unseen()
         candidates = self.candidates(ask)
         ticket: queue.Ticket | None = None
         told = ""
@@ -215,7 +216,6 @@ class Leases:
     def candidates(self, ask: Ask) -> list[Device]:
         """The devices that would do. Raises UserError where the host can never serve the ask."""
         self._refuse_count(ask)
-        self._refuse_unseen()
         named = self.inventory.named(ask.gpu_kind)
         if ask.count > len(named):
             here = ", ".join(sorted({device.name for device in self.inventory.devices}))

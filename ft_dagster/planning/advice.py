@@ -92,8 +92,8 @@ def _general(spec: VariantSpec, facts: Facts, name: str) -> str | None:
             "no general data: frozen weights are not frozen behaviour; 5-10% is the usual share, of a corpus "
             "or, without one, of text that the base writes (`data.general: {from: base}`)"
         )
-    of_read = share * facts.trained_tokens / facts.tokens
-    if spec.data.general.share_of == "trained" and of_read < LITTLE:
+    of_read = share * facts.trained_tokens / max(1, facts.tokens)
+    if spec.data.general.share_of == "trained" and of_read < LITTLE < low - ROUNDING <= share:
         return (
             f"general text is {share:.1%} of the trained tokens and {of_read:.1%} of all that are read: so "
             "little took nothing off what was forgotten; `data.general.share_of: processed` counts the latter"

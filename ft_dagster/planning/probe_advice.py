@@ -16,7 +16,7 @@ HOURS = 1.0  # more is not for a note to propose
 
 def advised_probe(spec: VariantSpec, facts: Facts, found: Survey) -> str | None:
     """For one narrow task on a small base whose method and rate are both open; None elsewhere, where a probe
-    is declared, and where it would take long.
+    is declared, and where it would take long, or nobody knows how long.
     """
     is_open = spec.method.name == "auto" and spec.training.learning_rate is None
     measured = objective_of(spec.objective).narrow and facts.parameters <= SMALL
@@ -25,9 +25,9 @@ def advised_probe(spec: VariantSpec, facts: Facts, found: Survey) -> str | None:
     planned = plan_probe(spec, facts, found, ProbeSpec(share=SHARE))
     training = found.decision.row(found.chosen.resolved.name).figures.training
     hours = None if training is None else training.hours
-    if not planned.wholly or (hours is not None and planned.share * hours > HOURS):
+    if not planned.wholly or hours is None or planned.share * hours > HOURS:
         return None
     return (
         "method and learning rate are open: on narrow tasks of a 135M base such plans lost 14% to the best "
-        f"of six; `plan.probe: {{share: {SHARE:g}}}` finds it by {planned.why}"
+        f"of six; `plan.probe: {{share: {SHARE:g}}}` tries it: {planned.why}"
     )

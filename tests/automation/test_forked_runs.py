@@ -115,6 +115,17 @@ def test_what_runs_are_forked_from_is_started_before_them_where_they_follow(
     assert forks(early.ask("run", "", 0)["parent"])
 
 
+def test_a_code_server_serves_where_nothing_can_be_started_before(
+    server: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("long" * 30)  # more than the address of a socket holds
+    deep.mkdir()
+    monkeypatch.setenv("TMPDIR", str(deep))
+    each = server(NOW, NOTHING)
+    assert each.ask("run", "", 0)["parent"] == each.process.pid
+    assert each.ask("end") == {"code": 0}
+
+
 def test_a_run_ends_as_it_ends(server: Callable[..., Server]) -> None:
     each = server(ONCE_NEEDED, NOTHING)
     each.ask("run", "fail", 0)
@@ -295,6 +306,8 @@ def test_a_server_of_others_code_is_replaced_each_minute_and_forks_nothing(
 ) -> None:
     controller = Controller(running)
     assert os.environ[ASKED] == ONCE_NEEDED
+    CodeServer(load_settings(project), runs_follow=True)
+    assert os.environ[ASKED] == NOW
     file = workspace_file(load_settings(project))
     content = yaml.safe_load(file.read_text())
     content["load_from"].append({"python_module": {"module_name": "theirs"}})

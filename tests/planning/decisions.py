@@ -85,7 +85,7 @@ CASES = [
         "facts, and full fits",
         LLAMA_7B, "8xA100-80GB", KNOWLEDGE, "full", ALL,
         [
-            ("full", "objective", "for", None, "facts need all weights"),
+            ("full", "objective", "for", None, "facts are said to need all weights"),
             ("lora", "objective", "against", None, "the style of a text and not its facts"),
             ("lora", "usual", "for", "objective", "usual choice"),
         ],
@@ -94,7 +94,7 @@ CASES = [
         "facts, and full does not fit",
         LLAMA_7B, "A100-80GB", KNOWLEDGE, "lora", ADAPTERS,
         [
-            ("full", "objective", "for", "fits", "facts need all weights"),
+            ("full", "objective", "for", "fits", "facts are said to need all weights"),
             ("full", "fits", "against", None, "2 of them would hold it"),
             ("lora", "objective", "against", "fits", "not its facts"),
         ],

@@ -21,7 +21,7 @@ def test_the_usual_raises_no_warning(method: str) -> None:
 def test_new_knowledge_by_an_adapter_is_said_first_and_loud(method: str) -> None:
     made = plan(method, objective="domain_knowledge")
     assert made["warnings"][0].startswith(
-        f"NEW KNOWLEDGE BY {method.upper()}: style is learned, facts are not"
+        f"NEW KNOWLEDGE BY {method.upper()}: style is learned, facts perhaps not"
     )
     assert "factual questions" in made["warnings"][0]
 
@@ -51,6 +51,19 @@ def test_a_share_outside_the_usual_is_said_as_it_came_out(share: float, said: bo
     lines = about(plan("lora", facts(general_share=share)), "outside the usual 5-10%")
     assert bool(lines) is said
     assert not said or f"{share:.1%}" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("share_of", "trained", "said"),
+    [("trained", 6_000, True), ("trained", 20_000, False), ("processed", 6_000, False)],
+)
+def test_a_usual_share_of_few_trained_tokens_is_little_of_what_is_read(
+    share_of: str, trained: int, said: bool
+) -> None:
+    data = {"sources": ["r.jsonl"], "general": {"corpus": "general", "share": 0.08, "share_of": share_of}}
+    made = plan("lora", facts(general_share=0.08, trained_tokens=trained), data=data)
+    lines = about(made, "general text is 8.0% of the trained tokens and 1.2% of all that are read")
+    assert bool(lines) is said
 
 
 @pytest.mark.parametrize(

@@ -280,10 +280,10 @@ def test_a_rank_of_the_last_round_is_no_reason_to_leave_the_usual_rate() -> None
 def test_what_was_spent_is_said_beside_what_was_announced() -> None:
     arms = tried("lora", 2e-4, 1.0), tried("full", 2e-5, 1.1)
     planned = ProbePlan(tuple(each.arm for each in arms), 20, 0.3, "why", flops=1e13)
-    said = "; the steps took 20% of the training's FLOPs, where 20% were announced for them"  # of 30% in all
+    said = "; they took 20% of the training's FLOPs, where 30% were announced"
     assert with_cost(conclude([arms], None), planned).sentence.endswith(said)
     some = conclude([[*arms, replace(tried("lora", 1.0, None), flops=None)]], None)
-    assert "; the steps took at least 20% of the training's FLOPs" in with_cost(some, planned).sentence
+    assert "; they took at least 20% of the training's FLOPs" in with_cost(some, planned).sentence
     none = conclude([[replace(each, flops=None) for each in arms]], None)
     assert with_cost(none, planned) == none
 
@@ -468,9 +468,9 @@ def test_a_probe_takes_its_share_and_never_more_than_the_training(small: PlanCon
 def test_a_share_above_one_is_spent_on_whole_trainings_where_it_pays_for_two(small: PlanContext) -> None:
     declared, known, found = surveyed(small, 100, **ON)
     steps = {name: found.planned[name].resolved.training for name in ("full", "lora")}
-    plans = {share: plan_probe(declared, known, found, ProbeSpec(share=share)) for share in (1, 3, 6, 20)}
+    plans = {share: plan_probe(declared, known, found, ProbeSpec(share=share)) for share in (1, 4, 8, 20)}
     assert plans[1].arms == ()
-    for share in (3, 6, 20):
+    for share in (4, 8, 20):
         planned = plans[share]
         assert planned.wholly
         assert planned.share <= share
@@ -480,7 +480,7 @@ def test_a_share_above_one_is_spent_on_whole_trainings_where_it_pays_for_two(sma
         assert {planned.whole_of(arm) for arm in planned.arms} == {None}  # each has all of the limit
         assert f"{len(planned.arms)} whole trainings of " in planned.why
         assert f": about {planned.share:.0%} of the training's FLOPs" in planned.why
-    few, some, many = (plans[share].arms for share in (3, 6, 20))
+    few, some, many = (plans[share].arms for share in (4, 8, 20))
     assert 2 == len(few) < len(some) < len(many)
     assert many[: len(some)] == some
     assert some[:2] == few == arms_of(declared, known, found)[:2]
@@ -508,7 +508,7 @@ def test_ranks_come_last_where_whole_trainings_are_tried(small: PlanContext) -> 
     assert planned.ranks == ()
     assert [arm.rank for arm in planned.arms[-2:]] == [rank // 2, 2 * rank]
     assert {arm.rank for arm in planned.arms[:-2]} == {rank}
-    fewer = plan_probe(declared, known, found, ProbeSpec(share=3))
+    fewer = plan_probe(declared, known, found, ProbeSpec(share=4))
     assert fewer.arms == planned.arms[: len(fewer.arms)]
 
 

@@ -10,13 +10,14 @@ import pytest
 from ft_dagster.planning.hardware.catalogue import Hardware
 from ft_dagster.planning.plan import PlanAndEstimate, make_plan
 from ft_dagster.planning.prior import Prior
+from ft_dagster.planning.probe_advice import SHARE
 from ft_dagster.planning.survey import PlanContext
 from tests.planning.llama import spec
 from tests.planning.small import given
 
 pytestmark = pytest.mark.slow
 NARROW: dict[str, Any] = {"objective": "task_specific", "evaluation": {"kind": "label"}}
-ADVICE = "`plan.probe: {share: 8}` finds it by "
+ADVICE = f"`plan.probe: {{share: {SHARE:g}}}` tries it: "
 
 
 def planned(context: PlanContext, examples: int = 400, prior: Prior | None = None, **declared: Any) -> str:
@@ -26,7 +27,7 @@ def planned(context: PlanContext, examples: int = 400, prior: Prior | None = Non
 
 def test_it_is_named_for_a_narrow_task_of_which_all_is_open(small: PlanContext) -> None:
     said = planned(small, **NARROW)
-    assert f"{ADVICE}6 whole trainings of 119 to 158 steps: about 744% of the training's FLOPs" in said
+    assert f"{ADVICE}6 whole trainings of 119 to 158 steps: about 1015% of the training's FLOPs" in said
     assert " h, $0.00 beside what it takes to start them" in said
 
 

@@ -212,7 +212,7 @@ def test_a_share_that_pays_for_them_is_spent_on_whole_trainings_of_which_the_bes
     tmp_path: Path, tiny_model_folder: Path, probed: Path
 ) -> None:
     folder = copied(probed, tmp_path, tiny_model_folder)
-    declare(folder, plan={"probe": {"share": 4}})
+    declare(folder, plan={"probe": {"share": 5}})
     workspace, lines, made = planned(folder)
     tried, content = found_in(workspace, made)
     (arms,) = content["rounds"]
@@ -291,11 +291,12 @@ def test_what_another_variant_of_the_tenant_found_is_taken_where_nothing_is_trie
     [
         ("globex", {}),
         ("acme", {"objective": "task_specific", "evaluation": {"kind": "label", "general": []}}),
+        ("acme", {"evaluation": {"kind": "label", "general": []}}),
         ("acme", {"method": "prompt_tuning"}),
         ("acme", {"base_model": {"new_tokens": ["<new>"]}}),
     ],
 )
-def test_nothing_is_taken_of_another_tenant_base_objective_or_family(
+def test_nothing_is_taken_of_another_tenant_base_objective_kind_or_family(
     probed: Path,
     first: tuple[Workspace, list[str], dict[str, Artifact]],
     tenant: str,
