@@ -29,7 +29,7 @@ from ft_dagster.store import Artifact, Attempt, Place, find_artifact, read_head
 from ft_dagster.store.committed import all_committed
 
 FILE, NAME, PLAN, PROBE = "prior.json", "prior", "training_plan", "probe"
-KEYED = ("objective", "method.name")
+KEYED = ("objective", "method.name", "evaluation.kind")
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def is_without(plan: Artifact, spec: VariantSpec, mixture: str, base: str) -> bo
 STAGE = Stage(
     NAME,
     reads=("declaration", "base_model", "training_mixture"),
-    fields=(*KEYED, "evaluation.kind"),
+    fields=KEYED,
     inputs=inputs,
     build=build,
     on_demand=True,
