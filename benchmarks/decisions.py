@@ -52,7 +52,7 @@ RATES = {  # by whether the objective is one narrow task, which takes higher one
 METHODS = ("lora", "full")
 PROBES: dict[str, dict[str, Any]] = {  # on, and whole trainings for so many times the training's FLOPs
     "probe: on": {},
-    **{f"share: {share:g}": {"share": share} for share in (3.5, 5.5, 8.5, 11)},
+    **{f"share: {share:g}": {"share": share} for share in (3.5, 5.5, 8, 10)},
 }
 GENERAL = {"": "share: 0.1, share_of: processed"}  # what a variant's name goes on with -> its general text
 UNSEEN = "-unseen"  # what the name of a variant of nothing but unseen rows ends with

@@ -10,7 +10,7 @@ from ft_dagster.planning.survey import Survey
 from ft_dagster.spec import VariantSpec
 from ft_dagster.spec.variant import ProbeSpec
 
-SHARE = 11.0  # pays for the whole grid of the bench of decisions
+SHARE = 10.0  # pays for the whole grid of the bench of decisions
 HOURS = 1.0  # more is not for a note to propose
 
 
