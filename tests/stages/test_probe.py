@@ -302,12 +302,12 @@ def test_nothing_is_taken_of_another_tenant_base_objective_kind_or_family(
     tenant: str,
     changed: dict[str, Any],
 ) -> None:
-    key = beside(probed, tenant, "other", **changed)
+    key = beside(probed, tenant, "else", **changed)
     other, _, plans = planned(probed, key)
     assert "prior" not in plans["training_plan"].inputs
     reasons = training_plan.estimate_of(other, plans["training_plan"]).plan.reasons
     assert {r.origin for r in reasons if r.field == "training.learning_rate"} == {"built-in"}
-    (probed / "tenants" / tenant / "other.yaml").unlink()
+    (probed / "tenants" / tenant / "else.yaml").unlink()
 
 
 def test_a_plan_that_stands_for_its_rows_is_not_made_anew_because_another_variant_tried(
