@@ -170,9 +170,11 @@ def leaves_open(spec: VariantSpec) -> bool:
 
 
 def plan_probe(spec: VariantSpec, facts: Facts, found: Survey, settings: ProbeSpec) -> ProbePlan:
-    """What a probe would try, and for how long; no arms where it would be dearer than the training, or than
-    `share` where that is more.
+    """What a probe would try, and for how long; no arms without validation rows, and where it would be dearer
+    than the training, or than `share` where that is more.
     """
+    if not facts.validated:
+        return ProbePlan((), 0, 0.0, "nothing is tried: there is no validation split to compare on")
     arms, ranks = arms_of(spec, facts, found), _other_ranks(spec, facts, found)
     if len(arms) < 2:
         return ProbePlan((), 0, 0.0, "nothing is tried: one method fits, and the rate is declared")

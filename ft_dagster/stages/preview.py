@@ -238,6 +238,7 @@ def sample(
         share,
         max_length,
         chosen,
+        spec.data.splits.validation > 0,
     )
     basis = f"an estimate from {read:,} of {rows_in_all:,} rows of the sources; duplicates are not looked for"
     return Counted(counts, basis)

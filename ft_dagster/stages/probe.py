@@ -111,8 +111,6 @@ def _devices(inputs: ProbeInputs) -> int:
 
 def _result(inputs: ProbeInputs, hands: Hands, attempt: Attempt, seconds: list[float]) -> ProbeResult:
     """`seconds`: takes those of each short training that came to its end, by the clock."""
-    if not (hands.payload(inputs.training_mixture) / "validation").is_dir():
-        return ProbeResult(None, None, "nothing is tried: there is no validation split to compare on")
     spec, base = inputs.whole, inputs.base_model
     settings = spec.plan.probe
     assert settings is not None

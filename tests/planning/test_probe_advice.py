@@ -47,6 +47,13 @@ def test_it_is_not_where_nothing_was_measured_or_little_is_open(
     assert ADVICE not in planned(small, **declared)
 
 
+def test_it_is_not_where_there_is_nothing_to_compare_on(small: PlanContext) -> None:
+    without = replace(given(small, 400), validated=False)
+    assert ADVICE not in "; ".join(make_plan(spec(**NARROW), without, small).estimate.notes)
+    asked = make_plan(spec(**NARROW, plan={"probe": {"share": SHARE}}), without, small)
+    assert any("there is no validation split to compare on" in line for line in asked.estimate.warnings)
+
+
 def test_it_is_not_where_it_takes_hours(small: PlanContext) -> None:
     slow = replace(small, hardware=Hardware("cpu", 1, "CPU", 8 * 10**9, 1e9, True, 0.1))
     assert ADVICE not in planned(slow, **NARROW)

@@ -207,6 +207,21 @@ def copied(probed: Path, tmp_path: Path, tiny_model_folder: Path) -> Path:
     return folder
 
 
+def test_nothing_is_tried_without_validation_rows_and_the_plan_says_so_before(
+    tmp_path: Path, tiny_model_folder: Path, probed: Path
+) -> None:
+    folder = copied(probed, tmp_path, tiny_model_folder)
+    data = yaml.safe_load((folder / "tenants/acme/places.yaml").read_text())["data"]
+    declare(folder, data={**data, "splits": {**data.get("splits", {}), "validation": 0}})
+    said = "nothing is tried: there is no validation split to compare on"
+    settings = load_settings(folder)
+    assert any(said in line for line in plan_variant(settings, KEY).estimate.warnings)  # from the sources
+    workspace, _, made = planned(folder)
+    tried, content = found_in(workspace, made)
+    assert (tried.figures["sentence"], content["rounds"]) == (said, [])
+    assert any(said in line for line in plan_variant(settings, KEY).estimate.warnings)
+
+
 @pytest.mark.long
 def test_a_share_that_pays_for_them_is_spent_on_whole_trainings_of_which_the_best_is_taken(
     tmp_path: Path, tiny_model_folder: Path, probed: Path
