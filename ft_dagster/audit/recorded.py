@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -33,7 +33,8 @@ from ft_dagster.store.artifacts import Removed
 REBUILT = (DATASET, MIXTURE, PLAN, MODEL)  # in their order
 JUDGED = (EVALUATION, EXPORT)  # what is made of the weights, in its order
 # As the store has them.
-TAKEN = (BASE, CORPUS, BASE_TEXT, "evaluation_texts", "version_before", "probe", "prior")
+TEXTS = "evaluation_texts"
+TAKEN = (BASE, CORPUS, BASE_TEXT, TEXTS, "version_before", "probe", "prior")
 RUN = "replay"
 
 
@@ -66,7 +67,7 @@ def recorded_of(audit: Audit, weights: Indexed) -> Recorded:
     for part in rebuilt.values():
         for above in _inputs(audit, part, TAKEN):
             taken |= {each.id: each for each in _with_parents(audit, above)}
-    declared, content = _declaration(audit, rebuilt)
+    declared, content = _declaration(audit, rebuilt, taken.values())
     return Recorded(weights, rebuilt, tuple(taken.values()), declared, content, _judged(audit, weights))
 
 
@@ -102,18 +103,34 @@ def _with_parents(audit: Audit, part: Indexed) -> Iterator[Indexed]:
             yield from _with_parents(audit, above)
 
 
-def _declaration(audit: Audit, rebuilt: Mapping[str, Indexed]) -> tuple[Indexed, Mapping[str, Any]]:
-    """The newest declaration before the model that says what its manifests say that it was made from."""
+def _declaration(
+    audit: Audit, rebuilt: Mapping[str, Indexed], taken: Iterable[Indexed]
+) -> tuple[Indexed, Mapping[str, Any]]:
+    """The newest declaration before the model that says what its manifests say that it was made from; of
+    several the newest that says what those of `taken` do: they may be of an earlier one.
+    """
     weights = rebuilt[MODEL]
     parts = [audit.artifact(part) for part in rebuilt.values()]
     sources = audit.artifact(rebuilt[DATASET]).inputs.get("sources")
-    for each, content in _declarations(audit, weights):
-        if sha256_json(content["sources"]) == sources and all(
-            _is_within(part.spec.get("spec", {}), content["spec"]) for part in parts
-        ):
-            return each, content
-    problem = "no declaration in the store is the one that it was made by"
-    raise UserError(problem, value=weights.digest[:12], fix="Restore it from a backup")
+    found = [
+        (each, content)
+        for each, content in _declarations(audit, weights)
+        if sha256_json(content["sources"]) == sources
+        and all(_is_within(part.spec.get("spec", {}), content["spec"]) for part in parts)
+    ]
+    if not found:
+        problem = "no declaration in the store is the one that it was made by"
+        raise UserError(problem, value=weights.digest[:12], fix="Restore it from a backup")
+    own = [part for part in taken if part.place.prefix == weights.place.prefix or part.place.stage == TEXTS]
+    said = [audit.artifact(part) for part in own]
+    agreeing = (each for each in found if all(_agrees(part.spec, each[1]) for part in said))
+    return next(agreeing, found[0])
+
+
+def _agrees(spec: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
+    """Whether a declaration asks and says what the manifest of a part does that was taken."""
+    tasks = {**content["tasks"]["task"], **content["tasks"]["general"]}
+    return spec.get("tasks", tasks) == tasks and _is_within(spec.get("spec", {}), content["spec"])
 
 
 def judged_by(audit: Audit, judged: Indexed) -> tuple[Indexed, Mapping[str, Any]]:

@@ -362,8 +362,13 @@ def test_a_plan_that_stands_for_its_rows_is_not_made_anew_because_another_varian
 def test_a_replay_goes_by_what_was_taken_of_another_variant(
     probed: Path, first: tuple[Workspace, list[str], dict[str, Artifact]], tmp_path: Path
 ) -> None:
-    """In its clean store there is no other variant."""
+    """In its clean store there is no other variant. What was declared in between decides nothing."""
     key = beside(probed, "acme", "other")
+    planned(probed, key)
+    beside(probed, "acme", "other", evaluation={"kind": "label", "general": []})
+    _, _, between = planned(probed, key)
+    assert "prior" not in between["training_plan"].inputs
+    beside(probed, "acme", "other")
     workspace = Workspace(load_settings(probed), key, RunOf("test", "test", lambda line: None))
     outcome = run_chain(workspace, up_to("evaluation"))
     assert outcome.error is None, outcome.error
