@@ -83,14 +83,15 @@ def _build(store: Store, work: Path, recipe: Recipe, build: Callable[[Attempt], 
     attempt = begin_attempt(store, recipe.place, work)
     with _a_full_disk_is_said(attempt):
         try:
-            manifest = _manifest(store, recipe, attempt, build(attempt))
+            code = keep_source(store)  # what is there now: it may change while this is built
+            manifest = _manifest(recipe, attempt, code, build(attempt))
         except BaseException:
             abandon_attempt(attempt)
             raise
         return commit_attempt(store, attempt, manifest)
 
 
-def _manifest(store: Store, recipe: Recipe, attempt: Attempt, figures: dict[str, Any]) -> dict[str, Any]:
+def _manifest(recipe: Recipe, attempt: Attempt, code: str, figures: dict[str, Any]) -> dict[str, Any]:
     payload, evidence = files_of(attempt)
     origin = Origin(
         recipe.stage,
@@ -98,7 +99,7 @@ def _manifest(store: Store, recipe: Recipe, attempt: Attempt, figures: dict[str,
         recipe.place.key,
         recipe.inputs,
         recipe.spec,
-        code=keep_source(store),
+        code=code,
         variant=recipe.variant or variant_of(recipe.prefix),
         seed=recipe.seed,
         manifests=recipe.manifests,
