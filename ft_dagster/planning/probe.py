@@ -20,7 +20,7 @@ from ft_dagster.planning.facts import Facts
 from ft_dagster.planning.load import LORA_LIKE, SOFT_PROMPTS
 from ft_dagster.planning.methods import defaults
 from ft_dagster.planning.methods.method_settings import resolve_method
-from ft_dagster.planning.methods.rank import largest_rank
+from ft_dagster.planning.methods.rank import largest_rank, least_rank
 from ft_dagster.planning.methods.training_settings import steps_of
 from ft_dagster.planning.paired_losses import ByExample, difference
 from ft_dagster.planning.reasons import Reasons
@@ -260,7 +260,7 @@ def arms_of(
     )
     if more or first.rank is None:
         return arms
-    return (first, *(first._replace(rank=rank) for rank in _around(first, facts, found)))
+    return (first, *(first._replace(rank=rank) for rank in _around(first, spec, facts, found)))
 
 
 def settings_of(arm: Arm, spec: VariantSpec, facts: Facts, found: Survey) -> MethodSettings:
@@ -450,16 +450,16 @@ def _other_ranks(spec: VariantSpec, facts: Facts, found: Survey) -> tuple[int, .
     arms = arms_of(spec, facts, found)
     first = next((arm for arm in arms if arm.rank is not None), None)
     varied = {arm.rank for arm in arms if arm.rank is not None}
-    return () if first is None or len(varied) > 1 else _around(first, facts, found)
+    return () if first is None or len(varied) > 1 else _around(first, spec, facts, found)
 
 
-def _around(arm: Arm, facts: Facts, found: Survey) -> tuple[int, ...]:
-    """Half and twice the rank of an arm, as far as the layers allow."""
+def _around(arm: Arm, spec: VariantSpec, facts: Facts, found: Survey) -> tuple[int, ...]:
+    """Half and twice the rank of an arm, as far as the objective and the layers allow."""
     method = found.planned[arm.method].resolved.method
     assert isinstance(method, LoraSettings)
     most = max(method.rank, largest_rank(facts, method.target_modules))
     near = (method.rank // 2, min(2 * method.rank, most))
-    return tuple(rank for rank in near if rank not in (0, method.rank))
+    return tuple(rank for rank in near if rank != method.rank and rank >= least_rank(spec.objective))
 
 
 def _planned_words(planned: ProbePlan) -> str:

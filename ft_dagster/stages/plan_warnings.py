@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Literal
 
+from ft_dagster.errors import UserError
 from ft_dagster.evaluation.sentences import out_of_reach, wanted, would_decide
 from ft_dagster.evaluation.verdict_words import slowest_rule
 from ft_dagster.lineage.verdict import Verdict
 from ft_dagster.planning.advice import release_warnings
 from ft_dagster.planning.cost.training_cost import asking_in_batches, unseen_margins
 from ft_dagster.planning.estimate import Estimate
-from ft_dagster.spec import VariantSpec
+from ft_dagster.spec import VariantKey, VariantSpec
 from ft_dagster.stages.plan_context import variants_on_base
 from ft_dagster.stages.workspace import Workspace
-from ft_dagster.store import Artifact
+from ft_dagster.store import Artifact, read_head
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.training.watch.spectrum import ABOUT_RANK
 
@@ -22,10 +24,11 @@ def plan_warnings(workspace: Workspace, spec: VariantSpec, estimate: Estimate) -
     """One line each. Where an evaluation measured how answers differ, it says how many questions would
     decide; before the first, an assumption about them does.
     """
-    variants = len(variants_on_base(workspace.project, workspace.key, spec))
-    served = release_warnings(spec, estimate.plan.name, estimate.storage, variants)
+    variants = variants_on_base(workspace.project, workspace.key, spec)
+    served = release_warnings(spec, estimate.plan.name, estimate.storage, len(variants))
     judged = workspace.head("evaluation")
-    batches = asking_in_batches(spec.gates, spec.evaluation, _seconds_per_question(judged))
+    seconds = _seconds_per_question(workspace, variants) if spec.evaluation.limit == "auto" else None
+    batches = asking_in_batches(spec.gates, spec.evaluation, seconds)
     told = spec.method.rank == "auto"  # by the plan's reason
     trained = None if told else workspace.head("fine_tuned_model")
     before = [] if trained is None else rank_of_before(TrainingFigures.of(trained), estimate.plan.name)
@@ -39,11 +42,18 @@ def rank_of_before(trained: TrainingFigures, method: str) -> list[str]:
     return [f"of the version before: {line}" for line in trained.advice if line.startswith(ABOUT_RANK)]
 
 
-def _seconds_per_question(judged: Artifact | None) -> float | None:
-    """Of one model, in the newest evaluation of this variant; None before the first."""
-    if judged is None or not judged.figures.get("questions"):
-        return None
-    return float(judged.figures["seconds"] / judged.figures["questions"])
+def _seconds_per_question(workspace: Workspace, variants: list[VariantKey]) -> float | None:
+    """Of one model, in the newest evaluation of this variant, else of one of its tenant's on this base; None
+    before the first.
+    """
+    own = workspace.key
+    keys = (own, *(key for key in variants if key.tenant == own.tenant and key != own))
+    for key in keys:
+        with suppress(UserError):  # said to who asks for that variant
+            judged = read_head(workspace.store, key.prefix, "evaluation")
+            if judged is not None and judged.figures.get("questions"):
+                return float(judged.figures["seconds"] / judged.figures["questions"])
+    return None
 
 
 def _questions(judged: Artifact | None, spec: VariantSpec) -> tuple[str, ...]:

@@ -84,7 +84,7 @@ SMALLEST = Layout("full", micro_batch=1, gradient_checkpointing=True, length=128
 def test_full_that_teaches_behaviour_is_offered_lora() -> None:
     first = found(SMALLEST, 30)[0]
     assert fields(first) == {"method.name": "lora"}
-    assert "facts not at all" in first.hurts
+    assert "facts perhaps not" in first.hurts
 
 
 def test_full_that_teaches_facts_is_offered_gpus_before_an_adapter() -> None:

@@ -108,7 +108,7 @@ def test_asking_in_batches_says_what_is_expected_at_most_and_how_long_it_takes()
     assert "at most 2,000 of each of 2 tasks" in said
     better = asking_in_batches(GatesSpec(), asked)[0]
     assert "the task by how much it got better" in better
-    assert "minutes" not in better
+    assert "in all (how long that takes, the first evaluation on this base tells); at most" in better
     assert asking_in_batches(gates, EvaluationSpec()) == ()
 
 

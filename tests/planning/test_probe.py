@@ -346,6 +346,16 @@ RANKED = {"method": {"name": "lora", "rank": "auto"}}
 RATED = {"training": {"learning_rate": 1e-3}}
 
 
+@pytest.mark.parametrize(
+    ("objective", "ranks"), [("instruction", {8, 16, 32}), ("domain_knowledge", {64, 128})]
+)
+def test_no_rank_is_tried_below_that_of_an_objective_that_has_its_own(
+    small: PlanContext, objective: str, ranks: set[int]
+) -> None:
+    declared, known, found = surveyed(small, 4000, objective=objective, **RANKED, **RATED, **ON)
+    assert {arm.rank for arm in arms_of(declared, known, found)} == ranks
+
+
 def ranked(rank: int | None, loss: float | None, *, rise: float = 0.0) -> TriedArm:
     return replace(tried("lora", 2e-4, loss, rise=rise), rank=rank)
 

@@ -34,7 +34,7 @@ def learning(tokens: int) -> Facts:
 def test_the_usual_rank_holds_while_it_has_a_parameter_for_each_trained_token() -> None:
     found = chosen(learning(16 * EACH))
     assert (found.value, found.origin) == (16, "built-in")
-    assert found.reason.startswith("prior: 400 examples")
+    assert found.reason.startswith("rule: 400 examples")
     assert found.reason.endswith(f"it has a parameter for each of {16 * EACH:,} trained tokens")
 
 
@@ -61,6 +61,15 @@ def test_the_rank_it_picks_is_not_warned_of_unless_none_is_enough() -> None:
 def test_an_objective_that_has_a_rank_of_its_own_has_at_least_that() -> None:
     assert chosen(learning(EACH), objective="domain_knowledge").value == 64
     assert chosen(learning(100 * EACH), objective="domain_knowledge").value == LARGEST
+
+
+@pytest.mark.parametrize(("rank", "value", "floor"), [(64, 64, True), (128, 64, False), (16, 16, True)])
+def test_nor_does_a_spectrum_take_less_where_the_objective_has_a_rank_of_its_own(
+    rank: int, value: int, floor: bool
+) -> None:
+    found = chosen(learning(EACH), before(rank, "collapsed"), objective="domain_knowledge")
+    assert (found.value, found.origin) == (value, "measured")
+    assert ("the objective takes 64 or more" in found.reason) == floor
 
 
 def test_no_more_than_is_usual_is_taken_and_what_would_suffice_is_said() -> None:

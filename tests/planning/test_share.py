@@ -14,7 +14,7 @@ def test_without_a_version_that_was_judged_it_is_what_is_not_declared(known: Ver
     found = chosen_share(known)
     assert found.value == PRIOR == GeneralSpec(corpus="general").share
     assert found.origin == "built-in"
-    assert found.reason.startswith("prior: ")
+    assert found.reason.startswith("rule: ")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ft_dagster.errors import UserError
 from ft_dagster.lineage.verdict import Verdict
+from ft_dagster.spec import VariantKey
+from ft_dagster.stages import plan_warnings
 from ft_dagster.stages.plan_warnings import rank_of_before, still_undecided
 from ft_dagster.training.training_figures import TrainingFigures
 from ft_dagster.training.watch.spectrum import Layer, advice, summary
@@ -48,3 +56,31 @@ def test_what_would_decide_the_verdict_before_is_said_of_questions_and_of_texts(
     let_pass = stored_rule(outcome="undecided", needed=10**7)
     passed = Verdict.from_json({"passed": True, "outcome": "undecided", "rules": [let_pass]})
     assert still_undecided(passed, 400) == ()
+
+
+def test_how_long_a_question_takes_is_known_from_the_tenants_other_variants_on_the_base(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    took = {
+        "tenants/acme/a": None,
+        "tenants/acme/damaged": None,
+        "tenants/acme/b": 0.5,
+        "tenants/globex/c": 9.0,
+    }
+
+    def head(store: object, prefix: str, stage: str) -> Any:
+        assert stage == "evaluation"
+        if prefix.endswith("damaged"):
+            raise UserError("another one by now", fix="Run it again")
+        seconds = took[prefix]
+        return (
+            None if seconds is None else SimpleNamespace(figures={"seconds": 40 * seconds, "questions": 40})
+        )
+
+    monkeypatch.setattr(plan_warnings, "read_head", head)
+    keys = [VariantKey(*prefix.split("/")[1:]) for prefix in took]
+    workspace: Any = SimpleNamespace(key=keys[0], store=None)
+    assert plan_warnings._seconds_per_question(workspace, keys) == 0.5
+    assert plan_warnings._seconds_per_question(workspace, [keys[0], keys[3]]) is None
+    took["tenants/acme/a"] = 2.0
+    assert plan_warnings._seconds_per_question(workspace, keys) == 2.0

@@ -155,7 +155,8 @@ def asking_in_batches(
     if evaluation.limit != "auto":
         return ()
     tasks, each = 1 + len(evaluation.general), _expected(gates.general_margin, gates)
-    expected, time = _expected(gates.task_margin, gates) + each * len(evaluation.general), ""
+    expected = _expected(gates.task_margin, gates) + each * len(evaluation.general)
+    time = " (how long that takes, the first evaluation on this base tells)"
     if seconds_per_question is not None:
         time = f", about {math.ceil(expected * seconds_per_question / 60)} minutes"
     own = "" if gates.task_margin else ", the task by how much it got better"

@@ -3,7 +3,7 @@
 A pure search over a function that says how many bytes one device holds at a layout. Kinds of change, from the
 one that hurts least: a smaller micro-batch (accumulation makes up for it), gradient checkpointing (20-40%
 slower), shorter examples, another method, a ZeRO stage, offload, more GPUs. Where facts are taught another
-method comes last, since no adapter learns them.
+method comes last, since they are said to need all weights.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ def _hurts(kind: str, before: Layout, after: Layout) -> str:
     if kind == "length":
         return f"rows above {after.length} of {before.length} tokens are truncated"
     if kind == "method" and before.method == "full":
-        return f"{after.method} learns behaviour as well as full, and facts not at all"
+        return f"{after.method} learns behaviour as well as full, facts perhaps not"
     said = {
         "checkpointing": "20-40% slower: activations are computed twice",
         "method": "each step unpacks quantized weights: slower",

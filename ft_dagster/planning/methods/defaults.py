@@ -1,7 +1,7 @@
 """What a method trains with unless the declaration says otherwise, each value with its reason.
 
-Sources: the field's usual values for full fine-tuning and LoRA; PEFT's guide for
-prompt tuning; for prefix tuning and for rates of small models what learned on a 135M model
+Sources: for rates of `full` Alpaca, of LoRA QLoRA's own trainings (arXiv 2305.14314) and LoRA Without Regret;
+PEFT's guide for prompt tuning; for prefix tuning and for rates of small models what learned on a 135M model
 (benchmarks/README.md); for raw text read again arXiv 2305.16264.
 """
 
@@ -23,9 +23,11 @@ class Rate(NamedTuple):
     reason: str
 
 
-_LORA_RATE = Rate(2e-4, 1e-4, 3e-4, "1e-4 to 3e-4 for LoRA: ten times that of full fine-tuning")
+_LORA_RATE = Rate(  # 1e-3 of 128 rows a step (LoRA Without Regret) is 3.5e-4 of 16 by Adam's square root
+    2e-4, 1e-4, 3e-4, "2e-4 at 7B and 13B, 16 rows a step (QLoRA on OASST1)"
+)
 LEARNING_RATES = {  # of models of 7B; see `learning_rate`
-    "full": Rate(2e-5, 1e-5, 5e-5, "1e-5 to 5e-5 for all weights: more makes a model forget"),
+    "full": Rate(2e-5, 1e-5, 5e-5, "2e-5 at 7B, 128 rows a step (Alpaca): more makes a model forget"),
     "lora": _LORA_RATE,
     "qlora": _LORA_RATE,
     "lora_8bit": _LORA_RATE,
@@ -37,6 +39,8 @@ LEARNING_RATES = {  # of models of 7B; see `learning_rate`
     ),
 }
 USUAL_WIDTH = 4096  # the hidden size of models of 7B, which the usual rates are for
+LARGE_WIDTH = 6656  # of models of 33B
+_LARGE_LORA_RATE = Rate(1e-4, 5e-5, 3e-4, "1e-4 at 33B and 65B, 16 rows a step (QLoRA on OASST1)")
 # At 135M so many times these rates did better (benchmarks/decisions.py); soft prompts were tried there alone.
 SMALL_WIDTH, SMALL_TIMES = 576, {"full": 3.0, "lora": 2.0, "qlora": 2.0, "lora_8bit": 2.0}
 NARROW_TIMES = {**SMALL_TIMES, "full": 5.0}  # of one narrow task: labels, JSON, SQL
@@ -82,8 +86,10 @@ def learning_rate(name: str, width: int, objective: str) -> Rate:
     """The usual rate of a method for a base of that hidden size, to one digit.
 
     Narrower than 4,096 the rates for weights rise evenly in logarithms up to `SMALL_TIMES`, of one narrow
-    task `NARROW_TIMES`, at 576, where that was measured.
+    task `NARROW_TIMES`, at 576, where that was measured. From 6,656 on adapters of LoRA take half.
     """
+    if LEARNING_RATES[name] is _LORA_RATE and width >= LARGE_WIDTH:
+        return _LARGE_LORA_RATE
     most = NARROW_TIMES if objective_of(objective).narrow else SMALL_TIMES
     usual, times = LEARNING_RATES[name], most.get(name, 1.0) ** _smallness(width)
     value = float(f"{times * usual.value:.0e}")

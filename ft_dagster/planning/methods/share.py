@@ -14,7 +14,7 @@ PRIOR = float(GeneralSpec.model_fields["share"].default)
 def chosen_share(before: VersionBefore | None) -> Reason:
     """One step up where the general loss rose past its margin, one down where it did not rise at all."""
     if before is None or before.share is None or before.general_rise is None or before.general_margin is None:
-        said = "prior: within the usual 5 to 10%; of no version before is it known what it forgot"
+        said = "rule: within the usual 5 to 10%; of no version before is it known what it forgot"
         return Reason(FIELD, PRIOR, "built-in", said)
     share, rise, margin = before.share, before.general_rise, before.general_margin
     said = f"measured: with {share:.1%} the version before changed the loss on general text by {rise:+.3f}"
